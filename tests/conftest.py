@@ -1,0 +1,52 @@
+"""Every test runs on eight simulated devices, with strict dtype promotion; warnings are errors."""
+
+import os
+import zlib
+
+# Before JAX is imported: the number of simulated devices is read when its backend starts.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+SAMPLE = 10  # of the slow tests, one in this many runs by default
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--slow",
+        choices=["none", "sample", "all"],
+        default="sample",
+        help="which of the tests marked slow to run: none, a fixed sample (the default) or all",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    choice = config.getoption("--slow")
+    # A test that was asked for by its full name runs whatever the choice.
+    named = any("::" in arg for arg in config.invocation_params.args)
+    if choice == "all" or named:
+        return
+
+    def keep(item):
+        if item.get_closest_marker("slow") is None:
+            return True
+        # A hash of the name, so that the sample is the same everywhere and spread over matrices.
+        return choice == "sample" and zlib.crc32(item.nodeid.encode()) % SAMPLE == 0
+
+    left_out = [item for item in items if not keep(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if keep(item)]
+
+
+@pytest.fixture
+def x64():
+    """Runs the test in float64 mode and puts float32 back afterwards."""
+    with jax.enable_x64(True):
+        yield
