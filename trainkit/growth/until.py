@@ -1,0 +1,235 @@
+"""When a stage ends: triggers as pure, jittable state.
+
+A trigger sees what a run counts (an `Observation`, counted from the start of its stage) and says
+whether the stage is over. Triggers compose with `|` and `&`:
+
+>>> from trainkit.growth import until
+>>> trigger = until.steps(100) | until.reaches("accuracy", 0.98)
+>>> state = trigger.init()
+>>> seen = until.Observation(step=10, metrics={"accuracy": 0.99})
+>>> state, over = trigger.update(state, seen)
+>>> bool(over), str(trigger)
+(True, '100 steps or accuracy ≥ 0.98')
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+class Observation(NamedTuple):
+    """What a run has counted since the start of its stage.
+
+    Attributes:
+      step: optimizer steps.
+      epoch: passes over the training set, a fraction while one is under way.
+      examples: training examples.
+      flops: floating-point operations, of everything that the ledger counts.
+      seconds: wall time.
+      metrics: the newest value of each metric by name; a trigger ignores those it does not need.
+      fresh: whether `metrics` holds a new evaluation (and not the last one once more).
+    """
+
+    step: Any = 0
+    epoch: Any = 0.0
+    examples: Any = 0
+    flops: Any = 0.0
+    seconds: Any = 0.0
+    metrics: Mapping[str, Any] = {}
+    fresh: Any = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Trigger:
+    """A pure state machine over observations.
+
+    Attributes:
+      init: `() -> state`, a pytree of arrays (saved with a checkpoint).
+      update: `(state, observation) -> (state, over)`, `over` a bool scalar; jittable.
+      metrics: the metrics it needs; a run that computes none of them is refused.
+      text: how it reads in a report.
+    """
+
+    init: Callable[[], PyTree]
+    update: Callable[[PyTree, Observation], tuple[PyTree, jax.Array]]
+    metrics: frozenset[str]
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __or__(self, other: Trigger) -> Trigger:
+        return any_of(self, other)
+
+    def __and__(self, other: Trigger) -> Trigger:
+        return all_of(self, other)
+
+
+def steps(n: int) -> Trigger:
+    """After `n` optimizer steps."""
+    return _count("step", n, f"{n:,} steps")
+
+
+def epochs(n: float) -> Trigger:
+    """After `n` passes over the training set."""
+    return _count("epoch", n, f"{n:g} epochs")
+
+
+def examples(n: int) -> Trigger:
+    """After `n` training examples."""
+    return _count("examples", n, f"{n:,} examples")
+
+
+def flops(n: float) -> Trigger:
+    """After `n` floating-point operations."""
+    return _count("flops", n, f"{n:.3g} FLOPs")
+
+
+def seconds(n: float) -> Trigger:
+    """After `n` seconds of wall time."""
+    return _count("seconds", n, f"{n:g} s")
+
+
+def reaches(metric: str, value: float, mode: Literal["auto", "max", "min"] = "auto") -> Trigger:
+    """When a metric is at least (`"max"`) or at most (`"min"`) `value`.
+
+    `"auto"` takes "at most" for metrics whose name speaks of a loss, an error or a perplexity.
+    """
+    if not math.isfinite(value):
+        raise ValueError(f"reaches({metric!r}, {value}) can never be decided: give a finite value.")
+    most = direction(metric, mode) == "max"
+
+    def update(state, seen):
+        now = jnp.asarray(_metric(seen, metric), jnp.float32)
+        return state, now >= value if most else now <= value
+
+    return Trigger(
+        init=lambda: (),
+        update=update,
+        metrics=frozenset({metric}),
+        text=f"{metric} {'≥' if most else '≤'} {value:g}",
+    )
+
+
+def plateau(
+    metric: str = "loss",
+    *,
+    slope: float = 0.0,
+    patience: int = 5,
+    mode: Literal["auto", "max", "min"] = "auto",
+) -> Trigger:
+    """When a metric has stopped improving.
+
+    Fires when the least-squares line through its last `patience` evaluations improves by no more
+    than `slope` per evaluation. A line through several values is steadier under noise than the
+    best value so far.
+
+    Args:
+      metric: name of an evaluated metric.
+      slope: improvement per evaluation, in the metric's units, that still counts as progress.
+      patience: number of evaluations the line is drawn through, at least 2.
+      mode: whether larger (`"max"`) or smaller (`"min"`) is better; `"auto"` goes by the name.
+    """
+    if patience < 2:
+        raise ValueError(f"plateau(patience={patience}): a slope needs at least 2 evaluations.")
+    if not (math.isfinite(slope) and slope >= 0):
+        raise ValueError(f"plateau(slope={slope}): give a finite slope of at least 0.")
+    sign = 1.0 if direction(metric, mode) == "max" else -1.0
+    # The slope of the least-squares line through equally spaced values is a fixed combination of
+    # them: Σ (t − t̄)·y / Σ (t − t̄)².
+    centred = [t - (patience - 1) / 2 for t in range(patience)]
+    scale = sum(t * t for t in centred)
+    combination = [sign * t / scale for t in centred]
+
+    def init():
+        return {"window": jnp.zeros((patience,), jnp.float32), "seen": jnp.zeros((), jnp.int32)}
+
+    def update(state, seen):
+        now = jnp.asarray(_metric(seen, metric), jnp.float32)
+        moved = {
+            "window": jnp.concatenate([state["window"][1:], now[None]]),
+            "seen": jnp.minimum(state["seen"] + 1, patience),  # saturates: safe for ever
+        }
+        fresh = jnp.asarray(seen.fresh)
+        state = jax.tree.map(lambda new, old: jnp.where(fresh, new, old), moved, state)
+        # The first value is taken out before the sum: what is left are differences, so that a
+        # large offset of the metric costs no precision.
+        rise = jnp.dot(jnp.asarray(combination, jnp.float32), state["window"] - state["window"][:1])
+        return state, (state["seen"] >= patience) & (rise <= slope)
+
+    return Trigger(
+        init=init,
+        update=update,
+        metrics=frozenset({metric}),
+        text=f"{metric} flat over {patience} evaluations"
+        + (f" (slope ≤ {slope:g})" if slope else ""),
+    )
+
+
+def any_of(*triggers: Trigger) -> Trigger:
+    """When one of several triggers fires (each keeps being updated)."""
+    return _combine(triggers, jnp.any, " or ", "any_of")
+
+
+def all_of(*triggers: Trigger) -> Trigger:
+    """When several triggers fire at the same observation."""
+    return _combine(triggers, jnp.all, " and ", "all_of")
+
+
+def direction(metric: str, mode: str = "auto") -> Literal["max", "min"]:
+    """Whether a larger value of a metric is better, from its name when `mode` is `"auto"`."""
+    if mode not in ("auto", "max", "min"):
+        raise ValueError(f'mode={mode!r} for {metric!r}: it is one of "auto", "max", "min".')
+    if mode != "auto":
+        return cast(Literal["max", "min"], mode)
+    small = ("loss", "error", "perplexity", "nll", "bits", "divergence", "distance")
+    return "min" if any(word in metric.lower() for word in small) else "max"
+
+
+def _count(field: str, n: float, text: str) -> Trigger:
+    if not (math.isfinite(n) and n > 0):
+        raise ValueError(f"until.{field}: {n} would never be counted to; give a number above 0.")
+    return Trigger(
+        init=lambda: (),
+        update=lambda state, seen: (state, jnp.asarray(getattr(seen, field)) >= n),
+        metrics=frozenset(),
+        text=text,
+    )
+
+
+def _metric(seen: Observation, name: str) -> Any:
+    try:
+        return seen.metrics[name]
+    except KeyError:
+        have = ", ".join(sorted(seen.metrics)) or "none"
+        raise ValueError(
+            f"A stage waits for the metric {name!r}, which nothing computes; there are: {have}."
+        ) from None
+
+
+def _combine(triggers: tuple[Trigger, ...], reduce, word: str, name: str) -> Trigger:
+    if not triggers:
+        raise ValueError(f"{name}() needs at least one trigger.")
+
+    def update(states, seen):
+        pairs = [t.update(s, seen) for t, s in zip(triggers, states, strict=True)]
+        return tuple(s for s, _ in pairs), reduce(jnp.stack([jnp.asarray(o) for _, o in pairs]))
+
+    def part(trigger):
+        text = str(trigger)
+        return f"({text})" if " or " in text and word == " and " else text
+
+    return Trigger(
+        init=lambda: tuple(t.init() for t in triggers),
+        update=update,
+        metrics=frozenset().union(*(t.metrics for t in triggers)),
+        text=word.join(part(t) for t in triggers),
+    )
