@@ -1,0 +1,100 @@
+"""What is done to a batch: pure functions that can be jitted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from trainkit.data.sampler import leading_size
+
+PyTree = Any
+
+
+def normalise(
+    x: jax.Array, mean: jax.typing.ArrayLike = 0.0, std: jax.typing.ArrayLike = 1.0
+) -> jax.Array:
+    """(x − mean) / std in float32; uint8 values are first put on the scale 0 to 1.
+
+    Args:
+      x: array of any shape; an unsigned byte counts as x / 255.
+      mean, std: scalars, or arrays that broadcast against the last axes of `x`.
+
+    >>> normalise(jnp.array([0, 255], jnp.uint8), mean=0.5, std=0.5)
+    Array([-1.,  1.], dtype=float32)
+    """
+    scale = 255.0 if x.dtype == jnp.uint8 else 1.0
+    x = x.astype(jnp.float32) / scale
+    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+    return (x - mean) / std
+
+
+def one_hot(labels: jax.Array, classes: int, dtype: Any = jnp.float32) -> jax.Array:
+    """1 at the label and 0 elsewhere, on a new last axis; a label outside gives a row of zeros.
+
+    >>> one_hot(jnp.array([1, 0]), 3)
+    Array([[0., 1., 0.],
+           [1., 0., 0.]], dtype=float32)
+    """
+    return (labels[..., None] == jnp.arange(classes, dtype=labels.dtype)).astype(dtype)
+
+
+def pad_batch(batch: PyTree, size: int) -> tuple[PyTree, jax.Array]:
+    """Pads a batch of n ≤ size examples with zeros: `(batch, mask)`, mask (size,) float32.
+
+    The mask is 1 for the n examples and 0 for the padding, so that a loss weighted by it is the
+    loss of the unpadded batch.
+
+    >>> batch, mask = pad_batch({"x": jnp.array([1, 2])}, 3)
+    >>> batch["x"], mask
+    (Array([1, 2, 0], dtype=int32), Array([1., 1., 0.], dtype=float32))
+    """
+    n = leading_size(batch)
+    if n > size:
+        raise ValueError(f"A batch of {n} examples cannot be padded to {size}.")
+
+    def pad(leaf):
+        return jnp.pad(leaf, [(0, size - n)] + [(0, 0)] * (leaf.ndim - 1))
+
+    return jax.tree.map(pad, batch), (jnp.arange(size) < n).astype(jnp.float32)
+
+
+def pad_image(images: jax.Array, padding: int) -> jax.Array:
+    """Zeros around the two spatial axes of (…, height, width, channels) images.
+
+    >>> pad_image(jnp.ones((1, 2, 2, 1)), 1).shape
+    (1, 4, 4, 1)
+    """
+    if padding < 0:
+        raise ValueError(f"padding={padding} must be 0 or more.")
+    if images.ndim < 3:
+        raise ValueError(f"images of shape {images.shape} lack (height, width, channels) axes.")
+    sides = [(0, 0)] * (images.ndim - 3) + [(padding, padding)] * 2 + [(0, 0)]
+    return jnp.pad(images, sides)
+
+
+def random_shift(key: jax.Array, images: jax.Array, pixels: int) -> jax.Array:
+    """Moves each image by its own random offset of up to ±pixels each way, zeros coming in.
+
+    Args:
+      key: a random key; the same key moves the same way.
+      images: (n, height, width, channels), any dtype.
+      pixels: the largest offset, 0 or more; offsets are uniform on −pixels … pixels.
+
+    >>> images = jnp.ones((2, 4, 4, 1))
+    >>> random_shift(jax.random.key(0), images, 1).shape
+    (2, 4, 4, 1)
+    """
+    if images.ndim != 4:
+        raise ValueError(
+            f"images have shape {images.shape}; expected (n, height, width, channels)."
+        )
+    padded = pad_image(images, pixels)
+    offsets = jax.random.randint(key, (len(images), 2), 0, 2 * pixels + 1)
+
+    def shift(image, offset):
+        zero = jnp.zeros((), offset.dtype)
+        return jax.lax.dynamic_slice(image, (offset[0], offset[1], zero), images.shape[1:])
+
+    return jax.vmap(shift)(padded, offsets)

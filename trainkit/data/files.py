@@ -1,0 +1,102 @@
+"""Where data files live, and reading them with their checksums verified."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import zlib
+from pathlib import Path
+
+VARIABLE = "TRAINKIT_DATA"
+
+
+class DataError(OSError, ValueError):
+    """A data file that is missing, cut short or not what it should be."""
+
+
+def data_dir(path: str | os.PathLike | None = None) -> Path:
+    """The folder of data: `path`, else `$TRAINKIT_DATA`, else the project's own `data/`.
+
+    The project's own is looked for in the current folder and those above it, then beside the
+    package, so that a command works from anywhere inside a clone.
+
+    Raises:
+      DataError: where there is no such folder; the message lists the places looked at.
+    """
+    if path is not None:
+        return _existing(Path(path), "the data folder asked for")
+    if os.environ.get(VARIABLE):
+        return _existing(Path(os.environ[VARIABLE]), f"the data folder in ${VARIABLE}")
+    here = Path.cwd()
+    package = Path(__file__).resolve().parents[2]
+    places = [folder / "data" for folder in (here, *here.parents, package)]
+    for place in places:
+        # A README tells our folder from any other folder of that name on the way up.
+        if (place / "README.md").is_file() and (place / "mnist").is_dir():
+            return place
+    raise DataError(
+        f"No data folder found: looked for data/mnist in {here}, the folders above it and "
+        f"{package}. Run inside a clone of the project, or say where the data is with the "
+        f"environment variable {VARIABLE}."
+    )
+
+
+def _existing(path: Path, what: str) -> Path:
+    path = path.expanduser()
+    if not path.is_dir():
+        raise DataError(f"{path}, {what}, is not a folder. Give the folder that holds mnist/.")
+    return path
+
+
+def read_file(
+    path: str | os.PathLike, *, md5: str | None = None, sha256: str | None = None
+) -> bytes:
+    """The bytes of a file, decompressed where its name ends in `.gz`, checksums verified.
+
+    Args:
+      path: the file.
+      md5: expected MD5 of the decompressed bytes (hexadecimal), or `None` for no check.
+      sha256: expected SHA-256 of the decompressed bytes, or `None` for no check.
+
+    Raises:
+      DataError: the file is missing, cannot be decompressed, or has another checksum.
+    """
+    path = Path(path)
+    expected = ", ".join(
+        f"{name} {value}" for name, value in (("MD5", md5), ("SHA-256", sha256)) if value
+    )
+    mend = (
+        f"Put a good copy in its place (in a clone of the project: git checkout -- {path.name} "
+        f"in {path.parent}), or point {VARIABLE} at a folder that has one."
+    )
+    if not path.is_file():
+        expecting = f" (expected {expected} once decompressed)" if expected else ""
+        raise DataError(f"Data file missing: {path}{expecting}. {mend}")
+    raw = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(raw)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
+            raise DataError(
+                f"Data file corrupt: {path} cannot be decompressed ({error}). Expected "
+                f"{expected or 'gzip data'} after decompression; found {len(raw)} compressed "
+                f"bytes with MD5 {found}. {mend}"
+            ) from error
+    else:
+        content = raw
+    for name, value, make in (("MD5", md5, _md5), ("SHA-256", sha256, hashlib.sha256)):
+        if value is None:
+            continue
+        found = make(content).hexdigest()
+        if found != value.lower():
+            raise DataError(
+                f"Data file corrupt: {path} has {name} {found}, expected {value} "
+                f"(both of the decompressed bytes, of which there are {len(content)}). {mend}"
+            )
+    return content
+
+
+def _md5(content: bytes):
+    return hashlib.md5(content, usedforsecurity=False)

@@ -1,0 +1,175 @@
+"""Batches from data in memory, whose position is two integers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+PyTree = Any
+
+
+class Position(NamedTuple):
+    """Where a sampler is: all that there is to save.
+
+    Attributes:
+      epoch: how many whole passes lie behind.
+      offset: how many examples of the present pass have been taken, over all processes.
+    """
+
+    epoch: int = 0
+    offset: int = 0
+
+
+class Sampler:
+    """An endless stream of batches that can be left and taken up again anywhere.
+
+    The order of epoch e is a pure function of (seed, e), and a batch one of (seed, position):
+    there is no generator whose state would have to be saved, and restoring costs nothing. An
+    epoch has ⌊n / batch_size⌋ batches; what is left over takes part in the next epoch's shuffle.
+
+    Args:
+      data: pytree of arrays with one leading size n, or any object with `len` that gives a batch
+        for an array of indices (such as `CharCorpus.windows`).
+      batch_size: examples of a global batch, over all processes.
+      seed: of the order.
+      shuffle: whether to shuffle; without, each epoch goes through the data in its order.
+      process_index, process_count: this process and how many there are, `jax.process_index()`
+        and `jax.process_count()` by default. Each takes its contiguous part of every global
+        batch, so that together they draw what a single process would.
+
+    Raises:
+      ValueError: leaves of different leading size; a batch larger than the data or not divisible
+        by the number of processes.
+
+    >>> sampler = Sampler({"x": np.arange(6)}, batch_size=2, seed=1)
+    >>> first = next(sampler)["x"]
+    >>> place = sampler.position
+    >>> place
+    Position(epoch=0, offset=2)
+    >>> second = next(sampler)["x"]
+    >>> sampler.restore(place)
+    >>> bool((next(sampler)["x"] == second).all())
+    True
+    """
+
+    def __init__(
+        self,
+        data: PyTree,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        process_index: int | None = None,
+        process_count: int | None = None,
+    ):
+        # Indexing by an array is all that is asked of a data set of one's own.
+        self._whole = hasattr(data, "__getitem__") and not isinstance(
+            data, dict | list | tuple | np.ndarray | jax.Array
+        )
+        self.size = len(data) if self._whole else leading_size(data)
+        index = jax.process_index() if process_index is None else process_index
+        count = jax.process_count() if process_count is None else process_count
+        if not 0 <= index < count:
+            raise ValueError(f"process_index={index} is not one of process_count={count}.")
+        if not 1 <= batch_size <= self.size:
+            raise ValueError(
+                f"batch_size={batch_size} must be from 1 to the {self.size} examples there are."
+            )
+        if batch_size % count:
+            raise ValueError(
+                f"batch_size={batch_size} is not divisible by the {count} processes; use "
+                f"{math.ceil(batch_size / count) * count}."
+            )
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed={seed} must be an integer from 0 to 2**63 - 1.")
+        self.data, self.batch_size, self.seed, self.shuffle = data, batch_size, seed, shuffle
+        self._share = batch_size // count
+        self._first = index * self._share
+        self._position = Position()
+        self._order: tuple[int, np.ndarray] | None = None
+
+    @property
+    def position(self) -> Position:
+        """The position after the last batch that was drawn."""
+        return self._position
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return self.size // self.batch_size
+
+    def restore(self, position: Position | tuple[int, int]) -> None:
+        """Goes to a position saved before.
+
+        Raises:
+          ValueError: a position that this data does not have, as when its size has changed.
+        """
+        epoch, offset = (int(value) for value in position)
+        if epoch < 0 or not 0 <= offset <= self.size:
+            raise ValueError(
+                f"Position (epoch={epoch}, offset={offset}) is not one of a data set of "
+                f"{self.size} examples: it was saved with other data. Give the data of then, or "
+                "start a new run."
+            )
+        self._position = Position(epoch, offset)
+
+    def __iter__(self) -> Iterator[PyTree]:
+        return self
+
+    def __next__(self) -> PyTree:
+        batch, self._position = self.draw(self._position)
+        return batch
+
+    def draw(self, position: Position) -> tuple[PyTree, Position]:
+        """`(batch, next position)` at a position; a pure function of it."""
+        epoch, offset = position
+        if offset + self.batch_size > self.size:
+            epoch, offset = epoch + 1, 0
+        start = offset + self._first
+        chosen = self._epoch_order(epoch)[start : start + self._share]
+        if self._whole:
+            batch = self.data[chosen]
+        else:
+            batch = jax.tree.map(lambda leaf: leaf[chosen], self.data)
+        offset += self.batch_size
+        # At the end of an epoch the position is the start of the next, so that "n epochs" is
+        # reached with the last batch of the n-th, not with the first of the one after.
+        if offset + self.batch_size > self.size:
+            epoch, offset = epoch + 1, 0
+        return batch, Position(epoch, offset)
+
+    def _epoch_order(self, epoch: int) -> np.ndarray:
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, epoch_order(self.seed, epoch, self.size, self.shuffle)
+        return self._order[1]
+
+
+def epoch_order(seed: int, epoch: int, size: int, shuffle: bool = True) -> np.ndarray:
+    """The order of the examples in an epoch, a pure function of its arguments."""
+    if not shuffle:
+        return np.arange(size)
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
+    return generator.permutation(size)
+
+
+def leading_size(data: PyTree) -> int:
+    """The leading size that all leaves share; a ValueError names the first that differs."""
+    leaves = jax.tree_util.tree_leaves_with_path(data)
+    if not leaves:
+        raise ValueError("The data has no arrays in it.")
+    sizes = []
+    for path, leaf in leaves:
+        name = jax.tree_util.keystr(path, simple=True, separator="/") or "the data"
+        if not getattr(leaf, "shape", ()):
+            raise ValueError(f"{name} has no leading axis of examples: it is {leaf!r:.80}.")
+        sizes.append((name, leaf.shape[0]))
+        if sizes[-1][1] != sizes[0][1]:
+            raise ValueError(
+                f"{name} has {sizes[-1][1]} examples, but {sizes[0][0]} has {sizes[0][1]}; "
+                "every leaf needs the same leading size."
+            )
+    return sizes[0][1]

@@ -1,0 +1,56 @@
+"""Train, validation and test parts of a data set."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from trainkit.data.sampler import leading_size
+
+PyTree = Any
+
+
+class Splits(NamedTuple):
+    """The disjoint parts of a data set; each has the structure of the whole."""
+
+    train: PyTree
+    validation: PyTree
+    test: PyTree
+
+
+def split(data: PyTree, *, validation: float = 0.1, test: float = 0.0, seed: int = 0) -> Splits:
+    """Splits a data set at random, the same way for the same seed.
+
+    Args:
+      data: pytree of arrays with one leading size n.
+      validation: share of the examples for validation; round(n·validation) of them.
+      test: share of the examples for testing.
+      seed: which random split.
+
+    Raises:
+      ValueError: leaves of different leading size, or shares that leave nothing to train on.
+
+    >>> parts = split({"x": np.arange(10)}, validation=0.2, test=0.1, seed=0)
+    >>> [len(part["x"]) for part in parts]
+    [7, 2, 1]
+    """
+    n = leading_size(data)
+    for name, share in (("validation", validation), ("test", test)):
+        if not 0 <= share < 1:
+            raise ValueError(f"{name}={share} is not a share of the data, from 0 to below 1.")
+    held = round(n * validation), round(n * test)
+    if sum(held) >= n:
+        raise ValueError(
+            f"validation={validation} and test={test} of {n} examples leave none to train on."
+        )
+    order = np.random.default_rng(np.random.SeedSequence([seed, 0x5B117])).permutation(n)
+    bounds = np.cumsum([n - sum(held), held[0]])
+    # In their old order, so that a split of data that lies in memory in order stays so.
+    return Splits(
+        *(
+            jax.tree.map(lambda leaf, part=part: leaf[part], data)
+            for part in (np.sort(part) for part in np.split(order, bounds))
+        )
+    )

@@ -1,0 +1,125 @@
+"""A corpus of characters: vocabulary, encoding, random windows."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+
+import numpy as np
+
+from trainkit.data.files import data_dir, read_file
+
+SHAKESPEARE_SHA256 = "e1d2e18ac43deb31b3e5d9717ab4783be810a9c5cd0e7cb2c83797d39757bac8"
+
+
+@dataclasses.dataclass(frozen=True)
+class CharCorpus:
+    """A text as integers, one a character.
+
+    Attributes:
+      tokens: (n,) int32, the text.
+      vocabulary: the different characters in sorted order; token t stands for `vocabulary[t]`.
+
+    >>> corpus = CharCorpus.from_text("to be or not to be")
+    >>> corpus.vocabulary
+    ' benort'
+    >>> corpus.encode("bet")
+    array([1, 2, 6], dtype=int32)
+    >>> corpus.decode(corpus.tokens[:5])
+    'to be'
+    """
+
+    tokens: np.ndarray
+    vocabulary: str
+
+    @classmethod
+    def from_text(cls, text: str, vocabulary: str | None = None) -> CharCorpus:
+        """The corpus of a text; its own characters are the vocabulary unless one is given."""
+        if not text:
+            raise ValueError("The text is empty; a corpus needs at least one character.")
+        vocabulary = "".join(sorted(set(text))) if vocabulary is None else vocabulary
+        if len(set(vocabulary)) != len(vocabulary):
+            raise ValueError(f"The vocabulary {vocabulary!r} names a character twice.")
+        return cls(_encode(text, vocabulary), vocabulary)
+
+    def encode(self, text: str) -> np.ndarray:
+        """int32 tokens of a text; a character outside the vocabulary is a ValueError."""
+        return _encode(text, self.vocabulary)
+
+    def decode(self, tokens) -> str:
+        """The text of some tokens."""
+        return "".join(self.vocabulary[int(token)] for token in np.asarray(tokens).ravel())
+
+    def split(self, validation: float = 0.1, test: float = 0.0) -> tuple[CharCorpus, ...]:
+        """`(train, validation, test)` as contiguous stretches, so that none has seen another."""
+        for name, share in (("validation", validation), ("test", test)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name}={share} is not a share of the text, from 0 to below 1.")
+        if validation + test >= 1:
+            raise ValueError(f"validation={validation} and test={test} leave nothing to train on.")
+        n = len(self.tokens)
+        held = [round(n * share) for share in (validation, test)]
+        bounds = [0, n - sum(held), n - held[1], n]
+        return tuple(
+            CharCorpus(self.tokens[a:b], self.vocabulary) for a, b in itertools.pairwise(bounds)
+        )
+
+    def windows(self, length: int, stride: int = 1) -> Windows:
+        """Every window of `length` inputs and targets, a data set for `Sampler`."""
+        if length < 1 or stride < 1:
+            raise ValueError(f"length={length} and stride={stride} must be 1 or more.")
+        if len(self.tokens) < length + 1:
+            raise ValueError(
+                f"A window of length {length} needs {length + 1} characters (the targets are one "
+                f"further on), but this text has {len(self.tokens)}: use a smaller length."
+            )
+        return Windows(self.tokens, length, stride)
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """The windows of a token array; indexing gathers a batch of them.
+
+    `windows[indices]` is `{"inputs": (b, length), "targets": (b, length)}`, int32, the targets
+    one character further on.
+    """
+
+    tokens: np.ndarray
+    length: int
+    stride: int = 1
+
+    def __len__(self) -> int:
+        return (len(self.tokens) - self.length - 1) // self.stride + 1
+
+    def __getitem__(self, indices) -> dict[str, np.ndarray]:
+        starts = np.atleast_1d(indices)[:, None] * self.stride
+        window = self.tokens[starts + np.arange(self.length + 1)]
+        return {"inputs": window[:, :-1], "targets": window[:, 1:]}
+
+
+def shakespeare(path: str | os.PathLike | None = None) -> CharCorpus:
+    """The bundled Shakespeare text: 5,057,323 characters, 84 different ones.
+
+    Raises:
+      DataError: the file is missing or has another checksum.
+    """
+    file = data_dir(path) / "shakespeare" / "shakespeare.txt.gz"
+    return CharCorpus.from_text(read_file(file, sha256=SHAKESPEARE_SHA256).decode("ascii"))
+
+
+def _encode(text: str, vocabulary: str) -> np.ndarray:
+    # Through code points, as a dictionary look-up a character takes seconds on five million.
+    codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
+    known = np.frombuffer(vocabulary.encode("utf-32-le"), "<u4")
+    order = np.argsort(known)
+    places = np.minimum(np.searchsorted(known, codes, sorter=order), len(known) - 1)
+    tokens = order[places]
+    wrong = known[tokens] != codes
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise ValueError(
+            f"The character {text[at]!r} at position {at} is not in the vocabulary "
+            f"{vocabulary!r}; make the vocabulary from a text that has it, or leave it out."
+        )
+    return tokens.astype(np.int32)
