@@ -1,0 +1,29 @@
+"""How growth names the leaves of a tree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+PyTree = Any
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """The name of a leaf: its keys joined by "/", as in "params/Dense_0/kernel".
+
+    >>> import jax
+    >>> [(path, _)] = jax.tree_util.tree_leaves_with_path({"layers": [{"w": 1.0}]})
+    >>> path_name(path)
+    'layers/0/w'
+    """
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def named_leaves(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a tree by name, in the tree's own order.
+
+    >>> named_leaves({"b": 2.0, "a": {"w": 1.0}})
+    {'a/w': 1.0, 'b': 2.0}
+    """
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
