@@ -1,0 +1,42 @@
+"""What a run was made with, for checkpoints and reports."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+import jax
+
+PACKAGES = ("trainkit", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Name -> version of Python and of the packages that decide a run's numbers.
+
+    >>> sorted(versions())[:3]
+    ['flax', 'jax', 'jaxlib']
+    """
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            # trainkit itself, run from a source tree without being installed.
+            found[name] = _own() if name == "trainkit" else "not installed"
+    return found
+
+
+def _own() -> str:
+    import trainkit
+
+    return trainkit.__version__
+
+
+def devices() -> str:
+    """The devices in a few words, such as `8 × cpu`.
+
+    >>> devices().endswith("cpu")
+    True
+    """
+    kinds = [device.device_kind for device in jax.devices()]
+    return ", ".join(f"{kinds.count(kind)} × {kind}" for kind in dict.fromkeys(kinds))
