@@ -1,8 +1,35 @@
 """trainkit: one train step for every placement, models that grow, laws for update rules."""
 
+from typing import Any
+
+from trainkit import placement
 from trainkit.loss import Loss, LossFn
+from trainkit.precision import LossScale, Precision
 from trainkit.state import TrainState
+from trainkit.step import NonFiniteError, TrainStep, make_train_step
+
 
 __version__ = "0.1.0"
 
-__all__ = ["Loss", "LossFn", "TrainState"]
+__all__ = [
+    "Loss",
+    "LossFn",
+    "LossScale",
+    "NonFiniteError",
+    "Precision",
+    "TrainState",
+    "TrainStep",
+    "make_train_step",
+    "placement",
+]
+
+# Imported when first asked for: each brings a library that `import trainkit` must not wait for.
+_LAZY: dict[str, str] = {}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'trainkit' has no attribute {name!r}")

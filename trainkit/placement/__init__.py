@@ -1,0 +1,24 @@
+"""Where a train step runs: one device, `pmap`, `shard_map`, sharded `jit`, FSDP, or a mesh."""
+
+from trainkit.placement.base import Placement
+from trainkit.placement.replicated import Pmap, ShardMap, pmap, shard_map
+from trainkit.placement.resolve import resolve
+from trainkit.placement.sharded import Sharded, fsdp, jit
+from trainkit.placement.single import Single, single
+from trainkit.placement.specs import BySize, Rules
+
+__all__ = [
+    "BySize",
+    "Placement",
+    "Pmap",
+    "Rules",
+    "ShardMap",
+    "Sharded",
+    "Single",
+    "fsdp",
+    "jit",
+    "pmap",
+    "resolve",
+    "shard_map",
+    "single",
+]

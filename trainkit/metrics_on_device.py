@@ -1,0 +1,46 @@
+"""What a step can say about itself without the host waiting for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+def global_norm(tree: PyTree) -> jax.Array:
+    """√Σ|x|² over all leaves, in float32 at the least."""
+    squares = []
+    for x in jax.tree.leaves(tree):
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        squares.append(jnp.sum(jnp.real(x * jnp.conj(x))))
+    return jnp.sqrt(sum(squares, start=jnp.zeros((), jnp.float32)))
+
+
+def hyperparams(opt_state: PyTree) -> dict[str, jax.Array]:
+    """Every scalar in a `.hyperparams` dict of the optimizer state, by its name.
+
+    These are the values in force for the update just made. Where two nodes use one name, each
+    is reported with the path of its node in front.
+    """
+    found: list[tuple[str, str, jax.Array]] = []
+
+    def visit(node: Any, path: str) -> None:
+        values = getattr(node, "hyperparams", None)
+        if isinstance(values, dict):
+            for name, value in values.items():
+                if jnp.shape(value) == () and hasattr(value, "dtype"):
+                    found.append((path, name, value))
+        children = jax.tree_util.default_registry.flatten_one_level_with_keys(node)
+        for key, child in children[0] if children else ():
+            name = jax.tree_util.keystr((key,), simple=True)
+            if name not in ("hyperparams", "hyperparams_states"):
+                visit(child, f"{path}/{name}" if path else name)
+
+    visit(opt_state, "")
+    names = [name for _, name, _ in found]
+    return {
+        name if names.count(name) == 1 else f"{path}/{name}": value for path, name, value in found
+    }

@@ -1,0 +1,56 @@
+"""The one reduction of a step: local sums become sums over all devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+PyTree = Any
+
+
+class Sums(NamedTuple):
+    """What a step adds up over micro-batches and devices before it divides by the weight.
+
+    Attributes:
+      grads: Σ ∂total/∂params, in the accumulation dtype.
+      total: Σ total, scalar.
+      weight: Σ weight, scalar.
+      metrics: name -> (Σ total, Σ weight).
+      model_state: averaged over devices, not summed.
+    """
+
+    grads: PyTree
+    total: jax.Array
+    weight: jax.Array
+    metrics: dict[str, tuple[jax.Array, jax.Array]]
+    model_state: PyTree
+
+
+def same_everywhere(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """The mean over devices; for counters, flags and keys the first device's value."""
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return lax.pmean(x, axes)
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data = same_everywhere(jax.random.key_data(x), axes)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    return lax.all_gather(x, axes)[0]
+
+
+def over_devices(local: Callable, axes: tuple[str, ...]) -> Callable:
+    """`local`, with a random key of each device's own and its sums taken over the mesh axes.
+
+    Everything is added up in one reduction, after the last micro-batch.
+    """
+
+    def summed(params: PyTree, model_state: PyTree, batch: PyTree, rng: Any, scale: Any) -> Sums:
+        rng = jax.random.fold_in(rng, lax.axis_index(axes))
+        sums = local(params, model_state, batch, rng, scale)
+        grads, total, weight, metrics = lax.psum(tuple(sums[:4]), axes)
+        state = jax.tree.map(lambda x: same_everywhere(x, axes), sums.model_state)
+        return Sums(grads, total, weight, metrics, state)
+
+    return summed

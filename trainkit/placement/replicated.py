@@ -1,0 +1,110 @@
+"""One program a device, each with a copy of the state: `pmap` and `shard_map`.
+
+The program's gradients are local until `summed` adds them up, so nothing in it may rely on the
+automatic sums of `shard_map`: it runs with `check_vma=False`, where a gradient with respect to a
+replicated parameter stays local. (With the default, JAX has already summed it, and a second
+reduction makes it wrong by the number of devices.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from trainkit.placement.base import data_mesh
+from trainkit.placement.reduce import over_devices
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardMap:
+    """`shard_map` over the mesh; the batch is cut along `batch_axes`."""
+
+    mesh: Mesh
+    batch_axes: tuple[str, ...] = ("data",)
+    name: str = "shard_map"
+
+    @property
+    def parts(self) -> int:
+        return self.mesh.size
+
+    def state_shardings(self, state: PyTree) -> PyTree:
+        return jax.tree.map(lambda _: NamedSharding(self.mesh, PartitionSpec()), state)
+
+    def batch_spec(self, axis: int) -> PartitionSpec:
+        return PartitionSpec(*[None] * axis, self.batch_axes)
+
+    def batch_sharding(self, axis: int) -> jax.sharding.Sharding:
+        return NamedSharding(self.mesh, self.batch_spec(axis))
+
+    def summed(self, local: Callable, microbatches: int) -> Callable:
+        return over_devices(local, self.batch_axes)
+
+    def lower(
+        self, program: Callable, state: PyTree, batch: PyTree, *, axis: int, donate: bool
+    ) -> jax.stages.Lowered:
+        spec = self.batch_spec(axis)
+        mapped = jax.shard_map(
+            program,
+            mesh=self.mesh,
+            in_specs=(PartitionSpec(), spec),
+            out_specs=(PartitionSpec(), PartitionSpec()),
+            check_vma=False,
+        )
+        replicated = NamedSharding(self.mesh, PartitionSpec())
+        jitted = jax.jit(
+            mapped,
+            in_shardings=(replicated, NamedSharding(self.mesh, spec)),
+            out_shardings=(replicated, replicated),
+            donate_argnums=(0,) if donate else (),
+        )
+        return jitted.lower(state, batch)
+
+    def feed(self, batch: PyTree, axis: int) -> PyTree:
+        return batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Pmap(ShardMap):
+    """`pmap`: the state unmapped (`None` axes), the batch cut into one row a device."""
+
+    name: str = "pmap"
+
+    def lower(
+        self, program: Callable, state: PyTree, batch: PyTree, *, axis: int, donate: bool
+    ) -> jax.stages.Lowered:
+        mapped = jax.pmap(
+            program,
+            axis_name=self.batch_axes[0],
+            in_axes=(None, axis),
+            # `None` for the state and the metrics too: taking row 0 of a stacked output costs
+            # ten thousand times more than returning the replicated value.
+            out_axes=(None, None),
+            devices=list(self.mesh.devices.flat),
+            donate_argnums=(0,) if donate else (),
+        )
+        rows = jax.eval_shape(functools.partial(self.feed, axis=axis), batch)
+        return mapped.lower(state, rows)
+
+    def feed(self, batch: PyTree, axis: int) -> PyTree:
+        def rows(x: Any) -> Any:
+            each = x.shape[axis] // self.parts
+            return x.reshape(*x.shape[:axis], self.parts, each, *x.shape[axis + 1 :])
+
+        return jax.tree.map(rows, batch)
+
+
+def shard_map(devices: int | Sequence[jax.Device] | None = None) -> ShardMap:
+    """`shard_map` over the first `devices` devices, those given, or all."""
+    return ShardMap(data_mesh(devices))
+
+
+def pmap(devices: int | Sequence[jax.Device] | None = None) -> Pmap:
+    """`pmap` over the first `devices` devices, those given, or all."""
+    return Pmap(data_mesh(devices))

@@ -1,0 +1,173 @@
+"""One program over the whole mesh: `jit` with the batch sharded, the state replicated or sharded.
+
+Without micro-batches the step is written for the global batch and the partitioner cuts it: a
+batch norm then sees the whole batch, as on a single device. With micro-batches that would put a
+reduction into every turn of the loop, so the loop runs under `shard_map`, each device over its own
+examples, and the sums are reduced once after it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from trainkit.placement.base import data_mesh
+from trainkit.placement.reduce import Sums, same_everywhere
+from trainkit.placement.specs import BySize, Rules, axes_of, params_specs, state_specs
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharded:
+    """`jit` over a mesh of one's own.
+
+    Attributes:
+      mesh: any mesh; the batch is cut along `batch_axes`.
+      batch_axes: names of mesh axes.
+      layout: how the state is laid out: `None` (replicated), `BySize`, or `Rules` of
+        (regex, PartitionSpec) pairs.
+    """
+
+    mesh: Mesh
+    batch_axes: tuple[str, ...] = ("data",)
+    layout: BySize | Rules | None = None
+    name: str = "jit"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.batch_axes, str):
+            object.__setattr__(self, "batch_axes", (self.batch_axes,))
+        for axis in self.batch_axes:
+            if axis not in self.mesh.shape:
+                raise ValueError(
+                    f"batch axis {axis!r} is not one of the mesh's axes "
+                    f"{tuple(self.mesh.shape)}; give batch_axes=(...) from these."
+                )
+
+    @property
+    def parts(self) -> int:
+        size = 1
+        for axis in self.batch_axes:
+            size *= self.mesh.shape[axis]
+        return size
+
+    def state_shardings(self, state: PyTree) -> PyTree:
+        specs = state_specs(self.layout, state, self.mesh)
+        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
+
+    def batch_sharding(self, axis: int) -> jax.sharding.Sharding:
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, self.batch_axes))
+
+    def summed(self, local: Callable, microbatches: int) -> Callable:
+        return self._whole(local) if microbatches == 1 else self._by_device(local)
+
+    def _params_specs(self, params: PyTree) -> PyTree:
+        return params_specs(self.layout, params, self.mesh)
+
+    def _whole(self, local: Callable) -> Callable:
+        def summed(params: PyTree, *args: Any) -> Sums:
+            sums = local(params, *args)
+            # Says where each gradient is wanted, so that it is reduced to its own shard only.
+            shardings = jax.tree.map(
+                lambda spec: NamedSharding(self.mesh, spec), self._params_specs(params)
+            )
+            return sums._replace(grads=lax.with_sharding_constraint(sums.grads, shardings))
+
+        return summed
+
+    def _by_device(self, local: Callable) -> Callable:
+        manual = frozenset(self.batch_axes)
+
+        def reduce_gradient(grad: jax.Array, spec: PartitionSpec) -> jax.Array:
+            for dim, axes in enumerate(spec):
+                # A leaf that is sharded along the batch's axes needs its own shard of the sum.
+                if axes_of(axes) == self.batch_axes:
+                    return lax.psum_scatter(
+                        grad, self.batch_axes, scatter_dimension=dim, tiled=True
+                    )
+            return lax.psum(grad, self.batch_axes)
+
+        def summed(
+            params: PyTree, model_state: PyTree, batch: PyTree, rng: Any, scale: Any
+        ) -> Sums:
+            specs = self._params_specs(params)
+
+            def device(
+                params: PyTree, model_state: PyTree, batch: PyTree, rng: Any, scale: Any
+            ) -> Sums:
+                rng = jax.random.fold_in(rng, lax.axis_index(self.batch_axes))
+                sums = local(params, model_state, batch, rng, scale)
+                grads = jax.tree.map(reduce_gradient, sums.grads, specs)
+                total, weight, metrics = lax.psum(tuple(sums[1:4]), self.batch_axes)
+                state = jax.tree.map(
+                    lambda x: same_everywhere(x, self.batch_axes), sums.model_state
+                )
+                return Sums(grads, total, weight, metrics, state)
+
+            def scattered(spec: PartitionSpec) -> PartitionSpec:
+                kept = [a if axes_of(a) == self.batch_axes else None for a in spec]
+                return PartitionSpec(*kept)
+
+            everywhere = PartitionSpec()
+            mapped = jax.shard_map(
+                device,
+                mesh=self.mesh,
+                in_specs=(
+                    everywhere,
+                    everywhere,
+                    PartitionSpec(self.batch_axes),
+                    everywhere,
+                    everywhere,
+                ),
+                out_specs=Sums(
+                    jax.tree.map(scattered, specs), everywhere, everywhere, everywhere, everywhere
+                ),
+                axis_names=manual,
+                check_vma=False,
+            )
+            return mapped(params, model_state, batch, rng, scale)
+
+        return summed
+
+    def lower(
+        self, program: Callable, state: PyTree, batch: PyTree, *, axis: int, donate: bool
+    ) -> jax.stages.Lowered:
+        shardings = self.state_shardings(state)
+        jitted = jax.jit(
+            program,
+            in_shardings=(shardings, self.batch_sharding(axis)),
+            out_shardings=(shardings, NamedSharding(self.mesh, PartitionSpec())),
+            donate_argnums=(0,) if donate else (),
+        )
+        return jitted.lower(state, batch)
+
+    def feed(self, batch: PyTree, axis: int) -> PyTree:
+        return batch
+
+
+def jit(devices: int | Sequence[jax.Device] | None = None) -> Sharded:
+    """The batch sharded over the devices, the state on each of them."""
+    return Sharded(data_mesh(devices))
+
+
+def fsdp(
+    devices: int | Sequence[jax.Device] | None = None,
+    *,
+    rules: Sequence[tuple[str, PartitionSpec]] | None = None,
+    min_size: int = 2**12,
+) -> Sharded:
+    """Batch and state sharded over the devices.
+
+    Args:
+      devices: how many, which, or `None` for all.
+      rules: (regex, spec) pairs, tried in order on a parameter's path ("dense/kernel"); each
+        parameter must match one. The mesh has the one axis `data`. `None`: by size.
+      min_size: by size: leaves with fewer elements stay replicated.
+    """
+    layout = BySize(min_size) if rules is None else Rules(tuple(rules))
+    return Sharded(data_mesh(devices), layout=layout, name="fsdp")

@@ -1,0 +1,51 @@
+"""The whole step on one device."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import SingleDeviceSharding
+
+from trainkit.placement.base import choose_devices
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Single:
+    """One device, no communication."""
+
+    device: jax.Device
+    name: str = "single"
+    parts: int = 1
+
+    def state_shardings(self, state: PyTree) -> PyTree:
+        return jax.tree.map(lambda _: SingleDeviceSharding(self.device), state)
+
+    def batch_sharding(self, axis: int) -> jax.sharding.Sharding:
+        return SingleDeviceSharding(self.device)
+
+    def summed(self, local: Callable, microbatches: int) -> Callable:
+        return local
+
+    def lower(
+        self, program: Callable, state: PyTree, batch: PyTree, *, axis: int, donate: bool
+    ) -> jax.stages.Lowered:
+        return jax.jit(program, donate_argnums=(0,) if donate else ()).lower(state, batch)
+
+    def feed(self, batch: PyTree, axis: int) -> PyTree:
+        return batch
+
+
+def single(devices: int | Sequence[jax.Device] | None = None) -> Single:
+    """One device: the first, or the one given."""
+    chosen = choose_devices(1 if devices is None else devices)
+    if len(chosen) != 1:
+        raise ValueError(
+            f'placement="single" runs on one device, but {len(chosen)} were given; take '
+            '"jit", "fsdp", "shard_map" or "pmap" for several.'
+        )
+    return Single(chosen[0])

@@ -1,0 +1,135 @@
+"""How the leaves of a state are laid out over a mesh: by size, or by (regex, spec) rules."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class BySize:
+    """Each leaf of `min_size` elements or more is cut along its longest axis that divides evenly.
+
+    Attributes:
+      min_size: smaller leaves stay replicated; moving them costs more than holding them.
+      axes: the mesh axes to cut along; `None`: all of them.
+    """
+
+    min_size: int = 2**12
+    axes: tuple[str, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """(regex, spec) pairs, tried in order; the first regex found in a parameter's path decides.
+
+    Every parameter must match one (`PartitionSpec()` replicates), so that a renamed layer is
+    noticed. An optimizer-state leaf follows the parameter whose path ends its own, where the
+    shapes agree; every other leaf of the state is replicated.
+    """
+
+    rules: tuple[tuple[str, PartitionSpec], ...]
+
+
+def axes_of(entry: Any) -> tuple[str, ...]:
+    """The mesh axes in one entry of a PartitionSpec."""
+    if entry is None:
+        return ()
+    return (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def path_name(path: Any) -> str:
+    """`params/dense/kernel` for a key path."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _by_size(layout: BySize, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    axes = layout.axes or tuple(mesh.axis_names)
+    parts = math.prod(mesh.shape[a] for a in axes)
+    if math.prod(shape) < layout.min_size:
+        return PartitionSpec()
+    for dim in sorted(range(len(shape)), key=lambda d: -shape[d]):
+        if shape[dim] % parts == 0:
+            return PartitionSpec(*[None] * dim, axes if len(axes) > 1 else axes[0])
+    return PartitionSpec()
+
+
+def _by_rule(layout: Rules, name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec | None:
+    for pattern, spec in layout.rules:
+        if re.search(pattern, name):
+            break
+    else:
+        return None
+    if len(spec) > len(shape):
+        raise ValueError(
+            f"rule ({pattern!r}, {spec}) names {len(spec)} axes, but {name} has shape {shape}."
+        )
+    for dim, entry in enumerate(spec):
+        unknown = [a for a in axes_of(entry) if a not in mesh.shape]
+        if unknown:
+            raise ValueError(
+                f"rule ({pattern!r}, {spec}) names the mesh axis {unknown[0]!r}; the mesh has "
+                f"{tuple(mesh.shape)}."
+            )
+        parts = math.prod(mesh.shape[a] for a in axes_of(entry))
+        if shape[dim] % parts:
+            raise ValueError(
+                f"{name} has shape {shape}: its axis {dim} does not divide into the {parts} parts "
+                f"that the rule ({pattern!r}, {spec}) asks for; shard another axis or use "
+                "PartitionSpec()."
+            )
+    return spec
+
+
+def params_specs(layout: BySize | Rules | None, params: PyTree, mesh: Mesh) -> PyTree:
+    """A PartitionSpec for each parameter."""
+    if layout is None:
+        return jax.tree.map(lambda _: PartitionSpec(), params)
+    if isinstance(layout, BySize):
+        return jax.tree.map(lambda x: _by_size(layout, x.shape, mesh), params)
+    uncovered: list[str] = []
+
+    def by_rule(path: Any, x: Any) -> PartitionSpec:
+        spec = _by_rule(layout, path_name(path), x.shape, mesh)
+        if spec is None:
+            uncovered.append(f"{path_name(path)} {x.shape}")
+        return spec or PartitionSpec()
+
+    specs = jax.tree_util.tree_map_with_path(by_rule, params)
+    if uncovered:
+        raise ValueError(
+            "no rule covers these parameters: "
+            + ", ".join(uncovered)
+            + "; end the rules with ('.*', PartitionSpec()) to replicate the rest."
+        )
+    return specs
+
+
+def state_specs(layout: BySize | Rules | None, state: Any, mesh: Mesh) -> Any:
+    """A PartitionSpec for each leaf of a TrainState."""
+    if not isinstance(layout, Rules):
+        # The optimizer's moments have the shapes of the parameters, hence their layout.
+        return params_specs(layout, state, mesh)
+    specs = params_specs(layout, state.params, mesh)
+    paths, _ = jax.tree_util.tree_flatten_with_path(state.params)
+    known = {
+        tuple(path): (leaf.shape, spec)
+        for (path, leaf), spec in zip(paths, jax.tree.leaves(specs), strict=True)
+    }
+
+    def follow(path: Any, leaf: Any) -> PartitionSpec:
+        for start in range(len(path) + 1):
+            shape, spec = known.get(tuple(path[start:]), (None, None))
+            if spec is not None and shape == leaf.shape:
+                return spec
+        return PartitionSpec()
+
+    followed = jax.tree_util.tree_map_with_path(follow, state)
+    return followed.replace(params=specs)

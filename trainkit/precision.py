@@ -1,0 +1,120 @@
+"""Which dtype holds the parameters, which computes the loss, and which adds things up."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class LossScale:
+    """Dynamic loss scaling: the loss is multiplied by S before, its gradient divided by S after.
+
+    A step whose gradient is not finite is left out and S ← max(S / factor, 1); after `interval`
+    finite steps in a row S ← S · factor.
+
+    Reference: Micikevicius et al., "Mixed Precision Training", 2018.
+    """
+
+    initial: float = 2.0**15
+    factor: float = 2.0
+    interval: int = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """The dtypes of a train step; `None` leaves that part as it is.
+
+    Attributes:
+      compute: parameters and floating batch leaves are cast to it before the loss sees them; its
+        gradient comes back in the parameters' own dtype.
+      param: what `step.place` stores the parameters in, and the optimizer state that follows them.
+        bfloat16 computing over float32 parameters is "bf16 with float32 master weights".
+      accum: what losses, weights and gradients are added up in over micro-batches and devices.
+        `None`: the parameter's dtype, but float32 at the least.
+      loss_scale: `None`, a constant, or a `LossScale` for the dynamic kind.
+
+    >>> Precision.of("bf16").compute.name, Precision.of("bf16").param.name
+    ('bfloat16', 'float32')
+    """
+
+    compute: Any = None
+    param: Any = None
+    accum: Any = None
+    loss_scale: LossScale | float | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("compute", "param", "accum"):
+            dtype = getattr(self, field)
+            if dtype is None:
+                continue
+            try:
+                dtype = jnp.dtype(dtype)
+            except TypeError:
+                raise TypeError(f"Precision.{field} is {dtype!r}, which names no dtype.") from None
+            if not jnp.issubdtype(dtype, jnp.floating):
+                raise ValueError(f"Precision.{field} must be a floating dtype, not {dtype.name}.")
+            object.__setattr__(self, field, dtype)
+
+    @classmethod
+    def of(cls, precision: Precision | str | None) -> Precision:
+        """A `Precision`, one of the names in `PRESETS`, or `None` for "change nothing"."""
+        if precision is None:
+            return cls()
+        if isinstance(precision, Precision):
+            return precision
+        if isinstance(precision, str) and precision in PRESETS:
+            return PRESETS[precision]
+        near = difflib.get_close_matches(str(precision), PRESETS, n=1)
+        raise ValueError(
+            f"unknown precision {precision!r}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+            + f" Known: {', '.join(map(repr, PRESETS))}, or a trainkit.Precision(...)."
+        )
+
+    @property
+    def dynamic(self) -> LossScale | None:
+        return self.loss_scale if isinstance(self.loss_scale, LossScale) else None
+
+    def to_compute(self, tree: PyTree) -> PyTree:
+        return cast_floating(tree, self.compute)
+
+    def to_param(self, tree: PyTree) -> PyTree:
+        return cast_floating(tree, self.param)
+
+    def accum_dtype(self, dtype: Any) -> Any:
+        return self.accum or jnp.promote_types(dtype, jnp.float32)
+
+    def to_accum(self, tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: x.astype(self.accum_dtype(x.dtype)), tree)
+
+
+def cast_floating(tree: PyTree, dtype: Any) -> PyTree:
+    """The tree with its floating leaves in `dtype` (`None`: as they are)."""
+    if dtype is None:
+        return tree
+
+    def cast(x: Any) -> Any:
+        x = jnp.asarray(x)
+        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(cast, tree)
+
+
+_BF16 = Precision(compute=jnp.bfloat16, param=jnp.float32, accum=jnp.float32)
+_FP16 = Precision(compute=jnp.float16, param=jnp.float32, accum=jnp.float32, loss_scale=LossScale())
+_FP32 = Precision(compute=jnp.float32, param=jnp.float32, accum=jnp.float32)
+PRESETS = {
+    "float32": _FP32,
+    "fp32": _FP32,
+    "bfloat16": _BF16,
+    "bf16": _BF16,
+    "float16": _FP16,
+    "fp16": _FP16,
+}

@@ -1,0 +1,268 @@
+"""The train step: loss -> gradients -> transform -> new state, written once for every placement."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from trainkit import checks
+from trainkit.gradients import summed_over_microbatches
+from trainkit.loss import LossFn
+from trainkit.placement import Placement, resolve
+from trainkit.precision import Precision
+from trainkit.state import TrainState, check_params
+from trainkit.update import Guard, make_update
+
+PyTree = Any
+Metrics = dict[str, jax.Array]
+
+
+class NonFiniteError(FloatingPointError):
+    """More steps in a row than `skip_nonfinite` allows had a gradient that is not finite."""
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    *,
+    placement: str | Mesh | Placement = "single",
+    devices: int | Sequence[jax.Device] | None = None,
+    microbatches: int = 1,
+    steps_per_call: int = 1,
+    precision: Precision | str | None = None,
+    skip_nonfinite: bool | int = False,
+    remat: bool | Callable[..., Any] = False,
+    donate: bool = False,
+    schedules: Mapping[str, Callable[[jax.Array], Any]] | None = None,
+) -> TrainStep:
+    """A compiled `state, metrics = step(state, batch)` with state from `step.place(state)`.
+
+    One step takes, over all micro-batches and devices,
+
+      L = Σ total / Σ weight,  g = Σ ∂total / Σ weight,
+      u, opt_state′ = tx.update(g, opt_state, params),  params′ = params + u.
+
+    Args:
+      loss_fn: `(params, model_state, batch, rng) -> Loss`, a pure function.
+      tx: a gradient transformation; `value=L` is passed to those that take it.
+      placement: "single", "pmap", "shard_map", "jit" (batch sharded, state replicated), "fsdp"
+        (state sharded by size), a `jax.sharding.Mesh`, or an object from `trainkit.placement`.
+      devices: how many devices, or which; `None` for all (for "single" the first).
+      microbatches: parts that the batch is worked through in, gradients added up in between.
+      steps_per_call: K steps a call, in a scan: every batch leaf and every metric gets a leading
+        axis K.
+      precision: "float32", "bfloat16" (float32 master weights), "float16" (dynamic loss scaling)
+        or a `trainkit.Precision`.
+      skip_nonfinite: whether a step whose loss or gradient is not finite is left out; an integer
+        is the number of such steps in a row after which `NonFiniteError` is raised.
+      remat: recompute activations in the backward pass: `True`, or a `jax.checkpoint` policy.
+      donate: let a step reuse the buffers of the state that it is given, which is then gone.
+      schedules: name -> function of the step number, reported in the metrics.
+
+    Raises:
+      ValueError: an option's value is not one that it takes; the message names the near one.
+
+    >>> import jax, jax.numpy as jnp, numpy as np, optax, trainkit
+    >>> def loss_fn(params, model_state, batch, rng):
+    ...     error = batch["x"] @ params["w"] - batch["y"]
+    ...     return trainkit.Loss(total=(error**2).sum(), weight=len(error))
+    >>> tx = optax.sgd(0.1)
+    >>> step = trainkit.make_train_step(loss_fn, tx)
+    >>> state = step.place(trainkit.TrainState.create({"w": jnp.zeros(2)}, tx))
+    >>> batch = {"x": np.eye(2, dtype=np.float32), "y": np.ones(2, np.float32)}
+    >>> state, metrics = step(state, batch)
+    >>> float(metrics["loss"]), int(state.step), step.compiles
+    (1.0, 1, 1)
+    """
+    checks.options(loss_fn, tx, microbatches, steps_per_call, skip_nonfinite)
+    place = resolve(placement, devices)
+    how = Precision.of(precision)
+    local = summed_over_microbatches(loss_fn, microbatches, how, remat)
+    guard = Guard.of(skip_nonfinite, how)
+    summed = place.summed(local, microbatches)
+    update = make_update(tx, how, guard, dict(schedules or {}))
+
+    def one(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(state.rng, state.step)
+        scale = guard.scale(state.guard)
+        sums = summed(state.params, state.model_state, batch, rng, scale)
+        return update(state, sums, scale)
+
+    def several(state: TrainState, batches: PyTree) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(one, state, batches)
+
+    return TrainStep(
+        program=one if steps_per_call == 1 else several,
+        placement=place,
+        microbatches=microbatches,
+        steps_per_call=steps_per_call,
+        donate=donate,
+        tx=tx,
+        precision=how,
+        guard=guard,
+    )
+
+
+@dataclasses.dataclass(eq=False)
+class TrainStep:
+    """What `make_train_step` returns; call it. Its attributes are its options, to be read."""
+
+    program: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
+    placement: Placement
+    microbatches: int
+    steps_per_call: int
+    donate: bool
+    tx: optax.GradientTransformation
+    precision: Precision
+    guard: Guard
+
+    def __post_init__(self) -> None:
+        self._axis = 0 if self.steps_per_call == 1 else 1  # of the examples in a batch leaf
+        self._compiled: dict[Any, jax.stages.Compiled] = {}
+        self._lock = threading.Lock()
+        self._last: tuple[Any, Any] = (None, None)
+        self._in_a_row: collections.deque[jax.Array] = collections.deque()
+
+    # -- the state and the batch, where they belong ------------------------------------------
+
+    def place(self, state: TrainState) -> TrainState:
+        """A copy of the state on this placement's devices, ready for the step.
+
+        It takes a state from anywhere: fresh, restored, or placed on another mesh. The caller's
+        arrays are neither shared nor given away, whatever `donate` is.
+        """
+        check_params(state.params)
+        there = jax.device_put(state, self.placement.state_shardings(state))
+        prepared = jax.eval_shape(self._prepare, there)
+        shardings = self.placement.state_shardings(prepared)
+        # `device_put` returns the caller's own buffers where they already lie right, and donating
+        # those would delete the caller's arrays; a copy inside `jit` has buffers of its own.
+        return jax.jit(self._prepare, out_shardings=shardings)(there)
+
+    def place_batch(self, batch: PyTree) -> PyTree:
+        """The batch on the devices, cut as the step wants it: for prefetching."""
+        checks.batch(batch, self.placement, self.microbatches, self.steps_per_call)
+        return jax.device_put(batch, self.placement.batch_sharding(self._axis))
+
+    def _prepare(self, state: TrainState) -> TrainState:
+        params = self.precision.to_param(state.params)
+        opt_state = state.opt_state
+        if self.precision.param is not None:
+            with jax.numpy_dtype_promotion("standard"):
+                like = jax.eval_shape(self.tx.init, params)
+            checks.same_structure(like, opt_state, "opt_state", "tx.init(params)")
+            opt_state = jax.tree.map(
+                lambda x, new: x.astype(new.dtype) if x.shape == new.shape else x, opt_state, like
+            )
+        state = state.replace(
+            params=params, opt_state=opt_state, guard=self.guard.init(state.guard)
+        )
+        # The copies also lose JAX's weak types, which would make the second step another program.
+        return jax.tree.map(lambda x: jnp.array(x, dtype=x.dtype, copy=True), state)
+
+    # -- compiling ---------------------------------------------------------------------------
+
+    def lower(self, state: TrainState, batch: PyTree) -> jax.stages.Lowered:
+        """The step for these shapes, traced and lowered; arrays or `jax.ShapeDtypeStruct`s."""
+        checks.batch(batch, self.placement, self.microbatches, self.steps_per_call)
+        check_params(state.params)
+        prepared = jax.eval_shape(self._prepare, state)
+        shapes = jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            prepared,
+            self.placement.state_shardings(prepared),
+        )
+        batch = jax.tree.map(checks.shape_of, batch)
+        return self.placement.lower(
+            self.program, shapes, batch, axis=self._axis, donate=self.donate
+        )
+
+    def compile(self, state: TrainState, batch: PyTree) -> jax.stages.Compiled:
+        """Compiles the step for these shapes ahead of time; a later call with them uses it.
+
+        Takes arrays or `jax.ShapeDtypeStruct`s, touches no device, and may run in a thread of its
+        own while another program trains. The result has `cost_analysis()`, `memory_analysis()`
+        and `as_text()`.
+        """
+        prepared = jax.eval_shape(self._prepare, state)
+        key = _signature(prepared), _signature(jax.tree.map(checks.shape_of, batch))
+        with self._lock:
+            if key not in self._compiled:
+                self._compiled[key] = self.lower(state, batch).compile()
+            return self._compiled[key]
+
+    @property
+    def compiles(self) -> int:
+        """How many programs have been compiled: one for each structure of state and batch."""
+        return len(self._compiled)
+
+    # -- running -----------------------------------------------------------------------------
+
+    def __call__(self, state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        """One call: `steps_per_call` steps."""
+        if self._in_a_row:
+            self.check(wait=False)
+        # The state that the last call returned needs no second look.
+        known, signature = self._last
+        if state.step is not known:
+            state, signature = self._accept(state)
+        key = signature, _signature(batch)
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            compiled = self.compile(state, batch)
+            self._compiled[key] = compiled
+        state, metrics = compiled(state, self.placement.feed(batch, self._axis))
+        self._last = state.step, signature
+        if self.guard.limit is not None:
+            self._in_a_row.append(metrics.pop("skipped_in_a_row"))
+        return state, metrics
+
+    def _accept(self, state: TrainState) -> tuple[TrainState, Any]:
+        if not isinstance(state, TrainState):
+            raise TypeError(
+                f"a step takes a trainkit.TrainState, not {type(state).__name__}; make one with "
+                "TrainState.create(params, tx) and place it with step.place(state)."
+            )
+        check_params(state.params)
+        if checks.is_fresh(state):
+            state = self.place(state)
+        checks.placed(state, self.placement, self._prepare)
+        return state, _signature(state)
+
+    def check(self, wait: bool = True) -> None:
+        """Raises `NonFiniteError` if the limit of `skip_nonfinite` has been passed.
+
+        Every call looks, without waiting for the device, at the counts that have arrived by
+        then, so the error comes one or a few calls late; `step.check()` waits for all of them.
+        """
+        limit = self.guard.limit
+        while self._in_a_row and (
+            wait or len(self._in_a_row) > _LAG or self._in_a_row[0].is_ready()
+        ):
+            worst = int(jax.device_get(self._in_a_row.popleft()).max())
+            if limit is not None and worst > limit:
+                self._in_a_row.clear()
+                raise NonFiniteError(
+                    f"{worst} steps in a row had a loss or a gradient that is not finite, more "
+                    f"than skip_nonfinite={limit} allows. They were left out: the state is as it "
+                    "was before them. Lower the learning rate, clip the gradients, or look at "
+                    "the data of these steps."
+                )
+
+
+# Calls that may be under way before the oldest count is waited for: it bounds how late the error
+# of `skip_nonfinite` can come, and is deep enough that the device never runs dry.
+_LAG = 4
+
+
+def _signature(tree: PyTree) -> Any:
+    leaves, treedef = jax.tree.flatten(tree)
+    return treedef, tuple((x.shape, x.dtype) for x in leaves)

@@ -1,0 +1,148 @@
+"""From summed gradients to the new state: divide once, decide, transform, report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from trainkit import checks
+from trainkit.metrics_on_device import global_norm, hyperparams
+from trainkit.placement.reduce import Sums
+from trainkit.precision import Precision
+from trainkit.state import TrainState
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Guard:
+    """Whether a non-finite step is left out, how many in a row may be, and the loss scale.
+
+    It lives in `TrainState.guard`, so that it is saved and restored with the rest.
+    """
+
+    skip: bool
+    limit: int | None
+    precision: Precision
+
+    @classmethod
+    def of(cls, skip_nonfinite: bool | int, precision: Precision) -> Guard:
+        limit = None if isinstance(skip_nonfinite, bool) else skip_nonfinite
+        skip = limit is not None or skip_nonfinite is True or precision.dynamic is not None
+        return cls(skip, limit, precision)
+
+    def init(self, old: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """The counters, those of an earlier run kept."""
+        new: dict[str, jax.Array] = {}
+        if self.skip:
+            new |= {"skipped": jnp.zeros((), jnp.int32), "in_a_row": jnp.zeros((), jnp.int32)}
+        if (dynamic := self.precision.dynamic) is not None:
+            new |= {
+                "loss_scale": jnp.asarray(dynamic.initial, jnp.float32),
+                "finite_in_a_row": jnp.zeros((), jnp.int32),
+            }
+        return {name: old.get(name, value) for name, value in new.items()}
+
+    def scale(self, guard: Mapping[str, jax.Array]) -> jax.Array | None:
+        """What the loss is multiplied by before it is differentiated; `None`: nothing."""
+        if self.precision.loss_scale is None:
+            return None
+        if self.precision.dynamic is None:
+            return jnp.asarray(self.precision.loss_scale, jnp.float32)
+        return guard["loss_scale"]
+
+    def advance(self, guard: Mapping[str, jax.Array], finite: jax.Array) -> dict[str, jax.Array]:
+        """The counters after a step."""
+        new = dict(guard)
+        if self.skip:
+            skipped = jnp.where(finite, 0, 1).astype(jnp.int32)
+            new["skipped"] = guard["skipped"] + skipped
+            new["in_a_row"] = jnp.where(finite, 0, guard["in_a_row"] + 1).astype(jnp.int32)
+        if (dynamic := self.precision.dynamic) is not None:
+            scale, good = guard["loss_scale"], guard["finite_in_a_row"] + 1
+            grow = good >= dynamic.interval
+            up = jnp.where(grow, scale * dynamic.factor, scale)
+            # A scale that overflowed would multiply every later loss by infinity.
+            up = jnp.where(jnp.isfinite(up), up, scale)
+            down = jnp.maximum(scale / dynamic.factor, 1.0)
+            new["loss_scale"] = jnp.where(finite, up, down)
+            new["finite_in_a_row"] = jnp.where(finite & ~grow, good, 0).astype(jnp.int32)
+        return new
+
+
+def make_update(
+    tx: optax.GradientTransformation,
+    precision: Precision,
+    guard: Guard,
+    schedules: Mapping[str, Callable[[jax.Array], Any]],
+) -> Callable[[TrainState, Sums, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    """`update(state, sums, scale) -> (state, metrics)`, on values that are summed already."""
+    transform = optax.with_extra_args_support(tx)
+
+    def update(
+        state: TrainState, sums: Sums, scale: Any
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        # A batch that is masked from end to end has the gradient 0, not 0 / 0.
+        weight = jnp.where(sums.weight == 0, jnp.ones_like(sums.weight), sums.weight)
+        loss = sums.total / weight
+        by = weight if scale is None else weight * scale.astype(weight.dtype)
+        mean = jax.tree.map(lambda g: g / by.astype(g.dtype), sums.grads)
+        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), mean, state.params)
+        # Optax's own Adam and schedules mix int32 counts with floats: under strict promotion they
+        # raise, and a user who is strict about a model cannot mend that.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = transform.update(grads, state.opt_state, state.params, value=loss)
+            values = {name: jnp.asarray(fn(state.step)) for name, fn in schedules.items()}
+        checks.same_structure(state.opt_state, opt_state, "opt_state", "tx.update")
+        checks.same_structure(state.params, updates, "updates", "tx.update", dtypes=False)
+        params = jax.tree.map(_add, state.params, updates)
+
+        metrics = {"loss": loss, "grad_norm": global_norm(mean)}
+        metrics |= hyperparams(opt_state)
+        metrics |= values
+        if scale is not None:
+            metrics["loss_scale"] = scale
+        new = state.replace(
+            step=state.step + 1,
+            params=params,
+            model_state=sums.model_state,
+            opt_state=opt_state,
+        )
+        if guard.skip:
+            finite = _all_finite((sums.total, sums.weight, mean))
+            new = new.replace(
+                params=_choose(finite, params, state.params),
+                model_state=_choose(finite, sums.model_state, state.model_state),
+                opt_state=_choose(finite, opt_state, state.opt_state),
+                guard=guard.advance(state.guard, finite),
+            )
+            updates = jax.tree.map(lambda u: jnp.where(finite, u, jnp.zeros_like(u)), updates)
+        metrics["update_norm"] = global_norm(updates)
+        metrics["param_norm"] = global_norm(new.params)
+        metrics["skipped_steps"] = new.guard.get("skipped", jnp.zeros((), jnp.int32))
+        if guard.limit is not None:
+            metrics["skipped_in_a_row"] = new.guard["in_a_row"]
+        for name, (total, own) in sums.metrics.items():
+            checks.metric_name(name, metrics)
+            metrics[name] = total / jnp.where(own == 0, jnp.ones_like(own), own)
+        return new, metrics
+
+    return update
+
+
+def _add(param: jax.Array, update: jax.Array) -> jax.Array:
+    wide = jnp.promote_types(param.dtype, update.dtype)
+    return (param.astype(wide) + update.astype(wide)).astype(param.dtype)
+
+
+def _all_finite(tree: PyTree) -> jax.Array:
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+
+
+def _choose(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
