@@ -8,7 +8,6 @@ from trainkit.precision import LossScale, Precision
 from trainkit.state import TrainState
 from trainkit.step import NonFiniteError, TrainStep, make_train_step
 
-
 __version__ = "0.1.0"
 
 __all__ = [

@@ -62,11 +62,10 @@ def _by_size(layout: BySize, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpe
 
 
 def _by_rule(layout: Rules, name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec | None:
-    for pattern, spec in layout.rules:
-        if re.search(pattern, name):
-            break
-    else:
+    found = next((rule for rule in layout.rules if re.search(rule[0], name)), None)
+    if found is None:
         return None
+    pattern, spec = found
     if len(spec) > len(shape):
         raise ValueError(
             f"rule ({pattern!r}, {spec}) names {len(spec)} axes, but {name} has shape {shape}."
