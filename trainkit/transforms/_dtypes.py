@@ -1,0 +1,70 @@
+"""Arithmetic in float32 or wider, storage as it was: why low precision keeps working.
+
+In bfloat16 a β₂ of .999 *is* 1, and 1 − β₂ is 0 as soon as β₂ is an array. So the arithmetic of a
+rule is done in float32 whatever its storage, and what comes out is put back into the dtypes that
+went in. That also makes every state a fixpoint of its update.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PyTree = Any
+
+
+def is_float(x: Any) -> bool:
+    """Whether `x` is (or stands for) a floating array."""
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def widest(*trees: PyTree) -> np.dtype:
+    """The widest floating dtype among the leaves, float32 at least."""
+    dtypes = [x.dtype for x in jax.tree.leaves(trees) if is_float(x)]
+    wide = jnp.dtype(jnp.float64) in [jnp.dtype(d) for d in dtypes]
+    return jnp.dtype(jnp.float64 if wide else jnp.float32)
+
+
+def upcast(tree: PyTree, dtype: Any = None) -> PyTree:
+    """The tree with floats in `dtype`, or, without one, with 8 and 16 bit floats in float32."""
+
+    def one(x: Any) -> Any:
+        if not is_float(x):
+            return x
+        if dtype is not None:
+            return x.astype(dtype)
+        return x.astype(jnp.float32) if jnp.dtype(x.dtype).itemsize < 4 else x
+
+    return jax.tree.map(one, tree)
+
+
+def cast_like(tree: PyTree, like: PyTree) -> PyTree:
+    """The tree with the dtypes of `like`, and no weak types."""
+
+    def one(x: Any, reference: Any) -> Any:
+        dtype = getattr(reference, "dtype", None)
+        if dtype is None:
+            dtype = jnp.result_type(reference)
+        if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):  # random keys
+            return x
+        if getattr(x, "dtype", None) == dtype and not getattr(x, "weak_type", False):
+            return x
+        return jax.lax.convert_element_type(x, dtype)
+
+    return jax.tree.map(one, tree, like)
+
+
+def own(tree: PyTree, *others: PyTree) -> PyTree:
+    """The tree with no buffer twice and none of the others', so that it can be donated."""
+    seen = {id(x) for x in jax.tree.leaves(others)}
+
+    def one(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or id(x) not in seen:
+            seen.add(id(x))
+            return x
+        return jnp.copy(x)
+
+    return jax.tree.map(one, tree)

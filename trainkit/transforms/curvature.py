@@ -1,0 +1,312 @@
+"""Rules of the second order: products with the Hessian or Gauss-Newton matrix, never the matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import optax.contrib
+
+from trainkit.transforms import _check
+from trainkit.transforms._dtypes import widest
+from trainkit.transforms.rule import rule
+
+PyTree = Any
+
+
+def hvp(fn: Callable[[PyTree], jax.Array], params: PyTree, vector: PyTree) -> PyTree:
+    """∇²f(θ) v, the Hessian-vector product, by forward over reverse mode; costs about 4 f.
+
+    >>> import jax.numpy as jnp
+    >>> hvp(lambda x: jnp.sum(x**3), jnp.array([1.0, 2.0]), jnp.array([1.0, 1.0])).tolist()
+    [6.0, 12.0]
+
+    Pearlmutter, Fast Exact Multiplication by the Hessian, 1994.
+    """
+    return jax.jvp(jax.grad(fn), (params,), (vector,))[1]
+
+
+def gnvp(
+    fn: Callable[[PyTree], PyTree],
+    params: PyTree,
+    vector: PyTree,
+    loss: Callable[[PyTree], jax.Array] | None = None,
+) -> PyTree:
+    """Jᵀ H J v, the Gauss-Newton product of loss(fn(θ)): positive semi-definite for a convex loss.
+
+    J is the Jacobian of `fn` and H the Hessian of `loss` in fn's output; without a `loss`, H = 1,
+    as for ½‖fn(θ)‖².
+
+    >>> import jax.numpy as jnp
+    >>> gnvp(lambda x: x**2, jnp.array([1.0, 2.0]), jnp.array([1.0, 1.0])).tolist()
+    [4.0, 16.0]
+
+    Schraudolph, Fast Curvature Matrix-Vector Products for Second-Order Gradient Descent, 2002.
+    """
+    outputs, tangent = jax.jvp(fn, (params,), (vector,))
+    if loss is not None:
+        tangent = hvp(loss, outputs, tangent)
+    return jax.vjp(fn, params)[1](tangent)[0]
+
+
+def _dot(a: PyTree, b: PyTree) -> jax.Array:
+    dtype = widest(a)
+    parts = [
+        jnp.sum(x.astype(dtype) * y.astype(dtype))
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    ]
+    return sum(parts, jnp.zeros((), dtype))
+
+
+def _axpy(a: jax.Array, x: PyTree, y: PyTree) -> PyTree:
+    return jax.tree.map(lambda u, v: a.astype(v.dtype) * u + v, x, y)
+
+
+def conjugate_gradient(
+    matvec: Callable[[PyTree], PyTree], b: PyTree, *, max_iterations: int, tol: Any
+) -> tuple[PyTree, jax.Array]:
+    """Solves A x = b from x = 0, until ‖b − A x‖ ≤ tol ‖b‖; stops where curvature is not positive.
+
+    There it returns what it has, or b itself where that is the first direction: always a direction
+    of descent when b = −∇f (Steihaug, 1983). Returns x and the iterations made.
+
+    >>> import jax.numpy as jnp
+    >>> x, n = conjugate_gradient(lambda v: 2.0 * v, jnp.array([4.0]), max_iterations=5, tol=1e-6)
+    >>> x.tolist(), int(n)
+    ([2.0], 1)
+    """
+    norm2 = _dot(b, b)
+    limit = jnp.square(jnp.asarray(tol).astype(norm2.dtype)) * norm2
+    start = (jax.tree.map(jnp.zeros_like, b), b, b, norm2, jnp.zeros((), jnp.int32), norm2 > 0)
+
+    def going(carry: Any) -> jax.Array:
+        _, _, _, residual2, n, on = carry
+        return on & (residual2 > limit) & (n < max_iterations)
+
+    def step(carry: Any) -> Any:
+        x, r, p, residual2, n, _ = carry
+        ap = matvec(p)
+        curvature = _dot(p, ap)
+        positive = curvature > 0
+        alpha = residual2 / jnp.where(positive, curvature, 1)
+        fallback = jax.tree.map(lambda u, v: jnp.where(n == 0, v, u), x, b)
+        moved = _axpy(alpha, p, x)
+        x = jax.tree.map(lambda a, c: jnp.where(positive, a, c), moved, fallback)
+        r = _axpy(-alpha, ap, r)
+        new2 = _dot(r, r)
+        p = _axpy(new2 / residual2, p, r)
+        return x, r, p, new2, n + 1, positive
+
+    x, _, _, _, iterations, _ = jax.lax.while_loop(going, step, start)
+    return x, iterations
+
+
+class NewtonState(NamedTuple):
+    """State of `newton_cg` and `gauss_newton`.
+
+    Attributes:
+      count: int32 scalar, the updates made.
+      iterations: int32 scalar, the iterations of conjugate gradients in the last one.
+    """
+
+    count: Any  # an array; tuples have a method of this name
+    iterations: jax.Array
+
+
+def _newton(
+    learning_rate: Any, damping: Any, max_iterations: int, tol: Any, product: Any
+) -> optax.GradientTransformationExtraArgs:
+    def init(params: PyTree) -> NewtonState:
+        return NewtonState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
+    def update(updates: PyTree, state: NewtonState, params: PyTree = None, **extra: Any) -> Any:
+        matvec = product(params, **extra)
+
+        def damped(v: PyTree) -> PyTree:
+            return _axpy(jnp.asarray(damping), v, matvec(v))
+
+        right = jax.tree.map(jnp.negative, updates)
+        step, n = conjugate_gradient(damped, right, max_iterations=max_iterations, tol=tol)
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        step = jax.tree.map(lambda d: jnp.asarray(rate).astype(d.dtype) * d, step)
+        return step, NewtonState(optax.safe_increment(state.count), n)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@rule(needs_params=True)
+def newton_cg(
+    learning_rate: Any = 1.0,
+    damping: float = 0.0,
+    max_iterations: int = 50,
+    tol: float = 1e-6,
+) -> optax.GradientTransformationExtraArgs:
+    """Newton's method, inexactly: θ ← θ + η d with (∇²f + λ) d = −g solved by conjugate gradients.
+
+    Only products with the Hessian are taken, and negative curvature ends the solve (see
+    `conjugate_gradient`), so that d is a direction of descent. `update` takes `value_fn`, the
+    scalar loss as a function of the parameters. Not in Optax.
+
+    Raises:
+      ValueError: `update` without `value_fn`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> f = lambda x: jnp.sum(jnp.array([1.0, 100.0]) * x**2)
+    >>> tx, p = newton_cg(), jnp.array([3.0, -2.0])
+    >>> u, _ = tx.update(jax.grad(f)(p), tx.init(p), p, value_fn=f)
+    >>> bool(jnp.all(jnp.abs(p + u) < 1e-4))
+    True
+
+    Dembo, Eisenstat and Steihaug, Inexact Newton Methods, 1982; Martens, Deep learning via
+    Hessian-free optimization, 2010.
+    """
+    _check.count("max_iterations", max_iterations, "newton_cg")
+
+    def product(params: PyTree, value_fn: Any = None, **_: Any) -> Any:
+        if value_fn is None:
+            raise ValueError(
+                "newton_cg needs the loss: call update(grads, state, params, value_fn=f) with f a "
+                "function of the parameters that returns a scalar."
+            )
+        return lambda v: hvp(value_fn, params, v)
+
+    return _newton(learning_rate, damping, max_iterations, tol, product)
+
+
+@rule(needs_params=True)
+def gauss_newton(
+    learning_rate: Any = 1.0,
+    damping: float = 1e-3,
+    max_iterations: int = 50,
+    tol: float = 1e-6,
+) -> optax.GradientTransformationExtraArgs:
+    """Gauss-Newton: θ ← θ + η d with (Jᵀ H J + λ) d = −g, solved by conjugate gradients.
+
+    `update` takes `residual_fn`, from the parameters to residuals r (or outputs), and optionally
+    `output_loss`, from them to the scalar loss; without it the loss is ½‖r‖² and H = 1, and with
+    `damping` λ this is Levenberg-Marquardt. The matrix is never indefinite, unlike Newton's.
+    Not in Optax.
+
+    Raises:
+      ValueError: `update` without `residual_fn`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> r = lambda w: jnp.array([[1.0, 2.0], [0.0, 3.0], [1.0, 1.0]]) @ w - jnp.ones(3)
+    >>> tx, w = gauss_newton(damping=0.0), jnp.zeros(2)
+    >>> g = jax.grad(lambda w: 0.5 * jnp.sum(r(w) ** 2))(w)
+    >>> u, _ = tx.update(g, tx.init(w), w, residual_fn=r)
+    >>> [round(float(x), 3) for x in w + u]  # least squares
+    [0.526, 0.316]
+
+    Martens and Grosse, Optimizing Neural Networks with Kronecker-factored Approximate Curvature,
+    2015, section 6; Levenberg, 1944.
+    """
+    _check.count("max_iterations", max_iterations, "gauss_newton")
+
+    def product(params: PyTree, residual_fn: Any = None, output_loss: Any = None, **_: Any) -> Any:
+        if residual_fn is None:
+            raise ValueError(
+                "gauss_newton needs the residuals: call update(grads, state, params, "
+                "residual_fn=r) with r a function of the parameters whose ½‖r‖² is the loss (or "
+                "pass output_loss)."
+            )
+        return lambda v: gnvp(residual_fn, params, v, output_loss)
+
+    return _newton(learning_rate, damping, max_iterations, tol, product)
+
+
+@rule(needs_params=True)
+def lbfgs(
+    learning_rate: Any = None,
+    memory_size: int = 10,
+    scale_init_precond: bool = True,
+    linesearch: Any = "zoom",
+) -> optax.GradientTransformationExtraArgs:
+    """L-BFGS: θ ← θ − η H g, H the inverse Hessian that the last `memory_size` steps imply.
+
+    H is applied by the two-loop recursion. By default η comes from a zoom line search, for which
+    `update` takes `value`, `grad` and `value_fn`; `linesearch=None` steps by `learning_rate` alone.
+    For full batches: noise between gradients is taken for curvature. Optax: `optax.lbfgs`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> f = lambda x: jnp.sum(jnp.array([1.0, 100.0]) * x**2)
+    >>> tx, p = lbfgs(), jnp.array([3.0, -2.0])
+    >>> state = tx.init(p)
+    >>> for _ in range(10):
+    ...     value, grad = jax.value_and_grad(f)(p)
+    ...     u, state = tx.update(grad, state, p, value=value, grad=grad, value_fn=f)
+    ...     p = p + u
+    >>> bool(f(p) < 1e-6)
+    True
+
+    Liu and Nocedal, On the limited memory BFGS method for large scale optimization, 1989.
+    """
+    _check.count("memory_size", memory_size, "lbfgs")
+    if linesearch == "zoom":
+        linesearch = optax.scale_by_zoom_linesearch(
+            max_linesearch_steps=20, initial_guess_strategy="one"
+        )
+    return optax.lbfgs(learning_rate, memory_size, scale_init_precond, linesearch)
+
+
+@rule(needs_params=True)
+def sophia(
+    learning_rate: Any,
+    b1: float = 0.965,
+    b2: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: float = 1e-4,
+    weight_decay_mask: Any = None,
+    gamma: float = 0.01,
+    clip_threshold: float | None = 1.0,
+    update_interval: int = 10,
+    key: jax.Array | int = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """Sophia-H: θ ← θ − η (clip(μ̂ / max(γ h, ε), ±ρ) + λ θ), h an EMA of the Hessian's diagonal.
+
+    Every `update_interval` steps h ← β₂ h + (1 − β₂) z ⊙ ∇²f z, with random signs z; a step uses
+    the h of the step before it. `update` takes `value_fn`, the loss as a function of the
+    parameters (Optax calls it `obj_fn`; either is taken). Under data parallelism `value_fn` must
+    average over devices itself. Departs from the paper as Optax does: bias-corrected μ, signs
+    instead of normal z. Optax: `optax.contrib.sophia`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> f = lambda x: jnp.sum(x**2)
+    >>> tx, p = sophia(0.5, weight_decay=0.0), jnp.array([3.0, -2.0])
+    >>> tx.update(jax.grad(f)(p), tx.init(p), p, value_fn=f)[0].tolist()
+    [-0.5, 0.5]
+
+    Liu et al., Sophia: A Scalable Stochastic Second-order Optimizer, 2023.
+    """
+    _check.count("update_interval", update_interval, "sophia")
+    seed = jax.random.key_data(jax.random.key(key)) if isinstance(key, int) else key
+    inner = optax.contrib.sophia(
+        learning_rate,
+        b1,
+        b2,
+        eps,
+        weight_decay,
+        weight_decay_mask,
+        gamma,
+        clip_threshold,
+        update_interval,
+        optax.contrib.hutchinson_estimator_diag_hessian(seed),
+    )
+
+    def init(params: PyTree) -> Any:
+        # A copy of the key: the state may be donated, and the rule used again.
+        return jax.tree.map(lambda x: jnp.copy(x) if x is seed else x, inner.init(params))
+
+    def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> Any:
+        fn = extra.pop("value_fn", None) or extra.pop("obj_fn", None)
+        if fn is None:
+            raise ValueError(
+                "sophia needs the loss: call update(grads, state, params, value_fn=f) with f a "
+                "function of the parameters that returns a scalar."
+            )
+        return inner.update(updates, state, params, obj_fn=fn)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,135 @@
+"""Penalties on the weights: coupled and decoupled decay, L1, L2, and which leaves they spare."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from trainkit.transforms import _check
+from trainkit.transforms.rule import rule
+
+PyTree = Any
+
+
+def decay_mask(
+    params: PyTree,
+    *,
+    exclude: str = r"(^|[/_.])(bias|b|scale|gamma|beta|norm|layernorm|batchnorm)\d*($|[/_.])",
+) -> PyTree:
+    """Which leaves to decay: matrices and kernels, not biases, norm scales or other vectors.
+
+    A leaf decays where it has two axes or more and its path does not match `exclude` (searched for,
+    without case). Give it to any rule as `mask=decay_mask`.
+
+    >>> import jax.numpy as jnp
+    >>> decay_mask({"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}})
+    {'dense': {'bias': False, 'kernel': True}}
+    """
+    pattern = re.compile(exclude, re.IGNORECASE)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, p: jnp.ndim(p) >= 2 and not pattern.search(_check.name_of(path)), params
+    )
+
+
+def _masked(function: Any, mask: Any) -> optax.GradientTransformation:
+    tx = optax.GradientTransformation(
+        lambda params: optax.EmptyState(),
+        lambda updates, state, params=None: (jax.tree.map(function, updates, params), state),
+    )
+    return tx if mask is None else optax.masked(tx, mask)
+
+
+@rule(needs_params=True)
+def l2(strength: float, mask: Any = None) -> optax.GradientTransformation:
+    """Coupled decay: the gradient of ½ λ ‖θ‖² added to the loss, g ← g + λ θ.
+
+    It belongs at the head of a chain. Before plain gradient descent it is weight decay; before an
+    adaptive rule it is not (see `adamw`). A penalty written λ ‖θ‖² is this one with 2 λ.
+    Optax: `optax.add_decayed_weights` at the head.
+
+    >>> import jax.numpy as jnp
+    >>> tx, p = l2(0.5), jnp.array([4.0])
+    >>> tx.update(jnp.ones(1), tx.init(p), p)[0].tolist()
+    [3.0]
+    """
+    return _masked(lambda g, p: g + _as(strength, p) * p, mask)
+
+
+@rule(needs_params=True)
+def l1(strength: float, mask: Any = None) -> optax.GradientTransformation:
+    """The gradient of λ ‖θ‖₁ added to the loss: g ← g + λ sign(θ), 0 at 0.
+
+    Steps of finite length jump across 0 and back, so that weights become small rather than 0:
+    for exact zeros use `soft_threshold` at the end of the chain. Not in Optax.
+
+    >>> import jax.numpy as jnp
+    >>> tx, p = l1(0.5), jnp.array([4.0, 0.0])
+    >>> tx.update(jnp.ones(2), tx.init(p), p)[0].tolist()
+    [1.5, 1.0]
+
+    Tibshirani, Regression Shrinkage and Selection via the Lasso, 1996.
+    """
+    return _masked(lambda g, p: g + _as(strength, p) * jnp.sign(p), mask)
+
+
+@rule(needs_params=True)
+def soft_threshold(
+    learning_rate: float, strength: float, mask: Any = None
+) -> optax.GradientTransformation:
+    """The proximal step of λ ‖θ‖₁, last in a chain: θ ← S(θ + u), S(x) = sign(x) max(|x| − ηλ, 0).
+
+    Weights become exactly 0 and stay there. Not in Optax as a transformation.
+
+    >>> import jax.numpy as jnp
+    >>> tx, p = soft_threshold(1.0, 0.5), jnp.array([4.0, 0.25])
+    >>> (p + tx.update(jnp.zeros(2), tx.init(p), p)[0]).tolist()
+    [3.5, 0.0]
+
+    Beck and Teboulle, A Fast Iterative Shrinkage-Thresholding Algorithm, 2009.
+    """
+
+    def one(u: jax.Array, p: jax.Array) -> jax.Array:
+        moved = p + u
+        bound = _as(learning_rate, p) * _as(strength, p)
+        return jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - bound, 0) - p
+
+    return _masked(one, mask)
+
+
+@rule(needs_params=True)
+def decoupled_weight_decay(
+    learning_rate: Any, weight_decay: float, mask: Any = None
+) -> optax.GradientTransformation:
+    """Decoupled decay, last in a chain, after the rate: u ← u − η λ θ, whatever made u.
+
+    Optax: `optax.add_decayed_weights` between the rule and its rate does the same. Here it can be
+    given its own rate or schedule (the paper's λ, which η does not multiply, has η = 1).
+
+    >>> import jax.numpy as jnp
+    >>> tx, p = decoupled_weight_decay(0.5, 0.5), jnp.array([4.0])
+    >>> tx.update(jnp.zeros(1), tx.init(p), p)[0].tolist()
+    [-1.0]
+
+    Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019.
+    """
+
+    def init(params: PyTree) -> optax.ScaleByScheduleState:
+        return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
+
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> Any:
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        new = jax.tree.map(
+            lambda u, p: u - _as(rate, p) * (_as(weight_decay, p) * p), updates, params
+        )
+        return new, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
+
+    tx = optax.GradientTransformation(init, update)
+    return tx if mask is None else optax.masked(tx, mask)
+
+
+def _as(value: Any, like: jax.Array) -> jax.Array:
+    return jnp.asarray(value).astype(like.dtype)

@@ -1,0 +1,143 @@
+"""What makes an update rule of a plain factory: checks, dtypes, and a memory of its arguments."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import optax
+
+from trainkit.transforms import _check
+from trainkit.transforms._dtypes import cast_like, is_float, own, upcast, widest
+
+PyTree = Any
+Factory = TypeVar("Factory", bound=Callable[..., optax.GradientTransformation])
+
+# The names under which states keep trees that mirror the parameters.
+_SLOTS = ("mu", "nu", "trace", "ema", "sum_of_squares", "z", "v", "momentum", "accumulated")
+
+
+class Rule(optax.GradientTransformationExtraArgs):
+    """A gradient transformation that remembers what it was made of.
+
+    Attributes:
+      name: the factory's name, for messages.
+      factory: the undecorated factory.
+      arguments: the arguments it was called with, defaults included.
+    """
+
+    name: str
+    factory: Callable[..., optax.GradientTransformation]
+    arguments: dict[str, Any]
+    needs_params: bool
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The arguments that are numbers or schedules, and may be changed while it runs."""
+        return {
+            name: value
+            for name, value in self.arguments.items()
+            if name in _check.KINDS and (callable(value) or _check.concrete(value) is not None)
+        }
+
+
+def rule(factory: Factory | None = None, *, needs_params: bool = False) -> Any:
+    """Makes a rule of a factory of gradient transformations.
+
+    The rule refuses bad hyper-parameters when it is made and mismatched trees when it is used,
+    computes in float32 at least, returns updates in the gradients' dtypes, and keeps the structure,
+    shapes, dtypes and buffers of its state its own.
+    """
+    if factory is None:
+        return functools.partial(rule, needs_params=needs_params)
+    made = factory
+    signature = inspect.signature(made)
+
+    @functools.wraps(made)
+    def make(*args: Any, **kwargs: Any) -> Rule:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        for name, value in bound.arguments.items():
+            if name in _check.KINDS and value is not None:
+                _check.hyperparameter(name, value, made.__name__)
+        return _build(made, dict(bound.arguments), made.__name__, needs_params)
+
+    return make
+
+
+def _build(factory: Any, arguments: dict[str, Any], name: str, needs_params: bool) -> Rule:
+    inner = optax.with_extra_args_support(factory(**arguments))
+    init, update = guarded(inner, name, needs_params)
+    made = Rule(init, update)
+    made.name, made.factory = name, factory
+    made.arguments, made.needs_params = arguments, needs_params
+    return made
+
+
+def guarded(
+    inner: optax.GradientTransformationExtraArgs,
+    name: str,
+    needs_params: bool,
+    *,
+    dtype: Any = None,
+) -> tuple[Any, Any]:
+    """The `init` and `update` of a rule; with a `dtype`, all leaves are computed in that one."""
+    compute = dtype
+
+    def init(params: PyTree) -> PyTree:
+        state = inner.init(params)
+        return own(cast_like(state, state), params)
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        if needs_params:
+            _check.need_params(name, params)
+        if params is not None:
+            _check.same_tree(updates, params, "parameters", name)
+        else:
+            _check_slots(updates, state, name)
+        dtype = compute
+        if dtype is None and widest(updates) != widest(params, state):
+            dtype = widest(updates, params, state)
+        wide = upcast(updates, dtype)
+        if params is not None and dtype is None:
+            # Gradients of another precision than their parameters meet them in the wider one.
+            wide = jax.tree.map(
+                lambda u, p: u.astype(widest(u, p)) if is_float(u) else u, wide, params
+            )
+        # Optax mixes int32 counts with float scalars, which strict promotion refuses; every dtype
+        # that comes out is put back below, so nothing can be promoted unseen.
+        with jax.numpy_dtype_promotion("standard"):
+            new_updates, new_state = inner.update(
+                wide,
+                upcast(state, dtype),
+                None if params is None else upcast(params, dtype),
+                **extra,
+            )
+        return cast_like(new_updates, updates), cast_like(new_state, state)
+
+    return init, update
+
+
+def _check_slots(updates: PyTree, state: PyTree, name: str) -> None:
+    def look(node: Any) -> None:
+        if hasattr(node, "_fields"):
+            for field in node._fields:
+                value = getattr(node, field)
+                if field in _SLOTS and _mirrors(value):
+                    _check.same_tree(updates, value, f"state ({field})", name)
+                elif isinstance(value, tuple):
+                    look(value)
+        elif isinstance(node, tuple):
+            for child in node:
+                look(child)
+
+    def _mirrors(value: Any) -> bool:
+        # Factored and quantised slots have their own shapes: only plain ones can be compared.
+        return not any(leaf is None for leaf in jax.tree.leaves(value, is_leaf=lambda x: x is None))
+
+    if not hasattr(state, "v_row"):
+        look(state)
