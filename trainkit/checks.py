@@ -42,25 +42,44 @@ def options(loss_fn: Any, tx: Any, microbatches: Any, steps_per_call: Any, skip:
 
 def batch(batch: PyTree, placement: Any, microbatches: int, steps_per_call: int) -> None:
     """Every leaf has the same leading sizes, which divide by steps, devices and micro-batches."""
+    axis = 0 if steps_per_call == 1 else 1
+    if axis:
+        for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
+            if jnp.ndim(leaf) and leaf.shape[0] != steps_per_call:
+                raise ValueError(
+                    f"{batch_name(path)} has shape {leaf.shape}; with steps_per_call="
+                    f"{steps_per_call} every leaf must be [{steps_per_call}, examples, …]: stack "
+                    f"{steps_per_call} batches along a new first axis."
+                )
+    size = examples(batch, axis)
+    least = placement.parts * microbatches
+    if size == 0 or size % least:
+        near = max(least, size // least * least)
+        raise ValueError(
+            f"a batch of {size} examples does not divide into {placement.parts} devices × "
+            f"{microbatches} microbatches = {least} parts (placement {placement.name!r}). Use a "
+            f"batch of {near} or {near + least}, or pad it and give the padding the weight 0."
+        )
+
+
+def batch_name(path: Any) -> str:
+    return f"batch/{name_of(path)}" if path else "batch"
+
+
+def examples(batch: PyTree, axis: int) -> int:
+    """How many examples a batch has: the size that all its leaves have on `axis`."""
     leaves = jax.tree_util.tree_flatten_with_path(batch)[0]
     if not leaves:
         raise ValueError("the batch has no arrays in it.")
-    axis = 0 if steps_per_call == 1 else 1
-    want = "[examples, …]" if axis == 0 else f"[steps_per_call={steps_per_call}, examples, …]"
     sizes: dict[str, int] = {}
     for path, leaf in leaves:
-        name = f"batch/{name_of(path)}" if path else "batch"
+        name = batch_name(path)
         shape = getattr(leaf, "shape", None)
         if shape is None:
-            raise TypeError(
-                f"{name} is a {type(leaf).__name__}; a batch is a tree of arrays {want}."
-            )
+            raise TypeError(f"{name} is of type {type(leaf).__name__}, but must be an array.")
         if len(shape) <= axis:
-            raise ValueError(f"{name} has shape {shape}; every leaf must be {want}.")
-        if axis and shape[0] != steps_per_call:
             raise ValueError(
-                f"{name} has shape {shape}; with steps_per_call={steps_per_call} every leaf must "
-                f"be {want}: stack {steps_per_call} batches along a new first axis."
+                f"{name} has shape {shape}; its axis {axis} must be that of the examples."
             )
         sizes[name] = shape[axis]
     counts = list(sizes.values())
@@ -72,15 +91,7 @@ def batch(batch: PyTree, placement: Any, microbatches: int, steps_per_call: int)
                 f"{name} has {size} examples on its axis {axis}, but {other} has {usual}; all "
                 "leaves of a batch must have the same number."
             )
-    parts = placement.parts
-    if usual == 0 or usual % (parts * microbatches):
-        least = parts * microbatches
-        near = max(least, usual // least * least)
-        raise ValueError(
-            f"a batch of {usual} examples does not divide into {parts} devices × {microbatches} "
-            f"microbatches = {least} parts (placement {placement.name!r}). Use a batch of {near} "
-            f"or {near + least}, or pad it and give the padding the weight 0."
-        )
+    return usual
 
 
 def loss(loss: Any, model_state: PyTree) -> None:

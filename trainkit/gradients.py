@@ -37,9 +37,8 @@ def summed_over_microbatches(
     ) -> tuple[jax.Array, Sums]:
         loss = loss_fn(precision.to_compute(params), model_state, precision.to_compute(batch), rng)
         checks.loss(loss, model_state)
-        value = precision.to_accum(loss.total)
-        weight = jax.lax.stop_gradient(jnp.asarray(loss.weight).astype(value.dtype))
-        metrics = _metric_sums(loss, weight, value.dtype)
+        metrics = metric_sums(loss, precision)
+        value, weight = metrics.pop("loss")
         kept = model_state if loss.model_state is None else loss.model_state
         scaled = value if scale is None else value * scale.astype(value.dtype)
         return scaled, Sums(None, value, weight, metrics, kept)
@@ -75,11 +74,21 @@ def summed_over_microbatches(
     return local
 
 
-def _metric_sums(loss: Loss, weight: jax.Array, dtype: Any) -> dict[str, Any]:
-    def pair(value: Any) -> tuple[jax.Array, jax.Array]:
-        total, own = value if isinstance(value, tuple | list) else (value, weight)
-        return tuple(  # type: ignore[return-value]  # of two
-            jax.lax.stop_gradient(jnp.asarray(x).astype(dtype)) for x in (total, own)
-        )
+def metric_sums(loss: Loss, precision: Precision) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """name -> (total, weight) for the loss itself and for its metrics, in the accumulation dtype.
 
-    return {name: pair(value) for name, value in (loss.metrics or {}).items()}
+    Weights and metrics are constants to the gradient, whatever they were computed from.
+    """
+    total = jnp.asarray(loss.total)
+    dtype = precision.accum_dtype(total.dtype)
+
+    def constant(x: Any) -> jax.Array:
+        return jax.lax.stop_gradient(jnp.asarray(x).astype(dtype))
+
+    weight = constant(loss.weight)
+    sums = {"loss": (total.astype(dtype), weight)}
+    for name, value in (loss.metrics or {}).items():
+        checks.metric_name(name, sums)
+        own, by = value if isinstance(value, tuple | list) else (value, weight)
+        sums[name] = constant(own), constant(by)
+    return sums

@@ -89,10 +89,15 @@ class Precision:
         return cast_floating(tree, self.param)
 
     def accum_dtype(self, dtype: Any) -> Any:
-        return self.accum or jnp.promote_types(dtype, jnp.float32)
+        return self.accum or at_least_float32(dtype)
 
     def to_accum(self, tree: PyTree) -> PyTree:
         return jax.tree.map(lambda x: x.astype(self.accum_dtype(x.dtype)), tree)
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """float32 for the half precisions, any other dtype itself."""
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
 def cast_floating(tree: PyTree, dtype: Any) -> PyTree:

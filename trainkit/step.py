@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from jax.sharding import Mesh
 
 from trainkit import checks
 from trainkit.gradients import summed_over_microbatches
+from trainkit.in_flight import InFlight
 from trainkit.loss import LossFn
 from trainkit.placement import Placement, resolve
 from trainkit.precision import Precision
@@ -126,8 +128,10 @@ class TrainStep:
 
     def __post_init__(self) -> None:
         self._axis = 0 if self.steps_per_call == 1 else 1  # of the examples in a batch leaf
-        self._compiled: dict[Any, jax.stages.Compiled] = {}
+        self._compiled: dict[Any, concurrent.futures.Future[jax.stages.Compiled]] = {}
+        self._known: dict[Any, jax.stages.Compiled] = {}
         self._lock = threading.Lock()
+        self._in_flight = InFlight(self.placement)
         self._last: tuple[Any, Any] = (None, None)
         self._in_a_row: collections.deque[jax.Array] = collections.deque()
 
@@ -195,9 +199,18 @@ class TrainStep:
         prepared = jax.eval_shape(self._prepare, state)
         key = _signature(prepared), _signature(jax.tree.map(checks.shape_of, batch))
         with self._lock:
-            if key not in self._compiled:
-                self._compiled[key] = self.lower(state, batch).compile()
-            return self._compiled[key]
+            compiling = self._compiled.get(key)
+            ours = compiling is None
+            if compiling is None:
+                compiling = self._compiled[key] = concurrent.futures.Future()
+        if ours:
+            try:
+                compiling.set_result(self.lower(state, batch).compile())
+            except BaseException as error:
+                del self._compiled[key]
+                compiling.set_exception(error)
+                raise
+        return compiling.result()
 
     @property
     def compiles(self) -> int:
@@ -215,11 +228,11 @@ class TrainStep:
         if state.step is not known:
             state, signature = self._accept(state)
         key = signature, _signature(batch)
-        compiled = self._compiled.get(key)
+        compiled = self._known.get(key)
         if compiled is None:
-            compiled = self.compile(state, batch)
-            self._compiled[key] = compiled
+            compiled = self._known[key] = self.compile(state, batch)
         state, metrics = compiled(state, self.placement.feed(batch, self._axis))
+        self._in_flight.add(metrics["loss"])
         self._last = state.step, signature
         if self.guard.limit is not None:
             self._in_a_row.append(metrics.pop("skipped_in_a_row"))

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from trainkit import checks
-from trainkit.metrics_on_device import global_norm, hyperparams
 from trainkit.placement.reduce import Sums
-from trainkit.precision import Precision
+from trainkit.precision import Precision, at_least_float32
+from trainkit.reported import global_norm, hyperparams
 from trainkit.state import TrainState
 
 PyTree = Any
@@ -136,7 +136,7 @@ def make_update(
 
 
 def _add(param: jax.Array, update: jax.Array) -> jax.Array:
-    wide = jnp.promote_types(param.dtype, update.dtype)
+    wide = at_least_float32(param.dtype)
     return (param.astype(wide) + update.astype(wide)).astype(param.dtype)
 
 

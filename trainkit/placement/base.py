@@ -26,6 +26,11 @@ class Placement(Protocol):
     @property
     def parts(self) -> int: ...
 
+    @property
+    def everywhere(self) -> jax.sharding.Sharding:
+        """The sharding of a value that is whole on each device."""
+        ...
+
     def state_shardings(self, state: PyTree) -> PyTree:
         """The sharding of each leaf of a state (of arrays, or of their shapes)."""
         ...

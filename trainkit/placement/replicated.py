@@ -34,8 +34,12 @@ class ShardMap:
     def parts(self) -> int:
         return self.mesh.size
 
+    @property
+    def everywhere(self) -> jax.sharding.Sharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
     def state_shardings(self, state: PyTree) -> PyTree:
-        return jax.tree.map(lambda _: NamedSharding(self.mesh, PartitionSpec()), state)
+        return jax.tree.map(lambda _: self.everywhere, state)
 
     def batch_spec(self, axis: int) -> PartitionSpec:
         return PartitionSpec(*[None] * axis, self.batch_axes)
@@ -57,11 +61,10 @@ class ShardMap:
             out_specs=(PartitionSpec(), PartitionSpec()),
             check_vma=False,
         )
-        replicated = NamedSharding(self.mesh, PartitionSpec())
         jitted = jax.jit(
             mapped,
-            in_shardings=(replicated, NamedSharding(self.mesh, spec)),
-            out_shardings=(replicated, replicated),
+            in_shardings=(self.everywhere, self.batch_sharding(axis)),
+            out_shardings=self.everywhere,
             donate_argnums=(0,) if donate else (),
         )
         return jitted.lower(state, batch)

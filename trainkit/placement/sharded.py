@@ -56,6 +56,10 @@ class Sharded:
             size *= self.mesh.shape[axis]
         return size
 
+    @property
+    def everywhere(self) -> jax.sharding.Sharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
     def state_shardings(self, state: PyTree) -> PyTree:
         specs = state_specs(self.layout, state, self.mesh)
         return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
@@ -141,7 +145,7 @@ class Sharded:
         jitted = jax.jit(
             program,
             in_shardings=(shardings, self.batch_sharding(axis)),
-            out_shardings=(shardings, NamedSharding(self.mesh, PartitionSpec())),
+            out_shardings=(shardings, self.everywhere),
             donate_argnums=(0,) if donate else (),
         )
         return jitted.lower(state, batch)

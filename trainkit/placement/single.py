@@ -23,10 +23,14 @@ class Single:
     parts: int = 1
 
     def state_shardings(self, state: PyTree) -> PyTree:
-        return jax.tree.map(lambda _: SingleDeviceSharding(self.device), state)
+        return jax.tree.map(lambda _: self.everywhere, state)
+
+    @property
+    def everywhere(self) -> jax.sharding.Sharding:
+        return SingleDeviceSharding(self.device)
 
     def batch_sharding(self, axis: int) -> jax.sharding.Sharding:
-        return SingleDeviceSharding(self.device)
+        return self.everywhere
 
     def summed(self, local: Callable, microbatches: int) -> Callable:
         return local

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from trainkit.precision import at_least_float32
+
 PyTree = Any
 
 
@@ -14,7 +16,7 @@ def global_norm(tree: PyTree) -> jax.Array:
     """√Σ|x|² over all leaves, in float32 at the least."""
     squares = []
     for x in jax.tree.leaves(tree):
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = x.astype(at_least_float32(x.dtype))
         squares.append(jnp.sum(jnp.real(x * jnp.conj(x))))
     return jnp.sqrt(sum(squares, start=jnp.zeros((), jnp.float32)))
 
