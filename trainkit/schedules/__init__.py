@@ -1,0 +1,51 @@
+"""Schedules: functions of an integer step, and pure state that reacts to a validation metric."""
+
+from trainkit.schedules._step import Schedule
+from trainkit.schedules.decay import (
+    constant,
+    cosine,
+    cosine_restarts,
+    dynamic,
+    exponential,
+    inverse_sqrt,
+    inverse_time,
+    linear,
+    multi_step,
+    piecewise_constant,
+    polynomial,
+    step,
+)
+from trainkit.schedules.phases import join, one_cycle, scale, warmup, wsd
+from trainkit.schedules.picture import plot
+from trainkit.schedules.plateau import (
+    PlateauState,
+    StoppingState,
+    early_stopping,
+    reduce_on_plateau,
+)
+
+__all__ = [
+    "PlateauState",
+    "Schedule",
+    "StoppingState",
+    "constant",
+    "cosine",
+    "cosine_restarts",
+    "dynamic",
+    "early_stopping",
+    "exponential",
+    "inverse_sqrt",
+    "inverse_time",
+    "join",
+    "linear",
+    "multi_step",
+    "one_cycle",
+    "piecewise_constant",
+    "plot",
+    "polynomial",
+    "reduce_on_plateau",
+    "scale",
+    "step",
+    "warmup",
+    "wsd",
+]

@@ -1,0 +1,82 @@
+"""What a schedule is: a function of an integer step, safe for every int32."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trainkit.transforms import _check
+
+Schedule = Callable[..., jax.Array]
+LAST = 2**31 - 1
+
+
+def steps(count: Any, last: int | jax.Array = LAST) -> jax.Array:
+    """The step as int32, held within [0, last]."""
+    if isinstance(count, int | np.integer):  # of any size, as Python has them
+        count = min(max(int(count), 0), LAST)
+    count = jnp.asarray(count)
+    if count.dtype.itemsize < 4:  # whose range the bounds of int32 do not fit in
+        count = count.astype(jnp.int32)
+    if jnp.issubdtype(count.dtype, jnp.floating):
+        raise TypeError(
+            f"a schedule is a function of an integer step, got {count.dtype}; count optimizer "
+            "steps, not epochs."
+        )
+    return jnp.clip(count, 0, last).astype(jnp.int32)
+
+
+def real(x: Any) -> jax.Array:
+    """In the default float: float32, or float64 where the program has asked for that."""
+    return jnp.asarray(x).astype(jnp.result_type(float))
+
+
+def fraction(count: Any, length: int, begin: int = 0) -> jax.Array:
+    """How far `count` has come from `begin` over `length` steps, in [0, 1].
+
+    The difference is taken in int32, where it is exact, before anything is rounded.
+    """
+    return ratio(jnp.clip(steps(count) - begin, 0, length), length)
+
+
+def ratio(done: jax.Array, length: Any) -> jax.Array:
+    """done/length, held within [0, 1]: compiled, a division may round to just above 1."""
+    return jnp.clip(real(done) / length, 0, 1)
+
+
+def value(name: str, number: Any, of: str) -> None:
+    """Refuses a value of a schedule that is negative, not finite or not a number."""
+    if not isinstance(number, jax.core.Tracer) and _check.concrete(number) is None:
+        raise TypeError(f"{of}: {name} must be a number, got {number!r}.")
+    _check.rate(name, number, of)
+
+
+def length(name: str, number: Any, of: str, *, least: int = 1) -> None:
+    """Refuses a length that is not a whole number of steps, at least `least`."""
+    _check.count(name, number, of, least=least)
+
+
+def boundaries(given: Any, of: str, *, least: int = 1) -> list[int]:
+    """The boundaries as whole numbers in strictly increasing order; anything else is refused."""
+    found = list(given)
+    for number in found:
+        _check.count("every boundary", number, of, least=least)
+    for before, after in itertools.pairwise(found):
+        if after <= before:
+            raise ValueError(
+                f"{of}: boundaries must increase, but {after} follows {before} in {found}."
+            )
+    return [int(number) for number in found]
+
+
+def schedule(of: str, given: Any) -> Schedule:
+    """A schedule; a number stands for a constant one."""
+    if callable(given):
+        return given
+    value("value", given, of)
+    return lambda count: real(given) + 0 * real(steps(count))

@@ -1,0 +1,246 @@
+"""Schedules that decay from a first value: functions of an integer step t."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trainkit.schedules import _step
+from trainkit.schedules._step import Schedule, fraction, real, steps
+
+
+def constant(init: float) -> Schedule:
+    """η(t) = η₀. Optax: `optax.constant_schedule`.
+
+    >>> print(constant(0.5)(7))
+    0.5
+    """
+    _step.value("init", init, "constant")
+    return lambda count: real(init) + 0 * real(steps(count))
+
+
+def exponential(
+    init: float, rate: float, steps: int = 1, *, staircase: bool = False, end: float = 0.0
+) -> Schedule:
+    """η(t) = max(end, η₀ r^(t/T)), T = `steps`; ⌊t/T⌋ in the exponent with `staircase`.
+
+    A rate above 1 grows, and needs an `end` above η₀ at which it stops.
+    Optax: `optax.exponential_decay`.
+
+    Raises:
+      ValueError: a negative or non-finite value, a rate of 0, a growth without an end, T < 1.
+
+    >>> print(exponential(1.0, 0.5, steps=10)(20))
+    0.25
+    """
+    of = "exponential"
+    for name, number in (("init", init), ("end", end)):
+        _step.value(name, number, of)
+    _step._check.positive("rate", rate, of)
+    _step.length("steps", steps, of)
+    if rate > 1 and not end >= init > 0:
+        raise ValueError(f"{of}: a rate above 1 needs an end ≥ init > 0 to stop at, got {end}.")
+    period = steps
+
+    def schedule(count: Any) -> jax.Array:
+        t = _step.steps(count)
+        power = real(t // period) if staircase else real(t) / period
+        if rate > 1:  # the exponent at which `end` is reached: beyond it the power overflows
+            power = jnp.minimum(power, np.log(end / init) / np.log(rate))
+            return jnp.minimum(init * real(rate) ** power, end)
+        return jnp.maximum(init * real(rate) ** power, end)
+
+    return schedule
+
+
+def step(init: float, factor: float = 0.1, every: int = 30) -> Schedule:
+    """η(t) = η₀ γ^⌊t/T⌋: times γ = `factor` every T = `every` steps.
+
+    Optax: `optax.exponential_decay(staircase=True)`. For epochs, multiply by the steps in one.
+
+    >>> [round(float(step(1.0, 0.1, every=30)(t)), 4) for t in (29, 30, 60)]
+    [1.0, 0.1, 0.01]
+    """
+    if factor > 1:
+        raise ValueError(f"step: factor must be at most 1, got {factor}.")
+    _step.length("every", every, "step")
+    return exponential(init, factor, every, staircase=True)
+
+
+def multi_step(init: float, boundaries: Sequence[int], factor: float = 0.1) -> Schedule:
+    """η(t) = η₀ γ^#{b : t ≥ b}: times γ = `factor` at each boundary.
+
+    The new value holds *from* its boundary on. Optax: `optax.piecewise_constant_schedule`.
+
+    >>> [round(float(multi_step(1.0, [30, 80])(t)), 4) for t in (29, 30, 80)]
+    [1.0, 0.1, 0.01]
+    """
+    _step.value("init", init, "multi_step")
+    _step._check.positive("factor", factor, "multi_step")
+    values = [init * factor**i for i in range(len(list(boundaries)) + 1)]
+    return piecewise_constant(boundaries, values, _of="multi_step")
+
+
+def piecewise_constant(
+    boundaries: Sequence[int], values: Sequence[float], *, _of: str = "piecewise_constant"
+) -> Schedule:
+    """η(t) = values[i] for boundaries[i−1] ≤ t < boundaries[i]: one value more than boundaries.
+
+    Keras' changes after its boundary (t > b); this one at it. Optax's takes factors, not values.
+
+    Raises:
+      ValueError: boundaries out of order, or another number of values.
+
+    >>> s = piecewise_constant([10, 20], [1.0, 0.5, 0.1])
+    >>> [round(float(s(t)), 4) for t in (0, 9, 10, 19, 20)]
+    [1.0, 1.0, 0.5, 0.5, 0.1]
+    """
+    edges = _step.boundaries(boundaries, _of)
+    if len(values) != len(edges) + 1:
+        raise ValueError(
+            f"{_of}: {len(edges)} boundaries need {len(edges) + 1} values, got {len(values)}."
+        )
+    for number in values:
+        _step.value("every value", number, _of)
+
+    def schedule(count: Any) -> jax.Array:
+        passed = jnp.sum(steps(count)[..., None] >= jnp.asarray(edges, jnp.int32), axis=-1)
+        return jnp.take(real(jnp.asarray(values, jnp.result_type(float))), passed)
+
+    return schedule
+
+
+def polynomial(
+    init: float, end: float, steps: int, *, power: float = 1.0, begin: int = 0
+) -> Schedule:
+    """η(t) = end + (η₀ − end) (1 − s)^power, s = (t − begin)/`steps` held within [0, 1].
+
+    Optax: `optax.polynomial_schedule`, which is NaN under jit after its end where the power is
+    fractional.
+
+    >>> [float(polynomial(1.0, 0.0, 10, power=0.5)(t)) for t in (0, 10, 2**31 - 1)]
+    [1.0, 0.0, 0.0]
+    """
+    of = "polynomial"
+    for name, number in (("init", init), ("end", end)):
+        _step.value(name, number, of)
+    _step._check.positive("power", power, of)
+    _step.length("steps", steps, of)
+    _step.length("begin", begin, of, least=0)
+    return lambda count: end + (init - end) * (1 - fraction(count, steps, begin)) ** power
+
+
+def linear(init: float, end: float, steps: int, *, begin: int = 0) -> Schedule:
+    """η(t) = η₀ + (end − η₀) s, s = (t − begin)/`steps` held within [0, 1].
+
+    Optax: `optax.linear_schedule`.
+
+    >>> print(linear(1.0, 0.0, 10)(5))
+    0.5
+    """
+    return polynomial(init, end, steps, begin=begin)
+
+
+def inverse_time(init: float, steps: int) -> Schedule:
+    """η(t) = η₀ / (1 + t/T), T = `steps`: half at T. Not in Optax.
+
+    >>> print(inverse_time(1.0, 10)(10))
+    0.5
+    """
+    _step.value("init", init, "inverse_time")
+    _step.length("steps", steps, "inverse_time")
+    return lambda count: init / (1 + real(_step.steps(count)) / steps)
+
+
+def inverse_sqrt(init: float, steps: int = 1) -> Schedule:
+    """η(t) = η₀ / √(1 + t/T), T = `steps`: the transformer's decay, finite at 0. Not in Optax.
+
+    "Attention Is All You Need" is this after a linear warm-up: `warmup(inverse_sqrt(η, n), n)`.
+
+    >>> print(inverse_sqrt(1.0, 1)(3))
+    0.5
+
+    Vaswani et al., Attention Is All You Need, 2017.
+    """
+    _step.value("init", init, "inverse_sqrt")
+    _step.length("steps", steps, "inverse_sqrt")
+    return lambda count: init / jnp.sqrt(1 + real(_step.steps(count)) / steps)
+
+
+def dynamic(init: float) -> Schedule:
+    """η(t) = η₀ / (1 + √t), that of "dynamic" gradient descent. Not in Optax.
+
+    >>> print(dynamic(1.0)(4))
+    0.33333334
+    """
+    _step.value("init", init, "dynamic")
+    return lambda count: init / (1 + jnp.sqrt(real(steps(count))))
+
+
+def cosine(init: float, steps: int, end: float = 0.0) -> Schedule:
+    """η(t) = end + (η₀ − end) (1 + cos(π s))/2, s = t/`steps` held within [0, 1].
+
+    `end` is a value, not a fraction of η₀. Optax: `optax.cosine_decay_schedule`.
+
+    >>> [round(float(cosine(1.0, 10)(t)), 4) for t in (0, 5, 10, 11)]
+    [1.0, 0.5, 0.0, 0.0]
+
+    Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017.
+    """
+    for name, number in (("init", init), ("end", end)):
+        _step.value(name, number, "cosine")
+    _step.length("steps", steps, "cosine")
+    return lambda count: _cosine(init, end, fraction(count, steps))
+
+
+def _cosine(init: Any, end: Any, s: jax.Array) -> jax.Array:
+    # sin² rather than 1 + cos: exactly 1 at the start, and no cancellation at the end.
+    return end + (init - end) * jnp.sin(jnp.pi / 2 * (1 - s)) ** 2
+
+
+def cosine_restarts(
+    init: float, steps: int, *, growth: int = 1, factor: float = 1.0, end: float = 0.0
+) -> Schedule:
+    """Cosine decay over `steps`, then again from γⁱ η₀ over growthⁱ · `steps`, for ever.
+
+    γ = `factor`. At a restart the value is already the new peak. Optax:
+    `optax.sgdr_schedule`, from a list of cycles.
+
+    >>> s = cosine_restarts(1.0, 10, growth=2)
+    >>> [round(float(s(t)), 4) for t in (0, 5, 10, 20, 30)]
+    [1.0, 0.5, 1.0, 0.5, 1.0]
+
+    Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017.
+    """
+    of = "cosine_restarts"
+    for name, number in (("init", init), ("end", end)):
+        _step.value(name, number, of)
+    _step.length("steps", steps, of)
+    _step.length("growth", growth, of)
+    _step._check.positive("factor", factor, of)
+    if factor > 1:
+        raise ValueError(f"{of}: factor must be at most 1, got {factor}.")
+    # Integer arithmetic throughout: a cycle found through a logarithm is off by one at a restart.
+    starts, size = [0], steps
+    while growth > 1 and starts[-1] + size <= _step.LAST:
+        starts.append(starts[-1] + size)
+        size *= growth
+
+    def schedule(count: Any) -> jax.Array:
+        t = _step.steps(count)
+        if growth == 1:
+            cycle, since, size = t // steps, t % steps, real(steps)
+        else:
+            table = jnp.asarray(starts, jnp.int32)
+            cycle = jnp.sum(t[..., None] >= table, axis=-1) - 1
+            since = t - jnp.take(table, cycle)
+            sizes = [float(steps) * growth**i for i in range(len(starts))]
+            size = jnp.take(real(jnp.asarray(sizes, jnp.result_type(float))), cycle)
+        peak = end + (init - end) * real(factor) ** real(cycle)
+        return _cosine(peak, end, _step.ratio(since, size))
+
+    return schedule

@@ -1,0 +1,218 @@
+"""Schedules of phases: warm-up, stable, decay; one cycle; joined and scaled ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from trainkit.schedules import _step
+from trainkit.schedules._step import Schedule, fraction, real, steps
+from trainkit.schedules.decay import _cosine
+
+
+def warmup(schedule: Schedule | float, steps: int, *, init: float = 0.0) -> Schedule:
+    """Linear warm-up from `init` to the schedule's own start over `steps`, then the schedule.
+
+    η(t) = init + (s(0) − init) t/n for t < n, then s(t − n): the peak is reached at step n, and the
+    schedule loses none of its own steps. `steps=0` is no warm-up.
+
+    >>> s = warmup(constant(1.0), 4)
+    >>> [float(s(t)) for t in (0, 2, 4, 100)]
+    [0.0, 0.5, 1.0, 1.0]
+
+    Goyal et al., Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour, 2017.
+    """
+    after = _step.schedule("warmup", schedule)
+    _step.length("steps", steps, "warmup", least=0)
+    _step.value("init", init, "warmup")
+    if steps == 0:
+        return after
+
+    def warmed(count: Any, **runtime: Any) -> jax.Array:
+        t = _step.steps(count)
+        peak = after(jnp.zeros_like(t), **runtime)
+        rising = init + (peak - init) * fraction(t, steps)
+        return jnp.where(t < steps, rising, after(jnp.maximum(t - steps, 0), **runtime))
+
+    return _with_runtime(warmed, getattr(after, "runtime", {}))
+
+
+def wsd(
+    peak: float,
+    *,
+    warmup: int = 0,
+    decay: int,
+    decay_start: int | None = None,
+    init: float = 0.0,
+    end: float = 0.0,
+    shape: Literal["linear", "sqrt", "cosine"] = "linear",
+) -> Schedule:
+    """Warmup, stable, decay: rises over `warmup` steps, stays, falls over `decay` steps.
+
+    η(t) = end + (peak − end) f(s) after warm-up, s = (t − decay_start)/decay held within [0, 1],
+    f(s) = 1 − s (linear), 1 − √s (sqrt, which Hägele et al. found best) or (1 + cos π s)/2.
+
+    **The start of the decay can be moved while the run goes on.** `schedule(t, decay_start=n)`
+    takes it at run time, traced or not. Under `named` or `inject` it is in the state, so that
+    `set(state, "decay_start", n)` begins the decay at n without recompiling, and a run can be
+    extended by moving n on before it is reached. `decay_start=None` is: not yet.
+
+    Raises:
+      ValueError: negative or non-finite values, a decay of length 0, a start before the warm-up's
+        end.
+
+    >>> s = wsd(1.0, warmup=10, decay=10, decay_start=50)
+    >>> [round(float(s(t)), 4) for t in (0, 5, 10, 50, 55, 60)]
+    [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]
+    >>> print(s(55, decay_start=1000))
+    1.0
+
+    Hu et al., MiniCPM, 2024; Hägele et al., Scaling Laws and Compute-Optimal Training Beyond Fixed
+    Training Durations, 2024.
+    """
+    for name, number in (("peak", peak), ("init", init), ("end", end)):
+        _step.value(name, number, "wsd")
+    _step.length("warmup", warmup, "wsd", least=0)
+    _step.length("decay", decay, "wsd")
+    if decay_start is not None:
+        _step.length("decay_start", decay_start, "wsd", least=0)
+        if decay_start < warmup:
+            raise ValueError(
+                f"wsd: boundaries out of order: decay_start {decay_start} is before the warm-up's "
+                f"end at {warmup}."
+            )
+    shapes = {
+        "linear": lambda s: 1 - s,
+        "sqrt": lambda s: 1 - jnp.sqrt(s),
+        "cosine": lambda s: _cosine(1.0, 0.0, s),
+    }
+    if shape not in shapes:
+        raise ValueError(f"wsd: shape must be one of {list(shapes)}, got {shape!r}.")
+    never = _step.LAST
+
+    first = never if decay_start is None else decay_start
+
+    def schedule(count: Any, decay_start: Any = first) -> jax.Array:
+        t = steps(count)
+        start = steps(never if decay_start is None else decay_start)
+        # t ≥ start is asked first: int32 would overflow in the difference of the other case.
+        done = jnp.where(t >= start, jnp.clip(t - jnp.minimum(start, t), 0, decay), 0)
+        falling = end + (peak - end) * shapes[shape](_step.ratio(done, decay))
+        if warmup == 0:
+            return falling
+        rising = init + (peak - init) * fraction(t, warmup)
+        return jnp.where(t < warmup, jnp.minimum(rising, falling), falling)
+
+    return _with_runtime(schedule, {"decay_start": first})
+
+
+def one_cycle(
+    peak: float,
+    steps: int,
+    *,
+    warmup_fraction: float = 0.3,
+    div: float = 25.0,
+    final_div: float = 1e4,
+    shape: Literal["cosine", "linear"] = "cosine",
+) -> Schedule:
+    """One cycle: from peak/div up to the peak over the first fraction, then down for the rest.
+
+    The end is peak/(div · final_div), at `steps`. Both halves are cosines or lines. Optax:
+    `optax.cosine_onecycle_schedule`, `optax.linear_onecycle_schedule`.
+
+    >>> s = one_cycle(1.0, 100, div=10.0)
+    >>> [round(float(s(t)), 4) for t in (0, 30, 100)]
+    [0.1, 1.0, 0.0]
+
+    Smith and Topin, Super-Convergence, 2018.
+    """
+    of = "one_cycle"
+    _step.value("peak", peak, of)
+    _step.length("steps", steps, of)
+    for name, number in (("div", div), ("final_div", final_div)):
+        _step._check.positive(name, number, of)
+    if not 0 <= warmup_fraction <= 1:
+        raise ValueError(f"{of}: warmup_fraction must be in [0, 1], got {warmup_fraction}.")
+    if shape not in ("cosine", "linear"):
+        raise ValueError(f"{of}: shape must be 'cosine' or 'linear', got {shape!r}.")
+    top = round(warmup_fraction * steps)
+    low, last = peak / div, peak / div / final_div
+
+    def between(a: float, b: float, s: jax.Array) -> jax.Array:
+        return _cosine(a, b, s) if shape == "cosine" else a + (b - a) * s
+
+    def schedule(count: Any) -> jax.Array:
+        t = _step.steps(count)
+        falling = between(peak, last, fraction(t, max(steps - top, 1), top))
+        if top == 0:
+            return falling
+        return jnp.where(t <= top, between(low, peak, fraction(t, top)), falling)
+
+    return schedule
+
+
+def join(schedules: Sequence[Schedule | float], boundaries: Sequence[int]) -> Schedule:
+    """One schedule after the other: `schedules[i]` from boundaries[i−1], counting from 0 there.
+
+    Each is asked only for steps within its own part, so that none can be asked for what it has no
+    value for. Optax: `optax.join_schedules`.
+
+    Raises:
+      ValueError: boundaries out of order, or not one fewer than the schedules.
+
+    >>> s = join([linear(0.0, 1.0, 10), cosine(1.0, 90)], [10])
+    >>> [round(float(s(t)), 4) for t in (5, 10, 100)]
+    [0.5, 1.0, 0.0]
+    """
+    parts = [_step.schedule("join", s) for s in schedules]
+    edges = _step.boundaries(boundaries, "join")
+    if not parts:
+        raise ValueError("join needs at least one schedule.")
+    if len(edges) != len(parts) - 1:
+        raise ValueError(
+            f"join: {len(parts)} schedules need {len(parts) - 1} boundaries, got {len(edges)}."
+        )
+    starts, ends = [0, *edges], [*edges, _step.LAST]
+    runtime: dict[str, Any] = {}
+    for part in parts:
+        runtime |= getattr(part, "runtime", {})
+
+    def joined(count: Any, **given: Any) -> jax.Array:
+        t = steps(count)
+        out = real(t) * 0
+        for part, start, end in zip(parts, starts, ends, strict=True):
+            own = {k: v for k, v in given.items() if k in getattr(part, "runtime", {})}
+            local = part(jnp.clip(t, start, end) - start, **own)
+            out = jnp.where(t >= start, real(local), out)
+        return out
+
+    return _with_runtime(joined, runtime)
+
+
+def scale(schedule: Schedule | float, factor: Schedule | float) -> Schedule:
+    """η(t) = factor(t) · s(t); the factor is a number or a schedule.
+
+    >>> print(scale(linear(1.0, 0.0, 10), 0.1)(5))
+    0.05
+    """
+    first, second = _step.schedule("scale", schedule), _step.schedule("scale", factor)
+
+    def scaled(count: Any, **given: Any) -> jax.Array:
+        one, two = (
+            part(count, **{k: v for k, v in given.items() if k in getattr(part, "runtime", {})})
+            for part in (first, second)
+        )
+        return real(one) * real(two)
+
+    return _with_runtime(
+        scaled, {**getattr(first, "runtime", {}), **getattr(second, "runtime", {})}
+    )
+
+
+def _with_runtime(schedule: Any, runtime: dict[str, Any]) -> Schedule:
+    """Says which parameters of the schedule may be given at run time, and their first values."""
+    schedule.runtime = dict(runtime)
+    return schedule

@@ -1,0 +1,69 @@
+"""Drawing schedules."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trainkit.schedules import _step
+from trainkit.schedules._step import Schedule
+
+
+def plot(
+    schedules: Schedule | Sequence[Schedule] | Mapping[str, Schedule],
+    steps: int,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    log: bool = False,
+    ax: Any = None,
+) -> Any:
+    """Draws one schedule, several, or several with names over the first `steps` steps.
+
+    Args:
+      schedules: a schedule, a sequence of them, or a mapping from names to them.
+      steps: how many steps to draw, from 0.
+      path: where to save the picture, if anywhere; its ending is the format.
+      log: a logarithmic axis of values.
+      ax: Matplotlib axes to draw in, instead of a figure of its own.
+
+    Returns:
+      The Matplotlib axes; `.figure` is the figure. No window is opened.
+
+    >>> from trainkit import schedules
+    >>> axes = schedules.plot({"wsd": schedules.wsd(1.0, warmup=10, decay=20, decay_start=70)}, 100)
+    >>> axes.get_xlabel()
+    'step'
+    """
+    _step.length("steps", steps, "plot")
+    if isinstance(schedules, Mapping):
+        lines = dict(schedules)
+    elif callable(schedules):
+        lines = {"": schedules}
+    else:
+        lines = {str(i): s for i, s in enumerate(schedules)}
+    if ax is None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 3), layout="constrained")
+        FigureCanvasAgg(figure)
+        ax = figure.add_subplot()
+    # A few thousand points are more than a picture shows.
+    t = np.unique(np.linspace(0, steps - 1, min(steps, 4096)).astype(np.int32))
+    for name, schedule in lines.items():
+        values = jax.vmap(schedule)(jnp.asarray(t))
+        ax.plot(t, np.asarray(values), label=name or None, linewidth=1.5)
+    ax.set_xlabel("step")
+    ax.set_ylabel("value")
+    if log:
+        ax.set_yscale("log")
+    if any(lines):
+        ax.legend(frameon=False)
+    if path is not None:
+        ax.figure.savefig(path)
+    return ax

@@ -1,0 +1,180 @@
+"""Reacting to a validation metric, as pure state: reduce on plateau, and stop early."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from trainkit.transforms import _check
+
+
+class PlateauState(NamedTuple):
+    """State of `reduce_on_plateau`.
+
+    Attributes:
+      best: float scalar, the best metric so far.
+      waited: int32 scalar, evaluations since it improved.
+      cooling: int32 scalar, evaluations left in which none is counted.
+      scale: float scalar, what to multiply the learning rate by.
+      reductions: int32 scalar, how often it was reduced.
+    """
+
+    best: jax.Array
+    waited: jax.Array
+    cooling: jax.Array
+    scale: jax.Array
+    reductions: jax.Array
+
+
+class StoppingState(NamedTuple):
+    """State of `early_stopping`.
+
+    Attributes:
+      best: float scalar, the best metric so far.
+      best_at: int32 scalar, the number of the evaluation it came from (0 is the first, −1 none).
+      evaluations: int32 scalar, how many there were.
+      waited: int32 scalar, evaluations since it improved.
+      stop: bool scalar, whether to stop; it stays true.
+    """
+
+    best: jax.Array
+    best_at: jax.Array
+    evaluations: jax.Array
+    waited: jax.Array
+    stop: jax.Array
+
+
+def _better(metric: Any, best: jax.Array, mode: str, min_delta: float) -> tuple[Any, Any]:
+    # NaN compares as not better, whichever way.
+    metric = jnp.asarray(metric).astype(best.dtype)
+    better = metric < best - min_delta if mode == "min" else metric > best + min_delta
+    return better, jnp.where(better, metric, best)
+
+
+def _worst(mode: str) -> jax.Array:
+    return jnp.asarray(jnp.inf if mode == "min" else -jnp.inf, jnp.result_type(float))
+
+
+def _zero() -> jax.Array:
+    return jnp.zeros((), jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class reduce_on_plateau:
+    """Multiplies the rate by `factor` after `patience` evaluations without improvement.
+
+    `init()` makes the state, `update(state, metric)` the next one: pure, jittable and vmappable.
+    Take `state.scale` times the first rate, for instance with
+    `transforms.set(opt_state, "learning_rate", rate * state.scale)`.
+
+    An evaluation improves when it is better than the best by more than `min_delta`; NaN never is.
+    The reduction comes *at* the patience-th evaluation without improvement in a row, as in Keras
+    (PyTorch waits for one more). After it, `cooldown` evaluations count nothing, and the scale does
+    not fall below `min_scale`. Optax: `optax.contrib.reduce_on_plateau`, a transformation that
+    wants the metric at every update.
+
+    Raises:
+      ValueError: a factor outside (0, 1), patience below 1, a negative min_delta, cooldown or
+        min_scale, another mode.
+
+    >>> plateau = reduce_on_plateau(factor=0.2, patience=2)
+    >>> state = plateau.init()
+    >>> for loss in (1.0, 1.1, 1.2):
+    ...     state = plateau.update(state, loss)
+    >>> print(state.scale)
+    0.2
+    """
+
+    factor: float = 0.1
+    patience: int = 10
+    min_delta: float = 1e-4
+    mode: Literal["min", "max"] = "min"
+    cooldown: int = 0
+    min_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        of = "reduce_on_plateau"
+        if not 0 < self.factor < 1:
+            raise ValueError(f"{of}: factor must be in (0, 1), got {self.factor}.")
+        _check.count("patience", self.patience, of)
+        _check.count("cooldown", self.cooldown, of, least=0)
+        _check.rate("min_delta", self.min_delta, of)
+        _check.rate("min_scale", self.min_scale, of)
+        _check_mode(self.mode, of)
+
+    def init(self) -> PlateauState:
+        """The state before the first evaluation."""
+        one = jnp.ones((), jnp.result_type(float))
+        return PlateauState(_worst(self.mode), _zero(), _zero(), one, _zero())
+
+    def update(self, state: PlateauState, metric: Any) -> PlateauState:
+        """The state after an evaluation that gave `metric`."""
+        better, best = _better(metric, state.best, self.mode, self.min_delta)
+        cold = state.cooling > 0
+        waited = jnp.where(better | cold, 0, state.waited + 1)
+        reduce = waited >= self.patience
+        lower = jnp.maximum(state.scale * self.factor, self.min_scale)
+        return PlateauState(
+            best=best,
+            waited=jnp.where(reduce, 0, waited),
+            cooling=jnp.where(reduce, self.cooldown, jnp.maximum(state.cooling - 1, 0)),
+            # A scale that is below the least already stays where it is.
+            scale=jnp.where(reduce, jnp.minimum(lower, state.scale), state.scale),
+            reductions=state.reductions + reduce.astype(jnp.int32),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class early_stopping:
+    """Says to stop after `patience` evaluations without improvement in a row.
+
+    `init()` makes the state, `update(state, metric)` the next one; `state.stop` says whether, and
+    `state.best_at` which evaluation to restore. Pure, jittable and vmappable.
+
+    Raises:
+      ValueError: patience below 1, a negative min_delta, another mode.
+
+    >>> stopping = early_stopping(patience=2, mode="max")
+    >>> state = stopping.init()
+    >>> for accuracy in (0.8, 0.9, 0.85, 0.9):
+    ...     state = stopping.update(state, accuracy)
+    >>> bool(state.stop), int(state.best_at)
+    (True, 1)
+
+    Prechelt, Early Stopping - But When?, 1998.
+    """
+
+    patience: int = 10
+    min_delta: float = 0.0
+    mode: Literal["min", "max"] = "min"
+
+    def __post_init__(self) -> None:
+        _check.count("patience", self.patience, "early_stopping")
+        _check.rate("min_delta", self.min_delta, "early_stopping")
+        _check_mode(self.mode, "early_stopping")
+
+    def init(self) -> StoppingState:
+        """The state before the first evaluation."""
+        return StoppingState(
+            _worst(self.mode), _zero() - 1, _zero(), _zero(), jnp.zeros((), jnp.bool)
+        )
+
+    def update(self, state: StoppingState, metric: Any) -> StoppingState:
+        """The state after an evaluation that gave `metric`."""
+        better, best = _better(metric, state.best, self.mode, self.min_delta)
+        waited = jnp.where(better, 0, state.waited + 1)
+        return StoppingState(
+            best=best,
+            best_at=jnp.where(better, state.evaluations, state.best_at),
+            evaluations=state.evaluations + 1,
+            waited=waited,
+            stop=state.stop | (waited >= self.patience),
+        )
+
+
+def _check_mode(mode: str, of: str) -> None:
+    if mode not in ("min", "max"):
+        raise ValueError(f"{of}: mode must be 'min' or 'max', got {mode!r}.")
