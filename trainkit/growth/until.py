@@ -1,5 +1,8 @@
 """When a stage ends: triggers as pure, jittable state.
 
+The same functions serve on the host: given plain numbers they compute with NumPy, so that asking
+between two steps costs microseconds and never waits for the device.
+
 A trigger sees what a run counts (an `Observation`, counted from the start of its stage) and says
 whether the stage is over. Triggers compose with `|` and `&`:
 
@@ -15,12 +18,15 @@ whether the stage is over. Triggers compose with `|` and `&`:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PyTree = Any
 
@@ -56,12 +62,15 @@ class Trigger:
       update: `(state, observation) -> (state, over)`, `over` a bool scalar; jittable.
       metrics: the metrics it needs; a run that computes none of them is refused.
       text: how it reads in a report.
+      counts: the counts without which it cannot fire, and how far they must go; a run whose
+        budget ends before is refused.
     """
 
     init: Callable[[], PyTree]
     update: Callable[[PyTree, Observation], tuple[PyTree, jax.Array]]
     metrics: frozenset[str]
     text: str
+    counts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.text
@@ -106,10 +115,11 @@ def reaches(metric: str, value: float, mode: Literal["auto", "max", "min"] = "au
     if not math.isfinite(value):
         raise ValueError(f"reaches({metric!r}, {value}) can never be decided: give a finite value.")
     most = direction(metric, mode) == "max"
+    bound = np.float32(value)
 
     def update(state, seen):
-        now = jnp.asarray(_metric(seen, metric), jnp.float32)
-        return state, now >= value if most else now <= value
+        now = _float32(_metric(seen, metric))
+        return state, now >= bound if most else now <= bound
 
     return Trigger(
         init=lambda: (),
@@ -150,19 +160,21 @@ def plateau(
     combination = [sign * t / scale for t in centred]
 
     def init():
-        return {"window": jnp.zeros((patience,), jnp.float32), "seen": jnp.zeros((), jnp.int32)}
+        return {"window": np.zeros((patience,), np.float32), "seen": np.zeros((), np.int32)}
 
     def update(state, seen):
-        now = jnp.asarray(_metric(seen, metric), jnp.float32)
+        now = _metric(seen, metric)
+        xp = jnp if any(isinstance(x, jax.Array) for x in (now, seen.fresh, state["seen"])) else np
+        now = _float32(now)
         moved = {
-            "window": jnp.concatenate([state["window"][1:], now[None]]),
-            "seen": jnp.minimum(state["seen"] + 1, patience),  # saturates: safe for ever
+            "window": xp.concatenate([state["window"][1:], now[None]]),
+            "seen": xp.minimum(state["seen"] + 1, patience).astype(xp.int32),  # safe for ever
         }
-        fresh = jnp.asarray(seen.fresh)
-        state = jax.tree.map(lambda new, old: jnp.where(fresh, new, old), moved, state)
+        fresh = xp.asarray(seen.fresh)
+        state = jax.tree.map(lambda new, old: xp.where(fresh, new, old), moved, state)
         # The first value is taken out before the sum: what is left are differences, so that a
         # large offset of the metric costs no precision.
-        rise = jnp.dot(jnp.asarray(combination, jnp.float32), state["window"] - state["window"][:1])
+        rise = xp.dot(xp.asarray(combination, xp.float32), state["window"] - state["window"][:1])
         return state, (state["seen"] >= patience) & (rise <= slope)
 
     return Trigger(
@@ -176,12 +188,12 @@ def plateau(
 
 def any_of(*triggers: Trigger) -> Trigger:
     """When one of several triggers fires (each keeps being updated)."""
-    return _combine(triggers, jnp.any, " or ", "any_of")
+    return _combine(triggers, operator.or_, " or ", "any_of")
 
 
 def all_of(*triggers: Trigger) -> Trigger:
     """When several triggers fire at the same observation."""
-    return _combine(triggers, jnp.all, " and ", "all_of")
+    return _combine(triggers, operator.and_, " and ", "all_of")
 
 
 def direction(metric: str, mode: str = "auto") -> Literal["max", "min"]:
@@ -199,10 +211,16 @@ def _count(field: str, n: float, text: str) -> Trigger:
         raise ValueError(f"until.{field}: {n} would never be counted to; give a number above 0.")
     return Trigger(
         init=lambda: (),
-        update=lambda state, seen: (state, jnp.asarray(getattr(seen, field)) >= n),
+        update=lambda state, seen: (state, getattr(seen, field) >= n),
         metrics=frozenset(),
         text=text,
+        counts={field: n},
     )
+
+
+def _float32(x: Any) -> Any:
+    # The same decision on the host as on the device.
+    return jnp.asarray(x, jnp.float32) if isinstance(x, jax.Array) else np.asarray(x, np.float32)
 
 
 def _metric(seen: Observation, name: str) -> Any:
@@ -221,7 +239,7 @@ def _combine(triggers: tuple[Trigger, ...], reduce, word: str, name: str) -> Tri
 
     def update(states, seen):
         pairs = [t.update(s, seen) for t, s in zip(triggers, states, strict=True)]
-        return tuple(s for s, _ in pairs), reduce(jnp.stack([jnp.asarray(o) for _, o in pairs]))
+        return tuple(s for s, _ in pairs), functools.reduce(reduce, (over for _, over in pairs))
 
     def part(trigger):
         text = str(trigger)
@@ -232,4 +250,12 @@ def _combine(triggers: tuple[Trigger, ...], reduce, word: str, name: str) -> Tri
         update=update,
         metrics=frozenset().union(*(t.metrics for t in triggers)),
         text=word.join(part(t) for t in triggers),
+        counts=_needed([t.counts for t in triggers], every=reduce is operator.and_),
     )
+
+
+def _needed(counts: list[Mapping[str, float]], every: bool) -> dict[str, float]:
+    """What all of the triggers need, or (of alternatives) what each of them needs."""
+    names = set().union(*counts) if every else set(counts[0]).intersection(*counts[1:])
+    choose = max if every else min
+    return {name: choose(c[name] for c in counts if name in c) for name in names}

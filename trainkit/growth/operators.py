@@ -1,0 +1,94 @@
+"""The names behind `how`: which operator widens and which deepens.
+
+A name is one operator or several joined by "+": `"preserve"` is `"uneven+identity"`, `"stack"`
+deepens by stacking and widens unevenly, `"stack+rms"` widens by the RMS-preserving rule instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+
+WIDTH = {
+    "uneven": "copies units and splits what reads them unevenly: exact, and the copies separate",
+    "even": "copies units and splits evenly: exact, but copies never separate under most rules",
+    "noise": "splits evenly and adds noise that sums to zero over the copies: exact",
+    "zero_out": "new units are random and are read with zero: exact",
+    "rms": "W′ = W[π]·√(d_in / d_in′): keeps the scale of activations, not the function",
+}
+DEPTH = {
+    "identity": "new blocks add nothing to the residual stream at first: exact",
+    "stack": "the whole sequence of blocks again on top of itself",
+    "interpose": "each new block beside the block that it copies",
+    "middle": "the blocks of the middle again",
+    "last": "the last block again",
+}
+ALIASES = {"preserve": ("uneven", "identity"), "interpolate": ("interpose",)}
+EXACT = frozenset({"uneven", "even", "noise", "zero_out", "identity"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Operator:
+    """How width and depth grow.
+
+    Attributes:
+      width: a key of `WIDTH`.
+      depth: a key of `DEPTH`.
+
+    >>> operator("preserve")
+    Operator(width='uneven', depth='identity')
+    >>> operator("stack+rms").preserves
+    False
+    """
+
+    width: str = "uneven"
+    depth: str = "identity"
+
+    @property
+    def preserves(self) -> bool:
+        """Whether the grown model computes the same function."""
+        return self.width in EXACT and self.depth in EXACT
+
+    def __str__(self) -> str:
+        return "preserve" if self == Operator() else f"{self.width}+{self.depth}"
+
+
+def operator(how: str | Operator) -> Operator:
+    """The operator of a name.
+
+    Raises:
+      ValueError: an unknown name, or two for the same axis; the message lists those there are.
+
+    >>> operator("stak")
+    Traceback (most recent call last):
+    ...
+    ValueError: how='stak': there is no operator 'stak'; did you mean 'stack'? Width: uneven, \
+even, noise, zero_out, rms; depth: identity, stack, interpose, middle, last; 'preserve' is \
+uneven+identity, and names are joined by '+'.
+    """
+    if isinstance(how, Operator):
+        return how
+    if not isinstance(how, str):
+        raise TypeError(f"how={how!r} must be the name of an operator, such as 'preserve'.")
+    chosen: dict[str, str] = {}
+    for part in how.split("+"):
+        for name in ALIASES.get(part, (part,)):
+            axis = "width" if name in WIDTH else "depth"
+            if name not in WIDTH and name not in DEPTH:
+                raise ValueError(_unknown(how, name))
+            if chosen.get(axis, name) != name:
+                raise ValueError(
+                    f"how={how!r} names two operators for {axis}: {chosen[axis]!r} and {name!r}."
+                )
+            chosen[axis] = name
+    return Operator(**chosen)
+
+
+def _unknown(how: str, name: str) -> str:
+    known = [*ALIASES, *WIDTH, *DEPTH]
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return (
+        f"how={how!r}: there is no operator {name!r}{hint} Width: {', '.join(WIDTH)}; depth: "
+        f"{', '.join(DEPTH)}; 'preserve' is uneven+identity, and names are joined by '+'."
+    )

@@ -1,0 +1,160 @@
+"""The pace of a growing run: one factor on the learning rate, and one for each leaf.
+
+Everything that a growing run changes about its learning rate is a number in the state, so that
+nothing compiles again and nothing restarts: warm-up, the start of the decay (movable at run time,
+so that the remaining budget can decide it), a lowered rate, and a per-leaf ramp after a growth, by
+which new leaves are warmed up alone and copied ones leave exact continuation's rate for the plain
+one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+PyTree = Any
+NEVER = 2**31 - 1
+
+
+class PaceState(NamedTuple):
+    """State of `paced`; every field but `inner` may be replaced on a live state.
+
+    Attributes:
+      hyperparams: {"pace": the factor of the last update}, for the metrics.
+      step: int32, updates made.
+      level: float32, a factor that stays until it is replaced.
+      decay_at: int32, the step at which the decay begins.
+      decay_steps: int32, how long it takes to reach 0.
+      ramp_at: int32, the step at which the leaves' own factors began.
+      start: tree of float32 scalars, each leaf's factor at `ramp_at`.
+      over: tree of float32 scalars, over how many steps each rises (or falls) to 1; 0: at once.
+      inner: the state of the transformation that is paced.
+    """
+
+    hyperparams: dict[str, jax.Array]
+    step: jax.Array
+    level: jax.Array
+    decay_at: jax.Array
+    decay_steps: jax.Array
+    ramp_at: jax.Array
+    start: PyTree
+    over: PyTree
+    inner: PyTree
+
+
+def paced(
+    tx: optax.GradientTransformation, *, warmup: int = 0
+) -> optax.GradientTransformationExtraArgs:
+    """`tx` with its updates multiplied by the pace:
+
+      u ← level · warm · (1 − clip((t − decay_at) / decay_steps, 0, 1)) · m_leaf · u
+      warm = min(1, (t + 1) / warmup)
+      m_leaf = start + (1 − start) · clip((t + 1 − ramp_at) / over, 0, 1)
+
+    Decoupled weight decay is part of u and is paced with it, as a scheduled learning rate would.
+
+    Args:
+      tx: any gradient transformation.
+      warmup: steps over which the pace rises from 1 / warmup to 1.
+
+    Raises:
+      ValueError: a negative warm-up.
+
+    >>> tx = paced(optax.sgd(1.0))
+    >>> state = begin_decay(tx.init({"w": jnp.zeros(())}), at=1, steps=2)
+    >>> for _ in range(4):
+    ...     updates, state = tx.update({"w": jnp.ones(())}, state, {"w": jnp.zeros(())})
+    ...     print(float(updates["w"]))
+    -1.0
+    -1.0
+    -0.5
+    -0.0
+
+    Reference: Hu et al., MiniCPM, 2024 (warmup-stable-decay).
+    """
+    if warmup < 0:
+        raise ValueError(f"warmup={warmup} must be 0 or more steps.")
+    inner_tx = optax.with_extra_args_support(tx)
+
+    def init(params: PyTree) -> PaceState:
+        # Each its own array: one buffer in two places could not be donated.
+        one = lambda _: jnp.ones((), jnp.float32)
+        return PaceState(
+            hyperparams={"pace": jnp.ones((), jnp.float32)},
+            step=jnp.zeros((), jnp.int32),
+            level=jnp.ones((), jnp.float32),
+            decay_at=jnp.full((), NEVER, jnp.int32),
+            decay_steps=jnp.ones((), jnp.int32),
+            ramp_at=jnp.zeros((), jnp.int32),
+            start=jax.tree.map(one, params),
+            over=jax.tree.map(lambda _: jnp.zeros((), jnp.float32), params),
+            inner=inner_tx.init(params),
+        )
+
+    def update(
+        updates: PyTree, state: PaceState, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PaceState]:
+        updates, inner = inner_tx.update(updates, state.inner, params, **extra)
+        pace = pace_of(state, warmup)
+        since = (state.step + 1 - state.ramp_at).astype(jnp.float32)
+
+        def scale(u: jax.Array, start: jax.Array, over: jax.Array) -> jax.Array:
+            share = jnp.clip(since / jnp.maximum(over, 1e-9), 0.0, 1.0)
+            return u * (pace * (start + (1 - start) * share)).astype(u.dtype)
+
+        updates = jax.tree.map(scale, updates, state.start, state.over)
+        step = jnp.minimum(state.step, NEVER - 1) + 1
+        return updates, state._replace(hyperparams={"pace": pace}, step=step, inner=inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def pace_of(state: PaceState, warmup: int = 0) -> jax.Array:
+    """The factor that the next update gets, without the leaves' own."""
+    step = state.step.astype(jnp.float32)
+    decayed = (state.step - state.decay_at).astype(jnp.float32) / state.decay_steps.astype(
+        jnp.float32
+    )
+    pace = state.level * (1 - jnp.clip(decayed, 0.0, 1.0))
+    return pace * jnp.minimum(1.0, (step + 1) / warmup) if warmup else pace
+
+
+def begin_decay(state: PaceState, *, at: int | jax.Array, steps: int) -> PaceState:
+    """The state whose decay to 0 begins at step `at` and takes `steps` steps."""
+    if steps < 1:
+        raise ValueError(f"A decay over {steps} steps cannot be; give 1 or more.")
+    return state._replace(
+        decay_at=_like(at, state.decay_at), decay_steps=_like(steps, state.decay_steps)
+    )
+
+
+def lower(state: PaceState, factor: float) -> PaceState:
+    """The state with its learning rate multiplied by `factor` from now on."""
+    return state._replace(level=state.level * jnp.asarray(factor, state.level.dtype))
+
+
+def after_growth(state: PaceState, inner: PyTree, start: PyTree, over: PyTree) -> PaceState:
+    """The state for grown leaves: the paces go on, each leaf's own factor begins now.
+
+    Args:
+      state: of the small model.
+      inner: the grown state of the transformation that is paced.
+      start, over: trees like the grown parameters, of numbers: see `PaceState`.
+    """
+    array = lambda x: jnp.asarray(x, jnp.float32)
+    return state._replace(
+        inner=inner,
+        ramp_at=state.step,
+        start=jax.tree.map(array, start),
+        over=jax.tree.map(array, over),
+    )
+
+
+def _like(value: int | jax.Array, old: jax.Array) -> jax.Array:
+    if isinstance(old, jax.core.Tracer):
+        return jnp.asarray(value, old.dtype)
+    # Placed as the old one is, or the step would be compiled a second time.
+    return jax.device_put(jnp.asarray(value, old.dtype), old.sharding)
