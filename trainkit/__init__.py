@@ -12,23 +12,41 @@ from trainkit.step import NonFiniteError, TrainStep, make_train_step
 __version__ = "0.1.0"
 
 __all__ = [
+    "Change",
+    "EarlyStopping",
     "EvalStep",
+    "FitResult",
     "Loss",
     "LossFn",
     "LossScale",
     "NonFiniteError",
+    "Now",
     "Precision",
     "TrainState",
     "TrainStep",
+    "checkpoint",
+    "cost",
+    "data",
+    "fit",
     "from_linen",
     "from_nnx",
     "make_eval_step",
     "make_train_step",
     "placement",
+    "report",
 ]
 
 # Imported when first asked for: each brings a library that `import trainkit` must not wait for.
-_LAZY = {"from_linen": "trainkit.linen", "from_nnx": "trainkit.nnx"}
+_LAZY = {
+    "Change": "trainkit.hooks",
+    "EarlyStopping": "trainkit.stopping",
+    "FitResult": "trainkit.loop",
+    "Now": "trainkit.hooks",
+    "fit": "trainkit.loop",
+    "from_linen": "trainkit.linen",
+    "from_nnx": "trainkit.nnx",
+}
+_LAZY_MODULES = ("checkpoint", "cost", "data", "report")
 
 
 def __getattr__(name: str) -> Any:
@@ -36,4 +54,8 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _LAZY_MODULES:
+        import importlib
+
+        return importlib.import_module(f"trainkit.{name}")
     raise AttributeError(f"module 'trainkit' has no attribute {name!r}")

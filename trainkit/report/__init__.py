@@ -1,0 +1,7 @@
+"""What a person sees of a run: a progress bar, plots, a page of HTML."""
+
+from trainkit.report.html import report_html, write_report
+from trainkit.report.plots import Curve, Event, plot
+from trainkit.report.run_data import RunData, read_run
+
+__all__ = ["Curve", "Event", "RunData", "plot", "read_run", "report_html", "write_report"]

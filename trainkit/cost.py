@@ -1,0 +1,178 @@
+"""FLOPs, bytes and memory of a program: of a compiled one, or counted from its jaxpr.
+
+XLA's own cost analysis counts the body of a loop once, however often it runs: a scan over twelve
+layers looks like one. What is missing is added here from the jaxpr, where the lengths stand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.sharding import PartitionSpec
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What one call of a program takes on one device.
+
+    Attributes:
+      flops: floating-point operations; a multiply-add counts as two, a loop body once.
+      bytes_accessed: read and written, as XLA estimates it.
+      argument_bytes, output_bytes: of the arguments and results.
+      alias_bytes: of results that lie in donated arguments.
+      temp_bytes: of everything in between.
+    """
+
+    flops: float
+    bytes_accessed: float
+    argument_bytes: int
+    output_bytes: int
+    alias_bytes: int
+    temp_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory needed at once, at most: arguments, results and what is in between."""
+        return self.argument_bytes + self.output_bytes - self.alias_bytes + self.temp_bytes
+
+
+def cost(compiled: jax.stages.Compiled) -> Cost:
+    """The cost of a compiled program, from XLA's analysis of it.
+
+    >>> f = jax.jit(lambda a, b: a @ b)
+    >>> cost(f.lower(jnp.ones((4, 8)), jnp.ones((8, 2))).compile()).flops
+    128.0
+    """
+    analysis = compiled.cost_analysis() or {}
+    memory = compiled.memory_analysis()
+
+    def size(name: str) -> int:
+        return int(getattr(memory, f"{name}_size_in_bytes", 0))
+
+    return Cost(
+        flops=float(analysis.get("flops", 0.0)),
+        bytes_accessed=float(analysis.get("bytes accessed", 0.0)),
+        argument_bytes=size("argument"),
+        output_bytes=size("output"),
+        alias_bytes=size("alias"),
+        temp_bytes=size("temp"),
+    )
+
+
+def count_flops(function: Callable[..., Any], *args: Any, loops_once: bool = False) -> float:
+    """FLOPs of `function(*args)`, counted from its jaxpr; nothing is compiled or run.
+
+    A contraction of sizes m × k and k × n counts 2·m·k·n, a convolution likewise, a reduction one
+    a value it reads, other arithmetic one a value it makes. A scan counts as often as it is long,
+    a `while` once (its length is not known), a `cond` as its dearest branch, a body under
+    `shard_map` or `pmap` once a device.
+
+    Args:
+      function: anything that JAX can trace.
+      *args: arrays or `jax.ShapeDtypeStruct`s.
+      loops_once: count a scan's body once, as XLA does.
+
+    >>> def layers(w, x):
+    ...     return jax.lax.scan(lambda x, _: (x @ w, None), x, length=3)[0]
+    >>> count_flops(layers, jnp.ones((8, 8)), jnp.ones((2, 8)))
+    768.0
+    """
+    return _count(jax.make_jaxpr(function)(*args).jaxpr, loops_once)
+
+
+def step_flops(step: Any, state: PyTree, batch: PyTree) -> float:
+    """FLOPs of one call of a train step, over all its devices.
+
+    From the compiled program where the step is one of `make_train_step`, with what its loops
+    were counted too little; counted from the jaxpr for a jitted function of one's own; 0.0 for
+    anything else, which need not be traceable.
+    """
+    if not all(hasattr(step, name) for name in ("compile", "program", "placement")):
+        return count_flops(step, state, batch) if hasattr(step, "lower") else 0.0
+    program = _whole_program(step)
+    missing = count_flops(program, state, batch) - count_flops(
+        program, state, batch, loops_once=True
+    )
+    return cost(step.compile(state, batch)).flops * step.placement.parts + missing
+
+
+def _whole_program(step: Any) -> Callable[..., Any]:
+    place = step.placement
+    if not hasattr(place, "batch_spec") or place.name not in ("pmap", "shard_map"):
+        return step.program
+    axis = 0 if step.steps_per_call == 1 else 1
+    # pmap's program is the same one; only there its axis is bound by shard_map.
+    return jax.shard_map(
+        step.program,
+        mesh=place.mesh,
+        in_specs=(PartitionSpec(), place.batch_spec(axis)),
+        out_specs=(PartitionSpec(), PartitionSpec()),
+        check_vma=False,
+    )
+
+
+def _count(jaxpr: Jaxpr, loops_once: bool) -> float:
+    return sum(_equation(eqn, loops_once) for eqn in jaxpr.eqns)
+
+
+def _equation(eqn: Any, loops_once: bool) -> float:
+    name = eqn.primitive.name
+    inner = [_count(jaxpr, loops_once) for jaxpr in _inner(eqn)]
+    if name == "cond":
+        return max(inner, default=0.0)
+    if name == "scan" and not loops_once:
+        return inner[0] * eqn.params["length"]
+    if name == "shard_map":
+        return sum(inner) * eqn.params["mesh"].size
+    if name == "xla_pmap":
+        return sum(inner) * eqn.params["global_axis_size"]
+    if inner:
+        # A reduction or a scatter has a function of scalars inside, which is no loop body.
+        return sum(inner) if name not in _WITH_SCALAR_FUNCTION else float(eqn.invars[0].aval.size)
+    out = eqn.outvars[0].aval
+    if name == "dot_general":
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        shape = eqn.invars[0].aval.shape
+        return 2.0 * out.size * math.prod(shape[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        kernel = eqn.invars[1].aval
+        # Of the kernel's axes all but that of the output channels are summed over; a grouped
+        # kernel has its input channels already divided.
+        channels = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
+        return 2.0 * out.size * kernel.size / channels
+    if not jnp.issubdtype(getattr(out, "dtype", jnp.int32), jnp.inexact) or name in _FREE:
+        return 0.0
+    if name.startswith(("reduce_", "cum", "arg")):
+        return float(eqn.invars[0].aval.size)
+    return float(out.size)
+
+
+def _inner(eqn: Any) -> Iterator[Jaxpr]:
+    for value in eqn.params.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(part, ClosedJaxpr):
+                yield part.jaxpr
+            elif isinstance(part, Jaxpr):
+                yield part
+
+
+_WITH_SCALAR_FUNCTION = ("scatter", "scatter-add", "reduce", "reduce_window")
+# What moves values without computing any.
+# fmt: off
+_FREE = frozenset((
+    "broadcast_in_dim", "reshape", "transpose", "slice", "dynamic_slice",
+    "dynamic_update_slice", "gather", "concatenate", "pad", "squeeze", "expand_dims",
+    "rev", "copy", "copy_p", "convert_element_type", "bitcast_convert_type", "iota",
+    "select_n", "stop_gradient", "device_put", "split", "tile", "stack", "psum",
+    "all_gather", "all_to_all", "ppermute", "pvary", "sharding_constraint",
+    "optimization_barrier",
+))
+# fmt: on

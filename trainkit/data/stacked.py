@@ -1,0 +1,45 @@
+"""Batches with the number of examples in them, several stacked for one call of a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from trainkit.data.sampler import leading_size
+
+PyTree = Any
+
+
+class Stacked:
+    """A stream of `(batch, examples)`; with `count` > 1, that many batches on a new first axis.
+
+    Its position is that after the last batch of a stack, so that a stack is drawn whole.
+
+    >>> next(Stacked(iter([np.zeros(3), np.ones(3)]), 2))[0].shape
+    (2, 3)
+    """
+
+    def __init__(self, stream: Any, count: int = 1):
+        self._stream, self._count = iter(stream), count
+
+    @property
+    def position(self) -> Any:
+        """The place of the stream below; `None` where it has none."""
+        return getattr(self._stream, "position", None)
+
+    def restore(self, position: Any) -> None:
+        """Goes to a position saved before."""
+        self._stream.restore(position)
+
+    def __iter__(self) -> Stacked:
+        return self
+
+    def __next__(self) -> tuple[PyTree, int]:
+        batches = [next(self._stream) for _ in range(self._count)]
+        # Every process draws as many examples as this one.
+        examples = sum(leading_size(batch) for batch in batches) * jax.process_count()
+        if self._count == 1:
+            return batches[0], examples
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *batches), examples

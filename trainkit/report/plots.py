@@ -1,0 +1,171 @@
+"""Plots of runs as SVG text: plain data in, no files, no state of matplotlib left behind.
+
+Lines and text of the axes are drawn in the page's own colours, so that one picture is right on
+a light and on a dark page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+# Strangers to every picture, put in so that they can be found and replaced by the page's own.
+_INK, _FAINT = "#010203", "#010204"
+_VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--faint)"}
+COLOURS = ("#3b7dd8", "#e07b39", "#2f9e75", "#b455c4", "#d0475c", "#8a7a2f", "#4aa3b5", "#7a6ff0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One line of a plot.
+
+    Attributes:
+      label: in the legend.
+      x, y: of the same length; values that are not finite are left out.
+      points: whether to mark the values (few of them, as of evaluations).
+      smooth: whether to draw the values faintly with their running mean over them.
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    points: bool = False
+    smooth: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """A moment to mark with a vertical line, such as a growth."""
+
+    x: float
+    label: str
+
+
+def plot(
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    x_label: str,
+    log_y: bool = False,
+    events: Sequence[Event] = (),
+    size: tuple[float, float] = (4.6, 2.9),
+) -> str:
+    """An `<svg>` element with the curves in it, to be put into a page.
+
+    Args:
+      curves: drawn in the order given, each in its own colour.
+      title: of the plot; screen readers get it too.
+      x_label: what the horizontal axis counts.
+      log_y: whether the vertical axis is logarithmic.
+      events: moments to mark.
+      size: in inches.
+
+    >>> svg = plot([Curve("loss", [1, 2], [0.5, 0.25])], title="Loss", x_label="steps")
+    >>> svg.startswith("<svg"), "http" in svg
+    (True, False)
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",  # text stays text: it can be searched, and follows the page
+        "svg.hashsalt": title + x_label,  # ids that no other picture of the page has
+        "font.family": "sans-serif",
+        "font.size": 9,
+        "text.color": _INK,
+        "axes.labelcolor": _INK,
+        "axes.edgecolor": _FAINT,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+        "grid.color": _FAINT,
+    }
+    with mpl.rc_context(style):
+        # A figure of its own: pyplot would keep it, and choose a window system.
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        for curve, colour in zip(curves, _colours(len(curves)), strict=True):
+            _draw(axes, curve, colour)
+        for event in events:
+            axes.axvline(event.x, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
+            axes.annotate(
+                event.label,
+                (event.x, 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, -9),
+                textcoords="offset points",
+                fontsize=8,
+            )
+        axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+        axes.set_xlabel(x_label)
+        if log_y and any(value > 0 for curve in curves for value in curve.y):
+            axes.set_yscale("log")
+        axes.grid(True, linewidth=0.5)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(length=0)
+        axes.margins(x=0.02)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if len(curves) > 1:
+            axes.legend(frameon=False, fontsize=8)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    return _for_a_page(text.getvalue(), title)
+
+
+def _draw(axes, curve: Curve, colour: str) -> None:
+    x, y = np.asarray(curve.x, float), np.asarray(curve.y, float)
+    kept = np.isfinite(x) & np.isfinite(y)
+    x, y = x[kept], y[kept]
+    if curve.smooth and len(x) > 20:
+        axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(x, running_mean(y, len(y) // 20), color=colour, label=curve.label, linewidth=1.6)
+    else:
+        marker = {"marker": "o", "markersize": 3.5} if curve.points or len(x) == 1 else {}
+        axes.plot(x, y, color=colour, label=curve.label, linewidth=1.6, **marker)
+
+
+def running_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """The mean over a centred window, narrower at the ends; the same length as `values`.
+
+    >>> running_mean(np.array([0.0, 3.0, 6.0, 3.0]), 1)
+    array([1.5, 3. , 4. , 4.5])
+    """
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    first, last = np.maximum(places - width, 0), np.minimum(places + width + 1, len(values))
+    return (sums[last] - sums[first]) / (last - first)
+
+
+def _colours(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def _for_a_page(svg: str, title: str) -> str:
+    """The element alone: no declaration, metadata or address, its colours the page's own."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg)
+    svg = svg.replace("xlink:href", "href")
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    # The page gives the size; the view box keeps the proportions.
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).strip()
+
+
+def spans_decades(values: Sequence[float]) -> bool:
+    """Whether positive values differ so much that a logarithmic axis shows them better."""
+    positive = [value for value in values if value > 0 and math.isfinite(value)]
+    return len(positive) > 1 and max(positive) > 30 * min(positive)

@@ -1,0 +1,51 @@
+"""What a report is made of: the rows, configuration and summary of a run, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainkit.metrics import Row, read_metrics
+from trainkit.report.summary import SUMMARY
+from trainkit.run_folder import CONFIG
+
+
+@dataclasses.dataclass(frozen=True)
+class RunData:
+    """A run to report on.
+
+    Attributes:
+      name: in legends and tables.
+      rows: of its metrics log.
+      config: its options.
+      summary: how it ended and what it was made with; `{}` for a run under way.
+    """
+
+    name: str
+    rows: Sequence[Row]
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def of(self, kind: str) -> list[Row]:
+        """The rows of a kind: "train", "evaluation" or "event"."""
+        return [row for row in self.rows if row["kind"] == kind]
+
+    def series(self, kind: str, x: str, y: str) -> tuple[list[float], list[float]]:
+        """Two columns of the rows of a kind that have both."""
+        rows = [row for row in self.of(kind) if x in row and y in row]
+        return [row[x] for row in rows], [row[y] for row in rows]
+
+
+def read_run(folder: str | os.PathLike, name: str | None = None) -> RunData:
+    """The run in a folder."""
+    folder = Path(folder)
+
+    def read(file: str) -> dict[str, Any]:
+        path = folder / file
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    return RunData(name or folder.resolve().name, read_metrics(folder), read(CONFIG), read(SUMMARY))

@@ -1,0 +1,157 @@
+"""The folder of a run: claimed before anything is computed, and never shared or overwritten."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+CONFIG, LOCK = "config.json", ".lock"
+# All that a run writes: `overwrite` removes these and nothing else.
+OWN = (CONFIG, LOCK, "metrics.jsonl", "metrics.csv", "metrics.csv.new", "summary.json")
+OWN_FOLDERS = ("checkpoints", "tensorboard")
+REPORT = "report.html"
+
+
+class OutputError(OSError, ValueError):
+    """An output folder that cannot be written, or that holds something else."""
+
+
+@dataclasses.dataclass
+class RunFolder:
+    """A folder claimed for one run; use it in a `with`, or `close` it.
+
+    Attributes:
+      path: where it is.
+      config: the run's configuration, as JSON has it.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    _lock: IO[str] | None = None
+
+    @classmethod
+    def claim(
+        cls,
+        path: str | os.PathLike,
+        config: Mapping[str, Any] | None = None,
+        *,
+        overwrite: bool = False,
+    ) -> RunFolder:
+        """Makes the folder of a new run, or takes up the run that is there.
+
+        A run with the same configuration goes on where it stopped.
+
+        Raises:
+          OutputError: the folder cannot be written, is in use, or holds a run with another
+            configuration or files that are not a run's.
+        """
+        path = Path(path).expanduser()
+        config = _as_json(config or {})
+        existed = path.exists()
+        if existed and not path.is_dir():
+            raise OutputError(f"The output folder {path} is a file; choose another with --out.")
+        if existed:
+            _check_contents(path, config, overwrite)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = (path / LOCK).open("a")
+        except OSError as error:
+            raise OutputError(
+                f"The output folder {path} cannot be written ({error.strerror}); choose another "
+                "with --out."
+            ) from error
+        _lock(lock, path)
+        folder = cls(path, config, lock)
+        if overwrite:
+            folder._clear()
+        (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        return folder
+
+    def _clear(self) -> None:
+        for name in OWN:
+            if name != LOCK:
+                (self.path / name).unlink(missing_ok=True)
+        (self.path / REPORT).unlink(missing_ok=True)
+        for name in OWN_FOLDERS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def close(self) -> None:
+        """Lets another process have the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _check_contents(path: Path, config: dict[str, Any], overwrite: bool) -> None:
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except OSError as error:
+        raise OutputError(
+            f"The output folder {path} cannot be read ({error.strerror}); choose another."
+        ) from error
+    if not names - {LOCK}:
+        return
+    if CONFIG not in names:
+        # Never cleared, not even when asked to: these are somebody's own files.
+        raise OutputError(
+            f"The output folder {path} holds files that are not a run's "
+            f"({', '.join(sorted(names)[:3])}); choose an empty or a new one with --out."
+        )
+    if overwrite:
+        return
+    try:
+        found = json.loads((path / CONFIG).read_text())
+    except ValueError:
+        found = {"(unreadable)": str(path / CONFIG)}
+    if found != config:
+        differences = [
+            f"{name}: {_shown(found, name)} there, {_shown(config, name)} now"
+            for name in dict.fromkeys([*found, *config])
+            if _shown(found, name) != _shown(config, name)
+        ]
+        raise OutputError(
+            f"The output folder {path} already holds a run with another configuration:\n  "
+            + "\n  ".join(differences)
+            + "\nGive this run a folder of its own with --out, or throw the other away with "
+            "--overwrite. (With the same configuration it would go on where it stopped.)"
+        )
+
+
+def _shown(config: dict[str, Any], name: str) -> str:
+    return json.dumps(config[name]) if name in config else "nothing"
+
+
+def _lock(file: IO[str], path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # not on Windows: there two runs in one folder are the user's to avoid
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise OutputError(
+            f"Another process is training in {path}; wait for it, stop it, or choose another "
+            "folder with --out."
+        ) from None
+    except OSError:
+        # Some network file systems have no locks.
+        with contextlib.suppress(OSError):
+            file.flush()
+
+
+def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as it will be read back, so that the two can be compared."""
+    return json.loads(json.dumps(dict(config), default=str))
