@@ -1,11 +1,53 @@
-"""The one error that growth raises when it will not do what was asked."""
+"""The one error of growth: what cannot grow, where, why, and what to do instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class GrowthError(ValueError):
-    """A growth that cannot be done exactly, or not at all; the message says what to do instead.
+    """Raised, before anything is run or allocated, when no exact growth exists or none was found.
+
+    Attributes:
+      axis: the axis that stands in the way, as "4 → 8", or `None`.
+      params: paths of the parameters that have this axis.
+      primitive: the operation that cannot follow, or `None`.
+      source: "file:line (function)" of that operation, or `None`.
+      mend: what to do instead.
 
     >>> raise GrowthError("axis 1 of 'rope' changes its frequencies")
     Traceback (most recent call last):
     ...
     trainkit.growth.errors.GrowthError: axis 1 of 'rope' changes its frequencies
     """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        axis: str | None = None,
+        params: Sequence[str] = (),
+        primitive: str | None = None,
+        source: str | None = None,
+        mend: str | None = None,
+    ):
+        self.axis = axis
+        self.params = tuple(params)
+        self.primitive = primitive
+        self.source = source
+        self.mend = mend
+        self.reason = message
+        lines = [message]
+        if axis:
+            lines.append(f"  axis:       {axis}")
+        if self.params:
+            shown = self.params[:6]
+            more = f" and {len(self.params) - 6} more" if len(self.params) > 6 else ""
+            lines.append(f"  parameters: {', '.join(shown)}{more}")
+        if primitive:
+            lines.append(f"  primitive:  {primitive}")
+        if source:
+            lines.append(f"  source:     {source}")
+        if mend:
+            lines.append(f"  instead:    {mend}")
+        super().__init__("\n".join(lines))

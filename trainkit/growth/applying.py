@@ -1,0 +1,163 @@
+"""Growing arrays: gather along each axis, multiply by one vector an axis, all inside one jit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trainkit.growth.blueprint import Plan, Symmetry
+from trainkit.growth.errors import GrowthError
+from trainkit.growth.leaf import AxisGrowth, LeafGrowth
+from trainkit.growth.paths import path_name
+from trainkit.growth.realising import check_symmetry, noise_groups, realise
+
+PyTree = Any
+
+
+def grow_params(
+    plan: Plan,
+    params: PyTree,
+    key: jax.Array | None,
+    symmetry: Symmetry,
+    donate: bool,
+    out_shardings: Any,
+) -> PyTree:
+    """See `Plan.grow`."""
+    check_symmetry(key, symmetry)
+    check_params(plan, params)
+    growths = realise(plan, key, symmetry)
+    groups = noise_groups(plan) if symmetry == "noise" else {}
+    paths = [leaf.path for leaf in plan.leaves]
+
+    def run(tree: PyTree, key: jax.Array | None) -> PyTree:
+        leaves, treedef = jax.tree.flatten(tree)
+        grown = []
+        for i, (path, w) in enumerate(zip(paths, leaves, strict=True)):
+            own = jax.random.fold_in(key, i) if key is not None else None
+            grown.append(grow_leaf(w, growths[path], own, groups.get(path, ())))
+        return jax.tree.unflatten(treedef, grown)
+
+    options: dict[str, Any] = {} if out_shardings is None else {"out_shardings": out_shardings}
+    return jax.jit(run, donate_argnums=(0,) if donate else (), **options)(params, key)
+
+
+def check_params(plan: Plan, params: PyTree) -> None:
+    """Refuses parameters that are not those of the plan."""
+    found = [(path_name(p), leaf) for p, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    planned = {leaf.path: leaf for leaf in plan.leaves}
+    missing = [p for p in planned if p not in {q for q, _ in found}]
+    unknown = [p for p, _ in found if p not in planned]
+    if missing or unknown:
+        raise GrowthError(
+            f"the parameters are not those of the plan: missing {missing[:5] or 'none'}, not in "
+            f"the plan {unknown[:5] or 'none'}",
+            params=[*missing[:3], *unknown[:3]],
+            mend="pass the tree that the plan was made from (its small_params)",
+        )
+    for path, leaf in found:
+        wanted = planned[path]
+        if tuple(leaf.shape) != wanted.small or str(leaf.dtype) != wanted.dtype:
+            raise GrowthError(
+                f"{path} has shape {tuple(leaf.shape)} and dtype {leaf.dtype}; the plan was made "
+                f"for {wanted.small} and {wanted.dtype}",
+                params=[path],
+                mend="make a plan for these parameters",
+            )
+
+
+def _vector(x: np.ndarray, axis: int, rank: int, dtype) -> jax.Array:
+    return jnp.asarray(x, dtype).reshape([-1 if d == axis else 1 for d in range(rank)])
+
+
+def arithmetic(dtype) -> Any:
+    """The dtype to compute in: float32 for narrower ones."""
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        return dtype
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+
+
+def grow_leaf(w: jax.Array, growth: LeafGrowth, key: jax.Array | None, noise=()) -> jax.Array:
+    """One array: W′ = c · (W[π] + shift) − shift, with noise and fresh units where asked for."""
+    if all(a is None for a in growth.axes) and growth.weight == 1.0:
+        return w
+    out = w
+    for d, axis in enumerate(growth.axes):
+        if axis is not None:
+            out = take(out, axis, d)
+    if not jnp.issubdtype(w.dtype, jnp.inexact):
+        return out
+    wide = arithmetic(w.dtype)
+    out = out.astype(wide)
+    rank = out.ndim
+    if growth.shift:
+        out = out + jnp.asarray(growth.shift, wide)
+    fresh = [(d, a) for d, a in enumerate(growth.axes) if a is not None and (a.source < 0).any()]
+    if fresh:
+        out = fill(out, fresh, key)
+    # Factors of one axis at a time: their outer product would be as large as the leaf.
+    for d, axis in enumerate(growth.axes):
+        if axis is not None and (axis.weight != 1.0).any():
+            out = out * _vector(axis.weight, d, rank, wide)
+    if growth.weight != 1.0:
+        out = out * jnp.asarray(growth.weight, wide)
+    if noise:
+        assert key is not None
+        scale = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(out)))) * jnp.asarray(0.25, wide).real
+        drawn = jax.random.normal(jax.random.fold_in(key, 0), out.shape, wide)
+        out = out + scale.astype(wide) * zero_sum(drawn, noise, wide)
+    if growth.shift:
+        out = out - jnp.asarray(growth.shift, wide)
+    return out.astype(w.dtype)
+
+
+def take(w: jax.Array, axis: AxisGrowth, d: int) -> jax.Array:
+    """W[π] along one axis (old unit 0 stands in where there is none)."""
+    n, source = w.shape[d], axis.source
+    if np.array_equal(source, np.arange(n)):
+        return w
+    k = len(source) // max(n, 1)
+    if len(source) == k * n and np.array_equal(source, np.arange(len(source)) // k):
+        # A repeat stays on its shard; a gather would fetch the whole axis first.
+        shape = [*w.shape[: d + 1], k, *w.shape[d + 1 :]]
+        spread = jnp.broadcast_to(jnp.expand_dims(w, d + 1), shape)
+        return spread.reshape([*w.shape[:d], k * n, *w.shape[d + 1 :]])
+    return jnp.take(w, np.where(source < 0, 0, source), axis=d)
+
+
+def zero_sum(drawn: jax.Array, groups, dtype) -> jax.Array:
+    """Noise with its mean over the copies of each unit taken away, along one axis after another.
+
+    Only the first axis is needed for the function; units without copies get no noise.
+    """
+    d, group = groups[0]
+    rank = drawn.ndim
+    count = int(group.max()) + 1
+    ids = np.where(group < 0, count, group)
+    size = np.bincount(ids, minlength=count + 1)
+    moved = jnp.moveaxis(drawn, d, 0)
+    total = jax.ops.segment_sum(moved, ids, count + 1)
+    mean = total / jnp.asarray(np.maximum(size, 1), dtype).reshape([-1] + [1] * (rank - 1))
+    moved = moved - mean[ids]
+    alive = (group >= 0) & (size[ids] > 1)
+    moved = moved * jnp.asarray(alive, dtype).reshape([-1] + [1] * (rank - 1))
+    return jnp.moveaxis(moved, 0, d)
+
+
+def fill(out: jax.Array, fresh, key: jax.Array | None) -> jax.Array:
+    """Writes what new units hold: zeros, or random values of the leaf's own size.
+
+    The factors of the other axes come after it: rows that are read with 0 stay 0.
+    """
+    scale = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(out)))).astype(out.dtype)
+    for i, (d, axis) in enumerate(fresh):
+        new = jnp.asarray(axis.source < 0).reshape([-1 if e == d else 1 for e in range(out.ndim)])
+        if axis.fill == "random":
+            assert key is not None
+            drawn = jax.random.normal(jax.random.fold_in(key, i + 1), out.shape, out.dtype)
+            out = jnp.where(new, scale * drawn, out)
+        else:
+            out = jnp.where(new, jnp.zeros((), out.dtype), out)
+    return out

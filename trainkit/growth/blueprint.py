@@ -1,0 +1,197 @@
+"""The plan: static, hashable data that say how every leaf grows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from trainkit.growth.axes import Axis, concatenation, find, product
+from trainkit.growth.constants import LAYOUTS
+from trainkit.growth.leaf import LeafGrowth
+
+PyTree = Any
+Symmetry = Literal["uneven", "noise", "zero_out", "even"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AxisLeaf:
+    """One grown factor, shared by all the parameter axes that are coupled.
+
+    Attributes:
+      small, big: its size before and after.
+      layout: "repeat" (copies of a unit side by side), "tile" (the whole axis again and again) or
+        "stride" (old unit i at place i·big/small, nothing between).
+      clean: whether whatever reads it is a parameter that may be split, so that an uneven split
+        has an exact gradient and its copies may hold anything while they are read with 0.
+    """
+
+    small: int
+    big: int
+    layout: str
+    clean: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafPlan:
+    """How one parameter grows.
+
+    Attributes:
+      path: its keys joined by "/", as in "params/Dense_0/kernel".
+      small, big: shapes before and after.
+      dtype: its dtype.
+      axes: for each axis `None` (unchanged) or its structure, nested tuples of
+        `("leaf", number of the AxisLeaf)`, `("fixed", size)`, `("prod", …)`, `("sum", …)`.
+      weight: scalar factor on the weight of an even growth.
+      segments: for each axis one factor a segment, `()` where all are 1.
+      splits: for each axis, for each segment, the numbers of the AxisLeafs that this parameter
+        reads, and over whose copies it may be split unevenly.
+      shift: s of a leaf that is used as w + s.
+    """
+
+    path: str
+    small: tuple[int, ...]
+    big: tuple[int, ...]
+    dtype: str
+    axes: tuple[Any, ...]
+    weight: float
+    segments: tuple[tuple[float, ...], ...]
+    splits: tuple[Any, ...]
+    shift: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """An exact growth of one model's parameters into those of a wider one.
+
+    Attributes:
+      leaves: one `LeafPlan` a parameter, in the order of the pytree.
+      atoms: the independent grown axes.
+      equations: how many equations of the program were proved.
+
+    `print(plan)` shows the table. Two plans are equal when they grow alike; a plan is hashable, and
+    `Plan.from_json(plan.to_json()) == plan`.
+    """
+
+    leaves: tuple[LeafPlan, ...]
+    atoms: tuple[AxisLeaf, ...]
+    equations: int = 0
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        return json.dumps({"version": 1, **dataclasses.asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that `to_json` wrote.
+
+        Raises:
+          ValueError: the text is not such a plan.
+        """
+        data = json.loads(text)
+        if not isinstance(data, dict) or data.get("version") != 1:
+            raise ValueError("this is no growth plan of version 1 (see Plan.to_json)")
+        return cls(
+            leaves=tuple(LeafPlan(**_tuples(leaf)) for leaf in data["leaves"]),
+            atoms=tuple(AxisLeaf(**leaf) for leaf in data["atoms"]),
+            equations=data["equations"],
+        )
+
+    def realise(
+        self, key: jax.Array | None = None, symmetry: Symmetry = "even"
+    ) -> dict[str, LeafGrowth]:
+        """Draws what is random and gives the maps and factors of every leaf, by path (host arrays).
+
+        Args:
+          key: a random key; only "even" does without.
+          symmetry: how copies are told apart; see `grow`.
+        """
+        from trainkit.growth.realising import realise
+
+        return realise(self, key, symmetry)
+
+    def grow(
+        self,
+        params: PyTree,
+        *,
+        key: jax.Array | None = None,
+        symmetry: Symmetry = "uneven",
+        donate: bool = False,
+        out_shardings: Any = None,
+    ) -> PyTree:
+        """The parameters of the big model that compute what `params` compute in the small one.
+
+        Args:
+          params: the small model's parameters, shapes and dtypes as planned.
+          key: a random key (`jax.random.key`); needed unless `symmetry="even"`.
+          symmetry: how copies of a unit are told apart, always without changing the function:
+            "uneven" reads them with unequal shares; "noise" adds noise to the shares that sums to
+            zero over the copies; "zero_out" reads the new copies with 0 and draws their own inputs
+            at random; "even" leaves them equal, and they stay equal in training. Axes where a
+            variant is impossible fall back to even copies: `table()` says which.
+          donate: whether `params` may be overwritten (their buffers are given up).
+          out_shardings: where the results live: a sharding or a pytree of them.
+
+        Returns:
+          A pytree like `params`, of the same dtypes; the arithmetic is float32 for narrower ones.
+
+        Raises:
+          GrowthError: `params` are not those of the plan.
+        """
+        from trainkit.growth.applying import grow_params
+
+        return grow_params(self, params, key, symmetry, donate, out_shardings)
+
+    def table(self) -> str:
+        """Plain text: leaf, shapes, axis groups, map, weight and gradient factor, bytes."""
+        from trainkit.growth.table import table
+
+        return table(self)
+
+    def __str__(self) -> str:
+        return self.table()
+
+
+def structure_of(axis: Axis, number: Callable[[Axis], int]) -> tuple:
+    """An axis as nested tuples, its grown leaves numbered by `number`."""
+    axis = find(axis)
+    if axis.kind == "leaf":
+        return ("fixed", axis.small) if axis.fixed else ("leaf", number(axis))
+    return (axis.kind, *(structure_of(p, number) for p in axis.parts))
+
+
+def atom_axes(plan: Plan) -> list[Axis]:
+    """Fresh `Axis` leaves for the plan's atoms, their maps set."""
+    made = []
+    for atom in plan.atoms:
+        leaf = Axis(atom.small, atom.big)
+        leaf.source = LAYOUTS[atom.layout](atom.small, atom.big)
+        made.append(leaf)
+    return made
+
+
+def axis_from(structure: tuple, atoms: list[Axis]) -> Axis:
+    """The `Axis` that `structure_of` wrote down."""
+    kind, *rest = structure
+    if kind == "fixed":
+        return Axis(rest[0], rest[0])
+    if kind == "leaf":
+        return atoms[rest[0]]
+    parts = [axis_from(s, atoms) for s in rest]
+    return product(parts) if kind == "prod" else concatenation(parts)
+
+
+def _tuples(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {k: _tuples(v) for k, v in x.items()}
+    return tuple(_tuples(v) for v in x) if isinstance(x, list) else x
+
+
+def copies(source: np.ndarray, n: int) -> np.ndarray:
+    """For each new unit how many new units copy the same old one; 1 for those that copy none."""
+    counts = np.bincount(source[source >= 0], minlength=n)
+    return np.where(source >= 0, counts[np.where(source >= 0, source, 0)], 1)

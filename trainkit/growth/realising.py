@@ -1,0 +1,151 @@
+"""From a plan to numbers: one `LeafGrowth` a leaf, with what is random drawn."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import jax
+import numpy as np
+
+from trainkit.growth.axes import coordinate, find, labels, source_map
+from trainkit.growth.blueprint import LeafPlan, Plan, Symmetry, atom_axes, axis_from, copies
+from trainkit.growth.leaf import AxisGrowth, LeafGrowth
+
+
+def realise(plan: Plan, key: jax.Array | None, symmetry: Symmetry) -> dict[str, LeafGrowth]:
+    """See `Plan.realise`."""
+    shares = draw_shares(plan, key, symmetry)
+    axes = atom_axes(plan)
+    return {leaf.path: _leaf(plan, leaf, axes, shares, symmetry) for leaf in plan.leaves}
+
+
+def check_symmetry(key: jax.Array | None, symmetry: str) -> None:
+    if symmetry not in get_args(Symmetry):
+        raise ValueError(f"symmetry={symmetry!r}: choose one of {', '.join(get_args(Symmetry))}")
+    if symmetry != "even" and key is None:
+        raise ValueError(
+            f"symmetry={symmetry!r} draws random numbers: give key=jax.random.key(0), or take "
+            'symmetry="even"'
+        )
+
+
+def draw_shares(plan: Plan, key: jax.Array | None, symmetry: Symmetry) -> list[np.ndarray | None]:
+    """For each atom ρ̃, the share of each copy relative to an even one (mean 1 over a unit's
+    copies); `None` where copies stay even."""
+    check_symmetry(key, symmetry)
+    split = {a for leaf in plan.leaves for axis in leaf.splits for cell in axis for a in cell}
+    result: list[np.ndarray | None] = [None] * len(plan.atoms)
+    if symmetry not in ("uneven", "zero_out"):
+        return result
+    for i, (atom, axis) in enumerate(zip(plan.atoms, atom_axes(plan), strict=True)):
+        source = axis.source
+        assert source is not None
+        if i not in split or (source < 0).any():
+            continue
+        count = copies(source, atom.small)
+        if symmetry == "zero_out":
+            if atom.clean:
+                # The first copy of each unit is read as before, the others not at all.
+                first = np.zeros(len(source))
+                first[np.unique(source, return_index=True)[1]] = 1.0
+                result[i] = first * count
+            continue
+        assert key is not None
+        seed = jax.random.key_data(jax.random.fold_in(key, i)).reshape(-1)
+        drawn = np.random.default_rng([int(x) for x in np.asarray(seed)]).uniform(
+            0.5, 1.5, len(source)
+        )
+        total = np.bincount(source, drawn, minlength=atom.small)
+        result[i] = np.where(count > 1, drawn * count / total[source], 1.0)
+    return result
+
+
+def _leaf(
+    plan: Plan, leaf: LeafPlan, atoms, shares: list[np.ndarray | None], symmetry: Symmetry
+) -> LeafGrowth:
+    exact = True
+    grown: list[AxisGrowth | None] = []
+    matrix = sum(n > 1 for n in leaf.small) > 1
+    for structure, scales, split in zip(leaf.axes, leaf.segments, leaf.splits, strict=True):
+        if structure is None:
+            grown.append(None)
+            continue
+        axis = find(axis_from(structure, atoms))
+        source = source_map(axis)
+        alive = source >= 0
+        old = np.where(alive, source, 0)
+        label = labels(axis)[0][old]
+        weight = np.asarray(scales or (1.0,) * (int(label.max()) + 1))[label].astype(np.float64)
+        count = copies(source, axis.small).astype(np.float64)
+        gradient = 1.0 / (weight * count)
+        for a, (atom, node) in enumerate(zip(plan.atoms, atoms, strict=True)):
+            place = coordinate(axis, node, of_big=True)
+            inside = place >= 0
+            if not inside.any():
+                continue
+            place = np.where(inside, place, 0)
+            carries = np.array([a in cell for cell in split], bool)[label] & inside
+            if atom.big % atom.small and atom.layout != "stride":
+                # Units differ in their number of copies: the split is part of the even map.
+                assert node.source is not None
+                number = copies(node.source, atom.small)[place]
+                weight = np.where(carries, weight / number, weight)
+                gradient = np.where(carries, gradient * number, gradient)
+            share = shares[a]
+            if share is None:
+                if symmetry == "noise" and not carries.all() and _noised(plan, a):
+                    exact &= not (inside & ~carries).any()
+                continue
+            drawn = np.where(inside, share[place], 1.0)
+            weight = np.where(carries, weight * drawn, weight)
+            gradient = np.where(inside & ~carries, gradient * drawn, gradient)
+            if (inside & ~carries).any() and not atom.clean:
+                exact = False
+            if symmetry == "zero_out":
+                fresh = inside & (share[place] == 0.0)
+                if matrix:
+                    source = np.where(fresh & ~carries, -1, source)
+                    weight = np.where(fresh & ~carries, 1.0, weight)
+                exact &= not fresh.any()
+        grown.append(
+            AxisGrowth(
+                source.astype(np.int32),
+                np.where(source < 0, 1.0, weight),
+                np.where(source < 0, 1.0, gradient),
+                "random" if symmetry == "zero_out" and matrix else "zero",
+            )
+        )
+    return LeafGrowth(tuple(grown), leaf.weight, 1.0 / leaf.weight, leaf.shift, exact)
+
+
+def _noised(plan: Plan, atom: int) -> bool:
+    return any(atom in cell for leaf in plan.leaves for axis in leaf.splits for cell in axis)
+
+
+def noise_groups(plan: Plan) -> dict[str, list[tuple[int, Any]]]:
+    """For each leaf the axes over whose copies noise may be added that sums to zero: (axis, for
+    each new unit of the axis the group it belongs to, −1 for none)."""
+    atoms = atom_axes(plan)
+    result: dict[str, list[tuple[int, Any]]] = {}
+    for leaf in plan.leaves:
+        for d, (structure, split) in enumerate(zip(leaf.axes, leaf.splits, strict=True)):
+            if structure is None or not any(split):
+                continue
+            axis = find(axis_from(structure, atoms))
+            source = source_map(axis)
+            label = labels(axis)[0][np.where(source < 0, 0, source)]
+            group = np.full(len(source), -1)
+            for cell_label, cell in enumerate(split):
+                if not cell:
+                    continue
+                # Copies that differ in split leaves alone sum to zero: fix all other coordinates.
+                at = (label == cell_label) & (source >= 0)
+                keys = [source[at]]
+                for a, node in enumerate(atoms):
+                    place = coordinate(axis, node, of_big=True)
+                    if a not in cell and (place[at] >= 0).any():
+                        keys.append(place[at])
+                _, ids = np.unique(np.stack(keys), axis=1, return_inverse=True)
+                group[at] = ids.reshape(-1) + group.max() + 1
+            result.setdefault(leaf.path, []).append((d, group))
+    return result

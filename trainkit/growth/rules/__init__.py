@@ -1,0 +1,23 @@
+"""What each primitive does to axes, scales and splits: one file a family."""
+
+from trainkit.growth.lockstep import Rule
+from trainkit.growth.rules import (
+    contractions,
+    control,
+    elementwise,
+    indexing,
+    reductions,
+    shapes,
+)
+
+RULES: dict[str, Rule] = {
+    **elementwise.RULES,
+    **contractions.RULES,
+    **reductions.RULES,
+    **shapes.RULES,
+    **indexing.RULES,
+    **control.RULES,
+}
+UNKNOWN = control.UNKNOWN
+
+__all__ = ["RULES", "UNKNOWN"]

@@ -1,0 +1,179 @@
+"""Loops and branches: their bodies are walked in lockstep too, and carries are linked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trainkit.growth.axes import Axis
+from trainkit.growth.flow import Flow, Group
+from trainkit.growth.lockstep import Joint, Rule, Value
+
+
+def _inside(v: Value, axes: Sequence[Axis] | None = None, cut: bool = False) -> Value:
+    """A value of a body that has the operand's axes (without the first, if `cut`)."""
+    small, big = (v.small[1:], v.big[1:]) if cut else (v.small, v.big)
+    axes = list(v.axes[1:] if cut else v.axes) if axes is None else list(axes)
+    return Value(small, big, v.dtype, axes)
+
+
+def _link_axes(joint: Joint, a: Value, b: Value) -> None:
+    if len(a.axes) != len(b.axes):
+        joint.fail("a loop's carry changes its rank")
+    for x, y in zip(a.axes, b.axes, strict=True):
+        joint.unify(x, y)
+
+
+def scan_axes(joint: Joint) -> None:
+    joint.same_told("_split_transpose", "linear")
+    consts, carries = joint.params["num_consts"], joint.params["num_carry"]
+    fixed = joint.ins[:consts]
+    init = joint.ins[consts : consts + carries]
+    xs = joint.ins[consts + carries :]
+    if joint.params["length"] != joint.big.params["length"]:
+        joint.fail(
+            f"a scan runs {joint.params['length']} and {joint.big.params['length']} times",
+            mend="grow depth by plan.deepen, width and depth one after the other",
+        )
+    inside = [_inside(v) for v in init] + [_inside(v, cut=True) for v in xs]
+    body = joint.analysis.body(*joint.both("jaxpr"), [*fixed, *inside])
+    joint.bodies.append(body)
+    for a, b in zip(inside[:carries], body.outs[:carries], strict=True):
+        _link_axes(joint, a, b)
+    length = joint.params["length"]
+    for i, out in enumerate(body.outs):
+        if i < carries:
+            joint.new_out(i, inside[i].axes)
+        else:
+            joint.new_out(i, [Axis(length, length), *out.axes])
+
+
+def _link(flow: Flow, joint: Joint, a: Value, b: Value) -> None:
+    """Requires two values with the same axes to have one scale and one split."""
+    flow.agree(joint, [flow.read(a), flow.read(b)], _inside(a))
+
+
+def scan_flow(flow: Flow, joint: Joint) -> None:
+    consts, carries = joint.params["num_consts"], joint.params["num_carry"]
+    body = joint.bodies[0]
+    init, xs = joint.ins[consts : consts + carries], joint.ins[consts + carries :]
+    for v in joint.ins[:consts]:
+        flow.read(v)
+    for v, inner in zip(init, body.ins[consts : consts + carries], strict=True):
+        flow.unknown(inner)
+        _link(flow, joint, v, inner)
+    for v, inner in zip(xs, body.ins[consts + carries :], strict=True):
+        flow.read(v)
+        flow.uniform(joint, v, 0)
+        groups = [Group((d + 1,), (d,)) for d in range(len(inner.axes))]
+        flow.move(joint, inner, [(v, groups)])
+        inner.origin = v.origin
+    flow.run(body.equations)
+    for i, out in enumerate(body.outs):
+        flow.read(out)
+        if i < carries:
+            inner = body.ins[consts + i]
+            _link(flow, joint, inner, out)
+            joint.outs[i].scale, joint.outs[i].carries = inner.scale, inner.carries
+        else:
+            stacked = joint.outs[i]
+            groups = [Group((d,), (d + 1,)) for d in range(len(out.axes))]
+            flow.move(joint, stacked, [(out, groups)])
+
+
+def while_axes(joint: Joint) -> None:
+    joint.same_told()
+    cond, body = joint.params["cond_nconsts"], joint.params["body_nconsts"]
+    carry = joint.ins[cond + body :]
+    inside = [_inside(v) for v in carry]
+    joint.bodies.append(
+        joint.analysis.body(*joint.both("cond_jaxpr"), [*joint.ins[:cond], *inside])
+    )
+    run = joint.analysis.body(*joint.both("body_jaxpr"), [*joint.ins[cond : cond + body], *inside])
+    joint.bodies.append(run)
+    for a, b in zip(inside, run.outs, strict=True):
+        _link_axes(joint, a, b)
+    for i, v in enumerate(inside):
+        joint.new_out(i, v.axes)
+
+
+def while_flow(flow: Flow, joint: Joint) -> None:
+    n = joint.params["cond_nconsts"] + joint.params["body_nconsts"]
+    test, run = joint.bodies
+    inside = run.ins[joint.params["body_nconsts"] :]
+    for v in joint.ins[:n]:
+        flow.read(v)
+    for v, inner in zip(joint.ins[n:], inside, strict=True):
+        flow.unknown(inner)
+        _link(flow, joint, v, inner)
+    flow.run(test.equations)
+    for v in test.outs:
+        flow.pin(joint, v)
+    flow.run(run.equations)
+    for i, (inner, out) in enumerate(zip(inside, run.outs, strict=True)):
+        _link(flow, joint, inner, out)
+        joint.outs[i].scale, joint.outs[i].carries = inner.scale, inner.carries
+
+
+def cond_axes(joint: Joint) -> None:
+    joint.same_told("branches")
+    branches = zip(*joint.both("branches"), strict=True)
+    joint.bodies = [joint.analysis.body(s, b, joint.ins[1:]) for s, b in branches]
+    first = joint.bodies[0]
+    for body in joint.bodies[1:]:
+        for a, b in zip(first.outs, body.outs, strict=True):
+            _link_axes(joint, a, b)
+    for i, out in enumerate(first.outs):
+        joint.new_out(i, out.axes)
+
+
+def cond_flow(flow: Flow, joint: Joint) -> None:
+    for v in joint.ins:
+        flow.read(v)
+    flow.pin(joint, joint.ins[0])
+    for body in joint.bodies:
+        flow.run(body.equations)
+    for i, out in enumerate(joint.outs):
+        flow.agree(joint, [flow.read(body.outs[i]) for body in joint.bodies], out)
+
+
+def unknown_axes(joint: Joint) -> None:
+    """A primitive without a rule is fine where nothing grows."""
+    for v in joint.ins:
+        joint.refuse_growth(
+            v, range(len(v.axes)),
+            f"there is no growth rule for the primitive `{joint.name}`, and an axis of its operand "
+            "grows",
+            "keep this axis as it is, or write the operation with primitives that have a rule",
+        )  # fmt: skip
+    joint.same_told()
+    for i, (a, b) in enumerate(zip(joint.small.outs, joint.big.outs, strict=True)):
+        if a.aval.shape != b.aval.shape:
+            joint.fail(f"there is no growth rule for the primitive `{joint.name}`")
+        joint.new_out(i)
+
+
+def unknown_flow(flow: Flow, joint: Joint) -> None:
+    for v in joint.ins:
+        flow.pin(joint, v)
+    for v in joint.outs:
+        flow.plain(v)
+
+
+def barrier_axes(joint: Joint) -> None:
+    for i, v in enumerate(joint.ins):
+        joint.new_out(i, v.axes)
+
+
+def barrier_flow(flow: Flow, joint: Joint) -> None:
+    for v, out in zip(joint.ins, joint.outs, strict=True):
+        flow.read(v)
+        out.scale, out.carries, out.origin = v.scale, v.carries, v.origin
+
+
+UNKNOWN = Rule(unknown_axes, unknown_flow)
+RULES = {
+    "scan": Rule(scan_axes, scan_flow),
+    "while": Rule(while_axes, while_flow),
+    "cond": Rule(cond_axes, cond_flow),
+    "optimization_barrier": Rule(barrier_axes, barrier_flow),
+}

@@ -1,0 +1,171 @@
+"""Element by element: every operand has the result's axes, a size of one, or no axes at all."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from trainkit.growth.axes import find
+from trainkit.growth.flow import Flow
+from trainkit.growth.lockstep import Joint, Rule
+
+
+def axes(joint: Joint, *ignored: str) -> None:
+    joint.same_told("weak_type", "new_dtype", *ignored)
+    rank = max(len(v.axes) for v in joint.ins)
+    out_axes = []
+    for d in range(rank):
+        found = None
+        for v in joint.ins:
+            if not v.axes:
+                continue
+            axis = find(v.axes[d])
+            if axis.small == axis.big == 1:
+                found = found or axis
+                continue
+            if found is None or (find(found).small == find(found).big == 1):
+                found = axis
+            else:
+                joint.unify(found, axis)
+        out_axes.append(found)
+    for i in range(len(joint.small.outs)):
+        joint.new_out(i, out_axes)  # type: ignore[arg-type]  # one operand has the rank
+
+
+def nonlinear(flow: Flow, joint: Joint) -> None:
+    """f(c·x) has no scale to give: operands must be plain copies, and so is the result."""
+    for v in joint.ins:
+        flow.pin(joint, v)
+    for v in joint.outs:
+        flow.plain(v)
+
+
+def linear(flow: Flow, joint: Joint) -> None:
+    """f(c·x) = c·f(x), element by element and additive."""
+    flow.elementwise(joint, joint.ins, joint.outs[0], [1.0])
+    joint.outs[0].origin = joint.ins[0].origin
+
+
+def homogeneous(power: float, flow: Flow, joint: Joint) -> None:
+    """f(c·x) = cᵖ·f(x) for c > 0."""
+    flow.power(joint, power)
+
+
+def sign(flow: Flow, joint: Joint) -> None:
+    """f(c·x) = f(x) for c > 0."""
+    flow.carries_nothing(joint.ins[0])
+    flow.read(joint.ins[0])
+    flow.plain(joint.outs[0])
+
+
+def multiply(flow: Flow, joint: Joint) -> None:
+    flow.elementwise(joint, joint.ins, joint.outs[0], [1.0, 1.0])
+
+
+def divide(flow: Flow, joint: Joint) -> None:
+    if np.issubdtype(joint.outs[0].dtype, np.integer):
+        return nonlinear(flow, joint)  # rounds towards zero
+    flow.carries_nothing(joint.ins[1])
+    flow.elementwise(joint, joint.ins, joint.outs[0], [1.0, -1.0])
+
+
+def add(flow: Flow, joint: Joint) -> None:
+    if _shifted(flow, joint):
+        return
+    flow.agree(joint, joint.ins, joint.outs[0])
+
+
+def largest(flow: Flow, joint: Joint) -> None:
+    """max, min: homogeneous in their operands together, but not linear."""
+    for v in joint.ins:
+        flow.carries_nothing(v)
+    flow.agree(joint, joint.ins, joint.outs[0])
+
+
+def compare(flow: Flow, joint: Joint) -> None:
+    largest(flow, joint)
+    flow.plain(joint.outs[0])
+
+
+def convert(flow: Flow, joint: Joint) -> None:
+    small, new = joint.ins[0].dtype, joint.params["new_dtype"]
+    floats = np.issubdtype(new, np.inexact) or "float" in str(new)
+    if floats and small != np.bool_:
+        return linear(flow, joint)
+    if not floats and not ("float" in str(small) or np.issubdtype(small, np.inexact)):
+        return linear(flow, joint) if small != np.bool_ else nonlinear(flow, joint)
+    return nonlinear(flow, joint)
+
+
+def integer_power(flow: Flow, joint: Joint) -> None:
+    flow.power(joint, float(joint.params["y"]))
+
+
+def power(flow: Flow, joint: Joint) -> None:
+    """x**y is homogeneous where y is one constant."""
+    base, exponent = joint.ins
+    const = exponent.const
+    if const is not None and const[0].uniform is not None and const[1].uniform is not None:
+        y = float(const[0].uniform)
+        if y == float(const[1].uniform):
+            flow.carries_nothing(base)
+            return flow.elementwise(joint, [base], joint.outs[0], [y])
+    return nonlinear(flow, joint)
+
+
+def clamp(flow: Flow, joint: Joint) -> None:
+    largest(flow, joint)
+
+
+def select(flow: Flow, joint: Joint) -> None:
+    which, *cases = joint.ins
+    flow.pin(joint, which)
+    flow.agree(joint, cases, joint.outs[0])
+
+
+def complex_pair(flow: Flow, joint: Joint) -> None:
+    flow.agree(joint, joint.ins, joint.outs[0])
+
+
+def _shifted(flow: Flow, joint: Joint) -> bool:
+    """A parameter that is only used as w + 1 grows as w′ = c·(w + 1) − 1, so that it can scale."""
+    if joint.name != "add":
+        return False
+    for param in joint.ins:
+        if param.origin in flow.shiftable:
+            flow.shift[param.origin] = flow.shiftable[param.origin]
+            flow.elementwise(joint, [param], joint.outs[0], [1.0])
+            return True
+    return False
+
+
+_NONLINEAR = [
+    "exp", "exp2", "log", "log1p", "expm1", "tanh", "sin", "cos", "tan", "asin", "acos", "atan",
+    "sinh", "cosh", "asinh", "acosh", "atanh", "logistic", "erf", "erfc", "erf_inv", "lgamma",
+    "digamma", "is_finite", "floor", "ceil", "round", "not", "and", "or", "xor", "shift_left",
+    "shift_right_logical", "shift_right_arithmetic", "population_count", "clz", "nextafter",
+    "rem", "atan2", "igamma", "igammac", "bessel_i0e", "bessel_i1e",
+    "regularized_incomplete_beta", "polygamma", "random_gamma_grad", "zeta",
+]  # fmt: skip
+_LINEAR = ["neg", "copy", "copy_p", "real", "imag", "conj", "reduce_precision"]
+_POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0, "abs": 1.0}
+
+RULES: dict[str, Rule] = {
+    **{name: Rule(axes, nonlinear) for name in _NONLINEAR},
+    **{name: Rule(axes, linear) for name in _LINEAR},
+    **{name: Rule(axes, partial(homogeneous, p)) for name, p in _POWERS.items()},
+    **{name: Rule(axes, add) for name in ("add", "sub", "add_any")},
+    **{name: Rule(axes, largest) for name in ("max", "min")},
+    **{name: Rule(axes, compare) for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+    "stop_gradient": Rule(axes, linear),
+    "sign": Rule(axes, sign),
+    "mul": Rule(axes, multiply),
+    "div": Rule(axes, divide),
+    "convert_element_type": Rule(axes, convert),
+    "integer_pow": Rule(axes, integer_power),
+    "pow": Rule(axes, power),
+    "clamp": Rule(axes, clamp),
+    "select_n": Rule(axes, select),
+    "complex": Rule(axes, complex_pair),
+}

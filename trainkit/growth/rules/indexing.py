@@ -1,0 +1,222 @@
+"""Elements chosen by an index that is computed: gather, scatter, dynamic slices."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trainkit.growth.axes import Axis, find
+from trainkit.growth.flow import ANY, Flow, Group
+from trainkit.growth.lockstep import Joint, Rule, Value
+
+_MEND = "keep the axis that is indexed as it is (a vocabulary or table of positions is not a width)"
+
+
+def _whole(joint: Joint, v: Value, sizes: tuple, d: int) -> bool:
+    """Whether the slice takes all of dimension d; an axis taken in part must not grow."""
+    small, big = sizes
+    if (small[d], big[d]) == (v.small[d], v.big[d]):
+        return True
+    axis = find(v.axes[d])
+    if not axis.fixed or small[d] != big[d]:
+        joint.fail(f"`{joint.name}` indexes into an axis that grows", axes=(axis,), mend=_MEND)
+    return False
+
+
+def gather_axes(joint: Joint) -> None:
+    joint.same_told("slice_sizes")
+    x, index = joint.ins
+    n = joint.params["dimension_numbers"]
+    if n != joint.big.params["dimension_numbers"]:
+        joint.fail("gathers of different form")
+    sizes = joint.both("slice_sizes")
+    whole = [_whole(joint, x, sizes, d) for d in range(len(x.axes))]
+    batch_x = list(n.operand_batching_dims)
+    batch_i = list(n.start_indices_batching_dims)
+    for d, i in zip(batch_x, batch_i, strict=True):
+        joint.unify(x.axes[d], index.axes[i])
+    joint.refuse_growth(index, [len(index.axes) - 1], "an index with more parts", None)
+    for d in n.collapsed_slice_dims:
+        joint.refuse_growth(x, [d], "a gather picks places along an axis that grows", _MEND)
+    windows = [
+        d for d in range(len(x.axes)) if d not in n.collapsed_slice_dims and d not in batch_x
+    ]
+    rank = len(joint.small.outs[0].aval.shape)
+    made: list[Axis] = []
+    places = iter(range(len(index.axes) - 1))
+    window = iter(windows)
+    layout: list[tuple[str, int]] = []
+    for o in range(rank):
+        if o in n.offset_dims:
+            d = next(window)
+            layout.append(("x", d))
+            small, big = sizes[0][d], sizes[1][d]
+            made.append(x.axes[d] if whole[d] else Axis(small, big))
+        else:
+            i = next(places)
+            layout.append(("index", i))
+            made.append(index.axes[i])
+    joint.notes["layout"] = layout
+    joint.new_out(0, made)
+
+
+def gather_flow(flow: Flow, joint: Joint) -> None:
+    x, index = joint.ins
+    flow.pin(joint, index)
+    n, out = joint.params["dimension_numbers"], joint.outs[0]
+    flow.read(x)
+    for d in range(len(x.axes)):
+        if d in n.collapsed_slice_dims:
+            flow.uniform(joint, x, d)
+    batch = dict(zip(n.start_indices_batching_dims, n.operand_batching_dims, strict=True))
+    groups = []
+    for o, (kind, d) in enumerate(joint.notes["layout"]):
+        if kind == "x":
+            same = find(x.axes[d]) is find(out.axes[o])
+            groups.append(Group((d,), (o,), None if same else ANY))
+        elif d in batch:
+            groups.append(Group((batch[d],), (o,)))
+        else:
+            zeros = np.zeros(out.small[o], np.int64), np.zeros(out.big[o], np.int64)
+            groups.append(Group((), (o,), *zeros))
+    flow.move(joint, out, [(x, groups)])
+
+
+def scatter_axes(joint: Joint) -> None:
+    joint.same_told("update_jaxpr", "update_consts")
+    x, index, updates = joint.ins
+    n = joint.params["dimension_numbers"]
+    batch = dict(zip(n.operand_batching_dims, n.scatter_indices_batching_dims, strict=True))
+    for d, i in batch.items():
+        joint.unify(x.axes[d], index.axes[i])
+    joint.refuse_growth(index, [len(index.axes) - 1], "an index with more parts", None)
+    for d in n.inserted_window_dims:
+        joint.refuse_growth(x, [d], "a scatter picks places along an axis that grows", _MEND)
+    windows = iter(
+        d for d in range(len(x.axes)) if d not in n.inserted_window_dims and d not in batch
+    )
+    places = iter(range(len(index.axes) - 1))
+    layout: list[tuple[str, int]] = []
+    for o in range(len(updates.axes)):
+        if o in n.update_window_dims:
+            d = next(windows)
+            layout.append(("x", d))
+            if (updates.small[o], updates.big[o]) == (x.small[d], x.big[d]):
+                joint.unify(updates.axes[o], x.axes[d])
+            else:
+                joint.refuse_growth(x, [d], "a scatter writes part of an axis that grows", _MEND)
+                joint.refuse_growth(updates, [o], "a scatter writes part of an axis", _MEND)
+        else:
+            i = next(places)
+            layout.append(("index", i))
+            joint.unify(updates.axes[o], index.axes[i])
+    joint.notes["layout"] = layout
+    joint.new_out(0, x.axes)
+
+
+def scatter_flow(flow: Flow, joint: Joint) -> None:
+    """All that may meet in one place must agree: one scale, one split."""
+    x, index, updates = joint.ins
+    out = joint.outs[0]
+    flow.pin(joint, index)
+    n = joint.params["dimension_numbers"]
+    flow.read(x)
+    flow.read(updates)
+    kept = {}  # dimension of x -> dimension of updates that runs through all of it
+    for o, (kind, d) in enumerate(joint.notes["layout"]):
+        if kind == "x" and find(x.axes[d]) is find(updates.axes[o]):
+            kept[d] = o
+    for i, d in zip(n.scatter_indices_batching_dims, n.operand_batching_dims, strict=True):
+        for o, (kind, place) in enumerate(joint.notes["layout"]):
+            if kind == "index" and place == i:
+                kept[d] = o
+    for d in range(len(x.axes)):
+        if d not in kept:
+            flow.uniform(joint, x, d)
+    for o in range(len(updates.axes)):
+        if o not in kept.values():
+            flow.uniform(joint, updates, o)
+    if joint.name not in ("scatter", "scatter-add", "scatter_add"):
+        for v in (x, updates):
+            flow.carries_nothing(v)
+        if joint.name in ("scatter_mul", "scatter-mul"):
+            flow.pin(joint, x)
+            flow.pin(joint, updates)
+    spread = Value(x.small, x.big, x.dtype, list(x.axes))
+    groups = []
+    for d in range(len(x.axes)):
+        if d in kept:
+            groups.append(Group((kept[d],), (d,)))
+        else:
+            zeros = np.zeros(x.small[d], np.int64), np.zeros(x.big[d], np.int64)
+            groups.append(Group((), (d,), *zeros))
+    flow.move(joint, spread, [(updates, groups)])
+    flow.agree(joint, [x, spread], out)
+
+
+def dynamic_slice_axes(joint: Joint) -> None:
+    joint.same_told("slice_sizes")
+    x = joint.ins[0]
+    sizes = joint.both("slice_sizes")
+    made = []
+    for d, a in enumerate(x.axes):
+        made.append(a if _whole(joint, x, sizes, d) else Axis(sizes[0][d], sizes[1][d]))
+    joint.new_out(0, made)
+
+
+def dynamic_slice_flow(flow: Flow, joint: Joint) -> None:
+    x, *starts = joint.ins
+    out = joint.outs[0]
+    for v in starts:
+        # A start along an axis taken whole is clamped to 0 whatever it is.
+        flow.read(v)
+    for d, v in enumerate(starts):
+        if find(x.axes[d]) is not find(out.axes[d]):
+            flow.pin(joint, v)
+    groups = [
+        Group((d,), (d,), None if find(x.axes[d]) is find(out.axes[d]) else ANY)
+        for d in range(len(x.axes))
+    ]
+    flow.move(joint, out, [(x, groups)])
+
+
+def dynamic_update_axes(joint: Joint) -> None:
+    joint.same_told()
+    x, update = joint.ins[:2]
+    for d in range(len(x.axes)):
+        if (x.small[d], x.big[d]) == (update.small[d], update.big[d]):
+            joint.unify(x.axes[d], update.axes[d])
+        else:
+            joint.refuse_growth(x, [d], "part of an axis that grows is overwritten", _MEND)
+            joint.refuse_growth(update, [d], "part of an axis that grows is overwritten", _MEND)
+    joint.new_out(0, x.axes)
+
+
+def dynamic_update_flow(flow: Flow, joint: Joint) -> None:
+    x, update, *starts = joint.ins
+    out = joint.outs[0]
+    flow.read(x)
+    flow.read(update)
+    groups = []
+    for d, v in enumerate(starts):
+        if find(x.axes[d]) is find(update.axes[d]):
+            flow.read(v)
+            groups.append(Group((d,), (d,)))
+        else:
+            flow.pin(joint, v)
+            flow.uniform(joint, x, d)
+            groups.append(Group((d,), (d,), ANY))
+    spread = Value(x.small, x.big, x.dtype, list(x.axes))
+    flow.move(joint, spread, [(update, groups)])
+    flow.agree(joint, [x, spread], out)
+
+
+_SCATTERS = [
+    f"scatter{mark}{kind}" for mark in "-_" for kind in ("add", "sub", "mul", "min", "max", "apply")
+]
+
+RULES = {
+    "gather": Rule(gather_axes, gather_flow),
+    **{name: Rule(scatter_axes, scatter_flow) for name in ("scatter", *_SCATTERS)},
+    "dynamic_slice": Rule(dynamic_slice_axes, dynamic_slice_flow),
+    "dynamic_update_slice": Rule(dynamic_update_axes, dynamic_update_flow),
+}

@@ -1,0 +1,359 @@
+"""Elements moved about: reshape, transpose, broadcast, slice, pad, concatenate, tile, stack."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from trainkit.growth.axes import Axis, concatenation, find, product
+from trainkit.growth.flow import Flow, Group
+from trainkit.growth.lockstep import Joint, Rule, Value
+
+
+def reshape_axes(joint: Joint) -> None:
+    joint.same_told("new_sizes", "dimensions")
+    if any(d is not None for d in joint.both("dimensions")):
+        joint.fail("a reshape with a permutation")
+    x, out = joint.ins[0], joint.new_out(0, origin=None)
+    groups = []
+    i = j = 0
+    n, m = len(x.axes), len(out.axes)
+    while i < n or j < m:
+        gi, gj = i, j
+        a = [1, 1]  # small, big of what is taken from the operand so far
+        b = [1, 1]
+        while True:
+            if a == b and (i > gi or j > gj):
+                break
+            if i < n and (j == m or a[0] < b[0] or (a[0] == b[0] and a[1] <= b[1])):
+                a = [a[0] * x.small[i], a[1] * x.big[i]]
+                i += 1
+            elif j < m:
+                b = [b[0] * out.small[j], b[1] * out.big[j]]
+                j += 1
+            else:
+                joint.fail("a reshape does not split the same way in the two programs")
+        joint.unify(product(x.axes[gi:i]), product(out.axes[gj:j]))
+        groups.append(Group(tuple(range(gi, i)), tuple(range(gj, j))))
+    joint.notes["groups"] = groups
+
+
+def reshape_flow(flow: Flow, joint: Joint) -> None:
+    x = joint.ins[0]
+    groups = [
+        g
+        if len(g.src) == len(g.out) == 1
+        else g._replace(small=np.arange(math.prod(x.small[d] for d in g.src)))
+        for g in joint.notes["groups"]
+    ]
+    flow.move(joint, joint.outs[0], [(x, groups)])
+    joint.outs[0].origin = x.origin
+
+
+def transpose_axes(joint: Joint) -> None:
+    joint.same_told()
+    joint.new_out(0, [joint.ins[0].axes[p] for p in joint.params["permutation"]])
+
+
+def transpose_flow(flow: Flow, joint: Joint) -> None:
+    groups = [Group((p,), (d,)) for d, p in enumerate(joint.params["permutation"])]
+    flow.move(joint, joint.outs[0], [(joint.ins[0], groups)])
+    joint.outs[0].origin = joint.ins[0].origin
+
+
+def broadcast_axes(joint: Joint) -> None:
+    joint.same_told("shape")
+    x = joint.ins[0]
+    small, big = joint.both("shape")
+    made: list[Axis] = [Axis(n, m) for n, m in zip(small, big, strict=True)]
+    for d, o in enumerate(joint.params["broadcast_dimensions"]):
+        same = (x.small[d] == small[o], x.big[d] == big[o])
+        if all(same):
+            made[o] = x.axes[d]
+        elif x.small[d] != 1 or x.big[d] != 1:
+            joint.fail("an axis is broadcast in one program only", axes=(x.axes[d],))
+    joint.new_out(0, made)
+
+
+def broadcast_flow(flow: Flow, joint: Joint) -> None:
+    x, out = joint.ins[0], joint.outs[0]
+    dims = joint.params["broadcast_dimensions"]
+    groups = []
+    for o, axis in enumerate(out.axes):
+        d = dims.index(o) if o in dims else None
+        if d is not None and find(x.axes[d]) is find(axis):
+            groups.append(Group((d,), (o,)))
+        else:
+            zeros = np.zeros(out.small[o], np.int64), np.zeros(out.big[o], np.int64)
+            groups.append(Group((d,) if d is not None else (), (o,), *zeros))
+    flow.move(joint, out, [(x, groups)])
+    if all(a is b for a, b in zip(x.axes, (out.axes[o] for o in dims), strict=True)):
+        joint.outs[0].origin = x.origin
+
+
+def squeeze_axes(joint: Joint) -> None:
+    joint.same_told()
+    x = joint.ins[0]
+    gone = [d % len(x.axes) for d in joint.params["dimensions"]]
+    joint.new_out(0, [a for d, a in enumerate(x.axes) if d not in gone])
+
+
+def squeeze_flow(flow: Flow, joint: Joint) -> None:
+    x = joint.ins[0]
+    gone = [d % len(x.axes) for d in joint.params["dimensions"]]
+    kept = [d for d in range(len(x.axes)) if d not in gone]
+    flow.move(joint, joint.outs[0], [(x, [Group((d,), (o,)) for o, d in enumerate(kept)])])
+    joint.outs[0].origin = x.origin
+
+
+def expand_axes(joint: Joint) -> None:
+    joint.same_told()
+    out_rank = len(joint.small.outs[0].aval.shape)
+    new = [d % out_rank for d in joint.params["dimensions"]]
+    old = iter(joint.ins[0].axes)
+    joint.new_out(0, [Axis(1, 1) if d in new else next(old) for d in range(out_rank)])
+
+
+def expand_flow(flow: Flow, joint: Joint) -> None:
+    out = joint.outs[0]
+    new = [d % len(out.axes) for d in joint.params["dimensions"]]
+    kept = [o for o in range(len(out.axes)) if o not in new]
+    flow.move(joint, out, [(joint.ins[0], [Group((d,), (o,)) for d, o in enumerate(kept)])])
+    out.origin = joint.ins[0].origin
+
+
+def _slice_of(joint: Joint, axis: Axis, small: tuple, big: tuple) -> Axis:
+    """The axis of x[start:limit:stride] in both programs; refines x's axis where it can."""
+    axis = find(axis)
+    (start, _, step), (big_start, _, big_step) = small, big
+    n, m = len(range(*small)), len(range(*big))
+    if small == (0, axis.small, 1) and big == (0, axis.big, 1):
+        return axis
+    made = Axis(n, m)
+    if axis.fixed and small == big:
+        if step == 1 and 0 < n <= 64 and axis.small <= 256:
+            _segment(joint, axis, made, start, big_start)
+        return made
+    if n > m:
+        joint.fail("a slice is shorter in the big model", axes=(axis,))
+    if step == big_step == 1:
+        _segment(joint, axis, made, start, big_start)
+    elif (
+        step == big_step
+        and start == big_start < step
+        and (n * step, m * step) == (axis.small, axis.big)
+    ):
+        joint.unify(axis, product([made, Axis(step, step)]))
+    else:
+        joint.fail("a strided slice cuts through the groups of an axis that grows", axes=(axis,))
+    return made
+
+
+def _segment(joint: Joint, axis: Axis, made: Axis, start: int, big_start: int) -> None:
+    axis = find(axis)
+    before = Axis(start, big_start)
+    after = Axis(axis.small - start - made.small, axis.big - big_start - made.big)
+    for part in (before, made, after):
+        if part.big < part.small or (part.small == 0) != (part.big == 0):
+            joint.fail(
+                f"a slice takes {part.small} and {part.big} of an axis that grows",
+                axes=(axis,),
+                mend="slice proportionally in both models",
+            )
+    joint.unify(axis, concatenation([p for p in (before, made, after) if p.small]))
+
+
+def slice_axes(joint: Joint) -> None:
+    joint.same_told("start_indices", "limit_indices", "strides")
+    x = joint.ins[0]
+    ranges = []
+    for params in (joint.params, joint.big.params):
+        strides = params["strides"] or (1,) * len(x.axes)
+        ranges.append(list(zip(params["start_indices"], params["limit_indices"], strides,
+                               strict=True)))  # fmt: skip
+    joint.notes["ranges"] = ranges
+    joint.new_out(0, [_slice_of(joint, a, s, b) for a, s, b in zip(x.axes, *ranges, strict=True)])
+
+
+def _range_group(v: Value, out: Value, d: int, small: tuple, big: tuple) -> Group:
+    if find(v.axes[d]) is find(out.axes[d]):
+        return Group((d,), (d,))
+    return Group((d,), (d,), np.arange(*small), np.arange(*big))
+
+
+def slice_flow(flow: Flow, joint: Joint) -> None:
+    x, out = joint.ins[0], joint.outs[0]
+    small, big = joint.notes["ranges"]
+    groups = [_range_group(x, out, d, small[d], big[d]) for d in range(len(x.axes))]
+    flow.move(joint, out, [(x, groups)])
+    out.origin = x.origin
+
+
+def split_axes(joint: Joint) -> None:
+    joint.same_told("sizes")
+    x, d = joint.ins[0], joint.params["axis"]
+    parts = [Axis(n, m) for n, m in zip(*joint.both("sizes"), strict=True)]
+    for part in parts:
+        if part.big < part.small:
+            joint.fail("a split is shorter in the big model", axes=(x.axes[d],))
+    joint.unify(x.axes[d], concatenation(parts))
+    for i, part in enumerate(parts):
+        joint.new_out(i, [part if e == d else a for e, a in enumerate(x.axes)])
+
+
+def split_flow(flow: Flow, joint: Joint) -> None:
+    x, d = joint.ins[0], joint.params["axis"]
+    s = b = 0
+    for out, n, m in zip(joint.outs, *joint.both("sizes"), strict=True):
+        groups = [
+            _range_group(x, out, e, (s, s + n, 1), (b, b + m, 1)) if e == d else Group((e,), (e,))
+            for e in range(len(x.axes))
+        ]
+        flow.move(joint, out, [(x, groups)])
+        out.origin = x.origin
+        s, b = s + n, b + m
+
+
+def concatenate_axes(joint: Joint) -> None:
+    joint.same_told()
+    d = joint.params["dimension"]
+    first = joint.ins[0]
+    for v in joint.ins[1:]:
+        for e, (a, b) in enumerate(zip(first.axes, v.axes, strict=True)):
+            if e != d:
+                joint.unify(a, b)
+    whole = concatenation([v.axes[d] for v in joint.ins])
+    if find(whole).kind == "sum" and find(whole).fixed and len(joint.ins) > 64:
+        whole = Axis(find(whole).small, find(whole).big)
+    joint.new_out(0, [whole if e == d else a for e, a in enumerate(first.axes)])
+
+
+def concatenate_flow(flow: Flow, joint: Joint) -> None:
+    d, out = joint.params["dimension"], joint.outs[0]
+    pieces = []
+    s = b = 0
+    for v in joint.ins:
+        small, big = np.full(out.small[d], -1), np.full(out.big[d], -1)
+        small[s : s + v.small[d]] = np.arange(v.small[d])
+        big[b : b + v.big[d]] = np.arange(v.big[d])
+        s, b = s + v.small[d], b + v.big[d]
+        groups = [Group((e,), (e,), small, big) if e == d else Group((e,), (e,))
+                  for e in range(len(out.axes))]  # fmt: skip
+        pieces.append((v, groups))
+    flow.move(joint, out, pieces)
+
+
+def stack_axes(joint: Joint) -> None:
+    joint.same_told()
+    first = joint.ins[0]
+    for v in joint.ins[1:]:
+        for a, b in zip(first.axes, v.axes, strict=True):
+            joint.unify(a, b)
+    made = list(first.axes)
+    d = joint.params["axis"] % (len(made) + 1)
+    count = len(joint.ins)
+    one = concatenation([Axis(1, 1) for _ in joint.ins]) if count <= 64 else Axis(count, count)
+    made.insert(d, one)
+    joint.new_out(0, made)
+
+
+def stack_flow(flow: Flow, joint: Joint) -> None:
+    out = joint.outs[0]
+    d = joint.params["axis"] % len(out.axes)
+    pieces = []
+    for i, v in enumerate(joint.ins):
+        at = np.full(out.small[d], -1)
+        at[i] = 0
+        groups = [Group((e if e < d else e - 1,), (e,)) for e in range(len(out.axes)) if e != d]
+        pieces.append((v, [*groups, Group((), (d,), at, at)]))
+    flow.move(joint, out, pieces)
+
+
+def tile_axes(joint: Joint) -> None:
+    joint.same_told("reps")
+    x = joint.ins[0]
+    made = []
+    for a, n, m in zip(x.axes, *joint.both("reps"), strict=True):
+        if m < n:
+            joint.fail("a tile repeats less often in the big model", axes=(a,))
+        made.append(a if n == m == 1 else product([Axis(n, m), a]))
+    joint.new_out(0, made)
+
+
+def tile_flow(flow: Flow, joint: Joint) -> None:
+    x, out = joint.ins[0], joint.outs[0]
+    groups = []
+    for d, (n, m) in enumerate(zip(*joint.both("reps"), strict=True)):
+        if n == m == 1:
+            groups.append(Group((d,), (d,)))
+        else:
+            at = [np.arange(size) % max(old, 1) for size, old in
+                  ((out.small[d], x.small[d]), (out.big[d], x.big[d]))]  # fmt: skip
+            groups.append(Group((d,), (d,), *at))
+    flow.move(joint, out, [(x, groups)])
+
+
+def pad_axes(joint: Joint) -> None:
+    joint.same_told("padding_config")
+    x = joint.ins[0]
+    made = []
+    for d, (small, big) in enumerate(zip(*joint.both("padding_config"), strict=True)):
+        axis = find(x.axes[d])
+        if tuple(small) == tuple(big) == (0, 0, 0):
+            made.append(axis)
+            continue
+        if axis.fixed and tuple(small) == tuple(big):
+            n = len(_pad_places(axis.small, small))
+            made.append(Axis(n, n))
+            continue
+        if small[2] or big[2] or min(*small, *big) < 0:
+            joint.fail("an axis that grows is dilated or cropped by a pad", axes=(axis,))
+        ends = [Axis(small[0], big[0]), Axis(small[1], big[1])]
+        if any(e.big < e.small or (e.small == 0) != (e.big == 0) for e in ends):
+            joint.fail("a pad adds less in the big model, or where the small has none",
+                       axes=(axis,))  # fmt: skip
+        made.append(concatenation([ends[0], axis, ends[1]]))
+    joint.new_out(0, made)
+
+
+def _pad_places(n: int, config) -> np.ndarray:
+    """For each place of the padded axis the old one, −1 for padding."""
+    low, high, inner = config
+    out = np.full(max(0, n + (n - 1) * inner if n else 0), -1)
+    out[:: inner + 1] = np.arange(n)
+    if low < 0:
+        out = out[-low:]
+    if high < 0:
+        out = out[:high]
+    return np.concatenate([np.full(max(low, 0), -1), out, np.full(max(high, 0), -1)])
+
+
+def pad_flow(flow: Flow, joint: Joint) -> None:
+    x, value = joint.ins
+    out = joint.outs[0]
+    flow.read(value)
+    groups = []
+    for d, (small, big) in enumerate(zip(*joint.both("padding_config"), strict=True)):
+        if tuple(small) == tuple(big) == (0, 0, 0):
+            groups.append(Group((d,), (d,)))
+        else:
+            groups.append(
+                Group((d,), (d,), _pad_places(x.small[d], small), _pad_places(x.big[d], big))
+            )
+    flow.move(joint, out, [(x, groups)], filler=value.scale[()])
+
+
+RULES = {
+    "reshape": Rule(reshape_axes, reshape_flow),
+    "transpose": Rule(transpose_axes, transpose_flow),
+    "broadcast_in_dim": Rule(broadcast_axes, broadcast_flow),
+    "squeeze": Rule(squeeze_axes, squeeze_flow),
+    "expand_dims": Rule(expand_axes, expand_flow),
+    "slice": Rule(slice_axes, slice_flow),
+    "split": Rule(split_axes, split_flow),
+    "concatenate": Rule(concatenate_axes, concatenate_flow),
+    "stack": Rule(stack_axes, stack_flow),
+    "tile": Rule(tile_axes, tile_flow),
+    "pad": Rule(pad_axes, pad_flow),
+}
