@@ -1,0 +1,282 @@
+"""`check` and `check_schedule`: laws in, report out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import optax
+
+from trainkit.laws import algebra, form, life, numbers, schedule_laws, source
+from trainkit.laws import claims as claiming
+from trainkit.laws.law import Law, Level, NotApplicable, Violation
+from trainkit.laws.oracles.catalogue import RULES, bind, oracle_for
+from trainkit.laws.oracles.schedules import SCHEDULES
+from trainkit.laws.report import Failure, Report, Result
+from trainkit.laws.subject import Crash, Subject, first_line, is_transformation, ordinary
+
+TRANSFORMATION_LAWS: tuple[Law, ...] = (*form.LAWS, *algebra.LAWS, *numbers.LAWS, *life.LAWS)
+SCHEDULE_LAWS: tuple[Law, ...] = schedule_laws.LAWS
+ALL: tuple[Law, ...] = (*TRANSFORMATION_LAWS, *SCHEDULE_LAWS)
+
+
+def check(
+    tx: Any,
+    *,
+    like: str | None = None,
+    hyperparams: Mapping[str, Any] | None = None,
+    claims: Any = None,
+    laws: Sequence[Law | str] | None = None,
+    level: Level = "standard",
+    examples: int = 25,
+    seed: int = 0,
+    extra_args: Any = None,
+) -> Report:
+    """Checks an update rule against the laws that every rule obeys, and those that it claims.
+
+        >>> import optax
+        >>> from trainkit import laws
+        >>> report = laws.check(optax.sgd(0.1), like="sgd", hyperparams={"learning_rate": 0.1})
+        >>> report.ok
+        True
+
+    Args:
+      tx: an `optax.GradientTransformation`, or a function of no arguments that makes one. Give the
+        function: only then can it be seen whether two instances share hidden state.
+      like: the Optax function that it claims to be, such as "adam". It must then obey that rule's
+        claims and agree with a float64 reference (see `trainkit.laws.RULES` for the names).
+      hyperparams: the keyword arguments that this Optax function would get; what is missing has
+        Optax's default. A missing learning rate is read off the first update.
+      claims: names of further laws that hold ("element-wise", "odd", …), or a mapping from names
+        to values; a value of False withdraws a claim that `like` implies.
+      laws: which laws to check, as names or `Law` objects; all of them by default.
+      level: "standard" is ordinary use; "strict" adds float16, mixed dtypes, x64, extremes and
+        saturated counts.
+      examples: how many random trajectories beside the named ones.
+      seed: of everything random.
+      extra_args: what `update` needs beside gradients, state and parameters, as a mapping or as
+        a function of (params, grads); value, grad and value_fn are supplied without asking.
+
+    Returns:
+      A `Report`: print it, ask `report.ok`, or call `report.raise_for_failures()`.
+
+    Raises:
+      TypeError: `tx` is no transformation, or needs an argument that must be passed.
+      ValueError: an unknown name in `like`, `claims` or `laws`; a factory that raises.
+    """
+    began = time.perf_counter()
+    _known_level(level)
+    if like is not None and like in SCHEDULES:
+        raise ValueError(f"like={like!r} is a schedule: use check_schedule")
+    oracle = oracle_for(like, hyperparams) if like else None
+    if like is None and hyperparams:
+        raise ValueError("hyperparams say what like= would get: pass like='adam', or whichever")
+    implied = claiming.implied(like, oracle.hyperparams if oracle else {})
+    claimed = implied | claiming.read(claims)
+    chosen = _chosen(laws, TRANSFORMATION_LAWS, "transformation")
+    subject = Subject(
+        tx, like=like, hyperparams=hyperparams,
+        claims={k: v for k, v in claimed.items() if v is not False},
+        level=level, examples=_positive(examples), seed=seed, extra_args=extra_args,
+    )  # fmt: skip
+    subject.oracle = oracle
+    subject.find_needs()
+    words = like or getattr(tx, "__qualname__", None) or "the rule"
+    code = lambda: source.rule(tx, "tx", like, hyperparams)
+    return _examine(subject, chosen, laws is not None, code, words, began)
+
+
+def check_schedule(
+    fn: Any,
+    *,
+    like: str | None = None,
+    hyperparams: Mapping[str, Any] | None = None,
+    claims: Any = None,
+    laws: Sequence[Law | str] | None = None,
+    level: Level = "standard",
+    examples: int = 25,
+    seed: int = 0,
+) -> Report:
+    """Checks a schedule, a function from a step count to a value; see `check`.
+
+        >>> import optax
+        >>> from trainkit import laws
+        >>> h = {"init_value": 1.0, "decay_steps": 100}
+        >>> fn = optax.cosine_decay_schedule(**h)
+        >>> laws.check_schedule(fn, like="cosine_decay_schedule", hyperparams=h).ok
+        True
+
+    Args:
+      fn: the schedule, `count -> value`.
+      like: the Optax schedule that it claims to be (see `trainkit.laws.SCHEDULES`).
+      hyperparams: the keyword arguments that this Optax function would get.
+      claims: "non-negative", "non-increasing", {"start": v, "peak": (count, v), "end": v}, …
+      laws, level, examples, seed: as for `check`; `examples` random counts are tried beside the
+        chosen ones.
+    """
+    began = time.perf_counter()
+    _known_level(level)
+    if is_transformation(fn):
+        raise TypeError("expected a schedule (count -> value), found a transformation: use check")
+    if not callable(fn):
+        raise TypeError(
+            f"expected a schedule, a function from a count to a value, found {type(fn).__name__}: "
+            f"{fn!r:.200}; a constant is optax.constant_schedule({fn!r:.20})"
+        )
+    value = None
+    bound: dict[str, Any] = {}
+    if like is None and hyperparams:
+        raise ValueError("hyperparams say what like= would get: pass like='linear_schedule', …")
+    if like is not None:
+        if like not in SCHEDULES:
+            raise ValueError(
+                f"like={like!r} is no schedule with a reference. "
+                f"Known: {', '.join(sorted(SCHEDULES))}"
+                + (" (it is an update rule: use check)" if like in RULES else "")
+            )
+        bound, missing = bind(like, hyperparams)
+        if missing:
+            example = ", ".join(f"{key!r}: …" for key in missing)
+            raise ValueError(
+                f"like={like!r} needs {', '.join(missing)}, which optax.{like} has no default "
+                f"for: pass hyperparams={{{example}}}"
+            )
+        value = SCHEDULES[like](bound)
+    chosen = _chosen(laws, SCHEDULE_LAWS, "schedule")
+    claimed = ({"oracle": True} if like else {}) | claiming.read(claims)
+    subject = schedule_laws.ScheduleSubject(
+        fn, like, bound, {k: v for k, v in claimed.items() if v is not False},
+        level, _positive(examples), seed, value,
+    )  # fmt: skip
+    words = like or getattr(fn, "__qualname__", None) or "the schedule"
+    code = lambda: source.rule(fn, "schedule", like, hyperparams)
+    return _examine(subject, chosen, laws is not None, code, words, began)
+
+
+def _known_level(level: str) -> None:
+    if level not in ("standard", "strict"):
+        raise ValueError(f'level is "standard" or "strict", not {level!r}')
+
+
+def _positive(examples: int) -> int:
+    if not isinstance(examples, int) or examples < 0:
+        raise ValueError(f"examples is a number of trajectories, not {examples!r}")
+    return examples
+
+
+def _chosen(laws: Any, known: Iterable[Law], kind: str) -> list[Law]:
+    table = {law.name: law for law in known}
+    if laws is None:
+        return list(table.values())
+    if isinstance(laws, str | Law):
+        laws = [laws]
+    out = []
+    for law in laws:
+        if isinstance(law, Law):
+            out.append(law)
+            continue
+        name = {n.replace("-", " "): n for n in table}.get(
+            str(law).replace("_", " ").replace("-", " "), str(law)
+        )
+        if name not in table:
+            raise ValueError(
+                f"there is no law {law!r} of a {kind}. The laws are: {', '.join(table)}"
+            )
+        out.append(table[name])
+    return out
+
+
+def _examine(
+    subject: Any, laws: list[Law], asked: bool, code: Any, words: str, began: float
+) -> Report:
+    results: list[Result] = []
+    failures: list[Failure] = []
+    crashed: dict[str, str] = {}
+    prelude: list[str] = []
+
+    def reproducer(law: Law, found: Violation) -> str:
+        if not found.script:
+            return ""
+        if not prelude:
+            with ordinary():
+                prelude.append(code())
+        return f"# {law.name}: {law.statement}\n{source.HEADER}\n{prelude[0]}\n\n{found.script}\n"
+
+    for law in laws:
+        start = time.perf_counter()
+        outcome, note, found = "holds", "", []
+        excepted = claiming.EXCEPTIONS.get((subject.like or "", law.name))
+        unclaimed = law.claim is not None and law.claim not in subject.claims
+        if law.level == "strict" and subject.level != "strict" and not asked:
+            continue
+        if excepted:
+            outcome, note = "excepted", excepted
+        elif unclaimed and not (asked and law.claim not in _NEED_A_VALUE):
+            outcome = "not claimed"
+        else:
+            if unclaimed:
+                subject.claims[law.claim] = True
+            try:
+                made = law.check(subject)
+                found = [made] if isinstance(made, Violation) else list(made or ())
+            except NotApplicable as reason:
+                outcome, note = "not applicable", str(reason)
+            except Crash as crash:
+                if crash.where in crashed:
+                    outcome = "not applicable"
+                    note = f"the run crashed, see {crashed[crash.where]!r}"
+                else:
+                    crashed[crash.where] = law.name
+                    found = [_crash(crash.cause, crash.where)]
+            except Exception as error:
+                found = [_crash(error, law.name)]
+        if found:
+            outcome, note = "broken", found[0].message
+        for one in found:
+            failures.append(
+                Failure(
+                    law.name, law.statement, one.message, one.level or law.level,
+                    one.counterexample or {"law": law.name}, reproducer(law, one),
+                    law.reference, law.tolerance,
+                )
+            )  # fmt: skip
+        level = found[0].level or law.level if found else law.level
+        results.append(
+            Result(law.name, law.group, level, outcome, note, time.perf_counter() - start)  # type: ignore[arg-type]  # outcome is one of its words
+        )
+    return Report(
+        words, subject.level, tuple(results), tuple(failures), tuple(subject.notes),
+        time.perf_counter() - began,
+    )  # fmt: skip
+
+
+# Claims that mean nothing without a reference or a value.
+_NEED_A_VALUE = ("oracle",)
+
+
+def _crash(error: BaseException, where: str) -> Violation:
+    cause = f"{type(error).__name__}: {first_line(error)}"
+    return Violation(
+        f"it crashed ({where}): {cause}",
+        {"cause": cause, "params": "{'b': 3 numbers, 'w': 2×3 numbers}"},
+        _CRASH_SCHEDULE if "schedule" in where or "count" in where else _CRASH,
+    )
+
+
+_CRASH = (
+    "params = {'b': jnp.array([1.0, 2.0, 3.0]), 'w': jnp.ones((2, 3))}\n"
+    "state = tx.init(params)\nupdate = jax.jit(tx.update)\nfor _ in range(3):\n"
+    "    updates, state = update(params, state, params)\n"
+    "for dtype in ('bfloat16', 'float32'):\n"
+    "    p = jax.tree.map(lambda x: x.astype(dtype), params)\n"
+    "    s = tx.init(p)\n"
+    "    jax.lax.scan(lambda s, g: tx.update(g, s, p)[::-1], s, "
+    "jax.tree.map(lambda x: jnp.stack([x, x]), p))"
+)
+_CRASH_SCHEDULE = (
+    "print(schedule(0), schedule(1))\nprint(jax.jit(schedule)(jnp.array(1)))\n"
+    "print(jax.vmap(schedule)(jnp.arange(4)))"
+)
+
+del optax

@@ -1,0 +1,164 @@
+"""What a name of Optax implies, and what its documentation excepts it from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+CLAIMS: dict[str, str] = {
+    "oracle": "agrees with the reference of like=…",
+    "element-wise": "every coordinate by itself",
+    "odd": "update(−g) = −update(g)",
+    "degree": "gradients k times as large give updates kⁿ times as large; the value is n",
+    "permutation": "commutes with permutations of coordinates",
+    "rotation": "commutes with rotations",
+    "decoupled decay": "adds −η λ p; the value is η λ, or True to have it found",
+    "clip": 'never longer than a bound; {"norm": "global"|"element"|"leaf rms", "bound": b}',
+    "accumulation": 'k micro-gradients are one step; {"k": k, "inner": tx}',
+    "guard": "a non-finite gradient changes nothing",
+    "commutes with": "chained before or after this transformation it is the same",
+    "adapts": "neither stalls nor blows up under constant gradients",
+    "descends": "lowers a convex loss",
+    "zero first": "the first update for a zero gradient is zero",
+    "differentiable": "the update has finite derivatives by the gradient",
+    "map params": "optax.tree_map_params sees every parameter-shaped leaf",
+    "growth": "growing its state, then stepping, is what the calculus of growth says",
+    "start": "a schedule's value at count 0",
+    "end": "a schedule's value at the largest count",
+    "peak": "(count, value) of a schedule's largest value",
+    "non-negative": "a schedule's values are never below 0",
+    "non-increasing": "a schedule never rises",
+    "non-decreasing": "a schedule never falls",
+    "continuous": "a schedule has no jump; the value is the largest step between two counts",
+}
+
+ELEMENTWISE = {"element-wise": True, "permutation": True}
+LINEAR = ELEMENTWISE | {"odd": True, "degree": 1, "zero first": True}
+ADAM = ELEMENTWISE | {"odd": True, "degree": 0, "adapts": True, "zero first": True}
+DESCENT = {"descends": True}
+DECAY = {"decoupled decay": True}
+
+IMPLIED: dict[str, dict[str, Any]] = {
+    "sgd": LINEAR | DESCENT | {"rotation": True},
+    "adam": ADAM | DESCENT,
+    "nadam": ADAM | DESCENT,
+    "adamw": ADAM | DESCENT | DECAY,
+    "nadamw": ADAM | DESCENT | DECAY,
+    "adamax": ADAM | DESCENT,
+    "adamaxw": ADAM | DESCENT | DECAY,
+    "amsgrad": ADAM | DESCENT,
+    "adabelief": ELEMENTWISE | DESCENT | {"odd": True, "zero first": True},
+    "yogi": ELEMENTWISE | DESCENT,
+    "radam": ELEMENTWISE | DESCENT | {"odd": True, "zero first": True},
+    "adan": ELEMENTWISE | DESCENT | DECAY | {"odd": True, "zero first": True},
+    "lion": ELEMENTWISE | DESCENT | DECAY
+    | {"odd": True, "degree": 0, "adapts": True, "zero first": True},
+    "rmsprop": ELEMENTWISE | DESCENT | {"odd": True, "zero first": True},
+    "adagrad": ELEMENTWISE | DESCENT | {"odd": True, "zero first": True, "adapts": True},
+    "adadelta": ELEMENTWISE | DESCENT | {"odd": True},
+    "adafactor": {},
+    "lars": DESCENT,
+    "lamb": DESCENT,
+    "fromage": DESCENT,
+    "novograd": DESCENT,
+    "sm3": DESCENT | {"odd": True, "zero first": True},
+    "rprop": ELEMENTWISE | {"odd": True, "zero first": True},
+    "sign_sgd": ELEMENTWISE | DESCENT
+    | {"odd": True, "degree": 0, "adapts": True, "zero first": True},
+    "signum": ELEMENTWISE | DESCENT
+    | {"odd": True, "degree": 0, "adapts": True, "zero first": True},
+    "optimistic_gradient_descent": LINEAR | DESCENT,
+    "optimistic_adam": ADAM | DESCENT,
+    "optimistic_adam_v2": ADAM | DESCENT,
+    "polyak_sgd": {},
+    "identity": LINEAR,
+    "set_to_zero": {"odd": True, "zero first": True},
+    "scale": LINEAR | {"rotation": True},
+    "scale_by_learning_rate": LINEAR | {"rotation": True},
+    "scale_by_schedule": LINEAR | {"rotation": True},
+    "scale_by_adam": ADAM,
+    "scale_by_adamax": ADAM,
+    "scale_by_amsgrad": ADAM,
+    "scale_by_lion": ELEMENTWISE | {"odd": True, "degree": 0, "zero first": True},
+    "scale_by_rms": ELEMENTWISE | {"odd": True, "zero first": True},
+    "scale_by_stddev": ELEMENTWISE | {"odd": True, "zero first": True},
+    "scale_by_rss": ELEMENTWISE | {"odd": True, "zero first": True},
+    "scale_by_sign": ELEMENTWISE | {"odd": True, "degree": 0, "zero first": True},
+    "trace": LINEAR | {"rotation": True},
+    "ema": LINEAR | {"rotation": True},
+    "centralize": {"odd": True, "degree": 1, "zero first": True},
+    "clip": ELEMENTWISE | {"odd": True, "zero first": True},
+    "clip_by_global_norm": {"odd": True, "permutation": True, "rotation": True, "zero first": True},
+    "clip_by_block_rms": {"odd": True, "permutation": True, "zero first": True},
+    "normalize_by_update_norm": {"odd": True, "permutation": True, "rotation": True},
+}  # fmt: skip
+
+BOUNDS = {
+    "clip": ("element", "max_delta"),
+    "clip_by_global_norm": ("global", "max_norm"),
+    "clip_by_block_rms": ("leaf rms", "threshold"),
+}
+
+NOISE = (
+    "its noise is drawn in the order of the leaves, and is the same for every state it starts from"
+)
+# (rule, law): what the rule's own documentation says about it.
+EXCEPTIONS: dict[tuple[str, str], str] = {
+    **{(name, law): NOISE for name in ("noisy_sgd", "add_noise")
+       for law in ("leaf names", "masked and partitioned", "zero gradients")},
+}  # fmt: skip
+
+
+def implied(like: str | None, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
+    """The claims of `like` with these hyper-parameters (defaults filled in)."""
+    if like is None:
+        return {}
+    h = hyperparams
+    claims = dict(IMPLIED.get(like, {})) | {"oracle": True}
+    if "decoupled decay" in claims:
+        rate, decay, mask = h.get("learning_rate"), h.get("weight_decay"), h.get("mask")
+        if callable(rate) or callable(decay) or mask is not None or not decay:
+            del claims["decoupled decay"]  # the oracle still checks it, with its schedule or mask
+        elif rate is not None:
+            claims["decoupled decay"] = float(rate) * float(decay)
+        if decay:
+            # Decay adds a term that does not follow the gradient.
+            for name in ("odd", "degree", "zero first"):
+                claims.pop(name, None)
+    if like == "rmsprop" and h.get("initial_scale"):
+        claims.pop("degree", None)
+    if like in ("adadelta",) and h.get("weight_decay"):
+        claims = {"oracle": True}
+    if like == "sgd" and h.get("nesterov") and h.get("momentum") is None:
+        pass
+    if like in BOUNDS:
+        norm, key = BOUNDS[like]
+        claims["clip"] = {"norm": norm, "bound": float(h[key])}
+    return claims
+
+
+def read(claims: Any) -> dict[str, Any]:
+    """Claims as given: a mapping, or an iterable of names; a value of False withdraws one.
+
+    Raises:
+      ValueError: a claim that no law knows.
+    """
+    if claims is None:
+        return {}
+    if isinstance(claims, str):
+        claims = [claims]
+    given: dict[str, Any] = (
+        dict(claims) if isinstance(claims, Mapping) else dict.fromkeys(_names(claims), True)
+    )
+    named = {str(k).replace("_", " ").strip(): v for k, v in given.items()}
+    aliases = {name.replace("-", " "): name for name in CLAIMS}
+    known = {aliases.get(name.replace("-", " "), name): value for name, value in named.items()}
+    wrong = sorted(set(known) - set(CLAIMS))
+    if wrong:
+        shown = "\n".join(f"  {name}: {what}" for name, what in CLAIMS.items())
+        raise ValueError(f"unknown claim {', '.join(map(repr, wrong))}. Known claims:\n{shown}")
+    return known
+
+
+def _names(claims: Iterable[Any]) -> list[str]:
+    return [str(c) for c in claims]

@@ -1,0 +1,300 @@
+"""Laws of placement and of life: devices, saving and restoring, injecting, growing."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from trainkit.laws.form import _bits, same_bits, setup
+from trainkit.laws.law import Law, NotApplicable, Violation
+from trainkit.laws.subject import Subject, first_line, mini, ordinary
+
+EIGHT = "XLA_FLAGS=--xla_force_host_platform_device_count=8"
+# What axes are called in practice; a rule that asks for one of them finds it.
+AXES = ("batch", "data", "devices", "device", "i", "x", "dp", "replica", "replicas", "model",
+        "fsdp", "axis", "num_devices", "shard", "p", "axis_name", "workers")  # fmt: skip
+COLLECTIVE = ("axis_index", "psum", "pmean", "pmax", "pmin", "all_gather", "all_to_all",
+              "ppermute", "reduce_scatter", "psum_scatter", "pgather")  # fmt: skip
+
+
+def _primitives(jaxpr: Any) -> Iterator[tuple[str, str]]:
+    """Every primitive of a jaxpr, inner ones too, with its parameters as text."""
+    for eqn in jaxpr.eqns:
+        axis = eqn.params.get("axis_name") or eqn.params.get("axes") or ""
+        yield eqn.primitive.name, str(axis)
+        for value in eqn.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from _primitives(inner)
+
+
+def no_collective(subject: Subject) -> Violation | None:
+    params, grads = mini()
+    mesh = AbstractMesh((2,) * len(AXES), AXES)
+    with ordinary():
+        state = subject.tx.init(params)
+        inside = jax.shard_map(
+            lambda g, s, p: subject.update(g, s, p),
+            mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False,
+        )  # fmt: skip
+        found = jax.make_jaxpr(inside)(grads[0], state, params)
+    for name, axis in _primitives(found.jaxpr):
+        if any(name.startswith(c) for c in COLLECTIVE):
+            return Violation(
+                f"it uses {name} over {axis or 'an axis'} where there are devices, so that "
+                "replicas may part or the rule depends on where it runs",
+                {"primitive": name, "axis": axis},
+                "import numpy as np\nn = 2\n"
+                f"axis = {axis.strip('(),').strip(chr(39))!r}\n"
+                "p = {'w': jnp.array([[1.0, 2.0]] * n)}\ng = {'w': jnp.array([[0.5, -1.0]] * n)}\n"
+                "def run(p, g):\n    return tx.update(g, tx.init(p), p)[0]['w']\n"
+                "u = jax.vmap(run, axis_name=axis)(p, g)\n"
+                "alone = run(jax.tree.map(lambda x: x[0], p), jax.tree.map(lambda x: x[0], g))\n"
+                "assert (u == alone).all(), (u, alone)",
+            )
+    return None
+
+
+def _problem(devices: int) -> tuple[Any, Any]:
+    """Parameters, and gradients [device, step, …] that differ from device to device."""
+    rng = np.random.default_rng(11)
+    draw = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)
+    params = {"b": draw(8) + 1, "w": draw(8, 2)}
+    return params, {"b": draw(devices, 4, 8), "w": draw(devices, 4, 8, 2)}
+
+
+def placements(subject: Subject) -> Iterator[Violation]:
+    devices = jax.local_devices()[:8]
+    n = len(devices)
+    if n < 8:
+        subject.notes.append(
+            f"placements were checked on {n} device{'s' * (n > 1)}; to simulate eight, start "
+            f"Python with {EIGHT}"
+        )
+    params, grads = _problem(n)
+    tx = subject.tx
+
+    def train(params: Any, grads: Any, mean: Any) -> Any:
+        """Four steps; `mean` is applied to the gradients of one step."""
+
+        def step(carry: Any, g: Any) -> Any:
+            s, p = carry
+            u, s = subject.update(mean(g), s, p)
+            return (s, optax.apply_updates(p, u)), u
+
+        (state, params), updates = jax.lax.scan(step, (tx.init(params), params), grads)
+        return updates, params, state
+
+    with ordinary():
+        mean = jax.tree.map(lambda g: g.mean(0), grads)
+        alone = jax.jit(lambda p, g: train(p, g, lambda g: g))(params, mean)
+        code = setup(params, jax.tree.map(lambda g: g[:, 0], grads)) + (
+            "mean = jax.tree.map(lambda g: g.mean(0), grads)\n"
+            "alone, _ = tx.update(mean, tx.init(params), params)\n"
+        )
+        n_axis = "batch"
+        average = functools.partial(jax.tree.map, lambda g: jax.lax.pmean(g, n_axis))
+        copies = lambda tree: jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), tree)
+        inside = lambda p, g: train(p, g, average)
+
+        # pmap, and shard_map: every device holds its own copy, and all must be the same.
+        mesh = Mesh(np.array(devices), (n_axis,))
+
+        def sharded(p: Any, g: Any) -> Any:
+            one = lambda t: jax.tree.map(lambda x: x[0], t)
+            return jax.tree.map(lambda x: x[None], inside(one(p), one(g)))
+
+        spread = {
+            "pmap": jax.pmap(inside, axis_name=n_axis, devices=devices),
+            "shard_map": jax.jit(jax.shard_map(
+                sharded, mesh=mesh, in_specs=P(n_axis), out_specs=P(n_axis), check_vma=False)),
+        }  # fmt: skip
+        for name, run in spread.items():
+            try:
+                out = jax.device_get(run(copies(params), grads))
+            except Exception as error:
+                yield Violation(
+                    f"under {name}: {type(error).__name__}: {first_line(error)}",
+                    {"devices": n}, code + "f = lambda p, g: tx.update(g, tx.init(p), p)[0]\n"
+                    "jax.pmap(f, axis_name='batch')(jax.tree.map(lambda x: x[None], params), "
+                    "jax.tree.map(lambda x: x[:1], grads))")  # fmt: skip
+                return
+            for x in _bits(out):
+                if any(x[i].tobytes() != x[0].tobytes() for i in range(n)):
+                    yield Violation(
+                        f"under {name} the replicas differ after four steps of averaged gradients",
+                        {"devices": n},
+                        "import os  # before jax is imported: eight simulated devices\n"
+                        "def f(p, g):\n    g = jax.lax.pmean(g, 'batch')\n"
+                        "    return tx.update(g, tx.init(p), p)[0]\n"
+                        "p = {'w': jnp.ones((4, 3))}\n"
+                        "u = jax.vmap(f, axis_name='batch')(p, p)['w']\n"
+                        "assert (u == u[0]).all(), u",
+                    )
+                    return
+            wrong = _apart(jax.tree.map(lambda x: x[0], out), alone)
+            if wrong:
+                yield Violation(
+                    f"under {name} on {n} devices it is not what it is alone: {wrong}",
+                    {"devices": n}, code + "print(alone)\nassert False")  # fmt: skip
+                return
+
+        # Sharded jit: parameters and state cut along their first axis.
+        cut = NamedSharding(mesh, P(n_axis))
+        p = jax.device_put(params, cut)
+        g = jax.device_put(mean, NamedSharding(mesh, P(None, n_axis)))
+        out = jax.device_get(jax.jit(lambda p, g: train(p, g, lambda g: g))(p, g))
+    wrong = _apart(out, alone)
+    if wrong:
+        yield Violation(
+            f"with parameters sharded over {n} devices it is not what it is alone: {wrong}",
+            {"devices": n}, code + "print(alone)\nassert False")  # fmt: skip
+
+
+def _apart(found: Any, alone: Any) -> str | None:
+    """The first leaf that differs by more than the order of a sum explains."""
+    named = jax.tree_util.tree_flatten_with_path(found[0])[0]
+    for (path, x), y in zip(named, jax.tree.leaves(alone[0]), strict=True):
+        a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        if not np.all(np.abs(a - b) <= 1e-4 * np.abs(b) + 1e-5 * np.abs(b).max(initial=0)):
+            return f"the update of {jax.tree_util.keystr(path)} is off by {np.abs(a - b).max():.3g}"
+    return None
+
+
+def resume(subject: Subject) -> Iterator[Violation]:
+    from flax import serialization
+
+    params, grads = mini()
+    with ordinary():
+        step = subject.memo.get("jitted step") or jax.jit(lambda g, s, p: subject.update(g, s, p))
+        states, updates = [subject.tx.init(params)], []
+        for g in grads:
+            u, s = step(g, states[-1], params)
+            states.append(s)
+            updates.append(u)
+
+        another = subject.fresh() if subject.is_factory else subject.tx
+        other = lambda g, s, p: subject.update(g, s, p, tx=another)
+
+        def by_msgpack(state: Any) -> Any:
+            back = serialization.from_bytes(state, serialization.to_bytes(state))
+            return jax.tree.map(jnp.asarray, back)  # it gives NumPy arrays, a step gets JAX's
+
+        trips = {"device_get": lambda s: jax.device_put(jax.device_get(s)), "msgpack": by_msgpack}
+        if any(getattr(x, "size", 0) for x in jax.tree.leaves(states[0])):
+            trips["Orbax"] = _by_orbax
+        for name, trip in trips.items():
+            for t in range(1, len(grads)) if name != "Orbax" else (3,):
+                code = setup(params, grads[: t + 1]) + _TRIP_CODE.get(name, "")
+                try:
+                    state = trip(states[t])
+                except Exception as error:
+                    yield Violation(
+                        f"its state does not go through {name}: {type(error).__name__}: "
+                        f"{first_line(error)}", {"step": t}, code)  # fmt: skip
+                    break
+                if not _same_structure(state, states[t]):
+                    yield Violation(f"{name} gave back another tree", {"step": t}, code)
+                    break
+                # Another instance goes on, as another process would.
+                u, _ = other(grads[t], state, params)
+                v, _ = other(grads[t], states[t], params)
+                if not same_bits(u, v):
+                    yield Violation(
+                        f"resumed from {name} after step {t} the next update differs",
+                        {"step": t, "found": u, "expected": v}, code)  # fmt: skip
+                    break
+
+
+def _same_structure(a: Any, b: Any) -> bool:
+    one: Any = jax.tree.structure(a)
+    return bool(one == jax.tree.structure(b))
+
+
+_TRIP_CODE = {
+    "msgpack": (
+        "from flax import serialization  # needs flax beside jax and optax\n"
+        "state = tx.init(params)\nfor g in grads:\n    _, state = tx.update(g, state, params)\n"
+        "back = serialization.from_bytes(state, serialization.to_bytes(state))\n"
+        "assert jax.tree.structure(back) == jax.tree.structure(state)"
+    ),
+    "device_get": (
+        "state = tx.init(params)\nfor g in grads[:-1]:\n"
+        "    _, state = tx.update(g, state, params)\n"
+        "back = jax.device_put(jax.device_get(state))\n"
+        "a, _ = tx.update(grads[-1], state, params)\nb, _ = tx.update(grads[-1], back, params)\n"
+        "assert all((x == y).all() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))"
+    ),
+}
+
+
+def _by_orbax(state: Any) -> Any:
+    import orbax.checkpoint as ocp
+
+    with tempfile.TemporaryDirectory() as folder, ocp.StandardCheckpointer() as saver:
+        saver.save(Path(folder) / "state", state)
+        saver.wait_until_finished()
+        return saver.restore(Path(folder) / "state", state)
+
+
+def injected(subject: Subject) -> Iterator[Violation]:
+    """Only where the call that made the rule is known: a functools.partial, or Optax's own rule."""
+    call = subject.given
+    if not isinstance(call, functools.partial):
+        raise NotApplicable("give the rule as functools.partial(make, name=value, …) to check this")
+    numeric = {k: v for k, v in call.keywords.items() if isinstance(v, float)}
+    if not numeric or call.args:
+        raise NotApplicable("the call that made it has no numeric keyword argument")
+    static = tuple(k for k in call.keywords if k not in numeric)
+    for dtype in ("float32", "bfloat16"):
+        params, grads = mini(dtype)
+        with ordinary():
+            made = optax.inject_hyperparams(call.func, static_args=static)(**call.keywords)
+        plain = subject.trajectory(subject.tx, params, grads[:4], apply=False)
+        other = subject.trajectory(made, params, grads[:4], apply=False)
+        for t, (u, v) in enumerate(zip(plain, other, strict=True)):
+            for x, y in zip(jax.tree.leaves(u), jax.tree.leaves(v), strict=True):
+                a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+                near = (1e-4 if dtype == "float32" else 0.05) * (np.abs(a) + np.abs(a).max() / 10)
+                if not np.all(np.abs(a - b) <= near):
+                    words = ", ".join(f"{k}={v!r}" for k, v in numeric.items())
+                    yield Violation(
+                        f"with hyper-parameters injected, in {dtype}, update {t + 1} is "
+                        f"{b.ravel()[:3]} where {a.ravel()[:3]} was expected",
+                        {"params": params, "gradients": grads[: t + 1]},
+                        setup(params, grads[: t + 1])
+                        + f"# the same rule, made by optax.inject_hyperparams(…)({words})\n"
+                        "print(jax.tree.map(lambda x: x, params))\nassert False",
+                        level="standard" if dtype == "float32" else "strict",
+                    )
+                    return
+
+
+def life(name: str, statement: str, check: Any, **more: Any) -> Law:
+    return Law(name, statement, check, **({"group": "placement and life"} | more))
+
+
+LAWS = (
+    life("no collective", "The rule asks for no device axis, so that it is the same everywhere.",
+         no_collective, tolerance="exact", why="it is read off the program"),
+    life("placements", "Alone, under pmap, shard_map and sharded jit the trajectory is the same "
+         "after a gradient mean, and replicas stay bitwise equal.", placements,
+         tolerance="1e-4 relative between placements; replicas bitwise",
+         why="sums over devices change their order, four steps amplify"),
+    life("resume", "Its state goes through device_get, msgpack and Orbax, and going on is never "
+         "having stopped.", resume, tolerance="bitwise", why="nothing is computed"),
+    life("injected is direct", "Injecting hyper-parameters changes no update.", injected,
+         level="strict", tolerance="1e-4 relative in float32, 5 % in bfloat16",
+         why="an injected constant is rounded to the state's dtype"),
+)  # fmt: skip

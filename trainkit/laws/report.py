@@ -1,0 +1,126 @@
+"""What a check found, as data and as a table that a person can read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from trainkit.laws.law import Level
+
+Outcome = Literal["holds", "broken", "not claimed", "not applicable", "excepted"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A broken law.
+
+    Attributes:
+      law: the name of the law.
+      statement: the law, in one sentence.
+      message: what was found instead.
+      level: "standard" or "strict": how ordinary the use is in which it shows.
+      counterexample: the shrunk input, a dict (parameters, gradients, step, expected, found, …).
+      reproducer: a Python program that needs only jax and optax and ends in an error.
+      reference, tolerance: where the law comes from and what counted as agreement.
+    """
+
+    law: str
+    statement: str
+    message: str
+    level: Level
+    counterexample: dict[str, Any]
+    reproducer: str
+    reference: str = ""
+    tolerance: str = ""
+
+    def __str__(self) -> str:
+        shown = "\n".join(f"    {k}: {_short(v)}" for k, v in self.counterexample.items())
+        code = "\n".join("    " + line for line in self.reproducer.strip().splitlines())
+        return (
+            f"{self.law} ({self.level}): {self.statement}\n  Found: {self.message}\n"
+            + (f"  Counterexample:\n{shown}\n" if shown else "")
+            + (f"  Reproducer:\n{code}\n" if code else "")
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one law."""
+
+    law: str
+    group: str
+    level: Level
+    outcome: Outcome
+    note: str = ""
+    seconds: float = 0.0
+
+
+class LawError(AssertionError):
+    """Raised by `Report.raise_for_failures`: some law is broken."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of `check` or `check_schedule`; print it.
+
+    Attributes:
+      subject: what was checked, in words.
+      level: the level that was asked for.
+      results: one entry a law, in order.
+      failures: one entry a violation; several may belong to one law.
+      notes: what a reader should know (an inferred learning rate, a missing second device, …).
+    """
+
+    subject: str
+    level: Level
+    results: tuple[Result, ...]
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether every law that was checked holds."""
+        return not self.failures
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __str__(self) -> str:
+        held = sum(r.outcome == "holds" for r in self.results)
+        broken = sorted({f.law for f in self.failures})
+        verdict = "every law that was checked holds" if self.ok else f"{len(broken)} laws broken"
+        lines = [
+            f"{self.subject}: {verdict}",
+            f"level {self.level}, {held} laws hold, {len(broken)} broken, {self.seconds:.1f} s",
+            "",
+        ]
+        shown = [r for r in self.results if r.outcome != "not claimed"]
+        width = max([len(r.law) for r in shown], default=3)
+        lines.append(f"{'law':<{width}}  {'level':<8}  {'outcome':<14}  note")
+        lines.append("-" * (width + 40))
+        group = None
+        for r in shown:
+            if r.group != group:
+                group = r.group
+                lines.append(f"[{group}]")
+            lines.append(f"{r.law:<{width}}  {r.level:<8}  {r.outcome:<14}  {r.note}".rstrip())
+        unclaimed = [r.law for r in self.results if r.outcome == "not claimed"]
+        if unclaimed:
+            lines += ["", "Not claimed, so not checked: " + ", ".join(unclaimed) + "."]
+        lines += ["Note: " + note for note in self.notes]
+        if self.failures:
+            lines += ["", "Failures", "========"]
+            lines += [f"\n{i}. {f}" for i, f in enumerate(self.failures, 1)]
+        return "\n".join(lines)
+
+    def raise_for_failures(self) -> Report:
+        """Raises `LawError` (an `AssertionError`) with the whole report where a law is broken."""
+        if self.failures:
+            raise LawError("\n" + str(self))
+        return self
+
+
+def _short(value: Any, limit: int = 400) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"

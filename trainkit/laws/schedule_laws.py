@@ -1,0 +1,364 @@
+"""Laws of schedules: functions from a step count to a value."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trainkit.laws.law import Law, Level, NotApplicable, Violation
+from trainkit.laws.oracles.schedules import boundaries
+from trainkit.laws.subject import first_line, ordinary
+
+TOP = int(np.iinfo(np.int32).max)
+
+
+@dataclass
+class ScheduleSubject:
+    """A schedule under test, and its values at the counts that matter."""
+
+    fn: Callable[[Any], Any]
+    like: str | None
+    hyperparams: dict[str, Any]
+    claims: dict[str, Any]
+    level: Level
+    examples: int
+    seed: int
+    value: Callable[[int], float] | None
+    notes: list[str] = field(default_factory=list)
+    memo: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Small ones, those around every boundary, powers of two, random ones, the largest."""
+        edges = boundaries(self.like, self.hyperparams)
+        around = [b + d for b in edges for d in (-2, -1, 0, 1, 2)]
+        inside = []
+        for a, b in zip([0, *edges], edges, strict=False):
+            inside += [a + (b - a) * k // 8 for k in range(1, 8)]
+        powers = [2**k + d for k in range(31) for d in (-1, 0, 1)]
+        rng = np.random.default_rng(self.seed)
+        random = (10 ** rng.uniform(0, 9.3, self.examples)).astype(np.int64).tolist()
+        last = edges[-1] if edges else 1000
+        random += rng.integers(0, max(2 * last, 2), self.examples).tolist()
+        every = range(0, min(2 * last, 400))
+        picked = {*every, *around, *inside, *powers, *random, TOP - 1, TOP}
+        return np.array(sorted(c for c in picked if 0 <= c <= TOP), np.int64)
+
+    def mapped(self) -> np.ndarray:
+        """The values at `counts`, traced: vmapped under jit."""
+        if "mapped" not in self.memo:
+            with ordinary():
+                out = jax.jit(jax.vmap(lambda c: jnp.asarray(self.fn(c))))(
+                    jnp.asarray(self.counts, jnp.int32)
+                )
+            self.memo["mapped"] = np.asarray(out)
+        return self.memo["mapped"]
+
+    def eager(self, kind: Callable[[int], Any] = int, counts: Any = None) -> np.ndarray:
+        with ordinary():
+            chosen = self.sample if counts is None else counts
+            return np.array([np.asarray(self.fn(kind(int(c))), np.float64) for c in chosen])
+
+    @property
+    def sample(self) -> np.ndarray:
+        """Fewer counts, for what is called one by one: the boundaries and some others."""
+        edges = boundaries(self.like, self.hyperparams)
+        near = {b + d for b in edges for d in (-1, 0, 1)} | {0, 1, 2, 3, 10, 100, 1000, TOP}
+        return np.array(sorted(c for c in near if 0 <= c <= TOP))
+
+
+def _at(count: Any, test: str) -> str:
+    return (
+        f"count = {int(count)}\nvalue = schedule(count)\nprint(count, value)\nassert {test}, value"
+    )
+
+
+def defined(s: ScheduleSubject) -> Iterator[Violation]:
+    for c in s.sample:
+        with ordinary():
+            try:
+                v = np.asarray(s.fn(int(c)))
+            except Exception as error:
+                yield Violation(
+                    f"schedule({int(c)}) raised {type(error).__name__}: {first_line(error)}",
+                    {"count": int(c)}, f"schedule({int(c)})")  # fmt: skip
+                return
+        if v.shape != () or (v.dtype.kind not in "fiu" and v.dtype.name != "bfloat16"):
+            yield Violation(
+                f"schedule({int(c)}) has shape {v.shape} and dtype {v.dtype}, not a real scalar",
+                {"count": int(c), "found": v}, _at(c, "jnp.shape(value) == ()"))  # fmt: skip
+            return
+        if not np.isfinite(v.astype(np.float64)):
+            yield Violation(
+                f"schedule({int(c)}) is {v}", {"count": int(c), "found": float(v)},
+                _at(c, "jnp.isfinite(value)"))  # fmt: skip
+            return
+    for name, make in (
+        ("numpy.int32", np.int32),
+        ("a jax int32", lambda c: jnp.array(c, jnp.int32)),
+    ):
+        try:
+            got, want = s.eager(make), s.eager()
+        except Exception as error:
+            yield Violation(
+                f"given {name} it raised {type(error).__name__}: {first_line(error)}",
+                {"count": name}, "import numpy as np\nschedule(np.int32(3))\n"
+                "schedule(jnp.array(3, 'int32'))")  # fmt: skip
+            return
+        bad = ~np.isclose(got, want, rtol=1e-5, atol=1e-7 * np.abs(want).max())
+        if bad.any():
+            c = int(s.sample[np.argmax(bad)])
+            yield Violation(
+                f"at {c} it gives {want[bad][0]:.9g} for an int and {got[bad][0]:.9g} for {name}",
+                {"count": c, "found": float(got[bad][0]), "expected": float(want[bad][0])},
+                f"a, b = schedule({c}), schedule(jnp.array({c}, 'int32'))\nprint(a, b)\n"
+                "assert jnp.allclose(a, b, rtol=1e-5)",
+            )
+            return
+
+
+def traced(s: ScheduleSubject) -> Violation | None:
+    script = "print(jax.jit(jax.vmap(schedule))(jnp.arange(5)))"
+    try:
+        values = s.mapped().astype(np.float64)
+    except Exception as error:
+        return Violation(
+            f"under jit and vmap it raised {type(error).__name__}: {first_line(error)}",
+            {"counts": "an array"}, script)  # fmt: skip
+    if values.shape != s.counts.shape:
+        return Violation(
+            f"vmapped it gives the shape {values.shape}", {"shape": values.shape}, script
+        )
+    bad = ~np.isfinite(values)
+    if bad.any():
+        c = int(s.counts[np.argmax(bad)])
+        return Violation(
+            f"at {c} it is {values[bad][0]} under jit", {"count": c, "found": values[bad][0]},
+            f"value = jax.jit(schedule)(jnp.array({c}))\nprint(value)\nassert jnp.isfinite(value)",
+        )  # fmt: skip
+    table = dict(zip(s.counts.tolist(), values.tolist(), strict=True))
+    for c, want in zip(s.sample.tolist(), s.eager().tolist(), strict=True):
+        got = table.get(c, want)
+        if not np.isclose(got, want, rtol=1e-5, atol=1e-6 * np.abs(values).max()):
+            return Violation(
+                f"at {c} it is {want:.9g} eagerly and {got:.9g} under jit",
+                {"count": c, "found": got, "expected": want},
+                f"a, b = schedule({c}), jax.jit(schedule)(jnp.array({c}))\nprint(a, b)\n"
+                "assert jnp.allclose(a, b, rtol=1e-5)",
+            )
+    with ordinary():
+        one = jax.jit(s.fn)
+        for c in (0, 1, 7, TOP):
+            got, want = float(one(jnp.array(c, jnp.int32))), table.get(c)
+            if want is not None and not np.isclose(got, want, rtol=1e-5, atol=1e-7):
+                return Violation(
+                    f"at {c} jit gives {got:.9g} and jit of vmap {want:.9g}",
+                    {"count": c, "found": got, "expected": want}, script)  # fmt: skip
+    return None
+
+
+def pure(s: ScheduleSubject) -> Violation | None:
+    first = s.eager()
+    again = s.eager()[::1]
+    backwards = s.eager(counts=s.sample[::-1])[::-1]
+    bad = ~((first == again) & (first == backwards) | np.isnan(first))
+    if not bad.any():
+        return None
+    c = int(s.sample[np.argmax(bad)])
+    return Violation(
+        f"schedule({c}) is not the same when it is called again", {"count": c},
+        "first = [float(schedule(c)) for c in range(5)]\n"
+        "again = [float(schedule(c)) for c in reversed(range(5))][::-1]\n"
+        "assert first == again, (first, again)")  # fmt: skip
+
+
+def dtype(s: ScheduleSubject) -> Violation | None:
+    with ordinary():
+        out = jax.eval_shape(s.fn, jax.ShapeDtypeStruct((), jnp.int32))
+    kind = getattr(out, "dtype", jnp.result_type(out))
+    if not jnp.issubdtype(kind, jnp.floating) or (
+        kind == jnp.float64 and not jax.config.read("jax_enable_x64")
+    ):
+        if jnp.issubdtype(kind, jnp.integer) and _whole(s):
+            return None
+        return Violation(
+            f"its values are {kind}, not floating", {"dtype": str(kind)},
+            "value = jax.jit(schedule)(jnp.array(1))\nprint(value.dtype)\n"
+            "assert jnp.issubdtype(value.dtype, jnp.floating)")  # fmt: skip
+    return None
+
+
+def _whole(s: ScheduleSubject) -> bool:
+    """A constant that was given as an integer stays one, and scales gradients as well."""
+    return bool(np.all(s.mapped() == s.mapped().flat[0]))
+
+
+def x64(s: ScheduleSubject) -> Violation | None:
+    with ordinary(), jax.enable_x64(True):
+        out = jax.eval_shape(s.fn, jax.ShapeDtypeStruct((), jnp.int32))
+    if str(out.dtype) == "float64" and not getattr(out, "weak_type", False):
+        return Violation(
+            "in x64 mode its values turn float64, and so does what they multiply",
+            {"dtype": "float64"},
+            "jax.config.update('jax_enable_x64', True)\n"
+            "value = jax.jit(schedule)(jnp.array(1, 'int32'))\n"
+            "assert (value * jnp.ones(2, 'float32')).dtype == 'float32', value.dtype",
+        )
+    return None
+
+
+def agrees(s: ScheduleSubject) -> Violation | None:
+    if s.value is None:
+        raise NotApplicable("no like= was given")
+    with np.errstate(all="ignore"):
+        want = np.array([s.value(int(c)) for c in s.counts], np.float64)
+    try:
+        got = s.mapped().astype(np.float64)
+    except Exception:
+        chosen = s.sample
+        got, want = s.eager(), np.array([s.value(int(c)) for c in chosen])
+        return _compare(s, chosen, got, want)
+    return _compare(s, s.counts, got, want)
+
+
+def _compare(s: ScheduleSubject, counts: Any, got: Any, want: Any) -> Violation | None:
+    near = 1e-5 * np.abs(want) + 1e-6 * np.abs(want).max(initial=0)
+    # float32 knows a count beyond 2²⁴ to 6e-8 of itself, which a decay multiplies.
+    near = near + _steepness(s, counts)
+    bad = ~(np.abs(got - want) <= near)
+    if not bad.any():
+        return None
+    i = int(np.argmax(bad))
+    c = int(counts[i])
+    return Violation(
+        f"at count {c} it is {got[i]:.9g}, {s.like} gives {want[i]:.9g}",
+        {"count": c, "found": float(got[i]), "expected": float(want[i])},
+        f"value = float(jax.jit(schedule)(jnp.array({c})))\nprint(value)\n"
+        f"assert abs(value - {float(want[i])!r}) <= {float(near[i])!r}, value",
+    )
+
+
+def _steepness(s: ScheduleSubject, counts: Any) -> np.ndarray:
+    """How far the reference moves when the count is off by its float32 rounding."""
+    assert s.value is not None
+    out = []
+    with np.errstate(all="ignore"):
+        for c in counts:
+            off = int(np.ceil(abs(int(c)) * 1.2e-7))
+            if int(c) < 2**23:
+                out.append(0.0)
+            else:
+                sides = [s.value(int(c) + d) for d in (-off, 0, off)]
+                out.append(float(np.ptp(sides)))
+    return np.array(out)
+
+
+def starts(s: ScheduleSubject) -> Iterator[Violation]:
+    wanted = []
+    for name, count in (("start", 0), ("end", TOP)):
+        if name in s.claims and s.claims[name] is not True:
+            wanted.append((name, count, float(s.claims[name])))
+    if "peak" in s.claims and s.claims["peak"] is not True:
+        c, v = s.claims["peak"]
+        wanted.append(("peak", int(c), float(v)))
+    if not wanted:
+        raise NotApplicable('say which: claims={"start": 0.0, "peak": (100, 1.0), "end": 0.1}')
+    for name, c, v in wanted:
+        got = float(s.eager(counts=[c])[0])
+        if not np.isclose(got, v, rtol=1e-5, atol=1e-7):
+            yield Violation(
+                f"its {name}, at {c}, is {got:.9g} and not {v:.9g}",
+                {"count": c, "found": got, "expected": v},
+                _at(c, f"abs(value - {v!r}) <= 1e-5 * abs({v!r}) + 1e-7"))  # fmt: skip
+            return
+        if name == "peak" and s.mapped().max() > v * (1 + 1e-5):
+            c = int(s.counts[int(s.mapped().argmax())])
+            yield Violation(
+                f"it is higher than its peak at {c}: {s.mapped().max():.9g}", {"count": c},
+                _at(c, f"value <= {v!r} * (1 + 1e-5)"))  # fmt: skip
+            return
+
+
+def sign(s: ScheduleSubject) -> Violation | None:
+    low = s.mapped().astype(np.float64)
+    if low.min() >= 0:
+        return None
+    c = int(s.counts[int(low.argmin())])
+    return Violation(f"at {c} it is {low.min():.6g}", {"count": c}, _at(c, "value >= 0"))
+
+
+def _monotone(direction: int) -> Callable[[ScheduleSubject], Violation | None]:
+    def check(s: ScheduleSubject) -> Violation | None:
+        values = s.mapped().astype(np.float64)
+        slack = 1e-6 * np.abs(values).max()
+        bad = direction * np.diff(values) < -slack
+        if not bad.any():
+            return None
+        i = int(np.argmax(bad))
+        a, b = int(s.counts[i]), int(s.counts[i + 1])
+        return Violation(
+            f"from {a} to {b} it goes from {values[i]:.6g} to {values[i + 1]:.6g}",
+            {"counts": (a, b)},
+            f"a, b = schedule({a}), schedule({b})\nprint(a, b)\n"
+            f"assert {direction} * (b - a) >= -{slack!r}",
+        )
+
+    return check
+
+
+def continuous(s: ScheduleSubject) -> Violation | None:
+    claimed = s.claims["continuous"]
+    values = s.mapped().astype(np.float64)
+    near = np.diff(s.counts) == 1
+    steps = np.where(near, np.abs(np.diff(values)), 0.0)
+    limit = 0.2 * np.ptp(values) if claimed is True else float(claimed)
+    if steps.max() <= limit + 1e-6 * np.abs(values).max():
+        return None
+    i = int(steps.argmax())
+    return Violation(
+        f"from {s.counts[i]} to {s.counts[i + 1]} it jumps by {steps[i]:.6g}",
+        {"count": int(s.counts[i])},
+        f"a, b = schedule({int(s.counts[i])}), schedule({int(s.counts[i + 1])})\n"
+        f"assert abs(a - b) <= {limit!r}, (a, b)",
+    )
+
+
+def law(name: str, statement: str, check: Any, **more: Any) -> Law:
+    base = {"kind": "schedule", "group": "schedules", "reference": "the protocol of optax.Schedule"}
+    return Law(name, statement, check, **(base | more))
+
+
+LAWS = (
+    law("defined everywhere", "A finite real scalar for every count from 0 to 2³¹ − 1, as an int, "
+        "a NumPy int or a JAX int.", defined, tolerance="1e-5 between them", why="float32"),
+    law("schedule under jit", "Under jit and vmap it is what it is eagerly.", traced,
+        tolerance="1e-5 relative", why="XLA rounds otherwise"),
+    law("schedule purity", "The same count gives the same value, in whatever order it is asked.",
+        pure, tolerance="exact", why="the same operations"),
+    law("schedule dtype", "Its values are floating, in the default precision.", dtype,
+        tolerance="exact", why="a type"),
+    law("schedule oracle", "Its values agree with the schedule that it claims to be.", agrees,
+        claim="oracle", reference="a float64 NumPy reference (trainkit.laws.oracles.schedules)",
+        tolerance="1e-5 relative, 1e-6 of the largest value",
+        why="float32 has 6e-8, and cos near its end loses digits"),
+    law("start, peak and end", "It takes the claimed values where it claims to.", starts,
+        claim="start", tolerance="1e-5 relative", why="float32"),
+    law("non-negative", "It is never below 0.", sign, claim="non-negative", tolerance="exact",
+        why="a negative rate climbs"),
+    law("non-increasing", "It never rises.", _monotone(-1), claim="non-increasing",
+        tolerance="1e-6 of its largest value", why="float32"),
+    law("non-decreasing", "It never falls.", _monotone(1), claim="non-decreasing",
+        tolerance="1e-6 of its largest value", why="float32"),
+    law("continuous", "From one count to the next it does not jump.", continuous,
+        claim="continuous", tolerance="the claimed step, or a fifth of its range", why="a jump at "
+        "a boundary is a schedule put together wrongly"),
+    law("schedule in x64", "In x64 mode it does not turn what it scales into float64.", x64,
+        level="strict", tolerance="exact", why="a type"),
+)  # fmt: skip
+del contextlib

@@ -1,0 +1,313 @@
+"""Writing a rule down again as code, so that a reproducer stands alone.
+
+A rule is a pair of closures. Optax's own are written as the call that made them, from the values in
+their closures; anyone else's are written as the source of the function that was given, with every
+global that it uses. What cannot be written down that way is imported, and the reproducer says so.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import math
+import textwrap
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class CannotWrite(Exception):
+    """This value has no stand-alone source."""
+
+
+HEADER = "import jax\nimport jax.numpy as jnp\nimport optax\n"
+
+
+def literal(value: Any) -> str:
+    """`value` as a Python expression over jnp, optax and the built-ins.
+
+    Raises:
+      CannotWrite: there is none.
+    """
+    if value is None or isinstance(value, bool | int | str | complex):
+        return repr(value)
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else f"float('{value}')"
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            return f"jax.random.wrap_key_data({literal(jax.random.key_data(jnp.asarray(value)))})"
+        array = np.asarray(value)
+        dtype = jnp.dtype(array.dtype).name
+        wide = array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array
+        if array.size == 0:
+            return f"jnp.zeros({array.shape}, '{dtype}')"
+        text = repr(wide.tolist()).replace("nan", "jnp.nan").replace("inf", "jnp.inf")
+        return f"jnp.array({text}, '{dtype}')"
+    if isinstance(value, np.dtype | type) and _is_dtype(value):
+        return f"jnp.dtype('{jnp.dtype(value).name}')"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{literal(k)}: {literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        name = type(value).__name__
+        fields = zip(value._fields, value, strict=True)
+        return f"{name}({', '.join(f'{k}={literal(v)}' for k, v in fields)})"
+    if isinstance(value, tuple):
+        return "(" + "".join(literal(v) + ", " for v in value) + ")"
+    if isinstance(value, list):
+        return "[" + ", ".join(literal(v) for v in value) + "]"
+    raise CannotWrite(repr(value))
+
+
+def _is_dtype(value: Any) -> bool:
+    try:
+        jnp.dtype(value)
+    except TypeError:
+        return False
+    return True
+
+
+def rule(subject: Any, name: str, like: str | None, hyperparams: Mapping[str, Any] | None) -> str:
+    """Lines that end in `name = …` and rebuild a factory, a transformation or a schedule."""
+    seen: dict[str, str] = {}
+    try:
+        expression = _expression(subject, seen, calling=callable(subject) and name == "tx")
+        return "\n".join([*seen.values(), f"{name} = {expression}"])
+    except (CannotWrite, OSError, TypeError, SyntaxError, ValueError):
+        pass
+    module, qualname = getattr(subject, "__module__", None), getattr(subject, "__qualname__", "")
+    if module and qualname.isidentifier():
+        call = "()" if name == "tx" else ""
+        imported = f"from {module} import {qualname}  # its source stands elsewhere"
+        return f"{imported}\n{name} = {qualname}{call}"
+    made = f"optax.{like}" if like else "your rule"
+    return (
+        f"# The source of the rule could not be read; put it here (it was said to be {made}).\n"
+        f"{name} = ..."
+    )
+
+
+def _expression(value: Any, seen: dict[str, str], calling: bool = False) -> str:
+    """`value` as an expression; functions and classes that it needs go to `seen`."""
+    if _is_transformation(value):
+        return _transformation(value, seen)
+    if isinstance(value, types.FunctionType):
+        text = _function(value, seen)
+        return f"({text})()" if calling and text.startswith("lambda") else text + "()" * calling
+    if hasattr(value, "func") and hasattr(value, "keywords"):  # functools.partial
+        args = [_expression(a, seen) for a in value.args]
+        args += [f"{k}={_expression(v, seen)}" for k, v in value.keywords.items()]
+        if calling:
+            return f"{_expression(value.func, seen)}({', '.join(args)})"
+        seen.setdefault("functools", "import functools")
+        return f"functools.partial({', '.join([_expression(value.func, seen), *args])})"
+    if isinstance(value, type) and not _is_dtype(value):
+        return _named(value, seen)
+    if isinstance(value, types.ModuleType):
+        raise CannotWrite("a module")
+    if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
+        items = "".join(_expression(v, seen) + ", " for v in value)
+        return f"({items})" if isinstance(value, tuple) else f"[{items}]"
+    if callable(value) and not _is_dtype(value):
+        return _named(value, seen)
+    return literal(value)
+
+
+def _is_transformation(value: Any) -> bool:
+    return isinstance(value, tuple) and hasattr(value, "init") and hasattr(value, "update")
+
+
+def _public(value: Any) -> str | None:
+    """How a value that Optax, JAX or NumPy export is called."""
+    module, name = getattr(value, "__module__", "") or "", getattr(value, "__name__", "")
+    if module.split(".")[0] == "optax":
+        import optax
+
+        for prefix, home in (("optax", optax), ("optax.contrib", optax.contrib)):
+            if getattr(home, name, None) is value:
+                return f"{prefix}.{name}"
+        return None
+    for prefix, home in (("jnp", jnp), ("jax.lax", jax.lax), ("jax", jax), ("jax.nn", jax.nn)):
+        if name and getattr(home, name, None) is value:
+            return f"{prefix}.{name}"
+    if getattr(builtins, name, None) is value:
+        return name
+    return None
+
+
+def _named(value: Any, seen: dict[str, str]) -> str:
+    public = _public(value)
+    if public:
+        return public
+    name = getattr(value, "__name__", "")
+    if not name or (getattr(value, "__module__", "") or "").split(".")[0] in ("jax", "numpy"):
+        raise CannotWrite(repr(value))
+    if name not in seen:
+        seen[name] = ""
+        code = textwrap.dedent(inspect.getsource(value))
+        before: dict[str, str] = {}
+        if isinstance(value, type) and issubclass(value, tuple):
+            before["NamedTuple"] = "from typing import Any, NamedTuple"
+        seen.pop(name)
+        seen.update({k: v for k, v in before.items() if k not in seen})
+        seen[name] = code
+    return name
+
+
+def _function(f: Callable[..., Any], seen: dict[str, str]) -> str:
+    public = _public(f)
+    if public:
+        return public
+    name = f.__name__
+    made = _maker(f)
+    if made is not None:
+        return _call(made, [f], seen)
+    lambda_text = _lambda(f) if name == "<lambda>" else None
+    if name == "<lambda>" and lambda_text is None:
+        raise CannotWrite("a lambda whose source cannot be told from its neighbours")
+    if name in seen:
+        return name
+    if lambda_text is None:
+        seen[name] = ""  # against recursion
+    free = inspect.getclosurevars(f)
+    for key, value in {**free.globals, **free.nonlocals, **_inner_globals(f)}.items():
+        if key in seen or value is f:
+            continue
+        if isinstance(value, types.ModuleType):
+            root = value.__name__
+            if root.split(".")[0] in ("jax", "optax", "numpy", "functools", "math", "typing"):
+                seen[key] = f"import {root} as {key}" if root != key else f"import {root}"
+                continue
+            raise CannotWrite(root)
+        text = _expression(value, seen)
+        if text != key:
+            seen[key] = f"{key} = {text}"
+    if lambda_text is not None:
+        return lambda_text
+    seen.pop(name)
+    code = textwrap.dedent(inspect.getsource(f))
+    seen[name] = code[code.index("def ") :] if not code.startswith("def ") else code
+    return name
+
+
+def _inner_globals(f: Callable[..., Any]) -> dict[str, Any]:
+    """Globals that only the functions inside `f` use."""
+    found: dict[str, Any] = {}
+    stack = [f.__code__]
+    while stack:
+        code = stack.pop()
+        found |= {n: f.__globals__[n] for n in code.co_names if n in f.__globals__}
+        stack += [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    return found
+
+
+def _lambda(f: Callable[..., Any]) -> str | None:
+    """The text of a lambda: of those in its lines, the one that compiles to the same code."""
+    source = textwrap.dedent(inspect.getsource(f))
+    tree = None
+    for candidate in (source, "(" + source, source.rstrip().rstrip(",)"), f"f({source.strip()}"):
+        try:
+            tree = ast.parse(candidate)
+        except SyntaxError:
+            continue
+        source = candidate
+        break
+    if tree is None:
+        return _lambda_by_prefix(f, source)
+    texts = [ast.get_source_segment(source, n) for n in ast.walk(tree) if isinstance(n, ast.Lambda)]
+    return _same(f, [t for t in texts if t])
+
+
+def _lambda_by_prefix(f: Callable[..., Any], source: str) -> str | None:
+    """For a fragment that does not parse: every prefix of what follows the word lambda."""
+    texts, start = [], source.find("lambda")
+    while start >= 0:
+        for end in range(len(source), start + 6, -1):
+            try:
+                ast.parse(source[start:end], mode="eval")
+            except SyntaxError:
+                continue
+            texts.append(source[start:end])
+        start = source.find("lambda", start + 6)
+    return _same(f, [t for t in texts if t.startswith("lambda")])
+
+
+def _same(f: Callable[..., Any], texts: list[str]) -> str | None:
+    code = f.__code__
+    for text in texts:
+        made = compile(text, "<lambda>", "eval").co_consts
+        for c in made:
+            if isinstance(c, types.CodeType) and c.co_consts == code.co_consts:
+                names = set(c.co_names) | set(c.co_freevars)
+                if names == set(code.co_names) | set(code.co_freevars):
+                    return " ".join(text.split())
+    return " ".join(texts[0].split()) if len(texts) == 1 else None
+
+
+def _maker(f: Any) -> Callable[..., Any] | None:
+    """The public function of Optax whose inner function `f` is."""
+    if (getattr(f, "__module__", "") or "").split(".")[
+        0
+    ] != "optax" or "<locals>" not in f.__qualname__:
+        return None
+    import optax
+
+    name = f.__qualname__.split(".")[0]
+    for home in (optax, optax.contrib, optax.transforms):
+        maker = getattr(home, name, None)
+        if callable(maker):
+            return maker
+    raise CannotWrite(f.__qualname__)
+
+
+def _closure(fs: list[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for f in fs:
+        found |= inspect.getclosurevars(f).nonlocals if isinstance(f, types.FunctionType) else {}
+    return found
+
+
+def _call(maker: Any, fs: list[Any], seen: dict[str, str]) -> str:
+    """`maker(…)` with the arguments found in the closures of what it made."""
+    public = _public(maker)
+    if public is None:
+        raise CannotWrite(repr(maker))
+    held = _closure(fs)
+    args = []
+    for key, p in inspect.signature(maker).parameters.items():
+        if key not in held:
+            if p.default is inspect.Parameter.empty:
+                raise CannotWrite(f"{public} needs {key}")
+            continue
+        if p.default is not inspect.Parameter.empty and p.default is held[key]:
+            continue
+        args.append(f"{key}={_expression(held[key], seen)}")
+    return f"{public}({', '.join(args)})"
+
+
+def _transformation(tx: Any, seen: dict[str, str]) -> str:
+    import optax
+
+    init, update = tx.init, tx.update
+    name = getattr(update, "__qualname__", "").split(".")[0]
+    ours = (getattr(update, "__module__", "") or "").split(".")[0] == "optax"
+    held = _closure([init, update])
+    if ours and name == "with_extra_args_support":
+        return _transformation(held["tx"], seen)
+    if ours and name == "chain":
+        parts = zip(held["init_fns"], held["update_fns"], strict=True)
+        made = [_transformation(optax.GradientTransformation(i, u), seen) for i, u in parts]
+        return f"optax.chain({', '.join(made)})"
+    if ours and name == "identity":
+        return "optax.identity()"
+    if ours and name and hasattr(optax, name):
+        return _call(getattr(optax, name), [init, update], seen)
+    if getattr(init, "__name__", "") == "init_empty_state" or ours:
+        maker = _maker(update) if ours else None
+        if maker is not None:
+            return _call(maker, [init, update], seen)
+    return f"optax.GradientTransformation({_expression(init, seen)}, {_expression(update, seen)})"
