@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -144,6 +145,9 @@ def fit(
         log_every=log_every,
         prefetch=prefetch,
     )
+    if out is not None and not isinstance(out, RunFolder):
+        RunFolder.check(out, config, overwrite=overwrite)
+    _check_first_batch(step, data)
     with contextlib.ExitStack() as stack:
         if out is not None:
             claimed = (
@@ -473,3 +477,10 @@ def _check(budget, data, step, early_stopping, out, eval_every, checkpoint_every
             f"data is a {type(data).__name__}, which has no `position` and `restore`: a run with "
             "an output folder could not be resumed. Use trainkit.data.Sampler, or out=None."
         )
+
+
+def _check_first_batch(step: Any, data: Any) -> None:
+    """Lets the step refuse a batch before anything is written, where the data can be peeked at."""
+    if hasattr(data, "draw") and hasattr(step, "place_batch"):
+        again = Stacked(itertools.repeat(data.draw(data.position)[0]), step.steps_per_call)
+        step.place_batch(next(again)[0])

@@ -51,27 +51,45 @@ class RunFolder:
           OutputError: the folder cannot be written, is in use, or holds a run with another
             configuration or files that are not a run's.
         """
-        path = Path(path).expanduser()
-        config = _as_json(config or {})
-        existed = path.exists()
-        if existed and not path.is_dir():
-            raise OutputError(f"The output folder {path} is a file; choose another with --out.")
-        if existed:
-            _check_contents(path, config, overwrite)
+        cls.check(path, config, overwrite=overwrite)
+        path, config = Path(path).expanduser(), _as_json(config or {})
         try:
             path.mkdir(parents=True, exist_ok=True)
             lock = (path / LOCK).open("a")
         except OSError as error:
-            raise OutputError(
-                f"The output folder {path} cannot be written ({error.strerror}); choose another "
-                "with --out."
-            ) from error
+            raise _unwritable(path, error.strerror) from error
         _lock(lock, path)
         folder = cls(path, config, lock)
         if overwrite:
             folder._clear()
         (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         return folder
+
+    @staticmethod
+    def check(
+        path: str | os.PathLike,
+        config: Mapping[str, Any] | None = None,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        """Raises what `claim` would, and writes nothing: for before the work begins."""
+        path = Path(path).expanduser()
+        try:
+            if path.is_dir():
+                _check_contents(path, _as_json(config or {}), overwrite)
+                above = path
+            else:
+                if path.exists():
+                    raise OutputError(
+                        f"The output folder {path} is a file; choose another with --out."
+                    )
+                above = next(folder for folder in path.absolute().parents if folder.exists())
+        except PermissionError as error:
+            raise _unwritable(path, error.strerror) from error
+        if not above.is_dir():
+            raise _unwritable(path, f"{above} is a file")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise _unwritable(path, f"no permission to write in {above}")
 
     def _clear(self) -> None:
         for name in OWN:
@@ -95,12 +113,7 @@ class RunFolder:
 
 
 def _check_contents(path: Path, config: dict[str, Any], overwrite: bool) -> None:
-    try:
-        names = {entry.name for entry in path.iterdir()}
-    except OSError as error:
-        raise OutputError(
-            f"The output folder {path} cannot be read ({error.strerror}); choose another."
-        ) from error
+    names = {entry.name for entry in path.iterdir()}
     if not names - {LOCK}:
         return
     if CONFIG not in names:
@@ -127,6 +140,12 @@ def _check_contents(path: Path, config: dict[str, Any], overwrite: bool) -> None
             + "\nGive this run a folder of its own with --out, or throw the other away with "
             "--overwrite. (With the same configuration it would go on where it stopped.)"
         )
+
+
+def _unwritable(path: Path, why: str | None) -> OutputError:
+    return OutputError(
+        f"The output folder {path} cannot be written ({why}); choose another with --out."
+    )
 
 
 def _shown(config: dict[str, Any], name: str) -> str:
