@@ -1,5 +1,6 @@
 """trainkit: one train step for every placement, models that grow, laws for update rules."""
 
+import importlib
 from typing import Any
 
 from trainkit import placement
@@ -30,10 +31,14 @@ __all__ = [
     "fit",
     "from_linen",
     "from_nnx",
+    "growth",
+    "laws",
     "make_eval_step",
     "make_train_step",
     "placement",
     "report",
+    "schedules",
+    "transforms",
 ]
 
 # Imported when first asked for: each brings a library that `import trainkit` must not wait for.
@@ -46,16 +51,25 @@ _LAZY = {
     "from_linen": "trainkit.linen",
     "from_nnx": "trainkit.nnx",
 }
-_LAZY_MODULES = ("checkpoint", "cost", "data", "report")
+_LAZY_MODULES = (
+    "checkpoint",
+    "cost",
+    "data",
+    "growth",
+    "laws",
+    "report",
+    "schedules",
+    "transforms",
+)
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        import importlib
-
         return getattr(importlib.import_module(_LAZY[name]), name)
     if name in _LAZY_MODULES:
-        import importlib
-
         return importlib.import_module(f"trainkit.{name}")
     raise AttributeError(f"module 'trainkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
