@@ -134,7 +134,8 @@ def same_structure(old: PyTree, new: PyTree, what: str, by: str, dtypes: bool = 
         raise ValueError(f"{what}/{name} is missing from what {by} returned; {fix}")
     for name in now.keys() - was.keys():
         raise ValueError(f"{what}/{name} is new in what {by} returned; {fix}")
-    if jax.tree.structure(old) != jax.tree.structure(new):
+    before: Any = jax.tree.structure(old)
+    if before != jax.tree.structure(new):
         raise ValueError(
             f"{by} changes the structure of {what} from {jax.tree.structure(old)} to "
             f"{jax.tree.structure(new)}; {fix}"

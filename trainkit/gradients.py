@@ -56,8 +56,10 @@ def summed_over_microbatches(
             number, part = numbered
             key = jax.random.fold_in(rng, number)
             new = once(params, carry.model_state, part, key, scale)
-            added = jax.tree.map(jnp.add, tuple(carry[:4]), tuple(new[:4]))
-            return Sums(*added, new.model_state), None
+            added = jax.tree.map(
+                jnp.add, carry._replace(model_state=None), new._replace(model_state=None)
+            )
+            return added._replace(model_state=new.model_state), None
 
         if microbatches == 1:
             return once(params, model_state, batch, jax.random.fold_in(rng, 0), scale)

@@ -62,7 +62,7 @@ def from_linen(
     parameters = inspect.signature(type(module).__call__).parameters
     select = inputs_of(inputs)
 
-    def mode(train: bool) -> dict[str, bool]:
+    def mode(train: bool) -> dict[str, Any]:
         return {
             name: value if train else not value
             for name, value in MODES.items()

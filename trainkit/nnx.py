@@ -63,8 +63,8 @@ def from_nnx(
         # Flax's norms mix half precision with float32 statistics, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
             outputs = merged(inputs, **extra)
-        new = nnx.to_pure_dict(nnx.split(merged, nnx.Param, nnx.RngState, ...)[3])
-        return outputs, new
+        _, *parts = nnx.split(merged, nnx.Param, nnx.RngState, ...)
+        return outputs, nnx.to_pure_dict(parts[2])
 
     return Model(init, apply, loss, inputs_of(inputs))
 

@@ -133,7 +133,7 @@ class TrainStep:
         self._lock = threading.Lock()
         self._in_flight = InFlight(self.placement)
         self._last: tuple[Any, Any] = (None, None)
-        self._in_a_row: collections.deque[jax.Array] = collections.deque()
+        self._in_a_row: collections.deque[Any] = collections.deque()
 
     # -- the state and the batch, where they belong ------------------------------------------
 

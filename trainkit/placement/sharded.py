@@ -117,7 +117,7 @@ class Sharded:
                 kept = [a if axes_of(a) == self.batch_axes else None for a in spec]
                 return PartitionSpec(*kept)
 
-            everywhere = PartitionSpec()
+            everywhere: Any = PartitionSpec()
             mapped = jax.shard_map(
                 device,
                 mesh=self.mesh,
@@ -163,7 +163,7 @@ def fsdp(
     devices: int | Sequence[jax.Device] | None = None,
     *,
     rules: Sequence[tuple[str, PartitionSpec]] | None = None,
-    min_size: int = 2**12,
+    min_size: int = 2**10,
 ) -> Sharded:
     """Batch and state sharded over the devices.
 

@@ -22,7 +22,7 @@ class BySize:
       axes: the mesh axes to cut along; `None`: all of them.
     """
 
-    min_size: int = 2**12
+    min_size: int = 2**10
     axes: tuple[str, ...] | None = None
 
 
