@@ -27,7 +27,6 @@ os.environ["XLA_FLAGS"] = (
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -53,10 +52,13 @@ def data(batch_size, features, seed=0):
     }
 
 
-def by_hand(module, tx, placement):
-    """What a user writes without trainkit: `(place, step)`, the mean loss as only metric."""
+def by_hand(module, tx, placement, shapes, norms):
+    """What a user writes without trainkit: `(place, step)`, for states (params, opt_state)."""
     mesh = Mesh(np.array(jax.devices()), ("data",))
-    everywhere, along = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    everywhere, along = (
+        NamedSharding(mesh, PartitionSpec()),
+        NamedSharding(mesh, PartitionSpec("data")),
+    )
 
     def step(state, batch, mean=lambda x: x):
         params, opt_state = state
@@ -69,7 +71,12 @@ def by_hand(module, tx, placement):
         loss, grads = jax.value_and_grad(loss_fn)(params)
         loss, grads = mean((loss, grads))
         updates, opt_state = tx.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), loss
+        params = optax.apply_updates(params, updates)
+        metrics = {"loss": loss}
+        if norms:
+            for name, tree in (("grad", grads), ("update", updates), ("param", params)):
+                metrics[name] = optax.global_norm(tree)
+        return (params, opt_state), metrics
 
     def reduced(state, batch):
         return step(state, batch, lambda x: jax.lax.pmean(x, "data"))
@@ -103,15 +110,9 @@ def by_hand(module, tx, placement):
     def place(state):
         return jax.device_put(state, jax.tree.map(sharding, state))
 
-    def jitted(state, batch, cache={}):  # noqa: B006  # made at the first call, when shapes are known
-        if "step" not in cache:
-            shardings = jax.tree.map(sharding, state)
-            cache["step"] = jax.jit(
-                step, in_shardings=(shardings, along), out_shardings=(shardings, everywhere)
-            )
-        return cache["step"](state, batch)
-
-    return place, lambda state, batch, cache={}: jitted(state, batch, cache)  # noqa: B006
+    shardings = jax.tree.map(sharding, shapes)
+    out = (shardings, everywhere)
+    return place, jax.jit(step, in_shardings=(shardings, along), out_shardings=out)
 
 
 def block(step, state, batch, steps):
@@ -128,7 +129,7 @@ def compared(ours, theirs, rounds=21):
     ratios = []
     states = [None, None]
     sides = [list(ours), list(theirs)]
-    for step, state, batch, steps, _ in sides:
+    for step, state, batch, *_ in sides:
         block(step, state, batch, 2)
     for index in range(rounds):
         times = [0.0, 0.0]
@@ -145,16 +146,19 @@ def placements():
     module = MLP(512)
     batch = data(256, 784)
     model = trainkit.from_linen(module, optax.softmax_cross_entropy_with_integer_labels)
-    print("placement    ours / by hand   compilations")
+    print("ours / by hand, steps per second (1 is equal)")
+    print("placement    loss only   with three norms   compilations")
     for name in ("single", "pmap", "shard_map", "jit", "fsdp"):
-        step = trainkit.make_train_step(model, tx, placement=name)
-        state = model.state(tx, batch)
-        place, hand = by_hand(module, tx, name)
-        ratio = compared(
-            (step, step.place(state), batch, 8, 1),
-            (hand, place((state.params, state.opt_state)), batch, 8, 1),
-        )
-        print(f"{name:12} {ratio:14.3f}   {step.compiles}", flush=True)
+        ratios = []
+        for norms in (False, True):
+            step = trainkit.make_train_step(model, tx, placement=name, norms=norms)
+            state = model.state(tx, batch)
+            theirs = state.params, state.opt_state
+            place, hand = by_hand(module, tx, name, theirs, norms)
+            ratios.append(
+                compared((step, step.place(state), batch, 8, 1), (hand, place(theirs), batch, 8, 1))
+            )
+        print(f"{name:12} {ratios[0]:9.3f}   {ratios[1]:16.3f}   {step.compiles}", flush=True)
 
 
 def calls():
@@ -164,11 +168,12 @@ def calls():
     model = trainkit.from_linen(module, optax.softmax_cross_entropy_with_integer_labels)
     state = model.state(tx, batch)
     step = trainkit.make_train_step(model, tx, steps_per_call=50)
-    place, hand = by_hand(module, tx, "single")
+    theirs = state.params, state.opt_state
+    place, hand = by_hand(module, tx, "single", theirs, norms=False)
     fifty = jax.tree.map(lambda x: np.stack([x] * 50), batch)
     ratio = compared(
         (step, step.place(state), fifty, 10, 50),
-        (hand, place((state.params, state.opt_state)), batch, 500, 1),
+        (hand, place(theirs), batch, 500, 1),
     )
     print(f"steps_per_call=50 / by hand, one call a step: {ratio:.2f}")
 
@@ -182,8 +187,10 @@ def memory():
     for name in ("jit", "fsdp"):
         compiled = trainkit.make_train_step(model, tx, placement=name).compile(state, batch)
         bytes_[name] = compiled.memory_analysis().argument_size_in_bytes
-    print(f"fsdp / replicated bytes of arguments per device, 8 devices: "
-          f"{bytes_['fsdp'] / bytes_['jit']:.4f} (1/8 = 0.1250)")
+    print(
+        f"fsdp / replicated bytes of arguments per device, 8 devices: "
+        f"{bytes_['fsdp'] / bytes_['jit']:.4f} (1/8 = 0.1250)"
+    )
 
 
 def imports():
@@ -199,7 +206,9 @@ def imports():
 PARTS = {"placements": placements, "calls": calls, "memory": memory, "import": imports}
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--part", choices=PARTS, action="append", help="run only this part")
     for part in parser.parse_args().part or PARTS:
         PARTS[part]()

@@ -19,7 +19,9 @@ def shape_of(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))
 
 
-def options(loss_fn: Any, tx: Any, microbatches: Any, steps_per_call: Any, skip: Any) -> None:
+def options(
+    loss_fn: Any, tx: Any, microbatches: Any, steps_per_call: Any, skip: Any, norms: Any
+) -> None:
     if not callable(loss_fn):
         raise TypeError(
             f"loss_fn must be a function (params, model_state, batch, rng) -> Loss, not "
@@ -38,6 +40,8 @@ def options(loss_fn: Any, tx: Any, microbatches: Any, steps_per_call: Any, skip:
             f"skip_nonfinite must be True, False or the number of steps in a row that may be "
             f"left out, not {skip!r}."
         )
+    if not isinstance(norms, int) or norms < 0:
+        raise ValueError(f"norms must be True, False or a number of steps, not {norms!r}.")
 
 
 def batch(batch: PyTree, placement: Any, microbatches: int, steps_per_call: int) -> None:
@@ -165,8 +169,8 @@ def is_fresh(state: PyTree) -> bool:
     return all(not getattr(x, "committed", False) for x in jax.tree.leaves(state))
 
 
-def placed(state: PyTree, placement: Any, prepare: Any) -> None:
-    """Every leaf lies where the placement wants it, and the step's own counters are there."""
+def placed(state: PyTree, placement: Any) -> None:
+    """Every leaf lies where the placement wants it."""
     mend = "call state = step.place(state) first; it takes a state from anywhere."
     shardings = placement.state_shardings(state)
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
@@ -177,8 +181,19 @@ def placed(state: PyTree, placement: Any, prepare: Any) -> None:
                 f"state/{name_of(path)} is not where placement {placement.name!r} wants it: it is "
                 f"on {describe(where)}, but should be on {describe(want)}; {mend}"
             )
-    same_guard = jax.eval_shape(prepare, state)
-    same_structure(same_guard, state, "state", "step.place")
+
+
+def batch_devices(batch: PyTree, placement: Any) -> None:
+    """No leaf of a batch has been put on other devices than the step's."""
+    devices = placement.everywhere.device_set
+    for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
+        where = getattr(leaf, "sharding", None)
+        if where is not None and leaf.committed and where.device_set != devices:
+            raise ValueError(
+                f"{batch_name(path)} is on {describe(where)}, but the step (placement "
+                f"{placement.name!r}) runs on {describe(placement.everywhere)}; give NumPy arrays "
+                "or step.place_batch(batch)."
+            )
 
 
 def describe(sharding: Any) -> str:

@@ -6,6 +6,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,7 @@ def make_train_step(
     remat: bool | Callable[..., Any] = False,
     donate: bool = False,
     schedules: Mapping[str, Callable[[jax.Array], Any]] | None = None,
+    norms: bool | int = True,
 ) -> TrainStep:
     """A compiled `state, metrics = step(state, batch)` with state from `step.place(state)`.
 
@@ -67,7 +69,11 @@ def make_train_step(
         is the number of such steps in a row after which `NonFiniteError` is raised.
       remat: recompute activations in the backward pass: `True`, or a `jax.checkpoint` policy.
       donate: let a step reuse the buffers of the state that it is given, which is then gone.
-      schedules: name -> function of the step number, reported in the metrics.
+      schedules: name -> function of the step number, reported in the metrics. Schedules that the
+        optimizer state names (`optax.inject_hyperparams`) are reported anyway.
+      norms: whether the norms of gradient, update and parameters are reported. Each reads its
+        tree once more; an integer n computes them at every n-th step only, and reports NaN in
+        between.
 
     Raises:
       ValueError: an option's value is not one that it takes; the message names the near one.
@@ -84,13 +90,13 @@ def make_train_step(
     >>> float(metrics["loss"]), int(state.step), step.compiles
     (1.0, 1, 1)
     """
-    checks.options(loss_fn, tx, microbatches, steps_per_call, skip_nonfinite)
+    checks.options(loss_fn, tx, microbatches, steps_per_call, skip_nonfinite, norms)
     place = resolve(placement, devices)
     how = Precision.of(precision)
     local = summed_over_microbatches(loss_fn, microbatches, how, remat)
     guard = Guard.of(skip_nonfinite, how)
     summed = place.summed(local, microbatches)
-    update = make_update(tx, how, guard, dict(schedules or {}))
+    update = make_update(tx, how, guard, dict(schedules or {}), int(norms))
 
     def one(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(state.rng, state.step)
@@ -129,10 +135,11 @@ class TrainStep:
     def __post_init__(self) -> None:
         self._axis = 0 if self.steps_per_call == 1 else 1  # of the examples in a batch leaf
         self._compiled: dict[Any, concurrent.futures.Future[jax.stages.Compiled]] = {}
+        self._accepted: set[Any] = set()
         self._known: dict[Any, jax.stages.Compiled] = {}
         self._lock = threading.Lock()
         self._in_flight = InFlight(self.placement)
-        self._last: tuple[Any, Any] = (None, None)
+        self._last: tuple[weakref.ref[TrainState] | None, Any] = (None, None)
         self._in_a_row: collections.deque[Any] = collections.deque()
 
     # -- the state and the batch, where they belong ------------------------------------------
@@ -144,6 +151,7 @@ class TrainStep:
         arrays are neither shared nor given away, whatever `donate` is.
         """
         check_params(state.params)
+        state = jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), state)
         there = jax.device_put(state, self.placement.state_shardings(state))
         prepared = jax.eval_shape(self._prepare, there)
         shardings = self.placement.state_shardings(prepared)
@@ -225,15 +233,19 @@ class TrainStep:
             self.check(wait=False)
         # The state that the last call returned needs no second look.
         known, signature = self._last
-        if state.step is not known:
+        if known is None or known() is not state:
             state, signature = self._accept(state)
-        key = signature, _signature(batch)
+        key = signature, self._batch_signature(batch)
         compiled = self._known.get(key)
         if compiled is None:
             compiled = self._known[key] = self.compile(state, batch)
-        state, metrics = compiled(state, self.placement.feed(batch, self._axis))
+        try:
+            state, metrics = compiled(state, self.placement.feed(batch, self._axis))
+        except ValueError:
+            checks.batch_devices(batch, self.placement)
+            raise
         self._in_flight.add(metrics["loss"])
-        self._last = state.step, signature
+        self._last = weakref.ref(state), signature
         if self.guard.limit is not None:
             self._in_a_row.append(metrics.pop("skipped_in_a_row"))
         return state, metrics
@@ -247,8 +259,20 @@ class TrainStep:
         check_params(state.params)
         if checks.is_fresh(state):
             state = self.place(state)
-        checks.placed(state, self.placement, self._prepare)
-        return state, _signature(state)
+        signature = _signature(state)
+        checks.placed(state, self.placement)
+        if signature not in self._accepted:
+            prepared = jax.eval_shape(self._prepare, state)
+            checks.same_structure(prepared, state, "state", "step.place")
+            self._accepted.add(signature)
+        return state, signature
+
+    def _batch_signature(self, batch: PyTree) -> Any:
+        try:
+            return _signature(batch)
+        except AttributeError:
+            checks.batch(batch, self.placement, self.microbatches, self.steps_per_call)
+            raise
 
     def check(self, wait: bool = True) -> None:
         """Raises `NonFiniteError` if the limit of `skip_nonfinite` has been passed.

@@ -80,8 +80,12 @@ def make_update(
     precision: Precision,
     guard: Guard,
     schedules: Mapping[str, Callable[[jax.Array], Any]],
+    norms: int,
 ) -> Callable[[TrainState, Sums, Any], tuple[TrainState, dict[str, jax.Array]]]:
-    """`update(state, sums, scale) -> (state, metrics)`, on values that are summed already."""
+    """`update(state, sums, scale) -> (state, metrics)`, on values that are summed already.
+
+    The norms are computed at every step whose number divides by `norms`; 0: never.
+    """
     transform = optax.with_extra_args_support(tx)
 
     def update(
@@ -91,7 +95,8 @@ def make_update(
         weight = jnp.where(sums.weight == 0, jnp.ones_like(sums.weight), sums.weight)
         loss = sums.total / weight
         by = weight if scale is None else weight * scale.astype(weight.dtype)
-        mean = jax.tree.map(lambda g: g / by.astype(g.dtype), sums.grads)
+        # One division in all: XLA repeats a division by a scalar in every loop that reads g.
+        mean = jax.tree.map(lambda g: g * (1 / by).astype(g.dtype), sums.grads)
         grads = jax.tree.map(lambda g, p: g.astype(p.dtype), mean, state.params)
         # Optax's own Adam and schedules mix int32 counts with floats: under strict promotion they
         # raise, and a user who is strict about a model cannot mend that.
@@ -102,9 +107,7 @@ def make_update(
         checks.same_structure(state.params, updates, "updates", "tx.update", dtypes=False)
         params = jax.tree.map(_add, state.params, updates)
 
-        metrics = {"loss": loss, "grad_norm": global_norm(mean)}
-        metrics |= hyperparams(opt_state)
-        metrics |= values
+        metrics = {"loss": loss} | hyperparams(opt_state) | values
         if scale is not None:
             metrics["loss_scale"] = scale
         new = state.replace(
@@ -114,7 +117,7 @@ def make_update(
             opt_state=opt_state,
         )
         if guard.skip:
-            finite = _all_finite((sums.total, sums.weight, mean))
+            finite = jnp.isfinite(loss) & _all_finite(mean)
             new = new.replace(
                 params=_choose(finite, params, state.params),
                 model_state=_choose(finite, sums.model_state, state.model_state),
@@ -122,8 +125,8 @@ def make_update(
                 guard=guard.advance(state.guard, finite),
             )
             updates = jax.tree.map(lambda u: jnp.where(finite, u, jnp.zeros_like(u)), updates)
-        metrics["update_norm"] = global_norm(updates)
-        metrics["param_norm"] = global_norm(new.params)
+        if norms:
+            metrics |= _norms(state.step, norms, mean, updates, new.params)
         metrics["skipped_steps"] = new.guard.get("skipped", jnp.zeros((), jnp.int32))
         if guard.limit is not None:
             metrics["skipped_in_a_row"] = new.guard["in_a_row"]
@@ -135,13 +138,40 @@ def make_update(
     return update
 
 
+def _norms(
+    step: jax.Array, every: int, grads: PyTree, updates: PyTree, params: PyTree
+) -> dict[str, jax.Array]:
+    def compute(*trees: PyTree) -> tuple[jax.Array, ...]:
+        return tuple(global_norm(tree) for tree in trees)
+
+    def leave_out(*trees: PyTree) -> tuple[jax.Array, ...]:
+        shapes = jax.eval_shape(compute, *trees)
+        return tuple(jnp.full(x.shape, jnp.nan, x.dtype) for x in shapes)
+
+    trees = grads, updates, params
+    if every == 1:
+        values = compute(*trees)
+    else:
+        values = jax.lax.cond(step % every == 0, compute, leave_out, *trees)
+    return dict(zip(("grad_norm", "update_norm", "param_norm"), values, strict=True))
+
+
 def _add(param: jax.Array, update: jax.Array) -> jax.Array:
     wide = at_least_float32(param.dtype)
     return (param.astype(wide) + update.astype(wide)).astype(param.dtype)
 
 
 def _all_finite(tree: PyTree) -> jax.Array:
-    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+    """Whether every element is finite, by the sum of squares that the norm needs anyway.
+
+    Only where that is not finite (a NaN, an infinity, or squares that overflow) is each element
+    looked at.
+    """
+
+    def each(tree: PyTree) -> jax.Array:
+        return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+
+    return jax.lax.cond(jnp.isfinite(global_norm(tree)), lambda _: jnp.array(True), each, tree)
 
 
 def _choose(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
