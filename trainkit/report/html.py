@@ -157,7 +157,7 @@ def _numbers(run: RunData) -> dict[str, str]:
         shown["epochs"] = f"{summary['epochs']:.3g}"
     shown["examples"] = f"{summary['examples']:,}"
     if summary["flops"]:
-        shown["FLOPs in training"] = f"{summary['flops']:.3g}"
+        shown["FLOPs in training"] = _engineering(summary["flops"])
     shown["wall time"] = _duration(summary["seconds"])
     speed = summary["metrics"].get("examples_per_second")
     if speed:
@@ -166,6 +166,14 @@ def _numbers(run: RunData) -> dict[str, str]:
     if compiling:
         shown["compile time"] = _duration(compiling)
     return shown
+
+
+def _engineering(value: float) -> str:
+    """Three digits and a prefix: 1.49e12 is 1.49 T."""
+    for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= factor:
+            return f"{value / factor:.3g} {prefix}"
+    return f"{value:,.0f}"
 
 
 def _duration(seconds: float) -> str:

@@ -39,19 +39,26 @@ def sections(runs: Sequence[RunData]) -> list[Section]:
     # Loss first and accuracy second, whatever else was measured.
     main = sorted(measured or ["loss"], key=lambda name: (name != "loss", name != "accuracy"))
     for name in [name for name in dict.fromkeys(["loss", *main]) if name in names]:
-        plots = [_against(runs, name, x, label) for x, label in SPENT.items() if _has(runs, x)]
+        # The heading says what it is; each plot says against what.
+        plots = [
+            _against(runs, name, x, label, f"{_words(name)} against {label}")
+            for x, label in SPENT.items()
+            if _has(runs, x)
+        ]
         found.append(Section(_words(name), [svg for svg in plots if svg]))
     for title, group in (
-        ("Learning rate and norms", [n for n in names if n in EXPLAIN]),
+        ("Learning rate and norms", [n for n in EXPLAIN if n in names]),
         ("Other metrics", [n for n in names if n not in EXPLAIN and n not in main and n != "loss"]),
     ):
-        plots = [_against(runs, name, "step", "steps") for name in group]
+        plots = [
+            _against(runs, name, "step", "steps", EXPLAIN.get(name, _words(name))) for name in group
+        ]
         if any(plots):
             found.append(Section(title, [svg for svg in plots if svg]))
     return found
 
 
-def _against(runs: Sequence[RunData], name: str, x: str, x_label: str) -> str | None:
+def _against(runs: Sequence[RunData], name: str, x: str, x_label: str, title: str) -> str | None:
     curves = []
     for run in runs:
         for kind, words in (("train", "training"), ("evaluation", "validation")):
@@ -70,7 +77,6 @@ def _against(runs: Sequence[RunData], name: str, x: str, x_label: str) -> str | 
     ]
     values = [value for curve in curves for value in curve.y]
     log_y = name not in ("accuracy", "examples_per_second") and spans_decades(values)
-    title = EXPLAIN.get(name, _words(name))
     return plot(curves, title=title, x_label=x_label, log_y=log_y, events=events)
 
 

@@ -73,7 +73,7 @@ def plot(
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, MaxNLocator
+    from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
     style: dict[Any, Any] = {
         "svg.fonttype": "none",  # text stays text: it can be searched, and follows the page
@@ -115,6 +115,13 @@ def plot(
         axes.margins(x=0.02)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if axes.get_yscale() != "log":
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            largest = max(abs(value) for value in axes.get_ylim())
+            if largest >= 1e4:
+                axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+            elif largest < 1e-2:
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         if len(curves) > 1:
             axes.legend(frameon=False, fontsize=8)
         text = io.StringIO()
@@ -127,7 +134,7 @@ def _draw(axes, curve: Curve, colour: str) -> None:
     kept = np.isfinite(x) & np.isfinite(y)
     x, y = x[kept], y[kept]
     if curve.smooth and len(x) > 20:
-        axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(x, y, color=colour, alpha=0.35, linewidth=0.8)
         axes.plot(x, running_mean(y, len(y) // 20), color=colour, label=curve.label, linewidth=1.6)
     else:
         marker = {"marker": "o", "markersize": 3.5} if curve.points or len(x) == 1 else {}
