@@ -19,7 +19,6 @@ from trainkit.data.mnist import MEAN, STD
 from trainkit.report import write_report
 from trainkit.run_folder import RunFolder
 
-
 EPOCHS = {"mlp": 8, "cnn": 5}
 
 
@@ -63,7 +62,8 @@ class Config:
 
 def run(config: Config) -> float:
     """Trains, writes the report and returns the test accuracy."""
-    config = dataclasses.replace(config, epochs=config.epochs or EPOCHS[config.model])
+    epochs = config.epochs or EPOCHS[config.model]
+    config = dataclasses.replace(config, epochs=epochs)
     out = config.out or ("runs/mnist" if config.model == "mlp" else f"runs/mnist-{config.model}")
     options = dataclasses.asdict(config)
     # Where a run lies and how it was begun is not what it is.
@@ -83,7 +83,7 @@ def run(config: Config) -> float:
         inputs=lambda batch: normalise(batch["image"], MEAN, STD),
     )
     if config.schedule == "cosine":
-        steps = config.epochs * data.steps_per_epoch
+        steps = epochs * data.steps_per_epoch
         learning_rate = optax.cosine_decay_schedule(config.learning_rate, steps)
     else:
         learning_rate = optax.constant_schedule(config.learning_rate)
@@ -98,7 +98,7 @@ def run(config: Config) -> float:
         step,
         model.state(tx, data.draw(data.position)[0], rng=config.seed),
         data,
-        epochs=config.epochs,
+        epochs=epochs,
         evaluate=lambda state: evaluation.over(state, batches(parts.validation)),
         best_metric="accuracy",
         best_mode="max",

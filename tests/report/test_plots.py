@@ -1,0 +1,92 @@
+"""Pictures as text: whole, without addresses, in the page's own colours."""
+
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from trainkit.report.plots import Curve, Event, plot, running_mean, spans_decades
+
+LOSS = Curve("loss", [1, 2, 3], [1.0, 0.5, 0.25])
+
+
+def paths(svg):
+    return re.findall(r'<path d="([^"]*)"', svg)
+
+
+def test_a_plot_is_one_element_with_its_texts_as_text():
+    svg = plot([LOSS, Curve("other", [1, 3], [2, 1])], title="Loss & more", x_label="steps")
+    root = ET.fromstring(svg)
+    assert root.tag == "svg"
+    assert root.get("aria-label") == "Loss & more"
+    texts = {text.text for text in root.iter("text")}
+    assert {"Loss & more", "steps", "loss", "other"} <= texts
+
+
+def test_nothing_is_fetched_and_the_size_is_the_pages_to_choose():
+    svg = plot([LOSS], title="Loss", x_label="steps")
+    assert "http" not in svg
+    assert "xmlns" not in svg
+    head = svg[: svg.index(">")]
+    assert "viewBox" in head
+    assert " width=" not in head
+    assert " height=" not in head
+
+
+def test_axes_follow_the_page_and_no_placeholder_is_left():
+    svg = plot([LOSS], title="Loss", x_label="steps")
+    assert "var(--ink)" in svg
+    assert "var(--faint)" in svg
+    assert "#01020" not in svg
+    assert "#ffffff" not in svg  # no white ground under it
+
+
+def test_two_plots_of_a_page_share_no_ids():
+    ids = [
+        set(re.findall(r'id="([^"]*)"', plot([LOSS], title="Loss", x_label=x)))
+        for x in ("steps", "examples")
+    ]
+    # Groups are numbered alike in all (figure_1, axes_1, ...), which nothing refers to.
+    referred = set(
+        re.findall(r'(?:url\(#|href="#)([^)"]*)', plot([LOSS], title="Loss", x_label="steps"))
+    )
+    assert referred
+    assert not referred & ids[1]
+
+
+def test_what_is_not_finite_is_left_out():
+    gap = Curve("gap", [1, 2, 3, 4], [1.0, math.nan, math.inf, 0.5])
+    plain = Curve("gap", [1, 4], [1.0, 0.5])
+    assert paths(plot([gap], title="a", x_label="b")) == paths(
+        plot([plain], title="a", x_label="b")
+    )
+    nothing = Curve("nothing", [1], [math.nan])
+    assert plot([nothing], title="a", x_label="b", log_y=True).startswith("<svg")
+
+
+def test_events_are_marked():
+    svg = plot([LOSS], title="a", x_label="b", events=[Event(2, "wider: 64 → 128")])
+    assert "wider: 64 → 128" in svg
+
+
+def test_matplotlibs_settings_stay_as_they_were():
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    plot([LOSS], title="a", x_label="b")
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("width", [0, 1, 4, 100])
+def test_the_running_mean_is_the_mean_of_the_window(width):
+    values = np.random.default_rng(0).normal(size=30)
+    expected = [values[max(i - width, 0) : i + width + 1].mean() for i in range(30)]
+    np.testing.assert_allclose(running_mean(values, width), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_when_a_logarithmic_axis_shows_more():
+    assert spans_decades([1.0, 0.01, -5.0, math.inf])
+    assert not spans_decades([1.0, 0.5])
+    assert not spans_decades([0.0, 0.0])

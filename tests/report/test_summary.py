@@ -1,0 +1,47 @@
+"""The command line as one would type it again, and a summary that any JSON reader takes."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from trainkit.report.summary import command, write_summary
+from trainkit.stopping import Best
+
+
+@pytest.mark.parametrize(
+    ("argv", "shown"),
+    [
+        (["/somewhere/bin/trainkit", "train", "mnist"], "trainkit train mnist"),
+        (["/somewhere/trainkit/__main__.py", "devices"], "python -m trainkit devices"),
+        (["my run.py", "--name", "a b"], "python 'my run.py' --name 'a b'"),
+        ([""], "python"),
+    ],
+)
+def test_the_command_can_be_typed_again(monkeypatch, argv, shown):
+    monkeypatch.setattr(sys, "argv", argv)
+    assert command() == shown
+
+
+def test_what_is_not_finite_is_null(tmp_path):
+    result = SimpleNamespace(
+        stopped="steps=1 reached",
+        steps=1,
+        epochs=0.5,
+        examples=8,
+        flops=1.0,
+        seconds=0.5,
+        metrics={"loss": float("nan")},
+        evaluation={},
+        best=Best(),
+    )
+    folder = SimpleNamespace(path=Path(tmp_path), config={"width": 3})
+    text = write_summary(folder, result).read_text()
+    assert "NaN" not in text
+    summary = json.loads(text)
+    assert summary["metrics"] == {"loss": None}
+    assert summary["best"]["value"] is None
+    assert summary["config"] == {"width": 3}
+    assert "jax" in summary["versions"]
