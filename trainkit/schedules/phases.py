@@ -19,6 +19,7 @@ def warmup(schedule: Schedule | float, steps: int, *, init: float = 0.0) -> Sche
     η(t) = init + (s(0) − init) t/n for t < n, then s(t − n): the peak is reached at step n, and the
     schedule loses none of its own steps. `steps=0` is no warm-up.
 
+    >>> from trainkit.schedules import constant
     >>> s = warmup(constant(1.0), 4)
     >>> [float(s(t)) for t in (0, 2, 4, 100)]
     [0.0, 0.5, 1.0, 1.0]
@@ -163,6 +164,7 @@ def join(schedules: Sequence[Schedule | float], boundaries: Sequence[int]) -> Sc
     Raises:
       ValueError: boundaries out of order, or not one fewer than the schedules.
 
+    >>> from trainkit.schedules import cosine, linear
     >>> s = join([linear(0.0, 1.0, 10), cosine(1.0, 90)], [10])
     >>> [round(float(s(t)), 4) for t in (5, 10, 100)]
     [0.5, 1.0, 0.0]
@@ -195,6 +197,7 @@ def join(schedules: Sequence[Schedule | float], boundaries: Sequence[int]) -> Sc
 def scale(schedule: Schedule | float, factor: Schedule | float) -> Schedule:
     """η(t) = factor(t) · s(t); the factor is a number or a schedule.
 
+    >>> from trainkit.schedules import linear
     >>> print(scale(linear(1.0, 0.0, 10), 0.1)(5))
     0.05
     """

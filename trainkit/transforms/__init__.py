@@ -10,6 +10,7 @@ from optax import (
     set_to_zero,
 )
 
+from trainkit.transforms.accumulate import AccumulateState, accumulate, has_updated
 from trainkit.transforms.adaptive import (
     adabelief,
     adadelta,
@@ -28,6 +29,7 @@ from trainkit.transforms.adaptive import (
     rmsprop,
     yogi,
 )
+from trainkit.transforms.average import AverageState, average_params, averaged, swap
 from trainkit.transforms.clipping import (
     centralize,
     clip_adaptive,
@@ -47,6 +49,17 @@ from trainkit.transforms.curvature import (
     sophia,
 )
 from trainkit.transforms.descent import dynamic_gd, momentum, nesterov, sgd
+from trainkit.transforms.edit import edit_state, reset_state
+from trainkit.transforms.groups import (
+    assign,
+    freeze,
+    gradual_unfreezing,
+    groups,
+    layerwise_decay,
+    scale_by_path,
+    unfreeze_at,
+)
+from trainkit.transforms.guard import GuardState, check_guard, skip_nonfinite
 from trainkit.transforms.inject import InjectState, inject
 from trainkit.transforms.matrix import SoapState, adafactor, muon, soap
 from trainkit.transforms.named import get, named, set
@@ -58,6 +71,14 @@ from trainkit.transforms.penalties import (
     l2,
     soft_threshold,
 )
+from trainkit.transforms.quantise import (
+    Quantised,
+    QuantiseState,
+    dequantise,
+    quantise,
+    quantise_moments,
+)
+from trainkit.transforms.rounding import RoundingState, stochastic_round, stochastic_rounding
 from trainkit.transforms.rule import Rule, rule
 from trainkit.transforms.schedule_free import (
     schedule_free,
@@ -66,11 +87,18 @@ from trainkit.transforms.schedule_free import (
 )
 
 __all__ = [
+    "AccumulateState",
+    "AverageState",
+    "GuardState",
     "InjectState",
     "NewtonState",
     "NoiseState",
+    "QuantiseState",
+    "Quantised",
+    "RoundingState",
     "Rule",
     "SoapState",
+    "accumulate",
     "adabelief",
     "adadelta",
     "adafactor",
@@ -80,8 +108,12 @@ __all__ = [
     "adamw",
     "amsgrad",
     "apply_updates",
+    "assign",
+    "average_params",
+    "averaged",
     "centralize",
     "chain",
+    "check_guard",
     "clip_adaptive",
     "clip_by_global_norm",
     "clip_by_norm",
@@ -89,11 +121,17 @@ __all__ = [
     "conjugate_gradient",
     "decay_mask",
     "decoupled_weight_decay",
+    "dequantise",
     "dynamic_gd",
+    "edit_state",
+    "freeze",
     "gauss_newton",
     "get",
     "gnvp",
     "gradient_noise",
+    "gradual_unfreezing",
+    "groups",
+    "has_updated",
     "hvp",
     "identity",
     "inject",
@@ -101,6 +139,7 @@ __all__ = [
     "l2",
     "lamb",
     "lars",
+    "layerwise_decay",
     "lbfgs",
     "lion",
     "momentum",
@@ -111,12 +150,16 @@ __all__ = [
     "nesterov",
     "newton_cg",
     "novograd",
+    "quantise",
+    "quantise_moments",
     "radam",
+    "reset_state",
     "rmsprop",
     "rule",
     "safe_norm",
     "scale",
     "scale_by_learning_rate",
+    "scale_by_path",
     "scale_by_schedule",
     "schedule_free",
     "schedule_free_adamw",
@@ -125,8 +168,13 @@ __all__ = [
     "set_to_zero",
     "sgd",
     "sgld",
+    "skip_nonfinite",
     "soap",
     "soft_threshold",
     "sophia",
+    "stochastic_round",
+    "stochastic_rounding",
+    "swap",
+    "unfreeze_at",
     "yogi",
 ]

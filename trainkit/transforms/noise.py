@@ -27,13 +27,21 @@ class NoiseState(NamedTuple):
     key: jax.Array
 
 
-def _init(key: jax.Array | int) -> NoiseState:
+def key_data(key: jax.Array | int) -> jax.Array:
+    """The data of a random key or seed, in a buffer of its own.
+
+    States hold the data rather than the key, since data goes through NumPy and any checkpoint; a
+    copy, since a state may be donated and the caller's key must survive that.
+    """
     if isinstance(key, int):
         key = jax.random.key(key)
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.key_data(key)
-    # A copy: the caller's key must survive the donation of this state.
-    return NoiseState(jnp.zeros((), jnp.int32), jnp.copy(key))
+    return jnp.copy(key)
+
+
+def _init(key: jax.Array | int) -> NoiseState:
+    return NoiseState(jnp.zeros((), jnp.int32), key_data(key))
 
 
 def _normal_like(state: NoiseState, tree: PyTree) -> PyTree:
