@@ -163,7 +163,7 @@ def test_it_scans_and_maps():
     assert close(scanned[0], looped[0])
     many = jax.vmap(tx.init)(jax.tree.map(lambda x: jnp.stack([x, x]), P))
     two = jax.tree.map(lambda g: jnp.stack([g, 2 * g]), gradients(1)[0])
-    u, s = jax.vmap(tx.update)(two, many, jax.tree.map(lambda x: jnp.stack([x, x]), P))
+    _, s = jax.vmap(tx.update)(two, many, jax.tree.map(lambda x: jnp.stack([x, x]), P))
     assert s.micro_step.tolist() == [1, 1]
 
 
@@ -200,7 +200,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="every"):
         tt.accumulate(tt.sgd(1.0), 0)
     tx = tt.accumulate(tt.sgd(1.0), 2)
-    with pytest.raises(ValueError, match="weight.*-1"):
+    with pytest.raises(ValueError, match=r"weight.*-1"):
         tx.update(P, tx.init(P), P, weight=-1.0)
     with pytest.raises(ValueError, match="'other'"):
         tx.update({"other": jnp.ones(2)}, tx.init(P))

@@ -65,7 +65,7 @@ def test_coverage(rules, message):
 
 
 def test_what_is_no_transformation():
-    with pytest.raises(TypeError, match="'head'.*float"):
+    with pytest.raises(TypeError, match=r"'head'.*float"):
         tt.groups([("head", 0.1), (".*", None)])
 
 

@@ -198,8 +198,11 @@ def test_adam_in_8_bits_trains_like_adam():
 def test_the_state_of_chosen_parameters():
     params = {"body": {"w": jnp.ones((2, 2))}, "head": {"w": jnp.ones((2, 2))}}
     tx = tt.average_params(
-        tt.named(clip=tt.clip_by_global_norm(1.0), opt=tt.groups([("head", tt.adam(0.1)),
-                                                                 (".*", tt.sgd(0.1, 0.9))])), 0.9
+        tt.named(
+            clip=tt.clip_by_global_norm(1.0),
+            opt=tt.groups([("head", tt.adam(0.1)), (".*", tt.sgd(0.1, 0.9))]),
+        ),
+        0.9,
     )
     state = tx.init(params)
     for _ in range(3):

@@ -45,11 +45,14 @@ def _normalised(tree: PyTree) -> tuple[PyTree, jax.Array, jax.Array]:
     largest = _largest(tree, dtype)
     infinite = jnp.isinf(largest)
     divisor = jnp.where((largest > jnp.finfo(dtype).tiny) & ~infinite, largest, 1)
+    # The reciprocal of the largest floats is denormal, and flushed to 0: scale down first.
+    down = jnp.where(divisor > 1, 2.0**-64 if dtype == jnp.float32 else 2.0**-512, 1)
+    down = down.astype(dtype)
 
     def one(x: jax.Array) -> jax.Array:
         x = x.astype(dtype)
         limit = jnp.where(jnp.isinf(x), jnp.sign(x), jnp.where(jnp.isnan(x), x, 0))
-        return jnp.where(infinite, limit, x / divisor)
+        return jnp.where(infinite, limit, (x * down) / (divisor * down))
 
     scaled = jax.tree.map(one, tree)
     squares = [jnp.sum(jnp.square(x)) for x in jax.tree.leaves(scaled)]
