@@ -146,6 +146,62 @@ class Plan:
 
         return grow_params(self, params, key, symmetry, donate, out_shardings)
 
+    def grow_opt_state(
+        self,
+        tx: Any,
+        opt_state: PyTree,
+        params: PyTree | None = None,
+        grown_params: PyTree | None = None,
+        *,
+        key: jax.Array | None = None,
+        symmetry: Symmetry = "uneven",
+        slots: Any = None,
+        reset: Any = False,
+    ) -> PyTree:
+        """The state of `tx` for the grown parameters: slot′ = f^degree · slot[π].
+
+        Args:
+          tx: the gradient transformation, the same before and after.
+          opt_state: its state for the small parameters.
+          params, grown_params: the parameters before and after; needed where the state copies
+            parameters (EMA, schedule-free) and growth drew random values for them.
+          key, symmetry: as given to `grow`.
+          slots, reset: see `trainkit.growth.moments.grow_opt_state`.
+
+        Raises:
+          GrowthError: the state holds a class that is not in the table of slots, or is not `tx`'s.
+        """
+        from trainkit.growth.continuing import grow_opt_state
+
+        return grow_opt_state(
+            self, tx, opt_state, params, grown_params, key, symmetry, slots, reset
+        )
+
+    def exact(
+        self,
+        tx: Any,
+        *,
+        key: jax.Array | None = None,
+        symmetry: Symmetry = "uneven",
+        anneal: Any = None,
+        slots: Any = None,
+    ) -> Any:
+        """`tx` with factors under which the grown model follows the small one step for step.
+
+        Args:
+          tx: the plain gradient transformation, any.
+          key, symmetry: as given to `grow`.
+          anneal: over how many steps to go over to plain training (or a schedule from 0 to 1);
+            `None`: never. See `trainkit.growth.exact.exact`.
+          slots: see `trainkit.growth.moments.grow_opt_state`.
+
+        Returns:
+          A gradient transformation whose state is what `grow_opt_state` returns.
+        """
+        from trainkit.growth.continuing import exact
+
+        return exact(self, tx, key, symmetry, anneal, slots)
+
     def table(self) -> str:
         """Plain text: leaf, shapes, axis groups, map, weight and gradient factor, bytes."""
         from trainkit.growth.table import table

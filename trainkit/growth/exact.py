@@ -28,7 +28,7 @@ class ExactState(NamedTuple):
 def exact(
     tx: optax.GradientTransformation,
     growth: Growth,
-    params: PyTree,
+    params: PyTree | None = None,
     *,
     anneal: Anneal | None = None,
     origin: Mapping[str, Origin] | None = None,
@@ -52,7 +52,8 @@ def exact(
     Args:
       tx: the plain transformation.
       growth: leaf name -> `LeafGrowth`.
-      params: the small parameters, or their shapes (`jax.ShapeDtypeStruct`).
+      params: the small parameters, or their shapes (`jax.ShapeDtypeStruct`); may be left out where
+        growth adds no layers.
       anneal: `None`: exact for ever, and the state is `tx`'s own, as `grow_opt_state` made it. A
         number of steps: s rises linearly from the first step to that one. Or a schedule: step
         since growth -> s. The state is then `ExactState`; a plain one is taken too, as step 0.
@@ -73,8 +74,10 @@ def exact(
     [-0.5, -0.5]
     """
     inner = _protocol(tx)
-    shapes = {name: tuple(leaf.shape) for name, leaf in named_leaves(params).items()}
     origin = origin or {}
+    if params is None and origin:
+        raise ValueError("growth adds layers, so the tree of the small parameters must be given")
+    given = params
 
     def old_leaf(name: str) -> str | None:
         come = origin.get(name, Origin(name))
@@ -87,18 +90,21 @@ def exact(
             old = old_leaf(name)
             if old is not None:
                 values[old] = how(leaf, name) if name in growth else leaf
-        return jax.tree_util.tree_map_with_path(lambda path, _: values[path_name(path)], params)
+        like = tree if given is None else given
+        return jax.tree_util.tree_map_with_path(lambda path, _: values[path_name(path)], like)
+
+    def old_shape(leaf: jax.Array, name: str) -> tuple[int, ...]:
+        sizes = zip(leaf.shape, growth[name].axes, strict=True)
+        return tuple(n if a is None else int(max(a.source)) + 1 for n, a in sizes)
 
     def small_gradients(grads: PyTree) -> PyTree:
-        return to_small(
-            grads, lambda g, name: pull_back(g, growth[name], shapes[str(old_leaf(name))])
-        )
+        return to_small(grads, lambda g, name: pull_back(g, growth[name], old_shape(g, name)))
 
     def small_params(big: PyTree) -> PyTree:
         def one(w: jax.Array, name: str) -> jax.Array:
             how = growth[name]
             shift = jnp.asarray(how.shift, w.dtype)
-            return fold(w + shift, how, shapes[str(old_leaf(name))], weight=1) - shift
+            return fold(w + shift, how, old_shape(w, name), weight=1) - shift
 
         return to_small(big, one)
 

@@ -168,12 +168,17 @@ class Refold(Regrow):
         held, wanted = named_leaves(state.v), named_leaves(template.v)
         for leaf, spec in wanted.items():
             big = self._back[leaf]
-            if spec.shape == self._context.shapes[leaf] and held[big].shape != self._shape(
-                leaf, big
-            ):
+            shape, grown = self._context.shapes[leaf], self._shape(leaf, big)
+            if spec.shape != shape and set(_factored_axes(shape)) != set(_factored_axes(grown)):
+                raise GrowthError(
+                    f"{where}: the second moment of {leaf!r} is factored along its two largest "
+                    f"axes, which are others at {grown} than at {shape}, so nothing exact can go "
+                    "back. Set min_dim_size_to_factor above both, or reshape the leaf to a matrix."
+                )
+            if spec.shape == shape and held[big].shape != grown:
                 raise GrowthError(
                     f"{where}: the second moment of {leaf!r} is kept whole at {spec.shape}, but as "
-                    f"rows and columns at {self._shape(leaf, big)}, so nothing exact can go back. "
+                    f"rows and columns at {grown}, so nothing exact can go back. "
                     "Set min_dim_size_to_factor so that both sizes are treated alike."
                 )
         return super()._factored(state, template, where)
