@@ -93,8 +93,12 @@ def step_flops(step: Any, state: PyTree, batch: PyTree) -> float:
 
     From the compiled program where the step is one of `make_train_step`, with what its loops
     were counted too little; counted from the jaxpr for a jitted function of one's own; 0.0 for
-    anything else, which need not be traceable.
+    anything else, which need not be traceable. A step that knows it already says so by an
+    attribute `flops_per_call`, so that a step compiled ahead is not traced once more.
     """
+    known = getattr(step, "flops_per_call", None)
+    if known is not None:
+        return float(known)
     if not all(hasattr(step, name) for name in ("compile", "program", "placement")):
         return count_flops(step, state, batch) if hasattr(step, "lower") else 0.0
     program = _whole_program(step)

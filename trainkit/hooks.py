@@ -40,6 +40,7 @@ class Change:
       state, step, evaluate, data: put in the place of those that the loop has.
       stop: a reason to end the run.
       event: a flat mapping to write into the metrics log, to be marked in the report.
+      flops: spent by the hook itself, or on an evaluation, to be counted with the run's.
     """
 
     state: TrainState | None = None
@@ -48,6 +49,7 @@ class Change:
     data: Any = None
     stop: str | None = None
     event: Mapping[str, Any] | None = None
+    flops: float = 0.0
 
 
 class Hook(Protocol):

@@ -309,6 +309,10 @@ class _Run:
             )
             if change is None:
                 continue
+            if change.flops:
+                self.record = dataclasses.replace(
+                    self.record, flops=self.record.flops + change.flops
+                )
             if change.event is not None:
                 self.log.flush()
                 self.log.write(self.record, "event", change.event)

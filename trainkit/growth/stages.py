@@ -85,7 +85,7 @@ class Stage:
       rewarm: steps over which the leaves of new layers, and only they, warm up from 0.
       anneal: steps over which leaves whose inputs were copied go from the learning rate of exact
         continuation (lr · c, c the weight's factor) to the plain one.
-      learning_rate: factor on the learning rate from this stage on, relative to the first stage.
+      learning_rate: factor on the transformation's learning rate in this stage.
       shrink: says that the model or the data are meant to get smaller here.
       name: what reports call it.
     """

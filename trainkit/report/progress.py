@@ -71,20 +71,20 @@ class Progress:
             total = None if share == 0 else 1.0
             self._bar.update(
                 self._task,
-                description=_where(record),
+                description=_where(record, latest),
                 completed=share,
                 total=total,
-                numbers=_numbers(latest),
+                numbers=_numbers(latest, record.flops),
             )
         elif time.monotonic() - self._spoke > QUIET_SECONDS:
-            self._say(f"{_where(record)} · {_numbers(latest)}")
+            self._say(f"{_where(record, latest)} · {_numbers(latest, record.flops)}")
 
     def evaluated(self, record: Any, latest: Mapping[str, float], best: bool) -> None:
         """Says what an evaluation found."""
         found = ", ".join(f"{name} {_short(value)}" for name, value in record.evaluation.items())
         rate = latest.get("examples_per_second")
         speed = f" · {rate:,.0f} examples/s" if rate else ""
-        self.message(f"{_where(record)} · {found}{' (best)' if best else ''}{speed}")
+        self.message(f"{_where(record, latest)} · {found}{' (best)' if best else ''}{speed}")
 
     def ended(self, result: Any) -> None:
         """Says why it ended."""
@@ -98,13 +98,16 @@ class Progress:
         print(text, flush=True)
 
 
-def _where(record: Any) -> str:
+def _where(record: Any, latest: Mapping[str, float]) -> str:
+    stage = f"stage {latest['stage']:.0f} · " if "stage" in latest else ""
     epoch = f" · epoch {record.epoch:.2f}" if record.epoch else ""
-    return f"step {record.step:,}{epoch}"
+    return f"{stage}step {record.step:,}{epoch}"
 
 
-def _numbers(latest: Mapping[str, float]) -> str:
+def _numbers(latest: Mapping[str, float], flops: float = 0.0) -> str:
     shown = [f"{name} {_short(latest[name])}" for name in ("loss", "accuracy") if name in latest]
+    if flops and "stage" in latest:
+        shown.append(f"{flops:.2e} FLOPs")
     if "examples_per_second" in latest:
         shown.append(f"{latest['examples_per_second']:,.0f} examples/s")
     return " · ".join(shown)

@@ -1,0 +1,259 @@
+"""A network that grows while it learns the digits, beside the small and the large one.
+
+trainkit train progressive_mnist                 one hidden layer of 64 becomes two, 128 and 256
+trainkit train progressive_mnist --model cnn     a quarter of the channels becomes all of them
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import optax
+
+import trainkit
+from experiments.progressive_mnist.models import CNN, MLP
+from trainkit.data import Sampler, mnist, normalise, split
+from trainkit.data.mnist import MEAN, STD
+from trainkit.growth import until
+from trainkit.growth.stages import Stage
+from trainkit.progressive import Probe, ProgressiveResult, progressive
+from trainkit.report import RunData, read_run, write_report
+from trainkit.report.growth import comparison, growth_parts
+
+MODELS = {
+    "mlp": (MLP((64,)), MLP((128,)), MLP((256,))),
+    "cnn": (CNN((8, 16), 32), CNN((16, 32), 64), CNN((32, 64), 128)),
+}
+# The best of .0003, .001, .003 and .01 for each run alone, by `--tune`.
+RATES = {
+    "mlp": {"progressive": 1e-3, "small": 3e-3, "large": 1e-3},
+    "cnn": {"progressive": 3e-3, "small": 3e-3, "large": 1e-3},
+}
+TRIED = (3e-4, 1e-3, 3e-3, 1e-2)
+# Of the large model, as passes over the training images.
+PASSES = {"mlp": 6.0, "cnn": 2.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Grow a network on the bundled MNIST digits, and compare it with training from scratch.
+
+    All three runs get the same FLOPs: the growing one, the smallest model alone, and the largest
+    from scratch, each with its own tuned learning rate that falls to 0 at the end.
+    """
+
+    model: Literal["mlp", "cnn"] = "mlp"
+    """mlp: hidden layers 64, then 128, then 128 and 256. cnn: channels 8 and 16, doubled twice."""
+    passes: float | None = None
+    """The budget: as many FLOPs as the largest model needs for this many passes over the data."""
+    batch_size: int = 128
+    """Examples a step."""
+    how: str = "preserve"
+    """The operator that grows: preserve, even, noise, zero_out, rms, stack, ..."""
+    slope: float = 0.004
+    """A plateau is when the validation loss falls by less than this an evaluation."""
+    patience: int = 4
+    """How many evaluations the slope is taken over."""
+    probe: bool = False
+    """Before growing, try growing, not growing and only lowering the learning rate."""
+    baselines: bool = True
+    """Train the small and the large model too."""
+    tune: bool = False
+    """Find the learning rate of each run first, which takes some minutes."""
+    seed: int = 0
+    """Decides the initial parameters, the order of the data and the growths."""
+    data: str | None = None
+    """The folder that holds mnist/; the project's own by default."""
+    out: str | None = None
+    """The folder for metrics, checkpoints and report; runs/progressive_mnist by default."""
+    overwrite: bool = False
+    """Throw away the runs that are in the output folder."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "patience", "slope"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be above 0.")
+        if self.passes is not None and not self.passes > 0:
+            raise ValueError(f"--passes is {self.passes}; it must be above 0.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What the runs of one experiment share."""
+
+    config: Config
+    out: Path
+    train: Any
+    validation: Sequence[Any]
+    test: Sequence[Any]
+    flops: float
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Trains, compares, writes the report and returns the numbers."""
+    where = Path(config.out or f"runs/progressive_mnist{'' if config.model == 'mlp' else '-cnn'}")
+    images, test = mnist(config.data)
+    parts = split(images, validation=1 / 12, seed=config.seed)
+    passes = PASSES[config.model] if config.passes is None else config.passes
+    setting = Setting(config, where, parts.train, batches(parts.validation), batches(test), 0.0)
+    small, _, large = MODELS[config.model]
+    setting = dataclasses.replace(
+        setting, flops=passes * len(parts.train["label"]) * flops_per_example(setting, large)
+    )
+    trigger = until.plateau("loss", slope=config.slope, patience=config.patience)
+    stages = {
+        "progressive": [
+            Stage(
+                model, trigger if model is not large else None, config.how, rewarm=100, anneal=100
+            )
+            for model in MODELS[config.model]
+        ],
+        "small": [Stage(small)],
+        "large": [Stage(large)],
+    }
+    rates = dict(RATES[config.model])
+    if config.tune:
+        rates = {name: tuned(setting, name, stages[name]) for name in stages}
+        print("Learning rates:", ", ".join(f"{name} {rate:g}" for name, rate in rates.items()))
+    names = list(stages) if config.baselines else ["progressive"]
+    results = {name: train(setting, name, stages[name], rates[name]) for name in names}
+    return report(setting, results)
+
+
+def train(
+    setting: Setting, name: str, stages: Sequence[Stage], rate: float, trial: bool = False
+) -> ProgressiveResult:
+    """One run with the budget of all."""
+    config = setting.config
+    if not trial:
+        print(f"\n{name}: {' → '.join(str(described(stage.model)) for stage in stages)}")
+    steps_per_epoch = len(setting.train["label"]) // config.batch_size
+    identity = {"experiment": "progressive_mnist", "run": name, "learning_rate": rate} | {
+        key: value
+        for key, value in dataclasses.asdict(config).items()
+        if key not in ("out", "overwrite", "tune", "baselines")
+    }
+    return progressive(
+        stages,
+        build,
+        optax.adam(rate),
+        Sampler(setting.train, config.batch_size, seed=config.seed),
+        setting.validation,
+        flops=setting.flops,
+        probe=Probe(unroll=config.model == "cnn") if config.probe and len(stages) > 1 else None,
+        seed=config.seed,
+        warmup=50,
+        eval_every=max(1, steps_per_epoch // 4),
+        log_every=max(1, steps_per_epoch // 16),
+        out=None if trial else setting.out / name,
+        config=identity,
+        overwrite=config.overwrite,
+        progress=not trial,
+        report=False,
+    )
+
+
+def tuned(setting: Setting, name: str, stages: Sequence[Stage]) -> float:
+    """The learning rate with the lowest validation loss at the end of a whole run."""
+    losses = {rate: train(setting, name, stages, rate, True).evaluation["loss"] for rate in TRIED}
+    return min(losses, key=lambda rate: losses[rate])
+
+
+def build(module: Any) -> Any:
+    """A module and its loss, as pure functions."""
+    return trainkit.from_linen(
+        module,
+        optax.softmax_cross_entropy_with_integer_labels,
+        inputs=lambda batch: normalise(batch["image"], MEAN, STD),
+    )
+
+
+def flops_per_example(setting: Setting, module: Any) -> float:
+    """Training FLOPs of an example, counted from the program."""
+    from trainkit.cost import count_flops
+
+    model, tx, size = build(module), optax.adam(1e-3), setting.config.batch_size
+    batch = {name: leaf[:size] for name, leaf in setting.train.items()}
+    step = trainkit.make_train_step(model, tx)
+    return count_flops(step.program, model.state(tx, batch), batch) / size
+
+
+def report(setting: Setting, results: dict[str, ProgressiveResult]) -> dict[str, Any]:
+    """Prints the final table, writes the report, returns the numbers."""
+    found, runs = {}, []
+    for name, result in results.items():
+        test = trainkit.make_eval_step(result.built.model).over(result.state, setting.test)
+        found[name] = {
+            "test_accuracy": test["accuracy"],
+            "test_loss": test["loss"],
+            "validation_loss": result.evaluation["loss"],
+            "parameters": result.built.parameters,
+            "flops": result.ledger.total,
+            "seconds": result.fit.seconds,
+            "examples": result.fit.examples,
+            "ended": result.ended,
+        }
+        runs.append(dataclasses.replace(read_run(setting.out / name), name=name))
+    ours = results["progressive"]
+    (setting.out / "history.json").write_text(
+        json.dumps({"history": list(ours.history), "ledger": ours.ledger.to_json()}, indent=2)
+    )
+    path = write_report(
+        setting.out / "progressive",
+        title=f"Growing on MNIST, {setting.config.model.upper()}",
+        headline={
+            f"test accuracy, {name}": f"{row['test_accuracy']:.2%}" for name, row in found.items()
+        },
+        others=runs[1:],
+        parts=growth_parts(ours.history, ours.ledger.to_json(), runs),
+    )
+    table(found, runs, ours)
+    print(f"Report: {path}")
+    return found
+
+
+def table(found: dict[str, Any], runs: Sequence[RunData], ours: ProgressiveResult) -> None:
+    """The comparison, in the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title="Same FLOPs for all, learning rates tuned and decayed to 0")
+    for column in ("run", "parameters", "test accuracy", "test loss", "FLOPs", "examples", "s"):
+        shown.add_column(column, justify="left" if column == "run" else "right")
+    for name, row in found.items():
+        shown.add_row(
+            name,
+            f"{row['parameters']:,}",
+            f"{row['test_accuracy']:.2%}",
+            f"{row['test_loss']:.4f}",
+            f"{row['flops']:.3g}",
+            f"{row['examples']:,}",
+            f"{row['seconds']:.1f}",
+        )
+    console = Console(highlight=False)
+    console.print(shown)
+    for row in comparison(runs):
+        console.print(
+            f"To a validation loss of {row['value']:.4f}: {row['ours_flops']:.3g} FLOPs growing, "
+            f"{row['flops']:.3g} for {row['run']}: {row['saved']:+.0%} saved."
+        )
+    console.print(f"Growing: {ours.ended}; {ours.ledger}.")
+
+
+def batches(data: Any, size: int = 1000) -> list[Any]:
+    """All of the data once, in parts that fit."""
+    return [
+        {name: leaf[i : i + size] for name, leaf in data.items()}
+        for i in range(0, len(data["label"]), size)
+    ]
+
+
+def described(module: Any) -> str:
+    """A model in a few characters."""
+    if isinstance(module, MLP):
+        return "-".join(map(str, module.hidden))
+    return "-".join(map(str, (*module.channels, module.dense)))

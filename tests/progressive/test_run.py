@@ -1,0 +1,325 @@
+"""A growing run as a whole: stages, ends, history, resuming, books, and what is refused."""
+
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from tests.progressive import tiny
+from trainkit.cost import count_flops
+from trainkit.data import Sampler
+from trainkit.growth import until
+from trainkit.growth.errors import GrowthError
+from trainkit.growth.stages import Data, Stage, StageError
+from trainkit.progressive import Price, Probe
+
+TWO = [Stage(4, until.steps(10)), Stage(8)]
+
+
+def events(result, kind):
+    return [event for event in result.history if event["event"] == kind]
+
+
+def test_it_grows_when_the_trigger_fires_and_ends_when_the_budget_is_spent():
+    result = tiny.run(TWO, steps=20)
+    (growth,) = events(result, "growth")
+    assert growth["step"] == 10
+    assert growth["reason"] == "10 steps"
+    assert result.model == 8
+    assert result.state.params["in"].shape == (tiny.FEATURES, 8)
+    assert result.ended == "budget spent: steps=20"
+    assert not result.satisfied
+    # Copying keeps the function; what is left is rounding of float32.
+    assert growth["certificate"]["forward_error"] < 5e-6
+    assert growth["certificate"]["loss_after"] == pytest.approx(
+        growth["certificate"]["loss_before"], abs=1e-6
+    )
+    json.dumps(list(result.history), allow_nan=False)
+
+
+def test_it_ends_when_the_target_is_reached_and_says_so():
+    result = tiny.run(TWO, steps=500, target=until.reaches("loss", 10.0))
+    assert result.satisfied
+    assert result.ended == "target reached: loss ≤ 10"
+    assert result.fit.steps == 5  # the first evaluation
+    assert result.evaluation["loss"] <= 10.0
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"), [({"examples": 16 * 12}, 12), ({"steps": 12}, 12), ({"epochs": 2}, 12)]
+)
+def test_every_budget_ends_it(budget, steps):
+    result = tiny.run([Stage(4)], **budget)
+    assert result.fit.steps == steps
+    assert next(iter(budget)) in result.ended
+    # Its evaluation is of the state that it ends with, whichever way it ended.
+    again = result.built.evaluation(result.state)
+    assert again == pytest.approx(dict(result.evaluation), rel=1e-6)
+
+
+def test_a_budget_of_flops_counts_evaluations_too():
+    result = tiny.run(TWO, flops=2e6, decay=0.0)
+    assert "flops" in result.ended
+    ledger = result.ledger
+    one = result.built.flops_per_step + result.built.evaluation.flops
+    assert 2e6 <= ledger.total <= 2e6 + 2 * one
+    assert ledger.evaluate > 0
+    assert ledger.train < 2e6
+
+
+def test_the_ledger_adds_up_what_the_programs_cost():
+    result = tiny.run(TWO, steps=20)
+    small, big = (
+        count_flops(jax.grad(loss), params) for loss, params in (_loss_of(4), _loss_of(8))
+    )
+    train = result.ledger.train
+    parameters = [n * (tiny.FEATURES + tiny.CLASSES) for n in (4, 8)]
+    # The step is the gradient, and an update and norms of some operations a parameter.
+    assert 0.95 * 10 * (small + big) < train < 10 * (small + big) + 10 * 40 * sum(parameters)
+    evaluations = 4
+    per_evaluation = result.built.evaluation.flops
+    assert result.ledger.evaluate == pytest.approx(evaluations * per_evaluation, rel=0.5)
+    assert result.ledger.analytic == pytest.approx(6 * 16 * 10 * sum(parameters))
+    # All but the last evaluation, which came when the loop had ended.
+    assert result.ledger.total == pytest.approx(result.fit.flops + per_evaluation, rel=1e-6)
+
+
+def _loss_of(width):
+    model = tiny.build(width)
+    batch = next(Sampler(tiny.arrays(), 16))
+    key = jax.random.key(0)
+    params, _ = model.init(key, batch)
+    return lambda p: model(p, {}, batch, key).total, params
+
+
+def test_data_grow_alone_and_with_the_model():
+    stages = [
+        Stage(4, until.steps(4), data=Data(subset=0.5, batch_size=8)),
+        Stage(None, until.steps(4), data=Data(subset=96)),
+        Stage(8, data=Data(batch_size=16)),
+    ]
+    result = tiny.run(stages, data=tiny.sampler, steps=12)
+    assert [event["text"] == "only the data grow" for event in events(result, "growth")] == [
+        True,
+        False,
+    ]
+    assert result.fit.examples == 4 * 8 + 4 * 8 + 4 * 16
+
+
+def test_each_step_is_compiled_once_whether_ahead_or_not():
+    for ahead in (True, False):
+        result = tiny.run(TWO, steps=20, ahead=ahead)
+        (growth,) = events(result, "growth")
+        assert result.built.step.compiles == 1
+        if not ahead:
+            assert not growth["compiled_ahead"]
+
+
+def test_the_next_stage_is_compiled_while_the_present_one_trains():
+    compiled = []
+
+    def slow(now):
+        # The trigger comes when the background is done, however slow the machine.
+        if now.steps == 1:
+            hook = slow.growing
+            hook.ahead.get(hook.ways_on[0])
+            compiled.append(hook.ways_on[0].big.step.compiles)
+
+    import trainkit.progressive.run as module
+
+    original = module.Growing
+
+    def growing(*args, **options):
+        slow.growing = original(*args, **options)
+        return slow.growing
+
+    module.Growing = growing
+    try:
+        result = tiny.run(TWO, steps=20, hooks=[slow])
+    finally:
+        module.Growing = original
+    assert compiled == [1]
+    assert events(result, "growth")[0]["compiled_ahead"]
+    assert result.built.step.compiles == 1
+
+
+def test_the_learning_rate_is_stable_then_decays_and_nothing_grows_meanwhile():
+    stages = [Stage(4, until.steps(10)), Stage(8, until.steps(8)), Stage(16)]
+    result = tiny.run(stages, steps=20, decay=0.2)
+    (decay,) = events(result, "decay")
+    assert decay["step"] == 16
+    assert result.stage == 1  # the second growth would have come at step 18, in the decay
+    assert int(result.state.opt_state.decay_at) == 16
+    assert float(result.state.opt_state.hyperparams["pace"]) == pytest.approx(0.25)
+
+
+def test_new_rates_begin_at_those_of_exact_continuation_and_rise():
+    stages = [Stage(4, until.steps(10)), Stage(8, anneal=100)]
+    result = tiny.run(stages, steps=11, decay=0.0)
+    pace = result.state.opt_state
+    assert float(pace.start["out"]) == 0.5
+    assert float(pace.start["in"]) == 1.0
+    assert int(pace.ramp_at) == 10
+
+
+def test_a_run_resumed_in_any_stage_ends_where_the_undisturbed_one_does(tmp_path):
+    options = {"tx": optax.sgd(0.1, momentum=0.9), "steps": 30, "checkpoint_every": 5}
+    stages = [
+        Stage(4, until.steps(10)),
+        Stage(8, until.plateau("loss", slope=10.0, patience=2)),
+        Stage(16),
+    ]
+    whole = tiny.run(stages, **options)
+
+    class Stop:
+        def __init__(self, at):
+            self.at = at
+
+        def __call__(self, now):
+            from trainkit.hooks import Change
+
+            return Change(stop="stopped") if now.steps == self.at else None
+
+    out = tmp_path / "run"
+    for at in (7, 13, 26):  # in each of the three stages, between checkpoints
+        tiny.run(stages, out=out, hooks=[Stop(at)], report=False, **options)
+    resumed = tiny.run(stages, out=out, report=False, **options)
+    assert resumed.fit.steps == 30
+    assert resumed.stage == whole.stage == 2
+    for a, b in zip(
+        jax.tree.leaves(whole.state.params), jax.tree.leaves(resumed.state.params), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    assert [e["step"] for e in resumed.history] == [e["step"] for e in whole.history]
+    assert resumed.ledger.train == pytest.approx(whole.ledger.train)
+
+
+def test_a_growth_can_be_replayed_from_the_state_before_it():
+    stages = [Stage(4, until.steps(10)), Stage(8)]
+    before = tiny.run([Stage(4)], steps=10, decay=0.0)
+    after = tiny.run(stages, steps=10, decay=0.0)
+    grown = tiny.run(stages, steps=11, decay=0.0)
+    from trainkit.growth.stages import normalised
+    from trainkit.progressive import Recipe, replay
+    from trainkit.progressive.built import levels_built
+
+    recipe = Recipe(
+        build=tiny.build,
+        tx=optax.sgd(0.1),
+        data=tiny.sampler,
+        validation=tiny.parts(tiny.arrays(64, seed=1), 16),
+        grow=tiny.grow,
+    )
+    built = levels_built(recipe, normalised(stages))
+    state = replay(grown.history, before.state, built)
+    assert state.params["in"].shape == (tiny.FEATURES, 8)
+    np.testing.assert_array_equal(
+        state.params["in"], np.tile(np.asarray(after.state.params["in"])[:, :4], (1, 2))
+    )
+
+
+# -- the probe --------------------------------------------------------------------------------
+
+
+def test_the_probe_does_not_grow_where_growing_does_not_pay():
+    # The labels are those of a linear rule, which the small model has learnt all there is of.
+    random = np.random.default_rng(0)
+    x = random.normal(size=(256, tiny.FEATURES)).astype(np.float32)
+    label = random.integers(0, tiny.CLASSES, 256).astype(np.int32)  # nothing can be learnt
+    data = {"x": x, "label": label}
+    result = tiny.run(
+        [Stage(4, until.steps(60)), Stage(32)],
+        data=Sampler({k: v[:128] for k, v in data.items()}, 16),
+        validation=tiny.parts({k: v[128:] for k, v in data.items()}, 16),
+        steps=150,
+        probe=Probe(steps=20, batches=8),
+    )
+    assert not events(result, "growth")
+    (probe, *_) = [e["probe"] for e in result.history if e.get("probe")]
+    names = [row["name"] for row in probe["candidates"]]
+    assert names[:2] == ["do not grow", "only lower the learning rate"]
+    assert probe["candidates"][probe["best"]]["kind"] != "grow"
+    assert result.ledger.probe > 0
+
+
+def test_candidates_get_equal_flops():
+    result = tiny.run(
+        [Stage(4, until.steps(8)), Stage(32)], steps=10, decay=0.1, probe=Probe(steps=64)
+    )
+    (probe,) = [e["probe"] for e in result.history if e.get("probe")]
+    stay, lower, big = probe["candidates"]
+    assert stay["flops"] == lower["flops"]
+    assert big["steps"] < stay["steps"]
+    assert big["flops"] == pytest.approx(stay["flops"], rel=0.5 / big["steps"] + 1e-6)
+
+
+def test_a_probe_chooses_among_alternatives_and_grows_where_it_pays():
+    # At a learning rate of 0 the small model cannot move; the candidate that may, wins.
+    stages = [
+        Stage(4, until.steps(10), learning_rate=1e-6),
+        [Stage(8, learning_rate=1e-6), Stage(16)],
+    ]
+    result = tiny.run(stages, steps=30, probe=Probe(steps=60, errors=1.0))
+    (growth,) = events(result, "growth")
+    assert growth["alternative"] == 1
+    assert result.model == 16
+    best = growth["probe"]["candidates"][growth["probe"]["best"]]
+    assert best["gain"] > best["error"]
+
+
+def test_growth_that_is_not_worth_its_price_is_not_made():
+    stages = [Stage(4, until.steps(10), learning_rate=1e-6), Stage(16)]
+    dear = tiny.run(stages, steps=30, price=Price(per_parameter=1.0))
+    assert not events(dear, "growth")
+    free = tiny.run(stages, steps=30, probe=Probe(steps=60, errors=1.0))
+    assert events(free, "growth")
+
+
+# -- what is refused --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stages", "options", "error", "words"),
+    [
+        ([Stage(8, until.steps(5)), Stage(4)], {}, StageError, r"Stage 1 shrinks.*shrink=True"),
+        (
+            [Stage(4, until.reaches("f1", 0.5)), Stage(8)],
+            {},
+            StageError,
+            r"nothing computes 'f1'.*accuracy, loss",
+        ),
+        ([Stage(4)], {"flops": 10.0}, StageError, "below one step"),
+        ([Stage(4)], {"examples": 5}, StageError, "below one step"),
+        ([Stage(4, until.flops(10.0)), Stage(8)], {}, StageError, "below one step"),
+        ([Stage(4, until.steps(500)), Stage(8)], {}, StageError, "would never come"),
+        ([Stage(4), Stage(8)], {}, StageError, "has no `until`"),
+        ([Stage(4, until.steps(5)), Stage(6)], {}, GrowthError, "no multiple"),
+        ([], {}, StageError, "no stages"),
+        ([Stage(4)], {"target": until.reaches("f1", 0.5)}, ValueError, "'f1'"),
+        ([Stage(4)], {"steps": 0}, ValueError, "steps=0"),
+        ([Stage(4)], {"steps": None}, ValueError, "never end"),
+        ([Stage(4)], {"decay": 1.0}, ValueError, "decay=1.0"),
+        (
+            [Stage(4, until.steps(5)), Stage(None, data=Data(batch_size=32))],
+            {},
+            ValueError,
+            "one sampler for all",
+        ),
+        (
+            [Stage(4, until.steps(5), data=Data(batch_size=32)), Stage(8, data=Data(batch_size=8))],
+            {"data": tiny.sampler},
+            StageError,
+            "batch_size from 32 to 8",
+        ),
+    ],
+)
+def test_bad_input_is_refused_before_training(stages, options, error, words):
+    with pytest.raises(error, match=words):
+        tiny.run(stages, **{"steps": 20, **options})
+
+
+def test_an_unknown_operator_is_named_with_those_there_are():
+    with pytest.raises(ValueError, match=r"did you mean 'stack'.*interpose"):
+        Stage(4, how="stak")

@@ -1,0 +1,23 @@
+"""Runs that grow: stages, probes, a ledger, and nothing that stalls."""
+
+from trainkit.progressive.ahead import Ahead
+from trainkit.progressive.built import Built, Passage, Recipe
+from trainkit.progressive.hook import Growing, Limits
+from trainkit.progressive.ledger import Ledger
+from trainkit.progressive.probe import Price, Probe
+from trainkit.progressive.run import ProgressiveResult, progressive, replay
+
+__all__ = [
+    "Ahead",
+    "Built",
+    "Growing",
+    "Ledger",
+    "Limits",
+    "Passage",
+    "Price",
+    "Probe",
+    "ProgressiveResult",
+    "Recipe",
+    "progressive",
+    "replay",
+]

@@ -1,0 +1,222 @@
+"""The parts of a report that only a growing run has: growths, certificates, probes, comparisons."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from trainkit.report.run_data import RunData
+
+
+@dataclasses.dataclass(frozen=True)
+class Reached:
+    """What a run had spent when its validation metric first was as good as a value.
+
+    Attributes:
+      run: the run's name.
+      flops, seconds, examples: spent by then; NaN where it never got there.
+    """
+
+    run: str
+    flops: float
+    seconds: float
+    examples: float
+
+
+def reached(
+    run: RunData, metric: str, value: float, mode: Literal["min", "max"] = "min"
+) -> Reached:
+    """When a run first evaluated to `value` or better.
+
+    >>> rows = [{"kind": "evaluation", "step": 1, "loss": .5, "flops": 9., "seconds": 1.,
+    ...          "examples": 8}]
+    >>> reached(RunData("mine", rows), "loss", 0.6).flops
+    9.0
+    """
+    for row in run.of("evaluation"):
+        found = row.get(metric, math.nan)
+        if found <= value if mode == "min" else found >= value:
+            return Reached(run.name, row["flops"], row["seconds"], row["examples"])
+    return Reached(run.name, math.nan, math.nan, math.nan)
+
+
+def best(run: RunData, metric: str, mode: Literal["min", "max"] = "min") -> float:
+    """The best value of an evaluated metric; NaN where there is none."""
+    values = [v for v in run.series("evaluation", "step", metric)[1] if math.isfinite(v)]
+    return (min if mode == "min" else max)(values, default=math.nan)
+
+
+def comparison(
+    runs: Sequence[RunData],
+    metric: str = "loss",
+    mode: Literal["min", "max"] = "min",
+    sunk: float = 0.0,
+) -> list[dict[str, Any]]:
+    """What each run spent until it was as good as the others' best: the first run against each.
+
+    Args:
+      runs: the progressive run first, its baselines after it.
+      metric: an evaluated metric.
+      mode: what is better.
+      sunk: FLOPs of the first run that may be counted as spent already (its first stage).
+
+    Returns:
+      For each baseline {"run", "value", "flops", "seconds", "examples", "ours_flops",
+      "ours_seconds", "ours_examples", "saved", "saved_sunk"}: the value is the worse of the two
+      runs' best ones, so that both got there, and `saved` is 1 − ours / theirs in FLOPs.
+    """
+    ours, rows = runs[0], []
+    for run in runs[1:]:
+        pair = best(ours, metric, mode), best(run, metric, mode)
+        value = max(pair) if mode == "min" else min(pair)
+        mine, theirs = (reached(r, metric, value, mode) for r in (ours, run))
+        rows.append(
+            {
+                "run": run.name,
+                "value": value,
+                "flops": theirs.flops,
+                "seconds": theirs.seconds,
+                "examples": theirs.examples,
+                "ours_flops": mine.flops,
+                "ours_seconds": mine.seconds,
+                "ours_examples": mine.examples,
+                "saved": 1 - mine.flops / theirs.flops,
+                "saved_sunk": 1 - max(mine.flops - sunk, 0.0) / theirs.flops,
+            }
+        )
+    return rows
+
+
+def growth_parts(
+    history: Sequence[Mapping[str, Any]],
+    ledger: Mapping[str, float],
+    runs: Sequence[RunData],
+    metric: str = "loss",
+    mode: Literal["min", "max"] = "min",
+) -> list[str]:
+    """HTML for `write_report(parts=…)`: what happened, what it cost and what it was worth."""
+    parts = [_heading("What happened"), _rows(_events(history))]
+    growths = [event for event in history if event["event"] == "growth"]
+    if growths:
+        parts += [_heading("Certificates"), _rows(_certificates(growths))]
+        for event in growths:
+            if event.get("text"):
+                title = f"stage {event['stage'] + 1}: {event['before']} → {event['after']}"
+                parts.append(
+                    f"<details><summary>Map of {_text(title)}</summary>"
+                    f"<pre>{_text(event['text'])}</pre></details>"
+                )
+    for event in history:
+        if event.get("probe"):
+            parts += [_heading(f"Probe at step {event['step']:,}"), _rows(_probe(event["probe"]))]
+    parts += [_heading("FLOPs by what they were spent on"), _rows(_ledger(ledger))]
+    if len(runs) > 1:
+        sunk = growths[0]["flops"] if growths else 0.0
+        rows = [
+            {
+                "against": row["run"],
+                f"to the same {metric}": f"{row['value']:.4g}",
+                "FLOPs, this run": _si(row["ours_flops"]),
+                "FLOPs, theirs": _si(row["flops"]),
+                "saved": f"{row['saved']:.0%}",
+                "saved, first stage sunk": f"{row['saved_sunk']:.0%}",
+                "seconds, this run": f"{row['ours_seconds']:.1f}",
+                "seconds, theirs": f"{row['seconds']:.1f}",
+                "examples, this run": f"{row['ours_examples']:,.0f}",
+                "examples, theirs": f"{row['examples']:,.0f}",
+            }
+            for row in comparison(runs, metric, mode, sunk)
+        ]
+        parts += [_heading(f"To the same {metric}"), _rows(rows)]
+    return parts
+
+
+def _events(history: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    rows = []
+    for event in history:
+        what = {
+            "growth": "grew: {before} → {after}, by {how}",
+            "stay": "probed, and did not grow",
+            "lower": "probed, and only lowered the learning rate",
+            "decay": "learning rate begins to fall",
+            "end": "ended",
+        }.get(event["event"], event["event"])
+        rows.append(
+            {
+                "step": f"{event['step']:,}",
+                "examples": f"{event['examples']:,}",
+                "FLOPs": _si(event["flops"]),
+                "seconds": f"{event['seconds']:.1f}",
+                "what": what.format(**{k: v for k, v in event.items() if isinstance(v, str)}),
+                "why": str(event.get("reason", "")),
+            }
+        )
+    return rows
+
+
+def _certificates(growths: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    rows = []
+    for event in growths:
+        certificate = event.get("certificate") or {}
+        row = {
+            "growth": f"{event['before']} → {event['after']}",
+            "parameters": f"{event['parameters_before']:,} → {event['parameters_after']:,}",
+            "keeps the function": "yes, proved" if event.get("exact") else "no",
+            "compiled ahead": "yes" if event.get("compiled_ahead") else "no",
+        }
+        row |= {name.replace("_", " "): f"{value:.3g}" for name, value in certificate.items()}
+        rows.append(row)
+    return rows
+
+
+def _probe(probe: Mapping[str, Any]) -> list[dict[str, str]]:
+    return [
+        {
+            "candidate": row["name"] + (" (taken)" if number == probe["best"] else ""),
+            "steps": str(row["steps"]),
+            "FLOPs": _si(row["flops"]),
+            "loss": f"{row['loss']:.4f}",
+            "price": f"{row['price']:.3g}",
+            "gain over not growing": f"{row['gain']:+.4f} ± {row['error']:.4f}",
+        }
+        for number, row in enumerate(probe["candidates"])
+    ]
+
+
+def _ledger(ledger: Mapping[str, float]) -> list[dict[str, str]]:
+    names = ("train", "evaluate", "probe", "growth")
+    row = {name: _si(ledger[name]) for name in names}
+    total = sum(ledger[name] for name in names)
+    return [row | {"total": _si(total), "6·N·D of training": _si(ledger["analytic"])}]
+
+
+def _rows(rows: Sequence[Mapping[str, str]]) -> str:
+    if not rows:
+        return ""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    head = "".join(f"<th>{_text(name)}</th>" for name in names)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{_text(row.get(name, ''))}</td>" for name in names) + "</tr>"
+        for row in rows
+    )
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _heading(text: str) -> str:
+    return f"<h2>{_text(text)}</h2>"
+
+
+def _si(value: float) -> str:
+    if not math.isfinite(value):
+        return "never"
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.3g}"
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
