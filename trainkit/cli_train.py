@@ -17,7 +17,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 from trainkit.cli import unknown
 
@@ -43,9 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     import tyro
 
-    # The folder that holds `experiments` is the one its modules are imported from.
-    sys.path.insert(0, str(found[name].parents[1]))
-    experiment = importlib.import_module(f"{FOLDER}.{name}.train")
+    experiment = _import(name, found[name].parent)
     try:
         config = tyro.cli(experiment.Config, args=options, prog=f"trainkit train {name}")
         experiment.run(config)
@@ -67,6 +65,16 @@ def experiments() -> dict[str, Path]:
         for module in sorted((root / FOLDER).glob(f"*/{MODULE}")):
             found.setdefault(module.parent.name, module.parent)
     return found
+
+
+def _import(name: str, folder: Path) -> ModuleType:
+    """Imports `experiments.NAME.train` of a folder, whatever else is called `experiments`."""
+    package = sys.modules.get(FOLDER)
+    if package is None:
+        package = sys.modules[FOLDER] = ModuleType(FOLDER)
+        package.__path__ = []
+    package.__path__ = [str(folder), *(path for path in package.__path__ if path != str(folder))]
+    return importlib.import_module(f"{FOLDER}.{name}.train")
 
 
 def _help(found: dict[str, Path]) -> str:
