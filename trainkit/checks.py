@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -42,6 +45,23 @@ def options(
         )
     if not isinstance(norms, int) or norms < 0:
         raise ValueError(f"norms must be True, False or a number of steps, not {norms!r}.")
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'jit'?` where something near is known, else nothing."""
+    found = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def no_more_options(unknown: dict[str, Any], function: Callable[..., Any]) -> None:
+    """Raises TypeError for an option that a function does not have, naming the near one."""
+    parameters = inspect.signature(function).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    for name in unknown:
+        raise TypeError(
+            f"{function.__name__} has no option {name!r}{near(name, known)} "
+            f"Known: {', '.join(known)}."
+        )
 
 
 def batch(batch: PyTree, placement: Any, microbatches: int, steps_per_call: int) -> None:

@@ -71,7 +71,7 @@ class Precision:
             return precision
         if isinstance(precision, str) and precision in PRESETS:
             return PRESETS[precision]
-        near = difflib.get_close_matches(str(precision), PRESETS, n=1)
+        near = difflib.get_close_matches(str(precision).lower(), PRESETS, n=1)
         raise ValueError(
             f"unknown precision {precision!r}"
             + (f"; did you mean {near[0]!r}?" if near else "")

@@ -18,7 +18,10 @@ def global_norm(tree: PyTree) -> jax.Array:
     for x in jax.tree.leaves(tree):
         x = x.astype(at_least_float32(x.dtype))
         squares.append(jnp.sum(jnp.real(x * jnp.conj(x))))
-    return jnp.sqrt(sum(squares, start=jnp.zeros((), jnp.float32)))
+    if not squares:
+        return jnp.zeros((), jnp.float32)
+    widest = max((s.dtype for s in squares), key=lambda dtype: jnp.finfo(dtype).bits)
+    return jnp.sqrt(jnp.stack([s.astype(widest) for s in squares]).sum())
 
 
 def hyperparams(opt_state: PyTree) -> dict[str, jax.Array]:

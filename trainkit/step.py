@@ -46,6 +46,7 @@ def make_train_step(
     donate: bool = False,
     schedules: Mapping[str, Callable[[jax.Array], Any]] | None = None,
     norms: bool | int = True,
+    **unknown: Any,
 ) -> TrainStep:
     """A compiled `state, metrics = step(state, batch)` with state from `step.place(state)`.
 
@@ -77,6 +78,7 @@ def make_train_step(
 
     Raises:
       ValueError: an option's value is not one that it takes; the message names the near one.
+      TypeError: there is no such option; likewise.
 
     >>> import jax, jax.numpy as jnp, numpy as np, optax, trainkit
     >>> def loss_fn(params, model_state, batch, rng):
@@ -90,6 +92,7 @@ def make_train_step(
     >>> float(metrics["loss"]), int(state.step), step.compiles
     (1.0, 1, 1)
     """
+    checks.no_more_options(unknown, make_train_step)
     checks.options(loss_fn, tx, microbatches, steps_per_call, skip_nonfinite, norms)
     place = resolve(placement, devices)
     how = Precision.of(precision)
@@ -170,7 +173,7 @@ class TrainStep:
         if self.precision.param is not None:
             with jax.numpy_dtype_promotion("standard"):
                 like = jax.eval_shape(self.tx.init, params)
-            checks.same_structure(like, opt_state, "opt_state", "tx.init(params)")
+            checks.same_structure(like, opt_state, "opt_state", "tx.init(params)", dtypes=False)
             opt_state = jax.tree.map(
                 lambda x, new: x.astype(new.dtype) if x.shape == new.shape else x, opt_state, like
             )

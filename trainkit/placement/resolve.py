@@ -23,7 +23,7 @@ def resolve(
     """The placement of this name, over this mesh (batch along its first axis), or as given."""
     if isinstance(placement, str):
         if placement not in NAMES:
-            near = difflib.get_close_matches(placement, NAMES, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(placement.lower(), NAMES, n=1, cutoff=0.5)
             raise ValueError(
                 f"unknown placement {placement!r}"
                 + (f"; did you mean {near[0]!r}?" if near else ".")
