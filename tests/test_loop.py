@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -273,6 +274,37 @@ def test_no_step_waits_for_the_one_before(tmp_path):
 
     fit(step, None, iter([np.zeros(2)] * 40), log_every=10, progress=False, out=None)
     assert fetched == [(10, 20), (20, 30), (30, 40), (40, 40)]
+
+
+def test_a_step_of_ones_own_has_its_first_call_taken_for_compiling(tmp_path):
+    def step(state, batch):
+        if state == 0:
+            time.sleep(0.3)
+        return state + 1, {"loss": 1.0}
+
+    options = {"log_every": 1, "out": tmp_path, "progress": False, "report": False}
+    fit(step, np.zeros((), np.int32), Sampler(np.arange(8), 4), steps=3, **options)
+    first, *_ = read_metrics(tmp_path)
+    assert first["compile_seconds"] >= 0.3
+    assert first["examples_per_second"] > 4 / 0.3
+
+
+def test_steps_that_were_never_finite_raise_at_the_end_at_the_latest():
+    step, state, _ = mean_problem(skip_nonfinite=2)
+    bad = Sampler(np.full(8, np.nan, np.float32), 4)
+    with pytest.raises(trainkit.NonFiniteError):
+        fit(step, state, bad, steps=3, progress=False)
+
+
+def test_other_versions_are_pointed_out_on_going_on(tmp_path, monkeypatch, capsys):
+    step, state, data = mean_problem()
+    fit(step, state, data, steps=2, out=tmp_path, report=False)
+    monkeypatch.setattr("trainkit.loop.versions", lambda: {"jax": "99.0"})
+    step, state, data = mean_problem()
+    fit(step, state, data, steps=4, out=tmp_path, report=False)
+    out = capsys.readouterr().out
+    assert "Going on at step 2" in out
+    assert f"jax {jax.__version__} → 99.0" in out
 
 
 # -- early stopping and the best -------------------------------------------------------------

@@ -25,6 +25,7 @@ from trainkit.run_folder import RunFolder
 from trainkit.run_log import RunLog, fetch
 from trainkit.state import TrainState
 from trainkit.stopping import Best, Budget, EarlyStopping
+from trainkit.versions import versions
 
 PyTree = Any
 Evaluate = Callable[[TrainState], Mapping[str, Any]]
@@ -235,7 +236,8 @@ class _Run:
 
             # 5. Step. It returns before the device has finished; nothing here waits for it.
             self.compile_first(batch)
-            self.state, metrics = self.step(self.state, batch)
+            with self.first_call():
+                self.state, metrics = self.step(self.state, batch)
             self.count(examples)
             if self.record.crossed(self.log_every):
                 self.log.later(self.record, metrics)
@@ -334,6 +336,7 @@ class _Run:
             # What was read ahead lies where the old step wanted it; new data has its own place.
             if change.data is None and position is not None:
                 self.stream.restore(position)
+        if change.step is not None or change.state is not None:
             self.state = self.place(self.state)
 
     def count(self, examples: int) -> None:
@@ -352,7 +355,7 @@ class _Run:
     def new_step(self) -> None:
         """Makes the stream that feeds the step in use."""
         self.steps_per_call = getattr(self.step, "steps_per_call", 1)
-        self.compiled, self.flops_per_call = False, 0.0
+        self.compiled, self.called, self.flops_per_call = False, False, 0.0
         place = getattr(self.step, "place_batch", lambda batch: batch)
         stream = Stacked(self.data, self.steps_per_call)
         self.stream = Prefetch(stream, lambda drawn: (place(drawn[0]), drawn[1]), self.prefetch)
@@ -382,7 +385,13 @@ class _Run:
             self.record = Record.from_json(info["record"])
             self.stream.restore(info["data"])
             self.log_position = info["log"]
-            self.progress.message(f"Going on at step {latest}, where this run stopped.")
+            self.progress.message(f"Going on at step {latest:,}, where this run stopped.")
+            if (then := info["_versions"]) != (now := versions()):
+                changed = [f"{k} {then.get(k)} → {now[k]}" for k in now if then.get(k) != now[k]]
+                self.progress.message(
+                    f"Other versions than then ({', '.join(changed)}): the numbers may differ in "
+                    "their last digits from those of a run that never stopped."
+                )
         self.began = time.perf_counter() - self.record.seconds
 
     def open_log(self, stack: contextlib.ExitStack) -> None:
@@ -408,6 +417,19 @@ class _Run:
             )
         self.log.start_or_pause(self.record, time.perf_counter() - begin)
 
+    @contextlib.contextmanager
+    def first_call(self):
+        """Takes the first call for compiling, of a step that cannot be compiled before it."""
+        if self.called:
+            yield
+            return
+        self.called = True
+        begin = time.perf_counter()
+        yield
+        if not hasattr(self.step, "compile"):
+            self.log.compile_seconds = time.perf_counter() - begin
+            self.log.pause(self.log.compile_seconds)
+
     # -- small things -------------------------------------------------------------------------
 
     @property
@@ -430,6 +452,8 @@ class _Run:
 
     def result(self, stopped: str) -> FitResult:
         self.log.flush()
+        if hasattr(self.step, "check"):
+            self.step.check()  # the limit of `skip_nonfinite` may have been passed just now
         record, state = self.record, self.state
         if self.checkpoints is not None:
             self.checkpoints.wait()

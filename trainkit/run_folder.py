@@ -14,6 +14,7 @@ from typing import IO, Any
 CONFIG, LOCK = "config.json", ".lock"
 # All that a run writes: `overwrite` removes these and nothing else.
 OWN = (CONFIG, LOCK, "metrics.jsonl", "metrics.csv", "metrics.csv.new", "summary.json")
+UNFINISHED = {LOCK, CONFIG + ".new"}
 OWN_FOLDERS = ("checkpoints", "tensorboard")
 REPORT = "report.html"
 
@@ -62,7 +63,10 @@ class RunFolder:
         folder = cls(path, config, lock)
         if overwrite:
             folder._clear()
-        (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        # Whole or not at all: a run killed in between could not be told from another one.
+        new = path / (CONFIG + ".new")
+        new.write_text(json.dumps(config, indent=2) + "\n")
+        new.replace(path / CONFIG)
         return folder
 
     @staticmethod
@@ -114,7 +118,7 @@ class RunFolder:
 
 def _check_contents(path: Path, config: dict[str, Any], overwrite: bool) -> None:
     names = {entry.name for entry in path.iterdir()}
-    if not names - {LOCK}:
+    if not names - UNFINISHED:
         return
     if CONFIG not in names:
         # Never cleared, not even when asked to: these are somebody's own files.
