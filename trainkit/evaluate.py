@@ -80,18 +80,20 @@ class EvalStep:
         """name -> Σ total / Σ weight over all batches, added up in float64 on the host.
 
         Raises:
-          ValueError: there is no batch, or no weight.
+          ValueError: there is no batch, or no weight. (A metric that alone has none is NaN.)
         """
         sums = jax.device_get([self(state, batch) for batch in batches])
         if not sums:
             raise ValueError("there is no batch to evaluate on.")
-        means = {}
-        for name in sums[0]:
-            total, weight = np.sum([np.array(s[name], np.float64) for s in sums], axis=0)
-            if weight == 0:
-                raise ValueError(f"the weights of {name!r} add up to 0: there is nothing to mean.")
-            means[name] = float(total / weight)
-        return means
+        totals = {
+            name: np.sum([np.array(s[name], np.float64) for s in sums], axis=0) for name in sums[0]
+        }
+        if totals["loss"][1] == 0:
+            raise ValueError("the weights of all batches add up to 0: there is nothing to mean.")
+        return {
+            name: float(total / weight) if weight else float("nan")
+            for name, (total, weight) in totals.items()
+        }
 
     def _sums(self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> Sums:
         cast = self.precision.to_compute
