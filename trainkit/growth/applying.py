@@ -157,7 +157,9 @@ def fill(out: jax.Array, fresh, key: jax.Array | None) -> jax.Array:
         if axis.fill == "random":
             assert key is not None
             drawn = jax.random.normal(jax.random.fold_in(key, i + 1), out.shape, out.dtype)
-            out = jnp.where(new, scale * drawn, out)
+            drawn = scale * drawn
+            # Variances and the like stay positive.
+            out = jnp.where(new, jnp.where((out >= 0).all(), jnp.abs(drawn), drawn), out)
         else:
             out = jnp.where(new, jnp.zeros((), out.dtype), out)
     return out

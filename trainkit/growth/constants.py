@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 
 import numpy as np
@@ -33,7 +33,18 @@ def strided(n: int, m: int) -> np.ndarray | None:
     return source
 
 
-LAYOUTS = {"repeat": repeated, "tile": tiled, "stride": strided}
+def appended(n: int, m: int) -> np.ndarray:
+    """The old units, then new ones that copy nothing."""
+    return np.concatenate([np.arange(n), np.full(m - n, -1)])
+
+
+LAYOUTS: dict[str, Callable[[int, int], np.ndarray | None]] = {
+    "repeat": repeated,
+    "tile": tiled,
+    "stride": strided,
+    "append": appended,
+}
+SEARCHED = ("repeat", "tile", "stride")
 
 
 def exact_ratio(r: float, eps: float) -> float:
@@ -166,7 +177,7 @@ def choose_layouts(analysis: Analysis, values: Iterable[Value], joints: list[Joi
             continue
         free = [leaf for leaf in moving if leaf.uid not in bound]
         bound.update(leaf.uid for leaf in moving)
-        for option in itertools.product(LAYOUTS, repeat=len(free)):
+        for option in itertools.product(SEARCHED, repeat=len(free)):
             for leaf, name in zip(free, option, strict=True):
                 source = LAYOUTS[name](leaf.small, leaf.big)
                 leaf.source, named[leaf.uid] = source, name

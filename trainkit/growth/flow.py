@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainkit.growth.axes import Axis, find, labels, source_map
+from trainkit.growth.axes import Axis, coordinate, find, labels, source_map
 from trainkit.growth.linear import ZERO, Expr, System, constant, plus
 from trainkit.growth.lockstep import Analysis, Joint, Value
 
@@ -52,8 +52,10 @@ class Contraction(NamedTuple):
 class Flow:
     """The state of the pass: two systems of equations and the contractions met."""
 
-    def __init__(self, analysis: Analysis, factors: dict[int, float | None]):
+    def __init__(self, analysis: Analysis, factors: dict[int, float | None], holes: frozenset[int]):
         self.analysis = analysis
+        self.holes = holes  # uids of leaves with new units that copy nothing
+        self.watched: set[int] = set()  # leaves whose copies something else than a sum looks at
         self.factors = factors  # leaf uid -> log of the copies a unit, None where uneven
         self.scales = System()
         self.splits = System()
@@ -116,6 +118,7 @@ class Flow:
         value.carries = {
             (d, label, leaf.uid): self.splits.variable() for d, label, leaf in self.cells(value)
         }
+        value.zeros = set(self.hollow(value))
         self.param_scale.append((base, more))
         self.param_split.append(dict(value.carries))
 
@@ -125,6 +128,7 @@ class Flow:
         for block in np.ndindex(value.scale.shape):
             value.scale[block] = ZERO
         value.carries = {}
+        value.zeros = set()
 
     def unknown(self, value: Value) -> None:
         """A value whose scale later equations decide (a loop's carry)."""
@@ -135,13 +139,61 @@ class Flow:
             (d, label, leaf.uid): self.splits.variable() for d, label, leaf in self.cells(value)
         }
 
+    def hollow(self, value: Value) -> list[tuple[int, int]]:
+        """All (dimension, leaf uid) of a value where some new units copy nothing."""
+        if not self.holes:
+            return []
+        found = {(d, leaf.uid) for d, _, leaf in self.cells(value) if leaf.uid in self.holes}
+        return sorted(found)
+
+    def is_zero(self, value: Value) -> bool:
+        if value.const is None:
+            return False
+        return all(c.uniform is not None and not np.any(c.uniform) for c in value.const)
+
+    def zero_at(self, value: Value, out: Value, d: int, uid: int) -> bool:
+        """Whether an operand, aligned with the result, is 0 in the new units of a leaf."""
+        if self.is_zero(value):
+            return True
+        if not value.axes or find(value.axes[d]) is not find(out.axes[d]):
+            return False
+        return (d, uid) in value.zeros
+
+    def refuse_hollow(self, joint: Joint, value: Value, dims: Sequence[int] | None = None) -> None:
+        """Refuses where units that hold nothing would be looked at."""
+        for d, _ in self.hollow(value):
+            if (dims is None or d in dims) and value.const is None:
+                joint.fail(
+                    f"units that copy nothing would enter `{joint.name}`",
+                    axes=[value.axes[d]],
+                    mend="grow this axis to a multiple, or grow another axis",
+                )
+
+    def watch(self, value: Value, dims: Sequence[int]) -> None:
+        """Notes that the copies along these dimensions are looked at other than by a sum."""
+        for d, _, leaf in self.cells(value):
+            if d in dims:
+                self.watched.add(leaf.uid)
+
     def read(self, value: Value) -> Value:
         if value.scale is None:
             if value.const is None:
                 raise AssertionError("a value is read before it is made")
             value.scale = self.read_constant(value)
             value.carries = {}
+            value.zeros = {
+                (d, uid)
+                for d, uid in self.hollow(value)
+                if not np.any(np.take(value.const[1].value, self._empty(value, d, uid), axis=d))
+            }
         return value
+
+    def _empty(self, value: Value, d: int, uid: int) -> np.ndarray:
+        """The places along dimension d that are new units of a leaf."""
+        (leaf,) = {leaf for e, _, leaf in self.cells(value) if e == d and leaf.uid == uid}
+        place = coordinate(value.axes[d], leaf, of_big=True)
+        assert leaf.source is not None
+        return np.flatnonzero((place >= 0) & (leaf.source[np.maximum(place, 0)] < 0))
 
     # -- requirements -------------------------------------------------------------------------
 
@@ -224,6 +276,14 @@ class Flow:
                 total = plus(total, self._carried(v, out, d, label, leaf), p)
             if total:
                 out.carries[d, label, leaf.uid] = total
+        out.zeros = set()
+        for d, uid in self.hollow(out):
+            for v, p in zip(operands, powers, strict=True):
+                if p > 0 and self.zero_at(v, out, d, uid):
+                    out.zeros.add((d, uid))
+        for v, p in zip(operands, powers, strict=True):
+            if p < 0:
+                self.refuse_hollow(joint, v)
 
     def agree(self, joint: Joint, operands: Sequence[Value], out: Value) -> None:
         """out takes its elements from, or adds, operands that must agree in scale and split."""
@@ -243,6 +303,11 @@ class Flow:
                 self.same_split(exprs[0], other)
             if exprs and exprs[0]:
                 out.carries[d, label, leaf.uid] = exprs[0]
+        out.zeros = {
+            (d, uid)
+            for d, uid in self.hollow(out)
+            if all(self.zero_at(v, out, d, uid) for v in operands)
+        }
 
     def _aligned(self, v: Value, out: Value, block: tuple[int, ...]) -> tuple[int, ...]:
         if not v.axes:
@@ -298,6 +363,7 @@ class Flow:
         out.scale = np.full(self.blocks(out), None, object)
         seen: dict[tuple, Expr] = {}
         out.carries = {}
+        out.zeros = set()
         for combo in itertools.product(*map(range, counts)):
             total: Expr | None = ZERO
             for v, dims in operands:
@@ -322,6 +388,10 @@ class Flow:
                             carried = plus(carried, v.carries.get(key, ZERO))
                             if v.origin is not None and len(names) == 1:
                                 direct.append(v.origin)
+                    if leaf.uid in self.holes:
+                        self._nest_zeros(
+                            joint, loops, operands, out, out_dims, i, leaf, i in reduced
+                        )
                     if i in reduced:
                         self.contractions.append(Contraction(carried, joint, axis, leaf, direct))
                         continue
@@ -333,6 +403,23 @@ class Flow:
                             seen[key] = carried
                             if carried:
                                 out.carries[key] = carried
+
+    def _nest_zeros(self, joint, loops, operands, out, out_dims, i, leaf, reduced) -> None:
+        empty = any(
+            self.is_zero(v) or (d, leaf.uid) in v.zeros
+            for v, dims in operands
+            for d, names in enumerate(dims)
+            if names is not None and i in names
+        )
+        if reduced and not empty:
+            joint.fail(
+                f"units that copy nothing would be summed by `{joint.name}`",
+                axes=[loops[i]],
+                mend="grow this axis to a multiple, or grow another axis",
+            )
+        for d, names in enumerate(out_dims):
+            if names is not None and i in names and empty:
+                out.zeros.add((d, leaf.uid))
 
     def _check_loops(self, joint, axis: Axis, loops: Sequence[Axis], names) -> None:
         """The map of an axis must be the product of the maps of the loops that run through it."""
@@ -369,6 +456,11 @@ class Flow:
         shape = self.blocks(out)
         out.scale = np.full(shape, None, object)
         out.carries = {}
+        out.zeros = {
+            (d, uid)
+            for d, uid in self.hollow(out)
+            if all(self._zero_moved(src, out, groups, d, uid) for src, groups in pieces)
+        }
         seen: dict[tuple[int, int, int], Expr] = {}
         for src, groups in pieces:
             self.read(src)
@@ -397,6 +489,17 @@ class Flow:
             for g, way in zip(groups, ways, strict=True):
                 self._move_splits(src, out, g, way, seen, filler)
         out.carries = {key: expr for key, expr in seen.items() if expr}
+
+    def _zero_moved(self, src: Value, out: Value, groups, d: int, uid: int) -> bool:
+        """Whether what an operand brings to the new units of a leaf of the result is 0."""
+        if self.is_zero(self.read(src)):
+            return True
+        (group,) = [g for g in groups if d in g.out]
+        found = [key for key in self.hollow(src) if key[0] in group.src and key[1] == uid]
+        if not found:
+            # The operand brings nothing there, or the same to every unit.
+            return isinstance(group.small, np.ndarray) and bool((group.small < 0).any())
+        return all(key in src.zeros for key in found)
 
     def _move_splits(self, src, out, g: Group, way, seen, filler) -> None:
         for out_labels, (found, hole) in way.items():

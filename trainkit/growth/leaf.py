@@ -22,7 +22,7 @@ class AxisGrowth(NamedTuple):
 
     Attributes:
       source: int32[n′], the old unit that each new unit copies; −1 (∅) where it copies none.
-      weight: float64[n′], this axis' factor on the weight.
+      weight: float64[n′], this axis' factor on the weight; on what `fill` puts there for ∅.
       gradient: float64[n′], this axis' factor on the gradient.
       fill: what the entries of ∅ units hold: zeros, the mean over the old units of this axis (the
         row-mean rule that keeps LayerNorm exact), or fresh random values of the leaf's own scale.

@@ -11,7 +11,7 @@ import numpy as np
 
 from trainkit.growth.axes import Axis, find, grown_leaves
 from trainkit.growth.blueprint import AxisLeaf, LeafPlan, Plan, structure_of
-from trainkit.growth.constants import all_joints, choose_layouts, compare, refuse_constant
+from trainkit.growth.constants import all_joints, appended, choose_layouts, compare, refuse_constant
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.flow import Flow
 from trainkit.growth.linear import choose, nearest
@@ -88,8 +88,29 @@ def plan(
     _check_outputs(analysis, outs, small_out)
 
     layouts = choose_layouts(analysis, [*values, *outs], joints)
-    flow = _run(analysis, values, joints, outs, layouts)
-    return _emit(analysis, flow, layouts)
+    first_error: GrowthError | None = None
+    while True:
+        try:
+            flow = _run(analysis, values, joints, outs, layouts)
+            return _emit(analysis, flow, layouts)
+        except Unsplittable as unsplittable:
+            # Units with unequal numbers of copies are impossible here: new units that hold nothing
+            # may still be (a stream that only root-mean-square norms and parameters read).
+            first_error = first_error or unsplittable.error
+            layouts[unsplittable.leaf.uid] = "append"
+            unsplittable.leaf.source = appended(unsplittable.leaf.small, unsplittable.leaf.big)
+        except GrowthError as error:
+            if first_error is None:
+                raise
+            raise first_error from error
+
+
+class Unsplittable(Exception):
+    """A leaf that grows to no multiple is summed over where nothing can be split."""
+
+    def __init__(self, leaf: Axis, error: GrowthError):
+        super().__init__(str(error))
+        self.leaf, self.error = leaf, error
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:
@@ -175,16 +196,24 @@ def _check_outputs(analysis: Analysis, outs: list[Value], out_tree: PyTree) -> N
 
 def _run(analysis, values, joints: list[Joint], outs, layouts) -> Flow:
     factors: dict[int, float | None] = {}
-    for v in [*values, *(o for j in all_joints(joints) for o in (*j.ins, *j.outs))]:
+    every = [*values, *outs]
+    for joint in all_joints(joints):
+        every += [*joint.ins, *joint.outs]
+        every += [v for body in joint.bodies for v in (*body.ins, *body.outs)]
+    for v in every:
         for axis in v.axes:
             for leaf in grown_leaves(axis):
-                if layouts[leaf.uid] == "stride":
+                if layouts[leaf.uid] in ("stride", "append"):
                     factors[leaf.uid] = 0.0
                 elif leaf.big % leaf.small:
                     factors[leaf.uid] = None
                 else:
                     factors[leaf.uid] = math.log(leaf.big // leaf.small)
-    flow = Flow(analysis, factors)
+    holes = frozenset(uid for uid in factors if layouts[uid] in ("stride", "append"))
+    for v in every:
+        if v.const is not None:
+            v.scale = None  # what an earlier attempt found
+    flow = Flow(analysis, factors, holes)
     users = {id(v): j for j in all_joints(joints) for v in j.ins}
 
     def read_constant(v: Value) -> np.ndarray:
@@ -365,17 +394,20 @@ def _choose_splits(analysis: Analysis, flow: Flow):
     if value is None:
         c = flow.contractions[culprits[0]]
         n, m = c.leaf.small, c.leaf.big
-        c.joint.fail(
-            f"an axis that grows from {n} to {m}, no multiple, is summed over here where no "
-            "parameter can be split over its copies (a norm or a product of activations): units "
-            "with different numbers of copies would count differently",
-            axes=(c.axis,),
-            mend=f"grow this axis to a multiple of {n} ({n * max(2, round(m / n))}), or grow a "
-            "hidden width, which may take any size",
-        )
+        try:
+            c.joint.fail(
+                f"an axis that grows from {n} to {m}, no multiple, is summed over here where no "
+                "parameter can be split over its copies (a norm or a product of activations): "
+                "units with different numbers of copies would count differently",
+                axes=(c.axis,),
+                mend=f"grow this axis to a multiple of {n} ({n * max(2, round(m / n))}), or grow a "
+                "hidden width, which may take any size",
+            )
+        except GrowthError as error:
+            raise Unsplittable(c.leaf, error) from None
     chosen = [{key: value(expr) for key, expr in split.items()} for split in flow.param_split]
     totals: dict[int, list[int]] = {}
     for c in flow.contractions:
         totals.setdefault(c.leaf.uid, []).append(value(c.total))
-    clean = {uid for uid, t in totals.items() if all(x == 1 for x in t)}
+    clean = {uid for uid, t in totals.items() if uid not in flow.watched and all(x == 1 for x in t)}
     return chosen, clean

@@ -76,6 +76,7 @@ def _leaf(
         old = np.where(alive, source, 0)
         label = labels(axis)[0][old]
         weight = np.asarray(scales or (1.0,) * (int(label.max()) + 1))[label].astype(np.float64)
+        drawn_anew = np.zeros(len(source), bool)
         count = copies(source, axis.small).astype(np.float64)
         gradient = 1.0 / (weight * count)
         for a, (atom, node) in enumerate(zip(plan.atoms, atoms, strict=True)):
@@ -85,7 +86,7 @@ def _leaf(
                 continue
             place = np.where(inside, place, 0)
             carries = np.array([a in cell for cell in split], bool)[label] & inside
-            if atom.big % atom.small and atom.layout != "stride":
+            if atom.big % atom.small and atom.layout not in ("stride", "append"):
                 # Units differ in their number of copies: the split is part of the even map.
                 assert node.source is not None
                 number = copies(node.source, atom.small)[place]
@@ -104,15 +105,18 @@ def _leaf(
             if symmetry == "zero_out":
                 fresh = inside & (share[place] == 0.0)
                 if matrix:
-                    source = np.where(fresh & ~carries, -1, source)
-                    weight = np.where(fresh & ~carries, 1.0, weight)
+                    drawn_anew |= fresh & ~carries
                 exact &= not fresh.any()
+        # What copies nothing holds 0, also beside units whose weights are drawn anew.
+        weight = np.where(alive, np.where(drawn_anew, 1.0, weight), 0.0)
+        gradient = np.where(alive & ~drawn_anew, gradient, 1.0)
+        source = np.where(drawn_anew, -1, source)
         grown.append(
             AxisGrowth(
                 source.astype(np.int32),
-                np.where(source < 0, 1.0, weight),
-                np.where(source < 0, 1.0, gradient),
-                "random" if symmetry == "zero_out" and matrix else "zero",
+                weight,
+                gradient,
+                "random" if drawn_anew.any() else "zero",
             )
         )
     return LeafGrowth(tuple(grown), leaf.weight, 1.0 / leaf.weight, leaf.shift, exact)

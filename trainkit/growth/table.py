@@ -46,8 +46,8 @@ def table(plan: Plan) -> str:
             for d, s in enumerate(leaf.axes)
             if s and i in _atoms_in(s)
         ]
-        if atom.layout == "stride":
-            how = "old units spread out, zeros between"
+        if atom.layout in ("stride", "append"):
+            how = "new units hold nothing at first"
         elif i not in split:
             how = "copies stay even (no parameter reads this axis that could be split)"
         elif atom.clean:

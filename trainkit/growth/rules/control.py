@@ -52,6 +52,15 @@ def _link(flow: Flow, joint: Joint, a: Value, b: Value) -> None:
     flow.agree(joint, [flow.read(a), flow.read(b)], _inside(a))
 
 
+def _close(flow: Flow, joint: Joint, inner: Value, out: Value, result: Value) -> None:
+    """What a round gives is what the next one takes."""
+    _link(flow, joint, inner, flow.read(out))
+    if not flow.is_zero(out) and not inner.zeros <= out.zeros:
+        joint.fail("new units that hold nothing at first would be filled by the loop",
+                   axes=[a for a in inner.axes if not a.fixed])  # fmt: skip
+    result.scale, result.carries, result.zeros = inner.scale, inner.carries, inner.zeros
+
+
 def scan_flow(flow: Flow, joint: Joint) -> None:
     consts, carries = joint.params["num_consts"], joint.params["num_carry"]
     body = joint.bodies[0]
@@ -59,7 +68,9 @@ def scan_flow(flow: Flow, joint: Joint) -> None:
     for v in joint.ins[:consts]:
         flow.read(v)
     for v, inner in zip(init, body.ins[consts : consts + carries], strict=True):
+        flow.read(v)
         flow.unknown(inner)
+        inner.zeros = set(flow.hollow(inner)) if flow.is_zero(v) else set(v.zeros)
         _link(flow, joint, v, inner)
     for v, inner in zip(xs, body.ins[consts + carries :], strict=True):
         flow.read(v)
@@ -72,8 +83,7 @@ def scan_flow(flow: Flow, joint: Joint) -> None:
         flow.read(out)
         if i < carries:
             inner = body.ins[consts + i]
-            _link(flow, joint, inner, out)
-            joint.outs[i].scale, joint.outs[i].carries = inner.scale, inner.carries
+            _close(flow, joint, inner, out, joint.outs[i])
         else:
             stacked = joint.outs[i]
             groups = [Group((d,), (d + 1,)) for d in range(len(out.axes))]
@@ -103,15 +113,16 @@ def while_flow(flow: Flow, joint: Joint) -> None:
     for v in joint.ins[:n]:
         flow.read(v)
     for v, inner in zip(joint.ins[n:], inside, strict=True):
+        flow.read(v)
         flow.unknown(inner)
+        inner.zeros = set(flow.hollow(inner)) if flow.is_zero(v) else set(v.zeros)
         _link(flow, joint, v, inner)
     flow.run(test.equations)
     for v in test.outs:
         flow.pin(joint, v)
     flow.run(run.equations)
     for i, (inner, out) in enumerate(zip(inside, run.outs, strict=True)):
-        _link(flow, joint, inner, out)
-        joint.outs[i].scale, joint.outs[i].carries = inner.scale, inner.carries
+        _close(flow, joint, inner, out, joint.outs[i])
 
 
 def cond_axes(joint: Joint) -> None:
@@ -167,7 +178,7 @@ def barrier_axes(joint: Joint) -> None:
 def barrier_flow(flow: Flow, joint: Joint) -> None:
     for v, out in zip(joint.ins, joint.outs, strict=True):
         flow.read(v)
-        out.scale, out.carries, out.origin = v.scale, v.carries, v.origin
+        out.scale, out.carries, out.zeros, out.origin = v.scale, v.carries, v.zeros, v.origin
 
 
 UNKNOWN = Rule(unknown_axes, unknown_flow)

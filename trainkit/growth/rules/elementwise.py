@@ -37,8 +37,13 @@ def nonlinear(flow: Flow, joint: Joint) -> None:
     """f(c·x) has no scale to give: operands must be plain copies, and so is the result."""
     for v in joint.ins:
         flow.pin(joint, v)
+    if joint.name in _UNBOUNDED:
+        for v in joint.ins:
+            flow.refuse_hollow(joint, v)
     for v in joint.outs:
         flow.plain(v)
+        if joint.name in _KEEPS_ZERO:
+            v.zeros = set(joint.ins[0].zeros)
 
 
 def linear(flow: Flow, joint: Joint) -> None:
@@ -149,6 +154,14 @@ _NONLINEAR = [
     "regularized_incomplete_beta", "polygamma", "random_gamma_grad", "zeta",
 ]  # fmt: skip
 _LINEAR = ["neg", "copy", "copy_p", "real", "imag", "conj", "reduce_precision"]
+_KEEPS_ZERO = {
+    "tanh", "sin", "tan", "asin", "atan", "sinh", "asinh", "erf", "expm1", "log1p", "floor",
+    "ceil", "round", "convert_element_type",
+}  # fmt: skip
+_UNBOUNDED = {
+    "log", "lgamma", "digamma", "erf_inv", "acosh", "atanh", "pow", "rem", "div", "tan",
+    "polygamma", "zeta", "igamma", "igammac", "regularized_incomplete_beta", "random_gamma_grad",
+}  # fmt: skip
 _POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0, "abs": 1.0}
 
 RULES: dict[str, Rule] = {

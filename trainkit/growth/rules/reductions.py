@@ -19,6 +19,8 @@ def extreme_flow(flow: Flow, joint: Joint) -> None:
     flow.carries_nothing(x)
     for d in gone:
         flow.uniform(joint, x, d)
+    flow.watch(x, gone)
+    flow.refuse_hollow(joint, x, gone)
     _drop(flow, x, joint.outs[0], gone)
 
 
@@ -31,6 +33,7 @@ def _drop(flow: Flow, x: Value, out: Value, gone) -> None:
     out.carries = {
         (kept.index(d), label, leaf): e for (d, label, leaf), e in x.carries.items() if d in kept
     }
+    out.zeros = {(kept.index(d), leaf) for d, leaf in x.zeros if d in kept}
 
 
 def arg_axes(joint: Joint) -> None:
@@ -59,6 +62,9 @@ def product_axes(joint: Joint) -> None:
 
 
 def logical_flow(flow: Flow, joint: Joint) -> None:
+    flow.read(joint.ins[0])
+    flow.watch(joint.ins[0], joint.params["axes"])
+    flow.refuse_hollow(joint, joint.ins[0], joint.params["axes"])
     flow.pin(joint, joint.ins[0])
     flow.plain(joint.outs[0])
 
