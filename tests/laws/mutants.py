@@ -167,7 +167,7 @@ def adam(
         if fault == "count becomes float":
             count = jnp.asarray(count, jnp.float32)
         if fault == "weak type drifts":
-            count = jax.lax.full_like(count, 1) * 0 + jnp.where(count > 0, 1, 0)
+            count = jnp.where(count > 0, 1, 0)
         if fault == "hidden state":
             seen.append(1)
             out = tmap(lambda u: u * (1 + 0.01 * len(seen)), out)
@@ -409,7 +409,7 @@ def warmup(
         fall = end + (peak - end) * 0.5 * (1 + jnp.cos(jnp.pi * t))
         if fault == "linear instead of cosine":
             fall = end + (peak - end) * (1 - t)
-        edge = warm + 1 if fault == "boundary off by one" else warm
+        edge = warm - 1 if fault == "boundary off by one" else warm
         if fault == "boundary at twice":
             edge = 2 * warm
         return jnp.where(count < edge, rise, fall)
@@ -624,7 +624,10 @@ CORRECT = (
 )  # fmt: skip
 
 # A mutant that lives, and why that is right. Everything else must die.
-SURVIVORS: dict[str, str] = {}
+SURVIVORS: dict[str, str] = {
+    "adam without hyperparams: mu undamped": "it is Adam with ten times the learning rate, and the "
+    "learning rate was not said",
+}
 
 
 def report_on(mutant: Mutant, quick: bool = False) -> Any:

@@ -211,7 +211,8 @@ def _symmetry(
         case = runs.batch.case(row)
         return violation(
             subject, case, judge, wrong, message,
-            other=lambda _: lines if lines else "", shrunk=bool(lines),
+            other=(lambda _: lines) if "run(" in lines else None, shrunk="run(" in lines,
+            code=None if "run(" in lines else lines,
         )  # fmt: skip
 
     return check
@@ -253,8 +254,16 @@ def permutes(subject: Subject) -> Violation | None:
         "permuted", lambda c: c, lambda u: u[:, order], 1e-5,
         "at {step}, {leaf}: permuting the coordinates does not permute the update "
         "({found} where {expected} was expected)",
-        "",
+        _ONE_STEP + "a, b = jnp.array([3.0, -0.5, 0.1, 2.0]), jnp.array([1, 3, 0, 2])\n"
+        "x, y = step({'w': a})['w'][b], step({'w': a[b]})['w']\n"
+        + "assert jnp.allclose(x, y, rtol=1e-5), (x, y)",
     )(subject)  # fmt: skip
+
+
+_ONE_STEP = (
+    "def step(g):\n    p = jax.tree.map(jnp.ones_like, g)\n"
+    "    return tx.update(g, tx.init(p), p)[0]\n"
+)
 
 
 def rotates(subject: Subject) -> Violation | None:
@@ -265,7 +274,11 @@ def rotates(subject: Subject) -> Violation | None:
         "rotated", lambda c: c, lambda u: u @ turn, 1e-4,
         "at {step}, {leaf}: rotating the problem does not rotate the update "
         "({found} where {expected} was expected)",
-        "",
+        _ONE_STEP + "x = step({'v': jnp.array([3.0]), 'w': jnp.array([4.0])})\n"
+        "y = step({'v': jnp.array([-4.0]), 'w': jnp.array([3.0])})  # turned by 90 degrees\n"
+        "assert jnp.allclose(x['v'], y['w'], rtol=1e-4), (x, y)\n"
+        "z = step({'v': jnp.array([5.0]), 'w': jnp.array([0.0])})  # turned onto one axis\n"
+        "assert jnp.allclose(optax.global_norm(x), optax.global_norm(z), rtol=1e-4), (x, z)",
     )(subject)  # fmt: skip
 
 

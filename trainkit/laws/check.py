@@ -275,7 +275,7 @@ _CRASH = (
     "jax.tree.map(lambda x: jnp.stack([x, x]), p))"
 )
 _CRASH_SCHEDULE = (
-    "print(schedule(0), schedule(1))\nprint(jax.jit(schedule)(jnp.array(1)))\n"
+    "print(schedule(0), schedule(1), schedule(2**31 - 1))\nprint(jax.jit(schedule)(jnp.array(1)))\n"
     "print(jax.vmap(schedule)(jnp.arange(4)))"
 )
 

@@ -189,7 +189,7 @@ def jit_is_eager(subject: Subject) -> Violation | None:
         "def run(update):\n    state, out = tx.init(params), []\n    for g in grads:\n"
         "        u, state = update(g, state, params)\n        out.append(u)\n    return out\n"
     )
-    eager = subject.trajectory(subject.tx, params, grads, apply=False)
+    eager = subject.trajectory(subject.tx, params, grads, apply=False, eager=True)
     with ordinary():
         step = jax.jit(lambda g, s, p: subject.update(g, s, p))
         subject.memo["jitted step"] = step
@@ -238,7 +238,7 @@ def _jit_in_float64(subject: Subject) -> bool:
     for g in grads:
         u, state = step(g, state, params)
         jitted.append(u)
-    eager = subject.trajectory(subject.tx, params, grads, apply=False)
+    eager = subject.trajectory(subject.tx, params, grads, apply=False, eager=True)
     return _gap(eager, jitted, tight=1e-5)[1] <= 1
 
 
@@ -257,12 +257,16 @@ CHECK_TREE = (
 
 
 def structure(subject: Subject) -> Iterator[Violation]:
+    said = set()
     for name, params in structures().items():
         code = setup(params, params) + CHECK_TREE
         with ordinary():
             try:
                 _, updates, _ = _shapes(subject, params, params)
             except Exception as error:
+                if str(error) in said:
+                    continue  # the same cause in another tree
+                said.add(str(error))
                 yield Violation(
                     f"{name}: {type(error).__name__}: {first_line(error)}",
                     {"params": params},

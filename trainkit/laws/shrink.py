@@ -134,6 +134,7 @@ def violation(
     dtype: str = "float32",
     other: Callable[[Case], str] | None = None,
     shrunk: bool = True,
+    code: str | None = None,
 ) -> Violation:
     """A violation with the smallest case that shows it.
 
@@ -163,7 +164,7 @@ def violation(
         found=f"{again.found:.9g}",
         expected=f"{again.expected:.9g}",
     )
-    return Violation(text, example, script(small, again, dtype, other))
+    return Violation(text, example, code or script(small, again, dtype, other))
 
 
 def _plain(flat: np.ndarray, shapes: Any) -> list[Any]:

@@ -11,6 +11,7 @@ import ast
 import builtins
 import inspect
 import math
+import sys
 import textwrap
 import types
 from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ class CannotWrite(Exception):
     """This value has no stand-alone source."""
 
 
-HEADER = "import jax\nimport jax.numpy as jnp\nimport optax\n"
+HEADER = "from __future__ import annotations\n\nimport jax\nimport jax.numpy as jnp\nimport optax\n"
 
 
 def literal(value: Any) -> str:
@@ -179,7 +180,7 @@ def _function(f: Callable[..., Any], seen: dict[str, str]) -> str:
             continue
         if isinstance(value, types.ModuleType):
             root = value.__name__
-            if root.split(".")[0] in ("jax", "optax", "numpy", "functools", "math", "typing"):
+            if root.split(".")[0] in {"jax", "optax", "numpy", *sys.stdlib_module_names}:
                 seen[key] = f"import {root} as {key}" if root != key else f"import {root}"
                 continue
             raise CannotWrite(root)
@@ -187,6 +188,8 @@ def _function(f: Callable[..., Any], seen: dict[str, str]) -> str:
         if text != key:
             seen[key] = f"{key} = {text}"
     if lambda_text is not None:
+        for key, value in _default_names(f, lambda_text).items():
+            seen.setdefault(key, f"{key} = {_expression(value, seen)}")
         return lambda_text
     seen.pop(name)
     code = textwrap.dedent(inspect.getsource(f))
@@ -203,6 +206,17 @@ def _inner_globals(f: Callable[..., Any]) -> dict[str, Any]:
         found |= {n: f.__globals__[n] for n in code.co_names if n in f.__globals__}
         stack += [c for c in code.co_consts if isinstance(c, types.CodeType)]
     return found
+
+
+def _default_names(f: Any, text: str) -> dict[str, Any]:
+    """The values of names that are defaults in a lambda, such as `name` in `lambda n=name: …`."""
+    node = ast.parse(text, mode="eval").body
+    assert isinstance(node, ast.Lambda)
+    pairs = zip(reversed(node.args.defaults), reversed(f.__defaults__ or ()), strict=False)
+    named = {x.id: value for x, value in pairs if isinstance(x, ast.Name)}
+    keyword = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+    held = f.__kwdefaults__ or {}
+    return named | {x.id: held[a.arg] for a, x in keyword if isinstance(x, ast.Name)}
 
 
 def _lambda(f: Callable[..., Any]) -> str | None:

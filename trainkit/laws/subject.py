@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -250,15 +251,28 @@ class Subject:
             )
         return agrees
 
-    def trajectory(self, tx: Any, params: Any, grads: list[Any], apply: bool = True) -> list[Any]:
-        """The updates of some steps, each called eagerly; parameters follow the updates."""
+    def trajectory(
+        self, tx: Any, params: Any, grads: list[Any], apply: bool = True, eager: bool = False
+    ) -> list[Any]:
+        """The updates of some steps, called one by one; parameters follow the updates.
+
+        They are called eagerly, unless that is slow: `lax.cond` and its like compile anew at every
+        eager call, so such a rule is jitted (where `eager` does not insist).
+        """
         with ordinary():
-            state, out = tx.init(params), []
+            state, out, times = tx.init(params), [], []
+            update = lambda g, s, p: self.update(g, s, p, tx=tx)
+            if not eager and self.memo.get("slow when eager"):
+                update = jax.jit(update)
             for g in grads:
-                updates, state = self.update(g, state, params, tx=tx)
+                began = time.perf_counter()
+                updates, state = update(g, state, params)
+                times.append(time.perf_counter() - began)
                 out.append(updates)
                 if apply:
                     params = optax.apply_updates(params, updates)
+            # The later steps of a first run: those that had nothing new to compile.
+            self.memo.setdefault("slow when eager", len(times) > 2 and min(times[1:]) > 0.05)
             return out
 
 

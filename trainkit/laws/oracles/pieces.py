@@ -470,7 +470,7 @@ def polyak(f_min: float, top: float, eps: float, positive: bool) -> Start:
         power = global_norm(gs) ** 2 + eps
         gap = float(value) - f_min
         gap = max(gap, 0.0) if positive else gap
-        rate = 0.0 if power <= np.finfo(np.float32).eps else min(gap / power, top)
+        rate = 0.0 if power <= np.finfo(np.float64).eps else min(gap / power, top)
         return [rate * g for g in gs]
 
     return lambda params: step
