@@ -57,8 +57,11 @@ _LAZY_MODULES = (
     "data",
     "growth",
     "laws",
+    "packed",
+    "regularise",
     "report",
     "schedules",
+    "sweep",
     "transforms",
 )
 

@@ -167,7 +167,9 @@ def soap(
     iteration and QR, as in the authors' code, with the columns kept in the order of their
     eigenvalues (ν is reordered with them). The first update measures only and is 0. Tensors have
     one basis for each axis; axes longer than `max_precond_dim` have none, so that a vector is
-    plain Adam. `shampoo_beta` is β (β₂ where it is `None`). Not in Optax.
+    plain Adam. `shampoo_beta` is β (β₂ where it is `None`). While L or R is singular, the basis of
+    its null space is arbitrary and rounding decides it, so that runs on different machines or
+    placements part sooner than other rules' do. Not in Optax.
 
     >>> import jax, jax.numpy as jnp
     >>> tx, p = soap(0.1), jax.random.normal(jax.random.key(0), (3, 2))
