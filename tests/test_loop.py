@@ -120,11 +120,12 @@ def test_the_log_has_every_row_once(undisturbed):
         assert row["epoch"] == pytest.approx(row["step"] // 5 + row["step"] % 5 * 16 / 88)
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path, undisturbed):
+def test_a_finished_run_is_not_trained_again(undisturbed, capsys):
     folder, expected = undisturbed("single")
     before = (folder / "metrics.jsonl").read_bytes()
     calls = []
-    again = run(folder, hooks=[calls.append])
+    again = run(folder, hooks=[calls.append], progress=True)
+    assert "This run is finished: steps=60 reached." in capsys.readouterr().out
     assert calls == []
     assert words(again.state) == words(expected.state)
     assert (folder / "metrics.jsonl").read_bytes() == before

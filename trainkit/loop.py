@@ -385,7 +385,13 @@ class _Run:
             self.record = Record.from_json(info["record"])
             self.stream.restore(info["data"])
             self.log_position = info["log"]
-            self.progress.message(f"Going on at step {latest:,}, where this run stopped.")
+            if finished := self.why_stop():
+                self.progress.message(
+                    f"This run is finished: {finished}. To train it once more, overwrite it or "
+                    "choose another output folder."
+                )
+            else:
+                self.progress.message(f"Going on at step {latest:,}, where this run stopped.")
             if (then := info["_versions"]) != (now := versions()):
                 changed = [f"{k} {then.get(k)} → {now[k]}" for k in now if then.get(k) != now[k]]
                 self.progress.message(

@@ -7,7 +7,7 @@ from trainkit.report.progress import Progress
 from trainkit.stopping import Best, Budget
 
 BUDGET = Budget(steps=100)
-RECORD = Record(step=50, epoch=1.5, evaluation={"loss": 0.25, "accuracy": 0.5})
+RECORD = Record(step=50, epoch=1.5, evaluation={"accuracy": 0.5, "loss": 0.25})
 LATEST = {"loss": 0.125, "examples_per_second": 1234.5}
 
 
@@ -30,7 +30,7 @@ def show(progress):
 def test_a_log_gets_one_line_an_evaluation(capsys):
     show(Progress(terminal=False))
     assert capsys.readouterr().out.splitlines() == [
-        "step 50 · epoch 1.50 · loss 0.2500, accuracy 0.5000 (best) · 1,234 examples/s",
+        "step 50 · epoch 1.50 · evaluation: loss 0.2500, accuracy 0.5000 (best) · 1,234 examples/s",
         "Ended after 100 steps: steps=100 reached.",
     ]
 

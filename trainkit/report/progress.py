@@ -81,10 +81,14 @@ class Progress:
 
     def evaluated(self, record: Any, latest: Mapping[str, float], best: bool) -> None:
         """Says what an evaluation found."""
-        found = ", ".join(f"{name} {_short(value)}" for name, value in record.evaluation.items())
+        found = ", ".join(
+            f"{name} {_short(record.evaluation[name])}"
+            for name in sorted(record.evaluation, key=lambda name: (name != "loss", name))
+        )
         rate = latest.get("examples_per_second")
         speed = f" · {rate:,.0f} examples/s" if rate else ""
-        self.message(f"{_where(record, latest)} · {found}{' (best)' if best else ''}{speed}")
+        mark = " (best)" if best else ""
+        self.message(f"{_where(record, latest)} · evaluation: {found}{mark}{speed}")
 
     def ended(self, result: Any) -> None:
         """Says why it ended."""
