@@ -1,0 +1,188 @@
+"""Many small arrays in one buffer per dtype, the tree being a view of it.
+
+A step over hundreds of small leaves is dominated by the handling of buffers. Here parameters,
+gradients and moments stay flat from step to step; only the model sees the tree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where each leaf lies: static, hashable, made from a tree by `Packed.pack`.
+
+    Attributes:
+      treedef: the structure of the tree.
+      shapes: one for each leaf.
+      groups: for each leaf the name of its buffer.
+      offsets: for each leaf where it begins there.
+    """
+
+    treedef: Hashable
+    shapes: tuple[tuple[int, ...], ...]
+    groups: tuple[str, ...]
+    offsets: tuple[int, ...]
+
+    def __hash__(self) -> int:
+        return hash((self.treedef, self.shapes, self.groups))
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Packed:
+    """A tree of arrays kept as one flat buffer for each dtype (and sharding).
+
+    It is a pytree whose leaves are the buffers, so that every element-wise rule works on it as it
+    is: `tx.init(packed)` makes packed moments, `jax.grad` of `lambda p: loss(p.tree)` packed
+    gradients, and `tx.update` runs over a few large arrays. Rules that look at one leaf at a time
+    (Muon, Adafactor, LAMB, clipping by leaf) or at paths (groups, masks) need the tree: unpack for
+    them. Clipping by *global* norm is the same.
+
+    Growth and checkpoints go through the tree as well: `unpack_all(state)` turns every packed node
+    of a state into its tree, `pack_all(state, like)` back.
+
+    >>> import jax, jax.numpy as jnp, trainkit.transforms as tt
+    >>> params = Packed.pack({"w": jnp.ones((2, 3)), "b": jnp.zeros(3)})
+    >>> tx = tt.adamw(1e-3)
+    >>> state = tx.init(params)
+    >>> grads = jax.grad(lambda p: jnp.sum((p.tree["w"] @ p.tree["b"] - 1) ** 2))(params)
+    >>> updates, state = tx.update(grads, state, params)
+    >>> params = tt.apply_updates(params, updates)
+    >>> params.tree["w"].shape, [x.shape for x in jax.tree.leaves(params)]
+    ((2, 3), [(9,)])
+    """
+
+    def __init__(self, buffers: dict[str, Any], layout: Layout):
+        self.buffers = buffers
+        self.layout = layout
+
+    @classmethod
+    def pack(cls, tree: PyTree, like: Packed | None = None) -> Packed:
+        """The tree's leaves, copied into one buffer for each dtype and sharding.
+
+        Leaves that are sharded over several devices without being replicated keep a buffer of
+        their own and their shape: a flat buffer could not be cut as they are. With `like`, leaves
+        go to the buffers that it has them in: moments whose dtype is not their parameters' own.
+
+        Raises:
+          TypeError: a leaf that is no array.
+        """
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
+        parts: dict[str, list[Any]] = {}
+        shapes, groups, offsets = [], [], []
+        filled: dict[str, int] = {}
+        for i, (path, leaf) in enumerate(leaves):
+            if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
+                where = jax.tree_util.keystr(path)
+                raise TypeError(f"Packed.pack: the leaf {where} is a {type(leaf).__name__}.")
+            group = _group(leaf, path) if like is None else like.layout.groups[i]
+            shapes.append(tuple(leaf.shape))
+            groups.append(group)
+            offsets.append(filled.get(group, 0))
+            filled[group] = offsets[-1] + math.prod(leaf.shape)
+            parts.setdefault(group, []).append(leaf)
+        layout = Layout(treedef, tuple(shapes), tuple(groups), tuple(offsets))
+        return cls({group: _join(group, part) for group, part in parts.items()}, layout)
+
+    @property
+    def tree(self) -> PyTree:
+        """The tree, as views of the buffers; its gradient is packed again at the cost of a copy."""
+        leaves: list[Any] = [None] * len(self.layout.shapes)
+        for group, buffer in self.buffers.items():
+            members = [i for i, g in enumerate(self.layout.groups) if g == group]
+            if _alone(group):
+                leaves[members[0]] = buffer
+                continue
+            shapes = [self.layout.shapes[i] for i in members]
+            # `split` rather than slices: the gradient of a split is one concatenation, that of
+            # n slices n paddings to the whole length.
+            pieces = jax.lax.split(buffer, [math.prod(s) for s in shapes])
+            for i, shape, piece in zip(members, shapes, pieces, strict=True):
+                leaves[i] = piece.reshape(shape)
+        return jax.tree_util.tree_unflatten(self.layout.treedef, leaves)
+
+    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
+        names = sorted(self.buffers)
+        keys = [(jax.tree_util.DictKey(n), self.buffers[n]) for n in names]
+        return keys, (tuple(names), self.layout)
+
+    @classmethod
+    def tree_unflatten(cls, static: Any, buffers: Any) -> Packed:
+        names, layout = static
+        return cls(dict(zip(names, buffers, strict=True)), layout)
+
+    def __repr__(self) -> str:
+        sizes = {n: getattr(b, "shape", b) for n, b in self.buffers.items()}
+        return f"Packed({len(self.layout.shapes)} leaves in {sizes})"
+
+
+def unpack_all(state: PyTree) -> PyTree:
+    """The state with every packed node replaced by its tree: for growth, checkpoints, and reading.
+
+    >>> import jax.numpy as jnp
+    >>> packed = Packed.pack({"w": jnp.ones(2)})
+    >>> unpack_all((packed, 3))[0]["w"].shape
+    (2,)
+    """
+    is_one = lambda x: isinstance(x, Packed)
+    return jax.tree.map(lambda x: x.tree if is_one(x) else x, state, is_leaf=is_one)
+
+
+def pack_all(state: PyTree, like: PyTree) -> PyTree:
+    """The state packed wherever a subtree has the structure of `like`, the tree of the parameters.
+
+    The inverse of `unpack_all`, also after the tree has grown: give the grown parameters.
+
+    Raises:
+      ValueError: nothing in the state has that structure.
+    """
+    structure: Any = jax.tree.structure(like)
+    packed_like = Packed.pack(like)
+    found = []
+
+    def is_one(node: Any) -> bool:
+        return jax.tree.structure(node) == structure
+
+    def one(node: Any) -> Any:
+        if not is_one(node):
+            return node
+        found.append(1)
+        return Packed.pack(node, packed_like)
+
+    packed = jax.tree.map(one, state, is_leaf=is_one)
+    if not found:
+        raise ValueError(
+            f"pack_all: nothing in the state has the structure of the parameters, {structure}."
+        )
+    return packed
+
+
+def _group(leaf: Any, path: Any) -> str:
+    dtype = np.dtype(leaf.dtype).name
+    sharding = None if isinstance(leaf, jax.core.Tracer) else getattr(leaf, "sharding", None)
+    if sharding is None or len(sharding.device_set) == 1 or sharding.is_fully_replicated:
+        return dtype
+    return f"{dtype}:{jax.tree_util.keystr(path)}"
+
+
+def _alone(group: str) -> bool:
+    return ":" in group
+
+
+def _join(group: str, parts: list[Any]) -> Any:
+    if _alone(group):
+        return jnp.copy(parts[0])
+    if any(isinstance(part, jax.ShapeDtypeStruct) for part in parts):
+        size = sum(math.prod(part.shape) for part in parts)
+        return jax.ShapeDtypeStruct((size,), parts[0].dtype)
+    return jnp.concatenate([jnp.asarray(part).reshape(-1) for part in parts])
