@@ -4,8 +4,12 @@ from trainkit.growth.blueprint import AxisLeaf, LeafPlan, Plan
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.exact import ExactState, exact
 from trainkit.growth.leaf import AxisGrowth, LeafGrowth
+from trainkit.growth.measuring import activations
 from trainkit.growth.moments import Origin, fold_opt_state, grow_opt_state
+from trainkit.growth.mup import LeafMuP, MuP
+from trainkit.growth.perturbing import shrink_and_perturb
 from trainkit.growth.planning import plan
+from trainkit.growth.shrinking import Selection
 from trainkit.growth.slots import Slot
 
 __all__ = [
@@ -14,12 +18,17 @@ __all__ = [
     "ExactState",
     "GrowthError",
     "LeafGrowth",
+    "LeafMuP",
     "LeafPlan",
+    "MuP",
     "Origin",
     "Plan",
+    "Selection",
     "Slot",
+    "activations",
     "exact",
     "fold_opt_state",
     "grow_opt_state",
     "plan",
+    "shrink_and_perturb",
 ]

@@ -15,7 +15,7 @@ from trainkit.growth.constants import LAYOUTS
 from trainkit.growth.leaf import LeafGrowth
 
 PyTree = Any
-Symmetry = Literal["uneven", "noise", "zero_out", "even"]
+Symmetry = Literal["uneven", "noise", "zero_out", "even", "rms"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +28,14 @@ class AxisLeaf:
         "stride" (old unit i at place i·big/small, nothing between).
       clean: whether whatever reads it is a parameter that may be split, so that an uneven split
         has an exact gradient and its copies may hold anything while they are read with 0.
+      paired: whether two activations are contracted over it, as queries with keys.
     """
 
     small: int
     big: int
     layout: str
     clean: bool
+    paired: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,10 @@ class LeafPlan:
       splits: for each axis, for each segment, the numbers of the AxisLeafs that this parameter
         reads, and over whose copies it may be split unevenly.
       shift: s of a leaf that is used as w + s.
+      reads: for each axis the numbers of the AxisLeafs that this parameter is contracted over
+        itself: its inputs.
+      tied: those of them along which it also makes units, as an embedding does that is the
+        output's weight too.
     """
 
     path: str
@@ -62,6 +68,8 @@ class LeafPlan:
     segments: tuple[tuple[float, ...], ...]
     splits: tuple[Any, ...]
     shift: float = 0.0
+    reads: tuple[tuple[int, ...], ...] = ()
+    tied: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +139,8 @@ class Plan:
           symmetry: how copies of a unit are told apart, always without changing the function:
             "uneven" reads them with unequal shares; "noise" adds noise to the shares that sums to
             zero over the copies; "zero_out" reads the new copies with 0 and draws their own inputs
-            at random; "even" leaves them equal, and they stay equal in training. Axes where a
+            at random; "even" leaves them equal, and they stay equal in training; "rms" changes the
+            function: W[π]·√(d_in/d_in′), which keeps the scale of activations. Axes where a
             variant is impossible fall back to even copies: `table()` says which.
           donate: whether `params` may be overwritten (their buffers are given up).
           out_shardings: where the results live: a sharding or a pytree of them.
@@ -201,6 +210,27 @@ class Plan:
         from trainkit.growth.continuing import exact
 
         return exact(self, tx, key, symmetry, anneal, slots)
+
+    def mup(self) -> Any:
+        """The multipliers of the maximal-update parametrisation; see `trainkit.growth.mup`."""
+        from trainkit.growth.mup import mup
+
+        return mup(self)
+
+    def shrink(self, params: PyTree, **how: Any) -> PyTree:
+        """The parameters of the small model, of units chosen from those of the big one.
+
+        Args:
+          params: the big model's parameters.
+          **how: `score`, `how`, `grads`, …: see `trainkit.growth.shrinking.selection`, whose result
+            also says what was kept and what was lost.
+
+        Raises:
+          GrowthError: `params` are not the big model's, or a score lacks what it needs.
+        """
+        from trainkit.growth.shrinking import selection
+
+        return selection(self, params, **how).apply(params)
 
     def table(self) -> str:
         """Plain text: leaf, shapes, axis groups, map, weight and gradient factor, bytes."""

@@ -47,6 +47,7 @@ class Contraction(NamedTuple):
     axis: Axis
     leaf: Axis
     direct: list[int]  # parameters that are operands themselves
+    reads: list[Expr]  # what those parameters carry
 
 
 class Flow:
@@ -379,7 +380,7 @@ class Flow:
             for i, axis in enumerate(loops):
                 for leaf in dict.fromkeys(self.labels(axis)[1][combo[i]]):
                     carried = ZERO
-                    direct = []
+                    direct, reads = [], []
                     for v, dims in operands:
                         for d, names in enumerate(dims):
                             if names is None or i not in names:
@@ -388,12 +389,15 @@ class Flow:
                             carried = plus(carried, v.carries.get(key, ZERO))
                             if v.origin is not None and len(names) == 1:
                                 direct.append(v.origin)
+                                reads.append(v.carries.get(key, ZERO))
                     if leaf.uid in self.holes:
                         self._nest_zeros(
                             joint, loops, operands, out, out_dims, i, leaf, i in reduced
                         )
                     if i in reduced:
-                        self.contractions.append(Contraction(carried, joint, axis, leaf, direct))
+                        self.contractions.append(
+                            Contraction(carried, joint, axis, leaf, direct, reads)
+                        )
                         continue
                     for d, names in enumerate(out_dims):
                         if names is not None and i in names:

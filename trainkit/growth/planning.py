@@ -295,13 +295,18 @@ def shiftable(analysis: Analysis, joints: list[Joint], values: list[Value]) -> d
 
 def _emit(analysis: Analysis, flow: Flow, layouts: dict[int, str]) -> Plan:
     chosen, clean = _choose_splits(analysis, flow)
+    reads, tied, paired = _roles(flow, chosen)
     numbers: dict[int, int] = {}
     atoms: list[AxisLeaf] = []
 
     def number(leaf: Axis) -> int:
         if leaf.uid not in numbers:
             numbers[leaf.uid] = len(atoms)
-            atoms.append(AxisLeaf(leaf.small, leaf.big, layouts[leaf.uid], leaf.uid in clean))
+            atoms.append(
+                AxisLeaf(
+                    leaf.small, leaf.big, layouts[leaf.uid], leaf.uid in clean, leaf.uid in paired
+                )
+            )
         return numbers[leaf.uid]
 
     wanted = []
@@ -359,9 +364,45 @@ def _emit(analysis: Analysis, flow: Flow, layouts: dict[int, str]) -> Plan:
                 segments=tuple(segments),
                 splits=tuple(carried),
                 shift=shift,
+                reads=_numbered(reads, i, value, number),
+                tied=_numbered(tied, i, value, number),
             )
         )
     return Plan(leaves=tuple(plans), atoms=tuple(atoms), equations=analysis.count)
+
+
+def _roles(flow: Flow, chosen):
+    """Which grown leaves each axis of each parameter is contracted over itself, over which of them
+    it writes too, and over which two activations are contracted."""
+    owner = {
+        var: (i, key)
+        for i, split in enumerate(flow.param_split)
+        for key, expr in split.items()
+        for var in expr
+    }
+    reads: dict[tuple[int, int], set[int]] = {}
+    tied: dict[tuple[int, int], set[int]] = {}
+    paired = set()
+    for c in flow.contractions:
+        if not c.direct and c.joint.name == "dot_general":
+            paired.add(c.leaf.uid)
+        for expr in c.reads:
+            for var in expr:
+                if var not in owner:
+                    continue
+                i, key = owner[var]
+                reads.setdefault((i, key[0]), set()).add(c.leaf.uid)
+                if not chosen[i][key] and flow.factors[c.leaf.uid] != 0.0:
+                    # What reads an axis takes the split, unless it is looked at elsewhere too.
+                    tied.setdefault((i, key[0]), set()).add(c.leaf.uid)
+    return reads, tied, paired
+
+
+def _numbered(found, i: int, value: Value, number) -> tuple[tuple[int, ...], ...]:
+    return tuple(
+        tuple(sorted({number(x) for x in grown_leaves(a) if x.uid in found.get((i, d), ())}))
+        for d, a in enumerate(value.axes)
+    )
 
 
 def _round(x: float) -> float:

@@ -10,19 +10,22 @@ import numpy as np
 from trainkit.growth.axes import coordinate, find, labels, source_map
 from trainkit.growth.blueprint import LeafPlan, Plan, Symmetry, atom_axes, axis_from, copies
 from trainkit.growth.leaf import AxisGrowth, LeafGrowth
+from trainkit.growth.rms import rms_growth
 
 
 def realise(plan: Plan, key: jax.Array | None, symmetry: Symmetry) -> dict[str, LeafGrowth]:
     """See `Plan.realise`."""
     shares = draw_shares(plan, key, symmetry)
     axes = atom_axes(plan)
+    if symmetry == "rms":
+        return {leaf.path: rms_growth(plan, leaf, axes) for leaf in plan.leaves}
     return {leaf.path: _leaf(plan, leaf, axes, shares, symmetry) for leaf in plan.leaves}
 
 
 def check_symmetry(key: jax.Array | None, symmetry: str) -> None:
     if symmetry not in get_args(Symmetry):
         raise ValueError(f"symmetry={symmetry!r}: choose one of {', '.join(get_args(Symmetry))}")
-    if symmetry != "even" and key is None:
+    if symmetry not in ("even", "rms") and key is None:
         raise ValueError(
             f"symmetry={symmetry!r} draws random numbers: give key=jax.random.key(0), or take "
             'symmetry="even"'
