@@ -38,10 +38,11 @@ def hyperparams(opt_state: PyTree) -> dict[str, jax.Array]:
             for name, value in values.items():
                 if jnp.shape(value) == () and hasattr(value, "dtype"):
                     found.append((path, name, value))
-        children = jax.tree_util.default_registry.flatten_one_level_with_keys(node)
-        for key, child in children[0] if children else ():
-            name = jax.tree_util.keystr((key,), simple=True)
-            if name not in ("hyperparams", "hyperparams_states"):
+        children = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)[0]
+        for key, child in children:
+            name = jax.tree_util.keystr(key, simple=True)
+            # An array is its own only child, at the empty path.
+            if key and name not in ("hyperparams", "hyperparams_states"):
                 visit(child, f"{path}/{name}" if path else name)
 
     visit(opt_state, "")

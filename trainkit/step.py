@@ -300,7 +300,7 @@ class TrainStep:
 
 # Calls that may be under way before the oldest count is waited for: it bounds how late the error
 # of `skip_nonfinite` can come, and is deep enough that the device never runs dry.
-_LAG = 4
+_LAG = 2
 
 
 def _signature(tree: PyTree) -> Any:

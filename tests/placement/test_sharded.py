@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 import trainkit
-from trainkit.placement import BySize, Rules, Sharded, fsdp
+from trainkit.placement import BySize, Rules, Sharded, ShardMap, fsdp
 
 TX = optax.adam(1e-2)
 PARAMS = {
@@ -91,6 +91,14 @@ def test_a_bare_mesh_is_a_placement():
     end = run(Mesh(np.array(jax.devices()[:4]), ("batch",)))
     assert len(end.params["out"]["kernel"].sharding.device_set) == 4
     assert end.params["out"]["kernel"].sharding.is_fully_replicated
+
+
+def test_shard_map_over_some_axes_of_a_mesh():
+    want = run("single")
+    end = run(ShardMap(grid(), batch_axes=("data",)))
+    np.testing.assert_allclose(
+        end.params["out"]["kernel"], want.params["out"]["kernel"], rtol=2e-6, atol=1e-6
+    )
 
 
 def test_rules_must_cover_every_parameter():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ class ShardMap:
 
     @property
     def parts(self) -> int:
-        return self.mesh.size
+        return math.prod(self.mesh.shape[axis] for axis in self.batch_axes)
 
     @property
     def everywhere(self) -> jax.sharding.Sharding:

@@ -9,6 +9,7 @@ examples, and the sums are reduced once after it.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,10 +52,7 @@ class Sharded:
 
     @property
     def parts(self) -> int:
-        size = 1
-        for axis in self.batch_axes:
-            size *= self.mesh.shape[axis]
-        return size
+        return math.prod(self.mesh.shape[axis] for axis in self.batch_axes)
 
     @property
     def everywhere(self) -> jax.sharding.Sharding:
