@@ -1,6 +1,7 @@
 """Growth: widen and deepen a model while it trains."""
 
 from trainkit.growth.blueprint import AxisLeaf, LeafPlan, Plan
+from trainkit.growth.depth import Deepened, deepen
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.exact import ExactState, exact
 from trainkit.growth.leaf import AxisGrowth, LeafGrowth
@@ -11,10 +12,12 @@ from trainkit.growth.perturbing import shrink_and_perturb
 from trainkit.growth.planning import plan
 from trainkit.growth.shrinking import Selection
 from trainkit.growth.slots import Slot
+from trainkit.growth.train_state import grow, grow_with_details
 
 __all__ = [
     "AxisGrowth",
     "AxisLeaf",
+    "Deepened",
     "ExactState",
     "GrowthError",
     "LeafGrowth",
@@ -26,9 +29,12 @@ __all__ = [
     "Selection",
     "Slot",
     "activations",
+    "deepen",
     "exact",
     "fold_opt_state",
+    "grow",
     "grow_opt_state",
+    "grow_with_details",
     "plan",
     "shrink_and_perturb",
 ]

@@ -144,6 +144,31 @@ def deepen(
     )
 
 
+def scan_lengths(fn: Callable[..., PyTree], params: PyTree, inputs: tuple[Any, ...]) -> list[int]:
+    """The lengths of the loops in a function, which tell stacked layers from wide ones.
+
+    >>> scan_lengths(lambda p, x: jax.lax.scan(lambda c, w: (c * w, None), x, p)[0],
+    ...              jnp.ones(3), (jnp.ones(()),))
+    [3]
+    """
+    found: list[int] = []
+
+    def look(jaxpr: Any) -> None:
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "scan":
+                found.append(eqn.params["length"])
+            for value in jax.tree.leaves(tuple(eqn.params.values()), is_leaf=_is_jaxpr):
+                if _is_jaxpr(value):
+                    look(getattr(value, "jaxpr", value))
+
+    look(jax.make_jaxpr(fn)(params, *inputs).jaxpr)
+    return found
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns")
+
+
 def _result(
     deep: PyTree,
     stacks: Mapping[str, tuple[int, list[tuple[int, bool]]]],

@@ -239,7 +239,35 @@ OPTAX: dict[str, Fields] = {
     "ZeroNansState": {"found_nan": "keep"},
 }
 
-OURS: dict[str, Fields] = {}
+OURS: dict[str, Fields] = {
+    "AccumulateState": {
+        "micro_step": "keep",
+        "gradient_step": "keep",
+        "weight": "keep",
+        "accumulated": 1,
+        **_WRAP,
+    },
+    "AverageState": {"count": "keep", "averaged": "keep", "average": "params", **_WRAP},
+    "ExactState": {"step": "keep", "inner": "state"},
+    "GuardState": {"skipped": "keep", "in_a_row": "keep", **_WRAP},
+    "InjectState": {"count": "keep", "hyperparams": "keep", "scheduled": "keep", **_WRAP},
+    "NewtonState": {"count": "keep", "iterations": "keep"},
+    "NoiseState": {"count": "keep", "key": "keep"},
+    "PaceState": {
+        "hyperparams": "keep",
+        "step": "keep",
+        "level": "keep",
+        "decay_at": "keep",
+        "decay_steps": "keep",
+        "ramp_at": "keep",
+        # One factor a leaf, which whoever grows may set anew.
+        "start": Slot(per_leaf=True),
+        "over": Slot(per_leaf=True),
+        "inner": "state",
+    },
+    "QuantiseState": {"count": "keep", "key": "keep", **_WRAP},
+    "RoundingState": {"count": "keep", "key": "keep", **_WRAP},
+}
 
 
 def fields_of(state: Any, slots: Slots | None, where: str) -> Fields:
