@@ -300,7 +300,7 @@ def test_steps_that_were_never_finite_raise_at_the_end_at_the_latest():
 def test_other_versions_are_pointed_out_on_going_on(tmp_path, monkeypatch, capsys):
     step, state, data = mean_problem()
     fit(step, state, data, steps=2, out=tmp_path, report=False)
-    monkeypatch.setattr("trainkit.loop.versions", lambda: {"jax": "99.0"})
+    monkeypatch.setattr("trainkit.session.versions", lambda: {"jax": "99.0"})
     step, state, data = mean_problem()
     fit(step, state, data, steps=4, out=tmp_path, report=False)
     out = capsys.readouterr().out
@@ -497,6 +497,8 @@ def test_nothing_is_written_without_an_output_folder(tmp_path, monkeypatch):
         ({"steps": 2, "eval_every": 1.5}, "eval_every=1.5"),
         ({"steps": 2, "checkpoint_every": -3}, "checkpoint_every=-3"),
         ({"steps": 2, "prefetch": -1}, "size=-1"),
+        ({"steps": 2, "keep": 0}, "keep=0 must be 1 or more"),
+        ({"steps": 2, "best_mode": "most"}, "best_mode='most' 'min' or 'max'"),
     ],
 )
 def test_bad_options_are_named_before_anything_is_written(tmp_path, options, message):

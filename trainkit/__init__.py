@@ -45,7 +45,7 @@ __all__ = [
 _LAZY = {
     "Change": "trainkit.hooks",
     "EarlyStopping": "trainkit.stopping",
-    "FitResult": "trainkit.loop",
+    "FitResult": "trainkit.record",
     "Now": "trainkit.hooks",
     "fit": "trainkit.loop",
     "from_linen": "trainkit.linen",

@@ -1,11 +1,13 @@
-"""The loop's own numbers: what it has used and seen so far."""
+"""What a run has used and seen so far, and what it gives in the end."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from trainkit.state import TrainState
 from trainkit.stopping import Best
 
 
@@ -57,3 +59,32 @@ class Record:
     def from_json(cls, saved: Mapping[str, Any]) -> Record:
         """The record that `to_json` gave."""
         return cls(**{**saved, "best": Best(**saved["best"])})
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """How a run ended.
+
+    Attributes:
+      state: the last state, or the best one where early stopping restores it.
+      metrics: of the last logged training step.
+      evaluation: of the last evaluation; `{}` where there was none.
+      best: the best evaluation: its step, value and metrics.
+      stopped: why the run ended, in words.
+      steps, epochs, examples, flops, seconds: used, over all sessions of a resumed run.
+      folder: where its files are; `None` without an output folder.
+      report: the report's file, if one was written.
+    """
+
+    state: TrainState
+    metrics: Mapping[str, float]
+    evaluation: Mapping[str, float]
+    best: Best
+    stopped: str
+    steps: int
+    epochs: float
+    examples: int
+    flops: float
+    seconds: float
+    folder: Path | None = None
+    report: Path | None = None

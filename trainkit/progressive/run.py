@@ -12,12 +12,13 @@ import optax
 from trainkit.growth.between import Grow
 from trainkit.growth.stages import Data, Stage, check_sizes, check_triggers, normalised
 from trainkit.growth.until import Trigger
-from trainkit.loop import FitResult, fit
+from trainkit.loop import fit
 from trainkit.progressive.ahead import Ahead
 from trainkit.progressive.built import Built, Passage, Recipe, levels_built, shapes_of
 from trainkit.progressive.hook import Growing, Limits
 from trainkit.progressive.ledger import Ledger
 from trainkit.progressive.probe import Price, Probe
+from trainkit.record import FitResult
 from trainkit.state import TrainState
 
 PyTree = Any
