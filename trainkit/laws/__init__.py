@@ -1,7 +1,7 @@
 """Laws of update rules and schedules: a property-testing kit for Optax-style transformations."""
 
-from trainkit.laws.check import ALL, SCHEDULE_LAWS, TRANSFORMATION_LAWS, check, check_schedule
 from trainkit.laws.claims import CLAIMS
+from trainkit.laws.examine import ALL, SCHEDULE_LAWS, TRANSFORMATION_LAWS, check, check_schedule
 from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.oracles import RULES, SCHEDULES
 from trainkit.laws.pytest_plugin import parametrize

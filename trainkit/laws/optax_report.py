@@ -255,7 +255,7 @@ def run(wanted: list[str], again: bool, deadline: float) -> None:
             "import sys, json; from trainkit.laws import optax_report as r; "
             "r.work(json.loads(sys.argv[1]))"
         )
-        flag = "--xla_force_host_platform_device_count=8"
+        flag = "--xla_force_host_platform_device_count=2"  # replicas can part on two as well
         env = os.environ | {
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}",
             "JAX_PLATFORMS": "cpu",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trainkit.laws import check as checking
 from trainkit.laws import claims as claiming
+from trainkit.laws import examine as checking
 from trainkit.laws.law import Law, Level
 from trainkit.laws.oracles.catalogue import oracle_for
 from trainkit.laws.oracles.schedules import SCHEDULES
