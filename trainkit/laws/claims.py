@@ -32,7 +32,7 @@ CLAIMS: dict[str, str] = {
     "continuous": "a schedule has no jump; the value is the largest step between two counts",
 }
 
-ELEMENTWISE = {"element-wise": True, "permutation": True}
+ELEMENTWISE = {"element-wise": True, "permutation": True, "growth": True}
 LINEAR = ELEMENTWISE | {"odd": True, "degree": 1, "zero first": True}
 ADAM = ELEMENTWISE | {"odd": True, "degree": 0, "adapts": True, "zero first": True}
 DESCENT = {"descends": True}

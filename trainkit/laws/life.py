@@ -281,6 +281,61 @@ def injected(subject: Subject) -> Iterator[Violation]:
                     return
 
 
+def grows(subject: Subject) -> Violation | None:
+    """State grown by the calculus, then stepped, gives the updates that the calculus foretells."""
+    from trainkit.growth.errors import GrowthError
+    from trainkit.growth.leaf import AxisGrowth, LeafGrowth
+    from trainkit.growth.moments import grow_opt_state
+
+    params, grads = mini()
+    degree = subject.claims.get("degree")
+    # Gradients shrink by f where units are copied; without a degree only f = 1 can be foretold.
+    f = 1.0 if degree is None or degree is True else 0.5
+    copies = np.array([0, 1, 2, 1, 0])
+    axis = AxisGrowth(copies, np.ones(5), np.full(5, f))
+    growth = {"b": LeafGrowth((axis,)), "w": LeafGrowth((None, axis))}
+    wide = lambda tree, k=1.0: jax.tree.map(lambda x: k * x[..., copies], tree)
+    with ordinary():
+        step = subject.memo.get("jitted step") or jax.jit(lambda g, s, p: subject.update(g, s, p))
+        state = subject.tx.init(params)
+        for g in grads[:3]:
+            _, state = step(g, state, params)
+        try:
+            grown = grow_opt_state(subject.tx, state, growth, params, wide(params))
+        except GrowthError as error:
+            raise NotApplicable(f"its state does not grow: {first_line(error)}") from error
+        for t, g in enumerate(grads[3:], start=4):
+            u, state = step(g, state, params)
+            v, grown = step(wide(g, f), grown, wide(params))
+            want = wide(u, f ** (degree if isinstance(degree, int) else 0) if f != 1 else 1.0)
+            for (path, x), y in zip(
+                jax.tree_util.tree_flatten_with_path(v)[0], jax.tree.leaves(want), strict=True
+            ):
+                a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+                if not np.all(np.abs(a - b) <= 2e-5 * np.abs(b) + 2e-6 * np.abs(b).max()):
+                    return Violation(
+                        f"grown after three steps, with gradients {f:g} times as large, the update "
+                        f"of step {t} at {jax.tree_util.keystr(path)} is off by "
+                        f"{np.abs(a - b).max():.3g}",
+                        {"params": params, "gradients": grads[:t], "found": v, "expected": want},
+                        setup(params, grads[:t]) + _GROWTH_CODE.format(f=f, degree=degree or 0),
+                    )
+    return None
+
+
+_GROWTH_CODE = (
+    "# trainkit.growth's rule for copied units, for a rule without state of its own kind\n"
+    "copies = jnp.array([0, 1, 2, 1, 0])\n"
+    "wide = lambda tree, k=1.0: jax.tree.map(lambda x: k * x[..., copies], tree)\n"
+    "small, big = tx.init(params), tx.init(wide(params))\n"
+    "for g in grads:\n    u, small = tx.update(g, small, params)\n"
+    "    v, big = tx.update(wide(g, {f}), big, wide(params))\n"
+    "    want = wide(u, {f} ** {degree})\n"
+    "    for x, y in zip(jax.tree.leaves(v), jax.tree.leaves(want)):\n"
+    "        assert jnp.allclose(x, y, rtol=2e-5, atol=1e-6), (x, y)"
+)
+
+
 def life(name: str, statement: str, check: Any, **more: Any) -> Law:
     return Law(name, statement, check, **({"group": "placement and life"} | more))
 
@@ -294,6 +349,9 @@ LAWS = (
          why="sums over devices change their order, four steps amplify"),
     life("resume", "Its state goes through device_get, msgpack and Orbax, and going on is never "
          "having stopped.", resume, tolerance="bitwise", why="nothing is computed"),
+    life("growth", "Growing parameters and state, then stepping, gives the updates that the "
+         "calculus of growth foretells.", grows, claim="growth", reference="trainkit.growth",
+         tolerance="2e-5 relative", why="ε = 1e-8 does not scale with the gradients"),
     life("injected is direct", "Injecting hyper-parameters changes no update.", injected,
          level="strict", tolerance="1e-4 relative in float32, 5 % in bfloat16",
          why="an injected constant is rounded to the state's dtype"),
