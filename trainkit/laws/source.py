@@ -65,11 +65,13 @@ def literal(value: Any) -> str:
 
 
 def _is_dtype(value: Any) -> bool:
-    try:
-        jnp.dtype(value)
-    except TypeError:
-        return False
-    return True
+    """NumPy's and JAX's dtypes and scalar types; any other class would pass for dtype(object)."""
+    if isinstance(value, np.dtype):
+        return True
+    is_scalar = isinstance(value, type) and issubclass(value, np.generic)
+    return is_scalar or (
+        isinstance(value, type) and isinstance(getattr(value, "dtype", 0), np.dtype)
+    )
 
 
 def rule(subject: Any, name: str, like: str | None, hyperparams: Mapping[str, Any] | None) -> str:
@@ -183,7 +185,12 @@ def _function(f: Callable[..., Any], seen: dict[str, str]) -> str:
             if root.split(".")[0] in {"jax", "optax", "numpy", *sys.stdlib_module_names}:
                 seen[key] = f"import {root} as {key}" if root != key else f"import {root}"
                 continue
-            raise CannotWrite(root)
+            # A user's module: what the function uses of it, under the module's name.
+            used = [n for n in _names_in(f) if hasattr(value, n)]
+            held = [f"{n}={_expression(getattr(value, n), seen)}" for n in used]
+            seen["types"] = "import types"
+            seen[key] = f"{key} = types.SimpleNamespace({', '.join(held)})"
+            continue
         text = _expression(value, seen)
         if text != key:
             seen[key] = f"{key} = {text}"
@@ -198,14 +205,19 @@ def _function(f: Callable[..., Any], seen: dict[str, str]) -> str:
 
 
 def _inner_globals(f: Callable[..., Any]) -> dict[str, Any]:
-    """Globals that only the functions inside `f` use."""
-    found: dict[str, Any] = {}
+    """Globals that `f` or the functions inside it use."""
+    return {n: f.__globals__[n] for n in _names_in(f) if n in f.__globals__}
+
+
+def _names_in(f: Callable[..., Any]) -> list[str]:
+    """Every global and attribute that the code of `f` mentions, inner functions too."""
+    found: dict[str, None] = {}
     stack = [f.__code__]
     while stack:
         code = stack.pop()
-        found |= {n: f.__globals__[n] for n in code.co_names if n in f.__globals__}
+        found |= dict.fromkeys(code.co_names)
         stack += [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return found
+    return list(found)
 
 
 def _default_names(f: Any, text: str) -> dict[str, Any]:
