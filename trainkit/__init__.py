@@ -5,10 +5,11 @@ from typing import Any
 
 from trainkit import placement
 from trainkit.evaluate import EvalStep, make_eval_step
+from trainkit.guard import NonFiniteError
 from trainkit.loss import Loss, LossFn
 from trainkit.precision import LossScale, Precision
 from trainkit.state import TrainState
-from trainkit.step import NonFiniteError, TrainStep, make_train_step
+from trainkit.step import TrainStep, make_train_step
 
 __version__ = "0.1.0"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import dataclasses
 import threading
@@ -17,19 +16,16 @@ from jax.sharding import Mesh
 
 from trainkit import checks
 from trainkit.gradients import summed_over_microbatches
+from trainkit.guard import Guard, Limit
 from trainkit.in_flight import InFlight
 from trainkit.loss import LossFn
 from trainkit.placement import Placement, resolve
 from trainkit.precision import Precision
 from trainkit.state import TrainState, check_params
-from trainkit.update import Guard, make_update
+from trainkit.update import make_update
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
-
-
-class NonFiniteError(FloatingPointError):
-    """More steps in a row than `skip_nonfinite` allows had a gradient that is not finite."""
 
 
 def make_train_step(
@@ -63,11 +59,12 @@ def make_train_step(
       devices: how many devices, or which; `None` for all (for "single" the first).
       microbatches: parts that the batch is worked through in, gradients added up in between.
       steps_per_call: K steps a call, in a scan: every batch leaf and every metric gets a leading
-        axis K.
+        axis K. For both: on a CPU, XLA runs a convolution inside such a loop many times slower.
       precision: "float32", "bfloat16" (float32 master weights), "float16" (dynamic loss scaling)
         or a `trainkit.Precision`.
       skip_nonfinite: whether a step whose loss or gradient is not finite is left out; an integer
-        is the number of such steps in a row after which `NonFiniteError` is raised.
+        is the number of such steps in a row that may be: one more raises `NonFiniteError`, a few
+        calls late, because no step waits for the device (`step.check()` does).
       remat: recompute activations in the backward pass: `True`, or a `jax.checkpoint` policy.
       donate: let a step reuse the buffers of the state that it is given, which is then gone.
       schedules: name -> function of the step number, reported in the metrics. Schedules that the
@@ -143,7 +140,7 @@ class TrainStep:
         self._lock = threading.Lock()
         self._in_flight = InFlight(self.placement)
         self._last: tuple[weakref.ref[TrainState] | None, Any] = (None, None)
-        self._in_a_row: collections.deque[Any] = collections.deque()
+        self._limit = Limit(self.guard.limit)
 
     # -- the state and the batch, where they belong ------------------------------------------
 
@@ -232,8 +229,7 @@ class TrainStep:
 
     def __call__(self, state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         """One call: `steps_per_call` steps."""
-        if self._in_a_row:
-            self.check(wait=False)
+        self._limit.check(wait=False)
         # The state that the last call returned needs no second look.
         known, signature = self._last
         if known is None or known() is not state:
@@ -250,7 +246,7 @@ class TrainStep:
         self._in_flight.add(metrics["loss"])
         self._last = weakref.ref(state), signature
         if self.guard.limit is not None:
-            self._in_a_row.append(metrics.pop("skipped_in_a_row"))
+            self._limit.add(metrics.pop("skipped_in_a_row"))
         return state, metrics
 
     def _accept(self, state: TrainState) -> tuple[TrainState, Any]:
@@ -277,30 +273,13 @@ class TrainStep:
             checks.batch(batch, self.placement, self.microbatches, self.steps_per_call)
             raise
 
-    def check(self, wait: bool = True) -> None:
-        """Raises `NonFiniteError` if the limit of `skip_nonfinite` has been passed.
+    def check(self) -> None:
+        """Waits for the steps under way; raises `NonFiniteError` past `skip_nonfinite`'s limit.
 
-        Every call looks, without waiting for the device, at the counts that have arrived by
-        then, so the error comes one or a few calls late; `step.check()` waits for all of them.
+        Every call looks, without waiting, at the counts that have arrived by then, so that the
+        error comes one to three calls late. Call this after the last step.
         """
-        limit = self.guard.limit
-        while self._in_a_row and (
-            wait or len(self._in_a_row) > _LAG or self._in_a_row[0].is_ready()
-        ):
-            worst = int(jax.device_get(self._in_a_row.popleft()).max())
-            if limit is not None and worst > limit:
-                self._in_a_row.clear()
-                raise NonFiniteError(
-                    f"{worst} steps in a row had a loss or a gradient that is not finite, more "
-                    f"than skip_nonfinite={limit} allows. They were left out: the state is as it "
-                    "was before them. Lower the learning rate, clip the gradients, or look at "
-                    "the data of these steps."
-                )
-
-
-# Calls that may be under way before the oldest count is waited for: it bounds how late the error
-# of `skip_nonfinite` can come, and is deep enough that the device never runs dry.
-_LAG = 2
+        self._limit.check(wait=True)
 
 
 def _signature(tree: PyTree) -> Any:

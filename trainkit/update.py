@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,68 +10,13 @@ import jax.numpy as jnp
 import optax
 
 from trainkit import checks
+from trainkit.guard import Guard
 from trainkit.placement.reduce import Sums
 from trainkit.precision import Precision, at_least_float32
 from trainkit.reported import global_norm, hyperparams
 from trainkit.state import TrainState
 
 PyTree = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Guard:
-    """Whether a non-finite step is left out, how many in a row may be, and the loss scale.
-
-    It lives in `TrainState.guard`, so that it is saved and restored with the rest.
-    """
-
-    skip: bool
-    limit: int | None
-    precision: Precision
-
-    @classmethod
-    def of(cls, skip_nonfinite: bool | int, precision: Precision) -> Guard:
-        limit = None if isinstance(skip_nonfinite, bool) else skip_nonfinite
-        skip = limit is not None or skip_nonfinite is True or precision.dynamic is not None
-        return cls(skip, limit, precision)
-
-    def init(self, old: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """The counters, those of an earlier run kept."""
-        new: dict[str, jax.Array] = {}
-        if self.skip:
-            new |= {"skipped": jnp.zeros((), jnp.int32), "in_a_row": jnp.zeros((), jnp.int32)}
-        if (dynamic := self.precision.dynamic) is not None:
-            new |= {
-                "loss_scale": jnp.asarray(dynamic.initial, jnp.float32),
-                "finite_in_a_row": jnp.zeros((), jnp.int32),
-            }
-        return {name: old.get(name, value) for name, value in new.items()}
-
-    def scale(self, guard: Mapping[str, jax.Array]) -> jax.Array | None:
-        """What the loss is multiplied by before it is differentiated; `None`: nothing."""
-        if self.precision.loss_scale is None:
-            return None
-        if self.precision.dynamic is None:
-            return jnp.asarray(self.precision.loss_scale, jnp.float32)
-        return guard["loss_scale"]
-
-    def advance(self, guard: Mapping[str, jax.Array], finite: jax.Array) -> dict[str, jax.Array]:
-        """The counters after a step."""
-        new = dict(guard)
-        if self.skip:
-            skipped = jnp.where(finite, 0, 1).astype(jnp.int32)
-            new["skipped"] = guard["skipped"] + skipped
-            new["in_a_row"] = jnp.where(finite, 0, guard["in_a_row"] + 1).astype(jnp.int32)
-        if (dynamic := self.precision.dynamic) is not None:
-            scale, good = guard["loss_scale"], guard["finite_in_a_row"] + 1
-            grow = good >= dynamic.interval
-            up = jnp.where(grow, scale * dynamic.factor, scale)
-            # A scale that overflowed would multiply every later loss by infinity.
-            up = jnp.where(jnp.isfinite(up), up, scale)
-            down = jnp.maximum(scale / dynamic.factor, 1.0)
-            new["loss_scale"] = jnp.where(finite, up, down)
-            new["finite_in_a_row"] = jnp.where(finite & ~grow, good, 0).astype(jnp.int32)
-        return new
 
 
 def make_update(
