@@ -233,6 +233,7 @@ def test_newton_at_a_stationary_point_stays():
         (tt.newton_cg(), "value_fn"),
         (tt.gauss_newton(), "residual_fn"),
         (tt.sophia(0.1), "value_fn"),
+        (tt.lbfgs(), "value_fn"),
     ],
 )
 def test_the_function_that_is_missing_is_named(tx, missing):

@@ -228,7 +228,8 @@ def lbfgs(
     """L-BFGS: θ ← θ − η H g, H the inverse Hessian that the last `memory_size` steps imply.
 
     H is applied by the two-loop recursion. By default η comes from a zoom line search, for which
-    `update` takes `value`, `grad` and `value_fn`; `linesearch=None` steps by `learning_rate` alone.
+    `update` takes `value_fn` (and `value` and `grad`, where they are known already);
+    `linesearch=None` steps by `learning_rate` alone.
     For full batches: noise between gradients is taken for curvature. Optax: `optax.lbfgs`.
 
     >>> import jax, jax.numpy as jnp
@@ -249,7 +250,37 @@ def lbfgs(
         linesearch = optax.scale_by_zoom_linesearch(
             max_linesearch_steps=20, initial_guess_strategy="one"
         )
-    return optax.lbfgs(learning_rate, memory_size, scale_init_precond, linesearch)
+    inner = optax.lbfgs(learning_rate, memory_size, scale_init_precond, linesearch)
+    if linesearch is None:
+        return inner
+
+    def update(
+        updates: PyTree,
+        state: Any,
+        params: PyTree = None,
+        *,
+        value: Any = None,
+        grad: Any = None,
+        value_fn: Any = None,
+        **_: Any,
+    ) -> Any:
+        # Optax hands every unknown extra argument to `value_fn`, and raises where it takes none.
+        if value_fn is None:
+            raise ValueError(
+                "lbfgs needs the loss for its line search: call update(grads, state, params, "
+                "value_fn=f) with f a function of the parameters that returns a scalar, or make "
+                "it with linesearch=None and a learning_rate."
+            )
+        return inner.update(
+            updates,
+            state,
+            params,
+            value=value_fn(params) if value is None else value,
+            grad=updates if grad is None else grad,
+            value_fn=value_fn,
+        )
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 @rule(needs_params=True)
