@@ -674,9 +674,10 @@ class FlaxMany(nn.Module):
         x = nn.GroupNorm(num_groups=None, group_size=2)(x + y)
         x = (
             x
-            + nn.Bidirectional(nn.RNN(nn.SimpleCell(self.hidden)), nn.RNN(nn.MGUCell(self.width)))(
-                x
-            )[..., : self.width]
+            + nn.Bidirectional(
+                nn.RNN(nn.SimpleCell(self.hidden, dtype=x.dtype, param_dtype=x.dtype)),
+                nn.RNN(nn.MGUCell(self.width, dtype=x.dtype, param_dtype=x.dtype)),
+            )(x)[..., : self.width]
         )
         return nn.Dense(2)(nn.PReLU()(x).mean(1))
 

@@ -6,6 +6,7 @@ which sizes may grow, alone and together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -128,7 +129,8 @@ def nnx_build(module):
         graph, state = nnx.split(nnx.eval_shape(lambda: module(**sizes)))
 
         def fn(params, *args):
-            return nnx.merge(graph, params)(*args)
+            with jax.numpy_dtype_promotion("standard"):
+                return nnx.merge(graph, params)(*args)
 
         return fn, state
 
@@ -311,7 +313,7 @@ class Attention(nn.Module):
             q = nn.Dense(inner, name="q")(x)
             k, v = (nn.Dense(inner, name=n)(other) for n in "kv")
         q, k, v = (t.reshape(*t.shape[:-1], self.heads, self.size) for t in (q, k, v))
-        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(self.size)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(self.size)
         if bias is not None:
             scores = scores + bias
         if mask is not None:
@@ -343,7 +345,7 @@ class Gpt(nn.Module):
         embed = nn.Embed(11, self.width)
         x = embed(tokens)
         if self.scaled:
-            x = x * np.sqrt(self.width)
+            x = x * math.sqrt(self.width)
         x = x + self.param("places", nn.initializers.normal(), (tokens.shape[1], self.width))
         mask = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))
         attend = Attention(self.heads, self.size, self.merged) if self.shared else None
@@ -517,8 +519,8 @@ class Recurrent(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = nn.RNN(getattr(nn, self.cell)(self.a))(x)
-        x = nn.RNN(getattr(nn, self.cell)(self.b))(x)
+        x = nn.RNN(getattr(nn, self.cell)(self.a, param_dtype=x.dtype))(x)
+        x = nn.RNN(getattr(nn, self.cell)(self.b, param_dtype=x.dtype))(x)
         return nn.Dense(3)(x[:, -1])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from trainkit.growth.blueprint import Plan, Symmetry
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.leaf import AxisGrowth, LeafGrowth
-from trainkit.growth.paths import path_name
+from trainkit.growth.paths import named_leaves, path_name
 from trainkit.growth.realising import check_symmetry, noise_groups, realise
 
 PyTree = Any
@@ -24,10 +24,18 @@ def grow_params(
     symmetry: Symmetry,
     donate: bool,
     out_shardings: Any,
+    like: PyTree,
 ) -> PyTree:
     """See `Plan.grow`."""
     check_symmetry(key, symmetry)
     check_params(plan, params)
+    if like is not None:
+        found = {path: tuple(leaf.shape) for path, leaf in named_leaves(like).items()}
+        if found != {leaf.path: leaf.big for leaf in plan.leaves}:
+            raise GrowthError(
+                "`like` does not have the leaves and shapes of the big model of this plan",
+                mend="pass the big_params that the plan was made from",
+            )
     growths = realise(plan, key, symmetry)
     groups = noise_groups(plan) if symmetry == "noise" else {}
     paths = [leaf.path for leaf in plan.leaves]
@@ -38,7 +46,7 @@ def grow_params(
         for i, (path, w) in enumerate(zip(paths, leaves, strict=True)):
             own = jax.random.fold_in(key, i) if key is not None else None
             grown.append(grow_leaf(w, growths[path], own, groups.get(path, ())))
-        return jax.tree.unflatten(treedef, grown)
+        return jax.tree.unflatten(treedef if like is None else jax.tree.structure(like), grown)
 
     options: dict[str, Any] = {} if out_shardings is None else {"out_shardings": out_shardings}
     return jax.jit(run, donate_argnums=(0,) if donate else (), **options)(params, key)

@@ -130,6 +130,7 @@ class Plan:
         symmetry: Symmetry = "uneven",
         donate: bool = False,
         out_shardings: Any = None,
+        like: PyTree = None,
     ) -> PyTree:
         """The parameters of the big model that compute what `params` compute in the small one.
 
@@ -144,6 +145,8 @@ class Plan:
             variant is impossible fall back to even copies: `table()` says which.
           donate: whether `params` may be overwritten (their buffers are given up).
           out_shardings: where the results live: a sharding or a pytree of them.
+          like: the big model's parameters or their shapes, if the result is to have their container
+            (modules that carry their sizes, as Equinox's do); `None` for that of `params`.
 
         Returns:
           A pytree like `params`, of the same dtypes; the arithmetic is float32 for narrower ones.
@@ -153,7 +156,7 @@ class Plan:
         """
         from trainkit.growth.applying import grow_params
 
-        return grow_params(self, params, key, symmetry, donate, out_shardings)
+        return grow_params(self, params, key, symmetry, donate, out_shardings, like)
 
     def grow_opt_state(
         self,

@@ -181,7 +181,13 @@ def choose_layouts(analysis: Analysis, values: Iterable[Value], joints: list[Joi
             for leaf, name in zip(free, option, strict=True):
                 source = LAYOUTS[name](leaf.small, leaf.big)
                 leaf.source, named[leaf.uid] = source, name
-            if all(leaf.source is not None for leaf in free) and compare(v) is not None:
+            if any(leaf.source is None for leaf in free):
+                continue
+            scale = compare(v)
+            if scale is None:
+                continue
+            # A table that fits elsewhere only when it is rescaled fits by accident.
+            if set(option) <= {"repeat"} or all(not e for e in scale.flat):
                 break
         else:
             refuse_constant(analysis, v, users[id(v)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class GrowthError(ValueError):
@@ -37,6 +38,7 @@ class GrowthError(ValueError):
         self.source = source
         self.mend = mend
         self.reason = message
+        self.leaves: list[Any] = []  # the grown leaves of the axes, for who tries otherwise
         lines = [message]
         if axis:
             lines.append(f"  axis:       {axis}")

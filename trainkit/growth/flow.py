@@ -56,6 +56,7 @@ class Flow:
     def __init__(self, analysis: Analysis, factors: dict[int, float | None], holes: frozenset[int]):
         self.analysis = analysis
         self.holes = holes  # uids of leaves with new units that copy nothing
+        self.makers: dict[int, Joint] = {}
         self.watched: set[int] = set()  # leaves whose copies something else than a sum looks at
         self.factors = factors  # leaf uid -> log of the copies a unit, None where uneven
         self.scales = System()
@@ -206,7 +207,7 @@ class Flow:
             return a
         residual = self.scales.require_zero(plus(a, b, -1.0))
         if residual:
-            grown = [x for v in joint.ins + joint.outs for x in v.axes if not find(x).fixed]
+            grown = self._grown_before(joint)
             factor = math.exp(abs(residual))
             joint.fail(
                 f"`{joint.name}` would see its operands change by factors that differ by "
@@ -215,6 +216,21 @@ class Flow:
                 mend=_mend(joint),
             )
         return a if len(a) <= len(b) else b
+
+    def _grown_before(self, joint: Joint) -> list[Axis]:
+        """The axes that grow at an equation, or at the nearest one before it where one does."""
+        todo, seen = [joint], set()
+        while todo:
+            at = todo.pop(0)
+            grown = [x for v in [*at.ins, *at.outs] for x in v.axes if not find(x).fixed]
+            if grown:
+                return grown
+            for v in at.ins:
+                maker = self.makers.get(id(v))
+                if maker is not None and id(maker) not in seen:
+                    seen.add(id(maker))
+                    todo.append(maker)
+        return []
 
     def pin(self, joint: Joint, value: Value, *, also_carries: bool = True) -> None:
         """Requires a value to be the plain duplicate."""
@@ -616,6 +632,8 @@ class Flow:
     def run(self, joints: Sequence[Joint]) -> None:
         for joint in joints:
             self.analysis.rules.get(joint.name, self.analysis.unknown).flow(self, joint)
+            for v in joint.outs:
+                self.makers[id(v)] = joint
 
 
 def _mend(joint: Joint) -> str:

@@ -151,14 +151,16 @@ class Analysis:
             message += f"\n  small:      {describe(equation)}"
             if other is not None:
                 message += f"\n  big:        {describe(other)}"
-        raise GrowthError(
+        error = GrowthError(
             message,
             axis=shown,
             params=self.paths(axes) if axes else (),
             primitive=equation.name if equation is not None else None,
-            source=where(equation.raw) if equation is not None else None,
+            source=where(equation) if equation is not None else None,
             mend=mend,
         )
+        error.leaves = [leaf for a in axes for leaf in grown_leaves(a)]
+        raise error
 
     def constant(self, small: Const, big: Const) -> Value:
         return Value(small.shape, big.shape, small.dtype, None, (small, big))
@@ -222,7 +224,7 @@ class Analysis:
             f"  small:      {describe(s) if s else 'ends here'}\n"
             f"  big:        {describe(b) if b else 'ends here'}",
             primitive=(s or b).name,  # type: ignore[union-attr]  # one of them is there
-            source=where((s or b).raw),  # type: ignore[union-attr]
+            source=where(s or b),  # type: ignore[union-attr]
             mend="build both from one definition that differs in sizes alone (not in depth, "
             "options or branches taken on a size)",
         )

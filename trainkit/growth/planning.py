@@ -65,7 +65,7 @@ def plan(
     """
     small_leaves = _shapes(small_params, "small_params")
     big_leaves = _shapes(big_params, "big_params")
-    _check_params(small_params, big_params, small_leaves, big_leaves)
+    _check_params(small_leaves, big_leaves)
     args = jax.tree.map(_shape, inputs)
     small_program, small_out = _trace(small_fn, _structs(small_params), args, "small")
     big_program, big_out = _trace(big_fn, _structs(big_params), args, "big")
@@ -88,29 +88,43 @@ def plan(
     _check_outputs(analysis, outs, small_out)
 
     layouts = choose_layouts(analysis, [*values, *outs], joints)
-    first_error: GrowthError | None = None
+    first: tuple[Axis, GrowthError] | None = None
     while True:
         try:
             flow = _run(analysis, values, joints, outs, layouts)
             return _emit(analysis, flow, layouts)
-        except Unsplittable as unsplittable:
+        except GrowthError as error:
             # Units with unequal numbers of copies are impossible here: new units that hold nothing
             # may still be (a stream that only root-mean-square norms and parameters read).
-            first_error = first_error or unsplittable.error
-            layouts[unsplittable.leaf.uid] = "append"
-            unsplittable.leaf.source = appended(unsplittable.leaf.small, unsplittable.leaf.big)
-        except GrowthError as error:
-            if first_error is None:
+            odd = [
+                leaf
+                for leaf in error.leaves
+                if leaf.big % leaf.small and layouts[leaf.uid] == "repeat"
+            ]
+            if odd:
+                first = first or (odd[0], error)
+                layouts[odd[0].uid] = "append"
+                odd[0].source = appended(odd[0].small, odd[0].big)
+            elif first is None:
                 raise
-            raise first_error from error
+            else:
+                raise _no_multiple(analysis, *first) from error
 
 
-class Unsplittable(Exception):
-    """A leaf that grows to no multiple is summed over where nothing can be split."""
-
-    def __init__(self, leaf: Axis, error: GrowthError):
-        super().__init__(str(error))
-        self.leaf, self.error = leaf, error
+def _no_multiple(analysis: Analysis, leaf: Axis, error: GrowthError) -> GrowthError:
+    n, m = leaf.small, leaf.big
+    return GrowthError(
+        f"an axis that grows from {n} to {m}, no multiple, is summed over where no parameter can "
+        "be split over its copies (a norm, or a product of activations): units with different "
+        f"numbers of copies would count differently. The first equation that shows it:\n"
+        f"{error.reason}",
+        axis=f"{n}→{m}",
+        params=analysis.paths([leaf]),
+        primitive=error.primitive,
+        source=error.source,
+        mend=f"grow this axis to a multiple of {n} ({n * max(2, round(m / n))}), or grow a hidden "
+        "width that parameters alone read, which may take any size",
+    )
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:
@@ -131,7 +145,7 @@ def _shapes(tree: PyTree, name: str) -> list[tuple[str, jax.ShapeDtypeStruct]]:
     return [(path_name(path), _shape(leaf)) for path, leaf in found]
 
 
-def _check_params(small_params, big_params, small_leaves, big_leaves) -> None:
+def _check_params(small_leaves, big_leaves) -> None:
     small_paths, big_paths = [p for p, _ in small_leaves], [p for p, _ in big_leaves]
     if small_paths != big_paths:
         only_small = [p for p in small_paths if p not in set(big_paths)]
@@ -142,8 +156,6 @@ def _check_params(small_params, big_params, small_leaves, big_leaves) -> None:
             params=[*only_small[:3], *only_big[:3]],
             mend="two models of one depth and one set of options; depth grows by plan.deepen",
         )
-    if str(jax.tree.structure(small_params)) != str(jax.tree.structure(big_params)):
-        raise GrowthError("the parameters of the two models are different containers")
     for (path, s), (_, b) in zip(small_leaves, big_leaves, strict=True):
         if len(s.shape) != len(b.shape):
             raise GrowthError(
@@ -434,18 +446,7 @@ def _choose_splits(analysis: Analysis, flow: Flow):
     value, culprits = choose(flow.splits, bits, between)
     if value is None:
         c = flow.contractions[culprits[0]]
-        n, m = c.leaf.small, c.leaf.big
-        try:
-            c.joint.fail(
-                f"an axis that grows from {n} to {m}, no multiple, is summed over here where no "
-                "parameter can be split over its copies (a norm or a product of activations): "
-                "units with different numbers of copies would count differently",
-                axes=(c.axis,),
-                mend=f"grow this axis to a multiple of {n} ({n * max(2, round(m / n))}), or grow a "
-                "hidden width, which may take any size",
-            )
-        except GrowthError as error:
-            raise Unsplittable(c.leaf, error) from None
+        c.joint.fail("no parameter can be split over the copies that are summed", axes=(c.leaf,))
     chosen = [{key: value(expr) for key, expr in split.items()} for split in flow.param_split]
     totals: dict[int, list[int]] = {}
     for c in flow.contractions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 
 import jax
@@ -58,10 +59,11 @@ class Const:
 class Equation:
     """One equation of a flat program; operands are `core.Var`s or `Const`s."""
 
-    __slots__ = ("ins", "name", "outs", "params", "raw")
+    __slots__ = ("calls", "ins", "name", "outs", "params", "raw")
 
-    def __init__(self, raw: core.JaxprEqn, ins: list, outs: list):
+    def __init__(self, raw: core.JaxprEqn, ins: list, outs: list, calls: tuple):
         self.raw, self.ins, self.outs = raw, ins, outs
+        self.calls = calls  # the calls it was inlined from, outermost first
         self.name: str = raw.primitive.name
         self.params: dict[str, Any] = raw.params
 
@@ -106,7 +108,7 @@ class Folder:
         ins = [core_var(v) for v in jaxpr.invars]
         args: list = [(known or {}).get(i, v) for i, v in enumerate(ins)]
         out: list[Equation] = []
-        outs = self._run(jaxpr, [self.literal(c) for c in closed.consts], args, out)
+        outs = self._run(jaxpr, [self.literal(c) for c in closed.consts], args, out, ())
         # Dead equations go: they would only have to agree for nothing.
         live = {id(v) for v in outs if not isinstance(v, Const)}
         kept = []
@@ -116,7 +118,9 @@ class Folder:
                 live.update(id(v) for v in eqn.ins if not isinstance(v, Const))
         return Program(ins, kept[::-1], outs)
 
-    def _run(self, jaxpr: core.Jaxpr, consts: list, args: list, out: list[Equation]) -> list:
+    def _run(
+        self, jaxpr: core.Jaxpr, consts: list, args: list, out: list[Equation], calls: tuple
+    ) -> list:
         env: dict[Any, Any] = {}
         env.update(zip(jaxpr.constvars, consts, strict=True))
         env.update(zip(jaxpr.invars, args, strict=True))
@@ -134,13 +138,13 @@ class Folder:
                 inner_consts = (
                     [self.literal(c) for c in closed.consts] if closed is not None else []
                 )
-                results = self._run(body, inner_consts, ins, out)
+                results = self._run(body, inner_consts, ins, out, (*calls, eqn))
             elif all(isinstance(v, Const) for v in ins) and not eqn.effects:
                 results = self._fold(eqn, ins)
             else:
                 # A body may be run at several places: its variables are made anew each time.
                 results = [Fresh(v.aval) for v in eqn.outvars]
-                out.append(Equation(eqn, ins, results))
+                out.append(Equation(eqn, ins, results, calls))
             env.update(zip(eqn.outvars, results, strict=True))
         return [read(v) for v in jaxpr.outvars]
 
@@ -207,17 +211,24 @@ def _host(v):
     return np.asarray(v)
 
 
-def where(raw: core.JaxprEqn) -> str:
+_JAX = os.path.dirname(jax.__file__) + os.sep
+_LIBRARIES = os.sep + "site-packages" + os.sep
+
+
+def where(eqn: Equation) -> str:
     """The user's source line of an equation: "file:line (function)"."""
-    traceback = getattr(raw.source_info, "traceback", None)
     fallback = ""
-    for frame in traceback.frames if traceback is not None else ():
-        place = f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
-        name = frame.file_name
-        if "/site-packages/" not in name and not name.startswith("<") and "/jax/" not in name:
-            return place
-        if "/site-packages/jax/" not in name and not fallback and not name.startswith("<"):
-            fallback = place
+    # Functions such as `jnp.sort` are traced once and cached: then only the call knows its line.
+    for raw in (eqn.raw, *reversed(eqn.calls)):
+        traceback = getattr(raw.source_info, "traceback", None)
+        for frame in traceback.frames if traceback is not None else ():
+            name = frame.file_name
+            if name.startswith((_JAX, "<")):
+                continue
+            place = f"{name}:{frame.line_num} ({frame.function_name})"
+            if _LIBRARIES not in name:
+                return place
+            fallback = fallback or place
     return fallback or "unknown"
 
 
@@ -238,7 +249,7 @@ def describe(eqn: Equation) -> str:
     args = ", ".join(map(shape, eqn.ins))
     outs = ", ".join(map(shape, eqn.outs))
     text = ", ".join(f"{k}={v}" for k, v in told.items())
-    return f"{outs} = {eqn.name}({args}) [{text[:160]}] at {where(eqn.raw)}"
+    return f"{outs} = {eqn.name}({args}) [{text[:160]}] at {where(eqn)}"
 
 
 def _extended(aval) -> bool:

@@ -1,0 +1,116 @@
+"""Whether a plan keeps the function and the gradients: references that share no code with it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.growth.zoo import Model, as_dtype, randomised
+from trainkit import growth
+
+SYMMETRIES = ("even", "uneven", "noise", "zero_out")
+
+
+def names(tree: Any) -> dict[str, np.ndarray]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+class Small:
+    """The small model at random parameters: outputs, and gradients of a random projection."""
+
+    def __init__(self, model: Model, dtype: Any):
+        self.model, self.dtype = model, dtype
+        self.inputs = tuple(
+            jnp.asarray(x, dtype if np.issubdtype(np.asarray(x).dtype, np.floating) else None)
+            for x in model.inputs
+        )
+        self.fn, shapes = model.build(**model.base)
+        self.params = randomised(as_dtype(shapes, dtype))
+        self.out, self.gradients = self.run(self.fn, self.params)
+
+    def run(self, fn, params):
+        def loss(p):
+            out = fn(p, *self.inputs)
+            weights = np.random.default_rng(9).normal(size=out.shape)
+            return jnp.sum(out * jnp.asarray(weights, out.dtype)), out
+
+        (_, out), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True, allow_int=True))(
+            params
+        )
+        return np.asarray(out), gradients
+
+    def big(self, variant: str):
+        fn, shapes = self.model.build(**{**self.model.base, **self.model.grown[variant]})
+        return fn, as_dtype(shapes, self.dtype)
+
+
+@functools.cache
+def small(table: str, name: str, dtype: str) -> Small:
+    from tests.growth import unforeseen, zoo
+
+    models = zoo.MODELS if table == "zoo" else unforeseen.MODELS
+    return Small(models[name], jnp.dtype(dtype))
+
+
+def predicted(gradient: np.ndarray, how: growth.LeafGrowth) -> tuple[np.ndarray, np.ndarray]:
+    """f · g[π] in numpy, and where it speaks (units that copy nothing have no prediction)."""
+    out = np.asarray(gradient, np.float64) * how.gradient
+    known = np.ones(out.shape, bool)
+    for d, axis in enumerate(how.axes):
+        if axis is None:
+            continue
+        shape = [-1 if e == d else 1 for e in range(out.ndim)]
+        out = np.take(out, np.maximum(axis.source, 0), d) * axis.gradient.reshape(shape)
+        known = np.take(known, np.maximum(axis.source, 0), d)
+        known = known & (axis.source >= 0).reshape(shape)
+    return out, known
+
+
+def check_variant(case: Small, variant: str, *, tolerance: float, symmetries=SYMMETRIES) -> None:
+    """Plans, grows in every way, and compares outputs and gradients."""
+    big_fn, big_shapes = case.big(variant)
+    plan = growth.plan(case.fn, big_fn, case.params, big_shapes, *case.inputs)
+    assert growth.Plan.from_json(plan.to_json()) == plan
+    key = jax.random.key(3)
+    run = jax.jit(
+        lambda p: jax.value_and_grad(
+            lambda q: (lambda o: (jnp.sum(o * _weights(o)), o))(big_fn(q, *case.inputs)),
+            has_aux=True,
+            allow_int=True,
+        )(p)
+    )
+    scale = np.abs(case.out).max()
+    for symmetry in symmetries:
+        params = plan.grow(case.params, key=key, symmetry=symmetry, like=big_shapes)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
+            lambda s: (s.shape, s.dtype), big_shapes
+        )
+        (_, out), gradients = run(params)
+        error = np.abs(np.asarray(out) - case.out).max() / scale
+        assert error <= tolerance, f"{symmetry}: outputs differ by {error:.1e}"
+        if jnp.dtype(case.dtype) != jnp.float64:
+            continue
+        maps = plan.realise(key, symmetry)
+        old, new = names(case.gradients), names(gradients)
+        # Some gradients are 0 but for rounding (key biases): measure against the largest.
+        size = max(float(np.abs(g).max()) for g in new.values() if g.dtype.kind == "f")
+        for path, how in maps.items():
+            if new[path].dtype.kind != "f":
+                continue
+            assert symmetry != "even" or how.exact_gradient, path
+            if not how.exact_gradient:
+                continue
+            wanted, known = predicted(old[path], how)
+            error = np.abs(np.where(known, new[path] - wanted, 0.0)).max() / size
+            assert error <= 1e-12, f"{symmetry}: the gradient of {path} is off by {error:.1e}"
+
+
+def _weights(out):
+    return jnp.asarray(np.random.default_rng(9).normal(size=out.shape), out.dtype)
