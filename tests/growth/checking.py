@@ -12,6 +12,8 @@ import numpy as np
 from tests.growth.zoo import Model, as_dtype, randomised
 from trainkit import growth
 
+# Their softmax is computed in float32 whatever its inputs are.
+SINGLE = {"dot_product_attention", "nnx attention"}
 SYMMETRIES = ("even", "uneven", "noise", "zero_out")
 
 
@@ -25,8 +27,8 @@ def names(tree: Any) -> dict[str, np.ndarray]:
 class Small:
     """The small model at random parameters: outputs, and gradients of a random projection."""
 
-    def __init__(self, model: Model, dtype: Any):
-        self.model, self.dtype = model, dtype
+    def __init__(self, model: Model, dtype: Any, single: bool):
+        self.model, self.dtype, self.single = model, dtype, single
         self.inputs = tuple(
             jnp.asarray(x, dtype if np.issubdtype(np.asarray(x).dtype, np.floating) else None)
             for x in model.inputs
@@ -56,7 +58,7 @@ def small(table: str, name: str, dtype: str) -> Small:
     from tests.growth import unforeseen, zoo
 
     models = zoo.MODELS if table == "zoo" else unforeseen.MODELS
-    return Small(models[name], jnp.dtype(dtype))
+    return Small(models[name], jnp.dtype(dtype), name in SINGLE)
 
 
 def predicted(gradient: np.ndarray, how: growth.LeafGrowth) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +111,9 @@ def check_variant(case: Small, variant: str, *, tolerance: float, symmetries=SYM
                 continue
             wanted, known = predicted(old[path], how)
             error = np.abs(np.where(known, new[path] - wanted, 0.0)).max() / size
-            assert error <= 1e-12, f"{symmetry}: the gradient of {path} is off by {error:.1e}"
+            # Gradients too are exact but for rounding; JAX's own attention rounds to float32.
+            allowed = 1e-6 if case.single else 1e-12
+            assert error <= allowed, f"{symmetry}: the gradient of {path} is off by {error:.1e}"
 
 
 def _weights(out):

@@ -672,13 +672,11 @@ class FlaxMany(nn.Module):
         y = nn.DenseGeneral((2, self.hidden))(x)
         y = nn.Einsum((2, self.hidden, self.width), "...hf,hfd->...d")(nn.swish(y))
         x = nn.GroupNorm(num_groups=None, group_size=2)(x + y)
-        x = (
-            x
-            + nn.Bidirectional(
-                nn.RNN(nn.SimpleCell(self.hidden, dtype=x.dtype, param_dtype=x.dtype)),
-                nn.RNN(nn.MGUCell(self.width, dtype=x.dtype, param_dtype=x.dtype)),
-            )(x)[..., : self.width]
-        )
+        both = nn.Bidirectional(
+            nn.RNN(nn.SimpleCell(self.hidden, dtype=x.dtype, param_dtype=x.dtype)),
+            nn.RNN(nn.MGUCell(self.width, dtype=x.dtype, param_dtype=x.dtype)),
+        )(x)
+        x = x + nn.Dense(self.width)(both)
         return nn.Dense(2)(nn.PReLU()(x).mean(1))
 
 
