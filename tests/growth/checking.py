@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from trainkit import growth
 
 # Their softmax is computed in float32 whatever its inputs are.
 SINGLE = {"dot_product_attention", "nnx attention"}
-SYMMETRIES = ("even", "uneven", "noise", "zero_out")
+SYMMETRIES = ("uneven", "noise", "zero_out")
 
 
 def names(tree: Any) -> dict[str, np.ndarray]:
@@ -27,8 +28,8 @@ def names(tree: Any) -> dict[str, np.ndarray]:
 class Small:
     """The small model at random parameters: outputs, and gradients of a random projection."""
 
-    def __init__(self, model: Model, dtype: Any, single: bool):
-        self.model, self.dtype, self.single = model, dtype, single
+    def __init__(self, name: str, model: Model, dtype: Any):
+        self.name, self.model, self.dtype, self.single = name, model, dtype, name in SINGLE
         self.inputs = tuple(
             jnp.asarray(x, dtype if np.issubdtype(np.asarray(x).dtype, np.floating) else None)
             for x in model.inputs
@@ -58,7 +59,7 @@ def small(table: str, name: str, dtype: str) -> Small:
     from tests.growth import unforeseen, zoo
 
     models = zoo.MODELS if table == "zoo" else unforeseen.MODELS
-    return Small(models[name], jnp.dtype(dtype), name in SINGLE)
+    return Small(name, models[name], jnp.dtype(dtype))
 
 
 def predicted(gradient: np.ndarray, how: growth.LeafGrowth) -> tuple[np.ndarray, np.ndarray]:
@@ -75,8 +76,12 @@ def predicted(gradient: np.ndarray, how: growth.LeafGrowth) -> tuple[np.ndarray,
     return out, known
 
 
-def check_variant(case: Small, variant: str, *, tolerance: float, symmetries=SYMMETRIES) -> None:
-    """Plans, grows in every way, and compares outputs and gradients."""
+def check_variant(case: Small, variant: str, *, tolerance: float) -> None:
+    """Plans, grows evenly and in one other way, and compares outputs and gradients.
+
+    Which other way goes round with the variant: every model meets them all, and fewer programs are
+    compiled.
+    """
     big_fn, big_shapes = case.big(variant)
     plan = growth.plan(case.fn, big_fn, case.params, big_shapes, *case.inputs)
     assert growth.Plan.from_json(plan.to_json()) == plan
@@ -89,7 +94,8 @@ def check_variant(case: Small, variant: str, *, tolerance: float, symmetries=SYM
         )(p)
     )
     scale = np.abs(case.out).max()
-    for symmetry in symmetries:
+    other = SYMMETRIES[zlib.crc32(f"{case.name} {variant}".encode()) % len(SYMMETRIES)]
+    for symmetry in ("even", other):
         params = plan.grow(case.params, key=key, symmetry=symmetry, like=big_shapes)
         assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
             lambda s: (s.shape, s.dtype), big_shapes
