@@ -1,6 +1,7 @@
 """Growth: widen and deepen a model while it trains."""
 
 from trainkit.growth.blueprint import AxisLeaf, LeafPlan, Plan
+from trainkit.growth.certificate import Certificate, certify
 from trainkit.growth.depth import Deepened, deepen
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.exact import ExactState, exact
@@ -17,6 +18,7 @@ from trainkit.growth.train_state import grow, grow_with_details
 __all__ = [
     "AxisGrowth",
     "AxisLeaf",
+    "Certificate",
     "Deepened",
     "ExactState",
     "GrowthError",
@@ -29,6 +31,7 @@ __all__ = [
     "Selection",
     "Slot",
     "activations",
+    "certify",
     "deepen",
     "exact",
     "fold_opt_state",

@@ -33,6 +33,7 @@ class Grown(NamedTuple):
 
     Attributes:
       state: the grown state.
+      before: the small model's state.
       growth: leaf name of the parameters -> `LeafGrowth`, width and depth together where a leaf is
         stacked over layers.
       origin: leaf name of the parameters -> `Origin`, where layers were added.
@@ -42,6 +43,7 @@ class Grown(NamedTuple):
     """
 
     state: TrainState
+    before: TrainState
     growth: dict[str, LeafGrowth]
     origin: dict[str, Origin]
     depth: Deepened | None
@@ -205,7 +207,7 @@ def grow_with_details(
     grown = state.replace(
         params=variables["params"], model_state=variables["model_state"], opt_state=opt_state
     )
-    return Grown(grown, growth, origin, depth, before, after, inputs)
+    return Grown(grown, state, growth, origin, depth, before, after, inputs)
 
 
 def _middle(

@@ -1,0 +1,94 @@
+"""The certificate says what a growth did, in numbers."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests.growth.test_train_state import MLP, X, linen_state
+from trainkit.growth import AxisGrowth, Certificate, LeafGrowth, certify, grow_with_details
+from trainkit.growth.certificate import _dead
+
+
+@pytest.fixture(autouse=True)
+def _mode(x64):
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def certificate(how="preserve", small=(8,), big=(16, 16), tx=None):
+    tx = tx or optax.adam(1e-2)
+    state = linen_state(MLP(small), X, tx)
+    return certify(grow_with_details(state, MLP(small), MLP(big), X, tx=tx, how=how), tx)
+
+
+def test_exact_growth():
+    c = certificate()
+    assert c.forward_error["float64"] < 1e-14
+    assert c.forward_error["bfloat16"] < 0.1
+    assert c.gradient_residual < 1e-12
+    assert c.calibrated == ()
+    assert c.new_layers == ("Dense_1/bias", "Dense_1/kernel")
+    assert c.parameters == (5 * 8 + 8 + 8 * 3 + 3, 5 * 16 + 16 + 16 * 16 + 16 + 16 * 3 + 3)
+    assert c.flops[1] > 2 * c.flops[0]
+    assert c.bytes[0] == 8 * 3 * c.parameters[0] + 4
+    assert c.warnings == ()
+    # Uneven copies have come apart after three steps of Adam.
+    assert c.replica_distance[1] > 1e-6
+
+
+def test_even_copies_are_warned_of():
+    c = certificate("even", big=(16,))
+    assert c.replica_distance == pytest.approx((0.0, 0.0), abs=1e-12)
+    assert any("copies are still equal" in text for text in c.warnings)
+
+
+def test_global_norm_is_warned_of():
+    tx = optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1))
+    c = certificate("noise", big=(16,), tx=tx)
+    assert any("clip_by_global_norm" in text for text in c.warnings)
+    predicted, actual = c.update_norm
+    assert actual == pytest.approx(0.01, rel=1e-6)  # it is clipped again, and shorter than before
+    assert abs(predicted - actual) > 1e-4
+
+
+def test_a_jump_is_reported():
+    c = certificate("stack+rms", small=(8, 8), big=(16, 16, 16))
+    assert c.forward_error["float64"] > 1e-3
+    assert any("the function changed" in text for text in c.warnings)
+
+
+def test_fresh_units_and_dead_ones():
+    c = certificate("zero_out", big=(16,))
+    assert c.forward_error["float64"] < 1e-14
+    assert c.fresh["Dense_0/kernel"] == 5 * 8
+    # Read with 0 at first, but alive at the second probe.
+    assert c.dead == ()
+
+
+def test_update_norm_of_sgd():
+    """Plain SGD moves the grown model by f·g[π], exact continuation by c·g[π]."""
+    c = certificate("even", big=(16,), tx=optax.sgd(0.1))
+    predicted, actual = c.update_norm
+    assert predicted > 0
+    assert actual > 0
+    assert predicted != pytest.approx(actual, rel=1e-3)
+
+
+def test_json_and_text():
+    c = certificate(big=(16,))
+    assert Certificate.from_json(c.to_json()) == c
+    assert json.loads(c.to_json())["parameters"] == list(c.parameters)
+    text = str(c)
+    for word in ("outputs", "float64", "dead units", "parameters", "FLOPs", "update norm"):
+        assert word in text
+
+
+def test_dead_units_are_found():
+    axis = AxisGrowth(np.array([0, 1, -1]), np.ones(3), np.ones(3))
+    growth = {"w": LeafGrowth((None, axis))}
+    grads = {"w": jnp.array([[1.0, 2.0, 0.0], [0.5, 1.0, 0.0]])}
+    assert _dead(grads, growth) == ("w, axis 1: unit 2",)

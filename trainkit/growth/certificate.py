@@ -1,0 +1,344 @@
+"""The certificate of a growth: what was kept, what was not, measured on the grown model itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from trainkit.cost import count_flops
+from trainkit.growth.calculus import expand
+from trainkit.growth.depth import relative_change
+from trainkit.growth.leaf import LeafGrowth
+from trainkit.growth.models import Traced
+from trainkit.growth.moments import Origin
+from trainkit.growth.paths import named_leaves
+from trainkit.growth.train_state import Grown
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """What one growth did. `print` it, or keep `to_json()` with the checkpoint.
+
+    Attributes:
+      forward_error: dtype of the arithmetic -> max |outputs′ − outputs| / rms(outputs).
+      gradient_residual: max over leaves of ‖g′ − f·g[π]‖ / ‖g′‖, over leaves whose factor is exact;
+        0 where there are none.
+      calibrated: leaves whose gradient factor is a best guess.
+      fresh: leaf name -> entries of new units (they copy nothing).
+      new_layers: leaves of new layers.
+      zeroed: leaves that are 0 so that new layers add nothing.
+      dead: units whose parameters still have no gradient at the second probe, as "leaf, axis a:
+        unit j".
+      replica_distance: relative distance between copies of a unit: (smallest, median) over all
+        copies after the probe steps; `None` where nothing was copied.
+      update_norm: (predicted, actual): the norm that the first update would have if the grown
+        model followed the small one exactly, and the norm that the plain transformation gives.
+      flops: forward FLOPs of the probe's batch, before and after.
+      parameters, bytes: before and after; bytes with the optimizer state.
+      warnings: what the reader should know.
+    """
+
+    forward_error: dict[str, float]
+    gradient_residual: float
+    calibrated: tuple[str, ...]
+    fresh: dict[str, int]
+    new_layers: tuple[str, ...]
+    zeroed: tuple[str, ...]
+    dead: tuple[str, ...]
+    replica_distance: tuple[float, float] | None
+    update_norm: tuple[float, float]
+    flops: tuple[float, float]
+    parameters: tuple[int, int]
+    bytes: tuple[int, int]
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """The certificate as JSON text."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Certificate:
+        """What `to_json` wrote."""
+        tuples = lambda x: tuple(x) if isinstance(x, list) else x
+        values: dict[str, Any] = {n: tuples(v) for n, v in json.loads(text).items()}
+        return cls(**values)
+
+    def __str__(self) -> str:
+        few = lambda names: ", ".join(names[:4]) + (f", … ({len(names)})" if len(names) > 4 else "")
+        change = lambda pair: f"{pair[0]:,.0f} → {pair[1]:,.0f} (×{pair[1] / max(pair[0], 1):.2f})"
+        lines = [
+            ("outputs", ", ".join(f"{e:.1e} in {d}" for d, e in self.forward_error.items())),
+            ("gradient factors", f"residual {self.gradient_residual:.1e}"),
+            ("calibrated", few(self.calibrated) or "none"),
+            ("fresh entries", few([f"{n}: {k}" for n, k in self.fresh.items()]) or "none"),
+            ("new layers", f"{len(self.new_layers)} leaves, at 0: {few(self.zeroed) or 'none'}"),
+            ("dead units", few(self.dead) or "none"),
+            (
+                "copies apart",
+                "no copies"
+                if self.replica_distance is None
+                else "smallest {:.1e}, median {:.1e}".format(*self.replica_distance),
+            ),
+            ("update norm", "predicted {:.3e}, actual {:.3e}".format(*self.update_norm)),
+            ("FLOPs", change(self.flops)),
+            ("parameters", change(self.parameters)),
+            ("bytes", change(self.bytes)),
+            *(("warning", text) for text in self.warnings),
+        ]
+        return "\n".join(f"{name:<17} {text}" for name, text in lines)
+
+
+def certify(
+    grown: Grown, tx: optax.GradientTransformation, *, steps: int = 3, seed: int = 0
+) -> Certificate:
+    """Measures a growth on its own example, with a random linear functional of the outputs as loss.
+
+    Args:
+      grown: what `grow_with_details` returned.
+      tx: the transformation of the run.
+      steps: probe steps of `tx` after which copies are compared.
+      seed: for the functional, and for inputs of which only shapes are known.
+
+    >>> import flax.linen as nn, jax, jax.numpy as jnp, optax
+    >>> from trainkit import TrainState
+    >>> from trainkit.growth import grow_with_details
+    >>> x, tx = jnp.linspace(-1.0, 1.0, 8).reshape(4, 2), optax.sgd(1e-2)
+    >>> net = lambda n: nn.Sequential([nn.Dense(n), nn.relu, nn.Dense(2)])
+    >>> state = TrainState.create(net(4).init(jax.random.key(0), x)["params"], tx)
+    >>> certificate = certify(grow_with_details(state, net(4), net(8), x, tx=tx), tx)
+    >>> certificate.forward_error["float32"] < 1e-6, certificate.parameters
+    (True, (22, 42))
+    """
+    rng = np.random.default_rng(seed)
+    inputs = jax.tree.map(lambda x: _concrete(x, rng), grown.inputs)
+    before, after = grown.before, grown.state
+    tree = lambda s: {"params": s.params, "model_state": s.model_state}
+    outputs = jax.eval_shape(grown.small.fn, tree(before), *inputs)
+    weights = jax.tree.map(lambda o: rng.normal(size=o.shape), outputs)
+
+    def loss(fn: Callable[..., PyTree], model_state: PyTree) -> Callable[[PyTree], jax.Array]:
+        def value(params: PyTree) -> jax.Array:
+            out = fn({"params": params, "model_state": model_state}, *inputs)
+            parts = jax.tree.map(
+                # Bent, so that the gradient depends on where the outputs are.
+                lambda o, w: jnp.mean(jnp.sin(o) * jnp.asarray(w, o.dtype)),
+                out,
+                weights,
+            )
+            return sum(jax.tree.leaves(parts), jnp.zeros(()))
+
+        return value
+
+    with jax.numpy_dtype_promotion("standard"):
+        small_grad = jax.jit(jax.grad(loss(grown.small.fn, before.model_state)))
+        big_grad = jax.jit(jax.grad(loss(grown.big.fn, after.model_state)))
+        g, big_g = small_grad(before.params), big_grad(after.params)
+        residual = _residual(g, big_g, grown)
+        small_update, _ = tx.update(g, before.opt_state, before.params)
+        norm = (_predicted(small_update, grown), _norm(_update(tx, big_g, after)))
+        params, opt_state, grads = after.params, after.opt_state, big_g
+        gradients = []
+        for _ in range(max(steps, 2)):
+            gradients.append(grads)
+            updates, opt_state = tx.update(grads, opt_state, params)
+            params = optax.apply_updates(params, updates)
+            grads = big_grad(params)
+        forward = _forward(grown, inputs, tree)
+        warnings = _warnings(grown, tx, forward, params)
+    return Certificate(
+        forward_error=forward,
+        gradient_residual=residual,
+        calibrated=tuple(n for n, how in grown.growth.items() if not how.exact_gradient),
+        fresh=_fresh(grown),
+        new_layers=tuple(n for n, come in grown.origin.items() if come.new),
+        zeroed=grown.depth.zeroed if grown.depth else (),
+        dead=_dead(gradients[1], grown.growth),
+        replica_distance=_apart(params, grown.growth),
+        update_norm=norm,
+        flops=(_flops(grown.small, inputs), _flops(grown.big, inputs)),
+        parameters=(_size(before.params), _size(after.params)),
+        bytes=(_bytes(before), _bytes(after)),
+        warnings=warnings,
+    )
+
+
+def _concrete(x: Any, rng: np.random.Generator) -> Any:
+    if not isinstance(x, jax.ShapeDtypeStruct):
+        return x
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return jnp.asarray(rng.normal(size=x.shape), x.dtype)
+    return jnp.asarray(rng.integers(0, 2, x.shape), x.dtype)
+
+
+def _forward(grown: Grown, inputs: tuple[Any, ...], tree: Callable[[Any], PyTree]):
+    own = {str(x.dtype) for x in jax.tree.leaves(grown.before.params)}
+    errors = {}
+    for dtype in dict.fromkeys([*sorted(own), "bfloat16"]):
+        cast = lambda t, d=dtype: jax.tree.map(
+            lambda x: x.astype(d) if jnp.issubdtype(x.dtype, jnp.floating) else x, t
+        )
+        a = jax.jit(grown.small.fn)(cast(tree(grown.before)), *cast(inputs))
+        b = jax.jit(grown.big.fn)(cast(tree(grown.state)), *cast(inputs))
+        errors[dtype] = relative_change(a, b)
+    return errors
+
+
+def _old(name: str, origin: dict[str, Origin]) -> str | None:
+    come = origin.get(name, Origin(name))
+    return None if come.new else come.leaf
+
+
+def _residual(g: PyTree, big_g: PyTree, grown: Grown) -> float:
+    small, worst = named_leaves(g), 0.0
+    total = math.sqrt(sum(float(jnp.sum(x.astype(jnp.float32) ** 2)) for x in small.values()))
+    for name, leaf in named_leaves(big_g).items():
+        old, how = _old(name, grown.origin), grown.growth.get(name)
+        if old is None or how is None or not how.exact_gradient:
+            continue
+        expected = expand(small[old], how, gradient=1)
+        known = np.ones(leaf.shape, bool)
+        for a, along in enumerate(how.axes):
+            if along is not None:
+                keep = (np.asarray(along.source) >= 0) & (along.gradient != 0)
+                known &= keep.reshape([-1 if i == a else 1 for i in range(leaf.ndim)])
+        difference = np.where(known, np.asarray(leaf - expected, np.float64), 0.0)
+        # A leaf without gradient (a bias before a norm) has rounding only: compare with the whole.
+        size = max(float(np.linalg.norm(np.asarray(expected, np.float64))), 1e-3 * total)
+        worst = max(worst, float(np.linalg.norm(difference)) / (size or 1.0))
+    return worst
+
+
+def _update(tx: optax.GradientTransformation, grads: PyTree, state: Any) -> PyTree:
+    return tx.update(grads, state.opt_state, state.params)[0]
+
+
+def _predicted(update: PyTree, grown: Grown) -> float:
+    small, squares = named_leaves(update), 0.0
+    for name in named_leaves(grown.state.params):
+        old, how = _old(name, grown.origin), grown.growth.get(name)
+        if old is not None:
+            u = small[old] if how is None else expand(small[old], how, weight=1, new="fill")
+            squares += float(jnp.sum(u.astype(jnp.float32) ** 2))
+    return math.sqrt(squares)
+
+
+def _flops(side: Traced, inputs: tuple[Any, ...]) -> float:
+    return float(count_flops(side.fn, side.variables, *inputs))
+
+
+def _norm(tree: PyTree) -> float:
+    return float(optax.tree.norm(tree))
+
+
+def _fresh(grown: Grown) -> dict[str, int]:
+    shapes, found = named_leaves(grown.state.params), {}
+    for name, how in grown.growth.items():
+        old = 1
+        for n, along in zip(shapes[name].shape, how.axes, strict=True):
+            old *= n if along is None else int(np.sum(np.asarray(along.source) >= 0))
+        if shapes[name].size > old:
+            found[name] = int(shapes[name].size) - old
+    return found
+
+
+def _dead(grads: PyTree, growth: dict[str, LeafGrowth]) -> tuple[str, ...]:
+    dead = []
+    leaves = named_leaves(grads)
+    for name, how in growth.items():
+        g = np.asarray(leaves[name], np.float64)
+        for a, along in enumerate(how.axes):
+            if along is not None and np.any(g):
+                others = tuple(i for i in range(g.ndim) if i != a)
+                silent = np.flatnonzero(~np.any(g, axis=others))
+                # An old unit may be silent on this batch; its copy, or a new one, would stay so.
+                dead += [
+                    f"{name}, axis {a}: unit {j}" for j in silent if _is_new(along.source, int(j))
+                ]
+    return tuple(dead)
+
+
+def _is_new(source: np.ndarray, j: int) -> bool:
+    return source[j] < 0 or j != int(np.flatnonzero(source == source[j])[0])
+
+
+def _apart(params: PyTree, growth: dict[str, LeafGrowth]) -> tuple[float, float] | None:
+    distances = []
+    leaves = named_leaves(params)
+    for name, how in growth.items():
+        w = np.asarray(leaves[name], np.float64)
+        for a, along in enumerate(how.axes):
+            if along is None:
+                continue
+            rows, source = np.moveaxis(w, a, 0).reshape(w.shape[a], -1), np.asarray(along.source)
+            for j in range(len(source)):
+                first = int(np.flatnonzero(source == source[j])[0])
+                if source[j] >= 0 and first != j and along.weight[j] and along.weight[first]:
+                    x, y = rows[j] / along.weight[j], rows[first] / along.weight[first]
+                    size = max(float(np.linalg.norm(x)), float(np.linalg.norm(y)))
+                    distances.append(float(np.linalg.norm(x - y)) / size if size else 0.0)
+    if not distances:
+        return None
+    return float(np.min(distances)), float(np.median(distances))
+
+
+def _size(tree: PyTree) -> int:
+    return sum(int(x.size) for x in jax.tree.leaves(tree))
+
+
+def _bytes(state: Any) -> int:
+    trees = (state.params, state.model_state, state.opt_state)
+    return sum(int(x.nbytes) for x in jax.tree.leaves(trees) if hasattr(x, "nbytes"))
+
+
+def _warnings(
+    grown: Grown, tx: optax.GradientTransformation, forward: dict[str, float], probed: PyTree
+) -> tuple[str, ...]:
+    texts = []
+    if _couples(tx, grown.before.params):
+        texts.append(
+            "the update of one leaf depends on the gradients of others, as clip_by_global_norm "
+            "makes it: growth changes each leaf's norm by √copies · f, so the plain rule does not "
+            "go on as before (exact continuation does)"
+        )
+    own = next(d for d in forward if d != "bfloat16" or len(forward) == 1)
+    limit = 1e-10 if own == "float64" else 1e-4 if own == "float32" else 1e-1
+    if forward[own] > limit:
+        texts.append(f"the function changed: outputs moved by {forward[own]:.1e} of their scale")
+    apart = _apart(probed, grown.growth)
+    if apart is not None and apart[1] < 1e-6:
+        texts.append(
+            "copies are still equal after the probe steps and will stay so: choose an operator "
+            "that tells them apart (uneven, noise, zero_out)"
+        )
+    return tuple(texts)
+
+
+def _couples(tx: optax.GradientTransformation, params: PyTree) -> bool:
+    """Whether a much larger gradient in one leaf changes the update of another."""
+    tiny = jax.tree.map(lambda x: np.full((2,) * x.ndim, 0.1, np.float32), params)
+    leaves, treedef = jax.tree.flatten(tiny)
+    if len(leaves) < 2:
+        return False
+
+    def last_update(scale: float) -> np.ndarray:
+        grads = [np.ones_like(leaf) for leaf in leaves]
+        grads[0] = grads[0] * np.float32(scale)
+        state = tx.init(tiny)
+        updates, _ = tx.update(jax.tree.unflatten(treedef, grads), state, tiny)
+        return np.concatenate([np.ravel(u) for u in jax.tree.leaves(updates)[1:]])
+
+    try:
+        return not np.allclose(last_update(1.0), last_update(1e3), rtol=1e-3, atol=0)
+    except Exception:
+        # The rule asks for more than gradients: nothing is said of it.
+        return False
