@@ -66,6 +66,25 @@ def paths(shapes: tuple[tuple[int, ...], ...]) -> list[str]:
     return [jax.tree_util.keystr(path) for path, x in named for _ in range(x.size)]
 
 
+ODD_SHAPES: tuple[tuple[int, ...], ...] = ((), (1, 1), (2, 1, 2, 3), (5,))
+
+
+def odd_shapes(seed: int) -> Case:
+    """A short trajectory of leaves that a rule may treat otherwise for their rank or size."""
+    rng = np.random.default_rng(seed + 1)
+    n = sum(sizes(ODD_SHAPES))
+    return Case(ODD_SHAPES, rng.normal(size=(4, n)) * 3, rng.normal(size=(4, n)))
+
+
+def long(seed: int, steps: int = 400) -> Case:
+    """Many steps, for what goes wrong late: schedules, counts, and sums that drift."""
+    rng = np.random.default_rng(seed + 2)
+    n = sum(sizes(SHAPES))
+    params = np.broadcast_to(3 * rng.normal(size=n), (steps, n))
+    drift = rng.normal(size=n)
+    return Case(SHAPES, params, rng.normal(size=(steps, n)) + 0.5 * drift)
+
+
 class Batch(NamedTuple):
     """Stacked trajectories and where each named one is."""
 

@@ -150,14 +150,31 @@ def read(claims: Any) -> dict[str, Any]:
     given: dict[str, Any] = (
         dict(claims) if isinstance(claims, Mapping) else dict.fromkeys(_names(claims), True)
     )
-    named = {str(k).replace("_", " ").strip(): v for k, v in given.items()}
-    aliases = {name.replace("-", " "): name for name in CLAIMS}
-    known = {aliases.get(name.replace("-", " "), name): value for name, value in named.items()}
+    known = {_known(str(name)): value for name, value in given.items()}
     wrong = sorted(set(known) - set(CLAIMS))
     if wrong:
         shown = "\n".join(f"  {name}: {what}" for name, what in CLAIMS.items())
         raise ValueError(f"unknown claim {', '.join(map(repr, wrong))}. Known claims:\n{shown}")
     return known
+
+
+# The names of laws, where the claim that makes them apply is another word.
+OF_LAWS = {
+    "descent": "descends",
+    "constant gradients": "adapts",
+    "wrapper order": "commutes with",
+    "oracle in float64": "oracle",
+}
+
+
+def plain(name: str) -> str:
+    """A name without what people write differently: case, spaces, hyphens and underscores."""
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+def _known(name: str) -> str:
+    words = {plain(claim): claim for claim in CLAIMS} | {plain(k): v for k, v in OF_LAWS.items()}
+    return words.get(plain(name), name)
 
 
 def _names(claims: Iterable[Any]) -> list[str]:

@@ -176,9 +176,7 @@ def _chosen(laws: Any, known: Iterable[Law], kind: str) -> list[Law]:
         if isinstance(law, Law):
             out.append(law)
             continue
-        name = {n.replace("-", " "): n for n in table}.get(
-            str(law).replace("_", " ").replace("-", " "), str(law)
-        )
+        name = {claiming.plain(n): n for n in table}.get(claiming.plain(str(law)), str(law))
         if name not in table:
             raise ValueError(
                 f"there is no law {law!r} of a {kind}. The laws are: {', '.join(table)}"

@@ -36,7 +36,7 @@ def structures(dtype: str = "float32") -> dict[str, Any]:
         "a NamedTuple": Pair(draw(2), {"x": draw(3)}),
         "a bare array": draw(3),
         "an empty tree": {},
-        "an empty subtree": {"a": draw(2), "none": {}, "nothing": ()},
+        "an empty subtree": {"a": draw(2), "none": {}, "nothing": (), "no": None},
         "a scalar leaf": {"s": draw(), "v": draw(2)},
         "a leaf of size 0": {"z": draw(0), "v": draw(2), "m": draw(0, 3)},
         "a 1×1 leaf": {"m": draw(1, 1), "v": draw(1)},

@@ -204,6 +204,20 @@ class Subject:
 
         return self.remember(("scan", dtype), make)
 
+    def long(self, case: cases.Case) -> Run:
+        """One trajectory of many steps, scanned."""
+
+        def make() -> Run:
+            flat, params, finite = scanned(self, self.tx, "float32", case.shapes)(
+                case.params[None].astype(np.float32),
+                case.grads[None].astype(np.float32),
+                np.zeros(1, np.float32),
+            )
+            wide = lambda x: np.asarray(x[0]).astype(np.float64)
+            return Run(wide(flat), wide(params), np.asarray(finite[0]))
+
+        return self.remember(("scan", "of many steps"), make)
+
     def run(self, row: str, dtype: str = "float32") -> Run:
         """One named trajectory: "plain", "negated", "scaled", "zeros", "tiny", … (see `cases`)."""
         return self.runs(dtype)[row]
