@@ -188,8 +188,18 @@ def resume(subject: Subject) -> Iterator[Violation]:
         other = lambda g, s, p: subject.update(g, s, p, tx=another)
 
         def by_msgpack(state: Any) -> Any:
-            back = serialization.from_bytes(state, serialization.to_bytes(state))
-            return jax.tree.map(jnp.asarray, back)  # it gives NumPy arrays, a step gets JAX's
+            # Typed random keys travel as the numbers they hold: msgpack knows only arrays.
+            key = lambda x: (
+                isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+            )
+            held = jax.tree.map(lambda x: jax.random.key_data(x) if key(x) else x, state)
+            back = serialization.from_bytes(held, serialization.to_bytes(held))
+            restore = lambda x, old: (
+                jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(old))
+                if key(old)
+                else jnp.asarray(x)  # it gives NumPy arrays, a step gets JAX's
+            )
+            return jax.tree.map(restore, back, state)
 
         trips = {"device_get": lambda s: jax.device_put(jax.device_get(s)), "msgpack": by_msgpack}
         if any(getattr(x, "size", 0) for x in jax.tree.leaves(states[0])):

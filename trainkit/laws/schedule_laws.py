@@ -231,7 +231,8 @@ def _compare(s: ScheduleSubject, counts: Any, got: Any, want: Any) -> Violation 
     near = 1e-5 * np.abs(want) + 1e-6 * np.abs(want).max(initial=0)
     # float32 knows a count beyond 2²⁴ to 6e-8 of itself, which a decay multiplies.
     near = near + _steepness(s, counts)
-    bad = ~(np.abs(got - want) <= near)
+    with np.errstate(all="ignore"):
+        bad = ~(np.abs(got - want) <= near)
     if not bad.any():
         return None
     i = int(np.argmax(bad))
