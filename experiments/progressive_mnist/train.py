@@ -25,7 +25,7 @@ from trainkit.report import RunData, read_run, write_report
 from trainkit.report.growth import comparison, growth_parts
 
 MODELS = {
-    "mlp": (MLP((64,)), MLP((128,)), MLP((256,))),
+    "mlp": (MLP((64,)), MLP((128,)), MLP((128, 256))),
     "cnn": (CNN((8, 16), 32), CNN((16, 32), 64), CNN((32, 64), 128)),
 }
 # The best of .0003, .001, .003 and .01 for each run alone, by `--tune`.
@@ -147,7 +147,7 @@ def train(
         probe=Probe(unroll=config.model == "cnn") if config.probe and len(stages) > 1 else None,
         seed=config.seed,
         warmup=50,
-        eval_every=max(1, steps_per_epoch // 4),
+        eval_every=max(1, steps_per_epoch // 3),
         log_every=max(1, steps_per_epoch // 16),
         out=None if trial else setting.out / name,
         config=identity,

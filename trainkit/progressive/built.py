@@ -160,6 +160,7 @@ class Passage:
                 Side(small.stage.model, small.model, inner(small)),
                 Side(stage.model, big.model, inner(big)),
                 jax.tree.map(_unstacked(big.step.steps_per_call), big.batch),
+                build=recipe.build,
                 tx=recipe.tx,
                 how=operator(stage.how),
                 reset=stage.moments == "reset",
