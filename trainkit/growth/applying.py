@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 
 from trainkit.growth.blueprint import Plan, Symmetry
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.layout import repeats
 from trainkit.growth.leaf import AxisGrowth, LeafGrowth
 from trainkit.growth.paths import named_leaves, path_name
 from trainkit.growth.realising import check_symmetry, noise_groups, realise
@@ -36,20 +38,36 @@ def grow_params(
                 "`like` does not have the leaves and shapes of the big model of this plan",
                 mend="pass the big_params that the plan was made from",
             )
+    run = grower(plan, key, symmetry, like)
+    options: dict[str, Any] = {} if out_shardings is None else {"out_shardings": out_shardings}
+    grown = jax.jit(run, **options)(params, key)
+    if donate:
+        # XLA reuses a buffer for one of its own size only: what has grown is given up here, as
+        # soon as the computation has read it.
+        for leaf in jax.tree.leaves(params):
+            if isinstance(leaf, jax.Array) and not leaf.is_deleted():
+                leaf.delete()
+    return grown
+
+
+def grower(
+    plan: Plan, key: jax.Array | None, symmetry: Symmetry, like: PyTree = None
+) -> Callable[[PyTree, jax.Array | None], PyTree]:
+    """The function (params, key) -> grown params that `grow_params` jits."""
     growths = realise(plan, key, symmetry)
     groups = noise_groups(plan) if symmetry == "noise" else {}
-    paths = [leaf.path for leaf in plan.leaves]
+    order = {leaf.path: i for i, leaf in enumerate(plan.leaves)}
 
     def run(tree: PyTree, key: jax.Array | None) -> PyTree:
-        leaves, treedef = jax.tree.flatten(tree)
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
         grown = []
-        for i, (path, w) in enumerate(zip(paths, leaves, strict=True)):
-            own = jax.random.fold_in(key, i) if key is not None else None
+        for at, w in leaves:
+            path = path_name(at)
+            own = jax.random.fold_in(key, order[path]) if key is not None else None
             grown.append(grow_leaf(w, growths[path], own, groups.get(path, ())))
         return jax.tree.unflatten(treedef if like is None else jax.tree.structure(like), grown)
 
-    options: dict[str, Any] = {} if out_shardings is None else {"out_shardings": out_shardings}
-    return jax.jit(run, donate_argnums=(0,) if donate else (), **options)(params, key)
+    return run
 
 
 def check_params(plan: Plan, params: PyTree) -> None:
@@ -124,15 +142,16 @@ def grow_leaf(w: jax.Array, growth: LeafGrowth, key: jax.Array | None, noise=())
 def take(w: jax.Array, axis: AxisGrowth, d: int) -> jax.Array:
     """W[π] along one axis (old unit 0 stands in where there is none)."""
     n, source = w.shape[d], axis.source
-    if np.array_equal(source, np.arange(n)):
-        return w
-    k = len(source) // max(n, 1)
-    if len(source) == k * n and np.array_equal(source, np.arange(len(source)) // k):
-        # A repeat stays on its shard; a gather would fetch the whole axis first.
-        shape = [*w.shape[: d + 1], k, *w.shape[d + 1 :]]
-        spread = jnp.broadcast_to(jnp.expand_dims(w, d + 1), shape)
-        return spread.reshape([*w.shape[:d], k * n, *w.shape[d + 1 :]])
-    return jnp.take(w, np.where(source < 0, 0, source), axis=d)
+    found = repeats(source, n) if len(source) % max(n, 1) == 0 else None
+    if found is None:
+        return jnp.take(w, np.where(source < 0, 0, source), axis=d)
+    # A repeat stays on its shard; a gather would fetch the whole axis first.
+    for size, k in found:
+        before, after, n = w.shape[:d], w.shape[d + 1 :], w.shape[d]
+        blocks = w.reshape([*before, n // size, 1, size, *after])
+        spread = jnp.broadcast_to(blocks, [*before, n // size, k, size, *after])
+        w = spread.reshape([*before, n * k, *after])
+    return w
 
 
 def zero_sum(drawn: jax.Array, groups, dtype) -> jax.Array:

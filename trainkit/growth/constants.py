@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from fractions import Fraction
 
 import numpy as np
 
@@ -48,17 +47,21 @@ SEARCHED = ("repeat", "tile", "stride")
 
 
 def exact_ratio(r: float, eps: float) -> float:
-    """log r, with r rounded to the root of a small fraction where it is one to within rounding."""
+    """log r, with r rounded to the root of a small fraction where it is one to within rounding.
+
+    Constants are sizes, or roots of sizes, that were rounded to the model's precision.
+    """
+    best: tuple[float, float] | None = None
     for power in (1, 2, 4):
         value = r**power
-        near = Fraction(value).limit_denominator(4096)
-        if (
-            near > 0
-            and abs(float(near) / value - 1) < 4 * power * eps
-            and (near.numerator <= 1 << 20 or power == 1)
-        ):
-            return math.log(near) / power
-    return math.log(r)
+        for q in range(1, 65):
+            p = round(value * q)
+            if p and abs(p / (q * value) - 1) < 3 * power * eps:
+                simplicity = p * q * power
+                if best is None or simplicity < best[0]:
+                    best = simplicity, math.log(p / q) / power
+                break
+    return best[1] if best is not None else math.log(r)
 
 
 def compare(value: Value) -> np.ndarray | None:
@@ -130,6 +133,12 @@ def _ratio(c: np.ndarray, d: np.ndarray):
     if r <= 0 or np.abs(ratios / r - 1).max() > 16 * eps:
         return False
     return constant(exact_ratio(r, eps))
+
+
+def rounding(value: Value) -> float:
+    """The relative rounding of a constant's dtype."""
+    kind = np.dtype(value.dtype)
+    return float(np.finfo(kind).eps) if kind.kind in "fc" else _low_precision(kind)
 
 
 def _low_precision(dtype) -> float:

@@ -224,7 +224,7 @@ class Analysis:
             f"  small:      {describe(s) if s else 'ends here'}\n"
             f"  big:        {describe(b) if b else 'ends here'}",
             primitive=(s or b).name,  # type: ignore[union-attr]  # one of them is there
-            source=where(s or b),  # type: ignore[union-attr]
+            source=where(s or b),  # type: ignore[arg-type]
             mend="build both from one definition that differs in sizes alone (not in depth, "
             "options or branches taken on a size)",
         )

@@ -11,7 +11,14 @@ import numpy as np
 
 from trainkit.growth.axes import Axis, find, grown_leaves
 from trainkit.growth.blueprint import AxisLeaf, LeafPlan, Plan, structure_of
-from trainkit.growth.constants import all_joints, appended, choose_layouts, compare, refuse_constant
+from trainkit.growth.constants import (
+    all_joints,
+    appended,
+    choose_layouts,
+    compare,
+    refuse_constant,
+    rounding,
+)
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.flow import Flow
 from trainkit.growth.linear import choose, nearest
@@ -232,6 +239,9 @@ def _run(analysis, values, joints: list[Joint], outs, layouts) -> Flow:
         found = compare(v)
         if found is None:
             refuse_constant(analysis, v, users.get(id(v), joints[-1]))
+        if any(e for e in found.flat):  # type: ignore[union-attr]
+            # Ratios of constants are known no better than the constants.
+            flow.scales.tolerance = max(flow.scales.tolerance, 4 * rounding(v))
         return found  # type: ignore[return-value]  # refuse_constant does not return
 
     flow.read_constant = read_constant
