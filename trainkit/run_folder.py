@@ -30,6 +30,11 @@ class RunFolder:
     Attributes:
       path: where it is.
       config: the run's configuration, as JSON has it.
+
+    >>> import tempfile
+    >>> with RunFolder.claim(tempfile.mkdtemp(), {"width": 3}) as folder:
+    ...     folder.config
+    {'width': 3}
     """
 
     path: Path

@@ -63,7 +63,13 @@ class EarlyStopping:
       min_delta: the least change that counts, in the metric's own units.
       restore_best: whether the state returned is that of the best evaluation.
 
+    Raises:
+      ValueError: an attribute out of range.
+
     Reference: Prechelt, "Early Stopping — But When?", 1998.
+
+    >>> EarlyStopping("accuracy", mode="max", patience=5).restore_best
+    True
     """
 
     metric: str = "loss"
