@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -169,6 +169,18 @@ def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
     return jax.tree.map(lambda p, m: jnp.where(m, p, jnp.zeros_like(p)), params, masks)
 
 
+class PruneState(NamedTuple):
+    """State of `prune`.
+
+    Attributes:
+      step_count: int32 scalar, the updates made.
+      masks: bool, of the parameters' shapes: what is kept.
+    """
+
+    step_count: jax.Array
+    masks: PyTree
+
+
 def prune(sparsity: Any, *, every: int = 1, mask: Any = None) -> optax.GradientTransformation:
     """Magnitude pruning as a transformation, last in a chain: pruned weights become and stay 0.
 
@@ -184,25 +196,23 @@ def prune(sparsity: Any, *, every: int = 1, mask: Any = None) -> optax.GradientT
     if not callable(sparsity) and not 0 <= sparsity <= 1:
         raise ValueError(f"prune: sparsity must be in [0, 1], got {sparsity}.")
 
-    def init(params: PyTree) -> optax.ConditionallyTransformState:
+    def init(params: PyTree) -> PruneState:
         masks = jax.tree.map(lambda p: jnp.ones(p.shape, jnp.bool), params)
-        return optax.ConditionallyTransformState(inner_state=masks, step=jnp.zeros((), jnp.int32))
+        return PruneState(jnp.zeros((), jnp.int32), masks)
 
     def update(updates: PyTree, state: Any, params: PyTree = None) -> Any:
         _check.need_params("prune", params)
         moved = jax.tree.map(lambda p, u: p + u.astype(p.dtype), params, updates)
-        share = sparsity(state.step) if callable(sparsity) else sparsity
+        share = sparsity(state.step_count) if callable(sparsity) else sparsity
         masks = jax.lax.cond(
-            state.step % every == 0,
+            state.step_count % every == 0,
             lambda: magnitude_masks(moved, jnp.asarray(share), mask=mask),
-            lambda: state.inner_state,
+            lambda: state.masks,
         )
         new = jax.tree.map(
             lambda p, u, m: jnp.where(m, u, -p.astype(u.dtype)), params, updates, masks
         )
-        return new, optax.ConditionallyTransformState(
-            inner_state=masks, step=optax.safe_increment(state.step)
-        )
+        return new, PruneState(optax.safe_increment(state.step_count), masks)
 
     return optax.GradientTransformation(init, update)
 
