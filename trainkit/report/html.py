@@ -26,7 +26,8 @@ p.sub { margin: 0.3rem 0 0; color: var(--soft); }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: 0.8rem;
   margin-top: 1.6rem; }
 .card { padding: 0.8rem 1rem; border-radius: 10px; background: var(--card); }
-.card b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
+.card b { display: block; font-size: 1.25rem; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
 .card span { color: var(--soft); font-size: 0.86rem; }
 .card.main { background: var(--accent); } .card.main b, .card.main span { color: #fff; }
 @media (prefers-color-scheme: dark) { .card.main b, .card.main span { color: #10141b; } }

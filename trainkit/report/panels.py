@@ -19,6 +19,9 @@ EXPLAIN = {
     "param_norm": "Parameter norm",
     "examples_per_second": "Examples per second",
 }
+# A schedule is as it is drawn, without noise to be averaged out, and known by its shape.
+EXACT = {"learning_rate"}
+LINEAR = {"accuracy", "examples_per_second", "learning_rate"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +62,14 @@ def sections(runs: Sequence[RunData]) -> list[Section]:
 
 
 def _against(runs: Sequence[RunData], name: str, x: str, x_label: str, title: str) -> str | None:
-    curves = []
+    curves, noisy = [], name not in EXACT
     for run in runs:
         for kind, words in (("train", "training"), ("evaluation", "validation")):
             xs, ys = run.series(kind, x, name)
             if xs:
                 label = words if len(runs) == 1 else f"{run.name}, {words}"
                 train = kind == "train"
-                curves.append(Curve(label, xs, ys, points=not train, smooth=train))
+                curves.append(Curve(label, xs, ys, points=not train, smooth=train and noisy))
     if not curves:
         return None
     events = [
@@ -76,7 +79,7 @@ def _against(runs: Sequence[RunData], name: str, x: str, x_label: str, title: st
         if x in row
     ]
     values = [value for curve in curves for value in curve.y]
-    log_y = name not in ("accuracy", "examples_per_second") and spans_decades(values)
+    log_y = name not in LINEAR and spans_decades(values)
     return plot(curves, title=title, x_label=x_label, log_y=log_y, events=events)
 
 

@@ -73,7 +73,13 @@ def plot(
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
+    from matplotlib.ticker import (
+        EngFormatter,
+        FuncFormatter,
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+    )
 
     style: dict[Any, Any] = {
         "svg.fonttype": "none",  # text stays text: it can be searched, and follows the page
@@ -108,10 +114,16 @@ def plot(
         axes.set_xlabel(x_label)
         if log_y and any(value > 0 for curve in curves for value in curve.y):
             axes.set_yscale("log")
+            # 0.02, 0.05, 0.1 are read faster than 2 × 10⁻²; over many decades each has only one.
+            low, high = axes.get_ylim()
+            between = (1.0, 2.0, 5.0) if high < 150 * low else (1.0,)
+            axes.yaxis.set_major_locator(LogLocator(subs=between))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(True, linewidth=0.5)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(length=0)
+        axes.tick_params(which="both", length=0)
         axes.margins(x=0.02)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
