@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from trainkit.report.plots import Curve, Event, plot, spans_decades
 from trainkit.report.run_data import RunData
 
-SPENT = {"step": "steps", "examples": "examples", "flops": "FLOPs"}
+SPENT = {"step": "steps", "examples": "examples", "flops": "FLOPs", "seconds": "seconds"}
 # Columns that count or time; everything else is a metric.
 COUNTS = {"step", "kind", "epoch", "examples", "flops", "seconds", "compile_seconds"}
 EXPLAIN = {
