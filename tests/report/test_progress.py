@@ -15,6 +15,7 @@ LATEST = {"loss": 0.125, "examples_per_second": 1234.5}
 class Result:
     steps: int = 100
     stopped: str = "steps=100 reached"
+    folder: str | None = None
     best: Best = dataclasses.field(default_factory=Best)
 
 
@@ -58,3 +59,8 @@ def test_by_default_a_pipe_is_no_terminal(capsys):
     progress = Progress()
     with progress:
         assert progress._bar is None
+
+
+def test_an_interrupted_run_says_how_it_goes_on(capsys):
+    Progress().ended(Result(stopped="interrupted by SIGINT", folder="runs/a"))
+    assert "The same command goes on from here." in capsys.readouterr().out

@@ -96,6 +96,8 @@ class Progress:
             with contextlib.suppress(KeyError):
                 self._bar.update(self._task, total=1.0, completed=1.0, numbers="")
         self.message(f"Ended after {result.steps:,} steps: {result.stopped}.")
+        if result.stopped.startswith("interrupted") and result.folder is not None:
+            self.message("The same command goes on from here.")
 
     def _say(self, text: str) -> None:
         self._spoke = time.monotonic()
