@@ -125,12 +125,8 @@ def implied(like: str | None, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
             # Decay adds a term that does not follow the gradient.
             for name in ("odd", "degree", "zero first"):
                 claims.pop(name, None)
-    if like == "rmsprop" and h.get("initial_scale"):
-        claims.pop("degree", None)
-    if like in ("adadelta",) and h.get("weight_decay"):
+    if like == "adadelta" and h.get("weight_decay"):
         claims = {"oracle": True}
-    if like == "sgd" and h.get("nesterov") and h.get("momentum") is None:
-        pass
     if like in BOUNDS:
         norm, key = BOUNDS[like]
         claims["clip"] = {"norm": norm, "bound": float(h[key])}

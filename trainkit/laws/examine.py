@@ -6,8 +6,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import optax
-
 from trainkit.laws import algebra, form, life, numbers, schedule_laws, source
 from trainkit.laws import claims as claiming
 from trainkit.laws.law import Law, Level, NotApplicable, Violation
@@ -276,5 +274,3 @@ _CRASH_SCHEDULE = (
     "print(schedule(0), schedule(1), schedule(2**31 - 1))\nprint(jax.jit(schedule)(jnp.array(1)))\n"
     "print(jax.vmap(schedule)(jnp.arange(4)))"
 )
-
-del optax

@@ -245,11 +245,9 @@ def low_precision(subject: Subject, dtype: str, angle: float) -> Violation | Non
 
 def _low_script(case: Case, t: int, dtype: str, test: str) -> str:
     kind = jnp.dtype(dtype)
-    shapes = ((3,),)
     gs = case.grads[: t + 1, :3].astype(kind)
     p = case.params[0, :3].astype(kind)
     write = lambda x: f"{{'w': jnp.array({np.asarray(x, np.float64).tolist()}, '{dtype}')}}"
-    del shapes
     return (
         f"params = {write(p)}\ngrads = [" + ",\n         ".join(write(g) for g in gs) + "]\n"
         "state = tx.init(params)\nfor g in grads:\n"
@@ -312,10 +310,6 @@ def _first_bad(flat: np.ndarray) -> Any:
     out = mismatch(flat, np.where(np.isfinite(flat), flat, 0.0), np.zeros_like(flat))
     assert out is not None
     return out
-
-
-def zero_first(subject: Subject) -> None:
-    """Checked inside `zeros`; here only so that the claim is named."""
 
 
 def extremes(subject: Subject) -> Iterator[Violation]:

@@ -173,8 +173,6 @@ def _plain(flat: np.ndarray, shapes: Any) -> list[Any]:
 
 def script(case: Case, at: Mismatch, dtype: str, other: Callable[[Case], str] | None = None) -> str:
     """The body of a reproducer: run `tx` on the case and compare one number."""
-    import jax
-
     write = lambda flat: _tree_code(cases.tree(np.asarray(flat), case.shapes), dtype)
     lines = ["grads = [" + "\n         ".join(write(g) + "," for g in case.grads) + "]"]
     fixed = not np.any(case.params != case.params[:1])
@@ -194,7 +192,6 @@ def script(case: Case, at: Mismatch, dtype: str, other: Callable[[Case], str] | 
         f"        updates, state = tx.update(g, state, {now}){moves}\n"
         "    return updates\n"
     )
-    del jax
     inside = cases.leaves(np.arange(len(case.grads[0])), case.shapes)
     leaf = next(i for i, x in enumerate(inside) if at.at in x)
     pick = f"jax.tree.leaves(updates)[{leaf}].ravel()[{int(at.at - inside[leaf].min())}]"
