@@ -252,7 +252,9 @@ def page() -> str:
     out.append(
         "In `trainkit.transforms` under Optax's names and arguments: "
         + ", ".join(f"`{n}`" for n in AS_THEY_ARE)
-        + ". From Optax as they are: `chain`, `identity`, `scale`, `scale_by_learning_rate`, "
+        + ". By Optax's names too: `clip` is `clip_by_value`, `adaptive_grad_clip` is "
+        "`clip_adaptive`, `add_noise` is `gradient_noise`. From Optax as they are: "
+        "`add_decayed_weights`, `chain`, `identity`, `scale`, `scale_by_learning_rate`, "
         "`scale_by_schedule`, `set_to_zero`, `apply_updates`."
     )
     out.append("## Schedules")

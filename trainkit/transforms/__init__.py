@@ -1,6 +1,7 @@
 """Gradient transformations in Optax's protocol: the classical catalogue, and what Optax lacks."""
 
 from optax import (
+    add_decayed_weights,
     apply_updates,
     chain,
     identity,
@@ -86,6 +87,11 @@ from trainkit.transforms.schedule_free import (
     schedule_free_params,
 )
 
+# Optax's names for three of these.
+clip = clip_by_value
+adaptive_grad_clip = clip_adaptive
+add_noise = gradient_noise
+
 __all__ = [
     "AccumulateState",
     "AverageState",
@@ -106,6 +112,9 @@ __all__ = [
     "adam",
     "adamax",
     "adamw",
+    "adaptive_grad_clip",
+    "add_decayed_weights",
+    "add_noise",
     "amsgrad",
     "apply_updates",
     "assign",
@@ -114,6 +123,7 @@ __all__ = [
     "centralize",
     "chain",
     "check_guard",
+    "clip",
     "clip_adaptive",
     "clip_by_global_norm",
     "clip_by_norm",

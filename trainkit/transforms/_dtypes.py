@@ -31,14 +31,21 @@ def widest(*trees: PyTree) -> np.dtype:
 def upcast(tree: PyTree, dtype: Any = None) -> PyTree:
     """The tree with floats in `dtype`, or, without one, with 8 and 16 bit floats in float32."""
 
+    if dtype is None and not any(is_float(x) and _narrow(x) for x in jax.tree.leaves(tree)):
+        return tree
+
     def one(x: Any) -> Any:
         if not is_float(x):
             return x
         if dtype is not None:
             return x.astype(dtype)
-        return x.astype(jnp.float32) if jnp.dtype(x.dtype).itemsize < 4 else x
+        return x.astype(jnp.float32) if _narrow(x) else x
 
     return jax.tree.map(one, tree)
+
+
+def _narrow(x: Any) -> bool:
+    return np.dtype(x.dtype).itemsize < 4
 
 
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:

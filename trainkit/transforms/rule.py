@@ -103,7 +103,10 @@ def guarded(
         if dtype is None and widest(updates) != widest(params, state):
             dtype = widest(updates, params, state)
         wide = upcast(updates, dtype)
-        if params is not None and dtype is None:
+        mixed = params is not None and [x.dtype for x in jax.tree.leaves(updates)] != [
+            x.dtype for x in jax.tree.leaves(params)
+        ]
+        if mixed and dtype is None:
             # Gradients of another precision than their parameters meet them in the wider one.
             wide = jax.tree.map(
                 lambda u, p: u.astype(widest(u, p)) if is_float(u) else u, wide, params
