@@ -70,6 +70,7 @@ def check(
     oracle = oracle_for(like, hyperparams) if like else None
     if like is None and hyperparams:
         raise ValueError("hyperparams say what like= would get: pass like='adam', or whichever")
+    _masks_are_functions(hyperparams or {})
     implied = claiming.implied(like, oracle.hyperparams if oracle else {})
     claimed = implied | claiming.read(claims)
     chosen = _chosen(laws, TRANSFORMATION_LAWS, "transformation")
@@ -150,6 +151,15 @@ def check_schedule(
     words = like or getattr(fn, "__qualname__", None) or "the schedule"
     code = lambda: source.rule(fn, "schedule", like, hyperparams)
     return _examine(subject, chosen, laws is not None, code, words, began)
+
+
+def _masks_are_functions(hyperparams: Mapping[str, Any]) -> None:
+    for name, value in hyperparams.items():
+        if "mask" in name and not (value is None or isinstance(value, bool) or callable(value)):
+            raise ValueError(
+                f"{name} is a tree, which fits one tree of parameters only, and the laws try many: "
+                f"make the rule with a function of the parameters, {name}=lambda params: …"
+            )
 
 
 def _known_level(level: str) -> None:

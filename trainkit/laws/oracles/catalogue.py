@@ -240,6 +240,8 @@ RULES: dict[str, Builder] = {
     "clip_by_global_norm": lambda h, mask: P.clip_global_norm(h["max_norm"]),
     "adaptive_grad_clip": lambda h, mask: P.adaptive_clip(h["clipping"], h["eps"], h["axis"]),
     "normalize_by_update_norm": lambda h, mask: P.normalize(h["scale_factor"], h["eps"]),
+    "zero_nans": lambda h, mask: P.zero_nans(),
+    "keep_params_nonnegative": lambda h, mask: P.keep_nonnegative(),
     "centralize": lambda h, mask: P.centralize(),
     "apply_every": lambda h, mask: P.accumulate(h["k"]),
 }

@@ -463,6 +463,15 @@ def centralize() -> Start:
     )
 
 
+def zero_nans() -> Start:
+    return stateless(lambda g, p: np.where(np.isnan(g), 0.0, g).astype(g.dtype))
+
+
+def keep_nonnegative() -> Start:
+    """Never past zero: the update −p where p + u would be negative."""
+    return stateless(lambda g, p: np.where(p + g < 0, -p, g).astype(g.dtype))
+
+
 def polyak(f_min: float, top: float, eps: float, positive: bool) -> Start:
     """Loizou 2021: min((f − f*) / (‖g‖² + ε), top)."""
 
