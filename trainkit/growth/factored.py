@@ -1,4 +1,4 @@
-"""The states that keep less than one number an entry: Adafactor's rows and columns, SM3's covers.
+"""The states that do not keep one number an entry: Adafactor's rows and columns, SM3's covers.
 
 Both are grown through the full second moment that they stand for: rebuilt, grown by f², and reduced
 again in the layout that the grown leaf has (which axes are factored depends on sizes).
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trainkit.growth import rotated
 from trainkit.growth.calculus import expand, fold
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.leaf import LeafGrowth
@@ -24,7 +25,8 @@ PyTree = Any
 
 def is_special(state: Any) -> bool:
     """Whether a state is handled here rather than slot by slot."""
-    return type(state).__name__ in ("FactoredState", "ScaleBySM3State", "GaLoreState")
+    names = ("FactoredState", "ScaleBySM3State", "GaLoreState", "SoapState")
+    return type(state).__name__ in names
 
 
 class Regrow:
@@ -45,7 +47,12 @@ class Regrow:
             )
         if type(state).__name__ == "FactoredState":
             return self._factored(state, template, where)
+        if type(state).__name__ == "SoapState":
+            return self._soap(state, template, where)
         return self._sm3(state, template, where)
+
+    def _soap(self, state: Any, template: Any, where: str) -> Any:
+        return rotated.regrow(self._context, state, template, where)
 
     # What a subclass turns round.
 
@@ -150,6 +157,9 @@ class Refold(Regrow):
     def __init__(self, context: Any, back: Mapping[str | None, str]):
         super().__init__(context)
         self._back = back
+
+    def _soap(self, state: Any, template: Any, where: str) -> Any:
+        return rotated.refold(self._context, self._back, state, template, where)
 
     def _source(self, leaf: str) -> tuple[str | None, bool]:
         return self._back[leaf], False

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit.growth import factored
+from trainkit.growth import factored, quantised
 from trainkit.growth.calculus import expand, fold, norm_factor
 from trainkit.growth.degrees import degrees_in_place
 from trainkit.growth.errors import GrowthError
@@ -123,7 +123,8 @@ def grow_opt_state(
 
         return jax.tree_util.tree_map_with_path(one, target)
 
-    return _walk(opt_state, template, slots, visit, factored.Regrow(context, patterns), "")
+    special = factored.Regrow(context, patterns)
+    return _walk(opt_state, template, slots, quantised.through(visit), special, "")
 
 
 def fold_opt_state(
@@ -183,7 +184,8 @@ def fold_opt_state(
 
         return jax.tree_util.tree_map_with_path(one, target)
 
-    return _walk(opt_state, template, slots, visit, factored.Refold(context, back), "")
+    special = factored.Refold(context, back)
+    return _walk(opt_state, template, slots, quantised.through(visit), special, "")
 
 
 class _Leaves:
