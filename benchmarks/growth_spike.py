@@ -19,6 +19,7 @@ Variants:
 """
 
 import argparse
+import functools
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -47,8 +48,9 @@ def batches(tokens: np.ndarray, seed: int, count: int) -> jax.Array:
     return jnp.asarray(tokens[starts[..., None] + np.arange(LENGTH + 1)])
 
 
-def train(module, tx, state: TrainState, data: jax.Array) -> tuple[TrainState, np.ndarray]:
-    """Trains on each batch once; the loss at every step."""
+@functools.cache
+def runner(module, tx):
+    """One program for all variants and seeds of a model and a rule."""
 
     def step(carry, tokens):
         def loss(params):
@@ -61,7 +63,12 @@ def train(module, tx, state: TrainState, data: jax.Array) -> tuple[TrainState, n
         updates, opt_state = tx.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), value
 
-    run = jax.jit(lambda carry, data: jax.lax.scan(step, carry, data))
+    return jax.jit(lambda carry, data: jax.lax.scan(step, carry, data))
+
+
+def train(module, tx, state: TrainState, data: jax.Array) -> tuple[TrainState, np.ndarray]:
+    """Trains on each batch once; the loss at every step."""
+    run = runner(module, tx)
     (params, opt_state), losses = run((state.params, state.opt_state), data)
     return state.replace(params=params, opt_state=opt_state), np.asarray(losses)
 
@@ -75,8 +82,7 @@ def old_count(opt_state):
     return jax.tree.map(lambda s: blank(s) if is_adam(s) else s, opt_state, is_leaf=is_adam)
 
 
-def one_seed(tokens: np.ndarray, vocabulary: int, seed: int, pretrain: int, rate: float):
-    tx = optax.adamw(optax.warmup_constant_schedule(0.0, rate, WARM_UP), weight_decay=0.01)
+def one_seed(tx, tokens: np.ndarray, vocabulary: int, seed: int, pretrain: int):
     small = Transformer(vocabulary, *SMALL)
     data = batches(tokens, seed, pretrain + AFTER)
     params = small.init(jax.random.key(seed), data[0, :, :-1])["params"]
@@ -119,11 +125,11 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     args = parser.parse_args()
     corpus = shakespeare()
+    schedule = optax.warmup_constant_schedule(0.0, args.learning_rate, WARM_UP)
+    tx = optax.adamw(schedule, weight_decay=0.01)
     rows: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for seed in range(args.seeds):
-        excess, before = one_seed(
-            corpus.tokens, len(corpus.vocabulary), seed, args.pretrain, args.learning_rate
-        )
+        excess, before = one_seed(tx, corpus.tokens, len(corpus.vocabulary), seed, args.pretrain)
         print(f"seed {seed}: small model at {before[-20:].mean():.3f} before growth", flush=True)
         for key, values in excess.items():
             rows.setdefault(key, []).append(summary(values))
