@@ -107,11 +107,18 @@ def run(config: Config) -> dict[str, Any]:
     trigger = until.plateau("loss", slope=config.slope, patience=config.patience)
     stages = {
         "progressive": [
-            Stage(model, trigger if model is not large else None, config.how, rewarm=50, anneal=50)
+            Stage(
+                model,
+                trigger if model is not large else None,
+                config.how,
+                rewarm=50,
+                anneal=50,
+                name=described(model),
+            )
             for model in MODELS[config.model]
         ],
-        "small": [Stage(small)],
-        "large": [Stage(large)],
+        "small": [Stage(small, name=described(small))],
+        "large": [Stage(large, name=described(large))],
     }
     rates = dict(RATES[config.model])
     if config.tune:

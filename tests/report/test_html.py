@@ -83,11 +83,11 @@ def test_the_page_needs_nothing_but_itself():
 def test_loss_and_accuracy_against_all_that_was_spent_then_rate_and_norms():
     page = Page(report_html([RunData("mine", rows(), {}, SUMMARY)], title="Mine"))
     for metric in ("Loss", "Accuracy"):
-        for spent in ("steps", "examples", "FLOPs"):
+        for spent in ("steps", "examples", "FLOPs", "seconds"):
             assert f"{metric} against {spent}" in page.words
     for title in ("Learning rate", "Gradient norm"):
         assert title in page.words
-    assert page.seen.count("svg") == 8
+    assert page.seen.count("svg") == 10
     assert not any("kipped" in word for word in page.words)  # none was
 
 

@@ -98,10 +98,10 @@ def growth_parts(
     mode: Literal["min", "max"] = "min",
 ) -> list[str]:
     """HTML for `write_report(parts=…)`: what happened, what it cost and what it was worth."""
-    parts = [_heading("What happened"), _rows(_events(history))]
+    parts = [_heading("What happened"), rows_html(_events(history))]
     growths = [event for event in history if event["event"] == "growth"]
     if growths:
-        parts += [_heading("Certificates"), _rows(_certificates(growths))]
+        parts += [_heading("Certificates"), rows_html(_certificates(growths))]
         for event in growths:
             if event.get("text"):
                 title = f"stage {event['stage'] + 1}: {event['before']} → {event['after']}"
@@ -111,8 +111,11 @@ def growth_parts(
                 )
     for event in history:
         if event.get("probe"):
-            parts += [_heading(f"Probe at step {event['step']:,}"), _rows(_probe(event["probe"]))]
-    parts += [_heading("FLOPs by what they were spent on"), _rows(_ledger(ledger))]
+            parts += [
+                _heading(f"Probe at step {event['step']:,}"),
+                rows_html(_probe(event["probe"])),
+            ]
+    parts += [_heading("FLOPs by what they were spent on"), rows_html(_ledger(ledger))]
     if len(runs) > 1:
         sunk = growths[0]["flops"] if growths else 0.0
         rows = [
@@ -130,7 +133,7 @@ def growth_parts(
             }
             for row in comparison(runs, metric, mode, sunk)
         ]
-        parts += [_heading(f"To the same {metric}"), _rows(rows)]
+        parts += [_heading(f"To the same {metric}"), rows_html(rows)]
     return parts
 
 
@@ -193,7 +196,8 @@ def _ledger(ledger: Mapping[str, float]) -> list[dict[str, str]]:
     return [row | {"total": _si(total), "6·N·D of training": _si(ledger["analytic"])}]
 
 
-def _rows(rows: Sequence[Mapping[str, str]]) -> str:
+def rows_html(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table with a column for each name that some row has."""
     if not rows:
         return ""
     names = list(dict.fromkeys(name for row in rows for name in row))

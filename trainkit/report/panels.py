@@ -66,18 +66,17 @@ def _against(runs: Sequence[RunData], name: str, x: str, x_label: str, title: st
     for run in runs:
         for kind, words in (("train", "training"), ("evaluation", "validation")):
             xs, ys = run.series(kind, x, name)
+            # Between runs, what was measured on the same examples is compared.
+            if len(runs) > 1 and kind == "train" and run.series("evaluation", x, name)[0]:
+                continue
             if xs:
                 label = words if len(runs) == 1 else f"{run.name}, {words}"
                 train = kind == "train"
                 curves.append(Curve(label, xs, ys, points=not train, smooth=train and noisy))
     if not curves:
         return None
-    events = [
-        Event(row[x], str(row.get("event", "")))
-        for run in runs
-        for row in run.of("event")
-        if x in row
-    ]
+    # Of the run that the report is about: those of all would cover each other.
+    events = [Event(row[x], str(row.get("event", ""))) for row in runs[0].of("event") if x in row]
     values = [value for curve in curves for value in curve.y]
     log_y = name not in LINEAR and spans_decades(values)
     return plot(curves, title=title, x_label=x_label, log_y=log_y, events=events)

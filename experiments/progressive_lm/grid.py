@@ -1,0 +1,159 @@
+"""Many runs in one program: seeds and learning rates side by side, from small to large models.
+
+Every run of a (model, operator) has its own seed and learning rate; `vmap` trains them together, so
+that tuning costs one compilation. FLOPs are those of one run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import trainkit
+from experiments.progressive_lm.model import Transformer
+from trainkit.cost import count_flops
+from trainkit.data import CharCorpus, Sampler
+from trainkit.growth.grown import grown
+from trainkit.growth.pace import NEVER
+from trainkit.growth.stages import Stage
+from trainkit.progressive import Built, Passage, Recipe
+
+PyTree = Any
+CHUNK = 10  # steps a call
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Training and validation text, on the device, and the sizes of a batch."""
+
+    train: jax.Array
+    validation: PyTree
+    sampler: Sampler
+    length: int
+    batch: int
+
+    @classmethod
+    def of(cls, text: CharCorpus, length: int, batch: int, held: int = 64) -> Corpus:
+        """The corpus with `held` windows of its validation part to evaluate on."""
+        train, validation, _ = text.split()
+        windows = validation.windows(length)
+        places = np.linspace(0, len(windows) - 1, held).astype(np.int64)
+        return cls(
+            jnp.asarray(train.tokens),
+            jax.tree.map(jnp.asarray, windows[places]),
+            Sampler(train.windows(length), batch),
+            length,
+            batch,
+        )
+
+    def window(self, starts: jax.Array) -> PyTree:
+        """The batch of windows that begin at some places."""
+        window = self.train[starts[:, None] + jnp.arange(self.length + 1)]
+        return {"inputs": window[:, :-1], "targets": window[:, 1:]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What all runs share: data, transformation (with a learning rate of 1), rates and seeds."""
+
+    corpus: Corpus
+    tx: optax.GradientTransformation
+    rates: Sequence[float]
+    seeds: int
+
+    @functools.cached_property
+    def recipe(self) -> Recipe:
+        """For `Built`: stages of models."""
+        return Recipe(
+            build=lambda m: trainkit.from_linen(m, optax.softmax_cross_entropy_with_integer_labels),
+            tx=self.tx,
+            data=lambda _: self.corpus.sampler,
+            validation=[self.corpus.validation],
+            grow=grown,
+            warmup=20,
+        )
+
+    def built(self, model: Transformer, **stage: Any) -> Built:
+        """A model made ready; `stage` are options of `Stage`."""
+        return Built(self.recipe, Stage(model, **stage), 0)
+
+    def fresh(self, built: Built) -> PyTree:
+        """States from scratch, [rates, seeds]."""
+        example = built.one_batch
+
+        def one(rate: jax.Array, seed: jax.Array) -> PyTree:
+            state = built.model.state(self.recipe.paced, example, jax.random.key(seed))
+            return state.replace(opt_state=state.opt_state._replace(level=rate))
+
+        over_seeds = jax.vmap(one, (None, 0))
+        rates = jnp.asarray(self.rates, jnp.float32)
+        return jax.jit(jax.vmap(over_seeds, (0, None)))(rates, jnp.arange(self.seeds))
+
+    def flops(self, built: Built) -> float:
+        """FLOPs of one step of one run."""
+        return count_flops(built.step.program, built.like, built.batch)
+
+    def trainer(self, built: Built) -> Callable[[PyTree, int], PyTree]:
+        """`(states, steps) -> states`, steps being a multiple of `CHUNK`."""
+        program, corpus = built.step.program, self.corpus
+
+        @jax.jit
+        def chunk(states: PyTree, starts: jax.Array) -> PyTree:
+            def one(state: PyTree, seed_starts: jax.Array) -> PyTree:
+                body = lambda s, at: (program(s, corpus.window(at))[0], None)
+                return jax.lax.scan(body, state, seed_starts)[0]
+
+            # Learning rates share the examples of their seed.
+            return jax.vmap(jax.vmap(one), (0, None))(states, starts)
+
+        def train(states: PyTree, steps: int) -> PyTree:
+            begin = int(np.asarray(states.step).ravel()[0])
+            for at in range(begin, begin + steps, CHUNK):
+                states = chunk(states, jnp.asarray(self._starts(at)))
+            return states
+
+        return train
+
+    def _starts(self, at: int) -> np.ndarray:
+        """Where the windows of CHUNK steps begin, [seeds, CHUNK, batch]; by seed and step only."""
+        last = len(self.corpus.train) - self.corpus.length - 1
+        return np.stack(
+            [
+                np.random.default_rng([seed, at]).integers(0, last, (CHUNK, self.corpus.batch))
+                for seed in range(self.seeds)
+            ]
+        )
+
+    def evaluator(self, built: Built) -> Callable[[PyTree], np.ndarray]:
+        """`states -> validation losses [rates, seeds]`."""
+        model, held = built.model, self.corpus.validation
+
+        def one(state: PyTree) -> jax.Array:
+            loss = model.evaluation(state.params, state.model_state, held, state.rng)
+            return loss.total / loss.weight
+
+        run = jax.jit(jax.vmap(jax.vmap(one)))
+        return lambda states: np.asarray(run(states), np.float64)
+
+    def grow(self, small: Built, big: Built, states: PyTree) -> PyTree:
+        """The grown states of all runs."""
+        return jax.jit(jax.vmap(jax.vmap(Passage(small, big).apply)))(states)
+
+    def decaying(self, states: PyTree, steps: int) -> PyTree:
+        """The states whose learning rate falls to 0 over the next steps."""
+        pace = states.opt_state
+        assert int(pace.decay_at.ravel()[0]) == NEVER
+        length = jnp.full_like(pace.decay_steps, steps)
+        return states.replace(opt_state=pace._replace(decay_at=pace.step, decay_steps=length))
+
+
+def whole(steps: float) -> int:
+    """The nearest multiple of `CHUNK`, at least one."""
+    return max(1, round(steps / CHUNK)) * CHUNK
