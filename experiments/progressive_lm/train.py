@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -202,6 +203,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     def baseline(name: str, row: dict[str, Any]) -> float:
         same = [r for r in rows if r["method"] == name and r["optimizer"] == row["optimizer"]]
+        if not same:
+            return math.nan
         at, losses = [np.log(r["flops"]) for r in same], [r["loss"] for r in same]
         return float(np.interp(np.log(row["flops"]), at, losses))
 
