@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import zlib
 from typing import Any
 
@@ -56,9 +57,7 @@ class Small:
 
 @functools.cache
 def small(table: str, name: str, dtype: str) -> Small:
-    from tests.growth import unforeseen, zoo
-
-    models = zoo.MODELS if table == "zoo" else unforeseen.MODELS
+    models = importlib.import_module(f"tests.growth.{table}").MODELS
     return Small(name, models[name], jnp.dtype(dtype))
 
 

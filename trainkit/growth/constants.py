@@ -218,5 +218,5 @@ def refuse_constant(analysis: Analysis, v: Value, joint: Joint):
         axes=grown,
         mend="grow another axis: heads instead of head_dim under rotary tables, head_dim instead "
         "of heads under ALiBi slopes, hidden widths instead of a residual stream with sinusoidal "
-        "positions (or make the table a parameter)",
+        "positions (or make the table a parameter); plan with dropout off",
     )

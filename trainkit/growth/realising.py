@@ -95,6 +95,8 @@ def _leaf(
                 number = copies(node.source, atom.small)[place]
                 weight = np.where(carries, weight / number, weight)
                 gradient = np.where(carries, gradient * number, gradient)
+            twice = any(cell.count(node) > 1 for cell in labels(axis)[1])
+            exact &= shares[a] is None or not twice  # its factors meet twice on one axis
             share = shares[a]
             if share is None:
                 if symmetry == "noise" and not carries.all() and _noised(plan, a):

@@ -134,7 +134,62 @@ def sum_flow(flow: Flow, joint: Joint) -> None:
     )
 
 
+def ragged_axes(joint: Joint) -> None:
+    """Rows in groups, a matrix a group: a contraction whose rows do not grow."""
+    joint.same_told("preferred_element_type")
+    numbers = joint.params["ragged_dot_dimension_numbers"]
+    (contract_a, contract_b), (batch_a, batch_b) = numbers.dot_dimension_numbers
+    a, b, sizes = joint.ins
+    rows, groups = list(numbers.lhs_ragged_dimensions), list(numbers.rhs_group_dimensions)
+    mend = "keep the axis that is split into groups (rows, experts) as it is"
+    if len(groups) != 1 or set(rows) & {*contract_a, *batch_a}:
+        for v in joint.ins:
+            joint.refuse_growth(v, range(len(v.axes)), "a ragged contraction of this kind", mend)
+        joint.notes["plain"] = True
+        joint.new_out(0)
+        return
+    joint.refuse_growth(a, rows, "rows in groups", mend)
+    joint.refuse_growth(b, groups, "a matrix a group", mend)
+    joint.refuse_growth(sizes, range(len(sizes.axes)), "sizes of groups", mend)
+    for i, j in [*zip(contract_a, contract_b, strict=True), *zip(batch_a, batch_b, strict=True)]:
+        joint.unify(a.axes[i], b.axes[j])
+    free_a = [d for d in range(len(a.axes)) if d not in (*contract_a, *batch_a)]
+    free_b = [d for d in range(len(b.axes)) if d not in (*contract_b, *batch_b, *groups)]
+    joint.new_out(0, [a.axes[d] for d in (*batch_a, *free_a)] + [b.axes[d] for d in free_b])
+
+
+def ragged_flow(flow: Flow, joint: Joint) -> None:
+    if joint.notes.get("plain"):
+        return _plain_contraction(flow, joint)
+    numbers = joint.params["ragged_dot_dimension_numbers"]
+    (contract_a, contract_b), (batch_a, batch_b) = numbers.dot_dimension_numbers
+    a, b, sizes = joint.ins
+    flow.pin(joint, sizes)
+    loops: list[Axis] = list(a.axes)
+    names: list[tuple[int, ...] | None] = [None] * len(b.axes)
+    for i, j in [*zip(contract_a, contract_b, strict=True), *zip(batch_a, batch_b, strict=True)]:
+        names[j] = (i,)
+    free_b = [
+        d for d in range(len(b.axes)) if names[d] is None and d not in numbers.rhs_group_dimensions
+    ]
+    for d in free_b:
+        names[d] = (len(loops),)
+        loops.append(b.axes[d])
+    free_a = [d for d in range(len(a.axes)) if d not in (*contract_a, *batch_a)]
+    out = [(d,) for d in (*batch_a, *free_a)] + [names[d] for d in free_b]
+    flow.nest(
+        joint,
+        loops,
+        [(a, [(d,) for d in range(len(a.axes))]), (b, names)],
+        joint.outs[0],
+        out,
+        list(contract_a),
+    )
+    return None
+
+
 RULES = {
+    "ragged_dot_general": Rule(ragged_axes, ragged_flow),
     "dot_general": Rule(dot_axes, dot_flow),
     "conv_general_dilated": Rule(conv_axes, conv_flow),
     "reduce_sum": Rule(sum_axes, sum_flow),

@@ -147,6 +147,9 @@ def cond_flow(flow: Flow, joint: Joint) -> None:
         flow.agree(joint, [flow.read(body.outs[i]) for body in joint.bodies], out)
 
 
+_MEND = "keep this axis as it is, or write the operation with primitives that have a rule"
+
+
 def unknown_axes(joint: Joint) -> None:
     """A primitive without a rule is fine where nothing grows."""
     for v in joint.ins:
@@ -154,12 +157,19 @@ def unknown_axes(joint: Joint) -> None:
             v, range(len(v.axes)),
             f"there is no growth rule for the primitive `{joint.name}`, and an axis of its operand "
             "grows",
-            "keep this axis as it is, or write the operation with primitives that have a rule",
+            _MEND,
         )  # fmt: skip
-    joint.same_told()
-    for i, (a, b) in enumerate(zip(joint.small.outs, joint.big.outs, strict=True)):
+    random = any(word in joint.name for word in ("random", "threefry", "rng"))
+    for a, b in zip(joint.small.outs, joint.big.outs, strict=True):
         if a.aval.shape != b.aval.shape:
-            joint.fail(f"there is no growth rule for the primitive `{joint.name}`")
+            joint.fail(
+                f"the result of `{joint.name}` grows, and there is no growth rule for it",
+                mend="plan with dropout and other noise off (deterministic mode)"
+                if random
+                else _MEND,
+            )
+    joint.same_told()
+    for i in range(len(joint.small.outs)):
         joint.new_out(i)
 
 

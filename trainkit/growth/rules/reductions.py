@@ -190,7 +190,21 @@ def window_extreme_flow(flow: Flow, joint: Joint) -> None:
     window_sum_flow(flow, joint)
 
 
+def fft_axes(joint: Joint) -> None:
+    joint.same_told()
+    x = joint.ins[0]
+    dims = list(range(len(x.axes)))[-len(joint.params["fft_lengths"]) :]
+    joint.refuse_growth(
+        x, dims, "a Fourier transform runs along an axis that grows",
+        "transform along time or place, not along an axis that grows",
+    )  # fmt: skip
+    joint.notes["dims"] = dims
+    small = joint.small.outs[0].aval.shape
+    joint.new_out(0, [Axis(small[d], small[d]) if d in dims else a for d, a in enumerate(x.axes)])
+
+
 RULES = {
+    "fft": Rule(fft_axes, window_sum_flow),
     **{n: Rule(reduce_axes, extreme_flow) for n in ("reduce_max", "reduce_min")},
     **{n: Rule(arg_axes, arg_flow) for n in ("argmax", "argmin")},
     "reduce_prod": Rule(product_axes, logical_flow),
