@@ -179,7 +179,9 @@ def fill(out: jax.Array, fresh, key: jax.Array | None) -> jax.Array:
     The factors of the other axes come after it: rows that are read with 0 stay 0.
     """
     scale = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(out)))).astype(out.dtype)
-    for i, (d, axis) in enumerate(fresh):
+    # Where two axes have new units the zeros of one win over what the other holds.
+    order = sorted(enumerate(fresh), key=lambda f: ("random", "mean", "zero").index(f[1][1].fill))
+    for i, (d, axis) in order:
         new = jnp.asarray(axis.source < 0).reshape([-1 if e == d else 1 for e in range(out.ndim)])
         if axis.fill == "random":
             assert key is not None
@@ -187,6 +189,10 @@ def fill(out: jax.Array, fresh, key: jax.Array | None) -> jax.Array:
             drawn = scale * drawn
             # Variances and the like stay positive.
             out = jnp.where(new, jnp.where((out >= 0).all(), jnp.abs(drawn), drawn), out)
+        elif axis.fill == "mean":
+            count = jnp.asarray(int((axis.source >= 0).sum()), out.dtype)
+            total = jnp.where(new, jnp.zeros((), out.dtype), out).sum(d, keepdims=True)
+            out = jnp.where(new, total / count, out)
         else:
             out = jnp.where(new, jnp.zeros((), out.dtype), out)
     return out

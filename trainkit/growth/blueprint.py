@@ -24,10 +24,14 @@ class AxisLeaf:
 
     Attributes:
       small, big: its size before and after.
-      layout: "repeat" (copies of a unit side by side), "tile" (the whole axis again and again) or
-        "stride" (old unit i at place i·big/small, nothing between).
+      layout: "repeat" (copies of a unit side by side), "tile" (the whole axis again and again),
+        "stride" (old unit i at place i·big/small, nothing between), "append" (new units that copy
+        nothing at the end) or "centre" (a kernel's old taps in the middle).
       clean: whether whatever reads it is a parameter that may be split, so that an uneven split
         has an exact gradient and its copies may hold anything while they are read with 0.
+      visible: whether results have it: their old entries lead and are exact.
+      fill: what new units that copy none hold where they may hold anything: "random" values, or the
+        "mean" of the old ones where nothing is read along it (a vocabulary).
       paired: whether two activations are contracted over it, as queries with keys.
     """
 
@@ -36,6 +40,8 @@ class AxisLeaf:
     layout: str
     clean: bool
     paired: bool = False
+    visible: bool = False
+    fill: str = "random"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +63,8 @@ class LeafPlan:
         itself: its inputs.
       tied: those of them along which it also makes units, as an embedding does that is the
         output's weight too.
+      fresh: for each axis the AxisLeafs in whose new units, those that copy none, this parameter
+        may hold anything; in all others it is 0.
     """
 
     path: str
@@ -70,6 +78,7 @@ class LeafPlan:
     shift: float = 0.0
     reads: tuple[tuple[int, ...], ...] = ()
     tied: tuple[tuple[int, ...], ...] = ()
+    fresh: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,6 +260,15 @@ def structure_of(axis: Axis, number: Callable[[Axis], int]) -> tuple:
     if axis.kind == "leaf":
         return ("fixed", axis.small) if axis.fixed else ("leaf", number(axis))
     return (axis.kind, *(structure_of(p, number) for p in axis.parts))
+
+
+def atoms_in(structure: tuple | None) -> set[int]:
+    """The numbers of the AxisLeafs in a structure."""
+    if structure is None or structure[0] == "fixed":
+        return set()
+    if structure[0] == "leaf":
+        return {structure[1]}
+    return set().union(*(atoms_in(s) for s in structure[1:]))
 
 
 def atom_axes(plan: Plan) -> list[Axis]:

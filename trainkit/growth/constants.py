@@ -37,13 +37,21 @@ def appended(n: int, m: int) -> np.ndarray:
     return np.concatenate([np.arange(n), np.full(m - n, -1)])
 
 
+def centred(n: int, m: int) -> np.ndarray | None:
+    """The old taps of a kernel in the middle of the new ones."""
+    side = (m - n) // 2
+    return None if (m - n) % 2 else np.pad(np.arange(n), side, constant_values=-1)
+
+
 LAYOUTS: dict[str, Callable[[int, int], np.ndarray | None]] = {
     "repeat": repeated,
     "tile": tiled,
     "stride": strided,
     "append": appended,
+    "centre": centred,
 }
 SEARCHED = ("repeat", "tile", "stride")
+HOLLOW = ("stride", "append", "centre")  # layouts with new units that copy nothing
 
 
 def exact_ratio(r: float, eps: float) -> float:
@@ -157,6 +165,9 @@ def all_joints(joints: Iterable[Joint]) -> Iterable[Joint]:
             yield from all_joints(body.equations)
 
 
+_PICKS = ("slice", "gather", "dynamic_slice", "split")
+
+
 def choose_layouts(analysis: Analysis, values: Iterable[Value], joints: list[Joint]) -> dict:
     """Fixes the index map of every grown leaf; returns leaf uid -> name of its layout.
 
@@ -178,7 +189,21 @@ def choose_layouts(analysis: Analysis, values: Iterable[Value], joints: list[Joi
                 if leaf.uid not in named:
                     named[leaf.uid] = "repeat"
                     leaf.source = repeated(leaf.small, leaf.big)
+    used = {
+        leaf.uid
+        for joint in all_joints(joints)
+        for v in (*joint.outs, *(() if joint.name in _PICKS else joint.ins))
+        for axis in v.axes
+        for leaf in grown_leaves(axis)
+    }
     bound: set[int] = set()
+    for _, value in analysis.params:
+        for axis in value.axes:
+            for leaf in grown_leaves(axis):
+                if leaf.uid not in used:  # the places of a table that this length does not reach
+                    _give_layout(analysis, leaf, "append", None, named, bound)
+    for axis, layout, joint in analysis.forced:
+        _give_layout(analysis, find(axis), layout, joint, named, bound)
     for v in constants:
         assert v.const is not None
         moving = list(dict.fromkeys(leaf for a in v.axes for leaf in grown_leaves(a)))
@@ -201,6 +226,28 @@ def choose_layouts(analysis: Analysis, values: Iterable[Value], joints: list[Joi
         else:
             refuse_constant(analysis, v, users[id(v)])
     return named
+
+
+def _give_layout(analysis: Analysis, axis, layout: str, joint, named: dict, bound: set) -> None:
+    equation = joint.small if joint is not None else None
+    if axis.kind != "leaf":
+        analysis.fail(
+            f"units can only be put at the end of a plain axis, and this one is made of others "
+            f"({layout})",
+            axes=(axis,),
+            mend="grow the factors of the axis one by one",
+            equation=equation,
+        )
+    if axis.uid in bound and named[axis.uid] != layout:
+        analysis.fail(
+            f"the new units of one axis would have to be placed in two ways: {named[axis.uid]} "
+            f"and {layout}",
+            axes=(axis,),
+            equation=equation,
+        )
+    axis.source = LAYOUTS[layout](axis.small, axis.big)
+    named[axis.uid] = layout
+    bound.add(axis.uid)
 
 
 def refuse_constant(analysis: Analysis, v: Value, joint: Joint):

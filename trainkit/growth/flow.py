@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainkit.growth.axes import Axis, coordinate, find, labels, source_map
+from trainkit.growth import hollow as conditions
+from trainkit.growth.axes import Axis, coordinate, find, grown_leaves, labels, source_map
+from trainkit.growth.hollow import ALWAYS, Condition
 from trainkit.growth.linear import ZERO, Expr, System, constant, plus
 from trainkit.growth.lockstep import Analysis, Joint, Value
 
@@ -62,6 +64,7 @@ class Flow:
         self.scales = System()
         self.splits = System()
         self.contractions: list[Contraction] = []
+        self.needs: list[tuple[Condition, list[int]]] = []  # what must be 0 in new units
         self.param_scale: list[tuple[Expr, dict[tuple[int, int], Expr]]] = []
         self.param_split: list[dict[tuple[int, int, int], Expr]] = []
         self.shift: dict[int, float] = {}
@@ -120,7 +123,8 @@ class Flow:
         value.carries = {
             (d, label, leaf.uid): self.splits.variable() for d, label, leaf in self.cells(value)
         }
-        value.zeros = set(self.hollow(value))
+        i = len(self.param_scale)
+        value.zeros = {(d, uid): conditions.of((i, d, uid)) for d, uid in self.hollow(value)}
         self.param_scale.append((base, more))
         self.param_split.append(dict(value.carries))
 
@@ -130,7 +134,7 @@ class Flow:
         for block in np.ndindex(value.scale.shape):
             value.scale[block] = ZERO
         value.carries = {}
-        value.zeros = set()
+        value.zeros = {}
 
     def unknown(self, value: Value) -> None:
         """A value whose scale later equations decide (a loop's carry)."""
@@ -153,13 +157,13 @@ class Flow:
             return False
         return all(c.uniform is not None and not np.any(c.uniform) for c in value.const)
 
-    def zero_at(self, value: Value, out: Value, d: int, uid: int) -> bool:
-        """Whether an operand, aligned with the result, is 0 in the new units of a leaf."""
+    def zero_at(self, value: Value, out: Value, d: int, uid: int) -> Condition | None:
+        """When an operand, aligned with the result, is 0 in the new units of a leaf."""
         if self.is_zero(value):
-            return True
+            return ALWAYS
         if not value.axes or find(value.axes[d]) is not find(out.axes[d]):
-            return False
-        return (d, uid) in value.zeros
+            return None
+        return value.zeros.get((d, uid))
 
     def refuse_hollow(self, joint: Joint, value: Value, dims: Sequence[int] | None = None) -> None:
         """Refuses where units that hold nothing would be looked at."""
@@ -184,7 +188,7 @@ class Flow:
             value.scale = self.read_constant(value)
             value.carries = {}
             value.zeros = {
-                (d, uid)
+                (d, uid): ALWAYS
                 for d, uid in self.hollow(value)
                 if not np.any(np.take(value.const[1].value, self._empty(value, d, uid), axis=d))
             }
@@ -293,11 +297,12 @@ class Flow:
                 total = plus(total, self._carried(v, out, d, label, leaf), p)
             if total:
                 out.carries[d, label, leaf.uid] = total
-        out.zeros = set()
+        out.zeros = {}
         for d, uid in self.hollow(out):
-            for v, p in zip(operands, powers, strict=True):
-                if p > 0 and self.zero_at(v, out, d, uid):
-                    out.zeros.add((d, uid))
+            found = [self.zero_at(v, out, d, uid)
+                     for v, p in zip(operands, powers, strict=True) if p > 0]  # fmt: skip
+            if (either := conditions.either(c for c in found if c is not None)) is not None:
+                out.zeros[d, uid] = either
         for v, p in zip(operands, powers, strict=True):
             if p < 0:
                 self.refuse_hollow(joint, v)
@@ -320,11 +325,11 @@ class Flow:
                 self.same_split(exprs[0], other)
             if exprs and exprs[0]:
                 out.carries[d, label, leaf.uid] = exprs[0]
-        out.zeros = {
-            (d, uid)
-            for d, uid in self.hollow(out)
-            if all(self.zero_at(v, out, d, uid) for v in operands)
-        }
+        out.zeros = {}
+        for d, uid in self.hollow(out):
+            every = conditions.both(self.zero_at(v, out, d, uid) for v in operands)
+            if every is not None:
+                out.zeros[d, uid] = every
 
     def _aligned(self, v: Value, out: Value, block: tuple[int, ...]) -> tuple[int, ...]:
         if not v.axes:
@@ -352,16 +357,23 @@ class Flow:
         Each dimension of an operand or of the result is run through by the loops named for it
         (row-major where there are several), or by none (`None`: a window over a fixed axis).
         """
+        window: set[int] = set()  # leaves of a kernel's window with zeros around the old taps
         for v, dims in operands:
             self.read(v)
             for d, names in enumerate(dims):
                 if names is None:
                     self.uniform(joint, v, d)
+                    for e, uid in self.hollow(v):
+                        if e == d and (e, uid) in v.zeros:
+                            self.needs.append((v.zeros[e, uid], []))
+                            window.add(uid)
         counts = [len(self.labels(a)[1]) for a in loops]
         first = [[int(np.argmax(self.labels(a)[0] == c)) for c in range(n)] if n > 1 else [0]
                  for a, n in zip(loops, counts, strict=True)]  # fmt: skip
         for v, dims in [*operands, (out, out_dims)]:
             for d, names in enumerate(dims):
+                if names is None and {x.uid for x in grown_leaves(v.axes[d])} <= window:
+                    continue
                 self._check_loops(joint, v.axes[d], [loops[i] for i in names or ()], names)
 
         def label(axis: Axis, names: tuple[int, ...] | None, combo: Sequence[int]) -> int:
@@ -380,7 +392,7 @@ class Flow:
         out.scale = np.full(self.blocks(out), None, object)
         seen: dict[tuple, Expr] = {}
         out.carries = {}
-        out.zeros = set()
+        out.zeros = {}
         for combo in itertools.product(*map(range, counts)):
             total: Expr | None = ZERO
             for v, dims in operands:
@@ -425,21 +437,24 @@ class Flow:
                                 out.carries[key] = carried
 
     def _nest_zeros(self, joint, loops, operands, out, out_dims, i, leaf, reduced) -> None:
-        empty = any(
-            self.is_zero(v) or (d, leaf.uid) in v.zeros
+        found = [
+            (ALWAYS if self.is_zero(v) else v.zeros.get((d, leaf.uid)), v)
             for v, dims in operands
             for d, names in enumerate(dims)
             if names is not None and i in names
-        )
-        if reduced and not empty:
+        ]
+        empty = conditions.either(c for c, _ in found if c is not None)
+        if reduced and empty is not None:
+            self.needs.append((empty, [v.origin for _, v in found if v.origin is not None]))
+        if reduced and empty is None:
             joint.fail(
                 f"units that copy nothing would be summed by `{joint.name}`",
                 axes=[loops[i]],
                 mend="grow this axis to a multiple, or grow another axis",
             )
         for d, names in enumerate(out_dims):
-            if names is not None and i in names and empty:
-                out.zeros.add((d, leaf.uid))
+            if names is not None and i in names and empty is not None:
+                out.zeros[d, leaf.uid] = empty
 
     def _check_loops(self, joint, axis: Axis, loops: Sequence[Axis], names) -> None:
         """The map of an axis must be the product of the maps of the loops that run through it."""
@@ -476,11 +491,13 @@ class Flow:
         shape = self.blocks(out)
         out.scale = np.full(shape, None, object)
         out.carries = {}
-        out.zeros = {
-            (d, uid)
-            for d, uid in self.hollow(out)
-            if all(self._zero_moved(src, out, groups, d, uid) for src, groups in pieces)
-        }
+        out.zeros = {}
+        for d, uid in self.hollow(out):
+            every = conditions.both(
+                self._zero_moved(src, out, groups, d, uid) for src, groups in pieces
+            )
+            if every is not None:
+                out.zeros[d, uid] = every
         seen: dict[tuple[int, int, int], Expr] = {}
         for src, groups in pieces:
             self.read(src)
@@ -510,16 +527,17 @@ class Flow:
                 self._move_splits(src, out, g, way, seen, filler)
         out.carries = {key: expr for key, expr in seen.items() if expr}
 
-    def _zero_moved(self, src: Value, out: Value, groups, d: int, uid: int) -> bool:
-        """Whether what an operand brings to the new units of a leaf of the result is 0."""
+    def _zero_moved(self, src: Value, out: Value, groups, d: int, uid: int) -> Condition | None:
+        """When what an operand brings to the new units of a leaf of the result is 0."""
         if self.is_zero(self.read(src)):
-            return True
+            return ALWAYS
         (group,) = [g for g in groups if d in g.out]
         found = [key for key in self.hollow(src) if key[0] in group.src and key[1] == uid]
         if not found:
             # The operand brings nothing there, or the same to every unit.
-            return isinstance(group.small, np.ndarray) and bool((group.small < 0).any())
-        return all(key in src.zeros for key in found)
+            missing = isinstance(group.small, np.ndarray) and bool((group.small < 0).any())
+            return ALWAYS if missing else None
+        return conditions.both(src.zeros.get(key) for key in found)
 
     def _move_splits(self, src, out, g: Group, way, seen, filler) -> None:
         for out_labels, (found, hole) in way.items():

@@ -61,6 +61,13 @@ class Joint:
         )
         for d, (axis, n, m) in enumerate(zip(value.axes, value.small, value.big, strict=True)):
             axis = find(axis)
+            if m < n:
+                self.fail(
+                    f"dimension {d} of the result shrinks from {n} to {m}, so that what is one "
+                    "unit of the small model is none of the big one",
+                    mend="grow all factors of a split axis: query and key heads together, heads "
+                    "or head_dim",
+                )
             if (axis.small, axis.big) != (n, m):
                 self.fail(
                     f"dimension {d} of the result is {n} → {m} where {show(axis)} was expected"
@@ -132,6 +139,11 @@ class Analysis:
         self.folder = Folder()
         self.params: list[tuple[str, Value]] = []
         self.count = 0
+        self.forced: list[tuple[Axis, str, Joint | None]] = []  # axes whose layout an equation asks
+
+    def force(self, axis: Axis, layout: str, joint: Joint | None = None) -> None:
+        """Asks for a layout of an axis; `choose_layouts` gives it."""
+        self.forced.append((axis, layout, joint))
 
     def paths(self, axes: Sequence[Axis]) -> list[str]:
         """The parameter axes that share a grown leaf with `axes`."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from trainkit.growth import hollow
 from trainkit.growth.axes import Axis, find, grown_leaves
 from trainkit.growth.blueprint import AxisLeaf, LeafPlan, Plan, structure_of
 from trainkit.growth.constants import (
+    HOLLOW,
     all_joints,
     appended,
     choose_layouts,
@@ -35,6 +38,7 @@ def plan(
     small_params: PyTree,
     big_params: PyTree,
     *inputs: PyTree,
+    append: Sequence[tuple[str, int]] = (),
 ) -> Plan:
     """Finds how the parameters of one model become those of a wider one with the same outputs.
 
@@ -51,6 +55,12 @@ def plan(
       small_params, big_params: pytrees of arrays or `jax.ShapeDtypeStruct`s, of one structure.
       *inputs: what both functions are called with after the parameters: pytrees of arrays or
         `jax.ShapeDtypeStruct`s. Sizes of 1 may be traced differently: use 2 or more.
+      append: (regular expression, axis) of parameters whose units are to stay where they are, with
+        new ones behind them that copy none and are read with 0 (or make 0) at first. By itself
+        this is done where copies are impossible: vocabularies, tables of positions, results.
+
+    Results may grow along an axis that nothing sums over (the logits of a larger vocabulary): their
+    old entries lead and are exact. Indices into a table that grows count from its start.
 
     Returns:
       A `Plan`.
@@ -92,14 +102,16 @@ def plan(
         values.append(Value(leaf.shape, leaf.shape, leaf.dtype))
     small_flat, big_flat = (analysis.folder.flatten(p) for p in (small_program, big_program))
     joints, outs = analysis.walk(small_flat, big_flat, values)
-    _check_outputs(analysis, outs, small_out)
+    visible = _open_outputs(analysis, outs, small_out)
+    _check_outputs(analysis, joints, visible)
+    _append(analysis, append)
 
     layouts = choose_layouts(analysis, [*values, *outs], joints)
     first: tuple[Axis, GrowthError] | None = None
     while True:
         try:
             flow = _run(analysis, values, joints, outs, layouts)
-            return _emit(analysis, flow, layouts)
+            return _emit(analysis, flow, layouts, {find(axis).uid for _, axis in visible})
         except GrowthError as error:
             # Units with unequal numbers of copies are impossible here: new units that hold nothing
             # may still be (a stream that only root-mean-square norms and parameters read).
@@ -132,6 +144,21 @@ def _no_multiple(analysis: Analysis, leaf: Axis, error: GrowthError) -> GrowthEr
         mend=f"grow this axis to a multiple of {n} ({n * max(2, round(m / n))}), or grow a hidden "
         "width that parameters alone read, which may take any size",
     )
+
+
+def _append(analysis: Analysis, wanted: Sequence[tuple[str, int]]) -> None:
+    for pattern, d in wanted:
+        found = [(path, v) for path, v in analysis.params if re.search(pattern, path)]
+        grows = [v for _, v in found if -len(v.axes) <= d < len(v.axes) and not v.axes[d].fixed]
+        if not grows:
+            raise GrowthError(
+                f"append=({pattern!r}, {d}) names no axis that grows",
+                params=[path for path, _ in found] or [path for path, _ in analysis.params],
+                mend="give a regular expression for the path of a parameter and the number of one "
+                "of its axes that is larger in the big model",
+            )
+        for value in grows:
+            analysis.force(value.axes[d], "append")
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:
@@ -200,17 +227,39 @@ def _trace(fn, params, args, which: str):
         ) from error
 
 
-def _check_outputs(analysis: Analysis, outs: list[Value], out_tree: PyTree) -> None:
+def _open_outputs(analysis: Analysis, outs: list[Value], out_tree: PyTree):
+    """The axes of results that grow, with a text that says which: new entries go to their end."""
+    found = []
     paths = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(out_tree)]
     for path, out in zip(paths, outs, strict=True):
         for d, axis in enumerate(out.axes):
             if not find(axis).fixed:
-                analysis.fail(
-                    f"result{path} grows: shape {out.small} → {out.big}, at axis {d}",
-                    axes=(axis,),
-                    mend="growth keeps the function: return what both models share: logits, or "
-                    "a loss",
+                analysis.force(axis, "append")
+                found.append(
+                    (f"result{path} grows: shape {out.small} → {out.big}, at axis {d}", axis)
                 )
+    return found
+
+
+def _check_outputs(analysis: Analysis, joints: list[Joint], visible) -> None:
+    """A result may grow by new entries behind the old ones, not by the units of the model."""
+    summed = set()
+    for joint in all_joints(joints) if visible else ():
+        gone: Sequence[int] = ()
+        if joint.name == "dot_general":
+            gone = joint.params["dimension_numbers"][0][0]
+        elif joint.name == "conv_general_dilated":
+            gone = (joint.params["dimension_numbers"].lhs_spec[1],)
+        elif joint.name.startswith("reduce_"):
+            gone = joint.params.get("axes", ())
+        summed |= {leaf.uid for d in gone for leaf in grown_leaves(joint.ins[0].axes[d])}
+    for text, axis in visible:
+        if any(leaf.uid in summed for leaf in grown_leaves(axis)):
+            analysis.fail(
+                f"{text}, and the model sums over that axis",
+                axes=(axis,),
+                mend="growth keeps the function: return what both models share: logits, or a loss",
+            )
 
 
 def _run(analysis, values, joints: list[Joint], outs, layouts) -> Flow:
@@ -222,13 +271,13 @@ def _run(analysis, values, joints: list[Joint], outs, layouts) -> Flow:
     for v in every:
         for axis in v.axes:
             for leaf in grown_leaves(axis):
-                if layouts[leaf.uid] in ("stride", "append"):
+                if layouts[leaf.uid] in HOLLOW:
                     factors[leaf.uid] = 0.0
                 elif leaf.big % leaf.small:
                     factors[leaf.uid] = None
                 else:
                     factors[leaf.uid] = math.log(leaf.big // leaf.small)
-    holes = frozenset(uid for uid in factors if layouts[uid] in ("stride", "append"))
+    holes = frozenset(uid for uid in factors if layouts[uid] in HOLLOW)
     for v in every:
         if v.const is not None:
             v.scale = None  # what an earlier attempt found
@@ -315,9 +364,11 @@ def shiftable(analysis: Analysis, joints: list[Joint], values: list[Value]) -> d
     return {i: next(iter(s)) for i, s in shifts.items() if len(s) == 1 and None not in s}  # type: ignore[misc]
 
 
-def _emit(analysis: Analysis, flow: Flow, layouts: dict[int, str]) -> Plan:
+def _emit(analysis: Analysis, flow: Flow, layouts: dict[int, str], visible: set[int]) -> Plan:
     chosen, clean = _choose_splits(analysis, flow)
     reads, tied, paired = _roles(flow, chosen)
+    fresh = _fresh(flow)
+    looked_at = {uid for condition, _ in flow.needs for c in condition for _, _, uid in c}
     numbers: dict[int, int] = {}
     atoms: list[AxisLeaf] = []
 
@@ -326,7 +377,13 @@ def _emit(analysis: Analysis, flow: Flow, layouts: dict[int, str]) -> Plan:
             numbers[leaf.uid] = len(atoms)
             atoms.append(
                 AxisLeaf(
-                    leaf.small, leaf.big, layouts[leaf.uid], leaf.uid in clean, leaf.uid in paired
+                    leaf.small,
+                    leaf.big,
+                    layouts[leaf.uid],
+                    leaf.uid in clean,
+                    leaf.uid in paired,
+                    leaf.uid in visible,
+                    "random" if leaf.uid in looked_at else "mean",
                 )
             )
         return numbers[leaf.uid]
@@ -373,7 +430,7 @@ def _emit(analysis: Analysis, flow: Flow, layouts: dict[int, str]) -> Plan:
             structures.append(None if plain else structure_of(axis, number))
         weight = _round(math.exp(evaluate(base)))
         shift = flow.shift.get(i, 0.0)
-        if weight == 1.0 and not any(segments):
+        if weight == 1.0 and not any(segments) and not flow.hollow(value):
             shift = 0.0
         plans.append(
             LeafPlan(
@@ -388,6 +445,7 @@ def _emit(analysis: Analysis, flow: Flow, layouts: dict[int, str]) -> Plan:
                 shift=shift,
                 reads=_numbered(reads, i, value, number),
                 tied=_numbered(tied, i, value, number),
+                fresh=_numbered(fresh, i, value, number),
             )
         )
     return Plan(leaves=tuple(plans), atoms=tuple(atoms), equations=analysis.count)
@@ -418,6 +476,17 @@ def _roles(flow: Flow, chosen):
                     # What reads an axis takes the split, unless it is looked at elsewhere too.
                     tied.setdefault((i, key[0]), set()).add(c.leaf.uid)
     return reads, tied, paired
+
+
+def _fresh(flow: Flow) -> dict[tuple[int, int], set[int]]:
+    """The axis leaves in whose new units a parameter may hold anything."""
+    zero = hollow.choose(flow.needs)
+    result: dict[tuple[int, int], set[int]] = {}
+    for i, split in enumerate(flow.param_split):
+        for d, _, uid in split:
+            if uid in flow.holes and (i, d, uid) not in zero:
+                result.setdefault((i, d), set()).add(uid)
+    return result
 
 
 def _numbered(found, i: int, value: Value, number) -> tuple[tuple[int, ...], ...]:

@@ -83,6 +83,7 @@ class Folder:
     def __init__(self):
         self._keys: dict[Any, int] = {}
         self._values: dict[int, list[np.ndarray]] = {}
+        self._made: dict[int, Equation] = {}  # what made a variable
 
     def _key(self, parts) -> int:
         return self._keys.setdefault(parts, len(self._keys))
@@ -143,10 +144,44 @@ class Folder:
                 results = self._fold(eqn, ins)
             else:
                 # A body may be run at several places: its variables are made anew each time.
+                if name == "gather":
+                    ins[1] = self._counted_from_the_start(eqn, ins[0], ins[1], out)
                 results = [Fresh(v.aval) for v in eqn.outvars]
                 out.append(Equation(eqn, ins, results, calls))
+                self._made.update((id(v), out[-1]) for v in results)
             env.update(zip(eqn.outvars, results, strict=True))
         return [read(v) for v in jaxpr.outvars]
+
+    def _counted_from_the_start(self, eqn, table, index, out: list[Equation]):
+        """The index of a gather without "add the table's size where it is negative".
+
+        That size differs between the programs where a table grows; indices count from the start in
+        both, and so do those below 0 that the two programs share where it does not.
+        """
+        dims = eqn.params["dimension_numbers"].start_index_map
+        chain: list[Equation] = []
+        made = self._made.get(id(index))
+        while made is not None and made.name in FORWARDS_UNIFORM and len(made.ins) == 1:
+            chain.append(made)
+            made = self._made.get(id(made.ins[0]))
+        if made is None or made.name != "select_n" or len(made.ins) != 3 or len(dims) != 1:
+            return index
+        test, plain, added = made.ins
+        less, plus = self._made.get(id(test)), self._made.get(id(added))
+        if less is None or plus is None or less.name != "lt" or plus.name != "add":
+            return index
+        size = table.shape[dims[0]] if isinstance(table, Const) else table.aval.shape[dims[0]]
+        if less.ins[0] is not plain or plus.ins[0] is not plain:
+            return index
+        if not (_is(less.ins[1], 0) and _is(plus.ins[1], size)):
+            return index
+        value = plain
+        for step in reversed(chain):
+            results = [Fresh(v.aval) for v in step.outs]
+            out.append(Equation(step.raw, [value], results, step.calls))
+            value = results[0]
+            self._made[id(value)] = out[-1]
+        return value
 
     def _fold(self, eqn: core.JaxprEqn, ins: list[Const]) -> list[Const]:
         params = tuple(sorted((k, repr(v)) for k, v in eqn.params.items()))
@@ -177,6 +212,10 @@ class Folder:
             )
             for i, aval in enumerate(avals)
         ]
+
+
+def _is(v, value: int) -> bool:
+    return isinstance(v, Const) and v.uniform is not None and v.uniform == value
 
 
 class Fresh:

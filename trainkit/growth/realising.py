@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 
 from trainkit.growth.axes import coordinate, find, labels, source_map
-from trainkit.growth.blueprint import LeafPlan, Plan, Symmetry, atom_axes, axis_from, copies
+from trainkit.growth.blueprint import (
+    LeafPlan,
+    Plan,
+    Symmetry,
+    atom_axes,
+    atoms_in,
+    axis_from,
+    copies,
+)
+from trainkit.growth.constants import HOLLOW
 from trainkit.growth.leaf import AxisGrowth, LeafGrowth
 from trainkit.growth.rms import rms_growth
 
@@ -19,7 +28,8 @@ def realise(plan: Plan, key: jax.Array | None, symmetry: Symmetry) -> dict[str, 
     axes = atom_axes(plan)
     if symmetry == "rms":
         return {leaf.path: rms_growth(plan, leaf, axes) for leaf in plan.leaves}
-    return {leaf.path: _leaf(plan, leaf, axes, shares, symmetry) for leaf in plan.leaves}
+    drawn = key is not None
+    return {leaf.path: _leaf(plan, leaf, axes, shares, symmetry, drawn) for leaf in plan.leaves}
 
 
 def check_symmetry(key: jax.Array | None, symmetry: str) -> None:
@@ -64,12 +74,19 @@ def draw_shares(plan: Plan, key: jax.Array | None, symmetry: Symmetry) -> list[n
 
 
 def _leaf(
-    plan: Plan, leaf: LeafPlan, atoms, shares: list[np.ndarray | None], symmetry: Symmetry
+    plan: Plan,
+    leaf: LeafPlan,
+    atoms,
+    shares: list[np.ndarray | None],
+    symmetry: Symmetry,
+    has_key: bool,
 ) -> LeafGrowth:
     exact = True
     grown: list[AxisGrowth | None] = []
     matrix = sum(n > 1 for n in leaf.small) > 1
-    for structure, scales, split in zip(leaf.axes, leaf.segments, leaf.splits, strict=True):
+    for d, (structure, scales, split) in enumerate(
+        zip(leaf.axes, leaf.segments, leaf.splits, strict=True)
+    ):
         if structure is None:
             grown.append(None)
             continue
@@ -89,7 +106,7 @@ def _leaf(
                 continue
             place = np.where(inside, place, 0)
             carries = np.array([a in cell for cell in split], bool)[label] & inside
-            if atom.big % atom.small and atom.layout not in ("stride", "append"):
+            if atom.big % atom.small and atom.layout not in HOLLOW:
                 # Units differ in their number of copies: the split is part of the even map.
                 assert node.source is not None
                 number = copies(node.source, atom.small)[place]
@@ -112,8 +129,10 @@ def _leaf(
                 if matrix:
                     drawn_anew |= fresh & ~carries
                 exact &= not fresh.any()
-        # What copies nothing holds 0, also beside units whose weights are drawn anew.
-        weight = np.where(alive, np.where(drawn_anew, 1.0, weight), 0.0)
+        # What must be 0 is so too beside units whose weights are drawn anew.
+        kind = _fill(plan, leaf, d, has_key)
+        empty = 0.0 if kind == "zero" else 1.0
+        weight = np.where(alive, np.where(drawn_anew, 1.0, weight), empty)
         gradient = np.where(alive & ~drawn_anew, gradient, 1.0)
         source = np.where(drawn_anew, -1, source)
         grown.append(
@@ -121,10 +140,20 @@ def _leaf(
                 source.astype(np.int32),
                 weight,
                 gradient,
-                "random" if drawn_anew.any() else "zero",
+                "random" if drawn_anew.any() else kind,
             )
         )
     return LeafGrowth(tuple(grown), leaf.weight, 1.0 / leaf.weight, leaf.shift, exact)
+
+
+def _fill(plan: Plan, leaf: LeafPlan, d: int, drawn: bool) -> Literal["zero", "mean", "random"]:
+    """What the units of an axis that copy none hold. Vectors (norms, biases) take the mean."""
+    empty = {a for a in atoms_in(leaf.axes[d]) if plan.atoms[a].layout in HOLLOW}
+    if not empty or not leaf.fresh or not empty <= set(leaf.fresh[d]):
+        return "zero"
+    if len(leaf.big) < 2 or all(plan.atoms[a].fill == "mean" for a in empty):
+        return "mean"
+    return "random" if drawn else "zero"
 
 
 def _noised(plan: Plan, atom: int) -> bool:

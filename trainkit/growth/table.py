@@ -8,6 +8,7 @@ import numpy as np
 
 from trainkit.growth.axes import find, show
 from trainkit.growth.blueprint import LeafPlan, Plan, atom_axes, axis_from
+from trainkit.growth.constants import HOLLOW
 
 
 def table(plan: Plan) -> str:
@@ -46,8 +47,10 @@ def table(plan: Plan) -> str:
             for d, s in enumerate(leaf.axes)
             if s and i in _atoms_in(s)
         ]
-        if atom.layout in ("stride", "append"):
-            how = "new units hold nothing at first"
+        if atom.layout in HOLLOW:
+            how = "new units copy none"
+            if atom.visible:
+                how += "; results have them behind their old entries, which are exact"
         elif i not in split:
             how = "copies stay even (no parameter reads this axis that could be split)"
         elif atom.clean:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trainkit.growth.axes import Axis, find, product
 from trainkit.growth.flow import Flow
-from trainkit.growth.lockstep import Joint, Rule
+from trainkit.growth.lockstep import Joint, Rule, Value
 
 
 def dot_axes(joint: Joint) -> None:
@@ -49,7 +49,6 @@ def _conv(joint: Joint):
 
 
 def conv_axes(joint: Joint) -> None:
-    joint.same_told("feature_group_count", "batch_group_count", "preferred_element_type")
     lhs, rhs, out = _conv(joint)
     x, kernel = joint.ins
     groups_small, groups_big = joint.both("feature_group_count")
@@ -62,10 +61,7 @@ def conv_axes(joint: Joint) -> None:
         x, lhs[2:], "a convolution's window runs over an axis that grows",
         "grow the channels, not the places",
     )  # fmt: skip
-    joint.refuse_growth(
-        kernel, rhs[2:], "a convolution's kernel grows in size",
-        "grow the channels; a larger kernel is another operator",
-    )  # fmt: skip
+    _kernel_axes(joint, kernel, rhs[2:])
     groups = Axis(groups_small, groups_big)
     inner = kernel.axes[rhs[1]]
     outer = kernel.axes[rhs[0]]
@@ -88,6 +84,31 @@ def conv_axes(joint: Joint) -> None:
     made[out[0]] = x.axes[lhs[0]]
     made[out[1]] = outer
     joint.new_out(0, made)
+
+
+def _kernel_axes(joint: Joint, kernel: Value, window: tuple[int, ...]) -> None:
+    """A kernel k → k + 2p is the old one with p zero taps on either side."""
+    if all(find(kernel.axes[d]).fixed for d in window):
+        joint.same_told("feature_group_count", "batch_group_count", "preferred_element_type")
+        return
+    joint.same_told("feature_group_count", "batch_group_count", "preferred_element_type", "padding")
+    for i, d in enumerate(window):
+        axis = find(kernel.axes[d])
+        (low, high), (low_big, high_big) = (p[i] for p in joint.both("padding"))
+        more = axis.big - axis.small
+        each = more // 2 * joint.params["rhs_dilation"][i]
+        if more % 2 or (low_big - low, high_big - high) != (each, each):
+            joint.fail(
+                f"a kernel of {axis.small} becomes one of {axis.big} with the padding "
+                f"{(low, high)} → {(low_big, high_big)}: zero taps around the old ones would look "
+                "at other places",
+                axes=(axis,),
+                mend="grow a kernel k to k + 2p with SAME padding at stride 1 (at stride 2 the "
+                "padding of SAME depends on the size: from 3 to 5 it works, from 1 to 3 on even "
+                "sizes not), or pad both convolutions explicitly by p more on either side",
+            )
+        if not axis.fixed:
+            joint.analysis.force(axis, "centre", joint)
 
 
 def conv_flow(flow: Flow, joint: Joint) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from trainkit.growth.axes import Axis
 from trainkit.growth.flow import Flow, Group
+from trainkit.growth.hollow import ALWAYS
 from trainkit.growth.lockstep import Joint, Rule, Value
 
 
@@ -55,10 +56,21 @@ def _link(flow: Flow, joint: Joint, a: Value, b: Value) -> None:
 def _close(flow: Flow, joint: Joint, inner: Value, out: Value, result: Value) -> None:
     """What a round gives is what the next one takes."""
     _link(flow, joint, inner, flow.read(out))
-    if not flow.is_zero(out) and not inner.zeros <= out.zeros:
+    if not flow.is_zero(out) and not inner.zeros.keys() <= out.zeros.keys():
         joint.fail("new units that hold nothing at first would be filled by the loop",
                    axes=[a for a in inner.axes if not a.fixed])  # fmt: skip
+    if not flow.is_zero(out):
+        flow.needs += [(out.zeros[key], []) for key in inner.zeros]
     result.scale, result.carries, result.zeros = inner.scale, inner.carries, inner.zeros
+
+
+def _enter(flow: Flow, v: Value, inner: Value) -> None:
+    """A carry is 0 in its new units in every round where it is in the first."""
+    if flow.is_zero(v):
+        inner.zeros = dict.fromkeys(flow.hollow(inner), ALWAYS)
+    else:
+        inner.zeros = dict.fromkeys(v.zeros, ALWAYS)
+        flow.needs += [(condition, []) for condition in v.zeros.values()]
 
 
 def scan_flow(flow: Flow, joint: Joint) -> None:
@@ -70,7 +82,7 @@ def scan_flow(flow: Flow, joint: Joint) -> None:
     for v, inner in zip(init, body.ins[consts : consts + carries], strict=True):
         flow.read(v)
         flow.unknown(inner)
-        inner.zeros = set(flow.hollow(inner)) if flow.is_zero(v) else set(v.zeros)
+        _enter(flow, v, inner)
         _link(flow, joint, v, inner)
     for v, inner in zip(xs, body.ins[consts + carries :], strict=True):
         flow.read(v)
@@ -115,7 +127,7 @@ def while_flow(flow: Flow, joint: Joint) -> None:
     for v, inner in zip(joint.ins[n:], inside, strict=True):
         flow.read(v)
         flow.unknown(inner)
-        inner.zeros = set(flow.hollow(inner)) if flow.is_zero(v) else set(v.zeros)
+        _enter(flow, v, inner)
         _link(flow, joint, v, inner)
     flow.run(test.equations)
     for v in test.outs:

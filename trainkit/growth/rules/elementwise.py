@@ -43,7 +43,7 @@ def nonlinear(flow: Flow, joint: Joint) -> None:
     for v in joint.outs:
         flow.plain(v)
         if joint.name in _KEEPS_ZERO:
-            v.zeros = set(joint.ins[0].zeros)
+            v.zeros = dict(joint.ins[0].zeros)
 
 
 def linear(flow: Flow, joint: Joint) -> None:

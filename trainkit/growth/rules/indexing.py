@@ -29,14 +29,15 @@ def gather_axes(joint: Joint) -> None:
     if n != joint.big.params["dimension_numbers"]:
         joint.fail("gathers of different form")
     sizes = joint.both("slice_sizes")
-    whole = [_whole(joint, x, sizes, d) for d in range(len(x.axes))]
+    table = [d for d in n.collapsed_slice_dims if not find(x.axes[d]).fixed]
+    whole = [d not in table and _whole(joint, x, sizes, d) for d in range(len(x.axes))]
     batch_x = list(n.operand_batching_dims)
     batch_i = list(n.start_indices_batching_dims)
     for d, i in zip(batch_x, batch_i, strict=True):
         joint.unify(x.axes[d], index.axes[i])
     joint.refuse_growth(index, [len(index.axes) - 1], "an index with more parts", None)
-    for d in n.collapsed_slice_dims:
-        joint.refuse_growth(x, [d], "a gather picks places along an axis that grows", _MEND)
+    for d in table:  # a vocabulary or a table of positions: old places stay where they are
+        joint.analysis.force(x.axes[d], "append", joint)
     windows = [
         d for d in range(len(x.axes)) if d not in n.collapsed_slice_dims and d not in batch_x
     ]

@@ -33,7 +33,7 @@ def _drop(flow: Flow, x: Value, out: Value, gone) -> None:
     out.carries = {
         (kept.index(d), label, leaf): e for (d, label, leaf), e in x.carries.items() if d in kept
     }
-    out.zeros = {(kept.index(d), leaf) for d, leaf in x.zeros if d in kept}
+    out.zeros = {(kept.index(d), leaf): c for (d, leaf), c in x.zeros.items() if d in kept}
 
 
 def arg_axes(joint: Joint) -> None:
