@@ -137,3 +137,36 @@ def test_parameters_are_only_needed_for_random_copies(the_plan):
         the_plan.grow_opt_state(tx, state, key=jax.random.key(3), symmetry="noise")
     with pytest.raises(ValueError, match="give key="):
         the_plan.grow_opt_state(tx, state)
+
+
+def mlp(params, x):
+    return jax.nn.gelu(x @ params["in"] + params["b"]) @ params["out"]
+
+
+@pytest.mark.parametrize("symmetry", ["even", "noise", "zero_out"])
+def test_every_symmetry_is_followed(symmetry):
+    """Noise, and new random units, stay where they are: the rest is the small model."""
+    draw = np.random.default_rng(0).normal
+    sizes = lambda n: {"in": (3, n), "b": (n,), "out": (n, 2)}
+    params = {name: jnp.asarray(draw(size=shape)) for name, shape in sizes(4).items()}
+    spec = lambda n: {k: jax.ShapeDtypeStruct(s, jnp.float64) for k, s in sizes(n).items()}
+    x, y = jnp.asarray(draw(size=(6, 3))), jnp.asarray(draw(size=(6, 2)))
+    plan = growth.plan(mlp, mlp, spec(4), spec(8), x)
+    options = {"key": jax.random.key(1), "symmetry": symmetry}
+    tx = optax.adamw(1e-2, weight_decay=0.1)
+
+    def run(tx, params, state):
+        def step(carry, _):
+            params, state = carry
+            value, grads = jax.value_and_grad(lambda p: jnp.mean((mlp(p, x) - y) ** 2))(params)
+            updates, state = tx.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), value
+
+        return jax.jit(lambda c: jax.lax.scan(step, c, None, 40))((params, state))[1]
+
+    big = plan.grow(params, **options)
+    state = plan.grow_opt_state(tx, tx.init(params), params, big, **options)
+    small = run(tx, params, tx.init(params))
+    np.testing.assert_allclose(small, run(plan.exact(tx, **options), big, state), atol=1e-11)
+    with pytest.raises(GrowthError, match="changes the function"):
+        plan.exact(tx, symmetry="rms")

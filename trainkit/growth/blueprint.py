@@ -244,6 +244,24 @@ class Plan:
 
         return selection(self, params, **how).apply(params)
 
+    @staticmethod
+    def deepen(
+        small_fn: Any,
+        deep_fn: Any,
+        params: PyTree,
+        deep_params: PyTree,
+        *inputs: PyTree,
+        **how: Any,
+    ) -> Any:
+        """More layers of the same widths; see `trainkit.growth.deepen`.
+
+        A plan is of two models of one depth: deepen first, then plan the width, or leave both to
+        `trainkit.growth.grow`.
+        """
+        from trainkit.growth.depth import deepen
+
+        return deepen(small_fn, deep_fn, params, deep_params, *inputs, **how)
+
     def table(self) -> str:
         """Plain text: leaf, shapes, axis groups, map, weight and gradient factor, bytes."""
         from trainkit.growth.table import table

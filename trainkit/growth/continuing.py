@@ -60,6 +60,11 @@ def exact(
     slots: Slots | None,
 ) -> optax.GradientTransformationExtraArgs:
     """See `Plan.exact`."""
+    if symmetry == "rms":
+        raise GrowthError(
+            "symmetry='rms' changes the function, so there is no small model to follow",
+            mend="take 'uneven', 'even', 'noise' or 'zero_out', or train on with the plain rule",
+        )
     return follow(tx, plan.realise(key, symmetry), anneal=anneal, slots=slots)
 
 

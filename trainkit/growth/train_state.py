@@ -13,7 +13,6 @@ import optax
 from trainkit.growth.applying import grow_leaf
 from trainkit.growth.depth import Deepened, deepen, scan_lengths
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.grown import rms
 from trainkit.growth.layers import align, order
 from trainkit.growth.leaf import LeafGrowth
 from trainkit.growth.models import Traced, inputs_from, traced
@@ -179,10 +178,8 @@ def grow_with_details(
 
     if _shapes(variables) != _shapes(after.variables):
         found = plan(between.fn, after.fn, _specs(variables), after.variables, *inputs)
-        symmetry: Any = "uneven" if operators.width == "rms" else operators.width
+        symmetry: Any = operators.width
         wide = found.realise(key, symmetry)
-        if operators.width == "rms":
-            wide = {name: rms(one) for name, one in wide.items()}
         groups = noise_groups(found) if symmetry == "noise" else {}
         numbers = {leaf.path: i for i, leaf in enumerate(found.leaves)}
 
