@@ -167,8 +167,15 @@ class Subject:
                 if not new or unknown:
                     return  # not about extra arguments: some law will report it
                 self.needs += tuple(new)
-            except Exception:
-                return  # some law will report it, with its reproducer
+            except Exception as error:
+                # Rules that look for it among **extra_args say so in words of their own.
+                if not re.search(r"provide|requir|missing|need|expect", str(error)):
+                    return  # some law will report it, with its reproducer
+                new = [n for n in re.findall(r"\w+", str(error)) if n in MADE_UP]
+                new = [n for n in new if n not in self.needs]
+                if not new:
+                    return
+                self.needs += tuple(new)
 
     # -- runs -------------------------------------------------------------------------------------
 

@@ -1,0 +1,53 @@
+"""The report over Optax: what it covers, and that nothing in it is without a reason."""
+
+import tomllib
+import warnings
+from pathlib import Path
+
+import optax
+import pytest
+
+from trainkit.laws import RULES, SCHEDULES, optax_report
+from trainkit.laws.subject import is_transformation
+
+ROOT = Path(__file__).parents[2]
+KINDS = {"bug", "documented limitation", "law not claimed"}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return optax_report.constructions()
+
+
+def test_every_name_with_a_reference_has_a_row(rows):
+    assert (set(RULES) | set(SCHEDULES)) <= set(rows)
+    assert len(rows) >= 140
+
+
+def test_every_row_can_be_made(rows):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some of these names are on their way out of Optax
+        for row, expression in rows.items():
+            made = eval(expression, {"optax": optax})
+            assert is_transformation(made) or callable(made), row
+
+
+def test_every_class_has_a_reason():
+    entries = tomllib.loads((ROOT / "docs" / "laws-of-optax.toml").read_text())["violation"]
+    for entry in entries:
+        assert entry["class"] in KINDS
+        assert len(entry["reason"]) > 40
+        assert set(entry) <= {"rule", "law", "message", "class", "reason"}
+
+
+def test_what_nobody_classified_shows_as_such():
+    failure = {"law": "purity", "message": "something new"}
+    assert optax_report.classify({}, "adam", failure)[0] == "unclassified"
+    classes = {"violation": [{"rule": "adam", "class": "bug", "reason": "because"}]}
+    assert optax_report.classify(classes, "adam, nesterov", failure) == ("bug", "because")
+    assert optax_report.classify(classes, "adamw", failure)[0] == "unclassified"
+
+
+def test_the_page_is_of_the_installed_optax():
+    page = (ROOT / "docs" / "laws-of-optax.md").read_text()
+    assert f"Optax {optax.__version__}" in page
