@@ -68,7 +68,11 @@ def linen(module: Callable[..., nn.Module], inputs: tuple, mutable=(), **call):
 
     def build(**sizes):
         model = module(**sizes)
-        single = as_dtype(inputs, jnp.float32)  # Flax makes its parameters in float32
+        # Flax makes its parameters in float32.
+        single = [
+            jax.ShapeDtypeStruct(x.shape, jnp.float32 if x.dtype.kind == "f" else jnp.int32)
+            for x in inputs
+        ]
         with jax.numpy_dtype_promotion("standard"):  # Flax mixes float32 and float64 in its norms
             shapes = jax.eval_shape(lambda *x: model.init(jax.random.key(0), *x, **call), *single)
 

@@ -27,6 +27,7 @@ from trainkit.growth.flow import Flow
 from trainkit.growth.linear import choose, nearest
 from trainkit.growth.lockstep import Analysis, Joint, Value
 from trainkit.growth.paths import path_name
+from trainkit.growth.program import scan_counts
 from trainkit.growth.rules import RULES, UNKNOWN
 
 PyTree = Any
@@ -330,11 +331,12 @@ def shiftable(analysis: Analysis, joints: list[Joint], values: list[Value]) -> d
     def visit(equations: list[Joint]) -> None:
         for joint in equations:
             if joint.name == "scan":
-                skip = joint.params["num_consts"] + joint.params["num_carry"]
+                consts, carried = scan_counts(joint.params)
+                skip = consts + carried
                 for outer, inner in zip(joint.ins[skip:], joint.bodies[0].ins[skip:], strict=True):
                     if id(outer) in origin:
                         origin[id(inner)] = origin[id(outer)]
-                for v in joint.ins[joint.params["num_consts"] : skip]:
+                for v in joint.ins[consts:skip]:
                     if id(v) in origin:
                         shifts.setdefault(origin[id(v)], set()).add(None)
             for body in joint.bodies:

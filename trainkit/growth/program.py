@@ -231,6 +231,14 @@ def core_var(v: core.Var) -> Fresh:
     return Fresh(v.aval)
 
 
+def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
+    """How many operands of a scan are constants and how many are carried."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carried, _ = params["ft_in"].unpack()  # JAX 0.12 and later
+    return len(consts), len(carried)
+
+
 def _literal(atom: core.Literal) -> Any:
     dtype = getattr(atom.aval, "dtype", None)
     if dtype is not None and not jax.dtypes.issubdtype(dtype, jax.dtypes.extended):

@@ -15,6 +15,8 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from trainkit.growth.program import scan_counts
+
 PyTree = Any
 
 # 0 in, 0 out.
@@ -154,7 +156,7 @@ def _search(program: Program, outputs: list[Any], owner: dict[Any, str]) -> froz
         else:
             equation = program.made[value]
             # Rows of stacked leaves are looked for inside; what is carried in, outside.
-            loop = equation.params["num_consts"] + equation.params["num_carry"]
+            loop = sum(scan_counts(equation.params))
             stack.extend(equation.inputs[:loop])
     return frozenset(found)
 
@@ -193,7 +195,7 @@ def _further(zero: _Zero | None) -> _Zero | None:
 def _in_scan(program: Program, equation: _Equation, owner: dict[Any, str]) -> frozenset[str]:
     """The stacked leaves whose rows, at 0, make one turn of the loop pass its carry on."""
     p = equation.params
-    loop = p["num_consts"] + p["num_carry"]
+    loop = sum(scan_counts(p))
     stacked = {}
     for i, value in enumerate(equation.inputs[loop:]):
         while isinstance(value, int) and value in program.made:
@@ -208,4 +210,4 @@ def _in_scan(program: Program, equation: _Equation, owner: dict[Any, str]) -> fr
     count = len(p["jaxpr"].jaxpr.invars)
     body = Program(p["jaxpr"], list(range(-count, 0)))
     inside = {body.inputs[i]: name for i, name in stacked.items()}
-    return _search(body, body.outputs[: p["num_carry"]], inside)
+    return _search(body, body.outputs[: scan_counts(p)[1]], inside)

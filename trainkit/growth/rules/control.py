@@ -8,6 +8,7 @@ from trainkit.growth.axes import Axis
 from trainkit.growth.flow import Flow, Group
 from trainkit.growth.hollow import ALWAYS
 from trainkit.growth.lockstep import Joint, Rule, Value
+from trainkit.growth.program import scan_counts
 
 
 def _inside(v: Value, axes: Sequence[Axis] | None = None, cut: bool = False) -> Value:
@@ -25,8 +26,8 @@ def _link_axes(joint: Joint, a: Value, b: Value) -> None:
 
 
 def scan_axes(joint: Joint) -> None:
-    joint.same_told("_split_transpose", "linear")
-    consts, carries = joint.params["num_consts"], joint.params["num_carry"]
+    joint.same_told("_split_transpose", "linear", "ft_in", "ft_out")
+    consts, carries = scan_counts(joint.params)
     fixed = joint.ins[:consts]
     init = joint.ins[consts : consts + carries]
     xs = joint.ins[consts + carries :]
@@ -74,7 +75,7 @@ def _enter(flow: Flow, v: Value, inner: Value) -> None:
 
 
 def scan_flow(flow: Flow, joint: Joint) -> None:
-    consts, carries = joint.params["num_consts"], joint.params["num_carry"]
+    consts, carries = scan_counts(joint.params)
     body = joint.bodies[0]
     init, xs = joint.ins[consts : consts + carries], joint.ins[consts + carries :]
     for v in joint.ins[:consts]:
