@@ -14,7 +14,8 @@ deviation over seeds, in nats per character:
 Variants:
   carried     moments by the calculus, the plain rule goes on
   annealed    the same, and exact continuation annealed to the plain rule over 50 steps
-  reset       a fresh optimizer state
+  restarted   a fresh optimizer state, the learning rate's warm-up included
+  reset       fresh moments and their count, the learning rate goes on
   old count   moments zeroed under the old step count, as a careless surgery leaves them
 """
 
@@ -73,6 +74,12 @@ def train(module, tx, state: TrainState, data: jax.Array) -> tuple[TrainState, n
     return state.replace(params=params, opt_state=opt_state), np.asarray(losses)
 
 
+def fresh_moments(opt_state, fresh):
+    """Adam's state as at the start, the schedule's as it is."""
+    is_adam = lambda s: isinstance(s, optax.ScaleByAdamState)
+    return jax.tree.map(lambda s, f: f if is_adam(s) else s, opt_state, fresh, is_leaf=is_adam)
+
+
 def old_count(opt_state):
     """Zero moments under the old count."""
     blank = lambda s: s._replace(
@@ -104,7 +111,8 @@ def one_seed(tx, tokens: np.ndarray, vocabulary: int, seed: int, pretrain: int):
         for variant, rule, at in (
             ("carried", tx, start),
             ("annealed", follow, annealed),
-            ("reset", tx, fresh),
+            ("restarted", tx, fresh),
+            ("reset", tx, start.replace(opt_state=fresh_moments(start.opt_state, fresh.opt_state))),
             ("old count", tx, zeroed),
         ):
             _, losses = train(big, rule, at, data[pretrain:])
