@@ -60,8 +60,8 @@ CALLS: dict[str, str] = {
     "inject_hyperparams": "optax.adam)(learning_rate=1e-2",
     "inject_stateful_hyperparams": "optax.adam)(learning_rate=1e-2",
     "masked": "optax.adam(1e-2), lambda p: __import__('jax').tree.map(lambda x: x.ndim > 1, p)",
-    "measure_with_ema": "lambda updates, state, params, **_: optax.global_norm(updates), 0.9",
-    "monitor": "{'norm': lambda updates, state, params, **_: optax.global_norm(updates)}",
+    "measure_with_ema": "lambda updates, *_, **__: optax.global_norm(updates), 0.9",
+    "monitor": "{'norm': lambda updates, *_, **__: optax.global_norm(updates)}",
     "named_chain": "('clip', optax.clip(1.0)), ('adam', optax.adam(1e-2))",
     "noisy_sgd": "learning_rate=1e-2, key=0",
     "partition": "{'one': optax.adam(1e-2), 'two': optax.sgd(1e-2)}, lambda p: "
@@ -74,7 +74,7 @@ CALLS: dict[str, str] = {
     "scale_by_backtracking_linesearch": "max_backtracking_steps=5",
     "scale_by_zoom_linesearch": "max_linesearch_steps=5",
     "selective_transform": f"{SGD}, freeze_mask=False",
-    "snapshot": "'norm', lambda updates, state, params, **_: optax.global_norm(updates)",
+    "snapshot": "'norm', lambda updates, *_, **__: optax.global_norm(updates)",
     "trace": "decay=0.9",
     # Schedules.
     "constant_schedule": "value=0.1",
@@ -369,6 +369,11 @@ def _page(classes: Any, rows: dict[str, str], outcomes: dict[str, Any]) -> Itera
         yield f"## {kind.capitalize()}: {len(these)}\n"
         groups: dict[tuple[str, str], list[Any]] = {}
         for row, failure, _, reason in these:
+            # A row that was made by an expression has that for its source.
+            made = f"\\1 = {rows[row]}".replace("\\", "\\\\").replace("\\\\1", "\\1", 1)
+            failure["reproducer"] = re.sub(
+                r"# The source of the rule .*\n(tx|schedule) = \.\.\.", made, failure["reproducer"]
+            )
             groups.setdefault((failure["law"], reason), []).append((row, failure))
         for (law, reason), members in groups.items():
             yield f"### {law}: {', '.join(sorted({row for row, _ in members}))}\n"

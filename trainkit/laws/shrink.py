@@ -15,8 +15,6 @@ from trainkit.laws.source import literal
 from trainkit.laws.subject import Subject
 
 BUDGET = 8.0  # seconds of processor time that one check may spend on shrinking
-    8.0  # seconds of the processor that one check may spend on shrinking, over all its failures
-)
 
 
 class Mismatch(NamedTuple):
