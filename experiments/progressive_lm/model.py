@@ -72,8 +72,8 @@ class Attention(nn.Module):
 def rotate(x: jax.Array) -> jax.Array:
     """Rotary positions on [B, T, heads, head_size] (Su et al., 2021, RoFormer), base 10,000."""
     length, size = x.shape[1], x.shape[-1]
-    frequencies = 10_000.0 ** (-jnp.arange(0, size, 2) / size)
-    angles = (jnp.arange(length)[:, None] * frequencies).astype(x.dtype)
+    frequencies = 10_000.0 ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+    angles = (jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies).astype(x.dtype)
     cos, sin = jnp.cos(angles)[:, None, :], jnp.sin(angles)[:, None, :]
     even, odd = x[..., : size // 2], x[..., size // 2 :]
     return jnp.concatenate([even * cos - odd * sin, even * sin + odd * cos], axis=-1)

@@ -33,7 +33,7 @@ OPERATORS = {
     "rms": "rms+identity",
     "stack_rms": "rms+stack",
 }
-RATES = {"adamw": (3e-3, 1e-2), "muon": (1e-2, 3e-2)}
+RATES = {"adamw": (3e-3, 1e-2, 3e-2), "muon": (3e-3, 1e-2, 3e-2)}
 DECAY = 0.2  # the share of every budget over which the learning rate falls
 
 

@@ -1,0 +1,101 @@
+"""How much of a data set a stage sees: subset, length, resolution, batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from trainkit.data.sampler import Sampler, leading_size
+from trainkit.data.text import CharCorpus
+
+PyTree = Any
+
+
+class Amount(Protocol):
+    """What `trainkit.growth.stages.Data` has: sizes, `None` for all there is."""
+
+    @property
+    def subset(self) -> float | int | None: ...
+    @property
+    def sequence_length(self) -> int | None: ...
+    @property
+    def resolution(self) -> int | None: ...
+    @property
+    def batch_size(self) -> int | None: ...
+
+
+def staged(
+    data: PyTree | CharCorpus, batch_size: int, *, seed: int = 0, **options: Any
+) -> Callable[[Amount], Sampler]:
+    """A function `Data -> Sampler` for runs whose data grow.
+
+    Args:
+      data: pytree of arrays with one leading size, or a `CharCorpus`.
+      batch_size: of the stages that name none.
+      seed: of the order, and of which examples a subset has: a larger subset has all of a smaller.
+      **options: for `Sampler`.
+
+    `resolution` shrinks square images (n, side, side, channels) by the mean over blocks;
+    `sequence_length` is the windows' length of a corpus.
+
+    Raises:
+      ValueError: from the function: a size that the data does not have.
+
+    >>> from trainkit.growth.stages import Data
+    >>> make = staged({"image": np.ones((8, 4, 4, 1), np.float32)}, batch_size=2)
+    >>> next(make(Data(subset=0.5, resolution=2)))["image"].shape
+    (2, 2, 2, 1)
+    """
+
+    def make(amount: Amount) -> Sampler:
+        size = amount.batch_size or batch_size
+        if isinstance(data, CharCorpus):
+            if amount.sequence_length is None:
+                raise ValueError("A corpus needs Data(sequence_length=…) in the first stage.")
+            text = data
+            if amount.subset is not None:
+                length = _count(amount.subset, len(data.tokens))
+                text = CharCorpus(data.tokens[:length], data.vocabulary)
+            return Sampler(text.windows(amount.sequence_length), size, seed=seed, **options)
+        part = data
+        if amount.subset is not None:
+            n = leading_size(data)
+            order = np.random.default_rng([seed, 0x57A6E]).permutation(n)
+            chosen = np.sort(order[: _count(amount.subset, n)])
+            part = jax.tree.map(lambda leaf: leaf[chosen], part)
+        if amount.resolution is not None:
+            side = amount.resolution
+            part = jax.tree.map(lambda x: coarser(x, side) if x.ndim == 4 else x, part)
+        return Sampler(part, size, seed=seed, **options)
+
+    return make
+
+
+def coarser(images: np.ndarray, side: int) -> np.ndarray:
+    """Images (n, s, s, channels) at a lower resolution, by the mean over s/side × s/side blocks.
+
+    >>> coarser(np.arange(4.0).reshape(1, 2, 2, 1), 1).ravel()
+    array([1.5])
+    """
+    n, height, width, channels = images.shape
+    if height % side or width % side:
+        raise ValueError(
+            f"Images of {height} × {width} pixels cannot be averaged to {side} × {side}: take a "
+            f"divisor of {height}."
+        )
+    by = height // side
+    blocks = images.reshape(n, side, by, side, width // side, channels)
+    mean = blocks.mean(axis=(2, 4), dtype=np.float32)
+    if images.dtype == np.uint8:
+        mean = np.rint(mean)
+    return mean.astype(images.dtype)
+
+
+def _count(subset: float | int, n: int) -> int:
+    count = round(subset * n) if isinstance(subset, float) else subset
+    if not 1 <= count <= n:
+        raise ValueError(f"subset={subset} is {count} of {n} examples; it must be from 1 to {n}.")
+    return count
