@@ -124,13 +124,15 @@ def _(p, s, x):
     {"d": {"d": 8}, "odd": {"d": 7}},
 )
 def _(p, s, x):
+    """A fixed point found without gradients, and one step with them."""
     u = x @ p["in"]
+    w, v = jax.lax.stop_gradient((p["w"], u))
 
-    def body(c):
-        i, z = c
-        return (i + 1, jnp.tanh(z @ p["w"] + u))
+    def step(carry):
+        return carry[0] + 1, jnp.tanh(carry[1] @ w + v)
 
-    return jax.lax.while_loop(lambda c: c[0] < 3, body, (0, jnp.zeros_like(u)))[1] @ p["out"]
+    z = jax.lax.while_loop(lambda carry: carry[0] < 3, step, (0, jnp.zeros_like(u)))[1]
+    return jnp.tanh(z @ p["w"] + u) @ p["out"]
 
 
 @model(
@@ -352,7 +354,7 @@ def _(p, s, x):
     "softmax over width",
     lambda d: {"in": (7, d), "v": (d, 4)},
     {"d": 4},
-    {"d": {"d": 8}, "odd": {"d": 6}},
+    {"d": {"d": 8}, "refused": {"d": 6}},
 )
 def _(p, s, x):
     return jax.nn.softmax(x @ p["in"], -1) @ p["v"]
@@ -387,7 +389,7 @@ def _(p, s, x):
     "layer weights by width",
     lambda d: {"in": (7, d), "s": (d,), "out": (d, 2)},
     {"d": 4},
-    {"d": {"d": 8}, "odd": {"d": 6}},
+    {"d": {"d": 8}, "refused": {"d": 6}},
 )
 def _(p, s, x):
     return jnp.tanh(x @ p["in"]) * jax.nn.softmax(p["s"]) @ p["out"]
