@@ -215,6 +215,39 @@ def test_the_certificate_of_a_plan_in_the_optimizers_state():
     assert (grown.nu["in"][:, 6:] > 0).all()
 
 
+@pytest.mark.parametrize("dimension", [1, 2])
+def test_append_within_attention(dimension):
+    """New heads: a softmax is over places, so that what it divides by is positive there too."""
+    small = attention_shapes(2, 2, 4, 4)
+    big = attention_shapes(*((4, 4, 4, 4) if dimension == 1 else (2, 2, 6, 4)))
+    params = draw(small)
+    plan = growth.plan(attention, attention, small, big, X, append=[("^q$", dimension)])
+    grown = plan.grow(params, key=jax.random.key(0))
+    np.testing.assert_allclose(attention(grown, X), attention(params, X), rtol=1e-11, atol=1e-12)
+    old = tuple(map(slice, small["q"].shape))
+    both = grown["q"][old] / params["q"] * (grown["k"][old] / params["k"])
+    # One of the two makes up for the larger divisor √d′.
+    np.testing.assert_allclose(both, np.sqrt(big["q"].shape[2] / 4), rtol=1e-12)
+    slope = jax.grad(lambda p: jnp.sum(jnp.sin(attention(p, X))))
+    moved = jax.tree.map(lambda w, g: w - 0.01 * g, grown, slope(grown))
+    again = slope(moved)
+    for name in ("q", "k", "v", "o"):
+        assert (again[name] != 0).all()
+
+
+def test_what_divides_must_be_positive():
+    def ratio(p, x):
+        return (x @ p["a"]) / (x @ p["b"]) @ p["out"]
+
+    sizes = lambda n: {"a": s(6, n), "b": s(6, n), "out": s(n, 2)}
+    with pytest.raises(growth.GrowthError, match="enter `div`"):
+        growth.plan(ratio, ratio, sizes(3), sizes(6), X, append=[("a", 1)])
+    params = draw(sizes(3))
+    plan = growth.plan(ratio, ratio, sizes(3), sizes(6), X)
+    grown = plan.grow(params, key=jax.random.key(0))
+    np.testing.assert_allclose(ratio(grown, X), ratio(params, X), rtol=1e-9)
+
+
 def test_conditions():
     a, b, c = (hollow.of((i, 0, 9)) for i in range(3))
     assert hollow.both([a, None]) is None

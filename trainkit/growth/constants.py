@@ -202,8 +202,8 @@ def choose_layouts(analysis: Analysis, values: Iterable[Value], joints: list[Joi
             for leaf in grown_leaves(axis):
                 if leaf.uid not in used:  # the places of a table that this length does not reach
                     _give_layout(analysis, leaf, "append", None, named, bound)
-    for axis, layout, joint in analysis.forced:
-        _give_layout(analysis, find(axis), layout, joint, named, bound)
+    for axis, layout, asked in analysis.forced:
+        _give_layout(analysis, find(axis), layout, asked, named, bound)
     for v in constants:
         assert v.const is not None
         moving = list(dict.fromkeys(leaf for a in v.axes for leaf in grown_leaves(a)))

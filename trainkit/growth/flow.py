@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainkit.growth import hollow as conditions
+from trainkit.growth import signs
 from trainkit.growth.axes import Axis, coordinate, find, grown_leaves, labels, source_map
 from trainkit.growth.hollow import ALWAYS, Condition
 from trainkit.growth.linear import ZERO, Expr, System, constant, plus
@@ -304,7 +305,7 @@ class Flow:
             if (either := conditions.either(c for c in found if c is not None)) is not None:
                 out.zeros[d, uid] = either
         for v, p in zip(operands, powers, strict=True):
-            if p < 0:
+            if p < 0 and signs.sign(v) != signs.POSITIVE:
                 self.refuse_hollow(joint, v)
 
     def agree(self, joint: Joint, operands: Sequence[Value], out: Value) -> None:
@@ -650,6 +651,8 @@ class Flow:
     def run(self, joints: Sequence[Joint]) -> None:
         for joint in joints:
             self.analysis.rules.get(joint.name, self.analysis.unknown).flow(self, joint)
+            if self.holes and len(joint.outs) == 1:
+                joint.outs[0].sign = signs.of_result(joint)
             for v in joint.outs:
                 self.makers[id(v)] = joint
 

@@ -55,10 +55,9 @@ def choose(needs: Iterable[tuple[Condition, Collection[int]]]) -> set[Place]:
     """
     chosen: set[Place] = set()
     for condition, readers in sorted(needs, key=lambda need: len(need[0])):
-
-        def cost(clause: frozenset[Place], readers=readers, known=frozenset(chosen)):
-            inside = all(place[0] in readers for place in clause)
-            return (len(clause - known), not inside, sorted(clause))
-
-        chosen |= min(condition, key=cost)
+        costs = [
+            (len(clause - chosen), any(place[0] not in readers for place in clause), sorted(clause))
+            for clause in condition
+        ]
+        chosen |= set(min(costs)[2])
     return chosen

@@ -22,7 +22,18 @@ class Value:
       scale, carries, zeros: what the flow pass finds; see `flow`.
     """
 
-    __slots__ = ("axes", "big", "carries", "const", "dtype", "origin", "scale", "small", "zeros")
+    __slots__ = (
+        "axes",
+        "big",
+        "carries",
+        "const",
+        "dtype",
+        "origin",
+        "scale",
+        "sign",
+        "small",
+        "zeros",
+    )
 
     def __init__(self, small, big, dtype, axes=None, const=None, origin=None):
         self.small, self.big, self.dtype = tuple(small), tuple(big), dtype
@@ -34,6 +45,7 @@ class Value:
         self.scale: Any = None
         self.carries: Any = None
         self.zeros: Any = None
+        self.sign = 0  # see `signs`
 
 
 class Joint:
