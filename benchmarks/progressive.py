@@ -46,8 +46,12 @@ def data(seed: int = 0) -> Sampler:
     return Sampler(train.windows(LENGTH), BATCH, seed=seed)
 
 
-def gap(ahead: bool, steps: int = 120) -> float:
-    """The time between the last step before growth and the first after it, in ordinary steps."""
+def gap(ahead: bool) -> tuple[float, bool]:
+    """The time between the last step before growth and the first after it, in ordinary steps.
+
+    Also whether the next stage was compiled by then: the first stage is long enough for that.
+    """
+    steps = 1500 if ahead else 100
     ends: list[tuple[int, float]] = []
 
     def clock(now: Any) -> None:
@@ -55,13 +59,14 @@ def gap(ahead: bool, steps: int = 120) -> float:
         ends.append((now.steps, time.perf_counter()))
 
     small, big = model(*SMALL), model(2 * SMALL[0], SMALL[1])
-    progressive(
+    result = progressive(
         [Stage(small, until.steps(steps)), Stage(big)],
         build,
         optax.adamw(1e-3),
         data(),
         [data().draw((0, 0))[0]],
         steps=steps + 60,
+        decay=0.0,
         ahead=ahead,
         # Before the hook that grows, the state is the small model's; the first one after it is
         # that of the first step of the big one.
@@ -76,7 +81,8 @@ def gap(ahead: bool, steps: int = 120) -> float:
     # the hook did before the second of them.
     hook = at[steps] - at[steps - 1] - np.median(np.diff([t for n, t in ends if n < steps - 1]))
     first = at[steps + 1] - at[steps] - ordinary
-    return float((hook + first) / ordinary)
+    (growth,) = (event for event in result.history if event["event"] == "growth")
+    return float((hook + first) / ordinary), growth["compiled_ahead"]
 
 
 def spikes() -> dict[str, list[float]]:
@@ -136,7 +142,10 @@ def main() -> None:
         for ahead in (True, False):
             found = [gap(ahead) for _ in range(3)]
             words = "compiled ahead" if ahead else "compiled when needed"
-            shown = ", ".join(f"{x:.1f}" for x in sorted(found))
+            shown = ", ".join(
+                f"{x:.1f}" + ("" if ready or not ahead else " (not ready)")
+                for x, ready in sorted(found)
+            )
             print(f"gap, {words}: {shown} ordinary steps", flush=True)
     if "spike" in asked:
         for name, values in spikes().items():

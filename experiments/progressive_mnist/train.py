@@ -20,7 +20,7 @@ from trainkit.data import Sampler, mnist, normalise, split
 from trainkit.data.mnist import MEAN, STD
 from trainkit.growth import until
 from trainkit.growth.stages import Stage
-from trainkit.progressive import Probe, ProgressiveResult, progressive
+from trainkit.progressive import Probe, ProgressiveResult, keep_compiled, progressive
 from trainkit.report import RunData, read_run, write_report
 from trainkit.report.growth import comparison, growth_parts
 
@@ -96,6 +96,7 @@ class Setting:
 def run(config: Config) -> dict[str, Any]:
     """Trains, compares, writes the report and returns the numbers."""
     where = Path(config.out or f"runs/progressive_mnist{'' if config.model == 'mlp' else '-cnn'}")
+    keep_compiled(where.parent / ".compiled")
     images, test = mnist(config.data)
     parts = split(images, validation=1 / 12, seed=config.seed)
     passes = PASSES[config.model] if config.passes is None else config.passes

@@ -1,6 +1,6 @@
 """Runs that grow: stages, probes, a ledger, and nothing that stalls."""
 
-from trainkit.progressive.ahead import Ahead
+from trainkit.progressive.ahead import Ahead, keep_compiled
 from trainkit.progressive.built import Built, Passage, Recipe
 from trainkit.progressive.hook import Growing, Limits
 from trainkit.progressive.ledger import Ledger
@@ -18,6 +18,7 @@ __all__ = [
     "Probe",
     "ProgressiveResult",
     "Recipe",
+    "keep_compiled",
     "progressive",
     "replay",
 ]

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
+
+import jax
+
+
+def keep_compiled(folder: str | os.PathLike) -> Path:
+    """Keeps compiled programs in a folder, for every later process that compiles the same.
+
+    JAX's own persistent compilation cache, for programs that take more than a fifth of a second;
+    one that is set already (JAX_COMPILATION_CACHE_DIR) stays. A run that is resumed, or repeated
+    with another seed, then compiles nothing.
+    """
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).absolute()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    return Path(jax.config.jax_compilation_cache_dir)
 
 
 class Ahead:

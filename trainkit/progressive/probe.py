@@ -108,7 +108,8 @@ class Candidate:
     def name(self) -> str:
         """What reports call it."""
         if self.passage is None:
-            return {"stay": "do not grow", "lower": "only lower the learning rate"}[self.kind]
+            names = {"stay": "do not grow", "lower": "only lower the learning rate"}
+            return names.get(self.kind, self.kind)
         return f"{self.passage.big.stage.how} → {self.passage.big.name}"
 
 
