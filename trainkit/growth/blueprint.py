@@ -65,6 +65,7 @@ class LeafPlan:
         output's weight too.
       fresh: for each axis the AxisLeafs in whose new units, those that copy none, this parameter
         may hold anything; in all others it is 0.
+      calibrated: whether its gradient factor is a guess, whatever the symmetry.
     """
 
     path: str
@@ -79,6 +80,7 @@ class LeafPlan:
     reads: tuple[tuple[int, ...], ...] = ()
     tied: tuple[tuple[int, ...], ...] = ()
     fresh: tuple[tuple[int, ...], ...] = ()
+    calibrated: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

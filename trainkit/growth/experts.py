@@ -7,16 +7,16 @@ conditions named below; `Certificate.forward_error`, or comparing outputs, shows
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from trainkit.growth.blueprint import AxisLeaf, LeafPlan, Plan
+from trainkit.growth.blueprint import Plan
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.paths import named_leaves, path_name
+from trainkit.growth.repeating import repeats
 
 PyTree = Any
 
@@ -48,49 +48,7 @@ def more_experts(small_params: PyTree, big_params: PyTree, *, last: str | None =
     >>> more_experts(small, big).grow(small, symmetry="even")["router"]
     Array([[1., 1., 2., 2.]], dtype=float32)
     """
-    small, big = named_leaves(small_params), named_leaves(big_params)
-    if list(small) != list(big):
-        raise GrowthError(
-            "the two models have different parameters",
-            params=sorted(set(small) ^ set(big))[:6],
-            mend="to make experts of a dense layer use experts.from_dense",
-        )
-    sizes: set[tuple[int, int]] = set()
-    leaves = []
-    for path, old in small.items():
-        shapes = tuple(old.shape), tuple(big[path].shape)
-        if len(shapes[0]) != len(shapes[1]):
-            raise GrowthError(f"{path} has shape {shapes[0]} and {shapes[1]}", params=[path])
-        grown = [d for d, (n, m) in enumerate(zip(*shapes, strict=True)) if n != m]
-        sizes |= {(shapes[0][d], shapes[1][d]) for d in grown}
-        reads = last is not None and re.search(last, path) is not None
-        leaves.append(
-            LeafPlan(
-                path=path,
-                small=shapes[0],
-                big=shapes[1],
-                dtype=str(old.dtype),
-                axes=tuple(("leaf", 0) if d in grown else None for d in range(len(shapes[0]))),
-                weight=1.0,
-                segments=((),) * len(shapes[0]),
-                splits=tuple(
-                    (((0,),) if reads else ((),)) if d in grown else ()
-                    for d in range(len(shapes[0]))
-                ),
-                reads=((),) * len(shapes[0]),
-                tied=((),) * len(shapes[0]),
-                fresh=((),) * len(shapes[0]),
-            )
-        )
-    if len(sizes) != 1 or any(m % n for n, m in sizes):
-        raise GrowthError(
-            "experts must grow from one number to one multiple of it, and these axes differ: "
-            + (", ".join(f"{n} → {m}" for n, m in sorted(sizes)) or "none"),
-            params=[leaf.path for leaf in leaves if leaf.small != leaf.big],
-            mend="grow widths by trainkit.growth.plan, before or after",
-        )
-    ((n, m),) = sizes
-    return Plan(leaves=tuple(leaves), atoms=(AxisLeaf(n, m, "repeat", clean=False),))
+    return repeats(small_params, big_params, last=last)
 
 
 def from_dense(dense: PyTree, mixture: PyTree, *, names: Mapping[str, str] | None = None) -> PyTree:

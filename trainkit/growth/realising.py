@@ -143,7 +143,9 @@ def _leaf(
                 "random" if drawn_anew.any() else kind,
             )
         )
-    return LeafGrowth(tuple(grown), leaf.weight, 1.0 / leaf.weight, leaf.shift, exact)
+    return LeafGrowth(
+        tuple(grown), leaf.weight, 1.0 / leaf.weight, leaf.shift, exact and not leaf.calibrated
+    )
 
 
 def _fill(plan: Plan, leaf: LeafPlan, d: int, drawn: bool) -> Literal["zero", "mean", "random"]:
