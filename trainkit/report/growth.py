@@ -201,12 +201,12 @@ def rows_html(rows: Sequence[Mapping[str, str]]) -> str:
     if not rows:
         return ""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    head = "".join(f"<th>{_text(name)}</th>" for name in names)
+    head = "".join(f'<th style="overflow-wrap:normal">{_text(name)}</th>' for name in names)
     body = "".join(
         "<tr>" + "".join(f"<td>{_text(row.get(name, ''))}</td>" for name in names) + "</tr>"
         for row in rows
     )
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+    return f'<div style="overflow-x:auto"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def _heading(text: str) -> str:

@@ -100,13 +100,14 @@ def plot(
         axes = figure.add_subplot()
         for curve, colour in zip(curves, _colours(len(curves)), strict=True):
             _draw(axes, curve, colour)
-        for event in events:
+        for number, event in enumerate(events):
             axes.axvline(event.x, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
             axes.annotate(
                 event.label,
                 (event.x, 1.0),
                 xycoords=("data", "axes fraction"),
-                xytext=(3, -9),
+                # One under the other, or neighbours would cover each other.
+                xytext=(3, -9 - 9 * (number % 3)),
                 textcoords="offset points",
                 fontsize=8,
             )
