@@ -2,6 +2,7 @@
 
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,3 +93,20 @@ def test_dead_units_are_found():
     growth = {"w": LeafGrowth((None, axis))}
     grads = {"w": jnp.array([[1.0, 2.0, 0.0], [0.5, 1.0, 0.0]])}
     assert _dead(grads, growth) == ("w, axis 1: unit 2",)
+
+
+def test_a_larger_vocabulary_is_certified_on_its_old_entries():
+    class Language(nn.Module):
+        vocabulary: int
+
+        @nn.compact
+        def __call__(self, tokens):
+            embed = nn.Embed(self.vocabulary, 4)
+            return embed.attend(nn.gelu(nn.Dense(4)(embed(tokens))))
+
+    tokens, tx = jnp.arange(6).reshape(2, 3), optax.sgd(1e-2)
+    state = linen_state(Language(7), tokens, tx)
+    found = certify(grow_with_details(state, Language(7), Language(9), tokens, tx=tx), tx)
+    assert found.forward_error["float32"] < 1e-6  # the dtype of Embed's parameters
+    assert found.dead == ()
+    assert any("7 → 9 entries" in text for text in found.warnings)

@@ -15,12 +15,13 @@ import optax
 
 from trainkit.cost import count_flops
 from trainkit.growth.calculus import expand
-from trainkit.growth.depth import relative_change
+from trainkit.growth.depth import leading, relative_change
 from trainkit.growth.leaf import LeafGrowth
 from trainkit.growth.models import Traced
 from trainkit.growth.moments import Origin
 from trainkit.growth.paths import named_leaves
 from trainkit.growth.train_state import Grown
+from trainkit.growth.vocabulary import leaked_mass
 
 PyTree = Any
 
@@ -126,22 +127,34 @@ def certify(
     outputs = jax.eval_shape(grown.small.fn, tree(before), *inputs)
     weights = jax.tree.map(lambda o: rng.normal(size=o.shape), outputs)
 
-    def loss(fn: Callable[..., PyTree], model_state: PyTree) -> Callable[[PyTree], jax.Array]:
+    grows = jax.tree.map(jnp.shape, weights) != jax.tree.map(
+        jnp.shape, jax.eval_shape(grown.big.fn, tree(after), *inputs)
+    )
+
+    def loss(
+        fn: Callable[..., PyTree], model_state: PyTree, whole: bool = False
+    ) -> Callable[[PyTree], jax.Array]:
         def value(params: PyTree) -> jax.Array:
             out = fn({"params": params, "model_state": model_state}, *inputs)
             parts = jax.tree.map(
                 # Bent, so that the gradient depends on where the outputs are.
-                lambda o, w: jnp.mean(jnp.sin(o) * jnp.asarray(w, o.dtype)),
+                lambda o, w: jnp.mean(jnp.sin(leading(o, w)) * jnp.asarray(w, o.dtype)),
                 out,
                 weights,
             )
-            return sum(jax.tree.leaves(parts), jnp.zeros(()))
+            total = sum(jax.tree.leaves(parts), jnp.zeros(()))
+            if whole:  # new entries of outputs too: what they alone depend on is not dead
+                total += sum(jnp.mean(jnp.sin(o)) for o in jax.tree.leaves(out))
+            return total
 
         return value
 
     with jax.numpy_dtype_promotion("standard"):
         small_grad = jax.jit(jax.grad(loss(grown.small.fn, before.model_state)))
         big_grad = jax.jit(jax.grad(loss(grown.big.fn, after.model_state)))
+        probe = (
+            jax.jit(jax.grad(loss(grown.big.fn, after.model_state, True))) if grows else big_grad
+        )
         g, big_g = small_grad(before.params), big_grad(after.params)
         residual = _residual(g, big_g, grown)
         small_update, _ = tx.update(g, before.opt_state, before.params)
@@ -152,9 +165,9 @@ def certify(
             gradients.append(grads)
             updates, opt_state = tx.update(grads, opt_state, params)
             params = optax.apply_updates(params, updates)
-            grads = big_grad(params)
+            grads = probe(params)
         forward = _forward(grown, inputs, tree)
-        warnings = _warnings(grown, tx, forward, params)
+        warnings = (*_leaks(grown, inputs, tree), *_warnings(grown, tx, forward, params))
     return Certificate(
         forward_error=forward,
         gradient_residual=residual,
@@ -191,6 +204,21 @@ def _forward(grown: Grown, inputs: tuple[Any, ...], tree: Callable[[Any], PyTree
         b = jax.jit(grown.big.fn)(cast(tree(grown.state)), *cast(inputs))
         errors[dtype] = relative_change(a, b)
     return errors
+
+
+def _leaks(grown: Grown, inputs: tuple[Any, ...], tree: Callable[[Any], PyTree]) -> list[str]:
+    """The probability that goes to new entries, where outputs have them at their end."""
+    old = jax.eval_shape(grown.small.fn, tree(grown.before), *inputs)
+    new = jax.jit(grown.big.fn)(tree(grown.state), *inputs)
+    found = []
+    for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
+        if a.shape != b.shape and a.shape[-1] != b.shape[-1]:
+            share = float(leaked_mass(b, a.shape[-1]))
+            found.append(
+                f"an output has {a.shape[-1]} → {b.shape[-1]} entries: the old ones are kept, and "
+                f"if they are logits {100 * share:.2g} % of the probability goes to the new ones"
+            )
+    return found
 
 
 def _old(name: str, origin: dict[str, Origin]) -> str | None:

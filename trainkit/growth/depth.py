@@ -259,6 +259,11 @@ def _jump(
     return relative_change(before, after)
 
 
+def leading(x: Any, like: Any) -> Any:
+    """The leading entries of an output that has grown at its end."""
+    return x if x.shape == like.shape else x[tuple(map(slice, like.shape))]
+
+
 def relative_change(before: PyTree, after: PyTree) -> float:
     """max |after − before| / root mean square of before, over all floating outputs.
 
@@ -268,7 +273,7 @@ def relative_change(before: PyTree, after: PyTree) -> float:
     worst = 0.0
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         if jnp.issubdtype(a.dtype, jnp.inexact) and a.size:
-            a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+            a, b = np.asarray(a, np.float64), np.asarray(leading(b, a), np.float64)
             scale = float(np.sqrt(np.mean(a**2))) or 1.0
             change = float(np.max(np.abs(b - a))) / scale
             worst = max(worst, change if np.isfinite(change) else float("inf"))

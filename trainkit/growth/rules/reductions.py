@@ -132,7 +132,8 @@ def top_k_axes(joint: Joint) -> None:
     joint.notes["dim"] = d
     joint.refuse_growth(
         x, [d], "top_k chooses among entries of an axis that grows, whose copies tie",
-        "keep this axis (the experts, the vocabulary) as it is",
+        "keep this axis (the vocabulary) as it is; for more experts, of which more are chosen, use "
+        "trainkit.growth.experts.more_experts",
     )  # fmt: skip
     if joint.both("k")[0] != joint.both("k")[1]:
         joint.fail(f"top_k keeps {joint.both('k')[0]} and {joint.both('k')[1]}")
