@@ -21,7 +21,7 @@ from trainkit.growth.paths import named_leaves, path_name
 from trainkit.growth.stages import Stage
 from trainkit.progressive.evaluation import Evaluation, _left_out
 from trainkit.state import TrainState
-from trainkit.step import TrainStep, make_train_step
+from trainkit.step import TrainStep, _signature, make_train_step
 
 PyTree = Any
 
@@ -112,6 +112,11 @@ class Built:
         """What reports call it."""
         return self.stage.name or _short(self.stage.model)
 
+    @functools.cached_property
+    def signature(self) -> Any:
+        """By which the step knows its program."""
+        return _signature(self.like), _signature(self.batch)
+
     def fresh(self) -> TrainState:
         """A state from scratch, placed."""
         state = self.model.state(self.recipe.paced, self.one_batch, self.recipe.seed)
@@ -120,7 +125,10 @@ class Built:
 
     def compile(self) -> Built:
         """Compiles step and evaluation; itself, for chaining."""
-        self.step.compile(self.like, self.batch)
+        compiled = self.step.compile(self.like, self.batch)
+        # What the first call would look at once more, tracing it.
+        self.step._accepted.add(_signature(self.like))
+        self.step._known[self.signature] = compiled
         _ = self.flops_per_step
         self.evaluation.compile()
         return self
