@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from trainkit.model import Model
-from trainkit.progressive import Ahead, Ledger, Limits, Probe
+from trainkit.progressive import Ahead, Ledger, Limits, Probe, keep_compiled
 from trainkit.progressive.evaluation import Evaluation
 from trainkit.progressive.probe import Candidate, decide
 
@@ -133,3 +133,14 @@ def test_certificates_on_the_device_do_not_reach_json():
     losses = [np.asarray(jnp.ones(3), np.float64)] * 2
     found = decide([candidate("stay"), candidate("lower")], losses, Probe())
     assert type(found["candidates"][0]["loss"]) is float
+
+
+def test_the_folder_of_compiled_programs_is_set_once(tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    least = jax.config.jax_persistent_cache_min_compile_time_secs
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        assert keep_compiled(tmp_path / "a") == keep_compiled(tmp_path / "b") == tmp_path / "a"
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least)

@@ -18,10 +18,11 @@ def keep_compiled(folder: str | os.PathLike) -> Path:
     one that is set already (JAX_COMPILATION_CACHE_DIR) stays. A run that is resumed, or repeated
     with another seed, then compiles nothing.
     """
-    if not jax.config.read("jax_compilation_cache_dir"):
+    config: Any = jax.config  # its options are attributes that no type checker sees
+    if not config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(Path(folder).absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    return Path(jax.config.read("jax_compilation_cache_dir"))
+    return Path(config.jax_compilation_cache_dir)
 
 
 class Ahead:
