@@ -607,7 +607,9 @@ def haiku_build(width, hidden):
     def forward(x):
         x = hk.Linear(width)(x)
         y = hk.LayerNorm(-1, True, True)(x)
-        attend = hk.MultiHeadAttention(2, 3, w_init_scale=1.0, model_size=width)
+        attend = hk.MultiHeadAttention(
+            2, 3, w_init=hk.initializers.VarianceScaling(1.0), model_size=width
+        )
         x = x + attend(y, y, y)
         y = hk.LayerNorm(-1, True, True)(x)
         x = x + hk.nets.MLP([hidden, width], activation=jax.nn.gelu)(y)
