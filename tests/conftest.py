@@ -1,6 +1,7 @@
 """Every test runs on eight simulated devices, with strict dtype promotion; warnings are errors."""
 
 import os
+import pathlib
 import zlib
 
 # Before JAX is imported: the number of simulated devices is read when its backend starts.
@@ -50,3 +51,16 @@ def x64():
     """Runs the test in float64 mode and puts float32 back afterwards."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Forgets compiled programs before they use up the process's memory maps.
+
+    Each takes a few, and at the kernel's limit (65,530 by default) compiling fails with "LLVM
+    compilation error: Cannot allocate memory". Below that, programs are shared between modules.
+    """
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
+        jax.clear_caches()
