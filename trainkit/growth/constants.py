@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 import numpy as np
 
@@ -250,7 +251,7 @@ def _give_layout(analysis: Analysis, axis, layout: str, joint, named: dict, boun
     bound.add(axis.uid)
 
 
-def refuse_constant(analysis: Analysis, v: Value, joint: Joint):
+def refuse_constant(analysis: Analysis, v: Value, joint: Joint) -> NoReturn:
     grown = [a for a in v.axes if not find(a).fixed]
     assert v.const is not None
     what = f"a constant of shape {list(v.const[0].shape)} → {list(v.const[1].shape)}"

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -485,7 +485,7 @@ class Flow:
         joint: Joint,
         out: Value,
         pieces: Sequence[tuple[Value, Sequence[Group]]],
-        filler: Expr | bool | None = False,
+        filler: Expr | Literal[False] | None = False,
     ) -> None:
         """out's elements are the operands', moved. `filler` is the scale of what is from nowhere
         (`False`: there is no such place, or another piece has it)."""
@@ -519,7 +519,7 @@ class Flow:
                         joint, out.scale[block], src.scale[tuple(at)]
                     )
                 if holes and filler is not False:
-                    out.scale[block] = self.same_scale(joint, out.scale[block], filler)  # type: ignore[arg-type]
+                    out.scale[block] = self.same_scale(joint, out.scale[block], filler)
                     if filler is not None:
                         silent = False
             if silent:

@@ -242,13 +242,15 @@ class Analysis:
         return Body(args, *self.walk(first, second, args))
 
     def _differ(self, i: int, s: Equation | None, b: Equation | None, why: str) -> NoReturn:
+        there = s or b
+        assert there is not None, "two programs that both end do not differ"
         raise GrowthError(
             "the two functions are not one model at two sizes; the first difference, at equation "
             f"{i}: {why}\n"
             f"  small:      {describe(s) if s else 'ends here'}\n"
             f"  big:        {describe(b) if b else 'ends here'}",
-            primitive=(s or b).name,  # type: ignore[union-attr]  # one of them is there
-            source=where(s or b),  # type: ignore[arg-type]
+            primitive=there.name,
+            source=where(there),
             mend="build both from one definition that differs in sizes alone (not in depth, "
             "options or branches taken on a size)",
         )

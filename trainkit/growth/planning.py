@@ -289,10 +289,10 @@ def _run(analysis, values, joints: list[Joint], outs, layouts) -> Flow:
         found = compare(v)
         if found is None:
             refuse_constant(analysis, v, users.get(id(v), joints[-1]))
-        if any(e for e in found.flat):  # type: ignore[union-attr]
+        if any(e for e in found.flat):
             # Ratios of constants are known no better than the constants.
             flow.scales.tolerance = max(flow.scales.tolerance, 4 * rounding(v))
-        return found  # type: ignore[return-value]  # refuse_constant does not return
+        return found
 
     flow.read_constant = read_constant
     flow.shiftable = shiftable(analysis, joints, values)
@@ -363,7 +363,8 @@ def shiftable(analysis: Analysis, joints: list[Joint], values: list[Value]) -> d
                 shifts.setdefault(i, set()).add(shift)
 
     visit(joints)
-    return {i: next(iter(s)) for i, s in shifts.items() if len(s) == 1 and None not in s}  # type: ignore[misc]
+    agreed = ((i, next(iter(s))) for i, s in shifts.items() if len(s) == 1)
+    return {i: shift for i, shift in agreed if shift is not None}
 
 
 def _emit(analysis: Analysis, flow: Flow, layouts: dict[int, str], visible: set[int]) -> Plan:
