@@ -12,34 +12,18 @@ how often the value carries the split factors ρ̃ of that leaf: 0 for a plain c
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from trainkit.growth import hollow as conditions
 from trainkit.growth import signs
-from trainkit.growth.axes import Axis, coordinate, find, grown_leaves, labels, source_map
+from trainkit.growth.axes import Axis, coordinate, find, labels, source_map
 from trainkit.growth.hollow import ALWAYS, Condition
-from trainkit.growth.linear import ZERO, Expr, System, constant, plus
+from trainkit.growth.linear import ZERO, Expr, System, plus
 from trainkit.growth.lockstep import Analysis, Joint, Value
-
-ANY = "any"  # an index that is not known: every old place may go anywhere
-
-
-class Group(NamedTuple):
-    """Dimensions of an operand that become dimensions of a result, moved together.
-
-    `small` and `big` give for each place of the result (row-major over `out`) the place of the
-    operand (row-major over `src`), −1 where it is not from there; `None` for the identity.
-    """
-
-    src: tuple[int, ...]
-    out: tuple[int, ...]
-    small: Any = None
-    big: Any = None
 
 
 class Contraction(NamedTuple):
@@ -218,7 +202,7 @@ class Flow:
                 f"`{joint.name}` would see its operands change by factors that differ by "
                 f"{factor:.6g} when they must agree, and no scaling of the parameters mends it",
                 axes=[*axes, *grown],
-                mend=_mend(joint),
+                mend=mend_of(joint),
             )
         return a if len(a) <= len(b) else b
 
@@ -344,305 +328,6 @@ class Flow:
             return ZERO
         return v.carries.get((d, label, leaf.uid), ZERO)
 
-    def nest(
-        self,
-        joint: Joint,
-        loops: Sequence[Axis],
-        operands: Sequence[tuple[Value, Sequence[tuple[int, ...] | None]]],
-        out: Value,
-        out_dims: Sequence[tuple[int, ...] | None],
-        reduced: Sequence[int],
-    ) -> None:
-        """out[o] = Σᵣ Π operand[o, r]: a contraction as a nest of loops.
-
-        Each dimension of an operand or of the result is run through by the loops named for it
-        (row-major where there are several), or by none (`None`: a window over a fixed axis).
-        """
-        window: set[int] = set()  # leaves of a kernel's window with zeros around the old taps
-        for v, dims in operands:
-            self.read(v)
-            for d, names in enumerate(dims):
-                if names is None:
-                    self.uniform(joint, v, d)
-                    for e, uid in self.hollow(v):
-                        if e == d and (e, uid) in v.zeros:
-                            self.needs.append((v.zeros[e, uid], []))
-                            window.add(uid)
-        counts = [len(self.labels(a)[1]) for a in loops]
-        first = [[int(np.argmax(self.labels(a)[0] == c)) for c in range(n)] if n > 1 else [0]
-                 for a, n in zip(loops, counts, strict=True)]  # fmt: skip
-        for v, dims in [*operands, (out, out_dims)]:
-            for d, names in enumerate(dims):
-                if names is None and {x.uid for x in grown_leaves(v.axes[d])} <= window:
-                    continue
-                self._check_loops(joint, v.axes[d], [loops[i] for i in names or ()], names)
-
-        def label(axis: Axis, names: tuple[int, ...] | None, combo: Sequence[int]) -> int:
-            if names is None:
-                return 0
-            if len(names) == 1:
-                return combo[names[0]]
-            index = 0
-            for i in names:
-                index = index * find(loops[i]).small + first[i][combo[i]]
-            return int(self.labels(axis)[0][index])
-
-        def block_of(v: Value, dims, combo) -> tuple[int, ...]:
-            return tuple(label(v.axes[d], names, combo) for d, names in enumerate(dims))
-
-        out.scale = np.full(self.blocks(out), None, object)
-        seen: dict[tuple, Expr] = {}
-        out.carries = {}
-        out.zeros = {}
-        for combo in itertools.product(*map(range, counts)):
-            total: Expr | None = ZERO
-            for v, dims in operands:
-                expr = v.scale[block_of(v, dims, combo)]
-                total = None if expr is None or total is None else plus(total, expr)
-            if total is None:
-                continue
-            for i in reduced:
-                copies = self.log_copies(self.labels(loops[i])[1][combo[i]])
-                total = plus(total, constant(copies))
-            block = block_of(out, out_dims, combo)
-            out.scale[block] = self.same_scale(joint, out.scale[block], total)
-            for i, axis in enumerate(loops):
-                for leaf in dict.fromkeys(self.labels(axis)[1][combo[i]]):
-                    carried = ZERO
-                    direct, reads = [], []
-                    for v, dims in operands:
-                        for d, names in enumerate(dims):
-                            if names is None or i not in names:
-                                continue
-                            key = (d, label(v.axes[d], names, combo), leaf.uid)
-                            carried = plus(carried, v.carries.get(key, ZERO))
-                            if v.origin is not None and len(names) == 1:
-                                direct.append(v.origin)
-                                reads.append(v.carries.get(key, ZERO))
-                    if leaf.uid in self.holes:
-                        self._nest_zeros(
-                            joint, loops, operands, out, out_dims, i, leaf, i in reduced
-                        )
-                    if i in reduced:
-                        self.contractions.append(
-                            Contraction(carried, joint, axis, leaf, direct, reads)
-                        )
-                        continue
-                    for d, names in enumerate(out_dims):
-                        if names is not None and i in names:
-                            key = (d, block[d], leaf.uid)
-                            if key in seen:
-                                self.same_split(seen[key], carried)
-                            seen[key] = carried
-                            if carried:
-                                out.carries[key] = carried
-
-    def _nest_zeros(self, joint, loops, operands, out, out_dims, i, leaf, reduced) -> None:
-        found = [
-            (ALWAYS if self.is_zero(v) else v.zeros.get((d, leaf.uid)), v)
-            for v, dims in operands
-            for d, names in enumerate(dims)
-            if names is not None and i in names
-        ]
-        empty = conditions.either(c for c, _ in found if c is not None)
-        if reduced and empty is not None:
-            self.needs.append((empty, [v.origin for _, v in found if v.origin is not None]))
-        if reduced and empty is None:
-            joint.fail(
-                f"units that copy nothing would be summed by `{joint.name}`",
-                axes=[loops[i]],
-                mend="grow this axis to a multiple, or grow another axis",
-            )
-        for d, names in enumerate(out_dims):
-            if names is not None and i in names and empty is not None:
-                out.zeros[d, leaf.uid] = empty
-
-    def _check_loops(self, joint, axis: Axis, loops: Sequence[Axis], names) -> None:
-        """The map of an axis must be the product of the maps of the loops that run through it."""
-        if names is None:
-            if not find(axis).fixed:
-                joint.fail("a window runs over an axis that grows", axes=(axis,))
-            return
-        if len(loops) == 1 and find(axis) is find(loops[0]):
-            return
-        source = np.zeros(1, np.int64)
-        label = np.zeros(1, np.int64)
-        for loop in loops:
-            more = self.source(loop)
-            bad = (source[:, None] < 0) | (more[None, :] < 0)
-            merged = source[:, None] * find(loop).small + more[None, :]
-            source = np.where(bad, -1, merged).reshape(-1)
-            ids, cells = self.labels(loop)
-            label = (label[:, None] * len(cells) + ids[None, :]).reshape(-1)
-        if not np.array_equal(source, self.source(axis)):
-            joint.fail("the axis does not grow as the product it is used as", axes=(axis, *loops))
-        pairs = np.unique(np.stack([label, self.labels(axis)[0]]), axis=1)
-        if pairs.shape[1] != len(np.unique(label)):
-            joint.fail("the segments of an axis cut through its groups", axes=(axis, *loops))
-
-    def move(
-        self,
-        joint: Joint,
-        out: Value,
-        pieces: Sequence[tuple[Value, Sequence[Group]]],
-        filler: Expr | Literal[False] | None = False,
-    ) -> None:
-        """out's elements are the operands', moved. `filler` is the scale of what is from nowhere
-        (`False`: there is no such place, or another piece has it)."""
-        shape = self.blocks(out)
-        out.scale = np.full(shape, None, object)
-        out.carries = {}
-        out.zeros = {}
-        for d, uid in self.hollow(out):
-            every = conditions.both(
-                self._zero_moved(src, out, groups, d, uid) for src, groups in pieces
-            )
-            if every is not None:
-                out.zeros[d, uid] = every
-        seen: dict[tuple[int, int, int], Expr] = {}
-        for src, groups in pieces:
-            self.read(src)
-            ways = [self._ways(joint, src, out, g) for g in groups]
-            silent = all(e is None for e in src.scale.flat)
-            for block in np.ndindex(shape):
-                choices, holes = [], False
-                for g, way in zip(groups, ways, strict=True):
-                    found, hole = way.get(tuple(block[d] for d in g.out), ([], True))
-                    choices.append(found)
-                    holes |= hole
-                for combo in itertools.product(*choices):
-                    at = [0] * len(src.axes)
-                    for g, labels_of in zip(groups, combo, strict=True):
-                        for d, label in zip(g.src, labels_of, strict=True):
-                            at[d] = label
-                    out.scale[block] = self.same_scale(
-                        joint, out.scale[block], src.scale[tuple(at)]
-                    )
-                if holes and filler is not False:
-                    out.scale[block] = self.same_scale(joint, out.scale[block], filler)
-                    if filler is not None:
-                        silent = False
-            if silent:
-                continue
-            for g, way in zip(groups, ways, strict=True):
-                self._move_splits(src, out, g, way, seen, filler)
-        out.carries = {key: expr for key, expr in seen.items() if expr}
-
-    def _zero_moved(self, src: Value, out: Value, groups, d: int, uid: int) -> Condition | None:
-        """When what an operand brings to the new units of a leaf of the result is 0."""
-        if self.is_zero(self.read(src)):
-            return ALWAYS
-        (group,) = [g for g in groups if d in g.out]
-        found = [key for key in self.hollow(src) if key[0] in group.src and key[1] == uid]
-        if not found:
-            # The operand brings nothing there, or the same to every unit.
-            missing = isinstance(group.small, np.ndarray) and bool((group.small < 0).any())
-            return ALWAYS if missing else None
-        return conditions.both(src.zeros.get(key) for key in found)
-
-    def _move_splits(self, src, out, g: Group, way, seen, filler) -> None:
-        for out_labels, (found, hole) in way.items():
-            for d, label in zip(g.out, out_labels, strict=True):
-                cell = self.labels(out.axes[d])[1][label]
-                for leaf in dict.fromkeys(cell):
-                    key = (d, label, leaf.uid)
-                    for src_labels in found:
-                        places = [
-                            (ds, ls)
-                            for ds, ls in zip(g.src, src_labels, strict=True)
-                            if leaf in self.labels(src.axes[ds])[1][ls]
-                        ]
-                        exprs = [src.carries.get((*p, leaf.uid), ZERO) for p in places]
-                        if len(places) != 1 or cell.count(leaf) > 1:
-                            for expr in exprs:  # a leaf met twice, or a fresh copy of the axis
-                                self.splits.require_zero(expr)
-                            exprs = [ZERO]
-                        if hole and filler not in (False, None):
-                            self.splits.require_zero(exprs[0])
-                        if key in seen:
-                            self.same_split(seen[key], exprs[0])
-                        else:
-                            seen[key] = exprs[0]
-
-    def _ways(self, joint: Joint, src: Value, out: Value, g: Group) -> dict:
-        """For each combination of labels of the result the operand's that it comes from."""
-        src_axes = [find(src.axes[d]) for d in g.src]
-        out_axes = [find(out.axes[d]) for d in g.out]
-        src_labels, out_labels = self._flat(src_axes), self._flat(out_axes)
-        if isinstance(g.small, str):
-            if any(not a.fixed for a in (*src_axes, *out_axes)):
-                joint.fail("an axis that grows is read at places that are not known", axes=src_axes)
-            every = [tuple(r) for r in np.unique(src_labels, axis=0)]
-            return {tuple(r): (every, False) for r in np.unique(out_labels, axis=0)}
-        if g.small is None and len(src_axes) == len(out_axes) == 1 and src_axes[0] is out_axes[0]:
-            n = len(self.labels(src_axes[0])[1])
-            return {(c,): ([(c,)], False) for c in range(n)}
-        grows = any(not a.fixed for a in (*src_axes, *out_axes))
-        if not grows and src_labels.max(initial=0) == 0 == out_labels.max(initial=0):
-            hole = g.small is not None and bool((np.asarray(g.small) < 0).any())
-            some = g.small is None or bool((np.asarray(g.small) >= 0).any())
-            only = (0,) * len(src_axes)
-            return {(0,) * len(out_axes): ([only] if some else [], hole)}
-        small = np.arange(len(out_labels)) if g.small is None else np.asarray(g.small)
-        if grows:
-            self._check_move(joint, src_axes, out_axes, small, g)
-        result: dict[tuple, tuple[list, bool]] = {}
-        table = np.concatenate([out_labels, np.where(small[:, None] < 0, -1, src_labels[small])], 1)
-        n = len(out_axes)
-        for row in np.unique(table, axis=0):
-            key = tuple(int(x) for x in row[:n])
-            found, hole = result.get(key, ([], False))
-            # An operand without dimensions in the group has one place only.
-            outside = bool(row[n] < 0) if len(row) > n else False
-            if outside:
-                hole = True
-            else:
-                found = [*found, tuple(int(x) for x in row[n:])]
-            result[key] = (found, hole)
-        if not src_axes and (small < 0).any():
-            for key in list(result):
-                at = np.all(out_labels == np.array(key), axis=1)
-                inside = bool((small[at] >= 0).any())
-                result[key] = ([()] if inside else [], bool((small[at] < 0).any()))
-        return result
-
-    def _check_move(self, joint, src_axes, out_axes, small: np.ndarray, g: Group) -> None:
-        """Proves that moving and duplicating commute: π(src[big]) = src[small][π(out)]."""
-        src_map, out_map = self._flat_source(src_axes), self._flat_source(out_axes)
-        big = np.arange(len(out_map)) if g.big is None else np.asarray(g.big)
-        inside = big >= 0
-        alive = out_map >= 0
-        left = np.where(inside, src_map[np.where(inside, big, 0)], -2)
-        right = np.where(alive, small[np.where(alive, out_map, 0)], -1)
-        right = np.where(alive & (right < 0), -2, right)
-        ok = (left == right) | (~alive & ((left == -1) | (left == -2)))
-        if not ok.all():
-            joint.fail(
-                f"`{joint.name}` does not move copies onto copies of the same units",
-                axes=[*src_axes, *out_axes],
-                mend=_mend(joint),
-            )
-
-    def _flat(self, axes: Sequence[Axis]) -> np.ndarray:
-        """Labels of each place of a group of axes: int[places, axes]."""
-        total = math.prod(a.small for a in axes)
-        out = np.empty((total, len(axes)), np.int64)
-        every, each = 1, total
-        for i, a in enumerate(axes):
-            each //= max(a.small, 1)
-            out[:, i] = np.tile(np.repeat(self.labels(a)[0], each), every)
-            every *= a.small
-        return out
-
-    def _flat_source(self, axes: Sequence[Axis]) -> np.ndarray:
-        source = np.zeros(1, np.int64)
-        for a in axes:
-            more = self.source(a)
-            bad = (source[:, None] < 0) | (more[None, :] < 0)
-            merged = source[:, None] * a.small + more[None, :]
-            source = np.where(bad, -1, merged).reshape(-1)
-        return source
-
     def power(self, joint: Joint, p: float) -> None:
         """out = operandᵖ for p ≠ 1: scales follow, splits do not."""
         self.carries_nothing(joint.ins[0])
@@ -657,7 +342,7 @@ class Flow:
                 self.makers[id(v)] = joint
 
 
-def _mend(joint: Joint) -> str:
+def mend_of(joint: Joint) -> str:
     if joint.name in ("log", "logsumexp", "log1p"):
         return "a log-sum over an axis that grows counts the copies: keep that axis as it is"
     return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from trainkit.growth.axes import Axis, find, product
 from trainkit.growth.flow import Flow
 from trainkit.growth.lockstep import Joint, Rule, Value
+from trainkit.growth.nesting import nest
 
 
 def dot_axes(joint: Joint) -> None:
@@ -33,7 +34,8 @@ def dot_flow(flow: Flow, joint: Joint) -> None:
         names_b[d] = len(loops)
         loops.append(b.axes[d])
     free_a = [d for d in range(len(a.axes)) if d not in (*contract_a, *batch_a)]
-    flow.nest(
+    nest(
+        flow,
         joint,
         loops,
         [(a, [(d,) for d in range(len(a.axes))]), (b, [(n,) for n in names_b])],
@@ -132,7 +134,7 @@ def conv_flow(flow: Flow, joint: Joint) -> None:
         loops += [groups, each]
         names_x[lhs[1]] = (2, 1)
         names_k[rhs[0]] = names_o[out_spec[1]] = (2, 3)
-    return flow.nest(joint, loops, [(x, names_x), (kernel, names_k)], joint.outs[0], names_o, [1])
+    return nest(flow, joint, loops, [(x, names_x), (kernel, names_k)], joint.outs[0], names_o, [1])
 
 
 def _plain_contraction(flow: Flow, joint: Joint) -> None:
@@ -150,8 +152,14 @@ def sum_axes(joint: Joint) -> None:
 def sum_flow(flow: Flow, joint: Joint) -> None:
     x, gone = joint.ins[0], joint.params["axes"]
     kept = [(d,) for d in range(len(x.axes)) if d not in gone]
-    flow.nest(
-        joint, x.axes, [(x, [(d,) for d in range(len(x.axes))])], joint.outs[0], kept, list(gone)
+    nest(
+        flow,
+        joint,
+        x.axes,
+        [(x, [(d,) for d in range(len(x.axes))])],
+        joint.outs[0],
+        kept,
+        list(gone),
     )
 
 
@@ -198,7 +206,8 @@ def ragged_flow(flow: Flow, joint: Joint) -> None:
         loops.append(b.axes[d])
     free_a = [d for d in range(len(a.axes)) if d not in (*contract_a, *batch_a)]
     out = [(d,) for d in (*batch_a, *free_a)] + [names[d] for d in free_b]
-    flow.nest(
+    nest(
+        flow,
         joint,
         loops,
         [(a, [(d,) for d in range(len(a.axes))]), (b, names)],

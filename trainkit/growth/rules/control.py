@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainkit.growth.axes import Axis
-from trainkit.growth.flow import Flow, Group
+from trainkit.growth.flow import Flow
 from trainkit.growth.hollow import ALWAYS
 from trainkit.growth.lockstep import Joint, Rule, Value
+from trainkit.growth.moving import Group, move
 from trainkit.growth.program import scan_counts
 
 
@@ -89,7 +90,7 @@ def scan_flow(flow: Flow, joint: Joint) -> None:
         flow.read(v)
         flow.uniform(joint, v, 0)
         groups = [Group((d + 1,), (d,)) for d in range(len(inner.axes))]
-        flow.move(joint, inner, [(v, groups)])
+        move(flow, joint, inner, [(v, groups)])
         inner.origin = v.origin
     flow.run(body.equations)
     for i, out in enumerate(body.outs):
@@ -100,7 +101,7 @@ def scan_flow(flow: Flow, joint: Joint) -> None:
         else:
             stacked = joint.outs[i]
             groups = [Group((d,), (d + 1,)) for d in range(len(out.axes))]
-            flow.move(joint, stacked, [(out, groups)])
+            move(flow, joint, stacked, [(out, groups)])
 
 
 def while_axes(joint: Joint) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from trainkit.growth.axes import Axis, find
-from trainkit.growth.flow import ANY, Flow, Group
+from trainkit.growth.flow import Flow
 from trainkit.growth.lockstep import Joint, Rule, Value
+from trainkit.growth.moving import ANY, Group, move
 
 _MEND = "keep the axis that is indexed as it is (a vocabulary or table of positions is not a width)"
 
@@ -79,7 +80,7 @@ def gather_flow(flow: Flow, joint: Joint) -> None:
         else:
             zeros = np.zeros(out.small[o], np.int64), np.zeros(out.big[o], np.int64)
             groups.append(Group((), (o,), *zeros))
-    flow.move(joint, out, [(x, groups)])
+    move(flow, joint, out, [(x, groups)])
 
 
 def scatter_axes(joint: Joint) -> None:
@@ -150,7 +151,7 @@ def scatter_flow(flow: Flow, joint: Joint) -> None:
         else:
             zeros = np.zeros(x.small[d], np.int64), np.zeros(x.big[d], np.int64)
             groups.append(Group((), (d,), *zeros))
-    flow.move(joint, spread, [(updates, groups)])
+    move(flow, joint, spread, [(updates, groups)])
     flow.agree(joint, [x, spread], out)
 
 
@@ -177,7 +178,7 @@ def dynamic_slice_flow(flow: Flow, joint: Joint) -> None:
         Group((d,), (d,), None if find(x.axes[d]) is find(out.axes[d]) else ANY)
         for d in range(len(x.axes))
     ]
-    flow.move(joint, out, [(x, groups)])
+    move(flow, joint, out, [(x, groups)])
 
 
 def dynamic_update_axes(joint: Joint) -> None:
@@ -207,7 +208,7 @@ def dynamic_update_flow(flow: Flow, joint: Joint) -> None:
             flow.uniform(joint, x, d)
             groups.append(Group((d,), (d,), ANY))
     spread = Value(x.small, x.big, x.dtype, list(x.axes))
-    flow.move(joint, spread, [(update, groups)])
+    move(flow, joint, spread, [(update, groups)])
     flow.agree(joint, [x, spread], out)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from trainkit.growth.axes import Axis, find
-from trainkit.growth.flow import ANY, Flow, Group
+from trainkit.growth.flow import Flow
 from trainkit.growth.lockstep import Joint, Rule, Value
+from trainkit.growth.moving import ANY, Group, move
 
 
 def reduce_axes(joint: Joint) -> None:
@@ -98,7 +99,7 @@ def cumulative_linear_flow(flow: Flow, joint: Joint) -> None:
     dims = _along(joint)
     for v, out in zip(joint.ins, joint.outs, strict=True):
         groups = [Group((d,), (d,), ANY if d in dims else None) for d in range(len(v.axes))]
-        flow.move(joint, out, [(v, groups)])
+        move(flow, joint, out, [(v, groups)])
 
 
 def cumulative_flow(flow: Flow, joint: Joint) -> None:
@@ -121,7 +122,7 @@ def rev_flow(flow: Flow, joint: Joint) -> None:
     for d, a in enumerate(x.axes):
         order = list(range(find(a).small))[::-1] if d in dims else None
         groups.append(Group((d,), (d,), order, order))
-    flow.move(joint, joint.outs[0], [(x, groups)])
+    move(flow, joint, joint.outs[0], [(x, groups)])
 
 
 def top_k_axes(joint: Joint) -> None:
@@ -146,7 +147,7 @@ def top_k_flow(flow: Flow, joint: Joint) -> None:
     x, d = joint.ins[0], joint.notes["dim"]
     flow.carries_nothing(x)
     groups = [Group((e,), (e,), ANY if e == d else None) for e in range(len(x.axes))]
-    flow.move(joint, joint.outs[0], [(x, groups)])
+    move(flow, joint, joint.outs[0], [(x, groups)])
     flow.uniform(joint, x, d)
     flow.plain(joint.outs[1])
 
@@ -183,7 +184,7 @@ def window_sum_flow(flow: Flow, joint: Joint) -> None:
     x = joint.ins[0]
     groups = [Group((d,), (d,), ANY if d in joint.notes["dims"] else None)
               for d in range(len(x.axes))]  # fmt: skip
-    flow.move(joint, joint.outs[0], [(x, groups)])
+    move(flow, joint, joint.outs[0], [(x, groups)])
 
 
 def window_extreme_flow(flow: Flow, joint: Joint) -> None:

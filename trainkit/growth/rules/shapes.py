@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from trainkit.growth.axes import Axis, concatenation, find, product
-from trainkit.growth.flow import Flow, Group
+from trainkit.growth.flow import Flow
 from trainkit.growth.lockstep import Joint, Rule, Value
+from trainkit.growth.moving import Group, move
 
 
 def reshape_axes(joint: Joint) -> None:
@@ -47,7 +48,7 @@ def reshape_flow(flow: Flow, joint: Joint) -> None:
         else g._replace(small=np.arange(math.prod(x.small[d] for d in g.src)))
         for g in joint.notes["groups"]
     ]
-    flow.move(joint, joint.outs[0], [(x, groups)])
+    move(flow, joint, joint.outs[0], [(x, groups)])
     joint.outs[0].origin = x.origin
 
 
@@ -58,7 +59,7 @@ def transpose_axes(joint: Joint) -> None:
 
 def transpose_flow(flow: Flow, joint: Joint) -> None:
     groups = [Group((p,), (d,)) for d, p in enumerate(joint.params["permutation"])]
-    flow.move(joint, joint.outs[0], [(joint.ins[0], groups)])
+    move(flow, joint, joint.outs[0], [(joint.ins[0], groups)])
     joint.outs[0].origin = joint.ins[0].origin
 
 
@@ -87,7 +88,7 @@ def broadcast_flow(flow: Flow, joint: Joint) -> None:
         else:
             zeros = np.zeros(out.small[o], np.int64), np.zeros(out.big[o], np.int64)
             groups.append(Group((d,) if d is not None else (), (o,), *zeros))
-    flow.move(joint, out, [(x, groups)])
+    move(flow, joint, out, [(x, groups)])
     if all(a is b for a, b in zip(x.axes, (out.axes[o] for o in dims), strict=True)):
         joint.outs[0].origin = x.origin
 
@@ -103,7 +104,7 @@ def squeeze_flow(flow: Flow, joint: Joint) -> None:
     x = joint.ins[0]
     gone = [d % len(x.axes) for d in joint.params["dimensions"]]
     kept = [d for d in range(len(x.axes)) if d not in gone]
-    flow.move(joint, joint.outs[0], [(x, [Group((d,), (o,)) for o, d in enumerate(kept)])])
+    move(flow, joint, joint.outs[0], [(x, [Group((d,), (o,)) for o, d in enumerate(kept)])])
     joint.outs[0].origin = x.origin
 
 
@@ -119,7 +120,7 @@ def expand_flow(flow: Flow, joint: Joint) -> None:
     out = joint.outs[0]
     new = [d % len(out.axes) for d in joint.params["dimensions"]]
     kept = [o for o in range(len(out.axes)) if o not in new]
-    flow.move(joint, out, [(joint.ins[0], [Group((d,), (o,)) for d, o in enumerate(kept)])])
+    move(flow, joint, out, [(joint.ins[0], [Group((d,), (o,)) for d, o in enumerate(kept)])])
     out.origin = joint.ins[0].origin
 
 
@@ -186,7 +187,7 @@ def slice_flow(flow: Flow, joint: Joint) -> None:
     x, out = joint.ins[0], joint.outs[0]
     small, big = joint.notes["ranges"]
     groups = [_range_group(x, out, d, small[d], big[d]) for d in range(len(x.axes))]
-    flow.move(joint, out, [(x, groups)])
+    move(flow, joint, out, [(x, groups)])
     out.origin = x.origin
 
 
@@ -210,7 +211,7 @@ def split_flow(flow: Flow, joint: Joint) -> None:
             _range_group(x, out, e, (s, s + n, 1), (b, b + m, 1)) if e == d else Group((e,), (e,))
             for e in range(len(x.axes))
         ]
-        flow.move(joint, out, [(x, groups)])
+        move(flow, joint, out, [(x, groups)])
         out.origin = x.origin
         s, b = s + n, b + m
 
@@ -241,7 +242,7 @@ def concatenate_flow(flow: Flow, joint: Joint) -> None:
         groups = [Group((e,), (e,), small, big) if e == d else Group((e,), (e,))
                   for e in range(len(out.axes))]  # fmt: skip
         pieces.append((v, groups))
-    flow.move(joint, out, pieces)
+    move(flow, joint, out, pieces)
 
 
 def stack_axes(joint: Joint) -> None:
@@ -267,7 +268,7 @@ def stack_flow(flow: Flow, joint: Joint) -> None:
         at[i] = 0
         groups = [Group((e if e < d else e - 1,), (e,)) for e in range(len(out.axes)) if e != d]
         pieces.append((v, [*groups, Group((), (d,), at, at)]))
-    flow.move(joint, out, pieces)
+    move(flow, joint, out, pieces)
 
 
 def tile_axes(joint: Joint) -> None:
@@ -291,7 +292,7 @@ def tile_flow(flow: Flow, joint: Joint) -> None:
             at = [np.arange(size) % max(old, 1) for size, old in
                   ((out.small[d], x.small[d]), (out.big[d], x.big[d]))]  # fmt: skip
             groups.append(Group((d,), (d,), *at))
-    flow.move(joint, out, [(x, groups)])
+    move(flow, joint, out, [(x, groups)])
 
 
 def pad_axes(joint: Joint) -> None:
@@ -341,7 +342,7 @@ def pad_flow(flow: Flow, joint: Joint) -> None:
             groups.append(
                 Group((d,), (d,), _pad_places(x.small[d], small), _pad_places(x.big[d], big))
             )
-    flow.move(joint, out, [(x, groups)], filler=value.scale[()])
+    move(flow, joint, out, [(x, groups)], filler=value.scale[()])
 
 
 RULES = {
