@@ -13,9 +13,9 @@ from trainkit.growth.axes import Axis, coordinate, find, grown_leaves, leaves
 from trainkit.growth.blueprint import Plan
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.lockstep import Analysis, Value
-from trainkit.growth.planning import _shape, _shapes, _structs, _trace
 from trainkit.growth.program import Const
 from trainkit.growth.rules import RULES, UNKNOWN
+from trainkit.growth.tracing import named_shapes, shape_of, structs, traced_program
 
 PyTree = Any
 _CONTRACTIONS = ("dot_general", "conv_general_dilated")
@@ -44,14 +44,14 @@ def activations(
         jax.ShapeDtypeStruct(leaf.small, w.dtype) for leaf, w in zip(plan.leaves, flat, strict=True)
     ]
     small_params = jax.tree.unflatten(treedef, shrunk)
-    args = jax.tree.map(_shape, inputs)
+    args = jax.tree.map(shape_of, inputs)
     programs = [
-        _trace(fn, _structs(tree), args, which)[0]
+        traced_program(fn, structs(tree), args, which)[0]
         for fn, tree, which in ((small_fn, small_params, "small"), (big_fn, params, "big"))
     ]
     analysis = Analysis(RULES, UNKNOWN)
     values = []
-    for (path, b), s in zip(_shapes(params, "params"), shrunk, strict=True):
+    for (path, b), s in zip(named_shapes(params, "params"), shrunk, strict=True):
         values.append(Value(s.shape, b.shape, b.dtype))
         analysis.params.append((path, values[-1]))
     values += [Value(x.shape, x.shape, x.dtype) for x in jax.tree.leaves(args)]
