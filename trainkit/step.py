@@ -153,18 +153,19 @@ class TrainStep:
         check_params(state.params)
         state = jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), state)
         there = jax.device_put(state, self.placement.state_shardings(state))
-        prepared = jax.eval_shape(self._prepare, there)
+        prepared = jax.eval_shape(self.prepared, there)
         shardings = self.placement.state_shardings(prepared)
         # `device_put` returns the caller's own buffers where they already lie right, and donating
         # those would delete the caller's arrays; a copy inside `jit` has buffers of its own.
-        return jax.jit(self._prepare, out_shardings=shardings)(there)
+        return jax.jit(self.prepared, out_shardings=shardings)(there)
 
     def place_batch(self, batch: PyTree) -> PyTree:
         """The batch on the devices, cut as the step wants it: for prefetching."""
         checks.batch(batch, self.placement, self.microbatches, self.steps_per_call)
         return jax.device_put(batch, self.placement.batch_sharding(self._axis))
 
-    def _prepare(self, state: TrainState) -> TrainState:
+    def prepared(self, state: TrainState) -> TrainState:
+        """What `place` makes of a state wherever it lies: its dtypes, the guard's fields; pure."""
         params = self.precision.to_param(state.params)
         opt_state = state.opt_state
         if self.precision.param is not None:
@@ -186,7 +187,7 @@ class TrainStep:
         """The step for these shapes, traced and lowered; arrays or `jax.ShapeDtypeStruct`s."""
         checks.batch(batch, self.placement, self.microbatches, self.steps_per_call)
         check_params(state.params)
-        prepared = jax.eval_shape(self._prepare, state)
+        prepared = jax.eval_shape(self.prepared, state)
         shapes = jax.tree.map(
             lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
             prepared,
@@ -204,8 +205,11 @@ class TrainStep:
         own while another program trains. The result has `cost_analysis()`, `memory_analysis()`
         and `as_text()`.
         """
-        prepared = jax.eval_shape(self._prepare, state)
-        key = _signature(prepared), _signature(jax.tree.map(checks.shape_of, batch))
+        shapes = _signature(jax.tree.map(checks.shape_of, batch))
+        known = self._known.get((_signature(state), shapes))
+        if known is not None:
+            return known
+        key = _signature(jax.eval_shape(self.prepared, state)), shapes
         with self._lock:
             compiling = self._compiled.get(key)
             ours = compiling is None
@@ -218,6 +222,9 @@ class TrainStep:
                 del self._compiled[key]
                 compiling.set_exception(error)
                 raise
+        # A state of this signature is as `place` leaves it: no call needs to look once more.
+        self._known[key] = compiling.result()
+        self._accepted.add(key[0])
         return compiling.result()
 
     @property
@@ -237,7 +244,7 @@ class TrainStep:
         key = signature, self._batch_signature(batch)
         compiled = self._known.get(key)
         if compiled is None:
-            compiled = self._known[key] = self.compile(state, batch)
+            compiled = self.compile(state, batch)
         try:
             state, metrics = compiled(state, self.placement.feed(batch, self._axis))
         except ValueError:
@@ -261,7 +268,7 @@ class TrainStep:
         signature = _signature(state)
         checks.placed(state, self.placement)
         if signature not in self._accepted:
-            prepared = jax.eval_shape(self._prepare, state)
+            prepared = jax.eval_shape(self.prepared, state)
             checks.same_structure(prepared, state, "state", "step.place")
             self._accepted.add(signature)
         return state, signature

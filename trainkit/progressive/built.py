@@ -21,7 +21,7 @@ from trainkit.growth.paths import named_leaves, path_name
 from trainkit.growth.stages import Stage
 from trainkit.progressive.evaluation import Evaluation, _left_out
 from trainkit.state import TrainState
-from trainkit.step import TrainStep, _signature, make_train_step
+from trainkit.step import TrainStep, make_train_step
 
 PyTree = Any
 
@@ -112,11 +112,6 @@ class Built:
         """What reports call it."""
         return self.stage.name or _short(self.stage.model)
 
-    @functools.cached_property
-    def signature(self) -> Any:
-        """By which the step knows its program."""
-        return _signature(self.like), _signature(self.batch)
-
     def fresh(self) -> TrainState:
         """A state from scratch, placed."""
         state = self.model.state(self.recipe.paced, self.one_batch, self.recipe.seed)
@@ -125,10 +120,7 @@ class Built:
 
     def compile(self) -> Built:
         """Compiles step and evaluation; itself, for chaining."""
-        compiled = self.step.compile(self.like, self.batch)
-        # What the first call would look at once more, tracing it.
-        self.step._accepted.add(_signature(self.like))
-        self.step._known[self.signature] = compiled
+        self.step.compile(self.like, self.batch)
         _ = self.flops_per_step
         self.evaluation.compile()
         return self
@@ -225,7 +217,7 @@ class Passage:
         self.big.compile()
         place = self.big.step.placement
         # What `step.place` would do is part of the program, so that nothing is left to do after.
-        program = lambda state: self.big.step._prepare(self.apply(state))
+        program = lambda state: self.big.step.prepared(self.apply(state))
         shardings = place.state_shardings(jax.eval_shape(program, self.small.like))
         self._program = jax.jit(program, out_shardings=shardings).lower(self.small.like).compile()
         self.flops = count_flops(program, self.small.like)
@@ -279,7 +271,7 @@ def _mean(loss: Any) -> jax.Array:
 
 
 def _placed_shapes(step: TrainStep, state: TrainState) -> TrainState:
-    prepared = jax.eval_shape(step._prepare, state)
+    prepared = jax.eval_shape(step.prepared, state)
     shardings = step.placement.state_shardings(prepared)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), prepared, shardings

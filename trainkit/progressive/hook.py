@@ -425,7 +425,7 @@ class Placed:
     """A step for a state that its growth has placed already: `place` has nothing left to do."""
 
     def __init__(self, built: Built, state: Any):
-        self._step, self._state, self._built = built.step, state, built
+        self._step, self._state = built.step, state
         self.flops_per_call = built.flops_per_step * built.step.steps_per_call
 
     def place(self, state: Any) -> Any:
@@ -434,11 +434,6 @@ class Placed:
             self._state = None  # it must not be kept alive beyond its first step
             return state
         return self._step.place(state)
-
-    def compile(self, state: Any, batch: Any) -> Any:
-        """The compiled program, without tracing anything where it is known."""
-        known = self._step._known.get(self._built.signature)
-        return self._step.compile(state, batch) if known is None else known
 
     def __call__(self, state: Any, batch: Any) -> Any:
         return self._step(state, batch)

@@ -181,7 +181,7 @@ class Probing:
     ) -> jax.Array:
         built = self.built(candidate)
         if candidate.passage is not None:
-            state = built.step._prepare(candidate.passage.apply(state))
+            state = built.step.prepared(candidate.passage.apply(state))
         pace = state.opt_state
         if candidate.kind == "lower":
             assert self.probe.lower is not None
