@@ -128,7 +128,8 @@ OTHERS: dict[str, tuple[Any, list[str]]] = {
             "schedule_free_params",
         ],
     ),
-    "Products with curvature": (tt, ["hvp", "gnvp", "conjugate_gradient", "safe_norm"]),
+    "Products with curvature": (tt, ["hvp", "gnvp", "linearised", "conjugate_gradient"]),
+    "Norms": (tt, ["safe_norm"]),
     "Packed state and sweeps": (packed, ["Packed", "unpack_all", "pack_all"]),
     "Many runs in one program": (sweep, ["sweep", "sweep_training"]),
     "Regularisation and transfer": (

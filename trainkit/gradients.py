@@ -1,4 +1,4 @@
-"""The gradient of a loss's sum over the micro-batches of what one device holds."""
+"""A loss's sum, and its gradient, over the micro-batches of what one device holds."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ def summed_over_microbatches(
     microbatches: int,
     precision: Precision,
     remat: bool | Callable[..., Any],
+    *,
+    gradient: bool = True,
 ) -> Callable[..., Sums]:
     """`local(params, model_state, batch, rng, scale) -> Sums`, one loss_fn call a micro-batch.
+
+    Without `gradient` the sums have none (`None`), and can be differentiated themselves.
 
     The model state goes through the micro-batches one after another. Micro-batch j of M takes
     the examples j, j + M, j + 2M, …: however the batch is cut over devices, each device then
@@ -46,6 +50,8 @@ def summed_over_microbatches(
     def once(
         params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array, scale: Any
     ) -> Sums:
+        if not gradient:
+            return total(params, model_state, batch, rng, scale)[1]
         grads, sums = jax.grad(total, has_aux=True)(params, model_state, batch, rng, scale)
         return sums._replace(grads=precision.to_accum(grads))
 

@@ -22,7 +22,7 @@ from trainkit.loss import LossFn
 from trainkit.placement import Placement, resolve
 from trainkit.precision import Precision
 from trainkit.state import TrainState, check_params
-from trainkit.update import make_update
+from trainkit.update import make_update, mean_loss
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
@@ -53,7 +53,9 @@ def make_train_step(
 
     Args:
       loss_fn: `(params, model_state, batch, rng) -> Loss`, a pure function.
-      tx: a gradient transformation; `value=L` is passed to those that take it.
+      tx: a gradient transformation. Those that take them are given `value` = L, `grad` = g and
+        `value_fn`, the function L of the parameters over this step's whole batch: what line
+        searches and rules of the second order want. Nobody pays for what is not called.
       placement: "single", "pmap", "shard_map", "jit" (batch sharded, state replicated), "fsdp"
         (state sharded by size), a `jax.sharding.Mesh`, or an object from `trainkit.placement`.
       devices: how many devices, or which; `None` for all (for "single" the first).
@@ -96,13 +98,23 @@ def make_train_step(
     local = summed_over_microbatches(loss_fn, microbatches, how, remat)
     guard = Guard.of(skip_nonfinite, how)
     summed = place.summed(local, microbatches)
+    valued = place.summed(
+        summed_over_microbatches(loss_fn, microbatches, how, remat, gradient=False),
+        microbatches,
+        gradient=False,
+    )
     update = make_update(tx, how, guard, dict(schedules or {}), int(norms))
 
     def one(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(state.rng, state.step)
         scale = guard.scale(state.guard)
         sums = summed(state.params, state.model_state, batch, rng, scale)
-        return update(state, sums, scale)
+
+        def value_fn(params: PyTree) -> jax.Array:
+            params = jax.tree.map(lambda x, own: x.astype(own.dtype), params, state.params)
+            return mean_loss(valued(params, state.model_state, batch, rng, None))
+
+        return update(state, sums, scale, value_fn)
 
     def several(state: TrainState, batches: PyTree) -> tuple[TrainState, Metrics]:
         return jax.lax.scan(one, state, batches)

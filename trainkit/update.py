@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,19 +26,17 @@ def make_update(
     guard: Guard,
     schedules: Mapping[str, Callable[[jax.Array], Any]],
     norms: int,
-) -> Callable[[TrainState, Sums, Any], tuple[TrainState, dict[str, jax.Array]]]:
-    """`update(state, sums, scale) -> (state, metrics)`, on values that are summed already.
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """`update(state, sums, scale, value_fn) -> (state, metrics)`, on values summed already.
 
     The norms are computed at every step whose number divides by `norms`; 0: never.
     """
-    transform = optax.with_extra_args_support(tx)
+    transform = _with_extra_args(tx)
 
     def update(
-        state: TrainState, sums: Sums, scale: Any
+        state: TrainState, sums: Sums, scale: Any, value_fn: Callable[[PyTree], jax.Array]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        # A batch that is masked from end to end has the gradient 0, not 0 / 0.
-        weight = jnp.where(sums.weight == 0, jnp.ones_like(sums.weight), sums.weight)
-        loss = sums.total / weight
+        weight, loss = _nonzero(sums.weight), mean_loss(sums)
         by = weight if scale is None else weight * scale.astype(weight.dtype)
         # One division in all: XLA repeats a division by a scalar in every loop that reads g.
         mean = jax.tree.map(lambda g: g * (1 / by).astype(g.dtype), sums.grads)
@@ -45,7 +44,9 @@ def make_update(
         # Optax's own Adam and schedules mix int32 counts with floats: under strict promotion they
         # raise, and a user who is strict about a model cannot mend that.
         with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = transform.update(grads, state.opt_state, state.params, value=loss)
+            updates, opt_state = transform(
+                grads, state.opt_state, state.params, value=loss, grad=grads, value_fn=value_fn
+            )
             values = {name: jnp.asarray(fn(state.step)) for name, fn in schedules.items()}
         checks.same_structure(state.opt_state, opt_state, "opt_state", "tx.update")
         checks.same_structure(state.params, updates, "updates", "tx.update", dtypes=False)
@@ -76,10 +77,30 @@ def make_update(
             metrics["skipped_in_a_row"] = new.guard["in_a_row"]
         for name, (total, own) in sums.metrics.items():
             checks.metric_name(name, metrics)
-            metrics[name] = total / jnp.where(own == 0, jnp.ones_like(own), own)
+            metrics[name] = total / _nonzero(own)
         return new, metrics
 
     return update
+
+
+def _with_extra_args(tx: optax.GradientTransformation) -> Callable[..., Any]:
+    """`tx.update`, given any extra arguments: those that it does not take are left out."""
+    update = optax.with_extra_args_support(tx).update
+    parameters = inspect.signature(update).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return update
+    return lambda *args, **extra: update(
+        *args, **{name: value for name, value in extra.items() if name in parameters}
+    )
+
+
+def mean_loss(sums: Sums) -> jax.Array:
+    """L = Σ total / Σ weight; of a batch that is masked from end to end 0, not 0 / 0."""
+    return sums.total / _nonzero(sums.weight)
+
+
+def _nonzero(weight: jax.Array) -> jax.Array:
+    return jnp.where(weight == 0, jnp.ones_like(weight), weight)
 
 
 def _norms(

@@ -39,8 +39,12 @@ class Placement(Protocol):
         """The sharding of a batch leaf whose axis number `axis` holds the examples."""
         ...
 
-    def summed(self, local: Callable, microbatches: int) -> Callable:
-        """`local(params, model_state, batch, rng, scale) -> Sums`, summed over the devices."""
+    def summed(self, local: Callable, microbatches: int, *, gradient: bool = True) -> Callable:
+        """`local(params, model_state, batch, rng, scale) -> Sums`, summed over the devices.
+
+        Without `gradient`, `local` leaves it out, and what is returned can be differentiated by
+        the parameters, any number of times: the derivatives are those of the sum.
+        """
         ...
 
     def lower(

@@ -40,6 +40,27 @@ def same_everywhere(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     return lax.all_gather(x, axes)[0]
 
 
+def same_params(params: PyTree, axes: tuple[str, ...]) -> PyTree:
+    """The parameters, which each device has the same, so that a sum over devices differentiates.
+
+    To `psum`, each device's parameters are variables of their own, and the derivative by one of
+    them that of a single device's part, times the number of devices. To a function of the mean of
+    all the devices' parameters it is the derivative of the sum; so that is what is differentiated.
+    """
+
+    @jax.custom_jvp
+    def mean(params: PyTree) -> PyTree:
+        return params
+
+    @mean.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        # Not the bare `primals[0]`: the rule is differentiated too, for derivatives of the second
+        # order.
+        return mean(primals[0]), lax.pmean(tangents[0], axes)
+
+    return mean(params)
+
+
 def over_devices(local: Callable, axes: tuple[str, ...]) -> Callable:
     """`local`, with a random key of each device's own and its sums taken over the mesh axes.
 
@@ -48,7 +69,7 @@ def over_devices(local: Callable, axes: tuple[str, ...]) -> Callable:
 
     def summed(params: PyTree, model_state: PyTree, batch: PyTree, rng: Any, scale: Any) -> Sums:
         rng = jax.random.fold_in(rng, lax.axis_index(axes))
-        sums = local(params, model_state, batch, rng, scale)
+        sums = local(same_params(params, axes), model_state, batch, rng, scale)
         grads, total, weight, metrics = lax.psum(tuple(sums[:4]), axes)
         state = jax.tree.map(lambda x: same_everywhere(x, axes), sums.model_state)
         return Sums(grads, total, weight, metrics, state)

@@ -48,7 +48,7 @@ class ShardMap:
     def batch_sharding(self, axis: int) -> jax.sharding.Sharding:
         return NamedSharding(self.mesh, self.batch_spec(axis))
 
-    def summed(self, local: Callable, microbatches: int) -> Callable:
+    def summed(self, local: Callable, microbatches: int, *, gradient: bool = True) -> Callable:
         return over_devices(local, self.batch_axes)
 
     def lower(

@@ -65,8 +65,10 @@ class Sharded:
     def batch_sharding(self, axis: int) -> jax.sharding.Sharding:
         return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, self.batch_axes))
 
-    def summed(self, local: Callable, microbatches: int) -> Callable:
-        return self._whole(local) if microbatches == 1 else self._by_device(local)
+    def summed(self, local: Callable, microbatches: int, *, gradient: bool = True) -> Callable:
+        if microbatches > 1:
+            return self._by_device(local, gradient)
+        return self._whole(local) if gradient else local
 
     def _params_specs(self, params: PyTree) -> PyTree:
         return params_specs(self.layout, params, self.mesh)
@@ -82,7 +84,7 @@ class Sharded:
 
         return summed
 
-    def _by_device(self, local: Callable) -> Callable:
+    def _by_device(self, local: Callable, gradient: bool) -> Callable:
         manual = frozenset(self.batch_axes)
 
         def reduce_gradient(grad: jax.Array, spec: PartitionSpec) -> jax.Array:
@@ -97,7 +99,7 @@ class Sharded:
         def summed(
             params: PyTree, model_state: PyTree, batch: PyTree, rng: Any, scale: Any
         ) -> Sums:
-            specs = self._params_specs(params)
+            specs = self._params_specs(params) if gradient else None
 
             def device(
                 params: PyTree, model_state: PyTree, batch: PyTree, rng: Any, scale: Any

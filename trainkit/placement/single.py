@@ -32,7 +32,7 @@ class Single:
     def batch_sharding(self, axis: int) -> jax.sharding.Sharding:
         return self.everywhere
 
-    def summed(self, local: Callable, microbatches: int) -> Callable:
+    def summed(self, local: Callable, microbatches: int, *, gradient: bool = True) -> Callable:
         return local
 
     def lower(

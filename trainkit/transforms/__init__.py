@@ -46,6 +46,7 @@ from trainkit.transforms.curvature import (
     gnvp,
     hvp,
     lbfgs,
+    linearised,
     newton_cg,
     sophia,
 )
@@ -151,6 +152,7 @@ __all__ = [
     "lars",
     "layerwise_decay",
     "lbfgs",
+    "linearised",
     "lion",
     "momentum",
     "muon",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -50,6 +51,36 @@ def gnvp(
     if loss is not None:
         tangent = hvp(loss, outputs, tangent)
     return jax.vjp(fn, params)[1](tangent)[0]
+
+
+def linearised(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """`fn(params, *args)` with its second derivative by `params` taken as 0, the first its own.
+
+    In a loss L(f(θ)), the Hessian then is Jᵀ H J, the Gauss-Newton matrix: `newton_cg` on a loss
+    whose model is linearised is Gauss-Newton, in a train step as well, where the residuals of the
+    whole batch are on no single device. `args` are not differentiated by.
+
+    >>> import jax.numpy as jnp
+    >>> f = lambda x: jnp.sum(linearised(jnp.square)(x)) + jnp.sum(linearised(jnp.square)(x) ** 2)
+    >>> hvp(f, jnp.array([1.0, 2.0]), jnp.array([1.0, 1.0])).tolist()  # 2 J², without 2 (1 + 2 x²)
+    [8.0, 32.0]
+    """
+
+    @functools.wraps(fn)
+    def wrapped(params: PyTree, *args: Any) -> PyTree:
+        @jax.custom_jvp
+        def of_params(params: PyTree) -> PyTree:
+            return fn(params, *args)
+
+        @of_params.defjvp
+        def _(primals: Any, tangents: Any) -> Any:
+            fixed = jax.lax.stop_gradient(primals[0])
+            by_params = lambda p: fn(p, *args)
+            return of_params(primals[0]), jax.jvp(by_params, (fixed,), tangents)[1]
+
+        return of_params(params)
+
+    return wrapped
 
 
 def _dot(a: PyTree, b: PyTree) -> jax.Array:
@@ -148,7 +179,7 @@ def newton_cg(
 
     Only products with the Hessian are taken, and negative curvature ends the solve (see
     `conjugate_gradient`), so that d is a direction of descent. `update` takes `value_fn`, the
-    scalar loss as a function of the parameters. Not in Optax.
+    scalar loss as a function of the parameters; `make_train_step` passes it. Not in Optax.
 
     Raises:
       ValueError: `update` without `value_fn`.
@@ -187,8 +218,8 @@ def gauss_newton(
 
     `update` takes `residual_fn`, from the parameters to residuals r (or outputs), and optionally
     `output_loss`, from them to the scalar loss; without it the loss is ½‖r‖² and H = 1, and with
-    `damping` λ this is Levenberg-Marquardt. The matrix is never indefinite, unlike Newton's.
-    Not in Optax.
+    `damping` λ this is Levenberg-Marquardt. The matrix is never indefinite, unlike Newton's. In
+    `make_train_step`, take `newton_cg` and a loss whose model is `linearised`. Not in Optax.
 
     Raises:
       ValueError: `update` without `residual_fn`.
@@ -211,7 +242,8 @@ def gauss_newton(
             raise ValueError(
                 "gauss_newton needs the residuals: call update(grads, state, params, "
                 "residual_fn=r) with r a function of the parameters whose ½‖r‖² is the loss (or "
-                "pass output_loss)."
+                "pass output_loss). In make_train_step, take newton_cg and wrap the model in the "
+                "loss: linearised(model)."
             )
         return lambda v: gnvp(residual_fn, params, v, output_loss)
 
@@ -228,8 +260,8 @@ def lbfgs(
     """L-BFGS: θ ← θ − η H g, H the inverse Hessian that the last `memory_size` steps imply.
 
     H is applied by the two-loop recursion. By default η comes from a zoom line search, for which
-    `update` takes `value_fn` (and `value` and `grad`, where they are known already);
-    `linesearch=None` steps by `learning_rate` alone.
+    `update` takes `value_fn` (and `value` and `grad`, where they are known already), as
+    `make_train_step` passes them; `linesearch=None` steps by `learning_rate` alone.
     For full batches: noise between gradients is taken for curvature. Optax: `optax.lbfgs`.
 
     >>> import jax, jax.numpy as jnp
@@ -299,10 +331,10 @@ def sophia(
     """Sophia-H: θ ← θ − η (clip(μ̂ / max(γ h, ε), ±ρ) + λ θ), h an EMA of the Hessian's diagonal.
 
     Every `update_interval` steps h ← β₂ h + (1 − β₂) z ⊙ ∇²f z, with random signs z; a step uses
-    the h of the step before it. `update` takes `value_fn`, the loss as a function of the
-    parameters (Optax calls it `obj_fn`; either is taken). Under data parallelism `value_fn` must
-    average over devices itself. Departs from the paper as Optax does: bias-corrected μ, signs
-    instead of normal z. Optax: `optax.contrib.sophia`.
+    the h of the step before it. `update` takes `value_fn`, the loss as a function of the parameters
+    (Optax calls it `obj_fn`; either is taken). Under data parallelism it must average over devices,
+    as the one that `make_train_step` passes does. Departs from the paper as Optax does:
+    bias-corrected μ, signs instead of normal z. Optax: `optax.contrib.sophia`.
 
     >>> import jax, jax.numpy as jnp
     >>> f = lambda x: jnp.sum(x**2)
