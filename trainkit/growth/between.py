@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import optax
 
+from trainkit.growth.leaf import LeafGrowth
+from trainkit.growth.moments import Origin
 from trainkit.growth.operators import Operator
 from trainkit.state import TrainState
 
@@ -24,6 +26,10 @@ class Growth(NamedTuple):
       fresh: names of the leaves of new layers.
       exact: whether the grown model computes the same function.
       text: what was done, for reports.
+      leaves: leaf name of the grown parameters -> how it grew; what the certificate is made from.
+        `None`: a growth that does not say, and is certified by its outputs alone.
+      origin: leaf name of the grown parameters -> where it comes from.
+      zeroed: names of the leaves that are 0 so that new layers add nothing.
     """
 
     apply: Callable[[TrainState], TrainState]
@@ -31,6 +37,9 @@ class Growth(NamedTuple):
     fresh: frozenset[str] = frozenset()
     exact: bool = True
     text: str = ""
+    leaves: Mapping[str, LeafGrowth] | None = None
+    origin: Mapping[str, Origin] = {}
+    zeroed: tuple[str, ...] = ()
 
 
 class Side(NamedTuple):

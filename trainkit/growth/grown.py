@@ -52,6 +52,10 @@ def grown(
     if how.width == "rms":
         growths = {name: rms(growth) for name, growth in growths.items()}
     groups = noise_groups(found) if symmetry == "noise" else {}
+    origin = {
+        name: Origin(leaf.source and leaf.source.removeprefix("params/"), leaf.new)
+        for name, leaf in _of("params/", leaves).items()
+    }
     needs_fresh = any(leaf.source is None and leaf.becomes == "copy" for leaf in leaves.values())
 
     def apply(state: TrainState) -> TrainState:
@@ -74,10 +78,7 @@ def grown(
             _of("params/", growths),
             state.params,
             both["params"],
-            origin={
-                name: Origin(leaf.source and leaf.source.removeprefix("params/"), leaf.new)
-                for name, leaf in _of("params/", leaves).items()
-            },
+            origin=origin,
             reset=reset,
         )
         return state.replace(
@@ -92,6 +93,9 @@ def grown(
         fresh=frozenset(name.removeprefix("params/") for name in added),
         exact=how.width != "rms" and (not added or how.depth == "identity"),
         text=_text(leaves, found.table()),
+        leaves=_of("params/", growths),
+        origin=origin,
+        zeroed=tuple(n for n, leaf in _of("params/", leaves).items() if leaf.becomes == "zero"),
     )
 
 
