@@ -622,6 +622,25 @@ def test_accumulation_reduces_once_and_after_the_loop(placement):
         assert [name for _, name in found] == ["all-reduce"]
 
 
+def test_a_weight_that_is_known_when_compiling_is_not_reduced_over_devices():
+    def loss_fn(params, model_state, batch, rng):
+        weight = batch["weight"].sum() if "weight" in batch else len(batch["x"])
+        return trainkit.Loss((batch["x"] @ params["w"]).sum(), weight)
+
+    tx = optax.sgd(0.1)
+    step = trainkit.make_train_step(loss_fn, tx, placement="shard_map", norms=False)
+    state = trainkit.TrainState.create({"w": jnp.ones(3)}, tx)
+    batch = {"x": np.ones((16, 3), np.float32)}
+    reduced, losses = [], []
+    for each in (batch, batch | {"weight": np.ones(16, np.float32)}):
+        text = step.compile(step.place(state), each).as_text()
+        line = next(line for line in text.splitlines() if " all-reduce(" in line)
+        reduced.append(line.split(" all-reduce(")[0].count("f32["))
+        losses.append(float(step(step.place(state), each)[1]["loss"]))
+    assert reduced == [2, 3]  # the gradient and the loss; the weight too
+    assert losses[0] == losses[1] == 3
+
+
 def test_fsdp_holds_an_eighth_of_the_state_on_each_device():
     tx = optax.adam(1e-3)
     params = {"a": jnp.ones((256, 512)), "b": jnp.ones((512, 64)), "small": jnp.ones(8)}

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trainkit import checks
 from trainkit.loss import Loss, LossFn
@@ -90,8 +91,10 @@ def metric_sums(loss: Loss, precision: Precision) -> dict[str, tuple[jax.Array, 
     total = jnp.asarray(loss.total)
     dtype = precision.accum_dtype(total.dtype)
 
-    def constant(x: Any) -> jax.Array:
-        return jax.lax.stop_gradient(jnp.asarray(x).astype(dtype))
+    def constant(x: Any) -> Any:
+        if not isinstance(x, jax.Array):  # known before the program runs, so nothing to reduce
+            return np.asarray(x, dtype)
+        return jax.lax.stop_gradient(x.astype(dtype))
 
     weight = constant(loss.weight)
     sums = {"loss": (total.astype(dtype), weight)}

@@ -90,7 +90,7 @@ def weighted(loss: Callable[..., Any], outputs: PyTree, batch: PyTree) -> Loss:
     return Loss(total, count, None, sums)
 
 
-def _sum(values: Any, weight: Any, name: str, batch: PyTree) -> tuple[jax.Array, jax.Array]:
+def _sum(values: Any, weight: Any, name: str, batch: PyTree) -> tuple[jax.Array, Any]:
     examples = jax.tree.leaves(batch)[0].shape[0]
     if jnp.ndim(values) == 0 or values.shape[0] != examples:
         raise ValueError(
@@ -100,7 +100,7 @@ def _sum(values: Any, weight: Any, name: str, batch: PyTree) -> tuple[jax.Array,
         )
     values = values.astype(at_least_float32(values.dtype))
     if weight is None:
-        return values.sum(), jnp.asarray(values.size, values.dtype)
+        return values.sum(), values.size
     weight = jnp.asarray(weight).astype(values.dtype)
     if weight.shape != values.shape[: weight.ndim]:
         raise ValueError(

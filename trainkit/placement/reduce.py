@@ -61,6 +61,21 @@ def same_params(params: PyTree, axes: tuple[str, ...]) -> PyTree:
     return mean(params)
 
 
+def psum(tree: PyTree, axes: tuple[str, ...]) -> PyTree:
+    """The sum over devices. What is known before the program runs is multiplied, not reduced."""
+    leaves, treedef = jax.tree.flatten(tree)
+    known = [not isinstance(x, jax.Array) for x in leaves]
+    summed = iter(lax.psum([x for x, k in zip(leaves, known, strict=True) if not k], axes))
+    devices = lax.axis_size(axes)
+    return jax.tree.unflatten(
+        treedef,
+        [
+            x * x.dtype.type(devices) if k else next(summed)
+            for x, k in zip(leaves, known, strict=True)
+        ],
+    )
+
+
 def over_devices(local: Callable, axes: tuple[str, ...]) -> Callable:
     """`local`, with a random key of each device's own and its sums taken over the mesh axes.
 
@@ -70,7 +85,7 @@ def over_devices(local: Callable, axes: tuple[str, ...]) -> Callable:
     def summed(params: PyTree, model_state: PyTree, batch: PyTree, rng: Any, scale: Any) -> Sums:
         rng = jax.random.fold_in(rng, lax.axis_index(axes))
         sums = local(same_params(params, axes), model_state, batch, rng, scale)
-        grads, total, weight, metrics = lax.psum(tuple(sums[:4]), axes)
+        grads, total, weight, metrics = psum(tuple(sums[:4]), axes)
         state = jax.tree.map(lambda x: same_everywhere(x, axes), sums.model_state)
         return Sums(grads, total, weight, metrics, state)
 
