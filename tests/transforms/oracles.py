@@ -201,9 +201,7 @@ def muon(rate, coefficients, steps, beta, eps, b1, b2, decay=0.0):
 
     def go(p):
         mu, t = zeros(p), 0
-        rest = adam(rate, b1, b2, eps)({k: v for k, v in p.items() if v.ndim != 2})
         adam_nesterov = {k: (np.zeros_like(v), np.zeros_like(v)) for k, v in p.items()}
-        del rest
         while True:
             g = yield
             t += 1
@@ -278,6 +276,261 @@ def schedule_free(rate, b1, power=2.0, b2=None, eps=1e-8):
     return go
 
 
+def adabelief(rate, b1, b2, eps, eps_root):
+    """The paper's second moment, of g − μ; its ε inside is added at every step."""
+
+    def go(p):
+        mu, nu, t = zeros(p), zeros(p), 0
+        while True:
+            g = yield
+            t += 1
+            mu = tree(lambda m, g: b1 * m + (1 - b1) * g, mu, g)
+            nu = tree(lambda n, m, g: b2 * n + (1 - b2) * (g - m) ** 2 + eps_root, nu, mu, g)
+            p = tree(
+                lambda p, m, n: p - rate * m / (1 - b1**t) / (np.sqrt(n / (1 - b2**t)) + eps),
+                p,
+                mu,
+                nu,
+            )
+            yield p
+
+    return go
+
+
+def adadelta(rate, rho, eps):
+    def go(p):
+        squares, moves = zeros(p), zeros(p)
+        while True:
+            g = yield
+            squares = tree(lambda s, g: rho * s + (1 - rho) * g * g, squares, g)
+            u = tree(lambda g, s, m: g * np.sqrt((m + eps) / (s + eps)), g, squares, moves)
+            moves = tree(lambda m, u: rho * m + (1 - rho) * u * u, moves, u)
+            p = tree(lambda p, u: p - rate * u, p, u)
+            yield p
+
+    return go
+
+
+def adamax(rate, b1, b2, eps):
+    def go(p):
+        mu, largest, t = zeros(p), zeros(p), 0
+        while True:
+            g = yield
+            t += 1
+            mu = tree(lambda m, g: b1 * m + (1 - b1) * g, mu, g)
+            largest = tree(lambda x, g: np.maximum(b2 * x, np.abs(g) + eps), largest, g)
+            p = tree(lambda p, m, x: p - rate * m / (1 - b1**t) / x, p, mu, largest)
+            yield p
+
+    return go
+
+
+def amsgrad(rate, b1, b2, eps):
+    def go(p):
+        mu, nu, largest, t = zeros(p), zeros(p), zeros(p), 0
+        while True:
+            g = yield
+            t += 1
+            mu = tree(lambda m, g: b1 * m + (1 - b1) * g, mu, g)
+            nu = tree(lambda n, g: b2 * n + (1 - b2) * g * g, nu, g)
+            largest = tree(lambda x, n: np.maximum(x, n / (1 - b2**t)), largest, nu)
+            p = tree(
+                lambda p, m, x: p - rate * m / (1 - b1**t) / (np.sqrt(x) + eps), p, mu, largest
+            )
+            yield p
+
+    return go
+
+
+def nadam(rate, b1, b2, eps, decay=0.0):
+    def go(p):
+        mu, nu, t = zeros(p), zeros(p), 0
+        while True:
+            g = yield
+            t += 1
+            mu = tree(lambda m, g: b1 * m + (1 - b1) * g, mu, g)
+            nu = tree(lambda n, g: b2 * n + (1 - b2) * g * g, nu, g)
+            hat = tree(
+                lambda m, g: b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t), mu, g
+            )
+            p = tree(
+                lambda p, h, n: p - rate * (h / (np.sqrt(n / (1 - b2**t)) + eps) + decay * p),
+                p,
+                hat,
+                nu,
+            )
+            yield p
+
+    return go
+
+
+def radam(rate, b1, b2, eps, least=5.0):
+    def go(p):
+        mu, nu, t = zeros(p), zeros(p), 0
+        top = 2 / (1 - b2) - 1
+        while True:
+            g = yield
+            t += 1
+            mu = tree(lambda m, g: b1 * m + (1 - b1) * g, mu, g)
+            nu = tree(lambda n, g: b2 * n + (1 - b2) * g * g, nu, g)
+            rho = top - 2 * t * b2**t / (1 - b2**t)
+            u = tree(lambda m: m / (1 - b1**t), mu)
+            if rho >= least:
+                r = np.sqrt((rho - 4) * (rho - 2) * top / ((top - 4) * (top - 2) * rho))
+                u = tree(lambda u, n: r * u / (np.sqrt(n / (1 - b2**t)) + eps), u, nu)
+            p = tree(lambda p, u: p - rate * u, p, u)
+            yield p
+
+    return go
+
+
+def yogi(rate, b1, b2, eps, start=1e-6):
+    def go(p):
+        mu = tree(lambda x: np.full_like(x, start), p)
+        nu, t = mu, 0
+        while True:
+            g = yield
+            t += 1
+            mu = tree(lambda m, g: b1 * m + (1 - b1) * g, mu, g)
+            nu = tree(lambda n, g: n - (1 - b2) * np.sign(n - g * g) * g * g, nu, g)
+            p = tree(
+                lambda p, m, n: p - rate * m / (1 - b1**t) / (np.sqrt(n / (1 - b2**t)) + eps),
+                p,
+                mu,
+                nu,
+            )
+            yield p
+
+    return go
+
+
+def novograd(rate, b1, b2, eps, decay):
+    def go(p):
+        mu, nu, t = zeros(p), {}, 0
+        while True:
+            g = yield
+            squares = {k: np.sum(v * v) for k, v in g.items()}
+            nu = {k: b2 * nu[k] + (1 - b2) * s if t else s for k, s in squares.items()}
+            mu = {k: b1 * mu[k] + g[k] / (np.sqrt(nu[k]) + eps) + decay * p[k] for k in p}
+            t += 1
+            p = tree(lambda p, m: p - rate * m, p, mu)
+            yield p
+
+    return go
+
+
+def ratio(p, u):
+    """‖p‖/‖u‖, or 1 where one of them is 0."""
+    a, b = np.sqrt(np.sum(p * p)), np.sqrt(np.sum(u * u))
+    return a / b if a > 0 and b > 0 else 1.0
+
+
+def lamb(rate, b1, b2, eps, decay):
+    def go(p):
+        mu, nu, t = zeros(p), zeros(p), 0
+        while True:
+            g = yield
+            t += 1
+            mu = tree(lambda m, g: b1 * m + (1 - b1) * g, mu, g)
+            nu = tree(lambda n, g: b2 * n + (1 - b2) * g * g, nu, g)
+            u = tree(
+                lambda p, m, n: m / (1 - b1**t) / (np.sqrt(n / (1 - b2**t)) + eps) + decay * p,
+                p,
+                mu,
+                nu,
+            )
+            p = tree(lambda p, u: p - rate * ratio(p, u) * u, p, u)
+            yield p
+
+    return go
+
+
+def lars(rate, beta, trust, decay):
+    """The ratio before the momentum, as in the paper, and the rate inside it."""
+
+    def scaled(p, u):
+        r = ratio(p, u)
+        return u if r == 1.0 else trust * r * u
+
+    def go(p):
+        v = zeros(p)
+        while True:
+            g = yield
+            u = tree(lambda g, p: g + decay * p, g, p)
+            v = tree(lambda v, p, u: beta * v + rate * scaled(p, u), v, p, u)
+            p = tree(lambda p, v: p - v, p, v)
+            yield p
+
+    return go
+
+
+def parted(oracles):
+    """Each leaf by a rule of its own."""
+
+    def go(p):
+        each = {k: oracles[k]({k: v}) for k, v in p.items()}
+        for stepper in each.values():
+            next(stepper)
+        while True:
+            g = yield
+            p = {}
+            for k, stepper in each.items():
+                p |= stepper.send({k: g[k]})
+                next(stepper)
+            yield p
+
+    return go
+
+
+def accumulated(oracle, every):
+    """One step of the rule by the mean of so many gradients; none in between."""
+
+    def go(p):
+        stepper, held = oracle(p), []
+        next(stepper)
+        while True:
+            g = yield
+            held.append(g)
+            if len(held) == every:
+                p = stepper.send({k: np.mean([h[k] for h in held], axis=0) for k in p})
+                next(stepper)
+                held = []
+            yield p
+
+    return go
+
+
+def noisy(rate, deviation, draw):
+    def go(p):
+        t = 0
+        while True:
+            g = yield
+            n = draw(t, {k: v.shape for k, v in p.items()})
+            p = tree(lambda p, g, n: p - rate * (g + deviation(t) * n), p, g, n)
+            t += 1
+            yield p
+
+    return go
+
+
+def langevin(rate, num_data, prior, draw):
+    def go(p):
+        t = 0
+        while True:
+            g = yield
+            n = draw(t, {k: v.shape for k, v in p.items()})
+            p = tree(
+                lambda p, g, n: p - rate / 2 * (num_data * g + prior * p) + np.sqrt(rate) * n,
+                p,
+                g,
+                n,
+            )
+            t += 1
+            yield p
+
+    return go
+
+
 def soap(rate, b1, b2, eps, every, decay=0.0):
     """In the words of the paper's algorithm 3, with the authors' skipped first step."""
 
@@ -332,6 +585,7 @@ def soap(rate, b1, b2, eps, every, decay=0.0):
 
 def sophia(rate, b1, b2, eps, gamma, clip, every, decay, hessian):
     """On a function whose Hessian is the diagonal `hessian`: the estimate is then exact."""
+    at = hessian if callable(hessian) else lambda p: hessian
 
     def go(p):
         mu, h, t = zeros(p), zeros(p), 0
@@ -344,9 +598,9 @@ def sophia(rate, b1, b2, eps, gamma, clip, every, decay, hessian):
                 mu,
                 h,
             )
-            p = tree(lambda p, u: p - rate * (u + decay * p), p, u)
             if (t - 1) % every == 0:
-                h = tree(lambda h, d: b2 * h + (1 - b2) * d, h, hessian)
+                h = tree(lambda h, d: b2 * h + (1 - b2) * d, h, at(p))
+            p = tree(lambda p, u: p - rate * (u + decay * p), p, u)
             yield p
 
     return go
@@ -401,6 +655,16 @@ def newton(rate, damping, matrix_of):
             x, y = p["w"], g["w"]
             a = matrix_of(x)
             p = {"w": x - rate * np.linalg.solve(a + damping * np.eye(len(x)), y)}
+            yield p
+
+    return go
+
+
+def newton_diagonal(rate, damping, diagonal):
+    def go(p):
+        while True:
+            g = yield
+            p = tree(lambda p, g, d: p - rate * g / (d + damping), p, g, diagonal(p))
             yield p
 
     return go

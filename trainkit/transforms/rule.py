@@ -43,16 +43,20 @@ class Rule(optax.GradientTransformationExtraArgs):
         }
 
 
-def rule(factory: Factory | None = None, *, needs_params: bool = False) -> Any:
+def rule(
+    factory: Factory | None = None, *, needs_params: bool = False, name: str | None = None
+) -> Any:
     """Makes a rule of a factory of gradient transformations.
 
     The rule refuses bad hyper-parameters when it is made and mismatched trees when it is used,
     computes in float32 at least, returns updates in the gradients' dtypes, and keeps the structure,
-    shapes, dtypes and buffers of its state its own.
+    shapes, dtypes and buffers of its state its own. Messages call it by the factory's name, or by
+    `name` where that has none (a `functools.partial`).
     """
     if factory is None:
-        return functools.partial(rule, needs_params=needs_params)
+        return functools.partial(rule, needs_params=needs_params, name=name)
     made = factory
+    called = name or made.__name__
     signature = inspect.signature(made)
 
     @functools.wraps(made)
@@ -61,8 +65,8 @@ def rule(factory: Factory | None = None, *, needs_params: bool = False) -> Any:
         bound.apply_defaults()
         for name, value in bound.arguments.items():
             if name in _check.KINDS and value is not None:
-                _check.hyperparameter(name, value, made.__name__)
-        return _build(made, dict(bound.arguments), made.__name__, needs_params)
+                _check.hyperparameter(name, value, called)
+        return _build(made, dict(bound.arguments), called, needs_params)
 
     return make
 
