@@ -249,15 +249,23 @@ def test_what_divides_must_be_positive():
 
 
 def test_conditions():
-    a, b, c = (hollow.of((i, 0, 9)) for i in range(3))
+    a, b, c = (hollow.of(i, 0, 9) for i in range(3))
+    mean = hollow.of(1, 0, 9, hollow.MEAN)
+    place = lambda i, holds=hollow.ZERO: (i, 0, 9, holds)
+    need = lambda condition, readers=(): hollow.Need(condition, readers, None, ())
     assert hollow.both([a, None]) is None
     assert hollow.either([]) is None
-    assert hollow.both([a, b]) == frozenset({frozenset({(0, 0, 9), (1, 0, 9)})})
+    assert hollow.both([a, b]) == frozenset({frozenset({place(0), place(1)})})
+    assert hollow.both([b, mean]) is None  # 0 and the mean of the old ones at once
     assert hollow.either([a, hollow.both([a, b])]) == a
     # One zero serves two needs; a reader rather than what it reads.
-    needs = [(hollow.either([a, b]), []), (b, [])]
-    assert hollow.choose(needs) == {(1, 0, 9)}
-    assert hollow.choose([(hollow.either([a, c]), [2])]) == {(2, 0, 9)}
+    assert hollow.choose([need(hollow.either([a, b])), need(b)]) == {place(1)}
+    assert hollow.choose([need(hollow.either([a, c]), [2])]) == {place(2)}
+    # What holds a mean is not 0 too; a normalised mean is 0 by itself, and has a slope.
+    chosen = hollow.choose([need(mean), need(hollow.either([b, c]))])
+    assert chosen == {place(1, hollow.MEAN), place(2)}
+    behind = hollow.either([c, hollow.both([mean, a])])
+    assert place(0) in hollow.choose([need(mean), need(behind, [2])])
 
 
 REFUSALS = {

@@ -26,7 +26,8 @@ class AxisLeaf:
       small, big: its size before and after.
       layout: "repeat" (copies of a unit side by side), "tile" (the whole axis again and again),
         "stride" (old unit i at place i·big/small, nothing between), "append" (new units that copy
-        nothing at the end) or "centre" (a kernel's old taps in the middle).
+        nothing at the end), "row mean" (the same, and writers may write the mean of the old units
+        into them, which a LayerNorm takes away) or "centre" (a kernel's old taps in the middle).
       clean: whether whatever reads it is a parameter that may be split, so that an uneven split
         has an exact gradient and its copies may hold anything while they are read with 0.
       visible: whether results have it: their old entries lead and are exact.
@@ -64,7 +65,8 @@ class LeafPlan:
       tied: those of them along which it also makes units, as an embedding does that is the
         output's weight too.
       fresh: for each axis the AxisLeafs in whose new units, those that copy none, this parameter
-        may hold anything; in all others it is 0.
+        may hold anything; in all others it is 0, but for
+      means: those in whose new units it holds the mean over the old ones.
       calibrated: whether its gradient factor is a guess, whatever the symmetry.
     """
 
@@ -80,6 +82,7 @@ class LeafPlan:
     reads: tuple[tuple[int, ...], ...] = ()
     tied: tuple[tuple[int, ...], ...] = ()
     fresh: tuple[tuple[int, ...], ...] = ()
+    means: tuple[tuple[int, ...], ...] = ()
     calibrated: bool = False
 
 

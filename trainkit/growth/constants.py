@@ -49,10 +49,11 @@ LAYOUTS: dict[str, Callable[[int, int], np.ndarray | None]] = {
     "tile": tiled,
     "stride": strided,
     "append": appended,
+    "row mean": appended,
     "centre": centred,
 }
 SEARCHED = ("repeat", "tile", "stride")
-HOLLOW = ("stride", "append", "centre")  # layouts with new units that copy nothing
+HOLLOW = ("stride", "append", "row mean", "centre")  # layouts with new units that copy nothing
 
 
 def exact_ratio(r: float, eps: float) -> float:

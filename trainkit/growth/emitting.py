@@ -17,8 +17,8 @@ from trainkit.growth.lockstep import Analysis, Value
 def emit(analysis: Analysis, flow: Flow, layouts: dict[int, str], visible: set[int]) -> Plan:
     chosen, clean = _choose_splits(analysis, flow)
     reads, tied, paired = _roles(flow, chosen)
-    fresh = _fresh(flow)
-    looked_at = {uid for condition, _ in flow.needs for c in condition for _, _, uid in c}
+    fresh, means = _fresh(flow)
+    looked_at = {place[2] for need in flow.needs for clause in need.condition for place in clause}
     numbers: dict[int, int] = {}
     atoms: list[AxisLeaf] = []
 
@@ -96,6 +96,9 @@ def emit(analysis: Analysis, flow: Flow, layouts: dict[int, str], visible: set[i
                 reads=_numbered(reads, i, value, number),
                 tied=_numbered(tied, i, value, number),
                 fresh=_numbered(fresh, i, value, number),
+                means=_numbered(means, i, value, number),
+                # What a norm passes back to the units of a mean is no multiple of what it did.
+                calibrated=any((i, d) in means for d in range(len(value.axes))),
             )
         )
     return Plan(leaves=tuple(plans), atoms=tuple(atoms), equations=analysis.count)
@@ -128,15 +131,19 @@ def _roles(flow: Flow, chosen):
     return reads, tied, paired
 
 
-def _fresh(flow: Flow) -> dict[tuple[int, int], set[int]]:
-    """The axis leaves in whose new units a parameter may hold anything."""
-    zero = hollow.choose(flow.needs)
-    result: dict[tuple[int, int], set[int]] = {}
+def _fresh(flow: Flow) -> tuple[dict[tuple[int, int], set[int]], dict[tuple[int, int], set[int]]]:
+    """The axis leaves in whose new units a parameter may hold anything, and those in which it
+    holds the mean of the old ones."""
+    chosen = hollow.choose(flow.needs)
+    fresh: dict[tuple[int, int], set[int]] = {}
+    means: dict[tuple[int, int], set[int]] = {}
     for i, split in enumerate(flow.param_split):
         for d, _, uid in split:
-            if uid in flow.holes and (i, d, uid) not in zero:
-                result.setdefault((i, d), set()).add(uid)
-    return result
+            if (i, d, uid, hollow.MEAN) in chosen:
+                means.setdefault((i, d), set()).add(uid)
+            elif uid in flow.holes and (i, d, uid, hollow.ZERO) not in chosen:
+                fresh.setdefault((i, d), set()).add(uid)
+    return fresh, means
 
 
 def _numbered(found, i: int, value: Value, number) -> tuple[tuple[int, ...], ...]:

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 from trainkit.growth import hollow as conditions
-from trainkit.growth import signs
+from trainkit.growth import rowmeans, signs
 from trainkit.growth.axes import Axis, coordinate, find, labels, source_map
-from trainkit.growth.hollow import ALWAYS, Condition
+from trainkit.growth.hollow import ALWAYS, MEAN, Condition, Need
 from trainkit.growth.linear import ZERO, Expr, System, plus
 from trainkit.growth.lockstep import Analysis, Joint, Value
 
@@ -40,16 +40,23 @@ class Contraction(NamedTuple):
 class Flow:
     """The state of the pass: two systems of equations and the contractions met."""
 
-    def __init__(self, analysis: Analysis, factors: dict[int, float | None], holes: frozenset[int]):
+    def __init__(
+        self,
+        analysis: Analysis,
+        factors: dict[int, float | None],
+        holes: frozenset[int] = frozenset(),
+        rows: frozenset[int] = frozenset(),
+    ):
         self.analysis = analysis
         self.holes = holes  # uids of leaves with new units that copy nothing
+        self.rows = rows  # those of them whose new units may hold the mean of the old
         self.makers: dict[int, Joint] = {}
         self.watched: set[int] = set()  # leaves whose copies something else than a sum looks at
         self.factors = factors  # leaf uid -> log of the copies a unit, None where uneven
         self.scales = System()
         self.splits = System()
         self.contractions: list[Contraction] = []
-        self.needs: list[tuple[Condition, list[int]]] = []  # what must be 0 in new units
+        self.needs: list[Need] = []  # what new units must hold
         self.param_scale: list[tuple[Expr, dict[tuple[int, int], Expr]]] = []
         self.param_split: list[dict[tuple[int, int, int], Expr]] = []
         self.shift: dict[int, float] = {}
@@ -109,7 +116,10 @@ class Flow:
             (d, label, leaf.uid): self.splits.variable() for d, label, leaf in self.cells(value)
         }
         i = len(self.param_scale)
-        value.zeros = {(d, uid): conditions.of((i, d, uid)) for d, uid in self.hollow(value)}
+        value.zeros = {(d, uid): conditions.of(i, d, uid) for d, uid in self.hollow(value)}
+        value.means = {
+            (d, uid): conditions.of(i, d, uid, MEAN) for d, uid in rowmeans.keys(value, self.rows)
+        }
         self.param_scale.append((base, more))
         self.param_split.append(dict(value.carries))
 
@@ -120,6 +130,7 @@ class Flow:
             value.scale[block] = ZERO
         value.carries = {}
         value.zeros = {}
+        value.means = {}
 
     def unknown(self, value: Value) -> None:
         """A value whose scale later equations decide (a loop's carry)."""
@@ -141,6 +152,16 @@ class Flow:
         if value.const is None:
             return False
         return all(c.uniform is not None and not np.any(c.uniform) for c in value.const)
+
+    def need(
+        self,
+        condition: Condition,
+        joint: Joint,
+        axes: Sequence[Axis],
+        readers: Sequence[int] = (),
+    ) -> None:
+        """Notes a condition on what new units hold."""
+        self.needs.append(Need(condition, readers, joint, axes))
 
     def zero_at(self, value: Value, out: Value, d: int, uid: int) -> Condition | None:
         """When an operand, aligned with the result, is 0 in the new units of a leaf."""
@@ -335,6 +356,8 @@ class Flow:
 
     def run(self, joints: Sequence[Joint]) -> None:
         for joint in joints:
+            for v in joint.outs:
+                v.means = {}
             self.analysis.rules.get(joint.name, self.analysis.unknown).flow(self, joint)
             if self.holes and len(joint.outs) == 1:
                 joint.outs[0].sign = signs.of_result(joint)

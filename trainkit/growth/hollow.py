@@ -1,25 +1,46 @@
 """New units that copy nothing: which parameters must be 0 there, and which may hold anything.
 
 Whether a value is 0 in its new units follows from parameters being 0 there: a product is 0 where
-one factor is, a sum where all terms are. A condition is a set of clauses; it holds when every
-parameter of one clause is 0. What sums over such units needs its condition to hold; the parameters
-that no chosen clause names are drawn afresh, so that gradients flow to those that are 0. (Were both
-sides 0, neither would ever move.)
+one factor is, a sum where all terms are. Likewise whether it holds the mean of the old ones there
+(see `rowmeans`). A condition is a set of clauses; it holds when every parameter of one clause is
+what the clause says. What sums over such units needs its condition to hold; the parameters that no
+chosen clause names are drawn afresh, so that gradients flow to those that are 0. (Were both sides
+0, neither would ever move.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
-Place = tuple[int, int, int]  # (parameter, its dimension, uid of the axis leaf)
+from trainkit.growth.axes import Axis
+from trainkit.growth.lockstep import Joint
+
+ZERO, MEAN = 0, 1  # what new units hold
+# (parameter, its dimension, uid of the axis leaf, what its new units hold)
+Place = tuple[int, int, int, int]
 Condition = frozenset[frozenset[Place]]
 
 ALWAYS: Condition = frozenset({frozenset()})
 LIMIT = 6  # clauses kept; dropping one only asks for more zeros than there need be
 
 
-def of(place: Place) -> Condition:
-    return frozenset({frozenset({place})})
+class Need(NamedTuple):
+    """A condition that has to hold, and what for.
+
+    Attributes:
+      readers: the parameters that read the axis themselves.
+      joint, axes: the equation that needs it, and the axes it is about.
+    """
+
+    condition: Condition
+    readers: Collection[int]
+    joint: Joint
+    axes: Sequence[Axis]
+
+
+def of(parameter: int, dimension: int, uid: int, holds: int = ZERO) -> Condition:
+    return frozenset({frozenset({(parameter, dimension, uid, holds)})})
 
 
 def either(conditions: Iterable[Condition]) -> Condition | None:
@@ -35,8 +56,12 @@ def both(conditions: Iterable[Condition | None]) -> Condition | None:
         if condition is None:
             return None
         if condition is not result:
-            result = _smallest([a | b for a in result for b in condition])
-    return result
+            result = _smallest([a | b for a in result for b in condition if _together(a, b)])
+    return result or None
+
+
+def _together(a: Iterable[Place], b: Collection[Place]) -> bool:
+    return not any((*place[:3], 1 - place[3]) in b for place in a)
 
 
 def _smallest(clauses: list[frozenset[Place]]) -> Condition:
@@ -47,17 +72,32 @@ def _smallest(clauses: list[frozenset[Place]]) -> Condition:
     return frozenset(kept)
 
 
-def choose(needs: Iterable[tuple[Condition, Collection[int]]]) -> set[Place]:
-    """The places that must be 0 so that every need holds, few of them.
+def choose(needs: Iterable[Need]) -> set[Place]:
+    """What places must hold so that every need is met; few of them.
 
-    A need comes with the parameters that read the axis themselves: rather 0 in these than in what
-    they read, where 0 may be a point without a slope.
+    Rather 0 in the parameters that read an axis than in what they read, where 0 may be a point
+    without a slope. A normalised row mean is 0 with a slope: there rather in what is read.
+
+    Raises:
+      GrowthError: two needs contradict each other.
     """
     chosen: set[Place] = set()
-    for condition, readers in sorted(needs, key=lambda need: len(need[0])):
+    for need in sorted(needs, key=lambda need: len(need.condition)):
         costs = [
-            (len(clause - chosen), any(place[0] not in readers for place in clause), sorted(clause))
-            for clause in condition
+            (
+                len(clause - chosen),
+                not any(place[3] == MEAN for place in clause),
+                any(place[0] not in need.readers for place in clause),
+                sorted(clause),
+            )
+            for clause in need.condition
+            if _together(clause, chosen)
         ]
-        chosen |= set(min(costs)[2])
+        if not costs:
+            need.joint.fail(
+                "new units would have to be 0 here, and the mean of the old ones elsewhere",
+                axes=need.axes,
+                mend="grow this axis to a multiple",
+            )
+        chosen |= set(min(costs)[3])
     return chosen

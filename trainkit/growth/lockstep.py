@@ -19,7 +19,7 @@ class Value:
     Attributes:
       const: the constant in both programs, or `None`.
       origin: the parameter that this is, up to moving its elements about, or `None`.
-      scale, carries, zeros: what the flow pass finds; see `flow`.
+      scale, carries, zeros, means: what the flow pass finds; see `flow`.
     """
 
     __slots__ = (
@@ -28,6 +28,7 @@ class Value:
         "carries",
         "const",
         "dtype",
+        "means",
         "origin",
         "scale",
         "sign",
@@ -45,6 +46,7 @@ class Value:
         self.scale: Any = None
         self.carries: Any = None
         self.zeros: Any = None
+        self.means: Any = {}
         self.sign = 0  # see `signs`
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from trainkit.growth import hollow as conditions
+from trainkit.growth import rowmeans
 from trainkit.growth.axes import Axis, find
 from trainkit.growth.flow import Flow, mend_of
 from trainkit.growth.hollow import ALWAYS, Condition
@@ -51,6 +52,13 @@ def move(
         )
         if every is not None:
             out.zeros[d, uid] = every
+    if joint.name in rowmeans.MOVES:
+        out.means = {
+            (d, uid): means
+            for d, uid in rowmeans.keys(out, flow.rows)
+            if (means := conditions.both(_means_moved(flow, *p, out, d, uid) for p in pieces))
+            is not None
+        }
     seen: dict[tuple[int, int, int], Expr] = {}
     for src, groups in pieces:
         flow.read(src)
@@ -90,6 +98,22 @@ def _zero_moved(flow: Flow, src: Value, out: Value, groups, d: int, uid: int) ->
         missing = isinstance(group.small, np.ndarray) and bool((group.small < 0).any())
         return ALWAYS if missing else None
     return conditions.both(src.zeros.get(key) for key in found)
+
+
+def _means_moved(flow: Flow, src: Value, groups, out: Value, d: int, uid: int) -> Condition | None:
+    """When the new units of what an operand brings hold the mean of its old ones."""
+    (group,) = [g for g in groups if d in g.out]
+    dims = [e for e in group.src if (src.small[e], src.big[e]) != (1, 1)]
+    if not dims or (len(dims) == 1 and rowmeans.constant_along(flow.makers, src, dims[0])):
+        return ALWAYS
+    only = [o for o in group.out if (out.small[o], out.big[o]) != (1, 1)] == [d]
+    in_order = group.big is None and (
+        group.small is None or np.array_equal(group.small, np.arange(out.small[d]))
+    )
+    if len(dims) > 1 or not only or not in_order:
+        return None
+    same = find(src.axes[dims[0]]) is find(out.axes[d])
+    return src.means.get((dims[0], uid)) if same else None
 
 
 def _move_splits(flow: Flow, src, out, g: Group, way, seen, filler) -> None:
@@ -170,6 +194,8 @@ def _check_move(flow: Flow, joint, src_axes, out_axes, small: np.ndarray, g: Gro
     right = np.where(alive, small[np.where(alive, out_map, 0)], -1)
     right = np.where(alive & (right < 0), -2, right)
     ok = (left == right) | (~alive & ((left == -1) | (left == -2)))
+    if all(a.fixed for a in src_axes) and (small >= 0).all():
+        ok |= ~alive  # a broadcast: new units hold what all others do
     if not ok.all():
         joint.fail(
             f"`{joint.name}` does not move copies onto copies of the same units",

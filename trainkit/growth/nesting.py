@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from trainkit.growth import hollow as conditions
+from trainkit.growth import rowmeans
 from trainkit.growth.axes import Axis, find, grown_leaves
 from trainkit.growth.flow import Contraction, Flow
-from trainkit.growth.hollow import ALWAYS
+from trainkit.growth.hollow import ALWAYS, Condition
 from trainkit.growth.linear import ZERO, Expr, constant, plus
 from trainkit.growth.lockstep import Joint, Value
 
@@ -37,7 +39,7 @@ def nest(
                 flow.uniform(joint, v, d)
                 for e, uid in flow.hollow(v):
                     if e == d and (e, uid) in v.zeros:
-                        flow.needs.append((v.zeros[e, uid], []))
+                        flow.need(v.zeros[e, uid], joint, [v.axes[e]])
                         window.add(uid)
     counts = [len(flow.labels(a)[1]) for a in loops]
     first = [[int(np.argmax(flow.labels(a)[0] == c)) for c in range(n)] if n > 1 else [0]
@@ -65,6 +67,10 @@ def nest(
     seen: dict[tuple, Expr] = {}
     out.carries = {}
     out.zeros = {}
+    out.means = _means(flow, operands, out, out_dims)
+    rows = {i: means for i in reduced if (means := _row(flow, loops, operands, i)) is not None}
+    for i, means in rows.items():
+        flow.need(means, joint, [loops[i]])
     for combo in itertools.product(*map(range, counts)):
         total: Expr | None = ZERO
         for v, dims in operands:
@@ -74,6 +80,8 @@ def nest(
             continue
         for i in reduced:
             copies = flow.log_copies(flow.labels(loops[i])[1][combo[i]])
+            if i in rows:
+                copies = math.log(find(loops[i]).big / find(loops[i]).small)
             total = plus(total, constant(copies))
         block = block_of(out, out_dims, combo)
         out.scale[block] = flow.same_scale(joint, out.scale[block], total)
@@ -90,7 +98,7 @@ def nest(
                         if v.origin is not None and len(names) == 1:
                             direct.append(v.origin)
                             reads.append(v.carries.get(key, ZERO))
-                if leaf.uid in flow.holes:
+                if leaf.uid in flow.holes and i not in rows:
                     _nest_zeros(flow, joint, loops, operands, out, out_dims, i, leaf, i in reduced)
                 if i in reduced:
                     flow.contractions.append(Contraction(carried, joint, axis, leaf, direct, reads))
@@ -105,6 +113,39 @@ def nest(
                             out.carries[key] = carried
 
 
+def _row(flow: Flow, loops: Sequence[Axis], operands, i: int) -> Condition | None:
+    """When a sum over an axis is over old units and new ones that hold their mean."""
+    uid = find(loops[i]).uid
+    found = [
+        (v, d, names)
+        for v, dims in operands
+        for d, names in enumerate(dims)
+        if names is not None and i in names
+    ]
+    if uid not in flow.rows or len(found) != 1:
+        return None
+    ((v, d, names),) = found
+    return v.means.get((d, uid)) if names == (i,) else None
+
+
+def _means(flow: Flow, operands, out: Value, out_dims) -> rowmeans.Means:
+    """One operand alone runs through an axis: its means are the result's."""
+    result: rowmeans.Means = {}
+    for d, uid in rowmeans.keys(out, flow.rows):
+        if out_dims[d] is None or len(out_dims[d]) != 1:
+            continue
+        (i,) = out_dims[d]
+        found = [
+            (v, e, names)
+            for v, dims in operands
+            for e, names in enumerate(dims)
+            if names is not None and i in names
+        ]
+        if len(found) == 1 and found[0][2] == (i,) and (found[0][1], uid) in found[0][0].means:
+            result[d, uid] = found[0][0].means[found[0][1], uid]
+    return result
+
+
 def _nest_zeros(flow: Flow, joint, loops, operands, out, out_dims, i, leaf, reduced) -> None:
     found = [
         (ALWAYS if flow.is_zero(v) else v.zeros.get((d, leaf.uid)), v)
@@ -114,7 +155,8 @@ def _nest_zeros(flow: Flow, joint, loops, operands, out, out_dims, i, leaf, redu
     ]
     empty = conditions.either(c for c, _ in found if c is not None)
     if reduced and empty is not None:
-        flow.needs.append((empty, [v.origin for _, v in found if v.origin is not None]))
+        readers = [v.origin for _, v in found if v.origin is not None]
+        flow.need(empty, joint, [loops[i]], readers)
     if reduced and empty is None:
         joint.fail(
             f"units that copy nothing would be summed by `{joint.name}`",

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from trainkit.growth.variance import centred
+
 # Calls whose body is simply run: they carry no meaning of their own for the value.
 CALLS = {
     "jit": "jaxpr",
@@ -142,6 +144,10 @@ class Folder:
                 results = self._run(body, inner_consts, ins, out, (*calls, eqn))
             elif all(isinstance(v, Const) for v in ins) and not eqn.effects:
                 results = self._fold(eqn, ins)
+            elif name == "sub" and (found := centred(self._made, eqn, ins)) is not None:
+                body, ins = found
+                consts_in = [self.literal(c) for c in body.consts]
+                results = self._run(body.jaxpr, consts_in, ins, out, calls)
             else:
                 # A body may be run at several places: its variables are made anew each time.
                 if name == "gather":

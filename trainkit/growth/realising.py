@@ -151,6 +151,8 @@ def _leaf(
 def _fill(plan: Plan, leaf: LeafPlan, d: int, drawn: bool) -> Literal["zero", "mean", "random"]:
     """What the units of an axis that copy none hold. Vectors (norms, biases) take the mean."""
     empty = {a for a in atoms_in(leaf.axes[d]) if plan.atoms[a].layout in HOLLOW}
+    if empty and leaf.means and empty <= set(leaf.means[d]):
+        return "mean"
     if not empty or not leaf.fresh or not empty <= set(leaf.fresh[d]):
         return "zero"
     if len(leaf.big) < 2 or all(plan.atoms[a].fill == "mean" for a in empty):

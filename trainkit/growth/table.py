@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from trainkit.growth.axes import find, show
+from trainkit.growth.axes import find, show, source_map
 from trainkit.growth.blueprint import LeafPlan, Plan, atom_axes, axis_from
 from trainkit.growth.constants import HOLLOW
 
@@ -49,6 +49,8 @@ def table(plan: Plan) -> str:
         ]
         if atom.layout in HOLLOW:
             how = "new units copy none"
+            if atom.layout == "row mean":
+                how += ", and hold the mean of the old ones in " + ", ".join(_holders(plan, i))
             if atom.visible:
                 how += "; results have them behind their old entries, which are exact"
         elif i not in split:
@@ -69,6 +71,11 @@ def table(plan: Plan) -> str:
 def _name(i: int) -> str:
     letters = "abcdefghijklmnopqrstuvwxyz"
     return letters[i % 26] + (str(i // 26) if i >= 26 else "")
+
+
+def _holders(plan: Plan, atom: int) -> list[str]:
+    held = [leaf.path for leaf in plan.leaves if any(atom in axis for axis in leaf.means)]
+    return [*held[:3], f"{len(held) - 3} more"] if len(held) > 4 else held
 
 
 def _atoms_in(structure: tuple) -> set[int]:
@@ -106,10 +113,10 @@ def _factor(leaf: LeafPlan) -> str:
 
 def _gradient(plan: Plan, leaf: LeafPlan, atoms) -> str:
     copies = 1.0
-    for s, shape in zip(leaf.axes, leaf.big, strict=True):
+    for s in leaf.axes:
         if s is not None:
             axis = find(axis_from(s, atoms))
-            copies *= shape / axis.small
+            copies *= (source_map(axis) >= 0).sum() / axis.small
     factors = sorted(
         {
             1 / (leaf.weight * float(np.prod(c)) * copies)

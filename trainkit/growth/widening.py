@@ -56,34 +56,45 @@ def widen(
         except GrowthError as error:
             # Units with unequal numbers of copies are impossible here: new units that hold nothing
             # may still be (a stream that only root-mean-square norms and parameters read).
+            # Where a LayerNorm takes the mean away, new units may hold the mean.
             odd = [
                 leaf
                 for leaf in error.leaves
-                if leaf.big % leaf.small and layouts[leaf.uid] == "repeat"
+                if (leaf.big % leaf.small and layouts[leaf.uid] == "repeat")
+                or layouts[leaf.uid] == "append"
             ]
             if odd:
                 first = first or (odd[0], error)
-                layouts[odd[0].uid] = "append"
+                layouts[odd[0].uid] = "append" if layouts[odd[0].uid] == "repeat" else "row mean"
                 odd[0].source = appended(odd[0].small, odd[0].big)
             elif first is None:
                 raise
+            elif not first[0].big % first[0].small:
+                raise first[1] from error  # a multiple, whose new units were asked to copy none
             else:
-                raise _no_multiple(analysis, *first) from error
+                raise _no_multiple(analysis, *first, error) from error
 
 
-def _no_multiple(analysis: Analysis, leaf: Axis, error: GrowthError) -> GrowthError:
+def _no_multiple(
+    analysis: Analysis, leaf: Axis, error: GrowthError, last: GrowthError
+) -> GrowthError:
     n, m = leaf.small, leaf.big
+    above = m // n + 1
     return GrowthError(
         f"an axis that grows from {n} to {m}, no multiple, is summed over where no parameter can "
         "be split over its copies (a norm, or a product of activations): units with different "
         f"numbers of copies would count differently. The first equation that shows it:\n"
-        f"{error.reason}",
+        f"{error.reason}\n"
+        "New units that copy none do not do either. They would have to be 0 behind a root mean "
+        "square, and hold the mean of the old ones behind a LayerNorm, which sums of what "
+        "parameters write can, but no result of another norm or of a non-linear function. The "
+        f"equation where that fails:\n{last.reason}",
         axis=f"{n}→{m}",
         params=analysis.paths([leaf]),
         primitive=error.primitive,
         source=error.source,
-        mend=f"grow this axis to a multiple of {n} ({n * max(2, round(m / n))}), or grow a hidden "
-        "width that parameters alone read, which may take any size",
+        mend=f"grow this axis to a multiple of {n} ({n * above}, {n * (above + 1)}, …), or grow a "
+        "hidden width that parameters alone read, which may take any size",
     )
 
 
@@ -156,7 +167,8 @@ def _run(analysis, values, joints: list[Joint], outs, layouts) -> Flow:
     for v in every:
         if v.const is not None:
             v.scale = None  # what an earlier attempt found
-    flow = Flow(analysis, factors, holes)
+    rows = frozenset(uid for uid in factors if layouts[uid] == "row mean")
+    flow = Flow(analysis, factors, holes, rows)
     users = {id(v): j for j in all_joints(joints) for v in j.ins}
 
     def read_constant(v: Value) -> np.ndarray:

@@ -58,21 +58,28 @@ def _link(flow: Flow, joint: Joint, a: Value, b: Value) -> None:
 def _close(flow: Flow, joint: Joint, inner: Value, out: Value, result: Value) -> None:
     """What a round gives is what the next one takes."""
     _link(flow, joint, inner, flow.read(out))
-    if not flow.is_zero(out) and not inner.zeros.keys() <= out.zeros.keys():
+    kept = [(out.zeros, inner.zeros), (out.means, inner.means)]
+    if not flow.is_zero(out) and not all(keys.keys() <= found.keys() for found, keys in kept):
         joint.fail("new units that hold nothing at first would be filled by the loop",
                    axes=[a for a in inner.axes if not a.fixed])  # fmt: skip
     if not flow.is_zero(out):
-        flow.needs += [(out.zeros[key], []) for key in inner.zeros]
-    result.scale, result.carries, result.zeros = inner.scale, inner.carries, inner.zeros
+        for found, key in [(f, k) for f, keys in kept for k in keys]:
+            flow.need(found[key], joint, [inner.axes[key[0]]])
+    result.scale, result.carries = inner.scale, inner.carries
+    result.zeros, result.means = inner.zeros, inner.means
 
 
-def _enter(flow: Flow, v: Value, inner: Value) -> None:
-    """A carry is 0 in its new units in every round where it is in the first."""
+def _enter(flow: Flow, joint: Joint, v: Value, inner: Value) -> None:
+    """A carry holds in its new units in every round what it holds in the first."""
+    inner.means = {}
     if flow.is_zero(v):
         inner.zeros = dict.fromkeys(flow.hollow(inner), ALWAYS)
-    else:
-        inner.zeros = dict.fromkeys(v.zeros, ALWAYS)
-        flow.needs += [(condition, []) for condition in v.zeros.values()]
+        return
+    inner.means = dict.fromkeys(v.means, ALWAYS)
+    inner.zeros = dict.fromkeys(v.zeros.keys() - v.means.keys(), ALWAYS)
+    for found, keys in ((v.means, inner.means), (v.zeros, inner.zeros)):
+        for key in keys:
+            flow.need(found[key], joint, [v.axes[key[0]]])
 
 
 def scan_flow(flow: Flow, joint: Joint) -> None:
@@ -84,7 +91,7 @@ def scan_flow(flow: Flow, joint: Joint) -> None:
     for v, inner in zip(init, body.ins[consts : consts + carries], strict=True):
         flow.read(v)
         flow.unknown(inner)
-        _enter(flow, v, inner)
+        _enter(flow, joint, v, inner)
         _link(flow, joint, v, inner)
     for v, inner in zip(xs, body.ins[consts + carries :], strict=True):
         flow.read(v)
@@ -129,7 +136,7 @@ def while_flow(flow: Flow, joint: Joint) -> None:
     for v, inner in zip(joint.ins[n:], inside, strict=True):
         flow.read(v)
         flow.unknown(inner)
-        _enter(flow, v, inner)
+        _enter(flow, joint, v, inner)
         _link(flow, joint, v, inner)
     flow.run(test.equations)
     for v in test.outs:
@@ -202,7 +209,8 @@ def barrier_axes(joint: Joint) -> None:
 def barrier_flow(flow: Flow, joint: Joint) -> None:
     for v, out in zip(joint.ins, joint.outs, strict=True):
         flow.read(v)
-        out.scale, out.carries, out.zeros, out.origin = v.scale, v.carries, v.zeros, v.origin
+        out.scale, out.carries, out.origin = v.scale, v.carries, v.origin
+        out.zeros, out.means = v.zeros, v.means
 
 
 UNKNOWN = Rule(unknown_axes, unknown_flow)

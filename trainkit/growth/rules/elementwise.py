@@ -9,6 +9,7 @@ import numpy as np
 from trainkit.growth.axes import find
 from trainkit.growth.flow import Flow
 from trainkit.growth.lockstep import Joint, Rule
+from trainkit.growth.rowmeans import constant_along, keys, of_product, of_sum, taken_away
 
 
 def axes(joint: Joint, *ignored: str) -> None:
@@ -50,6 +51,7 @@ def linear(flow: Flow, joint: Joint) -> None:
     """f(c·x) = c·f(x), element by element and additive."""
     flow.elementwise(joint, joint.ins, joint.outs[0], [1.0])
     joint.outs[0].origin = joint.ins[0].origin
+    joint.outs[0].means = of_product(flow.makers, joint.ins, joint.outs[0], flow.rows)
 
 
 def homogeneous(power: float, flow: Flow, joint: Joint) -> None:
@@ -66,6 +68,7 @@ def sign(flow: Flow, joint: Joint) -> None:
 
 def multiply(flow: Flow, joint: Joint) -> None:
     flow.elementwise(joint, joint.ins, joint.outs[0], [1.0, 1.0])
+    joint.outs[0].means = of_product(flow.makers, joint.ins, joint.outs[0], flow.rows)
 
 
 def divide(flow: Flow, joint: Joint) -> None:
@@ -73,12 +76,19 @@ def divide(flow: Flow, joint: Joint) -> None:
         return nonlinear(flow, joint)  # rounds towards zero
     flow.carries_nothing(joint.ins[1])
     flow.elementwise(joint, joint.ins, joint.outs[0], [1.0, -1.0])
+    out = joint.outs[0]
+    if all(constant_along(flow.makers, joint.ins[1], d) for d, _ in keys(out, flow.rows)):
+        out.means = of_product(flow.makers, joint.ins, out, flow.rows)
 
 
 def add(flow: Flow, joint: Joint) -> None:
     if _shifted(flow, joint):
         return
-    flow.agree(joint, joint.ins, joint.outs[0])
+    out = joint.outs[0]
+    flow.agree(joint, joint.ins, out)
+    out.means = of_sum(flow.makers, joint.ins, out, flow.rows)
+    if joint.name == "sub":
+        out.zeros.update(taken_away(flow.makers, joint, flow.rows))
 
 
 def largest(flow: Flow, joint: Joint) -> None:
@@ -126,7 +136,10 @@ def clamp(flow: Flow, joint: Joint) -> None:
 def select(flow: Flow, joint: Joint) -> None:
     which, *cases = joint.ins
     flow.pin(joint, which)
-    flow.agree(joint, cases, joint.outs[0])
+    out = joint.outs[0]
+    flow.agree(joint, cases, out)
+    if all(constant_along(flow.makers, which, d) for d, _ in keys(out, flow.rows)):
+        out.means = of_sum(flow.makers, cases, out, flow.rows)
 
 
 def complex_pair(flow: Flow, joint: Joint) -> None:

@@ -1,0 +1,93 @@
+"""E[x²] − E[x]² written as E[(x − E[x])²], so that every variance of a program is of one form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import lax
+from jax.extend import core
+
+
+class _Mean(NamedTuple):
+    """A mean of `of` over `axes`, as a sum divided by `size`."""
+
+    of: Any
+    axes: tuple[int, ...]
+    size: float
+
+
+def centred(
+    made: Mapping[int, Any], eqn: core.JaxprEqn, ins: Sequence[Any]
+) -> tuple[core.ClosedJaxpr, list[Any]] | None:
+    """The program that replaces a difference of moments, and its operands (x and its mean).
+
+    Args:
+      made: id of a variable -> the equation that made it.
+      eqn: a subtraction.
+      ins: its operands.
+    """
+    squares, square = _mean(made, ins[0]), _squared(made, ins[1])
+    if squares is None or square is None:
+        return None
+    x, mean = _squared(made, squares.of), _mean(made, square)
+    if x is None or mean is None or (mean.of, mean.axes) != (x, squares.axes):
+        return None
+    if not jax.dtypes.issubdtype(x.aval.dtype, np.floating):
+        return None
+    count = math.prod(x.aval.shape[d] for d in mean.axes)
+    eps = 4 * float(jax.numpy.finfo(x.aval.dtype).eps)
+    if not all(math.isclose(m.size, count, rel_tol=eps) for m in (mean, squares)):
+        return None
+    shapes = x.aval, square.aval
+    if shapes[0].dtype != shapes[1].dtype:
+        return None
+    if square.aval.shape != ins[0].aval.shape:
+        return None
+    kept = [1 if d in mean.axes else n for d, n in enumerate(x.aval.shape)]
+    if math.prod(kept) != math.prod(square.aval.shape):
+        return None
+
+    def variance(x, mean):
+        rest = lax.sub(x, lax.broadcast_in_dim(lax.reshape(mean, kept), x.shape, range(x.ndim)))
+        total = lax.reshape(lax.reduce_sum(lax.square(rest), mean_axes), mean.shape)
+        return lax.div(total, lax.full_like(total, count))
+
+    mean_axes = mean.axes
+    structs = [jax.ShapeDtypeStruct(s.shape, s.dtype) for s in shapes]
+    closed = jax.make_jaxpr(variance)(*structs)
+    # Errors are to name the line of the model.
+    lines = [e.replace(source_info=eqn.source_info) for e in closed.jaxpr.eqns]
+    return core.ClosedJaxpr(closed.jaxpr.replace(eqns=lines), closed.consts), [x, square]
+
+
+def _squared(made: Mapping[int, Any], v: Any) -> Any:
+    """x where v = x²."""
+    e = made.get(id(v))
+    if e is None:
+        return None
+    twice = e.name == "mul" and e.ins[0] is e.ins[1]
+    power = e.name == "integer_pow" and e.params["y"] == 2
+    found = e.ins[0] if e.name == "square" or twice or power else None
+    return found if hasattr(found, "aval") else None
+
+
+def _mean(made: Mapping[int, Any], v: Any) -> _Mean | None:
+    e = made.get(id(v))
+    if e is None or e.name not in ("div", "mul"):
+        return None
+    uniform = getattr(e.ins[1], "uniform", None)
+    if uniform is None or not float(uniform):
+        return None
+    count = float(uniform) if e.name == "div" else 1.0 / float(uniform)
+    total = made.get(id(e.ins[0]))
+    while total is not None and total.name in ("broadcast_in_dim", "reshape"):
+        if math.prod(total.ins[0].aval.shape) != math.prod(total.outs[0].aval.shape):
+            return None  # more than dimensions of size 1 come or go
+        total = made.get(id(total.ins[0]))
+    if total is None or total.name != "reduce_sum":
+        return None
+    return _Mean(total.ins[0], tuple(total.params["axes"]), count)
