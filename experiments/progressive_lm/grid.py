@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ class Corpus:
     batch: int
 
     @classmethod
-    def of(cls, text: CharCorpus, length: int, batch: int, held: int = 64) -> Corpus:
+    def of(cls, text: CharCorpus, length: int, batch: int, held: int = 256) -> Corpus:
         """The corpus with `held` windows of its validation part to evaluate on."""
         train, validation, _ = text.split()
         windows = validation.windows(length)
@@ -100,7 +101,7 @@ class Grid:
         """FLOPs of one step of one run."""
         return count_flops(built.step.program, built.like, built.batch)
 
-    def trainer(self, built: Built) -> Callable[[PyTree, int], PyTree]:
+    def trainer(self, built: Built) -> Trainer:
         """`(states, steps) -> states`, steps being a multiple of `CHUNK`."""
         program, corpus = built.step.program, self.corpus
 
@@ -113,13 +114,7 @@ class Grid:
             # Learning rates share the examples of their seed.
             return jax.vmap(jax.vmap(one), (0, None))(states, starts)
 
-        def train(states: PyTree, steps: int) -> PyTree:
-            begin = int(np.asarray(states.step).ravel()[0])
-            for at in range(begin, begin + steps, CHUNK):
-                states = chunk(states, jnp.asarray(self._starts(at)))
-            return states
-
-        return train
+        return Trainer(chunk, self._starts)
 
     def _starts(self, at: int) -> np.ndarray:
         """Where the windows of CHUNK steps begin, [seeds, CHUNK, batch]; by seed and step only."""
@@ -136,8 +131,15 @@ class Grid:
         model, held = built.model, self.corpus.validation
 
         def one(state: PyTree) -> jax.Array:
-            loss = model.evaluation(state.params, state.model_state, held, state.rng)
-            return loss.total / loss.weight
+            # A part at a time: all runs are in memory at once.
+            parts = jax.tree.map(lambda x: x.reshape(-1, 32, *x.shape[1:]), held)
+
+            def sums(part: PyTree) -> tuple[jax.Array, jax.Array]:
+                loss = model.evaluation(state.params, state.model_state, part, state.rng)
+                return loss.total, loss.weight
+
+            total, weight = jax.lax.map(sums, parts)
+            return total.sum() / weight.sum()
 
         run = jax.jit(jax.vmap(jax.vmap(one)))
         return lambda states: np.asarray(run(states), np.float64)
@@ -152,6 +154,28 @@ class Grid:
         assert int(pace.decay_at.ravel()[0]) == NEVER
         length = jnp.full_like(pace.decay_steps, steps)
         return states.replace(opt_state=pace._replace(decay_at=pace.step, decay_steps=length))
+
+
+@dataclasses.dataclass(eq=False)
+class Trainer:
+    """`trainer(states, steps) -> states`, which takes the time of what it does."""
+
+    chunk: Callable[[PyTree, jax.Array], PyTree]
+    starts: Callable[[int], np.ndarray]
+    times: list[float] = dataclasses.field(default_factory=list)
+
+    def __call__(self, states: PyTree, steps: int) -> PyTree:
+        """Trains all runs; `steps` is a multiple of `CHUNK`."""
+        begin = int(np.asarray(states.step).ravel()[0])
+        for at in range(begin, begin + steps, CHUNK):
+            since = time.perf_counter()
+            states = jax.block_until_ready(self.chunk(states, jnp.asarray(self.starts(at))))
+            self.times.append((time.perf_counter() - since) / CHUNK)
+        return states
+
+    def seconds_per_step(self) -> float:
+        """The median time of a step, of all runs together; NaN before the first."""
+        return float(np.median(self.times)) if self.times else float("nan")
 
 
 def whole(steps: float) -> int:

@@ -15,11 +15,8 @@ from trainkit.growth.errors import GrowthError
 from trainkit.growth.stages import Data, Stage, StageError
 from trainkit.progressive import Price, Probe
 
+events = tiny.events
 TWO = [Stage(4, until.steps(10)), Stage(8)]
-
-
-def events(result, kind):
-    return [event for event in result.history if event["event"] == kind]
 
 
 def test_it_grows_when_the_trigger_fires_and_ends_when_the_budget_is_spent():
@@ -32,7 +29,7 @@ def test_it_grows_when_the_trigger_fires_and_ends_when_the_budget_is_spent():
     assert result.ended == "budget spent: steps=20"
     assert not result.satisfied
     # Copying keeps the function; what is left is rounding of float32.
-    assert growth["certificate"]["forward_error"] < 5e-6
+    assert growth["certificate"]["forward_error"]["float32"] < 5e-6
     assert growth["certificate"]["loss_after"] == pytest.approx(
         growth["certificate"]["loss_before"], abs=1e-6
     )
@@ -115,34 +112,6 @@ def test_each_step_is_compiled_once_whether_ahead_or_not():
         assert result.built.step.compiles == 1
         if not ahead:
             assert not growth["compiled_ahead"]
-
-
-def test_the_next_stage_is_compiled_while_the_present_one_trains():
-    compiled = []
-
-    def slow(now):
-        # The trigger comes when the background is done, however slow the machine.
-        if now.steps == 1:
-            hook = slow.growing
-            hook.ahead.get(hook.ways_on[0])
-            compiled.append(hook.ways_on[0].big.step.compiles)
-
-    import trainkit.progressive.run as module
-
-    original = module.Growing
-
-    def growing(*args, **options):
-        slow.growing = original(*args, **options)
-        return slow.growing
-
-    module.Growing = growing
-    try:
-        result = tiny.run(TWO, steps=20, hooks=[slow])
-    finally:
-        module.Growing = original
-    assert compiled == [1]
-    assert events(result, "growth")[0]["compiled_ahead"]
-    assert result.built.step.compiles == 1
 
 
 def test_the_learning_rate_is_stable_then_decays_and_nothing_grows_meanwhile():

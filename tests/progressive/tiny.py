@@ -90,3 +90,8 @@ def run(stages, **options):
         "log_every": 100,
     }
     return trainkit.progressive.progressive(stages, **{**defaults, **options})
+
+
+def events(result, kind):
+    """The events of a kind in a run's history."""
+    return [event for event in result.history if event["event"] == kind]

@@ -64,7 +64,7 @@ def test_the_parts_name_what_happened_and_escape_it():
         "parameters_after": 20,
         "exact": False,
         "compiled_ahead": True,
-        "certificate": {"forward_error": 0.25},
+        "certificate": {"forward_error": {"float32": 0.25}},
         "probe": probe,
         "text": "w: copy",
     }
@@ -74,7 +74,7 @@ def test_the_parts_name_what_happened_and_escape_it():
     for words in (
         "grew: small → &lt;big&gt;, by stack",
         "budget spent: steps=20",
-        "0.25",
+        "2.5e-01 (float32)",
         "stack → &lt;big&gt; (taken)",
         "+0.1000 ± 0.0100",
         "900 M",

@@ -41,6 +41,7 @@ class Ahead:
     """
 
     def __init__(self, enabled: bool = True):
+        self.enabled = enabled
         self._pool = ThreadPoolExecutor(1, "trainkit-ahead") if enabled else None
         self._made: dict[Hashable, Future] = {}
         self._work: dict[Hashable, Callable[[], Any]] = {}
@@ -59,6 +60,12 @@ class Ahead:
             self._made[name] = Future()
             self._made[name].set_result(self._work[name]())
         return self._made[name].result()
+
+    def take(self, name: Hashable) -> Any:
+        """What was made, which is then forgotten: it may be large, or hold on to what is."""
+        made = self.get(name)
+        del self._made[name], self._work[name]
+        return made
 
     def ready(self, name: Hashable) -> bool:
         """Whether `get` would return at once."""

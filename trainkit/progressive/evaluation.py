@@ -69,6 +69,12 @@ class Evaluation:
         self._flops = flops
         return self
 
+    def rehearse(self, state: TrainState) -> None:
+        """Runs each program once: a first run takes longer than those that follow."""
+        shapes = {_shapes(batch): batch for batch in self._batches}
+        for key, batch in shapes.items():
+            jax.block_until_ready(self._programs[key](*self._arguments(state, batch)))
+
     @property
     def flops(self) -> float:
         """FLOPs of one evaluation over all batches."""

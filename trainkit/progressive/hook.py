@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,37 +17,13 @@ from trainkit.growth.pace import begin_decay, lower
 from trainkit.growth.until import Observation, Trigger
 from trainkit.hooks import Change, Now
 from trainkit.progressive.ahead import Ahead
-from trainkit.progressive.built import Built, Passage
+from trainkit.progressive.built import Built
 from trainkit.progressive.ledger import Ledger
+from trainkit.progressive.limits import Limits
+from trainkit.progressive.passage import Passage, Placed
 from trainkit.progressive.probe import Price, Probe, Probing
 
 PyTree = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What a run may use, all of it together; it ends at the first that is used up.
-
-    Attributes:
-      steps, epochs, examples, seconds: of training.
-      flops: of everything in the ledger: training, evaluations, probes and growth.
-    """
-
-    steps: int | None = None
-    epochs: float | None = None
-    examples: int | None = None
-    flops: float | None = None
-    seconds: float | None = None
-
-    def share(self, used: Mapping[str, float]) -> tuple[float, str | None]:
-        """How much of the nearest limit is used (1 is all of it), and which that is."""
-        shares = {
-            name: used[name] / limit
-            for name, limit in dataclasses.asdict(self).items()
-            if limit is not None
-        }
-        nearest = max(shares, key=lambda name: shares[name], default=None)
-        return (shares[nearest], nearest) if nearest else (0.0, None)
 
 
 class Growing:
@@ -85,6 +61,8 @@ class Growing:
         self._target_state = target.init() if target else ()
         self._metrics: dict[str, float] = {}
         self._counted = {"examples": 0, "evaluated_at": -1, "flops": 0.0}
+        self._waits: list[Callable[[], None]] = []
+        self._uncertified: list[tuple[dict[str, Any], Hashable]] = []
         self._begin_stage(dict.fromkeys(("step", "epoch", "examples", "flops", "seconds"), 0))
 
     # -- where it is ---------------------------------------------------------------------------
@@ -112,16 +90,24 @@ class Growing:
         ways = self.ways_on
         for passage in ways:
             # The probe needs the FLOPs of what it compares, so passages come first.
-            self.ahead.start(passage, passage.compile)
+            self.ahead.start(passage, self._ready(passage))
         if ways and (len(ways) > 1 or self.probe is not None):
             probe = self.probe or Probe()
             here, price = self.here, self.price
             self.ahead.start(("probe", here), lambda: Probing(here, ways, probe, price).compile())
 
+    def _ready(self, passage: Passage) -> Callable[[], Passage]:
+        # A rehearsal takes time that is only worth it while something else goes on.
+        rehearse = self.ahead.enabled
+        return lambda: passage.compile().rehearse() if rehearse else passage.compile()
+
     # -- the hook ------------------------------------------------------------------------------
 
     def __call__(self, now: Now) -> Change | None:
         """See `trainkit.hooks.Hook`."""
+        self._start_what_waits()
+        if not self.ahead.enabled:
+            self.settle()
         self._account(now)
         before = self.ledger.total
         change = self._change(now)
@@ -180,7 +166,7 @@ class Growing:
                 return f"target reached: {self.target}"
         share, name = self.limits.share(self._used(now))
         if name is not None and share >= 1:
-            return f"budget spent: {name}={getattr(self.limits, name):g}"
+            return self.limits.reason(name)
         if self._decaying is not None and now.steps >= self._decaying["until"]:
             return f"{self._decaying['reason']}, and the learning rate has decayed"
         return None
@@ -230,8 +216,7 @@ class Growing:
         share, name = self.limits.share(self._used(now))
         if name is None or share < 1 - self.decay:
             return None
-        reason = f"budget spent: {name}={getattr(self.limits, name):g}"
-        return self._begin_decay(now, self._steps_left(now), reason)
+        return self._begin_decay(now, self._steps_left(now), self.limits.reason(name))
 
     def _steps_left(self, now: Now) -> int:
         """How many more steps the budget has room for, at the rate of this stage so far."""
@@ -244,12 +229,7 @@ class Growing:
             "seconds": (now.seconds - base["seconds"]) / took,
             "flops": max((used["flops"] - base["flops"]) / took, self.here.flops_per_step),
         }
-        left = [
-            (limit - used[name]) / rates[name]
-            for name, limit in dataclasses.asdict(self.limits).items()
-            if limit is not None and rates[name] > 0
-        ]
-        return max(1, math.ceil(min(left, default=1)))
+        return self.limits.steps_left(used, rates)
 
     def _begin_decay(self, now: Now, steps: int, reason: str) -> Change:
         self._decaying = {"until": now.steps + steps, "reason": reason}
@@ -277,9 +257,9 @@ class Growing:
                 return self._not_grown(now, kind, probed)
         small, passage = self.here, ways[choice]
         waited = not self.ahead.ready(passage)
-        self.ahead.start(passage, passage.compile)
+        self.ahead.start(passage, self._ready(passage))
         self.ahead.get(passage)
-        state, certificate = passage(now.state)
+        state, certify = passage(now.state)
         self.ledger = self.ledger.plus(growth=passage.flops)
         event = self._event(
             now,
@@ -294,13 +274,16 @@ class Growing:
             text=passage.growth.text if passage.growth else "only the data grow",
             exact=passage.growth.exact if passage.growth else True,
             compiled_ahead=not waited,
-            certificate=certificate,
+            certificate={},
             probe=probed,
         )
+        # When the first step is under way: work in the background must not slow down this one.
+        name = ("certificate", len(self.history))
+        self._waits = [lambda: self.ahead.start(name, certify), self.prepare]
+        self._uncertified.append((event, name))
         self.path.append(choice)
         self._metrics = {}
         self._begin_stage(self._counts(now))
-        self.prepare()
         event["hook_seconds"] = time.perf_counter() - begin
         changed = passage.big.stage.data != small.stage.data
         data = self._stream(passage.big, now.epochs) if changed else None
@@ -379,14 +362,17 @@ class Growing:
         self.history.append(entry)
         return entry
 
+    def _start_what_waits(self) -> None:
+        waits, self._waits = self._waits, []
+        for start in waits:
+            start()
+
     def settle(self) -> None:
-        """Fetches what certificates still have on the device."""
-        for event in self.history:
-            certificate = event.get("certificate")
-            if certificate:
-                event["certificate"] = {
-                    name: float(value) for name, value in jax.device_get(certificate).items()
-                }
+        """Waits for the certificates that are being made."""
+        self._start_what_waits()
+        for event, name in self._uncertified:
+            event["certificate"] = self.ahead.take(name)
+        self._uncertified.clear()
 
     def save(self) -> dict[str, Any]:
         """What a checkpoint holds of it; JSON."""
@@ -416,30 +402,10 @@ class Growing:
         self._decaying = saved["decaying"]
         self._trigger_state = _from_lists(saved["trigger"], self._trigger_state)
         self._target_state = _from_lists(saved["target"], self._target_state)
+        self._waits, self._uncertified = [], []
         here = self.here
         self.prepare()
         return Change(state=here.fresh(), step=here.step, evaluate=here.evaluation, data=here.data)
-
-
-class Placed:
-    """A step for a state that its growth has placed already: `place` has nothing left to do."""
-
-    def __init__(self, built: Built, state: Any):
-        self._step, self._state = built.step, state
-        self.flops_per_call = built.flops_per_step * built.step.steps_per_call
-
-    def place(self, state: Any) -> Any:
-        """The state, placed."""
-        if state is self._state:
-            self._state = None  # it must not be kept alive beyond its first step
-            return state
-        return self._step.place(state)
-
-    def __call__(self, state: Any, batch: Any) -> Any:
-        return self._step(state, batch)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._step, name)
 
 
 def _flat(event: Mapping[str, Any]) -> dict[str, Any]:

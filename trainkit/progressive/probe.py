@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from trainkit.growth.pace import begin_decay, lower
-from trainkit.progressive.built import Built, Passage, cost_of
+from trainkit.progressive.built import Built, cost_of
+from trainkit.progressive.passage import Passage
 from trainkit.state import TrainState
 
 PyTree = Any

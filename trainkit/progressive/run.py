@@ -14,9 +14,11 @@ from trainkit.growth.stages import Data, Stage, check_sizes, check_triggers, nor
 from trainkit.growth.until import Trigger
 from trainkit.loop import fit
 from trainkit.progressive.ahead import Ahead
-from trainkit.progressive.built import Built, Passage, Recipe, levels_built, shapes_of
-from trainkit.progressive.hook import Growing, Limits
+from trainkit.progressive.built import Built, Recipe, levels_built, shapes_of
+from trainkit.progressive.hook import Growing
 from trainkit.progressive.ledger import Ledger
+from trainkit.progressive.limits import Limits
+from trainkit.progressive.passage import Passage
 from trainkit.progressive.probe import Price, Probe
 from trainkit.record import FitResult
 from trainkit.state import TrainState
@@ -77,6 +79,7 @@ def progressive(
     options: Mapping[str, Any] | None = None,
     tokens: int | None = None,
     ahead: bool = True,
+    certify: bool = True,
     hooks: Sequence[Any] = (),
     **fit_options: Any,
 ) -> ProgressiveResult:
@@ -108,7 +111,9 @@ def progressive(
       seed: of parameters and growths.
       placement, options: of `make_train_step`.
       tokens: tokens of an example, for 6·N·D.
-      ahead: whether to compile ahead in the background.
+      ahead: whether to compile ahead, and to run each new program once, in the background.
+      certify: whether every growth gets its `trainkit.growth.Certificate`, which is made in the
+        background when training goes on; until then the states before and after it are kept.
       hooks, **fit_options: for `fit`: `out`, `eval_every`, `log_every`, `config`, …
 
     Raises:
@@ -144,6 +149,7 @@ def progressive(
         placement=placement,
         options=dict(options or {}),
         tokens=tokens,
+        certify=certify,
     )
     if not callable(data):
         _check_data_growth(levels)

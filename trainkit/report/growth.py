@@ -101,7 +101,7 @@ def growth_parts(
     parts = [_heading("What happened"), rows_html(_events(history))]
     growths = [event for event in history if event["event"] == "growth"]
     if growths:
-        parts += [_heading("Certificates"), rows_html(_certificates(growths))]
+        parts += [_heading("Certificates"), columns_html(_certificates(growths))]
         for event in growths:
             if event.get("text"):
                 title = f"stage {event['stage'] + 1}: {event['before']} → {event['after']}"
@@ -161,18 +161,59 @@ def _events(history: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def _certificates(growths: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    rows = []
-    for event in growths:
-        certificate = event.get("certificate") or {}
-        row = {
+    return [
+        {
             "growth": f"{event['before']} → {event['after']}",
-            "parameters": f"{event['parameters_before']:,} → {event['parameters_after']:,}",
             "keeps the function": "yes, proved" if event.get("exact") else "no",
             "compiled ahead": "yes" if event.get("compiled_ahead") else "no",
+            **certificate_cells(event.get("certificate") or {}),
         }
-        row |= {name.replace("_", " "): f"{value:.3g}" for name, value in certificate.items()}
-        rows.append(row)
-    return rows
+        for event in growths
+    ]
+
+
+def certificate_cells(certificate: Mapping[str, Any]) -> dict[str, str]:
+    """A `trainkit.growth.Certificate` as JSON holds it, in words for one row of a table.
+
+    >>> certificate_cells({"forward_error": {"float32": 1e-7}, "parameters": [10, 20]})
+    {'outputs moved by': '1.0e-07 (float32)', 'parameters': '10 → 20'}
+    """
+    has, cells = certificate.get, {}
+    if has("forward_error"):
+        errors = has("forward_error", {}).items()
+        cells["outputs moved by"] = ", ".join(f"{value:.1e} ({name})" for name, value in errors)
+    if "loss_before" in certificate:
+        cells["loss"] = f"{has('loss_before'):.4f} → {has('loss_after'):.4f}"
+    if "gradient_residual" in certificate:
+        cells["gradient residual"] = f"{has('gradient_residual'):.1e}"
+    if has("update_norm"):
+        cells["first update, predicted / actual"] = "{:.3g} / {:.3g}".format(*has("update_norm"))
+    for name in ("parameters", "flops", "bytes"):
+        if has(name):
+            before, after = has(name)
+            show = "{:,}".format if name == "parameters" else _si
+            cells[{"flops": "FLOPs forward"}.get(name, name)] = f"{show(before)} → {show(after)}"
+    if "replica_distance" in certificate:
+        apart = has("replica_distance")
+        cells["copies apart"] = "{:.1e} to {:.1e}".format(*apart) if apart else "no copies"
+    for name, words in (
+        ("new_layers", "new leaves"),
+        ("zeroed", "at 0"),
+        ("calibrated", "moments guessed"),
+        ("dead", "dead units"),
+    ):
+        if name in certificate:
+            cells[words] = _few(has(name))
+    if "fresh" in certificate:
+        cells["fresh entries"] = f"{sum(has('fresh').values()):,}"
+    if has("warnings"):
+        cells["warnings"] = "; ".join(has("warnings"))
+    return cells
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    more = f", … ({len(names)})" if len(names) > most else ""
+    return ", ".join(names[:most]) + more if names else "none"
 
 
 def _probe(probe: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -207,6 +248,19 @@ def rows_html(rows: Sequence[Mapping[str, str]]) -> str:
         for row in rows
     )
     return f'<div style="overflow-x:auto"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def columns_html(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table that has a column for each row: for few rows with many names."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    head, *rest = [
+        f"<tr><td>{_text(name)}</td>"
+        + "".join(f"<td>{_text(row.get(name, ''))}</td>" for row in rows)
+        + "</tr>"
+        for name in names
+    ]
+    head = head.replace("td>", "th>")
+    return f'<div style="overflow-x:auto"><table>{head}{"".join(rest)}</table></div>'
 
 
 def _heading(text: str) -> str:

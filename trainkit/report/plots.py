@@ -52,6 +52,7 @@ def plot(
     *,
     title: str,
     x_label: str,
+    log_x: bool = False,
     log_y: bool = False,
     events: Sequence[Event] = (),
     size: tuple[float, float] = (4.6, 2.9),
@@ -62,7 +63,7 @@ def plot(
       curves: drawn in the order given, each in its own colour.
       title: of the plot; screen readers get it too.
       x_label: what the horizontal axis counts.
-      log_y: whether the vertical axis is logarithmic.
+      log_x, log_y: whether the axis is logarithmic.
       events: moments to mark.
       size: in inches.
 
@@ -126,7 +127,12 @@ def plot(
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(which="both", length=0)
         axes.margins(x=0.02)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        if log_x:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         if axes.get_yscale() != "log":
             axes.yaxis.set_major_locator(MaxNLocator(5))

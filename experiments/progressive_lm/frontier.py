@@ -1,0 +1,129 @@
+"""Where growing lies against the frontier of its baselines: FLOPs and seconds to the same loss.
+
+A row is one method at one budget, at its best learning rate: "method", "optimizer", "flops",
+"seconds" and "losses", one loss a seed. A baseline's curve is its losses at all budgets, each with
+a learning rate that has fallen to 0; between two budgets it is linear in the logarithm of what was
+spent. All of it seed by seed, because the seeds are paired.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+BASELINES = ("small", "large")
+Row = dict[str, Any]
+
+
+class Saved(NamedTuple):
+    """The share that was saved, mean and standard deviation over seeds.
+
+    Attributes:
+      mean: 1 − spent / what the baseline spends to the same loss.
+      spread: over seeds.
+      bound: ">" where the baseline's largest budget does not get there for some seed (that budget
+        is then taken, so it is more), "<" where its smallest is better already; "" otherwise.
+    """
+
+    mean: float
+    spread: float
+    bound: str
+
+    def __str__(self) -> str:
+        return f"{self.bound}{self.mean:.0%} ± {self.spread:.0%}"
+
+
+def spent_to(loss: float, spent: Sequence[float], losses: Sequence[float]) -> tuple[float, str]:
+    """What a baseline spends until a loss, and whether that is only a bound.
+
+    >>> spent_to(2.5, [1.0, 4.0], [3.0, 2.0]), spent_to(1.0, [1.0, 4.0], [3.0, 2.0])
+    ((2.0, ''), (4.0, '>'))
+    """
+    # A larger budget may end worse by chance; the smaller one has got there all the same.
+    best = np.minimum.accumulate(losses)
+    if loss < best[-1]:
+        return float(spent[-1]), ">"
+    if loss > best[0]:
+        return float(spent[0]), "<"
+    at = int(np.argmax(best <= loss))
+    if at == 0 or best[at] == loss:
+        return float(spent[at]), ""
+    share = (best[at - 1] - loss) / (best[at - 1] - best[at])
+    ends = np.log(spent[at - 1]), np.log(spent[at])
+    return float(np.exp(ends[0] + share * (ends[1] - ends[0]))), ""
+
+
+def curve(rows: Sequence[Row], method: str, optimizer: str) -> list[Row]:
+    """A baseline's rows, by what they spent."""
+    found = [r for r in rows if r["method"] == method and r["optimizer"] == optimizer]
+    return sorted(found, key=lambda row: row["flops"])
+
+
+def saved(
+    row: Row, baseline: Sequence[Row], unit: str = "flops", sunk: float = 0.0
+) -> Saved | None:
+    """What a row saved against a baseline to its own loss; `None` without a baseline.
+
+    Args:
+      row: of a growing run.
+      baseline: rows of one method, from `curve`.
+      unit: "flops" or "seconds".
+      sunk: of that, spent already and not counted.
+    """
+    if not baseline:
+        return None
+    shares, bounds = [], set()
+    for seed, loss in enumerate(row["losses"]):
+        theirs, bound = spent_to(
+            loss, [b[unit] for b in baseline], [b["losses"][seed] for b in baseline]
+        )
+        shares.append(1 - (row[unit] - sunk) / theirs)
+        bounds.add(bound)
+    bound = "".join(sorted(bounds))
+    return Saved(float(np.mean(shares)), _spread(shares), bound)
+
+
+def below(row: Row, baselines: Sequence[Sequence[Row]]) -> tuple[float, float]:
+    """How far a row lies below the lower envelope of the baselines, mean and spread over seeds.
+
+    >>> row = {"flops": 2.0, "losses": [1.0]}
+    >>> line = lambda *losses: [{"flops": f, "losses": [x]} for f, x in zip((1.0, 4.0), losses)]
+    >>> below(row, [line(3.0, 2.0), line(4.0, 1.0)])
+    (1.5, 0.0)
+    """
+    gaps = []
+    for seed, loss in enumerate(row["losses"]):
+        at = [
+            np.interp(
+                np.log(row["flops"]),
+                np.log([b["flops"] for b in baseline]),
+                [b["losses"][seed] for b in baseline],
+            )
+            for baseline in baselines
+            if baseline
+        ]
+        gaps.append(min(at, default=math.nan) - loss)
+    return float(np.mean(gaps)), _spread(gaps)
+
+
+def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Each growing row with what it saved; baselines as they are."""
+    out = []
+    for row in rows:
+        shown = dict(row)
+        if row["method"] not in BASELINES:
+            small, large = (curve(rows, name, row["optimizer"]) for name in BASELINES)
+            shown["below"] = below(row, [small, large])
+            for name, baseline in (("small", small), ("large", large)):
+                shown[f"saved_{name}"] = saved(row, baseline)
+                shown[f"saved_{name}_sunk"] = saved(row, baseline, sunk=row["flops_small"])
+                shown[f"saved_{name}_seconds"] = saved(row, baseline, "seconds")
+        out.append(shown)
+    return out
+
+
+def _spread(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

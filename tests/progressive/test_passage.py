@@ -1,0 +1,154 @@
+"""Growing without a stall: what is left for the loop's own thread, and the certificates."""
+
+import json
+import threading
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import pytest
+
+import trainkit
+import trainkit.progressive.run as run_module
+from tests.progressive import tiny
+from trainkit.data import Sampler
+from trainkit.growth import until
+from trainkit.growth.certificate import Certificate
+from trainkit.growth.stages import Stage
+
+TWO = [Stage(4, until.steps(10)), Stage(8)]
+
+
+class Waiting:
+    """A hook that lets the background finish, and notes what the loop's own thread traced.
+
+    Attributes:
+      traced: step -> programs traced, lowered or compiled in the main thread by then.
+    """
+
+    def __init__(self, monkeypatch):
+        self.traced, self.growing = {}, None
+        self._seen = []
+        make = run_module.Growing
+
+        def growing(*args, **options):
+            self.growing = make(*args, **options)
+            return self.growing
+
+        monkeypatch.setattr(run_module, "Growing", growing)
+
+    def listen(self, event, seconds, **_):
+        if event.startswith("/jax/core/compile/"):
+            self._seen.append((event, threading.current_thread() is threading.main_thread()))
+
+    def __call__(self, now):
+        if now.steps == 2 and self.growing.ahead.enabled:
+            self.growing.ahead.get(self.growing.ways_on[0])
+        self.traced[now.steps] = sum(main for _, main in self._seen)
+
+
+@pytest.fixture
+def waiting(monkeypatch):
+    hook = Waiting(monkeypatch)
+    jax.monitoring.register_event_duration_secs_listener(hook.listen)
+    yield hook
+    jax.monitoring.unregister_event_duration_listener(hook.listen)
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_the_loop_traces_and_compiles_nothing_when_it_grows(waiting, ahead):
+    result = tiny.run(TWO, steps=20, decay=0.0, hooks=[waiting], ahead=ahead)
+    (growth,) = tiny.events(result, "growth")
+    # From before the growth at step 10 until after the first step of the grown model.
+    assert growth["compiled_ahead"] is ahead
+    if ahead:
+        assert waiting.traced[11] == waiting.traced[9]
+        assert waiting.traced[15] == waiting.traced[9]
+    else:
+        assert waiting.traced[11] > waiting.traced[9]  # the listener hears what there is to hear
+    assert result.built.step.compiles == 1
+
+
+class MLP(nn.Module):
+    hidden: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        for width in self.hidden:
+            x = nn.relu(nn.Dense(width, bias_init=nn.initializers.normal(0.1))(x))
+        return nn.Dense(tiny.CLASSES)(x)
+
+
+def linen(stages, **options):
+    return trainkit.progressive.progressive(
+        stages,
+        lambda m: trainkit.from_linen(
+            m, optax.softmax_cross_entropy_with_integer_labels, inputs=lambda b: b["x"]
+        ),
+        optax.adam(1e-2),
+        Sampler(tiny.arrays(), 16),
+        tiny.parts(tiny.arrays(64, seed=1), 16),
+        **{"steps": 12, "eval_every": 4, "progress": False, "report": False, **options},
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"donate": True}, {"placement": "fsdp"}],
+    ids=["donated", "sharded"],
+)
+def test_every_growth_has_its_whole_certificate(options, tmp_path):
+    options = dict(options)
+    placement = options.pop("placement", "single")
+    out = tmp_path / "run"
+    stages = [Stage(MLP((4,)), until.steps(4)), Stage(MLP((8, 8)), name="two layers")]
+    result = linen(stages, options=options, placement=placement, out=out)
+    (growth,) = tiny.events(result, "growth")
+    found = dict(growth["certificate"])
+    assert found.pop("loss_after") == pytest.approx(found.pop("loss_before"), rel=1e-5)
+    certificate = Certificate.from_json(json.dumps(found))
+    # Rounding of float32 in some tens of operations.
+    assert certificate.forward_error["float32"] < 1e-5
+    assert certificate.gradient_residual < 1e-5
+    counts = lambda h: sum(a * b + b for a, b in zip((6, *h), (*h, 3), strict=True))
+    assert certificate.parameters == (counts((4,)), counts((8, 8)))
+    assert certificate.replica_distance is not None
+    assert set(certificate.new_layers) == {"Dense_1/bias", "Dense_1/kernel"}
+    assert certificate.dead == ()
+    assert growth["compiled_ahead"] in (True, False)
+    # And a checkpoint holds it.
+    checkpoints = trainkit.checkpoint.Checkpointer(out / "checkpoints")
+    saved = checkpoints.info(12)["hooks"][0]["history"]
+    assert [e["certificate"] for e in saved if e["event"] == "growth"] == [growth["certificate"]]
+
+
+def test_a_growth_can_go_without_a_certificate():
+    result = linen([Stage(MLP((4,)), until.steps(4)), Stage(MLP((8,)))], certify=False)
+    assert tiny.events(result, "growth")[0]["certificate"] == {}
+
+
+def test_a_certificate_that_cannot_be_made_ends_no_run(monkeypatch):
+    import trainkit.growth.certificate as module
+
+    def fail(*_):
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(module, "certify", fail)
+    result = linen([Stage(MLP((4,)), until.steps(4)), Stage(MLP((8,)))])
+    (warning,) = tiny.events(result, "growth")[0]["certificate"]["warnings"]
+    assert "out of memory" in warning
+    assert result.fit.steps == 12
+
+
+def test_rehearsing_changes_nothing(monkeypatch):
+    from trainkit.progressive.passage import Passage
+
+    rehearsed = linen([Stage(MLP((4,)), until.steps(4)), Stage(MLP((8,)))])
+    monkeypatch.setattr(Passage, "rehearse", lambda self: self)
+    plain = linen([Stage(MLP((4,)), until.steps(4)), Stage(MLP((8,)))])
+    for a, b in zip(
+        jax.tree.leaves(rehearsed.state.params), jax.tree.leaves(plain.state.params), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    assert rehearsed.ledger == plain.ledger
