@@ -118,7 +118,7 @@ def compare(
     """All runs of one optimizer, the rows of one method at a time."""
     rates = config.rates or RATES[optimizer]
     grid = Grid(corpus, transformation(optimizer), rates, config.seeds)
-    model = lambda size: Transformer(84, *size, head_size=config.head_size)
+    model = lambda size: Transformer(84, size[0], size[1], config.head_size)
     small, large = grid.built(model(config.small)), grid.built(model(config.large))
     cost = grid.flops(small), grid.flops(large)
     most = config.steps * cost[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from trainkit.report.run_data import RunData
@@ -178,9 +178,10 @@ def certificate_cells(certificate: Mapping[str, Any]) -> dict[str, str]:
     >>> certificate_cells({"forward_error": {"float32": 1e-7}, "parameters": [10, 20]})
     {'outputs moved by': '1.0e-07 (float32)', 'parameters': '10 → 20'}
     """
-    has, cells = certificate.get, {}
+    cells: dict[str, str] = {}
+    has: Callable[[str], Any] = certificate.get
     if has("forward_error"):
-        errors = has("forward_error", {}).items()
+        errors = has("forward_error").items()
         cells["outputs moved by"] = ", ".join(f"{value:.1e} ({name})" for name, value in errors)
     if "loss_before" in certificate:
         cells["loss"] = f"{has('loss_before'):.4f} → {has('loss_after'):.4f}"
