@@ -1,5 +1,8 @@
 """Packed state: the same numbers as the tree, through updates, growth of the tree and back."""
 
+from functools import partial
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,18 +89,86 @@ def test_every_element_wise_rule_gives_the_same(make):
     assert len(jax.tree.leaves(t)) < len(jax.tree.leaves(s)) / 2
 
 
-def test_it_grows_through_its_tree():
-    tx = tt.adam(1e-2)
-    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
-    packed = Packed.pack(params)
-    _, state = tx.update(packed, tx.init(packed), packed)
-    wider = lambda t: jax.tree.map(lambda x: jnp.repeat(x, 2, axis=-1) if x.ndim else x, t)
-    grown, grown_state = wider(unpack_all(packed)), wider(unpack_all(state))
-    repacked = pack_all(grown_state, grown)
-    updates, _ = tx.update(Packed.pack(grown), repacked, Packed.pack(grown))
-    assert updates.tree["w"].shape == (2, 6)
+class Net(nn.Module):
+    width: int
+    depth: int = 0
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(self.width, name="first")(x))
+        for i in range(self.depth):
+            x = nn.relu(nn.Dense(self.width, name=f"block_{i}")(x))
+        return nn.Dense(2, name="last")(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "big"),
+    [
+        (lambda: tt.named(clip=tt.clip_by_global_norm(1.0), adam=tt.adamw(1e-2)), Net(8, 2)),
+        (
+            lambda: tt.skip_nonfinite(tt.accumulate(tt.average_params(tt.adam(1e-2)), 2)),
+            Net(7, 1),
+        ),
+    ],
+)
+def test_it_grows_as_its_tree_does(make, big):
+    small, tx, x = Net(4, 1), make(), jnp.ones((8, 3))
+    params = small.init(jax.random.key(0), x)["params"]
+
+    def loss_fn(params, model_state, batch, rng, model=small):
+        tree = params.tree if isinstance(params, Packed) else params
+        error = model.apply({"params": tree}, batch) - 1.0
+        return trainkit.Loss(jnp.sum(error**2), jnp.float32(len(batch)))
+
+    batch = np.random.default_rng(0).normal(size=(8, 3)).astype("f4")
+    grown = []
+    for start in (params, Packed.pack(params)):
+        step = trainkit.make_train_step(loss_fn, tx)
+        state = step.place(trainkit.TrainState.create(start, tx))
+        for _ in range(3):
+            state, _ = step(state, batch)
+        state = trainkit.growth.grow(state, small, big, x, tx=tx, key=3)
+        wide = trainkit.make_train_step(partial(loss_fn, model=big), tx)
+        state = wide.place(state)
+        grown.append(state)
+        for _ in range(2):
+            state, _ = wide(state, batch)
+        assert wide.compiles == 1
+        grown.append(state)
+    for plain, packed in zip(grown[:2], grown[2:], strict=True):
+        assert isinstance(packed.params, Packed)
+        # The structure is what a fresh packed state has: it can be restored, and grown again.
+        fresh = jax.tree.structure(tx.init(packed.params))
+        assert jax.tree.structure(packed.opt_state) == fresh
+        assert close(unpack_all(packed.opt_state), plain.opt_state, 1e-5)
+        assert close(packed.params.tree, plain.params, 1e-5)
+
+
+def test_its_moments_grow_by_the_plan():
+    small, big, tx, x = Net(4), Net(6), tt.adam(1e-2), jnp.ones((8, 3))
+    params = small.init(jax.random.key(0), x)["params"]
+    shapes = jax.eval_shape(big.init, jax.random.key(0), x)["params"]
+    apply = lambda model: lambda p, x: model.apply({"params": p}, x)
+    plan = trainkit.growth.plan(apply(small), apply(big), params, shapes, x)
+    key = jax.random.key(1)
+    wide = plan.grow(params, key=key)
+    _, state = tx.update(params, tx.init(params), params)
+    _, packed = tx.update(Packed.pack(params), tx.init(Packed.pack(params)), Packed.pack(params))
+    expected = plan.grow_opt_state(tx, state, params, wide, key=key)
+    packed_wide = plan.grow(Packed.pack(params), key=key)
+    found = plan.grow_opt_state(tx, packed, Packed.pack(params), packed_wide, key=key)
+    assert close(packed_wide.tree, wide, 0)
+    assert jax.tree.structure(found) == jax.tree.structure(tx.init(Packed.pack(wide)))
+    assert close(unpack_all(found), expected, 0)
+
+
+def test_a_single_array_packs_without_its_scalars():
+    tx, params = tt.adam(1e-2), jnp.ones((2, 3))
+    _, state = tx.update(params, tx.init(params), params)
+    packed = pack_all(state, params)
+    assert jax.tree.structure(packed) == jax.tree.structure(tx.init(Packed.pack(params)))
     with pytest.raises(ValueError, match="structure"):
-        pack_all(grown_state, {"other": jnp.ones(1)})
+        pack_all(state, {"other": jnp.ones(1)})
 
 
 def test_the_train_step_takes_it_whole():
@@ -130,6 +201,24 @@ def test_sharded_leaves_keep_buffers_of_their_own():
     assert sorted(x.shape for x in packed.buffers.values()) == [(5,), (8, 4)]
     assert packed.tree["big"].sharding == rows
     assert close(jax.device_get(packed.tree), jax.device_get(params), 0)
+
+
+def test_checkpoints_keep_it(tmp_path):
+    from trainkit.checkpoint import Checkpointer
+
+    tx = tt.named(clip=tt.clip_by_global_norm(1.0), adam=tt.adamw(1e-2))
+    packed = Packed.pack(tree())
+    state = trainkit.TrainState.create(packed, tx)
+    _, opt_state = tx.update(packed, state.opt_state, packed)
+    state = state.replace(opt_state=opt_state)
+    checkpoints = Checkpointer(tmp_path)
+    checkpoints.save(1, state)
+    back, _ = checkpoints.restore(like=trainkit.TrainState.create(packed, tx))
+    checkpoints.close()
+    assert isinstance(back.params, Packed)
+    assert close(back.params, state.params, 0)
+    assert close(back.opt_state, state.opt_state, 0)
+    assert close(back.params.tree, tree(), 0)
 
 
 def test_a_checkpoint_of_the_tree_comes_back(tmp_path):

@@ -48,8 +48,9 @@ class Packed:
     (Muon, Adafactor, LAMB, clipping by leaf) or at paths (groups, masks) need the tree: unpack for
     them. Clipping by *global* norm is the same.
 
-    Growth and checkpoints go through the tree as well: `unpack_all(state)` turns every packed node
-    of a state into its tree, `pack_all(state, like)` back.
+    Checkpoints keep it as it is, and `trainkit.growth.grow` grows it; the models that it compares
+    take the tree. `unpack_all(state)` turns every packed node of a state into its tree, `pack_all`
+    back.
 
     >>> import jax, jax.numpy as jnp, trainkit.transforms as tt
     >>> params = Packed.pack({"w": jnp.ones((2, 3)), "b": jnp.zeros(3)})
@@ -127,7 +128,7 @@ class Packed:
 
 
 def unpack_all(state: PyTree) -> PyTree:
-    """The state with every packed node replaced by its tree: for growth, checkpoints, and reading.
+    """The state with every packed node replaced by its tree: for growth and reading.
 
     >>> import jax.numpy as jnp
     >>> packed = Packed.pack({"w": jnp.ones(2)})
@@ -139,7 +140,7 @@ def unpack_all(state: PyTree) -> PyTree:
 
 
 def pack_all(state: PyTree, like: PyTree) -> PyTree:
-    """The state packed wherever a subtree has the structure of `like`, the tree of the parameters.
+    """The state packed wherever a subtree has the structure and shapes of `like`, the parameters.
 
     The inverse of `unpack_all`, also after the tree has grown: give the grown parameters.
 
@@ -147,11 +148,15 @@ def pack_all(state: PyTree, like: PyTree) -> PyTree:
       ValueError: nothing in the state has that structure.
     """
     structure: Any = jax.tree.structure(like)
+    shapes = [jnp.shape(x) for x in jax.tree.leaves(like)]
     packed_like = Packed.pack(like)
     found = []
 
     def is_one(node: Any) -> bool:
-        return jax.tree.structure(node) == structure
+        # Shapes too: one array as parameters has the structure of every scalar in a state.
+        return jax.tree.structure(node) == structure and shapes == [
+            jnp.shape(x) for x in jax.tree.leaves(node)
+        ]
 
     def one(node: Any) -> Any:
         if not is_one(node):
@@ -165,6 +170,24 @@ def pack_all(state: PyTree, like: PyTree) -> PyTree:
             f"pack_all: nothing in the state has the structure of the parameters, {structure}."
         )
     return packed
+
+
+def repack(state: PyTree, before: PyTree, params: Packed) -> PyTree:
+    """A state of trees, packed in the places where `before` is, and as the parameters are.
+
+    For what works on `unpack_all(before)` and changes the trees there, as growth does.
+
+    >>> import jax.numpy as jnp
+    >>> before = (Packed.pack({"w": jnp.ones(2)}), 3)
+    >>> repack(({"w": jnp.ones(5)}, 3), before, Packed.pack({"w": jnp.ones(5)}))
+    (Packed(1 leaves in {'float32': (5,)}), 3)
+    """
+    return jax.tree.map(
+        lambda old, new: Packed.pack(new, params) if isinstance(old, Packed) else new,
+        before,
+        state,
+        is_leaf=lambda x: isinstance(x, Packed),
+    )
 
 
 def _group(leaf: Any, path: Any) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from trainkit.growth.axes import Axis, concatenation, find, product
 from trainkit.growth.constants import LAYOUTS
 from trainkit.growth.leaf import LeafGrowth
+from trainkit.packed import Packed
 
 PyTree = Any
 Symmetry = Literal["uneven", "noise", "zero_out", "even", "rms"]
@@ -163,13 +164,17 @@ class Plan:
             (modules that carry their sizes, as Equinox's do); `None` for that of `params`.
 
         Returns:
-          A pytree like `params`, of the same dtypes; the arithmetic is float32 for narrower ones.
+          A pytree like `params` (packed ones packed), of the same dtypes; the arithmetic is
+          float32 for narrower ones.
 
         Raises:
           GrowthError: `params` are not those of the plan.
         """
         from trainkit.growth.applying import grow_params
 
+        if isinstance(params, Packed):
+            tree = grow_params(self, params.tree, key, symmetry, False, out_shardings, like)
+            return Packed.pack(tree)
         return grow_params(self, params, key, symmetry, donate, out_shardings, like)
 
     def grow_opt_state(

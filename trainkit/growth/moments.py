@@ -18,6 +18,7 @@ from trainkit.growth.errors import GrowthError
 from trainkit.growth.leaf import LeafGrowth
 from trainkit.growth.paths import named_leaves, path_name
 from trainkit.growth.slots import Kind, Slot, Slots, as_slot, fields_of
+from trainkit.packed import Packed, repack, unpack_all
 
 PyTree = Any
 Growth = Mapping[str, LeafGrowth]
@@ -62,7 +63,7 @@ def grow_opt_state(
       opt_state: its state for `params`.
       growth: leaf name -> how the leaf grows; a leaf that is not named is unchanged.
       params: the old parameters.
-      grown_params: the grown ones, as the plan made them.
+      grown_params: the grown ones, as the plan made them; packed as the state is.
       origin: leaf name of the grown tree -> `Origin`, where growth adds layers.
       slots: `{StateClass: {field: kind}}` for states that are not Optax's or ours; see
         `trainkit.growth.slots.Kind`.
@@ -85,6 +86,19 @@ def grow_opt_state(
     >>> [round(float(m), 3) for m in grown[0].mu["b"]]
     [0.05, 0.1, 0.05, 0.1]
     """
+    if isinstance(grown_params, Packed):
+        grown_tree = grow_opt_state(
+            tx,
+            unpack_all(opt_state),
+            growth,
+            unpack_all(params),
+            grown_params.tree,
+            origin=origin,
+            slots=slots,
+            reset=reset,
+            probe=probe,
+        )
+        return repack(grown_tree, opt_state, grown_params)
     if reset is True:
         return tx.init(grown_params)
     patterns = [re.compile(pattern) for pattern in (reset or ())]

@@ -22,6 +22,7 @@ from trainkit.growth.paths import named_leaves, path_name
 from trainkit.growth.planning import plan
 from trainkit.growth.realising import noise_groups
 from trainkit.growth.slots import Slots
+from trainkit.packed import Packed, repack, unpack_all
 from trainkit.state import TrainState
 
 PyTree = Any
@@ -73,7 +74,8 @@ def grow(
     random key are carried.
 
     Args:
-      state: the small model's state.
+      state: the small model's state; packed parameters and moments are grown by their tree, and
+        packed again.
       small, big: Linen modules; NNX modules, classes or functions that make one; results of
         `trainkit.from_linen` or `from_nnx`; or plain functions `fn(params, *inputs)`, with
         `model_state` second if there is any.
@@ -106,7 +108,7 @@ def grow(
     >>> grown.params["Dense_0"]["kernel"].shape, grown.opt_state[0].mu["Dense_1"]["kernel"].shape
     ((3, 6), (6, 2))
     """
-    return grow_with_details(
+    grown = grow_with_details(
         state,
         small,
         big,
@@ -120,6 +122,10 @@ def grow(
         slots=slots,
         reset=reset,
     ).state
+    if not isinstance(state.params, Packed):
+        return grown
+    params = Packed.pack(grown.params)
+    return grown.replace(params=params, opt_state=repack(grown.opt_state, state.opt_state, params))
 
 
 def grow_with_details(
@@ -137,7 +143,11 @@ def grow_with_details(
     slots: Slots | None = None,
     reset: bool | Sequence[str] = False,
 ) -> Grown:
-    """`grow`, with what was done; see `trainkit.growth.certificate.certify`."""
+    """`grow`, with what was done; see `trainkit.growth.certificate.certify`.
+
+    A packed state is given back, as is `before`, as the trees that the models take.
+    """
+    state = unpack_all(state)
     operators = operator(how)
     key = jax.random.key(key) if isinstance(key, int) else key
     inputs = inputs_from(example)
