@@ -373,7 +373,7 @@ def test_rare_states():
         tx = optax.GradientTransformation(
             lambda p, make=make: make(p, p), lambda u, s, p=None: (u, s)
         )
-        grown = grow_opt_state(tx, make(params, square), growth, params, big, probe=False)
+        grown = grow_opt_state(tx, make(params, square), growth, params, big, degrees={})
         trees = [
             x
             for x in jax.tree.leaves(grown, is_leaf=lambda x: isinstance(x, dict) and "mid" in x)

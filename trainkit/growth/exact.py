@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from trainkit.growth.calculus import expand, fold, pull_back
-from trainkit.growth.moments import Growth, Origin, fold_opt_state, grow_opt_state
+from trainkit.growth.moments import Growth, Origin, degrees_of, fold_opt_state, grow_opt_state
 from trainkit.growth.paths import named_leaves, path_name
-from trainkit.growth.slots import Slots
+from trainkit.growth.slots import Slot, Slots
 
 PyTree = Any
 Anneal = int | Callable[[Any], Any]
@@ -78,6 +78,7 @@ def exact(
     if params is None and origin:
         raise ValueError("growth adds layers, so the tree of the small parameters must be given")
     given = params
+    degrees: list[Mapping[str, Slot]] = []  # found once, when the small shapes are known
 
     def old_leaf(name: str) -> str | None:
         come = origin.get(name, Origin(name))
@@ -125,18 +126,16 @@ def exact(
 
     def follow(grads: PyTree, state: PyTree, big: PyTree, extra: dict[str, Any]):
         small = small_params(big)
-        # Whatever degrees the table gives, growing undoes folding; no need to probe for them.
-        folded = fold_opt_state(
-            tx, state, growth, small, big, origin=origin, slots=slots, probe=False
-        )
+        if not degrees:
+            degrees.append(degrees_of(tx, small, slots))
+        how: dict[str, Any] = {"origin": origin, "slots": slots, "degrees": degrees[0]}
+        folded = fold_opt_state(tx, state, growth, small, big, **how)
         lift = lambda p: optax.apply_updates(big, to_big(jax.tree.map(jnp.subtract, p, small), big))
         for name in ("grad", "value_fn", "grad_fn"):
             if extra.get(name) is not None:
                 extra = {**extra, name: _small_argument(name, extra[name], lift, small_gradients)}
         updates, folded = inner.update(small_gradients(grads), folded, small, **extra)
-        grown = grow_opt_state(
-            tx, folded, growth, small, big, origin=origin, slots=slots, probe=False
-        )
+        grown = grow_opt_state(tx, folded, growth, small, big, **how)
         return to_big(updates, grads), grown
 
     def update(grads: PyTree, state: PyTree, params: PyTree | None = None, **extra: Any):

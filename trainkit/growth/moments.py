@@ -49,7 +49,7 @@ def grow_opt_state(
     origin: Mapping[str, Origin] | None = None,
     slots: Slots | None = None,
     reset: bool | Sequence[str] = False,
-    probe: bool = True,
+    degrees: Mapping[str, Slot] | None = None,
 ) -> PyTree:
     """The state of `tx` for the grown parameters: slot′ = f^degree · slot[π].
 
@@ -69,8 +69,8 @@ def grow_opt_state(
         `trainkit.growth.slots.Kind`.
       reset: `True` for a fresh state; or patterns of leaf names whose moments are forgotten:
         momenta become 0, second moments the leaf's mean (never 0 under an old count).
-      probe: find out what a slot's degree is where it stands in `tx` (see
-        `trainkit.growth.degrees`); otherwise the table alone decides.
+      degrees: what `degrees_of` found for `tx`; `None`: found here. With `{}` the table alone
+        decides.
 
     Raises:
       GrowthError: a state class is not in the table, a slot does not have its parameter's shape, or
@@ -96,7 +96,7 @@ def grow_opt_state(
             origin=origin,
             slots=slots,
             reset=reset,
-            probe=probe,
+            degrees=degrees,
         )
         return repack(grown_tree, opt_state, grown_params)
     if reset is True:
@@ -106,7 +106,7 @@ def grow_opt_state(
     old, new = named_leaves(_fast(params)), named_leaves(_fast(grown_params))
     context = _Leaves(growth, {name: leaf.shape for name, leaf in old.items()}, origin)
 
-    degrees = degrees_in_place(tx, params, lambda s, t: _record(s, t, slots)) if probe else {}
+    degrees = degrees_of(tx, params, slots) if degrees is None else degrees
 
     def visit(kind: Kind, where: str, tree: PyTree, target: PyTree) -> PyTree:
         values = named_leaves(tree)
@@ -141,6 +141,13 @@ def grow_opt_state(
     return _walk(opt_state, template, slots, quantised.through(visit), special, "")
 
 
+def degrees_of(
+    tx: optax.GradientTransformation, params: PyTree, slots: Slots | None = None
+) -> dict[str, Slot]:
+    """What the slots' degrees are where they stand in `tx`; see `trainkit.growth.degrees`."""
+    return degrees_in_place(tx, params, lambda state, like: _record(state, like, slots))
+
+
 def fold_opt_state(
     tx: optax.GradientTransformation,
     opt_state: PyTree,
@@ -150,7 +157,7 @@ def fold_opt_state(
     *,
     origin: Mapping[str, Origin] | None = None,
     slots: Slots | None = None,
-    probe: bool = True,
+    degrees: Mapping[str, Slot] | None = None,
 ) -> PyTree:
     """The inverse of `grow_opt_state`: the state that the small model would have.
 
@@ -160,7 +167,7 @@ def fold_opt_state(
     old, new = named_leaves(_fast(params)), named_leaves(_fast(grown_params))
     context = _Leaves(growth, {name: leaf.shape for name, leaf in old.items()}, origin)
     back = {context.origin(leaf).leaf: leaf for leaf in new if not context.origin(leaf).new}
-    degrees = degrees_in_place(tx, params, lambda s, t: _record(s, t, slots)) if probe else {}
+    degrees = degrees_of(tx, params, slots) if degrees is None else degrees
 
     def visit(kind: Kind, where: str, tree: PyTree, target: PyTree) -> PyTree:
         values = named_leaves(tree)
