@@ -33,7 +33,7 @@ OPERATORS = {
     "rms": "rms+identity",
     "stack_rms": "rms+stack",
 }
-RATES = {"adamw": (3e-3, 6e-3, 1.2e-2, 2.4e-2), "muon": (3e-3, 6e-3, 1.2e-2, 2.4e-2)}
+RATES = dict.fromkeys(("adamw", "muon"), (0.003, 0.006, 0.012, 0.024, 0.048))
 DECAY = 0.2  # the share of every budget over which the learning rate falls
 
 

@@ -24,7 +24,9 @@ def test_the_whole_formula():
     state = tx.init({"a": jnp.zeros(()), "b": jnp.zeros(())})
     first, state = factors(tx, state, 6)
     state = lower(state, 0.5)
-    state = after_growth(state, state.inner, {"a": 0.0, "b": 0.25}, {"a": 4.0, "b": 8.0})
+    state = after_growth(
+        state, state.inner, {"a": 0.0, "b": 0.25}, {"a": 4.0, "b": 8.0}, {"a": 1.0, "b": 0.5}
+    )
     state = begin_decay(state, at=10, steps=10)
     second, _ = factors(tx, state, 16)
 
@@ -32,7 +34,7 @@ def test_the_whole_formula():
     pace = np.minimum(1, (t + 1) / 4) * np.where(t < 6, 1.0, 0.5)
     pace = pace * (1 - np.clip((t - 10) / 10, 0, 1))
     a = np.where(t < 6, 1.0, np.clip((t + 1 - 6) / 4, 0, 1))
-    b = np.where(t < 6, 1.0, 0.25 + 0.75 * np.clip((t + 1 - 6) / 8, 0, 1))
+    b = np.where(t < 6, 1.0, 0.25 + 0.25 * np.clip((t + 1 - 6) / 8, 0, 1))
     expected = np.stack([pace * a, pace * b], 1)
     # A handful of float32 operations.
     np.testing.assert_allclose(np.concatenate([first, second]), expected, atol=1e-6)

@@ -48,6 +48,7 @@ def test_lists_that_are_no_stages(stages, words):
         ({"until": 100}, "must be a trigger"),
         ({"moments": "keep"}, "'carry' or 'reset'"),
         ({"rewarm": -1}, "rewarm=-1"),
+        ({"mup": "adamw"}, "mup='adamw' must be 'adam'"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
         ({"how": "grow"}, "there is no operator"),
     ],

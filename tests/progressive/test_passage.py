@@ -152,3 +152,22 @@ def test_rehearsing_changes_nothing(monkeypatch):
     ):
         np.testing.assert_array_equal(a, b)
     assert rehearsed.ledger == plain.ledger
+
+
+def test_leaves_keep_the_rates_of_the_maximal_update_parametrisation_over_several_growths():
+    stages = [
+        Stage(MLP((4,)), until.steps(2)),
+        Stage(MLP((8,)), until.steps(2), mup="adam"),
+        Stage(MLP((8, 8)), until.steps(2), rewarm=5),  # keeps what leaves have
+        Stage(MLP((16, 16)), mup="adam", anneal=10),
+    ]
+    result = linen(stages, steps=8, decay=0.0, certify=False)
+    target = jax.tree.map(float, result.state.opt_state.target)
+    # Fan-in that doubled twice, and once for the layer that came in between; inputs and biases 1.
+    kernels = {name: leaf["kernel"] for name, leaf in target.items()}
+    assert kernels == {"Dense_0": 1.0, "Dense_1": 0.5, "Dense_2": 0.25}
+    assert all(leaf["bias"] == 1.0 for leaf in target.values())
+    # At first the rate of exact continuation: what was there, times the weight's factor.
+    start = jax.tree.map(float, result.state.opt_state.start)
+    assert start["Dense_2"]["kernel"] == 0.25
+    assert start["Dense_1"]["kernel"] == 0.5

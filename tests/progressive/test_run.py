@@ -133,6 +133,11 @@ def test_new_rates_begin_at_those_of_exact_continuation_and_rise():
     assert int(pace.ramp_at) == 10
 
 
+def test_without_layers_of_its_own_a_growth_knows_no_parametrisation():
+    with pytest.raises(StageError, match=r"mup='adam'.*leave mup out"):
+        tiny.run([Stage(4, until.steps(10)), Stage(8, mup="adam")], steps=11)
+
+
 def test_a_run_resumed_in_any_stage_ends_where_the_undisturbed_one_does(tmp_path):
     options = {"tx": optax.sgd(0.1, momentum=0.9), "steps": 30, "checkpoint_every": 5}
     stages = [

@@ -10,6 +10,7 @@ import optax
 
 from trainkit.growth.leaf import LeafGrowth
 from trainkit.growth.moments import Origin
+from trainkit.growth.mup import LeafMuP
 from trainkit.growth.operators import Operator
 from trainkit.state import TrainState
 
@@ -30,6 +31,8 @@ class Growth(NamedTuple):
         `None`: a growth that does not say, and is certified by its outputs alone.
       origin: leaf name of the grown parameters -> where it comes from.
       zeroed: names of the leaves that are 0 so that new layers add nothing.
+      mup: leaf name -> its multipliers under the maximal-update parametrisation, relative to the
+        small model's; `None`: not known.
     """
 
     apply: Callable[[TrainState], TrainState]
@@ -40,6 +43,7 @@ class Growth(NamedTuple):
     leaves: Mapping[str, LeafGrowth] | None = None
     origin: Mapping[str, Origin] = {}
     zeroed: tuple[str, ...] = ()
+    mup: Mapping[str, LeafMuP] | None = None
 
 
 class Side(NamedTuple):

@@ -96,6 +96,7 @@ def grown(
         leaves=_of("params/", growths),
         origin=origin,
         zeroed=tuple(n for n, leaf in _of("params/", leaves).items() if leaf.becomes == "zero"),
+        mup=_of("params/", found.mup().leaves),
     )
 
 

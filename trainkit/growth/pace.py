@@ -30,7 +30,9 @@ class PaceState(NamedTuple):
       decay_steps: int32, how long it takes to reach 0.
       ramp_at: int32, the step at which the leaves' own factors began.
       start: tree of float32 scalars, each leaf's factor at `ramp_at`.
-      over: tree of float32 scalars, over how many steps each rises (or falls) to 1; 0: at once.
+      over: tree of float32 scalars, over how many steps each goes to its target; 0: at once.
+      target: tree of float32 scalars, where each leaf's factor goes and stays: 1, or the factor
+        that the maximal-update parametrisation gives it.
       inner: the state of the transformation that is paced.
     """
 
@@ -42,6 +44,7 @@ class PaceState(NamedTuple):
     ramp_at: jax.Array
     start: PyTree
     over: PyTree
+    target: PyTree
     inner: PyTree
 
 
@@ -52,7 +55,7 @@ def paced(
 
       u ← level · warm · (1 − clip((t − decay_at) / decay_steps, 0, 1)) · m_leaf · u
       warm = min(1, (t + 1) / warmup)
-      m_leaf = start + (1 − start) · clip((t + 1 − ramp_at) / over, 0, 1)
+      m_leaf = start + (target − start) · clip((t + 1 − ramp_at) / over, 0, 1)
 
     Decoupled weight decay is part of u and is paced with it, as a scheduled learning rate would.
 
@@ -91,6 +94,7 @@ def paced(
             ramp_at=jnp.zeros((), jnp.int32),
             start=jax.tree.map(one, params),
             over=jax.tree.map(lambda _: jnp.zeros((), jnp.float32), params),
+            target=jax.tree.map(one, params),
             inner=inner_tx.init(params),
         )
 
@@ -101,11 +105,11 @@ def paced(
         pace = pace_of(state, warmup)
         since = (state.step + 1 - state.ramp_at).astype(jnp.float32)
 
-        def scale(u: jax.Array, start: jax.Array, over: jax.Array) -> jax.Array:
+        def scale(u: jax.Array, start: jax.Array, over: jax.Array, target: jax.Array) -> jax.Array:
             share = jnp.clip(since / jnp.maximum(over, 1e-9), 0.0, 1.0)
-            return u * (pace * (start + (1 - start) * share)).astype(u.dtype)
+            return u * (pace * (start + (target - start) * share)).astype(u.dtype)
 
-        updates = jax.tree.map(scale, updates, state.start, state.over)
+        updates = jax.tree.map(scale, updates, state.start, state.over, state.target)
         step = jnp.minimum(state.step, NEVER - 1) + 1
         return updates, state._replace(hyperparams={"pace": pace}, step=step, inner=inner)
 
@@ -136,13 +140,15 @@ def lower(state: PaceState, factor: float) -> PaceState:
     return state._replace(level=state.level * jnp.asarray(factor, state.level.dtype))
 
 
-def after_growth(state: PaceState, inner: PyTree, start: PyTree, over: PyTree) -> PaceState:
+def after_growth(
+    state: PaceState, inner: PyTree, start: PyTree, over: PyTree, target: PyTree
+) -> PaceState:
     """The state for grown leaves: the paces go on, each leaf's own factor begins now.
 
     Args:
       state: of the small model.
       inner: the grown state of the transformation that is paced.
-      start, over: trees like the grown parameters, of numbers: see `PaceState`.
+      start, over, target: trees like the grown parameters, of numbers: see `PaceState`.
     """
     array = lambda x: jnp.asarray(x, jnp.float32)
     return state._replace(
@@ -150,6 +156,7 @@ def after_growth(state: PaceState, inner: PyTree, start: PyTree, over: PyTree) -
         ramp_at=state.step,
         start=jax.tree.map(array, start),
         over=jax.tree.map(array, over),
+        target=jax.tree.map(array, target),
     )
 
 

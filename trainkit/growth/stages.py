@@ -86,6 +86,9 @@ class Stage:
       anneal: steps over which leaves whose inputs were copied go from the learning rate of exact
         continuation (lr · c, c the weight's factor) to the plain one.
       learning_rate: factor on the transformation's learning rate in this stage.
+      mup: "adam" or "sgd", the kind of rule that is trained with: from here on each leaf has the
+        learning rate of the maximal-update parametrisation (see `trainkit.growth.mup`), relative to
+        the model before. `None` keeps the factors that leaves have.
       shrink: says that the model or the data are meant to get smaller here.
       name: what reports call it.
     """
@@ -98,6 +101,7 @@ class Stage:
     rewarm: int = 0
     anneal: int = 0
     learning_rate: float = 1.0
+    mup: Literal["adam", "sgd"] | None = None
     shrink: bool = False
     name: str | None = None
 
@@ -110,6 +114,11 @@ class Stage:
             )
         if self.moments not in ("carry", "reset"):
             raise ValueError(f"moments={self.moments!r} must be 'carry' or 'reset'.")
+        if self.mup not in (None, "adam", "sgd"):
+            raise ValueError(
+                f"mup={self.mup!r} must be 'adam' (also AdamW, Lion, RMSProp), 'sgd' (also "
+                "momentum) or None."
+            )
         for name in ("rewarm", "anneal"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more steps.")

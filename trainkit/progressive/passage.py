@@ -15,7 +15,7 @@ from trainkit.growth.between import Growth, Side
 from trainkit.growth.operators import operator
 from trainkit.growth.pace import after_growth
 from trainkit.growth.paths import named_leaves, path_name
-from trainkit.growth.stages import Stage
+from trainkit.growth.stages import Stage, StageError
 from trainkit.progressive.built import Built
 from trainkit.state import TrainState
 
@@ -47,6 +47,11 @@ class Passage:
                 reset=stage.moments == "reset",
                 key=jax.random.fold_in(jax.random.key(recipe.seed), big.number),
             )
+            if stage.mup is not None and self.growth.mup is None:
+                raise StageError(
+                    f"Stage {big.number} has mup={stage.mup!r}, but its growth does not say which "
+                    "axes are contracted: leave mup out, or use trainkit's own growth."
+                )
             self._check()
 
     def _check(self) -> None:
@@ -65,15 +70,12 @@ class Passage:
         stage, before = self.big.stage, self.small.stage
         pace = state.opt_state
         if self.growth is None:
-            grown, inner = state, pace.inner
-            start = jax.tree.map(lambda _: 1.0, state.params)
-            over = jax.tree.map(lambda _: 0.0, state.params)
+            grown = state
         else:
             grown = self.growth.apply(state.replace(opt_state=pace.inner))
-            inner = grown.opt_state
-            start, over = _ramps(grown.params, self.growth, stage)
+            ramps = _ramps(grown.params, self.growth, stage, pace.target)
+            pace = after_growth(pace, grown.opt_state, *ramps)
         factor = stage.learning_rate / before.learning_rate
-        pace = after_growth(pace, inner, start, over)
         pace = pace._replace(level=pace.level * jnp.float32(factor))
         return grown.replace(opt_state=pace)
 
@@ -231,22 +233,42 @@ class Placed:
         return getattr(self._step, name)
 
 
-def _ramps(params: PyTree, growth: Growth, stage: Stage) -> tuple[PyTree, PyTree]:
-    """Each leaf's own factor on the learning rate at first, and over how many steps it goes."""
+def _ramps(
+    params: PyTree, growth: Growth, stage: Stage, before: PyTree
+) -> tuple[PyTree, PyTree, PyTree]:
+    """Each leaf's factor on the learning rate at first, over how many steps it goes, and where.
 
-    def start(path: tuple[Any, ...], _: Any) -> float:
+    Args:
+      params: the grown ones.
+      growth: of this stage.
+      stage: its options.
+      before: where the leaves' factors were to go in the stage before.
+    """
+    old: dict[Any, Any] = dict(named_leaves(before))
+
+    def had(name: str) -> Any:
+        come = growth.origin.get(name)
+        # A new leaf may bear the name of an old one that moved along.
+        return old.get(name if come is None else come.leaf, 1.0)
+
+    def target(path: tuple[Any, ...], _: Any) -> Any:
+        name = path_name(path)
+        known = (growth.mup or {}).get(name)
+        own = 1.0 if stage.mup is None or known is None else getattr(known, stage.mup)
+        return had(name) * own
+
+    def start(path: tuple[Any, ...], end: Any) -> Any:
         name = path_name(path)
         if name in growth.fresh:
-            return 0.0 if stage.rewarm else 1.0
-        return growth.rates.get(name, 1.0) if stage.anneal else 1.0
+            return 0.0 if stage.rewarm else end
+        return had(name) * growth.rates.get(name, 1.0) if stage.anneal else end
 
     def over(path: tuple[Any, ...], _: Any) -> float:
         return float(stage.rewarm if path_name(path) in growth.fresh else stage.anneal)
 
-    return (
-        jax.tree_util.tree_map_with_path(start, params),
-        jax.tree_util.tree_map_with_path(over, params),
-    )
+    mapped = jax.tree_util.tree_map_with_path
+    targets = mapped(target, params)
+    return mapped(start, targets), mapped(over, params), targets
 
 
 def _forward(built: Built) -> Callable[[PyTree, PyTree], PyTree]:
