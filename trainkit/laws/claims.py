@@ -91,6 +91,21 @@ IMPLIED: dict[str, dict[str, Any]] = {
     "clip_by_global_norm": {"odd": True, "permutation": True, "rotation": True, "zero first": True},
     "clip_by_block_rms": {"odd": True, "permutation": True, "zero first": True},
     "normalize_by_update_norm": {"odd": True, "permutation": True, "rotation": True},
+    "apply_if_finite": {"guard": True},
+    "acprop": ELEMENTWISE | {"odd": True, "zero first": True},
+    "ademamix": ADAM | DESCENT | DECAY,
+    "simplified_ademamix": ADAM | DECAY,
+    "adopt": ELEMENTWISE | DESCENT | {"odd": True, "zero first": True},
+    "scale_by_ademamix": ADAM,
+    "scale_by_simplified_ademamix": ADAM,
+    "scale_by_adopt": ELEMENTWISE | {"odd": True, "zero first": True},
+    "madgrad": DESCENT | {"element-wise": True, "permutation": True},
+    "cocob": {"element-wise": True, "permutation": True},
+    "dog": DESCENT | {"permutation": True, "rotation": True},
+    "dowg": DESCENT | {"permutation": True, "rotation": True},
+    "momo": DESCENT | {"permutation": True, "rotation": True},
+    "schedule_free_sgd": DESCENT | {"permutation": True, "rotation": True},
+    "schedule_free_adamw": DESCENT | {"permutation": True},
 }  # fmt: skip
 
 BOUNDS = {
@@ -127,6 +142,10 @@ def implied(like: str | None, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
                 claims.pop(name, None)
     if like == "adadelta" and h.get("weight_decay"):
         claims = {"oracle": True}
+    if like == "apply_if_finite" and not h["max_consecutive_errors"]:
+        del claims["guard"]
+    if like == "MultiSteps" and isinstance(h["every_k_schedule"], int) and h["use_grad_mean"]:
+        claims["accumulation"] = {"k": h["every_k_schedule"], "inner": h["opt"], "poison": False}
     if like in BOUNDS:
         norm, key = BOUNDS[like]
         claims["clip"] = {"norm": norm, "bound": float(h[key])}

@@ -117,10 +117,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(options: argparse.Namespace) -> Any:
     from trainkit import laws
-    from trainkit.laws.oracles.catalogue import bind
+    from trainkit.laws.oracles.catalogue import bind, function, plain_name
     from trainkit.laws.subject import is_transformation
 
     given = _arguments(options.arguments)
+    options.like = plain_name(options.like) if options.like else None
     target = _target(options.target)
     common: dict[str, Any] = {
         "like": options.like, "claims": options.claim or None, "laws": options.law or None,
@@ -130,9 +131,7 @@ def _report(options: argparse.Namespace) -> Any:
     if options.like:
         known = laws.RULES if options.like not in laws.SCHEDULES else laws.SCHEDULES
         if options.like in known:
-            import optax
-
-            parameters = inspect.signature(getattr(optax, options.like)).parameters
+            parameters = inspect.signature(function(options.like)).parameters
             hyperparams = {k: v for k, v in given.items() if k in parameters}
             bind(options.like, hyperparams)
     if is_transformation(target):

@@ -70,7 +70,8 @@ def ordinary() -> Iterator[None]:
 
 # Extra arguments that the kit can make for a rule that asks for them.
 def _loss(params: Any) -> Any:
-    return sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(params)) / 2
+    wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return sum(jnp.sum(jnp.square(wide(x))) for x in jax.tree.leaves(params)) / 2
 
 
 MADE_UP: dict[str, Callable[[Any, Any], Any]] = {

@@ -1,0 +1,132 @@
+"""Rules for matrices, in plain NumPy: orthogonalised momentum, low-rank projections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from trainkit.laws.oracles.pieces import Leaves, Start, Step, gone, leafwise
+
+STANDARD = (3.4445, -4.7750, 2.0315)
+DION = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
+PRESETS: dict[str, Any] = {"standard": STANDARD, "dion": DION}
+
+
+def newton_schulz(x: Any, coefficients: Sequence[Any], scaling: str, eps: float) -> Any:
+    """Towards U Vᵀ of x = U S Vᵀ by X ← a X + (b A + c A²) X, A = X Xᵀ (Jordan 2024).
+
+    X is first made smaller than 1: by its Frobenius or spectral norm, or, as part of the first
+    step, by rows (AOL, Boissin 2025) or by the norm of A (Schatten-4, Grishina 2025).
+    """
+    if x.shape[0] > x.shape[1]:
+        return newton_schulz(x.T, coefficients, scaling, eps).T
+    if scaling in ("frobenius", "spectral"):
+        values = np.linalg.svd(x, compute_uv=False)
+        x = x / ((np.sqrt(np.sum(values**2)) if scaling == "frobenius" else values.max()) + eps)
+    for i, (a, b, c) in enumerate(coefficients):
+        if i == 0 and scaling == "aol":
+            x = x / np.sqrt(np.maximum(np.abs(x @ x.T).sum(axis=1, keepdims=True), 1e-8))
+        if i == 0 and scaling == "schatten":
+            x = x / np.sqrt(np.maximum(np.linalg.norm(x @ x.T), 1e-8))
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
+
+
+def muon(
+    coefficients: Any, steps: int, beta: float, eps: float, nesterov: bool, adaptive: bool,
+    scaling: str,
+) -> Start:  # fmt: skip
+    """Muon (Jordan 2024): the orthogonalised momentum; its corrections are Nadam's (Dozat 2016)."""
+    if isinstance(coefficients, str):
+        coefficients = PRESETS[coefficients]
+    rows = np.asarray(coefficients, np.float64)
+    rows = np.broadcast_to(rows, (steps, 3)) if rows.ndim == 1 else rows[-steps:]
+    abc = [tuple(float(x) for x in row) for row in rows]
+
+    def leaf(p0: Any) -> Callable[..., Any]:
+        m = np.zeros_like(p0)
+
+        def step(g: Any, p: Any, t: int) -> Any:
+            nonlocal m
+            m = beta * m + (1 - beta) * g
+            top = m / gone(beta, t, p0)
+            if nesterov:
+                top = beta * m / gone(beta, t + 1, p0) + (1 - beta) * g / gone(beta, t, p0)
+            u = newton_schulz(top, abc, scaling, eps)
+            return np.sum(top * u) * u if adaptive else u
+
+        return step
+
+    return leafwise(leaf)
+
+
+def by_shape(consistent: float | None) -> Start:
+    """√max(1, out / in), or, for a consistent rms, r √max(in, out) (Liu 2025)."""
+
+    def leaf(p0: Any) -> Callable[..., Any]:
+        fan_in, fan_out = np.shape(p0)
+        if consistent is None:
+            factor = max(1.0, fan_out / fan_in) ** 0.5
+        else:
+            factor = max(fan_in, fan_out) ** 0.5 * consistent
+        return lambda g, p, t: factor * g
+
+    return leafwise(leaf)
+
+
+def each(choose: Callable[[Any], Start]) -> Start:
+    """A piece that is chosen leaf by leaf."""
+
+    def start(params: Leaves) -> Step:
+        steps = [choose(p)([p]) for p in params]
+        return lambda gs, ps, t, **extra: [
+            s([g], [p], t, **extra)[0] for s, g, p in zip(steps, gs, ps, strict=True)
+        ]
+
+    return start
+
+
+def galore(rank: int, every: int, factor: float, base: Start) -> Start:
+    """GaLore (Zhao 2024): `base` in the coordinates of the gradient's largest singular vectors.
+
+    Which vectors, a gradient with equal singular values (such as none) leaves open: then NaN.
+    """
+
+    def leaf(p0: Any) -> Callable[..., Any]:
+        if np.ndim(p0) != 2:
+            alone = base([p0])
+            return lambda g, p, t: alone([g], [p], t)[0]
+        wide = p0.shape[0] < p0.shape[1]
+        k = min(rank, *p0.shape)
+        small = np.zeros((k, p0.shape[0] if wide else p0.shape[1]), p0.dtype)
+        inner = base([small])
+        vectors: Any = None
+
+        def step(g: Any, p: Any, t: int) -> Any:
+            nonlocal vectors
+            x = g.T if wide else g
+            if (t - 1) % every == 0:
+                left, values, _ = np.linalg.svd(x, full_matrices=False)
+                vectors = left[:, :k]
+                if np.min(-np.diff(np.append(values, 0.0))) < 1e-6 * values.max(initial=1e-30):
+                    vectors = vectors + np.nan
+            u = factor * (vectors @ inner([vectors.T @ x], [small], t)[0])
+            return u.T if wide else u
+
+        return step
+
+    return leafwise(leaf)
+
+
+def matrices_and_others(matrix: Start, other: Start) -> Start:
+    """One rule for leaves of rank 2, another for the rest."""
+    return each(lambda p: matrix if np.ndim(p) == 2 else other)

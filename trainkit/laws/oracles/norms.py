@@ -1,0 +1,104 @@
+"""Pieces that measure lengths: clipping, normalising, trust ratios, Polyak's step; plain NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from trainkit.laws.oracles.pieces import Leaves, Start, stateless
+
+
+def trust_ratio(coefficient: float = 1.0, eps: float = 0.0, floor: float = 0.0) -> Start:
+    """‖p‖ / ‖u‖ for every leaf (You 2017); 1 where either is zero."""
+
+    def f(g: Any, p: Any) -> Any:
+        a, b = (max(float(np.sqrt(np.sum(np.square(x)))), floor) for x in (p, g))
+        return g if a == 0 or b == 0 else g * (coefficient * a / (b + eps))
+
+    return stateless(f)
+
+
+def param_block_rms(floor: float = 1e-3) -> Start:
+    return stateless(lambda g, p: g * max(float(np.sqrt(np.mean(np.square(p)))), floor))
+
+
+def param_block_norm(floor: float = 1e-3) -> Start:
+    return stateless(lambda g, p: g * max(float(np.sqrt(np.sum(np.square(p)))), floor))
+
+
+def clip(bound: float) -> Start:
+    return stateless(lambda g, p: np.clip(g, -bound, bound))
+
+
+def clip_block_rms(bound: float) -> Start:
+    return stateless(
+        lambda g, p: g / max(1.0, float(np.sqrt(np.mean(np.square(g)))) / bound) if g.size else g
+    )
+
+
+def global_norm(gs: Leaves) -> float:
+    return float(np.sqrt(sum(float(np.sum(np.square(np.asarray(g, np.float64)))) for g in gs)))
+
+
+def clip_global_norm(bound: float) -> Start:
+    """Pascanu 2013: the whole gradient, at most `bound` long."""
+
+    def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
+        norm = global_norm(gs)
+        return list(gs) if norm < bound else [g * (bound / norm) for g in gs]
+
+    return lambda params: step
+
+
+def normalize(factor: float, eps: float) -> Start:
+    def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
+        return [g * (factor / (global_norm(gs) + eps)) for g in gs]
+
+    return lambda params: step
+
+
+def unit_norm(x: Any, axis: Any) -> Any:
+    """The norm of each output unit (Brock 2021): vectors whole, matrices by column, …"""
+    if axis is None:
+        squeezed = np.ndim(np.squeeze(x))
+        axis = tuple(range(np.ndim(x))) if squeezed <= 1 else (
+            (0,) if np.ndim(x) in (2, 3) else tuple(range(np.ndim(x) - 1)))  # fmt: skip
+    return np.sqrt(np.sum(np.square(x), axis=axis, keepdims=True))
+
+
+def adaptive_clip(clipping: float, eps: float, axis: Any = None) -> Start:
+    def f(g: Any, p: Any) -> Any:
+        bound, norm = clipping * np.maximum(unit_norm(p, axis), eps), unit_norm(g, axis)
+        return np.where(norm < bound, g, g * (bound / np.maximum(norm, 1e-6))).astype(g.dtype)
+
+    return stateless(f)
+
+
+def centralize() -> Start:
+    """Yong 2020: minus the mean over all axes but the first."""
+    return stateless(
+        lambda g, p: g - g.mean(tuple(range(1, g.ndim)), keepdims=True) if np.ndim(g) > 1 else g
+    )
+
+
+def zero_nans() -> Start:
+    return stateless(lambda g, p: np.where(np.isnan(g), 0.0, g).astype(g.dtype))
+
+
+def keep_nonnegative() -> Start:
+    """Never past zero: the update −p where p + u would be negative."""
+    return stateless(lambda g, p: np.where(p + g < 0, -p, g).astype(g.dtype))
+
+
+def polyak(f_min: float, top: float, eps: float, positive: bool) -> Start:
+    """Loizou 2021: min((f − f*) / (‖g‖² + ε), top)."""
+
+    def step(gs: Leaves, ps: Leaves, t: int, *, value: Any = 1.0, **_: Any) -> list[Any]:
+        power = global_norm(gs) ** 2 + eps
+        gap = float(value) - f_min
+        gap = max(gap, 0.0) if positive else gap
+        rate = 0.0 if power <= np.finfo(np.float64).eps else min(gap / power, top)
+        return [rate * g for g in gs]
+
+    return lambda params: step

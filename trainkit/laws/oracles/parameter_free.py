@@ -1,0 +1,220 @@
+"""Rules that find their own step size, in plain NumPy, written from their papers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from trainkit.laws.oracles.norms import global_norm
+from trainkit.laws.oracles.pieces import Leaves, Start, Step, leafwise, value_at
+
+
+def dot(xs: Leaves, ys: Leaves) -> Any:
+    return sum(np.sum(x * y) for x, y in zip(xs, ys, strict=True))
+
+
+def away(ps: Leaves, p0: Leaves) -> list[Any]:
+    return [p - q for p, q in zip(ps, p0, strict=True)]
+
+
+def dog(first: tuple[str, float], eps: float) -> Start:
+    """DoG (Ivgi 2023): the largest distance from x₀, over the root of the sum of ‖g‖²."""
+    kind, value = first
+
+    def start(p0: Leaves) -> Step:
+        reach = {"distance": value, "heuristic": value * (1 + global_norm(p0))}.get(kind, 0.0)
+        power = 0.0
+
+        def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
+            nonlocal reach, power
+            reach = max(reach, global_norm(away(ps, p0)))
+            power += global_norm(gs) ** 2
+            rate = reach / float(np.sqrt(power + eps))
+            if kind == "learning_rate" and t == 1:
+                rate = value
+            return [rate * g for g in gs]
+
+        return step
+
+    return start
+
+
+def dowg(first: float | None, eps: float) -> Start:
+    """DoWG (Khaled 2023): r̄² over the root of Σ r̄² ‖g‖²."""
+
+    def start(p0: Leaves) -> Step:
+        reach, power = eps if first is None else first, 0.0
+
+        def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
+            nonlocal reach, power
+            reach = max(reach, global_norm(away(ps, p0)) ** 2)
+            power += reach * global_norm(gs) ** 2
+            rate = reach / (float(np.sqrt(power)) + eps)
+            return [rate * g for g in gs]
+
+        return step
+
+    return start
+
+
+def distance_over_gradients(relative: float, eps: float, factor: float) -> Start:
+    """LDoG: DoG leaf by leaf."""
+
+    def leaf(p0: Any) -> Callable[..., Any]:
+        piece = dog(("heuristic", relative), eps)([p0])
+        return lambda g, p, t: factor * piece([g], [p], t)[0]
+
+    return leafwise(leaf)
+
+
+def cocob(alpha: float, eps: float) -> Start:
+    """COCOB-Backprop (Orabona & Tommasi 2017, algorithm 2): betting coins on every coordinate."""
+
+    def leaf(p0: Any) -> Callable[..., Any]:
+        largest = np.full_like(p0, eps)
+        total, summed, reward = (np.zeros_like(p0) for _ in range(3))
+
+        def step(g: Any, p: Any, t: int) -> Any:
+            nonlocal largest, total, summed, reward
+            largest = np.maximum(largest, np.abs(g))
+            total = total + np.abs(g)
+            reward = np.maximum(reward - (p - p0) * g, 0)
+            summed = summed - g
+            stake = summed / (largest * np.maximum(total + largest, alpha * largest))
+            return p0 + stake * (largest + reward) - p
+
+        return step
+
+    return leafwise(leaf)
+
+
+def _corrected(b1: float, b2: float, t: int) -> float:
+    return float((1 - b2**t) ** 0.5 / (1 - b1**t))
+
+
+def dadapt_adamw(
+    rate: Any, betas: tuple[float, float], eps: float, first: float, decay: float
+) -> Start:
+    """D-Adaptation of AdamW (Defazio & Mishchenko 2023), with Adam's bias corrections.
+
+    The norm is that of the second moment before this gradient, as in the authors' code.
+    """
+    b1, b2 = betas
+    b = b2**0.5
+
+    def start(p0: Leaves) -> Step:
+        m, v, s = ([np.zeros_like(p) for p in p0] for _ in range(3))
+        d, r = _zero(p0) + first, _zero(p0)
+
+        def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
+            nonlocal m, v, s, d, r
+            k = d * value_at(rate, t) * _corrected(b1, b2, t)
+            gain = dot(gs, [y / (np.sqrt(x) + eps) for x, y in zip(v, s, strict=True)])
+            m = [b1 * x + (1 - b1) * k * g for x, g in zip(m, gs, strict=True)]
+            v = [b2 * x + (1 - b2) * g * g for x, g in zip(v, gs, strict=True)]
+            s = [b * x + (1 - b) * k * g for x, g in zip(s, gs, strict=True)]
+            r = b * r + (1 - b) * k * gain
+            d = np.maximum(d, r / ((1 - b) * _size(s)))  # 0/0 is NaN: the paper says nothing of it
+            return [-x / (np.sqrt(y) + eps) - decay * k * p
+                    for x, y, p in zip(m, v, ps, strict=True)]  # fmt: skip
+
+        return step
+
+    return start
+
+
+def _size(xs: Leaves) -> Any:
+    """Σ|x|."""
+    return sum(np.sum(np.abs(x)) for x in xs)
+
+
+def _zero(p0: Leaves) -> Any:
+    """A scalar in the leaves' precision, so that a float32 run rounds the scalars as well."""
+    return np.asarray(p0[0]).dtype.type(0)
+
+
+def prodigy(
+    rate: Any, betas: tuple[float, float], b3: float | None, eps: float, first: float,
+    factor: float, decay: float, safeguard: bool,
+) -> Start:  # fmt: skip
+    """Prodigy (Mishchenko & Defazio 2023): D-Adaptation with ⟨g, x₀ − x⟩ and weights d²."""
+    b1, b2 = betas
+    b = b2**0.5 if b3 is None else b3
+
+    def start(p0: Leaves) -> Step:
+        m, v, s = ([np.zeros_like(p) for p in p0] for _ in range(3))
+        d, r = _zero(p0) + first, _zero(p0)
+
+        def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
+            nonlocal m, v, s, d, r
+            k = d * value_at(rate, t) * _corrected(b1, b2, t)
+            m = [b1 * x + (1 - b1) * d * g for x, g in zip(m, gs, strict=True)]
+            v = [b2 * x + (1 - b2) * (d * g) ** 2 for x, g in zip(v, gs, strict=True)]
+            weight = (d if safeguard else k) * d / first
+            s = [b * x + weight * g for x, g in zip(s, gs, strict=True)]
+            r = b * r - d / first * k * dot(gs, away(ps, p0))
+            d = np.maximum(d, factor * r / _size(s))
+            return [-k * x / (np.sqrt(y) + d * eps) - decay * k * p
+                    for x, y, p in zip(m, v, ps, strict=True)]  # fmt: skip
+
+        return step
+
+    return start
+
+
+def momo(rate: Any, beta: float, low: float, decay: float, adapts: bool) -> Start:
+    """MoMo (Schaipp 2023, algorithm 1): momentum with a step no longer than its model allows."""
+    return _momo(rate, low, decay, adapts, beta)
+
+
+def momo_adam(
+    rate: Any, b1: float, b2: float, eps: float, low: float, decay: float, adapts: bool
+) -> Start:  # fmt: skip
+    """MoMo-Adam (Schaipp 2023, algorithm 2): the same in Adam's norm, and bias-corrected."""
+    return _momo(rate, low, decay, adapts, b1, (b2, eps))
+
+
+def _momo(
+    rate: Any, low: float, decay: float, adapts: bool, beta: float,
+    adam: tuple[float, float] | None = None,
+) -> Start:  # fmt: skip
+    """d averages gradients, f̄ losses and γ the products ⟨g, x⟩.
+
+    τ = min(α / ρ, (f̄ − ρ f* − γ + ⟨d, x⟩)₊ / ‖d‖²), with ρ = 1 − βᵗ, and the norm that of Adam's D;
+    without Adam the averages begin at their first value, and ρ is 1.
+    """
+
+    def start(p0: Leaves) -> Step:
+        d, v = ([np.zeros_like(p) for p in p0] for _ in range(2))
+        loss, gamma, bound = _zero(p0), _zero(p0), _zero(p0) + low
+
+        def step(gs: Leaves, ps: Leaves, t: int, *, value: Any = 1.0, **_: Any) -> list[Any]:
+            nonlocal d, v, loss, gamma, bound
+            b = 0.0 if adam is None and t == 1 else beta
+            rho = 1.0 if adam is None else 1 - beta**t
+            d = [b * x + (1 - b) * g for x, g in zip(d, gs, strict=True)]
+            loss = b * loss + (1 - b) * (_zero(p0) + float(value))
+            gamma = b * gamma + (1 - b) * dot(gs, ps)
+            scale: Leaves = [1.0] * len(d)
+            if adam is not None:
+                b2, eps = adam
+                v = [b2 * x + (1 - b2) * g * g for x, g in zip(v, gs, strict=True)]
+                scale = [eps + np.sqrt(x / (1 - b2**t)) for x in v]
+            power = dot(d, [x / y for x, y in zip(d, scale, strict=True)])
+            inner, alpha = dot(d, ps), value_at(rate, t)
+            shrink = 1 + alpha * decay
+            cap = shrink * (loss - gamma) + inner
+            if adapts and cap < shrink * rho * bound:
+                bound = max(cap / (2 * rho * shrink), low)
+            room = max(cap - shrink * rho * bound, 0.0)
+            tau = min(alpha / rho, 0.0 if power <= np.finfo(np.float64).eps else room / power)
+            if adapts:
+                bound = max((loss + inner - gamma - tau * power / 2) / rho, low)
+            return [-(alpha * decay / shrink) * p - tau * x / y
+                    for x, y, p in zip(d, scale, ps, strict=True)]  # fmt: skip
+
+        return step
+
+    return start
