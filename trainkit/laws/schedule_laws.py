@@ -78,6 +78,29 @@ def _at(count: Any, test: str) -> str:
     )
 
 
+def refuses(s: ScheduleSubject) -> bool:
+    """Whether its own horizon is beyond int32, and it says so instead of wrapping around."""
+    if max(boundaries(s.like, s.hyperparams), default=0) <= TOP:
+        return False
+    try:
+        with ordinary():
+            jax.eval_shape(s.fn, jax.ShapeDtypeStruct((), jnp.int32))
+    except (OverflowError, ValueError):
+        return True
+    return False
+
+
+def within(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The law for schedules that can be called at all."""
+
+    def checked(s: Any) -> Any:
+        if refuses(s):
+            raise NotApplicable("it refuses a horizon beyond 2³¹ − 1 steps, as it may")
+        return check(s)
+
+    return checked
+
+
 def defined(s: ScheduleSubject) -> Iterator[Violation]:
     for c in s.sample:
         with ordinary():
@@ -329,9 +352,49 @@ def continuous(s: ScheduleSubject) -> Violation | None:
     )
 
 
+FAR = (2**31, 2**31 + 1, 2**33 + 7, 2**40)
+
+
+def horizon(s: ScheduleSubject) -> Violation | None:
+    """Counts beyond int32 are refused, or have the value that they should."""
+    values = s.mapped().astype(np.float64)
+    # Without a reference, a schedule that has ended must stay where it is.
+    ended = values[-1] == values[-2] == values[-3]
+    kinds: dict[str, tuple[Callable[[int], Any], str]] = {
+        "an int": (lambda c: s.fn(c), "schedule({c})"),
+        "a NumPy int64": (lambda c: s.fn(np.int64(c)), "schedule(np.int64({c}))"),
+        "an int64 under jit, in x64 mode": (
+            lambda c: jax.jit(s.fn)(jnp.asarray(c, jnp.int64)),
+            "jax.jit(schedule)(jnp.array({c}, 'int64'))",
+        ),
+    }
+    for c in FAR:
+        want = float(s.value(c)) if s.value else float(values[-1])
+        for words, (call, code) in kinds.items():
+            wide = "x64" in words
+            with ordinary(), jax.enable_x64(wide):
+                try:
+                    got = float(call(c))
+                except Exception:  # refused, which is as good
+                    continue
+            off = abs(got - want) > 1e-5 * abs(want) + 1e-6 * np.abs(values).max()
+            if not np.isfinite(got) or ((s.value or ended) and off):
+                return Violation(
+                    f"at {c}, given as {words}, it is {got:.9g} where {want:.9g} was expected: the "
+                    "count wraps around unseen",
+                    {"count": c, "found": got, "expected": want},
+                    "import numpy as np\n"
+                    + "jax.config.update('jax_enable_x64', True)\n" * wide
+                    + f"value = float({code.format(c=c)})\nprint(value)\n"
+                    f"assert abs(value - {want!r}) <= 1e-5 * {abs(want)!r} + "
+                    f"{1e-6 * float(np.abs(values).max())!r}, value",
+                )
+    return None
+
+
 def law(name: str, statement: str, check: Any, **more: Any) -> Law:
     base = {"kind": "schedule", "group": "schedules", "reference": "the protocol of optax.Schedule"}
-    return Law(name, statement, check, **(base | more))
+    return Law(name, statement, within(check), **(base | more))
 
 
 LAWS = (
@@ -358,6 +421,8 @@ LAWS = (
     law("continuous", "From one count to the next it does not jump.", continuous,
         claim="continuous", tolerance="the claimed step, or a fifth of its range", why="a jump at "
         "a boundary is a schedule put together wrongly"),
+    law("horizon", "A count beyond 2³¹ − 1 has the value that it should, or is refused.", horizon,
+        level="strict", tolerance="1e-5 relative", why="float32"),
     law("schedule in x64", "In x64 mode it does not turn what it scales into float64.", x64,
         level="strict", tolerance="exact", why="a type"),
 )  # fmt: skip
