@@ -12,9 +12,10 @@ import optax
 
 from trainkit.laws import cases
 from trainkit.laws.cases import Case
-from trainkit.laws.form import _gap, _jit_in_float64, _spread, same_bits, setup
+from trainkit.laws.form import _gap, _jit_in_float64, _spread, same_bits, setup, tree_code
 from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.shrink import mismatch, violation
+from trainkit.laws.source import rule as rule_code
 from trainkit.laws.subject import Subject, first_line, mini, ordinary
 
 CHAINS: dict[str, Callable[[Any], Any]] = {
@@ -334,7 +335,8 @@ def decoupled(subject: Subject) -> Violation | None:
         if rate < 0:
             return Violation(
                 f"the decay pushes away from zero: update changes by {-rate:.3g} times the "
-                "parameter", {"rate": rate}, "")  # fmt: skip
+                "parameter", {"rate": rate},
+                _DECAY + "assert (ratio <= 0).all(), ratio")  # fmt: skip
         expected = -rate * dp
     else:
         expected = -np.asarray(claimed, np.float64) * dp
@@ -351,13 +353,19 @@ def decoupled(subject: Subject) -> Violation | None:
         f"get updates that differ by {wrong.found:.6g}; decoupled decay would make it "
         f"{wrong.expected:.6g} (step {wrong.step + 1})",
         {"step": wrong.step, "found": wrong.found, "expected": wrong.expected},
-        "p, q = {'w': jnp.array([100.0, -50.0])}, {'w': jnp.array([1.0, 1.0])}\n"
-        "gs = [{'w': jnp.array([1.0, -2.0])}, {'w': jnp.array([0.1, 0.3])}]\n"
-        "def run(p):\n    s = tx.init(p)\n    for g in gs:\n        u, s = tx.update(g, s, p)\n"
-        "    return u['w']\n"
-        "ratio = (run(p) - run(q)) / (p['w'] - q['w'])\nprint(ratio)\n"
-        f"assert jnp.allclose(ratio, {-_rate(claimed, dp, du)!r}, rtol=1e-4), ratio",
+        _DECAY + f"assert jnp.allclose(ratio, {-_rate(claimed, dp, du)!r}, rtol=1e-4), ratio",
     )
+
+
+_DECAY = (
+    "p = {'b': jnp.array([100.0, -50.0]), 'w': jnp.array([[80.0, -30.0]])}\n"
+    "q = jax.tree.map(jnp.ones_like, p)\n"
+    "gs = [{'b': jnp.array([k, -2.0 * k]), 'w': jnp.array([[-k, 0.3]])} for k in (1.0, 0.1, 3.0)]\n"
+    "def run(p):\n    s = tx.init(p)\n    for g in gs:\n        u, s = tx.update(g, s, p)\n"
+    "    return u\n"
+    "flat = lambda t: jnp.concatenate([x.ravel() for x in jax.tree.leaves(t)])\n"
+    "ratio = (flat(run(p)) - flat(run(q))) / (flat(p) - flat(q))\nprint(ratio)\n"
+)
 
 
 def _rate(claimed: Any, dp: Any, du: Any) -> float:
@@ -423,36 +431,103 @@ def clipped(subject: Subject) -> Violation | None:
 
 
 def accumulates(subject: Subject) -> Iterator[Violation]:
-    """claims={"accumulation": {"k": k, "inner": the rule without accumulation}}"""
+    """claims={"accumulation": {"k": k, "inner": the rule without accumulation}}
+
+    Further entries: "weight", the name of the extra argument that holds a micro-gradient's weight;
+    "mean": False for a rule that adds gradients up; "poison": False where a NaN may outlive its
+    window (at the strict level it may not in any case).
+    """
     claim = subject.claims["accumulation"]
     if claim is True:
         raise NotApplicable('say of what: claims={"accumulation": {"k": 4, "inner": tx}}')
-    k, inner = int(claim["k"]), claim["inner"]
+    k, inner, weight = int(claim["k"]), claim["inner"], claim.get("weight")
     params, grads = mini()
-    alone = subject.trajectory(inner, params, grads[:3], apply=False)
-    micro = [g for g in grads[:3] for _ in range(k)]
-    out = subject.trajectory(subject.tx, params, micro, apply=False)
-    for t, u in enumerate(out):
-        last = (t + 1) % k == 0
-        want = alone[t // k] if last else jax.tree.map(jnp.zeros_like, u)
-        for x, y in zip(jax.tree.leaves(u), jax.tree.leaves(want), strict=True):
-            if not np.all(np.abs(np.asarray(x - y)) <= _spread(np.asarray(y))):
-                what = "the full step" if last else "zero in between"
-                yield Violation(
-                    f"micro-step {t + 1} of {k} equal ones gives another update than {what}",
-                    {"params": params, "gradients": micro[: t + 1], "found": u, "expected": want},
-                )
-                return
-    poisoned = [jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), grads[0])] + micro
-    later = subject.trajectory(subject.tx, params, poisoned[: 3 * k], apply=False)[2 * k :]
-    if not all(np.isfinite(x).all() for u in later for x in jax.tree.leaves(u)):
+    rng = np.random.default_rng(5)
+    micro = [jax.tree.map(lambda g: g * float(rng.normal()) + 0.1, grads[t % 6])
+             for t in range(3 * k)]  # fmt: skip
+    equal: Any = np.ones(len(micro))
+    tries = {"equal ones": ([g for g in grads[:3] for _ in range(k)], equal),
+             "different ones": (micro, equal)}  # fmt: skip
+    if weight is not None:
+        uneven = np.arange(len(micro)) % (k + 1) + 1.0
+        uneven[k - 1] = 0.0 if k > 1 else 1.0
+        tries["ones of uneven weight"] = (micro, uneven)
+    for words, (gs, ws) in tries.items():
+        found = _accumulated(subject, gs, ws, weight)
+        whole = _windows(gs, ws, k, claim.get("mean", True))
+        alone = subject.trajectory(inner, params, whole, apply=False)
+        code = _ACCUMULATION.format(
+            setup=setup(params, gs), inner=_inner_code(inner), k=k, whole=tree_code(whole),
+            extra=f"{weight}=ws[t]" if weight else "", ws=ws.tolist(),
+        )  # fmt: skip
+        for t, u in enumerate(found):
+            last = (t + 1) % k == 0
+            want = alone[t // k] if last else jax.tree.map(jnp.zeros_like, u)
+            for x, y in zip(jax.tree.leaves(u), jax.tree.leaves(want), strict=True):
+                if not np.all(np.abs(np.asarray(x - y)) <= 2 * _spread(np.asarray(y)) + 1e-12):
+                    what = "the full step" if last else "zero in between"
+                    yield Violation(
+                        f"micro-step {t + 1} of {k} {words} gives another update than {what}",
+                        {"params": params, "gradients": gs[: t + 1], "weights": ws[: t + 1],
+                         "found": u, "expected": want}, code)  # fmt: skip
+                    return
+    if not claim.get("poison", True) and subject.level != "strict":
+        return
+    poisoned = [jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), grads[0]), *micro[1:]]
+    finite = lambda us: all(np.isfinite(x).all() for u in us for x in jax.tree.leaves(u))
+    # Where the rule inside remembers a NaN for itself, there is nothing to ask for.
+    windows = _windows(poisoned, equal, k, claim.get("mean", True))
+    forgets = finite(subject.trajectory(inner, params, windows, apply=False)[2:])
+    if forgets and not finite(_accumulated(subject, poisoned, equal, weight)[2 * k :]):
         yield Violation(
             "one NaN micro-gradient is still there after its window",
             {"params": params, "gradients": poisoned},
             setup(params, poisoned[: 3 * k]) + "state = tx.init(params)\n"
             "for g in grads:\n    u, state = tx.update(g, state, params)\n"
             "assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(u)), u",
+            level=None if claim.get("poison", True) else "strict",
         )
+
+
+def _accumulated(subject: Subject, gs: list[Any], ws: np.ndarray, weight: str | None) -> list[Any]:
+    params, _ = mini()
+    if weight is None:
+        return subject.trajectory(subject.tx, params, gs, apply=False)
+    with ordinary():
+        state, out = subject.tx.init(params), []
+        for g, w in zip(gs, ws, strict=True):
+            extra = subject.extra(params, g) | {weight: jnp.float32(w)}
+            u, state = subject.tx.update(g, state, params, **extra)
+            out.append(u)
+        return out
+
+
+def _windows(gs: list[Any], ws: np.ndarray, k: int, mean: bool) -> list[Any]:
+    """The gradient of every window: Σ w g / Σ w, or Σ w g."""
+    out = []
+    for a in range(0, len(gs), k):
+        w = ws[a : a + k] / (ws[a : a + k].sum() if mean else 1.0)
+        sums = lambda *xs, w=w: jnp.asarray(
+            sum(f * np.asarray(x, np.float64) for f, x in zip(w, xs, strict=True)), xs[0].dtype
+        )
+        out.append(jax.tree.map(sums, *gs[a : a + k]))
+    return out
+
+
+def _inner_code(inner: Any, name: str = "inner") -> str:
+    with ordinary():
+        return rule_code(inner, name, None, None)
+
+
+_ACCUMULATION = (
+    "{inner}\n{setup}ws = {ws}\nwhole = {whole}\nstate, alone = tx.init(params), []\n"
+    "inner_state = inner.init(params)\nfor g in whole:\n"
+    "    u, inner_state = inner.update(g, inner_state, params)\n    alone.append(u)\n"
+    "for t, g in enumerate(grads):\n    u, state = tx.update(g, state, params, {extra})\n"
+    "    want = alone[t // {k}] if (t + 1) % {k} == 0 else jax.tree.map(jnp.zeros_like, u)\n"
+    "    for x, y in zip(jax.tree.leaves(u), jax.tree.leaves(want)):\n"
+    "        assert jnp.allclose(x, y, rtol=1e-4, atol=1e-6), (t, x, y)"
+)
 
 
 def guards(subject: Subject) -> Iterator[Violation]:
@@ -499,6 +574,10 @@ def commutes(subject: Subject) -> Violation | None:
                 return Violation(
                     "the two orders of the chain give different updates",
                     {"params": params, "gradients": grads[:4], "found": u, "expected": v},
+                    setup(params, grads[:4])
+                    + _inner_code(other, "other")
+                    + "\nfirst, tx = optax.chain(tx, other), optax.chain(other, tx)\n"
+                    + COMPARE.format(other="first", test=NEAR),
                 )
     return None
 
@@ -540,8 +619,9 @@ LAWS = (
             why="a difference of two float32 numbers"),
     algebra("clip", "Never longer than the bound, unchanged within it, direction kept.", clipped,
             claim="clip", tolerance="1e-5 relative"),
-    algebra("accumulation", "k equal micro-gradients are one step; one NaN does not outlive its "
-            "window.", accumulates, claim="accumulation"),
+    algebra("accumulation", "k micro-gradients are one step with their mean, by weight where they "
+            "have one, and zeros in between; one NaN does not outlive its window.", accumulates,
+            claim="accumulation"),
     algebra("guard", "A non-finite gradient leaves parameters and state as they were.", guards,
             claim="guard", **EXACT),
     algebra("wrapper order", "Two wrappers that are said to commute do.", commutes,

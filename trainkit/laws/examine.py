@@ -9,7 +9,7 @@ from typing import Any
 from trainkit.laws import algebra, form, life, numbers, schedule_laws, source
 from trainkit.laws import claims as claiming
 from trainkit.laws.law import Law, Level, NotApplicable, Violation
-from trainkit.laws.oracles.catalogue import RULES, bind, oracle_for
+from trainkit.laws.oracles.catalogue import RULES, bind, oracle_for, plain_name
 from trainkit.laws.oracles.schedules import SCHEDULES
 from trainkit.laws.report import Failure, Report, Result
 from trainkit.laws.subject import Crash, Subject, first_line, is_transformation, ordinary
@@ -65,6 +65,7 @@ def check(
     """
     began = time.perf_counter()
     _known_level(level)
+    like = plain_name(like) if like else None
     if like is not None and like in SCHEDULES:
         raise ValueError(f"like={like!r} is a schedule: use check_schedule")
     oracle = oracle_for(like, hyperparams) if like else None
@@ -82,7 +83,9 @@ def check(
     subject.oracle = oracle
     subject.find_needs()
     words = like or getattr(tx, "__qualname__", None) or "the rule"
-    code = lambda: source.rule(tx, "tx", like, hyperparams)
+    code = lambda: (
+        source.rule(tx, "tx", like, hyperparams) + source.informed(subject.needs, extra_args)
+    )
     return _examine(subject, chosen, laws is not None, code, words, began)
 
 
@@ -125,6 +128,7 @@ def check_schedule(
         )
     value = None
     bound: dict[str, Any] = {}
+    like = plain_name(like) if like else None
     if like is None and hyperparams:
         raise ValueError("hyperparams say what like= would get: pass like='linear_schedule', …")
     if like is not None:
@@ -207,7 +211,8 @@ def _examine(
         if not prelude:
             with ordinary():
                 prelude.append(code())
-        return f"# {law.name}: {law.statement}\n{source.HEADER}\n{prelude[0]}\n\n{found.script}\n"
+        head = source.header(found.devices)
+        return f"# {law.name}: {law.statement}\n{head}\n{prelude[0]}\n\n{found.script}\n"
 
     for law in laws:
         start = time.perf_counter()
@@ -234,9 +239,9 @@ def _examine(
                     note = f"the run crashed, see {crashed[crash.where]!r}"
                 else:
                     crashed[crash.where] = law.name
-                    found = [_crash(crash.cause, crash.where)]
+                    found = [_crash(crash.cause, crash.where, law)]
             except Exception as error:
-                found = [_crash(error, law.name)]
+                found = [_crash(error, law.name, law)]
         if found:
             outcome, note = "broken", found[0].message
         for one in found:
@@ -261,24 +266,35 @@ def _examine(
 _NEED_A_VALUE = ("oracle",)
 
 
-def _crash(error: BaseException, where: str) -> Violation:
+def _crash(error: BaseException, where: str, law: Law) -> Violation:
     cause = f"{type(error).__name__}: {first_line(error)}"
-    return Violation(
-        f"it crashed ({where}): {cause}",
-        {"cause": cause, "params": "{'b': 3 numbers, 'w': 2×3 numbers}"},
-        _CRASH_SCHEDULE if "schedule" in where or "count" in where else _CRASH,
-    )
+    example = {"cause": cause, "params": "{'b': 3 numbers, 'w': 2×3 numbers}"}
+    if law.kind == "schedule":
+        return Violation(f"it crashed ({where}): {cause}", example, _CRASH_SCHEDULE)
+    kinds = _KINDS.get(law.name, "[('bfloat16', 'bfloat16'), ('float32', 'float32')]")
+    script = form.ABSTRACT if law.name == "abstract parameters" else _CRASH.format(kinds=kinds)
+    if "64" in where or "64" in law.name:
+        script = "jax.config.update('jax_enable_x64', True)\n" + script
+    return Violation(f"it crashed ({where}): {cause}", example, script)
 
 
+# The dtypes of parameters and gradients that a law tries.
+_KINDS = {
+    "mixed dtypes": "[('float32', 'bfloat16'), ('bfloat16', 'float32'), ('float32', 'float16')]",
+    "float16": "[('float16', 'float16')]",
+    "float64": "[('float64', 'float64'), ('float32', 'float32')]",
+    "oracle in float64": "[('float64', 'float64')]",
+}
 _CRASH = (
-    "params = {'b': jnp.array([1.0, 2.0, 3.0]), 'w': jnp.ones((2, 3))}\n"
+    "params = {{'b': jnp.array([1.0, 2.0, 3.0]), 'w': jnp.ones((2, 3))}}\n"
     "state = tx.init(params)\nupdate = jax.jit(tx.update)\nfor _ in range(3):\n"
     "    updates, state = update(params, state, params)\n"
-    "for dtype in ('bfloat16', 'float32'):\n"
-    "    p = jax.tree.map(lambda x: x.astype(dtype), params)\n"
-    "    s = tx.init(p)\n"
-    "    jax.lax.scan(lambda s, g: tx.update(g, s, p)[::-1], s, "
-    "jax.tree.map(lambda x: jnp.stack([x, x]), p))"
+    "for params_dtype, grads_dtype in {kinds}:\n"
+    "    p = jax.tree.map(lambda x: x.astype(params_dtype), params)\n"
+    "    g = jax.tree.map(lambda x: jnp.stack([x, x]).astype(grads_dtype), params)\n"
+    "    jax.eval_shape(lambda: tx.update(jax.tree.map(lambda x: x[0], g), tx.init(p), p))\n"
+    "    if params_dtype == grads_dtype:\n"
+    "        jax.lax.scan(lambda s, g: tx.update(g, s, p)[::-1], tx.init(p), g)"
 )
 _CRASH_SCHEDULE = (
     "print(schedule(0), schedule(1), schedule(2**31 - 1))\nprint(jax.jit(schedule)(jnp.array(1)))\n"

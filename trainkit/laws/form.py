@@ -121,7 +121,8 @@ def purity(subject: Subject) -> Iterator[Violation]:
                 "update changed a container that it was given (gradients, state or parameters)",
                 {"params": params, "gradients": grads[:2]},
                 code + "import copy\nwords = lambda: str((grads[0], state, params))\n"
-                "before = words()\ntx.update(grads[0], state, params)\nassert words() == before",
+                "before = words()\ntx.update(grads[0], state, params)\n"
+                "assert words() == before, (before, words())",
             )
             return
         # NumPy gradients, which an `*=` would overwrite; a rule need not accept them.
@@ -140,7 +141,7 @@ def purity(subject: Subject) -> Iterator[Violation]:
                 "g = jax.tree.map(np.array, grads)\n"
                 "tx.update(g, tx.init(params), jax.tree.map(np.array, params))\n"
                 "assert all((a == b).all() for a, b in zip(jax.tree.leaves(g), "
-                "jax.tree.leaves(grads)))",
+                "jax.tree.leaves(grads))), (g, grads)",
             )
             return
 
@@ -387,7 +388,7 @@ def abstract_init(subject: Subject) -> Violation | None:
     params, _ = mini()
     code = setup(params, params) + (
         "what = lambda t: jax.tree.map(lambda x: (x.shape, str(x.dtype)), t)\n"
-        "assert what(jax.eval_shape(tx.init, params)) == what(tx.init(params))"
+        "a, b = what(jax.eval_shape(tx.init, params)), what(tx.init(params))\nassert a == b, (a, b)"
     )
     with ordinary():
         wrong = _same_tree(jax.eval_shape(subject.tx.init, params), subject.tx.init(params))
@@ -402,8 +403,18 @@ def abstract_params(subject: Subject) -> Violation | None:
     with ordinary():
         wrong = _same_tree(subject.tx.init(shapes), subject.tx.init(params))
     return (
-        Violation(f"init on ShapeDtypeStructs has {wrong}", {"params": params}) if wrong else None
+        Violation(f"init on ShapeDtypeStructs has {wrong}", {"params": params}, ABSTRACT)
+        if wrong
+        else None
     )
+
+
+ABSTRACT = (
+    "params = {'b': jnp.array([1.0, 2.0, 3.0]), 'w': jnp.ones((2, 3))}\n"
+    "shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)\n"
+    "what = lambda t: jax.tree.map(lambda x: (jnp.shape(x), str(x.dtype)), t)\n"
+    "assert what(tx.init(shapes)) == what(tx.init(params)), tx.init(shapes)"
+)
 
 
 def one_compile(subject: Subject) -> Violation | None:
@@ -510,7 +521,8 @@ def extra_arguments(subject: Subject) -> Violation | None:
         {"params": params, "gradients": grads[0]},
         setup(params, grads[0]) + "a, _ = tx.update(grads, tx.init(params), params)\n"
         "b, _ = tx.update(grads, tx.init(params), params, _of_no_concern=jnp.array(3.0))\n"
-        "for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):\n    assert (x == y).all()",
+        "for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):\n"
+        "    assert (x == y).all(), (x, y)",
     )  # fmt: skip
 
 
@@ -519,7 +531,8 @@ def leaf_names(subject: Subject) -> Iterator[Violation]:
     from trainkit.laws import cases
     from trainkit.laws.shrink import mismatch
 
-    if any("mask" in k and v not in (None, True) for k, v in subject.hyperparams.items()):
+    chooses = lambda k, v: "labels" in k or ("mask" in k and v not in (None, True))
+    if any(chooses(k, v) for k, v in subject.hyperparams.items()):
         raise NotApplicable("its mask may choose leaves by their names or places")
     order = cases.swap()
     plain, swapped = subject.run("plain").flat, subject.run("swapped").flat
@@ -583,9 +596,12 @@ def map_params(subject: Subject) -> Violation | None:
         ]
     return Violation(
         f"optax.tree_map_params does not see {', '.join(missed)}", {"params": params},
-        setup(params, params) + "seen = "
-        "optax.tree_map_params(tx, lambda x: 'seen', tx.init(params))"
-        "\nassert False, seen",
+        setup(params, params) + "state = tx.init(params)\n"
+        "seen = optax.tree_map_params(tx, lambda x: 'seen', state)\n"
+        "pairs = zip(jax.tree.leaves(state), jax.tree.leaves(seen))\n"
+        "shaped = lambda x: jnp.shape(x) in {(3,), (2, 3)}\n"
+        "missed = [x for x, y in pairs if shaped(x) and not isinstance(y, str)]\n"
+        "assert not missed, missed",
     ) if missed else None  # fmt: skip
 
 

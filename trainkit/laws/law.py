@@ -22,12 +22,14 @@ class Violation:
         every step and whatever else the law needs.
       script: the body of the reproducer, a few lines that use `tx` (or `schedule`), or `""`.
       level: the level this violation belongs to, where that differs from the law's own.
+      devices: how many (simulated) devices the reproducer needs.
     """
 
     message: str
     counterexample: dict[str, Any] = field(default_factory=dict)
     script: str = ""
     level: Level | None = None
+    devices: int = 1
 
 
 class NotApplicable(Exception):

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from trainkit.laws.form import _bits, same_bits, setup
 from trainkit.laws.law import Law, NotApplicable, Violation
+from trainkit.laws.source import rule as rule_code
 from trainkit.laws.subject import Subject, first_line, mini, ordinary
 
 EIGHT = "XLA_FLAGS=--xla_force_host_platform_device_count=8"
@@ -55,23 +56,67 @@ def no_collective(subject: Subject) -> Violation | None:
                 f"it uses {name} over {axis or 'an axis'} where there are devices, so that "
                 "replicas may part or the rule depends on where it runs",
                 {"primitive": name, "axis": axis},
-                "import numpy as np\nn = 2\n"
                 f"axis = {axis.strip('(),').strip(chr(39))!r}\n"
-                "p = {'w': jnp.array([[1.0, 2.0]] * n)}\ng = {'w': jnp.array([[0.5, -1.0]] * n)}\n"
-                "def run(p, g):\n    return tx.update(g, tx.init(p), p)[0]['w']\n"
-                "u = jax.vmap(run, axis_name=axis)(p, g)\n"
-                "alone = run(jax.tree.map(lambda x: x[0], p), jax.tree.map(lambda x: x[0], g))\n"
-                "assert (u == alone).all(), (u, alone)",
+                "p, g = jnp.array([[1.0, 2.0]] * 2), jnp.array([[0.5, -1.0], [0.25, 3.0]])\n"
+                "def run(p, g):\n    p, g = {'w': p}, {'w': g}\n"
+                "    return tx.update(g, tx.init(p), p)[0]['w']\n"
+                "both = jax.vmap(run, axis_name=axis)(p, g)\n"
+                "alone = jnp.stack([run(p[i], g[i]) for i in range(2)])\n"
+                "assert jnp.allclose(both, alone, rtol=1e-5), (both, alone)",
             )
     return None
 
 
 def _problem(devices: int) -> tuple[Any, Any]:
-    """Parameters, and gradients [device, step, …] that differ from device to device."""
-    rng = np.random.default_rng(11)
-    draw = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)
-    params = {"b": draw(8) + 1, "w": draw(8, 2)}
-    return params, {"b": draw(devices, 4, 8), "w": draw(devices, 4, 8, 2)}
+    """Parameters, and gradients [device, step, …] that differ from device to device.
+
+    By a formula, so that a reproducer has the same.
+    """
+    n = devices
+    params = {"b": jnp.linspace(-1, 2.5, 8), "w": jnp.linspace(-2, 1.5, 16).reshape(8, 2)}
+    wave = lambda p: 2 * jnp.sin(1.7 * jnp.arange(n * 4 * p.size)).reshape(n, 4, *p.shape)
+    return params, jax.tree.map(wave, params)
+
+
+_PLACED = """n = len(jax.devices())
+params = {'b': jnp.linspace(-1, 2.5, 8), 'w': jnp.linspace(-2, 1.5, 16).reshape(8, 2)}
+wave = lambda p: 2 * jnp.sin(1.7 * jnp.arange(n * 4 * p.size)).reshape(n, 4, *p.shape)
+grads = jax.tree.map(wave, params)
+mean = jax.tree.map(lambda g: g.mean(0), grads)
+def train(params, grads, mean=lambda g: g):
+    def step(carry, g):
+        state, p = carry
+        u, state = tx.update(mean(g), state, p)
+        return (state, optax.apply_updates(p, u)), u
+    return jax.lax.scan(step, (tx.init(params), params), grads)[1]
+alone = jax.jit(train)(params, mean)
+mesh = jax.sharding.Mesh(jax.devices(), ('batch',))
+copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), params)
+average = lambda g: jax.tree.map(lambda x: jax.lax.pmean(x, 'batch'), g)
+"""
+_SPREAD = {
+    "pmap": "found = jax.pmap(lambda p, g: train(p, g, average), 'batch')(copies, grads)\n",
+    "shard_map": (
+        "def one(p, g):\n    p, g = jax.tree.map(lambda x: x[0], (p, g))\n"
+        "    return jax.tree.map(lambda x: x[None], train(p, g, average))\n"
+        "split = jax.sharding.PartitionSpec('batch')\n"
+        "found = jax.jit(jax.shard_map(one, mesh=mesh, in_specs=split, out_specs=split, "
+        "check_vma=False))(copies, grads)\n"
+    ),
+    "sharded": (
+        "cut = lambda *axes: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))\n"
+        "found = jax.jit(train)(jax.device_put(params, cut('batch')), "
+        "jax.device_put(mean, cut(None, 'batch')))\n"
+    ),
+}
+_COMPARED = """for name in params:
+    print(name, {found}, alone[name])
+    assert jnp.allclose({found}, alone[name], rtol=1e-4, atol=1e-5), name
+"""
+_REPLICAS = """for name in params:
+    for copy in found[name]:
+        assert (copy == found[name][0]).all(), (name, copy, found[name][0])
+"""
 
 
 def placements(subject: Subject) -> Iterator[Violation]:
@@ -82,7 +127,8 @@ def placements(subject: Subject) -> Iterator[Violation]:
             f"placements were checked on {n} device{'s' * (n > 1)}; to simulate eight, start "
             f"Python with {EIGHT}"
         )
-    params, grads = _problem(n)
+    with ordinary():
+        params, grads = _problem(n)
     tx = subject.tx
 
     def train(params: Any, grads: Any, mean: Any) -> Any:
@@ -99,10 +145,6 @@ def placements(subject: Subject) -> Iterator[Violation]:
     with ordinary():
         mean = jax.tree.map(lambda g: g.mean(0), grads)
         alone = jax.jit(lambda p, g: train(p, g, lambda g: g))(params, mean)
-        code = setup(params, jax.tree.map(lambda g: g[:, 0], grads)) + (
-            "mean = jax.tree.map(lambda g: g.mean(0), grads)\n"
-            "alone, _ = tx.update(mean, tx.init(params), params)\n"
-        )
         n_axis = "batch"
         average = functools.partial(jax.tree.map, lambda g: jax.lax.pmean(g, n_axis))
         copies = lambda tree: jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), tree)
@@ -126,28 +168,22 @@ def placements(subject: Subject) -> Iterator[Violation]:
             except Exception as error:
                 yield Violation(
                     f"under {name}: {type(error).__name__}: {first_line(error)}",
-                    {"devices": n}, code + "f = lambda p, g: tx.update(g, tx.init(p), p)[0]\n"
-                    "jax.pmap(f, axis_name='batch')(jax.tree.map(lambda x: x[None], params), "
-                    "jax.tree.map(lambda x: x[:1], grads))")  # fmt: skip
+                    {"devices": n}, _PLACED + _SPREAD[name], devices=n)  # fmt: skip
                 return
             for x in _bits(out):
                 if any(x[i].tobytes() != x[0].tobytes() for i in range(n)):
                     yield Violation(
                         f"under {name} the replicas differ after four steps of averaged gradients",
-                        {"devices": n},
-                        "import os  # before jax is imported: eight simulated devices\n"
-                        "def f(p, g):\n    g = jax.lax.pmean(g, 'batch')\n"
-                        "    return tx.update(g, tx.init(p), p)[0]\n"
-                        "p = {'w': jnp.ones((4, 3))}\n"
-                        "u = jax.vmap(f, axis_name='batch')(p, p)['w']\n"
-                        "assert (u == u[0]).all(), u",
-                    )
+                        {"devices": n}, _PLACED + _SPREAD[name] + _REPLICAS, devices=n)  # fmt: skip
                     return
             wrong = _apart(jax.tree.map(lambda x: x[0], out), alone)
             if wrong:
                 yield Violation(
                     f"under {name} on {n} devices it is not what it is alone: {wrong}",
-                    {"devices": n}, code + "print(alone)\nassert False")  # fmt: skip
+                    {"devices": n},
+                    _PLACED + _SPREAD[name] + _COMPARED.format(found="found[name][0]"),
+                    devices=n,
+                )
                 return
 
         # Sharded jit: parameters and state cut along their first axis.
@@ -159,7 +195,10 @@ def placements(subject: Subject) -> Iterator[Violation]:
     if wrong:
         yield Violation(
             f"with parameters sharded over {n} devices it is not what it is alone: {wrong}",
-            {"devices": n}, code + "print(alone)\nassert False")  # fmt: skip
+            {"devices": n},
+            _PLACED + _SPREAD["sharded"] + _COMPARED.format(found="found[name]"),
+            devices=n,
+        )
 
 
 def _apart(found: Any, alone: Any) -> str | None:
@@ -237,14 +276,16 @@ _TRIP_CODE = {
         "from flax import serialization  # needs flax beside jax and optax\n"
         "state = tx.init(params)\nfor g in grads:\n    _, state = tx.update(g, state, params)\n"
         "back = serialization.from_bytes(state, serialization.to_bytes(state))\n"
-        "assert jax.tree.structure(back) == jax.tree.structure(state)"
+        "assert jax.tree.structure(back) == jax.tree.structure(state), back\n"
+        "a, _ = tx.update(grads[-1], state, params)\nb, _ = tx.update(grads[-1], back, params)\n"
+        "assert all((x == y).all() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))), (a, b)"
     ),
     "device_get": (
         "state = tx.init(params)\nfor g in grads[:-1]:\n"
         "    _, state = tx.update(g, state, params)\n"
         "back = jax.device_put(jax.device_get(state))\n"
         "a, _ = tx.update(grads[-1], state, params)\nb, _ = tx.update(grads[-1], back, params)\n"
-        "assert all((x == y).all() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))"
+        "assert all((x == y).all() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))), (a, b)"
     ),
 }
 
@@ -284,11 +325,28 @@ def injected(subject: Subject) -> Iterator[Violation]:
                         f"{b.ravel()[:3]} where {a.ravel()[:3]} was expected",
                         {"params": params, "gradients": grads[: t + 1]},
                         setup(params, grads[: t + 1])
-                        + f"# the same rule, made by optax.inject_hyperparams(…)({words})\n"
-                        "print(jax.tree.map(lambda x: x, params))\nassert False",
+                        + _injected_code(call, static)
+                        + f"assert all(map(jnp.all, map(near, a, b))), ({words!r}, a, b)",
                         level="standard" if dtype == "float32" else "strict",
                     )
                     return
+
+
+def _injected_code(call: functools.partial[Any], static: tuple[str, ...]) -> str:
+    with ordinary():
+        held = [rule_code(v, k, None, None) for k, v in call.keywords.items()]
+        make = rule_code(call.func, "make", None, None)
+    words = ", ".join(f"{k}={k}" for k in call.keywords)
+    return (
+        "\n".join([*held, make])
+        + f"\ninjected = optax.inject_hyperparams(make, static_args={static!r})({words})\n"
+        "def run(tx):\n    state = tx.init(params)\n    for g in grads:\n"
+        "        u, state = tx.update(g, state, params)\n"
+        "    return [x.astype('float32') for x in jax.tree.leaves(u)]\n"
+        "a, b = run(tx), run(injected)\nprint('direct', a)\nprint('injected', b)\n"
+        "rough = 1e-4 if params['b'].dtype == 'float32' else 0.05\n"
+        "near = lambda x, y: abs(x - y) <= rough * (abs(x) + abs(x).max() / 10)\n"
+    )
 
 
 def grows(subject: Subject) -> Violation | None:

@@ -89,10 +89,10 @@ class Report:
     def __str__(self) -> str:
         held = sum(r.outcome == "holds" for r in self.results)
         broken = sorted({f.law for f in self.failures})
-        verdict = "every law that was checked holds" if self.ok else f"{len(broken)} laws broken"
+        verdict = "every law that was checked holds" if self.ok else f"{_laws(len(broken))} broken"
         lines = [
             f"{self.subject}: {verdict}",
-            f"level {self.level}, {held} laws hold, {len(broken)} broken, {self.seconds:.1f} s",
+            f"level {self.level}: {_laws(held)} held, {len(broken)} broken, {self.seconds:.1f} s",
             "",
         ]
         shown = [r for r in self.results if r.outcome != "not claimed"]
@@ -119,6 +119,10 @@ class Report:
         if self.failures:
             raise LawError("\n" + str(self))
         return self
+
+
+def _laws(n: int) -> str:
+    return f"{n} law{'s' * (n != 1)}"
 
 
 def _short(value: Any, limit: int = 400) -> str:

@@ -26,7 +26,45 @@ class CannotWrite(Exception):
     """This value has no stand-alone source."""
 
 
-HEADER = "from __future__ import annotations\n\nimport jax\nimport jax.numpy as jnp\nimport optax\n"
+FUTURE = "from __future__ import annotations\n\n"
+HEADER = FUTURE + "import jax\nimport jax.numpy as jnp\nimport optax\n"
+
+
+def header(devices: int = 1) -> str:
+    """The imports of a reproducer; where it needs devices, they are simulated."""
+    if devices == 1:
+        return HEADER
+    flag = f"--xla_force_host_platform_device_count={devices}"
+    many = f"import os\n\nos.environ['XLA_FLAGS'] = '{flag}'  # before JAX starts\n"
+    return HEADER.replace(FUTURE, FUTURE + many)
+
+
+LOSS = (
+    "\n# The rule is told of a loss: half the squared length of the parameters.\n"
+    "def loss(params):\n"
+    "    wide = lambda x: x.astype(jnp.promote_types(x.dtype, 'float32'))\n"
+    "    return sum((wide(x) ** 2).sum() for x in jax.tree.leaves(params)) / 2\n"
+)
+# How the arguments that the kit makes up are written.
+MADE_UP = {"value": "loss(p)", "loss": "loss(p)", "grad": "g", "value_fn": "loss", "obj_fn": "loss"}
+
+
+def informed(needs: tuple[str, ...], extra: Any) -> str:
+    """Lines after which `tx` supplies itself with the extra arguments that it needs."""
+    if not needs and extra is None:
+        return ""
+    given = [f"{name}={MADE_UP[name]}" for name in needs]
+    lines = LOSS if needs else "\n"
+    if callable(extra):
+        lines += rule(extra, "extra", None, None) + "\n"
+        given.append("**extra(p, g)")
+    elif extra is not None:
+        lines += rule(dict(extra), "extra", None, None) + "\n"
+        given.append("**extra")
+    return lines + (
+        "bare = tx\ntx = optax.GradientTransformationExtraArgs(\n    bare.init,\n"
+        f"    lambda g, s, p=None, **more: bare.update(g, s, p, {', '.join(given)}, **more),\n)\n"
+    )
 
 
 def literal(value: Any) -> str:
@@ -74,14 +112,22 @@ def _is_dtype(value: Any) -> bool:
     )
 
 
+class Seen(dict[str, str]):
+    """What has been written down so far, by name; whether users' modules may be imported."""
+
+    def __init__(self, imports: bool = False):
+        super().__init__()
+        self.imports = imports
+
+
 def rule(subject: Any, name: str, like: str | None, hyperparams: Mapping[str, Any] | None) -> str:
     """Lines that end in `name = …` and rebuild a factory, a transformation or a schedule."""
-    seen: dict[str, str] = {}
-    try:
-        expression = _expression(subject, seen, calling=callable(subject) and name == "tx")
-        return "\n".join([*seen.values(), f"{name} = {expression}"])
-    except (CannotWrite, OSError, TypeError, SyntaxError, ValueError):
-        pass
+    for seen in (Seen(), Seen(imports=True)):
+        try:
+            expression = _expression(subject, seen, calling=callable(subject) and name == "tx")
+            return "\n".join([*seen.values(), f"{name} = {expression}"])
+        except (CannotWrite, OSError, TypeError, SyntaxError, ValueError):
+            continue
     module, qualname = getattr(subject, "__module__", None), getattr(subject, "__qualname__", "")
     if module and qualname.isidentifier():
         call = "()" if name == "tx" else ""
@@ -94,7 +140,7 @@ def rule(subject: Any, name: str, like: str | None, hyperparams: Mapping[str, An
     )
 
 
-def _expression(value: Any, seen: dict[str, str], calling: bool = False) -> str:
+def _expression(value: Any, seen: Seen, calling: bool = False) -> str:
     """`value` as an expression; functions and classes that it needs go to `seen`."""
     if _is_transformation(value):
         return _transformation(value, seen)
@@ -142,7 +188,7 @@ def _public(value: Any) -> str | None:
     return None
 
 
-def _named(value: Any, seen: dict[str, str]) -> str:
+def _named(value: Any, seen: Seen) -> str:
     public = _public(value)
     if public:
         return public
@@ -161,7 +207,7 @@ def _named(value: Any, seen: dict[str, str]) -> str:
     return name
 
 
-def _function(f: Callable[..., Any], seen: dict[str, str]) -> str:
+def _function(f: Callable[..., Any], seen: Seen) -> str:
     public = _public(f)
     if public:
         return public
@@ -184,6 +230,9 @@ def _function(f: Callable[..., Any], seen: dict[str, str]) -> str:
             root = value.__name__
             if root.split(".")[0] in {"jax", "optax", "numpy", *sys.stdlib_module_names}:
                 seen[key] = f"import {root} as {key}" if root != key else f"import {root}"
+                continue
+            if seen.imports:
+                seen[key] = f"import {root} as {key}  # its source stands elsewhere"
                 continue
             # A user's module: what the function uses of it, under the module's name.
             used = [n for n in _names_in(f) if hasattr(value, n)]
@@ -297,7 +346,7 @@ def _closure(fs: list[Any]) -> dict[str, Any]:
     return found
 
 
-def _call(maker: Any, fs: list[Any], seen: dict[str, str]) -> str:
+def _call(maker: Any, fs: list[Any], seen: Seen) -> str:
     """`maker(…)` with the arguments found in the closures of what it made."""
     public = _public(maker)
     if public is None:
@@ -315,7 +364,7 @@ def _call(maker: Any, fs: list[Any], seen: dict[str, str]) -> str:
     return f"{public}({', '.join(args)})"
 
 
-def _transformation(tx: Any, seen: dict[str, str]) -> str:
+def _transformation(tx: Any, seen: Seen) -> str:
     import optax
 
     init, update = tx.init, tx.update
