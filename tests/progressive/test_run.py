@@ -13,7 +13,6 @@ from trainkit.data import Sampler
 from trainkit.growth import until
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.stages import Data, Stage, StageError
-from trainkit.progressive import Price, Probe
 
 events = tiny.events
 TWO = [Stage(4, until.steps(10)), Stage(8)]
@@ -192,63 +191,6 @@ def test_a_growth_can_be_replayed_from_the_state_before_it():
     np.testing.assert_array_equal(
         state.params["in"], np.tile(np.asarray(after.state.params["in"])[:, :4], (1, 2))
     )
-
-
-# -- the probe --------------------------------------------------------------------------------
-
-
-def test_the_probe_does_not_grow_where_growing_does_not_pay():
-    # The labels are those of a linear rule, which the small model has learnt all there is of.
-    random = np.random.default_rng(0)
-    x = random.normal(size=(256, tiny.FEATURES)).astype(np.float32)
-    label = random.integers(0, tiny.CLASSES, 256).astype(np.int32)  # nothing can be learnt
-    data = {"x": x, "label": label}
-    result = tiny.run(
-        [Stage(4, until.steps(60)), Stage(32)],
-        data=Sampler({k: v[:128] for k, v in data.items()}, 16),
-        validation=tiny.parts({k: v[128:] for k, v in data.items()}, 16),
-        steps=150,
-        probe=Probe(steps=20, batches=8),
-    )
-    assert not events(result, "growth")
-    (probe, *_) = [e["probe"] for e in result.history if e.get("probe")]
-    names = [row["name"] for row in probe["candidates"]]
-    assert names[:2] == ["do not grow", "only lower the learning rate"]
-    assert probe["candidates"][probe["best"]]["kind"] != "grow"
-    assert result.ledger.probe > 0
-
-
-def test_candidates_get_equal_flops():
-    result = tiny.run(
-        [Stage(4, until.steps(8)), Stage(32)], steps=10, decay=0.1, probe=Probe(steps=64)
-    )
-    (probe,) = [e["probe"] for e in result.history if e.get("probe")]
-    stay, lower, big = probe["candidates"]
-    assert stay["flops"] == lower["flops"]
-    assert big["steps"] < stay["steps"]
-    assert big["flops"] == pytest.approx(stay["flops"], rel=0.5 / big["steps"] + 1e-6)
-
-
-def test_a_probe_chooses_among_alternatives_and_grows_where_it_pays():
-    # At a learning rate of 0 the small model cannot move; the candidate that may, wins.
-    stages = [
-        Stage(4, until.steps(10), learning_rate=1e-6),
-        [Stage(8, learning_rate=1e-6), Stage(16)],
-    ]
-    result = tiny.run(stages, steps=30, probe=Probe(steps=60, errors=1.0))
-    (growth,) = events(result, "growth")
-    assert growth["alternative"] == 1
-    assert result.model == 16
-    best = growth["probe"]["candidates"][growth["probe"]["best"]]
-    assert best["gain"] > best["error"]
-
-
-def test_growth_that_is_not_worth_its_price_is_not_made():
-    stages = [Stage(4, until.steps(10), learning_rate=1e-6), Stage(16)]
-    dear = tiny.run(stages, steps=30, price=Price(per_parameter=1.0))
-    assert not events(dear, "growth")
-    free = tiny.run(stages, steps=30, probe=Probe(steps=60, errors=1.0))
-    assert events(free, "growth")
 
 
 # -- what is refused --------------------------------------------------------------------------
