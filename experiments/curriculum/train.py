@@ -19,7 +19,7 @@ from trainkit.data import CharCorpus, shakespeare
 from trainkit.data.staged import staged
 from trainkit.growth import until
 from trainkit.growth.stages import Data, Stage
-from trainkit.progressive import progressive
+from trainkit.progressive import keep_compiled, progressive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Config:
 
 def run(config: Config) -> list[dict[str, Any]]:
     """Trains all of them, prints and writes the numbers, and returns them."""
+    keep_compiled(Path(config.out).parent / ".compiled")
     text, validation, _ = shakespeare(config.data).split()
     rows = []
     for name, parts in curricula(config).items():

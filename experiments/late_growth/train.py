@@ -16,6 +16,7 @@ from experiments.progressive_lm.grid import Corpus, Grid, whole
 from experiments.progressive_lm.model import Transformer
 from experiments.progressive_lm.train import RATES, transformation
 from trainkit.data import shakespeare
+from trainkit.progressive import keep_compiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Config:
 
 def run(config: Config) -> list[dict[str, Any]]:
     """Trains all of them, prints and writes the numbers, and returns them."""
+    keep_compiled(Path(config.out).parent / ".compiled")
     corpus = Corpus.of(shakespeare(config.data), config.length, config.batch_size)
     grid = Grid(corpus, transformation("adamw"), RATES["adamw"], config.seeds)
     model = lambda depth: Transformer(84, config.width, depth)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +67,8 @@ class Config:
     """Find the learning rate of each run first, which takes some minutes."""
     seed: int = 0
     """Decides the initial parameters, the order of the data and the growths."""
+    seeds: int = 1
+    """How many times to do it all, with this seed and those that follow it."""
     data: str | None = None
     """The folder that holds mnist/; the project's own by default."""
     out: str | None = None
@@ -74,7 +77,7 @@ class Config:
     """Throw away the runs that are in the output folder."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "patience", "slope"):
+        for name in ("batch_size", "patience", "slope", "seeds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be above 0.")
         if self.passes is not None and not self.passes > 0:
@@ -94,9 +97,43 @@ class Setting:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Trains, compares, writes the report and returns the numbers."""
+    """Trains, compares, writes the reports and returns the numbers, of each seed."""
     where = Path(config.out or f"runs/progressive_mnist{'' if config.model == 'mlp' else '-cnn'}")
     keep_compiled(where.parent / ".compiled")
+    if config.seeds == 1:
+        return run_once(config, where)
+    found = {}
+    for seed in range(config.seed, config.seed + config.seeds):
+        once = dataclasses.replace(config, seed=seed, seeds=1)
+        found[f"seed {seed}"] = run_once(once, where / f"seed-{seed}")
+    spread = over_seeds(list(found.values()))
+    (where / "results.json").write_text(json.dumps({**found, "mean and spread": spread}, indent=2))
+    print(f"\nMean ± standard deviation over {config.seeds} seeds")
+    for name, row in spread.items():
+        told = [k for k in row if k in ("test_accuracy", "validation_loss") or "saved" in k]
+        print(f"  {name}: " + ", ".join(f"{k} {row[k][0]:.4f} ± {row[k][1]:.4f}" for k in told))
+    return found
+
+
+def over_seeds(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Mean and standard deviation of every number of several runs.
+
+    >>> over_seeds([{"small": {"loss": 1.0}}, {"small": {"loss": 3.0}}])
+    {'small': {'loss': (2.0, 1.414...)}}
+    """
+    numbers = lambda row: {k: v for k, v in row.items() if isinstance(v, int | float)}
+    return {
+        name: {
+            key: (statistics.mean(values), statistics.stdev(values))
+            for key in numbers(row)
+            for values in [[float(one[name][key]) for one in found]]
+        }
+        for name, row in found[0].items()
+    }
+
+
+def run_once(config: Config, where: Path) -> dict[str, Any]:
+    """All runs with one seed."""
     images, test = mnist(config.data)
     parts = split(images, validation=1 / 12, seed=config.seed)
     passes = PASSES[config.model] if config.passes is None else config.passes
@@ -217,6 +254,12 @@ def report(setting: Setting, results: dict[str, ProgressiveResult]) -> dict[str,
         others=runs[1:],
         parts=growth_parts(ours.history, ours.ledger.to_json(), runs),
     )
+    for row in comparison(runs):
+        spent = {unit: 1 - row[f"ours_{unit}"] / row[unit] for unit in ("seconds", "examples")}
+        found[row["run"]] |= {
+            "flops saved by growing": row["saved"],
+            **{f"{unit} saved by growing": share for unit, share in spent.items()},
+        }
     table(found, runs, ours)
     print(f"Report: {path}")
     return found
