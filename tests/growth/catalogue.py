@@ -108,6 +108,10 @@ OPTIMIZERS = {
     # The rest, so that every class of state occurs.
     "acprop": lambda: contrib.acprop(LR),
     "adadelta": lambda: optax.adadelta(1.0),
+    "adafactor_momentum": lambda: optax.adafactor(
+        LR, min_dim_size_to_factor=2, momentum=0.9, dtype_momentum=jnp.float64
+    ),
+    "adafactor_single": lambda: optax.adafactor(LR, min_dim_size_to_factor=2, momentum=0.9),
     "adafactor_whole": lambda: optax.adafactor(LR, min_dim_size_to_factor=128),
     "adagrad": lambda: optax.adagrad(LR),
     "adamax": lambda: optax.adamax(LR),
