@@ -100,12 +100,17 @@ def run(config: Config) -> dict[str, Any]:
     """Trains, compares, writes the reports and returns the numbers, of each seed."""
     where = Path(config.out or f"runs/progressive_mnist{'' if config.model == 'mlp' else '-cnn'}")
     keep_compiled(where.parent / ".compiled")
+    rates = dict(RATES[config.model])
+    if config.tune:
+        setting = setting_of(config, where)
+        rates = {name: tuned(setting, name, stages) for name, stages in runs_of(config).items()}
+        print("Learning rates:", ", ".join(f"{name} {rate:g}" for name, rate in rates.items()))
     if config.seeds == 1:
-        return run_once(config, where)
+        return run_once(setting_of(config, where), rates)
     found = {}
     for seed in range(config.seed, config.seed + config.seeds):
         once = dataclasses.replace(config, seed=seed, seeds=1)
-        found[f"seed {seed}"] = run_once(once, where / f"seed-{seed}")
+        found[f"seed {seed}"] = run_once(setting_of(once, where / f"seed-{seed}"), rates)
     spread = over_seeds(list(found.values()))
     (where / "results.json").write_text(json.dumps({**found, "mean and spread": spread}, indent=2))
     print(f"\nMean ± standard deviation over {config.seeds} seeds")
@@ -132,39 +137,41 @@ def over_seeds(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, tuple[flo
     }
 
 
-def run_once(config: Config, where: Path) -> dict[str, Any]:
-    """All runs with one seed."""
+def setting_of(config: Config, where: Path) -> Setting:
+    """Data and budget."""
     images, test = mnist(config.data)
     parts = split(images, validation=1 / 12, seed=config.seed)
     passes = PASSES[config.model] if config.passes is None else config.passes
     setting = Setting(config, where, parts.train, batches(parts.validation), batches(test), 0.0)
+    each = flops_per_example(setting, MODELS[config.model][-1])
+    return dataclasses.replace(setting, flops=passes * len(parts.train["label"]) * each)
+
+
+def runs_of(config: Config) -> dict[str, list[Stage]]:
+    """The stages of each run: the growing one, the small model alone, the large from scratch."""
     small, _, large = MODELS[config.model]
-    setting = dataclasses.replace(
-        setting, flops=passes * len(parts.train["label"]) * flops_per_example(setting, large)
-    )
     trigger = until.plateau("loss", slope=config.slope, patience=config.patience)
-    stages = {
-        "progressive": [
-            Stage(
-                model,
-                trigger if model is not large else None,
-                config.how,
-                rewarm=50,
-                anneal=50,
-                name=described(model),
-            )
-            for model in MODELS[config.model]
-        ],
-        "small": [Stage(small, name=described(small))],
-        "large": [Stage(large, name=described(large))],
+    growing = [
+        Stage(
+            model,
+            trigger if model is not large else None,
+            config.how,
+            rewarm=50,
+            anneal=50,
+            name=described(model),
+        )
+        for model in MODELS[config.model]
+    ]
+    alone = {
+        name: [Stage(m, name=described(m))] for name, m in (("small", small), ("large", large))
     }
-    rates = dict(RATES[config.model])
-    if config.tune:
-        rates = {name: tuned(setting, name, stages[name]) for name in stages}
-        print("Learning rates:", ", ".join(f"{name} {rate:g}" for name, rate in rates.items()))
-    names = list(stages) if config.baselines else ["progressive"]
-    results = {name: train(setting, name, stages[name], rates[name]) for name in names}
-    return report(setting, results)
+    return {"progressive": growing, **(alone if config.baselines else {})}
+
+
+def run_once(setting: Setting, rates: dict[str, float]) -> dict[str, Any]:
+    """All runs with one seed."""
+    runs = runs_of(setting.config)
+    return report(setting, {name: train(setting, name, runs[name], rates[name]) for name in runs})
 
 
 def train(
@@ -178,7 +185,7 @@ def train(
     identity = {"experiment": "progressive_mnist", "run": name, "learning_rate": rate} | {
         key: value
         for key, value in dataclasses.asdict(config).items()
-        if key not in ("out", "overwrite", "tune", "baselines")
+        if key not in ("out", "overwrite", "tune", "baselines", "seeds")
     }
     return progressive(
         stages,
