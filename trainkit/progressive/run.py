@@ -135,9 +135,9 @@ def progressive(
             "target=, or an until= of the last stage."
         )
     if grow is None:
-        from trainkit.growth.grown import grown  # it brings the whole analysis with it
+        from trainkit.growth.shrunk import grown_or_shrunk  # it brings the whole analysis with it
 
-        grow = grown
+        grow = grown_or_shrunk
     recipe = Recipe(
         build=build,
         tx=tx,
