@@ -164,6 +164,9 @@ AS_THEY_ARE = [
     "novograd",
     "radam",
     "yogi",
+    "add_decayed_weights",
+    "scale",
+    "scale_by_learning_rate",
 ]
 
 HEAD = """\
@@ -255,8 +258,7 @@ def page() -> str:
         + ", ".join(f"`{n}`" for n in AS_THEY_ARE)
         + ". By Optax's names too: `clip` is `clip_by_value`, `adaptive_grad_clip` is "
         "`clip_adaptive`, `add_noise` is `gradient_noise`. From Optax as they are: "
-        "`add_decayed_weights`, `chain`, `identity`, `scale`, `scale_by_learning_rate`, "
-        "`scale_by_schedule`, `set_to_zero`, `apply_updates`."
+        "`chain`, `identity`, `scale_by_schedule`, `set_to_zero`, `apply_updates`."
     )
     out.append("## Schedules")
     out.append(

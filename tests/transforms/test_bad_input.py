@@ -1,5 +1,6 @@
 """What is refused, and that the message names it."""
 
+import inspect
 import math
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import trainkit.transforms as tt
+from trainkit.transforms import _check
 
 P = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
 
@@ -131,3 +133,108 @@ def test_clips_of_infinities_zeros_and_nan():
     adaptive = tt.clip_adaptive(0.5)
     u, _ = adaptive.update(jnp.array([[1e30, jnp.inf], [1e30, 1.0]]), adaptive.init(w), w)
     assert u.ravel().tolist() == pytest.approx([0.5, 0.5 * 2**0.5, 0.5, 0.0])
+
+
+# -- every factory of the package, by its signature ----------------------------------------------
+
+GIVEN = {
+    "learning_rate": 0.1, "strength": 0.1, "max_norm": 1.0, "max_value": 1.0, "clipping": 0.5,
+    "eta": 0.1, "step_size": 0.1,
+}  # fmt: skip
+BAD = {
+    "rate": (-1.0, -1e-9, math.nan, math.inf),
+    "beta": (-0.1, 1.0, 1.5, math.nan),
+    "bound": (0.0, -1.0, math.nan),
+    "number": (math.nan, math.inf),
+    "count": (-1, 0.5, 2**31, True),
+}
+# Parameters with a number for a default that no check is for: seeds, and axes, of either sign.
+FREE = {"key", "output_axis"}
+
+
+def arguments(factory):
+    """Those that the factory cannot be called without."""
+    signature = inspect.signature(factory)
+    return {n: GIVEN[n] for n, p in signature.parameters.items() if n in GIVEN}
+
+
+def makes_a_rule(thing):
+    if not inspect.isfunction(thing) or hasattr(thing, "init"):
+        return False
+    empty = [p for p in inspect.signature(thing).parameters.values() if p.default is p.empty]
+    if any(p.name not in GIVEN for p in empty):
+        return False
+    return isinstance(thing(**arguments(thing)), tt.Rule)
+
+
+FACTORIES = {n: getattr(tt, n) for n in tt.__all__ if makes_a_rule(getattr(tt, n))}
+HYPERPARAMETERS = [
+    (name, parameter)
+    for name, factory in FACTORIES.items()
+    for parameter in inspect.signature(factory).parameters
+    if parameter in _check.KINDS or parameter in _check.COUNTS
+]
+
+
+def test_the_signatures_are_found():
+    assert len(FACTORIES) >= 45
+    assert len(HYPERPARAMETERS) >= 140
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_every_number_is_checked_by_its_name(name):
+    for parameter in inspect.signature(FACTORIES[name]).parameters.values():
+        number = isinstance(parameter.default, int | float)
+        if number and not isinstance(parameter.default, bool) and parameter.name not in FREE:
+            known = parameter.name in _check.KINDS or parameter.name in _check.COUNTS
+            own = (name, parameter.name) in {("adafactor", "decay_rate"), ("sgld", "prior")}
+            assert known or own, parameter.name
+
+
+@pytest.mark.parametrize(("name", "parameter"), HYPERPARAMETERS)
+def test_every_hyperparameter_of_every_rule(name, parameter):
+    factory = FACTORIES[name]
+    for bad in BAD[_check.KINDS.get(parameter, "count")]:
+        # The rule itself is named too; where two names are one factory, by either.
+        with pytest.raises(ValueError, match=rf"^\w+: {parameter} must be"):
+            factory(**{**arguments(factory), parameter: bad})
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_every_rule_asks_for_the_parameters_or_does_without(name):
+    tx = FACTORIES[name](**arguments(FACTORIES[name]))
+    state = tx.init(P)
+    if tx.needs_params:
+        with pytest.raises(ValueError, match=rf"{tx.name} needs the parameters: call update"):
+            tx.update(P, state)
+    else:
+        jax.eval_shape(tx.update, P, state)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_every_rule_names_the_path_where_trees_part(name):
+    tx = FACTORIES[name](**arguments(FACTORIES[name]))
+    missing = {"dense": {"kernel": P["dense"]["kernel"]}}
+    reshaped = {"dense": {"kernel": jnp.ones((1, 3)), "bias": jnp.ones(3)}}
+    for updates, path in ((missing, "'dense/bias'"), (reshaped, "'dense/kernel'")):
+        with pytest.raises(ValueError, match=rf"^{tx.name}: .*{path}"):
+            tx.update(updates, tx.init(P), P)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tx: tt.accumulate(tx, 2), tt.average_params, tt.skip_nonfinite, tt.quantise_moments,
+        tt.stochastic_rounding, lambda tx: tt.unfreeze_at(tx, 1), lambda tx: tt.named(a=tx),
+        lambda tx: tt.groups([(".*", tx)]),
+    ],
+)  # fmt: skip
+def test_what_stands_around_rules_passes_on_and_is_checked(wrap):
+    with pytest.raises(TypeError, match=r"gradient transformation.*int"):
+        wrap(3)
+    tx = wrap(tt.adamw(0.1))
+    state = tx.init(P)
+    with pytest.raises(ValueError, match=r"needs the parameters.*update\(updates, state, params\)"):
+        tx.update(P, state)
+    with pytest.raises(ValueError, match="'dense/bias'"):
+        tx.update({"dense": {"kernel": P["dense"]["kernel"]}}, state, P)

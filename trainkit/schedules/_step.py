@@ -74,9 +74,9 @@ def boundaries(given: Any, of: str, *, least: int = 1) -> list[int]:
     return [int(number) for number in found]
 
 
-def schedule(of: str, given: Any) -> Schedule:
+def schedule(of: str, given: Any, name: str = "schedule") -> Schedule:
     """A schedule; a number stands for a constant one."""
     if callable(given):
         return given
-    value("value", given, of)
+    value(name, given, of)
     return lambda count: real(given) + 0 * real(steps(count))

@@ -65,6 +65,8 @@ def step(init: float, factor: float = 0.1, every: int = 30) -> Schedule:
     >>> [round(float(step(1.0, 0.1, every=30)(t)), 4) for t in (29, 30, 60)]
     [1.0, 0.1, 0.01]
     """
+    _step.value("init", init, "step")
+    _step._check.positive("factor", factor, "step")
     if factor > 1:
         raise ValueError(f"step: factor must be at most 1, got {factor}.")
     _step.length("every", every, "step")

@@ -169,7 +169,7 @@ def join(schedules: Sequence[Schedule | float], boundaries: Sequence[int]) -> Sc
     >>> [round(float(s(t)), 4) for t in (5, 10, 100)]
     [0.5, 1.0, 0.0]
     """
-    parts = [_step.schedule("join", s) for s in schedules]
+    parts = [_step.schedule("join", s, f"schedules[{i}]") for i, s in enumerate(schedules)]
     edges = _step.boundaries(boundaries, "join")
     if not parts:
         raise ValueError("join needs at least one schedule.")
@@ -201,7 +201,7 @@ def scale(schedule: Schedule | float, factor: Schedule | float) -> Schedule:
     >>> print(scale(linear(1.0, 0.0, 10), 0.1)(5))
     0.05
     """
-    first, second = _step.schedule("scale", schedule), _step.schedule("scale", factor)
+    first, second = _step.schedule("scale", schedule), _step.schedule("scale", factor, "factor")
 
     def scaled(count: Any, **given: Any) -> jax.Array:
         one, two = (

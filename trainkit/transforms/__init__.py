@@ -1,15 +1,6 @@
 """Gradient transformations in Optax's protocol: the classical catalogue, and what Optax lacks."""
 
-from optax import (
-    add_decayed_weights,
-    apply_updates,
-    chain,
-    identity,
-    scale,
-    scale_by_learning_rate,
-    scale_by_schedule,
-    set_to_zero,
-)
+from optax import apply_updates, chain, identity, scale_by_schedule, set_to_zero
 
 from trainkit.transforms.accumulate import AccumulateState, accumulate, has_updated
 from trainkit.transforms.adaptive import (
@@ -50,7 +41,14 @@ from trainkit.transforms.curvature import (
     newton_cg,
     sophia,
 )
-from trainkit.transforms.descent import dynamic_gd, momentum, nesterov, sgd
+from trainkit.transforms.descent import (
+    dynamic_gd,
+    momentum,
+    nesterov,
+    scale,
+    scale_by_learning_rate,
+    sgd,
+)
 from trainkit.transforms.edit import edit_state, reset_state
 from trainkit.transforms.groups import (
     assign,
@@ -67,6 +65,7 @@ from trainkit.transforms.matrix import SoapState, adafactor, muon, soap
 from trainkit.transforms.named import get, named, set
 from trainkit.transforms.noise import NoiseState, gradient_noise, sgld
 from trainkit.transforms.penalties import (
+    add_decayed_weights,
     decay_mask,
     decoupled_weight_decay,
     l1,

@@ -35,6 +35,8 @@ KINDS: dict[str, str] = {
             "min_delta",
             "tol",
             "weight_lr_power",
+            "trust_coefficient",
+            "threshold",
         ),
         "rate",
     ),
@@ -46,6 +48,7 @@ KINDS: dict[str, str] = {
             "beta",
             "beta1",
             "beta2",
+            "rho",
             "momentum",
             "decay",
             "adam_b1",
@@ -56,6 +59,20 @@ KINDS: dict[str, str] = {
     ),
     **dict.fromkeys(("max_norm", "max_value", "clip_threshold", "clipping", "max_delta"), "bound"),
     **dict.fromkeys(("clipping_threshold",), "bound"),
+    "step_size": "number",
+}
+
+# Sizes and intervals, which shape the program: the least that each may be.
+COUNTS: dict[str, int] = {
+    "ns_steps": 1,
+    "min_dim_size_to_factor": 1,
+    "decay_offset": 0,
+    "max_iterations": 1,
+    "memory_size": 1,
+    "update_interval": 1,
+    "precondition_frequency": 1,
+    "max_precond_dim": 0,
+    "num_data": 1,
 }
 
 
@@ -75,6 +92,13 @@ def rate(name: str, value: Any, of: str = "") -> None:
     number = concrete(value)
     if number is not None and not (math.isfinite(number) and number >= 0):
         raise ValueError(f"{_of(of)}{name} must be finite and at least 0, got {value}.")
+
+
+def number(name: str, value: Any, of: str = "") -> None:
+    """Refuses a non-finite number."""
+    found = concrete(value)
+    if found is not None and not math.isfinite(found):
+        raise ValueError(f"{_of(of)}{name} must be finite, got {value}.")
 
 
 def positive(name: str, value: Any, of: str = "") -> None:
@@ -120,7 +144,9 @@ def hyperparameter(name: str, value: Any, of: str = "") -> None:
     if kind is not None and isinstance(value, str):
         raise TypeError(f"{_of(of)}{name} must be a number or a schedule, got {value!r}.")
     if kind is not None:
-        {"rate": rate, "beta": beta, "bound": bound}[kind](name, value, of)
+        {"rate": rate, "beta": beta, "bound": bound, "number": number}[kind](name, value, of)
+    if name in COUNTS:
+        count(name, value, of, least=COUNTS[name])
 
 
 def need_params(of: str, params: PyTree) -> None:

@@ -157,7 +157,7 @@ def lion(
     return optax.lion(learning_rate, b1, b2, mu_dtype, weight_decay, mask)
 
 
-adadelta = rule(optax.adadelta)
+adadelta = rule(optax.adadelta, needs_params=True)
 adamax = rule(optax.adamax)
 adabelief = rule(optax.adabelief)
 amsgrad = rule(optax.amsgrad)

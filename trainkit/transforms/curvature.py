@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from trainkit.transforms import _check
 from trainkit.transforms._dtypes import widest
 from trainkit.transforms.rule import rule
 
@@ -194,7 +193,6 @@ def newton_cg(
     Dembo, Eisenstat and Steihaug, Inexact Newton Methods, 1982; Martens, Deep learning via
     Hessian-free optimization, 2010.
     """
-    _check.count("max_iterations", max_iterations, "newton_cg")
 
     def product(params: PyTree, value_fn: Any = None, **_: Any) -> Any:
         if value_fn is None:
@@ -235,7 +233,6 @@ def gauss_newton(
     Martens and Grosse, Optimizing Neural Networks with Kronecker-factored Approximate Curvature,
     2015, section 6; Levenberg, 1944.
     """
-    _check.count("max_iterations", max_iterations, "gauss_newton")
 
     def product(params: PyTree, residual_fn: Any = None, output_loss: Any = None, **_: Any) -> Any:
         if residual_fn is None:
@@ -277,7 +274,6 @@ def lbfgs(
 
     Liu and Nocedal, On the limited memory BFGS method for large scale optimization, 1989.
     """
-    _check.count("memory_size", memory_size, "lbfgs")
     if linesearch == "zoom":
         linesearch = optax.scale_by_zoom_linesearch(
             max_linesearch_steps=20, initial_guess_strategy="one"
@@ -344,7 +340,6 @@ def sophia(
 
     Liu et al., Sophia: A Scalable Stochastic Second-order Optimizer, 2023.
     """
-    _check.count("update_interval", update_interval, "sophia")
     seed = jax.random.key_data(jax.random.key(key)) if isinstance(key, int) else key
     inner = optax.contrib.sophia(
         learning_rate,

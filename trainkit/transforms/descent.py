@@ -119,3 +119,7 @@ def dynamic_gd(learning_rate: float) -> optax.GradientTransformation:
         return learning_rate / (1 + jnp.sqrt(step * 1.0))
 
     return optax.sgd(rate)
+
+
+scale = rule(optax.scale)
+scale_by_learning_rate = rule(optax.scale_by_learning_rate)

@@ -149,6 +149,8 @@ def scale_by_path(
         return optax.EmptyState()
 
     def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> Any:
+        if params is not None:
+            _check.same_tree(updates, params, "parameters", "scale_by_path")
         numbers = assign(factors, updates)
         scaled = jax.tree.map(
             lambda i, u: jnp.asarray(factors[i][1]).astype(u.dtype) * u, numbers, updates

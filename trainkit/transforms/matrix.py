@@ -52,6 +52,8 @@ def muon(
 
     Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
     """
+    if consistent_rms is not None:
+        _check.rate("consistent_rms", consistent_rms, "muon")
     return optax.contrib.muon(
         learning_rate,
         ns_coeffs=ns_coeffs,
@@ -179,7 +181,6 @@ def soap(
 
     Vyas et al., SOAP: Improving and Stabilizing Shampoo using Adam, 2024.
     """
-    _check.count("precondition_frequency", precondition_frequency, "soap")
     beta = b2 if shampoo_beta is None else shampoo_beta
 
     def axes(x: jax.Array) -> tuple[int, ...]:

@@ -76,6 +76,10 @@ def named(
 
 def injected(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """The transformation with its hyper-parameters in its state, if it is a rule that has any."""
+    if not (hasattr(tx, "init") and hasattr(tx, "update")):
+        raise TypeError(
+            f"a gradient transformation such as adamw(1e-3) is needed, got {type(tx).__name__}."
+        )
     if isinstance(tx, Rule) and tx.hyperparameters():
         return inject(tx)
     return optax.with_extra_args_support(tx)

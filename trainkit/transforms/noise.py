@@ -112,7 +112,6 @@ def sgld(
 
     Welling and Teh, Bayesian Learning via Stochastic Gradient Langevin Dynamics, 2011.
     """
-    _check.count("num_data", num_data, "sgld")
     if not callable(prior):
         _check.rate("prior", prior, "sgld")
 

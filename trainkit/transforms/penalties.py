@@ -133,3 +133,6 @@ def decoupled_weight_decay(
 
 def _as(value: Any, like: jax.Array) -> jax.Array:
     return jnp.asarray(value).astype(like.dtype)
+
+
+add_decayed_weights = rule(optax.add_decayed_weights, needs_params=True)

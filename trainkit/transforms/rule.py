@@ -64,7 +64,7 @@ def rule(
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         for name, value in bound.arguments.items():
-            if name in _check.KINDS and value is not None:
+            if value is not None:
                 _check.hyperparameter(name, value, called)
         return _build(made, dict(bound.arguments), called, needs_params)
 
@@ -143,8 +143,7 @@ def _check_slots(updates: PyTree, state: PyTree, name: str) -> None:
                 look(child)
 
     def _mirrors(value: Any) -> bool:
-        # Factored and quantised slots have their own shapes: only plain ones can be compared.
+        # Only plain slots can be compared. (Factored ones need the parameters, which are instead.)
         return not any(leaf is None for leaf in jax.tree.leaves(value, is_leaf=lambda x: x is None))
 
-    if not hasattr(state, "v_row"):
-        look(state)
+    look(state)
