@@ -103,12 +103,12 @@ def setup(params: Any, grads: Any) -> str:
 
 def purity(subject: Subject) -> Iterator[Violation]:
     params, grads = mini()
+    kept_params, kept_grads = mini()  # what is shown is what was given, whatever becomes of it
+    code = setup(params, grads[:3]) + "state = tx.init(params)\n"
     with ordinary():
         tx = subject.fresh()
         state = tx.init(params)
         once, after = subject.update(grads[0], state, params, tx=tx)
-        code = setup(params, grads[:3]) + "state = tx.init(params)\n"
-
         # Nothing that was passed in has changed, containers included.
         mine = jax.tree.map(lambda x: x, (grads[1], after, params))
         held, before = copy.deepcopy(_containers(mine)), _bits(mine)
@@ -119,7 +119,7 @@ def purity(subject: Subject) -> Iterator[Violation]:
         ):
             yield Violation(
                 "update changed a container that it was given (gradients, state or parameters)",
-                {"params": params, "gradients": grads[:2]},
+                {"params": kept_params, "gradients": kept_grads[:2]},
                 code + "import copy\nwords = lambda: str((grads[0], state, params))\n"
                 "before = words()\ntx.update(grads[0], state, params)\n"
                 "assert words() == before, (before, words())",
@@ -127,17 +127,17 @@ def purity(subject: Subject) -> Iterator[Violation]:
             return
         # NumPy gradients, which an `*=` would overwrite; a rule need not accept them.
         arrays = jax.tree.map(lambda x: np.array(x), (grads[2], params))
-        kept = copy.deepcopy(arrays)
+        unchanged = copy.deepcopy(arrays)
         try:
             subject.update(arrays[0], state, arrays[1], tx=tx)
-            touched = not same_bits(arrays, kept)
+            touched = not same_bits(arrays, unchanged)
         except Exception:
             touched = False
         if touched:
             yield Violation(
                 "update wrote into the NumPy arrays that it was given",
-                {"params": params, "gradients": grads[:1]},
-                setup(params, grads[0]) + "import numpy as np\n"
+                {"params": kept_params, "gradients": kept_grads[:1]},
+                setup(kept_params, kept_grads[0]) + "import numpy as np\n"
                 "g = jax.tree.map(np.array, grads)\n"
                 "tx.update(g, tx.init(params), jax.tree.map(np.array, params))\n"
                 "assert all((a == b).all() for a, b in zip(jax.tree.leaves(g), "

@@ -263,10 +263,12 @@ def low_precision(subject: Subject, dtype: str, angle: float) -> Violation | Non
             continue
         for t, (x, y) in enumerate(zip(a, b, strict=True)):
             size, got = np.linalg.norm(x), np.linalg.norm(y)
-            if size == 0 or (t == 0 and row == "gaps" and np.isfinite(y).all()):
+            if np.isfinite(y).all() and (size == 0 or (t == 0 and row == "gaps")):
                 continue
-            ratio, what = float(got / size), ""
-            turned = float(np.arccos(np.clip(x @ y / max(size * got, 1e-300), -1, 1)))
+            ratio, turned, what = 0.0, 0.0, ""
+            if np.isfinite(got) and got > 0 and size > 0:
+                ratio = float(got / size)
+                turned = float(np.arccos(np.clip(x @ y / (size * got), -1, 1)))
             if not np.isfinite(y).all():
                 what, test = "not finite", "jnp.isfinite(low).all(), low"
             elif got == 0:

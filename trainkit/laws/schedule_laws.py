@@ -212,7 +212,7 @@ def dtype(s: ScheduleSubject) -> Violation | None:
         return Violation(
             f"its values are {kind}, not floating", {"dtype": str(kind)},
             "value = jax.jit(schedule)(jnp.array(1))\nprint(value.dtype)\n"
-            "assert jnp.issubdtype(value.dtype, jnp.floating)")  # fmt: skip
+            "assert jnp.issubdtype(value.dtype, jnp.floating), value.dtype")  # fmt: skip
     return None
 
 
@@ -319,7 +319,7 @@ def sign(s: ScheduleSubject) -> Violation | None:
 def _monotone(direction: int) -> Callable[[ScheduleSubject], Violation | None]:
     def check(s: ScheduleSubject) -> Violation | None:
         values = s.mapped().astype(np.float64)
-        slack = 1e-6 * np.abs(values).max()
+        slack = float(1e-6 * np.abs(values).max())
         bad = direction * np.diff(values) < -slack
         if not bad.any():
             return None
@@ -329,7 +329,7 @@ def _monotone(direction: int) -> Callable[[ScheduleSubject], Violation | None]:
             f"from {a} to {b} it goes from {values[i]:.6g} to {values[i + 1]:.6g}",
             {"counts": (a, b)},
             f"a, b = schedule({a}), schedule({b})\nprint(a, b)\n"
-            f"assert {direction} * (b - a) >= -{slack!r}",
+            f"assert {direction} * (b - a) >= -{slack!r}, (a, b)",
         )
 
     return check
@@ -340,7 +340,7 @@ def continuous(s: ScheduleSubject) -> Violation | None:
     values = s.mapped().astype(np.float64)
     near = np.diff(s.counts) == 1
     steps = np.where(near, np.abs(np.diff(values)), 0.0)
-    limit = 0.2 * np.ptp(values) if claimed is True else float(claimed)
+    limit = float(0.2 * np.ptp(values)) if claimed is True else float(claimed)
     if steps.max() <= limit + 1e-6 * np.abs(values).max():
         return None
     i = int(steps.argmax())

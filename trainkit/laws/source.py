@@ -126,7 +126,7 @@ def rule(subject: Any, name: str, like: str | None, hyperparams: Mapping[str, An
         try:
             expression = _expression(subject, seen, calling=callable(subject) and name == "tx")
             return "\n".join([*seen.values(), f"{name} = {expression}"])
-        except (CannotWrite, OSError, TypeError, SyntaxError, ValueError):
+        except Exception:  # writing it down is a service: nothing that is found may be lost by it
             continue
     module, qualname = getattr(subject, "__module__", None), getattr(subject, "__qualname__", "")
     if module and qualname.isidentifier():
@@ -303,10 +303,11 @@ def _lambda_by_prefix(f: Callable[..., Any], source: str) -> str | None:
     while start >= 0:
         for end in range(len(source), start + 6, -1):
             try:
-                ast.parse(source[start:end], mode="eval")
+                node = ast.parse(source[start:end], mode="eval").body
             except SyntaxError:
                 continue
-            texts.append(source[start:end])
+            if isinstance(node, ast.Lambda):  # and not a tuple that begins with one
+                texts.append(source[start:end])
         start = source.find("lambda", start + 6)
     return _same(f, [t for t in texts if t.startswith("lambda")])
 
