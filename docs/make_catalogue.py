@@ -103,6 +103,7 @@ OTHERS: dict[str, tuple[Any, list[str]]] = {
             "groups",
             "assign",
             "freeze",
+            "stop_frozen",
             "scale_by_path",
             "layerwise_decay",
             "decay_mask",

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import trainkit
 import trainkit.transforms as tt
 
 PARAMS = {
@@ -116,3 +117,31 @@ def test_gradual_unfreezing_is_one_program():
     for _ in range(3):
         u, s = fresh.update(jnp.ones(2), s)
     assert jnp.allclose(u, -0.1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("norms", [True, False])
+@pytest.mark.parametrize("stopped", [True, False])
+def test_frozen_gradients_are_not_computed(norms, stopped):
+    """Of four layers of which one is trained: four products forwards, and one backwards."""
+    rules = [("d", tt.adam(1e-3)), (".*", None)]
+
+    def loss_fn(params, model_state, batch, rng):
+        params = tt.stop_frozen(rules, params) if stopped else params
+        for name in "abcd":
+            batch = jnp.tanh(batch @ params[name])
+        return trainkit.Loss(jnp.sum(batch**2), jnp.float32(len(batch)))
+
+    params = {name: jnp.full((16, 16), 0.1) for name in "abcd"}
+    tx = tt.groups(rules)
+    step = trainkit.make_train_step(loss_fn, tx, norms=norms)
+    state = step.place(trainkit.TrainState.create(params, tx))
+    batch = jnp.ones((8, 16))
+    program = step.compile(state, batch).as_text()
+    products = program.count(" dot(") + program.count(" custom-call(")
+    assert products == (11 if norms and not stopped else 5)
+    after, metrics = step(state, batch)
+    assert jnp.array_equal(after.params["a"], params["a"])
+    assert not jnp.array_equal(after.params["d"], params["d"])
+    if norms and stopped:
+        grads = jax.grad(lambda p: loss_fn(p, None, batch, None).total / 8)(params)
+        assert jnp.allclose(metrics["grad_norm"], jnp.linalg.norm(grads["d"]), rtol=1e-5)

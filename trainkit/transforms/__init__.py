@@ -57,6 +57,7 @@ from trainkit.transforms.groups import (
     groups,
     layerwise_decay,
     scale_by_path,
+    stop_frozen,
     unfreeze_at,
 )
 from trainkit.transforms.guard import GuardState, check_guard, skip_nonfinite
@@ -185,6 +186,7 @@ __all__ = [
     "sophia",
     "stochastic_round",
     "stochastic_rounding",
+    "stop_frozen",
     "swap",
     "unfreeze_at",
     "yogi",

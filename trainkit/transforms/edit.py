@@ -20,6 +20,7 @@ def edit_state(state: PyTree, params: PyTree, pattern: str, change: Callable[[An
 
     A slot of a parameter is a leaf of the state whose path ends in the parameter's own: moments,
     averages and accumulators, in any chain, group or wrapper. Counts and hyper-parameters stay.
+    Parameters that are one bare array have the empty path, and slots of their own shape.
 
     Args:
       state: an optimizer state, or a `TrainState` (whose own is edited).
@@ -71,18 +72,17 @@ def _edit(state: PyTree, params: PyTree, pattern: str, change: Any, of: str) -> 
         expression = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"{of}: {pattern!r} is not a regular expression: {error}.") from error
-    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    named = jax.tree_util.tree_flatten_with_path(params)[0]
+    paths = [path for path, _ in named]
     chosen = {path for path in paths if expression.search(_check.name_of(path))}
     if not chosen:
         names = ", ".join(_check.name_of(path) for path in paths[:8])
         raise ValueError(f"{of}: {pattern!r} matches none of the parameters ({names}).")
-    every = set(paths)
+    every = {path: jnp.shape(leaf) for path, leaf in named}
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
     new, edited = [], 0
     for path, leaf in leaves:
-        # The longest ending that is a parameter's path is the parameter that the slot is of.
-        tails = (path[i:] for i in range(1, len(path) + 1))
-        owner = next((tail for tail in tails if tail in every), None)
+        owner = _owner(path, leaf, every)
         if owner is None or owner not in chosen:
             new.append(leaf)
             continue
@@ -101,3 +101,20 @@ def _edit(state: PyTree, params: PyTree, pattern: str, change: Any, of: str) -> 
         raise ValueError(f"{of}: the state holds nothing for {pattern!r} (a frozen group?).")
     edited_state = jax.tree_util.tree_unflatten(treedef, new)
     return state.replace(opt_state=edited_state) if hasattr(state, "opt_state") else edited_state
+
+
+def _owner(path: Any, leaf: Any, shapes: dict[Any, tuple[int, ...]]) -> Any:
+    """The path of the parameter that a leaf of a state is a slot of, or `None`."""
+    # The longest ending that is a parameter's path; a leaf is never the whole state.
+    for start in range(1, len(path) + 1):
+        tail = path[start:]
+        if tail in shapes:
+            # Every path ends in the empty one: there, shape and dtype have to decide.
+            return tail if tail or _like(path, leaf, shapes[()]) else None
+    return None
+
+
+def _like(path: Any, leaf: Any, shape: tuple[int, ...]) -> bool:
+    own = jnp.shape(leaf)[max(jnp.ndim(leaf) - len(shape), 0) :] == shape
+    named = any(getattr(key, "name", None) == "hyperparams" for key in path)
+    return own and bool(jnp.issubdtype(leaf.dtype, jnp.inexact)) and not named

@@ -76,9 +76,9 @@ def groups(
 
     `rules` is a list of (regular expression, transformation); `None` freezes. Per-group learning
     rates are groups with rules of their own, and are addressed by their expressions:
-    `get(state, ("head", "learning_rate"))`. Frozen groups hold no state. Groups see nothing of each
-    other: put a clip by global norm before them, not in them. Optax: `optax.partition`, by labels
-    and without a check of coverage.
+    `get(state, ("head", "learning_rate"))`. Frozen groups hold no state, and with `stop_frozen` in
+    the loss no gradient. Groups see nothing of each other: put a clip by global norm before them,
+    not in them. Optax: `optax.partition`, by labels and without a check of coverage.
 
     Raises:
       ValueError: at `init`, as `assign`; at once, no rules or a bad expression.
@@ -101,6 +101,28 @@ def groups(
             )
         transforms.append(freeze() if tx is None else injected(tx))
     return _partition(rules, transforms)
+
+
+def stop_frozen(rules: Sequence[tuple[str, Any]], params: PyTree) -> PyTree:
+    """The parameters, those of frozen groups as constants: for the loss of a fine-tuned model.
+
+    Frozen gradients are not computed if nothing reads them, but a step's `grad_norm` does, as do
+    clipping and a guard before `groups`. With `stop_frozen(rules, params)` in the loss they are
+    zeros that cost nothing, and norms are those of what is trained. The first match decides, as in
+    `groups`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> rules = [("head", "trained"), (".*", None)]
+    >>> loss = lambda p: jnp.sum(stop_frozen(rules, p)["body"] * stop_frozen(rules, p)["head"])
+    >>> grads = jax.grad(loss)({"body": jnp.full(2, 3.0), "head": jnp.ones(2)})
+    >>> grads["body"].tolist(), grads["head"].tolist()
+    ([0.0, 0.0], [3.0, 3.0])
+    """
+    return jax.tree.map(
+        lambda i, p: jax.lax.stop_gradient(p) if rules[i][1] is None else p,
+        assign(rules, params),
+        params,
+    )
 
 
 def _partition(
