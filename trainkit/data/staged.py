@@ -55,12 +55,19 @@ def staged(
         if isinstance(data, CharCorpus):
             if amount.sequence_length is None:
                 raise ValueError("A corpus needs Data(sequence_length=…) in the first stage.")
+            if amount.resolution is not None:
+                raise ValueError(f"{amount}: a corpus has no resolution, only a sequence_length.")
             text = data
             if amount.subset is not None:
                 length = _count(amount.subset, len(data.tokens))
                 text = CharCorpus(data.tokens[:length], data.vocabulary)
             return Sampler(text.windows(amount.sequence_length), size, seed=seed, **options)
         part = data
+        if amount.sequence_length is not None:
+            raise ValueError(
+                f"{amount}: only a CharCorpus can be cut to a sequence_length; for arrays, write "
+                "the function Data -> Sampler yourself."
+            )
         if amount.subset is not None:
             n = leading_size(data)
             order = np.random.default_rng([seed, 0x57A6E]).permutation(n)
@@ -68,6 +75,8 @@ def staged(
             part = jax.tree.map(lambda leaf: leaf[chosen], part)
         if amount.resolution is not None:
             side = amount.resolution
+            if not any(np.ndim(leaf) == 4 for leaf in jax.tree.leaves(part)):
+                raise ValueError(f"{amount}: there are no images (n, side, side, channels).")
             part = jax.tree.map(lambda x: coarser(x, side) if x.ndim == 4 else x, part)
         return Sampler(part, size, seed=seed, **options)
 

@@ -190,6 +190,7 @@ def check_triggers(
     metrics: Collection[str],
     budget: Mapping[str, float | None],
     one_step: Mapping[str, float],
+    decay: float = 0.0,
 ) -> None:
     """Refuses stages that could never end, and budgets in which no step fits.
 
@@ -198,10 +199,12 @@ def check_triggers(
       metrics: the names that the evaluation computes.
       budget: count -> its limit in the run, `None` for none.
       one_step: count -> what one step of the first stage uses of it.
+      decay: the share of the budget at its end in which nothing grows.
 
     Raises:
       StageError: names the stage, the trigger and what would mend it.
     """
+    needed: dict[str, float] = {}  # of each count until a stage begins, by the shortest way
     for name, limit in budget.items():
         if limit is not None and limit < one_step.get(name, 0.0):
             raise StageError(
@@ -218,17 +221,38 @@ def check_triggers(
                 )
             for name, count in trigger.counts.items():
                 field = _FIELDS[name]
-                limit = budget.get(field)
-                if limit is not None and count > limit and number < len(levels) - 1:
-                    raise StageError(
-                        f"Stage {number} ends after {count:g} {field}, but the whole run may use "
-                        f"{limit:g}: the later stages would never come."
-                    )
                 if count < one_step.get(field, 0.0) and field in ("flops", "examples"):
                     raise StageError(
                         f"Stage {number} ends after {count:g} {field}, which is below one step "
                         f"({one_step[field]:g})."
                     )
+        if number < len(levels) - 1:
+            for field in budget:
+                least = min(_count(stage.until, field) for stage in level)
+                needed[field] = needed.get(field, 0.0) + least
+            _check_in_time(number, needed, budget, decay)
+
+
+def _count(trigger: Trigger | None, field: str) -> float:
+    counts = {_FIELDS[name]: count for name, count in trigger.counts.items()} if trigger else {}
+    return counts.get(field, 0.0)
+
+
+def _check_in_time(
+    number: int, needed: Mapping[str, float], budget: Mapping[str, float | None], decay: float
+) -> None:
+    for field, count in needed.items():
+        limit = budget[field]
+        if limit is None or count == 0 or count < limit * (1 - decay):
+            continue
+        raise StageError(
+            f"Stage {number} ends after {count:g} {field} of the run, so stage {number + 1} would "
+            f"never come: of the budget of {limit:g} nothing grows in the last "
+            f"{limit * decay:g}, in which the learning rate falls (decay={decay:g})."
+            if decay
+            else f"Stage {number} ends after {count:g} {field} of the run, so stage {number + 1} "
+            f"would never come: the whole run may use {limit:g}."
+        )
 
 
 # What triggers call counts, and what budgets call them.

@@ -154,7 +154,7 @@ def progressive(
     if not callable(data):
         _check_data_growth(levels)
     built = levels_built(recipe, levels)
-    _check(built, limits, target)
+    _check(built, limits, target, decay)
     passages = _passages(built)
     with Ahead(ahead) as worker:
         hook = Growing(
@@ -217,7 +217,9 @@ def _check_data_growth(levels: Sequence[Sequence[Stage]]) -> None:
                 )
 
 
-def _check(built: Sequence[Sequence[Built]], limits: Limits, target: Trigger | None) -> None:
+def _check(
+    built: Sequence[Sequence[Built]], limits: Limits, target: Trigger | None, decay: float
+) -> None:
     first = built[0][0]
     per_step = first.counted_flops()
     check_triggers(
@@ -225,6 +227,7 @@ def _check(built: Sequence[Sequence[Built]], limits: Limits, target: Trigger | N
         metrics=first.evaluation.metrics,
         budget=dataclasses.asdict(limits),
         one_step={"steps": 1, "examples": first.per_batch, "flops": per_step},
+        decay=decay,
     )
     if target is not None:
         missing = sorted(target.metrics - first.evaluation.metrics)
