@@ -7,7 +7,9 @@ from pathlib import Path
 import optax
 import pytest
 
-from trainkit.laws import RULES, SCHEDULES, optax_report
+from trainkit.laws import RULES, SCHEDULES
+from trainkit.laws.optax_page import classify
+from trainkit.laws.optax_rows import constructions
 from trainkit.laws.oracles.catalogue import plain_name
 from trainkit.laws.subject import is_transformation
 
@@ -17,7 +19,7 @@ KINDS = {"bug", "documented limitation", "law not claimed"}
 
 @pytest.fixture(scope="module")
 def rows():
-    return optax_report.constructions()
+    return constructions()
 
 
 def test_every_name_with_a_reference_has_a_row(rows):
@@ -43,10 +45,10 @@ def test_every_class_has_a_reason():
 
 def test_what_nobody_classified_shows_as_such():
     failure = {"law": "purity", "message": "something new"}
-    assert optax_report.classify({}, "adam", failure)[0] == "unclassified"
+    assert classify({}, "adam", failure)[0] == "unclassified"
     classes = {"violation": [{"rule": "adam", "class": "bug", "reason": "because"}]}
-    assert optax_report.classify(classes, "adam, nesterov", failure) == ("bug", "because")
-    assert optax_report.classify(classes, "adamw", failure)[0] == "unclassified"
+    assert classify(classes, "adam, nesterov", failure) == ("bug", "because")
+    assert classify(classes, "adamw", failure)[0] == "unclassified"
 
 
 def test_the_page_is_of_the_installed_optax():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -330,10 +331,14 @@ def injected(subject: Subject) -> Iterator[Violation]:
     call = subject.given
     if not isinstance(call, functools.partial):
         raise NotApplicable("give the rule as functools.partial(make, name=value, …) to check this")
+    empty = inspect.Parameter.empty
     numeric = {k: v for k, v in call.keywords.items() if isinstance(v, float)}
     if not numeric or call.args:
         raise NotApplicable("the call that made it has no numeric keyword argument")
-    static = tuple(k for k in call.keywords if k not in numeric)
+    # What is no real number (a count, a choice, a function) is not a hyper-parameter to inject.
+    values = {k: p.default for k, p in inspect.signature(call.func).parameters.items()}
+    values |= call.keywords
+    static = tuple(k for k, v in values.items() if not isinstance(v, float) and v is not empty)
     for dtype in ("float32", "bfloat16"):
         params, grads = mini(dtype)
         with ordinary():
