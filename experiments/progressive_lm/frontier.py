@@ -33,7 +33,11 @@ class Saved(NamedTuple):
     bound: str
 
     def __str__(self) -> str:
-        return f"{self.bound}{self.mean:.0%} ± {self.spread:.0%}"
+        if self.bound == "<>" or (self.bound == ">" and self.mean < 0.02):
+            return "no telling"  # a bound that says nothing, as at the largest budget of all
+        if self.bound:
+            return f"{self.bound} {self.mean:.0%}"
+        return f"{self.mean:.0%} ± {self.spread:.0%}"
 
 
 def spent_to(loss: float, spent: Sequence[float], losses: Sequence[float]) -> tuple[float, str]:

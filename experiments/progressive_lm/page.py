@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.progressive_lm.frontier import BASELINES, Row, below, curve, summary
-from trainkit.report.growth import rows_html
+from trainkit.report.growth import rows_html, si
 from trainkit.report.html import STYLE
 from trainkit.report.plots import Curve, plot
 
@@ -18,7 +18,9 @@ and that is the best of those tried for this method and budget; the FLOPs of the
 counted. Seeds are paired: the same initial small model and the same batches. “Saved” is against
 what the baseline spends to the same loss, interpolated between its budgets, mean ± standard
 deviation over seeds; “&gt;” where its largest budget does not get there, so that the true share
-is larger, and “&lt;” where its smallest is better already.</p>
+is larger, “&lt;” where its smallest is better already, “no telling” where such a bound says
+nothing. “Below both” is how far the loss lies below the better of the two baselines at the same
+FLOPs.</p>
 """
 
 
@@ -28,7 +30,7 @@ def label(row: Row) -> str:
 
 
 def _at(row: Row) -> str:
-    return f"at {row['grow_at']:.3g}" if row.get("grow_at") else ""
+    return f"at {si(row['grow_at'])}" if row.get("grow_at") else ""
 
 
 def cells(row: Row) -> dict[str, str]:
@@ -36,7 +38,7 @@ def cells(row: Row) -> dict[str, str]:
     shown = {
         "optimizer": row["optimizer"],
         "method": label(row),
-        "FLOPs": f"{row['flops']:.3g}",
+        "FLOPs": si(row["flops"]),
         "rate": f"{row['rate']:g}",
         "loss": f"{row['loss']:.4f} ± {row['spread']:.4f}",
     }
@@ -62,31 +64,32 @@ def table(rows: Sequence[Row]) -> None:
 
 def page(rows: Sequence[Row]) -> str:
     """The frontier and the table, as one HTML file."""
-    figures = []
+    parts = []
     for optimizer in dict.fromkeys(row["optimizer"] for row in rows):
         mine = [row for row in rows if row["optimizer"] == optimizer]
         methods: dict[str, list[Row]] = {}
         for row in mine:
             methods.setdefault(label(row), []).append(row)
-        figures += [_losses(optimizer, methods), _gaps(optimizer, mine, methods)]
-    shown = [cells(row) for row in summary(rows)]
+        figures = _losses(methods) + _gaps(optimizer, mine, methods)
+        shown = [{k: v for k, v in cells(row).items() if k != "optimizer"} for row in summary(mine)]
+        parts.append(f'<h2>{optimizer}</h2><div class="plots">{figures}</div>{rows_html(shown)}')
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>Growing a character transformer</title><style>{STYLE}</style></head><body>"
-        f"<h1>Growing a character transformer, at equal FLOPs</h1>{WORDS}"
-        f'<div class="plots wide">{"".join(f for f in figures if f)}</div>{rows_html(shown)}'
+        f"<title>Growing a character transformer</title><style>{STYLE}"
+        ".plots { grid-template-columns: repeat(auto-fill, minmax(30rem, 1fr)); }</style></head>"
+        f"<body><h1>Growing a character transformer, at equal FLOPs</h1>{WORDS}{''.join(parts)}"
         "</body></html>\n"
     )
 
 
-def _losses(optimizer: str, methods: dict[str, list[Row]]) -> str:
+def _losses(methods: dict[str, list[Row]]) -> str:
     curves = [
         Curve(name, [r["flops"] for r in part], [r["loss"] for r in part], points=True)
         for name, part in methods.items()
     ]
     svg = plot(
         curves,
-        title=f"Validation loss, {optimizer}",
+        title="Validation loss",
         x_label="FLOPs",
         log_x=True,
         size=(6.4, 4.4),
@@ -108,7 +111,7 @@ def _gaps(optimizer: str, rows: Sequence[Row], methods: dict[str, list[Row]]) ->
     curves.append(Curve("the better baseline", ends, [0.0, 0.0]))
     svg = plot(
         curves,
-        title=f"Below the envelope of small and large, {optimizer}",
+        title="Below the better of small and large",
         x_label="FLOPs",
         log_x=True,
         size=(6.4, 4.4),

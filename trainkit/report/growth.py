@@ -122,8 +122,8 @@ def growth_parts(
             {
                 "against": row["run"],
                 f"to the same {metric}": f"{row['value']:.4g}",
-                "FLOPs, this run": _si(row["ours_flops"]),
-                "FLOPs, theirs": _si(row["flops"]),
+                "FLOPs, this run": si(row["ours_flops"]),
+                "FLOPs, theirs": si(row["flops"]),
                 "saved": f"{row['saved']:.0%}",
                 "saved, first stage sunk": f"{row['saved_sunk']:.0%}",
                 "seconds, this run": f"{row['ours_seconds']:.1f}",
@@ -151,7 +151,7 @@ def _events(history: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             {
                 "step": f"{event['step']:,}",
                 "examples": f"{event['examples']:,}",
-                "FLOPs": _si(event["flops"]),
+                "FLOPs": si(event["flops"]),
                 "seconds": f"{event['seconds']:.1f}",
                 "what": what.format(**{k: v for k, v in event.items() if isinstance(v, str)}),
                 "why": str(event.get("reason", "")),
@@ -192,7 +192,7 @@ def certificate_cells(certificate: Mapping[str, Any]) -> dict[str, str]:
     for name in ("parameters", "flops", "bytes"):
         if has(name):
             before, after = has(name)
-            show = "{:,}".format if name == "parameters" else _si
+            show = "{:,}".format if name == "parameters" else si
             cells[{"flops": "FLOPs forward"}.get(name, name)] = f"{show(before)} → {show(after)}"
     if "replica_distance" in certificate:
         apart = has("replica_distance")
@@ -222,7 +222,7 @@ def _probe(probe: Mapping[str, Any]) -> list[dict[str, str]]:
         {
             "candidate": row["name"] + (" (taken)" if number == probe["best"] else ""),
             "steps": str(row["steps"]),
-            "FLOPs": _si(row["flops"]),
+            "FLOPs": si(row["flops"]),
             "loss": f"{row['loss']:.4f}",
             "price": f"{row['price']:.3g}",
             "gain over not growing": f"{row['gain']:+.4f} ± {row['error']:.4f}",
@@ -233,9 +233,9 @@ def _probe(probe: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _ledger(ledger: Mapping[str, float]) -> list[dict[str, str]]:
     names = ("train", "evaluate", "probe", "growth")
-    row = {name: _si(ledger[name]) for name in names}
+    row = {name: si(ledger[name]) for name in names}
     total = sum(ledger[name] for name in names)
-    return [row | {"total": _si(total), "6·N·D of training": _si(ledger["analytic"])}]
+    return [row | {"total": si(total), "6·N·D of training": si(ledger["analytic"])}]
 
 
 def rows_html(rows: Sequence[Mapping[str, str]]) -> str:
@@ -245,10 +245,15 @@ def rows_html(rows: Sequence[Mapping[str, str]]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
     head = "".join(f'<th style="overflow-wrap:normal">{_text(name)}</th>' for name in names)
     body = "".join(
-        "<tr>" + "".join(f"<td>{_text(row.get(name, ''))}</td>" for name in names) + "</tr>"
-        for row in rows
+        "<tr>" + "".join(_cell(row.get(name, "")) for name in names) + "</tr>" for row in rows
     )
     return f'<div style="overflow-x:auto"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _cell(value: Any) -> str:
+    # A number is read in one piece; the table scrolls where it is too wide.
+    style = ' style="white-space:nowrap"' if len(str(value)) < 24 else ""
+    return f"<td{style}>{_text(value)}</td>"
 
 
 def columns_html(rows: Sequence[Mapping[str, str]]) -> str:
@@ -268,7 +273,12 @@ def _heading(text: str) -> str:
     return f"<h2>{_text(text)}</h2>"
 
 
-def _si(value: float) -> str:
+def si(value: float) -> str:
+    """Three digits and a prefix, "never" for what is not finite.
+
+    >>> si(1.49e12), si(float("nan"))
+    ('1.49 T', 'never')
+    """
     if not math.isfinite(value):
         return "never"
     for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):

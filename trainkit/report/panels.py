@@ -11,17 +11,18 @@ from trainkit.report.run_data import RunData
 
 SPENT = {"step": "steps", "examples": "examples", "flops": "FLOPs", "seconds": "seconds"}
 # Columns that count or time; everything else is a metric.
-COUNTS = {"step", "kind", "epoch", "examples", "flops", "seconds", "compile_seconds"}
+COUNTS = {"step", "kind", "epoch", "examples", "flops", "seconds", "compile_seconds", "stage"}
 EXPLAIN = {
     "learning_rate": "Learning rate",
+    "pace": "Learning rate, as a share of its value",
     "grad_norm": "Gradient norm",
     "update_norm": "Update norm",
     "param_norm": "Parameter norm",
     "examples_per_second": "Examples per second",
 }
 # A schedule is as it is drawn, without noise to be averaged out, and known by its shape.
-EXACT = {"learning_rate"}
-LINEAR = {"accuracy", "examples_per_second", "learning_rate"}
+EXACT = {"learning_rate", "pace"}
+LINEAR = {"accuracy", "examples_per_second", "learning_rate", "pace"}
 
 
 @dataclasses.dataclass(frozen=True)
