@@ -14,7 +14,8 @@ from trainkit.growth.errors import GrowthError
 from trainkit.growth.exact import exact
 from trainkit.growth.layers import align, order
 from trainkit.growth.moments import grow_opt_state
-from trainkit.growth.zeroing import leaves_to_zero
+from trainkit.growth.program import Folder
+from trainkit.growth.zeroing import nearest_zeros
 
 
 @pytest.fixture(autouse=True)
@@ -293,15 +294,16 @@ def test_masks_are_no_residual_stream():
         return x + jax.nn.softmax(scores) @ (x @ p["v"]) @ p["o"]
 
     p = {n: draw(i, 3, 3) for i, n in enumerate("qkvo")}
-    assert leaves_to_zero(fn, p, (X,), list(p)) == {"o"}
+    program = Folder().flatten(jax.make_jaxpr(fn)(p, X))
+    assert [sorted(p)[i] for i in nearest_zeros(program, range(4))] == ["o"]
 
 
 def test_bad_trees():
     a = {"block0/w": (2, 2), "out/w": (2, 1)}
-    with pytest.raises(GrowthError, match="no 'out'"):
+    with pytest.raises(GrowthError, match="no 'out/w'"):
         align(a, {"block0/w": (2, 2), "block1/w": (2, 2)}, "identity")
-    with pytest.raises(GrowthError, match="'extra' is new"):
-        align(a, {**a, "extra/w": (2, 2)}, "identity")
+    with pytest.raises(GrowthError, match="'extra/w' is new"):
+        align(a, {**a, "extra/w": (2, 2, 2)}, "stack")
     with pytest.raises(GrowthError, match="only adds layers"):
         align({**a, "block1/w": (2, 2)}, a, "identity")
     with pytest.raises(GrowthError, match="no place in the deeper one"):

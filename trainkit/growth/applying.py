@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.growth.blueprint import Plan, Symmetry
+from trainkit.growth.blueprint import LeafPlan, Plan, Symmetry
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.identity import identity_kernel
 from trainkit.growth.layout import repeats
 from trainkit.growth.leaf import AxisGrowth, LeafGrowth
 from trainkit.growth.paths import named_leaves, path_name
@@ -29,7 +31,7 @@ def grow_params(
     like: PyTree,
 ) -> PyTree:
     """See `Plan.grow`."""
-    check_symmetry(key, symmetry)
+    check_symmetry(plan, key, symmetry)
     check_params(plan, params)
     if like is not None:
         found = {path: tuple(leaf.shape) for path, leaf in named_leaves(like).items()}
@@ -38,42 +40,118 @@ def grow_params(
                 "`like` does not have the leaves and shapes of the big model of this plan",
                 mend="pass the big_params that the plan was made from",
             )
-    run = grower(plan, key, symmetry, like)
+    arrays = all(isinstance(x, jax.Array | np.ndarray) for x in jax.tree.leaves(like))
+    run = grower(plan, key, symmetry, like, like if arrays else None)
+    return run_on_device(run, (params, key), out_shardings, params if donate else None)
+
+
+def run_on_device(run: Callable[..., PyTree], args: tuple, out_shardings: Any, spent: PyTree):
+    """`run(*args)` under one jit; the buffers of `spent` are given up."""
     options: dict[str, Any] = {} if out_shardings is None else {"out_shardings": out_shardings}
-    grown = jax.jit(run, **options)(params, key)
-    if donate:
-        # XLA reuses a buffer for one of its own size only: what has grown is given up here, as
-        # soon as the computation has read it.
-        for leaf in jax.tree.leaves(params):
-            if isinstance(leaf, jax.Array) and not leaf.is_deleted():
-                leaf.delete()
+    grown = jax.jit(run, **options)(*args)
+    # XLA reuses a buffer for one of its own size only: what has grown is given up here, as soon as
+    # the computation has read it.
+    for leaf in jax.tree.leaves(spent):
+        concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+        if concrete and not leaf.is_deleted():
+            leaf.delete()
     return grown
 
 
 def grower(
-    plan: Plan, key: jax.Array | None, symmetry: Symmetry, like: PyTree = None
+    plan: Plan,
+    key: jax.Array | None,
+    symmetry: Symmetry,
+    like: PyTree = None,
+    fresh: PyTree = None,
 ) -> Callable[[PyTree, jax.Array | None], PyTree]:
-    """The function (params, key) -> grown params that `grow_params` jits."""
+    """The function (params, key) -> grown params that `grow_params` jits.
+
+    `fresh` has values of the big model for what copies nothing.
+    """
+    values = {} if fresh is None else named_leaves(fresh)
     growths = realise(plan, key, symmetry)
     groups = noise_groups(plan) if symmetry == "noise" else {}
-    order = {leaf.path: i for i, leaf in enumerate(plan.leaves)}
+    tree = jax.tree.structure(like) if like is not None else big_tree(plan)
 
-    def run(tree: PyTree, key: jax.Array | None) -> PyTree:
-        leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
-        grown = []
-        for at, w in leaves:
-            path = path_name(at)
-            own = jax.random.fold_in(key, order[path]) if key is not None else None
-            grown.append(grow_leaf(w, growths[path], own, groups.get(path, ())))
-        return jax.tree.unflatten(treedef if like is None else jax.tree.structure(like), grown)
+    def run(small: PyTree, key: jax.Array | None) -> PyTree:
+        old = named_leaves(small)
+        grown = {}
+        for i, leaf in enumerate(plan.leaves):
+            own = jax.random.fold_in(key, i) if key is not None else None
+            how, noise = growths[leaf.path], groups.get(leaf.path, ())
+            grown[leaf.path] = _leaf(leaf, old, how, own, noise, values)
+        if tree is None:
+            return jax.tree_util.tree_map_with_path(lambda at, _: grown[path_name(at)], small)
+        return jax.tree.unflatten(tree, list(grown.values()))
 
     return run
+
+
+def big_tree(plan: Plan) -> Any:
+    """The structure of the big model's parameters; `None` where it is the small one's."""
+    if plan.depth is None:
+        return None
+    if plan.trees is None:
+        raise GrowthError(
+            "this plan was read from JSON, adds layers, and the parameters hold other containers "
+            "than dicts, lists and tuples",
+            mend="pass like=, the big model's parameters or their shapes",
+        )
+    return plan.trees[1]
+
+
+def _leaf(
+    leaf: LeafPlan,
+    old: Mapping[str, jax.Array],
+    growth: LeafGrowth,
+    key: Any,
+    noise: Any,
+    fresh: Mapping[str, jax.Array],
+) -> jax.Array:
+    layer = leaf.layer
+    if layer is None or (layer.becomes == "copy" and not layer.rows):
+        return grow_leaf(old[str(leaf.source)], growth, key, noise)
+    dtype = jnp.dtype(leaf.dtype)
+    if layer.becomes in ("one", "random") and leaf.path in fresh:
+        return fresh[leaf.path].astype(dtype)
+    if layer.becomes == "eye" and not layer.rows:
+        return grow_leaf(_initial("eye", leaf.small, dtype, key), growth, key, noise)
+    if not layer.rows:
+        return _initial(layer.becomes, leaf.big, dtype, key)
+    rows = np.array([row for row, _ in layer.rows])
+    w = jnp.take(old[str(leaf.source)], rows, layer.axis)
+    along = growth.axes[layer.axis]
+    axes = tuple(None if d == layer.axis else a for d, a in enumerate(growth.axes))
+    assert along is not None
+    w = grow_leaf(w, growth._replace(axes=axes), key, noise)
+    if layer.becomes == "copy":
+        return w
+    shape = tuple(n for d, n in enumerate(leaf.big) if d != layer.axis)
+    made = jnp.expand_dims(_initial(layer.becomes, shape, dtype, key), layer.axis)
+    new = np.array([is_new for _, is_new in layer.rows])
+    mask = new.reshape([-1 if d == layer.axis else 1 for d in range(w.ndim)])
+    return jnp.where(mask, made, w)
+
+
+def _initial(becomes: str, shape: tuple[int, ...], dtype: Any, key: Any) -> jax.Array:
+    """What a leaf of a new layer holds that copies nothing."""
+    if becomes == "zero" or not jnp.issubdtype(dtype, jnp.inexact):
+        return jnp.zeros(shape, dtype)
+    if becomes == "one":
+        return jnp.ones(shape, dtype)
+    if becomes == "eye":
+        return jnp.asarray(identity_kernel(shape, dtype))
+    key = jax.random.key(0) if key is None else key
+    inputs = max(1, math.prod(shape[:-1]))
+    drawn = jax.random.normal(key, shape, arithmetic(dtype)) / math.sqrt(inputs)
+    return drawn.astype(dtype)
 
 
 def check_params(plan: Plan, params: PyTree) -> None:
     """Refuses parameters that are not those of the plan."""
     found = [(path_name(p), leaf) for p, leaf in jax.tree_util.tree_leaves_with_path(params)]
-    planned = {leaf.path: leaf for leaf in plan.leaves}
+    planned = plan.old
     missing = [p for p in planned if p not in {q for q, _ in found}]
     unknown = [p for p, _ in found if p not in planned]
     if missing or unknown:

@@ -12,7 +12,7 @@ import numpy as np
 
 from trainkit.growth.axes import Axis, concatenation, find, product
 from trainkit.growth.constants import LAYOUTS
-from trainkit.growth.leaf import LeafGrowth
+from trainkit.growth.leaf import LeafGrowth, Origin
 from trainkit.packed import Packed
 
 PyTree = Any
@@ -47,6 +47,26 @@ class AxisLeaf:
 
 
 @dataclasses.dataclass(frozen=True)
+class Layer:
+    """Where a leaf of a deeper model comes from.
+
+    Attributes:
+      source: the leaf of the small model that it is, or copies; `None` for none.
+      new: whether it belongs to a layer that the small model does not have.
+      becomes: what the new layer holds: "copy" of its source, "zero", "eye" (an identity matrix or
+        Dirac kernel), "one", or "random" values.
+      axis: of leaves that are stacked over layers, the axis of the layers.
+      rows: for each of these layers, which old one it is or copies, and whether it is new.
+    """
+
+    source: str | None
+    new: bool = False
+    becomes: Literal["copy", "zero", "eye", "one", "random"] = "copy"
+    axis: int = 0
+    rows: tuple[tuple[int, bool], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class LeafPlan:
     """How one parameter grows.
 
@@ -69,6 +89,7 @@ class LeafPlan:
         may hold anything; in all others it is 0, but for
       means: those in whose new units it holds the mean over the old ones.
       calibrated: whether its gradient factor is a guess, whatever the symmetry.
+      layer: where it comes from if the plan adds layers; `None`: from the leaf of the same path.
     """
 
     path: str
@@ -85,16 +106,37 @@ class LeafPlan:
     fresh: tuple[tuple[int, ...], ...] = ()
     means: tuple[tuple[int, ...], ...] = ()
     calibrated: bool = False
+    layer: Layer | None = None
+
+    @property
+    def new(self) -> bool:
+        """Whether it belongs to a new layer."""
+        return self.layer is not None and self.layer.new
+
+    @property
+    def source(self) -> str | None:
+        """The leaf of the small model that it is or copies."""
+        return self.path if self.layer is None else self.layer.source
+
+
+def unchanged(path: str, shape: tuple[int, ...], dtype: str) -> LeafPlan:
+    """A leaf that does not grow."""
+    none = ((),) * len(shape)
+    return LeafPlan(path, shape, shape, dtype, (None,) * len(shape), 1.0, none, none,
+                    reads=none, tied=none, fresh=none, means=none)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """An exact growth of one model's parameters into those of a wider one.
+    """How one model's parameters become those of a wider or deeper one.
 
     Attributes:
       leaves: one `LeafPlan` a parameter, in the order of the pytree.
       atoms: the independent grown axes.
       equations: how many equations of the program were proved.
+      depth: the operator that adds layers, `None` if there are none to add.
+      trees: of a plan that adds layers, the structures of the two models' parameters; `None` if
+        the plan was read from JSON and they hold other containers than dicts, lists and tuples.
 
     `print(plan)` shows the table. Two plans are equal when they grow alike; a plan is hashable, and
     `Plan.from_json(plan.to_json()) == plan`.
@@ -103,10 +145,35 @@ class Plan:
     leaves: tuple[LeafPlan, ...]
     atoms: tuple[AxisLeaf, ...]
     equations: int = 0
+    depth: str | None = None
+    trees: tuple[Any, Any] | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    @property
+    def old(self) -> dict[str, LeafPlan]:
+        """The small model's leaves: path there -> how the leaf grows."""
+        return {str(leaf.source): leaf for leaf in self.leaves if not leaf.new}
+
+    @property
+    def origin(self) -> dict[str, Origin]:
+        """For plans that add layers: path -> where the leaf comes from; otherwise empty."""
+        return {
+            leaf.path: Origin(leaf.layer.source, leaf.layer.new)
+            for leaf in self.leaves
+            if leaf.layer is not None
+        }
+
+    @property
+    def zeroed(self) -> tuple[str, ...]:
+        """The leaves (of stacked ones: the new rows) that are 0, for new layers to do nothing."""
+        zero = (x.path for x in self.leaves if x.layer is not None and x.layer.becomes == "zero")
+        return tuple(sorted(zero))
 
     def to_json(self) -> str:
         """The plan as JSON text."""
-        return json.dumps({"version": 1, **dataclasses.asdict(self)})
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        plain = {k: [dataclasses.asdict(x) for x in fields[k]] for k in ("leaves", "atoms")}
+        trees = None if self.trees is None else [containers(tree) for tree in self.trees]
+        return json.dumps({"version": 1, **fields, **plain, "trees": trees})
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -118,10 +185,13 @@ class Plan:
         data = json.loads(text)
         if not isinstance(data, dict) or data.get("version") != 1:
             raise ValueError("this is no growth plan of version 1 (see Plan.to_json)")
+        trees = [tree_of(x) for x in data.get("trees") or (None,)]
         return cls(
-            leaves=tuple(LeafPlan(**_tuples(leaf)) for leaf in data["leaves"]),
+            leaves=tuple(_leaf_from(_tuples(leaf)) for leaf in data["leaves"]),
             atoms=tuple(AxisLeaf(**leaf) for leaf in data["atoms"]),
             equations=data["equations"],
+            depth=data.get("depth"),
+            trees=None if any(t is None for t in trees) else (trees[0], trees[1]),
         )
 
     def realise(
@@ -160,12 +230,14 @@ class Plan:
             variant is impossible fall back to even copies: `table()` says which.
           donate: whether `params` may be overwritten (their buffers are given up).
           out_shardings: where the results live: a sharding or a pytree of them.
-          like: the big model's parameters or their shapes, if the result is to have their container
-            (modules that carry their sizes, as Equinox's do); `None` for that of `params`.
+          like: the big model's parameters or their shapes, if the result is to have their
+            container (modules that carry their sizes, as Equinox's do); `None` for that of
+            `params`, or of the plan if it adds layers. New layers that copy none hold its values,
+            if it has any.
 
         Returns:
-          A pytree like `params` (packed ones packed), of the same dtypes; the arithmetic is
-          float32 for narrower ones.
+          The big model's parameters, a pytree like `params` (packed ones packed) unless layers are
+          added, of the same dtypes; the arithmetic is float32 for narrower ones.
 
         Raises:
           GrowthError: `params` are not those of the plan.
@@ -318,6 +390,47 @@ def axis_from(structure: tuple, atoms: list[Axis]) -> Axis:
         return atoms[rest[0]]
     parts = [axis_from(s, atoms) for s in rest]
     return product(parts) if kind == "prod" else concatenation(parts)
+
+
+def containers(tree: Any) -> Any:
+    """A structure of dicts, lists and tuples as JSON; `None` for others."""
+
+    def one(node: Any) -> Any:
+        if isinstance(node, int):
+            return 0
+        if node is None:
+            return {"none": []}
+        if type(node) is dict and all(isinstance(key, str) for key in node):
+            return {"dict": [[key, one(child)] for key, child in node.items()]}
+        if type(node) in (list, tuple):
+            return {type(node).__name__: [one(child) for child in node]}
+        raise TypeError
+
+    try:
+        return one(jax.tree.unflatten(tree, range(tree.num_leaves)))
+    except TypeError:
+        return None
+
+
+def tree_of(found: Any) -> Any:
+    """The structure that `containers` wrote."""
+
+    def one(node: Any) -> Any:
+        if node == 0:
+            return 0
+        ((kind, children),) = node.items()
+        if kind == "none":
+            return None
+        if kind == "dict":
+            return {key: one(child) for key, child in children}
+        return (list if kind == "list" else tuple)(one(child) for child in children)
+
+    return None if found is None else jax.tree.structure(one(found))
+
+
+def _leaf_from(data: dict[str, Any]) -> LeafPlan:
+    layer = data.pop("layer", None)
+    return LeafPlan(**data, layer=None if layer is None else Layer(**layer))
 
 
 def _tuples(x: Any) -> Any:

@@ -16,9 +16,8 @@ import optax
 from trainkit.cost import count_flops
 from trainkit.growth.calculus import expand
 from trainkit.growth.depth import leading, relative_change
-from trainkit.growth.leaf import LeafGrowth
+from trainkit.growth.leaf import LeafGrowth, Origin
 from trainkit.growth.models import Traced
-from trainkit.growth.moments import Origin
 from trainkit.growth.paths import named_leaves
 from trainkit.growth.train_state import Grown
 from trainkit.growth.vocabulary import leaked_mass
@@ -174,7 +173,7 @@ def certify(
         calibrated=tuple(n for n, how in grown.growth.items() if not how.exact_gradient),
         fresh=_fresh(grown),
         new_layers=tuple(n for n, come in grown.origin.items() if come.new),
-        zeroed=grown.depth.zeroed if grown.depth else (),
+        zeroed=grown.zeroed,
         dead=_dead(gradients[1], grown.growth),
         replica_distance=_apart(params, grown.growth),
         update_norm=norm,

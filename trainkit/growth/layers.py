@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.moments import Origin
+from trainkit.growth.leaf import Origin
 
 Shapes = Mapping[str, tuple[int, ...]]
-_NUMBERED = re.compile(r"^(.*?)(\d+)$")
+Alike = Literal["exact", "pattern", "ends", "rank"]
+
+# "layers/3/w", "Dense_0/kernel", "h.11.attn.w" and "w2" all have a number at one of their keys.
+_KEYS = re.compile(r"\d+|[^\d/]+/?|/")
+
+
+class _Leaf(NamedTuple):
+    name: str
+    shape: tuple[int, ...]
 
 
 def order(n: int, m: int, how: str) -> list[tuple[int, bool]]:
@@ -51,12 +59,20 @@ def order(n: int, m: int, how: str) -> list[tuple[int, bool]]:
     return result
 
 
-def align(small: Shapes, big: Shapes, how: str) -> dict[str, Origin]:
-    """For each leaf of the deeper model of the same widths: its `Origin` in the shallower one.
+def align(small: Shapes, big: Shapes, how: str, alike: Alike = "exact") -> dict[str, Origin]:
+    """For each leaf of the deeper model: its `Origin` in the shallower one.
 
-    Layers are told by numbers at the end of a key ("layer_0", "layers/3", "block7"). Of numbered
-    siblings, those with leaves of the same shapes form a run, and runs are matched in order, so
-    that the output layer of "Dense_0, Dense_1, Dense_2" stays the output layer.
+    Layers are siblings that differ in a number anywhere in their names ("layer_0", "layers/3",
+    "h.7.w", "w2"), or, without numbers, siblings with the same leaves, in the order of `big`. Of
+    siblings, those that are alike form a run, and runs are matched in order, so that the output
+    layer of "Dense_0, Dense_1, Dense_2" stays the output layer.
+
+    Args:
+      small, big: leaf name -> shape, in the order in which the programs use them.
+      how: the operator for depth.
+      alike: what makes two layers alike. "exact": the same shapes, for models of one width;
+        "pattern": the same sizes are equal to each other; "ends": the same ranks, and the first
+        and the last layer stay so; "rank": the same ranks.
 
     Raises:
       GrowthError: the deeper model lacks a leaf of the shallower, or has one outside its layers.
@@ -67,83 +83,126 @@ def align(small: Shapes, big: Shapes, how: str) -> dict[str, Origin]:
     Origin(leaf='Dense_1/w', new=False)
     """
     origin: dict[str, Origin] = {}
-    _match(_nest(small), _nest(big), "", "", how, False, origin)
-    return origin
+    _match(_nest(small), _nest(big), how, alike, False, origin)
+    return {name: origin[name] for name in big}
+
+
+def alignments(small: Shapes, big: Shapes, how: str) -> Iterator[dict[str, Origin]]:
+    """All different ones, the likeliest first.
+
+    Raises:
+      GrowthError: there is none; the error is the first one's.
+    """
+    found: list[dict[str, Origin]] = []
+    refused: GrowthError | None = None
+    for alike in ("exact", "pattern", "ends", "rank"):
+        try:
+            origin = align(small, big, how, alike)
+        except GrowthError as error:
+            refused = refused or error
+            continue
+        if origin not in found:
+            found.append(origin)
+            yield origin
+    if not found and refused is not None:
+        raise refused
 
 
 def _nest(shapes: Shapes) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name, shape in shapes.items():
-        node, (*parents, last) = tree, name.split("/")
+        node, (*parents, last) = tree, _KEYS.findall(name) or [""]
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[last] = tuple(shape)
+        node[last + "."] = _Leaf(name, tuple(shape))  # "w" may be a leaf beside "w2"
     return tree
 
 
-def _names(node: Any, prefix: str) -> list[str]:
-    if not isinstance(node, dict):
-        return [prefix]
-    return [n for key, child in node.items() for n in _names(child, _join(prefix, key))]
+def _leaves(node: Any) -> list[str]:
+    if isinstance(node, _Leaf):
+        return [node.name]
+    return [name for child in node.values() for name in _leaves(child)]
 
 
-def _join(prefix: str, key: str) -> str:
-    return f"{prefix}/{key}" if prefix else key
+def _signature(node: Any, alike: Alike) -> Any:
+    seen: dict[int, int] = {}
+
+    def one(node: Any) -> Any:
+        if isinstance(node, dict):
+            return tuple((key, one(node[key])) for key in sorted(node))
+        if alike == "exact":
+            return node.shape
+        if alike == "pattern":
+            return tuple(seen.setdefault(size, len(seen)) for size in node.shape)
+        return len(node.shape)
+
+    return one(node)
 
 
-def _signature(node: Any) -> Any:
-    if not isinstance(node, dict):
-        return node
-    return tuple(sorted((key, _signature(child)) for key, child in node.items()))
-
-
-def _match(
-    small: Any, big: Any, at: str, big_at: str, how: str, new: bool, out: dict[str, Origin]
-) -> None:
-    if not isinstance(big, dict) or not isinstance(small, dict):
-        if isinstance(big, dict) or isinstance(small, dict):
-            raise GrowthError(f"{big_at!r} is a leaf in one model and a tree in the other")
-        out[big_at] = Origin(at, new)
+def _match(small: Any, big: Any, how: str, alike: Alike, new: bool, out: dict[str, Origin]) -> None:
+    if isinstance(big, _Leaf) and isinstance(small, _Leaf):
+        out[big.name] = Origin(small.name, new)
         return
+    if isinstance(big, _Leaf) or isinstance(small, _Leaf):
+        raise GrowthError(f"{_leaves(big)[0]!r} is a leaf in one model and a tree in the other")
     done: set[str] = set()
-    for stem in dict.fromkeys(m.group(1) for key in big if (m := _NUMBERED.match(key))):
-        old_keys, new_keys = (_numbered(node, stem) for node in (small, big))
+    for old_keys, new_keys in _rows(small, big):
         if old_keys == new_keys:
             continue
         done |= set(old_keys) | set(new_keys)
-        for key, source, fresh in _layers(small, big, old_keys, new_keys, how, big_at):
-            name = _join(big_at, key)
+        for key, source, fresh in _layers(small, big, old_keys, new_keys, how, alike):
             if source is None:
-                out.update({leaf: Origin(None, True) for leaf in _names(big[key], name)})
+                out.update({leaf: Origin(None, True) for leaf in _leaves(big[key])})
             else:
-                _match(small[source], big[key], _join(at, source), name, how, new or fresh, out)
+                _match(small[source], big[key], how, alike, new or fresh, out)
     for key in small:
         if key not in done and key not in big:
-            raise GrowthError(
-                f"the deeper model has no {_join(big_at, key)!r}",
-                params=_names(small[key], _join(at, key))[:4],
-            )
+            lost = _leaves(small[key])
+            raise GrowthError(f"the deeper model has no {lost[0]!r}", params=lost[:4])
     for key, child in big.items():
         if key in done:
             continue
-        if key not in small:
+        if key in small:
+            _match(small[key], child, how, alike, new, out)
+        elif how == "identity":
+            out.update({leaf: Origin(None, True) for leaf in _leaves(child)})
+        else:
             raise GrowthError(
-                f"{_join(big_at, key)!r} is new, but is no numbered layer among others",
-                params=_names(child, _join(big_at, key))[:4],
+                f"{_leaves(child)[0]!r} is new, but is no layer among others",
+                params=_leaves(child)[:4],
                 mend="number the layers (layer_0, layer_1, …) or keep them in a list",
             )
-        _match(small[key], child, _join(at, key), _join(big_at, key), how, new, out)
 
 
-def _numbered(node: dict[str, Any], stem: str) -> list[str]:
-    keys = [key for key in node if (m := _NUMBERED.match(key)) and m.group(1) == stem]
-    return sorted(keys, key=lambda key: int(key[len(stem) :]))
+def _rows(small: dict[str, Any], big: dict[str, Any]) -> Iterator[tuple[list[str], list[str]]]:
+    """The keys of siblings that are layers: those with numbers, in order, and new ones without a
+    number together with all that have the same leaves."""
+    plain = lambda key: key.removesuffix(".")
+    numbers = [
+        sorted((k for k in node if plain(k).isdigit()), key=lambda k: int(plain(k)))
+        for node in (small, big)
+    ]
+    yield numbers[0], numbers[1]
+    done = set(numbers[1])
+    for key, child in big.items():
+        if key in small or key in done or isinstance(child, _Leaf):
+            continue
+        like = _signature(child, "rank")
+        rows = [
+            [k for k, c in node.items() if k not in done and _signature(c, "rank") == like]
+            for node in (small, big)
+        ]
+        done |= set(rows[1])
+        if rows[0]:
+            yield rows[0], rows[1]
 
 
-def _runs(node: dict[str, Any], keys: list[str]) -> list[tuple[Any, list[str]]]:
+def _runs(node: dict[str, Any], keys: list[str], alike: Alike) -> list[tuple[Any, list[str]]]:
     runs: list[tuple[Any, list[str]]] = []
-    for key in keys:
-        signature = _signature(node[key])
+    for i, key in enumerate(keys):
+        signature = _signature(node[key], alike)
+        if alike == "ends" and i in (0, len(keys) - 1):
+            signature = (i == 0, signature)
         if runs and runs[-1][0] == signature:
             runs[-1][1].append(key)
         else:
@@ -157,10 +216,15 @@ def _layers(
     old_keys: list[str],
     new_keys: list[str],
     how: str,
-    where: str,
+    alike: Alike,
 ) -> list[tuple[str, str | None, bool]]:
     """(new key, the old key that it is or copies, whether it is new), for one row of siblings."""
-    old_runs, new_runs = _runs(small, old_keys), _runs(big, new_keys)
+    if len(new_keys) < len(old_keys):
+        raise GrowthError(
+            f"{len(old_keys)} layers cannot become {len(new_keys)}: growth only adds layers",
+            params=[_leaves(small[key])[0] for key in old_keys][:6],
+        )
+    old_runs, new_runs = _runs(small, old_keys, alike), _runs(big, new_keys, alike)
     matcher = difflib.SequenceMatcher(
         None, [repr(s) for s, _ in old_runs], [repr(s) for s, _ in new_runs], autojunk=False
     )
@@ -171,12 +235,10 @@ def _layers(
     }
     lost = set(range(len(old_runs))) - set(pair.values())
     if lost:
-        keys = old_runs[min(lost)][1]
         raise GrowthError(
-            f"layer {_join(where, keys[0])!r} of the small model has no place in the deeper one: "
-            f"no layer there has leaves of the same shapes",
-            mend="grow width and depth one after the other, or give middle=, the model of the "
-            "small widths and the big depth",
+            f"the layer of {_leaves(small[old_runs[min(lost)][1][0]])[0]!r} of the small model has "
+            "no place in the deeper one: no layer there has leaves of the same shapes",
+            mend="grow in two steps, width and depth one after the other",
         )
     result: list[tuple[str, str | None, bool]] = []
     for j, (_, keys) in enumerate(new_runs):

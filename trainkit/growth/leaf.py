@@ -51,3 +51,15 @@ class LeafGrowth(NamedTuple):
     gradient: float = 1.0
     shift: float = 0.0
     exact_gradient: bool = True
+
+
+class Origin(NamedTuple):
+    """Where a leaf of the grown tree comes from, when growth adds layers.
+
+    Attributes:
+      leaf: the name of the old leaf it is, or whose neighbour it is; `None` for none.
+      new: whether it belongs to a new layer, and so has no history of its own.
+    """
+
+    leaf: str | None
+    new: bool = False

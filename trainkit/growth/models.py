@@ -21,10 +21,12 @@ class Traced(NamedTuple):
     Attributes:
       fn: `fn({"params": …, "model_state": …}, *inputs)`.
       variables: shapes of that tree.
+      init: `init(key, *inputs)`, initial values of that tree, where the model knows them.
     """
 
     fn: Callable[..., PyTree]
     variables: PyTree
+    init: Callable[..., PyTree] | None = None
 
 
 def traced(
@@ -96,17 +98,18 @@ def _linen(module: Any, inputs: tuple[Any, ...]) -> Traced:
     known = inspect.signature(type(module).__call__).parameters
     mode = {name: not train for name, train in MODES.items() if name in known}
 
-    def init(*xs: Any) -> PyTree:
-        keys = {name: jax.random.key(i) for i, name in enumerate(("params", "dropout"))}
-        variables = dict(module.init(keys, *xs, **mode))
+    def init(key: jax.Array, *xs: Any) -> PyTree:
+        keys = {n: jax.random.fold_in(key, i) for i, n in enumerate(("params", "dropout"))}
+        xs = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), xs)
+        with jax.numpy_dtype_promotion("standard"):
+            variables = dict(module.init(keys, *xs, **mode))
         return {"params": variables.pop("params", {}), "model_state": variables}
 
     def fn(v: PyTree, *xs: Any) -> PyTree:
         with jax.numpy_dtype_promotion("standard"):
             return module.apply({"params": v["params"], **v["model_state"]}, *xs, **mode)
 
-    with jax.numpy_dtype_promotion("standard"):
-        return Traced(fn, jax.eval_shape(init, *inputs))
+    return Traced(fn, jax.eval_shape(init, jax.random.key(0), *inputs), init)
 
 
 def _nnx(model: Any) -> Traced:
@@ -143,9 +146,12 @@ def _nnx(model: Any) -> Traced:
 def _model(model: Any, inputs: tuple[Any, ...]) -> Traced:
     """`trainkit.from_linen`'s and `from_nnx`'s results; their batch is here the inputs alone."""
     key = jax.random.key(0)
-    params, state = jax.eval_shape(lambda x: model.init(key, {"x": x}), inputs[0])
+
+    def init(key: jax.Array, *xs: Any) -> PyTree:
+        x = jnp.zeros(xs[0].shape, xs[0].dtype)
+        return dict(zip(("params", "model_state"), model.init(key, {"x": x}), strict=True))
 
     def fn(v: PyTree, *xs: Any) -> PyTree:
         return model.apply(v["params"], v["model_state"], xs[0], key, train=False)[0]
 
-    return Traced(fn, {"params": params, "model_state": state})
+    return Traced(fn, jax.eval_shape(init, key, *inputs), init)

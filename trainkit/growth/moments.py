@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,25 +15,13 @@ from trainkit.growth import factored, quantised
 from trainkit.growth.calculus import expand, fold, norm_factor
 from trainkit.growth.degrees import degrees_in_place
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.leaf import LeafGrowth
+from trainkit.growth.leaf import LeafGrowth, Origin
 from trainkit.growth.paths import named_leaves, path_name
 from trainkit.growth.slots import Kind, Slot, Slots, as_slot, fields_of
 from trainkit.packed import Packed, repack, unpack_all
 
 PyTree = Any
 Growth = Mapping[str, LeafGrowth]
-
-
-class Origin(NamedTuple):
-    """Where a leaf of the grown tree comes from, when growth adds layers.
-
-    Attributes:
-      leaf: the name of the old leaf it is, or whose neighbour it is; `None` for none.
-      new: whether it belongs to a new layer, and so has no history of its own.
-    """
-
-    leaf: str | None
-    new: bool = False
 
 
 Visit = Callable[[Kind, str, PyTree, PyTree], PyTree]

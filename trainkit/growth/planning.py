@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
-from trainkit.growth.blueprint import Plan
+from trainkit.growth.blueprint import Plan, unchanged
+from trainkit.growth.deepening import Shapes, Side, assemble, deeper
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.lockstep import Analysis, Value
+from trainkit.growth.operators import Operator, operator
+from trainkit.growth.program import Folder, Program
 from trainkit.growth.rules import RULES, UNKNOWN
 from trainkit.growth.tracing import named_shapes, shape_of, structs, traced_program
 from trainkit.growth.widening import widen
@@ -24,25 +28,35 @@ def plan(
     big_params: PyTree,
     *inputs: PyTree,
     append: Sequence[tuple[str, int]] = (),
+    how: str | Operator = "identity",
+    trainable: Callable[[str], bool] = lambda path: True,
 ) -> Plan:
-    """Finds how the parameters of one model become those of a wider one with the same outputs.
+    """Finds how the parameters of one model become those of a wider or deeper one.
 
     Both functions are traced, not run; the programs are walked in lockstep, the axes that are
     coupled are found, and the scales are solved for, such that
 
         big_fn(plan.grow(small_params), *inputs) = small_fn(small_params, *inputs)
 
-    holds for every value of parameters and inputs, in exact arithmetic.
+    holds for every value of parameters and inputs, in exact arithmetic. New layers are cut out of
+    the big program first, once it is proved that they do nothing.
 
     Args:
-      small_fn, big_fn: pure functions `fn(params, *inputs)` of one model at two widths. Their
-        results must have the same shapes.
-      small_params, big_params: pytrees of arrays or `jax.ShapeDtypeStruct`s, of one structure.
+      small_fn, big_fn: pure functions `fn(params, *inputs)` of one model at two sizes.
+      small_params, big_params: pytrees of arrays or `jax.ShapeDtypeStruct`s. Where the big one has
+        more layers (numbered keys, items of a list or tuple, siblings of one kind, or arrays
+        stacked over the layers of a loop), these are added as `how` says.
       *inputs: what both functions are called with after the parameters: pytrees of arrays or
         `jax.ShapeDtypeStruct`s. Sizes of 1 may be traced differently: use 2 or more.
       append: (regular expression, axis) of parameters whose units are to stay where they are, with
         new ones behind them that copy none and are read with 0 (or make 0) at first. By itself
         this is done where copies are impossible: vocabularies, tables of positions, results.
+      how: what new layers are, if there are any; see `trainkit.growth.operators`. "identity": they
+        do nothing at first: the last linear parameters of a residual branch are 0, a plain layer
+        between ReLUs is an identity matrix or a Dirac kernel; which, is found in the program, and
+        that they do nothing is proved on it. "stack", "interpose", "middle" and "last" copy old
+        layers and change the function; the plan then is exact for all but the copies.
+      trainable: which leaves of new layers may be set to 0 (not running statistics).
 
     Results may grow along an axis that nothing sums over (the logits of a larger vocabulary): their
     old entries lead and are exact. Indices into a table that grows count from its start.
@@ -51,8 +65,9 @@ def plan(
       A `Plan`.
 
     Raises:
-      GrowthError: the functions differ in more than sizes, an axis would shrink, or an axis cannot
-        grow; the error says where, and what to grow instead.
+      GrowthError: the functions differ in more than sizes and layers, an axis would shrink, an
+        axis cannot grow, or new layers cannot be identities; the error says where, and what to
+        grow instead.
 
     >>> import jax, jax.numpy as jnp
     >>> from trainkit import growth
@@ -67,7 +82,9 @@ def plan(
     """
     small_leaves = named_shapes(small_params, "small_params")
     big_leaves = named_shapes(big_params, "big_params")
-    _check_params(small_leaves, big_leaves)
+    if [name for name, _ in small_leaves] == [name for name, _ in big_leaves]:
+        same = {name: name for name, _ in small_leaves}
+        _check_leaves(small_leaves, dict(big_leaves), same, _sizes(big_leaves))
     args = jax.tree.map(shape_of, inputs)
     small_program, small_out = traced_program(small_fn, structs(small_params), args, "small")
     big_program, big_out = traced_program(big_fn, structs(big_params), args, "big")
@@ -77,46 +94,83 @@ def plan(
             f"{jax.tree.structure(big_out)}"
         )
 
-    analysis = Analysis(RULES, UNKNOWN)
-    values = []
-    for i, ((path, s), (_, b)) in enumerate(zip(small_leaves, big_leaves, strict=True)):
-        value = Value(s.shape, b.shape, s.dtype, origin=i)
-        values.append(value)
-        analysis.params.append((path, value))
-    for leaf in jax.tree.leaves(args):
-        values.append(Value(leaf.shape, leaf.shape, leaf.dtype))
-    small_flat, big_flat = (analysis.folder.flatten(p) for p in (small_program, big_program))
-    return widen(analysis, small_flat, big_flat, values, small_out, append)
+    folder = Folder()
+    small = Side(folder.flatten(small_program), _sizes(small_leaves))
+    big = Side(folder.flatten(big_program), _sizes(big_leaves))
+
+    def widths(
+        before: Program, after: Program, old: dict[str, str], shapes: Shapes, eyes: Shapes
+    ) -> Plan:
+        analysis = Analysis(RULES, UNKNOWN)
+        analysis.folder = folder
+        for i, (name, s) in enumerate(small_leaves):
+            value = Value(s.shape, shapes[old[name]], s.dtype, origin=i)
+            analysis.params.append((old[name], value))
+        for i, (name, shape) in enumerate(eyes.items(), len(small_leaves)):
+            dtype = dict(big_leaves)[name].dtype
+            analysis.params.append((name, Value(shape, shapes[name], dtype, origin=i)))
+        values = [value for _, value in analysis.params]
+        values += [Value(x.shape, x.shape, x.dtype) for x in jax.tree.leaves(args)]
+        places = {name: i for i, name in enumerate(big.shapes)}
+        names = [*(old[name] for name in small.shapes), *eyes]
+        ins = [after.ins[places[name]] for name in names]
+        after = Program([*ins, *after.ins[len(places) :]], after.equations, after.outs)
+        # Identity matrices are the last inputs of the small program; parameters come first here.
+        n, m = len(small_leaves), len(before.ins) - len(eyes)
+        order = [*before.ins[:n], *before.ins[m:], *before.ins[n:m]]
+        before = Program(order, before.equations, before.outs)
+        return widen(analysis, before, after, values, small_out, append)
+
+    depth = operator(how).depth
+    refused: GrowthError | None = None
+    for found in deeper(small, big, depth, folder, trainable):
+        try:
+            _check_leaves(small_leaves, dict(big_leaves), found.old, found.shapes)
+            if found.big is None:
+                grown = _unchanged(small_leaves, found.old)
+            else:
+                grown = widths(found.small, found.big, found.old, found.shapes, found.eyes)
+        except GrowthError as error:
+            refused = refused or error
+            continue
+        trees = jax.tree.structure(small_params), jax.tree.structure(big_params)
+        dtypes = {name: str(leaf.dtype) for name, leaf in big_leaves}
+        made = assemble(grown, found, big.shapes, dtypes, depth)
+        return dataclasses.replace(made, trees=trees)
+    if refused is not None:
+        raise refused
+    return widths(small.program, big.program, same, big.shapes, {})
 
 
-def _check_params(small_leaves, big_leaves) -> None:
-    small_paths, big_paths = [p for p, _ in small_leaves], [p for p, _ in big_leaves]
-    if small_paths != big_paths:
-        only_small = [p for p in small_paths if p not in set(big_paths)]
-        only_big = [p for p in big_paths if p not in set(small_paths)]
-        raise GrowthError(
-            "the parameters of the two models have different structures: only in small_params: "
-            f"{only_small[:5] or 'none'}; only in big_params: {only_big[:5] or 'none'}",
-            params=[*only_small[:3], *only_big[:3]],
-            mend="two models of one depth and one set of options; depth grows by plan.deepen",
-        )
-    for (path, s), (_, b) in zip(small_leaves, big_leaves, strict=True):
-        if len(s.shape) != len(b.shape):
+def _sizes(leaves: list[tuple[str, Any]]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(leaf.shape) for name, leaf in leaves}
+
+
+def _unchanged(leaves: list[tuple[str, Any]], old: dict[str, str]) -> Plan:
+    return Plan(tuple(unchanged(old[name], tuple(s.shape), str(s.dtype)) for name, s in leaves), ())
+
+
+def _check_leaves(
+    small: list[tuple[str, Any]], big: dict[str, Any], old: dict[str, str], shapes: Shapes
+) -> None:
+    for name, s in small:
+        path = old[name]
+        if s.dtype != big[path].dtype:
             raise GrowthError(
-                f"{path} has shape {s.shape} in the small and {b.shape} in the big model",
-                params=[path],
-            )
-        if s.dtype != b.dtype:
-            raise GrowthError(
-                f"{path} is {s.dtype} in the small and {b.dtype} in the big model",
+                f"{path} is {s.dtype} in the small and {big[path].dtype} in the big model",
                 params=[path],
                 mend="cast one of them first",
             )
-        for d, (n, m) in enumerate(zip(s.shape, b.shape, strict=True)):
+        if len(s.shape) != len(shapes[path]):
+            raise GrowthError(
+                f"{path} has shape {s.shape} in the small and {shapes[path]} in the big model",
+                params=[path],
+            )
+        for d, (n, m) in enumerate(zip(s.shape, shapes[path], strict=True)):
             if m < n:
                 raise GrowthError(
                     f"axis {d} of {path} would shrink from {n} to {m}: shapes "
-                    f"{s.shape} → {b.shape}",
+                    f"{s.shape} → {shapes[path]}",
                     axis=f"{n} → {m}",
                     params=[path],
                     mend="growth only enlarges; swap the two models, or use plan.shrink to prune",

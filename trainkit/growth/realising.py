@@ -24,18 +24,38 @@ from trainkit.growth.rms import rms_growth
 
 def realise(plan: Plan, key: jax.Array | None, symmetry: Symmetry) -> dict[str, LeafGrowth]:
     """See `Plan.realise`."""
-    shares = draw_shares(plan, key, symmetry)
+    with jax.ensure_compile_time_eval():  # the caller may be inside a jit
+        shares = draw_shares(plan, key, symmetry)
     axes = atom_axes(plan)
     if symmetry == "rms":
-        return {leaf.path: rms_growth(plan, leaf, axes) for leaf in plan.leaves}
-    drawn = key is not None
-    return {leaf.path: _leaf(plan, leaf, axes, shares, symmetry, drawn) for leaf in plan.leaves}
+        found = {leaf.path: rms_growth(plan, leaf, axes) for leaf in plan.leaves}
+    else:
+        drawn = key is not None
+        found = {
+            leaf.path: _leaf(plan, leaf, axes, shares, symmetry, drawn) for leaf in plan.leaves
+        }
+    return {leaf.path: _with_rows(leaf, found[leaf.path]) for leaf in plan.leaves}
 
 
-def check_symmetry(key: jax.Array | None, symmetry: str) -> None:
+def _with_rows(leaf: LeafPlan, growth: LeafGrowth) -> LeafGrowth:
+    """Rows of stacked layers: new ones have no history, so that moments start as for new units."""
+    if leaf.layer is None or not leaf.layer.rows:
+        return growth
+    source = np.array([-1 if new else old for old, new in leaf.layer.rows], np.int32)
+    along = AxisGrowth(source, np.ones(len(source)), np.ones(len(source)))
+    axes = tuple(along if d == leaf.layer.axis else a for d, a in enumerate(growth.axes))
+    return growth._replace(axes=axes)
+
+
+def check_symmetry(plan: Plan, key: jax.Array | None, symmetry: str) -> None:
     if symmetry not in get_args(Symmetry):
         raise ValueError(f"symmetry={symmetry!r}: choose one of {', '.join(get_args(Symmetry))}")
-    if symmetry not in ("even", "rms") and key is None:
+    if isinstance(key, jax.core.Tracer):
+        raise ValueError(
+            "the maps of a growth are drawn on the host, so the key must be known: close over it "
+            "instead of passing it through jit"
+        )
+    if plan.atoms and symmetry not in ("even", "rms") and key is None:
         raise ValueError(
             f"symmetry={symmetry!r} draws random numbers: give key=jax.random.key(0), or take "
             'symmetry="even"'
@@ -45,7 +65,7 @@ def check_symmetry(key: jax.Array | None, symmetry: str) -> None:
 def draw_shares(plan: Plan, key: jax.Array | None, symmetry: Symmetry) -> list[np.ndarray | None]:
     """For each atom ρ̃, the share of each copy relative to an even one (mean 1 over a unit's
     copies); `None` where copies stay even."""
-    check_symmetry(key, symmetry)
+    check_symmetry(plan, key, symmetry)
     split = {a for leaf in plan.leaves for axis in leaf.splits for cell in axis for a in cell}
     result: list[np.ndarray | None] = [None] * len(plan.atoms)
     if symmetry not in ("uneven", "zero_out"):

@@ -183,20 +183,18 @@ class Passage:
         }
 
     def _details(self, small: TrainState, big: TrainState, batch: PyTree) -> Any:
-        from trainkit.growth.depth import Deepened
         from trainkit.growth.models import Traced
         from trainkit.growth.train_state import Grown
 
         growth = self.growth
         assert growth is not None
         assert growth.leaves is not None
-        new_layers = Deepened(big.params, {}, dict(growth.origin), growth.zeroed, 0.0)
         return Grown(
             state=big.replace(opt_state=big.opt_state.inner),
             before=small.replace(opt_state=small.opt_state.inner),
             growth=dict(growth.leaves),
             origin=dict(growth.origin),
-            depth=new_layers,
+            zeroed=growth.zeroed,
             small=Traced(_forward(self.small), _tree(small)),
             big=Traced(_forward(self.big), _tree(big)),
             inputs=(batch,),
