@@ -531,8 +531,7 @@ def leaf_names(subject: Subject) -> Iterator[Violation]:
     from trainkit.laws import cases
     from trainkit.laws.shrink import mismatch
 
-    chooses = lambda k, v: "labels" in k or ("mask" in k and v not in (None, True))
-    if any(chooses(k, v) for k, v in subject.hyperparams.items()):
+    if subject.chooses_leaves:
         raise NotApplicable("its mask may choose leaves by their names or places")
     order = cases.swap()
     plain, swapped = subject.run("plain").flat, subject.run("swapped").flat

@@ -118,6 +118,12 @@ class Subject:
     def is_factory(self) -> bool:
         return not is_transformation(self.given)
 
+    @property
+    def chooses_leaves(self) -> bool:
+        """Whether a mask or labels may treat leaves otherwise for their names, shapes or places."""
+        chosen = {k: v for k, v in self.hyperparams.items() if "mask" in k or "labels" in k}
+        return any(v not in (None, True) for v in chosen.values())
+
     def fresh(self) -> Any:
         """Another instance, where a factory was given; otherwise the same one."""
         return build(self.given)
