@@ -140,6 +140,10 @@ def implied(like: str | None, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
             # Decay adds a term that does not follow the gradient.
             for name in ("odd", "degree", "zero first"):
                 claims.pop(name, None)
+    if callable(h.get("learning_rate")):
+        claims.pop("adapts", None)  # its steps change with the schedule, from 0 perhaps
+    if claims.get("degree") == 0 and (h.get("eps", 0.0) > 1e-8 or h.get("eps_root", 0.0) > 0):
+        del claims["degree"]  # ε is seen beside the gradients that the law scales
     if like == "adadelta" and h.get("weight_decay"):
         claims = {"oracle": True}
     if like == "apply_if_finite" and not h["max_consecutive_errors"]:

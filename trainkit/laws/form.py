@@ -1,246 +1,22 @@
-"""Laws of form: what the protocol promises about trees, types, purity and compilation."""
+"""Laws of form: what the protocol promises about trees and types, and the list with purity."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from trainkit.laws.buffers import donation
 from trainkit.laws.law import Law, NotApplicable, Violation
-from trainkit.laws.source import literal
+from trainkit.laws.purity import jit_is_eager, one_compile, purity
 from trainkit.laws.subject import Subject, first_line, mini, ordinary
+from trainkit.laws.trees import cast, same_bits, same_tree, setup, spread, structures
 
 DOC = "the protocol of optax.GradientTransformation"
-
-
-class Pair(NamedTuple):
-    """A user's own container, as parameter trees have them."""
-
-    first: Any
-    second: Any
-
-
-def structures(dtype: str = "float32") -> dict[str, Any]:
-    """Parameter trees of every form, small; values differ from leaf to leaf."""
-    rng = np.random.default_rng(3)
-    draw = lambda *s: jnp.asarray(rng.normal(size=s), jnp.dtype(dtype))
-    return {
-        "nested dicts": {"a": {"b": {"c": draw(2)}, "d": draw(3)}},
-        "a tuple": (draw(2), draw(2, 2)),
-        "a list": [draw(2), [draw(3)]],
-        "a NamedTuple": Pair(draw(2), {"x": draw(3)}),
-        "a bare array": draw(3),
-        "an empty tree": {},
-        "an empty subtree": {"a": draw(2), "none": {}, "nothing": (), "no": None},
-        "a scalar leaf": {"s": draw(), "v": draw(2)},
-        "a leaf of size 0": {"z": draw(0), "v": draw(2), "m": draw(0, 3)},
-        "a 1×1 leaf": {"m": draw(1, 1), "v": draw(1)},
-        "a leaf of rank 4": {"k": draw(2, 1, 3, 2)},
-    }
-
-
-def _same_tree(found: Any, wanted: Any, types: bool = True) -> str | None:
-    """What differs in structure, shape or dtype, or None."""
-    a: Any
-    b: Any
-    a, b = jax.tree.structure(found), jax.tree.structure(wanted)
-    if a != b:
-        return f"the tree {a} where {b} was expected"
-    for (path, x), y in zip(
-        jax.tree_util.tree_flatten_with_path(found)[0], jax.tree.leaves(wanted), strict=True
-    ):
-        where = f"leaf {jax.tree_util.keystr(path) or '(the whole)'}"
-        if jnp.shape(x) != jnp.shape(y):
-            return f"{where} has shape {jnp.shape(x)} where {jnp.shape(y)} was expected"
-        if types and _dtype(x) != _dtype(y):
-            return f"{where} is {_dtype(x)} where {_dtype(y)} was expected"
-    return None
-
-
-def _dtype(x: Any) -> str:
-    return str(getattr(x, "dtype", None) or jnp.result_type(x))
-
-
-def _bits(tree: Any) -> list[Any]:
-    out = []
-    for x in jax.tree.leaves(tree):
-        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x = jax.random.key_data(x)
-        out.append(np.asarray(x))
-    return out
-
-
-def same_bits(a: Any, b: Any) -> bool:
-    """Whether two trees hold the same values to the last bit (NaN equals NaN)."""
-    xs, ys = _bits(a), _bits(b)
-    return len(xs) == len(ys) and all(
-        x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
-        for x, y in zip(xs, ys, strict=True)
-    )
-
-
-def tree_code(tree: Any) -> str:
-    """A tree as an expression; user containers become tuples, as a reproducer has no such class."""
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return tree_code(tuple(tree))
-    if isinstance(tree, dict):
-        return "{" + ", ".join(f"{k!r}: {tree_code(v)}" for k, v in tree.items()) + "}"
-    if isinstance(tree, tuple):
-        return "(" + "".join(tree_code(v) + ", " for v in tree) + ")"
-    if isinstance(tree, list):
-        return "[" + ", ".join(tree_code(v) for v in tree) + "]"
-    return literal(tree)
-
-
-def setup(params: Any, grads: Any) -> str:
-    return f"params = {tree_code(params)}\ngrads = {tree_code(grads)}\n"
-
-
-def purity(subject: Subject) -> Iterator[Violation]:
-    params, grads = mini()
-    kept_params, kept_grads = mini()  # what is shown is what was given, whatever becomes of it
-    code = setup(params, grads[:3]) + "state = tx.init(params)\n"
-    with ordinary():
-        tx = subject.fresh()
-        state = tx.init(params)
-        once, after = subject.update(grads[0], state, params, tx=tx)
-        # Nothing that was passed in has changed, containers included.
-        mine = jax.tree.map(lambda x: x, (grads[1], after, params))
-        held, before = copy.deepcopy(_containers(mine)), _bits(mine)
-        subject.update(mine[0], mine[1], mine[2], tx=tx)
-        if _containers(mine) != held or not all(
-            np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-            for a, b in zip(_bits(mine), before, strict=True)
-        ):
-            yield Violation(
-                "update changed a container that it was given (gradients, state or parameters)",
-                {"params": kept_params, "gradients": kept_grads[:2]},
-                code + "import copy\nwords = lambda: str((grads[0], state, params))\n"
-                "before = words()\ntx.update(grads[0], state, params)\n"
-                "assert words() == before, (before, words())",
-            )
-            return
-        # NumPy gradients, which an `*=` would overwrite; a rule need not accept them.
-        arrays = jax.tree.map(lambda x: np.array(x), (grads[2], params))
-        unchanged = copy.deepcopy(arrays)
-        try:
-            subject.update(arrays[0], state, arrays[1], tx=tx)
-            touched = not same_bits(arrays, unchanged)
-        except Exception:
-            touched = False
-        if touched:
-            yield Violation(
-                "update wrote into the NumPy arrays that it was given",
-                {"params": kept_params, "gradients": kept_grads[:1]},
-                setup(kept_params, kept_grads[0]) + "import numpy as np\n"
-                "g = jax.tree.map(np.array, grads)\n"
-                "tx.update(g, tx.init(params), jax.tree.map(np.array, params))\n"
-                "assert all((a == b).all() for a, b in zip(jax.tree.leaves(g), "
-                "jax.tree.leaves(grads))), (g, grads)",
-            )
-            return
-
-        # The same call later, after other calls and other instances, gives the same bits.
-        busy = subject.fresh()
-        other = busy.init(jax.tree.map(lambda p: 2 * p, params))
-        for g in grads[3:]:
-            _, other = subject.update(jax.tree.map(lambda x: 3 * x, g), other, params, tx=busy)
-        again, after_again = subject.update(grads[0], state, params, tx=tx)
-        third = subject.fresh()
-        anew, after_anew = subject.update(grads[0], third.init(params), params, tx=third)
-        for what, u, s in (
-            ("the same call made again", again, after_again),
-            ("a new instance of the rule", anew, after_anew),
-        ):
-            if not (same_bits(u, once) and same_bits(s, after)):
-                yield Violation(
-                    f"{what} gave another result: something is remembered outside the state",
-                    {"params": params, "gradients": grads[0], "found": u, "expected": once},
-                    code + "once, _ = tx.update(grads[0], state, params)\n"
-                    "for g in grads:\n    _, s = tx.update(g, tx.init(params), params)\n"
-                    "again, _ = tx.update(grads[0], tx.init(params), params)\n"
-                    "same = jax.tree.map(lambda a, b: bool((a == b).all()), once, again)\n"
-                    "assert all(jax.tree.leaves(same)), (once, again)",
-                )
-                return
-
-
-def _containers(tree: Any) -> Any:
-    """The tree's containers and the identity of what they hold."""
-    if isinstance(tree, dict):
-        return {k: _containers(v) for k, v in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_containers(v) for v in tree]
-    return id(tree)
-
-
-def _spread(expected: np.ndarray) -> np.ndarray:
-    """What rounding may do in float32, relative to the largest number around."""
-    return 1e-5 * np.abs(expected) + 1e-6 * np.abs(expected).max(initial=0.0)
-
-
-def jit_is_eager(subject: Subject) -> Violation | None:
-    params, grads = mini()
-    code = setup(params, grads) + (
-        "def run(update):\n    state, out = tx.init(params), []\n    for g in grads:\n"
-        "        u, state = update(g, state, params)\n        out.append(u)\n    return out\n"
-    )
-    eager = subject.trajectory(subject.tx, params, grads, apply=False, eager=True)
-    with ordinary():
-        step = jax.jit(lambda g, s, p: subject.update(g, s, p))
-        subject.memo["jitted step"] = step
-        try:
-            state, jitted = subject.tx.init(params), []
-            for g in grads:
-                u, state = step(g, state, params)
-                jitted.append(u)
-        except Exception as error:
-            return Violation(
-                f"it runs eagerly but not under jit: {type(error).__name__}: {first_line(error)}",
-                {"params": params, "gradients": grads[0]},
-                code + "run(tx.update)\nrun(jax.jit(tx.update))",
-            )
-    t, gap = _gap(eager, jitted)
-    if gap <= 1 or subject.only_rounding(1e-5 * gap, lambda: _jit_in_float64(subject), "jit"):
-        return None
-    return Violation(
-        f"at step {t + 1} the jitted update differs from the eager one",
-        {"params": params, "gradients": grads[: t + 1], "found": jitted[t], "expected": eager[t]},
-        code + "for a, b in zip(run(tx.update), run(jax.jit(tx.update))):\n"
-        "    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):\n"
-        "        assert jnp.allclose(x, y, rtol=1e-5, atol=1e-6), (x, y)",
-    )
-
-
-def _gap(one: list[Any], two: list[Any], tight: float = 1.0) -> tuple[int, float]:
-    """(step, how many times the tolerance) of the largest difference of two runs."""
-    worst, at = 0.0, 0
-    for t, (a, b) in enumerate(zip(one, two, strict=True)):
-        for x, y in zip(_bits(a), _bits(b), strict=True):
-            x, y = x.astype(np.float64), y.astype(np.float64)
-            with np.errstate(all="ignore"):
-                ratio = np.abs(x - y) / (tight * _spread(x) + 1e-300)
-            ratio = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, ratio)
-            ratio = np.nan_to_num(ratio, nan=np.inf, posinf=np.inf)
-            if ratio.max(initial=0.0) > worst:
-                worst, at = float(ratio.max()), t
-    return at, worst
-
-
-def _jit_in_float64(subject: Subject) -> bool:
-    params, grads = mini("float64")
-    step = jax.jit(lambda g, s, p: subject.update(g, s, p))
-    state, jitted = subject.tx.init(params), []
-    for g in grads:
-        u, state = step(g, state, params)
-        jitted.append(u)
-    eager = subject.trajectory(subject.tx, params, grads, apply=False, eager=True)
-    return _gap(eager, jitted, tight=1e-5)[1] <= 1
 
 
 def _shapes(subject: Subject, params: Any, grads: Any) -> tuple[Any, Any, Any]:
@@ -274,7 +50,7 @@ def structure(subject: Subject) -> Iterator[Violation]:
                     code,
                 )
                 continue
-        wrong = _same_tree(updates, params, types=False)
+        wrong = same_tree(updates, params, types=False)
         if wrong:
             yield Violation(f"{name}: the updates have {wrong}", {"params": params}, code)
     # Empty leaves must not poison the others (a mean over nothing is NaN).
@@ -293,18 +69,14 @@ def structure(subject: Subject) -> Iterator[Violation]:
         )
 
 
-def _cast(tree: Any, dtype: str) -> Any:
-    return jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), tree)
-
-
 def no_promotion(subject: Subject) -> Iterator[Violation]:
     params, grads = mini()
     for dtype in ("float32", "bfloat16", *(("float16",) if subject.level == "strict" else ())):
-        p, g = _cast(params, dtype), _cast(grads[0], dtype)
+        p, g = cast(params, dtype), cast(grads[0], dtype)
         code = setup(p, g) + CHECK_TREE
         with ordinary():
             _, updates, _ = _shapes(subject, p, g)
-        wrong = _same_tree(updates, g)
+        wrong = same_tree(updates, g)
         if wrong:
             yield Violation(
                 f"with parameters and gradients of {dtype}: {wrong}",
@@ -318,10 +90,10 @@ def no_promotion(subject: Subject) -> Iterator[Violation]:
 def no_promotion_mixed(subject: Subject) -> Iterator[Violation]:
     params, grads = mini()
     for pd, gd in (("float32", "bfloat16"), ("bfloat16", "float32"), ("float32", "float16")):
-        p, g = _cast(params, pd), _cast(grads[0], gd)
+        p, g = cast(params, pd), cast(grads[0], gd)
         with ordinary():
             state, updates, after = _shapes(subject, p, g)
-            wrong = _same_tree(after, state)
+            wrong = same_tree(after, state)
         if wrong:
             yield Violation(
                 f"parameters {pd}, gradients {gd}: after one update the state has {wrong}",
@@ -329,8 +101,8 @@ def no_promotion_mixed(subject: Subject) -> Iterator[Violation]:
                 setup(p, g) + STATE_CHECK,
             )
             return
-        wrong = _same_tree(updates, g)
-        if wrong and _same_tree(updates, p):
+        wrong = same_tree(updates, g)
+        if wrong and same_tree(updates, p):
             yield Violation(
                 f"parameters {pd}, gradients {gd}: the updates have neither's dtype: {wrong}",
                 {"params": p, "gradients": g},
@@ -350,11 +122,11 @@ STATE_CHECK = (
 def state_fixpoint(subject: Subject) -> Iterator[Violation]:
     params, grads = mini()
     for dtype in ("float32", "bfloat16"):
-        p, g = _cast(params, dtype), _cast(grads[0], dtype)
+        p, g = cast(params, dtype), cast(grads[0], dtype)
         with ordinary():
             before = subject.tx.init(p)
             state, _, after = _shapes(subject, p, g)
-            wrong = _same_tree(after, before)
+            wrong = same_tree(after, before)
             weak = lambda t: [bool(getattr(x, "weak_type", False)) for x in jax.tree.leaves(t)]
             if not wrong and weak(before) != weak(after):
                 i = next(i for i, (a, b) in enumerate(zip(weak(before), weak(after), strict=True))
@@ -373,7 +145,7 @@ def state_fixpoint(subject: Subject) -> Iterator[Violation]:
         state = subject.tx.init(params)
         for t, g in enumerate(grads[:3]):
             _, after = subject.update(g, state, params)
-            wrong = _same_tree(after, state)
+            wrong = same_tree(after, state)
             if wrong:
                 yield Violation(
                     f"after update {t + 1} the state has {wrong}",
@@ -391,7 +163,7 @@ def abstract_init(subject: Subject) -> Violation | None:
         "a, b = what(jax.eval_shape(tx.init, params)), what(tx.init(params))\nassert a == b, (a, b)"
     )
     with ordinary():
-        wrong = _same_tree(jax.eval_shape(subject.tx.init, params), subject.tx.init(params))
+        wrong = same_tree(jax.eval_shape(subject.tx.init, params), subject.tx.init(params))
     return (
         Violation(f"jax.eval_shape(init) has {wrong}", {"params": params}, code) if wrong else None
     )
@@ -401,7 +173,7 @@ def abstract_params(subject: Subject) -> Violation | None:
     params, _ = mini()
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
     with ordinary():
-        wrong = _same_tree(subject.tx.init(shapes), subject.tx.init(params))
+        wrong = same_tree(subject.tx.init(shapes), subject.tx.init(params))
     return (
         Violation(f"init on ShapeDtypeStructs has {wrong}", {"params": params}, ABSTRACT)
         if wrong
@@ -415,90 +187,6 @@ ABSTRACT = (
     "what = lambda t: jax.tree.map(lambda x: (jnp.shape(x), str(x.dtype)), t)\n"
     "assert what(tx.init(shapes)) == what(tx.init(params)), tx.init(shapes)"
 )
-
-
-def one_compile(subject: Subject) -> Violation | None:
-    params, grads = mini()
-    with ordinary():
-        count = 0
-
-        def counted(g: Any, s: Any, p: Any) -> Any:
-            nonlocal count
-            count += 1
-            return subject.update(g, s, p)
-
-        step = jax.jit(counted)
-        state = subject.tx.init(params)
-        for g in grads[:3]:
-            _, state = step(g, state, params)
-        traced = count
-        device = jax.local_devices()[0]
-        back = jax.tree.map(lambda x: jax.device_put(jax.device_get(x), device), state)
-        step(grads[3], back, params)
-    if count == 1:
-        return None
-    when = "on the state that the first returned" if traced > 1 else "on a restored state"
-    return Violation(
-        f"a call {when} was traced and compiled again ({count} times in all)",
-        {"params": params, "gradients": grads[:3]},
-        setup(params, grads[:3]) + "count = 0\ndef update(g, s, p):\n    global count\n"
-        "    count += 1\n    return tx.update(g, s, p)\nstep = jax.jit(update)\n"
-        "state = tx.init(params)\nfor g in grads:\n    _, state = step(g, state, params)\n"
-        "state = jax.tree.map(lambda x: jax.device_put(jax.device_get(x)), state)\n"
-        "step(grads[0], state, params)\nassert count == 1, count",
-    )
-
-
-def donation(subject: Subject) -> Violation | None:
-    params, grads = mini()
-    code = setup(params, grads[:2]) + (
-        "def step(g, state, params):\n    updates, state = tx.update(g, state, params)\n"
-        "    return optax.apply_updates(params, updates), state\n"
-        "step = jax.jit(step, donate_argnums=(1, 2))\nstate = tx.init(params)\n"
-        "for g in grads:\n    params, state = step(g, state, params)\n"
-        "jax.block_until_ready(params)"
-    )
-    example = {"params": params, "gradients": grads[:2]}
-    with ordinary():
-        tx = subject.fresh()
-        state = tx.init(params)
-        shared = _shared(params, state)
-        if shared:
-            return Violation(f"init: {shared}", example, code)
-
-        def step(g: Any, state: Any, params: Any) -> Any:
-            updates, state = subject.update(g, state, params, tx=tx)
-            return optax.apply_updates(params, updates), state
-
-        donating = jax.jit(step, donate_argnums=(1, 2))
-        try:
-            for g in grads[:3]:
-                params, state = donating(g, state, params)
-                jax.block_until_ready((params, state))
-        except Exception as error:
-            return Violation(f"{type(error).__name__}: {first_line(error)}", example, code)
-        shared = _shared(params, state)
-        if shared:
-            return Violation(f"after a donating step: {shared}", example, code)
-    return None
-
-
-def _shared(params: Any, state: Any) -> str | None:
-    """Which two leaves of parameters and state share one buffer, if any."""
-    seen: dict[int, str] = {}
-    named = [("parameters", params), ("state", state)]
-    for what, tree in named:
-        for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
-            if not isinstance(x, jax.Array) or x.size == 0 or not x.is_fully_addressable:
-                continue
-            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-                x = jax.random.key_data(x)
-            at = x.addressable_data(0).unsafe_buffer_pointer()
-            name = f"{what}{jax.tree_util.keystr(path)}"
-            if at in seen:
-                return f"{name} and {seen[at]} are one buffer, which cannot be donated twice"
-            seen[at] = name
-    return None
 
 
 def extra_arguments(subject: Subject) -> Violation | None:
@@ -566,7 +254,7 @@ def leaf_names(subject: Subject) -> Iterator[Violation]:
         for u, v in zip(out, plain_eager, strict=True):
             for name, y in zip(names, v.values(), strict=True):
                 x = np.asarray(u[name], np.float64)
-                if not np.all(np.abs(x - y) <= _spread(np.asarray(y, np.float64))):
+                if not np.all(np.abs(x - y) <= spread(np.asarray(y, np.float64))):
                     p, g = named(params, names), named(grads[0], names)
                     yield Violation(
                         f"with leaves named {names[0]} and {names[1]} the updates are others",

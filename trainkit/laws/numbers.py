@@ -1,8 +1,7 @@
-"""Laws of numbers: agreement with float64 references, low precision, zeros and extremes."""
+"""Laws of numbers: zeros, extremes, counts and descent, and the list with those of agreement."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,318 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from trainkit.laws import cases
+from trainkit.laws.agreement import infer_rate, oracle, oracle_f64
 from trainkit.laws.cases import Case
-from trainkit.laws.form import setup
 from trainkit.laws.law import Law, NotApplicable, Violation
+from trainkit.laws.precision import bfloat16, float16, float64
 from trainkit.laws.shrink import mismatch, violation
-from trainkit.laws.subject import Run, Subject, mini, ordinary
-
-RELATIVE = {"float32": 1e-5, "float64": 1e-12}
-# Their update is new parameters minus old ones, and so is rounded as these are.
-DIFFERENCES = frozenset({
-    "cocob", "fromage", "madgrad", "mechanize", "sam", "scale_by_cocob", "scale_by_madgrad",
-    "schedule_free", "schedule_free_adamw", "schedule_free_sgd",
-})  # fmt: skip
-
-
-def reference(
-    subject: Subject, case: Case, params: np.ndarray, dtype: Any, **override: Any
-) -> np.ndarray:
-    """What the oracle says of a trajectory, in `dtype` throughout."""
-    assert subject.oracle is not None
-    kind = np.dtype(dtype)
-    shaped = cases.tree(params[0].astype(kind), case.shapes)
-    with np.errstate(all="ignore"):
-        step = subject.oracle.start(shaped, **override)(
-            cases.leaves(params[0].astype(kind), case.shapes)
-        )
-        out = np.full(case.grads.shape, np.nan)
-        for t, (p, g) in enumerate(zip(params, case.grads, strict=True)):
-            ps = cases.leaves(p.astype(kind), case.shapes)
-            gs = cases.leaves(g.astype(kind), case.shapes)
-            try:
-                us = step(gs, ps, t + 1, **_extra(subject, case, ps, gs))
-            except (ArithmeticError, np.linalg.LinAlgError):
-                break  # the formula itself has no value here
-            out[t] = np.concatenate([np.ravel(np.asarray(u, np.float64)) for u in us])
-    return out
-
-
-def _extra(subject: Subject, case: Case, ps: list[Any], gs: list[Any]) -> dict[str, float]:
-    """The loss, where the rule is told it."""
-    if "value" not in subject.needs and subject.extra_args is None:
-        return {}
-    if subject.extra_args is None:
-        return {"value": sum(float(np.sum(np.square(x.astype(np.float64)))) for x in ps) / 2}
-    as_tree = lambda xs: cases.tree(np.concatenate([np.ravel(x) for x in xs]), case.shapes)
-    value = subject.extra(as_tree(ps), as_tree(gs)).get("value")
-    return {} if value is None else {"value": float(value)}
-
-
-def tolerance(
-    subject: Subject, case: Case, params: np.ndarray, expected: np.ndarray, dtype: str,
-    **override: Any,
-) -> np.ndarray:  # fmt: skip
-    """What rounding may do: relative, plus eight times what it does to the reference itself."""
-    rel = RELATIVE[dtype]
-    with np.errstate(all="ignore"):
-        so_far = np.maximum.accumulate(np.abs(expected), axis=0)
-        near = rel * np.abs(expected) + 0.2 * rel * so_far
-        if dtype == "float32":
-            rough = np.abs(reference(subject, case, params, np.float32, **override) - expected)
-            near = near + 8 * np.maximum.accumulate(np.nan_to_num(rough, nan=np.inf), axis=0)
-        if subject.oracle is not None and subject.oracle.name in DIFFERENCES:
-            near = near + 8 * np.finfo(dtype).eps * np.maximum.accumulate(np.abs(params), axis=0)
-    return near
-
-
-def infer_rate(subject: Subject) -> dict[str, Any]:
-    """The learning rate where `hyperparams` do not say it, read off the first step that moves.
-
-    Most rules are linear in it; for the others the ratio is taken again at the rate it gave.
-    """
-    assert subject.oracle is not None
-    if "learning_rate" not in subject.oracle.unknown:
-        return {}
-    if "rate" not in subject.memo:
-        rate, ratio = 1.0, _ratio(subject, 1.0)
-        for _ in range(30):
-            rate *= ratio
-            if not (np.isfinite(rate) and rate > 0 and abs(ratio - 1) > 1e-7):
-                break
-            ratio = _ratio(subject, rate)
-        # The first step's own rounding (1 − β₂ alone costs 7e-6) is not the learning rate's.
-        neat = float(f"{rate:.3g}")
-        subject.memo["rate"] = neat if abs(neat - rate) <= 3e-5 * abs(rate) else rate
-        if not np.isfinite(subject.memo["rate"]):
-            subject.memo["rate"] = 1.0
-        subject.notes.append(
-            f"learning_rate was not in hyperparams: {subject.memo['rate']:.6g} was read off the "
-            "first update, and taken for constant"
-        )
-    return {"learning_rate": subject.memo["rate"]}
-
-
-def _ratio(subject: Subject, rate: float) -> float:
-    """The first updates that move, over the reference's at this learning rate."""
-    runs, ratios = subject.runs(), []
-    for row in ("plain", "constant", "bursts"):
-        case = runs.batch.case(row)
-        some = case._replace(params=case.params[:2], grads=case.grads[:2])
-        units = reference(subject, some, runs[row].params[:2], np.float64, learning_rate=rate)
-        unit, found = next(
-            ((u, f) for u, f in zip(units, runs[row].flat, strict=False) if np.any(u)),
-            (units[0], runs[row].flat[0]),
-        )
-        heavy = np.abs(unit) > 0.3 * np.abs(unit).max()
-        with np.errstate(all="ignore"):
-            ratios.append(np.median(found[heavy] / unit[heavy]) if heavy.any() else np.nan)
-    return float(np.median(ratios))
-
-
-def oracle(subject: Subject, dtype: str = "float32") -> Violation | None:
-    if subject.oracle is None:
-        raise NotApplicable("no like= was given")
-    for argument in ("mu_dtype", "accumulator_dtype", "param_dtype", "state_dtype"):
-        low = subject.oracle.hyperparams.get(argument)
-        if low is not None and jnp.finfo(low).bits < jnp.finfo(dtype).bits:
-            raise NotApplicable(f"{argument} keeps its state in {jnp.dtype(low).name}")
-    rate = infer_rate(subject)
-    if rate and rate["learning_rate"] <= 0:
-        params, grads = mini()
-        return Violation(
-            f"its first update is the reference's times {rate['learning_rate']:.6g}: it does not "
-            "go downhill",
-            {"params": params, "gradients": grads[0]},
-            setup(params, grads[0]) + "u, _ = tx.update(grads, tx.init(params), params)\n"
-            "slope = sum((x * y).sum() for x, y in zip(jax.tree.leaves(u), jax.tree.leaves(grads)))"
-            "\nprint('update . gradient =', slope)\nassert slope < 0, slope",
-        )
-    runs = subject.runs(dtype)
-
-    def judge_run(case: Case, run: Run) -> Any:
-        expected = reference(subject, case, run.params, np.float64, **rate)
-        if not np.isfinite(expected).all():
-            return None  # the reference itself overflows: a law of extremes, not of agreement
-        near = tolerance(subject, case, run.params, expected, dtype, **rate)
-        return mismatch(run.flat, expected, near)
-
-    def judge(case: Case) -> Any:
-        kind = jnp.dtype(dtype)
-        as_seen = lambda x: np.asarray(x).astype(kind).astype(np.float64)
-        case = case._replace(params=as_seen(case.params), grads=as_seen(case.grads))
-        return judge_run(case, subject.replay(case, dtype))
-
-    name = subject.like
-    tried = [(runs.batch.case(i), runs[row]) for row, i in runs.batch.rows.items()]
-    if dtype == "float32":
-        single = lambda x: np.asarray(x, np.float32).astype(np.float64)
-        more = [cases.odd_shapes(subject.seed), cases.long(subject.seed)]
-        odd, far = [c._replace(params=single(c.params), grads=single(c.grads)) for c in more]
-        # A rule that cannot take such leaves at all breaks the law of structure, not this one.
-        with contextlib.suppress(Exception):
-            tried.append((odd, subject.replay(odd)))
-        tried.append((far, subject.long(far)))
-    for case, run in tried:
-        wrong = judge_run(case, run)
-        if wrong and dtype == "float32":
-            gap = abs(wrong.found - wrong.expected) / max(abs(wrong.expected), 1e-300)
-            if subject.only_rounding(gap, lambda: _same_in_float64(subject, rate), "oracle"):
-                return None
-        if wrong:
-            hint = ""
-            if rate:
-                hint = (
-                    f" (with the learning rate {rate['learning_rate']:.6g} that its first step "
-                    "shows; pass hyperparams where it is a schedule)"
-                )
-            return violation(
-                subject, case, judge, wrong,
-                f"at {{step}}, leaf {{leaf}}: the update is {{found}}, {name} gives {{expected}}"
-                + hint, dtype=dtype,
-            )  # fmt: skip
-    return None
-
-
-def _same_in_float64(subject: Subject, rate: dict[str, Any]) -> bool:
-    """Whether in float64 every trajectory is the reference's, to 1e-9 of itself."""
-    runs = subject.runs("float64")
-    for row, i in runs.batch.rows.items():
-        if row != "nan":
-            case = runs.batch.case(i)
-            want = reference(subject, case, runs[row].params, np.float64, **rate)
-            near = 1e-9 * np.maximum.accumulate(np.abs(want), axis=0)
-            if np.isfinite(want).all() and mismatch(runs[row].flat, want, near):
-                return False
-    return True
-
-
-def oracle_f64(subject: Subject) -> Violation | None:
-    return oracle(subject, "float64")
-
-
-def float64(subject: Subject) -> Iterator[Violation]:
-    params, grads = mini()
-    with ordinary(), jax.enable_x64(True):
-        p, g = (jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), t) for t in (params, grads[0]))
-        _, updates = jax.eval_shape(
-            lambda g, p: subject.update(g, subject.tx.init(p), p)[::-1], g, p
-        )
-        narrow = {str(x.dtype) for x in jax.tree.leaves(updates)} - {"float64"}
-        keep = jax.eval_shape(
-            lambda g, p: subject.update(g, subject.tx.init(p), p)[0], grads[0], params
-        )
-        wide = {str(x.dtype) for x in jax.tree.leaves(keep)} - {"float32"}
-    x64 = "jax.config.update('jax_enable_x64', True)\n"
-    if narrow:
-        yield Violation(
-            f"float64 in gives {', '.join(narrow)} out", {"params": params, "gradients": grads[0]},
-            x64 + "params = {'w': jnp.ones(2, 'float64')}\n"
-            "u, _ = tx.update(params, tx.init(params), params)\n"
-            "assert u['w'].dtype == 'float64', u",
-        )  # fmt: skip
-    if wide:
-        yield Violation(
-            f"in x64 mode float32 in gives {', '.join(wide)} out",
-            {"params": params, "gradients": grads[0]},
-            x64 + "params = {'w': jnp.ones(2, 'float32')}\n"
-            "u, _ = tx.update(params, tx.init(params), params)\n"
-            "assert u['w'].dtype == 'float32', u",
-        )
-    if narrow or wide:
-        return
-    single, double = subject.runs("float32"), subject.runs("float64")
-    for row in ("plain", "bursts", "gaps", "scaled"):
-        a, b = single[row].flat, double[row].flat
-        if not np.isfinite(b).all():
-            continue
-        gap = float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-300)
-        if not gap <= 1e-3:
-            # As few steps as show it.
-            steps = len(a)
-            for t in range(1, len(a)):
-                if np.linalg.norm(a[:t] - b[:t]) > 2e-3 * np.linalg.norm(b[:t]) > 0:
-                    steps = t
-                    break
-            yield Violation(
-                f"the float32 trajectory {row!r} is off the float64 one by {gap:.3g} of its length",
-                {"row": row, "found": a, "expected": b},
-                x64 + whole_run(single.batch.case(row), steps) + "narrow, wide = run('float32'), "
-                "run('float64')\ngap = jnp.linalg.norm(narrow - wide) / jnp.linalg.norm(wide)\n"
-                "print(narrow[-1], wide[-1], gap)\nassert gap <= 1e-3, gap",
-            )
-            return
-
-
-def low_precision(subject: Subject, dtype: str, angle: float) -> Violation | None:
-    wide, low = subject.runs("float32"), subject.runs(dtype)
-    for row in ("plain", "constant", "scaled", "gaps"):
-        a, b = wide[row].flat, low[row].flat
-        if not np.isfinite(a).all():
-            continue
-        for t, (x, y) in enumerate(zip(a, b, strict=True)):
-            size, got = np.linalg.norm(x), np.linalg.norm(y)
-            if np.isfinite(y).all() and (size == 0 or (t == 0 and row == "gaps")):
-                continue
-            ratio, turned, what = 0.0, 0.0, ""
-            if np.isfinite(got) and got > 0 and size > 0:
-                ratio = float(got / size)
-                turned = float(np.arccos(np.clip(x @ y / (size * got), -1, 1)))
-            if not np.isfinite(y).all():
-                what, test = "not finite", "jnp.isfinite(low).all(), low"
-            elif got == 0:
-                what, test = "zero", "(low != 0).any(), low"
-            elif turned > angle or not 1 / 4 < ratio < 4:
-                what = f"turned by {turned:.2f} rad and {ratio:.2f} times as long"
-                test = f"cosine >= {float(np.cos(angle))!r} and 0.25 < ratio < 4, (cosine, ratio)"
-            else:
-                continue
-            return Violation(
-                f"in {dtype} the update of step {t + 1} is {what} ({row})",
-                {"row": row, "step": t, "found": y, "expected": x},
-                whole_run(low.batch.case(row), t + 1)
-                + f"wide, low = run('float32')[-1], run('{dtype}')[-1].astype('float32')\n"
-                "ratio = jnp.linalg.norm(low) / jnp.linalg.norm(wide)\n"
-                "cosine = low @ wide / (jnp.linalg.norm(low) * jnp.linalg.norm(wide))\n"
-                f"print('float32', wide)\nprint('{dtype}', low)\nassert {test}",
-            )
-    return None
-
-
-def whole_run(case: Case, steps: int) -> str:
-    """Lines that define `run(dtype)`, the updates of the first steps, [T, N], scanned."""
-    digits = lambda x: repr([[float(f"{v:.6g}") for v in row] for row in x])
-    short = lambda x: f"jnp.array({digits(x).replace('nan', 'jnp.nan')})"
-    moves = bool(np.any(case.params[:steps] != case.params[:1]))
-    follows = "moved + flat.astype(dtype)" if case.follow else "moved"
-    names = {"bias": (3,), "kernel": (4, 3), "one": (3,), "two": (3,)}
-    at, leaves = 0, []
-    for name, shape in names.items():
-        n = int(np.prod(shape))
-        leaves.append(f"'{name}': x[{at}:{at + n}]" + f".reshape{shape}" * (len(shape) > 1))
-        at += n
-    return (
-        f"all_params = {short(case.params[:steps] if moves else case.params[:1])}\n"
-        f"all_grads = {short(case.grads[:steps])}\n"
-        "all_params = jnp.broadcast_to(all_params, all_grads.shape)\n"
-        f"tree = lambda x: {{{', '.join(leaves)}}}\n"
-        "def run(dtype):\n    ps, gs = all_params.astype(dtype), all_grads.astype(dtype)\n"
-        "    def step(carry, x):\n        state, moved = carry\n"
-        "        u, state = tx.update(tree(x[1]), state, tree(x[0] + moved))\n"
-        "        flat = jnp.concatenate([v.ravel() for v in jax.tree.leaves(u)])\n"
-        f"        return (state, {follows}), flat\n"
-        "    start = tx.init(tree(ps[0])), jnp.zeros_like(ps[0])\n"
-        "    return jax.jit(lambda: jax.lax.scan(step, start, (ps, gs))[1])()\n"
-    )
-
-
-def bfloat16(subject: Subject) -> Violation | None:
-    return low_precision(subject, "bfloat16", 0.5)
-
-
-def float16(subject: Subject) -> Violation | None:
-    return low_precision(subject, "float16", 0.5)
+from trainkit.laws.subject import Subject, mini, ordinary
+from trainkit.laws.trees import setup
 
 
 def zeros(subject: Subject) -> Iterator[Violation]:
@@ -484,7 +178,7 @@ def descent(subject: Subject) -> Violation | None:
     if callable(rate):
         rate = max(float(rate(t)) for t in range(0, 500, 20))
     rate = 1e-3 if rate is None else float(rate)
-    if not 0 < rate <= 0.3:
+    if not 1e-5 <= rate <= 0.3:
         raise NotApplicable(f"with a learning rate of {rate:g} nothing is promised")
     steps = 500
     curvature = jnp.array([0.01, 0.03, 0.1, 0.3, 1.0, 0.5]) * min(1.0, 0.1 / rate)
@@ -545,6 +239,8 @@ def numbers(name: str, statement: str, check: Any, **more: Any) -> Law:
 
 
 PAPER = "a float64 NumPy reference written from the rule's paper (trainkit.laws.oracles)"
+
+
 LAWS = (
     numbers("oracle", "The updates agree with the rule that it claims to be.", oracle,
             claim="oracle", reference=PAPER,
