@@ -82,6 +82,16 @@ def _same_structure(a: Any, b: Any) -> bool:
 
 
 _TRIP_CODE = {
+    "Orbax": (
+        "import tempfile\nimport orbax.checkpoint as ocp  # needs orbax beside jax and optax\n"
+        "state = tx.init(params)\nfor g in grads[:-1]:\n"
+        "    _, state = tx.update(g, state, params)\n"
+        "with tempfile.TemporaryDirectory() as folder, ocp.StandardCheckpointer() as saver:\n"
+        "    saver.save(folder + '/state', state)\n    saver.wait_until_finished()\n"
+        "    back = saver.restore(folder + '/state', state)\n"
+        "a, _ = tx.update(grads[-1], state, params)\nb, _ = tx.update(grads[-1], back, params)\n"
+        "assert all((x == y).all() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))), (a, b)"
+    ),
     "msgpack": (
         "from flax import serialization  # needs flax beside jax and optax\n"
         "state = tx.init(params)\nfor g in grads:\n    _, state = tx.update(g, state, params)\n"
@@ -139,14 +149,15 @@ def injected(subject: Subject) -> Iterator[Violation]:
                         f"{b.ravel()[:3]} where {a.ravel()[:3]} was expected",
                         {"params": params, "gradients": grads[: t + 1]},
                         setup(params, grads[: t + 1])
-                        + _injected_code(call, static)
+                        + _injected_code(subject, call, static)
                         + f"assert all(map(jnp.all, map(near, a, b))), ({words!r}, a, b)",
                         level="standard" if dtype == "float32" else "strict",
                     )
                     return
 
 
-def _injected_code(call: functools.partial[Any], static: tuple[str, ...]) -> str:
+def _injected_code(subject: Subject, call: functools.partial[Any], static: tuple[str, ...]) -> str:
+    told = subject.needs or subject.extra_args is not None
     with ordinary():
         held = [rule_code(v, k, None, None) for k, v in call.keywords.items()]
         make = rule_code(call.func, "make", None, None)
@@ -154,7 +165,8 @@ def _injected_code(call: functools.partial[Any], static: tuple[str, ...]) -> str
     return (
         "\n".join([*held, make])
         + f"\ninjected = optax.inject_hyperparams(make, static_args={static!r})({words})\n"
-        "def run(tx):\n    state = tx.init(params)\n    for g in grads:\n"
+        + "injected = told(injected)\n" * bool(told)
+        + "def run(tx):\n    state = tx.init(params)\n    for g in grads:\n"
         "        u, state = tx.update(g, state, params)\n"
         "    return [x.astype('float32') for x in jax.tree.leaves(u)]\n"
         "a, b = run(tx), run(injected)\nprint('direct', a)\nprint('injected', b)\n"

@@ -106,7 +106,7 @@ def whole_run(case: Case, steps: int) -> str:
     digits = lambda x: repr([[float(f"{v:.6g}") for v in row] for row in x])
     short = lambda x: f"jnp.array({digits(x).replace('nan', 'jnp.nan')})"
     moves = bool(np.any(case.params[:steps] != case.params[:1]))
-    follows = "moved + flat.astype(dtype)" if case.follow else "moved"
+    follows = "moved + flat.astype(dtype)" if case.follow else "moved"  # as in subject.scanned
     names = {"bias": (3,), "kernel": (4, 3), "one": (3,), "two": (3,)}
     at, leaves = 0, []
     for name, shape in names.items():
@@ -118,13 +118,14 @@ def whole_run(case: Case, steps: int) -> str:
         f"all_grads = {short(case.grads[:steps])}\n"
         "all_params = jnp.broadcast_to(all_params, all_grads.shape)\n"
         f"tree = lambda x: {{{', '.join(leaves)}}}\n"
-        "def run(dtype):\n    ps, gs = all_params.astype(dtype), all_grads.astype(dtype)\n"
-        "    def step(carry, x):\n        state, moved = carry\n"
+        "def run(dtype):\n    def step(carry, x):\n        state, moved = carry\n"
         "        u, state = tx.update(tree(x[1]), state, tree(x[0] + moved))\n"
         "        flat = jnp.concatenate([v.ravel() for v in jax.tree.leaves(u)])\n"
         f"        return (state, {follows}), flat\n"
-        "    start = tx.init(tree(ps[0])), jnp.zeros_like(ps[0])\n"
-        "    return jax.jit(lambda: jax.lax.scan(step, start, (ps, gs))[1])()\n"
+        "    def one(x):\n        start = tx.init(tree(x[0][0])), jnp.zeros_like(x[0][0])\n"
+        "        return jax.lax.scan(step, start, x)[1]\n"
+        "    both = [x.astype(dtype)[None] for x in (all_params, all_grads)]\n"
+        "    return jax.jit(lambda *x: jax.lax.map(one, x))(*both)[0]\n"
     )
 
 

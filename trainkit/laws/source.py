@@ -50,7 +50,7 @@ MADE_UP = {"value": "loss(p)", "loss": "loss(p)", "grad": "g", "value_fn": "loss
 
 
 def informed(needs: tuple[str, ...], extra: Any) -> str:
-    """Lines after which `tx` supplies itself with the extra arguments that it needs."""
+    """Lines after which `tx` (or `told(rule)`) supplies itself with the arguments it needs."""
     if not needs and extra is None:
         return ""
     given = [f"{name}={MADE_UP[name]}" for name in needs]
@@ -62,8 +62,9 @@ def informed(needs: tuple[str, ...], extra: Any) -> str:
         lines += rule(dict(extra), "extra", None, None) + "\n"
         given.append("**extra")
     return lines + (
-        "bare = tx\ntx = optax.GradientTransformationExtraArgs(\n    bare.init,\n"
-        f"    lambda g, s, p=None, **more: bare.update(g, s, p, {', '.join(given)}, **more),\n)\n"
+        "told = lambda rule: optax.GradientTransformationExtraArgs(\n    rule.init,\n"
+        f"    lambda g, s, p=None, **more: rule.update(g, s, p, {', '.join(given)}, **more),\n)\n"
+        "tx = told(tx)\n"
     )
 
 
