@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pathlib
 import re
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -152,23 +153,81 @@ OTHERS: dict[str, tuple[Any, list[str]]] = {
     ),
 }
 
-# Optax's own, wrapped with this package's checks and dtypes; their formulas are in Optax's pages.
-AS_THEY_ARE = [
-    "adabelief",
-    "adadelta",
-    "adamax",
-    "amsgrad",
-    "lamb",
-    "lars",
-    "nadam",
-    "nadamw",
-    "novograd",
-    "radam",
-    "yogi",
-    "add_decayed_weights",
-    "scale",
-    "scale_by_learning_rate",
-]
+# Driven by a metric, not by the step: what is drawn of their state, over the metric.
+DRIVEN: dict[str, tuple[Any, str]] = {
+    "reduce_on_plateau": (schedules.reduce_on_plateau(0.5, patience=5, min_delta=0.01), "scale"),
+    "early_stopping": (schedules.early_stopping(patience=10, min_delta=0.01), "stop"),
+}
+
+# Optax's own, wrapped with this package's checks and dtypes: what it does, and as it is drawn.
+AS_THEY_ARE: dict[str, tuple[str, Callable[[], Any] | None]] = {
+    "adabelief": (
+        "Adam whose second moment is that of g − μ: ν ← β₂ ν + (1 − β₂) (g − μ)² + ε̄. "
+        "Zhuang et al., 2020.",
+        lambda: tt.adabelief(0.15),
+    ),
+    "adadelta": (
+        "u = g √(E[u²] + ε)/√(E[g²] + ε), E[·] with decay ρ, u² averaged after the step; "
+        "θ ← θ − η u. Zeiler, 2012.",
+        lambda: tt.adadelta(2.0, eps=1e-3),
+    ),
+    "adamax": (
+        "Adam with ν ← max(β₂ ν, |g| + ε) for √ν̂ + ε, uncorrected. Kingma and Ba, 2015.",
+        lambda: tt.adamax(0.15),
+    ),
+    "amsgrad": (
+        "Adam whose divisor is √(largest ν̂ so far) + ε. Reddi, Kale and Kumar, 2018.",
+        lambda: tt.amsgrad(0.15),
+    ),
+    "lamb": (
+        "u = μ̂/(√ν̂ + ε) + λ θ; θ ← θ − η (‖θ‖/‖u‖) u for each leaf (the ratio is 1 where one of "
+        "them is 0). You et al., 2020.",
+        lambda: tt.lamb(0.05),
+    ),
+    "lars": (
+        "u = g + λ θ; v ← β v + η (c ‖θ‖/‖u‖) u for each leaf; θ ← θ − v. You, Gitman and "
+        "Ginsburg, 2017.",
+        lambda: tt.lars(0.05, trust_coefficient=0.3),
+    ),
+    "nadam": (
+        "Adam with β₁ μ/(1 − β₁ᵗ⁺¹) + (1 − β₁) g/(1 − β₁ᵗ) for μ̂: Nesterov's look ahead. "
+        "Dozat, 2016.",
+        lambda: tt.nadam(0.15),
+    ),
+    "nadamw": (
+        "`nadam` with decoupled decay, θ ← θ − η (… + λ θ).",
+        lambda: tt.nadamw(0.15, weight_decay=0.1),
+    ),
+    "novograd": (
+        "ν ← β₂ ν + (1 − β₂) ‖g‖² for each leaf, ν₁ = ‖g‖²; μ ← β₁ μ + g/(√ν + ε) + λ θ; "
+        "θ ← θ − η μ. Ginsburg et al., 2019.",
+        lambda: tt.novograd(0.02),
+    ),
+    "radam": (
+        "ρ∞ = 2/(1 − β₂) − 1, ρ = ρ∞ − 2 t β₂ᵗ/(1 − β₂ᵗ); where ρ ≥ `threshold`, Adam's step times "
+        "√[(ρ − 4)(ρ − 2) ρ∞/((ρ∞ − 4)(ρ∞ − 2) ρ)], before that η μ̂. Liu et al., 2020.",
+        lambda: tt.radam(0.15),
+    ),
+    "yogi": (
+        "Adam with ν ← ν − (1 − β₂) sign(ν − g²) g². Zaheer et al., 2018.",
+        lambda: tt.yogi(0.15),
+    ),
+    "add_decayed_weights": (
+        "g ← g + λ θ; before a rule this is `l2`, after the scaling by moments decoupled decay.",
+        None,
+    ),
+    "scale": ("g ← c g.", None),
+    "scale_by_learning_rate": ("g ← −η g, η a number or a schedule.", None),
+}
+
+EXAMPLE = """\
+```python
+import jax.numpy as jnp
+from trainkit.transforms import {name}
+
+tx, params = {name}(0.1), jnp.ones(2)
+updates, state = tx.update(params, tx.init(params), params)
+```"""
 
 HEAD = """\
 # The catalogue
@@ -255,12 +314,15 @@ def page() -> str:
         out += [entry(n, getattr(tt, n), "trainkit.transforms", True) for n in rules]
     out.append("## Optax's, with this package's checks and dtypes")
     out.append(
-        "In `trainkit.transforms` under Optax's names and arguments: "
-        + ", ".join(f"`{n}`" for n in AS_THEY_ARE)
-        + ". By Optax's names too: `clip` is `clip_by_value`, `adaptive_grad_clip` is "
+        "Under Optax's names and arguments. By Optax's names too: `clip` is `clip_by_value`, `adaptive_grad_clip` is "
         "`clip_adaptive`, `add_noise` is `gradient_noise`. From Optax as they are: "
         "`chain`, `identity`, `scale_by_schedule`, `set_to_zero`, `apply_updates`."
     )
+    for name, (formula, draws) in AS_THEY_ARE.items():
+        picture = [] if draws is None else [f"![{name}](img/{name}.png)"]
+        words = f"{formula} Optax: `optax.{name}`."
+        lines = textwrap.wrap(words, 100, break_on_hyphens=False)
+        out += [f"### `{name}`", *picture, "\n".join(lines), EXAMPLE.format(name=name)]
     out.append("## Schedules")
     out.append(
         "A schedule is a function of an integer step; `trainkit.schedules.plot` draws any of them."
@@ -269,7 +331,7 @@ def page() -> str:
     out.append(entry("plot", schedules.plot, "trainkit.schedules", False))
     for section, (module, names) in OTHERS.items():
         out.append(f"## {section}")
-        out += [entry(n, getattr(module, n), module.__name__, False) for n in names]
+        out += [entry(n, getattr(module, n), module.__name__, n in DRIVEN) for n in names]
     return "\n\n".join(out) + "\n"
 
 
@@ -312,7 +374,8 @@ def draw(folder: pathlib.Path) -> None:
     """Every picture."""
     x, y = np.meshgrid(np.linspace(-3.5, 4, 120), np.linspace(-1.7, 1.7, 80))
     height = 0.5 * (x**2 + 10 * y**2)
-    for rules in RULES.values():
+    theirs = {name: make for name, (_, make) in AS_THEY_ARE.items() if make is not None}
+    for rules in (*RULES.values(), theirs):
         for name, make in rules.items():
             # Those that see matrices get a matrix of one column.
             points = path(make(), flat=name not in ("muon", "soap", "centralize"))
@@ -327,6 +390,19 @@ def draw(folder: pathlib.Path) -> None:
         made, ax = figure()
         schedules.plot(make(), 100, ax=ax)
         ax.set(xlabel="", ylabel="", ylim=(-0.05, 1.1))
+        made.savefig(folder / f"{name}.png", dpi=100, metadata={"Software": None})
+    for name, (driven, field) in DRIVEN.items():
+        made, ax = figure()
+        steps = np.arange(60)
+        metric = 0.2 + 0.8 * np.exp(-steps / 8) + 0.02 * np.sin(steps * 2.0)
+        state, seen = driven.init(), []
+        for value in metric:
+            state = driven.update(state, value)
+            seen.append(float(getattr(state, field)))
+        ax.plot(steps, metric, ".", ms=2.5, color="0.6", label="metric")
+        ax.step(steps, seen, where="post", label=field)
+        ax.set(ylim=(-0.05, 1.1))
+        ax.legend(fontsize=6, frameon=False, loc="center right")
         made.savefig(folder / f"{name}.png", dpi=100, metadata={"Software": None})
 
 

@@ -36,7 +36,8 @@ def test_every_public_rule_and_schedule_is_in_it(make):
 
 
 def test_every_entry_has_its_picture(make):
-    names = [n for rules in make.RULES.values() for n in rules] + list(make.SCHEDULES)
+    names = [n for rules in make.RULES.values() for n in rules]
+    names += [*make.SCHEDULES, *make.DRIVEN, *(n for n, (_, m) in make.AS_THEY_ARE.items() if m)]
     assert len(names) == len(set(names))
     for name in names:
         assert (DOCS / "img" / f"{name}.png").stat().st_size > 500, name
