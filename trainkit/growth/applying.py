@@ -90,15 +90,24 @@ def grower(
 
 def big_tree(plan: Plan) -> Any:
     """The structure of the big model's parameters; `None` where it is the small one's."""
-    if plan.depth is None:
-        return None
+    return None if plan.depth is None else _trees(plan)[1]
+
+
+def small_tree(plan: Plan, values: Mapping[str, Any]) -> PyTree:
+    """The small model's tree, of a plan that adds layers, from the values of its leaves by name."""
+    tree = _trees(plan)[0]
+    places = jax.tree.unflatten(tree, range(tree.num_leaves))
+    return jax.tree_util.tree_map_with_path(lambda at, _: values[path_name(at)], places)
+
+
+def _trees(plan: Plan) -> tuple[Any, Any]:
     if plan.trees is None:
         raise GrowthError(
             "this plan was read from JSON, adds layers, and the parameters hold other containers "
             "than dicts, lists and tuples",
-            mend="pass like=, the big model's parameters or their shapes",
+            mend="pass like=, the big model's parameters or their shapes, or make the plan anew",
         )
-    return plan.trees[1]
+    return plan.trees
 
 
 def _leaf(

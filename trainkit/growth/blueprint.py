@@ -12,6 +12,7 @@ import numpy as np
 
 from trainkit.growth.axes import Axis, concatenation, find, product
 from trainkit.growth.constants import LAYOUTS
+from trainkit.growth.errors import GrowthError
 from trainkit.growth.leaf import LeafGrowth, Origin
 from trainkit.packed import Packed
 
@@ -260,6 +261,8 @@ class Plan:
         symmetry: Symmetry = "uneven",
         slots: Any = None,
         reset: Any = False,
+        donate: bool = False,
+        out_shardings: Any = None,
     ) -> PyTree:
         """The state of `tx` for the grown parameters: slot′ = f^degree · slot[π].
 
@@ -270,15 +273,16 @@ class Plan:
             parameters (EMA, schedule-free) and growth drew random values for them.
           key, symmetry: as given to `grow`.
           slots, reset: see `trainkit.growth.moments.grow_opt_state`.
+          donate: whether the buffers of `opt_state` are given up.
+          out_shardings: where the results live: a sharding or a pytree of them.
 
         Raises:
           GrowthError: the state holds a class that is not in the table of slots, or is not `tx`'s.
         """
         from trainkit.growth.continuing import grow_opt_state
 
-        return grow_opt_state(
-            self, tx, opt_state, params, grown_params, key, symmetry, slots, reset
-        )
+        more = (key, symmetry, slots, reset, donate, out_shardings)
+        return grow_opt_state(self, tx, opt_state, params, grown_params, *more)
 
     def exact(
         self,
@@ -326,23 +330,46 @@ class Plan:
 
         return selection(self, params, **how).apply(params)
 
-    @staticmethod
-    def deepen(
-        small_fn: Any,
-        deep_fn: Any,
-        params: PyTree,
-        deep_params: PyTree,
-        *inputs: PyTree,
-        **how: Any,
-    ) -> Any:
-        """More layers of the same widths; see `trainkit.growth.deepen`.
+    def deepen(self, params: PyTree, *more: Any, **how: Any) -> PyTree:
+        """`grow`, for a plan that adds layers; with functions, `trainkit.growth.deepen`.
 
-        A plan is of two models of one depth: deepen first, then plan the width, or leave both to
-        `trainkit.growth.grow`.
+        Raises:
+          GrowthError: the plan adds none.
         """
-        from trainkit.growth.depth import deepen
+        if more:
+            from trainkit.growth.depth import deepen
 
-        return deepen(small_fn, deep_fn, params, deep_params, *inputs, **how)
+            return deepen(params, *more, **how)
+        if self.depth is None:
+            raise GrowthError(
+                "this plan adds no layers",
+                mend="make it of a big model that has more: plan(small_fn, big_fn, small_params, "
+                "big_params, *inputs, how='identity'), or at once: trainkit.growth.deepen",
+            )
+        return self.grow(params, **how)
+
+    def certificate(
+        self,
+        small_fn: Any,
+        big_fn: Any,
+        params: PyTree,
+        *inputs: PyTree,
+        tx: Any,
+        opt_state: PyTree = None,
+        key: jax.Array | None = None,
+        symmetry: Symmetry = "uneven",
+    ) -> Any:
+        """Grows, and measures what that did; see `trainkit.growth.certify`.
+
+        Args:
+          small_fn, big_fn, params, *inputs: as the plan was made; arrays for `params`.
+          tx: the transformation that training uses.
+          opt_state: its state for `params`; `None` for a fresh one.
+          key, symmetry: as given to `grow`.
+        """
+        from trainkit.growth.certificate import of_plan
+
+        return of_plan(self, small_fn, big_fn, params, inputs, tx, opt_state, key, symmetry)
 
     def table(self) -> str:
         """Plain text: leaf, shapes, axis groups, map, weight and gradient factor, bytes."""

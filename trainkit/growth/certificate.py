@@ -14,13 +14,15 @@ import numpy as np
 import optax
 
 from trainkit.cost import count_flops
+from trainkit.growth.blueprint import Plan, Symmetry
 from trainkit.growth.calculus import expand
 from trainkit.growth.depth import leading, relative_change
 from trainkit.growth.leaf import LeafGrowth, Origin
-from trainkit.growth.models import Traced
+from trainkit.growth.models import Traced, traced
 from trainkit.growth.paths import named_leaves
 from trainkit.growth.train_state import Grown
 from trainkit.growth.vocabulary import leaked_mass
+from trainkit.state import TrainState
 
 PyTree = Any
 
@@ -182,6 +184,34 @@ def certify(
         bytes=(_bytes(before), _bytes(after)),
         warnings=warnings,
     )
+
+
+def of_plan(
+    plan: Plan,
+    small_fn: Callable[..., PyTree],
+    big_fn: Callable[..., PyTree],
+    params: PyTree,
+    inputs: tuple[Any, ...],
+    tx: optax.GradientTransformation,
+    opt_state: PyTree,
+    key: jax.Array | None,
+    symmetry: Symmetry,
+) -> Certificate:
+    """See `Plan.certificate`."""
+    if opt_state is None:
+        opt_state = tx.init(params)
+    options: dict[str, Any] = {"key": key, "symmetry": symmetry}
+    grown = plan.grow(params, **options)
+    state = plan.grow_opt_state(tx, opt_state, params, grown, **options)
+    small = traced(small_fn, inputs, params, {})
+    big = traced(big_fn, inputs, grown, {})
+    before, after = (
+        TrainState.create(tree, tx).replace(opt_state=moments)
+        for tree, moments in ((params, opt_state), (grown, state))
+    )
+    maps = plan.realise(key, symmetry)
+    details = Grown(after, before, maps, plan.origin, plan.zeroed, small, big, inputs, plan)
+    return certify(details, tx)
 
 
 def _concrete(x: Any, rng: np.random.Generator) -> Any:

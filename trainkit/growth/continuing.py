@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from trainkit.growth.applying import run_on_device, small_tree
 from trainkit.growth.blueprint import Plan, Symmetry
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.exact import Anneal
 from trainkit.growth.exact import exact as follow
 from trainkit.growth.moments import grow_opt_state as grow_state
-from trainkit.growth.paths import named_leaves
+from trainkit.growth.paths import named_leaves, path_name
 from trainkit.growth.slots import Slots
 
 PyTree = Any
@@ -29,8 +30,11 @@ def grow_opt_state(
     symmetry: Symmetry,
     slots: Slots | None,
     reset: Any,
+    donate: bool,
+    out_shardings: Any,
 ) -> PyTree:
     """See `Plan.grow_opt_state`."""
+    maps = plan.realise(key, symmetry)
     if params is None:
         if symmetry in ("noise", "zero_out") and grown_params is None:
             raise GrowthError(
@@ -40,15 +44,21 @@ def grow_opt_state(
         params = _tree_of(plan, opt_state)
     if grown_params is None:
         grown_params = plan.grow(params, key=key, symmetry=symmetry)
-    return grow_state(
-        tx,
-        opt_state,
-        plan.realise(key, symmetry),
-        params,
-        grown_params,
-        slots=slots,
-        reset=reset,
-    )
+
+    def run(opt_state: PyTree, params: PyTree, grown_params: PyTree) -> PyTree:
+        return grow_state(
+            tx,
+            opt_state,
+            maps,
+            params,
+            grown_params,
+            origin=plan.origin,
+            slots=slots,
+            reset=reset,
+        )
+
+    spent = opt_state if donate else None
+    return run_on_device(run, (opt_state, params, grown_params), out_shardings, spent)
 
 
 def exact(
@@ -65,13 +75,21 @@ def exact(
             "symmetry='rms' changes the function, so there is no small model to follow",
             mend="take 'uneven', 'even', 'noise' or 'zero_out', or train on with the plain rule",
         )
-    return follow(tx, plan.realise(key, symmetry), anneal=anneal, slots=slots)
+    small = None
+    if plan.depth is not None:
+        shape = lambda leaf: jax.ShapeDtypeStruct(leaf.small, leaf.dtype)
+        small = small_tree(plan, {name: shape(leaf) for name, leaf in plan.old.items()})
+    maps = plan.realise(key, symmetry)
+    return follow(tx, maps, small, anneal=anneal, origin=plan.origin, slots=slots)
 
 
 def _tree_of(plan: Plan, opt_state: PyTree) -> PyTree:
     """Zeros in the tree that the plan was made for: a slot of the state shows which it is."""
-    shapes = {leaf.path: tuple(leaf.small) for leaf in plan.leaves}
-    dtypes = {leaf.path: leaf.dtype for leaf in plan.leaves}
+    shapes = {name: tuple(leaf.small) for name, leaf in plan.old.items()}
+    dtypes = {name: leaf.dtype for name, leaf in plan.old.items()}
+    zeros = {name: jnp.zeros(shape, dtypes[name]) for name, shape in shapes.items()}
+    if plan.depth is not None and plan.trees is not None:
+        return small_tree(plan, zeros)
     found: list[PyTree] = []
 
     def look(node: PyTree) -> bool:
@@ -83,12 +101,11 @@ def _tree_of(plan: Plan, opt_state: PyTree) -> PyTree:
 
     jax.tree.flatten(opt_state, is_leaf=look)
     if found:
-        names = iter(shapes)
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtypes[next(names)]), found[0])
+        return jax.tree_util.tree_map_with_path(lambda at, _: zeros[path_name(at)], found[0])
     tree: dict[str, Any] = {}
-    for path, shape in shapes.items():
+    for path, value in zeros.items():
         node, (*parents, last) = tree, path.split("/")
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[last] = jnp.zeros(shape, dtypes[path])
+        node[last] = value
     return tree

@@ -292,7 +292,8 @@ def _of_new_layer(
         except GrowthError:
             grown = x
         if grown.shape == spec.shape:
-            return grown
+            # Where the neighbour is dead its moment is 0; the new layer need not be.
+            return jnp.where(grown == 0, jnp.mean(grown).astype(grown.dtype), grown)
         return jnp.full(spec.shape, jnp.mean(x), spec.dtype)
     same = [jnp.mean(x) for x in values.values() if x.size]
     return jnp.full(spec.shape, sum(same) / len(same), spec.dtype)

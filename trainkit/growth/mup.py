@@ -26,10 +26,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit.growth.applying import arithmetic, check_params
+from trainkit.growth.applying import arithmetic, big_tree, check_params
 from trainkit.growth.blueprint import LeafPlan, Plan
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.paths import path_name
+from trainkit.growth.paths import named_leaves, path_name
 
 PyTree = Any
 Kind = Literal["input", "hidden", "output", "tied", "fixed"]
@@ -122,8 +122,8 @@ class MuP:
         shapes = {leaf.path: leaf.big for leaf in self.plan.leaves}
         keys = iter(jax.random.split(key, len(shapes)))
 
-        def one(path, w):
-            name, own = path_name(path), next(keys)
+        def one(name, w):
+            own = next(keys)
             if not jnp.issubdtype(w.dtype, jnp.inexact):
                 return jnp.broadcast_to(w.reshape(-1)[0], shapes[name])
             wide = arithmetic(w.dtype)
@@ -135,7 +135,12 @@ class MuP:
             std = std.astype(wide) * jnp.asarray(self.leaves[name].init, wide)
             return (mean + std * drawn).astype(w.dtype)
 
-        return jax.tree_util.tree_map_with_path(one, params)
+        tree = big_tree(self.plan)
+        if tree is None:
+            return jax.tree_util.tree_map_with_path(lambda at, w: one(path_name(at), w), params)
+        old = named_leaves(params)
+        leaves = [one(x.path, _source(x, old)) for x in self.plan.leaves]
+        return jax.tree.unflatten(tree, leaves)
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [
@@ -153,6 +158,13 @@ class MuP:
         for path, factor in self.outputs.items():
             lines.append(f"multiply the outputs that {path} makes by {factor:.4g}")
         return "\n".join(lines)
+
+
+def _source(leaf: LeafPlan, old: Mapping[str, jax.Array]) -> jax.Array:
+    """What tells the size of a leaf's initial values; of new layers, the one beside them."""
+    if leaf.source is not None and old[leaf.source].ndim == len(leaf.big):
+        return old[leaf.source]
+    return jnp.full((1,) * len(leaf.big), max(1, math.prod(leaf.big[:-1])) ** -0.5, leaf.dtype)
 
 
 def mup(plan: Plan) -> MuP:

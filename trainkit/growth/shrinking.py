@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.growth.applying import _vector, arithmetic, grow_leaf
+from trainkit.growth.applying import _vector, arithmetic, grow_leaf, small_tree
 from trainkit.growth.axes import Axis, coordinate, find, source_map
 from trainkit.growth.blueprint import Plan, atom_axes, axis_from
 from trainkit.growth.errors import GrowthError
@@ -54,9 +54,7 @@ class Selection:
         _check(self.plan, params)
         if self.merged:
             return merge(self.plan, params)
-        return jax.tree_util.tree_map_with_path(
-            lambda path, w: grow_leaf(w, self.maps[path_name(path)], None), params
-        )
+        return _made(self.plan, params, lambda name, w: grow_leaf(w, self.maps[name], None))
 
     def change(
         self, small_fn: Callable, big_fn: Callable, params: PyTree, *inputs: PyTree
@@ -131,10 +129,11 @@ def selection(
         for s, k in zip(scores, kept, strict=True)
     ]
     leaves = named_leaves(params)
-    counts = [sum(int(np.prod(shape(leaf))) for leaf in plan.leaves) for shape in (_big, _small)]
+    sides = (_big, plan.leaves), (_small, tuple(plan.old.values()))
+    counts = [sum(int(np.prod(shape(leaf))) for leaf in side) for shape, side in sides]
     sizes = [
-        sum(int(np.prod(shape(leaf))) * leaves[leaf.path].dtype.itemsize for leaf in plan.leaves)
-        for shape in (_big, _small)
+        sum(int(np.prod(shape(leaf))) * leaves[leaf.path].dtype.itemsize for leaf in side)
+        for shape, side in sides
     ]
     return Selection(
         kept=tuple(kept),
@@ -153,8 +152,8 @@ def merge(plan: Plan, params: PyTree) -> PyTree:
     the factor of the even growth. Shares that are uneven, and noise that sums to zero, cancel."""
     maps = realise(plan, None, "even")
 
-    def one(path, w):
-        growth = maps[path_name(path)]
+    def one(name, w):
+        growth = maps[name]
         if all(a is None for a in growth.axes) and growth.weight == 1.0:
             return w
         exact = jnp.issubdtype(w.dtype, jnp.inexact)
@@ -179,7 +178,16 @@ def merge(plan: Plan, params: PyTree) -> PyTree:
             out = out - jnp.asarray(growth.shift, wide)
         return out.astype(w.dtype)
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return _made(plan, params, one)
+
+
+def _made(plan: Plan, params: PyTree, one: Callable[[str, jax.Array], jax.Array]) -> PyTree:
+    """The small model's tree; new layers are left out."""
+    if plan.depth is None:
+        return jax.tree_util.tree_map_with_path(lambda at, w: one(path_name(at), w), params)
+    values = named_leaves(params)
+    old = plan.old.items()
+    return small_tree(plan, {name: one(leaf.path, values[leaf.path]) for name, leaf in old})
 
 
 def _big(leaf) -> tuple[int, ...]:
@@ -276,6 +284,9 @@ def _maps(plan: Plan, kept: Sequence[np.ndarray]) -> dict[str, LeafGrowth]:
                 continue
             source = source_map(find(axis_from(structure, nodes)))
             axes.append(AxisGrowth(source.astype(np.int32), *np.ones((2, len(source)))))
+        if leaf.layer is not None and leaf.layer.rows:
+            stay = np.array([i for i, (_, new) in enumerate(leaf.layer.rows) if not new], np.int32)
+            axes[leaf.layer.axis] = AxisGrowth(stay, *np.ones((2, len(stay))))
         result[leaf.path] = LeafGrowth(tuple(axes), exact_gradient=False)
     return result
 

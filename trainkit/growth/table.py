@@ -20,6 +20,7 @@ def table(plan: Plan) -> str:
     before = after = 0
     for leaf in plan.leaves:
         small, big = _bytes(leaf)
+        small = 0 if leaf.new else small
         before, after = before + small, after + big
         rows.append(
             (
@@ -61,6 +62,9 @@ def table(plan: Plan) -> str:
             how = "also read otherwise: uneven and noise possible, zero_out falls back to even"
         lines.append(f"axis {names[i]}: {show(axis)}, {atom.layout}; {how}; {len(users)} uses: "
                      + ", ".join(users[:4]) + (" …" if len(users) > 4 else ""))  # fmt: skip
+    if plan.depth is not None:
+        added = sum(leaf.new for leaf in plan.leaves)
+        lines.append(f"new layers by {plan.depth!r}: {added} leaves, and rows marked * of stacks")
     lines.append(
         f"{len(plan.leaves)} leaves, {before:,} → {after:,} bytes; proved over {plan.equations} "
         "equations"
@@ -96,6 +100,13 @@ def _structure(structure: tuple, names: list[str]) -> str:
 
 
 def _maps(plan: Plan, leaf: LeafPlan) -> str:
+    if leaf.layer is not None and leaf.layer.rows:
+        rows = " ".join(f"{row}*" if new else str(row) for row, new in leaf.layer.rows)
+        fresh = leaf.layer.becomes
+        return f"layers {rows}" + (f" (*: {fresh})" if fresh != "copy" else "")
+    if leaf.layer is not None and leaf.layer.new:
+        becomes = leaf.layer.becomes
+        return f"new: {becomes}" + (f" of {leaf.source}" if becomes == "copy" else "")
     layouts = {plan.atoms[a].layout for s in leaf.axes if s for a in _atoms_in(s)}
     return "+".join(sorted(layouts)) or "same"
 
