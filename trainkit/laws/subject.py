@@ -349,7 +349,7 @@ def build(made: Any) -> Any:
       ValueError: the factory raised; the cause is chained.
     """
     if is_transformation(made) and not inspect.isclass(made):
-        return made
+        return paired(made)
     shown = getattr(made, "__qualname__", None) or repr(made)
     if not callable(made):
         raise TypeError(
@@ -386,7 +386,14 @@ def build(made: Any) -> Any:
             f"the factory {shown} returned {type(tx).__name__}: {tx!r:.200}, not an "
             f"optax.GradientTransformation (a pair of init and update)"
         )
-    return tx
+    return paired(tx)
+
+
+def paired(tx: Any) -> Any:
+    """The pair that chains take; an object with the two methods (`optax.MultiSteps`) has one."""
+    if isinstance(tx, tuple):
+        return tx
+    return optax.GradientTransformation(tx.init, tx.update)
 
 
 def mini(dtype: str = "float32") -> tuple[Any, list[Any]]:
