@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tests.growth import zoo
 from tests.growth.checking import names
 from trainkit import growth
 from trainkit.growth.applying import grower
@@ -71,6 +72,51 @@ SPECS = {
 }  # fmt: skip
 
 
+def size(tree):
+    return [x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)]
+
+
+def peak(compiled):
+    memory = compiled.memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+
+
+def zoo_plan(name, base, more):
+    model = zoo.MODELS[name]
+    base = {**model.base, **base}
+    (small_fn, small), (big_fn, big) = (model.build(**s) for s in (base, {**base, **more}))
+    inputs = [
+        jax.ShapeDtypeStruct(x.shape, "int32" if x.dtype.kind == "i" else "float32")
+        for x in model.inputs
+    ]
+    return growth.plan(small_fn, big_fn, small, big, *inputs), small, big
+
+
+GPT = {"width": 32, "heads": 4, "hidden": 64}
+GROWN = {
+    "gpt": ("gpt", GPT, {"width": 64, "heads": 8, "hidden": 128}),
+    "gpt, odd sizes": ("gpt", GPT, {"width": 40, "hidden": 75}),
+    "resnet": ("resnet", {"width": 16}, {"width": 32}),
+    "resnet, odd sizes": ("resnet", {"width": 16}, {"width": 21}),
+}
+
+
+@pytest.mark.parametrize("name", GROWN)
+def test_peak_memory(name):
+    """At most small + big + the largest leaf, as XLA counts it (and 1 KiB for keys and tables)."""
+    plan, small, big = zoo_plan(*GROWN[name])
+    limit = sum(size(small)) + sum(size(big)) + max(size(big)) + 1024
+    key = jax.random.key(0)
+    for symmetry in ("uneven", "noise", "zero_out"):
+        compiled = jax.jit(grower(plan, key, symmetry)).lower(small, key).compile()
+        assert peak(compiled) <= limit, symmetry
+
+
 @pytest.mark.parametrize("symmetry", ["even", "uneven"])
 def test_sharded_growth_needs_no_communication(plan, symmetry):
     mesh = Mesh(np.array(jax.devices()), ("x",))
@@ -80,12 +126,12 @@ def test_sharded_growth_needs_no_communication(plan, symmetry):
         name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=shardings[name])
         for name, s in shapes(1).items()
     }
-    text = (
-        jax.jit(grower(plan, key, symmetry), out_shardings=shardings)
-        .lower(given, key)
-        .compile()
-        .as_text()
+    compiled = (
+        jax.jit(grower(plan, key, symmetry), out_shardings=shardings).lower(given, key).compile()
     )
+    text = compiled.as_text()
+    shares = [sum(size(shapes(k))) // len(jax.devices()) for k in (1, 2)]
+    assert peak(compiled) <= sum(shares) + max(size(shapes(2))) // len(jax.devices()) + 1024
     for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
         assert collective not in text
     params = jax.device_put(draw(shapes(1)), shardings)

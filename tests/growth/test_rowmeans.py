@@ -63,7 +63,7 @@ def test_exact_at_any_width(name, wide):
     assert growth.Plan.from_json(plan.to_json()) == plan
     assert "row mean" in plan.table()
     wanted = fn(params, X)
-    for symmetry in ("uneven", "even"):
+    for symmetry in ("uneven", "noise"):
         grown = plan.grow(params, key=jax.random.key(1), symmetry=symmetry)
         found = fn(grown, X)
         np.testing.assert_allclose(found, wanted, atol=1e-12 * float(jnp.abs(wanted).max()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from trainkit.growth.blueprint import LeafPlan, Plan, Symmetry
+from trainkit.growth.drawing import normal
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.identity import identity_kernel
-from trainkit.growth.layout import repeats
+from trainkit.growth.layout import take
 from trainkit.growth.leaf import AxisGrowth, LeafGrowth
 from trainkit.growth.paths import named_leaves, path_name
 from trainkit.growth.realising import check_symmetry, noise_groups, realise
@@ -196,20 +197,21 @@ def grow_leaf(w: jax.Array, growth: LeafGrowth, key: jax.Array | None, noise=())
     """One array: W′ = c · (W[π] + shift) − shift, with noise and fresh units where asked for."""
     if all(a is None for a in growth.axes) and growth.weight == 1.0:
         return w
-    out = w
-    for d, axis in enumerate(growth.axes):
-        if axis is not None:
-            out = take(out, axis, d)
     if not jnp.issubdtype(w.dtype, jnp.inexact):
-        return out
+        for d, axis in enumerate(growth.axes):
+            w = w if axis is None else take(w, axis, d)
+        return w
     wide = arithmetic(w.dtype)
-    out = out.astype(wide)
-    rank = out.ndim
+    rank = w.ndim
+    # Nothing of the grown size is asked for twice, or XLA would keep it for a while.
+    out = w.astype(wide)
+    square = jnp.tensordot(out, jnp.conj(out), out.ndim)  # no buffer of squares
+    rms = jnp.sqrt(jnp.real(square) / max(out.size, 1)).astype(wide)
     if growth.shift:
         out = out + jnp.asarray(growth.shift, wide)
-    fresh = [(d, a) for d, a in enumerate(growth.axes) if a is not None and (a.source < 0).any()]
-    if fresh:
-        out = fill(out, fresh, key)
+    real = jnp.issubdtype(wide, jnp.floating) and out.size
+    positive = jnp.min(out) >= 0 if real else jnp.asarray(False)
+    out = _copied(out, _in_order(growth), rms, positive, key)
     # Factors of one axis at a time: their outer product would be as large as the leaf.
     for d, axis in enumerate(growth.axes):
         if axis is not None and (axis.weight != 1.0).any():
@@ -218,68 +220,109 @@ def grow_leaf(w: jax.Array, growth: LeafGrowth, key: jax.Array | None, noise=())
         out = out * jnp.asarray(growth.weight, wide)
     if noise:
         assert key is not None
-        scale = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(out)))) * jnp.asarray(0.25, wide).real
-        drawn = jax.random.normal(jax.random.fold_in(key, 0), out.shape, wide)
-        out = out + scale.astype(wide) * zero_sum(drawn, noise, wide)
+        out = out + zero_sum(key, out.shape, noise, wide) * _quarter(rms, growth)
     if growth.shift:
         out = out - jnp.asarray(growth.shift, wide)
     return out.astype(w.dtype)
 
 
-def take(w: jax.Array, axis: AxisGrowth, d: int) -> jax.Array:
-    """W[π] along one axis (old unit 0 stands in where there is none)."""
-    n, source = w.shape[d], axis.source
-    found = repeats(source, n) if len(source) % max(n, 1) == 0 else None
-    if found is None:
-        return jnp.take(w, np.where(source < 0, 0, source), axis=d)
-    # A repeat stays on its shard; a gather would fetch the whole axis first.
-    for size, k in found:
-        before, after, n = w.shape[:d], w.shape[d + 1 :], w.shape[d]
-        blocks = w.reshape([*before, n // size, 1, size, *after])
-        spread = jnp.broadcast_to(blocks, [*before, n // size, k, size, *after])
-        w = spread.reshape([*before, n * k, *after])
-    return w
+def _in_order(growth: LeafGrowth) -> list[tuple[int, AxisGrowth]]:
+    """The axes that grow, in the order in which they are filled.
+
+    Where two have new units, zeros win over means and means over what is random, which is drawn
+    beside every copy.
+    """
+    axes = [(d, a) for d, a in enumerate(growth.axes) if a is not None]
+    order = ["copied", "random", "mean", "zero"]
+    return sorted(axes, key=lambda axis: order.index(_kind(axis[1])))
 
 
-def zero_sum(drawn: jax.Array, groups, dtype) -> jax.Array:
-    """Noise with its mean over the copies of each unit taken away, along one axis after another.
+def _kind(axis: AxisGrowth) -> str:
+    return axis.fill if (axis.source < 0).any() else "copied"
 
-    Only the first axis is needed for the function; units without copies get no noise.
+
+def _copied(
+    w: jax.Array,
+    axes: Sequence[tuple[int, AxisGrowth]],
+    rms: jax.Array,
+    positive: jax.Array,
+    key: jax.Array | None,
+) -> jax.Array:
+    """W[π] along all axes, with what new units hold."""
+    out = w
+    random = any(_kind(axis) == "random" for _, axis in axes)
+    for i, (d, axis) in enumerate(axes):
+        mean = None
+        if _kind(axis) == "mean":
+            # Of the small array, and then copied, where that is the same: it is at hand.
+            mean = (out if random else w).mean(d, keepdims=True)
+            if not random:
+                mean = _mean_copied(mean, axes[:i])
+        out = _along(out, axis, d, mean, rms, positive, key)
+    return out
+
+
+def _mean_copied(mean: jax.Array, axes: Sequence[tuple[int, AxisGrowth]]) -> jax.Array:
+    """A mean over one axis, taken along the others that grow."""
+    for d, axis in axes:
+        old = mean
+        mean = take(old, axis, d)
+        if _kind(axis) == "mean":
+            mean = jnp.where(_new(axis, d, mean.ndim), old.mean(d, keepdims=True), mean)
+    return mean
+
+
+def _new(axis: AxisGrowth, d: int, rank: int) -> jax.Array:
+    return jnp.asarray(axis.source < 0).reshape([-1 if e == d else 1 for e in range(rank)])
+
+
+def _along(
+    w: jax.Array,
+    axis: AxisGrowth,
+    d: int,
+    mean: jax.Array | None,
+    rms: jax.Array,
+    positive: jax.Array,
+    key: jax.Array | None,
+) -> jax.Array:
+    """W[π] along one axis, and what its new units hold: zeros, their mean, or random values of the
+    leaf's own size (`rms`) and sign."""
+    out = take(w, axis, d)
+    if _kind(axis) == "copied":
+        return out
+    new = _new(axis, d, w.ndim)
+    if axis.fill == "random":
+        assert key is not None
+        place = [np.arange(n, dtype=np.uint32) for n in out.shape]
+        drawn = rms * normal(jax.random.fold_in(key, d + 1), place, out.dtype)
+        # Variances and the like stay positive.
+        return jnp.where(new, jnp.where(positive, jnp.abs(drawn), drawn), out)
+    if mean is not None:
+        return jnp.where(new, mean, out)
+    return jnp.where(new, jnp.zeros((), out.dtype), out)
+
+
+def _quarter(rms: jax.Array, growth: LeafGrowth) -> jax.Array:
+    """How large noise is: a quarter of what the leaf holds after growth."""
+    sizes = [np.sqrt(np.mean(a.weight**2)) for a in growth.axes if a is not None]
+    return rms * jnp.asarray(0.25 * abs(growth.weight) * float(np.prod(sizes)), rms.dtype)
+
+
+def zero_sum(key: jax.Array, shape: tuple[int, ...], groups, dtype) -> jax.Array:
+    """Noise whose sum over the copies of each unit is 0, along one axis.
+
+    A unit draws a direction; its copies move along it by shares that sum to 0. Of several axes the
+    first is enough for the function. Units without copies get no noise.
     """
     d, group = groups[0]
-    rank = drawn.ndim
     count = int(group.max()) + 1
     ids = np.where(group < 0, count, group)
     size = np.bincount(ids, minlength=count + 1)
-    moved = jnp.moveaxis(drawn, d, 0)
-    total = jax.ops.segment_sum(moved, ids, count + 1)
-    mean = total / jnp.asarray(np.maximum(size, 1), dtype).reshape([-1] + [1] * (rank - 1))
-    moved = moved - mean[ids]
-    alive = (group >= 0) & (size[ids] > 1)
-    moved = moved * jnp.asarray(alive, dtype).reshape([-1] + [1] * (rank - 1))
-    return jnp.moveaxis(moved, 0, d)
-
-
-def fill(out: jax.Array, fresh, key: jax.Array | None) -> jax.Array:
-    """Writes what new units hold: zeros, or random values of the leaf's own size.
-
-    The factors of the other axes come after it: rows that are read with 0 stay 0.
-    """
-    scale = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(out)))).astype(out.dtype)
-    # Where two axes have new units the zeros of one win over what the other holds.
-    order = sorted(enumerate(fresh), key=lambda f: ("random", "mean", "zero").index(f[1][1].fill))
-    for i, (d, axis) in order:
-        new = jnp.asarray(axis.source < 0).reshape([-1 if e == d else 1 for e in range(out.ndim)])
-        if axis.fill == "random":
-            assert key is not None
-            drawn = jax.random.normal(jax.random.fold_in(key, i + 1), out.shape, out.dtype)
-            drawn = scale * drawn
-            # Variances and the like stay positive.
-            out = jnp.where(new, jnp.where((out >= 0).all(), jnp.abs(drawn), drawn), out)
-        elif axis.fill == "mean":
-            count = jnp.asarray(int((axis.source >= 0).sum()), out.dtype)
-            total = jnp.where(new, jnp.zeros((), out.dtype), out).sum(d, keepdims=True)
-            out = jnp.where(new, total / count, out)
-        else:
-            out = jnp.where(new, jnp.zeros((), out.dtype), out)
-    return out
+    share = np.random.default_rng(count).normal(size=len(group))
+    share -= (np.bincount(ids, share, count + 1) / np.maximum(size, 1))[ids]
+    length = np.sqrt(np.bincount(ids, share**2, count + 1) / np.maximum(size, 1))[ids]
+    moves = (group >= 0) & (size[ids] > 1)
+    share = np.where(moves, share / np.where(moves, length, 1.0), 0.0)
+    place = [np.arange(n, dtype=np.uint32) for n in shape]
+    place[d] = ids.astype(np.uint32)
+    return normal(key, place, dtype) * _vector(share, d, len(shape), dtype)

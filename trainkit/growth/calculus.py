@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.growth.applying import take
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.layout import take
 from trainkit.growth.leaf import AxisGrowth, LeafGrowth
 
 New = Literal["zero", "mean", "fill"]

@@ -15,8 +15,12 @@ from trainkit.growth.lockstep import Analysis, Joint, Value
 
 
 def repeated(n: int, m: int) -> np.ndarray:
-    """Each unit several times running: the layout that needs no communication when sharded."""
-    return np.arange(m) * n // m
+    """Each unit several times running: the layout that needs no communication when sharded.
+
+    Of a size that is no multiple the first units have a copy more than the others.
+    """
+    each, more = divmod(m, n) if n else (0, 0)
+    return np.repeat(np.arange(n), np.where(np.arange(n) < more, each + 1, each))
 
 
 def tiled(n: int, m: int) -> np.ndarray:
