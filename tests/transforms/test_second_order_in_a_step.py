@@ -67,12 +67,33 @@ def by_itself(tx, params, batch, steps):
 
 
 @pytest.mark.parametrize(("where", "microbatches"), [*EACH, *OTHERS])
-@pytest.mark.parametrize("name", ["lbfgs", "newton_cg"])
-def test_it_is_what_it_is_by_itself(name, where, microbatches, x64):
-    agrees(RULES[name](), PLACEMENTS[where](), microbatches)
+def test_newton_is_what_it_is_by_itself(where, microbatches, x64):
+    agrees(RULES["newton_cg"](), PLACEMENTS[where](), microbatches)
 
 
-@pytest.mark.parametrize("name", [name for name in RULES if name not in ("lbfgs", "newton_cg")])
+# A line search is a large program: two placements by default, and a sample of the rest.
+@pytest.mark.parametrize(
+    ("where", "microbatches"),
+    [("pmap", 2), ("fsdp", 1)]
+    + [
+        pytest.param(where, n, marks=pytest.mark.slow)
+        for where in PLACEMENTS
+        for n in (1, 2)
+        if (where, n) not in {("pmap", 2), ("fsdp", 1)}
+    ],
+)
+def test_lbfgs_is_what_it_is_by_itself(where, microbatches, x64):
+    agrees(RULES["lbfgs"](), PLACEMENTS[where](), microbatches)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sophia",
+        pytest.param("optax.lbfgs", marks=pytest.mark.slow),
+        pytest.param("in a chain with names", marks=pytest.mark.slow),
+    ],
+)
 def test_other_rules_too(name, x64):
     agrees(RULES[name](), placement.pmap(), 1)
 
