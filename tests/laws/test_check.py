@@ -117,6 +117,7 @@ ARGUMENTS = {
 DIFFERENT = {
     "rprop": "it returns the step of the call before",
     "scale_by_rprop": "it returns the step of the call before",
+    "sam": "a climb that is 0/0 is multiplied by 0, not left out, when the step is taken",
     "acprop": "it averages the numerator, and centres by the average before this gradient",
     "scale_by_acprop": "it averages the numerator, and centres by the average before this gradient",
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import optax
+
 CLAIMS: dict[str, str] = {
     "oracle": "agrees with the reference of like=…",
     "element-wise": "every coordinate by itself",
@@ -14,7 +16,8 @@ CLAIMS: dict[str, str] = {
     "rotation": "commutes with rotations",
     "decoupled decay": "adds −η λ p; the value is η λ, or True to have it found",
     "clip": 'never longer than a bound; {"norm": "global"|"element"|"leaf rms", "bound": b}',
-    "accumulation": 'k micro-gradients are one step; {"k": k, "inner": tx}',
+    "accumulation": "k micro-gradients are one step with their mean; "
+    '{"k": k, "inner": tx, "weight": the name of the argument that weighs them}',
     "guard": "a non-finite gradient changes nothing",
     "commutes with": "chained before or after this transformation it is the same",
     "adapts": "neither stalls nor blows up under constant gradients",
@@ -150,6 +153,10 @@ def implied(like: str | None, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
         del claims["guard"]
     if like == "MultiSteps" and isinstance(h["every_k_schedule"], int) and h["use_grad_mean"]:
         claims["accumulation"] = {"k": h["every_k_schedule"], "inner": h["opt"], "poison": False}
+    if like == "apply_every":
+        claims["accumulation"] = {
+            "k": h["k"], "inner": optax.identity(), "mean": False, "poison": False
+        }  # fmt: skip
     if like in BOUNDS:
         norm, key = BOUNDS[like]
         claims["clip"] = {"norm": norm, "bound": float(h[key])}

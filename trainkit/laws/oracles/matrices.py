@@ -98,7 +98,8 @@ def each(choose: Callable[[Any], Start]) -> Start:
 def galore(rank: int, every: int, factor: float, base: Start) -> Start:
     """GaLore (Zhao 2024): `base` in the coordinates of the gradient's largest singular vectors.
 
-    Which vectors, a gradient with equal singular values (such as none) leaves open: then NaN.
+    NaN where the paper leaves open which vectors: for equal singular values (such as none), and,
+    as the signs of new vectors meet the moments of the old ones, from the second projection on.
     """
 
     def leaf(p0: Any) -> Callable[..., Any]:
@@ -117,7 +118,9 @@ def galore(rank: int, every: int, factor: float, base: Start) -> Start:
             if (t - 1) % every == 0:
                 left, values, _ = np.linalg.svd(x, full_matrices=False)
                 vectors = left[:, :k]
-                if np.min(-np.diff(np.append(values, 0.0))) < 1e-6 * values.max(initial=1e-30):
+                if t > 1 or np.min(-np.diff(np.append(values, 0.0))) < 1e-6 * values.max(
+                    initial=1e-30
+                ):
                     vectors = vectors + np.nan
             u = factor * (vectors @ inner([vectors.T @ x], [small], t)[0])
             return u.T if wide else u

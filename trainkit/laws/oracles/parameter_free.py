@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from trainkit.laws.oracles.norms import global_norm
-from trainkit.laws.oracles.pieces import Leaves, Start, Step, leafwise, value_at
+from trainkit.laws.oracles.pieces import Leaves, Start, Step, gone, leafwise, value_at
 
 
 def dot(xs: Leaves, ys: Leaves) -> Any:
@@ -90,8 +90,8 @@ def cocob(alpha: float, eps: float) -> Start:
     return leafwise(leaf)
 
 
-def _corrected(b1: float, b2: float, t: int) -> float:
-    return float((1 - b2**t) ** 0.5 / (1 - b1**t))
+def _corrected(b1: float, b2: float, t: int, like: Any) -> Any:
+    return gone(b2, t, like) ** 0.5 / gone(b1, t, like)
 
 
 def dadapt_adamw(
@@ -110,7 +110,7 @@ def dadapt_adamw(
 
         def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
             nonlocal m, v, s, d, r
-            k = d * value_at(rate, t) * _corrected(b1, b2, t)
+            k = d * value_at(rate, t) * _corrected(b1, b2, t, p0[0])
             gain = dot(gs, [y / (np.sqrt(x) + eps) for x, y in zip(v, s, strict=True)])
             m = [b1 * x + (1 - b1) * k * g for x, g in zip(m, gs, strict=True)]
             v = [b2 * x + (1 - b2) * g * g for x, g in zip(v, gs, strict=True)]
@@ -149,7 +149,7 @@ def prodigy(
 
         def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
             nonlocal m, v, s, d, r
-            k = d * value_at(rate, t) * _corrected(b1, b2, t)
+            k = d * value_at(rate, t) * _corrected(b1, b2, t, p0[0])
             m = [b1 * x + (1 - b1) * d * g for x, g in zip(m, gs, strict=True)]
             v = [b2 * x + (1 - b2) * (d * g) ** 2 for x, g in zip(v, gs, strict=True)]
             weight = (d if safeguard else k) * d / first
@@ -193,7 +193,7 @@ def _momo(
         def step(gs: Leaves, ps: Leaves, t: int, *, value: Any = 1.0, **_: Any) -> list[Any]:
             nonlocal d, v, loss, gamma, bound
             b = 0.0 if adam is None and t == 1 else beta
-            rho = 1.0 if adam is None else 1 - beta**t
+            rho = 1.0 if adam is None else gone(beta, t, p0[0])
             d = [b * x + (1 - b) * g for x, g in zip(d, gs, strict=True)]
             loss = b * loss + (1 - b) * (_zero(p0) + float(value))
             gamma = b * gamma + (1 - b) * dot(gs, ps)
@@ -201,7 +201,7 @@ def _momo(
             if adam is not None:
                 b2, eps = adam
                 v = [b2 * x + (1 - b2) * g * g for x, g in zip(v, gs, strict=True)]
-                scale = [eps + np.sqrt(x / (1 - b2**t)) for x in v]
+                scale = [eps + np.sqrt(x / gone(b2, t, x)) for x in v]
             power = dot(d, [x / y for x, y in zip(d, scale, strict=True)])
             inner, alpha = dot(d, ps), value_at(rate, t)
             shrink = 1 + alpha * decay
