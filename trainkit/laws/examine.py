@@ -272,12 +272,28 @@ def _crash(error: BaseException, where: str, law: Law) -> Violation:
     if law.kind == "schedule":
         return Violation(f"it crashed ({where}): {cause}", example, _CRASH_SCHEDULE)
     kinds = _KINDS.get(law.name, "[('bfloat16', 'bfloat16'), ('float32', 'float32')]")
-    script = form.ABSTRACT if law.name == "abstract parameters" else _CRASH.format(kinds=kinds)
+    script = _SCRIPTS.get(law.name) or _CRASH.format(kinds=kinds)
     if "64" in where or "64" in law.name:
         script = "jax.config.update('jax_enable_x64', True)\n" + script
     return Violation(f"it crashed ({where}): {cause}", example, script)
 
 
+_WRAPPED = (
+    "params = {{'b': jnp.array([1.0, 2.0, 3.0]), 'w': jnp.ones((2, 3))}}\n"
+    "for rule in ({rules}):\n    p, state = params, rule.init(params)\n    for _ in range(3):\n"
+    "        u, state = rule.update(p, state, p)\n        p = optax.apply_updates(p, u)"
+)
+_GROUPS = "optax.partition({'one': tx, 'two': tx}, {'b': 'one', 'w': 'two'})"
+# What a law does with a rule, where it is not what every law does.
+_SCRIPTS = {
+    "abstract parameters": form.ABSTRACT,
+    "identity and associativity": _WRAPPED.format(
+        rules="optax.chain(optax.identity(), tx), optax.chain(tx, optax.identity())"
+    ),
+    "masked and partitioned": _WRAPPED.format(
+        rules=f"optax.masked(tx, {{'b': True, 'w': True}}), {_GROUPS}"
+    ),
+}
 # The dtypes of parameters and gradients that a law tries.
 _KINDS = {
     "mixed dtypes": "[('float32', 'bfloat16'), ('bfloat16', 'float32'), ('float32', 'float16')]",
@@ -289,6 +305,7 @@ _CRASH = (
     "params = {{'b': jnp.array([1.0, 2.0, 3.0]), 'w': jnp.ones((2, 3))}}\n"
     "state = tx.init(params)\nupdate = jax.jit(tx.update)\nfor _ in range(3):\n"
     "    updates, state = update(params, state, params)\n"
+    "    params = optax.apply_updates(params, updates)\n"
     "for params_dtype, grads_dtype in {kinds}:\n"
     "    p = jax.tree.map(lambda x: x.astype(params_dtype), params)\n"
     "    g = jax.tree.map(lambda x: jnp.stack([x, x]).astype(grads_dtype), params)\n"

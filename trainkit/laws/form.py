@@ -12,6 +12,7 @@ import optax
 
 from trainkit.laws.buffers import donation
 from trainkit.laws.law import Law, NotApplicable, Violation
+from trainkit.laws.precision import whole_run
 from trainkit.laws.purity import jit_is_eager, one_compile, purity
 from trainkit.laws.subject import Subject, first_line, mini, ordinary
 from trainkit.laws.trees import cast, same_bits, same_tree, setup, spread, structures
@@ -234,19 +235,24 @@ def leaf_names(subject: Subject) -> Iterator[Violation]:
     near = 1e-5 * np.abs(expected) + 1e-6 * np.abs(expected).max()
     wrong = mismatch(swapped, expected, near)
     params, grads = mini()
-    shape = {"a": grads[0]["b"], "b": grads[1]["b"]}
-    other = {"a": shape["b"], "b": shape["a"]}
-    script = setup({"a": params["b"], "b": params["b"]}, [shape, other]) + (
-        "one, _ = tx.update(grads[0], tx.init(params), params)\n"
-        "two, _ = tx.update(grads[1], tx.init(params), params)\n"
-        "assert jnp.allclose(one['a'], two['b'], rtol=1e-5), (one, two)\n"
-        "assert jnp.allclose(one['b'], two['a'], rtol=1e-5), (one, two)"
-    )
     if wrong:
+        case = subject.runs().batch.case("plain")
+        script = whole_run(case, wrong.step + 1) + (
+            f"swapped = jnp.array({order.tolist()})  # the last two leaves exchange their places\n"
+            "one = run('float32')[-1][swapped]\n"
+            "all_params, all_grads = all_params[:, swapped], all_grads[:, swapped]\n"
+            "two = run('float32')[-1]\nprint(one)\nprint(two)\n"
+            "assert jnp.allclose(one, two, rtol=1e-5, atol=1e-6 * abs(one).max()), (one, two)"
+        )
         yield Violation(
             f"two leaves of one shape that exchange their places get other updates "
             f"(step {wrong.step + 1}: {wrong.found:.6g} where {wrong.expected:.6g} was expected)",
-            {"gradients": [shape, other]},
+            {
+                "params": case.params[0],
+                "gradients": case.grads[: wrong.step + 1],
+                "found": wrong.found,
+                "expected": wrong.expected,
+            },
             script,
         )
         return

@@ -140,7 +140,7 @@ def defined(s: ScheduleSubject) -> Iterator[Violation]:
                 f"at {c} it gives {want[bad][0]:.9g} for an int and {got[bad][0]:.9g} for {name}",
                 {"count": c, "found": float(got[bad][0]), "expected": float(want[bad][0])},
                 f"a, b = schedule({c}), schedule(jnp.array({c}, 'int32'))\nprint(a, b)\n"
-                "assert jnp.allclose(a, b, rtol=1e-5)",
+                "assert jnp.allclose(a, b, rtol=1e-5), (a, b)",
             )
             return
 
@@ -162,7 +162,8 @@ def traced(s: ScheduleSubject) -> Violation | None:
         c = int(s.counts[np.argmax(bad)])
         return Violation(
             f"at {c} it is {values[bad][0]} under jit", {"count": c, "found": values[bad][0]},
-            f"value = jax.jit(schedule)(jnp.array({c}))\nprint(value)\nassert jnp.isfinite(value)",
+            f"value = jax.jit(schedule)(jnp.array({c}))\nprint(value)\n"
+            "assert jnp.isfinite(value), value",
         )  # fmt: skip
     table = dict(zip(s.counts.tolist(), values.tolist(), strict=True))
     for c, want in zip(s.sample.tolist(), s.eager().tolist(), strict=True):
@@ -172,7 +173,7 @@ def traced(s: ScheduleSubject) -> Violation | None:
                 f"at {c} it is {want:.9g} eagerly and {got:.9g} under jit",
                 {"count": c, "found": got, "expected": want},
                 f"a, b = schedule({c}), jax.jit(schedule)(jnp.array({c}))\nprint(a, b)\n"
-                "assert jnp.allclose(a, b, rtol=1e-5)",
+                "assert jnp.allclose(a, b, rtol=1e-5), (a, b)",
             )
     with ordinary():
         one = jax.jit(s.fn)
