@@ -1,6 +1,7 @@
 """What growing costs: the gap in the stream of steps, and the spike in the loss after it.
 
-    python benchmarks/progressive.py gap      with and without compiling ahead
+    python benchmarks/progressive.py switch   growing and the first step, again and again
+    python benchmarks/progressive.py gap      the same in a run, with and without compiling ahead
     python benchmarks/progressive.py spike    identity depth and uneven width, several recipes
 
 Ratios in one run, on the machine as it is: the gap is in units of an ordinary step of the grown
@@ -47,7 +48,7 @@ def data(seed: int = 0) -> Sampler:
 
 
 # Width and depth that the growth doubles the width of, characters and examples of a batch.
-SIZES = {"small": ((32, 2), 64, 16), "realistic": ((64, 2), 128, 32)}
+SIZES = {"small": ((32, 2), 64, 16), "realistic": ((64, 2), 64, 32)}
 # Seconds that the first stage lasts, so that the background has done its work by then.
 PATIENCE = 45.0
 AFTER = 60
@@ -94,6 +95,42 @@ def gap(size: str, ahead: bool) -> tuple[float, float, bool]:
     hook = at[steps] - at[steps - 1] - before
     first = at[steps + 1] - at[steps] - ordinary
     return float((hook + first) / ordinary), float(ordinary), growth["compiled_ahead"]
+
+
+def switch(size: str, times: int = 20) -> tuple[list[float], float]:
+    """Growing and the first step of the grown model, by themselves and without the background.
+
+    Returns:
+      What each of some switches took beyond an ordinary step, in ordinary steps (the first is the
+      first run of every program since its rehearsal); and the seconds of an ordinary step.
+    """
+    (width, depth), length, batch = SIZES[size]
+    train, _, _ = shakespeare().split()
+    stream = Sampler(train.windows(length), batch)
+    recipe = Recipe(
+        build=build,
+        tx=optax.adamw(1e-3),
+        data=lambda _: stream,
+        validation=[stream.draw((0, 0))[0]],
+        grow=grown,
+    )
+    small = Built(recipe, Stage(model(width, depth)), 0)
+    big = Built(recipe, Stage(model(2 * width, depth)), 1)
+    passage = Passage(small, big).compile().rehearse()
+    state = small.fresh()
+    first, ordinary = [], []
+    for _ in range(times):
+        state, _ = jax.block_until_ready(small.step(state, next(stream)))
+        begin = time.perf_counter()
+        after, _ = passage(state)
+        after, _ = jax.block_until_ready(big.step(after, next(stream)))
+        first.append(time.perf_counter() - begin)
+        for _ in range(3):
+            begin = time.perf_counter()
+            after, _ = jax.block_until_ready(big.step(after, next(stream)))
+            ordinary.append(time.perf_counter() - begin)
+    usual = float(np.median(ordinary))
+    return [(seconds - usual) / usual for seconds in first], usual
 
 
 def spikes() -> dict[str, list[float]]:
@@ -148,7 +185,16 @@ def follow(built: Built, state: Any, batches: list[Any]) -> list[float]:
 
 def main() -> None:
     """Prints what was asked for, or both."""
-    asked = sys.argv[1:] or ["gap", "spike"]
+    asked = sys.argv[1:] or ["switch", "gap", "spike"]
+    if "switch" in asked:
+        for size in SIZES:
+            found, usual = switch(size)
+            low, middle, high = np.percentile(found, [25, 50, 75])
+            print(
+                f"switch: {middle:.2f} ordinary steps (of {1e3 * usual:.0f} ms) beyond one, "
+                f"quartiles {low:.2f} and {high:.2f}, the first {found[0]:.2f}",
+                flush=True,
+            )
     if "gap" in asked:
         for size in SIZES:
             for ahead in (True, False):

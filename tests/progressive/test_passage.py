@@ -123,6 +123,42 @@ def test_every_growth_has_its_whole_certificate(options, tmp_path):
     assert [e["certificate"] for e in saved if e["event"] == "growth"] == [growth["certificate"]]
 
 
+class Scanned(nn.Module):
+    """Layers that are stacked in one array."""
+
+    width: int
+    layers: int
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(self.width)(x)
+        layers = nn.scan(
+            Residual, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers
+        )
+        return nn.Dense(tiny.CLASSES)(layers(self.width)(x, None)[0])
+
+
+class Residual(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, x, _):
+        h = nn.gelu(nn.Dense(2 * self.width, bias_init=nn.initializers.normal(0.1))(x))
+        return x + nn.Dense(self.width)(h), None
+
+
+def test_layers_under_a_scan_grow_in_number_and_width():
+    stages = [Stage(Scanned(4, 2), until.steps(4)), Stage(Scanned(8, 3), rewarm=4)]
+    result = linen(stages, decay=0.0)
+    (growth,) = tiny.events(result, "growth")
+    assert growth["exact"]
+    # Rounding of float32 in some hundreds of operations.
+    assert growth["certificate"]["forward_error"]["float32"] < 1e-5
+    shapes = {x.shape for x in jax.tree.leaves(result.state.params) if x.ndim == 3}
+    assert shapes == {(3, 8, 16), (3, 16, 8)}
+    assert result.fit.steps == 12
+
+
 def test_a_growth_can_go_without_a_certificate():
     result = linen([Stage(MLP((4,)), until.steps(4)), Stage(MLP((8,)))], certify=False)
     assert tiny.events(result, "growth")[0]["certificate"] == {}
