@@ -256,13 +256,15 @@ def test_stacked_layers_in_width_and_depth():
 
 
 def test_a_stretch_is_cut_out_only_where_the_rest_is_the_small_program():
-    def net(x, *layers):
+    def net(*args):
+        *layers, x = args
         for w in layers:
             x = jnp.sin(x @ w)
         return x
 
     w = draw(0, 3, 3)
-    one, two = (Folder().flatten(jax.make_jaxpr(net)(X, *[w] * n)) for n in (1, 2))
-    assert spliced(one, two, {0: 0, 1: 1}, {2}) is not None
-    other = Folder().flatten(jax.make_jaxpr(lambda x, a, b: jnp.cos(x @ a) @ b)(X, w, w))
-    assert spliced(one, other, {0: 0, 1: 1}, {2}) is None
+    one, two = (Folder().flatten(jax.make_jaxpr(net)(*[w] * n, X)) for n in (1, 2))
+    for new in (0, 1):
+        assert spliced(one, two, {0: 1 - new, 1: 2}, {new}, 1) is not None
+    other = Folder().flatten(jax.make_jaxpr(lambda a, b, x: jnp.cos(x @ a) @ b)(w, w, X))
+    assert spliced(one, other, {0: 0, 1: 2}, {1}, 1) is None

@@ -201,7 +201,7 @@ def _deeper(
             )
     if all(small.shapes[a] == shapes[b] for a, b in old.items()):
         return Deeper(layers, old, shapes, small.program, None, {})
-    cut = spliced(small.program, program, pairs, places)
+    cut = spliced(small.program, program, pairs, places, len(small.shapes))
     if cut is None:
         raise GrowthError(
             "width and depth grow together, and the big model without the layers of "

@@ -71,8 +71,8 @@ def align(small: Shapes, big: Shapes, how: str, alike: Alike = "exact") -> dict[
       small, big: leaf name -> shape, in the order in which the programs use them.
       how: the operator for depth.
       alike: what makes two layers alike. "exact": the same shapes, for models of one width;
-        "pattern": the same sizes are equal to each other; "ends": the same ranks, and the first
-        and the last layer stay so; "rank": the same ranks.
+        "pattern": the same sizes are equal to each other; "rank": the same ranks; "ends": the same
+        too, and the first and the last layer stay so.
 
     Raises:
       GrowthError: the deeper model lacks a leaf of the shallower, or has one outside its layers.
@@ -95,7 +95,7 @@ def alignments(small: Shapes, big: Shapes, how: str) -> Iterator[dict[str, Origi
     """
     found: list[dict[str, Origin]] = []
     refused: GrowthError | None = None
-    for alike in ("exact", "pattern", "ends", "rank"):
+    for alike in ("exact", "pattern", "rank", "ends"):
         try:
             origin = align(small, big, how, alike)
         except GrowthError as error:

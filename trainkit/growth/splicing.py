@@ -14,7 +14,7 @@ from trainkit.growth.program import Const, Equation, Program
 
 
 def spliced(
-    small: Program, big: Program, old: Mapping[int, int], new: Collection[int]
+    small: Program, big: Program, old: Mapping[int, int], new: Collection[int], parameters: int
 ) -> Program | None:
     """`big` without the equations of new layers, wired as `small` is; `None` if it is not that.
 
@@ -22,23 +22,26 @@ def spliced(
       small, big: flat programs.
       old: number of an input of `small` -> that of `big`.
       new: numbers of the inputs of `big` that are parameters of new layers.
+      parameters: how many of the first inputs of `small` are parameters.
 
     >>> import jax, jax.numpy as jnp
     >>> from trainkit.growth.program import Folder
-    >>> def net(x, *layers):
+    >>> def net(*args):
+    ...     *layers, x = args
     ...     for w in layers:
     ...         x = jnp.tanh(x @ w)
     ...     return x
     >>> w = jnp.ones((2, 2))
     >>> one, two = (Folder().flatten(jax.make_jaxpr(net)(*[w] * n)) for n in (2, 3))
-    >>> [eqn.name for eqn in spliced(one, two, {0: 0, 1: 2}, {1}).equations]
+    >>> [eqn.name for eqn in spliced(one, two, {0: 1, 1: 2}, {0}, 1).equations]
     ['dot_general', 'tanh']
     """
     fresh = {id(big.ins[i]) for i in new}
     marks = [i for i, eqn in enumerate(big.equations) if any(id(v) in fresh for v in eqn.ins)]
     if not marks or len(small.equations) >= len(big.equations):
         return None
-    cuts = _cuts(small, big, old, marks)
+    anchors = {i: j for i, j in old.items() if i < parameters}
+    cuts = _cuts(small, big, anchors, marks)
     if cuts is None:
         return None
     gone = {i for start, end in cuts for i in range(start, end)}

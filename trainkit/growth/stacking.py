@@ -18,7 +18,7 @@ _SAME_SHAPE = frozenset(
 def layer_axes(program: Program) -> dict[int, tuple[int, int]]:
     """Inputs over an axis of which a loop runs: number of the input -> (axis, its length).
 
-    >>> import jax.numpy as jnp
+    >>> import jax, jax.numpy as jnp
     >>> from trainkit.growth.program import Folder
     >>> def fn(w, x):
     ...     return jax.lax.scan(lambda c, w: (c * w, None), x, w)[0]
