@@ -49,6 +49,10 @@ def _power(weight: np.ndarray | float, gradient: np.ndarray | float, p: float, q
     return np.power(np.asarray(weight, float), p) * np.power(np.asarray(gradient, float), q)
 
 
+def _has_new(along: AxisGrowth | None) -> bool:
+    return along is not None and bool((np.asarray(along.source) < 0).any())
+
+
 def _along(vector: np.ndarray, ndim: int, axis: int, dtype: jnp.dtype) -> jax.Array:
     shape = [1] * ndim
     shape[axis] = len(vector)
@@ -86,7 +90,8 @@ def expand(
     _check(x.shape, growth, lead, what)
     dtype = _wide(x.dtype)
     y = x.astype(dtype)
-    for a, along in enumerate(growth.axes):
+    # Axes with new units first: their means are then of the small array, which is at hand.
+    for a, along in sorted(enumerate(growth.axes), key=lambda axis: not _has_new(axis[1])):
         if along is None:
             continue
         axis = lead + a
@@ -104,7 +109,8 @@ def expand(
         if not old.all() and old.any():
             mean = None
             if new == "mean":
-                mean = jnp.sum(y, axis, keepdims=True) / float(old.sum())
+                each = np.bincount(source[old], factor[old], x.shape[axis]) / old.sum()
+                mean = jnp.sum(before * _along(each, before.ndim, axis, dtype), axis, keepdims=True)
                 scale = np.where(old, 0.0, 1.0)
             elif new == "fill" and along.fill == "mean":
                 mean = jnp.mean(before, axis, keepdims=True)
