@@ -35,6 +35,7 @@ RULES: dict[str, dict[str, Callable[[], Any]]] = {
         "adam": lambda: tt.adam(0.15),
         "adamw": lambda: tt.adamw(0.15, weight_decay=0.1),
         "lion": lambda: tt.lion(0.05),
+        "radam": lambda: tt.radam(0.15),
     },
     "Rules for matrices": {
         "muon": lambda: tt.muon(0.05),
@@ -202,11 +203,6 @@ AS_THEY_ARE: dict[str, tuple[str, Callable[[], Any] | None]] = {
         "ν ← β₂ ν + (1 − β₂) ‖g‖² for each leaf, ν₁ = ‖g‖²; μ ← β₁ μ + g/(√ν + ε) + λ θ; "
         "θ ← θ − η μ. Ginsburg et al., 2019.",
         lambda: tt.novograd(0.02),
-    ),
-    "radam": (
-        "ρ∞ = 2/(1 − β₂) − 1, ρ = ρ∞ − 2 t β₂ᵗ/(1 − β₂ᵗ); where ρ ≥ `threshold`, Adam's step times "
-        "√[(ρ − 4)(ρ − 2) ρ∞/((ρ∞ − 4)(ρ∞ − 2) ρ)], before that η μ̂. Liu et al., 2020.",
-        lambda: tt.radam(0.15),
     ),
     "yogi": (
         "Adam with ν ← ν − (1 − β₂) sign(ν − g²) g². Zaheer et al., 2018.",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from trainkit.transforms.rule import rule
@@ -163,8 +166,55 @@ adabelief = rule(optax.adabelief)
 amsgrad = rule(optax.amsgrad)
 nadam = rule(optax.nadam, name="nadam")
 nadamw = rule(optax.nadamw, needs_params=True, name="nadamw")
-radam = rule(optax.radam)
 yogi = rule(optax.yogi)
 novograd = rule(optax.novograd, needs_params=True)
 lamb = rule(optax.lamb, needs_params=True)
 lars = rule(optax.lars, needs_params=True)
+
+
+@rule
+def radam(
+    learning_rate: ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    threshold: float = 5.0,
+    *,
+    nesterov: bool = False,
+) -> optax.GradientTransformation:
+    """RAdam: Adam's step times r(ρ) where ρ ≥ `threshold`, and η μ̂ before that.
+
+    ρ∞ = 2/(1 − β₂) − 1, ρ = ρ∞ − 2 t β₂ᵗ/(1 − β₂ᵗ), r² = (ρ − 4)(ρ − 2) ρ∞/((ρ∞ − 4)(ρ∞ − 2) ρ).
+    Optax: `optax.radam`, which takes 1 − β₂ᵗ as a difference. In float32 the first ρ, small
+    differences of numbers near ρ∞ = 1999, then have few digits; here it is `expm1`.
+
+    >>> import jax.numpy as jnp
+    >>> tx = radam(0.5)
+    >>> print(tx.update(jnp.array([8.0]), tx.init(jnp.ones(1)))[0].round(4))  # too early to rectify
+    [-4.]
+
+    Liu et al., On the Variance of the Adaptive Learning Rate and Beyond, 2020.
+    """
+    adam = optax.scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov)
+    momentum = optax.scale_by_radam(b1, b2, eps, eps_root, jnp.inf, nesterov=nesterov)
+    # In Python where β₂ is a number: float32's logarithm of it is off in the fifth digit.
+    log = np.log(b2) if isinstance(b2, float) and b2 > 0 else jnp.log(b2)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        stepped, new = adam.update(updates, state)
+        early, _ = momentum.update(updates, state)
+        t = new.count.astype(jnp.result_type(float))
+        top = 2 / (1 - b2) - 1
+        rho = top - 2 * t / jnp.expm1(-t * log)
+        safe = jnp.maximum(rho, 4)
+        r = jnp.sqrt((safe - 4) * (safe - 2) * top / ((top - 4) * (top - 2) * safe))
+        chosen = jax.tree.map(
+            lambda a, m: jnp.where(rho >= threshold, r.astype(a.dtype) * a, m), stepped, early
+        )
+        return chosen, new
+
+    return optax.chain(
+        optax.GradientTransformation(adam.init, update),
+        optax.scale_by_learning_rate(learning_rate),
+    )
