@@ -1,8 +1,8 @@
 """What growing costs: the gap in the stream of steps, and the spike in the loss after it.
 
-    python benchmarks/progressive.py switch   growing and the first step, again and again
-    python benchmarks/progressive.py gap      the same in a run, with and without compiling ahead
-    python benchmarks/progressive.py spike    identity depth and uneven width, several recipes
+    python -m benchmarks.progressive switch   growing and the first step, again and again
+    python -m benchmarks.progressive gap      the same in a run, with and without compiling ahead
+    python -m benchmarks.progressive spike    identity depth and uneven width, several recipes
 
 Ratios in one run, on the machine as it is: the gap is in units of an ordinary step of the grown
 model, the spike is the mean excess of the training loss over an ungrown copy on the same batches in

@@ -1,6 +1,6 @@
 """The train step beside a hand-written one, in one run: ratios, never absolute times.
 
-    python -m benchmarks.step            # all of it, about two minutes on two cores
+    python -m benchmarks.step            # all of it, about five minutes on two cores
     python -m benchmarks.step --part placements
     python -m benchmarks.step --clock cpu   # steps per CPU second: steadier on a shared machine
 
@@ -129,8 +129,9 @@ def block(step, state, batch, steps):
     return state, (clock() - start) / steps
 
 
-def compared(ours, theirs, rounds=21):
-    """The median over rounds of (their time / our time)."""
+def compared(ours, theirs, rounds=61):
+    """The median over rounds of (their time / our time), each round in an order drawn anew."""
+    drawn = np.random.default_rng(0).integers(0, 2, rounds)
     ratios = []
     states = [None, None]
     sides = [list(ours), list(theirs)]
@@ -138,7 +139,7 @@ def compared(ours, theirs, rounds=21):
         block(step, state, batch, 2)
     for index in range(rounds):
         times = [0.0, 0.0]
-        for side in (0, 1) if index % 2 else (1, 0):
+        for side in (0, 1) if drawn[index] else (1, 0):
             step, state, batch, steps, per_call = sides[side]
             states[side], seconds = block(step, states[side] or state, batch, steps)
             times[side] = seconds / per_call

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.growth import zoo
+from tests.growth import unforeseen, zoo
 from tests.growth.checking import predicted
 from tests.growth.test_hollow import X, draw, s
 from trainkit import growth
@@ -133,12 +133,14 @@ def test_follows_step_for_step():
     "name",
     [n if n == "scanned" else pytest.param(n, marks=pytest.mark.slow)
      for n in ("gpt", "gpt merged", "gpt scaled", "gpt shared", "vit", "encoder-decoder",
-               "scanned", "experts", "nnx")],
+               "scanned", "experts", "nnx", "gmlp")],
 )  # fmt: skip
 def test_published_models(name):
-    entry = zoo.MODELS[name]
+    entry, wider = zoo.MODELS.get(name), {"width": 11}
+    if entry is None:
+        entry, wider = unforeseen.MODELS[name], {"d": 7}
     (small_fn, small), (big_fn, big) = (
-        entry.build(**{**entry.base, **more}) for more in ({}, {"width": 11})
+        entry.build(**{**entry.base, **more}) for more in ({}, wider)
     )
     small, big = (zoo.as_dtype(t, jnp.float64) for t in (small, big))
     inputs = [jnp.asarray(x, None if x.dtype.kind == "i" else "float64") for x in entry.inputs]

@@ -791,6 +791,4 @@ REFUSED: dict[str, tuple[Model, str]] = {
     "more codes": (
         Model(built(codebook, codebook_shapes), {"d": 4, "f": 5, "codes": 6},
               {"codes": {"codes": 12}}, FLAT), "argmin"),
-    "odd stream under layer norm": (
-        Model(built(gmlp, gmlp_shapes), {"d": 4, "f": 6}, {"d": {"d": 7}}, SEQUENCE), "multiple"),
 }  # fmt: skip
