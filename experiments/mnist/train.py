@@ -1,7 +1,7 @@
 """Handwritten digits: a dense or a convolutional network on MNIST.
 
-trainkit train mnist                          98.4 % test accuracy, 35 s of processor time
-trainkit train mnist --model cnn --epochs 5   99.0 % test accuracy, 5 min of processor time
+trainkit train mnist               98.4 % test accuracy, 35 s of processor time
+trainkit train mnist --model cnn   99.2 % test accuracy, 8 min on two cores
 """
 
 from __future__ import annotations
