@@ -283,16 +283,17 @@ _WRAPPED = (
     "for rule in ({rules}):\n    p, state = params, rule.init(params)\n    for _ in range(3):\n"
     "        u, state = rule.update(p, state, p)\n        p = optax.apply_updates(p, u)"
 )
-_GROUPS = "optax.partition({'one': tx, 'two': tx}, {'b': 'one', 'w': 'two'})"
+_GROUPS = "told(optax.partition({'one': bare, 'two': bare}, {'b': 'one', 'w': 'two'}))"
+# A loss that a rule is told of is that of the whole tree, also where it sees a part.
+_BARE = "bare, told = (bare, told) if 'told' in globals() else (tx, lambda rule: rule)\n"
 # What a law does with a rule, where it is not what every law does.
 _SCRIPTS = {
     "abstract parameters": form.ABSTRACT,
     "identity and associativity": _WRAPPED.format(
         rules="optax.chain(optax.identity(), tx), optax.chain(tx, optax.identity())"
     ),
-    "masked and partitioned": _WRAPPED.format(
-        rules=f"optax.masked(tx, {{'b': True, 'w': True}}), {_GROUPS}"
-    ),
+    "masked and partitioned": _BARE
+    + _WRAPPED.format(rules=f"told(optax.masked(bare, {{'b': True, 'w': True}})), {_GROUPS}"),
 }
 # The dtypes of parameters and gradients that a law tries.
 _KINDS = {

@@ -103,7 +103,8 @@ def low_precision(subject: Subject, dtype: str, angle: float) -> Violation | Non
 
 def whole_run(case: Case, steps: int) -> str:
     """Lines that define `run(dtype)`, the updates of the first steps, [T, N], scanned."""
-    digits = lambda x: repr([[float(f"{v:.6g}") for v in row] for row in x])
+    # All the digits of a float32: where updates are chaotic, six would be another trajectory.
+    digits = lambda x: repr([[float(str(np.float32(v))) for v in row] for row in x])
     short = lambda x: f"jnp.array({digits(x).replace('nan', 'jnp.nan')})"
     moves = bool(np.any(case.params[:steps] != case.params[:1]))
     follows = "moved + flat.astype(dtype)" if case.follow else "moved"  # as in subject.scanned

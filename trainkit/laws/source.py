@@ -64,7 +64,7 @@ def informed(needs: tuple[str, ...], extra: Any) -> str:
     return lines + (
         "told = lambda rule: optax.GradientTransformationExtraArgs(\n    rule.init,\n"
         f"    lambda g, s, p=None, **more: rule.update(g, s, p, {', '.join(given)}, **more),\n)\n"
-        "tx = told(tx)\n"
+        "bare, tx = tx, told(tx)\n"
     )
 
 
