@@ -52,7 +52,6 @@ def grow(small, big, batch, how="preserve", reset=False):
         Side(small, a, shapes(before)),
         Side(big, b, shapes(like)),
         shapes(batch),
-        build=build,
         tx=TX,
         how=operator(how),
         reset=reset,

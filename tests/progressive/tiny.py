@@ -36,7 +36,7 @@ def build(width):
     )
 
 
-def grow(small, big, batch, *, build, tx, how, reset, key):
+def grow(small, big, batch, *, tx, how, reset, key):
     """Copies the hidden units k times and divides what reads them by k; SGD only."""
     n, m = small.module, big.module
     if m % n:

@@ -61,9 +61,7 @@ class Side(NamedTuple):
 
 
 class Grow(Protocol):
-    """`grow(small, big, batch, build=…, tx=…, how=…, reset=…, key=…) -> Growth`; runs nothing.
-
-    `build` makes a model of a module, for models in between.
+    """`grow(small, big, batch, tx=…, how=…, reset=…, key=…) -> Growth`; runs nothing.
 
     Raises:
       GrowthError: the big model cannot be grown from the small one.
@@ -75,7 +73,6 @@ class Grow(Protocol):
         big: Side,
         batch: PyTree,
         *,
-        build: Callable[[Any], Any],
         tx: optax.GradientTransformation,
         how: Operator,
         reset: bool,

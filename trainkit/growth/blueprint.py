@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from trainkit.growth.axes import Axis, concatenation, find, product
-from trainkit.growth.constants import LAYOUTS
+from trainkit.growth.containers import containers, tree_of, tuples
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.leaf import LeafGrowth, Origin
 from trainkit.packed import Packed
@@ -188,7 +186,7 @@ class Plan:
             raise ValueError("this is no growth plan of version 1 (see Plan.to_json)")
         trees = [tree_of(x) for x in data.get("trees") or (None,)]
         return cls(
-            leaves=tuple(_leaf_from(_tuples(leaf)) for leaf in data["leaves"]),
+            leaves=tuple(_leaf_from(tuples(leaf)) for leaf in data["leaves"]),
             atoms=tuple(AxisLeaf(**leaf) for leaf in data["atoms"]),
             equations=data["equations"],
             depth=data.get("depth"),
@@ -381,89 +379,9 @@ class Plan:
         return self.table()
 
 
-def structure_of(axis: Axis, number: Callable[[Axis], int]) -> tuple:
-    """An axis as nested tuples, its grown leaves numbered by `number`."""
-    axis = find(axis)
-    if axis.kind == "leaf":
-        return ("fixed", axis.small) if axis.fixed else ("leaf", number(axis))
-    return (axis.kind, *(structure_of(p, number) for p in axis.parts))
-
-
-def atoms_in(structure: tuple | None) -> set[int]:
-    """The numbers of the AxisLeafs in a structure."""
-    if structure is None or structure[0] == "fixed":
-        return set()
-    if structure[0] == "leaf":
-        return {structure[1]}
-    return set().union(*(atoms_in(s) for s in structure[1:]))
-
-
-def atom_axes(plan: Plan) -> list[Axis]:
-    """Fresh `Axis` leaves for the plan's atoms, their maps set."""
-    made = []
-    for atom in plan.atoms:
-        leaf = Axis(atom.small, atom.big)
-        leaf.source = LAYOUTS[atom.layout](atom.small, atom.big)
-        made.append(leaf)
-    return made
-
-
-def axis_from(structure: tuple, atoms: list[Axis]) -> Axis:
-    """The `Axis` that `structure_of` wrote down."""
-    kind, *rest = structure
-    if kind == "fixed":
-        return Axis(rest[0], rest[0])
-    if kind == "leaf":
-        return atoms[rest[0]]
-    parts = [axis_from(s, atoms) for s in rest]
-    return product(parts) if kind == "prod" else concatenation(parts)
-
-
-def containers(tree: Any) -> Any:
-    """A structure of dicts, lists and tuples as JSON; `None` for others."""
-
-    def one(node: Any) -> Any:
-        if isinstance(node, int):
-            return 0
-        if node is None:
-            return {"none": []}
-        if type(node) is dict and all(isinstance(key, str) for key in node):
-            return {"dict": [[key, one(child)] for key, child in node.items()]}
-        if type(node) in (list, tuple):
-            return {type(node).__name__: [one(child) for child in node]}
-        raise TypeError
-
-    try:
-        return one(jax.tree.unflatten(tree, range(tree.num_leaves)))
-    except TypeError:
-        return None
-
-
-def tree_of(found: Any) -> Any:
-    """The structure that `containers` wrote."""
-
-    def one(node: Any) -> Any:
-        if node == 0:
-            return 0
-        ((kind, children),) = node.items()
-        if kind == "none":
-            return None
-        if kind == "dict":
-            return {key: one(child) for key, child in children}
-        return (list if kind == "list" else tuple)(one(child) for child in children)
-
-    return None if found is None else jax.tree.structure(one(found))
-
-
 def _leaf_from(data: dict[str, Any]) -> LeafPlan:
     layer = data.pop("layer", None)
     return LeafPlan(**data, layer=None if layer is None else Layer(**layer))
-
-
-def _tuples(x: Any) -> Any:
-    if isinstance(x, dict):
-        return {k: _tuples(v) for k, v in x.items()}
-    return tuple(_tuples(v) for v in x) if isinstance(x, list) else x
 
 
 def copies(source: np.ndarray, n: int) -> np.ndarray:

@@ -8,10 +8,11 @@ import numpy as np
 
 from trainkit.growth import hollow
 from trainkit.growth.axes import Axis, find, grown_leaves
-from trainkit.growth.blueprint import AxisLeaf, LeafPlan, Plan, structure_of
+from trainkit.growth.blueprint import AxisLeaf, LeafPlan, Plan
 from trainkit.growth.flow import Flow
 from trainkit.growth.linear import choose, nearest
 from trainkit.growth.lockstep import Analysis, Value
+from trainkit.growth.structures import structure_of
 
 
 def emit(analysis: Analysis, flow: Flow, layouts: dict[int, str], visible: set[int]) -> Plan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,14 +25,12 @@ def grown(
     big: Side,
     batch: PyTree,
     *,
-    build: Callable[[Any], Any],
     tx: optax.GradientTransformation,
     how: Operator,
     reset: bool,
     key: jax.Array,
 ) -> Growth:
     """See `trainkit.growth.between.Grow`."""
-    del build  # the programs say what stands between the two models
     way = passage(_traced(small), _traced(big), (batch,), tx=tx, how=how, key=key, reset=reset)
     rates = {name: rate(growth) for name, growth in way.growth.items()}
     new = [name for name, come in way.origin.items() if come.new]

@@ -215,9 +215,10 @@ class Analysis:
             assert s is not None
             assert b is not None
             ins = [pair(x, y) for x, y in zip(s.ins, b.ins, strict=True)]
-            if any(v is None for v in ins):
+            known = [v for v in ins if v is not None]
+            if len(known) < len(ins):
                 self._differ(i, s, b, f"operand {ins.index(None)} comes from elsewhere")
-            joint = Joint(self, s, b, ins)  # type: ignore[arg-type]  # no None is left
+            joint = Joint(self, s, b, known)
             self.count += 1
             rule = self.rules.get(s.name, self.unknown)
             rule.axes(joint)
@@ -228,11 +229,12 @@ class Analysis:
         if len(small.outs) != len(big.outs):
             raise GrowthError(f"the functions return {len(small.outs)} and {len(big.outs)} arrays")
         outs = [pair(s, b) for s, b in zip(small.outs, big.outs, strict=True)]
-        if any(v is None for v in outs):
+        known = [v for v in outs if v is not None]
+        if len(known) < len(outs):
             raise GrowthError(
                 f"result {outs.index(None)} comes from different places in the two programs"
             )
-        return joints, outs  # type: ignore[return-value]  # no None is left
+        return joints, known
 
     def body(self, small: Any, big: Any, args: list[Value]) -> Body:
         """Walks the body of a control-flow equation on `args` (constants are folded into it)."""

@@ -8,18 +8,11 @@ import jax
 import numpy as np
 
 from trainkit.growth.axes import coordinate, find, labels, source_map
-from trainkit.growth.blueprint import (
-    LeafPlan,
-    Plan,
-    Symmetry,
-    atom_axes,
-    atoms_in,
-    axis_from,
-    copies,
-)
+from trainkit.growth.blueprint import LeafPlan, Plan, Symmetry, copies
 from trainkit.growth.constants import HOLLOW
 from trainkit.growth.leaf import AxisGrowth, LeafGrowth
 from trainkit.growth.rms import rms_growth
+from trainkit.growth.structures import atom_axes, atoms_in, axis_from
 
 
 def realise(plan: Plan, key: jax.Array | None, symmetry: Symmetry) -> dict[str, LeafGrowth]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from trainkit.growth.axes import coordinate, find, source_map
-from trainkit.growth.blueprint import LeafPlan, Plan, axis_from, copies
+from trainkit.growth.blueprint import LeafPlan, Plan, copies
 from trainkit.growth.leaf import AxisGrowth, LeafGrowth
+from trainkit.growth.structures import axis_from
 
 
 def rms_growth(plan: Plan, leaf: LeafPlan, atoms) -> LeafGrowth:

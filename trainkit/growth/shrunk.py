@@ -17,12 +17,13 @@ import optax
 
 from trainkit.growth.axes import Axis, coordinate, find, source_map
 from trainkit.growth.between import Growth, Side
-from trainkit.growth.blueprint import Plan, atom_axes, axis_from
+from trainkit.growth.blueprint import Plan
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.grown import grown
 from trainkit.growth.operators import Operator
 from trainkit.growth.paths import named_leaves
 from trainkit.growth.planning import plan
+from trainkit.growth.structures import atom_axes, axis_from
 from trainkit.state import TrainState
 
 PyTree = Any
@@ -33,7 +34,6 @@ def grown_or_shrunk(
     big: Side,
     batch: PyTree,
     *,
-    build: Callable[[Any], Any],
     tx: optax.GradientTransformation,
     how: Operator,
     reset: bool,
@@ -43,7 +43,7 @@ def grown_or_shrunk(
     sizes = [sum(x.size for x in jax.tree.leaves(side.state.params)) for side in (small, big)]
     if sizes[1] < sizes[0]:
         return shrunk(small, big, batch, tx=tx, reset=reset)
-    return grown(small, big, batch, build=build, tx=tx, how=how, reset=reset, key=key)
+    return grown(small, big, batch, tx=tx, how=how, reset=reset, key=key)
 
 
 def shrunk(

@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from trainkit.growth.axes import find, show, source_map
-from trainkit.growth.blueprint import LeafPlan, Plan, atom_axes, axis_from
+from trainkit.growth.blueprint import LeafPlan, Plan
 from trainkit.growth.constants import HOLLOW
+from trainkit.growth.structures import atom_axes, atoms_in, axis_from
 
 
 def table(plan: Plan) -> str:
@@ -46,7 +47,7 @@ def table(plan: Plan) -> str:
             f"{leaf.path}[{d}]"
             for leaf in plan.leaves
             for d, s in enumerate(leaf.axes)
-            if s and i in _atoms_in(s)
+            if s and i in atoms_in(s)
         ]
         if atom.layout in HOLLOW:
             how = "new units copy none"
@@ -82,13 +83,6 @@ def _holders(plan: Plan, atom: int) -> list[str]:
     return [*held[:3], f"{len(held) - 3} more"] if len(held) > 4 else held
 
 
-def _atoms_in(structure: tuple) -> set[int]:
-    kind, *rest = structure
-    if kind == "leaf":
-        return {rest[0]}
-    return set() if kind == "fixed" else set().union(*(_atoms_in(s) for s in rest))
-
-
 def _structure(structure: tuple, names: list[str]) -> str:
     kind, *rest = structure
     if kind == "leaf":
@@ -107,7 +101,7 @@ def _maps(plan: Plan, leaf: LeafPlan) -> str:
     if leaf.layer is not None and leaf.layer.new:
         becomes = leaf.layer.becomes
         return f"new: {becomes}" + (f" of {leaf.source}" if becomes == "copy" else "")
-    layouts = {plan.atoms[a].layout for s in leaf.axes if s for a in _atoms_in(s)}
+    layouts = {plan.atoms[a].layout for s in leaf.axes if s for a in atoms_in(s)}
     return "+".join(sorted(layouts)) or "same"
 
 

@@ -41,7 +41,6 @@ class Passage:
                 Side(small.stage.model, small.model, inner(small)),
                 Side(stage.model, big.model, inner(big)),
                 big.batch_shapes,
-                build=recipe.build,
                 tx=recipe.tx,
                 how=operator(stage.how),
                 reset=stage.moments == "reset",

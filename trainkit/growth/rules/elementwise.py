@@ -29,9 +29,10 @@ def axes(joint: Joint, *ignored: str) -> None:
                 found = axis
             else:
                 joint.unify(found, axis)
+        assert found is not None  # one operand has the rank
         out_axes.append(found)
     for i in range(len(joint.small.outs)):
-        joint.new_out(i, out_axes)  # type: ignore[arg-type]  # one operand has the rank
+        joint.new_out(i, out_axes)
 
 
 def nonlinear(flow: Flow, joint: Joint) -> None:
