@@ -11,7 +11,8 @@ from trainkit.laws import claims as claiming
 from trainkit.laws.law import Law, Level, NotApplicable, Violation
 from trainkit.laws.oracles.catalogue import RULES, bind, oracle_for, plain_name
 from trainkit.laws.oracles.schedules import SCHEDULES
-from trainkit.laws.report import Failure, Report, Result
+from trainkit.laws.report import Failure, Outcome, Report, Result
+from trainkit.laws.schedule_subject import ScheduleSubject
 from trainkit.laws.subject import Crash, Subject, first_line, is_transformation, ordinary
 
 TRANSFORMATION_LAWS: tuple[Law, ...] = (*form.LAWS, *algebra.LAWS, *numbers.LAWS, *life.LAWS)
@@ -148,7 +149,7 @@ def check_schedule(
         value = SCHEDULES[like](bound)
     chosen = _chosen(laws, SCHEDULE_LAWS, "schedule")
     claimed = ({"oracle": True} if like else {}) | claiming.read(claims)
-    subject = schedule_laws.ScheduleSubject(
+    subject = ScheduleSubject(
         fn, like, bound, {k: v for k, v in claimed.items() if v is not False},
         level, _positive(examples), seed, value,
     )  # fmt: skip
@@ -216,7 +217,8 @@ def _examine(
 
     for law in laws:
         start = time.perf_counter()
-        outcome, note, found = "holds", "", []
+        outcome: Outcome = "holds"
+        note, found = "", []
         excepted = claiming.EXCEPTIONS.get((subject.like or "", law.name))
         unclaimed = law.claim is not None and law.claim not in subject.claims
         if law.level == "strict" and subject.level != "strict" and not asked:
@@ -254,7 +256,7 @@ def _examine(
             )  # fmt: skip
         level = found[0].level or law.level if found else law.level
         results.append(
-            Result(law.name, law.group, level, outcome, note, time.perf_counter() - start)  # type: ignore[arg-type]  # outcome is one of its words
+            Result(law.name, law.group, level, outcome, note, time.perf_counter() - start)
         )
     return Report(
         words, subject.level, tuple(results), tuple(failures), tuple(subject.notes),

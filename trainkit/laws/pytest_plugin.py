@@ -64,11 +64,12 @@ def parametrize(
 
     def report() -> Any:
         if "all" not in reports:
-            run = checking.check_schedule if is_schedule else checking.check
+            # Typed loosely: of the two functions' arguments these are the ones they share.
+            run: Any = checking.check_schedule if is_schedule else checking.check
             reports["all"] = run(
                 tx, like=like, hyperparams=hyperparams, claims=claims, laws=chosen,
                 level=level, **options,
-            )  # type: ignore[operator]  # the two share these arguments  # fmt: skip
+            )  # fmt: skip
         return reports["all"]
 
     def test_of(law: Law) -> Callable[[], None]:
