@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 import trainkit
@@ -145,3 +146,33 @@ def test_frozen_gradients_are_not_computed(norms, stopped):
     if norms and stopped:
         grads = jax.grad(lambda p: loss_fn(p, None, batch, None).total / 8)(params)
         assert jnp.allclose(metrics["grad_norm"], jnp.linalg.norm(grads["d"]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("search", ["lbfgs", "polyak", "newton"])
+def test_a_rule_that_asks_for_the_loss_sees_that_of_its_own_group(search):
+    make = {
+        "lbfgs": lambda: optax.lbfgs(),
+        "polyak": lambda: optax.polyak_sgd(),
+        "newton": lambda: tt.newton_cg(1.0),
+    }[search]
+
+    def loss(p):
+        return jnp.sum(jnp.square(p["a"] * p["b"] - 1.0)) + jnp.sum(jnp.square(p["a"])) / 4
+
+    def run(tx, params, loss):
+        def step(params, state):
+            value, grad = jax.value_and_grad(loss)(params)
+            updates, state = tx.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+            return optax.apply_updates(params, updates), state
+
+        state = tx.init(params)
+        for _ in range(4):
+            params, state = jax.jit(step)(params, state)
+        return params
+
+    start = {"a": jnp.array([0.3, 1.5, 2.0]), "b": jnp.array([0.5, 2.0, 1.0])}
+    together = run(tt.groups([("a", make()), ("b", None)]), start, loss)
+    alone = run(make(), start["a"], lambda a: loss({"a": a, "b": start["b"]}))
+    assert together["b"].tolist() == start["b"].tolist()
+    assert jnp.abs(alone - start["a"]).max() > 0.1
+    assert jnp.allclose(together["a"], alone, rtol=1e-5)  # float32, two programs of four steps

@@ -78,7 +78,8 @@ def groups(
     rates are groups with rules of their own, and are addressed by their expressions:
     `get(state, ("head", "learning_rate"))`. Frozen groups hold no state, and with `stop_frozen` in
     the loss no gradient. Groups see nothing of each other: put a clip by global norm before them,
-    not in them. Optax: `optax.partition`, by labels and without a check of coverage.
+    not in them; to a line search in a group, `value_fn` is the loss of its own parameters, the
+    others where they are. Optax: `optax.partition`, by labels and without a check of coverage.
 
     Raises:
       ValueError: at `init`, as `assign`; at once, no rules or a bad expression.
@@ -128,7 +129,7 @@ def stop_frozen(rules: Sequence[tuple[str, Any]], params: PyTree) -> PyTree:
 def _partition(
     rules: Sequence[tuple[str, Any]], transforms: Sequence[optax.GradientTransformation]
 ) -> optax.GradientTransformationExtraArgs:
-    named = {pattern: tx for (pattern, _), tx in zip(rules, transforms, strict=True)}
+    named = {pattern: _of_a_part(tx) for (pattern, _), tx in zip(rules, transforms, strict=True)}
     if len(named) < len(rules):
         raise ValueError("two rules have the same expression; the second would never match.")
 
@@ -143,9 +144,35 @@ def _partition(
     def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> Any:
         if params is not None:
             _check.same_tree(updates, params, "parameters", "groups")
+            if (loss := extra.get("value_fn")) is not None:
+                extra["value_fn"] = lambda part, *args, **kw: loss(
+                    _filled(part, params), *args, **kw
+                )
         return inner.update(updates, state, params, **extra)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _of_a_part(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """The rule, given of the whole tree's gradient (an extra argument) what belongs to its part."""
+    tx = optax.with_extra_args_support(tx)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> Any:
+        if extra.get("grad") is not None:
+            part = lambda u, g: u if _left_out(u) else g
+            extra["grad"] = jax.tree.map(part, updates, extra["grad"], is_leaf=_left_out)
+        return tx.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def _filled(part: PyTree, whole: PyTree) -> PyTree:
+    """The tree of which a group knows a part, the rest from `whole`."""
+    return jax.tree.map(lambda p, w: w if _left_out(p) else p, part, whole, is_leaf=_left_out)
+
+
+def _left_out(leaf: Any) -> bool:
+    return isinstance(leaf, optax.MaskedNode)
 
 
 def scale_by_path(
