@@ -150,25 +150,40 @@ def certify(
 
         return value
 
+    # Few programs, each of many operations: a growth is often certified while its model trains on
+    # the same processor, and there every operation by itself would be a compilation by itself.
+    @jax.jit
+    def small_side(state: Any) -> tuple[PyTree, PyTree]:
+        g = jax.grad(loss(grown.small.fn, state.model_state))(state.params)
+        return g, tx.update(g, state.opt_state, state.params)[0]
+
+    @jax.jit
+    def expected(g: PyTree, update: PyTree) -> tuple[dict[str, jax.Array], jax.Array]:
+        return _expected(g, grown), _predicted(update, grown)
+
+    @jax.jit
+    def probe_step(params: PyTree, opt_state: PyTree, grads: PyTree) -> tuple[Any, ...]:
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, optax.tree.norm(updates)
+
     with jax.numpy_dtype_promotion("standard"):
-        small_grad = jax.jit(jax.grad(loss(grown.small.fn, before.model_state)))
         big_grad = jax.jit(jax.grad(loss(grown.big.fn, after.model_state)))
         probe = (
             jax.jit(jax.grad(loss(grown.big.fn, after.model_state, True))) if grows else big_grad
         )
-        g, big_g = small_grad(before.params), big_grad(after.params)
-        residual = _residual(g, big_g, grown)
-        small_update, _ = tx.update(g, before.opt_state, before.params)
-        norm = (_predicted(small_update, grown), _norm(_update(tx, big_g, after)))
-        params, opt_state, grads = after.params, after.opt_state, big_g
-        gradients = []
+        g, small_update = small_side(before)
+        copied, predicted = expected(g, small_update)
+        params, opt_state, grads = after.params, after.opt_state, big_grad(after.params)
+        residual = _residual(g, grads, copied, grown)
+        gradients, norms = [], []
         for _ in range(max(steps, 2)):
             gradients.append(grads)
-            updates, opt_state = tx.update(grads, opt_state, params)
-            params = optax.apply_updates(params, updates)
+            params, opt_state, norm = probe_step(params, opt_state, grads)
+            norms.append(norm)
             grads = probe(params)
         forward = _forward(grown, inputs, tree)
-        warnings = (*_leaks(grown, inputs, tree), *_warnings(grown, tx, forward, params))
+        apart = _apart(params, grown.growth)
+        warnings = (*_leaks(grown, inputs, tree), *_warnings(grown, tx, forward, apart))
     return Certificate(
         forward_error=forward,
         gradient_residual=residual,
@@ -177,8 +192,8 @@ def certify(
         new_layers=tuple(n for n, come in grown.origin.items() if come.new),
         zeroed=grown.zeroed,
         dead=_dead(gradients[1], grown.growth),
-        replica_distance=_apart(params, grown.growth),
-        update_norm=norm,
+        replica_distance=apart,
+        update_norm=(float(predicted), float(norms[0])),
         flops=(_flops(grown.small, inputs), _flops(grown.big, inputs)),
         parameters=(_size(before.params), _size(after.params)),
         bytes=(_bytes(before), _bytes(after)),
@@ -237,16 +252,21 @@ def _forward(grown: Grown, inputs: tuple[Any, ...], tree: Callable[[Any], PyTree
 
 def _leaks(grown: Grown, inputs: tuple[Any, ...], tree: Callable[[Any], PyTree]) -> list[str]:
     """The probability that goes to new entries, where outputs have them at their end."""
-    old = jax.eval_shape(grown.small.fn, tree(grown.before), *inputs)
-    new = jax.jit(grown.big.fn)(tree(grown.state), *inputs)
+    sides = (grown.small.fn, tree(grown.before)), (grown.big.fn, tree(grown.state))
+    old, new = (jax.tree.leaves(jax.eval_shape(fn, t, *inputs)) for fn, t in sides)
+    wider = [
+        i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a.shape[-1:] != b.shape[-1:]
+    ]
+    if not wider:
+        return []
+    outputs = jax.tree.leaves(jax.jit(grown.big.fn)(tree(grown.state), *inputs))
     found = []
-    for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
-        if a.shape != b.shape and a.shape[-1] != b.shape[-1]:
-            share = float(leaked_mass(b, a.shape[-1]))
-            found.append(
-                f"an output has {a.shape[-1]} → {b.shape[-1]} entries: the old ones are kept, and "
-                f"if they are logits {100 * share:.2g} % of the probability goes to the new ones"
-            )
+    for a, b in ((old[i], outputs[i]) for i in wider):
+        share = float(leaked_mass(b, a.shape[-1]))
+        found.append(
+            f"an output has {a.shape[-1]} → {b.shape[-1]} entries: the old ones are kept, and "
+            f"if they are logits {100 * share:.2g} % of the probability goes to the new ones"
+        )
     return found
 
 
@@ -255,46 +275,45 @@ def _old(name: str, origin: dict[str, Origin]) -> str | None:
     return None if come.new else come.leaf
 
 
-def _residual(g: PyTree, big_g: PyTree, grown: Grown) -> float:
-    small, worst = named_leaves(g), 0.0
-    total = math.sqrt(sum(float(jnp.sum(x.astype(jnp.float32) ** 2)) for x in small.values()))
-    for name, leaf in named_leaves(big_g).items():
+def _expected(g: PyTree, grown: Grown) -> dict[str, jax.Array]:
+    """f · g[π] of the leaves whose factor is exact, as the calculus has it."""
+    small, found = named_leaves(g), {}
+    for name in named_leaves(grown.state.params):
         old, how = _old(name, grown.origin), grown.growth.get(name)
-        if old is None or how is None or not how.exact_gradient:
-            continue
-        expected = expand(small[old], how, gradient=1)
-        known = np.ones(leaf.shape, bool)
-        for a, along in enumerate(how.axes):
+        if old is not None and how is not None and how.exact_gradient:
+            found[name] = expand(small[old], how, gradient=1)
+    return found
+
+
+def _residual(g: PyTree, big_g: PyTree, expected: dict[str, jax.Array], grown: Grown) -> float:
+    wide = lambda x: np.asarray(x, np.float64)
+    total = math.sqrt(sum(float(np.sum(wide(x) ** 2)) for x in jax.tree.leaves(g)))
+    leaves, worst = named_leaves(big_g), 0.0
+    for name, copied in expected.items():
+        known = np.ones(copied.shape, bool)
+        for a, along in enumerate(grown.growth[name].axes):
             if along is not None:
                 keep = (np.asarray(along.source) >= 0) & (along.gradient != 0)
-                known &= keep.reshape([-1 if i == a else 1 for i in range(leaf.ndim)])
-        difference = np.where(known, np.asarray(leaf - expected, np.float64), 0.0)
+                known &= keep.reshape([-1 if i == a else 1 for i in range(known.ndim)])
+        difference = np.where(known, wide(leaves[name]) - wide(copied), 0.0)
         # A leaf without gradient (a bias before a norm) has rounding only: compare with the whole.
-        size = max(float(np.linalg.norm(np.asarray(expected, np.float64))), 1e-3 * total)
+        size = max(float(np.linalg.norm(wide(copied))), 1e-3 * total)
         worst = max(worst, float(np.linalg.norm(difference)) / (size or 1.0))
     return worst
 
 
-def _update(tx: optax.GradientTransformation, grads: PyTree, state: Any) -> PyTree:
-    return tx.update(grads, state.opt_state, state.params)[0]
-
-
-def _predicted(update: PyTree, grown: Grown) -> float:
-    small, squares = named_leaves(update), 0.0
+def _predicted(update: PyTree, grown: Grown) -> jax.Array:
+    small, squares = named_leaves(update), jnp.zeros(())
     for name in named_leaves(grown.state.params):
         old, how = _old(name, grown.origin), grown.growth.get(name)
         if old is not None:
             u = small[old] if how is None else expand(small[old], how, weight=1, new="fill")
-            squares += float(jnp.sum(u.astype(jnp.float32) ** 2))
-    return math.sqrt(squares)
+            squares += jnp.sum(u.astype(squares.dtype) ** 2)
+    return jnp.sqrt(squares)
 
 
 def _flops(side: Traced, inputs: tuple[Any, ...]) -> float:
     return float(count_flops(side.fn, side.variables, *inputs))
-
-
-def _norm(tree: PyTree) -> float:
-    return float(optax.tree.norm(tree))
 
 
 def _fresh(grown: Grown) -> dict[str, int]:
@@ -358,7 +377,10 @@ def _bytes(state: Any) -> int:
 
 
 def _warnings(
-    grown: Grown, tx: optax.GradientTransformation, forward: dict[str, float], probed: PyTree
+    grown: Grown,
+    tx: optax.GradientTransformation,
+    forward: dict[str, float],
+    apart: tuple[float, float] | None,
 ) -> tuple[str, ...]:
     texts = []
     if _couples(tx, grown.before.params):
@@ -371,7 +393,6 @@ def _warnings(
     limit = 1e-10 if own == "float64" else 1e-4 if own == "float32" else 1e-1
     if forward[own] > limit:
         texts.append(f"the function changed: outputs moved by {forward[own]:.1e} of their scale")
-    apart = _apart(probed, grown.growth)
     if apart is not None and apart[1] < 1e-6:
         texts.append(
             "copies are still equal after the probe steps and will stay so: choose an operator "
@@ -387,15 +408,17 @@ def _couples(tx: optax.GradientTransformation, params: PyTree) -> bool:
     if len(leaves) < 2:
         return False
 
-    def last_update(scale: float) -> np.ndarray:
-        grads = [np.ones_like(leaf) for leaf in leaves]
-        grads[0] = grads[0] * np.float32(scale)
+    @jax.jit
+    def last_update(scale: jax.Array) -> list[jax.Array]:
+        grads = [jnp.ones_like(leaf) for leaf in leaves]
+        grads[0] = grads[0] * scale
         state = tx.init(tiny)
         updates, _ = tx.update(jax.tree.unflatten(treedef, grads), state, tiny)
-        return np.concatenate([np.ravel(u) for u in jax.tree.leaves(updates)[1:]])
+        return [jnp.ravel(u) for u in jax.tree.leaves(updates)[1:]]
 
     try:
-        return not np.allclose(last_update(1.0), last_update(1e3), rtol=1e-3, atol=0)
+        plain, scaled = (np.concatenate(last_update(np.float32(s))) for s in (1.0, 1e3))
+        return not np.allclose(plain, scaled, rtol=1e-3, atol=0)
     except Exception:
         # The rule asks for more than gradients: nothing is said of it.
         return False
