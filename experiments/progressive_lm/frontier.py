@@ -1,20 +1,19 @@
 """Where growing lies against the frontier of its baselines: FLOPs and seconds to the same loss.
 
 A row is one method at one budget, at its best learning rate: "method", "optimizer", "flops",
-"seconds" and "losses", one loss a seed. A baseline's curve is its losses at all budgets, each with
-a learning rate that has fallen to 0; between two budgets it is linear in the logarithm of what was
-spent. All of it seed by seed, because the seeds are paired.
+"seconds" and "losses", one loss a seed; what grew also has "grow_at", and all else is a baseline. A
+baseline's curve is its losses at all budgets, each with a learning rate that has fallen to 0;
+between two budgets it is linear in the logarithm of what was spent. All of it seed by seed, because
+the seeds are paired.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-BASELINES = ("small", "large")
 Row = dict[str, Any]
 
 
@@ -60,25 +59,24 @@ def spent_to(loss: float, spent: Sequence[float], losses: Sequence[float]) -> tu
     return float(np.exp(ends[0] + share * (ends[1] - ends[0]))), ""
 
 
-def curve(rows: Sequence[Row], method: str, optimizer: str) -> list[Row]:
-    """A baseline's rows, by what they spent."""
-    found = [r for r in rows if r["method"] == method and r["optimizer"] == optimizer]
-    return sorted(found, key=lambda row: row["flops"])
+def baselines(rows: Sequence[Row], optimizer: str) -> dict[str, list[Row]]:
+    """The curve of every method that does not grow: its rows, by what they spent."""
+    found: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row["flops"]):
+        if row["optimizer"] == optimizer and not row.get("grow_at"):
+            found.setdefault(row["method"], []).append(row)
+    return found
 
 
-def saved(
-    row: Row, baseline: Sequence[Row], unit: str = "flops", sunk: float = 0.0
-) -> Saved | None:
-    """What a row saved against a baseline to its own loss; `None` without a baseline.
+def saved(row: Row, baseline: Sequence[Row], unit: str = "flops", sunk: float = 0.0) -> Saved:
+    """What a row saved against a baseline to its own loss.
 
     Args:
       row: of a growing run.
-      baseline: rows of one method, from `curve`.
+      baseline: rows of one method, from `baselines`.
       unit: "flops" or "seconds".
       sunk: of that, spent already and not counted.
     """
-    if not baseline:
-        return None
     shares, bounds = [], set()
     for seed, loss in enumerate(row["losses"]):
         theirs, bound = spent_to(
@@ -90,7 +88,7 @@ def saved(
     return Saved(float(np.mean(shares)), _spread(shares), bound)
 
 
-def below(row: Row, baselines: Sequence[Sequence[Row]]) -> tuple[float, float]:
+def below(row: Row, curves: Sequence[Sequence[Row]]) -> tuple[float, float]:
     """How far a row lies below the lower envelope of the baselines, mean and spread over seeds.
 
     >>> row = {"flops": 2.0, "losses": [1.0]}
@@ -103,28 +101,27 @@ def below(row: Row, baselines: Sequence[Sequence[Row]]) -> tuple[float, float]:
         at = [
             np.interp(
                 np.log(row["flops"]),
-                np.log([b["flops"] for b in baseline]),
-                [b["losses"][seed] for b in baseline],
+                np.log([b["flops"] for b in curve]),
+                [b["losses"][seed] for b in curve],
             )
-            for baseline in baselines
-            if baseline
+            for curve in curves
         ]
-        gaps.append(min(at, default=math.nan) - loss)
+        gaps.append(min(at) - loss)
     return float(np.mean(gaps)), _spread(gaps)
 
 
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Each growing row with what it saved; baselines as they are."""
+    """Each growing row with what it saved against each baseline; baselines as they are."""
     out = []
     for row in rows:
         shown = dict(row)
-        if row["method"] not in BASELINES:
-            small, large = (curve(rows, name, row["optimizer"]) for name in BASELINES)
-            shown["below"] = below(row, [small, large])
-            for name, baseline in (("small", small), ("large", large)):
-                shown[f"saved_{name}"] = saved(row, baseline)
-                shown[f"saved_{name}_sunk"] = saved(row, baseline, sunk=row["flops_small"])
-                shown[f"saved_{name}_seconds"] = saved(row, baseline, "seconds")
+        if row.get("grow_at"):
+            curves = baselines(rows, row["optimizer"])
+            shown["below"] = below(row, list(curves.values()))
+            shown["saved"] = {name: saved(row, curve) for name, curve in curves.items()}
+            scratch = curves["large"]
+            shown["sunk"] = saved(row, scratch, sunk=row["flops_small"])
+            shown["saved_seconds"] = saved(row, scratch, "seconds")
         out.append(shown)
     return out
 

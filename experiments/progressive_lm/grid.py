@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +84,11 @@ class Grid:
     def built(self, model: Transformer, **stage: Any) -> Built:
         """A model made ready; `stage` are options of `Stage`."""
         return Built(self.recipe, Stage(model, **stage), 0)
+
+    def sized(self, model: Transformer) -> Sized:
+        """A model with what all of its runs need."""
+        built = self.built(model)
+        return Sized(built, self.flops(built), self.trainer(built), self.evaluator(built))
 
     def fresh(self, built: Built) -> PyTree:
         """States from scratch, [rates, seeds]."""
@@ -176,6 +181,15 @@ class Trainer:
     def seconds_per_step(self) -> float:
         """The median time of a step, of all runs together; NaN before the first."""
         return float(np.median(self.times)) if self.times else float("nan")
+
+
+class Sized(NamedTuple):
+    """A model, the FLOPs of one step of one run, and the programs for all runs."""
+
+    built: Built
+    flops: float
+    train: Trainer
+    measure: Callable[[PyTree], np.ndarray]
 
 
 def whole(steps: float) -> int:

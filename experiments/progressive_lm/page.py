@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.progressive_lm.frontier import BASELINES, Row, below, curve, summary
+from experiments.progressive_lm.frontier import Row, baselines, below, summary
 from trainkit.report.growth import rows_html, si
 from trainkit.report.html import STYLE
 from trainkit.report.plots import Curve, plot
@@ -19,8 +19,7 @@ counted. Seeds are paired: the same initial small model and the same batches. �
 what the baseline spends to the same loss, interpolated between its budgets, mean ± standard
 deviation over seeds; “&gt;” where its largest budget does not get there, so that the true share
 is larger, “&lt;” where its smallest is better already, “no telling” where such a bound says
-nothing. “Below both” is how far the loss lies below the better of the two baselines at the same
-FLOPs.</p>
+nothing. “Below” is how far the loss lies below the best of the baselines at the same FLOPs.</p>
 """
 
 
@@ -42,14 +41,13 @@ def cells(row: Row) -> dict[str, str]:
         "rate": f"{row['rate']:g}",
         "loss": f"{row['loss']:.4f} ± {row['spread']:.4f}",
     }
-    if row["method"] in BASELINES:
+    if "below" not in row:
         return shown
     return shown | {
-        "below both": "{:+.4f} ± {:.4f}".format(*row["below"]),
-        "saved against large": str(row["saved_large"]),
-        "small stage sunk": str(row["saved_large_sunk"]),
-        "seconds": str(row["saved_large_seconds"]),
-        "saved against small": str(row["saved_small"]),
+        "below": "{:+.4f} ± {:.4f}".format(*row["below"]),
+        **{f"saved against {name}": str(found) for name, found in row["saved"].items()},
+        "large, small stage sunk": str(row["sunk"]),
+        "large, seconds": str(row["saved_seconds"]),
         "jump at growth": f"{row['jump']:+.4f}",
     }
 
@@ -70,7 +68,7 @@ def page(rows: Sequence[Row]) -> str:
         methods: dict[str, list[Row]] = {}
         for row in mine:
             methods.setdefault(label(row), []).append(row)
-        figures = _losses(methods) + _gaps(optimizer, mine, methods)
+        figures = _figures(methods, list(baselines(mine, optimizer).values()))
         shown = [{k: v for k, v in cells(row).items() if k != "optimizer"} for row in summary(mine)]
         parts.append(f'<h2>{optimizer}</h2><div class="plots">{figures}</div>{rows_html(shown)}')
     return (
@@ -82,41 +80,27 @@ def page(rows: Sequence[Row]) -> str:
     )
 
 
-def _losses(methods: dict[str, list[Row]]) -> str:
-    curves = [
-        Curve(name, [r["flops"] for r in part], [r["loss"] for r in part], points=True)
+def _figures(methods: dict[str, list[Row]], baseline: list[list[Row]]) -> str:
+    """The loss of every method, and how far those that grow lie below the best baseline."""
+    drawn = {"Validation loss": _curves(methods, lambda row: row["loss"])}
+    grown = {name: part for name, part in methods.items() if part[0].get("grow_at")}
+    if grown:
+        spent = [row["flops"] for curve in baseline for row in curve]
+        gaps = _curves(grown, lambda row: below(row, baseline)[0])
+        level = Curve("the best baseline", [min(spent), max(spent)], [0.0, 0.0])
+        drawn["Below the best baseline"] = [*gaps, level]
+    plots = (
+        plot(curves, title=title, x_label="FLOPs", log_x=True, size=(6.4, 4.4))
+        for title, curves in drawn.items()
+    )
+    return "".join(f"<figure>{svg}</figure>" for svg in plots)
+
+
+def _curves(methods: dict[str, list[Row]], value: Callable[[Row], float]) -> list[Curve]:
+    return [
+        Curve(name, [row["flops"] for row in part], [value(row) for row in part], points=True)
         for name, part in methods.items()
     ]
-    svg = plot(
-        curves,
-        title="Validation loss",
-        x_label="FLOPs",
-        log_x=True,
-        size=(6.4, 4.4),
-    )
-    return f"<figure>{svg}</figure>"
-
-
-def _gaps(optimizer: str, rows: Sequence[Row], methods: dict[str, list[Row]]) -> str:
-    """How far growing lies below the better of the two baselines; above 0 is ahead of both."""
-    baselines = [curve(rows, name, optimizer) for name in BASELINES]
-    grown = {n: part for n, part in methods.items() if part[0]["method"] not in BASELINES}
-    if not (grown and all(baselines)):
-        return ""
-    curves = [
-        Curve(n, [r["flops"] for r in part], [below(r, baselines)[0] for r in part], points=True)
-        for n, part in grown.items()
-    ]
-    ends = [float(f(r["flops"] for r in rows if r["method"] in BASELINES)) for f in (min, max)]
-    curves.append(Curve("the better baseline", ends, [0.0, 0.0]))
-    svg = plot(
-        curves,
-        title="Below the better of small and large",
-        x_label="FLOPs",
-        log_x=True,
-        size=(6.4, 4.4),
-    )
-    return f"<figure>{svg}</figure>"
 
 
 def best_losses(losses: np.ndarray) -> tuple[int, dict[str, Any]]:

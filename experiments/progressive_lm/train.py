@@ -16,7 +16,7 @@ from typing import Any, Literal
 import optax
 
 from experiments.progressive_lm.frontier import Row
-from experiments.progressive_lm.grid import Corpus, Grid, whole
+from experiments.progressive_lm.grid import Corpus, Grid, Sized, whole
 from experiments.progressive_lm.model import Transformer
 from experiments.progressive_lm.page import best_losses, label, page, table
 from trainkit.data import shakespeare
@@ -58,6 +58,8 @@ class Config:
     """Width and depth that growing runs start with."""
     large: tuple[int, int] = (32, 2)
     """Width and depth that they end with."""
+    controls: tuple[int, ...] = (1,)
+    """Depths in between, each trained alone at the large one's width, as further baselines."""
     head_size: int = 8
     """Of attention; it divides all widths."""
     steps: int = 640
@@ -118,32 +120,28 @@ def compare(
     """All runs of one optimizer, the rows of one method at a time."""
     rates = config.rates or RATES[optimizer]
     grid = Grid(corpus, transformation(optimizer), rates, config.seeds)
-    model = lambda size: Transformer(84, size[0], size[1], config.head_size)
-    small, large = grid.built(model(config.small)), grid.built(model(config.large))
-    cost = grid.flops(small), grid.flops(large)
-    most = config.steps * cost[1]
+    width, depth = config.large
+    model = lambda width, depth: Transformer(84, width, depth, config.head_size)
+    small, large = (grid.sized(model(*size)) for size in (config.small, config.large))
+    most = config.steps * large.flops
     budgets = [share * most for share in sorted(config.budgets)]
-    training = grid.trainer(small), grid.trainer(large)
-    measure = grid.evaluator(small), grid.evaluator(large)
 
-    def finish(which: int, states: Any, before: int = 0, **about: Any) -> list[Row]:
+    def finish(size: Sized, states: Any, before: int = 0, **about: Any) -> list[Row]:
         """Trains on after some steps of the small model, and ends at each budget in turn."""
-        done, rows, spent = 0, [], before * cost[0]
-        train, price = training[which], cost[which]
+        done, rows, spent = 0, [], before * small.flops
         for budget in budgets:
-            more = whole((budget * (1 - DECAY) - spent) / price)
-            states, done, spent = train(states, more), done + more, spent + more * price
-            decay = whole((budget - spent) / price)
-            best, numbers = best_losses(measure[which](train(grid.decaying(states, decay), decay)))
-            steps = [before, 0]
-            steps[which] += done + decay
+            more = whole((budget * (1 - DECAY) - spent) / size.flops)
+            states, done, spent = size.train(states, more), done + more, spent + more * size.flops
+            decay = whole((budget - spent) / size.flops)
+            ended = size.train(grid.decaying(states, decay), decay)
+            best, numbers = best_losses(size.measure(ended))
             row = {
                 "optimizer": optimizer,
                 "moments": "",
                 **about,
-                "flops": spent + decay * price,
-                "flops_small": before * cost[0],
-                "steps": steps,
+                "flops": spent + decay * size.flops,
+                "flops_small": before * small.flops,
+                "steps": done + decay,
                 "rate": rates[best],
                 **numbers,
             }
@@ -153,40 +151,33 @@ def compare(
                 f"{row['flops']:.2e} FLOPs, rate {row['rate']:g}",
                 flush=True,
             )
-        return rows
-
-    def timed(rows: Sequence[Row]) -> list[Row]:
         # By the median time of a step of each model, which does not see what else the machine did.
-        seconds = [train.seconds_per_step() for train in training]
-        return [
-            {**row, "seconds": sum(n * s for n, s in zip(row["steps"], seconds, strict=True) if n)}
-            for row in rows
-        ]
+        already = before * small.train.seconds_per_step() if before else 0.0
+        each = size.train.seconds_per_step()
+        return [{**row, "seconds": already + row["steps"] * each} for row in rows]
 
-    alone = finish(0, grid.fresh(small), method="small")
-    scratch = finish(1, grid.fresh(large), method="large")
-    yield timed([*alone, *scratch])
-    trunk, done = grid.fresh(small), 0
+    alone = {"small": small, "large": large}
+    for blocks in config.controls:
+        if config.small[1] < blocks < depth:
+            alone[f"{blocks} block{'s' if blocks > 1 else ''}"] = grid.sized(model(width, blocks))
+    # All at once: a table without its baselines says nothing.
+    yield [r for k, size in alone.items() for r in finish(size, grid.fresh(size.built), method=k)]
+    trunk, done = grid.fresh(small.built), 0
     for share in sorted(config.grow_at):
-        before = whole(share * most / cost[0])
-        trunk, done = training[0](trunk, before - done) if before > done else trunk, before
+        before = whole(share * most / small.flops)
+        trunk, done = small.train(trunk, before - done) if before > done else trunk, before
         for name in names:
             for moments in config.moments:
-                big = grid.built(
-                    model(config.large),
-                    how=OPERATORS[name],
-                    moments=moments,
-                    rewarm=config.rewarm,
-                    anneal=config.rewarm,
-                )
-                states = grid.grow(small, big, trunk)
+                options = {"moments": moments, "rewarm": config.rewarm, "anneal": config.rewarm}
+                big = grid.built(model(*config.large), how=OPERATORS[name], **options)
+                states = grid.grow(small.built, big, trunk)
                 about = {
                     "method": name,
                     "moments": moments,
-                    "grow_at": before * cost[0],
-                    "jump": float((measure[1](states) - measure[0](trunk)).mean()),
+                    "grow_at": before * small.flops,
+                    "jump": float((large.measure(states) - small.measure(trunk)).mean()),
                 }
-                yield timed(finish(1, states, before, **about))
+                yield finish(large, states, before, **about)
 
 
 def transformation(optimizer: str) -> optax.GradientTransformation:
