@@ -101,14 +101,15 @@ def step_flops(step: Any, state: PyTree, batch: PyTree) -> float:
         return float(known)
     if not all(hasattr(step, name) for name in ("compile", "program", "placement")):
         return count_flops(step, state, batch) if hasattr(step, "lower") else 0.0
-    program = _whole_program(step)
+    program = whole_program(step)
     missing = count_flops(program, state, batch) - count_flops(
         program, state, batch, loops_once=True
     )
     return cost(step.compile(state, batch)).flops * step.placement.parts + missing
 
 
-def _whole_program(step: Any) -> Callable[..., Any]:
+def whole_program(step: Any) -> Callable[..., Any]:
+    """A step's program over all its devices, for `count_flops`; it can be traced anywhere."""
     place = step.placement
     if not hasattr(place, "batch_spec") or place.name not in ("pmap", "shard_map"):
         return step.program

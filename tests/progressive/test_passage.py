@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import flax.linen as nn
 import jax
@@ -68,6 +69,70 @@ def test_the_loop_traces_and_compiles_nothing_when_it_grows(waiting, ahead):
     else:
         assert waiting.traced[11] > waiting.traced[9]  # the listener hears what there is to hear
     assert result.built.step.compiles == 1
+
+
+@pytest.mark.parametrize(
+    "placement",
+    [
+        "fsdp",
+        "pmap",
+        pytest.param("jit", marks=pytest.mark.slow),
+        pytest.param("shard_map", marks=pytest.mark.slow),
+    ],
+)
+def test_on_several_devices_too_the_loop_traces_and_compiles_nothing(waiting, placement):
+    # Nothing is run ahead there, because two threads' collectives could wait for each other.
+    result = tiny.run(
+        TWO, steps=14, decay=0.0, eval_every=100, hooks=[waiting], placement=placement
+    )
+    (growth,) = tiny.events(result, "growth")
+    assert growth["compiled_ahead"]
+    assert waiting.traced[11] == waiting.traced[9]
+    assert result.built.step.compiles == 1
+
+
+def test_a_stage_can_last_until_the_next_is_compiled(monkeypatch):
+    from trainkit.progressive.passage import Passage
+
+    compiled = threading.Event()
+    monkeypatch.setattr(Passage, "rehearse", lambda self: compiled.wait(60) and self)
+    steps = []
+
+    def hook(now):
+        steps.append(now.steps)
+        if now.steps == 15:
+            compiled.set()
+        return time.sleep(0.05) if now.steps >= 15 else None  # so that the other thread gets to it
+
+    result = tiny.run(TWO, steps=200, decay=0.0, eval_every=100, hooks=[hook], wait=False)
+    (growth,) = tiny.events(result, "growth")
+    # The trigger fired at step 10, when nothing could have been ready.
+    assert 15 <= growth["step"] < 200
+    assert growth["compiled_ahead"]
+    assert growth["reason"] == "10 steps"
+    assert steps == list(range(200))  # no step waited for it
+
+
+def test_a_run_that_is_resumed_remembers_that_a_stage_is_over(monkeypatch, tmp_path):
+    from trainkit.hooks import Change
+    from trainkit.progressive.hook import Growing
+
+    options = {"steps": 30, "eval_every": 5, "wait": False, "out": tmp_path / "run"}
+    options |= {"config": {}, "report": False, "decay": 0.0}
+    once = until.reaches("loss", 1e9)  # fires at the first evaluation
+    stages = [Stage(4, once), Stage(8)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Growing, "prepared", property(lambda self: False))
+        stop = lambda now: Change(stop="stopped") if now.steps == 12 else None
+        first = tiny.run(stages, hooks=[stop], **options)
+    assert not tiny.events(first, "growth")
+    resumed = tiny.run(stages, **options)
+    assert tiny.events(resumed, "growth")[0]["step"] >= 10
+
+
+def test_no_stage_can_last_until_what_is_never_compiled_ahead():
+    with pytest.raises(ValueError, match=r"wait=False.*needs ahead=True"):
+        tiny.run(TWO, steps=20, ahead=False, wait=False)
 
 
 class MLP(nn.Module):

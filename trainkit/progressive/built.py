@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from trainkit.cost import count_flops, step_flops
+from trainkit.cost import count_flops, step_flops, whole_program
 from trainkit.growth.between import Grow
 from trainkit.growth.pace import paced
 from trainkit.growth.paths import named_leaves
@@ -133,7 +133,8 @@ class Built:
 
     def counted_flops(self) -> float:
         """The same counted from the program before it is compiled, for checks before training."""
-        return count_flops(self.step.program, self.like, self.batch) / self.step.steps_per_call
+        flops = count_flops(whole_program(self.step), self.like, self.batch)
+        return flops / self.step.steps_per_call
 
     @property
     def analytic_per_example(self) -> float:

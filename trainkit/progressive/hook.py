@@ -1,27 +1,27 @@
-"""The hook that makes a run grow: it watches, chooses, grows and keeps the books."""
+"""The hook that makes a run grow: it watches, chooses and grows."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from trainkit.data.sampler import Position
 from trainkit.growth.pace import begin_decay, lower
-from trainkit.growth.until import Observation, Trigger
+from trainkit.growth.until import Trigger
 from trainkit.hooks import Change, Now
 from trainkit.progressive.ahead import Ahead
+from trainkit.progressive.books import Books, row_of
 from trainkit.progressive.built import Built
-from trainkit.progressive.ledger import Ledger
+from trainkit.progressive.decay import Decay
 from trainkit.progressive.limits import Limits
 from trainkit.progressive.passage import Passage, Placed
 from trainkit.progressive.probe import Price, Probe, Probing
+from trainkit.progressive.watch import Watch
 
 PyTree = Any
 
@@ -30,8 +30,7 @@ class Growing:
     """A hook of `fit` that takes a run through its stages.
 
     Attributes:
-      history: what happened, one mapping an event, as JSON holds it.
-      ledger: what it cost.
+      books: what happened and what it cost.
       ended: why it ended, once it has.
       satisfied: whether the target was reached.
     """
@@ -47,23 +46,19 @@ class Growing:
         price: Price,
         decay: float,
         ahead: Ahead,
+        wait: bool,
     ):
-        self.levels, self.passages, self.limits = levels, passages, limits
-        self.target, self.probe, self.price, self.decay = target, probe, price, decay
+        self.levels, self.passages = levels, passages
+        self.limits, self.decay = limits, Decay(limits, decay)
+        self.probe, self.price, self.wait = probe, price, wait
         self.ahead = ahead
         self.path = [0]
-        self.history: list[dict[str, Any]] = []
-        self.ledger = Ledger()
-        self.evaluation: dict[str, float] = {}
+        self.books, self.watch = Books(ahead), Watch(target)
         self.ended: str | None = None
         self.satisfied = False
-        self._decaying: dict[str, Any] | None = None  # until which step, and why
-        self._target_state = target.init() if target else ()
-        self._metrics: dict[str, float] = {}
-        self._counted = {"examples": 0, "evaluated_at": -1, "flops": 0.0}
-        self._waits: list[Callable[[], None]] = []
-        self._uncertified: list[tuple[dict[str, Any], Hashable]] = []
-        self._begin_stage(dict.fromkeys(("step", "epoch", "examples", "flops", "seconds"), 0))
+        self._after_first_step: list[Callable[[], Any]] = []
+        self._first_step: Any = None  # an array that it computes
+        self.watch.begin(self.here.stage.until, self.watch.base)
 
     # -- where it is ---------------------------------------------------------------------------
 
@@ -85,16 +80,28 @@ class Growing:
         key = self.level, self.path[-1]
         return [self.passages[*key, k] for k in range(len(self.levels[self.level + 1]))]
 
+    # -- ahead of time -------------------------------------------------------------------------
+
     def prepare(self) -> None:
         """Begins to compile, in the background, what may come next."""
         ways = self.ways_on
         for passage in ways:
             # The probe needs the FLOPs of what it compares, so passages come first.
             self.ahead.start(passage, self._ready(passage))
-        if ways and (len(ways) > 1 or self.probe is not None):
+        if self._probes:
             probe = self.probe or Probe()
             here, price = self.here, self.price
             self.ahead.start(("probe", here), lambda: Probing(here, ways, probe, price).compile())
+
+    @property
+    def prepared(self) -> bool:
+        """Whether all that may come next is compiled."""
+        names = [*self.ways_on, *([("probe", self.here)] if self._probes else [])]
+        return all(self.ahead.ready(name) for name in names)
+
+    @property
+    def _probes(self) -> bool:
+        return bool(self.ways_on) and (len(self.ways_on) > 1 or self.probe is not None)
 
     def _ready(self, passage: Passage) -> Callable[[], Passage]:
         # A rehearsal takes time that is only worth it while something else goes on.
@@ -105,162 +112,95 @@ class Growing:
 
     def __call__(self, now: Now) -> Change | None:
         """See `trainkit.hooks.Hook`."""
-        self._start_what_waits()
+        self._start_what_waits(now.state)
         if not self.ahead.enabled:
             self.settle()
-        self._account(now)
-        before = self.ledger.total
+        self.books.account(now, self.here)
+        before = self.books.ledger.total
         change = self._change(now)
         # What was spent on anything but training steps, so that the run's own count is the total.
-        extra = self.ledger.total - before
-        self._counted["flops"] = now.flops + extra
+        extra = self.books.ledger.total - before
         if extra:
+            self.books.leave_out(extra)
             change = dataclasses.replace(change or Change(), flops=extra)
         return change
 
     def _change(self, now: Now) -> Change | None:
-        fresh = now.evaluated and now.steps and self._counted["evaluated_at"] != now.steps
+        fresh = bool(now.evaluated and now.steps) and not self.books.has_evaluation_of(now.steps)
         if fresh:
-            self._evaluated(now.steps, dict(now.evaluation))
-        stop = self._why_stop(now, bool(fresh))
+            self._evaluated(now.steps, now.evaluation)
+        stop = self._why_stop(now, fresh)
         if stop is not None:
             return self._stop(now, stop)
-        change = self._decay_if_due(now)
-        if self._decaying is not None:
-            return change
-        over = self._stage_over(now, bool(fresh))
-        if not over:
+        limit = self.decay.due(self.books.used(now))
+        if limit is not None:
+            return self._begin_decay(now, self.decay.steps_left, limit)
+        if self.decay.under_way is not None:
+            return None
+        if not self.watch.over(self.books.counts(now), fresh):
             return None
         if not self.ways_on:
             return self._last_stage_over(now)
+        if not (self.wait or self.prepared):
+            return None
         return self._advance(now)
 
-    def _account(self, now: Now) -> None:
-        examples = now.examples - self._counted["examples"]
-        self.ledger = self.ledger.plus(
-            train=now.flops - self._counted["flops"],
-            analytic=examples * self.here.analytic_per_example,
-        )
-        self._counted["examples"], self._counted["flops"] = now.examples, now.flops
-
-    def _evaluated(self, step: int, metrics: dict[str, float]) -> None:
-        self._counted["evaluated_at"] = step
-        self._metrics = self.evaluation = metrics
-        self.ledger = self.ledger.plus(evaluate=self.here.evaluation.flops)
-
-    def _used(self, now: Now) -> dict[str, float]:
-        return {
-            "steps": now.steps,
-            "epochs": now.epochs,
-            "examples": now.examples,
-            "seconds": now.seconds,
-            "flops": self.ledger.total,
-        }
+    def _evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.books.evaluated(step, metrics, self.here)
+        self.watch.evaluated(metrics)
 
     def _why_stop(self, now: Now, fresh: bool) -> str | None:
-        if self.target is not None and fresh:
-            seen = Observation(metrics=self._metrics, fresh=True)
-            self._target_state, reached = self.target.update(self._target_state, seen)
-            if reached:
-                self.satisfied = True
-                return f"target reached: {self.target}"
-        share, name = self.limits.share(self._used(now))
+        if self.watch.reached(fresh):
+            self.satisfied = True
+            return f"target reached: {self.watch.target}"
+        share, name = self.limits.share(self.books.used(now))
         if name is not None and share >= 1:
             return self.limits.reason(name)
-        if self._decaying is not None and now.steps >= self._decaying["until"]:
-            return f"{self._decaying['reason']}, and the learning rate has decayed"
-        return None
+        return self.decay.over(now.steps)
 
     def _stop(self, now: Now, reason: str) -> Change:
-        if self._counted["evaluated_at"] != now.steps:
+        if not self.books.has_evaluation_of(now.steps):
             self._evaluated(now.steps, self.here.evaluation(now.state))
-        self.ended = reason
-        self._event(now, "end", reason=reason, **self.evaluation)
+        self._end(now, reason)
         return Change(stop=reason)
 
-    # -- triggers ------------------------------------------------------------------------------
+    def _end(self, now: Now, reason: str) -> None:
+        self.ended = reason
+        self._event(now, "end", reason=reason, **self.books.evaluation)
 
-    def _begin_stage(self, base: dict[str, Any]) -> None:
-        self._base = base
-        trigger = self.here.stage.until
-        self._trigger_state = trigger.init() if trigger else ()
-
-    def _stage_over(self, now: Now, fresh: bool) -> bool:
-        trigger = self.here.stage.until
-        if trigger is None:
-            return False
-        # Before the first evaluation of a stage a metric is NaN, of which nothing is true.
-        metrics = dict.fromkeys(trigger.metrics, math.nan) | self._metrics
-        seen = Observation(
-            **{name: value - self._base[name] for name, value in self._counts(now).items()},
-            metrics=metrics,
-            fresh=fresh,
-        )
-        self._trigger_state, over = trigger.update(self._trigger_state, seen)
-        return bool(over)
-
-    def _counts(self, now: Now) -> dict[str, Any]:
-        return {
-            "step": now.steps,
-            "epoch": now.epochs,
-            "examples": now.examples,
-            "flops": self.ledger.total,
-            "seconds": now.seconds,
-        }
-
-    # -- the decay -----------------------------------------------------------------------------
-
-    def _decay_if_due(self, now: Now) -> Change | None:
-        if self._decaying is not None or not self.decay:
-            return None
-        share, name = self.limits.share(self._used(now))
-        if name is None or share < 1 - self.decay:
-            return None
-        return self._begin_decay(now, self._steps_left(now), self.limits.reason(name))
-
-    def _steps_left(self, now: Now) -> int:
-        """How many more steps the budget has room for, at the rate of this stage so far."""
-        used, base = self._used(now), {**self._base}
-        took = max(now.steps - base["step"], 1)
-        rates = {
-            "steps": 1.0,
-            "epochs": (now.epochs - base["epoch"]) / took,
-            "examples": float(self.here.per_batch),
-            "seconds": (now.seconds - base["seconds"]) / took,
-            "flops": max((used["flops"] - base["flops"]) / took, self.here.flops_per_step),
-        }
-        return self.limits.steps_left(used, rates)
-
-    def _begin_decay(self, now: Now, steps: int, reason: str) -> Change:
-        self._decaying = {"until": now.steps + steps, "reason": reason}
-        pace = begin_decay(now.state.opt_state, at=now.steps, steps=steps)
-        event = self._event(now, "decay", reason=f"{steps:,} steps left", steps=steps)
-        return Change(state=now.state.replace(opt_state=pace), event=_flat(event))
+    def _event(self, now: Now, event: str, **more: Any) -> dict[str, Any]:
+        return self.books.event(now, event, self.level, **more)
 
     def _last_stage_over(self, now: Now) -> Change:
         reason = f"last stage ended: {self.here.stage.until}"
-        if not self.decay:
+        if not self.decay.share:
             return self._stop(now, reason)
-        steps = max(1, round(now.steps * self.decay / (1 - self.decay)))
-        if self.limits != Limits():
-            steps = min(steps, self._steps_left(now))
-        return self._begin_decay(now, steps, reason)
+        return self._begin_decay(now, self.decay.steps_after, reason)
+
+    def _begin_decay(self, now: Now, how_long: Callable[..., int], reason: str) -> Change:
+        steps = how_long(self.books.used(now), self.watch.base, self.here)
+        self.decay.under_way = {"until": now.steps + steps, "reason": reason}
+        pace = begin_decay(now.state.opt_state, at=now.steps, steps=steps)
+        event = self._event(now, "decay", reason=f"{steps:,} steps left", steps=steps)
+        return Change(state=now.state.replace(opt_state=pace), event=row_of(event))
 
     # -- growing -------------------------------------------------------------------------------
 
     def _advance(self, now: Now) -> Change:
         begin = time.perf_counter()
         ways, choice, probed = self.ways_on, 0, None
-        if len(ways) > 1 or self.probe is not None:
-            probed, kind, choice = self._probe(now)
-            if kind != "grow":
-                return self._not_grown(now, kind, probed)
+        in_time = self.prepared
+        if self._probes:
+            probed = self._probe(now)
+            best = probed["candidates"][probed["best"]]
+            if best["kind"] != "grow":
+                return self._not_grown(now, best, probed)
+            choice = best["alternative"]
         small, passage = self.here, ways[choice]
-        waited = not self.ahead.ready(passage)
         self.ahead.start(passage, self._ready(passage))
         self.ahead.get(passage)
         state, certify = passage(now.state)
-        self.ledger = self.ledger.plus(growth=passage.flops)
+        self.books.spend(growth=passage.flops)
         event = self._event(
             now,
             "growth",
@@ -273,17 +213,16 @@ class Growing:
             alternative=choice,
             text=passage.growth.text if passage.growth else "only the data grow",
             exact=passage.growth.exact if passage.growth else True,
-            compiled_ahead=not waited,
+            compiled_ahead=in_time,
             certificate={},
             probe=probed,
         )
-        # When the first step is under way: work in the background must not slow down this one.
-        name = ("certificate", len(self.history))
-        self._waits = [lambda: self.ahead.start(name, certify), self.prepare]
-        self._uncertified.append((event, name))
+        # Work in the background must not slow down the first step.
+        self._first_step = None
+        self._after_first_step = [self.books.certify_later(event, certify), self.prepare]
         self.path.append(choice)
-        self._metrics = {}
-        self._begin_stage(self._counts(now))
+        self.watch.evaluated({})
+        self.watch.begin(self.here.stage.until, self.books.counts(now))
         event["hook_seconds"] = time.perf_counter() - begin
         changed = passage.big.stage.data != small.stage.data
         data = self._stream(passage.big, now.epochs) if changed else None
@@ -294,7 +233,7 @@ class Growing:
             step=Placed(passage.big, state),
             evaluate=passage.big.evaluation,
             data=data,
-            event=_flat(event),
+            event=row_of(event),
         )
 
     def _stream(self, built: Built, epochs: float) -> Any:
@@ -304,27 +243,45 @@ class Growing:
         built.data.restore(Position(epoch, offset))
         return built.data
 
-    def _probe(self, now: Now) -> tuple[dict[str, Any], str, int]:
-        name = ("probe", self.here)
+    def _probe(self, now: Now) -> dict[str, Any]:
         self.prepare()
-        probing = self.ahead.get(name)
+        probing = self.ahead.get(("probe", self.here))
         found = probing(now.state)
-        self.ledger = self.ledger.plus(probe=probing.flops)
-        best = found["candidates"][found["best"]]
-        return found, best["kind"], best["alternative"]
+        self.books.spend(probe=probing.flops)
+        return found
 
-    def _not_grown(self, now: Now, kind: str, probed: dict[str, Any]) -> Change:
-        best = probed["candidates"][probed["best"]]
-        event = self._event(now, kind, reason=best["name"], probe=probed)
-        self._begin_stage(self._counts(now))
+    def _not_grown(self, now: Now, best: Mapping[str, Any], probed: dict[str, Any]) -> Change:
+        event = self._event(now, best["kind"], reason=best["name"], probe=probed)
+        self.watch.begin(self.here.stage.until, self.books.counts(now))
         state = None
-        if kind == "lower":
+        if best["kind"] == "lower":
             pace = now.state.opt_state
             factor = (self.probe or Probe()).lower
             assert factor is not None
             level = jax.device_put(lower(pace, factor).level, pace.level.sharding)
             state = now.state.replace(opt_state=pace._replace(level=level))
-        return Change(state=state, event=_flat(event))
+        return Change(state=state, event=row_of(event))
+
+    def _start_what_waits(self, state: Any) -> None:
+        if not self._after_first_step:
+            return
+        if self._first_step is None:
+            self._first_step = state.step
+        # A buffer that the second step was given is gone: the first is at least under way.
+        if self._first_step.is_deleted() or self._first_step.is_ready():
+            self._start_now()
+
+    def _start_now(self) -> None:
+        waits, self._after_first_step = self._after_first_step, []
+        for start in waits:
+            start()
+
+    # -- the end, and from checkpoint to checkpoint --------------------------------------------
+
+    def settle(self) -> None:
+        """Waits for the certificates that are being made."""
+        self._start_now()
+        self.books.settle()
 
     def finish(self, result: Any) -> None:
         """Takes in how the loop ended, where it ended by a limit of its own."""
@@ -338,95 +295,30 @@ class Growing:
             evaluation=result.evaluation,
             evaluated=True,
         )
-        self._account(last)
+        self.books.account(last, self.here)
         if self.ended is None:
-            if self._counted["evaluated_at"] != last.steps:
-                self._evaluated(last.steps, dict(result.evaluation))
-            self.ended = self._why_stop(last, fresh=True) or result.stopped
-            self._event(last, "end", reason=self.ended, **self.evaluation)
+            if not self.books.has_evaluation_of(last.steps):
+                self._evaluated(last.steps, result.evaluation)
+            self._end(last, self._why_stop(last, fresh=True) or result.stopped)
         self.settle()
-
-    # -- books ---------------------------------------------------------------------------------
-
-    def _event(self, now: Now, event: str, **more: Any) -> dict[str, Any]:
-        entry = {
-            "event": event,
-            "stage": self.level,
-            "step": now.steps,
-            "epoch": now.epochs,
-            "examples": now.examples,
-            "seconds": now.seconds,
-            "flops": self.ledger.total,
-            **more,
-        }
-        self.history.append(entry)
-        return entry
-
-    def _start_what_waits(self) -> None:
-        waits, self._waits = self._waits, []
-        for start in waits:
-            start()
-
-    def settle(self) -> None:
-        """Waits for the certificates that are being made."""
-        self._start_what_waits()
-        for event, name in self._uncertified:
-            event["certificate"] = self.ahead.take(name)
-        self._uncertified.clear()
 
     def save(self) -> dict[str, Any]:
         """What a checkpoint holds of it; JSON."""
-        self.settle()
+        self._start_now()
         return {
-            # Copies: it is written in the background while the run goes on.
             "path": list(self.path),
-            "history": copy.deepcopy(self.history),
-            "ledger": self.ledger.to_json(),
-            "base": dict(self._base),
-            "counted": dict(self._counted),
-            "metrics": dict(self._metrics),
-            "evaluation": dict(self.evaluation),
-            "decaying": self._decaying,
-            "trigger": _lists(self._trigger_state),
-            "target": _lists(self._target_state),
+            "decaying": self.decay.under_way,
+            **self.books.save(),
+            **self.watch.save(),
         }
 
     def load(self, saved: Mapping[str, Any]) -> Change:
         """Goes to where a checkpoint says it was: the step, data and shapes of that stage."""
         self.path = [int(k) for k in saved["path"]]
-        self.history = [dict(event) for event in saved["history"]]
-        self.ledger = Ledger.from_json(saved["ledger"])
-        self._begin_stage(dict(saved["base"]))
-        self._counted, self._metrics = dict(saved["counted"]), dict(saved["metrics"])
-        self.evaluation = dict(saved["evaluation"])
-        self._decaying = saved["decaying"]
-        self._trigger_state = _from_lists(saved["trigger"], self._trigger_state)
-        self._target_state = _from_lists(saved["target"], self._target_state)
-        self._waits, self._uncertified = [], []
+        self.decay.under_way = saved["decaying"]
+        self._after_first_step = []
         here = self.here
+        self.books.load(saved)
+        self.watch.load(saved, here.stage.until)
         self.prepare()
         return Change(state=here.fresh(), step=here.step, evaluate=here.evaluation, data=here.data)
-
-
-def _flat(event: Mapping[str, Any]) -> dict[str, Any]:
-    """An event as a row of metrics: numbers and words only. What nests is in the history."""
-    row = {k: v for k, v in event.items() if isinstance(v, str | bool | int | float)}
-    # These the loop writes itself, from its own counts; a table has lines enough of its own.
-    left_out = ("step", "epoch", "examples", "seconds", "flops", "text")
-    label = {
-        "growth": f"→ {event.get('after')}",
-        "lower": "lower rate",
-        "stay": "no growth",
-    }.get(event["event"], event["event"])
-    return {k: v for k, v in row.items() if k not in left_out} | {"event": label}
-
-
-def _lists(tree: PyTree) -> list[Any]:
-    return [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(tree)]
-
-
-def _from_lists(saved: Sequence[Any], like: PyTree) -> PyTree:
-    leaves, treedef = jax.tree.flatten(like)
-    return jax.tree.unflatten(
-        treedef, [np.asarray(value, leaf.dtype) for value, leaf in zip(saved, leaves, strict=True)]
-    )

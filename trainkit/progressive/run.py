@@ -79,6 +79,7 @@ def progressive(
     options: Mapping[str, Any] | None = None,
     tokens: int | None = None,
     ahead: bool = True,
+    wait: bool = True,
     certify: bool = True,
     hooks: Sequence[Any] = (),
     **fit_options: Any,
@@ -112,6 +113,9 @@ def progressive(
       placement, options: of `make_train_step`.
       tokens: tokens of an example, for 6·N·D.
       ahead: whether to compile ahead, and to run each new program once, in the background.
+      wait: whether a stage ends at the very step at which its trigger fires, waiting for programs
+        that are not compiled by then. `False` trains on until they are, so that growing never
+        stalls the loop; how late it comes, and so what comes out, then depends on the machine.
       certify: whether every growth gets its `trainkit.growth.Certificate`, which is made in the
         background when training goes on; until then the states before and after it are kept.
       hooks, **fit_options: for `fit`: `out`, `eval_every`, `log_every`, `config`, …
@@ -123,6 +127,11 @@ def progressive(
     """
     if not 0 <= decay < 1:
         raise ValueError(f"decay={decay} must be a share of the budget, from 0 to below 1.")
+    if not wait and (not ahead or jax.process_count() > 1):
+        raise ValueError(
+            "wait=False trains on until the next stage is compiled in the background: "
+            + ("it needs ahead=True." if not ahead else "in several processes, not all at once.")
+        )
     limits = Limits(steps, epochs, examples, flops, seconds)
     _check_limits(limits)
     price = price or Price()
@@ -166,6 +175,7 @@ def progressive(
             price=price,
             decay=decay,
             ahead=worker,
+            wait=wait,
         )
         first = hook.here
         hook.prepare()
@@ -188,12 +198,12 @@ def progressive(
         state=result.state,
         model=hook.here.stage.model,
         built=hook.here,
-        evaluation=hook.evaluation,
+        evaluation=hook.books.evaluation,
         ended=hook.ended or result.stopped,
         satisfied=hook.satisfied,
         stage=hook.level,
-        history=hook.history,
-        ledger=hook.ledger,
+        history=hook.books.history,
+        ledger=hook.books.ledger,
         fit=result,
     )
 

@@ -1,0 +1,61 @@
+"""The end of a growing run, over which the learning rate falls to 0: when it begins, how long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainkit.progressive.built import Built
+from trainkit.progressive.limits import Limits
+
+
+class Decay:
+    """The decay of a run.
+
+    Attributes:
+      limits: what the run may use.
+      share: of what it uses, that over which the rate falls; 0 for no decay.
+      under_way: until which step, and why; `None` before it has begun.
+    """
+
+    def __init__(self, limits: Limits, share: float):
+        self.limits, self.share = limits, share
+        self.under_way: dict[str, Any] | None = None
+
+    def due(self, used: Mapping[str, float]) -> str | None:
+        """The limit that is near enough for it to begin, in words."""
+        if self.under_way is not None or not self.share:
+            return None
+        spent, name = self.limits.share(used)
+        return self.limits.reason(name) if name is not None and spent >= 1 - self.share else None
+
+    def over(self, step: int) -> str | None:
+        """Why the run is over, once the rate has come to 0."""
+        if self.under_way is None or step < self.under_way["until"]:
+            return None
+        return f"{self.under_way['reason']}, and the learning rate has decayed"
+
+    def steps_left(self, used: Mapping[str, float], base: Mapping[str, float], here: Built) -> int:
+        """How many more steps the limits have room for, at the rate of this stage so far.
+
+        Args:
+          used: so far, by the names of limits.
+          base: when the stage began, by the names of triggers' counts.
+          here: the stage.
+        """
+        took = max(used["steps"] - base["step"], 1)
+        rates = {
+            "steps": 1.0,
+            "epochs": (used["epochs"] - base["epoch"]) / took,
+            "examples": float(here.per_batch),
+            "seconds": (used["seconds"] - base["seconds"]) / took,
+            "flops": max((used["flops"] - base["flops"]) / took, here.flops_per_step),
+        }
+        return self.limits.steps_left(used, rates)
+
+    def steps_after(self, used: Mapping[str, float], base: Mapping[str, float], here: Built) -> int:
+        """How many steps it takes where the last stage has ended before any limit is near."""
+        steps = max(1, round(used["steps"] * self.share / (1 - self.share)))
+        if self.limits == Limits():
+            return steps
+        return min(steps, self.steps_left(used, base, here))
