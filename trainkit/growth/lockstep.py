@@ -10,6 +10,7 @@ from jax.extend import core
 
 from trainkit.growth.axes import Axis, Mismatch, find, grown_leaves, leaves, show, unify
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.products import alike, in_one_order
 from trainkit.growth.program import Const, Equation, Folder, Program, describe, where
 
 
@@ -195,6 +196,10 @@ class Analysis:
         self, small: Program, big: Program, args: list[Value]
     ) -> tuple[list[Joint], list[Value]]:
         """Pairs the equations one by one; returns them and the values that come out."""
+        if not alike(small, big):
+            one, other = (in_one_order(program, self.folder) for program in (small, big))
+            if alike(one, other):
+                small, big = one, other
         of_small: dict[int, Value] = {id(v): a for v, a in zip(small.ins, args, strict=True)}
         of_big: dict[int, Value] = {id(v): a for v, a in zip(big.ins, args, strict=True)}
 

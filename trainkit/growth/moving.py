@@ -164,6 +164,8 @@ def _ways(flow: Flow, joint: Joint, src: Value, out: Value, g: Group) -> dict:
     if grows:
         _check_move(flow, joint, src_axes, out_axes, small, g)
     result: dict[tuple, tuple[list, bool]] = {}
+    if not len(src_labels):  # an operand without elements has nothing to give
+        src_labels = np.zeros((1, len(src_axes)), np.int64)
     table = np.concatenate([out_labels, np.where(small[:, None] < 0, -1, src_labels[small])], 1)
     n = len(out_axes)
     for row in np.unique(table, axis=0):

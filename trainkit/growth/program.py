@@ -111,7 +111,7 @@ class Folder:
         ins = [core_var(v) for v in jaxpr.invars]
         args: list = [(known or {}).get(i, v) for i, v in enumerate(ins)]
         out: list[Equation] = []
-        outs = self._run(jaxpr, [self.literal(c) for c in closed.consts], args, out, ())
+        outs = self.run(jaxpr, [self.literal(c) for c in closed.consts], args, out, ())
         # Dead equations go: they would only have to agree for nothing.
         live = {id(v) for v in outs if not isinstance(v, Const)}
         kept = []
@@ -121,9 +121,10 @@ class Folder:
                 live.update(id(v) for v in eqn.ins if not isinstance(v, Const))
         return Program(ins, kept[::-1], outs)
 
-    def _run(
+    def run(
         self, jaxpr: core.Jaxpr, consts: list, args: list, out: list[Equation], calls: tuple
     ) -> list:
+        """Appends a jaxpr's equations to `out`, flat; returns what it gives."""
         env: dict[Any, Any] = {}
         env.update(zip(jaxpr.constvars, consts, strict=True))
         env.update(zip(jaxpr.invars, args, strict=True))
@@ -141,13 +142,13 @@ class Folder:
                 inner_consts = (
                     [self.literal(c) for c in closed.consts] if closed is not None else []
                 )
-                results = self._run(body, inner_consts, ins, out, (*calls, eqn))
+                results = self.run(body, inner_consts, ins, out, (*calls, eqn))
             elif all(isinstance(v, Const) for v in ins) and not eqn.effects:
                 results = self._fold(eqn, ins)
             elif name == "sub" and (found := centred(self._made, eqn, ins)) is not None:
                 body, ins = found
                 consts_in = [self.literal(c) for c in body.consts]
-                results = self._run(body.jaxpr, consts_in, ins, out, calls)
+                results = self.run(body.jaxpr, consts_in, ins, out, calls)
             else:
                 # A body may be run at several places: its variables are made anew each time.
                 if name == "gather":

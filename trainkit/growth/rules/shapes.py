@@ -13,13 +13,15 @@ from trainkit.growth.moving import Group, move
 
 
 def reshape_axes(joint: Joint) -> None:
-    joint.same_told("new_sizes", "dimensions")
-    if any(d is not None for d in joint.both("dimensions")):
-        joint.fail("a reshape with a permutation")
-    x, out = joint.ins[0], joint.new_out(0, origin=None)
+    joint.same_told("new_sizes")
+    x = joint.ins[0]
+    _check_factors(joint, x)
+    out = joint.new_out(0)
+    order = joint.params["dimensions"] or tuple(range(len(x.axes)))
+    old, small, big = ([v[d] for d in order] for v in (x.axes, x.small, x.big))
     groups = []
     i = j = 0
-    n, m = len(x.axes), len(out.axes)
+    n, m = len(old), len(out.axes)
     while i < n or j < m:
         gi, gj = i, j
         a = [1, 1]  # small, big of what is taken from the operand so far
@@ -28,16 +30,32 @@ def reshape_axes(joint: Joint) -> None:
             if a == b and (i > gi or j > gj):
                 break
             if i < n and (j == m or a[0] < b[0] or (a[0] == b[0] and a[1] <= b[1])):
-                a = [a[0] * x.small[i], a[1] * x.big[i]]
+                a = [a[0] * small[i], a[1] * big[i]]
                 i += 1
             elif j < m:
                 b = [b[0] * out.small[j], b[1] * out.big[j]]
                 j += 1
             else:
                 joint.fail("a reshape does not split the same way in the two programs")
-        joint.unify(product(x.axes[gi:i]), product(out.axes[gj:j]))
-        groups.append(Group(tuple(range(gi, i)), tuple(range(gj, j))))
+        joint.unify(product(old[gi:i]), product(out.axes[gj:j]))
+        groups.append(Group(order[gi:i], tuple(range(gj, j))))
     joint.notes["groups"] = groups
+
+
+def _check_factors(joint: Joint, x: Value) -> None:
+    small, big = joint.small.outs[0].aval.shape, joint.big.outs[0].aval.shape
+    made = list(zip(small, big, strict=True)) if len(small) == len(big) else []
+    for n, m in made:
+        if m < n:
+            split = [a for a, *sizes in zip(x.axes, x.small, x.big, strict=True)
+                     if tuple(sizes) not in made]  # fmt: skip
+            joint.fail(
+                f"an axis is split into {list(small)} and {list(big)}: a factor shrinks from {n} "
+                f"to {m}, so that what is one unit of the small model is none of the big one",
+                axes=split,
+                mend="grow all factors of a split axis: query and key heads together, heads or "
+                "head_dim (key heads alone: trainkit.growth.repeating.more_groups)",
+            )
 
 
 def reshape_flow(flow: Flow, joint: Joint) -> None:
