@@ -75,11 +75,12 @@ def predicted(gradient: np.ndarray, how: growth.LeafGrowth) -> tuple[np.ndarray,
     return out, known
 
 
-def check_variant(case: Small, variant: str, *, tolerance: float) -> None:
+def check_variant(case: Small, variant: str, *, tolerance: float, guesses: bool = False) -> None:
     """Plans, grows evenly and in one other way, and compares outputs and gradients.
 
     Which other way goes round with the variant: every model meets them all, and fewer programs are
-    compiled.
+    compiled. `guesses`: gradient factors may be said to be a best guess (behind a LayerNorm whose
+    stream grows to no multiple).
     """
     big_fn, big_shapes = case.big(variant)
     plan = growth.plan(case.fn, big_fn, case.params, big_shapes, *case.inputs)
@@ -111,7 +112,7 @@ def check_variant(case: Small, variant: str, *, tolerance: float) -> None:
         for path, how in maps.items():
             if new[path].dtype.kind != "f":
                 continue
-            assert symmetry != "even" or how.exact_gradient, path
+            assert symmetry != "even" or guesses or how.exact_gradient, path
             if not how.exact_gradient:
                 continue
             wanted, known = predicted(old[path], how)

@@ -1,0 +1,67 @@
+"""Published architectures, written as their authors or typical users of JAX write them, in small.
+
+Every size that may grow is tried at twice, three times and one and a half times, alone and together
+with all others. `REFUSED` names the variants that must be refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.growth.zoo import SEQUENCE, Model
+
+gelu, silu, softmax, relu = jax.nn.gelu, jax.nn.silu, jax.nn.softmax, jax.nn.relu
+sigmoid, softplus = jax.nn.sigmoid, jax.nn.softplus
+
+MODELS: dict[str, Model] = {}
+REFUSED: dict[str, tuple[str, ...]] = {}
+
+
+def variants(base: dict[str, int], axes: str) -> dict[str, dict[str, int]]:
+    """Every axis and all of them together, at each factor."""
+    names, found = axes.split(), {}
+    for factor in (2, 3, 1.5):
+        sizes = {n: math.ceil(base[n] * factor) for n in names}
+        found |= {f"{n} x{factor}": {n: sizes[n]} for n in names}
+        if len(names) > 1:
+            found[f"all x{factor}"] = sizes
+    return found
+
+
+def keep(name: str, build, base, axes: str, inputs: tuple, refused: Iterable[str] = ()) -> None:
+    MODELS[name] = Model(build, base, variants(base, axes), inputs)
+    REFUSED[name] = tuple(refused)
+
+
+def model(name: str, shapes, base, axes: str, inputs=SEQUENCE, refused: Iterable[str] = ()):
+    """Keeps `fn(params, sizes, *inputs)` as a model; promotion of dtypes is JAX's own default."""
+
+    def decorate(fn):
+        def build(**sizes):
+            tree = jax.tree.map(
+                lambda s: jax.ShapeDtypeStruct(tuple(s), jnp.float32),
+                shapes(**sizes),
+                is_leaf=lambda s: isinstance(s, tuple),
+            )
+
+            def run(params, *args):
+                with jax.numpy_dtype_promotion("standard"):
+                    return fn(params, sizes, *args)
+
+            return run, tree
+
+        keep(name, build, base, axes, inputs, refused)
+        return fn
+
+    return decorate
+
+
+def attend(q, k, v, bias=0.0):
+    """[b, t, h, e] by softmax."""
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1]) + bias
+    return jnp.einsum("bhqk,bkhd->bqhd", softmax(scores), v)
