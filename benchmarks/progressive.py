@@ -1,7 +1,7 @@
 """What growing costs: the gap in the stream of steps, and the spike in the loss after it.
 
     python -m benchmarks.progressive switch   growing and the first step, again and again
-    python -m benchmarks.progressive gap      the same in a run, with and without compiling ahead
+    python -m benchmarks.progressive gap      in ten whole runs, with and without compiling ahead
     python -m benchmarks.progressive spike    identity depth and uneven width, several recipes
 
 Ratios in one run, on the machine as it is: the gap is in units of an ordinary step of the grown
@@ -12,8 +12,9 @@ steps 1 to 5.
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +22,16 @@ import numpy as np
 import optax
 
 import trainkit
+import trainkit.progressive.run as run_module
 from experiments.progressive_lm.model import Transformer
 from trainkit.data import Sampler, shakespeare
 from trainkit.growth import until
 from trainkit.growth.grown import grown
 from trainkit.growth.stages import Stage
-from trainkit.progressive import Built, Passage, Recipe, progressive
+from trainkit.progressive import Ahead, Built, Passage, Recipe, progressive
 
 LENGTH, BATCH, SMALL, SEEDS = 64, 16, (32, 2), 3
+GROWTHS = 10  # of which the gap is measured, each in a run of its own
 
 
 def build(module: Any) -> Any:
@@ -47,54 +50,81 @@ def data(seed: int = 0) -> Sampler:
     return Sampler(train.windows(LENGTH), BATCH, seed=seed)
 
 
-# Width and depth that the growth doubles the width of, characters and examples of a batch.
-SIZES = {"small": ((32, 2), 64, 16), "realistic": ((64, 2), 64, 32)}
-# Seconds that the first stage lasts, so that the background has done its work by then.
-PATIENCE = 45.0
-AFTER = 60
+# Width and depth before and after a growth, characters and examples of a batch.
+SIZES = {
+    "small": ((32, 1), (64, 1), 64, 16),
+    "realistic": ((64, 2), (128, 2), 64, 32),
+}
+QUIET = 20  # steps with nothing in the background, before a stage ends
 
 
-def gap(size: str, ahead: bool) -> tuple[float, float, bool]:
-    """The time between the last step before growth and the first after it, in ordinary steps.
+class Watched(Ahead):
+    """Work ahead of which it is known whether any is left."""
+
+    latest: ClassVar[Watched]
+
+    def __init__(self, enabled: bool = True):
+        super().__init__(enabled)
+        Watched.latest = self
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was begun is done."""
+        return all(work.done() for work in self._made.values())
+
+
+def quiet() -> until.Trigger:
+    """When nothing has gone on in the background for some steps."""
+
+    def update(steps: Any, seen: until.Observation) -> tuple[Any, bool]:
+        steps = steps + 1 if Watched.latest.idle else np.int32(0)
+        return steps, steps > QUIET
+
+    return until.Trigger(lambda: np.int32(0), update, frozenset(), "quiet")
+
+
+def gap(size: str, ahead: bool, seed: int) -> tuple[float, float]:
+    """What a growth puts between two steps of a whole run.
+
+    From the end of the last step before the growth to the end of the first after it, less an
+    ordinary step of the grown model: choosing the stage, growing the state, the loop's own work and
+    whatever the first step takes longer; without working ahead, compiling.
 
     Returns:
-      The gap in ordinary steps of the grown model; the seconds of one; and whether the next stage
-      was ready by then.
+      The gap in ordinary steps of the grown model, and the seconds of one.
     """
-    (width, depth), length, batch = SIZES[size]
-    ends: list[tuple[int, float]] = []
+    before, after, length, batch = SIZES[size]
+    ends: list[float] = []
 
     def clock(now: Any) -> None:
+        # It reads the clock after the hook that grows: the state is grown by then.
         jax.block_until_ready(now.state.params)
-        ends.append((now.steps, time.perf_counter()))
+        ends.append(time.perf_counter())
 
     train, _, _ = shakespeare().split()
-    stream = Sampler(train.windows(length), batch)
-    until_grown = until.steps(30) & until.seconds(PATIENCE if ahead else 1.0)
-    last = until_grown | until.steps(10**6)
+    stream = Sampler(train.windows(length), batch, seed=seed)
+    run_module.Ahead = Watched
     result = progressive(
-        [Stage(model(width, depth), last), Stage(model(2 * width, depth), until.steps(AFTER))],
+        [Stage(model(*before), quiet()), Stage(model(*after), quiet())],
         build,
         optax.adamw(1e-3),
         stream,
         [stream.draw((0, 0))[0]],
         decay=0.0,
         ahead=ahead,
-        # It reads the clock after the hook that grows: the state is grown by then.
+        # Without work ahead a certificate would be made in the middle of the gap.
+        certify=ahead,
+        seed=seed,
         hooks=[clock],
         progress=False,
         eval_every=10**6,
         log_every=10**6,
     )
-    (growth,) = (event for event in result.history if event["event"] == "growth")
-    at, steps = dict(ends), growth["step"]
-    # The second half: in the first the certificate is being made beside it.
-    ordinary = np.median(np.diff([t for n, t in ends if n > steps + AFTER // 2]))
-    before = np.median(np.diff([t for n, t in ends if steps - 30 < n < steps]))
-    # Between two readings lies a step, and what the hook did before the second of them.
-    hook = at[steps] - at[steps - 1] - before
-    first = at[steps + 1] - at[steps] - ordinary
-    return float((hook + first) / ordinary), float(ordinary), growth["compiled_ahead"]
+    (at,) = (event["step"] for event in result.history if event["event"] == "growth")
+    took = np.diff(ends)  # took[n]: step n + 1, and what hooks did after it
+    ordinary = float(np.median(took[-QUIET:]))
+    small = float(np.median(took[at - QUIET : at - 1]))
+    return float((took[at - 1] - small + took[at] - ordinary) / ordinary), ordinary
 
 
 def switch(size: str, times: int = 20) -> tuple[list[float], float]:
@@ -104,7 +134,7 @@ def switch(size: str, times: int = 20) -> tuple[list[float], float]:
       What each of some switches took beyond an ordinary step, in ordinary steps (the first is the
       first run of every program since its rehearsal); and the seconds of an ordinary step.
     """
-    (width, depth), length, batch = SIZES[size]
+    before, after, length, batch = SIZES[size]
     train, _, _ = shakespeare().split()
     stream = Sampler(train.windows(length), batch)
     recipe = Recipe(
@@ -114,20 +144,19 @@ def switch(size: str, times: int = 20) -> tuple[list[float], float]:
         validation=[stream.draw((0, 0))[0]],
         grow=grown,
     )
-    small = Built(recipe, Stage(model(width, depth)), 0)
-    big = Built(recipe, Stage(model(2 * width, depth)), 1)
+    small, big = (Built(recipe, Stage(model(*m)), k) for k, m in enumerate((before, after)))
     passage = Passage(small, big).compile().rehearse()
     state = small.fresh()
     first, ordinary = [], []
     for _ in range(times):
         state, _ = jax.block_until_ready(small.step(state, next(stream)))
         begin = time.perf_counter()
-        after, _ = passage(state)
-        after, _ = jax.block_until_ready(big.step(after, next(stream)))
+        grew, _ = passage(state)
+        grew, _ = jax.block_until_ready(big.step(grew, next(stream)))
         first.append(time.perf_counter() - begin)
         for _ in range(3):
             begin = time.perf_counter()
-            after, _ = jax.block_until_ready(big.step(after, next(stream)))
+            grew, _ = jax.block_until_ready(big.step(grew, next(stream)))
             ordinary.append(time.perf_counter() - begin)
     usual = float(np.median(ordinary))
     return [(seconds - usual) / usual for seconds in first], usual
@@ -196,16 +225,19 @@ def main() -> None:
                 flush=True,
             )
     if "gap" in asked:
-        for size in SIZES:
-            for ahead in (True, False):
-                found = [gap(size, ahead) for _ in range(3)]
-                words = "compiled ahead" if ahead else "compiled when needed"
-                shown = ", ".join(
-                    f"{gap:.2f}" + ("" if ready or not ahead else " (not ready)")
-                    for gap, _, ready in sorted(found)
-                )
-                step = 1e3 * float(np.median([ordinary for _, ordinary, _ in found]))
-                print(f"gap, {words}: {shown} ordinary steps (of {step:.0f} ms)", flush=True)
+        for ahead in (True, False):
+            # Ahead, programs are kept from run to run: what is measured begins when all are there.
+            cache = tempfile.mkdtemp() if ahead else None
+            jax.config.update("jax_compilation_cache_dir", cache)
+            growths = [gap("small", ahead, seed) for seed in range(GROWTHS)]
+            gaps = sorted(one for one, _ in growths)
+            words = "compiled ahead" if ahead else "compiled when needed"
+            print(
+                f"gap, {words}: median {np.median(gaps):.2f} ordinary steps (of "
+                f"{1e3 * np.median([step for _, step in growths]):.0f} ms), max {gaps[-1]:.2f}; all "
+                f"{len(gaps)}: {', '.join(f'{one:.2f}' for one in gaps)}",
+                flush=True,
+            )
     if "spike" in asked:
         for name, values in spikes().items():
             print(f"excess loss, {name}: {np.mean(values):+.4f} ± {np.std(values, ddof=1):.4f}")

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -17,7 +18,18 @@ from trainkit.data import Sampler
 from trainkit.growth import until
 from trainkit.growth.certificate import Certificate
 from trainkit.growth.stages import Stage
+from trainkit.progressive import Ahead, Limits, Price
+from trainkit.progressive.hook import Growing
+from trainkit.progressive.passage import Passage
 
+NOTHING_ELSE = {
+    "target": None,
+    "probe": None,
+    "price": Price(),
+    "decay": 0.0,
+    "ahead": Ahead(enabled=False),
+    "wait": True,
+}
 TWO = [Stage(4, until.steps(10)), Stage(8)]
 
 
@@ -92,8 +104,6 @@ def test_on_several_devices_too_the_loop_traces_and_compiles_nothing(waiting, pl
 
 
 def test_a_stage_can_last_until_the_next_is_compiled(monkeypatch):
-    from trainkit.progressive.passage import Passage
-
     compiled = threading.Event()
     monkeypatch.setattr(Passage, "rehearse", lambda self: compiled.wait(60) and self)
     steps = []
@@ -115,7 +125,6 @@ def test_a_stage_can_last_until_the_next_is_compiled(monkeypatch):
 
 def test_a_run_that_is_resumed_remembers_that_a_stage_is_over(monkeypatch, tmp_path):
     from trainkit.hooks import Change
-    from trainkit.progressive.hook import Growing
 
     options = {"steps": 30, "eval_every": 5, "wait": False, "out": tmp_path / "run"}
     options |= {"config": {}, "report": False, "decay": 0.0}
@@ -128,6 +137,28 @@ def test_a_run_that_is_resumed_remembers_that_a_stage_is_over(monkeypatch, tmp_p
     assert not tiny.events(first, "growth")
     resumed = tiny.run(stages, **options)
     assert tiny.events(resumed, "growth")[0]["step"] >= 10
+
+
+def test_nothing_begins_in_the_background_before_the_first_step_of_the_grown_model_is_done():
+    class Step:
+        ready = False
+
+        def is_ready(self):
+            return self.ready
+
+        def is_deleted(self):
+            return False
+
+    first, begun = Step(), []
+    growing = Growing([[SimpleNamespace(stage=Stage(4))]], {}, Limits(), **NOTHING_ELSE)
+    growing._after_first_step = [lambda: begun.append("certificate")]
+    for step in (first, Step(), Step()):  # of the first step, the second, the third
+        growing._start_what_waits(SimpleNamespace(step=step))
+    assert not begun
+    first.ready = True
+    growing._start_what_waits(SimpleNamespace(step=Step()))
+    growing._start_what_waits(SimpleNamespace(step=Step()))
+    assert begun == ["certificate"]
 
 
 def test_no_stage_can_last_until_what_is_never_compiled_ahead():
@@ -243,8 +274,6 @@ def test_a_certificate_that_cannot_be_made_ends_no_run(monkeypatch):
 
 
 def test_rehearsing_changes_nothing(monkeypatch):
-    from trainkit.progressive.passage import Passage
-
     rehearsed = linen([Stage(MLP((4,)), until.steps(4)), Stage(MLP((8,)))])
     monkeypatch.setattr(Passage, "rehearse", lambda self: self)
     plain = linen([Stage(MLP((4,)), until.steps(4)), Stage(MLP((8,)))])
