@@ -231,11 +231,11 @@ def main() -> None:
             jax.config.update("jax_compilation_cache_dir", cache)
             growths = [gap("small", ahead, seed) for seed in range(GROWTHS)]
             gaps = sorted(one for one, _ in growths)
+            step = 1e3 * np.median([ordinary for _, ordinary in growths])
             words = "compiled ahead" if ahead else "compiled when needed"
             print(
-                f"gap, {words}: median {np.median(gaps):.2f} ordinary steps (of "
-                f"{1e3 * np.median([step for _, step in growths]):.0f} ms), max {gaps[-1]:.2f}; all "
-                f"{len(gaps)}: {', '.join(f'{one:.2f}' for one in gaps)}",
+                f"gap, {words}: median {np.median(gaps):.2f} ordinary steps (of {step:.0f} ms), "
+                f"max {gaps[-1]:.2f}; all: {', '.join(f'{one:.2f}' for one in gaps)}",
                 flush=True,
             )
     if "spike" in asked:
