@@ -80,7 +80,7 @@ def grower(
         grown = {}
         for i, leaf in enumerate(plan.leaves):
             own = jax.random.fold_in(key, i) if key is not None else None
-            how, noise = growths[leaf.path], groups.get(leaf.path, ())
+            how, noise = growths[leaf.path], groups.get(leaf.path)
             grown[leaf.path] = _leaf(leaf, old, how, own, noise, values)
         if tree is None:
             return jax.tree_util.tree_map_with_path(lambda at, _: grown[path_name(at)], small)
@@ -193,7 +193,7 @@ def arithmetic(dtype) -> Any:
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
-def grow_leaf(w: jax.Array, growth: LeafGrowth, key: jax.Array | None, noise=()) -> jax.Array:
+def grow_leaf(w: jax.Array, growth: LeafGrowth, key: jax.Array | None, noise=None) -> jax.Array:
     """One array: W′ = c · (W[π] + shift) − shift, with noise and fresh units where asked for."""
     if all(a is None for a in growth.axes) and growth.weight == 1.0:
         return w
@@ -218,7 +218,7 @@ def grow_leaf(w: jax.Array, growth: LeafGrowth, key: jax.Array | None, noise=())
             out = out * _vector(axis.weight, d, rank, wide)
     if growth.weight != 1.0:
         out = out * jnp.asarray(growth.weight, wide)
-    if noise:
+    if noise is not None:
         assert key is not None
         out = out + zero_sum(key, out.shape, noise, wide) * _quarter(rms, growth)
     if growth.shift:
@@ -308,13 +308,13 @@ def _quarter(rms: jax.Array, growth: LeafGrowth) -> jax.Array:
     return rms * jnp.asarray(0.25 * abs(growth.weight) * float(np.prod(sizes)), rms.dtype)
 
 
-def zero_sum(key: jax.Array, shape: tuple[int, ...], groups, dtype) -> jax.Array:
-    """Noise whose sum over the copies of each unit is 0, along one axis.
+def zero_sum(key: jax.Array, shape: tuple[int, ...], noise, dtype) -> jax.Array:
+    """Noise whose sum over the copies of each unit is 0, along one axis; see `noise_groups`.
 
     A unit draws a direction; its copies move along it by shares that sum to 0. Of several axes the
     first is enough for the function. Units without copies get no noise.
     """
-    d, group = groups[0]
+    d, group, same = noise
     count = int(group.max()) + 1
     ids = np.where(group < 0, count, group)
     size = np.bincount(ids, minlength=count + 1)
@@ -324,5 +324,6 @@ def zero_sum(key: jax.Array, shape: tuple[int, ...], groups, dtype) -> jax.Array
     moves = (group >= 0) & (size[ids] > 1)
     share = np.where(moves, share / np.where(moves, length, 1.0), 0.0)
     place = [np.arange(n, dtype=np.uint32) for n in shape]
-    place[d] = ids.astype(np.uint32)
+    for e, at in {**same, d: ids}.items():
+        place[e] = at.astype(np.uint32)
     return normal(key, place, dtype) * _vector(share, d, len(shape), dtype)

@@ -29,15 +29,17 @@ class Axis:
       parts: the factors or segments.
       source: for a leaf whose map has been fixed, int64[big] with the old unit each new unit
         copies, −1 for none.
+      ordered: a leaf that is never taken apart: its units are ranks, and copies neighbours.
     """
 
-    __slots__ = ("big", "kind", "parent", "parts", "small", "source", "uid")
+    __slots__ = ("big", "kind", "ordered", "parent", "parts", "small", "source", "uid")
 
     def __init__(self, small: int, big: int, kind: str = "leaf", parts: Sequence[Axis] = ()):
         self.small, self.big = int(small), int(big)
         self.kind, self.parts = kind, tuple(parts)
         self.parent: Axis | None = None
         self.source: np.ndarray | None = None
+        self.ordered = False
         self.uid = next(_ids)
 
     @property
@@ -114,6 +116,11 @@ def _become(node: Axis, kind: str, parts: Sequence[Axis]) -> None:
     node.kind, node.parts = kind, tuple(parts)
 
 
+def _keep_ranks(x: Axis) -> None:
+    if x.ordered and not x.fixed:
+        raise Mismatch(f"{show(x)} has ranks, which are not taken apart")
+
+
 def unify(a: Axis, b: Axis) -> None:
     """Makes two axes one; refines both where needed; raises `Mismatch`."""
     a, b = find(a), find(b)
@@ -124,11 +131,12 @@ def unify(a: Axis, b: Axis) -> None:
     if a.fixed and a.kind != b.kind and "leaf" not in (a.kind, b.kind):
         _freeze(a)
         _freeze(b)
+    if a.kind != "leaf":
+        a, b = b, a
     if a.kind == "leaf":
-        a.parent = b
-        return
-    if b.kind == "leaf":
-        b.parent = a
+        if a.ordered and not a.fixed and b.kind != "leaf":
+            raise Mismatch(f"{show(a)} has ranks, which are not taken apart as {show(b)}")
+        a.parent, b.ordered = b, a.ordered or b.ordered
         return
     try:
         if a.kind == "sum" or b.kind == "sum":
@@ -209,6 +217,7 @@ def split_product(x: Axis, small: int, big: int) -> tuple[Axis, Axis]:
     if big < small or rest_big < rest_small:
         raise Mismatch(f"{show(x)} as {small}→{big} times {rest_small}→{rest_big} would shrink")
     if x.kind == "leaf":
+        _keep_ranks(x)
         first, rest = Axis(small, big), Axis(rest_small, rest_big)
         _become(x, "prod", [first, rest])
         return first, rest
@@ -281,6 +290,7 @@ def cut(x: Axis, small: int, big: int) -> tuple[Axis, Axis]:
             f"{rest_small}→{rest_big})"
         )
     if x.kind == "leaf":
+        _keep_ranks(x)
         first, rest = Axis(small, big), Axis(rest_small, rest_big)
         _become(x, "sum", [first, rest])
         return first, rest

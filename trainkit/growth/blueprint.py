@@ -87,6 +87,8 @@ class LeafPlan:
       fresh: for each axis the AxisLeafs in whose new units, those that copy none, this parameter
         may hold anything; in all others it is 0, but for
       means: those in whose new units it holds the mean over the old ones.
+      ordered: for each axis the AxisLeafs along whose copies it must stay equal to the last digit,
+        since something (`top_k`) orders what it makes of them.
       calibrated: whether its gradient factor is a guess, whatever the symmetry.
       layer: where it comes from if the plan adds layers; `None`: from the leaf of the same path.
     """
@@ -104,6 +106,7 @@ class LeafPlan:
     tied: tuple[tuple[int, ...], ...] = ()
     fresh: tuple[tuple[int, ...], ...] = ()
     means: tuple[tuple[int, ...], ...] = ()
+    ordered: tuple[tuple[int, ...], ...] = ()
     calibrated: bool = False
     layer: Layer | None = None
 

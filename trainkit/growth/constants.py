@@ -186,7 +186,7 @@ def choose_layouts(analysis: Analysis, values: Iterable[Value], joints: list[Joi
     for joint in all_joints(joints):
         for v in [*joint.ins, *joint.outs, *(o for b in joint.bodies for o in b.outs)]:
             every.append(v)
-            if v.const is not None:
+            if v.const is not None and v.choice is None:
                 constants.append(v)
                 users.setdefault(id(v), joint)
     for v in every:

@@ -98,6 +98,14 @@ def emit(analysis: Analysis, flow: Flow, layouts: dict[int, str], visible: set[i
                 tied=_numbered(tied, i, value, number),
                 fresh=_numbered(fresh, i, value, number),
                 means=_numbered(means, i, value, number),
+                ordered=_numbered(
+                    {(i, d): flow.ordered.get(i, set()) for d in range(len(value.axes))},
+                    i,
+                    value,
+                    number,
+                )
+                if i in flow.ordered
+                else (),
                 # What a norm passes back to the units of a mean is no multiple of what it did.
                 calibrated=any((i, d) in means for d in range(len(value.axes))),
             )

@@ -52,6 +52,7 @@ class Flow:
         self.rows = rows  # those of them whose new units may hold the mean of the old
         self.makers: dict[int, Joint] = {}
         self.watched: set[int] = set()  # leaves whose copies something else than a sum looks at
+        self.ordered: dict[int, set[int]] = {}  # parameter -> leaves whose copies it must tie along
         self.factors = factors  # leaf uid -> log of the copies a unit, None where uneven
         self.scales = System()
         self.splits = System()
@@ -358,7 +359,7 @@ class Flow:
         for joint in joints:
             for v in joint.outs:
                 v.means = {}
-            self.analysis.rules.get(joint.name, self.analysis.unknown).flow(self, joint)
+            self.analysis.rule(joint.name, joint.ins).flow(self, joint)
             if self.holes and len(joint.outs) == 1:
                 joint.outs[0].sign = signs.of_result(joint)
             for v in joint.outs:

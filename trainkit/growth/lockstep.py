@@ -9,6 +9,7 @@ import numpy as np
 from jax.extend import core
 
 from trainkit.growth.axes import Axis, Mismatch, find, grown_leaves, leaves, show, unify
+from trainkit.growth.choice import Match, Pick
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.products import alike, in_one_order
 from trainkit.growth.program import Const, Equation, Folder, Program, describe, where
@@ -21,12 +22,14 @@ class Value:
       const: the constant in both programs, or `None`.
       origin: the parameter that this is, up to moving its elements about, or `None`.
       scale, carries, zeros, means: what the flow pass finds; see `flow`.
+      choice: what it is if it is no copy, but about what was chosen along an axis; see `choice`.
     """
 
     __slots__ = (
         "axes",
         "big",
         "carries",
+        "choice",
         "const",
         "dtype",
         "means",
@@ -49,6 +52,7 @@ class Value:
         self.zeros: Any = None
         self.means: Any = {}
         self.sign = 0  # see `signs`
+        self.choice: Pick | Match | None = None
 
 
 class Joint:
@@ -156,6 +160,11 @@ class Analysis:
         self.count = 0
         self.forced: list[tuple[Axis, str, Joint | None]] = []  # axes whose layout an equation asks
 
+    def rule(self, name: str, operands: Sequence[Value]) -> Rule:
+        """The rule of a primitive; the rule of choices where one is among its operands."""
+        chosen = any(v.choice is not None for v in operands)
+        return self.rules["choice"] if chosen else self.rules.get(name, self.unknown)
+
     def force(self, axis: Axis, layout: str, joint: Joint | None = None) -> None:
         """Asks for a layout of an axis; `choose_layouts` gives it."""
         self.forced.append((axis, layout, joint))
@@ -225,8 +234,7 @@ class Analysis:
                 self._differ(i, s, b, f"operand {ins.index(None)} comes from elsewhere")
             joint = Joint(self, s, b, known)
             self.count += 1
-            rule = self.rules.get(s.name, self.unknown)
-            rule.axes(joint)
+            self.rule(s.name, known).axes(joint)
             assert len(joint.outs) == len(s.outs), f"rule of {s.name} made too few results"
             joints.append(joint)
             for var, other, value in zip(s.outs, b.outs, joint.outs, strict=True):
@@ -239,6 +247,13 @@ class Analysis:
             raise GrowthError(
                 f"result {outs.index(None)} comes from different places in the two programs"
             )
+        for i, v in enumerate(known):
+            if v.choice is not None:
+                self.fail(
+                    f"result {i} tells which entries of an axis that grows were chosen",
+                    axes=[a for a in v.axes if not find(a).fixed],
+                    mend="return what the model makes of them",
+                )
         return joints, known
 
     def body(self, small: Any, big: Any, args: list[Value]) -> Body:

@@ -11,6 +11,7 @@ import numpy as np
 from trainkit.growth import hollow as conditions
 from trainkit.growth import rowmeans
 from trainkit.growth.axes import Axis, find, grown_leaves
+from trainkit.growth.choice import Match, leaf_of
 from trainkit.growth.flow import Contraction, Flow
 from trainkit.growth.hollow import ALWAYS, Condition
 from trainkit.growth.linear import ZERO, Expr, constant, plus
@@ -68,6 +69,7 @@ def nest(
     out.carries = {}
     out.zeros = {}
     out.means = _means(flow, operands, out, out_dims)
+    matched = _matched(loops, operands, reduced)
     rows = {i: means for i in reduced if (means := _row(flow, loops, operands, i)) is not None}
     for i, means in rows.items():
         flow.need(means, joint, [loops[i]])
@@ -79,7 +81,8 @@ def nest(
         if total is None:
             continue
         for i in reduced:
-            copies = flow.log_copies(flow.labels(loops[i])[1][combo[i]])
+            cell = flow.labels(loops[i])[1][combo[i]]
+            copies = flow.log_copies([x for x in cell if (i, x) != matched[:2]])
             if i in rows:
                 copies = math.log(find(loops[i]).big / find(loops[i]).small)
             total = plus(total, constant(copies))
@@ -87,17 +90,20 @@ def nest(
         out.scale[block] = flow.same_scale(joint, out.scale[block], total)
         for i, axis in enumerate(loops):
             for leaf in dict.fromkeys(flow.labels(axis)[1][combo[i]]):
+                if (i, leaf) == matched[:2]:
+                    continue  # with its partner
                 carried = ZERO
                 direct, reads = [], []
-                for v, dims in operands:
-                    for d, names in enumerate(dims):
-                        if names is None or i not in names:
-                            continue
-                        key = (d, label(v.axes[d], names, combo), leaf.uid)
-                        carried = plus(carried, v.carries.get(key, ZERO))
-                        if v.origin is not None and len(names) == 1:
-                            direct.append(v.origin)
-                            reads.append(v.carries.get(key, ZERO))
+                for at, one in ((i, leaf), matched[:2] if (i, leaf) == matched[2:] else (-1, leaf)):
+                    for v, dims in operands:
+                        for d, names in enumerate(dims):
+                            if names is None or at not in names:
+                                continue
+                            key = (d, label(v.axes[d], names, combo), one.uid)
+                            carried = plus(carried, v.carries.get(key, ZERO))
+                            if v.origin is not None and len(names) == 1:
+                                direct.append(v.origin)
+                                reads.append(v.carries.get(key, ZERO))
                 if leaf.uid in flow.holes and i not in rows:
                     _nest_zeros(flow, joint, loops, operands, out, out_dims, i, leaf, i in reduced)
                 if i in reduced:
@@ -111,6 +117,18 @@ def nest(
                         seen[key] = carried
                         if carried:
                             out.carries[key] = carried
+
+
+def _matched(loops: Sequence[Axis], operands, reduced) -> tuple:
+    """Of copies that an operand matches with one another (see `choice`): a loop whose sum takes
+    one copy for each of its partner's, with its leaf, and the partner, with its leaf."""
+    for v, dims in operands:
+        if isinstance(v.choice, Match):
+            pair = [(dims[d][0], leaf_of(a)) for d, a in zip(*v.choice[:2], strict=True)]
+            for one, other in (pair, pair[::-1]):
+                if one[0] in reduced:
+                    return *one, *other
+    return ()
 
 
 def _row(flow: Flow, loops: Sequence[Axis], operands, i: int) -> Condition | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import numpy as np
@@ -177,11 +177,12 @@ def _noised(plan: Plan, atom: int) -> bool:
     return any(atom in cell for leaf in plan.leaves for axis in leaf.splits for cell in axis)
 
 
-def noise_groups(plan: Plan) -> dict[str, list[tuple[int, Any]]]:
-    """For each leaf the axes over whose copies noise may be added that sums to zero: (axis, for
-    each new unit of the axis the group it belongs to, −1 for none)."""
+def noise_groups(plan: Plan) -> dict[str, tuple[int, np.ndarray, dict[int, np.ndarray]]]:
+    """For each leaf an axis over whose copies noise may be added that sums to zero: (axis, for each
+    new unit of the axis the group it belongs to, −1 for none; for each other axis whose copies must
+    get the same noise, the old units)."""
     atoms = atom_axes(plan)
-    result: dict[str, list[tuple[int, Any]]] = {}
+    result: dict[str, tuple[int, np.ndarray, dict[int, np.ndarray]]] = {}
     for leaf in plan.leaves:
         for d, (structure, split) in enumerate(zip(leaf.axes, leaf.splits, strict=True)):
             if structure is None or not any(split):
@@ -202,5 +203,10 @@ def noise_groups(plan: Plan) -> dict[str, list[tuple[int, Any]]]:
                         keys.append(place[at])
                 _, ids = np.unique(np.stack(keys), axis=1, return_inverse=True)
                 group[at] = ids.reshape(-1) + group.max() + 1
-            result.setdefault(leaf.path, []).append((d, group))
+            same = {
+                e: source_map(find(axis_from(leaf.axes[e], atoms)))
+                for e, held in enumerate(leaf.ordered)
+                if held and e != d
+            }
+            result.setdefault(leaf.path, (d, group, same))
     return result

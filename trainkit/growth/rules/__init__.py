@@ -6,6 +6,7 @@ from trainkit.growth.rules import (
     control,
     elementwise,
     indexing,
+    picks,
     reductions,
     shapes,
 )
@@ -17,6 +18,7 @@ RULES: dict[str, Rule] = {
     **shapes.RULES,
     **indexing.RULES,
     **control.RULES,
+    **picks.RULES,
 }
 UNKNOWN = control.UNKNOWN
 

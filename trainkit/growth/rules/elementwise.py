@@ -8,7 +8,7 @@ import numpy as np
 
 from trainkit.growth.axes import find
 from trainkit.growth.flow import Flow
-from trainkit.growth.lockstep import Joint, Rule
+from trainkit.growth.lockstep import Joint, Rule, Value
 from trainkit.growth.rowmeans import constant_along, keys, of_product, of_sum, taken_away
 
 
@@ -44,7 +44,7 @@ def nonlinear(flow: Flow, joint: Joint) -> None:
             flow.refuse_hollow(joint, v)
     for v in joint.outs:
         flow.plain(v)
-        if joint.name in _KEEPS_ZERO:
+        if joint.name in KEEPS_ZERO:
             v.zeros = dict(joint.ins[0].zeros)
 
 
@@ -86,10 +86,21 @@ def add(flow: Flow, joint: Joint) -> None:
     if _shifted(flow, joint):
         return
     out = joint.outs[0]
+    for v in joint.ins:
+        if guards(v):
+            flow.read(v).scale[...] = None
     flow.agree(joint, joint.ins, out)
     out.means = of_sum(flow.makers, joint.ins, out, flow.rows)
     if joint.name == "sub":
         out.zeros.update(taken_away(flow.makers, joint, flow.rows))
+
+
+def guards(v: Value) -> bool:
+    """Whether a term only keeps a denominator from being 0, and is lost beside any other number."""
+    if v.const is None or not np.issubdtype(v.dtype, np.floating):
+        return False
+    numbers = [c.uniform for c in v.const]
+    return all(n is not None and 0 < float(n) <= 1.001e-20 for n in numbers)
 
 
 def largest(flow: Flow, joint: Joint) -> None:
@@ -167,8 +178,8 @@ _NONLINEAR = [
     "rem", "atan2", "igamma", "igammac", "bessel_i0e", "bessel_i1e",
     "regularized_incomplete_beta", "polygamma", "random_gamma_grad", "zeta",
 ]  # fmt: skip
-_LINEAR = ["neg", "copy", "copy_p", "real", "imag", "conj", "reduce_precision"]
-_KEEPS_ZERO = {
+LINEAR = ["neg", "copy", "copy_p", "real", "imag", "conj", "reduce_precision"]
+KEEPS_ZERO = {
     "tanh", "sin", "tan", "asin", "atan", "sinh", "asinh", "erf", "expm1", "log1p", "floor",
     "ceil", "round", "convert_element_type",
 }  # fmt: skip
@@ -180,7 +191,7 @@ _POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0, "abs": 1.0}
 
 RULES: dict[str, Rule] = {
     **{name: Rule(axes, nonlinear) for name in _NONLINEAR},
-    **{name: Rule(axes, linear) for name in _LINEAR},
+    **{name: Rule(axes, linear) for name in LINEAR},
     **{name: Rule(axes, partial(homogeneous, p)) for name, p in _POWERS.items()},
     **{name: Rule(axes, add) for name in ("add", "sub", "add_any")},
     **{name: Rule(axes, largest) for name in ("max", "min")},

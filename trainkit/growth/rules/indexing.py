@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from trainkit.growth.axes import Axis, find
-from trainkit.growth.flow import Flow
+from trainkit.growth.flow import Contraction, Flow
+from trainkit.growth.linear import ZERO, constant, plus
 from trainkit.growth.lockstep import Joint, Rule, Value
 from trainkit.growth.moving import ANY, Group, move
 
@@ -23,15 +26,16 @@ def _whole(joint: Joint, v: Value, sizes: tuple, d: int) -> bool:
     return False
 
 
-def gather_axes(joint: Joint) -> None:
+def gather_axes(joint: Joint, chosen: Sequence[int] = ()) -> None:
+    """`chosen`: dimensions that the index picks from with all copies; see `picks`."""
     joint.same_told("slice_sizes")
     x, index = joint.ins
     n = joint.params["dimension_numbers"]
     if n != joint.big.params["dimension_numbers"]:
         joint.fail("gathers of different form")
     sizes = joint.both("slice_sizes")
-    table = [d for d in n.collapsed_slice_dims if not find(x.axes[d]).fixed]
-    whole = [d not in table and _whole(joint, x, sizes, d) for d in range(len(x.axes))]
+    table = [d for d in n.collapsed_slice_dims if d not in chosen and not find(x.axes[d]).fixed]
+    whole = [d not in (*table, *chosen) and _whole(joint, x, sizes, d) for d in range(len(x.axes))]
     batch_x = list(n.operand_batching_dims)
     batch_i = list(n.start_indices_batching_dims)
     for d, i in zip(batch_x, batch_i, strict=True):
@@ -63,7 +67,8 @@ def gather_axes(joint: Joint) -> None:
 
 def gather_flow(flow: Flow, joint: Joint) -> None:
     x, index = joint.ins
-    flow.pin(joint, index)
+    if index.choice is None:
+        flow.pin(joint, index)
     n, out = joint.params["dimension_numbers"], joint.outs[0]
     flow.read(x)
     for d in range(len(x.axes)):
@@ -83,7 +88,10 @@ def gather_flow(flow: Flow, joint: Joint) -> None:
     move(flow, joint, out, [(x, groups)])
 
 
-def scatter_axes(joint: Joint) -> None:
+_SUMS = ("scatter-add", "scatter_add", "scatter-sub", "scatter_sub")
+
+
+def scatter_axes(joint: Joint, chosen: Sequence[int] = ()) -> None:
     joint.same_told("update_jaxpr", "update_consts")
     x, index, updates = joint.ins
     n = joint.params["dimension_numbers"]
@@ -91,7 +99,7 @@ def scatter_axes(joint: Joint) -> None:
     for d, i in batch.items():
         joint.unify(x.axes[d], index.axes[i])
     joint.refuse_growth(index, [len(index.axes) - 1], "an index with more parts", None)
-    for d in n.inserted_window_dims:
+    for d in set(n.inserted_window_dims) - set(chosen):
         joint.refuse_growth(x, [d], "a scatter picks places along an axis that grows", _MEND)
     windows = iter(
         d for d in range(len(x.axes)) if d not in n.inserted_window_dims and d not in batch
@@ -115,11 +123,21 @@ def scatter_axes(joint: Joint) -> None:
     joint.new_out(0, x.axes)
 
 
-def scatter_flow(flow: Flow, joint: Joint) -> None:
-    """All that may meet in one place must agree: one scale, one split."""
+def scatter_flow(
+    flow: Flow,
+    joint: Joint,
+    chosen: int | None = None,
+    also: Callable[[Value], None] = lambda spread: None,
+) -> None:
+    """All that may meet in one place must agree: one scale, one split.
+
+    `chosen`: the dimension of the updates whose copies go to copies of one place; `also` adds to
+    what they bring, spread over the operand's axes. See `picks`.
+    """
     x, index, updates = joint.ins
     out = joint.outs[0]
-    flow.pin(joint, index)
+    if index.choice is None:
+        flow.pin(joint, index)
     n = joint.params["dimension_numbers"]
     flow.read(x)
     flow.read(updates)
@@ -134,10 +152,10 @@ def scatter_flow(flow: Flow, joint: Joint) -> None:
     for d in range(len(x.axes)):
         if d not in kept:
             flow.uniform(joint, x, d)
-    for o in range(len(updates.axes)):
-        if o not in kept.values():
-            flow.uniform(joint, updates, o)
-    if joint.name not in ("scatter", "scatter-add", "scatter_add"):
+    gone = [o for o in range(len(updates.axes)) if o not in kept.values()]
+    for o in gone:
+        flow.uniform(joint, updates, o)
+    if joint.name not in ("scatter", *_SUMS):
         for v in (x, updates):
             flow.carries_nothing(v)
         if joint.name in ("scatter_mul", "scatter-mul"):
@@ -152,7 +170,41 @@ def scatter_flow(flow: Flow, joint: Joint) -> None:
             zeros = np.zeros(x.small[d], np.int64), np.zeros(x.big[d], np.int64)
             groups.append(Group((), (d,), *zeros))
     move(flow, joint, spread, [(updates, groups)])
+    for o in gone:
+        if o != chosen:
+            _meet(flow, joint, updates, o, spread)
+    also(spread)
     flow.agree(joint, [x, spread], out)
+
+
+def _meet(flow: Flow, joint: Joint, updates: Value, o: int, spread: Value) -> None:
+    """Copies of updates that are all written to one place: added, they count."""
+    if joint.name not in _SUMS:
+        flow.refuse_hollow(joint, updates, [o])
+        for (d, _, _), expr in updates.carries.items():
+            if d == o and expr:
+                flow.splits.require_zero(expr)
+        return
+    for d, uid in flow.hollow(updates):
+        if d == o:
+            if (d, uid) not in updates.zeros:
+                flow.refuse_hollow(joint, updates, [o])
+            flow.need(updates.zeros[d, uid], joint, [updates.axes[o]])
+    cells = flow.labels(updates.axes[o])[1]
+    copies = {flow.log_copies(cell) for cell in cells}
+    if len(copies) > 1:
+        joint.fail("segments with different numbers of copies are added into one place",
+                   axes=[updates.axes[o]])  # fmt: skip
+    for block in np.ndindex(spread.scale.shape):
+        if spread.scale[block] is not None:
+            spread.scale[block] = plus(spread.scale[block], constant(*copies))
+    direct = [] if updates.origin is None else [updates.origin]
+    for d, label, leaf in flow.cells(updates):
+        if d == o:
+            carried = updates.carries.get((d, label, leaf.uid), ZERO)
+            flow.contractions.append(
+                Contraction(carried, joint, updates.axes[o], leaf, direct, [carried] * len(direct))
+            )
 
 
 def dynamic_slice_axes(joint: Joint) -> None:

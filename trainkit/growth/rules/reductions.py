@@ -125,33 +125,6 @@ def rev_flow(flow: Flow, joint: Joint) -> None:
     move(flow, joint, joint.outs[0], [(x, groups)])
 
 
-def top_k_axes(joint: Joint) -> None:
-    x = joint.ins[0]
-    last = len(x.axes) - 1
-    d = joint.params.get("axis", last) % len(x.axes)
-    joint.same_told("k")
-    joint.notes["dim"] = d
-    joint.refuse_growth(
-        x, [d], "top_k chooses among entries of an axis that grows, whose copies tie",
-        "keep this axis (the vocabulary) as it is; for more experts, of which more are chosen, use "
-        "trainkit.growth.experts.more_experts",
-    )  # fmt: skip
-    if joint.both("k")[0] != joint.both("k")[1]:
-        joint.fail(f"top_k keeps {joint.both('k')[0]} and {joint.both('k')[1]}")
-    k = joint.params["k"]
-    for i in range(2):
-        joint.new_out(i, [Axis(k, k) if e == d else a for e, a in enumerate(x.axes)])
-
-
-def top_k_flow(flow: Flow, joint: Joint) -> None:
-    x, d = joint.ins[0], joint.notes["dim"]
-    flow.carries_nothing(x)
-    groups = [Group((e,), (e,), ANY if e == d else None) for e in range(len(x.axes))]
-    move(flow, joint, joint.outs[0], [(x, groups)])
-    flow.uniform(joint, x, d)
-    flow.plain(joint.outs[1])
-
-
 def window_axes(joint: Joint) -> None:
     joint.same_told("computation", "window_dimensions", "window_strides", "padding",
                     "base_dilation", "window_dilation")  # fmt: skip
@@ -217,7 +190,6 @@ RULES = {
     **{n: Rule(along_axes, pinned_flow) for n in ("cumprod", "cumlogsumexp")},
     "sort": Rule(along_axes, cumulative_flow),
     "rev": Rule(along_axes, rev_flow),
-    "top_k": Rule(top_k_axes, top_k_flow),
     "reduce_window_sum": Rule(window_axes, window_sum_flow),
     **{
         n: Rule(window_axes, window_extreme_flow)

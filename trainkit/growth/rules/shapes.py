@@ -156,6 +156,8 @@ def _slice_of(joint: Joint, axis: Axis, small: tuple, big: tuple) -> Axis:
         return made
     if n > m:
         joint.fail("a slice is shorter in the big model", axes=(axis,))
+    if axis.ordered:
+        return made  # ranks: the flow sees whether copies come with their units
     if step == big_step == 1:
         _segment(joint, axis, made, start, big_start)
     elif (
