@@ -57,7 +57,8 @@ class Hook(Protocol):
 
     A hook with a memory gives it as `hook.save()`, something that JSON can hold, and takes it
     back in `hook.load(saved) -> Change | None` when a run is resumed, before the state is
-    restored; that change brings the step and a state of the shapes that the checkpoint has.
+    restored; that change brings the step and a state of the shapes that the checkpoint has. One
+    with work under way may have `hook.settle()`: it is called before the last checkpoint.
     """
 
     def __call__(self, now: Now) -> Change | None: ...

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 from trainkit.cost import step_flops
 from trainkit.data.prefetch import Prefetch
 from trainkit.data.stacked import Stacked
@@ -138,6 +140,9 @@ class Session:
         if not (stopped or improved or due) or self.checkpoints.latest == record.step:
             return
         with self.paused():
+            for hook in self.hooks:
+                if stopped and hasattr(hook, "settle"):
+                    hook.settle()
             self.record = record = dataclasses.replace(record, train=self.log.latest)
             info = {
                 "record": record.to_json(),
@@ -302,8 +307,9 @@ class Session:
 
     @contextlib.contextmanager
     def paused(self):
-        """Fetches what is under way, and leaves the time it takes out of the speed."""
+        """Lets the steps under way end, and leaves the time of what follows out of the speed."""
         self.log.flush()
+        jax.block_until_ready(self.state)
         begin = time.perf_counter()
         yield
         self.log.pause(time.perf_counter() - begin)

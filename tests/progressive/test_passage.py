@@ -219,6 +219,35 @@ def test_every_growth_has_its_whole_certificate(options, tmp_path):
     assert [e["certificate"] for e in saved if e["event"] == "growth"] == [growth["certificate"]]
 
 
+def test_a_checkpoint_waits_for_no_certificate_and_one_that_is_missing_is_made_again(
+    monkeypatch, tmp_path
+):
+    from trainkit.hooks import Change
+
+    out, done = tmp_path / "run", threading.Event()
+    whole = Passage.certificate
+    stages = [Stage(MLP((4,)), until.steps(4)), Stage(MLP((8,)))]
+
+    def stop(now):
+        if now.steps == 10:
+            done.set()
+            return Change(stop="stopped")
+        return None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Passage, "certificate", lambda *args: done.wait(60) and whole(*args))
+        options = {"config": {}, "out": out, "steps": 16}
+        stopped = linen(stages, hooks=[stop], **options)
+    assert "warnings" in tiny.events(stopped, "growth")[0]["certificate"]  # it came in the end
+    info = trainkit.checkpoint.Checkpointer(out / "checkpoints").info(8)
+    (saved,) = [e for e in info["hooks"][0]["history"] if e["event"] == "growth"]
+    assert saved["certificate"] == {"pending": True}
+    resumed = linen(stages, **options)
+    (growth,) = tiny.events(resumed, "growth")
+    assert growth["certificate"]["forward_error"]["float32"] < 1e-5
+    assert "made of a state from scratch" in growth["certificate"]["warnings"][-1]
+
+
 class Scanned(nn.Module):
     """Layers that are stacked in one array."""
 
@@ -274,9 +303,10 @@ def test_a_certificate_that_cannot_be_made_ends_no_run(monkeypatch):
 
 
 def test_rehearsing_changes_nothing(monkeypatch):
-    rehearsed = linen([Stage(MLP((4,)), until.steps(4)), Stage(MLP((8,)))])
+    stages = [Stage(MLP((4,)), until.steps(4)), Stage(MLP((8,)))]
+    rehearsed = linen(stages, certify=False)
     monkeypatch.setattr(Passage, "rehearse", lambda self: self)
-    plain = linen([Stage(MLP((4,)), until.steps(4)), Stage(MLP((8,)))])
+    plain = linen(stages, certify=False)
     for a, b in zip(
         jax.tree.leaves(rehearsed.state.params), jax.tree.leaves(plain.state.params), strict=True
     ):

@@ -27,6 +27,7 @@ class Books:
         self.ledger = Ledger()
         self.evaluation: dict[str, float] = {}
         self._counted: dict[str, Any] = {"examples": 0, "evaluated_at": -1, "flops": 0.0}
+        # Their events, what they are called in the background, and what makes them.
         self._uncertified: list[tuple[dict[str, Any], Hashable, Callable[[], Any]]] = []
 
     # -- the ledger ----------------------------------------------------------------------------
@@ -89,18 +90,30 @@ class Books:
         self._uncertified.append((event, name, certify))
         return lambda: self.ahead.start(name, certify)
 
+    def take_in(self) -> None:
+        """Writes down the certificates that are made, without waiting for any."""
+        made = [one for one in self._uncertified if self.ahead.ready(one[1])]
+        for event, name, _ in made:
+            event["certificate"] = self.ahead.take(name)
+        self._uncertified = [one for one in self._uncertified if one not in made]
+
     def settle(self) -> None:
         """Waits for the certificates that are being made."""
         for event, name, certify in self._uncertified:
             self.ahead.start(name, certify)
             event["certificate"] = self.ahead.take(name)
-        self._uncertified.clear()
+        self._uncertified = []
 
     def save(self) -> dict[str, Any]:
         """As JSON holds it. Copies: it is written in the background while the run goes on."""
-        self.settle()
+        self.take_in()
+        history = copy.deepcopy(self.history)
+        missing = {id(event) for event, _, _ in self._uncertified}
+        for event, own in zip(history, self.history, strict=True):
+            if id(own) in missing:
+                event["certificate"] = {"pending": True}
         return {
-            "history": copy.deepcopy(self.history),
+            "history": history,
             "ledger": self.ledger.to_json(),
             "counted": dict(self._counted),
             "evaluation": dict(self.evaluation),

@@ -113,7 +113,9 @@ class Growing:
     def __call__(self, now: Now) -> Change | None:
         """See `trainkit.hooks.Hook`."""
         self._start_what_waits(now.state)
-        if not self.ahead.enabled:
+        if self.ahead.enabled:
+            self.books.take_in()
+        else:
             self.settle()
         self.books.account(now, self.here)
         before = self.books.ledger.total
@@ -217,9 +219,10 @@ class Growing:
             certificate={},
             probe=probed,
         )
-        # Work in the background must not slow down the first step.
+        # Work in the background must not slow down the first step; and what nobody waits for
+        # comes last in it.
         self._first_step = None
-        self._after_first_step = [self.books.certify_later(event, certify), self.prepare]
+        self._after_first_step = [self.prepare, self.books.certify_later(event, certify)]
         self.path.append(choice)
         self.watch.evaluated({})
         self.watch.begin(self.here.stage.until, self.books.counts(now))
@@ -279,7 +282,7 @@ class Growing:
     # -- the end, and from checkpoint to checkpoint --------------------------------------------
 
     def settle(self) -> None:
-        """Waits for the certificates that are being made."""
+        """Waits for the certificates that are being made, as the last checkpoint does."""
         self._start_now()
         self.books.settle()
 
@@ -304,7 +307,6 @@ class Growing:
 
     def save(self) -> dict[str, Any]:
         """What a checkpoint holds of it; JSON."""
-        self._start_now()
         return {
             "path": list(self.path),
             "decaying": self.decay.under_way,
@@ -321,4 +323,13 @@ class Growing:
         self.books.load(saved)
         self.watch.load(saved, here.stage.until)
         self.prepare()
+        self._certify_again()
         return Change(state=here.fresh(), step=here.step, evaluate=here.evaluation, data=here.data)
+
+    def _certify_again(self) -> None:
+        """Makes the certificates that the stopped run had not finished."""
+        growths = [event for event in self.books.history if event["event"] == "growth"]
+        for level, event in enumerate(growths):
+            if event["certificate"].get("pending"):
+                passage = self.passages[level, self.path[level], self.path[level + 1]]
+                self.books.certify_later(event, passage.certificate_of_fresh)()

@@ -141,6 +141,20 @@ class Passage:
         except Exception as error:  # a run must not end for want of memory for its books
             return {"warnings": [f"there is no certificate: {type(error).__name__}: {error}"]}
 
+    def certificate_of_fresh(self) -> dict[str, Any]:
+        """The certificate of the same growth of a state from scratch.
+
+        For a run that was stopped before its own was made: the states of that time are gone, the
+        maps are the same.
+        """
+        if self.growth is None or not self.big.recipe.certify:
+            return {}
+        small = self.small.fresh()
+        big = jax.jit(lambda state: self.big.step.prepared(self.apply(state)))(small)
+        found = self._certificate_or_why_not(small, big)
+        warning = "made of a state from scratch: the run was stopped while its own was being made"
+        return {**found, "warnings": [*found.get("warnings", ()), warning]}
+
     def certificate(self, small: TrainState, big: TrainState) -> dict[str, Any]:
         """What the growth did, as JSON holds it: the fields of `trainkit.growth.Certificate`.
 
