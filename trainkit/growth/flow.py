@@ -218,7 +218,7 @@ class Flow:
             return a
         residual = self.scales.require_zero(plus(a, b, -1.0))
         if residual:
-            grown = self._grown_before(joint)
+            grown = self.grown_before(joint)
             factor = math.exp(abs(residual))
             joint.fail(
                 f"`{joint.name}` would see its operands change by factors that differ by "
@@ -228,7 +228,7 @@ class Flow:
             )
         return a if len(a) <= len(b) else b
 
-    def _grown_before(self, joint: Joint) -> list[Axis]:
+    def grown_before(self, joint: Joint) -> list[Axis]:
         """The axes that grow at an equation, or at the nearest one before it where one does."""
         todo, seen = [joint], set()
         while todo:

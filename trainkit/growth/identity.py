@@ -30,7 +30,7 @@ class _Eye(NamedTuple):
 
 _MOVES = frozenset(
     ("reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type")
-    + ("copy", "copy_p", "stop_gradient", "slice")
+    + ("stop_gradient", "slice")
 )
 _POOLS = frozenset(("reduce_max", "reduce_window_max", "reduce_min"))
 
@@ -217,7 +217,7 @@ def _simplified(eqn: Equation, ins: list[Any], bounds: Mapping[int, Mapping[str,
                 return ins[1]
             if zeros[1] and _whole(eqn, 0):
                 return ins[0]
-    if name in ("convert_element_type", "copy", "copy_p") and isinstance(ins[0], _Eye):
+    if name == "convert_element_type" and isinstance(ins[0], _Eye):
         return ins[0]
     if any(_supposed(v) for v in ins[:1]):
         return None

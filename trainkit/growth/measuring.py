@@ -60,7 +60,8 @@ def activations(
     number = _numbers(plan, values)
     live = {id(v) for v in big.ins[len(flat) :]}  # what depends on the inputs
     wanted: list[tuple[int, int, int, Axis]] = []  # equation, operand, dimension, leaf
-    for e, (joint, equation) in enumerate(zip(joints, big.equations, strict=True)):
+    equations = [joint.big for joint in joints]
+    for e, (joint, equation) in enumerate(zip(joints, equations, strict=True)):
         for i, operand in enumerate(equation.ins):
             if id(operand) not in live:
                 continue
@@ -72,7 +73,7 @@ def activations(
     def run(flat, inputs):
         env = dict(zip(map(id, big.ins), [*flat, *jax.tree.leaves(inputs)], strict=True))
         found: dict[int, jax.Array] = {}
-        for e, equation in enumerate(big.equations):
+        for e, equation in enumerate(equations):
             ins = [
                 jnp.asarray(v.value) if isinstance(v, Const) else env[id(v)] for v in equation.ins
             ]

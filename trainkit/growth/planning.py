@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from trainkit.growth.backward import unproved
 from trainkit.growth.blueprint import Plan, unchanged
 from trainkit.growth.deepening import Shapes, Side, assemble, deeper
 from trainkit.growth.errors import GrowthError
@@ -94,6 +95,7 @@ def plan(
             f"{jax.tree.structure(big_out)}"
         )
 
+    guesses = unproved(small_program, small_fn, structs(small_params), args)
     folder = Folder()
     small = Side(folder.flatten(small_program), _sizes(small_leaves))
     big = Side(folder.flatten(big_program), _sizes(big_leaves))
@@ -119,7 +121,13 @@ def plan(
         n, m = len(small_leaves), len(before.ins) - len(eyes)
         order = [*before.ins[:n], *before.ins[m:], *before.ins[n:m]]
         before = Program(order, before.equations, before.outs)
-        return widen(analysis, before, after, values, small_out, append)
+        made = widen(analysis, before, after, values, small_out, append)
+        theirs = {old[small_leaves[i][0]] for i in guesses}
+        leaves = [
+            dataclasses.replace(leaf, calibrated=True) if leaf.path in theirs else leaf
+            for leaf in made.leaves
+        ]
+        return dataclasses.replace(made, leaves=tuple(leaves))
 
     depth = operator(how).depth
     refused: GrowthError | None = None

@@ -30,8 +30,15 @@ CALLS = {
     "run_state": "jaxpr",
 }
 FORWARDS_UNIFORM = {
-    "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "copy", "copy_p",
+    "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose",
     "convert_element_type", "stop_gradient", "rev", "slice", "tile",
+}  # fmt: skip
+
+
+# What says where or how a value is kept, and leaves it as it is.
+IDENTITIES = {
+    "copy", "copy_p", "name", "optimization_barrier", "sharding_constraint", "mesh_cast", "reshard",
+    "device_put", "pvary", "pcast", "layout_constraint",
 }  # fmt: skip
 
 
@@ -143,6 +150,14 @@ class Folder:
                     [self.literal(c) for c in closed.consts] if closed is not None else []
                 )
                 results = self.run(body, inner_consts, ins, out, (*calls, eqn))
+            elif name == "custom_linear_solve":
+                body, ins = _solution(eqn, ins)
+                consts_in = [self.literal(c) for c in body.consts]
+                results = self.run(body.jaxpr, consts_in, ins, out, (*calls, eqn))
+            elif name in IDENTITIES:
+                results = ins
+            elif name in ("debug_callback", "debug_print"):
+                results = []  # looks on, and gives nothing back
             elif all(isinstance(v, Const) for v in ins) and not eqn.effects:
                 results = self._fold(eqn, ins)
             elif name == "sub" and (found := centred(self._made, eqn, ins)) is not None:
@@ -219,6 +234,14 @@ class Folder:
             )
             for i, aval in enumerate(avals)
         ]
+
+
+def _solution(eqn: core.JaxprEqn, ins: list) -> tuple[core.ClosedJaxpr, list]:
+    """What solves a linear system, and its operands: the others are for gradients."""
+    counts, bodies = eqn.params["const_lengths"], eqn.params["jaxprs"]
+    start = counts.matvec + counts.vecmat
+    right = ins[sum(counts) :]
+    return bodies.solve, [*ins[start : start + counts.solve], *right]
 
 
 def _is(v, value: int) -> bool:

@@ -29,7 +29,7 @@ MOVES = {
     "concatenate", "stack", "tile", "gather", "dynamic_slice", "rev", "scan", "reduce_window_sum",
     "cumsum",
 }  # fmt: skip
-_PASSED = {"convert_element_type", "copy", "copy_p", "stop_gradient"}
+_PASSED = {"convert_element_type", "stop_gradient"}
 _ELEMENTWISE = {
     *_PASSED, "mul", "add", "sub", "div", "neg", "max", "min", "exp", "logistic", "tanh", "sqrt",
     "rsqrt", "square", "select_n", "and", "or", "not", "lt", "gt", "le", "ge", "eq", "ne",

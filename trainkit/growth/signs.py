@@ -11,8 +11,7 @@ UNKNOWN, NOT_NEGATIVE, POSITIVE = 0, 1, 2
 
 _SAME = {
     "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "convert_element_type",
-    "stop_gradient", "copy", "copy_p", "reduce_sum", "reduce_max", "reduce_min", "sqrt", "slice",
-    "optimization_barrier",
+    "stop_gradient", "reduce_sum", "reduce_max", "reduce_min", "sqrt", "slice",
 }  # fmt: skip
 
 

@@ -10,8 +10,8 @@ from trainkit.growth.errors import GrowthError
 from trainkit.growth.program import Const, Equation, Fresh, Program, scan_counts, where
 
 _SAME_SHAPE = frozenset(
-    ("convert_element_type", "copy", "copy_p", "neg", "stop_gradient", "reduce_precision", "mul")
-    + ("optimization_barrier", "sharding_constraint", "add", "sub", "div", "square", "exp", "tanh")
+    ("convert_element_type", "neg", "stop_gradient", "reduce_precision", "mul")
+    + ("add", "sub", "div", "square", "exp", "tanh")
 )
 
 

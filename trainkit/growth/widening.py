@@ -195,17 +195,20 @@ def _run(analysis, values, joints: list[Joint], outs, layouts) -> Flow:
         flow.read(out)
         for expr in out.scale.flat:
             if expr is not None and flow.scales.require_zero(expr):
+                maker = flow.makers.get(id(out), joints[-1] if joints else None)
                 analysis.fail(
                     f"result {i} would change by a factor, and no scaling of the parameters "
                     "mends it",
-                    equation=joints[-1].small if joints else None,
+                    axes=flow.grown_before(maker) if maker is not None else out.axes,
+                    equation=maker.small if maker is not None else None,
+                    mend="let a parameter read the axis that is summed over, or use a mean there",
                 )
     return flow
 
 
 _FORWARD = {
     "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "convert_element_type",
-    "stop_gradient", "copy", "copy_p",
+    "stop_gradient",
 }  # fmt: skip
 
 

@@ -19,8 +19,8 @@ from trainkit.growth.program import Const, Equation, Program, scan_counts
 KEEPS_ZERO = frozenset(
     {
         *("reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice"),
-        *("dynamic_slice", "gather", "stop_gradient", "copy_p"),
-        *("convert_element_type", "reduce_precision", "copy", "name", "sharding_constraint"),
+        *("dynamic_slice", "gather", "stop_gradient"),
+        *("convert_element_type", "reduce_precision"),
         *("reduce_sum", "reduce_max", "reduce_min", "reduce_window_sum", "cumsum", "rev", "tile"),
         *("neg", "sign", "abs", "square", "sqrt", "cbrt", "real", "imag", "div", "rem"),
         *("sin", "tan", "asin", "atan", "sinh", "asinh", "tanh", "erf", "log1p", "expm1"),

@@ -6,6 +6,7 @@ from trainkit.growth.rules import (
     control,
     elementwise,
     indexing,
+    matrices,
     picks,
     reductions,
     shapes,
@@ -17,6 +18,7 @@ RULES: dict[str, Rule] = {
     **reductions.RULES,
     **shapes.RULES,
     **indexing.RULES,
+    **matrices.RULES,
     **control.RULES,
     **picks.RULES,
 }

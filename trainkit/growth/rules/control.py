@@ -60,8 +60,11 @@ def _close(flow: Flow, joint: Joint, inner: Value, out: Value, result: Value) ->
     _link(flow, joint, inner, flow.read(out))
     kept = [(out.zeros, inner.zeros), (out.means, inner.means)]
     if not flow.is_zero(out) and not all(keys.keys() <= found.keys() for found, keys in kept):
-        joint.fail("new units that hold nothing at first would be filled by the loop",
-                   axes=[a for a in inner.axes if not a.fixed])  # fmt: skip
+        joint.fail(
+            "new units that hold nothing at first would be filled by the loop",
+            axes=[a for a in inner.axes if not a.fixed],
+            mend="grow this axis to a multiple, whose copies need no such units, or another axis",
+        )
     if not flow.is_zero(out):
         for found, key in [(f, k) for f, keys in kept for k in keys]:
             flow.need(found[key], joint, [inner.axes[key[0]]])
@@ -201,22 +204,9 @@ def unknown_flow(flow: Flow, joint: Joint) -> None:
         flow.plain(v)
 
 
-def barrier_axes(joint: Joint) -> None:
-    for i, v in enumerate(joint.ins):
-        joint.new_out(i, v.axes)
-
-
-def barrier_flow(flow: Flow, joint: Joint) -> None:
-    for v, out in zip(joint.ins, joint.outs, strict=True):
-        flow.read(v)
-        out.scale, out.carries, out.origin = v.scale, v.carries, v.origin
-        out.zeros, out.means = v.zeros, v.means
-
-
 UNKNOWN = Rule(unknown_axes, unknown_flow)
 RULES = {
     "scan": Rule(scan_axes, scan_flow),
     "while": Rule(while_axes, while_flow),
     "cond": Rule(cond_axes, cond_flow),
-    "optimization_barrier": Rule(barrier_axes, barrier_flow),
 }

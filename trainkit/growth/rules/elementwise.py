@@ -178,7 +178,7 @@ _NONLINEAR = [
     "rem", "atan2", "igamma", "igammac", "bessel_i0e", "bessel_i1e",
     "regularized_incomplete_beta", "polygamma", "random_gamma_grad", "zeta",
 ]  # fmt: skip
-LINEAR = ["neg", "copy", "copy_p", "real", "imag", "conj", "reduce_precision"]
+LINEAR = ["neg", "real", "imag", "conj", "reduce_precision"]
 KEEPS_ZERO = {
     "tanh", "sin", "tan", "asin", "atan", "sinh", "asinh", "erf", "expm1", "log1p", "floor",
     "ceil", "round", "convert_element_type",

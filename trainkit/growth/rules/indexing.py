@@ -35,9 +35,12 @@ def gather_axes(joint: Joint, chosen: Sequence[int] = ()) -> None:
         joint.fail("gathers of different form")
     sizes = joint.both("slice_sizes")
     table = [d for d in n.collapsed_slice_dims if d not in chosen and not find(x.axes[d]).fixed]
-    whole = [d not in (*table, *chosen) and _whole(joint, x, sizes, d) for d in range(len(x.axes))]
     batch_x = list(n.operand_batching_dims)
     batch_i = list(n.start_indices_batching_dims)
+    whole = [
+        d not in (*table, *chosen, *batch_x) and _whole(joint, x, sizes, d)
+        for d in range(len(x.axes))
+    ]
     for d, i in zip(batch_x, batch_i, strict=True):
         joint.unify(x.axes[d], index.axes[i])
     joint.refuse_growth(index, [len(index.axes) - 1], "an index with more parts", None)

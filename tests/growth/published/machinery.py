@@ -1,0 +1,48 @@
+"""What large code bases have beside the arithmetic: named checkpoints, shardings, looks inside,
+solutions of linear systems."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from tests.growth.published.making import model
+from tests.growth.zoo import FLAT
+
+
+@model(
+    "instrumented",
+    lambda d, e: {"in": (7, d), "w": (d, e), "out": (e, 2)},
+    {"d": 4, "e": 5}, "d e", inputs=FLAT,
+)  # fmt: skip
+def _(p, s, x):
+    mesh = jax.sharding.Mesh(jax.devices()[:1], "x")
+    names = jax.checkpoint_policies.save_only_these_names("hidden")
+
+    @functools.partial(jax.checkpoint, policy=names)
+    def block(x):
+        h = checkpoint_name(jnp.tanh(x @ p["in"]), "hidden")
+        sharding = jax.NamedSharding(mesh, jax.P(None, "x"))
+        return jax.lax.with_sharding_constraint(h, sharding)
+
+    h = block(x)
+    jax.debug.callback(lambda h: None, h)
+    return jax.lax.optimization_barrier(jnp.tanh(h @ p["w"])) @ p["out"]
+
+
+@model(
+    "solved",
+    lambda d, e: {"in": (7, d), "a": (d, 3, 3), "m": (5, 5), "w": (d * 3, e), "out": (e, 2)},
+    {"d": 4, "e": 3}, "d e", inputs=FLAT,
+)  # fmt: skip
+def _(p, s, x):
+    """A system for each channel, a Cholesky factor of each, and one system for all channels."""
+    positive = lambda a: a @ jnp.swapaxes(a, -1, -2) + jnp.eye(a.shape[-1])
+    h = jnp.tanh(x @ p["in"])
+    y = jnp.linalg.solve(positive(p["a"])[None], h[..., None, None] * jnp.ones((1, 1, 3, 1)))
+    y = jnp.einsum("dij,bdj->bdi", jnp.linalg.cholesky(positive(p["a"])), y[..., 0])
+    y = jnp.tanh(y.reshape(x.shape[0], -1) @ p["w"])
+    return jnp.linalg.solve(positive(p["m"]), y) @ p["out"]
