@@ -19,6 +19,7 @@ from trainkit.growth.identity import (
 from trainkit.growth.layers import alignments, order
 from trainkit.growth.leaf import Origin
 from trainkit.growth.program import Const, Folder, Program, scan_counts
+from trainkit.growth.sequences import Cut, cuts, in_order
 from trainkit.growth.splicing import spliced
 from trainkit.growth.stacking import layer_axes, shortened
 from trainkit.growth.zeroing import nearest_zeros
@@ -67,11 +68,12 @@ def deeper(
     stacks = _stacks(small, big, how)
     if list(small.shapes) == list(big.shapes) and not stacks:
         return
+    attempt = lambda origin, how: _deeper(small, big, origin, stacks, how, folder, trainable)
     refused: GrowthError | None = None
     count = 0
-    for origin in alignments(_as_used(small), _as_used(big), how):
+    for origin in _origins(_as_used(small), _as_used(big), how, attempt):
         try:
-            found = _deeper(small, big, origin, stacks, how, folder, trainable)
+            found = attempt(origin, how)
         except GrowthError as error:
             refused = refused or error
             continue
@@ -79,6 +81,61 @@ def deeper(
         yield found
     if not count and refused is not None:
         raise refused
+
+
+def _origins(
+    small: Shapes, big: Shapes, how: str, attempt: Callable[[Any, str], Any]
+) -> Iterator[dict[str, Origin]]:
+    """Which leaf is which, the likeliest first: by names, and by the order of the programs."""
+    refused: GrowthError | None = None
+    named: list[dict[str, Origin]] = []
+    try:
+        for origin in alignments(small, big, how):
+            named.append(origin)
+            if how == "identity":  # a proof follows that tells right from wrong
+                yield origin
+    except GrowthError as error:
+        refused = error
+    if how != "identity":
+        ordered = [origin for origin in named if in_order(origin, small, big)]
+        if ordered:
+            yield from ordered
+            return
+    found = cuts(small, big)
+    if how != "identity" and found:
+        found = [_blocks(found, attempt)]
+    origins = [cut.origin(how) for cut in found]
+    yield from (origin for origin in origins if origin not in named or how != "identity")
+    if not found and how != "identity":
+        yield from named
+    if not found and not named and refused is not None:
+        raise refused
+
+
+def _blocks(found: list[Cut], attempt: Callable[[Any, str], Any]) -> Cut:
+    """The cut whose turns are blocks: they can be made to do nothing, and are all of the layers."""
+
+    def rests(cut: Cut) -> bool:
+        try:
+            attempt(cut.origin("identity"), "identity")
+        except GrowthError:
+            return False
+        return True
+
+    if len(found) == 1:
+        return found[0]
+    kept = [cut for cut in found if rests(cut)]
+    most = max(cut.covers for cut in kept or found)
+    best = [cut for cut in kept or found if cut.covers == most]
+    if len(best) == 1 or kept:
+        return best[0]
+    new = [name for name, come in best[0].origin("identity").items() if come.new]
+    raise GrowthError(
+        "layers have no names of their own, and the order in which they are read does not tell "
+        f"where a block begins: the first new one may begin with {new[0]}",
+        params=new[:4],
+        mend='give blocks a module of their own, or names: name=f"block_{i}"',
+    )
 
 
 def assemble(
