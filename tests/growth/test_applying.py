@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tests.growth import zoo
 from tests.growth.checking import names
+from tests.growth.test_memory import peak, size
 from trainkit import growth
 from trainkit.growth.applying import grower
 
@@ -70,51 +70,6 @@ SPECS = {
     "k": P(None, "x"), "v": P("x", None), "o": P("x", None), "gate": P(None, "x"),
     "up": P("x", None), "down": P("x", None), "out": P("x", None),
 }  # fmt: skip
-
-
-def size(tree):
-    return [x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)]
-
-
-def peak(compiled):
-    memory = compiled.memory_analysis()
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
-
-
-def zoo_plan(name, base, more):
-    model = zoo.MODELS[name]
-    base = {**model.base, **base}
-    (small_fn, small), (big_fn, big) = (model.build(**s) for s in (base, {**base, **more}))
-    inputs = [
-        jax.ShapeDtypeStruct(x.shape, "int32" if x.dtype.kind == "i" else "float32")
-        for x in model.inputs
-    ]
-    return growth.plan(small_fn, big_fn, small, big, *inputs), small, big
-
-
-GPT = {"width": 32, "heads": 4, "hidden": 64}
-GROWN = {
-    "gpt": ("gpt", GPT, {"width": 64, "heads": 8, "hidden": 128}),
-    "gpt, odd sizes": ("gpt", GPT, {"width": 40, "hidden": 75}),
-    "resnet": ("resnet", {"width": 16}, {"width": 32}),
-    "resnet, odd sizes": ("resnet", {"width": 16}, {"width": 21}),
-}
-
-
-@pytest.mark.parametrize("name", GROWN)
-def test_peak_memory(name):
-    """At most small + big + the largest leaf, as XLA counts it (and 1 KiB for keys and tables)."""
-    plan, small, big = zoo_plan(*GROWN[name])
-    limit = sum(size(small)) + sum(size(big)) + max(size(big)) + 1024
-    key = jax.random.key(0)
-    for symmetry in ("uneven", "noise", "zero_out"):
-        compiled = jax.jit(grower(plan, key, symmetry)).lower(small, key).compile()
-        assert peak(compiled) <= limit, symmetry
 
 
 @pytest.mark.parametrize("symmetry", ["even", "uneven"])

@@ -266,9 +266,6 @@ def test_bad_input():
         grow_opt_state(tx, tx.init(params), without, params, big)
     with pytest.raises(GrowthError, match="Is tx the transformation"):
         grow_opt_state(tx, optax.sgd(0.1, 0.9).init(params), growth, params, big)
-    galore = optax.contrib.galore(1e-3, rank=2)
-    with pytest.raises(GrowthError, match="reset=True"):
-        grow_opt_state(galore, galore.init(params), growth, params, big)
     flat = optax.flatten(tx)
     with pytest.raises(GrowthError, match="another tree than the parameters"):
         grow_opt_state(flat, flat.init(params), growth, params, big)

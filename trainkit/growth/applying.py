@@ -198,9 +198,7 @@ def grow_leaf(w: jax.Array, growth: LeafGrowth, key: jax.Array | None, noise=Non
     if all(a is None for a in growth.axes) and growth.weight == 1.0:
         return w
     if not jnp.issubdtype(w.dtype, jnp.inexact):
-        for d, axis in enumerate(growth.axes):
-            w = w if axis is None else take(w, axis, d)
-        return w
+        return take(w, [(d, axis) for d, axis in enumerate(growth.axes) if axis is not None])
     wide = arithmetic(w.dtype)
     rank = w.ndim
     # Nothing of the grown size is asked for twice, or XLA would keep it for a while.
@@ -249,9 +247,11 @@ def _copied(
     key: jax.Array | None,
 ) -> jax.Array:
     """W[π] along all axes, with what new units hold."""
-    out = w
     random = any(_kind(axis) == "random" for _, axis in axes)
+    out = take(w, [(d, axis) for d, axis in axes if _kind(axis) == "copied"])
     for i, (d, axis) in enumerate(axes):
+        if _kind(axis) == "copied":
+            continue
         mean = None
         if _kind(axis) == "mean":
             # Of the small array, and then copied, where that is the same: it is at hand.
@@ -266,7 +266,7 @@ def _mean_copied(mean: jax.Array, axes: Sequence[tuple[int, AxisGrowth]]) -> jax
     """A mean over one axis, taken along the others that grow."""
     for d, axis in axes:
         old = mean
-        mean = take(old, axis, d)
+        mean = take(old, [(d, axis)])
         if _kind(axis) == "mean":
             mean = jnp.where(_new(axis, d, mean.ndim), old.mean(d, keepdims=True), mean)
     return mean
@@ -287,9 +287,7 @@ def _along(
 ) -> jax.Array:
     """W[π] along one axis, and what its new units hold: zeros, their mean, or random values of the
     leaf's own size (`rms`) and sign."""
-    out = take(w, axis, d)
-    if _kind(axis) == "copied":
-        return out
+    out = take(w, [(d, axis)])
     new = _new(axis, d, w.ndim)
     if axis.fill == "random":
         assert key is not None

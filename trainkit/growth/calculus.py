@@ -8,7 +8,8 @@ of them is the inverse of the other: weights are read back with f, gradients wit
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,10 +50,6 @@ def _power(weight: np.ndarray | float, gradient: np.ndarray | float, p: float, q
     return np.power(np.asarray(weight, float), p) * np.power(np.asarray(gradient, float), q)
 
 
-def _has_new(along: AxisGrowth | None) -> bool:
-    return along is not None and bool((np.asarray(along.source) < 0).any())
-
-
 def _along(vector: np.ndarray, ndim: int, axis: int, dtype: jnp.dtype) -> jax.Array:
     shape = [1] * ndim
     shape[axis] = len(vector)
@@ -89,36 +86,80 @@ def expand(
     """
     _check(x.shape, growth, lead, what)
     dtype = _wide(x.dtype)
-    y = x.astype(dtype)
-    # Axes with new units first: their means are then of the small array, which is at hand.
-    for a, along in sorted(enumerate(growth.axes), key=lambda axis: not _has_new(axis[1])):
+    axes = []
+    for a, along in enumerate(growth.axes):
         if along is None:
             continue
-        axis = lead + a
-        source = np.asarray(along.source)
-        if source.max(initial=-1) >= x.shape[axis]:
+        if int(np.max(along.source, initial=-1)) >= x.shape[lead + a]:
             raise GrowthError(
-                f"{what}: axis {a} has {x.shape[axis]} units, but its growth copies unit "
-                f"{source.max()}"
+                f"{what}: axis {a} has {x.shape[lead + a]} units, but its growth copies unit "
+                f"{np.max(along.source)}"
             )
-        old = source >= 0
-        factor = np.where(old, _power(along.weight, along.gradient, weight, gradient), 0.0)
-        before = y
-        y = take(y, along, axis)
-        y = y * _along(factor, y.ndim, axis, dtype)
-        if not old.all() and old.any():
-            mean = None
-            if new == "mean":
-                each = np.bincount(source[old], factor[old], x.shape[axis]) / old.sum()
-                mean = jnp.sum(before * _along(each, before.ndim, axis, dtype), axis, keepdims=True)
-                scale = np.where(old, 0.0, 1.0)
-            elif new == "fill" and along.fill == "mean":
-                mean = jnp.mean(before, axis, keepdims=True)
-                scale = np.where(old, 0.0, _power(along.weight, along.gradient, weight, gradient))
-            if mean is not None:
-                y = y + mean * _along(scale, y.ndim, axis, dtype)
+        axes.append((lead + a, _columns(along, x.shape[lead + a], weight, gradient, new)))
+    y = _expanded(x.astype(dtype), axes)
     scalar = float(_power(growth.weight, growth.gradient, weight, gradient))
     return (y * jnp.asarray(scalar, dtype)).astype(x.dtype)
+
+
+class _Columns(NamedTuple):
+    """x′ = factor · x[π], and where a unit copies none `fill` · Σ mean · x (both 0: nothing)."""
+
+    along: AxisGrowth
+    factor: np.ndarray
+    mean: np.ndarray | None
+    fill: np.ndarray
+
+
+def _columns(along: AxisGrowth, n: int, p: float, q: float, new: New) -> _Columns:
+    source = np.asarray(along.source)
+    old, power = source >= 0, _power(along.weight, along.gradient, p, q)
+    factor, mean, fill = np.where(old, power, 0.0), None, np.where(old, 0.0, 1.0)
+    if old.any() and not old.all():
+        if new == "mean":
+            mean = np.bincount(source[old], factor[old], n) / old.sum()
+        elif new == "fill" and along.fill == "mean":
+            mean, fill = np.full(n, 1 / n), np.where(old, 0.0, power)
+    return _Columns(along, factor, mean, fill)
+
+
+def _expanded(x: jax.Array, axes: Sequence[tuple[int, _Columns]]) -> jax.Array:
+    # Means are taken of the small array, which is at hand, and then copied along the other axes:
+    # no array of a size between the two is ever asked for.
+    y = take(x, [(axis, columns.along) for axis, columns in axes])
+    for axis, columns in axes:
+        y = y * _along(columns.factor, y.ndim, axis, y.dtype)
+    for i, (axis, columns) in enumerate(axes):
+        if columns.mean is not None:
+            # As a contraction: what a sum over many is taken of, XLA writes out first.
+            shares = jnp.asarray(columns.mean, x.dtype)
+            total = jnp.expand_dims(
+                jnp.tensordot(x, shares, ([axis], [0]), precision="highest"), axis
+            )
+            # Later axes fill their own new units; here they hold 0.
+            others = [*axes[:i], *((a, c._replace(mean=None)) for a, c in axes[i + 1 :])]
+            y = y + _expanded(total, others) * _along(columns.fill, y.ndim, axis, y.dtype)
+    return y
+
+
+def column_sums(
+    along: AxisGrowth | None,
+    n: int,
+    *,
+    gradient: float = 0.0,
+    new: New = "zero",
+) -> np.ndarray:
+    """s with Σⱼ x′ⱼ = Σᵢ sᵢ xᵢ, for x′ = `expand(x)` along one axis of n units."""
+    if along is None:
+        return np.ones(n)
+    columns = _columns(along, n, 0.0, gradient, new)
+    old = along.source >= 0
+    sums = np.bincount(along.source[old], columns.factor[old], n)
+    return sums if columns.mean is None else sums + columns.mean * columns.fill.sum()
+
+
+def row_sums(along: AxisGrowth | None, n: int, *, gradient: float = 0.0) -> np.ndarray:
+    """s with Σᵢ xᵢ = Σⱼ sⱼ yⱼ, for x = `fold(y)` along one axis of n units."""
+    return np.ones(n) if along is None else _dual(along, n, 0.0, gradient)
 
 
 def fold(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -58,44 +59,84 @@ def _search(source: np.ndarray, now: np.ndarray, left: int, block: int):
     return None
 
 
-def take(w: jax.Array, axis: AxisGrowth, d: int) -> jax.Array:
-    """W[π] along one axis; anything where there is none."""
-    n, source = w.shape[d], axis.source
-    spread = _spread(source, n)
-    if spread is not None:
-        config = [(0, 0, 0)] * w.ndim
-        config[d] = spread
-        return jax.lax.pad(w, jnp.zeros((), w.dtype), config)
-    more = len(source) % max(n, 1)
-    if more and np.array_equal(source, repeated(n, len(source))):
-        # Two plain repeats side by side: XLA:CPU makes a gather, or a concatenation, in a buffer of
-        # its own, and then copies it.
-        each, rank = len(source) // n, range(w.ndim)
-        ends = jax.lax.slice_in_dim(w, 0, more, axis=d), jax.lax.slice_in_dim(w, more, n, axis=d)
-        parts = [_repeat(x, ((1, k),), d) for x, k in zip(ends, (each + 1, each), strict=True)]
-        left, right = (
-            jax.lax.pad(x, jnp.zeros((), w.dtype), [beside if e == d else (0, 0, 0) for e in rank])
-            for x, beside in zip(
-                parts, ((0, parts[1].shape[d], 0), (parts[0].shape[d], 0, 0)), strict=True
-            )
-        )
-        first = jnp.arange(len(source)) < parts[0].shape[d]
-        return jnp.where(first.reshape([-1 if e == d else 1 for e in rank]), left, right)
-    found = None if more else repeats(source, n)
+def take(w: jax.Array, axes: Sequence[tuple[int, AxisGrowth]]) -> jax.Array:
+    """W[π] along each of some (dimension, axis); anything where there is none.
+
+    Nothing of a size between the small one and the grown one is asked for twice: XLA would keep it.
+    So the small array is cut where an axis needs it, and room for new units is made last.
+    """
+    cut: list[tuple[int, AxisGrowth, int]] = []
+    plain: list[tuple[int, AxisGrowth]] = []
+    hollow: list[tuple[int, AxisGrowth]] = []
+    for d, axis in axes:
+        block = _uneven(axis.source, w.shape[d])
+        if block is not None:
+            cut.append((d, axis, block))
+        else:
+            (hollow if (axis.source < 0).any() else plain).append((d, axis))
+
+    def pieces(w: jax.Array, cut: Sequence[tuple[int, AxisGrowth, int]]) -> jax.Array:
+        if not cut:
+            for d, axis in plain:
+                w = _along(w, axis.source, d)
+            return w
+        (d, axis, block), *rest = cut
+        n, m = w.shape[d], len(axis.source)
+        each, more = divmod(m // block, n // block)
+        middle, at = more * block, more * (each + 1) * block
+        left = _repeat(pieces(jax.lax.slice_in_dim(w, 0, middle, axis=d), rest), block, each + 1, d)
+        right = _repeat(pieces(jax.lax.slice_in_dim(w, middle, n, axis=d), rest), block, each, d)
+        # XLA:CPU makes a concatenation in a buffer of its own, and then copies it.
+        zero, spread = jnp.zeros((), w.dtype), [(0, 0, 0)] * w.ndim
+        left = jax.lax.pad(left, zero, [*spread[:d], (0, m - at, 0), *spread[d + 1 :]])
+        right = jax.lax.pad(right, zero, [*spread[:d], (at, 0, 0), *spread[d + 1 :]])
+        first = (jnp.arange(m) < at).reshape([-1 if e == d else 1 for e in range(w.ndim)])
+        return jnp.where(first, left, right)
+
+    return _roomier(pieces(w, cut), hollow)
+
+
+def _roomier(w: jax.Array, axes: Sequence[tuple[int, AxisGrowth]]) -> jax.Array:
+    """Room for new units: all at once where they come in between at equal distances."""
+    config = [(0, 0, 0)] * w.ndim
+    for d, axis in axes:
+        spread = _spread(axis.source, w.shape[d])
+        if spread is None:
+            w = _along(w, axis.source, d)
+        else:
+            config[d] = spread
+    return jax.lax.pad(w, jnp.zeros((), w.dtype), config) if any(map(any, config)) else w
+
+
+def _uneven(source: np.ndarray, n: int) -> int | None:
+    """The size of the blocks of which the first are repeated once more than the others, if any."""
+    m = len(source)
+    if n and m > n and m % n and (source >= 0).all():
+        for block in range(math.gcd(n, m), 0, -1):
+            if n % block == 0 and m % block == 0:
+                first = repeated(n // block, m // block)[:, None] * block + np.arange(block)
+                if np.array_equal(first.reshape(-1), source):
+                    return block
+    return None
+
+
+def _along(w: jax.Array, source: np.ndarray, d: int) -> jax.Array:
+    n = w.shape[d]
+    found = None if len(source) % max(n, 1) else repeats(source, n)
     if found is None:
         # Told that all is inside, XLA makes no mask.
         return jnp.take(w, np.where(source < 0, 0, source), axis=d, mode="clip")
-    return _repeat(w, found, d)
-
-
-def _repeat(w: jax.Array, found: Sequence[Repeat], d: int) -> jax.Array:
-    """Blocks repeated. It stays on its shard; a gather would fetch the whole axis first."""
     for size, k in found:
-        before, after, n = w.shape[:d], w.shape[d + 1 :], w.shape[d]
-        blocks = w.reshape([*before, n // size, 1, size, *after])
-        spread = jnp.broadcast_to(blocks, [*before, n // size, k, size, *after])
-        w = spread.reshape([*before, n * k, *after])
+        w = _repeat(w, size, k, d)
     return w
+
+
+def _repeat(w: jax.Array, size: int, k: int, d: int) -> jax.Array:
+    """Blocks repeated. It stays on its shard; a gather would fetch the whole axis first."""
+    before, after, n = w.shape[:d], w.shape[d + 1 :], w.shape[d]
+    blocks = w.reshape([*before, n // size, 1, size, *after])
+    spread = jnp.broadcast_to(blocks, [*before, n // size, k, size, *after])
+    return spread.reshape([*before, n * k, *after])
 
 
 def _spread(source: np.ndarray, n: int) -> tuple[int, int, int] | None:

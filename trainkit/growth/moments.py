@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,20 +10,26 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit.growth import factored, quantised
-from trainkit.growth.calculus import expand, fold, norm_factor
+from trainkit.growth import covers, factored, projected, quantised, rotated
 from trainkit.growth.degrees import degrees_in_place
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.leaf import LeafGrowth, Origin
 from trainkit.growth.paths import named_leaves, path_name
-from trainkit.growth.slots import Kind, Slot, Slots, as_slot, fields_of
+from trainkit.growth.slots import Kind, Slot, Slots, as_slot
+from trainkit.growth.walking import record, walk
+from trainkit.growth.ways import Down, Up, Way, owner
 from trainkit.packed import Packed, repack, unpack_all
 
 PyTree = Any
 Growth = Mapping[str, LeafGrowth]
 
-
-Visit = Callable[[Kind, str, PyTree, PyTree], PyTree]
+# States that do not keep one number an entry of their leaf.
+SPECIAL = {
+    "FactoredState": factored.change,
+    "GaLoreState": projected.change,
+    "ScaleBySM3State": covers.change,
+    "SoapState": rotated.change,
+}
 
 
 def grow_opt_state(
@@ -90,50 +95,19 @@ def grow_opt_state(
     if reset is True:
         return tx.init(grown_params)
     patterns = [re.compile(pattern) for pattern in (reset or ())]
-    template = jax.eval_shape(tx.init, grown_params)
+    forgotten = lambda leaf: any(pattern.search(leaf) for pattern in patterns)
     old, new = named_leaves(_fast(params)), named_leaves(_fast(grown_params))
-    context = _Leaves(growth, {name: leaf.shape for name, leaf in old.items()}, origin)
-
+    way = Up(growth, {name: leaf.shape for name, leaf in old.items()}, origin)
     degrees = degrees_of(tx, params, slots) if degrees is None else degrees
-
-    def visit(kind: Kind, where: str, tree: PyTree, target: PyTree) -> PyTree:
-        values = named_leaves(tree)
-        kind = degrees.get(where, kind)
-
-        def one(path: tuple[Any, ...], spec: Any) -> jax.Array:
-            name = path_name(path)
-            leaf = context.owner(name, new, where)
-            come = context.origin(leaf)
-            here = f"{where}: slot of {leaf!r}"
-            if come.leaf is None or come.new:
-                value = _of_new_layer(kind, leaf, come, values, new, spec, context)
-            else:
-                x = values[come.leaf + name[len(leaf) :]]
-                if kind == "params":
-                    value = _like_params(x, old[come.leaf], new[leaf], context.growth(leaf), here)
-                else:
-                    assert not isinstance(kind, str)
-                    value = _grow(x, as_slot(kind), context, leaf, here)
-            if value.shape != spec.shape:
-                raise GrowthError(
-                    f"{here} grows to {value.shape}, but {spec.shape} is needed. Does the growth "
-                    f"name this leaf, and has the slot the shape of its parameter?"
-                )
-            if any(pattern.search(leaf) for pattern in patterns) and not isinstance(kind, str):
-                value = _forget(value, as_slot(kind))
-            return value
-
-        return jax.tree_util.tree_map_with_path(one, target)
-
-    special = factored.Regrow(context, patterns)
-    return _walk(opt_state, template, slots, quantised.through(visit), special, "")
+    template = jax.eval_shape(tx.init, grown_params)
+    return _changed(way, opt_state, template, old, new, slots, degrees, forgotten)
 
 
 def degrees_of(
     tx: optax.GradientTransformation, params: PyTree, slots: Slots | None = None
 ) -> dict[str, Slot]:
     """What the slots' degrees are where they stand in `tx`; see `trainkit.growth.degrees`."""
-    return degrees_in_place(tx, params, lambda state, like: _record(state, like, slots))
+    return degrees_in_place(tx, params, lambda state, like: record(state, like, slots, SPECIAL))
 
 
 def fold_opt_state(
@@ -151,11 +125,25 @@ def fold_opt_state(
 
     `params` are the small parameters (their values matter for slots that copy parameters).
     """
-    template = jax.eval_shape(tx.init, params)
     old, new = named_leaves(_fast(params)), named_leaves(_fast(grown_params))
-    context = _Leaves(growth, {name: leaf.shape for name, leaf in old.items()}, origin)
-    back = {context.origin(leaf).leaf: leaf for leaf in new if not context.origin(leaf).new}
+    way = Down(growth, {name: leaf.shape for name, leaf in old.items()}, origin)
     degrees = degrees_of(tx, params, slots) if degrees is None else degrees
+    template = jax.eval_shape(tx.init, params)
+    return _changed(way, opt_state, template, new, old, slots, degrees, lambda leaf: False)
+
+
+def _changed(
+    way: Way,
+    state: PyTree,
+    template: PyTree,
+    before: Mapping[str, jax.Array],
+    after: Mapping[str, jax.Array],
+    slots: Slots | None,
+    degrees: Mapping[str, Slot],
+    forgotten: Callable[[str], bool],
+    where: str = "",
+) -> PyTree:
+    """The state at the other end of the way, whose leaves are `before` at this end."""
 
     def visit(kind: Kind, where: str, tree: PyTree, target: PyTree) -> PyTree:
         values = named_leaves(tree)
@@ -163,132 +151,93 @@ def fold_opt_state(
 
         def one(path: tuple[Any, ...], spec: Any) -> jax.Array:
             name = path_name(path)
-            leaf = context.owner(name, old, where)
-            big = back[leaf]
-            y = values[big + name[len(leaf) :]]
-            how = context.growth(big)
-            if how is None:
-                return y
+            leaf = owner(name, after, where)
+            come = way.source(leaf)
             here = f"{where}: slot of {leaf!r}"
-            if kind == "params":
-                # The constant part of growth (shift, noise, fresh entries) cancels out.
-                return old[leaf].astype(y.dtype) + fold(
-                    y - new[big].astype(y.dtype), how, spec.shape, weight=1, what=here
+            if come.leaf is None or come.new:
+                value = _of_new_layer(kind, leaf, values, after, spec, way)
+            elif (at := come.leaf + name[len(leaf) :]) not in values:
+                raise GrowthError(
+                    f"{here} is missing in the state",
+                    mend="pass the state that belongs to these parameters",
                 )
-            assert not isinstance(kind, str)
-            slot = as_slot(kind)
-            scale = context.norms(big, slot)
-            if slot.per_leaf:
-                return y / jnp.asarray(scale, y.dtype)
-            x = fold(
-                y,
-                how,
-                spec.shape,
-                weight=slot.weight,
-                gradient=slot.gradient,
-                lead=slot.lead,
-                what=here,
-            )
-            return x / jnp.asarray(scale, x.dtype)
+            elif kind == "params":
+                value = _like_params(values[at], before[come.leaf], after[leaf], way, leaf, here)
+            else:
+                assert not isinstance(kind, str)
+                value = _moved(values[at], as_slot(kind), way, leaf, spec.shape, here)
+            if value.shape != spec.shape:
+                raise GrowthError(
+                    f"{here} grows to {value.shape}, but {spec.shape} is needed. Does the growth "
+                    f"name this leaf, and has the slot the shape of its parameter?"
+                )
+            if forgotten(leaf) and not isinstance(kind, str):
+                value = _forget(value, as_slot(kind))
+            return value
 
         return jax.tree_util.tree_map_with_path(one, target)
 
-    special = factored.Refold(context, back)
-    return _walk(opt_state, template, slots, quantised.through(visit), special, "")
+    def inside(other: Way, state: Any, template: Any, where: str) -> Any:
+        return _changed(other, state, template, before, after, slots, degrees, forgotten, where)
+
+    def special(state: Any, template: Any, where: str) -> Any:
+        return SPECIAL[type(state).__name__](way, state, template, where, forgotten, inside)
+
+    return walk(state, template, slots, quantised.through(visit), special, SPECIAL, where)
 
 
-class _Leaves:
-    """Names: which leaf a slot belongs to, where it comes from, and how it grows."""
-
-    def __init__(
-        self,
-        growth: Growth,
-        shapes: Mapping[str, tuple[int, ...]],
-        origin: Mapping[str, Origin] | None,
-    ):
-        self._growth, self.shapes, self._origin = growth, shapes, origin or {}
-
-    def owner(self, name: str, leaves: Mapping[str, Any], where: str) -> str:
-        # A slot may keep several arrays for one leaf: "w/0", "w/real".
-        leaf = name
-        while leaf not in leaves:
-            if "/" not in leaf:
-                if "" in leaves:
-                    return ""
-                raise GrowthError(
-                    f"{where}: {name!r} is no leaf of the parameters ({', '.join(list(leaves)[:4])}"
-                    f", …). The slot has another tree than the parameters; describe its state "
-                    f"class with slots=…"
-                )
-            leaf = leaf.rpartition("/")[0]
-        return leaf
-
-    def origin(self, leaf: str) -> Origin:
-        return self._origin.get(leaf, Origin(leaf))
-
-    def growth(self, leaf: str) -> LeafGrowth | None:
-        return self._growth.get(leaf)
-
-    def norms(self, leaf: str, slot: Slot) -> float:
-        how = self.growth(leaf)
-        if how is None or not (slot.norm_weight or slot.norm_gradient):
-            return 1.0
-        shape = self.shapes[self.origin(leaf).leaf or leaf]
-        return (
-            norm_factor(how, shape, "weight") ** slot.norm_weight
-            * norm_factor(how, shape, "gradient") ** slot.norm_gradient
-        )
-
-
-def _grow(x: jax.Array, slot: Slot, context: _Leaves, leaf: str, here: str) -> jax.Array:
-    how = context.growth(leaf)
+def _moved(
+    x: jax.Array, slot: Slot, way: Way, leaf: str, shape: tuple[int, ...], here: str
+) -> jax.Array:
+    how = way.how(leaf)
     if how is None:
         return x
-    scale = context.norms(leaf, slot)
     if not slot.per_leaf:
-        x = expand(
+        x = way.linear(
             x,
             how,
+            shape,
             weight=slot.weight,
             gradient=slot.gradient,
             new=slot.new,
             lead=slot.lead,
             what=here,
         )
-    return x * jnp.asarray(scale, x.dtype)
+    return x * jnp.asarray(way.norms(leaf, slot), x.dtype)
 
 
 def _like_params(
-    copy: jax.Array, old: jax.Array, grown: jax.Array, how: LeafGrowth | None, here: str
+    copy: jax.Array, before: jax.Array, after: jax.Array, way: Way, leaf: str, here: str
 ) -> jax.Array:
     """W̄′ = W′ + C (W̄ − W): the same π, noise and fresh entries that the parameters got."""
+    how = way.how(leaf)
     if how is None:
         return copy
-    moved = expand(copy - old.astype(copy.dtype), how, weight=1, new="fill", what=here)
-    return grown.astype(copy.dtype) + moved
+    apart = copy - before.astype(copy.dtype)
+    moved = way.linear(apart, how, after.shape, weight=1, new="fill", what=here)
+    return after.astype(copy.dtype) + moved
 
 
 def _of_new_layer(
     kind: Kind,
     leaf: str,
-    come: Origin,
     values: Mapping[str, jax.Array],
     new: Mapping[str, jax.Array],
     spec: Any,
-    context: _Leaves,
+    way: Way,
 ) -> jax.Array:
     """A leaf without history: μ = 0, ν = its neighbour's, a copy of the parameters = itself."""
     if kind == "params":
         return new[leaf].astype(spec.dtype)
     assert not isinstance(kind, str)
-    slot = as_slot(kind)
+    slot, come = as_slot(kind), way.source(leaf)
     if slot.new == "zero" and not slot.per_leaf:
         return jnp.zeros(spec.shape, spec.dtype)
     if come.leaf is not None:
         here = f"slot of {leaf!r}"
         x = values[come.leaf]
         try:
-            grown = _grow(x, slot, context, leaf, here)
+            grown = _moved(x, slot, way, leaf, spec.shape, here)
         except GrowthError:
             grown = x
         if grown.shape == spec.shape:
@@ -310,99 +259,3 @@ def _forget(value: jax.Array, slot: Slot) -> jax.Array:
 def _fast(params: PyTree) -> PyTree:
     """Lookahead keeps state for its fast parameters only."""
     return params.fast if isinstance(params, optax.LookaheadParams) else params
-
-
-def _walk(
-    state: PyTree,
-    template: PyTree,
-    slots: Slots | None,
-    visit: Visit,
-    special: Any,
-    where: str,
-    given: set[str] | None = None,
-) -> PyTree:
-    """Applies `visit` to every slot, following states inside states."""
-    if not jax.tree.leaves(state):
-        return state if not jax.tree.leaves(template) else _differs(state, template, where)
-    if type(state) in (tuple, list):
-        if len(state) != len(template):
-            return _differs(state, template, where)
-        return type(state)(
-            _walk(s, t, slots, visit, special, f"{where}[{i}]", given)
-            for i, (s, t) in enumerate(zip(state, template, strict=True))
-        )
-    if isinstance(state, dict):
-        if set(state) != set(template):
-            return _differs(state, template, where)
-        return type(state)(
-            (key, _walk(s, template[key], slots, visit, special, f"{where}[{key!r}]", given))
-            for key, s in state.items()
-        )
-    if type(state) is not type(template):
-        return _differs(state, template, where)
-    here = f"{where}.{type(state).__name__}" if where else type(state).__name__
-    if (slots is None or type(state) not in slots) and special.handles(state):
-        return special(state, template, here)
-    if given is not None and slots is not None and type(state) in slots:
-        given.add(here)
-    fields = fields_of(state, slots, where)
-    changes = {}
-    for field, kind in fields.items():
-        if not hasattr(state, field):
-            continue  # a field of another release of this class
-        value, target = getattr(state, field), getattr(template, field)
-        at = f"{here}.{field}"
-        if kind == "keep":
-            changes[field] = value
-        elif kind == "state":
-            changes[field] = _walk(value, target, slots, visit, special, at, given)
-        elif kind == "measured":
-            changes[field] = _measured(value, target)
-        else:
-            changes[field] = visit(kind, at, value, target)
-    if hasattr(state, "_replace"):
-        return state._replace(**changes)
-    return dataclasses.replace(state, **changes)
-
-
-class _Skip:
-    """For a walk that only looks: the states of `factored` have their own rule."""
-
-    def handles(self, state: Any) -> bool:
-        return factored.is_special(state)
-
-    def __call__(self, state: Any, template: Any, where: str) -> Any:
-        return state
-
-
-def _record(state: PyTree, template: PyTree, slots: Slots | None) -> dict[str, Any]:
-    """Every slot that has a degree by the table: where -> (kind, leaf name -> value)."""
-    seen: dict[str, Any] = {}
-
-    def visit(kind: Kind, where: str, tree: PyTree, target: PyTree) -> PyTree:
-        if not isinstance(kind, str) and where.rpartition(".")[0] not in given:
-            seen[where] = (kind, named_leaves(tree))
-        return tree
-
-    # What the user says of a class is taken at its word.
-    given: set[str] = set()
-    _walk(state, template, slots, visit, _Skip(), "", given)
-    return seen
-
-
-def _measured(value: PyTree, target: PyTree) -> PyTree:
-    if str(jax.tree.structure(value)) != str(jax.tree.structure(target)):
-        return value
-    return jax.tree.map(
-        lambda x, spec: x if jnp.shape(x) == spec.shape else jnp.zeros(spec.shape, spec.dtype),
-        value,
-        target,
-    )
-
-
-def _differs(state: PyTree, template: PyTree, where: str) -> PyTree:
-    raise GrowthError(
-        f"the optimizer state at {where or 'its top'} is a {type(state).__name__} with structure "
-        f"{jax.tree.structure(state)}, but tx.init makes a {type(template).__name__} with "
-        f"{jax.tree.structure(template)}. Is tx the transformation that this state came from?"
-    )

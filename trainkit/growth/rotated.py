@@ -7,6 +7,7 @@ they come last, with the mean of ν, so that they start neither stuck nor wild.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,44 +18,24 @@ from trainkit.growth.calculus import expand, fold, norm_factor
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.leaf import LeafGrowth
 from trainkit.growth.paths import named_leaves, path_name
+from trainkit.growth.ways import Down, Way
 
 Matrices = tuple[Any, ...]
 
 
-def regrow(context: Any, state: Any, template: Any, where: str) -> Any:
-    """The grown `SoapState`."""
-    return _each(
-        state,
-        template,
-        where,
-        lambda leaf: context.origin(leaf).leaf,
-        lambda leaf, old: (context.growth(leaf), context.shapes[old], context.origin(leaf).new),
-        _grow,
-    )
-
-
-def refold(context: Any, back: Any, state: Any, template: Any, where: str) -> Any:
-    """Its inverse, up to the signs of eigenvectors."""
-    return _each(
-        state,
-        template,
-        where,
-        lambda leaf: back[leaf],
-        lambda leaf, big: (context.growth(big), context.shapes[leaf], False),
-        _fold,
-    )
-
-
-def _each(state: Any, template: Any, where: str, source: Any, how: Any, change: Any) -> Any:
+def change(
+    way: Way, state: Any, template: Any, where: str, forgotten: Callable[[str], bool], _: Any
+) -> Any:
+    """The `SoapState` at the other end of the way (downwards, up to the signs of eigenvectors)."""
     held = [named_leaves(t) for t in (state.mu, state.nu, state.gg, state.basis)]
     out: list[dict[str, Any]] = [{}, {}, {}, {}]
     wanted = named_leaves(template.gg)
+    move = _fold if isinstance(way, Down) else _grow
     for leaf, spec in named_leaves(template.mu).items():
-        old = source(leaf)
+        old, fresh = way.source(leaf)
         here = f"{where}: slot of {leaf!r}"
         if old is None:
             raise GrowthError(f"{here}: SOAP has nothing to start a new leaf from")
-        growth, shape, fresh = how(leaf, old)
         pick = lambda slot, axis, old=old: slot.get(_part(old, axis))
         rank = len(spec.shape)
         values = [held[0][old], held[1][old]]
@@ -66,10 +47,12 @@ def _each(state: Any, template: Any, where: str, source: Any, how: Any, change: 
                     "of size 1, or one that passes max_precond_dim)",
                     mend="grow with reset=True, or raise max_precond_dim",
                 )
+        growth = way.how(leaf)
         if growth is not None:
-            values, matrices = change(values, matrices, growth, shape)
-        out[0][leaf] = jnp.zeros_like(values[0]) if fresh else values[0]
-        out[1][leaf] = values[1]
+            values, matrices = move(values, matrices, growth, way.small(leaf))
+        forget = fresh or forgotten(leaf)
+        out[0][leaf] = jnp.zeros_like(values[0]) if forget else values[0]
+        out[1][leaf] = jnp.full_like(values[1], jnp.mean(values[1])) if forget else values[1]
         for slot, found in zip(out[2:], matrices, strict=True):
             slot |= {_part(leaf, a): m for a, m in enumerate(found) if m is not None}
     trees = {

@@ -1,0 +1,110 @@
+"""Peak memory, as XLA counts it: at most small + big + the largest leaf, of what is grown."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from tests.growth import zoo
+from trainkit import growth
+from trainkit.growth.applying import grower
+from trainkit.growth.moments import grow_opt_state
+
+SLACK = 1024  # keys, tables, and the tuple of pointers to the results
+
+
+def size(tree):
+    return [x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)]
+
+
+def limit(*trees):
+    return sum(sum(size(tree)) for tree in trees) + max(size(trees[-1])) + SLACK
+
+
+def peak(compiled):
+    memory = compiled.memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+
+
+def from_zoo(name, base, more):
+    model = zoo.MODELS[name]
+    base = {**model.base, **base}
+    (small_fn, small), (big_fn, big) = (model.build(**s) for s in (base, {**base, **more}))
+    spec = lambda x: jax.ShapeDtypeStruct(x.shape, "int32" if x.dtype.kind == "i" else "float32")
+    return growth.plan(small_fn, big_fn, small, big, *map(spec, model.inputs)), small, big
+
+
+def dense(params, x):
+    for layer in params[:-1]:
+        x = jax.nn.gelu(x @ layer["w"] + layer["b"])
+    return x @ params[-1]["w"] + params[-1]["b"]
+
+
+def mlp(*hidden):
+    """Every matrix in the middle grows on both sides."""
+
+    def shapes(sizes):
+        f = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+        return [{"w": f(n, m), "b": f(m)} for n, m in itertools.pairwise(sizes)]
+
+    small, big = shapes((6, 32, 32, 32, 5)), shapes((6, *hidden, 5))
+    x = jax.ShapeDtypeStruct((2, 6), jnp.float32)
+    return growth.plan(dense, dense, small, big, x), small, big
+
+
+GPT = {"width": 32, "heads": 4, "hidden": 64}
+GROWN = {
+    "gpt": lambda: from_zoo("gpt", GPT, {"width": 64, "heads": 8, "hidden": 128}),
+    "gpt, odd sizes": lambda: from_zoo("gpt", GPT, {"width": 40, "hidden": 75}),
+    "resnet": lambda: from_zoo("resnet", {"width": 16}, {"width": 32}),
+    "resnet, odd sizes": lambda: from_zoo("resnet", {"width": 16}, {"width": 21}),
+    "mlp": lambda: mlp(64, 64, 64),
+    "mlp, odd sizes": lambda: mlp(75, 91, 83),
+}
+SLOW = ("gpt", "resnet", "resnet, odd sizes", "mlp")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in GROWN]
+)
+def test_parameters(name):
+    plan, small, big = GROWN[name]()
+    key = jax.random.key(0)
+    for symmetry in ("uneven", "noise", "zero_out"):
+        compiled = jax.jit(grower(plan, key, symmetry)).lower(small, key).compile()
+        assert peak(compiled) <= limit(small, big), symmetry
+
+
+RULES = {
+    "momentum": lambda: optax.sgd(0.1, 0.9),
+    "adamw": lambda: optax.adamw(1e-3),
+    "adafactor": lambda: optax.adafactor(1e-3, min_dim_size_to_factor=16),
+    "adafactor, factored after growth": lambda: optax.adafactor(1e-3, min_dim_size_to_factor=36),
+    "muon": lambda: optax.contrib.muon(1e-3),
+}
+DEFAULT = {("gpt, odd sizes", "adamw"), ("gpt, odd sizes", "adafactor"), ("mlp, odd sizes", "muon")}
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        pair if pair in DEFAULT else pytest.param(*pair, marks=pytest.mark.slow)
+        for pair in itertools.product(GROWN, RULES)
+    ],
+)
+def test_optimizer_states(name, rule):
+    plan, small, big = GROWN[name]()
+    tx, maps = RULES[rule](), plan.realise(jax.random.key(0), "uneven")
+    states = [jax.eval_shape(tx.init, params) for params in (small, big)]
+    run = jax.jit(lambda state, old, new: grow_opt_state(tx, state, maps, old, new))
+    compiled = run.lower(states[0], small, big).compile()
+    assert peak(compiled) <= limit(*states)
+    if rule == "adafactor" and not name.startswith("resnet"):  # as factored as it can be
+        assert limit(*states) < sum(size(big)), "ν multiplied out would not be seen"
