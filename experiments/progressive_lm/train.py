@@ -125,6 +125,7 @@ def compare(
     small, large = (grid.sized(model(*size)) for size in (config.small, config.large))
     most = config.steps * large.flops
     budgets = [share * most for share in sorted(config.budgets)]
+    made: list[tuple[Row, Sized, int]] = []
 
     def finish(size: Sized, states: Any, before: int = 0, **about: Any) -> list[Row]:
         """Trains on after some steps of the small model, and ends at each budget in turn."""
@@ -146,15 +147,18 @@ def compare(
                 **numbers,
             }
             rows.append(row)
+            made.append((row, size, before))
             print(
                 f"{optimizer} {label(row)}: loss {row['loss']:.4f} ± {row['spread']:.4f} at "
                 f"{row['flops']:.2e} FLOPs, rate {row['rate']:g}",
                 flush=True,
             )
-        # By the median time of a step of each model, which does not see what else the machine did.
-        already = before * small.train.seconds_per_step() if before else 0.0
-        each = size.train.seconds_per_step()
-        return [{**row, "seconds": already + row["steps"] * each} for row in rows]
+        # By the median time of a step of each model, which does not see what else the machine did;
+        # of all rows anew, so that they are compared by the same times.
+        for row, size, before in made:
+            already = before * small.train.seconds_per_step() if before else 0.0
+            row["seconds"] = already + row["steps"] * size.train.seconds_per_step()
+        return rows
 
     alone = {"small": small, "large": large}
     for blocks in config.controls:

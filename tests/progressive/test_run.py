@@ -218,6 +218,35 @@ def test_a_growth_can_be_replayed_from_the_state_before_it():
             StageError,
             r"after 18 steps of the run.*last 4, in which the learning rate falls",
         ),
+        (
+            [Stage(4, until.epochs(9)), Stage(8)],
+            {},
+            StageError,
+            r"after 54 steps of the run at the earliest \(until 9 epochs\)",
+        ),
+        (
+            [Stage(4, until.plateau("loss")), Stage(8)],  # five evaluations, every 5 steps
+            {},
+            StageError,
+            r"after 25 steps.*loss flat over 5 evaluations",
+        ),
+        ([Stage(4)], {"steps": None, "epochs": 0.1}, StageError, "below one step"),
+        ([Stage(4)], {"steps": "20"}, TypeError, "steps='20' must be a number"),
+        ([Stage(4)], {"validation": []}, ValueError, "validation has no batches"),
+        ([Stage(4)], {"target": "loss"}, TypeError, r"target='loss' must be a Trigger: until\."),
+        ([Stage(4)], {"probe": True}, TypeError, r"probe=True must be a Probe: Probe\(\)"),
+        ([Stage(4)], {"price": 0.1}, TypeError, r"price=0.1 must be a Price"),
+        ([Stage(4)], {"tx": None}, TypeError, r"tx=None must be a gradient transformation"),
+        ([Stage(4)], {"build": lambda width: width}, TypeError, "build gave a int for stage 0"),
+        ([Stage(4)], {"evaluate_every": 5}, TypeError, "no option 'evaluate_every'"),
+        (4, {}, StageError, "stages is a int: give a list"),
+        ([4], {}, StageError, "Stage 0 is 4; expected Stage"),
+        (
+            [Stage(4, until.steps(5), data=Data(batch_size=8)), Stage(8, data=Data(batch_size=16))],
+            {"data": lambda _: tiny.sampler()},
+            StageError,
+            "takes no notice of batch_size",
+        ),
         ([Stage(4), Stage(8)], {}, StageError, "has no `until`"),
         ([Stage(4, until.steps(5)), Stage(6)], {}, GrowthError, "no multiple"),
         ([], {}, StageError, "no stages"),
@@ -242,6 +271,30 @@ def test_a_growth_can_be_replayed_from_the_state_before_it():
 def test_bad_input_is_refused_before_training(stages, options, error, words):
     with pytest.raises(error, match=words):
         tiny.run(stages, **{"steps": 20, **options})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: until.steps("5"),
+        lambda: until.reaches("loss", "low"),
+        lambda: until.reaches(3, 0.5),
+        lambda: until.steps(5) | 5,
+        lambda: until.steps(5) & None,
+        lambda: Stage(4, until=lambda step: step > 5),
+        lambda: Stage(4, data={"batch_size": 8}),
+        lambda: Stage(4, rewarm="5"),
+    ],
+)
+def test_what_is_of_the_wrong_kind_is_refused_where_it_is_written(make):
+    with pytest.raises(TypeError, match=r"number|name|trigger|Data"):
+        make()
+
+
+def test_a_target_may_be_any_trigger():
+    result = tiny.run([Stage(4)], steps=50, target=until.steps(8) & until.reaches("loss", 9.0))
+    assert result.ended == "target reached: 8 steps and loss ≤ 9"
+    assert result.fit.steps == 10  # the first evaluation from there
 
 
 def test_an_unknown_operator_is_named_with_those_there_are():

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal
 
 from trainkit.growth.operators import Operator, operator
@@ -119,6 +120,11 @@ class Stage:
                 f"mup={self.mup!r} must be 'adam' (also AdamW, Lion, RMSProp), 'sgd' (also "
                 "momentum) or None."
             )
+        if not isinstance(self.data, Data):
+            raise TypeError(f"data={self.data!r} must be a Data, such as Data(batch_size=64).")
+        for name in ("rewarm", "anneal", "learning_rate"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), Real):
+                raise TypeError(f"{name}={getattr(self, name)!r} must be a number.")
         for name in ("rewarm", "anneal"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more steps.")
@@ -141,8 +147,10 @@ def normalised(stages: Sequence[Stage | Sequence[Any]]) -> list[Alternatives]:
       StageError: no stages, a first stage without a model or with alternatives, a stage before
         the last that nothing ends.
     """
-    if not stages:
+    if stages is None or (isinstance(stages, Sequence) and not stages):
         raise StageError("There are no stages: give at least one Stage(model).")
+    if not isinstance(stages, Sequence):
+        raise StageError(f"stages is a {type(stages).__name__}: give a list of them.")
     levels = [_alternatives(entry, number) for number, entry in enumerate(stages)]
     if len(levels[0]) > 1:
         raise StageError("Stage 0 has alternatives, but there is no state yet to choose from.")
@@ -174,130 +182,13 @@ def normalised(stages: Sequence[Stage | Sequence[Any]]) -> list[Alternatives]:
 def _alternatives(entry: Stage | Sequence[Any], number: int) -> Alternatives:
     if isinstance(entry, Stage):
         return (entry,)
-    if isinstance(entry, tuple) and 2 <= len(entry) <= 3 and not isinstance(entry[1], Stage):
+    if isinstance(entry, tuple) and 1 <= len(entry) <= 3 and not isinstance(entry[-1], Stage):
         return (Stage(*entry),)
     if isinstance(entry, Sequence) and entry and all(isinstance(s, Stage) for s in entry):
         return tuple(entry)
+    shown = " ".join(repr(entry).split())
     raise StageError(
-        f"Stage {number} is {entry!r}; expected Stage(model, until=…, how=…), a tuple "
-        "(model, until, how), or a list of stages to choose from."
+        f"Stage {number} is {shown if len(shown) <= 60 else shown[:57] + '…'}; expected "
+        "Stage(model, until=…, how=…), a tuple (model, until, how), or a list of stages to choose "
+        "from."
     )
-
-
-def check_triggers(
-    levels: Sequence[Alternatives],
-    *,
-    metrics: Collection[str],
-    budget: Mapping[str, float | None],
-    one_step: Mapping[str, float],
-    decay: float = 0.0,
-) -> None:
-    """Refuses stages that could never end, and budgets in which no step fits.
-
-    Args:
-      levels: from `normalised`.
-      metrics: the names that the evaluation computes.
-      budget: count -> its limit in the run, `None` for none.
-      one_step: count -> what one step of the first stage uses of it.
-      decay: the share of the budget at its end in which nothing grows.
-
-    Raises:
-      StageError: names the stage, the trigger and what would mend it.
-    """
-    needed: dict[str, float] = {}  # of each count until a stage begins, by the shortest way
-    for name, limit in budget.items():
-        if limit is not None and limit < one_step.get(name, 0.0):
-            raise StageError(
-                f"The budget of {limit:g} {name} is below one step, which takes {one_step[name]:g}."
-            )
-    for number, level in enumerate(levels):
-        for trigger in (stage.until for stage in level if stage.until is not None):
-            missing = sorted(trigger.metrics - set(metrics))
-            if missing:
-                raise StageError(
-                    f"Stage {number} waits for {str(trigger)!r}, but nothing computes "
-                    f"{', '.join(map(repr, missing))}, so it would never end; the evaluation "
-                    f"computes {', '.join(sorted(metrics)) or 'nothing'}."
-                )
-            for name, count in trigger.counts.items():
-                field = _FIELDS[name]
-                if count < one_step.get(field, 0.0) and field in ("flops", "examples"):
-                    raise StageError(
-                        f"Stage {number} ends after {count:g} {field}, which is below one step "
-                        f"({one_step[field]:g})."
-                    )
-        if number < len(levels) - 1:
-            for field in budget:
-                least = min(_count(stage.until, field) for stage in level)
-                needed[field] = needed.get(field, 0.0) + least
-            _check_in_time(number, needed, budget, decay)
-
-
-def _count(trigger: Trigger | None, field: str) -> float:
-    counts = {_FIELDS[name]: count for name, count in trigger.counts.items()} if trigger else {}
-    return counts.get(field, 0.0)
-
-
-def _check_in_time(
-    number: int, needed: Mapping[str, float], budget: Mapping[str, float | None], decay: float
-) -> None:
-    for field, count in needed.items():
-        limit = budget[field]
-        if limit is None or count == 0 or count < limit * (1 - decay):
-            continue
-        raise StageError(
-            f"Stage {number} ends after {count:g} {field} of the run, so stage {number + 1} would "
-            f"never come: of the budget of {limit:g} nothing grows in the last "
-            f"{limit * decay:g}, in which the learning rate falls (decay={decay:g})."
-            if decay
-            else f"Stage {number} ends after {count:g} {field} of the run, so stage {number + 1} "
-            f"would never come: the whole run may use {limit:g}."
-        )
-
-
-# What triggers call counts, and what budgets call them.
-_FIELDS = {
-    "step": "steps",
-    "epoch": "epochs",
-    "examples": "examples",
-    "flops": "flops",
-    "seconds": "seconds",
-}
-
-
-def check_sizes(
-    before: Stage,
-    after: Stage,
-    shapes_before: Mapping[str, Any],
-    shapes_after: Mapping[str, Any],
-    number: int,
-) -> None:
-    """Refuses a stage that is smaller than the one before without saying so.
-
-    Args:
-      before, after: the two stages.
-      shapes_before, shapes_after: leaf name -> shape of their parameters.
-      number: of the later stage, for the message.
-
-    Raises:
-      StageError: names the leaf or the data's size that shrinks.
-    """
-    if after.shrink:
-        return
-    smaller = after.data.shrinks(before.data)
-    if smaller is None:
-        total = [sum(map(math.prod, s.values())) for s in (shapes_before, shapes_after)]
-        if total[1] < total[0]:
-            smaller = f"the model from {total[0]:,} to {total[1]:,} parameters"
-        for name, old in shapes_before.items():
-            new = shapes_after.get(name)
-            if new is None or len(new) != len(old):
-                continue
-            axes = [axis for axis in range(len(old)) if new[axis] < old[axis]]
-            # A layer may move along when others are put in front; then the whole still grows.
-            if axes and len(shapes_after) == len(shapes_before):
-                smaller = f"axis {axes[0]} of {name} from {old} to {new}"
-    if smaller is not None:
-        raise StageError(
-            f"Stage {number} shrinks {smaller}. If that is meant, say so: Stage(…, shrink=True)."
-        )

@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import numbers
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, cast
@@ -62,8 +63,8 @@ class Trigger:
       update: `(state, observation) -> (state, over)`, `over` a bool scalar; jittable.
       metrics: the metrics it needs; a run that computes none of them is refused.
       text: how it reads in a report.
-      counts: the counts without which it cannot fire, and how far they must go; a run whose
-        budget ends before is refused.
+      counts: the counts (and number of evaluations) without which it cannot fire, and how far
+        they must go; a run whose budget ends before is refused.
     """
 
     init: Callable[[], PyTree]
@@ -84,27 +85,27 @@ class Trigger:
 
 def steps(n: int) -> Trigger:
     """After `n` optimizer steps."""
-    return _count("step", n, f"{n:,} steps")
+    return _count("step", n, "{n:,} steps")
 
 
 def epochs(n: float) -> Trigger:
     """After `n` passes over the training set."""
-    return _count("epoch", n, f"{n:g} epochs")
+    return _count("epoch", n, "{n:g} epochs")
 
 
 def examples(n: int) -> Trigger:
     """After `n` training examples."""
-    return _count("examples", n, f"{n:,} examples")
+    return _count("examples", n, "{n:,} examples")
 
 
 def flops(n: float) -> Trigger:
     """After `n` floating-point operations."""
-    return _count("flops", n, f"{n:.3g} FLOPs")
+    return _count("flops", n, "{n:.3g} FLOPs")
 
 
 def seconds(n: float) -> Trigger:
     """After `n` seconds of wall time."""
-    return _count("seconds", n, f"{n:g} s")
+    return _count("seconds", n, "{n:g} s")
 
 
 def reaches(metric: str, value: float, mode: Literal["auto", "max", "min"] = "auto") -> Trigger:
@@ -112,6 +113,8 @@ def reaches(metric: str, value: float, mode: Literal["auto", "max", "min"] = "au
 
     `"auto"` takes "at most" for metrics whose name speaks of a loss, an error or a perplexity.
     """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"reaches({metric!r}, {value!r}) needs a number to reach.")
     if not math.isfinite(value):
         raise ValueError(f"reaches({metric!r}, {value}) can never be decided: give a finite value.")
     most = direction(metric, mode) == "max"
@@ -126,6 +129,7 @@ def reaches(metric: str, value: float, mode: Literal["auto", "max", "min"] = "au
         update=update,
         metrics=frozenset({metric}),
         text=f"{metric} {'≥' if most else '≤'} {value:g}",
+        counts={"evaluations": 1},
     )
 
 
@@ -183,6 +187,7 @@ def plateau(
         metrics=frozenset({metric}),
         text=f"{metric} flat over {patience} evaluations"
         + (f" (slope ≤ {slope:g})" if slope else ""),
+        counts={"evaluations": patience},
     )
 
 
@@ -198,6 +203,8 @@ def all_of(*triggers: Trigger) -> Trigger:
 
 def direction(metric: str, mode: str = "auto") -> Literal["max", "min"]:
     """Whether a larger value of a metric is better, from its name when `mode` is `"auto"`."""
+    if not isinstance(metric, str):
+        raise TypeError(f"a metric is given by its name, such as 'loss', not as {metric!r}.")
     if mode not in ("auto", "max", "min"):
         raise ValueError(f'mode={mode!r} for {metric!r}: it is one of "auto", "max", "min".')
     if mode != "auto":
@@ -207,13 +214,16 @@ def direction(metric: str, mode: str = "auto") -> Literal["max", "min"]:
 
 
 def _count(field: str, n: float, text: str) -> Trigger:
+    name = {"step": "steps", "epoch": "epochs"}.get(field, field)
+    if isinstance(n, bool) or not isinstance(n, numbers.Real):
+        raise TypeError(f"until.{name}({n!r}) needs a number.")
     if not (math.isfinite(n) and n > 0):
-        raise ValueError(f"until.{field}: {n} would never be counted to; give a number above 0.")
+        raise ValueError(f"until.{name}({n}) would never be counted to: give a number above 0.")
     return Trigger(
         init=lambda: (),
         update=lambda state, seen: (state, getattr(seen, field) >= n),
         metrics=frozenset(),
-        text=text,
+        text=text.format(n=n),
         counts={field: n},
     )
 
@@ -236,6 +246,11 @@ def _metric(seen: Observation, name: str) -> Any:
 def _combine(triggers: tuple[Trigger, ...], reduce, word: str, name: str) -> Trigger:
     if not triggers:
         raise ValueError(f"{name}() needs at least one trigger.")
+    for trigger in triggers:
+        if not isinstance(trigger, Trigger):
+            raise TypeError(
+                f"{trigger!r} is no trigger, such as until.steps(100), to join by | or &."
+            )
 
     def update(states, seen):
         pairs = [t.update(s, seen) for t, s in zip(triggers, states, strict=True)]

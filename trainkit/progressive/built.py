@@ -77,6 +77,11 @@ class Built:
     def __init__(self, recipe: Recipe, stage: Stage, number: int):
         self.recipe, self.stage, self.number = recipe, stage, number
         self.model = recipe.build(stage.model)
+        if not (hasattr(self.model, "state") and hasattr(self.model, "evaluation")):
+            raise TypeError(
+                f"build gave a {type(self.model).__name__} for stage {number}; it must give a "
+                "trainkit Model, such as trainkit.from_linen(module, loss)."
+            )
         self.data = recipe.data(stage.data)
         drawn = self.data.draw(self.data.position)[0]
         self.per_batch = int(jax.tree.leaves(drawn)[0].shape[0]) * jax.process_count()

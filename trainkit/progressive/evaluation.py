@@ -38,6 +38,10 @@ class Evaluation:
         placement: Any = "single",
         precision: Any = None,
     ):
+        if not isinstance(batches, Sequence) or not batches:
+            raise ValueError(
+                "validation has no batches: give a list of them, or a function Data -> list."
+            )
         self._step: EvalStep = make_eval_step(loss_fn, placement=placement, precision=precision)
         self._batches, self._like = [self._placed(batch) for batch in batches], like
         # By the shapes of a batch: the last one of a data set is often smaller.

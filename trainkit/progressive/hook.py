@@ -152,7 +152,7 @@ class Growing:
         self.watch.evaluated(metrics)
 
     def _why_stop(self, now: Now, fresh: bool) -> str | None:
-        if self.watch.reached(fresh):
+        if self.watch.reached(self.books.counts(now), fresh):
             self.satisfied = True
             return f"target reached: {self.watch.target}"
         share, name = self.limits.share(self.books.used(now))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,16 +11,17 @@ import jax
 import optax
 
 from trainkit.growth.between import Grow
-from trainkit.growth.stages import Data, Stage, check_sizes, check_triggers, normalised
+from trainkit.growth.stages import Stage, normalised
 from trainkit.growth.until import Trigger
 from trainkit.loop import fit
 from trainkit.progressive.ahead import Ahead
-from trainkit.progressive.built import Built, Recipe, levels_built, shapes_of
+from trainkit.progressive.built import Built, Recipe, levels_built
 from trainkit.progressive.hook import Growing
 from trainkit.progressive.ledger import Ledger
 from trainkit.progressive.limits import Limits
 from trainkit.progressive.passage import Passage
 from trainkit.progressive.probe import Price, Probe
+from trainkit.progressive.refusals import check_built, check_data, check_options, check_pair
 from trainkit.record import FitResult
 from trainkit.state import TrainState
 
@@ -125,15 +127,23 @@ def progressive(
         one step. GrowthError: a stage that cannot be grown from the one before. Both before
         anything is trained.
     """
-    if not 0 <= decay < 1:
-        raise ValueError(f"decay={decay} must be a share of the budget, from 0 to below 1.")
     if not wait and (not ahead or jax.process_count() > 1):
         raise ValueError(
             "wait=False trains on until the next stage is compiled in the background: "
             + ("it needs ahead=True." if not ahead else "in several processes, not all at once.")
         )
     limits = Limits(steps, epochs, examples, flops, seconds)
-    _check_limits(limits)
+    check_options(
+        limits,
+        build=build,
+        tx=tx,
+        target=target,
+        probe=probe,
+        price=price,
+        decay=decay,
+        fit_options=fit_options,
+        own_options=inspect.signature(progressive).parameters,
+    )
     price = price or Price()
     if price != Price() and probe is None:
         probe = Probe()
@@ -161,9 +171,9 @@ def progressive(
         certify=certify,
     )
     if not callable(data):
-        _check_data_growth(levels)
+        check_data(levels)
     built = levels_built(recipe, levels)
-    _check(built, limits, target, decay)
+    check_built(built, limits, target, decay, fit_options.get("eval_every"))
     passages = _passages(built)
     with Ahead(ahead) as worker:
         hook = Growing(
@@ -211,55 +221,12 @@ def progressive(
 _NO_LIMIT = 2**31 - 1
 
 
-def _check_limits(limits: Limits) -> None:
-    for name, value in dataclasses.asdict(limits).items():
-        if value is not None and not value > 0:
-            raise ValueError(f"{name}={value} must be more than 0, or None for no limit.")
-
-
-def _check_data_growth(levels: Sequence[Sequence[Stage]]) -> None:
-    for number, level in enumerate(levels):
-        for stage in level:
-            if stage.data != Data():
-                raise ValueError(
-                    f"Stage {number} asks for {stage.data}, but `data` is one sampler for all "
-                    "stages: give a function Data -> Sampler, such as trainkit.data.staged(…)."
-                )
-
-
-def _check(
-    built: Sequence[Sequence[Built]], limits: Limits, target: Trigger | None, decay: float
-) -> None:
-    first = built[0][0]
-    per_step = first.counted_flops()
-    check_triggers(
-        [tuple(b.stage for b in level) for level in built],
-        metrics=first.evaluation.metrics,
-        budget=dataclasses.asdict(limits),
-        one_step={"steps": 1, "examples": first.per_batch, "flops": per_step},
-        decay=decay,
-    )
-    if target is not None:
-        missing = sorted(target.metrics - first.evaluation.metrics)
-        if missing:
-            raise ValueError(
-                f"The target {str(target)!r} waits for {', '.join(map(repr, missing))}, which the "
-                f"evaluation does not compute: {', '.join(sorted(first.evaluation.metrics))}."
-            )
-
-
 def _passages(built: Sequence[Sequence[Built]]) -> dict[tuple[int, int, int], Passage]:
     passages = {}
     for number in range(len(built) - 1):
         for a, small in enumerate(built[number]):
             for b, big in enumerate(built[number + 1]):
-                check_sizes(
-                    small.stage,
-                    big.stage,
-                    shapes_of(small.like.params),
-                    shapes_of(big.like.params),
-                    number + 1,
-                )
+                check_pair(small, big)
                 passages[number, a, b] = Passage(small, big)
     return passages
 

@@ -51,11 +51,11 @@ class Watch:
         self.due = bool(over)
         return self.due
 
-    def reached(self, fresh: bool) -> bool:
+    def reached(self, counts: Mapping[str, Any], fresh: bool) -> bool:
         """Whether the run's target is reached; only a new evaluation can tell."""
         if self.target is None or not fresh:
             return False
-        seen = Observation(metrics=self._metrics, fresh=True)
+        seen = Observation(**counts, metrics=self._metrics, fresh=True)
         self._target_state, reached = self.target.update(self._target_state, seen)
         return bool(reached)
 
