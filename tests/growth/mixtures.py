@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -217,38 +219,46 @@ def _(p, s, x):
     return jnp.einsum("ecd,tec->td", y, combine)
 
 
+class FeedForward(nn.Module):
+    width: int
+    hidden: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.silu(nn.Dense(self.hidden, param_dtype=self.dtype, name="Dense_1")(x))
+        return nn.Dense(self.width, param_dtype=self.dtype, name="Dense_0")(h)
+
+
 class Mixture(nn.Module):
-    """A pre-norm block with a mixture, in Linen, the experts' weights made by `nn.vmap`."""
+    """A pre-norm block with a mixture, the experts' weights made by `nn.vmap`."""
 
     width: int = 4
     hidden: int = 5
     experts: int = 3
     k: int = 2
+    dtype: Any = jnp.float32
+    over_all: bool = False
 
     @nn.compact
     def __call__(self, x):
-        x = nn.Dense(self.width)(x)
-        y = nn.LayerNorm()(x)
-        scores = nn.Dense(self.experts, use_bias=False, name="router")(y)
-        top, which = jax.lax.top_k(scores, self.k)
-        gates = jnp.sum(
-            nn.softmax(top)[..., None] * one_hot(which, self.experts, dtype=x.dtype), axis=-2
-        )
+        x = nn.Dense(self.width, param_dtype=self.dtype)(x)
+        y = nn.LayerNorm(param_dtype=self.dtype)(x)
+        scores = nn.Dense(self.experts, use_bias=False, param_dtype=self.dtype, name="router")(y)
+        if self.over_all:
+            gates, which = jax.lax.top_k(nn.softmax(scores), self.k)
+        else:
+            top, which = jax.lax.top_k(scores, self.k)
+            gates = nn.softmax(top)
+        chosen = one_hot(which, self.experts, dtype=x.dtype)
+        gates = jnp.sum(gates[..., None] * chosen, axis=-2)
         layer = nn.vmap(
             FeedForward, variable_axes={"params": 0}, split_rngs={"params": True},
             in_axes=None, out_axes=1, axis_size=self.experts,
-        )(self.width, self.hidden)  # fmt: skip
+        )(self.width, self.hidden, self.dtype)  # fmt: skip
         x = x + jnp.einsum("ted,te->td", layer(y), gates)
-        return nn.Dense(2)(nn.LayerNorm()(x))
-
-
-class FeedForward(nn.Module):
-    width: int
-    hidden: int
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(self.width)(nn.silu(nn.Dense(self.hidden)(x)))
+        y = nn.LayerNorm(param_dtype=self.dtype)(x)
+        return nn.Dense(2, param_dtype=self.dtype)(y)
 
 
 MODELS["linen"] = Model(

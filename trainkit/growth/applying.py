@@ -18,6 +18,7 @@ from trainkit.growth.layout import take
 from trainkit.growth.leaf import AxisGrowth, LeafGrowth
 from trainkit.growth.paths import named_leaves, path_name
 from trainkit.growth.realising import check_symmetry, noise_groups, realise
+from trainkit.growth.upcycling import lifted
 
 PyTree = Any
 
@@ -73,10 +74,11 @@ def grower(
     values = {} if fresh is None else named_leaves(fresh)
     growths = realise(plan, key, symmetry)
     groups = noise_groups(plan) if symmetry == "noise" else {}
+    origin = plan.origin
     tree = jax.tree.structure(like) if like is not None else big_tree(plan)
 
     def run(small: PyTree, key: jax.Array | None) -> PyTree:
-        old = named_leaves(small)
+        old = named_leaves(lifted(small, growths, origin))
         grown = {}
         for i, leaf in enumerate(plan.leaves):
             own = jax.random.fold_in(key, i) if key is not None else None
@@ -173,7 +175,8 @@ def check_params(plan: Plan, params: PyTree) -> None:
         )
     for path, leaf in found:
         wanted = planned[path]
-        if tuple(leaf.shape) != wanted.small or str(leaf.dtype) != wanted.dtype:
+        shapes = [wanted.small, wanted.small[1:]] if plan.depth == "experts" else [wanted.small]
+        if tuple(leaf.shape) not in shapes or str(leaf.dtype) != wanted.dtype:
             raise GrowthError(
                 f"{path} has shape {tuple(leaf.shape)} and dtype {leaf.dtype}; the plan was made "
                 f"for {wanted.small} and {wanted.dtype}",

@@ -18,9 +18,10 @@ from trainkit.growth.blueprint import Plan, Symmetry
 from trainkit.growth.calculus import expand
 from trainkit.growth.depth import leading, relative_change
 from trainkit.growth.leaf import LeafGrowth, Origin
-from trainkit.growth.models import Traced, traced
+from trainkit.growth.models import Traced, concrete, traced
 from trainkit.growth.paths import named_leaves
 from trainkit.growth.train_state import Grown
+from trainkit.growth.upcycling import lifted
 from trainkit.growth.vocabulary import leaked_mass
 from trainkit.state import TrainState
 
@@ -122,7 +123,7 @@ def certify(
     (True, (22, 42))
     """
     rng = np.random.default_rng(seed)
-    inputs = jax.tree.map(lambda x: _concrete(x, rng), grown.inputs)
+    inputs = jax.tree.map(lambda x: concrete(x, rng), grown.inputs)
     before, after = grown.before, grown.state
     tree = lambda s: {"params": s.params, "model_state": s.model_state}
     outputs = jax.eval_shape(grown.small.fn, tree(before), *inputs)
@@ -159,6 +160,7 @@ def certify(
 
     @jax.jit
     def expected(g: PyTree, update: PyTree) -> tuple[dict[str, jax.Array], jax.Array]:
+        g, update = (lifted(tree, grown.growth, grown.origin) for tree in (g, update))
         return _expected(g, grown), _predicted(update, grown)
 
     @jax.jit
@@ -227,14 +229,6 @@ def of_plan(
     maps = plan.realise(key, symmetry)
     details = Grown(after, before, maps, plan.origin, plan.zeroed, small, big, inputs, plan)
     return certify(details, tx)
-
-
-def _concrete(x: Any, rng: np.random.Generator) -> Any:
-    if not isinstance(x, jax.ShapeDtypeStruct):
-        return x
-    if jnp.issubdtype(x.dtype, jnp.inexact):
-        return jnp.asarray(rng.normal(size=x.shape), x.dtype)
-    return jnp.asarray(rng.integers(0, 2, x.shape), x.dtype)
 
 
 def _forward(grown: Grown, inputs: tuple[Any, ...], tree: Callable[[Any], PyTree]):

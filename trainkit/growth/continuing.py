@@ -16,6 +16,7 @@ from trainkit.growth.exact import exact as follow
 from trainkit.growth.moments import grow_opt_state as grow_state
 from trainkit.growth.paths import named_leaves, path_name
 from trainkit.growth.slots import Slots
+from trainkit.growth.upcycling import lifted, lifted_state
 
 PyTree = Any
 
@@ -46,6 +47,9 @@ def grow_opt_state(
         grown_params = plan.grow(params, key=key, symmetry=symmetry)
 
     def run(opt_state: PyTree, params: PyTree, grown_params: PyTree) -> PyTree:
+        if plan.depth == "experts" and reset is not True:
+            opt_state = lifted_state(tx, opt_state, params, maps, plan.origin)
+            params = lifted(params, maps, plan.origin)
         return grow_state(
             tx,
             opt_state,

@@ -1,8 +1,8 @@
 """Mixtures of experts: from a dense layer, and from E experts to m·E.
 
-The programs of the two models differ in more than sizes (a router appears; the number of experts
-that are chosen grows), so that no lockstep analysis can prove these two. They are exact under the
-conditions named below; `Certificate.forward_error`, or comparing outputs, shows whether they hold.
+Most models need nothing from here: `trainkit.growth.plan` and `grow` take E to m·E by themselves
+where the model chooses by `top_k`, k experts of E and m·k of m·E, and `how="experts"` makes a
+mixture of a dense layer.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from trainkit.growth.blueprint import Plan
-from trainkit.growth.errors import GrowthError
-from trainkit.growth.paths import named_leaves, path_name
+from trainkit.growth.operators import Operator
+from trainkit.growth.paths import named_leaves
 from trainkit.growth.repeating import repeats
+from trainkit.growth.upcycling import upcycled
 
 PyTree = Any
 
 
 def more_experts(small_params: PyTree, big_params: PyTree, *, last: str | None = None) -> Plan:
-    """The plan by which E experts become m·E, each m times side by side.
+    """The plan by which E experts become m·E, each m times side by side, without looking at the
+    model: for those that `plan` refuses (dispatch by sorting, kernels without a rule).
 
     Exact where the big model chooses m·k experts for k, and gates are a softmax over all experts or
     over the chosen ones: the copies of an expert tie, are chosen together, and share its gate. Each
@@ -51,20 +52,33 @@ def more_experts(small_params: PyTree, big_params: PyTree, *, last: str | None =
     return repeats(small_params, big_params, last=last)
 
 
-def from_dense(dense: PyTree, mixture: PyTree, *, names: Mapping[str, str] | None = None) -> PyTree:
-    """The parameters of a mixture whose experts are all the dense layer.
+def of_dense(names: Mapping[str, str]) -> Operator:
+    """`how="experts"` for `plan` and `grow`, with the leaves whose names do not tell.
 
-    Exact where the gates of the chosen experts sum to 1: then Σₑ gateₑ · f(x) = f(x), whatever the
-    router says. The experts separate as the router sends them different tokens. The first moments
-    of an expert are about k/E of the dense layer's and depend on the router: start them anew.
-    (Komatsuzaki et al. 2023, Sparse Upcycling.)
+    Every expert becomes the dense layer: exact where the gates of the chosen experts sum to 1. The
+    experts part as the router sends them different tokens. Their gradients sum to the dense
+    layer's, each is taken for an E-th of it, and moments follow; the router is new (μ = 0, ν the
+    mean of all). (Komatsuzaki et al. 2023, Sparse Upcycling.)
+
+    Args:
+      names: path in the mixture -> path in the dense model. What is not named is the leaf of the
+        same path, or else the one leaf that fits by shape and shares most of its path.
+
+    >>> of_dense({"params/experts/up": "params/mlp/wi"}).depth
+    'experts'
+    """
+    return Operator(depth="experts", names=tuple(sorted(names.items())))
+
+
+def from_dense(dense: PyTree, mixture: PyTree, *, names: Mapping[str, str] | None = None) -> PyTree:
+    """The parameters of a mixture whose experts are all the dense layer; see `of_dense`.
 
     Args:
       dense: the dense model's parameters.
       mixture: the mixture's initial parameters (arrays). A leaf of shape (E, …) takes the dense
         leaf of shape (…) E times; one of the dense leaf's own shape takes it once; one that the
         dense model lacks (the router) stays as it is.
-      names: path in the mixture -> path in the dense model, where they differ.
+      names: as in `of_dense`.
 
     Raises:
       GrowthError: a shape that fits neither way, or a dense leaf that goes nowhere.
@@ -75,36 +89,7 @@ def from_dense(dense: PyTree, mixture: PyTree, *, names: Mapping[str, str] | Non
     >>> from_dense(dense, mixture)["w"].shape
     (4, 2, 3)
     """
-    old = named_leaves(dense)
-    names = dict(names or {})
-    used = set()
-
-    def one(path, new):
-        name = path_name(path)
-        source = names.get(name, name)
-        if source not in old:
-            if name in names:
-                raise GrowthError(f"the dense model has no leaf {source}", params=[name])
-            return new
-        used.add(source)
-        w = old[source]
-        if jnp.shape(new) == jnp.shape(w):
-            return w.astype(new.dtype)
-        if jnp.shape(new)[1:] == jnp.shape(w):
-            return jnp.broadcast_to(w.astype(new.dtype), jnp.shape(new))
-        raise GrowthError(
-            f"{name} has shape {jnp.shape(new)}, which is neither that of the dense leaf {source}, "
-            f"{jnp.shape(w)}, nor a stack of it",
-            params=[name],
-            mend="the axis of the experts comes first",
-        )
-
-    result = jax.tree_util.tree_map_with_path(one, mixture)
-    if len(used) != len(old):
-        lost = [name for name in old if name not in used]
-        raise GrowthError(
-            f"the mixture has no place for {', '.join(lost[:4])}",
-            params=lost,
-            mend="say where they go: names={path in the mixture: path in the dense model}",
-        )
-    return result
+    trees = jax.tree.structure(dense), jax.tree.structure(mixture)
+    old, new = named_leaves(dense), named_leaves(mixture)
+    plan = upcycled(list(old.items()), list(new.items()), trees, names or {})
+    return plan.grow(dense, symmetry="even", like=mixture)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trainkit.growth.errors import GrowthError
 
@@ -82,6 +83,15 @@ def inputs_from(example: Any) -> tuple[Any, ...]:
         example = inputs_of(None)(example)
     inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
     return jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), inputs)
+
+
+def concrete(x: Any, rng: np.random.Generator) -> Any:
+    """An input, drawn at random if only its shape is known."""
+    if not isinstance(x, jax.ShapeDtypeStruct):
+        return x
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return jnp.asarray(rng.normal(size=x.shape), x.dtype)
+    return jnp.asarray(rng.integers(0, 2, x.shape), x.dtype)
 
 
 def _required(fn: Callable[..., Any]) -> set[str]:

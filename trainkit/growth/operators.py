@@ -22,6 +22,7 @@ DEPTH = {
     "interpose": "each new block beside the block that it copies",
     "middle": "the blocks of the middle again",
     "last": "the last block again",
+    "experts": "every expert of a mixture is the dense layer: exact where gates sum to 1",
 }
 ALIASES = {"preserve": ("uneven", "identity"), "interpolate": ("interpose",)}
 EXACT = frozenset({"uneven", "even", "noise", "zero_out", "identity"})
@@ -34,6 +35,7 @@ class Operator:
     Attributes:
       width: a key of `WIDTH`.
       depth: a key of `DEPTH`.
+      names: for "experts", (path in the mixture, path in the dense model) where they are not found.
 
     >>> operator("preserve")
     Operator(width='uneven', depth='identity')
@@ -43,6 +45,7 @@ class Operator:
 
     width: str = "uneven"
     depth: str = "identity"
+    names: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
 
     @property
     def preserves(self) -> bool:
@@ -63,8 +66,8 @@ def operator(how: str | Operator) -> Operator:
     Traceback (most recent call last):
     ...
     ValueError: how='stak': there is no operator 'stak'; did you mean 'stack'? Width: uneven, \
-even, noise, zero_out, rms; depth: identity, stack, interpose, middle, last; 'preserve' is \
-uneven+identity, and names are joined by '+'.
+even, noise, zero_out, rms; depth: identity, stack, interpose, middle, last, experts; 'preserve' \
+is uneven+identity, and names are joined by '+'.
     """
     if isinstance(how, Operator):
         return how
@@ -81,7 +84,7 @@ uneven+identity, and names are joined by '+'.
                     f"how={how!r} names two operators for {axis}: {chosen[axis]!r} and {name!r}."
                 )
             chosen[axis] = name
-    return Operator(**chosen)
+    return Operator(chosen.get("width", Operator.width), chosen.get("depth", Operator.depth))
 
 
 def _unknown(how: str, name: str) -> str:

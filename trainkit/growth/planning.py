@@ -17,6 +17,7 @@ from trainkit.growth.operators import Operator, operator
 from trainkit.growth.program import Folder, Program
 from trainkit.growth.rules import RULES, UNKNOWN
 from trainkit.growth.tracing import named_shapes, shape_of, structs, traced_program
+from trainkit.growth.upcycling import upcycled
 from trainkit.growth.widening import widen
 
 PyTree = Any
@@ -56,7 +57,9 @@ def plan(
         do nothing at first: the last linear parameters of a residual branch are 0, a plain layer
         between ReLUs is an identity matrix or a Dirac kernel; which, is found in the program, and
         that they do nothing is proved on it. "stack", "interpose", "middle" and "last" copy old
-        layers and change the function; the plan then is exact for all but the copies.
+        layers and change the function; the plan then is exact for all but the copies. "experts":
+        the big model has a mixture where the small one has a dense layer, which every expert
+        becomes; found by names and shapes, not proved (see `trainkit.growth.experts.of_dense`).
       trainable: which leaves of new layers may be set to 0 (not running statistics).
 
     Results may grow along an axis that nothing sums over (the logits of a larger vocabulary): their
@@ -130,6 +133,9 @@ def plan(
         return dataclasses.replace(made, leaves=tuple(leaves))
 
     depth = operator(how).depth
+    if depth == "experts":
+        trees = jax.tree.structure(small_params), jax.tree.structure(big_params)
+        return upcycled(small_leaves, big_leaves, trees, dict(operator(how).names))
     refused: GrowthError | None = None
     for found in deeper(small, big, depth, folder, trainable):
         try:

@@ -7,18 +7,22 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, ParamSpec
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from trainkit.growth.applying import grower, run_on_device
 from trainkit.growth.blueprint import Plan
+from trainkit.growth.depth import relative_change
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.leaf import LeafGrowth, Origin
-from trainkit.growth.models import Traced, inputs_from, traced
+from trainkit.growth.models import Traced, concrete, inputs_from, traced
 from trainkit.growth.moments import grow_opt_state
 from trainkit.growth.operators import Operator, operator
 from trainkit.growth.paths import named_leaves
 from trainkit.growth.planning import plan
 from trainkit.growth.slots import Slots
+from trainkit.growth.upcycling import lifted, lifted_state
 from trainkit.packed import Packed, repack, unpack_all
 from trainkit.state import TrainState
 
@@ -109,11 +113,15 @@ def passage(
         variables = {"params": state.params, "model_state": state.model_state}
         values = None if big.init is None else big.init(key, *inputs)
         new = grower(found, key, width, fresh=values)(variables, key)
+        params, opt_state = state.params, state.opt_state
+        if found.depth == "experts" and reset is not True:
+            opt_state = lifted_state(tx, opt_state, params, growth, origin)
+            params = lifted(params, growth, origin)
         opt_state = grow_opt_state(
             tx,
-            state.opt_state,
+            opt_state,
             growth,
-            state.params,
+            params,
             new["params"],
             origin=origin,
             slots=slots,
@@ -153,9 +161,14 @@ def grow_with_details(
     before = traced(small, inputs, state.params, state.model_state, "small")
     after = traced(big, inputs, big_params, big_model_state or state.model_state, "big")
     _check(before, {"params": state.params, "model_state": state.model_state})
-    way = passage(
-        before, after, inputs, tx=tx, how=operator(how), key=key, slots=slots, reset=reset
-    )
+    options: dict[str, Any] = {"tx": tx, "key": key, "slots": slots, "reset": reset}
+    try:
+        way = passage(before, after, inputs, how=operator(how), **options)
+    except GrowthError:
+        mixture = _experts(before, after, inputs, state, options) if how == "preserve" else None
+        if mixture is None:
+            raise
+        way = mixture
     grown = run_on_device(way.apply, (state,), out_shardings, state if donate else None)
     return Grown(grown, state, way.growth, way.origin, way.zeroed, before, after, inputs, way.plan)
 
@@ -192,7 +205,8 @@ grow.__doc__ = """The training state of a bigger model that goes on where the sm
         or `jax.ShapeDtypeStruct`s.
       tx: the transformation that `state.opt_state` belongs to.
       how: operators for width and depth by name; see `trainkit.growth.operators`. "preserve" keeps
-        the function.
+        the function. A mixture of experts in the place of a dense layer is told by itself where
+        the function is kept (the chosen gates sum to 1), and asked for by "experts".
       key: a random key or a seed; the same key, the same growth.
       big_params, big_model_state: arrays or shapes, for plain functions.
       slots, reset: see `trainkit.growth.moments.grow_opt_state`.
@@ -217,6 +231,34 @@ grow.__doc__ = """The training state of a bigger model that goes on where the sm
     >>> grown.params["Dense_0"]["kernel"].shape, grown.opt_state[0].mu["Dense_1"]["kernel"].shape
     ((3, 6), (6, 2))
 """
+
+
+def _experts(
+    before: Traced, after: Traced, inputs: tuple[Any, ...], state: TrainState, options: Any
+) -> Passage | None:
+    """The way from a dense layer to a mixture of experts, where it keeps the function: this is no
+    proof, but depends on no number that the router holds."""
+    try:
+        way = passage(before, after, inputs, how=Operator(depth="experts"), **options)
+    except GrowthError:
+        return None
+    rng = np.random.default_rng(0)
+    xs = jax.tree.map(lambda x: concrete(x, rng), inputs)
+    sides = (before.fn, state), (after.fn, jax.jit(way.apply)(state))
+    a, b = (jax.jit(fn)({"params": s.params, "model_state": s.model_state}, *xs) for fn, s in sides)
+    dtypes = {x.dtype for x in jax.tree.leaves(state.params)}
+    eps = [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.inexact)]
+    change = relative_change(a, b)
+    if change <= min(1e3 * max(eps, default=0.0), 0.1):
+        return way
+    raise GrowthError(
+        "the big model has a mixture of experts where the small one has a dense layer, but with "
+        f"this layer for every expert outputs change by {change:.1e} of their scale: the gates of "
+        "the chosen do not sum to 1",
+        params=[name for name, come in way.origin.items() if come.new],
+        mend="divide the gates by their sum (or take the softmax over the chosen alone); or accept "
+        'the change: how="experts"',
+    )
 
 
 def _check(before: Traced, variables: PyTree) -> None:
