@@ -28,6 +28,7 @@ from trainkit.growth.lockstep import Analysis, Joint, Value
 from trainkit.growth.program import Program, scan_counts
 
 PyTree = Any
+ATTEMPTS = 16  # combinations of layouts that are tried before a growth is refused
 
 
 def widen(
@@ -48,31 +49,52 @@ def widen(
     _check_outputs(analysis, joints, visible)
     _append(analysis, append)
     layouts = choose_layouts(analysis, [*values, *outs], joints)
-    first: tuple[Axis, GrowthError] | None = None
-    while True:
+    seen_outside = {find(axis).uid for _, axis in visible}
+    attempts: set[frozenset[tuple[int, str]]] = set()
+
+    def attempt(layouts: dict[int, str], tried: list[tuple[Axis, GrowthError]]) -> Plan:
+        attempts.add(frozenset(layouts.items()))
         try:
             flow = _run(analysis, values, joints, outs, layouts)
-            return emit(analysis, flow, layouts, {find(axis).uid for _, axis in visible})
+            return emit(analysis, flow, layouts, seen_outside)
         except GrowthError as error:
-            # Units with unequal numbers of copies are impossible here: new units that hold nothing
-            # may still be (a stream that only root-mean-square norms and parameters read).
-            # Where a LayerNorm takes the mean away, new units may hold the mean.
-            odd = [
-                leaf
-                for leaf in error.leaves
-                if (leaf.big % leaf.small and layouts[leaf.uid] == "repeat")
-                or layouts[leaf.uid] == "append"
-            ]
-            if odd:
-                first = first or (odd[0], error)
-                layouts[odd[0].uid] = "append" if layouts[odd[0].uid] == "repeat" else "row mean"
-                odd[0].source = appended(odd[0].small, odd[0].big)
-            elif first is None:
+            failed: GrowthError | None = None
+            for leaf, layout in _otherwise(error, layouts):
+                changed = {**layouts, leaf.uid: layout}
+                if frozenset(changed.items()) in attempts or len(attempts) >= ATTEMPTS:
+                    continue
+                before, leaf.source = leaf.source, appended(leaf.small, leaf.big)
+                try:
+                    return attempt(changed, [*tried, (leaf, error)])
+                except GrowthError as last:
+                    failed = failed or last
+                    leaf.source = before
+            if failed is not None:
+                raise failed from error
+            if not tried:
                 raise
-            elif not first[0].big % first[0].small:
-                raise first[1] from error  # a multiple, whose new units were asked to copy none
-            else:
-                raise _no_multiple(analysis, *first, error) from error
+            at_fault = [t for t in tried if t[0] in error.leaves] or tried
+            leaf, first = at_fault[0]
+            if not leaf.big % leaf.small:
+                raise first from error  # a multiple, whose new units were asked to copy none
+            raise _no_multiple(analysis, leaf, first, error) from error
+
+    return attempt(layouts, [])
+
+
+def _otherwise(error: GrowthError, layouts: dict[int, str]) -> list[tuple[Axis, str]]:
+    """Layouts that may do where units with unequal numbers of copies are impossible.
+
+    New units that hold nothing are for streams that only root-mean-square norms and parameters
+    read. Where a LayerNorm takes the mean away, new units may hold the mean.
+    """
+    found = []
+    for leaf in error.leaves:
+        if leaf.big % leaf.small and layouts[leaf.uid] == "repeat":
+            found.append((leaf, "append"))
+        elif layouts[leaf.uid] == "append":
+            found.append((leaf, "row mean"))
+    return found
 
 
 def _no_multiple(
