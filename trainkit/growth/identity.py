@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainkit.growth.program import Const, Equation, Fresh, Program
+from trainkit.growth.program import FORWARDS_UNIFORM, Const, Equation, Fresh, Program
 from trainkit.growth.zeroing import KEEPS_ZERO
 
 Shape = tuple[int, ...]
@@ -32,6 +32,7 @@ _MOVES = frozenset(
     ("reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type")
     + ("stop_gradient", "slice")
 )
+_ONE_AT_ZERO = frozenset(("exp", "exp2", "cos", "cosh"))
 _POOLS = frozenset(("reduce_max", "reduce_window_max", "reduce_min"))
 
 
@@ -93,6 +94,9 @@ def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Pr
 
     for eqn in program.equations:
         ins = [now(v) for v in eqn.ins]
+        if eqn.name == "split" and ins[0] is _ZERO:
+            stands.update((id(v), _ZERO) for v in eqn.outs)
+            continue
         found = _simplified(eqn, ins, bounds)
         if keep_eyes and found is ins[0] and len(ins) == 2 and isinstance(ins[1], _Eye):
             bounds[id(eqn.outs[0])] = bounds.get(id(ins[0]), {})
@@ -198,6 +202,9 @@ def _is_zero(v: Any) -> bool:
 def _simplified(eqn: Equation, ins: list[Any], bounds: Mapping[int, Mapping[str, float]]) -> Any:
     """What an equation's result is without computing it, or `None`."""
     name = eqn.name
+    known = _known(eqn, ins) if len(eqn.outs) == 1 else None
+    if known is not None:
+        return known
     if len(eqn.outs) == 1 and any(v is _ZERO for v in ins):
         zeros = [_is_zero(v) for v in ins]
         if name in KEEPS_ZERO and zeros[0]:
@@ -231,6 +238,32 @@ def _simplified(eqn: Equation, ins: list[Any], bounds: Mapping[int, Mapping[str,
     if limit is not None and bounds.get(id(ins[0]), {}).get(name) == limit:
         return ins[0]
     return None
+
+
+def _known(eqn: Equation, ins: list[Any]) -> Any:
+    """What follows from e⁰ = 1, c + 0 = c and x · 1 = x, or `None`."""
+    name = eqn.name
+    uniform = [v.uniform if isinstance(v, Const) else None for v in ins]
+    if name in _ONE_AT_ZERO and ins[0] is _ZERO:
+        return _constant(eqn, 1.0)
+    if name in FORWARDS_UNIFORM and uniform[0] is not None:
+        return _constant(eqn, uniform[0])
+    if name in ("add", "add_any"):
+        for i, v in enumerate(ins):
+            if v is _ZERO and uniform[1 - i] is not None:
+                return _constant(eqn, uniform[1 - i])
+    if name in ("mul", "div"):
+        for i in (0, 1) if name == "mul" else (0,):
+            if uniform[1 - i] is not None and uniform[1 - i] == 1 and _whole(eqn, i):
+                return ins[i]
+    return None
+
+
+def _constant(eqn: Equation, value: Any) -> Const:
+    aval = eqn.outs[0].aval
+    scalar = np.asarray(value).astype(aval.dtype)
+    key = ("uniform", str(aval.dtype), tuple(aval.shape), scalar.tobytes())
+    return Const(aval.shape, aval.dtype, key, lambda: None, scalar)
 
 
 def _whole(eqn: Equation, operand: int) -> bool:

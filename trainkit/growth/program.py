@@ -154,7 +154,7 @@ class Folder:
                 body, ins = _solution(eqn, ins)
                 consts_in = [self.literal(c) for c in body.consts]
                 results = self.run(body.jaxpr, consts_in, ins, out, (*calls, eqn))
-            elif name in IDENTITIES:
+            elif name in IDENTITIES or _converts_nothing(eqn):
                 results = ins
             elif name in ("debug_callback", "debug_print"):
                 results = []  # looks on, and gives nothing back
@@ -242,6 +242,13 @@ def _solution(eqn: core.JaxprEqn, ins: list) -> tuple[core.ClosedJaxpr, list]:
     start = counts.matvec + counts.vecmat
     right = ins[sum(counts) :]
     return bodies.solve, [*ins[start : start + counts.solve], *right]
+
+
+def _converts_nothing(eqn: core.JaxprEqn) -> bool:
+    """Whether an equation makes nothing but a weak type of a strong one."""
+    if eqn.primitive.name != "convert_element_type":
+        return False
+    return eqn.invars[0].aval.dtype == eqn.outvars[0].aval.dtype
 
 
 def _is(v, value: int) -> bool:

@@ -18,7 +18,7 @@ from trainkit.growth.program import Const, Equation, Program, scan_counts
 # 0 in, 0 out.
 KEEPS_ZERO = frozenset(
     {
-        *("reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice"),
+        *("reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice", "split"),
         *("dynamic_slice", "gather", "stop_gradient"),
         *("convert_element_type", "reduce_precision"),
         *("reduce_sum", "reduce_max", "reduce_min", "reduce_window_sum", "cumsum", "rev", "tile"),
