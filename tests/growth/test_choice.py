@@ -53,3 +53,45 @@ def test_what_orders_experts_gets_the_same_noise_for_all_copies():
     np.testing.assert_array_equal(router[:, ::2], router[:, 1::2])
     assert (router[::2] != router[1::2]).all()  # over the copies of its inputs there is noise
     assert (np.asarray(grown["down"])[::2] != np.asarray(grown["down"])[1::2]).any()
+
+
+def layers(k, depth_of):
+    """Layers of experts between two matrices, one after another or in a scan."""
+
+    def layer(x, p):
+        top, which = jax.lax.top_k(x @ p["router"], k)
+        y = mixtures.picked(p, x, which)
+        return x + jnp.einsum("tkd,tk->td", y, jax.nn.softmax(top)), None
+
+    def fn(p, x):
+        x = x @ p["in"]
+        if depth_of == "scan":
+            return jax.lax.scan(layer, x, p["layers"])[0] @ p["out"]
+        for each in p["layers"]:
+            x, _ = layer(x, each)
+        return x @ p["out"]
+
+    return fn
+
+
+@pytest.mark.parametrize("depth_of", ["list", pytest.param("scan", marks=pytest.mark.slow)])
+def test_experts_widths_and_layers_grow_together(depth_of):
+    names = ("router", "up", "up_b", "down", "down_b")
+
+    def params(depth, seed=0, **sizes):
+        rng = np.random.default_rng(seed)
+        draw = lambda *shape: jnp.asarray(rng.normal(size=shape))
+        of = mixtures.shapes(**sizes)
+        ends = {"in": draw(*of["in"]), "out": draw(*of["out"])}
+        if depth_of == "scan":
+            return {**ends, "layers": {n: draw(depth, *of[n]) for n in names}}
+        return {**ends, "layers": [{n: draw(*of[n]) for n in names} for _ in range(depth)]}
+
+    small, big = params(2), params(3, experts=6, width=8, hidden=7)
+    x = jnp.asarray(mixtures.TOKENS[0])
+    before, after = layers(2, depth_of), layers(4, depth_of)
+    plan = growth.plan(before, after, small, big, x)
+    grown = plan.grow(small, key=jax.random.key(0))
+    np.testing.assert_allclose(
+        jax.jit(after)(grown, x), jax.jit(before)(small, x), rtol=0, atol=1e-12
+    )
