@@ -8,10 +8,10 @@ import optax
 import pytest
 
 from trainkit.laws import RULES, SCHEDULES
+from trainkit.laws.intake import is_transformation
 from trainkit.laws.optax_page import classify
 from trainkit.laws.optax_rows import constructions
 from trainkit.laws.oracles.catalogue import plain_name
-from trainkit.laws.subject import is_transformation
 
 ROOT = Path(__file__).parents[2]
 KINDS = {"bug", "documented limitation", "law not claimed"}

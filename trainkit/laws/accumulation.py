@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from trainkit.laws.compare import inner_code
+from trainkit.laws.intake import ordinary
 from trainkit.laws.law import NotApplicable, Violation
-from trainkit.laws.subject import Subject, mini, ordinary
+from trainkit.laws.subject import Subject, mini
 from trainkit.laws.trees import setup, spread, tree_code
 
 

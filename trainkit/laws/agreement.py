@@ -8,11 +8,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.laws import cases
+from trainkit.laws import adapt, cases, told
 from trainkit.laws.cases import Case
+from trainkit.laws.intake import ordinary
 from trainkit.laws.law import NotApplicable, Violation
 from trainkit.laws.shrink import mismatch, violation
-from trainkit.laws.subject import Run, Subject, mini, ordinary
+from trainkit.laws.subject import Run, Runs, Subject, mini
 from trainkit.laws.trees import setup
 
 RELATIVE = {"float32": 1e-5, "float64": 1e-12}
@@ -35,27 +36,28 @@ def reference(
     kind = np.dtype(dtype)
     shaped = cases.tree(params[0].astype(kind), case.shapes)
     with ordinary():  # schedules, and rules inside, are the user's
+        leaves = cases.leaves(params[0].astype(kind), case.shapes)
         step = subject.oracle.start(shaped, **override)(
-            cases.leaves(params[0].astype(kind), case.shapes)
+            adapt.given(subject.claims, leaves, leaves)[1]
         )
         out = np.full(case.grads.shape, np.nan)
         for t, (p, g) in enumerate(zip(params, case.grads, strict=True)):
             ps = cases.leaves(p.astype(kind), case.shapes)
             gs = cases.leaves(g.astype(kind), case.shapes)
+            extra = _extra(subject, case, ps, gs)
+            gs, ps = adapt.given(subject.claims, gs, ps)
             try:
-                us = step(gs, ps, t + 1, **_extra(subject, case, ps, gs))
+                us = step(gs, ps, t + 1, **extra)
             except (ArithmeticError, np.linalg.LinAlgError):
                 break  # the formula itself has no value here
             out[t] = np.concatenate([np.ravel(np.asarray(u, np.float64)) for u in us])
     return out
 
 
-def _extra(subject: Subject, case: Case, ps: list[Any], gs: list[Any]) -> dict[str, float]:
-    """The loss, where the rule is told it."""
-    if "value" not in subject.needs and subject.extra_args is None:
-        return {}
+def _extra(subject: Subject, case: Case, ps: list[Any], gs: list[Any]) -> dict[str, Any]:
+    """The loss, where the rule is told of it."""
     if subject.extra_args is None:
-        return {"value": sum(float(np.sum(np.square(x.astype(np.float64)))) for x in ps) / 2}
+        return told.in_numpy(subject.needs, ps, gs, subject.slope) if subject.needs else {}
     as_tree = lambda xs: cases.tree(np.concatenate([np.ravel(x) for x in xs]), case.shapes)
     value = subject.extra(as_tree(ps), as_tree(gs)).get("value")
     return {} if value is None else {"value": float(value)}
@@ -168,7 +170,7 @@ def oracle(subject: Subject, dtype: str = "float32") -> Violation | None:
         if end == 0 or (end < len(expected) and not np.isfinite(case.grads).all()):
             return None
         case = case._replace(params=case.params[:end], grads=case.grads[:end])
-        run = Run(run.flat[:end], run.params[:end], run.state_finite[:end])
+        run = run._replace(flat=run.flat[:end], params=run.params[:end])
         expected = expected[:end]
         near = tolerance(subject, case, run.params, expected, dtype, **rate)
         wrong = mismatch(run.flat, expected, near)
@@ -184,7 +186,7 @@ def oracle(subject: Subject, dtype: str = "float32") -> Violation | None:
         return judge_run(case, subject.replay(case, dtype))
 
     name = subject.like
-    tried = [(runs.batch.case(i), runs[row]) for row, i in runs.batch.rows.items()]
+    tried = [(as_seen_by(runs, row), runs[row]) for row in runs.batch.rows]
     if dtype == "float32":
         single = lambda x: np.asarray(x, np.float32).astype(np.float64)
         more = [cases.odd_shapes(subject.seed), cases.long(subject.seed)]
@@ -214,12 +216,20 @@ def oracle(subject: Subject, dtype: str = "float32") -> Violation | None:
     return None
 
 
+def as_seen_by(runs: Runs, row: str) -> Case:
+    """The trajectory as the rule saw it; where it pulled at the gradients, with those it got."""
+    case, run = runs.batch.case(row), runs[row]
+    if not case.pull:
+        return case
+    return case._replace(params=run.params, grads=run.grads, follow=0.0, pull=0.0)
+
+
 def _same_in_float64(subject: Subject, rate: dict[str, Any]) -> bool:
     """Whether in float64 every trajectory is the reference's, to 1e-9 of itself."""
     runs = subject.runs("float64")
-    for row, i in runs.batch.rows.items():
+    for row in runs.batch.rows:
         if row != "nan":
-            case = runs.batch.case(i)
+            case = as_seen_by(runs, row)
             want = reference(subject, case, runs[row].params, np.float64, **rate)
             near = 1e-9 * np.maximum.accumulate(np.abs(want), axis=0)
             if np.isfinite(want).all() and mismatch(runs[row].flat, want, near):

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from trainkit.laws.intake import first_line, ordinary
 from trainkit.laws.law import Violation
-from trainkit.laws.subject import Subject, first_line, mini, ordinary
+from trainkit.laws.subject import Subject, mini
 from trainkit.laws.trees import setup
 
 

@@ -26,12 +26,20 @@ class Case(NamedTuple):
       params: [T, N] the parameters at each step, before what the updates add.
       grads: [T, N].
       follow: 1 where the parameters follow the updates, 0 where they are as given.
+      pull: 1 where the gradients grow with what the parameters moved, by `curvatures`: those of a
+        quadratic at the actual parameters.
     """
 
     shapes: tuple[tuple[int, ...], ...]
     params: np.ndarray
     grads: np.ndarray
     follow: float = 0.0
+    pull: float = 0.0
+
+
+def curvatures(n: int) -> np.ndarray:
+    """Second derivatives of the quadratic in whose bowl some trajectories roll."""
+    return np.linspace(0.5, 2.0, n)
 
 
 def sizes(shapes: tuple[tuple[int, ...], ...]) -> list[int]:
@@ -92,10 +100,13 @@ class Batch(NamedTuple):
     params: np.ndarray  # [E, T, N] float64
     grads: np.ndarray  # [E, T, N]
     follow: np.ndarray  # [E]
+    pull: np.ndarray  # [E]
 
     def case(self, row: int | str) -> Case:
         i = self.rows[row] if isinstance(row, str) else row
-        return Case(SHAPES, self.params[i], self.grads[i], float(self.follow[i]))
+        return Case(
+            SHAPES, self.params[i], self.grads[i], float(self.follow[i]), float(self.pull[i])
+        )
 
 
 SCALE = 2.0**4  # a power of two, so that scaling rounds nothing
@@ -156,6 +167,7 @@ def batch(seed: int, examples: int) -> Batch:
         "sparse": (100 * drift, sparse, 0),
         "bursts": (p, g * np.where(np.arange(STEPS) % 7 == 3, 50.0, 0.1)[:, None], 1),
         "nan": (p, nan, 0),
+        "bowl": (p, np.broadcast_to(g[:1], g.shape), 1),
     }
     for i in range(examples):
         size = 10.0 ** rng.uniform(-6, 2)
@@ -170,7 +182,8 @@ def batch(seed: int, examples: int) -> Batch:
         named[f"random {i}"] = (np.broadcast_to(ps[:1], ps.shape) if follow else ps, gs, follow)
     rows = {name: i for i, name in enumerate(named)}
     ps, gs, fs = zip(*named.values(), strict=True)
-    return Batch(rows, np.stack(ps), np.stack(gs), np.array(fs, np.float64))
+    pull = np.array([name == "bowl" for name in named], np.float64)
+    return Batch(rows, np.stack(ps), np.stack(gs), np.array(fs, np.float64), pull)
 
 
 def rounded(b: Batch, dtype: Any) -> Batch:

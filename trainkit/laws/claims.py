@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import optax
+
+from trainkit.laws.adapt import FACTORS
 
 CLAIMS: dict[str, str] = {
     "oracle": "agrees with the reference of like=…",
@@ -24,6 +26,11 @@ CLAIMS: dict[str, str] = {
     "descends": "lowers a convex loss",
     "zero first": "the first update for a zero gradient is zero",
     "differentiable": "the update has finite derivatives by the gradient",
+    "line search": "every step lowers the loss that it is told of by enough; "
+    '{"decrease": c₁, "curvature": c₂ or None, "takes": "gradients"|"directions"}',
+    "noise": "Gaussian; the value is its standard deviation, or a function of the step (from 1)",
+    "per example": "takes one gradient per example, along a first axis, and gives one update",
+    "matrices": "takes leaves of rank 2 only",
     "map params": "optax.tree_map_params sees every parameter-shaped leaf",
     "growth": "growing its state, then stepping, is what the calculus of growth says",
     "start": "a schedule's value at count 0",
@@ -95,6 +102,10 @@ IMPLIED: dict[str, dict[str, Any]] = {
     "clip_by_block_rms": {"odd": True, "permutation": True, "zero first": True},
     "normalize_by_update_norm": {"odd": True, "permutation": True, "rotation": True},
     "apply_if_finite": {"guard": True},
+    "lbfgs": DESCENT,
+    "scale_by_muon": {"matrices": True, "odd": True},
+    "differentially_private_aggregate": {"per example": True},
+    "dpsgd": {"per example": True},
     "acprop": ELEMENTWISE | {"odd": True, "zero first": True},
     "ademamix": ADAM | DESCENT | DECAY,
     "simplified_ademamix": ADAM | DECAY,
@@ -117,14 +128,17 @@ BOUNDS = {
     "clip_by_block_rms": ("leaf rms", "threshold"),
 }
 
-NOISE = (
-    "its noise is drawn in the order of the leaves, and is the same for every state it starts from"
-)
-# (rule, law): what the rule's own documentation says about it.
+NOISE = "its noise is drawn leaf by leaf and in their dtype: others draw other numbers"
+# What a claim excepts a rule from.
 EXCEPTIONS: dict[tuple[str, str], str] = {
-    **{(name, law): NOISE for name in ("noisy_sgd", "add_noise")
-       for law in ("leaf names", "masked and partitioned", "zero gradients")},
-}  # fmt: skip
+    ("noise", law): NOISE
+    for law in ("leaf names", "masked and partitioned", "bfloat16", "float16", "float64")
+}
+
+
+def excepted(claims: Mapping[str, Any], law: str) -> str | None:
+    """Why a rule with these claims need not obey this law; None where it must."""
+    return next((why for (c, name), why in EXCEPTIONS.items() if name == law and c in claims), None)
 
 
 def implied(like: str | None, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,10 +171,47 @@ def implied(like: str | None, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
         claims["accumulation"] = {
             "k": h["k"], "inner": optax.identity(), "mean": False, "poison": False
         }  # fmt: skip
+    claims |= _searching(like, h)
+    noise = _noise(like, h)
+    if noise is not None:
+        claims["noise"] = noise
+    if noise is not None or claims.get("line search", {}).get("length"):
+        del claims["oracle"]  # another law compares with the reference, as far as it goes
     if like in BOUNDS:
         norm, key = BOUNDS[like]
         claims["clip"] = {"norm": norm, "bound": float(h[key])}
     return claims
+
+
+def _searching(like: str, h: Mapping[str, Any]) -> dict[str, Any]:
+    """The claim of a search along a line; "length": the reference says all but how far it goes."""
+    if like == "scale_by_backtracking_linesearch":
+        armijo = {"decrease": h["slope_rtol"], "curvature": None, "takes": "directions"}
+        return {"line search": armijo}
+    if like == "scale_by_zoom_linesearch":
+        wolfe = {"decrease": h["slope_rtol"], "curvature": h["curv_rtol"], "takes": "directions"}
+        return {"line search": wolfe | {"length": True}}
+    if like == "lbfgs" and h["linesearch"] is not None:
+        # The search that was given says nothing of its constants: these are Optax's.
+        return {"line search": {"decrease": 1e-4, "curvature": 0.9, "length": True}}
+    return {}
+
+
+def _noise(like: str, h: Mapping[str, Any]) -> Callable[[int], float] | bool | None:
+    """The standard deviation of the noise of a rule, by step; None where it has none.
+
+    True where it has no such thing: momentum adds up the noise of all steps.
+    """
+    at = lambda rate, t: float(rate(t - 1)) if callable(rate) else float(rate)
+    if like in ("add_noise", "noisy_sgd") and h["eta"]:
+        rate = h.get("learning_rate", 1.0)
+        return lambda t: at(rate, t) * (h["eta"] / t ** h["gamma"]) ** 0.5
+    if like in ("differentially_private_aggregate", "dpsgd") and h["noise_multiplier"]:
+        if h.get("momentum") is not None:
+            return True
+        rate, whole = h.get("learning_rate", 1.0), h["l2_norm_clip"] * h["noise_multiplier"]
+        return lambda t: at(rate, t) * whole / len(FACTORS)
+    return None
 
 
 def read(claims: Any) -> dict[str, Any]:

@@ -117,8 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(options: argparse.Namespace) -> Any:
     from trainkit import laws
+    from trainkit.laws.intake import is_transformation
     from trainkit.laws.oracles.catalogue import bind, function, plain_name
-    from trainkit.laws.subject import is_transformation
 
     given = _arguments(options.arguments)
     options.like = plain_name(options.like) if options.like else None

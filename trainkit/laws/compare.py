@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from trainkit.laws.intake import ordinary
 from trainkit.laws.source import rule as rule_code
-from trainkit.laws.subject import ordinary
 
 COMPARE = (
     "def run(tx):\n    state, out, p = tx.init(params), [], params\n    for g in grads:\n"

@@ -6,14 +6,15 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from trainkit.laws import algebra, form, life, numbers, schedule_laws, source
+from trainkit.laws import adapt, algebra, form, life, numbers, schedule_laws, source, told
 from trainkit.laws import claims as claiming
+from trainkit.laws.intake import find_needs, first_line, is_transformation, ordinary
 from trainkit.laws.law import Law, Level, NotApplicable, Violation
 from trainkit.laws.oracles.catalogue import RULES, bind, oracle_for, plain_name
 from trainkit.laws.oracles.schedules import SCHEDULES
 from trainkit.laws.report import Failure, Outcome, Report, Result
 from trainkit.laws.schedule_subject import ScheduleSubject
-from trainkit.laws.subject import Crash, Subject, first_line, is_transformation, ordinary
+from trainkit.laws.subject import Crash, Subject
 
 TRANSFORMATION_LAWS: tuple[Law, ...] = (*form.LAWS, *algebra.LAWS, *numbers.LAWS, *life.LAWS)
 SCHEDULE_LAWS: tuple[Law, ...] = schedule_laws.LAWS
@@ -82,10 +83,12 @@ def check(
         level=level, examples=_positive(examples), seed=seed, extra_args=extra_args,
     )  # fmt: skip
     subject.oracle = oracle
-    subject.find_needs()
+    find_needs(subject)
     words = like or getattr(tx, "__qualname__", None) or "the rule"
     code = lambda: (
-        source.rule(tx, "tx", like, hyperparams) + source.informed(subject.needs, extra_args)
+        source.rule(tx, "tx", like, hyperparams)
+        + adapt.code(subject.claims)
+        + told.code(subject.needs, extra_args, subject.slope)
     )
     return _examine(subject, chosen, laws is not None, code, words, began)
 
@@ -219,7 +222,7 @@ def _examine(
         start = time.perf_counter()
         outcome: Outcome = "holds"
         note, found = "", []
-        excepted = claiming.EXCEPTIONS.get((subject.like or "", law.name))
+        excepted = claiming.excepted(subject.claims, law.name)
         unclaimed = law.claim is not None and law.claim not in subject.claims
         if law.level == "strict" and subject.level != "strict" and not asked:
             continue

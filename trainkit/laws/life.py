@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from trainkit.laws.intake import first_line, ordinary
 from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.placed import no_collective, placements
 from trainkit.laws.source import rule as rule_code
-from trainkit.laws.subject import Subject, first_line, mini, ordinary
+from trainkit.laws.subject import Subject, mini
 from trainkit.laws.trees import same_bits, setup
 
 

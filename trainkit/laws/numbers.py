@@ -12,10 +12,13 @@ import optax
 
 from trainkit.laws.agreement import infer_rate, oracle, oracle_f64
 from trainkit.laws.cases import Case
+from trainkit.laws.chance import noise
+from trainkit.laws.intake import ordinary
 from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.precision import bfloat16, float16, float64
+from trainkit.laws.searches import search
 from trainkit.laws.shrink import mismatch, violation
-from trainkit.laws.subject import Subject, mini, ordinary
+from trainkit.laws.subject import Subject, mini
 from trainkit.laws.trees import setup
 
 
@@ -261,12 +264,23 @@ LAWS = (
     numbers("differentiable", "The derivative of the update by the gradient is finite, also at 0.",
             differentiable, claim="differentiable", tolerance="finite", why="it is used in meta-"
             "learning"),
+    numbers("line search", "A step lowers the loss that the rule is told of by a share of its "
+            "slope (Armijo), and is where the slope is less steep (Wolfe).", search,
+            claim="line search",
+            reference="Armijo 1966; Wolfe 1969; Nocedal & Wright 2006, section 3.1",
+            tolerance="1e-13 of the loss; 1e-6 of the direction, where a reference knows it",
+            why="it runs in float64; a search that has arrived divides rounding by rounding"),
+    numbers("noise", "What is added at random has mean 0 and the claimed deviation, is the same "
+            "from the same state, and has no pattern over coordinates, leaves and steps.", noise,
+            claim="noise", tolerance="five standard deviations of the estimate from 2400 numbers",
+            why="a correct rule exceeds that once in two million"),
     numbers("oracle in float64", "In float64 the updates agree with the rule's definition.",
             oracle_f64, claim="oracle", level="strict", reference=PAPER, tolerance="1e-12 relative",
             why="float64 has 1.1e-16, and 30 steps lose little"),
     numbers("float64", "float64 in gives float64 out, float32 stays float32 under x64, and the "
             "float32 trajectory stays near the float64 one.", float64, level="strict",
-            tolerance="1e-3 of the trajectory's length", why="30 steps of 6e-8, amplified"),
+            tolerance="1e-3 of the trajectory's length, or 8 times what the last digit "
+            "of parameters and gradients does in float64", why="30 steps of 6e-8, amplified"),
     numbers("float16", "In float16 updates are finite, not zero, and point where float32's do.",
             float16, level="strict", tolerance="0.5 rad, and a length within a factor of 4",
             why="ε = 1e-8 is zero in float16"),

@@ -43,8 +43,8 @@ def check_one(
 
     from trainkit import laws
     from trainkit.laws import shrink
+    from trainkit.laws.intake import is_transformation, ordinary
     from trainkit.laws.oracles.catalogue import bind, function, plain_name
-    from trainkit.laws.subject import is_transformation, ordinary
 
     shrink.BUDGET = 2.0
     if quick and only is None:

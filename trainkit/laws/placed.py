@@ -15,8 +15,9 @@ import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from trainkit.laws.intake import first_line, ordinary
 from trainkit.laws.law import Violation
-from trainkit.laws.subject import Subject, first_line, mini, ordinary
+from trainkit.laws.subject import Subject, mini
 from trainkit.laws.trees import bits
 
 EIGHT = "XLA_FLAGS=--xla_force_host_platform_device_count=8"

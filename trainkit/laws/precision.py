@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from trainkit.laws.cases import Case
+from trainkit.laws.intake import ordinary
 from trainkit.laws.law import Violation
-from trainkit.laws.subject import Subject, mini, ordinary
+from trainkit.laws.subject import Subject, mini
 
 
 def float64(subject: Subject) -> Iterator[Violation]:
@@ -49,6 +50,12 @@ def float64(subject: Subject) -> Iterator[Violation]:
         if not np.isfinite(b).all():
             continue
         gap = float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-300)
+        if not gap <= 1e-3 and gap <= 8 * _shaken(subject, row):
+            subject.notes.append(
+                f"float64: float32 is off by {gap:.2g} ({row}), which is what the last digit of "
+                "parameters and gradients does in float64 as well: it grows inside the rule"
+            )
+            continue
         if not gap <= 1e-3:
             # As few steps as show it.
             steps = len(a)
@@ -64,6 +71,23 @@ def float64(subject: Subject) -> Iterator[Violation]:
                 "print(narrow[-1], wide[-1], gap)\nassert gap <= 1e-3, gap",
             )
             return
+
+
+LAST_DIGIT = 2.0**-24  # of a float32, relative
+
+
+def _shaken(subject: Subject, row: str) -> float:
+    """How far float32's last digit of what it is given takes a float64 trajectory, by length."""
+    runs = subject.runs("float64")
+    worst = 0.0
+    for seed in range(3):
+        draw = np.random.default_rng(seed)
+        off = lambda x, draw=draw: x * (1 + LAST_DIGIT * draw.choice([-1, 1], x.shape))
+        b = runs.batch._replace(params=off(runs.batch.params), grads=off(runs.batch.grads))
+        moved = subject.rerun(b, "float64")[row].flat
+        size = max(float(np.linalg.norm(runs[row].flat)), 1e-300)
+        worst = max(worst, float(np.linalg.norm(moved - runs[row].flat)) / size)
+    return worst
 
 
 def low_precision(subject: Subject, dtype: str, angle: float) -> Violation | None:

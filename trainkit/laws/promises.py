@@ -12,9 +12,10 @@ import optax
 
 from trainkit.laws import cases
 from trainkit.laws.compare import COMPARE, NEAR, inner_code
+from trainkit.laws.intake import ordinary
 from trainkit.laws.law import NotApplicable, Violation
 from trainkit.laws.shrink import mismatch
-from trainkit.laws.subject import Subject, mini, ordinary
+from trainkit.laws.subject import Subject, mini
 from trainkit.laws.trees import same_bits, setup, spread
 
 

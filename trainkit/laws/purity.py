@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from trainkit.laws.intake import first_line, ordinary
 from trainkit.laws.law import Violation
-from trainkit.laws.subject import Subject, first_line, mini, ordinary
+from trainkit.laws.subject import Subject, mini
 from trainkit.laws.trees import bits, gap_of, same_bits, setup
 
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trainkit.laws.intake import first_line, ordinary
 from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.schedule_subject import TOP, ScheduleSubject, refuses
-from trainkit.laws.subject import first_line, ordinary
 
 
 def _at(count: Any, test: str) -> str:

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trainkit.laws.intake import ordinary
 from trainkit.laws.law import Level
 from trainkit.laws.oracles.schedules import boundaries
-from trainkit.laws.subject import ordinary
 
 TOP = int(np.iinfo(np.int32).max)
 

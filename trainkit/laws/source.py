@@ -39,35 +39,6 @@ def header(devices: int = 1) -> str:
     return HEADER.replace(FUTURE, FUTURE + many)
 
 
-LOSS = (
-    "\n# The rule is told of a loss: half the squared length of the parameters.\n"
-    "def loss(params):\n"
-    "    wide = lambda x: x.astype(jnp.promote_types(x.dtype, 'float32'))\n"
-    "    return sum((wide(x) ** 2).sum() for x in jax.tree.leaves(params)) / 2\n"
-)
-# How the arguments that the kit makes up are written.
-MADE_UP = {"value": "loss(p)", "loss": "loss(p)", "grad": "g", "value_fn": "loss", "obj_fn": "loss"}
-
-
-def informed(needs: tuple[str, ...], extra: Any) -> str:
-    """Lines after which `tx` (or `told(rule)`) supplies itself with the arguments it needs."""
-    if not needs and extra is None:
-        return ""
-    given = [f"{name}={MADE_UP[name]}" for name in needs]
-    lines = LOSS if needs else "\n"
-    if callable(extra):
-        lines += rule(extra, "extra", None, None) + "\n"
-        given.append("**extra(p, g)")
-    elif extra is not None:
-        lines += rule(dict(extra), "extra", None, None) + "\n"
-        given.append("**extra")
-    return lines + (
-        "told = lambda rule: optax.GradientTransformationExtraArgs(\n    rule.init,\n"
-        f"    lambda g, s, p=None, **more: rule.update(g, s, p, {', '.join(given)}, **more),\n)\n"
-        "bare, tx = tx, told(tx)\n"
-    )
-
-
 def literal(value: Any) -> str:
     """`value` as a Python expression over jnp, optax and the built-ins.
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
-import re
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,9 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from trainkit.laws import cases
+from trainkit.laws import cases, told
+from trainkit.laws.adapt import adapted
+from trainkit.laws.intake import build, first_line, is_transformation, ordinary
 from trainkit.laws.law import Level, NotApplicable
 from trainkit.laws.oracles.catalogue import Oracle
+from trainkit.laws.trees import RELATIVE, gap_of
 
 
 class Run(NamedTuple):
@@ -26,6 +26,7 @@ class Run(NamedTuple):
 
     flat: np.ndarray  # [T, N]
     params: np.ndarray  # [T, N], as the rule saw them
+    grads: np.ndarray  # [T, N], as the rule saw them
     state_finite: np.ndarray  # [T] bool
 
 
@@ -36,11 +37,12 @@ class Runs:
     batch: cases.Batch
     flat: np.ndarray  # [E, T, N] float64
     params: np.ndarray
+    grads: np.ndarray
     state_finite: np.ndarray  # [E, T]
 
     def __getitem__(self, name: str) -> Run:
         i = self.batch.rows[name]
-        return Run(self.flat[i], self.params[i], self.state_finite[i])
+        return Run(self.flat[i], self.params[i], self.grads[i], self.state_finite[i])
 
 
 class Crash(Exception):
@@ -49,38 +51,6 @@ class Crash(Exception):
     def __init__(self, where: str, cause: BaseException):
         super().__init__(f"{where}: {type(cause).__name__}: {first_line(cause)}")
         self.where, self.cause = where, cause
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
-
-
-@contextlib.contextmanager
-def ordinary() -> Iterator[None]:
-    """The user's usual settings: standard promotion, warnings not errors, NumPy quiet."""
-    with (
-        jax.numpy_dtype_promotion("standard"),
-        warnings.catch_warnings(),
-        np.errstate(all="ignore"),
-    ):
-        warnings.simplefilter("ignore")
-        yield
-
-
-# Extra arguments that the kit can make for a rule that asks for them.
-def _loss(params: Any) -> Any:
-    wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return sum(jnp.sum(jnp.square(wide(x))) for x in jax.tree.leaves(params)) / 2
-
-
-MADE_UP: dict[str, Callable[[Any, Any], Any]] = {
-    "value": lambda params, grads: _loss(params),
-    "loss": lambda params, grads: _loss(params),
-    "grad": lambda params, grads: grads,
-    "value_fn": lambda params, grads: _loss,
-    "obj_fn": lambda params, grads: _loss,
-}
 
 
 class Subject:
@@ -112,7 +82,7 @@ class Subject:
         self.notes: list[str] = []
         self.memo: dict[Any, Any] = {}
         self.needs: tuple[str, ...] = ()
-        self.tx = build(made)
+        self.tx = adapted(build(made), self.claims)
 
     @property
     def is_factory(self) -> bool:
@@ -126,12 +96,18 @@ class Subject:
 
     def fresh(self) -> Any:
         """Another instance, where a factory was given; otherwise the same one."""
-        return build(self.given)
+        return adapted(build(self.given), self.claims)
+
+    @property
+    def slope(self) -> float:
+        """+1 where it is given gradients of the loss it is told of, −1 where directions down it."""
+        claim = self.claims.get("line search")
+        return -1.0 if isinstance(claim, Mapping) and claim.get("takes") == "directions" else 1.0
 
     # -- extra arguments --------------------------------------------------------------------------
 
     def extra(self, params: Any, grads: Any) -> dict[str, Any]:
-        made = {name: MADE_UP[name](params, grads) for name in self.needs}
+        made = told.made_up(self.needs, params, grads, self.slope)
         own = self.extra_args
         if callable(own):
             own = own(params, grads)
@@ -144,45 +120,6 @@ class Subject:
         if not extra:
             return tx.update(grads, state, params)
         return tx.update(grads, state, params, **extra)
-
-    def find_needs(self) -> None:
-        """Learns which extra arguments the rule cannot do without.
-
-        Raises:
-          TypeError: it needs one that was not passed and that the kit cannot make.
-        """
-        flat = np.ones(sum(cases.sizes(cases.SHAPES)), np.float32)
-        params = jax.tree.map(jnp.asarray, cases.tree(flat, cases.SHAPES))
-        for _ in range(len(MADE_UP) + 1):
-            try:
-                with ordinary():
-                    jax.eval_shape(lambda p: self.update(p, self.tx.init(p), p)[0], params)
-                return
-            except TypeError as error:
-                missing = re.findall(
-                    r"missing \d+ required (?:keyword-only|positional) arguments?: (.*)", str(error)
-                )
-                names = re.findall(r"'(\w+)'", missing[0]) if missing else []
-                new = [n for n in names if n not in self.needs]
-                unknown = [n for n in new if n not in MADE_UP]
-                if unknown and "update" in str(error):
-                    shown = ", ".join(f"'{n}': …" for n in unknown)
-                    raise TypeError(
-                        f"the rule's update needs the extra argument {', '.join(unknown)}; pass "
-                        f"extra_args={{{shown}}}, or extra_args=lambda params, grads: {{{shown}}}"
-                    ) from error
-                if not new or unknown:
-                    return  # not about extra arguments: some law will report it
-                self.needs += tuple(new)
-            except Exception as error:
-                # Rules that look for it among **extra_args say so in words of their own.
-                if not re.search(r"provide|requir|missing|need|expect", str(error)):
-                    return  # some law will report it, with its reproducer
-                new = [n for n in re.findall(r"\w+", str(error)) if n in MADE_UP]
-                new = [n for n in new if n not in self.needs]
-                if not new:
-                    return
-                self.needs += tuple(new)
 
     # -- runs -------------------------------------------------------------------------------------
 
@@ -206,29 +143,32 @@ class Subject:
         """Every trajectory of the batch, scanned in one compiled program."""
 
         def make() -> Runs:
-            with jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext():
-                b = cases.rounded(cases.batch(self.seed, self.examples), dtype)
-                flat, params, finite = scanned(self, self.tx, dtype, cases.SHAPES)(
-                    b.params.astype(jnp.dtype(dtype)),
-                    b.grads.astype(jnp.dtype(dtype)),
-                    b.follow.astype(jnp.dtype(dtype)),
-                )
-                wide = lambda x: np.asarray(x).astype(np.float64)
-                return Runs(b, wide(flat), wide(params), np.asarray(finite))
+            b = cases.rounded(cases.batch(self.seed, self.examples), dtype)
+            return self.rerun(b, dtype)
 
         return self.remember(("scan", dtype), make)
+
+    def rerun(self, b: cases.Batch, dtype: str) -> Runs:
+        """The same compiled program on other trajectories of the same shapes."""
+        with jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext():
+            program = self.memo.setdefault(
+                ("program", dtype), scanned(self, self.tx, dtype, cases.SHAPES)
+            )
+            cast = lambda x: x.astype(jnp.dtype(dtype))
+            flat, params, grads, finite = program(*map(cast, (b.params, b.grads, b.follow, b.pull)))
+            wide = lambda x: np.asarray(x).astype(np.float64)
+            return Runs(b, wide(flat), wide(params), wide(grads), np.asarray(finite))
 
     def long(self, case: cases.Case) -> Run:
         """One trajectory of many steps, scanned."""
 
         def make() -> Run:
-            flat, params, finite = scanned(self, self.tx, "float32", case.shapes)(
-                case.params[None].astype(np.float32),
-                case.grads[None].astype(np.float32),
-                np.zeros(1, np.float32),
+            single = lambda x: np.asarray(x, np.float32)[None]
+            flat, params, grads, finite = scanned(self, self.tx, "float32", case.shapes)(
+                single(case.params), single(case.grads), single(0.0), single(0.0)
             )
             wide = lambda x: np.asarray(x[0]).astype(np.float64)
-            return Run(wide(flat), wide(params), np.asarray(finite[0]))
+            return Run(wide(flat), wide(params), wide(grads), np.asarray(finite[0]))
 
         return self.remember(("scan", "of many steps"), make)
 
@@ -257,15 +197,17 @@ class Subject:
                 moved = moved + flat
                 out.append(flat)
                 seen.append(now.astype(np.float64))
-            return Run(np.stack(out), np.stack(seen), np.ones(len(out), bool))
+            return Run(np.stack(out), np.stack(seen), case.grads, np.ones(len(out), bool))
 
     def only_rounding(self, gap: float, in_float64: Callable[[], bool], where: str) -> bool:
-        """Whether a difference of relative size `gap` in float32 is rounding that grew.
+        """Whether a difference of relative size `gap` between two programs is rounding that grew.
 
-        It is where it is small and the same comparison made in float64 shows nothing. The report
-        says so: an ill-conditioned formula is worth knowing of, but it is not another formula.
+        It is where the same comparison made in float64 shows nothing, and where the difference is
+        small, or no larger than what the last digit of the gradients does to one program: a
+        recursion that divides by a curvature near zero magnifies it a millionfold. The report says
+        so: an ill-conditioned formula is worth knowing of, but it is not another formula.
         """
-        if not gap <= 0.03:
+        if not (gap <= 0.03 or gap <= 8 * self.sensitivity()):
             return False
         try:
             with ordinary(), jax.enable_x64(True):
@@ -279,28 +221,61 @@ class Subject:
             )
         return agrees
 
+    def sensitivity(self) -> float:
+        """What the last digit of float32 gradients does to updates, relative to the largest."""
+
+        def make() -> float:
+            params, grads = mini()
+            plain, worst = self.trajectory(self.tx, params, grads), 0.0
+            for seed in range(4):
+                draw = np.random.default_rng(seed)
+                off = lambda x, draw=draw: (
+                    x
+                    * (
+                        1
+                        + np.finfo(np.float32).eps
+                        * draw.choice([-1, 1], x.shape).astype(np.float32)
+                    )
+                )
+                moved = self.trajectory(self.tx, params, [jax.tree.map(off, g) for g in grads])
+                worst = max(worst, RELATIVE * gap_of(plain, moved)[1])
+            return worst
+
+        return float(self.remember("sensitivity", make))
+
+    @property
+    def slow(self) -> bool:
+        """Whether eager calls are slow: `lax.cond` and its like compile anew at every one."""
+        if "slow when eager" not in self.memo:
+            params, grads = mini()
+            with ordinary():
+                state, times = self.tx.init(params), []
+                for g in grads[:3]:
+                    began = time.perf_counter()
+                    _, state = self.update(g, state, params)
+                    times.append(time.perf_counter() - began)
+            # The later steps: those that had nothing new to compile.
+            self.memo["slow when eager"] = min(times[1:]) > 0.05
+        return bool(self.memo["slow when eager"])
+
     def trajectory(
         self, tx: Any, params: Any, grads: list[Any], apply: bool = True, eager: bool = False
     ) -> list[Any]:
         """The updates of some steps, called one by one; parameters follow the updates.
 
-        They are called eagerly, unless that is slow: `lax.cond` and its like compile anew at every
-        eager call, so such a rule is jitted (where `eager` does not insist).
+        They are called eagerly, unless that is slow: then all that are compared are jitted (where
+        `eager` does not insist).
         """
         with ordinary():
-            state, out, times = tx.init(params), [], []
             update = lambda g, s, p: self.update(g, s, p, tx=tx)
-            if not eager and self.memo.get("slow when eager"):
+            if not eager and self.slow:
                 update = jax.jit(update)
+            state, out = tx.init(params), []
             for g in grads:
-                began = time.perf_counter()
                 updates, state = update(g, state, params)
-                times.append(time.perf_counter() - began)
                 out.append(updates)
                 if apply:
                     params = optax.apply_updates(params, updates)
-            # The later steps of a first run: those that had nothing new to compile.
-            self.memo.setdefault("slow when eager", len(times) > 2 and min(times[1:]) > 0.05)
             return out
 
 
@@ -309,24 +284,31 @@ def scanned(
 ) -> Callable[..., Any]:
     """The compiled program that runs every trajectory of a batch, one after the other."""
 
+    curved = cases.curvatures(sum(cases.sizes(shapes))).astype(jnp.dtype(dtype))
+
     def one(row: Any) -> Any:
-        base, grads, follow = row
+        base, grads, follow, pull = row
         state = tx.init(cases.tree(base[0], shapes))
 
         def step(carry: Any, x: Any) -> Any:
             state, moved = carry
             b, g = x
             p = b + follow * moved
+            # Without a pull this adds 0, and leaves an infinity or a NaN as it is.
+            g = g + jnp.where(pull > 0, pull * curved * moved, jnp.zeros_like(moved))
             updates, state = subject.update(
                 cases.tree(g, shapes), state, cases.tree(p, shapes), tx=tx
             )
             flat = cases.flatten(updates)
-            return (state, moved + flat.astype(moved.dtype)), (flat, p, all_finite(state))
+            seen = (flat, p, g, all_finite(state))
+            return (state, moved + flat.astype(moved.dtype)), seen
 
         _, out = jax.lax.scan(step, (state, jnp.zeros_like(base[0])), (base, grads))
         return out
 
-    return jax.jit(lambda params, grads, follow: jax.lax.map(one, (params, grads, follow)))
+    return jax.jit(
+        lambda params, grads, follow, pull: jax.lax.map(one, (params, grads, follow, pull))
+    )
 
 
 def all_finite(state: Any) -> Any:
@@ -335,65 +317,6 @@ def all_finite(state: Any) -> Any:
         if jnp.issubdtype(jnp.result_type(x), jnp.inexact):
             ok &= jnp.all(jnp.isfinite(x))
     return ok
-
-
-def is_transformation(x: Any) -> bool:
-    return callable(getattr(x, "init", None)) and callable(getattr(x, "update", None))
-
-
-def build(made: Any) -> Any:
-    """The transformation itself, from one or from a zero-argument factory.
-
-    Raises:
-      TypeError: it is neither, or the factory needs arguments or returns something else.
-      ValueError: the factory raised; the cause is chained.
-    """
-    if is_transformation(made) and not inspect.isclass(made):
-        return paired(made)
-    shown = getattr(made, "__qualname__", None) or repr(made)
-    if not callable(made):
-        raise TypeError(
-            f"expected an optax.GradientTransformation (a pair of init and update) or a function "
-            f"of no arguments that makes one, found {type(made).__name__}: {shown:.200}"
-        )
-    required = []
-    with contextlib.suppress(ValueError, TypeError):
-        required = [
-            name
-            for name, p in inspect.signature(made).parameters.items()
-            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        ]
-    if required:
-        hint = (
-            " (a schedule is checked by check_schedule)"
-            if required in (["count"], ["step"], ["t"])
-            else ""
-        )
-        raise TypeError(
-            f"the factory {shown} needs {', '.join(required)}, but a factory takes no arguments: "
-            f"pass lambda: {shown}({', '.join(n + '=…' for n in required)}){hint}"
-        )
-    try:
-        with ordinary():
-            tx = made()
-    except Exception as error:
-        raise ValueError(
-            f"the factory {shown} raised {type(error).__name__}: {first_line(error)}; it must "
-            f"return an optax.GradientTransformation when called without arguments"
-        ) from error
-    if not is_transformation(tx):
-        raise TypeError(
-            f"the factory {shown} returned {type(tx).__name__}: {tx!r:.200}, not an "
-            f"optax.GradientTransformation (a pair of init and update)"
-        )
-    return paired(tx)
-
-
-def paired(tx: Any) -> Any:
-    """The pair that chains take; an object with the two methods (`optax.MultiSteps`) has one."""
-    if isinstance(tx, tuple):
-        return tx
-    return optax.GradientTransformation(tx.init, tx.update)
 
 
 def mini(dtype: str = "float32") -> tuple[Any, list[Any]]:

@@ -94,9 +94,12 @@ def setup(params: Any, grads: Any) -> str:
     return f"params = {tree_code(params)}\ngrads = {tree_code(grads)}\n"
 
 
+RELATIVE = 1e-5
+
+
 def spread(expected: np.ndarray) -> np.ndarray:
     """What rounding may do in float32, relative to the largest number around."""
-    return 1e-5 * np.abs(expected) + 1e-6 * np.abs(expected).max(initial=0.0)
+    return RELATIVE * np.abs(expected) + RELATIVE / 10 * np.abs(expected).max(initial=0.0)
 
 
 def gap_of(one: list[Any], two: list[Any], tight: float = 1.0) -> tuple[int, float]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import optax
+
 from trainkit.laws.oracles import accumulators as S
 from trainkit.laws.oracles import adaptive as A
 from trainkit.laws.oracles import matrices as M
@@ -49,12 +52,33 @@ def _galore(h: Mapping[str, Any]) -> P.Start:
     return M.each(lambda p: M.galore(h["rank"], h["update_proj_gap"], h["scale"], inner))
 
 
+def _orthogonal(h: Mapping[str, Any]) -> P.Start:
+    return M.muon(h["ns_coeffs"], h["ns_steps"], h["beta"], h["eps"], h["nesterov"], h["adaptive"],
+                  h["preconditioning"])  # fmt: skip
+
+
+def _scale_by_muon(h: Mapping[str, Any], mask: Any) -> P.Start:
+    axes = h["weight_dimension_numbers"]
+    plain = lambda: {"w": optax.contrib.MuonDimensionNumbers()}
+    if axes is not None and not (callable(axes) and axes({"w": np.zeros((2, 3))}) == plain()):
+        raise ValueError("the reference for scale_by_muon knows only plain dimension numbers")
+    return _orthogonal(h)
+
+
+def _private(h: Mapping[str, Any], mask: Any) -> P.Start:
+    return N.per_example(h["l2_norm_clip"])
+
+
+def _dpsgd(h: Mapping[str, Any], mask: Any) -> P.Start:
+    momentum = [] if h["momentum"] is None else [P.trace(h["momentum"], h["nesterov"])]
+    return P.chain(_private(h, mask), *momentum, P.learning_rate(h["learning_rate"]))
+
+
 def _muon(h: Mapping[str, Any], mask: Any) -> P.Start:
     if h["muon_weight_dimension_numbers"] is not None or h["weight_decay_mask"] is not None:
         raise ValueError("the reference for muon knows neither dimension numbers nor a decay mask")
     matrix = P.chain(
-        M.muon(h["ns_coeffs"], h["ns_steps"], h["beta"], h["eps"], h["nesterov"], h["adaptive"],
-               h["preconditioning"]),
+        _orthogonal(h),
         M.by_shape(h["consistent_rms"]),
         P.decay(h["weight_decay"]),
         P.learning_rate(h["learning_rate"]),
@@ -145,6 +169,9 @@ RULES: dict[str, Builder] = {
         h["learning_rate"], h["b1"], h["b2"], h["eps"], h["lower_bound"], h["weight_decay"],
         h["adapt_lower_bound"]),
     "muon": _muon,
+    "scale_by_muon": _scale_by_muon,
+    "differentially_private_aggregate": _private,
+    "dpsgd": _dpsgd,
     "galore": _decayed(_galore),
     "scale_by_galore": lambda h, mask: _galore(h),
     "normalize": lambda h, mask: N.normalize(1.0, 0.0),

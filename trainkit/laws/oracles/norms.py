@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trainkit.laws.oracles.pieces import Leaves, Start, stateless
+from trainkit.laws.oracles.pieces import Leaves, Start, Step, stateless
 
 
 def trust_ratio(coefficient: float = 1.0, eps: float = 0.0, floor: float = 0.0) -> Start:
@@ -102,3 +102,21 @@ def polyak(f_min: float, top: float, eps: float, positive: bool) -> Start:
         return [rate * g for g in gs]
 
     return lambda params: step
+
+
+def per_example(bound: float) -> Start:
+    """The mean over examples (the first axis) of gradients cut to a length (Abadi et al. 2016)."""
+
+    def start(params: Leaves) -> Step:
+        def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
+            squares = sum(np.sum(np.square(g), axis=tuple(range(1, g.ndim))) for g in gs)
+            length = np.sqrt(squares)
+            factor = np.where(length > bound, bound / np.where(length > 0, length, 1), 1)
+            return [
+                np.mean(g * factor.reshape(-1, *[1] * (g.ndim - 1)).astype(g.dtype), axis=0)
+                for g in gs
+            ]
+
+        return step
+
+    return start

@@ -9,6 +9,7 @@ import numpy as np
 
 from trainkit.laws.oracles import accumulators as S
 from trainkit.laws.oracles import adaptive as A
+from trainkit.laws.oracles import curvature as C
 from trainkit.laws.oracles import norms as N
 from trainkit.laws.oracles import parameter_free as F
 from trainkit.laws.oracles import pieces as P
@@ -132,7 +133,30 @@ def _polyak(h: Mapping[str, Any]) -> P.Start:
     return N.polyak(h["f_min"], h["max_learning_rate"], h["eps"], h["variant"] == "sps+")
 
 
+def _scale_by_lbfgs(h: Mapping[str, Any]) -> P.Start:
+    return C.lbfgs(h["memory_size"], h["scale_init_precond"])
+
+
+def _lbfgs(h: Mapping[str, Any], mask: Any) -> P.Start:
+    """Up to the length of the step, where a search chooses it."""
+    rate = h["learning_rate"]
+    return P.chain(_scale_by_lbfgs(h), P.scale(-1.0) if rate is None else P.learning_rate(rate))
+
+
+def _backtracking(h: Mapping[str, Any]) -> P.Start:
+    return C.backtracking(h["max_backtracking_steps"], h["slope_rtol"], h["decrease_factor"],
+                          h["increase_factor"], h["max_learning_rate"], h["atol"],
+                          h["rtol"])  # fmt: skip
+
+
 RULES: dict[str, Builder] = {
+    "lbfgs": _lbfgs,
+    "scale_by_lbfgs": lambda h, mask: _scale_by_lbfgs(h),
+    "scale_by_backtracking_linesearch": lambda h, mask: _backtracking(h),
+    "scale_by_zoom_linesearch": lambda h, mask: P.chain(),  # up to the length
+    # Without their noise, which has a law of its own.
+    "add_noise": lambda h, mask: P.chain(),
+    "noisy_sgd": lambda h, mask: P.learning_rate(h["learning_rate"]),
     "sgd": _sgd,
     "adam": _after(_adam_like),
     "nadam": _after(_adam_like),
