@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tests.laws import searching_mutants as searching
+
 tmap = jax.tree.map
 
 
@@ -608,6 +610,8 @@ def _mutants() -> list[Mutant]:
             h,
             schedule=True,
         )
+    for rule, fault, make, like, h in searching.faults():
+        add(rule, fault, make, like, h)
     return out
 
 
@@ -637,6 +641,7 @@ CORRECT = (
     Mutant("polynomial", polynomial, "polynomial_schedule",
            {"init_value": 1.0, "end_value": 0.1, "power": 2.0, "transition_steps": 50,
             "transition_begin": 5}, schedule=True),
+    *(Mutant(*correct) for correct in searching.CORRECT),
 )  # fmt: skip
 
 # A mutant that lives, and why that is right. Everything else must die.

@@ -1,5 +1,6 @@
 """The report over Optax: what it covers, and that nothing in it is without a reason."""
 
+import re
 import tomllib
 import warnings
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 
 from trainkit.laws import RULES, SCHEDULES
 from trainkit.laws.intake import is_transformation
-from trainkit.laws.optax_page import classify
+from trainkit.laws.optax_names import REASONS, public, reason
+from trainkit.laws.optax_page import classify, page
+from trainkit.laws.optax_programs import errors, shows
 from trainkit.laws.optax_rows import constructions
 from trainkit.laws.oracles.catalogue import plain_name
 
@@ -35,6 +38,15 @@ def test_every_row_can_be_made(rows):
             assert is_transformation(made) or callable(made), row
 
 
+def test_every_public_name_has_a_row_or_a_reason(rows):
+    covered = {row.split(",")[0] for row in rows}
+    for name, made in public():
+        if name not in covered and name.rpartition(".")[2] not in covered:
+            assert reason(name, made), name
+    assert not set(REASONS) & covered
+    assert set(REASONS) <= {name for name, _ in public()}
+
+
 def test_every_class_has_a_reason():
     entries = tomllib.loads((ROOT / "docs" / "laws-of-optax.toml").read_text())["violation"]
     for entry in entries:
@@ -58,3 +70,37 @@ def test_the_page_is_whole(rows):
     assert "not checked" not in page
     for expression in rows.values():
         assert f"| `{expression}` | ".replace("\n", " ") in page
+
+
+def programs():
+    text = (ROOT / "docs" / "laws-of-optax.md").read_text()
+    return re.findall(r"```text\n(# .*?)\n```", text, re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(10))
+def test_every_program_of_the_page_fails_by_itself(part):
+    chosen = programs()[part::10]
+    assert chosen
+    for program, error in zip(chosen, errors(chosen), strict=True):
+        assert shows(error), f"it ends in {error!r}:\n{program}"
+
+
+def test_a_program_that_does_not_fail_or_is_none_shows_nothing():
+    found = errors(["assert 1 == 2, 'no'", "x = 1", "undefined", "from trainkit import laws"])
+    assert found[0] == "AssertionError: no"
+    assert [shows(error) for error in found] == [True, False, False, False]
+
+
+def test_a_page_prints_only_programs_that_fail():
+    failure = {"law": "purity", "level": "standard", "message": "it parts"}
+    rows = {"adam": "optax.adam()", "sgd": "optax.sgd()"}
+    outcomes = {
+        row: {"results": [["purity", "standard", "broken", ""]], "failures": [failure | {
+            "reproducer": f"assert False, {row!r}" + "  # longer" * (row == "sgd")}]}
+        for row in rows
+    }  # fmt: skip
+    text = lambda good: "\n".join(page({}, rows, outcomes, 1, lambda ps: [good in p for p in ps]))
+    assert "Reproducer (adam, purity)" in text("adam")
+    assert "Reproducer (sgd, purity)" in text("sgd")
+    assert "none of those that the kit wrote fails" in text("lion")

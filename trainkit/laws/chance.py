@@ -43,7 +43,7 @@ def noise(subject: Subject) -> Violation | None:
     z = {k: np.stack([x[k].ravel() / sigma(t + 1) for t, x in enumerate(first)]) for k in names}
     for t in range(STEPS):
         one = np.concatenate([z[k][t] for k in names])
-        near = SIGMAS / np.sqrt(2 * one.size)
+        near = SIGMAS / float(2 * one.size) ** 0.5
         if not abs(one.std() - 1) <= near:
             return wrong(
                 f"the noise of step {t + 1} has the deviation {one.std() * sigma(t + 1):.4g}, "
@@ -61,6 +61,15 @@ def noise(subject: Subject) -> Violation | None:
                 "assert abs(found.mean()) <= 5 * found.std() / found.size ** 0.5, found.mean()",
                 t + 1,
             )
+    every = np.concatenate([x.ravel() for x in z.values()])
+    fourth, near = float(np.mean(every**4)), SIGMAS * (96 / every.size) ** 0.5
+    if not abs(fourth - 3) <= near:
+        return wrong(
+            f"the noise is not Gaussian: the mean of its fourth power is {fourth:.3g} σ⁴, not 3 σ⁴",
+            "z = jnp.stack([jnp.concatenate([x.ravel() for x in u.values()]) for u in found])\n"
+            "z = z / z.std(axis=1, keepdims=True)\nfourth = (z ** 4).mean()\nprint(fourth)\n"
+            f"assert abs(fourth - 3) <= {near!r}, fourth",
+        )
     pairs = {
         "two leaves": (z["b"], z["twin"], "a[-1]['b'], a[-1]['twin']"),
         "a leaf and the beginning of another": (

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from trainkit.laws.optax_rows import OTHER
+from trainkit.laws.optax_names import public
+from trainkit.laws.optax_names import reason as why_none
 
 KINDS = ("bug", "documented limitation", "law not claimed", "unclassified")
 HEADINGS = {
@@ -49,9 +50,13 @@ def classify(classes: Mapping[str, Any], row: str, failure: Mapping[str, str]) -
 
 
 def page(
-    classes: Mapping[str, Any], rows: Mapping[str, str], outcomes: Mapping[str, Any], quick: int
-) -> Iterator[str]:
-    """The lines of the page; `quick` is how many laws a quick run checks."""
+    classes: Mapping[str, Any], rows: Mapping[str, str], outcomes: Mapping[str, Any], quick: int,
+    shown: Callable[[Sequence[str]], Sequence[bool]] = lambda programs: [True] * len(programs),
+) -> Iterator[str]:  # fmt: skip
+    """The lines of the page; `quick` is how many laws a quick run checks.
+
+    `shown` says of programs whether they fail by themselves: only those that do are printed.
+    """
     import optax
 
     done = {row: o for row, o in outcomes.items() if row in rows and "results" in o}
@@ -83,13 +88,17 @@ def page(
     for kind in KINDS:
         these = [x for x in found if x.kind == kind]
         if these:
-            yield from _section(kind, these, rows)
+            yield from _section(kind, these, rows, shown)
     yield from _constructions(rows, outcomes, quick)
     yield "\n## Names without a row\n"
-    for name, why in OTHER.items():
-        yield f"- `{name}`: {why}."
-    yield "\nSchedules and rules are found by their return types; losses, projections, tree "
-    yield "utilities and assignment algorithms are neither.\n"
+    without: dict[str, list[str]] = {}
+    covered = {row.split(",")[0] for row in rows}
+    for name, made in public():
+        if name not in covered and name.rpartition(".")[2] not in covered:
+            without.setdefault(why_none(name, made) or "nobody has looked at it", []).append(name)
+    for why, names in sorted(without.items(), key=lambda x: len(x[1])):
+        yield f"- {', '.join(f'`{name}`' for name in names)}: {why}."
+    yield ""
     yield "## Exceptions and inapplicable laws\n"
     reasons: dict[tuple[str, str], list[str]] = {}
     for row, o in done.items():
@@ -100,7 +109,9 @@ def page(
         yield f"- {law}: {_cell(note)} ({_some(which)})"
 
 
-def _section(kind: str, found: Sequence[Found], rows: Mapping[str, str]) -> Iterator[str]:
+def _section(
+    kind: str, found: Sequence[Found], rows: Mapping[str, str], shown: Any
+) -> Iterator[str]:
     """One kind: a table of the causes, those in ordinary use first, then each cause."""
     causes: dict[str, list[Found]] = {}
     for x in found:
@@ -116,6 +127,7 @@ def _section(kind: str, found: Sequence[Found], rows: Mapping[str, str]) -> Iter
             f"{_cell(_first_sentence(reason))} |"
         )
     yield ""
+    shown([x[1] for _, these in order for x in _programs(these, rows)[:1]])  # many at once
     for i, (reason, these) in enumerate(order, 1):
         yield f"### {HEADINGS[kind]}, {i}: {_some(_names(these))}\n"
         yield f"{reason}\n"
@@ -124,16 +136,30 @@ def _section(kind: str, found: Sequence[Found], rows: Mapping[str, str]) -> Iter
         for x in these:
             found_text = _cell(x.failure["message"])
             yield f"| {x.row} | {x.failure['law']} | {x.failure['level']} | {found_text} |"
-        yield from _program(these, rows)
+        yield from _program(these, rows, shown)
 
 
-def _program(found: Sequence[Found], rows: Mapping[str, str]) -> Iterator[str]:
-    written = [x for x in found if x.failure["reproducer"]]
-    if not written:
-        return
-    x = min(written, key=lambda x: len(x.failure["reproducer"]))
-    yield f"\n<details><summary>Reproducer ({x.row}, {x.failure['law']})</summary>\n"
-    yield f"```text\n{reproducer(x.failure, rows[x.row]).strip()}\n```\n\n</details>\n"
+def _programs(found: Sequence[Found], rows: Mapping[str, str]) -> list[tuple[Found, str]]:
+    """The programs of some violations, the shortest first."""
+    written = [
+        (x, reproducer(x.failure, rows[x.row]).strip()) for x in found if x.failure["reproducer"]
+    ]
+    return sorted(written, key=lambda pair: len(pair[1]))
+
+
+def _program(found: Sequence[Found], rows: Mapping[str, str], shown: Any) -> Iterator[str]:
+    """The shortest program that fails by itself; where none does, the page says so."""
+    tried = _programs(found, rows)
+    for x, program in tried:
+        if shown([program])[0]:
+            yield f"\n<details><summary>Reproducer ({x.row}, {x.failure['law']})</summary>\n"
+            yield f"```text\n{program}\n```\n\n</details>\n"
+            return
+    yield (
+        "\nNo program: " + ("the kit wrote none.\n" if not tried else
+        "none of those that the kit wrote fails outside it; what was found may be an accident of "
+        "rounding.\n")
+    )  # fmt: skip
 
 
 def reproducer(failure: Mapping[str, str], expression: str) -> str:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from trainkit.laws.optax_page import page, reproducer
+from trainkit.laws.optax_programs import errors, shows
 from trainkit.laws.optax_rows import WRAPPED, constructions
 
 OUTCOMES = Path("build/laws-of-optax")
@@ -217,7 +218,17 @@ def render() -> str:
     for path in sorted(OUTCOMES.glob("*.json")):
         outcome = json.loads(path.read_text())
         outcomes[outcome["row"]] = outcome
-    return "\n".join(page(classes, constructions(), outcomes, len(QUICK))) + "\n"
+    return "\n".join(page(classes, constructions(), outcomes, len(QUICK), _shown)) + "\n"
+
+
+def _shown(programs: Sequence[str]) -> list[bool]:
+    """Whether each program fails by itself; a program is run once, and its end is kept."""
+    path = OUTCOMES / "programs.txt"
+    known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    if new := [p for p in dict.fromkeys(programs) if p not in known]:
+        known |= dict(zip(new, errors(new), strict=True))
+        path.write_text(json.dumps(known))
+    return [shows(known[p]) for p in programs]
 
 
 def show(row: str, law: str) -> int:

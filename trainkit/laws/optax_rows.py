@@ -6,6 +6,8 @@ import inspect
 import re
 from typing import Any
 
+from trainkit.laws.optax_names import REASONS
+
 # How to call what has no defaults; the rest gets the learning rate alone, or nothing.
 RATE = "learning_rate=1e-2"
 SGD = "optax.sgd(1e-2)"
@@ -103,17 +105,6 @@ VARIANTS: dict[str, str] = {
     "exponential_decay, growing": "optax.exponential_decay(init_value=1.0, transition_steps=10, "
     "decay_rate=1.1)",
 }
-# Public names that make or transform something else, with the reason they have no row.
-OTHER: dict[str, str] = {
-    "init_empty_state": "an init function, part of other rules",
-    "lookahead": "wraps parameters in pairs of fast and slow ones, so it has no tree of its own",
-    "stateless": "makes a rule from a function",
-    "stateless_with_tree_map": "makes a rule from a function",
-    "with_extra_args_support": "changes a type, not a rule",
-    "WrappedSchedule": "the class behind inject_stateful_hyperparams",
-    "multi_transform": "another name of partition",
-    "microbatch": "transforms a function, not gradients",
-}
 
 
 def constructions() -> dict[str, str]:
@@ -126,7 +117,7 @@ def constructions() -> dict[str, str]:
             full = prefix + name
             made = getattr(home, name)
             if (
-                full in OTHER
+                full in REASONS
                 or inspect.isclass(made)
                 or not callable(made)
                 or not _makes(made, full)
