@@ -651,6 +651,10 @@ SURVIVORS: dict[str, str] = {
 }
 
 
+# The law that says most of a rule, where that is not agreement with a reference.
+FIRST = {"scale_by_zoom_linesearch": "line search", "add_noise": "noise"}
+
+
 def report_on(mutant: Mutant, quick: bool = False) -> Any:
     """The report; `quick` asks the cheapest likely law first, and all of them only if it holds."""
     from trainkit import laws
@@ -663,7 +667,8 @@ def report_on(mutant: Mutant, quick: bool = False) -> Any:
                    level=mutant.level, **more)  # fmt: skip
 
     if quick and not mutant.schedule:
-        first = check(laws=["oracle"] if mutant.like else ["purity", "state fixpoint", "donation"])
+        likely = [FIRST.get(mutant.like or "", "oracle")]
+        first = check(laws=likely if mutant.like else ["purity", "state fixpoint", "donation"])
         if not first.ok:
             return first
     return check()

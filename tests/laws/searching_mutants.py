@@ -70,7 +70,7 @@ def lbfgs(memory: int = 10, fault: str = "", seen: Any = None) -> optax.Gradient
         if fault == "first step not shortened":
             first = 1.0
         gamma = jnp.where(old, gamma, first).astype(q.dtype)
-        if fault == "memory leaks across masked leaves":
+        if fault == "memory leaks across masked leaves" and not isinstance(gamma, jax.core.Tracer):
             gamma, seen["gamma"] = seen.get("gamma", gamma), gamma
         q = q if fault == "no gamma" else gamma * q
         for i in reversed(order):

@@ -45,8 +45,8 @@ def errors(programs: Sequence[str]) -> list[str]:
     found = [""] * len(programs)
     groups: dict[str, list[int]] = {}
     for i, program in enumerate(programs):
-        flags = re.search(r"os\.environ\['XLA_FLAGS'\] = '(.*)'", program)
-        groups.setdefault(flags[1] if flags else "", []).append(i)
+        asked = re.search(r"os\.environ\['XLA_FLAGS'\] = '(.*)'", program)
+        groups.setdefault(asked[1] if asked else "", []).append(i)
     for flags, which in groups.items():
         for i, error in zip(which, _together([programs[i] for i in which], flags), strict=True):
             found[i] = error

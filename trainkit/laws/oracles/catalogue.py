@@ -56,7 +56,8 @@ def plain_name(like: str) -> str:
 
 def function(name: str) -> Any:
     """The function of Optax, or of its contrib, that has this name."""
-    return getattr(optax, name, None) or getattr(optax.contrib, name)
+    home = optax.contrib if hasattr(optax.contrib, name) else optax  # aliases in optax may warn
+    return getattr(home, name)
 
 
 def bind(name: str, hyperparams: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
