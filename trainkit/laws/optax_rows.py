@@ -53,8 +53,8 @@ CALLS: dict[str, str] = {
     "scale_by_learning_rate": RATE,
     "scale_by_schedule": "step_size_fn=optax.linear_schedule(-1.0, -0.1, 20)",
     "scale_by_rprop": RATE,
-    "scale_by_backtracking_linesearch": "max_backtracking_steps=5",
-    "scale_by_zoom_linesearch": "max_linesearch_steps=5",
+    "scale_by_backtracking_linesearch": "max_backtracking_steps=15",
+    "scale_by_zoom_linesearch": "max_linesearch_steps=15",
     "selective_transform": f"optimizer={SGD}, freeze_mask=False",
     "snapshot": "'norm', lambda updates, *_, **__: optax.global_norm(updates)",
     "trace": "decay=0.9",
@@ -85,6 +85,12 @@ VARIANTS: dict[str, str] = {
     "rmsprop, centred, momentum": "optax.rmsprop(learning_rate=1e-2, centered=True, momentum=0.9)",
     "sgd, momentum": "optax.sgd(learning_rate=1e-2, momentum=0.9)",
     "sgd, nesterov": "optax.sgd(learning_rate=1e-2, momentum=0.9, nesterov=True)",
+    "lbfgs, no search": "optax.lbfgs(learning_rate=0.5, linesearch=None)",
+    "contrib.scale_by_muon, dimension numbers": "optax.contrib.scale_by_muon("
+    "weight_dimension_numbers=lambda p: __import__('jax').tree.map("
+    "lambda x: optax.contrib.MuonDimensionNumbers(), p))",
+    "contrib.differentially_private_aggregate, noise": "optax.contrib."
+    "differentially_private_aggregate(l2_norm_clip=1.0, noise_multiplier=1.1, key=0)",
     "MultiSteps": f"optax.MultiSteps(opt={SGD}, every_k_schedule=3){WRAPPED}",
     "MultiSteps, adam": f"optax.MultiSteps(opt=optax.adam(1e-2), every_k_schedule=3){WRAPPED}",
     "cosine_decay_schedule, exponent": "optax.cosine_decay_schedule(init_value=1.0, "

@@ -105,7 +105,7 @@ def clipped(subject: Subject) -> Violation | None:
     for name, i in runs.batch.rows.items():
         if name == "nan":
             continue
-        for t, (g, u) in enumerate(zip(runs.batch.grads[i], runs.flat[i], strict=True)):
+        for t, (g, u) in enumerate(zip(runs.grads[i], runs.flat[i], strict=True)):
             size, got = measure(g), measure(u)
             if not got <= bound * (1 + 1e-5):
                 message = f"an update of size {got:.6g}, over the bound {bound:g}"

@@ -217,12 +217,13 @@ def adopt(b1: float, b2: float, eps: float, nesterov: bool, bound: Any) -> Start
 
 
 def sophia(
-    b1: float, b2: float, eps: float, gamma: float, bound: float | None, every: int
+    b1: float, b2: float, eps: float, gamma: float, bound: float | None, every: int,
+    curvature: float,
 ) -> Start:  # fmt: skip
     """Sophia-H (Liu 2023): the average over γ h, clipped; h averages the Hessian's diagonal.
 
-    The loss of the laws is ½‖p‖², whose Hessian has the diagonal 1 whatever the random signs. As
-    in the code that Optax follows, a step divides by the h of the step before (0 at first), and the
+    The Hessian of the laws' loss is `curvature` times 1, whatever the random signs. As in the
+    code that Optax follows, a step divides by the h of the step before (0 at first), and the
     average is bias-corrected.
     """
 
@@ -234,7 +235,7 @@ def sophia(
             m = b1 * m + (1 - b1) * g
             u = m / gone(b1, t, p0) / np.maximum(gamma * h, eps)
             if (t - 1) % every == 0:
-                h = b2 * h + (1 - b2)
+                h = b2 * h + (1 - b2) * curvature
             return u if bound is None else np.clip(u, -bound, bound)
 
         return step

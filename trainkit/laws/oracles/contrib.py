@@ -16,6 +16,7 @@ from trainkit.laws.oracles import parameter_free as F
 from trainkit.laws.oracles import pieces as P
 from trainkit.laws.oracles import wrappers as W
 from trainkit.laws.oracles.rules import Builder
+from trainkit.laws.told import CURVATURE
 
 
 def _acprop(h: Mapping[str, Any]) -> P.Start:
@@ -41,7 +42,7 @@ def _madgrad(h: Mapping[str, Any]) -> P.Start:
 
 def _sophia(h: Mapping[str, Any]) -> P.Start:
     return A.sophia(h["b1"], h["b2"], h["eps"], h["gamma"], h["clip_threshold"],
-                    h["update_interval"])  # fmt: skip
+                    h["update_interval"], CURVATURE)  # fmt: skip
 
 
 def _galore(h: Mapping[str, Any]) -> P.Start:
