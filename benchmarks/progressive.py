@@ -52,7 +52,7 @@ def data(seed: int = 0) -> Sampler:
 
 # Width and depth before and after a growth, characters and examples of a batch.
 SIZES = {
-    "small": ((32, 1), (64, 1), 64, 16),
+    "small": ((32, 2), (64, 2), 64, 16),
     "realistic": ((64, 2), (128, 2), 64, 32),
 }
 QUIET = 20  # steps with nothing in the background, before a stage ends
@@ -83,7 +83,7 @@ def quiet() -> until.Trigger:
     return until.Trigger(lambda: np.int32(0), update, frozenset(), "quiet")
 
 
-def gap(size: str, ahead: bool, seed: int) -> tuple[float, float]:
+def gap(ahead: bool, seed: int) -> tuple[float, float]:
     """What a growth puts between two steps of a whole run.
 
     From the end of the last step before the growth to the end of the first after it, less an
@@ -93,7 +93,7 @@ def gap(size: str, ahead: bool, seed: int) -> tuple[float, float]:
     Returns:
       The gap in ordinary steps of the grown model, and the seconds of one.
     """
-    before, after, length, batch = SIZES[size]
+    before, after, length, batch = (32, 1), (64, 1), LENGTH, BATCH
     ends: list[float] = []
 
     def clock(now: Any) -> None:
@@ -229,7 +229,7 @@ def main() -> None:
             # Ahead, programs are kept from run to run: what is measured begins when all are there.
             cache = tempfile.mkdtemp() if ahead else None
             jax.config.update("jax_compilation_cache_dir", cache)
-            growths = [gap("small", ahead, seed) for seed in range(GROWTHS)]
+            growths = [gap(ahead, seed) for seed in range(GROWTHS)]
             gaps = sorted(one for one, _ in growths)
             step = 1e3 * np.median([ordinary for _, ordinary in growths])
             words = "compiled ahead" if ahead else "compiled when needed"

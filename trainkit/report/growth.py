@@ -196,7 +196,8 @@ def certificate_cells(certificate: Mapping[str, Any]) -> dict[str, str]:
             cells[{"flops": "FLOPs forward"}.get(name, name)] = f"{show(before)} → {show(after)}"
     if "replica_distance" in certificate:
         apart = has("replica_distance")
-        cells["copies apart"] = "{:.1e} to {:.1e}".format(*apart) if apart else "no copies"
+        words = "smallest {:.1e}, median {:.1e}"
+        cells["copies apart"] = words.format(*apart) if apart else "no copies"
     for name, words in (
         ("new_layers", "new leaves"),
         ("zeroed", "at 0"),
