@@ -11,7 +11,6 @@ from trainkit.growth.errors import GrowthError
 from trainkit.growth.identity import (
     choices,
     passes_on,
-    reduced,
     same_equations,
     used,
     with_eyes,
@@ -19,6 +18,7 @@ from trainkit.growth.identity import (
 from trainkit.growth.layers import alignments, order
 from trainkit.growth.leaf import Origin
 from trainkit.growth.program import Const, Folder, Program, scan_counts
+from trainkit.growth.reducing import reduced
 from trainkit.growth.sequences import Cut, cuts, in_order
 from trainkit.growth.splicing import spliced
 from trainkit.growth.stacking import layer_axes, shortened

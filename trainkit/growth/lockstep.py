@@ -10,9 +10,10 @@ from jax.extend import core
 
 from trainkit.growth.axes import Axis, Mismatch, find, grown_leaves, leaves, show, unify
 from trainkit.growth.choice import Match, Pick
+from trainkit.growth.describing import describe, where
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.products import alike, in_one_order
-from trainkit.growth.program import Const, Equation, Folder, Program, describe, where
+from trainkit.growth.program import Const, Equation, Folder, Program
 
 
 class Value:

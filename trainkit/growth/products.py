@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from trainkit.growth.program import Const, Equation, Folder, Program, where
+from trainkit.growth.describing import where
+from trainkit.growth.program import Const, Equation, Folder, Program
 
 _STEPS = ("dot_general", "transpose", "reduce_sum")
 

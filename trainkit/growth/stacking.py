@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from trainkit.growth.describing import where
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.program import Const, Equation, Fresh, Program, scan_counts, where
+from trainkit.growth.program import Const, Equation, Fresh, Program, scan_counts
 
 _SAME_SHAPE = frozenset(
     ("convert_element_type", "neg", "stop_gradient", "reduce_precision", "mul")

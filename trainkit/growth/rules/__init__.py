@@ -8,6 +8,7 @@ from trainkit.growth.rules import (
     indexing,
     matrices,
     picks,
+    pieces,
     reductions,
     shapes,
 )
@@ -17,6 +18,7 @@ RULES: dict[str, Rule] = {
     **contractions.RULES,
     **reductions.RULES,
     **shapes.RULES,
+    **pieces.RULES,
     **indexing.RULES,
     **matrices.RULES,
     **control.RULES,

@@ -11,7 +11,7 @@ from trainkit.growth.flow import Flow
 from trainkit.growth.linear import ZERO, plus
 from trainkit.growth.lockstep import Joint, Rule, Value
 from trainkit.growth.moving import ANY, Group, move
-from trainkit.growth.rules import elementwise, indexing, matches, shapes
+from trainkit.growth.rules import elementwise, indexing, matches, pieces
 
 
 def top_k_axes(joint: Joint) -> None:
@@ -212,7 +212,7 @@ def slice_axes(joint: Joint) -> None:
     """The best of the chosen: the first ones, with all their copies."""
     _, pick = _pick(joint)
     x, d = joint.ins[0], pick.dim
-    shapes.slice_axes(joint)
+    pieces.slice_axes(joint)
     kept = joint.outs[0].axes[d]
     if find(kept) is not find(x.axes[d]):
         m = find(x.axes[d]).big // find(x.axes[d]).small
@@ -232,7 +232,7 @@ def concatenate_axes(joint: Joint) -> None:
     d = joint.params["dimension"]
     if d == pick.dim or any(not find(v.axes[d]).fixed for v in joint.ins):
         refuse(joint)
-    shapes.concatenate_axes(joint)
+    pieces.concatenate_axes(joint)
     at = sum(v.small[d] for v in joint.ins[:i])
     joint.outs[0].choice = pick._replace(part=(d, at))
 
