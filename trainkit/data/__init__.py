@@ -7,6 +7,7 @@ from trainkit.data.mnist import mnist
 from trainkit.data.prefetch import Prefetch
 from trainkit.data.sampler import Position, Sampler
 from trainkit.data.split import Splits, split
+from trainkit.data.staged import staged
 from trainkit.data.text import CharCorpus, shakespeare
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "read_idx",
     "shakespeare",
     "split",
+    "staged",
 ]

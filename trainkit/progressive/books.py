@@ -86,7 +86,7 @@ class Books:
         self, event: dict[str, Any], certify: Callable[[], Any]
     ) -> Callable[[], None]:
         """Promises an event its certificate, and returns what begins to make it."""
-        name = ("certificate", len(self.history))
+        name = ("certificate", event["stage"])  # of which each is left but once
         self._uncertified.append((event, name, certify))
         return lambda: self.ahead.start(name, certify)
 
