@@ -1,11 +1,13 @@
 """Shrink-and-perturb."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from trainkit import growth
+from trainkit import TrainState, growth
 
 PARAMS = {"w": jnp.arange(12.0).reshape(3, 4), "b": jnp.ones(4), "n": jnp.arange(3)}
 
@@ -35,3 +37,19 @@ def test_errors():
         growth.shrink_and_perturb(PARAMS)
     with pytest.raises(growth.GrowthError, match=r"has shape .* and nothing"):
         growth.shrink_and_perturb(PARAMS, fresh={"b": PARAMS["b"]})
+
+
+def test_a_state_is_widened_and_perturbed_by_name():
+    """0.4 of the grown parameters, 0.1 of those the big model starts from, and fresh moments."""
+    net = lambda width: nn.Sequential([nn.Dense(width), nn.relu, nn.Dense(2)])
+    x, tx, key = jnp.ones((4, 3)), optax.adam(1e-3), jax.random.key(5)
+    params = net(4).init(jax.random.key(0), x)["params"]
+    state = TrainState.create(params, tx).replace(step=jnp.int32(7))
+    plain = growth.grow(state, net(4), net(8), x, tx=tx, key=key)
+    grown = growth.grow(state, net(4), net(8), x, tx=tx, key=key, how="perturb")
+    fresh = net(8).init(jax.random.fold_in(key, 0), x)["params"]
+    wanted = jax.tree.map(lambda w, new: 0.4 * w + 0.1 * new, plain.params, fresh)
+    for old, new in zip(jax.tree.leaves(wanted), jax.tree.leaves(grown.params), strict=True):
+        np.testing.assert_allclose(new, old, rtol=1e-5, atol=1e-6)
+    assert int(grown.opt_state[0].count) == 0
+    assert int(grown.step) == 7

@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import trainkit
 from trainkit import growth
 from trainkit.growth.repeating import more_groups
 
@@ -44,6 +46,28 @@ def test_groups_part_exactly_and_their_gradients_sum_to_the_old(small, big):
     assert not growths["k"].exact_gradient
     assert growths["q"].exact_gradient
     assert growth.Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_state_takes_more_groups_by_itself():
+    """Told by the outputs; not where query heads read other key heads."""
+    tx, params = optax.adam(1e-2), draw(2)
+    state = trainkit.TrainState.create(params, tx)
+    grown = growth.grow(state, attention, attention, X, tx=tx, big_params=draw(4))
+    np.testing.assert_allclose(
+        attention(grown.params, X), attention(params, X), rtol=1e-11, atol=1e-12
+    )
+    assert grown.opt_state[0].mu["k"].shape == (6, 4, 3)
+
+    def tiled(p, x):  # query head i reads key head i mod G: copies side by side are wrong
+        q, k = (jnp.einsum("btd,dhe->bthe", x, p[name]) for name in "qk")
+        k = jnp.tile(k, (1, 1, q.shape[2] // k.shape[2], 1))
+        return jnp.einsum("bthe,bshe->bhts", q, k)
+
+    parts = lambda p: {name: p[name] for name in "qk"}
+    state = trainkit.TrainState.create(parts(params), tx)
+    with pytest.raises(growth.GrowthError, match="groups"):
+        growth.grow(state, tiled, tiled, X, tx=tx, big_params=parts(draw(4)))
 
 
 def test_two_ratios_are_refused():

@@ -14,7 +14,7 @@ from trainkit.growth.between import Growth, Side
 from trainkit.growth.blueprint import Plan
 from trainkit.growth.leaf import LeafGrowth
 from trainkit.growth.models import Traced
-from trainkit.growth.operators import Operator
+from trainkit.growth.operators import EXACT, Operator
 from trainkit.growth.train_state import passage
 
 PyTree = Any
@@ -39,7 +39,7 @@ def grown(
         apply=way.apply,
         rates={name: value for name, value in rates.items() if value != 1.0},
         fresh=frozenset(new),
-        exact=how.width != "rms" and (not added or how.depth == "identity"),
+        exact=how.width in EXACT and (not added or how.depth == "identity"),
         text=_text(way.plan),
         leaves=way.growth,
         origin=way.origin,

@@ -86,7 +86,7 @@ class Joint:
                     f"dimension {d} of the result shrinks from {n} to {m}, so that what is one "
                     "unit of the small model is none of the big one",
                     mend="grow all factors of a split axis: query and key heads together, heads "
-                    "or head_dim (key heads alone: trainkit.growth.repeating.more_groups)",
+                    "or head_dim (key heads alone: how='groups')",
                 )
             if (axis.small, axis.big) != (n, m):
                 self.fail(

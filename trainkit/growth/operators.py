@@ -15,6 +15,7 @@ WIDTH = {
     "noise": "splits evenly and adds noise that sums to zero over the copies: exact",
     "zero_out": "new units are random and are read with zero: exact",
     "rms": "W′ = W[π]·√(d_in / d_in′): keeps the scale of activations, not the function",
+    "perturb": "uneven, then 0.4·θ + 0.1·θ₀ of fresh θ₀, and moments anew: not the function",
 }
 DEPTH = {
     "identity": "new blocks add nothing to the residual stream at first: exact",
@@ -22,10 +23,11 @@ DEPTH = {
     "interpose": "each new block beside the block that it copies",
     "middle": "the blocks of the middle again",
     "last": "the last block again",
+    "groups": "key and value heads alone, each with a part of the queries of the old one: exact",
     "experts": "every expert of a mixture is the dense layer: exact where gates sum to 1",
 }
 ALIASES = {"preserve": ("uneven", "identity"), "interpolate": ("interpose",)}
-EXACT = frozenset({"uneven", "even", "noise", "zero_out", "identity"})
+EXACT = frozenset({"uneven", "even", "noise", "zero_out", "identity", "groups"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +68,8 @@ def operator(how: str | Operator) -> Operator:
     Traceback (most recent call last):
     ...
     ValueError: how='stak': there is no operator 'stak'; did you mean 'stack'? Width: uneven, \
-even, noise, zero_out, rms; depth: identity, stack, interpose, middle, last, experts; 'preserve' \
-is uneven+identity, and names are joined by '+'.
+even, noise, zero_out, rms, perturb; depth: identity, stack, interpose, middle, last, groups, \
+experts; 'preserve' is uneven+identity, and names are joined by '+'.
     """
     if isinstance(how, Operator):
         return how

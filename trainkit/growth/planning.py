@@ -15,6 +15,7 @@ from trainkit.growth.errors import GrowthError
 from trainkit.growth.lockstep import Analysis, Value
 from trainkit.growth.operators import Operator, operator
 from trainkit.growth.program import Folder, Program
+from trainkit.growth.repeating import more_groups
 from trainkit.growth.rules import RULES, UNKNOWN
 from trainkit.growth.tracing import named_shapes, shape_of, structs, traced_program
 from trainkit.growth.upcycling import upcycled
@@ -60,6 +61,8 @@ def plan(
         layers and change the function; the plan then is exact for all but the copies. "experts":
         the big model has a mixture where the small one has a dense layer, which every expert
         becomes; found by names and shapes, not proved (see `trainkit.growth.experts.of_dense`).
+        "groups": key and value heads grow alone; not proved (see
+        `trainkit.growth.repeating.more_groups`).
       trainable: which leaves of new layers may be set to 0 (not running statistics).
 
     Results may grow along an axis that nothing sums over (the logits of a larger vocabulary): their
@@ -133,6 +136,8 @@ def plan(
         return dataclasses.replace(made, leaves=tuple(leaves))
 
     depth = operator(how).depth
+    if depth == "groups":
+        return more_groups(small_params, big_params)
     if depth == "experts":
         trees = jax.tree.structure(small_params), jax.tree.structure(big_params)
         return upcycled(small_leaves, big_leaves, trees, dict(operator(how).names))

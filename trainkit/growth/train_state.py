@@ -20,6 +20,7 @@ from trainkit.growth.models import Traced, concrete, inputs_from, traced
 from trainkit.growth.moments import grow_opt_state
 from trainkit.growth.operators import Operator, operator
 from trainkit.growth.paths import named_leaves
+from trainkit.growth.perturbing import shrink_and_perturb
 from trainkit.growth.planning import plan
 from trainkit.growth.slots import Slots
 from trainkit.growth.upcycling import lifted, lifted_state
@@ -97,7 +98,7 @@ def passage(
         how=how,
         trainable=lambda name: name.startswith(_PARAMS),
     )
-    width: Any = how.width
+    width: Any = "uneven" if how.width == "perturb" else how.width
     growth = {
         name.removeprefix(_PARAMS): g
         for name, g in found.realise(key, width).items()
@@ -114,6 +115,14 @@ def passage(
         values = None if big.init is None else big.init(key, *inputs)
         new = grower(found, key, width, fresh=values)(variables, key)
         params, opt_state = state.params, state.opt_state
+        if how.width == "perturb":
+            start = None if values is None else values["params"]
+            new["params"] = shrink_and_perturb(new["params"], key, fresh=start)
+            return state.replace(
+                params=new["params"],
+                model_state=new["model_state"],
+                opt_state=tx.init(new["params"]),
+            )
         if found.depth == "experts" and reset is not True:
             opt_state = lifted_state(tx, opt_state, params, growth, origin)
             params = lifted(params, growth, origin)
@@ -164,11 +173,13 @@ def grow_with_details(
     options: dict[str, Any] = {"tx": tx, "key": key, "slots": slots, "reset": reset}
     try:
         way = passage(before, after, inputs, how=operator(how), **options)
-    except GrowthError:
-        mixture = _experts(before, after, inputs, state, options) if how == "preserve" else None
-        if mixture is None:
+    except GrowthError as error:
+        if how != "preserve":
             raise
-        way = mixture
+        other = _unproved(before, after, inputs, state, options, error)
+        if other is None:
+            raise
+        way = other
     grown = run_on_device(way.apply, (state,), out_shardings, state if donate else None)
     return Grown(grown, state, way.growth, way.origin, way.zeroed, before, after, inputs, way.plan)
 
@@ -233,24 +244,38 @@ grow.__doc__ = """The training state of a bigger model that goes on where the sm
 """
 
 
-def _experts(
-    before: Traced, after: Traced, inputs: tuple[Any, ...], state: TrainState, options: Any
+def _unproved(
+    before: Traced,
+    after: Traced,
+    inputs: tuple[Any, ...],
+    state: TrainState,
+    options: Any,
+    error: GrowthError,
 ) -> Passage | None:
-    """The way from a dense layer to a mixture of experts, where it keeps the function: this is no
-    proof, but depends on no number that the router holds."""
+    """The way from a dense layer to a mixture of experts, or to more key heads for the same
+    queries, where outputs stay what they were: no proof, but none of the state's numbers is made
+    for it."""
+    depth = "groups" if "'groups'" in (error.mend or "") else "experts"
+    known = all(isinstance(x, jax.Array | np.ndarray) for x in jax.tree.leaves(state))
+    if not known or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(state)):
+        return None
     try:
-        way = passage(before, after, inputs, how=Operator(depth="experts"), **options)
+        way = passage(before, after, inputs, how=Operator(depth=depth), **options)
     except GrowthError:
         return None
     rng = np.random.default_rng(0)
     xs = jax.tree.map(lambda x: concrete(x, rng), inputs)
     sides = (before.fn, state), (after.fn, jax.jit(way.apply)(state))
     a, b = (jax.jit(fn)({"params": s.params, "model_state": s.model_state}, *xs) for fn, s in sides)
+    if not all(jnp.issubdtype(x.dtype, jnp.inexact) for x in jax.tree.leaves(a)):
+        return None
     dtypes = {x.dtype for x in jax.tree.leaves(state.params)}
     eps = [float(jnp.finfo(d).eps) for d in dtypes if jnp.issubdtype(d, jnp.inexact)]
     change = relative_change(a, b)
     if change <= min(1e3 * max(eps, default=0.0), 0.1):
         return way
+    if depth == "groups":
+        return None
     raise GrowthError(
         "the big model has a mixture of experts where the small one has a dense layer, but with "
         f"this layer for every expert outputs change by {change:.1e} of their scale: the gates of "

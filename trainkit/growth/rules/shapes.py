@@ -54,7 +54,7 @@ def _check_factors(joint: Joint, x: Value) -> None:
                 f"to {m}, so that what is one unit of the small model is none of the big one",
                 axes=split,
                 mend="grow all factors of a split axis: query and key heads together, heads or "
-                "head_dim (key heads alone: trainkit.growth.repeating.more_groups)",
+                "head_dim (key heads alone: how='groups')",
             )
 
 
