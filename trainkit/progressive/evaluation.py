@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -32,13 +32,14 @@ class Evaluation:
     def __init__(
         self,
         loss_fn: Any,
-        batches: Sequence[PyTree],
+        batches: Iterable[PyTree],
         like: TrainState,
         *,
         placement: Any = "single",
         precision: Any = None,
     ):
-        if not isinstance(batches, Sequence) or not batches:
+        batches = [] if batches is None or isinstance(batches, Mapping) else list(batches)
+        if not batches:
             raise ValueError(
                 "validation has no batches: give a list of them, or a function Data -> list."
             )
