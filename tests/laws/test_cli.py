@@ -1,8 +1,23 @@
 """`trainkit laws`, called as the command calls it."""
 
+import optax
 import pytest
 
 from trainkit.laws.cli import main
+
+
+def raises():
+    raise RuntimeError("no data")
+
+
+def needs_heat():
+    warm = lambda g, s, p=None, *, heat, **more: (optax.tree.scale(heat, g), s)
+    return optax.GradientTransformationExtraArgs(lambda p: optax.EmptyState(), warm)
+
+
+def test_an_extra_argument_is_given_by_name(capsys):
+    argv = ["tests.laws.test_cli:needs_heat", "--law", "purity", "--extra", "heat=0.5"]
+    assert main(argv) == 0
 
 
 def test_a_correct_rule_exits_with_zero(capsys):
@@ -31,6 +46,13 @@ def test_a_schedule(capsys):
         (["no_such_module:x"], "cannot import"),
         (["optax:adam"], "learning_rate=…"),
         (["optax:adam", "learning_rate"], "name=value"),
+        (["optax:sgd", "--like", "sdg", "learning_rate=1e-3"], "Did you mean 'sgd'"),
+        (["optax:sgd", "--law", "orcle", "learning_rate=1e-3"], "Did you mean 'oracle'"),
+        (["optax:sgd", "--claim", "od", "learning_rate=1e-3"], "Did you mean 'odd'"),
+        (["optax:sgd", "--like", "linear_schedule", "learning_rate=1e-3"], "an update rule"),
+        (["optax:__version__"], "of type str"),
+        (["tests.laws.test_cli:raises"], "raised RuntimeError: no data"),
+        (["tests.laws.test_cli:needs_heat"], "--extra name=value"),
         (["optax:adam", "learning_rate=1e-3", "nothing=1"], "takes no nothing"),
     ],
 )

@@ -12,8 +12,9 @@ from trainkit.laws import adapt, cases, told
 from trainkit.laws.cases import Case
 from trainkit.laws.intake import ordinary
 from trainkit.laws.law import NotApplicable, Violation
+from trainkit.laws.runs import Run, Runs
 from trainkit.laws.shrink import mismatch, violation
-from trainkit.laws.subject import Run, Runs, Subject, mini
+from trainkit.laws.subject import Subject, mini
 from trainkit.laws.trees import setup
 
 RELATIVE = {"float32": 1e-5, "float64": 1e-12}

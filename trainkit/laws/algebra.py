@@ -2,158 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from trainkit.laws import cases, told
+from trainkit.laws import cases
 from trainkit.laws.accumulation import accumulates
-from trainkit.laws.compare import BITWISE, COMPARE
+from trainkit.laws.compare import parting
 from trainkit.laws.intake import first_line, ordinary
 from trainkit.laws.law import Law, Violation
+from trainkit.laws.parts import chains, masked
 from trainkit.laws.promises import clipped, commutes, decoupled, guards
-from trainkit.laws.purity import jit_in_float64
 from trainkit.laws.shrink import mismatch
 from trainkit.laws.subject import Subject, mini
 from trainkit.laws.symmetries import degree, elementwise, odd, permutes, rotates
-from trainkit.laws.trees import RELATIVE, gap_of, same_bits, setup
-
-CHAINS: dict[str, Callable[[Any], Any]] = {
-    "optax.chain(optax.identity(), tx)": lambda tx: optax.chain(optax.identity(), tx),
-    "optax.chain(tx, optax.identity())": lambda tx: optax.chain(tx, optax.identity()),
-    "optax.chain(optax.chain(tx), optax.identity())": lambda tx: optax.chain(
-        optax.chain(tx), optax.identity()
-    ),
-}
-
-
-def _eager(subject: Subject) -> list[Any]:
-    params, grads = mini()
-    return subject.remember(
-        ("eager", "plain"), lambda: subject.trajectory(subject.tx, params, grads[:4])
-    )
-
-
-def _differs(subject: Subject, other: Any, words: str) -> bool:
-    """Whether a rule that has the same operations gives other updates.
-
-    Called eagerly they are the same to the last bit; compiled they are two programs, which may be
-    rounded in two ways.
-    """
-    params, grads = mini()
-    plain, found = _eager(subject), subject.trajectory(other, params, grads[:4])
-    if not subject.slow:
-        return not same_bits(found, plain)
-
-    def agree_in_float64() -> bool:
-        params, grads = mini("float64")
-        one, two = (subject.trajectory(tx, params, grads[:4]) for tx in (subject.tx, other))
-        return gap_of(one, two, tight=1e-5)[1] <= 1
-
-    gap = gap_of(plain, found)[1]
-    return gap > 1 and not subject.only_rounding(RELATIVE * gap, agree_in_float64, words)
-
-
-def chains(subject: Subject) -> Iterator[Violation]:
-    params, grads = mini()
-    for words, wrap in CHAINS.items():
-        if _differs(subject, wrap(subject.tx), words):
-            yield Violation(
-                f"{words} is not the rule itself",
-                {"params": params, "gradients": grads[:4]},
-                setup(params, grads[:4]) + COMPARE.format(other=words, test=BITWISE),
-            )
-            return
-
-
-def masked(subject: Subject) -> Iterator[Violation]:
-    params, grads = mini()
-    everything = optax.masked(subject.tx, {"b": True, "w": True})
-    words = "optax.masked(tx, {'b': True, 'w': True})"
-    if _differs(subject, everything, words):
-        yield Violation(
-            "masked by all-true it is another rule", {"params": params, "gradients": grads[:4]},
-            setup(params, grads[:4]) + COMPARE.format(other=words, test=BITWISE),
-        )  # fmt: skip
-        return
-    if set(told.FUNCTIONS) & set(subject.needs):
-        subject.notes.append(
-            "masked and partitioned: it evaluates a loss of the whole tree, which a part of the "
-            "tree is no argument for; only the mask of everything was tried"
-        )
-        return
-    # Two groups, each with an instance of the rule; every one must train as if it were alone.
-    one, two = subject.tx, subject.fresh()
-    rules = (
-        optax.partition({"one": one, "two": two}, {"b": "one", "w": "two"}),
-        _only(one, "b"), _only(two, "w"),
-    )  # fmt: skip
-    together, alone = _parted(subject, rules, params, grads[:4])
-    t, gap = gap_of(alone, together)
-
-    def agree_in_float64() -> bool:
-        params, grads = mini("float64")
-        return gap_of(*_parted(subject, rules, params, grads[:4]), tight=1e-5)[1] <= 1
-
-    if gap > 1 and not subject.only_rounding(RELATIVE * gap, agree_in_float64, "partition"):
-        names = [n for n in params if gap_of([alone[t][n]], [together[t][n]])[1] > 1]
-        yield Violation(
-            f"in a partition the leaf {' and '.join(map(repr, names))} trains otherwise than alone "
-            f"(step {t + 1})",
-            {"params": params, "gradients": grads[: t + 1], "found": together[t],
-             "expected": alone[t]},
-            setup(params, grads[: t + 1]) + _PARTS,
-        )  # fmt: skip
-
-
-def _only(tx: Any, name: str) -> Any:
-    """`tx` on one leaf of a tree; what it is told of is what the whole tree's rules are told."""
-    part = lambda t: {name: t[name]}
-
-    def update(g: Any, s: Any, p: Any, **extra: Any) -> Any:
-        if "grad" in extra:
-            extra["grad"] = part(extra["grad"])
-        return tx.update(part(g), s, part(p), **extra)
-
-    return optax.GradientTransformationExtraArgs(lambda p: tx.init(part(p)), update)
-
-
-def _parted(
-    subject: Subject, rules: tuple[Any, ...], params: Any, grads: list[Any]
-) -> tuple[list[Any], list[Any]]:
-    """The updates of a partition, and those of its rules alone along the same parameters."""
-    together, alone = [], []
-    with ordinary():
-        calls = [lambda g, s, p, tx=tx: subject.update(g, s, p, tx=tx) for tx in rules]
-        calls = [jax.jit(call) for call in calls] if subject.slow else calls
-        states = [tx.init(params) for tx in rules]
-        for g in grads:
-            out = [call(g, s, params) for call, s in zip(calls, states, strict=True)]
-            (whole, *parts), states = [u for u, _ in out], [s for _, s in out]
-            together.append(whole)
-            alone.append({k: v for part in parts for k, v in part.items()})
-            params = optax.apply_updates(params, whole)
-    return together, alone
-
-
-_PARTS = """rule, told = globals().get('bare', tx), globals().get('told', lambda rule: rule)
-def only(name):
-    part = lambda t: {name: t[name]}
-    update = lambda g, s, p, **more: rule.update(part(g), s, part(p), **more)
-    return optax.GradientTransformationExtraArgs(lambda p: rule.init(part(p)), update)
-groups = optax.partition({'one': rule, 'two': rule}, {'b': 'one', 'w': 'two'})
-rules = [told(r) for r in (groups, only('b'), only('w'))]
-states = [r.init(params) for r in rules]
-for g in grads:
-    (both, b, w), states = zip(*[r.update(g, s, params) for r, s in zip(rules, states)])
-    for name, alone in {**b, **w}.items():
-        assert jnp.allclose(both[name], alone, rtol=1e-5, atol=1e-6), (name, both[name], alone)
-    params = optax.apply_updates(params, both)
-"""
+from trainkit.laws.trees import RELATIVE, setup
 
 
 def vmap_is_loop(subject: Subject) -> Violation | None:
@@ -212,11 +77,15 @@ def _vmap_script(ps: Any, gs: Any) -> str:
 
 def scan_is_loop(subject: Subject) -> Violation | None:
     params, grads = mini()
-    stack = jax.tree.map(lambda *x: jnp.stack(x), *grads)
 
-    def scan(params: Any, grads: Any) -> Any:
-        step = lambda s, g: subject.update(g, s, params)[::-1]
-        return jax.lax.scan(step, subject.tx.init(params), grads)[1]
+    def scanned(params: Any, grads: list[Any]) -> list[Any]:
+        def scan(params: Any, stack: Any) -> Any:
+            step = lambda s, g: subject.update(g, s, params)[::-1]
+            return jax.lax.scan(step, subject.tx.init(params), stack)[1]
+
+        with ordinary():
+            out = jax.jit(scan)(params, jax.tree.map(lambda *x: jnp.stack(x), *grads))
+        return [jax.tree.map(lambda x, t=t: x[t], out) for t in range(len(grads))]
 
     code = setup(params, grads) + (
         "stack = jax.tree.map(lambda *x: jnp.stack(x), *grads)\n"
@@ -227,21 +96,20 @@ def scan_is_loop(subject: Subject) -> Violation | None:
         "    for x, y in zip(jax.tree.leaves(u), jax.tree.leaves(scanned)):\n"
         "        assert jnp.allclose(x, y[i], rtol=1e-5, atol=1e-6), (x, y[i])"
     )
-    loop = subject.trajectory(subject.tx, params, grads, apply=False)
-    with ordinary():
-        try:
-            out = jax.jit(scan)(params, stack)
-        except Exception as error:
-            return Violation(
-                f"it cannot be scanned: {type(error).__name__}: {first_line(error)}",
-                {"params": params, "gradients": grads}, code)  # fmt: skip
-    steps = [jax.tree.map(lambda x, t=t: x[t], out) for t in range(len(loop))]
-    t, gap = gap_of(loop, steps)
-    if gap <= 1 or subject.only_rounding(1e-5 * gap, lambda: jit_in_float64(subject), "scan"):
+    loop = lambda p, gs: subject.trajectory(subject.tx, p, gs, apply=False)
+    loop(params, grads[:1])  # what fails in a loop is not said of a scan
+    try:
+        apart = parting(subject, loop, scanned, "scan")
+    except Exception as error:
+        return Violation(
+            f"it cannot be scanned: {type(error).__name__}: {first_line(error)}",
+            {"params": params, "gradients": grads}, code)  # fmt: skip
+    if apart is None:
         return None
+    t, expected, found = apart
     return Violation(
         f"step {t + 1} of a scan differs from the same step of a loop",
-        {"params": params, "gradients": grads[: t + 1], "found": steps[t], "expected": loop[t]},
+        {"params": params, "gradients": grads[: t + 1], "found": found, "expected": expected},
         code,
     )
 

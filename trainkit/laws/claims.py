@@ -8,6 +8,7 @@ from typing import Any
 import optax
 
 from trainkit.laws.adapt import FACTORS
+from trainkit.laws.intake import near
 
 CLAIMS: dict[str, str] = {
     "oracle": "agrees with the reference of like=…",
@@ -231,7 +232,10 @@ def read(claims: Any) -> dict[str, Any]:
     wrong = sorted(set(known) - set(CLAIMS))
     if wrong:
         shown = "\n".join(f"  {name}: {what}" for name, what in CLAIMS.items())
-        raise ValueError(f"unknown claim {', '.join(map(repr, wrong))}. Known claims:\n{shown}")
+        hint = "".join(near(name, CLAIMS) for name in wrong)
+        raise ValueError(
+            f"unknown claim {', '.join(map(repr, wrong))}.{hint} Known claims:\n{shown}"
+        )
     return known
 
 

@@ -40,6 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--law", action="append", default=[], help="check this law only; repeatable"
     )
+    parser.add_argument(
+        "--extra", action="append", default=[], metavar="NAME=VALUE",
+        help="an extra argument of update; repeatable (value, grad and value_fn are made up)",
+    )  # fmt: skip
     parser.add_argument("--level", choices=("standard", "strict"), default="standard")
     parser.add_argument("--examples", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
@@ -76,8 +80,11 @@ def _target(text: str) -> Any:
         sys.path.pop(0)
     for part in name.split("."):
         if not hasattr(found, part):
-            near = [n for n in dir(found) if n.startswith(part[:3]) and not n.startswith("_")]
-            hint = f"; did you mean {', '.join(near[:5])}?" if near else ""
+            names = [n for n in dir(found) if not n.startswith("_")]
+            alike = [n for n in names if n.startswith(part[:3])]
+            hint = f"; did you mean {', '.join(alike[:5])}?" if alike else ""
+            if not alike and len(names) <= 20:
+                hint = f"; it has {', '.join(names)}"
             raise ValueError(f"{module} has no {name}{hint}")
         found = getattr(found, part)
     return found
@@ -109,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         report = _report(options)
     except (ValueError, TypeError) as error:
-        print(f"trainkit laws: {error}", file=sys.stderr)
+        hint = " (here: --extra name=value)" if "extra_args=" in str(error) else ""
+        print(f"trainkit laws: {error}{hint}", file=sys.stderr)
         return 2
     print(report)
     return 0 if report.ok else 1
@@ -134,8 +142,14 @@ def _report(options: argparse.Namespace) -> Any:
             parameters = inspect.signature(function(options.like)).parameters
             hyperparams = {k: v for k, v in given.items() if k in parameters}
             bind(options.like, hyperparams)
+    extra = _arguments(options.extra) or None
     if is_transformation(target):
-        return laws.check(target, hyperparams=hyperparams, **common)
+        return laws.check(target, hyperparams=hyperparams, extra_args=extra, **common)
+    if not callable(target):
+        raise TypeError(
+            f"{options.target} is {target!r:.60}, of type {type(target).__name__}: expected an "
+            "optax.GradientTransformation, a function that makes one, or a schedule"
+        )
     taken, missing = _accepted(target, given)
     unused = sorted(set(given) - set(taken) - set(hyperparams or {}))
     if unused:
@@ -154,7 +168,10 @@ def _report(options: argparse.Namespace) -> Any:
             + " ".join(f"{name}=…" for name in missing)
         )
     factory = functools.partial(target, **taken) if taken else target
-    made = factory()
+    try:
+        made = factory()
+    except Exception:
+        made = None  # check says what it raised
     if is_transformation(made) or not callable(made):
-        return laws.check(factory, hyperparams=hyperparams, **common)
+        return laws.check(factory, hyperparams=hyperparams, extra_args=extra, **common)
     return laws.check_schedule(made, hyperparams=hyperparams, **common)

@@ -8,7 +8,8 @@ from typing import Any
 
 from trainkit.laws import adapt, algebra, form, life, numbers, schedule_laws, source, told
 from trainkit.laws import claims as claiming
-from trainkit.laws.intake import find_needs, first_line, is_transformation, ordinary
+from trainkit.laws.crashes import crashed_as
+from trainkit.laws.intake import find_needs, is_transformation, near, ordinary
 from trainkit.laws.law import Law, Level, NotApplicable, Violation
 from trainkit.laws.oracles.catalogue import RULES, bind, oracle_for, plain_name
 from trainkit.laws.oracles.schedules import SCHEDULES
@@ -69,7 +70,10 @@ def check(
     _known_level(level)
     like = plain_name(like) if like else None
     if like is not None and like in SCHEDULES:
-        raise ValueError(f"like={like!r} is a schedule: use check_schedule")
+        raise ValueError(
+            f"like={like!r} is a schedule, and this an update rule: schedules are for "
+            "check_schedule"
+        )
     oracle = oracle_for(like, hyperparams) if like else None
     if like is None and hyperparams:
         raise ValueError("hyperparams say what like= would get: pass like='adam', or whichever")
@@ -138,9 +142,10 @@ def check_schedule(
     if like is not None:
         if like not in SCHEDULES:
             raise ValueError(
-                f"like={like!r} is no schedule with a reference. "
+                f"like={like!r} is an update rule, and this a schedule: update rules are for check"
+                if like in RULES
+                else f"like={like!r} is no schedule with a reference.{near(like, SCHEDULES)} "
                 f"Known: {', '.join(sorted(SCHEDULES))}"
-                + (" (it is an update rule: use check)" if like in RULES else "")
             )
         bound, missing = bind(like, hyperparams)
         if missing:
@@ -195,7 +200,8 @@ def _chosen(laws: Any, known: Iterable[Law], kind: str) -> list[Law]:
         name = {claiming.plain(n): n for n in table}.get(claiming.plain(str(law)), str(law))
         if name not in table:
             raise ValueError(
-                f"there is no law {law!r} of a {kind}. The laws are: {', '.join(table)}"
+                f"there is no law {law!r} of a {kind}.{near(str(law), table)} "
+                f"The laws are: {', '.join(table)}"
             )
         out.append(table[name])
     return out
@@ -244,9 +250,9 @@ def _examine(
                     note = f"the run crashed, see {crashed[crash.where]!r}"
                 else:
                     crashed[crash.where] = law.name
-                    found = [_crash(crash.cause, crash.where, law)]
+                    found = [crashed_as(crash.cause, crash.where, law)]
             except Exception as error:
-                found = [_crash(error, law.name, law)]
+                found = [crashed_as(error, law.name, law)]
         if found:
             outcome, note = "broken", found[0].message
         for one in found:
@@ -269,57 +275,3 @@ def _examine(
 
 # Claims that mean nothing without a reference or a value.
 _NEED_A_VALUE = ("oracle",)
-
-
-def _crash(error: BaseException, where: str, law: Law) -> Violation:
-    cause = f"{type(error).__name__}: {first_line(error)}"
-    example = {"cause": cause, "params": "{'b': 3 numbers, 'w': 2×3 numbers}"}
-    if law.kind == "schedule":
-        return Violation(f"it crashed ({where}): {cause}", example, _CRASH_SCHEDULE)
-    kinds = _KINDS.get(law.name, "[('bfloat16', 'bfloat16'), ('float32', 'float32')]")
-    script = _SCRIPTS.get(law.name) or _CRASH.format(kinds=kinds)
-    if "64" in where or "64" in law.name:
-        script = "jax.config.update('jax_enable_x64', True)\n" + script
-    return Violation(f"it crashed ({where}): {cause}", example, script)
-
-
-_WRAPPED = (
-    "params = {{'b': jnp.array([1.0, 2.0, 3.0]), 'w': jnp.ones((2, 3))}}\n"
-    "for rule in ({rules}):\n    p, state = params, rule.init(params)\n    for _ in range(3):\n"
-    "        u, state = rule.update(p, state, p)\n        p = optax.apply_updates(p, u)"
-)
-_GROUPS = "told(optax.partition({'one': bare, 'two': bare}, {'b': 'one', 'w': 'two'}))"
-# A loss that a rule is told of is that of the whole tree, also where it sees a part.
-_BARE = "bare, told = (bare, told) if 'told' in globals() else (tx, lambda rule: rule)\n"
-# What a law does with a rule, where it is not what every law does.
-_SCRIPTS = {
-    "abstract parameters": form.ABSTRACT,
-    "identity and associativity": _WRAPPED.format(
-        rules="optax.chain(optax.identity(), tx), optax.chain(tx, optax.identity())"
-    ),
-    "masked and partitioned": _BARE
-    + _WRAPPED.format(rules=f"told(optax.masked(bare, {{'b': True, 'w': True}})), {_GROUPS}"),
-}
-# The dtypes of parameters and gradients that a law tries.
-_KINDS = {
-    "mixed dtypes": "[('float32', 'bfloat16'), ('bfloat16', 'float32'), ('float32', 'float16')]",
-    "float16": "[('float16', 'float16')]",
-    "float64": "[('float64', 'float64'), ('float32', 'float32')]",
-    "oracle in float64": "[('float64', 'float64')]",
-}
-_CRASH = (
-    "params = {{'b': jnp.array([1.0, 2.0, 3.0]), 'w': jnp.ones((2, 3))}}\n"
-    "state = tx.init(params)\nupdate = jax.jit(tx.update)\nfor _ in range(3):\n"
-    "    updates, state = update(params, state, params)\n"
-    "    params = optax.apply_updates(params, updates)\n"
-    "for params_dtype, grads_dtype in {kinds}:\n"
-    "    p = jax.tree.map(lambda x: x.astype(params_dtype), params)\n"
-    "    g = jax.tree.map(lambda x: jnp.stack([x, x]).astype(grads_dtype), params)\n"
-    "    jax.eval_shape(lambda: tx.update(jax.tree.map(lambda x: x[0], g), tx.init(p), p))\n"
-    "    if params_dtype == grads_dtype:\n"
-    "        jax.lax.scan(lambda s, g: tx.update(g, s, p)[::-1], tx.init(p), g)"
-)
-_CRASH_SCHEDULE = (
-    "print(schedule(0), schedule(1), schedule(2**31 - 1))\nprint(jax.jit(schedule)(jnp.array(1)))\n"
-    "print(jax.vmap(schedule)(jnp.arange(4)))"
-)

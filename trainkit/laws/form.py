@@ -11,15 +11,14 @@ import numpy as np
 import optax
 
 from trainkit.laws.buffers import donation
+from trainkit.laws.compare import parting
 from trainkit.laws.intake import first_line, ordinary
 from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.precision import whole_run
 from trainkit.laws.purity import jit_is_eager, one_compile, purity
 from trainkit.laws.subject import Subject, mini
 from trainkit.laws.trees import (
-    RELATIVE,
     cast,
-    gap_of,
     same_bits,
     same_tree,
     setup,
@@ -275,25 +274,19 @@ def leaf_names(subject: Subject) -> Iterator[Violation]:
     # Other names, in another order of sorting: the updates are the same, under the new names.
     named = lambda t, names: dict(zip(names, t.values(), strict=True))
     tries = (("zeta", "alpha"), ("bias", "kernel"), ("kernel", "bias"), ("scale", "embedding"))
-    plain_eager = subject.trajectory(subject.tx, params, grads[:3])
+    as_named = lambda p, gs: subject.trajectory(subject.tx, p, gs)
     for names in tries:
         renamed = lambda p, gs, names=names: [
             dict(zip(params, (u[n] for n in names), strict=True))
-            for u in subject.trajectory(subject.tx, named(p, names), [named(g, names) for g in gs])
+            for u in as_named(named(p, names), [named(g, names) for g in gs])
         ]
-        out = renamed(params, grads[:3])
-
-        def renamed_in_float64(renamed: Any = renamed) -> bool:
-            params, grads = mini("float64")
-            plain = subject.trajectory(subject.tx, params, grads[:3])
-            return gap_of(plain, renamed(params, grads[:3]), tight=1e-5)[1] <= 1
-
-        t, gap = gap_of(plain_eager, out)
-        if gap > 1 and not subject.only_rounding(RELATIVE * gap, renamed_in_float64, "leaf names"):
+        apart = parting(subject, as_named, renamed, "leaf names", steps=3)
+        if apart:
+            t, expected, found = apart
             p, g = named(params, names), [named(g, names) for g in grads[: t + 1]]
             yield Violation(
                 f"with leaves named {names[0]} and {names[1]} the updates are others",
-                {"params": p, "gradients": g, "found": out[t], "expected": plain_eager[t]},
+                {"params": p, "gradients": g, "found": found, "expected": expected},
                 setup([params, p], [grads[: t + 1], g])
                 + "def run(params, grads):\n    state = tx.init(params)\n    for g in grads:\n"
                 "        u, state = tx.update(g, state, params)\n"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import inspect
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -35,6 +36,13 @@ def ordinary() -> Iterator[None]:
     ):
         warnings.simplefilter("ignore")
         yield
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """ " Did you mean …?", or nothing where no known name is like this one."""
+    plain = {n.lower(): n for n in known}
+    found = difflib.get_close_matches(name.lower(), plain, n=3)
+    return f" Did you mean {' or '.join(repr(plain[n]) for n in found)}?" if found else ""
 
 
 def is_transformation(x: Any) -> bool:
@@ -116,7 +124,10 @@ def find_needs(subject: Subject) -> None:
             names = re.findall(r"'(\w+)'", missing[0]) if missing else []
             new = [n for n in names if n not in subject.needs]
             unknown = [n for n in new if n not in told.NAMES]
-            if unknown and "update" in str(error):
+            own = set()
+            with contextlib.suppress(ValueError, TypeError):
+                own = set(inspect.signature(subject.tx.update).parameters)
+            if unknown and ("update" in str(error) or own & set(unknown)):
                 shown = ", ".join(f"'{n}': …" for n in unknown)
                 raise TypeError(
                     f"the rule's update needs the extra argument {', '.join(unknown)}; pass "

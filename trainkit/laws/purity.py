@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from trainkit.laws.compare import jitted, parting
 from trainkit.laws.intake import first_line, ordinary
 from trainkit.laws.law import Violation
 from trainkit.laws.subject import Subject, mini
-from trainkit.laws.trees import bits, gap_of, same_bits, setup
+from trainkit.laws.trees import bits, same_bits, setup
 
 
 def purity(subject: Subject) -> Iterator[Violation]:
@@ -99,42 +100,26 @@ def jit_is_eager(subject: Subject) -> Violation | None:
         "def run(update):\n    state, out = tx.init(params), []\n    for g in grads:\n"
         "        u, state = update(g, state, params)\n        out.append(u)\n    return out\n"
     )
-    eager = subject.trajectory(subject.tx, params, grads, apply=False, eager=True)
-    with ordinary():
-        step = jax.jit(lambda g, s, p: subject.update(g, s, p))
-        subject.memo["jitted step"] = step
-        try:
-            state, jitted = subject.tx.init(params), []
-            for g in grads:
-                u, state = step(g, state, params)
-                jitted.append(u)
-        except Exception as error:
-            return Violation(
-                f"it runs eagerly but not under jit: {type(error).__name__}: {first_line(error)}",
-                {"params": params, "gradients": grads[0]},
-                code + "run(tx.update)\nrun(jax.jit(tx.update))",
-            )
-    t, gap = gap_of(eager, jitted)
-    if gap <= 1 or subject.only_rounding(1e-5 * gap, lambda: jit_in_float64(subject), "jit"):
+    plain = lambda p, gs: subject.trajectory(subject.tx, p, gs, apply=False, eager=True)
+    plain(params, grads[:1])  # what fails eagerly fails here, and is not said of jit
+    try:
+        apart = parting(subject, plain, lambda p, gs: jitted(subject, p, gs), "jit")
+    except Exception as error:
+        return Violation(
+            f"it runs eagerly but not under jit: {type(error).__name__}: {first_line(error)}",
+            {"params": params, "gradients": grads[0]},
+            code + "run(tx.update)\nrun(jax.jit(tx.update))",
+        )
+    if apart is None:
         return None
+    t, expected, found = apart
     return Violation(
         f"at step {t + 1} the jitted update differs from the eager one",
-        {"params": params, "gradients": grads[: t + 1], "found": jitted[t], "expected": eager[t]},
+        {"params": params, "gradients": grads[: t + 1], "found": found, "expected": expected},
         code + "for a, b in zip(run(tx.update), run(jax.jit(tx.update))):\n"
         "    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):\n"
         "        assert jnp.allclose(x, y, rtol=1e-5, atol=1e-6), (x, y)",
     )
-
-
-def jit_in_float64(subject: Subject) -> bool:
-    params, grads = mini("float64")
-    step = jax.jit(lambda g, s, p: subject.update(g, s, p))
-    state, jitted = subject.tx.init(params), []
-    for g in grads:
-        u, state = step(g, state, params)
-        jitted.append(u)
-    eager = subject.trajectory(subject.tx, params, grads, apply=False, eager=True)
-    return gap_of(eager, jitted, tight=1e-5)[1] <= 1
 
 
 def one_compile(subject: Subject) -> Violation | None:

@@ -11,13 +11,8 @@ import numpy as np
 
 from trainkit.laws.intake import first_line, ordinary
 from trainkit.laws.law import Law, NotApplicable, Violation
-from trainkit.laws.schedule_subject import TOP, ScheduleSubject, refuses
-
-
-def _at(count: Any, test: str) -> str:
-    return (
-        f"count = {int(count)}\nvalue = schedule(count)\nprint(count, value)\nassert {test}, value"
-    )
+from trainkit.laws.schedule_promises import agrees, continuous, monotone, sign, starts
+from trainkit.laws.schedule_subject import TOP, ScheduleSubject, at_count, refuses
 
 
 def within(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -44,12 +39,12 @@ def defined(s: ScheduleSubject) -> Iterator[Violation]:
         if v.shape != () or (v.dtype.kind not in "fiu" and v.dtype.name != "bfloat16"):
             yield Violation(
                 f"schedule({int(c)}) has shape {v.shape} and dtype {v.dtype}, not a real scalar",
-                {"count": int(c), "found": v}, _at(c, "jnp.shape(value) == ()"))  # fmt: skip
+                {"count": int(c), "found": v}, at_count(c, "jnp.shape(value) == ()"))  # fmt: skip
             return
         if not np.isfinite(v.astype(np.float64)):
             yield Violation(
                 f"schedule({int(c)}) is {v}", {"count": int(c), "found": float(v)},
-                _at(c, "jnp.isfinite(value)"))  # fmt: skip
+                at_count(c, "jnp.isfinite(value)"))  # fmt: skip
             return
     for name, make in (
         ("numpy.int32", np.int32),
@@ -166,123 +161,6 @@ def x64(s: ScheduleSubject) -> Violation | None:
     return None
 
 
-def agrees(s: ScheduleSubject) -> Violation | None:
-    if s.value is None:
-        raise NotApplicable("no like= was given")
-    with np.errstate(all="ignore"):
-        want = np.array([s.value(int(c)) for c in s.counts], np.float64)
-    try:
-        got = s.mapped().astype(np.float64)
-    except Exception:
-        chosen = s.sample
-        got, want = s.eager(), np.array([s.value(int(c)) for c in chosen])
-        return _compare(s, chosen, got, want)
-    return _compare(s, s.counts, got, want)
-
-
-def _compare(s: ScheduleSubject, counts: Any, got: Any, want: Any) -> Violation | None:
-    near = 1e-5 * np.abs(want) + 1e-6 * np.abs(want).max(initial=0)
-    # float32 knows a count beyond 2²⁴ to 6e-8 of itself, which a decay multiplies.
-    near = near + _steepness(s, counts)
-    with np.errstate(all="ignore"):
-        bad = ~((np.abs(got - want) <= near) | (got == want))  # both may be infinite
-    if not bad.any():
-        return None
-    i = int(np.argmax(bad))
-    c = int(counts[i])
-    return Violation(
-        f"at count {c} it is {got[i]:.9g}, {s.like} gives {want[i]:.9g}",
-        {"count": c, "found": float(got[i]), "expected": float(want[i])},
-        f"value = float(jax.jit(schedule)(jnp.array({c})))\nprint(value)\n"
-        f"assert abs(value - {float(want[i])!r}) <= {float(near[i])!r}, value",
-    )
-
-
-def _steepness(s: ScheduleSubject, counts: Any) -> np.ndarray:
-    """How far the reference moves when the count is off by its float32 rounding."""
-    assert s.value is not None
-    out = []
-    with np.errstate(all="ignore"):
-        for c in counts:
-            off = int(np.ceil(abs(int(c)) * 1.2e-7))
-            if int(c) < 2**23:
-                out.append(0.0)
-            else:
-                sides = [s.value(int(c) + d) for d in (-off, 0, off)]
-                out.append(float(np.ptp(sides)))
-    return np.array(out)
-
-
-def starts(s: ScheduleSubject) -> Iterator[Violation]:
-    wanted = []
-    for name, count in (("start", 0), ("end", TOP)):
-        if name in s.claims and s.claims[name] is not True:
-            wanted.append((name, count, float(s.claims[name])))
-    if "peak" in s.claims and s.claims["peak"] is not True:
-        c, v = s.claims["peak"]
-        wanted.append(("peak", int(c), float(v)))
-    if not wanted:
-        raise NotApplicable('say which: claims={"start": 0.0, "peak": (100, 1.0), "end": 0.1}')
-    for name, c, v in wanted:
-        got = float(s.eager(counts=[c])[0])
-        if not np.isclose(got, v, rtol=1e-5, atol=1e-7):
-            yield Violation(
-                f"its {name}, at {c}, is {got:.9g} and not {v:.9g}",
-                {"count": c, "found": got, "expected": v},
-                _at(c, f"abs(value - {v!r}) <= 1e-5 * abs({v!r}) + 1e-7"))  # fmt: skip
-            return
-        if name == "peak" and s.mapped().max() > v * (1 + 1e-5):
-            c = int(s.counts[int(s.mapped().argmax())])
-            yield Violation(
-                f"it is higher than its peak at {c}: {s.mapped().max():.9g}", {"count": c},
-                _at(c, f"value <= {v!r} * (1 + 1e-5)"))  # fmt: skip
-            return
-
-
-def sign(s: ScheduleSubject) -> Violation | None:
-    low = s.mapped().astype(np.float64)
-    if low.min() >= 0:
-        return None
-    c = int(s.counts[int(low.argmin())])
-    return Violation(f"at {c} it is {low.min():.6g}", {"count": c}, _at(c, "value >= 0"))
-
-
-def _monotone(direction: int) -> Callable[[ScheduleSubject], Violation | None]:
-    def check(s: ScheduleSubject) -> Violation | None:
-        values = s.mapped().astype(np.float64)
-        slack = float(1e-6 * np.abs(values).max())
-        bad = direction * np.diff(values) < -slack
-        if not bad.any():
-            return None
-        i = int(np.argmax(bad))
-        a, b = int(s.counts[i]), int(s.counts[i + 1])
-        return Violation(
-            f"from {a} to {b} it goes from {values[i]:.6g} to {values[i + 1]:.6g}",
-            {"counts": (a, b)},
-            f"a, b = schedule({a}), schedule({b})\nprint(a, b)\n"
-            f"assert {direction} * (b - a) >= -{slack!r}, (a, b)",
-        )
-
-    return check
-
-
-def continuous(s: ScheduleSubject) -> Violation | None:
-    claimed = s.claims["continuous"]
-    values = s.mapped().astype(np.float64)
-    near = np.diff(s.counts) == 1
-    steps = np.where(near, np.abs(np.diff(values)), 0.0)
-    limit = float(0.2 * np.ptp(values)) if claimed is True else float(claimed)
-    if steps.max() <= limit + 1e-6 * np.abs(values).max():
-        return None
-    i = int(steps.argmax())
-    return Violation(
-        f"from {s.counts[i]} to {s.counts[i + 1]} it jumps by {steps[i]:.6g}",
-        {"count": int(s.counts[i])},
-        f"a, b = schedule({int(s.counts[i])}), schedule({int(s.counts[i + 1])})\n"
-        f"assert abs(a - b) <= {limit!r}, (a, b)",
-    )
-
-
 FAR = (2**31, 2**31 + 1, 2**33 + 7, 2**40)
 
 
@@ -347,9 +225,9 @@ LAWS = (
         claim="start", tolerance="1e-5 relative", why="float32"),
     law("non-negative", "It is never below 0.", sign, claim="non-negative", tolerance="exact",
         why="a negative rate climbs"),
-    law("non-increasing", "It never rises.", _monotone(-1), claim="non-increasing",
+    law("non-increasing", "It never rises.", monotone(-1), claim="non-increasing",
         tolerance="1e-6 of its largest value", why="float32"),
-    law("non-decreasing", "It never falls.", _monotone(1), claim="non-decreasing",
+    law("non-decreasing", "It never falls.", monotone(1), claim="non-decreasing",
         tolerance="1e-6 of its largest value", why="float32"),
     law("continuous", "From one count to the next it does not jump.", continuous,
         claim="continuous", tolerance="the claimed step, or a fifth of its range", why="a jump at "

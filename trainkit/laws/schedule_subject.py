@@ -82,3 +82,10 @@ def refuses(s: ScheduleSubject) -> bool:
     except (OverflowError, ValueError):
         return True
     return False
+
+
+def at_count(count: Any, test: str) -> str:
+    """Lines of a reproducer that test the value at one count."""
+    return (
+        f"count = {int(count)}\nvalue = schedule(count)\nprint(count, value)\nassert {test}, value"
+    )

@@ -11,7 +11,7 @@ import numpy as np
 from trainkit.laws import cases
 from trainkit.laws.cases import Case
 from trainkit.laws.law import Violation
-from trainkit.laws.source import literal
+from trainkit.laws.literals import literal
 from trainkit.laws.subject import Subject
 
 BUDGET = 8.0  # seconds of processor time that one check may spend on shrinking

@@ -7,10 +7,8 @@ global that it uses. What cannot be written down that way is imported, and the r
 
 from __future__ import annotations
 
-import ast
 import builtins
 import inspect
-import math
 import sys
 import textwrap
 import types
@@ -19,12 +17,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-
-class CannotWrite(Exception):
-    """This value has no stand-alone source."""
-
+from trainkit.laws.lambdas import default_names, names_in, text_of
+from trainkit.laws.literals import CannotWrite, is_dtype, literal
 
 FUTURE = "from __future__ import annotations\n\n"
 HEADER = FUTURE + "import jax\nimport jax.numpy as jnp\nimport optax\n"
@@ -37,51 +32,6 @@ def header(devices: int = 1) -> str:
     flag = f"--xla_force_host_platform_device_count={devices}"
     many = f"import os\n\nos.environ['XLA_FLAGS'] = '{flag}'  # before JAX starts\n"
     return HEADER.replace(FUTURE, FUTURE + many)
-
-
-def literal(value: Any) -> str:
-    """`value` as a Python expression over jnp, optax and the built-ins.
-
-    Raises:
-      CannotWrite: there is none.
-    """
-    if value is None or isinstance(value, bool | int | str | complex):
-        return repr(value)
-    if isinstance(value, float):
-        return repr(value) if math.isfinite(value) else f"float('{value}')"
-    if isinstance(value, jax.Array | np.ndarray | np.generic):
-        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-            return f"jax.random.wrap_key_data({literal(jax.random.key_data(jnp.asarray(value)))})"
-        array = np.asarray(value)
-        dtype = jnp.dtype(array.dtype).name
-        wide = array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array
-        if array.size == 0:
-            return f"jnp.zeros({array.shape}, '{dtype}')"
-        text = repr(wide.tolist()).replace("nan", "jnp.nan").replace("inf", "jnp.inf")
-        return f"jnp.array({text}, '{dtype}')"
-    if isinstance(value, np.dtype | type) and _is_dtype(value):
-        return f"jnp.dtype('{jnp.dtype(value).name}')"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{literal(k)}: {literal(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        name = type(value).__name__
-        fields = zip(value._fields, value, strict=True)
-        return f"{name}({', '.join(f'{k}={literal(v)}' for k, v in fields)})"
-    if isinstance(value, tuple):
-        return "(" + "".join(literal(v) + ", " for v in value) + ")"
-    if isinstance(value, list):
-        return "[" + ", ".join(literal(v) for v in value) + "]"
-    raise CannotWrite(repr(value))
-
-
-def _is_dtype(value: Any) -> bool:
-    """NumPy's and JAX's dtypes and scalar types; any other class would pass for dtype(object)."""
-    if isinstance(value, np.dtype):
-        return True
-    is_scalar = isinstance(value, type) and issubclass(value, np.generic)
-    return is_scalar or (
-        isinstance(value, type) and isinstance(getattr(value, "dtype", 0), np.dtype)
-    )
 
 
 class Seen(dict[str, str]):
@@ -97,7 +47,8 @@ def rule(subject: Any, name: str, like: str | None, hyperparams: Mapping[str, An
     for seen in (Seen(), Seen(imports=True)):
         try:
             expression = _expression(subject, seen, calling=callable(subject) and name == "tx")
-            return "\n".join([*seen.values(), f"{name} = {expression}"])
+            written = [line for line in seen.values() if line not in HEADER.splitlines()]
+            return "\n".join([*written, f"{name} = {expression}"])
         except Exception:  # writing it down is a service: nothing that is found may be lost by it
             continue
     module, qualname = getattr(subject, "__module__", None), getattr(subject, "__qualname__", "")
@@ -126,14 +77,14 @@ def _expression(value: Any, seen: Seen, calling: bool = False) -> str:
             return f"{_expression(value.func, seen)}({', '.join(args)})"
         seen.setdefault("functools", "import functools")
         return f"functools.partial({', '.join([_expression(value.func, seen), *args])})"
-    if isinstance(value, type) and not _is_dtype(value):
+    if isinstance(value, type) and not is_dtype(value):
         return _named(value, seen)
     if isinstance(value, types.ModuleType):
         raise CannotWrite("a module")
     if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
         items = "".join(_expression(v, seen) + ", " for v in value)
         return f"({items})" if isinstance(value, tuple) else f"[{items}]"
-    if callable(value) and not _is_dtype(value):
+    if callable(value) and not is_dtype(value):
         return _named(value, seen)
     return literal(value)
 
@@ -187,7 +138,7 @@ def _function(f: Callable[..., Any], seen: Seen) -> str:
     made = _maker(f)
     if made is not None:
         return _call(made, [f], seen)
-    lambda_text = _lambda(f) if name == "<lambda>" else None
+    lambda_text = text_of(f) if name == "<lambda>" else None
     if name == "<lambda>" and lambda_text is None:
         raise CannotWrite("a lambda whose source cannot be told from its neighbours")
     if name in seen:
@@ -207,7 +158,7 @@ def _function(f: Callable[..., Any], seen: Seen) -> str:
                 seen[key] = f"import {root} as {key}  # its source stands elsewhere"
                 continue
             # A user's module: what the function uses of it, under the module's name.
-            used = [n for n in _names_in(f) if hasattr(value, n)]
+            used = [n for n in names_in(f) if hasattr(value, n)]
             held = [f"{n}={_expression(getattr(value, n), seen)}" for n in used]
             seen["types"] = "import types"
             seen[key] = f"{key} = types.SimpleNamespace({', '.join(held)})"
@@ -216,7 +167,7 @@ def _function(f: Callable[..., Any], seen: Seen) -> str:
         if text != key:
             seen[key] = f"{key} = {text}"
     if lambda_text is not None:
-        for key, value in _default_names(f, lambda_text).items():
+        for key, value in default_names(f, lambda_text).items():
             seen.setdefault(key, f"{key} = {_expression(value, seen)}")
         return lambda_text
     seen.pop(name)
@@ -227,73 +178,7 @@ def _function(f: Callable[..., Any], seen: Seen) -> str:
 
 def _inner_globals(f: Callable[..., Any]) -> dict[str, Any]:
     """Globals that `f` or the functions inside it use."""
-    return {n: f.__globals__[n] for n in _names_in(f) if n in f.__globals__}
-
-
-def _names_in(f: Callable[..., Any]) -> list[str]:
-    """Every global and attribute that the code of `f` mentions, inner functions too."""
-    found: dict[str, None] = {}
-    stack = [f.__code__]
-    while stack:
-        code = stack.pop()
-        found |= dict.fromkeys(code.co_names)
-        stack += [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return list(found)
-
-
-def _default_names(f: Any, text: str) -> dict[str, Any]:
-    """The values of names that are defaults in a lambda, such as `name` in `lambda n=name: …`."""
-    node = ast.parse(text, mode="eval").body
-    assert isinstance(node, ast.Lambda)
-    pairs = zip(reversed(node.args.defaults), reversed(f.__defaults__ or ()), strict=False)
-    named = {x.id: value for x, value in pairs if isinstance(x, ast.Name)}
-    keyword = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-    held = f.__kwdefaults__ or {}
-    return named | {x.id: held[a.arg] for a, x in keyword if isinstance(x, ast.Name)}
-
-
-def _lambda(f: Callable[..., Any]) -> str | None:
-    """The text of a lambda: of those in its lines, the one that compiles to the same code."""
-    source = textwrap.dedent(inspect.getsource(f))
-    tree = None
-    for candidate in (source, "(" + source, source.rstrip().rstrip(",)"), f"f({source.strip()}"):
-        try:
-            tree = ast.parse(candidate)
-        except SyntaxError:
-            continue
-        source = candidate
-        break
-    if tree is None:
-        return _lambda_by_prefix(f, source)
-    texts = [ast.get_source_segment(source, n) for n in ast.walk(tree) if isinstance(n, ast.Lambda)]
-    return _same(f, [t for t in texts if t])
-
-
-def _lambda_by_prefix(f: Callable[..., Any], source: str) -> str | None:
-    """For a fragment that does not parse: every prefix of what follows the word lambda."""
-    texts, start = [], source.find("lambda")
-    while start >= 0:
-        for end in range(len(source), start + 6, -1):
-            try:
-                node = ast.parse(source[start:end], mode="eval").body
-            except SyntaxError:
-                continue
-            if isinstance(node, ast.Lambda):  # and not a tuple that begins with one
-                texts.append(source[start:end])
-        start = source.find("lambda", start + 6)
-    return _same(f, [t for t in texts if t.startswith("lambda")])
-
-
-def _same(f: Callable[..., Any], texts: list[str]) -> str | None:
-    code = f.__code__
-    for text in texts:
-        made = compile(text, "<lambda>", "eval").co_consts
-        for c in made:
-            if isinstance(c, types.CodeType) and c.co_consts == code.co_consts:
-                names = set(c.co_names) | set(c.co_freevars)
-                if names == set(code.co_names) | set(code.co_freevars):
-                    return " ".join(text.split())
-    return " ".join(texts[0].split()) if len(texts) == 1 else None
+    return {n: f.__globals__[n] for n in names_in(f) if n in f.__globals__}
 
 
 def _maker(f: Any) -> Callable[..., Any] | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,31 +17,8 @@ from trainkit.laws.adapt import adapted
 from trainkit.laws.intake import build, first_line, is_transformation, ordinary
 from trainkit.laws.law import Level, NotApplicable
 from trainkit.laws.oracles.catalogue import Oracle
+from trainkit.laws.runs import Run, Runs, scanned
 from trainkit.laws.trees import RELATIVE, gap_of
-
-
-class Run(NamedTuple):
-    """What one trajectory gave: `flat[t]` is the update of step t, its leaves laid side by side."""
-
-    flat: np.ndarray  # [T, N]
-    params: np.ndarray  # [T, N], as the rule saw them
-    grads: np.ndarray  # [T, N], as the rule saw them
-    state_finite: np.ndarray  # [T] bool
-
-
-@dataclass(frozen=True)
-class Runs:
-    """All the trajectories of a batch, in one precision."""
-
-    batch: cases.Batch
-    flat: np.ndarray  # [E, T, N] float64
-    params: np.ndarray
-    grads: np.ndarray
-    state_finite: np.ndarray  # [E, T]
-
-    def __getitem__(self, name: str) -> Run:
-        i = self.batch.rows[name]
-        return Run(self.flat[i], self.params[i], self.grads[i], self.state_finite[i])
 
 
 class Crash(Exception):
@@ -152,7 +128,7 @@ class Subject:
         """The same compiled program on other trajectories of the same shapes."""
         with jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext():
             program = self.memo.setdefault(
-                ("program", dtype), scanned(self, self.tx, dtype, cases.SHAPES)
+                ("program", dtype), scanned(self.update, self.tx.init, dtype, cases.SHAPES)
             )
             cast = lambda x: x.astype(jnp.dtype(dtype))
             flat, params, grads, finite = program(*map(cast, (b.params, b.grads, b.follow, b.pull)))
@@ -164,9 +140,9 @@ class Subject:
 
         def make() -> Run:
             single = lambda x: np.asarray(x, np.float32)[None]
-            flat, params, grads, finite = scanned(self, self.tx, "float32", case.shapes)(
-                single(case.params), single(case.grads), single(0.0), single(0.0)
-            )
+            flat, params, grads, finite = scanned(
+                self.update, self.tx.init, "float32", case.shapes
+            )(single(case.params), single(case.grads), single(0.0), single(0.0))
             wide = lambda x: np.asarray(x[0]).astype(np.float64)
             return Run(wide(flat), wide(params), wide(grads), np.asarray(finite[0]))
 
@@ -277,46 +253,6 @@ class Subject:
                 if apply:
                     params = optax.apply_updates(params, updates)
             return out
-
-
-def scanned(
-    subject: Subject, tx: Any, dtype: str, shapes: tuple[tuple[int, ...], ...]
-) -> Callable[..., Any]:
-    """The compiled program that runs every trajectory of a batch, one after the other."""
-
-    curved = cases.curvatures(sum(cases.sizes(shapes))).astype(jnp.dtype(dtype))
-
-    def one(row: Any) -> Any:
-        base, grads, follow, pull = row
-        state = tx.init(cases.tree(base[0], shapes))
-
-        def step(carry: Any, x: Any) -> Any:
-            state, moved = carry
-            b, g = x
-            p = b + follow * moved
-            # Without a pull this adds 0, and leaves an infinity or a NaN as it is.
-            g = g + jnp.where(pull > 0, pull * curved * moved, jnp.zeros_like(moved))
-            updates, state = subject.update(
-                cases.tree(g, shapes), state, cases.tree(p, shapes), tx=tx
-            )
-            flat = cases.flatten(updates)
-            seen = (flat, p, g, all_finite(state))
-            return (state, moved + flat.astype(moved.dtype)), seen
-
-        _, out = jax.lax.scan(step, (state, jnp.zeros_like(base[0])), (base, grads))
-        return out
-
-    return jax.jit(
-        lambda params, grads, follow, pull: jax.lax.map(one, (params, grads, follow, pull))
-    )
-
-
-def all_finite(state: Any) -> Any:
-    ok = jnp.array(True)
-    for x in jax.tree.leaves(state):
-        if jnp.issubdtype(jnp.result_type(x), jnp.inexact):
-            ok &= jnp.all(jnp.isfinite(x))
-    return ok
 
 
 def mini(dtype: str = "float32") -> tuple[Any, list[Any]]:

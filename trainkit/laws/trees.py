@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.laws.source import literal
+from trainkit.laws.literals import literal
 
 
 class Pair(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from trainkit.laws.intake import near
 from trainkit.laws.oracles import contrib, rules, wrapped
 from trainkit.laws.oracles import pieces as P
 from trainkit.laws.oracles.rules import Builder
@@ -87,7 +88,8 @@ def oracle_for(name: str, hyperparams: Mapping[str, Any] | None) -> Oracle:
     """
     if name not in RULES:
         raise ValueError(
-            f"like={name!r} is no update rule with a reference. Known: {', '.join(sorted(RULES))}"
+            f"like={name!r} is no update rule with a reference.{near(name, RULES)} "
+            f"Known: {', '.join(sorted(RULES))}"
         )
     bound, missing = bind(name, hyperparams)
     hopeless = [key for key in missing if key not in INFERABLE]

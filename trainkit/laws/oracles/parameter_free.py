@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -104,21 +105,42 @@ def dadapt_adamw(
     b1, b2 = betas
     b = b2**0.5
 
+    def step(a: Averages, k: Any, gs: Leaves, ps: Leaves, p0: Leaves) -> list[Any]:
+        gain = dot(gs, [y / (np.sqrt(x) + eps) for x, y in zip(a.v, a.s, strict=True)])
+        a.m = [b1 * x + (1 - b1) * k * g for x, g in zip(a.m, gs, strict=True)]
+        a.v = [b2 * x + (1 - b2) * g * g for x, g in zip(a.v, gs, strict=True)]
+        a.s = [b * x + (1 - b) * k * g for x, g in zip(a.s, gs, strict=True)]
+        a.r = b * a.r + (1 - b) * k * gain
+        a.d = np.maximum(a.d, a.r / ((1 - b) * _size(a.s)))  # 0/0 is NaN: the paper is silent
+        return [-x / (np.sqrt(y) + eps) - decay * k * p
+                for x, y, p in zip(a.m, a.v, ps, strict=True)]  # fmt: skip
+
+    return _estimating(rate, betas, first, step)
+
+
+@dataclass
+class Averages:
+    """Of gradients, of their squares and of steps; the distance d, and what it is estimated by."""
+
+    m: list[Any]
+    v: list[Any]
+    s: list[Any]
+    d: Any
+    r: Any
+
+
+def _estimating(
+    rate: Any, betas: tuple[float, float], first: float, one: Callable[..., list[Any]]
+) -> Start:
+    """A rule whose steps k = d η, bias-corrected, follow an estimate d of the distance to go."""
+
     def start(p0: Leaves) -> Step:
-        m, v, s = ([np.zeros_like(p) for p in p0] for _ in range(3))
-        d, r = _zero(p0) + first, _zero(p0)
+        zeros = lambda: [np.zeros_like(p) for p in p0]
+        a = Averages(zeros(), zeros(), zeros(), _zero(p0) + first, _zero(p0))
 
         def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
-            nonlocal m, v, s, d, r
-            k = d * value_at(rate, t) * _corrected(b1, b2, t, p0[0])
-            gain = dot(gs, [y / (np.sqrt(x) + eps) for x, y in zip(v, s, strict=True)])
-            m = [b1 * x + (1 - b1) * k * g for x, g in zip(m, gs, strict=True)]
-            v = [b2 * x + (1 - b2) * g * g for x, g in zip(v, gs, strict=True)]
-            s = [b * x + (1 - b) * k * g for x, g in zip(s, gs, strict=True)]
-            r = b * r + (1 - b) * k * gain
-            d = np.maximum(d, r / ((1 - b) * _size(s)))  # 0/0 is NaN: the paper says nothing of it
-            return [-x / (np.sqrt(y) + eps) - decay * k * p
-                    for x, y, p in zip(m, v, ps, strict=True)]  # fmt: skip
+            k = a.d * value_at(rate, t) * _corrected(*betas, t, p0[0])
+            return one(a, k, gs, ps, p0)
 
         return step
 
@@ -143,25 +165,18 @@ def prodigy(
     b1, b2 = betas
     b = b2**0.5 if b3 is None else b3
 
-    def start(p0: Leaves) -> Step:
-        m, v, s = ([np.zeros_like(p) for p in p0] for _ in range(3))
-        d, r = _zero(p0) + first, _zero(p0)
+    def step(a: Averages, k: Any, gs: Leaves, ps: Leaves, p0: Leaves) -> list[Any]:
+        d = a.d
+        a.m = [b1 * x + (1 - b1) * d * g for x, g in zip(a.m, gs, strict=True)]
+        a.v = [b2 * x + (1 - b2) * (d * g) ** 2 for x, g in zip(a.v, gs, strict=True)]
+        weight = (d if safeguard else k) * d / first
+        a.s = [b * x + weight * g for x, g in zip(a.s, gs, strict=True)]
+        a.r = b * a.r - d / first * k * dot(gs, away(ps, p0))
+        a.d = np.maximum(d, factor * a.r / _size(a.s))
+        return [-k * x / (np.sqrt(y) + a.d * eps) - decay * k * p
+                for x, y, p in zip(a.m, a.v, ps, strict=True)]  # fmt: skip
 
-        def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
-            nonlocal m, v, s, d, r
-            k = d * value_at(rate, t) * _corrected(b1, b2, t, p0[0])
-            m = [b1 * x + (1 - b1) * d * g for x, g in zip(m, gs, strict=True)]
-            v = [b2 * x + (1 - b2) * (d * g) ** 2 for x, g in zip(v, gs, strict=True)]
-            weight = (d if safeguard else k) * d / first
-            s = [b * x + weight * g for x, g in zip(s, gs, strict=True)]
-            r = b * r - d / first * k * dot(gs, away(ps, p0))
-            d = np.maximum(d, factor * r / _size(s))
-            return [-k * x / (np.sqrt(y) + d * eps) - decay * k * p
-                    for x, y, p in zip(m, v, ps, strict=True)]  # fmt: skip
-
-        return step
-
-    return start
+    return _estimating(rate, betas, first, step)
 
 
 def momo(rate: Any, beta: float, low: float, decay: float, adapts: bool) -> Start:

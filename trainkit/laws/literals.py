@@ -1,0 +1,60 @@
+"""Values as Python expressions, for programs that stand alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class CannotWrite(Exception):
+    """This value has no stand-alone source."""
+
+
+def literal(value: Any) -> str:
+    """`value` as a Python expression over jnp, optax and the built-ins.
+
+    Raises:
+      CannotWrite: there is none.
+    """
+    if value is None or isinstance(value, bool | int | str | complex):
+        return repr(value)
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else f"float('{value}')"
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            return f"jax.random.wrap_key_data({literal(jax.random.key_data(jnp.asarray(value)))})"
+        array = np.asarray(value)
+        dtype = jnp.dtype(array.dtype).name
+        wide = array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array
+        if array.size == 0:
+            return f"jnp.zeros({array.shape}, '{dtype}')"
+        text = repr(wide.tolist()).replace("nan", "jnp.nan").replace("inf", "jnp.inf")
+        return f"jnp.array({text}, '{dtype}')"
+    if isinstance(value, np.dtype | type) and is_dtype(value):
+        return f"jnp.dtype('{jnp.dtype(value).name}')"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{literal(k)}: {literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        name = type(value).__name__
+        fields = zip(value._fields, value, strict=True)
+        return f"{name}({', '.join(f'{k}={literal(v)}' for k, v in fields)})"
+    if isinstance(value, tuple):
+        return "(" + "".join(literal(v) + ", " for v in value) + ")"
+    if isinstance(value, list):
+        return "[" + ", ".join(literal(v) for v in value) + "]"
+    raise CannotWrite(repr(value))
+
+
+def is_dtype(value: Any) -> bool:
+    """NumPy's and JAX's dtypes and scalar types; any other class would pass for dtype(object)."""
+    if isinstance(value, np.dtype):
+        return True
+    is_scalar = isinstance(value, type) and issubclass(value, np.generic)
+    return is_scalar or (
+        isinstance(value, type) and isinstance(getattr(value, "dtype", 0), np.dtype)
+    )
