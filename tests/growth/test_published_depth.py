@@ -113,3 +113,12 @@ def test_deeper_and_wider_at_once(name, x64):
     big = plan.grow(small, key=jax.random.key(0))
     old, new = (np.asarray(jax.jit(run)(p, x)) for p in (small, big))
     assert np.abs(new - old).max() <= 1e-12 * np.abs(old).max()
+
+
+def test_every_layer_has_an_axis_that_grows_to_no_multiple():
+    """Queries and keys are of one parameter: new units of each layer's heads are 0."""
+    shapes = CASES["attention"][1]
+    x = jax.ShapeDtypeStruct((2, 5, 3), jnp.float32)
+    small, big = (as_dtype(shapes(20, e), np.float32) for e in (3, 5))
+    plan = growth.plan(attention, attention, small, big, x)
+    assert [atom.layout for atom in plan.atoms] == ["append"] * 20

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from trainkit.growth.blueprint import Layer, Plan, unchanged
+from trainkit.growth.describing import where
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.identity import (
     choices,
@@ -340,6 +341,8 @@ def _rows(
                 f"{', '.join(stacked[i] for i in sorted(nearest)) or 'no parameters'} at 0 the "
                 "carry still changes",
                 params=list(stacked.values())[:6],
+                primitive=eqn.name,
+                source=where(eqn),
                 mend="a norm behind the residual addition (post-norm) needs a gate; or add layers "
                 "that change the function: how='stack', 'interpose', 'middle' or 'last'",
             )

@@ -9,6 +9,7 @@ import numpy as np
 from trainkit.growth import hollow
 from trainkit.growth.axes import Axis, find, grown_leaves
 from trainkit.growth.blueprint import AxisLeaf, LeafPlan, Plan
+from trainkit.growth.errors import GrowthError
 from trainkit.growth.flow import Flow
 from trainkit.growth.linear import choose, nearest
 from trainkit.growth.lockstep import Analysis, Value
@@ -191,7 +192,13 @@ def _choose_splits(analysis: Analysis, flow: Flow):
     value, culprits = choose(flow.splits, bits, between)
     if value is None:
         c = flow.contractions[culprits[0]]
-        c.joint.fail("no parameter can be split over the copies that are summed", axes=(c.leaf,))
+        try:
+            c.joint.fail(
+                "no parameter can be split over the copies that are summed", axes=(c.leaf,)
+            )
+        except GrowthError as error:
+            error.others = [flow.contractions[i].leaf for i in culprits[1:]]
+            raise
     chosen = [{key: value(expr) for key, expr in split.items()} for split in flow.param_split]
     totals: dict[int, list[int]] = {}
     for c in flow.contractions:

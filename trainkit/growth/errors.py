@@ -38,7 +38,9 @@ class GrowthError(ValueError):
         self.source = source
         self.mend = mend
         self.reason = message
-        self.leaves: list[Any] = []  # the grown leaves of the axes, for who tries otherwise
+        # For who tries otherwise: the grown leaves of the axes, and others that fail by themselves.
+        self.leaves: list[Any] = []
+        self.others: list[Any] = []
         lines = [message]
         if axis:
             lines.append(f"  axis:       {axis}")

@@ -138,7 +138,7 @@ def choose(
 
     Returns:
       The function that evaluates an expression, or `None` with the indices into `between` that
-      cannot hold together.
+      cannot hold, each by itself; where they cannot hold together only, the first that must.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_matrix
@@ -191,7 +191,7 @@ def choose(
     values = solve(None)
     if values is None:
         culprits = [i for i, (_, must, _) in enumerate(ranges) if must and solve([i]) is None]
-        return None, culprits or [i for i, (_, must, _) in enumerate(ranges) if must]
+        return None, culprits or [i for i, (_, must, _) in enumerate(ranges) if must][:1]
     # What no row mentions is free to be anything; 0 is the plain choice.
     return (
         lambda expr: round(

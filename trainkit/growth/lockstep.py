@@ -183,6 +183,10 @@ class Analysis:
         return found
 
     def fail(self, message, *, axes=(), mend=None, equation=None, other=None) -> NoReturn:
+        told, params = axes, self.paths(axes)
+        if not params:  # no parameter has such an axis: whatever grows may be the reason
+            every = [a for _, value in self.params for a in value.axes if not find(a).fixed]
+            params, axes = self.paths(every) if every else [], axes or every
         shown = " and ".join(dict.fromkeys(show(a) for a in axes)) or None
         if equation is not None:
             message += f"\n  small:      {describe(equation)}"
@@ -191,12 +195,12 @@ class Analysis:
         error = GrowthError(
             message,
             axis=shown,
-            params=self.paths(axes) if axes else (),
+            params=params,
             primitive=equation.name if equation is not None else None,
             source=where(equation) if equation is not None else None,
             mend=mend,
         )
-        error.leaves = [leaf for a in axes for leaf in grown_leaves(a)]
+        error.leaves = [leaf for a in told for leaf in grown_leaves(a)]
         raise error
 
     def constant(self, small: Const, big: Const) -> Value:

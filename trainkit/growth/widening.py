@@ -28,7 +28,7 @@ from trainkit.growth.lockstep import Analysis, Joint, Value
 from trainkit.growth.program import Program, scan_counts
 
 PyTree = Any
-ATTEMPTS = 16  # combinations of layouts that are tried before a growth is refused
+ATTEMPTS = 16  # combinations of layouts, after which no second way is tried
 
 
 def widen(
@@ -59,16 +59,21 @@ def widen(
             return emit(analysis, flow, layouts, seen_outside)
         except GrowthError as error:
             failed: GrowthError | None = None
-            for leaf, layout in _otherwise(error, layouts):
-                changed = {**layouts, leaf.uid: layout}
-                if frozenset(changed.items()) in attempts or len(attempts) >= ATTEMPTS:
+            for i, (leaf, layout) in enumerate(_otherwise(error.leaves, layouts)):
+                # The first way is always tried; with it, what stands in the way in other layers.
+                more = _otherwise(error.others, layouts) if not i else []
+                changed = {**layouts, **{x.uid: name for x, name in more}, leaf.uid: layout}
+                if frozenset(changed.items()) in attempts or (i and len(attempts) >= ATTEMPTS):
                     continue
-                before, leaf.source = leaf.source, appended(leaf.small, leaf.big)
+                before = {x: x.source for x in (leaf, *(x for x, _ in more))}
+                for x in before:
+                    x.source = appended(x.small, x.big)
                 try:
                     return attempt(changed, [*tried, (leaf, error)])
                 except GrowthError as last:
                     failed = failed or last
-                    leaf.source = before
+                    for x, source in before.items():
+                        x.source = source
             if failed is not None:
                 raise failed from error
             if not tried:
@@ -82,14 +87,14 @@ def widen(
     return attempt(layouts, [])
 
 
-def _otherwise(error: GrowthError, layouts: dict[int, str]) -> list[tuple[Axis, str]]:
+def _otherwise(leaves: Sequence[Axis], layouts: dict[int, str]) -> list[tuple[Axis, str]]:
     """Layouts that may do where units with unequal numbers of copies are impossible.
 
     New units that hold nothing are for streams that only root-mean-square norms and parameters
     read. Where a LayerNorm takes the mean away, new units may hold the mean.
     """
     found = []
-    for leaf in error.leaves:
+    for leaf in leaves:
         if leaf.big % leaf.small and layouts[leaf.uid] == "repeat":
             found.append((leaf, "append"))
         elif layouts[leaf.uid] == "append":

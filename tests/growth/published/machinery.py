@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from tests.growth.published.making import model
-from tests.growth.zoo import FLAT
+from tests.growth.zoo import FLAT, TOKENS
 
 
 @model(
@@ -46,3 +46,27 @@ def _(p, s, x):
     y = jnp.einsum("dij,bdj->bdi", jnp.linalg.cholesky(positive(p["a"])), y[..., 0])
     y = jnp.tanh(y.reshape(x.shape[0], -1) @ p["w"])
     return jnp.linalg.solve(positive(p["m"]), y) @ p["out"]
+
+
+_EVERY = ("v x2", "all x2", "v x3", "all x3", "v x1.5", "all x1.5")
+
+
+@model(
+    "clipped indices",
+    lambda v, d: {"table": (v, d), "w": (d, 3), "out": (3, 2)},
+    {"v": 5, "d": 4}, "v d", inputs=TOKENS, refused=_EVERY,
+)  # fmt: skip
+def _(p, s, tokens):
+    """What lies beyond the table is its last row, which is another one in a larger table."""
+    return jnp.tanh(jnp.take(p["table"], tokens, 0, mode="clip") @ p["w"]) @ p["out"]
+
+
+@model(
+    "padding last",
+    lambda v, d: {"table": (v, d), "w": (d, 3), "out": (3, 2)},
+    {"v": 11, "d": 4}, "v d", inputs=TOKENS, refused=_EVERY,
+)  # fmt: skip
+def _(p, s, tokens):
+    """The last token pads: which one that is depends on the size of the vocabulary."""
+    x = p["table"][tokens] * (tokens != s["v"] - 1)[..., None]
+    return jnp.tanh(x @ p["w"]) @ p["out"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jax.lax import GatherScatterMode
 
 from trainkit.growth.axes import Axis, find
 from trainkit.growth.flow import Contraction, Flow
@@ -44,6 +45,14 @@ def gather_axes(joint: Joint, chosen: Sequence[int] = ()) -> None:
     for d, i in zip(batch_x, batch_i, strict=True):
         joint.unify(x.axes[d], index.axes[i])
     joint.refuse_growth(index, [len(index.axes) - 1], "an index with more parts", None)
+    if table and joint.params["mode"] == GatherScatterMode.CLIP:
+        joint.fail(
+            "indices beyond a table are clipped to its last row, which is another one where the "
+            "table grows",
+            axes=[x.axes[d] for d in table],
+            mend="use the default mode, if indices are within the table, or clip them to the "
+            "small table's size in both models",
+        )
     for d in table:  # a vocabulary or a table of positions: old places stay where they are
         joint.analysis.force(x.axes[d], "append", joint)
     windows = [
