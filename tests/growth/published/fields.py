@@ -64,7 +64,8 @@ def _(p, s, x):
 @model(
     "mixture density",
     lambda d, k: {"in": (7, d), "pi": (d, k), "mu": (d, k * 2), "s": (d, k)},
-    {"d": 4, "k": 3}, "d k", inputs=FLAT, refused=("k x1.5", "all x1.5"),
+    {"d": 4, "k": 3}, "d k", inputs=FLAT,
+    refused=("k x2", "all x2", "k x3", "all x3", "k x1.5", "all x1.5"),
 )  # fmt: skip
 def _(p, s, x):
     h = jnp.tanh(x @ p["in"])
