@@ -13,8 +13,6 @@ pytestmark = pytest.mark.usefixtures("x64")
 ALWAYS = [
     ("softmax, top_k, renormalised; weights gathered", "all"),
     ("capacity, first choices first", "experts"),
-    ("gates scattered at pairs of indices", "experts"),
-    ("linen", "all"),
 ]
 CASES = [
     pytest.param(name, v, marks=() if (name, v) in ALWAYS else pytest.mark.slow)
@@ -53,6 +51,15 @@ def test_what_orders_experts_gets_the_same_noise_for_all_copies():
     np.testing.assert_array_equal(router[:, ::2], router[:, 1::2])
     assert (router[::2] != router[1::2]).all()  # over the copies of its inputs there is noise
     assert (np.asarray(grown["down"])[::2] != np.asarray(grown["down"])[1::2]).any()
+
+
+def test_weights_that_are_picked_are_read_as_weights():
+    case = small("mixtures", "softmax, top_k, renormalised; weights gathered", "float64")
+    big_fn, shapes = case.big("all")
+    plan = growth.plan(case.fn, big_fn, case.params, shapes, *case.inputs)
+    kinds = {name: leaf.kind for name, leaf in plan.mup().leaves.items()}
+    assert kinds["up"] == kinds["down"] == "hidden"
+    assert "queries" not in str(plan.mup())
 
 
 def layers(k, depth_of):

@@ -107,7 +107,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", ["adamw", pytest.param("sgd", marks=pytest.mark.slow)])
 def test_a_grown_mixture_follows_the_small_one(rule):
     """Forty steps of experts that are chosen anew in every one of them; the widths grow as well."""
     tx, small = RULES[rule], draw(3)

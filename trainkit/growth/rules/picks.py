@@ -268,6 +268,7 @@ def gather_flow(flow: Flow, joint: Joint) -> None:
     indexing.gather_flow(flow, joint)
     o = joint.notes["layout"].index(("index", pick.dim))
     _hand_over(flow, (x, d, pick.into), (out, o, pick.along))
+    out.origin = x.origin  # its rows, which what follows reads as it would the whole
 
 
 def scatter_axes(joint: Joint) -> None:
