@@ -39,6 +39,19 @@ def test_speed_leaves_out_pauses(tmp_path):
     assert 500 < log.latest["examples_per_second"] <= 100 / 0.05
 
 
+def test_speed_is_from_row_to_row_whenever_rows_are_written():
+    log, speeds = RunLog(None, Record()), []
+    log.start_or_pause(Record(), 0.0)
+    for row in range(1, 5):
+        time.sleep(0.05)
+        log.later(Record(step=row, examples=100 * row), {})
+        if row != 2:
+            log.flush()  # as before an evaluation: at once after the row
+            speeds.append(log.latest["examples_per_second"])
+    # Rows that were written at once after another took their 50 ms all the same.
+    assert max(speeds) <= 100 / 0.05
+
+
 def test_without_files_the_latest_is_known_all_the_same():
     log = RunLog(None, Record(train={"loss": 3.0}))
     assert log.latest == {"loss": 3.0}

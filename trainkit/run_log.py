@@ -26,7 +26,8 @@ class RunLog:
 
     def __init__(self, log: MetricsLog | None, record: Record):
         self._log = log
-        self._pending: tuple[Record, Mapping[str, jax.Array]] | None = None
+        self._pending: tuple[Record, Mapping[str, Any]] | None = None
+        self._measured = False
         self._clock: tuple[float, int] | None = None
         self._paused = 0.0
         self.latest: dict[str, float] = dict(record.train)
@@ -49,7 +50,23 @@ class RunLog:
     def later(self, record: Record, metrics: Mapping[str, jax.Array]) -> None:
         """Takes a row of training metrics on the device, and writes the one before it."""
         self.flush()
-        self._pending = record, metrics
+        if not self._measured:
+            # Once: later rows cannot run far ahead of the device, because the row before is waited
+            # for; of the first one only the time that it took to ask for it would be seen.
+            jax.block_until_ready(dict(metrics))
+            self._measured = True
+        self._pending = record, {**metrics, **self._speed(record)}
+
+    def _speed(self, record: Record) -> dict[str, float]:
+        """From one row to the next, however late they are written."""
+        found: dict[str, float] = {}
+        if self._clock is not None:
+            since, examples = self._clock
+            elapsed = time.perf_counter() - since - self._paused
+            if elapsed > 0 and record.examples > examples:
+                found["examples_per_second"] = (record.examples - examples) / elapsed
+        self._start_clock(record)
+        return found
 
     def flush(self) -> None:
         """Writes the row that was kept back; this waits for the device."""
@@ -58,13 +75,7 @@ class RunLog:
         record, metrics = self._pending
         self._pending = None
         values = fetch(metrics)
-        if self._clock is not None:
-            since, examples = self._clock
-            elapsed = time.perf_counter() - since - self._paused
-            if elapsed > 0 and record.examples > examples:
-                values["examples_per_second"] = (record.examples - examples) / elapsed
         values["compile_seconds"] = self.compile_seconds
-        self._start_clock(record)
         self.latest = values
         self.write(record, "train", values)
 
