@@ -126,7 +126,8 @@ class Subject:
 
     def rerun(self, b: cases.Batch, dtype: str) -> Runs:
         """The same compiled program on other trajectories of the same shapes."""
-        with jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext():
+        x64 = jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
+        with ordinary(), x64:
             program = self.memo.setdefault(
                 ("program", dtype), scanned(self.update, self.tx.init, dtype, cases.SHAPES)
             )
