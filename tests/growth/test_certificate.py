@@ -10,8 +10,9 @@ import optax
 import pytest
 
 from tests.growth.test_train_state import MLP, X, linen_state
+from trainkit import growth
 from trainkit.growth import AxisGrowth, Certificate, LeafGrowth, certify, grow_with_details
-from trainkit.growth.certificate import _dead
+from trainkit.growth.certifying import _dead
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +111,69 @@ def test_a_larger_vocabulary_is_certified_on_its_old_entries():
     assert found.forward_error["float32"] < 1e-6  # the dtype of Embed's parameters
     assert found.dead == ()
     assert any("7 → 9 entries" in text for text in found.warnings)
+
+
+def shrunk_and_grown(x, append):
+    """A certificate of a plan by hand: GELU, a residual stream, all sizes odd."""
+
+    def net(p, x):
+        x = x @ p["in"]
+        return (x + jax.nn.gelu(x @ p["up"] + p["b"]) @ p["down"]) @ p["out"]
+
+    def sizes(d, n):
+        return {"in": (5, d), "up": (d, n), "b": (n,), "down": (n, d), "out": (d, 3)}
+
+    rng = np.random.default_rng(0)
+    small = {name: jnp.asarray(rng.normal(size=s)) for name, s in sizes(4, 6).items()}
+    big = {name: jax.ShapeDtypeStruct(s, jnp.float64) for name, s in sizes(8, 9).items()}
+    plan = growth.plan(net, net, small, big, x, append=append)
+    return plan.certificate(net, net, small, x, tx=optax.adam(1e-2), key=jax.random.key(0))
+
+
+def test_appended_units():
+    c = shrunk_and_grown(X, append=[("up", 1)])
+    assert c.forward_error["float64"] < 1e-13
+    assert c.gradient_residual < 1e-12
+    # Three new hidden units: of the columns of `up`, of `b`, and of the rows of `down`.
+    assert c.fresh == {"up": 8 * 3, "b": 3, "down": 3 * 8}
+    assert c.dead == ()
+    assert c.new_layers == ()
+
+
+def test_strided_pairs():
+    """Rotary pairs are spread out, with new ones in between: alive, and told from copies."""
+
+    def turn(x):
+        half = x.shape[-1] // 2
+        angle = jnp.arange(4.0)[:, None] / 50.0 ** (jnp.arange(half) / half)
+        a, b = x[..., :half], x[..., half:]
+        cos, sin = jnp.cos(angle), jnp.sin(angle)
+        return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
+
+    def attend(p, x):
+        q, k = turn(x @ p["q"]), turn(x @ p["k"])
+        scores = jax.nn.softmax(q @ jnp.swapaxes(k, -1, -2) / np.sqrt(q.shape[-1]))
+        return scores @ x @ p["out"]
+
+    shapes = lambda d: {"q": (5, d), "k": (5, d), "out": (5, 3)}
+    rng = np.random.default_rng(0)
+    small = {name: jnp.asarray(rng.normal(size=s)) for name, s in shapes(4).items()}
+    big = {name: jax.ShapeDtypeStruct(s, jnp.float64) for name, s in shapes(8).items()}
+    x = jnp.asarray(rng.normal(size=(2, 4, 5)))
+    plan = growth.plan(attend, attend, small, big, x)
+    assert {atom.layout for atom in plan.atoms} == {"stride"}
+    c = plan.certificate(attend, attend, small, x, tx=optax.adam(1e-2), key=jax.random.key(0))
+    assert c.forward_error["float64"] < 1e-13
+    assert c.gradient_residual < 1e-12
+    assert set(c.fresh) == {"q", "k"}
+    assert c.replica_distance is None
+    assert c.dead == ()
+
+
+def test_deepened():
+    c = certificate("even+identity", small=(8, 8), big=(8, 8, 8))
+    assert c.forward_error["float64"] < 1e-14
+    assert c.gradient_residual < 1e-12
+    assert len(c.new_layers) == 2
+    assert c.fresh == {}
+    assert c.dead == ()

@@ -290,7 +290,7 @@ def test_a_growth_can_go_without_a_certificate():
 
 
 def test_a_certificate_that_cannot_be_made_ends_no_run(monkeypatch):
-    import trainkit.growth.certificate as module
+    import trainkit.growth.certifying as module
 
     def fail(*_):
         raise MemoryError("out of memory")

@@ -1,7 +1,8 @@
 """Growth: widen and deepen a model while it trains."""
 
 from trainkit.growth.blueprint import AxisLeaf, LeafPlan, Plan
-from trainkit.growth.certificate import Certificate, certify
+from trainkit.growth.certificate import Certificate
+from trainkit.growth.certifying import certify
 from trainkit.growth.depth import Deepened, deepen
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.exact import ExactState, exact

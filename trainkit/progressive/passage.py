@@ -173,7 +173,7 @@ class Passage:
         dtype = str(jax.tree.leaves(big.params)[0].dtype)
         whole: dict[str, Any] = {"forward_error": {dtype: found.pop("forward_error")}}
         if self.growth.leaves is not None and jax.process_count() == 1:
-            from trainkit.growth.certificate import certify
+            from trainkit.growth.certifying import certify
 
             certificate = certify(self._details(small, big, batch), self.big.recipe.tx)
             whole = json.loads(certificate.to_json())
