@@ -13,6 +13,7 @@ import numpy as np
 from trainkit.growth.blueprint import LeafPlan, Plan, Symmetry
 from trainkit.growth.drawing import normal
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.given import check_arrays, check_params
 from trainkit.growth.identity import identity_kernel
 from trainkit.growth.layout import take
 from trainkit.growth.leaf import AxisGrowth, LeafGrowth
@@ -35,6 +36,7 @@ def grow_params(
     """See `Plan.grow`."""
     check_symmetry(plan, key, symmetry)
     check_params(plan, params)
+    check_arrays(params, "params")
     if like is not None:
         found = {path: tuple(leaf.shape) for path, leaf in named_leaves(like).items()}
         if found != {leaf.path: leaf.big for leaf in plan.leaves}:
@@ -158,31 +160,6 @@ def _initial(becomes: str, shape: tuple[int, ...], dtype: Any, key: Any) -> jax.
     inputs = max(1, math.prod(shape[:-1]))
     drawn = jax.random.normal(key, shape, arithmetic(dtype)) / math.sqrt(inputs)
     return drawn.astype(dtype)
-
-
-def check_params(plan: Plan, params: PyTree) -> None:
-    """Refuses parameters that are not those of the plan."""
-    found = [(path_name(p), leaf) for p, leaf in jax.tree_util.tree_leaves_with_path(params)]
-    planned = plan.old
-    missing = [p for p in planned if p not in {q for q, _ in found}]
-    unknown = [p for p, _ in found if p not in planned]
-    if missing or unknown:
-        raise GrowthError(
-            f"the parameters are not those of the plan: missing {missing[:5] or 'none'}, not in "
-            f"the plan {unknown[:5] or 'none'}",
-            params=[*missing[:3], *unknown[:3]],
-            mend="pass the tree that the plan was made from (its small_params)",
-        )
-    for path, leaf in found:
-        wanted = planned[path]
-        shapes = [wanted.small, wanted.small[1:]] if plan.depth == "experts" else [wanted.small]
-        if tuple(leaf.shape) not in shapes or str(leaf.dtype) != wanted.dtype:
-            raise GrowthError(
-                f"{path} has shape {tuple(leaf.shape)} and dtype {leaf.dtype}; the plan was made "
-                f"for {wanted.small} and {wanted.dtype}",
-                params=[path],
-                mend="make a plan for these parameters",
-            )
 
 
 def _vector(x: np.ndarray, axis: int, rank: int, dtype) -> jax.Array:

@@ -184,8 +184,13 @@ class Plan:
         Raises:
           ValueError: the text is not such a plan.
         """
-        data = json.loads(text)
-        if not isinstance(data, dict) or data.get("version") != 1:
+        try:
+            data = json.loads(text)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"this is no growth plan (see Plan.to_json): {error}") from error
+        fields = ("leaves", "atoms", "equations")
+        known = isinstance(data, dict) and all(name in data for name in fields)
+        if not known or data.get("version") != 1:
             raise ValueError("this is no growth plan of version 1 (see Plan.to_json)")
         trees = [tree_of(x) for x in data.get("trees") or (None,)]
         return cls(
@@ -368,7 +373,7 @@ class Plan:
           opt_state: its state for `params`; `None` for a fresh one.
           key, symmetry: as given to `grow`.
         """
-        from trainkit.growth.certificate import of_plan
+        from trainkit.growth.certifying import of_plan
 
         return of_plan(self, small_fn, big_fn, params, inputs, tx, opt_state, key, symmetry)
 

@@ -22,8 +22,8 @@ from trainkit.growth.leaf import LeafGrowth, Origin
 from trainkit.growth.models import Traced, concrete, traced
 from trainkit.growth.paths import named_leaves
 from trainkit.growth.tracing import traced_program
-from trainkit.growth.upcycling import lifted
 from trainkit.growth.train_state import Grown
+from trainkit.growth.upcycling import lifted
 from trainkit.growth.vocabulary import leaked_mass
 from trainkit.state import TrainState
 

@@ -13,10 +13,12 @@ from trainkit.growth.blueprint import Plan, Symmetry
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.exact import Anneal
 from trainkit.growth.exact import exact as follow
+from trainkit.growth.given import check_params, check_shapes, check_tx
 from trainkit.growth.moments import grow_opt_state as grow_state
 from trainkit.growth.paths import named_leaves, path_name
 from trainkit.growth.slots import Slots
 from trainkit.growth.upcycling import lifted, lifted_state
+from trainkit.packed import unpack_all
 
 PyTree = Any
 
@@ -35,7 +37,14 @@ def grow_opt_state(
     out_shardings: Any,
 ) -> PyTree:
     """See `Plan.grow_opt_state`."""
+    check_tx(tx)
     maps = plan.realise(key, symmetry)
+    if params is not None:
+        check_params(plan, _trained(params))
+    if grown_params is not None:
+        shapes = {leaf.path: tuple(leaf.big) for leaf in plan.leaves}
+        mend = "pass what plan.grow gave"
+        check_shapes(_trained(grown_params), shapes, "grown_params", mend)
     if params is None:
         if symmetry in ("noise", "zero_out") and grown_params is None:
             raise GrowthError(
@@ -79,12 +88,18 @@ def exact(
             "symmetry='rms' changes the function, so there is no small model to follow",
             mend="take 'uneven', 'even', 'noise' or 'zero_out', or train on with the plain rule",
         )
+    check_tx(tx)
     small = None
     if plan.depth is not None:
         shape = lambda leaf: jax.ShapeDtypeStruct(leaf.small, leaf.dtype)
         small = small_tree(plan, {name: shape(leaf) for name, leaf in plan.old.items()})
     maps = plan.realise(key, symmetry)
     return follow(tx, maps, small, anneal=anneal, origin=plan.origin, slots=slots)
+
+
+def _trained(params: PyTree) -> PyTree:
+    params = unpack_all(params)
+    return params.fast if isinstance(params, optax.LookaheadParams) else params
 
 
 def _tree_of(plan: Plan, opt_state: PyTree) -> PyTree:

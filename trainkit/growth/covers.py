@@ -28,6 +28,7 @@ def change(
             raise GrowthError(f"{here}: SM3 has nothing to start a new leaf from")
         forget = come.new or forgotten(leaf)
         momentum = momenta[come.leaf]
+        way.check(leaf, momentum, here)
         if how is not None:
             momentum = way.linear(momentum, how, spec.shape, what=here)
         nus[leaf] = jnp.zeros_like(momentum) if forget else momentum

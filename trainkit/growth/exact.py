@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from trainkit.growth.calculus import expand, fold, pull_back
+from trainkit.growth.errors import GrowthError
+from trainkit.growth.given import check_tx
 from trainkit.growth.moments import Growth, Origin, degrees_of, fold_opt_state, grow_opt_state
 from trainkit.growth.paths import named_leaves, path_name
 from trainkit.growth.slots import Slot, Slots
@@ -73,6 +76,11 @@ def exact(
     >>> updates["w"].tolist()                         # their sum moves by lr · g = 1
     [-0.5, -0.5]
     """
+    check_tx(tx)
+    if anneal is not None and not callable(anneal) and not (_is_number(anneal) and anneal >= 0):
+        raise ValueError(
+            f"anneal={anneal!r} must be a number of steps, a schedule from 0 to 1, or None"
+        )
     inner = _protocol(tx)
     origin = origin or {}
     if params is None and origin:
@@ -143,6 +151,8 @@ def exact(
             raise ValueError(
                 "exact continuation needs the parameters: update(grads, state, params)"
             )
+        _check_grown("gradient", grads, growth)
+        _check_grown("parameter", getattr(params, "fast", params), growth)
         if anneal is None:
             return follow(grads, state, params, extra)
         if not isinstance(state, ExactState):
@@ -169,6 +179,33 @@ def exact(
         return state if anneal is None else ExactState(jnp.zeros((), jnp.int32), state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float | np.number) and not isinstance(x, bool)
+
+
+def _check_grown(what: str, tree: PyTree, growth: Growth) -> None:
+    found = named_leaves(tree)
+    missing = [name for name in growth if name not in found]  # frozen, perhaps
+    unknown = [name for name in found if name not in growth]
+    if missing and unknown:
+        raise GrowthError(
+            f"the {what} {missing[0]} is missing, and there is a {unknown[0]} that has not grown",
+            params=[*missing[:3], *unknown[:3]],
+            mend="pass gradients and parameters of the model that the plan was made for",
+        )
+    for name in (name for name in growth if name in found):
+        shape, axes = tuple(found[name].shape), growth[name].axes
+        sizes = [None if a is None else len(a.source) for a in axes]
+        pairs = zip(shape, sizes, strict=False)
+        if len(shape) != len(sizes) or any(m not in (None, n) for n, m in pairs):
+            raise GrowthError(
+                f"the {what} {name} is {shape}; after growth it is "
+                f"({', '.join('·' if n is None else str(n) for n in sizes)})",
+                params=[name],
+                mend="pass gradients, state and parameters of the grown model",
+            )
 
 
 def _protocol(tx: Any) -> optax.GradientTransformationExtraArgs:

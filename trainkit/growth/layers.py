@@ -158,7 +158,12 @@ def _match(small: Any, big: Any, how: str, alike: Alike, new: bool, out: dict[st
     for key in small:
         if key not in done and key not in big:
             lost = _leaves(small[key])
-            raise GrowthError(f"the deeper model has no {lost[0]!r}", params=lost[:4])
+            raise GrowthError(
+                f"the deeper model has no {lost[0]!r}",
+                params=lost[:4],
+                mend="the big model must have all leaves of the small one, in containers of one "
+                "kind: check big_params",
+            )
     for key, child in big.items():
         if key in done:
             continue

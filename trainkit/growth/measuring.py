@@ -12,6 +12,7 @@ import numpy as np
 from trainkit.growth.axes import Axis, coordinate, find, grown_leaves, leaves
 from trainkit.growth.blueprint import Plan
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.given import check_shapes
 from trainkit.growth.lockstep import Analysis, Value
 from trainkit.growth.program import Const
 from trainkit.growth.rules import RULES, UNKNOWN
@@ -39,6 +40,8 @@ def activations(
     Raises:
       GrowthError: an axis along which nothing is read in the open (inside a loop, say).
     """
+    sizes = {leaf.path: tuple(leaf.big) for leaf in plan.leaves}
+    check_shapes(params, sizes, "params", "activations are those of the big model")
     flat, treedef = jax.tree.flatten(params)
     shrunk = [
         jax.ShapeDtypeStruct(leaf.small, w.dtype) for leaf, w in zip(plan.leaves, flat, strict=True)

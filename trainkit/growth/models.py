@@ -54,6 +54,10 @@ def traced(
         return _nnx(model)
     if hasattr(model, "init") and hasattr(model, "apply") and hasattr(model, "inputs"):
         return _model(model, inputs)
+    if inspect.isclass(model) and linen is not None and issubclass(model, linen.Module):
+        raise GrowthError(
+            f"{what} is the class {model.__name__}", mend=f"pass a module, {model.__name__}(…)"
+        )
     if not callable(model):
         raise GrowthError(
             f"{what} is a {type(model).__name__}; it must be a Linen module, an NNX module or a "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +12,10 @@ import optax
 from trainkit.growth import covers, factored, projected, quantised, rotated
 from trainkit.growth.degrees import degrees_in_place
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.given import check_tx, patterns_of
 from trainkit.growth.leaf import LeafGrowth, Origin
 from trainkit.growth.paths import named_leaves, path_name
-from trainkit.growth.slots import Kind, Slot, Slots, as_slot
+from trainkit.growth.slots import Kind, Slot, Slots, as_slot, check_slots
 from trainkit.growth.walking import record, walk
 from trainkit.growth.ways import Down, Up, Way, owner
 from trainkit.packed import Packed, repack, unpack_all
@@ -41,7 +41,7 @@ def grow_opt_state(
     *,
     origin: Mapping[str, Origin] | None = None,
     slots: Slots | None = None,
-    reset: bool | Sequence[str] = False,
+    reset: bool | str | Sequence[str] = False,
     degrees: Mapping[str, Slot] | None = None,
 ) -> PyTree:
     """The state of `tx` for the grown parameters: slot′ = f^degree · slot[π].
@@ -92,11 +92,13 @@ def grow_opt_state(
             degrees=degrees,
         )
         return repack(grown_tree, opt_state, grown_params)
+    check_tx(tx)
+    check_slots(slots)
     if reset is True:
         return tx.init(grown_params)
-    patterns = [re.compile(pattern) for pattern in (reset or ())]
-    forgotten = lambda leaf: any(pattern.search(leaf) for pattern in patterns)
     old, new = named_leaves(_fast(params)), named_leaves(_fast(grown_params))
+    patterns = patterns_of(reset, new)
+    forgotten = lambda leaf: any(pattern.search(leaf) for pattern in patterns)
     way = Up(growth, {name: leaf.shape for name, leaf in old.items()}, origin)
     degrees = degrees_of(tx, params, slots) if degrees is None else degrees
     template = jax.eval_shape(tx.init, grown_params)
@@ -147,6 +149,8 @@ def _changed(
 
     def visit(kind: Kind, where: str, tree: PyTree, target: PyTree) -> PyTree:
         values = named_leaves(tree)
+        for name in values:
+            owner(name, before, where)
         kind = degrees.get(where, kind)
 
         def one(path: tuple[Any, ...], spec: Any) -> jax.Array:
@@ -190,6 +194,8 @@ def _moved(
     x: jax.Array, slot: Slot, way: Way, leaf: str, shape: tuple[int, ...], here: str
 ) -> jax.Array:
     how = way.how(leaf)
+    if not slot.per_leaf and shape[slot.lead :] == way.after(leaf):
+        way.check(leaf, x, here, slot.lead)
     if how is None:
         return x
     if not slot.per_leaf:
@@ -211,6 +217,7 @@ def _like_params(
 ) -> jax.Array:
     """W̄′ = W′ + C (W̄ − W): the same π, noise and fresh entries that the parameters got."""
     how = way.how(leaf)
+    way.check(leaf, copy, here)
     if how is None:
         return copy
     apart = copy - before.astype(copy.dtype)

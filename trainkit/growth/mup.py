@@ -26,9 +26,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit.growth.applying import arithmetic, big_tree, check_params
+from trainkit.growth.applying import arithmetic, big_tree
 from trainkit.growth.blueprint import LeafPlan, Plan
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.given import check_params
 from trainkit.growth.paths import named_leaves, path_name
 
 PyTree = Any

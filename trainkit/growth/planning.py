@@ -186,6 +186,13 @@ def _check_leaves(
                 params=[path],
             )
         for d, (n, m) in enumerate(zip(s.shape, shapes[path], strict=True)):
+            if n == 0 != m:
+                raise GrowthError(
+                    f"axis {d} of {path} has no units to copy: shapes {s.shape} → {shapes[path]}",
+                    axis=f"{n} → {m}",
+                    params=[path],
+                    mend="start from a model with at least one",
+                )
             if m < n:
                 raise GrowthError(
                     f"axis {d} of {path} would shrink from {n} to {m}: shapes "

@@ -10,6 +10,7 @@ import numpy as np
 from trainkit.growth.axes import coordinate, find, labels, source_map
 from trainkit.growth.blueprint import LeafPlan, Plan, Symmetry, copies
 from trainkit.growth.constants import HOLLOW
+from trainkit.growth.given import check_key
 from trainkit.growth.leaf import AxisGrowth, LeafGrowth
 from trainkit.growth.rms import rms_growth
 from trainkit.growth.structures import atom_axes, atoms_in, axis_from
@@ -48,6 +49,7 @@ def check_symmetry(plan: Plan, key: jax.Array | None, symmetry: str) -> None:
             "the maps of a growth are drawn on the host, so the key must be known: close over it "
             "instead of passing it through jit"
         )
+    check_key(key)
     if plan.atoms and symmetry not in ("even", "rms") and key is None:
         raise ValueError(
             f"symmetry={symmetry!r} draws random numbers: give key=jax.random.key(0), or take "

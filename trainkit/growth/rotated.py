@@ -48,6 +48,7 @@ def change(
                     mend="grow with reset=True, or raise max_precond_dim",
                 )
         growth = way.how(leaf)
+        way.check(leaf, values[0], here)
         if growth is not None:
             values, matrices = move(values, matrices, growth, way.small(leaf))
         forget = fresh or forgotten(leaf)

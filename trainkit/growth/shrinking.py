@@ -18,6 +18,7 @@ from trainkit.growth.applying import _vector, arithmetic, grow_leaf, small_tree
 from trainkit.growth.axes import Axis, coordinate, find, source_map
 from trainkit.growth.blueprint import Plan
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.given import check_arrays
 from trainkit.growth.leaf import AxisGrowth, LeafGrowth
 from trainkit.growth.paths import named_leaves, path_name
 from trainkit.growth.realising import realise
@@ -200,10 +201,11 @@ def _small(leaf) -> tuple[int, ...]:
 
 
 def _check(plan: Plan, tree: PyTree, what: str = "params") -> None:
+    check_arrays(tree, what)
     found = named_leaves(tree)
     for leaf in plan.leaves:
-        if leaf.path not in found or tuple(found[leaf.path].shape) != leaf.big:
-            have = tuple(found[leaf.path].shape) if leaf.path in found else "nothing"
+        have = getattr(found.get(leaf.path), "shape", "nothing")
+        if have != leaf.big:
             raise GrowthError(
                 f"{what}: {leaf.path} has shape {have}; the plan's big model has {leaf.big}",
                 params=[leaf.path],

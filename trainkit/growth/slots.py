@@ -8,7 +8,7 @@ from the start.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from trainkit.growth.errors import GrowthError
 
@@ -268,6 +268,20 @@ OURS: dict[str, Fields] = {
     "QuantiseState": {"count": "keep", "key": "keep", **_WRAP},
     "RoundingState": {"count": "keep", "key": "keep", **_WRAP},
 }
+
+
+def check_slots(slots: Slots | None) -> None:
+    """Refuses what describes no states."""
+    words = get_args(get_args(Kind)[-1])
+    for cls, fields in (slots or {}).items():
+        if not isinstance(cls, type) or not isinstance(fields, Mapping):
+            raise ValueError(f"slots={{{cls!r}: …}}: give a class of states and a dict of fields")
+        for field, kind in fields.items():
+            if not isinstance(kind, int | Slot) and kind not in words:
+                raise ValueError(
+                    f"slots: {cls.__name__}.{field} is {kind!r}; it must be a degree in the "
+                    f"gradient (1, 2), a Slot, or one of {', '.join(words)}"
+                )
 
 
 def fields_of(state: Any, slots: Slots | None, where: str) -> Fields:

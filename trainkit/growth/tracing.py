@@ -27,7 +27,18 @@ def named_shapes(tree: PyTree, name: str) -> list[tuple[str, jax.ShapeDtypeStruc
     found = jax.tree_util.tree_leaves_with_path(tree)
     if not found:
         raise GrowthError(f"{name} has no leaves")
-    return [(path_name(path), shape_of(leaf)) for path, leaf in found]
+    result = []
+    for path, leaf in found:
+        try:
+            result.append((path_name(path), shape_of(leaf)))
+        except TypeError as error:
+            raise GrowthError(
+                f"{path_name(path)} of {name} is a {type(leaf).__name__}, not an array",
+                params=[path_name(path)],
+                mend="keep out of the parameters what is none, as eqx.partition(model, "
+                "eqx.is_array) does, and close over it",
+            ) from error
+    return result
 
 
 def traced_program(fn, params, args, which: str):

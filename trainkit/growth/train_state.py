@@ -15,6 +15,7 @@ from trainkit.growth.applying import grower, run_on_device
 from trainkit.growth.blueprint import Plan
 from trainkit.growth.depth import relative_change
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.given import check_key, check_tx
 from trainkit.growth.leaf import LeafGrowth, Origin
 from trainkit.growth.models import Traced, concrete, inputs_from, traced
 from trainkit.growth.moments import grow_opt_state
@@ -82,7 +83,7 @@ def passage(
     how: Operator,
     key: jax.Array,
     slots: Slots | None = None,
-    reset: bool | Sequence[str] = False,
+    reset: bool | str | Sequence[str] = False,
 ) -> Passage:
     """The way from states of one model to states of another; runs nothing.
 
@@ -110,10 +111,14 @@ def passage(
         if name.startswith(_PARAMS)
     }
 
+    # Modules that carry their sizes, as Equinox's do, are other containers at other sizes.
+    sides = (jax.tree.structure(side.variables) for side in (small, big))
+    like = None if len(set(sides)) == 1 else big.variables
+
     def apply(state: TrainState) -> TrainState:
         variables = {"params": state.params, "model_state": state.model_state}
         values = None if big.init is None else big.init(key, *inputs)
-        new = grower(found, key, width, fresh=values)(variables, key)
+        new = grower(found, key, width, like, values)(variables, key)
         params, opt_state = state.params, state.opt_state
         if how.width == "perturb":
             start = None if values is None else values["params"]
@@ -156,16 +161,23 @@ def grow_with_details(
     big_params: PyTree | None = None,
     big_model_state: PyTree | None = None,
     slots: Slots | None = None,
-    reset: bool | Sequence[str] = False,
+    reset: bool | str | Sequence[str] = False,
     donate: bool = False,
     out_shardings: Any = None,
 ) -> Grown:
-    """`grow`, with what was done; see `trainkit.growth.certificate.certify`.
+    """`grow`, with what was done; see `trainkit.growth.certifying.certify`.
 
     A packed state is given back, as is `before`, as the trees that the models take.
     """
+    check_tx(tx)
+    if not all(hasattr(state, name) for name in ("params", "opt_state", "model_state")):
+        raise GrowthError(
+            f"state is a {type(state).__name__}, not a TrainState",
+            mend="TrainState.create(params, tx), or trainkit.growth.plan for parameters alone",
+        )
     state = unpack_all(state)
     key = jax.random.key(key) if isinstance(key, int) else key
+    check_key(key)
     inputs = inputs_from(example)
     before = traced(small, inputs, state.params, state.model_state, "small")
     after = traced(big, inputs, big_params, big_model_state or state.model_state, "big")
@@ -187,8 +199,8 @@ def grow_with_details(
 def _state_of(run: Callable[P, Grown]) -> Callable[P, TrainState]:
     @functools.wraps(run)
     def grow(*args: P.args, **kwargs: P.kwargs) -> TrainState:
-        state: Any = kwargs["state"] if "state" in kwargs else args[0]
         grown = run(*args, **kwargs).state
+        state: Any = kwargs["state"] if "state" in kwargs else args[0]
         if not isinstance(state.params, Packed):
             return grown
         params = Packed.pack(grown.params)

@@ -94,6 +94,15 @@ class Way:
         """The shape of the leaf in the small model."""
         raise NotImplementedError
 
+    def check(self, leaf: str, x: jax.Array, here: str, lead: int = 0) -> None:
+        """Refuses a slot that has not the shape of the leaf that it belongs to."""
+        if x.shape[lead:] != self.before(leaf):
+            raise GrowthError(
+                f"{here} has shape {x.shape[lead:]}, and its parameter {self.before(leaf)}",
+                params=[leaf],
+                mend="pass the state that belongs to these parameters",
+            )
+
     def inside(self, growth: Mapping[str, LeafGrowth], shapes: Mapping[str, Shape]) -> Way:
         """The same way for values of other shapes that stand for the same leaves."""
         return type(self)(growth, shapes, self.origin)

@@ -126,7 +126,12 @@ def _no_multiple(
 
 
 def _append(analysis: Analysis, wanted: Sequence[tuple[str, int]]) -> None:
-    for pattern, d in wanted:
+    for one in wanted:
+        if isinstance(one, str) or len(one) != 2 or not isinstance(one[0], str):
+            raise ValueError(
+                f"append={wanted!r} must be a list of pairs (pattern, axis), as [('embed', 0)]"
+            )
+        pattern, d = one
         found = [(path, v) for path, v in analysis.params if re.search(pattern, path)]
         grows = [v for _, v in found if -len(v.axes) <= d < len(v.axes) and not v.axes[d].fixed]
         if not grows:
