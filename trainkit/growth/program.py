@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from trainkit.growth.lookups import MOVES, from_the_end, row
 from trainkit.growth.variance import centred
 
 # Calls whose body is simply run: they carry no meaning of their own for the value.
@@ -28,11 +29,6 @@ CALLS = {
     "xla_call": "call_jaxpr",
     "run_state": "jaxpr",
 }
-FORWARDS_UNIFORM = {
-    "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose",
-    "convert_element_type", "stop_gradient", "rev", "slice", "tile",
-}  # fmt: skip
-
 
 # What says where or how a value is kept, and leaves it as it is.
 IDENTITIES = {
@@ -163,6 +159,10 @@ class Folder:
                 body, ins = found
                 consts_in = [self.literal(c) for c in body.consts]
                 results = self.run(body.jaxpr, consts_in, ins, out, calls)
+            elif name in ("gather", "dynamic_slice") and (found := row(self._made, eqn, ins)):
+                body, ins = found
+                lines = [e.replace(source_info=eqn.source_info) for e in body.jaxpr.eqns]
+                results = self.run(body.jaxpr.replace(eqns=lines), [], ins, out, calls)
             else:
                 # A body may be run at several places: its variables are made anew each time.
                 if name == "gather":
@@ -180,24 +180,13 @@ class Folder:
         both, and so do those below 0 that the two programs share where it does not.
         """
         dims = eqn.params["dimension_numbers"].start_index_map
-        chain: list[Equation] = []
-        made = self._made.get(id(index))
-        while made is not None and made.name in FORWARDS_UNIFORM and len(made.ins) == 1:
-            chain.append(made)
-            made = self._made.get(id(made.ins[0]))
-        if made is None or made.name != "select_n" or len(made.ins) != 3 or len(dims) != 1:
+        if len(dims) != 1:
             return index
-        test, plain, added = made.ins
-        less, plus = self._made.get(id(test)), self._made.get(id(added))
-        if less is None or plus is None or less.name != "lt" or plus.name != "add":
+        found = from_the_end(self._made, index, getattr(table, "aval", table).shape[dims[0]])
+        if found is None:
             return index
-        size = table.shape[dims[0]] if isinstance(table, Const) else table.aval.shape[dims[0]]
-        if less.ins[0] is not plain or plus.ins[0] is not plain:
-            return index
-        if not (_is(less.ins[1], 0) and _is(plus.ins[1], size)):
-            return index
-        value = plain
-        for step in reversed(chain):
+        value, moves = found
+        for step in moves:
             results = [Fresh(v.aval) for v in step.outs]
             out.append(Equation(step.raw, [value], results, step.calls))
             value = results[0]
@@ -208,7 +197,7 @@ class Folder:
         params = tuple(sorted((k, repr(v)) for k, v in eqn.params.items()))
         key = self._key((eqn.primitive.name, params, tuple(c.key for c in ins)))
         uniform = None
-        if eqn.primitive.name in FORWARDS_UNIFORM and ins[0].uniform is not None:
+        if eqn.primitive.name in MOVES and ins[0].uniform is not None:
             uniform = ins[0].uniform
             if eqn.primitive.name == "convert_element_type":
                 uniform = np.asarray(uniform).astype(eqn.params["new_dtype"])
@@ -249,10 +238,6 @@ def _converts_nothing(eqn: core.JaxprEqn) -> bool:
         return False
     before: Any = eqn.invars[0].aval
     return before.dtype == eqn.params["new_dtype"]
-
-
-def _is(v, value: int) -> bool:
-    return isinstance(v, Const) and v.uniform is not None and v.uniform == value
 
 
 class Fresh:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainkit.growth.program import FORWARDS_UNIFORM, Const, Equation, Program
+from trainkit.growth.lookups import MOVES
+from trainkit.growth.program import Const, Equation, Program
 from trainkit.growth.zeroing import KEEPS_ZERO
 
 Shape = tuple[int, ...]
@@ -142,7 +143,7 @@ def _known(eqn: Equation, ins: list[Any]) -> Any:
     uniform = [v.uniform if isinstance(v, Const) else None for v in ins]
     if name in _ONE_AT_ZERO and ins[0] is ZERO:
         return _constant(eqn, 1.0)
-    if name in FORWARDS_UNIFORM and uniform[0] is not None:
+    if name in MOVES and uniform[0] is not None:
         return _constant(eqn, uniform[0])
     if name in ("add", "add_any"):
         for i, v in enumerate(ins):

@@ -1,0 +1,114 @@
+"""Rows of a table that are picked by `table[i]`, as gathers of one form.
+
+Indexing with one number, under `jax.vmap` too, becomes a slice whose start is clipped: of a table
+that grows (a vocabulary) the last place, to which it is clipped, is another one. Who writes
+`table[i]` means a row that is there: negative numbers count from the end, and then none is clipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend import core
+
+# What moves the entries of an array, or copies them: where all were equal they still are.
+MOVES = {
+    "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose",
+    "convert_element_type", "stop_gradient", "rev", "slice", "tile",
+}  # fmt: skip
+
+
+def from_the_end(made: Mapping[int, Any], index: Any, size: int) -> tuple[Any, list[Any]] | None:
+    """An index before "add the size where it is negative", and the equations that moved it since.
+
+    Args:
+      made: id of a variable -> the equation that made it.
+      index: a variable; size: of what it counts.
+    """
+    chain: list[Any] = []
+    eqn = made.get(id(index))
+    while eqn is not None and eqn.name in MOVES and len(eqn.ins) == 1:
+        chain.append(eqn)
+        eqn = made.get(id(eqn.ins[0]))
+    if eqn is None or eqn.name != "select_n" or len(eqn.ins) != 3:
+        return None
+    test, plain, added = eqn.ins
+    less, plus = made.get(id(test)), made.get(id(added))
+    if less is None or plus is None or less.name != "lt" or plus.name != "add":
+        return None
+    if less.ins[0] is not plain or plus.ins[0] is not plain:
+        return None
+    same = _is(less.ins[1], 0) and _is(plus.ins[1], size)
+    return (plain, chain[::-1]) if same else None
+
+
+def row(
+    made: Mapping[int, Any], eqn: core.JaxprEqn, ins: Sequence[Any]
+) -> tuple[core.ClosedJaxpr, list[Any]] | None:
+    """The gather that replaces a clipped slice of one row, and its operands (table and index).
+
+    Args:
+      made: id of a variable -> the equation that made it.
+      eqn: a gather or a dynamic slice.
+      ins: its operands.
+    """
+    table, sizes = ins[0], eqn.params["slice_sizes"]
+    if eqn.primitive.name == "dynamic_slice":
+        index: Any = None
+        starts = dict(enumerate(ins[1:]))
+        collapsed: tuple[int, ...] = ()
+        offsets = tuple(range(len(sizes)))
+    else:
+        numbers, index = eqn.params["dimension_numbers"], ins[1]
+        if eqn.params["mode"] != lax.GatherScatterMode.CLIP or numbers.operand_batching_dims:
+            return None
+        columns = _columns(made, index, len(numbers.start_index_map))
+        starts = dict(zip(numbers.start_index_map, columns, strict=False))
+        collapsed, offsets = numbers.collapsed_slice_dims, numbers.offset_dims
+    part = [d for d, n in enumerate(sizes) if n != _aval(table).shape[d]]
+    if len(part) != 1 or sizes[part[0]] != 1 or part[0] not in starts:
+        return None
+    (d,) = part
+    if from_the_end(made, starts[d], _aval(table).shape[d]) is None:
+        return None
+    kept = [e for e in range(len(sizes)) if e not in collapsed]
+    place = offsets[kept.index(d)] if d in kept else None
+    if place is not None:
+        offsets = tuple(o - (o > place) for o in offsets if o != place)
+    form = lax.GatherDimensionNumbers(
+        offset_dims=tuple(offsets),
+        collapsed_slice_dims=tuple(sorted({*collapsed, d})),
+        start_index_map=(d,),
+    )
+
+    def look(table: jax.Array, at: jax.Array) -> jax.Array:
+        at = at if at.ndim else at[None]
+        mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
+        found = lax.gather(table, at, form, sizes, mode=mode)
+        return found if place is None else jnp.expand_dims(found, place)
+
+    struct = lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype)
+    return jax.make_jaxpr(look)(struct(_aval(table)), struct(_aval(starts[d]))), [table, starts[d]]
+
+
+def _columns(made: Mapping[int, Any], index: Any, count: int) -> list[Any]:
+    """The parts of an index that has several, each with a last axis of size 1."""
+    if count == 1:
+        return [index]
+    eqn = made.get(id(index))
+    if eqn is None or eqn.name != "concatenate" or len(eqn.ins) != count:
+        return []
+    return eqn.ins if eqn.params["dimension"] == len(index.aval.shape) - 1 else []
+
+
+def _aval(v: Any) -> Any:
+    return getattr(v, "aval", v)
+
+
+def _is(v: Any, value: int) -> bool:
+    uniform = getattr(v, "uniform", None)
+    return uniform is not None and uniform == value
