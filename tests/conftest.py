@@ -58,9 +58,10 @@ def few_programs():
     """Forgets compiled programs before they use up the process's memory maps.
 
     Each takes a few, and at the kernel's limit (65,530 by default) compiling fails with "LLVM
-    compilation error: Cannot allocate memory". Below that, programs are shared between modules.
+    compilation error: Cannot allocate memory". Much below that, so that a worker stays at a few
+    GB, programs are shared between modules.
     """
     yield
     maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
+    if maps.exists() and maps.read_bytes().count(b"\n") > 12_000:
         jax.clear_caches()

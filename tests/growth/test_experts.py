@@ -71,6 +71,7 @@ def test_more_experts_are_exact(chosen_only, symmetry):
     assert separate == (symmetry != "even")
 
 
+@pytest.mark.slow
 def test_more_experts_have_exact_gradient_factors():
     small, big = draw(3), draw(6)
     plan = experts.more_experts(small, big)

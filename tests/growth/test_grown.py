@@ -71,7 +71,7 @@ def lm(width, depth):
     [
         (MLP((4,)), MLP((8, 12)), images),
         (CNN((2, 3), 4), CNN((4, 6), 8), images),
-        (lm(8, 1), lm(16, 3), text),
+        pytest.param(lm(8, 1), lm(16, 3), text, marks=pytest.mark.slow),
         (lm(8, 0), lm(8, 2), text),
     ],
     ids=["mlp", "cnn", "transformer", "from no block"],

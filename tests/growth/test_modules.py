@@ -82,7 +82,7 @@ def split(module):
 
 @pytest.mark.parametrize(
     "kind",
-    ["list", pytest.param("sequential", marks=pytest.mark.slow), "stacked"],
+    [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("list", "sequential")), "stacked"],
 )
 def test_nnx(kind):
     make = lambda *size: Net(*size, kind, rngs=nnx.Rngs(0))

@@ -170,7 +170,7 @@ class Block(nn.Module):
 TOKENS = np.random.default_rng(2).integers(0, 7, (3, 5))
 
 
-@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("stacked", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_transformer_in_width_and_depth(stacked):
     tx = optax.adamw(1e-2)
     small, big = (Transformer(w, d, h, stacked) for w, d, h in ((8, 2, 2), (16, 4, 4)))
