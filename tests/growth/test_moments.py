@@ -77,7 +77,7 @@ DOCUMENTED = {
     "monitor": [".measurement", ".measure_states"],  # rewritten at every update
     "schedule_free": [".z"],  # moved by the plain learning rate, like the parameters themselves
 }
-SOME = ["adafactor", "adamax", "frozen", "lars", "sm3"]
+SOME = ["adafactor", "adafactor_momentum", "adamax", "frozen", "lars", "sm3"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ c it scales there.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -52,26 +53,35 @@ def degrees_in_place(
     )
     rng = np.random.default_rng(0)
     draw = lambda make: jax.tree.map(lambda x: make(x.shape).astype(x.dtype), small)
-    f = draw(lambda shape: rng.uniform(0.6, 1.7, shape))
-    c = draw(lambda shape: rng.uniform(0.6, 1.7, shape))
+
+    def of_axes(shape: tuple[int, ...]) -> np.ndarray:
+        """A product of one factor an axis, as those of a growth are: factored moments keep it."""
+        drawn = [rng.uniform(0.6, 1.7, n) ** (1 / len(shape)) for n in shape]
+        return functools.reduce(np.multiply.outer, drawn, np.ones(()))
+
+    f, c = draw(of_axes), draw(of_axes)
     p = draw(lambda shape: _PARAM * rng.choice([-1.0, 1.0], shape))
     sign = draw(lambda shape: rng.choice([-1.0, 1.0], shape))
     times = lambda a, b: jax.tree.map(np.multiply, a, b)
 
-    def run(gradient_factor: PyTree, parameters: PyTree) -> Record:
-        state = tx.init(parameters)
-        for step in range(_STEPS):
-            # One size for all entries, so that norms scale by the root mean square of f alone.
-            size = np.float32(1.0 + 0.25 * step)
-            grads = times(times(sign, gradient_factor), jax.tree.map(lambda _, n=size: n, sign))
-            _, state = update(grads, state, parameters)
-        return record(state, jax.eval_shape(tx.init, parameters))
+    update = jax.jit(lambda g, s, q: tx.update(g, s, q))
+
+    def run(gradients: PyTree, parameters: PyTree) -> Record:
+        with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
+            state = tx.init(parameters)
+            for step in range(_STEPS):
+                # One size for all entries, so that norms scale by the root mean square of f alone.
+                size = np.float32(1.0 + 0.25 * step)
+                grads = jax.tree.map(lambda g, n=size: g * n, gradients)
+                _, state = update(grads, state, parameters)
+            return record(state, jax.eval_shape(tx.init, parameters))
+
+    @functools.cache
+    def tiled() -> Record:
+        return run(*(jax.tree.map(lambda x: np.tile(x, (2,) * x.ndim), t) for t in (sign, p)))
 
     try:
-        with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
-            update = jax.jit(lambda g, s, q: tx.update(g, s, q))
-            ones = jax.tree.map(np.ones_like, small)
-            plain, scaled = run(ones, p), run(f, times(c, p))
+        plain, scaled = run(sign, p), run(times(sign, f), times(c, p))
     except Exception:
         # The rule needs a loss value, larger leaves, …: the table has to do.
         return {}
@@ -84,10 +94,26 @@ def degrees_in_place(
             powers = _powers(before, scaled[where][1], factors)
             if powers is not None:
                 e, d, a, b = powers
+                entries = _entries(before, tiled()[where][1]) - a - b if a or b else 0.0
                 found[where] = slot._replace(
-                    gradient=float(e), weight=float(d), norm_gradient=float(a), norm_weight=float(b)
+                    gradient=float(e),
+                    weight=float(d),
+                    norm_gradient=float(a),
+                    norm_weight=float(b),
+                    entries=float(entries),
                 )
     return found
+
+
+def _entries(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> int:
+    """The power of √(entries) by which a slot of leaves tiled twice along each axis is larger: a
+    norm beside another says nothing, a norm alone 1, and a root mean square 0."""
+    powers = [
+        2 * np.log(abs(np.ravel(after[name])[0] / np.ravel(x)[0])) / (np.ndim(x) * np.log(2))
+        for name, x in before.items()
+        if np.ndim(x) and np.ravel(x)[0] and np.ravel(after[name])[0]
+    ]
+    return round(float(np.median(powers))) if powers else 0
 
 
 def _powers(

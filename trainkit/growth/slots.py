@@ -22,6 +22,8 @@ class Slot(NamedTuple):
       new: what entries of new units hold: 0, or the mean over the old ones of the same row or
         column (second moments: 0 with an old count makes the first updates many times too large).
       norm_weight, norm_gradient: powers of the factors by which the leaf's whole norm grows.
+      entries: the power of √(entries of the grown leaf / of the small one): −1 where the norm is
+        a root mean square.
       lead: axes in front that are not the parameter's.
       per_leaf: the slot holds one number a leaf, not one an entry.
     """
@@ -31,6 +33,7 @@ class Slot(NamedTuple):
     new: Literal["zero", "mean"] = "zero"
     norm_weight: float = 0.0
     norm_gradient: float = 0.0
+    entries: float = 0.0
     lead: int = 0
     per_leaf: bool = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,12 +83,14 @@ class Way:
     def norms(self, leaf: str, slot: Slot) -> float:
         """By what the slot changes with the leaf's whole norms."""
         how = self.how(leaf)
-        if how is None or not (slot.norm_weight or slot.norm_gradient):
+        if how is None or not (slot.norm_weight or slot.norm_gradient or slot.entries):
             return 1.0
         shape = self.small(leaf)
+        more = [len(a.source) / n for a, n in zip(how.axes, shape, strict=True) if a and n]
         return (
             norm_factor(how, shape, "weight") ** slot.norm_weight
             * norm_factor(how, shape, "gradient") ** slot.norm_gradient
+            * math.prod(more) ** (slot.entries / 2)
         )
 
     def small(self, leaf: str) -> Shape:
