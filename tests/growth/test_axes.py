@@ -3,20 +3,9 @@
 import numpy as np
 import pytest
 
-from trainkit.growth.axes import (
-    Axis,
-    Mismatch,
-    concatenation,
-    coordinate,
-    find,
-    grown_leaves,
-    labels,
-    product,
-    show,
-    source_map,
-    unify,
-)
+from trainkit.growth.axes import Axis, Mismatch, concatenation, find, product, show, unify
 from trainkit.growth.constants import repeated
+from trainkit.growth.maps import coordinate, grown_leaves, labels, source_map
 
 
 def settle(axis):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
-from trainkit.growth.axes import Axis, find, grown_leaves
+from trainkit.growth.axes import Axis, find
+from trainkit.growth.maps import grown_leaves
 
 if TYPE_CHECKING:
     from trainkit.growth.lockstep import Joint, Value

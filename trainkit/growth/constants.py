@@ -9,9 +9,10 @@ from typing import NoReturn
 
 import numpy as np
 
-from trainkit.growth.axes import find, grown_leaves, labels, source_map
+from trainkit.growth.axes import find
 from trainkit.growth.linear import ZERO, constant
 from trainkit.growth.lockstep import Analysis, Joint, Value
+from trainkit.growth.maps import grown_leaves, labels, source_map
 
 
 def repeated(n: int, m: int) -> np.ndarray:

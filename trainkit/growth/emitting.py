@@ -7,12 +7,13 @@ import math
 import numpy as np
 
 from trainkit.growth import hollow
-from trainkit.growth.axes import Axis, find, grown_leaves
+from trainkit.growth.axes import Axis, find
 from trainkit.growth.blueprint import AxisLeaf, LeafPlan, Plan
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.flow import Flow
 from trainkit.growth.linear import choose, nearest
 from trainkit.growth.lockstep import Analysis, Value
+from trainkit.growth.maps import grown_leaves
 from trainkit.growth.structures import structure_of
 
 

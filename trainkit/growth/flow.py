@@ -20,10 +20,11 @@ import numpy as np
 
 from trainkit.growth import hollow as conditions
 from trainkit.growth import rowmeans, signs
-from trainkit.growth.axes import Axis, coordinate, find, labels, source_map
+from trainkit.growth.axes import Axis, find
 from trainkit.growth.hollow import ALWAYS, MEAN, Condition, Need
 from trainkit.growth.linear import ZERO, Expr, System, plus
 from trainkit.growth.lockstep import Analysis, Joint, Value
+from trainkit.growth.maps import coordinate, labels, source_map
 
 
 class Contraction(NamedTuple):

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from jax.extend import core
 
-from trainkit.growth.axes import Axis, Mismatch, find, grown_leaves, leaves, show, unify
+from trainkit.growth.axes import Axis, Mismatch, find, show, unify
 from trainkit.growth.choice import Match, Pick
 from trainkit.growth.describing import describe, where
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.maps import grown_leaves, leaves
 from trainkit.growth.products import alike, in_one_order
 from trainkit.growth.program import Const, Equation, Folder, Program
 

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.growth.axes import Axis, coordinate, find, grown_leaves, leaves
+from trainkit.growth.axes import Axis, find
 from trainkit.growth.blueprint import Plan
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.given import check_shapes
 from trainkit.growth.lockstep import Analysis, Value
+from trainkit.growth.maps import coordinate, grown_leaves, leaves
 from trainkit.growth.program import Const
 from trainkit.growth.rules import RULES, UNKNOWN
 from trainkit.growth.tracing import named_shapes, shape_of, structs, traced_program

@@ -10,12 +10,13 @@ import numpy as np
 
 from trainkit.growth import hollow as conditions
 from trainkit.growth import rowmeans
-from trainkit.growth.axes import Axis, find, grown_leaves
+from trainkit.growth.axes import Axis, find
 from trainkit.growth.choice import Match, leaf_of
 from trainkit.growth.flow import Contraction, Flow
 from trainkit.growth.hollow import ALWAYS, Condition
 from trainkit.growth.linear import ZERO, Expr, constant, plus
 from trainkit.growth.lockstep import Joint, Value
+from trainkit.growth.maps import grown_leaves
 
 
 def nest(

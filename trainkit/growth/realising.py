@@ -7,11 +7,12 @@ from typing import Literal, get_args
 import jax
 import numpy as np
 
-from trainkit.growth.axes import coordinate, find, labels, source_map
+from trainkit.growth.axes import find
 from trainkit.growth.blueprint import LeafPlan, Plan, Symmetry, copies
 from trainkit.growth.constants import HOLLOW
 from trainkit.growth.given import check_key
 from trainkit.growth.leaf import AxisGrowth, LeafGrowth
+from trainkit.growth.maps import coordinate, labels, source_map
 from trainkit.growth.rms import rms_growth
 from trainkit.growth.structures import atom_axes, atoms_in, axis_from
 

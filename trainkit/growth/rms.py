@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainkit.growth.axes import coordinate, find, source_map
+from trainkit.growth.axes import find
 from trainkit.growth.blueprint import LeafPlan, Plan, copies
 from trainkit.growth.leaf import AxisGrowth, LeafGrowth
+from trainkit.growth.maps import coordinate, source_map
 from trainkit.growth.structures import axis_from
 
 

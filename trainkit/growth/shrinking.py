@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from trainkit.growth.applying import _vector, arithmetic, grow_leaf, small_tree
-from trainkit.growth.axes import Axis, coordinate, find, source_map
+from trainkit.growth.axes import Axis, find
 from trainkit.growth.blueprint import Plan
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.given import check_arrays
 from trainkit.growth.leaf import AxisGrowth, LeafGrowth
+from trainkit.growth.maps import coordinate, source_map
 from trainkit.growth.paths import named_leaves, path_name
 from trainkit.growth.realising import realise
 from trainkit.growth.structures import atom_axes, axis_from

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from trainkit.growth.axes import Axis, coordinate, find, source_map
+from trainkit.growth.axes import Axis, find
 from trainkit.growth.between import Growth, Side
 from trainkit.growth.blueprint import Plan
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.grown import grown
+from trainkit.growth.maps import coordinate, source_map
 from trainkit.growth.operators import Operator
 from trainkit.growth.paths import named_leaves
 from trainkit.growth.planning import plan

@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 
-from trainkit.growth.axes import find, show, source_map
+from trainkit.growth.axes import find, show
 from trainkit.growth.blueprint import LeafPlan, Plan
 from trainkit.growth.constants import HOLLOW
+from trainkit.growth.maps import source_map
 from trainkit.growth.structures import atom_axes, atoms_in, axis_from
 
 

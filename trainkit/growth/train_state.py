@@ -15,7 +15,7 @@ from trainkit.growth.applying import grower, run_on_device
 from trainkit.growth.blueprint import Plan
 from trainkit.growth.depth import relative_change
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.given import check_key, check_tx
+from trainkit.growth.given import check_key, check_shapes, check_tx
 from trainkit.growth.leaf import LeafGrowth, Origin
 from trainkit.growth.models import Traced, concrete, inputs_from, traced
 from trainkit.growth.moments import grow_opt_state
@@ -299,15 +299,12 @@ def _unproved(
 
 
 def _check(before: Traced, variables: PyTree) -> None:
-    expected, found = _shapes(before.variables), _shapes(variables)
-    for name in [*expected, *found]:
-        if expected.get(name) != found.get(name):
-            raise GrowthError(
-                f"the state is not the small model's: {name} is {found.get(name, 'missing')} in "
-                f"the state and {expected.get(name, 'missing')} in the model",
-                params=[name],
-                mend="pass the module that this state was trained with as small",
-            )
+    check_shapes(
+        variables,
+        _shapes(before.variables),
+        "the state is not the small model's",
+        "pass the module that this state was trained with as small",
+    )
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

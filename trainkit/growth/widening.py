@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from trainkit.growth.axes import Axis, find, grown_leaves
+from trainkit.growth.axes import Axis, find
 from trainkit.growth.blueprint import Plan
 from trainkit.growth.constants import (
     HOLLOW,
@@ -25,6 +25,7 @@ from trainkit.growth.emitting import emit
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.flow import Flow
 from trainkit.growth.lockstep import Analysis, Joint, Value
+from trainkit.growth.maps import grown_leaves
 from trainkit.growth.program import Program, scan_counts
 
 PyTree = Any

@@ -30,17 +30,7 @@ from trainkit.transforms.clipping import (
     clip_by_value,
     safe_norm,
 )
-from trainkit.transforms.curvature import (
-    NewtonState,
-    conjugate_gradient,
-    gauss_newton,
-    gnvp,
-    hvp,
-    lbfgs,
-    linearised,
-    newton_cg,
-    sophia,
-)
+from trainkit.transforms.curvature import NewtonState, gauss_newton, lbfgs, newton_cg, sophia
 from trainkit.transforms.descent import (
     dynamic_gd,
     momentum,
@@ -73,6 +63,7 @@ from trainkit.transforms.penalties import (
     l2,
     soft_threshold,
 )
+from trainkit.transforms.products import conjugate_gradient, gnvp, hvp, linearised
 from trainkit.transforms.quantise import (
     Quantised,
     QuantiseState,

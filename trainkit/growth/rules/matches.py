@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainkit.growth.axes import find, grown_leaves
+from trainkit.growth.axes import find
 from trainkit.growth.choice import Match, leaf_of, moved, refuse
 from trainkit.growth.flow import Flow
 from trainkit.growth.lockstep import Joint, Rule, Value
+from trainkit.growth.maps import grown_leaves
 from trainkit.growth.rules import elementwise
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainkit.growth.axes import Axis, find, grown_leaves
+from trainkit.growth.axes import Axis, find
 from trainkit.growth.choice import MEND, Match, Pick, leaf_of, moved, numbers, refuse
 from trainkit.growth.constants import repeated
 from trainkit.growth.flow import Flow
 from trainkit.growth.linear import ZERO, plus
 from trainkit.growth.lockstep import Joint, Rule, Value
+from trainkit.growth.maps import grown_leaves
 from trainkit.growth.moving import ANY, Group, move
 from trainkit.growth.rules import elementwise, indexing, matches, pieces
 
