@@ -33,7 +33,7 @@ import optax
 from experiments.progressive_lm.model import Transformer
 from trainkit.data import shakespeare
 from trainkit.growth import exact, grow_with_details
-from trainkit.state import TrainState
+from trainkit.step.state import TrainState
 
 AFTER, BATCH, LENGTH, WARM_UP = 50, 16, 64, 30
 SMALL = (32, 2)

@@ -25,10 +25,9 @@ import trainkit
 import trainkit.progressive.run as run_module
 from experiments.progressive_lm.model import Transformer
 from trainkit.data import Sampler, shakespeare
-from trainkit.growth import until
-from trainkit.growth.grown import grown
-from trainkit.growth.stages import Stage
-from trainkit.progressive import Ahead, Built, Passage, Recipe, progressive
+from trainkit.progressive import Ahead, Built, Passage, Recipe, progressive, triggers
+from trainkit.progressive.stages import Stage
+from trainkit.progressive.transition.grow import grown
 
 LENGTH, BATCH, SMALL, SEEDS = 64, 16, (32, 2), 3
 GROWTHS = 10  # of which the gap is measured, each in a run of its own
@@ -73,14 +72,14 @@ class Watched(Ahead):
         return all(work.done() for work in self._made.values())
 
 
-def quiet() -> until.Trigger:
+def quiet() -> triggers.Trigger:
     """When nothing has gone on in the background for some steps."""
 
-    def update(steps: Any, seen: until.Observation) -> tuple[Any, bool]:
+    def update(steps: Any, seen: triggers.Observation) -> tuple[Any, bool]:
         steps = steps + 1 if Watched.latest.idle else np.int32(0)
         return steps, steps > QUIET
 
-    return until.Trigger(lambda: np.int32(0), update, frozenset(), "quiet")
+    return triggers.Trigger(lambda: np.int32(0), update, frozenset(), "quiet")
 
 
 def gap(ahead: bool, seed: int) -> tuple[float, float]:

@@ -124,7 +124,7 @@ def block(step, state, batch, steps):
     start = clock()
     for _ in range(steps):
         state, out = step(state, batch)
-        # Eight simulated devices must not be given an unbounded queue: see trainkit/in_flight.py.
+        # Eight simulated devices must not be given an unbounded queue: trainkit/step/in_flight.py.
         jax.block_until_ready(out)
     return state, (clock() - start) / steps
 

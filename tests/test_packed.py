@@ -204,7 +204,7 @@ def test_sharded_leaves_keep_buffers_of_their_own():
 
 
 def test_checkpoints_keep_it(tmp_path):
-    from trainkit.checkpoint import Checkpointer
+    from trainkit.loop.checkpoint import Checkpointer
 
     tx = tt.named(clip=tt.clip_by_global_norm(1.0), adam=tt.adamw(1e-2))
     packed = Packed.pack(tree())

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit.transforms import _check
+from trainkit._core import checks
 from trainkit.transforms.clipping import safe_norm
 
 PyTree = Any
@@ -51,14 +51,14 @@ def mixup(
 
     Zhang et al., mixup: Beyond Empirical Risk Minimization, 2018.
     """
-    _check.rate("alpha", alpha, "mixup")
+    checks.rate("alpha", alpha, "mixup")
     if not jnp.issubdtype(targets.dtype, jnp.floating):
         raise ValueError("mixup: targets must be probabilities; give one_hot(labels, K).")
     size = targets.shape[0]
     for path, leaf in jax.tree_util.tree_flatten_with_path(inputs)[0]:
         if leaf.shape[:1] != (size,):
             raise ValueError(
-                f"mixup: the input {_check.name_of(path)!r} has shape {leaf.shape}, and there are "
+                f"mixup: the input {checks.name_of(path)!r} has shape {leaf.shape}, and there are "
                 f"{size} targets."
             )
     if not isinstance(alpha, jax.core.Tracer) and alpha == 0:
@@ -96,7 +96,7 @@ def distillation_loss(
 
     Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.
     """
-    _check.positive("temperature", temperature, "distillation_loss")
+    checks.positive("temperature", temperature, "distillation_loss")
     if student.shape != teacher.shape:
         raise ValueError(
             f"distillation_loss: student logits {student.shape} and teacher logits "
@@ -192,7 +192,7 @@ def prune(sparsity: Any, *, every: int = 1, mask: Any = None) -> optax.GradientT
     >>> (p + tx.update(jnp.zeros((2, 2)), tx.init(p), p)[0]).tolist()
     [[0.0, -3.0], [0.0, 2.0]]
     """
-    _check.count("every", every, "prune")
+    checks.count("every", every, "prune")
     if not callable(sparsity) and not 0 <= sparsity <= 1:
         raise ValueError(f"prune: sparsity must be in [0, 1], got {sparsity}.")
 
@@ -201,7 +201,7 @@ def prune(sparsity: Any, *, every: int = 1, mask: Any = None) -> optax.GradientT
         return PruneState(jnp.zeros((), jnp.int32), masks)
 
     def update(updates: PyTree, state: Any, params: PyTree = None) -> Any:
-        _check.need_params("prune", params)
+        checks.need_params("prune", params)
         moved = jax.tree.map(lambda p, u: p + u.astype(p.dtype), params, updates)
         share = sparsity(state.step_count) if callable(sparsity) else sparsity
         masks = jax.lax.cond(
@@ -224,7 +224,7 @@ def ensemble_init(init: Callable[[jax.Array], PyTree], key: jax.Array, members: 
     >>> ensemble_init(lambda key: jax.random.normal(key, (3,)), jax.random.key(0), 5).shape
     (5, 3)
     """
-    _check.count("members", members, "ensemble_init")
+    checks.count("members", members, "ensemble_init")
     return jax.vmap(init)(jax.random.split(key, members))
 
 
@@ -297,7 +297,7 @@ def importance_sample(
 
     Katharopoulos and Fleuret, Not All Samples Are Created Equal, 2018.
     """
-    _check.count("count", count, "importance_sample")
+    checks.count("count", count, "importance_sample")
     if not 0 <= mix <= 1:
         raise ValueError(f"importance_sample: mix must be in [0, 1], got {mix}.")
     size = scores.shape[0]

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from trainkit.loss import LossFn
-from trainkit.state import TrainState
+from trainkit.step.loss import LossFn
+from trainkit.step.state import TrainState
 
 PyTree = Any
 

@@ -17,9 +17,8 @@ import trainkit
 from experiments.progressive_lm.model import Transformer
 from trainkit.data import CharCorpus, shakespeare
 from trainkit.data.staged import staged
-from trainkit.growth import until
-from trainkit.growth.stages import Data, Stage
-from trainkit.progressive import keep_compiled, progressive
+from trainkit.progressive import keep_compiled, progressive, triggers
+from trainkit.progressive.stages import Data, Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +114,7 @@ def train(
     budget = config.steps * trainkit.cost.count_flops(step.program, full.state(tx, batch), batch)
     return progressive(
         [
-            Stage(model, until.flops(budget / 4) if part is not parts[-1] else None, data=part)
+            Stage(model, triggers.flops(budget / 4) if part is not parts[-1] else None, data=part)
             for part in parts
         ],
         build,

@@ -16,8 +16,8 @@ import trainkit
 from experiments.mnist.models import CNN, MLP
 from trainkit.data import Sampler, mnist, normalise, split
 from trainkit.data.mnist import MEAN, STD
+from trainkit.loop.run_folder import RunFolder
 from trainkit.report import write_report
-from trainkit.run_folder import RunFolder
 
 
 @dataclasses.dataclass(frozen=True)

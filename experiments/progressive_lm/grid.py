@@ -21,10 +21,10 @@ import trainkit
 from experiments.progressive_lm.model import Transformer
 from trainkit.cost import count_flops
 from trainkit.data import CharCorpus, Sampler
-from trainkit.growth.grown import grown
-from trainkit.growth.pace import NEVER
-from trainkit.growth.stages import Stage
 from trainkit.progressive import Built, Passage, Recipe
+from trainkit.progressive.pace import NEVER
+from trainkit.progressive.stages import Stage
+from trainkit.progressive.transition.grow import grown
 
 PyTree = Any
 CHUNK = 10  # steps a call

@@ -19,9 +19,8 @@ import trainkit
 from experiments.progressive_mnist.models import CNN, MLP
 from trainkit.data import Sampler, mnist, normalise, split
 from trainkit.data.mnist import MEAN, STD
-from trainkit.growth import until
-from trainkit.growth.stages import Stage
-from trainkit.progressive import Probe, ProgressiveResult, keep_compiled, progressive
+from trainkit.progressive import Probe, ProgressiveResult, keep_compiled, progressive, triggers
+from trainkit.progressive.stages import Stage
 from trainkit.report import RunData, read_run, write_report
 from trainkit.report.growth import comparison, growth_parts
 
@@ -150,7 +149,7 @@ def setting_of(config: Config, where: Path) -> Setting:
 def runs_of(config: Config) -> dict[str, list[Stage]]:
     """The stages of each run: the growing one, the small model alone, the large from scratch."""
     small, _, large = MODELS[config.model]
-    trigger = until.plateau("loss", slope=config.slope, patience=config.patience)
+    trigger = triggers.plateau("loss", slope=config.slope, patience=config.patience)
     growing = [
         Stage(
             model,

@@ -12,8 +12,8 @@ import pytest
 from experiments.mnist import train
 from experiments.mnist.models import CNN, MLP, halved
 from trainkit.data import DataError, mnist
-from trainkit.metrics import read_metrics
-from trainkit.run_folder import OutputError
+from trainkit.loop.run_folder import OutputError
+from trainkit.loop.writers import read_metrics
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import numpy as np
 import optax
 from optax import contrib
 
-from trainkit.growth.calculus import expand
-from trainkit.growth.leaf import AxisGrowth, LeafGrowth
-from trainkit.growth.paths import path_name
+from trainkit._core.paths import path_name
+from trainkit.growth.maps.algebra import expand
+from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth
 
 
 def copies(source, split="even", seed=0):

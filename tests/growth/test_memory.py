@@ -9,8 +9,8 @@ import pytest
 
 from tests.growth import zoo
 from trainkit import growth
-from trainkit.growth.applying import grower
-from trainkit.growth.moments import grow_opt_state
+from trainkit.growth.maps.apply import grower
+from trainkit.growth.opt_state.grow import grow_opt_state
 
 SLACK = 1024  # keys, tables, and the tuple of pointers to the results
 

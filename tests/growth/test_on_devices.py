@@ -7,13 +7,13 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from tests.growth.maps.test_apply import SPECS, WIDTH, X, big_model, draw, shapes, small_model
 
-from tests.growth.test_applying import SPECS, WIDTH, X, big_model, draw, shapes, small_model
 from trainkit import TrainState, growth
-from trainkit.growth.models import traced
-from trainkit.growth.moments import grow_opt_state
+from trainkit._core.paths import path_name
+from trainkit.growth.models import functions
 from trainkit.growth.operators import operator
-from trainkit.growth.paths import path_name
+from trainkit.growth.opt_state.grow import grow_opt_state
 from trainkit.growth.train_state import passage
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
@@ -94,7 +94,7 @@ def test_training_states():
         options = {"tx": tx, "big_params": shapes(2), "how": "uneven", "key": KEY}
         alone = growth.grow(state, small_model, big_model, EXAMPLE, **options)
         sides = [
-            traced(fn, (EXAMPLE,), shapes(k), {}) for fn, k in ((small_model, 1), (big_model, 2))
+            functions(fn, (EXAMPLE,), shapes(k), {}) for fn, k in ((small_model, 1), (big_model, 2))
         ]
         way = passage(*sides, (EXAMPLE,), tx=tx, how=operator("uneven"), key=KEY)
         asked = shardings_of(jax.eval_shape(way.apply, state))

@@ -10,9 +10,9 @@ from flax import nnx
 
 import trainkit
 from trainkit.growth import GrowthError
-from trainkit.growth.exact import exact
+from trainkit.growth.opt_state.exact import exact
 from trainkit.growth.train_state import grow, grow_with_details
-from trainkit.state import TrainState
+from trainkit.step.state import TrainState
 
 
 @pytest.fixture(autouse=True)

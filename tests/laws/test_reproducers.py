@@ -8,7 +8,7 @@ import pytest
 
 from tests.laws import mutants
 from trainkit import laws
-from trainkit.laws.intake import ordinary
+from trainkit.laws.protocol import ordinary
 
 tmap = jax.tree.map
 

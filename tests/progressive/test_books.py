@@ -1,7 +1,7 @@
 """What happened and what it cost, written down."""
 
 from trainkit.progressive import Ahead
-from trainkit.progressive.books import Books
+from trainkit.progressive.history import Books
 
 
 def test_certificates_that_are_made_together_come_to_their_own_growths():

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from trainkit.model import Model
+from trainkit.adapters.model import Model
 from trainkit.progressive import Ahead, Ledger, Limits, Probe, keep_compiled
 from trainkit.progressive.evaluation import Evaluation
 from trainkit.progressive.probe import Candidate, decide

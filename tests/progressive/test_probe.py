@@ -6,9 +6,8 @@ import pytest
 
 from tests.progressive import tiny
 from trainkit.data import Sampler
-from trainkit.growth import until
-from trainkit.growth.stages import Stage
-from trainkit.progressive import Price, Probe
+from trainkit.progressive import Price, Probe, triggers
+from trainkit.progressive.stages import Stage
 
 events = tiny.events
 
@@ -20,7 +19,7 @@ def test_the_probe_does_not_grow_where_growing_does_not_pay():
     label = random.integers(0, tiny.CLASSES, 256).astype(np.int32)  # nothing can be learnt
     data = {"x": x, "label": label}
     result = tiny.run(
-        [Stage(4, until.steps(60)), Stage(32)],
+        [Stage(4, triggers.steps(60)), Stage(32)],
         data=Sampler({k: v[:128] for k, v in data.items()}, 16),
         validation=tiny.parts({k: v[128:] for k, v in data.items()}, 16),
         steps=150,
@@ -36,7 +35,7 @@ def test_the_probe_does_not_grow_where_growing_does_not_pay():
 
 def test_candidates_get_equal_flops():
     result = tiny.run(
-        [Stage(4, until.steps(8)), Stage(32)], steps=10, decay=0.1, probe=Probe(steps=64)
+        [Stage(4, triggers.steps(8)), Stage(32)], steps=10, decay=0.1, probe=Probe(steps=64)
     )
     (probe,) = [e["probe"] for e in result.history if e.get("probe")]
     stay, lower, big = probe["candidates"]
@@ -48,7 +47,7 @@ def test_candidates_get_equal_flops():
 def test_a_probe_chooses_among_alternatives_and_grows_where_it_pays():
     # At a learning rate of 0 the small model cannot move; the candidate that may, wins.
     stages = [
-        Stage(4, until.steps(10), learning_rate=1e-6),
+        Stage(4, triggers.steps(10), learning_rate=1e-6),
         [Stage(8, learning_rate=1e-6), Stage(16)],
     ]
     result = tiny.run(stages, steps=30, probe=Probe(steps=60, errors=1.0))
@@ -60,7 +59,7 @@ def test_a_probe_chooses_among_alternatives_and_grows_where_it_pays():
 
 
 def test_growth_that_is_not_worth_its_price_is_not_made():
-    stages = [Stage(4, until.steps(10), learning_rate=1e-6), Stage(16)]
+    stages = [Stage(4, triggers.steps(10), learning_rate=1e-6), Stage(16)]
     dear = tiny.run(stages, steps=30, price=Price(per_parameter=1.0))
     assert not events(dear, "growth")
     free = tiny.run(stages, steps=30, probe=Probe(steps=60, errors=1.0))
@@ -71,7 +70,7 @@ TOO_HIGH = {"tx": optax.sgd(3.0), "steps": 40, "decay": 0.0}
 
 
 def test_where_the_learning_rate_is_what_is_wrong_it_is_lowered_and_nothing_grows():
-    stages = [Stage(4, until.steps(20)), Stage(8)]
+    stages = [Stage(4, triggers.steps(20)), Stage(8)]
     result = tiny.run(stages, probe=Probe(steps=30, batches=4, lower=0.1), **TOO_HIGH)
     first = events(result, "lower")[0]
     assert first["step"] == 20
@@ -84,7 +83,7 @@ def test_where_the_learning_rate_is_what_is_wrong_it_is_lowered_and_nothing_grow
 
 
 def test_annealed_candidates_are_compared_as_finished_models():
-    stages = [Stage(4, until.steps(20)), Stage(8)]
+    stages = [Stage(4, triggers.steps(20)), Stage(8)]
     losses = {}
     for anneal in (False, True):
         probe = Probe(steps=30, batches=4, anneal=anneal)

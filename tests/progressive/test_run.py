@@ -10,12 +10,12 @@ import pytest
 from tests.progressive import tiny
 from trainkit.cost import count_flops
 from trainkit.data import Sampler
-from trainkit.growth import until
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.stages import Data, Stage, StageError
+from trainkit.progressive import triggers
+from trainkit.progressive.stages import Data, Stage, StageError
 
 events = tiny.events
-TWO = [Stage(4, until.steps(10)), Stage(8)]
+TWO = [Stage(4, triggers.steps(10)), Stage(8)]
 
 
 def test_it_grows_when_the_trigger_fires_and_ends_when_the_budget_is_spent():
@@ -36,7 +36,7 @@ def test_it_grows_when_the_trigger_fires_and_ends_when_the_budget_is_spent():
 
 
 def test_it_ends_when_the_target_is_reached_and_says_so():
-    result = tiny.run(TWO, steps=500, target=until.reaches("loss", 10.0))
+    result = tiny.run(TWO, steps=500, target=triggers.reaches("loss", 10.0))
     assert result.satisfied
     assert result.ended == "target reached: loss ≤ 10"
     assert result.fit.steps == 5  # the first evaluation
@@ -92,8 +92,8 @@ def _loss_of(width):
 
 def test_data_grow_alone_and_with_the_model():
     stages = [
-        Stage(4, until.steps(4), data=Data(subset=0.5, batch_size=8)),
-        Stage(None, until.steps(4), data=Data(subset=96)),
+        Stage(4, triggers.steps(4), data=Data(subset=0.5, batch_size=8)),
+        Stage(None, triggers.steps(4), data=Data(subset=96)),
         Stage(8, data=Data(batch_size=16)),
     ]
     result = tiny.run(stages, data=tiny.sampler, steps=12)
@@ -114,10 +114,10 @@ def test_each_step_is_compiled_once_whether_ahead_or_not():
 
 
 def test_the_learning_rate_is_stable_then_decays_and_nothing_grows_meanwhile():
-    late = until.steps(8) | until.reaches(
+    late = triggers.steps(8) | triggers.reaches(
         "accuracy", 2.0
     )  # which may come earlier, for all we know
-    stages = [Stage(4, until.steps(10)), Stage(8, late), Stage(16)]
+    stages = [Stage(4, triggers.steps(10)), Stage(8, late), Stage(16)]
     result = tiny.run(stages, steps=20, decay=0.2)
     (decay,) = events(result, "decay")
     assert decay["step"] == 16
@@ -127,7 +127,7 @@ def test_the_learning_rate_is_stable_then_decays_and_nothing_grows_meanwhile():
 
 
 def test_new_rates_begin_at_those_of_exact_continuation_and_rise():
-    stages = [Stage(4, until.steps(10)), Stage(8, anneal=100)]
+    stages = [Stage(4, triggers.steps(10)), Stage(8, anneal=100)]
     result = tiny.run(stages, steps=11, decay=0.0)
     pace = result.state.opt_state
     assert float(pace.start["out"]) == 0.5
@@ -137,14 +137,14 @@ def test_new_rates_begin_at_those_of_exact_continuation_and_rise():
 
 def test_without_layers_of_its_own_a_growth_knows_no_parametrisation():
     with pytest.raises(StageError, match=r"mup='adam'.*leave mup out"):
-        tiny.run([Stage(4, until.steps(10)), Stage(8, mup="adam")], steps=20)
+        tiny.run([Stage(4, triggers.steps(10)), Stage(8, mup="adam")], steps=20)
 
 
 def test_a_run_resumed_in_any_stage_ends_where_the_undisturbed_one_does(tmp_path):
     options = {"tx": optax.sgd(0.1, momentum=0.9), "steps": 30, "checkpoint_every": 5}
     stages = [
-        Stage(4, until.steps(10)),
-        Stage(8, until.plateau("loss", slope=10.0, patience=2)),
+        Stage(4, triggers.steps(10)),
+        Stage(8, triggers.plateau("loss", slope=10.0, patience=2)),
         Stage(16),
     ]
     whole = tiny.run(stages, **options)
@@ -154,7 +154,7 @@ def test_a_run_resumed_in_any_stage_ends_where_the_undisturbed_one_does(tmp_path
             self.at = at
 
         def __call__(self, now):
-            from trainkit.hooks import Change
+            from trainkit.loop.hooks import Change
 
             return Change(stop="stopped") if now.steps == self.at else None
 
@@ -173,12 +173,12 @@ def test_a_run_resumed_in_any_stage_ends_where_the_undisturbed_one_does(tmp_path
 
 
 def test_a_growth_can_be_replayed_from_the_state_before_it():
-    stages = [Stage(4, until.steps(10)), Stage(8)]
+    stages = [Stage(4, triggers.steps(10)), Stage(8)]
     before = tiny.run([Stage(4)], steps=10, decay=0.0)
     grown = tiny.run(stages, steps=11, decay=0.0)
-    from trainkit.growth.stages import normalised
     from trainkit.progressive import Recipe, replay
-    from trainkit.progressive.built import levels_built
+    from trainkit.progressive.prepare import levels_built
+    from trainkit.progressive.stages import normalised
 
     recipe = Recipe(
         build=tiny.build,
@@ -201,31 +201,31 @@ def test_a_growth_can_be_replayed_from_the_state_before_it():
 @pytest.mark.parametrize(
     ("stages", "options", "error", "words"),
     [
-        ([Stage(8, until.steps(5)), Stage(4)], {}, StageError, r"Stage 1 shrinks.*shrink=True"),
+        ([Stage(8, triggers.steps(5)), Stage(4)], {}, StageError, r"Stage 1 shrinks.*shrink=True"),
         (
-            [Stage(4, until.reaches("f1", 0.5)), Stage(8)],
+            [Stage(4, triggers.reaches("f1", 0.5)), Stage(8)],
             {},
             StageError,
             r"nothing computes 'f1'.*accuracy, loss",
         ),
         ([Stage(4)], {"flops": 10.0}, StageError, "below one step"),
         ([Stage(4)], {"examples": 5}, StageError, "below one step"),
-        ([Stage(4, until.flops(10.0)), Stage(8)], {}, StageError, "below one step"),
-        ([Stage(4, until.steps(500)), Stage(8)], {}, StageError, "would never come"),
+        ([Stage(4, triggers.flops(10.0)), Stage(8)], {}, StageError, "below one step"),
+        ([Stage(4, triggers.steps(500)), Stage(8)], {}, StageError, "would never come"),
         (
-            [Stage(4, until.steps(9)), Stage(8, until.steps(9)), Stage(16)],
+            [Stage(4, triggers.steps(9)), Stage(8, triggers.steps(9)), Stage(16)],
             {},
             StageError,
             r"after 18 steps of the run.*last 4, in which the learning rate falls",
         ),
         (
-            [Stage(4, until.epochs(9)), Stage(8)],
+            [Stage(4, triggers.epochs(9)), Stage(8)],
             {},
             StageError,
             r"after 54 steps of the run at the earliest \(until 9 epochs\)",
         ),
         (
-            [Stage(4, until.plateau("loss")), Stage(8)],  # five evaluations, every 5 steps
+            [Stage(4, triggers.plateau("loss")), Stage(8)],  # five evaluations, every 5 steps
             {},
             StageError,
             r"after 25 steps.*loss flat over 5 evaluations",
@@ -242,26 +242,32 @@ def test_a_growth_can_be_replayed_from_the_state_before_it():
         (4, {}, StageError, "stages is a int: give a list"),
         ([4], {}, StageError, "Stage 0 is 4; expected Stage"),
         (
-            [Stage(4, until.steps(5), data=Data(batch_size=8)), Stage(8, data=Data(batch_size=16))],
+            [
+                Stage(4, triggers.steps(5), data=Data(batch_size=8)),
+                Stage(8, data=Data(batch_size=16)),
+            ],
             {"data": lambda _: tiny.sampler()},
             StageError,
             "takes no notice of batch_size",
         ),
         ([Stage(4), Stage(8)], {}, StageError, "has no `until`"),
-        ([Stage(4, until.steps(5)), Stage(6)], {}, GrowthError, "no multiple"),
+        ([Stage(4, triggers.steps(5)), Stage(6)], {}, GrowthError, "no multiple"),
         ([], {}, StageError, "no stages"),
-        ([Stage(4)], {"target": until.reaches("f1", 0.5)}, ValueError, "'f1'"),
+        ([Stage(4)], {"target": triggers.reaches("f1", 0.5)}, ValueError, "'f1'"),
         ([Stage(4)], {"steps": 0}, ValueError, "steps=0"),
         ([Stage(4)], {"steps": None}, ValueError, "never end"),
         ([Stage(4)], {"decay": 1.0}, ValueError, "decay=1.0"),
         (
-            [Stage(4, until.steps(5)), Stage(None, data=Data(batch_size=32))],
+            [Stage(4, triggers.steps(5)), Stage(None, data=Data(batch_size=32))],
             {},
             ValueError,
             "one sampler for all",
         ),
         (
-            [Stage(4, until.steps(5), data=Data(batch_size=32)), Stage(8, data=Data(batch_size=8))],
+            [
+                Stage(4, triggers.steps(5), data=Data(batch_size=32)),
+                Stage(8, data=Data(batch_size=8)),
+            ],
             {"data": tiny.sampler},
             StageError,
             "batch_size from 32 to 8",
@@ -276,11 +282,11 @@ def test_bad_input_is_refused_before_training(stages, options, error, words):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: until.steps("5"),
-        lambda: until.reaches("loss", "low"),
-        lambda: until.reaches(3, 0.5),
-        lambda: until.steps(5) | 5,
-        lambda: until.steps(5) & None,
+        lambda: triggers.steps("5"),
+        lambda: triggers.reaches("loss", "low"),
+        lambda: triggers.reaches(3, 0.5),
+        lambda: triggers.steps(5) | 5,
+        lambda: triggers.steps(5) & None,
         lambda: Stage(4, until=lambda step: step > 5),
         lambda: Stage(4, data={"batch_size": 8}),
         lambda: Stage(4, rewarm="5"),
@@ -292,7 +298,9 @@ def test_what_is_of_the_wrong_kind_is_refused_where_it_is_written(make):
 
 
 def test_a_target_may_be_any_trigger():
-    result = tiny.run([Stage(4)], steps=50, target=until.steps(8) & until.reaches("loss", 9.0))
+    result = tiny.run(
+        [Stage(4)], steps=50, target=triggers.steps(8) & triggers.reaches("loss", 9.0)
+    )
     assert result.ended == "target reached: 8 steps and loss ≤ 9"
     assert result.fit.steps == 10  # the first evaluation from there
 

@@ -6,11 +6,11 @@ import numpy as np
 import optax
 
 import trainkit
+from trainkit.adapters.model import Model
 from trainkit.data import Sampler
-from trainkit.growth.between import Growth
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.stages import Data
-from trainkit.model import Model
+from trainkit.progressive.stages import Data
+from trainkit.progressive.transition.growth import Growth
 
 FEATURES, CLASSES = 6, 3
 

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from trainkit.metrics import MetricsLog
+from trainkit.loop.writers import MetricsLog
 from trainkit.report import RunData, read_run, report_html, write_report
 
 VOID = {"meta", "br", "img", "hr"}

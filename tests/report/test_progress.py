@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from trainkit.record import Record
+from trainkit.loop.record import Record
+from trainkit.loop.stopping import Best, Budget
 from trainkit.report.progress import Progress
-from trainkit.stopping import Best, Budget
 
 BUDGET = Budget(steps=100)
 RECORD = Record(step=50, epoch=1.5, evaluation={"accuracy": 0.5, "loss": 0.25})

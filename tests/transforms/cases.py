@@ -8,7 +8,7 @@ import optax
 import trainkit.transforms as tt
 from trainkit import schedules
 
-from . import oracles as o
+from tests.transforms import oracles as o
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 

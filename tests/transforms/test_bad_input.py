@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import trainkit.transforms as tt
-from trainkit.transforms import _check
+from trainkit._core import checks
 
 P = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
 
@@ -172,7 +172,7 @@ HYPERPARAMETERS = [
     (name, parameter)
     for name, factory in FACTORIES.items()
     for parameter in inspect.signature(factory).parameters
-    if parameter in _check.KINDS or parameter in _check.COUNTS
+    if parameter in checks.KINDS or parameter in checks.COUNTS
 ]
 
 
@@ -186,7 +186,7 @@ def test_every_number_is_checked_by_its_name(name):
     for parameter in inspect.signature(FACTORIES[name]).parameters.values():
         number = isinstance(parameter.default, int | float)
         if number and not isinstance(parameter.default, bool) and parameter.name not in FREE:
-            known = parameter.name in _check.KINDS or parameter.name in _check.COUNTS
+            known = parameter.name in checks.KINDS or parameter.name in checks.COUNTS
             own = (name, parameter.name) in {("adafactor", "decay_rate"), ("sgld", "prior")}
             assert known or own, parameter.name
 
@@ -194,7 +194,7 @@ def test_every_number_is_checked_by_its_name(name):
 @pytest.mark.parametrize(("name", "parameter"), HYPERPARAMETERS)
 def test_every_hyperparameter_of_every_rule(name, parameter):
     factory = FACTORIES[name]
-    for bad in BAD[_check.KINDS.get(parameter, "count")]:
+    for bad in BAD[checks.KINDS.get(parameter, "count")]:
         # The rule itself is named too; where two names are one factory, by either.
         with pytest.raises(ValueError, match=rf"^\w+: {parameter} must be"):
             factory(**{**arguments(factory), parameter: bad})

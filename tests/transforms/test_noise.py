@@ -7,7 +7,7 @@ import pytest
 
 import trainkit.transforms as tt
 
-from . import oracles as o
+from tests.transforms import oracles as o
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])

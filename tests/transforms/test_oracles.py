@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from . import oracles as o
-from .cases import RULES, noisy
+from tests.transforms import oracles as o
+from tests.transforms.cases import RULES, noisy
 
 STEPS = 100
 NAMES = [*RULES, *noisy("float32")]

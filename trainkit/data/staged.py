@@ -15,7 +15,7 @@ PyTree = Any
 
 
 class Amount(Protocol):
-    """What `trainkit.growth.stages.Data` has: sizes, `None` for all there is."""
+    """What `trainkit.progressive.stages.Data` has: sizes, `None` for all there is."""
 
     @property
     def subset(self) -> float | int | None: ...
@@ -44,7 +44,7 @@ def staged(
     Raises:
       ValueError: from the function: a size that the data does not have.
 
-    >>> from trainkit.growth.stages import Data
+    >>> from trainkit.progressive.stages import Data
     >>> make = staged({"image": np.ones((8, 4, 4, 1), np.float32)}, batch_size=2)
     >>> next(make(Data(subset=0.5, resolution=2)))["image"].shape
     (2, 2, 2, 1)

@@ -8,18 +8,18 @@ from typing import Any
 
 import jax
 
-from trainkit.growth.backward import unproved
-from trainkit.growth.blueprint import Plan, unchanged
-from trainkit.growth.deepening import Shapes, Side, assemble, deeper
+from trainkit.growth.analysis.joint_program import Analysis, Value
+from trainkit.growth.analysis.solve import widen
+from trainkit.growth.depth.assembly import Shapes, Side, assemble, deeper
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.lockstep import Analysis, Value
+from trainkit.growth.ir.custom_gradients import unproved
+from trainkit.growth.ir.program import Folder, Program
+from trainkit.growth.ir.trace import named_shapes, shape_of, structs, traced_program
 from trainkit.growth.operators import Operator, operator
-from trainkit.growth.program import Folder, Program
-from trainkit.growth.repeating import more_groups
+from trainkit.growth.plan.data import Plan, unchanged
+from trainkit.growth.plan.groups import more_groups
+from trainkit.growth.plan.upcycling import upcycled
 from trainkit.growth.rules import RULES, UNKNOWN
-from trainkit.growth.tracing import named_shapes, shape_of, structs, traced_program
-from trainkit.growth.upcycling import upcycled
-from trainkit.growth.widening import widen
 
 PyTree = Any
 
@@ -60,9 +60,9 @@ def plan(
         that they do nothing is proved on it. "stack", "interpose", "middle" and "last" copy old
         layers and change the function; the plan then is exact for all but the copies. "experts":
         the big model has a mixture where the small one has a dense layer, which every expert
-        becomes; found by names and shapes, not proved (see `trainkit.growth.experts.of_dense`).
+        becomes; found by names and shapes, not proved (see `growth.plan.experts.of_dense`).
         "groups": key and value heads grow alone; not proved (see
-        `trainkit.growth.repeating.more_groups`).
+        `trainkit.growth.plan.groups.more_groups`).
       trainable: which leaves of new layers may be set to 0 (not running statistics).
 
     Results may grow along an axis that nothing sums over (the logits of a larger vocabulary): their

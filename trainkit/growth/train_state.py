@@ -11,22 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from trainkit.growth.applying import grower, run_on_device
-from trainkit.growth.blueprint import Plan
-from trainkit.growth.depth import relative_change
+from trainkit._core.paths import named_leaves
+from trainkit.adapters.functions import Functions
+from trainkit.growth.deepen import relative_change
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.given import check_key, check_shapes, check_tx
-from trainkit.growth.leaf import LeafGrowth, Origin
-from trainkit.growth.models import Traced, concrete, inputs_from, traced
-from trainkit.growth.moments import grow_opt_state
+from trainkit.growth.maps.apply import grower, run_on_device
+from trainkit.growth.maps.perturb import shrink_and_perturb
+from trainkit.growth.models import concrete, functions, inputs_from
 from trainkit.growth.operators import Operator, operator
-from trainkit.growth.paths import named_leaves
-from trainkit.growth.perturbing import shrink_and_perturb
+from trainkit.growth.opt_state.grow import grow_opt_state
+from trainkit.growth.opt_state.slots import Slots
+from trainkit.growth.plan.data import Plan
+from trainkit.growth.plan.leaf_map import LeafGrowth, Origin
+from trainkit.growth.plan.upcycling import lifted, lifted_state
+from trainkit.growth.plan.validation import check_key, check_shapes, check_tx
 from trainkit.growth.planning import plan
-from trainkit.growth.slots import Slots
-from trainkit.growth.upcycling import lifted, lifted_state
 from trainkit.packed import Packed, repack, unpack_all
-from trainkit.state import TrainState
+from trainkit.step.state import TrainState
 
 PyTree = Any
 P = ParamSpec("P")
@@ -68,15 +69,15 @@ class Grown(NamedTuple):
     growth: dict[str, LeafGrowth]
     origin: dict[str, Origin]
     zeroed: tuple[str, ...]
-    small: Traced
-    big: Traced
+    small: Functions
+    big: Functions
     inputs: tuple[Any, ...]
     plan: Plan | None = None
 
 
 def passage(
-    small: Traced,
-    big: Traced,
+    small: Functions,
+    big: Functions,
     inputs: tuple[Any, ...],
     *,
     tx: optax.GradientTransformation,
@@ -165,7 +166,7 @@ def grow_with_details(
     donate: bool = False,
     out_shardings: Any = None,
 ) -> Grown:
-    """`grow`, with what was done; see `trainkit.growth.certifying.certify`.
+    """`grow`, with what was done; see `trainkit.growth.views.certify.certify`.
 
     A packed state is given back, as is `before`, as the trees that the models take.
     """
@@ -179,8 +180,8 @@ def grow_with_details(
     key = jax.random.key(key) if isinstance(key, int) else key
     check_key(key)
     inputs = inputs_from(example)
-    before = traced(small, inputs, state.params, state.model_state, "small")
-    after = traced(big, inputs, big_params, big_model_state or state.model_state, "big")
+    before = functions(small, inputs, state.params, state.model_state, "small")
+    after = functions(big, inputs, big_params, big_model_state or state.model_state, "big")
     _check(before, {"params": state.params, "model_state": state.model_state})
     options: dict[str, Any] = {"tx": tx, "key": key, "slots": slots, "reset": reset}
     try:
@@ -232,7 +233,7 @@ grow.__doc__ = """The training state of a bigger model that goes on where the sm
         the function is kept (the chosen gates sum to 1), and asked for by "experts".
       key: a random key or a seed; the same key, the same growth.
       big_params, big_model_state: arrays or shapes, for plain functions.
-      slots, reset: see `trainkit.growth.moments.grow_opt_state`.
+      slots, reset: see `trainkit.growth.opt_state.grow.grow_opt_state`.
       donate: whether the buffers of `state` are given up.
       out_shardings: where the grown state lives: a sharding or a `TrainState` of them.
 
@@ -257,8 +258,8 @@ grow.__doc__ = """The training state of a bigger model that goes on where the sm
 
 
 def _unproved(
-    before: Traced,
-    after: Traced,
+    before: Functions,
+    after: Functions,
     inputs: tuple[Any, ...],
     state: TrainState,
     options: Any,
@@ -298,7 +299,7 @@ def _unproved(
     )
 
 
-def _check(before: Traced, variables: PyTree) -> None:
+def _check(before: Functions, variables: PyTree) -> None:
     check_shapes(
         variables,
         _shapes(before.variables),

@@ -7,8 +7,8 @@ from typing import Any
 
 import optax
 
-from trainkit.laws.adapt import FACTORS
-from trainkit.laws.intake import near
+from trainkit.laws.per_example import FACTORS
+from trainkit.laws.protocol import near
 
 CLAIMS: dict[str, str] = {
     "oracle": "agrees with the reference of like=…",

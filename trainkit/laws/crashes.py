@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from trainkit.laws import form
-from trainkit.laws.intake import first_line
+from trainkit.laws.families import form
 from trainkit.laws.law import Law, Violation
+from trainkit.laws.protocol import first_line
 
 
 def crashed_as(error: BaseException, where: str, law: Law) -> Violation:

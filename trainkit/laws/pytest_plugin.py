@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trainkit.laws import claims as claiming
-from trainkit.laws import examine as checking
+from trainkit.laws import runner as checking
 from trainkit.laws.law import Law, Level
 from trainkit.laws.oracles.catalogue import oracle_for, plain_name
 from trainkit.laws.oracles.schedules import SCHEDULES

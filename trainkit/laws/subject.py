@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from trainkit.laws import cases, told
-from trainkit.laws.adapt import adapted
-from trainkit.laws.intake import build, first_line, is_transformation, ordinary
+from trainkit.laws import losses
 from trainkit.laws.law import Level, NotApplicable
 from trainkit.laws.oracles.catalogue import Oracle
-from trainkit.laws.runs import Run, Runs, scanned
-from trainkit.laws.trees import RELATIVE, gap_of
+from trainkit.laws.per_example import adapted
+from trainkit.laws.problems import cases
+from trainkit.laws.problems.runs import Run, Runs, scanned
+from trainkit.laws.problems.trees import RELATIVE, gap_of
+from trainkit.laws.protocol import build, first_line, is_transformation, ordinary
 
 
 class Crash(Exception):
@@ -83,7 +84,7 @@ class Subject:
     # -- extra arguments --------------------------------------------------------------------------
 
     def extra(self, params: Any, grads: Any) -> dict[str, Any]:
-        made = told.made_up(self.needs, params, grads, self.slope)
+        made = losses.made_up(self.needs, params, grads, self.slope)
         own = self.extra_args
         if callable(own):
             own = own(params, grads)

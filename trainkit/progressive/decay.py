@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trainkit.progressive.built import Built
 from trainkit.progressive.limits import Limits
+from trainkit.progressive.prepare import Built
 
 
 class Decay:

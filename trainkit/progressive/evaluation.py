@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from trainkit.checks import examples
+from trainkit._core.validation import examples
 from trainkit.cost import cost, count_flops
-from trainkit.evaluate import EvalStep, make_eval_step
-from trainkit.state import TrainState
+from trainkit.step.eval_step import EvalStep, make_eval_step
+from trainkit.step.state import TrainState
 
 PyTree = Any
 

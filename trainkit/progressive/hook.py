@@ -11,16 +11,16 @@ from typing import Any
 import jax
 
 from trainkit.data.sampler import Position
-from trainkit.growth.pace import begin_decay, lower
-from trainkit.growth.until import Trigger
-from trainkit.hooks import Change, Now
-from trainkit.progressive.ahead import Ahead
-from trainkit.progressive.books import Books, row_of
-from trainkit.progressive.built import Built
+from trainkit.loop.hooks import Change, Now
+from trainkit.progressive.background import Ahead
 from trainkit.progressive.decay import Decay
+from trainkit.progressive.history import Books, row_of
 from trainkit.progressive.limits import Limits
-from trainkit.progressive.passage import Passage, Placed
+from trainkit.progressive.pace import begin_decay, lower
+from trainkit.progressive.prepare import Built
 from trainkit.progressive.probe import Price, Probe, Probing
+from trainkit.progressive.transition.switch import Passage, Placed
+from trainkit.progressive.triggers import Trigger
 from trainkit.progressive.watch import Watch
 
 PyTree = Any
@@ -111,7 +111,7 @@ class Growing:
     # -- the hook ------------------------------------------------------------------------------
 
     def __call__(self, now: Now) -> Change | None:
-        """See `trainkit.hooks.Hook`."""
+        """See `trainkit.loop.hooks.Hook`."""
         self._start_what_waits(now.state)
         if self.ahead.enabled:
             self.books.take_in()

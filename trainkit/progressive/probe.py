@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.growth.pace import begin_decay, lower
-from trainkit.progressive.built import Built, cost_of
-from trainkit.progressive.passage import Passage
-from trainkit.state import TrainState
+from trainkit.progressive.pace import begin_decay, lower
+from trainkit.progressive.prepare import Built, cost_of
+from trainkit.progressive.transition.switch import Passage
+from trainkit.step.state import TrainState
 
 PyTree = Any
 

@@ -10,20 +10,20 @@ from typing import Any
 import jax
 import optax
 
-from trainkit.growth.between import Grow
-from trainkit.growth.stages import Stage, normalised
-from trainkit.growth.until import Trigger
-from trainkit.loop import fit
-from trainkit.progressive.ahead import Ahead
-from trainkit.progressive.built import Built, Recipe, levels_built
+from trainkit.loop.fit import fit
+from trainkit.loop.record import FitResult
+from trainkit.progressive.background import Ahead
+from trainkit.progressive.checks import check_built, check_data, check_options, check_pair
 from trainkit.progressive.hook import Growing
 from trainkit.progressive.ledger import Ledger
 from trainkit.progressive.limits import Limits
-from trainkit.progressive.passage import Passage
+from trainkit.progressive.prepare import Built, Recipe, levels_built
 from trainkit.progressive.probe import Price, Probe
-from trainkit.progressive.refusals import check_built, check_data, check_options, check_pair
-from trainkit.record import FitResult
-from trainkit.state import TrainState
+from trainkit.progressive.stages import Stage, normalised
+from trainkit.progressive.transition.growth import Grow
+from trainkit.progressive.transition.switch import Passage
+from trainkit.progressive.triggers import Trigger
+from trainkit.step.state import TrainState
 
 PyTree = Any
 
@@ -154,7 +154,9 @@ def progressive(
             "target=, or an until= of the last stage."
         )
     if grow is None:
-        from trainkit.growth.shrunk import grown_or_shrunk  # it brings the whole analysis with it
+        from trainkit.progressive.transition.shrink import (
+            grown_or_shrunk,  # it brings the whole analysis with it
+        )
 
         grow = grown_or_shrunk
     recipe = Recipe(

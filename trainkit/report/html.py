@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainkit.loop.run_folder import REPORT
 from trainkit.report.panels import sections
 from trainkit.report.run_data import RunData, read_run
-from trainkit.run_folder import REPORT
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --card: #f5f6f8; --ink: #1d2330;

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainkit.metrics import Row, read_metrics
+from trainkit.loop.run_folder import CONFIG
+from trainkit.loop.writers import Row, read_metrics
 from trainkit.report.summary import SUMMARY
-from trainkit.run_folder import CONFIG
 
 
 @dataclasses.dataclass(frozen=True)

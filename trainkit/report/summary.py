@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trainkit.versions import devices, versions
+from trainkit._core.versions import devices, versions
 
 SUMMARY = "summary.json"
 

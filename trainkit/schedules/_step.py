@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.transforms import _check
+from trainkit._core import checks
 
 Schedule = Callable[..., jax.Array]
 LAST = 2**31 - 1
@@ -51,21 +51,21 @@ def ratio(done: jax.Array, length: Any) -> jax.Array:
 
 def value(name: str, number: Any, of: str) -> None:
     """Refuses a value of a schedule that is negative, not finite or not a number."""
-    if not isinstance(number, jax.core.Tracer) and _check.concrete(number) is None:
+    if not isinstance(number, jax.core.Tracer) and checks.concrete(number) is None:
         raise TypeError(f"{of}: {name} must be a number, got {number!r}.")
-    _check.rate(name, number, of)
+    checks.rate(name, number, of)
 
 
 def length(name: str, number: Any, of: str, *, least: int = 1) -> None:
     """Refuses a length that is not a whole number of steps, at least `least`."""
-    _check.count(name, number, of, least=least)
+    checks.count(name, number, of, least=least)
 
 
 def boundaries(given: Any, of: str, *, least: int = 1) -> list[int]:
     """The boundaries as whole numbers in strictly increasing order; anything else is refused."""
     found = list(given)
     for number in found:
-        _check.count("every boundary", number, of, least=least)
+        checks.count("every boundary", number, of, least=least)
     for before, after in itertools.pairwise(found):
         if after <= before:
             raise ValueError(

@@ -40,7 +40,7 @@ def exponential(
     of = "exponential"
     for name, number in (("init", init), ("end", end)):
         _step.value(name, number, of)
-    _step._check.positive("rate", rate, of)
+    _step.checks.positive("rate", rate, of)
     _step.length("steps", steps, of)
     if rate > 1 and not end >= init > 0:
         raise ValueError(f"{of}: a rate above 1 needs an end ≥ init > 0 to stop at, got {end}.")
@@ -66,7 +66,7 @@ def step(init: float, factor: float = 0.1, every: int = 30) -> Schedule:
     [1.0, 0.1, 0.01]
     """
     _step.value("init", init, "step")
-    _step._check.positive("factor", factor, "step")
+    _step.checks.positive("factor", factor, "step")
     if factor > 1:
         raise ValueError(f"step: factor must be at most 1, got {factor}.")
     _step.length("every", every, "step")
@@ -82,7 +82,7 @@ def multi_step(init: float, boundaries: Sequence[int], factor: float = 0.1) -> S
     [1.0, 0.1, 0.01]
     """
     _step.value("init", init, "multi_step")
-    _step._check.positive("factor", factor, "multi_step")
+    _step.checks.positive("factor", factor, "multi_step")
     values = [init * factor**i for i in range(len(list(boundaries)) + 1)]
     return piecewise_constant(boundaries, values, _of="multi_step")
 
@@ -130,7 +130,7 @@ def polynomial(
     of = "polynomial"
     for name, number in (("init", init), ("end", end)):
         _step.value(name, number, of)
-    _step._check.positive("power", power, of)
+    _step.checks.positive("power", power, of)
     _step.length("steps", steps, of)
     _step.length("begin", begin, of, least=0)
     return lambda count: end + (init - end) * (1 - fraction(count, steps, begin)) ** power
@@ -223,7 +223,7 @@ def cosine_restarts(
         _step.value(name, number, of)
     _step.length("steps", steps, of)
     _step.length("growth", growth, of)
-    _step._check.positive("factor", factor, of)
+    _step.checks.positive("factor", factor, of)
     if factor > 1:
         raise ValueError(f"{of}: factor must be at most 1, got {factor}.")
     # Integer arithmetic throughout: a cycle found through a logarithm is off by one at a restart.

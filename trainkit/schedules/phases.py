@@ -134,7 +134,7 @@ def one_cycle(
     _step.value("peak", peak, of)
     _step.length("steps", steps, of)
     for name, number in (("div", div), ("final_div", final_div)):
-        _step._check.positive(name, number, of)
+        _step.checks.positive(name, number, of)
     if not 0 <= warmup_fraction <= 1:
         raise ValueError(f"{of}: warmup_fraction must be in [0, 1], got {warmup_fraction}.")
     if shape not in ("cosine", "linear"):

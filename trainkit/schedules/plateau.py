@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from trainkit.transforms import _check
+from trainkit._core import checks
 
 
 class PlateauState(NamedTuple):
@@ -99,10 +99,10 @@ class reduce_on_plateau:
         of = "reduce_on_plateau"
         if not 0 < self.factor < 1:
             raise ValueError(f"{of}: factor must be in (0, 1), got {self.factor}.")
-        _check.count("patience", self.patience, of)
-        _check.count("cooldown", self.cooldown, of, least=0)
-        _check.rate("min_delta", self.min_delta, of)
-        _check.rate("min_scale", self.min_scale, of)
+        checks.count("patience", self.patience, of)
+        checks.count("cooldown", self.cooldown, of, least=0)
+        checks.rate("min_delta", self.min_delta, of)
+        checks.rate("min_scale", self.min_scale, of)
         _check_mode(self.mode, of)
 
     def init(self) -> PlateauState:
@@ -152,8 +152,8 @@ class early_stopping:
     mode: Literal["min", "max"] = "min"
 
     def __post_init__(self) -> None:
-        _check.count("patience", self.patience, "early_stopping")
-        _check.rate("min_delta", self.min_delta, "early_stopping")
+        checks.count("patience", self.patience, "early_stopping")
+        checks.rate("min_delta", self.min_delta, "early_stopping")
         _check_mode(self.mode, "early_stopping")
 
     def init(self) -> StoppingState:

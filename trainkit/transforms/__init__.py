@@ -2,8 +2,16 @@
 
 from optax import apply_updates, chain, identity, scale_by_schedule, set_to_zero
 
-from trainkit.transforms.accumulate import AccumulateState, accumulate, has_updated
-from trainkit.transforms.adaptive import (
+from trainkit.transforms.clipping import (
+    centralize,
+    clip_adaptive,
+    clip_by_global_norm,
+    clip_by_norm,
+    clip_by_value,
+    safe_norm,
+)
+from trainkit.transforms.noise import NoiseState, gradient_noise, sgld
+from trainkit.transforms.optimizers.adaptive import (
     adabelief,
     adadelta,
     adagrad,
@@ -21,17 +29,14 @@ from trainkit.transforms.adaptive import (
     rmsprop,
     yogi,
 )
-from trainkit.transforms.average import AverageState, average_params, averaged, swap
-from trainkit.transforms.clipping import (
-    centralize,
-    clip_adaptive,
-    clip_by_global_norm,
-    clip_by_norm,
-    clip_by_value,
-    safe_norm,
+from trainkit.transforms.optimizers.curvature import (
+    NewtonState,
+    gauss_newton,
+    lbfgs,
+    newton_cg,
+    sophia,
 )
-from trainkit.transforms.curvature import NewtonState, gauss_newton, lbfgs, newton_cg, sophia
-from trainkit.transforms.descent import (
+from trainkit.transforms.optimizers.descent import (
     dynamic_gd,
     momentum,
     nesterov,
@@ -39,8 +44,24 @@ from trainkit.transforms.descent import (
     scale_by_learning_rate,
     sgd,
 )
-from trainkit.transforms.edit import edit_state, reset_state
-from trainkit.transforms.groups import (
+from trainkit.transforms.optimizers.matrix import SoapState, adafactor, muon, soap
+from trainkit.transforms.optimizers.products import conjugate_gradient, gnvp, hvp, linearised
+from trainkit.transforms.optimizers.schedule_free import (
+    schedule_free,
+    schedule_free_adamw,
+    schedule_free_params,
+)
+from trainkit.transforms.penalties import (
+    add_decayed_weights,
+    decay_mask,
+    decoupled_weight_decay,
+    l1,
+    l2,
+    soft_threshold,
+)
+from trainkit.transforms.rule import Rule, rule
+from trainkit.transforms.state.edit import edit_state, reset_state
+from trainkit.transforms.state.groups import (
     assign,
     freeze,
     gradual_unfreezing,
@@ -50,33 +71,22 @@ from trainkit.transforms.groups import (
     stop_frozen,
     unfreeze_at,
 )
-from trainkit.transforms.guard import GuardState, check_guard, skip_nonfinite
-from trainkit.transforms.inject import InjectState, inject
-from trainkit.transforms.matrix import SoapState, adafactor, muon, soap
-from trainkit.transforms.named import get, named, set
-from trainkit.transforms.noise import NoiseState, gradient_noise, sgld
-from trainkit.transforms.penalties import (
-    add_decayed_weights,
-    decay_mask,
-    decoupled_weight_decay,
-    l1,
-    l2,
-    soft_threshold,
-)
-from trainkit.transforms.products import conjugate_gradient, gnvp, hvp, linearised
-from trainkit.transforms.quantise import (
+from trainkit.transforms.state.inject import InjectState, inject
+from trainkit.transforms.state.named import get, named, set
+from trainkit.transforms.wrappers.accumulate import AccumulateState, accumulate, has_updated
+from trainkit.transforms.wrappers.average import AverageState, average_params, averaged, swap
+from trainkit.transforms.wrappers.guard import GuardState, check_guard, skip_nonfinite
+from trainkit.transforms.wrappers.quantise import (
     Quantised,
     QuantiseState,
     dequantise,
     quantise,
     quantise_moments,
 )
-from trainkit.transforms.rounding import RoundingState, stochastic_round, stochastic_rounding
-from trainkit.transforms.rule import Rule, rule
-from trainkit.transforms.schedule_free import (
-    schedule_free,
-    schedule_free_adamw,
-    schedule_free_params,
+from trainkit.transforms.wrappers.rounding import (
+    RoundingState,
+    stochastic_round,
+    stochastic_rounding,
 )
 
 # Optax's names for three of these.

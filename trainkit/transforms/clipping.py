@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit.transforms import _check
-from trainkit.transforms._dtypes import widest
+from trainkit._core import checks
+from trainkit._core.dtypes import widest
 from trainkit.transforms.rule import rule
 
 PyTree = Any
@@ -190,4 +190,4 @@ def _as(value: Any, like: jax.Array) -> jax.Array:
 def _require(value: Any, name: str) -> None:
     if callable(value):
         raise TypeError(f"{name} must be a number; inject the clip to change it while it runs.")
-    _check.bound(name, value)
+    checks.bound(name, value)

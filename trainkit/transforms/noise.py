@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit.transforms import _check
+from trainkit._core import checks
 from trainkit.transforms.rule import rule
 
 PyTree = Any
@@ -113,7 +113,7 @@ def sgld(
     Welling and Teh, Bayesian Learning via Stochastic Gradient Langevin Dynamics, 2011.
     """
     if not callable(prior):
-        _check.rate("prior", prior, "sgld")
+        checks.rate("prior", prior, "sgld")
 
     def prior_gradient(params: PyTree) -> PyTree:
         if callable(prior):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit.transforms import _check
+from trainkit._core import checks
 from trainkit.transforms.rule import rule
 
 PyTree = Any
@@ -31,7 +31,7 @@ def decay_mask(
     """
     pattern = re.compile(exclude, re.IGNORECASE)
     return jax.tree_util.tree_map_with_path(
-        lambda path, p: jnp.ndim(p) >= 2 and not pattern.search(_check.name_of(path)), params
+        lambda path, p: jnp.ndim(p) >= 2 and not pattern.search(checks.name_of(path)), params
     )
 
 

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import jax
 import optax
 
-from trainkit.transforms import _check
-from trainkit.transforms._dtypes import cast_like, is_float, own, upcast, widest
+from trainkit._core import checks
+from trainkit._core.dtypes import cast_like, is_float, own, upcast, widest
 
 PyTree = Any
 Factory = TypeVar("Factory", bound=Callable[..., optax.GradientTransformation])
@@ -39,7 +39,7 @@ class Rule(optax.GradientTransformationExtraArgs):
         return {
             name: value
             for name, value in self.arguments.items()
-            if name in _check.KINDS and (callable(value) or _check.concrete(value) is not None)
+            if name in checks.KINDS and (callable(value) or checks.concrete(value) is not None)
         }
 
 
@@ -65,7 +65,7 @@ def rule(
         bound.apply_defaults()
         for name, value in bound.arguments.items():
             if value is not None:
-                _check.hyperparameter(name, value, called)
+                checks.hyperparameter(name, value, called)
         return _build(made, dict(bound.arguments), called, needs_params)
 
     return make
@@ -98,9 +98,9 @@ def guarded(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
         if needs_params:
-            _check.need_params(name, params)
+            checks.need_params(name, params)
         if params is not None:
-            _check.same_tree(updates, params, "parameters", name)
+            checks.same_tree(updates, params, "parameters", name)
         else:
             _check_slots(updates, state, name)
         dtype = compute
@@ -135,7 +135,7 @@ def _check_slots(updates: PyTree, state: PyTree, name: str) -> None:
             for field in node._fields:
                 value = getattr(node, field)
                 if field in _SLOTS and _mirrors(value):
-                    _check.same_tree(updates, value, f"state ({field})", name)
+                    checks.same_tree(updates, value, f"state ({field})", name)
                 elif isinstance(value, tuple):
                     look(value)
         elif isinstance(node, tuple):

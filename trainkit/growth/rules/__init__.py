@@ -1,17 +1,17 @@
 """What each primitive does to axes, scales and splits: one file a family."""
 
-from trainkit.growth.lockstep import Rule
+from trainkit.growth.analysis.joint_program import Rule
 from trainkit.growth.rules import (
     contractions,
     control,
     elementwise,
     indexing,
     matrices,
-    picks,
     pieces,
     reductions,
     shapes,
 )
+from trainkit.growth.rules.top_k import indices
 
 RULES: dict[str, Rule] = {
     **elementwise.RULES,
@@ -22,7 +22,7 @@ RULES: dict[str, Rule] = {
     **indexing.RULES,
     **matrices.RULES,
     **control.RULES,
-    **picks.RULES,
+    **indices.RULES,
 }
 UNKNOWN = control.UNKNOWN
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from trainkit.growth.axes import Axis, find, product
-from trainkit.growth.flow import Flow
-from trainkit.growth.lockstep import Joint, Rule, Value
-from trainkit.growth.nesting import nest
+from trainkit.growth.analysis.contractions import nest
+from trainkit.growth.analysis.joint_program import Joint, Rule, Value
+from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.axes.axis import Axis, find, product
 
 
 def dot_axes(joint: Joint) -> None:

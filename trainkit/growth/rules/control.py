@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainkit.growth.axes import Axis
-from trainkit.growth.flow import Flow
-from trainkit.growth.hollow import ALWAYS
-from trainkit.growth.lockstep import Joint, Rule, Value
-from trainkit.growth.moving import Group, move
-from trainkit.growth.program import scan_counts
+from trainkit.growth.analysis.index_maps import Group, move
+from trainkit.growth.analysis.joint_program import Joint, Rule, Value
+from trainkit.growth.analysis.padding import ALWAYS
+from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.axes.axis import Axis
+from trainkit.growth.ir.program import scan_counts
 
 
 def _inside(v: Value, axes: Sequence[Axis] | None = None, cut: bool = False) -> Value:

@@ -6,10 +6,10 @@ from functools import partial
 
 import numpy as np
 
-from trainkit.growth.axes import find
-from trainkit.growth.flow import Flow
-from trainkit.growth.lockstep import Joint, Rule, Value
-from trainkit.growth.rowmeans import constant_along, keys, of_product, of_sum, taken_away
+from trainkit.growth.analysis.joint_program import Joint, Rule, Value
+from trainkit.growth.analysis.row_means import constant_along, keys, of_product, of_sum, taken_away
+from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.axes.axis import find
 
 
 def axes(joint: Joint, *ignored: str) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jax.lax import GatherScatterMode
 
-from trainkit.growth.axes import Axis, find
-from trainkit.growth.flow import Contraction, Flow
-from trainkit.growth.linear import ZERO, constant, plus
-from trainkit.growth.lockstep import Joint, Rule, Value
-from trainkit.growth.moving import ANY, Group, move
+from trainkit.growth.analysis.index_maps import ANY, Group, move
+from trainkit.growth.analysis.joint_program import Joint, Rule, Value
+from trainkit.growth.analysis.scales import Contraction, Flow
+from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.linear import ZERO, constant, plus
 
 _MEND = "keep the axis that is indexed as it is (a vocabulary or table of positions is not a width)"
 

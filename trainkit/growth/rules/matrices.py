@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from trainkit.growth.axes import Axis
-from trainkit.growth.flow import Flow
-from trainkit.growth.lockstep import Joint, Rule
-from trainkit.growth.moving import ANY, Group, move
+from trainkit.growth.analysis.index_maps import ANY, Group, move
+from trainkit.growth.analysis.joint_program import Joint, Rule
+from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.axes.axis import Axis
 
 _MEND = "keep the sizes of the matrix as they are (copies make it singular), and grow how many "
 _MEND += "there are, or another axis"

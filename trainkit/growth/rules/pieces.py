@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainkit.growth.axes import Axis, concatenation, find, product
-from trainkit.growth.flow import Flow
-from trainkit.growth.lockstep import Joint, Rule, Value
-from trainkit.growth.moving import Group, move
+from trainkit.growth.analysis.index_maps import Group, move
+from trainkit.growth.analysis.joint_program import Joint, Rule, Value
+from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.axes.axis import Axis, concatenation, find, product
 
 
 def _slice_of(joint: Joint, axis: Axis, small: tuple, big: tuple) -> Axis:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from trainkit.growth.axes import Axis, find
-from trainkit.growth.flow import Flow
-from trainkit.growth.lockstep import Joint, Rule, Value
-from trainkit.growth.moving import ANY, Group, move
+from trainkit.growth.analysis.index_maps import ANY, Group, move
+from trainkit.growth.analysis.joint_program import Joint, Rule, Value
+from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.axes.axis import Axis, find
 
 
 def reduce_axes(joint: Joint) -> None:

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from trainkit.growth.axes import Axis, find, product
-from trainkit.growth.flow import Flow
-from trainkit.growth.lockstep import Joint, Rule, Value
-from trainkit.growth.moving import Group, move
+from trainkit.growth.analysis.index_maps import Group, move
+from trainkit.growth.analysis.joint_program import Joint, Rule, Value
+from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.axes.axis import Axis, find, product
 
 
 def reshape_axes(joint: Joint) -> None:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from trainkit.laws.intake import near
 from trainkit.laws.oracles import contrib, rules, wrapped
 from trainkit.laws.oracles import pieces as P
 from trainkit.laws.oracles.rules import Builder
+from trainkit.laws.protocol import near
 
 RULES: dict[str, Builder] = rules.RULES | wrapped.RULES | contrib.RULES
 

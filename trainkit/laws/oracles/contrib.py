@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import optax
 
+from trainkit.laws.losses import CURVATURE
 from trainkit.laws.oracles import accumulators as S
 from trainkit.laws.oracles import adaptive as A
 from trainkit.laws.oracles import matrices as M
@@ -16,7 +17,6 @@ from trainkit.laws.oracles import parameter_free as F
 from trainkit.laws.oracles import pieces as P
 from trainkit.laws.oracles import wrappers as W
 from trainkit.laws.oracles.rules import Builder
-from trainkit.laws.told import CURVATURE
 
 
 def _acprop(h: Mapping[str, Any]) -> P.Start:

@@ -1,0 +1,124 @@
+"""The states of this package's own transformations grow, too."""
+
+import importlib
+import inspect
+import pkgutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tests.growth.opt_state.test_exact import train
+
+import trainkit
+import trainkit.transforms as tt
+from tests.growth.catalogue import grow_params, mlp_growth, mlp_params
+from trainkit.growth import AxisGrowth, GrowthError, LeafGrowth, exact, grow_opt_state
+from trainkit.growth.opt_state.slots import OURS
+from trainkit.transforms.wrappers.quantise import Quantised, dequantise
+
+EVEN, UNEVEN = [0, 1, 2, 3, 0, 1, 2, 3], [0, 1, 2, 3, 3, 0, 3]
+
+
+@pytest.fixture(autouse=True)
+def _mode(x64):
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+RULES = {
+    "accumulate": lambda: tt.accumulate(optax.adam(1e-2), 3),
+    "average": lambda: tt.average_params(optax.adam(1e-2), 0.9),
+    "injected": lambda: tt.adam(1e-2),
+    "soap": lambda: tt.soap(1e-2, precondition_frequency=3),
+    "guard": lambda: tt.skip_nonfinite(tt.lion(1e-3)),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == "soap" else pytest.param(n, marks=pytest.mark.slow) for n in RULES]
+)
+def test_exact_continuation(name):
+    tx, growth, params = RULES[name](), mlp_growth(UNEVEN, "uneven"), mlp_params(4)
+    params, state, _ = train(name, tx, params, tx.init(params), 4)
+    big = grow_params(params, growth)
+    big_state = grow_opt_state(tx, state, growth, params, big)
+    small = train(name, tx, params, state, 20, 4)
+    follow = train(name, exact(tx, growth, params), big, big_state, 20, 4)
+    np.testing.assert_allclose(small[2], follow[2], rtol=0, atol=1e-12)
+
+
+def test_eight_bit_moments():
+    tx = tt.quantise_moments(optax.adam(1e-2), min_size=20, block=16)
+    growth, params = mlp_growth(EVEN), mlp_params(4)
+    _, state = tx.update(params, tx.init(params), params)
+    big = grow_params(params, growth)
+    grown = grow_opt_state(tx, state, growth, params, big)
+    plain = optax.adam(1e-2)
+    _, plain_state = plain.update(params, plain.init(params), params)
+    expected = grow_opt_state(plain, plain_state, growth, params, big)
+    inner, fresh = grown.inner_state[0], tx.init(big).inner_state[0]
+    assert jax.tree.structure(inner) == jax.tree.structure(fresh)
+    mu = inner.mu["mid"]["w"]
+    assert isinstance(mu, Quantised)
+    # Two roundings to 8 bits with cubically spaced codes: about 2.4 % of the block's largest each.
+    error = np.abs(dequantise(mu, 16) - expected[0].mu["mid"]["w"]).max()
+    assert error < 0.05 * np.abs(expected[0].mu["mid"]["w"]).max()
+    assert np.all(dequantise(inner.nu["mid"]["w"], 16, signed=False) > 0)
+
+
+def test_soap_by_its_meaning():
+    """The rotated second moment is that of the grown gradient in the grown basis."""
+    tx, params = tt.soap(1e-2), mlp_params(4)
+    growth = mlp_growth(EVEN)
+    gradient = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4)))
+    grads = jax.tree.map(jnp.zeros_like, params) | {"mid": {"w": gradient, "b": jnp.zeros(4)}}
+    state = tx.init(params)
+    for _ in range(3):
+        _, state = tx.update(grads, state, params)
+    big = grow_params(params, growth)
+    soap = lambda s: next(x for x in jax.tree.leaves(s, is_leaf=_is_soap) if _is_soap(x))
+    before, after = soap(state), soap(grow_opt_state(tx, state, growth, params, big))
+    left, right = after.basis["mid"]["w"]
+    np.testing.assert_allclose(left.T @ left, np.eye(8), atol=1e-12)
+    g = np.tile(gradient, (2, 2)) / 2  # f = 1/2: written by two copies
+    rotated = left.T @ g @ right
+    # One constant gradient: ν = (1 − β₂²) · rotated² after the two updates that count.
+    share = before.nu["mid"]["w"].sum() / jnp.sum(gradient**2)
+    np.testing.assert_allclose(
+        after.nu["mid"]["w"][:4, :4], share * rotated[:4, :4] ** 2, atol=1e-9
+    )
+    assert np.all(after.nu["mid"]["w"][4:] > 0)
+    covariance = before.gg["mid"]["w"][0]
+    expected = np.tile(covariance, (2, 2)) * 0.25 * 2
+    np.testing.assert_allclose(after.gg["mid"]["w"][0], expected, atol=1e-12)
+
+
+def _is_soap(x):
+    return type(x).__name__ == "SoapState"
+
+
+def test_soap_across_its_limit():
+    tx = tt.soap(1e-2, max_precond_dim=6)
+    axis = AxisGrowth(np.array([0, 1, 2, 3] * 2), np.ones(8), np.full(8, 0.5))
+    params, big = {"w": jnp.ones((4, 4))}, {"w": jnp.ones((4, 8))}
+    with pytest.raises(GrowthError, match="max_precond_dim"):
+        grow_opt_state(tx, tx.init(params), {"w": LeafGrowth((None, axis))}, params, big)
+
+
+def test_every_state_class_of_ours_is_known():
+    found = set()
+    for package in (tt, importlib.import_module("trainkit.growth")):
+        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+            members = vars(importlib.import_module(module.name)).values()
+            found |= {
+                c.__name__
+                for c in members
+                if inspect.isclass(c)
+                and issubclass(c, tuple)
+                and c.__module__.startswith(trainkit.__name__)
+                and c.__name__.endswith("State")
+            }
+    # SOAP's has a rule of its own; the training state is no optimizer's.
+    assert found - {"SoapState"} - set(OURS) == set()

@@ -1,0 +1,129 @@
+"""Structured pruning by the axes of a plan."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trainkit import growth
+from trainkit.growth.views.prune import selection
+
+
+def model(p, x):
+    """An MLP with a normalised residual stream, so that one axis couples six leaves."""
+    h = x @ p["embed"] + p["bias"]
+    y = h * jax.lax.rsqrt(jnp.mean(h * h, -1, keepdims=True) + 1e-3) * (1.0 + p["norm"])
+    h = h + jax.nn.gelu(y @ p["up"] + p["b"]) @ p["down"]
+    return h @ p["head"]
+
+
+def draw(d, hidden, seed=0, dtype=np.float32):
+    sizes = {
+        "embed": (3, d), "bias": (d,), "norm": (d,), "up": (d, hidden), "b": (hidden,),
+        "down": (hidden, d), "head": (d, 2),
+    }  # fmt: skip
+    rng = np.random.default_rng(seed)
+    return {name: jnp.asarray(rng.normal(size=shape), dtype) for name, shape in sizes.items()}
+
+
+def planned(small, big):
+    return growth.plan(model, model, small, big, jax.ShapeDtypeStruct((5, 3), small["up"].dtype))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("symmetry", ["even", "uneven", "noise"])
+def test_merging_undoes_a_growth(symmetry):
+    small, big = draw(4, 6, dtype=np.float64), draw(8, 15, dtype=np.float64)
+    plan = planned(small, big)
+    grown = plan.grow(small, key=jax.random.key(0), symmetry=symmetry)
+    back = plan.shrink(grown, how="merge")
+    for name in small:  # sums of a few products in float64
+        np.testing.assert_allclose(back[name], small[name], rtol=1e-12, atol=1e-13)
+
+
+def test_dead_units_go_first_and_nothing_is_lost():
+    """Units that nothing reads are dropped by every score, and the outputs stay the same."""
+    small, big = draw(4, 6), draw(4, 8)
+    dead = np.array([2, 5])
+    for name, where in (("up", np.s_[:, dead]), ("b", np.s_[dead]), ("down", np.s_[dead])):
+        big[name] = big[name].at[where].set(0.0)
+    plan = planned(small, big)
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(5, 3)), jnp.float32)
+    slopes = jax.grad(lambda p: jnp.sum(jnp.square(model(p, x))))(big)
+    seen = growth.activations(plan, model, model, big, x)
+    for how in (
+        {"score": "magnitude"},
+        {"score": "gradient", "grads": slopes},
+        {"score": "activation", "activations": seen},
+        {"score": seen},
+    ):
+        chosen = selection(plan, big, **how)
+        np.testing.assert_array_equal(chosen.kept[0], [0, 1, 3, 4, 6, 7])
+        assert chosen.lost == (0.0,)
+        assert chosen.change(model, model, big, x) < 1e-6  # float32
+        assert chosen.parameters == (sum(w.size for w in big.values()), 82)
+    assert "8 → 6" in str(chosen)
+
+
+def test_scores_are_those_of_the_papers():
+    small, big = draw(4, 3), draw(4, 6)
+    plan = planned(small, big)
+    slopes = draw(4, 6, seed=1)
+    found = selection(plan, big, score="gradient", grads=slopes).scores[0]
+    wanted = sum(
+        np.sum(np.asarray(big[n]) * np.asarray(slopes[n]), axis=axis)
+        for n, axis in (("up", 0), ("b", ()), ("down", 1))
+    )
+    np.testing.assert_allclose(found, np.square(wanted), rtol=1e-5)
+    found = selection(plan, big).scores[0]
+    wanted = sum(
+        np.square(big[n]).mean(axis) / np.square(big[n]).mean()
+        for n, axis in (("up", 0), ("b", ()), ("down", 1))
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_activations_are_measured_where_they_are_read():
+    small, big = draw(4, 3), draw(8, 6)
+    plan = planned(small, big)
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(5, 3)), jnp.float32)
+    found = growth.activations(plan, model, model, big, x)
+    sizes = {i: atom.big for i, atom in enumerate(plan.atoms)}
+    hidden = next(i for i, n in sizes.items() if n == 6)
+    h = x @ big["embed"] + big["bias"]
+    y = h / np.sqrt(np.mean(np.square(h), -1, keepdims=True) + 1e-3) * (1.0 + big["norm"])
+    read = np.square(jax.nn.gelu(y @ big["up"] + big["b"])).mean(0)
+    np.testing.assert_allclose(found[hidden], read / read.mean(), rtol=1e-4)
+    end = h + jax.nn.gelu(y @ big["up"] + big["b"]) @ big["down"]
+    stream = [np.square(v).mean(0) for v in (y, end)]
+    wanted = sum(s / s.mean() for s in stream)
+    np.testing.assert_allclose(found[1 - hidden], wanted, rtol=1e-4)
+
+
+def test_coupled_leaves_lose_the_same_units():
+    small, big = draw(4, 6), draw(8, 6)
+    plan = planned(small, big)
+    chosen = selection(plan, big)
+    kept = chosen.kept[0]
+    back = chosen.apply(big)
+    np.testing.assert_array_equal(back["embed"], big["embed"][:, kept])
+    np.testing.assert_array_equal(back["norm"], big["norm"][kept])
+    np.testing.assert_array_equal(back["down"], big["down"][:, kept])
+    np.testing.assert_array_equal(back["head"], big["head"][kept])
+
+
+def test_errors():
+    small, big = draw(4, 3), draw(4, 6)
+    plan = planned(small, big)
+    with pytest.raises(ValueError, match="needs grads"):
+        plan.shrink(big, score="gradient")
+    with pytest.raises(ValueError, match="needs activations"):
+        plan.shrink(big, score="activation")
+    with pytest.raises(ValueError, match="magnitude, gradient, activation"):
+        plan.shrink(big, score="random")
+    with pytest.raises(growth.GrowthError, match=r"up has shape \(4, 3\).*\n.*parameters: up"):
+        plan.shrink({**big, "up": small["up"]})
+    with pytest.raises(growth.GrowthError, match="6 scores"):
+        plan.shrink(big, score={0: np.ones(3)})
+    with pytest.raises(ValueError, match="'prune' or 'merge'"):
+        plan.shrink(big, how="drop")

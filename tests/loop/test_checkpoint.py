@@ -1,0 +1,201 @@
+"""Checkpoints: bitwise, kept by count and score, and honest about what does not fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import trainkit.loop.checkpoint
+from trainkit import TrainState
+from trainkit.loop.checkpoint import Checkpointer, CheckpointError
+
+RNG = np.random.default_rng(0)
+
+
+def make_state(width=3, seed=0):
+    rng = np.random.default_rng(seed)
+    params = {
+        "a/b": {"kernel": jnp.asarray(rng.normal(size=(4, width)), jnp.float32)},
+        "half": jnp.asarray(rng.normal(size=(5,)), jnp.bfloat16),
+    }
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+    model_state = {"stats": {"mean": jnp.asarray(rng.normal(size=width), jnp.float32)}}
+    return TrainState.create(params, tx, model_state=model_state, rng=jax.random.key(seed + 5))
+
+
+def words(leaf):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return leaf.dtype, leaf.shape, np.asarray(leaf).tobytes()
+
+
+def assert_bitwise(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert words(a) == words(b)
+
+
+def test_a_train_state_comes_back_bitwise_with_its_info(tmp_path):
+    state = make_state(seed=1)
+    with Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(7, state, info={"data": [2, 40], "config": {"lr": 0.1}})
+    with Checkpointer(tmp_path) as checkpoints:
+        restored, info = checkpoints.restore(like=make_state(seed=2))
+    assert_bitwise(restored, state)
+    assert isinstance(restored, TrainState)
+    assert info["data"] == [2, 40]
+    assert info["config"] == {"lr": 0.1}
+    assert info["_versions"]["jax"] == jax.__version__
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_random_keys_keep_their_kind_and_draw_the_same(tmp_path, impl):
+    state = {"keys": jax.random.split(jax.random.key(3, impl=impl), 4)}
+    trainkit.checkpoint.save(tmp_path, state)
+    like = {"keys": jax.random.split(jax.random.key(0, impl=impl), 4)}
+    restored, _ = trainkit.checkpoint.restore(tmp_path, like)
+    assert restored["keys"].dtype == state["keys"].dtype
+    assert_bitwise(restored, state)
+    np.testing.assert_array_equal(
+        jax.random.normal(restored["keys"][1]), jax.random.normal(state["keys"][1])
+    )
+
+
+def test_odd_leaves_come_back_as_they_were(tmp_path):
+    state = {
+        "empty": jnp.zeros((0, 3), jnp.bfloat16),
+        "scalar": jnp.float32(2.5),
+        "host": np.arange(3, dtype=np.int64),
+        "number": 4,
+        "nothing": None,
+        "flag": jnp.array([True, False]),
+        "tuple": (optax.EmptyState(), jnp.int8(-3)),
+    }
+    trainkit.checkpoint.save(tmp_path, state)
+    like = jax.tree.map(lambda x: x * 0 if not hasattr(x, "dtype") else np.zeros_like(x), state)
+    restored, _ = trainkit.checkpoint.restore(tmp_path, like)
+    assert type(restored["number"]) is int
+    assert restored["number"] == 4
+    assert isinstance(restored["host"], np.ndarray)
+    assert restored["empty"].dtype == jnp.bfloat16
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+
+def test_restored_arrays_get_the_shardings_asked_for(tmp_path):
+    values = RNG.normal(size=(8, 6)).astype(np.float32)
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    state = {
+        "w": jax.device_put(values, rows),
+        "rng": jax.device_put(jax.random.key(1), everywhere),
+    }
+    trainkit.checkpoint.save(tmp_path, state)
+    for sharding in (rows, everywhere, jax.sharding.SingleDeviceSharding(jax.devices()[3])):
+        like = {
+            "w": jax.ShapeDtypeStruct((8, 6), jnp.float32, sharding=sharding),
+            "rng": state["rng"],
+        }
+        restored, _ = trainkit.checkpoint.restore(tmp_path, like)
+        assert restored["w"].sharding.is_equivalent_to(sharding, 2)
+        assert restored["rng"].sharding.is_equivalent_to(everywhere, 0)
+        np.testing.assert_array_equal(restored["w"], values)
+
+
+def test_the_state_may_be_donated_while_it_is_being_written(tmp_path):
+    step = jax.jit(lambda w: w + 1, donate_argnums=0)
+    state = jnp.zeros((512, 512))
+    with Checkpointer(tmp_path, keep=20) as checkpoints:
+        for n in range(10):
+            checkpoints.save(n, {"w": state})
+            state = step(state)
+        for n in range(10):
+            restored, _ = checkpoints.restore({"w": state}, step=n)
+            assert (np.asarray(restored["w"]) == n).all()
+
+
+def saved_scores(folder, scores, **options):
+    with Checkpointer(folder, **options) as checkpoints:
+        for step, score in scores.items():
+            checkpoints.save(step, {"w": jnp.float32(step)}, score=score)
+        checkpoints.wait()
+        return checkpoints.steps, checkpoints.best
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("options", "kept", "best"),
+    [
+        ({"keep": 1, "keep_best": 1}, [2, 6], 2),
+        ({"keep": 2, "keep_best": 2}, [2, 4, 5, 6], 2),
+        ({"keep": 1, "keep_best": 1, "mode": "max"}, [3, 6], 3),
+        ({"keep": 3, "keep_best": 0}, [4, 5, 6], 4),
+    ],
+)
+def test_the_latest_and_the_best_are_kept(tmp_path, options, kept, best):
+    # Of the two with the score 1 the earlier is the best; NaN and none never are.
+    scores = {1: NAN, 2: 1.0, 3: 9.0, 4: 1.0, 5: NAN, 6: None}
+    assert saved_scores(tmp_path, scores, **options) == (kept, best)
+    with Checkpointer(tmp_path, **options) as again:  # and so after a restart
+        assert again.best == best
+        assert again.latest == 6
+        again.save(7, {"w": jnp.float32(7)})
+        again.wait()
+        assert best in again.steps or options["keep_best"] == 0
+
+
+def test_a_folder_left_by_a_kill_holds_only_whole_checkpoints(tmp_path):
+    saved_scores(tmp_path, {1: 1.0, 2: 2.0})
+    unfinished = tmp_path / "3.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    (unfinished / "state").mkdir()
+    with Checkpointer(tmp_path) as checkpoints:
+        assert checkpoints.steps == [1, 2]
+        checkpoints.save(3, {"w": jnp.float32(3)})
+        checkpoints.wait()
+        assert checkpoints.latest == 3
+
+
+def test_a_state_that_differs_is_refused_leaf_by_leaf(tmp_path):
+    trainkit.checkpoint.save(tmp_path, make_state(width=3))
+    with pytest.raises(CheckpointError) as error:
+        trainkit.checkpoint.restore(tmp_path, make_state(width=4))
+    message = str(error.value)
+    assert "params/a/b/kernel: float32[4, 3] in the checkpoint, float32[4, 4] wanted" in message
+    assert "half" not in message
+    other = TrainState.create(make_state().params, optax.sgd(0.1))
+    with pytest.raises(CheckpointError, match="in the checkpoint only"):
+        trainkit.checkpoint.restore(tmp_path, other)
+
+
+def test_bad_requests_are_named(tmp_path):
+    state = {"w": jnp.zeros(2)}
+    with pytest.raises(CheckpointError, match="no checkpoint folder"):
+        trainkit.checkpoint.restore(tmp_path / "nowhere", state)
+    assert not (tmp_path / "nowhere").exists()
+    with Checkpointer(tmp_path) as checkpoints:
+        assert checkpoints.latest is None
+        with pytest.raises(CheckpointError, match="There is no checkpoint in"):
+            checkpoints.restore(state)
+        checkpoints.save(4, state)
+        with pytest.raises(CheckpointError, match=r"no checkpoint of step 3.*\[4\]"):
+            checkpoints.restore(state, step=3)
+        with pytest.raises(CheckpointError, match="step 4 would not come after"):
+            checkpoints.save(4, state)
+    for options in ({"keep": 0}, {"keep_best": -1}, {"mode": "lowest"}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            Checkpointer(tmp_path, **options)
+
+
+def test_importing_the_module_does_not_import_orbax():
+    import subprocess
+    import sys
+
+    code = "import sys, trainkit.checkpoint; print('orbax.checkpoint' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"

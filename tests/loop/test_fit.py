@@ -1,0 +1,543 @@
+"""The loop: its order, its ends, its files, and going on after any death as if nothing were."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tests.loop.resumable_run import DATA, STEPS, run
+
+import trainkit
+from trainkit.data import Sampler
+from trainkit.loop.fit import fit
+from trainkit.loop.stopping import EarlyStopping
+from trainkit.loop.writers import read_metrics
+
+# What differs between two runs of the same program, however alike they are.
+TIMES = {"seconds", "examples_per_second", "compile_seconds"}
+
+
+def rows_without_times(folder):
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(folder)]
+
+
+def words(state):
+    leaves = jax.tree.leaves(
+        jax.tree.map(
+            lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x,
+            state,
+        )
+    )
+    return [(leaf.shape, str(leaf.dtype), np.asarray(leaf).tobytes()) for leaf in leaves]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """placement -> (folder, result) of a run that nothing happened to."""
+    made = {}
+
+    def get(placement):
+        if placement not in made:
+            folder = tmp_path_factory.mktemp("undisturbed") / placement
+            made[placement] = folder, run(folder, placement)
+        return made[placement]
+
+    return get
+
+
+# -- killed and resumed ----------------------------------------------------------------------
+
+PLACEMENTS = ["single", "pmap", "jit"]
+
+
+def killed(out, placement, step, name):
+    command = [sys.executable, str(Path(__file__).parent / "resumable_run.py")]
+    done = subprocess.run(
+        [*command, str(out), placement, str(step), name],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_killed_twice_at_random_steps_a_run_ends_bitwise_the_same(tmp_path, undisturbed, placement):
+    # One step at which a checkpoint is just being written (a multiple of 7), and any other.
+    generator = random.Random(placement)
+    writing = 7 * generator.randrange(1, 4)
+    anywhere = generator.randrange(30, STEPS)
+    for step in (writing, anywhere):
+        done = killed(tmp_path / "run", placement, step, "SIGKILL")
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    result = run(tmp_path / "run", placement)
+    folder, expected = undisturbed(placement)
+    assert words(result.state) == words(expected.state)
+    assert rows_without_times(tmp_path / "run") == rows_without_times(folder)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("step", [1, 20, 33])
+def test_after_sigterm_a_run_ends_bitwise_the_same(tmp_path, undisturbed, placement, step):
+    result = run(tmp_path, placement, kill=step, signal_number=signal.SIGTERM)
+    assert result.stopped == "interrupted by SIGTERM"
+    # The signal comes between two steps; the one under way is finished and saved.
+    assert result.steps == step + 1
+    assert (tmp_path / "checkpoints" / str(step + 1)).is_dir()
+    result = run(tmp_path, placement)
+    folder, expected = undisturbed(placement)
+    assert result.steps == STEPS
+    assert words(result.state) == words(expected.state)
+    assert rows_without_times(tmp_path) == rows_without_times(folder)
+
+
+def test_a_sigterm_from_outside_ends_the_process_in_order(tmp_path):
+    done = killed(tmp_path, "single", 20, "SIGTERM")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "summary.json").read_text())["stopped"] == (
+        "interrupted by SIGTERM"
+    )
+
+
+def test_the_log_has_every_row_once(undisturbed):
+    folder, _ = undisturbed("single")
+    rows = read_metrics(folder)
+    assert [r["step"] for r in rows if r["kind"] == "train"] == list(range(3, STEPS + 1, 3))
+    assert [r["step"] for r in rows if r["kind"] == "evaluation"] == list(range(10, STEPS + 1, 10))
+    assert [r["step"] for r in rows] == sorted(r["step"] for r in rows)
+    for row in rows:
+        assert row["examples"] == 16 * row["step"]
+        assert row["epoch"] == pytest.approx(row["step"] // 5 + row["step"] % 5 * 16 / 88)
+
+
+def test_a_finished_run_is_not_trained_again(undisturbed, capsys):
+    folder, expected = undisturbed("single")
+    before = (folder / "metrics.jsonl").read_bytes()
+    calls = []
+    again = run(folder, hooks=[calls.append], progress=True)
+    assert "This run is finished: steps=60 reached." in capsys.readouterr().out
+    assert calls == []
+    assert words(again.state) == words(expected.state)
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    assert again.evaluation == expected.evaluation
+    assert again.metrics == expected.metrics
+
+
+# -- the order and the ends ------------------------------------------------------------------
+
+
+EIGHT = np.arange(8, dtype=np.float32)
+
+
+def mean_problem(values=EIGHT, **options):
+    """The smallest problem there is: the mean of some numbers, by gradient descent."""
+
+    def loss_fn(params, model_state, batch, rng):
+        return trainkit.Loss(((batch - params["mean"]) ** 2).sum(), batch.shape[0])
+
+    tx = optax.sgd(0.1)
+    step = trainkit.make_train_step(loss_fn, tx, **options)
+    return step, trainkit.TrainState.create({"mean": jnp.zeros(())}, tx), Sampler(values, 4)
+
+
+def test_the_order_is_evaluate_save_hook_draw_step(tmp_path, monkeypatch):
+    step, state, _ = mean_problem()
+    seen = []
+
+    def recording(state, batch):
+        seen.append("step")
+        return step(state, batch)
+
+    class Data(Sampler):
+        def __next__(self):
+            seen.append("draw")
+            return super().__next__()
+
+    save = trainkit.checkpoint.Checkpointer.save
+
+    def saving(self, *args, **kwargs):
+        seen.append("save")
+        return save(self, *args, **kwargs)
+
+    monkeypatch.setattr(trainkit.checkpoint.Checkpointer, "save", saving)
+
+    def evaluate(state):
+        seen.append("evaluate")
+        return {"loss": 1.0}
+
+    fit(
+        recording,
+        step.place(state),
+        Data(np.arange(8, dtype=np.float32), 4),
+        steps=2,
+        evaluate=evaluate,
+        eval_every=1,
+        hooks=[lambda now: seen.append("hook")],
+        out=tmp_path,
+        prefetch=0,
+        progress=False,
+        report=False,
+    )
+    one = ["evaluate", "save", "hook", "draw", "step"]
+    assert seen == [*one[2:], *one, *one[:2]]
+
+
+def test_the_data_position_saved_is_that_of_what_was_trained_on(tmp_path):
+    step, state, data = mean_problem()
+    fit(step, state, data, steps=3, out=tmp_path, prefetch=5, progress=False, report=False)
+    assert data.position == (3, 4)  # seven drawn, three of them used
+    with trainkit.checkpoint.Checkpointer(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.info()["data"] == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps", "stopped"),
+    [
+        ({"steps": 5}, 5, "steps=5 reached"),
+        ({"epochs": 3}, 6, "epochs=3 reached"),
+        ({"epochs": 1.5}, 3, "epochs=1.5 reached"),
+        ({"steps": 9, "epochs": 2}, 4, "epochs=2 reached"),
+        ({"seconds": 1e-9}, 0, "seconds=1e-09 reached"),
+    ],
+)
+def test_a_run_ends_at_the_first_limit(budget, steps, stopped):
+    step, state, data = mean_problem()
+    result = fit(step, state, data, **budget, progress=False)
+    assert (result.steps, result.stopped) == (steps, stopped)
+    assert int(result.state.step) == steps
+    assert result.examples == 4 * steps
+
+
+def test_a_flop_budget_counts_what_the_step_costs():
+    step, state, data = mean_problem()
+    once = fit(step, state, data, steps=1, progress=False).flops
+    assert once > 0
+    result = fit(step, state, data, flops=3.5 * once, progress=False)
+    assert result.steps == 4
+    assert result.flops == 4 * once
+
+
+def test_a_flop_budget_needs_a_step_whose_flops_are_known():
+    step, state, data = mean_problem()
+    with pytest.raises(ValueError, match=r"not known: make it with make_train_step or jax\.jit"):
+        fit(lambda s, b: step(s, b), step.place(state), data, flops=1e9, progress=False)
+    count = jax.jit(lambda s, b: (s + b @ b, {}))
+    result = fit(count, jnp.zeros(()), data, flops=100, progress=False)
+    assert (result.steps, result.flops) == (12, 108)  # 2·4 for the product, 1 for the sum
+
+
+def test_data_that_ends_ends_the_run_after_a_last_evaluation():
+    step, state, _ = mean_problem()
+    batches = [np.ones(4, np.float32)] * 3
+    result = fit(step, state, batches, evaluate=lambda s: {"loss": s.step}, progress=False)
+    assert result.stopped == "the data ended"
+    assert result.evaluation == {"loss": 3.0}
+
+
+def test_several_steps_a_call_are_counted_and_logged(tmp_path):
+    step, state, data = mean_problem(steps_per_call=2)
+    result = fit(step, state, data, steps=6, log_every=2, out=tmp_path, progress=False)
+    assert (result.steps, result.examples) == (6, 24)
+    assert [row["step"] for row in read_metrics(tmp_path)] == [2, 4, 6]
+    single, state, data = mean_problem()
+    alone = fit(single, state, data, steps=6, progress=False)
+    # The same sums in another program: a few units in the last place.
+    np.testing.assert_allclose(result.state.params["mean"], alone.state.params["mean"], rtol=1e-6)
+
+
+def test_no_step_waits_for_the_one_before(tmp_path):
+    """Metrics are fetched at most once a logging interval, and those of an earlier step."""
+    fetched = []
+
+    class Metric:
+        def __init__(self, made):
+            self.made = made
+
+        def __array__(self, dtype=None, copy=None):
+            fetched.append((self.made, steps[0]))
+            return np.zeros((), np.float32)
+
+    steps = [0]
+
+    def step(state, batch):
+        steps[0] += 1
+        return state, {"loss": Metric(steps[0])}
+
+    fit(step, None, iter([np.zeros(2)] * 40), log_every=10, progress=False, out=None)
+    assert fetched == [(10, 20), (20, 30), (30, 40), (40, 40)]
+
+
+def test_a_step_of_ones_own_has_its_first_call_taken_for_compiling(tmp_path):
+    def step(state, batch):
+        if state == 0:
+            time.sleep(0.3)
+        return state + 1, {"loss": 1.0}
+
+    options = {"log_every": 1, "out": tmp_path, "progress": False, "report": False}
+    fit(step, np.zeros((), np.int32), Sampler(np.arange(8), 4), steps=3, **options)
+    first, *_ = read_metrics(tmp_path)
+    assert first["compile_seconds"] >= 0.3
+    assert first["examples_per_second"] > 4 / 0.3
+
+
+def test_steps_that_were_never_finite_raise_at_the_end_at_the_latest():
+    step, state, _ = mean_problem(skip_nonfinite=2)
+    bad = Sampler(np.full(8, np.nan, np.float32), 4)
+    with pytest.raises(trainkit.NonFiniteError):
+        fit(step, state, bad, steps=3, progress=False)
+
+
+def test_other_versions_are_pointed_out_on_going_on(tmp_path, monkeypatch, capsys):
+    step, state, data = mean_problem()
+    fit(step, state, data, steps=2, out=tmp_path, report=False)
+    monkeypatch.setattr("trainkit.loop.session.versions", lambda: {"jax": "99.0"})
+    step, state, data = mean_problem()
+    fit(step, state, data, steps=4, out=tmp_path, report=False)
+    out = capsys.readouterr().out
+    assert "Going on at step 2" in out
+    assert f"jax {jax.__version__} → 99.0" in out
+
+
+# -- early stopping and the best -------------------------------------------------------------
+
+
+def losses(values):
+    """An evaluation that finds these losses, by the state's own step."""
+    return lambda state: {"loss": values[int(state.step) - 1], "accuracy": -values[0]}
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("values", "stopping", "steps", "best"),
+    [
+        ([3, 2, 1, 4, 5, 6, 0, 0], EarlyStopping(patience=3), 6, 3),
+        ([3, 2, 1, 4, 5, 0, 6, 7], EarlyStopping(patience=3), 8, 6),
+        ([9, 8.9, 8.8, 8.7, 1, 1, 1, 1], EarlyStopping(patience=2, min_delta=0.15), 5, 3),
+        ([1, 2, 3, 3, 3, 3, 3, 3], EarlyStopping(patience=2, mode="max"), 5, 3),
+        ([NAN, NAN, 1, NAN, NAN, 0, 0, 0], EarlyStopping(patience=3), 8, 6),
+    ],
+)
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_early_stopping_waits_and_restores_the_best(
+    tmp_path, values, stopping, steps, best, on_disk
+):
+    step, state, data = mean_problem(donate=True)
+    options = {"steps": 8, "evaluate": losses(values), "eval_every": 1, "progress": False}
+    kept = {}
+    result = fit(
+        step,
+        state,
+        data,
+        **options,
+        early_stopping=stopping,
+        hooks=[lambda now: kept.update({now.steps: float(now.state.params["mean"])})],
+        out=tmp_path if on_disk else None,
+        report=False,
+    )
+    if values[3] == 8.7:
+        # 8.9 is not .15 better than 9, 8.8 is; 8.7 is not better than 8.8 by as much; 1 is.
+        steps, best = 7, 5
+    assert result.steps == steps
+    assert result.best.step == best
+    assert int(result.state.step) == best
+    if best in kept:
+        assert float(result.state.params["mean"]) == kept[best]
+
+
+def test_the_last_state_is_kept_where_asked():
+    step, state, data = mean_problem()
+    result = fit(
+        step,
+        state,
+        data,
+        steps=4,
+        evaluate=losses([1, 2, 3, 4]),
+        eval_every=1,
+        early_stopping=EarlyStopping(patience=9, restore_best=False),
+        progress=False,
+    )
+    assert int(result.state.step) == 4
+    assert (result.best.step, result.evaluation["loss"]) == (1, 4)
+
+
+def test_patience_survives_an_interruption(tmp_path):
+    values = [5, 4, 3, 3, 3, 3, 3, 3, 3, 3]
+
+    def go(hooks=()):
+        step, state, data = mean_problem()
+        return fit(
+            step,
+            state,
+            data,
+            steps=10,
+            evaluate=losses(values),
+            eval_every=1,
+            early_stopping=EarlyStopping(patience=4),
+            hooks=hooks,
+            out=tmp_path,
+            progress=False,
+            report=False,
+        )
+
+    first = go([lambda now: os.kill(os.getpid(), signal.SIGINT) if now.steps == 4 else None])
+    assert first.stopped == "interrupted by SIGINT"
+    assert int(first.state.step) == 3  # the best so far is what an interrupted run gives, too
+    second = go()
+    assert second.stopped == "no better loss in 4 evaluations"
+    assert (second.steps, int(second.state.step), second.best.step) == (7, 3, 3)
+
+
+def test_a_metric_that_no_one_computes_is_named():
+    step, state, data = mean_problem()
+    with pytest.raises(ValueError, match="no metric 'acuracy'; it has accuracy, loss"):
+        fit(
+            step,
+            state,
+            data,
+            steps=2,
+            evaluate=losses([1, 2]),
+            early_stopping=EarlyStopping(metric="acuracy"),
+            progress=False,
+        )
+
+
+# -- hooks -----------------------------------------------------------------------------------
+
+
+def test_a_hook_can_put_another_step_state_and_data_in_place(tmp_path):
+    step, state, data = mean_problem()
+    other, big, more = mean_problem(np.full(12, 7, np.float32))
+    big = big.replace(params={"mean": jnp.float32(7)})
+
+    def grows(now):
+        if now.steps == 3:
+            big_now = big.replace(step=now.state.step)
+            event = {"event": "grown"}
+            return trainkit.Change(state=big_now, step=other, data=more, event=event)
+        return trainkit.Change(stop="enough") if now.steps == 5 else None
+
+    result = fit(step, state, data, steps=9, hooks=[grows], out=tmp_path, progress=False)
+    assert (result.steps, result.stopped) == (5, "enough")
+    assert float(result.state.params["mean"]) == 7.0
+    events = [row for row in read_metrics(tmp_path) if row["kind"] == "event"]
+    assert [(row["step"], row["event"]) for row in events] == [(3, "grown")]
+
+
+def test_a_hook_keeps_its_memory_over_an_interruption(tmp_path):
+    class Counts:
+        def __init__(self):
+            self.calls = 0
+
+        def __call__(self, now):
+            self.calls += 1
+            if self.calls == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def save(self):
+            return self.calls
+
+        def load(self, saved):
+            self.calls = saved
+
+    for calls in (3, 6):
+        hook = Counts()
+        step, state, data = mean_problem()
+        fit(step, state, data, steps=6, hooks=[hook], out=tmp_path, progress=False, report=False)
+        assert hook.calls == calls
+
+
+# -- files and bad input ---------------------------------------------------------------------
+
+
+def test_a_run_leaves_metrics_summary_and_report(tmp_path):
+    step, state, data = mean_problem()
+    result = fit(
+        step, state, data, steps=4, log_every=1, out=tmp_path / "a" / "b", config={"lr": 0.1},
+        progress=False,
+    )  # fmt: skip
+    folder = tmp_path / "a" / "b"
+    assert result.folder == folder
+    assert result.report == folder / "report.html"
+    assert result.report.is_file()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["config"] == {"lr": 0.1}
+    assert summary["steps"] == 4
+    assert summary["metrics"]["compile_seconds"] > 0
+    rows = read_metrics(folder)
+    assert {"loss", "grad_norm", "update_norm", "param_norm", "examples_per_second"} <= set(rows[1])
+    assert rows[1]["examples_per_second"] > 0
+
+
+def test_nothing_is_written_without_an_output_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    step, state, data = mean_problem()
+    fit(step, state, data, steps=2, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "would never end: give it steps="),
+        ({"steps": 0}, "steps=0 must be more than 0"),
+        ({"epochs": -1}, "epochs=-1"),
+        ({"steps": 2, "log_every": 0}, "log_every=0"),
+        ({"steps": 2, "eval_every": 1.5}, "eval_every=1.5"),
+        ({"steps": 2, "checkpoint_every": -3}, "checkpoint_every=-3"),
+        ({"steps": 2, "prefetch": -1}, "size=-1"),
+        ({"steps": 2, "keep": 0}, "keep=0 must be 1 or more"),
+        ({"steps": 2, "best_mode": "most"}, "best_mode='most' 'min' or 'max'"),
+    ],
+)
+def test_bad_options_are_named_before_anything_is_written(tmp_path, options, message):
+    step, state, data = mean_problem()
+    with pytest.raises(ValueError, match=message):
+        fit(step, state, data, **options, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+    assert step.compiles == 0
+
+
+def test_data_that_cannot_be_resumed_needs_no_output_folder(tmp_path):
+    step, state, _ = mean_problem()
+    with pytest.raises(ValueError, match="list, which has no `position`"):
+        fit(step, state, [np.ones(4, np.float32)], steps=1, out=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="epochs=1 needs data that counts them"):
+        fit(step, state, [np.ones(4, np.float32)], epochs=1, progress=False)
+
+
+def test_a_run_with_another_config_is_refused_before_compiling(tmp_path):
+    step, state, data = mean_problem()
+    options = {"steps": 2, "out": tmp_path, "progress": False, "report": False}
+    fit(step, state, data, config={"lr": 0.1}, **options)
+    step, state, data = mean_problem()
+    with pytest.raises(trainkit.loop.run_folder.OutputError, match=r"lr: 0\.1 there, 0\.2 now"):
+        fit(step, state, data, config={"lr": 0.2}, **options)
+    assert step.compiles == 0
+    result = fit(step, state, data, config={"lr": 0.2}, overwrite=True, **options)
+    assert result.steps == 2
+
+
+def test_a_budget_that_is_no_multiple_of_a_call_is_refused():
+    step, state, data = mean_problem(steps_per_call=4)
+    with pytest.raises(ValueError, match="steps=6 is not a multiple of the step's steps_per_call"):
+        fit(step, state, data, steps=6, progress=False)
+
+
+def test_the_resumable_run_is_no_trivial_one(undisturbed):
+    """The test above could not fail if nothing depended on keys, order or moments."""
+    _, expected = undisturbed("single")
+    assert int(expected.state.model_state["count"]) == STEPS
+    assert not np.allclose(expected.state.params["b"], 0)
+    assert DATA["x"].shape[0] % 16

@@ -1,0 +1,86 @@
+"""Rows come late and none is lost; speed leaves out what is not training."""
+
+import time
+
+import jax.numpy as jnp
+import pytest
+
+from trainkit.loop.log import RunLog, fetch
+from trainkit.loop.record import Record
+from trainkit.loop.writers import MetricsLog, read_metrics
+
+
+def test_a_row_is_written_when_the_next_is_due_or_on_flushing(tmp_path):
+    with MetricsLog(tmp_path, tensorboard=False) as files:
+        log = RunLog(files, Record())
+        log.start_or_pause(Record(), 0.0)
+        log.later(Record(step=10, examples=80), {"loss": jnp.float32(0.5)})
+        assert read_metrics(tmp_path) == []
+        log.later(Record(step=20, examples=160), {"loss": jnp.float32(0.25)})
+        assert [row["step"] for row in read_metrics(tmp_path)] == [10]
+        log.flush()
+        log.flush()
+    rows = read_metrics(tmp_path)
+    assert [(row["step"], row["loss"], row["examples"]) for row in rows] == [
+        (10, 0.5, 80),
+        (20, 0.25, 160),
+    ]
+    assert log.latest["loss"] == 0.25
+
+
+def test_speed_leaves_out_pauses(tmp_path):
+    log = RunLog(None, Record())
+    log.start_or_pause(Record(), 0.0)
+    time.sleep(0.2)
+    log.pause(0.15)
+    log.later(Record(step=1, examples=100), {})
+    log.flush()
+    # 100 examples in at least .05 s; without the pause being left out at most 500 a second.
+    assert 500 < log.latest["examples_per_second"] <= 100 / 0.05
+
+
+def test_speed_is_from_row_to_row_whenever_rows_are_written():
+    log, speeds = RunLog(None, Record()), []
+    log.start_or_pause(Record(), 0.0)
+    for row in range(1, 5):
+        time.sleep(0.05)
+        log.later(Record(step=row, examples=100 * row), {})
+        if row != 2:
+            log.flush()  # as before an evaluation: at once after the row
+            speeds.append(log.latest["examples_per_second"])
+    # Rows that were written at once after another took their 50 ms all the same.
+    assert max(speeds) <= 100 / 0.05
+
+
+def test_without_files_the_latest_is_known_all_the_same():
+    log = RunLog(None, Record(train={"loss": 3.0}))
+    assert log.latest == {"loss": 3.0}
+    assert log.position is None
+    log.write(Record(), "event", {"event": "x"})
+
+
+def test_of_several_steps_a_call_the_last_counts():
+    assert fetch({"loss": jnp.array([3.0, 2.0]), "count": 4}) == {"loss": 2.0, "count": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("before", "step", "every", "crossed"),
+    [
+        (9, 10, 10, True),
+        (10, 11, 10, False),
+        (8, 12, 10, True),
+        (0, 5, 5, True),
+        (0, 5, None, False),
+    ],
+)
+def test_multiples_are_reached_or_passed(before, step, every, crossed):
+    assert Record(step=step, before=before).crossed(every) is crossed
+
+
+def test_a_record_survives_json():
+    import json
+
+    from trainkit.loop.stopping import Best
+
+    record = Record(step=3, best=Best(2, 0.5, {"loss": 0.5}, 1), evaluated_at=2, epoch=1.5)
+    assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record

@@ -1,0 +1,109 @@
+"""A run's folder: never shared, never overwritten unasked, refused before anything is written."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from trainkit.loop.run_folder import OutputError, RunFolder
+
+CONFIG = {"lr": 0.1, "sizes": (3, 4), "where": Path("a")}
+
+
+def claim(path, config=CONFIG, **options):
+    RunFolder.claim(path, config, **options).close()
+
+
+def contents(path):
+    return sorted(entry.name for entry in path.iterdir())
+
+
+def test_a_new_folder_is_made_with_its_config(tmp_path):
+    with RunFolder.claim(tmp_path / "runs" / "one", CONFIG) as folder:
+        saved = json.loads((folder.path / "config.json").read_text())
+    assert saved == {"lr": 0.1, "sizes": [3, 4], "where": "a"}
+
+
+def test_the_same_config_takes_the_run_up_again(tmp_path):
+    claim(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("kept")
+    claim(tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_text() == "kept"
+
+
+def test_another_config_is_refused_with_what_differs_and_what_mends_it(tmp_path):
+    claim(tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(OutputError) as error:
+        claim(tmp_path, {"lr": 0.2, "sizes": [3, 4], "new": None})
+    message = str(error.value)
+    assert "lr: 0.1 there, 0.2 now" in message
+    assert 'where: "a" there, nothing now' in message
+    assert "new: nothing there, null now" in message
+    assert "sizes" not in message
+    assert "--out" in message
+    assert "--overwrite" in message
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_overwriting_removes_the_run_and_nothing_else(tmp_path):
+    claim(tmp_path)
+    for name in ("metrics.jsonl", "metrics.csv", "summary.json", "report.html", "my notes.txt"):
+        (tmp_path / name).write_text("old")
+    for name in ("checkpoints", "tensorboard", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    claim(tmp_path, {"lr": 0.2}, overwrite=True)
+    assert contents(tmp_path) == [".lock", "config.json", "mine", "my notes.txt"]
+    assert json.loads((tmp_path / "config.json").read_text()) == {"lr": 0.2}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_somebody_elses_files_is_left_alone(tmp_path, overwrite):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputError, match=r"not a run's \(thesis\.tex\)"):
+        claim(tmp_path, overwrite=overwrite)
+    assert contents(tmp_path) == ["thesis.tex"]
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="is a file; choose another with --out"):
+        claim(tmp_path / "file")
+    with pytest.raises(OutputError, match=r"cannot be written .*file is a file"):
+        claim(tmp_path / "file" / "run")
+
+
+def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
+    # As the administrator, for whom no permission is missing, only the answer can be arranged.
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked)
+    for path in (locked, locked / "run"):
+        with pytest.raises(OutputError, match=r"cannot be written .*no permission.*--out"):
+            claim(path)
+    assert contents(locked) == []
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path):
+    with (
+        RunFolder.claim(tmp_path, CONFIG),
+        pytest.raises(OutputError, match="Another process is training in"),
+    ):
+        RunFolder.claim(tmp_path, CONFIG)
+    claim(tmp_path)  # free again
+
+
+def test_checking_writes_nothing(tmp_path):
+    RunFolder.check(tmp_path / "new", CONFIG)
+    assert contents(tmp_path) == []
+
+
+def test_it_can_be_caught_as_either_kind_of_error(tmp_path):
+    (tmp_path / "file").touch()
+    for kind in (OSError, ValueError):
+        with pytest.raises(kind):
+            claim(tmp_path / "file")

@@ -1,0 +1,126 @@
+"""Metrics on disk: every format says the same, and a position cuts them all back."""
+
+import csv
+import importlib
+import json
+import math
+
+import numpy as np
+import pytest
+
+from trainkit.loop.writers import MetricsLog, read_metrics
+
+TRAIN = {"step": 1, "kind": "train", "loss": 0.5}
+EVALUATION = {"step": 1, "kind": "evaluation", "loss": 0.25, "accuracy": 0.75}
+
+
+def read_csv(folder):
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_come_back_from_both_formats(tmp_path):
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        log.write(TRAIN)
+        log.write(EVALUATION)  # brings a new column
+        log.write(TRAIN | {"step": 2, "loss": np.float32(0.125)})
+    rows = read_metrics(tmp_path)
+    assert rows == [TRAIN, EVALUATION, TRAIN | {"step": 2, "loss": 0.125}]
+    assert read_csv(tmp_path) == [
+        {"step": "1", "kind": "train", "loss": "0.5", "accuracy": ""},
+        {"step": "1", "kind": "evaluation", "loss": "0.25", "accuracy": "0.75"},
+        {"step": "2", "kind": "train", "loss": "0.125", "accuracy": ""},
+    ]
+
+
+def test_what_is_not_finite_stays_valid_json(tmp_path):
+    values = {"a": math.nan, "b": math.inf, "c": -math.inf}
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        log.write({"step": 3, "kind": "train", **values})
+
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+    (row,) = read_metrics(tmp_path)
+    assert math.isnan(row["a"])
+    assert (row["b"], row["c"]) == (math.inf, -math.inf)
+    assert read_csv(tmp_path)[0]["a"] == "nan"
+
+
+def test_a_row_can_be_read_before_the_log_is_closed(tmp_path):
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        log.write(TRAIN)
+        assert read_metrics(tmp_path) == [TRAIN]
+        assert len(read_csv(tmp_path)) == 1
+
+
+def test_a_killed_runs_rows_after_its_checkpoint_are_dropped_from_every_format(tmp_path):
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        log.write(TRAIN)
+        place = log.position
+        log.write(TRAIN | {"step": 2, "extra": 1.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "kind": "tr')  # killed in the middle of a line
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
+    with MetricsLog(tmp_path, position=place, tensorboard=False) as log:
+        assert log.position == place
+        log.write(TRAIN | {"step": 2})
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
+    assert [row["step"] for row in read_csv(tmp_path)] == ["1", "2"]
+    assert "extra" not in read_csv(tmp_path)[0]
+
+
+def test_a_new_log_starts_empty(tmp_path):
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        log.write(TRAIN)
+    MetricsLog(tmp_path, tensorboard=False).close()
+    assert read_metrics(tmp_path) == []
+
+
+def test_a_log_shorter_than_its_position_is_refused(tmp_path):
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        log.write(TRAIN)
+        place = log.position
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl has 0 bytes.*--overwrite"):
+        MetricsLog(tmp_path, position=place, tensorboard=False)
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    with MetricsLog(tmp_path, tensorboard=True) as log:
+        log.write(TRAIN)
+        log.write(EVALUATION)
+    assert tensorboard_scalars(tmp_path) == {
+        ("train/loss", 1): 0.5,
+        ("evaluation/loss", 1): 0.25,
+        ("evaluation/accuracy", 1): 0.75,
+    }
+
+
+def tensorboard_scalars(folder):
+    """The scalars of an event file: records of (length, crc, bytes, crc), each a protobuf."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    scalars = {}
+    for file in (folder / "tensorboard").iterdir():
+        content, at = file.read_bytes(), 0
+        while at < len(content):
+            size = int.from_bytes(content[at : at + 8], "little")
+            event = Event.FromString(content[at + 12 : at + 12 + size])
+            scalars |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
+            at += 16 + size
+    return scalars
+
+
+def test_without_tensorboardx_there_are_no_event_files_and_asking_for_them_is_an_error(
+    tmp_path, monkeypatch
+):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "tensorboardX" else find(name)
+    )
+    MetricsLog(tmp_path).close()
+    assert not (tmp_path / "tensorboard").exists()
+    with pytest.raises(ValueError, match="pip install tensorboardX"):
+        MetricsLog(tmp_path, tensorboard=True)

@@ -1,0 +1,77 @@
+"""The pace against its formula, computed apart from it in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from trainkit.progressive.pace import after_growth, begin_decay, lower, paced
+
+
+def factors(tx, state, steps):
+    params, grads = {"a": jnp.zeros(()), "b": jnp.zeros(())}, {"a": jnp.ones(()), "b": jnp.ones(())}
+    update = jax.jit(tx.update)
+    found = []
+    for _ in range(steps):
+        updates, state = update(grads, state, params)
+        found.append([-float(updates["a"]), -float(updates["b"])])
+    return np.array(found), state
+
+
+def test_the_whole_formula():
+    tx = paced(optax.sgd(1.0), warmup=4)
+    state = tx.init({"a": jnp.zeros(()), "b": jnp.zeros(())})
+    first, state = factors(tx, state, 6)
+    state = lower(state, 0.5)
+    state = after_growth(
+        state, state.inner, {"a": 0.0, "b": 0.25}, {"a": 4.0, "b": 8.0}, {"a": 1.0, "b": 0.5}
+    )
+    state = begin_decay(state, at=10, steps=10)
+    second, _ = factors(tx, state, 16)
+
+    t = np.arange(22.0)
+    pace = np.minimum(1, (t + 1) / 4) * np.where(t < 6, 1.0, 0.5)
+    pace = pace * (1 - np.clip((t - 10) / 10, 0, 1))
+    a = np.where(t < 6, 1.0, np.clip((t + 1 - 6) / 4, 0, 1))
+    b = np.where(t < 6, 1.0, 0.25 + 0.25 * np.clip((t + 1 - 6) / 8, 0, 1))
+    expected = np.stack([pace * a, pace * b], 1)
+    # A handful of float32 operations.
+    np.testing.assert_allclose(np.concatenate([first, second]), expected, atol=1e-6)
+
+
+def test_without_anything_set_it_is_the_transformation_itself():
+    plain, tx = optax.adam(1e-2), paced(optax.adam(1e-2))
+    params = {"w": jnp.arange(3.0)}
+    state, other = tx.init(params), plain.init(params)
+    for seed in range(5):
+        grads = {"w": jax.random.normal(jax.random.key(seed), (3,))}
+        with jax.numpy_dtype_promotion("standard"):  # Optax's own Adam needs it
+            ours, state = tx.update(grads, state, params)
+            theirs, other = plain.update(grads, other, params)
+        np.testing.assert_array_equal(ours["w"], theirs["w"])
+
+
+def test_moving_the_decay_compiles_nothing_again():
+    tx = paced(optax.sgd(1.0))
+    params = {"w": jnp.zeros(())}
+    update = jax.jit(tx.update)
+    state = jax.device_put(tx.init(params), jax.devices()[0])  # as a step's states are
+    _, state = update(params, state, params)
+    _, state = update(params, begin_decay(lower(state, 0.5), at=3, steps=5), params)
+    assert update._cache_size() == 1
+
+
+def test_half_precision_updates_stay_so():
+    tx = paced(optax.sgd(1.0))
+    params = {"w": jnp.zeros((), jnp.bfloat16)}
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert updates["w"].dtype == jnp.bfloat16
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="warmup=-1"):
+        paced(optax.sgd(1.0), warmup=-1)
+    state = paced(optax.sgd(1.0)).init({"w": jnp.zeros(())})
+    with pytest.raises(ValueError, match="0 steps"):
+        begin_decay(state, at=1, steps=0)

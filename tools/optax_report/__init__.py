@@ -1,0 +1,1 @@
+"""The report over Optax: every public rule and schedule against every law."""

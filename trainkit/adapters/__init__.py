@@ -1,0 +1,1 @@
+"""From models of Flax to pure functions: the only room that imports Flax."""

@@ -1,0 +1,64 @@
+"""The command `trainkit`: what the first word says is done by a module of its own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+import trainkit
+
+# word -> the module whose `main(arguments) -> int` does it, imported when it is asked for; how it
+# is called; what it does.
+COMMANDS = {
+    "train": ("trainkit.cli.train", "train EXPERIMENT", "train something and report about it"),
+    "devices": ("trainkit.cli.devices", "devices", "show what there is to train on"),
+    "laws": ("trainkit.cli.laws", "laws RULE", "check an update rule or a schedule"),
+}
+
+HELP = """\
+usage: trainkit COMMAND ...
+
+commands:
+{commands}
+
+begin with:
+  trainkit train mnist
+  trainkit train mnist --help
+
+`trainkit COMMAND --help` says more; `trainkit --version` says which version this is."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line (that of the process by default) and returns its exit status.
+
+    >>> main(["--version"])
+    trainkit 0.1.0
+    0
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        listed = [f"  {usage:<18} {what}" for _, usage, what in COMMANDS.values()]
+        print(HELP.format(commands="\n".join(listed)))
+        return 0
+    if arguments[0] == "--version":
+        print(f"trainkit {trainkit.__version__}")
+        return 0
+    word, rest = arguments[0], arguments[1:]
+    if word not in COMMANDS:
+        print(unknown("command", word, list(COMMANDS)), file=sys.stderr)
+        return 2
+    try:
+        return importlib.import_module(COMMANDS[word][0]).main(rest) or 0
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+
+
+def unknown(what: str, name: str, known: Sequence[str]) -> str:
+    """A message about a name that is none of those known, with the nearest of them."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    listed = ", ".join(known) or "none here"
+    return f"There is no {what} {name!r}.{hint} There are: {listed}."

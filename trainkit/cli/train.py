@@ -1,0 +1,106 @@
+"""`trainkit train EXPERIMENT --option value ...`.
+
+An experiment is a folder `experiments/NAME` with a `train.py`, which has
+
+    Config        a dataclass: its fields are the options, its docstring the help
+    run(config)   what is done with it
+
+and whose own docstring begins with a line that says what it is.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType, TracebackType
+
+from trainkit.cli.main import unknown
+
+FOLDER, MODULE = "experiments", "train.py"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs an experiment with its options; returns the exit status."""
+    found = experiments()
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help(found))
+        return 0
+    name, options = arguments[0], list(arguments[1:])
+    if name not in found:
+        if name.startswith("-"):
+            message = f"The experiment comes first: trainkit train NAME {name} ..."
+        else:
+            message = unknown("experiment", name, list(found))
+        print(f"{message}\n`trainkit train --help` says what each is.", file=sys.stderr)
+        return 2
+    if importlib.util.find_spec("tyro") is None:
+        print("Experiments need one package more: pip install 'trainkit[experiments]'")
+        return 2
+    import tyro
+
+    experiment = _import(name, found[name].parent)
+    try:
+        config = tyro.cli(experiment.Config, args=options, prog=f"trainkit train {name}")
+        experiment.run(config)
+    except (ValueError, OSError) as error:
+        # A message that somebody wrote for the user needs no traceback; anything else does.
+        if os.environ.get("TRAINKIT_TRACEBACK") or not _ours(error.__traceback__, found[name]):
+            raise
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def experiments() -> dict[str, Path]:
+    """Name -> folder of each experiment there is: of the present folder, those above, our own."""
+    here = Path.cwd()
+    roots = [here, *here.parents, Path(__file__).resolve().parents[2]]
+    found: dict[str, Path] = {}
+    for root in roots:
+        for module in sorted((root / FOLDER).glob(f"*/{MODULE}")):
+            found.setdefault(module.parent.name, module.parent)
+    return found
+
+
+def _import(name: str, folder: Path) -> ModuleType:
+    """Imports `experiments.NAME.train` of a folder, whatever else is called `experiments`."""
+    package = sys.modules.get(FOLDER)
+    if package is None:
+        package = sys.modules[FOLDER] = ModuleType(FOLDER)
+        package.__path__ = []
+    package.__path__ = [str(folder), *(path for path in package.__path__ if path != str(folder))]
+    return importlib.import_module(f"{FOLDER}.{name}.train")
+
+
+def _help(found: dict[str, Path]) -> str:
+    width = max((len(name) for name in found), default=0)
+    lines = [f"  {name:<{width}}  {_first_line(folder)}" for name, folder in found.items()]
+    listed = "\n".join(lines) or "  none here: run this inside a clone of the project"
+    return (
+        "usage: trainkit train EXPERIMENT [--option value ...]\n\n"
+        f"experiments:\n{listed}\n\n"
+        "`trainkit train EXPERIMENT --help` shows an experiment's options.\n"
+        "A run that was stopped goes on where it was when its command is given again."
+    )
+
+
+def _first_line(folder: Path) -> str:
+    """The first line of its docstring, read without importing it."""
+    docstring = ast.get_docstring(ast.parse((folder / MODULE).read_text(encoding="utf-8")))
+    return (docstring or "").split("\n")[0]
+
+
+def _ours(traceback: TracebackType | None, experiment: Path) -> bool:
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return False
+    file = Path(traceback.tb_frame.f_code.co_filename).resolve()
+    homes = (Path(__file__).resolve().parents[1], experiment.resolve().parent)
+    # A dataclass's generated __init__ has no file, but calls a __post_init__ that has one.
+    return any(home in file.parents for home in homes)

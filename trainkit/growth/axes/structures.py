@@ -1,0 +1,50 @@
+"""Axes as data: nested tuples over the numbered parts that grow, and the `Axis` of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from trainkit.growth.analysis.layout_search import LAYOUTS
+from trainkit.growth.axes.axis import Axis, concatenation, find, product
+
+if TYPE_CHECKING:
+    from trainkit.growth.plan.data import Plan
+
+
+def structure_of(axis: Axis, number: Callable[[Axis], int]) -> tuple:
+    """An axis as nested tuples, its grown leaves numbered by `number`."""
+    axis = find(axis)
+    if axis.kind == "leaf":
+        return ("fixed", axis.small) if axis.fixed else ("leaf", number(axis))
+    return (axis.kind, *(structure_of(p, number) for p in axis.parts))
+
+
+def atoms_in(structure: tuple | None) -> set[int]:
+    """The numbers of the AxisLeafs in a structure."""
+    if structure is None or structure[0] == "fixed":
+        return set()
+    if structure[0] == "leaf":
+        return {structure[1]}
+    return set().union(*(atoms_in(s) for s in structure[1:]))
+
+
+def atom_axes(plan: Plan) -> list[Axis]:
+    """Fresh `Axis` leaves for the plan's atoms, their maps set."""
+    made = []
+    for atom in plan.atoms:
+        leaf = Axis(atom.small, atom.big)
+        leaf.source = LAYOUTS[atom.layout](atom.small, atom.big)
+        made.append(leaf)
+    return made
+
+
+def axis_from(structure: tuple, atoms: list[Axis]) -> Axis:
+    """The `Axis` that `structure_of` wrote down."""
+    kind, *rest = structure
+    if kind == "fixed":
+        return Axis(rest[0], rest[0])
+    if kind == "leaf":
+        return atoms[rest[0]]
+    parts = [axis_from(s, atoms) for s in rest]
+    return product(parts) if kind == "prod" else concatenation(parts)

@@ -1,0 +1,1 @@
+"""More layers: which are new, what they hold, and the program without them."""

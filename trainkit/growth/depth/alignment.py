@@ -1,0 +1,256 @@
+"""Which layer of the deeper model is which of the shallower one, told from the names of leaves."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+from trainkit.growth.errors import GrowthError
+from trainkit.growth.plan.leaf_map import Origin
+
+Shapes = Mapping[str, tuple[int, ...]]
+Alike = Literal["exact", "pattern", "ends", "rank"]
+
+# "layers/3/w", "Dense_0/kernel", "h.11.attn.w" and "w2" all have a number at one of their keys.
+_KEYS = re.compile(r"\d+|[^\d/]+/?|/")
+
+
+class _Leaf(NamedTuple):
+    name: str
+    shape: tuple[int, ...]
+
+
+def order(n: int, m: int, how: str) -> list[tuple[int, bool]]:
+    """For each of m layers, which of the n old ones it is or copies, and whether it is new.
+
+    >>> order(2, 4, "stack")
+    [(0, False), (1, False), (0, True), (1, True)]
+    >>> order(2, 4, "interpose")
+    [(0, False), (0, True), (1, False), (1, True)]
+    >>> order(4, 6, "middle")
+    [(0, False), (1, False), (2, False), (1, True), (2, True), (3, False)]
+    >>> order(2, 4, "last")
+    [(0, False), (1, False), (1, True), (1, True)]
+    """
+    if m < n:
+        raise GrowthError(f"{n} layers cannot become {m}: growth only adds layers")
+    if how == "stack":
+        sources = [j % n for j in range(m)]
+    elif how in ("interpose", "identity"):
+        sources = [j * n // m for j in range(m)]
+    elif how == "middle":
+        extra, block = m - n, min(m - n, n)
+        start = (n - block + 1) // 2
+        again = [start + j % block for j in range(extra)] if block else []
+        sources = [*range(start + block), *again, *range(start + block, n)]
+    elif how == "last":
+        sources = [min(j, n - 1) for j in range(m)]
+    else:
+        raise ValueError(
+            f"how={how!r}: choose one of identity, stack, interpose, middle, last for depth"
+        )
+    seen: set[int] = set()
+    result = []
+    for source in sources:
+        result.append((source, source in seen))
+        seen.add(source)
+    return result
+
+
+def align(small: Shapes, big: Shapes, how: str, alike: Alike = "exact") -> dict[str, Origin]:
+    """For each leaf of the deeper model: its `Origin` in the shallower one.
+
+    Layers are siblings that differ in a number anywhere in their names ("layer_0", "layers/3",
+    "h.7.w", "w2"), or, without numbers, siblings with the same leaves, in the order of `big`. Of
+    siblings, those that are alike form a run, and runs are matched in order, so that the output
+    layer of "Dense_0, Dense_1, Dense_2" stays the output layer.
+
+    Args:
+      small, big: leaf name -> shape, in the order in which the programs use them.
+      how: the operator for depth.
+      alike: what makes two layers alike. "exact": the same shapes, for models of one width;
+        "pattern": the same sizes are equal to each other; "rank": the same ranks; "ends": the same
+        too, and the first and the last layer stay so.
+
+    Raises:
+      GrowthError: the deeper model lacks a leaf of the shallower, or has one outside its layers.
+
+    >>> a = {"Dense_0/w": (3, 8), "Dense_1/w": (8, 2)}
+    >>> b = {"Dense_0/w": (3, 8), "Dense_1/w": (8, 8), "Dense_2/w": (8, 2)}
+    >>> align(a, b, "identity")["Dense_2/w"]
+    Origin(leaf='Dense_1/w', new=False)
+    """
+    origin: dict[str, Origin] = {}
+    _match(_nest(small), _nest(big), how, alike, False, origin)
+    return {name: origin[name] for name in big}
+
+
+def alignments(small: Shapes, big: Shapes, how: str) -> Iterator[dict[str, Origin]]:
+    """All different ones, the likeliest first.
+
+    Raises:
+      GrowthError: there is none; the error is the first one's.
+    """
+    found: list[dict[str, Origin]] = []
+    refused: GrowthError | None = None
+    for alike in ("exact", "pattern", "rank", "ends"):
+        try:
+            origin = align(small, big, how, alike)
+        except GrowthError as error:
+            refused = refused or error
+            continue
+        if origin not in found:
+            found.append(origin)
+            yield origin
+    if not found and refused is not None:
+        raise refused
+
+
+def _nest(shapes: Shapes) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, shape in shapes.items():
+        node, (*parents, last) = tree, _KEYS.findall(name) or [""]
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last + "."] = _Leaf(name, tuple(shape))  # "w" may be a leaf beside "w2"
+    return tree
+
+
+def _leaves(node: Any) -> list[str]:
+    if isinstance(node, _Leaf):
+        return [node.name]
+    return [name for child in node.values() for name in _leaves(child)]
+
+
+def _signature(node: Any, alike: Alike) -> Any:
+    seen: dict[int, int] = {}
+
+    def one(node: Any) -> Any:
+        if isinstance(node, dict):
+            return tuple((key, one(node[key])) for key in sorted(node))
+        if alike == "exact":
+            return node.shape
+        if alike == "pattern":
+            return tuple(seen.setdefault(size, len(seen)) for size in node.shape)
+        return len(node.shape)
+
+    return one(node)
+
+
+def _match(small: Any, big: Any, how: str, alike: Alike, new: bool, out: dict[str, Origin]) -> None:
+    if isinstance(big, _Leaf) and isinstance(small, _Leaf):
+        out[big.name] = Origin(small.name, new)
+        return
+    if isinstance(big, _Leaf) or isinstance(small, _Leaf):
+        raise GrowthError(f"{_leaves(big)[0]!r} is a leaf in one model and a tree in the other")
+    done: set[str] = set()
+    for old_keys, new_keys in _rows(small, big):
+        if old_keys == new_keys:
+            continue
+        done |= set(old_keys) | set(new_keys)
+        for key, source, fresh in _layers(small, big, old_keys, new_keys, how, alike):
+            if source is None:
+                out.update({leaf: Origin(None, True) for leaf in _leaves(big[key])})
+            else:
+                _match(small[source], big[key], how, alike, new or fresh, out)
+    for key in small:
+        if key not in done and key not in big:
+            lost = _leaves(small[key])
+            raise GrowthError(
+                f"the deeper model has no {lost[0]!r}",
+                params=lost[:4],
+                mend="the big model must have all leaves of the small one, in containers of one "
+                "kind: check big_params",
+            )
+    for key, child in big.items():
+        if key in done:
+            continue
+        if key in small:
+            _match(small[key], child, how, alike, new, out)
+        elif how == "identity":
+            out.update({leaf: Origin(None, True) for leaf in _leaves(child)})
+        else:
+            raise GrowthError(
+                f"{_leaves(child)[0]!r} is new, but is no layer among others",
+                params=_leaves(child)[:4],
+                mend="number the layers (layer_0, layer_1, …) or keep them in a list",
+            )
+
+
+def _rows(small: dict[str, Any], big: dict[str, Any]) -> Iterator[tuple[list[str], list[str]]]:
+    """The keys of siblings that are layers: those with numbers, in order, and new ones without a
+    number together with all that have the same leaves."""
+    plain = lambda key: key.removesuffix(".")
+    numbers = [
+        sorted((k for k in node if plain(k).isdigit()), key=lambda k: int(plain(k)))
+        for node in (small, big)
+    ]
+    yield numbers[0], numbers[1]
+    done = set(numbers[1])
+    for key, child in big.items():
+        if key in small or key in done or isinstance(child, _Leaf):
+            continue
+        like = _signature(child, "rank")
+        rows = [
+            [k for k, c in node.items() if k not in done and _signature(c, "rank") == like]
+            for node in (small, big)
+        ]
+        done |= set(rows[1])
+        if rows[0]:
+            yield rows[0], rows[1]
+
+
+def _runs(node: dict[str, Any], keys: list[str], alike: Alike) -> list[tuple[Any, list[str]]]:
+    runs: list[tuple[Any, list[str]]] = []
+    for i, key in enumerate(keys):
+        signature = _signature(node[key], alike)
+        if alike == "ends" and i in (0, len(keys) - 1):
+            signature = (i == 0, signature)
+        if runs and runs[-1][0] == signature:
+            runs[-1][1].append(key)
+        else:
+            runs.append((signature, [key]))
+    return runs
+
+
+def _layers(
+    small: dict[str, Any],
+    big: dict[str, Any],
+    old_keys: list[str],
+    new_keys: list[str],
+    how: str,
+    alike: Alike,
+) -> list[tuple[str, str | None, bool]]:
+    """(new key, the old key that it is or copies, whether it is new), for one row of siblings."""
+    if len(new_keys) < len(old_keys):
+        raise GrowthError(
+            f"{len(old_keys)} layers cannot become {len(new_keys)}: growth only adds layers",
+            params=[_leaves(small[key])[0] for key in old_keys][:6],
+        )
+    old_runs, new_runs = _runs(small, old_keys, alike), _runs(big, new_keys, alike)
+    matcher = difflib.SequenceMatcher(
+        None, [repr(s) for s, _ in old_runs], [repr(s) for s, _ in new_runs], autojunk=False
+    )
+    pair = {
+        block.b + i: block.a + i
+        for block in matcher.get_matching_blocks()
+        for i in range(block.size)
+    }
+    lost = set(range(len(old_runs))) - set(pair.values())
+    if lost:
+        raise GrowthError(
+            f"the layer of {_leaves(small[old_runs[min(lost)][1][0]])[0]!r} of the small model has "
+            "no place in the deeper one: no layer there has leaves of the same shapes",
+            mend="grow in two steps, width and depth one after the other",
+        )
+    result: list[tuple[str, str | None, bool]] = []
+    for j, (_, keys) in enumerate(new_runs):
+        if j in pair:
+            sources = old_runs[pair[j]][1]
+            for key, (source, fresh) in zip(keys, order(len(sources), len(keys), how), strict=True):
+                result.append((key, sources[source], fresh))
+        else:
+            result.extend((key, None, True) for key in keys)
+    return result

@@ -1,0 +1,171 @@
+"""Which layer is which where names do not tell: from the order in which programs read parameters.
+
+`Dense_0` to `Dense_9` of one compact module may be blocks of a norm and two layers each, between an
+input and an output layer. In the order of reading they are a sequence with a period: the deeper
+model has the same sequence with more turns of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from trainkit.growth.depth.alignment import order
+from trainkit.growth.plan.leaf_map import Origin
+
+Shapes = Mapping[str, tuple[int, ...]]
+LIMIT = 64  # alignments looked at
+
+
+class _Part(NamedTuple):
+    """Leaves of one parent that are read one after another."""
+
+    leaves: tuple[str, ...]
+    kind: tuple[str, ...]  # their names without numbers
+    shapes: tuple[tuple[int, ...], ...]
+
+    def like(self, other: _Part) -> bool:
+        """The same in another size."""
+        ranks = lambda part: tuple(map(len, part.shapes))
+        return self.kind == other.kind and ranks(self) == ranks(other)
+
+    def equals(self, other: _Part) -> bool:
+        """The same of another block."""
+        return self.kind == other.kind and self.shapes == other.shapes
+
+
+class _Turns(NamedTuple):
+    """A period: `length` parts from `start` in the small model (`there` in the big one), as often
+    as `old` in the small model and as `new` in the big one."""
+
+    start: int
+    there: int
+    length: int
+    old: int
+    new: int
+
+
+class Cut(NamedTuple):
+    """One way to read the deeper model's leaves as more turns of periods of the small one's."""
+
+    small: Sequence[_Part]
+    big: Sequence[_Part]
+    turns: Sequence[_Turns]
+
+    def origin(self, how: str) -> dict[str, Origin]:
+        """Leaf of the deeper model -> its `Origin`, where new turns are added by an operator."""
+        return _origin(self.small, self.big, self.turns, how)
+
+    @property
+    def covers(self) -> tuple[int, int]:
+        """How much of the small model is in its periods, and (negative) how long these are."""
+        return sum(t.length * t.old for t in self.turns), -sum(t.length for t in self.turns)
+
+
+def cuts(small: Shapes, big: Shapes) -> list[Cut]:
+    """The ways to cut two models by the order in which they read leaves; the likeliest first.
+
+    Args:
+      small, big: leaf name -> shape, in the order in which the programs use them.
+
+    >>> layer = lambda i: {f"Norm_{i}/scale": (8,), f"Dense_{i + 1}/kernel": (8, 8)}
+    >>> ends = lambda i: {f"Norm_{i}/scale": (8,), f"Dense_{i + 1}/kernel": (8, 2)}
+    >>> small = {"Dense_0/kernel": (4, 8), **layer(0), **ends(1)}
+    >>> big = {"Dense_0/kernel": (4, 8), **layer(0), **layer(1), **ends(2)}
+    >>> cuts(small, big)[0].origin("stack")["Norm_2/scale"]
+    Origin(leaf='Norm_1/scale', new=False)
+    """
+    a, b = _parts(small), _parts(big)
+    found = [Cut(a, b, runs) for runs in itertools.islice(_alignments(a, b, 0, 0), LIMIT)]
+    return sorted(found, key=lambda cut: cut.covers, reverse=True)
+
+
+def in_order(origin: Mapping[str, Origin], small: Shapes, big: Shapes) -> bool:
+    """Whether new leaves that are read one after another copy such leaves of their shapes, all from
+    one beginning."""
+    place = {name: i for i, name in enumerate(small)}
+    shape = {come.leaf: big[name] for name, come in origin.items() if not come.new}
+    start = last = None
+    for name in big:
+        leaf, new = origin[name]
+        if not new:
+            start = None
+            continue
+        if leaf not in place or shape.get(leaf) != big[name]:
+            return False
+        at = place[leaf]
+        if start is not None and last is not None and at not in (start, last + 1):
+            return False
+        start, last = (at if start is None else start), at
+    return True
+
+
+def _parts(shapes: Shapes) -> list[_Part]:
+    parts = []
+    parent = lambda name: name.rpartition("/")[0]
+    for key, group in itertools.groupby(shapes, parent):
+        for leaves in [tuple(group)] if key else ((leaf,) for leaf in group):
+            kind = tuple(re.sub(r"\d+", "#", leaf) for leaf in leaves)
+            parts.append(_Part(leaves, kind, tuple(tuple(shapes[leaf]) for leaf in leaves)))
+    return parts
+
+
+def _alignments(
+    small: Sequence[_Part], big: Sequence[_Part], i: int, j: int
+) -> Iterator[list[_Turns]]:
+    """Ways to read small[i:] and big[j:] as one sequence with more turns of some of its periods;
+    early and short periods first."""
+    extra = (len(big) - j) - (len(small) - i)
+    if extra == 0:
+        if all(x.like(y) for x, y in zip(small[i:], big[j:], strict=True)):
+            yield []
+        return
+    if extra < 0:
+        return
+    for ahead in range(len(small) - i):
+        if ahead and not small[i + ahead - 1].like(big[j + ahead - 1]):
+            return
+        start, there = i + ahead, j + ahead
+        for length in range(1, min(extra, len(small) - start) + 1):
+            pairs = zip(small[start : start + length], big[there : there + length], strict=True)
+            if not all(x.like(y) for x, y in pairs):
+                break
+            if ahead >= length and _turns(small, start - length, length) > 1:
+                continue  # the same period, begun a turn earlier
+            old, most = _turns(small, start, length), _turns(big, there, length)
+            for new in range(most, old, -1):
+                rest = _alignments(small, big, start + old * length, there + new * length)
+                for more in rest:
+                    yield [_Turns(start, there, length, old, new), *more]
+
+
+def _turns(parts: Sequence[_Part], start: int, length: int) -> int:
+    """How often the `length` parts from `start` on are repeated."""
+    count = 1
+    while all(
+        (at := start + count * length + k) < len(parts) and parts[at].equals(parts[start + k])
+        for k in range(length)
+    ):
+        count += 1
+    return count
+
+
+def _origin(
+    small: Sequence[_Part], big: Sequence[_Part], runs: Sequence[_Turns], how: str
+) -> dict[str, Origin]:
+    pairs: list[tuple[int, bool]] = []
+    at = 0
+    for run in runs:
+        pairs += [(k, False) for k in range(at, run.start)]
+        for turn, fresh in order(run.old, run.new, how):
+            first = run.start + turn * run.length
+            pairs += [(first + k, fresh) for k in range(run.length)]
+        at = run.start + run.old * run.length
+    pairs += [(k, False) for k in range(at, len(small))]
+    return {
+        leaf: Origin(source, fresh)
+        for part, (k, fresh) in zip(big, pairs, strict=True)
+        for leaf, source in zip(part.leaves, small[k].leaves, strict=True)
+    }

@@ -1,0 +1,1 @@
+"""Programs as growth reads them: traced, made flat and rewritten to one form."""

@@ -1,0 +1,196 @@
+"""What is left of a program when some of its inputs are zero, or identity matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trainkit.growth.ir.lookups import MOVES
+from trainkit.growth.ir.program import Const, Equation, Program
+from trainkit.growth.ir.zero_analysis import KEEPS_ZERO
+
+Shape = tuple[int, ...]
+Supposed = Mapping[int, str]  # number of an input of the program -> "zero" or "eye"
+ZERO, EYE = "zero", "eye"
+
+
+class Eye(NamedTuple):
+    """Stands for an input that is an identity matrix."""
+
+    place: int
+
+
+_MOVES = frozenset(
+    ("reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type")
+    + ("stop_gradient", "slice")
+)
+_ONE_AT_ZERO = frozenset(("exp", "exp2", "cos", "cosh"))
+_POOLS = frozenset(("reduce_max", "reduce_window_max", "reduce_min"))
+
+
+def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Program:
+    """The program that is left when some inputs are zero, or identity matrices.
+
+    With `keep_eyes` products with identity matrices stay, but not what they make superfluous.
+    """
+    stands: dict[int, Any] = {}  # what a variable is: another variable, ZERO or EYE
+    bounds: dict[int, dict[str, float]] = {}  # what a variable is known to be clipped to
+    for place, what in supposed.items():
+        stands[id(program.ins[place])] = ZERO if what == ZERO else Eye(place)
+    kept: list[Equation] = []
+
+    def now(v: Any) -> Any:
+        return v if isinstance(v, Const) else stands.get(id(v), v)
+
+    for eqn in program.equations:
+        ins = [now(v) for v in eqn.ins]
+        if eqn.name == "split" and ins[0] is ZERO:
+            stands.update((id(v), ZERO) for v in eqn.outs)
+            continue
+        found = _simplified(eqn, ins, bounds)
+        if keep_eyes and found is ins[0] and len(ins) == 2 and isinstance(ins[1], Eye):
+            bounds[id(eqn.outs[0])] = bounds.get(id(ins[0]), {})
+            matrix = program.ins[ins[1].place]
+            kept.append(Equation(eqn.raw, [ins[0], matrix], eqn.outs, eqn.calls))
+            continue
+        if found is not None:
+            stands[id(eqn.outs[0])] = found
+            continue
+        known = dict(bounds.get(id(ins[0]), {})) if ins else {}
+        limit = _limit(eqn, ins)
+        if limit is not None:
+            # min(max(x, 0), 6) is still at least 0.
+            keep = known if _ordered(known, eqn, limit) else {}
+            bounds[id(eqn.outs[0])] = {**keep, eqn.name: limit}
+        elif eqn.name in _MOVES | _POOLS and known:
+            bounds[id(eqn.outs[0])] = known
+        # A zero that stays is the parameter itself.
+        ins = [old if _supposed(v) else v for v, old in zip(ins, eqn.ins, strict=True)]
+        kept.append(Equation(eqn.raw, ins, eqn.outs, eqn.calls))
+    outs = [
+        old if _supposed(v) else v
+        for v, old in zip(map(now, program.outs), program.outs, strict=True)
+    ]
+    return Program(program.ins, live(kept, outs), outs)
+
+
+def live(equations: list[Equation], outs: list[Any]) -> list[Equation]:
+    live = {id(v) for v in outs if not isinstance(v, Const)}
+    left = []
+    for eqn in reversed(equations):
+        if eqn.raw.effects or any(id(v) in live for v in eqn.outs):
+            left.append(eqn)
+            live |= {id(v) for v in eqn.ins if not isinstance(v, Const)}
+    return left[::-1]
+
+
+def _supposed(v: Any) -> bool:
+    return isinstance(v, str | Eye)
+
+
+def _is_zero(v: Any) -> bool:
+    if v is ZERO:
+        return True
+    return isinstance(v, Const) and v.uniform is not None and not np.any(v.uniform)
+
+
+def _simplified(eqn: Equation, ins: list[Any], bounds: Mapping[int, Mapping[str, float]]) -> Any:
+    """What an equation's result is without computing it, or `None`."""
+    name = eqn.name
+    known = _known(eqn, ins) if len(eqn.outs) == 1 else None
+    if known is not None:
+        return known
+    if len(eqn.outs) == 1 and any(v is ZERO for v in ins):
+        zeros = [_is_zero(v) for v in ins]
+        if name in KEEPS_ZERO and zeros[0]:
+            return ZERO
+        if name in ("mul", "dot_general", "conv_general_dilated", "ragged_dot") and any(zeros):
+            return ZERO
+        if name == "integer_pow" and eqn.params["y"] > 0:
+            return ZERO
+        if name in ("max", "min", "concatenate", "pad", "stack") and all(zeros):
+            return ZERO
+        if name == "select_n" and all(zeros[1:]):
+            return ZERO
+        if name in ("add", "add_any", "sub"):
+            if all(zeros):
+                return ZERO
+            if zeros[0] and name != "sub" and _whole(eqn, 1):
+                return ins[1]
+            if zeros[1] and _whole(eqn, 0):
+                return ins[0]
+    if name == "convert_element_type" and isinstance(ins[0], Eye):
+        return ins[0]
+    if any(_supposed(v) for v in ins[:1]):
+        return None
+    if name == "dot_general" and isinstance(ins[1], Eye):
+        (contracted, _), (batch, _) = eqn.params["dimension_numbers"]
+        if not batch and contracted == (len(shape_of(eqn.raw.invars[0])) - 1,):
+            return ins[0]
+    if name == "conv_general_dilated" and isinstance(ins[1], Eye) and _keeps_size(eqn):
+        return ins[0]
+    limit = _limit(eqn, ins)
+    if limit is not None and bounds.get(id(ins[0]), {}).get(name) == limit:
+        return ins[0]
+    return None
+
+
+def _known(eqn: Equation, ins: list[Any]) -> Any:
+    """What follows from e⁰ = 1, c + 0 = c and x · 1 = x, or `None`."""
+    name = eqn.name
+    uniform = [v.uniform if isinstance(v, Const) else None for v in ins]
+    if name in _ONE_AT_ZERO and ins[0] is ZERO:
+        return _constant(eqn, 1.0)
+    if name in MOVES and uniform[0] is not None:
+        return _constant(eqn, uniform[0])
+    if name in ("add", "add_any"):
+        for i, v in enumerate(ins):
+            if v is ZERO and uniform[1 - i] is not None:
+                return _constant(eqn, uniform[1 - i])
+    if name in ("mul", "div"):
+        for i in (0, 1) if name == "mul" else (0,):
+            if uniform[1 - i] is not None and uniform[1 - i] == 1 and _whole(eqn, i):
+                return ins[i]
+    return None
+
+
+def _constant(eqn: Equation, value: Any) -> Const:
+    aval = eqn.outs[0].aval
+    scalar = np.asarray(value).astype(aval.dtype)
+    key = ("uniform", str(aval.dtype), tuple(aval.shape), scalar.tobytes())
+    return Const(aval.shape, aval.dtype, key, lambda: None, scalar)
+
+
+def _whole(eqn: Equation, operand: int) -> bool:
+    return shape_of(eqn.outs[0]) == shape_of(eqn.raw.invars[operand])
+
+
+def shape_of(v: Any) -> Shape:
+    return tuple(v.aval.shape)
+
+
+def _keeps_size(eqn: Equation) -> bool:
+    strides = set(eqn.params["window_strides"])
+    kernel = shape_of(eqn.raw.invars[1])
+    odd = all(kernel[axis] % 2 for axis in eqn.params["dimension_numbers"].rhs_spec[2:])
+    whole = shape_of(eqn.outs[0]) == shape_of(eqn.raw.invars[0])
+    dilated = {*eqn.params["lhs_dilation"], *eqn.params["rhs_dilation"]} != {1}
+    plain = eqn.params["feature_group_count"] == 1 == eqn.params["batch_group_count"]
+    return strides == {1} and odd and whole and plain and not dilated
+
+
+def _limit(eqn: Equation, ins: list[Any]) -> float | None:
+    """c of max(x, c) and min(x, c), which do nothing the second time: ReLU is one of them."""
+    if eqn.name not in ("max", "min") or not isinstance(ins[1], Const) or isinstance(ins[0], Const):
+        return None
+    uniform = ins[1].uniform
+    return None if uniform is None or _supposed(ins[0]) else float(uniform)
+
+
+def _ordered(known: Mapping[str, float], eqn: Equation, limit: float) -> bool:
+    """Whether the bound on the other side outlives this one."""
+    if eqn.name == "min":
+        return known.get("max", -np.inf) <= limit
+    return known.get("min", np.inf) >= limit

@@ -1,0 +1,55 @@
+"""Functions and their parameters as growth takes them: shapes, and programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from trainkit._core.paths import path_name
+from trainkit.growth.errors import GrowthError
+
+PyTree = Any
+
+
+def shape_of(x: Any) -> jax.ShapeDtypeStruct:
+    if hasattr(x, "shape") and hasattr(x, "dtype"):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype)
+    array = jax.numpy.asarray(x)
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
+def structs(tree: PyTree) -> PyTree:
+    return jax.tree.map(shape_of, tree)
+
+
+def named_shapes(tree: PyTree, name: str) -> list[tuple[str, jax.ShapeDtypeStruct]]:
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    if not found:
+        raise GrowthError(f"{name} has no leaves")
+    result = []
+    for path, leaf in found:
+        try:
+            result.append((path_name(path), shape_of(leaf)))
+        except TypeError as error:
+            raise GrowthError(
+                f"{path_name(path)} of {name} is a {type(leaf).__name__}, not an array",
+                params=[path_name(path)],
+                mend="keep out of the parameters what is none, as eqx.partition(model, "
+                "eqx.is_array) does, and close over it",
+            ) from error
+    return result
+
+
+def traced_program(fn, params, args, which: str):
+    try:
+        return jax.make_jaxpr(fn, return_shape=True)(params, *args)
+    except GrowthError:
+        raise
+    except Exception as error:
+        raise GrowthError(
+            f"the {which} function cannot be traced with its parameters and these inputs: "
+            f"{type(error).__name__}: {error}",
+            mend=f"check that {which}_params are the parameters of {which}_fn, that both are "
+            f"called as fn(params, *inputs), and that the inputs have the shapes the model expects",
+        ) from error

@@ -1,0 +1,1 @@
+"""From a plan to arrays: index maps and factors, and their arithmetic."""

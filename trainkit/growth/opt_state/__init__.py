@@ -1,0 +1,1 @@
+"""Optimizer states through a growth: every slot by its degree in the gradient."""

@@ -1,0 +1,193 @@
+"""The two ways that slots of an optimizer state go: up with a growth, and down again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from trainkit.growth.errors import GrowthError
+from trainkit.growth.maps.algebra import (
+    New,
+    column_sums,
+    expand,
+    fold,
+    grown_shape,
+    norm_factor,
+    row_sums,
+)
+from trainkit.growth.opt_state.slots import Slot
+from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth, Origin
+
+Shape = tuple[int, ...]
+
+
+class Way:
+    """From the leaves of one model to those of another, which are called by the latter's names.
+
+    Attributes:
+      growth: leaf name of the big model -> how it grows.
+      shapes: leaf name of the small model -> its shape there.
+      origin: leaf name of the big model -> `Origin`, where growth adds layers.
+    """
+
+    def __init__(
+        self,
+        growth: Mapping[str, LeafGrowth],
+        shapes: Mapping[str, Shape],
+        origin: Mapping[str, Origin] | None,
+    ):
+        self.growth, self.shapes, self.origin = growth, shapes, origin or {}
+
+    def source(self, leaf: str) -> Origin:
+        """The leaf that it comes from."""
+        raise NotImplementedError
+
+    def how(self, leaf: str) -> LeafGrowth | None:
+        """Its growth, whichever way; `None` where it does not grow."""
+        raise NotImplementedError
+
+    def before(self, leaf: str) -> Shape:
+        """The shape of the leaf that it comes from."""
+        raise NotImplementedError
+
+    def after(self, leaf: str) -> Shape:
+        """Its own shape."""
+        raise NotImplementedError
+
+    def linear(
+        self,
+        x: jax.Array,
+        how: LeafGrowth,
+        after: Shape,
+        *,
+        weight: float = 0.0,
+        gradient: float = 0.0,
+        new: New = "zero",
+        lead: int = 0,
+        what: str = "leaf",
+    ) -> jax.Array:
+        """What is of degree `weight` in the weights and `gradient` in the gradients, in the shape
+        `after`; see `expand` and `fold`."""
+        raise NotImplementedError
+
+    def shares(
+        self, along: AxisGrowth | None, before: int, after: int, gradient: float
+    ) -> np.ndarray:
+        """s with mean(`linear(x)`) = Σ s·x along one axis, of new="mean"."""
+        raise NotImplementedError
+
+    def norms(self, leaf: str, slot: Slot) -> float:
+        """By what the slot changes with the leaf's whole norms."""
+        how = self.how(leaf)
+        if how is None or not (slot.norm_weight or slot.norm_gradient or slot.entries):
+            return 1.0
+        shape = self.small(leaf)
+        more = [len(a.source) / n for a, n in zip(how.axes, shape, strict=True) if a and n]
+        return (
+            norm_factor(how, shape, "weight") ** slot.norm_weight
+            * norm_factor(how, shape, "gradient") ** slot.norm_gradient
+            * math.prod(more) ** (slot.entries / 2)
+        )
+
+    def small(self, leaf: str) -> Shape:
+        """The shape of the leaf in the small model."""
+        raise NotImplementedError
+
+    def check(self, leaf: str, x: jax.Array, here: str, lead: int = 0) -> None:
+        """Refuses a slot that has not the shape of the leaf that it belongs to."""
+        if x.shape[lead:] != self.before(leaf):
+            raise GrowthError(
+                f"{here} has shape {x.shape[lead:]}, and its parameter {self.before(leaf)}",
+                params=[leaf],
+                mend="pass the state that belongs to these parameters",
+            )
+
+    def inside(self, growth: Mapping[str, LeafGrowth], shapes: Mapping[str, Shape]) -> Way:
+        """The same way for values of other shapes that stand for the same leaves."""
+        return type(self)(growth, shapes, self.origin)
+
+
+class Up(Way):
+    """From the small model to the big one."""
+
+    def source(self, leaf: str) -> Origin:
+        return self.origin.get(leaf, Origin(leaf))
+
+    def how(self, leaf: str) -> LeafGrowth | None:
+        return self.growth.get(leaf)
+
+    def small(self, leaf: str) -> Shape:
+        return self.shapes[self.source(leaf).leaf or leaf]
+
+    before = small
+
+    def after(self, leaf: str) -> Shape:
+        how = self.how(leaf)
+        return self.small(leaf) if how is None else grown_shape(self.small(leaf), how)
+
+    def linear(self, x, how, after, *, weight=0.0, gradient=0.0, new="zero", lead=0, what="leaf"):
+        del after
+        return expand(x, how, weight=weight, gradient=gradient, new=new, lead=lead, what=what)
+
+    def shares(self, along, before, after, gradient):
+        return column_sums(along, before, gradient=gradient, new="mean") / after
+
+
+class Down(Way):
+    """From the big model back to the small one: loses nothing that came `Up`."""
+
+    def __init__(self, growth, shapes, origin):
+        super().__init__(growth, shapes, origin)
+        new = {leaf for leaf, come in self.origin.items() if come.new}
+        came = {come.leaf: leaf for leaf, come in self.origin.items() if leaf not in new}
+        self._back = {leaf: came.get(leaf, leaf) for leaf in shapes}
+
+    def source(self, leaf: str) -> Origin:
+        return Origin(self._back[leaf])
+
+    def how(self, leaf: str) -> LeafGrowth | None:
+        return self.growth.get(self._back[leaf])
+
+    def small(self, leaf: str) -> Shape:
+        return self.shapes[leaf]
+
+    after = small
+
+    def before(self, leaf: str) -> Shape:
+        how = self.how(leaf)
+        return self.small(leaf) if how is None else grown_shape(self.small(leaf), how)
+
+    def linear(self, x, how, after, *, weight=0.0, gradient=0.0, new="zero", lead=0, what="leaf"):
+        del new
+        return fold(x, how, after, weight=weight, gradient=gradient, lead=lead, what=what)
+
+    def shares(self, along, before, after, gradient):
+        del before
+        return row_sums(along, after, gradient=gradient) / after
+
+    def norms(self, leaf: str, slot: Slot) -> float:
+        return 1.0 / super().norms(leaf, slot)
+
+
+def owner(name: str, leaves: Mapping[str, Any], where: str) -> str:
+    """The leaf that a slot's entry belongs to: there may be several for one, "w/0", "w/real".
+
+    Raises:
+      GrowthError: the slot has another tree than the parameters.
+    """
+    leaf = name
+    while leaf not in leaves:
+        if "/" not in leaf:
+            if "" in leaves:
+                return ""
+            raise GrowthError(
+                f"{where}: {name!r} is no leaf of the parameters ({', '.join(list(leaves)[:4])}"
+                f", …). The slot has another tree than the parameters; describe its state "
+                f"class with slots=…"
+            )
+        leaf = leaf.rpartition("/")[0]
+    return leaf

@@ -1,0 +1,1 @@
+"""States whose slots are no trees like the parameters: one file a class."""

@@ -1,0 +1,148 @@
+"""GaLore's state through growth: a projection to few directions, and a rule's moments among these.
+
+A matrix' gradient grows by G′ = A G Bᵀ, where A and B copy and scale. GaLore keeps r orthonormal
+directions P of one side, of A's say, and the moments of PᵀG. If the copies of every unit of that
+side have gradients of one length, Σ f² = a², then AᵀA = a²·1: P′ = A P / a is orthonormal again,
+spans what the grown gradient's singular vectors span, and
+
+    P′ᵀ G′ = a · (Pᵀ G) Bᵀ,    for k even copies a = √k · f,
+
+so the moments are those of a matrix of r rows whose gradient grows by a, and along its columns by
+B. Without such an a the directions A P are not orthogonal, and the moments in a basis of them
+depend on more than the moments among P: nothing exact can be said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trainkit._core.paths import named_leaves, path_name
+from trainkit.growth.errors import GrowthError
+from trainkit.growth.opt_state.directions import Down, Way
+from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth
+
+MEND = "grow with reset=True: projections are recomputed at the next refresh anyway"
+
+
+class _Side(NamedTuple):
+    """Which axis of a matrix is projected, to how many directions."""
+
+    axis: int
+    rank: int
+
+
+def change(
+    way: Way,
+    state: Any,
+    template: Any,
+    where: str,
+    _: Any,
+    walk: Callable[[Way, Any, Any, str], Any],
+) -> Any:
+    """The `GaLoreState` at the other end of the way."""
+    held, wanted = named_leaves(state.projector), named_leaves(template.projector)
+    out: dict[str, jax.Array] = {}
+    growth, shapes = dict(way.growth), dict(way.shapes)
+    down = isinstance(way, Down)
+    for leaf, spec in wanted.items():
+        here = f"{where}: slot of {leaf!r}"
+        come, how = way.source(leaf), way.how(leaf)
+        if come.leaf is None or come.new:
+            raise GrowthError(f"{here}: GaLore has no directions for a new leaf", mend=MEND)
+        p = held[come.leaf]
+        if how is None or not p.size:
+            out[leaf] = p
+            continue
+        sides = [
+            _side(shape, q.shape, here)
+            for shape, q in ((way.before(leaf), p), (way.after(leaf), spec))
+        ]
+        small, big = sides[::-1] if down else sides
+        if small.axis != big.axis:
+            raise GrowthError(
+                f"{here}: GaLore projects the longer side of a matrix, which is the other one at "
+                f"{way.after(leaf)} than at {way.before(leaf)}",
+                mend=MEND,
+            )
+        size = way.small(leaf)[small.axis]
+        factor = _isometry(how.axes[small.axis], size, here)
+        out[leaf] = _directions(way, p, how, small, big, factor, spec.shape)
+        inside, shape = _proxy(how, small, big, factor, way.small(leaf))
+        names = (leaf, come.leaf) if down else (come.leaf, leaf)
+        shapes[names[0]], growth[names[1]] = shape, inside
+    inner = walk(
+        way.inside(growth, shapes),
+        state.base_optimizer_state,
+        template.base_optimizer_state,
+        f"{where}.base_optimizer_state",
+    )
+    projector = jax.tree_util.tree_map_with_path(
+        lambda path, _: out[path_name(path)], template.projector
+    )
+    return state._replace(projector=projector, base_optimizer_state=inner)
+
+
+def _side(shape: tuple[int, ...], projector: tuple[int, ...], here: str) -> _Side:
+    if len(shape) != 2:
+        raise GrowthError(
+            f"{here}: a leaf of shape {shape} is projected as a matrix, and the state does not say "
+            "as which",
+            mend=MEND,
+        )
+    return _Side(0 if shape[0] >= shape[1] else 1, projector[1])
+
+
+def _isometry(along: AxisGrowth | None, n: int, here: str) -> float:
+    """a, where the copies of each unit have gradients of one length."""
+    if along is None:
+        return 1.0
+    old = along.source >= 0
+    squares = np.bincount(along.source[old], along.gradient[old] ** 2, n)
+    if not np.allclose(squares, squares[0], rtol=1e-9) or not squares[0]:
+        raise GrowthError(
+            f"{here}: GaLore's directions stay orthogonal only where all units of the side that it "
+            "projects have equally many copies, evenly shared",
+            mend=f'grow to a multiple with symmetry="even", or {MEND}',
+        )
+    return float(np.sqrt(squares[0]))
+
+
+def _directions(
+    way: Way,
+    p: jax.Array,
+    how: LeafGrowth,
+    small: _Side,
+    big: _Side,
+    factor: float,
+    shape: tuple[int, ...],
+) -> jax.Array:
+    one = LeafGrowth((how.axes[small.axis], None), gradient=1.0 / factor)
+    if isinstance(way, Down):
+        return way.linear(p[:, : small.rank], one, shape, gradient=1)
+    p = way.linear(p, one, shape, gradient=1)
+    if big.rank == small.rank:
+        return p
+    # Any directions that are orthogonal to these: no gradient has gone there.
+    eye = jnp.eye(p.shape[0], dtype=p.dtype)
+    more = jnp.linalg.qr(jnp.concatenate([p, eye], 1))[0]
+    return jnp.concatenate([p, more[:, small.rank : big.rank]], 1)
+
+
+def _proxy(
+    how: LeafGrowth, small: _Side, big: _Side, factor: float, shape: tuple[int, ...]
+) -> tuple[LeafGrowth, tuple[int, ...]]:
+    """How the projected gradient grows, and its small shape."""
+    n, m = small.rank, big.rank
+    along = None
+    if n != m:
+        at = np.arange(m)
+        along = AxisGrowth(np.where(at < n, at, -1), np.ones(m), np.ones(m))
+    axes = [along, how.axes[1]] if small.axis == 0 else [how.axes[0], along]
+    sizes = (n, shape[1]) if small.axis == 0 else (shape[0], n)
+    # It has no weight of its own: what copies parameters has no place in it.
+    return LeafGrowth(tuple(axes), gradient=how.gradient * factor), sizes

@@ -1,0 +1,57 @@
+"""SM3's state: a momentum, and for each axis the greatest second moments along it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trainkit._core.paths import named_leaves, path_name
+from trainkit.growth.errors import GrowthError
+from trainkit.growth.opt_state.directions import Way
+from trainkit.growth.plan.leaf_map import LeafGrowth
+
+
+def change(
+    way: Way, state: Any, template: Any, where: str, forgotten: Callable[[str], bool], _: Any
+) -> Any:
+    """The `ScaleBySM3State` at the other end of the way."""
+    covers, momenta = named_leaves(state.mu), named_leaves(state.nu)
+    nus, mus = {}, {}
+    for leaf, spec in named_leaves(template.nu).items():
+        here = f"{where}: slot of {leaf!r}"
+        come, how = way.source(leaf), way.how(leaf)
+        if come.leaf is None:
+            raise GrowthError(f"{here}: SM3 has nothing to start a new leaf from")
+        forget = come.new or forgotten(leaf)
+        momentum = momenta[come.leaf]
+        way.check(leaf, momentum, here)
+        if how is not None:
+            momentum = way.linear(momentum, how, spec.shape, what=here)
+        nus[leaf] = jnp.zeros_like(momentum) if forget else momentum
+        for i in range(len(spec.shape)):
+            cover = jnp.reshape(covers[_part(come.leaf, i)], -1)
+            if how is not None:
+                size = spec.shape[i : i + 1]
+                cover = way.linear(cover, _cover(how, i), size, gradient=2, new="mean", what=here)
+            mus[_part(leaf, i)] = jnp.full_like(cover, jnp.mean(cover)) if forget else cover
+    return state._replace(
+        mu=jax.tree_util.tree_map_with_path(
+            lambda path, spec: jnp.reshape(mus[path_name(path)], spec.shape), template.mu
+        ),
+        nu=jax.tree_util.tree_map_with_path(lambda path, _: nus[path_name(path)], template.nu),
+    )
+
+
+def _part(leaf: str, axis: int) -> str:
+    return f"{leaf}/{axis}" if leaf else str(axis)
+
+
+def _cover(how: LeafGrowth, axis: int) -> LeafGrowth:
+    """How the greatest entries along one axis grow: the other axes contribute their largest f."""
+    others = [a for i, a in enumerate(how.axes) if i != axis and a is not None]
+    largest = float(np.prod([np.abs(a.gradient[np.asarray(a.source) >= 0]).max() for a in others]))
+    return how._replace(axes=(how.axes[axis],), gradient=how.gradient * largest)

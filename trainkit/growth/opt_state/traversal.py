@@ -1,0 +1,118 @@
+"""Through the states of an optimizer, slot by slot, in step with what `tx.init` makes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from trainkit._core.paths import named_leaves
+from trainkit.growth.errors import GrowthError
+from trainkit.growth.opt_state.slots import Kind, Slots, fields_of
+
+PyTree = Any
+Visit = Callable[[Kind, str, PyTree, PyTree], PyTree]
+Special = Callable[[Any, Any, str], Any]
+
+
+def walk(
+    state: PyTree,
+    template: PyTree,
+    slots: Slots | None,
+    visit: Visit,
+    special: Special,
+    specials: Collection[str],
+    where: str = "",
+    given: set[str] | None = None,
+) -> PyTree:
+    """Applies `visit` to every slot, following states inside states.
+
+    Args:
+      state, template: a state, and the shapes of what it becomes.
+      slots: what the user says of classes of states.
+      visit: (kind, where, slot, its shapes afterwards) -> what the slot becomes.
+      special: (state, template, where) -> what a state becomes whose class is in `specials`.
+      specials: names of classes.
+      where: what errors call the state.
+      given: collects where the states are that `slots` describes.
+
+    Raises:
+      GrowthError: the two have different structures, or a class is in no table.
+    """
+    inner = lambda s, t, at: walk(s, t, slots, visit, special, specials, at, given)
+    if not jax.tree.leaves(state):
+        return state if not jax.tree.leaves(template) else _differs(state, template, where)
+    if type(state) in (tuple, list):
+        if type(template) is not type(state) or len(state) != len(template):
+            return _differs(state, template, where)
+        pairs = zip(state, template, strict=True)
+        return type(state)(inner(s, t, f"{where}[{i}]") for i, (s, t) in enumerate(pairs))
+    if isinstance(state, dict):
+        if not isinstance(template, dict) or set(state) != set(template):
+            return _differs(state, template, where)
+        return type(state)(
+            (key, inner(s, template[key], f"{where}[{key!r}]")) for key, s in state.items()
+        )
+    if type(state) is not type(template):
+        return _differs(state, template, where)
+    here = f"{where}.{type(state).__name__}" if where else type(state).__name__
+    described = slots is not None and type(state) in slots
+    if type(state).__name__ in specials and not described:
+        return special(state, template, here)
+    if given is not None and described:
+        given.add(here)
+    changes = {}
+    for field, kind in fields_of(state, slots, where).items():
+        if not hasattr(state, field):
+            continue  # a field of another release of this class
+        value, target = getattr(state, field), getattr(template, field)
+        at = f"{here}.{field}"
+        if kind == "keep":
+            changes[field] = value
+        elif kind == "state":
+            changes[field] = inner(value, target, at)
+        elif kind == "measured":
+            changes[field] = _measured(value, target)
+        else:
+            changes[field] = visit(kind, at, value, target)
+    if hasattr(state, "_replace"):
+        return state._replace(**changes)
+    return dataclasses.replace(state, **changes)
+
+
+def record(
+    state: PyTree, template: PyTree, slots: Slots | None, specials: Collection[str]
+) -> dict[str, Any]:
+    """Every slot that has a degree by the table: where -> (kind, leaf name -> value)."""
+    seen: dict[str, Any] = {}
+    given: set[str] = set()
+
+    def visit(kind: Kind, where: str, tree: PyTree, target: PyTree) -> PyTree:
+        # What the user says of a class is taken at its word.
+        if not isinstance(kind, str) and where.rpartition(".")[0] not in given:
+            seen[where] = (kind, named_leaves(tree))
+        return tree
+
+    walk(state, template, slots, visit, lambda state, *_: state, specials, given=given)
+    return seen
+
+
+def _measured(value: PyTree, target: PyTree) -> PyTree:
+    if str(jax.tree.structure(value)) != str(jax.tree.structure(target)):
+        return value
+    return jax.tree.map(
+        lambda x, spec: x if jnp.shape(x) == spec.shape else jnp.zeros(spec.shape, spec.dtype),
+        value,
+        target,
+    )
+
+
+def _differs(state: PyTree, template: PyTree, where: str) -> PyTree:
+    raise GrowthError(
+        f"the optimizer state at {where or 'its top'} is a {type(state).__name__} with structure "
+        f"{jax.tree.structure(state)}, but tx.init makes a {type(template).__name__} with "
+        f"{jax.tree.structure(template)}. Is tx the transformation that this state came from?"
+    )

@@ -1,0 +1,1 @@
+"""The plan: plain data that say how every leaf grows."""

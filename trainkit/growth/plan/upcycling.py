@@ -1,0 +1,198 @@
+"""A dense layer becomes the experts of a mixture: the plan, found by names and shapes.
+
+The programs of the two models differ in more than sizes (a router appears), so that no lockstep
+analysis can prove this growth. It is exact where the gates of the chosen experts sum to 1, for then
+Σₑ gateₑ · f(x) = f(x), whatever the router says. (Komatsuzaki et al. 2023, Sparse Upcycling.)
+
+To the rest of growth a dense leaf of shape (…) is one expert, of shape (1, …): it is *lifted*.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from trainkit._core.paths import path_name
+from trainkit.growth.errors import GrowthError
+from trainkit.growth.plan.data import AxisLeaf, Layer, LeafPlan, Plan, unchanged
+from trainkit.growth.plan.leaf_map import LeafGrowth, Origin
+
+PyTree = Any
+_MEND = (
+    "name them: how=trainkit.growth.plan.experts.of_dense({path in the mixture: path in the dense "
+    "model}); the axis of the experts comes first in every stacked leaf"
+)
+
+
+def upcycled(
+    dense: list[tuple[str, Any]],
+    mixture: list[tuple[str, Any]],
+    trees: tuple[Any, Any],
+    names: Mapping[str, str] = {},
+) -> Plan:
+    """The plan by which every expert of a mixture is the dense layer.
+
+    Args:
+      dense, mixture: (path, shape) of the two models' leaves.
+      trees: the structures of the two trees.
+      names: path in the mixture -> path in the dense model. What is not named is found: the leaf of
+        the same path, or else the one leaf that fits by shape and shares most of its path.
+
+    Raises:
+      GrowthError: nothing is stacked, a leaf fits several or none, or stacks differ in size.
+    """
+    sources = _sources(dict(dense), dict(mixture), names)
+    old, leaves, counts = dict(dense), [], set()
+    for path, new in mixture:
+        source = sources.get(path)
+        shape, dtype = tuple(new.shape), str(new.dtype)
+        if source is None:
+            leaves.append(_with_layer(unchanged(path, shape, dtype), None, "random"))
+            continue
+        if str(old[source].dtype) != dtype:
+            raise GrowthError(
+                f"{path} is {dtype} in the mixture and {old[source].dtype} in the dense model",
+                params=[path, source],
+                mend="cast one of them first",
+            )
+        if shape == tuple(old[source].shape):
+            leaves.append(_with_layer(unchanged(path, shape, dtype), source, "copy"))
+            continue
+        counts.add(shape[0])
+        none = ((),) * len(shape)
+        leaves.append(
+            LeafPlan(
+                path=path,
+                small=(1, *shape[1:]),
+                big=shape,
+                dtype=dtype,
+                axes=(("leaf", 0), *[None] * (len(shape) - 1)),
+                weight=1.0,
+                segments=none,
+                splits=(((),), *none[1:]),
+                reads=none,
+                tied=none,
+                fresh=none,
+                calibrated=True,
+                layer=Layer(source),
+            )
+        )
+    if len(counts) != 1:
+        raise GrowthError(
+            "a dense layer becomes the experts of one mixture, and "
+            + (f"stacks of {sorted(counts)} were found" if counts else "no leaf is stacked"),
+            params=[path for path, _ in mixture if path not in old],
+            mend=_MEND,
+        )
+    (count,) = counts
+    return Plan(
+        leaves=tuple(leaves),
+        atoms=(AxisLeaf(1, count, "repeat", clean=False),),
+        depth="experts",
+        trees=trees,
+    )
+
+
+def _with_layer(leaf: LeafPlan, source: str | None, becomes: Any) -> LeafPlan:
+    return dataclasses.replace(leaf, layer=Layer(source, source is None, becomes))
+
+
+def _fits(small: Any, big: Any) -> bool:
+    return tuple(small.shape) in (tuple(big.shape), tuple(big.shape[1:]))
+
+
+def _sources(
+    dense: Mapping[str, Any], mixture: Mapping[str, Any], names: Mapping[str, str]
+) -> dict[str, str]:
+    """Path in the mixture -> path in the dense model, one for each dense leaf."""
+    for path, source in names.items():
+        if path not in mixture or source not in dense:
+            where, lacks = ("mixture", path) if path not in mixture else ("dense model", source)
+            raise GrowthError(f"the {where} has no leaf {lacks}", params=[path, source])
+    found = dict(names)
+    found |= {p: p for p, new in mixture.items() if p not in found and p in dense
+              and p not in names.values() and _fits(dense[p], new)}  # fmt: skip
+    for source, old in dense.items():
+        if source in found.values():
+            continue
+        if source in mixture and source not in found:
+            raise _no_stack(source, source, old, mixture[source])
+        words = set(source.split("/"))
+        score = {
+            path: len(words & set(path.split("/")))
+            for path, new in mixture.items()
+            if path not in found and _fits(old, new)
+        }
+        best = [path for path, n in score.items() if n == max(score.values())]
+        if len(best) != 1:
+            raise GrowthError(
+                f"the mixture has no place for {source} {tuple(old.shape)}"
+                if not best
+                else f"{source} {tuple(old.shape)} may become any of {', '.join(best)}",
+                params=[source, *best],
+                mend=_MEND,
+            )
+        found[best[0]] = source
+    for path, source in found.items():
+        if not _fits(dense[source], mixture[path]):
+            raise _no_stack(path, source, dense[source], mixture[path])
+    return found
+
+
+def _no_stack(path: str, source: str, old: Any, new: Any) -> GrowthError:
+    return GrowthError(
+        f"{path} has shape {tuple(new.shape)}, which is neither that of the dense leaf {source}, "
+        f"{tuple(old.shape)}, nor a stack of it",
+        params=[path, source],
+        mend="the axis of the experts comes first",
+    )
+
+
+def lifted(tree: PyTree, growth: Mapping[str, LeafGrowth], origin: Mapping[str, Origin]) -> PyTree:
+    """A tree of the small model's leaves, with those that become experts as one expert each."""
+    ranks = {come.leaf: len(growth[name].axes) for name, come in origin.items() if name in growth}
+
+    def one(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+        lift = ranks.get(path_name(path)) == jnp.ndim(x) + 1
+        return jnp.reshape(x, (1, *jnp.shape(x))) if lift else x
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def lifted_state(
+    tx: optax.GradientTransformation,
+    state: PyTree,
+    params: PyTree,
+    growth: Mapping[str, LeafGrowth],
+    origin: Mapping[str, Origin],
+) -> PyTree:
+    """The state of `tx` for the lifted parameters.
+
+    Raises:
+      GrowthError: a slot's size depends on the number of its parameter's axes.
+    """
+    template = jax.eval_shape(lambda p: tx.init(lifted(p, growth, origin)), params)
+    if str(jax.tree.structure(template)) != str(jax.tree.structure(state)):
+        raise GrowthError(
+            "the optimizer treats the experts' stacked leaves otherwise than the dense layer's "
+            "(a mask or a label that looks at the number of axes)",
+            mend="grow with reset=True",
+        )
+
+    def one(path: tuple[Any, ...], spec: Any, x: Any) -> Any:
+        if jnp.shape(x) == spec.shape:
+            return x
+        if jnp.size(x) != spec.size:
+            raise GrowthError(
+                f"the optimizer's {path_name(path)} has shape {jnp.shape(x)}, which is not that of "
+                f"one expert, {spec.shape}",
+                mend="grow with reset=True",
+            )
+        return jnp.reshape(x, spec.shape)
+
+    return jax.tree_util.tree_map_with_path(one, template, state)

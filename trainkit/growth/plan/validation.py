@@ -1,0 +1,111 @@
+"""What users give to growth, looked at before anything is traced, compiled or allocated."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from trainkit._core.paths import named_leaves, path_name
+from trainkit.growth.errors import GrowthError
+from trainkit.growth.plan.data import Plan
+
+PyTree = Any
+Shape = tuple[int, ...]
+
+
+def check_tx(tx: Any) -> None:
+    """Refuses what is no gradient transformation."""
+    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
+        raise GrowthError(
+            f"tx is a {type(tx).__name__}, not a gradient transformation with init and update",
+            mend="pass the transformation that the state came from, as optax.adamw(1e-3)",
+        )
+
+
+def check_key(key: Any) -> None:
+    """Refuses what is no random key."""
+    if key is not None and not isinstance(key, jax.Array | np.ndarray):
+        seed = key if isinstance(key, int) else 0
+        raise ValueError(f"key={key!r} is no random key: give key=jax.random.key({seed})")
+
+
+def check_arrays(tree: PyTree, what: str) -> None:
+    """Refuses leaves that are no arrays, and shapes where values are needed."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(leaf, jax.ShapeDtypeStruct) or not hasattr(leaf, "shape"):
+            name = path_name(path)
+            raise GrowthError(
+                f"{what}: {name} is a {type(leaf).__name__}, not an array",
+                params=[name],
+                mend="pass arrays (for shapes alone: jax.eval_shape of this call)",
+            )
+
+
+def check_params(plan: Plan, params: PyTree) -> None:
+    """Refuses parameters that are not those of the plan."""
+    found = named_leaves(params)
+    planned = plan.old
+    missing = [p for p in planned if p not in found]
+    unknown = [p for p in found if p not in planned]
+    if missing or unknown:
+        raise GrowthError(
+            f"the parameters are not those of the plan: missing {missing[:5] or 'none'}, not in "
+            f"the plan {unknown[:5] or 'none'}",
+            params=[*missing[:3], *unknown[:3]],
+            mend="pass the tree that the plan was made from (its small_params)",
+        )
+    for path, leaf in found.items():
+        wanted = planned[path]
+        if not hasattr(leaf, "shape"):
+            raise GrowthError(
+                f"{path} is a {type(leaf).__name__}; the plan was made for an array of shape "
+                f"{wanted.small} and dtype {wanted.dtype}",
+                params=[path],
+                mend="pass arrays",
+            )
+        shapes = [wanted.small, wanted.small[1:]] if plan.depth == "experts" else [wanted.small]
+        if tuple(leaf.shape) not in shapes or str(leaf.dtype) != wanted.dtype:
+            raise GrowthError(
+                f"{path} has shape {tuple(leaf.shape)} and dtype {leaf.dtype}; the plan was made "
+                f"for {wanted.small} and {wanted.dtype}",
+                params=[path],
+                mend="make a plan for these parameters",
+            )
+
+
+def check_shapes(tree: PyTree, shapes: Mapping[str, Shape], what: str, mend: str) -> None:
+    """Refuses a tree whose leaves are not named and shaped like these."""
+    found = {name: tuple(getattr(x, "shape", ())) for name, x in named_leaves(tree).items()}
+    for name in [*shapes, *found]:
+        if found.get(name) != shapes.get(name):
+            raise GrowthError(
+                f"{what}: {name} is {found.get(name, 'missing')}, and "
+                f"{shapes.get(name, 'not there at all')} is expected",
+                params=[name],
+                mend=mend,
+            )
+
+
+def patterns_of(
+    reset: bool | str | Sequence[str], leaves: Collection[str]
+) -> list[re.Pattern[str]]:
+    """The patterns of leaf names whose moments are to be forgotten.
+
+    Raises:
+      ValueError: one is no regular expression, or is found in no leaf.
+    """
+    texts = [reset] if isinstance(reset, str) else [] if isinstance(reset, bool) else list(reset)
+    found = []
+    for text in texts:
+        try:
+            found.append(re.compile(text))
+        except (re.error, TypeError) as error:
+            raise ValueError(f"reset={text!r} is no regular expression: {error}") from error
+        if not any(found[-1].search(leaf) for leaf in leaves):
+            some = ", ".join(list(leaves)[:6])
+            raise ValueError(f"reset={text!r} is found in no leaf of the parameters: {some}")
+    return found

@@ -1,0 +1,1 @@
+"""What else a plan tells: µP, pruning, activations, and the certificate."""

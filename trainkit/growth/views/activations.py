@@ -1,0 +1,138 @@
+"""Activations along the axes of a plan: what the units of a model do on a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trainkit.growth.analysis.joint_program import Analysis, Value
+from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.reading import coordinate, grown_leaves, leaves
+from trainkit.growth.errors import GrowthError
+from trainkit.growth.ir.program import Const
+from trainkit.growth.ir.trace import named_shapes, shape_of, structs, traced_program
+from trainkit.growth.plan.data import Plan
+from trainkit.growth.plan.validation import check_shapes
+from trainkit.growth.rules import RULES, UNKNOWN
+
+PyTree = Any
+_CONTRACTIONS = ("dot_general", "conv_general_dilated")
+
+
+def activations(
+    plan: Plan, small_fn: Callable, big_fn: Callable, params: PyTree, *inputs: PyTree
+) -> dict[int, np.ndarray]:
+    """The mean square of each unit of each axis, over all that is read along that axis.
+
+    Args:
+      plan: from `plan(small_fn, big_fn, …)`.
+      small_fn, big_fn: the functions that it was made from.
+      params: the big model's parameters.
+      *inputs: a batch, of the shapes that the plan was made for.
+
+    Returns:
+      Number of the axis -> float64[big]. Where several values are read along one axis each counts
+      relative to its own mean.
+
+    Raises:
+      GrowthError: an axis along which nothing is read in the open (inside a loop, say).
+    """
+    sizes = {leaf.path: tuple(leaf.big) for leaf in plan.leaves}
+    check_shapes(params, sizes, "params", "activations are those of the big model")
+    flat, treedef = jax.tree.flatten(params)
+    shrunk = [
+        jax.ShapeDtypeStruct(leaf.small, w.dtype) for leaf, w in zip(plan.leaves, flat, strict=True)
+    ]
+    small_params = jax.tree.unflatten(treedef, shrunk)
+    args = jax.tree.map(shape_of, inputs)
+    programs = [
+        traced_program(fn, structs(tree), args, which)[0]
+        for fn, tree, which in ((small_fn, small_params, "small"), (big_fn, params, "big"))
+    ]
+    analysis = Analysis(RULES, UNKNOWN)
+    values = []
+    for (path, b), s in zip(named_shapes(params, "params"), shrunk, strict=True):
+        values.append(Value(s.shape, b.shape, b.dtype))
+        analysis.params.append((path, values[-1]))
+    values += [Value(x.shape, x.shape, x.dtype) for x in jax.tree.leaves(args)]
+    small, big = (analysis.folder.flatten(p) for p in programs)
+    joints, _ = analysis.walk(small, big, values)
+    number = _numbers(plan, values)
+    live = {id(v) for v in big.ins[len(flat) :]}  # what depends on the inputs
+    wanted: list[tuple[int, int, int, Axis]] = []  # equation, operand, dimension, leaf
+    equations = [joint.big for joint in joints]
+    for e, (joint, equation) in enumerate(zip(joints, equations, strict=True)):
+        for i, operand in enumerate(equation.ins):
+            if id(operand) not in live:
+                continue
+            for d in _contracted(joint, i):
+                wanted += [(e, i, d, leaf) for leaf in grown_leaves(joint.ins[i].axes[d])]
+        if any(id(v) in live for v in equation.ins):
+            live.update(id(v) for v in equation.outs)
+
+    def run(flat, inputs):
+        env = dict(zip(map(id, big.ins), [*flat, *jax.tree.leaves(inputs)], strict=True))
+        found: dict[int, jax.Array] = {}
+        for e, equation in enumerate(equations):
+            ins = [
+                jnp.asarray(v.value) if isinstance(v, Const) else env[id(v)] for v in equation.ins
+            ]
+            for at, i, d, leaf in wanted:
+                if at == e:
+                    atom = number[leaf.uid]
+                    more = _along(ins[i], joints[e].ins[i].axes[d], d, leaf)
+                    found[atom] = found.get(atom, jnp.zeros_like(more)) + more
+            outs = equation.raw.primitive.bind(*ins, **equation.params)
+            outs = outs if equation.raw.primitive.multiple_results else [outs]
+            env.update(zip(map(id, equation.outs), outs, strict=True))
+        return found
+
+    found = jax.jit(run)(flat, inputs)
+    for i, atom in enumerate(plan.atoms):
+        if i not in found:
+            raise GrowthError(
+                "no activation is read along this axis outside a loop",
+                axis=f"{atom.small} → {atom.big}",
+                mend="use score='gradient' or 'magnitude'",
+            )
+    return {i: np.asarray(x, np.float64) for i, x in sorted(found.items())}
+
+
+def _contracted(joint, i: int) -> list[int]:
+    if joint.name == "dot_general":
+        return list(joint.params["dimension_numbers"][0][i])
+    if joint.name == "conv_general_dilated" and i == 0:
+        return [joint.params["dimension_numbers"].lhs_spec[1]]
+    return []
+
+
+def _along(x: jax.Array, axis: Axis, d: int, leaf: Axis) -> jax.Array:
+    square = jnp.square(jnp.abs(x))
+    mean = square.mean([e for e in range(x.ndim) if e != d])
+    place = coordinate(axis, leaf, of_big=True)
+    ids = np.where(place < 0, find(leaf).big, place)
+    total = jax.ops.segment_sum(mean, ids, find(leaf).big + 1)[:-1]
+    return total / jnp.maximum(total.mean(), jnp.finfo(total.dtype).tiny)
+
+
+def _numbers(plan: Plan, values: list[Value]) -> dict[int, int]:
+    """The number in the plan of each grown leaf of this analysis."""
+
+    def listed(structure) -> list[int | None]:
+        if structure[0] in ("leaf", "fixed"):
+            return [structure[1] if structure[0] == "leaf" else None]
+        return [a for part in structure[1:] for a in listed(part)]
+
+    result: dict[int, int] = {}
+    for leaf, value in zip(plan.leaves, values[: len(plan.leaves)], strict=True):
+        for structure, axis in zip(leaf.axes, value.axes, strict=True):
+            if structure is None:
+                continue
+            grown = [find(x).uid for x in leaves(axis) if not x.fixed]
+            numbers = [a for a in listed(structure) if a is not None]
+            result.update(zip(grown, numbers, strict=True))
+    return result

@@ -1,0 +1,211 @@
+"""The maximal-update parametrisation, from the axes that a plan found.
+
+An axis over which a parameter is contracted is its fan-in, any other axis that grows its fan-out.
+With m_in and m_out the factors by which they grow:
+
+    leaf                         init std   Adam lr   SGD lr
+    input, bias, norm (m_in = 1)     1         1       m_out
+    hidden                       m_in^-1/2   1/m_in   m_out/m_in
+    output (m_out = 1)            1/m_in     1/m_in    1/m_in
+
+all relative to the small model, whose tuned learning rate then holds for the big one.
+
+Yang, Hu et al. 2022, Tensor Programs V: Tuning Large Neural Networks via Zero-Shot Hyperparameter
+Transfer, table 3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from trainkit._core.paths import named_leaves, path_name
+from trainkit.growth.errors import GrowthError
+from trainkit.growth.maps.apply import arithmetic, big_tree
+from trainkit.growth.plan.data import LeafPlan, Plan
+from trainkit.growth.plan.validation import check_params
+
+PyTree = Any
+Kind = Literal["input", "hidden", "output", "tied", "fixed"]
+Rule = Literal["adam", "sgd"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafMuP:
+    """The multipliers of one leaf, relative to the small model's.
+
+    Attributes:
+      kind: "input" (biases and norms too), "hidden", "output", "tied" (an input that is the
+        output's weight too) or "fixed" (no axis grows).
+      fan_in, fan_out: m_in and m_out.
+      init: factor on the standard deviation of the initial values.
+      adam: factor on the learning rate under Adam, AdamW, Lion, RMSProp and their like.
+      sgd: factor on the learning rate under SGD and momentum.
+    """
+
+    kind: Kind
+    fan_in: float
+    fan_out: float
+    init: float
+    adam: float
+    sgd: float
+
+
+@dataclasses.dataclass(frozen=True)
+class MuP:
+    """Multipliers of every leaf; `print` shows the table.
+
+    Attributes:
+      leaves: path -> `LeafMuP`.
+      attention: for each axis over which two activations are contracted (queries with keys), by
+        its sizes "8→16", the factor √(d/d′) on their product that turns the usual 1/√d of
+        attention into the 1/d that the parametrisation asks for.
+      outputs: for each tied leaf the factor on the logits, 1/m, that its shared weight cannot give.
+    """
+
+    leaves: Mapping[str, LeafMuP]
+    attention: Mapping[str, float]
+    outputs: Mapping[str, float]
+    plan: Plan = dataclasses.field(repr=False)
+
+    def scale(self, rule: Rule = "adam") -> optax.GradientTransformation:
+        """Multiplies each leaf's update by its factor: the last link of a chain.
+
+        Decoupled weight decay that comes before it is multiplied as well.
+
+        Args:
+          rule: "adam" or "sgd", the kind of rule that comes before it.
+
+        Raises:
+          ValueError: another rule; GrowthError: updates of another model.
+        """
+        if rule not in ("adam", "sgd"):
+            raise ValueError(
+                f"rule={rule!r} must be 'adam' (also AdamW, Lion, RMSProp) or 'sgd' (also momentum)"
+            )
+        factor = {path: getattr(leaf, rule) for path, leaf in self.leaves.items()}
+
+        def update(updates, state, params=None):
+            del params
+
+            def one(path, u):
+                name = path_name(path)
+                if name not in factor:
+                    raise GrowthError(
+                        f"{name} is no leaf of the plan", params=[name],
+                        mend="make the plan for the parameters that are trained",
+                    )  # fmt: skip
+                return u if factor[name] == 1.0 else u * jnp.asarray(factor[name], u.dtype)
+
+            return jax.tree_util.tree_map_with_path(one, updates), state
+
+        return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+    def init(self, params: PyTree, key: jax.Array) -> PyTree:
+        """Fresh parameters of the big model.
+
+        Args:
+          params: initial parameters of the small model: each leaf's root mean square is measured
+            and multiplied by `init`; of vectors (biases, norm scales) the mean is kept.
+          key: a random key.
+
+        Returns:
+          The same tree with the big model's shapes, normally distributed.
+        """
+        check_params(self.plan, params)
+        shapes = {leaf.path: leaf.big for leaf in self.plan.leaves}
+        keys = iter(jax.random.split(key, len(shapes)))
+
+        def one(name, w):
+            own = next(keys)
+            if not jnp.issubdtype(w.dtype, jnp.inexact):
+                return jnp.broadcast_to(w.reshape(-1)[0], shapes[name])
+            wide = arithmetic(w.dtype)
+            values = w.astype(wide)
+            # A sample mean other than 0 would be summed coherently over a wider axis.
+            mean = jnp.mean(values) if w.ndim < 2 else jnp.zeros((), wide)
+            std = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(values - mean))))
+            drawn = jax.random.normal(own, shapes[name], wide)
+            std = std.astype(wide) * jnp.asarray(self.leaves[name].init, wide)
+            return (mean + std * drawn).astype(w.dtype)
+
+        tree = big_tree(self.plan)
+        if tree is None:
+            return jax.tree_util.tree_map_with_path(lambda at, w: one(path_name(at), w), params)
+        old = named_leaves(params)
+        leaves = [one(x.path, _source(x, old)) for x in self.plan.leaves]
+        return jax.tree.unflatten(tree, leaves)
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, ...]] = [
+            ("leaf", "kind", "fan-in", "fan-out", "init std", "Adam lr", "SGD lr")
+        ]
+        for path, leaf in self.leaves.items():
+            numbers = (leaf.fan_in, leaf.fan_out, leaf.init, leaf.adam, leaf.sgd)
+            rows.append((path, leaf.kind, *(f"× {x:.4g}" for x in numbers)))
+        widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+        lines = [
+            "  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)).rstrip() for row in rows
+        ]
+        for axis, factor in self.attention.items():
+            lines.append(f"multiply the products of queries and keys ({axis}) by {factor:.4g}")
+        for path, factor in self.outputs.items():
+            lines.append(f"multiply the outputs that {path} makes by {factor:.4g}")
+        return "\n".join(lines)
+
+
+def _source(leaf: LeafPlan, old: Mapping[str, jax.Array]) -> jax.Array:
+    """What tells the size of a leaf's initial values; of new layers, the one beside them."""
+    if leaf.source is not None and old[leaf.source].ndim == len(leaf.big):
+        return old[leaf.source]
+    return jnp.full((1,) * len(leaf.big), max(1, math.prod(leaf.big[:-1])) ** -0.5, leaf.dtype)
+
+
+def mup(plan: Plan) -> MuP:
+    """The multipliers under which the small model's learning rate is right for the big one.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from trainkit import growth
+    >>> def mlp(p, x):
+    ...     return jax.nn.relu(jax.nn.relu(x @ p["in"]) @ p["mid"]) @ p["out"]
+    >>> def shapes(n):
+    ...     f = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    ...     return {"in": f(3, n), "mid": f(n, n), "out": f(n, 2)}
+    >>> m = growth.plan(mlp, mlp, shapes(4), shapes(16), jax.ShapeDtypeStruct((5, 3), jnp.float32))
+    >>> {path: (leaf.kind, leaf.init, leaf.adam, leaf.sgd) for path, leaf in m.mup().leaves.items()}
+    {'in': ('input', 1.0, 1.0, 4.0), 'mid': ('hidden', 0.5, 0.25, 1.0), \
+'out': ('output', 0.25, 0.25, 0.25)}
+    """
+    leaves = {leaf.path: _leaf(plan, leaf) for leaf in plan.leaves}
+    attention = {
+        f"{atom.small}→{atom.big}": math.sqrt(atom.small / atom.big)
+        for atom in plan.atoms
+        if atom.paired
+    }
+    outputs = {path: 1.0 / leaf.fan_out for path, leaf in leaves.items() if leaf.kind == "tied"}
+    return MuP(leaves, attention, outputs, plan)
+
+
+def _leaf(plan: Plan, leaf: LeafPlan) -> LeafMuP:
+    into = out = Fraction(1)
+    tied = any(leaf.tied)
+    for n, m, reads, both in zip(leaf.small, leaf.big, leaf.reads, leaf.tied, strict=True):
+        sizes = [(plan.atoms[a].big, plan.atoms[a].small) for a in reads if a not in both]
+        own = math.prod((Fraction(*size) for size in sizes), start=Fraction(1))
+        into *= own
+        out *= Fraction(m, n) / own if n else 1
+    fan_in, fan_out = float(into), float(out)
+    if fan_in == fan_out == 1.0:
+        return LeafMuP("fixed", 1.0, 1.0, 1.0, 1.0, 1.0)
+    if fan_in == 1.0:
+        return LeafMuP("tied" if tied else "input", 1.0, fan_out, 1.0, 1.0, fan_out)
+    if fan_out == 1.0:
+        return LeafMuP("output", fan_in, 1.0, 1 / fan_in, 1 / fan_in, 1 / fan_in)
+    return LeafMuP("hidden", fan_in, fan_out, fan_in**-0.5, 1 / fan_in, fan_out / fan_in)

@@ -1,0 +1,1 @@
+"""The laws of update rules: one file a family."""

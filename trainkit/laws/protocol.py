@@ -1,0 +1,148 @@
+"""Taking a rule in: from an object or a factory, and what its `update` has to be told."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from trainkit.laws import losses
+from trainkit.laws.problems import cases
+
+if TYPE_CHECKING:
+    from trainkit.laws.subject import Subject
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+@contextlib.contextmanager
+def ordinary() -> Iterator[None]:
+    """The user's usual settings: standard promotion, warnings not errors, NumPy quiet."""
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        warnings.catch_warnings(),
+        np.errstate(all="ignore"),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """ " Did you mean …?", or nothing where no known name is like this one."""
+    plain = {n.lower(): n for n in known}
+    found = difflib.get_close_matches(name.lower(), plain, n=3)
+    return f" Did you mean {' or '.join(repr(plain[n]) for n in found)}?" if found else ""
+
+
+def is_transformation(x: Any) -> bool:
+    return callable(getattr(x, "init", None)) and callable(getattr(x, "update", None))
+
+
+def build(made: Any) -> Any:
+    """The transformation itself, from one or from a zero-argument factory.
+
+    Raises:
+      TypeError: it is neither, or the factory needs arguments or returns something else.
+      ValueError: the factory raised; the cause is chained.
+    """
+    if is_transformation(made) and not inspect.isclass(made):
+        return paired(made)
+    shown = getattr(made, "__qualname__", None) or repr(made)
+    if not callable(made):
+        raise TypeError(
+            f"expected an optax.GradientTransformation (a pair of init and update) or a function "
+            f"of no arguments that makes one, found {type(made).__name__}: {shown:.200}"
+        )
+    required = []
+    with contextlib.suppress(ValueError, TypeError):
+        required = [
+            name
+            for name, p in inspect.signature(made).parameters.items()
+            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
+    if required:
+        hint = (
+            " (a schedule is checked by check_schedule)"
+            if required in (["count"], ["step"], ["t"])
+            else ""
+        )
+        raise TypeError(
+            f"the factory {shown} needs {', '.join(required)}, but a factory takes no arguments: "
+            f"pass lambda: {shown}({', '.join(n + '=…' for n in required)}){hint}"
+        )
+    try:
+        with ordinary():
+            tx = made()
+    except Exception as error:
+        raise ValueError(
+            f"the factory {shown} raised {type(error).__name__}: {first_line(error)}; it must "
+            f"return an optax.GradientTransformation when called without arguments"
+        ) from error
+    if not is_transformation(tx):
+        raise TypeError(
+            f"the factory {shown} returned {type(tx).__name__}: {tx!r:.200}, not an "
+            f"optax.GradientTransformation (a pair of init and update)"
+        )
+    return paired(tx)
+
+
+def paired(tx: Any) -> Any:
+    """The pair that chains take; an object with the two methods (`optax.MultiSteps`) has one."""
+    if isinstance(tx, tuple):
+        return tx
+    return optax.GradientTransformation(tx.init, tx.update)
+
+
+def find_needs(subject: Subject) -> None:
+    """Learns which extra arguments the rule cannot do without.
+
+    Raises:
+      TypeError: it needs one that was not passed and that the kit cannot make.
+    """
+    flat = np.ones(sum(cases.sizes(cases.SHAPES)), np.float32)
+    params = jax.tree.map(jnp.asarray, cases.tree(flat, cases.SHAPES))
+    for _ in range(len(losses.NAMES) + 1):
+        try:
+            with ordinary():
+                jax.eval_shape(lambda p: subject.update(p, subject.tx.init(p), p)[0], params)
+            return
+        except TypeError as error:
+            missing = re.findall(
+                r"missing \d+ required (?:keyword-only|positional) arguments?: (.*)", str(error)
+            )
+            names = re.findall(r"'(\w+)'", missing[0]) if missing else []
+            new = [n for n in names if n not in subject.needs]
+            unknown = [n for n in new if n not in losses.NAMES]
+            own = set()
+            with contextlib.suppress(ValueError, TypeError):
+                own = set(inspect.signature(subject.tx.update).parameters)
+            if unknown and ("update" in str(error) or own & set(unknown)):
+                shown = ", ".join(f"'{n}': …" for n in unknown)
+                raise TypeError(
+                    f"the rule's update needs the extra argument {', '.join(unknown)}; pass "
+                    f"extra_args={{{shown}}}, or extra_args=lambda params, grads: {{{shown}}}"
+                ) from error
+            if not new or unknown:
+                return  # not about extra arguments: some law will report it
+            subject.needs += tuple(new)
+        except Exception as error:
+            # Rules that look for it among **extra_args say so in words of their own.
+            if not re.search(r"provide|requir|missing|need|expect", str(error)):
+                return  # some law will report it, with its reproducer
+            new = [n for n in re.findall(r"\w+", str(error)) if n in losses.NAMES]
+            new = [n for n in new if n not in subject.needs]
+            if not new:
+                return
+            subject.needs += tuple(new)

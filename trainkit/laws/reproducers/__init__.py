@@ -1,0 +1,1 @@
+"""Programs that show a violation and stand alone: rules and values as code."""

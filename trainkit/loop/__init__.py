@@ -1,0 +1,1 @@
+"""`fit`: the loop around a step, and everything that is opened, written and closed around it."""

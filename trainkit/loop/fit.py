@@ -1,0 +1,182 @@
+"""`fit`: the loop around a step, with everything around it opened and closed in order."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from trainkit.data.stacked import Stacked
+from trainkit.loop.hooks import Hook
+from trainkit.loop.interrupts import Interrupts
+from trainkit.loop.record import FitResult
+from trainkit.loop.run_folder import RunFolder
+from trainkit.loop.session import Evaluate, Session
+from trainkit.loop.stopping import Budget, EarlyStopping
+from trainkit.report.progress import Progress
+from trainkit.step.state import TrainState
+
+PyTree = Any
+
+
+def fit(
+    step: Callable[[TrainState, PyTree], tuple[TrainState, Mapping[str, jax.Array]]],
+    state: TrainState,
+    data: Any,
+    *,
+    steps: int | None = None,
+    epochs: float | None = None,
+    seconds: float | None = None,
+    flops: float | None = None,
+    evaluate: Evaluate | None = None,
+    eval_every: int | None = None,
+    early_stopping: EarlyStopping | None = None,
+    best_metric: str = "loss",
+    best_mode: str = "min",
+    hooks: Sequence[Hook] = (),
+    out: str | os.PathLike | RunFolder | None = None,
+    config: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    checkpoint_every: int | None = None,
+    keep: int = 2,
+    log_every: int = 50,
+    prefetch: int = 2,
+    progress: bool = True,
+    report: bool = True,
+) -> FitResult:
+    """Trains until a budget is spent, a metric stops improving, or Ctrl-C.
+
+    Args:
+      step: `state, metrics = step(state, batch)`, from `make_train_step` or one's own. Its
+        `place`, `place_batch` and `compile` are used where it has them.
+      state: the state to begin with.
+      data: an iterator of batches. A `Sampler` (or anything with `position` and `restore`) can
+        be resumed exactly, which an output folder needs.
+      steps, epochs, seconds, flops: the budget; the run ends at the first that is used up. At
+        least one is needed, unless `data` ends or there is `early_stopping`.
+      evaluate: `state -> {name: scalar}`, run every `eval_every` steps and at the end.
+      eval_every: in steps; by default once an epoch where the data knows its size.
+      early_stopping: when to end for want of improvement.
+      best_metric, best_mode: what makes an evaluation the best where there is no early stopping;
+        without a metric of that name none is.
+      hooks: called between two steps; see `trainkit.loop.hooks.Hook`.
+      out: the run's folder: metrics, checkpoints, summary and report. A folder that holds this
+        very run makes it go on where it stopped. `None` writes nothing.
+      config: the run's options, for the report and to tell one run from another.
+      overwrite: whether a run that is in `out` is thrown away.
+      checkpoint_every: in steps; by default at every evaluation. The best evaluation and the end
+        are saved whatever this is.
+      keep: how many of the latest checkpoints to keep; the best one is kept beside them.
+      log_every: in steps, how often training metrics are written down.
+      prefetch: how many batches wait on the device.
+      progress: whether to show how it goes: a bar in a terminal, else a line an evaluation.
+      report: whether to write `report.html` into `out`.
+
+    Raises:
+      ValueError: no budget; an option out of range; data without a position with `out`.
+      OutputError: `out` cannot be written or holds something else.
+
+    >>> import jax.numpy as jnp, numpy as np, optax, trainkit
+    >>> from trainkit.data import Sampler
+    >>> def loss_fn(params, model_state, batch, rng):
+    ...     return trainkit.Loss(((batch - params["mean"]) ** 2).sum(), len(batch))
+    >>> tx = optax.sgd(0.25)
+    >>> step = trainkit.make_train_step(loss_fn, tx)
+    >>> state = trainkit.TrainState.create({"mean": jnp.zeros(())}, tx)
+    >>> data = Sampler(np.full(8, 3.0, np.float32), batch_size=4)
+    >>> result = fit(step, state, data, epochs=5, progress=False)
+    >>> result.stopped, result.steps, round(float(result.state.params["mean"]), 3)
+    ('epochs=5 reached', 10, 2.997)
+    """
+    budget = Budget(steps, epochs, seconds, flops)
+    _check(budget, data, step, early_stopping, out, eval_every, checkpoint_every, log_every)
+    if keep < 1 or best_mode not in ("min", "max"):
+        raise ValueError(
+            f"keep={keep} must be 1 or more, and best_mode={best_mode!r} 'min' or 'max'."
+        )
+    run = Session(
+        step=step,
+        state=state,
+        data=data,
+        evaluate=evaluate,
+        eval_every=eval_every or getattr(data, "steps_per_epoch", None),
+        checkpoint_every=checkpoint_every,
+        budget=budget,
+        early_stopping=early_stopping,
+        best_metric=early_stopping.metric if early_stopping else best_metric,
+        best_mode=early_stopping.mode if early_stopping else best_mode,
+        hooks=tuple(hooks),
+        log_every=log_every,
+        prefetch=prefetch,
+    )
+    if out is not None and not isinstance(out, RunFolder):
+        RunFolder.check(out, config, overwrite=overwrite)
+    _check_first_batch(step, data)
+    with contextlib.ExitStack() as stack:
+        if out is not None:
+            claimed = (
+                out
+                if isinstance(out, RunFolder)
+                else RunFolder.claim(out, config, overwrite=overwrite)
+            )
+            run.folder = stack.enter_context(claimed)
+            run.open_checkpoints(stack, keep)
+        run.interrupts = stack.enter_context(Interrupts())
+        run.progress = stack.enter_context(Progress(progress))
+        run.resume()
+        run.open_log(stack)
+        result = run.until_stopped()
+        if run.folder is not None:
+            from trainkit.report.summary import write_summary
+
+            write_summary(run.folder, result)
+            if report:
+                from trainkit.report.html import write_report
+
+                result = dataclasses.replace(result, report=write_report(run.folder.path))
+        run.progress.ended(result)
+    return result
+
+
+def _check(budget, data, step, early_stopping, out, eval_every, checkpoint_every, log_every):
+    options = {
+        "eval_every": eval_every,
+        "checkpoint_every": checkpoint_every,
+        "log_every": log_every,
+    }
+    for name, every in options.items():
+        if every is not None and (not isinstance(every, int) or every < 1):
+            raise ValueError(f"{name}={every!r} must be a whole number of steps, 1 or more.")
+    endless = hasattr(data, "position")
+    if budget == Budget() and early_stopping is None and endless:
+        raise ValueError(
+            "This run would never end: give it steps=, epochs=, seconds=, flops= or "
+            "early_stopping=."
+        )
+    if budget.epochs is not None and not endless:
+        raise ValueError(
+            f"epochs={budget.epochs} needs data that counts them, such as trainkit.data.Sampler; "
+            f"data is a {type(data).__name__}. Use steps= instead."
+        )
+    per_call = getattr(step, "steps_per_call", 1)
+    if budget.steps is not None and budget.steps % per_call:
+        raise ValueError(
+            f"steps={budget.steps} is not a multiple of the step's steps_per_call={per_call}."
+        )
+    if out is not None and not (endless and hasattr(data, "restore")):
+        raise ValueError(
+            f"data is a {type(data).__name__}, which has no `position` and `restore`: a run with "
+            "an output folder could not be resumed. Use trainkit.data.Sampler, or out=None."
+        )
+
+
+def _check_first_batch(step: Any, data: Any) -> None:
+    """Lets the step refuse a batch before anything is written, where the data can be peeked at."""
+    if hasattr(data, "draw") and hasattr(step, "place_batch"):
+        again = Stacked(itertools.repeat(data.draw(data.position)[0]), step.steps_per_call)
+        step.place_batch(next(again)[0])

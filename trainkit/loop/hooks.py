@@ -1,0 +1,64 @@
+"""What takes part in the loop from outside: a hook sees the run between two steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from trainkit.step.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Now:
+    """What a hook sees: the run between two steps.
+
+    Attributes:
+      steps: optimizer steps taken.
+      epochs: passes over the data, with their fraction where the data knows its size.
+      examples, flops, seconds: used so far, over all sessions of a resumed run.
+      state: the state after `steps` steps.
+      evaluation: the metrics of the last evaluation, `{}` before the first.
+      evaluated: whether that evaluation is of this very step.
+    """
+
+    steps: int
+    epochs: float
+    examples: int
+    flops: float
+    seconds: float
+    state: TrainState
+    evaluation: Mapping[str, float]
+    evaluated: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """What a hook may change; `None` leaves it.
+
+    Attributes:
+      state, step, evaluate, data: put in the place of those that the loop has.
+      stop: a reason to end the run.
+      event: a flat mapping to write into the metrics log, to be marked in the report.
+      flops: spent by the hook itself, or on an evaluation, to be counted with the run's.
+    """
+
+    state: TrainState | None = None
+    step: Callable[..., Any] | None = None
+    evaluate: Callable[[TrainState], Mapping[str, Any]] | None = None
+    data: Any = None
+    stop: str | None = None
+    event: Mapping[str, Any] | None = None
+    flops: float = 0.0
+
+
+class Hook(Protocol):
+    """`hook(now) -> Change | None`, called between two steps, after evaluating and saving.
+
+    A hook with a memory gives it as `hook.save()`, something that JSON can hold, and takes it
+    back in `hook.load(saved) -> Change | None` when a run is resumed, before the state is
+    restored; that change brings the step and a state of the shapes that the checkpoint has. One
+    with work under way may have `hook.settle()`: it is called before the last checkpoint.
+    """
+
+    def __call__(self, now: Now) -> Change | None: ...

@@ -1,0 +1,107 @@
+"""Rows of metrics, written without making the host wait for the device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from trainkit.loop.record import Record
+from trainkit.loop.writers import MetricsLog
+
+
+class RunLog:
+    """Writes rows; a training row only when its values have had time to arrive.
+
+    A row of training metrics is kept back until the next is due, some dozens of steps later:
+    by then the device has long computed it, and fetching it does not stop the stream of steps.
+
+    Attributes:
+      latest: the training metrics that were fetched last.
+      compile_seconds: of the step in use.
+    """
+
+    def __init__(self, log: MetricsLog | None, record: Record):
+        self._log = log
+        self._pending: tuple[Record, Mapping[str, Any]] | None = None
+        self._measured = False
+        self._clock: tuple[float, int] | None = None
+        self._paused = 0.0
+        self.latest: dict[str, float] = dict(record.train)
+        self.compile_seconds = 0.0
+
+    def start_or_pause(self, record: Record, compiling: float) -> None:
+        """Begins to measure speed at the first step; later ones compile at nobody's cost."""
+        if self._clock is None:
+            self._start_clock(record)
+        else:
+            self.pause(compiling)
+
+    def _start_clock(self, record: Record) -> None:
+        self._clock, self._paused = (time.perf_counter(), record.examples), 0.0
+
+    def pause(self, seconds: float) -> None:
+        """Leaves out time that was spent on something else than training."""
+        self._paused += seconds
+
+    def later(self, record: Record, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes a row of training metrics on the device, and writes the one before it."""
+        self.flush()
+        if not self._measured:
+            # Once: later rows cannot run far ahead of the device, because the row before is waited
+            # for; of the first one only the time that it took to ask for it would be seen.
+            jax.block_until_ready(dict(metrics))
+            self._measured = True
+        self._pending = record, {**metrics, **self._speed(record)}
+
+    def _speed(self, record: Record) -> dict[str, float]:
+        """From one row to the next, however late they are written."""
+        found: dict[str, float] = {}
+        if self._clock is not None:
+            since, examples = self._clock
+            elapsed = time.perf_counter() - since - self._paused
+            if elapsed > 0 and record.examples > examples:
+                found["examples_per_second"] = (record.examples - examples) / elapsed
+        self._start_clock(record)
+        return found
+
+    def flush(self) -> None:
+        """Writes the row that was kept back; this waits for the device."""
+        if self._pending is None:
+            return
+        record, metrics = self._pending
+        self._pending = None
+        values = fetch(metrics)
+        values["compile_seconds"] = self.compile_seconds
+        self.latest = values
+        self.write(record, "train", values)
+
+    def write(self, record: Record, kind: str, values: Mapping[str, Any]) -> None:
+        """Writes a row at once."""
+        if self._log is None:
+            return
+        row = {
+            "step": record.step,
+            "kind": kind,
+            "epoch": record.epoch,
+            "examples": record.examples,
+            "flops": record.flops,
+            "seconds": record.seconds,
+        }
+        self._log.write(row | dict(values))
+
+    @property
+    def position(self) -> dict[str, int] | None:
+        """The place in the files, for a checkpoint."""
+        return self._log.position if self._log is not None else None
+
+
+def fetch(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics as Python numbers; of several steps in one call, the last step's."""
+    return {
+        name: float(np.asarray(value).reshape(-1)[-1])
+        for name, value in jax.device_get(dict(metrics)).items()
+    }

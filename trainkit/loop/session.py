@@ -1,0 +1,339 @@
+"""One session of a run: from where the checkpoints say it is to where it stops."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from trainkit._core.versions import versions
+from trainkit.cost import step_flops
+from trainkit.data.prefetch import Prefetch
+from trainkit.data.stacked import Stacked
+from trainkit.loop.hooks import Change, Hook, Now
+from trainkit.loop.log import RunLog, fetch
+from trainkit.loop.record import FitResult, Record
+from trainkit.loop.run_folder import RunFolder
+from trainkit.loop.stopping import Budget, EarlyStopping
+from trainkit.loop.writers import MetricsLog
+from trainkit.step.state import TrainState
+
+PyTree = Any
+Evaluate = Callable[[TrainState], Mapping[str, Any]]
+
+
+@dataclasses.dataclass
+class Session:
+    """What `fit` is made of; its fields are the options of `fit`, checked.
+
+    `until_stopped` is the loop, and reads from top to bottom; the methods under it are its parts.
+    """
+
+    step: Any
+    state: TrainState
+    data: Any
+    evaluate: Evaluate | None
+    eval_every: int | None
+    checkpoint_every: int | None
+    budget: Budget
+    early_stopping: EarlyStopping | None
+    best_metric: str
+    best_mode: str
+    hooks: tuple[Hook, ...]
+    log_every: int
+    prefetch: int
+    folder: RunFolder | None = None
+    checkpoints: Any = None
+    interrupts: Any = None
+    progress: Any = None
+
+    def __post_init__(self) -> None:
+        self.record = Record()
+        self.began = time.perf_counter()
+        self.data_ended = False
+        self.log_position: Any = None
+        self.best_state: TrainState | None = None
+        self.new_step()
+
+    # -- the loop ----------------------------------------------------------------------------
+
+    def until_stopped(self) -> FitResult:
+        while True:
+            self.record = dataclasses.replace(self.record, seconds=time.perf_counter() - self.began)
+            stopped = self.why_stop()
+
+            # 1. Evaluate. First, so that the numbers are those of the state that is saved next
+            # and a checkpoint of step n knows all that there is to know about step n.
+            improved = self.evaluate_if_due(stopped)
+            stopped = stopped or self.why_stop()
+
+            # 2. Save. Before a batch is drawn, so that the place in the data is the next batch's
+            # and a resumed run draws what the undisturbed one drew.
+            self.save_if_due(stopped, improved)
+
+            # 3. Hooks. After saving, so that a run resumed at this step meets them once more
+            # with the state that was saved; they may put another step, state or data in place.
+            stopped = stopped or self.call_hooks()
+            if stopped:
+                return self.result(stopped)
+
+            # 4. Draw the next batch: it was put on the device while the last step was running.
+            drawn = next(self.stream, None)
+            if drawn is None:
+                self.data_ended = True
+                continue
+            batch, examples = drawn
+
+            # 5. Step. It returns before the device has finished; nothing here waits for it.
+            self.compile_first(batch)
+            with self.first_call():
+                self.state, metrics = self.step(self.state, batch)
+            self.count(examples)
+            if self.record.crossed(self.log_every):
+                self.log.later(self.record, metrics)
+                self.progress.update(self.record, self.budget, self.log.latest)
+
+    def why_stop(self) -> str | None:
+        if self.interrupts.received:
+            return f"interrupted by {self.interrupts.received}"
+        if self.data_ended:
+            return "the data ended"
+        stopping = self.early_stopping
+        if stopping and self.record.best.waited >= stopping.patience:
+            return f"no better {stopping.metric} in {self.record.best.waited} evaluations"
+        return self.budget.spent(**self.record.used)
+
+    def evaluate_if_due(self, stopped: str | None) -> bool:
+        record = self.record
+        # At the end too, except when somebody is waiting for the process to go away.
+        due = record.crossed(self.eval_every) or (stopped and not self.interrupts.received)
+        if not (self.evaluate and due and record.step) or record.evaluated_at == record.step:
+            return False
+        with self.paused():
+            metrics = fetch(self.evaluate(self.state))
+            best = record.best
+            if self.early_stopping or self.best_metric in metrics:
+                min_delta = self.early_stopping.min_delta if self.early_stopping else 0.0
+                best = best.after(record.step, metrics, self.best_metric, self.best_mode, min_delta)
+            self.record = dataclasses.replace(
+                record, evaluation=metrics, evaluated_at=record.step, best=best
+            )
+            self.log.write(self.record, "evaluation", metrics)
+        improved = best.step == record.step
+        self.progress.evaluated(self.record, self.log.latest, improved)
+        return improved
+
+    def save_if_due(self, stopped: str | None, improved: bool) -> None:
+        record = self.record
+        if not record.step:
+            return
+        if self.checkpoints is None:
+            if improved and self.restores_best:
+                # Placing copies into buffers of its own: the next step may be given these.
+                self.best_state = self.place(self.state)
+            return
+        due = record.crossed(self.checkpoint_every or self.eval_every)
+        if not (stopped or improved or due) or self.checkpoints.latest == record.step:
+            return
+        with self.paused():
+            for hook in self.hooks:
+                if stopped and hasattr(hook, "settle"):
+                    hook.settle()
+            self.record = record = dataclasses.replace(record, train=self.log.latest)
+            info = {
+                "record": record.to_json(),
+                "data": list(self.stream.position),
+                "log": self.log.position,
+                "config": self.folder.config if self.folder else {},
+                "hooks": [hook.save() if hasattr(hook, "save") else None for hook in self.hooks],
+            }
+            score = record.best.value if improved else None
+            self.checkpoints.save(record.step, self.state, info=info, score=score)
+
+    def call_hooks(self) -> str | None:
+        stop = None
+        for hook in self.hooks:
+            change = hook(
+                Now(
+                    **self.record.used,
+                    examples=self.record.examples,
+                    state=self.state,
+                    evaluation=self.record.evaluation,
+                    evaluated=self.record.evaluated_at == self.record.step,
+                )
+            )
+            if change is None:
+                continue
+            if change.flops:
+                self.record = dataclasses.replace(
+                    self.record, flops=self.record.flops + change.flops
+                )
+            if change.event is not None:
+                self.log.flush()
+                self.log.write(self.record, "event", change.event)
+            self.apply(change)
+            stop = stop or change.stop
+        return stop
+
+    def apply(self, change: Change) -> None:
+        self.evaluate = change.evaluate or self.evaluate
+        position = self.stream.position
+        if change.data is not None:
+            self.data = change.data
+        if change.step is not None:
+            self.step = change.step
+        if change.state is not None:
+            self.state = change.state
+        if change.step is not None or change.data is not None:
+            self.new_step()
+            # What was read ahead lies where the old step wanted it; new data has its own place.
+            if change.data is None and position is not None:
+                self.stream.restore(position)
+        if change.step is not None or change.state is not None:
+            self.state = self.place(self.state)
+
+    def count(self, examples: int) -> None:
+        record = self.record
+        self.record = dataclasses.replace(
+            record,
+            before=record.step,
+            step=record.step + self.steps_per_call,
+            examples=record.examples + examples,
+            flops=record.flops + self.flops_per_call,
+            epoch=self.epoch(),
+        )
+
+    # -- what is there when it begins ---------------------------------------------------------
+
+    def new_step(self) -> None:
+        """Makes the stream that feeds the step in use."""
+        self.steps_per_call = getattr(self.step, "steps_per_call", 1)
+        self.compiled, self.called, self.flops_per_call = False, False, 0.0
+        place = getattr(self.step, "place_batch", lambda batch: batch)
+        stream = Stacked(self.data, self.steps_per_call)
+        self.stream = Prefetch(stream, lambda drawn: (place(drawn[0]), drawn[1]), self.prefetch)
+
+    def place(self, state: TrainState) -> TrainState:
+        return self.step.place(state) if hasattr(self.step, "place") else state
+
+    def open_checkpoints(self, stack: contextlib.ExitStack, keep: int) -> None:
+        from trainkit.loop.checkpoint import Checkpointer
+
+        assert self.folder is not None
+        self.checkpoints = stack.enter_context(
+            Checkpointer(self.folder.path / "checkpoints", keep=keep, mode=self.best_mode)
+        )
+
+    def resume(self) -> None:
+        """Goes to where the checkpoints say the run was."""
+        latest = self.checkpoints.latest if self.checkpoints else None
+        if latest is not None:
+            for hook, saved in zip(self.hooks, self.checkpoints.info()["hooks"], strict=False):
+                change = hook.load(saved) if hasattr(hook, "load") else None
+                if change is not None:
+                    self.apply(change)
+        self.state = self.place(self.state)
+        if latest is not None:
+            self.state, info = self.checkpoints.restore(self.state)
+            self.record = Record.from_json(info["record"])
+            self.stream.restore(info["data"])
+            self.log_position = info["log"]
+            if finished := self.why_stop():
+                self.progress.message(
+                    f"This run is finished: {finished}. To train it once more, overwrite it or "
+                    "choose another output folder."
+                )
+            else:
+                self.progress.message(f"Going on at step {latest:,}, where this run stopped.")
+            if (then := info["_versions"]) != (now := versions()):
+                changed = [f"{k} {then.get(k)} → {now[k]}" for k in now if then.get(k) != now[k]]
+                self.progress.message(
+                    f"Other versions than then ({', '.join(changed)}): the numbers may differ in "
+                    "their last digits from those of a run that never stopped."
+                )
+        self.began = time.perf_counter() - self.record.seconds
+
+    def open_log(self, stack: contextlib.ExitStack) -> None:
+        log = None
+        if self.folder is not None:
+            log = stack.enter_context(MetricsLog(self.folder.path, position=self.log_position))
+        self.log = RunLog(log, self.record)
+
+    def compile_first(self, batch: PyTree) -> None:
+        if self.compiled:
+            return
+        self.compiled = True
+        begin = time.perf_counter()
+        if hasattr(self.step, "compile"):
+            self.progress.message("compiling the step", passing=True)
+            self.step.compile(self.state, batch)
+            self.log.compile_seconds = time.perf_counter() - begin
+        self.flops_per_call = step_flops(self.step, self.state, batch)
+        if self.budget.flops is not None and not self.flops_per_call:
+            raise ValueError(
+                f"flops={self.budget.flops:g} is a budget in FLOPs, but those of this step are "
+                "not known: make it with make_train_step or jax.jit, or use another budget."
+            )
+        self.log.start_or_pause(self.record, time.perf_counter() - begin)
+
+    @contextlib.contextmanager
+    def first_call(self):
+        """Takes the first call for compiling, of a step that cannot be compiled before it."""
+        if self.called:
+            yield
+            return
+        self.called = True
+        begin = time.perf_counter()
+        yield
+        if not hasattr(self.step, "compile"):
+            self.log.compile_seconds = time.perf_counter() - begin
+            self.log.pause(self.log.compile_seconds)
+
+    # -- small things -------------------------------------------------------------------------
+
+    @property
+    def restores_best(self) -> bool:
+        return self.early_stopping is not None and self.early_stopping.restore_best
+
+    def epoch(self) -> float:
+        position = self.stream.position
+        if position is None or not hasattr(position, "epoch"):
+            return 0.0
+        return position.epoch + position.offset / self.data.size
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Lets the steps under way end, and leaves the time of what follows out of the speed."""
+        self.log.flush()
+        jax.block_until_ready(self.state)
+        begin = time.perf_counter()
+        yield
+        self.log.pause(time.perf_counter() - begin)
+
+    def result(self, stopped: str) -> FitResult:
+        self.log.flush()
+        if hasattr(self.step, "check"):
+            self.step.check()  # the limit of `skip_nonfinite` may have been passed just now
+        record, state = self.record, self.state
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+        if self.restores_best and record.best.step not in (None, record.step):
+            if self.checkpoints is None:
+                assert self.best_state is not None
+                state = self.best_state
+            else:
+                state, _ = self.checkpoints.restore(state, step=record.best.step)
+        return FitResult(
+            state=state,
+            metrics=self.log.latest,
+            evaluation=record.evaluation,
+            best=record.best,
+            stopped=stopped,
+            examples=record.examples,
+            **record.used,
+            folder=self.folder.path if self.folder else None,
+        )

@@ -1,0 +1,173 @@
+"""Lists of stages that cannot be trained as they stand, refused before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from trainkit.progressive.stages import Alternatives, Stage, StageError
+from trainkit.progressive.triggers import Trigger
+
+# What triggers call counts, and what budgets call them.
+_FIELDS = {
+    "step": "steps",
+    "epoch": "epochs",
+    "examples": "examples",
+    "flops": "flops",
+    "seconds": "seconds",
+}
+# Counts that steps make by a fixed rate. FLOPs are not: evaluations and probes are among them.
+_BY_STEPS = ("steps", "epochs", "examples")
+
+
+def check_triggers(
+    levels: Sequence[Alternatives],
+    *,
+    metrics: Collection[str],
+    budget: Mapping[str, float | None],
+    one_step: Mapping[str, float],
+    decay: float = 0.0,
+    rates: Sequence[Sequence[Mapping[str, float]]] | None = None,
+    eval_every: int | None = None,
+) -> None:
+    """Refuses stages that could never end, and budgets in which no step fits.
+
+    Args:
+      levels: from `normalised`.
+      metrics: the names that the evaluation computes.
+      budget: count -> its limit in the run, `None` for none.
+      one_step: count -> what one step of the first stage uses of it.
+      decay: the share of the budget at its end in which nothing grows.
+      rates: of every alternative of every level what one step uses; where it is known, a trigger
+        in one unit is held against a budget in another.
+      eval_every: steps from one evaluation to the next.
+
+    Raises:
+      StageError: names the stage, the trigger and what would mend it.
+    """
+    for name, limit in budget.items():
+        if limit is not None and limit < one_step.get(name, 0.0):
+            raise StageError(
+                f"The budget of {limit:g} {name} is below one step, which takes "
+                f"{one_step[name]:.4g}."
+            )
+    needed = {"steps": 0.0}  # of each count until a stage begins, by the shortest way
+    for number, level in enumerate(levels):
+        for trigger in (stage.until for stage in level if stage.until is not None):
+            _check_trigger(number, trigger, metrics, one_step)
+        if number < len(levels) - 1:
+            known = rates[number] if rates else [{}] * len(level)
+            ways = [
+                _least(stage.until, rate, needed["steps"], eval_every)
+                for stage, rate in zip(level, known, strict=True)
+            ]
+            for field in {*needed, *(name for way in ways for name in way)}:
+                least = min(way.get(field, 0.0) for way in ways)
+                needed[field] = needed.get(field, 0.0) + least
+            _check_in_time(number, level, needed, budget, decay)
+
+
+def _check_trigger(
+    number: int, trigger: Trigger, metrics: Collection[str], one_step: Mapping[str, float]
+) -> None:
+    missing = sorted(trigger.metrics - set(metrics))
+    if missing:
+        raise StageError(
+            f"Stage {number} waits for {str(trigger)!r}, but nothing computes "
+            f"{', '.join(map(repr, missing))}, so it would never end; the evaluation "
+            f"computes {', '.join(sorted(metrics)) or 'nothing'}."
+        )
+    for name, count in trigger.counts.items():
+        field = _FIELDS.get(name, name)
+        if count < one_step.get(field, 0.0) and field in ("flops", "examples"):
+            raise StageError(
+                f"Stage {number} ends after {count:g} {field}, which is below one step "
+                f"({one_step[field]:g})."
+            )
+
+
+def _least(
+    trigger: Trigger | None, rate: Mapping[str, float], begun: float, eval_every: int | None
+) -> dict[str, float]:
+    """The least that a stage takes of every count, given the step at which it may begin."""
+    counts = dict(trigger.counts) if trigger else {}
+    evaluations = counts.pop("evaluations", 0)
+    least = {_FIELDS[name]: float(count) for name, count in counts.items()}
+    steps = [
+        math.ceil(round(least[name] / rate[name], 6))
+        for name in _BY_STEPS
+        if name in least and name in rate
+    ]
+    if evaluations and eval_every:
+        # Evaluations come at multiples of so many steps of the run, not of the stage.
+        steps.append(int((begun // eval_every + evaluations) * eval_every - begun))
+    if steps and rate:
+        for name, each in rate.items():
+            least[name] = max(least.get(name, 0.0), max(steps) * each)
+    return least
+
+
+def _check_in_time(
+    number: int,
+    level: Alternatives,
+    needed: Mapping[str, float],
+    budget: Mapping[str, float | None],
+    decay: float,
+) -> None:
+    for field, count in needed.items():
+        limit = budget.get(field)
+        if limit is None or count == 0 or count < limit * (1 - decay):
+            continue
+        until = " or ".join(str(stage.until) for stage in level)
+        begins = (
+            f"Stage {number} ends after {count:g} {field} of the run at the earliest (until "
+            f"{until}), so stage {number + 1} would never come: "
+        )
+        raise StageError(
+            begins
+            + (
+                f"of the budget of {limit:g} nothing grows in the last {limit * decay:g}, in which "
+                f"the learning rate falls (decay={decay:g})."
+                if decay
+                else f"the whole run may use {limit:g}."
+            )
+        )
+
+
+def check_sizes(
+    before: Stage,
+    after: Stage,
+    shapes_before: Mapping[str, Any],
+    shapes_after: Mapping[str, Any],
+    number: int,
+) -> None:
+    """Refuses a stage that is smaller than the one before without saying so.
+
+    Args:
+      before, after: the two stages.
+      shapes_before, shapes_after: leaf name -> shape of their parameters.
+      number: of the later stage, for the message.
+
+    Raises:
+      StageError: names the leaf or the data's size that shrinks.
+    """
+    if after.shrink:
+        return
+    smaller = after.data.shrinks(before.data)
+    if smaller is None:
+        total = [sum(map(math.prod, s.values())) for s in (shapes_before, shapes_after)]
+        if total[1] < total[0]:
+            smaller = f"the model from {total[0]:,} to {total[1]:,} parameters"
+        for name, old in shapes_before.items():
+            new = shapes_after.get(name)
+            if new is None or len(new) != len(old):
+                continue
+            axes = [axis for axis in range(len(old)) if new[axis] < old[axis]]
+            # A layer may move along when others are put in front; then the whole still grows.
+            if axes and shapes_after.keys() == shapes_before.keys():
+                smaller = f"axis {axes[0]} of {name} from {old} to {new}"
+    if smaller is not None:
+        raise StageError(
+            f"Stage {number} shrinks {smaller}. If that is meant, say so: Stage(…, shrink=True)."
+        )

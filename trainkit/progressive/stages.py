@@ -1,0 +1,194 @@
+"""Stages of a growing run: which model, on which data, until when, and how it grows there.
+
+stages = [
+    Stage(MLP((64,)), until=until.plateau("loss")),
+    Stage(MLP((128,)), until=until.plateau("loss") | until.flops(1e12)),
+    Stage(MLP((128, 256)), how="preserve"),
+]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any, Literal
+
+from trainkit.growth.operators import Operator, operator
+from trainkit.progressive.triggers import Trigger
+
+
+class StageError(ValueError):
+    """A list of stages that cannot be trained as it stands; the message says which and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """How much of the data a stage sees; `None` leaves it as it was in the stage before.
+
+    Attributes:
+      subset: share of the training examples (a float from 0 to 1) or their number (an int).
+      sequence_length: tokens of an example.
+      resolution: pixels of an image's side.
+      batch_size: examples of a batch.
+
+    >>> Data(batch_size=8).after(Data(subset=0.5, batch_size=4))
+    Data(subset=0.5, sequence_length=None, resolution=None, batch_size=8)
+    """
+
+    subset: float | int | None = None
+    sequence_length: int | None = None
+    resolution: int | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("sequence_length", "resolution", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"Data({name}={value!r}) must be a whole number, 1 or more.")
+        share = self.subset
+        if share is None:
+            return
+        if isinstance(share, bool) or not (
+            share >= 1 if isinstance(share, int) else isinstance(share, float) and 0 < share <= 1
+        ):
+            raise ValueError(
+                f"Data(subset={share!r}) must be a share of the examples (a float above 0, up to "
+                "1.0) or a number of them (an int, 1 or more)."
+            )
+
+    def after(self, before: Data) -> Data:
+        """This, with what it leaves open taken from the stage before."""
+        own = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        return dataclasses.replace(before, **own)
+
+    def shrinks(self, before: Data) -> str | None:
+        """Which of its sizes is below that of the stage before, in words."""
+        for name, new in dataclasses.asdict(self).items():
+            old = getattr(before, name)
+            if new is not None and old is not None and type(new) is type(old) and new < old:
+                return f"{name} from {old} to {new}"
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of a growing run.
+
+    Attributes:
+      model: what is trained: a Linen module, an NNX module or factory, anything that the run's
+        `build` takes; `None` keeps the model of the stage before (only the data grow).
+      until: the trigger that ends it (see `progressive.triggers`); `None` for "until the end".
+      how: how the model grows from the stage before; see `trainkit.growth.operators`.
+      data: what it sees of the data.
+      moments: whether the optimizer's moments are carried through the growth or reset.
+      rewarm: steps over which the leaves of new layers, and only they, warm up from 0.
+      anneal: steps over which leaves whose inputs were copied go from the learning rate of exact
+        continuation (lr · c, c the weight's factor) to the plain one.
+      learning_rate: factor on the transformation's learning rate in this stage.
+      mup: "adam" or "sgd", the kind of rule that is trained with: from here on each leaf has the
+        learning rate of the maximal-update parametrisation (see `growth.views.mup`), relative to
+        the model before. `None` keeps the factors that leaves have.
+      shrink: says that the model or the data are meant to get smaller here.
+      name: what reports call it.
+    """
+
+    model: Any = None
+    until: Trigger | None = None
+    how: str | Operator = "preserve"
+    data: Data = dataclasses.field(default_factory=Data)
+    moments: Literal["carry", "reset"] = "carry"
+    rewarm: int = 0
+    anneal: int = 0
+    learning_rate: float = 1.0
+    mup: Literal["adam", "sgd"] | None = None
+    shrink: bool = False
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        operator(self.how)
+        if self.until is not None and not isinstance(self.until, Trigger):
+            raise TypeError(
+                f"until={self.until!r} must be a trigger: until.steps(1000), until.plateau('loss')"
+                ", … joined by | and &."
+            )
+        if self.moments not in ("carry", "reset"):
+            raise ValueError(f"moments={self.moments!r} must be 'carry' or 'reset'.")
+        if self.mup not in (None, "adam", "sgd"):
+            raise ValueError(
+                f"mup={self.mup!r} must be 'adam' (also AdamW, Lion, RMSProp), 'sgd' (also "
+                "momentum) or None."
+            )
+        if not isinstance(self.data, Data):
+            raise TypeError(f"data={self.data!r} must be a Data, such as Data(batch_size=64).")
+        for name in ("rewarm", "anneal", "learning_rate"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), Real):
+                raise TypeError(f"{name}={getattr(self, name)!r} must be a number.")
+        for name in ("rewarm", "anneal"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more steps.")
+        rate = self.learning_rate
+        if not (math.isfinite(rate) and rate > 0):
+            raise ValueError(f"learning_rate={rate} must be a finite factor above 0.")
+
+
+Alternatives = tuple[Stage, ...]
+
+
+def normalised(stages: Sequence[Stage | Sequence[Any]]) -> list[Alternatives]:
+    """The stages as tuples of alternatives, each with its model and data spelled out.
+
+    An entry is a `Stage`, a tuple `(model, until)` or `(model, until, how)`, or a list of stages,
+    among which a probe chooses. What an alternative leaves open is taken from the first
+    alternative of the stage before.
+
+    Raises:
+      StageError: no stages, a first stage without a model or with alternatives, a stage before
+        the last that nothing ends.
+    """
+    if stages is None or (isinstance(stages, Sequence) and not stages):
+        raise StageError("There are no stages: give at least one Stage(model).")
+    if not isinstance(stages, Sequence):
+        raise StageError(f"stages is a {type(stages).__name__}: give a list of them.")
+    levels = [_alternatives(entry, number) for number, entry in enumerate(stages)]
+    if len(levels[0]) > 1:
+        raise StageError("Stage 0 has alternatives, but there is no state yet to choose from.")
+    if levels[0][0].model is None:
+        raise StageError("Stage 0 has no model, and there is none before it.")
+    for number, level in enumerate(levels[:-1]):
+        for stage in level:
+            if stage.until is None:
+                raise StageError(
+                    f"Stage {number} has no `until`, so stage {number + 1} would never come: give "
+                    "it one, such as until.plateau('loss')."
+                )
+    out = [levels[0]]
+    for level in levels[1:]:
+        before = out[-1][0]
+        out.append(
+            tuple(
+                dataclasses.replace(
+                    stage,
+                    model=before.model if stage.model is None else stage.model,
+                    data=stage.data.after(before.data),
+                )
+                for stage in level
+            )
+        )
+    return out
+
+
+def _alternatives(entry: Stage | Sequence[Any], number: int) -> Alternatives:
+    if isinstance(entry, Stage):
+        return (entry,)
+    if isinstance(entry, tuple) and 1 <= len(entry) <= 3 and not isinstance(entry[-1], Stage):
+        return (Stage(*entry),)
+    if isinstance(entry, Sequence) and entry and all(isinstance(s, Stage) for s in entry):
+        return tuple(entry)
+    shown = " ".join(repr(entry).split())
+    raise StageError(
+        f"Stage {number} is {shown if len(shown) <= 60 else shown[:57] + '…'}; expected "
+        "Stage(model, until=…, how=…), a tuple (model, until, how), or a list of stages to choose "
+        "from."
+    )

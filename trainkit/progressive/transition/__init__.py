@@ -1,0 +1,1 @@
+"""From one stage's model to the next one's: bigger, smaller, and when to switch."""

@@ -1,0 +1,206 @@
+"""From one stage's model to a smaller one: the units that matter least go, inside the program.
+
+`trainkit.growth.views.prune` chooses on the host, from the numbers; a stage must be compiled before
+there are any. So here the choice is made by the program: the scores, and the places of those that
+stay, are computed from the parameters that it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from trainkit._core.paths import named_leaves
+from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.reading import coordinate, source_map
+from trainkit.growth.axes.structures import atom_axes, axis_from
+from trainkit.growth.errors import GrowthError
+from trainkit.growth.operators import Operator
+from trainkit.growth.plan.data import Plan
+from trainkit.growth.planning import plan
+from trainkit.progressive.transition.grow import grown
+from trainkit.progressive.transition.growth import Growth, Side
+from trainkit.step.state import TrainState
+
+PyTree = Any
+
+
+def grown_or_shrunk(
+    small: Side,
+    big: Side,
+    batch: PyTree,
+    *,
+    tx: optax.GradientTransformation,
+    how: Operator,
+    reset: bool,
+    key: jax.Array,
+) -> Growth:
+    """See `trainkit.progressive.transition.growth.Grow`; the later model may be the smaller one."""
+    sizes = [sum(x.size for x in jax.tree.leaves(side.state.params)) for side in (small, big)]
+    if sizes[1] < sizes[0]:
+        return shrunk(small, big, batch, tx=tx, reset=reset)
+    return grown(small, big, batch, tx=tx, how=how, reset=reset, key=key)
+
+
+def shrunk(
+    before: Side,
+    after: Side,
+    batch: PyTree,
+    *,
+    tx: optax.GradientTransformation,
+    reset: bool = False,
+) -> Growth:
+    """The way to a narrower model: along every axis that gets smaller the largest units stay.
+
+    A unit's score is Σ w² over all parameters it has a part in, each leaf relative to its mean
+    square. Moments go with their parameters; where a slot has not its parameter's shape, the whole
+    state begins anew.
+
+    Raises:
+      GrowthError: the two models differ in more than widths.
+
+    Reference: Li et al., Pruning Filters for Efficient ConvNets, 2017.
+    """
+    old, new = named_leaves(_tree(before.state)), named_leaves(_tree(after.state))
+    if list(old) != list(new):
+        gone = next((name for name in old if name not in new), next(iter(new)))
+        raise GrowthError(
+            f"a stage with shrink=True takes units away, not layers: {gone} has no counterpart",
+            params=[gone],
+            mend="keep the number of layers and make them narrower",
+        )
+    found = plan(_outputs(after), _outputs(before), _tree(after.state), _tree(before.state), batch)
+    gathers = {leaf.path: _Gather(found, leaf.axes) for leaf in found.leaves}
+
+    def apply(state: TrainState) -> TrainState:
+        tree = _tree(state)
+        kept = kept_units(found, tree)
+        smaller = _gathered(tree, gathers, kept)
+        params = smaller["params"]
+        opt_state = tx.init(params)
+        if not reset and _like_parameters(tx, state):
+            gather = lambda slot, name: gathers[f"params/{name}"](slot, kept)
+            opt_state = optax.tree.map_params(tx, gather, state.opt_state, _names(state.params))
+        return state.replace(params=params, model_state=smaller["model_state"], opt_state=opt_state)
+
+    return Growth(apply=apply, exact=False, text=_text(found))
+
+
+def kept_units(found: Plan, tree: PyTree) -> list[jax.Array]:
+    """For each axis of the plan the units of the larger model that stay, in order; traceable."""
+    leaves, nodes = named_leaves(tree), atom_axes(found)
+    totals = [jnp.zeros(atom.big, jnp.float32) for atom in found.atoms]
+    for leaf in found.leaves:
+        if not leaf.path.startswith("params/"):
+            continue
+        square = jnp.square(jnp.abs(leaves[leaf.path]).astype(jnp.float32))
+        mean = square.mean()
+        square = square / jnp.where(mean == 0, 1.0, mean)
+        for d, structure in enumerate(leaf.axes):
+            along = square.mean(tuple(e for e in range(square.ndim) if e != d))
+            for a in _atoms(structure):
+                place = coordinate(axis_from(structure, nodes), nodes[a], of_big=True)
+                inside = np.flatnonzero(place >= 0)
+                totals[a] = totals[a].at[place[inside]].add(along[inside])
+    return [
+        jnp.sort(jnp.argsort(-score, stable=True)[: atom.small])
+        for score, atom in zip(totals, found.atoms, strict=True)
+    ]
+
+
+class _Gather:
+    """One leaf of the smaller model, from the larger one's and the units that stay.
+
+    Where unit j of an axis comes from is linear in where the units of its factors and segments do:
+    base[j] + Σ_a stride_a[j] · kept_a[place_a[j]].
+    """
+
+    def __init__(self, found: Plan, axes: Sequence[Any]):
+        self._axes: list[tuple[np.ndarray, dict[int, Any]] | None] = []
+        for structure in axes:
+            atoms = _atoms(structure)
+            if not atoms:
+                self._axes.append(None)
+                continue
+            base = _source(found, structure, None)
+            parts = {}
+            for a in atoms:
+                nodes = _nodes(found, None)
+                place = coordinate(axis_from(structure, nodes), nodes[a], of_big=True)
+                parts[a] = (_source(found, structure, a) - base, np.where(place < 0, 0, place))
+            self._axes.append((base, parts))
+
+    def __call__(self, leaf: jax.Array, kept: Sequence[jax.Array]) -> jax.Array:
+        for d, axis in enumerate(self._axes):
+            if axis is not None:
+                base, parts = axis
+                source = jnp.asarray(base)
+                for a, (stride, place) in parts.items():
+                    source = source + stride * kept[a][place]
+                leaf = jnp.take(leaf, source, axis=d)
+        return leaf
+
+
+def _nodes(found: Plan, ones: int | None) -> list[Axis]:
+    nodes = []
+    for a, atom in enumerate(found.atoms):
+        node = Axis(atom.big, atom.small)  # the other way round: from the larger model
+        node.source = np.full(atom.small, int(a == ones))
+        nodes.append(node)
+    return nodes
+
+
+def _source(found: Plan, structure: Any, ones: int | None) -> np.ndarray:
+    return source_map(find(axis_from(structure, _nodes(found, ones)))).astype(np.int32)
+
+
+def _atoms(structure: Any) -> list[int]:
+    if structure is None or structure[0] == "fixed":
+        return []
+    if structure[0] == "leaf":
+        return [structure[1]]
+    return sorted({a for part in structure[1:] for a in _atoms(part)})
+
+
+def _gathered(tree: PyTree, gathers: dict[str, _Gather], kept: Sequence[jax.Array]) -> PyTree:
+    names = _names(tree)
+    return jax.tree.map(lambda name, leaf: gathers[name](leaf, kept), names, tree)
+
+
+def _names(tree: PyTree) -> PyTree:
+    return jax.tree.unflatten(jax.tree.structure(tree), list(named_leaves(tree)))
+
+
+def _like_parameters(tx: optax.GradientTransformation, state: TrainState) -> bool:
+    """Whether every slot that belongs to a parameter has its shape."""
+    same: list[bool] = []
+    note = lambda slot, param: same.append(slot.shape == param.shape)
+    optax.tree.map_params(tx, note, state.opt_state, state.params)
+    return all(same)
+
+
+def _text(found: Plan) -> str:
+    lines = ["Units are dropped, the smallest first (Σ w², each leaf relative to its mean):"]
+    for a, atom in enumerate(found.atoms):
+        users = [leaf.path for leaf in found.leaves if any(a in _atoms(s) for s in leaf.axes)]
+        lines.append(f"{atom.big} → {atom.small}: {', '.join(users)}")
+    return "\n".join(lines)
+
+
+def _outputs(side: Side) -> Callable[..., PyTree]:
+    model, key = side.model, jax.random.key(0)
+
+    def outputs(tree: PyTree, batch: PyTree) -> PyTree:
+        inputs = model.inputs(batch)
+        return model.apply(tree["params"], tree["model_state"], inputs, key, train=False)[0]
+
+    return outputs
+
+
+def _tree(state: TrainState) -> PyTree:
+    return {"params": state.params, "model_state": state.model_state}

@@ -1,0 +1,300 @@
+"""The way from one stage to the next: one program, rehearsed before and certified after."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from trainkit._core.paths import named_leaves, path_name
+from trainkit.cost import count_flops
+from trainkit.growth.operators import operator
+from trainkit.progressive.pace import after_growth
+from trainkit.progressive.prepare import Built
+from trainkit.progressive.stages import Stage, StageError
+from trainkit.progressive.transition.growth import Growth, Side
+from trainkit.step.state import TrainState
+
+PyTree = Any
+
+
+class Passage:
+    """The way from one built stage to another: one compiled program that grows the state.
+
+    Attributes:
+      small, big: the stages.
+      growth: what the analysis found; `None` where only the data grow.
+      flops: of growing and certifying, once compiled.
+    """
+
+    def __init__(self, small: Built, big: Built):
+        self.small, self.big = small, big
+        recipe, stage = big.recipe, big.stage
+        self.growth: Growth | None = None
+        if stage.model != small.stage.model:
+            inner = lambda side: side.like.replace(opt_state=side.like.opt_state.inner)
+            self.growth = recipe.grow(
+                Side(small.stage.model, small.model, inner(small)),
+                Side(stage.model, big.model, inner(big)),
+                big.batch_shapes,
+                tx=recipe.tx,
+                how=operator(stage.how),
+                reset=stage.moments == "reset",
+                key=jax.random.fold_in(jax.random.key(recipe.seed), big.number),
+            )
+            if stage.mup is not None and self.growth.mup is None:
+                raise StageError(
+                    f"Stage {big.number} has mup={stage.mup!r}, but its growth does not say which "
+                    "axes are contracted: leave mup out, or use trainkit's own growth."
+                )
+            self._check()
+
+    def _check(self) -> None:
+        grown = jax.eval_shape(self.apply, self.small.like)
+        found = {name: x.shape for name, x in named_leaves(grown).items()}
+        wanted = {name: x.shape for name, x in named_leaves(self.big.like).items()}
+        if found != wanted:
+            name = next(n for n in (*wanted, *found) if found.get(n) != wanted.get(n))
+            raise ValueError(
+                f"growing to stage {self.big.number} gives {name} the shape {found.get(name)}, but "
+                f"the stage has {wanted.get(name)}: `grow` and the model disagree."
+            )
+
+    def apply(self, state: TrainState) -> TrainState:
+        """The grown state; pure."""
+        stage, before = self.big.stage, self.small.stage
+        pace = state.opt_state
+        if self.growth is None:
+            grown = state
+        else:
+            grown = self.growth.apply(state.replace(opt_state=pace.inner))
+            ramps = _ramps(grown.params, self.growth, stage, pace.target)
+            pace = after_growth(pace, grown.opt_state, *ramps)
+        factor = stage.learning_rate / before.learning_rate
+        pace = pace._replace(level=pace.level * jnp.float32(factor))
+        return grown.replace(opt_state=pace)
+
+    # -- ahead of time ---------------------------------------------------------------------------
+
+    def compile(self) -> Passage:
+        """Compiles the growth and everything of the stage; itself, for chaining."""
+        self.big.compile()
+        # What `step.place` would do is part of the program, so that nothing is left to do after.
+        program = lambda state: self.big.step.prepared(self.apply(state))
+        where = self._shardings(jax.eval_shape(program, self.small.like))
+        self._program = jax.jit(program, out_shardings=where).lower(self.small.like).compile()
+        self.flops = count_flops(program, self.small.like)
+        if self.growth is not None and self.big.recipe.certify:
+            self.flops += self._certificate_flops()
+        if self.big.step.donate:
+            # The first step takes the grown state's buffers; the certificate needs its own.
+            copy = lambda state: jax.tree.map(jnp.copy, state)
+            self._copy = jax.jit(copy, out_shardings=where).lower(self.big.like).compile()
+        return self
+
+    def rehearse(self) -> Passage:
+        """Runs every program once, on zeros, and forgets what comes out; itself, for chaining.
+
+        The first run of a program takes several times as long as the later ones: code is loaded,
+        memory is found, arguments are looked at. With this that is over when training needs it.
+        Not on several devices: programs of two threads could wait for each other's collectives.
+        """
+        if self.small.step.placement.parts > 1:
+            return self
+        # Zeros need not have a finite gradient, and nobody reads it.
+        with contextlib.suppress(FloatingPointError):
+            state = self._program(self._zeros(self.small.like))
+            self.big.evaluation.rehearse(state)
+            batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.big.batch)
+            step = self.big.step.compile(self.big.like, self.big.batch)
+            jax.block_until_ready(step(state, self.big.step.place_batch(batch)))
+        return self
+
+    def _zeros(self, like: TrainState) -> TrainState:
+        zeros = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+        return jax.jit(zeros, out_shardings=self._shardings(like))()
+
+    def _shardings(self, state: TrainState) -> PyTree:
+        return self.big.step.placement.state_shardings(state)
+
+    # -- the switch ------------------------------------------------------------------------------
+
+    def __call__(self, state: TrainState) -> tuple[TrainState, Callable[[], dict[str, Any]]]:
+        """The grown state, and a function that makes its certificate; needs `compile`.
+
+        It runs the one program and waits for nothing. The certificate is for another thread: it
+        compiles and runs the models, apart from the steps that follow.
+        """
+        grown = self._program(state)
+        if self.growth is None or not self.big.recipe.certify:
+            return grown, dict
+        kept = self._copy(grown) if self.big.step.donate else grown
+        return grown, lambda: self._certificate_or_why_not(state, kept)
+
+    def _certificate_or_why_not(self, small: TrainState, big: TrainState) -> dict[str, Any]:
+        try:
+            return self.certificate(small, big)
+        except Exception as error:  # a run must not end for want of memory for its books
+            return {"warnings": [f"there is no certificate: {type(error).__name__}: {error}"]}
+
+    def certificate_of_fresh(self) -> dict[str, Any]:
+        """The certificate of the same growth of a state from scratch.
+
+        For a run that was stopped before its own was made: the states of that time are gone, the
+        maps are the same.
+        """
+        if self.growth is None or not self.big.recipe.certify:
+            return {}
+        small = self.small.fresh()
+        big = jax.jit(lambda state: self.big.step.prepared(self.apply(state)))(small)
+        found = self._certificate_or_why_not(small, big)
+        warning = "made of a state from scratch: the run was stopped while its own was being made"
+        return {**found, "warnings": [*found.get("warnings", ()), warning]}
+
+    def certificate(self, small: TrainState, big: TrainState) -> dict[str, Any]:
+        """What the growth did, as JSON holds it: the fields of `trainkit.growth.Certificate`.
+
+        And the loss on a batch before and after. Of a growth that does not say how its leaves
+        grew, the change of the outputs is all that can be told; so it is of states that are
+        spread over several processes.
+        """
+        assert self.growth is not None
+        if self.small.step.placement.parts > 1 and jax.process_count() == 1:
+            # On one device, from the host: no collective that steps could wait for.
+            small, big = (
+                jax.device_put(jax.device_get(s), jax.local_devices()[0]) for s in (small, big)
+            )
+        batch = self.big.one_batch
+        found = {k: float(v) for k, v in jax.jit(self.outputs)(small, big, batch).items()}
+        dtype = str(jax.tree.leaves(big.params)[0].dtype)
+        whole: dict[str, Any] = {"forward_error": {dtype: found.pop("forward_error")}}
+        if self.growth.leaves is not None and jax.process_count() == 1:
+            from trainkit.growth.views.certify import certify
+
+            certificate = certify(self._details(small, big, batch), self.big.recipe.tx)
+            whole = json.loads(certificate.to_json())
+        return {**whole, **found}
+
+    def outputs(self, small: TrainState, big: TrainState, batch: PyTree) -> dict[str, jax.Array]:
+        """How far outputs moved, and the losses, on one batch; pure."""
+        before = self.small.model.predict(small, batch)
+        after = self.big.model.predict(big, batch)
+        pairs = list(zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
+        difference = jnp.stack([jnp.abs(a - b).max() for a, b in pairs]).max()
+        scale = jnp.stack([jnp.abs(a).max() for a, _ in pairs]).max()
+        loss = lambda model, state: _mean(
+            model.evaluation(state.params, state.model_state, batch, state.rng)
+        )
+        return {
+            "forward_error": difference / jnp.maximum(scale, jnp.finfo(scale.dtype).tiny),
+            "loss_before": loss(self.small.model, small),
+            "loss_after": loss(self.big.model, big),
+        }
+
+    def _details(self, small: TrainState, big: TrainState, batch: PyTree) -> Any:
+        from trainkit.adapters.functions import Functions
+        from trainkit.growth.train_state import Grown
+
+        growth = self.growth
+        assert growth is not None
+        assert growth.leaves is not None
+        return Grown(
+            state=big.replace(opt_state=big.opt_state.inner),
+            before=small.replace(opt_state=small.opt_state.inner),
+            growth=dict(growth.leaves),
+            origin=dict(growth.origin),
+            zeroed=growth.zeroed,
+            small=Functions(_forward(self.small), _tree(small)),
+            big=Functions(_forward(self.big), _tree(big)),
+            inputs=(batch,),
+        )
+
+    def _certificate_flops(self) -> float:
+        small, big = (
+            count_flops(_forward(side), _tree(side.like), self.big.batch_shapes)
+            for side in (self.small, self.big)
+        )
+        # Outputs and loss, and outputs in two dtypes; gradients (three passes each) of the small
+        # model, of the big one, and of its three probe steps.
+        return (4 + 3) * small + (4 + 3 + 9) * big
+
+
+class Placed:
+    """A step for a state that its growth has placed already: `place` has nothing left to do."""
+
+    def __init__(self, built: Built, state: TrainState):
+        self._step, self._state = built.step, cast("TrainState | None", state)
+        self.flops_per_call = built.flops_per_step * built.step.steps_per_call
+
+    def place(self, state: TrainState) -> TrainState:
+        """The state, placed."""
+        if state is self._state:
+            self._state = None  # it must not be kept alive beyond its first step
+            return state
+        return self._step.place(state)
+
+    def __call__(self, state: TrainState, batch: PyTree) -> Any:
+        return self._step(state, batch)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._step, name)
+
+
+def _ramps(
+    params: PyTree, growth: Growth, stage: Stage, before: PyTree
+) -> tuple[PyTree, PyTree, PyTree]:
+    """Each leaf's factor on the learning rate at first, over how many steps it goes, and where.
+
+    Args:
+      params: the grown ones.
+      growth: of this stage.
+      stage: its options.
+      before: where the leaves' factors were to go in the stage before.
+    """
+    old: dict[Any, Any] = dict(named_leaves(before))
+
+    def had(name: str) -> Any:
+        come = growth.origin.get(name)
+        # A new leaf may bear the name of an old one that moved along.
+        return old.get(name if come is None else come.leaf, 1.0)
+
+    def target(path: tuple[Any, ...], _: Any) -> Any:
+        name = path_name(path)
+        known = (growth.mup or {}).get(name)
+        own = 1.0 if stage.mup is None or known is None else getattr(known, stage.mup)
+        return had(name) * own
+
+    def start(path: tuple[Any, ...], end: Any) -> Any:
+        name = path_name(path)
+        if name in growth.fresh:
+            return 0.0 if stage.rewarm else end
+        return had(name) * growth.rates.get(name, 1.0) if stage.anneal else end
+
+    def over(path: tuple[Any, ...], _: Any) -> float:
+        return float(stage.rewarm if path_name(path) in growth.fresh else stage.anneal)
+
+    mapped = jax.tree_util.tree_map_with_path
+    targets = mapped(target, params)
+    return mapped(start, targets), mapped(over, params), targets
+
+
+def _forward(built: Built) -> Callable[[PyTree, PyTree], PyTree]:
+    model = built.model
+
+    def outputs(tree: PyTree, batch: PyTree) -> PyTree:
+        inputs, key = model.inputs(batch), jax.random.key(0)
+        return model.apply(tree["params"], tree["model_state"], inputs, key, train=False)[0]
+
+    return outputs
+
+
+def _tree(state: TrainState) -> PyTree:
+    return {"params": state.params, "model_state": state.model_state}
+
+
+def _mean(loss: Any) -> jax.Array:
+    return loss.total / loss.weight

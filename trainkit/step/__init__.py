@@ -1,0 +1,1 @@
+"""One training step: loss, gradients, the transformation, and the new state."""

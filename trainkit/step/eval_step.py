@@ -1,0 +1,102 @@
+"""Evaluation: (metric, weight) sums over every example once, whatever the batches' sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from trainkit._core import validation
+from trainkit.placement import Placement, resolve
+from trainkit.step.gradients import metric_sums
+from trainkit.step.in_flight import InFlight
+from trainkit.step.precision import Precision
+from trainkit.step.state import TrainState
+
+PyTree = Any
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+
+
+def make_eval_step(
+    loss_fn: Callable[..., Any],
+    *,
+    placement: str | Mesh | Placement = "single",
+    devices: int | Sequence[jax.Device] | None = None,
+    precision: Precision | str | None = None,
+) -> EvalStep:
+    """The sums of a loss and its metrics on a batch, and their means over a data set.
+
+    Args:
+      loss_fn: `(params, model_state, batch, rng) -> Loss`, or what `from_linen` and `from_nnx`
+        return, which is then used in evaluation mode.
+      placement, devices, precision: as for `make_train_step`, whose states it takes.
+
+    A batch that does not divide by the number of devices, such as the last one, is computed whole
+    on each of them: nothing is padded, dropped or counted twice, for any loss function.
+
+    >>> import jax.numpy as jnp, numpy as np, optax, trainkit
+    >>> def loss_fn(params, model_state, batch, rng):
+    ...     return trainkit.Loss((batch * params["w"]).sum(), len(batch))
+    >>> evaluate = trainkit.make_eval_step(loss_fn)
+    >>> state = trainkit.TrainState.create({"w": jnp.ones(())}, optax.sgd(1.0))
+    >>> evaluate.over(state, [np.array([1.0, 2.0]), np.array([6.0])])
+    {'loss': 3.0}
+    """
+    return EvalStep(
+        getattr(loss_fn, "evaluation", loss_fn),
+        resolve(placement, devices),
+        Precision.of(precision),
+    )
+
+
+@dataclasses.dataclass(eq=False)
+class EvalStep:
+    """What `make_eval_step` returns: `sums = evaluate(state, batch)`, `evaluate.over(...)`."""
+
+    loss_fn: Callable[..., Any]
+    placement: Placement
+    precision: Precision
+
+    def __post_init__(self) -> None:
+        self._jitted = jax.jit(self._sums)
+        self._in_flight = InFlight(self.placement)
+
+    def __call__(self, state: TrainState, batch: PyTree) -> Sums:
+        """name -> (Σ total, Σ weight) on one batch, on the device; "loss" is one of the names."""
+        size = validation.examples(batch, axis=0)
+        even = size % self.placement.parts == 0
+        where = self.placement.batch_sharding(0) if even else self.placement.everywhere
+        sums = self._jitted(
+            state.params, state.model_state, jax.device_put(batch, where), state.rng
+        )
+        self._in_flight.add(sums["loss"][0])
+        return sums
+
+    def over(self, state: TrainState, batches: Iterable[PyTree]) -> dict[str, float]:
+        """name -> Σ total / Σ weight over all batches, added up in float64 on the host.
+
+        Raises:
+          ValueError: there is no batch, or no weight. (A metric that alone has none is NaN.)
+        """
+        sums = jax.device_get([self(state, batch) for batch in batches])
+        if not sums:
+            raise ValueError("there is no batch to evaluate on.")
+        totals = {
+            name: np.sum([np.array(s[name], np.float64) for s in sums], axis=0) for name in sums[0]
+        }
+        if totals["loss"][1] == 0:
+            raise ValueError("the weights of all batches add up to 0: there is nothing to mean.")
+        return {
+            name: float(total / weight) if weight else float("nan")
+            for name, (total, weight) in totals.items()
+        }
+
+    def _sums(self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> Sums:
+        cast = self.precision.to_compute
+        loss = self.loss_fn(cast(params), model_state, cast(batch), rng)
+        validation.loss(loss, model_state)
+        return metric_sums(loss, self.precision)

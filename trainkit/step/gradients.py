@@ -1,0 +1,105 @@
+"""A loss's sum, and its gradient, over the micro-batches of what one device holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trainkit._core import validation
+from trainkit.placement.reduce import Sums
+from trainkit.step.loss import Loss, LossFn
+from trainkit.step.precision import Precision
+
+PyTree = Any
+
+
+def summed_over_microbatches(
+    loss_fn: LossFn,
+    microbatches: int,
+    precision: Precision,
+    remat: bool | Callable[..., Any],
+    *,
+    gradient: bool = True,
+) -> Callable[..., Sums]:
+    """`local(params, model_state, batch, rng, scale) -> Sums`, one loss_fn call a micro-batch.
+
+    Without `gradient` the sums have none (`None`), and can be differentiated themselves.
+
+    The model state goes through the micro-batches one after another. Micro-batch j of M takes
+    the examples j, j + M, j + 2M, …: however the batch is cut over devices, each device then
+    finds its share of every micro-batch among its own examples.
+    """
+    if remat:
+        policy = None if remat is True else remat
+        loss_fn = jax.checkpoint(loss_fn, policy=policy)  # type: ignore[assignment]  # same signature
+
+    def total(
+        params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array, scale: Any
+    ) -> tuple[jax.Array, Sums]:
+        loss = loss_fn(precision.to_compute(params), model_state, precision.to_compute(batch), rng)
+        validation.loss(loss, model_state)
+        metrics = metric_sums(loss, precision)
+        value, weight = metrics.pop("loss")
+        kept = model_state if loss.model_state is None else loss.model_state
+        scaled = value if scale is None else value * scale.astype(value.dtype)
+        return scaled, Sums(None, value, weight, metrics, kept)
+
+    def once(
+        params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array, scale: Any
+    ) -> Sums:
+        if not gradient:
+            return total(params, model_state, batch, rng, scale)[1]
+        grads, sums = jax.grad(total, has_aux=True)(params, model_state, batch, rng, scale)
+        return sums._replace(grads=precision.to_accum(grads))
+
+    def local(
+        params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array, scale: Any
+    ) -> Sums:
+        def turn(carry: Sums, numbered: tuple[jax.Array, PyTree]) -> tuple[Sums, None]:
+            number, part = numbered
+            key = jax.random.fold_in(rng, number)
+            new = once(params, carry.model_state, part, key, scale)
+            added = jax.tree.map(
+                jnp.add, carry._replace(model_state=None), new._replace(model_state=None)
+            )
+            return added._replace(model_state=new.model_state), None
+
+        if microbatches == 1:
+            return once(params, model_state, batch, jax.random.fold_in(rng, 0), scale)
+        parts = jax.tree.map(
+            lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), batch
+        )
+        shapes = jax.eval_shape(
+            once, params, model_state, jax.tree.map(lambda x: x[0], parts), rng, scale
+        )
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        start = zeros._replace(model_state=model_state)
+        return jax.lax.scan(turn, start, (jnp.arange(microbatches), parts))[0]
+
+    return local
+
+
+def metric_sums(loss: Loss, precision: Precision) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """name -> (total, weight) for the loss itself and for its metrics, in the accumulation dtype.
+
+    Weights and metrics are constants to the gradient, whatever they were computed from.
+    """
+    total = jnp.asarray(loss.total)
+    dtype = precision.accum_dtype(total.dtype)
+
+    def constant(x: Any) -> Any:
+        if not isinstance(x, jax.Array):  # known before the program runs, so nothing to reduce
+            return np.asarray(x, dtype)
+        return jax.lax.stop_gradient(x.astype(dtype))
+
+    weight = constant(loss.weight)
+    sums = {"loss": (total.astype(dtype), weight)}
+    for name, value in (loss.metrics or {}).items():
+        validation.metric_name(name, sums)
+        own, by = value if isinstance(value, tuple | list) else (value, weight)
+        sums[name] = constant(own), constant(by)
+    return sums

@@ -1,0 +1,102 @@
+"""Steps that are not finite: left out, counted, and refused past a limit; the loss scale."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from trainkit.step.precision import Precision
+
+
+class NonFiniteError(FloatingPointError):
+    """More steps in a row than `skip_nonfinite` allows had a gradient that is not finite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Guard:
+    """Whether a non-finite step is left out, how many in a row may be, and the loss scale.
+
+    It lives in `TrainState.guard`, so that it is saved and restored with the rest.
+    """
+
+    skip: bool
+    limit: int | None
+    precision: Precision
+
+    @classmethod
+    def of(cls, skip_nonfinite: bool | int, precision: Precision) -> Guard:
+        limit = None if isinstance(skip_nonfinite, bool) else skip_nonfinite
+        skip = limit is not None or skip_nonfinite is True or precision.dynamic is not None
+        return cls(skip, limit, precision)
+
+    def init(self, old: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """The counters, those of an earlier run kept."""
+        new: dict[str, jax.Array] = {}
+        if self.skip:
+            new |= {"skipped": jnp.zeros((), jnp.int32), "in_a_row": jnp.zeros((), jnp.int32)}
+        if (dynamic := self.precision.dynamic) is not None:
+            new |= {
+                "loss_scale": jnp.asarray(dynamic.initial, jnp.float32),
+                "finite_in_a_row": jnp.zeros((), jnp.int32),
+            }
+        return {name: old.get(name, value) for name, value in new.items()}
+
+    def scale(self, guard: Mapping[str, jax.Array]) -> jax.Array | None:
+        """What the loss is multiplied by before it is differentiated; `None`: nothing."""
+        if self.precision.loss_scale is None:
+            return None
+        if self.precision.dynamic is None:
+            return jnp.asarray(self.precision.loss_scale, jnp.float32)
+        return guard["loss_scale"]
+
+    def advance(self, guard: Mapping[str, jax.Array], finite: jax.Array) -> dict[str, jax.Array]:
+        """The counters after a step."""
+        new = dict(guard)
+        if self.skip:
+            skipped = jnp.where(finite, 0, 1).astype(jnp.int32)
+            new["skipped"] = guard["skipped"] + skipped
+            new["in_a_row"] = jnp.where(finite, 0, guard["in_a_row"] + 1).astype(jnp.int32)
+        if (dynamic := self.precision.dynamic) is not None:
+            scale, good = guard["loss_scale"], guard["finite_in_a_row"] + 1
+            grow = good >= dynamic.interval
+            up = jnp.where(grow, scale * dynamic.factor, scale)
+            # A scale that overflowed would multiply every later loss by infinity.
+            up = jnp.where(jnp.isfinite(up), up, scale)
+            down = jnp.maximum(scale / dynamic.factor, 1.0)
+            new["loss_scale"] = jnp.where(finite, up, down)
+            new["finite_in_a_row"] = jnp.where(finite & ~grow, good, 0).astype(jnp.int32)
+        return new
+
+
+class Limit:
+    """Raises once a count has passed the limit, without waiting for the device at each step."""
+
+    # Counts that may be outstanding before the oldest is waited for: it bounds how late the error
+    # can come, and is deep enough that the device never runs dry.
+    LAG = 2
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._counts: collections.deque[Any] = collections.deque()
+
+    def add(self, count: jax.Array) -> None:
+        """Notes the number of steps left out in a row, after each step of a call."""
+        self._counts.append(count)
+
+    def check(self, wait: bool) -> None:
+        """Looks at the counts that have arrived; with `wait`, at all."""
+        while self._counts and (wait or len(self._counts) > self.LAG or self._counts[0].is_ready()):
+            worst = int(jax.device_get(self._counts.popleft()).max())
+            if self._limit is not None and worst > self._limit:
+                self._counts.clear()
+                raise NonFiniteError(
+                    f"{worst} steps in a row had a loss or a gradient that is not finite, more "
+                    f"than skip_nonfinite={self._limit} allows. They were left out: the state is "
+                    "as it was before them. Lower the learning rate, clip the gradients, or look "
+                    "at the data of these steps."
+                )

@@ -1,0 +1,52 @@
+"""What a step can say about itself without the host waiting for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from trainkit.step.precision import at_least_float32
+
+PyTree = Any
+
+
+def global_norm(tree: PyTree) -> jax.Array:
+    """√Σ|x|² over all leaves, in float32 at the least."""
+    squares = []
+    for x in jax.tree.leaves(tree):
+        x = x.astype(at_least_float32(x.dtype))
+        squares.append(jnp.sum(jnp.real(x * jnp.conj(x))))
+    if not squares:
+        return jnp.zeros((), jnp.float32)
+    widest = max((s.dtype for s in squares), key=lambda dtype: jnp.finfo(dtype).bits)
+    return jnp.sqrt(jnp.stack([s.astype(widest) for s in squares]).sum())
+
+
+def hyperparams(opt_state: PyTree) -> dict[str, jax.Array]:
+    """Every scalar in a `.hyperparams` dict of the optimizer state, by its name.
+
+    These are the values in force for the update just made. Where two nodes use one name, each
+    is reported with the path of its node in front.
+    """
+    found: list[tuple[str, str, jax.Array]] = []
+
+    def visit(node: Any, path: str) -> None:
+        values = getattr(node, "hyperparams", None)
+        if isinstance(values, dict):
+            for name, value in values.items():
+                if jnp.shape(value) == () and hasattr(value, "dtype"):
+                    found.append((path, name, value))
+        children = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)[0]
+        for key, child in children:
+            name = jax.tree_util.keystr(key, simple=True)
+            # An array is its own only child, at the empty path.
+            if key and name not in ("hyperparams", "hyperparams_states"):
+                visit(child, f"{path}/{name}" if path else name)
+
+    visit(opt_state, "")
+    names = [name for _, name, _ in found]
+    return {
+        name if names.count(name) == 1 else f"{path}/{name}": value for path, name, value in found
+    }

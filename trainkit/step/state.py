@@ -1,0 +1,88 @@
+"""What a training run carries from one step to the next."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+PyTree = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Step, parameters, model state, optimizer state and random key: one immutable pytree.
+
+    Attributes:
+      step: int32 scalar, the number of steps taken, those left out as non-finite included.
+      params: pytree of floating arrays, what is trained.
+      model_state: pytree of what the model keeps beside its parameters (batch statistics); `{}`
+        when there is nothing.
+      opt_state: the state of the gradient transformation, as `tx.init(params)` made it.
+      rng: a typed random key (`jax.random.key`). It is never advanced: each step folds its own
+        number in, so that a run resumed at step n draws what the undisturbed run drew.
+      guard: what the step itself keeps (how many steps were skipped, the loss scale), filled by
+        `step.place`; `{}` when there is nothing.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> params = {"w": jnp.ones((2, 3))}
+    >>> state = TrainState.create(params, optax.adam(1e-3), rng=jax.random.key(0))
+    >>> int(state.step), state.params["w"].shape
+    (0, (2, 3))
+    """
+
+    step: jax.Array
+    params: PyTree
+    model_state: PyTree
+    opt_state: PyTree
+    rng: jax.Array
+    guard: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def create(
+        cls,
+        params: PyTree,
+        tx: optax.GradientTransformation,
+        *,
+        model_state: PyTree = None,
+        rng: jax.Array | int = 0,
+    ) -> TrainState:
+        """The state before the first step; `rng` is a key or an integer seed.
+
+        Raises:
+          TypeError: a parameter is not a floating array; its path is named.
+        """
+        check_params(params)
+        # Not every transform of Optax starts under strict promotion; see trainkit/step/update.py.
+        with jax.numpy_dtype_promotion("standard"):
+            opt_state = tx.init(params)
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            model_state={} if model_state is None else model_state,
+            opt_state=opt_state,
+            rng=jax.random.key(rng) if isinstance(rng, int) else rng,
+        )
+
+    def replace(self, **changes: Any) -> TrainState:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def check_params(params: PyTree) -> None:
+    """Raises TypeError, naming the leaf, unless every leaf is a floating (or complex) array."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is not None and jnp.issubdtype(dtype, jnp.inexact):
+            continue
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        kind = type(leaf).__name__ if dtype is None else f"an array of {dtype}"
+        raise TypeError(
+            f"params/{name} is {kind}; parameters must be floating arrays, because they are "
+            "differentiated. Keep counters, masks and functions in model_state or in the loss's "
+            "closure (for Equinox: equinox.partition(model, equinox.is_inexact_array))."
+        )

@@ -1,0 +1,306 @@
+"""The train step: loss -> gradients -> transform -> new state, written once for every placement."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from trainkit._core import validation
+from trainkit.placement import Placement, resolve
+from trainkit.step.gradients import summed_over_microbatches
+from trainkit.step.guard import Guard, Limit
+from trainkit.step.in_flight import InFlight
+from trainkit.step.loss import LossFn
+from trainkit.step.precision import Precision
+from trainkit.step.state import TrainState, check_params
+from trainkit.step.update import make_update, mean_loss
+
+PyTree = Any
+Metrics = dict[str, jax.Array]
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    *,
+    placement: str | Mesh | Placement = "single",
+    devices: int | Sequence[jax.Device] | None = None,
+    microbatches: int = 1,
+    steps_per_call: int = 1,
+    precision: Precision | str | None = None,
+    skip_nonfinite: bool | int = False,
+    remat: bool | Callable[..., Any] = False,
+    donate: bool = False,
+    schedules: Mapping[str, Callable[[jax.Array], Any]] | None = None,
+    norms: bool | int = True,
+    **unknown: Any,
+) -> TrainStep:
+    """A compiled `state, metrics = step(state, batch)` with state from `step.place(state)`.
+
+    One step takes, over all micro-batches and devices,
+
+      L = Σ total / Σ weight,  g = Σ ∂total / Σ weight,
+      u, opt_state′ = tx.update(g, opt_state, params),  params′ = params + u.
+
+    Args:
+      loss_fn: `(params, model_state, batch, rng) -> Loss`, a pure function.
+      tx: a gradient transformation. Those that take them are given `value` = L, `grad` = g and
+        `value_fn`, the function L of the parameters over this step's whole batch: what line
+        searches and rules of the second order want. Nobody pays for what is not called.
+      placement: "single", "pmap", "shard_map", "jit" (batch sharded, state replicated), "fsdp"
+        (state sharded by size), a `jax.sharding.Mesh`, or an object from `trainkit.placement`.
+      devices: how many devices, or which; `None` for all (for "single" the first).
+      microbatches: parts that the batch is worked through in, gradients added up in between.
+      steps_per_call: K steps a call, in a scan: every batch leaf and every metric gets a leading
+        axis K. For both: on a CPU, XLA runs a convolution inside such a loop many times slower.
+      precision: "float32", "bfloat16" (float32 master weights), "float16" (dynamic loss scaling)
+        or a `trainkit.Precision`.
+      skip_nonfinite: whether a step whose loss or gradient is not finite is left out; an integer
+        is the number of such steps in a row that may be: one more raises `NonFiniteError`, a few
+        calls late, because no step waits for the device (`step.check()` does).
+      remat: recompute activations in the backward pass: `True`, or a `jax.checkpoint` policy.
+      donate: let a step reuse the buffers of the state that it is given, which is then gone.
+      schedules: name -> function of the step number, reported in the metrics. Schedules that the
+        optimizer state names (`optax.inject_hyperparams`) are reported anyway.
+      norms: whether the norms of gradient, update and parameters are reported. Each reads its
+        tree once more; an integer n computes them at every n-th step only, and reports NaN in
+        between.
+
+    Raises:
+      ValueError: an option's value is not one that it takes; the message names the near one.
+      TypeError: there is no such option; likewise.
+
+    >>> import jax, jax.numpy as jnp, numpy as np, optax, trainkit
+    >>> def loss_fn(params, model_state, batch, rng):
+    ...     error = batch["x"] @ params["w"] - batch["y"]
+    ...     return trainkit.Loss(total=(error**2).sum(), weight=len(error))
+    >>> tx = optax.sgd(0.1)
+    >>> step = trainkit.make_train_step(loss_fn, tx)
+    >>> state = step.place(trainkit.TrainState.create({"w": jnp.zeros(2)}, tx))
+    >>> batch = {"x": np.eye(2, dtype=np.float32), "y": np.ones(2, np.float32)}
+    >>> state, metrics = step(state, batch)
+    >>> float(metrics["loss"]), int(state.step), step.compiles
+    (1.0, 1, 1)
+    """
+    validation.no_more_options(unknown, make_train_step)
+    validation.options(loss_fn, tx, microbatches, steps_per_call, skip_nonfinite, norms)
+    place = resolve(placement, devices)
+    how = Precision.of(precision)
+    local = summed_over_microbatches(loss_fn, microbatches, how, remat)
+    guard = Guard.of(skip_nonfinite, how)
+    summed = place.summed(local, microbatches)
+    valued = place.summed(
+        summed_over_microbatches(loss_fn, microbatches, how, remat, gradient=False),
+        microbatches,
+        gradient=False,
+    )
+    update = make_update(tx, how, guard, dict(schedules or {}), int(norms))
+
+    def one(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(state.rng, state.step)
+        scale = guard.scale(state.guard)
+        sums = summed(state.params, state.model_state, batch, rng, scale)
+
+        def value_fn(params: PyTree) -> jax.Array:
+            params = jax.tree.map(lambda x, own: x.astype(own.dtype), params, state.params)
+            return mean_loss(valued(params, state.model_state, batch, rng, None))
+
+        return update(state, sums, scale, value_fn)
+
+    def several(state: TrainState, batches: PyTree) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(one, state, batches)
+
+    return TrainStep(
+        program=one if steps_per_call == 1 else several,
+        placement=place,
+        microbatches=microbatches,
+        steps_per_call=steps_per_call,
+        donate=donate,
+        tx=tx,
+        precision=how,
+        guard=guard,
+    )
+
+
+@dataclasses.dataclass(eq=False)
+class TrainStep:
+    """What `make_train_step` returns; call it. Its attributes are its options, to be read."""
+
+    program: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
+    placement: Placement
+    microbatches: int
+    steps_per_call: int
+    donate: bool
+    tx: optax.GradientTransformation
+    precision: Precision
+    guard: Guard
+
+    def __post_init__(self) -> None:
+        self._axis = 0 if self.steps_per_call == 1 else 1  # of the examples in a batch leaf
+        self._compiled: dict[Any, concurrent.futures.Future[jax.stages.Compiled]] = {}
+        self._accepted: set[Any] = set()
+        self._known: dict[Any, jax.stages.Compiled] = {}
+        self._lock = threading.Lock()
+        self._in_flight = InFlight(self.placement)
+        self._last: tuple[weakref.ref[TrainState] | None, Any] = (None, None)
+        self._limit = Limit(self.guard.limit)
+
+    # -- the state and the batch, where they belong ------------------------------------------
+
+    def place(self, state: TrainState) -> TrainState:
+        """A copy of the state on this placement's devices, ready for the step.
+
+        It takes a state from anywhere: fresh, restored, or placed on another mesh. The caller's
+        arrays are neither shared nor given away, whatever `donate` is.
+        """
+        check_params(state.params)
+        state = jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), state)
+        there = jax.device_put(state, self.placement.state_shardings(state))
+        prepared = jax.eval_shape(self.prepared, there)
+        shardings = self.placement.state_shardings(prepared)
+        # `device_put` returns the caller's own buffers where they already lie right, and donating
+        # those would delete the caller's arrays; a copy inside `jit` has buffers of its own.
+        return jax.jit(self.prepared, out_shardings=shardings)(there)
+
+    def place_batch(self, batch: PyTree) -> PyTree:
+        """The batch on the devices, cut as the step wants it: for prefetching."""
+        validation.batch(batch, self.placement, self.microbatches, self.steps_per_call)
+        return jax.device_put(batch, self.placement.batch_sharding(self._axis))
+
+    def prepared(self, state: TrainState) -> TrainState:
+        """What `place` makes of a state wherever it lies: its dtypes, the guard's fields; pure."""
+        params = self.precision.to_param(state.params)
+        opt_state = state.opt_state
+        if self.precision.param is not None:
+            with jax.numpy_dtype_promotion("standard"):
+                like = jax.eval_shape(self.tx.init, params)
+            validation.same_structure(like, opt_state, "opt_state", "tx.init(params)", dtypes=False)
+            opt_state = jax.tree.map(
+                lambda x, new: x.astype(new.dtype) if x.shape == new.shape else x, opt_state, like
+            )
+        state = state.replace(
+            params=params, opt_state=opt_state, guard=self.guard.init(state.guard)
+        )
+        # The copies also lose JAX's weak types, which would make the second step another program.
+        return jax.tree.map(lambda x: jnp.array(x, dtype=x.dtype, copy=True), state)
+
+    # -- compiling ---------------------------------------------------------------------------
+
+    def lower(self, state: TrainState, batch: PyTree) -> jax.stages.Lowered:
+        """The step for these shapes, traced and lowered; arrays or `jax.ShapeDtypeStruct`s."""
+        validation.batch(batch, self.placement, self.microbatches, self.steps_per_call)
+        check_params(state.params)
+        prepared = jax.eval_shape(self.prepared, state)
+        shapes = jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            prepared,
+            self.placement.state_shardings(prepared),
+        )
+        batch = jax.tree.map(validation.shape_of, batch)
+        return self.placement.lower(
+            self.program, shapes, batch, axis=self._axis, donate=self.donate
+        )
+
+    def compile(self, state: TrainState, batch: PyTree) -> jax.stages.Compiled:
+        """Compiles the step for these shapes ahead of time; a later call with them uses it.
+
+        Takes arrays or `jax.ShapeDtypeStruct`s, touches no device, and may run in a thread of its
+        own while another program trains. The result has `cost_analysis()`, `memory_analysis()`
+        and `as_text()`.
+        """
+        shapes = _signature(jax.tree.map(validation.shape_of, batch))
+        known = self._known.get((_signature(state), shapes))
+        if known is not None:
+            return known
+        key = _signature(jax.eval_shape(self.prepared, state)), shapes
+        with self._lock:
+            compiling = self._compiled.get(key)
+            ours = compiling is None
+            if compiling is None:
+                compiling = self._compiled[key] = concurrent.futures.Future()
+        if ours:
+            try:
+                compiling.set_result(self.lower(state, batch).compile())
+            except BaseException as error:
+                del self._compiled[key]
+                compiling.set_exception(error)
+                raise
+        # A state of this signature is as `place` leaves it: no call needs to look once more.
+        self._known[key] = compiling.result()
+        self._accepted.add(key[0])
+        return compiling.result()
+
+    @property
+    def compiles(self) -> int:
+        """How many programs have been compiled: one for each structure of state and batch."""
+        return len(self._compiled)
+
+    # -- running -----------------------------------------------------------------------------
+
+    def __call__(self, state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        """One call: `steps_per_call` steps."""
+        self._limit.check(wait=False)
+        # The state that the last call returned needs no second look.
+        known, signature = self._last
+        if known is None or known() is not state:
+            state, signature = self._accept(state)
+        key = signature, self._batch_signature(batch)
+        compiled = self._known.get(key)
+        if compiled is None:
+            compiled = self.compile(state, batch)
+        try:
+            state, metrics = compiled(state, self.placement.feed(batch, self._axis))
+        except ValueError:
+            validation.batch_devices(batch, self.placement)
+            raise
+        self._in_flight.add(metrics["loss"])
+        self._last = weakref.ref(state), signature
+        if self.guard.limit is not None:
+            self._limit.add(metrics.pop("skipped_in_a_row"))
+        return state, metrics
+
+    def _accept(self, state: TrainState) -> tuple[TrainState, Any]:
+        if not isinstance(state, TrainState):
+            raise TypeError(
+                f"a step takes a trainkit.TrainState, not {type(state).__name__}; make one with "
+                "TrainState.create(params, tx) and place it with step.place(state)."
+            )
+        check_params(state.params)
+        if validation.is_fresh(state):
+            state = self.place(state)
+        signature = _signature(state)
+        validation.placed(state, self.placement)
+        if signature not in self._accepted:
+            prepared = jax.eval_shape(self.prepared, state)
+            validation.same_structure(prepared, state, "state", "step.place")
+            self._accepted.add(signature)
+        return state, signature
+
+    def _batch_signature(self, batch: PyTree) -> Any:
+        try:
+            return _signature(batch)
+        except AttributeError:
+            validation.batch(batch, self.placement, self.microbatches, self.steps_per_call)
+            raise
+
+    def check(self) -> None:
+        """Waits for the steps under way; raises `NonFiniteError` past `skip_nonfinite`'s limit.
+
+        Every call looks, without waiting, at the counts that have arrived by then, so that the
+        error comes one to three calls late. Call this after the last step.
+        """
+        self._limit.check(wait=True)
+
+
+def _signature(tree: PyTree) -> Any:
+    leaves, treedef = jax.tree.flatten(tree)
+    return treedef, tuple((x.shape, x.dtype) for x in leaves)

@@ -1,0 +1,143 @@
+"""From summed gradients to the new state: divide once, decide, transform, report."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from trainkit._core import validation
+from trainkit.placement.reduce import Sums
+from trainkit.step.guard import Guard
+from trainkit.step.norms import global_norm, hyperparams
+from trainkit.step.precision import Precision, at_least_float32
+from trainkit.step.state import TrainState
+
+PyTree = Any
+
+
+def make_update(
+    tx: optax.GradientTransformation,
+    precision: Precision,
+    guard: Guard,
+    schedules: Mapping[str, Callable[[jax.Array], Any]],
+    norms: int,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """`update(state, sums, scale, value_fn) -> (state, metrics)`, on values summed already.
+
+    The norms are computed at every step whose number divides by `norms`; 0: never.
+    """
+    transform = _with_extra_args(tx)
+
+    def update(
+        state: TrainState, sums: Sums, scale: Any, value_fn: Callable[[PyTree], jax.Array]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        weight, loss = _nonzero(sums.weight), mean_loss(sums)
+        by = weight if scale is None else weight * scale.astype(weight.dtype)
+        # One division in all: XLA repeats a division by a scalar in every loop that reads g.
+        mean = jax.tree.map(lambda g: g * (1 / by).astype(g.dtype), sums.grads)
+        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), mean, state.params)
+        # Optax's own Adam and schedules mix int32 counts with floats: under strict promotion they
+        # raise, and a user who is strict about a model cannot mend that.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = transform(
+                grads, state.opt_state, state.params, value=loss, grad=grads, value_fn=value_fn
+            )
+            values = {name: jnp.asarray(fn(state.step)) for name, fn in schedules.items()}
+        validation.same_structure(state.opt_state, opt_state, "opt_state", "tx.update")
+        validation.same_structure(state.params, updates, "updates", "tx.update", dtypes=False)
+        params = jax.tree.map(_add, state.params, updates)
+
+        metrics = {"loss": loss} | hyperparams(opt_state) | values
+        if scale is not None:
+            metrics["loss_scale"] = scale
+        new = state.replace(
+            step=state.step + 1,
+            params=params,
+            model_state=sums.model_state,
+            opt_state=opt_state,
+        )
+        if guard.skip:
+            finite = jnp.isfinite(loss) & _all_finite(mean)
+            new = new.replace(
+                params=_choose(finite, params, state.params),
+                model_state=_choose(finite, sums.model_state, state.model_state),
+                opt_state=_choose(finite, opt_state, state.opt_state),
+                guard=guard.advance(state.guard, finite),
+            )
+            updates = jax.tree.map(lambda u: jnp.where(finite, u, jnp.zeros_like(u)), updates)
+        if norms:
+            metrics |= _norms(state.step, norms, mean, updates, new.params)
+        metrics["skipped_steps"] = new.guard.get("skipped", jnp.zeros((), jnp.int32))
+        if guard.limit is not None:
+            metrics["skipped_in_a_row"] = new.guard["in_a_row"]
+        for name, (total, own) in sums.metrics.items():
+            validation.metric_name(name, metrics)
+            metrics[name] = total / _nonzero(own)
+        return new, metrics
+
+    return update
+
+
+def _with_extra_args(tx: optax.GradientTransformation) -> Callable[..., Any]:
+    """`tx.update`, given any extra arguments: those that it does not take are left out."""
+    update = optax.with_extra_args_support(tx).update
+    parameters = inspect.signature(update).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return update
+    return lambda *args, **extra: update(
+        *args, **{name: value for name, value in extra.items() if name in parameters}
+    )
+
+
+def mean_loss(sums: Sums) -> jax.Array:
+    """L = Σ total / Σ weight; of a batch that is masked from end to end 0, not 0 / 0."""
+    return sums.total / _nonzero(sums.weight)
+
+
+def _nonzero(weight: jax.Array) -> jax.Array:
+    return jnp.where(weight == 0, jnp.ones_like(weight), weight)
+
+
+def _norms(
+    step: jax.Array, every: int, grads: PyTree, updates: PyTree, params: PyTree
+) -> dict[str, jax.Array]:
+    def compute(*trees: PyTree) -> tuple[jax.Array, ...]:
+        return tuple(global_norm(tree) for tree in trees)
+
+    def leave_out(*trees: PyTree) -> tuple[jax.Array, ...]:
+        shapes = jax.eval_shape(compute, *trees)
+        return tuple(jnp.full(x.shape, jnp.nan, x.dtype) for x in shapes)
+
+    trees = grads, updates, params
+    if every == 1:
+        values = compute(*trees)
+    else:
+        values = jax.lax.cond(step % every == 0, compute, leave_out, *trees)
+    return dict(zip(("grad_norm", "update_norm", "param_norm"), values, strict=True))
+
+
+def _add(param: jax.Array, update: jax.Array) -> jax.Array:
+    wide = at_least_float32(param.dtype)
+    return (param.astype(wide) + update.astype(wide)).astype(param.dtype)
+
+
+def _all_finite(tree: PyTree) -> jax.Array:
+    """Whether every element is finite, by the sum of squares that the norm needs anyway.
+
+    Only where that is not finite (a NaN, an infinity, or squares that overflow) is each element
+    looked at.
+    """
+
+    def each(tree: PyTree) -> jax.Array:
+        return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+
+    return jax.lax.cond(jnp.isfinite(global_norm(tree)), lambda _: jnp.array(True), each, tree)
+
+
+def _choose(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)

@@ -1,0 +1,1 @@
+"""Update rules, from gradient descent to matrix rules and curvature."""

@@ -1,0 +1,106 @@
+"""Schedule-free learning: averaging in place of a decaying rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+import optax.contrib
+
+from trainkit._core.dtypes import cast_like, upcast
+from trainkit.transforms.rule import rule
+
+PyTree = Any
+
+
+@rule(needs_params=True)
+def schedule_free(
+    learning_rate: Any,
+    b1: float = 0.9,
+    weight_lr_power: float = 2.0,
+    base: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformation:
+    """Schedule-free learning around a rule without momentum (by default gradient descent).
+
+    y = (1 − β₁) z + β₁ x is where gradients are taken, and what the parameters are;
+    z ← z + base(g), the base's own step; x ← (1 − c) x + c z, c = wₜ/Σ w, wₜ = (max η)^power.
+    Evaluate at x: `schedule_free_params(state, params)`. `base` must step by the same
+    `learning_rate` and have no momentum of its own. Optax: `optax.contrib.schedule_free`;
+    here z and the sums are float32 at least.
+
+    >>> import jax.numpy as jnp
+    >>> tx, p = schedule_free(0.5), jnp.array([4.0])
+    >>> u, state = tx.update(jnp.array([2.0]), tx.init(p), p)
+    >>> [round(x, 4) for x in schedule_free_params(state, p + u).tolist()]
+    [3.0]
+
+    Defazio et al., The Road Less Scheduled, 2024.
+    """
+    base = optax.sgd(learning_rate) if base is None else base
+    return _wide(optax.contrib.schedule_free(base, learning_rate, b1, weight_lr_power))
+
+
+@rule(needs_params=True)
+def schedule_free_adamw(
+    learning_rate: Any = 0.0025,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    weight_lr_power: float = 2.0,
+) -> optax.GradientTransformation:
+    """Schedule-free AdamW: `schedule_free` around bias-corrected RMSProp with decoupled decay.
+
+    For a warm-up give a schedule, such as `schedules.warmup(schedules.constant(η), n)`.
+    Optax: `optax.contrib.schedule_free_adamw`.
+
+    >>> import jax.numpy as jnp
+    >>> tx, p = schedule_free_adamw(0.5), jnp.array([4.0])
+    >>> u, state = tx.update(jnp.array([2.0]), tx.init(p), p)
+    >>> [round(x, 4) for x in schedule_free_params(state, p + u).tolist()]
+    [3.5]
+
+    Defazio et al., The Road Less Scheduled, 2024.
+    """
+    base = optax.chain(
+        optax.scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False, bias_correction=True),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    return _wide(optax.contrib.schedule_free(base, learning_rate, b1, weight_lr_power))
+
+
+def _wide(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    # Optax keeps z and the sum of weights in the lowest dtype of the parameters: in bfloat16 the
+    # sum stops growing after 256 steps.
+    return optax.GradientTransformationExtraArgs(
+        lambda params: inner.init(upcast(params)), inner.update
+    )
+
+
+def schedule_free_params(state: PyTree, params: PyTree) -> PyTree:
+    """The averaged parameters x at which a schedule-free run is evaluated.
+
+    Args:
+      state: an optimizer state, or a `TrainState`, with a schedule-free rule anywhere in it.
+      params: the parameters y that are being trained.
+
+    Raises:
+      ValueError: no schedule-free rule in the state, or more than one.
+    """
+    tree = getattr(state, "opt_state", state)
+    is_one = lambda x: isinstance(x, optax.contrib.ScheduleFreeState)
+    found = [x for x in jax.tree.leaves(tree, is_leaf=is_one) if is_one(x)]
+    if len(found) != 1:
+        raise ValueError(f"the state holds {len(found)} schedule-free rules, expected one.")
+    wide = upcast(params)
+    average = jax.tree.map(
+        lambda y, z: (
+            (y - (1 - found[0].b1.astype(y.dtype)) * z.astype(y.dtype))
+            / found[0].b1.astype(y.dtype)
+        ),
+        wide,
+        found[0].z,
+    )
+    return cast_like(average, params)

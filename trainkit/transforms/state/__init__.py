@@ -1,0 +1,1 @@
+"""States that are read and changed by name, and groups of parameters by path."""

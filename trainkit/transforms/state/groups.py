@@ -1,0 +1,327 @@
+"""Parameter groups by path: the first regular expression found in a path decides."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from trainkit._core import checks
+from trainkit._core.dtypes import own
+from trainkit.transforms.rule import Rule
+from trainkit.transforms.state.named import injected
+
+PyTree = Any
+
+
+def freeze() -> optax.GradientTransformationExtraArgs:
+    """The transformation of a frozen group: updates of 0, no state. Optax: `optax.set_to_zero`.
+
+    >>> import jax.numpy as jnp
+    >>> freeze().update(jnp.ones(2), freeze().init(jnp.ones(2)))[0].tolist()
+    [0.0, 0.0]
+    """
+    return optax.with_extra_args_support(optax.set_to_zero())
+
+
+def assign(rules: Sequence[tuple[str, Any]], params: PyTree) -> PyTree:
+    """For every leaf, the number of the first rule whose expression is found in its path.
+
+    A path is `block_0/dense/kernel`; expressions are searched for (`re.search`), so that `^` and
+    `$` anchor where that is meant.
+
+    Raises:
+      ValueError: leaves that match no rule, rules that match no leaf or are always too late, an
+        expression that is not one; each is named.
+
+    >>> import jax.numpy as jnp
+    >>> assign([("bias", "a"), (".*", "b")], {"bias": jnp.ones(1), "kernel": jnp.ones(1)})
+    {'bias': 0, 'kernel': 1}
+    """
+    patterns = _compiled(rules)
+    leaves, treedef = _leaves(params)
+    numbers, missing = [], []
+    for path, _ in leaves:
+        name = checks.name_of(path)
+        hits = [i for i, pattern in enumerate(patterns) if pattern.search(name)]
+        if not hits:
+            missing.append(name)
+        numbers.append(hits[0] if hits else -1)
+    if missing:
+        raise ValueError(
+            f"no rule matches {_some(missing)}; end the rules with ('.*', …), or with "
+            "('.*', None) to freeze the rest."
+        )
+    for i, pattern in enumerate(patterns):
+        if i not in numbers:
+            names = [checks.name_of(path) for path, _ in leaves]
+            late = any(pattern.search(name) for name in names)
+            why = (
+                "matches only parameters that an earlier rule takes: put it first"
+                if late
+                else f"matches none of the parameters {_some(names)}"
+            )
+            raise ValueError(f"the rule {pattern.pattern!r} {why}.")
+    return treedef.unflatten(numbers)
+
+
+def groups(
+    rules: Sequence[tuple[str, optax.GradientTransformation | None]],
+) -> optax.GradientTransformationExtraArgs:
+    """Trains each parameter by the first rule whose expression is found in its path.
+
+    `rules` is a list of (regular expression, transformation); `None` freezes. Per-group learning
+    rates are groups with rules of their own, and are addressed by their expressions:
+    `get(state, ("head", "learning_rate"))`. Frozen groups hold no state, and with `stop_frozen` in
+    the loss no gradient. Groups see nothing of each other: put a clip by global norm before them,
+    not in them; to a line search in a group, `value_fn` is the loss of its own parameters, the
+    others where they are. Optax: `optax.partition`, by labels and without a check of coverage.
+
+    Raises:
+      ValueError: at `init`, as `assign`; at once, no rules or a bad expression.
+      TypeError: something that is neither a transformation nor `None`.
+
+    >>> import jax.numpy as jnp, trainkit.transforms as tt
+    >>> tx = tt.groups([("head", tt.adam(1e-2)), ("bias$", tt.sgd(1e-1)), (".*", None)])
+    >>> params = {"body": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}, "head": jnp.ones(2)}
+    >>> updates, state = tx.update(params, tx.init(params), params)
+    >>> updates["body"]["bias"].round(3).tolist(), updates["body"]["kernel"].tolist()
+    ([-0.10000000149011612, -0.10000000149011612], [0.0, 0.0])
+    """
+    _compiled(rules)
+    transforms = []
+    for pattern, tx in rules:
+        if tx is not None and not isinstance(tx, optax.GradientTransformation):
+            raise TypeError(
+                f"the rule {pattern!r} needs a gradient transformation or None (frozen), got "
+                f"{type(tx).__name__}."
+            )
+        transforms.append(freeze() if tx is None else injected(tx))
+    return _partition(rules, transforms)
+
+
+def stop_frozen(rules: Sequence[tuple[str, Any]], params: PyTree) -> PyTree:
+    """The parameters, those of frozen groups as constants: for the loss of a fine-tuned model.
+
+    Frozen gradients are not computed if nothing reads them, but a step's `grad_norm` does, as do
+    clipping and a guard before `groups`. With `stop_frozen(rules, params)` in the loss they are
+    zeros that cost nothing, and norms are those of what is trained. The first match decides, as in
+    `groups`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> rules = [("head", "trained"), (".*", None)]
+    >>> loss = lambda p: jnp.sum(stop_frozen(rules, p)["body"] * stop_frozen(rules, p)["head"])
+    >>> grads = jax.grad(loss)({"body": jnp.full(2, 3.0), "head": jnp.ones(2)})
+    >>> grads["body"].tolist(), grads["head"].tolist()
+    ([0.0, 0.0], [3.0, 3.0])
+    """
+    return jax.tree.map(
+        lambda i, p: jax.lax.stop_gradient(p) if rules[i][1] is None else p,
+        assign(rules, params),
+        params,
+    )
+
+
+def _partition(
+    rules: Sequence[tuple[str, Any]], transforms: Sequence[optax.GradientTransformation]
+) -> optax.GradientTransformationExtraArgs:
+    named = {pattern: _of_a_part(tx) for (pattern, _), tx in zip(rules, transforms, strict=True)}
+    if len(named) < len(rules):
+        raise ValueError("two rules have the same expression; the second would never match.")
+
+    def labels(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda i: rules[i][0], assign(rules, tree))
+
+    inner = optax.partition(named, labels)
+
+    def init(params: PyTree) -> PyTree:
+        return own(inner.init(params), params)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> Any:
+        if params is not None:
+            checks.same_tree(updates, params, "parameters", "groups")
+            if (loss := extra.get("value_fn")) is not None:
+                extra["value_fn"] = lambda part, *args, **kw: loss(
+                    _filled(part, params), *args, **kw
+                )
+        return inner.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _of_a_part(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """The rule, given of the whole tree's gradient (an extra argument) what belongs to its part."""
+    tx = optax.with_extra_args_support(tx)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> Any:
+        if extra.get("grad") is not None:
+            part = lambda u, g: u if _left_out(u) else g
+            extra["grad"] = jax.tree.map(part, updates, extra["grad"], is_leaf=_left_out)
+        return tx.update(updates, state, params, **extra)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def _filled(part: PyTree, whole: PyTree) -> PyTree:
+    """The tree of which a group knows a part, the rest from `whole`."""
+    return jax.tree.map(lambda p, w: w if _left_out(p) else p, part, whole, is_leaf=_left_out)
+
+
+def _left_out(leaf: Any) -> bool:
+    return isinstance(leaf, optax.MaskedNode)
+
+
+def scale_by_path(
+    factors: Sequence[tuple[str, float]],
+) -> optax.GradientTransformationExtraArgs:
+    """Multiplies updates by the factor of the first rule that matches; last in a chain.
+
+    Learning rates for each group relative to the chain's own. It holds no state, and the coverage
+    is checked as in `groups`. Not in Optax.
+
+    >>> import jax.numpy as jnp
+    >>> tx = scale_by_path([("bias", 2.0), (".*", 0.5)])
+    >>> tree = {"bias": jnp.ones(1), "kernel": jnp.ones(1)}
+    >>> print(tx.update(tree, tx.init(tree))[0]["bias"])
+    [2.]
+    """
+    for pattern, factor in factors:
+        checks.rate(f"the factor of {pattern!r}", factor, "scale_by_path")
+    _compiled(factors)
+
+    def init(params: PyTree) -> optax.EmptyState:
+        assign(factors, params)
+        return optax.EmptyState()
+
+    def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> Any:
+        if params is not None:
+            checks.same_tree(updates, params, "parameters", "scale_by_path")
+        numbers = assign(factors, updates)
+        scaled = jax.tree.map(
+            lambda i, u: jnp.asarray(factors[i][1]).astype(u.dtype) * u, numbers, updates
+        )
+        return scaled, state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def layerwise_decay(
+    layers: Sequence[str], decay: float = 0.75
+) -> optax.GradientTransformationExtraArgs:
+    """Layer-wise learning-rate decay: layer i of n, from the input, learns at decay^(n−1−i).
+
+    `layers` are regular expressions from the input to the output, the output's factor being 1.
+    Last in a chain. Not in Optax.
+
+    Raises:
+      ValueError: a decay outside (0, 1], no layers; at `init`, parameters in no layer and layers
+        without parameters.
+
+    >>> import jax.numpy as jnp
+    >>> tx = layerwise_decay(["embed", "block_0", "block_1", "head"], decay=0.5)
+    >>> tree = {n: jnp.ones(()) for n in ("embed", "block_0", "block_1", "head")}
+    >>> {k: float(v) for k, v in tx.update(tree, tx.init(tree))[0].items()}
+    {'block_0': 0.25, 'block_1': 0.5, 'embed': 0.125, 'head': 1.0}
+
+    Clark et al., ELECTRA, 2020.
+    """
+    if not 0 < decay <= 1:
+        raise ValueError(f"layerwise_decay: decay must be in (0, 1], got {decay}.")
+    n = len(layers)
+    return scale_by_path([(layer, decay ** (n - 1 - i)) for i, layer in enumerate(layers)])
+
+
+def unfreeze_at(
+    tx: optax.GradientTransformation, step: int
+) -> optax.GradientTransformationExtraArgs:
+    """Frozen before the given step, `tx` from it on, with its state as it was at the start.
+
+    The state exists from the start, so that nothing is compiled again; under `lax.cond` it costs
+    nothing before its step.
+
+    >>> import jax.numpy as jnp, trainkit.transforms as tt
+    >>> tx = unfreeze_at(tt.sgd(1.0), 1)
+    >>> u, state = tx.update(jnp.ones(1), tx.init(jnp.ones(1)))
+    >>> u.tolist(), tx.update(jnp.ones(1), state)[0].tolist()
+    ([0.0], [-1.0])
+    """
+    checks.count("step", step, "unfreeze_at", least=0)
+    inner = injected(tx)
+
+    def init(params: PyTree) -> optax.ConditionallyTransformState:
+        return optax.ConditionallyTransformState(
+            inner_state=inner.init(params), step=jnp.zeros((), jnp.int32)
+        )
+
+    def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> Any:
+        def frozen() -> Any:
+            return jax.tree.map(jnp.zeros_like, updates), state.inner_state
+
+        def free() -> Any:
+            return inner.update(updates, state.inner_state, params, **extra)
+
+        new, inner_state = jax.lax.cond(state.step >= step, free, frozen)
+        return new, optax.ConditionallyTransformState(
+            inner_state=inner_state, step=optax.safe_increment(state.step)
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def gradual_unfreezing(
+    make: Any, stages: Sequence[tuple[str, int | None]]
+) -> optax.GradientTransformationExtraArgs:
+    """Unfreezes one group after the other: each (expression, step) trains from its step on.
+
+    Args:
+      make: the rule of every group, such as `adamw(1e-3)`.
+      stages: (regular expression, first step that trains it); `None` for never.
+
+    Raises:
+      ValueError: as `groups`.
+
+    >>> import jax.numpy as jnp, trainkit.transforms as tt
+    >>> tx = tt.gradual_unfreezing(tt.sgd(1.0), [("head", 0), ("body", 100), ("embed", None)])
+    >>> params = {n: jnp.ones(()) for n in ("embed", "body", "head")}
+    >>> {k: float(v) for k, v in tx.update(params, tx.init(params), params)[0].items()}
+    {'body': 0.0, 'embed': 0.0, 'head': -1.0}
+
+    Howard and Ruder, Universal Language Model Fine-tuning for Text Classification, 2018.
+    """
+    if not isinstance(make, Rule | optax.GradientTransformation):
+        raise TypeError(
+            "gradual_unfreezing needs a gradient transformation first, such as adamw(1e-3)."
+        )
+    return groups(
+        [
+            (pattern, None if step is None else unfreeze_at(make, step) if step else make)
+            for pattern, step in stages
+        ]
+    )
+
+
+def _compiled(rules: Sequence[tuple[str, Any]]) -> list[re.Pattern[str]]:
+    if not rules:
+        raise ValueError("the list of rules is empty; give (regular expression, …) pairs.")
+    patterns = []
+    for rule in rules:
+        if not isinstance(rule, tuple | list) or len(rule) != 2:
+            raise ValueError(f"a rule is a pair of an expression and a value, got {rule!r}.")
+        try:
+            patterns.append(re.compile(rule[0]))
+        except (re.error, TypeError) as error:
+            raise ValueError(f"{rule[0]!r} is not a regular expression: {error}.") from error
+    return patterns
+
+
+def _leaves(tree: PyTree) -> tuple[list[Any], Any]:
+    return jax.tree_util.tree_flatten_with_path(tree)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:6])
+    return shown + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -1,0 +1,257 @@
+"""Chains whose parts have names, and reading and writing a live state by those names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from trainkit._core import checks
+from trainkit.transforms.rule import Rule
+from trainkit.transforms.state.inject import InjectState, inject
+
+PyTree = Any
+
+
+def named(
+    *pairs: tuple[str, optax.GradientTransformation] | Mapping[str, optax.GradientTransformation],
+    **transforms: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Chains transformations under names, in order; the state is a dict by those names.
+
+    Optax calls the plain form `optax.named_chain`. Here, rules of this package also keep their
+    hyper-parameters in the state (see `inject`), so that `get` and `set` reach them.
+
+    Args:
+      *pairs: `("name", transformation)` pairs, or one mapping.
+      **transforms: the same as keywords.
+
+    Raises:
+      ValueError: no transformation, or a name that is given twice or is empty.
+      TypeError: something that is not a gradient transformation.
+
+    >>> import jax.numpy as jnp, trainkit.transforms as tt
+    >>> tx = tt.named(clip=tt.clip_by_global_norm(1.0), adam=tt.adamw(1e-3))
+    >>> state = tx.init({"w": jnp.ones(3)})
+    >>> state = tt.set(state, "learning_rate", 3e-4)
+    >>> print(tt.get(state, "adam.learning_rate"))
+    0.0003
+    >>> tt.get(state, "adam.mu")["w"].shape
+    (3,)
+    """
+    parts: dict[str, optax.GradientTransformationExtraArgs] = {}
+    given: list[tuple[str, Any]] = []
+    for pair in pairs:
+        given.extend(pair.items() if isinstance(pair, Mapping) else [pair])
+    given.extend(transforms.items())
+    if not given:
+        raise ValueError("named needs at least one transformation: named(adam=adamw(1e-3)).")
+    for name, tx in given:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"named: a name must be a non-empty string, got {name!r}.")
+        if name in parts:
+            raise ValueError(f"named: the name {name!r} is given twice.")
+        if not isinstance(tx, optax.GradientTransformation):
+            raise TypeError(
+                f"named: {name!r} must be a gradient transformation, got {type(tx).__name__}."
+            )
+        parts[name] = injected(tx)
+
+    def init(params: PyTree) -> dict[str, PyTree]:
+        return {name: tx.init(params) for name, tx in parts.items()}
+
+    def update(
+        updates: PyTree, state: dict[str, PyTree], params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, dict[str, PyTree]]:
+        new_state = {}
+        for name, tx in parts.items():
+            updates, new_state[name] = tx.update(updates, state[name], params, **extra)
+        return updates, new_state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def injected(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """The transformation with its hyper-parameters in its state, if it is a rule that has any."""
+    if not (hasattr(tx, "init") and hasattr(tx, "update")):
+        raise TypeError(
+            f"a gradient transformation such as adamw(1e-3) is needed, got {type(tx).__name__}."
+        )
+    if isinstance(tx, Rule) and tx.hyperparameters():
+        return inject(tx)
+    return optax.with_extra_args_support(tx)
+
+
+def get(state: PyTree, name: str | tuple[str, ...] | None = None) -> Any:
+    """What a live state holds under a name: a hyper-parameter, a slot, a whole part.
+
+    A name is the way to a node, with dots, of which anything but the end may be left out:
+    `"learning_rate"`, `"adam.learning_rate"`, `"adam.mu"`, `"adam.mu.dense.kernel"`. A tuple of
+    strings serves where names hold dots themselves. Without a name, all hyper-parameters are
+    returned by their addresses.
+
+    Args:
+      state: an optimizer state, or a `TrainState` that holds one; replicated, sharded, or stacked
+        over devices as `pmap` keeps it (hyper-parameters then come back as the scalars they are).
+
+    Raises:
+      KeyError: nothing, or more than one thing, has that name; the message lists what there is.
+    """
+    tree = _opt_state(state)
+    if name is None:
+        return {
+            ".".join(path): _scalar(value)
+            for path, value in _walk(tree)
+            if len(path) > 1 and path[-2] == "hyperparams"
+        }
+    path, value = _find(tree, name)
+    return _scalar(value) if len(path) > 1 and path[-2] == "hyperparams" else value
+
+
+def set(state: PyTree, name: str | tuple[str, ...] | Mapping[Any, Any], value: Any = None) -> Any:
+    """The state with what is under `name` replaced; nothing compiles again.
+
+    The new value takes the dtype, shape and placement of the old: a scalar is broadcast to every
+    device or ensemble member. `set(state, {"learning_rate": 1e-4, "b1": .95})` sets several.
+    A scheduled hyper-parameter stays at the value that is set; `None` gives it back to its
+    schedule.
+
+    Raises:
+      KeyError: as `get`.
+      ValueError: a negative or non-finite rate, a β outside [0, 1), another tree or shape.
+    """
+    if isinstance(name, Mapping):
+        for key, item in name.items():
+            state = set(state, key, item)
+        return state
+    tree = _opt_state(state)
+    path, old = _find(tree, name)
+    if len(path) > 1 and path[-2] == "hyperparams":
+        new = _set_hyperparameter(tree, path, old, value)
+    else:
+        _check_same(old, value, path)
+        new = _replace(tree, path, jax.tree.map(_placed_like, value, old))
+    if hasattr(state, "opt_state"):
+        return state.replace(opt_state=new)
+    return new
+
+
+def _set_hyperparameter(tree: PyTree, path: tuple[str, ...], old: Any, value: Any) -> PyTree:
+    scheduled = (*path[:-2], "scheduled", path[-1])
+    followed = dict(_walk(tree)).get(scheduled)
+    if value is None:
+        if followed is None:
+            raise ValueError(f"{'.'.join(path)} follows no schedule that it could go back to.")
+        return _replace(tree, scheduled, _placed_like(True, followed))
+    checks.hyperparameter(path[-1], value)
+    if path[-1] not in checks.KINDS and jnp.issubdtype(jnp.asarray(old).dtype, jnp.integer):
+        checks.count(path[-1], value, least=0)
+    tree = _replace(tree, path, _placed_like(value, old))
+    if followed is not None:
+        tree = _replace(tree, scheduled, _placed_like(False, followed))
+    return tree
+
+
+def _opt_state(state: PyTree) -> PyTree:
+    return getattr(state, "opt_state", state)
+
+
+def _children(node: Any) -> tuple[list[tuple[str, Any]], Any]:
+    """The named children one level down and the definition to put them together again."""
+    children, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
+    return [(checks.name_of(path), child) for path, child in children], treedef
+
+
+def _is_leaf(node: Any) -> bool:
+    return node is None or jax.tree_util.all_leaves([node])
+
+
+def _walk(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if path:
+        yield path, node
+    if not _is_leaf(node):
+        for name, child in _children(node)[0]:
+            yield from _walk(child, (*path, name))
+
+
+def _find(tree: PyTree, name: str | tuple[str, ...]) -> tuple[tuple[str, ...], Any]:
+    query = tuple(name.split(".")) if isinstance(name, str) else tuple(name)
+    nodes = list(_walk(tree))
+    found = [(path, node) for path, node in nodes if path[-1] == query[-1] and _within(query, path)]
+    if len(found) > 1:
+        # A hyper-parameter is what one asks for by a bare name, whatever parameters are called;
+        # and a slot rather than the parameter of that name inside it.
+        found = [f for f in found if f[0][-2:-1] == ("hyperparams",)] or found
+        found = [f for f in found if f[0] == query] or found
+        outer = [p for p, _ in found]
+        found = [f for f in found if not any(p != f[0] and f[0][: len(p)] == p for p in outer)]
+        found = [f for f in found if f[0][-2:-1] != ("scheduled",)] or found
+    if len(found) == 1:
+        return found[0]
+    shown = query if isinstance(name, tuple) else name
+    if found:
+        raise KeyError(
+            f"{shown!r} is the name of more than one part of the state: "
+            f"{', '.join('.'.join(p) for p, _ in found[:8])}. Say which."
+        )
+    names = [".".join(p) for p, _ in nodes if p[-2:-1] == ("hyperparams",)] + list(
+        dict.fromkeys(p[0] for p, _ in nodes)
+    )
+    raise KeyError(f"the state has nothing named {shown!r}; it has, among others, {names[:16]}.")
+
+
+def _within(query: tuple[str, ...], path: tuple[str, ...]) -> bool:
+    rest = iter(path)
+    return all(part in rest for part in query)
+
+
+def _replace(node: Any, path: tuple[str, ...], value: Any) -> Any:
+    if not path:
+        return value
+    children, treedef = _children(node)
+    return treedef.unflatten(
+        [_replace(c, path[1:], value) if name == path[0] else c for name, c in children]
+    )
+
+
+def _scalar(value: Any) -> Any:
+    """The one value of a hyper-parameter that is stacked, a row a device, as pmap keeps it."""
+    if isinstance(value, jax.core.Tracer) or not isinstance(value, jax.Array) or value.ndim != 1:
+        return value
+    if len(value.sharding.device_set) == value.shape[0] > 1 and not value.is_fully_replicated:
+        return value.addressable_data(0).reshape(())
+    return value
+
+
+def _placed_like(value: Any, old: Any) -> Any:
+    value = jnp.asarray(value)
+    if jax.dtypes.issubdtype(old.dtype, jax.dtypes.extended):
+        new = value
+    else:
+        new = jnp.broadcast_to(value.astype(old.dtype), old.shape)
+    if isinstance(new, jax.core.Tracer) or isinstance(old, jax.core.Tracer):
+        return new
+    # Committing what was free would compile the step a second time.
+    return jax.device_put(new, old.sharding) if old.committed else new
+
+
+def _check_same(old: PyTree, value: PyTree, path: tuple[str, ...]) -> None:
+    where = ".".join(path)
+    here: Any = jax.tree.structure(old)
+    there: Any = jax.tree.structure(value)
+    if here != there:
+        raise ValueError(f"{where} is a tree {here}, and cannot be set to {there}.")
+    for (leaf, a), b in zip(
+        jax.tree_util.tree_flatten_with_path(old)[0], jax.tree.leaves(value), strict=True
+    ):
+        if jnp.shape(b) not in (a.shape, (), a.shape[1:]):
+            raise ValueError(
+                f"{where}/{checks.name_of(leaf)} has shape {a.shape} and cannot be set to "
+                f"{jnp.shape(b)}."
+            )
+
+
+__all__ = ["InjectState", "get", "injected", "named", "set"]

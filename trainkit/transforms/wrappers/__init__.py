@@ -1,0 +1,1 @@
+"""Transformations around a transformation: accumulation, averages, guards, storage."""

@@ -1,0 +1,134 @@
+"""Gradients summed over micro-steps, and an update once in a while."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from trainkit._core import checks
+from trainkit._core.dtypes import cast_like, is_float, widest
+from trainkit.transforms.state.named import injected
+
+PyTree = Any
+
+
+class AccumulateState(NamedTuple):
+    """State of `accumulate`.
+
+    Attributes:
+      micro_step: int32 scalar, micro-steps in the window so far.
+      gradient_step: int32 scalar, updates made.
+      weight: float32 scalar, Σ w of the window so far.
+      accumulated: Σ w g of the window so far, float32 at least; between two windows the last
+        update, which the next window does not read.
+      inner_state: the state of the transformation inside.
+    """
+
+    micro_step: jax.Array
+    gradient_step: jax.Array
+    weight: jax.Array
+    accumulated: PyTree
+    inner_state: PyTree
+
+
+def accumulate(
+    tx: optax.GradientTransformation, every: int
+) -> optax.GradientTransformationExtraArgs:
+    """One update of `tx` for every `every` gradients, by their weighted mean Σ w g / Σ w.
+
+    `update` takes `weight`, the weight of the gradient's own loss (how many examples or tokens it
+    is the mean of; 1 if left out), so that uneven micro-batches give the gradient of the whole
+    batch, which the mean of means is not. Between updates the updates are 0. Other extra arguments
+    reach `tx` as they are at the last micro-step.
+
+    The inner update runs under `lax.cond`, so that the other micro-steps do not pay for it. Sums
+    begin anew at each window by selection, not by multiplying with 0, so that a NaN lasts no longer
+    than its window; with a guard outside (`skip_nonfinite(accumulate(tx, k))`) a bad gradient costs
+    its own micro-step only, with one inside (`accumulate(skip_nonfinite(tx), k)`) its window.
+    A window whose weights are all 0 has the gradient 0. Optax: `optax.MultiSteps`, which weighs
+    every micro-step alike and keeps a NaN for ever.
+
+    Raises:
+      ValueError: `every` below 1, a negative weight.
+
+    >>> import jax.numpy as jnp, trainkit.transforms as tt
+    >>> tx = tt.accumulate(tt.sgd(1.0), every=2)
+    >>> u, state = tx.update(jnp.array([1.0]), tx.init(jnp.ones(1)), weight=3.0)
+    >>> u.tolist(), tx.update(jnp.array([5.0]), state, weight=1.0)[0].tolist()
+    ([0.0], [-2.0])
+    """
+    checks.count("every", every, "accumulate")
+    inner = injected(tx)
+
+    def init(params: PyTree) -> AccumulateState:
+        return AccumulateState(
+            micro_step=jnp.zeros((), jnp.int32),
+            gradient_step=jnp.zeros((), jnp.int32),
+            weight=jnp.zeros((), jnp.float32),
+            accumulated=jax.tree.map(
+                lambda p: jnp.zeros_like(p, dtype=widest(p) if is_float(p) else None), params
+            ),
+            inner_state=inner.init(params),
+        )
+
+    def update(
+        updates: PyTree,
+        state: AccumulateState,
+        params: PyTree = None,
+        *,
+        weight: Any = 1.0,
+        **extra: Any,
+    ) -> tuple[PyTree, AccumulateState]:
+        checks.same_tree(updates, state.accumulated, "state (accumulated)", "accumulate")
+        checks.rate("weight", weight, "accumulate")
+        weight = jnp.asarray(weight).astype(jnp.float32)
+        first = state.micro_step == 0
+        last = state.micro_step + 1 >= every
+        total = weight + jnp.where(first, 0, state.weight)
+        summed = jax.tree.map(
+            lambda g, a: (
+                jnp.where(first, 0, a)
+                # A masked micro-batch may be 0/0: its weight says that nothing is to be added.
+                + jnp.where(weight == 0, 0, weight.astype(a.dtype) * g.astype(a.dtype))
+            ),
+            updates,
+            state.accumulated,
+        )
+
+        def step() -> tuple[PyTree, PyTree]:
+            divisor = jnp.where(total == 0, 1, total)
+            mean = jax.tree.map(
+                lambda a, g: (a / divisor.astype(a.dtype)).astype(g.dtype), summed, updates
+            )
+            out, inner_state = inner.update(mean, state.inner_state, params, **extra)
+            return cast_like(out, summed), cast_like(inner_state, state.inner_state)
+
+        def wait() -> tuple[PyTree, PyTree]:
+            return summed, state.inner_state
+
+        # The update leaves the branch in the buffer of the sum, which is over with it, and the
+        # zeros of a waiting micro-step become part of whatever uses them: buffers of their own for
+        # either made a micro-step four times as expensive.
+        kept, inner_state = jax.lax.cond(last, step, wait)
+        out = jax.tree.map(
+            lambda u, g: jnp.where(last, u, jnp.zeros_like(u)).astype(g.dtype), kept, updates
+        )
+        return out, AccumulateState(
+            micro_step=jnp.where(last, 0, state.micro_step + 1),
+            gradient_step=jnp.where(
+                last, optax.safe_increment(state.gradient_step), state.gradient_step
+            ),
+            weight=total,
+            accumulated=kept,
+            inner_state=inner_state,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def has_updated(state: AccumulateState) -> jax.Array:
+    """Whether the last micro-step ended its window, as a bool scalar."""
+    return (state.micro_step == 0) & (state.gradient_step > 0)

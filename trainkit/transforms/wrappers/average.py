@@ -1,0 +1,152 @@
+"""Averages of the parameters along a run, for evaluation: EMA and SWA."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from trainkit._core import checks
+from trainkit._core.dtypes import cast_like, own, upcast
+from trainkit.transforms.state.named import injected
+
+PyTree = Any
+
+
+class AverageState(NamedTuple):
+    """State of `average_params`.
+
+    Attributes:
+      count: int32 scalar, the updates made.
+      averaged: int32 scalar, the parameters averaged so far.
+      average: the average, float32 at least; the first parameters until there is one.
+      inner_state: the state of the transformation inside.
+    """
+
+    count: Any  # an array; tuples have a method of this name
+    averaged: jax.Array
+    average: PyTree
+    inner_state: PyTree
+
+
+def average_params(
+    tx: optax.GradientTransformation,
+    decay: float | str = 0.999,
+    *,
+    start: int = 0,
+    every: int = 1,
+) -> optax.GradientTransformationExtraArgs:
+    """`tx`, and beside it an average of the parameters *after* each update.
+
+    EMA: a ← d a + (1 − d) θ with d = min(decay, n/(n + 1)) for the n-th θ averaged, which is the
+    plain mean at first and so forgets the initial parameters at once (a fixed d keeps dᵗ of them).
+    SWA: `decay="swa"`, the plain mean a ← a + (θ − a)/(n + 1) throughout. From update `start` on,
+    every `every`-th update. Evaluate with `averaged(state, params)`.
+
+    It wraps the whole rule, because an average placed before the learning rate in a chain averages
+    the wrong thing, and it does so in float32, where bfloat16 would not move. Around it go
+    `accumulate` and `skip_nonfinite`, so that steps that are none are not averaged.
+    Optax: `optax.ema` averages updates, not parameters; `optax.incremental_update` is the formula.
+
+    Raises:
+      ValueError: a decay outside [0, 1), `every` below 1, an update without parameters.
+
+    >>> import jax.numpy as jnp, trainkit.transforms as tt
+    >>> tx, p = tt.average_params(tt.sgd(1.0), "swa"), jnp.array([4.0])
+    >>> state = tx.init(p)
+    >>> for _ in range(2):
+    ...     u, state = tx.update(jnp.array([1.0]), state, p)
+    ...     p = p + u
+    >>> p.tolist(), averaged(state, p).tolist()
+    ([2.0], [2.5])
+
+    Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992; Izmailov et
+    al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018.
+    """
+    if isinstance(decay, str):
+        if decay != "swa":
+            raise ValueError(f"average_params: decay must be a number or 'swa', got {decay!r}.")
+    else:
+        checks.beta("decay", decay, "average_params")
+    checks.count("start", start, "average_params", least=0)
+    checks.count("every", every, "average_params")
+    inner = injected(tx)
+
+    def init(params: PyTree) -> AverageState:
+        average = own(upcast(params), params)
+        zero = lambda: jnp.zeros((), jnp.int32)
+        return AverageState(zero(), zero(), average, inner.init(params))
+
+    def update(
+        updates: PyTree, state: AverageState, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, AverageState]:
+        checks.need_params("average_params", params)
+        out, inner_state = inner.update(updates, state.inner_state, params, **extra)
+        due = (state.count >= start) & ((state.count - start) % every == 0)
+        n = state.averaged
+
+        def one(a: jax.Array, p: jax.Array, u: jax.Array) -> jax.Array:
+            # What the caller will have: the sum as it is stored, not as it would be in float32.
+            new = (p.astype(a.dtype) + u.astype(a.dtype)).astype(p.dtype).astype(a.dtype)
+            k = n.astype(a.dtype)
+            keep = k / (k + 1)
+            if not isinstance(decay, str):
+                keep = jnp.minimum(keep, decay)
+            # From the difference, so that an average of equal values stays that value.
+            return jnp.where(due, jnp.where(n == 0, new, a + (1 - keep) * (new - a)), a)
+
+        return out, AverageState(
+            count=optax.safe_increment(state.count),
+            averaged=jnp.where(due, optax.safe_increment(n), n),
+            average=jax.tree.map(one, state.average, params, out),
+            inner_state=cast_like(inner_state, state.inner_state),
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def averaged(state: PyTree, params: PyTree = None) -> PyTree:
+    """The averaged parameters of a live state, for evaluation, in the dtypes of `params`.
+
+    Args:
+      state: an optimizer state or a `TrainState` with one `average_params` anywhere in it.
+      params: the parameters being trained; may be left out with a `TrainState`.
+
+    Raises:
+      ValueError: no average in the state, or more than one.
+    """
+    return cast_like(_find(state).average, _params(state, params))
+
+
+def swap(state: Any) -> Any:
+    """A `TrainState` with its averaged parameters in the place of the trained, and vice versa.
+
+    Evaluate the result, and train on from the state that was given, which nothing has changed; or
+    `swap` again: the trained parameters come back bitwise, and so does a float32 average (one of
+    bfloat16 parameters is rounded to them on the way).
+    """
+    average = _find(state)
+    is_one = lambda x: isinstance(x, AverageState)
+    stored = average._replace(average=upcast(state.params))
+    opt_state = jax.tree.map(lambda x: stored if is_one(x) else x, state.opt_state, is_leaf=is_one)
+    return state.replace(params=cast_like(average.average, state.params), opt_state=opt_state)
+
+
+def _params(state: Any, params: PyTree) -> PyTree:
+    if params is None and not hasattr(state, "params"):
+        raise ValueError("averaged needs the parameters too: averaged(opt_state, params).")
+    return state.params if params is None else params
+
+
+def _find(state: PyTree) -> AverageState:
+    is_one = lambda x: isinstance(x, AverageState)
+    tree = getattr(state, "opt_state", state)
+    found = [x for x in jax.tree.leaves(tree, is_leaf=is_one) if is_one(x)]
+    if len(found) != 1:
+        raise ValueError(
+            f"the state holds {len(found)} averages of the parameters, expected one: make it with "
+            "average_params(tx, decay)."
+        )
+    return found[0]

@@ -1,0 +1,86 @@
+"""A step with a non-finite gradient is as if it had not been."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from trainkit._core.dtypes import cast_like, is_float
+from trainkit.transforms.state.named import injected
+
+PyTree = Any
+
+
+class GuardState(NamedTuple):
+    """State of `skip_nonfinite`.
+
+    Attributes:
+      skipped: int32 scalar, updates skipped in all.
+      in_a_row: int32 scalar, updates skipped since the last that was not.
+      inner_state: the state of the transformation inside.
+    """
+
+    skipped: jax.Array
+    in_a_row: jax.Array
+    inner_state: PyTree
+
+
+def skip_nonfinite(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Skips an update whose gradient holds NaN or an infinity: updates of 0, inner state untouched.
+
+    The inner state stays bitwise as it was, and the next finite step is as if the bad one had not
+    been. It never lets a non-finite gradient through, however many there are in a row
+    (`optax.apply_if_finite` does, after its limit): `in_a_row` in the state counts them, and
+    `check_guard(state, limit)` raises on the host. Under data parallelism put it after the
+    gradients' mean, so that all replicas decide alike. It composes with `accumulate` in
+    either order.
+
+    >>> import jax.numpy as jnp, trainkit.transforms as tt
+    >>> tx = tt.skip_nonfinite(tt.sgd(1.0, momentum=0.9))
+    >>> u, state = tx.update(jnp.array([jnp.nan, 1.0]), tx.init(jnp.ones(2)))
+    >>> u.tolist(), int(state.skipped)
+    ([0.0, 0.0], 1)
+    """
+    inner = injected(tx)
+
+    def init(params: PyTree) -> GuardState:
+        return GuardState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), inner.init(params))
+
+    def update(
+        updates: PyTree, state: GuardState, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, GuardState]:
+        tests = [jnp.isfinite(g).all() for g in jax.tree.leaves(updates) if is_float(g)]
+        ok = jnp.stack(tests).all() if tests else jnp.ones((), jnp.bool)
+        # Zeros in its place, so that no loop inside the rule can fail to end on a NaN.
+        clean = jax.tree.map(lambda g: jnp.where(ok, g, jnp.zeros_like(g)), updates)
+        out, inner_state = inner.update(clean, state.inner_state, params, **extra)
+        inner_state = cast_like(inner_state, state.inner_state)
+        pick = lambda new, old: jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
+        return (
+            jax.tree.map(lambda u: jnp.where(ok, u, jnp.zeros_like(u)), out),
+            GuardState(
+                skipped=jnp.where(ok, state.skipped, optax.safe_increment(state.skipped)),
+                in_a_row=jnp.where(ok, 0, optax.safe_increment(state.in_a_row)),
+                inner_state=pick(inner_state, state.inner_state),
+            ),
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def check_guard(state: PyTree, limit: int) -> None:
+    """Raises FloatingPointError where more than `limit` updates in a row were skipped.
+
+    It reads from the device: call it now and then, not at every step.
+    """
+    tree = getattr(state, "opt_state", state)
+    is_guard = lambda x: isinstance(x, GuardState)
+    for guard in jax.tree.leaves(tree, is_leaf=is_guard):
+        if is_guard(guard) and (n := int(jnp.max(guard.in_a_row))) > limit:
+            raise FloatingPointError(
+                f"{n} updates in a row had a non-finite gradient (limit {limit}); lower the "
+                "learning rate, clip, or look for the batch that does it."
+            )

@@ -1,0 +1,107 @@
+"""Stochastic rounding: what keeps small updates alive in bfloat16 parameters."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from trainkit._core import checks
+from trainkit._core.dtypes import cast_like, is_float, upcast
+from trainkit.transforms.noise import key_data
+from trainkit.transforms.state.named import injected
+
+PyTree = Any
+
+
+class RoundingState(NamedTuple):
+    """State of `stochastic_rounding`.
+
+    Attributes:
+      count: int32 scalar, the updates made; each folds its own number into the key.
+      key: uint32[2], the data of a random key, never advanced.
+      inner_state: the state of the transformation inside.
+    """
+
+    count: Any  # an array; tuples have a method of this name
+    key: jax.Array
+    inner_state: PyTree
+
+
+def stochastic_round(x: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:
+    """Rounds to one of the two neighbours in `dtype`, the nearer the likelier: E[round(x)] = x.
+
+    Values that `dtype` holds stay as they are; so do infinities and NaN.
+
+    >>> import jax, jax.numpy as jnp
+    >>> x = jnp.full(10000, 1 + 2.0**-9)  # a quarter of the way to the next bfloat16
+    >>> rounded = stochastic_round(x, jnp.bfloat16, jax.random.key(0))
+    >>> round(float(rounded.astype(jnp.float32).mean()), 3)
+    1.002
+
+    Gupta et al., Deep Learning with Limited Numerical Precision, 2015.
+    """
+    near = x.astype(dtype)
+    back = near.astype(x.dtype)
+    towards = jnp.where(x > back, jnp.inf, -jnp.inf).astype(dtype)
+    other = jnp.nextafter(near, towards)
+    gap = other.astype(x.dtype) - back
+    chance = jnp.where(jnp.isfinite(gap) & (gap != 0), (x - back) / gap, 0)
+    return jnp.where(jax.random.uniform(key, x.shape) < chance, other, near)
+
+
+def stochastic_rounding(
+    tx: optax.GradientTransformation, key: jax.Array | int = 0
+) -> optax.GradientTransformationExtraArgs:
+    """`tx` with its steps applied to bfloat16 (and float16) parameters by stochastic rounding.
+
+    Rounded to the nearest, 1 − 1000 · 10⁻³ stays 1 in bfloat16: every step is lost. Here the step
+    is taken in float32 and the *result* rounded at random, so that small steps arrive in the mean.
+    The updates are the differences, in float32 whatever the gradients: added to the parameters and
+    rounded, they give exactly the rounded result. Wider parameters are left alone. It goes outside
+    everything else, needs the parameters, and draws the same for every replica. Not in Optax.
+
+    >>> import jax.numpy as jnp, trainkit.transforms as tt
+    >>> tx, p = tt.stochastic_rounding(tt.sgd(1.0)), jnp.ones(1000, jnp.bfloat16)
+    >>> u, _ = tx.update(jnp.full(1000, 1e-3, jnp.bfloat16), tx.init(p), p)
+    >>> p = tt.apply_updates(p, u)
+    >>> p.dtype, 0.998 < float(p.astype(jnp.float32).mean()) < 0.9995
+    (dtype(bfloat16), True)
+
+    Zamirai et al., Revisiting BFloat16 Training, 2020.
+    """
+    inner = injected(tx)
+
+    def init(params: PyTree) -> RoundingState:
+        return RoundingState(jnp.zeros((), jnp.int32), key_data(key), inner.init(params))
+
+    def update(
+        updates: PyTree, state: RoundingState, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, RoundingState]:
+        checks.need_params("stochastic_rounding", params)
+        steps, inner_state = inner.update(upcast(updates), state.inner_state, params, **extra)
+        treedef: Any
+        leaves, treedef = jax.tree.flatten(params)
+        base = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.count)
+        keys = jax.random.split(base, max(len(leaves), 1))
+
+        def one(p: jax.Array, u: jax.Array, k: jax.Array) -> jax.Array:
+            if not is_float(p) or np.dtype(p.dtype).itemsize >= 4:
+                return u
+            wide = p.astype(jnp.float32)
+            return stochastic_round(wide + u, p.dtype, k).astype(jnp.float32) - wide
+
+        out = [
+            one(p, u, k)
+            for p, u, k in zip(leaves, treedef.flatten_up_to(steps), keys, strict=False)
+        ]
+        return treedef.unflatten(out), RoundingState(
+            count=optax.safe_increment(state.count),
+            key=state.key,
+            inner_state=cast_like(inner_state, state.inner_state),
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
