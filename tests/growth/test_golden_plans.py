@@ -60,7 +60,8 @@ def test_plans_are_what_they_were(table, model):
         lines += changes(variant, before.get(variant), records.known(case), by_version)
     if lines:
         told = f"`python -m tests.growth.golden {table} {model!r} VARIANT` shows a plan in full"
-        pytest.fail(f"the plans of {model!r} in {table} changed ({told}):\n" + "\n".join(lines))
+        text = "\n".join([f"the plans of {model!r} in {table} changed ({told}):", *lines])
+        pytest.fail(text, pytrace=False)
 
 
 @pytest.mark.parametrize("table", TABLES)
