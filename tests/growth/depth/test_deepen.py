@@ -132,56 +132,61 @@ def conv(x, kernel):
     )
 
 
-def test_plain_convolutions():
-    def fn(params, x):
-        for layer in params["convs"]:
-            x = jax.nn.relu(conv(x, layer["kernel"]) + layer["bias"])
-        return jnp.mean(x, (1, 2)) @ params["out"]
+def convolutions(params, x):
+    for layer in params["convs"]:
+        x = jax.nn.relu(conv(x, layer["kernel"]) + layer["bias"])
+    return jnp.mean(x, (1, 2)) @ params["out"]
 
+
+def convolution_weights(depth):
     layer = lambda s, i: {"kernel": draw(s, 3, 3, i, 4), "bias": draw(s + 50, 4)}
-    params = {"convs": (layer(0, 2), layer(1, 4)), "out": draw(3, 4, 2)}
-    deep = dict(params, convs=(layer(0, 2), layer(1, 4), layer(2, 4)))
-    result = deepen(fn, fn, params, shapes(deep), draw(5, 2, 6, 6, 2))
+    layers = (layer(0, 2), *(layer(s, 4) for s in range(1, depth)))
+    return {"convs": layers, "out": draw(3, 4, 2)}
+
+
+def test_plain_convolutions():
+    params, deep = convolution_weights(2), shapes(convolution_weights(3))
+    result = deepen(convolutions, convolutions, params, deep, draw(5, 2, 6, 6, 2))
     assert result.jump < 1e-14  # sums of zeros in another order
+
+
+def batch_norm(p, x):
+    x = (x - p["mean"]) / jnp.sqrt(p["var"] + 1e-5)
+    return x * p["scale"] + p["bias"]
+
+
+def residual(params, x):
+    for p in params["blocks"]:
+        y = jax.nn.relu(batch_norm(p["norm1"], conv(x, p["conv1"])))
+        x = jax.nn.relu(x + batch_norm(p["norm2"], conv(y, p["conv2"])))
+    return jnp.mean(x, (1, 2))
+
+
+def residual_block(s):
+    norm = lambda t: {
+        "mean": draw(t, 4),
+        "var": 1 + draw(t + 1, 4) ** 2,
+        "scale": draw(t + 2, 4),
+        "bias": draw(t + 3, 4),
+    }
+    return {
+        "conv1": draw(s, 3, 3, 4, 4),
+        "conv2": draw(s + 1, 3, 3, 4, 4),
+        "norm1": norm(s + 2),
+        "norm2": norm(s + 8),
+    }
+
+
+def no_statistics(name):
+    return not name.endswith(("mean", "var"))
 
 
 def test_residual_block_with_batch_norm():
     """The running statistics are copied, not set to 0; scale and bias of the last norm are 0."""
-
-    def norm(p, x):
-        x = (x - p["mean"]) / jnp.sqrt(p["var"] + 1e-5)
-        return x * p["scale"] + p["bias"]
-
-    def fn(params, x):
-        for p in params["blocks"]:
-            y = jax.nn.relu(norm(p["norm1"], conv(x, p["conv1"])))
-            x = jax.nn.relu(x + norm(p["norm2"], conv(y, p["conv2"])))
-        return jnp.mean(x, (1, 2))
-
-    def block(s):
-        n = lambda t: {
-            "mean": draw(t, 4),
-            "var": 1 + draw(t + 1, 4) ** 2,
-            "scale": draw(t + 2, 4),
-            "bias": draw(t + 3, 4),
-        }
-        return {
-            "conv1": draw(s, 3, 3, 4, 4),
-            "conv2": draw(s + 1, 3, 3, 4, 4),
-            "norm1": n(s + 2),
-            "norm2": n(s + 8),
-        }
-
-    params = {"blocks": [block(0), block(20)]}
-    deep = shapes({"blocks": [block(0)] * 3})
-    result = deepen(
-        fn,
-        fn,
-        params,
-        deep,
-        draw(9, 2, 5, 5, 4),
-        trainable=lambda name: not name.endswith(("mean", "var")),
-    )
+    params = {"blocks": [residual_block(0), residual_block(20)]}
+    deep = shapes({"blocks": [residual_block(0)] * 3})
+    x = draw(9, 2, 5, 5, 4)
+    result = deepen(residual, residual, params, deep, x, trainable=no_statistics)
     (new,) = [i for i in range(3) if result.origin[f"blocks/{i}/conv1"].new]
     assert set(result.zeroed) == {f"blocks/{new}/norm2/scale", f"blocks/{new}/norm2/bias"}
     assert np.any(result.params["blocks"][new]["norm2"]["mean"])

@@ -4,8 +4,8 @@ import json
 import sys
 
 import tests.conftest  # noqa: F401  (as many devices as the tests have)
-from tests.growth.golden.cases import TABLES
 from tests.growth.golden.records import known, write
+from tests.growth.golden.tables import TABLES
 
 
 def main(*name: str) -> None:

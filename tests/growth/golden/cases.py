@@ -1,4 +1,4 @@
-"""Every plan that is recorded: table -> model -> variant -> a function that makes the plan."""
+"""A plan to be recorded is a function that makes it; those of one model are variants."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.growth import mixtures, odd, published, unforeseen, zoo
+from tests.growth import zoo
 from trainkit import growth
 
 Case = Callable[[], growth.Plan]
@@ -39,13 +39,3 @@ def _float64(x: np.ndarray) -> jax.ShapeDtypeStruct:
 
 def of_models(models: Mapping[str, zoo.Model]) -> Table:
     return {name: variants(model) for name, model in models.items()}
-
-
-REFUSED = {name: model for name, (model, _) in unforeseen.REFUSED.items()}
-TABLES: dict[str, Table] = {
-    "zoo": of_models(zoo.MODELS),
-    "unforeseen": of_models(unforeseen.MODELS | REFUSED),
-    "odd": of_models(odd.MODELS),
-    "mixtures": of_models(mixtures.MODELS),
-    "published": of_models(published.MODELS),
-}

@@ -46,13 +46,20 @@ def known(case: Case) -> Known:
     return Known(record, {**whole, "leaves": leaves, "maps": maps})
 
 
-def read(table: str) -> dict[str, dict[str, Record]]:
-    """Model -> variant -> record."""
-    text = (FOLDER / f"{table}.json").read_text(encoding="utf-8")
-    return {
-        model: {variant: _unpacked(record, data["leaves"]) for variant, record in data["cases"]}
-        for model, data in json.loads(text).items()
+class Kept(NamedTuple):
+    """A file of records: model -> variant -> record, and the version of JAX that traced them."""
+
+    jax: str
+    models: dict[str, dict[str, Record]]
+
+
+def read(table: str) -> Kept:
+    data = json.loads((FOLDER / f"{table}.json").read_text(encoding="utf-8"))
+    models = {
+        name: {variant: _unpacked(record, model["leaves"]) for variant, record in model["cases"]}
+        for name, model in data["models"].items()
     }
+    return Kept(data["jax"], models)
 
 
 def write(table: str, models: Mapping[str, Mapping[str, Record]]) -> None:
@@ -64,7 +71,8 @@ def write(table: str, models: Mapping[str, Mapping[str, Record]]) -> None:
         lines = [dumps([name, _packed(record, paths)]) for name, record in sorted(cases.items())]
         head = f'{dumps(model)}: {{"leaves": {dumps(paths)}, "cases": [\n'
         blocks.append(head + ",\n".join(lines) + "\n]}")
-    (FOLDER / f"{table}.json").write_text("{" + ",\n".join(blocks) + "}\n", encoding="utf-8")
+    text = f'{{"jax": {dumps(jax.__version__)}, "models": {{\n' + ",\n".join(blocks) + "\n}}\n"
+    (FOLDER / f"{table}.json").write_text(text, encoding="utf-8")
 
 
 def _packed(record: Record, paths: list[str]) -> Record:

@@ -1,0 +1,205 @@
+"""Plans of single layers, operators and near misses: what the other tests of growth hold."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.growth import (
+    test_applying,
+    test_backward,
+    test_experts,
+    test_given,
+    test_hollow,
+    test_linen_layers,
+    test_lookups,
+    test_memory,
+    test_mup,
+    test_planning,
+    test_published_depth,
+    test_repeating,
+    test_rms,
+    test_rowmeans,
+    test_shrinking,
+    unforeseen,
+    zoo,
+)
+from tests.growth.golden.cases import Case, Table, variants
+from trainkit import growth
+from trainkit.growth import experts, repeating
+
+X = jax.ShapeDtypeStruct((5, 3), jnp.float32)
+
+
+def same(fn: Any, small: Any, big: Any, *inputs: Any, **options: Any) -> Case:
+    return lambda: growth.plan(fn, fn, small, big, *inputs, **options)
+
+
+def layer(name: str) -> dict[str, Case]:
+    """A layer of Flax Linen at each of its wider sizes."""
+    body, x, small, wider = test_linen_layers.LAYERS[name]
+    model = test_linen_layers.net(body)
+
+    def planned(sizes):
+        shapes = (jax.eval_shape(model(s).init, jax.random.key(0), x) for s in (small, sizes))
+        return growth.plan(model(small).apply, model(sizes).apply, *shapes, x)
+
+    more = [(8, 5)] if name == "spectral norm" else []  # refused: an output of fixed width
+    return {str(sizes): functools.partial(planned, sizes) for sizes in [*wider, *more]}
+
+
+def wider(models: Mapping[str, zoo.Model], name: str, **sizes: int) -> Case:
+    """A model of a table at sizes that are not in it."""
+    return variants(models[name]._replace(grown={"more": sizes}))["more"]
+
+
+def appended() -> dict[str, Case]:
+    shapes, x = test_hollow.mlp_shapes, test_hollow.X
+    attend = test_hollow.attention_shapes
+    plan = functools.partial(same, test_hollow.mlp)
+    heads = functools.partial(same, test_hollow.attention, attend(2, 2, 4, 4))
+    return {
+        "hidden": plan(shapes(4, 6), shapes(4, 12), x, append=[("in", 1)]),
+        "stream": plan(shapes(4, 6), shapes(8, 6), x, append=[("stream", 1)]),
+        "to no multiple": plan(shapes(4, 6), shapes(4, 9), x, append=[("in", 1)]),
+        "an axis that stays": plan(shapes(4, 6), shapes(4, 9), x, append=[("in", 0)]),
+        "heads": heads(attend(4, 4, 4, 4), test_hollow.X, append=[("^q$", 1)]),
+        "size of a head": heads(attend(2, 2, 6, 4), test_hollow.X, append=[("^q$", 2)]),
+    }
+
+
+def row_means() -> Table:
+    shapes, x = test_rowmeans.shapes, test_rowmeans.X
+    s = test_hollow.s
+    bent = (test_rowmeans.after_norm, test_rowmeans.bent, test_rowmeans.scaled_branch)
+    ends = [{"in": s(6, d), "out": s(d, 3)} for d in (5, 8)]
+    return {
+        **{
+            f"row means, {name}": {
+                str(wide): same(test_rowmeans.model(norm), shapes(5), shapes(wide, 7), x)
+                for wide in (6, 8, 11)
+            }
+            for name, norm in test_rowmeans.NORMS.items()
+        },
+        **{
+            f"row means, {fn.__name__}": {
+                str(wide): same(fn, shapes(5), shapes(wide), x) for wide in (8, 10)
+            }
+            for fn in bent
+        },
+        "row means, near misses": {
+            name: same(fn, *ends, x) for name, fn in test_rowmeans.near_misses()
+        },
+    }
+
+
+def lookups() -> Table:
+    ids, sizes = jax.ShapeDtypeStruct((6,), np.int32), test_lookups.sizes
+    clipped = lambda table, ids: jnp.take(table, ids, axis=0, mode="clip")
+    return {
+        f"lookup, {name}": {
+            str(size): same(test_lookups.model(look), sizes(5, 4), sizes(*size), ids)
+            for size in ((9, 4), (5, 8), (7, 6))
+        }
+        for name, look in {**test_lookups.LOOKUPS, "clipped": clipped}.items()
+    }
+
+
+def backward(name: str) -> Case:
+    """A backward pass of its own between two layers."""
+    identity = test_backward._with_backward(test_backward.BACKWARD[name][0])
+
+    def fn(params, x):
+        return identity(jnp.tanh(x @ params["in"])) @ params["out"]
+
+    s = test_hollow.s
+    small, big = ({"in": s(3, d), "out": s(d, 2)} for d in (4, 8))
+    return same(fn, small, big, s(5, 3))
+
+
+def mixtures() -> dict[str, Case]:
+    draw, x = test_experts.draw, test_experts.X
+
+    def chosen(k, n, over):
+        fns = [lambda p, x, k=k: test_experts.mixture(p, x, k, over) for k in k]
+        return lambda: growth.plan(*fns, draw(3), draw(n), x)
+
+    named = lambda n, **last: lambda: experts.more_experts(draw(3), draw(n), **last)
+    return {
+        "chosen alone": chosen((2, 4), 6, True),
+        "over all": chosen((2, 4), 6, False),
+        "threefold": chosen((1, 3), 9, True),
+        "as few": chosen((2, 2), 6, True),
+        "no multiple": chosen((2, 4), 7, True),
+        "by names": named(6),
+        "by names, with a last": named(6, last="down"),
+        "by names, no multiple": named(7),
+    }
+
+
+def groups() -> dict[str, Case]:
+    draw = test_repeating.draw
+    more = repeating.more_groups
+    return {
+        **{f"{n} → {m}": lambda n=n, m=m: more(draw(n), draw(m)) for n, m in [(1, 2), (2, 4)]},
+        "two ratios": lambda: more({"a": np.ones(2), "b": np.ones(2)},
+                                   {"a": np.ones(4), "b": np.ones(3)}),
+    }  # fmt: skip
+
+
+def transformers() -> dict[str, Case]:
+    tokens = jax.ShapeDtypeStruct((2, 4), np.int32)
+
+    def case(tied):
+        fn = functools.partial(test_mup.transformer, tied=tied)
+        sides = [test_mup.transformer_shapes(*s) for s in ((8, 2, 4, 16), (16, 2, 8, 64))]
+        return same(fn, *sides, tokens)
+
+    return {"untied": case(False), "tied": case(True), "applied": test_applying.plan_for}
+
+
+def twenty_layers() -> growth.Plan:
+    fn, shapes, _, x, _ = test_published_depth.CASES["attention"]
+    return growth.plan(fn, fn, shapes(20, 3), shapes(20, 5), x)
+
+
+NO_MULTIPLE = {
+    **{
+        name: wider(zoo.MODELS, name, width=11)
+        for name in ("gpt", "gpt merged", "gpt scaled", "gpt shared", "gpt post-norm", "vit",
+                     "encoder-decoder", "scanned", "experts", "nnx")
+    },
+    "gmlp": wider(unforeseen.MODELS, "gmlp", d=7),
+}  # fmt: skip
+# What is refused before there is anything to plan.
+NO_PLAN = ("unknown operator", "append a string", "no plan", "no plan either", "nothing")
+SHRUNK = test_shrinking.draw
+PARTS: Table = {
+    **{f"linen, {name}": layer(name) for name in test_linen_layers.LAYERS},
+    "operators": {name: same(*sides) for name, sides in test_hollow.CASES.items()},
+    "operators refused": {name: same(*sides[:4]) for name, sides in test_hollow.REFUSALS.items()},
+    "appended": appended(),
+    "width of no multiple": NO_MULTIPLE,
+    **row_means(),
+    **lookups(),
+    "backward": {name: backward(name) for name in test_backward.BACKWARD},
+    "given": {name: call for name, (call, _) in test_given.PLAN.items() if name not in NO_PLAN},
+    "memory": {name: lambda make=make: make()[0] for name, make in test_memory.GROWN.items()},
+    "experts": mixtures(),
+    "groups": groups(),
+    "transformers": transformers(),
+    "twenty layers": {"5": twenty_layers},
+    "perceptrons": {
+        "known": lambda: growth.plan(test_planning.mlp, test_planning.mlp,
+                                     test_planning.mlp_params(4), test_planning.mlp_params(8), X),
+        "hidden": same(test_mup.mlp, test_mup.mlp_shapes(8), test_mup.mlp_shapes(32), X),
+        "homogeneous": lambda: growth.plan(test_rms.mlp, test_rms.mlp, test_rms.draw(4, 6),
+                                           test_rms.draw(12, 12), X),
+        "stream": lambda: test_shrinking.planned(SHRUNK(4, 6), SHRUNK(8, 15)),
+    },
+}  # fmt: skip
