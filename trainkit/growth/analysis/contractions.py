@@ -180,7 +180,7 @@ def _nest_zeros(flow: Flow, joint, loops, operands, out, out_dims, i, leaf, redu
         joint.fail(
             f"units that copy nothing would be summed by `{joint.name}`",
             axes=[loops[i]],
-            mend="grow this axis to a multiple, or grow another axis",
+            hint="grow this axis to a multiple, or grow another axis",
         )
     for d, names in enumerate(out_dims):
         if names is not None and i in names and empty is not None:

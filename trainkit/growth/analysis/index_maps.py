@@ -13,7 +13,7 @@ from trainkit.growth.analysis import padding as conditions
 from trainkit.growth.analysis import row_means
 from trainkit.growth.analysis.joint_program import Joint, Value
 from trainkit.growth.analysis.padding import ALWAYS, Condition
-from trainkit.growth.analysis.scales import Flow, mend_of
+from trainkit.growth.analysis.scales import Flow, hint_of
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import ZERO, Expr
 
@@ -202,7 +202,7 @@ def _check_move(flow: Flow, joint, src_axes, out_axes, small: np.ndarray, g: Gro
         joint.fail(
             f"`{joint.name}` does not move copies onto copies of the same units",
             axes=[*src_axes, *out_axes],
-            mend=mend_of(joint),
+            hint=hint_of(joint),
         )
 
 

@@ -17,7 +17,7 @@ from trainkit.growth.axes.reading import grown_leaves
 if TYPE_CHECKING:
     from trainkit.growth.analysis.joint_program import Joint, Value
 
-MEND = (
+HINT = (
     "choose by top_k, and read its indices by one_hot, by indexing, take_along_axis or a scatter "
     "into the axis they come from; or keep that axis (experts) as it is. Where copies are known to "
     "be treated alike: trainkit.growth.plan.experts.more_experts"
@@ -110,5 +110,5 @@ def refuse(joint: Joint) -> NoReturn:
         f"`{joint.name}` reads which entries of an axis that grows were chosen; each is there "
         "several times, and what this makes of their numbers is not known to be the same",
         axes=axes,
-        mend=MEND,
+        hint=HINT,
     )

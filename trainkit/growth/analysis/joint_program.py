@@ -86,7 +86,7 @@ class Joint:
                 self.fail(
                     f"dimension {d} of the result shrinks from {n} to {m}, so that what is one "
                     "unit of the small model is none of the big one",
-                    mend="grow all factors of a split axis: query and key heads together, heads "
+                    hint="grow all factors of a split axis: query and key heads together, heads "
                     "or head_dim (key heads alone: how='groups')",
                 )
             if (axis.small, axis.big) != (n, m):
@@ -104,7 +104,7 @@ class Joint:
                 f"the axes {show(a)} and {show(b)} meet here but have no structure in common: "
                 f"{error}",
                 axes=(a, b),
-                mend="grow both by the same factor, or only sizes that divide one another",
+                hint="grow both by the same factor, or only sizes that divide one another",
             )
 
     def same_told(self, *ignored: str) -> None:
@@ -122,14 +122,14 @@ class Joint:
             if not same:
                 self.fail(f"the two programs say {key}={a} and {key}={b}")
 
-    def refuse_growth(self, value: Value, dims: Sequence[int], why: str, mend: str | None) -> None:
+    def refuse_growth(self, value: Value, dims: Sequence[int], why: str, hint: str | None) -> None:
         for d in dims:
             axis = find(value.axes[d])
             if not axis.fixed:
-                self.fail(f"{why} (dimension {d} of an operand)", axes=(axis,), mend=mend)
+                self.fail(f"{why} (dimension {d} of an operand)", axes=(axis,), hint=hint)
 
-    def fail(self, message: str, *, axes: Sequence[Axis] = (), mend: str | None = None) -> NoReturn:
-        self.analysis.fail(message, axes=axes, mend=mend, equation=self.small, other=self.big)
+    def fail(self, message: str, *, axes: Sequence[Axis] = (), hint: str | None = None) -> NoReturn:
+        self.analysis.fail(message, axes=axes, hint=hint, equation=self.small, other=self.big)
 
 
 class Body(NamedTuple):
@@ -183,7 +183,7 @@ class Analysis:
                     found.append(f"{path} (axis {d}: {show(axis)})")
         return found
 
-    def fail(self, message, *, axes=(), mend=None, equation=None, other=None) -> NoReturn:
+    def fail(self, message, *, axes=(), hint=None, equation=None, other=None) -> NoReturn:
         told, params = axes, self.paths(axes)
         if not params:  # no parameter has such an axis: whatever grows may be the reason
             every = [a for _, value in self.params for a in value.axes if not find(a).fixed]
@@ -199,7 +199,7 @@ class Analysis:
             params=params,
             primitive=equation.name if equation is not None else None,
             source=where(equation) if equation is not None else None,
-            mend=mend,
+            hint=hint,
         )
         error.leaves = [leaf for a in told for leaf in grown_leaves(a)]
         raise error
@@ -258,7 +258,7 @@ class Analysis:
                 self.fail(
                     f"result {i} tells which entries of an axis that grows were chosen",
                     axes=[a for a in v.axes if not find(a).fixed],
-                    mend="return what the model makes of them",
+                    hint="return what the model makes of them",
                 )
         return joints, known
 
@@ -281,7 +281,7 @@ class Analysis:
             f"  big:        {describe(b) if b else 'ends here'}",
             primitive=there.name,
             source=where(there),
-            mend="build both from one definition that differs in sizes alone (not in depth, "
+            hint="build both from one definition that differs in sizes alone (not in depth, "
             "options or branches taken on a size)",
         )
 

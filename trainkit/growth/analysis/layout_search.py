@@ -242,7 +242,7 @@ def _give_layout(analysis: Analysis, axis, layout: str, joint, named: dict, boun
             f"units can only be put at the end of a plain axis, and this one is made of others "
             f"({layout})",
             axes=(axis,),
-            mend="grow the factors of the axis one by one",
+            hint="grow the factors of the axis one by one",
             equation=equation,
         )
     if axis.uid in bound and named[axis.uid] != layout:
@@ -264,13 +264,13 @@ def refuse_constant(analysis: Analysis, v: Value, joint: Joint) -> NoReturn:
     if not grown:
         joint.fail(
             f"{what} differs between the two programs by more than one positive factor",
-            mend="give both models the same constants",
+            hint="give both models the same constants",
         )
     joint.fail(
         f"{what} in the program is no duplicate of the small model's: a table (of frequencies, "
         "positions, slopes) that depends on the size of this axis changes the old entries",
         axes=grown,
-        mend="grow another axis: heads instead of head_dim under rotary tables, head_dim instead "
+        hint="grow another axis: heads instead of head_dim under rotary tables, head_dim instead "
         "of heads under ALiBi slopes, hidden widths instead of a residual stream with sinusoidal "
         "positions (or make the table a parameter); plan with dropout off",
     )

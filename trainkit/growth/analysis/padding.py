@@ -97,7 +97,7 @@ def choose(needs: Iterable[Need]) -> set[Place]:
             need.joint.fail(
                 "new units would have to be 0 here, and the mean of the old ones elsewhere",
                 axes=need.axes,
-                mend="grow this axis to a multiple",
+                hint="grow this axis to a multiple",
             )
         chosen |= set(min(costs)[3])
     return chosen

@@ -180,7 +180,7 @@ class Flow:
                 joint.fail(
                     f"units that copy nothing would enter `{joint.name}`",
                     axes=[value.axes[d]],
-                    mend="grow this axis to a multiple, or grow another axis",
+                    hint="grow this axis to a multiple, or grow another axis",
                 )
 
     def watch(self, value: Value, dims: Sequence[int]) -> None:
@@ -225,7 +225,7 @@ class Flow:
                 f"`{joint.name}` would see its operands change by factors that differ by "
                 f"{factor:.6g} when they must agree, and no scaling of the parameters mends it",
                 axes=[*axes, *grown],
-                mend=mend_of(joint),
+                hint=hint_of(joint),
             )
         return a if len(a) <= len(b) else b
 
@@ -367,7 +367,7 @@ class Flow:
                 self.makers[id(v)] = joint
 
 
-def mend_of(joint: Joint) -> str:
+def hint_of(joint: Joint) -> str:
     if joint.name in ("log", "logsumexp", "log1p"):
         return "a log-sum over an axis that grows counts the copies: keep that axis as it is"
     return (

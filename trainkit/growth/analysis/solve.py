@@ -121,7 +121,7 @@ def _no_multiple(
         params=analysis.paths([leaf]),
         primitive=error.primitive,
         source=error.source,
-        mend=f"grow this axis to a multiple of {n} ({n * above}, {n * (above + 1)}, …), or grow a "
+        hint=f"grow this axis to a multiple of {n} ({n * above}, {n * (above + 1)}, …), or grow a "
         "hidden width that parameters alone read, which may take any size",
     )
 
@@ -139,7 +139,7 @@ def _append(analysis: Analysis, wanted: Sequence[tuple[str, int]]) -> None:
             raise GrowthError(
                 f"append=({pattern!r}, {d}) names no axis that grows",
                 params=[path for path, _ in found] or [path for path, _ in analysis.params],
-                mend="give a regular expression for the path of a parameter and the number of one "
+                hint="give a regular expression for the path of a parameter and the number of one "
                 "of its axes that is larger in the big model",
             )
         for value in grows:
@@ -177,7 +177,7 @@ def _check_outputs(analysis: Analysis, joints: list[Joint], visible) -> None:
             analysis.fail(
                 f"{text}, and the model sums over that axis",
                 axes=(axis,),
-                mend="growth keeps the function: return what both models share: logits, or a loss",
+                hint="growth keeps the function: return what both models share: logits, or a loss",
             )
 
 
@@ -234,7 +234,7 @@ def _run(analysis, values, joints: list[Joint], outs, layouts) -> Flow:
                     "mends it",
                     axes=flow.grown_before(maker) if maker is not None else out.axes,
                     equation=maker.small if maker is not None else None,
-                    mend="let a parameter read the axis that is summed over, or use a mean there",
+                    hint="let a parameter read the axis that is summed over, or use a mean there",
                 )
     return flow
 

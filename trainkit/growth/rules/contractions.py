@@ -75,7 +75,7 @@ def conv_axes(joint: Joint) -> None:
         each = Axis(o_small // groups_small, o_big // groups_big)
         if each.big < each.small:
             joint.fail("a convolution has fewer channels a group in the big model", axes=(outer,),
-                       mend="grow the number of groups together with the channels")  # fmt: skip
+                       hint="grow the number of groups together with the channels")  # fmt: skip
         if groups.big < groups.small:
             joint.fail("a convolution has fewer groups in the big model", axes=(outer,))
         joint.unify(x.axes[lhs[1]], product([groups, inner]))
@@ -105,7 +105,7 @@ def _kernel_axes(joint: Joint, kernel: Value, window: tuple[int, ...]) -> None:
                 f"{(low, high)} → {(low_big, high_big)}: zero taps around the old ones would look "
                 "at other places",
                 axes=(axis,),
-                mend="grow a kernel k to k + 2p with SAME padding at stride 1 (at stride 2 the "
+                hint="grow a kernel k to k + 2p with SAME padding at stride 1 (at stride 2 the "
                 "padding of SAME depends on the size: from 3 to 5 it works, from 1 to 3 on even "
                 "sizes not), or pad both convolutions explicitly by p more on either side",
             )
@@ -170,16 +170,16 @@ def ragged_axes(joint: Joint) -> None:
     (contract_a, contract_b), (batch_a, batch_b) = numbers.dot_dimension_numbers
     a, b, sizes = joint.ins
     rows, groups = list(numbers.lhs_ragged_dimensions), list(numbers.rhs_group_dimensions)
-    mend = "keep the axis that is split into groups (rows, experts) as it is"
+    hint = "keep the axis that is split into groups (rows, experts) as it is"
     if len(groups) != 1 or set(rows) & {*contract_a, *batch_a}:
         for v in joint.ins:
-            joint.refuse_growth(v, range(len(v.axes)), "a ragged contraction of this kind", mend)
+            joint.refuse_growth(v, range(len(v.axes)), "a ragged contraction of this kind", hint)
         joint.notes["plain"] = True
         joint.new_out(0)
         return
-    joint.refuse_growth(a, rows, "rows in groups", mend)
-    joint.refuse_growth(b, groups, "a matrix a group", mend)
-    joint.refuse_growth(sizes, range(len(sizes.axes)), "sizes of groups", mend)
+    joint.refuse_growth(a, rows, "rows in groups", hint)
+    joint.refuse_growth(b, groups, "a matrix a group", hint)
+    joint.refuse_growth(sizes, range(len(sizes.axes)), "sizes of groups", hint)
     for i, j in [*zip(contract_a, contract_b, strict=True), *zip(batch_a, batch_b, strict=True)]:
         joint.unify(a.axes[i], b.axes[j])
     free_a = [d for d in range(len(a.axes)) if d not in (*contract_a, *batch_a)]

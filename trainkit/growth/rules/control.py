@@ -35,7 +35,7 @@ def scan_axes(joint: Joint) -> None:
     if joint.params["length"] != joint.big.params["length"]:
         joint.fail(
             f"a scan runs {joint.params['length']} and {joint.big.params['length']} times",
-            mend="grow depth by plan.deepen, width and depth one after the other",
+            hint="grow depth by plan.deepen, width and depth one after the other",
         )
     inside = [_inside(v) for v in init] + [_inside(v, cut=True) for v in xs]
     body = joint.analysis.body(*joint.both("jaxpr"), [*fixed, *inside])
@@ -63,7 +63,7 @@ def _close(flow: Flow, joint: Joint, inner: Value, out: Value, result: Value) ->
         joint.fail(
             "new units that hold nothing at first would be filled by the loop",
             axes=[a for a in inner.axes if not a.fixed],
-            mend="grow this axis to a multiple, whose copies need no such units, or another axis",
+            hint="grow this axis to a multiple, whose copies need no such units, or another axis",
         )
     if not flow.is_zero(out):
         for found, key in [(f, k) for f, keys in kept for k in keys]:
@@ -171,7 +171,7 @@ def cond_flow(flow: Flow, joint: Joint) -> None:
         flow.agree(joint, [flow.read(body.outs[i]) for body in joint.bodies], out)
 
 
-_MEND = "keep this axis as it is, or write the operation with primitives that have a rule"
+_HINT = "keep this axis as it is, or write the operation with primitives that have a rule"
 
 
 def unknown_axes(joint: Joint) -> None:
@@ -181,16 +181,16 @@ def unknown_axes(joint: Joint) -> None:
             v, range(len(v.axes)),
             f"there is no growth rule for the primitive `{joint.name}`, and an axis of its operand "
             "grows",
-            _MEND,
+            _HINT,
         )  # fmt: skip
     random = any(word in joint.name for word in ("random", "threefry", "rng"))
     for a, b in zip(joint.small.outs, joint.big.outs, strict=True):
         if a.aval.shape != b.aval.shape:
             joint.fail(
                 f"the result of `{joint.name}` grows, and there is no growth rule for it",
-                mend="plan with dropout and other noise off (deterministic mode)"
+                hint="plan with dropout and other noise off (deterministic mode)"
                 if random
-                else _MEND,
+                else _HINT,
             )
     joint.same_told()
     for i in range(len(joint.small.outs)):

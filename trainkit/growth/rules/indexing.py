@@ -13,7 +13,7 @@ from trainkit.growth.analysis.scales import Contraction, Flow
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import ZERO, constant, plus
 
-_MEND = "keep the axis that is indexed as it is (a vocabulary or table of positions is not a width)"
+_HINT = "keep the axis that is indexed as it is (a vocabulary or table of positions is not a width)"
 
 
 def _whole(joint: Joint, v: Value, sizes: tuple, d: int) -> bool:
@@ -23,7 +23,7 @@ def _whole(joint: Joint, v: Value, sizes: tuple, d: int) -> bool:
         return True
     axis = find(v.axes[d])
     if not axis.fixed or small[d] != big[d]:
-        joint.fail(f"`{joint.name}` indexes into an axis that grows", axes=(axis,), mend=_MEND)
+        joint.fail(f"`{joint.name}` indexes into an axis that grows", axes=(axis,), hint=_HINT)
     return False
 
 
@@ -50,7 +50,7 @@ def gather_axes(joint: Joint, chosen: Sequence[int] = ()) -> None:
             "indices beyond a table are clipped to its last row, which is another one where the "
             "table grows",
             axes=[x.axes[d] for d in table],
-            mend="use the default mode, if indices are within the table, or clip them to the "
+            hint="use the default mode, if indices are within the table, or clip them to the "
             "small table's size in both models",
         )
     for d in table:  # a vocabulary or a table of positions: old places stay where they are
@@ -112,7 +112,7 @@ def scatter_axes(joint: Joint, chosen: Sequence[int] = ()) -> None:
         joint.unify(x.axes[d], index.axes[i])
     joint.refuse_growth(index, [len(index.axes) - 1], "an index with more parts", None)
     for d in set(n.inserted_window_dims) - set(chosen):
-        joint.refuse_growth(x, [d], "a scatter picks places along an axis that grows", _MEND)
+        joint.refuse_growth(x, [d], "a scatter picks places along an axis that grows", _HINT)
     windows = iter(
         d for d in range(len(x.axes)) if d not in n.inserted_window_dims and d not in batch
     )
@@ -125,8 +125,8 @@ def scatter_axes(joint: Joint, chosen: Sequence[int] = ()) -> None:
             if (updates.small[o], updates.big[o]) == (x.small[d], x.big[d]):
                 joint.unify(updates.axes[o], x.axes[d])
             else:
-                joint.refuse_growth(x, [d], "a scatter writes part of an axis that grows", _MEND)
-                joint.refuse_growth(updates, [o], "a scatter writes part of an axis", _MEND)
+                joint.refuse_growth(x, [d], "a scatter writes part of an axis that grows", _HINT)
+                joint.refuse_growth(updates, [o], "a scatter writes part of an axis", _HINT)
         else:
             i = next(places)
             layout.append(("index", i))
@@ -252,8 +252,8 @@ def dynamic_update_axes(joint: Joint) -> None:
         if (x.small[d], x.big[d]) == (update.small[d], update.big[d]):
             joint.unify(x.axes[d], update.axes[d])
         else:
-            joint.refuse_growth(x, [d], "part of an axis that grows is overwritten", _MEND)
-            joint.refuse_growth(update, [d], "part of an axis that grows is overwritten", _MEND)
+            joint.refuse_growth(x, [d], "part of an axis that grows is overwritten", _HINT)
+            joint.refuse_growth(update, [d], "part of an axis that grows is overwritten", _HINT)
     joint.new_out(0, x.axes)
 
 

@@ -9,8 +9,8 @@ from trainkit.growth.analysis.joint_program import Joint, Rule
 from trainkit.growth.analysis.scales import Flow
 from trainkit.growth.axes.axis import Axis
 
-_MEND = "keep the sizes of the matrix as they are (copies make it singular), and grow how many "
-_MEND += "there are, or another axis"
+_HINT = "keep the sizes of the matrix as they are (copies make it singular), and grow how many "
+_HINT += "there are, or another axis"
 
 
 def factored_axes(last: int, joint: Joint) -> None:
@@ -19,7 +19,7 @@ def factored_axes(last: int, joint: Joint) -> None:
     lead = len(joint.ins[0].axes) - last
     for v in joint.ins:
         joint.refuse_growth(
-            v, range(lead, len(v.axes)), f"`{joint.name}` of a matrix that grows", _MEND
+            v, range(lead, len(v.axes)), f"`{joint.name}` of a matrix that grows", _HINT
         )
         for a, b in zip(joint.ins[0].axes[:lead], v.axes[:lead], strict=True):
             joint.unify(a, b)
@@ -40,12 +40,12 @@ def triangular_axes(joint: Joint) -> None:
     joint.same_told()
     a, b = joint.ins
     lead = len(a.axes) - 2
-    joint.refuse_growth(a, (lead, lead + 1), "a triangular system that grows", _MEND)
+    joint.refuse_growth(a, (lead, lead + 1), "a triangular system that grows", _HINT)
     for x, y in zip(a.axes[:lead], b.axes[:lead], strict=True):
         joint.unify(x, y)
     solved = lead if joint.params["left_side"] else lead + 1
     joint.notes["solved"] = solved
-    joint.refuse_growth(b, [solved], "a triangular system that grows", _MEND)
+    joint.refuse_growth(b, [solved], "a triangular system that grows", _HINT)
     joint.new_out(0, [Axis(b.small[d], b.big[d]) if d == solved else x
                       for d, x in enumerate(b.axes)])  # fmt: skip
 

@@ -48,7 +48,7 @@ def _segment(joint: Joint, axis: Axis, made: Axis, start: int, big_start: int) -
             joint.fail(
                 f"a slice takes {part.small} and {part.big} of an axis that grows",
                 axes=(axis,),
-                mend="slice proportionally in both models",
+                hint="slice proportionally in both models",
             )
     joint.unify(axis, concatenation([p for p in (before, made, after) if p.small]))
 

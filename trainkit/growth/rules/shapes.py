@@ -53,7 +53,7 @@ def _check_factors(joint: Joint, x: Value) -> None:
                 f"an axis is split into {list(small)} and {list(big)}: a factor shrinks from {n} "
                 f"to {m}, so that what is one unit of the small model is none of the big one",
                 axes=split,
-                mend="grow all factors of a split axis: query and key heads together, heads or "
+                hint="grow all factors of a split axis: query and key heads together, heads or "
                 "head_dim (key heads alone: how='groups')",
             )
 

@@ -97,7 +97,7 @@ def activations(
             raise GrowthError(
                 "no activation is read along this axis outside a loop",
                 axis=f"{atom.small} → {atom.big}",
-                mend="use score='gradient' or 'magnitude'",
+                hint="use score='gradient' or 'magnitude'",
             )
     return {i: np.asarray(x, np.float64) for i, x in sorted(found.items())}
 

@@ -210,7 +210,7 @@ def _check(plan: Plan, tree: PyTree, what: str = "params") -> None:
             raise GrowthError(
                 f"{what}: {leaf.path} has shape {have}; the plan's big model has {leaf.big}",
                 params=[leaf.path],
-                mend="shrinking takes the big model's tree and gives the small one's",
+                hint="shrinking takes the big model's tree and gives the small one's",
             )
     if len(found) != len(plan.leaves):
         unknown = [path for path in found if path not in {leaf.path for leaf in plan.leaves}]
@@ -241,7 +241,7 @@ def _scores(plan: Plan, params, score, grads, activations) -> list[np.ndarray]:
                 raise GrowthError(
                     f"axis {i} of the plan needs {atom.big} scores, and got {found}",
                     axis=f"{atom.small} → {atom.big}",
-                    mend="give one score a unit of the big model, or use score='gradient'",
+                    hint="give one score a unit of the big model, or use score='gradient'",
                 )
             result.append(np.asarray(given[i], np.float64))
         return result

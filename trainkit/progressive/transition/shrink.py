@@ -72,7 +72,7 @@ def shrunk(
         raise GrowthError(
             f"a stage with shrink=True takes units away, not layers: {gone} has no counterpart",
             params=[gone],
-            mend="keep the number of layers and make them narrower",
+            hint="keep the number of layers and make them narrower",
         )
     found = plan(_outputs(after), _outputs(before), _tree(after.state), _tree(before.state), batch)
     gathers = {leaf.path: _Gather(found, leaf.axes) for leaf in found.leaves}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from trainkit.growth.analysis.index_maps import ANY, Group, move
-from trainkit.growth.analysis.indices import MEND, Match, Pick, leaf_of, moved, numbers, refuse
+from trainkit.growth.analysis.indices import HINT, Match, Pick, leaf_of, moved, numbers, refuse
 from trainkit.growth.analysis.joint_program import Joint, Rule, Value
 from trainkit.growth.analysis.layout_search import repeated
 from trainkit.growth.analysis.scales import Flow
@@ -27,14 +27,14 @@ def top_k_axes(joint: Joint) -> None:
             "top_k chooses among entries of an axis that grows to no multiple: some would have "
             "more copies than others",
             axes=(axis,),
-            mend=f"grow it to a multiple of {axis.small}",
+            hint=f"grow it to a multiple of {axis.small}",
         )
     if k_big != m * k:
         copies = f", of which each is there {m} times: some copies would be chosen alone"
         joint.fail(
             f"top_k keeps {k} of {axis.small} and {k_big} of {axis.big}" + copies * (m > 1),
             axes=(axis,),
-            mend=f"choose {m} times as many, k={m * k}; or keep this axis (the experts, the "
+            hint=f"choose {m} times as many, k={m * k}; or keep this axis (the experts, the "
             "vocabulary) as it is"
             if m > 1
             else "give both models the same k",
@@ -65,7 +65,7 @@ def top_k_flow(flow: Flow, joint: Joint) -> None:
         joint.fail(
             "`top_k` would see the copies of its entries apart from one another",
             axes=(axis,),
-            mend="choose among the units of one plain axis (the experts), and return no result "
+            hint="choose among the units of one plain axis (the experts), and return no result "
             "that has this axis",
         )
     flow.watch(x, [d])
@@ -221,7 +221,7 @@ def slice_axes(joint: Joint) -> None:
         small, big = (ranges[d] for ranges in joint.notes["ranges"])
         if big != (m * small[0], m * small[1], 1) or small[2] != 1:
             joint.fail("some of the copies of what was chosen are taken alone",
-                       axes=(pick.into,), mend=MEND)  # fmt: skip
+                       axes=(pick.into,), hint=HINT)  # fmt: skip
         find(kept).ordered = True
         joint.analysis.force(kept, "repeat", joint)
         pick = pick._replace(along=kept)
