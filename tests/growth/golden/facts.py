@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from trainkit.growth import GrowthError, LeafPlan, Plan
-from trainkit.growth.blueprint import Layer
+from trainkit.growth.plan.data import Layer
 
 # "file:line (function)" and addresses differ between machines, and when a test is edited.
 PLACE = re.compile(r"\S+\.py:\d+ \([^)]*\)|0x[0-9a-f]+")

@@ -182,6 +182,40 @@ def _check_outputs(analysis: Analysis, joints: list[Joint], visible) -> None:
 
 
 def _run(analysis, values, joints: list[Joint], outs, layouts) -> Flow:
+    flow = fresh_flow(analysis, values, joints, outs, layouts)
+    for i, value in enumerate(values):
+        if i < len(analysis.params):
+            flow.parameter(value)
+            if not jax.dtypes.issubdtype(value.dtype, np.inexact):
+                for expr in value.scale.flat:
+                    flow.scales.require_zero(expr)
+        else:
+            flow.plain(value)
+    flow.run(joints)
+    for i, out in enumerate(outs):
+        flow.read(out)
+        for expr in out.scale.flat:
+            if expr is not None and flow.scales.require_zero(expr):
+                maker = flow.makers.get(id(out), joints[-1] if joints else None)
+                analysis.fail(
+                    f"result {i} would change by a factor, and no scaling of the parameters "
+                    "mends it",
+                    axes=flow.grown_before(maker) if maker is not None else out.axes,
+                    equation=maker.small if maker is not None else None,
+                    hint="let a parameter read the axis that is summed over, or use a mean there",
+                )
+    return flow
+
+
+def fresh_flow(
+    analysis: Analysis,
+    values: list[Value],
+    joints: list[Joint],
+    outs: list[Value],
+    layouts: dict[int, str],
+) -> Flow:
+    """The flow pass before its first equation: how many copies each layout makes, and which
+    constants fit."""
     factors: dict[int, float | None] = {}
     every = [*values, *outs]
     for joint in all_joints(joints):
@@ -215,27 +249,6 @@ def _run(analysis, values, joints: list[Joint], outs, layouts) -> Flow:
 
     flow.read_constant = read_constant
     flow.shiftable = shiftable(analysis, joints, values)
-    for i, value in enumerate(values):
-        if i < len(analysis.params):
-            flow.parameter(value)
-            if not jax.dtypes.issubdtype(value.dtype, np.inexact):
-                for expr in value.scale.flat:
-                    flow.scales.require_zero(expr)
-        else:
-            flow.plain(value)
-    flow.run(joints)
-    for i, out in enumerate(outs):
-        flow.read(out)
-        for expr in out.scale.flat:
-            if expr is not None and flow.scales.require_zero(expr):
-                maker = flow.makers.get(id(out), joints[-1] if joints else None)
-                analysis.fail(
-                    f"result {i} would change by a factor, and no scaling of the parameters "
-                    "mends it",
-                    axes=flow.grown_before(maker) if maker is not None else out.axes,
-                    equation=maker.small if maker is not None else None,
-                    hint="let a parameter read the axis that is summed over, or use a mean there",
-                )
     return flow
 
 

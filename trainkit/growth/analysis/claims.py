@@ -1,0 +1,74 @@
+"""What the rules claim of the results of two programs, given what is known of their inputs.
+
+The tests of each primitive's rule ask this of programs of one equation, and hold the answer against
+what the programs compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from trainkit.growth.analysis.joint_program import Analysis, Joint, Value
+from trainkit.growth.analysis.layout_search import LAYOUTS, all_joints
+from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.solve import fresh_flow
+from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.ir.program import Program
+
+
+class Claims(NamedTuple):
+    """A pair of programs after the flow pass.
+
+    Attributes:
+      flow: its equations of scales and splits, and what padding has to hold.
+      joints: the paired equations.
+      outs: the results; what is claimed of them are expressions in the inputs' unknowns.
+      leaves: those that grow, by uid; their maps are set.
+    """
+
+    flow: Flow
+    joints: list[Joint]
+    outs: list[Value]
+    leaves: dict[int, Axis]
+
+
+def claims(
+    analysis: Analysis,
+    programs: tuple[Program, Program],
+    inputs: Sequence[Value],
+    layout: Callable[[Axis], str],
+    given: Callable[[Flow], None],
+) -> Claims:
+    """Walks two programs in lockstep and carries what is given through them.
+
+    Args:
+      analysis: with the rules.
+      programs: the small and the big one.
+      inputs: their arguments, with axes.
+      layout: chooses how a leaf grows, where no equation asks for a layout.
+      given: sets scale, carries, zeros and means of the inputs.
+
+    Raises:
+      GrowthError: a rule refuses.
+    """
+    values = list(inputs)
+    joints, outs = analysis.walk(*programs, values)
+    asked = {find(axis).uid: name for axis, name, _ in analysis.forced}
+    layouts: dict[int, str] = {}
+    leaves: dict[int, Axis] = {}
+    every = [*values, *outs]
+    for joint in all_joints(joints):
+        every += [*joint.ins, *joint.outs]
+        every += [v for body in joint.bodies for v in (*body.ins, *body.outs)]
+    for leaf in dict.fromkeys(x for v in every for a in v.axes for x in grown_leaves(a)):
+        name = asked.get(leaf.uid) or layout(leaf)
+        layouts[leaf.uid], leaves[leaf.uid] = name, leaf
+        leaf.source = LAYOUTS[name](leaf.small, leaf.big)
+    flow = fresh_flow(analysis, joints=joints, values=values, outs=outs, layouts=layouts)
+    given(flow)
+    flow.run(joints)
+    for v in outs:
+        flow.read(v)
+    return Claims(flow, joints, outs, leaves)
