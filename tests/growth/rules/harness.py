@@ -131,8 +131,10 @@ class _Trial:
         shapes: list[list] = [[], []]
         for i, operand in enumerate(case.operands):
             small, big = (
-                tuple(n) for n in zip(*map(sizes, operand.axes), strict=True)
-            ) if operand.axes else ((), ())
+                (tuple(n) for n in zip(*map(sizes, operand.axes), strict=True))
+                if operand.axes
+                else ((), ())
+            )
             drawn = small if operand.kind != "number" else ()
             x = draw_values(self.rng, operand.values, drawn, operand.dtype)
             self.smalls.append(np.broadcast_to(x, small))
@@ -185,9 +187,7 @@ class _Trial:
                 self.bigs[i] = np.broadcast_to(big.astype(operand.dtype), value.big)
                 after = self.constant(i, value.big, self.bigs[i], operand)
             else:
-                after = Const(
-                    value.big, value.dtype, (i, "big"), lambda i=i: self.big_constant(i)
-                )
+                after = Const(value.big, value.dtype, (i, "big"), lambda i=i: self.big_constant(i))
             for program, const in zip(flat, (small, after), strict=True):
                 _put(program, program.ins[i], const)
         return flat[0], flat[1]
@@ -267,14 +267,16 @@ class _Trial:
         )
         if value is None:
             c = flow.contractions[culprits[0]]
-            c.joint.fail("no parameter can be split over the copies that are summed", axes=(c.leaf,))
+            c.pair.fail("no parameter can be split over the copies that are summed", axes=(c.leaf,))
         self.bit = value
         wanted = [
             (e, float(rng.choice(SCALES)), float(rng.uniform(0.5, 2)))
             for v in self.values if v.scale is not None for e in v.scale.flat if e
         ]  # fmt: skip
-        self.log_scale = nearest(flow.scales, wanted) if wanted else lambda e: sum(
-            c for v, c in flow.scales.reduce(e).items()
+        self.log_scale = (
+            nearest(flow.scales, wanted)
+            if wanted
+            else lambda e: sum(c for v, c in flow.scales.reduce(e).items())
         )
         self.places = padding.choose(flow.needs)
         for i, v in enumerate(self.values):
@@ -311,7 +313,8 @@ class _Trial:
         clean = [
             uid
             for uid in self.flow.factors
-            if uid not in self.flow.watched | asked and all(x == 1 for x in totals.get(uid, []))
+            if uid not in self.flow.watched | asked
+            and all(x == 1 for x in totals.get(uid, []))
             and not (self.leaf(uid).source < 0).any()
         ]
         if not clean or self.rng.random() < 0.6:
@@ -372,7 +375,9 @@ class _Trial:
         shift = self.flow.shift.get(i, 0.0)
         out, alive = self.duplicate(value, small + shift if shift else small)
         out = out - shift if shift else out
-        any_number = draw_values(self.rng, self.padding_values(operand, value), out.shape, out.dtype)
+        any_number = draw_values(
+            self.rng, self.padding_values(operand, value), out.shape, out.dtype
+        )
         alive = alive & ~self.unread(i, value)
         out = np.where(alive, out, any_number)
         for holds in (padding.MEAN, padding.ZERO):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from trainkit.growth.analysis.joint_program import Analysis, Joint, Value
-from trainkit.growth.analysis.layout_search import LAYOUTS, all_joints
+from trainkit.growth.analysis.joint_program import Analysis, EquationPair, Value
+from trainkit.growth.analysis.layout_search import LAYOUTS, all_pairs
 from trainkit.growth.analysis.scales import Flow
 from trainkit.growth.analysis.solve import fresh_flow
 from trainkit.growth.axes.axis import Axis, find
@@ -23,13 +23,13 @@ class Claims(NamedTuple):
 
     Attributes:
       flow: its equations of scales and splits, and what padding has to hold.
-      joints: the paired equations.
+      pairs: the paired equations.
       outs: the results; what is claimed of them are expressions in the inputs' unknowns.
       leaves: those that grow, by uid; their maps are set.
     """
 
     flow: Flow
-    joints: list[Joint]
+    pairs: list[EquationPair]
     outs: list[Value]
     leaves: dict[int, Axis]
 
@@ -54,21 +54,21 @@ def claims(
       GrowthError: a rule refuses.
     """
     values = list(inputs)
-    joints, outs = analysis.walk(*programs, values)
+    pairs, outs = analysis.walk(*programs, values)
     asked = {find(axis).uid: name for axis, name, _ in analysis.forced}
     layouts: dict[int, str] = {}
     leaves: dict[int, Axis] = {}
     every = [*values, *outs]
-    for joint in all_joints(joints):
-        every += [*joint.ins, *joint.outs]
-        every += [v for body in joint.bodies for v in (*body.ins, *body.outs)]
+    for pair in all_pairs(pairs):
+        every += [*pair.ins, *pair.outs]
+        every += [v for body in pair.bodies for v in (*body.ins, *body.outs)]
     for leaf in dict.fromkeys(x for v in every for a in v.axes for x in grown_leaves(a)):
         name = asked.get(leaf.uid) or layout(leaf)
         layouts[leaf.uid], leaves[leaf.uid] = name, leaf
         leaf.source = LAYOUTS[name](leaf.small, leaf.big)
-    flow = fresh_flow(analysis, joints=joints, values=values, outs=outs, layouts=layouts)
+    flow = fresh_flow(analysis, pairs=pairs, values=values, outs=outs, layouts=layouts)
     given(flow)
-    flow.run(joints)
+    flow.run(pairs)
     for v in outs:
         flow.read(v)
-    return Claims(flow, joints, outs, leaves)
+    return Claims(flow, pairs, outs, leaves)

@@ -11,7 +11,7 @@ import numpy as np
 from trainkit.growth.analysis import padding as conditions
 from trainkit.growth.analysis import row_means
 from trainkit.growth.analysis.indices import Match, leaf_of
-from trainkit.growth.analysis.joint_program import Joint, Value
+from trainkit.growth.analysis.joint_program import EquationPair, Value
 from trainkit.growth.analysis.padding import ALWAYS, Condition
 from trainkit.growth.analysis.scales import Contraction, Flow
 from trainkit.growth.axes.axis import Axis, find
@@ -21,7 +21,7 @@ from trainkit.growth.axes.reading import grown_leaves
 
 def nest(
     flow: Flow,
-    joint: Joint,
+    pair: EquationPair,
     loops: Sequence[Axis],
     operands: Sequence[tuple[Value, Sequence[tuple[int, ...] | None]]],
     out: Value,
@@ -38,10 +38,10 @@ def nest(
         flow.read(v)
         for d, names in enumerate(dims):
             if names is None:
-                flow.uniform(joint, v, d)
+                flow.uniform(pair, v, d)
                 for e, uid in flow.hollow(v):
                     if e == d and (e, uid) in v.zeros:
-                        flow.need(v.zeros[e, uid], joint, [v.axes[e]])
+                        flow.need(v.zeros[e, uid], pair, [v.axes[e]])
                         window.add(uid)
     counts = [len(flow.labels(a)[1]) for a in loops]
     first = [[int(np.argmax(flow.labels(a)[0] == c)) for c in range(n)] if n > 1 else [0]
@@ -50,7 +50,7 @@ def nest(
         for d, names in enumerate(dims):
             if names is None and {x.uid for x in grown_leaves(v.axes[d])} <= window:
                 continue
-            _check_loops(flow, joint, v.axes[d], [loops[i] for i in names or ()], names)
+            _check_loops(flow, pair, v.axes[d], [loops[i] for i in names or ()], names)
 
     def label(axis: Axis, names: tuple[int, ...] | None, combo: Sequence[int]) -> int:
         if names is None:
@@ -73,7 +73,7 @@ def nest(
     matched = _matched(loops, operands, reduced)
     rows = {i: means for i in reduced if (means := _row(flow, loops, operands, i)) is not None}
     for i, means in rows.items():
-        flow.need(means, joint, [loops[i]])
+        flow.need(means, pair, [loops[i]])
     for combo in itertools.product(*map(range, counts)):
         total: Expr | None = ZERO
         for v, dims in operands:
@@ -88,7 +88,7 @@ def nest(
                 copies = math.log(find(loops[i]).big / find(loops[i]).small)
             total = plus(total, constant(copies))
         block = block_of(out, out_dims, combo)
-        out.scale[block] = flow.same_scale(joint, out.scale[block], total)
+        out.scale[block] = flow.same_scale(pair, out.scale[block], total)
         for i, axis in enumerate(loops):
             for leaf in dict.fromkeys(flow.labels(axis)[1][combo[i]]):
                 if (i, leaf) == matched[:2]:
@@ -106,9 +106,9 @@ def nest(
                                 direct.append(v.origin)
                                 reads.append(v.carries.get(key, ZERO))
                 if leaf.uid in flow.holes and i not in rows:
-                    _nest_zeros(flow, joint, loops, operands, out, out_dims, i, leaf, i in reduced)
+                    _nest_zeros(flow, pair, loops, operands, out, out_dims, i, leaf, i in reduced)
                 if i in reduced:
-                    flow.contractions.append(Contraction(carried, joint, axis, leaf, direct, reads))
+                    flow.contractions.append(Contraction(carried, pair, axis, leaf, direct, reads))
                     continue
                 for d, names in enumerate(out_dims):
                     if names is not None and i in names:
@@ -125,8 +125,8 @@ def _matched(loops: Sequence[Axis], operands, reduced) -> tuple:
     one copy for each of its partner's, with its leaf, and the partner, with its leaf."""
     for v, dims in operands:
         if isinstance(v.choice, Match):
-            pair = [(dims[d][0], leaf_of(a)) for d, a in zip(*v.choice[:2], strict=True)]
-            for one, other in (pair, pair[::-1]):
+            two = [(dims[d][0], leaf_of(a)) for d, a in zip(*v.choice[:2], strict=True)]
+            for one, other in (two, two[::-1]):
                 if one[0] in reduced:
                     return *one, *other
     return ()
@@ -165,7 +165,7 @@ def _means(flow: Flow, operands, out: Value, out_dims) -> row_means.Means:
     return result
 
 
-def _nest_zeros(flow: Flow, joint, loops, operands, out, out_dims, i, leaf, reduced) -> None:
+def _nest_zeros(flow: Flow, pair, loops, operands, out, out_dims, i, leaf, reduced) -> None:
     found = [
         (ALWAYS if flow.is_zero(v) else v.zeros.get((d, leaf.uid)), v)
         for v, dims in operands
@@ -175,10 +175,10 @@ def _nest_zeros(flow: Flow, joint, loops, operands, out, out_dims, i, leaf, redu
     empty = conditions.either(c for c, _ in found if c is not None)
     if reduced and empty is not None:
         readers = [v.origin for _, v in found if v.origin is not None]
-        flow.need(empty, joint, [loops[i]], readers)
+        flow.need(empty, pair, [loops[i]], readers)
     if reduced and empty is None:
-        joint.fail(
-            f"units that copy nothing would be summed by `{joint.name}`",
+        pair.fail(
+            f"units that copy nothing would be summed by `{pair.name}`",
             axes=[loops[i]],
             hint="grow this axis to a multiple, or grow another axis",
         )
@@ -187,11 +187,11 @@ def _nest_zeros(flow: Flow, joint, loops, operands, out, out_dims, i, leaf, redu
             out.zeros[d, leaf.uid] = empty
 
 
-def _check_loops(flow: Flow, joint, axis: Axis, loops: Sequence[Axis], names) -> None:
+def _check_loops(flow: Flow, pair, axis: Axis, loops: Sequence[Axis], names) -> None:
     """The map of an axis must be the product of the maps of the loops that run through it."""
     if names is None:
         if not find(axis).fixed:
-            joint.fail("a window runs over an axis that grows", axes=(axis,))
+            pair.fail("a window runs over an axis that grows", axes=(axis,))
         return
     if len(loops) == 1 and find(axis) is find(loops[0]):
         return
@@ -205,7 +205,7 @@ def _check_loops(flow: Flow, joint, axis: Axis, loops: Sequence[Axis], names) ->
         ids, cells = flow.labels(loop)
         label = (label[:, None] * len(cells) + ids[None, :]).reshape(-1)
     if not np.array_equal(source, flow.source(axis)):
-        joint.fail("the axis does not grow as the product it is used as", axes=(axis, *loops))
-    pairs = np.unique(np.stack([label, flow.labels(axis)[0]]), axis=1)
-    if pairs.shape[1] != len(np.unique(label)):
-        joint.fail("the segments of an axis cut through its groups", axes=(axis, *loops))
+        pair.fail("the axis does not grow as the product it is used as", axes=(axis, *loops))
+    both = np.unique(np.stack([label, flow.labels(axis)[0]]), axis=1)
+    if both.shape[1] != len(np.unique(label)):
+        pair.fail("the segments of an axis cut through its groups", axes=(axis, *loops))

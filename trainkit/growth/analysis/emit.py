@@ -128,7 +128,7 @@ def _roles(flow: Flow, chosen):
     tied: dict[tuple[int, int], set[int]] = {}
     paired = set()
     for c in flow.contractions:
-        if not c.direct and c.joint.name == "dot_general":
+        if not c.direct and c.pair.name == "dot_general":
             paired.add(c.leaf.uid)
         for expr in c.reads:
             for var in expr:
@@ -194,9 +194,7 @@ def _choose_splits(analysis: Analysis, flow: Flow):
     if value is None:
         c = flow.contractions[culprits[0]]
         try:
-            c.joint.fail(
-                "no parameter can be split over the copies that are summed", axes=(c.leaf,)
-            )
+            c.pair.fail("no parameter can be split over the copies that are summed", axes=(c.leaf,))
         except GrowthError as error:
             error.others = [flow.contractions[i].leaf for i in culprits[1:]]
             raise

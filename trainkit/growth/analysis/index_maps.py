@@ -11,7 +11,7 @@ import numpy as np
 
 from trainkit.growth.analysis import padding as conditions
 from trainkit.growth.analysis import row_means
-from trainkit.growth.analysis.joint_program import Joint, Value
+from trainkit.growth.analysis.joint_program import EquationPair, Value
 from trainkit.growth.analysis.padding import ALWAYS, Condition
 from trainkit.growth.analysis.scales import Flow, hint_of
 from trainkit.growth.axes.axis import Axis, find
@@ -35,7 +35,7 @@ class Group(NamedTuple):
 
 def move(
     flow: Flow,
-    joint: Joint,
+    pair: EquationPair,
     out: Value,
     pieces: Sequence[tuple[Value, Sequence[Group]]],
     filler: Expr | Literal[False] | None = False,
@@ -52,7 +52,7 @@ def move(
         )
         if every is not None:
             out.zeros[d, uid] = every
-    if joint.name in row_means.MOVES:
+    if pair.name in row_means.MOVES:
         out.means = {
             (d, uid): means
             for d, uid in row_means.keys(out, flow.rows)
@@ -62,7 +62,7 @@ def move(
     seen: dict[tuple[int, int, int], Expr] = {}
     for src, groups in pieces:
         flow.read(src)
-        ways = [_ways(flow, joint, src, out, g) for g in groups]
+        ways = [_ways(flow, pair, src, out, g) for g in groups]
         silent = all(e is None for e in src.scale.flat)
         for block in np.ndindex(shape):
             choices, holes = [], False
@@ -75,9 +75,9 @@ def move(
                 for g, labels_of in zip(groups, combo, strict=True):
                     for d, label in zip(g.src, labels_of, strict=True):
                         at[d] = label
-                out.scale[block] = flow.same_scale(joint, out.scale[block], src.scale[tuple(at)])
+                out.scale[block] = flow.same_scale(pair, out.scale[block], src.scale[tuple(at)])
             if holes and filler is not False:
-                out.scale[block] = flow.same_scale(joint, out.scale[block], filler)
+                out.scale[block] = flow.same_scale(pair, out.scale[block], filler)
                 if filler is not None:
                     silent = False
         if silent:
@@ -141,14 +141,14 @@ def _move_splits(flow: Flow, src, out, g: Group, way, seen, filler) -> None:
                         seen[key] = exprs[0]
 
 
-def _ways(flow: Flow, joint: Joint, src: Value, out: Value, g: Group) -> dict:
+def _ways(flow: Flow, pair: EquationPair, src: Value, out: Value, g: Group) -> dict:
     """For each combination of labels of the result the operand's that it comes from."""
     src_axes = [find(src.axes[d]) for d in g.src]
     out_axes = [find(out.axes[d]) for d in g.out]
     src_labels, out_labels = _flat(flow, src_axes), _flat(flow, out_axes)
     if isinstance(g.small, str):
         if any(not a.fixed for a in (*src_axes, *out_axes)):
-            joint.fail("an axis that grows is read at places that are not known", axes=src_axes)
+            pair.fail("an axis that grows is read at places that are not known", axes=src_axes)
         every = [tuple(r) for r in np.unique(src_labels, axis=0)]
         return {tuple(r): (every, False) for r in np.unique(out_labels, axis=0)}
     if g.small is None and len(src_axes) == len(out_axes) == 1 and src_axes[0] is out_axes[0]:
@@ -162,7 +162,7 @@ def _ways(flow: Flow, joint: Joint, src: Value, out: Value, g: Group) -> dict:
         return {(0,) * len(out_axes): ([only] if some else [], hole)}
     small = np.arange(len(out_labels)) if g.small is None else np.asarray(g.small)
     if grows:
-        _check_move(flow, joint, src_axes, out_axes, small, g)
+        _check_move(flow, pair, src_axes, out_axes, small, g)
     result: dict[tuple, tuple[list, bool]] = {}
     if not len(src_labels):  # an operand without elements has nothing to give
         src_labels = np.zeros((1, len(src_axes)), np.int64)
@@ -186,7 +186,7 @@ def _ways(flow: Flow, joint: Joint, src: Value, out: Value, g: Group) -> dict:
     return result
 
 
-def _check_move(flow: Flow, joint, src_axes, out_axes, small: np.ndarray, g: Group) -> None:
+def _check_move(flow: Flow, pair, src_axes, out_axes, small: np.ndarray, g: Group) -> None:
     """Proves that moving and duplicating commute: π(src[big]) = src[small][π(out)]."""
     src_map, out_map = _flat_source(flow, src_axes), _flat_source(flow, out_axes)
     big = np.arange(len(out_map)) if g.big is None else np.asarray(g.big)
@@ -199,10 +199,10 @@ def _check_move(flow: Flow, joint, src_axes, out_axes, small: np.ndarray, g: Gro
     if all(a.fixed for a in src_axes) and (small >= 0).all():
         ok |= ~alive  # a broadcast: new units hold what all others do
     if not ok.all():
-        joint.fail(
-            f"`{joint.name}` does not move copies onto copies of the same units",
+        pair.fail(
+            f"`{pair.name}` does not move copies onto copies of the same units",
             axes=[*src_axes, *out_axes],
-            hint=hint_of(joint),
+            hint=hint_of(pair),
         )
 
 

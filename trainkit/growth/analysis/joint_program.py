@@ -57,7 +57,7 @@ class Value:
         self.choice: Pick | Match | None = None
 
 
-class Joint:
+class EquationPair:
     """One equation of both programs."""
 
     __slots__ = ("analysis", "big", "bodies", "ins", "name", "notes", "outs", "params", "small")
@@ -136,7 +136,7 @@ class Body(NamedTuple):
     """The body of a control-flow equation, walked in lockstep too."""
 
     ins: list[Value]
-    equations: list[Joint]
+    equations: list[EquationPair]
     outs: list[Value]
 
 
@@ -148,8 +148,8 @@ class Rule(NamedTuple):
       flow: carries scales and splits from operands to results.
     """
 
-    axes: Callable[[Joint], None]
-    flow: Callable[[Any, Joint], None]
+    axes: Callable[[EquationPair], None]
+    flow: Callable[[Any, EquationPair], None]
 
 
 class Analysis:
@@ -160,16 +160,18 @@ class Analysis:
         self.folder = Folder()
         self.params: list[tuple[str, Value]] = []
         self.count = 0
-        self.forced: list[tuple[Axis, str, Joint | None]] = []  # axes whose layout an equation asks
+        self.forced: list[
+            tuple[Axis, str, EquationPair | None]
+        ] = []  # axes whose layout an equation asks
 
     def rule(self, name: str, operands: Sequence[Value]) -> Rule:
         """The rule of a primitive; the rule of choices where one is among its operands."""
         chosen = any(v.choice is not None for v in operands)
         return self.rules["choice"] if chosen else self.rules.get(name, self.unknown)
 
-    def force(self, axis: Axis, layout: str, joint: Joint | None = None) -> None:
+    def force(self, axis: Axis, layout: str, pair: EquationPair | None = None) -> None:
         """Asks for a layout of an axis; `choose_layouts` gives it."""
-        self.forced.append((axis, layout, joint))
+        self.forced.append((axis, layout, pair))
 
     def paths(self, axes: Sequence[Axis]) -> list[str]:
         """The parameter axes that share a grown leaf with `axes`."""
@@ -209,7 +211,7 @@ class Analysis:
 
     def walk(
         self, small: Program, big: Program, args: list[Value]
-    ) -> tuple[list[Joint], list[Value]]:
+    ) -> tuple[list[EquationPair], list[Value]]:
         """Pairs the equations one by one; returns them and the values that come out."""
         if not alike(small, big):
             one, other = (in_one_order(program, self.folder) for program in (small, big))
@@ -218,7 +220,7 @@ class Analysis:
         of_small: dict[int, Value] = {id(v): a for v, a in zip(small.ins, args, strict=True)}
         of_big: dict[int, Value] = {id(v): a for v, a in zip(big.ins, args, strict=True)}
 
-        def pair(s, b) -> Value | None:
+        def shared(s, b) -> Value | None:
             if isinstance(s, Const) and isinstance(b, Const):
                 return self.constant(s, b) if len(s.shape) == len(b.shape) else None
             if isinstance(s, Const) or isinstance(b, Const):
@@ -226,7 +228,7 @@ class Analysis:
             value = of_small[id(s)]
             return value if of_big[id(b)] is value else None
 
-        joints = []
+        pairs = []
         for i in range(max(len(small.equations), len(big.equations))):
             s = small.equations[i] if i < len(small.equations) else None
             b = big.equations[i] if i < len(big.equations) else None
@@ -234,20 +236,20 @@ class Analysis:
                 self._differ(i, s, b, "different operations")
             assert s is not None
             assert b is not None
-            ins = [pair(x, y) for x, y in zip(s.ins, b.ins, strict=True)]
+            ins = [shared(x, y) for x, y in zip(s.ins, b.ins, strict=True)]
             known = [v for v in ins if v is not None]
             if len(known) < len(ins):
                 self._differ(i, s, b, f"operand {ins.index(None)} comes from elsewhere")
-            joint = Joint(self, s, b, known)
+            pair = EquationPair(self, s, b, known)
             self.count += 1
-            self.rule(s.name, known).axes(joint)
-            assert len(joint.outs) == len(s.outs), f"rule of {s.name} made too few results"
-            joints.append(joint)
-            for var, other, value in zip(s.outs, b.outs, joint.outs, strict=True):
+            self.rule(s.name, known).axes(pair)
+            assert len(pair.outs) == len(s.outs), f"rule of {s.name} made too few results"
+            pairs.append(pair)
+            for var, other, value in zip(s.outs, b.outs, pair.outs, strict=True):
                 of_small[id(var)] = of_big[id(other)] = value
         if len(small.outs) != len(big.outs):
             raise GrowthError(f"the functions return {len(small.outs)} and {len(big.outs)} arrays")
-        outs = [pair(s, b) for s, b in zip(small.outs, big.outs, strict=True)]
+        outs = [shared(s, b) for s, b in zip(small.outs, big.outs, strict=True)]
         known = [v for v in outs if v is not None]
         if len(known) < len(outs):
             raise GrowthError(
@@ -260,7 +262,7 @@ class Analysis:
                     axes=[a for a in v.axes if not find(a).fixed],
                     hint="return what the model makes of them",
                 )
-        return joints, known
+        return pairs, known
 
     def body(self, small: Any, big: Any, args: list[Value]) -> Body:
         """Walks the body of a control-flow equation on `args` (constants are folded into it)."""

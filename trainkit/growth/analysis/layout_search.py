@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from trainkit.growth.analysis.joint_program import Analysis, Joint, Value
+from trainkit.growth.analysis.joint_program import Analysis, EquationPair, Value
 from trainkit.growth.axes.axis import find
 from trainkit.growth.axes.linear import ZERO, constant
 from trainkit.growth.axes.reading import grown_leaves, labels, source_map
@@ -165,31 +165,31 @@ def _low_precision(dtype) -> float:
         return float(np.finfo(np.float64).eps)  # whole numbers
 
 
-def all_joints(joints: Iterable[Joint]) -> Iterable[Joint]:
-    for joint in joints:
-        yield joint
-        for body in joint.bodies:
-            yield from all_joints(body.equations)
+def all_pairs(pairs: Iterable[EquationPair]) -> Iterable[EquationPair]:
+    for pair in pairs:
+        yield pair
+        for body in pair.bodies:
+            yield from all_pairs(body.equations)
 
 
 _PICKS = ("slice", "gather", "dynamic_slice", "split")
 
 
-def choose_layouts(analysis: Analysis, values: Iterable[Value], joints: list[Joint]) -> dict:
+def choose_layouts(analysis: Analysis, values: Iterable[Value], pairs: list[EquationPair]) -> dict:
     """Fixes the index map of every grown leaf; returns leaf uid -> name of its layout.
 
     Copies of a unit are put side by side, unless a constant says that they belong elsewhere.
     """
-    users: dict[int, Joint] = {}
+    users: dict[int, EquationPair] = {}
     constants: list[Value] = []
     named: dict[int, str] = {}
     every = list(values)
-    for joint in all_joints(joints):
-        for v in [*joint.ins, *joint.outs, *(o for b in joint.bodies for o in b.outs)]:
+    for pair in all_pairs(pairs):
+        for v in [*pair.ins, *pair.outs, *(o for b in pair.bodies for o in b.outs)]:
             every.append(v)
             if v.const is not None and v.choice is None:
                 constants.append(v)
-                users.setdefault(id(v), joint)
+                users.setdefault(id(v), pair)
     for v in every:
         for axis in v.axes:
             for leaf in grown_leaves(axis):
@@ -198,8 +198,8 @@ def choose_layouts(analysis: Analysis, values: Iterable[Value], joints: list[Joi
                     leaf.source = repeated(leaf.small, leaf.big)
     used = {
         leaf.uid
-        for joint in all_joints(joints)
-        for v in (*joint.outs, *(() if joint.name in _PICKS else joint.ins))
+        for pair in all_pairs(pairs)
+        for v in (*pair.outs, *(() if pair.name in _PICKS else pair.ins))
         for axis in v.axes
         for leaf in grown_leaves(axis)
     }
@@ -235,8 +235,8 @@ def choose_layouts(analysis: Analysis, values: Iterable[Value], joints: list[Joi
     return named
 
 
-def _give_layout(analysis: Analysis, axis, layout: str, joint, named: dict, bound: set) -> None:
-    equation = joint.small if joint is not None else None
+def _give_layout(analysis: Analysis, axis, layout: str, pair, named: dict, bound: set) -> None:
+    equation = pair.small if pair is not None else None
     if axis.kind != "leaf":
         analysis.fail(
             f"units can only be put at the end of a plain axis, and this one is made of others "
@@ -257,16 +257,16 @@ def _give_layout(analysis: Analysis, axis, layout: str, joint, named: dict, boun
     bound.add(axis.uid)
 
 
-def refuse_constant(analysis: Analysis, v: Value, joint: Joint) -> NoReturn:
+def refuse_constant(analysis: Analysis, v: Value, pair: EquationPair) -> NoReturn:
     grown = [a for a in v.axes if not find(a).fixed]
     assert v.const is not None
     what = f"a constant of shape {list(v.const[0].shape)} → {list(v.const[1].shape)}"
     if not grown:
-        joint.fail(
+        pair.fail(
             f"{what} differs between the two programs by more than one positive factor",
             hint="give both models the same constants",
         )
-    joint.fail(
+    pair.fail(
         f"{what} in the program is no duplicate of the small model's: a table (of frequencies, "
         "positions, slopes) that depends on the size of this axis changes the old entries",
         axes=grown,

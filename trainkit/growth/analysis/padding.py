@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from trainkit.growth.analysis.joint_program import Joint
+from trainkit.growth.analysis.joint_program import EquationPair
 from trainkit.growth.axes.axis import Axis
 
 ZERO, MEAN = 0, 1  # what new units hold
@@ -30,12 +30,12 @@ class Need(NamedTuple):
 
     Attributes:
       readers: the parameters that read the axis themselves.
-      joint, axes: the equation that needs it, and the axes it is about.
+      pair, axes: the equation that needs it, and the axes it is about.
     """
 
     condition: Condition
     readers: Collection[int]
-    joint: Joint
+    pair: EquationPair
     axes: Sequence[Axis]
 
 
@@ -94,7 +94,7 @@ def choose(needs: Iterable[Need]) -> set[Place]:
             if _together(clause, chosen)
         ]
         if not costs:
-            need.joint.fail(
+            need.pair.fail(
                 "new units would have to be 0 here, and the mean of the old ones elsewhere",
                 axes=need.axes,
                 hint="grow this axis to a multiple",

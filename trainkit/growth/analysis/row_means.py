@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from trainkit.growth.analysis import padding
-from trainkit.growth.analysis.joint_program import Joint, Value
+from trainkit.growth.analysis.joint_program import EquationPair, Value
 from trainkit.growth.analysis.padding import Condition
 from trainkit.growth.axes.axis import Axis, find
 
 Means = dict[tuple[int, int], Condition]
-Makers = Mapping[int, Joint]
+Makers = Mapping[int, EquationPair]
 
 # Moves that are linear, and keep every place's units together.
 MOVES = {
@@ -48,14 +48,14 @@ def constant_along(makers: Makers, value: Value, d: int, depth: int = 8) -> bool
         return True
     if value.const is not None:
         return all(c.uniform is not None for c in value.const)
-    joint = makers.get(id(value))
-    if joint is None or not depth:
+    pair = makers.get(id(value))
+    if pair is None or not depth:
         return False
-    if joint.name == "broadcast_in_dim":
-        dims = joint.params["broadcast_dimensions"]
-        return d not in dims or constant_along(makers, joint.ins[0], dims.index(d), depth - 1)
-    return joint.name in _ELEMENTWISE and all(
-        constant_along(makers, v, d, depth - 1) for v in joint.ins
+    if pair.name == "broadcast_in_dim":
+        dims = pair.params["broadcast_dimensions"]
+        return d not in dims or constant_along(makers, pair.ins[0], dims.index(d), depth - 1)
+    return pair.name in _ELEMENTWISE and all(
+        constant_along(makers, v, d, depth - 1) for v in pair.ins
     )
 
 
@@ -81,9 +81,9 @@ def of_product(
     return result
 
 
-def taken_away(makers: Makers, joint: Joint, rows: frozenset[int]) -> Means:
+def taken_away(makers: Makers, pair: EquationPair, rows: frozenset[int]) -> Means:
     """Where an equation x − mean(x) leaves 0 in new units, and when."""
-    x, mean = joint.ins
+    x, mean = pair.ins
     return {
         (d, uid): x.means[d, uid]
         for d, uid in keys(x, rows)
@@ -97,28 +97,28 @@ def _is_mean(makers: Makers, value: Value, x: Value, d: int) -> bool:
         return False
     place: list[int | None] = list(range(len(x.axes)))  # where x's dimensions are in `value`
     divided = False
-    while (joint := makers.get(id(value))) is not None:
-        first = joint.ins[0]
-        if joint.name == "broadcast_in_dim":
-            dims = joint.params["broadcast_dimensions"]
+    while (pair := makers.get(id(value))) is not None:
+        first = pair.ins[0]
+        if pair.name == "broadcast_in_dim":
+            dims = pair.params["broadcast_dimensions"]
             kept = [_sizes(first, i) == _sizes(value, o) for i, o in enumerate(dims)]
             place = [dims.index(p) if p in dims and kept[dims.index(p)] else None for p in place]
-        elif joint.name in ("reshape", "squeeze", "expand_dims"):
+        elif pair.name in ("reshape", "squeeze", "expand_dims"):
             old, new = ([i for i in range(len(v.axes)) if _sizes(v, i) != (1, 1)]
                         for v in (first, value))  # fmt: skip
             if [_sizes(first, i) for i in old] != [_sizes(value, o) for o in new]:
                 return False
             moved = dict(zip(new, old, strict=True))
             place = [moved.get(p) if p is not None else None for p in place]
-        elif joint.name in ("div", "mul") and not divided:
-            if not _divides_by(joint, find(x.axes[d])):
+        elif pair.name in ("div", "mul") and not divided:
+            if not _divides_by(pair, find(x.axes[d])):
                 return False
             divided = True
-        elif joint.name == "reduce_sum":
-            kept_dims = [e for e in range(len(first.axes)) if e not in joint.params["axes"]]
+        elif pair.name == "reduce_sum":
+            kept_dims = [e for e in range(len(first.axes)) if e not in pair.params["axes"]]
             return (
                 divided
-                and tuple(joint.params["axes"]) == (d,)
+                and tuple(pair.params["axes"]) == (d,)
                 and _plain(makers, first) is _plain(makers, x)
                 and all(
                     _sizes(x, e) == (1, 1) or (p is not None and kept_dims[p] == e)
@@ -126,7 +126,7 @@ def _is_mean(makers: Makers, value: Value, x: Value, d: int) -> bool:
                     if e != d
                 )
             )
-        elif joint.name not in _PASSED:
+        elif pair.name not in _PASSED:
             return False
         value = first
     return False
@@ -138,21 +138,21 @@ def _sizes(value: Value, d: int) -> tuple[int, int]:
 
 def _plain(makers: Makers, value: Value) -> Value:
     """A value before it was converted or copied."""
-    while (joint := makers.get(id(value))) is not None and joint.name in _PASSED:
-        value = joint.ins[0]
+    while (pair := makers.get(id(value))) is not None and pair.name in _PASSED:
+        value = pair.ins[0]
     return value
 
 
-def _divides_by(joint: Joint, axis: Axis) -> bool:
+def _divides_by(pair: EquationPair, axis: Axis) -> bool:
     """Whether an equation divides its first operand by the size of the axis, in both programs."""
-    const = joint.ins[1].const
+    const = pair.ins[1].const
     if const is None:
         return False
     for c, n in zip(const, (axis.small, axis.big), strict=True):
         if c.uniform is None:
             return False
         value = float(c.uniform)
-        size = value if joint.name == "div" else 1.0 / value if value else 0.0
+        size = value if pair.name == "div" else 1.0 / value if value else 0.0
         if not np.isclose(size, n, rtol=1e-2 / n, atol=0.0):
             return False
     return True

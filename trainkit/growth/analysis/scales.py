@@ -20,7 +20,7 @@ import numpy as np
 
 from trainkit.growth.analysis import padding as conditions
 from trainkit.growth.analysis import row_means, signs
-from trainkit.growth.analysis.joint_program import Analysis, Joint, Value
+from trainkit.growth.analysis.joint_program import Analysis, EquationPair, Value
 from trainkit.growth.analysis.padding import ALWAYS, MEAN, Condition, Need
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import ZERO, Expr, System, plus
@@ -31,7 +31,7 @@ class Contraction(NamedTuple):
     """A sum over a grown leaf: what its operands carry together must be 0 or 1."""
 
     total: Expr
-    joint: Joint
+    pair: EquationPair
     axis: Axis
     leaf: Axis
     direct: list[int]  # parameters that are operands themselves
@@ -51,7 +51,7 @@ class Flow:
         self.analysis = analysis
         self.holes = holes  # uids of leaves with new units that copy nothing
         self.rows = rows  # those of them whose new units may hold the mean of the old
-        self.makers: dict[int, Joint] = {}
+        self.makers: dict[int, EquationPair] = {}
         self.watched: set[int] = set()  # leaves whose copies something else than a sum looks at
         self.ordered: dict[int, set[int]] = {}  # parameter -> leaves whose copies it must tie along
         self.factors = factors  # leaf uid -> log of the copies a unit, None where uneven
@@ -158,12 +158,12 @@ class Flow:
     def need(
         self,
         condition: Condition,
-        joint: Joint,
+        pair: EquationPair,
         axes: Sequence[Axis],
         readers: Sequence[int] = (),
     ) -> None:
         """Notes a condition on what new units hold."""
-        self.needs.append(Need(condition, readers, joint, axes))
+        self.needs.append(Need(condition, readers, pair, axes))
 
     def zero_at(self, value: Value, out: Value, d: int, uid: int) -> Condition | None:
         """When an operand, aligned with the result, is 0 in the new units of a leaf."""
@@ -173,12 +173,14 @@ class Flow:
             return None
         return value.zeros.get((d, uid))
 
-    def refuse_hollow(self, joint: Joint, value: Value, dims: Sequence[int] | None = None) -> None:
+    def refuse_hollow(
+        self, pair: EquationPair, value: Value, dims: Sequence[int] | None = None
+    ) -> None:
         """Refuses where units that hold nothing would be looked at."""
         for d, _ in self.hollow(value):
             if (dims is None or d in dims) and value.const is None:
-                joint.fail(
-                    f"units that copy nothing would enter `{joint.name}`",
+                pair.fail(
+                    f"units that copy nothing would enter `{pair.name}`",
                     axes=[value.axes[d]],
                     hint="grow this axis to a multiple, or grow another axis",
                 )
@@ -211,7 +213,9 @@ class Flow:
 
     # -- requirements -------------------------------------------------------------------------
 
-    def same_scale(self, joint: Joint, a: Expr | None, b: Expr | None, axes=()) -> Expr | None:
+    def same_scale(
+        self, pair: EquationPair, a: Expr | None, b: Expr | None, axes=()
+    ) -> Expr | None:
         """Requires two scales to agree; returns it (`None` fits everything)."""
         if a is None or b is None:
             return b if a is None else a
@@ -219,19 +223,19 @@ class Flow:
             return a
         residual = self.scales.require_zero(plus(a, b, -1.0))
         if residual:
-            grown = self.grown_before(joint)
+            grown = self.grown_before(pair)
             factor = math.exp(abs(residual))
-            joint.fail(
-                f"`{joint.name}` would see its operands change by factors that differ by "
+            pair.fail(
+                f"`{pair.name}` would see its operands change by factors that differ by "
                 f"{factor:.6g} when they must agree, and no scaling of the parameters mends it",
                 axes=[*axes, *grown],
-                hint=hint_of(joint),
+                hint=hint_of(pair),
             )
         return a if len(a) <= len(b) else b
 
-    def grown_before(self, joint: Joint) -> list[Axis]:
+    def grown_before(self, pair: EquationPair) -> list[Axis]:
         """The axes that grow at an equation, or at the nearest one before it where one does."""
-        todo, seen = [joint], set()
+        todo, seen = [pair], set()
         while todo:
             at = todo.pop(0)
             grown = [x for v in [*at.ins, *at.outs] for x in v.axes if not find(x).fixed]
@@ -244,11 +248,11 @@ class Flow:
                     todo.append(maker)
         return []
 
-    def pin(self, joint: Joint, value: Value, *, also_carries: bool = True) -> None:
+    def pin(self, pair: EquationPair, value: Value, *, also_carries: bool = True) -> None:
         """Requires a value to be the plain duplicate."""
         self.read(value)
         for expr in value.scale.flat:
-            self.same_scale(joint, expr, ZERO)
+            self.same_scale(pair, expr, ZERO)
         if also_carries:
             self.carries_nothing(value)
 
@@ -268,7 +272,7 @@ class Flow:
             self.splits.require_zero(plus(a, b, -1.0))
         return a
 
-    def uniform(self, joint: Joint, value: Value, d: int) -> None:
+    def uniform(self, pair: EquationPair, value: Value, d: int) -> None:
         """Requires one scale along dimension d."""
         self.read(value)
         n = value.scale.shape[d]
@@ -278,7 +282,7 @@ class Flow:
         for rest in np.ndindex(moved.shape[1:]):
             known: Expr | None = None
             for label in range(n):
-                known = self.same_scale(joint, known, moved[(label, *rest)])
+                known = self.same_scale(pair, known, moved[(label, *rest)])
             for label in range(n):
                 if moved[(label, *rest)] is not None:
                     moved[(label, *rest)] = known
@@ -286,7 +290,7 @@ class Flow:
     # -- what equations do --------------------------------------------------------------------
 
     def elementwise(
-        self, joint: Joint, operands: Sequence[Value], out: Value, powers: Sequence[float]
+        self, pair: EquationPair, operands: Sequence[Value], out: Value, powers: Sequence[float]
     ) -> None:
         """out = Π operandᵖ, element by element; the axes have been unified."""
         out.scale = np.empty(self.blocks(out), object)
@@ -313,9 +317,9 @@ class Flow:
                 out.zeros[d, uid] = either
         for v, p in zip(operands, powers, strict=True):
             if p < 0 and signs.sign(v) != signs.POSITIVE:
-                self.refuse_hollow(joint, v)
+                self.refuse_hollow(pair, v)
 
-    def agree(self, joint: Joint, operands: Sequence[Value], out: Value) -> None:
+    def agree(self, pair: EquationPair, operands: Sequence[Value], out: Value) -> None:
         """out takes its elements from, or adds, operands that must agree in scale and split."""
         out.scale = np.empty(self.blocks(out), object)
         for v in operands:
@@ -323,7 +327,7 @@ class Flow:
         for block in np.ndindex(out.scale.shape):
             known: Expr | None = None
             for v in operands:
-                known = self.same_scale(joint, known, v.scale[self._aligned(v, out, block)])
+                known = self.same_scale(pair, known, v.scale[self._aligned(v, out, block)])
             out.scale[block] = known
         speaking = [v for v in operands if any(e is not None for e in v.scale.flat)]
         out.carries = {}
@@ -351,24 +355,24 @@ class Flow:
             return ZERO
         return v.carries.get((d, label, leaf.uid), ZERO)
 
-    def power(self, joint: Joint, p: float) -> None:
+    def power(self, pair: EquationPair, p: float) -> None:
         """out = operandᵖ for p ≠ 1: scales follow, splits do not."""
-        self.carries_nothing(joint.ins[0])
-        self.elementwise(joint, joint.ins[:1], joint.outs[0], [p])
+        self.carries_nothing(pair.ins[0])
+        self.elementwise(pair, pair.ins[:1], pair.outs[0], [p])
 
-    def run(self, joints: Sequence[Joint]) -> None:
-        for joint in joints:
-            for v in joint.outs:
+    def run(self, pairs: Sequence[EquationPair]) -> None:
+        for pair in pairs:
+            for v in pair.outs:
                 v.means = {}
-            self.analysis.rule(joint.name, joint.ins).flow(self, joint)
-            if self.holes and len(joint.outs) == 1:
-                joint.outs[0].sign = signs.of_result(joint)
-            for v in joint.outs:
-                self.makers[id(v)] = joint
+            self.analysis.rule(pair.name, pair.ins).flow(self, pair)
+            if self.holes and len(pair.outs) == 1:
+                pair.outs[0].sign = signs.of_result(pair)
+            for v in pair.outs:
+                self.makers[id(v)] = pair
 
 
-def hint_of(joint: Joint) -> str:
-    if joint.name in ("log", "logsumexp", "log1p"):
+def hint_of(pair: EquationPair) -> str:
+    if pair.name in ("log", "logsumexp", "log1p"):
         return "a log-sum over an axis that grows counts the copies: keep that axis as it is"
     return (
         "a sum over copies is k-fold and a non-linear function of it is not the old one: use a "
