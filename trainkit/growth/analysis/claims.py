@@ -11,24 +11,24 @@ from typing import NamedTuple
 
 from trainkit.growth.analysis.joint_program import Analysis, EquationPair, Value
 from trainkit.growth.analysis.layout_search import LAYOUTS, all_pairs
-from trainkit.growth.analysis.scales import Flow
-from trainkit.growth.analysis.solve import fresh_flow
+from trainkit.growth.analysis.scales import ScalePropagation
+from trainkit.growth.analysis.solve import fresh_scales
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.ir.program import Program
 
 
 class Claims(NamedTuple):
-    """A pair of programs after the flow pass.
+    """A pair of programs after scale propagation.
 
     Attributes:
-      flow: its equations of scales and splits, and what padding has to hold.
+      scales: its equations of scales and splits, and what padding has to hold.
       pairs: the paired equations.
       outs: the results; what is claimed of them are expressions in the inputs' unknowns.
       leaves: those that grow, by uid; their maps are set.
     """
 
-    flow: Flow
+    scales: ScalePropagation
     pairs: list[EquationPair]
     outs: list[Value]
     leaves: dict[int, Axis]
@@ -39,7 +39,7 @@ def claims(
     programs: tuple[Program, Program],
     inputs: Sequence[Value],
     layout: Callable[[Axis], str],
-    given: Callable[[Flow], None],
+    given: Callable[[ScalePropagation], None],
 ) -> Claims:
     """Walks two programs in lockstep and carries what is given through them.
 
@@ -66,9 +66,9 @@ def claims(
         name = asked.get(leaf.uid) or layout(leaf)
         layouts[leaf.uid], leaves[leaf.uid] = name, leaf
         leaf.source = LAYOUTS[name](leaf.small, leaf.big)
-    flow = fresh_flow(analysis, pairs=pairs, values=values, outs=outs, layouts=layouts)
-    given(flow)
-    flow.run(pairs)
+    scales = fresh_scales(analysis, pairs=pairs, values=values, outs=outs, layouts=layouts)
+    given(scales)
+    scales.run(pairs)
     for v in outs:
-        flow.read(v)
-    return Claims(flow, pairs, outs, leaves)
+        scales.read(v)
+    return Claims(scales, pairs, outs, leaves)

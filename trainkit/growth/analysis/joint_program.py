@@ -23,7 +23,7 @@ class Value:
     Attributes:
       const: the constant in both programs, or `None`.
       origin: the parameter that this is, up to moving its elements about, or `None`.
-      scale, carries, zeros, means: what the flow pass finds; see `flow`.
+      scale, carries, zeros, means: what scale propagation finds; see `scales`.
       choice: what it is if it is no copy, but about what was chosen along an axis; see `choice`.
     """
 
@@ -145,11 +145,11 @@ class Rule(NamedTuple):
 
     Attributes:
       axes: makes the results' values and unifies axes.
-      flow: carries scales and splits from operands to results.
+      scales: carries scales and splits from operands to results.
     """
 
     axes: Callable[[EquationPair], None]
-    flow: Callable[[Any, EquationPair], None]
+    scales: Callable[[Any, EquationPair], None]
 
 
 class Analysis:

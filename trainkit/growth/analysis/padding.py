@@ -4,7 +4,7 @@ Whether a value is 0 in its new units follows from parameters being 0 there: a p
 one factor is, a sum where all terms are. Likewise whether it holds the mean of the old ones there
 (see `rowmeans`). A condition is a set of clauses; it holds when every parameter of one clause is
 what the clause says. What sums over such units needs its condition to hold; the parameters that no
-chosen clause names are drawn afresh, so that gradients flow to those that are 0. (Were both sides
+chosen clause names are drawn afresh, so that gradients pass to those that are 0. (Were both sides
 0, neither would ever move.)
 """
 

@@ -38,7 +38,7 @@ class Contraction(NamedTuple):
     reads: list[Expr]  # what those parameters carry
 
 
-class Flow:
+class ScalePropagation:
     """The state of the pass: two systems of equations and the contractions met."""
 
     def __init__(
@@ -55,7 +55,7 @@ class Flow:
         self.watched: set[int] = set()  # leaves whose copies something else than a sum looks at
         self.ordered: dict[int, set[int]] = {}  # parameter -> leaves whose copies it must tie along
         self.factors = factors  # leaf uid -> log of the copies a unit, None where uneven
-        self.scales = System()
+        self.system = System()
         self.splits = System()
         self.contractions: list[Contraction] = []
         self.needs: list[Need] = []  # what new units must hold
@@ -101,11 +101,11 @@ class Flow:
 
     def parameter(self, value: Value) -> None:
         """Gives a parameter its unknowns: one scale, one more a label, one split a cell."""
-        base = self.scales.variable()
+        base = self.system.variable()
         more: dict[tuple[int, int], Expr] = {}
         for d, n in enumerate(self.blocks(value)):
             for label in range(1, n):
-                more[d, label] = self.scales.variable()
+                more[d, label] = self.system.variable()
         scale = np.empty(self.blocks(value), object)
         for block in np.ndindex(scale.shape):
             expr = base
@@ -138,7 +138,7 @@ class Flow:
         """A value whose scale later equations decide (a loop's carry)."""
         value.scale = np.empty(self.blocks(value), object)
         for block in np.ndindex(value.scale.shape):
-            value.scale[block] = self.scales.variable()
+            value.scale[block] = self.system.variable()
         value.carries = {
             (d, label, leaf.uid): self.splits.variable() for d, label, leaf in self.cells(value)
         }
@@ -221,7 +221,7 @@ class Flow:
             return b if a is None else a
         if a is b or a == b:
             return a
-        residual = self.scales.require_zero(plus(a, b, -1.0))
+        residual = self.system.require_zero(plus(a, b, -1.0))
         if residual:
             grown = self.grown_before(pair)
             factor = math.exp(abs(residual))
@@ -364,7 +364,7 @@ class Flow:
         for pair in pairs:
             for v in pair.outs:
                 v.means = {}
-            self.analysis.rule(pair.name, pair.ins).flow(self, pair)
+            self.analysis.rule(pair.name, pair.ins).scales(self, pair)
             if self.holes and len(pair.outs) == 1:
                 pair.outs[0].sign = signs.of_result(pair)
             for v in pair.outs:

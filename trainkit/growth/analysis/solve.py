@@ -21,7 +21,7 @@ from trainkit.growth.analysis.layout_search import (
     refuse_constant,
     rounding,
 )
-from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.errors import GrowthError
@@ -56,8 +56,8 @@ def widen(
     def attempt(layouts: dict[int, str], tried: list[tuple[Axis, GrowthError]]) -> Plan:
         attempts.add(frozenset(layouts.items()))
         try:
-            flow = _run(analysis, values, pairs, outs, layouts)
-            return emit(analysis, flow, layouts, seen_outside)
+            scales = _run(analysis, values, pairs, outs, layouts)
+            return emit(analysis, scales, layouts, seen_outside)
         except GrowthError as error:
             failed: GrowthError | None = None
             for i, (leaf, layout) in enumerate(_otherwise(error.leaves, layouts)):
@@ -181,40 +181,40 @@ def _check_outputs(analysis: Analysis, pairs: list[EquationPair], visible) -> No
             )
 
 
-def _run(analysis, values, pairs: list[EquationPair], outs, layouts) -> Flow:
-    flow = fresh_flow(analysis, values, pairs, outs, layouts)
+def _run(analysis, values, pairs: list[EquationPair], outs, layouts) -> ScalePropagation:
+    scales = fresh_scales(analysis, values, pairs, outs, layouts)
     for i, value in enumerate(values):
         if i < len(analysis.params):
-            flow.parameter(value)
+            scales.parameter(value)
             if not jax.dtypes.issubdtype(value.dtype, np.inexact):
                 for expr in value.scale.flat:
-                    flow.scales.require_zero(expr)
+                    scales.system.require_zero(expr)
         else:
-            flow.plain(value)
-    flow.run(pairs)
+            scales.plain(value)
+    scales.run(pairs)
     for i, out in enumerate(outs):
-        flow.read(out)
+        scales.read(out)
         for expr in out.scale.flat:
-            if expr is not None and flow.scales.require_zero(expr):
-                maker = flow.makers.get(id(out), pairs[-1] if pairs else None)
+            if expr is not None and scales.system.require_zero(expr):
+                maker = scales.makers.get(id(out), pairs[-1] if pairs else None)
                 analysis.fail(
                     f"result {i} would change by a factor, and no scaling of the parameters "
                     "mends it",
-                    axes=flow.grown_before(maker) if maker is not None else out.axes,
+                    axes=scales.grown_before(maker) if maker is not None else out.axes,
                     equation=maker.small if maker is not None else None,
                     hint="let a parameter read the axis that is summed over, or use a mean there",
                 )
-    return flow
+    return scales
 
 
-def fresh_flow(
+def fresh_scales(
     analysis: Analysis,
     values: list[Value],
     pairs: list[EquationPair],
     outs: list[Value],
     layouts: dict[int, str],
-) -> Flow:
-    """The flow pass before its first equation: how many copies each layout makes, and which
+) -> ScalePropagation:
+    """Scale propagation before its first equation: how many copies each layout makes, and which
     constants fit."""
     factors: dict[int, float | None] = {}
     every = [*values, *outs]
@@ -235,7 +235,7 @@ def fresh_flow(
         if v.const is not None:
             v.scale = None  # what an earlier attempt found
     rows = frozenset(uid for uid in factors if layouts[uid] == "row mean")
-    flow = Flow(analysis, factors, holes, rows)
+    scales = ScalePropagation(analysis, factors, holes, rows)
     users = {id(v): j for j in all_pairs(pairs) for v in j.ins}
 
     def read_constant(v: Value) -> np.ndarray:
@@ -244,12 +244,12 @@ def fresh_flow(
             refuse_constant(analysis, v, users.get(id(v), pairs[-1]))
         if any(e for e in found.flat):
             # Ratios of constants are known no better than the constants.
-            flow.scales.tolerance = max(flow.scales.tolerance, 4 * rounding(v))
+            scales.system.tolerance = max(scales.system.tolerance, 4 * rounding(v))
         return found
 
-    flow.read_constant = read_constant
-    flow.shiftable = shiftable(analysis, pairs, values)
-    return flow
+    scales.read_constant = read_constant
+    scales.shiftable = shiftable(analysis, pairs, values)
+    return scales
 
 
 _FORWARD = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trainkit.growth.analysis.contractions import nest
 from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
-from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.axes.axis import Axis, find, product
 
 
@@ -22,7 +22,7 @@ def dot_axes(pair: EquationPair) -> None:
     )
 
 
-def dot_flow(flow: Flow, pair: EquationPair) -> None:
+def dot_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     (contract_a, contract_b), (batch_a, batch_b) = pair.params["dimension_numbers"]
     a, b = pair.ins
     loops: list[Axis] = list(a.axes)
@@ -35,7 +35,7 @@ def dot_flow(flow: Flow, pair: EquationPair) -> None:
         loops.append(b.axes[d])
     free_a = [d for d in range(len(a.axes)) if d not in (*contract_a, *batch_a)]
     nest(
-        flow,
+        scales,
         pair,
         loops,
         [(a, [(d,) for d in range(len(a.axes))]), (b, [(n,) for n in names_b])],
@@ -111,7 +111,7 @@ def _kernel_axes(pair: EquationPair, kernel: Value, window: tuple[int, ...]) -> 
             pair.analysis.force(axis, "centre", pair)
 
 
-def conv_flow(flow: Flow, pair: EquationPair) -> None:
+def conv_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     lhs, rhs, out_spec = _conv(pair)
     x, kernel = pair.ins
     rank = len(lhs)
@@ -122,7 +122,7 @@ def conv_flow(flow: Flow, pair: EquationPair) -> None:
     names_x[lhs[0]] = names_o[out_spec[0]] = (0,)
     names_k[rhs[1]] = (1,)
     if pair.params["batch_group_count"] != 1:
-        return _plain_contraction(flow, pair)
+        return _plain_contraction(scales, pair)
     if pair.notes["loops"] is None:
         names_x[lhs[1]] = (1,)
         loops.append(kernel.axes[rhs[0]])
@@ -132,13 +132,13 @@ def conv_flow(flow: Flow, pair: EquationPair) -> None:
         loops += [groups, each]
         names_x[lhs[1]] = (2, 1)
         names_k[rhs[0]] = names_o[out_spec[1]] = (2, 3)
-    return nest(flow, pair, loops, [(x, names_x), (kernel, names_k)], pair.outs[0], names_o, [1])
+    return nest(scales, pair, loops, [(x, names_x), (kernel, names_k)], pair.outs[0], names_o, [1])
 
 
-def _plain_contraction(flow: Flow, pair: EquationPair) -> None:
+def _plain_contraction(scales: ScalePropagation, pair: EquationPair) -> None:
     for v in pair.ins:
-        flow.pin(pair, v)
-    flow.plain(pair.outs[0])
+        scales.pin(pair, v)
+    scales.plain(pair.outs[0])
 
 
 def sum_axes(pair: EquationPair) -> None:
@@ -147,11 +147,11 @@ def sum_axes(pair: EquationPair) -> None:
     pair.new_out(0, [a for d, a in enumerate(pair.ins[0].axes) if d not in gone])
 
 
-def sum_flow(flow: Flow, pair: EquationPair) -> None:
+def sum_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x, gone = pair.ins[0], pair.params["axes"]
     kept = [(d,) for d in range(len(x.axes)) if d not in gone]
     nest(
-        flow,
+        scales,
         pair,
         x.axes,
         [(x, [(d,) for d in range(len(x.axes))])],
@@ -185,13 +185,13 @@ def ragged_axes(pair: EquationPair) -> None:
     pair.new_out(0, [a.axes[d] for d in (*batch_a, *free_a)] + [b.axes[d] for d in free_b])
 
 
-def ragged_flow(flow: Flow, pair: EquationPair) -> None:
+def ragged_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     if pair.notes.get("plain"):
-        return _plain_contraction(flow, pair)
+        return _plain_contraction(scales, pair)
     numbers = pair.params["ragged_dot_dimension_numbers"]
     (contract_a, contract_b), (batch_a, batch_b) = numbers.dot_dimension_numbers
     a, b, sizes = pair.ins
-    flow.pin(pair, sizes)
+    scales.pin(pair, sizes)
     loops: list[Axis] = list(a.axes)
     names: list[tuple[int, ...] | None] = [None] * len(b.axes)
     for i, j in [*zip(contract_a, contract_b, strict=True), *zip(batch_a, batch_b, strict=True)]:
@@ -205,7 +205,7 @@ def ragged_flow(flow: Flow, pair: EquationPair) -> None:
     free_a = [d for d in range(len(a.axes)) if d not in (*contract_a, *batch_a)]
     out = [(d,) for d in (*batch_a, *free_a)] + [names[d] for d in free_b]
     nest(
-        flow,
+        scales,
         pair,
         loops,
         [(a, [(d,) for d in range(len(a.axes))]), (b, names)],
@@ -217,8 +217,8 @@ def ragged_flow(flow: Flow, pair: EquationPair) -> None:
 
 
 RULES = {
-    "ragged_dot_general": Rule(ragged_axes, ragged_flow),
-    "dot_general": Rule(dot_axes, dot_flow),
-    "conv_general_dilated": Rule(conv_axes, conv_flow),
-    "reduce_sum": Rule(sum_axes, sum_flow),
+    "ragged_dot_general": Rule(ragged_axes, ragged_scales),
+    "dot_general": Rule(dot_axes, dot_scales),
+    "conv_general_dilated": Rule(conv_axes, conv_scales),
+    "reduce_sum": Rule(sum_axes, sum_scales),
 }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from trainkit.growth.analysis.index_maps import Group, move
 from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
 from trainkit.growth.analysis.padding import ALWAYS
-from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.axes.axis import Axis
 from trainkit.growth.ir.program import scan_counts
 
@@ -50,68 +50,70 @@ def scan_axes(pair: EquationPair) -> None:
             pair.new_out(i, [Axis(length, length), *out.axes])
 
 
-def _link(flow: Flow, pair: EquationPair, a: Value, b: Value) -> None:
+def _link(scales: ScalePropagation, pair: EquationPair, a: Value, b: Value) -> None:
     """Requires two values with the same axes to have one scale and one split."""
-    flow.agree(pair, [flow.read(a), flow.read(b)], _inside(a))
+    scales.agree(pair, [scales.read(a), scales.read(b)], _inside(a))
 
 
-def _close(flow: Flow, pair: EquationPair, inner: Value, out: Value, result: Value) -> None:
+def _close(
+    scales: ScalePropagation, pair: EquationPair, inner: Value, out: Value, result: Value
+) -> None:
     """What a round gives is what the next one takes."""
-    _link(flow, pair, inner, flow.read(out))
+    _link(scales, pair, inner, scales.read(out))
     kept = [(out.zeros, inner.zeros), (out.means, inner.means)]
-    if not flow.is_zero(out) and not all(keys.keys() <= found.keys() for found, keys in kept):
+    if not scales.is_zero(out) and not all(keys.keys() <= found.keys() for found, keys in kept):
         pair.fail(
             "new units that hold nothing at first would be filled by the loop",
             axes=[a for a in inner.axes if not a.fixed],
             hint="grow this axis to a multiple, whose copies need no such units, or another axis",
         )
-    if not flow.is_zero(out):
+    if not scales.is_zero(out):
         for found, key in [(f, k) for f, keys in kept for k in keys]:
-            flow.need(found[key], pair, [inner.axes[key[0]]])
+            scales.need(found[key], pair, [inner.axes[key[0]]])
     result.scale, result.carries = inner.scale, inner.carries
     result.zeros, result.means = inner.zeros, inner.means
 
 
-def _enter(flow: Flow, pair: EquationPair, v: Value, inner: Value) -> None:
+def _enter(scales: ScalePropagation, pair: EquationPair, v: Value, inner: Value) -> None:
     """A carry holds in its new units in every round what it holds in the first."""
     inner.means = {}
-    if flow.is_zero(v):
-        inner.zeros = dict.fromkeys(flow.hollow(inner), ALWAYS)
+    if scales.is_zero(v):
+        inner.zeros = dict.fromkeys(scales.hollow(inner), ALWAYS)
         return
     inner.means = dict.fromkeys(v.means, ALWAYS)
     inner.zeros = dict.fromkeys(v.zeros.keys() - v.means.keys(), ALWAYS)
     for found, keys in ((v.means, inner.means), (v.zeros, inner.zeros)):
         for key in keys:
-            flow.need(found[key], pair, [v.axes[key[0]]])
+            scales.need(found[key], pair, [v.axes[key[0]]])
 
 
-def scan_flow(flow: Flow, pair: EquationPair) -> None:
+def scan_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     consts, carries = scan_counts(pair.params)
     body = pair.bodies[0]
     init, xs = pair.ins[consts : consts + carries], pair.ins[consts + carries :]
     for v in pair.ins[:consts]:
-        flow.read(v)
+        scales.read(v)
     for v, inner in zip(init, body.ins[consts : consts + carries], strict=True):
-        flow.read(v)
-        flow.unknown(inner)
-        _enter(flow, pair, v, inner)
-        _link(flow, pair, v, inner)
+        scales.read(v)
+        scales.unknown(inner)
+        _enter(scales, pair, v, inner)
+        _link(scales, pair, v, inner)
     for v, inner in zip(xs, body.ins[consts + carries :], strict=True):
-        flow.read(v)
-        flow.uniform(pair, v, 0)
+        scales.read(v)
+        scales.uniform(pair, v, 0)
         groups = [Group((d + 1,), (d,)) for d in range(len(inner.axes))]
-        move(flow, pair, inner, [(v, groups)])
+        move(scales, pair, inner, [(v, groups)])
         inner.origin = v.origin
-    flow.run(body.equations)
+    scales.run(body.equations)
     for i, out in enumerate(body.outs):
-        flow.read(out)
+        scales.read(out)
         if i < carries:
             inner = body.ins[consts + i]
-            _close(flow, pair, inner, out, pair.outs[i])
+            _close(scales, pair, inner, out, pair.outs[i])
         else:
             stacked = pair.outs[i]
             groups = [Group((d,), (d + 1,)) for d in range(len(out.axes))]
-            move(flow, pair, stacked, [(out, groups)])
+            move(scales, pair, stacked, [(out, groups)])
 
 
 def while_axes(pair: EquationPair) -> None:
@@ -128,23 +130,23 @@ def while_axes(pair: EquationPair) -> None:
         pair.new_out(i, v.axes)
 
 
-def while_flow(flow: Flow, pair: EquationPair) -> None:
+def while_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     n = pair.params["cond_nconsts"] + pair.params["body_nconsts"]
     test, run = pair.bodies
     inside = run.ins[pair.params["body_nconsts"] :]
     for v in pair.ins[:n]:
-        flow.read(v)
+        scales.read(v)
     for v, inner in zip(pair.ins[n:], inside, strict=True):
-        flow.read(v)
-        flow.unknown(inner)
-        _enter(flow, pair, v, inner)
-        _link(flow, pair, v, inner)
-    flow.run(test.equations)
+        scales.read(v)
+        scales.unknown(inner)
+        _enter(scales, pair, v, inner)
+        _link(scales, pair, v, inner)
+    scales.run(test.equations)
     for v in test.outs:
-        flow.pin(pair, v)
-    flow.run(run.equations)
+        scales.pin(pair, v)
+    scales.run(run.equations)
     for i, (inner, out) in enumerate(zip(inside, run.outs, strict=True)):
-        _close(flow, pair, inner, out, pair.outs[i])
+        _close(scales, pair, inner, out, pair.outs[i])
 
 
 def cond_axes(pair: EquationPair) -> None:
@@ -159,14 +161,14 @@ def cond_axes(pair: EquationPair) -> None:
         pair.new_out(i, out.axes)
 
 
-def cond_flow(flow: Flow, pair: EquationPair) -> None:
+def cond_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     for v in pair.ins:
-        flow.read(v)
-    flow.pin(pair, pair.ins[0])
+        scales.read(v)
+    scales.pin(pair, pair.ins[0])
     for body in pair.bodies:
-        flow.run(body.equations)
+        scales.run(body.equations)
     for i, out in enumerate(pair.outs):
-        flow.agree(pair, [flow.read(body.outs[i]) for body in pair.bodies], out)
+        scales.agree(pair, [scales.read(body.outs[i]) for body in pair.bodies], out)
 
 
 _HINT = "keep this axis as it is, or write the operation with primitives that have a rule"
@@ -195,16 +197,16 @@ def unknown_axes(pair: EquationPair) -> None:
         pair.new_out(i)
 
 
-def unknown_flow(flow: Flow, pair: EquationPair) -> None:
+def unknown_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     for v in pair.ins:
-        flow.pin(pair, v)
+        scales.pin(pair, v)
     for v in pair.outs:
-        flow.plain(v)
+        scales.plain(v)
 
 
-UNKNOWN = Rule(unknown_axes, unknown_flow)
+UNKNOWN = Rule(unknown_axes, unknown_scales)
 RULES = {
-    "scan": Rule(scan_axes, scan_flow),
-    "while": Rule(while_axes, while_flow),
-    "cond": Rule(cond_axes, cond_flow),
+    "scan": Rule(scan_axes, scan_scales),
+    "while": Rule(while_axes, while_scales),
+    "cond": Rule(cond_axes, cond_scales),
 }

@@ -8,7 +8,7 @@ import numpy as np
 
 from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
 from trainkit.growth.analysis.row_means import constant_along, keys, of_product, of_sum, taken_away
-from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.axes.axis import find
 
 
@@ -35,64 +35,64 @@ def axes(pair: EquationPair, *ignored: str) -> None:
         pair.new_out(i, out_axes)
 
 
-def nonlinear(flow: Flow, pair: EquationPair) -> None:
+def nonlinear(scales: ScalePropagation, pair: EquationPair) -> None:
     """f(c·x) has no scale to give: operands must be plain copies, and so is the result."""
     for v in pair.ins:
-        flow.pin(pair, v)
+        scales.pin(pair, v)
     if pair.name in _UNBOUNDED:
         for v in pair.ins:
-            flow.refuse_hollow(pair, v)
+            scales.refuse_hollow(pair, v)
     for v in pair.outs:
-        flow.plain(v)
+        scales.plain(v)
         if pair.name in KEEPS_ZERO:
             v.zeros = dict(pair.ins[0].zeros)
 
 
-def linear(flow: Flow, pair: EquationPair) -> None:
+def linear(scales: ScalePropagation, pair: EquationPair) -> None:
     """f(c·x) = c·f(x), element by element and additive."""
-    flow.elementwise(pair, pair.ins, pair.outs[0], [1.0])
+    scales.elementwise(pair, pair.ins, pair.outs[0], [1.0])
     pair.outs[0].origin = pair.ins[0].origin
-    pair.outs[0].means = of_product(flow.makers, pair.ins, pair.outs[0], flow.rows)
+    pair.outs[0].means = of_product(scales.makers, pair.ins, pair.outs[0], scales.rows)
 
 
-def homogeneous(power: float, flow: Flow, pair: EquationPair) -> None:
+def homogeneous(power: float, scales: ScalePropagation, pair: EquationPair) -> None:
     """f(c·x) = cᵖ·f(x) for c > 0."""
-    flow.power(pair, power)
+    scales.power(pair, power)
 
 
-def sign(flow: Flow, pair: EquationPair) -> None:
+def sign(scales: ScalePropagation, pair: EquationPair) -> None:
     """f(c·x) = f(x) for c > 0."""
-    flow.carries_nothing(pair.ins[0])
-    flow.read(pair.ins[0])
-    flow.plain(pair.outs[0])
+    scales.carries_nothing(pair.ins[0])
+    scales.read(pair.ins[0])
+    scales.plain(pair.outs[0])
 
 
-def multiply(flow: Flow, pair: EquationPair) -> None:
-    flow.elementwise(pair, pair.ins, pair.outs[0], [1.0, 1.0])
-    pair.outs[0].means = of_product(flow.makers, pair.ins, pair.outs[0], flow.rows)
+def multiply(scales: ScalePropagation, pair: EquationPair) -> None:
+    scales.elementwise(pair, pair.ins, pair.outs[0], [1.0, 1.0])
+    pair.outs[0].means = of_product(scales.makers, pair.ins, pair.outs[0], scales.rows)
 
 
-def divide(flow: Flow, pair: EquationPair) -> None:
+def divide(scales: ScalePropagation, pair: EquationPair) -> None:
     if np.issubdtype(pair.outs[0].dtype, np.integer):
-        return nonlinear(flow, pair)  # rounds towards zero
-    flow.carries_nothing(pair.ins[1])
-    flow.elementwise(pair, pair.ins, pair.outs[0], [1.0, -1.0])
+        return nonlinear(scales, pair)  # rounds towards zero
+    scales.carries_nothing(pair.ins[1])
+    scales.elementwise(pair, pair.ins, pair.outs[0], [1.0, -1.0])
     out = pair.outs[0]
-    if all(constant_along(flow.makers, pair.ins[1], d) for d, _ in keys(out, flow.rows)):
-        out.means = of_product(flow.makers, pair.ins, out, flow.rows)
+    if all(constant_along(scales.makers, pair.ins[1], d) for d, _ in keys(out, scales.rows)):
+        out.means = of_product(scales.makers, pair.ins, out, scales.rows)
 
 
-def add(flow: Flow, pair: EquationPair) -> None:
-    if _shifted(flow, pair):
+def add(scales: ScalePropagation, pair: EquationPair) -> None:
+    if _shifted(scales, pair):
         return
     out = pair.outs[0]
     for v in pair.ins:
         if guards(v):
-            flow.read(v).scale[...] = None
-    flow.agree(pair, pair.ins, out)
-    out.means = of_sum(flow.makers, pair.ins, out, flow.rows)
+            scales.read(v).scale[...] = None
+    scales.agree(pair, pair.ins, out)
+    out.means = of_sum(scales.makers, pair.ins, out, scales.rows)
     if pair.name == "sub":
-        out.zeros.update(taken_away(flow.makers, pair, flow.rows))
+        out.zeros.update(taken_away(scales.makers, pair, scales.rows))
 
 
 def guards(v: Value) -> bool:
@@ -103,69 +103,69 @@ def guards(v: Value) -> bool:
     return all(n is not None and 0 < float(n) <= 1.001e-20 for n in numbers)
 
 
-def largest(flow: Flow, pair: EquationPair) -> None:
+def largest(scales: ScalePropagation, pair: EquationPair) -> None:
     """max, min: homogeneous in their operands together, but not linear."""
     for v in pair.ins:
-        flow.carries_nothing(v)
-    flow.agree(pair, pair.ins, pair.outs[0])
+        scales.carries_nothing(v)
+    scales.agree(pair, pair.ins, pair.outs[0])
 
 
-def compare(flow: Flow, pair: EquationPair) -> None:
-    largest(flow, pair)
-    flow.plain(pair.outs[0])
+def compare(scales: ScalePropagation, pair: EquationPair) -> None:
+    largest(scales, pair)
+    scales.plain(pair.outs[0])
 
 
-def convert(flow: Flow, pair: EquationPair) -> None:
+def convert(scales: ScalePropagation, pair: EquationPair) -> None:
     small, new = pair.ins[0].dtype, pair.params["new_dtype"]
     floats = np.issubdtype(new, np.inexact) or "float" in str(new)
     if floats and small != np.bool_:
-        return linear(flow, pair)
+        return linear(scales, pair)
     if not floats and not ("float" in str(small) or np.issubdtype(small, np.inexact)):
-        return linear(flow, pair) if small != np.bool_ else nonlinear(flow, pair)
-    return nonlinear(flow, pair)
+        return linear(scales, pair) if small != np.bool_ else nonlinear(scales, pair)
+    return nonlinear(scales, pair)
 
 
-def integer_power(flow: Flow, pair: EquationPair) -> None:
-    flow.power(pair, float(pair.params["y"]))
+def integer_power(scales: ScalePropagation, pair: EquationPair) -> None:
+    scales.power(pair, float(pair.params["y"]))
 
 
-def power(flow: Flow, pair: EquationPair) -> None:
+def power(scales: ScalePropagation, pair: EquationPair) -> None:
     """x**y is homogeneous where y is one constant."""
     base, exponent = pair.ins
     const = exponent.const
     if const is not None and const[0].uniform is not None and const[1].uniform is not None:
         y = float(const[0].uniform)
         if y == float(const[1].uniform):
-            flow.carries_nothing(base)
-            return flow.elementwise(pair, [base], pair.outs[0], [y])
-    return nonlinear(flow, pair)
+            scales.carries_nothing(base)
+            return scales.elementwise(pair, [base], pair.outs[0], [y])
+    return nonlinear(scales, pair)
 
 
-def clamp(flow: Flow, pair: EquationPair) -> None:
-    largest(flow, pair)
+def clamp(scales: ScalePropagation, pair: EquationPair) -> None:
+    largest(scales, pair)
 
 
-def select(flow: Flow, pair: EquationPair) -> None:
+def select(scales: ScalePropagation, pair: EquationPair) -> None:
     which, *cases = pair.ins
-    flow.pin(pair, which)
+    scales.pin(pair, which)
     out = pair.outs[0]
-    flow.agree(pair, cases, out)
-    if all(constant_along(flow.makers, which, d) for d, _ in keys(out, flow.rows)):
-        out.means = of_sum(flow.makers, cases, out, flow.rows)
+    scales.agree(pair, cases, out)
+    if all(constant_along(scales.makers, which, d) for d, _ in keys(out, scales.rows)):
+        out.means = of_sum(scales.makers, cases, out, scales.rows)
 
 
-def complex_pair(flow: Flow, pair: EquationPair) -> None:
-    flow.agree(pair, pair.ins, pair.outs[0])
+def complex_pair(scales: ScalePropagation, pair: EquationPair) -> None:
+    scales.agree(pair, pair.ins, pair.outs[0])
 
 
-def _shifted(flow: Flow, pair: EquationPair) -> bool:
+def _shifted(scales: ScalePropagation, pair: EquationPair) -> bool:
     """A parameter that is only used as w + 1 grows as w′ = c·(w + 1) − 1, so that it can scale."""
     if pair.name != "add":
         return False
     for param in pair.ins:
-        if param.origin in flow.shiftable:
-            flow.shift[param.origin] = flow.shiftable[param.origin]
-            flow.elementwise(pair, [param], pair.outs[0], [1.0])
+        if param.origin in scales.shiftable:
+            scales.shift[param.origin] = scales.shiftable[param.origin]
+            scales.elementwise(pair, [param], pair.outs[0], [1.0])
             return True
     return False
 

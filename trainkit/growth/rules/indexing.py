@@ -9,7 +9,7 @@ from jax.lax import GatherScatterMode
 
 from trainkit.growth.analysis.index_maps import ANY, Group, move
 from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
-from trainkit.growth.analysis.scales import Contraction, Flow
+from trainkit.growth.analysis.scales import Contraction, ScalePropagation
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import ZERO, constant, plus
 
@@ -77,15 +77,15 @@ def gather_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
     pair.new_out(0, made)
 
 
-def gather_flow(flow: Flow, pair: EquationPair) -> None:
+def gather_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x, index = pair.ins
     if index.choice is None:
-        flow.pin(pair, index)
+        scales.pin(pair, index)
     n, out = pair.params["dimension_numbers"], pair.outs[0]
-    flow.read(x)
+    scales.read(x)
     for d in range(len(x.axes)):
         if d in n.collapsed_slice_dims:
-            flow.uniform(pair, x, d)
+            scales.uniform(pair, x, d)
     batch = dict(zip(n.start_indices_batching_dims, n.operand_batching_dims, strict=True))
     groups = []
     for o, (kind, d) in enumerate(pair.notes["layout"]):
@@ -97,7 +97,7 @@ def gather_flow(flow: Flow, pair: EquationPair) -> None:
         else:
             zeros = np.zeros(out.small[o], np.int64), np.zeros(out.big[o], np.int64)
             groups.append(Group((), (o,), *zeros))
-    move(flow, pair, out, [(x, groups)])
+    move(scales, pair, out, [(x, groups)])
 
 
 _SUMS = ("scatter-add", "scatter_add", "scatter-sub", "scatter_sub")
@@ -135,8 +135,8 @@ def scatter_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
     pair.new_out(0, x.axes)
 
 
-def scatter_flow(
-    flow: Flow,
+def scatter_scales(
+    scales: ScalePropagation,
     pair: EquationPair,
     chosen: int | None = None,
     also: Callable[[Value], None] = lambda spread: None,
@@ -149,10 +149,10 @@ def scatter_flow(
     x, index, updates = pair.ins
     out = pair.outs[0]
     if index.choice is None:
-        flow.pin(pair, index)
+        scales.pin(pair, index)
     n = pair.params["dimension_numbers"]
-    flow.read(x)
-    flow.read(updates)
+    scales.read(x)
+    scales.read(updates)
     kept = {}  # dimension of x -> dimension of updates that runs through all of it
     for o, (kind, d) in enumerate(pair.notes["layout"]):
         if kind == "x" and find(x.axes[d]) is find(updates.axes[o]):
@@ -163,16 +163,16 @@ def scatter_flow(
                 kept[d] = o
     for d in range(len(x.axes)):
         if d not in kept:
-            flow.uniform(pair, x, d)
+            scales.uniform(pair, x, d)
     gone = [o for o in range(len(updates.axes)) if o not in kept.values()]
     for o in gone:
-        flow.uniform(pair, updates, o)
+        scales.uniform(pair, updates, o)
     if pair.name not in ("scatter", *_SUMS):
         for v in (x, updates):
-            flow.carries_nothing(v)
+            scales.carries_nothing(v)
         if pair.name in ("scatter_mul", "scatter-mul"):
-            flow.pin(pair, x)
-            flow.pin(pair, updates)
+            scales.pin(pair, x)
+            scales.pin(pair, updates)
     spread = Value(x.small, x.big, x.dtype, list(x.axes))
     groups = []
     for d in range(len(x.axes)):
@@ -181,29 +181,31 @@ def scatter_flow(
         else:
             zeros = np.zeros(x.small[d], np.int64), np.zeros(x.big[d], np.int64)
             groups.append(Group((), (d,), *zeros))
-    move(flow, pair, spread, [(updates, groups)])
+    move(scales, pair, spread, [(updates, groups)])
     for o in gone:
         if o != chosen:
-            _meet(flow, pair, updates, o, spread)
+            _meet(scales, pair, updates, o, spread)
     also(spread)
-    flow.agree(pair, [x, spread], out)
+    scales.agree(pair, [x, spread], out)
 
 
-def _meet(flow: Flow, pair: EquationPair, updates: Value, o: int, spread: Value) -> None:
+def _meet(
+    scales: ScalePropagation, pair: EquationPair, updates: Value, o: int, spread: Value
+) -> None:
     """Copies of updates that are all written to one place: added, they count."""
     if pair.name not in _SUMS:
-        flow.refuse_hollow(pair, updates, [o])
+        scales.refuse_hollow(pair, updates, [o])
         for (d, _, _), expr in updates.carries.items():
             if d == o and expr:
-                flow.splits.require_zero(expr)
+                scales.splits.require_zero(expr)
         return
-    for d, uid in flow.hollow(updates):
+    for d, uid in scales.hollow(updates):
         if d == o:
             if (d, uid) not in updates.zeros:
-                flow.refuse_hollow(pair, updates, [o])
-            flow.need(updates.zeros[d, uid], pair, [updates.axes[o]])
-    cells = flow.labels(updates.axes[o])[1]
-    copies = {flow.log_copies(cell) for cell in cells}
+                scales.refuse_hollow(pair, updates, [o])
+            scales.need(updates.zeros[d, uid], pair, [updates.axes[o]])
+    cells = scales.labels(updates.axes[o])[1]
+    copies = {scales.log_copies(cell) for cell in cells}
     if len(copies) > 1:
         pair.fail("segments with different numbers of copies are added into one place",
                    axes=[updates.axes[o]])  # fmt: skip
@@ -211,10 +213,10 @@ def _meet(flow: Flow, pair: EquationPair, updates: Value, o: int, spread: Value)
         if spread.scale[block] is not None:
             spread.scale[block] = plus(spread.scale[block], constant(*copies))
     direct = [] if updates.origin is None else [updates.origin]
-    for d, label, leaf in flow.cells(updates):
+    for d, label, leaf in scales.cells(updates):
         if d == o:
             carried = updates.carries.get((d, label, leaf.uid), ZERO)
-            flow.contractions.append(
+            scales.contractions.append(
                 Contraction(carried, pair, updates.axes[o], leaf, direct, [carried] * len(direct))
             )
 
@@ -229,20 +231,20 @@ def dynamic_slice_axes(pair: EquationPair) -> None:
     pair.new_out(0, made)
 
 
-def dynamic_slice_flow(flow: Flow, pair: EquationPair) -> None:
+def dynamic_slice_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x, *starts = pair.ins
     out = pair.outs[0]
     for v in starts:
         # A start along an axis taken whole is clamped to 0 whatever it is.
-        flow.read(v)
+        scales.read(v)
     for d, v in enumerate(starts):
         if find(x.axes[d]) is not find(out.axes[d]):
-            flow.pin(pair, v)
+            scales.pin(pair, v)
     groups = [
         Group((d,), (d,), None if find(x.axes[d]) is find(out.axes[d]) else ANY)
         for d in range(len(x.axes))
     ]
-    move(flow, pair, out, [(x, groups)])
+    move(scales, pair, out, [(x, groups)])
 
 
 def dynamic_update_axes(pair: EquationPair) -> None:
@@ -257,23 +259,23 @@ def dynamic_update_axes(pair: EquationPair) -> None:
     pair.new_out(0, x.axes)
 
 
-def dynamic_update_flow(flow: Flow, pair: EquationPair) -> None:
+def dynamic_update_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x, update, *starts = pair.ins
     out = pair.outs[0]
-    flow.read(x)
-    flow.read(update)
+    scales.read(x)
+    scales.read(update)
     groups = []
     for d, v in enumerate(starts):
         if find(x.axes[d]) is find(update.axes[d]):
-            flow.read(v)
+            scales.read(v)
             groups.append(Group((d,), (d,)))
         else:
-            flow.pin(pair, v)
-            flow.uniform(pair, x, d)
+            scales.pin(pair, v)
+            scales.uniform(pair, x, d)
             groups.append(Group((d,), (d,), ANY))
     spread = Value(x.small, x.big, x.dtype, list(x.axes))
-    move(flow, pair, spread, [(update, groups)])
-    flow.agree(pair, [x, spread], out)
+    move(scales, pair, spread, [(update, groups)])
+    scales.agree(pair, [x, spread], out)
 
 
 _SCATTERS = [
@@ -281,8 +283,8 @@ _SCATTERS = [
 ]
 
 RULES = {
-    "gather": Rule(gather_axes, gather_flow),
-    **{name: Rule(scatter_axes, scatter_flow) for name in ("scatter", *_SCATTERS)},
-    "dynamic_slice": Rule(dynamic_slice_axes, dynamic_slice_flow),
-    "dynamic_update_slice": Rule(dynamic_update_axes, dynamic_update_flow),
+    "gather": Rule(gather_axes, gather_scales),
+    **{name: Rule(scatter_axes, scatter_scales) for name in ("scatter", *_SCATTERS)},
+    "dynamic_slice": Rule(dynamic_slice_axes, dynamic_slice_scales),
+    "dynamic_update_slice": Rule(dynamic_update_axes, dynamic_update_scales),
 }

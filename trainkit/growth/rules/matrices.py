@@ -6,7 +6,7 @@ from functools import partial
 
 from trainkit.growth.analysis.index_maps import ANY, Group, move
 from trainkit.growth.analysis.joint_program import EquationPair, Rule
-from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.axes.axis import Axis
 
 _HINT = "keep the sizes of the matrix as they are (copies make it singular), and grow how many "
@@ -28,12 +28,12 @@ def factored_axes(last: int, pair: EquationPair) -> None:
         pair.new_out(i, [*pair.ins[0].axes[:lead], *fixed])
 
 
-def factored(flow: Flow, pair: EquationPair) -> None:
+def factored(scales: ScalePropagation, pair: EquationPair) -> None:
     for v in pair.ins:
-        flow.pin(pair, v)
-        flow.refuse_hollow(pair, v)
+        scales.pin(pair, v)
+        scales.refuse_hollow(pair, v)
     for v in pair.outs:
-        flow.plain(v)
+        scales.plain(v)
 
 
 def triangular_axes(pair: EquationPair) -> None:
@@ -50,15 +50,15 @@ def triangular_axes(pair: EquationPair) -> None:
                       for d, x in enumerate(b.axes)])  # fmt: skip
 
 
-def triangular(flow: Flow, pair: EquationPair) -> None:
+def triangular(scales: ScalePropagation, pair: EquationPair) -> None:
     """Linear in the right-hand sides."""
     a, b = pair.ins
-    flow.pin(pair, a)
-    flow.refuse_hollow(pair, a)
+    scales.pin(pair, a)
+    scales.refuse_hollow(pair, a)
     solved = pair.notes["solved"]
     groups = [Group((d,), (d,), ANY if d == solved else None) for d in range(len(b.axes))]
-    move(flow, pair, pair.outs[0], [(b, groups)])
-    flow.uniform(pair, b, solved)
+    move(scales, pair, pair.outs[0], [(b, groups)])
+    scales.uniform(pair, b, solved)
 
 
 _FACTORED = {

@@ -6,7 +6,7 @@ import numpy as np
 
 from trainkit.growth.analysis.index_maps import Group, move
 from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
-from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.axes.axis import Axis, concatenation, find, product
 
 
@@ -25,7 +25,7 @@ def _slice_of(pair: EquationPair, axis: Axis, small: tuple, big: tuple) -> Axis:
     if n > m:
         pair.fail("a slice is shorter in the big model", axes=(axis,))
     if axis.ordered:
-        return made  # ranks: the flow sees whether copies come with their units
+        return made  # ranks: scale propagation sees whether copies come with their units
     if step == big_step == 1:
         _segment(pair, axis, made, start, big_start)
     elif (
@@ -71,11 +71,11 @@ def _range_group(v: Value, out: Value, d: int, small: tuple, big: tuple) -> Grou
     return Group((d,), (d,), np.arange(*small), np.arange(*big))
 
 
-def slice_flow(flow: Flow, pair: EquationPair) -> None:
+def slice_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x, out = pair.ins[0], pair.outs[0]
     small, big = pair.notes["ranges"]
     groups = [_range_group(x, out, d, small[d], big[d]) for d in range(len(x.axes))]
-    move(flow, pair, out, [(x, groups)])
+    move(scales, pair, out, [(x, groups)])
     out.origin = x.origin
 
 
@@ -91,7 +91,7 @@ def split_axes(pair: EquationPair) -> None:
         pair.new_out(i, [part if e == d else a for e, a in enumerate(x.axes)])
 
 
-def split_flow(flow: Flow, pair: EquationPair) -> None:
+def split_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x, d = pair.ins[0], pair.params["axis"]
     s = b = 0
     for out, n, m in zip(pair.outs, *pair.both("sizes"), strict=True):
@@ -99,7 +99,7 @@ def split_flow(flow: Flow, pair: EquationPair) -> None:
             _range_group(x, out, e, (s, s + n, 1), (b, b + m, 1)) if e == d else Group((e,), (e,))
             for e in range(len(x.axes))
         ]
-        move(flow, pair, out, [(x, groups)])
+        move(scales, pair, out, [(x, groups)])
         out.origin = x.origin
         s, b = s + n, b + m
 
@@ -118,7 +118,7 @@ def concatenate_axes(pair: EquationPair) -> None:
     pair.new_out(0, [whole if e == d else a for e, a in enumerate(first.axes)])
 
 
-def concatenate_flow(flow: Flow, pair: EquationPair) -> None:
+def concatenate_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     d, out = pair.params["dimension"], pair.outs[0]
     pieces = []
     s = b = 0
@@ -130,7 +130,7 @@ def concatenate_flow(flow: Flow, pair: EquationPair) -> None:
         groups = [Group((e,), (e,), small, big) if e == d else Group((e,), (e,))
                   for e in range(len(out.axes))]  # fmt: skip
         pieces.append((v, groups))
-    move(flow, pair, out, pieces)
+    move(scales, pair, out, pieces)
 
 
 def stack_axes(pair: EquationPair) -> None:
@@ -147,7 +147,7 @@ def stack_axes(pair: EquationPair) -> None:
     pair.new_out(0, made)
 
 
-def stack_flow(flow: Flow, pair: EquationPair) -> None:
+def stack_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     out = pair.outs[0]
     d = pair.params["axis"] % len(out.axes)
     pieces = []
@@ -156,7 +156,7 @@ def stack_flow(flow: Flow, pair: EquationPair) -> None:
         at[i] = 0
         groups = [Group((e if e < d else e - 1,), (e,)) for e in range(len(out.axes)) if e != d]
         pieces.append((v, [*groups, Group((), (d,), at, at)]))
-    move(flow, pair, out, pieces)
+    move(scales, pair, out, pieces)
 
 
 def tile_axes(pair: EquationPair) -> None:
@@ -170,7 +170,7 @@ def tile_axes(pair: EquationPair) -> None:
     pair.new_out(0, made)
 
 
-def tile_flow(flow: Flow, pair: EquationPair) -> None:
+def tile_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x, out = pair.ins[0], pair.outs[0]
     groups = []
     for d, (n, m) in enumerate(zip(*pair.both("reps"), strict=True)):
@@ -180,7 +180,7 @@ def tile_flow(flow: Flow, pair: EquationPair) -> None:
             at = [np.arange(size) % max(old, 1) for size, old in
                   ((out.small[d], x.small[d]), (out.big[d], x.big[d]))]  # fmt: skip
             groups.append(Group((d,), (d,), *at))
-    move(flow, pair, out, [(x, groups)])
+    move(scales, pair, out, [(x, groups)])
 
 
 def pad_axes(pair: EquationPair) -> None:
@@ -218,10 +218,10 @@ def _pad_places(n: int, config) -> np.ndarray:
     return np.concatenate([np.full(max(low, 0), -1), out, np.full(max(high, 0), -1)])
 
 
-def pad_flow(flow: Flow, pair: EquationPair) -> None:
+def pad_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x, value = pair.ins
     out = pair.outs[0]
-    flow.read(value)
+    scales.read(value)
     groups = []
     for d, (small, big) in enumerate(zip(*pair.both("padding_config"), strict=True)):
         if tuple(small) == tuple(big) == (0, 0, 0):
@@ -230,14 +230,14 @@ def pad_flow(flow: Flow, pair: EquationPair) -> None:
             groups.append(
                 Group((d,), (d,), _pad_places(x.small[d], small), _pad_places(x.big[d], big))
             )
-    move(flow, pair, out, [(x, groups)], filler=value.scale[()])
+    move(scales, pair, out, [(x, groups)], filler=value.scale[()])
 
 
 RULES = {
-    "slice": Rule(slice_axes, slice_flow),
-    "split": Rule(split_axes, split_flow),
-    "concatenate": Rule(concatenate_axes, concatenate_flow),
-    "stack": Rule(stack_axes, stack_flow),
-    "tile": Rule(tile_axes, tile_flow),
-    "pad": Rule(pad_axes, pad_flow),
+    "slice": Rule(slice_axes, slice_scales),
+    "split": Rule(split_axes, split_scales),
+    "concatenate": Rule(concatenate_axes, concatenate_scales),
+    "stack": Rule(stack_axes, stack_scales),
+    "tile": Rule(tile_axes, tile_scales),
+    "pad": Rule(pad_axes, pad_scales),
 }

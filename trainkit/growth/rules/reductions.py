@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trainkit.growth.analysis.index_maps import ANY, Group, move
 from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
-from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.axes.axis import Axis, find
 
 
@@ -14,22 +14,22 @@ def reduce_axes(pair: EquationPair) -> None:
     pair.new_out(0, [a for d, a in enumerate(pair.ins[0].axes) if d not in gone])
 
 
-def extreme_flow(flow: Flow, pair: EquationPair) -> None:
+def extreme_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     """Copies do not change a maximum; all that is reduced must have one scale."""
     x, gone = pair.ins[0], pair.params["axes"]
-    flow.carries_nothing(x)
+    scales.carries_nothing(x)
     for d in gone:
-        flow.uniform(pair, x, d)
-    flow.watch(x, gone)
-    flow.refuse_hollow(pair, x, gone)
-    _drop(flow, x, pair.outs[0], gone)
+        scales.uniform(pair, x, d)
+    scales.watch(x, gone)
+    scales.refuse_hollow(pair, x, gone)
+    _drop(scales, x, pair.outs[0], gone)
 
 
-def _drop(flow: Flow, x: Value, out: Value, gone) -> None:
+def _drop(scales: ScalePropagation, x: Value, out: Value, gone) -> None:
     out.scale = x.scale[tuple(0 if d in gone else slice(None) for d in range(len(x.axes)))]
     if not out.axes:
         scalar = x.scale[(0,) * len(x.axes)]
-        out.scale = flow.scalar(scalar)
+        out.scale = scales.scalar(scalar)
     kept = [d for d in range(len(x.axes)) if d not in gone]
     out.carries = {
         (kept.index(d), label, leaf): e for (d, label, leaf), e in x.carries.items() if d in kept
@@ -46,11 +46,11 @@ def arg_axes(pair: EquationPair) -> None:
     reduce_axes(pair)
 
 
-def arg_flow(flow: Flow, pair: EquationPair) -> None:
-    flow.carries_nothing(pair.ins[0])
+def arg_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    scales.carries_nothing(pair.ins[0])
     for d in pair.params["axes"]:
-        flow.uniform(pair, flow.read(pair.ins[0]), d)
-    flow.plain(pair.outs[0])
+        scales.uniform(pair, scales.read(pair.ins[0]), d)
+    scales.plain(pair.outs[0])
 
 
 def product_axes(pair: EquationPair) -> None:
@@ -62,12 +62,12 @@ def product_axes(pair: EquationPair) -> None:
     reduce_axes(pair)
 
 
-def logical_flow(flow: Flow, pair: EquationPair) -> None:
-    flow.read(pair.ins[0])
-    flow.watch(pair.ins[0], pair.params["axes"])
-    flow.refuse_hollow(pair, pair.ins[0], pair.params["axes"])
-    flow.pin(pair, pair.ins[0])
-    flow.plain(pair.outs[0])
+def logical_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    scales.read(pair.ins[0])
+    scales.watch(pair.ins[0], pair.params["axes"])
+    scales.refuse_hollow(pair, pair.ins[0], pair.params["axes"])
+    scales.pin(pair, pair.ins[0])
+    scales.plain(pair.outs[0])
 
 
 def _along(pair: EquationPair) -> list[int]:
@@ -95,34 +95,34 @@ def along_axes(pair: EquationPair) -> None:
                           for d, a in enumerate(v.axes)])  # fmt: skip
 
 
-def cumulative_linear_flow(flow: Flow, pair: EquationPair) -> None:
+def cumulative_linear_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     dims = _along(pair)
     for v, out in zip(pair.ins, pair.outs, strict=True):
         groups = [Group((d,), (d,), ANY if d in dims else None) for d in range(len(v.axes))]
-        move(flow, pair, out, [(v, groups)])
+        move(scales, pair, out, [(v, groups)])
 
 
-def cumulative_flow(flow: Flow, pair: EquationPair) -> None:
+def cumulative_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     """Homogeneous, not linear."""
     for v in pair.ins:
-        flow.carries_nothing(v)
-    cumulative_linear_flow(flow, pair)
+        scales.carries_nothing(v)
+    cumulative_linear_scales(scales, pair)
 
 
-def pinned_flow(flow: Flow, pair: EquationPair) -> None:
+def pinned_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     for v in pair.ins:
-        flow.pin(pair, v)
+        scales.pin(pair, v)
     for v in pair.outs:
-        flow.plain(v)
+        scales.plain(v)
 
 
-def rev_flow(flow: Flow, pair: EquationPair) -> None:
+def rev_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     dims, x = _along(pair), pair.ins[0]
     groups = []
     for d, a in enumerate(x.axes):
         order = list(range(find(a).small))[::-1] if d in dims else None
         groups.append(Group((d,), (d,), order, order))
-    move(flow, pair, pair.outs[0], [(x, groups)])
+    move(scales, pair, pair.outs[0], [(x, groups)])
 
 
 def window_axes(pair: EquationPair) -> None:
@@ -153,16 +153,16 @@ def _windowed(pair: EquationPair, d: int) -> bool:
     return False
 
 
-def window_sum_flow(flow: Flow, pair: EquationPair) -> None:
+def window_sum_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x = pair.ins[0]
     groups = [Group((d,), (d,), ANY if d in pair.notes["dims"] else None)
               for d in range(len(x.axes))]  # fmt: skip
-    move(flow, pair, pair.outs[0], [(x, groups)])
+    move(scales, pair, pair.outs[0], [(x, groups)])
 
 
-def window_extreme_flow(flow: Flow, pair: EquationPair) -> None:
-    flow.carries_nothing(pair.ins[0])
-    window_sum_flow(flow, pair)
+def window_extreme_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    scales.carries_nothing(pair.ins[0])
+    window_sum_scales(scales, pair)
 
 
 def fft_axes(pair: EquationPair) -> None:
@@ -179,20 +179,20 @@ def fft_axes(pair: EquationPair) -> None:
 
 
 RULES = {
-    "fft": Rule(fft_axes, window_sum_flow),
-    **{n: Rule(reduce_axes, extreme_flow) for n in ("reduce_max", "reduce_min")},
-    **{n: Rule(arg_axes, arg_flow) for n in ("argmax", "argmin")},
-    "reduce_prod": Rule(product_axes, logical_flow),
-    "reduce_xor": Rule(product_axes, logical_flow),
-    **{n: Rule(reduce_axes, logical_flow) for n in ("reduce_and", "reduce_or")},
-    "cumsum": Rule(along_axes, cumulative_linear_flow),
-    **{n: Rule(along_axes, cumulative_flow) for n in ("cummax", "cummin")},
-    **{n: Rule(along_axes, pinned_flow) for n in ("cumprod", "cumlogsumexp")},
-    "sort": Rule(along_axes, cumulative_flow),
-    "rev": Rule(along_axes, rev_flow),
-    "reduce_window_sum": Rule(window_axes, window_sum_flow),
+    "fft": Rule(fft_axes, window_sum_scales),
+    **{n: Rule(reduce_axes, extreme_scales) for n in ("reduce_max", "reduce_min")},
+    **{n: Rule(arg_axes, arg_scales) for n in ("argmax", "argmin")},
+    "reduce_prod": Rule(product_axes, logical_scales),
+    "reduce_xor": Rule(product_axes, logical_scales),
+    **{n: Rule(reduce_axes, logical_scales) for n in ("reduce_and", "reduce_or")},
+    "cumsum": Rule(along_axes, cumulative_linear_scales),
+    **{n: Rule(along_axes, cumulative_scales) for n in ("cummax", "cummin")},
+    **{n: Rule(along_axes, pinned_scales) for n in ("cumprod", "cumlogsumexp")},
+    "sort": Rule(along_axes, cumulative_scales),
+    "rev": Rule(along_axes, rev_scales),
+    "reduce_window_sum": Rule(window_axes, window_sum_scales),
     **{
-        n: Rule(window_axes, window_extreme_flow)
+        n: Rule(window_axes, window_extreme_scales)
         for n in ("reduce_window_max", "reduce_window_min")
     },
 }

@@ -8,7 +8,7 @@ import numpy as np
 
 from trainkit.growth.analysis.index_maps import Group, move
 from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
-from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.axes.axis import Axis, find, product
 
 
@@ -58,7 +58,7 @@ def _check_factors(pair: EquationPair, x: Value) -> None:
             )
 
 
-def reshape_flow(flow: Flow, pair: EquationPair) -> None:
+def reshape_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x = pair.ins[0]
     groups = [
         g
@@ -66,7 +66,7 @@ def reshape_flow(flow: Flow, pair: EquationPair) -> None:
         else g._replace(small=np.arange(math.prod(x.small[d] for d in g.src)))
         for g in pair.notes["groups"]
     ]
-    move(flow, pair, pair.outs[0], [(x, groups)])
+    move(scales, pair, pair.outs[0], [(x, groups)])
     pair.outs[0].origin = x.origin
 
 
@@ -75,9 +75,9 @@ def transpose_axes(pair: EquationPair) -> None:
     pair.new_out(0, [pair.ins[0].axes[p] for p in pair.params["permutation"]])
 
 
-def transpose_flow(flow: Flow, pair: EquationPair) -> None:
+def transpose_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     groups = [Group((p,), (d,)) for d, p in enumerate(pair.params["permutation"])]
-    move(flow, pair, pair.outs[0], [(pair.ins[0], groups)])
+    move(scales, pair, pair.outs[0], [(pair.ins[0], groups)])
     pair.outs[0].origin = pair.ins[0].origin
 
 
@@ -95,7 +95,7 @@ def broadcast_axes(pair: EquationPair) -> None:
     pair.new_out(0, made)
 
 
-def broadcast_flow(flow: Flow, pair: EquationPair) -> None:
+def broadcast_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x, out = pair.ins[0], pair.outs[0]
     dims = pair.params["broadcast_dimensions"]
     groups = []
@@ -106,7 +106,7 @@ def broadcast_flow(flow: Flow, pair: EquationPair) -> None:
         else:
             zeros = np.zeros(out.small[o], np.int64), np.zeros(out.big[o], np.int64)
             groups.append(Group((d,) if d is not None else (), (o,), *zeros))
-    move(flow, pair, out, [(x, groups)])
+    move(scales, pair, out, [(x, groups)])
     if all(a is b for a, b in zip(x.axes, (out.axes[o] for o in dims), strict=True)):
         pair.outs[0].origin = x.origin
 
@@ -118,11 +118,11 @@ def squeeze_axes(pair: EquationPair) -> None:
     pair.new_out(0, [a for d, a in enumerate(x.axes) if d not in gone])
 
 
-def squeeze_flow(flow: Flow, pair: EquationPair) -> None:
+def squeeze_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x = pair.ins[0]
     gone = [d % len(x.axes) for d in pair.params["dimensions"]]
     kept = [d for d in range(len(x.axes)) if d not in gone]
-    move(flow, pair, pair.outs[0], [(x, [Group((d,), (o,)) for o, d in enumerate(kept)])])
+    move(scales, pair, pair.outs[0], [(x, [Group((d,), (o,)) for o, d in enumerate(kept)])])
     pair.outs[0].origin = x.origin
 
 
@@ -134,18 +134,18 @@ def expand_axes(pair: EquationPair) -> None:
     pair.new_out(0, [Axis(1, 1) if d in new else next(old) for d in range(out_rank)])
 
 
-def expand_flow(flow: Flow, pair: EquationPair) -> None:
+def expand_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     out = pair.outs[0]
     new = [d % len(out.axes) for d in pair.params["dimensions"]]
     kept = [o for o in range(len(out.axes)) if o not in new]
-    move(flow, pair, out, [(pair.ins[0], [Group((d,), (o,)) for d, o in enumerate(kept)])])
+    move(scales, pair, out, [(pair.ins[0], [Group((d,), (o,)) for d, o in enumerate(kept)])])
     out.origin = pair.ins[0].origin
 
 
 RULES = {
-    "reshape": Rule(reshape_axes, reshape_flow),
-    "transpose": Rule(transpose_axes, transpose_flow),
-    "broadcast_in_dim": Rule(broadcast_axes, broadcast_flow),
-    "squeeze": Rule(squeeze_axes, squeeze_flow),
-    "expand_dims": Rule(expand_axes, expand_flow),
+    "reshape": Rule(reshape_axes, reshape_scales),
+    "transpose": Rule(transpose_axes, transpose_scales),
+    "broadcast_in_dim": Rule(broadcast_axes, broadcast_scales),
+    "squeeze": Rule(squeeze_axes, squeeze_scales),
+    "expand_dims": Rule(expand_axes, expand_scales),
 }

@@ -8,7 +8,7 @@ from trainkit.growth.analysis.index_maps import ANY, Group, move
 from trainkit.growth.analysis.indices import HINT, Match, Pick, leaf_of, moved, numbers, refuse
 from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
 from trainkit.growth.analysis.layout_search import repeated
-from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import ZERO, plus
 from trainkit.growth.axes.reading import grown_leaves
@@ -49,18 +49,18 @@ def top_k_axes(pair: EquationPair) -> None:
         pair.outs[1].choice = Pick(axis, ranks, d)
 
 
-def top_k_flow(flow: Flow, pair: EquationPair) -> None:
+def top_k_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     """The chosen are the old ones, each with all its copies side by side."""
     x, d, (out, index) = pair.ins[0], pair.notes["dim"], pair.outs
-    flow.carries_nothing(x)
-    flow.uniform(pair, x, d)
+    scales.carries_nothing(x)
+    scales.uniform(pair, x, d)
     if index.choice is None:
         groups = [Group((e,), (e,), ANY if e == d else None) for e in range(len(x.axes))]
-        move(flow, pair, out, [(x, groups)])
-        return flow.plain(index)
+        move(scales, pair, out, [(x, groups)])
+        return scales.plain(index)
     axis = find(x.axes[d])
     if len(grown_leaves(axis)) != 1 or not np.array_equal(
-        flow.source(axis), repeated(axis.small, axis.big)
+        scales.source(axis), repeated(axis.small, axis.big)
     ):
         pair.fail(
             "`top_k` would see the copies of its entries apart from one another",
@@ -68,16 +68,16 @@ def top_k_flow(flow: Flow, pair: EquationPair) -> None:
             hint="choose among the units of one plain axis (the experts), and return no result "
             "that has this axis",
         )
-    flow.watch(x, [d])
-    _tie(flow, x, leaf_of(axis))
+    scales.watch(x, [d])
+    _tie(scales, x, leaf_of(axis))
     one = [Group((e,), (e,)) for e in range(len(x.axes)) if e != d]
     first = Group((d,), (d,), np.arange(out.small[d]), np.arange(out.small[d]).repeat(
         out.big[d] // out.small[d]) * (axis.big // axis.small))  # fmt: skip
-    move(flow, pair, out, [(x, [*one, first])])
-    return _silent(flow, index)
+    move(scales, pair, out, [(x, [*one, first])])
+    return _silent(scales, index)
 
 
-def _tie(flow: Flow, x: Value, leaf: Axis) -> None:
+def _tie(scales: ScalePropagation, x: Value, leaf: Axis) -> None:
     """Notes the parameters by whose equal copies entries tie."""
     todo, seen = [x], set()
     while todo:
@@ -86,30 +86,30 @@ def _tie(flow: Flow, x: Value, leaf: Axis) -> None:
             continue
         seen.add(id(v))
         if v.origin is not None:
-            flow.ordered.setdefault(v.origin, set()).add(leaf.uid)
-        elif id(v) in flow.makers:
-            todo += flow.makers[id(v)].ins
+            scales.ordered.setdefault(v.origin, set()).add(leaf.uid)
+        elif id(v) in scales.makers:
+            todo += scales.makers[id(v)].ins
 
 
-def _silent(flow: Flow, value: Value) -> None:
+def _silent(scales: ScalePropagation, value: Value) -> None:
     """An index has no scale."""
-    flow.plain(value)
+    scales.plain(value)
     value.scale[...] = None
 
 
-def silent_flow(flow: Flow, pair: EquationPair) -> None:
+def silent_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     for v in pair.outs:
         if isinstance(v.choice, Pick):
-            _silent(flow, v)
+            _silent(scales, v)
         else:
-            flow.plain(v)
+            scales.plain(v)
 
 
-def pinned_flow(flow: Flow, pair: EquationPair) -> None:
+def pinned_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     for v in pair.ins:
         if v.choice is None:
-            flow.pin(pair, v)
-    silent_flow(flow, pair)
+            scales.pin(pair, v)
+    silent_scales(scales, pair)
 
 
 # -- moved about, and compared with numbers ---------------------------------------------------
@@ -263,13 +263,13 @@ def gather_axes(pair: EquationPair) -> None:
     indexing.gather_axes(pair, [d])
 
 
-def gather_flow(flow: Flow, pair: EquationPair) -> None:
+def gather_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     """What is picked carries the split of the axis it is picked from: along the choices."""
     pick, d = _indexed(pair, "start_index_map")
     x, out = pair.ins[0], pair.outs[0]
-    indexing.gather_flow(flow, pair)
+    indexing.gather_scales(scales, pair)
     o = pair.notes["layout"].index(("index", pick.dim))
-    _hand_over(flow, (x, d, pick.into), (out, o, pick.along))
+    _hand_over(scales, (x, d, pick.into), (out, o, pick.along))
     out.origin = x.origin  # its rows, which what follows reads as it would the whole
 
 
@@ -281,29 +281,31 @@ def scatter_axes(pair: EquationPair) -> None:
     indexing.scatter_axes(pair, [d])
 
 
-def scatter_flow(flow: Flow, pair: EquationPair) -> None:
+def scatter_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     pick, d = _indexed(pair, "scatter_dims_to_operand_dims")
     updates = pair.ins[2]
     o = pair.notes["layout"].index(("index", pick.dim))
     source = updates, o, pick.along
-    indexing.scatter_flow(
-        flow, pair, o, lambda spread: _hand_over(flow, source, (spread, d, pick.into))
+    indexing.scatter_scales(
+        scales, pair, o, lambda spread: _hand_over(scales, source, (spread, d, pick.into))
     )
 
 
-def _hand_over(flow: Flow, source: tuple[Value, int, Axis], to: tuple[Value, int, Axis]) -> None:
+def _hand_over(
+    scales: ScalePropagation, source: tuple[Value, int, Axis], to: tuple[Value, int, Axis]
+) -> None:
     """The split that one value carries along an axis becomes another's along the axis whose copies
     are matched with its copies. (Over either, the shares of one unit's copies have mean 1.)"""
     (a, i, one), (b, j, other) = source, to
     one, other = leaf_of(one), leaf_of(other)
     found = [
         a.carries.get((d, label, leaf.uid), ZERO)
-        for d, label, leaf in flow.cells(a)
+        for d, label, leaf in scales.cells(a)
         if d == i and leaf is one
     ]
     for expr in found[1:]:
-        flow.same_split(found[0], expr)
-    for d, label, leaf in flow.cells(b):
+        scales.same_split(found[0], expr)
+    for d, label, leaf in scales.cells(b):
         if d == j and leaf is other and found[0]:
             key = (d, label, leaf.uid)
             b.carries[key] = plus(b.carries.get(key, ZERO), found[0])
@@ -311,20 +313,20 @@ def _hand_over(flow: Flow, source: tuple[Value, int, Axis], to: tuple[Value, int
 
 READERS: dict[str, Rule] = {
     **{
-        name: Rule(move_axes, silent_flow)
+        name: Rule(move_axes, silent_scales)
         for name in ("transpose", "broadcast_in_dim", "squeeze", "expand_dims", "reshape", "copy",
                      "stop_gradient")
     },
-    **{name: Rule(less_axes, silent_flow) for name in ("lt", "ge", "gt", "le")},
-    **{name: Rule(shift_axes, silent_flow) for name in ("add", "sub")},
-    **{name: Rule(bound_axes, silent_flow) for name in ("max", "min", "clamp")},
-    **{name: Rule(equal_axes, silent_flow) for name in ("eq", "ne")},
-    "select_n": Rule(select_axes, pinned_flow),
-    "convert_element_type": Rule(convert_axes, silent_flow),
-    "slice": Rule(slice_axes, silent_flow),
-    "concatenate": Rule(concatenate_axes, pinned_flow),
-    "gather": Rule(gather_axes, gather_flow),
-    **{name: Rule(scatter_axes, scatter_flow) for name in indexing.RULES if "scatter" in name},
+    **{name: Rule(less_axes, silent_scales) for name in ("lt", "ge", "gt", "le")},
+    **{name: Rule(shift_axes, silent_scales) for name in ("add", "sub")},
+    **{name: Rule(bound_axes, silent_scales) for name in ("max", "min", "clamp")},
+    **{name: Rule(equal_axes, silent_scales) for name in ("eq", "ne")},
+    "select_n": Rule(select_axes, pinned_scales),
+    "convert_element_type": Rule(convert_axes, silent_scales),
+    "slice": Rule(slice_axes, silent_scales),
+    "concatenate": Rule(concatenate_axes, pinned_scales),
+    "gather": Rule(gather_axes, gather_scales),
+    **{name: Rule(scatter_axes, scatter_scales) for name in indexing.RULES if "scatter" in name},
 }  # fmt: skip
 
 
@@ -339,8 +341,8 @@ def _rule(pair: EquationPair) -> Rule:
 
 
 RULES: dict[str, Rule] = {
-    "top_k": Rule(top_k_axes, top_k_flow),
+    "top_k": Rule(top_k_axes, top_k_scales),
     "choice": Rule(
-        lambda pair: _rule(pair).axes(pair), lambda flow, pair: _rule(pair).flow(flow, pair)
+        lambda pair: _rule(pair).axes(pair), lambda scales, pair: _rule(pair).scales(scales, pair)
     ),
 }

@@ -6,7 +6,7 @@ import numpy as np
 
 from trainkit.growth.analysis.indices import Match, leaf_of, moved, refuse
 from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
-from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.axes.axis import find
 from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.rules import elementwise
@@ -24,9 +24,9 @@ def _match(pair: EquationPair) -> Match:
     return found[0]
 
 
-def plain_flow(flow: Flow, pair: EquationPair) -> None:
+def plain_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     """Where copies match all is as ever."""
-    _plain(pair).flow(flow, pair)
+    _plain(pair).scales(scales, pair)
 
 
 def move_axes(pair: EquationPair) -> None:
@@ -126,23 +126,23 @@ def cumulative_axes(pair: EquationPair) -> None:
     pair.outs[0].choice = match._replace(tight=False, counts=False)
 
 
-def cumulative_flow(flow: Flow, pair: EquationPair) -> None:
+def cumulative_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x, d = pair.ins[0], pair.params["axis"]
     if d not in _match(pair).dims:
-        return plain_flow(flow, pair)
-    flow.uniform(pair, x, d)
-    flow.carries_nothing(x)
-    return flow.elementwise(pair, [x], pair.outs[0], [1.0])
+        return plain_scales(scales, pair)
+    scales.uniform(pair, x, d)
+    scales.carries_nothing(x)
+    return scales.elementwise(pair, [x], pair.outs[0], [1.0])
 
 
 RULES: dict[str, Rule] = {
-    **{name: Rule(elementwise_axes, plain_flow) for name in elementwise.RULES},
+    **{name: Rule(elementwise_axes, plain_scales) for name in elementwise.RULES},
     **{
-        name: Rule(move_axes, plain_flow)
+        name: Rule(move_axes, plain_scales)
         for name in ("transpose", "broadcast_in_dim", "squeeze", "expand_dims", "reshape")
     },
-    **{name: Rule(reduce_axes, plain_flow) for name in ("reduce_sum", "reduce_or", "reduce_max")},
-    "slice": Rule(slice_axes, plain_flow),
-    "dot_general": Rule(dot_axes, plain_flow),
-    "cumsum": Rule(cumulative_axes, cumulative_flow),
+    **{name: Rule(reduce_axes, plain_scales) for name in ("reduce_sum", "reduce_or", "reduce_max")},
+    "slice": Rule(slice_axes, plain_scales),
+    "dot_general": Rule(dot_axes, plain_scales),
+    "cumsum": Rule(cumulative_axes, cumulative_scales),
 }
