@@ -169,7 +169,7 @@ class _Trial:
             None,
             any(a != b for v in found.outs for a, b in zip(v.small, v.big, strict=True)),
             any(self.scales.hollow(v) for v in found.outs),
-            any(self.bit(e) for v in self.values for e in (v.carries or {}).values()),
+            any(self.bit(e) for v in self.values for e in (v.exponents or {}).values()),
         )
 
     # -- the programs -------------------------------------------------------------------------
@@ -240,7 +240,7 @@ class _Trial:
                 (d, uid): padding.of(i, d, uid, padding.MEAN)
                 for d, uid in row_means.keys(value, scales.rows)
             }
-            scales.param_split.append(dict(value.carries))
+            scales.param_split.append(dict(value.exponents))
             if not np.issubdtype(operand.dtype, np.inexact):
                 for expr in value.scale.flat:
                     scales.system.require_zero(expr)
@@ -254,10 +254,10 @@ class _Trial:
         scales, rng = self.scales, self.rng
         self.found = found
         for value in self.values:
-            for (_, _, uid), expr in (value.carries or {}).items():
+            for (_, _, uid), expr in (value.exponents or {}).items():
                 if scales.factors[uid] == 0.0:
                     scales.splits.require_zero(expr)
-        splits = [e for v in self.values for e in (v.carries or {}).values()]
+        splits = [e for v in self.values for e in (v.exponents or {}).values()]
         between = [
             (c.total, scales.factors[c.leaf.uid] is None, float(rng.normal()))
             for c in scales.contractions
@@ -347,7 +347,7 @@ class _Trial:
         alive = np.ones(factor.shape, bool)
         for d, s in enumerate(sources):
             alive &= self.along(s >= 0, d, out.ndim)
-        for (d, label, uid), expr in (value.carries or {}).items():
+        for (d, label, uid), expr in (value.exponents or {}).items():
             bit = self.bit(expr) if expr else 0
             if not bit:
                 continue
@@ -392,7 +392,7 @@ class _Trial:
         for d, label, leaf in self.scales.cells(value):
             if leaf.uid not in self.fresh or i in self.plain or value.dtype.kind not in "fc":
                 continue
-            expr = value.carries.get((d, label, leaf.uid))
+            expr = value.exponents.get((d, label, leaf.uid))
             if not expr or self.bit(expr):
                 continue
             where |= self.along(self.later(value, d, label, leaf), d, len(value.axes))

@@ -48,7 +48,7 @@ def claims(
       programs: the small and the big one.
       inputs: their arguments, with axes.
       layout: chooses how a leaf grows, where no equation asks for a layout.
-      given: sets scale, carries, zeros and means of the inputs.
+      given: sets scale, exponents, zeros and means of the inputs.
 
     Raises:
       GrowthError: a rule refuses.

@@ -67,7 +67,7 @@ def nest(
 
     out.scale = np.full(scales.blocks(out), None, object)
     seen: dict[tuple, Expr] = {}
-    out.carries = {}
+    out.exponents = {}
     out.zeros = {}
     out.means = _means(scales, operands, out, out_dims)
     matched = _matched(loops, operands, reduced)
@@ -93,7 +93,7 @@ def nest(
             for leaf in dict.fromkeys(scales.labels(axis)[1][combo[i]]):
                 if (i, leaf) == matched[:2]:
                     continue  # with its partner
-                carried = ZERO
+                exponent = ZERO
                 direct, reads = [], []
                 for at, one in ((i, leaf), matched[:2] if (i, leaf) == matched[2:] else (-1, leaf)):
                     for v, dims in operands:
@@ -101,25 +101,25 @@ def nest(
                             if names is None or at not in names:
                                 continue
                             key = (d, label(v.axes[d], names, combo), one.uid)
-                            carried = plus(carried, v.carries.get(key, ZERO))
+                            exponent = plus(exponent, v.exponents.get(key, ZERO))
                             if v.origin is not None and len(names) == 1:
                                 direct.append(v.origin)
-                                reads.append(v.carries.get(key, ZERO))
+                                reads.append(v.exponents.get(key, ZERO))
                 if leaf.uid in scales.holes and i not in rows:
                     _nest_zeros(scales, pair, loops, operands, out, out_dims, i, leaf, i in reduced)
                 if i in reduced:
                     scales.contractions.append(
-                        Contraction(carried, pair, axis, leaf, direct, reads)
+                        Contraction(exponent, pair, axis, leaf, direct, reads)
                     )
                     continue
                 for d, names in enumerate(out_dims):
                     if names is not None and i in names:
                         key = (d, block[d], leaf.uid)
                         if key in seen:
-                            scales.same_split(seen[key], carried)
-                        seen[key] = carried
-                        if carried:
-                            out.carries[key] = carried
+                            scales.same_exponent(seen[key], exponent)
+                        seen[key] = exponent
+                        if exponent:
+                            out.exponents[key] = exponent
 
 
 def _matched(loops: Sequence[Axis], operands, reduced) -> tuple:

@@ -58,7 +58,7 @@ def emit(
     plans = []
     for i, (path, value) in enumerate(analysis.params):
         base, more = scales.param_scale[i]
-        segments, carried, structures = [], [], []
+        segments, splits, structures = [], [], []
         for d, axis in enumerate(value.axes):
             axis = find(axis)
             cells = scales.labels(axis)[1]
@@ -67,7 +67,7 @@ def emit(
                 for label in range(len(cells))
             )
             segments.append(factors if any(s != 1.0 for s in factors) else ())
-            carried.append(
+            splits.append(
                 tuple(
                     tuple(
                         sorted(
@@ -96,7 +96,7 @@ def emit(
                 axes=tuple(structures),
                 weight=weight,
                 segments=tuple(segments),
-                splits=tuple(carried),
+                splits=tuple(splits),
                 shift=shift,
                 reads=_numbered(reads, i, value, number),
                 tied=_numbered(tied, i, value, number),

@@ -44,7 +44,7 @@ def move(
     (`False`: there is no such place, or another piece has it)."""
     shape = scales.blocks(out)
     out.scale = np.full(shape, None, object)
-    out.carries = {}
+    out.exponents = {}
     out.zeros = {}
     for d, uid in scales.hollow(out):
         every = conditions.both(
@@ -84,7 +84,7 @@ def move(
             continue
         for g, way in zip(groups, ways, strict=True):
             _move_splits(scales, src, out, g, way, seen, filler)
-    out.carries = {key: expr for key, expr in seen.items() if expr}
+    out.exponents = {key: expr for key, expr in seen.items() if expr}
 
 
 def _zero_moved(
@@ -132,7 +132,7 @@ def _move_splits(scales: ScalePropagation, src, out, g: Group, way, seen, filler
                         for ds, ls in zip(g.src, src_labels, strict=True)
                         if leaf in scales.labels(src.axes[ds])[1][ls]
                     ]
-                    exprs = [src.carries.get((*p, leaf.uid), ZERO) for p in places]
+                    exprs = [src.exponents.get((*p, leaf.uid), ZERO) for p in places]
                     if len(places) != 1 or cell.count(leaf) > 1:
                         for expr in exprs:  # a leaf met twice, or a fresh copy of the axis
                             scales.splits.require_zero(expr)
@@ -140,7 +140,7 @@ def _move_splits(scales: ScalePropagation, src, out, g: Group, way, seen, filler
                     if hole and filler not in (False, None):
                         scales.splits.require_zero(exprs[0])
                     if key in seen:
-                        scales.same_split(seen[key], exprs[0])
+                        scales.same_exponent(seen[key], exprs[0])
                     else:
                         seen[key] = exprs[0]
 

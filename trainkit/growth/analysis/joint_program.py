@@ -23,14 +23,14 @@ class Value:
     Attributes:
       const: the constant in both programs, or `None`.
       origin: the parameter that this is, up to moving its elements about, or `None`.
-      scale, carries, zeros, means: what scale propagation finds; see `scales`.
+      scale, exponents, zeros, means: what scale propagation finds; see `scales`.
       choice: what it is if it is no copy, but about what was chosen along an axis; see `choice`.
     """
 
     __slots__ = (
         "axes",
         "big",
-        "carries",
+        "exponents",
         "choice",
         "const",
         "dtype",
@@ -50,7 +50,7 @@ class Value:
         self.const: tuple[Const, Const] | None = const
         self.origin: int | None = origin
         self.scale: Any = None
-        self.carries: Any = None
+        self.exponents: Any = None
         self.zeros: Any = None
         self.means: Any = {}
         self.sign = 0  # see `signs`

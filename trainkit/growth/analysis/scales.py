@@ -2,12 +2,12 @@
 
 What holds of every value, with π the index maps of its axes:
 
-    V[J] = exp(scale[block of J]) · Π ρ̃(J)^carries · v[π(J)]
+    V[J] = exp(scale[block of J]) · Π ρ̃(J)^exponents · v[π(J)]
 
 `scale` has one linear expression for each block (one label an axis); `None` stands for a value
-that is 0, ±∞ or NaN there, which any scale fits. `carries` says, for each (dimension, label, leaf),
-how often the value carries the split factors ρ̃ of that leaf: 0 for a plain copy, 1 for a split.
-ρ̃ has mean 1 over the copies of each unit, so that a contraction with one split is exact.
+that is 0, ±∞ or NaN there, which any scale fits. `exponents` has, for each (dimension, label, leaf),
+the exponent of the shares ρ̃ of that leaf's copies: 0 for a plain copy, 1 for a value that is split
+over the copies. ρ̃ has mean 1 over the copies of each unit, so that a contraction with one split is exact.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from trainkit.growth.axes.reading import coordinate, labels, source_map
 
 
 class Contraction(NamedTuple):
-    """A sum over a grown leaf: what its operands carry together must be 0 or 1."""
+    """A sum over a grown leaf: the sum of its operands' share exponents must be 0 or 1."""
 
     total: Expr
     pair: EquationPair
     axis: Axis
     leaf: Axis
     direct: list[int]  # parameters that are operands themselves
-    reads: list[Expr]  # what those parameters carry
+    reads: list[Expr]  # the share exponents of those parameters
 
 
 class ScalePropagation:
@@ -114,7 +114,7 @@ class ScalePropagation:
                     expr = plus(expr, more[d, label])
             scale[block] = expr
         value.scale = scale
-        value.carries = {
+        value.exponents = {
             (d, label, leaf.uid): self.splits.variable() for d, label, leaf in self.cells(value)
         }
         i = len(self.param_scale)
@@ -123,14 +123,14 @@ class ScalePropagation:
             (d, uid): conditions.of(i, d, uid, MEAN) for d, uid in row_means.keys(value, self.rows)
         }
         self.param_scale.append((base, more))
-        self.param_split.append(dict(value.carries))
+        self.param_split.append(dict(value.exponents))
 
     def plain(self, value: Value) -> None:
         """A value that is exactly the small one's duplicate."""
         value.scale = np.full(self.blocks(value), None, object)
         for block in np.ndindex(value.scale.shape):
             value.scale[block] = ZERO
-        value.carries = {}
+        value.exponents = {}
         value.zeros = {}
         value.means = {}
 
@@ -139,7 +139,7 @@ class ScalePropagation:
         value.scale = np.empty(self.blocks(value), object)
         for block in np.ndindex(value.scale.shape):
             value.scale[block] = self.system.variable()
-        value.carries = {
+        value.exponents = {
             (d, label, leaf.uid): self.splits.variable() for d, label, leaf in self.cells(value)
         }
 
@@ -196,7 +196,7 @@ class ScalePropagation:
             if value.const is None:
                 raise AssertionError("a value is read before it is made")
             value.scale = self.read_constant(value)
-            value.carries = {}
+            value.exponents = {}
             value.zeros = {
                 (d, uid): ALWAYS
                 for d, uid in self.hollow(value)
@@ -248,16 +248,16 @@ class ScalePropagation:
                     todo.append(maker)
         return []
 
-    def pin(self, pair: EquationPair, value: Value, *, also_carries: bool = True) -> None:
+    def pin(self, pair: EquationPair, value: Value, *, also_exponents: bool = True) -> None:
         """Requires a value to be the plain duplicate."""
         self.read(value)
         for expr in value.scale.flat:
             self.same_scale(pair, expr, ZERO)
-        if also_carries:
-            self.carries_nothing(value)
+        if also_exponents:
+            self.pin_exponents(value)
 
-    def carries_nothing(self, value: Value) -> None:
-        for expr in self.read(value).carries.values():
+    def pin_exponents(self, value: Value) -> None:
+        for expr in self.read(value).exponents.values():
             if expr:
                 self.splits.require_zero(expr)
 
@@ -267,7 +267,7 @@ class ScalePropagation:
         out[()] = expr
         return out
 
-    def same_split(self, a: Expr, b: Expr) -> Expr:
+    def same_exponent(self, a: Expr, b: Expr) -> Expr:
         if a != b:
             self.splits.require_zero(plus(a, b, -1.0))
         return a
@@ -302,13 +302,13 @@ class ScalePropagation:
                 expr = v.scale[self._aligned(v, out, block)]
                 total = None if expr is None or total is None else plus(total, expr, p)
             out.scale[block] = total
-        out.carries = {}
+        out.exponents = {}
         for d, label, leaf in self.cells(out):
             total = ZERO
             for v, p in zip(operands, powers, strict=True):
-                total = plus(total, self._carried(v, out, d, label, leaf), p)
+                total = plus(total, self._exponent(v, out, d, label, leaf), p)
             if total:
-                out.carries[d, label, leaf.uid] = total
+                out.exponents[d, label, leaf.uid] = total
         out.zeros = {}
         for d, uid in self.hollow(out):
             found = [self.zero_at(v, out, d, uid)
@@ -330,13 +330,13 @@ class ScalePropagation:
                 known = self.same_scale(pair, known, v.scale[self._aligned(v, out, block)])
             out.scale[block] = known
         speaking = [v for v in operands if any(e is not None for e in v.scale.flat)]
-        out.carries = {}
+        out.exponents = {}
         for d, label, leaf in self.cells(out):
-            exprs = [self._carried(v, out, d, label, leaf) for v in speaking]
+            exprs = [self._exponent(v, out, d, label, leaf) for v in speaking]
             for other in exprs[1:]:
-                self.same_split(exprs[0], other)
+                self.same_exponent(exprs[0], other)
             if exprs and exprs[0]:
-                out.carries[d, label, leaf.uid] = exprs[0]
+                out.exponents[d, label, leaf.uid] = exprs[0]
         out.zeros = {}
         for d, uid in self.hollow(out):
             every = conditions.both(self.zero_at(v, out, d, uid) for v in operands)
@@ -350,14 +350,14 @@ class ScalePropagation:
             label if v.scale.shape[d] == out.scale.shape[d] else 0 for d, label in enumerate(block)
         )
 
-    def _carried(self, v: Value, out: Value, d: int, label: int, leaf: Axis) -> Expr:
+    def _exponent(self, v: Value, out: Value, d: int, label: int, leaf: Axis) -> Expr:
         if not v.axes or find(v.axes[d]) is not find(out.axes[d]):
             return ZERO
-        return v.carries.get((d, label, leaf.uid), ZERO)
+        return v.exponents.get((d, label, leaf.uid), ZERO)
 
     def power(self, pair: EquationPair, p: float) -> None:
         """out = operandᵖ for p ≠ 1: scales follow, splits do not."""
-        self.carries_nothing(pair.ins[0])
+        self.pin_exponents(pair.ins[0])
         self.elementwise(pair, pair.ins[:1], pair.outs[0], [p])
 
     def run(self, pairs: Sequence[EquationPair]) -> None:

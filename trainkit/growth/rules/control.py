@@ -70,7 +70,7 @@ def _close(
     if not scales.is_zero(out):
         for found, key in [(f, k) for f, keys in kept for k in keys]:
             scales.need(found[key], pair, [inner.axes[key[0]]])
-    result.scale, result.carries = inner.scale, inner.carries
+    result.scale, result.exponents = inner.scale, inner.exponents
     result.zeros, result.means = inner.zeros, inner.means
 
 

@@ -62,7 +62,7 @@ def homogeneous(power: float, scales: ScalePropagation, pair: EquationPair) -> N
 
 def sign(scales: ScalePropagation, pair: EquationPair) -> None:
     """f(c·x) = f(x) for c > 0."""
-    scales.carries_nothing(pair.ins[0])
+    scales.pin_exponents(pair.ins[0])
     scales.read(pair.ins[0])
     scales.plain(pair.outs[0])
 
@@ -75,7 +75,7 @@ def multiply(scales: ScalePropagation, pair: EquationPair) -> None:
 def divide(scales: ScalePropagation, pair: EquationPair) -> None:
     if np.issubdtype(pair.outs[0].dtype, np.integer):
         return nonlinear(scales, pair)  # rounds towards zero
-    scales.carries_nothing(pair.ins[1])
+    scales.pin_exponents(pair.ins[1])
     scales.elementwise(pair, pair.ins, pair.outs[0], [1.0, -1.0])
     out = pair.outs[0]
     if all(constant_along(scales.makers, pair.ins[1], d) for d, _ in keys(out, scales.rows)):
@@ -106,7 +106,7 @@ def guards(v: Value) -> bool:
 def largest(scales: ScalePropagation, pair: EquationPair) -> None:
     """max, min: homogeneous in their operands together, but not linear."""
     for v in pair.ins:
-        scales.carries_nothing(v)
+        scales.pin_exponents(v)
     scales.agree(pair, pair.ins, pair.outs[0])
 
 
@@ -136,7 +136,7 @@ def power(scales: ScalePropagation, pair: EquationPair) -> None:
     if const is not None and const[0].uniform is not None and const[1].uniform is not None:
         y = float(const[0].uniform)
         if y == float(const[1].uniform):
-            scales.carries_nothing(base)
+            scales.pin_exponents(base)
             return scales.elementwise(pair, [base], pair.outs[0], [y])
     return nonlinear(scales, pair)
 

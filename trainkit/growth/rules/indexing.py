@@ -169,7 +169,7 @@ def scatter_scales(
         scales.uniform(pair, updates, o)
     if pair.name not in ("scatter", *_SUMS):
         for v in (x, updates):
-            scales.carries_nothing(v)
+            scales.pin_exponents(v)
         if pair.name in ("scatter_mul", "scatter-mul"):
             scales.pin(pair, x)
             scales.pin(pair, updates)
@@ -195,7 +195,7 @@ def _meet(
     """Copies of updates that are all written to one place: added, they count."""
     if pair.name not in _SUMS:
         scales.refuse_hollow(pair, updates, [o])
-        for (d, _, _), expr in updates.carries.items():
+        for (d, _, _), expr in updates.exponents.items():
             if d == o and expr:
                 scales.splits.require_zero(expr)
         return
@@ -215,9 +215,9 @@ def _meet(
     direct = [] if updates.origin is None else [updates.origin]
     for d, label, leaf in scales.cells(updates):
         if d == o:
-            carried = updates.carries.get((d, label, leaf.uid), ZERO)
+            exponent = updates.exponents.get((d, label, leaf.uid), ZERO)
             scales.contractions.append(
-                Contraction(carried, pair, updates.axes[o], leaf, direct, [carried] * len(direct))
+                Contraction(exponent, pair, updates.axes[o], leaf, direct, [exponent] * len(direct))
             )
 
 

@@ -17,7 +17,7 @@ def reduce_axes(pair: EquationPair) -> None:
 def extreme_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     """Copies do not change a maximum; all that is reduced must have one scale."""
     x, gone = pair.ins[0], pair.params["axes"]
-    scales.carries_nothing(x)
+    scales.pin_exponents(x)
     for d in gone:
         scales.uniform(pair, x, d)
     scales.watch(x, gone)
@@ -31,8 +31,8 @@ def _drop(scales: ScalePropagation, x: Value, out: Value, gone) -> None:
         scalar = x.scale[(0,) * len(x.axes)]
         out.scale = scales.scalar(scalar)
     kept = [d for d in range(len(x.axes)) if d not in gone]
-    out.carries = {
-        (kept.index(d), label, leaf): e for (d, label, leaf), e in x.carries.items() if d in kept
+    out.exponents = {
+        (kept.index(d), label, leaf): e for (d, label, leaf), e in x.exponents.items() if d in kept
     }
     out.zeros = {(kept.index(d), leaf): c for (d, leaf), c in x.zeros.items() if d in kept}
 
@@ -47,7 +47,7 @@ def arg_axes(pair: EquationPair) -> None:
 
 
 def arg_scales(scales: ScalePropagation, pair: EquationPair) -> None:
-    scales.carries_nothing(pair.ins[0])
+    scales.pin_exponents(pair.ins[0])
     for d in pair.params["axes"]:
         scales.uniform(pair, scales.read(pair.ins[0]), d)
     scales.plain(pair.outs[0])
@@ -105,7 +105,7 @@ def cumulative_linear_scales(scales: ScalePropagation, pair: EquationPair) -> No
 def cumulative_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     """Homogeneous, not linear."""
     for v in pair.ins:
-        scales.carries_nothing(v)
+        scales.pin_exponents(v)
     cumulative_linear_scales(scales, pair)
 
 
@@ -161,7 +161,7 @@ def window_sum_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def window_extreme_scales(scales: ScalePropagation, pair: EquationPair) -> None:
-    scales.carries_nothing(pair.ins[0])
+    scales.pin_exponents(pair.ins[0])
     window_sum_scales(scales, pair)
 
 

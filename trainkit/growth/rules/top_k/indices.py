@@ -52,7 +52,7 @@ def top_k_axes(pair: EquationPair) -> None:
 def top_k_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     """The chosen are the old ones, each with all its copies side by side."""
     x, d, (out, index) = pair.ins[0], pair.notes["dim"], pair.outs
-    scales.carries_nothing(x)
+    scales.pin_exponents(x)
     scales.uniform(pair, x, d)
     if index.choice is None:
         groups = [Group((e,), (e,), ANY if e == d else None) for e in range(len(x.axes))]
@@ -299,16 +299,16 @@ def _hand_over(
     (a, i, one), (b, j, other) = source, to
     one, other = leaf_of(one), leaf_of(other)
     found = [
-        a.carries.get((d, label, leaf.uid), ZERO)
+        a.exponents.get((d, label, leaf.uid), ZERO)
         for d, label, leaf in scales.cells(a)
         if d == i and leaf is one
     ]
     for expr in found[1:]:
-        scales.same_split(found[0], expr)
+        scales.same_exponent(found[0], expr)
     for d, label, leaf in scales.cells(b):
         if d == j and leaf is other and found[0]:
             key = (d, label, leaf.uid)
-            b.carries[key] = plus(b.carries.get(key, ZERO), found[0])
+            b.exponents[key] = plus(b.exponents.get(key, ZERO), found[0])
 
 
 READERS: dict[str, Rule] = {

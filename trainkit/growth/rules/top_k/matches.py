@@ -131,7 +131,7 @@ def cumulative_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     if d not in _match(pair).dims:
         return plain_scales(scales, pair)
     scales.uniform(pair, x, d)
-    scales.carries_nothing(x)
+    scales.pin_exponents(x)
     return scales.elementwise(pair, [x], pair.outs[0], [1.0])
 
 
