@@ -69,13 +69,13 @@ class Case(NamedTuple):
 class Verdict(NamedTuple):
     """Attributes:
     refused: the reason, or `None` where a claim was made and held.
-    grown, hollow, shared: whether the results have axes that grow, units that copy nothing, and
+    grown, padded, shared: whether the results have axes that grow, units that copy nothing, and
       operands with uneven shares.
     """
 
     refused: GrowthError | None
     grown: bool = False
-    hollow: bool = False
+    padded: bool = False
     shared: bool = False
 
 
@@ -168,7 +168,7 @@ class _Trial:
         return Verdict(
             None,
             any(a != b for v in found.outs for a, b in zip(v.small, v.big, strict=True)),
-            any(self.scales.hollow(v) for v in found.outs),
+            any(self.scales.padding(v) for v in found.outs),
             any(self.bit(e) for v in self.values for e in (v.exponents or {}).values()),
         )
 
@@ -235,7 +235,7 @@ class _Trial:
                 scales.param_split.append({})
                 continue
             scales.unknown(value)
-            value.zeros = {(d, uid): padding.of(i, d, uid) for d, uid in scales.hollow(value)}
+            value.zeros = {(d, uid): padding.of(i, d, uid) for d, uid in scales.padding(value)}
             value.means = {
                 (d, uid): padding.of(i, d, uid, padding.MEAN)
                 for d, uid in row_means.keys(value, scales.rows)
@@ -280,7 +280,7 @@ class _Trial:
         )
         self.places = padding.choose(scales.needs)
         for i, v in enumerate(self.values):
-            for d, uid in sorted(scales.hollow(v)):
+            for d, uid in sorted(scales.padding(v)):
                 if i in self.plain or v.const is not None:
                     continue
                 for holds in rng.permutation([padding.ZERO, padding.MEAN]):

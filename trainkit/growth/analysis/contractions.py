@@ -39,7 +39,7 @@ def nest(
         for d, names in enumerate(dims):
             if names is None:
                 scales.uniform(pair, v, d)
-                for e, uid in scales.hollow(v):
+                for e, uid in scales.padding(v):
                     if e == d and (e, uid) in v.zeros:
                         scales.need(v.zeros[e, uid], pair, [v.axes[e]])
                         window.add(uid)
@@ -105,7 +105,7 @@ def nest(
                             if v.origin is not None and len(names) == 1:
                                 direct.append(v.origin)
                                 reads.append(v.exponents.get(key, ZERO))
-                if leaf.uid in scales.holes and i not in rows:
+                if leaf.uid in scales.padded and i not in rows:
                     _nest_zeros(scales, pair, loops, operands, out, out_dims, i, leaf, i in reduced)
                 if i in reduced:
                     scales.contractions.append(

@@ -85,7 +85,7 @@ def emit(
             structures.append(None if plain else structure_of(axis, number))
         weight = _round(math.exp(evaluate(base)))
         shift = scales.shift.get(i, 0.0)
-        if weight == 1.0 and not any(segments) and not scales.hollow(value):
+        if weight == 1.0 and not any(segments) and not scales.padding(value):
             shift = 0.0
         plans.append(
             LeafPlan(
@@ -156,7 +156,7 @@ def _fresh(
         for d, _, uid in split:
             if (i, d, uid, padding.MEAN) in chosen:
                 means.setdefault((i, d), set()).add(uid)
-            elif uid in scales.holes and (i, d, uid, padding.ZERO) not in chosen:
+            elif uid in scales.padded and (i, d, uid, padding.ZERO) not in chosen:
                 fresh.setdefault((i, d), set()).add(uid)
     return fresh, means
 

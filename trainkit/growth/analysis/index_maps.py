@@ -46,7 +46,7 @@ def move(
     out.scale = np.full(shape, None, object)
     out.exponents = {}
     out.zeros = {}
-    for d, uid in scales.hollow(out):
+    for d, uid in scales.padding(out):
         every = conditions.both(
             _zero_moved(scales, src, out, groups, d, uid) for src, groups in pieces
         )
@@ -94,7 +94,7 @@ def _zero_moved(
     if scales.is_zero(scales.read(src)):
         return ALWAYS
     (group,) = [g for g in groups if d in g.out]
-    found = [key for key in scales.hollow(src) if key[0] in group.src and key[1] == uid]
+    found = [key for key in scales.padding(src) if key[0] in group.src and key[1] == uid]
     if not found:
         # The operand brings nothing there, or the same to every unit.
         missing = isinstance(group.small, np.ndarray) and bool((group.small < 0).any())

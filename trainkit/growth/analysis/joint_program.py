@@ -30,10 +30,10 @@ class Value:
     __slots__ = (
         "axes",
         "big",
-        "exponents",
         "choice",
         "const",
         "dtype",
+        "exponents",
         "means",
         "origin",
         "scale",

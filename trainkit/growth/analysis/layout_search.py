@@ -58,7 +58,7 @@ LAYOUTS: dict[str, Callable[[int, int], np.ndarray | None]] = {
     "centre": centred,
 }
 SEARCHED = ("repeat", "tile", "stride")
-HOLLOW = ("stride", "append", "row mean", "centre")  # layouts with new units that copy nothing
+PADDED = ("stride", "append", "row mean", "centre")  # layouts with new units that copy nothing
 
 
 def exact_ratio(r: float, eps: float) -> float:

@@ -5,9 +5,10 @@ What holds of every value, with π the index maps of its axes:
     V[J] = exp(scale[block of J]) · Π ρ̃(J)^exponents · v[π(J)]
 
 `scale` has one linear expression for each block (one label an axis); `None` stands for a value
-that is 0, ±∞ or NaN there, which any scale fits. `exponents` has, for each (dimension, label, leaf),
-the exponent of the shares ρ̃ of that leaf's copies: 0 for a plain copy, 1 for a value that is split
-over the copies. ρ̃ has mean 1 over the copies of each unit, so that a contraction with one split is exact.
+that is 0, ±∞ or NaN there, which any scale fits. `exponents` has, for each (dimension, label,
+leaf), the exponent of the shares ρ̃ of that leaf's copies: 0 for a plain copy, 1 for a value that
+is split over the copies. ρ̃ has mean 1 over the copies of each unit, so that a contraction with one
+split is exact.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ class ScalePropagation:
         self,
         analysis: Analysis,
         factors: dict[int, float | None],
-        holes: frozenset[int] = frozenset(),
+        padded: frozenset[int] = frozenset(),
         rows: frozenset[int] = frozenset(),
     ):
         self.analysis = analysis
-        self.holes = holes  # uids of leaves with new units that copy nothing
+        self.padded = padded  # uids of leaves with new units that copy nothing
         self.rows = rows  # those of them whose new units may hold the mean of the old
         self.makers: dict[int, EquationPair] = {}
         self.watched: set[int] = set()  # leaves whose copies something else than a sum looks at
@@ -118,7 +119,7 @@ class ScalePropagation:
             (d, label, leaf.uid): self.splits.variable() for d, label, leaf in self.cells(value)
         }
         i = len(self.param_scale)
-        value.zeros = {(d, uid): conditions.of(i, d, uid) for d, uid in self.hollow(value)}
+        value.zeros = {(d, uid): conditions.of(i, d, uid) for d, uid in self.padding(value)}
         value.means = {
             (d, uid): conditions.of(i, d, uid, MEAN) for d, uid in row_means.keys(value, self.rows)
         }
@@ -143,11 +144,11 @@ class ScalePropagation:
             (d, label, leaf.uid): self.splits.variable() for d, label, leaf in self.cells(value)
         }
 
-    def hollow(self, value: Value) -> list[tuple[int, int]]:
+    def padding(self, value: Value) -> list[tuple[int, int]]:
         """All (dimension, leaf uid) of a value where some new units copy nothing."""
-        if not self.holes:
+        if not self.padded:
             return []
-        found = {(d, leaf.uid) for d, _, leaf in self.cells(value) if leaf.uid in self.holes}
+        found = {(d, leaf.uid) for d, _, leaf in self.cells(value) if leaf.uid in self.padded}
         return sorted(found)
 
     def is_zero(self, value: Value) -> bool:
@@ -173,11 +174,11 @@ class ScalePropagation:
             return None
         return value.zeros.get((d, uid))
 
-    def refuse_hollow(
+    def refuse_padding(
         self, pair: EquationPair, value: Value, dims: Sequence[int] | None = None
     ) -> None:
         """Refuses where units that hold nothing would be looked at."""
-        for d, _ in self.hollow(value):
+        for d, _ in self.padding(value):
             if (dims is None or d in dims) and value.const is None:
                 pair.fail(
                     f"units that copy nothing would enter `{pair.name}`",
@@ -199,7 +200,7 @@ class ScalePropagation:
             value.exponents = {}
             value.zeros = {
                 (d, uid): ALWAYS
-                for d, uid in self.hollow(value)
+                for d, uid in self.padding(value)
                 if not np.any(np.take(value.const[1].value, self._empty(value, d, uid), axis=d))
             }
         return value
@@ -310,14 +311,14 @@ class ScalePropagation:
             if total:
                 out.exponents[d, label, leaf.uid] = total
         out.zeros = {}
-        for d, uid in self.hollow(out):
+        for d, uid in self.padding(out):
             found = [self.zero_at(v, out, d, uid)
                      for v, p in zip(operands, powers, strict=True) if p > 0]  # fmt: skip
             if (either := conditions.either(c for c in found if c is not None)) is not None:
                 out.zeros[d, uid] = either
         for v, p in zip(operands, powers, strict=True):
             if p < 0 and signs.sign(v) != signs.POSITIVE:
-                self.refuse_hollow(pair, v)
+                self.refuse_padding(pair, v)
 
     def agree(self, pair: EquationPair, operands: Sequence[Value], out: Value) -> None:
         """out takes its elements from, or adds, operands that must agree in scale and split."""
@@ -338,7 +339,7 @@ class ScalePropagation:
             if exprs and exprs[0]:
                 out.exponents[d, label, leaf.uid] = exprs[0]
         out.zeros = {}
-        for d, uid in self.hollow(out):
+        for d, uid in self.padding(out):
             every = conditions.both(self.zero_at(v, out, d, uid) for v in operands)
             if every is not None:
                 out.zeros[d, uid] = every
@@ -365,7 +366,7 @@ class ScalePropagation:
             for v in pair.outs:
                 v.means = {}
             self.analysis.rule(pair.name, pair.ins).scales(self, pair)
-            if self.holes and len(pair.outs) == 1:
+            if self.padded and len(pair.outs) == 1:
                 pair.outs[0].sign = signs.of_result(pair)
             for v in pair.outs:
                 self.makers[id(v)] = pair

@@ -13,7 +13,7 @@ import numpy as np
 from trainkit.growth.analysis.emit import emit
 from trainkit.growth.analysis.joint_program import Analysis, EquationPair, Value
 from trainkit.growth.analysis.layout_search import (
-    HOLLOW,
+    PADDED,
     all_pairs,
     appended,
     choose_layouts,
@@ -224,18 +224,18 @@ def fresh_scales(
     for v in every:
         for axis in v.axes:
             for leaf in grown_leaves(axis):
-                if layouts[leaf.uid] in HOLLOW:
+                if layouts[leaf.uid] in PADDED:
                     factors[leaf.uid] = 0.0
                 elif leaf.big % leaf.small:
                     factors[leaf.uid] = None
                 else:
                     factors[leaf.uid] = math.log(leaf.big // leaf.small)
-    holes = frozenset(uid for uid in factors if layouts[uid] in HOLLOW)
+    padded = frozenset(uid for uid in factors if layouts[uid] in PADDED)
     for v in every:
         if v.const is not None:
             v.scale = None  # what an earlier attempt found
     rows = frozenset(uid for uid in factors if layouts[uid] == "row mean")
-    scales = ScalePropagation(analysis, factors, holes, rows)
+    scales = ScalePropagation(analysis, factors, padded, rows)
     users = {id(v): j for j in all_pairs(pairs) for v in j.ins}
 
     def read_constant(v: Value) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import jax
 import numpy as np
 
-from trainkit.growth.analysis.layout_search import HOLLOW
+from trainkit.growth.analysis.layout_search import PADDED
 from trainkit.growth.axes.axis import find
 from trainkit.growth.axes.reading import coordinate, labels, source_map
 from trainkit.growth.axes.structures import atom_axes, atoms_in, axis_from
@@ -122,7 +122,7 @@ def _leaf(
                 continue
             place = np.where(inside, place, 0)
             carries = np.array([a in cell for cell in split], bool)[label] & inside
-            if atom.big % atom.small and atom.layout not in HOLLOW:
+            if atom.big % atom.small and atom.layout not in PADDED:
                 # Units differ in their number of copies: the split is part of the even map.
                 assert node.source is not None
                 number = copies(node.source, atom.small)[place]
@@ -166,7 +166,7 @@ def _leaf(
 
 def _fill(plan: Plan, leaf: LeafPlan, d: int, drawn: bool) -> Literal["zero", "mean", "random"]:
     """What the units of an axis that copy none hold. Vectors (norms, biases) take the mean."""
-    empty = {a for a in atoms_in(leaf.axes[d]) if plan.atoms[a].layout in HOLLOW}
+    empty = {a for a in atoms_in(leaf.axes[d]) if plan.atoms[a].layout in PADDED}
     if empty and leaf.means and empty <= set(leaf.means[d]):
         return "mean"
     if not empty or not leaf.fresh or not empty <= set(leaf.fresh[d]):

@@ -78,7 +78,7 @@ def _enter(scales: ScalePropagation, pair: EquationPair, v: Value, inner: Value)
     """A carry holds in its new units in every round what it holds in the first."""
     inner.means = {}
     if scales.is_zero(v):
-        inner.zeros = dict.fromkeys(scales.hollow(inner), ALWAYS)
+        inner.zeros = dict.fromkeys(scales.padding(inner), ALWAYS)
         return
     inner.means = dict.fromkeys(v.means, ALWAYS)
     inner.zeros = dict.fromkeys(v.zeros.keys() - v.means.keys(), ALWAYS)

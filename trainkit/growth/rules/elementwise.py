@@ -41,7 +41,7 @@ def nonlinear(scales: ScalePropagation, pair: EquationPair) -> None:
         scales.pin(pair, v)
     if pair.name in _UNBOUNDED:
         for v in pair.ins:
-            scales.refuse_hollow(pair, v)
+            scales.refuse_padding(pair, v)
     for v in pair.outs:
         scales.plain(v)
         if pair.name in KEEPS_ZERO:

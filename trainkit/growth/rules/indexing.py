@@ -194,15 +194,15 @@ def _meet(
 ) -> None:
     """Copies of updates that are all written to one place: added, they count."""
     if pair.name not in _SUMS:
-        scales.refuse_hollow(pair, updates, [o])
+        scales.refuse_padding(pair, updates, [o])
         for (d, _, _), expr in updates.exponents.items():
             if d == o and expr:
                 scales.splits.require_zero(expr)
         return
-    for d, uid in scales.hollow(updates):
+    for d, uid in scales.padding(updates):
         if d == o:
             if (d, uid) not in updates.zeros:
-                scales.refuse_hollow(pair, updates, [o])
+                scales.refuse_padding(pair, updates, [o])
             scales.need(updates.zeros[d, uid], pair, [updates.axes[o]])
     cells = scales.labels(updates.axes[o])[1]
     copies = {scales.log_copies(cell) for cell in cells}

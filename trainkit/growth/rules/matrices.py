@@ -31,7 +31,7 @@ def factored_axes(last: int, pair: EquationPair) -> None:
 def factored(scales: ScalePropagation, pair: EquationPair) -> None:
     for v in pair.ins:
         scales.pin(pair, v)
-        scales.refuse_hollow(pair, v)
+        scales.refuse_padding(pair, v)
     for v in pair.outs:
         scales.plain(v)
 
@@ -54,7 +54,7 @@ def triangular(scales: ScalePropagation, pair: EquationPair) -> None:
     """Linear in the right-hand sides."""
     a, b = pair.ins
     scales.pin(pair, a)
-    scales.refuse_hollow(pair, a)
+    scales.refuse_padding(pair, a)
     solved = pair.notes["solved"]
     groups = [Group((d,), (d,), ANY if d == solved else None) for d in range(len(b.axes))]
     move(scales, pair, pair.outs[0], [(b, groups)])
