@@ -19,7 +19,7 @@ from trainkit.growth.axes.linear import ZERO, Expr, constant, plus
 from trainkit.growth.axes.reading import grown_leaves
 
 
-def nest(
+def contract(
     scales: ScalePropagation,
     pair: EquationPair,
     loops: Sequence[Axis],
@@ -28,7 +28,7 @@ def nest(
     out_dims: Sequence[tuple[int, ...] | None],
     reduced: Sequence[int],
 ) -> None:
-    """out[o] = Σᵣ Π operand[o, r]: a contraction as a nest of loops.
+    """out[o] = Σᵣ Π operand[o, r]: a contraction as nested loops.
 
     Each dimension of an operand or of the result is run through by the loops named for it
     (row-major where there are several), or by none (`None`: a window over a fixed axis).
@@ -106,7 +106,9 @@ def nest(
                                 direct.append(v.origin)
                                 reads.append(v.exponents.get(key, ZERO))
                 if leaf.uid in scales.padded and i not in rows:
-                    _nest_zeros(scales, pair, loops, operands, out, out_dims, i, leaf, i in reduced)
+                    _contract_padding(
+                        scales, pair, loops, operands, out, out_dims, i, leaf, i in reduced
+                    )
                 if i in reduced:
                     scales.contractions.append(
                         Contraction(exponent, pair, axis, leaf, direct, reads)
@@ -167,7 +169,7 @@ def _means(scales: ScalePropagation, operands, out: Value, out_dims) -> row_mean
     return result
 
 
-def _nest_zeros(
+def _contract_padding(
     scales: ScalePropagation, pair, loops, operands, out, out_dims, i, leaf, reduced
 ) -> None:
     found = [

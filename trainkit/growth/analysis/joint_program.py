@@ -107,7 +107,7 @@ class EquationPair:
                 hint="grow both by the same factor, or only sizes that divide one another",
             )
 
-    def same_told(self, *ignored: str) -> None:
+    def check_same_params(self, *ignored: str) -> None:
         """Refuses where the two equations are told different things (other than sizes)."""
         for key, a in self.params.items():
             b = self.big.params.get(key)

@@ -52,7 +52,7 @@ class ScalePropagation:
         self.analysis = analysis
         self.padded = padded  # uids of leaves with new units that copy nothing
         self.rows = rows  # those of them whose new units may hold the mean of the old
-        self.makers: dict[int, EquationPair] = {}
+        self.producers: dict[int, EquationPair] = {}
         self.watched: set[int] = set()  # leaves whose copies something else than a sum looks at
         self.ordered: dict[int, set[int]] = {}  # parameter -> leaves whose copies it must tie along
         self.factors = factors  # leaf uid -> log of the copies a unit, None where uneven
@@ -243,10 +243,10 @@ class ScalePropagation:
             if grown:
                 return grown
             for v in at.ins:
-                maker = self.makers.get(id(v))
-                if maker is not None and id(maker) not in seen:
-                    seen.add(id(maker))
-                    todo.append(maker)
+                producer = self.producers.get(id(v))
+                if producer is not None and id(producer) not in seen:
+                    seen.add(id(producer))
+                    todo.append(producer)
         return []
 
     def pin(self, pair: EquationPair, value: Value, *, also_exponents: bool = True) -> None:
@@ -369,7 +369,7 @@ class ScalePropagation:
             if self.padded and len(pair.outs) == 1:
                 pair.outs[0].sign = signs.of_result(pair)
             for v in pair.outs:
-                self.makers[id(v)] = pair
+                self.producers[id(v)] = pair
 
 
 def hint_of(pair: EquationPair) -> str:

@@ -196,12 +196,12 @@ def _run(analysis, values, pairs: list[EquationPair], outs, layouts) -> ScalePro
         scales.read(out)
         for expr in out.scale.flat:
             if expr is not None and scales.system.require_zero(expr):
-                maker = scales.makers.get(id(out), pairs[-1] if pairs else None)
+                producer = scales.producers.get(id(out), pairs[-1] if pairs else None)
                 analysis.fail(
                     f"result {i} would change by a factor, and no scaling of the parameters "
                     "mends it",
-                    axes=scales.grown_before(maker) if maker is not None else out.axes,
-                    equation=maker.small if maker is not None else None,
+                    axes=scales.grown_before(producer) if producer is not None else out.axes,
+                    equation=producer.small if producer is not None else None,
                     hint="let a parameter read the axis that is summed over, or use a mean there",
                 )
     return scales

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from trainkit.growth.analysis.contractions import nest
+from trainkit.growth.analysis.contractions import contract
 from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
 from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.axes.axis import Axis, find, product
 
 
 def dot_axes(pair: EquationPair) -> None:
-    pair.same_told("preferred_element_type")
+    pair.check_same_params("preferred_element_type")
     (contract_a, contract_b), (batch_a, batch_b) = pair.params["dimension_numbers"]
     a, b = pair.ins
     for i, j in [*zip(contract_a, contract_b, strict=True), *zip(batch_a, batch_b, strict=True)]:
@@ -34,7 +34,7 @@ def dot_scales(scales: ScalePropagation, pair: EquationPair) -> None:
         names_b[d] = len(loops)
         loops.append(b.axes[d])
     free_a = [d for d in range(len(a.axes)) if d not in (*contract_a, *batch_a)]
-    nest(
+    contract(
         scales,
         pair,
         loops,
@@ -89,9 +89,11 @@ def conv_axes(pair: EquationPair) -> None:
 def _kernel_axes(pair: EquationPair, kernel: Value, window: tuple[int, ...]) -> None:
     """A kernel k → k + 2p is the old one with p zero taps on either side."""
     if all(find(kernel.axes[d]).fixed for d in window):
-        pair.same_told("feature_group_count", "batch_group_count", "preferred_element_type")
+        pair.check_same_params("feature_group_count", "batch_group_count", "preferred_element_type")
         return
-    pair.same_told("feature_group_count", "batch_group_count", "preferred_element_type", "padding")
+    pair.check_same_params(
+        "feature_group_count", "batch_group_count", "preferred_element_type", "padding"
+    )
     for i, d in enumerate(window):
         axis = find(kernel.axes[d])
         (low, high), (low_big, high_big) = (p[i] for p in pair.both("padding"))
@@ -132,7 +134,9 @@ def conv_scales(scales: ScalePropagation, pair: EquationPair) -> None:
         loops += [groups, each]
         names_x[lhs[1]] = (2, 1)
         names_k[rhs[0]] = names_o[out_spec[1]] = (2, 3)
-    return nest(scales, pair, loops, [(x, names_x), (kernel, names_k)], pair.outs[0], names_o, [1])
+    return contract(
+        scales, pair, loops, [(x, names_x), (kernel, names_k)], pair.outs[0], names_o, [1]
+    )
 
 
 def _plain_contraction(scales: ScalePropagation, pair: EquationPair) -> None:
@@ -142,7 +146,7 @@ def _plain_contraction(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def sum_axes(pair: EquationPair) -> None:
-    pair.same_told()
+    pair.check_same_params()
     gone = pair.params["axes"]
     pair.new_out(0, [a for d, a in enumerate(pair.ins[0].axes) if d not in gone])
 
@@ -150,7 +154,7 @@ def sum_axes(pair: EquationPair) -> None:
 def sum_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x, gone = pair.ins[0], pair.params["axes"]
     kept = [(d,) for d in range(len(x.axes)) if d not in gone]
-    nest(
+    contract(
         scales,
         pair,
         x.axes,
@@ -163,7 +167,7 @@ def sum_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 def ragged_axes(pair: EquationPair) -> None:
     """Rows in groups, a matrix a group: a contraction whose rows do not grow."""
-    pair.same_told("preferred_element_type")
+    pair.check_same_params("preferred_element_type")
     numbers = pair.params["ragged_dot_dimension_numbers"]
     (contract_a, contract_b), (batch_a, batch_b) = numbers.dot_dimension_numbers
     a, b, sizes = pair.ins
@@ -204,7 +208,7 @@ def ragged_scales(scales: ScalePropagation, pair: EquationPair) -> None:
         loops.append(b.axes[d])
     free_a = [d for d in range(len(a.axes)) if d not in (*contract_a, *batch_a)]
     out = [(d,) for d in (*batch_a, *free_a)] + [names[d] for d in free_b]
-    nest(
+    contract(
         scales,
         pair,
         loops,

@@ -27,7 +27,7 @@ def _link_axes(pair: EquationPair, a: Value, b: Value) -> None:
 
 
 def scan_axes(pair: EquationPair) -> None:
-    pair.same_told("_split_transpose", "linear", "ft_in", "ft_out")
+    pair.check_same_params("_split_transpose", "linear", "ft_in", "ft_out")
     consts, carries = scan_counts(pair.params)
     fixed = pair.ins[:consts]
     init = pair.ins[consts : consts + carries]
@@ -117,7 +117,7 @@ def scan_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def while_axes(pair: EquationPair) -> None:
-    pair.same_told()
+    pair.check_same_params()
     cond, body = pair.params["cond_nconsts"], pair.params["body_nconsts"]
     carry = pair.ins[cond + body :]
     inside = [_inside(v) for v in carry]
@@ -150,7 +150,7 @@ def while_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def cond_axes(pair: EquationPair) -> None:
-    pair.same_told("branches")
+    pair.check_same_params("branches")
     branches = zip(*pair.both("branches"), strict=True)
     pair.bodies = [pair.analysis.body(s, b, pair.ins[1:]) for s, b in branches]
     first = pair.bodies[0]
@@ -192,7 +192,7 @@ def unknown_axes(pair: EquationPair) -> None:
                 if random
                 else _HINT,
             )
-    pair.same_told()
+    pair.check_same_params()
     for i in range(len(pair.small.outs)):
         pair.new_out(i)
 

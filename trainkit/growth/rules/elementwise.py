@@ -13,7 +13,7 @@ from trainkit.growth.axes.axis import find
 
 
 def axes(pair: EquationPair, *ignored: str) -> None:
-    pair.same_told("weak_type", "new_dtype", *ignored)
+    pair.check_same_params("weak_type", "new_dtype", *ignored)
     rank = max(len(v.axes) for v in pair.ins)
     out_axes = []
     for d in range(rank):
@@ -52,7 +52,7 @@ def linear(scales: ScalePropagation, pair: EquationPair) -> None:
     """f(c·x) = c·f(x), element by element and additive."""
     scales.elementwise(pair, pair.ins, pair.outs[0], [1.0])
     pair.outs[0].origin = pair.ins[0].origin
-    pair.outs[0].means = of_product(scales.makers, pair.ins, pair.outs[0], scales.rows)
+    pair.outs[0].means = of_product(scales.producers, pair.ins, pair.outs[0], scales.rows)
 
 
 def homogeneous(power: float, scales: ScalePropagation, pair: EquationPair) -> None:
@@ -69,7 +69,7 @@ def sign(scales: ScalePropagation, pair: EquationPair) -> None:
 
 def multiply(scales: ScalePropagation, pair: EquationPair) -> None:
     scales.elementwise(pair, pair.ins, pair.outs[0], [1.0, 1.0])
-    pair.outs[0].means = of_product(scales.makers, pair.ins, pair.outs[0], scales.rows)
+    pair.outs[0].means = of_product(scales.producers, pair.ins, pair.outs[0], scales.rows)
 
 
 def divide(scales: ScalePropagation, pair: EquationPair) -> None:
@@ -78,8 +78,8 @@ def divide(scales: ScalePropagation, pair: EquationPair) -> None:
     scales.pin_exponents(pair.ins[1])
     scales.elementwise(pair, pair.ins, pair.outs[0], [1.0, -1.0])
     out = pair.outs[0]
-    if all(constant_along(scales.makers, pair.ins[1], d) for d, _ in keys(out, scales.rows)):
-        out.means = of_product(scales.makers, pair.ins, out, scales.rows)
+    if all(constant_along(scales.producers, pair.ins[1], d) for d, _ in keys(out, scales.rows)):
+        out.means = of_product(scales.producers, pair.ins, out, scales.rows)
 
 
 def add(scales: ScalePropagation, pair: EquationPair) -> None:
@@ -90,9 +90,9 @@ def add(scales: ScalePropagation, pair: EquationPair) -> None:
         if guards(v):
             scales.read(v).scale[...] = None
     scales.agree(pair, pair.ins, out)
-    out.means = of_sum(scales.makers, pair.ins, out, scales.rows)
+    out.means = of_sum(scales.producers, pair.ins, out, scales.rows)
     if pair.name == "sub":
-        out.zeros.update(taken_away(scales.makers, pair, scales.rows))
+        out.zeros.update(taken_away(scales.producers, pair, scales.rows))
 
 
 def guards(v: Value) -> bool:
@@ -150,8 +150,8 @@ def select(scales: ScalePropagation, pair: EquationPair) -> None:
     scales.pin(pair, which)
     out = pair.outs[0]
     scales.agree(pair, cases, out)
-    if all(constant_along(scales.makers, which, d) for d, _ in keys(out, scales.rows)):
-        out.means = of_sum(scales.makers, cases, out, scales.rows)
+    if all(constant_along(scales.producers, which, d) for d, _ in keys(out, scales.rows)):
+        out.means = of_sum(scales.producers, cases, out, scales.rows)
 
 
 def complex_pair(scales: ScalePropagation, pair: EquationPair) -> None:

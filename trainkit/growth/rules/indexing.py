@@ -29,7 +29,7 @@ def _whole(pair: EquationPair, v: Value, sizes: tuple, d: int) -> bool:
 
 def gather_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
     """`chosen`: dimensions that the index picks from with all copies; see `picks`."""
-    pair.same_told("slice_sizes")
+    pair.check_same_params("slice_sizes")
     x, index = pair.ins
     n = pair.params["dimension_numbers"]
     if n != pair.big.params["dimension_numbers"]:
@@ -104,7 +104,7 @@ _SUMS = ("scatter-add", "scatter_add", "scatter-sub", "scatter_sub")
 
 
 def scatter_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
-    pair.same_told("update_jaxpr", "update_consts")
+    pair.check_same_params("update_jaxpr", "update_consts")
     x, index, updates = pair.ins
     n = pair.params["dimension_numbers"]
     batch = dict(zip(n.operand_batching_dims, n.scatter_indices_batching_dims, strict=True))
@@ -222,7 +222,7 @@ def _meet(
 
 
 def dynamic_slice_axes(pair: EquationPair) -> None:
-    pair.same_told("slice_sizes")
+    pair.check_same_params("slice_sizes")
     x = pair.ins[0]
     sizes = pair.both("slice_sizes")
     made = []
@@ -248,7 +248,7 @@ def dynamic_slice_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def dynamic_update_axes(pair: EquationPair) -> None:
-    pair.same_told()
+    pair.check_same_params()
     x, update = pair.ins[:2]
     for d in range(len(x.axes)):
         if (x.small[d], x.big[d]) == (update.small[d], update.big[d]):

@@ -15,7 +15,7 @@ _HINT += "there are, or another axis"
 
 def factored_axes(last: int, pair: EquationPair) -> None:
     """The last dimensions are a matrix, or a vector, that must not grow; the others are many."""
-    pair.same_told()
+    pair.check_same_params()
     lead = len(pair.ins[0].axes) - last
     for v in pair.ins:
         pair.refuse_growth(
@@ -37,7 +37,7 @@ def factored(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def triangular_axes(pair: EquationPair) -> None:
-    pair.same_told()
+    pair.check_same_params()
     a, b = pair.ins
     lead = len(a.axes) - 2
     pair.refuse_growth(a, (lead, lead + 1), "a triangular system that grows", _HINT)

@@ -54,7 +54,7 @@ def _segment(pair: EquationPair, axis: Axis, made: Axis, start: int, big_start: 
 
 
 def slice_axes(pair: EquationPair) -> None:
-    pair.same_told("start_indices", "limit_indices", "strides")
+    pair.check_same_params("start_indices", "limit_indices", "strides")
     x = pair.ins[0]
     ranges = []
     for params in (pair.params, pair.big.params):
@@ -80,7 +80,7 @@ def slice_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def split_axes(pair: EquationPair) -> None:
-    pair.same_told("sizes")
+    pair.check_same_params("sizes")
     x, d = pair.ins[0], pair.params["axis"]
     parts = [Axis(n, m) for n, m in zip(*pair.both("sizes"), strict=True)]
     for part in parts:
@@ -105,7 +105,7 @@ def split_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def concatenate_axes(pair: EquationPair) -> None:
-    pair.same_told()
+    pair.check_same_params()
     d = pair.params["dimension"]
     first = pair.ins[0]
     for v in pair.ins[1:]:
@@ -134,7 +134,7 @@ def concatenate_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def stack_axes(pair: EquationPair) -> None:
-    pair.same_told()
+    pair.check_same_params()
     first = pair.ins[0]
     for v in pair.ins[1:]:
         for a, b in zip(first.axes, v.axes, strict=True):
@@ -160,7 +160,7 @@ def stack_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def tile_axes(pair: EquationPair) -> None:
-    pair.same_told("reps")
+    pair.check_same_params("reps")
     x = pair.ins[0]
     made = []
     for a, n, m in zip(x.axes, *pair.both("reps"), strict=True):
@@ -184,7 +184,7 @@ def tile_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def pad_axes(pair: EquationPair) -> None:
-    pair.same_told("padding_config")
+    pair.check_same_params("padding_config")
     x = pair.ins[0]
     made = []
     for d, (small, big) in enumerate(zip(*pair.both("padding_config"), strict=True)):

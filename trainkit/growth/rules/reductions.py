@@ -9,7 +9,7 @@ from trainkit.growth.axes.axis import Axis, find
 
 
 def reduce_axes(pair: EquationPair) -> None:
-    pair.same_told("index_dtype")
+    pair.check_same_params("index_dtype")
     gone = pair.params["axes"]
     pair.new_out(0, [a for d, a in enumerate(pair.ins[0].axes) if d not in gone])
 
@@ -79,7 +79,7 @@ def _along(pair: EquationPair) -> list[int]:
 
 def along_axes(pair: EquationPair) -> None:
     """cumsum and its like, sort, rev: refused along an axis that grows."""
-    pair.same_told()
+    pair.check_same_params()
     dims = _along(pair)
     for v in pair.ins:
         pair.refuse_growth(
@@ -126,7 +126,7 @@ def rev_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def window_axes(pair: EquationPair) -> None:
-    pair.same_told("computation", "window_dimensions", "window_strides", "padding",
+    pair.check_same_params("computation", "window_dimensions", "window_strides", "padding",
                     "base_dilation", "window_dilation")  # fmt: skip
     dims = [d for d in range(len(pair.ins[0].axes)) if _windowed(pair, d)]
     for v in pair.ins[: len(pair.outs) or 1]:
@@ -135,7 +135,7 @@ def window_axes(pair: EquationPair) -> None:
             f"the windows of `{pair.name}` run over an axis that grows",
             "pool over places, not over channels that grow",
         )  # fmt: skip
-    pair.same_told("computation")
+    pair.check_same_params("computation")
     small, big = pair.small.outs[0].aval.shape, pair.big.outs[0].aval.shape
     pair.notes["dims"] = dims
     for i in range(len(pair.small.outs)):
@@ -166,7 +166,7 @@ def window_extreme_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def fft_axes(pair: EquationPair) -> None:
-    pair.same_told()
+    pair.check_same_params()
     x = pair.ins[0]
     dims = list(range(len(x.axes)))[-len(pair.params["fft_lengths"]) :]
     pair.refuse_growth(

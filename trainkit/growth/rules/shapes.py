@@ -13,7 +13,7 @@ from trainkit.growth.axes.axis import Axis, find, product
 
 
 def reshape_axes(pair: EquationPair) -> None:
-    pair.same_told("new_sizes")
+    pair.check_same_params("new_sizes")
     x = pair.ins[0]
     _check_factors(pair, x)
     out = pair.new_out(0)
@@ -71,7 +71,7 @@ def reshape_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def transpose_axes(pair: EquationPair) -> None:
-    pair.same_told()
+    pair.check_same_params()
     pair.new_out(0, [pair.ins[0].axes[p] for p in pair.params["permutation"]])
 
 
@@ -82,7 +82,7 @@ def transpose_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def broadcast_axes(pair: EquationPair) -> None:
-    pair.same_told("shape")
+    pair.check_same_params("shape")
     x = pair.ins[0]
     small, big = pair.both("shape")
     made: list[Axis] = [Axis(n, m) for n, m in zip(small, big, strict=True)]
@@ -112,7 +112,7 @@ def broadcast_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def squeeze_axes(pair: EquationPair) -> None:
-    pair.same_told()
+    pair.check_same_params()
     x = pair.ins[0]
     gone = [d % len(x.axes) for d in pair.params["dimensions"]]
     pair.new_out(0, [a for d, a in enumerate(x.axes) if d not in gone])
@@ -127,7 +127,7 @@ def squeeze_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def expand_axes(pair: EquationPair) -> None:
-    pair.same_told()
+    pair.check_same_params()
     out_rank = len(pair.small.outs[0].aval.shape)
     new = [d % out_rank for d in pair.params["dimensions"]]
     old = iter(pair.ins[0].axes)

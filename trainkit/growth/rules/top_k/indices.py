@@ -19,7 +19,7 @@ from trainkit.growth.rules.top_k import matches
 def top_k_axes(pair: EquationPair) -> None:
     x = pair.ins[0]
     d = pair.notes["dim"] = pair.params.get("axis", len(x.axes) - 1) % len(x.axes)
-    pair.same_told("k")
+    pair.check_same_params("k")
     axis, (k, k_big) = find(x.axes[d]), pair.both("k")
     m, rest = divmod(axis.big, axis.small)
     if rest:
@@ -87,8 +87,8 @@ def _tie(scales: ScalePropagation, x: Value, leaf: Axis) -> None:
         seen.add(id(v))
         if v.origin is not None:
             scales.ordered.setdefault(v.origin, set()).add(leaf.uid)
-        elif id(v) in scales.makers:
-            todo += scales.makers[id(v)].ins
+        elif id(v) in scales.producers:
+            todo += scales.producers[id(v)].ins
 
 
 def _silent(scales: ScalePropagation, value: Value) -> None:

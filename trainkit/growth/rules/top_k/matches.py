@@ -88,7 +88,7 @@ def _keep(pair: EquationPair, match: Match, kept: dict[int, int]) -> None:
 
 
 def reduce_axes(pair: EquationPair) -> None:
-    """A sum over one of the two axes has one term for each that there was; see `nest`."""
+    """A sum over one of the two axes has one term for each that there was; see `contract`."""
     match, gone = _match(pair), pair.params["axes"]
     lost = sum(d in gone for d in match.dims)
     if pair.name != "reduce_sum" and (lost != 1 or not match.counts):
@@ -118,7 +118,7 @@ def cumulative_axes(pair: EquationPair) -> None:
         _plain(pair).axes(pair)
         pair.outs[0].choice = match._replace(counts=False)
         return
-    pair.same_told()
+    pair.check_same_params()
     axis = pair.ins[0].axes[d]
     if not match.tight or grown_leaves(axis) != [leaf_of(match.axes[match.dims.index(d)])]:
         refuse(pair)
