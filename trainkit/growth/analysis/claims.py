@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from trainkit.growth.analysis.joint_program import Analysis, EquationPair, Value
-from trainkit.growth.analysis.layout_search import LAYOUTS, all_pairs
+from trainkit.growth.analysis.layout_search import all_pairs
 from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.analysis.solve import fresh_scales
 from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.layouts import LAYOUTS
 from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.ir.program import Program
 

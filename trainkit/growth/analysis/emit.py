@@ -10,8 +10,8 @@ from trainkit.growth.analysis import padding
 from trainkit.growth.analysis.joint_program import Analysis, Value
 from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.linear import choose, nearest
 from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.solvers import choose, nearest
 from trainkit.growth.axes.structures import structure_of
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.plan.data import AxisLeaf, LeafPlan, Plan

@@ -9,8 +9,9 @@ import numpy as np
 from jax.extend import core
 
 from trainkit.growth.analysis.indices import Match, Pick
-from trainkit.growth.axes.axis import Axis, Mismatch, find, show, unify
+from trainkit.growth.axes.axis import Axis, find, show
 from trainkit.growth.axes.reading import grown_leaves, leaves
+from trainkit.growth.axes.unification import unify
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.ir.products import alike, in_one_order
 from trainkit.growth.ir.program import Const, Equation, Folder, Program
@@ -97,12 +98,10 @@ class EquationPair:
         return value
 
     def unify(self, a: Axis, b: Axis) -> None:
-        try:
-            unify(a, b)
-        except Mismatch as error:
+        if (wrong := unify(a, b)) is not None:
             self.fail(
                 f"the axes {show(a)} and {show(b)} meet here but have no structure in common: "
-                f"{error}",
+                f"{wrong.why}",
                 axes=(a, b),
                 hint="grow both by the same factor, or only sizes that divide one another",
             )

@@ -13,9 +13,7 @@ import numpy as np
 from trainkit.growth.analysis.emit import emit
 from trainkit.growth.analysis.joint_program import Analysis, EquationPair, Value
 from trainkit.growth.analysis.layout_search import (
-    PADDED,
     all_pairs,
-    appended,
     choose_layouts,
     compare,
     refuse_constant,
@@ -23,6 +21,7 @@ from trainkit.growth.analysis.layout_search import (
 )
 from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.layouts import PADDED, appended
 from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.ir.program import Program, scan_counts

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.growth.analysis.layout_search import repeated
+from trainkit.growth.axes.layouts import repeated
 from trainkit.growth.plan.leaf_map import AxisGrowth
 
 Repeat = tuple[int, int]  # (size of the block that is repeated, how often)

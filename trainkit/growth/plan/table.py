@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from trainkit.growth.analysis.layout_search import PADDED
 from trainkit.growth.axes.axis import find, show
+from trainkit.growth.axes.layouts import PADDED
 from trainkit.growth.axes.reading import source_map
 from trainkit.growth.axes.structures import atom_axes, atoms_in, axis_from
 from trainkit.growth.plan.data import LeafPlan, Plan
@@ -15,7 +15,7 @@ from trainkit.growth.plan.data import LeafPlan, Plan
 
 def table(plan: Plan) -> str:
     """See `Plan.table`."""
-    atoms = atom_axes(plan)
+    atoms = atom_axes(plan.atoms)
     names = [_name(i) for i in range(len(plan.atoms))]
     head = ("leaf", "shape", "axes", "map", "weight", "gradient", "bytes")
     rows = [head]

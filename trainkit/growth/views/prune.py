@@ -254,7 +254,7 @@ def _scores(plan: Plan, params, score, grads, activations) -> list[np.ndarray]:
     leaves = named_leaves(params)
     slopes = named_leaves(grads) if score == "gradient" else {}
     totals = [np.zeros(atom.big) for atom in plan.atoms]
-    nodes = atom_axes(plan)
+    nodes = atom_axes(plan.atoms)
     for leaf in plan.leaves:
         w = np.asarray(leaves[leaf.path], np.float64)
         if score == "gradient":
@@ -297,7 +297,7 @@ def _maps(plan: Plan, kept: Sequence[np.ndarray]) -> dict[str, LeafGrowth]:
 
 def _first_copies(plan: Plan) -> dict[str, LeafGrowth]:
     first = []
-    for node in atom_axes(plan):
+    for node in atom_axes(plan.atoms):
         assert node.source is not None
         old, at = np.unique(node.source, return_index=True)
         first.append(at[old >= 0])

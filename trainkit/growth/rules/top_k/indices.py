@@ -7,9 +7,9 @@ import numpy as np
 from trainkit.growth.analysis.index_maps import ANY, Group, move
 from trainkit.growth.analysis.indices import HINT, Match, Pick, leaf_of, moved, numbers, refuse
 from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
-from trainkit.growth.analysis.layout_search import repeated
 from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.layouts import repeated
 from trainkit.growth.axes.linear import ZERO, plus
 from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.rules import elementwise, indexing, pieces
