@@ -17,16 +17,16 @@ import numpy as np
 
 from tests.growth.rules import interpreter
 from tests.growth.rules.axis_specs import Spec, made, sizes
-from trainkit.growth.analysis import padding, row_means
 from trainkit.growth.analysis.claims import Claims, claims
-from trainkit.growth.analysis.joint_program import Analysis, Rule, Value
-from trainkit.growth.axes.layouts import LAYOUTS
-from trainkit.growth.analysis.scales import ScalePropagation
-from trainkit.growth.analysis.signs import NOT_NEGATIVE, POSITIVE
+from trainkit.growth.analysis.joint_program import Analysis, Rule
+from trainkit.growth.analysis.scales import padding, row_means
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.scales.signs import NOT_NEGATIVE, POSITIVE
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.linear import Expr
+from trainkit.growth.axes.layouts import LAYOUTS
+from trainkit.growth.axes.reading import coordinate, labels
 from trainkit.growth.axes.solvers import choose, nearest
-from trainkit.growth.axes.reading import coordinate, labels, source_map
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.ir.program import Const, Equation, Folder, Program
 from trainkit.growth.rules import RULES, UNKNOWN
@@ -204,7 +204,7 @@ class _Trial:
             value = next(v for v in self.analysis.constants if v.const[0].key[0] == i)
             x, rng = self.smalls[i], self.rng
             told = [labels(a) for a in value.axes]
-            sources = [source_map(a) for a in value.axes]
+            sources = [self.scales.source(a) for a in value.axes]
             out = x[np.ix_(*(np.maximum(s, 0) for s in sources))]
             if x.dtype.kind == "f":
                 scale = np.exp(rng.choice(SCALES, [len(cells) for _, cells in told]))

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.growth.analysis.joint_program import Analysis, Value
+from trainkit.growth.analysis.joint_program import Analysis
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.reading import coordinate, grown_leaves, leaves
-from trainkit.growth.errors import GrowthError
+from trainkit.growth.errors import GrowthError, settled
 from trainkit.growth.ir.program import Const
 from trainkit.growth.ir.trace import named_shapes, shape_of, structs, traced_program
 from trainkit.growth.plan.data import Plan
@@ -60,7 +61,7 @@ def activations(
         analysis.params.append((path, values[-1]))
     values += [Value(x.shape, x.shape, x.dtype) for x in jax.tree.leaves(args)]
     small, big = (analysis.folder.flatten(p) for p in programs)
-    pairs, _ = analysis.walk(small, big, values)
+    pairs, _ = settled(analysis.walk(small, big, values))
     number = _numbers(plan, values)
     live = {id(v) for v in big.ins[len(flat) :]}  # what depends on the inputs
     wanted: list[tuple[int, int, int, Axis]] = []  # equation, operand, dimension, leaf

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trainkit.growth.errors import GrowthError
+from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.program import Const, Equation, Fresh, Program, scan_counts
 from trainkit.growth.ir.source_lines import where
 
@@ -48,73 +48,91 @@ def layer_axes(program: Program) -> dict[int, tuple[int, int]]:
     return found
 
 
-def shortened(program: Program, stacks: dict[int, tuple[int, list[int]]]) -> Program:
+def shortened(program: Program, stacks: dict[int, tuple[int, list[int]]]) -> Program | Conflict:
     """The program with some of the rounds of its loops left out.
 
     Args:
       program: flat.
       stacks: number of an input -> its layer axis and the rows of it that stay.
 
-    Raises:
-      GrowthError: a stacked parameter is used outside its loop.
+    Returns:
+      The program; or the conflict of a stacked parameter that is used outside its loop, or of a
+      loop that runs over something else too.
     """
-    new: dict[int, Any] = {}
-    rows: dict[int, tuple[int, list[int]]] = {}  # of the new variables
-
-    def smaller(v: Any, axis: int, keep: list[int]) -> Fresh:
-        shape = tuple(len(keep) if a == axis else n for a, n in enumerate(v.aval.shape))
-        made = Fresh(v.aval.update(shape=shape))
-        new[id(v)], rows[id(made)] = made, (axis, keep)
-        return made
-
-    ins = [smaller(v, *stacks[i]) if i in stacks else v for i, v in enumerate(program.ins)]
+    cut = _Cut()
+    ins = [cut.smaller(v, *stacks[i]) if i in stacks else v for i, v in enumerate(program.ins)]
     equations = []
     for eqn in program.equations:
-        moved = [new.get(id(v), v) for v in eqn.ins]
-        cut = [rows.get(id(v)) for v in moved]
+        shorter = cut.equation(eqn)
+        if isinstance(shorter, Conflict):
+            return shorter
+        equations.append(shorter)
+    return Program(ins, equations, [cut.new.get(id(v), v) for v in program.outs])
+
+
+class _Cut:
+    """Variables that have lost rows on the way through a program."""
+
+    def __init__(self):
+        self.new: dict[int, Any] = {}  # old variable -> new one
+        self.rows: dict[int, tuple[int, list[int]]] = {}  # new variable -> axis, rows that stay
+
+    def smaller(self, v: Any, axis: int, keep: list[int]) -> Fresh:
+        shape = tuple(len(keep) if a == axis else n for a, n in enumerate(v.aval.shape))
+        result = Fresh(v.aval.update(shape=shape))
+        self.new[id(v)], self.rows[id(result)] = result, (axis, keep)
+        return result
+
+    def equation(self, eqn: Equation) -> Equation | Conflict:
+        ins = [self.new.get(id(v), v) for v in eqn.ins]
+        cut = [self.rows.get(id(v)) for v in ins]
         known = next((c for c in cut if c is not None), None)
         if known is None:
-            equations.append(Equation(eqn.raw, moved, eqn.outs, eqn.calls))
-            continue
+            return Equation(eqn.raw, ins, eqn.outs, eqn.calls)
         axis, keep = known
-        raw, outs = eqn.raw, eqn.outs
+        raw, outs, first = eqn.raw, eqn.outs, 0
         if eqn.name == "scan":
             consts, carried = scan_counts(eqn.params)
-            first = consts + carried
-            if any(c is not None for c in cut[:first]):
-                _refuse(eqn)
-            over = zip(moved[first:], cut[first:], strict=True)
-            moved = [*moved[:first], *(v if c else _fewer(v, keep) for v, c in over)]
+            first, axis = consts + carried, 0
             raw = raw.replace(params={**raw.params, "length": len(keep)})
-            outs = [*outs[:carried], *(smaller(v, 0, keep) for v in outs[carried:])]
+            outs = [*outs[:carried], *(self.smaller(v, 0, keep) for v in outs[carried:])]
         elif eqn.name == "transpose":
-            outs = [smaller(outs[0], list(eqn.params["permutation"]).index(axis), keep)]
+            outs = [self.smaller(outs[0], list(eqn.params["permutation"]).index(axis), keep)]
         elif eqn.name in _SAME_SHAPE:
-            pairs = zip(moved, cut, strict=True)
-            moved = [v if c or not v.shape else _fewer(v, keep, axis) for v, c in pairs]
-            outs = [smaller(v, axis, keep) for v in outs]
+            outs = [self.smaller(v, axis, keep) for v in outs]
         else:
-            _refuse(eqn)
-        equations.append(Equation(raw, moved, outs, eqn.calls))
-    return Program(ins, equations, [new.get(id(v), v) for v in program.outs])
+            return _outside(eqn)
+        if any(c is not None for c in cut[:first]):
+            return _outside(eqn)
+        for i in range(first, len(ins)):
+            # What is used beside parameters: its rows.
+            if cut[i] is None and (eqn.name == "scan" or getattr(ins[i], "aval", ins[i]).shape):
+                if not isinstance(ins[i], Const):
+                    return _no_constant(ins[i])
+                ins[i] = _taken(ins[i], keep, axis)
+        return Equation(raw, ins, outs, eqn.calls)
 
 
-def _fewer(v: Any, keep: list[int], axis: int = 0) -> Any:
-    """What a loop runs over beside its parameters: their rows."""
-    if not isinstance(v, Const):
-        raise GrowthError(
-            "a loop over layers also runs over something that is neither a parameter nor a "
-            f"constant, of shape {tuple(v.aval.shape)}",
-            hint="give the loop what it needs for each layer as parameters or constants",
-        )
+def _taken(v: Const, keep: list[int], axis: int) -> Const:
+    """Some rows of a constant."""
     shape = tuple(len(keep) if a == axis else n for a, n in enumerate(v.shape))
     take = lambda: np.take(v.value, keep, axis)
     return Const(shape, v.dtype, ("rows", v.key, tuple(keep), axis), take, v.uniform)
 
 
-def _refuse(eqn: Equation) -> None:
-    raise GrowthError(
+def _no_constant(v: Any) -> Conflict:
+    return Conflict(
+        "a loop over layers also runs over something that is neither a parameter nor a "
+        f"constant, of shape {tuple(v.aval.shape)}",
+        "layers",
+        hint="give the loop what it needs for each layer as parameters or constants",
+    )
+
+
+def _outside(eqn: Equation) -> Conflict:
+    return Conflict(
         f"parameters that are stacked over layers are used outside their loop, by `{eqn.name}`",
+        "layers",
         primitive=eqn.name,
         source=where(eqn),
         hint="keep the layers that grow in arrays of their own",
