@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
 from trainkit.growth.analysis import padding
-from trainkit.growth.analysis.joint_program import Analysis, Value
+from trainkit.growth.analysis.joint_program import Analysis
 from trainkit.growth.analysis.scales import Flow
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import choose, nearest
 from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.axes.structures import structure_of
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.plan.data import AxisLeaf, LeafPlan, Plan
+from trainkit.growth.plan.data import AxisPlan, GrownAxis, LeafPlan, Plan
 
 
 def emit(analysis: Analysis, flow: Flow, layouts: dict[int, str], visible: set[int]) -> Plan:
@@ -23,13 +24,13 @@ def emit(analysis: Analysis, flow: Flow, layouts: dict[int, str], visible: set[i
     fresh, means = _fresh(flow)
     looked_at = {place[2] for need in flow.needs for clause in need.condition for place in clause}
     numbers: dict[int, int] = {}
-    atoms: list[AxisLeaf] = []
+    grown_axes: list[GrownAxis] = []
 
     def number(leaf: Axis) -> int:
         if leaf.uid not in numbers:
-            numbers[leaf.uid] = len(atoms)
-            atoms.append(
-                AxisLeaf(
+            numbers[leaf.uid] = len(grown_axes)
+            grown_axes.append(
+                GrownAxis(
                     leaf.small,
                     leaf.big,
                     layouts[leaf.uid],
@@ -40,6 +41,9 @@ def emit(analysis: Analysis, flow: Flow, layouts: dict[int, str], visible: set[i
                 )
             )
         return numbers[leaf.uid]
+
+    def numbers_of(leaves: Iterable[Axis]) -> tuple[int, ...]:
+        return tuple(sorted({number(leaf) for leaf in leaves}))
 
     wanted = []
     for i, (_, value) in enumerate(analysis.params):
@@ -56,34 +60,38 @@ def emit(analysis: Analysis, flow: Flow, layouts: dict[int, str], visible: set[i
     plans = []
     for i, (path, value) in enumerate(analysis.params):
         base, more = flow.param_scale[i]
-        segments, carried, structures = [], [], []
-        for d, axis in enumerate(value.axes):
-            axis = find(axis)
+        axes = []
+        for d, axis in enumerate(map(find, value.axes)):
             cells = flow.labels(axis)[1]
             scales = tuple(
                 _round(math.exp(evaluate(more[d, label]) if label else 0.0))
                 for label in range(len(cells))
             )
-            segments.append(scales if any(s != 1.0 for s in scales) else ())
-            carried.append(
-                tuple(
-                    tuple(
-                        sorted(
-                            number(leaf)
-                            for leaf in dict.fromkeys(cell)
-                            if chosen[i].get((d, label, leaf.uid))
-                        )
-                    )
-                    for label, cell in enumerate(cells)
-                )
-                if not axis.fixed
-                else ()
+            segments = scales if any(s != 1.0 for s in scales) else ()
+            if axis.fixed and not segments:
+                axes.append(None)
+                continue
+            splits = tuple(
+                numbers_of(x for x in dict.fromkeys(cell) if chosen[i].get((d, label, x.uid)))
+                for label, cell in enumerate(cells)
             )
-            plain = axis.fixed and not segments[-1]
-            structures.append(None if plain else structure_of(axis, number))
+            own = grown_leaves(axis)
+            held = lambda uids, own=own: numbers_of(x for x in own if x.uid in uids)
+            axes.append(
+                AxisPlan(
+                    structure=structure_of(axis, number),
+                    segments=segments,
+                    splits=() if axis.fixed else splits,
+                    reads=held(reads.get((i, d), ())),
+                    tied=held(tied.get((i, d), ())),
+                    fresh=held(fresh.get((i, d), ())),
+                    means=held(means.get((i, d), ())),
+                    ordered=held(flow.ordered.get(i, ())),
+                )
+            )
         weight = _round(math.exp(evaluate(base)))
         shift = flow.shift.get(i, 0.0)
-        if weight == 1.0 and not any(segments) and not flow.hollow(value):
+        if weight == 1.0 and not any(a and a.segments for a in axes) and not flow.hollow(value):
             shift = 0.0
         plans.append(
             LeafPlan(
@@ -91,28 +99,14 @@ def emit(analysis: Analysis, flow: Flow, layouts: dict[int, str], visible: set[i
                 small=value.small,
                 big=value.big,
                 dtype=str(value.dtype),
-                axes=tuple(structures),
+                axes=tuple(axes),
                 weight=weight,
-                segments=tuple(segments),
-                splits=tuple(carried),
                 shift=shift,
-                reads=_numbered(reads, i, value, number),
-                tied=_numbered(tied, i, value, number),
-                fresh=_numbered(fresh, i, value, number),
-                means=_numbered(means, i, value, number),
-                ordered=_numbered(
-                    {(i, d): flow.ordered.get(i, set()) for d in range(len(value.axes))},
-                    i,
-                    value,
-                    number,
-                )
-                if i in flow.ordered
-                else (),
                 # What a norm passes back to the units of a mean is no multiple of what it did.
                 calibrated=any((i, d) in means for d in range(len(value.axes))),
             )
         )
-    return Plan(leaves=tuple(plans), atoms=tuple(atoms), equations=analysis.count)
+    return Plan(tuple(plans), tuple(grown_axes), analysis.count)
 
 
 def _roles(flow: Flow, chosen):
@@ -155,13 +149,6 @@ def _fresh(flow: Flow) -> tuple[dict[tuple[int, int], set[int]], dict[tuple[int,
             elif uid in flow.holes and (i, d, uid, padding.ZERO) not in chosen:
                 fresh.setdefault((i, d), set()).add(uid)
     return fresh, means
-
-
-def _numbered(found, i: int, value: Value, number) -> tuple[tuple[int, ...], ...]:
-    return tuple(
-        tuple(sorted({number(x) for x in grown_leaves(a) if x.uid in found.get((i, d), ())}))
-        for d, a in enumerate(value.axes)
-    )
 
 
 def _round(x: float) -> float:
