@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
-from trainkit.growth.analysis.layout_search import LAYOUTS
 from trainkit.growth.axes.axis import Axis, concatenation, find, product
+from trainkit.growth.axes.layouts import LAYOUTS
 
-if TYPE_CHECKING:
-    from trainkit.growth.plan.data import Plan
+
+class GrownPart(Protocol):
+    """A part of axes that grows by itself, as plans hold it."""
+
+    @property
+    def small(self) -> int: ...
+
+    @property
+    def big(self) -> int: ...
+
+    @property
+    def layout(self) -> str: ...
 
 
 def structure_of(axis: Axis, number: Callable[[Axis], int]) -> tuple:
@@ -29,10 +39,10 @@ def numbers_in(structure: tuple | None) -> set[int]:
     return set().union(*(numbers_in(s) for s in structure[1:]))
 
 
-def grown_nodes(plan: Plan) -> list[Axis]:
+def grown_nodes(grown_axes: Iterable[GrownPart]) -> list[Axis]:
     """Fresh `Axis` leaves for the grown axes of a plan, their maps set."""
     made = []
-    for grown in plan.grown_axes:
+    for grown in grown_axes:
         node = Axis(grown.small, grown.big)
         node.source = LAYOUTS[grown.layout](grown.small, grown.big)
         made.append(node)

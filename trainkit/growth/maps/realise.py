@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import jax
 import numpy as np
 
-from trainkit.growth.analysis.layout_search import HOLLOW
 from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.layouts import PADDED
 from trainkit.growth.axes.reading import coordinate, labels, source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.maps.rms import rms_growth
@@ -21,7 +21,7 @@ def realise(plan: Plan, key: jax.Array | None, symmetry: Symmetry) -> dict[str, 
     """See `Plan.realise`."""
     with jax.ensure_compile_time_eval():  # the caller may be inside a jit
         shares = draw_shares(plan, key, symmetry)
-    nodes = grown_nodes(plan)
+    nodes = grown_nodes(plan.grown_axes)
     if symmetry == "rms":
         found = {leaf.path: rms_growth(plan, leaf, nodes) for leaf in plan.leaves}
     else:
@@ -66,7 +66,9 @@ def draw_shares(plan: Plan, key: jax.Array | None, symmetry: Symmetry) -> list[n
     result: list[np.ndarray | None] = [None] * len(plan.grown_axes)
     if symmetry not in ("uneven", "zero_out"):
         return result
-    for i, (grown, node) in enumerate(zip(plan.grown_axes, grown_nodes(plan), strict=True)):
+    for i, (grown, node) in enumerate(
+        zip(plan.grown_axes, grown_nodes(plan.grown_axes), strict=True)
+    ):
         source = node.source
         assert source is not None
         if i not in split or (source < 0).any():
@@ -121,7 +123,7 @@ def _leaf(
                 continue
             place = np.where(inside, place, 0)
             carries = np.array([a in cell for cell in planned.splits], bool)[label] & inside
-            if grown.big % grown.small and grown.layout not in HOLLOW:
+            if grown.big % grown.small and grown.layout not in PADDED:
                 # Units differ in their number of copies: the split is part of the even map.
                 assert node.source is not None
                 number = copies(node.source, grown.small)[place]
@@ -165,7 +167,7 @@ def _leaf(
 
 def _fill(plan: Plan, axis: AxisPlan, rank: int, drawn: bool) -> Literal["zero", "mean", "random"]:
     """What the units of an axis that copy none hold. Vectors (norms, biases) take the mean."""
-    empty = {n for n in numbers_in(axis.structure) if plan.grown_axes[n].layout in HOLLOW}
+    empty = {n for n in numbers_in(axis.structure) if plan.grown_axes[n].layout in PADDED}
     if empty and empty <= set(axis.means):
         return "mean"
     if not empty or not empty <= set(axis.fresh):
@@ -183,7 +185,7 @@ def noise_groups(plan: Plan) -> dict[str, tuple[int, np.ndarray, dict[int, np.nd
     """For each leaf an axis over whose copies noise may be added that sums to zero: (axis, for each
     new unit of the axis the group it belongs to, −1 for none; for each other axis whose copies must
     get the same noise, the old units)."""
-    nodes = grown_nodes(plan)
+    nodes = grown_nodes(plan.grown_axes)
     result: dict[str, tuple[int, np.ndarray, dict[int, np.ndarray]]] = {}
     for leaf in plan.leaves:
         for d, planned in enumerate(leaf.axes):

@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from trainkit.growth.analysis.layout_search import HOLLOW
 from trainkit.growth.axes.axis import Axis, find, show
+from trainkit.growth.axes.layouts import PADDED
 from trainkit.growth.axes.reading import source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.plan.data import AxisPlan, LeafPlan, Plan
@@ -16,7 +16,7 @@ from trainkit.growth.plan.data import AxisPlan, LeafPlan, Plan
 
 def table(plan: Plan) -> str:
     """See `Plan.table`."""
-    nodes = grown_nodes(plan)
+    nodes = grown_nodes(plan.grown_axes)
     names = [_name(i) for i in range(len(nodes))]
     head = ("leaf", "shape", "axes", "map", "weight", "gradient", "bytes")
     rows = [head]
@@ -51,7 +51,7 @@ def table(plan: Plan) -> str:
             for d, axis in enumerate(leaf.axes)
             if axis and i in numbers_in(axis.structure)
         ]
-        if grown.layout in HOLLOW:
+        if grown.layout in PADDED:
             how = "new units copy none"
             if grown.layout == "row mean":
                 how += ", and hold the mean of the old ones in " + ", ".join(_holders(plan, i))

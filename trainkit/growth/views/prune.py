@@ -210,7 +210,7 @@ def _check(plan: Plan, tree: PyTree, what: str = "params") -> None:
             raise GrowthError(
                 f"{what}: {leaf.path} has shape {have}; the plan's big model has {leaf.big}",
                 params=[leaf.path],
-                mend="shrinking takes the big model's tree and gives the small one's",
+                hint="shrinking takes the big model's tree and gives the small one's",
             )
     if len(found) != len(plan.leaves):
         unknown = [path for path in found if path not in {leaf.path for leaf in plan.leaves}]
@@ -236,7 +236,7 @@ def _scores(plan: Plan, params, score, grads, activations) -> list[np.ndarray]:
                 raise GrowthError(
                     f"axis {i} of the plan needs {grown.big} scores, and got {found}",
                     axis=f"{grown.small} → {grown.big}",
-                    mend="give one score a unit of the big model, or use score='gradient'",
+                    hint="give one score a unit of the big model, or use score='gradient'",
                 )
             result.append(np.asarray(given[i], np.float64))
         return result
@@ -249,7 +249,7 @@ def _scores(plan: Plan, params, score, grads, activations) -> list[np.ndarray]:
     leaves = named_leaves(params)
     slopes = named_leaves(grads) if score == "gradient" else {}
     totals = [np.zeros(grown.big) for grown in plan.grown_axes]
-    nodes = grown_nodes(plan)
+    nodes = grown_nodes(plan.grown_axes)
     for leaf in plan.leaves:
         w = np.asarray(leaves[leaf.path], np.float64)
         if score == "gradient":
@@ -294,7 +294,7 @@ def _maps(plan: Plan, kept: Sequence[np.ndarray]) -> dict[str, LeafGrowth]:
 
 def _first_copies(plan: Plan) -> dict[str, LeafGrowth]:
     first = []
-    for node in grown_nodes(plan):
+    for node in grown_nodes(plan.grown_axes):
         assert node.source is not None
         old, at = np.unique(node.source, return_index=True)
         first.append(at[old >= 0])
