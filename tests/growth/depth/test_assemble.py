@@ -59,7 +59,7 @@ def test_plain_layers_of_any_name(names, width):
     small = dense(names[0], [3, 8, 8, 2])
     big = dense(names[1], [3, width, width, width, 2])
     plan = growth.plan(small_fn, big_fn, small, shapes(big), X)
-    assert (plan.depth, bool(plan.atoms)) == ("identity", width == 16)
+    assert (plan.depth, bool(plan.grown_axes)) == ("identity", width == 16)
     grown = plan.grow(small, key=jax.random.key(0))
     assert jax.tree.map(jnp.shape, grown) == jax.tree.map(jnp.shape, big)
     np.testing.assert_allclose(big_fn(grown, X), small_fn(small, X), rtol=0, atol=1e-13)

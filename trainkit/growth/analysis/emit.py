@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,39 +19,33 @@ from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.axes.solvers import nearest
 from trainkit.growth.axes.structures import structure_of
 from trainkit.growth.errors import Conflict
-from trainkit.growth.plan.data import AxisLeaf, LeafPlan, Plan
+from trainkit.growth.plan.data import AxisPlan, GrownAxis, LeafPlan, Plan
 
 
-class _Parts:
+class _Numbers:
     """The leaves that grow, numbered as parameters come upon them."""
 
-    def __init__(self, describe: Callable[[Axis], AxisLeaf]):
+    def __init__(self, describe: Callable[[Axis], GrownAxis]):
         self.describe = describe
         self.numbers: dict[int, int] = {}
-        self.atoms: list[AxisLeaf] = []
+        self.grown: list[GrownAxis] = []
 
-    def number(self, leaf: Axis) -> int:
+    def one(self, leaf: Axis) -> int:
         if leaf.uid not in self.numbers:
-            self.numbers[leaf.uid] = len(self.atoms)
-            self.atoms.append(self.describe(leaf))
+            self.numbers[leaf.uid] = len(self.grown)
+            self.grown.append(self.describe(leaf))
         return self.numbers[leaf.uid]
 
-    def along(self, uids: Roles, i: int, value: Value) -> tuple[tuple[int, ...], ...]:
-        """For each axis of a parameter the numbers of the leaves that are meant."""
-        return tuple(
-            tuple(
-                sorted({self.number(x) for x in grown_leaves(a) if x.uid in uids.get((i, d), ())})
-            )
-            for d, a in enumerate(value.axes)
-        )
+    def of(self, leaves: Iterable[Axis]) -> tuple[int, ...]:
+        return tuple(sorted({self.one(leaf) for leaf in leaves}))
 
 
 class _Found(NamedTuple):
-    """What is known of the parameters together; see the fields of `LeafPlan`."""
+    """What is known of the parameters together; see the fields of `AxisPlan`."""
 
     scales: ScalePropagation
     evaluate: Callable[[Expr], float]
-    parts: _Parts
+    numbers: _Numbers
     chosen: list[dict[Key, int]]
     reads: Roles
     tied: Roles
@@ -77,8 +71,8 @@ def emit_plan(scales: ScalePropagation) -> Plan | Conflict:
     observed = {place[2] for need in scales.needs for clause in need.condition for place in clause}
     seen = visible(scales.joint)
 
-    def describe(leaf: Axis) -> AxisLeaf:
-        return AxisLeaf(
+    def describe(leaf: Axis) -> GrownAxis:
+        return GrownAxis(
             leaf.small,
             leaf.big,
             scales.layouts[leaf.uid],
@@ -88,11 +82,11 @@ def emit_plan(scales: ScalePropagation) -> Plan | Conflict:
             "random" if leaf.uid in observed else "mean",
         )
 
-    parts, evaluate = _Parts(describe), _solved(scales, shares)
-    found = _Found(scales, evaluate, parts, shares.chosen, reads, tied, fresh, means)
+    numbers, evaluate = _Numbers(describe), _solved(scales, shares)
+    found = _Found(scales, evaluate, numbers, shares.chosen, reads, tied, fresh, means)
     params = enumerate(scales.analysis.params)
     leaves = tuple(_leaf_plan(found, i, path, value) for i, (path, value) in params)
-    return Plan(leaves=leaves, atoms=tuple(parts.atoms), equations=scales.analysis.count)
+    return Plan(leaves, tuple(numbers.grown), scales.analysis.count)
 
 
 def _solved(scales: ScalePropagation, shares: Shares) -> Callable[[Expr], float]:
@@ -110,55 +104,50 @@ def _solved(scales: ScalePropagation, shares: Shares) -> Callable[[Expr], float]
 
 
 def _leaf_plan(found: _Found, i: int, path: str, value: Value) -> LeafPlan:
-    scales, parts = found.scales, found.parts
-    base, more = scales.param_scale[i]
-    segments: list[tuple[float, ...]] = []
-    splits, structures = [], []
-    for d, axis in enumerate(map(find, value.axes)):
-        cells = scales.labels(axis)[1]
-        factors = tuple(
-            _round(math.exp(found.evaluate(more[d, label]) if label else 0.0))
-            for label in range(len(cells))
-        )
-        segments.append(factors if any(f != 1.0 for f in factors) else ())
-        splits.append(() if axis.fixed else _splits(found, i, d, cells))
-        plain = axis.fixed and not segments[-1]
-        structures.append(None if plain else structure_of(axis, parts.number))
+    scales = found.scales
+    base, _ = scales.param_scale[i]
+    axes = tuple(_axis_plan(found, i, d, find(axis)) for d, axis in enumerate(value.axes))
     weight = _round(math.exp(found.evaluate(base)))
-    changes = weight != 1.0 or any(segments) or scales.padding(value)
-    ordered = {(i, d): scales.ordered.get(i, set()) for d in range(len(value.axes))}
+    changes = weight != 1.0 or any(a and a.segments for a in axes) or scales.padding(value)
     return LeafPlan(
         path=path,
         small=value.small,
         big=value.big,
         dtype=str(value.dtype),
-        axes=tuple(structures),
+        axes=axes,
         weight=weight,
-        segments=tuple(segments),
-        splits=tuple(splits),
         shift=scales.shift.get(i, 0.0) if changes else 0.0,
-        reads=parts.along(found.reads, i, value),
-        tied=parts.along(found.tied, i, value),
-        fresh=parts.along(found.fresh, i, value),
-        means=parts.along(found.means, i, value),
-        ordered=parts.along(ordered, i, value) if i in scales.ordered else (),
         # What a norm passes back to the units of a mean is no multiple of what it did.
-        calibrated=any((i, d) in found.means for d in range(len(value.axes))),
+        calibrated=any((i, d) in found.means for d in range(len(axes))),
     )
 
 
-def _splits(found: _Found, i: int, d: int, cells: list[tuple[Axis, ...]]) -> tuple[Any, ...]:
-    """For each segment of an axis the leaves over whose copies the parameter is split."""
-    chosen = found.chosen[i]
-    return tuple(
-        tuple(
-            sorted(
-                found.parts.number(leaf)
-                for leaf in dict.fromkeys(cell)
-                if chosen.get((d, label, leaf.uid))
-            )
-        )
+def _axis_plan(found: _Found, i: int, d: int, axis: Axis) -> AxisPlan | None:
+    """How one axis of a parameter grows; `None` where nothing of it changes."""
+    scales, numbers, chosen = found.scales, found.numbers, found.chosen[i]
+    more, cells = scales.param_scale[i][1], scales.labels(axis)[1]
+    factors = tuple(
+        _round(math.exp(found.evaluate(more[d, label]) if label else 0.0))
+        for label in range(len(cells))
+    )
+    segments = factors if any(f != 1.0 for f in factors) else ()
+    if axis.fixed and not segments:
+        return None
+    splits = tuple(
+        numbers.of(x for x in cell if chosen.get((d, label, x.uid)))
         for label, cell in enumerate(cells)
+    )
+    own = grown_leaves(axis)
+    among = lambda uids: numbers.of(x for x in own if x.uid in uids)
+    return AxisPlan(
+        structure=structure_of(axis, numbers.one),
+        segments=segments,
+        splits=() if axis.fixed else splits,
+        reads=among(found.reads.get((i, d), ())),
+        tied=among(found.tied.get((i, d), ())),
+        fresh=among(found.fresh.get((i, d), ())),
+        means=among(found.means.get((i, d), ())),
+        ordered=among(scales.ordered.get(i, ())),
     )
 
 
