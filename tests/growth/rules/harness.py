@@ -32,7 +32,7 @@ from trainkit.growth.rules import RULES, UNKNOWN
 
 TOLERANCE = 1e-12  # relative: rounding of a few hundred float64 operations
 SCALES = np.log([1.0, 1.0, 2.0, 0.5, 3.0, 0.3])
-MANY = 1 << 20
+POWERS = np.log([1.0, 2.0, 0.5])
 
 
 class Operand(NamedTuple):
@@ -64,6 +64,8 @@ class Case(NamedTuple):
     operands: tuple[Operand, ...]
     seed: int
     layouts: tuple[str, ...] = tuple(LAYOUTS)
+    tolerance: float = TOLERANCE
+    scales: tuple[float, ...] = tuple(SCALES)
 
 
 class Verdict(NamedTuple):
@@ -206,7 +208,7 @@ class _Trial:
             sources = [source_map(a) for a in value.axes]
             out = x[np.ix_(*(np.maximum(s, 0) for s in sources))]
             if x.dtype.kind == "f":
-                scale = np.exp(rng.choice(SCALES, [len(cells) for _, cells in told]))
+                scale = np.exp(rng.choice(self.case.scales, [len(cells) for _, cells in told]))
                 out = out * scale[np.ix_(*(t[0][np.maximum(s, 0)] for t, s in
                                            zip(told, sources, strict=True)))]  # fmt: skip
             empty = rng.choice([0.0, 1.0]) * rng.normal(size=out.shape)
@@ -242,8 +244,7 @@ class _Trial:
             }
             flow.param_split.append(dict(value.carries))
             if not np.issubdtype(operand.dtype, np.inexact):
-                for expr in value.scale.flat:
-                    flow.scales.require_zero(expr)
+                flow.whole_numbers(value)
             if operand.values == "positive" and self.rng.random() < 0.5:
                 value.sign = POSITIVE if self.rng.random() < 0.5 else NOT_NEGATIVE
                 value.zeros = {} if value.sign == POSITIVE else value.zeros
@@ -270,7 +271,7 @@ class _Trial:
             c.joint.fail("no parameter can be split over the copies that are summed", axes=(c.leaf,))
         self.bit = value
         wanted = [
-            (e, float(rng.choice(SCALES)), float(rng.uniform(0.5, 2)))
+            (e, float(rng.choice(self.case.scales)), float(rng.uniform(0.5, 2)))
             for v in self.values if v.scale is not None for e in v.scale.flat if e
         ]  # fmt: skip
         self.log_scale = nearest(flow.scales, wanted) if wanted else lambda e: sum(
@@ -279,7 +280,7 @@ class _Trial:
         self.places = padding.choose(flow.needs)
         for i, v in enumerate(self.values):
             for d, uid in sorted(flow.hollow(v)):
-                if i in self.plain or v.const is not None:
+                if self.case.operands[i].kind != "free":
                     continue
                 for holds in rng.permutation([padding.ZERO, padding.MEAN]):
                     place = (i, d, uid, int(holds))
@@ -339,7 +340,7 @@ class _Trial:
         scale = np.ones(value.scale.shape)
         for block in np.ndindex(scale.shape):
             if value.scale[block]:
-                scale[block] = math.exp(self.log_scale(value.scale[block]))
+                scale[block] = _power_of_two(math.exp(self.log_scale(value.scale[block])))
         factor = scale[np.ix_(*told)] if sources else scale
         alive = np.ones(factor.shape, bool)
         for d, s in enumerate(sources):
@@ -369,17 +370,17 @@ class _Trial:
             return self.bigs[i] if i in self.bigs else self.big_constant(i)
         if operand.kind == "same":
             return small
-        shift = self.flow.shift.get(i, 0.0)
+        shift = self.flow.shift.get(i, 0.0)  # w′ = c·(w + s) − s, in padding too
         out, alive = self.duplicate(value, small + shift if shift else small)
-        out = out - shift if shift else out
+        like_old = draw_values(self.rng, operand.values, out.shape, out.dtype)
+        out = np.where(self.unread(i, value), like_old, out)
         any_number = draw_values(self.rng, self.padding_values(operand, value), out.shape, out.dtype)
-        alive = alive & ~self.unread(i, value)
         out = np.where(alive, out, any_number)
         for holds in (padding.MEAN, padding.ZERO):
             for j, d, uid, what in sorted(self.places):
                 if j == i and what == holds:
                     out = self.filled(value, out, d, uid, holds)
-        return out
+        return out - shift if shift else out
 
     def unread(self, i: int, value: Value) -> np.ndarray:
         """Copies that hold anything: in what is free and does not carry shares there."""
@@ -431,9 +432,10 @@ class _Trial:
         alive = np.broadcast_to(alive, big.shape)
         exact = big.dtype.kind not in "fc"
         finite = np.abs(wanted[alive & np.isfinite(wanted)])
-        atol = 0.0 if exact else TOLERANCE * finite.max(initial=0.0)
+        rtol = 0.0 if exact else self.case.tolerance
+        atol = rtol * finite.max(initial=0.0)
         np.testing.assert_allclose(
-            big[alive], wanted[alive], rtol=0.0 if exact else TOLERANCE, atol=atol, err_msg=said
+            big[alive], wanted[alive], rtol=rtol, atol=atol, err_msg=said
         )
         speaks = np.array([e is not None for e in value.scale.flat]).reshape(value.scale.shape)
         if not speaks.all():
@@ -447,12 +449,18 @@ class _Trial:
                 if any(clause <= self.places for clause in condition):
                     filled = self.filled(value, big, d, uid, holds)
                     np.testing.assert_allclose(
-                        big, filled, rtol=0, atol=max(atol, 1e-300),
+                        big, filled, rtol=0, atol=rtol * np.abs(big).max(initial=0.0),
                         err_msg=f"{said}padding {d} does not hold {('0', 'the mean')[holds]}",
                     )  # fmt: skip
         if value.sign and big.dtype.kind == "f":
             least = big.min(initial=1.0)
             assert least > 0 if value.sign == POSITIVE else least >= 0, said + "sign"
+
+
+def _power_of_two(x: float) -> float:
+    """The nearest one where x is one to within rounding, so that equal numbers stay equal."""
+    near = 2.0 ** round(math.log2(x))
+    return near if abs(near / x - 1) < 1e-13 else x
 
 
 def _put(program: Program, var: Any, const: Const) -> None:

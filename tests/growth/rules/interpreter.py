@@ -33,6 +33,7 @@ BINARY = {
     "nextafter": np.nextafter, "igamma": scipy.special.gammainc, "igammac": scipy.special.gammaincc,
     "polygamma": lambda n, x: scipy.special.polygamma(n.astype(int), x),
     "zeta": scipy.special.zeta, "shift_left": np.left_shift,
+    "shift_right_logical": np.right_shift, "shift_right_arithmetic": np.right_shift,
     "complex": lambda a, b: a + 1j * b,
 }  # fmt: skip
 REDUCTIONS = {
@@ -136,6 +137,7 @@ SPECIAL = {
             [-1 if d == p["dimension"] else 1 for d in range(len(p["shape"]))]), p["shape"]),
     "argmax": lambda p, x: np.argmax(x, p["axes"][0]).astype(p["index_dtype"]),
     "argmin": lambda p, x: np.argmin(x, p["axes"][0]).astype(p["index_dtype"]),
+    "regularized_incomplete_beta": lambda p, *xs: scipy.special.betainc(*xs),
     "reduce_xor": lambda p, x: np.bitwise_xor.reduce(x, tuple(p["axes"])),
     "reduce_precision": lambda p, x: x.astype(np.float32).astype(x.dtype)
     if p["mantissa_bits"] == 23 else x,

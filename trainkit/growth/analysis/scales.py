@@ -125,6 +125,13 @@ class Flow:
         self.param_scale.append((base, more))
         self.param_split.append(dict(value.carries))
 
+    def whole_numbers(self, value: Value) -> None:
+        """Whole numbers and bits are copied: they take no factor, no share, and hold no mean."""
+        for expr in value.scale.flat:
+            self.scales.require_zero(expr)
+        self.carries_nothing(value)
+        value.means = {}
+
     def plain(self, value: Value) -> None:
         """A value that is exactly the small one's duplicate."""
         value.scale = np.full(self.blocks(value), None, object)

@@ -187,8 +187,7 @@ def _run(analysis, values, joints: list[Joint], outs, layouts) -> Flow:
         if i < len(analysis.params):
             flow.parameter(value)
             if not jax.dtypes.issubdtype(value.dtype, np.inexact):
-                for expr in value.scale.flat:
-                    flow.scales.require_zero(expr)
+                flow.whole_numbers(value)
         else:
             flow.plain(value)
     flow.run(joints)

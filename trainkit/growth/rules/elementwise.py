@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 
+from trainkit.growth.analysis import signs
 from trainkit.growth.analysis.joint_program import Joint, Rule, Value
 from trainkit.growth.analysis.row_means import constant_along, keys, of_product, of_sum, taken_away
 from trainkit.growth.analysis.scales import Flow
@@ -42,6 +43,8 @@ def nonlinear(flow: Flow, joint: Joint) -> None:
     if joint.name in _UNBOUNDED:
         for v in joint.ins:
             flow.refuse_hollow(joint, v)
+    if joint.name in _FROM_ZERO or joint.name in _AROUND_ZERO:
+        _in_domain(flow, joint, joint.ins[0], above=joint.name in _FROM_ZERO)
     for v in joint.outs:
         flow.plain(v)
         if joint.name in KEEPS_ZERO:
@@ -55,8 +58,22 @@ def linear(flow: Flow, joint: Joint) -> None:
     joint.outs[0].means = of_product(flow.makers, joint.ins, joint.outs[0], flow.rows)
 
 
+def _in_domain(flow: Flow, joint: Joint, x: Value, *, above: bool) -> None:
+    """New units hold a number that the function takes: 0, or (`above`) one that is known not to be
+    negative. What they hold is read with 0, and 0 times what is no number is none."""
+    if above and signs.sign(x) >= signs.NOT_NEGATIVE:
+        return
+    for d, uid in flow.hollow(x):
+        if (d, uid) in flow.read(x).zeros:
+            flow.need(x.zeros[d, uid], joint, [x.axes[d]])
+        else:
+            flow.refuse_hollow(joint, x, [d])
+
+
 def homogeneous(power: float, flow: Flow, joint: Joint) -> None:
     """f(c·x) = cᵖ·f(x) for c > 0."""
+    if joint.name == "sqrt":
+        _in_domain(flow, joint, joint.ins[0], above=True)
     flow.power(joint, power)
 
 
@@ -137,6 +154,8 @@ def power(flow: Flow, joint: Joint) -> None:
         y = float(const[0].uniform)
         if y == float(const[1].uniform):
             flow.carries_nothing(base)
+            if y > 0 and not y.is_integer():
+                _in_domain(flow, joint, base, above=True)
             return flow.elementwise(joint, [base], joint.outs[0], [y])
     return nonlinear(flow, joint)
 
@@ -187,6 +206,7 @@ _UNBOUNDED = {
     "log", "lgamma", "digamma", "erf_inv", "acosh", "atanh", "pow", "rem", "div", "tan",
     "polygamma", "zeta", "igamma", "igammac", "regularized_incomplete_beta", "random_gamma_grad",
 }  # fmt: skip
+_FROM_ZERO, _AROUND_ZERO = {"log1p"}, {"asin", "acos"}
 _POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0, "abs": 1.0}
 
 RULES: dict[str, Rule] = {
