@@ -25,7 +25,7 @@ from trainkit.growth.analysis.scales import Flow
 from trainkit.growth.analysis.signs import NOT_NEGATIVE, POSITIVE
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import Expr, choose, nearest
-from trainkit.growth.axes.reading import coordinate, labels, source_map
+from trainkit.growth.axes.reading import coordinate, labels, leaves, source_map
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.ir.program import Const, Equation, Folder, Program
 from trainkit.growth.rules import RULES, UNKNOWN
@@ -309,11 +309,18 @@ class _Trial:
         for c in self.flow.contractions:
             totals.setdefault(c.leaf.uid, []).append(value(c.total))
         asked = {find(a).uid for a, _, _ in self.analysis.forced}
+        twice = {
+            leaf.uid
+            for v in (*self.values, *self.found.outs)
+            for a in v.axes
+            for leaf in leaves(a)
+            if leaves(a).count(leaf) > 1
+        }
         clean = [
             uid
             for uid in self.flow.factors
             if uid not in self.flow.watched | asked and all(x == 1 for x in totals.get(uid, []))
-            and not (self.leaf(uid).source < 0).any()
+            and not (self.leaf(uid).source < 0).any() and uid not in twice
         ]
         if not clean or self.rng.random() < 0.6:
             return set()

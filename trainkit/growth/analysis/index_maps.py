@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,17 +38,19 @@ def move(
     joint: Joint,
     out: Value,
     pieces: Sequence[tuple[Value, Sequence[Group]]],
-    filler: Expr | Literal[False] | None = False,
+    filled: Value | None = None,
 ) -> None:
-    """out's elements are the operands', moved. `filler` is the scale of what is from nowhere
-    (`False`: there is no such place, or another piece has it)."""
+    """out's elements are the operands', moved. `filled` is the number that is put where nothing
+    comes from (`None`: there is no such place, or another piece has it)."""
     shape = flow.blocks(out)
+    filler = False if filled is None else flow.read(filled).scale[()]
+    nothing = filled is None or flow.is_zero(filled)
     out.scale = np.full(shape, None, object)
     out.carries = {}
     out.zeros = {}
     for d, uid in flow.hollow(out):
         every = conditions.both(
-            _zero_moved(flow, src, out, groups, d, uid) for src, groups in pieces
+            _zero_moved(flow, src, out, groups, d, uid, nothing) for src, groups in pieces
         )
         if every is not None:
             out.zeros[d, uid] = every
@@ -87,8 +89,11 @@ def move(
     out.carries = {key: expr for key, expr in seen.items() if expr}
 
 
-def _zero_moved(flow: Flow, src: Value, out: Value, groups, d: int, uid: int) -> Condition | None:
-    """When what an operand brings to the new units of a leaf of the result is 0."""
+def _zero_moved(
+    flow: Flow, src: Value, out: Value, groups, d: int, uid: int, nothing: bool
+) -> Condition | None:
+    """When what an operand brings to the new units of a leaf of the result is 0; `nothing`: so it
+    is where the operand brings nothing."""
     if flow.is_zero(flow.read(src)):
         return ALWAYS
     (group,) = [g for g in groups if d in g.out]
@@ -96,7 +101,7 @@ def _zero_moved(flow: Flow, src: Value, out: Value, groups, d: int, uid: int) ->
     if not found:
         # The operand brings nothing there, or the same to every unit.
         missing = isinstance(group.small, np.ndarray) and bool((group.small < 0).any())
-        return ALWAYS if missing else None
+        return ALWAYS if missing and nothing else None
     return conditions.both(src.zeros.get(key) for key in found)
 
 

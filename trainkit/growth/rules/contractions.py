@@ -55,10 +55,11 @@ def conv_axes(joint: Joint) -> None:
     x, kernel = joint.ins
     groups_small, groups_big = joint.both("feature_group_count")
     if joint.both("batch_group_count") != (1, 1):
-        joint.refuse_growth(x, range(len(x.axes)), "a convolution with batch groups", None)
-        joint.refuse_growth(
-            kernel, range(len(kernel.axes)), "a convolution with batch groups", None
-        )
+        for v in (x, kernel):
+            joint.refuse_growth(v, range(len(v.axes)), "a convolution with batch groups", None)
+        joint.same_told()
+        joint.new_out(0)
+        return
     joint.refuse_growth(
         x, lhs[2:], "a convolution's window runs over an axis that grows",
         "grow the channels, not the places",

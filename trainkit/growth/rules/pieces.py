@@ -221,7 +221,6 @@ def _pad_places(n: int, config) -> np.ndarray:
 def pad_flow(flow: Flow, joint: Joint) -> None:
     x, value = joint.ins
     out = joint.outs[0]
-    flow.read(value)
     groups = []
     for d, (small, big) in enumerate(zip(*joint.both("padding_config"), strict=True)):
         if tuple(small) == tuple(big) == (0, 0, 0):
@@ -230,7 +229,7 @@ def pad_flow(flow: Flow, joint: Joint) -> None:
             groups.append(
                 Group((d,), (d,), _pad_places(x.small[d], small), _pad_places(x.big[d], big))
             )
-    move(flow, joint, out, [(x, groups)], filler=value.scale[()])
+    move(flow, joint, out, [(x, groups)], filled=value)
 
 
 RULES = {

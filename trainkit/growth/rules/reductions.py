@@ -166,13 +166,13 @@ def window_extreme_flow(flow: Flow, joint: Joint) -> None:
 
 
 def fft_axes(joint: Joint) -> None:
-    joint.same_told()
     x = joint.ins[0]
     dims = list(range(len(x.axes)))[-len(joint.params["fft_lengths"]) :]
     joint.refuse_growth(
         x, dims, "a Fourier transform runs along an axis that grows",
         "transform along time or place, not along an axis that grows",
     )  # fmt: skip
+    joint.same_told()
     joint.notes["dims"] = dims
     small = joint.small.outs[0].aval.shape
     joint.new_out(0, [Axis(small[d], small[d]) if d in dims else a for d, a in enumerate(x.axes)])
