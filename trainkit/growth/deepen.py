@@ -82,7 +82,7 @@ def deepen(
             "the second model has no more layers than the first"
             if found.depth is None
             else "more than the number of layers differs between the two models",
-            mend="trainkit.growth.plan grows width and depth together, or width alone",
+            hint="trainkit.growth.plan grows width and depth together, or width alone",
         )
     deep = grow_params(found, params, None, "even", False, None, deep_params)
     stacked = {leaf.path for leaf in found.leaves if leaf.layer is not None and leaf.layer.rows}

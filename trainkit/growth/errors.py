@@ -14,7 +14,7 @@ class GrowthError(ValueError):
       params: paths of the parameters that have this axis.
       primitive: the operation that cannot follow, or `None`.
       source: "file:line (function)" of that operation, or `None`.
-      mend: what to do instead.
+      hint: what to do instead.
 
     >>> raise GrowthError("axis 1 of 'rope' changes its frequencies")
     Traceback (most recent call last):
@@ -30,13 +30,13 @@ class GrowthError(ValueError):
         params: Sequence[str] = (),
         primitive: str | None = None,
         source: str | None = None,
-        mend: str | None = None,
+        hint: str | None = None,
     ):
         self.axis = axis
         self.params = tuple(params)
         self.primitive = primitive
         self.source = source
-        self.mend = mend
+        self.hint = hint
         self.reason = message
         # For who tries otherwise: the grown leaves of the axes, and others that fail by themselves.
         self.leaves: list[Any] = []
@@ -52,6 +52,6 @@ class GrowthError(ValueError):
             lines.append(f"  primitive:  {primitive}")
         if source:
             lines.append(f"  source:     {source}")
-        if mend:
-            lines.append(f"  instead:    {mend}")
+        if hint:
+            lines.append(f"  instead:    {hint}")
         super().__init__("\n".join(lines))

@@ -178,7 +178,7 @@ def _check_leaves(
             raise GrowthError(
                 f"{path} is {s.dtype} in the small and {big[path].dtype} in the big model",
                 params=[path],
-                mend="cast one of them first",
+                hint="cast one of them first",
             )
         if len(s.shape) != len(shapes[path]):
             raise GrowthError(
@@ -191,7 +191,7 @@ def _check_leaves(
                     f"axis {d} of {path} has no units to copy: shapes {s.shape} → {shapes[path]}",
                     axis=f"{n} → {m}",
                     params=[path],
-                    mend="start from a model with at least one",
+                    hint="start from a model with at least one",
                 )
             if m < n:
                 raise GrowthError(
@@ -199,5 +199,5 @@ def _check_leaves(
                     f"{s.shape} → {shapes[path]}",
                     axis=f"{n} → {m}",
                     params=[path],
-                    mend="growth only enlarges; swap the two models, or use plan.shrink to prune",
+                    hint="growth only enlarges; swap the two models, or use plan.shrink to prune",
                 )

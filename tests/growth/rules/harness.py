@@ -20,12 +20,12 @@ from tests.growth.rules.axis_specs import Spec, made, sizes
 from trainkit.growth.analysis import padding, row_means
 from trainkit.growth.analysis.claims import Claims, claims
 from trainkit.growth.analysis.joint_program import Analysis, Rule, Value
-from trainkit.growth.analysis.layout_search import LAYOUTS
-from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.analysis.signs import NOT_NEGATIVE, POSITIVE
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.linear import Expr, choose, nearest
+from trainkit.growth.axes.layouts import LAYOUTS
 from trainkit.growth.axes.reading import coordinate, labels, leaves, source_map
+from trainkit.growth.axes.solvers import choose, nearest
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.ir.program import Const, Equation, Folder, Program
 from trainkit.growth.rules import RULES, UNKNOWN
@@ -71,13 +71,13 @@ class Case(NamedTuple):
 class Verdict(NamedTuple):
     """Attributes:
     refused: the reason, or `None` where a claim was made and held.
-    grown, hollow, shared: whether the results have axes that grow, units that copy nothing, and
+    grown, padded, shared: whether the results have axes that grow, units that copy nothing, and
       operands with uneven shares.
     """
 
     refused: GrowthError | None
     grown: bool = False
-    hollow: bool = False
+    padded: bool = False
     shared: bool = False
 
 
@@ -133,8 +133,10 @@ class _Trial:
         shapes: list[list] = [[], []]
         for i, operand in enumerate(case.operands):
             small, big = (
-                tuple(n) for n in zip(*map(sizes, operand.axes), strict=True)
-            ) if operand.axes else ((), ())
+                (tuple(n) for n in zip(*map(sizes, operand.axes), strict=True))
+                if operand.axes
+                else ((), ())
+            )
             drawn = small if operand.kind != "number" else ()
             x = draw_values(self.rng, operand.values, drawn, operand.dtype)
             self.smalls.append(np.broadcast_to(x, small))
@@ -168,8 +170,8 @@ class _Trial:
         return Verdict(
             None,
             any(a != b for v in found.outs for a, b in zip(v.small, v.big, strict=True)),
-            any(self.flow.hollow(v) for v in found.outs),
-            any(self.bit(e) for v in self.values for e in (v.carries or {}).values()),
+            any(self.scales.padding(v) for v in found.outs),
+            any(self.bit(e) for v in self.values for e in (v.exponents or {}).values()),
         )
 
     # -- the programs -------------------------------------------------------------------------
@@ -181,28 +183,27 @@ class _Trial:
             if operand.kind not in ("const", "number"):
                 continue
             value = self.values[i]
-            small = self.constant(i, value.small, self.smalls[i], operand)
+            small = self.constant(("case", i), value.small, self.smalls[i])
             if operand.kind == "number" or (self.smalls[i].size and not self.smalls[i].any()):
                 big = self.smalls[i].flat[0] * np.asarray(operand.ratio)
                 self.bigs[i] = np.broadcast_to(big.astype(operand.dtype), value.big)
-                after = self.constant(i, value.big, self.bigs[i], operand)
+                after = self.constant(("case, big", i), value.big, self.bigs[i])
             else:
-                after = Const(
-                    value.big, value.dtype, (i, "big"), lambda i=i: self.big_constant(i)
-                )
+                expand = lambda i=i: self.big_constant(i)
+                after = Const(value.big, value.dtype, ("case, big", i), expand)
             for program, const in zip(flat, (small, after), strict=True):
                 _put(program, program.ins[i], const)
         return flat[0], flat[1]
 
-    def constant(self, i: int, shape, array: np.ndarray, operand: Operand) -> Const:
+    def constant(self, key: tuple, shape, array: np.ndarray) -> Const:
         equal = array.size and (array == array.flat[0]).all()
         uniform = array.flat[0] if equal else None
-        return Const(shape, array.dtype, (i, shape, "small"), lambda: array, uniform)
+        return Const(shape, array.dtype, key, lambda: array, uniform)
 
     def big_constant(self, i: int) -> np.ndarray:
         """A constant is expanded once the maps of its axes are known."""
         if i not in self.bigs:
-            value = next(v for v in self.analysis.constants if v.const[0].key[0] == i)
+            value = next(v for v in self.analysis.constants if v.const[0].key == ("case", i))
             x, rng = self.smalls[i], self.rng
             told = [labels(a) for a in value.axes]
             sources = [source_map(a) for a in value.axes]
@@ -224,27 +225,27 @@ class _Trial:
         names = [n for n in self.case.layouts if LAYOUTS[n](leaf.small, leaf.big) is not None]
         return str(self.rng.choice(names))
 
-    def given(self, flow: Flow) -> None:
-        self.flow = flow
+    def given(self, scales: ScalePropagation) -> None:
+        self.scales = scales
         self.plain: set[int] = set()
         for i, (value, operand) in enumerate(zip(self.values, self.case.operands, strict=True)):
             if operand.kind in ("const", "number"):
-                flow.param_split.append({})
+                scales.param_split.append({})
                 continue
             if operand.kind in ("plain", "same"):
-                flow.plain(value)
+                scales.plain(value)
                 self.plain.add(i)
-                flow.param_split.append({})
+                scales.param_split.append({})
                 continue
-            flow.unknown(value)
-            value.zeros = {(d, uid): padding.of(i, d, uid) for d, uid in flow.hollow(value)}
+            scales.unknown(value)
+            value.zeros = {(d, uid): padding.of(i, d, uid) for d, uid in scales.padding(value)}
             value.means = {
                 (d, uid): padding.of(i, d, uid, padding.MEAN)
-                for d, uid in row_means.keys(value, flow.rows)
+                for d, uid in row_means.keys(value, scales.rows)
             }
-            flow.param_split.append(dict(value.carries))
+            scales.param_split.append(dict(value.exponents))
             if not np.issubdtype(operand.dtype, np.inexact):
-                flow.whole_numbers(value)
+                scales.whole_numbers(value)
             if operand.values == "positive" and self.rng.random() < 0.5:
                 value.sign = POSITIVE if self.rng.random() < 0.5 else NOT_NEGATIVE
                 value.zeros = {} if value.sign == POSITIVE else value.zeros
@@ -252,34 +253,36 @@ class _Trial:
     # -- what is drawn of what the rules allow --------------------------------------------------
 
     def decide(self, found: Claims) -> None:
-        flow, rng = self.flow, self.rng
+        scales, rng = self.scales, self.rng
         self.found = found
         for value in self.values:
-            for (_, _, uid), expr in (value.carries or {}).items():
-                if flow.factors[uid] == 0.0:
-                    flow.splits.require_zero(expr)
-        splits = [e for v in self.values for e in (v.carries or {}).values()]
+            for (_, _, uid), expr in (value.exponents or {}).items():
+                if scales.factors[uid] == 0.0:
+                    scales.splits.require_zero(expr)
+        splits = [e for v in self.values for e in (v.exponents or {}).values()]
         between = [
-            (c.total, flow.factors[c.leaf.uid] is None, float(rng.normal()))
-            for c in flow.contractions
+            (c.total, scales.factors[c.leaf.uid] is None, float(rng.normal()))
+            for c in scales.contractions
         ]
         value, culprits = choose(
-            flow.splits, [(e, float(rng.normal() + 1)) for e in splits], between
+            scales.splits, [(e, float(rng.normal() + 1)) for e in splits], between
         )
         if value is None:
-            c = flow.contractions[culprits[0]]
-            c.joint.fail("no parameter can be split over the copies that are summed", axes=(c.leaf,))
+            c = scales.contractions[culprits[0]]
+            c.pair.fail("no parameter can be split over the copies that are summed", axes=(c.leaf,))
         self.bit = value
         wanted = [
             (e, float(rng.choice(self.case.scales)), float(rng.uniform(0.5, 2)))
             for v in self.values if v.scale is not None for e in v.scale.flat if e
         ]  # fmt: skip
-        self.log_scale = nearest(flow.scales, wanted) if wanted else lambda e: sum(
-            c for v, c in flow.scales.reduce(e).items()
+        self.log_scale = (
+            nearest(scales.system, wanted)
+            if wanted
+            else lambda e: sum(c for v, c in scales.system.reduce(e).items())
         )
-        self.places = padding.choose(flow.needs)
+        self.places = padding.choose(scales.needs)
         for i, v in enumerate(self.values):
-            for d, uid in sorted(flow.hollow(v)):
+            for d, uid in sorted(scales.padding(v)):
                 if self.case.operands[i].kind != "free":
                     continue
                 for holds in rng.permutation([padding.ZERO, padding.MEAN]):
@@ -288,7 +291,7 @@ class _Trial:
                         continue
                     if (d, uid) in (v.zeros if holds == padding.ZERO else v.means):
                         self.places.add(place)
-        self.shares = {uid: self.draw_share(uid) for uid in flow.factors}
+        self.shares = {uid: self.draw_share(uid) for uid in scales.factors}
         self.fresh = self.fresh_copies(value)
 
     def draw_share(self, uid: int) -> np.ndarray:
@@ -301,12 +304,12 @@ class _Trial:
         else:
             drawn = self.rng.uniform(0.5, 1.5, leaf.big)
             share = drawn * count / np.bincount(leaf.source, drawn)[leaf.source]
-        return share if self.flow.factors[uid] is not None else share / count
+        return share if self.scales.factors[uid] is not None else share / count
 
     def fresh_copies(self, value) -> set[int]:
         """Leaves whose later copies are read with 0 and hold anything (see `zero_out`)."""
         totals: dict[int, list[int]] = {}
-        for c in self.flow.contractions:
+        for c in self.scales.contractions:
             totals.setdefault(c.leaf.uid, []).append(value(c.total))
         asked = {find(a).uid for a, _, _ in self.analysis.forced}
         twice = {
@@ -318,8 +321,8 @@ class _Trial:
         }
         clean = [
             uid
-            for uid in self.flow.factors
-            if uid not in self.flow.watched | asked and all(x == 1 for x in totals.get(uid, []))
+            for uid in self.scales.factors
+            if uid not in self.scales.watched | asked and all(x == 1 for x in totals.get(uid, []))
             and not (self.leaf(uid).source < 0).any() and uid not in twice
         ]
         if not clean or self.rng.random() < 0.6:
@@ -330,7 +333,7 @@ class _Trial:
         first[np.unique(leaf.source, return_index=True)[1]] = 1.0
         # The one copy that is read has the whole of the unit.
         even = np.bincount(leaf.source, minlength=leaf.small)[leaf.source]
-        self.shares[int(uid)] = first * (even if self.flow.factors[int(uid)] is not None else 1.0)
+        self.shares[int(uid)] = first * (even if self.scales.factors[int(uid)] is not None else 1.0)
         return {int(uid)}
 
     def leaf(self, uid: int) -> Axis:
@@ -340,10 +343,10 @@ class _Trial:
 
     def duplicate(self, value: Value, small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The big array that is claimed, and where it copies old units."""
-        sources = [self.flow.source(a) for a in value.axes]
+        sources = [self.scales.source(a) for a in value.axes]
         old = [np.maximum(s, 0) for s in sources]
         out = small[np.ix_(*old)] if sources else small
-        told = [self.flow.labels(a)[0][o] for a, o in zip(value.axes, old, strict=True)]
+        told = [self.scales.labels(a)[0][o] for a, o in zip(value.axes, old, strict=True)]
         scale = np.ones(value.scale.shape)
         for block in np.ndindex(scale.shape):
             if value.scale[block]:
@@ -352,7 +355,7 @@ class _Trial:
         alive = np.ones(factor.shape, bool)
         for d, s in enumerate(sources):
             alive &= self.along(s >= 0, d, out.ndim)
-        for (d, label, uid), expr in (value.carries or {}).items():
+        for (d, label, uid), expr in (value.exponents or {}).items():
             bit = self.bit(expr) if expr else 0
             if not bit:
                 continue
@@ -377,7 +380,7 @@ class _Trial:
             return self.bigs[i] if i in self.bigs else self.big_constant(i)
         if operand.kind == "same":
             return small
-        shift = self.flow.shift.get(i, 0.0)  # w′ = c·(w + s) − s, in padding too
+        shift = self.scales.shift.get(i, 0.0)  # w′ = c·(w + s) − s, in padding too
         out, alive = self.duplicate(value, small + shift if shift else small)
         like_old = draw_values(self.rng, operand.values, out.shape, out.dtype)
         out = np.where(self.unread(i, value), like_old, out)
@@ -392,10 +395,10 @@ class _Trial:
     def unread(self, i: int, value: Value) -> np.ndarray:
         """Copies that hold anything: in what is free and does not carry shares there."""
         where = np.zeros(value.big, bool)
-        for d, label, leaf in self.flow.cells(value):
+        for d, label, leaf in self.scales.cells(value):
             if leaf.uid not in self.fresh or i in self.plain or value.dtype.kind not in "fc":
                 continue
-            expr = value.carries.get((d, label, leaf.uid))
+            expr = value.exponents.get((d, label, leaf.uid))
             if not expr or self.bit(expr):
                 continue
             where |= self.along(self.later(value, d, label, leaf), d, len(value.axes))
@@ -408,17 +411,17 @@ class _Trial:
         first[np.unique(leaf.source, return_index=True)[1]] = True
         where = (place >= 0) & ~first[np.maximum(place, 0)]
         if label is not None:
-            old = np.maximum(self.flow.source(value.axes[d]), 0)
-            where &= self.flow.labels(value.axes[d])[0][old] == label
+            old = np.maximum(self.scales.source(value.axes[d]), 0)
+            where &= self.scales.labels(value.axes[d])[0][old] == label
         return where
 
     def padding_values(self, operand: Operand, value: Value) -> Any:
         if operand.dtype != np.float64:
-            return operand.values
+            return "normal"
         return "positive" if value.sign else "normal"
 
     def filled(self, value: Value, out: np.ndarray, d: int, uid: int, holds: int) -> np.ndarray:
-        new = self.flow._empty(value, d, uid)
+        new = self.scales._empty(value, d, uid)
         moved = np.moveaxis(out, d, 0).copy()
         if holds == padding.ZERO:
             moved[new] = 0
@@ -433,7 +436,7 @@ class _Trial:
         said = f"result {k}: "
         assert big.shape == value.big, said + "shape"
         wanted, alive = self.duplicate(value, small)
-        for d, _, leaf in self.flow.cells(value):
+        for d, _, leaf in self.scales.cells(value):
             if leaf.uid in self.fresh:
                 alive = alive & ~self.along(self.later(value, d, None, leaf), d, big.ndim)
         alive = np.broadcast_to(alive, big.shape)
@@ -446,7 +449,9 @@ class _Trial:
         )
         speaks = np.array([e is not None for e in value.scale.flat]).reshape(value.scale.shape)
         if not speaks.all():
-            told = [self.flow.labels(a)[0][np.maximum(self.flow.source(a), 0)] for a in value.axes]
+            told = [
+                self.scales.labels(a)[0][np.maximum(self.scales.source(a), 0)] for a in value.axes
+            ]
             silent = ~(speaks[np.ix_(*told)] if told else speaks) & alive
             assert ((big[silent] == 0) | ~np.isfinite(big[silent])).all(), said + "no scale"
         if not exact and np.isfinite(small).all():

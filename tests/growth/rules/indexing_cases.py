@@ -107,7 +107,7 @@ def dynamic(draw):
     whole = draw(st.booleans())
     n = specs.sizes(axes[0])
     sizes = [(n[i] if whole else 2, specs.sizes(axes[1])[i]) for i in (0, 1)]
-    fns = [lambda x, i, j, s=s: lax.dynamic_slice(x, (i, j), s) for s in sizes]
+    fns = [lambda x, i, j, s=s: lax.dynamic_slice(x, (i, j), s, allow_negative_indices=False) for s in sizes]
     start = [Operand((), places(2), draw(st.sampled_from(["same", "free"])), np.int32)
              for _ in range(2)]  # fmt: skip
     return Case(*fns, (Operand(axes, kind=draw(KINDS)), *start), draw(SEED))
@@ -117,7 +117,7 @@ def dynamic(draw):
 def updated(draw):
     axes = draw(st.sampled_from([3, Sum((1, 2)), DOUBLE])), draw(specs.anything)
     first = draw(st.sampled_from([axes[0], 2, 1]))
-    fn = lambda x, u, i, j: lax.dynamic_update_slice(x, u, (i, j))
+    fn = lambda x, u, i, j: lax.dynamic_update_slice(x, u, (i, j), allow_negative_indices=False)
     start = [Operand((), places(2), draw(st.sampled_from(["same", "free"])), np.int32)
              for _ in range(2)]  # fmt: skip
     update = Operand((first, specs.plain(axes[1])), kind=draw(KINDS))

@@ -50,7 +50,9 @@ def run(closed: core.ClosedJaxpr, args: list[np.ndarray]) -> list[np.ndarray]:
     env.update(zip(jaxpr.invars, args, strict=True))
 
     def read(atom):
-        return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, core.Literal) else env[atom]
+        return (
+            np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, core.Literal) else env[atom]
+        )
 
     for eqn in jaxpr.eqns:
         with np.errstate(all="ignore"):

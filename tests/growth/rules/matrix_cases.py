@@ -48,7 +48,7 @@ def triangular(draw):
 @st.composite
 def pivots(draw):
     axes = draw(many), draw(side)
-    fn = lambda p: lax.linalg.lu_pivots_to_permutation(p, 2)
+    fn = lambda p: lax.linalg.lu_pivots_to_permutation(p, p.shape[1] + 1)
     return Case(fn, fn, (Operand(axes, lambda rng, shape: np.zeros(shape), "plain", np.int32),),
                 draw(SEED))  # fmt: skip
 

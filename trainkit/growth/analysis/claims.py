@@ -9,27 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from trainkit.growth.analysis.joint_program import Analysis, Joint, Value
-from trainkit.growth.analysis.layout_search import LAYOUTS, all_joints
-from trainkit.growth.analysis.scales import Flow
-from trainkit.growth.analysis.solve import fresh_flow
+from trainkit.growth.analysis.joint_program import Analysis, EquationPair, Value
+from trainkit.growth.analysis.layout_search import all_pairs, give_layout
+from trainkit.growth.analysis.scales import ScalePropagation
+from trainkit.growth.analysis.solve import fresh_scales
 from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.layouts import LAYOUTS
 from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.ir.program import Program
 
 
 class Claims(NamedTuple):
-    """A pair of programs after the flow pass.
+    """A pair of programs after scale propagation.
 
     Attributes:
-      flow: its equations of scales and splits, and what padding has to hold.
-      joints: the paired equations.
+      scales: its equations of scales and splits, and what padding has to hold.
+      pairs: the paired equations.
       outs: the results; what is claimed of them are expressions in the inputs' unknowns.
       leaves: those that grow, by uid; their maps are set.
     """
 
-    flow: Flow
-    joints: list[Joint]
+    scales: ScalePropagation
+    pairs: list[EquationPair]
     outs: list[Value]
     leaves: dict[int, Axis]
 
@@ -39,7 +40,7 @@ def claims(
     programs: tuple[Program, Program],
     inputs: Sequence[Value],
     layout: Callable[[Axis], str],
-    given: Callable[[Flow], None],
+    given: Callable[[ScalePropagation], None],
 ) -> Claims:
     """Walks two programs in lockstep and carries what is given through them.
 
@@ -48,27 +49,29 @@ def claims(
       programs: the small and the big one.
       inputs: their arguments, with axes.
       layout: chooses how a leaf grows, where no equation asks for a layout.
-      given: sets scale, carries, zeros and means of the inputs.
+      given: sets scale, exponents, zeros and means of the inputs.
 
     Raises:
       GrowthError: a rule refuses.
     """
     values = list(inputs)
-    joints, outs = analysis.walk(*programs, values)
-    asked = {find(axis).uid: name for axis, name, _ in analysis.forced}
+    pairs, outs = analysis.walk(*programs, values)
     layouts: dict[int, str] = {}
     leaves: dict[int, Axis] = {}
     every = [*values, *outs]
-    for joint in all_joints(joints):
-        every += [*joint.ins, *joint.outs]
-        every += [v for body in joint.bodies for v in (*body.ins, *body.outs)]
+    for pair in all_pairs(pairs):
+        every += [*pair.ins, *pair.outs]
+        every += [v for body in pair.bodies for v in (*body.ins, *body.outs)]
     for leaf in dict.fromkeys(x for v in every for a in v.axes for x in grown_leaves(a)):
-        name = asked.get(leaf.uid) or layout(leaf)
+        name = layout(leaf)
         layouts[leaf.uid], leaves[leaf.uid] = name, leaf
         leaf.source = LAYOUTS[name](leaf.small, leaf.big)
-    flow = fresh_flow(analysis, joints=joints, values=values, outs=outs, layouts=layouts)
-    given(flow)
-    flow.run(joints)
+    bound: set[int] = set()
+    for axis, name, asked in analysis.forced:
+        give_layout(analysis, find(axis), name, asked, layouts, bound)
+    scales = fresh_scales(analysis, pairs=pairs, values=values, outs=outs, layouts=layouts)
+    given(scales)
+    scales.run(pairs)
     for v in outs:
-        flow.read(v)
-    return Claims(flow, joints, outs, leaves)
+        scales.read(v)
+    return Claims(scales, pairs, outs, leaves)

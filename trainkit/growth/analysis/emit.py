@@ -1,4 +1,4 @@
-"""From what the flow found to a plan: which scales, which splits, which units hold what."""
+"""From scale propagation to a plan: which scales, which splits, which units hold what."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import numpy as np
 
 from trainkit.growth.analysis import padding
 from trainkit.growth.analysis.joint_program import Analysis, Value
-from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.linear import choose, nearest
 from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.solvers import choose, nearest
 from trainkit.growth.axes.structures import structure_of
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.plan.data import AxisLeaf, LeafPlan, Plan
 
 
-def emit(analysis: Analysis, flow: Flow, layouts: dict[int, str], visible: set[int]) -> Plan:
-    chosen, clean = _choose_splits(analysis, flow)
-    reads, tied, paired = _roles(flow, chosen)
-    fresh, means = _fresh(flow)
-    looked_at = {place[2] for need in flow.needs for clause in need.condition for place in clause}
+def emit(
+    analysis: Analysis, scales: ScalePropagation, layouts: dict[int, str], visible: set[int]
+) -> Plan:
+    chosen, clean = _choose_splits(analysis, scales)
+    reads, tied, paired = _roles(scales, chosen)
+    fresh, means = _fresh(scales)
+    looked_at = {place[2] for need in scales.needs for clause in need.condition for place in clause}
     numbers: dict[int, int] = {}
     atoms: list[AxisLeaf] = []
 
@@ -43,29 +45,29 @@ def emit(analysis: Analysis, flow: Flow, layouts: dict[int, str], visible: set[i
 
     wanted = []
     for i, (_, value) in enumerate(analysis.params):
-        base, more = flow.param_scale[i]
+        base, more = scales.param_scale[i]
         for block in np.ndindex(value.scale.shape):
             target = 0.0
             for d, label in enumerate(block):
-                for leaf in flow.labels(value.axes[d])[1][label]:
+                for leaf in scales.labels(value.axes[d])[1][label]:
                     if chosen[i].get((d, label, leaf.uid)):
-                        target -= flow.factors[leaf.uid] or 0.0
+                        target -= scales.factors[leaf.uid] or 0.0
             wanted.append((value.scale[block], target, 1.0))
-    evaluate = nearest(flow.scales, wanted)
+    evaluate = nearest(scales.system, wanted)
 
     plans = []
     for i, (path, value) in enumerate(analysis.params):
-        base, more = flow.param_scale[i]
-        segments, carried, structures = [], [], []
+        base, more = scales.param_scale[i]
+        segments, splits, structures = [], [], []
         for d, axis in enumerate(value.axes):
             axis = find(axis)
-            cells = flow.labels(axis)[1]
-            scales = tuple(
+            cells = scales.labels(axis)[1]
+            factors = tuple(
                 _round(math.exp(evaluate(more[d, label]) if label else 0.0))
                 for label in range(len(cells))
             )
-            segments.append(scales if any(s != 1.0 for s in scales) else ())
-            carried.append(
+            segments.append(factors if any(s != 1.0 for s in factors) else ())
+            splits.append(
                 tuple(
                     tuple(
                         sorted(
@@ -82,8 +84,8 @@ def emit(analysis: Analysis, flow: Flow, layouts: dict[int, str], visible: set[i
             plain = axis.fixed and not segments[-1]
             structures.append(None if plain else structure_of(axis, number))
         weight = _round(math.exp(evaluate(base)))
-        shift = flow.shift.get(i, 0.0)
-        if weight == 1.0 and not any(segments) and not flow.hollow(value):
+        shift = scales.shift.get(i, 0.0)
+        if weight == 1.0 and not any(segments) and not scales.padding(value):
             shift = 0.0
         plans.append(
             LeafPlan(
@@ -94,19 +96,19 @@ def emit(analysis: Analysis, flow: Flow, layouts: dict[int, str], visible: set[i
                 axes=tuple(structures),
                 weight=weight,
                 segments=tuple(segments),
-                splits=tuple(carried),
+                splits=tuple(splits),
                 shift=shift,
                 reads=_numbered(reads, i, value, number),
                 tied=_numbered(tied, i, value, number),
                 fresh=_numbered(fresh, i, value, number),
                 means=_numbered(means, i, value, number),
                 ordered=_numbered(
-                    {(i, d): flow.ordered.get(i, set()) for d in range(len(value.axes))},
+                    {(i, d): scales.ordered.get(i, set()) for d in range(len(value.axes))},
                     i,
                     value,
                     number,
                 )
-                if i in flow.ordered
+                if i in scales.ordered
                 else (),
                 # What a norm passes back to the units of a mean is no multiple of what it did.
                 calibrated=any((i, d) in means for d in range(len(value.axes))),
@@ -115,20 +117,20 @@ def emit(analysis: Analysis, flow: Flow, layouts: dict[int, str], visible: set[i
     return Plan(leaves=tuple(plans), atoms=tuple(atoms), equations=analysis.count)
 
 
-def _roles(flow: Flow, chosen):
+def _roles(scales: ScalePropagation, chosen):
     """Which grown leaves each axis of each parameter is contracted over itself, over which of them
     it writes too, and over which two activations are contracted."""
     owner = {
         var: (i, key)
-        for i, split in enumerate(flow.param_split)
+        for i, split in enumerate(scales.param_split)
         for key, expr in split.items()
         for var in expr
     }
     reads: dict[tuple[int, int], set[int]] = {}
     tied: dict[tuple[int, int], set[int]] = {}
     paired = set()
-    for c in flow.contractions:
-        if not c.direct and c.joint.name == "dot_general":
+    for c in scales.contractions:
+        if not c.direct and c.pair.name == "dot_general":
             paired.add(c.leaf.uid)
         for expr in c.reads:
             for var in expr:
@@ -136,23 +138,25 @@ def _roles(flow: Flow, chosen):
                     continue
                 i, key = owner[var]
                 reads.setdefault((i, key[0]), set()).add(c.leaf.uid)
-                if not chosen[i][key] and flow.factors[c.leaf.uid] != 0.0:
+                if not chosen[i][key] and scales.factors[c.leaf.uid] != 0.0:
                     # What reads an axis takes the split, unless it is looked at elsewhere too.
                     tied.setdefault((i, key[0]), set()).add(c.leaf.uid)
     return reads, tied, paired
 
 
-def _fresh(flow: Flow) -> tuple[dict[tuple[int, int], set[int]], dict[tuple[int, int], set[int]]]:
+def _fresh(
+    scales: ScalePropagation,
+) -> tuple[dict[tuple[int, int], set[int]], dict[tuple[int, int], set[int]]]:
     """The axis leaves in whose new units a parameter may hold anything, and those in which it
     holds the mean of the old ones."""
-    chosen = padding.choose(flow.needs)
+    chosen = padding.choose(scales.needs)
     fresh: dict[tuple[int, int], set[int]] = {}
     means: dict[tuple[int, int], set[int]] = {}
-    for i, split in enumerate(flow.param_split):
+    for i, split in enumerate(scales.param_split):
         for d, _, uid in split:
             if (i, d, uid, padding.MEAN) in chosen:
                 means.setdefault((i, d), set()).add(uid)
-            elif uid in flow.holes and (i, d, uid, padding.ZERO) not in chosen:
+            elif uid in scales.padded and (i, d, uid, padding.ZERO) not in chosen:
                 fresh.setdefault((i, d), set()).add(uid)
     return fresh, means
 
@@ -173,36 +177,40 @@ def _round(x: float) -> float:
     return x
 
 
-def _choose_splits(analysis: Analysis, flow: Flow):
+def _choose_splits(analysis: Analysis, scales: ScalePropagation):
     """Which parameters carry the split of which leaf, and which leaves are split wherever read."""
     direct: dict[int, set[int]] = {}
-    for c in flow.contractions:
+    for c in scales.contractions:
         for origin in c.direct:
             direct.setdefault(c.leaf.uid, set()).add(origin)
     bits = []
-    for i, split in enumerate(flow.param_split):
+    for i, split in enumerate(scales.param_split):
         for (_, _, uid), expr in split.items():
-            fixed = flow.factors[uid] == 0.0  # nothing is copied: nothing to split
+            fixed = scales.factors[uid] == 0.0  # nothing is copied: nothing to split
             if fixed:
-                flow.splits.require_zero(expr)
+                scales.splits.require_zero(expr)
             bits.append((expr, 0.0 if i in direct.get(uid, ()) else -1.0))
     between = [
-        (c.total, flow.factors[c.leaf.uid] is None, 0.0 if flow.factors[c.leaf.uid] == 0 else 10.0)
-        for c in flow.contractions
+        (
+            c.total,
+            scales.factors[c.leaf.uid] is None,
+            0.0 if scales.factors[c.leaf.uid] == 0 else 10.0,
+        )
+        for c in scales.contractions
     ]
-    value, culprits = choose(flow.splits, bits, between)
+    value, culprits = choose(scales.splits, bits, between)
     if value is None:
-        c = flow.contractions[culprits[0]]
+        c = scales.contractions[culprits[0]]
         try:
-            c.joint.fail(
-                "no parameter can be split over the copies that are summed", axes=(c.leaf,)
-            )
+            c.pair.fail("no parameter can be split over the copies that are summed", axes=(c.leaf,))
         except GrowthError as error:
-            error.others = [flow.contractions[i].leaf for i in culprits[1:]]
+            error.others = [scales.contractions[i].leaf for i in culprits[1:]]
             raise
-    chosen = [{key: value(expr) for key, expr in split.items()} for split in flow.param_split]
+    chosen = [{key: value(expr) for key, expr in split.items()} for split in scales.param_split]
     totals: dict[int, list[int]] = {}
-    for c in flow.contractions:
+    for c in scales.contractions:
         totals.setdefault(c.leaf.uid, []).append(value(c.total))
-    clean = {uid for uid, t in totals.items() if uid not in flow.watched and all(x == 1 for x in t)}
+    clean = {
+        uid for uid, t in totals.items() if uid not in scales.watched and all(x == 1 for x in t)
+    }
     return chosen, clean

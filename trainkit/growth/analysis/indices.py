@@ -15,9 +15,9 @@ from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.reading import grown_leaves
 
 if TYPE_CHECKING:
-    from trainkit.growth.analysis.joint_program import Joint, Value
+    from trainkit.growth.analysis.joint_program import EquationPair, Value
 
-MEND = (
+HINT = (
     "choose by top_k, and read its indices by one_hot, by indexing, take_along_axis or a scatter "
     "into the axis they come from; or keep that axis (experts) as it is. Where copies are known to "
     "be treated alike: trainkit.growth.plan.experts.more_experts"
@@ -81,34 +81,34 @@ def numbers(value: Value, axis: Axis) -> int | None:
     return None
 
 
-def moved(joint: Joint, d: int, axis: Axis) -> int:
+def moved(pair: EquationPair, d: int, axis: Axis) -> int:
     """Where an equation puts a dimension of its operand, which grows by one leaf of `axis`."""
-    rank = len(joint.ins[0].axes), len(joint.outs[0].axes)
-    if joint.name == "transpose":
-        return list(joint.params["permutation"]).index(d)
-    if joint.name == "broadcast_in_dim":
-        return int(joint.params["broadcast_dimensions"][d])
-    if joint.name == "squeeze":
-        return d - sum(e % rank[0] < d for e in joint.params["dimensions"])
-    if joint.name == "expand_dims":
-        new = [e % rank[1] for e in joint.params["dimensions"]]
+    rank = len(pair.ins[0].axes), len(pair.outs[0].axes)
+    if pair.name == "transpose":
+        return list(pair.params["permutation"]).index(d)
+    if pair.name == "broadcast_in_dim":
+        return int(pair.params["broadcast_dimensions"][d])
+    if pair.name == "squeeze":
+        return d - sum(e % rank[0] < d for e in pair.params["dimensions"])
+    if pair.name == "expand_dims":
+        new = [e % rank[1] for e in pair.params["dimensions"]]
         return [e for e in range(rank[1]) if e not in new][d]
-    if joint.name == "reshape":
-        (group,) = [g for g in joint.notes["groups"] if d in g.src]
+    if pair.name == "reshape":
+        (group,) = [g for g in pair.notes["groups"] if d in g.src]
         leaf = leaf_of(axis)
-        return next(o for o in group.out if leaf in grown_leaves(joint.outs[0].axes[o]))
+        return next(o for o in group.out if leaf in grown_leaves(pair.outs[0].axes[o]))
     return d
 
 
-def refuse(joint: Joint) -> NoReturn:
+def refuse(pair: EquationPair) -> NoReturn:
     axes = [
         v.choice.into if isinstance(v.choice, Pick) else v.choice.axes[1]
-        for v in joint.ins
+        for v in pair.ins
         if v.choice is not None
     ]
-    joint.fail(
-        f"`{joint.name}` reads which entries of an axis that grows were chosen; each is there "
+    pair.fail(
+        f"`{pair.name}` reads which entries of an axis that grows were chosen; each is there "
         "several times, and what this makes of their numbers is not known to be the same",
         axes=axes,
-        mend=MEND,
+        hint=HINT,
     )

@@ -9,8 +9,9 @@ import numpy as np
 from jax.extend import core
 
 from trainkit.growth.analysis.indices import Match, Pick
-from trainkit.growth.axes.axis import Axis, Mismatch, find, show, unify
+from trainkit.growth.axes.axis import Axis, find, show
 from trainkit.growth.axes.reading import grown_leaves, leaves
+from trainkit.growth.axes.unification import unify
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.ir.products import alike, in_one_order
 from trainkit.growth.ir.program import Const, Equation, Folder, Program
@@ -23,17 +24,17 @@ class Value:
     Attributes:
       const: the constant in both programs, or `None`.
       origin: the parameter that this is, up to moving its elements about, or `None`.
-      scale, carries, zeros, means: what the flow pass finds; see `flow`.
+      scale, exponents, zeros, means: what scale propagation finds; see `scales`.
       choice: what it is if it is no copy, but about what was chosen along an axis; see `choice`.
     """
 
     __slots__ = (
         "axes",
         "big",
-        "carries",
         "choice",
         "const",
         "dtype",
+        "exponents",
         "means",
         "origin",
         "scale",
@@ -50,14 +51,14 @@ class Value:
         self.const: tuple[Const, Const] | None = const
         self.origin: int | None = origin
         self.scale: Any = None
-        self.carries: Any = None
+        self.exponents: Any = None
         self.zeros: Any = None
         self.means: Any = {}
         self.sign = 0  # see `signs`
         self.choice: Pick | Match | None = None
 
 
-class Joint:
+class EquationPair:
     """One equation of both programs."""
 
     __slots__ = ("analysis", "big", "bodies", "ins", "name", "notes", "outs", "params", "small")
@@ -86,7 +87,7 @@ class Joint:
                 self.fail(
                     f"dimension {d} of the result shrinks from {n} to {m}, so that what is one "
                     "unit of the small model is none of the big one",
-                    mend="grow all factors of a split axis: query and key heads together, heads "
+                    hint="grow all factors of a split axis: query and key heads together, heads "
                     "or head_dim (key heads alone: how='groups')",
                 )
             if (axis.small, axis.big) != (n, m):
@@ -97,17 +98,15 @@ class Joint:
         return value
 
     def unify(self, a: Axis, b: Axis) -> None:
-        try:
-            unify(a, b)
-        except Mismatch as error:
+        if (wrong := unify(a, b)) is not None:
             self.fail(
                 f"the axes {show(a)} and {show(b)} meet here but have no structure in common: "
-                f"{error}",
+                f"{wrong.why}",
                 axes=(a, b),
-                mend="grow both by the same factor, or only sizes that divide one another",
+                hint="grow both by the same factor, or only sizes that divide one another",
             )
 
-    def same_told(self, *ignored: str) -> None:
+    def check_same_params(self, *ignored: str) -> None:
         """Refuses where the two equations are told different things (other than sizes)."""
         for key, a in self.params.items():
             b = self.big.params.get(key)
@@ -122,21 +121,21 @@ class Joint:
             if not same:
                 self.fail(f"the two programs say {key}={a} and {key}={b}")
 
-    def refuse_growth(self, value: Value, dims: Sequence[int], why: str, mend: str | None) -> None:
+    def refuse_growth(self, value: Value, dims: Sequence[int], why: str, hint: str | None) -> None:
         for d in dims:
             axis = find(value.axes[d])
             if not axis.fixed:
-                self.fail(f"{why} (dimension {d} of an operand)", axes=(axis,), mend=mend)
+                self.fail(f"{why} (dimension {d} of an operand)", axes=(axis,), hint=hint)
 
-    def fail(self, message: str, *, axes: Sequence[Axis] = (), mend: str | None = None) -> NoReturn:
-        self.analysis.fail(message, axes=axes, mend=mend, equation=self.small, other=self.big)
+    def fail(self, message: str, *, axes: Sequence[Axis] = (), hint: str | None = None) -> NoReturn:
+        self.analysis.fail(message, axes=axes, hint=hint, equation=self.small, other=self.big)
 
 
 class Body(NamedTuple):
     """The body of a control-flow equation, walked in lockstep too."""
 
     ins: list[Value]
-    equations: list[Joint]
+    equations: list[EquationPair]
     outs: list[Value]
 
 
@@ -145,11 +144,11 @@ class Rule(NamedTuple):
 
     Attributes:
       axes: makes the results' values and unifies axes.
-      flow: carries scales and splits from operands to results.
+      scales: carries scales and splits from operands to results.
     """
 
-    axes: Callable[[Joint], None]
-    flow: Callable[[Any, Joint], None]
+    axes: Callable[[EquationPair], None]
+    scales: Callable[[Any, EquationPair], None]
 
 
 class Analysis:
@@ -160,16 +159,18 @@ class Analysis:
         self.folder = Folder()
         self.params: list[tuple[str, Value]] = []
         self.count = 0
-        self.forced: list[tuple[Axis, str, Joint | None]] = []  # axes whose layout an equation asks
+        self.forced: list[
+            tuple[Axis, str, EquationPair | None]
+        ] = []  # axes whose layout an equation asks
 
     def rule(self, name: str, operands: Sequence[Value]) -> Rule:
         """The rule of a primitive; the rule of choices where one is among its operands."""
         chosen = any(v.choice is not None for v in operands)
         return self.rules["choice"] if chosen else self.rules.get(name, self.unknown)
 
-    def force(self, axis: Axis, layout: str, joint: Joint | None = None) -> None:
+    def force(self, axis: Axis, layout: str, pair: EquationPair | None = None) -> None:
         """Asks for a layout of an axis; `choose_layouts` gives it."""
-        self.forced.append((axis, layout, joint))
+        self.forced.append((axis, layout, pair))
 
     def paths(self, axes: Sequence[Axis]) -> list[str]:
         """The parameter axes that share a grown leaf with `axes`."""
@@ -183,7 +184,7 @@ class Analysis:
                     found.append(f"{path} (axis {d}: {show(axis)})")
         return found
 
-    def fail(self, message, *, axes=(), mend=None, equation=None, other=None) -> NoReturn:
+    def fail(self, message, *, axes=(), hint=None, equation=None, other=None) -> NoReturn:
         told, params = axes, self.paths(axes)
         if not params:  # no parameter has such an axis: whatever grows may be the reason
             every = [a for _, value in self.params for a in value.axes if not find(a).fixed]
@@ -199,7 +200,7 @@ class Analysis:
             params=params,
             primitive=equation.name if equation is not None else None,
             source=where(equation) if equation is not None else None,
-            mend=mend,
+            hint=hint,
         )
         error.leaves = [leaf for a in told for leaf in grown_leaves(a)]
         raise error
@@ -209,7 +210,7 @@ class Analysis:
 
     def walk(
         self, small: Program, big: Program, args: list[Value]
-    ) -> tuple[list[Joint], list[Value]]:
+    ) -> tuple[list[EquationPair], list[Value]]:
         """Pairs the equations one by one; returns them and the values that come out."""
         if not alike(small, big):
             one, other = (in_one_order(program, self.folder) for program in (small, big))
@@ -218,7 +219,7 @@ class Analysis:
         of_small: dict[int, Value] = {id(v): a for v, a in zip(small.ins, args, strict=True)}
         of_big: dict[int, Value] = {id(v): a for v, a in zip(big.ins, args, strict=True)}
 
-        def pair(s, b) -> Value | None:
+        def shared(s, b) -> Value | None:
             if isinstance(s, Const) and isinstance(b, Const):
                 return self.constant(s, b) if len(s.shape) == len(b.shape) else None
             if isinstance(s, Const) or isinstance(b, Const):
@@ -226,7 +227,7 @@ class Analysis:
             value = of_small[id(s)]
             return value if of_big[id(b)] is value else None
 
-        joints = []
+        pairs = []
         for i in range(max(len(small.equations), len(big.equations))):
             s = small.equations[i] if i < len(small.equations) else None
             b = big.equations[i] if i < len(big.equations) else None
@@ -234,20 +235,20 @@ class Analysis:
                 self._differ(i, s, b, "different operations")
             assert s is not None
             assert b is not None
-            ins = [pair(x, y) for x, y in zip(s.ins, b.ins, strict=True)]
+            ins = [shared(x, y) for x, y in zip(s.ins, b.ins, strict=True)]
             known = [v for v in ins if v is not None]
             if len(known) < len(ins):
                 self._differ(i, s, b, f"operand {ins.index(None)} comes from elsewhere")
-            joint = Joint(self, s, b, known)
+            pair = EquationPair(self, s, b, known)
             self.count += 1
-            self.rule(s.name, known).axes(joint)
-            assert len(joint.outs) == len(s.outs), f"rule of {s.name} made too few results"
-            joints.append(joint)
-            for var, other, value in zip(s.outs, b.outs, joint.outs, strict=True):
+            self.rule(s.name, known).axes(pair)
+            assert len(pair.outs) == len(s.outs), f"rule of {s.name} made too few results"
+            pairs.append(pair)
+            for var, other, value in zip(s.outs, b.outs, pair.outs, strict=True):
                 of_small[id(var)] = of_big[id(other)] = value
         if len(small.outs) != len(big.outs):
             raise GrowthError(f"the functions return {len(small.outs)} and {len(big.outs)} arrays")
-        outs = [pair(s, b) for s, b in zip(small.outs, big.outs, strict=True)]
+        outs = [shared(s, b) for s, b in zip(small.outs, big.outs, strict=True)]
         known = [v for v in outs if v is not None]
         if len(known) < len(outs):
             raise GrowthError(
@@ -258,9 +259,9 @@ class Analysis:
                 self.fail(
                     f"result {i} tells which entries of an axis that grows were chosen",
                     axes=[a for a in v.axes if not find(a).fixed],
-                    mend="return what the model makes of them",
+                    hint="return what the model makes of them",
                 )
-        return joints, known
+        return pairs, known
 
     def body(self, small: Any, big: Any, args: list[Value]) -> Body:
         """Walks the body of a control-flow equation on `args` (constants are folded into it)."""
@@ -281,7 +282,7 @@ class Analysis:
             f"  big:        {describe(b) if b else 'ends here'}",
             primitive=there.name,
             source=where(there),
-            mend="build both from one definition that differs in sizes alone (not in depth, "
+            hint="build both from one definition that differs in sizes alone (not in depth, "
             "options or branches taken on a size)",
         )
 

@@ -4,61 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NoReturn
 
 import numpy as np
 
-from trainkit.growth.analysis.joint_program import Analysis, Joint, Value
+from trainkit.growth.analysis.joint_program import Analysis, EquationPair, Value
 from trainkit.growth.axes.axis import find
+from trainkit.growth.axes.layouts import LAYOUTS, repeated
 from trainkit.growth.axes.linear import ZERO, constant
 from trainkit.growth.axes.reading import grown_leaves, labels, source_map
 
-
-def repeated(n: int, m: int) -> np.ndarray:
-    """Each unit several times running: the layout that needs no communication when sharded.
-
-    Of a size that is no multiple the first units have a copy more than the others.
-    """
-    each, more = divmod(m, n) if n else (0, 0)
-    return np.repeat(np.arange(n), np.where(np.arange(n) < more, each + 1, each))
-
-
-def tiled(n: int, m: int) -> np.ndarray:
-    """The whole axis several times running."""
-    return np.arange(m) % n
-
-
-def strided(n: int, m: int) -> np.ndarray | None:
-    """Old unit i at place m/n · i and nothing between (what keeps a table of frequencies)."""
-    if m % n:
-        return None
-    source = np.full(m, -1)
-    source[:: m // n] = np.arange(n)
-    return source
-
-
-def appended(n: int, m: int) -> np.ndarray:
-    """The old units, then new ones that copy nothing."""
-    return np.concatenate([np.arange(n), np.full(m - n, -1)])
-
-
-def centred(n: int, m: int) -> np.ndarray | None:
-    """The old taps of a kernel in the middle of the new ones."""
-    side = (m - n) // 2
-    return None if (m - n) % 2 else np.pad(np.arange(n), side, constant_values=-1)
-
-
-LAYOUTS: dict[str, Callable[[int, int], np.ndarray | None]] = {
-    "repeat": repeated,
-    "tile": tiled,
-    "stride": strided,
-    "append": appended,
-    "row mean": appended,
-    "centre": centred,
-}
 SEARCHED = ("repeat", "tile", "stride")
-HOLLOW = ("stride", "append", "row mean", "centre")  # layouts with new units that copy nothing
 
 
 def exact_ratio(r: float, eps: float) -> float:
@@ -165,31 +122,31 @@ def _low_precision(dtype) -> float:
         return float(np.finfo(np.float64).eps)  # whole numbers
 
 
-def all_joints(joints: Iterable[Joint]) -> Iterable[Joint]:
-    for joint in joints:
-        yield joint
-        for body in joint.bodies:
-            yield from all_joints(body.equations)
+def all_pairs(pairs: Iterable[EquationPair]) -> Iterable[EquationPair]:
+    for pair in pairs:
+        yield pair
+        for body in pair.bodies:
+            yield from all_pairs(body.equations)
 
 
 _PICKS = ("slice", "gather", "dynamic_slice", "split")
 
 
-def choose_layouts(analysis: Analysis, values: Iterable[Value], joints: list[Joint]) -> dict:
+def choose_layouts(analysis: Analysis, values: Iterable[Value], pairs: list[EquationPair]) -> dict:
     """Fixes the index map of every grown leaf; returns leaf uid -> name of its layout.
 
     Copies of a unit are put side by side, unless a constant says that they belong elsewhere.
     """
-    users: dict[int, Joint] = {}
+    users: dict[int, EquationPair] = {}
     constants: list[Value] = []
     named: dict[int, str] = {}
     every = list(values)
-    for joint in all_joints(joints):
-        for v in [*joint.ins, *joint.outs, *(o for b in joint.bodies for o in b.outs)]:
+    for pair in all_pairs(pairs):
+        for v in [*pair.ins, *pair.outs, *(o for b in pair.bodies for o in b.outs)]:
             every.append(v)
             if v.const is not None and v.choice is None:
                 constants.append(v)
-                users.setdefault(id(v), joint)
+                users.setdefault(id(v), pair)
     for v in every:
         for axis in v.axes:
             for leaf in grown_leaves(axis):
@@ -198,8 +155,8 @@ def choose_layouts(analysis: Analysis, values: Iterable[Value], joints: list[Joi
                     leaf.source = repeated(leaf.small, leaf.big)
     used = {
         leaf.uid
-        for joint in all_joints(joints)
-        for v in (*joint.outs, *(() if joint.name in _PICKS else joint.ins))
+        for pair in all_pairs(pairs)
+        for v in (*pair.outs, *(() if pair.name in _PICKS else pair.ins))
         for axis in v.axes
         for leaf in grown_leaves(axis)
     }
@@ -208,9 +165,9 @@ def choose_layouts(analysis: Analysis, values: Iterable[Value], joints: list[Joi
         for axis in value.axes:
             for leaf in grown_leaves(axis):
                 if leaf.uid not in used:  # the places of a table that this length does not reach
-                    _give_layout(analysis, leaf, "append", None, named, bound)
+                    give_layout(analysis, leaf, "append", None, named, bound)
     for axis, layout, asked in analysis.forced:
-        _give_layout(analysis, find(axis), layout, asked, named, bound)
+        give_layout(analysis, find(axis), layout, asked, named, bound)
     for v in constants:
         assert v.const is not None
         moving = list(dict.fromkeys(leaf for a in v.axes for leaf in grown_leaves(a)))
@@ -235,14 +192,15 @@ def choose_layouts(analysis: Analysis, values: Iterable[Value], joints: list[Joi
     return named
 
 
-def _give_layout(analysis: Analysis, axis, layout: str, joint, named: dict, bound: set) -> None:
-    equation = joint.small if joint is not None else None
+def give_layout(analysis: Analysis, axis, layout: str, pair, named: dict, bound: set) -> None:
+    """Gives an axis the layout that an equation (or the caller, `None`) asks for."""
+    equation = pair.small if pair is not None else None
     if axis.kind != "leaf":
         analysis.fail(
             f"units can only be put at the end of a plain axis, and this one is made of others "
             f"({layout})",
             axes=(axis,),
-            mend="grow the factors of the axis one by one",
+            hint="grow the factors of the axis one by one",
             equation=equation,
         )
     if axis.uid in bound and named[axis.uid] != layout:
@@ -257,20 +215,20 @@ def _give_layout(analysis: Analysis, axis, layout: str, joint, named: dict, boun
     bound.add(axis.uid)
 
 
-def refuse_constant(analysis: Analysis, v: Value, joint: Joint) -> NoReturn:
+def refuse_constant(analysis: Analysis, v: Value, pair: EquationPair) -> NoReturn:
     grown = [a for a in v.axes if not find(a).fixed]
     assert v.const is not None
     what = f"a constant of shape {list(v.const[0].shape)} → {list(v.const[1].shape)}"
     if not grown:
-        joint.fail(
+        pair.fail(
             f"{what} differs between the two programs by more than one positive factor",
-            mend="give both models the same constants",
+            hint="give both models the same constants",
         )
-    joint.fail(
+    pair.fail(
         f"{what} in the program is no duplicate of the small model's: a table (of frequencies, "
         "positions, slopes) that depends on the size of this axis changes the old entries",
         axes=grown,
-        mend="grow another axis: heads instead of head_dim under rotary tables, head_dim instead "
+        hint="grow another axis: heads instead of head_dim under rotary tables, head_dim instead "
         "of heads under ALiBi slopes, hidden widths instead of a residual stream with sinusoidal "
         "positions (or make the table a parameter); plan with dropout off",
     )

@@ -11,18 +11,17 @@ import jax
 import numpy as np
 
 from trainkit.growth.analysis.emit import emit
-from trainkit.growth.analysis.joint_program import Analysis, Joint, Value
+from trainkit.growth.analysis.joint_program import Analysis, EquationPair, Value
 from trainkit.growth.analysis.layout_search import (
-    HOLLOW,
-    all_joints,
-    appended,
+    all_pairs,
     choose_layouts,
     compare,
     refuse_constant,
     rounding,
 )
-from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.layouts import PADDED, appended
 from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.ir.program import Program, scan_counts
@@ -45,19 +44,19 @@ def widen(
     Raises:
       GrowthError: the programs differ in more than sizes, or an axis cannot grow.
     """
-    joints, outs = analysis.walk(small, big, values)
+    pairs, outs = analysis.walk(small, big, values)
     visible = _open_outputs(analysis, outs, out_tree)
-    _check_outputs(analysis, joints, visible)
+    _check_outputs(analysis, pairs, visible)
     _append(analysis, append)
-    layouts = choose_layouts(analysis, [*values, *outs], joints)
+    layouts = choose_layouts(analysis, [*values, *outs], pairs)
     seen_outside = {find(axis).uid for _, axis in visible}
     attempts: set[frozenset[tuple[int, str]]] = set()
 
     def attempt(layouts: dict[int, str], tried: list[tuple[Axis, GrowthError]]) -> Plan:
         attempts.add(frozenset(layouts.items()))
         try:
-            flow = _run(analysis, values, joints, outs, layouts)
-            return emit(analysis, flow, layouts, seen_outside)
+            scales = _run(analysis, values, pairs, outs, layouts)
+            return emit(analysis, scales, layouts, seen_outside)
         except GrowthError as error:
             failed: GrowthError | None = None
             for i, (leaf, layout) in enumerate(_otherwise(error.leaves, layouts)):
@@ -121,7 +120,7 @@ def _no_multiple(
         params=analysis.paths([leaf]),
         primitive=error.primitive,
         source=error.source,
-        mend=f"grow this axis to a multiple of {n} ({n * above}, {n * (above + 1)}, …), or grow a "
+        hint=f"grow this axis to a multiple of {n} ({n * above}, {n * (above + 1)}, …), or grow a "
         "hidden width that parameters alone read, which may take any size",
     )
 
@@ -139,7 +138,7 @@ def _append(analysis: Analysis, wanted: Sequence[tuple[str, int]]) -> None:
             raise GrowthError(
                 f"append=({pattern!r}, {d}) names no axis that grows",
                 params=[path for path, _ in found] or [path for path, _ in analysis.params],
-                mend="give a regular expression for the path of a parameter and the number of one "
+                hint="give a regular expression for the path of a parameter and the number of one "
                 "of its axes that is larger in the big model",
             )
         for value in grows:
@@ -160,95 +159,95 @@ def _open_outputs(analysis: Analysis, outs: list[Value], out_tree: PyTree):
     return found
 
 
-def _check_outputs(analysis: Analysis, joints: list[Joint], visible) -> None:
+def _check_outputs(analysis: Analysis, pairs: list[EquationPair], visible) -> None:
     """A result may grow by new entries behind the old ones, not by the units of the model."""
     summed = set()
-    for joint in all_joints(joints) if visible else ():
+    for pair in all_pairs(pairs) if visible else ():
         gone: Sequence[int] = ()
-        if joint.name == "dot_general":
-            gone = joint.params["dimension_numbers"][0][0]
-        elif joint.name == "conv_general_dilated":
-            gone = (joint.params["dimension_numbers"].lhs_spec[1],)
-        elif joint.name.startswith("reduce_"):
-            gone = joint.params.get("axes", ())
-        summed |= {leaf.uid for d in gone for leaf in grown_leaves(joint.ins[0].axes[d])}
+        if pair.name == "dot_general":
+            gone = pair.params["dimension_numbers"][0][0]
+        elif pair.name == "conv_general_dilated":
+            gone = (pair.params["dimension_numbers"].lhs_spec[1],)
+        elif pair.name.startswith("reduce_"):
+            gone = pair.params.get("axes", ())
+        summed |= {leaf.uid for d in gone for leaf in grown_leaves(pair.ins[0].axes[d])}
     for text, axis in visible:
         if any(leaf.uid in summed for leaf in grown_leaves(axis)):
             analysis.fail(
                 f"{text}, and the model sums over that axis",
                 axes=(axis,),
-                mend="growth keeps the function: return what both models share: logits, or a loss",
+                hint="growth keeps the function: return what both models share: logits, or a loss",
             )
 
 
-def _run(analysis, values, joints: list[Joint], outs, layouts) -> Flow:
-    flow = fresh_flow(analysis, values, joints, outs, layouts)
+def _run(analysis, values, pairs: list[EquationPair], outs, layouts) -> ScalePropagation:
+    scales = fresh_scales(analysis, values, pairs, outs, layouts)
     for i, value in enumerate(values):
         if i < len(analysis.params):
-            flow.parameter(value)
+            scales.parameter(value)
             if not jax.dtypes.issubdtype(value.dtype, np.inexact):
-                flow.whole_numbers(value)
+                scales.whole_numbers(value)
         else:
-            flow.plain(value)
-    flow.run(joints)
+            scales.plain(value)
+    scales.run(pairs)
     for i, out in enumerate(outs):
-        flow.read(out)
+        scales.read(out)
         for expr in out.scale.flat:
-            if expr is not None and flow.scales.require_zero(expr):
-                maker = flow.makers.get(id(out), joints[-1] if joints else None)
+            if expr is not None and scales.system.require_zero(expr):
+                producer = scales.producers.get(id(out), pairs[-1] if pairs else None)
                 analysis.fail(
                     f"result {i} would change by a factor, and no scaling of the parameters "
                     "mends it",
-                    axes=flow.grown_before(maker) if maker is not None else out.axes,
-                    equation=maker.small if maker is not None else None,
-                    mend="let a parameter read the axis that is summed over, or use a mean there",
+                    axes=scales.grown_before(producer) if producer is not None else out.axes,
+                    equation=producer.small if producer is not None else None,
+                    hint="let a parameter read the axis that is summed over, or use a mean there",
                 )
-    return flow
+    return scales
 
 
-def fresh_flow(
+def fresh_scales(
     analysis: Analysis,
     values: list[Value],
-    joints: list[Joint],
+    pairs: list[EquationPair],
     outs: list[Value],
     layouts: dict[int, str],
-) -> Flow:
-    """The flow pass before its first equation: how many copies each layout makes, and which
+) -> ScalePropagation:
+    """Scale propagation before its first equation: how many copies each layout makes, and which
     constants fit."""
     factors: dict[int, float | None] = {}
     every = [*values, *outs]
-    for joint in all_joints(joints):
-        every += [*joint.ins, *joint.outs]
-        every += [v for body in joint.bodies for v in (*body.ins, *body.outs)]
+    for pair in all_pairs(pairs):
+        every += [*pair.ins, *pair.outs]
+        every += [v for body in pair.bodies for v in (*body.ins, *body.outs)]
     for v in every:
         for axis in v.axes:
             for leaf in grown_leaves(axis):
-                if layouts[leaf.uid] in HOLLOW:
+                if layouts[leaf.uid] in PADDED:
                     factors[leaf.uid] = 0.0
                 elif leaf.big % leaf.small:
                     factors[leaf.uid] = None
                 else:
                     factors[leaf.uid] = math.log(leaf.big // leaf.small)
-    holes = frozenset(uid for uid in factors if layouts[uid] in HOLLOW)
+    padded = frozenset(uid for uid in factors if layouts[uid] in PADDED)
     for v in every:
         if v.const is not None:
             v.scale = None  # what an earlier attempt found
     rows = frozenset(uid for uid in factors if layouts[uid] == "row mean")
-    flow = Flow(analysis, factors, holes, rows)
-    users = {id(v): j for j in all_joints(joints) for v in j.ins}
+    scales = ScalePropagation(analysis, factors, padded, rows)
+    users = {id(v): j for j in all_pairs(pairs) for v in j.ins}
 
     def read_constant(v: Value) -> np.ndarray:
         found = compare(v)
         if found is None:
-            refuse_constant(analysis, v, users.get(id(v), joints[-1]))
+            refuse_constant(analysis, v, users.get(id(v), pairs[-1]))
         if any(e for e in found.flat):
             # Ratios of constants are known no better than the constants.
-            flow.scales.tolerance = max(flow.scales.tolerance, 4 * rounding(v))
+            scales.system.tolerance = max(scales.system.tolerance, 4 * rounding(v))
         return found
 
-    flow.read_constant = read_constant
-    flow.shiftable = shiftable(analysis, joints, values)
-    return flow
+    scales.read_constant = read_constant
+    scales.shiftable = shiftable(analysis, pairs, values)
+    return scales
 
 
 _FORWARD = {
@@ -257,45 +256,47 @@ _FORWARD = {
 }  # fmt: skip
 
 
-def shiftable(analysis: Analysis, joints: list[Joint], values: list[Value]) -> dict[int, float]:
+def shiftable(
+    analysis: Analysis, pairs: list[EquationPair], values: list[Value]
+) -> dict[int, float]:
     """Parameters of which every use is `w + s` with one constant s."""
     origin = {id(v): i for i, v in enumerate(values[: len(analysis.params)])}
     shifts: dict[int, set[float | None]] = {}
 
-    def visit(equations: list[Joint]) -> None:
-        for joint in equations:
-            if joint.name == "scan":
-                consts, carried = scan_counts(joint.params)
+    def visit(equations: list[EquationPair]) -> None:
+        for pair in equations:
+            if pair.name == "scan":
+                consts, carried = scan_counts(pair.params)
                 skip = consts + carried
-                for outer, inner in zip(joint.ins[skip:], joint.bodies[0].ins[skip:], strict=True):
+                for outer, inner in zip(pair.ins[skip:], pair.bodies[0].ins[skip:], strict=True):
                     if id(outer) in origin:
                         origin[id(inner)] = origin[id(outer)]
-                for v in joint.ins[consts:skip]:
+                for v in pair.ins[consts:skip]:
                     if id(v) in origin:
                         shifts.setdefault(origin[id(v)], set()).add(None)
-            for body in joint.bodies:
+            for body in pair.bodies:
                 visit(body.equations)
-            if joint.bodies:
-                if joint.name != "scan":
-                    for v in joint.ins:
+            if pair.bodies:
+                if pair.name != "scan":
+                    for v in pair.ins:
                         if id(v) in origin:
                             shifts.setdefault(origin[id(v)], set()).add(None)
                 continue
-            for k, v in enumerate(joint.ins):
+            for k, v in enumerate(pair.ins):
                 if id(v) not in origin:
                     continue
                 i = origin[id(v)]
-                if joint.name in _FORWARD:
-                    origin[id(joint.outs[0])] = i
+                if pair.name in _FORWARD:
+                    origin[id(pair.outs[0])] = i
                     continue
                 shift = None
-                if joint.name == "add":
-                    const = joint.ins[1 - k].const
+                if pair.name == "add":
+                    const = pair.ins[1 - k].const
                     if const and const[0].uniform is not None and const[1].uniform is not None:
                         a, b = float(const[0].uniform), float(const[1].uniform)
                         shift = a if a == b != 0.0 else None
                 shifts.setdefault(i, set()).add(shift)
 
-    visit(joints)
+    visit(pairs)
     agreed = ((i, next(iter(s))) for i, s in shifts.items() if len(s) == 1)
     return {i: shift for i, shift in agreed if shift is not None}

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
-from trainkit.growth.analysis.layout_search import LAYOUTS
 from trainkit.growth.axes.axis import Axis, concatenation, find, product
+from trainkit.growth.axes.layouts import LAYOUTS
 
-if TYPE_CHECKING:
-    from trainkit.growth.plan.data import Plan
+
+class GrownPart(Protocol):
+    """A part of axes that grows by itself, as plans hold it."""
+
+    @property
+    def small(self) -> int: ...
+
+    @property
+    def big(self) -> int: ...
+
+    @property
+    def layout(self) -> str: ...
 
 
 def structure_of(axis: Axis, number: Callable[[Axis], int]) -> tuple:
@@ -29,14 +39,14 @@ def atoms_in(structure: tuple | None) -> set[int]:
     return set().union(*(atoms_in(s) for s in structure[1:]))
 
 
-def atom_axes(plan: Plan) -> list[Axis]:
-    """Fresh `Axis` leaves for the plan's atoms, their maps set."""
-    made = []
-    for atom in plan.atoms:
+def atom_axes(atoms: Iterable[GrownPart]) -> list[Axis]:
+    """Fresh `Axis` leaves for the atoms of a plan, their maps set."""
+    leaves = []
+    for atom in atoms:
         leaf = Axis(atom.small, atom.big)
         leaf.source = LAYOUTS[atom.layout](atom.small, atom.big)
-        made.append(leaf)
-    return made
+        leaves.append(leaf)
+    return leaves
 
 
 def axis_from(structure: tuple, atoms: list[Axis]) -> Axis:

@@ -161,7 +161,7 @@ def _match(small: Any, big: Any, how: str, alike: Alike, new: bool, out: dict[st
             raise GrowthError(
                 f"the deeper model has no {lost[0]!r}",
                 params=lost[:4],
-                mend="the big model must have all leaves of the small one, in containers of one "
+                hint="the big model must have all leaves of the small one, in containers of one "
                 "kind: check big_params",
             )
     for key, child in big.items():
@@ -175,7 +175,7 @@ def _match(small: Any, big: Any, how: str, alike: Alike, new: bool, out: dict[st
             raise GrowthError(
                 f"{_leaves(child)[0]!r} is new, but is no layer among others",
                 params=_leaves(child)[:4],
-                mend="number the layers (layer_0, layer_1, …) or keep them in a list",
+                hint="number the layers (layer_0, layer_1, …) or keep them in a list",
             )
 
 
@@ -243,7 +243,7 @@ def _layers(
         raise GrowthError(
             f"the layer of {_leaves(small[old_runs[min(lost)][1][0]])[0]!r} of the small model has "
             "no place in the deeper one: no layer there has leaves of the same shapes",
-            mend="grow in two steps, width and depth one after the other",
+            hint="grow in two steps, width and depth one after the other",
         )
     result: list[tuple[str, str | None, bool]] = []
     for j, (_, keys) in enumerate(new_runs):

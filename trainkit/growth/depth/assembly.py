@@ -129,7 +129,7 @@ def _blocks(found: list[Cut], attempt: Callable[[Any, str], Any]) -> Cut:
         "layers have no names of their own, and the order in which they are read does not tell "
         f"where a block begins: the first new one may begin with {new[0]}",
         params=new[:4],
-        mend='give blocks a module of their own, or names: name=f"block_{i}"',
+        hint='give blocks a module of their own, or names: name=f"block_{i}"',
     )
 
 
@@ -220,7 +220,7 @@ def _deeper(
             f"the parameters of the two models have different structures: only in big_params: "
             f"{idle[:5]}, which the big function does not use",
             params=idle[:6],
-            mend="pass the parameters of big_fn alone",
+            hint="pass the parameters of big_fn alone",
         )
     pairs = {i: number[old[name]] for i, name in enumerate(small.shapes)}
     extra = len(small.program.ins) - len(small.shapes)
@@ -249,7 +249,7 @@ def _deeper(
             raise GrowthError(
                 f"how={how!r} copies layers, but no old layer has the shapes of {name}",
                 params=new[:4],
-                mend="how='identity' makes new layers that pass their input on",
+                hint="how='identity' makes new layers that pass their input on",
             )
     if all(small.shapes[a] == shapes[b] for a, b in old.items()):
         return Deeper(layers, old, shapes, small.program, None, {})
@@ -259,7 +259,7 @@ def _deeper(
             "width and depth grow together, and the big model without the layers of "
             f"{new[0]} is not the small one",
             params=new[:4],
-            mend="grow in two steps, width and depth one after the other",
+            hint="grow in two steps, width and depth one after the other",
         )
     return Deeper(layers, old, shapes, small.program, cut, {})
 
@@ -290,7 +290,7 @@ def _identity(
         f"{', '.join(zero[:4]) or 'no parameters'} at 0 it still does something, and it is no "
         "square layer between ReLUs either",
         params=new[:6],
-        mend="a norm behind the residual addition (post-norm) needs a gate, as in x + gate · "
+        hint="a norm behind the residual addition (post-norm) needs a gate, as in x + gate · "
         "block(x) with gate = 0; plain layers need ReLU between them and square kernels; or add "
         "layers that change the function: how='stack', 'interpose', 'middle' or 'last'",
     )
@@ -337,7 +337,7 @@ def _rows(
                 params=list(stacked.values())[:6],
                 primitive=eqn.name,
                 source=where(eqn),
-                mend="a norm behind the residual addition (post-norm) needs a gate; or add layers "
+                hint="a norm behind the residual addition (post-norm) needs a gate; or add layers "
                 "that change the function: how='stack', 'interpose', 'middle' or 'last'",
             )
         result |= {stacked[i]: "zero" if what == "zero" else "eye" for i, what in chosen.items()}

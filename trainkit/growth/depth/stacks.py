@@ -105,7 +105,7 @@ def _fewer(v: Any, keep: list[int], axis: int = 0) -> Any:
         raise GrowthError(
             "a loop over layers also runs over something that is neither a parameter nor a "
             f"constant, of shape {tuple(v.aval.shape)}",
-            mend="give the loop what it needs for each layer as parameters or constants",
+            hint="give the loop what it needs for each layer as parameters or constants",
         )
     shape = tuple(len(keep) if a == axis else n for a, n in enumerate(v.shape))
     take = lambda: np.take(v.value, keep, axis)
@@ -117,5 +117,5 @@ def _refuse(eqn: Equation) -> None:
         f"parameters that are stacked over layers are used outside their loop, by `{eqn.name}`",
         primitive=eqn.name,
         source=where(eqn),
-        mend="keep the layers that grow in arrays of their own",
+        hint="keep the layers that grow in arrays of their own",
     )

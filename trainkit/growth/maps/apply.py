@@ -42,7 +42,7 @@ def grow_params(
         if found != {leaf.path: leaf.big for leaf in plan.leaves}:
             raise GrowthError(
                 "`like` does not have the leaves and shapes of the big model of this plan",
-                mend="pass the big_params that the plan was made from",
+                hint="pass the big_params that the plan was made from",
             )
     arrays = all(isinstance(x, jax.Array | np.ndarray) for x in jax.tree.leaves(like))
     run = grower(plan, key, symmetry, like, like if arrays else None)
@@ -110,7 +110,7 @@ def _trees(plan: Plan) -> tuple[Any, Any]:
         raise GrowthError(
             "this plan was read from JSON, adds layers, and the parameters hold other containers "
             "than dicts, lists and tuples",
-            mend="pass like=, the big model's parameters or their shapes, or make the plan anew",
+            hint="pass like=, the big model's parameters or their shapes, or make the plan anew",
         )
     return plan.trees
 

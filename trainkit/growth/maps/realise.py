@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import jax
 import numpy as np
 
-from trainkit.growth.analysis.layout_search import HOLLOW
 from trainkit.growth.axes.axis import find
+from trainkit.growth.axes.layouts import PADDED
 from trainkit.growth.axes.reading import coordinate, labels, source_map
 from trainkit.growth.axes.structures import atom_axes, atoms_in, axis_from
 from trainkit.growth.maps.rms import rms_growth
@@ -21,7 +21,7 @@ def realise(plan: Plan, key: jax.Array | None, symmetry: Symmetry) -> dict[str, 
     """See `Plan.realise`."""
     with jax.ensure_compile_time_eval():  # the caller may be inside a jit
         shares = draw_shares(plan, key, symmetry)
-    axes = atom_axes(plan)
+    axes = atom_axes(plan.atoms)
     if symmetry == "rms":
         found = {leaf.path: rms_growth(plan, leaf, axes) for leaf in plan.leaves}
     else:
@@ -66,7 +66,7 @@ def draw_shares(plan: Plan, key: jax.Array | None, symmetry: Symmetry) -> list[n
     result: list[np.ndarray | None] = [None] * len(plan.atoms)
     if symmetry not in ("uneven", "zero_out"):
         return result
-    for i, (atom, axis) in enumerate(zip(plan.atoms, atom_axes(plan), strict=True)):
+    for i, (atom, axis) in enumerate(zip(plan.atoms, atom_axes(plan.atoms), strict=True)):
         source = axis.source
         assert source is not None
         if i not in split or (source < 0).any():
@@ -122,7 +122,7 @@ def _leaf(
                 continue
             place = np.where(inside, place, 0)
             carries = np.array([a in cell for cell in split], bool)[label] & inside
-            if atom.big % atom.small and atom.layout not in HOLLOW:
+            if atom.big % atom.small and atom.layout not in PADDED:
                 # Units differ in their number of copies: the split is part of the even map.
                 assert node.source is not None
                 number = copies(node.source, atom.small)[place]
@@ -166,7 +166,7 @@ def _leaf(
 
 def _fill(plan: Plan, leaf: LeafPlan, d: int, drawn: bool) -> Literal["zero", "mean", "random"]:
     """What the units of an axis that copy none hold. Vectors (norms, biases) take the mean."""
-    empty = {a for a in atoms_in(leaf.axes[d]) if plan.atoms[a].layout in HOLLOW}
+    empty = {a for a in atoms_in(leaf.axes[d]) if plan.atoms[a].layout in PADDED}
     if empty and leaf.means and empty <= set(leaf.means[d]):
         return "mean"
     if not empty or not leaf.fresh or not empty <= set(leaf.fresh[d]):
@@ -184,7 +184,7 @@ def noise_groups(plan: Plan) -> dict[str, tuple[int, np.ndarray, dict[int, np.nd
     """For each leaf an axis over whose copies noise may be added that sums to zero: (axis, for each
     new unit of the axis the group it belongs to, −1 for none; for each other axis whose copies must
     get the same noise, the old units)."""
-    atoms = atom_axes(plan)
+    atoms = atom_axes(plan.atoms)
     result: dict[str, tuple[int, np.ndarray, dict[int, np.ndarray]]] = {}
     for leaf in plan.leaves:
         for d, (structure, split) in enumerate(zip(leaf.axes, leaf.splits, strict=True)):

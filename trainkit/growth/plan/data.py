@@ -349,7 +349,7 @@ class Plan:
         if self.depth is None:
             raise GrowthError(
                 "this plan adds no layers",
-                mend="make it of a big model that has more: plan(small_fn, big_fn, small_params, "
+                hint="make it of a big model that has more: plan(small_fn, big_fn, small_params, "
                 "big_params, *inputs, how='identity'), or at once: trainkit.growth.deepen",
             )
         return self.grow(params, **how)

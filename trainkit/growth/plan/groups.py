@@ -52,7 +52,7 @@ def repeats(
         raise GrowthError(
             "the two models have different parameters",
             params=sorted(set(small) ^ set(big))[:6],
-            mend="give two models with the same parameters; to make experts of a dense layer use "
+            hint="give two models with the same parameters; to make experts of a dense layer use "
             "experts.from_dense",
         )
     sizes: set[tuple[int, int]] = set()
@@ -88,7 +88,7 @@ def repeats(
             "one axis grows here, from one number to one multiple of it, and these differ: "
             + (", ".join(f"{n} → {m}" for n, m in sorted(sizes)) or "none"),
             params=[leaf.path for leaf in leaves if leaf.small != leaf.big],
-            mend="grow widths by trainkit.growth.plan, before or after",
+            hint="grow widths by trainkit.growth.plan, before or after",
         )
     ((n, m),) = sizes
     return Plan(leaves=tuple(leaves), atoms=(AxisLeaf(n, m, "repeat", clean=False),))

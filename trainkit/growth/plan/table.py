@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from trainkit.growth.analysis.layout_search import HOLLOW
 from trainkit.growth.axes.axis import find, show
+from trainkit.growth.axes.layouts import PADDED
 from trainkit.growth.axes.reading import source_map
 from trainkit.growth.axes.structures import atom_axes, atoms_in, axis_from
 from trainkit.growth.plan.data import LeafPlan, Plan
@@ -15,7 +15,7 @@ from trainkit.growth.plan.data import LeafPlan, Plan
 
 def table(plan: Plan) -> str:
     """See `Plan.table`."""
-    atoms = atom_axes(plan)
+    atoms = atom_axes(plan.atoms)
     names = [_name(i) for i in range(len(plan.atoms))]
     head = ("leaf", "shape", "axes", "map", "weight", "gradient", "bytes")
     rows = [head]
@@ -50,7 +50,7 @@ def table(plan: Plan) -> str:
             for d, s in enumerate(leaf.axes)
             if s and i in atoms_in(s)
         ]
-        if atom.layout in HOLLOW:
+        if atom.layout in PADDED:
             how = "new units copy none"
             if atom.layout == "row mean":
                 how += ", and hold the mean of the old ones in " + ", ".join(_holders(plan, i))

@@ -60,17 +60,17 @@ def activations(
         analysis.params.append((path, values[-1]))
     values += [Value(x.shape, x.shape, x.dtype) for x in jax.tree.leaves(args)]
     small, big = (analysis.folder.flatten(p) for p in programs)
-    joints, _ = analysis.walk(small, big, values)
+    pairs, _ = analysis.walk(small, big, values)
     number = _numbers(plan, values)
     live = {id(v) for v in big.ins[len(flat) :]}  # what depends on the inputs
     wanted: list[tuple[int, int, int, Axis]] = []  # equation, operand, dimension, leaf
-    equations = [joint.big for joint in joints]
-    for e, (joint, equation) in enumerate(zip(joints, equations, strict=True)):
+    equations = [pair.big for pair in pairs]
+    for e, (pair, equation) in enumerate(zip(pairs, equations, strict=True)):
         for i, operand in enumerate(equation.ins):
             if id(operand) not in live:
                 continue
-            for d in _contracted(joint, i):
-                wanted += [(e, i, d, leaf) for leaf in grown_leaves(joint.ins[i].axes[d])]
+            for d in _contracted(pair, i):
+                wanted += [(e, i, d, leaf) for leaf in grown_leaves(pair.ins[i].axes[d])]
         if any(id(v) in live for v in equation.ins):
             live.update(id(v) for v in equation.outs)
 
@@ -84,7 +84,7 @@ def activations(
             for at, i, d, leaf in wanted:
                 if at == e:
                     atom = number[leaf.uid]
-                    more = _along(ins[i], joints[e].ins[i].axes[d], d, leaf)
+                    more = _along(ins[i], pairs[e].ins[i].axes[d], d, leaf)
                     found[atom] = found.get(atom, jnp.zeros_like(more)) + more
             outs = equation.raw.primitive.bind(*ins, **equation.params)
             outs = outs if equation.raw.primitive.multiple_results else [outs]
@@ -97,16 +97,16 @@ def activations(
             raise GrowthError(
                 "no activation is read along this axis outside a loop",
                 axis=f"{atom.small} → {atom.big}",
-                mend="use score='gradient' or 'magnitude'",
+                hint="use score='gradient' or 'magnitude'",
             )
     return {i: np.asarray(x, np.float64) for i, x in sorted(found.items())}
 
 
-def _contracted(joint, i: int) -> list[int]:
-    if joint.name == "dot_general":
-        return list(joint.params["dimension_numbers"][0][i])
-    if joint.name == "conv_general_dilated" and i == 0:
-        return [joint.params["dimension_numbers"].lhs_spec[1]]
+def _contracted(pair, i: int) -> list[int]:
+    if pair.name == "dot_general":
+        return list(pair.params["dimension_numbers"][0][i])
+    if pair.name == "conv_general_dilated" and i == 0:
+        return [pair.params["dimension_numbers"].lhs_spec[1]]
     return []
 
 

@@ -100,7 +100,7 @@ class MuP:
                 if name not in factor:
                     raise GrowthError(
                         f"{name} is no leaf of the plan", params=[name],
-                        mend="make the plan for the parameters that are trained",
+                        hint="make the plan for the parameters that are trained",
                     )  # fmt: skip
                 return u if factor[name] == 1.0 else u * jnp.asarray(factor[name], u.dtype)
 

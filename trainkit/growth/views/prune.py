@@ -210,7 +210,7 @@ def _check(plan: Plan, tree: PyTree, what: str = "params") -> None:
             raise GrowthError(
                 f"{what}: {leaf.path} has shape {have}; the plan's big model has {leaf.big}",
                 params=[leaf.path],
-                mend="shrinking takes the big model's tree and gives the small one's",
+                hint="shrinking takes the big model's tree and gives the small one's",
             )
     if len(found) != len(plan.leaves):
         unknown = [path for path in found if path not in {leaf.path for leaf in plan.leaves}]
@@ -241,7 +241,7 @@ def _scores(plan: Plan, params, score, grads, activations) -> list[np.ndarray]:
                 raise GrowthError(
                     f"axis {i} of the plan needs {atom.big} scores, and got {found}",
                     axis=f"{atom.small} → {atom.big}",
-                    mend="give one score a unit of the big model, or use score='gradient'",
+                    hint="give one score a unit of the big model, or use score='gradient'",
                 )
             result.append(np.asarray(given[i], np.float64))
         return result
@@ -254,7 +254,7 @@ def _scores(plan: Plan, params, score, grads, activations) -> list[np.ndarray]:
     leaves = named_leaves(params)
     slopes = named_leaves(grads) if score == "gradient" else {}
     totals = [np.zeros(atom.big) for atom in plan.atoms]
-    nodes = atom_axes(plan)
+    nodes = atom_axes(plan.atoms)
     for leaf in plan.leaves:
         w = np.asarray(leaves[leaf.path], np.float64)
         if score == "gradient":
@@ -297,7 +297,7 @@ def _maps(plan: Plan, kept: Sequence[np.ndarray]) -> dict[str, LeafGrowth]:
 
 def _first_copies(plan: Plan) -> dict[str, LeafGrowth]:
     first = []
-    for node in atom_axes(plan):
+    for node in atom_axes(plan.atoms):
         assert node.source is not None
         old, at = np.unique(node.source, return_index=True)
         first.append(at[old >= 0])

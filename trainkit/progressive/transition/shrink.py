@@ -72,7 +72,7 @@ def shrunk(
         raise GrowthError(
             f"a stage with shrink=True takes units away, not layers: {gone} has no counterpart",
             params=[gone],
-            mend="keep the number of layers and make them narrower",
+            hint="keep the number of layers and make them narrower",
         )
     found = plan(_outputs(after), _outputs(before), _tree(after.state), _tree(before.state), batch)
     gathers = {leaf.path: _Gather(found, leaf.axes) for leaf in found.leaves}
@@ -93,7 +93,7 @@ def shrunk(
 
 def kept_units(found: Plan, tree: PyTree) -> list[jax.Array]:
     """For each axis of the plan the units of the larger model that stay, in order; traceable."""
-    leaves, nodes = named_leaves(tree), atom_axes(found)
+    leaves, nodes = named_leaves(tree), atom_axes(found.atoms)
     totals = [jnp.zeros(atom.big, jnp.float32) for atom in found.atoms]
     for leaf in found.leaves:
         if not leaf.path.startswith("params/"):
