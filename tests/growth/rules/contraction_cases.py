@@ -46,8 +46,6 @@ def summed(draw):
                 draw(SEED))  # fmt: skip
 
 
-
-
 # Channels in and out (of the kernel), groups, and the window's size with its padding, small and big.
 CHANNELS = {
     "plain": ((DOUBLE, DOUBLE, ODD, 1), (Sum((DOUBLE, 1)), Leaf("in", 3, 5), 2, 1),

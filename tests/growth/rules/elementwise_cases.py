@@ -117,9 +117,7 @@ def chosen(draw, cases: int):
         draw(st.sampled_from(["plain", "free", "const"])),
         dtype,
     )
-    return base._replace(
-        small=lax.select_n, big=lax.select_n, operands=(which, *base.operands)
-    )
+    return base._replace(small=lax.select_n, big=lax.select_n, operands=(which, *base.operands))
 
 
 @st.composite

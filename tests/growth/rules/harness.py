@@ -20,6 +20,7 @@ from tests.growth.rules.axis_specs import Spec, made, sizes
 from trainkit.growth.analysis import padding, row_means
 from trainkit.growth.analysis.claims import Claims, claims
 from trainkit.growth.analysis.joint_program import Analysis, Rule, Value
+from trainkit.growth.analysis.layout_search import all_pairs
 from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.analysis.signs import NOT_NEGATIVE, POSITIVE
 from trainkit.growth.axes.axis import Axis, find
@@ -69,16 +70,17 @@ class Case(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Attributes:
-    refused: the reason, or `None` where a claim was made and held.
-    grown, padded, shared: whether the results have axes that grow, units that copy nothing, and
-      operands with uneven shares.
+    """What was made of a case.
+
+    Attributes:
+      refused: the reason, or `None` where a claim was made and held.
+      names: the primitives of the program, and of the bodies of its equations.
+      grown: whether the results have axes that grow.
     """
 
     refused: GrowthError | None
+    names: frozenset[str] = frozenset()
     grown: bool = False
-    padded: bool = False
-    shared: bool = False
 
 
 def draw_values(rng: np.random.Generator, how: Any, shape: tuple[int, ...], dtype) -> np.ndarray:
@@ -167,12 +169,8 @@ class _Trial:
         ]
         for k, (value, small, big_out) in enumerate(zip(found.outs, *outs, strict=True)):
             self.compare(k, value, small, big_out)
-        return Verdict(
-            None,
-            any(a != b for v in found.outs for a, b in zip(v.small, v.big, strict=True)),
-            any(self.scales.padding(v) for v in found.outs),
-            any(self.bit(e) for v in self.values for e in (v.exponents or {}).values()),
-        )
+        names = frozenset(pair.name for pair in all_pairs(found.pairs))
+        return Verdict(None, names, any(v.small != v.big for v in found.outs))
 
     # -- the programs -------------------------------------------------------------------------
 
@@ -296,7 +294,7 @@ class _Trial:
 
     def draw_share(self, uid: int) -> np.ndarray:
         leaf = self.leaf(uid)
-        if (leaf.source < 0).any():
+        if leaf.ordered or (leaf.source < 0).any():
             return np.ones(leaf.big)
         count = np.bincount(leaf.source, minlength=leaf.small)[leaf.source]
         if self.rng.random() < 0.2:
@@ -322,8 +320,10 @@ class _Trial:
         clean = [
             uid
             for uid in self.scales.factors
-            if uid not in self.scales.watched | asked and all(x == 1 for x in totals.get(uid, []))
-            and not (self.leaf(uid).source < 0).any() and uid not in twice
+            if uid not in self.scales.watched | asked
+            and all(x == 1 for x in totals.get(uid, []))
+            and not (self.leaf(uid).source < 0).any()
+            and uid not in twice
         ]
         if not clean or self.rng.random() < 0.6:
             return set()
@@ -384,7 +384,9 @@ class _Trial:
         out, alive = self.duplicate(value, small + shift if shift else small)
         like_old = draw_values(self.rng, operand.values, out.shape, out.dtype)
         out = np.where(self.unread(i, value), like_old, out)
-        any_number = draw_values(self.rng, self.padding_values(operand, value), out.shape, out.dtype)
+        any_number = draw_values(
+            self.rng, self.padding_values(operand, value), out.shape, out.dtype
+        )
         out = np.where(alive, out, any_number)
         for holds in (padding.MEAN, padding.ZERO):
             for j, d, uid, what in sorted(self.places):
@@ -430,12 +432,23 @@ class _Trial:
             moved[new] = moved[old].mean(0)
         return np.moveaxis(moved, 0, d)
 
+    def over_copies(self, value: Value, array: np.ndarray) -> np.ndarray:
+        """Means over the copies of what was chosen where the shares are those of the chosen."""
+        for (d, _, uid), expr in (value.exponents or {}).items():
+            leaf = self.leaf(uid)
+            if expr and leaf.ordered and self.bit(expr):
+                shape = [*array.shape[:d], leaf.small, -1, *array.shape[d + 1 :]]
+                mean = array.reshape(shape).mean(d + 1, keepdims=True)
+                array = np.broadcast_to(mean, array.reshape(shape).shape).reshape(array.shape)
+        return array
+
     # -- what is compared -----------------------------------------------------------------------
 
     def compare(self, k: int, value: Value, small: np.ndarray, big: np.ndarray) -> None:
         said = f"result {k}: "
         assert big.shape == value.big, said + "shape"
         wanted, alive = self.duplicate(value, small)
+        big, wanted = self.over_copies(value, big), self.over_copies(value, wanted)
         for d, _, leaf in self.scales.cells(value):
             if leaf.uid in self.fresh:
                 alive = alive & ~self.along(self.later(value, d, None, leaf), d, big.ndim)
@@ -444,9 +457,7 @@ class _Trial:
         finite = np.abs(wanted[alive & np.isfinite(wanted)])
         rtol = 0.0 if exact else self.case.tolerance
         atol = rtol * finite.max(initial=0.0)
-        np.testing.assert_allclose(
-            big[alive], wanted[alive], rtol=rtol, atol=atol, err_msg=said
-        )
+        np.testing.assert_allclose(big[alive], wanted[alive], rtol=rtol, atol=atol, err_msg=said)
         speaks = np.array([e is not None for e in value.scale.flat]).reshape(value.scale.shape)
         if not speaks.all():
             told = [

@@ -54,7 +54,11 @@ def parts(draw):
 @st.composite
 def batched(draw):
     """x[b, i[b]]: one index an entry of an axis that both have."""
-    b, n, d = draw(axis), draw(st.sampled_from([2, Sum((1, 2))])), draw(st.sampled_from([2, DOUBLE]))
+    b, n, d = (
+        draw(axis),
+        draw(st.sampled_from([2, Sum((1, 2))])),
+        draw(st.sampled_from([2, DOUBLE])),
+    )
     size = specs.sizes(n)[0]
     numbers = lax.GatherDimensionNumbers((1,), (1,), (1,), (0,), (0,))
     fns = [lambda x, i, w=w: lax.gather(x, i, numbers, (1, 1, w), mode="clip")
@@ -107,7 +111,10 @@ def dynamic(draw):
     whole = draw(st.booleans())
     n = specs.sizes(axes[0])
     sizes = [(n[i] if whole else 2, specs.sizes(axes[1])[i]) for i in (0, 1)]
-    fns = [lambda x, i, j, s=s: lax.dynamic_slice(x, (i, j), s, allow_negative_indices=False) for s in sizes]
+    fns = [
+        lambda x, i, j, s=s: lax.dynamic_slice(x, (i, j), s, allow_negative_indices=False)
+        for s in sizes
+    ]
     start = [Operand((), places(2), draw(st.sampled_from(["same", "free"])), np.int32)
              for _ in range(2)]  # fmt: skip
     return Case(*fns, (Operand(axes, kind=draw(KINDS)), *start), draw(SEED))

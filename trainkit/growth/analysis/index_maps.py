@@ -66,6 +66,8 @@ def move(
     seen: dict[tuple[int, int, int], Expr] = {}
     for src, groups in pieces:
         scales.read(src)
+        if numbers and filler is not None:
+            scales.pin_exponents(src)  # the number has no share of any axis
         ways = [_ways(scales, pair, src, out, g) for g in groups]
         silent = all(e is None for e in src.scale.flat)
         for block in np.ndindex(shape):
@@ -87,7 +89,7 @@ def move(
         if silent:
             continue
         for g, way in zip(groups, ways, strict=True):
-            _move_splits(scales, src, out, g, way, seen, filler)
+            _move_splits(scales, src, out, g, way, seen)
     out.exponents = {key: expr for key, expr in seen.items() if expr}
 
 
@@ -128,8 +130,8 @@ def _means_moved(
     return src.means.get((dims[0], uid)) if same else None
 
 
-def _move_splits(scales: ScalePropagation, src, out, g: Group, way, seen, filler) -> None:
-    for out_labels, (found, hole) in way.items():
+def _move_splits(scales: ScalePropagation, src, out, g: Group, way, seen) -> None:
+    for out_labels, (found, _) in way.items():
         for d, label in zip(g.out, out_labels, strict=True):
             cell = scales.labels(out.axes[d])[1][label]
             for leaf in dict.fromkeys(cell):
@@ -145,8 +147,6 @@ def _move_splits(scales: ScalePropagation, src, out, g: Group, way, seen, filler
                         for expr in exprs:  # a leaf met twice, or a fresh copy of the axis
                             scales.splits.require_zero(expr)
                         exprs = [ZERO]
-                    if hole and filler not in (False, None):
-                        scales.splits.require_zero(exprs[0])
                     if key in seen:
                         scales.same_exponent(seen[key], exprs[0])
                     else:
