@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from trainkit.growth.analysis.joint_program import EquationPair, Rule
+from trainkit.growth.analysis.scales import signs
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.analysis.scales.row_means import (
     constant_along,
@@ -49,6 +50,8 @@ def nonlinear(scales: ScalePropagation, pair: EquationPair) -> None:
     if pair.name in _UNBOUNDED:
         for v in pair.ins:
             scales.refuse_padding(pair, v)
+    if pair.name in _FROM_ZERO or pair.name in _AROUND_ZERO:
+        _in_domain(scales, pair, pair.ins[0], above=pair.name in _FROM_ZERO)
     for v in pair.outs:
         scales.plain(v)
         if pair.name in KEEPS_ZERO:
@@ -62,8 +65,22 @@ def linear(scales: ScalePropagation, pair: EquationPair) -> None:
     pair.outs[0].means = of_product(scales.producers, pair.ins, pair.outs[0], scales.rows)
 
 
+def _in_domain(scales: ScalePropagation, pair: EquationPair, x: Value, *, above: bool) -> None:
+    """New units hold a number that the function takes: 0, or (`above`) one that is known not to be
+    negative. What they hold is read with 0, and 0 times what is no number is none."""
+    if above and signs.sign(x) >= signs.NOT_NEGATIVE:
+        return
+    for d, uid in scales.padding(x):
+        if (d, uid) in scales.read(x).zeros:
+            scales.need(x.zeros[d, uid], pair, [x.axes[d]])
+        else:
+            scales.refuse_padding(pair, x, [d])
+
+
 def homogeneous(power: float, scales: ScalePropagation, pair: EquationPair) -> None:
     """f(c·x) = cᵖ·f(x) for c > 0."""
+    if pair.name == "sqrt":
+        _in_domain(scales, pair, pair.ins[0], above=True)
     scales.power(pair, power)
 
 
@@ -144,6 +161,8 @@ def power(scales: ScalePropagation, pair: EquationPair) -> None:
         y = float(const[0].uniform)
         if y == float(const[1].uniform):
             scales.pin_exponents(base)
+            if y > 0 and not y.is_integer():
+                _in_domain(scales, pair, base, above=True)
             return scales.elementwise(pair, [base], pair.outs[0], [y])
     return nonlinear(scales, pair)
 
@@ -194,6 +213,7 @@ _UNBOUNDED = {
     "log", "lgamma", "digamma", "erf_inv", "acosh", "atanh", "pow", "rem", "div", "tan",
     "polygamma", "zeta", "igamma", "igammac", "regularized_incomplete_beta", "random_gamma_grad",
 }  # fmt: skip
+_FROM_ZERO, _AROUND_ZERO = {"log1p"}, {"asin", "acos"}
 _POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0, "abs": 1.0}
 
 RULES: dict[str, Rule] = {
