@@ -251,7 +251,7 @@ def fresh_scales(
 
 
 _FORWARD = {
-    "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "convert_element_type",
+    "reshape", "transpose", "squeeze", "broadcast_in_dim", "convert_element_type",
     "stop_gradient",
 }  # fmt: skip
 

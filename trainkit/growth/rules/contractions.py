@@ -57,7 +57,7 @@ def conv_axes(pair: EquationPair) -> None:
     if pair.both("batch_group_count") != (1, 1):
         for v in (x, kernel):
             pair.refuse_growth(v, range(len(v.axes)), "a convolution with batch groups", None)
-        pair.same_told()
+        pair.check_same_params()
         pair.new_out(0)
         return
     pair.refuse_growth(

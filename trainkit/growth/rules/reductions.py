@@ -172,7 +172,7 @@ def fft_axes(pair: EquationPair) -> None:
         x, dims, "a Fourier transform runs along an axis that grows",
         "transform along time or place, not along an axis that grows",
     )  # fmt: skip
-    pair.same_told()
+    pair.check_same_params()
     pair.notes["dims"] = dims
     small = pair.small.outs[0].aval.shape
     pair.new_out(0, [Axis(small[d], small[d]) if d in dims else a for d, a in enumerate(x.axes)])
