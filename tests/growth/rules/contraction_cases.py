@@ -46,7 +46,7 @@ def summed(draw):
                 draw(SEED))  # fmt: skip
 
 
-# Channels in and out (of the kernel), groups, and the window's size with its padding, small and big.
+# Channels of the input, in and out of the kernel, groups; the window's size and padding.
 CHANNELS = {
     "plain": ((DOUBLE, DOUBLE, ODD, 1), (Sum((DOUBLE, 1)), Leaf("in", 3, 5), 2, 1),
               (2, 2, HALF_MORE, 1)),

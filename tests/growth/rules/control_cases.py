@@ -79,8 +79,8 @@ def two_carries(draw):
         return lax.scan(lambda c, x: body(consts, c, x), (a, b), xs)
 
     zeros = lambda rng, shape: np.zeros(shape)
-    ops = [Operand((d,), draw(st.sampled_from(["normal", zeros])),
-                   draw(st.sampled_from(["free", "plain", "const"]))) for _ in range(2)]  # fmt: skip
+    kinds, values = st.sampled_from(["free", "plain", "const"]), st.sampled_from(["normal", zeros])
+    ops = [Operand((d,), draw(values), draw(kinds)) for _ in range(2)]
     consts, xs = Operand((d,), kind=draw(KINDS)), Operand((3, d), kind=draw(KINDS))
     return Case(fn, fn, (consts, *ops, xs), draw(SEED))
 

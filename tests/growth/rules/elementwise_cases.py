@@ -179,9 +179,6 @@ CASES: dict[str, dict[str, st.SearchStrategy[Case]]] = {
     "igammac": {"": alike(lax.igammac, "positive", "positive")},
     "polygamma": {"": alike(lax.polygamma, counts, "positive")},
     "zeta": {"": alike(lax.zeta, above_one, "positive")},
-    "random_gamma_grad": {
-        "": alike(lax.random_gamma_grad, "positive", "positive", ones=False, **JAX_ALONE)
-    },
     "regularized_incomplete_beta": {
         "": alike(
             lax.betainc, "positive", "positive", lambda rng, shape: rng.uniform(0, 1, shape),

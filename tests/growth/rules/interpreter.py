@@ -76,7 +76,7 @@ def equation(eqn: core.JaxprEqn, ins: list[np.ndarray]) -> list[np.ndarray]:
     if name in SEVERAL:
         return SEVERAL[name](params, *ins)
     if name in BODIES:
-        return run(params[BODIES[name]], ins)
+        return run(_closed(params[BODIES[name]]), ins)
     if name in ("scan", "while", "cond"):
         return {"scan": _scan, "while": _while, "cond": _cond}[name](params, ins)
     out = eqn.primitive.bind(*ins, **params)
@@ -212,7 +212,7 @@ SPECIAL = {
 }  # fmt: skip
 BODIES = {
     "jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "custom_vjp_call": "call_jaxpr", "shard_map": "jaxpr",
 }  # fmt: skip
 
 

@@ -58,7 +58,6 @@ CASES = {
     "cholesky": {"": factored(lambda a: linalg.cholesky(a, symmetrize_input=False))},
     "lu": {"": factored(linalg.lu)},
     "qr": {"": factored(linalg.qr)},
-    "geqrf": {"": factored(linalg.geqrf if hasattr(linalg, "geqrf") else linalg.qr)},
     "eigh": {"": factored(lambda a: linalg.eigh(a, symmetrize_input=False))},
     "eig": {"": factored(lambda a: linalg.eig(a))},
     "svd": {"": factored(linalg.svd)},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
@@ -59,10 +61,16 @@ CASES = {
     "reduce_or": {"": along(lambda x, d: lax.reduce_or(x, (d,)), **boolean)},
     **{
         name: {
-            "": along(lambda x, d, fn=getattr(lax, name): fn(x, d)),
-            "backwards": along(lambda x, d, fn=getattr(lax, name): fn(x, d, reverse=True)),
+            "": along(fn),
+            "backwards": along(partial(lambda x, d, fn: fn(x, d, reverse=True), fn=fn)),
         }
-        for name in ("cumsum", "cummax", "cummin", "cumprod", "cumlogsumexp")
+        for name, fn in (
+            ("cumsum", lax.cumsum),
+            ("cummax", lax.cummax),
+            ("cummin", lax.cummin),
+            ("cumprod", lax.cumprod),
+            ("cumlogsumexp", lax.cumlogsumexp),
+        )
     },
     "sort": {
         "": along(lambda x, d: lax.sort(x, d)),

@@ -141,9 +141,9 @@ CASES = {
     "broadcast_in_dim": {
         "new axis": of_one(broadcast, any_axis, any_axis),
         "of one": of_one(of_ones, any_axis, specs.fixed),
+        "an axis of one": of_one(unsqueezed, any_axis, any_axis),
     },
     "squeeze": {"": of_one(squeezed, any_axis, st.just(1), any_axis)},
-    "expand_dims": {"": of_one(unsqueezed, any_axis, any_axis)},
     "slice": {"": of_one(sliced, halved, any_axis)},
     "split": {"": of_one(split, halved, any_axis)},
     "tile": {"": of_one(tiled, any_axis, any_axis)},

@@ -6,7 +6,7 @@ from trainkit.growth.analysis.joint_program import EquationPair, JointProgram
 from trainkit.growth.ir.program import scan_counts
 
 _FORWARD = {
-    "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "convert_element_type",
+    "reshape", "transpose", "squeeze", "broadcast_in_dim", "convert_element_type",
     "stop_gradient",
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from trainkit.growth.analysis.values import Value
 UNKNOWN, NOT_NEGATIVE, POSITIVE = 0, 1, 2
 
 _SAME = {
-    "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "convert_element_type",
+    "reshape", "transpose", "squeeze", "broadcast_in_dim", "convert_element_type",
     "stop_gradient", "reduce_sum", "reduce_max", "reduce_min", "sqrt", "slice",
 }  # fmt: skip
 
