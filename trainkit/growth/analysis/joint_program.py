@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-from jax.extend import core
 
 from trainkit.growth.analysis.indices import Match, Pick
 from trainkit.growth.axes.axis import Axis, Mismatch, find, show, unify
@@ -266,8 +265,7 @@ class Analysis:
         """Walks the body of a control-flow equation on `args` (constants are folded into it)."""
         known = [{i: a.const[j] for i, a in enumerate(args) if a.const is not None} for j in (0, 1)]
         first, second = (
-            self.folder.flatten(_closed(jaxpr), k)
-            for jaxpr, k in zip((small, big), known, strict=True)
+            self.folder.flatten(jaxpr, k) for jaxpr, k in zip((small, big), known, strict=True)
         )
         return Body(args, *self.walk(first, second, args))
 
@@ -284,7 +282,3 @@ class Analysis:
             mend="build both from one definition that differs in sizes alone (not in depth, "
             "options or branches taken on a size)",
         )
-
-
-def _closed(jaxpr: Any) -> core.ClosedJaxpr:
-    return jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, ())

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
 
+from trainkit._core.jaxprs import AnyJaxpr, at_line
+
 # What moves the entries of an array, or copies them: where all were equal they still are.
 MOVES = {
     "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose",
@@ -48,7 +50,7 @@ def from_the_end(made: Mapping[int, Any], index: Any, size: int) -> tuple[Any, l
 
 def row(
     made: Mapping[int, Any], eqn: core.JaxprEqn, ins: Sequence[Any]
-) -> tuple[core.ClosedJaxpr, list[Any]] | None:
+) -> tuple[AnyJaxpr, list[Any]] | None:
     """The gather that replaces a clipped slice of one row, and its operands (table and index).
 
     Args:
@@ -92,7 +94,8 @@ def row(
         return found if place is None else jnp.expand_dims(found, place)
 
     struct = lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype)
-    return jax.make_jaxpr(look)(struct(_aval(table)), struct(_aval(starts[d]))), [table, starts[d]]
+    body = jax.make_jaxpr(look)(struct(_aval(table)), struct(_aval(starts[d])))
+    return at_line(body, eqn), [table, starts[d]]
 
 
 def _columns(made: Mapping[int, Any], index: Any, count: int) -> list[Any]:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from trainkit._core.jaxprs import AnyJaxpr, opened
 from trainkit.growth.ir.lookups import MOVES, from_the_end, row
 from trainkit.growth.ir.variance import centred
 
@@ -107,13 +108,12 @@ class Folder:
             uniform = array.flat[0]
         return Const(array.shape, array.dtype, key, lambda: array, uniform)
 
-    def flatten(self, closed: core.ClosedJaxpr, known: dict[int, Const] | None = None) -> Program:
+    def flatten(self, jaxpr: AnyJaxpr, known: dict[int, Const] | None = None) -> Program:
         """The flat form; `known` gives the arguments that are constants, by position."""
-        jaxpr = closed.jaxpr
-        ins = [core_var(v) for v in jaxpr.invars]
+        ins = [Fresh(v.aval) for v in opened(jaxpr)[0].invars]
         args: list = [(known or {}).get(i, v) for i, v in enumerate(ins)]
         out: list[Equation] = []
-        outs = self.run(jaxpr, [self.literal(c) for c in closed.consts], args, out, ())
+        outs = self.run(jaxpr, args, out, ())
         # Dead equations go: they would only have to agree for nothing.
         live = {id(v) for v in outs if not isinstance(v, Const)}
         kept = []
@@ -123,13 +123,11 @@ class Folder:
                 live.update(id(v) for v in eqn.ins if not isinstance(v, Const))
         return Program(ins, kept[::-1], outs)
 
-    def run(
-        self, jaxpr: core.Jaxpr, consts: list, args: list, out: list[Equation], calls: tuple
-    ) -> list:
-        """Appends a jaxpr's equations to `out`, flat; returns what it gives."""
-        env: dict[Any, Any] = {}
-        env.update(zip(jaxpr.constvars, consts, strict=True))
-        env.update(zip(jaxpr.invars, args, strict=True))
+    def run(self, jaxpr: AnyJaxpr, args: list, out: list[Equation], calls: tuple) -> list:
+        """Appends a jaxpr's equations to `out`, flat; returns its results."""
+        jaxpr, consts = opened(jaxpr)
+        env: dict[Any, Any] = dict(zip(jaxpr.invars, args, strict=True))
+        env.update(zip(jaxpr.constvars, map(self.literal, consts), strict=True))
 
         def read(atom):
             return self.literal(_literal(atom)) if isinstance(atom, core.Literal) else env[atom]
@@ -138,31 +136,18 @@ class Folder:
             ins = [read(v) for v in eqn.invars]
             name = eqn.primitive.name
             if name in CALLS and CALLS[name] in eqn.params:
-                inner = eqn.params[CALLS[name]]
-                closed = inner if isinstance(inner, core.ClosedJaxpr) else None
-                body = closed.jaxpr if closed is not None else inner
-                inner_consts = (
-                    [self.literal(c) for c in closed.consts] if closed is not None else []
-                )
-                results = self.run(body, inner_consts, ins, out, (*calls, eqn))
+                results = self.run(eqn.params[CALLS[name]], ins, out, (*calls, eqn))
             elif name == "custom_linear_solve":
                 body, ins = _solution(eqn, ins)
-                consts_in = [self.literal(c) for c in body.consts]
-                results = self.run(body.jaxpr, consts_in, ins, out, (*calls, eqn))
+                results = self.run(body, ins, out, (*calls, eqn))
             elif name in IDENTITIES or _converts_nothing(eqn):
                 results = ins
             elif name in ("debug_callback", "debug_print"):
                 results = []  # looks on, and gives nothing back
             elif all(isinstance(v, Const) for v in ins) and not eqn.effects:
                 results = self._fold(eqn, ins)
-            elif name == "sub" and (found := centred(self._made, eqn, ins)) is not None:
-                body, ins = found
-                consts_in = [self.literal(c) for c in body.consts]
-                results = self.run(body.jaxpr, consts_in, ins, out, calls)
-            elif name in ("gather", "dynamic_slice") and (found := row(self._made, eqn, ins)):
-                body, ins = found
-                lines = [e.replace(source_info=eqn.source_info) for e in body.jaxpr.eqns]
-                results = self.run(body.jaxpr.replace(eqns=lines), [], ins, out, calls)
+            elif (other := self._rewritten(eqn, ins)) is not None:
+                results = self.run(*other, out, calls)
             else:
                 # A body may be run at several places: its variables are made anew each time.
                 if name == "gather":
@@ -172,6 +157,14 @@ class Folder:
                 self._made.update((id(v), out[-1]) for v in results)
             env.update(zip(eqn.outvars, results, strict=True))
         return [read(v) for v in jaxpr.outvars]
+
+    def _rewritten(self, eqn: core.JaxprEqn, ins: list) -> tuple[AnyJaxpr, list] | None:
+        """What an equation is written as, so that it has one form, and the operands of that."""
+        if eqn.primitive.name == "sub":
+            return centred(self._made, eqn, ins)
+        if eqn.primitive.name in ("gather", "dynamic_slice"):
+            return row(self._made, eqn, ins)
+        return None
 
     def _counted_from_the_start(self, eqn, table, index, out: list[Equation]):
         """The index of a gather without "add the table's size where it is negative".
@@ -224,7 +217,7 @@ class Folder:
         ]
 
 
-def _solution(eqn: core.JaxprEqn, ins: list) -> tuple[core.ClosedJaxpr, list]:
+def _solution(eqn: core.JaxprEqn, ins: list) -> tuple[AnyJaxpr, list]:
     """What solves a linear system, and its operands: the others are for gradients."""
     counts, bodies = eqn.params["const_lengths"], eqn.params["jaxprs"]
     start = counts.matvec + counts.vecmat
@@ -247,10 +240,6 @@ class Fresh:
 
     def __init__(self, aval):
         self.aval = aval
-
-
-def core_var(v: core.Var) -> Fresh:
-    return Fresh(v.aval)
 
 
 def scan_counts(params: dict[str, Any]) -> tuple[int, int]:

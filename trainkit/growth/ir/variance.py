@@ -11,6 +11,8 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
+from trainkit._core.jaxprs import AnyJaxpr, at_line
+
 
 class _Mean(NamedTuple):
     """A mean of `of` over `axes`, as a sum divided by `size`."""
@@ -22,7 +24,7 @@ class _Mean(NamedTuple):
 
 def centred(
     made: Mapping[int, Any], eqn: core.JaxprEqn, ins: Sequence[Any]
-) -> tuple[core.ClosedJaxpr, list[Any]] | None:
+) -> tuple[AnyJaxpr, list[Any]] | None:
     """The program that replaces a difference of moments, and its operands (x and its mean).
 
     Args:
@@ -58,10 +60,8 @@ def centred(
 
     mean_axes = mean.axes
     structs = [jax.ShapeDtypeStruct(s.shape, s.dtype) for s in shapes]
-    closed = jax.make_jaxpr(variance)(*structs)
     # Errors are to name the line of the model.
-    lines = [e.replace(source_info=eqn.source_info) for e in closed.jaxpr.eqns]
-    return core.ClosedJaxpr(closed.jaxpr.replace(eqns=lines), closed.consts), [x, square]
+    return at_line(jax.make_jaxpr(variance)(*structs), eqn), [x, square]
 
 
 def _squared(made: Mapping[int, Any], v: Any) -> Any:
