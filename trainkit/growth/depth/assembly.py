@@ -10,10 +10,11 @@ from trainkit.growth.depth.alignment import alignments, order
 from trainkit.growth.depth.identity import choices, passes_on, same_equations, used, with_eyes
 from trainkit.growth.depth.layer_cut import spliced
 from trainkit.growth.depth.program_order import Cut, cuts, in_order
-from trainkit.growth.depth.stacks import layer_axes, shortened
+from trainkit.growth.depth.stacks import Stacked, layer_axes, shortened, stacked
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.ir.partial_evaluation import reduced
-from trainkit.growth.ir.program import Const, Folder, Program, scan_counts
+from trainkit.growth.ir.primitives import traits
+from trainkit.growth.ir.program import Folder, Program, scan_counts
 from trainkit.growth.ir.source_lines import where
 from trainkit.growth.ir.zero_analysis import nearest_zeros
 from trainkit.growth.plan.data import Layer, Plan, unchanged
@@ -304,44 +305,45 @@ def _rows(
 ) -> dict[str, Becomes]:
     """What the new rows of stacked leaves are, for their turns of the loop to do nothing."""
     names = list(big.shapes)
-    number = {id(v): i for i, v in enumerate(big.program.ins)}
-    come: dict[int, int] = {}
+    facts = stacked(big.program)
     result: dict[str, Becomes] = {}
     for eqn in big.program.equations:
         if eqn.name != "scan":
-            if len(eqn.outs) == 1:
-                inputs = [v for v in eqn.ins if not isinstance(v, Const)]
-                if len(inputs) == 1:  # moved about on its way into the loop
-                    place = number.get(id(inputs[0]), come.get(id(inputs[0])))
-                    if place is not None:
-                        come[id(eqn.outs[0])] = place
             continue
         carry = scan_counts(eqn.params)
-        stacked = {}
+        rows: dict[int, tuple[str, Stacked]] = {}
         for i, v in enumerate(eqn.ins[sum(carry) :], sum(carry)):
-            place = number.get(id(v), come.get(id(v)))
-            if place is not None and place < len(names) and names[place] in stacks:
-                stacked[i] = names[place]
-        if not stacked:
+            fact = facts.of(v)
+            name = names[fact.input] if 0 <= fact.input < len(names) else None
+            if name in stacks and fact.axes[0] == stacks[name][0]:
+                rows[i] = name, fact
+        if not rows:
             continue
         body = folder.flatten(eqn.params["jaxpr"])
-        free = {i for i, name in stacked.items() if trainable(name)}
+        free = {i for i, (name, fact) in rows.items() if trainable(name) and fact.zero}
+        same = {i for i, (_, fact) in rows.items() if fact.same and _like_rows(fact)}
         inside = Program(body.ins, body.equations, body.outs[: carry[1]])
         nearest = nearest_zeros(inside, free)
-        chosen = passes_on(inside, [v.aval.shape for v in body.ins], free, nearest, carry)
+        chosen = passes_on(inside, [v.aval.shape for v in body.ins], free, nearest, same, carry)
         if chosen is None:
             raise GrowthError(
                 "new layers of a loop cannot be made to add nothing: with "
-                f"{', '.join(stacked[i] for i in sorted(nearest)) or 'no parameters'} at 0 the "
+                f"{', '.join(rows[i][0] for i in sorted(nearest)) or 'no parameters'} at 0 the "
                 "carry still changes",
-                params=list(stacked.values())[:6],
+                params=[name for name, _ in rows.values()][:6],
                 primitive=eqn.name,
                 source=where(eqn),
                 mend="a norm behind the residual addition (post-norm) needs a gate; or add layers "
                 "that change the function: how='stack', 'interpose', 'middle' or 'last'",
             )
-        result |= {stacked[i]: "zero" if what == "zero" else "eye" for i, what in chosen.items()}
+        result |= {rows[i][0]: "zero" if what == "zero" else "eye" for i, what in chosen.items()}
     return result
+
+
+def _like_rows(fact: Stacked) -> bool:
+    """Whether an identity matrix in a layer of the parameter is one in that of the value."""
+    rest = list(fact.axes[1:])
+    return rest == sorted(rest) or len(rest) == 2
 
 
 def _fresh(program: Program, place: int) -> Becomes:
@@ -356,7 +358,7 @@ def _fresh(program: Program, place: int) -> Becomes:
                 return "one"
             if eqn.name in ("add", "sub"):
                 return "zero"
-            if eqn.name in ("broadcast_in_dim", "reshape", "convert_element_type", "expand_dims"):
+            if traits(eqn).move == "whole" or traits(eqn).same:
                 follows.add(id(eqn.outs[0]))
             else:
                 break
