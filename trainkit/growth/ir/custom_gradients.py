@@ -63,7 +63,7 @@ def unproved(
 def _constant(v: Any) -> Dependence | None:
     if not isinstance(v, Const):
         return None
-    return ZERO if v.uniform is not None and not np.any(v.uniform) else CONSTANT
+    return ZERO if v.is_zero else CONSTANT
 
 
 def _joined(a: Dependence, b: Dependence) -> Dependence:

@@ -82,9 +82,7 @@ def _supposed(v: Any) -> bool:
 
 
 def _is_zero(v: Any) -> bool:
-    if v is ZERO:
-        return True
-    return isinstance(v, Const) and v.uniform is not None and not np.any(v.uniform)
+    return v is ZERO or (isinstance(v, Const) and v.is_zero)
 
 
 def _simplified(eqn: Equation, ins: list[Any], bounds: Mapping[int, Mapping[str, float]]) -> Any:

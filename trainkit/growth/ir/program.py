@@ -37,6 +37,11 @@ class Const:
                 self._value = self._thunk()
         return self._value
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether every element is known to be 0, without evaluating it."""
+        return self.uniform is not None and not np.any(self.uniform)
+
 
 class Equation:
     """One equation of a flat program; operands are `core.Var`s or `Const`s."""

@@ -13,8 +13,6 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from trainkit.growth.ir.dataflow import Lattice, dependent, run
 from trainkit.growth.ir.primitives import makes_zero
 from trainkit.growth.ir.program import Const, Program, scan_counts
@@ -71,7 +69,7 @@ def nearest_zeros(program: Program, new: Collection[int]) -> frozenset[int]:
 def _constant(v: Any) -> _Zero | None:
     if not isinstance(v, Const):
         return None
-    return _ALWAYS if v.uniform is not None and not np.any(v.uniform) else _NEVER
+    return _ALWAYS if v.is_zero else _NEVER
 
 
 def _both(zeros: Sequence[_Zero]) -> _Zero:

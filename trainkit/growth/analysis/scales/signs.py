@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainkit.growth.analysis.joint_program import Joint, Value
+from trainkit.growth.analysis.joint_program import EquationPair
+from trainkit.growth.analysis.values import Value
 
 UNKNOWN, NOT_NEGATIVE, POSITIVE = 0, 1, 2
 
@@ -25,15 +26,15 @@ def sign(value: Value) -> int:
     return POSITIVE if low > 0 else NOT_NEGATIVE if low == 0 else UNKNOWN
 
 
-def of_result(joint: Joint) -> int:
+def of_result(pair: EquationPair) -> int:
     """The sign of an equation's result from those of its operands."""
-    name, known = joint.name, [sign(v) for v in joint.ins]
+    name, known = pair.name, [sign(v) for v in pair.ins]
     if name in ("exp", "exp2", "logistic"):
         return POSITIVE
-    if name in ("square", "abs") or (name == "integer_pow" and joint.params["y"] % 2 == 0):
+    if name in ("square", "abs") or (name == "integer_pow" and pair.params["y"] % 2 == 0):
         return NOT_NEGATIVE
     if name in ("mul", "div"):
-        if name == "mul" and joint.ins[0] is joint.ins[1]:
+        if name == "mul" and pair.ins[0] is pair.ins[1]:
             return max(NOT_NEGATIVE, known[0])
         return min(known)
     if name == "add" and min(known) >= NOT_NEGATIVE:
