@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-from jax.extend import core
 
 from trainkit.growth.analysis.conflicts import Refused, conflict_between, guarded
 from trainkit.growth.analysis.values import SharedValues, Value
@@ -232,8 +231,7 @@ class Analysis:
         """Walks the body of an equation on `args` (constants are folded into it); for rules."""
         known = [{i: a.const[j] for i, a in enumerate(args) if a.const is not None} for j in (0, 1)]
         first, second = (
-            self.folder.flatten(_closed(jaxpr), k)
-            for jaxpr, k in zip((small, big), known, strict=True)
+            self.folder.flatten(jaxpr, k) for jaxpr, k in zip((small, big), known, strict=True)
         )
         walked = self.walk(first, second, args)
         if isinstance(walked, Conflict):
@@ -255,10 +253,6 @@ def _difference(i: int, s: Equation | None, b: Equation | None, why: str) -> Con
         hint="build both from one definition that differs in sizes alone (not in depth, "
         "options or branches taken on a size)",
     )
-
-
-def _closed(jaxpr: Any) -> core.ClosedJaxpr:
-    return jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, ())
 
 
 class JointProgram(NamedTuple):

@@ -13,7 +13,8 @@ from trainkit.growth.depth.identity import used, with_eyes
 from trainkit.growth.depth.origins import candidates
 from trainkit.growth.depth.rest import Becomes, identity_layers, identity_rows, without_model
 from trainkit.growth.depth.sides import Shape, Shapes, Side
-from trainkit.growth.depth.stack import layer_axes, shortened
+from trainkit.growth.depth.stack import shortened
+from trainkit.growth.depth.stacked import layer_axes
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.partial_evaluation import reduced
 from trainkit.growth.ir.program import Folder, Program

@@ -119,16 +119,19 @@ def _square(shape: Shape) -> bool:
 
 def passes_on(
     body: Program, shapes: Sequence[Shape], new: Collection[int], nearest: Collection[int],
-    carry: tuple[int, int],
+    same: Collection[int], carry: tuple[int, int],
 ) -> dict[int, str] | None:  # fmt: skip
-    """What makes one turn of a loop do nothing: which rows of stacked inputs must be what.
+    """What makes one iteration of a loop do nothing: which rows of stacked inputs must be what.
 
     Args:
+      body, shapes, new, nearest: of the loop, as in `choices`.
+      same: which inputs are rows of parameters as these are, so that they may be made identities.
       carry: the numbers of constants and of carried values among the inputs.
     """
     start, count = carry
     for chosen in choices(body, shapes, new, nearest):
-        if any(what == EYE and not _square(shapes[i]) for i, what in chosen.items()):
+        eyes = {i for i, what in chosen.items() if what == EYE}
+        if not all(i in same and _square(shapes[i]) for i in eyes):
             continue
         outs = reduced(body, chosen).outs[:count]
         if all(v is body.ins[start + i] for i, v in enumerate(outs)):

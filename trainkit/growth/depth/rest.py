@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from trainkit.growth.depth.identity import choices, passes_on, same_equations, used
 from trainkit.growth.depth.sides import Shapes, Side
+from trainkit.growth.depth.stacked import Stacked, stacked
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.partial_evaluation import reduced
-from trainkit.growth.ir.program import Const, Equation, Folder, Program, scan_counts
+from trainkit.growth.ir.primitives import traits
+from trainkit.growth.ir.program import Equation, Folder, Program, scan_counts
 from trainkit.growth.ir.source_lines import where
 from trainkit.growth.ir.zero_analysis import nearest_zeros
 
 Becomes = Literal["copy", "zero", "eye", "one", "random"]
 _FUNCTION_CHANGING = "how='stack', 'interpose', 'middle' or 'last'"
-_MOVES = ("broadcast_in_dim", "reshape", "convert_element_type", "expand_dims")
 
 
 def identity_layers(
@@ -60,51 +61,61 @@ def identity_layers(
 def identity_rows(
     big: Side, stacks: Mapping[str, Any], folder: Folder, trainable: Callable[[str], bool]
 ) -> dict[str, Becomes] | Conflict:
-    """What the new rows of stacked leaves are, for their rounds of the loop to do nothing."""
+    """What the new rows of stacked leaves are, for their iterations of the loop to do nothing."""
     names = list(big.shapes)
-    place_of = {id(v): i for i, v in enumerate(big.program.ins)}
+    facts = stacked(big.program)
     result: dict[str, Becomes] = {}
     for eqn in big.program.equations:
         if eqn.name != "scan":
-            inputs = [v for v in eqn.ins if not isinstance(v, Const)]
-            # Moved about on its way into the loop.
-            if len(eqn.outs) == len(inputs) == 1 and id(inputs[0]) in place_of:
-                place_of[id(eqn.outs[0])] = place_of[id(inputs[0])]
             continue
-        start = sum(scan_counts(eqn.params))
-        places = {i: place_of.get(id(v)) for i, v in enumerate(eqn.ins[start:], start)}
-        stacked = {
-            i: names[place]
-            for i, place in places.items()
-            if place is not None and place < len(names) and names[place] in stacks
-        }
-        if not stacked:
+        rows: dict[int, Row] = {}
+        first = sum(scan_counts(eqn.params))
+        for i, v in enumerate(eqn.ins[first:], first):
+            fact = facts.of(v)
+            name = names[fact.input] if 0 <= fact.input < len(names) else None
+            if name in stacks and fact.axes[0] == stacks[name][0]:
+                rows[i] = Row(name, fact)
+        if not rows:
             continue
-        chosen = _resting(eqn, stacked, folder, trainable)
+        chosen = _resting(eqn, rows, folder, trainable)
         if isinstance(chosen, Conflict):
             return chosen
-        result |= {stacked[i]: "zero" if what == "zero" else "eye" for i, what in chosen.items()}
+        result |= {rows[i].name: "zero" if what == "zero" else "eye" for i, what in chosen.items()}
     return result
 
 
+class Row(NamedTuple):
+    """What a loop takes from a stacked leaf in one iteration, and how it comes from the leaf."""
+
+    name: str
+    fact: Stacked
+
+    @property
+    def keeps_identity(self) -> bool:
+        """Whether it is an identity matrix where the leaf's row is one."""
+        order = list(self.fact.axes[1:])
+        return self.fact.same and (order == sorted(order) or len(order) == 2)
+
+
 def _resting(
-    eqn: Equation, stacked: Mapping[int, str], folder: Folder, trainable: Callable[[str], bool]
+    eqn: Equation, rows: Mapping[int, Row], folder: Folder, trainable: Callable[[str], bool]
 ) -> dict[int, str] | Conflict:
-    """What rows of stacked parameters are in a round of a loop that does nothing."""
+    """What rows of stacked parameters are in an iteration of a loop that does nothing."""
     carry = scan_counts(eqn.params)
     body = folder.flatten(eqn.params["jaxpr"])
-    free = {i for i, name in stacked.items() if trainable(name)}
+    free = {i for i, row in rows.items() if trainable(row.name) and row.fact.zero}
+    same = {i for i, row in rows.items() if row.keeps_identity}
     inside = Program(body.ins, body.equations, body.outs[: carry[1]])
     nearest = nearest_zeros(inside, free)
-    chosen = passes_on(inside, [v.aval.shape for v in body.ins], free, nearest, carry)
+    chosen = passes_on(inside, [v.aval.shape for v in body.ins], free, nearest, same, carry)
     if chosen is not None:
         return chosen
     return Conflict(
         "new layers of a loop cannot be made to add nothing: with "
-        f"{', '.join(stacked[i] for i in sorted(nearest)) or 'no parameters'} at 0 the "
+        f"{', '.join(rows[i].name for i in sorted(nearest)) or 'no parameters'} at 0 the "
         "carry still changes",
         "layers",
-        params=tuple(stacked.values())[:6],
+        params=tuple(row.name for row in rows.values())[:6],
         primitive=eqn.name,
         source=where(eqn),
         hint="a norm behind the residual addition (post-norm) needs a gate; or add layers "
@@ -124,7 +135,7 @@ def without_model(program: Program, place: int) -> Becomes:
                 return "one"
             if eqn.name in ("add", "sub"):
                 return "zero"
-            if eqn.name not in _MOVES:
+            if not (traits(eqn).move == "whole" or traits(eqn).same):
                 break
             follows.add(id(eqn.outs[0]))
     return "random" if var.aval.shape else "one"

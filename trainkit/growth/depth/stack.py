@@ -1,4 +1,4 @@
-"""Layers that are stacked in one array and run by a loop: which axis is depth, and fewer rounds."""
+"""A program whose loops over layers run fewer of them."""
 
 from __future__ import annotations
 
@@ -7,49 +7,13 @@ from typing import Any
 import numpy as np
 
 from trainkit.growth.errors import Conflict
+from trainkit.growth.ir.primitives import traits
 from trainkit.growth.ir.program import Const, Equation, Fresh, Program, scan_counts
 from trainkit.growth.ir.source_lines import where
 
-_SAME_SHAPE = frozenset(
-    ("convert_element_type", "neg", "stop_gradient", "reduce_precision", "mul")
-    + ("add", "sub", "div", "square", "exp", "tanh")
-)
-
-
-def layer_axes(program: Program) -> dict[int, tuple[int, int]]:
-    """Inputs over an axis of which a loop runs: number of the input -> (axis, its length).
-
-    >>> import jax, jax.numpy as jnp
-    >>> from trainkit.growth.ir.program import Folder
-    >>> def fn(w, x):
-    ...     return jax.lax.scan(lambda c, w: (c * w, None), x, w)[0]
-    >>> layer_axes(Folder().flatten(jax.make_jaxpr(fn)(jnp.ones(3), jnp.ones(()))))
-    {0: (0, 3)}
-    """
-    follows: dict[int, tuple[int, tuple[int, ...]]] = {
-        id(v): (i, tuple(range(v.aval.ndim))) for i, v in enumerate(program.ins)
-    }
-    found: dict[int, tuple[int, int]] = {}
-    for eqn in program.equations:
-        moved = [follows.get(id(v)) for v in eqn.ins]
-        if eqn.name == "scan":
-            for come in moved[sum(scan_counts(eqn.params)) :]:
-                if come is not None:
-                    found[come[0]] = (come[1][0], eqn.params["length"])
-        elif eqn.name == "transpose" and moved[0] is not None:
-            number, axes = moved[0]
-            order = tuple(axes[p] for p in eqn.params["permutation"])
-            follows[id(eqn.outs[0])] = (number, order)
-        elif eqn.name in _SAME_SHAPE:
-            known = [come for come in moved if come is not None]
-            rest = [v for v, come in zip(eqn.ins, moved, strict=True) if come is None]
-            if len(known) == 1 and all(isinstance(v, Const) for v in rest):
-                follows[id(eqn.outs[0])] = known[0]
-    return found
-
 
 def shortened(program: Program, stacks: dict[int, tuple[int, list[int]]]) -> Program | Conflict:
-    """The program with some of the rounds of its loops left out.
+    """The program with some of the iterations of its loops left out.
 
     Args:
       program: flat.
@@ -86,31 +50,39 @@ class _Cut:
     def equation(self, eqn: Equation) -> Equation | Conflict:
         ins = [self.new.get(id(v), v) for v in eqn.ins]
         cut = [self.rows.get(id(v)) for v in ins]
-        known = next((c for c in cut if c is not None), None)
-        if known is None:
+        known = [c for c in cut if c is not None]
+        if not known:
             return Equation(eqn.raw, ins, eqn.outs, eqn.calls)
-        axis, keep = known
+        axis, keep = known[0]
+        if any(c != (axis, keep) for c in known):
+            return _outside(eqn)
         raw, outs, first = eqn.raw, eqn.outs, 0
         if eqn.name == "scan":
             consts, carried = scan_counts(eqn.params)
-            first, axis = consts + carried, 0
+            first = consts + carried
+            if axis or any(c is not None for c in cut[:first]):
+                return _outside(eqn)
             raw = raw.replace(params={**raw.params, "length": len(keep)})
             outs = [*outs[:carried], *(self.smaller(v, 0, keep) for v in outs[carried:])]
         elif eqn.name == "transpose":
             outs = [self.smaller(outs[0], list(eqn.params["permutation"]).index(axis), keep)]
-        elif eqn.name in _SAME_SHAPE:
+        elif traits(eqn).elementwise:
             outs = [self.smaller(v, axis, keep) for v in outs]
         else:
             return _outside(eqn)
-        if any(c is not None for c in cut[:first]):
-            return _outside(eqn)
         for i in range(first, len(ins)):
             # What is used beside parameters: its rows.
-            if cut[i] is None and (eqn.name == "scan" or getattr(ins[i], "aval", ins[i]).shape):
+            if cut[i] is None and (eqn.name == "scan" or _varies(ins[i], axis)):
                 if not isinstance(ins[i], Const):
                     return _no_constant(ins[i])
                 ins[i] = _taken(ins[i], keep, axis)
         return Equation(raw, ins, outs, eqn.calls)
+
+
+def _varies(v: Any, axis: int) -> bool:
+    """Whether an operand may differ from layer to layer: it has a layer axis of more than one."""
+    shape = getattr(v, "aval", v).shape
+    return bool(shape) and shape[axis] != 1
 
 
 def _taken(v: Const, keep: list[int], axis: int) -> Const:
