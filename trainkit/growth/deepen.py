@@ -77,7 +77,7 @@ def deepen(
     (('1/down',), 0.0)
     """
     found = plan(small_fn, deep_fn, params, deep_params, *inputs, how=how, trainable=trainable)
-    if found.depth is None or found.atoms:
+    if found.depth is None or found.grown_axes:
         raise GrowthError(
             "the second model has no more layers than the first"
             if found.depth is None

@@ -268,7 +268,7 @@ def _unproved(
     """The way from a dense layer to a mixture of experts, or to more key heads for the same
     queries, where outputs stay what they were: no proof, but none of the state's numbers is made
     for it."""
-    depth = "groups" if "'groups'" in (error.hint or "") else "experts"
+    depth = error.remedy or "experts"
     known = all(isinstance(x, jax.Array | np.ndarray) for x in jax.tree.leaves(state))
     if not known or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(state)):
         return None

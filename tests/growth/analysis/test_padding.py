@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trainkit import growth
-from trainkit.growth.analysis import padding
+from trainkit.growth.analysis.scales import padding
 from trainkit.growth.views.vocabulary import leaked_mass
 
 pytestmark = pytest.mark.usefixtures("x64")

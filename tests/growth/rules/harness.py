@@ -17,17 +17,17 @@ import numpy as np
 
 from tests.growth.rules import interpreter
 from tests.growth.rules.axis_specs import Spec, made, sizes
-from trainkit.growth.analysis import padding, row_means
 from trainkit.growth.analysis.claims import Claims, claims
-from trainkit.growth.analysis.joint_program import Analysis, Rule, Value
-from trainkit.growth.analysis.layout_search import all_pairs
-from trainkit.growth.analysis.scales import ScalePropagation
-from trainkit.growth.analysis.signs import NOT_NEGATIVE, POSITIVE
+from trainkit.growth.analysis.joint_program import Analysis, Rule, all_pairs
+from trainkit.growth.analysis.scales import padding, row_means
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.scales.signs import NOT_NEGATIVE, POSITIVE
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import LAYOUTS
-from trainkit.growth.axes.reading import coordinate, labels, leaves, source_map
+from trainkit.growth.axes.reading import coordinate, labels, leaves
 from trainkit.growth.axes.solvers import choose, nearest
-from trainkit.growth.errors import GrowthError
+from trainkit.growth.errors import GrowthError, settled
 from trainkit.growth.ir.program import Const, Equation, Folder, Program
 from trainkit.growth.rules import RULES, UNKNOWN
 
@@ -215,7 +215,7 @@ class _Trial:
             value = next(v for v in self.analysis.constants if v.const[0].key == ("case", i))
             x, rng = self.smalls[i], self.rng
             told = [labels(a) for a in value.axes]
-            sources = [source_map(a) for a in value.axes]
+            sources = [self.scales.source(a) for a in value.axes]
             out = x[np.ix_(*(np.maximum(s, 0) for s in sources))]
             if x.dtype.kind == "f":
                 scale = np.exp(rng.choice(self.case.scales, [len(cells) for _, cells in told]))
@@ -280,7 +280,8 @@ class _Trial:
         )
         if value is None:
             c = scales.contractions[culprits[0]]
-            c.pair.fail("no parameter can be split over the copies that are summed", axes=(c.leaf,))
+            why = "no parameter can be split over the copies that are summed"
+            raise self.analysis.conflict(why, "shares", (c.leaf,), c.pair).error()
         self.bit = value
         wanted = [
             (e, float(rng.choice(self.case.scales)), float(rng.uniform(0.5, 2)))
@@ -291,7 +292,7 @@ class _Trial:
             if wanted
             else lambda e: sum(c for v, c in scales.system.reduce(e).items())
         )
-        self.places = padding.choose(scales.needs)
+        self.places = settled(padding.choose(scales.needs))
         for i, v in enumerate(self.values):
             for d, uid in sorted(scales.padding(v)):
                 if self.case.operands[i].kind != "free":
@@ -307,14 +308,15 @@ class _Trial:
 
     def draw_share(self, uid: int) -> np.ndarray:
         leaf = self.leaf(uid)
-        if leaf.ordered or (leaf.source < 0).any():
+        source = self.scales.source(leaf)
+        if leaf.ordered or (source < 0).any():
             return np.ones(leaf.big)
-        count = np.bincount(leaf.source, minlength=leaf.small)[leaf.source]
+        count = np.bincount(source, minlength=leaf.small)[source]
         if self.rng.random() < 0.2:
             share = np.ones(leaf.big)
         else:
             drawn = self.rng.uniform(0.5, 1.5, leaf.big)
-            share = drawn * count / np.bincount(leaf.source, drawn)[leaf.source]
+            share = drawn * count / np.bincount(source, drawn)[source]
         return share if self.scales.factors[uid] is not None else share / count
 
     def fresh_copies(self, value) -> set[int]:
@@ -335,7 +337,7 @@ class _Trial:
             for uid in self.scales.factors
             if uid not in self.scales.watched | asked
             and all(x == 1 for x in totals.get(uid, []))
-            and not (self.leaf(uid).source < 0).any()
+            and not (self.scales.source(self.leaf(uid)) < 0).any()
             and uid not in twice
         ]
         if not clean or self.rng.random() < 0.6:
@@ -343,9 +345,9 @@ class _Trial:
         (uid,) = self.rng.choice(clean, 1)
         leaf = self.leaf(int(uid))
         first = np.zeros(leaf.big)
-        first[np.unique(leaf.source, return_index=True)[1]] = 1.0
+        first[np.unique(self.scales.source(leaf), return_index=True)[1]] = 1.0
         # The one copy that is read has the whole of the unit.
-        even = np.bincount(leaf.source, minlength=leaf.small)[leaf.source]
+        even = np.bincount(self.scales.source(leaf), minlength=leaf.small)[self.scales.source(leaf)]
         self.shares[int(uid)] = first * (even if self.scales.factors[int(uid)] is not None else 1.0)
         return {int(uid)}
 
@@ -423,7 +425,7 @@ class _Trial:
         """The units along a dimension that are later copies along a leaf."""
         place = coordinate(value.axes[d], leaf, of_big=True)
         first = np.zeros(leaf.big, bool)
-        first[np.unique(leaf.source, return_index=True)[1]] = True
+        first[np.unique(self.scales.source(leaf), return_index=True)[1]] = True
         where = (place >= 0) & ~first[np.maximum(place, 0)]
         if label is not None:
             old = np.maximum(self.scales.source(value.axes[d]), 0)

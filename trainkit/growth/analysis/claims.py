@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from trainkit.growth.analysis.joint_program import Analysis, EquationPair, Value
-from trainkit.growth.analysis.layout_search import all_pairs, give_layout
-from trainkit.growth.analysis.scales import ScalePropagation
-from trainkit.growth.analysis.solve import fresh_scales
-from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.layouts import LAYOUTS
+from trainkit.growth.analysis.conflicts import guarded
+from trainkit.growth.analysis.joint_program import Analysis, EquationPair, JointProgram
+from trainkit.growth.analysis.layout_search import asked_layouts
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.values import Value
+from trainkit.growth.axes.axis import Axis
+from trainkit.growth.axes.layouts import Layouts
 from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.errors import settled
 from trainkit.growth.ir.program import Program
 
 
@@ -26,7 +28,7 @@ class Claims(NamedTuple):
       scales: its equations of scales and splits, and what padding has to hold.
       pairs: the paired equations.
       outs: the results; what is claimed of them are expressions in the inputs' unknowns.
-      leaves: those that grow, by uid; their maps are set.
+      leaves: those that grow, by uid; `scales.source` has their maps.
     """
 
     scales: ScalePropagation
@@ -55,23 +57,17 @@ def claims(
       GrowthError: a rule refuses.
     """
     values = list(inputs)
-    pairs, outs = analysis.walk(*programs, values)
-    layouts: dict[int, str] = {}
-    leaves: dict[int, Axis] = {}
-    every = [*values, *outs]
-    for pair in all_pairs(pairs):
-        every += [*pair.ins, *pair.outs]
-        every += [v for body in pair.bodies for v in (*body.ins, *body.outs)]
-    for leaf in dict.fromkeys(x for v in every for a in v.axes for x in grown_leaves(a)):
-        name = layout(leaf)
-        layouts[leaf.uid], leaves[leaf.uid] = name, leaf
-        leaf.source = LAYOUTS[name](leaf.small, leaf.big)
-    bound: set[int] = set()
-    for axis, name, asked in analysis.forced:
-        give_layout(analysis, find(axis), name, asked, layouts, bound)
-    scales = fresh_scales(analysis, pairs=pairs, values=values, outs=outs, layouts=layouts)
-    given(scales)
-    scales.run(pairs)
-    for v in outs:
-        scales.read(v)
-    return Claims(scales, pairs, outs, leaves)
+    joint = JointProgram(analysis, values, *settled(analysis.walk(*programs, values)))
+    asked = settled(asked_layouts(analysis, analysis.forced))
+    leaves = {x.uid: x for v in joint.everything() for a in v.axes for x in grown_leaves(a)}
+    names = {uid: layout(leaf) for uid, leaf in leaves.items()}
+    scales = ScalePropagation(joint, Layouts({**names, **asked}))
+
+    def run() -> None:
+        given(scales)
+        scales.run(joint.pairs)
+        for v in joint.outs:
+            scales.read(v)
+
+    settled(guarded("scales", run))
+    return Claims(scales, joint.pairs, joint.outs, leaves)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
+
+from trainkit.growth.axes.axis import Axis, find
 
 
 def repeated(n: int, m: int) -> np.ndarray:
@@ -50,3 +52,33 @@ LAYOUTS: dict[str, Callable[[int, int], np.ndarray | None]] = {
     "centre": centred,
 }
 PADDED = ("stride", "append", "row mean", "centre")  # layouts with new units that copy nothing
+
+
+class Layouts(Mapping[int, str]):
+    """One choice of layouts: uid of each leaf that grows -> name of its layout. Immutable."""
+
+    def __init__(self, names: Mapping[int, str]):
+        self._names = dict(names)
+
+    def __getitem__(self, uid: int) -> str:
+        return self._names[uid]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._names.items()))
+
+    def but(self, names: Mapping[int, str]) -> Layouts:
+        """The same choice but for some leaves."""
+        return Layouts({**self._names, **names})
+
+    def source(self, leaf: Axis) -> np.ndarray:
+        """int64[big]: the old unit that each new unit of a leaf copies, −1 for none."""
+        leaf = find(leaf)
+        source = LAYOUTS[self._names[leaf.uid]](leaf.small, leaf.big)
+        assert source is not None, "a layout was chosen that these sizes do not have"
+        return source

@@ -30,31 +30,31 @@ def structure_of(axis: Axis, number: Callable[[Axis], int]) -> tuple:
     return (axis.kind, *(structure_of(p, number) for p in axis.parts))
 
 
-def atoms_in(structure: tuple | None) -> set[int]:
-    """The numbers of the AxisLeafs in a structure."""
+def numbers_in(structure: tuple | None) -> set[int]:
+    """The numbers of the grown axes in a structure."""
     if structure is None or structure[0] == "fixed":
         return set()
     if structure[0] == "leaf":
         return {structure[1]}
-    return set().union(*(atoms_in(s) for s in structure[1:]))
+    return set().union(*(numbers_in(s) for s in structure[1:]))
 
 
-def atom_axes(atoms: Iterable[GrownPart]) -> list[Axis]:
-    """Fresh `Axis` leaves for the atoms of a plan, their maps set."""
-    leaves = []
-    for atom in atoms:
-        leaf = Axis(atom.small, atom.big)
-        leaf.source = LAYOUTS[atom.layout](atom.small, atom.big)
-        leaves.append(leaf)
-    return leaves
+def grown_nodes(grown_axes: Iterable[GrownPart]) -> list[Axis]:
+    """Fresh `Axis` leaves for the grown axes of a plan, their maps set."""
+    made = []
+    for grown in grown_axes:
+        node = Axis(grown.small, grown.big)
+        node.source = LAYOUTS[grown.layout](grown.small, grown.big)
+        made.append(node)
+    return made
 
 
-def axis_from(structure: tuple, atoms: list[Axis]) -> Axis:
+def axis_from(structure: tuple, nodes: list[Axis]) -> Axis:
     """The `Axis` that `structure_of` wrote down."""
     kind, *rest = structure
     if kind == "fixed":
         return Axis(rest[0], rest[0])
     if kind == "leaf":
-        return atoms[rest[0]]
-    parts = [axis_from(s, atoms) for s in rest]
+        return nodes[rest[0]]
+    parts = [axis_from(s, nodes) for s in rest]
     return product(parts) if kind == "prod" else concatenation(parts)

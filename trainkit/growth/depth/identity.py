@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from trainkit.growth.ir.partial_evaluation import EYE, ZERO, Shape, reduced
 from trainkit.growth.ir.program import Const, Equation, Fresh, Program
 
@@ -121,16 +119,19 @@ def _square(shape: Shape) -> bool:
 
 def passes_on(
     body: Program, shapes: Sequence[Shape], new: Collection[int], nearest: Collection[int],
-    carry: tuple[int, int],
+    same: Collection[int], carry: tuple[int, int],
 ) -> dict[int, str] | None:  # fmt: skip
-    """What makes one turn of a loop do nothing: which rows of stacked inputs must be what.
+    """What makes one iteration of a loop do nothing: which rows of stacked inputs must be what.
 
     Args:
+      body, shapes, new, nearest: of the loop, as in `choices`.
+      same: which inputs are rows of parameters as these are, so that they may be made identities.
       carry: the numbers of constants and of carried values among the inputs.
     """
     start, count = carry
     for chosen in choices(body, shapes, new, nearest):
-        if any(what == EYE and not _square(shapes[i]) for i, what in chosen.items()):
+        eyes = {i for i, what in chosen.items() if what == EYE}
+        if not all(i in same and _square(shapes[i]) for i in eyes):
             continue
         outs = reduced(body, chosen).outs[:count]
         if all(v is body.ins[start + i] for i, v in enumerate(outs)):
@@ -141,15 +142,3 @@ def passes_on(
 def same_equations(a: Program, b: Program) -> bool:
     """Whether two programs are one and the same but for sizes, as far as names tell."""
     return [eqn.name for eqn in a.equations] == [eqn.name for eqn in b.equations]
-
-
-def identity_kernel(shape: Shape, dtype: Any) -> np.ndarray:
-    """The identity of a dense [n, n] or convolution [..., n, n] kernel with odd sides.
-
-    >>> identity_kernel((3, 1, 1), np.float32).ravel().tolist()
-    [0.0, 1.0, 0.0]
-    """
-    out = np.zeros(shape, dtype)
-    centre = tuple(size // 2 for size in shape[:-2])
-    out[centre] = np.eye(shape[-1], dtype=dtype)
-    return out

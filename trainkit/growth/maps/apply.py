@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from trainkit._core.paths import named_leaves, path_name
-from trainkit.growth.depth.identity import identity_kernel
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.draw import normal
 from trainkit.growth.maps.gather import take
+from trainkit.growth.maps.identity import identity_kernel
 from trainkit.growth.maps.realise import check_symmetry, noise_groups, realise
 from trainkit.growth.plan.data import LeafPlan, Plan, Symmetry
 from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth

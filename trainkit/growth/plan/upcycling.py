@@ -19,7 +19,7 @@ import optax
 
 from trainkit._core.paths import path_name
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.plan.data import AxisLeaf, Layer, LeafPlan, Plan, unchanged
+from trainkit.growth.plan.data import AxisPlan, GrownAxis, Layer, LeafPlan, Plan, unchanged
 from trainkit.growth.plan.leaf_map import LeafGrowth, Origin
 
 PyTree = Any
@@ -64,20 +64,13 @@ def upcycled(
             leaves.append(_with_layer(unchanged(path, shape, dtype), source, "copy"))
             continue
         counts.add(shape[0])
-        none = ((),) * len(shape)
         leaves.append(
             LeafPlan(
                 path=path,
                 small=(1, *shape[1:]),
                 big=shape,
                 dtype=dtype,
-                axes=(("leaf", 0), *[None] * (len(shape) - 1)),
-                weight=1.0,
-                segments=none,
-                splits=(((),), *none[1:]),
-                reads=none,
-                tied=none,
-                fresh=none,
+                axes=(AxisPlan(("leaf", 0), splits=((),)), *[None] * (len(shape) - 1)),
                 calibrated=True,
                 layer=Layer(source),
             )
@@ -92,7 +85,7 @@ def upcycled(
     (count,) = counts
     return Plan(
         leaves=tuple(leaves),
-        atoms=(AxisLeaf(1, count, "repeat", clean=False),),
+        grown_axes=(GrownAxis(1, count, "repeat", clean=False),),
         depth="experts",
         trees=trees,
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from trainkit.growth.analysis.contractions import contract
-from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
-from trainkit.growth.analysis.scales import ScalePropagation
+from trainkit.growth.analysis.joint_program import EquationPair, Rule
+from trainkit.growth.analysis.scales.contractions import contract
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find, product
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainkit.growth.analysis.index_maps import Group, move
-from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
-from trainkit.growth.analysis.padding import ALWAYS
-from trainkit.growth.analysis.scales import ScalePropagation
+from trainkit.growth.analysis.joint_program import EquationPair, Rule
+from trainkit.growth.analysis.scales.index_maps import Group, move
+from trainkit.growth.analysis.scales.padding import ALWAYS
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis
 from trainkit.growth.ir.program import scan_counts
 

@@ -6,10 +6,17 @@ from functools import partial
 
 import numpy as np
 
-from trainkit.growth.analysis import signs
-from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
-from trainkit.growth.analysis.row_means import constant_along, keys, of_product, of_sum, taken_away
-from trainkit.growth.analysis.scales import ScalePropagation
+from trainkit.growth.analysis.joint_program import EquationPair, Rule
+from trainkit.growth.analysis.scales import signs
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.scales.row_means import (
+    constant_along,
+    keys,
+    of_product,
+    of_sum,
+    taken_away,
+)
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import find
 
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jax.lax import GatherScatterMode
 
-from trainkit.growth.analysis.index_maps import ANY, Group, move
-from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
-from trainkit.growth.analysis.scales import Contraction, ScalePropagation
+from trainkit.growth.analysis.joint_program import EquationPair, Rule
+from trainkit.growth.analysis.scales.index_maps import ANY, Group, move
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.scales.unknowns import Contraction
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import ZERO, constant, plus
 

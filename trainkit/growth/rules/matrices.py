@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from trainkit.growth.analysis.index_maps import ANY, Group, move
 from trainkit.growth.analysis.joint_program import EquationPair, Rule
-from trainkit.growth.analysis.scales import ScalePropagation
+from trainkit.growth.analysis.scales.index_maps import ANY, Group, move
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.axes.axis import Axis
 
 _HINT = "keep the sizes of the matrix as they are (copies make it singular), and grow how many "

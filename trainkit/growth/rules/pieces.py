@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainkit.growth.analysis.index_maps import Group, move
-from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
-from trainkit.growth.analysis.scales import ScalePropagation
+from trainkit.growth.analysis.joint_program import EquationPair, Rule
+from trainkit.growth.analysis.scales.index_maps import Group, move
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, concatenation, find, product
 
 

@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 
-from trainkit.growth.analysis.index_maps import Group, move
-from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
-from trainkit.growth.analysis.scales import ScalePropagation
+from trainkit.growth.analysis.joint_program import EquationPair, Rule
+from trainkit.growth.analysis.scales.index_maps import Group, move
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find, product
 
 
@@ -55,6 +56,7 @@ def _check_factors(pair: EquationPair, x: Value) -> None:
                 axes=split,
                 hint="grow all factors of a split axis: query and key heads together, heads or "
                 "head_dim (key heads alone: how='groups')",
+                remedy="groups",
             )
 
 

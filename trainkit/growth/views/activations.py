@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.growth.analysis.joint_program import Analysis, Value
+from trainkit.growth.analysis.joint_program import Analysis
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.reading import coordinate, grown_leaves, leaves
-from trainkit.growth.errors import GrowthError
+from trainkit.growth.errors import GrowthError, settled
 from trainkit.growth.ir.program import Const
 from trainkit.growth.ir.trace import named_shapes, shape_of, structs, traced_program
 from trainkit.growth.plan.data import Plan
@@ -60,7 +61,7 @@ def activations(
         analysis.params.append((path, values[-1]))
     values += [Value(x.shape, x.shape, x.dtype) for x in jax.tree.leaves(args)]
     small, big = (analysis.folder.flatten(p) for p in programs)
-    pairs, _ = analysis.walk(small, big, values)
+    pairs, _ = settled(analysis.walk(small, big, values))
     number = _numbers(plan, values)
     live = {id(v) for v in big.ins[len(flat) :]}  # what depends on the inputs
     wanted: list[tuple[int, int, int, Axis]] = []  # equation, operand, dimension, leaf
@@ -83,20 +84,20 @@ def activations(
             ]
             for at, i, d, leaf in wanted:
                 if at == e:
-                    atom = number[leaf.uid]
+                    n = number[leaf.uid]
                     more = _along(ins[i], pairs[e].ins[i].axes[d], d, leaf)
-                    found[atom] = found.get(atom, jnp.zeros_like(more)) + more
+                    found[n] = found.get(n, jnp.zeros_like(more)) + more
             outs = equation.raw.primitive.bind(*ins, **equation.params)
             outs = outs if equation.raw.primitive.multiple_results else [outs]
             env.update(zip(map(id, equation.outs), outs, strict=True))
         return found
 
     found = jax.jit(run)(flat, inputs)
-    for i, atom in enumerate(plan.atoms):
+    for i, grown in enumerate(plan.grown_axes):
         if i not in found:
             raise GrowthError(
                 "no activation is read along this axis outside a loop",
-                axis=f"{atom.small} → {atom.big}",
+                axis=f"{grown.small} → {grown.big}",
                 hint="use score='gradient' or 'magnitude'",
             )
     return {i: np.asarray(x, np.float64) for i, x in sorted(found.items())}
@@ -129,10 +130,10 @@ def _numbers(plan: Plan, values: list[Value]) -> dict[int, int]:
 
     result: dict[int, int] = {}
     for leaf, value in zip(plan.leaves, values[: len(plan.leaves)], strict=True):
-        for structure, axis in zip(leaf.axes, value.axes, strict=True):
-            if structure is None:
+        for planned, axis in zip(leaf.axes, value.axes, strict=True):
+            if planned is None:
                 continue
             grown = [find(x).uid for x in leaves(axis) if not x.fixed]
-            numbers = [a for a in listed(structure) if a is not None]
+            numbers = [a for a in listed(planned.structure) if a is not None]
             result.update(zip(grown, numbers, strict=True))
     return result

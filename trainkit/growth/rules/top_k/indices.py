@@ -1,19 +1,20 @@
-"""top_k along an axis that grows, and what reads its indices: see `choice.Pick`."""
+"""top_k along an axis that grows, and what reads its indices: see `choices.Pick`."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from trainkit.growth.analysis.index_maps import ANY, Group, move
-from trainkit.growth.analysis.indices import HINT, Match, Pick, leaf_of, moved, numbers, refuse
-from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
-from trainkit.growth.analysis.scales import ScalePropagation
+from trainkit.growth.analysis.joint_program import EquationPair, Rule
+from trainkit.growth.analysis.scales.index_maps import ANY, Group, move
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.values import Match, Pick, Value, leaf_of
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import repeated
 from trainkit.growth.axes.linear import ZERO, plus
 from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.rules import elementwise, indexing, pieces
 from trainkit.growth.rules.top_k import matches
+from trainkit.growth.rules.top_k.operands import HINT, moved, numbers, refuse
 
 
 def top_k_axes(pair: EquationPair) -> None:

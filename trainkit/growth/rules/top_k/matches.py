@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainkit.growth.analysis.indices import Match, leaf_of, moved, refuse
-from trainkit.growth.analysis.joint_program import EquationPair, Rule, Value
-from trainkit.growth.analysis.scales import ScalePropagation
+from trainkit.growth.analysis.joint_program import EquationPair, Rule
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.values import Match, Value, leaf_of
 from trainkit.growth.axes.axis import find
 from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.rules import elementwise
+from trainkit.growth.rules.top_k.operands import moved, refuse
 
 
 def _plain(pair: EquationPair) -> Rule:

@@ -1,66 +1,21 @@
-"""What is chosen along an axis that grows: indices into it, and what compares two such indices.
-
-Of an axis whose units have m copies side by side, `top_k` with m·k for k takes every chosen unit
-with all its copies, in their order: entry j·m + r of the result is copy r of what entry j was. Its
-indices are no copies of the small ones (m·i + r for i), and yet whatever is picked by them is one.
-"""
+"""What equations make of the indices of entries that were chosen; see `choices`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
+from trainkit.growth.analysis.joint_program import EquationPair
+from trainkit.growth.analysis.values import Pick, Value, leaf_of
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.reading import grown_leaves
-
-if TYPE_CHECKING:
-    from trainkit.growth.analysis.joint_program import EquationPair, Value
 
 HINT = (
     "choose by top_k, and read its indices by one_hot, by indexing, take_along_axis or a scatter "
     "into the axis they come from; or keep that axis (experts) as it is. Where copies are known to "
     "be treated alike: trainkit.growth.plan.experts.more_experts"
 )
-
-
-class Pick(NamedTuple):
-    """V′[J] = m·v[π(J)] + r, with r the number of J's copy along one dimension.
-
-    Attributes:
-      into: the axis that is indexed.
-      along: the axis whose copies pick the copies, and
-      dim: the dimension it is in.
-      inside: whether 0 ≤ v < n is known.
-      part: (dimension, place) where this is one part of an index that has several.
-    """
-
-    into: Axis
-    along: Axis
-    dim: int
-    inside: bool = True
-    part: tuple[int, int] | None = None
-
-
-class Match(NamedTuple):
-    """V′[J] = v[π(J)] where J's copies along two dimensions have the same number.
-
-    Attributes:
-      dims, axes: the two dimensions, and the axes in them.
-      tight: whether it is 0 everywhere else; otherwise it is unknown there.
-      counts: whether no element is negative.
-    """
-
-    dims: tuple[int, int]
-    axes: tuple[Axis, Axis]
-    tight: bool
-    counts: bool = False
-
-
-def leaf_of(axis: Axis) -> Axis:
-    """The one grown leaf of an axis of choices."""
-    (leaf,) = grown_leaves(axis)
-    return leaf
 
 
 def numbers(value: Value, axis: Axis) -> int | None:

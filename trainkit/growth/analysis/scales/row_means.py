@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trainkit.growth.analysis import padding
-from trainkit.growth.analysis.joint_program import EquationPair, Value
-from trainkit.growth.analysis.padding import Condition
+from trainkit.growth.analysis.joint_program import EquationPair
+from trainkit.growth.analysis.scales import padding
+from trainkit.growth.analysis.scales.padding import Condition
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 
 Means = dict[tuple[int, int], Condition]

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trainkit.growth.analysis import padding as conditions
-from trainkit.growth.analysis import row_means
-from trainkit.growth.analysis.indices import Match, leaf_of
-from trainkit.growth.analysis.joint_program import EquationPair, Value
-from trainkit.growth.analysis.padding import ALWAYS, Condition
-from trainkit.growth.analysis.scales import Contraction, ScalePropagation
+from trainkit.growth.analysis.joint_program import EquationPair
+from trainkit.growth.analysis.scales import padding as conditions
+from trainkit.growth.analysis.scales import row_means
+from trainkit.growth.analysis.scales.padding import ALWAYS, Condition
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.scales.unknowns import Contraction
+from trainkit.growth.analysis.values import Match, Value, leaf_of
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import ZERO, Expr, constant, plus
 from trainkit.growth.axes.reading import grown_leaves
@@ -125,7 +126,7 @@ def contract(
 
 
 def _matched(loops: Sequence[Axis], operands, reduced) -> tuple:
-    """Of copies that an operand matches with one another (see `choice`): a loop whose sum takes
+    """Of copies that an operand matches with one another (see `choices`): a loop whose sum takes
     one copy for each of its partner's, with its leaf, and the partner, with its leaf."""
     for v, dims in operands:
         if isinstance(v.choice, Match):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from trainkit.growth.analysis.joint_program import EquationPair
 from trainkit.growth.axes.axis import Axis
+from trainkit.growth.errors import Conflict
 
 ZERO, MEAN = 0, 1  # what new units hold
 # (parameter, its dimension, uid of the axis leaf, what its new units hold)
@@ -72,14 +73,14 @@ def _smallest(clauses: list[frozenset[Place]]) -> Condition:
     return frozenset(kept)
 
 
-def choose(needs: Iterable[Need]) -> set[Place]:
+def choose(needs: Iterable[Need]) -> set[Place] | Conflict:
     """What places must hold so that every need is met; few of them.
 
     Rather 0 in the parameters that read an axis than in what they read, where 0 may be a point
     without a slope. A normalised row mean is 0 with a slope: there rather in what is read.
 
-    Raises:
-      GrowthError: two needs contradict each other.
+    Returns:
+      The places, or the conflict of two needs that contradict each other.
     """
     chosen: set[Place] = set()
     for need in sorted(needs, key=lambda need: len(need.condition)):
@@ -94,9 +95,11 @@ def choose(needs: Iterable[Need]) -> set[Place]:
             if _together(clause, chosen)
         ]
         if not costs:
-            need.pair.fail(
+            return need.pair.analysis.conflict(
                 "new units would have to be 0 here, and the mean of the old ones elsewhere",
-                axes=need.axes,
+                "padding",
+                need.axes,
+                need.pair,
                 hint="grow this axis to a multiple",
             )
         chosen |= set(min(costs)[3])

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainkit.growth.analysis import padding as conditions
-from trainkit.growth.analysis import row_means
-from trainkit.growth.analysis.joint_program import EquationPair, Value
-from trainkit.growth.analysis.padding import ALWAYS, Condition
-from trainkit.growth.analysis.scales import ScalePropagation, hint_of
+from trainkit.growth.analysis.joint_program import EquationPair
+from trainkit.growth.analysis.scales import padding as conditions
+from trainkit.growth.analysis.scales import row_means
+from trainkit.growth.analysis.scales.padding import ALWAYS, Condition
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.scales.requirements import hint_of
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import ZERO, Expr
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainkit.growth.analysis.joint_program import EquationPair, Value
+from trainkit.growth.analysis.joint_program import EquationPair
+from trainkit.growth.analysis.values import Value
 
 UNKNOWN, NOT_NEGATIVE, POSITIVE = 0, 1, 2
 

@@ -1,0 +1,280 @@
+"""What each primitive does, as one table of traits: every analysis asks here, none keeps a list.
+
+`traits(equation)` says what holds of one equation of a program, whatever its operands' values. A
+primitive that is not in the table has no trait: nothing is known of its results, and the bodies it
+calls are not looked into. A trait is true in exact arithmetic, for operands that are finite and
+have elements.
+
+Which operands a trait is about is said by `ALL`, `FIRST`, `REST` (all but the first), and so on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax.lax import GatherScatterMode
+
+T = TypeVar("T")
+Params = Mapping[str, Any]
+Dims = Callable[[Params], Sequence[Sequence[int]]]
+
+
+class Operands(NamedTuple):
+    """Some of an equation's operands: those of a slice of them."""
+
+    start: int = 0
+    stop: int | None = None
+    step: int = 1
+
+    def of(self, values: Sequence[T]) -> list[T]:
+        """What belongs to these operands."""
+        return list(values[slice(*self)])
+
+    def others(self, values: Sequence[T]) -> list[T]:
+        """What belongs to all but these operands."""
+        rest = list(values)
+        del rest[slice(*self)]
+        return rest
+
+
+NONE, ALL, FIRST, REST = Operands(0, 0), Operands(), Operands(0, 1), Operands(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Traits:
+    """What is known of a primitive; by default nothing.
+
+    Attributes:
+      call: the parameter that holds the body which it just runs, for what does nothing else.
+      identity: its results are its operands; it says where or how they are kept.
+      move: its results are elements of its operands, in other places: "whole", the operand's, all
+        of them; "part", some of them; "join", those of several operands side by side.
+      chooses: every element of its result is one of the first operand's, at another precision at
+        most. (What moves elements chooses them, and a maximum does.)
+      same: its result is the first operand, at another precision at most.
+      elementwise: an element of the result depends on the operands' elements in its place alone.
+      linear: the operands in which it is linear together, with the others held fixed.
+      multilinear: the operands in each of which it is linear, with all others held fixed.
+      zero: the operands that make the result 0 if all of them are 0. (What is linear in operands,
+        or chooses among elements, is 0 where they are.)
+      absorbing: the operands each of which makes the result 0 if it is 0. (So does each of those in
+        which it is multilinear.)
+      at_zero: the value at 0 of what has one operand, where it is another than 0.
+      increasing: it increases strictly in its only operand, where that is not negative.
+      sign: "positive" or "not negative" where every result is, for real operands.
+      unbounded: it is infinite or undefined for some operands that are finite and not negative.
+      sums: for each operand the dimensions that the result has not, because it is reduced or
+        contracted over them.
+    """
+
+    call: str | None = None
+    identity: bool = False
+    move: Literal["whole", "part", "join"] | None = None
+    chooses: bool = False
+    same: bool = False
+    elementwise: bool = False
+    linear: Operands = NONE
+    multilinear: Operands = NONE
+    zero: Operands = NONE
+    absorbing: Operands = NONE
+    at_zero: float | None = None
+    increasing: bool = False
+    sign: Literal["positive", "not negative"] | None = None
+    unbounded: bool = False
+    sums: Dims = lambda params: ()
+
+
+UNKNOWN = Traits()
+
+
+def traits(equation: Any) -> Traits:
+    """The traits of an equation: anything with a `name`, `params` and operands `ins`.
+
+    >>> from types import SimpleNamespace
+    >>> traits(SimpleNamespace(name="tanh", params={}, ins=[])).zero == FIRST
+    True
+    >>> traits(SimpleNamespace(name="not a primitive", params={}, ins=[])) == UNKNOWN
+    True
+    """
+    found = TABLE.get(equation.name, UNKNOWN)
+    refine = _REFINED.get(equation.name)
+    return found if refine is None else refine(found, equation)
+
+
+def zero_result(equation: Any, zeros: Sequence[bool]) -> bool:
+    """Whether every result is 0, where it is known of each operand whether it is 0."""
+    alone, together = makes_zero(equation)
+    return any(any(s.of(zeros)) for s in alone) or any(
+        (found := s.of(zeros)) and all(found) for s in together
+    )
+
+
+def makes_zero(equation: Any) -> tuple[tuple[Operands, ...], tuple[Operands, ...]]:
+    """Which operands make every result 0: each of the first alone, all of one of the others."""
+    known = traits(equation)
+    first = FIRST if known.chooses else NONE
+    return (known.multilinear, known.absorbing), (known.zero, known.linear, first)
+
+
+def summed(equation: Any, operand: int) -> Sequence[int]:
+    """The dimensions of an operand that an equation reduces or contracts."""
+    dims = traits(equation).sums(equation.params)
+    return dims[operand] if operand < len(dims) else ()
+
+
+def _named(names: str, **known: Any) -> dict[str, Traits]:
+    return dict.fromkeys(names.split(), Traits(**known))
+
+
+def _reduced(params: Params) -> list[Sequence[int]]:
+    return [params["axes"]]
+
+
+def _contracted(params: Params) -> Sequence[Sequence[int]]:
+    return params["dimension_numbers"][0]
+
+
+def _ragged(params: Params) -> Sequence[Sequence[int]]:
+    return params["ragged_dot_dimension_numbers"].dot_dimension_numbers[0]
+
+
+def _channels(params: Params) -> list[Sequence[int]]:
+    dims = params["dimension_numbers"]
+    return [dims.lhs_spec[1:2], dims.rhs_spec[1:2]]
+
+
+TABLE: dict[str, Traits] = {
+    # Calls, and what only says where a value is kept.
+    **_named("jit checkpoint remat2", call="jaxpr"),
+    **_named("call closed_call custom_jvp_call custom_vjp_call", call="call_jaxpr"),
+    **_named("copy copy_p name optimization_barrier sharding_constraint mesh_cast reshard "
+             "device_put pvary pcast layout_constraint", identity=True),
+    # Elements in other places.
+    **_named("reshape transpose broadcast_in_dim squeeze expand_dims rev tile",
+             move="whole", chooses=True, linear=FIRST),
+    **_named("slice split dynamic_slice", move="part", chooses=True, linear=FIRST),
+    "gather": Traits(move="part", linear=FIRST),  # chooses, unless it fills
+    **_named("concatenate stack pad", move="join", linear=ALL),
+    "dynamic_update_slice": Traits(linear=Operands(0, 2)),
+    **_named("scatter-add scatter_add scatter-sub scatter_sub", linear=Operands(0, 3, 2)),
+    # Element by element, linear.
+    "stop_gradient": Traits(elementwise=True, linear=FIRST, same=True, chooses=True),
+    "convert_element_type": Traits(elementwise=True, zero=FIRST),
+    **_named("neg real imag conj", elementwise=True, linear=FIRST),
+    "reduce_precision": Traits(elementwise=True, linear=FIRST),
+    **_named("add sub add_any complex", elementwise=True, linear=ALL),
+    "mul": Traits(elementwise=True, multilinear=ALL),
+    "div": Traits(elementwise=True, linear=FIRST, unbounded=True),
+    "select_n": Traits(elementwise=True, linear=REST),
+    # Element by element, not linear.
+    **_named("tanh sinh asinh atan erf", elementwise=True, zero=FIRST, increasing=True),
+    **_named("expm1 sqrt cbrt", elementwise=True, zero=FIRST, increasing=True),
+    "log1p": Traits(elementwise=True, zero=FIRST, increasing=True),
+    **_named("sin sign floor ceil round", elementwise=True, zero=FIRST),
+    **_named("tan asin", elementwise=True, zero=FIRST, unbounded=True),
+    **_named("square abs", elementwise=True, zero=FIRST, sign="not negative"),
+    **_named("exp exp2 cosh", elementwise=True, at_zero=1.0, sign="positive"),
+    "cos": Traits(elementwise=True, at_zero=1.0),
+    "erfc": Traits(elementwise=True, at_zero=1.0, sign="positive"),
+    "logistic": Traits(elementwise=True, at_zero=0.5, sign="positive"),
+    **_named("is_finite not integer_pow nextafter clamp", elementwise=True),
+    **_named("shift_left shift_right_logical shift_right_arithmetic population_count clz "
+             "bessel_i0e bessel_i1e",
+             elementwise=True),
+    **_named("log acos acosh atanh rsqrt lgamma digamma erf_inv pow polygamma zeta igamma igammac "
+             "regularized_incomplete_beta random_gamma_grad", elementwise=True, unbounded=True),
+    "rem": Traits(elementwise=True, zero=FIRST, unbounded=True),
+    **_named("max min atan2 or xor ne lt gt", elementwise=True, zero=ALL),
+    **_named("eq le ge", elementwise=True),
+    "and": Traits(elementwise=True, absorbing=ALL),
+    # Reductions and contractions.
+    "reduce_sum": Traits(linear=FIRST, sums=_reduced),
+    **_named("reduce_max reduce_min", chooses=True, sums=_reduced),
+    **_named("reduce_prod reduce_and reduce_or reduce_xor", zero=FIRST, sums=_reduced),
+    "dot_general": Traits(multilinear=ALL, sums=_contracted),
+    "conv_general_dilated": Traits(multilinear=ALL, sums=_channels),
+    "ragged_dot_general": Traits(multilinear=Operands(0, 2), sums=_ragged),
+    "triangular_solve": Traits(linear=Operands(1, 2)),
+    # Along an axis.
+    **_named("cumsum reduce_window_sum fft", linear=FIRST),
+    **_named("cummax cummin", chooses=True),
+}  # fmt: skip
+
+
+# -- what depends on parameters and dtypes ------------------------------------------------------
+
+
+def _kind(v: Any) -> str:
+    """The kind of an operand's elements: bool, integer, or float (complex numbers too)."""
+    return _kind_of(_dtype(v))
+
+
+def _dtype(v: Any) -> Any:
+    return getattr(v, "aval", v).dtype
+
+
+def _kind_of(dtype: Any) -> str:
+    kinds = {"bool": np.bool_, "integer": np.integer, "float": np.inexact}
+    return next((k for k, t in kinds.items() if jax.dtypes.issubdtype(dtype, t)), "other")
+
+
+def _convert(known: Traits, equation: Any) -> Traits:
+    """Numbers keep their value, but for those that become integers, or true and false."""
+    old, new = _kind(equation.ins[0]), _kind_of(equation.params["new_dtype"])
+    if new == "float" or (new == old == "integer") or (old == "bool" and new == "integer"):
+        return dataclasses.replace(known, linear=FIRST, same=True, chooses=True)
+    return known
+
+
+def _divide(known: Traits, equation: Any) -> Traits:
+    """Integers are divided with a remainder."""
+    if _kind(equation.ins[0]) == "float":
+        return known
+    return dataclasses.replace(known, linear=NONE, zero=FIRST)
+
+
+def _square(known: Traits, equation: Any) -> Traits:
+    """Squares of complex numbers have no sign."""
+    real = not jax.dtypes.issubdtype(_dtype(equation.ins[0]), np.complexfloating)
+    return known if real else dataclasses.replace(known, sign=None)
+
+
+def _power(known: Traits, equation: Any) -> Traits:
+    y = equation.params["y"]
+    sign = "not negative" if y % 2 == 0 else None
+    found = dataclasses.replace(known, zero=FIRST if y > 0 else NONE, sign=sign, unbounded=y < 0)
+    return _square(found, equation)
+
+
+def _gather(known: Traits, equation: Any) -> Traits:
+    fills = equation.params["mode"] == GatherScatterMode.FILL_OR_DROP
+    return known if fills else dataclasses.replace(known, chooses=True)
+
+
+def _extreme(known: Traits, equation: Any) -> Traits:
+    """A window of nothing but padding has no element to choose."""
+    params = equation.params
+    dilated = {*params["base_dilation"], *params["window_dilation"]} != {1}
+    pairs = zip(params["padding"], params["window_dimensions"], strict=True)
+    inside = all(low < n and high < n for (low, high), n in pairs)
+    return known if dilated or not inside else dataclasses.replace(known, chooses=True)
+
+
+def _sort(known: Traits, equation: Any) -> Traits:
+    return dataclasses.replace(known, chooses=len(equation.ins) == 1)
+
+
+_REFINED: dict[str, Callable[[Traits, Any], Traits]] = {
+    "convert_element_type": _convert,
+    "div": _divide,
+    "square": _square,
+    "integer_pow": _power,
+    "gather": _gather,
+    "reduce_window_max": _extreme,
+    "reduce_window_min": _extreme,
+    "sort": _sort,
+}
