@@ -33,6 +33,7 @@ BINARY = {
     "nextafter": np.nextafter, "igamma": scipy.special.gammainc, "igammac": scipy.special.gammaincc,
     "polygamma": lambda n, x: scipy.special.polygamma(n.astype(int), x),
     "zeta": scipy.special.zeta, "shift_left": np.left_shift,
+    "shift_right_logical": np.right_shift, "shift_right_arithmetic": np.right_shift,
     "complex": lambda a, b: a + 1j * b,
 }  # fmt: skip
 REDUCTIONS = {
@@ -72,8 +73,10 @@ def equation(eqn: core.JaxprEqn, ins: list[np.ndarray]) -> list[np.ndarray]:
         return [np.asarray(REDUCTIONS[name](ins[0], axis=tuple(params["axes"])))]
     if name in SPECIAL:
         return [np.asarray(SPECIAL[name](params, *ins))]
+    if name in SEVERAL:
+        return SEVERAL[name](params, *ins)
     if name in BODIES:
-        return run(params[BODIES[name]], ins)
+        return run(_closed(params[BODIES[name]]), ins)
     if name in ("scan", "while", "cond"):
         return {"scan": _scan, "while": _while, "cond": _cond}[name](params, ins)
     out = eqn.primitive.bind(*ins, **params)
@@ -121,7 +124,71 @@ def _div(params, a, b):
     return a / b if a.dtype.kind in "fc" else np.trunc(a / b).astype(a.dtype)
 
 
+def _pad(params, x, value):
+    for d, (low, high, inner) in enumerate(params["padding_config"]):
+        x = np.moveaxis(x, d, 0)
+        out = np.full((max(len(x) + (len(x) - 1) * inner, 0), *x.shape[1:]), value, x.dtype)
+        out[:: inner + 1] = x
+        out = out[max(-low, 0) : len(out) - max(-high, 0)]
+        ends = [np.full((max(n, 0), *out.shape[1:]), value, x.dtype) for n in (low, high)]
+        x = np.moveaxis(np.concatenate([ends[0], out, ends[1]]), 0, d)
+    return x
+
+
+def _accumulate(function):
+    def run_along(params, x):
+        d = params["axis"]
+        x = np.flip(x, d) if params["reverse"] else x
+        out = function(x, axis=d)
+        return np.flip(out, d) if params["reverse"] else out
+
+    return run_along
+
+
+def _top_k(params, x):
+    order = np.argsort(-x, -1, kind="stable")[..., : params["k"]]
+    return [np.take_along_axis(x, order, -1), order.astype(np.int32)]
+
+
+def _sort(params, *xs):
+    order = np.argsort(xs[0], params["dimension"], kind="stable")
+    return [np.take_along_axis(x, order, params["dimension"]) for x in xs]
+
+
+def _split(params, x):
+    return np.split(x, np.cumsum(params["sizes"])[:-1], params["axis"])
+
+
+def _start(sizes, shape, starts):
+    return [int(np.clip(s, 0, n - k)) for s, n, k in zip(starts, shape, sizes, strict=True)]
+
+
+def _dynamic_slice(params, x, *starts):
+    at = _start(params["slice_sizes"], x.shape, starts)
+    return x[tuple(slice(a, a + n) for a, n in zip(at, params["slice_sizes"], strict=True))]
+
+
+def _dynamic_update_slice(params, x, update, *starts):
+    at = _start(update.shape, x.shape, starts)
+    out = x.copy()
+    out[tuple(slice(a, a + n) for a, n in zip(at, update.shape, strict=True))] = update
+    return out
+
+
+def _fft(params, x):
+    kind = str(params["fft_type"]).rsplit(".", 1)[-1].lower()
+    return {"fft": np.fft.fft, "0": np.fft.fft, "ifft": np.fft.ifft}[kind](x)
+
+
+SEVERAL = {"top_k": _top_k, "sort": _sort, "split": _split}
 SPECIAL = {
+    "cumsum": _accumulate(np.cumsum), "cumprod": _accumulate(np.cumprod), "pad": _pad,
+    "cummax": _accumulate(np.maximum.accumulate), "cummin": _accumulate(np.minimum.accumulate),
+    "cumlogsumexp": _accumulate(np.logaddexp.accumulate), "fft": _fft,
+    "dynamic_slice": _dynamic_slice, "dynamic_update_slice": _dynamic_update_slice,
+    "tile": lambda p, x: np.tile(x, p["reps"]),
+    "stack": lambda p, *xs: np.stack(xs, p["axis"]),
+    "cholesky": lambda p, x: np.linalg.cholesky(x),
     "integer_pow": _integer_pow, "dot_general": _dot, "slice": _slice, "div": _div,
     "broadcast_in_dim": _broadcast, "convert_element_type": _convert, "round": _round,
     "clamp": lambda p, low, x, high: np.minimum(np.maximum(x, low), high),
@@ -138,13 +205,14 @@ SPECIAL = {
             [-1 if d == p["dimension"] else 1 for d in range(len(p["shape"]))]), p["shape"]),
     "argmax": lambda p, x: np.argmax(x, p["axes"][0]).astype(p["index_dtype"]),
     "argmin": lambda p, x: np.argmin(x, p["axes"][0]).astype(p["index_dtype"]),
+    "regularized_incomplete_beta": lambda p, *xs: scipy.special.betainc(*xs),
     "reduce_xor": lambda p, x: np.bitwise_xor.reduce(x, tuple(p["axes"])),
     "reduce_precision": lambda p, x: x.astype(np.float32).astype(x.dtype)
     if p["mantissa_bits"] == 23 else x,
 }  # fmt: skip
 BODIES = {
     "jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "custom_vjp_call": "call_jaxpr", "shard_map": "jaxpr",
 }  # fmt: skip
 
 

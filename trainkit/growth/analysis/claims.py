@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from trainkit.growth.analysis.conflicts import guarded
 from trainkit.growth.analysis.joint_program import Analysis, EquationPair, JointProgram
+from trainkit.growth.analysis.layout_search import asked_layouts
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.analysis.values import Value
-from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.axis import Axis
 from trainkit.growth.axes.layouts import Layouts
 from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.errors import settled
@@ -57,10 +58,10 @@ def claims(
     """
     values = list(inputs)
     joint = JointProgram(analysis, values, *settled(analysis.walk(*programs, values)))
-    asked = {find(axis).uid: name for axis, name, _ in analysis.forced}
+    asked = settled(asked_layouts(analysis, analysis.forced))
     leaves = {x.uid: x for v in joint.everything() for a in v.axes for x in grown_leaves(a)}
-    names = {uid: asked.get(uid) or layout(leaf) for uid, leaf in leaves.items()}
-    scales = ScalePropagation(joint, Layouts(names))
+    names = {uid: layout(leaf) for uid, leaf in leaves.items()}
+    scales = ScalePropagation(joint, Layouts({**names, **asked}))
 
     def run() -> None:
         given(scales)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from trainkit.growth.analysis.constants import compare, no_duplicate
 from trainkit.growth.analysis.joint_program import (
@@ -30,12 +30,9 @@ def choose_layouts(joint: JointProgram) -> Layouts | Conflict:
     says that they belong elsewhere.
     """
     names = {leaf.uid: "repeat" for v in joint.everything() for leaf in _leaves(v)}
-    bound: dict[int, str] = {}
-    for axis, layout, pair in [*_unreached(joint), *joint.analysis.forced]:
-        axis = find(axis)
-        if (wrong := _misplaced(joint.analysis, axis, layout, pair, bound)) is not None:
-            return wrong
-        bound[axis.uid] = layout
+    bound = asked_layouts(joint.analysis, [*_unreached(joint), *joint.analysis.forced])
+    if isinstance(bound, Conflict):
+        return bound
     layouts, fixed = Layouts({**names, **bound}), set(bound)
     for v, pair in _constants(joint):
         moving = _leaves(v)
@@ -46,6 +43,17 @@ def choose_layouts(joint: JointProgram) -> Layouts | Conflict:
             return no_duplicate(joint.analysis, v, pair)
         layouts = fitting
     return layouts
+
+
+def asked_layouts(analysis: Analysis, asked: Iterable[Asked]) -> dict[int, str] | Conflict:
+    """The layouts that equations (or the user) ask for, by leaf; the conflict of two for one."""
+    bound: dict[int, str] = {}
+    for axis, layout, pair in asked:
+        axis = find(axis)
+        if (wrong := _misplaced(analysis, axis, layout, pair, bound)) is not None:
+            return wrong
+        bound[axis.uid] = layout
+    return bound
 
 
 def _leaves(v: Value) -> list[Axis]:

@@ -210,10 +210,10 @@ class _Ways:
 
     def _identities(self, found: Deeper, new: list[str]) -> Deeper | Conflict:
         """New layers that do nothing at first."""
-        assert found.big is not None
-        shapes, names = self.big.shapes, self.names
+        program, shapes, names = found.big, self.big.shapes, self.names
+        assert program is not None
         places = {self.number[name]: name for name in new}
-        proved = identity_layers(self.reduced, found.big, shapes, places, self.trainable)
+        proved = identity_layers(self.reduced, program, shapes, places, self.trainable)
         if isinstance(proved, Conflict):
             return proved
         chosen, after = proved
@@ -228,7 +228,7 @@ class _Ways:
         found = found._replace(layers=layers, small=self.reduced, big=after)
         if "eye" not in chosen.values():
             return found
-        after = reduced(self.shortened[0], chosen, keep_eyes=True)
+        after = reduced(program, chosen, keep_eyes=True)
         eyes = [i for i, what in chosen.items() if what == "eye" and i in used(after)]
         before, square = with_eyes(self.reduced, after, eyes, self._inputs(found.old))
         named = dict(zip((names[i] for i in eyes), square, strict=True))

@@ -56,8 +56,11 @@ def conv_axes(pair: EquationPair) -> None:
     x, kernel = pair.ins
     groups_small, groups_big = pair.both("feature_group_count")
     if pair.both("batch_group_count") != (1, 1):
-        pair.refuse_growth(x, range(len(x.axes)), "a convolution with batch groups", None)
-        pair.refuse_growth(kernel, range(len(kernel.axes)), "a convolution with batch groups", None)
+        for v in (x, kernel):
+            pair.refuse_growth(v, range(len(v.axes)), "a convolution with batch groups", None)
+        pair.check_same_params()
+        pair.new_out(0)
+        return
     pair.refuse_growth(
         x, lhs[2:], "a convolution's window runs over an axis that grows",
         "grow the channels, not the places",

@@ -194,6 +194,9 @@ def unknown_axes(pair: EquationPair) -> None:
                 else _HINT,
             )
     pair.check_same_params()
+    for key in pair.params:
+        if "jaxpr" in key and len({str(jaxpr) for jaxpr in pair.both(key)}) > 1:
+            pair.fail(f"the bodies of `{pair.name}` are different")
     for i in range(len(pair.small.outs)):
         pair.new_out(i)
 

@@ -202,7 +202,7 @@ _NONLINEAR = [
     "digamma", "is_finite", "floor", "ceil", "round", "not", "and", "or", "xor", "shift_left",
     "shift_right_logical", "shift_right_arithmetic", "population_count", "clz", "nextafter",
     "rem", "atan2", "igamma", "igammac", "bessel_i0e", "bessel_i1e",
-    "regularized_incomplete_beta", "polygamma", "random_gamma_grad", "zeta",
+    "regularized_incomplete_beta", "polygamma", "zeta",
 ]  # fmt: skip
 _LINEAR = ["neg", "real", "imag", "conj", "reduce_precision", "stop_gradient"]
 _POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0, "abs": 1.0}

@@ -83,6 +83,8 @@ def gather_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x, index = pair.ins
     if index.choice is None:
         scales.pin(pair, index)
+        if pair.params["mode"] != GatherScatterMode.CLIP:
+            scales.refuse_padding(pair, index)  # what lies beyond the table is no number
     n, out = pair.params["dimension_numbers"], pair.outs[0]
     scales.read(x)
     for d in range(len(x.axes)):
@@ -100,13 +102,19 @@ def gather_scales(scales: ScalePropagation, pair: EquationPair) -> None:
             zeros = np.zeros(out.small[o], np.int64), np.zeros(out.big[o], np.int64)
             groups.append(Group((), (o,), *zeros))
     move(scales, pair, out, [(x, groups)])
+    # Along an axis of the index every unit is another one's row.
+    kept = [o for o, (kind, _) in enumerate(pair.notes["layout"]) if kind == "x"]
+    out.means = {key: means for key, means in out.means.items() if key[0] in kept}
 
 
-_SUMS = ("scatter-add", "scatter_add", "scatter-sub", "scatter_sub")
+_SCATTERS = ("scatter", *(f"scatter-{kind}" for kind in ("add", "sub", "mul", "min", "max")))
+_SUMS = ("scatter-add", "scatter-sub")
 
 
 def scatter_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
-    pair.check_same_params("update_jaxpr", "update_consts")
+    if len({str(jaxpr) for jaxpr in pair.both("update_jaxpr")}) > 1:
+        pair.fail("the two programs apply different functions to what is there")
+    pair.check_same_params()
     x, index, updates = pair.ins
     n = pair.params["dimension_numbers"]
     batch = dict(zip(n.operand_batching_dims, n.scatter_indices_batching_dims, strict=True))
@@ -155,6 +163,10 @@ def scatter_scales(
     n = pair.params["dimension_numbers"]
     scales.read(x)
     scales.read(updates)
+    if pair.name == "scatter" and pair.params["update_jaxpr"] is not None:
+        scales.pin(pair, x)  # a function of what is there, of which nothing is known
+        scales.refuse_padding(pair, x)
+        return scales.plain(out)
     kept = {}  # dimension of x -> dimension of updates that runs through all of it
     for o, (kind, d) in enumerate(pair.notes["layout"]):
         if kind == "x" and find(x.axes[d]) is find(updates.axes[o]):
@@ -188,7 +200,7 @@ def scatter_scales(
         if o != chosen:
             _meet(scales, pair, updates, o, spread)
     also(spread)
-    scales.agree(pair, [x, spread], out)
+    return scales.agree(pair, [x, spread], out)
 
 
 def _meet(
@@ -197,6 +209,9 @@ def _meet(
     """Copies of updates that are all written to one place: added, they count."""
     if pair.name not in _SUMS:
         scales.refuse_padding(pair, updates, [o])
+        scales.watch(updates, [o])
+        if pair.name == "scatter-mul":
+            pair.refuse_growth(updates, [o], "a place is multiplied by every copy", _HINT)
         for (d, _, _), expr in updates.exponents.items():
             if d == o and expr:
                 scales.splits.require_zero(expr)
@@ -280,13 +295,9 @@ def dynamic_update_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     scales.agree(pair, [x, spread], out)
 
 
-_SCATTERS = [
-    f"scatter{mark}{kind}" for mark in "-_" for kind in ("add", "sub", "mul", "min", "max", "apply")
-]
-
 RULES = {
     "gather": Rule(gather_axes, gather_scales),
-    **{name: Rule(scatter_axes, scatter_scales) for name in ("scatter", *_SCATTERS)},
+    **{name: Rule(scatter_axes, scatter_scales) for name in _SCATTERS},
     "dynamic_slice": Rule(dynamic_slice_axes, dynamic_slice_scales),
     "dynamic_update_slice": Rule(dynamic_update_axes, dynamic_update_scales),
 }

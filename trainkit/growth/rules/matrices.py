@@ -62,7 +62,7 @@ def triangular(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 _FACTORED = {
-    "cholesky": 2, "lu": 2, "qr": 2, "geqrf": 2, "eigh": 2, "eig": 2, "svd": 2, "schur": 2,
+    "cholesky": 2, "lu": 2, "qr": 2, "eigh": 2, "eig": 2, "svd": 2, "schur": 2,
     "hessenberg": 2, "householder_product": 2, "lu_pivots_to_permutation": 1,
 }  # fmt: skip
 

@@ -222,7 +222,6 @@ def _pad_places(n: int, config) -> np.ndarray:
 def pad_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x, value = pair.ins
     out = pair.outs[0]
-    scales.read(value)
     groups = []
     for d, (small, big) in enumerate(zip(*pair.both("padding_config"), strict=True)):
         if tuple(small) == tuple(big) == (0, 0, 0):
@@ -231,7 +230,7 @@ def pad_scales(scales: ScalePropagation, pair: EquationPair) -> None:
             groups.append(
                 Group((d,), (d,), _pad_places(x.small[d], small), _pad_places(x.big[d], big))
             )
-    move(scales, pair, out, [(x, groups)], filler=value.scale[()])
+    move(scales, pair, out, [(x, groups)], filled=value)
 
 
 RULES = {

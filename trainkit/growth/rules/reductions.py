@@ -167,13 +167,13 @@ def window_extreme_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def fft_axes(pair: EquationPair) -> None:
-    pair.check_same_params()
     x = pair.ins[0]
     dims = list(range(len(x.axes)))[-len(pair.params["fft_lengths"]) :]
     pair.refuse_growth(
         x, dims, "a Fourier transform runs along an axis that grows",
         "transform along time or place, not along an axis that grows",
     )  # fmt: skip
+    pair.check_same_params()
     pair.notes["dims"] = dims
     small = pair.small.outs[0].aval.shape
     pair.new_out(0, [Axis(small[d], small[d]) if d in dims else a for d, a in enumerate(x.axes)])

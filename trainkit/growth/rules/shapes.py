@@ -128,26 +128,9 @@ def squeeze_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     pair.outs[0].origin = x.origin
 
 
-def expand_axes(pair: EquationPair) -> None:
-    pair.check_same_params()
-    out_rank = len(pair.small.outs[0].aval.shape)
-    new = [d % out_rank for d in pair.params["dimensions"]]
-    old = iter(pair.ins[0].axes)
-    pair.new_out(0, [Axis(1, 1) if d in new else next(old) for d in range(out_rank)])
-
-
-def expand_scales(scales: ScalePropagation, pair: EquationPair) -> None:
-    out = pair.outs[0]
-    new = [d % len(out.axes) for d in pair.params["dimensions"]]
-    kept = [o for o in range(len(out.axes)) if o not in new]
-    move(scales, pair, out, [(pair.ins[0], [Group((d,), (o,)) for d, o in enumerate(kept)])])
-    out.origin = pair.ins[0].origin
-
-
 RULES = {
     "reshape": Rule(reshape_axes, reshape_scales),
     "transpose": Rule(transpose_axes, transpose_scales),
     "broadcast_in_dim": Rule(broadcast_axes, broadcast_scales),
     "squeeze": Rule(squeeze_axes, squeeze_scales),
-    "expand_dims": Rule(expand_axes, expand_scales),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,15 +40,19 @@ def move(
     pair: EquationPair,
     out: Value,
     pieces: Sequence[tuple[Value, Sequence[Group]]],
-    filler: Expr | Literal[False] | None = False,
+    filled: Value | None = None,
 ) -> None:
-    """out's elements are the operands', moved. `filler` is the scale of what is from nowhere
-    (`False`: there is no such place, or another piece has it)."""
+    """out's elements are the operands', moved. `filled` is the number that is put where nothing
+    comes from (`None`: there is no such place, or another piece has it)."""
     shape = scales.blocks(out)
+    filler = False if filled is None else scales.read(filled).scale[()]
+    # A number that is put somewhere is put in the new units of other axes too.
+    numbers = filled is not None and not scales.is_zero(filled)
+    numbers = numbers and any(_has_holes(g) for _, groups in pieces for g in groups)
     out.scale = np.full(shape, None, object)
     out.exponents = {}
     out.zeros = {}
-    for d, uid in scales.padding(out):
+    for d, uid in [] if numbers else scales.padding(out):
         every = conditions.both(
             _zero_moved(scales, src, out, groups, d, uid) for src, groups in pieces
         )
@@ -64,6 +68,8 @@ def move(
     seen: dict[tuple[int, int, int], Expr] = {}
     for src, groups in pieces:
         scales.read(src)
+        if numbers and filler is not None:
+            scales.pin_exponents(src)  # the number has no share of any axis
         ways = [_ways(scales, pair, src, out, g) for g in groups]
         silent = all(e is None for e in src.scale.flat)
         for block in np.ndindex(shape):
@@ -85,8 +91,12 @@ def move(
         if silent:
             continue
         for g, way in zip(groups, ways, strict=True):
-            _move_splits(scales, src, out, g, way, seen, filler)
+            _move_splits(scales, src, out, g, way, seen)
     out.exponents = {key: expr for key, expr in seen.items() if expr}
+
+
+def _has_holes(group: Group) -> bool:
+    return any(isinstance(m, np.ndarray) and bool((m < 0).any()) for m in (group.small, group.big))
 
 
 def _zero_moved(
@@ -122,8 +132,8 @@ def _means_moved(
     return src.means.get((dims[0], uid)) if same else None
 
 
-def _move_splits(scales: ScalePropagation, src, out, g: Group, way, seen, filler) -> None:
-    for out_labels, (found, hole) in way.items():
+def _move_splits(scales: ScalePropagation, src, out, g: Group, way, seen) -> None:
+    for out_labels, (found, _) in way.items():
         for d, label in zip(g.out, out_labels, strict=True):
             cell = scales.labels(out.axes[d])[1][label]
             for leaf in dict.fromkeys(cell):
@@ -139,8 +149,6 @@ def _move_splits(scales: ScalePropagation, src, out, g: Group, way, seen, filler
                         for expr in exprs:  # a leaf met twice, or a fresh copy of the axis
                             scales.splits.require_zero(expr)
                         exprs = [ZERO]
-                    if hole and filler not in (False, None):
-                        scales.splits.require_zero(exprs[0])
                     if key in seen:
                         scales.same_exponent(seen[key], exprs[0])
                     else:

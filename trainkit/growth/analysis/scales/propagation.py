@@ -126,8 +126,7 @@ def _carry(scales: ScalePropagation) -> None:
             continue
         scales.parameter(value)
         if not jax.dtypes.issubdtype(value.dtype, np.inexact):
-            for expr in value.scale.flat:
-                scales.system.require_zero(expr)
+            scales.whole_numbers(value)
     scales.run(joint.pairs)
     for out in joint.outs:
         scales.read(out)

@@ -100,6 +100,13 @@ class Requirements(Unknowns):
         out[()] = expr
         return out
 
+    def whole_numbers(self, value: Value) -> None:
+        """Whole numbers and bits are copied: they take no factor, no share, and hold no mean."""
+        for expr in value.scale.flat:
+            self.system.require_zero(expr)
+        self.pin_exponents(value)
+        value.means = {}
+
     def same_exponent(self, a: Expr, b: Expr) -> Expr:
         if a != b:
             self.splits.require_zero(plus(a, b, -1.0))

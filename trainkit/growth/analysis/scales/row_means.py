@@ -128,7 +128,7 @@ def _is_mean(producers: Producers, value: Value, x: Value, d: int) -> bool:
             dims = pair.params["broadcast_dimensions"]
             kept = [_sizes(first, i) == _sizes(value, o) for i, o in enumerate(dims)]
             place = [dims.index(p) if p in dims and kept[dims.index(p)] else None for p in place]
-        elif pair.name in ("reshape", "squeeze", "expand_dims"):
+        elif pair.name in ("reshape", "squeeze"):
             old, new = ([i for i in range(len(v.axes)) if _sizes(v, i) != (1, 1)]
                         for v in (first, value))  # fmt: skip
             if [_sizes(first, i) for i in old] != [_sizes(value, o) for o in new]:

@@ -315,7 +315,7 @@ def _hand_over(
 READERS: dict[str, Rule] = {
     **{
         name: Rule(move_axes, silent_scales)
-        for name in ("transpose", "broadcast_in_dim", "squeeze", "expand_dims", "reshape", "copy",
+        for name in ("transpose", "broadcast_in_dim", "squeeze", "reshape", "copy",
                      "stop_gradient")
     },
     **{name: Rule(less_axes, silent_scales) for name in ("lt", "ge", "gt", "le")},

@@ -124,7 +124,7 @@ RULES: dict[str, Rule] = {
     **{name: Rule(elementwise_axes, plain_scales) for name in elementwise.RULES},
     **{
         name: Rule(move_axes, plain_scales)
-        for name in ("transpose", "broadcast_in_dim", "squeeze", "expand_dims", "reshape")
+        for name in ("transpose", "broadcast_in_dim", "squeeze", "reshape")
     },
     **{name: Rule(reduce_axes, plain_scales) for name in ("reduce_sum", "reduce_or", "reduce_max")},
     "slice": Rule(slice_axes, plain_scales),

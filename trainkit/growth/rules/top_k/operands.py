@@ -38,16 +38,13 @@ def numbers(value: Value, axis: Axis) -> int | None:
 
 def moved(pair: EquationPair, d: int, axis: Axis) -> int:
     """Where an equation puts a dimension of its operand, which grows by one leaf of `axis`."""
-    rank = len(pair.ins[0].axes), len(pair.outs[0].axes)
+    rank = len(pair.ins[0].axes)
     if pair.name == "transpose":
         return list(pair.params["permutation"]).index(d)
     if pair.name == "broadcast_in_dim":
         return int(pair.params["broadcast_dimensions"][d])
     if pair.name == "squeeze":
-        return d - sum(e % rank[0] < d for e in pair.params["dimensions"])
-    if pair.name == "expand_dims":
-        new = [e % rank[1] for e in pair.params["dimensions"]]
-        return [e for e in range(rank[1]) if e not in new][d]
+        return d - sum(e % rank < d for e in pair.params["dimensions"])
     if pair.name == "reshape":
         (group,) = [g for g in pair.notes["groups"] if d in g.src]
         leaf = leaf_of(axis)
