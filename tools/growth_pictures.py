@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
 from trainkit import growth
-from trainkit.growth.plan.data import atoms_in
+from trainkit.growth.axes.structures import numbers_in
 
 OUT = pathlib.Path(__file__).resolve().parents[1] / "docs" / "img"
 COLOURS = ["#3b6fb6", "#d1742f", "#3d9a5b", "#a14f9e", "#b8a02a", "#5aa9b5"]
@@ -73,8 +73,9 @@ def groups(path: pathlib.Path) -> None:
     for name in order:
         leaf = leaves[name]
         colours = [
-            [COLOURS[a % len(COLOURS)] for a in sorted(atoms_in(s))] or ["#c8c8c8"]
-            for s in leaf.axes
+            [COLOURS[a % len(COLOURS)] for a in sorted(numbers_in(axis and axis.structure))]
+            or ["#c8c8c8"]
+            for axis in leaf.axes
         ]
         vector = len(leaf.small) == 1
         rows = leaf.small[0] * 0.16 if not vector else 0.0
@@ -94,10 +95,10 @@ def groups(path: pathlib.Path) -> None:
         shown = f"{small}\n→ {big}\n× {leaf.weight:g}"
         ax.text(x + wide / 2, -high - 0.08, shown, ha="center", va="top", fontsize=7, color=INK)
         x += max(wide, 1.0) + 0.65
-    for i, atom in enumerate(plan.atoms):
+    for i, grown in enumerate(plan.grown_axes):
         y = -3.15
         ax.add_patch(Rectangle((i * 4.6, y), 0.3, 0.2, facecolor=COLOURS[i % len(COLOURS)]))
-        text = f"{names[atom.small]}, {atom.small} → {atom.big}"
+        text = f"{names[grown.small]}, {grown.small} → {grown.big}"
         ax.text(i * 4.6 + 0.4, y + 0.1, text, va="center", color=INK)
     ax.add_patch(Rectangle((13.8, -3.15), 0.3, 0.2, facecolor="#c8c8c8"))
     ax.text(14.2, -3.05, "does not grow", va="center", color=INK)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import JaxprEqn
 from jax.sharding import PartitionSpec
+
+from trainkit._core.jaxprs import AnyJaxpr, bodies
 
 PyTree = Any
 
@@ -85,7 +87,7 @@ def count_flops(function: Callable[..., Any], *args: Any, loops_once: bool = Fal
     >>> count_flops(layers, jnp.ones((8, 8)), jnp.ones((2, 8)))
     768.0
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr, loops_once)
+    return _count(jax.make_jaxpr(function)(*args), loops_once)
 
 
 def step_flops(step: Any, state: PyTree, batch: PyTree) -> float:
@@ -124,13 +126,13 @@ def whole_program(step: Any) -> Callable[..., Any]:
     )
 
 
-def _count(jaxpr: Jaxpr, loops_once: bool) -> float:
+def _count(jaxpr: AnyJaxpr, loops_once: bool) -> float:
     return sum(_equation(eqn, loops_once) for eqn in jaxpr.eqns)
 
 
-def _equation(eqn: Any, loops_once: bool) -> float:
+def _equation(eqn: JaxprEqn, loops_once: bool) -> float:
     name = eqn.primitive.name
-    inner = [_count(jaxpr, loops_once) for jaxpr in _inner(eqn)]
+    inner = [_count(jaxpr, loops_once) for jaxpr in bodies(eqn)]
     if name == "cond":
         return max(inner, default=0.0)
     if name == "scan" and not loops_once:
@@ -158,15 +160,6 @@ def _equation(eqn: Any, loops_once: bool) -> float:
     if name.startswith(("reduce_", "cum", "arg")):
         return float(eqn.invars[0].aval.size)
     return float(out.size)
-
-
-def _inner(eqn: Any) -> Iterator[Jaxpr]:
-    for value in eqn.params.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(part, ClosedJaxpr):
-                yield part.jaxpr
-            elif isinstance(part, Jaxpr):
-                yield part
 
 
 _WITH_SCALAR_FUNCTION = ("scatter", "scatter-add", "reduce", "reduce_window")

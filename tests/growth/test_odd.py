@@ -30,4 +30,4 @@ def test_refused_before_anything_runs(name):
     with pytest.raises(growth.GrowthError) as caught:
         growth.plan(small_fn, big_fn, small, big, *inputs)
     assert caught.value.params
-    assert caught.value.mend
+    assert caught.value.hint

@@ -121,7 +121,7 @@ def test_an_epsilon_pins_the_scale_of_what_is_normalised():
     assert double == {"in": 1.0, "out": 0.5}
     # 4 → 6: new units hold nothing; the old ones make up for the longer mean.
     odd = growth.plan(norm, norm, sizes[0], sizes[2], X)
-    assert {a.layout for a in odd.atoms} == {"append"}
+    assert {a.layout for a in odd.grown_axes} == {"append"}
     weights = {leaf.path: leaf.weight for leaf in odd.leaves}
     assert weights["in"] == pytest.approx(1.5**0.5, rel=1e-6)
     assert weights["out"] == pytest.approx(1.5**-0.5, rel=1e-6)

@@ -40,4 +40,4 @@ def _check_refused(case, variant):
     assert error.params, error
     assert error.primitive, error
     assert "tests/growth/" in (error.source or ""), error.source
-    assert error.mend, error
+    assert error.hint, error

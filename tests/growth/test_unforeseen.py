@@ -36,4 +36,4 @@ def test_refused_with_a_reason(name):
     assert error.params, "the error names no parameter"
     assert error.primitive
     assert "unforeseen.py" in (error.source or ""), error.source
-    assert error.mend
+    assert error.hint

@@ -191,7 +191,7 @@ def is_fresh(state: PyTree) -> bool:
 
 def placed(state: PyTree, placement: Any) -> None:
     """Every leaf lies where the placement wants it."""
-    mend = "call state = step.place(state) first; it takes a state from anywhere."
+    hint = "call state = step.place(state) first; it takes a state from anywhere."
     shardings = placement.state_shardings(state)
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     for (path, leaf), want in zip(leaves, jax.tree.leaves(shardings), strict=True):
@@ -199,7 +199,7 @@ def placed(state: PyTree, placement: Any) -> None:
         if where is None or not leaf.committed or not where.is_equivalent_to(want, leaf.ndim):
             raise ValueError(
                 f"state/{name_of(path)} is not where placement {placement.name!r} wants it: it is "
-                f"on {describe(where)}, but should be on {describe(want)}; {mend}"
+                f"on {describe(where)}, but should be on {describe(want)}; {hint}"
             )
 
 

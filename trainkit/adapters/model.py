@@ -150,7 +150,7 @@ def inputs_of(inputs: str | Callable[[PyTree], PyTree] | None) -> Callable[[PyTr
 
 
 def _find(
-    batch: PyTree, names: tuple[str, ...], position: int, what: str, mend: str, required: bool
+    batch: PyTree, names: tuple[str, ...], position: int, what: str, hint: str, required: bool
 ) -> Any:
     if isinstance(batch, dict):
         for name in names:
@@ -169,5 +169,5 @@ def _find(
         return None
     raise ValueError(
         f"cannot tell {what} in the batch, which is {given}: looked for "
-        f"{', '.join(map(repr, names))}, or element {position} of a tuple. Say it with {mend}."
+        f"{', '.join(map(repr, names))}, or element {position} of a tuple. Say it with {hint}."
     )

@@ -66,13 +66,13 @@ def read_file(
     expected = ", ".join(
         f"{name} {value}" for name, value in (("MD5", md5), ("SHA-256", sha256)) if value
     )
-    mend = (
+    hint = (
         f"Put a good copy in its place (in a clone of the project: git checkout -- {path.name} "
         f"in {path.parent}), or point {VARIABLE} at a folder that has one."
     )
     if not path.is_file():
         expecting = f" (expected {expected} once decompressed)" if expected else ""
-        raise DataError(f"Data file missing: {path}{expecting}. {mend}")
+        raise DataError(f"Data file missing: {path}{expecting}. {hint}")
     raw = path.read_bytes()
     if path.suffix == ".gz":
         try:
@@ -82,7 +82,7 @@ def read_file(
             raise DataError(
                 f"Data file corrupt: {path} cannot be decompressed ({error}). Expected "
                 f"{expected or 'gzip data'} after decompression; found {len(raw)} compressed "
-                f"bytes with MD5 {found}. {mend}"
+                f"bytes with MD5 {found}. {hint}"
             ) from error
     else:
         content = raw
@@ -93,7 +93,7 @@ def read_file(
         if found != value.lower():
             raise DataError(
                 f"Data file corrupt: {path} has {name} {found}, expected {value} "
-                f"(both of the decompressed bytes, of which there are {len(content)}). {mend}"
+                f"(both of the decompressed bytes, of which there are {len(content)}). {hint}"
             )
     return content
 

@@ -6,7 +6,7 @@ from trainkit.growth.maps.perturb import shrink_and_perturb
 from trainkit.growth.opt_state.exact import ExactState, exact
 from trainkit.growth.opt_state.grow import Origin, fold_opt_state, grow_opt_state
 from trainkit.growth.opt_state.slots import Slot
-from trainkit.growth.plan.data import AxisLeaf, LeafPlan, Plan
+from trainkit.growth.plan.data import AxisPlan, GrownAxis, LeafPlan, Plan
 from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth
 from trainkit.growth.planning import plan
 from trainkit.growth.train_state import grow, grow_with_details
@@ -18,10 +18,11 @@ from trainkit.growth.views.prune import Selection
 
 __all__ = [
     "AxisGrowth",
-    "AxisLeaf",
+    "AxisPlan",
     "Certificate",
     "Deepened",
     "ExactState",
+    "GrownAxis",
     "GrowthError",
     "LeafGrowth",
     "LeafMuP",

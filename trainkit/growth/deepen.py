@@ -77,12 +77,12 @@ def deepen(
     (('1/down',), 0.0)
     """
     found = plan(small_fn, deep_fn, params, deep_params, *inputs, how=how, trainable=trainable)
-    if found.depth is None or found.atoms:
+    if found.depth is None or found.grown_axes:
         raise GrowthError(
             "the second model has no more layers than the first"
             if found.depth is None
             else "more than the number of layers differs between the two models",
-            mend="trainkit.growth.plan grows width and depth together, or width alone",
+            hint="trainkit.growth.plan grows width and depth together, or width alone",
         )
     deep = grow_params(found, params, None, "even", False, None, deep_params)
     stacked = {leaf.path for leaf in found.leaves if leaf.layer is not None and leaf.layer.rows}

@@ -42,7 +42,7 @@ def functions(
     if params is None:
         raise GrowthError(
             f"{what} is a plain function, so the shapes of its parameters are not known",
-            mend="pass big_params= (arrays or jax.ShapeDtypeStruct)",
+            hint="pass big_params= (arrays or jax.ShapeDtypeStruct)",
         )
     spec = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
     variables = {"params": spec(params), "model_state": spec(model_state or {})}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 
-from trainkit.growth.analysis.joint_program import Analysis, Value
-from trainkit.growth.analysis.solve import widen
-from trainkit.growth.depth.assembly import Shapes, Side, assemble, deeper
-from trainkit.growth.errors import GrowthError
+from trainkit.growth.analysis.joint_program import Analysis
+from trainkit.growth.analysis.solve import solve_width
+from trainkit.growth.analysis.values import Value
+from trainkit.growth.depth.assemble import Deeper, assemble, deeper
+from trainkit.growth.depth.sides import Shapes, Side
+from trainkit.growth.errors import Conflict, GrowthError, settled
 from trainkit.growth.ir.custom_gradients import unproved
 from trainkit.growth.ir.program import Folder, Program
 from trainkit.growth.ir.trace import named_shapes, shape_of, structs, traced_program
@@ -22,6 +24,7 @@ from trainkit.growth.plan.upcycling import upcycled
 from trainkit.growth.rules import RULES, UNKNOWN
 
 PyTree = Any
+Leaves = list[tuple[str, jax.ShapeDtypeStruct]]
 
 
 def plan(
@@ -36,7 +39,7 @@ def plan(
 ) -> Plan:
     """Finds how the parameters of one model become those of a wider or deeper one.
 
-    Both functions are traced, not run; the programs are walked in lockstep, the axes that are
+    Both functions are traced, not run; the two programs are joined into one, the axes that are
     coupled are found, and the scales are solved for, such that
 
         big_fn(plan.grow(small_params), *inputs) = small_fn(small_params, *inputs)
@@ -87,117 +90,198 @@ def plan(
     >>> p.leaves[1].path, p.leaves[1].weight  # what reads a doubled axis is halved
     ('out', 0.5)
     """
-    small_leaves = named_shapes(small_params, "small_params")
-    big_leaves = named_shapes(big_params, "big_params")
-    if [name for name, _ in small_leaves] == [name for name, _ in big_leaves]:
-        same = {name: name for name, _ in small_leaves}
-        _check_leaves(small_leaves, dict(big_leaves), same, _sizes(big_leaves))
+    leaves = named_shapes(small_params, "small_params"), named_shapes(big_params, "big_params")
+    trees = jax.tree.structure(small_params), jax.tree.structure(big_params)
+    if [name for name, _ in leaves[0]] == [name for name, _ in leaves[1]]:
+        same = {name: name for name, _ in leaves[0]}
+        wrong = _mismatch(leaves[0], dict(leaves[1]), same, _sizes(leaves[1]))
+        if wrong is not None:
+            raise wrong.error()
+    models = _traced((small_fn, big_fn), (small_params, big_params), leaves, inputs)
+    depth = operator(how).depth
+    if depth == "groups":
+        return more_groups(small_params, big_params)
+    if depth == "experts":
+        return upcycled(*leaves, trees, dict(operator(how).names))
+    found = settled(_search(models, depth, trainable, append))
+    return found if found.depth is None else dataclasses.replace(found, trees=trees)
+
+
+class _Models(NamedTuple):
+    """The two models as programs.
+
+    Attributes:
+      small, big: their programs, flat.
+      leaves: paths, shapes and dtypes of their parameters.
+      inputs: what both take after these.
+      results: what messages call what they return.
+      guessed: which of the small model's parameters have gradients that are no derivatives.
+      folder: shares constants between the programs.
+    """
+
+    small: Side
+    big: Side
+    leaves: tuple[Leaves, Leaves]
+    inputs: list[jax.ShapeDtypeStruct]
+    results: list[str]
+    guessed: set[int]
+    folder: Folder
+
+
+def _traced(
+    fns: tuple[Callable[..., PyTree], Callable[..., PyTree]],
+    params: tuple[PyTree, PyTree],
+    leaves: tuple[Leaves, Leaves],
+    inputs: tuple[PyTree, ...],
+) -> _Models:
+    """Traces both functions.
+
+    Raises:
+      GrowthError: one cannot be traced, or they return different structures.
+    """
     args = jax.tree.map(shape_of, inputs)
-    small_program, small_out = traced_program(small_fn, structs(small_params), args, "small")
-    big_program, big_out = traced_program(big_fn, structs(big_params), args, "big")
+    small, small_out = traced_program(fns[0], structs(params[0]), args, "small")
+    big, big_out = traced_program(fns[1], structs(params[1]), args, "big")
     if str(jax.tree.structure(small_out)) != str(jax.tree.structure(big_out)):
         raise GrowthError(
             f"the two functions return different structures: {jax.tree.structure(small_out)} and "
             f"{jax.tree.structure(big_out)}"
         )
-
-    guesses = unproved(small_program, small_fn, structs(small_params), args)
+    guessed = unproved(small, fns[0], structs(params[0]), args)
+    results = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(small_out)]
     folder = Folder()
-    small = Side(folder.flatten(small_program), _sizes(small_leaves))
-    big = Side(folder.flatten(big_program), _sizes(big_leaves))
+    first, second = (
+        Side(folder.flatten(program), _sizes(own))
+        for program, own in zip((small, big), leaves, strict=True)
+    )
+    return _Models(first, second, leaves, jax.tree.leaves(args), results, set(guessed), folder)
 
-    def widths(
-        before: Program, after: Program, old: dict[str, str], shapes: Shapes, eyes: Shapes
-    ) -> Plan:
-        analysis = Analysis(RULES, UNKNOWN)
-        analysis.folder = folder
-        for i, (name, s) in enumerate(small_leaves):
-            value = Value(s.shape, shapes[old[name]], s.dtype, origin=i)
-            analysis.params.append((old[name], value))
-        for i, (name, shape) in enumerate(eyes.items(), len(small_leaves)):
-            dtype = dict(big_leaves)[name].dtype
-            analysis.params.append((name, Value(shape, shapes[name], dtype, origin=i)))
-        values = [value for _, value in analysis.params]
-        values += [Value(x.shape, x.shape, x.dtype) for x in jax.tree.leaves(args)]
-        places = {name: i for i, name in enumerate(big.shapes)}
-        names = [*(old[name] for name in small.shapes), *eyes]
-        ins = [after.ins[places[name]] for name in names]
-        after = Program([*ins, *after.ins[len(places) :]], after.equations, after.outs)
-        # Identity matrices are the last inputs of the small program; parameters come first here.
-        n, m = len(small_leaves), len(before.ins) - len(eyes)
-        order = [*before.ins[:n], *before.ins[m:], *before.ins[n:m]]
-        before = Program(order, before.equations, before.outs)
-        made = widen(analysis, before, after, values, small_out, append)
-        theirs = {old[small_leaves[i][0]] for i in guesses}
-        leaves = [
-            dataclasses.replace(leaf, calibrated=True) if leaf.path in theirs else leaf
-            for leaf in made.leaves
-        ]
-        return dataclasses.replace(made, leaves=tuple(leaves))
 
-    depth = operator(how).depth
-    if depth == "groups":
-        return more_groups(small_params, big_params)
-    if depth == "experts":
-        trees = jax.tree.structure(small_params), jax.tree.structure(big_params)
-        return upcycled(small_leaves, big_leaves, trees, dict(operator(how).names))
-    refused: GrowthError | None = None
-    for found in deeper(small, big, depth, folder, trainable):
-        try:
-            _check_leaves(small_leaves, dict(big_leaves), found.old, found.shapes)
-            if found.big is None:
-                grown = _unchanged(small_leaves, found.old)
-            else:
-                grown = widths(found.small, found.big, found.old, found.shapes, found.eyes)
-        except GrowthError as error:
-            refused = refused or error
+def _search(
+    models: _Models,
+    depth: str,
+    trainable: Callable[[str], bool],
+    append: Sequence[tuple[str, int]],
+) -> Plan | Conflict:
+    """The plan under the first alignment of layers that has one; the likeliest one's conflict."""
+    small, big = models.small, models.big
+    unaligned: Conflict | None = None
+    refused: Conflict | None = None
+    reasons: set[tuple[str | None, ...]] = set()
+    for way in deeper(small, big, depth, models.folder, trainable):
+        if isinstance(way, Conflict):
+            unaligned = unaligned or way
             continue
-        trees = jax.tree.structure(small_params), jax.tree.structure(big_params)
-        dtypes = {name: str(leaf.dtype) for name, leaf in big_leaves}
-        made = assemble(grown, found, big.shapes, dtypes, depth)
-        return dataclasses.replace(made, trees=trees)
-    if refused is not None:
-        raise refused
-    return widths(small.program, big.program, same, big.shapes, {})
+        widths = _widths(models, way, append)
+        if isinstance(widths, Conflict):
+            refused = refused or widths
+            reason = (widths.kind, widths.axis, widths.primitive, widths.source)
+            if reason in reasons:
+                break  # which layers are new is not what stands in the way
+            if widths.kind != "programs":
+                reasons.add(reason)
+            continue
+        dtypes = {name: str(leaf.dtype) for name, leaf in models.leaves[1]}
+        return assemble(widths, way, big.shapes, dtypes, depth)
+    conflict = refused or unaligned
+    if conflict is not None:
+        return conflict
+    same = {name: name for name in small.shapes}
+    return _width(models, Deeper({}, same, big.shapes, small.program, big.program, {}), append)
 
 
-def _sizes(leaves: list[tuple[str, Any]]) -> dict[str, tuple[int, ...]]:
+def _widths(models: _Models, way: Deeper, append: Sequence[tuple[str, int]]) -> Plan | Conflict:
+    """The plan of the small model's leaves, where layers are added."""
+    small, big = models.leaves
+    wrong = _mismatch(small, dict(big), way.old, way.shapes)
+    if wrong is not None:
+        return wrong
+    if way.big is not None:
+        return _width(models, way, append)
+    leaves = (unchanged(way.old[name], tuple(s.shape), str(s.dtype)) for name, s in small)
+    return Plan(tuple(leaves), ())
+
+
+def _width(models: _Models, way: Deeper, append: Sequence[tuple[str, int]]) -> Plan | Conflict:
+    """The plan between two programs of one structure: `way.small` and `way.big`."""
+    assert way.big is not None
+    small, big = models.leaves
+    dtypes = {name: leaf.dtype for name, leaf in big}
+    analysis = Analysis(RULES, UNKNOWN, models.folder)
+    sizes = [(way.old[name], s.shape, s.dtype) for name, s in small]
+    sizes += [(name, shape, dtypes[name]) for name, shape in way.eyes.items()]
+    for i, (name, shape, dtype) in enumerate(sizes):
+        analysis.params.append((name, Value(shape, way.shapes[name], dtype, origin=i)))
+    values = [value for _, value in analysis.params]
+    values += [Value(x.shape, x.shape, x.dtype) for x in models.inputs]
+    programs = _in_one_order(models, way, way.big)
+    found = solve_width(analysis, programs, values, models.results, append)
+    if isinstance(found, Conflict):
+        return found
+    guessed = {way.old[small[i][0]] for i in models.guessed}
+    leaves = [
+        dataclasses.replace(leaf, calibrated=True) if leaf.path in guessed else leaf
+        for leaf in found.leaves
+    ]
+    return dataclasses.replace(found, leaves=tuple(leaves))
+
+
+def _in_one_order(models: _Models, way: Deeper, big: Program) -> tuple[Program, Program]:
+    """Both programs with the small model's parameters first, identity matrices, then inputs."""
+    place = {name: i for i, name in enumerate(models.big.shapes)}
+    names = [*(way.old[name] for name in models.small.shapes), *way.eyes]
+    ins = [*(big.ins[place[name]] for name in names), *big.ins[len(place) :]]
+    # Identity matrices are the last inputs of the small program.
+    n, m = len(models.small.shapes), len(way.small.ins) - len(way.eyes)
+    order = [*way.small.ins[:n], *way.small.ins[m:], *way.small.ins[n:m]]
+    return (
+        Program(order, way.small.equations, way.small.outs),
+        Program(ins, big.equations, big.outs),
+    )
+
+
+def _sizes(leaves: Leaves) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, leaf in leaves}
 
 
-def _unchanged(leaves: list[tuple[str, Any]], old: dict[str, str]) -> Plan:
-    return Plan(tuple(unchanged(old[name], tuple(s.shape), str(s.dtype)) for name, s in leaves), ())
-
-
-def _check_leaves(
-    small: list[tuple[str, Any]], big: dict[str, Any], old: dict[str, str], shapes: Shapes
-) -> None:
+def _mismatch(
+    small: Leaves,
+    big: Mapping[str, jax.ShapeDtypeStruct],
+    old: Mapping[str, str],
+    shapes: Shapes,
+) -> Conflict | None:
+    """Why leaves of the small model cannot be such of the big one, from their shapes alone."""
     for name, s in small:
         path = old[name]
         if s.dtype != big[path].dtype:
-            raise GrowthError(
+            return Conflict(
                 f"{path} is {s.dtype} in the small and {big[path].dtype} in the big model",
-                params=[path],
-                mend="cast one of them first",
+                "programs",
+                params=(path,),
+                hint="cast one of them first",
             )
         if len(s.shape) != len(shapes[path]):
-            raise GrowthError(
+            return Conflict(
                 f"{path} has shape {s.shape} in the small and {shapes[path]} in the big model",
-                params=[path],
+                "programs",
+                params=(path,),
             )
         for d, (n, m) in enumerate(zip(s.shape, shapes[path], strict=True)):
             if n == 0 != m:
-                raise GrowthError(
+                return Conflict(
                     f"axis {d} of {path} has no units to copy: shapes {s.shape} → {shapes[path]}",
+                    "axes",
                     axis=f"{n} → {m}",
-                    params=[path],
-                    mend="start from a model with at least one",
+                    params=(path,),
+                    hint="start from a model with at least one",
                 )
             if m < n:
-                raise GrowthError(
+                return Conflict(
                     f"axis {d} of {path} would shrink from {n} to {m}: shapes "
                     f"{s.shape} → {shapes[path]}",
+                    "axes",
                     axis=f"{n} → {m}",
-                    params=[path],
-                    mend="growth only enlarges; swap the two models, or use plan.shrink to prune",
+                    params=(path,),
+                    hint="growth only enlarges; swap the two models, or use plan.shrink to prune",
                 )
+    return None

@@ -174,7 +174,7 @@ def grow_with_details(
     if not all(hasattr(state, name) for name in ("params", "opt_state", "model_state")):
         raise GrowthError(
             f"state is a {type(state).__name__}, not a TrainState",
-            mend="TrainState.create(params, tx), or trainkit.growth.plan for parameters alone",
+            hint="TrainState.create(params, tx), or trainkit.growth.plan for parameters alone",
         )
     state = unpack_all(state)
     key = jax.random.key(key) if isinstance(key, int) else key
@@ -268,7 +268,7 @@ def _unproved(
     """The way from a dense layer to a mixture of experts, or to more key heads for the same
     queries, where outputs stay what they were: no proof, but none of the state's numbers is made
     for it."""
-    depth = "groups" if "'groups'" in (error.mend or "") else "experts"
+    depth = error.remedy or "experts"
     known = all(isinstance(x, jax.Array | np.ndarray) for x in jax.tree.leaves(state))
     if not known or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(state)):
         return None
@@ -294,7 +294,7 @@ def _unproved(
         f"this layer for every expert outputs change by {change:.1e} of their scale: the gates of "
         "the chosen do not sum to 1",
         params=[name for name, come in way.origin.items() if come.new],
-        mend="divide the gates by their sum (or take the softmax over the chosen alone); or accept "
+        hint="divide the gates by their sum (or take the softmax over the chosen alone); or accept "
         'the change: how="experts"',
     )
 

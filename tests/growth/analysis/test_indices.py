@@ -38,7 +38,7 @@ def test_planning_needs_shapes_alone(name):
     x = jax.ShapeDtypeStruct(case.inputs[0].shape, jnp.float32)
     plan = growth.plan(small_fn, big_fn, before, after, x)
     assert [leaf.big for leaf in plan.leaves] == [s.shape for s in jax.tree.leaves(after)]
-    assert (3, 6, "repeat") in {(a.small, a.big, a.layout) for a in plan.atoms}
+    assert (3, 6, "repeat") in {(a.small, a.big, a.layout) for a in plan.grown_axes}
 
 
 def test_what_orders_experts_gets_the_same_noise_for_all_copies():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trainkit import growth
-from trainkit.growth.analysis import padding
+from trainkit.growth.analysis.scales import padding
 from trainkit.growth.views.vocabulary import leaked_mass
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -298,7 +298,7 @@ def test_refusal(name):
     fn, small, big, x, text = REFUSALS[name]
     with pytest.raises(growth.GrowthError, match=text) as caught:
         growth.plan(fn, fn, small, big, x)
-    assert caught.value.mend
+    assert caught.value.hint
     assert caught.value.axis or name == "groups without queries"
 
 

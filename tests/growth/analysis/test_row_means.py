@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.growth.analysis.test_padding import X, draw, s
 
 from tests.growth import unforeseen, zoo
+from tests.growth.analysis.test_padding import X, draw, s
 from tests.growth.checking import predicted
 from trainkit import growth
 
@@ -171,7 +171,7 @@ def scaled_branch(p, x):
 def test_refused_where_nothing_can_write_the_mean(fn):
     with pytest.raises(growth.GrowthError, match="hold the mean of the old ones") as caught:
         growth.plan(fn, fn, shapes(5), shapes(8), X)
-    assert "10, 15" in caught.value.mend
+    assert "10, 15" in caught.value.hint
     assert caught.value.axis == "5→8"
     params = draw(shapes(5))
     grown = growth.plan(fn, fn, shapes(5), shapes(10), X).grow(params, key=jax.random.key(0))

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.growth.opt_state.test_continuation import TOKENS, loss, train, transformer, weights
 
+from tests.growth.opt_state.test_continuation import TOKENS, loss, train, transformer, weights
 from trainkit.growth.deepen import deepen, relative_change
 from trainkit.growth.depth.alignment import align, order
-from trainkit.growth.errors import GrowthError
+from trainkit.growth.errors import Conflict, GrowthError
 from trainkit.growth.ir.program import Folder
 from trainkit.growth.ir.zero_analysis import nearest_zeros
 from trainkit.growth.opt_state.exact import exact
@@ -305,14 +305,20 @@ def test_masks_are_no_residual_stream():
 
 def test_bad_trees():
     a = {"block0/w": (2, 2), "out/w": (2, 1)}
-    with pytest.raises(GrowthError, match="no 'out/w'"):
-        align(a, {"block0/w": (2, 2), "block1/w": (2, 2)}, "identity")
-    with pytest.raises(GrowthError, match="'extra/w' is new"):
-        align(a, {**a, "extra/w": (2, 2, 2)}, "stack")
-    with pytest.raises(GrowthError, match="only adds layers"):
-        align({**a, "block1/w": (2, 2)}, a, "identity")
-    with pytest.raises(GrowthError, match="no place in the deeper one"):
-        align(a, {"block0/w": (4, 4), "block1/w": (4, 4), "out/w": (2, 1)}, "identity")
+    for small, big, how, why in [
+        (a, {"block0/w": (2, 2), "block1/w": (2, 2)}, "identity", "no 'out/w'"),
+        (a, {**a, "extra/w": (2, 2, 2)}, "stack", "'extra/w' is new"),
+        ({**a, "block1/w": (2, 2)}, a, "identity", "only adds layers"),
+        (
+            a,
+            {"block0/w": (4, 4), "block1/w": (4, 4), "out/w": (2, 1)},
+            "identity",
+            "no place in the deeper one",
+        ),
+    ]:
+        conflict = align(small, big, how)
+        assert isinstance(conflict, Conflict)
+        assert (conflict.kind, why in conflict.why) == ("layers", True)
     with pytest.raises(ValueError, match="choose one of identity, stack"):
         align(a, {**a, "block1/w": (2, 2)}, "twice")
     assert relative_change(jnp.ones(3), jnp.ones(3)) == 0.0

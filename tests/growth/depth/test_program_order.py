@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from trainkit import TrainState, growth
+from trainkit._core.paths import named_leaves
 from trainkit.growth import GrowthError
 from trainkit.growth.depth.program_order import cuts, in_order
 
@@ -98,7 +99,7 @@ def test_identity(small, big, x, how):
     assert error < 1e-12
     new = {name for name, come in result.origin.items() if come.new}
     assert new
-    mu = growth.paths.named_leaves(result.state.opt_state[0].mu)
+    mu = named_leaves(result.state.opt_state[0].mu)
     assert not any(np.any(mu[name]) for name in new)
     assert all(np.any(m) for name, m in mu.items() if name not in new)
 

@@ -121,4 +121,4 @@ def test_every_layer_has_an_axis_that_grows_to_no_multiple():
     x = jax.ShapeDtypeStruct((2, 5, 3), jnp.float32)
     small, big = (as_dtype(shapes(20, e), np.float32) for e in (3, 5))
     plan = growth.plan(attention, attention, small, big, x)
-    assert [atom.layout for atom in plan.atoms] == ["append"] * 20
+    assert [axis.layout for axis in plan.grown_axes] == ["append"] * 20

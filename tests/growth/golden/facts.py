@@ -41,21 +41,16 @@ def facts(plan: Plan) -> dict[str, Any]:
 
 
 def _axis(leaf: LeafPlan, d: int) -> dict[str, Any]:
-    factors = leaf.segments[d]
+    axis = leaf.axes[d]
+    factors = axis.segments if axis else ()
     return {
-        "structure": _lists(leaf.axes[d]),
+        "structure": axis and _lists(axis.structure),
         # No factors, and factors that are all 1, say the same.
         "factors": [] if set(factors) == {1.0} else [_number(x) for x in factors],
-        "splits": [sorted(segment) for segment in leaf.splits[d]],
+        "splits": [sorted(segment) for segment in axis.splits] if axis else [],
         **{
-            word: sorted(numbers[d]) if numbers else []
-            for word, numbers in (
-                ("reads", leaf.reads),
-                ("tied", leaf.tied),
-                ("fresh", leaf.fresh),
-                ("means", leaf.means),
-                ("ordered", leaf.ordered),
-            )
+            word: sorted(getattr(axis, word)) if axis else []
+            for word in ("reads", "tied", "fresh", "means", "ordered")
         },
     }
 
@@ -66,7 +61,9 @@ def _layer(layer: Layer) -> list[Any]:
 
 def whole(plan: Plan) -> dict[str, Any]:
     """What the plan says beside its leaves: the independent axes that grow, and how it was made."""
-    axes = [[a.small, a.big, a.layout, a.clean, a.paired, a.visible, a.fill] for a in plan.atoms]
+    axes = [
+        [a.small, a.big, a.layout, a.clean, a.paired, a.visible, a.fill] for a in plan.grown_axes
+    ]
     return {"axes": axes, "depth": plan.depth, "equations": plan.equations}
 
 

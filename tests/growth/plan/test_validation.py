@@ -79,7 +79,7 @@ nested = lambda p, x: mlp(p["a"], x)
 PLAN = {
     "another function": (
         lambda: planned(b=lambda p, x: jax.nn.relu(x @ p["in"] + p["b"]) @ p["out"]),
-        r"(?s)first difference.*small: .*test_given.*big: .*test_given",
+        r"(?s)first difference.*small: .*test_validation.*big: .*test_validation",
     ),
     "more equations": (lambda: planned(b=lambda p, x: 2 * mlp(p, x)), "ends here"),
     "a leaf is missing": (lambda: planned(without(shapes(4), "b")), "(?s)'b'.*small_params"),

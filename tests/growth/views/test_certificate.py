@@ -161,7 +161,7 @@ def test_strided_pairs():
     big = {name: jax.ShapeDtypeStruct(s, jnp.float64) for name, s in shapes(8).items()}
     x = jnp.asarray(rng.normal(size=(2, 4, 5)))
     plan = growth.plan(attend, attend, small, big, x)
-    assert {atom.layout for atom in plan.atoms} == {"stride"}
+    assert {axis.layout for axis in plan.grown_axes} == {"stride"}
     c = plan.certificate(attend, attend, small, x, tx=optax.adam(1e-2), key=jax.random.key(0))
     assert c.forward_error["float64"] < 1e-13
     assert c.gradient_residual < 1e-12

@@ -88,7 +88,7 @@ def test_activations_are_measured_where_they_are_read():
     plan = planned(small, big)
     x = jnp.asarray(np.random.default_rng(3).normal(size=(5, 3)), jnp.float32)
     found = growth.activations(plan, model, model, big, x)
-    sizes = {i: atom.big for i, atom in enumerate(plan.atoms)}
+    sizes = {i: axis.big for i, axis in enumerate(plan.grown_axes)}
     hidden = next(i for i, n in sizes.items() if n == 6)
     h = x @ big["embed"] + big["bias"]
     y = h / np.sqrt(np.mean(np.square(h), -1, keepdims=True) + 1e-3) * (1.0 + big["norm"])

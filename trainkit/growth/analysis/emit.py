@@ -1,167 +1,168 @@
-"""From what the flow found to a plan: which scales, which splits, which units hold what."""
+"""From scale propagation to a plan: which scales, which splits, which units hold what."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 
-from trainkit.growth.analysis import padding
-from trainkit.growth.analysis.joint_program import Analysis, Value
-from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.layout_requests import visible
+from trainkit.growth.analysis.scales import padding
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.shares import Key, Roles, Shares, choose_shares, roles
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.linear import choose, nearest
+from trainkit.growth.axes.linear import Expr
 from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.solvers import nearest
 from trainkit.growth.axes.structures import structure_of
-from trainkit.growth.errors import GrowthError
-from trainkit.growth.plan.data import AxisLeaf, LeafPlan, Plan
+from trainkit.growth.errors import Conflict
+from trainkit.growth.plan.data import AxisPlan, GrownAxis, LeafPlan, Plan
 
 
-def emit(analysis: Analysis, flow: Flow, layouts: dict[int, str], visible: set[int]) -> Plan:
-    chosen, clean = _choose_splits(analysis, flow)
-    reads, tied, paired = _roles(flow, chosen)
-    fresh, means = _fresh(flow)
-    looked_at = {place[2] for need in flow.needs for clause in need.condition for place in clause}
-    numbers: dict[int, int] = {}
-    atoms: list[AxisLeaf] = []
+class _Numbers:
+    """The leaves that grow, numbered as parameters come upon them."""
 
-    def number(leaf: Axis) -> int:
-        if leaf.uid not in numbers:
-            numbers[leaf.uid] = len(atoms)
-            atoms.append(
-                AxisLeaf(
-                    leaf.small,
-                    leaf.big,
-                    layouts[leaf.uid],
-                    leaf.uid in clean,
-                    leaf.uid in paired,
-                    leaf.uid in visible,
-                    "random" if leaf.uid in looked_at else "mean",
-                )
-            )
-        return numbers[leaf.uid]
+    def __init__(self, describe: Callable[[Axis], GrownAxis]):
+        self.describe = describe
+        self.numbers: dict[int, int] = {}
+        self.grown: list[GrownAxis] = []
 
+    def one(self, leaf: Axis) -> int:
+        if leaf.uid not in self.numbers:
+            self.numbers[leaf.uid] = len(self.grown)
+            self.grown.append(self.describe(leaf))
+        return self.numbers[leaf.uid]
+
+    def of(self, leaves: Iterable[Axis]) -> tuple[int, ...]:
+        return tuple(sorted({self.one(leaf) for leaf in leaves}))
+
+
+class _Found(NamedTuple):
+    """What is known of the parameters together; see the fields of `AxisPlan`."""
+
+    scales: ScalePropagation
+    evaluate: Callable[[Expr], float]
+    numbers: _Numbers
+    chosen: list[dict[Key, int]]
+    reads: Roles
+    tied: Roles
+    fresh: Roles
+    means: Roles
+
+
+def emit_plan(scales: ScalePropagation) -> Plan | Conflict:
+    """Solves the equations that were propagated, nearest to the split that is usual.
+
+    Returns:
+      The plan; or the conflict of copies that no parameter can be split for, or of new units that
+      would have to hold two things.
+    """
+    shares = choose_shares(scales)
+    if isinstance(shares, Conflict):
+        return shares
+    reads, tied, paired = roles(scales, shares.chosen)
+    held = padding.choose(scales.needs)
+    if isinstance(held, Conflict):
+        return held
+    fresh, means = _fresh(scales, held)
+    observed = {place[2] for need in scales.needs for clause in need.condition for place in clause}
+    seen = visible(scales.joint)
+
+    def describe(leaf: Axis) -> GrownAxis:
+        return GrownAxis(
+            leaf.small,
+            leaf.big,
+            scales.layouts[leaf.uid],
+            leaf.uid in shares.clean,
+            leaf.uid in paired,
+            leaf.uid in seen,
+            "random" if leaf.uid in observed else "mean",
+        )
+
+    numbers, evaluate = _Numbers(describe), _solved(scales, shares)
+    found = _Found(scales, evaluate, numbers, shares.chosen, reads, tied, fresh, means)
+    params = enumerate(scales.analysis.params)
+    leaves = tuple(_leaf_plan(found, i, path, value) for i, (path, value) in params)
+    return Plan(leaves, tuple(numbers.grown), scales.analysis.count)
+
+
+def _solved(scales: ScalePropagation, shares: Shares) -> Callable[[Expr], float]:
+    """Scales of which as many as can be are those of the split: 1/copies where a cell is split."""
     wanted = []
-    for i, (_, value) in enumerate(analysis.params):
-        base, more = flow.param_scale[i]
+    for i, (_, value) in enumerate(scales.analysis.params):
         for block in np.ndindex(value.scale.shape):
             target = 0.0
             for d, label in enumerate(block):
-                for leaf in flow.labels(value.axes[d])[1][label]:
-                    if chosen[i].get((d, label, leaf.uid)):
-                        target -= flow.factors[leaf.uid] or 0.0
+                for leaf in scales.labels(value.axes[d])[1][label]:
+                    if shares.chosen[i].get((d, label, leaf.uid)):
+                        target -= scales.factors[leaf.uid] or 0.0
             wanted.append((value.scale[block], target, 1.0))
-    evaluate = nearest(flow.scales, wanted)
-
-    plans = []
-    for i, (path, value) in enumerate(analysis.params):
-        base, more = flow.param_scale[i]
-        segments, carried, structures = [], [], []
-        for d, axis in enumerate(value.axes):
-            axis = find(axis)
-            cells = flow.labels(axis)[1]
-            scales = tuple(
-                _round(math.exp(evaluate(more[d, label]) if label else 0.0))
-                for label in range(len(cells))
-            )
-            segments.append(scales if any(s != 1.0 for s in scales) else ())
-            carried.append(
-                tuple(
-                    tuple(
-                        sorted(
-                            number(leaf)
-                            for leaf in dict.fromkeys(cell)
-                            if chosen[i].get((d, label, leaf.uid))
-                        )
-                    )
-                    for label, cell in enumerate(cells)
-                )
-                if not axis.fixed
-                else ()
-            )
-            plain = axis.fixed and not segments[-1]
-            structures.append(None if plain else structure_of(axis, number))
-        weight = _round(math.exp(evaluate(base)))
-        shift = flow.shift.get(i, 0.0)
-        if weight == 1.0 and not any(segments) and not flow.hollow(value):
-            shift = 0.0
-        plans.append(
-            LeafPlan(
-                path=path,
-                small=value.small,
-                big=value.big,
-                dtype=str(value.dtype),
-                axes=tuple(structures),
-                weight=weight,
-                segments=tuple(segments),
-                splits=tuple(carried),
-                shift=shift,
-                reads=_numbered(reads, i, value, number),
-                tied=_numbered(tied, i, value, number),
-                fresh=_numbered(fresh, i, value, number),
-                means=_numbered(means, i, value, number),
-                ordered=_numbered(
-                    {(i, d): flow.ordered.get(i, set()) for d in range(len(value.axes))},
-                    i,
-                    value,
-                    number,
-                )
-                if i in flow.ordered
-                else (),
-                # What a norm passes back to the units of a mean is no multiple of what it did.
-                calibrated=any((i, d) in means for d in range(len(value.axes))),
-            )
-        )
-    return Plan(leaves=tuple(plans), atoms=tuple(atoms), equations=analysis.count)
+    return nearest(scales.system, wanted)
 
 
-def _roles(flow: Flow, chosen):
-    """Which grown leaves each axis of each parameter is contracted over itself, over which of them
-    it writes too, and over which two activations are contracted."""
-    owner = {
-        var: (i, key)
-        for i, split in enumerate(flow.param_split)
-        for key, expr in split.items()
-        for var in expr
-    }
-    reads: dict[tuple[int, int], set[int]] = {}
-    tied: dict[tuple[int, int], set[int]] = {}
-    paired = set()
-    for c in flow.contractions:
-        if not c.direct and c.joint.name == "dot_general":
-            paired.add(c.leaf.uid)
-        for expr in c.reads:
-            for var in expr:
-                if var not in owner:
-                    continue
-                i, key = owner[var]
-                reads.setdefault((i, key[0]), set()).add(c.leaf.uid)
-                if not chosen[i][key] and flow.factors[c.leaf.uid] != 0.0:
-                    # What reads an axis takes the split, unless it is looked at elsewhere too.
-                    tied.setdefault((i, key[0]), set()).add(c.leaf.uid)
-    return reads, tied, paired
+def _leaf_plan(found: _Found, i: int, path: str, value: Value) -> LeafPlan:
+    scales = found.scales
+    base, _ = scales.param_scale[i]
+    axes = tuple(_axis_plan(found, i, d, find(axis)) for d, axis in enumerate(value.axes))
+    weight = _round(math.exp(found.evaluate(base)))
+    changes = weight != 1.0 or any(a and a.segments for a in axes) or scales.padding(value)
+    return LeafPlan(
+        path=path,
+        small=value.small,
+        big=value.big,
+        dtype=str(value.dtype),
+        axes=axes,
+        weight=weight,
+        shift=scales.shift.get(i, 0.0) if changes else 0.0,
+        # What a norm passes back to the units of a mean is no multiple of what it did.
+        calibrated=any((i, d) in found.means for d in range(len(axes))),
+    )
 
 
-def _fresh(flow: Flow) -> tuple[dict[tuple[int, int], set[int]], dict[tuple[int, int], set[int]]]:
+def _axis_plan(found: _Found, i: int, d: int, axis: Axis) -> AxisPlan | None:
+    """How one axis of a parameter grows; `None` where nothing of it changes."""
+    scales, numbers, chosen = found.scales, found.numbers, found.chosen[i]
+    more, cells = scales.param_scale[i][1], scales.labels(axis)[1]
+    factors = tuple(
+        _round(math.exp(found.evaluate(more[d, label]) if label else 0.0))
+        for label in range(len(cells))
+    )
+    segments = factors if any(f != 1.0 for f in factors) else ()
+    if axis.fixed and not segments:
+        return None
+    splits = tuple(
+        numbers.of(x for x in cell if chosen.get((d, label, x.uid)))
+        for label, cell in enumerate(cells)
+    )
+    own = grown_leaves(axis)
+    among = lambda uids: numbers.of(x for x in own if x.uid in uids)
+    return AxisPlan(
+        structure=structure_of(axis, numbers.one),
+        segments=segments,
+        splits=() if axis.fixed else splits,
+        reads=among(found.reads.get((i, d), ())),
+        tied=among(found.tied.get((i, d), ())),
+        fresh=among(found.fresh.get((i, d), ())),
+        means=among(found.means.get((i, d), ())),
+        ordered=among(scales.ordered.get(i, ())),
+    )
+
+
+def _fresh(scales: ScalePropagation, held: set[padding.Place]) -> tuple[Roles, Roles]:
     """The axis leaves in whose new units a parameter may hold anything, and those in which it
     holds the mean of the old ones."""
-    chosen = padding.choose(flow.needs)
-    fresh: dict[tuple[int, int], set[int]] = {}
-    means: dict[tuple[int, int], set[int]] = {}
-    for i, split in enumerate(flow.param_split):
+    fresh: Roles = {}
+    means: Roles = {}
+    for i, split in enumerate(scales.param_split):
         for d, _, uid in split:
-            if (i, d, uid, padding.MEAN) in chosen:
+            if (i, d, uid, padding.MEAN) in held:
                 means.setdefault((i, d), set()).add(uid)
-            elif uid in flow.holes and (i, d, uid, padding.ZERO) not in chosen:
+            elif uid in scales.padded and (i, d, uid, padding.ZERO) not in held:
                 fresh.setdefault((i, d), set()).add(uid)
     return fresh, means
-
-
-def _numbered(found, i: int, value: Value, number) -> tuple[tuple[int, ...], ...]:
-    return tuple(
-        tuple(sorted({number(x) for x in grown_leaves(a) if x.uid in found.get((i, d), ())}))
-        for d, a in enumerate(value.axes)
-    )
 
 
 def _round(x: float) -> float:
@@ -171,38 +172,3 @@ def _round(x: float) -> float:
         if near and abs(near / x - 1) < 1e-13:
             return near
     return x
-
-
-def _choose_splits(analysis: Analysis, flow: Flow):
-    """Which parameters carry the split of which leaf, and which leaves are split wherever read."""
-    direct: dict[int, set[int]] = {}
-    for c in flow.contractions:
-        for origin in c.direct:
-            direct.setdefault(c.leaf.uid, set()).add(origin)
-    bits = []
-    for i, split in enumerate(flow.param_split):
-        for (_, _, uid), expr in split.items():
-            fixed = flow.factors[uid] == 0.0  # nothing is copied: nothing to split
-            if fixed:
-                flow.splits.require_zero(expr)
-            bits.append((expr, 0.0 if i in direct.get(uid, ()) else -1.0))
-    between = [
-        (c.total, flow.factors[c.leaf.uid] is None, 0.0 if flow.factors[c.leaf.uid] == 0 else 10.0)
-        for c in flow.contractions
-    ]
-    value, culprits = choose(flow.splits, bits, between)
-    if value is None:
-        c = flow.contractions[culprits[0]]
-        try:
-            c.joint.fail(
-                "no parameter can be split over the copies that are summed", axes=(c.leaf,)
-            )
-        except GrowthError as error:
-            error.others = [flow.contractions[i].leaf for i in culprits[1:]]
-            raise
-    chosen = [{key: value(expr) for key, expr in split.items()} for split in flow.param_split]
-    totals: dict[int, list[int]] = {}
-    for c in flow.contractions:
-        totals.setdefault(c.leaf.uid, []).append(value(c.total))
-    clean = {uid for uid, t in totals.items() if uid not in flow.watched and all(x == 1 for x in t)}
-    return chosen, clean

@@ -2,62 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-from jax.extend import core
 
-from trainkit.growth.analysis.indices import Match, Pick
-from trainkit.growth.axes.axis import Axis, Mismatch, find, show, unify
-from trainkit.growth.axes.reading import grown_leaves, leaves
-from trainkit.growth.errors import GrowthError
+from trainkit.growth.analysis.conflicts import Refused, conflict_between, guarded
+from trainkit.growth.analysis.values import SharedValues, Value
+from trainkit.growth.axes.axis import Axis, find, show
+from trainkit.growth.axes.unification import unify
+from trainkit.growth.errors import Conflict, Kind
+from trainkit.growth.ir.dataflow import Fact, Facts, Lattice, run
 from trainkit.growth.ir.products import alike, in_one_order
 from trainkit.growth.ir.program import Const, Equation, Folder, Program
 from trainkit.growth.ir.source_lines import describe, where
 
 
-class Value:
-    """A value of both programs: its shapes, one `Axis` a dimension, what it comes from.
-
-    Attributes:
-      const: the constant in both programs, or `None`.
-      origin: the parameter that this is, up to moving its elements about, or `None`.
-      scale, carries, zeros, means: what the flow pass finds; see `flow`.
-      choice: what it is if it is no copy, but about what was chosen along an axis; see `choice`.
-    """
-
-    __slots__ = (
-        "axes",
-        "big",
-        "carries",
-        "choice",
-        "const",
-        "dtype",
-        "means",
-        "origin",
-        "scale",
-        "sign",
-        "small",
-        "zeros",
-    )
-
-    def __init__(self, small, big, dtype, axes=None, const=None, origin=None):
-        self.small, self.big, self.dtype = tuple(small), tuple(big), dtype
-        if axes is None:
-            axes = [Axis(n, m) for n, m in zip(self.small, self.big, strict=True)]
-        self.axes: list[Axis] = axes
-        self.const: tuple[Const, Const] | None = const
-        self.origin: int | None = origin
-        self.scale: Any = None
-        self.carries: Any = None
-        self.zeros: Any = None
-        self.means: Any = {}
-        self.sign = 0  # see `signs`
-        self.choice: Pick | Match | None = None
-
-
-class Joint:
+class EquationPair:
     """One equation of both programs."""
 
     __slots__ = ("analysis", "big", "bodies", "ins", "name", "notes", "outs", "params", "small")
@@ -86,8 +47,9 @@ class Joint:
                 self.fail(
                     f"dimension {d} of the result shrinks from {n} to {m}, so that what is one "
                     "unit of the small model is none of the big one",
-                    mend="grow all factors of a split axis: query and key heads together, heads "
+                    hint="grow all factors of a split axis: query and key heads together, heads "
                     "or head_dim (key heads alone: how='groups')",
+                    remedy="groups",
                 )
             if (axis.small, axis.big) != (n, m):
                 self.fail(
@@ -97,17 +59,15 @@ class Joint:
         return value
 
     def unify(self, a: Axis, b: Axis) -> None:
-        try:
-            unify(a, b)
-        except Mismatch as error:
+        if (wrong := unify(a, b)) is not None:
             self.fail(
                 f"the axes {show(a)} and {show(b)} meet here but have no structure in common: "
-                f"{error}",
+                f"{wrong.why}",
                 axes=(a, b),
-                mend="grow both by the same factor, or only sizes that divide one another",
+                hint="grow both by the same factor, or only sizes that divide one another",
             )
 
-    def same_told(self, *ignored: str) -> None:
+    def check_same_params(self, *ignored: str) -> None:
         """Refuses where the two equations are told different things (other than sizes)."""
         for key, a in self.params.items():
             b = self.big.params.get(key)
@@ -122,21 +82,30 @@ class Joint:
             if not same:
                 self.fail(f"the two programs say {key}={a} and {key}={b}")
 
-    def refuse_growth(self, value: Value, dims: Sequence[int], why: str, mend: str | None) -> None:
+    def refuse_growth(self, value: Value, dims: Sequence[int], why: str, hint: str | None) -> None:
+        """Refuses where one of these dimensions grows."""
         for d in dims:
             axis = find(value.axes[d])
             if not axis.fixed:
-                self.fail(f"{why} (dimension {d} of an operand)", axes=(axis,), mend=mend)
+                self.fail(f"{why} (dimension {d} of an operand)", axes=(axis,), hint=hint)
 
-    def fail(self, message: str, *, axes: Sequence[Axis] = (), mend: str | None = None) -> NoReturn:
-        self.analysis.fail(message, axes=axes, mend=mend, equation=self.small, other=self.big)
+    def fail(
+        self,
+        why: str,
+        *,
+        axes: Sequence[Axis] = (),
+        hint: str | None = None,
+        remedy: str | None = None,
+    ) -> NoReturn:
+        """Refuses this equation: for rules, and what they call."""
+        raise Refused(self.analysis.conflict(why, "axes", axes, self, hint=hint, remedy=remedy))
 
 
 class Body(NamedTuple):
     """The body of a control-flow equation, walked in lockstep too."""
 
     ins: list[Value]
-    equations: list[Joint]
+    equations: list[EquationPair]
     outs: list[Value]
 
 
@@ -145,146 +114,180 @@ class Rule(NamedTuple):
 
     Attributes:
       axes: makes the results' values and unifies axes.
-      flow: carries scales and splits from operands to results.
+      scales: carries scales and splits from operands to results.
     """
 
-    axes: Callable[[Joint], None]
-    flow: Callable[[Any, Joint], None]
+    axes: Callable[[EquationPair], None]
+    scales: Callable[[Any, EquationPair], None]
 
 
 class Analysis:
-    """The joint program of one model at two widths."""
+    """What the rules know of the joint program while it is walked.
 
-    def __init__(self, rules: dict[str, Rule], unknown: Rule):
+    Attributes:
+      rules, unknown: the rule of each primitive, and that of all others.
+      folder: shares constants between the two programs, and with the bodies of their loops.
+      params: path and value of each parameter.
+      count: how many equations have been paired.
+      forced: axes whose layout something asks for, the layout, and the equation that asks.
+    """
+
+    def __init__(self, rules: dict[str, Rule], unknown: Rule, folder: Folder | None = None):
         self.rules, self.unknown = rules, unknown
-        self.folder = Folder()
+        self.folder = Folder() if folder is None else folder
         self.params: list[tuple[str, Value]] = []
         self.count = 0
-        self.forced: list[tuple[Axis, str, Joint | None]] = []  # axes whose layout an equation asks
+        self.forced: list[tuple[Axis, str, EquationPair | None]] = []
 
     def rule(self, name: str, operands: Sequence[Value]) -> Rule:
         """The rule of a primitive; the rule of choices where one is among its operands."""
         chosen = any(v.choice is not None for v in operands)
         return self.rules["choice"] if chosen else self.rules.get(name, self.unknown)
 
-    def force(self, axis: Axis, layout: str, joint: Joint | None = None) -> None:
+    def force(self, axis: Axis, layout: str, pair: EquationPair | None = None) -> None:
         """Asks for a layout of an axis; `choose_layouts` gives it."""
-        self.forced.append((axis, layout, joint))
+        self.forced.append((axis, layout, pair))
 
-    def paths(self, axes: Sequence[Axis]) -> list[str]:
-        """The parameter axes that share a grown leaf with `axes`."""
-        wanted = {leaf.uid for a in axes for leaf in leaves(a)}
-        grown = {leaf.uid for a in axes for leaf in grown_leaves(a)}
-        wanted = grown or wanted
-        found = []
-        for path, value in self.params:
-            for d, axis in enumerate(value.axes):
-                if wanted & {leaf.uid for leaf in leaves(axis)}:
-                    found.append(f"{path} (axis {d}: {show(axis)})")
-        return found
-
-    def fail(self, message, *, axes=(), mend=None, equation=None, other=None) -> NoReturn:
-        told, params = axes, self.paths(axes)
-        if not params:  # no parameter has such an axis: whatever grows may be the reason
-            every = [a for _, value in self.params for a in value.axes if not find(a).fixed]
-            params, axes = self.paths(every) if every else [], axes or every
-        shown = " and ".join(dict.fromkeys(show(a) for a in axes)) or None
-        if equation is not None:
-            message += f"\n  small:      {describe(equation)}"
-            if other is not None:
-                message += f"\n  big:        {describe(other)}"
-        error = GrowthError(
-            message,
-            axis=shown,
-            params=params,
-            primitive=equation.name if equation is not None else None,
-            source=where(equation) if equation is not None else None,
-            mend=mend,
+    def conflict(
+        self,
+        why: str,
+        kind: Kind,
+        axes: Sequence[Axis] = (),
+        pair: EquationPair | None = None,
+        *,
+        alone: bool = False,
+        hint: str | None = None,
+        remedy: str | None = None,
+    ) -> Conflict:
+        """A conflict about axes, at an equation (`alone`: the small program's is shown only)."""
+        return conflict_between(
+            [(path, value.axes) for path, value in self.params],
+            why,
+            kind,
+            axes=axes,
+            equation=None if pair is None else pair.small,
+            other=None if pair is None or alone else pair.big,
+            hint=hint,
+            remedy=remedy,
         )
-        error.leaves = [leaf for a in told for leaf in grown_leaves(a)]
-        raise error
 
     def constant(self, small: Const, big: Const) -> Value:
         return Value(small.shape, big.shape, small.dtype, None, (small, big))
 
     def walk(
         self, small: Program, big: Program, args: list[Value]
-    ) -> tuple[list[Joint], list[Value]]:
-        """Pairs the equations one by one; returns them and the values that come out."""
+    ) -> tuple[list[EquationPair], list[Value]] | Conflict:
+        """Pairs the equations of two flat programs one by one, and unifies their axes.
+
+        Args:
+          small, big: programs of the same arguments at two sizes.
+          args: the values of these, parameters first.
+
+        Returns:
+          The pairs, and the values that come out; or why the two are not one.
+        """
         if not alike(small, big):
             one, other = (in_one_order(program, self.folder) for program in (small, big))
             if alike(one, other):
                 small, big = one, other
-        of_small: dict[int, Value] = {id(v): a for v, a in zip(small.ins, args, strict=True)}
-        of_big: dict[int, Value] = {id(v): a for v, a in zip(big.ins, args, strict=True)}
-
-        def pair(s, b) -> Value | None:
-            if isinstance(s, Const) and isinstance(b, Const):
-                return self.constant(s, b) if len(s.shape) == len(b.shape) else None
-            if isinstance(s, Const) or isinstance(b, Const):
-                return None
-            value = of_small[id(s)]
-            return value if of_big[id(b)] is value else None
-
-        joints = []
+        both = SharedValues(small, big, args, self.constant)
+        pairs = []
         for i in range(max(len(small.equations), len(big.equations))):
             s = small.equations[i] if i < len(small.equations) else None
             b = big.equations[i] if i < len(big.equations) else None
             if s is None or b is None or s.name != b.name or len(s.ins) != len(b.ins):
-                self._differ(i, s, b, "different operations")
-            assert s is not None
-            assert b is not None
-            ins = [pair(x, y) for x, y in zip(s.ins, b.ins, strict=True)]
-            known = [v for v in ins if v is not None]
-            if len(known) < len(ins):
-                self._differ(i, s, b, f"operand {ins.index(None)} comes from elsewhere")
-            joint = Joint(self, s, b, known)
+                return _difference(i, s, b, "different operations")
+            ins = both.values(s.ins, b.ins)
+            if isinstance(ins, int):
+                return _difference(i, s, b, f"operand {ins} comes from elsewhere")
+            pair = EquationPair(self, s, b, ins)
             self.count += 1
-            self.rule(s.name, known).axes(joint)
-            assert len(joint.outs) == len(s.outs), f"rule of {s.name} made too few results"
-            joints.append(joint)
-            for var, other, value in zip(s.outs, b.outs, joint.outs, strict=True):
-                of_small[id(var)] = of_big[id(other)] = value
+            if isinstance(wrong := guarded("axes", self.rule(s.name, ins).axes, pair), Conflict):
+                return wrong
+            assert len(pair.outs) == len(s.outs), f"rule of {s.name} made too few results"
+            pairs.append(pair)
+            both.add(s.outs, b.outs, pair.outs)
+        outs = self._results(small, big, both)
+        return outs if isinstance(outs, Conflict) else (pairs, outs)
+
+    def _results(self, small: Program, big: Program, both: SharedValues) -> list[Value] | Conflict:
         if len(small.outs) != len(big.outs):
-            raise GrowthError(f"the functions return {len(small.outs)} and {len(big.outs)} arrays")
-        outs = [pair(s, b) for s, b in zip(small.outs, big.outs, strict=True)]
-        known = [v for v in outs if v is not None]
-        if len(known) < len(outs):
-            raise GrowthError(
-                f"result {outs.index(None)} comes from different places in the two programs"
-            )
-        for i, v in enumerate(known):
+            why = f"the functions return {len(small.outs)} and {len(big.outs)} arrays"
+            return Conflict(why, "programs")
+        outs = both.values(small.outs, big.outs)
+        if isinstance(outs, int):
+            why = f"result {outs} comes from different places in the two programs"
+            return Conflict(why, "programs")
+        for i, v in enumerate(outs):
             if v.choice is not None:
-                self.fail(
+                return self.conflict(
                     f"result {i} tells which entries of an axis that grows were chosen",
-                    axes=[a for a in v.axes if not find(a).fixed],
-                    mend="return what the model makes of them",
+                    "axes",
+                    [a for a in v.axes if not find(a).fixed],
+                    hint="return what the model makes of them",
                 )
-        return joints, known
+        return outs
 
     def body(self, small: Any, big: Any, args: list[Value]) -> Body:
-        """Walks the body of a control-flow equation on `args` (constants are folded into it)."""
+        """Walks the body of an equation on `args` (constants are folded into it); for rules."""
         known = [{i: a.const[j] for i, a in enumerate(args) if a.const is not None} for j in (0, 1)]
         first, second = (
-            self.folder.flatten(_closed(jaxpr), k)
-            for jaxpr, k in zip((small, big), known, strict=True)
+            self.folder.flatten(jaxpr, k) for jaxpr, k in zip((small, big), known, strict=True)
         )
-        return Body(args, *self.walk(first, second, args))
-
-    def _differ(self, i: int, s: Equation | None, b: Equation | None, why: str) -> NoReturn:
-        there = s or b
-        assert there is not None, "two programs that both end do not differ"
-        raise GrowthError(
-            "the two functions are not one model at two sizes; the first difference, at equation "
-            f"{i}: {why}\n"
-            f"  small:      {describe(s) if s else 'ends here'}\n"
-            f"  big:        {describe(b) if b else 'ends here'}",
-            primitive=there.name,
-            source=where(there),
-            mend="build both from one definition that differs in sizes alone (not in depth, "
-            "options or branches taken on a size)",
-        )
+        walked = self.walk(first, second, args)
+        if isinstance(walked, Conflict):
+            raise Refused(walked)
+        return Body(args, *walked)
 
 
-def _closed(jaxpr: Any) -> core.ClosedJaxpr:
-    return jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, ())
+def _difference(i: int, s: Equation | None, b: Equation | None, why: str) -> Conflict:
+    there = s or b
+    assert there is not None, "two programs that both end do not differ"
+    return Conflict(
+        "the two functions are not one model at two sizes; the first difference, at equation "
+        f"{i}: {why}\n"
+        f"  small:      {describe(s) if s else 'ends here'}\n"
+        f"  big:        {describe(b) if b else 'ends here'}",
+        "programs",
+        primitive=there.name,
+        source=where(there),
+        hint="build both from one definition that differs in sizes alone (not in depth, "
+        "options or branches taken on a size)",
+    )
+
+
+class JointProgram(NamedTuple):
+    """Two programs as one: what layouts are searched for, and what scales are carried through.
+
+    Attributes:
+      analysis: its parameters, and the layouts that equations ask for.
+      values: what goes in, parameters first.
+      pairs: the equations of both, in order; those of bodies are in their pairs.
+      outs: what comes out.
+    """
+
+    analysis: Analysis
+    values: list[Value]
+    pairs: list[EquationPair]
+    outs: list[Value]
+
+    def facts(self, lattice: Lattice[Fact], inputs: Sequence[Fact]) -> Facts[Fact]:
+        """What holds of each value, if `inputs` holds of those that go in."""
+        program = Body(self.values, self.pairs, self.outs)
+        return run(program, inputs, lattice, bodies=lambda pair: pair.bodies)
+
+    def everything(self) -> list[Value]:
+        """Every value, those of bodies too; some more than once."""
+        every = [*self.values, *self.outs]
+        for pair in all_pairs(self.pairs):
+            every += [*pair.ins, *pair.outs]
+            every += [v for body in pair.bodies for v in (*body.ins, *body.outs)]
+        return every
+
+
+def all_pairs(pairs: Iterable[EquationPair]) -> Iterator[EquationPair]:
+    """The equations, each before those of its bodies."""
+    for pair in pairs:
+        yield pair
+        for body in pair.bodies:
+            yield from all_pairs(body.equations)

@@ -1,276 +1,127 @@
-"""Constants of the two programs: is the big one the small one's duplicate, and at what scale?"""
+"""The layouts of a joint program's axes: what equations ask for, and what tables fit."""
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Iterable
-from typing import NoReturn
+from collections.abc import Iterable, Iterator
 
-import numpy as np
+from trainkit.growth.analysis.constants import compare, no_duplicate
+from trainkit.growth.analysis.joint_program import (
+    Analysis,
+    EquationPair,
+    JointProgram,
+    all_pairs,
+)
+from trainkit.growth.analysis.values import Value
+from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.layouts import LAYOUTS, Layouts
+from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.errors import Conflict
+from trainkit.growth.ir.primitives import traits
 
-from trainkit.growth.analysis.joint_program import Analysis, Joint, Value
-from trainkit.growth.axes.axis import find
-from trainkit.growth.axes.linear import ZERO, constant
-from trainkit.growth.axes.reading import grown_leaves, labels, source_map
-
-
-def repeated(n: int, m: int) -> np.ndarray:
-    """Each unit several times running: the layout that needs no communication when sharded.
-
-    Of a size that is no multiple the first units have a copy more than the others.
-    """
-    each, more = divmod(m, n) if n else (0, 0)
-    return np.repeat(np.arange(n), np.where(np.arange(n) < more, each + 1, each))
-
-
-def tiled(n: int, m: int) -> np.ndarray:
-    """The whole axis several times running."""
-    return np.arange(m) % n
-
-
-def strided(n: int, m: int) -> np.ndarray | None:
-    """Old unit i at place m/n · i and nothing between (what keeps a table of frequencies)."""
-    if m % n:
-        return None
-    source = np.full(m, -1)
-    source[:: m // n] = np.arange(n)
-    return source
-
-
-def appended(n: int, m: int) -> np.ndarray:
-    """The old units, then new ones that copy nothing."""
-    return np.concatenate([np.arange(n), np.full(m - n, -1)])
-
-
-def centred(n: int, m: int) -> np.ndarray | None:
-    """The old taps of a kernel in the middle of the new ones."""
-    side = (m - n) // 2
-    return None if (m - n) % 2 else np.pad(np.arange(n), side, constant_values=-1)
-
-
-LAYOUTS: dict[str, Callable[[int, int], np.ndarray | None]] = {
-    "repeat": repeated,
-    "tile": tiled,
-    "stride": strided,
-    "append": appended,
-    "row mean": appended,
-    "centre": centred,
-}
 SEARCHED = ("repeat", "tile", "stride")
-HOLLOW = ("stride", "append", "row mean", "centre")  # layouts with new units that copy nothing
+Asked = tuple[Axis, str, EquationPair | None]
 
 
-def exact_ratio(r: float, eps: float) -> float:
-    """log r, with r rounded to the root of a small fraction where it is one to within rounding.
+def choose_layouts(joint: JointProgram) -> Layouts | Conflict:
+    """A layout for every leaf that grows.
 
-    Constants are sizes, or roots of sizes, that were rounded to the model's precision.
+    Copies of a unit are put side by side, unless an equation asks for something else or a constant
+    says that they belong elsewhere.
     """
-    best: tuple[float, float] | None = None
-    for power in (1, 2, 4):
-        value = r**power
-        for q in range(1, 65):
-            p = round(value * q)
-            if p and abs(p / (q * value) - 1) < 3 * power * eps:
-                simplicity = p * q * power
-                if best is None or simplicity < best[0]:
-                    best = simplicity, math.log(p / q) / power
-                break
-    return best[1] if best is not None else math.log(r)
+    names = {leaf.uid: "repeat" for v in joint.everything() for leaf in _leaves(v)}
+    bound = asked_layouts(joint.analysis, [*_unreached(joint), *joint.analysis.forced])
+    if isinstance(bound, Conflict):
+        return bound
+    layouts, fixed = Layouts({**names, **bound}), set(bound)
+    for v, pair in _constants(joint):
+        moving = _leaves(v)
+        free = [leaf for leaf in moving if leaf.uid not in fixed]
+        fixed.update(leaf.uid for leaf in moving)
+        fitting = _fitting(v, layouts, free)
+        if fitting is None:
+            return no_duplicate(joint.analysis, v, pair)
+        layouts = fitting
+    return layouts
 
 
-def compare(value: Value) -> np.ndarray | None:
-    """The scale of each block, or `None` where the big constant is no scaled duplicate."""
-    assert value.const is not None
-    small, big = value.const
-    axes = [find(a) for a in value.axes]
-    told = [labels(a) for a in axes]
-    result = np.full(tuple(len(cells) for _, cells in told), None, object)
-    if small.uniform is not None and big.uniform is not None:
-        c, d = np.asarray(small.uniform)[None], np.asarray(big.uniform)[None]
-        scale = _ratio(c, d)
-        if scale is False:
-            return None
-        for block in np.ndindex(result.shape):
-            result[block] = scale
-        return result
-    if small.key == big.key and all(a.fixed for a in axes) and result.size == 1:
-        result[(0,) * result.ndim] = ZERO
-        return result
-    a, b = small.value, big.value
-    if not isinstance(a, np.ndarray):
-        same = small.key == big.key
-        for block in np.ndindex(result.shape):
-            result[block] = ZERO
-        return result if same else None
-    sources = [source_map(x) for x in axes]
-    big_labels = [t[0][np.where(s < 0, 0, s)] for t, s in zip(told, sources, strict=True)]
-    for block in np.ndindex(result.shape):
-        picked = [
-            np.flatnonzero((s >= 0) & (lab == label))
-            for s, lab, label in zip(sources, big_labels, block, strict=True)
-        ]
-        old = a[np.ix_(*[s[p] for s, p in zip(sources, picked, strict=True)])]
-        scale = _ratio(old.reshape(-1), np.asarray(b[np.ix_(*picked)]).reshape(-1))
-        if scale is False:
-            return None
-        result[block] = scale
-    return result
+def asked_layouts(analysis: Analysis, asked: Iterable[Asked]) -> dict[int, str] | Conflict:
+    """The layouts that equations (or the user) ask for, by leaf; the conflict of two for one."""
+    bound: dict[int, str] = {}
+    for axis, layout, pair in asked:
+        axis = find(axis)
+        if (wrong := _misplaced(analysis, axis, layout, pair, bound)) is not None:
+            return wrong
+        bound[axis.uid] = layout
+    return bound
 
 
-def _ratio(c: np.ndarray, d: np.ndarray):
-    """The log of d / c if that is one positive number, `None` if all is 0 or not finite."""
-    if c.dtype == np.bool_ or d.dtype == np.bool_:
-        return (ZERO if c.any() else None) if np.array_equal(c, d) else False
-    kind = c.dtype
-    eps = float(np.finfo(kind).eps) if kind.kind in "fc" else _low_precision(kind)
-    if kind.kind != "c":
-        c, d = c.astype(np.float64), d.astype(np.float64)
-    finite = np.isfinite(c)
-    if not np.array_equal(finite, np.isfinite(d)):
-        return False
-    if not np.array_equal(c[~finite], d[~finite], equal_nan=True):
-        return False
-    c, d = c[finite], d[finite]
-    if not np.array_equal(c != 0, d != 0):
-        return False
-    c, d = c[c != 0], d[d != 0]
-    if not len(c):
-        return None
-    if np.array_equal(c, d):
-        return ZERO
-    ratios = d / c
-    if kind.kind == "c":
-        if np.abs(ratios.imag).max() > 8 * eps:
-            return False
-        ratios = ratios.real
-    r = float(np.median(ratios))
-    if r <= 0 or np.abs(ratios / r - 1).max() > 16 * eps:
-        return False
-    return constant(exact_ratio(r, eps))
+def _leaves(v: Value) -> list[Axis]:
+    return list(dict.fromkeys(leaf for a in v.axes for leaf in grown_leaves(a)))
 
 
-def rounding(value: Value) -> float:
-    """The relative rounding of a constant's dtype."""
-    kind = np.dtype(value.dtype)
-    return float(np.finfo(kind).eps) if kind.kind in "fc" else _low_precision(kind)
-
-
-def _low_precision(dtype) -> float:
-    import ml_dtypes
-
-    try:
-        return float(ml_dtypes.finfo(dtype).eps)
-    except (ValueError, TypeError):
-        return float(np.finfo(np.float64).eps)  # whole numbers
-
-
-def all_joints(joints: Iterable[Joint]) -> Iterable[Joint]:
-    for joint in joints:
-        yield joint
-        for body in joint.bodies:
-            yield from all_joints(body.equations)
-
-
-_PICKS = ("slice", "gather", "dynamic_slice", "split")
-
-
-def choose_layouts(analysis: Analysis, values: Iterable[Value], joints: list[Joint]) -> dict:
-    """Fixes the index map of every grown leaf; returns leaf uid -> name of its layout.
-
-    Copies of a unit are put side by side, unless a constant says that they belong elsewhere.
-    """
-    users: dict[int, Joint] = {}
-    constants: list[Value] = []
-    named: dict[int, str] = {}
-    every = list(values)
-    for joint in all_joints(joints):
-        for v in [*joint.ins, *joint.outs, *(o for b in joint.bodies for o in b.outs)]:
-            every.append(v)
-            if v.const is not None and v.choice is None:
-                constants.append(v)
-                users.setdefault(id(v), joint)
-    for v in every:
-        for axis in v.axes:
-            for leaf in grown_leaves(axis):
-                if leaf.uid not in named:
-                    named[leaf.uid] = "repeat"
-                    leaf.source = repeated(leaf.small, leaf.big)
+def _unreached(joint: JointProgram) -> Iterator[Asked]:
+    """The places of tables that this length does not reach: they stay where they are."""
     used = {
         leaf.uid
-        for joint in all_joints(joints)
-        for v in (*joint.outs, *(() if joint.name in _PICKS else joint.ins))
-        for axis in v.axes
-        for leaf in grown_leaves(axis)
+        for pair in all_pairs(joint.pairs)
+        for v in (*pair.outs, *(() if traits(pair).move == "part" else pair.ins))
+        for leaf in _leaves(v)
     }
-    bound: set[int] = set()
-    for _, value in analysis.params:
-        for axis in value.axes:
-            for leaf in grown_leaves(axis):
-                if leaf.uid not in used:  # the places of a table that this length does not reach
-                    _give_layout(analysis, leaf, "append", None, named, bound)
-    for axis, layout, asked in analysis.forced:
-        _give_layout(analysis, find(axis), layout, asked, named, bound)
-    for v in constants:
-        assert v.const is not None
-        moving = list(dict.fromkeys(leaf for a in v.axes for leaf in grown_leaves(a)))
-        if not moving or (v.const[0].uniform is not None and v.const[1].uniform is not None):
-            continue
-        free = [leaf for leaf in moving if leaf.uid not in bound]
-        bound.update(leaf.uid for leaf in moving)
-        for option in itertools.product(SEARCHED, repeat=len(free)):
-            for leaf, name in zip(free, option, strict=True):
-                source = LAYOUTS[name](leaf.small, leaf.big)
-                leaf.source, named[leaf.uid] = source, name
-            if any(leaf.source is None for leaf in free):
-                continue
-            scale = compare(v)
-            if scale is None:
-                continue
-            # A table that fits elsewhere only when it is rescaled fits by accident.
-            if set(option) <= {"repeat"} or all(not e for e in scale.flat):
-                break
-        else:
-            refuse_constant(analysis, v, users[id(v)])
-    return named
+    for _, value in joint.analysis.params:
+        for leaf in _leaves(value):
+            if leaf.uid not in used:
+                yield leaf, "append", None
 
 
-def _give_layout(analysis: Analysis, axis, layout: str, joint, named: dict, bound: set) -> None:
-    equation = joint.small if joint is not None else None
+def _misplaced(
+    analysis: Analysis, axis: Axis, layout: str, pair: EquationPair | None, bound: dict[int, str]
+) -> Conflict | None:
+    """Why an axis cannot have the layout that is asked for."""
     if axis.kind != "leaf":
-        analysis.fail(
+        return analysis.conflict(
             f"units can only be put at the end of a plain axis, and this one is made of others "
             f"({layout})",
-            axes=(axis,),
-            mend="grow the factors of the axis one by one",
-            equation=equation,
+            "layouts",
+            (axis,),
+            pair,
+            alone=True,
+            hint="grow the factors of the axis one by one",
         )
-    if axis.uid in bound and named[axis.uid] != layout:
-        analysis.fail(
-            f"the new units of one axis would have to be placed in two ways: {named[axis.uid]} "
+    if bound.get(axis.uid, layout) != layout:
+        return analysis.conflict(
+            f"the new units of one axis would have to be placed in two ways: {bound[axis.uid]} "
             f"and {layout}",
-            axes=(axis,),
-            equation=equation,
+            "layouts",
+            (axis,),
+            pair,
+            alone=True,
         )
-    axis.source = LAYOUTS[layout](axis.small, axis.big)
-    named[axis.uid] = layout
-    bound.add(axis.uid)
+    return None
 
 
-def refuse_constant(analysis: Analysis, v: Value, joint: Joint) -> NoReturn:
-    grown = [a for a in v.axes if not find(a).fixed]
-    assert v.const is not None
-    what = f"a constant of shape {list(v.const[0].shape)} → {list(v.const[1].shape)}"
-    if not grown:
-        joint.fail(
-            f"{what} differs between the two programs by more than one positive factor",
-            mend="give both models the same constants",
-        )
-    joint.fail(
-        f"{what} in the program is no duplicate of the small model's: a table (of frequencies, "
-        "positions, slopes) that depends on the size of this axis changes the old entries",
-        axes=grown,
-        mend="grow another axis: heads instead of head_dim under rotary tables, head_dim instead "
-        "of heads under ALiBi slopes, hidden widths instead of a residual stream with sinusoidal "
-        "positions (or make the table a parameter); plan with dropout off",
-    )
+def _constants(joint: JointProgram) -> list[tuple[Value, EquationPair]]:
+    """The tables that grow, each with the first equation that has it."""
+    found: dict[int, tuple[Value, EquationPair]] = {}
+    for pair in all_pairs(joint.pairs):
+        for v in [*pair.ins, *pair.outs, *(o for b in pair.bodies for o in b.outs)]:
+            if v.const is None or v.choice is not None or not _leaves(v):
+                continue
+            if any(c.uniform is None for c in v.const):
+                found.setdefault(id(v), (v, pair))
+    return list(found.values())
+
+
+def _fitting(v: Value, layouts: Layouts, free: list[Axis]) -> Layouts | None:
+    """The choice with layouts of the free leaves of a constant under which it is a duplicate."""
+    for option in itertools.product(SEARCHED, repeat=len(free)):
+        if any(LAYOUTS[name](x.small, x.big) is None for x, name in zip(free, option, strict=True)):
+            continue
+        changed = layouts.but({x.uid: name for x, name in zip(free, option, strict=True)})
+        scale = compare(v, changed)
+        if scale is None:
+            continue
+        # A table that fits elsewhere only when it is rescaled fits by accident.
+        if set(option) <= {"repeat"} or all(not e for e in scale.flat):
+            return changed
+    return None

@@ -1,289 +1,124 @@
-"""Width: two programs of one structure walked in lockstep, until a map for every axis holds."""
+"""Width: a plan for one joint program, searched for among the layouts that its axes may have."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
-from typing import Any
 
-import jax
-import numpy as np
-
-from trainkit.growth.analysis.emit import emit
-from trainkit.growth.analysis.joint_program import Analysis, Joint, Value
-from trainkit.growth.analysis.layout_search import (
-    HOLLOW,
-    all_joints,
-    appended,
-    choose_layouts,
-    compare,
-    refuse_constant,
-    rounding,
-)
-from trainkit.growth.analysis.scales import Flow
-from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.reading import grown_leaves
-from trainkit.growth.errors import GrowthError
-from trainkit.growth.ir.program import Program, scan_counts
+from trainkit.growth.analysis.emit import emit_plan
+from trainkit.growth.analysis.joint_program import Analysis, JointProgram
+from trainkit.growth.analysis.layout_requests import append_units, open_results
+from trainkit.growth.analysis.layout_search import choose_layouts
+from trainkit.growth.analysis.scales.propagation import propagate
+from trainkit.growth.analysis.values import Value
+from trainkit.growth.axes.axis import Axis
+from trainkit.growth.axes.layouts import Layouts
+from trainkit.growth.errors import Conflict
+from trainkit.growth.ir.program import Program
 from trainkit.growth.plan.data import Plan
 
-PyTree = Any
-ATTEMPTS = 16  # combinations of layouts, after which no second way is tried
+ATTEMPTS = 16  # choices of layouts, after which no second way is tried
+Tried = tuple[tuple[Axis, Conflict], ...]  # leaves that were laid out otherwise, and why
 
 
-def widen(
+def solve(joint: JointProgram, layouts: Layouts) -> Plan | Conflict:
+    """The plan under one choice of layouts, or what stands in its way."""
+    scales = propagate(joint, layouts)
+    return scales if isinstance(scales, Conflict) else emit_plan(scales)
+
+
+def solve_width(
     analysis: Analysis,
-    small: Program,
-    big: Program,
+    programs: tuple[Program, Program],
     values: list[Value],
-    out_tree: PyTree,
-    append: Sequence[tuple[str, int]],
-) -> Plan:
-    """The plan between two flat programs; `values` are their arguments, parameters first.
+    result_names: Sequence[str],
+    append: Sequence[tuple[str, int]] = (),
+) -> Plan | Conflict:
+    """The plan between two flat programs of one structure.
 
-    Raises:
-      GrowthError: the programs differ in more than sizes, or an axis cannot grow.
+    Args:
+      analysis: has the rules and the parameters.
+      programs: the small and the big one.
+      values: what goes into both, parameters first.
+      result_names: what messages call the results.
+      append: (regular expression, axis) of parameters whose new units are to stand at the end.
+
+    Returns:
+      The plan; or why the programs differ in more than sizes, or which axis cannot grow.
     """
-    joints, outs = analysis.walk(small, big, values)
-    visible = _open_outputs(analysis, outs, out_tree)
-    _check_outputs(analysis, joints, visible)
-    _append(analysis, append)
-    layouts = choose_layouts(analysis, [*values, *outs], joints)
-    seen_outside = {find(axis).uid for _, axis in visible}
-    attempts: set[frozenset[tuple[int, str]]] = set()
-
-    def attempt(layouts: dict[int, str], tried: list[tuple[Axis, GrowthError]]) -> Plan:
-        attempts.add(frozenset(layouts.items()))
-        try:
-            flow = _run(analysis, values, joints, outs, layouts)
-            return emit(analysis, flow, layouts, seen_outside)
-        except GrowthError as error:
-            failed: GrowthError | None = None
-            for i, (leaf, layout) in enumerate(_otherwise(error.leaves, layouts)):
-                # The first way is always tried; with it, what stands in the way in other layers.
-                more = _otherwise(error.others, layouts) if not i else []
-                changed = {**layouts, **{x.uid: name for x, name in more}, leaf.uid: layout}
-                if frozenset(changed.items()) in attempts or (i and len(attempts) >= ATTEMPTS):
-                    continue
-                before = {x: x.source for x in (leaf, *(x for x, _ in more))}
-                for x in before:
-                    x.source = appended(x.small, x.big)
-                try:
-                    return attempt(changed, [*tried, (leaf, error)])
-                except GrowthError as last:
-                    failed = failed or last
-                    for x, source in before.items():
-                        x.source = source
-            if failed is not None:
-                raise failed from error
-            if not tried:
-                raise
-            at_fault = [t for t in tried if t[0] in error.leaves] or tried
-            leaf, first = at_fault[0]
-            if not leaf.big % leaf.small:
-                raise first from error  # a multiple, whose new units were asked to copy none
-            raise _no_multiple(analysis, leaf, first, error) from error
-
-    return attempt(layouts, [])
+    walked = analysis.walk(*programs, values)
+    if isinstance(walked, Conflict):
+        return walked
+    joint = JointProgram(analysis, values, *walked)
+    wrong = open_results(joint, result_names) or append_units(analysis, append)
+    if wrong is not None:
+        return wrong
+    layouts = choose_layouts(joint)
+    if isinstance(layouts, Conflict):
+        return layouts
+    return _search(joint, layouts, set(), ())
 
 
-def _otherwise(leaves: Sequence[Axis], layouts: dict[int, str]) -> list[tuple[Axis, str]]:
+def _search(
+    joint: JointProgram, layouts: Layouts, attempts: set[Layouts], tried: Tried
+) -> Plan | Conflict:
+    """Depth first: where a choice of layouts fails, the leaves at fault are laid out otherwise."""
+    attempts.add(layouts)
+    result = solve(joint, layouts)
+    if not isinstance(result, Conflict):
+        return result
+    failed: Conflict | None = None
+    for i, (leaf, name) in enumerate(_otherwise(result.leaves, layouts)):
+        # The first way is always tried; with it, what stands in the way in other layers.
+        more = _otherwise(result.others, layouts) if not i else []
+        changed = layouts.but({**{x.uid: other for x, other in more}, leaf.uid: name})
+        if changed in attempts or (i and len(attempts) >= ATTEMPTS):
+            continue
+        plan = _search(joint, changed, attempts, (*tried, (leaf, result)))
+        if not isinstance(plan, Conflict):
+            return plan
+        failed = failed or plan
+    return failed or _final(joint, result, tried)
+
+
+def _otherwise(leaves: Sequence[Axis], layouts: Layouts) -> list[tuple[Axis, str]]:
     """Layouts that may do where units with unequal numbers of copies are impossible.
 
     New units that hold nothing are for streams that only root-mean-square norms and parameters
     read. Where a LayerNorm takes the mean away, new units may hold the mean.
     """
-    found = []
+    others = []
     for leaf in leaves:
         if leaf.big % leaf.small and layouts[leaf.uid] == "repeat":
-            found.append((leaf, "append"))
+            others.append((leaf, "append"))
         elif layouts[leaf.uid] == "append":
-            found.append((leaf, "row mean"))
-    return found
+            others.append((leaf, "row mean"))
+    return others
 
 
-def _no_multiple(
-    analysis: Analysis, leaf: Axis, error: GrowthError, last: GrowthError
-) -> GrowthError:
+def _final(joint: JointProgram, last: Conflict, tried: Tried) -> Conflict:
+    """What to say where the last of the ways fails."""
+    if not tried:
+        return last
+    leaf, first = next((t for t in tried if t[0] in last.leaves), tried[0])
+    if not leaf.big % leaf.small:
+        return first  # a multiple, whose new units were asked to copy none
     n, m = leaf.small, leaf.big
     above = m // n + 1
-    return GrowthError(
+    about = joint.analysis.conflict("", first.kind, [leaf])
+    return Conflict(
         f"an axis that grows from {n} to {m}, no multiple, is summed over where no parameter can "
         "be split over its copies (a norm, or a product of activations): units with different "
         f"numbers of copies would count differently. The first equation that shows it:\n"
-        f"{error.reason}\n"
+        f"{first.why}\n"
         "New units that copy none do not do either. They would have to be 0 behind a root mean "
         "square, and hold the mean of the old ones behind a LayerNorm, which sums of what "
         "parameters write can, but no result of another norm or of a non-linear function. The "
-        f"equation where that fails:\n{last.reason}",
+        f"equation where that fails:\n{last.why}",
+        first.kind,
         axis=f"{n}→{m}",
-        params=analysis.paths([leaf]),
-        primitive=error.primitive,
-        source=error.source,
-        mend=f"grow this axis to a multiple of {n} ({n * above}, {n * (above + 1)}, …), or grow a "
+        params=about.params,
+        primitive=first.primitive,
+        source=first.source,
+        hint=f"grow this axis to a multiple of {n} ({n * above}, {n * (above + 1)}, …), or grow a "
         "hidden width that parameters alone read, which may take any size",
     )
-
-
-def _append(analysis: Analysis, wanted: Sequence[tuple[str, int]]) -> None:
-    for one in wanted:
-        if isinstance(one, str) or len(one) != 2 or not isinstance(one[0], str):
-            raise ValueError(
-                f"append={wanted!r} must be a list of pairs (pattern, axis), as [('embed', 0)]"
-            )
-        pattern, d = one
-        found = [(path, v) for path, v in analysis.params if re.search(pattern, path)]
-        grows = [v for _, v in found if -len(v.axes) <= d < len(v.axes) and not v.axes[d].fixed]
-        if not grows:
-            raise GrowthError(
-                f"append=({pattern!r}, {d}) names no axis that grows",
-                params=[path for path, _ in found] or [path for path, _ in analysis.params],
-                mend="give a regular expression for the path of a parameter and the number of one "
-                "of its axes that is larger in the big model",
-            )
-        for value in grows:
-            analysis.force(value.axes[d], "append")
-
-
-def _open_outputs(analysis: Analysis, outs: list[Value], out_tree: PyTree):
-    """The axes of results that grow, with a text that says which: new entries go to their end."""
-    found = []
-    paths = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(out_tree)]
-    for path, out in zip(paths, outs, strict=True):
-        for d, axis in enumerate(out.axes):
-            if not find(axis).fixed:
-                analysis.force(axis, "append")
-                found.append(
-                    (f"result{path} grows: shape {out.small} → {out.big}, at axis {d}", axis)
-                )
-    return found
-
-
-def _check_outputs(analysis: Analysis, joints: list[Joint], visible) -> None:
-    """A result may grow by new entries behind the old ones, not by the units of the model."""
-    summed = set()
-    for joint in all_joints(joints) if visible else ():
-        gone: Sequence[int] = ()
-        if joint.name == "dot_general":
-            gone = joint.params["dimension_numbers"][0][0]
-        elif joint.name == "conv_general_dilated":
-            gone = (joint.params["dimension_numbers"].lhs_spec[1],)
-        elif joint.name.startswith("reduce_"):
-            gone = joint.params.get("axes", ())
-        summed |= {leaf.uid for d in gone for leaf in grown_leaves(joint.ins[0].axes[d])}
-    for text, axis in visible:
-        if any(leaf.uid in summed for leaf in grown_leaves(axis)):
-            analysis.fail(
-                f"{text}, and the model sums over that axis",
-                axes=(axis,),
-                mend="growth keeps the function: return what both models share: logits, or a loss",
-            )
-
-
-def _run(analysis, values, joints: list[Joint], outs, layouts) -> Flow:
-    factors: dict[int, float | None] = {}
-    every = [*values, *outs]
-    for joint in all_joints(joints):
-        every += [*joint.ins, *joint.outs]
-        every += [v for body in joint.bodies for v in (*body.ins, *body.outs)]
-    for v in every:
-        for axis in v.axes:
-            for leaf in grown_leaves(axis):
-                if layouts[leaf.uid] in HOLLOW:
-                    factors[leaf.uid] = 0.0
-                elif leaf.big % leaf.small:
-                    factors[leaf.uid] = None
-                else:
-                    factors[leaf.uid] = math.log(leaf.big // leaf.small)
-    holes = frozenset(uid for uid in factors if layouts[uid] in HOLLOW)
-    for v in every:
-        if v.const is not None:
-            v.scale = None  # what an earlier attempt found
-    rows = frozenset(uid for uid in factors if layouts[uid] == "row mean")
-    flow = Flow(analysis, factors, holes, rows)
-    users = {id(v): j for j in all_joints(joints) for v in j.ins}
-
-    def read_constant(v: Value) -> np.ndarray:
-        found = compare(v)
-        if found is None:
-            refuse_constant(analysis, v, users.get(id(v), joints[-1]))
-        if any(e for e in found.flat):
-            # Ratios of constants are known no better than the constants.
-            flow.scales.tolerance = max(flow.scales.tolerance, 4 * rounding(v))
-        return found
-
-    flow.read_constant = read_constant
-    flow.shiftable = shiftable(analysis, joints, values)
-    for i, value in enumerate(values):
-        if i < len(analysis.params):
-            flow.parameter(value)
-            if not jax.dtypes.issubdtype(value.dtype, np.inexact):
-                for expr in value.scale.flat:
-                    flow.scales.require_zero(expr)
-        else:
-            flow.plain(value)
-    flow.run(joints)
-    for i, out in enumerate(outs):
-        flow.read(out)
-        for expr in out.scale.flat:
-            if expr is not None and flow.scales.require_zero(expr):
-                maker = flow.makers.get(id(out), joints[-1] if joints else None)
-                analysis.fail(
-                    f"result {i} would change by a factor, and no scaling of the parameters "
-                    "mends it",
-                    axes=flow.grown_before(maker) if maker is not None else out.axes,
-                    equation=maker.small if maker is not None else None,
-                    mend="let a parameter read the axis that is summed over, or use a mean there",
-                )
-    return flow
-
-
-_FORWARD = {
-    "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "convert_element_type",
-    "stop_gradient",
-}  # fmt: skip
-
-
-def shiftable(analysis: Analysis, joints: list[Joint], values: list[Value]) -> dict[int, float]:
-    """Parameters of which every use is `w + s` with one constant s."""
-    origin = {id(v): i for i, v in enumerate(values[: len(analysis.params)])}
-    shifts: dict[int, set[float | None]] = {}
-
-    def visit(equations: list[Joint]) -> None:
-        for joint in equations:
-            if joint.name == "scan":
-                consts, carried = scan_counts(joint.params)
-                skip = consts + carried
-                for outer, inner in zip(joint.ins[skip:], joint.bodies[0].ins[skip:], strict=True):
-                    if id(outer) in origin:
-                        origin[id(inner)] = origin[id(outer)]
-                for v in joint.ins[consts:skip]:
-                    if id(v) in origin:
-                        shifts.setdefault(origin[id(v)], set()).add(None)
-            for body in joint.bodies:
-                visit(body.equations)
-            if joint.bodies:
-                if joint.name != "scan":
-                    for v in joint.ins:
-                        if id(v) in origin:
-                            shifts.setdefault(origin[id(v)], set()).add(None)
-                continue
-            for k, v in enumerate(joint.ins):
-                if id(v) not in origin:
-                    continue
-                i = origin[id(v)]
-                if joint.name in _FORWARD:
-                    origin[id(joint.outs[0])] = i
-                    continue
-                shift = None
-                if joint.name == "add":
-                    const = joint.ins[1 - k].const
-                    if const and const[0].uniform is not None and const[1].uniform is not None:
-                        a, b = float(const[0].uniform), float(const[1].uniform)
-                        shift = a if a == b != 0.0 else None
-                shifts.setdefault(i, set()).add(shift)
-
-    visit(joints)
-    agreed = ((i, next(iter(s))) for i, s in shifts.items() if len(s) == 1)
-    return {i: shift for i, shift in agreed if shift is not None}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from trainkit.growth.axes.axis import Axis, find
@@ -42,30 +44,37 @@ def labels(node: Axis) -> tuple[np.ndarray, list[tuple[Axis, ...]]]:
     return label, cell
 
 
-def source_map(node: Axis) -> np.ndarray:
-    """int64[big]: the old unit each new unit copies, −1 for none."""
+def source_map(node: Axis, source: Callable[[Axis], np.ndarray] | None = None) -> np.ndarray:
+    """int64[big]: the old unit each new unit copies, −1 for none.
+
+    Args:
+      node: an axis.
+      source: gives the map of each leaf that grows; by default the one that it holds.
+    """
     node = find(node)
     if node.kind == "leaf":
         if node.fixed:
             return np.arange(node.small)
+        if source is not None:
+            return source(node)
         assert node.source is not None, "the maps of the leaves have not been fixed yet"
         return node.source
-    inner = [(find(p), source_map(p)) for p in node.parts]
+    inner = [(find(p), source_map(p, source)) for p in node.parts]
     if node.kind == "sum":
         offset, out = 0, []
-        for part, source in inner:
-            out.append(np.where(source < 0, -1, source + offset))
+        for part, old in inner:
+            out.append(np.where(old < 0, -1, old + offset))
             offset += part.small
         return np.concatenate(out)
-    source = inner[0][1]
+    old = inner[0][1]
     for part, other in inner[1:]:
         merged = np.where(
-            (source[:, None] < 0) | (other[None, :] < 0),
+            (old[:, None] < 0) | (other[None, :] < 0),
             -1,
-            source[:, None] * part.small + other[None, :],
+            old[:, None] * part.small + other[None, :],
         )
-        source = merged.reshape(-1)
-    return source
+        old = merged.reshape(-1)
+    return old
 
 
 def coordinate(node: Axis, leaf: Axis, *, of_big: bool) -> np.ndarray:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
-from trainkit.growth.analysis.layout_search import LAYOUTS
 from trainkit.growth.axes.axis import Axis, concatenation, find, product
+from trainkit.growth.axes.layouts import LAYOUTS
 
-if TYPE_CHECKING:
-    from trainkit.growth.plan.data import Plan
+
+class GrownPart(Protocol):
+    """A part of axes that grows by itself, as plans hold it."""
+
+    @property
+    def small(self) -> int: ...
+
+    @property
+    def big(self) -> int: ...
+
+    @property
+    def layout(self) -> str: ...
 
 
 def structure_of(axis: Axis, number: Callable[[Axis], int]) -> tuple:
@@ -20,31 +30,31 @@ def structure_of(axis: Axis, number: Callable[[Axis], int]) -> tuple:
     return (axis.kind, *(structure_of(p, number) for p in axis.parts))
 
 
-def atoms_in(structure: tuple | None) -> set[int]:
-    """The numbers of the AxisLeafs in a structure."""
+def numbers_in(structure: tuple | None) -> set[int]:
+    """The numbers of the grown axes in a structure."""
     if structure is None or structure[0] == "fixed":
         return set()
     if structure[0] == "leaf":
         return {structure[1]}
-    return set().union(*(atoms_in(s) for s in structure[1:]))
+    return set().union(*(numbers_in(s) for s in structure[1:]))
 
 
-def atom_axes(plan: Plan) -> list[Axis]:
-    """Fresh `Axis` leaves for the plan's atoms, their maps set."""
+def grown_nodes(grown_axes: Iterable[GrownPart]) -> list[Axis]:
+    """Fresh `Axis` leaves for the grown axes of a plan, their maps set."""
     made = []
-    for atom in plan.atoms:
-        leaf = Axis(atom.small, atom.big)
-        leaf.source = LAYOUTS[atom.layout](atom.small, atom.big)
-        made.append(leaf)
+    for grown in grown_axes:
+        node = Axis(grown.small, grown.big)
+        node.source = LAYOUTS[grown.layout](grown.small, grown.big)
+        made.append(node)
     return made
 
 
-def axis_from(structure: tuple, atoms: list[Axis]) -> Axis:
+def axis_from(structure: tuple, nodes: list[Axis]) -> Axis:
     """The `Axis` that `structure_of` wrote down."""
     kind, *rest = structure
     if kind == "fixed":
         return Axis(rest[0], rest[0])
     if kind == "leaf":
-        return atoms[rest[0]]
-    parts = [axis_from(s, atoms) for s in rest]
+        return nodes[rest[0]]
+    parts = [axis_from(s, nodes) for s in rest]
     return product(parts) if kind == "prod" else concatenation(parts)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-from trainkit.growth.errors import GrowthError
+from trainkit.growth.errors import Conflict
 from trainkit.growth.plan.leaf_map import Origin
 
 Shapes = Mapping[str, tuple[int, ...]]
-Alike = Literal["exact", "pattern", "ends", "rank"]
+Origins = dict[str, Origin]
+Alike = Literal["exact", "pattern", "rank", "ends"]  # in the order in which they are tried
 
 # "layers/3/w", "Dense_0/kernel", "h.11.attn.w" and "w2" all have a number at one of their keys.
 _KEYS = re.compile(r"\d+|[^\d/]+/?|/")
@@ -34,8 +35,7 @@ def order(n: int, m: int, how: str) -> list[tuple[int, bool]]:
     >>> order(2, 4, "last")
     [(0, False), (1, False), (1, True), (1, True)]
     """
-    if m < n:
-        raise GrowthError(f"{n} layers cannot become {m}: growth only adds layers")
+    assert n <= m, "growth only adds layers"
     if how == "stack":
         sources = [j % n for j in range(m)]
     elif how in ("interpose", "identity"):
@@ -59,7 +59,12 @@ def order(n: int, m: int, how: str) -> list[tuple[int, bool]]:
     return result
 
 
-def align(small: Shapes, big: Shapes, how: str, alike: Alike = "exact") -> dict[str, Origin]:
+def fewer(n: int, m: int) -> Conflict:
+    """The conflict of n layers that would become m."""
+    return Conflict(f"{n} layers cannot become {m}: growth only adds layers", "layers")
+
+
+def align(small: Shapes, big: Shapes, how: str, alike: Alike = "exact") -> Origins | Conflict:
     """For each leaf of the deeper model: its `Origin` in the shallower one.
 
     Layers are siblings that differ in a number anywhere in their names ("layer_0", "layers/3",
@@ -74,38 +79,30 @@ def align(small: Shapes, big: Shapes, how: str, alike: Alike = "exact") -> dict[
         "pattern": the same sizes are equal to each other; "rank": the same ranks; "ends": the same
         too, and the first and the last layer stay so.
 
-    Raises:
-      GrowthError: the deeper model lacks a leaf of the shallower, or has one outside its layers.
+    Returns:
+      The origins; or the conflict, where the deeper model lacks a leaf of the shallower, or has one
+      outside its layers.
 
     >>> a = {"Dense_0/w": (3, 8), "Dense_1/w": (8, 2)}
     >>> b = {"Dense_0/w": (3, 8), "Dense_1/w": (8, 8), "Dense_2/w": (8, 2)}
     >>> align(a, b, "identity")["Dense_2/w"]
     Origin(leaf='Dense_1/w', new=False)
     """
-    origin: dict[str, Origin] = {}
-    _match(_nest(small), _nest(big), how, alike, False, origin)
-    return {name: origin[name] for name in big}
+    origins = _match(_nest(small), _nest(big), how, alike, False)
+    return origins if isinstance(origins, Conflict) else {name: origins[name] for name in big}
 
 
-def alignments(small: Shapes, big: Shapes, how: str) -> Iterator[dict[str, Origin]]:
-    """All different ones, the likeliest first.
-
-    Raises:
-      GrowthError: there is none; the error is the first one's.
-    """
-    found: list[dict[str, Origin]] = []
-    refused: GrowthError | None = None
-    for alike in ("exact", "pattern", "rank", "ends"):
-        try:
-            origin = align(small, big, how, alike)
-        except GrowthError as error:
-            refused = refused or error
-            continue
-        if origin not in found:
-            found.append(origin)
-            yield origin
-    if not found and refused is not None:
-        raise refused
+def alignments(small: Shapes, big: Shapes, how: str) -> list[Origins] | Conflict:
+    """All different ones, the likeliest first; the first conflict, where there is none."""
+    found: list[Origins] = []
+    refused: Conflict | None = None
+    for alike in get_args(Alike):
+        origins = align(small, big, how, alike)
+        if isinstance(origins, Conflict):
+            refused = refused or origins
+        elif origins not in found:
+            found.append(origins)
+    return refused if not found and refused is not None else found
 
 
 def _nest(shapes: Shapes) -> dict[str, Any]:
@@ -139,44 +136,65 @@ def _signature(node: Any, alike: Alike) -> Any:
     return one(node)
 
 
-def _match(small: Any, big: Any, how: str, alike: Alike, new: bool, out: dict[str, Origin]) -> None:
+def _match(small: Any, big: Any, how: str, alike: Alike, new: bool) -> Origins | Conflict:
     if isinstance(big, _Leaf) and isinstance(small, _Leaf):
-        out[big.name] = Origin(small.name, new)
-        return
+        return {big.name: Origin(small.name, new)}
     if isinstance(big, _Leaf) or isinstance(small, _Leaf):
-        raise GrowthError(f"{_leaves(big)[0]!r} is a leaf in one model and a tree in the other")
+        why = f"{_leaves(big)[0]!r} is a leaf in one model and a tree in the other"
+        return Conflict(why, "layers")
+    origins: Origins = {}
     done: set[str] = set()
     for old_keys, new_keys in _rows(small, big):
         if old_keys == new_keys:
             continue
         done |= set(old_keys) | set(new_keys)
-        for key, source, fresh in _layers(small, big, old_keys, new_keys, how, alike):
-            if source is None:
-                out.update({leaf: Origin(None, True) for leaf in _leaves(big[key])})
-            else:
-                _match(small[source], big[key], how, alike, new or fresh, out)
+        layers = _layers(small, big, old_keys, new_keys, how, alike)
+        if isinstance(layers, Conflict):
+            return layers
+        for key, source, again in layers:
+            inner = _fresh(big[key])
+            if source is not None:
+                inner = _match(small[source], big[key], how, alike, new or again)
+            if isinstance(inner, Conflict):
+                return inner
+            origins |= inner
     for key in small:
         if key not in done and key not in big:
-            lost = _leaves(small[key])
-            raise GrowthError(
-                f"the deeper model has no {lost[0]!r}",
-                params=lost[:4],
-                mend="the big model must have all leaves of the small one, in containers of one "
-                "kind: check big_params",
-            )
+            return _lost(_leaves(small[key]))
     for key, child in big.items():
         if key in done:
             continue
-        if key in small:
-            _match(small[key], child, how, alike, new, out)
-        elif how == "identity":
-            out.update({leaf: Origin(None, True) for leaf in _leaves(child)})
-        else:
-            raise GrowthError(
-                f"{_leaves(child)[0]!r} is new, but is no layer among others",
-                params=_leaves(child)[:4],
-                mend="number the layers (layer_0, layer_1, …) or keep them in a list",
-            )
+        if key not in small and how != "identity":
+            return _no_layer(_leaves(child))
+        inner = _match(small[key], child, how, alike, new) if key in small else _fresh(child)
+        if isinstance(inner, Conflict):
+            return inner
+        origins |= inner
+    return origins
+
+
+def _fresh(node: Any) -> Origins | Conflict:
+    """Leaves that nothing in the small model is like."""
+    return {leaf: Origin(None, True) for leaf in _leaves(node)}
+
+
+def _lost(leaves: list[str]) -> Conflict:
+    return Conflict(
+        f"the deeper model has no {leaves[0]!r}",
+        "layers",
+        params=tuple(leaves[:4]),
+        hint="the big model must have all leaves of the small one, in containers of one "
+        "kind: check big_params",
+    )
+
+
+def _no_layer(leaves: list[str]) -> Conflict:
+    return Conflict(
+        f"{leaves[0]!r} is new, but is no layer among others",
+        "layers",
+        params=tuple(leaves[:4]),
+        hint="number the layers (layer_0, layer_1, …) or keep them in a list",
+    )
 
 
 def _rows(small: dict[str, Any], big: dict[str, Any]) -> Iterator[tuple[list[str], list[str]]]:
@@ -222,12 +240,13 @@ def _layers(
     new_keys: list[str],
     how: str,
     alike: Alike,
-) -> list[tuple[str, str | None, bool]]:
+) -> list[tuple[str, str | None, bool]] | Conflict:
     """(new key, the old key that it is or copies, whether it is new), for one row of siblings."""
     if len(new_keys) < len(old_keys):
-        raise GrowthError(
+        return Conflict(
             f"{len(old_keys)} layers cannot become {len(new_keys)}: growth only adds layers",
-            params=[_leaves(small[key])[0] for key in old_keys][:6],
+            "layers",
+            params=tuple(_leaves(small[key])[0] for key in old_keys[:6]),
         )
     old_runs, new_runs = _runs(small, old_keys, alike), _runs(big, new_keys, alike)
     matcher = difflib.SequenceMatcher(
@@ -240,15 +259,18 @@ def _layers(
     }
     lost = set(range(len(old_runs))) - set(pair.values())
     if lost:
-        raise GrowthError(
+        return Conflict(
             f"the layer of {_leaves(small[old_runs[min(lost)][1][0]])[0]!r} of the small model has "
             "no place in the deeper one: no layer there has leaves of the same shapes",
-            mend="grow in two steps, width and depth one after the other",
+            "layers",
+            hint="grow in two steps, width and depth one after the other",
         )
     result: list[tuple[str, str | None, bool]] = []
     for j, (_, keys) in enumerate(new_runs):
         if j in pair:
             sources = old_runs[pair[j]][1]
+            if len(keys) < len(sources):
+                return fewer(len(sources), len(keys))
             for key, (source, fresh) in zip(keys, order(len(sources), len(keys), how), strict=True):
                 result.append((key, sources[source], fresh))
         else:

@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from trainkit.growth.ir.partial_evaluation import EYE, ZERO, Shape, reduced
 from trainkit.growth.ir.program import Const, Equation, Fresh, Program
 
@@ -34,17 +32,25 @@ def choices(
     yield zeros
     eyes = {i: EYE if len(shapes[i]) > 1 else ZERO for i in order}
     yield eyes
-    greedy: dict[int, str] = {}
-    left = len(reduced(program, {}).equations)
-    for i in order:
-        now = len(reduced(program, {**greedy, i: ZERO}).equations)
-        if now < left:
-            greedy, left = {**greedy, i: ZERO}, now
+    greedy = _greedy(program, order)
     yield greedy
     # Residual blocks and plain layers in one model.
     for zero in (zeros, greedy):
         alive = used(reduced(program, zero))
         yield {**{i: what for i, what in eyes.items() if i in alive}, **zero}
+
+
+def _greedy(program: Program, order: Sequence[int]) -> dict[int, str]:
+    """Zeros, one after the other, that each leave fewer equations."""
+    greedy: dict[int, str] = {}
+    left = reduced(program, {})
+    for i in order:
+        if i not in used(left):
+            continue  # what earlier zeros have made superfluous
+        less = reduced(program, {**greedy, i: ZERO})
+        if len(less.equations) < len(left.equations):
+            greedy, left = {**greedy, i: ZERO}, less
+    return greedy
 
 
 def used(program: Program) -> set[int]:
@@ -121,16 +127,19 @@ def _square(shape: Shape) -> bool:
 
 def passes_on(
     body: Program, shapes: Sequence[Shape], new: Collection[int], nearest: Collection[int],
-    carry: tuple[int, int],
+    same: Collection[int], carry: tuple[int, int],
 ) -> dict[int, str] | None:  # fmt: skip
-    """What makes one turn of a loop do nothing: which rows of stacked inputs must be what.
+    """What makes one iteration of a loop do nothing: which rows of stacked inputs must be what.
 
     Args:
+      body, shapes, new, nearest: of the loop, as in `choices`.
+      same: which inputs are rows of parameters as these are, so that they may be made identities.
       carry: the numbers of constants and of carried values among the inputs.
     """
     start, count = carry
     for chosen in choices(body, shapes, new, nearest):
-        if any(what == EYE and not _square(shapes[i]) for i, what in chosen.items()):
+        eyes = {i for i, what in chosen.items() if what == EYE}
+        if not all(i in same and _square(shapes[i]) for i in eyes):
             continue
         outs = reduced(body, chosen).outs[:count]
         if all(v is body.ins[start + i] for i, v in enumerate(outs)):
@@ -141,15 +150,3 @@ def passes_on(
 def same_equations(a: Program, b: Program) -> bool:
     """Whether two programs are one and the same but for sizes, as far as names tell."""
     return [eqn.name for eqn in a.equations] == [eqn.name for eqn in b.equations]
-
-
-def identity_kernel(shape: Shape, dtype: Any) -> np.ndarray:
-    """The identity of a dense [n, n] or convolution [..., n, n] kernel with odd sides.
-
-    >>> identity_kernel((3, 1, 1), np.float32).ravel().tolist()
-    [0.0, 1.0, 0.0]
-    """
-    out = np.zeros(shape, dtype)
-    centre = tuple(size // 2 for size in shape[:-2])
-    out[centre] = np.eye(shape[-1], dtype=dtype)
-    return out

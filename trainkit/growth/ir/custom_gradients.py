@@ -1,145 +1,102 @@
 """Gradients that are not the program's own: backward passes that a model defines itself.
 
-How a gradient grows follows from how the function does, if the backward pass is linear in what
-comes in. A `jax.custom_vjp` may do anything there (clip, normalise).
+How a gradient grows follows from how the function does, if the backward pass is linear in the
+gradients of the results. A `jax.custom_vjp` may do anything there (clip, normalise).
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.extend import core
 
-from trainkit.growth.ir.program import CALLS, scan_counts
+from trainkit._core.jaxprs import AnyJaxpr, equations
+from trainkit.growth.ir.dataflow import Lattice, run
+from trainkit.growth.ir.primitives import traits, zero_result
+from trainkit.growth.ir.program import Const, Folder
 
 PyTree = Any
-ZERO, CONSTANT, LINEAR, OTHER = range(4)  # how a value depends on what comes in
 
-_SUMS = {
-    "add", "sub", "add_any", "neg", "transpose", "reshape", "broadcast_in_dim", "reduce_sum",
-    "squeeze", "expand_dims", "concatenate", "pad", "slice", "split", "rev", "cumsum", "copy",
-    "copy_p", "convert_element_type", "real", "imag", "complex", "stop_gradient", "name", "tile",
-    "reduce_precision", "reduce_window_sum", "fft", "conj", "stack",
-}  # fmt: skip
-_PRODUCTS = {"mul", "dot_general", "conv_general_dilated", "ragged_dot_general"}
-_PLACED = {
-    "gather": 1, "dynamic_slice": 1, "scatter-add": 2, "scatter_add": 2, "dynamic_update_slice": 2,
-}  # fmt: skip
+
+class Dependence(enum.IntEnum):
+    """How a value depends on the gradients of the results."""
+
+    ZERO = 0
+    CONSTANT = 1
+    LINEAR = 2
+    OTHER = 3
+
+
+ZERO, CONSTANT, LINEAR, OTHER = Dependence
 
 
 def unproved(
-    program: core.ClosedJaxpr, fn: Callable[..., PyTree], params: PyTree, inputs: PyTree
+    program: AnyJaxpr, fn: Callable[..., PyTree], params: PyTree, inputs: PyTree
 ) -> set[int]:
-    """Which leaves of the parameters have a gradient that is not linear in what comes in."""
-    if not _defines_its_own(program.jaxpr):
+    """Which leaves of the parameters have a gradient that is not linear in those of the results."""
+    if not any(eqn.primitive.name.startswith("custom_vjp") for eqn in equations(program)):
         return set()
     leaves, tree = jax.tree.flatten(params)
     places = [i for i, x in enumerate(leaves) if np.issubdtype(x.dtype, np.inexact)]
 
-    def outputs(known: Sequence[Any], *given: Any) -> list[Any]:
-        every: list[Any] = list(leaves)
-        for i, x in zip(places, known, strict=True):
+    def outputs(differentiated: Sequence[Any], *inputs: Any) -> list[Any]:
+        every: list[Any] = [jax.numpy.zeros(x.shape, x.dtype) for x in leaves]
+        for i, x in zip(places, differentiated, strict=True):
             every[i] = x
-        for i, x in enumerate(every):
-            if i not in places:
-                every[i] = jax.numpy.zeros(x.shape, x.dtype)
-        found = jax.tree.leaves(fn(jax.tree.unflatten(tree, every), *given))
-        return [y for y in found if np.issubdtype(y.dtype, np.inexact)]
+        results = jax.tree.leaves(fn(jax.tree.unflatten(tree, every), *inputs))
+        return [y for y in results if np.issubdtype(y.dtype, np.inexact)]
 
-    def backward(cotangents, known, *given):
-        return jax.vjp(lambda *k: outputs(k, *given), *known)[1](cotangents)
+    def backward(cotangents, differentiated, *inputs):
+        return jax.vjp(lambda *k: outputs(k, *inputs), *differentiated)[1](cotangents)
 
-    known = [leaves[i] for i in places]
-    cotangents = jax.eval_shape(outputs, known, *inputs)
-    closed = jax.make_jaxpr(backward)(cotangents, known, *inputs)
+    differentiated = [leaves[i] for i in places]
+    cotangents = jax.eval_shape(outputs, differentiated, *inputs)
+    flat = Folder().flatten(jax.make_jaxpr(backward)(cotangents, differentiated, *inputs))
     n = len(cotangents)
-    states = [LINEAR if i < n else CONSTANT for i in range(len(closed.jaxpr.invars))]
-    return {i for i, s in zip(places, _run(closed.jaxpr, states), strict=True) if s == OTHER}
+    facts = run(flat, [LINEAR if i < n else CONSTANT for i in range(len(flat.ins))], DEPENDENCE)
+    return {i for i, v in zip(places, flat.outs, strict=True) if facts.of(v) == OTHER}
 
 
-def _bodies(eqn: core.JaxprEqn) -> list[core.Jaxpr]:
-    found: list[core.Jaxpr] = []
-    for value in eqn.params.values():
-        for x in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(x, core.ClosedJaxpr):
-                found.append(x.jaxpr)
-            elif isinstance(x, core.Jaxpr):
-                found.append(x)
-    return found
+def _constant(v: Any) -> Dependence | None:
+    if not isinstance(v, Const):
+        return None
+    return ZERO if v.is_zero else CONSTANT
 
 
-def _defines_its_own(jaxpr: core.Jaxpr) -> bool:
-    return any(
-        eqn.primitive.name.startswith("custom_vjp") or any(map(_defines_its_own, _bodies(eqn)))
-        for eqn in jaxpr.eqns
-    )
+def _joined(a: Dependence, b: Dependence) -> Dependence:
+    """Of a sum, or of one of two values: linear and constant terms together are neither."""
+    return OTHER if {a, b} == {LINEAR, CONSTANT} else max(a, b)
 
 
-def _run(jaxpr: core.Jaxpr, states: Sequence[int]) -> list[int]:
-    """How each result depends on what comes in, given how each argument does."""
-    env: dict[Any, int] = dict.fromkeys(jaxpr.constvars, CONSTANT)
-    env.update(zip(jaxpr.invars, states, strict=True))
-
-    def read(atom) -> int:
-        if isinstance(atom, core.Literal):
-            return CONSTANT if np.any(np.asarray(atom.val)) else ZERO
-        return env[atom]
-
-    for eqn in jaxpr.eqns:
-        ins = [read(v) for v in eqn.invars]
-        env.update(zip(eqn.outvars, _equation(eqn, ins), strict=True))
-    return [read(v) for v in jaxpr.outvars]
-
-
-def _equation(eqn: core.JaxprEqn, ins: list[int]) -> list[int]:
-    name, outs = eqn.primitive.name, len(eqn.outvars)
-    bodies = _bodies(eqn)
-    if name in CALLS and bodies:
-        return _run(bodies[0], ins)
-    if name == "scan":
-        consts, carries = scan_counts(eqn.params)
-        while True:
-            found = _run(bodies[0], ins)
-            carried = [_sum([a, b]) for a, b in zip(ins[consts:], found[:carries], strict=False)]
-            if carried == ins[consts : consts + carries]:
-                return found
-            ins = [*ins[:consts], *carried, *ins[consts + carries :]]
-    if name == "cond" and ins[0] <= CONSTANT:
-        each = [_run(body, ins[1:]) for body in bodies]
-        return [_sum(states) for states in zip(*each, strict=True)]
-    return [_plain(name, ins)] * outs
-
-
-def _plain(name: str, ins: list[int]) -> int:
-    if name in _SUMS:
-        return _sum(ins)
-    if name in _PRODUCTS:
-        return _product(ins)
-    if name == "div":
-        return ins[0] if ins[1] == CONSTANT else max(_sum(ins), CONSTANT)
-    if name == "select_n" and ins[0] <= CONSTANT:
-        return _sum(ins[1:])
-    if name in _PLACED:
-        index = 1 if _PLACED[name] == 1 or name.startswith("scatter") else 2
-        rest = ins[2:] if name.startswith("scatter") else ins[1:index]
-        where = ins[1:2] if name.startswith("scatter") else ins[index:]
-        return _sum([ins[0], *rest]) if max(where, default=ZERO) <= CONSTANT else OTHER
-    return CONSTANT if max(ins, default=CONSTANT) <= CONSTANT else OTHER
-
-
-def _sum(states: Sequence[int]) -> int:
-    """Linear and constant terms together are neither."""
-    if LINEAR in states and CONSTANT in states:
-        return OTHER
-    return max(states, default=CONSTANT)
-
-
-def _product(states: Sequence[int]) -> int:
-    if ZERO in states:
+def _transfer(equation: Any, states: list[Dependence]) -> Dependence:
+    if zero_result(equation, [state == ZERO for state in states]):
         return ZERO
-    if OTHER in states or states.count(LINEAR) > 1:
-        return OTHER
-    return max(states)
+    if max(states, default=CONSTANT) <= CONSTANT:
+        return CONSTANT
+    known = traits(equation)
+    terms, factors = known.linear.of(states), known.multilinear.of(states)
+    if terms and _held_fixed(known.linear.others(states)):
+        total = ZERO
+        for state in terms:
+            total = _joined(total, state)
+        return total
+    linear = [state for state in factors if state == LINEAR]
+    if len(linear) == 1 and OTHER not in factors and _held_fixed(known.multilinear.others(states)):
+        return LINEAR
+    return OTHER
+
+
+def _held_fixed(others: list[Dependence]) -> bool:
+    return all(state <= CONSTANT for state in others)
+
+
+DEPENDENCE: Lattice[Dependence] = Lattice(
+    top=OTHER,
+    join=_joined,
+    constant=_constant,
+    transfer=_transfer,
+    chosen=lambda decides, result: result if decides <= CONSTANT else OTHER,
+)

@@ -7,37 +7,35 @@ that grows (a vocabulary) the last place, to which it is clipped, is another one
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend import core
 
-# What moves the entries of an array, or copies them: where all were equal they still are.
-MOVES = {
-    "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose",
-    "convert_element_type", "stop_gradient", "rev", "slice", "tile",
-}  # fmt: skip
+from trainkit._core.jaxprs import AnyJaxpr, at_line
+from trainkit.growth.ir.primitives import traits
 
 
-def from_the_end(made: Mapping[int, Any], index: Any, size: int) -> tuple[Any, list[Any]] | None:
+def from_the_end(
+    producers: Mapping[int, Any], index: Any, size: int
+) -> tuple[Any, list[Any]] | None:
     """An index before "add the size where it is negative", and the equations that moved it since.
 
     Args:
-      made: id of a variable -> the equation that made it.
+      producers: id of a variable -> the equation that it comes from.
       index: a variable; size: of what it counts.
     """
     chain: list[Any] = []
-    eqn = made.get(id(index))
-    while eqn is not None and eqn.name in MOVES and len(eqn.ins) == 1:
+    eqn = producers.get(id(index))
+    while eqn is not None and len(eqn.ins) == len(eqn.outs) == 1 and _moves(eqn):
         chain.append(eqn)
-        eqn = made.get(id(eqn.ins[0]))
+        eqn = producers.get(id(eqn.ins[0]))
     if eqn is None or eqn.name != "select_n" or len(eqn.ins) != 3:
         return None
     test, plain, added = eqn.ins
-    less, plus = made.get(id(test)), made.get(id(added))
+    less, plus = producers.get(id(test)), producers.get(id(added))
     if less is None or plus is None or less.name != "lt" or plus.name != "add":
         return None
     if less.ins[0] is not plain or plus.ins[0] is not plain:
@@ -46,34 +44,31 @@ def from_the_end(made: Mapping[int, Any], index: Any, size: int) -> tuple[Any, l
     return (plain, chain[::-1]) if same else None
 
 
-def row(
-    made: Mapping[int, Any], eqn: core.JaxprEqn, ins: Sequence[Any]
-) -> tuple[core.ClosedJaxpr, list[Any]] | None:
+def row(producers: Mapping[int, Any], eqn: Any) -> tuple[AnyJaxpr, list[Any]] | None:
     """The gather that replaces a clipped slice of one row, and its operands (table and index).
 
     Args:
-      made: id of a variable -> the equation that made it.
+      producers: id of a variable -> the equation that it comes from.
       eqn: a gather or a dynamic slice.
-      ins: its operands.
     """
-    table, sizes = ins[0], eqn.params["slice_sizes"]
-    if eqn.primitive.name == "dynamic_slice":
+    (table, *at), sizes = eqn.ins, eqn.params["slice_sizes"]
+    if eqn.name == "dynamic_slice":
         index: Any = None
-        starts = dict(enumerate(ins[1:]))
+        starts = dict(enumerate(at))
         collapsed: tuple[int, ...] = ()
         offsets = tuple(range(len(sizes)))
     else:
-        numbers, index = eqn.params["dimension_numbers"], ins[1]
+        numbers, index = eqn.params["dimension_numbers"], at[0]
         if eqn.params["mode"] != lax.GatherScatterMode.CLIP or numbers.operand_batching_dims:
             return None
-        columns = _columns(made, index, len(numbers.start_index_map))
+        columns = _columns(producers, index, len(numbers.start_index_map))
         starts = dict(zip(numbers.start_index_map, columns, strict=False))
         collapsed, offsets = numbers.collapsed_slice_dims, numbers.offset_dims
     part = [d for d, n in enumerate(sizes) if n != _aval(table).shape[d]]
     if len(part) != 1 or sizes[part[0]] != 1 or part[0] not in starts:
         return None
     (d,) = part
-    if from_the_end(made, starts[d], _aval(table).shape[d]) is None:
+    if from_the_end(producers, starts[d], _aval(table).shape[d]) is None:
         return None
     kept = [e for e in range(len(sizes)) if e not in collapsed]
     place = offsets[kept.index(d)] if d in kept else None
@@ -92,14 +87,21 @@ def row(
         return found if place is None else jnp.expand_dims(found, place)
 
     struct = lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype)
-    return jax.make_jaxpr(look)(struct(_aval(table)), struct(_aval(starts[d]))), [table, starts[d]]
+    body = jax.make_jaxpr(look)(struct(_aval(table)), struct(_aval(starts[d])))
+    return at_line(body, eqn.raw), [table, starts[d]]
 
 
-def _columns(made: Mapping[int, Any], index: Any, count: int) -> list[Any]:
+def _moves(eqn: Any) -> bool:
+    """Whether an equation does the same to an index whatever its numbers are."""
+    known = traits(eqn)
+    return known.move in ("whole", "part") or known.same
+
+
+def _columns(producers: Mapping[int, Any], index: Any, count: int) -> list[Any]:
     """The parts of an index that has several, each with a last axis of size 1."""
     if count == 1:
         return [index]
-    eqn = made.get(id(index))
+    eqn = producers.get(id(index))
     if eqn is None or eqn.name != "concatenate" or len(eqn.ins) != count:
         return []
     return eqn.ins if eqn.params["dimension"] == len(index.aval.shape) - 1 else []

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainkit.growth.ir.lookups import MOVES
+from trainkit.growth.ir.primitives import traits, zero_result
 from trainkit.growth.ir.program import Const, Equation, Program
-from trainkit.growth.ir.zero_analysis import KEEPS_ZERO
 
 Shape = tuple[int, ...]
 Supposed = Mapping[int, str]  # number of an input of the program -> "zero" or "eye"
@@ -20,14 +19,6 @@ class Eye(NamedTuple):
     """Stands for an input that is an identity matrix."""
 
     place: int
-
-
-_MOVES = frozenset(
-    ("reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type")
-    + ("stop_gradient", "slice")
-)
-_ONE_AT_ZERO = frozenset(("exp", "exp2", "cos", "cosh"))
-_POOLS = frozenset(("reduce_max", "reduce_window_max", "reduce_min"))
 
 
 def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Program:
@@ -46,7 +37,7 @@ def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Pr
 
     for eqn in program.equations:
         ins = [now(v) for v in eqn.ins]
-        if eqn.name == "split" and ins[0] is ZERO:
+        if ZERO in ins and zero_result(eqn, [_is_zero(v) for v in ins]):
             stands.update((id(v), ZERO) for v in eqn.outs)
             continue
         found = _simplified(eqn, ins, bounds)
@@ -64,7 +55,7 @@ def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Pr
             # min(max(x, 0), 6) is still at least 0.
             keep = known if _ordered(known, eqn, limit) else {}
             bounds[id(eqn.outs[0])] = {**keep, eqn.name: limit}
-        elif eqn.name in _MOVES | _POOLS and known:
+        elif known and len(eqn.outs) == 1 and traits(eqn).chooses:
             bounds[id(eqn.outs[0])] = known
         # A zero that stays is the parameter itself.
         ins = [old if _supposed(v) else v for v, old in zip(ins, eqn.ins, strict=True)]
@@ -91,9 +82,7 @@ def _supposed(v: Any) -> bool:
 
 
 def _is_zero(v: Any) -> bool:
-    if v is ZERO:
-        return True
-    return isinstance(v, Const) and v.uniform is not None and not np.any(v.uniform)
+    return v is ZERO or (isinstance(v, Const) and v.is_zero)
 
 
 def _simplified(eqn: Equation, ins: list[Any], bounds: Mapping[int, Mapping[str, float]]) -> Any:
@@ -102,34 +91,20 @@ def _simplified(eqn: Equation, ins: list[Any], bounds: Mapping[int, Mapping[str,
     known = _known(eqn, ins) if len(eqn.outs) == 1 else None
     if known is not None:
         return known
-    if len(eqn.outs) == 1 and any(v is ZERO for v in ins):
-        zeros = [_is_zero(v) for v in ins]
-        if name in KEEPS_ZERO and zeros[0]:
-            return ZERO
-        if name in ("mul", "dot_general", "conv_general_dilated", "ragged_dot") and any(zeros):
-            return ZERO
-        if name == "integer_pow" and eqn.params["y"] > 0:
-            return ZERO
-        if name in ("max", "min", "concatenate", "pad", "stack") and all(zeros):
-            return ZERO
-        if name == "select_n" and all(zeros[1:]):
-            return ZERO
-        if name in ("add", "add_any", "sub"):
-            if all(zeros):
-                return ZERO
-            if zeros[0] and name != "sub" and _whole(eqn, 1):
-                return ins[1]
-            if zeros[1] and _whole(eqn, 0):
-                return ins[0]
-    if name == "convert_element_type" and isinstance(ins[0], Eye):
+    if name in ("add", "add_any", "sub"):
+        for i in (0, 1) if name != "sub" else (0,):
+            if ins[1 - i] is ZERO and _whole(eqn, i):
+                return ins[i]
+    if traits(eqn).same and isinstance(ins[0], Eye):
         return ins[0]
     if any(_supposed(v) for v in ins[:1]):
         return None
     if name == "dot_general" and isinstance(ins[1], Eye):
         (contracted, _), (batch, _) = eqn.params["dimension_numbers"]
-        if not batch and contracted == (len(shape_of(eqn.raw.invars[0])) - 1,):
+        last = (len(shape_of(eqn.raw.invars[0])) - 1,)
+        if not batch and contracted == last and len(shape_of(eqn.raw.invars[1])) == 2:
             return ins[0]
-    if name == "conv_general_dilated" and isinstance(ins[1], Eye) and _keeps_size(eqn):
+    if name == "conv_general_dilated" and isinstance(ins[1], Eye) and _is_centred(eqn):
         return ins[0]
     limit = _limit(eqn, ins)
     if limit is not None and bounds.get(id(ins[0]), {}).get(name) == limit:
@@ -138,12 +113,13 @@ def _simplified(eqn: Equation, ins: list[Any], bounds: Mapping[int, Mapping[str,
 
 
 def _known(eqn: Equation, ins: list[Any]) -> Any:
-    """What follows from e⁰ = 1, c + 0 = c and x · 1 = x, or `None`."""
+    """What follows from f(0) of a function, c + 0 = c and x · 1 = x, or `None`."""
     name = eqn.name
     uniform = [v.uniform if isinstance(v, Const) else None for v in ins]
-    if name in _ONE_AT_ZERO and ins[0] is ZERO:
-        return _constant(eqn, 1.0)
-    if name in MOVES and uniform[0] is not None:
+    trait = traits(eqn)
+    if trait.at_zero is not None and ins[0] is ZERO:
+        return _constant(eqn, trait.at_zero)
+    if uniform and uniform[0] is not None and (trait.chooses or name == "convert_element_type"):
         return _constant(eqn, uniform[0])
     if name in ("add", "add_any"):
         for i, v in enumerate(ins):
@@ -171,14 +147,25 @@ def shape_of(v: Any) -> Shape:
     return tuple(v.aval.shape)
 
 
-def _keeps_size(eqn: Equation) -> bool:
-    strides = set(eqn.params["window_strides"])
-    kernel = shape_of(eqn.raw.invars[1])
-    odd = all(kernel[axis] % 2 for axis in eqn.params["dimension_numbers"].rhs_spec[2:])
-    whole = shape_of(eqn.outs[0]) == shape_of(eqn.raw.invars[0])
-    dilated = {*eqn.params["lhs_dilation"], *eqn.params["rhs_dilation"]} != {1}
-    plain = eqn.params["feature_group_count"] == 1 == eqn.params["batch_group_count"]
-    return strides == {1} and odd and whole and plain and not dilated
+def _is_centred(eqn: Equation) -> bool:
+    """Whether a convolution with 1 in the middle of its kernel gives every element itself.
+
+    The kernel's channels are its last two dimensions, where `depth.identity` puts the identity.
+    """
+    params, kernel = eqn.params, shape_of(eqn.raw.invars[1])
+    lhs, rhs, out = params["dimension_numbers"]
+    middle = [(kernel[d] // 2, kernel[d] // 2) for d in rhs[2:]]
+    undilated = {*params["lhs_dilation"], *params["rhs_dilation"]} == {1}
+    ungrouped = params["feature_group_count"] == 1 == params["batch_group_count"]
+    return (
+        tuple(rhs[:2]) == (len(kernel) - 1, len(kernel) - 2)
+        and tuple(lhs) == tuple(out)
+        and all(kernel[d] % 2 for d in rhs[2:])
+        and [tuple(pair) for pair in params["padding"]] == middle
+        and set(params["window_strides"]) <= {1}
+        and undilated
+        and ungrouped
+    )
 
 
 def _limit(eqn: Equation, ins: list[Any]) -> float | None:

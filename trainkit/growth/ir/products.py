@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core
 
+from trainkit._core.jaxprs import AnyJaxpr, at_line
 from trainkit.growth.ir.program import Const, Equation, Folder, Program
 from trainkit.growth.ir.source_lines import where
 
@@ -73,8 +73,7 @@ def in_one_order(program: Program, folder: Folder) -> Program:
         if new is None:
             kept += _tree(eqn, made, steps)
             continue
-        lines = [e.replace(source_info=eqn.raw.source_info) for e in new.jaxpr.eqns]
-        (value,) = folder.run(new.jaxpr.replace(eqns=lines), [], operands, kept, eqn.calls)
+        (value,) = folder.run(at_line(new, eqn.raw), operands, kept, eqn.calls)
         swapped[id(eqn.outs[0])] = value
     current = lambda v: swapped.get(id(v), v)
     equations = [Equation(e.raw, [current(v) for v in e.ins], e.outs, e.calls) for e in kept]
@@ -137,7 +136,7 @@ def _formula(eqn, made, uses, names: _Names, operands: list, told: list) -> list
 
 def _contracted(
     eqn: Equation, operands: list, names: list[list[int]], result: list[int]
-) -> core.ClosedJaxpr | None:
+) -> AnyJaxpr | None:
     """The product as a program of its own; `None` where it is no plain one."""
     every = dict.fromkeys(n for x in names for n in x)
     letters = dict(zip(every, string.ascii_letters, strict=False))

@@ -9,32 +9,10 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from trainkit.growth.ir.lookups import MOVES, from_the_end, row
+from trainkit._core.jaxprs import AnyJaxpr, opened
+from trainkit.growth.ir.lookups import from_the_end, row
+from trainkit.growth.ir.primitives import traits
 from trainkit.growth.ir.variance import centred
-
-# Calls whose body is simply run: they carry no meaning of their own for the value.
-CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "core_closed_call": "call_jaxpr",
-    "remat": "jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-    "custom_lin": "call_jaxpr",
-    "xla_call": "call_jaxpr",
-    "run_state": "jaxpr",
-}
-
-# What says where or how a value is kept, and leaves it as it is.
-IDENTITIES = {
-    "copy", "copy_p", "name", "optimization_barrier", "sharding_constraint", "mesh_cast", "reshard",
-    "device_put", "pvary", "pcast", "layout_constraint",
-}  # fmt: skip
 
 
 class Const:
@@ -58,6 +36,11 @@ class Const:
             else:
                 self._value = self._thunk()
         return self._value
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether every element is known to be 0, without evaluating it."""
+        return self.uniform is not None and not np.any(self.uniform)
 
 
 class Equation:
@@ -87,7 +70,7 @@ class Folder:
     def __init__(self):
         self._keys: dict[Any, int] = {}
         self._values: dict[int, list[np.ndarray]] = {}
-        self._made: dict[int, Equation] = {}  # what made a variable
+        self._producers: dict[int, Equation] = {}  # id of a variable -> the equation it comes from
 
     def _key(self, parts) -> int:
         return self._keys.setdefault(parts, len(self._keys))
@@ -107,13 +90,12 @@ class Folder:
             uniform = array.flat[0]
         return Const(array.shape, array.dtype, key, lambda: array, uniform)
 
-    def flatten(self, closed: core.ClosedJaxpr, known: dict[int, Const] | None = None) -> Program:
+    def flatten(self, jaxpr: AnyJaxpr, known: dict[int, Const] | None = None) -> Program:
         """The flat form; `known` gives the arguments that are constants, by position."""
-        jaxpr = closed.jaxpr
-        ins = [core_var(v) for v in jaxpr.invars]
+        ins = [Fresh(v.aval) for v in opened(jaxpr)[0].invars]
         args: list = [(known or {}).get(i, v) for i, v in enumerate(ins)]
         out: list[Equation] = []
-        outs = self.run(jaxpr, [self.literal(c) for c in closed.consts], args, out, ())
+        outs = self.run(jaxpr, args, out, ())
         # Dead equations go: they would only have to agree for nothing.
         live = {id(v) for v in outs if not isinstance(v, Const)}
         kept = []
@@ -123,66 +105,60 @@ class Folder:
                 live.update(id(v) for v in eqn.ins if not isinstance(v, Const))
         return Program(ins, kept[::-1], outs)
 
-    def run(
-        self, jaxpr: core.Jaxpr, consts: list, args: list, out: list[Equation], calls: tuple
-    ) -> list:
-        """Appends a jaxpr's equations to `out`, flat; returns what it gives."""
-        env: dict[Any, Any] = {}
-        env.update(zip(jaxpr.constvars, consts, strict=True))
-        env.update(zip(jaxpr.invars, args, strict=True))
+    def run(self, jaxpr: AnyJaxpr, args: list, out: list[Equation], calls: tuple) -> list:
+        """Appends a jaxpr's equations to `out`, flat; returns its results."""
+        jaxpr, consts = opened(jaxpr)
+        env: dict[Any, Any] = dict(zip(jaxpr.invars, args, strict=True))
+        env.update(zip(jaxpr.constvars, map(self.literal, consts), strict=True))
 
         def read(atom):
             return self.literal(_literal(atom)) if isinstance(atom, core.Literal) else env[atom]
 
         for eqn in jaxpr.eqns:
-            ins = [read(v) for v in eqn.invars]
-            name = eqn.primitive.name
-            if name in CALLS and CALLS[name] in eqn.params:
-                inner = eqn.params[CALLS[name]]
-                closed = inner if isinstance(inner, core.ClosedJaxpr) else None
-                body = closed.jaxpr if closed is not None else inner
-                inner_consts = (
-                    [self.literal(c) for c in closed.consts] if closed is not None else []
-                )
-                results = self.run(body, inner_consts, ins, out, (*calls, eqn))
-            elif name == "custom_linear_solve":
-                body, ins = _solution(eqn, ins)
-                consts_in = [self.literal(c) for c in body.consts]
-                results = self.run(body.jaxpr, consts_in, ins, out, (*calls, eqn))
-            elif name in IDENTITIES or _converts_nothing(eqn):
-                results = ins
-            elif name in ("debug_callback", "debug_print"):
+            step = Equation(eqn, [read(v) for v in eqn.invars], [], calls)
+            known = traits(step)
+            if known.call in step.params:
+                results = self.run(eqn.params[known.call], step.ins, out, (*calls, eqn))
+            elif step.name == "custom_linear_solve":
+                results = self.run(*_solution(step), out, (*calls, eqn))
+            elif known.identity or _converts_nothing(eqn):
+                results = step.ins
+            elif step.name in ("debug_callback", "debug_print"):
                 results = []  # looks on, and gives nothing back
-            elif all(isinstance(v, Const) for v in ins) and not eqn.effects:
-                results = self._fold(eqn, ins)
-            elif name == "sub" and (found := centred(self._made, eqn, ins)) is not None:
-                body, ins = found
-                consts_in = [self.literal(c) for c in body.consts]
-                results = self.run(body.jaxpr, consts_in, ins, out, calls)
-            elif name in ("gather", "dynamic_slice") and (found := row(self._made, eqn, ins)):
-                body, ins = found
-                lines = [e.replace(source_info=eqn.source_info) for e in body.jaxpr.eqns]
-                results = self.run(body.jaxpr.replace(eqns=lines), [], ins, out, calls)
+            elif all(isinstance(v, Const) for v in step.ins) and not eqn.effects:
+                results = self._fold(step)
+            elif (other := self._rewritten(step)) is not None:
+                results = self.run(*other, out, calls)
             else:
                 # A body may be run at several places: its variables are made anew each time.
-                if name == "gather":
-                    ins[1] = self._counted_from_the_start(eqn, ins[0], ins[1], out)
-                results = [Fresh(v.aval) for v in eqn.outvars]
-                out.append(Equation(eqn, ins, results, calls))
-                self._made.update((id(v), out[-1]) for v in results)
+                if step.name == "gather":
+                    step.ins[1] = self._counted_from_the_start(step, out)
+                results = step.outs
+                results += [Fresh(v.aval) for v in eqn.outvars]
+                out.append(step)
+                self._producers.update((id(v), step) for v in results)
             env.update(zip(eqn.outvars, results, strict=True))
         return [read(v) for v in jaxpr.outvars]
 
-    def _counted_from_the_start(self, eqn, table, index, out: list[Equation]):
+    def _rewritten(self, step: Equation) -> tuple[AnyJaxpr, list] | None:
+        """What an equation is written as, so that it has one form, and the operands of that."""
+        if step.name == "sub":
+            return centred(self._producers, step)
+        if step.name in ("gather", "dynamic_slice"):
+            return row(self._producers, step)
+        return None
+
+    def _counted_from_the_start(self, gather: Equation, out: list[Equation]) -> Any:
         """The index of a gather without "add the table's size where it is negative".
 
         That size differs between the programs where a table grows; indices count from the start in
         both, and so do those below 0 that the two programs share where it does not.
         """
-        dims = eqn.params["dimension_numbers"].start_index_map
+        table, index = gather.ins
+        dims = gather.params["dimension_numbers"].start_index_map
         if len(dims) != 1:
             return index
-        found = from_the_end(self._made, index, getattr(table, "aval", table).shape[dims[0]])
+        found = from_the_end(self._producers, index, getattr(table, "aval", table).shape[dims[0]])
         if found is None:
             return index
         value, moves = found
@@ -190,17 +166,27 @@ class Folder:
             results = [Fresh(v.aval) for v in step.outs]
             out.append(Equation(step.raw, [value], results, step.calls))
             value = results[0]
-            self._made[id(value)] = out[-1]
+            self._producers[id(value)] = out[-1]
         return value
 
-    def _fold(self, eqn: core.JaxprEqn, ins: list[Const]) -> list[Const]:
-        params = tuple(sorted((k, repr(v)) for k, v in eqn.params.items()))
-        key = self._key((eqn.primitive.name, params, tuple(c.key for c in ins)))
+    def _text(self, param: Any) -> Any:
+        """A parameter of an equation, to be compared with others."""
+        if isinstance(param, np.ndarray | jax.Array):
+            return self.literal(param).key
+        inner = param if isinstance(param, tuple) else (param,)
+        consts = [c for x in inner if isinstance(x, AnyJaxpr) for c in opened(x)[1]]
+        return repr(param), *(self.literal(c).key for c in consts)
+
+    def _fold(self, step: Equation) -> list[Const]:
+        eqn, ins = step.raw, step.ins
+        params = tuple(sorted((k, self._text(v)) for k, v in step.params.items()))
+        key = self._key((step.name, params, tuple(c.key for c in ins)))
         uniform = None
-        if eqn.primitive.name in MOVES and ins[0].uniform is not None:
-            uniform = ins[0].uniform
-            if eqn.primitive.name == "convert_element_type":
-                uniform = np.asarray(uniform).astype(eqn.params["new_dtype"])
+        if ins and ins[0].uniform is not None:
+            if step.name == "convert_element_type":
+                uniform = np.asarray(ins[0].uniform).astype(step.params["new_dtype"])
+            elif traits(step).chooses:
+                uniform = ins[0].uniform
 
         @functools.cache
         def evaluate():
@@ -224,12 +210,12 @@ class Folder:
         ]
 
 
-def _solution(eqn: core.JaxprEqn, ins: list) -> tuple[core.ClosedJaxpr, list]:
+def _solution(step: Equation) -> tuple[AnyJaxpr, list]:
     """What solves a linear system, and its operands: the others are for gradients."""
-    counts, bodies = eqn.params["const_lengths"], eqn.params["jaxprs"]
+    counts, bodies = step.params["const_lengths"], step.params["jaxprs"]
     start = counts.matvec + counts.vecmat
-    right = ins[sum(counts) :]
-    return bodies.solve, [*ins[start : start + counts.solve], *right]
+    right = step.ins[sum(counts) :]
+    return bodies.solve, [*step.ins[start : start + counts.solve], *right]
 
 
 def _converts_nothing(eqn: core.JaxprEqn) -> bool:
@@ -247,10 +233,6 @@ class Fresh:
 
     def __init__(self, aval):
         self.aval = aval
-
-
-def core_var(v: core.Var) -> Fresh:
-    return Fresh(v.aval)
 
 
 def scan_counts(params: dict[str, Any]) -> tuple[int, int]:

@@ -6,8 +6,8 @@ import os
 
 import jax
 import numpy as np
-from jax.extend import core
 
+from trainkit._core.jaxprs import AnyJaxpr
 from trainkit.growth.ir.program import Const, Equation
 
 _JAX = os.path.dirname(jax.__file__) + os.sep
@@ -43,7 +43,7 @@ def describe(eqn: Equation) -> str:
     told = {
         k: v
         for k, v in eqn.params.items()
-        if not isinstance(v, core.Jaxpr | core.ClosedJaxpr) and "jaxpr" not in k and v is not None
+        if not isinstance(v, AnyJaxpr) and "jaxpr" not in k and v is not None
     }
     args = ", ".join(map(shape, eqn.ins))
     outs = ", ".join(map(shape, eqn.outs))

@@ -35,7 +35,7 @@ def named_shapes(tree: PyTree, name: str) -> list[tuple[str, jax.ShapeDtypeStruc
             raise GrowthError(
                 f"{path_name(path)} of {name} is a {type(leaf).__name__}, not an array",
                 params=[path_name(path)],
-                mend="keep out of the parameters what is none, as eqx.partition(model, "
+                hint="keep out of the parameters what is none, as eqx.partition(model, "
                 "eqx.is_array) does, and close over it",
             ) from error
     return result
@@ -50,6 +50,6 @@ def traced_program(fn, params, args, which: str):
         raise GrowthError(
             f"the {which} function cannot be traced with its parameters and these inputs: "
             f"{type(error).__name__}: {error}",
-            mend=f"check that {which}_params are the parameters of {which}_fn, that both are "
+            hint=f"check that {which}_params are the parameters of {which}_fn, that both are "
             f"called as fn(params, *inputs), and that the inputs have the shapes the model expects",
         ) from error

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import lax
-from jax.extend import core
+
+from trainkit._core.jaxprs import AnyJaxpr, at_line
 
 
 class _Mean(NamedTuple):
@@ -20,20 +21,18 @@ class _Mean(NamedTuple):
     size: float
 
 
-def centred(
-    made: Mapping[int, Any], eqn: core.JaxprEqn, ins: Sequence[Any]
-) -> tuple[core.ClosedJaxpr, list[Any]] | None:
+def centred(producers: Mapping[int, Any], eqn: Any) -> tuple[AnyJaxpr, list[Any]] | None:
     """The program that replaces a difference of moments, and its operands (x and its mean).
 
     Args:
-      made: id of a variable -> the equation that made it.
+      producers: id of a variable -> the equation that it comes from.
       eqn: a subtraction.
-      ins: its operands.
     """
-    squares, square = _mean(made, ins[0]), _squared(made, ins[1])
+    ins = eqn.ins
+    squares, square = _mean(producers, ins[0]), _squared(producers, ins[1])
     if squares is None or square is None:
         return None
-    x, mean = _squared(made, squares.of), _mean(made, square)
+    x, mean = _squared(producers, squares.of), _mean(producers, square)
     if x is None or mean is None or (mean.of, mean.axes) != (x, squares.axes):
         return None
     if not jax.dtypes.issubdtype(x.aval.dtype, np.floating):
@@ -58,15 +57,13 @@ def centred(
 
     mean_axes = mean.axes
     structs = [jax.ShapeDtypeStruct(s.shape, s.dtype) for s in shapes]
-    closed = jax.make_jaxpr(variance)(*structs)
     # Errors are to name the line of the model.
-    lines = [e.replace(source_info=eqn.source_info) for e in closed.jaxpr.eqns]
-    return core.ClosedJaxpr(closed.jaxpr.replace(eqns=lines), closed.consts), [x, square]
+    return at_line(jax.make_jaxpr(variance)(*structs), eqn.raw), [x, square]
 
 
-def _squared(made: Mapping[int, Any], v: Any) -> Any:
+def _squared(producers: Mapping[int, Any], v: Any) -> Any:
     """x where v = x²."""
-    e = made.get(id(v))
+    e = producers.get(id(v))
     if e is None:
         return None
     twice = e.name == "mul" and e.ins[0] is e.ins[1]
@@ -75,19 +72,19 @@ def _squared(made: Mapping[int, Any], v: Any) -> Any:
     return found if hasattr(found, "aval") else None
 
 
-def _mean(made: Mapping[int, Any], v: Any) -> _Mean | None:
-    e = made.get(id(v))
+def _mean(producers: Mapping[int, Any], v: Any) -> _Mean | None:
+    e = producers.get(id(v))
     if e is None or e.name not in ("div", "mul"):
         return None
     uniform = getattr(e.ins[1], "uniform", None)
     if uniform is None or not float(uniform):
         return None
     count = float(uniform) if e.name == "div" else 1.0 / float(uniform)
-    total = made.get(id(e.ins[0]))
+    total = producers.get(id(e.ins[0]))
     while total is not None and total.name in ("broadcast_in_dim", "reshape"):
         if math.prod(total.ins[0].aval.shape) != math.prod(total.outs[0].aval.shape):
             return None  # more than dimensions of size 1 come or go
-        total = made.get(id(total.ins[0]))
+        total = producers.get(id(total.ins[0]))
     if total is None or total.name != "reduce_sum":
         return None
     return _Mean(total.ins[0], tuple(total.params["axes"]), count)

@@ -1,38 +1,32 @@
 """Which parameters of a new block must be 0 so that the block adds nothing, found in the program.
 
 Going back from the outputs: a value does not feel the new block if it never met its parameters, or
-if all it is made of does not feel them. Where a branch of the new block joins the residual stream,
-one summand is free of it, and the other can be made 0 by the last linear parameters before the
-addition. Those are what is found; nothing depends on names.
+if none of its operands feels them. Where a branch of the new block joins the residual stream, one
+summand is free of it, and the other can be made 0 by the last linear parameters before the
+addition. Those are the result; nothing depends on names. Loops are not entered: what is 0 in their
+bodies is no equation of the program that is to be proved equal to the small one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from trainkit.growth.ir.program import Const, Equation, Program, scan_counts
-
-# 0 in, 0 out.
-KEEPS_ZERO = frozenset(
-    {
-        *("reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice", "split"),
-        *("dynamic_slice", "gather", "stop_gradient"),
-        *("convert_element_type", "reduce_precision"),
-        *("reduce_sum", "reduce_max", "reduce_min", "reduce_window_sum", "cumsum", "rev", "tile"),
-        *("neg", "sign", "abs", "square", "sqrt", "cbrt", "real", "imag", "div", "rem"),
-        *("sin", "tan", "asin", "atan", "sinh", "asinh", "tanh", "erf", "log1p", "expm1"),
-    }
-)
-_EITHER = frozenset({"mul", "dot_general", "conv_general_dilated", "ragged_dot"})
-_BOTH = frozenset({"add", "sub", "add_any", "max", "min", "concatenate", "pad", "stack", "atan2"})
+from trainkit.growth.ir.dataflow import Lattice, dependent, run
+from trainkit.growth.ir.primitives import makes_zero
+from trainkit.growth.ir.program import Const, Program, scan_counts
 
 
 class _Zero(NamedTuple):
+    """The nearest inputs that make a value 0 where they are 0, and how many equations away."""
+
     inputs: frozenset[int]
-    distance: int
+    distance: float
+
+
+_ALWAYS = _Zero(frozenset(), 0)
+_NEVER = _Zero(frozenset(), math.inf)
 
 
 def nearest_zeros(program: Program, new: Collection[int]) -> frozenset[int]:
@@ -51,61 +45,53 @@ def nearest_zeros(program: Program, new: Collection[int]) -> frozenset[int]:
     >>> sorted(nearest_zeros(program, {1, 2, 3}))
     [2, 3]
     """
-    owner = {id(v): i for i, v in enumerate(program.ins) if i in new}
-    made: dict[int, Equation] = {}
-    touched: set[int] = set(owner)
-    zeros: dict[int, _Zero | None] = {}
-
-    def look(v: Any) -> _Zero | None:
-        if isinstance(v, Const):
-            nothing = v.uniform is not None and not np.any(v.uniform)
-            return _Zero(frozenset(), 0) if nothing else None
-        return _Zero(frozenset({owner[id(v)]}), 0) if id(v) in owner else zeros.get(id(v))
-
-    for equation in program.equations:
-        feels = any(id(v) in touched for v in equation.ins)
-        zero = _zero(equation, look)
-        for var in equation.outs:
-            made[id(var)], zeros[id(var)] = equation, zero
-            if feels:
-                touched.add(id(var))
-    found: set[int] = set()
+    inputs = [_Zero(frozenset({i}), 0) if i in new else _NEVER for i in range(len(program.ins))]
+    zeros, touched = run(program, inputs, _ZEROS), dependent(program, new)
+    producer = {id(v): equation for equation in program.equations for v in equation.outs}
+    result: set[int] = set()
     stack, seen = list(program.outs), set()
     # An explicit stack: programs are thousands of equations deep.
     while stack:
         v = stack.pop()
-        if isinstance(v, Const) or id(v) in seen or id(v) not in touched:
+        if id(v) in seen or not touched.of(v):
             continue
         seen.add(id(v))
-        zero = look(v)
-        if zero is not None:
-            found |= zero.inputs
-        elif made[id(v)].name != "scan":
-            stack.extend(made[id(v)].ins)
-        else:
-            # Rows of stacked leaves are looked for in the body; what is carried in, outside.
-            stack.extend(made[id(v)].ins[: sum(scan_counts(made[id(v)].params))])
-    return frozenset(found)
+        if zeros.of(v) != _NEVER:
+            result |= zeros.of(v).inputs
+            continue
+        maker = producer[id(v)]
+        # Rows of stacked leaves are looked for in the body of a loop; what is carried in, outside.
+        count = sum(scan_counts(maker.params)) if maker.name == "scan" else None
+        stack.extend(maker.ins[:count])
+    return frozenset(result)
 
 
-def _zero(equation: Equation, look: Callable[[Any], _Zero | None]) -> _Zero | None:
-    """The nearest parameters that make this value 0 when they are 0."""
-    name, inputs = equation.name, equation.ins
-    if name in KEEPS_ZERO or (name == "integer_pow" and equation.params["y"] > 0):
-        return _further(look(inputs[0]))
-    if name in _EITHER:
-        options = [z for z in map(look, inputs[:2]) if z is not None]
-        return _further(min(options, key=lambda z: (z.distance, len(z.inputs)), default=None))
-    if name == "select_n":
-        inputs = inputs[1:]
-    elif name not in _BOTH:
+def _constant(v: Any) -> _Zero | None:
+    if not isinstance(v, Const):
         return None
-    parts = [look(v) for v in inputs]
-    if not parts or any(z is None for z in parts):
-        return None
-    known = [z for z in parts if z is not None]
-    return _Zero(frozenset().union(*(z.inputs for z in known)), 1 + max(z.distance for z in known))
+    return _ALWAYS if v.is_zero else _NEVER
 
 
-def _further(zero: _Zero | None) -> _Zero | None:
-    return None if zero is None else _Zero(zero.inputs, zero.distance + 1)
+def _both(zeros: Sequence[_Zero]) -> _Zero:
+    """When all of some values are 0."""
+    if _NEVER in zeros or not zeros:
+        return _NEVER
+    inputs = frozenset().union(*(zero.inputs for zero in zeros))
+    return _Zero(inputs, max(zero.distance for zero in zeros))
+
+
+def _transfer(equation: Any, zeros: list[_Zero]) -> _Zero:
+    """The nearest inputs that make a result 0, of those that make an operand 0."""
+    alone, together = makes_zero(equation)
+    options = [zero for s in alone for zero in s.of(zeros)] + [_both(s.of(zeros)) for s in together]
+    nearest = min(options, key=lambda zero: (zero.distance, len(zero.inputs)), default=_NEVER)
+    return nearest._replace(distance=nearest.distance + 1)
+
+
+_ZEROS: Lattice[_Zero] = Lattice(
+    top=_NEVER,
+    join=lambda a, b: _both([a, b]),
+    constant=_constant,
+    transfer=_transfer,
+    enters=False,
+)

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from trainkit._core.paths import named_leaves, path_name
-from trainkit.growth.depth.identity import identity_kernel
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.draw import normal
 from trainkit.growth.maps.gather import take
+from trainkit.growth.maps.identity import identity_kernel
 from trainkit.growth.maps.realise import check_symmetry, noise_groups, realise
 from trainkit.growth.plan.data import LeafPlan, Plan, Symmetry
 from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth
@@ -42,7 +42,7 @@ def grow_params(
         if found != {leaf.path: leaf.big for leaf in plan.leaves}:
             raise GrowthError(
                 "`like` does not have the leaves and shapes of the big model of this plan",
-                mend="pass the big_params that the plan was made from",
+                hint="pass the big_params that the plan was made from",
             )
     arrays = all(isinstance(x, jax.Array | np.ndarray) for x in jax.tree.leaves(like))
     run = grower(plan, key, symmetry, like, like if arrays else None)
@@ -110,7 +110,7 @@ def _trees(plan: Plan) -> tuple[Any, Any]:
         raise GrowthError(
             "this plan was read from JSON, adds layers, and the parameters hold other containers "
             "than dicts, lists and tuples",
-            mend="pass like=, the big model's parameters or their shapes, or make the plan anew",
+            hint="pass like=, the big model's parameters or their shapes, or make the plan anew",
         )
     return plan.trees
 

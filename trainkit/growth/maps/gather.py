@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.growth.analysis.layout_search import repeated
+from trainkit.growth.axes.layouts import repeated
 from trainkit.growth.plan.leaf_map import AxisGrowth
 
 Repeat = tuple[int, int]  # (size of the block that is repeated, how often)
@@ -67,13 +67,13 @@ def take(w: jax.Array, axes: Sequence[tuple[int, AxisGrowth]]) -> jax.Array:
     """
     cut: list[tuple[int, AxisGrowth, int]] = []
     plain: list[tuple[int, AxisGrowth]] = []
-    hollow: list[tuple[int, AxisGrowth]] = []
+    padded: list[tuple[int, AxisGrowth]] = []
     for d, axis in axes:
         block = _uneven(axis.source, w.shape[d])
         if block is not None:
             cut.append((d, axis, block))
         else:
-            (hollow if (axis.source < 0).any() else plain).append((d, axis))
+            (padded if (axis.source < 0).any() else plain).append((d, axis))
 
     def pieces(w: jax.Array, cut: Sequence[tuple[int, AxisGrowth, int]]) -> jax.Array:
         if not cut:
@@ -93,7 +93,7 @@ def take(w: jax.Array, axes: Sequence[tuple[int, AxisGrowth]]) -> jax.Array:
         first = (jnp.arange(m) < at).reshape([-1 if e == d else 1 for e in range(w.ndim)])
         return jnp.where(first, left, right)
 
-    return _roomier(pieces(w, cut), hollow)
+    return _roomier(pieces(w, cut), padded)
 
 
 def _roomier(w: jax.Array, axes: Sequence[tuple[int, AxisGrowth]]) -> jax.Array:

@@ -56,7 +56,7 @@ def shrink_and_perturb(
             raise GrowthError(
                 f"{name} has shape {jnp.shape(leaf)} and {have} in the fresh parameters",
                 params=[name],
-                mend="initialise the same model",
+                hint="initialise the same model",
             )
 
     def one(path, w):

@@ -7,12 +7,12 @@ from typing import Literal, get_args
 import jax
 import numpy as np
 
-from trainkit.growth.analysis.layout_search import HOLLOW
-from trainkit.growth.axes.axis import find
+from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.layouts import PADDED
 from trainkit.growth.axes.reading import coordinate, labels, source_map
-from trainkit.growth.axes.structures import atom_axes, atoms_in, axis_from
+from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.maps.rms import rms_growth
-from trainkit.growth.plan.data import LeafPlan, Plan, Symmetry, copies
+from trainkit.growth.plan.data import AxisPlan, LeafPlan, Plan, Symmetry, copies
 from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth
 from trainkit.growth.plan.validation import check_key
 
@@ -21,13 +21,13 @@ def realise(plan: Plan, key: jax.Array | None, symmetry: Symmetry) -> dict[str, 
     """See `Plan.realise`."""
     with jax.ensure_compile_time_eval():  # the caller may be inside a jit
         shares = draw_shares(plan, key, symmetry)
-    axes = atom_axes(plan)
+    nodes = grown_nodes(plan.grown_axes)
     if symmetry == "rms":
-        found = {leaf.path: rms_growth(plan, leaf, axes) for leaf in plan.leaves}
+        found = {leaf.path: rms_growth(plan, leaf, nodes) for leaf in plan.leaves}
     else:
         drawn = key is not None
         found = {
-            leaf.path: _leaf(plan, leaf, axes, shares, symmetry, drawn) for leaf in plan.leaves
+            leaf.path: _leaf(plan, leaf, nodes, shares, symmetry, drawn) for leaf in plan.leaves
         }
     return {leaf.path: _with_rows(leaf, found[leaf.path]) for leaf in plan.leaves}
 
@@ -51,7 +51,7 @@ def check_symmetry(plan: Plan, key: jax.Array | None, symmetry: str) -> None:
             "instead of passing it through jit"
         )
     check_key(key)
-    if plan.atoms and symmetry not in ("even", "rms") and key is None:
+    if plan.grown_axes and symmetry not in ("even", "rms") and key is None:
         raise ValueError(
             f"symmetry={symmetry!r} draws random numbers: give key=jax.random.key(0), or take "
             'symmetry="even"'
@@ -59,21 +59,23 @@ def check_symmetry(plan: Plan, key: jax.Array | None, symmetry: str) -> None:
 
 
 def draw_shares(plan: Plan, key: jax.Array | None, symmetry: Symmetry) -> list[np.ndarray | None]:
-    """For each atom ρ̃, the share of each copy relative to an even one (mean 1 over a unit's
+    """For each grown axis ρ̃, the share of each copy relative to an even one (mean 1 over a unit's
     copies); `None` where copies stay even."""
     check_symmetry(plan, key, symmetry)
-    split = {a for leaf in plan.leaves for axis in leaf.splits for cell in axis for a in cell}
-    result: list[np.ndarray | None] = [None] * len(plan.atoms)
+    split = set().union(*(leaf.splits for leaf in plan.leaves))
+    result: list[np.ndarray | None] = [None] * len(plan.grown_axes)
     if symmetry not in ("uneven", "zero_out"):
         return result
-    for i, (atom, axis) in enumerate(zip(plan.atoms, atom_axes(plan), strict=True)):
-        source = axis.source
+    for i, (grown, node) in enumerate(
+        zip(plan.grown_axes, grown_nodes(plan.grown_axes), strict=True)
+    ):
+        source = node.source
         assert source is not None
         if i not in split or (source < 0).any():
             continue
-        count = copies(source, atom.small)
+        count = copies(source, grown.small)
         if symmetry == "zero_out":
-            if atom.clean:
+            if grown.clean:
                 # The first copy of each unit is read as before, the others not at all.
                 first = np.zeros(len(source))
                 first[np.unique(source, return_index=True)[1]] = 1.0
@@ -84,7 +86,7 @@ def draw_shares(plan: Plan, key: jax.Array | None, symmetry: Symmetry) -> list[n
         drawn = np.random.default_rng([int(x) for x in np.asarray(seed)]).uniform(
             0.5, 1.5, len(source)
         )
-        total = np.bincount(source, drawn, minlength=atom.small)
+        total = np.bincount(source, drawn, minlength=grown.small)
         result[i] = np.where(count > 1, drawn * count / total[source], 1.0)
     return result
 
@@ -92,40 +94,39 @@ def draw_shares(plan: Plan, key: jax.Array | None, symmetry: Symmetry) -> list[n
 def _leaf(
     plan: Plan,
     leaf: LeafPlan,
-    atoms,
+    nodes: list[Axis],
     shares: list[np.ndarray | None],
     symmetry: Symmetry,
     has_key: bool,
 ) -> LeafGrowth:
     exact = True
-    grown: list[AxisGrowth | None] = []
+    maps: list[AxisGrowth | None] = []
     matrix = sum(n > 1 for n in leaf.small) > 1
-    for d, (structure, scales, split) in enumerate(
-        zip(leaf.axes, leaf.segments, leaf.splits, strict=True)
-    ):
-        if structure is None:
-            grown.append(None)
+    for planned in leaf.axes:
+        if planned is None:
+            maps.append(None)
             continue
-        axis = find(axis_from(structure, atoms))
+        axis = find(axis_from(planned.structure, nodes))
         source = source_map(axis)
         alive = source >= 0
         old = np.where(alive, source, 0)
         label = labels(axis)[0][old]
-        weight = np.asarray(scales or (1.0,) * (int(label.max()) + 1))[label].astype(np.float64)
+        segments = planned.segments or (1.0,) * (int(label.max()) + 1)
+        weight = np.asarray(segments, np.float64)[label]
         drawn_anew = np.zeros(len(source), bool)
         count = copies(source, axis.small).astype(np.float64)
         gradient = 1.0 / (weight * count)
-        for a, (atom, node) in enumerate(zip(plan.atoms, atoms, strict=True)):
+        for a, (grown, node) in enumerate(zip(plan.grown_axes, nodes, strict=True)):
             place = coordinate(axis, node, of_big=True)
             inside = place >= 0
             if not inside.any():
                 continue
             place = np.where(inside, place, 0)
-            carries = np.array([a in cell for cell in split], bool)[label] & inside
-            if atom.big % atom.small and atom.layout not in HOLLOW:
+            carries = np.array([a in cell for cell in planned.splits], bool)[label] & inside
+            if grown.big % grown.small and grown.layout not in PADDED:
                 # Units differ in their number of copies: the split is part of the even map.
                 assert node.source is not None
-                number = copies(node.source, atom.small)[place]
+                number = copies(node.source, grown.small)[place]
                 weight = np.where(carries, weight / number, weight)
                 gradient = np.where(carries, gradient * number, gradient)
             twice = any(cell.count(node) > 1 for cell in labels(axis)[1])
@@ -138,7 +139,7 @@ def _leaf(
             drawn = np.where(inside, share[place], 1.0)
             weight = np.where(carries, weight * drawn, weight)
             gradient = np.where(inside & ~carries, gradient * drawn, gradient)
-            if (inside & ~carries).any() and not atom.clean:
+            if (inside & ~carries).any() and not grown.clean:
                 exact = False
             if symmetry == "zero_out":
                 fresh = inside & (share[place] == 0.0)
@@ -146,12 +147,12 @@ def _leaf(
                     drawn_anew |= fresh & ~carries
                 exact &= not fresh.any()
         # What must be 0 is so too beside units whose weights are drawn anew.
-        kind = _fill(plan, leaf, d, has_key)
+        kind = _fill(plan, planned, len(leaf.big), has_key)
         empty = 0.0 if kind == "zero" else 1.0
         weight = np.where(alive, np.where(drawn_anew, 1.0, weight), empty)
         gradient = np.where(alive & ~drawn_anew, gradient, 1.0)
         source = np.where(drawn_anew, -1, source)
-        grown.append(
+        maps.append(
             AxisGrowth(
                 source.astype(np.int32),
                 weight,
@@ -160,56 +161,56 @@ def _leaf(
             )
         )
     return LeafGrowth(
-        tuple(grown), leaf.weight, 1.0 / leaf.weight, leaf.shift, exact and not leaf.calibrated
+        tuple(maps), leaf.weight, 1.0 / leaf.weight, leaf.shift, exact and not leaf.calibrated
     )
 
 
-def _fill(plan: Plan, leaf: LeafPlan, d: int, drawn: bool) -> Literal["zero", "mean", "random"]:
+def _fill(plan: Plan, axis: AxisPlan, rank: int, drawn: bool) -> Literal["zero", "mean", "random"]:
     """What the units of an axis that copy none hold. Vectors (norms, biases) take the mean."""
-    empty = {a for a in atoms_in(leaf.axes[d]) if plan.atoms[a].layout in HOLLOW}
-    if empty and leaf.means and empty <= set(leaf.means[d]):
+    empty = {n for n in numbers_in(axis.structure) if plan.grown_axes[n].layout in PADDED}
+    if empty and empty <= set(axis.means):
         return "mean"
-    if not empty or not leaf.fresh or not empty <= set(leaf.fresh[d]):
+    if not empty or not empty <= set(axis.fresh):
         return "zero"
-    if len(leaf.big) < 2 or all(plan.atoms[a].fill == "mean" for a in empty):
+    if rank < 2 or all(plan.grown_axes[n].fill == "mean" for n in empty):
         return "mean"
     return "random" if drawn else "zero"
 
 
-def _noised(plan: Plan, atom: int) -> bool:
-    return any(atom in cell for leaf in plan.leaves for axis in leaf.splits for cell in axis)
+def _noised(plan: Plan, number: int) -> bool:
+    return any(number in leaf.splits for leaf in plan.leaves)
 
 
 def noise_groups(plan: Plan) -> dict[str, tuple[int, np.ndarray, dict[int, np.ndarray]]]:
     """For each leaf an axis over whose copies noise may be added that sums to zero: (axis, for each
     new unit of the axis the group it belongs to, −1 for none; for each other axis whose copies must
     get the same noise, the old units)."""
-    atoms = atom_axes(plan)
+    nodes = grown_nodes(plan.grown_axes)
     result: dict[str, tuple[int, np.ndarray, dict[int, np.ndarray]]] = {}
     for leaf in plan.leaves:
-        for d, (structure, split) in enumerate(zip(leaf.axes, leaf.splits, strict=True)):
-            if structure is None or not any(split):
+        for d, planned in enumerate(leaf.axes):
+            if planned is None or not any(planned.splits):
                 continue
-            axis = find(axis_from(structure, atoms))
+            axis = find(axis_from(planned.structure, nodes))
             source = source_map(axis)
             label = labels(axis)[0][np.where(source < 0, 0, source)]
             group = np.full(len(source), -1)
-            for cell_label, cell in enumerate(split):
+            for cell_label, cell in enumerate(planned.splits):
                 if not cell:
                     continue
                 # Copies that differ in split leaves alone sum to zero: fix all other coordinates.
                 at = (label == cell_label) & (source >= 0)
                 keys = [source[at]]
-                for a, node in enumerate(atoms):
+                for a, node in enumerate(nodes):
                     place = coordinate(axis, node, of_big=True)
                     if a not in cell and (place[at] >= 0).any():
                         keys.append(place[at])
                 _, ids = np.unique(np.stack(keys), axis=1, return_inverse=True)
                 group[at] = ids.reshape(-1) + group.max() + 1
             same = {
-                e: source_map(find(axis_from(leaf.axes[e], atoms)))
-                for e, held in enumerate(leaf.ordered)
-                if held and e != d
+                e: source_map(find(axis_from(other.structure, nodes)))
+                for e, other in enumerate(leaf.axes)
+                if other and other.ordered and e != d
             }
             result.setdefault(leaf.path, (d, group, same))
     return result

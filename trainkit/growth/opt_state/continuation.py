@@ -43,13 +43,13 @@ def grow_opt_state(
         check_params(plan, _trained(params))
     if grown_params is not None:
         shapes = {leaf.path: tuple(leaf.big) for leaf in plan.leaves}
-        mend = "pass what plan.grow gave"
-        check_shapes(_trained(grown_params), shapes, "grown_params", mend)
+        hint = "pass what plan.grow gave"
+        check_shapes(_trained(grown_params), shapes, "grown_params", hint)
     if params is None:
         if symmetry in ("noise", "zero_out") and grown_params is None:
             raise GrowthError(
                 f"symmetry={symmetry!r} adds random values whose size is the parameters' own",
-                mend="pass params=… (the small ones) as well",
+                hint="pass params=… (the small ones) as well",
             )
         params = _tree_of(plan, opt_state)
     if grown_params is None:
@@ -86,7 +86,7 @@ def exact(
     if symmetry == "rms":
         raise GrowthError(
             "symmetry='rms' changes the function, so there is no small model to follow",
-            mend="take 'uneven', 'even', 'noise' or 'zero_out', or train on with the plain rule",
+            hint="take 'uneven', 'even', 'noise' or 'zero_out', or train on with the plain rule",
         )
     check_tx(tx)
     small = None

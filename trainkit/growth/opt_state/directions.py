@@ -103,7 +103,7 @@ class Way:
             raise GrowthError(
                 f"{here} has shape {x.shape[lead:]}, and its parameter {self.before(leaf)}",
                 params=[leaf],
-                mend="pass the state that belongs to these parameters",
+                hint="pass the state that belongs to these parameters",
             )
 
     def inside(self, growth: Mapping[str, LeafGrowth], shapes: Mapping[str, Shape]) -> Way:

@@ -199,7 +199,7 @@ def _check_grown(what: str, tree: PyTree, growth: Growth) -> None:
         raise GrowthError(
             f"the {what} {missing[0]} is missing, and there is a {unknown[0]} that has not grown",
             params=[*missing[:3], *unknown[:3]],
-            mend="pass gradients and parameters of the model that the plan was made for",
+            hint="pass gradients and parameters of the model that the plan was made for",
         )
     for name in (name for name in growth if name in found):
         shape, axes = tuple(found[name].shape), growth[name].axes
@@ -210,7 +210,7 @@ def _check_grown(what: str, tree: PyTree, growth: Growth) -> None:
                 f"the {what} {name} is {shape}; after growth it is "
                 f"({', '.join('·' if n is None else str(n) for n in sizes)})",
                 params=[name],
-                mend="pass gradients, state and parameters of the grown model",
+                hint="pass gradients, state and parameters of the grown model",
             )
 
 

@@ -163,7 +163,7 @@ def _changed(
             elif (at := come.leaf + name[len(leaf) :]) not in values:
                 raise GrowthError(
                     f"{here} is missing in the state",
-                    mend="pass the state that belongs to these parameters",
+                    hint="pass the state that belongs to these parameters",
                 )
             elif kind == "params":
                 value = _like_params(values[at], before[come.leaf], after[leaf], way, leaf, here)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.plan.containers import containers, tree_of, tuples
 from trainkit.growth.plan.leaf_map import LeafGrowth, Origin
 from trainkit.packed import Packed
 
 PyTree = Any
+Structure = tuple[Any, ...]
 Symmetry = Literal["uneven", "noise", "zero_out", "even", "rms"]
 
 
 @dataclasses.dataclass(frozen=True)
-class AxisLeaf:
-    """One grown factor, shared by all the parameter axes that are coupled.
+class GrownAxis:
+    """One independent axis that grows, shared by all the parameter axes that are coupled.
 
     Attributes:
       small, big: its size before and after.
@@ -66,6 +65,39 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True)
+class AxisPlan:
+    """How one axis of one parameter grows.
+
+    It may be made of several grown axes: heads × head_dim merged, or a concatenation. It then has
+    segments, and numbers below are those of `GrownAxis` in the plan's `grown_axes`.
+
+    Attributes:
+      structure: what it is made of, nested tuples of `("leaf", number)`, `("fixed", size)`,
+        `("prod", …)` and `("sum", …)`.
+      segments: one factor a segment on the weight of an even growth; `()` where all are 1.
+      splits: for each segment the numbers that this parameter reads, and over whose copies it may
+        be split unevenly.
+      reads: the numbers that this parameter is contracted over itself: its inputs.
+      tied: those of them along which it also makes units, as an embedding does that is the
+        output's weight too.
+      fresh: the numbers in whose new units, those that copy none, this parameter may hold
+        anything; in all others it is 0, but for
+      means: those in whose new units it holds the mean over the old ones.
+      ordered: the numbers along whose copies it must stay equal to the last digit, since something
+        (`top_k`) orders what it makes of them.
+    """
+
+    structure: Structure
+    segments: tuple[float, ...] = ()
+    splits: tuple[tuple[int, ...], ...] = ()
+    reads: tuple[int, ...] = ()
+    tied: tuple[int, ...] = ()
+    fresh: tuple[int, ...] = ()
+    means: tuple[int, ...] = ()
+    ordered: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class LeafPlan:
     """How one parameter grows.
 
@@ -73,22 +105,9 @@ class LeafPlan:
       path: its keys joined by "/", as in "params/Dense_0/kernel".
       small, big: shapes before and after.
       dtype: its dtype.
-      axes: for each axis `None` (unchanged) or its structure, nested tuples of
-        `("leaf", number of the AxisLeaf)`, `("fixed", size)`, `("prod", …)`, `("sum", …)`.
+      axes: for each axis an `AxisPlan`, or `None` where it does not grow.
       weight: scalar factor on the weight of an even growth.
-      segments: for each axis one factor a segment, `()` where all are 1.
-      splits: for each axis, for each segment, the numbers of the AxisLeafs that this parameter
-        reads, and over whose copies it may be split unevenly.
       shift: s of a leaf that is used as w + s.
-      reads: for each axis the numbers of the AxisLeafs that this parameter is contracted over
-        itself: its inputs.
-      tied: those of them along which it also makes units, as an embedding does that is the
-        output's weight too.
-      fresh: for each axis the AxisLeafs in whose new units, those that copy none, this parameter
-        may hold anything; in all others it is 0, but for
-      means: those in whose new units it holds the mean over the old ones.
-      ordered: for each axis the AxisLeafs along whose copies it must stay equal to the last digit,
-        since something (`top_k`) orders what it makes of them.
       calibrated: whether its gradient factor is a guess, whatever the symmetry.
       layer: where it comes from if the plan adds layers; `None`: from the leaf of the same path.
     """
@@ -97,16 +116,9 @@ class LeafPlan:
     small: tuple[int, ...]
     big: tuple[int, ...]
     dtype: str
-    axes: tuple[Any, ...]
-    weight: float
-    segments: tuple[tuple[float, ...], ...]
-    splits: tuple[Any, ...]
+    axes: tuple[AxisPlan | None, ...]
+    weight: float = 1.0
     shift: float = 0.0
-    reads: tuple[tuple[int, ...], ...] = ()
-    tied: tuple[tuple[int, ...], ...] = ()
-    fresh: tuple[tuple[int, ...], ...] = ()
-    means: tuple[tuple[int, ...], ...] = ()
-    ordered: tuple[tuple[int, ...], ...] = ()
     calibrated: bool = False
     layer: Layer | None = None
 
@@ -120,12 +132,15 @@ class LeafPlan:
         """The leaf of the small model that it is or copies."""
         return self.path if self.layer is None else self.layer.source
 
+    @property
+    def splits(self) -> set[int]:
+        """The numbers of the grown axes over whose copies it may be split."""
+        return {n for axis in self.axes if axis for segment in axis.splits for n in segment}
+
 
 def unchanged(path: str, shape: tuple[int, ...], dtype: str) -> LeafPlan:
     """A leaf that does not grow."""
-    none = ((),) * len(shape)
-    return LeafPlan(path, shape, shape, dtype, (None,) * len(shape), 1.0, none, none,
-                    reads=none, tied=none, fresh=none, means=none)  # fmt: skip
+    return LeafPlan(path, shape, shape, dtype, (None,) * len(shape))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +149,7 @@ class Plan:
 
     Attributes:
       leaves: one `LeafPlan` a parameter, in the order of the pytree.
-      atoms: the independent grown axes.
+      grown_axes: the independent axes that grow.
       equations: how many equations of the program were proved.
       depth: the operator that adds layers, `None` if there are none to add.
       trees: of a plan that adds layers, the structures of the two models' parameters; `None` if
@@ -145,7 +160,7 @@ class Plan:
     """
 
     leaves: tuple[LeafPlan, ...]
-    atoms: tuple[AxisLeaf, ...]
+    grown_axes: tuple[GrownAxis, ...]
     equations: int = 0
     depth: str | None = None
     trees: tuple[Any, Any] | None = dataclasses.field(default=None, compare=False, repr=False)
@@ -172,34 +187,20 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON text."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        plain = {k: [dataclasses.asdict(x) for x in fields[k]] for k in ("leaves", "atoms")}
-        trees = None if self.trees is None else [containers(tree) for tree in self.trees]
-        return json.dumps({"version": 1, **fields, **plain, "trees": trees})
+        from trainkit.growth.plan.json import to_json
+
+        return to_json(self)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The plan that `to_json` wrote.
+        """The plan that `to_json` wrote, or that of an earlier version did.
 
         Raises:
           ValueError: the text is not such a plan.
         """
-        try:
-            data = json.loads(text)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"this is no growth plan (see Plan.to_json): {error}") from error
-        fields = ("leaves", "atoms", "equations")
-        known = isinstance(data, dict) and all(name in data for name in fields)
-        if not known or data.get("version") != 1:
-            raise ValueError("this is no growth plan of version 1 (see Plan.to_json)")
-        trees = [tree_of(x) for x in data.get("trees") or (None,)]
-        return cls(
-            leaves=tuple(_leaf_from(tuples(leaf)) for leaf in data["leaves"]),
-            atoms=tuple(AxisLeaf(**leaf) for leaf in data["atoms"]),
-            equations=data["equations"],
-            depth=data.get("depth"),
-            trees=None if any(t is None for t in trees) else (trees[0], trees[1]),
-        )
+        from trainkit.growth.plan.json import fields_from_json
+
+        return cls(**fields_from_json(text))
 
     def realise(
         self, key: jax.Array | None = None, symmetry: Symmetry = "even"
@@ -349,7 +350,7 @@ class Plan:
         if self.depth is None:
             raise GrowthError(
                 "this plan adds no layers",
-                mend="make it of a big model that has more: plan(small_fn, big_fn, small_params, "
+                hint="make it of a big model that has more: plan(small_fn, big_fn, small_params, "
                 "big_params, *inputs, how='identity'), or at once: trainkit.growth.deepen",
             )
         return self.grow(params, **how)
@@ -385,11 +386,6 @@ class Plan:
 
     def __str__(self) -> str:
         return self.table()
-
-
-def _leaf_from(data: dict[str, Any]) -> LeafPlan:
-    layer = data.pop("layer", None)
-    return LeafPlan(**data, layer=None if layer is None else Layer(**layer))
 
 
 def copies(source: np.ndarray, n: int) -> np.ndarray:

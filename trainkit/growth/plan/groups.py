@@ -8,7 +8,7 @@ from typing import Any
 
 from trainkit._core.paths import named_leaves
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.plan.data import AxisLeaf, LeafPlan, Plan
+from trainkit.growth.plan.data import AxisPlan, GrownAxis, LeafPlan, Plan
 
 PyTree = Any
 
@@ -52,7 +52,7 @@ def repeats(
         raise GrowthError(
             "the two models have different parameters",
             params=sorted(set(small) ^ set(big))[:6],
-            mend="give two models with the same parameters; to make experts of a dense layer use "
+            hint="give two models with the same parameters; to make experts of a dense layer use "
             "experts.from_dense",
         )
     sizes: set[tuple[int, int]] = set()
@@ -64,22 +64,14 @@ def repeats(
         grown = [d for d, (n, m) in enumerate(zip(*shapes, strict=True)) if n != m]
         sizes |= {(shapes[0][d], shapes[1][d]) for d in grown}
         reads = last is not None and re.search(last, path) is not None
+        axis = AxisPlan(("leaf", 0), splits=((0,) if reads else (),))
         leaves.append(
             LeafPlan(
                 path=path,
                 small=shapes[0],
                 big=shapes[1],
                 dtype=str(old.dtype),
-                axes=tuple(("leaf", 0) if d in grown else None for d in range(len(shapes[0]))),
-                weight=1.0,
-                segments=((),) * len(shapes[0]),
-                splits=tuple(
-                    (((0,),) if reads else ((),)) if d in grown else ()
-                    for d in range(len(shapes[0]))
-                ),
-                reads=((),) * len(shapes[0]),
-                tied=((),) * len(shapes[0]),
-                fresh=((),) * len(shapes[0]),
+                axes=tuple(axis if d in grown else None for d in range(len(shapes[0]))),
                 calibrated=calibrated and bool(grown),
             )
         )
@@ -88,7 +80,7 @@ def repeats(
             "one axis grows here, from one number to one multiple of it, and these differ: "
             + (", ".join(f"{n} → {m}" for n, m in sorted(sizes)) or "none"),
             params=[leaf.path for leaf in leaves if leaf.small != leaf.big],
-            mend="grow widths by trainkit.growth.plan, before or after",
+            hint="grow widths by trainkit.growth.plan, before or after",
         )
     ((n, m),) = sizes
-    return Plan(leaves=tuple(leaves), atoms=(AxisLeaf(n, m, "repeat", clean=False),))
+    return Plan(tuple(leaves), (GrownAxis(n, m, "repeat", clean=False),))

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 
-from trainkit.growth.analysis.layout_search import HOLLOW
-from trainkit.growth.axes.axis import find, show
+from trainkit.growth.axes.axis import Axis, find, show
+from trainkit.growth.axes.layouts import PADDED
 from trainkit.growth.axes.reading import source_map
-from trainkit.growth.axes.structures import atom_axes, atoms_in, axis_from
-from trainkit.growth.plan.data import LeafPlan, Plan
+from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
+from trainkit.growth.plan.data import AxisPlan, LeafPlan, Plan
 
 
 def table(plan: Plan) -> str:
     """See `Plan.table`."""
-    atoms = atom_axes(plan)
-    names = [_name(i) for i in range(len(plan.atoms))]
+    nodes = grown_nodes(plan.grown_axes)
+    names = [_name(i) for i in range(len(nodes))]
     head = ("leaf", "shape", "axes", "map", "weight", "gradient", "bytes")
     rows = [head]
     before = after = 0
@@ -30,10 +31,10 @@ def table(plan: Plan) -> str:
                 f"{_shape(leaf.small)} → {_shape(leaf.big)}"
                 if leaf.small != leaf.big
                 else _shape(leaf.small),
-                " × ".join(_structure(s, names) if s else "·" for s in leaf.axes) or "scalar",
+                " × ".join(_structure(a, names) for a in leaf.axes) or "scalar",
                 _maps(plan, leaf),
                 _factor(leaf) + (f" of w + {leaf.shift:g}" if leaf.shift else ""),
-                _gradient(plan, leaf, atoms),
+                _gradient(leaf, nodes),
                 f"{small:,} → {big:,}" if small != big else f"{small:,}",
             )
         )
@@ -42,27 +43,27 @@ def table(plan: Plan) -> str:
              for row in rows]  # fmt: skip
     lines.insert(1, "  ".join("-" * w for w in widths))
     lines.append("")
-    split = {a for leaf in plan.leaves for axis in leaf.splits for cell in axis for a in cell}
-    for i, (atom, axis) in enumerate(zip(plan.atoms, atoms, strict=True)):
+    split = set().union(*(leaf.splits for leaf in plan.leaves))
+    for i, (grown, node) in enumerate(zip(plan.grown_axes, nodes, strict=True)):
         users = [
             f"{leaf.path}[{d}]"
             for leaf in plan.leaves
-            for d, s in enumerate(leaf.axes)
-            if s and i in atoms_in(s)
+            for d, axis in enumerate(leaf.axes)
+            if axis and i in numbers_in(axis.structure)
         ]
-        if atom.layout in HOLLOW:
+        if grown.layout in PADDED:
             how = "new units copy none"
-            if atom.layout == "row mean":
+            if grown.layout == "row mean":
                 how += ", and hold the mean of the old ones in " + ", ".join(_holders(plan, i))
-            if atom.visible:
+            if grown.visible:
                 how += "; results have them behind their old entries, which are exact"
         elif i not in split:
             how = "copies stay even (no parameter reads this axis that could be split)"
-        elif atom.clean:
+        elif grown.clean:
             how = "read by parameters alone: uneven, noise and zero_out all possible"
         else:
             how = "also read otherwise: uneven and noise possible, zero_out falls back to even"
-        lines.append(f"axis {names[i]}: {show(axis)}, {atom.layout}; {how}; {len(users)} uses: "
+        lines.append(f"axis {names[i]}: {show(node)}, {grown.layout}; {how}; {len(users)} uses: "
                      + ", ".join(users[:4]) + (" …" if len(users) > 4 else ""))  # fmt: skip
     if plan.depth is not None:
         added = sum(leaf.new for leaf in plan.leaves)
@@ -79,18 +80,22 @@ def _name(i: int) -> str:
     return letters[i % 26] + (str(i // 26) if i >= 26 else "")
 
 
-def _holders(plan: Plan, atom: int) -> list[str]:
-    held = [leaf.path for leaf in plan.leaves if any(atom in axis for axis in leaf.means)]
+def _holders(plan: Plan, number: int) -> list[str]:
+    held = [x.path for x in plan.leaves if any(a and number in a.means for a in x.axes)]
     return [*held[:3], f"{len(held) - 3} more"] if len(held) > 4 else held
 
 
-def _structure(structure: tuple, names: list[str]) -> str:
+def _structure(axis: AxisPlan | None, names: list[str]) -> str:
+    return "·" if axis is None else _parts(axis.structure, names)
+
+
+def _parts(structure: tuple, names: list[str]) -> str:
     kind, *rest = structure
     if kind == "leaf":
         return names[rest[0]]
     if kind == "fixed":
         return str(rest[0])
-    inner = [_structure(s, names) for s in rest]
+    inner = [_parts(s, names) for s in rest]
     return "·".join(inner) if kind == "prod" else "[" + " | ".join(inner) + "]"
 
 
@@ -102,40 +107,30 @@ def _maps(plan: Plan, leaf: LeafPlan) -> str:
     if leaf.layer is not None and leaf.layer.new:
         becomes = leaf.layer.becomes
         return f"new: {becomes}" + (f" of {leaf.source}" if becomes == "copy" else "")
-    layouts = {plan.atoms[a].layout for s in leaf.axes if s for a in atoms_in(s)}
+    numbers = {n for axis in leaf.axes if axis for n in numbers_in(axis.structure)}
+    layouts = {plan.grown_axes[n].layout for n in numbers}
     return "+".join(sorted(layouts)) or "same"
 
 
 def _factor(leaf: LeafPlan) -> str:
-    if not any(leaf.segments):
-        return f"{leaf.weight:.6g}"
     parts = [
-        "[" + " ".join(f"{leaf.weight * s:.6g}" for s in axis) + "]"
-        for axis in leaf.segments
-        if axis
+        "[" + " ".join(f"{leaf.weight * s:.6g}" for s in axis.segments) + "]"
+        for axis in leaf.axes
+        if axis and axis.segments
     ]
-    return "×".join(parts)
+    return "×".join(parts) or f"{leaf.weight:.6g}"
 
 
-def _gradient(plan: Plan, leaf: LeafPlan, atoms) -> str:
+def _gradient(leaf: LeafPlan, nodes: list[Axis]) -> str:
     copies = 1.0
-    for s in leaf.axes:
-        if s is not None:
-            axis = find(axis_from(s, atoms))
-            copies *= (source_map(axis) >= 0).sum() / axis.small
-    factors = sorted(
-        {
-            1 / (leaf.weight * float(np.prod(c)) * copies)
-            for c in np.array(np.meshgrid(*[axis or (1.0,) for axis in leaf.segments])).T.reshape(
-                -1, max(1, len(leaf.segments))
-            )
-        }
-        if leaf.segments
-        else {1 / leaf.weight}
-    )
-    reads = any(cell for axis in leaf.splits for cell in axis)
-    text = " ".join(f"{f:.6g}" for f in factors)
-    return text + (" (reads)" if reads else "")
+    for axis in leaf.axes:
+        if axis is not None:
+            node = find(axis_from(axis.structure, nodes))
+            copies *= (source_map(node) >= 0).sum() / node.small
+    segments = [axis.segments for axis in leaf.axes if axis and axis.segments]
+    weights = (leaf.weight * math.prod(choice) for choice in itertools.product(*segments))
+    text = " ".join(f"{f:.6g}" for f in sorted({1 / (w * copies) for w in weights}))
+    return text + (" (reads)" if leaf.splits else "")
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -19,11 +19,11 @@ import optax
 
 from trainkit._core.paths import path_name
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.plan.data import AxisLeaf, Layer, LeafPlan, Plan, unchanged
+from trainkit.growth.plan.data import AxisPlan, GrownAxis, Layer, LeafPlan, Plan, unchanged
 from trainkit.growth.plan.leaf_map import LeafGrowth, Origin
 
 PyTree = Any
-_MEND = (
+_HINT = (
     "name them: how=trainkit.growth.plan.experts.of_dense({path in the mixture: path in the dense "
     "model}); the axis of the experts comes first in every stacked leaf"
 )
@@ -58,26 +58,19 @@ def upcycled(
             raise GrowthError(
                 f"{path} is {dtype} in the mixture and {old[source].dtype} in the dense model",
                 params=[path, source],
-                mend="cast one of them first",
+                hint="cast one of them first",
             )
         if shape == tuple(old[source].shape):
             leaves.append(_with_layer(unchanged(path, shape, dtype), source, "copy"))
             continue
         counts.add(shape[0])
-        none = ((),) * len(shape)
         leaves.append(
             LeafPlan(
                 path=path,
                 small=(1, *shape[1:]),
                 big=shape,
                 dtype=dtype,
-                axes=(("leaf", 0), *[None] * (len(shape) - 1)),
-                weight=1.0,
-                segments=none,
-                splits=(((),), *none[1:]),
-                reads=none,
-                tied=none,
-                fresh=none,
+                axes=(AxisPlan(("leaf", 0), splits=((),)), *[None] * (len(shape) - 1)),
                 calibrated=True,
                 layer=Layer(source),
             )
@@ -87,12 +80,12 @@ def upcycled(
             "a dense layer becomes the experts of one mixture, and "
             + (f"stacks of {sorted(counts)} were found" if counts else "no leaf is stacked"),
             params=[path for path, _ in mixture if path not in old],
-            mend=_MEND,
+            hint=_HINT,
         )
     (count,) = counts
     return Plan(
         leaves=tuple(leaves),
-        atoms=(AxisLeaf(1, count, "repeat", clean=False),),
+        grown_axes=(GrownAxis(1, count, "repeat", clean=False),),
         depth="experts",
         trees=trees,
     )
@@ -135,7 +128,7 @@ def _sources(
                 if not best
                 else f"{source} {tuple(old.shape)} may become any of {', '.join(best)}",
                 params=[source, *best],
-                mend=_MEND,
+                hint=_HINT,
             )
         found[best[0]] = source
     for path, source in found.items():
@@ -149,7 +142,7 @@ def _no_stack(path: str, source: str, old: Any, new: Any) -> GrowthError:
         f"{path} has shape {tuple(new.shape)}, which is neither that of the dense leaf {source}, "
         f"{tuple(old.shape)}, nor a stack of it",
         params=[path, source],
-        mend="the axis of the experts comes first",
+        hint="the axis of the experts comes first",
     )
 
 
@@ -181,7 +174,7 @@ def lifted_state(
         raise GrowthError(
             "the optimizer treats the experts' stacked leaves otherwise than the dense layer's "
             "(a mask or a label that looks at the number of axes)",
-            mend="grow with reset=True",
+            hint="grow with reset=True",
         )
 
     def one(path: tuple[Any, ...], spec: Any, x: Any) -> Any:
@@ -191,7 +184,7 @@ def lifted_state(
             raise GrowthError(
                 f"the optimizer's {path_name(path)} has shape {jnp.shape(x)}, which is not that of "
                 f"one expert, {spec.shape}",
-                mend="grow with reset=True",
+                hint="grow with reset=True",
             )
         return jnp.reshape(x, spec.shape)
 

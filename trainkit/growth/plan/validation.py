@@ -22,7 +22,7 @@ def check_tx(tx: Any) -> None:
     if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
         raise GrowthError(
             f"tx is a {type(tx).__name__}, not a gradient transformation with init and update",
-            mend="pass the transformation that the state came from, as optax.adamw(1e-3)",
+            hint="pass the transformation that the state came from, as optax.adamw(1e-3)",
         )
 
 
@@ -41,7 +41,7 @@ def check_arrays(tree: PyTree, what: str) -> None:
             raise GrowthError(
                 f"{what}: {name} is a {type(leaf).__name__}, not an array",
                 params=[name],
-                mend="pass arrays (for shapes alone: jax.eval_shape of this call)",
+                hint="pass arrays (for shapes alone: jax.eval_shape of this call)",
             )
 
 
@@ -56,7 +56,7 @@ def check_params(plan: Plan, params: PyTree) -> None:
             f"the parameters are not those of the plan: missing {missing[:5] or 'none'}, not in "
             f"the plan {unknown[:5] or 'none'}",
             params=[*missing[:3], *unknown[:3]],
-            mend="pass the tree that the plan was made from (its small_params)",
+            hint="pass the tree that the plan was made from (its small_params)",
         )
     for path, leaf in found.items():
         wanted = planned[path]
@@ -65,7 +65,7 @@ def check_params(plan: Plan, params: PyTree) -> None:
                 f"{path} is a {type(leaf).__name__}; the plan was made for an array of shape "
                 f"{wanted.small} and dtype {wanted.dtype}",
                 params=[path],
-                mend="pass arrays",
+                hint="pass arrays",
             )
         shapes = [wanted.small, wanted.small[1:]] if plan.depth == "experts" else [wanted.small]
         if tuple(leaf.shape) not in shapes or str(leaf.dtype) != wanted.dtype:
@@ -73,11 +73,11 @@ def check_params(plan: Plan, params: PyTree) -> None:
                 f"{path} has shape {tuple(leaf.shape)} and dtype {leaf.dtype}; the plan was made "
                 f"for {wanted.small} and {wanted.dtype}",
                 params=[path],
-                mend="make a plan for these parameters",
+                hint="make a plan for these parameters",
             )
 
 
-def check_shapes(tree: PyTree, shapes: Mapping[str, Shape], what: str, mend: str) -> None:
+def check_shapes(tree: PyTree, shapes: Mapping[str, Shape], what: str, hint: str) -> None:
     """Refuses a tree whose leaves are not named and shaped like these."""
     found = {name: tuple(getattr(x, "shape", ())) for name, x in named_leaves(tree).items()}
     for name in [*shapes, *found]:
@@ -86,7 +86,7 @@ def check_shapes(tree: PyTree, shapes: Mapping[str, Shape], what: str, mend: str
                 f"{what}: {name} is {found.get(name, 'missing')}, and "
                 f"{shapes.get(name, 'not there at all')} is expected",
                 params=[name],
-                mend=mend,
+                hint=hint,
             )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainkit.growth.analysis.index_maps import Group, move
-from trainkit.growth.analysis.joint_program import Joint, Rule, Value
-from trainkit.growth.analysis.padding import ALWAYS
-from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.joint_program import EquationPair, Rule
+from trainkit.growth.analysis.scales.index_maps import Group, move
+from trainkit.growth.analysis.scales.padding import ALWAYS
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis
 from trainkit.growth.ir.program import scan_counts
 
@@ -19,194 +20,195 @@ def _inside(v: Value, axes: Sequence[Axis] | None = None, cut: bool = False) -> 
     return Value(small, big, v.dtype, axes)
 
 
-def _link_axes(joint: Joint, a: Value, b: Value) -> None:
-    if len(a.axes) != len(b.axes):
-        joint.fail("a loop's carry changes its rank")
+def _link_axes(pair: EquationPair, a: Value, b: Value) -> None:
     for x, y in zip(a.axes, b.axes, strict=True):
-        joint.unify(x, y)
+        pair.unify(x, y)
 
 
-def scan_axes(joint: Joint) -> None:
-    joint.same_told("_split_transpose", "linear", "ft_in", "ft_out")
-    consts, carries = scan_counts(joint.params)
-    fixed = joint.ins[:consts]
-    init = joint.ins[consts : consts + carries]
-    xs = joint.ins[consts + carries :]
-    if joint.params["length"] != joint.big.params["length"]:
-        joint.fail(
-            f"a scan runs {joint.params['length']} and {joint.big.params['length']} times",
-            mend="grow depth by plan.deepen, width and depth one after the other",
+def scan_axes(pair: EquationPair) -> None:
+    pair.check_same_params("_split_transpose", "linear", "ft_in", "ft_out", "length")
+    consts, carries = scan_counts(pair.params)
+    fixed = pair.ins[:consts]
+    init = pair.ins[consts : consts + carries]
+    xs = pair.ins[consts + carries :]
+    if pair.params["length"] != pair.big.params["length"]:
+        pair.fail(
+            f"a scan runs {pair.params['length']} and {pair.big.params['length']} times",
+            hint="grow depth by plan.deepen, width and depth one after the other",
         )
     inside = [_inside(v) for v in init] + [_inside(v, cut=True) for v in xs]
-    body = joint.analysis.body(*joint.both("jaxpr"), [*fixed, *inside])
-    joint.bodies.append(body)
+    body = pair.analysis.body(*pair.both("jaxpr"), [*fixed, *inside])
+    pair.bodies.append(body)
     for a, b in zip(inside[:carries], body.outs[:carries], strict=True):
-        _link_axes(joint, a, b)
-    length = joint.params["length"]
+        _link_axes(pair, a, b)
+    length = pair.params["length"]
     for i, out in enumerate(body.outs):
         if i < carries:
-            joint.new_out(i, inside[i].axes)
+            pair.new_out(i, inside[i].axes)
         else:
-            joint.new_out(i, [Axis(length, length), *out.axes])
+            pair.new_out(i, [Axis(length, length), *out.axes])
 
 
-def _link(flow: Flow, joint: Joint, a: Value, b: Value) -> None:
+def _link(scales: ScalePropagation, pair: EquationPair, a: Value, b: Value) -> None:
     """Requires two values with the same axes to have one scale and one split."""
-    flow.agree(joint, [flow.read(a), flow.read(b)], _inside(a))
+    scales.agree(pair, [scales.read(a), scales.read(b)], _inside(a))
 
 
-def _close(flow: Flow, joint: Joint, inner: Value, out: Value, result: Value) -> None:
+def _close(
+    scales: ScalePropagation, pair: EquationPair, inner: Value, out: Value, result: Value
+) -> None:
     """What a round gives is what the next one takes."""
-    _link(flow, joint, inner, flow.read(out))
+    _link(scales, pair, inner, scales.read(out))
     kept = [(out.zeros, inner.zeros), (out.means, inner.means)]
-    if not flow.is_zero(out) and not all(keys.keys() <= found.keys() for found, keys in kept):
-        joint.fail(
+    if not scales.is_zero(out) and not all(keys.keys() <= found.keys() for found, keys in kept):
+        pair.fail(
             "new units that hold nothing at first would be filled by the loop",
             axes=[a for a in inner.axes if not a.fixed],
-            mend="grow this axis to a multiple, whose copies need no such units, or another axis",
+            hint="grow this axis to a multiple, whose copies need no such units, or another axis",
         )
-    if not flow.is_zero(out):
+    if not scales.is_zero(out):
         for found, key in [(f, k) for f, keys in kept for k in keys]:
-            flow.need(found[key], joint, [inner.axes[key[0]]])
-    result.scale, result.carries = inner.scale, inner.carries
+            scales.need(found[key], pair, [inner.axes[key[0]]])
+    result.scale, result.exponents = inner.scale, inner.exponents
     result.zeros, result.means = inner.zeros, inner.means
 
 
-def _enter(flow: Flow, joint: Joint, v: Value, inner: Value) -> None:
+def _enter(scales: ScalePropagation, pair: EquationPair, v: Value, inner: Value) -> None:
     """A carry holds in its new units in every round what it holds in the first."""
     inner.means = {}
-    if flow.is_zero(v):
-        inner.zeros = dict.fromkeys(flow.hollow(inner), ALWAYS)
+    if scales.is_zero(v):
+        inner.zeros = dict.fromkeys(scales.padding(inner), ALWAYS)
         return
     inner.means = dict.fromkeys(v.means, ALWAYS)
     inner.zeros = dict.fromkeys(v.zeros.keys() - v.means.keys(), ALWAYS)
     for found, keys in ((v.means, inner.means), (v.zeros, inner.zeros)):
         for key in keys:
-            flow.need(found[key], joint, [v.axes[key[0]]])
+            scales.need(found[key], pair, [v.axes[key[0]]])
 
 
-def scan_flow(flow: Flow, joint: Joint) -> None:
-    consts, carries = scan_counts(joint.params)
-    body = joint.bodies[0]
-    init, xs = joint.ins[consts : consts + carries], joint.ins[consts + carries :]
-    for v in joint.ins[:consts]:
-        flow.read(v)
+def scan_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    consts, carries = scan_counts(pair.params)
+    body = pair.bodies[0]
+    init, xs = pair.ins[consts : consts + carries], pair.ins[consts + carries :]
+    for v in pair.ins[:consts]:
+        scales.read(v)
     for v, inner in zip(init, body.ins[consts : consts + carries], strict=True):
-        flow.read(v)
-        flow.unknown(inner)
-        _enter(flow, joint, v, inner)
-        _link(flow, joint, v, inner)
+        scales.read(v)
+        scales.unknown(inner)
+        _enter(scales, pair, v, inner)
+        _link(scales, pair, v, inner)
     for v, inner in zip(xs, body.ins[consts + carries :], strict=True):
-        flow.read(v)
-        flow.uniform(joint, v, 0)
+        scales.read(v)
+        scales.uniform(pair, v, 0)
         groups = [Group((d + 1,), (d,)) for d in range(len(inner.axes))]
-        move(flow, joint, inner, [(v, groups)])
+        move(scales, pair, inner, [(v, groups)])
         inner.origin = v.origin
-    flow.run(body.equations)
+    scales.run(body.equations)
     for i, out in enumerate(body.outs):
-        flow.read(out)
+        scales.read(out)
         if i < carries:
             inner = body.ins[consts + i]
-            _close(flow, joint, inner, out, joint.outs[i])
+            _close(scales, pair, inner, out, pair.outs[i])
         else:
-            stacked = joint.outs[i]
+            stacked = pair.outs[i]
             groups = [Group((d,), (d + 1,)) for d in range(len(out.axes))]
-            move(flow, joint, stacked, [(out, groups)])
+            move(scales, pair, stacked, [(out, groups)])
 
 
-def while_axes(joint: Joint) -> None:
-    joint.same_told()
-    cond, body = joint.params["cond_nconsts"], joint.params["body_nconsts"]
-    carry = joint.ins[cond + body :]
+def while_axes(pair: EquationPair) -> None:
+    pair.check_same_params()
+    cond, body = pair.params["cond_nconsts"], pair.params["body_nconsts"]
+    carry = pair.ins[cond + body :]
     inside = [_inside(v) for v in carry]
-    joint.bodies.append(
-        joint.analysis.body(*joint.both("cond_jaxpr"), [*joint.ins[:cond], *inside])
-    )
-    run = joint.analysis.body(*joint.both("body_jaxpr"), [*joint.ins[cond : cond + body], *inside])
-    joint.bodies.append(run)
+    pair.bodies.append(pair.analysis.body(*pair.both("cond_jaxpr"), [*pair.ins[:cond], *inside]))
+    run = pair.analysis.body(*pair.both("body_jaxpr"), [*pair.ins[cond : cond + body], *inside])
+    pair.bodies.append(run)
     for a, b in zip(inside, run.outs, strict=True):
-        _link_axes(joint, a, b)
+        _link_axes(pair, a, b)
     for i, v in enumerate(inside):
-        joint.new_out(i, v.axes)
+        pair.new_out(i, v.axes)
 
 
-def while_flow(flow: Flow, joint: Joint) -> None:
-    n = joint.params["cond_nconsts"] + joint.params["body_nconsts"]
-    test, run = joint.bodies
-    inside = run.ins[joint.params["body_nconsts"] :]
-    for v in joint.ins[:n]:
-        flow.read(v)
-    for v, inner in zip(joint.ins[n:], inside, strict=True):
-        flow.read(v)
-        flow.unknown(inner)
-        _enter(flow, joint, v, inner)
-        _link(flow, joint, v, inner)
-    flow.run(test.equations)
+def while_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    n = pair.params["cond_nconsts"] + pair.params["body_nconsts"]
+    test, run = pair.bodies
+    inside = run.ins[pair.params["body_nconsts"] :]
+    for v in pair.ins[:n]:
+        scales.read(v)
+    for v, inner in zip(pair.ins[n:], inside, strict=True):
+        scales.read(v)
+        scales.unknown(inner)
+        _enter(scales, pair, v, inner)
+        _link(scales, pair, v, inner)
+    scales.run(test.equations)
     for v in test.outs:
-        flow.pin(joint, v)
-    flow.run(run.equations)
+        scales.pin(pair, v)
+    scales.run(run.equations)
     for i, (inner, out) in enumerate(zip(inside, run.outs, strict=True)):
-        _close(flow, joint, inner, out, joint.outs[i])
+        _close(scales, pair, inner, out, pair.outs[i])
 
 
-def cond_axes(joint: Joint) -> None:
-    joint.same_told("branches")
-    branches = zip(*joint.both("branches"), strict=True)
-    joint.bodies = [joint.analysis.body(s, b, joint.ins[1:]) for s, b in branches]
-    first = joint.bodies[0]
-    for body in joint.bodies[1:]:
+def cond_axes(pair: EquationPair) -> None:
+    pair.check_same_params("branches")
+    branches = zip(*pair.both("branches"), strict=True)
+    pair.bodies = [pair.analysis.body(s, b, pair.ins[1:]) for s, b in branches]
+    first = pair.bodies[0]
+    for body in pair.bodies[1:]:
         for a, b in zip(first.outs, body.outs, strict=True):
-            _link_axes(joint, a, b)
+            _link_axes(pair, a, b)
     for i, out in enumerate(first.outs):
-        joint.new_out(i, out.axes)
+        pair.new_out(i, out.axes)
 
 
-def cond_flow(flow: Flow, joint: Joint) -> None:
-    for v in joint.ins:
-        flow.read(v)
-    flow.pin(joint, joint.ins[0])
-    for body in joint.bodies:
-        flow.run(body.equations)
-    for i, out in enumerate(joint.outs):
-        flow.agree(joint, [flow.read(body.outs[i]) for body in joint.bodies], out)
+def cond_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    for v in pair.ins:
+        scales.read(v)
+    scales.pin(pair, pair.ins[0])
+    for body in pair.bodies:
+        scales.run(body.equations)
+    for i, out in enumerate(pair.outs):
+        scales.agree(pair, [scales.read(body.outs[i]) for body in pair.bodies], out)
 
 
-_MEND = "keep this axis as it is, or write the operation with primitives that have a rule"
+_HINT = "keep this axis as it is, or write the operation with primitives that have a rule"
 
 
-def unknown_axes(joint: Joint) -> None:
+def unknown_axes(pair: EquationPair) -> None:
     """A primitive without a rule is fine where nothing grows."""
-    for v in joint.ins:
-        joint.refuse_growth(
+    for v in pair.ins:
+        pair.refuse_growth(
             v, range(len(v.axes)),
-            f"there is no growth rule for the primitive `{joint.name}`, and an axis of its operand "
+            f"there is no growth rule for the primitive `{pair.name}`, and an axis of its operand "
             "grows",
-            _MEND,
+            _HINT,
         )  # fmt: skip
-    random = any(word in joint.name for word in ("random", "threefry", "rng"))
-    for a, b in zip(joint.small.outs, joint.big.outs, strict=True):
+    random = any(word in pair.name for word in ("random", "threefry", "rng"))
+    for a, b in zip(pair.small.outs, pair.big.outs, strict=True):
         if a.aval.shape != b.aval.shape:
-            joint.fail(
-                f"the result of `{joint.name}` grows, and there is no growth rule for it",
-                mend="plan with dropout and other noise off (deterministic mode)"
+            pair.fail(
+                f"the result of `{pair.name}` grows, and there is no growth rule for it",
+                hint="plan with dropout and other noise off (deterministic mode)"
                 if random
-                else _MEND,
+                else _HINT,
             )
-    joint.same_told()
-    for i in range(len(joint.small.outs)):
-        joint.new_out(i)
+    pair.check_same_params()
+    for key in pair.params:
+        if "jaxpr" in key and len({str(jaxpr) for jaxpr in pair.both(key)}) > 1:
+            pair.fail(f"the bodies of `{pair.name}` are different")
+    for i in range(len(pair.small.outs)):
+        pair.new_out(i)
 
 
-def unknown_flow(flow: Flow, joint: Joint) -> None:
-    for v in joint.ins:
-        flow.pin(joint, v)
-    for v in joint.outs:
-        flow.plain(v)
+def unknown_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    for v in pair.ins:
+        scales.pin(pair, v)
+    for v in pair.outs:
+        scales.plain(v)
 
 
-UNKNOWN = Rule(unknown_axes, unknown_flow)
+UNKNOWN = Rule(unknown_axes, unknown_scales)
 RULES = {
-    "scan": Rule(scan_axes, scan_flow),
-    "while": Rule(while_axes, while_flow),
-    "cond": Rule(cond_axes, cond_flow),
+    "scan": Rule(scan_axes, scan_scales),
+    "while": Rule(while_axes, while_scales),
+    "cond": Rule(cond_axes, cond_scales),
 }

@@ -6,19 +6,28 @@ from functools import partial
 
 import numpy as np
 
-from trainkit.growth.analysis.joint_program import Joint, Rule, Value
-from trainkit.growth.analysis.row_means import constant_along, keys, of_product, of_sum, taken_away
-from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.joint_program import EquationPair, Rule
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.scales.row_means import (
+    constant_along,
+    keys,
+    of_product,
+    of_sum,
+    taken_away,
+)
+from trainkit.growth.analysis.scales.signs import NOT_NEGATIVE
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import find
+from trainkit.growth.ir.primitives import FIRST, Finite, traits
 
 
-def axes(joint: Joint, *ignored: str) -> None:
-    joint.same_told("weak_type", "new_dtype", *ignored)
-    rank = max(len(v.axes) for v in joint.ins)
+def axes(pair: EquationPair, *ignored: str) -> None:
+    pair.check_same_params("weak_type", "new_dtype", *ignored)
+    rank = max(len(v.axes) for v in pair.ins)
     out_axes = []
     for d in range(rank):
         found = None
-        for v in joint.ins:
+        for v in pair.ins:
             if not v.axes:
                 continue
             axis = find(v.axes[d])
@@ -28,71 +37,86 @@ def axes(joint: Joint, *ignored: str) -> None:
             if found is None or (find(found).small == find(found).big == 1):
                 found = axis
             else:
-                joint.unify(found, axis)
+                pair.unify(found, axis)
         assert found is not None  # one operand has the rank
         out_axes.append(found)
-    for i in range(len(joint.small.outs)):
-        joint.new_out(i, out_axes)
+    for i in range(len(pair.small.outs)):
+        pair.new_out(i, out_axes)
 
 
-def nonlinear(flow: Flow, joint: Joint) -> None:
+def nonlinear(scales: ScalePropagation, pair: EquationPair) -> None:
     """f(c·x) has no scale to give: operands must be plain copies, and so is the result."""
-    for v in joint.ins:
-        flow.pin(joint, v)
-    if joint.name in _UNBOUNDED:
-        for v in joint.ins:
-            flow.refuse_hollow(joint, v)
-    for v in joint.outs:
-        flow.plain(v)
-        if joint.name in KEEPS_ZERO:
-            v.zeros = dict(joint.ins[0].zeros)
+    for v in pair.ins:
+        scales.pin(pair, v)
+    _in_domain(scales, pair, traits(pair).finite)
+    for v in pair.outs:
+        scales.plain(v)
+        if traits(pair).zero == FIRST:
+            v.zeros = dict(pair.ins[0].zeros)
 
 
-def linear(flow: Flow, joint: Joint) -> None:
+def _in_domain(scales: ScalePropagation, pair: EquationPair, finite: Finite | None) -> None:
+    """New units hold numbers that the function takes. What they hold is read with 0, and 0 times
+    what is no number is none."""
+    for x in pair.ins:
+        known = finite == "not negative" and x.const is None and scales.padding(x)
+        if finite == "all" or (known and scales.signs.of(x) >= NOT_NEGATIVE):
+            continue
+        for d, uid in scales.padding(x):
+            zero = scales.read(x).zeros.get((d, uid))
+            if finite is None or zero is None:
+                scales.refuse_padding(pair, x, [d])
+            else:
+                scales.need(zero, pair, [x.axes[d]])
+
+
+def linear(scales: ScalePropagation, pair: EquationPair) -> None:
     """f(c·x) = c·f(x), element by element and additive."""
-    flow.elementwise(joint, joint.ins, joint.outs[0], [1.0])
-    joint.outs[0].origin = joint.ins[0].origin
-    joint.outs[0].means = of_product(flow.makers, joint.ins, joint.outs[0], flow.rows)
+    scales.elementwise(pair, pair.ins, pair.outs[0], [1.0])
+    pair.outs[0].origin = pair.ins[0].origin
+    pair.outs[0].means = of_product(scales.constants, pair.ins, pair.outs[0], scales.rows)
 
 
-def homogeneous(power: float, flow: Flow, joint: Joint) -> None:
+def homogeneous(power: float, scales: ScalePropagation, pair: EquationPair) -> None:
     """f(c·x) = cᵖ·f(x) for c > 0."""
-    flow.power(joint, power)
+    if power > 0:
+        _in_domain(scales, pair, traits(pair).finite)
+    scales.power(pair, power)
 
 
-def sign(flow: Flow, joint: Joint) -> None:
+def sign(scales: ScalePropagation, pair: EquationPair) -> None:
     """f(c·x) = f(x) for c > 0."""
-    flow.carries_nothing(joint.ins[0])
-    flow.read(joint.ins[0])
-    flow.plain(joint.outs[0])
+    scales.pin_exponents(pair.ins[0])
+    scales.read(pair.ins[0])
+    scales.plain(pair.outs[0])
 
 
-def multiply(flow: Flow, joint: Joint) -> None:
-    flow.elementwise(joint, joint.ins, joint.outs[0], [1.0, 1.0])
-    joint.outs[0].means = of_product(flow.makers, joint.ins, joint.outs[0], flow.rows)
+def multiply(scales: ScalePropagation, pair: EquationPair) -> None:
+    scales.elementwise(pair, pair.ins, pair.outs[0], [1.0, 1.0])
+    pair.outs[0].means = of_product(scales.constants, pair.ins, pair.outs[0], scales.rows)
 
 
-def divide(flow: Flow, joint: Joint) -> None:
-    if np.issubdtype(joint.outs[0].dtype, np.integer):
-        return nonlinear(flow, joint)  # rounds towards zero
-    flow.carries_nothing(joint.ins[1])
-    flow.elementwise(joint, joint.ins, joint.outs[0], [1.0, -1.0])
-    out = joint.outs[0]
-    if all(constant_along(flow.makers, joint.ins[1], d) for d, _ in keys(out, flow.rows)):
-        out.means = of_product(flow.makers, joint.ins, out, flow.rows)
+def divide(scales: ScalePropagation, pair: EquationPair) -> None:
+    if np.issubdtype(pair.outs[0].dtype, np.integer):
+        return nonlinear(scales, pair)  # rounds towards zero
+    scales.pin_exponents(pair.ins[1])
+    scales.elementwise(pair, pair.ins, pair.outs[0], [1.0, -1.0])
+    out = pair.outs[0]
+    if all(constant_along(scales.constants, pair.ins[1], d) for d, _ in keys(out, scales.rows)):
+        out.means = of_product(scales.constants, pair.ins, out, scales.rows)
 
 
-def add(flow: Flow, joint: Joint) -> None:
-    if _shifted(flow, joint):
+def add(scales: ScalePropagation, pair: EquationPair) -> None:
+    if _shifted(scales, pair):
         return
-    out = joint.outs[0]
-    for v in joint.ins:
+    out = pair.outs[0]
+    for v in pair.ins:
         if guards(v):
-            flow.read(v).scale[...] = None
-    flow.agree(joint, joint.ins, out)
-    out.means = of_sum(flow.makers, joint.ins, out, flow.rows)
-    if joint.name == "sub":
-        out.zeros.update(taken_away(flow.makers, joint, flow.rows))
+            scales.read(v).scale[...] = None
+    scales.agree(pair, pair.ins, out)
+    out.means = of_sum(scales.constants, pair.ins, out, scales.rows)
+    if pair.name == "sub":
+        out.zeros.update(taken_away(scales.producers, pair, scales.rows))
 
 
 def guards(v: Value) -> bool:
@@ -103,69 +127,71 @@ def guards(v: Value) -> bool:
     return all(n is not None and 0 < float(n) <= 1.001e-20 for n in numbers)
 
 
-def largest(flow: Flow, joint: Joint) -> None:
+def largest(scales: ScalePropagation, pair: EquationPair) -> None:
     """max, min: homogeneous in their operands together, but not linear."""
-    for v in joint.ins:
-        flow.carries_nothing(v)
-    flow.agree(joint, joint.ins, joint.outs[0])
+    for v in pair.ins:
+        scales.pin_exponents(v)
+    scales.agree(pair, pair.ins, pair.outs[0])
 
 
-def compare(flow: Flow, joint: Joint) -> None:
-    largest(flow, joint)
-    flow.plain(joint.outs[0])
+def compare(scales: ScalePropagation, pair: EquationPair) -> None:
+    largest(scales, pair)
+    scales.plain(pair.outs[0])
 
 
-def convert(flow: Flow, joint: Joint) -> None:
-    small, new = joint.ins[0].dtype, joint.params["new_dtype"]
+def convert(scales: ScalePropagation, pair: EquationPair) -> None:
+    small, new = pair.ins[0].dtype, pair.params["new_dtype"]
     floats = np.issubdtype(new, np.inexact) or "float" in str(new)
     if floats and small != np.bool_:
-        return linear(flow, joint)
+        return linear(scales, pair)
     if not floats and not ("float" in str(small) or np.issubdtype(small, np.inexact)):
-        return linear(flow, joint) if small != np.bool_ else nonlinear(flow, joint)
-    return nonlinear(flow, joint)
+        return linear(scales, pair) if small != np.bool_ else nonlinear(scales, pair)
+    return nonlinear(scales, pair)
 
 
-def integer_power(flow: Flow, joint: Joint) -> None:
-    flow.power(joint, float(joint.params["y"]))
+def integer_power(scales: ScalePropagation, pair: EquationPair) -> None:
+    scales.power(pair, float(pair.params["y"]))
 
 
-def power(flow: Flow, joint: Joint) -> None:
+def power(scales: ScalePropagation, pair: EquationPair) -> None:
     """x**y is homogeneous where y is one constant."""
-    base, exponent = joint.ins
+    base, exponent = pair.ins
     const = exponent.const
     if const is not None and const[0].uniform is not None and const[1].uniform is not None:
         y = float(const[0].uniform)
         if y == float(const[1].uniform):
-            flow.carries_nothing(base)
-            return flow.elementwise(joint, [base], joint.outs[0], [y])
-    return nonlinear(flow, joint)
+            scales.pin_exponents(base)
+            if y > 0 and not y.is_integer():
+                _in_domain(scales, pair, "not negative")
+            return scales.elementwise(pair, [base], pair.outs[0], [y])
+    return nonlinear(scales, pair)
 
 
-def clamp(flow: Flow, joint: Joint) -> None:
-    largest(flow, joint)
+def clamp(scales: ScalePropagation, pair: EquationPair) -> None:
+    largest(scales, pair)
 
 
-def select(flow: Flow, joint: Joint) -> None:
-    which, *cases = joint.ins
-    flow.pin(joint, which)
-    out = joint.outs[0]
-    flow.agree(joint, cases, out)
-    if all(constant_along(flow.makers, which, d) for d, _ in keys(out, flow.rows)):
-        out.means = of_sum(flow.makers, cases, out, flow.rows)
+def select(scales: ScalePropagation, pair: EquationPair) -> None:
+    which, *cases = pair.ins
+    scales.pin(pair, which)
+    out = pair.outs[0]
+    scales.agree(pair, cases, out)
+    if all(constant_along(scales.constants, which, d) for d, _ in keys(out, scales.rows)):
+        out.means = of_sum(scales.constants, cases, out, scales.rows)
 
 
-def complex_pair(flow: Flow, joint: Joint) -> None:
-    flow.agree(joint, joint.ins, joint.outs[0])
+def complex_pair(scales: ScalePropagation, pair: EquationPair) -> None:
+    scales.agree(pair, pair.ins, pair.outs[0])
 
 
-def _shifted(flow: Flow, joint: Joint) -> bool:
+def _shifted(scales: ScalePropagation, pair: EquationPair) -> bool:
     """A parameter that is only used as w + 1 grows as w′ = c·(w + 1) − 1, so that it can scale."""
-    if joint.name != "add":
+    if pair.name != "add":
         return False
-    for param in joint.ins:
-        if param.origin in flow.shiftable:
-            flow.shift[param.origin] = flow.shiftable[param.origin]
-            flow.elementwise(joint, [param], joint.outs[0], [1.0])
+    for param in pair.ins:
+        if param.origin in scales.shiftable:
+            scales.shift[param.origin] = scales.shiftable[param.origin]
+            scales.elementwise(pair, [param], pair.outs[0], [1.0])
             return True
     return False
 
@@ -176,27 +202,18 @@ _NONLINEAR = [
     "digamma", "is_finite", "floor", "ceil", "round", "not", "and", "or", "xor", "shift_left",
     "shift_right_logical", "shift_right_arithmetic", "population_count", "clz", "nextafter",
     "rem", "atan2", "igamma", "igammac", "bessel_i0e", "bessel_i1e",
-    "regularized_incomplete_beta", "polygamma", "random_gamma_grad", "zeta",
+    "regularized_incomplete_beta", "polygamma", "zeta",
 ]  # fmt: skip
-LINEAR = ["neg", "real", "imag", "conj", "reduce_precision"]
-KEEPS_ZERO = {
-    "tanh", "sin", "tan", "asin", "atan", "sinh", "asinh", "erf", "expm1", "log1p", "floor",
-    "ceil", "round", "convert_element_type",
-}  # fmt: skip
-_UNBOUNDED = {
-    "log", "lgamma", "digamma", "erf_inv", "acosh", "atanh", "pow", "rem", "div", "tan",
-    "polygamma", "zeta", "igamma", "igammac", "regularized_incomplete_beta", "random_gamma_grad",
-}  # fmt: skip
+_LINEAR = ["neg", "real", "imag", "conj", "reduce_precision", "stop_gradient"]
 _POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0, "abs": 1.0}
 
 RULES: dict[str, Rule] = {
     **{name: Rule(axes, nonlinear) for name in _NONLINEAR},
-    **{name: Rule(axes, linear) for name in LINEAR},
+    **{name: Rule(axes, linear) for name in _LINEAR},
     **{name: Rule(axes, partial(homogeneous, p)) for name, p in _POWERS.items()},
     **{name: Rule(axes, add) for name in ("add", "sub", "add_any")},
     **{name: Rule(axes, largest) for name in ("max", "min")},
     **{name: Rule(axes, compare) for name in ("eq", "ne", "lt", "le", "gt", "ge")},
-    "stop_gradient": Rule(axes, linear),
     "sign": Rule(axes, sign),
     "mul": Rule(axes, multiply),
     "div": Rule(axes, divide),

@@ -7,58 +7,57 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jax.lax import GatherScatterMode
 
-from trainkit.growth.analysis.index_maps import ANY, Group, move
-from trainkit.growth.analysis.joint_program import Joint, Rule, Value
-from trainkit.growth.analysis.scales import Contraction, Flow
+from trainkit.growth.analysis.joint_program import EquationPair, Rule
+from trainkit.growth.analysis.scales.index_maps import ANY, Group, move
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.scales.unknowns import Contraction
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import ZERO, constant, plus
 
-_MEND = "keep the axis that is indexed as it is (a vocabulary or table of positions is not a width)"
+_HINT = "keep the axis that is indexed as it is (a vocabulary or table of positions is not a width)"
 
 
-def _whole(joint: Joint, v: Value, sizes: tuple, d: int) -> bool:
+def _whole(pair: EquationPair, v: Value, sizes: tuple, d: int) -> bool:
     """Whether the slice takes all of dimension d; an axis taken in part must not grow."""
     small, big = sizes
     if (small[d], big[d]) == (v.small[d], v.big[d]):
         return True
     axis = find(v.axes[d])
     if not axis.fixed or small[d] != big[d]:
-        joint.fail(f"`{joint.name}` indexes into an axis that grows", axes=(axis,), mend=_MEND)
+        pair.fail(f"`{pair.name}` indexes into an axis that grows", axes=(axis,), hint=_HINT)
     return False
 
 
-def gather_axes(joint: Joint, chosen: Sequence[int] = ()) -> None:
+def gather_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
     """`chosen`: dimensions that the index picks from with all copies; see `picks`."""
-    joint.same_told("slice_sizes")
-    x, index = joint.ins
-    n = joint.params["dimension_numbers"]
-    if n != joint.big.params["dimension_numbers"]:
-        joint.fail("gathers of different form")
-    sizes = joint.both("slice_sizes")
+    pair.check_same_params("slice_sizes")
+    x, index = pair.ins
+    n = pair.params["dimension_numbers"]
+    sizes = pair.both("slice_sizes")
     table = [d for d in n.collapsed_slice_dims if d not in chosen and not find(x.axes[d]).fixed]
     batch_x = list(n.operand_batching_dims)
     batch_i = list(n.start_indices_batching_dims)
     whole = [
-        d not in (*table, *chosen, *batch_x) and _whole(joint, x, sizes, d)
+        d not in (*table, *chosen, *batch_x) and _whole(pair, x, sizes, d)
         for d in range(len(x.axes))
     ]
     for d, i in zip(batch_x, batch_i, strict=True):
-        joint.unify(x.axes[d], index.axes[i])
-    joint.refuse_growth(index, [len(index.axes) - 1], "an index with more parts", None)
-    if table and joint.params["mode"] == GatherScatterMode.CLIP:
-        joint.fail(
+        pair.unify(x.axes[d], index.axes[i])
+    if table and pair.params["mode"] == GatherScatterMode.CLIP:
+        pair.fail(
             "indices beyond a table are clipped to its last row, which is another one where the "
             "table grows",
             axes=[x.axes[d] for d in table],
-            mend="use the default mode, if indices are within the table, or clip them to the "
+            hint="use the default mode, if indices are within the table, or clip them to the "
             "small table's size in both models",
         )
     for d in table:  # a vocabulary or a table of positions: old places stay where they are
-        joint.analysis.force(x.axes[d], "append", joint)
+        pair.analysis.force(x.axes[d], "append", pair)
     windows = [
         d for d in range(len(x.axes)) if d not in n.collapsed_slice_dims and d not in batch_x
     ]
-    rank = len(joint.small.outs[0].aval.shape)
+    rank = len(pair.small.outs[0].aval.shape)
     made: list[Axis] = []
     places = iter(range(len(index.axes) - 1))
     window = iter(windows)
@@ -73,22 +72,24 @@ def gather_axes(joint: Joint, chosen: Sequence[int] = ()) -> None:
             i = next(places)
             layout.append(("index", i))
             made.append(index.axes[i])
-    joint.notes["layout"] = layout
-    joint.new_out(0, made)
+    pair.notes["layout"] = layout
+    pair.new_out(0, made)
 
 
-def gather_flow(flow: Flow, joint: Joint) -> None:
-    x, index = joint.ins
+def gather_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    x, index = pair.ins
     if index.choice is None:
-        flow.pin(joint, index)
-    n, out = joint.params["dimension_numbers"], joint.outs[0]
-    flow.read(x)
+        scales.pin(pair, index)
+        if pair.params["mode"] != GatherScatterMode.CLIP:
+            scales.refuse_padding(pair, index)  # what lies beyond the table is no number
+    n, out = pair.params["dimension_numbers"], pair.outs[0]
+    scales.read(x)
     for d in range(len(x.axes)):
         if d in n.collapsed_slice_dims:
-            flow.uniform(joint, x, d)
+            scales.uniform(pair, x, d)
     batch = dict(zip(n.start_indices_batching_dims, n.operand_batching_dims, strict=True))
     groups = []
-    for o, (kind, d) in enumerate(joint.notes["layout"]):
+    for o, (kind, d) in enumerate(pair.notes["layout"]):
         if kind == "x":
             same = find(x.axes[d]) is find(out.axes[o])
             groups.append(Group((d,), (o,), None if same else ANY))
@@ -97,22 +98,27 @@ def gather_flow(flow: Flow, joint: Joint) -> None:
         else:
             zeros = np.zeros(out.small[o], np.int64), np.zeros(out.big[o], np.int64)
             groups.append(Group((), (o,), *zeros))
-    move(flow, joint, out, [(x, groups)])
+    move(scales, pair, out, [(x, groups)])
+    # Along an axis of the index every unit is another one's row.
+    kept = [o for o, (kind, _) in enumerate(pair.notes["layout"]) if kind == "x"]
+    out.means = {key: means for key, means in out.means.items() if key[0] in kept}
 
 
-_SUMS = ("scatter-add", "scatter_add", "scatter-sub", "scatter_sub")
+_SCATTERS = ("scatter", *(f"scatter-{kind}" for kind in ("add", "sub", "mul", "min", "max")))
+_SUMS = ("scatter-add", "scatter-sub")
 
 
-def scatter_axes(joint: Joint, chosen: Sequence[int] = ()) -> None:
-    joint.same_told("update_jaxpr", "update_consts")
-    x, index, updates = joint.ins
-    n = joint.params["dimension_numbers"]
+def scatter_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
+    if len({str(jaxpr) for jaxpr in pair.both("update_jaxpr")}) > 1:
+        pair.fail("the two programs apply different functions to what is there")
+    pair.check_same_params()
+    x, index, updates = pair.ins
+    n = pair.params["dimension_numbers"]
     batch = dict(zip(n.operand_batching_dims, n.scatter_indices_batching_dims, strict=True))
     for d, i in batch.items():
-        joint.unify(x.axes[d], index.axes[i])
-    joint.refuse_growth(index, [len(index.axes) - 1], "an index with more parts", None)
+        pair.unify(x.axes[d], index.axes[i])
     for d in set(n.inserted_window_dims) - set(chosen):
-        joint.refuse_growth(x, [d], "a scatter picks places along an axis that grows", _MEND)
+        pair.refuse_growth(x, [d], "a scatter picks places along an axis that grows", _HINT)
     windows = iter(
         d for d in range(len(x.axes)) if d not in n.inserted_window_dims and d not in batch
     )
@@ -123,21 +129,21 @@ def scatter_axes(joint: Joint, chosen: Sequence[int] = ()) -> None:
             d = next(windows)
             layout.append(("x", d))
             if (updates.small[o], updates.big[o]) == (x.small[d], x.big[d]):
-                joint.unify(updates.axes[o], x.axes[d])
+                pair.unify(updates.axes[o], x.axes[d])
             else:
-                joint.refuse_growth(x, [d], "a scatter writes part of an axis that grows", _MEND)
-                joint.refuse_growth(updates, [o], "a scatter writes part of an axis", _MEND)
+                pair.refuse_growth(x, [d], "a scatter writes part of an axis that grows", _HINT)
+                pair.refuse_growth(updates, [o], "a scatter writes part of an axis", _HINT)
         else:
             i = next(places)
             layout.append(("index", i))
-            joint.unify(updates.axes[o], index.axes[i])
-    joint.notes["layout"] = layout
-    joint.new_out(0, x.axes)
+            pair.unify(updates.axes[o], index.axes[i])
+    pair.notes["layout"] = layout
+    pair.new_out(0, x.axes)
 
 
-def scatter_flow(
-    flow: Flow,
-    joint: Joint,
+def scatter_scales(
+    scales: ScalePropagation,
+    pair: EquationPair,
     chosen: int | None = None,
     also: Callable[[Value], None] = lambda spread: None,
 ) -> None:
@@ -146,33 +152,37 @@ def scatter_flow(
     `chosen`: the dimension of the updates whose copies go to copies of one place; `also` adds to
     what they bring, spread over the operand's axes. See `picks`.
     """
-    x, index, updates = joint.ins
-    out = joint.outs[0]
+    x, index, updates = pair.ins
+    out = pair.outs[0]
     if index.choice is None:
-        flow.pin(joint, index)
-    n = joint.params["dimension_numbers"]
-    flow.read(x)
-    flow.read(updates)
+        scales.pin(pair, index)
+    n = pair.params["dimension_numbers"]
+    scales.read(x)
+    scales.read(updates)
+    if pair.name == "scatter" and pair.params["update_jaxpr"] is not None:
+        scales.pin(pair, x)  # a function of what is there, of which nothing is known
+        scales.refuse_padding(pair, x)
+        return scales.plain(out)
     kept = {}  # dimension of x -> dimension of updates that runs through all of it
-    for o, (kind, d) in enumerate(joint.notes["layout"]):
+    for o, (kind, d) in enumerate(pair.notes["layout"]):
         if kind == "x" and find(x.axes[d]) is find(updates.axes[o]):
             kept[d] = o
     for i, d in zip(n.scatter_indices_batching_dims, n.operand_batching_dims, strict=True):
-        for o, (kind, place) in enumerate(joint.notes["layout"]):
+        for o, (kind, place) in enumerate(pair.notes["layout"]):
             if kind == "index" and place == i:
                 kept[d] = o
     for d in range(len(x.axes)):
         if d not in kept:
-            flow.uniform(joint, x, d)
+            scales.uniform(pair, x, d)
     gone = [o for o in range(len(updates.axes)) if o not in kept.values()]
     for o in gone:
-        flow.uniform(joint, updates, o)
-    if joint.name not in ("scatter", *_SUMS):
+        scales.uniform(pair, updates, o)
+    if pair.name not in ("scatter", *_SUMS):
         for v in (x, updates):
-            flow.carries_nothing(v)
-        if joint.name in ("scatter_mul", "scatter-mul"):
-            flow.pin(joint, x)
-            flow.pin(joint, updates)
+            scales.pin_exponents(v)
+        if pair.name in ("scatter_mul", "scatter-mul"):
+            scales.pin(pair, x)
+            scales.pin(pair, updates)
     spread = Value(x.small, x.big, x.dtype, list(x.axes))
     groups = []
     for d in range(len(x.axes)):
@@ -181,108 +191,109 @@ def scatter_flow(
         else:
             zeros = np.zeros(x.small[d], np.int64), np.zeros(x.big[d], np.int64)
             groups.append(Group((), (d,), *zeros))
-    move(flow, joint, spread, [(updates, groups)])
+    move(scales, pair, spread, [(updates, groups)])
     for o in gone:
         if o != chosen:
-            _meet(flow, joint, updates, o, spread)
+            _meet(scales, pair, updates, o, spread)
     also(spread)
-    flow.agree(joint, [x, spread], out)
+    return scales.agree(pair, [x, spread], out)
 
 
-def _meet(flow: Flow, joint: Joint, updates: Value, o: int, spread: Value) -> None:
+def _meet(
+    scales: ScalePropagation, pair: EquationPair, updates: Value, o: int, spread: Value
+) -> None:
     """Copies of updates that are all written to one place: added, they count."""
-    if joint.name not in _SUMS:
-        flow.refuse_hollow(joint, updates, [o])
-        for (d, _, _), expr in updates.carries.items():
+    if pair.name not in _SUMS:
+        scales.refuse_padding(pair, updates, [o])
+        scales.watch(updates, [o])
+        if pair.name == "scatter-mul":
+            pair.refuse_growth(updates, [o], "a place is multiplied by every copy", _HINT)
+        for (d, _, _), expr in updates.exponents.items():
             if d == o and expr:
-                flow.splits.require_zero(expr)
+                scales.splits.require_zero(expr)
         return
-    for d, uid in flow.hollow(updates):
+    for d, uid in scales.padding(updates):
         if d == o:
             if (d, uid) not in updates.zeros:
-                flow.refuse_hollow(joint, updates, [o])
-            flow.need(updates.zeros[d, uid], joint, [updates.axes[o]])
-    cells = flow.labels(updates.axes[o])[1]
-    copies = {flow.log_copies(cell) for cell in cells}
+                scales.refuse_padding(pair, updates, [o])
+            scales.need(updates.zeros[d, uid], pair, [updates.axes[o]])
+    cells = scales.labels(updates.axes[o])[1]
+    copies = {scales.log_copies(cell) for cell in cells}
     if len(copies) > 1:
-        joint.fail("segments with different numbers of copies are added into one place",
+        pair.fail("segments with different numbers of copies are added into one place",
                    axes=[updates.axes[o]])  # fmt: skip
     for block in np.ndindex(spread.scale.shape):
         if spread.scale[block] is not None:
             spread.scale[block] = plus(spread.scale[block], constant(*copies))
     direct = [] if updates.origin is None else [updates.origin]
-    for d, label, leaf in flow.cells(updates):
+    for d, label, leaf in scales.cells(updates):
         if d == o:
-            carried = updates.carries.get((d, label, leaf.uid), ZERO)
-            flow.contractions.append(
-                Contraction(carried, joint, updates.axes[o], leaf, direct, [carried] * len(direct))
+            exponent = updates.exponents.get((d, label, leaf.uid), ZERO)
+            scales.contractions.append(
+                Contraction(exponent, pair, updates.axes[o], leaf, direct, [exponent] * len(direct))
             )
 
 
-def dynamic_slice_axes(joint: Joint) -> None:
-    joint.same_told("slice_sizes")
-    x = joint.ins[0]
-    sizes = joint.both("slice_sizes")
+def dynamic_slice_axes(pair: EquationPair) -> None:
+    pair.check_same_params("slice_sizes")
+    x = pair.ins[0]
+    sizes = pair.both("slice_sizes")
     made = []
     for d, a in enumerate(x.axes):
-        made.append(a if _whole(joint, x, sizes, d) else Axis(sizes[0][d], sizes[1][d]))
-    joint.new_out(0, made)
+        made.append(a if _whole(pair, x, sizes, d) else Axis(sizes[0][d], sizes[1][d]))
+    pair.new_out(0, made)
 
 
-def dynamic_slice_flow(flow: Flow, joint: Joint) -> None:
-    x, *starts = joint.ins
-    out = joint.outs[0]
+def dynamic_slice_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    x, *starts = pair.ins
+    out = pair.outs[0]
     for v in starts:
         # A start along an axis taken whole is clamped to 0 whatever it is.
-        flow.read(v)
+        scales.read(v)
     for d, v in enumerate(starts):
         if find(x.axes[d]) is not find(out.axes[d]):
-            flow.pin(joint, v)
+            scales.pin(pair, v)
     groups = [
         Group((d,), (d,), None if find(x.axes[d]) is find(out.axes[d]) else ANY)
         for d in range(len(x.axes))
     ]
-    move(flow, joint, out, [(x, groups)])
+    move(scales, pair, out, [(x, groups)])
 
 
-def dynamic_update_axes(joint: Joint) -> None:
-    joint.same_told()
-    x, update = joint.ins[:2]
+def dynamic_update_axes(pair: EquationPair) -> None:
+    pair.check_same_params()
+    x, update = pair.ins[:2]
     for d in range(len(x.axes)):
         if (x.small[d], x.big[d]) == (update.small[d], update.big[d]):
-            joint.unify(x.axes[d], update.axes[d])
+            pair.unify(x.axes[d], update.axes[d])
         else:
-            joint.refuse_growth(x, [d], "part of an axis that grows is overwritten", _MEND)
-            joint.refuse_growth(update, [d], "part of an axis that grows is overwritten", _MEND)
-    joint.new_out(0, x.axes)
+            pair.refuse_growth(x, [d], "part of an axis that grows is overwritten", _HINT)
+            pair.refuse_growth(update, [d], "part of an axis that grows is overwritten", _HINT)
+    pair.new_out(0, x.axes)
 
 
-def dynamic_update_flow(flow: Flow, joint: Joint) -> None:
-    x, update, *starts = joint.ins
-    out = joint.outs[0]
-    flow.read(x)
-    flow.read(update)
+def dynamic_update_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    x, update, *starts = pair.ins
+    out = pair.outs[0]
+    scales.read(x)
+    scales.read(update)
     groups = []
     for d, v in enumerate(starts):
         if find(x.axes[d]) is find(update.axes[d]):
-            flow.read(v)
+            scales.read(v)
             groups.append(Group((d,), (d,)))
         else:
-            flow.pin(joint, v)
-            flow.uniform(joint, x, d)
+            scales.pin(pair, v)
+            scales.uniform(pair, x, d)
             groups.append(Group((d,), (d,), ANY))
     spread = Value(x.small, x.big, x.dtype, list(x.axes))
-    move(flow, joint, spread, [(update, groups)])
-    flow.agree(joint, [x, spread], out)
+    move(scales, pair, spread, [(update, groups)])
+    scales.agree(pair, [x, spread], out)
 
-
-_SCATTERS = [
-    f"scatter{mark}{kind}" for mark in "-_" for kind in ("add", "sub", "mul", "min", "max", "apply")
-]
 
 RULES = {
-    "gather": Rule(gather_axes, gather_flow),
-    **{name: Rule(scatter_axes, scatter_flow) for name in ("scatter", *_SCATTERS)},
-    "dynamic_slice": Rule(dynamic_slice_axes, dynamic_slice_flow),
-    "dynamic_update_slice": Rule(dynamic_update_axes, dynamic_update_flow),
+    "gather": Rule(gather_axes, gather_scales),
+    **{name: Rule(scatter_axes, scatter_scales) for name in _SCATTERS},
+    "dynamic_slice": Rule(dynamic_slice_axes, dynamic_slice_scales),
+    "dynamic_update_slice": Rule(dynamic_update_axes, dynamic_update_scales),
 }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainkit.growth.analysis.index_maps import Group, move
-from trainkit.growth.analysis.joint_program import Joint, Rule, Value
-from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.joint_program import EquationPair, Rule
+from trainkit.growth.analysis.scales.index_maps import Group, move
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, concatenation, find, product
 
 
-def _slice_of(joint: Joint, axis: Axis, small: tuple, big: tuple) -> Axis:
+def _slice_of(pair: EquationPair, axis: Axis, small: tuple, big: tuple) -> Axis:
     """The axis of x[start:limit:stride] in both programs; refines x's axis where it can."""
     axis = find(axis)
     (start, _, step), (big_start, _, big_step) = small, big
@@ -20,49 +21,49 @@ def _slice_of(joint: Joint, axis: Axis, small: tuple, big: tuple) -> Axis:
     made = Axis(n, m)
     if axis.fixed and small == big:
         if step == 1 and 0 < n <= 64 and axis.small <= 256:
-            _segment(joint, axis, made, start, big_start)
+            _segment(pair, axis, made, start, big_start)
         return made
     if n > m:
-        joint.fail("a slice is shorter in the big model", axes=(axis,))
+        pair.fail("a slice is shorter in the big model", axes=(axis,))
     if axis.ordered:
-        return made  # ranks: the flow sees whether copies come with their units
+        return made  # ranks: scale propagation sees whether copies come with their units
     if step == big_step == 1:
-        _segment(joint, axis, made, start, big_start)
+        _segment(pair, axis, made, start, big_start)
     elif (
         step == big_step
         and start == big_start < step
         and (n * step, m * step) == (axis.small, axis.big)
     ):
-        joint.unify(axis, product([made, Axis(step, step)]))
+        pair.unify(axis, product([made, Axis(step, step)]))
     else:
-        joint.fail("a strided slice cuts through the groups of an axis that grows", axes=(axis,))
+        pair.fail("a strided slice cuts through the groups of an axis that grows", axes=(axis,))
     return made
 
 
-def _segment(joint: Joint, axis: Axis, made: Axis, start: int, big_start: int) -> None:
+def _segment(pair: EquationPair, axis: Axis, made: Axis, start: int, big_start: int) -> None:
     axis = find(axis)
     before = Axis(start, big_start)
     after = Axis(axis.small - start - made.small, axis.big - big_start - made.big)
     for part in (before, made, after):
         if part.big < part.small or (part.small == 0) != (part.big == 0):
-            joint.fail(
+            pair.fail(
                 f"a slice takes {part.small} and {part.big} of an axis that grows",
                 axes=(axis,),
-                mend="slice proportionally in both models",
+                hint="slice proportionally in both models",
             )
-    joint.unify(axis, concatenation([p for p in (before, made, after) if p.small]))
+    pair.unify(axis, concatenation([p for p in (before, made, after) if p.small]))
 
 
-def slice_axes(joint: Joint) -> None:
-    joint.same_told("start_indices", "limit_indices", "strides")
-    x = joint.ins[0]
+def slice_axes(pair: EquationPair) -> None:
+    pair.check_same_params("start_indices", "limit_indices", "strides")
+    x = pair.ins[0]
     ranges = []
-    for params in (joint.params, joint.big.params):
+    for params in (pair.params, pair.big.params):
         strides = params["strides"] or (1,) * len(x.axes)
         ranges.append(list(zip(params["start_indices"], params["limit_indices"], strides,
                                strict=True)))  # fmt: skip
-    joint.notes["ranges"] = ranges
-    joint.new_out(0, [_slice_of(joint, a, s, b) for a, s, b in zip(x.axes, *ranges, strict=True)])
+    pair.notes["ranges"] = ranges
+    pair.new_out(0, [_slice_of(pair, a, s, b) for a, s, b in zip(x.axes, *ranges, strict=True)])
 
 
 def _range_group(v: Value, out: Value, d: int, small: tuple, big: tuple) -> Group:
@@ -71,58 +72,58 @@ def _range_group(v: Value, out: Value, d: int, small: tuple, big: tuple) -> Grou
     return Group((d,), (d,), np.arange(*small), np.arange(*big))
 
 
-def slice_flow(flow: Flow, joint: Joint) -> None:
-    x, out = joint.ins[0], joint.outs[0]
-    small, big = joint.notes["ranges"]
+def slice_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    x, out = pair.ins[0], pair.outs[0]
+    small, big = pair.notes["ranges"]
     groups = [_range_group(x, out, d, small[d], big[d]) for d in range(len(x.axes))]
-    move(flow, joint, out, [(x, groups)])
+    move(scales, pair, out, [(x, groups)])
     out.origin = x.origin
 
 
-def split_axes(joint: Joint) -> None:
-    joint.same_told("sizes")
-    x, d = joint.ins[0], joint.params["axis"]
-    parts = [Axis(n, m) for n, m in zip(*joint.both("sizes"), strict=True)]
+def split_axes(pair: EquationPair) -> None:
+    pair.check_same_params("sizes")
+    x, d = pair.ins[0], pair.params["axis"]
+    parts = [Axis(n, m) for n, m in zip(*pair.both("sizes"), strict=True)]
     for part in parts:
         if part.big < part.small:
-            joint.fail("a split is shorter in the big model", axes=(x.axes[d],))
-    joint.unify(x.axes[d], concatenation(parts))
+            pair.fail("a split is shorter in the big model", axes=(x.axes[d],))
+    pair.unify(x.axes[d], concatenation(parts))
     for i, part in enumerate(parts):
-        joint.new_out(i, [part if e == d else a for e, a in enumerate(x.axes)])
+        pair.new_out(i, [part if e == d else a for e, a in enumerate(x.axes)])
 
 
-def split_flow(flow: Flow, joint: Joint) -> None:
-    x, d = joint.ins[0], joint.params["axis"]
+def split_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    x, d = pair.ins[0], pair.params["axis"]
     s = b = 0
-    for out, n, m in zip(joint.outs, *joint.both("sizes"), strict=True):
+    for out, n, m in zip(pair.outs, *pair.both("sizes"), strict=True):
         groups = [
             _range_group(x, out, e, (s, s + n, 1), (b, b + m, 1)) if e == d else Group((e,), (e,))
             for e in range(len(x.axes))
         ]
-        move(flow, joint, out, [(x, groups)])
+        move(scales, pair, out, [(x, groups)])
         out.origin = x.origin
         s, b = s + n, b + m
 
 
-def concatenate_axes(joint: Joint) -> None:
-    joint.same_told()
-    d = joint.params["dimension"]
-    first = joint.ins[0]
-    for v in joint.ins[1:]:
+def concatenate_axes(pair: EquationPair) -> None:
+    pair.check_same_params()
+    d = pair.params["dimension"]
+    first = pair.ins[0]
+    for v in pair.ins[1:]:
         for e, (a, b) in enumerate(zip(first.axes, v.axes, strict=True)):
             if e != d:
-                joint.unify(a, b)
-    whole = concatenation([v.axes[d] for v in joint.ins])
-    if find(whole).kind == "sum" and find(whole).fixed and len(joint.ins) > 64:
+                pair.unify(a, b)
+    whole = concatenation([v.axes[d] for v in pair.ins])
+    if find(whole).kind == "sum" and find(whole).fixed and len(pair.ins) > 64:
         whole = Axis(find(whole).small, find(whole).big)
-    joint.new_out(0, [whole if e == d else a for e, a in enumerate(first.axes)])
+    pair.new_out(0, [whole if e == d else a for e, a in enumerate(first.axes)])
 
 
-def concatenate_flow(flow: Flow, joint: Joint) -> None:
-    d, out = joint.params["dimension"], joint.outs[0]
+def concatenate_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    d, out = pair.params["dimension"], pair.outs[0]
     pieces = []
     s = b = 0
-    for v in joint.ins:
+    for v in pair.ins:
         small, big = np.full(out.small[d], -1), np.full(out.big[d], -1)
         small[s : s + v.small[d]] = np.arange(v.small[d])
         big[b : b + v.big[d]] = np.arange(v.big[d])
@@ -130,64 +131,64 @@ def concatenate_flow(flow: Flow, joint: Joint) -> None:
         groups = [Group((e,), (e,), small, big) if e == d else Group((e,), (e,))
                   for e in range(len(out.axes))]  # fmt: skip
         pieces.append((v, groups))
-    move(flow, joint, out, pieces)
+    move(scales, pair, out, pieces)
 
 
-def stack_axes(joint: Joint) -> None:
-    joint.same_told()
-    first = joint.ins[0]
-    for v in joint.ins[1:]:
+def stack_axes(pair: EquationPair) -> None:
+    pair.check_same_params()
+    first = pair.ins[0]
+    for v in pair.ins[1:]:
         for a, b in zip(first.axes, v.axes, strict=True):
-            joint.unify(a, b)
+            pair.unify(a, b)
     made = list(first.axes)
-    d = joint.params["axis"] % (len(made) + 1)
-    count = len(joint.ins)
-    one = concatenation([Axis(1, 1) for _ in joint.ins]) if count <= 64 else Axis(count, count)
+    d = pair.params["axis"] % (len(made) + 1)
+    count = len(pair.ins)
+    one = concatenation([Axis(1, 1) for _ in pair.ins]) if count <= 64 else Axis(count, count)
     made.insert(d, one)
-    joint.new_out(0, made)
+    pair.new_out(0, made)
 
 
-def stack_flow(flow: Flow, joint: Joint) -> None:
-    out = joint.outs[0]
-    d = joint.params["axis"] % len(out.axes)
+def stack_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    out = pair.outs[0]
+    d = pair.params["axis"] % len(out.axes)
     pieces = []
-    for i, v in enumerate(joint.ins):
+    for i, v in enumerate(pair.ins):
         at = np.full(out.small[d], -1)
         at[i] = 0
         groups = [Group((e if e < d else e - 1,), (e,)) for e in range(len(out.axes)) if e != d]
         pieces.append((v, [*groups, Group((), (d,), at, at)]))
-    move(flow, joint, out, pieces)
+    move(scales, pair, out, pieces)
 
 
-def tile_axes(joint: Joint) -> None:
-    joint.same_told("reps")
-    x = joint.ins[0]
+def tile_axes(pair: EquationPair) -> None:
+    pair.check_same_params("reps")
+    x = pair.ins[0]
     made = []
-    for a, n, m in zip(x.axes, *joint.both("reps"), strict=True):
+    for a, n, m in zip(x.axes, *pair.both("reps"), strict=True):
         if m < n:
-            joint.fail("a tile repeats less often in the big model", axes=(a,))
+            pair.fail("a tile repeats less often in the big model", axes=(a,))
         made.append(a if n == m == 1 else product([Axis(n, m), a]))
-    joint.new_out(0, made)
+    pair.new_out(0, made)
 
 
-def tile_flow(flow: Flow, joint: Joint) -> None:
-    x, out = joint.ins[0], joint.outs[0]
+def tile_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    x, out = pair.ins[0], pair.outs[0]
     groups = []
-    for d, (n, m) in enumerate(zip(*joint.both("reps"), strict=True)):
+    for d, (n, m) in enumerate(zip(*pair.both("reps"), strict=True)):
         if n == m == 1:
             groups.append(Group((d,), (d,)))
         else:
             at = [np.arange(size) % max(old, 1) for size, old in
                   ((out.small[d], x.small[d]), (out.big[d], x.big[d]))]  # fmt: skip
             groups.append(Group((d,), (d,), *at))
-    move(flow, joint, out, [(x, groups)])
+    move(scales, pair, out, [(x, groups)])
 
 
-def pad_axes(joint: Joint) -> None:
-    joint.same_told("padding_config")
-    x = joint.ins[0]
+def pad_axes(pair: EquationPair) -> None:
+    pair.check_same_params("padding_config")
+    x = pair.ins[0]
     made = []
-    for d, (small, big) in enumerate(zip(*joint.both("padding_config"), strict=True)):
+    for d, (small, big) in enumerate(zip(*pair.both("padding_config"), strict=True)):
         axis = find(x.axes[d])
         if tuple(small) == tuple(big) == (0, 0, 0):
             made.append(axis)
@@ -197,13 +198,13 @@ def pad_axes(joint: Joint) -> None:
             made.append(Axis(n, n))
             continue
         if small[2] or big[2] or min(*small, *big) < 0:
-            joint.fail("an axis that grows is dilated or cropped by a pad", axes=(axis,))
+            pair.fail("an axis that grows is dilated or cropped by a pad", axes=(axis,))
         ends = [Axis(small[0], big[0]), Axis(small[1], big[1])]
         if any(e.big < e.small or (e.small == 0) != (e.big == 0) for e in ends):
-            joint.fail("a pad adds less in the big model, or where the small has none",
+            pair.fail("a pad adds less in the big model, or where the small has none",
                        axes=(axis,))  # fmt: skip
         made.append(concatenation([ends[0], axis, ends[1]]))
-    joint.new_out(0, made)
+    pair.new_out(0, made)
 
 
 def _pad_places(n: int, config) -> np.ndarray:
@@ -218,26 +219,25 @@ def _pad_places(n: int, config) -> np.ndarray:
     return np.concatenate([np.full(max(low, 0), -1), out, np.full(max(high, 0), -1)])
 
 
-def pad_flow(flow: Flow, joint: Joint) -> None:
-    x, value = joint.ins
-    out = joint.outs[0]
-    flow.read(value)
+def pad_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    x, value = pair.ins
+    out = pair.outs[0]
     groups = []
-    for d, (small, big) in enumerate(zip(*joint.both("padding_config"), strict=True)):
+    for d, (small, big) in enumerate(zip(*pair.both("padding_config"), strict=True)):
         if tuple(small) == tuple(big) == (0, 0, 0):
             groups.append(Group((d,), (d,)))
         else:
             groups.append(
                 Group((d,), (d,), _pad_places(x.small[d], small), _pad_places(x.big[d], big))
             )
-    move(flow, joint, out, [(x, groups)], filler=value.scale[()])
+    move(scales, pair, out, [(x, groups)], filled=value)
 
 
 RULES = {
-    "slice": Rule(slice_axes, slice_flow),
-    "split": Rule(split_axes, split_flow),
-    "concatenate": Rule(concatenate_axes, concatenate_flow),
-    "stack": Rule(stack_axes, stack_flow),
-    "tile": Rule(tile_axes, tile_flow),
-    "pad": Rule(pad_axes, pad_flow),
+    "slice": Rule(slice_axes, slice_scales),
+    "split": Rule(split_axes, split_scales),
+    "concatenate": Rule(concatenate_axes, concatenate_scales),
+    "stack": Rule(stack_axes, stack_scales),
+    "tile": Rule(tile_axes, tile_scales),
+    "pad": Rule(pad_axes, pad_scales),
 }

@@ -9,18 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.growth.analysis.joint_program import Analysis, Value
+from trainkit.growth.analysis.joint_program import Analysis
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.reading import coordinate, grown_leaves, leaves
-from trainkit.growth.errors import GrowthError
-from trainkit.growth.ir.program import Const
+from trainkit.growth.errors import GrowthError, settled
+from trainkit.growth.ir.dataflow import dependent
+from trainkit.growth.ir.primitives import NONE, summed, traits
+from trainkit.growth.ir.program import Const, Program
 from trainkit.growth.ir.trace import named_shapes, shape_of, structs, traced_program
 from trainkit.growth.plan.data import Plan
 from trainkit.growth.plan.validation import check_shapes
 from trainkit.growth.rules import RULES, UNKNOWN
 
 PyTree = Any
-_CONTRACTIONS = ("dot_general", "conv_general_dilated")
 
 
 def activations(
@@ -60,19 +62,18 @@ def activations(
         analysis.params.append((path, values[-1]))
     values += [Value(x.shape, x.shape, x.dtype) for x in jax.tree.leaves(args)]
     small, big = (analysis.folder.flatten(p) for p in programs)
-    joints, _ = analysis.walk(small, big, values)
+    pairs, _ = settled(analysis.walk(small, big, values))
     number = _numbers(plan, values)
-    live = {id(v) for v in big.ins[len(flat) :]}  # what depends on the inputs
     wanted: list[tuple[int, int, int, Axis]] = []  # equation, operand, dimension, leaf
-    equations = [joint.big for joint in joints]
-    for e, (joint, equation) in enumerate(zip(joints, equations, strict=True)):
+    equations = [pair.big for pair in pairs]
+    fed = range(len(flat), len(big.ins))
+    live = dependent(Program(big.ins, equations, []), fed)
+    for e, (pair, equation) in enumerate(zip(pairs, equations, strict=True)):
         for i, operand in enumerate(equation.ins):
-            if id(operand) not in live:
+            if not live.of(operand):
                 continue
-            for d in _contracted(joint, i):
-                wanted += [(e, i, d, leaf) for leaf in grown_leaves(joint.ins[i].axes[d])]
-        if any(id(v) in live for v in equation.ins):
-            live.update(id(v) for v in equation.outs)
+            for d in summed(pair, i) if traits(pair).multilinear != NONE else ():
+                wanted += [(e, i, d, leaf) for leaf in grown_leaves(pair.ins[i].axes[d])]
 
     def run(flat, inputs):
         env = dict(zip(map(id, big.ins), [*flat, *jax.tree.leaves(inputs)], strict=True))
@@ -83,31 +84,23 @@ def activations(
             ]
             for at, i, d, leaf in wanted:
                 if at == e:
-                    atom = number[leaf.uid]
-                    more = _along(ins[i], joints[e].ins[i].axes[d], d, leaf)
-                    found[atom] = found.get(atom, jnp.zeros_like(more)) + more
+                    n = number[leaf.uid]
+                    more = _along(ins[i], pairs[e].ins[i].axes[d], d, leaf)
+                    found[n] = found.get(n, jnp.zeros_like(more)) + more
             outs = equation.raw.primitive.bind(*ins, **equation.params)
             outs = outs if equation.raw.primitive.multiple_results else [outs]
             env.update(zip(map(id, equation.outs), outs, strict=True))
         return found
 
     found = jax.jit(run)(flat, inputs)
-    for i, atom in enumerate(plan.atoms):
+    for i, grown in enumerate(plan.grown_axes):
         if i not in found:
             raise GrowthError(
                 "no activation is read along this axis outside a loop",
-                axis=f"{atom.small} → {atom.big}",
-                mend="use score='gradient' or 'magnitude'",
+                axis=f"{grown.small} → {grown.big}",
+                hint="use score='gradient' or 'magnitude'",
             )
     return {i: np.asarray(x, np.float64) for i, x in sorted(found.items())}
-
-
-def _contracted(joint, i: int) -> list[int]:
-    if joint.name == "dot_general":
-        return list(joint.params["dimension_numbers"][0][i])
-    if joint.name == "conv_general_dilated" and i == 0:
-        return [joint.params["dimension_numbers"].lhs_spec[1]]
-    return []
 
 
 def _along(x: jax.Array, axis: Axis, d: int, leaf: Axis) -> jax.Array:
@@ -129,10 +122,10 @@ def _numbers(plan: Plan, values: list[Value]) -> dict[int, int]:
 
     result: dict[int, int] = {}
     for leaf, value in zip(plan.leaves, values[: len(plan.leaves)], strict=True):
-        for structure, axis in zip(leaf.axes, value.axes, strict=True):
-            if structure is None:
+        for planned, axis in zip(leaf.axes, value.axes, strict=True):
+            if planned is None:
                 continue
             grown = [find(x).uid for x in leaves(axis) if not x.fixed]
-            numbers = [a for a in listed(structure) if a is not None]
+            numbers = [a for a in listed(planned.structure) if a is not None]
             result.update(zip(grown, numbers, strict=True))
     return result

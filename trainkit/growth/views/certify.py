@@ -59,7 +59,7 @@ def certify(
     if not isinstance(grown, Grown):
         raise GrowthError(
             f"{type(grown).__name__} is not what a growth leaves behind",
-            mend="pass the result of grow_with_details, or take plan.certificate(…)",
+            hint="pass the result of grow_with_details, or take plan.certificate(…)",
         )
     for state in (grown.before, grown.state):
         _check_state(tx, state)
@@ -182,7 +182,7 @@ def _check_state(tx: optax.GradientTransformation, state: TrainState) -> None:
     except Exception as error:
         raise GrowthError(
             f"tx does not take the state that was grown: {type(error).__name__}: {error}",
-            mend="pass the transformation that the growth was made with",
+            hint="pass the transformation that the growth was made with",
         ) from error
 
 

@@ -100,7 +100,7 @@ class MuP:
                 if name not in factor:
                     raise GrowthError(
                         f"{name} is no leaf of the plan", params=[name],
-                        mend="make the plan for the parameters that are trained",
+                        hint="make the plan for the parameters that are trained",
                     )  # fmt: skip
                 return u if factor[name] == 1.0 else u * jnp.asarray(factor[name], u.dtype)
 
@@ -185,9 +185,9 @@ def mup(plan: Plan) -> MuP:
     """
     leaves = {leaf.path: _leaf(plan, leaf) for leaf in plan.leaves}
     attention = {
-        f"{atom.small}→{atom.big}": math.sqrt(atom.small / atom.big)
-        for atom in plan.atoms
-        if atom.paired
+        f"{axis.small}→{axis.big}": math.sqrt(axis.small / axis.big)
+        for axis in plan.grown_axes
+        if axis.paired
     }
     outputs = {path: 1.0 / leaf.fan_out for path, leaf in leaves.items() if leaf.kind == "tied"}
     return MuP(leaves, attention, outputs, plan)
@@ -195,9 +195,10 @@ def mup(plan: Plan) -> MuP:
 
 def _leaf(plan: Plan, leaf: LeafPlan) -> LeafMuP:
     into = out = Fraction(1)
-    tied = any(leaf.tied)
-    for n, m, reads, both in zip(leaf.small, leaf.big, leaf.reads, leaf.tied, strict=True):
-        sizes = [(plan.atoms[a].big, plan.atoms[a].small) for a in reads if a not in both]
+    tied = any(axis and axis.tied for axis in leaf.axes)
+    for n, m, axis in zip(leaf.small, leaf.big, leaf.axes, strict=True):
+        reads = [k for k in axis.reads if k not in axis.tied] if axis else []
+        sizes = [(plan.grown_axes[k].big, plan.grown_axes[k].small) for k in reads]
         own = math.prod((Fraction(*size) for size in sizes), start=Fraction(1))
         into *= own
         out *= Fraction(m, n) / own if n else 1

@@ -17,11 +17,11 @@ import numpy as np
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.reading import coordinate, source_map
-from trainkit.growth.axes.structures import atom_axes, axis_from
+from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.apply import _vector, arithmetic, grow_leaf, small_tree
 from trainkit.growth.maps.realise import realise
-from trainkit.growth.plan.data import Plan
+from trainkit.growth.plan.data import LeafPlan, Plan
 from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth
 from trainkit.growth.plan.validation import check_arrays
 
@@ -71,13 +71,13 @@ class Selection:
     def __str__(self) -> str:
         before, after = self.parameters
         lines = [f"parameters {before:,} → {after:,}; bytes {self.size[0]:,} → {self.size[1]:,}"]
-        for i, atom in enumerate(self.plan.atoms):
+        for i, grown in enumerate(self.plan.grown_axes):
             what = (
                 "copies merged" if self.merged else f"{100 * self.lost[i]:.2g} % of the score lost"
             )
-            users = [leaf.path for leaf in self.plan.leaves if i in _atoms(leaf.axes)]
+            users = [leaf.path for leaf in self.plan.leaves if i in _numbers(leaf)]
             more = " …" if len(users) > 4 else ""
-            lines.append(f"axis {atom.big} → {atom.small}: {what}; {', '.join(users[:4])}{more}")
+            lines.append(f"axis {grown.big} → {grown.small}: {what}; {', '.join(users[:4])}{more}")
         return "\n".join(lines)
 
 
@@ -124,8 +124,8 @@ def selection(
     _check(plan, params)
     scores = _scores(plan, params, score, grads, activations)
     kept = []
-    for atom, s in zip(plan.atoms, scores, strict=True):
-        order = np.argsort(-s, kind="stable")[: atom.small]
+    for grown, s in zip(plan.grown_axes, scores, strict=True):
+        order = np.argsort(-s, kind="stable")[: grown.small]
         kept.append(np.sort(order) if how == "prune" else np.zeros(0, np.int64))
     lost = [
         0.0 if how == "merge" or not s.sum() else float(np.delete(s, k).sum() / s.sum())
@@ -210,20 +210,15 @@ def _check(plan: Plan, tree: PyTree, what: str = "params") -> None:
             raise GrowthError(
                 f"{what}: {leaf.path} has shape {have}; the plan's big model has {leaf.big}",
                 params=[leaf.path],
-                mend="shrinking takes the big model's tree and gives the small one's",
+                hint="shrinking takes the big model's tree and gives the small one's",
             )
     if len(found) != len(plan.leaves):
         unknown = [path for path in found if path not in {leaf.path for leaf in plan.leaves}]
         raise GrowthError(f"{what}: the plan has no leaf {unknown[:3]}", params=unknown[:3])
 
 
-def _atoms(structures: Sequence[Any]) -> set[int]:
-    found: set[int] = set()
-    for structure in structures:
-        if structure is None or structure[0] == "fixed":
-            continue
-        found |= {structure[1]} if structure[0] == "leaf" else _atoms(structure[1:])
-    return found
+def _numbers(leaf: LeafPlan) -> set[int]:
+    return {n for axis in leaf.axes if axis for n in numbers_in(axis.structure)}
 
 
 def _scores(plan: Plan, params, score, grads, activations) -> list[np.ndarray]:
@@ -235,13 +230,13 @@ def _scores(plan: Plan, params, score, grads, activations) -> list[np.ndarray]:
                 "params, *inputs)"
             )
         result = []
-        for i, atom in enumerate(plan.atoms):
-            if i not in given or np.shape(given[i]) != (atom.big,):
+        for i, grown in enumerate(plan.grown_axes):
+            if i not in given or np.shape(given[i]) != (grown.big,):
                 found = np.shape(given[i]) if i in given else "none"
                 raise GrowthError(
-                    f"axis {i} of the plan needs {atom.big} scores, and got {found}",
-                    axis=f"{atom.small} → {atom.big}",
-                    mend="give one score a unit of the big model, or use score='gradient'",
+                    f"axis {i} of the plan needs {grown.big} scores, and got {found}",
+                    axis=f"{grown.small} → {grown.big}",
+                    hint="give one score a unit of the big model, or use score='gradient'",
                 )
             result.append(np.asarray(given[i], np.float64))
         return result
@@ -253,8 +248,8 @@ def _scores(plan: Plan, params, score, grads, activations) -> list[np.ndarray]:
         _check(plan, grads, "grads")
     leaves = named_leaves(params)
     slopes = named_leaves(grads) if score == "gradient" else {}
-    totals = [np.zeros(atom.big) for atom in plan.atoms]
-    nodes = atom_axes(plan)
+    totals = [np.zeros(grown.big) for grown in plan.grown_axes]
+    nodes = grown_nodes(plan.grown_axes)
     for leaf in plan.leaves:
         w = np.asarray(leaves[leaf.path], np.float64)
         if score == "gradient":
@@ -262,12 +257,14 @@ def _scores(plan: Plan, params, score, grads, activations) -> list[np.ndarray]:
         else:
             value = np.square(w)
             value = value / (value.mean() or 1.0)
-        for d, structure in enumerate(leaf.axes):
+        for d, axis in enumerate(leaf.axes):
+            if axis is None:
+                continue
             along = value.sum(tuple(e for e in range(w.ndim) if e != d))
             if score == "magnitude":
                 along = along * value.shape[d] / value.size
-            for a in _atoms([structure]):
-                place = coordinate(axis_from(structure, nodes), nodes[a], of_big=True)
+            for a in numbers_in(axis.structure):
+                place = coordinate(axis_from(axis.structure, nodes), nodes[a], of_big=True)
                 inside = place >= 0
                 np.add.at(totals[a], place[inside], along[inside])
     return [np.square(t) if score == "gradient" else t for t in totals]
@@ -275,18 +272,18 @@ def _scores(plan: Plan, params, score, grads, activations) -> list[np.ndarray]:
 
 def _maps(plan: Plan, kept: Sequence[np.ndarray]) -> dict[str, LeafGrowth]:
     nodes = []
-    for atom, keep in zip(plan.atoms, kept, strict=True):
-        node = Axis(atom.big, atom.small)
+    for grown, keep in zip(plan.grown_axes, kept, strict=True):
+        node = Axis(grown.big, grown.small)
         node.source = keep
         nodes.append(node)
     result = {}
     for leaf in plan.leaves:
         axes: list[AxisGrowth | None] = []
-        for structure in leaf.axes:
-            if structure is None or not _atoms([structure]):
+        for planned in leaf.axes:
+            if planned is None or not numbers_in(planned.structure):
                 axes.append(None)
                 continue
-            source = source_map(find(axis_from(structure, nodes)))
+            source = source_map(find(axis_from(planned.structure, nodes)))
             axes.append(AxisGrowth(source.astype(np.int32), *np.ones((2, len(source)))))
         if leaf.layer is not None and leaf.layer.rows:
             stay = np.array([i for i, (_, new) in enumerate(leaf.layer.rows) if not new], np.int32)
@@ -297,7 +294,7 @@ def _maps(plan: Plan, kept: Sequence[np.ndarray]) -> dict[str, LeafGrowth]:
 
 def _first_copies(plan: Plan) -> dict[str, LeafGrowth]:
     first = []
-    for node in atom_axes(plan):
+    for node in grown_nodes(plan.grown_axes):
         assert node.source is not None
         old, at = np.unique(node.source, return_index=True)
         first.append(at[old >= 0])

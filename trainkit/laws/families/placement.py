@@ -15,6 +15,7 @@ import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from trainkit._core.jaxprs import equations
 from trainkit.laws.law import Violation
 from trainkit.laws.problems.trees import bits
 from trainkit.laws.protocol import first_line, ordinary
@@ -30,18 +31,6 @@ AXES = ("batch", "data", "devices", "device", "i", "x", "dp", "replica", "replic
 
 COLLECTIVE = ("axis_index", "psum", "pmean", "pmax", "pmin", "all_gather", "all_to_all",
               "ppermute", "reduce_scatter", "psum_scatter", "pgather")  # fmt: skip
-
-
-def _primitives(jaxpr: Any) -> Iterator[tuple[str, str]]:
-    """Every primitive of a jaxpr, inner ones too, with its parameters as text."""
-    for eqn in jaxpr.eqns:
-        axis = eqn.params.get("axis_name") or eqn.params.get("axes") or ""
-        yield eqn.primitive.name, str(axis)
-        for value in eqn.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    yield from _primitives(inner)
 
 
 @contextlib.contextmanager
@@ -78,7 +67,9 @@ def no_collective(subject: Subject) -> Violation | None:
             mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False,
         )  # fmt: skip
         found = jax.make_jaxpr(inside)(grads[0], state, params)
-    for name, axis in _primitives(found.jaxpr):
+    for eqn in equations(found):
+        name = eqn.primitive.name
+        axis = str(eqn.params.get("axis_name") or eqn.params.get("axes") or "")
         if any(name.startswith(c) for c in COLLECTIVE):
             return Violation(
                 f"it uses {name} over {axis or 'an axis'} where there are devices, so that "

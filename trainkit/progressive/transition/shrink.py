@@ -18,10 +18,10 @@ import optax
 from trainkit._core.paths import named_leaves
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.reading import coordinate, source_map
-from trainkit.growth.axes.structures import atom_axes, axis_from
+from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.operators import Operator
-from trainkit.growth.plan.data import Plan
+from trainkit.growth.plan.data import LeafPlan, Plan
 from trainkit.growth.planning import plan
 from trainkit.progressive.transition.grow import grown
 from trainkit.progressive.transition.growth import Growth, Side
@@ -72,10 +72,10 @@ def shrunk(
         raise GrowthError(
             f"a stage with shrink=True takes units away, not layers: {gone} has no counterpart",
             params=[gone],
-            mend="keep the number of layers and make them narrower",
+            hint="keep the number of layers and make them narrower",
         )
     found = plan(_outputs(after), _outputs(before), _tree(after.state), _tree(before.state), batch)
-    gathers = {leaf.path: _Gather(found, leaf.axes) for leaf in found.leaves}
+    gathers = {leaf.path: _Gather(found, leaf) for leaf in found.leaves}
 
     def apply(state: TrainState) -> TrainState:
         tree = _tree(state)
@@ -93,23 +93,25 @@ def shrunk(
 
 def kept_units(found: Plan, tree: PyTree) -> list[jax.Array]:
     """For each axis of the plan the units of the larger model that stay, in order; traceable."""
-    leaves, nodes = named_leaves(tree), atom_axes(found)
-    totals = [jnp.zeros(atom.big, jnp.float32) for atom in found.atoms]
+    leaves, nodes = named_leaves(tree), grown_nodes(found.grown_axes)
+    totals = [jnp.zeros(axis.big, jnp.float32) for axis in found.grown_axes]
     for leaf in found.leaves:
         if not leaf.path.startswith("params/"):
             continue
         square = jnp.square(jnp.abs(leaves[leaf.path]).astype(jnp.float32))
         mean = square.mean()
         square = square / jnp.where(mean == 0, 1.0, mean)
-        for d, structure in enumerate(leaf.axes):
+        for d, axis in enumerate(leaf.axes):
+            if axis is None:
+                continue
             along = square.mean(tuple(e for e in range(square.ndim) if e != d))
-            for a in _atoms(structure):
-                place = coordinate(axis_from(structure, nodes), nodes[a], of_big=True)
+            for a in numbers_in(axis.structure):
+                place = coordinate(axis_from(axis.structure, nodes), nodes[a], of_big=True)
                 inside = np.flatnonzero(place >= 0)
                 totals[a] = totals[a].at[place[inside]].add(along[inside])
     return [
-        jnp.sort(jnp.argsort(-score, stable=True)[: atom.small])
-        for score, atom in zip(totals, found.atoms, strict=True)
+        jnp.sort(jnp.argsort(-score, stable=True)[: axis.small])
+        for score, axis in zip(totals, found.grown_axes, strict=True)
     ]
 
 
@@ -120,16 +122,17 @@ class _Gather:
     base[j] + Σ_a stride_a[j] · kept_a[place_a[j]].
     """
 
-    def __init__(self, found: Plan, axes: Sequence[Any]):
+    def __init__(self, found: Plan, leaf: LeafPlan):
         self._axes: list[tuple[np.ndarray, dict[int, Any]] | None] = []
-        for structure in axes:
-            atoms = _atoms(structure)
-            if not atoms:
+        for axis in leaf.axes:
+            numbers = numbers_in(axis.structure) if axis else set()
+            if axis is None or not numbers:
                 self._axes.append(None)
                 continue
+            structure = axis.structure
             base = _source(found, structure, None)
             parts = {}
-            for a in atoms:
+            for a in sorted(numbers):
                 nodes = _nodes(found, None)
                 place = coordinate(axis_from(structure, nodes), nodes[a], of_big=True)
                 parts[a] = (_source(found, structure, a) - base, np.where(place < 0, 0, place))
@@ -148,23 +151,15 @@ class _Gather:
 
 def _nodes(found: Plan, ones: int | None) -> list[Axis]:
     nodes = []
-    for a, atom in enumerate(found.atoms):
-        node = Axis(atom.big, atom.small)  # the other way round: from the larger model
-        node.source = np.full(atom.small, int(a == ones))
+    for a, axis in enumerate(found.grown_axes):
+        node = Axis(axis.big, axis.small)  # the other way round: from the larger model
+        node.source = np.full(axis.small, int(a == ones))
         nodes.append(node)
     return nodes
 
 
 def _source(found: Plan, structure: Any, ones: int | None) -> np.ndarray:
     return source_map(find(axis_from(structure, _nodes(found, ones)))).astype(np.int32)
-
-
-def _atoms(structure: Any) -> list[int]:
-    if structure is None or structure[0] == "fixed":
-        return []
-    if structure[0] == "leaf":
-        return [structure[1]]
-    return sorted({a for part in structure[1:] for a in _atoms(part)})
 
 
 def _gathered(tree: PyTree, gathers: dict[str, _Gather], kept: Sequence[jax.Array]) -> PyTree:
@@ -186,9 +181,13 @@ def _like_parameters(tx: optax.GradientTransformation, state: TrainState) -> boo
 
 def _text(found: Plan) -> str:
     lines = ["Units are dropped, the smallest first (Σ w², each leaf relative to its mean):"]
-    for a, atom in enumerate(found.atoms):
-        users = [leaf.path for leaf in found.leaves if any(a in _atoms(s) for s in leaf.axes)]
-        lines.append(f"{atom.big} → {atom.small}: {', '.join(users)}")
+    used = {
+        leaf.path: {n for axis in leaf.axes if axis for n in numbers_in(axis.structure)}
+        for leaf in found.leaves
+    }
+    for n, axis in enumerate(found.grown_axes):
+        users = [path for path, numbers in used.items() if n in numbers]
+        lines.append(f"{axis.big} → {axis.small}: {', '.join(users)}")
     return "\n".join(lines)
 
 

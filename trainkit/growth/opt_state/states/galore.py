@@ -26,7 +26,7 @@ from trainkit.growth.errors import GrowthError
 from trainkit.growth.opt_state.directions import Down, Way
 from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth
 
-MEND = "grow with reset=True: projections are recomputed at the next refresh anyway"
+HINT = "grow with reset=True: projections are recomputed at the next refresh anyway"
 
 
 class _Side(NamedTuple):
@@ -53,7 +53,7 @@ def change(
         here = f"{where}: slot of {leaf!r}"
         come, how = way.source(leaf), way.how(leaf)
         if come.leaf is None or come.new:
-            raise GrowthError(f"{here}: GaLore has no directions for a new leaf", mend=MEND)
+            raise GrowthError(f"{here}: GaLore has no directions for a new leaf", hint=HINT)
         p = held[come.leaf]
         if how is None or not p.size:
             out[leaf] = p
@@ -67,7 +67,7 @@ def change(
             raise GrowthError(
                 f"{here}: GaLore projects the longer side of a matrix, which is the other one at "
                 f"{way.after(leaf)} than at {way.before(leaf)}",
-                mend=MEND,
+                hint=HINT,
             )
         size = way.small(leaf)[small.axis]
         factor = _isometry(how.axes[small.axis], size, here)
@@ -92,7 +92,7 @@ def _side(shape: tuple[int, ...], projector: tuple[int, ...], here: str) -> _Sid
         raise GrowthError(
             f"{here}: a leaf of shape {shape} is projected as a matrix, and the state does not say "
             "as which",
-            mend=MEND,
+            hint=HINT,
         )
     return _Side(0 if shape[0] >= shape[1] else 1, projector[1])
 
@@ -107,7 +107,7 @@ def _isometry(along: AxisGrowth | None, n: int, here: str) -> float:
         raise GrowthError(
             f"{here}: GaLore's directions stay orthogonal only where all units of the side that it "
             "projects have equally many copies, evenly shared",
-            mend=f'grow to a multiple with symmetry="even", or {MEND}',
+            hint=f'grow to a multiple with symmetry="even", or {HINT}',
         )
     return float(np.sqrt(squares[0]))
 

@@ -45,7 +45,7 @@ def change(
                 raise GrowthError(
                     f"{here}: axis {a} is rotated before growth or after it, but not both (an axis "
                     "of size 1, or one that passes max_precond_dim)",
-                    mend="grow with reset=True, or raise max_precond_dim",
+                    hint="grow with reset=True, or raise max_precond_dim",
                 )
         growth = way.how(leaf)
         way.check(leaf, values[0], here)

@@ -2,147 +2,132 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from trainkit.growth.analysis.indices import Match, leaf_of, moved, refuse
-from trainkit.growth.analysis.joint_program import Joint, Rule, Value
-from trainkit.growth.analysis.scales import Flow
+from trainkit.growth.analysis.joint_program import EquationPair, Rule
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.values import Match, Value, leaf_of
 from trainkit.growth.axes.axis import find
 from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.ir.primitives import zero_result
 from trainkit.growth.rules import elementwise
+from trainkit.growth.rules.top_k.operands import moved, refuse
 
 
-def _plain(joint: Joint) -> Rule:
-    return joint.analysis.rules[joint.name]
+def _plain(pair: EquationPair) -> Rule:
+    return pair.analysis.rules[pair.name]
 
 
-def _match(joint: Joint) -> Match:
+def _match(pair: EquationPair) -> Match:
     """What the operands' matches have in common; there are no two different ones."""
-    found = [v.choice for v in joint.ins if isinstance(v.choice, Match)]
+    found = [v.choice for v in pair.ins if isinstance(v.choice, Match)]
     if len({(m.dims, find(m.axes[0]), find(m.axes[1])) for m in found}) != 1:
-        refuse(joint)
+        refuse(pair)
     return found[0]
 
 
-def plain_flow(flow: Flow, joint: Joint) -> None:
+def plain_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     """Where copies match all is as ever."""
-    _plain(joint).flow(flow, joint)
+    _plain(pair).scales(scales, pair)
 
 
-def move_axes(joint: Joint) -> None:
-    match = _match(joint)
-    _plain(joint).axes(joint)
-    one, other = (moved(joint, d, a) for d, a in zip(match.dims, match.axes, strict=True))
-    joint.outs[0].choice = match._replace(dims=(one, other))
+def move_axes(pair: EquationPair) -> None:
+    match = _match(pair)
+    _plain(pair).axes(pair)
+    one, other = (moved(pair, d, a) for d, a in zip(match.dims, match.axes, strict=True))
+    pair.outs[0].choice = match._replace(dims=(one, other))
 
 
-def slice_axes(joint: Joint) -> None:
-    match, x = _match(joint), joint.ins[0]
-    _plain(joint).axes(joint)
-    if any(find(joint.outs[0].axes[d]) is not find(x.axes[d]) for d in match.dims):
-        refuse(joint)
-    joint.outs[0].choice = match
+def slice_axes(pair: EquationPair) -> None:
+    match, x = _match(pair), pair.ins[0]
+    _plain(pair).axes(pair)
+    if any(find(pair.outs[0].axes[d]) is not find(x.axes[d]) for d in match.dims):
+        refuse(pair)
+    pair.outs[0].choice = match
 
 
-def elementwise_axes(joint: Joint) -> None:
-    match = _match(joint)
-    _plain(joint).axes(joint)
-    same = joint.name in ("convert_element_type", "stop_gradient", "copy", "and", "or")
-    counts = same and all(isinstance(v.choice, Match) and v.choice.counts for v in joint.ins)
-    joint.outs[0].choice = match._replace(tight=_stays_zero(joint), counts=counts)
+def elementwise_axes(pair: EquationPair) -> None:
+    match = _match(pair)
+    _plain(pair).axes(pair)
+    same = pair.name in ("convert_element_type", "stop_gradient", "copy", "and", "or")
+    counts = same and all(isinstance(v.choice, Match) and v.choice.counts for v in pair.ins)
+    pair.outs[0].choice = match._replace(tight=_stays_zero(pair), counts=counts)
 
 
-_KEEPS_ZERO = {
-    *elementwise.KEEPS_ZERO, *elementwise.LINEAR, "stop_gradient", "abs", "sqrt", "square", "cbrt",
-    "sign", "add", "add_any", "sub", "max", "min", "or", "xor", "ne", "lt", "gt",
-}  # fmt: skip
-
-
-def _stays_zero(joint: Joint) -> bool:
+def _stays_zero(pair: EquationPair) -> bool:
     """Whether a result is 0 where its operands' copies do not match."""
-    zero = [v.choice.tight if isinstance(v.choice, Match) else _is_zero(v) for v in joint.ins]
-    if joint.name in ("mul", "and"):
-        return any(zero)
-    if joint.name == "div":
-        return zero[0]
-    if joint.name == "select_n":
-        return all(zero[1:]) or (zero[0] and zero[1])
-    if joint.name == "integer_pow":
-        return zero[0] and joint.params["y"] > 0
-    return joint.name in _KEEPS_ZERO and all(zero)
+    zero = [v.choice.tight if isinstance(v.choice, Match) else _is_zero(v) for v in pair.ins]
+    picks_zero = pair.name == "select_n" and zero[0] and zero[1]  # where no copies match: the first
+    return picks_zero or zero_result(pair, zero)
 
 
 def _is_zero(v: Value) -> bool:
-    return v.const is not None and all(
-        c.uniform is not None and not np.any(c.uniform) for c in v.const
-    )
+    return v.const is not None and all(c.is_zero for c in v.const)
 
 
-def _keep(joint: Joint, match: Match, kept: dict[int, int]) -> None:
+def _keep(pair: EquationPair, match: Match, kept: dict[int, int]) -> None:
     """The match of a result that has some of the dimensions; one that lost one has plain copies."""
     found = [kept[d] for d in match.dims if d in kept]
     if len(found) == 2:
-        joint.outs[0].choice = match._replace(dims=(found[0], found[1]), counts=False)
+        pair.outs[0].choice = match._replace(dims=(found[0], found[1]), counts=False)
     elif not match.tight:
-        refuse(joint)
+        refuse(pair)
 
 
-def reduce_axes(joint: Joint) -> None:
-    """A sum over one of the two axes has one term for each that there was; see `nest`."""
-    match, gone = _match(joint), joint.params["axes"]
+def reduce_axes(pair: EquationPair) -> None:
+    """A sum over one of the two axes has one term for each that there was; see `contract`."""
+    match, gone = _match(pair), pair.params["axes"]
     lost = sum(d in gone for d in match.dims)
-    if joint.name != "reduce_sum" and (lost != 1 or not match.counts):
-        refuse(joint)
-    _plain(joint).axes(joint)
-    kept = [d for d in range(len(joint.ins[0].axes)) if d not in gone]
-    _keep(joint, match, {d: o for o, d in enumerate(kept)})
+    if pair.name != "reduce_sum" and (lost != 1 or not match.counts):
+        refuse(pair)
+    _plain(pair).axes(pair)
+    kept = [d for d in range(len(pair.ins[0].axes)) if d not in gone]
+    _keep(pair, match, {d: o for o, d in enumerate(kept)})
 
 
-def dot_axes(joint: Joint) -> None:
-    match = _match(joint)
-    (i, *more) = [i for i, v in enumerate(joint.ins) if v.choice is not None]
+def dot_axes(pair: EquationPair) -> None:
+    match = _match(pair)
+    (i, *more) = [i for i, v in enumerate(pair.ins) if v.choice is not None]
     if more:
-        refuse(joint)
-    _plain(joint).axes(joint)
-    contract, batch = (both[i] for both in joint.params["dimension_numbers"])
-    free = [d for d in range(len(joint.ins[i].axes)) if d not in (*contract, *batch)]
-    first = len(joint.outs[0].axes) - len(free) if i else len(batch)
+        refuse(pair)
+    _plain(pair).axes(pair)
+    contract, batch = (both[i] for both in pair.params["dimension_numbers"])
+    free = [d for d in range(len(pair.ins[i].axes)) if d not in (*contract, *batch)]
+    first = len(pair.outs[0].axes) - len(free) if i else len(batch)
     places = {d: o for o, d in enumerate(batch)} | {d: first + o for o, d in enumerate(free)}
-    _keep(joint, match, places)
+    _keep(pair, match, places)
 
 
-def cumulative_axes(joint: Joint) -> None:
+def cumulative_axes(pair: EquationPair) -> None:
     """A count along one of the axes: the same as before where copies match, anything elsewhere."""
-    match, d = _match(joint), joint.params["axis"]
+    match, d = _match(pair), pair.params["axis"]
     if d not in match.dims:
-        _plain(joint).axes(joint)
-        joint.outs[0].choice = match._replace(counts=False)
+        _plain(pair).axes(pair)
+        pair.outs[0].choice = match._replace(counts=False)
         return
-    joint.same_told()
-    axis = joint.ins[0].axes[d]
+    pair.check_same_params()
+    axis = pair.ins[0].axes[d]
     if not match.tight or grown_leaves(axis) != [leaf_of(match.axes[match.dims.index(d)])]:
-        refuse(joint)
-    joint.new_out(0, joint.ins[0].axes)
-    joint.outs[0].choice = match._replace(tight=False, counts=False)
+        refuse(pair)
+    pair.new_out(0, pair.ins[0].axes)
+    pair.outs[0].choice = match._replace(tight=False, counts=False)
 
 
-def cumulative_flow(flow: Flow, joint: Joint) -> None:
-    x, d = joint.ins[0], joint.params["axis"]
-    if d not in _match(joint).dims:
-        return plain_flow(flow, joint)
-    flow.uniform(joint, x, d)
-    flow.carries_nothing(x)
-    return flow.elementwise(joint, [x], joint.outs[0], [1.0])
+def cumulative_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    x, d = pair.ins[0], pair.params["axis"]
+    if d not in _match(pair).dims:
+        return plain_scales(scales, pair)
+    scales.uniform(pair, x, d)
+    scales.pin_exponents(x)
+    return scales.elementwise(pair, [x], pair.outs[0], [1.0])
 
 
 RULES: dict[str, Rule] = {
-    **{name: Rule(elementwise_axes, plain_flow) for name in elementwise.RULES},
+    **{name: Rule(elementwise_axes, plain_scales) for name in elementwise.RULES},
     **{
-        name: Rule(move_axes, plain_flow)
-        for name in ("transpose", "broadcast_in_dim", "squeeze", "expand_dims", "reshape")
+        name: Rule(move_axes, plain_scales)
+        for name in ("transpose", "broadcast_in_dim", "squeeze", "reshape")
     },
-    **{name: Rule(reduce_axes, plain_flow) for name in ("reduce_sum", "reduce_or", "reduce_max")},
-    "slice": Rule(slice_axes, plain_flow),
-    "dot_general": Rule(dot_axes, plain_flow),
-    "cumsum": Rule(cumulative_axes, cumulative_flow),
+    **{name: Rule(reduce_axes, plain_scales) for name in ("reduce_sum", "reduce_or", "reduce_max")},
+    "slice": Rule(slice_axes, plain_scales),
+    "dot_general": Rule(dot_axes, plain_scales),
+    "cumsum": Rule(cumulative_axes, cumulative_scales),
 }

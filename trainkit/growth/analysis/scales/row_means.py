@@ -15,25 +15,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trainkit.growth.analysis import padding
-from trainkit.growth.analysis.joint_program import Joint, Value
-from trainkit.growth.analysis.padding import Condition
+from trainkit.growth.analysis.joint_program import EquationPair, JointProgram
+from trainkit.growth.analysis.scales import padding
+from trainkit.growth.analysis.scales.padding import Condition
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.ir.dataflow import Facts, Lattice
+from trainkit.growth.ir.primitives import NONE, traits
 
 Means = dict[tuple[int, int], Condition]
-Makers = Mapping[int, Joint]
-
-# Moves that are linear, and keep every place's units together.
-MOVES = {
-    "reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice", "split", "pad",
-    "concatenate", "stack", "tile", "gather", "dynamic_slice", "rev", "scan", "reduce_window_sum",
-    "cumsum",
-}  # fmt: skip
-_PASSED = {"convert_element_type", "stop_gradient"}
-_ELEMENTWISE = {
-    *_PASSED, "mul", "add", "sub", "div", "neg", "max", "min", "exp", "logistic", "tanh", "sqrt",
-    "rsqrt", "square", "select_n", "and", "or", "not", "lt", "gt", "le", "ge", "eq", "ne",
-}  # fmt: skip
+Producers = Mapping[int, EquationPair]
+Constants = Facts[frozenset[int]]
 
 
 def keys(value: Value, rows: frozenset[int]) -> list[tuple[int, int]]:
@@ -42,91 +34,124 @@ def keys(value: Value, rows: frozenset[int]) -> list[tuple[int, int]]:
     return [key for key in found if key[1] in rows]
 
 
-def constant_along(makers: Makers, value: Value, d: int, depth: int = 8) -> bool:
+def moves_linearly(pair: EquationPair) -> bool:
+    """Whether results are linear in what is moved, with every place's units together."""
+    return pair.name == "scan" or traits(pair).linear != NONE
+
+
+def constants(joint: JointProgram) -> Constants:
+    """The dimensions along which values are the same for all units, in both programs."""
+    return joint.facts(_CONSTANT, [frozenset[int]()] * len(joint.values))
+
+
+def constant_along(facts: Constants, value: Value, d: int) -> bool:
     """Whether a value is the same for all units along dimension d, in both programs."""
-    if not value.axes or (value.small[d], value.big[d]) == (1, 1):
-        return True
-    if value.const is not None:
-        return all(c.uniform is not None for c in value.const)
-    joint = makers.get(id(value))
-    if joint is None or not depth:
-        return False
-    if joint.name == "broadcast_in_dim":
-        dims = joint.params["broadcast_dimensions"]
-        return d not in dims or constant_along(makers, joint.ins[0], dims.index(d), depth - 1)
-    return joint.name in _ELEMENTWISE and all(
-        constant_along(makers, v, d, depth - 1) for v in joint.ins
-    )
+    return _is_constant(value, facts.of(value), d)
 
 
-def of_sum(makers: Makers, operands: Sequence[Value], out: Value, rows: frozenset[int]) -> Means:
+def _is_constant(value: Value, dims: frozenset[int], d: int) -> bool:
+    return not value.axes or _sizes(value, d) == (1, 1) or d in dims
+
+
+def _constant(v: Value) -> frozenset[int] | None:
+    if v.const is None:
+        return None
+    uniform = all(c.uniform is not None for c in v.const)
+    return frozenset(range(len(v.axes)) if uniform else ())
+
+
+def _transfer(pair: EquationPair, facts: list[frozenset[int]]) -> frozenset[int]:
+    rank = len(pair.outs[0].axes)
+    if pair.name == "broadcast_in_dim":
+        dims, (x,), (known,) = pair.params["broadcast_dimensions"], pair.ins, facts
+        varying = {o for d, o in enumerate(dims) if not _is_constant(x, known, d)}
+        return frozenset(range(rank)) - varying
+    if not traits(pair).elementwise:
+        return frozenset()
+    operands = list(zip(pair.ins, facts, strict=True))
+    return frozenset(d for d in range(rank) if all(_is_constant(*x, d) for x in operands))
+
+
+_CONSTANT: Lattice[frozenset[int]] = Lattice(
+    top=frozenset(),
+    join=lambda a, b: a & b,
+    constant=_constant,
+    transfer=_transfer,
+    row=lambda dims: frozenset(d - 1 for d in dims if d),
+    stacked=lambda dims: frozenset(d + 1 for d in dims),
+)
+
+
+def of_sum(
+    constants: Constants, operands: Sequence[Value], out: Value, rows: frozenset[int]
+) -> Means:
     """The means of a sum (or of a choice that does not vary along the axis)."""
 
     def one(v: Value, d: int, uid: int) -> Condition | None:
-        return padding.ALWAYS if constant_along(makers, v, d) else v.means.get((d, uid))
+        return padding.ALWAYS if constant_along(constants, v, d) else v.means.get((d, uid))
 
     found = {key: padding.both(one(v, *key) for v in operands) for key in keys(out, rows)}
     return {key: c for key, c in found.items() if c is not None}
 
 
 def of_product(
-    makers: Makers, operands: Sequence[Value], out: Value, rows: frozenset[int]
+    constants: Constants, operands: Sequence[Value], out: Value, rows: frozenset[int]
 ) -> Means:
     """The means of a product of which one factor, the first, may vary along the axis."""
     result: Means = {}
     for d, uid in keys(out, rows):
-        varying = [v for v in operands if not constant_along(makers, v, d)]
+        varying = [v for v in operands if not constant_along(constants, v, d)]
         if len(varying) == 1 and (d, uid) in varying[0].means:
             result[d, uid] = varying[0].means[d, uid]
     return result
 
 
-def taken_away(makers: Makers, joint: Joint, rows: frozenset[int]) -> Means:
+def taken_away(producers: Producers, pair: EquationPair, rows: frozenset[int]) -> Means:
     """Where an equation x − mean(x) leaves 0 in new units, and when."""
-    x, mean = joint.ins
+    x, mean = pair.ins
     return {
         (d, uid): x.means[d, uid]
         for d, uid in keys(x, rows)
-        if (d, uid) in x.means and _is_mean(makers, mean, x, d)
+        if (d, uid) in x.means and _is_mean(producers, mean, x, d)
     }
 
 
-def _is_mean(makers: Makers, value: Value, x: Value, d: int) -> bool:
+def _is_mean(producers: Producers, value: Value, x: Value, d: int) -> bool:
     """Whether a value is the mean of x along dimension d, next to x's other dimensions."""
     if len(value.axes) != len(x.axes):
         return False
     place: list[int | None] = list(range(len(x.axes)))  # where x's dimensions are in `value`
     divided = False
-    while (joint := makers.get(id(value))) is not None:
-        first = joint.ins[0]
-        if joint.name == "broadcast_in_dim":
-            dims = joint.params["broadcast_dimensions"]
+    while (pair := producers.get(id(value))) is not None:
+        first = pair.ins[0]
+        if pair.name == "broadcast_in_dim":
+            dims = pair.params["broadcast_dimensions"]
             kept = [_sizes(first, i) == _sizes(value, o) for i, o in enumerate(dims)]
             place = [dims.index(p) if p in dims and kept[dims.index(p)] else None for p in place]
-        elif joint.name in ("reshape", "squeeze", "expand_dims"):
+        elif pair.name in ("reshape", "squeeze"):
             old, new = ([i for i in range(len(v.axes)) if _sizes(v, i) != (1, 1)]
                         for v in (first, value))  # fmt: skip
             if [_sizes(first, i) for i in old] != [_sizes(value, o) for o in new]:
                 return False
             moved = dict(zip(new, old, strict=True))
             place = [moved.get(p) if p is not None else None for p in place]
-        elif joint.name in ("div", "mul") and not divided:
-            if not _divides_by(joint, find(x.axes[d])):
+        elif pair.name in ("div", "mul") and not divided:
+            if not _divides_by(pair, find(x.axes[d])):
                 return False
             divided = True
-        elif joint.name == "reduce_sum":
-            kept_dims = [e for e in range(len(first.axes)) if e not in joint.params["axes"]]
+        elif pair.name == "reduce_sum":
+            kept_dims = [e for e in range(len(first.axes)) if e not in pair.params["axes"]]
             return (
                 divided
-                and tuple(joint.params["axes"]) == (d,)
-                and _plain(makers, first) is _plain(makers, x)
+                and tuple(pair.params["axes"]) == (d,)
+                and _plain(producers, first) is _plain(producers, x)
                 and all(
                     _sizes(x, e) == (1, 1) or (p is not None and kept_dims[p] == e)
                     for e, p in enumerate(place)
                     if e != d
                 )
             )
-        elif joint.name not in _PASSED:
+        elif not traits(pair).same:
             return False
         value = first
     return False
@@ -136,23 +161,23 @@ def _sizes(value: Value, d: int) -> tuple[int, int]:
     return value.small[d], value.big[d]
 
 
-def _plain(makers: Makers, value: Value) -> Value:
+def _plain(producers: Producers, value: Value) -> Value:
     """A value before it was converted or copied."""
-    while (joint := makers.get(id(value))) is not None and joint.name in _PASSED:
-        value = joint.ins[0]
+    while (pair := producers.get(id(value))) is not None and traits(pair).same:
+        value = pair.ins[0]
     return value
 
 
-def _divides_by(joint: Joint, axis: Axis) -> bool:
+def _divides_by(pair: EquationPair, axis: Axis) -> bool:
     """Whether an equation divides its first operand by the size of the axis, in both programs."""
-    const = joint.ins[1].const
+    const = pair.ins[1].const
     if const is None:
         return False
     for c, n in zip(const, (axis.small, axis.big), strict=True):
         if c.uniform is None:
             return False
         value = float(c.uniform)
-        size = value if joint.name == "div" else 1.0 / value if value else 0.0
+        size = value if pair.name == "div" else 1.0 / value if value else 0.0
         if not np.isclose(size, n, rtol=1e-2 / n, atol=0.0):
             return False
     return True

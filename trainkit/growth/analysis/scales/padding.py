@@ -4,7 +4,7 @@ Whether a value is 0 in its new units follows from parameters being 0 there: a p
 one factor is, a sum where all terms are. Likewise whether it holds the mean of the old ones there
 (see `rowmeans`). A condition is a set of clauses; it holds when every parameter of one clause is
 what the clause says. What sums over such units needs its condition to hold; the parameters that no
-chosen clause names are drawn afresh, so that gradients flow to those that are 0. (Were both sides
+chosen clause names are drawn afresh, so that gradients pass to those that are 0. (Were both sides
 0, neither would ever move.)
 """
 
@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from trainkit.growth.analysis.joint_program import Joint
+from trainkit.growth.analysis.joint_program import EquationPair
 from trainkit.growth.axes.axis import Axis
+from trainkit.growth.errors import Conflict
 
 ZERO, MEAN = 0, 1  # what new units hold
 # (parameter, its dimension, uid of the axis leaf, what its new units hold)
@@ -30,12 +31,12 @@ class Need(NamedTuple):
 
     Attributes:
       readers: the parameters that read the axis themselves.
-      joint, axes: the equation that needs it, and the axes it is about.
+      pair, axes: the equation that needs it, and the axes it is about.
     """
 
     condition: Condition
     readers: Collection[int]
-    joint: Joint
+    pair: EquationPair
     axes: Sequence[Axis]
 
 
@@ -72,14 +73,14 @@ def _smallest(clauses: list[frozenset[Place]]) -> Condition:
     return frozenset(kept)
 
 
-def choose(needs: Iterable[Need]) -> set[Place]:
+def choose(needs: Iterable[Need]) -> set[Place] | Conflict:
     """What places must hold so that every need is met; few of them.
 
     Rather 0 in the parameters that read an axis than in what they read, where 0 may be a point
     without a slope. A normalised row mean is 0 with a slope: there rather in what is read.
 
-    Raises:
-      GrowthError: two needs contradict each other.
+    Returns:
+      The places, or the conflict of two needs that contradict each other.
     """
     chosen: set[Place] = set()
     for need in sorted(needs, key=lambda need: len(need.condition)):
@@ -94,10 +95,12 @@ def choose(needs: Iterable[Need]) -> set[Place]:
             if _together(clause, chosen)
         ]
         if not costs:
-            need.joint.fail(
+            return need.pair.analysis.conflict(
                 "new units would have to be 0 here, and the mean of the old ones elsewhere",
-                axes=need.axes,
-                mend="grow this axis to a multiple",
+                "padding",
+                need.axes,
+                need.pair,
+                hint="grow this axis to a multiple",
             )
         chosen |= set(min(costs)[3])
     return chosen

@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainkit.growth.analysis import padding as conditions
-from trainkit.growth.analysis import row_means
-from trainkit.growth.analysis.joint_program import Joint, Value
-from trainkit.growth.analysis.padding import ALWAYS, Condition
-from trainkit.growth.analysis.scales import Flow, mend_of
+from trainkit.growth.analysis.joint_program import EquationPair
+from trainkit.growth.analysis.scales import padding as conditions
+from trainkit.growth.analysis.scales import row_means
+from trainkit.growth.analysis.scales.padding import ALWAYS, Condition
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.scales.requirements import hint_of
+from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import ZERO, Expr
 
@@ -34,35 +36,41 @@ class Group(NamedTuple):
 
 
 def move(
-    flow: Flow,
-    joint: Joint,
+    scales: ScalePropagation,
+    pair: EquationPair,
     out: Value,
     pieces: Sequence[tuple[Value, Sequence[Group]]],
-    filler: Expr | Literal[False] | None = False,
+    filled: Value | None = None,
 ) -> None:
-    """out's elements are the operands', moved. `filler` is the scale of what is from nowhere
-    (`False`: there is no such place, or another piece has it)."""
-    shape = flow.blocks(out)
+    """out's elements are the operands', moved. `filled` is the number that is put where nothing
+    comes from (`None`: there is no such place, or another piece has it)."""
+    shape = scales.blocks(out)
+    filler = False if filled is None else scales.read(filled).scale[()]
+    # A number that is put somewhere is put in the new units of other axes too.
+    numbers = filled is not None and not scales.is_zero(filled)
+    numbers = numbers and any(_has_holes(g) for _, groups in pieces for g in groups)
     out.scale = np.full(shape, None, object)
-    out.carries = {}
+    out.exponents = {}
     out.zeros = {}
-    for d, uid in flow.hollow(out):
+    for d, uid in [] if numbers else scales.padding(out):
         every = conditions.both(
-            _zero_moved(flow, src, out, groups, d, uid) for src, groups in pieces
+            _zero_moved(scales, src, out, groups, d, uid) for src, groups in pieces
         )
         if every is not None:
             out.zeros[d, uid] = every
-    if joint.name in row_means.MOVES:
+    if row_means.moves_linearly(pair):
         out.means = {
             (d, uid): means
-            for d, uid in row_means.keys(out, flow.rows)
-            if (means := conditions.both(_means_moved(flow, *p, out, d, uid) for p in pieces))
+            for d, uid in row_means.keys(out, scales.rows)
+            if (means := conditions.both(_means_moved(scales, *p, out, d, uid) for p in pieces))
             is not None
         }
     seen: dict[tuple[int, int, int], Expr] = {}
     for src, groups in pieces:
-        flow.read(src)
-        ways = [_ways(flow, joint, src, out, g) for g in groups]
+        scales.read(src)
+        if numbers and filler is not None:
+            scales.pin_exponents(src)  # the number has no share of any axis
+        ways = [_ways(scales, pair, src, out, g) for g in groups]
         silent = all(e is None for e in src.scale.flat)
         for block in np.ndindex(shape):
             choices, holes = [], False
@@ -75,24 +83,30 @@ def move(
                 for g, labels_of in zip(groups, combo, strict=True):
                     for d, label in zip(g.src, labels_of, strict=True):
                         at[d] = label
-                out.scale[block] = flow.same_scale(joint, out.scale[block], src.scale[tuple(at)])
+                out.scale[block] = scales.same_scale(pair, out.scale[block], src.scale[tuple(at)])
             if holes and filler is not False:
-                out.scale[block] = flow.same_scale(joint, out.scale[block], filler)
+                out.scale[block] = scales.same_scale(pair, out.scale[block], filler)
                 if filler is not None:
                     silent = False
         if silent:
             continue
         for g, way in zip(groups, ways, strict=True):
-            _move_splits(flow, src, out, g, way, seen, filler)
-    out.carries = {key: expr for key, expr in seen.items() if expr}
+            _move_splits(scales, src, out, g, way, seen)
+    out.exponents = {key: expr for key, expr in seen.items() if expr}
 
 
-def _zero_moved(flow: Flow, src: Value, out: Value, groups, d: int, uid: int) -> Condition | None:
+def _has_holes(group: Group) -> bool:
+    return any(isinstance(m, np.ndarray) and bool((m < 0).any()) for m in (group.small, group.big))
+
+
+def _zero_moved(
+    scales: ScalePropagation, src: Value, out: Value, groups, d: int, uid: int
+) -> Condition | None:
     """When what an operand brings to the new units of a leaf of the result is 0."""
-    if flow.is_zero(flow.read(src)):
+    if scales.is_zero(scales.read(src)):
         return ALWAYS
     (group,) = [g for g in groups if d in g.out]
-    found = [key for key in flow.hollow(src) if key[0] in group.src and key[1] == uid]
+    found = [key for key in scales.padding(src) if key[0] in group.src and key[1] == uid]
     if not found:
         # The operand brings nothing there, or the same to every unit.
         missing = isinstance(group.small, np.ndarray) and bool((group.small < 0).any())
@@ -100,11 +114,13 @@ def _zero_moved(flow: Flow, src: Value, out: Value, groups, d: int, uid: int) ->
     return conditions.both(src.zeros.get(key) for key in found)
 
 
-def _means_moved(flow: Flow, src: Value, groups, out: Value, d: int, uid: int) -> Condition | None:
+def _means_moved(
+    scales: ScalePropagation, src: Value, groups, out: Value, d: int, uid: int
+) -> Condition | None:
     """When the new units of what an operand brings hold the mean of its old ones."""
     (group,) = [g for g in groups if d in g.out]
     dims = [e for e in group.src if (src.small[e], src.big[e]) != (1, 1)]
-    if not dims or (len(dims) == 1 and row_means.constant_along(flow.makers, src, dims[0])):
+    if not dims or (len(dims) == 1 and row_means.constant_along(scales.constants, src, dims[0])):
         return ALWAYS
     only = [o for o in group.out if (out.small[o], out.big[o]) != (1, 1)] == [d]
     in_order = group.big is None and (
@@ -116,43 +132,41 @@ def _means_moved(flow: Flow, src: Value, groups, out: Value, d: int, uid: int) -
     return src.means.get((dims[0], uid)) if same else None
 
 
-def _move_splits(flow: Flow, src, out, g: Group, way, seen, filler) -> None:
-    for out_labels, (found, hole) in way.items():
+def _move_splits(scales: ScalePropagation, src, out, g: Group, way, seen) -> None:
+    for out_labels, (found, _) in way.items():
         for d, label in zip(g.out, out_labels, strict=True):
-            cell = flow.labels(out.axes[d])[1][label]
+            cell = scales.labels(out.axes[d])[1][label]
             for leaf in dict.fromkeys(cell):
                 key = (d, label, leaf.uid)
                 for src_labels in found:
                     places = [
                         (ds, ls)
                         for ds, ls in zip(g.src, src_labels, strict=True)
-                        if leaf in flow.labels(src.axes[ds])[1][ls]
+                        if leaf in scales.labels(src.axes[ds])[1][ls]
                     ]
-                    exprs = [src.carries.get((*p, leaf.uid), ZERO) for p in places]
+                    exprs = [src.exponents.get((*p, leaf.uid), ZERO) for p in places]
                     if len(places) != 1 or cell.count(leaf) > 1:
                         for expr in exprs:  # a leaf met twice, or a fresh copy of the axis
-                            flow.splits.require_zero(expr)
+                            scales.splits.require_zero(expr)
                         exprs = [ZERO]
-                    if hole and filler not in (False, None):
-                        flow.splits.require_zero(exprs[0])
                     if key in seen:
-                        flow.same_split(seen[key], exprs[0])
+                        scales.same_exponent(seen[key], exprs[0])
                     else:
                         seen[key] = exprs[0]
 
 
-def _ways(flow: Flow, joint: Joint, src: Value, out: Value, g: Group) -> dict:
+def _ways(scales: ScalePropagation, pair: EquationPair, src: Value, out: Value, g: Group) -> dict:
     """For each combination of labels of the result the operand's that it comes from."""
     src_axes = [find(src.axes[d]) for d in g.src]
     out_axes = [find(out.axes[d]) for d in g.out]
-    src_labels, out_labels = _flat(flow, src_axes), _flat(flow, out_axes)
+    src_labels, out_labels = _flat(scales, src_axes), _flat(scales, out_axes)
     if isinstance(g.small, str):
         if any(not a.fixed for a in (*src_axes, *out_axes)):
-            joint.fail("an axis that grows is read at places that are not known", axes=src_axes)
+            pair.fail("an axis that grows is read at places that are not known", axes=src_axes)
         every = [tuple(r) for r in np.unique(src_labels, axis=0)]
         return {tuple(r): (every, False) for r in np.unique(out_labels, axis=0)}
     if g.small is None and len(src_axes) == len(out_axes) == 1 and src_axes[0] is out_axes[0]:
-        n = len(flow.labels(src_axes[0])[1])
+        n = len(scales.labels(src_axes[0])[1])
         return {(c,): ([(c,)], False) for c in range(n)}
     grows = any(not a.fixed for a in (*src_axes, *out_axes))
     if not grows and src_labels.max(initial=0) == 0 == out_labels.max(initial=0):
@@ -162,7 +176,7 @@ def _ways(flow: Flow, joint: Joint, src: Value, out: Value, g: Group) -> dict:
         return {(0,) * len(out_axes): ([only] if some else [], hole)}
     small = np.arange(len(out_labels)) if g.small is None else np.asarray(g.small)
     if grows:
-        _check_move(flow, joint, src_axes, out_axes, small, g)
+        _check_move(scales, pair, src_axes, out_axes, small, g)
     result: dict[tuple, tuple[list, bool]] = {}
     if not len(src_labels):  # an operand without elements has nothing to give
         src_labels = np.zeros((1, len(src_axes)), np.int64)
@@ -186,9 +200,11 @@ def _ways(flow: Flow, joint: Joint, src: Value, out: Value, g: Group) -> dict:
     return result
 
 
-def _check_move(flow: Flow, joint, src_axes, out_axes, small: np.ndarray, g: Group) -> None:
+def _check_move(
+    scales: ScalePropagation, pair, src_axes, out_axes, small: np.ndarray, g: Group
+) -> None:
     """Proves that moving and duplicating commute: π(src[big]) = src[small][π(out)]."""
-    src_map, out_map = _flat_source(flow, src_axes), _flat_source(flow, out_axes)
+    src_map, out_map = _flat_source(scales, src_axes), _flat_source(scales, out_axes)
     big = np.arange(len(out_map)) if g.big is None else np.asarray(g.big)
     inside = big >= 0
     alive = out_map >= 0
@@ -199,29 +215,29 @@ def _check_move(flow: Flow, joint, src_axes, out_axes, small: np.ndarray, g: Gro
     if all(a.fixed for a in src_axes) and (small >= 0).all():
         ok |= ~alive  # a broadcast: new units hold what all others do
     if not ok.all():
-        joint.fail(
-            f"`{joint.name}` does not move copies onto copies of the same units",
+        pair.fail(
+            f"`{pair.name}` does not move copies onto copies of the same units",
             axes=[*src_axes, *out_axes],
-            mend=mend_of(joint),
+            hint=hint_of(pair),
         )
 
 
-def _flat(flow: Flow, axes: Sequence[Axis]) -> np.ndarray:
+def _flat(scales: ScalePropagation, axes: Sequence[Axis]) -> np.ndarray:
     """Labels of each place of a group of axes: int[places, axes]."""
     total = math.prod(a.small for a in axes)
     out = np.empty((total, len(axes)), np.int64)
     every, each = 1, total
     for i, a in enumerate(axes):
         each //= max(a.small, 1)
-        out[:, i] = np.tile(np.repeat(flow.labels(a)[0], each), every)
+        out[:, i] = np.tile(np.repeat(scales.labels(a)[0], each), every)
         every *= a.small
     return out
 
 
-def _flat_source(flow: Flow, axes: Sequence[Axis]) -> np.ndarray:
+def _flat_source(scales: ScalePropagation, axes: Sequence[Axis]) -> np.ndarray:
     source = np.zeros(1, np.int64)
     for a in axes:
-        more = flow.source(a)
+        more = scales.source(a)
         bad = (source[:, None] < 0) | (more[None, :] < 0)
         merged = source[:, None] * a.small + more[None, :]
         source = np.where(bad, -1, merged).reshape(-1)

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from trainkit import growth
-from trainkit.growth.depth.layer_cut import spliced
+from trainkit.growth.depth.cut import cut_layers
 from trainkit.growth.ir.program import Folder
 
 
@@ -59,7 +59,7 @@ def test_plain_layers_of_any_name(names, width):
     small = dense(names[0], [3, 8, 8, 2])
     big = dense(names[1], [3, width, width, width, 2])
     plan = growth.plan(small_fn, big_fn, small, shapes(big), X)
-    assert (plan.depth, bool(plan.atoms)) == ("identity", width == 16)
+    assert (plan.depth, bool(plan.grown_axes)) == ("identity", width == 16)
     grown = plan.grow(small, key=jax.random.key(0))
     assert jax.tree.map(jnp.shape, grown) == jax.tree.map(jnp.shape, big)
     np.testing.assert_allclose(big_fn(grown, X), small_fn(small, X), rtol=0, atol=1e-13)
@@ -265,6 +265,6 @@ def test_a_stretch_is_cut_out_only_where_the_rest_is_the_small_program():
     w = draw(0, 3, 3)
     one, two = (Folder().flatten(jax.make_jaxpr(net)(*[w] * n, X)) for n in (1, 2))
     for new in (0, 1):
-        assert spliced(one, two, {0: 1 - new, 1: 2}, {new}, 1) is not None
+        assert cut_layers(one, two, {0: 1 - new, 1: 2}, {new}, 1) is not None
     other = Folder().flatten(jax.make_jaxpr(lambda a, b, x: jnp.cos(x @ a) @ b)(w, w, X))
-    assert spliced(one, other, {0: 0, 1: 2}, {1}, 1) is None
+    assert cut_layers(one, other, {0: 0, 1: 2}, {1}, 1) is None

@@ -13,7 +13,7 @@ from typing import Any
 from trainkit.growth.ir.program import Const, Equation, Program
 
 
-def spliced(
+def cut_layers(
     small: Program, big: Program, old: Mapping[int, int], new: Collection[int], parameters: int
 ) -> Program | None:
     """`big` without the equations of new layers, wired as `small` is; `None` if it is not that.
@@ -33,7 +33,7 @@ def spliced(
     ...     return x
     >>> w = jnp.ones((2, 2))
     >>> one, two = (Folder().flatten(jax.make_jaxpr(net)(*[w] * n)) for n in (2, 3))
-    >>> [eqn.name for eqn in spliced(one, two, {0: 1, 1: 2}, {0}, 1).equations]
+    >>> [eqn.name for eqn in cut_layers(one, two, {0: 1, 1: 2}, {0}, 1).equations]
     ['dot_general', 'tanh']
     """
     fresh = {id(big.ins[i]) for i in new}

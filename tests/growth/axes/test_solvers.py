@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from trainkit.growth.axes.linear import System, choose, constant, nearest, plus
+from trainkit.growth.axes.linear import System, constant, plus
+from trainkit.growth.axes.solvers import choose, nearest
 
 
 def test_the_first_equation_that_cannot_hold_is_known():

@@ -1,0 +1,78 @@
+"""What every rule claims of a primitive's results, held against what the primitive computes.
+
+Hypothesis draws the primitive's parameters and its operands' axes; the harness draws layouts,
+scales, shares and padding among all that the rules allow, and compares to 1e-12.
+"""
+
+from __future__ import annotations
+
+import collections
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from tests.growth.rules import (
+    contraction_cases,
+    control_cases,
+    elementwise_cases,
+    indexing_cases,
+    matrix_cases,
+    reduction_cases,
+    shape_cases,
+    top_k_cases,
+)
+from tests.growth.rules.harness import Case, settle
+from trainkit.growth.rules import RULES
+
+pytestmark = pytest.mark.usefixtures("x64")
+FAMILIES = (
+    contraction_cases, control_cases, elementwise_cases, indexing_cases, matrix_cases,
+    reduction_cases, shape_cases, top_k_cases,
+)  # fmt: skip
+CASES = {
+    (name, label): strategy
+    for family in FAMILIES
+    for name, cases in family.CASES.items()
+    for label, strategy in cases.items()
+}
+# What has a meaning where nothing grows alone, or makes no result that grows.
+FIXED = {
+    ("conv_general_dilated", "batch groups"), ("ragged_dot_general", "contracted"),
+    ("choice", "places in a queue"), ("dynamic_slice", ""), ("fft", ""),
+}  # fmt: skip
+
+
+def check(name: str, label: str, examples: int, derandomize: bool) -> None:
+    seen: collections.Counter = collections.Counter()
+
+    @settings(
+        max_examples=examples,
+        derandomize=derandomize,
+        database=None,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(CASES[name, label])
+    def hold(case: Case) -> None:
+        verdict = settle(case)
+        if verdict.refused is None and (name in verdict.names or name == "choice"):
+            seen.update(accepted=1, grown=verdict.grown)
+
+    hold()
+    assert seen["accepted"], "no case was accepted: this says nothing of what is claimed"
+    assert seen["grown"] or (name, label) in FIXED, "nothing grew"
+
+
+@pytest.mark.parametrize(("name", "label"), list(CASES), ids=lambda part: part or "any")
+def test_claims_hold(name, label):
+    check(name, label, 25, derandomize=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "label"), list(CASES), ids=lambda part: part or "any")
+def test_claims_hold_in_many_cases(name, label):
+    check(name, label, 500, derandomize=False)
+
+
+def test_every_rule_is_tested():
+    assert {name for name, _ in CASES} == set(RULES)

@@ -1,0 +1,73 @@
+"""What the rules claim of the results of two programs, given what is known of their inputs.
+
+The tests of each primitive's rule ask this of programs of one equation, and hold the answer against
+what the programs compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from trainkit.growth.analysis.conflicts import guarded
+from trainkit.growth.analysis.joint_program import Analysis, EquationPair, JointProgram
+from trainkit.growth.analysis.layout_search import asked_layouts
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.values import Value
+from trainkit.growth.axes.axis import Axis
+from trainkit.growth.axes.layouts import Layouts
+from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.errors import settled
+from trainkit.growth.ir.program import Program
+
+
+class Claims(NamedTuple):
+    """A pair of programs after scale propagation.
+
+    Attributes:
+      scales: its equations of scales and splits, and what padding has to hold.
+      pairs: the paired equations.
+      outs: the results; what is claimed of them are expressions in the inputs' unknowns.
+      leaves: those that grow, by uid; `scales.source` has their maps.
+    """
+
+    scales: ScalePropagation
+    pairs: list[EquationPair]
+    outs: list[Value]
+    leaves: dict[int, Axis]
+
+
+def claims(
+    analysis: Analysis,
+    programs: tuple[Program, Program],
+    inputs: Sequence[Value],
+    layout: Callable[[Axis], str],
+    given: Callable[[ScalePropagation], None],
+) -> Claims:
+    """Walks two programs in lockstep and carries what is given through them.
+
+    Args:
+      analysis: with the rules.
+      programs: the small and the big one.
+      inputs: their arguments, with axes.
+      layout: chooses how a leaf grows, where no equation asks for a layout.
+      given: sets scale, exponents, zeros and means of the inputs.
+
+    Raises:
+      GrowthError: a rule refuses.
+    """
+    values = list(inputs)
+    joint = JointProgram(analysis, values, *settled(analysis.walk(*programs, values)))
+    asked = settled(asked_layouts(analysis, analysis.forced))
+    leaves = {x.uid: x for v in joint.everything() for a in v.axes for x in grown_leaves(a)}
+    names = {uid: layout(leaf) for uid, leaf in leaves.items()}
+    scales = ScalePropagation(joint, Layouts({**names, **asked}))
+
+    def run() -> None:
+        given(scales)
+        scales.run(joint.pairs)
+        for v in joint.outs:
+            scales.read(v)
+
+    settled(guarded("scales", run))
+    return Claims(scales, joint.pairs, joint.outs, leaves)

@@ -1,0 +1,85 @@
+"""Conflicts of the two programs: which axes and parameters they are about, and where they arose.
+
+The rule of an equation refuses by raising `Refused`, which keeps rules simple. It is caught at the
+border of that equation, by `guarded`, and is a value from there on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
+
+from trainkit.growth.axes.axis import Axis, find, show
+from trainkit.growth.axes.reading import grown_leaves, leaves
+from trainkit.growth.errors import Conflict, Kind
+from trainkit.growth.ir.program import Equation
+from trainkit.growth.ir.source_lines import describe, where
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# A parameter's path, and its axes.
+Param = tuple[str, Sequence[Axis]]
+
+
+class Refused(Exception):
+    """One equation cannot follow; never leaves the analysis."""
+
+    def __init__(self, conflict: Conflict):
+        super().__init__(conflict.why)
+        self.conflict = conflict
+
+
+def guarded(kind: Kind, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Conflict:
+    """What a reader of one equation returns, or the conflict that it raises, of this kind."""
+    try:
+        return fn(*args, **kwargs)
+    except Refused as refused:
+        return dataclasses.replace(refused.conflict, kind=kind)
+
+
+def conflict_between(
+    params: Sequence[Param],
+    why: str,
+    kind: Kind,
+    *,
+    axes: Sequence[Axis] = (),
+    equation: Equation | None = None,
+    other: Equation | None = None,
+    hint: str | None = None,
+    remedy: str | None = None,
+) -> Conflict:
+    """A conflict about axes, at an equation of the small program and its like in the big one."""
+    about, paths = axes, paths_of(params, axes)
+    if not paths:  # no parameter has such an axis: whatever grows may be the reason
+        every = [a for _, own in params for a in own if not find(a).fixed]
+        paths, axes = paths_of(params, every) if every else [], axes or every
+    if equation is not None:
+        why += f"\n  small:      {describe(equation)}"
+        if other is not None:
+            why += f"\n  big:        {describe(other)}"
+    return Conflict(
+        why,
+        kind,
+        axis=" and ".join(dict.fromkeys(show(a) for a in axes)) or None,
+        params=tuple(paths),
+        primitive=equation.name if equation is not None else None,
+        source=where(equation) if equation is not None else None,
+        hint=hint,
+        remedy=remedy,
+        leaves=tuple(leaf for a in about for leaf in grown_leaves(a)),
+    )
+
+
+def paths_of(params: Sequence[Param], axes: Sequence[Axis]) -> list[str]:
+    """The parameter axes that share a grown leaf with `axes`."""
+    wanted = {leaf.uid for a in axes for leaf in leaves(a)}
+    grown = {leaf.uid for a in axes for leaf in grown_leaves(a)}
+    wanted = grown or wanted
+    return [
+        f"{path} (axis {d}: {show(axis)})"
+        for path, own in params
+        for d, axis in enumerate(own)
+        if wanted & {leaf.uid for leaf in leaves(axis)}
+    ]

@@ -1,0 +1,150 @@
+"""Constants of the two programs: is the big one the small one's duplicate, and at what scale?"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+
+from trainkit.growth.analysis.joint_program import Analysis, EquationPair
+from trainkit.growth.analysis.values import Value
+from trainkit.growth.axes.axis import find
+from trainkit.growth.axes.layouts import Layouts
+from trainkit.growth.axes.linear import ZERO, Expr, constant
+from trainkit.growth.axes.reading import labels, source_map
+from trainkit.growth.errors import Conflict
+
+
+def exact_ratio(r: float, eps: float) -> float:
+    """log r, with r rounded to the root of a small fraction where it is one to within rounding.
+
+    Constants are sizes, or roots of sizes, that were rounded to the model's precision.
+    """
+    best: tuple[float, float] | None = None
+    for power in (1, 2, 4):
+        value = r**power
+        for q in range(1, 65):
+            p = round(value * q)
+            if p and abs(p / (q * value) - 1) < 3 * power * eps:
+                simplicity = p * q * power
+                if best is None or simplicity < best[0]:
+                    best = simplicity, math.log(p / q) / power
+                break
+    return best[1] if best is not None else math.log(r)
+
+
+def compare(value: Value, layouts: Layouts) -> np.ndarray | None:
+    """The scale of each block of a constant, under a choice of layouts.
+
+    Returns:
+      object[labels of each axis] with an expression each (`None`: any scale fits), or `None` where
+      the big constant is no scaled duplicate.
+    """
+    assert value.const is not None
+    small, big = value.const
+    axes = [find(a) for a in value.axes]
+    segments = [labels(a) for a in axes]
+    result = np.full(tuple(len(cells) for _, cells in segments), None, object)
+    if small.uniform is not None and big.uniform is not None:
+        c, d = np.asarray(small.uniform)[None], np.asarray(big.uniform)[None]
+        scale = _ratio(c, d)
+        if scale is False:
+            return None
+        for block in np.ndindex(result.shape):
+            result[block] = scale
+        return result
+    if small.key == big.key and all(a.fixed for a in axes) and result.size == 1:
+        result[(0,) * result.ndim] = ZERO
+        return result
+    a, b = small.value, big.value
+    if not isinstance(a, np.ndarray):
+        same = small.key == big.key
+        for block in np.ndindex(result.shape):
+            result[block] = ZERO
+        return result if same else None
+    sources = [source_map(x, layouts.source) for x in axes]
+    big_labels = [t[0][np.where(s < 0, 0, s)] for t, s in zip(segments, sources, strict=True)]
+    for block in np.ndindex(result.shape):
+        picked = [
+            np.flatnonzero((s >= 0) & (lab == label))
+            for s, lab, label in zip(sources, big_labels, block, strict=True)
+        ]
+        old = a[np.ix_(*[s[p] for s, p in zip(sources, picked, strict=True)])]
+        scale = _ratio(old.reshape(-1), np.asarray(b[np.ix_(*picked)]).reshape(-1))
+        if scale is False:
+            return None
+        result[block] = scale
+    return result
+
+
+def _ratio(c: np.ndarray, d: np.ndarray) -> Expr | Literal[False] | None:
+    """The log of d / c if that is one positive number, `None` if all is 0 or not finite; `False`
+    where there is no such number."""
+    if c.dtype == np.bool_ or d.dtype == np.bool_:
+        return (ZERO if c.any() else None) if np.array_equal(c, d) else False
+    kind = c.dtype
+    eps = float(np.finfo(kind).eps) if kind.kind in "fc" else _low_precision(kind)
+    if kind.kind != "c":
+        c, d = c.astype(np.float64), d.astype(np.float64)
+    finite = np.isfinite(c)
+    if not np.array_equal(finite, np.isfinite(d)):
+        return False
+    if not np.array_equal(c[~finite], d[~finite], equal_nan=True):
+        return False
+    c, d = c[finite], d[finite]
+    if not np.array_equal(c != 0, d != 0):
+        return False
+    c, d = c[c != 0], d[d != 0]
+    if not len(c):
+        return None
+    if np.array_equal(c, d):
+        return ZERO
+    ratios = d / c
+    if kind.kind == "c":
+        if np.abs(ratios.imag).max() > 8 * eps:
+            return False
+        ratios = ratios.real
+    r = float(np.median(ratios))
+    if r <= 0 or np.abs(ratios / r - 1).max() > 16 * eps:
+        return False
+    return constant(exact_ratio(r, eps))
+
+
+def rounding(value: Value) -> float:
+    """The relative rounding of a constant's dtype."""
+    kind = np.dtype(value.dtype)
+    return float(np.finfo(kind).eps) if kind.kind in "fc" else _low_precision(kind)
+
+
+def _low_precision(dtype) -> float:
+    import ml_dtypes
+
+    try:
+        return float(ml_dtypes.finfo(dtype).eps)
+    except (ValueError, TypeError):
+        return float(np.finfo(np.float64).eps)  # whole numbers
+
+
+def no_duplicate(analysis: Analysis, v: Value, pair: EquationPair) -> Conflict:
+    """The conflict of a constant, at an equation that uses it."""
+    grown = [a for a in v.axes if not find(a).fixed]
+    assert v.const is not None
+    what = f"a constant of shape {list(v.const[0].shape)} → {list(v.const[1].shape)}"
+    if not grown:
+        return analysis.conflict(
+            f"{what} differs between the two programs by more than one positive factor",
+            "layouts",
+            pair=pair,
+            hint="give both models the same constants",
+        )
+    return analysis.conflict(
+        f"{what} in the program is no duplicate of the small model's: a table (of frequencies, "
+        "positions, slopes) that depends on the size of this axis changes the old entries",
+        "layouts",
+        grown,
+        pair,
+        hint="grow another axis: heads instead of head_dim under rotary tables, head_dim instead "
+        "of heads under ALiBi slopes, hidden widths instead of a residual stream with sinusoidal "
+        "positions (or make the table a parameter); plan with dropout off",
+    )

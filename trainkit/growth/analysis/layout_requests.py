@@ -1,0 +1,82 @@
+"""Axes that are laid out as the user asks: results that grow, and parameters in `append=`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from trainkit.growth.analysis.joint_program import Analysis, JointProgram, all_pairs
+from trainkit.growth.axes.axis import find
+from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.errors import Conflict
+from trainkit.growth.ir.primitives import summed
+
+
+def open_results(joint: JointProgram, names: Sequence[str]) -> Conflict | None:
+    """Asks for the layout of results that grow: new entries behind the old ones.
+
+    Returns:
+      `None`, or the conflict of a result that grows by the units of the model.
+    """
+    grown = [
+        (f"result{name} grows: shape {out.small} → {out.big}, at axis {d}", axis)
+        for name, out in zip(names, joint.outs, strict=True)
+        for d, axis in enumerate(out.axes)
+        if not find(axis).fixed
+    ]
+    for _, axis in grown:
+        joint.analysis.force(axis, "append")
+    contracted = _summed(joint) if grown else set()
+    for text, axis in grown:
+        if any(leaf.uid in contracted for leaf in grown_leaves(axis)):
+            return joint.analysis.conflict(
+                f"{text}, and the model sums over that axis",
+                "axes",
+                (axis,),
+                hint="growth keeps the function: return what both models share: logits, or a loss",
+            )
+    return None
+
+
+def _summed(joint: JointProgram) -> set[int]:
+    """The leaves that something sums over."""
+    found: set[int] = set()
+    for pair in all_pairs(joint.pairs):
+        found |= {leaf.uid for d in summed(pair, 0) for leaf in grown_leaves(pair.ins[0].axes[d])}
+    return found
+
+
+def visible(joint: JointProgram) -> set[int]:
+    """The axes that results have."""
+    return {find(a).uid for out in joint.outs for a in out.axes if not find(a).fixed}
+
+
+def append_units(analysis: Analysis, wanted: Sequence[tuple[str, int]]) -> Conflict | None:
+    """Asks for new units at the end of axes of parameters.
+
+    Args:
+      analysis: walked, so that axes are what they are.
+      wanted: (regular expression of paths, axis).
+
+    Raises:
+      ValueError: `wanted` has another form.
+    """
+    for one in wanted:
+        if isinstance(one, str) or len(one) != 2 or not isinstance(one[0], str):
+            raise ValueError(
+                f"append={wanted!r} must be a list of pairs (pattern, axis), as [('embed', 0)]"
+            )
+        pattern, d = one
+        found = [(path, v) for path, v in analysis.params if re.search(pattern, path)]
+        grows = [v for _, v in found if -len(v.axes) <= d < len(v.axes) and not v.axes[d].fixed]
+        if not grows:
+            return Conflict(
+                f"append=({pattern!r}, {d}) names no axis that grows",
+                "layouts",
+                params=tuple(path for path, _ in found or analysis.params),
+                hint="give a regular expression for the path of a parameter and the number of one "
+                "of its axes that is larger in the big model",
+            )
+        for value in grows:
+            analysis.force(value.axes[d], "append")
+    return None

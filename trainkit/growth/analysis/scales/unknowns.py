@@ -1,0 +1,230 @@
+"""The unknown scales and share exponents of values.
+
+What holds of every value, with π the index maps of its axes:
+
+    V[J] = exp(scale[block of J]) · Π ρ̃(J)^exponents · v[π(J)]
+
+`scale` has one linear expression for each block (one label an axis); `None` stands for a value
+that is 0, ±∞ or NaN there, which any scale fits. `exponents` has, for each (dimension, label,
+leaf), the exponent of the shares ρ̃ of that leaf's copies: 0 for a plain copy, 1 for a value that
+is split over the copies. ρ̃ has mean 1 over the copies of each unit, so that a contraction with one
+split is exact.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from trainkit.growth.analysis.conflicts import Refused
+from trainkit.growth.analysis.constants import compare, no_duplicate, rounding
+from trainkit.growth.analysis.joint_program import EquationPair, JointProgram, all_pairs
+from trainkit.growth.analysis.scales import padding as conditions
+from trainkit.growth.analysis.scales import row_means
+from trainkit.growth.analysis.scales.padding import ALWAYS, MEAN, Condition, Need
+from trainkit.growth.analysis.scales.shifts import shiftable
+from trainkit.growth.analysis.scales.signs import Sign, signs
+from trainkit.growth.analysis.values import Value
+from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.layouts import PADDED, Layouts
+from trainkit.growth.axes.linear import ZERO, Expr, System, plus
+from trainkit.growth.axes.reading import coordinate, grown_leaves, labels, source_map
+from trainkit.growth.ir.dataflow import Facts
+
+
+class Contraction(NamedTuple):
+    """A sum over a grown leaf: the sum of its operands' share exponents must be 0 or 1."""
+
+    total: Expr
+    pair: EquationPair
+    axis: Axis
+    leaf: Axis
+    direct: list[int]  # parameters that are operands themselves
+    reads: list[Expr]  # the share exponents of those parameters
+
+
+class Unknowns:
+    """Two systems of equations, on scales and on share exponents, and what else was met.
+
+    Attributes:
+      joint, layouts: what is propagated through, and how its axes are laid out.
+      factors: uid of a leaf -> log of the copies of each unit, `None` where uneven.
+      padded: the leaves with new units that copy nothing; rows: those of them whose new units may
+        hold the mean of the old.
+      system, splits: the equations of scales, and of share exponents.
+      param_scale, param_split: the unknowns of each parameter.
+      contractions: the sums over leaves that grow.
+      needs: what new units must hold.
+      producers: id of a value -> the equation that makes it.
+      watched: leaves whose copies something else than a sum looks at.
+      ordered: parameter -> leaves along whose copies it must tie.
+      shiftable, shift: parameter -> s where every use is w + s, and where that is made use of.
+    """
+
+    def __init__(self, joint: JointProgram, layouts: Layouts):
+        self.joint, self.layouts = joint, layouts
+        self.analysis = joint.analysis
+        leaves = {leaf.uid: leaf for v in joint.everything() for a in v.axes
+                  for leaf in grown_leaves(a)}  # fmt: skip
+        self.factors = {uid: _log_copies(leaf, layouts[uid]) for uid, leaf in leaves.items()}
+        self.padded = frozenset(uid for uid in leaves if layouts[uid] in PADDED)
+        self.rows = frozenset(uid for uid in leaves if layouts[uid] == "row mean")
+        self.system = System()
+        self.splits = System()
+        self.param_scale: list[tuple[Expr, dict[tuple[int, int], Expr]]] = []
+        self.param_split: list[dict[tuple[int, int, int], Expr]] = []
+        self.contractions: list[Contraction] = []
+        self.needs: list[Need] = []
+        self.producers: dict[int, EquationPair] = {}
+        self.watched: set[int] = set()
+        self.ordered: dict[int, set[int]] = {}
+        self.shiftable = shiftable(joint)
+        self.shift: dict[int, float] = {}
+        self._users = {id(v): pair for pair in all_pairs(joint.pairs) for v in pair.ins}
+        self._labels: dict[int, tuple[np.ndarray, list[tuple[Axis, ...]]]] = {}
+        self._sources: dict[int, np.ndarray] = {}
+
+    @functools.cached_property
+    def signs(self) -> Facts[Sign]:
+        return signs(self.joint)
+
+    @functools.cached_property
+    def constants(self) -> Facts[frozenset[int]]:
+        """Along which dimensions values are constant; see `row_means`."""
+        return row_means.constants(self.joint)
+
+    # -- axes ---------------------------------------------------------------------------------
+
+    def labels(self, axis: Axis) -> tuple[np.ndarray, list[tuple[Axis, ...]]]:
+        root = find(axis)
+        if root.uid not in self._labels:
+            self._labels[root.uid] = labels(root)
+        return self._labels[root.uid]
+
+    def source(self, axis: Axis) -> np.ndarray:
+        root = find(axis)
+        if root.uid not in self._sources:
+            self._sources[root.uid] = source_map(root, self.layouts.source)
+        return self._sources[root.uid]
+
+    def blocks(self, value: Value) -> tuple[int, ...]:
+        return tuple(len(self.labels(a)[1]) for a in value.axes)
+
+    def cells(self, value: Value) -> list[tuple[int, int, Axis]]:
+        """All (dimension, label, grown leaf) of a value."""
+        return [
+            (d, label, leaf)
+            for d, axis in enumerate(value.axes)
+            for label, cell in enumerate(self.labels(axis)[1])
+            for leaf in dict.fromkeys(cell)
+        ]
+
+    def log_copies(self, cell: Sequence[Axis]) -> float:
+        """log of how many copies each unit of a cell has (uneven leaves are split instead)."""
+        return sum(self.factors[find(leaf).uid] or 0.0 for leaf in cell)
+
+    # -- sources ------------------------------------------------------------------------------
+
+    def parameter(self, value: Value) -> None:
+        """Gives a parameter its unknowns: one scale, one more a label, one split a cell."""
+        base = self.system.variable()
+        more: dict[tuple[int, int], Expr] = {}
+        for d, n in enumerate(self.blocks(value)):
+            for label in range(1, n):
+                more[d, label] = self.system.variable()
+        scale = np.empty(self.blocks(value), object)
+        for block in np.ndindex(scale.shape):
+            expr = base
+            for d, label in enumerate(block):
+                if label:
+                    expr = plus(expr, more[d, label])
+            scale[block] = expr
+        value.scale = scale
+        value.exponents = {
+            (d, label, leaf.uid): self.splits.variable() for d, label, leaf in self.cells(value)
+        }
+        i = len(self.param_scale)
+        value.zeros = {(d, uid): conditions.of(i, d, uid) for d, uid in self.padding(value)}
+        value.means = {
+            (d, uid): conditions.of(i, d, uid, MEAN) for d, uid in row_means.keys(value, self.rows)
+        }
+        self.param_scale.append((base, more))
+        self.param_split.append(dict(value.exponents))
+
+    def plain(self, value: Value) -> None:
+        """A value that is exactly the small one's duplicate."""
+        value.scale = np.full(self.blocks(value), None, object)
+        for block in np.ndindex(value.scale.shape):
+            value.scale[block] = ZERO
+        value.exponents = {}
+        value.zeros = {}
+        value.means = {}
+
+    def unknown(self, value: Value) -> None:
+        """A value whose scale later equations decide (a loop's carry)."""
+        value.scale = np.empty(self.blocks(value), object)
+        for block in np.ndindex(value.scale.shape):
+            value.scale[block] = self.system.variable()
+        value.exponents = {
+            (d, label, leaf.uid): self.splits.variable() for d, label, leaf in self.cells(value)
+        }
+
+    def padding(self, value: Value) -> list[tuple[int, int]]:
+        """All (dimension, leaf uid) of a value where some new units copy nothing."""
+        if not self.padded:
+            return []
+        found = {(d, leaf.uid) for d, _, leaf in self.cells(value) if leaf.uid in self.padded}
+        return sorted(found)
+
+    def is_zero(self, value: Value) -> bool:
+        if value.const is None:
+            return False
+        return all(c.is_zero for c in value.const)
+
+    def zero_at(self, value: Value, out: Value, d: int, uid: int) -> Condition | None:
+        """When an operand, aligned with the result, is 0 in the new units of a leaf."""
+        if self.is_zero(value):
+            return ALWAYS
+        if not value.axes or find(value.axes[d]) is not find(out.axes[d]):
+            return None
+        return value.zeros.get((d, uid))
+
+    def read(self, value: Value) -> Value:
+        if value.scale is None:
+            if value.const is None:
+                raise AssertionError("a value is read before it is made")
+            value.scale = self._constant(value)
+            value.exponents = {}
+            value.zeros = {
+                (d, uid): ALWAYS
+                for d, uid in self.padding(value)
+                if not np.any(np.take(value.const[1].value, self._empty(value, d, uid), axis=d))
+            }
+        return value
+
+    def _empty(self, value: Value, d: int, uid: int) -> np.ndarray:
+        """The places along dimension d that are new units of a leaf."""
+        (leaf,) = {leaf for e, _, leaf in self.cells(value) if e == d and leaf.uid == uid}
+        place = coordinate(value.axes[d], leaf, of_big=True)
+        source = self.layouts.source(leaf)
+        return np.flatnonzero((place >= 0) & (source[np.maximum(place, 0)] < 0))
+
+    def _constant(self, value: Value) -> np.ndarray:
+        scale = compare(value, self.layouts)
+        if scale is None:
+            pair = self._users.get(id(value), self.joint.pairs[-1])
+            raise Refused(no_duplicate(self.analysis, value, pair))
+        if any(e for e in scale.flat):
+            # Ratios of constants are known no better than the constants.
+            self.system.tolerance = max(self.system.tolerance, 4 * rounding(value))
+        return scale
+
+
+def _log_copies(leaf: Axis, layout: str) -> float | None:
+    if layout in PADDED:
+        return 0.0
+    return None if leaf.big % leaf.small else math.log(leaf.big // leaf.small)

@@ -1,0 +1,263 @@
+"""Plans that add layers: the big program without its new layers is the small one, made wider."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from trainkit.growth.depth.alignment import Origins, fewer, order
+from trainkit.growth.depth.cut import cut_layers
+from trainkit.growth.depth.identity import used, with_eyes
+from trainkit.growth.depth.origins import candidates
+from trainkit.growth.depth.rest import Becomes, identity_layers, identity_rows, without_model
+from trainkit.growth.depth.sides import Shape, Shapes, Side
+from trainkit.growth.depth.stack import shortened
+from trainkit.growth.depth.stacked import layer_axes
+from trainkit.growth.errors import Conflict
+from trainkit.growth.ir.partial_evaluation import reduced
+from trainkit.growth.ir.program import Folder, Program
+from trainkit.growth.plan.data import Layer, Plan, unchanged
+
+Stacks = Mapping[str, tuple[int, list[tuple[int, bool]]]]  # leaf -> layer axis, and its rows
+
+
+class Deeper(NamedTuple):
+    """How layers are added.
+
+    Attributes:
+      layers: leaf of the deeper model -> where it comes from.
+      old: leaf of the small model -> the leaf of the deeper one that it is.
+      shapes: leaf of the deeper model -> its shape with the small model's number of layers.
+      small, big: the two programs, the second without its new layers; `None` where new layers
+        change the function and no width grows, so that there is nothing to prove.
+      eyes: leaf of the deeper model that is an identity matrix at the small widths -> its shape
+        there. They are further inputs of `small`.
+    """
+
+    layers: dict[str, Layer]
+    old: dict[str, str]
+    shapes: dict[str, Shape]
+    small: Program
+    big: Program | None
+    eyes: dict[str, Shape]
+
+
+def deeper(
+    small: Side, big: Side, how: str, folder: Folder, trainable: Callable[[str], bool]
+) -> Iterator[Deeper | Conflict]:
+    """The ways in which the big model may have more layers than the small one.
+
+    Returns:
+      Nothing if it has no more. Otherwise the ways to add them, and a conflict for each alignment
+      of layers under which they cannot be added, the likeliest first.
+    """
+    stacks = _stacks(small, big, how)
+    if isinstance(stacks, Conflict):
+        yield stacks
+        return
+    if list(small.shapes) == list(big.shapes) and not stacks:
+        return
+    ways = _Ways(small, big, stacks, folder, trainable)
+    for origins in candidates(small.as_used(), big.as_used(), how, ways.attempt):
+        yield origins if isinstance(origins, Conflict) else ways.attempt(origins, how)
+
+
+def assemble(
+    plan: Plan, found: Deeper, shapes: Shapes, dtypes: Mapping[str, str], how: str
+) -> Plan:
+    """The plan for the deeper model, from that for the small one's leaves.
+
+    Args:
+      plan: of the small program's leaves (and identity matrices), by their paths in the big one.
+      found: where the leaves of the deeper model come from.
+      shapes, dtypes: of these.
+      how: the operator for depth.
+    """
+    planned = {leaf.path: leaf for leaf in plan.leaves}
+    leaves = []
+    for path in shapes:
+        layer = found.layers[path]
+        twin = None if layer.source is None else planned[found.old[layer.source]]
+        if path in found.eyes:
+            leaf = planned[path]
+        elif twin is None or (layer.new and shapes[path] != shapes[twin.path]):
+            leaf = unchanged(path, shapes[path], dtypes[path])
+        else:
+            leaf = dataclasses.replace(twin, path=path, big=shapes[path])
+        leaves.append(dataclasses.replace(leaf, layer=layer))
+    return dataclasses.replace(plan, leaves=tuple(leaves), depth=how)
+
+
+def _stacks(small: Side, big: Side, how: str) -> Stacks | Conflict:
+    """Leaf -> its layer axis and rows, where the two models run a loop over different numbers."""
+    before, after = ({list(side.shapes)[i]: found for i, found in
+                      layer_axes(side.program).items() if i < len(side.shapes)}
+                     for side in (small, big))  # fmt: skip
+    result = {}
+    for name, (axis, count) in after.items():
+        if name in before and before[name][0] == axis and before[name][1] != count:
+            if count < before[name][1]:
+                return fewer(before[name][1], count)
+            result[name] = (axis, order(before[name][1], count, how))
+    return result
+
+
+class _Ways:
+    """What is the same for all alignments of the layers of two models."""
+
+    def __init__(
+        self,
+        small: Side,
+        big: Side,
+        stacks: Stacks,
+        folder: Folder,
+        trainable: Callable[[str], bool],
+    ):
+        self.small, self.big, self.stacks = small, big, stacks
+        self.folder, self.trainable = folder, trainable
+        self.names = list(big.shapes)
+        self.number = {name: i for i, name in enumerate(self.names)}
+
+    @functools.cached_property
+    def reduced(self) -> Program:
+        return reduced(self.small.program, {})
+
+    @functools.cached_property
+    def shortened(self) -> tuple[Program, dict[str, Shape]] | Conflict:
+        """The big program with the small one's rounds of its loops, and its leaves' shapes."""
+        program, shapes = self.big.program, dict(self.big.shapes)
+        if not self.stacks:
+            return program, shapes
+        keep = {
+            self.number[name]: (axis, [i for i, (_, new) in enumerate(rows) if not new])
+            for name, (axis, rows) in self.stacks.items()
+        }
+        shorter = shortened(program, keep)
+        if isinstance(shorter, Conflict):
+            return shorter
+        for name, (axis, rows) in self.stacks.items():
+            sizes = list(shapes[name])
+            sizes[axis] = sum(not new for _, new in rows)
+            shapes[name] = tuple(sizes)
+        return shorter, shapes
+
+    def attempt(self, origins: Origins, how: str) -> Deeper | Conflict:
+        """Adds the layers that these origins say are new."""
+        layers = self._layers(origins, how)
+        if isinstance(layers, Conflict):
+            return layers
+        if isinstance(self.shortened, Conflict):
+            return self.shortened
+        program, shapes = self.shortened
+        small = self.small
+        old = {str(come.leaf): name for name, come in origins.items() if not come.new}
+        for name, there in old.items():
+            if len(small.shapes[name]) != len(shapes[there]):
+                ranks = f"{shapes[there]}, and {name} of the small model {small.shapes[name]}"
+                return Conflict(f"{there} has shape {ranks}", "layers", params=(there,))
+        new = [name for name, come in origins.items() if come.new]
+        found = Deeper(layers, old, shapes, small.program, program, {})
+        if not new:
+            return found
+        idle = self._idle(origins, new)
+        if idle:
+            return Conflict(
+                f"the parameters of the two models have different structures: only in big_params: "
+                f"{idle[:5]}, which the big function does not use",
+                "layers",
+                params=tuple(idle[:6]),
+                hint="pass the parameters of big_fn alone",
+            )
+        return self._identities(found, new) if how == "identity" else self._copies(found, new, how)
+
+    def _layers(self, origins: Origins, how: str) -> dict[str, Layer] | Conflict:
+        stacks = self.stacks
+        becomes: dict[str, Becomes] = {}
+        if stacks and how == "identity":
+            rows = identity_rows(self.big, stacks, self.folder, self.trainable)
+            if isinstance(rows, Conflict):
+                return rows
+            becomes = rows
+        return {
+            name: Layer(
+                come.leaf,
+                come.new,
+                becomes=becomes.get(name, "copy"),
+                axis=stacks[name][0] if name in stacks else 0,
+                rows=tuple(stacks[name][1]) if name in stacks else (),
+            )
+            for name, come in origins.items()
+        }
+
+    def _idle(self, origins: Origins, new: list[str]) -> list[str]:
+        """New leaves that the big program does not use, beside such as the small one does not."""
+        seen = used(self.small.program), used(self.big.program)
+        known = {name for i, name in enumerate(self.small.shapes) if i in seen[0]}
+        return [
+            name
+            for name in new
+            if self.number[name] not in seen[1] and (origins[name].leaf or name) in {*known, name}
+        ]
+
+    def _inputs(self, old: Mapping[str, str]) -> dict[int, int]:
+        """Number of an input of the small program -> that of the big one."""
+        n, m = len(self.small.shapes), len(self.big.shapes)
+        pairs = {i: self.number[old[name]] for i, name in enumerate(self.small.shapes)}
+        extra = range(len(self.small.program.ins) - n)
+        return pairs | {n + i: m + i for i in extra}
+
+    def _identities(self, found: Deeper, new: list[str]) -> Deeper | Conflict:
+        """New layers that do nothing at first."""
+        program, shapes, names = found.big, self.big.shapes, self.names
+        assert program is not None
+        places = {self.number[name]: name for name in new}
+        proved = identity_layers(self.reduced, program, shapes, places, self.trainable)
+        if isinstance(proved, Conflict):
+            return proved
+        chosen, after = proved
+        layers = dict(found.layers)
+        for i, name in places.items():
+            layer = layers[name]
+            same = layer.source is not None and shapes[found.old[layer.source]] == shapes[name]
+            kind: Becomes = "copy" if same else without_model(self.big.program, i)
+            if i in chosen:
+                kind = "zero" if chosen[i] == "zero" else "eye"
+            layers[name] = dataclasses.replace(layer, becomes=kind)
+        found = found._replace(layers=layers, small=self.reduced, big=after)
+        if "eye" not in chosen.values():
+            return found
+        after = reduced(program, chosen, keep_eyes=True)
+        eyes = [i for i, what in chosen.items() if what == "eye" and i in used(after)]
+        before, square = with_eyes(self.reduced, after, eyes, self._inputs(found.old))
+        named = dict(zip((names[i] for i in eyes), square, strict=True))
+        return found._replace(small=before, big=after, eyes=named)
+
+    def _copies(self, found: Deeper, new: list[str], how: str) -> Deeper | Conflict:
+        """New layers that are copies of old ones."""
+        assert found.big is not None
+        shapes, old = self.big.shapes, found.old
+        for name in new:
+            source = found.layers[name].source
+            if source is None or source not in old or shapes[old[source]] != shapes[name]:
+                return Conflict(
+                    f"how={how!r} copies layers, but no old layer has the shapes of {name}",
+                    "layers",
+                    params=tuple(new[:4]),
+                    hint="how='identity' makes new layers that pass their input on",
+                )
+        if all(self.small.shapes[a] == found.shapes[b] for a, b in old.items()):
+            return found._replace(big=None)
+        places = {self.number[name] for name in new}
+        inputs, parameters = self._inputs(old), len(self.small.shapes)
+        cut = cut_layers(self.small.program, found.big, inputs, places, parameters)
+        if cut is None:
+            return Conflict(
+                "width and depth grow together, and the big model without the layers of "
+                f"{new[0]} is not the small one",
+                "layers",
+                params=tuple(new[:4]),
+                hint="grow in two steps, width and depth one after the other",
+            )
+        return found._replace(big=cut)

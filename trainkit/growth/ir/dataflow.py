@@ -1,0 +1,191 @@
+"""One driver that carries facts about values forward through a program, loops and branches too.
+
+What is to be known of each value (is it 0, what is its sign, what does it depend on) is a lattice:
+a fact for values of which nothing is known, a way to join the facts of two values of which one is
+taken, and what an equation makes of its operands' facts, by the traits of its primitive. The driver
+knows `scan`, `while` and `cond`, whose bodies it goes through until the facts of what they carry
+stay. It enters no other body: to a primitive that nobody knows, a lattice gives `top`.
+
+Programs are `ir.program.Program`s, or anything that has `ins`, `equations` and `outs` as they have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Generic, TypeVar
+
+from trainkit.growth.ir.program import Const, Folder, Program, scan_counts
+
+Fact = TypeVar("Fact")
+LOOPS = {"scan": ("jaxpr",), "while": ("cond_jaxpr", "body_jaxpr"), "cond": ("branches",)}
+
+
+def _unchanged(fact: Any) -> Any:
+    return fact
+
+
+@dataclasses.dataclass(frozen=True)
+class Lattice(Generic[Fact]):
+    """A kind of fact, and how it goes from operands to results.
+
+    Attributes:
+      top: holds of every value. No other fact may hold of more values, and chains of joins end.
+      join: what holds of a value that is one of two.
+      constant: what holds of an operand that is a constant; `None` if it is none.
+      transfer: equation, facts of its operands -> what holds of each of its results.
+      row: fact of a stacked value -> of each of its rows, which a scan takes one by one.
+      stacked: fact of each row -> of the stacked value.
+      chosen: fact of what decides (a branch, the length of a loop), fact of a result -> what holds
+        of the result.
+      enters: whether to go into loops and branches; otherwise they are equations like others.
+    """
+
+    top: Fact
+    join: Callable[[Fact, Fact], Fact]
+    constant: Callable[[Any], Fact | None]
+    transfer: Callable[[Any, list[Fact]], Fact]
+    row: Callable[[Fact], Fact] = _unchanged
+    stacked: Callable[[Fact], Fact] = _unchanged
+    chosen: Callable[[Fact, Fact], Fact] = lambda decides, result: result
+    enters: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts(Generic[Fact]):
+    """What a pass found of each value of a program, of those in its bodies too."""
+
+    lattice: Lattice[Fact]
+    known: dict[int, tuple[Any, Fact]]  # id of a value -> the value, so that it stays, and its fact
+
+    def of(self, v: Any) -> Fact:
+        """The fact of a value; `top` for one that the program does not have."""
+        constant = self.lattice.constant(v)
+        if constant is not None:
+            return constant
+        return self.known[id(v)][1] if id(v) in self.known else self.lattice.top
+
+
+def flat_bodies(equation: Any) -> list[Program]:
+    """The bodies of a loop or branch of a flat program, flat: condition first."""
+    found = [equation.params[key] for key in LOOPS[equation.name]]
+    jaxprs = found[0] if equation.name == "cond" else found
+    return [Folder().flatten(jaxpr) for jaxpr in jaxprs]
+
+
+def run(
+    program: Any,
+    inputs: Sequence[Fact],
+    lattice: Lattice[Fact],
+    bodies: Callable[[Any], Sequence[Any]] = flat_bodies,
+) -> Facts[Fact]:
+    """Carries facts of a program's inputs to all of its values.
+
+    Args:
+      program: its equations in order.
+      inputs: a fact for each of `program.ins`.
+      lattice: the kind of fact.
+      bodies: equation -> the bodies of a loop or branch, as programs.
+
+    >>> import jax, jax.numpy as jnp
+    >>> fn = lambda x, y: jax.lax.fori_loop(0, 3, lambda i, c: (c[0] + c[1], c[1]), (x, y))
+    >>> program = Folder().flatten(jax.make_jaxpr(fn)(1.0, 1.0))
+    >>> facts = run(program, [False, True], DEPENDS)
+    >>> [facts.of(v) for v in program.outs]
+    [True, True]
+    """
+    facts = Facts(lattice, {})
+    _Walk(lattice, facts, bodies, {}).program(program, inputs)
+    return facts
+
+
+@dataclasses.dataclass(frozen=True)
+class _Walk(Generic[Fact]):
+    lattice: Lattice[Fact]
+    facts: Facts[Fact]
+    bodies: Callable[[Any], Sequence[Any]]
+    entered: dict[int, Sequence[Any]]  # id of an equation -> its bodies
+
+    def note(self, values: Sequence[Any], facts: Sequence[Fact]) -> None:
+        for v, fact in zip(values, facts, strict=True):
+            self.facts.known[id(v)] = v, fact
+
+    def program(self, program: Any, inputs: Sequence[Fact]) -> list[Fact]:
+        self.note(program.ins, inputs)
+        for equation in program.equations:
+            found = self.equation(equation, [self.facts.of(v) for v in equation.ins])
+            self.note(equation.outs, found)
+        return [self.facts.of(v) for v in program.outs]
+
+    def equation(self, equation: Any, ins: list[Fact]) -> list[Fact]:
+        if not self.lattice.enters or equation.name not in LOOPS:
+            return [self.lattice.transfer(equation, ins)] * len(equation.outs)
+        if id(equation) not in self.entered:
+            self.entered[id(equation)] = self.bodies(equation)
+        bodies = self.entered[id(equation)]
+        if equation.name == "scan":
+            return self.scan(equation, bodies[0], ins)
+        if equation.name == "while":
+            return self.loop(equation, bodies, ins)
+        results = [self.program(body, ins[1:]) for body in bodies]
+        joined = [self.joined(facts) for facts in zip(*results, strict=True)]
+        return [self.lattice.chosen(ins[0], fact) for fact in joined]
+
+    def joined(self, facts: Sequence[Fact]) -> Fact:
+        first, *others = facts
+        for fact in others:
+            first = self.lattice.join(first, fact)
+        return first
+
+    def scan(self, equation: Any, body: Any, ins: list[Fact]) -> list[Fact]:
+        consts, carried = scan_counts(equation.params)
+        split = consts + carried
+        rows = [self.lattice.row(fact) for fact in ins[split:]]
+
+        def once(carry: list[Fact]) -> list[Fact]:
+            return self.program(body, [*ins[:consts], *carry, *rows])
+
+        carry, results = self.fixpoint(once, ins[consts:split])
+        if equation.params["length"]:
+            carry = results[:carried]
+        return [*carry, *map(self.lattice.stacked, results[carried:])]
+
+    def loop(self, equation: Any, bodies: Sequence[Any], ins: list[Fact]) -> list[Fact]:
+        first = equation.params["cond_nconsts"]
+        split = first + equation.params["body_nconsts"]
+        test, body = bodies
+
+        def once(carry: list[Fact]) -> list[Fact]:
+            (decides,) = self.program(test, [*ins[:first], *carry])
+            results = self.program(body, [*ins[first:split], *carry])
+            return [self.lattice.chosen(decides, fact) for fact in results]
+
+        return self.fixpoint(once, ins[split:])[0]
+
+    def fixpoint(
+        self, once: Callable[[list[Fact]], list[Fact]], carry: list[Fact]
+    ) -> tuple[list[Fact], list[Fact]]:
+        """Facts of what a loop carries that hold in every iteration, and of what one results in."""
+        while True:
+            results = once(carry)
+            pairs = zip(carry, results[: len(carry)], strict=True)
+            joined = [self.lattice.join(a, b) for a, b in pairs]
+            if joined == carry:
+                return carry, results
+            carry = joined
+
+
+# -- which values depend on some inputs ---------------------------------------------------------
+
+DEPENDS: Lattice[bool] = Lattice(
+    top=True,
+    join=lambda a, b: a or b,
+    constant=lambda v: False if isinstance(v, Const) else None,
+    transfer=lambda equation, facts: any(facts),
+    chosen=lambda decides, result: decides or result,
+)
+
+
+def dependent(program: Program, inputs: Collection[int]) -> Facts[bool]:
+    """Which values may depend on some of a program's inputs, given by their numbers."""
+    return run(program, [i in inputs for i in range(len(program.ins))], DEPENDS)

@@ -1,0 +1,66 @@
+"""What equations make of the indices of entries that were chosen; see `choices`."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import numpy as np
+
+from trainkit.growth.analysis.joint_program import EquationPair
+from trainkit.growth.analysis.values import Pick, Value, leaf_of
+from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.reading import grown_leaves
+
+HINT = (
+    "choose by top_k, and read its indices by one_hot, by indexing, take_along_axis or a scatter "
+    "into the axis they come from; or keep that axis (experts) as it is. Where copies are known to "
+    "be treated alike: trainkit.growth.plan.experts.more_experts"
+)
+
+
+def numbers(value: Value, axis: Axis) -> int | None:
+    """The dimension along which a constant counts 0, 1, 2, … the units of an axis."""
+    if value.const is None:
+        return None
+    axis = find(axis)
+    for d, size in enumerate(zip(value.small, value.big, strict=True)):
+        if size != (axis.small, axis.big):
+            continue
+        ahead = [-1 if e == d else 1 for e in range(len(value.axes))]
+        counted = (np.arange(c.shape[d]).reshape(ahead) for c in value.const)
+        if all(
+            np.array_equal(c.value, np.broadcast_to(n, c.shape))
+            for c, n in zip(value.const, counted, strict=True)
+        ):
+            return d
+    return None
+
+
+def moved(pair: EquationPair, d: int, axis: Axis) -> int:
+    """Where an equation puts a dimension of its operand, which grows by one leaf of `axis`."""
+    rank = len(pair.ins[0].axes)
+    if pair.name == "transpose":
+        return list(pair.params["permutation"]).index(d)
+    if pair.name == "broadcast_in_dim":
+        return int(pair.params["broadcast_dimensions"][d])
+    if pair.name == "squeeze":
+        return d - sum(e % rank < d for e in pair.params["dimensions"])
+    if pair.name == "reshape":
+        (group,) = [g for g in pair.notes["groups"] if d in g.src]
+        leaf = leaf_of(axis)
+        return next(o for o in group.out if leaf in grown_leaves(pair.outs[0].axes[o]))
+    return d
+
+
+def refuse(pair: EquationPair) -> NoReturn:
+    axes = [
+        v.choice.into if isinstance(v.choice, Pick) else v.choice.axes[1]
+        for v in pair.ins
+        if v.choice is not None
+    ]
+    pair.fail(
+        f"`{pair.name}` reads which entries of an axis that grows were chosen; each is there "
+        "several times, and what this makes of their numbers is not known to be the same",
+        axes=axes,
+        hint=HINT,
+    )
