@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from trainkit.growth.analysis.joint_program import EquationPair, JointProgram
+from trainkit.growth.analysis.joint_program import EquationPair, JointProgram, Value
 from trainkit.growth.ir.program import scan_counts
 
 _FORWARD = {
-    "reshape", "transpose", "squeeze", "broadcast_in_dim", "convert_element_type",
-    "stop_gradient",
+    "reshape", "transpose", "squeeze", "broadcast_in_dim", "convert_element_type", "stop_gradient",
 }  # fmt: skip
 
 
@@ -15,6 +14,11 @@ def shiftable(joint: JointProgram) -> dict[int, float]:
     """Parameters of which every use is `w + s` with one constant s."""
     origin = {id(v): i for i, v in enumerate(joint.values[: len(joint.analysis.params)])}
     shifts: dict[int, set[float | None]] = {}
+
+    def given_back(values: list[Value]) -> None:
+        for v in values:
+            if id(v) in origin:
+                shifts.setdefault(origin[id(v)], set()).add(None)
 
     def visit(equations: list[EquationPair]) -> None:
         for pair in equations:
@@ -29,6 +33,7 @@ def shiftable(joint: JointProgram) -> dict[int, float]:
                         shifts.setdefault(origin[id(v)], set()).add(None)
             for body in pair.bodies:
                 visit(body.equations)
+                given_back(body.outs)
             if pair.bodies:
                 if pair.name != "scan":
                     for v in pair.ins:
@@ -51,5 +56,6 @@ def shiftable(joint: JointProgram) -> dict[int, float]:
                 shifts.setdefault(i, set()).add(shift)
 
     visit(joint.pairs)
+    given_back(joint.outs)
     agreed = ((i, next(iter(s))) for i, s in shifts.items() if len(s) == 1)
     return {i: shift for i, shift in agreed if shift is not None}
