@@ -121,14 +121,20 @@ def chosen(draw, cases: int):
 
 
 @st.composite
-def shifted(draw, again: bool):
+def shifted(draw, then: str):
     """w + 1 where that is all that w is for, and where it is not."""
     base = draw(alike(lax.add, "normal", kinds=("free",)))
     one = base.operands[0]._replace(values=lambda rng, shape: np.ones(shape), kind="number")
 
     def fn(w, one):
         y = lax.add(w, one)
-        return (y, lax.mul(w, one)) if again else y
+        if then == "":
+            return y
+        if then == "multiplied":
+            return y, lax.mul(w, one)
+        if then == "returned":
+            return y, w
+        return y, lax.scan(lambda c, _: (c, w), 0.0, None, length=2)[1]  # returned by a loop
 
     return base._replace(small=fn, big=fn, operands=(base.operands[0], one))
 
@@ -195,8 +201,10 @@ CASES: dict[str, dict[str, st.SearchStrategy[Case]]] = {
         "zero": alike(lax.add, "normal", zeros),
         "guard": alike(lax.add, "positive", tiny, kinds=("free", "number"), tolerance=1e-9),
         "mask": alike(lax.add, "normal", mask, kinds=("free", "const")),
-        "shift": shifted(again=False),
-        "shift, and more": shifted(again=True),
+        "shift": shifted(""),
+        "shift, and multiplied": shifted("multiplied"),
+        "shift, and returned": shifted("returned"),
+        "shift, and returned by a loop": shifted("in a loop"),
     },
     "sub": {"": alike(lax.sub, "normal", "normal"), "zero": alike(lax.sub, zeros, "normal")},
     "add_any": {"": alike(add_any, "normal", "normal", kinds=("free", "plain"), ones=False)},

@@ -192,7 +192,9 @@ SPECIAL = {
     "integer_pow": _integer_pow, "dot_general": _dot, "slice": _slice, "div": _div,
     "broadcast_in_dim": _broadcast, "convert_element_type": _convert, "round": _round,
     "clamp": lambda p, low, x, high: np.minimum(np.maximum(x, low), high),
-    "select_n": lambda p, which, *cases: np.choose(which.astype(int), np.broadcast_arrays(*cases))
+    "select_n": lambda p, which, *cases: np.choose(
+        which.astype(int), np.broadcast_arrays(*cases), mode="clip"
+    )
     if which.ndim else cases[int(which)],
     "reshape": lambda p, x: x.reshape(p["new_sizes"]),
     "transpose": lambda p, x: np.transpose(x, p["permutation"]),

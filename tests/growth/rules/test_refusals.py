@@ -250,4 +250,5 @@ def test_every_refusal_is_reached():
                 suppress_health_check=[HealthCheck.too_slow],
             )  # fmt: skip
             settled(given(strategy)(reach))()
-    assert not set(lines().values()) - seen
+    missed = set(lines().values()) - seen
+    assert not missed
