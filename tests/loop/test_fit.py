@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.loop.resumable_run import DATA, STEPS, run
 
 import trainkit
+from tests.loop.resumable_run import DATA, STEPS, run
+from trainkit._core.run_files import read_metrics
 from trainkit.data import Sampler
 from trainkit.loop.fit import fit
 from trainkit.loop.stopping import EarlyStopping
-from trainkit.loop.writers import read_metrics
 
 # What differs between two runs of the same program, however alike they are.
 TIMES = {"seconds", "examples_per_second", "compile_seconds"}

@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-import trainkit
+from trainkit._core.versions import VERSION
 
 # word -> the module whose `main(arguments) -> int` does it, imported when it is asked for; how it
 # is called; what it does.
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(HELP.format(commands="\n".join(listed)))
         return 0
     if arguments[0] == "--version":
-        print(f"trainkit {trainkit.__version__}")
+        print(f"trainkit {VERSION}")
         return 0
     word, rest = arguments[0], arguments[1:]
     if word not in COMMANDS:

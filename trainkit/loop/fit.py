@@ -18,6 +18,8 @@ from trainkit.loop.record import FitResult
 from trainkit.loop.run_folder import RunFolder
 from trainkit.loop.session import Evaluate, Session
 from trainkit.loop.stopping import Budget, EarlyStopping
+from trainkit.loop.summary import write_summary
+from trainkit.report.html import write_report
 from trainkit.report.progress import Progress
 from trainkit.step.state import TrainState
 
@@ -132,12 +134,8 @@ def fit(
         run.open_log(stack)
         result = run.until_stopped()
         if run.folder is not None:
-            from trainkit.report.summary import write_summary
-
             write_summary(run.folder, result)
             if report:
-                from trainkit.report.html import write_report
-
                 result = dataclasses.replace(result, report=write_report(run.folder.path))
         run.progress.ended(result)
     return result

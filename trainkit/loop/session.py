@@ -15,11 +15,11 @@ from trainkit.cost import step_flops
 from trainkit.data.prefetch import Prefetch
 from trainkit.data.stacked import Stacked
 from trainkit.loop.hooks import Change, Hook, Now
-from trainkit.loop.log import RunLog, fetch
+from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import FitResult, Record
 from trainkit.loop.run_folder import RunFolder
+from trainkit.loop.run_log import RunLog, fetch
 from trainkit.loop.stopping import Budget, EarlyStopping
-from trainkit.loop.writers import MetricsLog
 from trainkit.step.state import TrainState
 
 PyTree = Any

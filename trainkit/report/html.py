@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainkit.loop.run_folder import REPORT
+from trainkit._core.run_files import REPORT
 from trainkit.report.panels import sections
 from trainkit.report.run_data import RunData, read_run
 
