@@ -25,9 +25,11 @@ import trainkit
 import trainkit.progressive.run as run_module
 from experiments.progressive_lm.model import Transformer
 from trainkit.data import Sampler, shakespeare
-from trainkit.progressive import Ahead, Built, Passage, Recipe, progressive, triggers
-from trainkit.progressive.stages import Stage
+from trainkit.progressive import Stage, progressive, triggers
+from trainkit.progressive.background import Background
+from trainkit.progressive.stages.prepared import PreparedStage, Recipe
 from trainkit.progressive.transition.grow import grown
+from trainkit.progressive.transition.switch import Passage
 
 LENGTH, BATCH, SMALL, SEEDS = 64, 16, (32, 2), 3
 GROWTHS = 10  # of which the gap is measured, each in a run of its own
@@ -57,7 +59,7 @@ SIZES = {
 QUIET = 20  # steps with nothing in the background, before a stage ends
 
 
-class Watched(Ahead):
+class Watched(Background):
     """Work ahead of which it is known whether any is left."""
 
     latest: ClassVar[Watched]
@@ -102,7 +104,7 @@ def gap(ahead: bool, seed: int) -> tuple[float, float]:
 
     train, _, _ = shakespeare().split()
     stream = Sampler(train.windows(length), batch, seed=seed)
-    run_module.Ahead = Watched
+    run_module.Background = Watched
     result = progressive(
         [Stage(model(*before), quiet()), Stage(model(*after), quiet())],
         build,
@@ -143,7 +145,7 @@ def switch(size: str, times: int = 20) -> tuple[list[float], float]:
         validation=[stream.draw((0, 0))[0]],
         grow=grown,
     )
-    small, big = (Built(recipe, Stage(model(*m)), k) for k, m in enumerate((before, after)))
+    small, big = (PreparedStage(recipe, Stage(model(*m)), k) for k, m in enumerate((before, after)))
     passage = Passage(small, big).compile().rehearse()
     state = small.fresh()
     first, ordinary = [], []
@@ -184,14 +186,14 @@ def spikes() -> dict[str, list[float]]:
             seed=seed,
             warmup=20,
         )
-        small = Built(recipe, Stage(model(*SMALL)), 0)
+        small = PreparedStage(recipe, Stage(model(*SMALL)), 0)
         state = small.fresh()
         for _ in range(600):
             state, _ = small.step(state, next(stream))
         batches = [next(stream) for _ in range(5)]
         alone = follow(small, state, batches)
         for name, (module, options) in recipes.items():
-            big = Built(recipe, Stage(module, **options), 1)
+            big = PreparedStage(recipe, Stage(module, **options), 1)
             passage = Passage(small, big)
             after = big.step.place(jax.jit(passage.apply)(state))
             excess = np.mean(np.subtract(follow(big, after, batches), alone))
@@ -199,14 +201,14 @@ def spikes() -> dict[str, list[float]]:
     return rows
 
 
-def follow(built: Built, state: Any, batches: list[Any]) -> list[float]:
+def follow(stage: PreparedStage, state: Any, batches: list[Any]) -> list[float]:
     """The loss after each of some steps, on the batch that comes next, as training sees it."""
     losses = []
     for batch in batches:
-        state, metrics = built.step(state, batch)
+        state, metrics = stage.step(state, batch)
         losses.append(metrics["loss"])
     # A sixth loss, after the last update, on the first batch: five updates, five excesses.
-    last = built.model.evaluation(state.params, state.model_state, batches[0], state.rng)
+    last = stage.model.evaluation(state.params, state.model_state, batches[0], state.rng)
     losses.append(last.total / last.weight)
     return [float(x) for x in jnp.stack(losses[1:])]
 

@@ -47,10 +47,11 @@ MAY_KNOW = {
     "growth": "_core packed cost step adapters growth.errors growth.operators growth.ir "
     "growth.axes growth.plan growth.analysis growth.rules growth.depth growth.maps "
     "growth.opt_state growth.views",
+    "progressive.stages": "_core cost step growth.operators",
     "progressive.transition": "_core cost step adapters growth growth.errors growth.operators "
-    "growth.axes growth.plan growth.maps growth.opt_state growth.views",
+    "growth.axes growth.plan growth.maps growth.opt_state growth.views progressive.stages",
     "progressive": "_core cost data step adapters loop growth growth.errors growth.operators "
-    "growth.views progressive.transition",
+    "growth.views progressive.stages progressive.transition",
     "laws.problems": "_core",
     "laws.reproducers": "_core laws.problems",
     "laws.oracles": "_core",

@@ -1,9 +1,14 @@
-"""trainkit: one train step for every placement, models that grow, laws for update rules."""
+"""trainkit: one train step for every placement, models that grow, laws for update rules.
+
+Read `step` for what one step is, `loop` for the run around it, `growth` for how a model grows
+and `progressive` for when; `docs/design.md` draws the house.
+"""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainkit import placement
+from trainkit._core.versions import VERSION as __version__
 from trainkit.step.eval_step import EvalStep, make_eval_step
 from trainkit.step.guard import NonFiniteError
 from trainkit.step.loss import Loss, LossFn
@@ -11,7 +16,29 @@ from trainkit.step.precision import LossScale, Precision
 from trainkit.step.state import TrainState
 from trainkit.step.train_step import TrainStep, make_train_step
 
-__version__ = "0.1.0"
+# For type checkers: what `__getattr__` imports. Nothing in the package imports the package itself,
+# so that these make no cycle.
+if TYPE_CHECKING:
+    from trainkit import (
+        cost,
+        data,
+        growth,
+        laws,
+        packed,
+        progressive,
+        regularise,
+        report,
+        schedules,
+        sweep,
+        transforms,
+    )
+    from trainkit.adapters.linen import from_linen
+    from trainkit.adapters.nnx import from_nnx
+    from trainkit.loop import checkpoint
+    from trainkit.loop.fit import fit
+    from trainkit.loop.hooks import Change, Now
+    from trainkit.loop.record import FitResult
+    from trainkit.loop.stopping import EarlyStopping
 
 __all__ = [
     "Change",
@@ -26,6 +53,7 @@ __all__ = [
     "Precision",
     "TrainState",
     "TrainStep",
+    "__version__",
     "checkpoint",
     "cost",
     "data",
@@ -36,44 +64,34 @@ __all__ = [
     "laws",
     "make_eval_step",
     "make_train_step",
+    "packed",
     "placement",
     "progressive",
+    "regularise",
     "report",
     "schedules",
+    "sweep",
     "transforms",
 ]
 
 # Imported when first asked for: each brings a library that `import trainkit` must not wait for.
-_LAZY = {
-    "Change": "trainkit.loop.hooks",
-    "EarlyStopping": "trainkit.loop.stopping",
-    "FitResult": "trainkit.loop.record",
-    "Now": "trainkit.loop.hooks",
-    "fit": "trainkit.loop.fit",
-    "from_linen": "trainkit.adapters.linen",
-    "from_nnx": "trainkit.adapters.nnx",
-}
-_LAZY_MODULES = {
-    "checkpoint": "trainkit.loop.checkpoint",
-    "cost": "trainkit.cost",
-    "data": "trainkit.data",
-    "growth": "trainkit.growth",
-    "laws": "trainkit.laws",
-    "packed": "trainkit.packed",
-    "progressive": "trainkit.progressive",
-    "regularise": "trainkit.regularise",
-    "report": "trainkit.report",
-    "schedules": "trainkit.schedules",
-    "sweep": "trainkit.sweep",
-    "transforms": "trainkit.transforms",
+_FROM = {
+    "Change": "loop.hooks",
+    "EarlyStopping": "loop.stopping",
+    "FitResult": "loop.record",
+    "Now": "loop.hooks",
+    "fit": "loop.fit",
+    "from_linen": "adapters.linen",
+    "from_nnx": "adapters.nnx",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    if name in _LAZY_MODULES:
-        return importlib.import_module(_LAZY_MODULES[name])
+    if name in _FROM:
+        return getattr(importlib.import_module(f"trainkit.{_FROM[name]}"), name)
+    if name in __all__:
+        inside = "loop.checkpoint" if name == "checkpoint" else name
+        return importlib.import_module(f"trainkit.{inside}")
     raise AttributeError(f"module 'trainkit' has no attribute {name!r}")
 
 

@@ -90,6 +90,18 @@ def count_flops(function: Callable[..., Any], *args: Any, loops_once: bool = Fal
     return _count(jax.make_jaxpr(function)(*args), loops_once)
 
 
+def program_flops(
+    function: Callable[..., Any], arguments: tuple[Any, ...], compiled: jax.stages.Compiled
+) -> float:
+    """FLOPs of a compiled program on one device, with what its loops were counted too little."""
+    return cost(compiled).flops + _uncounted(function, arguments)
+
+
+def _uncounted(function: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
+    """What XLA's count leaves out: all but the first iteration of a loop."""
+    return count_flops(function, *arguments) - count_flops(function, *arguments, loops_once=True)
+
+
 def step_flops(step: Any, state: PyTree, batch: PyTree) -> float:
     """FLOPs of one call of a train step, over all its devices.
 
@@ -103,11 +115,8 @@ def step_flops(step: Any, state: PyTree, batch: PyTree) -> float:
         return float(known)
     if not all(hasattr(step, name) for name in ("compile", "program", "placement")):
         return count_flops(step, state, batch) if hasattr(step, "lower") else 0.0
-    program = whole_program(step)
-    missing = count_flops(program, state, batch) - count_flops(
-        program, state, batch, loops_once=True
-    )
-    return cost(step.compile(state, batch)).flops * step.placement.parts + missing
+    uncounted = _uncounted(whole_program(step), (state, batch))
+    return cost(step.compile(state, batch)).flops * step.placement.parts + uncounted
 
 
 def whole_program(step: Any) -> Callable[..., Any]:

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trainkit._core.paths import path_name
+
 PyTree = Any
 
 
@@ -84,8 +86,9 @@ class Packed:
         filled: dict[str, int] = {}
         for i, (path, leaf) in enumerate(leaves):
             if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
-                where = jax.tree_util.keystr(path)
-                raise TypeError(f"Packed.pack: the leaf {where} is a {type(leaf).__name__}.")
+                raise TypeError(
+                    f"Packed.pack: the leaf {path_name(path)} is a {type(leaf).__name__}."
+                )
             group = _group(leaf, path) if like is None else like.layout.groups[i]
             shapes.append(tuple(leaf.shape))
             groups.append(group)
@@ -195,7 +198,7 @@ def _group(leaf: Any, path: Any) -> str:
     sharding = None if isinstance(leaf, jax.core.Tracer) else getattr(leaf, "sharding", None)
     if sharding is None or len(sharding.device_set) == 1 or sharding.is_fully_replicated:
         return dtype
-    return f"{dtype}:{jax.tree_util.keystr(path)}"
+    return f"{dtype}:{path_name(path)}"
 
 
 def _alone(group: str) -> bool:

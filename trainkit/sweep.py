@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from trainkit._core import validation
 from trainkit.step.loss import LossFn
 from trainkit.step.state import TrainState
 
@@ -33,12 +34,11 @@ class Sweep(NamedTuple):
 
         NaN is never the best: a run that diverged is no candidate.
         """
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode must be 'min' or 'max', got {mode!r}.")
+        validation.choice("mode", mode, ("min", "max"))
         found = np.asarray(values, np.float64)
         shape = tuple(len(axis) for axis in self.axes.values())
         if found.shape != shape:
-            raise ValueError(f"values must have the grid's shape {shape}, got {found.shape}.")
+            raise ValueError(f"values must have the grid's shape {shape}, not {found.shape}.")
         if np.isnan(found).all():
             raise ValueError("every run of the sweep ended in NaN; try lower learning rates.")
         pick = np.nanargmin if mode == "min" else np.nanargmax
@@ -72,14 +72,14 @@ def sweep(run: Callable[..., PyTree], *, batch: int | None = None, **axes: Seque
     for name, axis in axes.items():
         array = np.asarray(axis)
         if array.ndim != 1 or not array.size or not np.issubdtype(array.dtype, np.number):
-            raise ValueError(f"the axis {name!r} must be a list of numbers, got {axis!r}.")
+            raise ValueError(f"the axis {name!r} must be a list of numbers, not {axis!r}.")
         values[name] = array
     shape = tuple(len(axis) for axis in values.values())
     points = np.array(list(itertools.product(*(range(n) for n in shape))), np.int32)
     total = len(points)
+    if batch is not None:
+        validation.integer("batch", batch)
     size = total if batch is None else min(batch, total)
-    if size < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}.")
     columns = {name: axis[points[:, i]] for i, (name, axis) in enumerate(values.items())}
 
     @jax.jit

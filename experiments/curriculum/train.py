@@ -17,8 +17,8 @@ import trainkit
 from experiments.progressive_lm.model import Transformer
 from trainkit.data import CharCorpus, shakespeare
 from trainkit.data.staged import staged
-from trainkit.progressive import keep_compiled, progressive, triggers
-from trainkit.progressive.stages import Data, Stage
+from trainkit.progressive import Data, Stage, progressive, triggers
+from trainkit.progressive.background import keep_compiled
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from experiments.progressive_lm.grid import Corpus, Grid, whole
 from experiments.progressive_lm.model import Transformer
 from experiments.progressive_lm.train import RATES, transformation
 from trainkit.data import shakespeare
-from trainkit.progressive import keep_compiled
+from trainkit.progressive.background import keep_compiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     corpus = Corpus.of(shakespeare(config.data), config.length, config.batch_size)
     grid = Grid(corpus, transformation("adamw"), RATES["adamw"], config.seeds)
     model = lambda depth: Transformer(84, config.width, depth)
-    full = grid.built(model(config.depth))
+    full = grid.prepared(model(config.depth))
     train, measure, cost = grid.trainer(full), grid.evaluator(full), grid.flops(full)
     decay = whole(0.2 * config.steps)
 
@@ -77,7 +77,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     stable = whole(0.8 * config.steps)
     rows = [row("from scratch", end(grid.fresh(full), stable), (stable + decay) * cost, grid)]
     for start in config.starts:
-        small = grid.built(model(start))
+        small = grid.prepared(model(start))
         trunk, price = grid.trainer(small), grid.flops(small)
         states, done = grid.fresh(small), 0
         alone = trunk(states, stable)
@@ -86,7 +86,7 @@ def run(config: Config) -> list[dict[str, Any]]:
         for share in sorted(config.shares):
             at = whole(share * config.steps)
             states, done = trunk(states, at - done), at
-            big = grid.built(model(config.depth), rewarm=config.rewarm)
+            big = grid.prepared(model(config.depth), rewarm=config.rewarm)
             losses = end(grid.grow(small, big, states), stable - at)
             flops = at * price + (stable + decay - at) * cost
             rows.append(row(f"{start} blocks until {share:.0%}", losses, flops, grid))

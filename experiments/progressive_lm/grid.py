@@ -21,10 +21,11 @@ import trainkit
 from experiments.progressive_lm.model import Transformer
 from trainkit.cost import count_flops
 from trainkit.data import CharCorpus, Sampler
-from trainkit.progressive import Built, Passage, Recipe
-from trainkit.progressive.pace import NEVER
-from trainkit.progressive.stages import Stage
+from trainkit.progressive import Stage
+from trainkit.progressive.stages.pace import NEVER
+from trainkit.progressive.stages.prepared import PreparedStage, Recipe
 from trainkit.progressive.transition.grow import grown
+from trainkit.progressive.transition.switch import Passage
 
 PyTree = Any
 CHUNK = 10  # steps a call
@@ -71,7 +72,7 @@ class Grid:
 
     @functools.cached_property
     def recipe(self) -> Recipe:
-        """For `Built`: stages of models."""
+        """For `PreparedStage`: stages of models."""
         return Recipe(
             build=lambda m: trainkit.from_linen(m, optax.softmax_cross_entropy_with_integer_labels),
             tx=self.tx,
@@ -81,34 +82,36 @@ class Grid:
             warmup=20,
         )
 
-    def built(self, model: Transformer, **stage: Any) -> Built:
+    def prepared(self, model: Transformer, **stage: Any) -> PreparedStage:
         """A model made ready; `stage` are options of `Stage`."""
-        return Built(self.recipe, Stage(model, **stage), 0)
+        return PreparedStage(self.recipe, Stage(model, **stage), 0)
 
     def sized(self, model: Transformer) -> Sized:
         """A model with what all of its runs need."""
-        built = self.built(model)
-        return Sized(built, self.flops(built), self.trainer(built), self.evaluator(built))
+        prepared = self.prepared(model)
+        return Sized(
+            prepared, self.flops(prepared), self.trainer(prepared), self.evaluator(prepared)
+        )
 
-    def fresh(self, built: Built) -> PyTree:
+    def fresh(self, prepared: PreparedStage) -> PyTree:
         """States from scratch, [rates, seeds]."""
-        example = built.one_batch
+        example = prepared.one_batch
 
         def one(rate: jax.Array, seed: jax.Array) -> PyTree:
-            state = built.model.state(self.recipe.paced, example, jax.random.key(seed))
+            state = prepared.model.state(self.recipe.paced, example, jax.random.key(seed))
             return state.replace(opt_state=state.opt_state._replace(level=rate))
 
         over_seeds = jax.vmap(one, (None, 0))
         rates = jnp.asarray(self.rates, jnp.float32)
         return jax.jit(jax.vmap(over_seeds, (0, None)))(rates, jnp.arange(self.seeds))
 
-    def flops(self, built: Built) -> float:
+    def flops(self, prepared: PreparedStage) -> float:
         """FLOPs of one step of one run."""
-        return count_flops(built.step.program, built.like, built.batch)
+        return count_flops(prepared.step.program, prepared.like, prepared.batch)
 
-    def trainer(self, built: Built) -> Trainer:
+    def trainer(self, prepared: PreparedStage) -> Trainer:
         """`(states, steps) -> states`, steps being a multiple of `CHUNK`."""
-        program, corpus = built.step.program, self.corpus
+        program, corpus = prepared.step.program, self.corpus
 
         @jax.jit
         def chunk(states: PyTree, starts: jax.Array) -> PyTree:
@@ -131,9 +134,9 @@ class Grid:
             ]
         )
 
-    def evaluator(self, built: Built) -> Callable[[PyTree], np.ndarray]:
+    def evaluator(self, prepared: PreparedStage) -> Callable[[PyTree], np.ndarray]:
         """`states -> validation losses [rates, seeds]`."""
-        model, held = built.model, self.corpus.validation
+        model, held = prepared.model, self.corpus.validation
 
         def one(state: PyTree) -> jax.Array:
             # A part at a time: all runs are in memory at once.
@@ -149,7 +152,7 @@ class Grid:
         run = jax.jit(jax.vmap(jax.vmap(one)))
         return lambda states: np.asarray(run(states), np.float64)
 
-    def grow(self, small: Built, big: Built, states: PyTree) -> PyTree:
+    def grow(self, small: PreparedStage, big: PreparedStage, states: PyTree) -> PyTree:
         """The grown states of all runs."""
         return jax.jit(jax.vmap(jax.vmap(Passage(small, big).apply)))(states)
 
@@ -186,7 +189,7 @@ class Trainer:
 class Sized(NamedTuple):
     """A model, the FLOPs of one step of one run, and the programs for all runs."""
 
-    built: Built
+    prepared: PreparedStage
     flops: float
     train: Trainer
     measure: Callable[[PyTree], np.ndarray]

@@ -20,7 +20,7 @@ from experiments.progressive_lm.grid import Corpus, Grid, Sized, whole
 from experiments.progressive_lm.model import Transformer
 from experiments.progressive_lm.page import best_losses, label, page, table
 from trainkit.data import shakespeare
-from trainkit.progressive import keep_compiled
+from trainkit.progressive.background import keep_compiled
 
 OPERATORS = {
     "identity": "uneven+identity",
@@ -165,16 +165,18 @@ def compare(
         if config.small[1] < blocks < depth:
             alone[f"{blocks} block{'s' if blocks > 1 else ''}"] = grid.sized(model(width, blocks))
     # All at once: a table without its baselines says nothing.
-    yield [r for k, size in alone.items() for r in finish(size, grid.fresh(size.built), method=k)]
-    trunk, done = grid.fresh(small.built), 0
+    yield [
+        r for k, size in alone.items() for r in finish(size, grid.fresh(size.prepared), method=k)
+    ]
+    trunk, done = grid.fresh(small.prepared), 0
     for share in sorted(config.grow_at):
         before = whole(share * most / small.flops)
         trunk, done = small.train(trunk, before - done) if before > done else trunk, before
         for name in names:
             for moments in config.moments:
                 options = {"moments": moments, "rewarm": config.rewarm, "anneal": config.rewarm}
-                big = grid.built(model(*config.large), how=OPERATORS[name], **options)
-                states = grid.grow(small.built, big, trunk)
+                big = grid.prepared(model(*config.large), how=OPERATORS[name], **options)
+                states = grid.grow(small.prepared, big, trunk)
                 about = {
                     "method": name,
                     "moments": moments,

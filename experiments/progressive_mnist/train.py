@@ -19,8 +19,9 @@ import trainkit
 from experiments.progressive_mnist.models import CNN, MLP
 from trainkit.data import Sampler, mnist, normalise, split
 from trainkit.data.mnist import MEAN, STD
-from trainkit.progressive import Probe, ProgressiveResult, keep_compiled, progressive, triggers
-from trainkit.progressive.stages import Stage
+from trainkit.progressive import Probe, Stage, progressive, triggers
+from trainkit.progressive.background import keep_compiled
+from trainkit.progressive.run import ProgressiveResult
 from trainkit.report import RunData, read_run, write_report
 from trainkit.report.growth import comparison, growth_parts
 
@@ -241,12 +242,12 @@ def report(setting: Setting, results: dict[str, ProgressiveResult]) -> dict[str,
     """Prints the final table, writes the report, returns the numbers."""
     found, runs = {}, []
     for name, result in results.items():
-        test = trainkit.make_eval_step(result.built.model).over(result.state, setting.test)
+        test = trainkit.make_eval_step(result.prepared.model).over(result.state, setting.test)
         found[name] = {
             "test_accuracy": test["accuracy"],
             "test_loss": test["loss"],
             "validation_loss": result.evaluation["loss"],
-            "parameters": result.built.parameters,
+            "parameters": result.prepared.parameters,
             "flops": result.ledger.total,
             "seconds": result.fit.seconds,
             "examples": result.fit.examples,

@@ -94,7 +94,7 @@ def test_every_command_that_is_listed_is_there(capsys):
 def test_an_unknown_command_gets_the_near_one(capsys, word, near):
     status, _, err = main(capsys, word)
     assert status == 2
-    assert f"There is no command '{word}'. Did you mean '{near}'? There are: train, devices" in err
+    assert f"There is no command '{word}'; did you mean '{near}'? There are: train, devices" in err
 
 
 def test_devices(capsys):
@@ -119,7 +119,7 @@ def test_train_lists_the_experiments_with_their_first_lines(capsys, arguments):
 def test_an_unknown_experiment_gets_the_near_one_and_all_there_are(capsys):
     status, _, err = main(capsys, "train", "minst")
     assert status == 2
-    assert "There is no experiment 'minst'. Did you mean 'mnist'? There are:" in err
+    assert "There is no experiment 'minst'; did you mean 'mnist'? There are:" in err
     status, _, err = main(capsys, "train", "--model", "cnn")
     assert status == 2
     assert "trainkit train NAME --model" in err

@@ -123,9 +123,9 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 def test_uneven_leaves_are_named():
-    with pytest.raises(ValueError, match="y has 3 examples, but x has 4"):
+    with pytest.raises(ValueError, match="data/y has 3 examples on its axis 0, but data/x has 4"):
         Sampler({"x": np.zeros(4), "y": np.zeros((3, 2))}, 2)
-    with pytest.raises(ValueError, match="y has no leading axis"):
+    with pytest.raises(ValueError, match=r"data/y has shape \(\)"):
         Sampler({"x": np.zeros(4), "y": np.float32(1)}, 2)
     with pytest.raises(ValueError, match="no arrays"):
         Sampler({}, 2)

@@ -3,7 +3,7 @@ import pytest
 
 from trainkit.data import CharCorpus
 from trainkit.data.staged import coarser, staged
-from trainkit.progressive.stages import Data
+from trainkit.progressive import Data
 
 
 def test_a_larger_subset_has_all_of_a_smaller():

@@ -11,9 +11,9 @@ import pytest
 
 from experiments.mnist import train
 from experiments.mnist.models import CNN, MLP, halved
+from trainkit._core.run_files import read_metrics
 from trainkit.data import DataError, mnist
 from trainkit.loop.run_folder import OutputError
-from trainkit.loop.writers import read_metrics
 
 
 @pytest.fixture

@@ -9,9 +9,12 @@ import optax
 import pytest
 
 from trainkit.adapters.model import Model
-from trainkit.progressive import Ahead, Ledger, Limits, Probe, keep_compiled
-from trainkit.progressive.evaluation import Evaluation
+from trainkit.loop.stopping import Budget
+from trainkit.progressive import Probe
+from trainkit.progressive.background import Background, keep_compiled
+from trainkit.progressive.ledger import Ledger
 from trainkit.progressive.probe import Candidate, decide
+from trainkit.progressive.stages.evaluation import Evaluation
 
 LAYERS = 5
 
@@ -55,12 +58,12 @@ def test_an_evaluation_weighs_uneven_batches_by_their_examples():
 
 def test_what_is_made_ahead_is_made_once_in_another_thread():
     made = []
-    with Ahead() as ahead:
+    with Background() as background:
         for _ in range(2):
-            ahead.start("it", lambda: made.append(threading.current_thread().name) or "done")
-        assert ahead.get("it") == ahead.get("it") == "done"
-        assert ahead.ready("it")
-    assert made == [name for name in made if name.startswith("trainkit-ahead")]
+            background.start("it", lambda: made.append(threading.current_thread().name) or "done")
+        assert background.get("it") == background.get("it") == "done"
+        assert background.ready("it")
+    assert made == [name for name in made if name.startswith("trainkit-background")]
     assert len(made) == 1
 
 
@@ -68,19 +71,19 @@ def test_an_error_in_the_background_is_raised_where_it_is_needed():
     def fail():
         raise ValueError("no such model")
 
-    with Ahead() as ahead:
-        ahead.start("it", fail)
+    with Background() as background:
+        background.start("it", fail)
         with pytest.raises(ValueError, match="no such model"):
-            ahead.get("it")
+            background.get("it")
 
 
 def test_without_working_ahead_things_are_made_when_asked_for():
     made = []
-    ahead = Ahead(enabled=False)
-    ahead.start("it", lambda: made.append(1))
+    background = Background(enabled=False)
+    background.start("it", lambda: made.append(1))
     assert not made
-    ahead.get("it")
-    ahead.get("it")
+    background.get("it")
+    background.get("it")
     assert made == [1]
 
 
@@ -92,8 +95,8 @@ def test_the_ledger_adds_and_survives_json():
 
 def test_the_nearest_limit_is_named():
     used = {"steps": 5, "epochs": 0.5, "examples": 50, "flops": 9e9, "seconds": 1.0}
-    assert Limits(steps=10, flops=1e10).share(used) == (0.9, "flops")
-    assert Limits().share(used) == (0.0, None)
+    assert Budget(steps=10, flops=1e10).nearest(used) == (0.9, "flops")
+    assert Budget().nearest(used) == (0.0, None)
 
 
 def candidate(kind, price=0.0):

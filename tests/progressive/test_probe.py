@@ -6,8 +6,7 @@ import pytest
 
 from tests.progressive import tiny
 from trainkit.data import Sampler
-from trainkit.progressive import Price, Probe, triggers
-from trainkit.progressive.stages import Stage
+from trainkit.progressive import Price, Probe, Stage, triggers
 
 events = tiny.events
 
@@ -79,7 +78,7 @@ def test_where_the_learning_rate_is_what_is_wrong_it_is_lowered_and_nothing_grow
     # Each time the trigger fires the probe may lower it once more.
     lowered = len(events(result, "lower"))
     assert float(result.state.opt_state.level) == pytest.approx(0.1**lowered)
-    assert result.built.step.compiles == 1  # a number in the state, no other program
+    assert result.prepared.step.compiles == 1  # a number in the state, no other program
 
 
 def test_annealed_candidates_are_compared_as_finished_models():

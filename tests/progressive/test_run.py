@@ -12,7 +12,7 @@ from trainkit.cost import count_flops
 from trainkit.data import Sampler
 from trainkit.growth.errors import GrowthError
 from trainkit.progressive import triggers
-from trainkit.progressive.stages import Data, Stage, StageError
+from trainkit.progressive.stages.stage import Data, Stage, StageError
 
 events = tiny.events
 TWO = [Stage(4, triggers.steps(10)), Stage(8)]
@@ -51,7 +51,7 @@ def test_every_budget_ends_it(budget, steps):
     assert result.fit.steps == steps
     assert next(iter(budget)) in result.ended
     # Its evaluation is of the state that it ends with, whichever way it ended.
-    again = result.built.evaluation(result.state)
+    again = result.prepared.evaluation(result.state)
     assert again == pytest.approx(dict(result.evaluation), rel=1e-6)
 
 
@@ -59,7 +59,7 @@ def test_a_budget_of_flops_counts_evaluations_too():
     result = tiny.run(TWO, flops=2e6, decay=0.0)
     assert "flops" in result.ended
     ledger = result.ledger
-    one = result.built.flops_per_step + result.built.evaluation.flops
+    one = result.prepared.flops_per_step + result.prepared.evaluation.flops
     assert 2e6 <= ledger.total <= 2e6 + 2 * one
     assert ledger.evaluate > 0
     assert ledger.train < 2e6
@@ -75,7 +75,7 @@ def test_the_ledger_adds_up_what_the_programs_cost():
     # The step is the gradient, and an update and norms of some operations a parameter.
     assert 0.95 * 10 * (small + big) < train < 10 * (small + big) + 10 * 40 * sum(parameters)
     evaluations = 4
-    per_evaluation = result.built.evaluation.flops
+    per_evaluation = result.prepared.evaluation.flops
     assert result.ledger.evaluate == pytest.approx(evaluations * per_evaluation, rel=0.5)
     assert result.ledger.analytic == pytest.approx(6 * 16 * 10 * sum(parameters))
     # All but the last evaluation, which came when the loop had ended.
@@ -108,7 +108,7 @@ def test_each_step_is_compiled_once_whether_ahead_or_not():
     for ahead in (True, False):
         result = tiny.run(TWO, steps=20, ahead=ahead)
         (growth,) = events(result, "growth")
-        assert result.built.step.compiles == 1
+        assert result.prepared.step.compiles == 1
         if not ahead:
             assert not growth["compiled_ahead"]
 
@@ -176,9 +176,9 @@ def test_a_growth_can_be_replayed_from_the_state_before_it():
     stages = [Stage(4, triggers.steps(10)), Stage(8)]
     before = tiny.run([Stage(4)], steps=10, decay=0.0)
     grown = tiny.run(stages, steps=11, decay=0.0)
-    from trainkit.progressive import Recipe, replay
-    from trainkit.progressive.prepare import levels_built
-    from trainkit.progressive.stages import normalised
+    from trainkit.progressive.run import replay
+    from trainkit.progressive.stages.prepared import Recipe, prepare_levels
+    from trainkit.progressive.stages.stage import normalised
 
     recipe = Recipe(
         build=tiny.build,
@@ -187,8 +187,8 @@ def test_a_growth_can_be_replayed_from_the_state_before_it():
         validation=tiny.parts(tiny.arrays(64, seed=1), 16),
         grow=tiny.grow,
     )
-    built = levels_built(recipe, normalised(stages))
-    state = replay(grown.history, before.state, built)
+    levels = prepare_levels(recipe, normalised(stages))
+    state = replay(grown.history, before.state, levels)
     assert state.params["in"].shape == (tiny.FEATURES, 8)
     np.testing.assert_array_equal(
         state.params["in"], np.tile(np.asarray(before.state.params["in"]), (1, 2))
@@ -231,12 +231,12 @@ def test_a_growth_can_be_replayed_from_the_state_before_it():
             r"after 25 steps.*loss flat over 5 evaluations",
         ),
         ([Stage(4)], {"steps": None, "epochs": 0.1}, StageError, "below one step"),
-        ([Stage(4)], {"steps": "20"}, TypeError, "steps='20' must be a number"),
+        ([Stage(4)], {"steps": "20"}, TypeError, "steps must be a number, not '20'"),
         ([Stage(4)], {"validation": []}, ValueError, "validation has no batches"),
-        ([Stage(4)], {"target": "loss"}, TypeError, r"target='loss' must be a Trigger: until\."),
-        ([Stage(4)], {"probe": True}, TypeError, r"probe=True must be a Probe: Probe\(\)"),
-        ([Stage(4)], {"price": 0.1}, TypeError, r"price=0.1 must be a Price"),
-        ([Stage(4)], {"tx": None}, TypeError, r"tx=None must be a gradient transformation"),
+        ([Stage(4)], {"target": "loss"}, TypeError, "target must be a Trigger, such as triggers"),
+        ([Stage(4)], {"probe": True}, TypeError, "probe must be a Probe, such as"),
+        ([Stage(4)], {"price": 0.1}, TypeError, "price must be a Price"),
+        ([Stage(4)], {"tx": None}, TypeError, "tx must be a gradient transformation"),
         ([Stage(4)], {"build": lambda width: width}, TypeError, "build gave a int for stage 0"),
         ([Stage(4)], {"evaluate_every": 5}, TypeError, "no option 'evaluate_every'"),
         (4, {}, StageError, "stages is a int: give a list"),
@@ -254,9 +254,9 @@ def test_a_growth_can_be_replayed_from_the_state_before_it():
         ([Stage(4, triggers.steps(5)), Stage(6)], {}, GrowthError, "no multiple"),
         ([], {}, StageError, "no stages"),
         ([Stage(4)], {"target": triggers.reaches("f1", 0.5)}, ValueError, "'f1'"),
-        ([Stage(4)], {"steps": 0}, ValueError, "steps=0"),
+        ([Stage(4)], {"steps": 0}, ValueError, "steps must be greater than 0, not 0"),
         ([Stage(4)], {"steps": None}, ValueError, "never end"),
-        ([Stage(4)], {"decay": 1.0}, ValueError, "decay=1.0"),
+        ([Stage(4)], {"decay": 1.0}, ValueError, r"decay must be in \[0, 1\), not 1.0"),
         (
             [Stage(4, triggers.steps(5)), Stage(None, data=Data(batch_size=32))],
             {},

@@ -9,7 +9,7 @@ import trainkit
 from trainkit.adapters.model import Model
 from trainkit.data import Sampler
 from trainkit.growth.errors import GrowthError
-from trainkit.progressive.stages import Data
+from trainkit.progressive import Data
 from trainkit.progressive.transition.growth import Growth
 
 FEATURES, CLASSES = 6, 3

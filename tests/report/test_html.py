@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from trainkit.loop.writers import MetricsLog
+from trainkit.loop.metrics_log import MetricsLog
 from trainkit.report import RunData, read_run, report_html, write_report
 
 VOID = {"meta", "br", "img", "hr"}

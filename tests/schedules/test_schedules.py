@@ -212,7 +212,7 @@ def test_the_decay_of_wsd_moves_in_a_live_state():
         (lambda: sc.one_cycle(1.0, 10, warmup_fraction=1.5), "warmup_fraction"),
         (lambda: sc.warmup(1.0, -1), "steps"),
         (lambda: sc.cosine(1.0, 2**31), "int32"),
-        (lambda: sc.cosine(1.0, 10.5), "whole number"),
+        (lambda: sc.cosine(1.0, 10.5), "integer of at least 1"),
         (lambda: sc.piecewise_constant([20, 10], [1, 2, 3]), "10 follows 20"),
         (lambda: sc.piecewise_constant([10, 10], [1, 2, 3]), "10 follows 10"),
         (lambda: sc.piecewise_constant([10], [1.0]), "need 2 values"),

@@ -6,9 +6,8 @@ import numpy as np
 import optax
 
 import trainkit.transforms as tt
-from trainkit import schedules
-
 from tests.transforms import oracles as o
+from trainkit import schedules
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import trainkit.transforms as tt
-from trainkit._core import checks
+from trainkit._core.validation import values
 
 P = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
 
@@ -141,13 +141,26 @@ GIVEN = {
     "learning_rate": 0.1, "strength": 0.1, "max_norm": 1.0, "max_value": 1.0, "clipping": 0.5,
     "eta": 0.1, "step_size": 0.1,
 }  # fmt: skip
-BAD = {
-    "rate": (-1.0, -1e-9, math.nan, math.inf),
-    "beta": (-0.1, 1.0, 1.5, math.nan),
-    "bound": (0.0, -1.0, math.nan),
-    "number": (math.nan, math.inf),
-    "count": (-1, 0.5, 2**31, True),
-}
+BAD_COUNTS = (-1, 0.5, 2**31, True)
+
+
+def bad_values(parameter):
+    """On the bounds that do not belong to it, and outside."""
+    if parameter not in values.HYPERPARAMETERS:
+        return BAD_COUNTS
+    interval = values.HYPERPARAMETERS[parameter]
+    outside = [math.nan]
+    if interval.get("finite", True):
+        outside.append(math.inf)
+    if "least" in interval:
+        outside += [interval["least"] - 1e-9, interval["least"] - 1.0]
+    if "above" in interval:
+        outside += [interval["above"], interval["above"] - 1.0]
+    if "below" in interval:
+        outside += [interval["below"], interval["below"] + 0.5]
+    return outside
+
+
 # Parameters with a number for a default that no check is for: seeds, and axes, of either sign.
 FREE = {"key", "output_axis"}
 
@@ -172,7 +185,7 @@ HYPERPARAMETERS = [
     (name, parameter)
     for name, factory in FACTORIES.items()
     for parameter in inspect.signature(factory).parameters
-    if parameter in checks.KINDS or parameter in checks.COUNTS
+    if parameter in {**values.HYPERPARAMETERS, **values.COUNTS}
 ]
 
 
@@ -186,7 +199,7 @@ def test_every_number_is_checked_by_its_name(name):
     for parameter in inspect.signature(FACTORIES[name]).parameters.values():
         number = isinstance(parameter.default, int | float)
         if number and not isinstance(parameter.default, bool) and parameter.name not in FREE:
-            known = parameter.name in checks.KINDS or parameter.name in checks.COUNTS
+            known = parameter.name in {**values.HYPERPARAMETERS, **values.COUNTS}
             own = (name, parameter.name) in {("adafactor", "decay_rate"), ("sgld", "prior")}
             assert known or own, parameter.name
 
@@ -194,7 +207,7 @@ def test_every_number_is_checked_by_its_name(name):
 @pytest.mark.parametrize(("name", "parameter"), HYPERPARAMETERS)
 def test_every_hyperparameter_of_every_rule(name, parameter):
     factory = FACTORIES[name]
-    for bad in BAD[checks.KINDS.get(parameter, "count")]:
+    for bad in bad_values(parameter):
         # The rule itself is named too; where two names are one factory, by either.
         with pytest.raises(ValueError, match=rf"^\w+: {parameter} must be"):
             factory(**{**arguments(factory), parameter: bad})

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import trainkit.transforms as tt
-
 from tests.transforms import oracles as o
 
 

@@ -15,10 +15,9 @@ import pytest
 
 import trainkit
 import trainkit.transforms as tt
-from trainkit import placement
-
 from tests.transforms import oracles as o
 from tests.transforms.cases import RULES, noisy
+from trainkit import placement
 
 STEPS, EXAMPLES, LOOK = 100, 8, 20  # looked at after every 20 steps
 SHAPES = {"w": (8, 4), "v": (16,), "s": (), "z": (0,)}

@@ -1,1 +1,5 @@
-"""What every room uses, and what knows none of them: names of leaves, dtypes, checks."""
+"""What every room uses, and what knows none of them.
+
+Names of leaves (`paths`), dtypes, refusals (`validation`), the files of a run and the versions that
+it was made with. Pure functions of trees and options. Read `validation/values.py` first.
+"""

@@ -64,6 +64,11 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(one, tree, like)
 
 
+def scalar_like(value: Any, like: Any) -> jax.Array:
+    """A hyper-parameter in the dtype of the leaf that it meets."""
+    return jnp.asarray(value).astype(like.dtype)
+
+
 def own(tree: PyTree, *others: PyTree) -> PyTree:
     """The tree with no buffer twice and none of the others', so that it can be donated."""
     seen = {id(x) for x in jax.tree.leaves(others)}

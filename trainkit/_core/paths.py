@@ -1,4 +1,4 @@
-"""How growth names the leaves of a tree."""
+"""How the package names the leaves of a tree: the one way, for messages, states and files."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import platform
 
 import jax
 
+VERSION = "0.1.0"
 PACKAGES = ("trainkit", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -22,14 +23,8 @@ def versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             # trainkit itself, run from a source tree without being installed.
-            found[name] = _own() if name == "trainkit" else "not installed"
+            found[name] = VERSION if name == "trainkit" else "not installed"
     return found
-
-
-def _own() -> str:
-    import trainkit
-
-    return trainkit.__version__
 
 
 def devices() -> str:

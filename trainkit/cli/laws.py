@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from trainkit._core.validation import near
+
 EPILOG = """
 examples:
   trainkit laws optax:adam --like adam learning_rate=1e-3
@@ -81,11 +83,8 @@ def _target(text: str) -> Any:
     for part in name.split("."):
         if not hasattr(found, part):
             names = [n for n in dir(found) if not n.startswith("_")]
-            alike = [n for n in names if n.startswith(part[:3])]
-            hint = f"; did you mean {', '.join(alike[:5])}?" if alike else ""
-            if not alike and len(names) <= 20:
-                hint = f"; it has {', '.join(names)}"
-            raise ValueError(f"{module} has no {name}{hint}")
+            listed = f"; it has {', '.join(names)}" if len(names) <= 20 else ""
+            raise ValueError(f"{module} has no {name}{near(part, names) or listed}")
         found = getattr(found, part)
     return found
 

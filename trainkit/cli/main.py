@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 
-import trainkit
+from trainkit._core.validation import near
+from trainkit._core.versions import VERSION
 
 # word -> the module whose `main(arguments) -> int` does it, imported when it is asked for; how it
 # is called; what it does.
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(HELP.format(commands="\n".join(listed)))
         return 0
     if arguments[0] == "--version":
-        print(f"trainkit {trainkit.__version__}")
+        print(f"trainkit {VERSION}")
         return 0
     word, rest = arguments[0], arguments[1:]
     if word not in COMMANDS:
@@ -58,7 +58,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def unknown(what: str, name: str, known: Sequence[str]) -> str:
     """A message about a name that is none of those known, with the nearest of them."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
     listed = ", ".join(known) or "none here"
-    return f"There is no {what} {name!r}.{hint} There are: {listed}."
+    return f"There is no {what} {name!r}{near(name, known) or '.'} There are: {listed}."

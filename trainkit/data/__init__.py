@@ -1,4 +1,8 @@
-"""Data in memory: samplers that know their place, readers, splits, functions of a batch."""
+"""Data in memory: samplers that know their place, readers, splits, functions of a batch.
+
+Input: arrays, or files of them. Output: an endless iterator of batches with a `position` that can
+be saved and restored. Read `sampler` first.
+"""
 
 from trainkit.data.arrays import normalise, one_hot, pad_batch, pad_image, random_shift
 from trainkit.data.files import DataError, data_dir, read_file

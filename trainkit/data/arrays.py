@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from trainkit.data.sampler import leading_size
+from trainkit._core import validation
 
 PyTree = Any
 
@@ -50,7 +50,7 @@ def pad_batch(batch: PyTree, size: int) -> tuple[PyTree, jax.Array]:
     >>> batch["x"], mask
     (Array([1, 2, 0], dtype=int32), Array([1., 1., 0.], dtype=float32))
     """
-    n = leading_size(batch)
+    n = validation.leading_size(batch, "batch")
     if n > size:
         raise ValueError(f"A batch of {n} examples cannot be padded to {size}.")
 
@@ -66,8 +66,7 @@ def pad_image(images: jax.Array, padding: int) -> jax.Array:
     >>> pad_image(jnp.ones((1, 2, 2, 1)), 1).shape
     (1, 4, 4, 1)
     """
-    if padding < 0:
-        raise ValueError(f"padding={padding} must be 0 or more.")
+    validation.integer("padding", padding, least=0)
     if images.ndim < 3:
         raise ValueError(f"images of shape {images.shape} lack (height, width, channels) axes.")
     sides = [(0, 0)] * (images.ndim - 3) + [(padding, padding)] * 2 + [(0, 0)]

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from trainkit._core import validation
+
 PyTree = Any
 
 
@@ -32,8 +34,7 @@ class Prefetch:
     """
 
     def __init__(self, stream: Any, put: Callable[[PyTree], PyTree], size: int = 2):
-        if size < 0:
-            raise ValueError(f"size={size} must be 0 (no looking ahead) or more.")
+        validation.integer("size", size, least=0, hint="0 is no looking ahead")
         self._stream, self._put, self._size = stream, put, size
         self._queue: deque[tuple[PyTree, Any]] = deque()
         self._position = getattr(stream, "position", None)

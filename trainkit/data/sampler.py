@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from trainkit._core import validation
+
 PyTree = Any
 
 
@@ -70,7 +72,7 @@ class Sampler:
         self._whole = hasattr(data, "__getitem__") and not isinstance(
             data, dict | list | tuple | np.ndarray | jax.Array
         )
-        self.size = len(data) if self._whole else leading_size(data)
+        self.size = len(data) if self._whole else validation.leading_size(data, "data")
         index = jax.process_index() if process_index is None else process_index
         count = jax.process_count() if process_count is None else process_count
         if not 0 <= index < count:
@@ -154,22 +156,3 @@ def epoch_order(seed: int, epoch: int, size: int, shuffle: bool = True) -> np.nd
         return np.arange(size)
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
     return generator.permutation(size)
-
-
-def leading_size(data: PyTree) -> int:
-    """The leading size that all leaves share; a ValueError names the first that differs."""
-    leaves = jax.tree_util.tree_leaves_with_path(data)
-    if not leaves:
-        raise ValueError("The data has no arrays in it.")
-    sizes = []
-    for path, leaf in leaves:
-        name = jax.tree_util.keystr(path, simple=True, separator="/") or "the data"
-        if not getattr(leaf, "shape", ()):
-            raise ValueError(f"{name} has no leading axis of examples: it is {leaf!r:.80}.")
-        sizes.append((name, leaf.shape[0]))
-        if sizes[-1][1] != sizes[0][1]:
-            raise ValueError(
-                f"{name} has {sizes[-1][1]} examples, but {sizes[0][0]} has {sizes[0][1]}; "
-                "every leaf needs the same leading size."
-            )
-    return sizes[0][1]

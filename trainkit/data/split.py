@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from trainkit.data.sampler import leading_size
+from trainkit._core.validation import leading_size, number
 
 PyTree = Any
 
@@ -36,10 +36,9 @@ def split(data: PyTree, *, validation: float = 0.1, test: float = 0.0, seed: int
     >>> [len(part["x"]) for part in parts]
     [7, 2, 1]
     """
-    n = leading_size(data)
+    n = leading_size(data, "data")
     for name, share in (("validation", validation), ("test", test)):
-        if not 0 <= share < 1:
-            raise ValueError(f"{name}={share} is not a share of the data, from 0 to below 1.")
+        number(name, share, least=0, below=1, hint="it is a share of the data")
     held = round(n * validation), round(n * test)
     if sum(held) >= n:
         raise ValueError(

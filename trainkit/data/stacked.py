@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from trainkit.data.sampler import leading_size
+from trainkit._core import validation
 
 PyTree = Any
 
@@ -39,7 +39,9 @@ class Stacked:
     def __next__(self) -> tuple[PyTree, int]:
         batches = [next(self._stream) for _ in range(self._count)]
         # Every process draws as many examples as this one.
-        examples = sum(leading_size(batch) for batch in batches) * jax.process_count()
+        examples = (
+            sum(validation.leading_size(batch, "batch") for batch in batches) * jax.process_count()
+        )
         if self._count == 1:
             return batches[0], examples
         return jax.tree.map(lambda *leaves: np.stack(leaves), *batches), examples

@@ -8,14 +8,15 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from trainkit.data.sampler import Sampler, leading_size
+from trainkit._core import validation
+from trainkit.data.sampler import Sampler
 from trainkit.data.text import CharCorpus
 
 PyTree = Any
 
 
 class Amount(Protocol):
-    """What `trainkit.progressive.stages.Data` has: sizes, `None` for all there is."""
+    """What `trainkit.progressive.Data` has: sizes, `None` for all there is."""
 
     @property
     def subset(self) -> float | int | None: ...
@@ -44,7 +45,7 @@ def staged(
     Raises:
       ValueError: from the function: a size that the data does not have.
 
-    >>> from trainkit.progressive.stages import Data
+    >>> from trainkit.progressive import Data
     >>> make = staged({"image": np.ones((8, 4, 4, 1), np.float32)}, batch_size=2)
     >>> next(make(Data(subset=0.5, resolution=2)))["image"].shape
     (2, 2, 2, 1)
@@ -69,7 +70,7 @@ def staged(
                 "the function Data -> Sampler yourself."
             )
         if amount.subset is not None:
-            n = leading_size(data)
+            n = validation.leading_size(data, "data")
             order = np.random.default_rng([seed, 0x57A6E]).permutation(n)
             chosen = np.sort(order[: _count(amount.subset, n)])
             part = jax.tree.map(lambda leaf: leaf[chosen], part)

@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 
+from trainkit._core.validation import integer, number
 from trainkit.data.files import data_dir, read_file
 
 SHAKESPEARE_SHA256 = "e1d2e18ac43deb31b3e5d9717ab4783be810a9c5cd0e7cb2c83797d39757bac8"
@@ -54,8 +55,7 @@ class CharCorpus:
     def split(self, validation: float = 0.1, test: float = 0.0) -> tuple[CharCorpus, ...]:
         """`(train, validation, test)` as contiguous stretches, so that none has seen another."""
         for name, share in (("validation", validation), ("test", test)):
-            if not 0 <= share < 1:
-                raise ValueError(f"{name}={share} is not a share of the text, from 0 to below 1.")
+            number(name, share, least=0, below=1, hint="it is a share of the text")
         if validation + test >= 1:
             raise ValueError(f"validation={validation} and test={test} leave nothing to train on.")
         n = len(self.tokens)
@@ -67,8 +67,8 @@ class CharCorpus:
 
     def windows(self, length: int, stride: int = 1) -> Windows:
         """Every window of `length` inputs and targets, a data set for `Sampler`."""
-        if length < 1 or stride < 1:
-            raise ValueError(f"length={length} and stride={stride} must be 1 or more.")
+        integer("length", length)
+        integer("stride", stride)
         if len(self.tokens) < length + 1:
             raise ValueError(
                 f"A window of length {length} needs {length + 1} characters (the targets are one "

@@ -19,9 +19,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from trainkit._core import validation
 from trainkit._core.versions import versions
+from trainkit.loop.saved_leaves import (
+    data_of,
+    from_array,
+    is_key,
+    key_kind,
+    leaves_by_name,
+    on_host,
+    placed_shape,
+)
 
 PyTree = Any
 
@@ -57,13 +66,9 @@ class Checkpointer:
         keep_best: int = 1,
         mode: str = "min",
     ):
-        if keep < 1 or keep_best < 0:
-            raise ValueError(
-                f"keep={keep} must be 1 or more, keep_best={keep_best} 0 or more: without the "
-                "latest checkpoint a run could not go on."
-            )
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode={mode!r} must be 'min' or 'max'.")
+        validation.integer("keep", keep, hint="without the latest a run could not go on")
+        validation.integer("keep_best", keep_best, least=0)
+        validation.choice("mode", mode, ("min", "max"))
         # Imported here: it costs as much time as JAX itself, and most uses save nothing.
         import orbax.checkpoint as ocp
 
@@ -126,14 +131,15 @@ class Checkpointer:
                 f"There is a checkpoint of step {self.latest} in {self.folder}; one of step "
                 f"{step} would not come after it. Restore before going on, or use another folder."
             )
-        arrays = {name: _to_host(leaf) for name, leaf in _named_leaves(state)}
+        leaves = leaves_by_name(state)
+        arrays = {name: on_host(leaf) for name, leaf in leaves.items()}
         if score is not None:
             self._scores[step] = float(score)
         record = {
             **(info or {}),
             "_versions": versions(),
             "_leaves": {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in arrays.items()},
-            "_keys": _key_kinds(state),
+            "_keys": {name: key_kind(leaf) for name, leaf in leaves.items() if is_key(leaf)},
         }
         if score is not None and math.isfinite(score):
             record["_score"] = float(score)
@@ -167,14 +173,14 @@ class Checkpointer:
         """
         step = self._existing(step)
         info = self.info(step)
-        wanted = dict(_named_leaves(like))
+        wanted = leaves_by_name(like)
         self._check_same(step, wanted, info["_leaves"])
-        args = {name: self._abstract(leaf) for name, leaf in wanted.items() if _data(leaf).size}
+        args = {name: placed_shape(leaf) for name, leaf in wanted.items() if data_of(leaf).size}
         arrays = self._manager.restore(
             step, args=self._ocp.args.Composite(state=self._ocp.args.StandardRestore(args))
         )["state"]
         leaves = [
-            _from_array(arrays[name], leaf, info["_keys"].get(name))
+            from_array(arrays[name], leaf, info["_keys"].get(name))
             if name in arrays
             else jnp.zeros(leaf.shape, leaf.dtype)
             for name, leaf in wanted.items()
@@ -182,17 +188,14 @@ class Checkpointer:
         return jax.tree.unflatten(jax.tree.structure(like), leaves), info
 
     def _check_same(self, step: int, wanted: dict[str, Any], saved: dict[str, Any]) -> None:
-        found = {name: (tuple(shape), dtype) for name, (shape, dtype) in saved.items()}
-        asked = {
-            name: (tuple(_data(leaf).shape), str(_data(leaf).dtype))
-            for name, leaf in wanted.items()
+        found = {
+            name: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+            for name, (shape, dtype) in saved.items()
         }
-        lines = [f"{name}: in the checkpoint only" for name in found.keys() - asked.keys()]
-        lines += [f"{name}: not in the checkpoint" for name in asked.keys() - found.keys()]
-        lines += [
-            f"{name}: {_words(found[name])} in the checkpoint, {_words(asked[name])} wanted"
-            for name in found.keys() & asked.keys()
-            if found[name] != asked[name]
+        asked = {name: data_of(leaf) for name, leaf in wanted.items()}
+        lines = [
+            f"{name}: {a} in the checkpoint, {b} wanted"
+            for name, (a, b) in validation.differences(found, asked, dtypes=True).items()
         ]
         if lines:
             more = [f"and {len(lines) - 8} more"] if len(lines) > 8 else []
@@ -201,13 +204,6 @@ class Checkpointer:
                 + "\n  ".join(sorted(lines)[:8] + more)
                 + "\nUse the model and optimizer it was saved with, or another output folder."
             )
-
-    def _abstract(self, leaf: Any) -> jax.ShapeDtypeStruct:
-        data = _data(leaf)
-        sharding = getattr(data, "sharding", None)
-        if sharding is None:
-            sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)
 
     def _existing(self, step: int | None) -> int:
         steps = self.steps
@@ -260,59 +256,3 @@ def restore(folder: str | os.PathLike, like: PyTree) -> tuple[PyTree, dict[str, 
         raise CheckpointError(f"There is no checkpoint folder {Path(folder).absolute()}.")
     with Checkpointer(folder) as checkpoints:
         return checkpoints.restore(like)
-
-
-def _named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
-    names: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator="/") or "state"
-        # A key with a slash in it can look like a path of two.
-        while name in names:
-            name += "'"
-        names[name] = leaf
-    return list(names.items())
-
-
-def _is_key(leaf: Any) -> bool:
-    dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-
-
-def _data(leaf: Any) -> Any:
-    """The plain array of a leaf: a random key's words, a Python number's array."""
-    if _is_key(leaf):
-        if isinstance(leaf, jax.ShapeDtypeStruct):
-            return jax.eval_shape(jax.random.key_data, leaf)
-        return jax.random.key_data(leaf)
-    return leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-
-
-def _to_host(leaf: Any) -> Any:
-    data = _data(leaf)
-    if isinstance(data, jax.Array) and not data.is_fully_addressable:
-        # Of several processes: each writes the parts it has.
-        return data
-    # A copy always: on CPU NumPy would look into the very buffer that the next step is given to
-    # write its result in, while Orbax is still writing it to disk.
-    return np.array(data, copy=True)
-
-
-def _from_array(array: jax.Array, like: Any, kind: str | None) -> Any:
-    if _is_key(like):
-        key = jax.random.wrap_key_data(array, impl=kind)
-        sharding = getattr(like, "sharding", None)
-        return key if sharding is None else jax.device_put(key, sharding)
-    if isinstance(like, bool | int | float | complex):
-        return type(like)(array.item())
-    return np.asarray(array) if isinstance(like, np.ndarray | np.generic) else array
-
-
-def _key_kinds(tree: PyTree) -> dict[str, str]:
-    return {
-        name: str(jax.random.key_impl(leaf)) for name, leaf in _named_leaves(tree) if _is_key(leaf)
-    }
-
-
-def _words(shape_and_dtype: tuple[tuple[int, ...], str]) -> str:
-    shape, dtype = shape_and_dtype
-    return f"{dtype}{list(shape)}"

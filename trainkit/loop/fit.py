@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from trainkit._core import validation
 from trainkit.data.stacked import Stacked
 from trainkit.loop.hooks import Hook
 from trainkit.loop.interrupts import Interrupts
@@ -18,6 +19,8 @@ from trainkit.loop.record import FitResult
 from trainkit.loop.run_folder import RunFolder
 from trainkit.loop.session import Evaluate, Session
 from trainkit.loop.stopping import Budget, EarlyStopping
+from trainkit.loop.summary import write_summary
+from trainkit.report.html import write_report
 from trainkit.report.progress import Progress
 from trainkit.step.state import TrainState
 
@@ -93,12 +96,10 @@ def fit(
     >>> result.stopped, result.steps, round(float(result.state.params["mean"]), 3)
     ('epochs=5 reached', 10, 2.997)
     """
-    budget = Budget(steps, epochs, seconds, flops)
-    _check(budget, data, step, early_stopping, out, eval_every, checkpoint_every, log_every)
-    if keep < 1 or best_mode not in ("min", "max"):
-        raise ValueError(
-            f"keep={keep} must be 1 or more, and best_mode={best_mode!r} 'min' or 'max'."
-        )
+    budget = Budget(steps=steps, epochs=epochs, seconds=seconds, flops=flops)
+    _check_options(eval_every, checkpoint_every, log_every, keep, best_mode)
+    _check_end(budget, data, early_stopping)
+    _check_fit(step, data, budget, out)
     run = Session(
         step=step,
         state=state,
@@ -117,14 +118,17 @@ def fit(
     if out is not None and not isinstance(out, RunFolder):
         RunFolder.check(out, config, overwrite=overwrite)
     _check_first_batch(step, data)
+    if out is not None and not isinstance(out, RunFolder):
+        out = RunFolder.claim(out, config, overwrite=overwrite)
+    return _run(run, out, keep, progress, report)
+
+
+def _run(
+    run: Session, folder: RunFolder | None, keep: int, progress: bool, report: bool
+) -> FitResult:
     with contextlib.ExitStack() as stack:
-        if out is not None:
-            claimed = (
-                out
-                if isinstance(out, RunFolder)
-                else RunFolder.claim(out, config, overwrite=overwrite)
-            )
-            run.folder = stack.enter_context(claimed)
+        if folder is not None:
+            run.folder = stack.enter_context(folder)
             run.open_checkpoints(stack, keep)
         run.interrupts = stack.enter_context(Interrupts())
         run.progress = stack.enter_context(Progress(progress))
@@ -132,33 +136,39 @@ def fit(
         run.open_log(stack)
         result = run.until_stopped()
         if run.folder is not None:
-            from trainkit.report.summary import write_summary
-
             write_summary(run.folder, result)
             if report:
-                from trainkit.report.html import write_report
-
                 result = dataclasses.replace(result, report=write_report(run.folder.path))
         run.progress.ended(result)
     return result
 
 
-def _check(budget, data, step, early_stopping, out, eval_every, checkpoint_every, log_every):
-    options = {
+def _check_options(
+    eval_every: Any, checkpoint_every: Any, log_every: Any, keep: Any, best_mode: Any
+) -> None:
+    frequencies = {
         "eval_every": eval_every,
         "checkpoint_every": checkpoint_every,
         "log_every": log_every,
     }
-    for name, every in options.items():
-        if every is not None and (not isinstance(every, int) or every < 1):
-            raise ValueError(f"{name}={every!r} must be a whole number of steps, 1 or more.")
-    endless = hasattr(data, "position")
-    if budget == Budget() and early_stopping is None and endless:
+    for name, every in frequencies.items():
+        if every is not None:
+            validation.integer(name, every, hint="it counts steps")
+    validation.integer("keep", keep)
+    validation.choice("best_mode", best_mode, ("min", "max"))
+
+
+def _check_end(budget: Budget, data: Any, early_stopping: EarlyStopping | None) -> None:
+    if budget == Budget() and early_stopping is None and hasattr(data, "position"):
         raise ValueError(
             "This run would never end: give it steps=, epochs=, seconds=, flops= or "
             "early_stopping=."
         )
-    if budget.epochs is not None and not endless:
+
+
+def _check_fit(step: Any, data: Any, budget: Budget, out: Any) -> None:
+    """Refuses a step and data that the budget and the folder ask too much of."""
+    if budget.epochs is not None and not hasattr(data, "position"):
         raise ValueError(
             f"epochs={budget.epochs} needs data that counts them, such as trainkit.data.Sampler; "
             f"data is a {type(data).__name__}. Use steps= instead."
@@ -168,7 +178,7 @@ def _check(budget, data, step, early_stopping, out, eval_every, checkpoint_every
         raise ValueError(
             f"steps={budget.steps} is not a multiple of the step's steps_per_call={per_call}."
         )
-    if out is not None and not (endless and hasattr(data, "restore")):
+    if out is not None and not (hasattr(data, "position") and hasattr(data, "restore")):
         raise ValueError(
             f"data is a {type(data).__name__}, which has no `position` and `restore`: a run with "
             "an output folder could not be resumed. Use trainkit.data.Sampler, or out=None."

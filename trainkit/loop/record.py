@@ -43,6 +43,7 @@ class Record:
         return {
             "steps": self.step,
             "epochs": self.epoch,
+            "examples": self.examples,
             "seconds": self.seconds,
             "flops": self.flops,
         }

@@ -11,12 +11,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-CONFIG, LOCK = "config.json", ".lock"
+from trainkit._core.run_files import (
+    CHECKPOINTS,
+    CONFIG,
+    CSV,
+    JSONL,
+    LOCK,
+    REPORT,
+    SUMMARY,
+    TENSORBOARD,
+)
+
 # All that a run writes: `overwrite` removes these and nothing else.
-OWN = (CONFIG, LOCK, "metrics.jsonl", "metrics.csv", "metrics.csv.new", "summary.json")
+OWN = (CONFIG, JSONL, CSV, CSV + ".new", SUMMARY, REPORT)
+OWN_FOLDERS = (CHECKPOINTS, TENSORBOARD)
 UNFINISHED = {LOCK, CONFIG + ".new"}
-OWN_FOLDERS = ("checkpoints", "tensorboard")
-REPORT = "report.html"
 
 
 class OutputError(OSError, ValueError):
@@ -102,9 +111,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         for name in OWN:
-            if name != LOCK:
-                (self.path / name).unlink(missing_ok=True)
-        (self.path / REPORT).unlink(missing_ok=True)
+            (self.path / name).unlink(missing_ok=True)
         for name in OWN_FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)
 

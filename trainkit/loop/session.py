@@ -10,16 +10,16 @@ from typing import Any
 
 import jax
 
+from trainkit._core.run_files import CHECKPOINTS
 from trainkit._core.versions import versions
-from trainkit.cost import step_flops
-from trainkit.data.prefetch import Prefetch
-from trainkit.data.stacked import Stacked
+from trainkit.loop.checkpoint import Checkpointer
 from trainkit.loop.hooks import Change, Hook, Now
-from trainkit.loop.log import RunLog, fetch
+from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import FitResult, Record
 from trainkit.loop.run_folder import RunFolder
+from trainkit.loop.run_log import RunLog, fetch
+from trainkit.loop.step_in_use import StepInUse
 from trainkit.loop.stopping import Budget, EarlyStopping
-from trainkit.loop.writers import MetricsLog
 from trainkit.step.state import TrainState
 
 PyTree = Any
@@ -57,7 +57,7 @@ class Session:
         self.data_ended = False
         self.log_position: Any = None
         self.best_state: TrainState | None = None
-        self.new_step()
+        self.in_use = StepInUse(self.step, self.data, self.prefetch)
 
     # -- the loop ----------------------------------------------------------------------------
 
@@ -82,15 +82,15 @@ class Session:
                 return self.result(stopped)
 
             # 4. Draw the next batch: it was put on the device while the last step was running.
-            drawn = next(self.stream, None)
+            drawn = next(self.in_use.stream, None)
             if drawn is None:
                 self.data_ended = True
                 continue
             batch, examples = drawn
 
             # 5. Step. It returns before the device has finished; nothing here waits for it.
-            self.compile_first(batch)
-            with self.first_call():
+            self.compile(batch)
+            with self.in_use.first_call(self.log):
                 self.state, metrics = self.step(self.state, batch)
             self.count(examples)
             if self.record.crossed(self.log_every):
@@ -105,7 +105,7 @@ class Session:
         stopping = self.early_stopping
         if stopping and self.record.best.waited >= stopping.patience:
             return f"no better {stopping.metric} in {self.record.best.waited} evaluations"
-        return self.budget.spent(**self.record.used)
+        return self.budget.spent(self.record.used)
 
     def evaluate_if_due(self, stopped: str | None) -> bool:
         record = self.record
@@ -134,7 +134,7 @@ class Session:
         if self.checkpoints is None:
             if improved and self.restores_best:
                 # Placing copies into buffers of its own: the next step may be given these.
-                self.best_state = self.place(self.state)
+                self.best_state = self.in_use.place(self.state)
             return
         due = record.crossed(self.checkpoint_every or self.eval_every)
         if not (stopped or improved or due) or self.checkpoints.latest == record.step:
@@ -146,7 +146,7 @@ class Session:
             self.record = record = dataclasses.replace(record, train=self.log.latest)
             info = {
                 "record": record.to_json(),
-                "data": list(self.stream.position),
+                "data": list(self.in_use.stream.position),
                 "log": self.log.position,
                 "config": self.folder.config if self.folder else {},
                 "hooks": [hook.save() if hasattr(hook, "save") else None for hook in self.hooks],
@@ -160,7 +160,6 @@ class Session:
             change = hook(
                 Now(
                     **self.record.used,
-                    examples=self.record.examples,
                     state=self.state,
                     evaluation=self.record.evaluation,
                     evaluated=self.record.evaluated_at == self.record.step,
@@ -181,7 +180,7 @@ class Session:
 
     def apply(self, change: Change) -> None:
         self.evaluate = change.evaluate or self.evaluate
-        position = self.stream.position
+        position = self.in_use.stream.position
         if change.data is not None:
             self.data = change.data
         if change.step is not None:
@@ -189,43 +188,30 @@ class Session:
         if change.state is not None:
             self.state = change.state
         if change.step is not None or change.data is not None:
-            self.new_step()
+            self.in_use = StepInUse(self.step, self.data, self.prefetch)
             # What was read ahead lies where the old step wanted it; new data has its own place.
             if change.data is None and position is not None:
-                self.stream.restore(position)
+                self.in_use.stream.restore(position)
         if change.step is not None or change.state is not None:
-            self.state = self.place(self.state)
+            self.state = self.in_use.place(self.state)
 
     def count(self, examples: int) -> None:
         record = self.record
         self.record = dataclasses.replace(
             record,
             before=record.step,
-            step=record.step + self.steps_per_call,
+            step=record.step + self.in_use.steps_per_call,
             examples=record.examples + examples,
-            flops=record.flops + self.flops_per_call,
-            epoch=self.epoch(),
+            flops=record.flops + self.in_use.flops_per_call,
+            epoch=self.in_use.epoch,
         )
 
     # -- what is there when it begins ---------------------------------------------------------
 
-    def new_step(self) -> None:
-        """Makes the stream that feeds the step in use."""
-        self.steps_per_call = getattr(self.step, "steps_per_call", 1)
-        self.compiled, self.called, self.flops_per_call = False, False, 0.0
-        place = getattr(self.step, "place_batch", lambda batch: batch)
-        stream = Stacked(self.data, self.steps_per_call)
-        self.stream = Prefetch(stream, lambda drawn: (place(drawn[0]), drawn[1]), self.prefetch)
-
-    def place(self, state: TrainState) -> TrainState:
-        return self.step.place(state) if hasattr(self.step, "place") else state
-
     def open_checkpoints(self, stack: contextlib.ExitStack, keep: int) -> None:
-        from trainkit.loop.checkpoint import Checkpointer
-
         assert self.folder is not None
         self.checkpoints = stack.enter_context(
-            Checkpointer(self.folder.path / "checkpoints", keep=keep, mode=self.best_mode)
+            Checkpointer(self.folder.path / CHECKPOINTS, keep=keep, mode=self.best_mode)
         )
 
     def resume(self) -> None:
@@ -236,11 +222,11 @@ class Session:
                 change = hook.load(saved) if hasattr(hook, "load") else None
                 if change is not None:
                     self.apply(change)
-        self.state = self.place(self.state)
+        self.state = self.in_use.place(self.state)
         if latest is not None:
             self.state, info = self.checkpoints.restore(self.state)
             self.record = Record.from_json(info["record"])
-            self.stream.restore(info["data"])
+            self.in_use.stream.restore(info["data"])
             self.log_position = info["log"]
             if finished := self.why_stop():
                 self.progress.message(
@@ -263,47 +249,21 @@ class Session:
             log = stack.enter_context(MetricsLog(self.folder.path, position=self.log_position))
         self.log = RunLog(log, self.record)
 
-    def compile_first(self, batch: PyTree) -> None:
-        if self.compiled:
-            return
-        self.compiled = True
-        begin = time.perf_counter()
-        if hasattr(self.step, "compile"):
+    def compile(self, batch: PyTree) -> None:
+        if not self.in_use.compiled:
             self.progress.message("compiling the step", passing=True)
-            self.step.compile(self.state, batch)
-            self.log.compile_seconds = time.perf_counter() - begin
-        self.flops_per_call = step_flops(self.step, self.state, batch)
-        if self.budget.flops is not None and not self.flops_per_call:
+            self.in_use.compile(self.state, batch, self.log, self.record)
+        if self.budget.flops is not None and not self.in_use.flops_per_call:
             raise ValueError(
                 f"flops={self.budget.flops:g} is a budget in FLOPs, but those of this step are "
                 "not known: make it with make_train_step or jax.jit, or use another budget."
             )
-        self.log.start_or_pause(self.record, time.perf_counter() - begin)
-
-    @contextlib.contextmanager
-    def first_call(self):
-        """Takes the first call for compiling, of a step that cannot be compiled before it."""
-        if self.called:
-            yield
-            return
-        self.called = True
-        begin = time.perf_counter()
-        yield
-        if not hasattr(self.step, "compile"):
-            self.log.compile_seconds = time.perf_counter() - begin
-            self.log.pause(self.log.compile_seconds)
 
     # -- small things -------------------------------------------------------------------------
 
     @property
     def restores_best(self) -> bool:
         return self.early_stopping is not None and self.early_stopping.restore_best
-
-    def epoch(self) -> float:
-        position = self.stream.position
-        if position is None or not hasattr(position, "epoch"):
-            return 0.0
-        return position.epoch + position.offset / self.data.size
 
     @contextlib.contextmanager
     def paused(self):
@@ -333,7 +293,6 @@ class Session:
             evaluation=record.evaluation,
             best=record.best,
             stopped=stopped,
-            examples=record.examples,
             **record.used,
             folder=self.folder.path if self.folder else None,
         )

@@ -6,6 +6,8 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+from trainkit._core import validation
+
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
@@ -14,39 +16,61 @@ class Budget:
     Attributes:
       steps: optimizer steps.
       epochs: passes over the data.
+      examples: training examples.
       seconds: of wall time, evaluation included, over all the sessions of a resumed run.
-      flops: floating-point operations of the training steps (see `trainkit.cost`).
+      flops: floating-point operations (see `trainkit.cost`).
 
     Raises:
-      ValueError: a limit that is not positive.
+      TypeError, ValueError: a limit that is no number, or not greater than 0.
 
-    >>> Budget(steps=100, epochs=2).spent(steps=100, epochs=1, seconds=9.0, flops=0.0)
-    'steps=100 reached'
+    >>> budget, used = Budget(steps=100, epochs=2), {"steps": 75, "epochs": 1}
+    >>> budget.nearest(used), budget.spent(used), budget.spent({"steps": 100, "epochs": 1})
+    ((0.75, 'steps'), None, 'steps=100 reached')
     """
 
     steps: int | None = None
     epochs: float | None = None
+    examples: int | None = None
     seconds: float | None = None
     flops: float | None = None
 
     def __post_init__(self) -> None:
-        for name, limit in dataclasses.asdict(self).items():
-            if limit is not None and not limit > 0:
-                raise ValueError(f"{name}={limit} must be more than 0, or None for no limit.")
+        for name, limit in self.limits.items():
+            validation.number(name, limit, above=0, finite=False, hint="None is no limit")
 
-    def spent(self, *, steps: int, epochs: float, seconds: float, flops: float) -> str | None:
+    @property
+    def limits(self) -> dict[str, float]:
+        """Name -> limit, of those there are."""
+        fields = dataclasses.asdict(self)
+        return {name: limit for name, limit in fields.items() if limit is not None}
+
+    def nearest(self, used: Mapping[str, float]) -> tuple[float, str | None]:
+        """How much of the nearest limit is used (1 is all of it), and which that is."""
+        shares = {name: used[name] / limit for name, limit in self.limits.items()}
+        name = max(shares, key=lambda name: shares[name], default=None)
+        return (shares[name], name) if name is not None else (0.0, None)
+
+    def spent(self, used: Mapping[str, float]) -> str | None:
         """Which limit has been reached, in words, or `None`."""
-        used = {"steps": steps, "epochs": epochs, "seconds": seconds, "flops": flops}
-        for name, limit in dataclasses.asdict(self).items():
-            if limit is not None and used[name] >= limit:
-                return f"{name}={limit:g} reached"
-        return None
+        share, name = self.nearest(used)
+        return f"{name}={self.limits[name]:g} reached" if name is not None and share >= 1 else None
 
-    def share(self, *, steps: int, epochs: float, seconds: float, flops: float) -> float:
-        """How much of the budget is used, from 0 to 1, by the limit that is nearest."""
-        used = {"steps": steps, "epochs": epochs, "seconds": seconds, "flops": flops}
-        limits = {name: limit for name, limit in dataclasses.asdict(self).items() if limit}
-        return min(max((used[name] / limit for name, limit in limits.items()), default=0.0), 1.0)
+    def share(self, used: Mapping[str, float]) -> float:
+        """How much of the budget is used, from 0 to 1."""
+        return min(self.nearest(used)[0], 1.0)
+
+    def steps_left(self, used: Mapping[str, float], rates: Mapping[str, float]) -> int:
+        """How many more steps there is room for, at what a step takes of each; 1 or more.
+
+        >>> Budget(examples=100).steps_left({"examples": 60}, {"examples": 16.0})
+        3
+        """
+        left = [
+            (limit - used[name]) / rates[name]
+            for name, limit in self.limits.items()
+            if rates[name] > 0
+        ]
+        return max(1, math.ceil(min(left, default=1)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +103,9 @@ class EarlyStopping:
     restore_best: bool = True
 
     def __post_init__(self) -> None:
-        if self.mode not in ("min", "max"):
-            raise ValueError(f"mode={self.mode!r} must be 'min' or 'max'.")
-        if self.patience < 1:
-            raise ValueError(f"patience={self.patience} must be 1 or more evaluations.")
-        if not self.min_delta >= 0:
-            raise ValueError(f"min_delta={self.min_delta} must be 0 or more.")
+        validation.choice("mode", self.mode, ("min", "max"))
+        validation.integer("patience", self.patience)
+        validation.number("min_delta", self.min_delta, least=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""Where a train step runs: one device, `pmap`, `shard_map`, sharded `jit`, FSDP, or a mesh."""
+"""Where a train step runs: one device, `pmap`, `shard_map`, sharded `jit`, FSDP, or a mesh.
+
+Input: a name, a mesh or devices. Output: a `Placement`, which says where arrays lie and sums over
+devices; it knows no model. Read `base` first.
+"""
 
 from trainkit.placement.base import Placement
 from trainkit.placement.replicated import Pmap, ShardMap, pmap, shard_map

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from trainkit._core import validation
 from trainkit.placement.base import Placement
 from trainkit.placement.replicated import pmap, shard_map
 from trainkit.placement.sharded import Sharded, fsdp, jit
 from trainkit.placement.single import single
 
 NAMES = {"single": single, "pmap": pmap, "shard_map": shard_map, "jit": jit, "fsdp": fsdp}
+_OTHER = "a jax.sharding.Mesh, or a placement such as trainkit.placement.fsdp(rules=[...])"
 
 
 def resolve(
@@ -22,14 +23,7 @@ def resolve(
 ) -> Placement:
     """The placement of this name, over this mesh (batch along its first axis), or as given."""
     if isinstance(placement, str):
-        if placement not in NAMES:
-            near = difflib.get_close_matches(placement.lower(), NAMES, n=1, cutoff=0.5)
-            raise ValueError(
-                f"unknown placement {placement!r}"
-                + (f"; did you mean {near[0]!r}?" if near else ".")
-                + f" Known: {', '.join(map(repr, NAMES))}, a jax.sharding.Mesh, or a placement "
-                "object such as trainkit.placement.fsdp(rules=[...])."
-            )
+        validation.choice("placement", placement, NAMES, other=_OTHER)
         make: Any = NAMES[placement]
         return make(devices)
     if devices is not None:
@@ -40,7 +34,7 @@ def resolve(
         return Sharded(placement, batch_axes=(placement.axis_names[0],))
     if not all(hasattr(placement, name) for name in ("parts", "summed", "lower")):
         raise TypeError(
-            f"placement must be a name ({', '.join(map(repr, NAMES))}), a jax.sharding.Mesh or a "
-            f"placement object, not {type(placement).__name__}."
+            f"placement must be a name ({', '.join(map(repr, NAMES))}), {_OTHER}, not "
+            f"{type(placement).__name__}."
         )
     return placement

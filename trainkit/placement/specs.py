@@ -10,6 +10,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
+from trainkit._core.paths import path_name
+
 PyTree = Any
 
 
@@ -43,11 +45,6 @@ def axes_of(entry: Any) -> tuple[str, ...]:
     if entry is None:
         return ()
     return (entry,) if isinstance(entry, str) else tuple(entry)
-
-
-def path_name(path: Any) -> str:
-    """`params/dense/kernel` for a key path."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _by_size(layout: BySize, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

@@ -1,26 +1,12 @@
-"""Runs that grow: stages, probes, a ledger, and nothing that stalls."""
+"""Runs that grow: a list of stages, each trained until its trigger fires, then grown into the next.
 
-from trainkit.progressive.background import Ahead, keep_compiled
-from trainkit.progressive.hook import Growing
-from trainkit.progressive.ledger import Ledger
-from trainkit.progressive.limits import Limits
-from trainkit.progressive.prepare import Built, Recipe
+Input: stages, data and a budget. Output: the trained state, what happened and what it cost. `run`
+is the function, `hook` takes the loop of `fit` through the stages; read them in this order.
+"""
+
 from trainkit.progressive.probe import Price, Probe
-from trainkit.progressive.run import ProgressiveResult, progressive, replay
-from trainkit.progressive.transition.switch import Passage
+from trainkit.progressive.run import progressive
+from trainkit.progressive.stages import triggers
+from trainkit.progressive.stages.stage import Data, Stage
 
-__all__ = [
-    "Ahead",
-    "Built",
-    "Growing",
-    "Ledger",
-    "Limits",
-    "Passage",
-    "Price",
-    "Probe",
-    "ProgressiveResult",
-    "Recipe",
-    "keep_compiled",
-    "progressive",
-    "replay",
-]
+__all__ = ["Data", "Price", "Probe", "Stage", "progressive", "triggers"]

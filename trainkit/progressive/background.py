@@ -25,7 +25,7 @@ def keep_compiled(folder: str | os.PathLike) -> Path:
     return Path(config.jax_compilation_cache_dir)
 
 
-class Ahead:
+class Background:
     """Things that are made in one background thread while training goes on.
 
     XLA compiles without Python's lock, so on a machine with a core to spare the present stage
@@ -34,15 +34,15 @@ class Ahead:
     Args:
       enabled: whether to work ahead; otherwise everything is made when it is asked for.
 
-    >>> with Ahead() as ahead:
-    ...     ahead.start("answer", lambda: 42)
-    ...     ahead.get("answer")
+    >>> with Background() as background:
+    ...     background.start("answer", lambda: 42)
+    ...     background.get("answer")
     42
     """
 
     def __init__(self, enabled: bool = True):
         self.enabled = enabled
-        self._pool = ThreadPoolExecutor(1, "trainkit-ahead") if enabled else None
+        self._pool = ThreadPoolExecutor(1, "trainkit-background") if enabled else None
         self._made: dict[Hashable, Future] = {}
         self._work: dict[Hashable, Callable[[], Any]] = {}
 
@@ -76,7 +76,7 @@ class Ahead:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def __enter__(self) -> Ahead:
+    def __enter__(self) -> Background:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -5,29 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trainkit.progressive.limits import Limits
-from trainkit.progressive.prepare import Built
+from trainkit.loop.stopping import Budget
+from trainkit.progressive.stages.prepared import PreparedStage
 
 
 class Decay:
     """The decay of a run.
 
     Attributes:
-      limits: what the run may use.
+      budget: what the run may use.
       share: of what it uses, that over which the rate falls; 0 for no decay.
       under_way: until which step, and why; `None` before it has begun.
     """
 
-    def __init__(self, limits: Limits, share: float):
-        self.limits, self.share = limits, share
+    def __init__(self, budget: Budget, share: float):
+        self.budget, self.share = budget, share
         self.under_way: dict[str, Any] | None = None
 
     def due(self, used: Mapping[str, float]) -> str | None:
         """The limit that is near enough for it to begin, in words."""
         if self.under_way is not None or not self.share:
             return None
-        spent, name = self.limits.share(used)
-        return self.limits.reason(name) if name is not None and spent >= 1 - self.share else None
+        return self._spent(used, 1 - self.share)
+
+    def spent(self, used: Mapping[str, float]) -> str | None:
+        """The limit that is used up, in words."""
+        return self._spent(used, 1.0)
+
+    def _spent(self, used: Mapping[str, float], least: float) -> str | None:
+        share, name = self.budget.nearest(used)
+        if name is None or share < least:
+            return None
+        return f"budget spent: {name}={self.budget.limits[name]:g}"
 
     def over(self, step: int) -> str | None:
         """Why the run is over, once the rate has come to 0."""
@@ -35,11 +44,13 @@ class Decay:
             return None
         return f"{self.under_way['reason']}, and the learning rate has decayed"
 
-    def steps_left(self, used: Mapping[str, float], base: Mapping[str, float], here: Built) -> int:
+    def steps_left(
+        self, used: Mapping[str, float], base: Mapping[str, float], here: PreparedStage
+    ) -> int:
         """How many more steps the limits have room for, at the rate of this stage so far.
 
         Args:
-          used: so far, by the names of limits.
+          used: so far, by the names of the budget.
           base: when the stage began, by the names of triggers' counts.
           here: the stage.
         """
@@ -51,11 +62,13 @@ class Decay:
             "seconds": (used["seconds"] - base["seconds"]) / took,
             "flops": max((used["flops"] - base["flops"]) / took, here.flops_per_step),
         }
-        return self.limits.steps_left(used, rates)
+        return self.budget.steps_left(used, rates)
 
-    def steps_after(self, used: Mapping[str, float], base: Mapping[str, float], here: Built) -> int:
+    def steps_after(
+        self, used: Mapping[str, float], base: Mapping[str, float], here: PreparedStage
+    ) -> int:
         """How many steps it takes where the last stage has ended before any limit is near."""
         steps = max(1, round(used["steps"] * self.share / (1 - self.share)))
-        if self.limits == Limits():
+        if self.budget == Budget():
             return steps
         return min(steps, self.steps_left(used, base, here))

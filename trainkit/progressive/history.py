@@ -1,4 +1,4 @@
-"""The books of a growing run: what happened, what it cost, and the certificates still to come."""
+"""What happened in a growing run, what it cost, and the certificates still to come."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from trainkit.loop.hooks import Now
-from trainkit.progressive.background import Ahead
+from trainkit.progressive.background import Background
 from trainkit.progressive.ledger import Ledger
-from trainkit.progressive.prepare import Built
+from trainkit.progressive.stages.prepared import PreparedStage
 
 
-class Books:
-    """History and ledger.
+class History:
+    """Events and ledger.
 
     Attributes:
-      history: what happened, one mapping an event, as JSON holds it.
+      events: what happened, one mapping an event, as JSON holds it.
       ledger: what it cost.
       evaluation: the metrics of the last evaluation.
     """
 
-    def __init__(self, ahead: Ahead):
-        self.ahead = ahead
-        self.history: list[dict[str, Any]] = []
+    def __init__(self, background: Background):
+        self.background = background
+        self.events: list[dict[str, Any]] = []
         self.ledger = Ledger()
         self.evaluation: dict[str, float] = {}
         self._counted: dict[str, Any] = {"examples": 0, "evaluated_at": -1, "flops": 0.0}
@@ -32,7 +32,7 @@ class Books:
 
     # -- the ledger ----------------------------------------------------------------------------
 
-    def account(self, now: Now, here: Built) -> None:
+    def account(self, now: Now, here: PreparedStage) -> None:
         """Counts the steps since the last time, all of them of one stage."""
         examples = now.examples - self._counted["examples"]
         self.spend(
@@ -49,7 +49,7 @@ class Books:
         """Of what the loop will have counted next time, this much is not of training steps."""
         self._counted["flops"] += flops
 
-    def evaluated(self, step: int, metrics: Mapping[str, float], here: Built) -> None:
+    def evaluated(self, step: int, metrics: Mapping[str, float], here: PreparedStage) -> None:
         """Takes in an evaluation and what it cost."""
         self._counted["evaluated_at"] = step
         self.evaluation = dict(metrics)
@@ -79,7 +79,7 @@ class Books:
     def event(self, now: Now, event: str, stage: int, **more: Any) -> dict[str, Any]:
         """Writes an event down, and returns it."""
         entry = {"event": event, "stage": stage, **self.counts(now), **more}
-        self.history.append(entry)
+        self.events.append(entry)
         return entry
 
     def certify_later(
@@ -88,32 +88,32 @@ class Books:
         """Promises an event its certificate, and returns what begins to make it."""
         name = ("certificate", event["stage"])  # of which each is left but once
         self._uncertified.append((event, name, certify))
-        return lambda: self.ahead.start(name, certify)
+        return lambda: self.background.start(name, certify)
 
     def take_in(self) -> None:
         """Writes down the certificates that are made, without waiting for any."""
-        made = [one for one in self._uncertified if self.ahead.ready(one[1])]
+        made = [one for one in self._uncertified if self.background.ready(one[1])]
         for event, name, _ in made:
-            event["certificate"] = self.ahead.take(name)
+            event["certificate"] = self.background.take(name)
         self._uncertified = [one for one in self._uncertified if one not in made]
 
     def settle(self) -> None:
         """Waits for the certificates that are being made."""
         for event, name, certify in self._uncertified:
-            self.ahead.start(name, certify)
-            event["certificate"] = self.ahead.take(name)
+            self.background.start(name, certify)
+            event["certificate"] = self.background.take(name)
         self._uncertified = []
 
     def save(self) -> dict[str, Any]:
         """As JSON holds it. Copies: it is written in the background while the run goes on."""
         self.take_in()
-        history = copy.deepcopy(self.history)
+        events = copy.deepcopy(self.events)
         missing = {id(event) for event, _, _ in self._uncertified}
-        for event, own in zip(history, self.history, strict=True):
+        for event, own in zip(events, self.events, strict=True):
             if id(own) in missing:
                 event["certificate"] = {"pending": True}
         return {
-            "history": history,
+            "history": events,
             "ledger": self.ledger.to_json(),
             "counted": dict(self._counted),
             "evaluation": dict(self.evaluation),
@@ -121,7 +121,7 @@ class Books:
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Takes back what `save` gave."""
-        self.history = [dict(event) for event in saved["history"]]
+        self.events = [dict(event) for event in saved["history"]]
         self.ledger = Ledger.from_json(saved["ledger"])
         self._counted, self.evaluation = dict(saved["counted"]), dict(saved["evaluation"])
         self._uncertified = []

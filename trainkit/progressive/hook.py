@@ -1,26 +1,25 @@
-"""The hook that makes a run grow: it watches, chooses and grows."""
+"""The hook that makes a run grow: between two steps it stops, decays, waits, chooses or grows."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from trainkit.data.sampler import Position
 from trainkit.loop.hooks import Change, Now
-from trainkit.progressive.background import Ahead
+from trainkit.loop.stopping import Budget
 from trainkit.progressive.decay import Decay
-from trainkit.progressive.history import Books, row_of
-from trainkit.progressive.limits import Limits
-from trainkit.progressive.pace import begin_decay, lower
-from trainkit.progressive.prepare import Built
-from trainkit.progressive.probe import Price, Probe, Probing
-from trainkit.progressive.transition.switch import Passage, Placed
-from trainkit.progressive.triggers import Trigger
+from trainkit.progressive.history import History, row_of
+from trainkit.progressive.route import Route
+from trainkit.progressive.stages.pace import begin_decay, lower
+from trainkit.progressive.stages.prepared import PreparedStage
+from trainkit.progressive.stages.triggers import Trigger
+from trainkit.progressive.transition.switch import Placed
 from trainkit.progressive.watch import Watch
 
 PyTree = Any
@@ -29,149 +28,97 @@ PyTree = Any
 class Growing:
     """A hook of `fit` that takes a run through its stages.
 
+    Args:
+      route: the stages.
+      budget: of the whole run.
+      target: what ends it early.
+      decay: the share of the budget over which the learning rate falls at the end.
+      wait: whether a stage ends at the very step at which its trigger fires.
+
     Attributes:
-      books: what happened and what it cost.
+      history: what happened and what it cost.
       ended: why it ended, once it has.
       satisfied: whether the target was reached.
     """
 
     def __init__(
-        self,
-        levels: Sequence[Sequence[Built]],
-        passages: Mapping[tuple[int, int, int], Passage],
-        limits: Limits,
-        *,
-        target: Trigger | None,
-        probe: Probe | None,
-        price: Price,
-        decay: float,
-        ahead: Ahead,
-        wait: bool,
+        self, route: Route, budget: Budget, *, target: Trigger | None, decay: float, wait: bool
     ):
-        self.levels, self.passages = levels, passages
-        self.limits, self.decay = limits, Decay(limits, decay)
-        self.probe, self.price, self.wait = probe, price, wait
-        self.ahead = ahead
-        self.path = [0]
-        self.books, self.watch = Books(ahead), Watch(target)
+        self.route, self.budget, self.decay = route, budget, Decay(budget, decay)
+        self.background, self.wait = route.background, wait
+        self.history, self.watch = History(route.background), Watch(target)
         self.ended: str | None = None
         self.satisfied = False
         self._after_first_step: list[Callable[[], Any]] = []
         self._first_step: Any = None  # an array that it computes
         self.watch.begin(self.here.stage.until, self.watch.base)
 
-    # -- where it is ---------------------------------------------------------------------------
-
     @property
-    def level(self) -> int:
-        """Which stage it is in, from 0."""
-        return len(self.path) - 1
-
-    @property
-    def here(self) -> Built:
+    def here(self) -> PreparedStage:
         """The stage it is in."""
-        return self.levels[self.level][self.path[-1]]
-
-    @property
-    def ways_on(self) -> list[Passage]:
-        """The growths that lead to the next level."""
-        if self.level + 1 == len(self.levels):
-            return []
-        key = self.level, self.path[-1]
-        return [self.passages[*key, k] for k in range(len(self.levels[self.level + 1]))]
-
-    # -- ahead of time -------------------------------------------------------------------------
-
-    def prepare(self) -> None:
-        """Begins to compile, in the background, what may come next."""
-        ways = self.ways_on
-        for passage in ways:
-            # The probe needs the FLOPs of what it compares, so passages come first.
-            self.ahead.start(passage, self._ready(passage))
-        if self._probes:
-            probe = self.probe or Probe()
-            here, price = self.here, self.price
-            self.ahead.start(("probe", here), lambda: Probing(here, ways, probe, price).compile())
-
-    @property
-    def prepared(self) -> bool:
-        """Whether all that may come next is compiled."""
-        names = [*self.ways_on, *([("probe", self.here)] if self._probes else [])]
-        return all(self.ahead.ready(name) for name in names)
-
-    @property
-    def _probes(self) -> bool:
-        return bool(self.ways_on) and (len(self.ways_on) > 1 or self.probe is not None)
-
-    def _ready(self, passage: Passage) -> Callable[[], Passage]:
-        # A rehearsal takes time that is only worth it while something else goes on.
-        rehearse = self.ahead.enabled
-        return lambda: passage.compile().rehearse() if rehearse else passage.compile()
+        return self.route.here
 
     # -- the hook ------------------------------------------------------------------------------
 
     def __call__(self, now: Now) -> Change | None:
         """See `trainkit.loop.hooks.Hook`."""
         self._start_what_waits(now.state)
-        if self.ahead.enabled:
-            self.books.take_in()
+        if self.background.enabled:
+            self.history.take_in()
         else:
             self.settle()
-        self.books.account(now, self.here)
-        before = self.books.ledger.total
+        self.history.account(now, self.here)
+        before = self.history.ledger.total
         change = self._change(now)
         # What was spent on anything but training steps, so that the run's own count is the total.
-        extra = self.books.ledger.total - before
+        extra = self.history.ledger.total - before
         if extra:
-            self.books.leave_out(extra)
+            self.history.leave_out(extra)
             change = dataclasses.replace(change or Change(), flops=extra)
         return change
 
     def _change(self, now: Now) -> Change | None:
-        fresh = bool(now.evaluated and now.steps) and not self.books.has_evaluation_of(now.steps)
+        fresh = bool(now.evaluated and now.steps) and not self.history.has_evaluation_of(now.steps)
         if fresh:
             self._evaluated(now.steps, now.evaluation)
         stop = self._why_stop(now, fresh)
         if stop is not None:
             return self._stop(now, stop)
-        limit = self.decay.due(self.books.used(now))
+        limit = self.decay.due(self.history.used(now))
         if limit is not None:
             return self._begin_decay(now, self.decay.steps_left, limit)
         if self.decay.under_way is not None:
             return None
-        if not self.watch.over(self.books.counts(now), fresh):
+        if not self.watch.over(self.history.counts(now), fresh):
             return None
-        if not self.ways_on:
+        if not self.route.next:
             return self._last_stage_over(now)
-        if not (self.wait or self.prepared):
+        if not (self.wait or self.route.prepared):
             return None
         return self._advance(now)
 
     def _evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.books.evaluated(step, metrics, self.here)
+        self.history.evaluated(step, metrics, self.here)
         self.watch.evaluated(metrics)
 
     def _why_stop(self, now: Now, fresh: bool) -> str | None:
-        if self.watch.reached(self.books.counts(now), fresh):
+        if self.watch.reached(self.history.counts(now), fresh):
             self.satisfied = True
             return f"target reached: {self.watch.target}"
-        share, name = self.limits.share(self.books.used(now))
-        if name is not None and share >= 1:
-            return self.limits.reason(name)
-        return self.decay.over(now.steps)
+        return self.decay.spent(self.history.used(now)) or self.decay.over(now.steps)
 
     def _stop(self, now: Now, reason: str) -> Change:
-        if not self.books.has_evaluation_of(now.steps):
+        if not self.history.has_evaluation_of(now.steps):
             self._evaluated(now.steps, self.here.evaluation(now.state))
         self._end(now, reason)
         return Change(stop=reason)
 
     def _end(self, now: Now, reason: str) -> None:
         self.ended = reason
-        self._event(now, "end", reason=reason, **self.books.evaluation)
+        self._event(now, "end", reason=reason, **self.history.evaluation)
 
     def _event(self, now: Now, event: str, **more: Any) -> dict[str, Any]:
-        return self.books.event(now, event, self.level, **more)
+        return self.history.event(now, event, self.route.level, **more)
 
     def _last_stage_over(self, now: Now) -> Change:
         reason = f"last stage ended: {self.here.stage.until}"
@@ -180,7 +127,7 @@ class Growing:
         return self._begin_decay(now, self.decay.steps_after, reason)
 
     def _begin_decay(self, now: Now, how_long: Callable[..., int], reason: str) -> Change:
-        steps = how_long(self.books.used(now), self.watch.base, self.here)
+        steps = how_long(self.history.used(now), self.watch.base, self.here)
         self.decay.under_way = {"until": now.steps + steps, "reason": reason}
         pace = begin_decay(now.state.opt_state, at=now.steps, steps=steps)
         event = self._event(now, "decay", reason=f"{steps:,} steps left", steps=steps)
@@ -190,31 +137,31 @@ class Growing:
 
     def _advance(self, now: Now) -> Change:
         begin = time.perf_counter()
-        ways, choice, probed = self.ways_on, 0, None
-        in_time = self.prepared
-        if self._probes:
-            probed = self._probe(now)
+        choice, probed, in_time = 0, None, self.route.prepared
+        if self.route.probes:
+            probing = self.route.probing()
+            probed = probing(now.state)
+            self.history.spend(probe=probing.flops)
             best = probed["candidates"][probed["best"]]
             if best["kind"] != "grow":
                 return self._not_grown(now, best, probed)
             choice = best["alternative"]
-        small, passage = self.here, ways[choice]
-        self.ahead.start(passage, self._ready(passage))
-        self.ahead.get(passage)
-        state, certify = passage(now.state)
-        self.books.spend(growth=passage.flops)
+        small, transition = self.here, self.route.compiled(self.route.next[choice])
+        big, growth = transition.big, transition.growth
+        state, certify = transition(now.state)
+        self.history.spend(growth=transition.flops)
         event = self._event(
             now,
             "growth",
             reason=str(small.stage.until),
-            how=str(passage.big.stage.how),
+            how=str(big.stage.how),
             before=small.name,
-            after=passage.big.name,
+            after=big.name,
             parameters_before=small.parameters,
-            parameters_after=passage.big.parameters,
+            parameters_after=big.parameters,
             alternative=choice,
-            text=passage.growth.text if passage.growth else "only the data grow",
-            exact=passage.growth.exact if passage.growth else True,
+            text=growth.text if growth else "only the data grow",
+            exact=growth.exact if growth else True,
             compiled_ahead=in_time,
             certificate={},
             probe=probed,
@@ -222,44 +169,35 @@ class Growing:
         # Work in the background must not slow down the first step; and what nobody waits for
         # comes last in it.
         self._first_step = None
-        self._after_first_step = [self.prepare, self.books.certify_later(event, certify)]
-        self.path.append(choice)
+        later = self.history.certify_later(event, certify)
+        self._after_first_step = [self.route.prepare, later]
+        self.route.taken.append(choice)
         self.watch.evaluated({})
-        self.watch.begin(self.here.stage.until, self.books.counts(now))
+        self.watch.begin(self.here.stage.until, self.history.counts(now))
         event["hook_seconds"] = time.perf_counter() - begin
-        changed = passage.big.stage.data != small.stage.data
-        data = self._stream(passage.big, now.epochs) if changed else None
-        if not changed:
-            passage.big.data = small.data
         return Change(
             state=state,
-            step=Placed(passage.big, state),
-            evaluate=passage.big.evaluation,
-            data=data,
+            step=Placed(big, state),
+            evaluate=big.evaluation,
+            data=self._stream(small, big, now.epochs),
             event=row_of(event),
         )
 
-    def _stream(self, built: Built, epochs: float) -> Any:
-        """The stage's batches, from where the run is in its passes over the data."""
+    def _stream(self, small: PreparedStage, big: PreparedStage, epochs: float) -> Any:
+        """The new stage's batches from where the run is in its passes; `None`: the same go on."""
+        if big.stage.data == small.stage.data:
+            big.data = small.data
+            return None
         epoch = math.floor(epochs)
-        offset = round((epochs - epoch) * built.data.size)
-        built.data.restore(Position(epoch, offset))
-        return built.data
-
-    def _probe(self, now: Now) -> dict[str, Any]:
-        self.prepare()
-        probing = self.ahead.get(("probe", self.here))
-        found = probing(now.state)
-        self.books.spend(probe=probing.flops)
-        return found
+        big.data.restore(Position(epoch, round((epochs - epoch) * big.data.size)))
+        return big.data
 
     def _not_grown(self, now: Now, best: Mapping[str, Any], probed: dict[str, Any]) -> Change:
         event = self._event(now, best["kind"], reason=best["name"], probe=probed)
-        self.watch.begin(self.here.stage.until, self.books.counts(now))
+        self.watch.begin(self.here.stage.until, self.history.counts(now))
         state = None
         if best["kind"] == "lower":
-            pace = now.state.opt_state
-            factor = (self.probe or Probe()).lower
+            pace, factor = now.state.opt_state, self.route.probe.lower
             assert factor is not None
             level = jax.device_put(lower(pace, factor).level, pace.level.sharding)
             state = now.state.replace(opt_state=pace._replace(level=level))
@@ -284,23 +222,15 @@ class Growing:
     def settle(self) -> None:
         """Waits for the certificates that are being made, as the last checkpoint does."""
         self._start_now()
-        self.books.settle()
+        self.history.settle()
 
     def finish(self, result: Any) -> None:
         """Takes in how the loop ended, where it ended by a limit of its own."""
-        last = Now(
-            steps=result.steps,
-            epochs=result.epochs,
-            examples=result.examples,
-            flops=result.flops,
-            seconds=result.seconds,
-            state=result.state,
-            evaluation=result.evaluation,
-            evaluated=True,
-        )
-        self.books.account(last, self.here)
+        names = [field.name for field in dataclasses.fields(Now) if field.name != "evaluated"]
+        last = Now(**{name: getattr(result, name) for name in names}, evaluated=True)
+        self.history.account(last, self.here)
         if self.ended is None:
-            if not self.books.has_evaluation_of(last.steps):
+            if not self.history.has_evaluation_of(last.steps):
                 self._evaluated(last.steps, result.evaluation)
             self._end(last, self._why_stop(last, fresh=True) or result.stopped)
         self.settle()
@@ -308,28 +238,29 @@ class Growing:
     def save(self) -> dict[str, Any]:
         """What a checkpoint holds of it; JSON."""
         return {
-            "path": list(self.path),
+            "path": list(self.route.taken),
             "decaying": self.decay.under_way,
-            **self.books.save(),
+            **self.history.save(),
             **self.watch.save(),
         }
 
     def load(self, saved: Mapping[str, Any]) -> Change:
         """Goes to where a checkpoint says it was: the step, data and shapes of that stage."""
-        self.path = [int(k) for k in saved["path"]]
+        self.route.taken = [int(k) for k in saved["path"]]
         self.decay.under_way = saved["decaying"]
         self._after_first_step = []
         here = self.here
-        self.books.load(saved)
+        self.history.load(saved)
         self.watch.load(saved, here.stage.until)
-        self.prepare()
+        self.route.prepare()
         self._certify_again()
         return Change(state=here.fresh(), step=here.step, evaluate=here.evaluation, data=here.data)
 
     def _certify_again(self) -> None:
         """Makes the certificates that the stopped run had not finished."""
-        growths = [event for event in self.books.history if event["event"] == "growth"]
+        growths = [event for event in self.history.events if event["event"] == "growth"]
         for level, event in enumerate(growths):
             if event["certificate"].get("pending"):
-                passage = self.passages[level, self.path[level], self.path[level + 1]]
-                self.books.certify_later(event, passage.certificate_of_fresh)()
+                small, big = self.route.taken[level : level + 2]
+                transition = self.route.transitions[level, small, big]
+                self.history.certify_later(event, transition.certificate_of_fresh)()

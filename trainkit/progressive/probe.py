@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.progressive.pace import begin_decay, lower
-from trainkit.progressive.prepare import Built, cost_of
+from trainkit._core import validation
+from trainkit.cost import program_flops
+from trainkit.progressive.stages.pace import begin_decay, lower
+from trainkit.progressive.stages.prepared import PreparedStage
 from trainkit.progressive.transition.switch import Passage
 from trainkit.step.state import TrainState
 
@@ -49,17 +51,12 @@ class Probe:
     unroll: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"Probe(steps={self.steps}) must be 1 or more.")
-        if self.batches < 2:
-            raise ValueError(
-                f"Probe(batches={self.batches}) must be 2 or more: the spread over batches says "
-                "whether a difference is more than chance."
-            )
-        if self.lower is not None and not 0 < self.lower < 1:
-            raise ValueError(f"Probe(lower={self.lower}) must be between 0 and 1, or None.")
-        if not self.errors >= 0:
-            raise ValueError(f"Probe(errors={self.errors}) must be 0 or more.")
+        validation.integer("steps", self.steps, "Probe")
+        hint = "the spread over batches says whether a difference is more than chance"
+        validation.integer("batches", self.batches, "Probe", least=2, hint=hint)
+        if self.lower is not None:
+            validation.number("lower", self.lower, "Probe", above=0, below=1, hint="or None")
+        validation.number("errors", self.errors, "Probe", least=0, finite=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,13 +73,12 @@ class Price:
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"Price({name}={value}) must be a finite number, 0 or more.")
+            validation.number(name, value, "Price", least=0)
 
-    def of(self, built: Built) -> float:
+    def of(self, prepared: PreparedStage) -> float:
         """The price of a stage's model."""
-        per_example = built.flops_per_step / built.per_batch
-        return self.per_parameter * built.parameters + self.per_flop * per_example
+        per_example = prepared.flops_per_step / prepared.per_batch
+        return self.per_parameter * prepared.parameters + self.per_flop * per_example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +87,7 @@ class Candidate:
 
     Attributes:
       kind: "stay", "lower" or "grow".
-      passage: the growth; `None` for the other two.
+      transition: the growth; `None` for the other two.
       alternative: which of the next level's stages it leads to.
       steps: how many steps it is given.
       flops: what those cost.
@@ -99,7 +95,7 @@ class Candidate:
     """
 
     kind: Literal["stay", "lower", "grow"]
-    passage: Passage | None
+    transition: Passage | None
     alternative: int
     steps: int
     flops: float
@@ -108,16 +104,18 @@ class Candidate:
     @property
     def name(self) -> str:
         """What reports call it."""
-        if self.passage is None:
+        if self.transition is None:
             names = {"stay": "do not grow", "lower": "only lower the learning rate"}
             return names.get(self.kind, self.kind)
-        return f"{self.passage.big.stage.how} → {self.passage.big.name}"
+        return f"{self.transition.big.stage.how} → {self.transition.big.name}"
 
 
 class Probing:
     """The candidates from one stage, in one compiled program."""
 
-    def __init__(self, here: Built, passages: Sequence[Passage], probe: Probe, price: Price):
+    def __init__(
+        self, here: PreparedStage, transitions: Sequence[Passage], probe: Probe, price: Price
+    ):
         if here.step.placement.name in ("pmap", "shard_map"):
             raise ValueError(
                 f"A probe runs its candidates in one program, which placement="
@@ -130,17 +128,19 @@ class Probing:
         found = [Candidate("stay", None, -1, probe.steps, budget, price.of(here))]
         if probe.lower is not None:
             found.append(Candidate("lower", None, -1, probe.steps, budget, price.of(here)))
-        for alternative, passage in enumerate(passages):
-            each = passage.big.flops_per_step
+        for alternative, transition in enumerate(transitions):
+            each = transition.big.flops_per_step
             steps = max(1, round(budget / each))
             found.append(
-                Candidate("grow", passage, alternative, steps, steps * each, price.of(passage.big))
+                Candidate(
+                    "grow", transition, alternative, steps, steps * each, price.of(transition.big)
+                )
             )
         self.candidates = tuple(found)
 
-    def built(self, candidate: Candidate) -> Built:
+    def stage_of(self, candidate: Candidate) -> PreparedStage:
         """The stage that a candidate trains."""
-        return self.here if candidate.passage is None else candidate.passage.big
+        return self.here if candidate.transition is None else candidate.transition.big
 
     def batches(self) -> tuple[list[PyTree], list[PyTree]]:
         """For each candidate its training batches, stacked, and the validation batches, stacked.
@@ -149,19 +149,19 @@ class Probing:
         """
         training, validation = [], []
         for candidate in self.candidates:
-            built = self.built(candidate)
+            prepared = self.stage_of(candidate)
             position, drawn = self.here.data.position, []
-            if built.data.size != self.here.data.size:
-                position = built.data.position
+            if prepared.data.size != self.here.data.size:
+                position = prepared.data.position
             for _ in range(candidate.steps):
-                batch, position = built.data.draw(position)
+                batch, position = prepared.data.draw(position)
                 drawn.append(batch)
             training.append(_stack(drawn))
-            validation.append(_stack(self._validation(built)))
+            validation.append(_stack(self._validation(prepared)))
         return training, validation
 
-    def _validation(self, built: Built) -> list[PyTree]:
-        batches = built.evaluation._batches
+    def _validation(self, prepared: PreparedStage) -> list[PyTree]:
+        batches = prepared.evaluation.batches
         size = jax.tree.leaves(batches[0])[0].shape
         same = [b for b in batches if jax.tree.leaves(b)[0].shape == size]
         if len(same) < 2:
@@ -180,9 +180,9 @@ class Probing:
     def _one(
         self, candidate: Candidate, state: TrainState, batches: PyTree, held: PyTree
     ) -> jax.Array:
-        built = self.built(candidate)
-        if candidate.passage is not None:
-            state = built.step.prepared(candidate.passage.apply(state))
+        prepared = self.stage_of(candidate)
+        if candidate.transition is not None:
+            state = prepared.step.prepared(candidate.transition.apply(state))
         pace = state.opt_state
         if candidate.kind == "lower":
             assert self.probe.lower is not None
@@ -190,11 +190,11 @@ class Probing:
         if self.probe.anneal:
             pace = begin_decay(pace, at=pace.step, steps=candidate.steps)
         state = state.replace(opt_state=pace)
-        body: Callable = lambda s, b: (built.step.program(s, b)[0], None)
+        body: Callable = lambda s, b: (prepared.step.program(s, b)[0], None)
         state, _ = jax.lax.scan(body, state, batches, unroll=self.probe.unroll or 1)
 
         def score(_: None, batch: PyTree) -> tuple[None, jax.Array]:
-            loss = built.model.evaluation(state.params, state.model_state, batch, state.rng)
+            loss = prepared.model.evaluation(state.params, state.model_state, batch, state.rng)
             return None, loss.total / loss.weight
 
         return jax.lax.scan(score, None, held, unroll=self.probe.unroll or 1)[1]
@@ -204,7 +204,7 @@ class Probing:
         training, validation = self.batches()
         arguments = (self.here.like, _shapes(training), _shapes(validation))
         self._program = jax.jit(self.program).lower(*arguments).compile()
-        self.flops = cost_of(self.program, arguments, self._program)
+        self.flops = program_flops(self.program, arguments, self._program)
         return self
 
     def __call__(self, state: TrainState) -> dict[str, Any]:

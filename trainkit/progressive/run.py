@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import optax
 
+from trainkit._core.validation import keyword_names
 from trainkit.loop.fit import fit
 from trainkit.loop.record import FitResult
-from trainkit.progressive.background import Ahead
-from trainkit.progressive.checks import check_built, check_data, check_options, check_pair
+from trainkit.loop.stopping import Budget
+from trainkit.progressive.background import Background
 from trainkit.progressive.hook import Growing
 from trainkit.progressive.ledger import Ledger
-from trainkit.progressive.limits import Limits
-from trainkit.progressive.prepare import Built, Recipe, levels_built
 from trainkit.progressive.probe import Price, Probe
-from trainkit.progressive.stages import Stage, normalised
+from trainkit.progressive.route import Route
+from trainkit.progressive.stages.prepared import PreparedStage, Recipe, prepare_levels
+from trainkit.progressive.stages.stage import Stage, normalised
+from trainkit.progressive.stages.triggers import Trigger
 from trainkit.progressive.transition.growth import Grow
+from trainkit.progressive.transition.shrink import grown_or_shrunk
 from trainkit.progressive.transition.switch import Passage
-from trainkit.progressive.triggers import Trigger
+from trainkit.progressive.validation import (
+    check_data,
+    check_end,
+    check_options,
+    check_pair,
+    check_prepared,
+)
 from trainkit.step.state import TrainState
 
 PyTree = Any
+# The loop ends by its own limits; a run that has another one must give it some number of steps.
+_NO_LIMIT = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +46,7 @@ class ProgressiveResult:
     Attributes:
       state: the last state.
       model: what the last stage was given as its model.
-      built: the last stage, with its pure functions, step and evaluation.
+      prepared: the last stage, with its pure functions, step and evaluation.
       evaluation: the metrics of the last evaluation, which is of `state`.
       ended: why it ended: the target that was reached or the limit that was spent.
       satisfied: whether the target was reached.
@@ -48,7 +59,7 @@ class ProgressiveResult:
 
     state: TrainState
     model: Any
-    built: Built
+    prepared: PreparedStage
     evaluation: Mapping[str, float]
     ended: str
     satisfied: bool
@@ -104,7 +115,7 @@ def progressive(
       steps, epochs, examples, flops, seconds: the budget of the whole run; `flops` counts
         training, evaluations, probes and growth. At least one is needed, or a `target` or an
         `until` of the last stage.
-      target: ends the run, such as `until.reaches("accuracy", 0.98)`.
+      target: ends the run, such as `triggers.reaches("accuracy", 0.98)`.
       probe: try the next stage, "do not grow" and "only lower the learning rate" from the same
         state first; always done where a stage has alternatives or a `price` is set.
       price: what size must be worth.
@@ -127,116 +138,82 @@ def progressive(
         one step. GrowthError: a stage that cannot be grown from the one before. Both before
         anything is trained.
     """
-    if not wait and (not ahead or jax.process_count() > 1):
-        raise ValueError(
-            "wait=False trains on until the next stage is compiled in the background: "
-            + ("it needs ahead=True." if not ahead else "in several processes, not all at once.")
-        )
-    limits = Limits(steps, epochs, examples, flops, seconds)
+    budget = Budget(steps, epochs, examples, seconds, flops)
     check_options(
-        limits,
-        build=build,
-        tx=tx,
-        target=target,
-        probe=probe,
-        price=price,
-        decay=decay,
-        fit_options=fit_options,
-        own_options=inspect.signature(progressive).parameters,
-    )
+        build=build, tx=tx, target=target, probe=probe, price=price, decay=decay, ahead=ahead,
+        wait=wait, fit_options=fit_options, own_options=keyword_names(progressive),
+    )  # fmt: skip
+    stages_of_levels = normalised(stages)
+    check_end(budget, target, stages_of_levels[-1][-1])
+    if not callable(data):
+        check_data(stages_of_levels)
+    data_of = data if callable(data) else lambda _: data
+    recipe = Recipe(
+        build, tx, data_of, validation, grow or grown_or_shrunk, seed=seed, warmup=warmup,
+        placement=placement, options=dict(options or {}), tokens=tokens, certify=certify,
+    )  # fmt: skip
+    levels = prepare_levels(recipe, stages_of_levels)
+    check_prepared(levels, budget, target, decay, fit_options.get("eval_every"))
     price = price or Price()
     if price != Price() and probe is None:
         probe = Probe()
-    levels = normalised(stages)
-    if limits == Limits() and target is None and levels[-1][-1].until is None:
-        raise ValueError(
-            "This run would never end: give it steps=, epochs=, examples=, flops= or seconds=, a "
-            "target=, or an until= of the last stage."
-        )
-    if grow is None:
-        from trainkit.progressive.transition.shrink import (
-            grown_or_shrunk,  # it brings the whole analysis with it
-        )
+    with Background(ahead) as background:
+        route = Route(levels, _transitions(levels), background, probe, price)
+        hook = Growing(route, budget, target=target, decay=decay, wait=wait)
+        return _trained(hook, hooks, fit_options)
 
-        grow = grown_or_shrunk
-    recipe = Recipe(
-        build=build,
-        tx=tx,
-        data=data if callable(data) else lambda _: data,
-        validation=validation,
-        grow=grow,
-        seed=seed,
-        warmup=warmup,
-        placement=placement,
-        options=dict(options or {}),
-        tokens=tokens,
-        certify=certify,
+
+def _trained(
+    hook: Growing, hooks: Sequence[Any], fit_options: Mapping[str, Any]
+) -> ProgressiveResult:
+    first, budget = hook.here, hook.budget
+    hook.route.prepare()
+    result = fit(
+        first.step,
+        first.fresh(),
+        first.data,
+        evaluate=first.evaluation,
+        hooks=[hook, *hooks],
+        # The loop ends by these itself, with its last evaluation and checkpoint; examples and
+        # FLOPs of everything only the hook knows.
+        steps=budget.steps if budget.steps is not None else _NO_LIMIT,
+        epochs=budget.epochs,
+        seconds=budget.seconds,
+        flops=budget.flops,
+        **fit_options,
     )
-    if not callable(data):
-        check_data(levels)
-    built = levels_built(recipe, levels)
-    check_built(built, limits, target, decay, fit_options.get("eval_every"))
-    passages = _passages(built)
-    with Ahead(ahead) as worker:
-        hook = Growing(
-            built,
-            passages,
-            limits,
-            target=target,
-            probe=probe,
-            price=price,
-            decay=decay,
-            ahead=worker,
-            wait=wait,
-        )
-        first = hook.here
-        hook.prepare()
-        result = fit(
-            first.step,
-            first.fresh(),
-            first.data,
-            evaluate=first.evaluation,
-            hooks=[hook, *hooks],
-            # The loop ends by these itself, with its last evaluation and checkpoint; examples and
-            # FLOPs of everything only the hook knows.
-            steps=steps if steps is not None else _NO_LIMIT,
-            epochs=epochs,
-            seconds=seconds,
-            flops=flops,
-            **fit_options,
-        )
-        hook.finish(result)
+    hook.finish(result)
     return ProgressiveResult(
         state=result.state,
         model=hook.here.stage.model,
-        built=hook.here,
-        evaluation=hook.books.evaluation,
+        prepared=hook.here,
+        evaluation=hook.history.evaluation,
         ended=hook.ended or result.stopped,
         satisfied=hook.satisfied,
-        stage=hook.level,
-        history=hook.books.history,
-        ledger=hook.books.ledger,
+        stage=hook.route.level,
+        history=hook.history.events,
+        ledger=hook.history.ledger,
         fit=result,
     )
 
 
-_NO_LIMIT = 2**31 - 1
-
-
-def _passages(built: Sequence[Sequence[Built]]) -> dict[tuple[int, int, int], Passage]:
-    passages = {}
-    for number in range(len(built) - 1):
-        for a, small in enumerate(built[number]):
-            for b, big in enumerate(built[number + 1]):
+def _transitions(
+    levels: Sequence[Sequence[PreparedStage]],
+) -> dict[tuple[int, int, int], Passage]:
+    """(level, alternative, alternative of the next level) -> how the one becomes the other."""
+    found = {}
+    for number, (level, following) in enumerate(itertools.pairwise(levels)):
+        for a, small in enumerate(level):
+            for b, big in enumerate(following):
                 check_pair(small, big)
-                passages[number, a, b] = Passage(small, big)
-    return passages
+                found[number, a, b] = Passage(small, big)
+    return found
 
 
 def replay(
     history: Sequence[Mapping[str, Any]],
     state: TrainState,
-    built: Sequence[Sequence[Built]],
+    levels: Sequence[Sequence[PreparedStage]],
     stop_at: int | None = None,
 ) -> TrainState:
     """Applies a history's growths to a state of its first stage, without training in between.
@@ -248,8 +225,8 @@ def replay(
     for event in history:
         if event["event"] != "growth" or (stop_at is not None and event["step"] > stop_at):
             continue
-        small = built[level][path[-1]]
-        big = built[level + 1][int(event["alternative"])]
+        small = levels[level][path[-1]]
+        big = levels[level + 1][int(event["alternative"])]
         state = jax.jit(Passage(small, big).apply)(state)
         path.append(int(event["alternative"]))
         level += 1

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from trainkit.progressive.triggers import Observation, Trigger
+from trainkit.progressive.stages.triggers import Observation, Trigger
 
 PyTree = Any
 COUNTS = ("step", "epoch", "examples", "flops", "seconds")

@@ -1,4 +1,8 @@
-"""What a person sees of a run: a progress bar, plots, a page of HTML."""
+"""What a person sees of a run: a progress bar, plots, a page of HTML.
+
+Input: the folder of a run, read as plain data (`run_data`). Output: text, SVG and `report.html`.
+Read `html` first.
+"""
 
 from trainkit.report.html import report_html, write_report
 from trainkit.report.plots import Curve, Event, plot

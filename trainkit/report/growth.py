@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from trainkit.report.run_data import RunData
+from trainkit.report.tables import columns_html, escaped, rows_html, si
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +106,8 @@ def growth_parts(
             if event.get("text"):
                 title = f"stage {event['stage'] + 1}: {event['before']} → {event['after']}"
                 parts.append(
-                    f"<details><summary>Map of {_text(title)}</summary>"
-                    f"<pre>{_text(event['text'])}</pre></details>"
+                    f"<details><summary>Map of {escaped(title)}</summary>"
+                    f"<pre>{escaped(event['text'])}</pre></details>"
                 )
     for event in history:
         if event.get("probe"):
@@ -239,54 +239,5 @@ def _ledger(ledger: Mapping[str, float]) -> list[dict[str, str]]:
     return [row | {"total": si(total), "6·N·D of training": si(ledger["analytic"])}]
 
 
-def rows_html(rows: Sequence[Mapping[str, str]]) -> str:
-    """A table with a column for each name that some row has."""
-    if not rows:
-        return ""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    head = "".join(f'<th style="overflow-wrap:normal">{_text(name)}</th>' for name in names)
-    body = "".join(
-        "<tr>" + "".join(_cell(row.get(name, "")) for name in names) + "</tr>" for row in rows
-    )
-    return f'<div style="overflow-x:auto"><table><tr>{head}</tr>{body}</table></div>'
-
-
-def _cell(value: Any) -> str:
-    # A number is read in one piece; the table scrolls where it is too wide.
-    style = ' style="white-space:nowrap"' if len(str(value)) < 24 else ""
-    return f"<td{style}>{_text(value)}</td>"
-
-
-def columns_html(rows: Sequence[Mapping[str, str]]) -> str:
-    """A table that has a column for each row: for few rows with many names."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    head, *rest = [
-        f"<tr><td>{_text(name)}</td>"
-        + "".join(f"<td>{_text(row.get(name, ''))}</td>" for row in rows)
-        + "</tr>"
-        for name in names
-    ]
-    head = head.replace("td>", "th>")
-    return f'<div style="overflow-x:auto"><table>{head}{"".join(rest)}</table></div>'
-
-
 def _heading(text: str) -> str:
-    return f"<h2>{_text(text)}</h2>"
-
-
-def si(value: float) -> str:
-    """Three digits and a prefix, "never" for what is not finite.
-
-    >>> si(1.49e12), si(float("nan"))
-    ('1.49 T', 'never')
-    """
-    if not math.isfinite(value):
-        return "never"
-    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:.3g}"
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
+    return f"<h2>{escaped(text)}</h2>"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from trainkit.loop.run_folder import REPORT
+from trainkit._core.run_files import REPORT
 from trainkit.report.panels import sections
 from trainkit.report.run_data import RunData, read_run
+from trainkit.report.tables import escaped, si, table
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --card: #f5f6f8; --ink: #1d2330;
@@ -89,11 +88,11 @@ def report_html(
     """
     run = runs[0]
     summary = run.summary
-    body = [f"<h1>{_text(title)}</h1>"]
+    body = [f"<h1>{escaped(title)}</h1>"]
     if summary:
         body.append(
-            f'<p class="sub">{_text(summary["devices"])} · ended after '
-            f"{summary['steps']:,} steps: {_text(summary['stopped'])}</p>"
+            f'<p class="sub">{escaped(summary["devices"])} · ended after '
+            f"{summary['steps']:,} steps: {escaped(summary['stopped'])}</p>"
         )
     body.append(_cards(headline or {}, _numbers(run)))
     drawn = sections(runs)
@@ -101,12 +100,12 @@ def report_html(
         body.append("<p>No plots: matplotlib is not installed (pip install matplotlib).</p>")
     for section in drawn:
         figures = "".join(f"<figure>{svg}</figure>" for svg in section.plots)
-        body.append(f'<h2>{_text(section.title)}</h2><div class="plots">{figures}</div>')
+        body.append(f'<h2>{escaped(section.title)}</h2><div class="plots">{figures}</div>')
     body.extend(parts)
     if summary.get("command"):
-        body.append(f"<h2>To repeat it</h2><pre>{_text(summary['command'])}</pre>")
+        body.append(f"<h2>To repeat it</h2><pre>{escaped(summary['command'])}</pre>")
     tables = [
-        f"<div><h2>{_text(name)}</h2>{table(values)}</div>"
+        f"<div><h2>{escaped(name)}</h2>{table(values)}</div>"
         for name, values in (
             ("Options", run.config),
             ("Made with", summary.get("versions", {})),
@@ -117,27 +116,15 @@ def report_html(
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escaped(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(body)
         + "\n</body>\n</html>\n"
     )
 
 
-def table(values: Mapping[str, Any]) -> str:
-    """A table of names and values.
-
-    >>> table({"a<b": 1})
-    '<table><tr><td>a&lt;b</td><td>1</td></tr></table>'
-    """
-    rows = "".join(
-        f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>" for name, value in values.items()
-    )
-    return f"<table>{rows}</table>"
-
-
 def _cards(headline: Mapping[str, str], numbers: Mapping[str, str]) -> str:
     def card(name: str, value: str, kind: str) -> str:
-        return f'<div class="{kind}"><b>{_text(value)}</b><span>{_text(name)}</span></div>'
+        return f'<div class="{kind}"><b>{escaped(value)}</b><span>{escaped(name)}</span></div>'
 
     cards = [card(name, value, "card main") for name, value in headline.items()]
     cards += [card(name, value, "card") for name, value in numbers.items()]
@@ -158,7 +145,7 @@ def _numbers(run: RunData) -> dict[str, str]:
         shown["epochs"] = f"{summary['epochs']:.3g}"
     shown["examples"] = f"{summary['examples']:,}"
     if summary["flops"]:
-        shown["FLOPs in training"] = _engineering(summary["flops"])
+        shown["FLOPs in training"] = si(summary["flops"])
     shown["wall time"] = _duration(summary["seconds"])
     speed = summary["metrics"].get("examples_per_second")
     if speed:
@@ -169,14 +156,6 @@ def _numbers(run: RunData) -> dict[str, str]:
     return shown
 
 
-def _engineering(value: float) -> str:
-    """Three digits and a prefix: 1.49e12 is 1.49 T."""
-    for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if value >= factor:
-            return f"{value / factor:.3g} {prefix}"
-    return f"{value:,.0f}"
-
-
 def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
@@ -184,7 +163,3 @@ def _duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))

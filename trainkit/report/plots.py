@@ -74,78 +74,90 @@ def plot(
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
-    from matplotlib.ticker import (
-        EngFormatter,
-        FuncFormatter,
-        LogLocator,
-        MaxNLocator,
-        NullFormatter,
-    )
 
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none",  # text stays text: it can be searched, and follows the page
-        "svg.hashsalt": title + x_label,  # ids that no other picture of the page has
-        "font.family": "sans-serif",
-        "font.size": 9,
-        "text.color": _INK,
-        "axes.labelcolor": _INK,
-        "axes.edgecolor": _FAINT,
-        "xtick.color": _INK,
-        "ytick.color": _INK,
-        "grid.color": _FAINT,
-    }
-    with mpl.rc_context(style):
+    # Ids that no other picture of the page has.
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": title + x_label}):
         # A figure of its own: pyplot would keep it, and choose a window system.
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
-        for curve, colour in zip(curves, _colours(len(curves)), strict=True):
-            _draw(axes, curve, colour)
+        for number, curve in enumerate(curves):
+            _draw(axes, curve, COLOURS[number % len(COLOURS)])
         for number, event in enumerate(events):
-            axes.axvline(event.x, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
-            axes.annotate(
-                event.label,
-                (event.x, 1.0),
-                xycoords=("data", "axes fraction"),
-                # One under the other, or neighbours would cover each other.
-                xytext=(3, -9 - 9 * (number % 3)),
-                textcoords="offset points",
-                fontsize=8,
-            )
+            _mark(axes, event, number)
         axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
         axes.set_xlabel(x_label)
-        if log_y and any(value > 0 for curve in curves for value in curve.y):
-            axes.set_yscale("log")
-            # 0.02, 0.05, 0.1 are read faster than 2 × 10⁻²; over many decades each has only one.
-            low, high = axes.get_ylim()
-            between = (1.0, 2.0, 5.0) if high < 150 * low else (1.0,)
-            axes.yaxis.set_major_locator(LogLocator(subs=between))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
+        positive = any(value > 0 for curve in curves for value in curve.y)
+        _scale_y(axes, log=log_y and positive)
         axes.grid(True, linewidth=0.5)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(which="both", length=0)
         axes.margins(x=0.02)
-        if log_x:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        if axes.get_yscale() != "log":
-            axes.yaxis.set_major_locator(MaxNLocator(5))
-            largest = max(abs(value) for value in axes.get_ylim())
-            if largest >= 1e4:
-                axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-            elif largest < 1e-2:
-                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        _scale_x(axes, log=log_x)
         if len(curves) > 1:
             axes.legend(frameon=False, fontsize=8)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     return _for_a_page(text.getvalue(), title)
+
+
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: it can be searched, and follows the page
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _FAINT,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _FAINT,
+}
+
+
+def _mark(axes: Any, event: Event, number: int) -> None:
+    axes.axvline(event.x, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.annotate(
+        event.label,
+        (event.x, 1.0),
+        xycoords=("data", "axes fraction"),
+        # One under the other, or neighbours would cover each other.
+        xytext=(3, -9 - 9 * (number % 3)),
+        textcoords="offset points",
+        fontsize=8,
+    )
+
+
+def _scale_y(axes: Any, log: bool) -> None:
+    from matplotlib import ticker
+
+    if log:
+        axes.set_yscale("log")
+        # 0.02, 0.05, 0.1 are read faster than 2 × 10⁻²; over many decades each has only one.
+        low, high = axes.get_ylim()
+        between = (1.0, 2.0, 5.0) if high < 150 * low else (1.0,)
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=between))
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+        return
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
+    largest = max(abs(value) for value in axes.get_ylim())
+    if largest >= 1e4:
+        axes.yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    elif largest < 1e-2:
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.3g}"))
+
+
+def _scale_x(axes: Any, log: bool) -> None:
+    from matplotlib import ticker
+
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    else:
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
+    axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
 
 
 def _draw(axes, curve: Curve, colour: str) -> None:
@@ -170,10 +182,6 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
     places = np.arange(len(values))
     first, last = np.maximum(places - width, 0), np.minimum(places + width + 1, len(values))
     return (sums[last] - sums[first]) / (last - first)
-
-
-def _colours(count: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
 def _for_a_page(svg: str, title: str) -> str:

@@ -66,7 +66,7 @@ class Progress:
         if not self._enabled:
             return
         if self._bar is not None:
-            share = budget.share(**record.used)
+            share = budget.share(record.used)
             # A run that ends for want of improvement has no share to show.
             total = None if share == 0 else 1.0
             self._bar.update(

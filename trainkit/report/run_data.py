@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainkit.loop.run_folder import CONFIG
-from trainkit.loop.writers import Row, read_metrics
-from trainkit.report.summary import SUMMARY
+from trainkit._core.run_files import CONFIG, SUMMARY, Row, read_json, read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +40,5 @@ class RunData:
 def read_run(folder: str | os.PathLike, name: str | None = None) -> RunData:
     """The run in a folder."""
     folder = Path(folder)
-
-    def read(file: str) -> dict[str, Any]:
-        path = folder / file
-        return json.loads(path.read_text()) if path.exists() else {}
-
-    return RunData(name or folder.resolve().name, read_metrics(folder), read(CONFIG), read(SUMMARY))
+    config, summary = read_json(folder / CONFIG), read_json(folder / SUMMARY)
+    return RunData(name or folder.resolve().name, read_metrics(folder), config, summary)

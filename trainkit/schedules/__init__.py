@@ -1,6 +1,8 @@
-"""Schedules: functions of an integer step, and pure state that reacts to a validation metric."""
+"""Schedules: functions of an integer step, and pure state that reacts to a validation metric.
 
-from trainkit.schedules._step import Schedule
+Input: numbers. Output: `step -> value`, jittable, for every int32. Read `steps` first.
+"""
+
 from trainkit.schedules.decay import (
     constant,
     cosine,
@@ -15,14 +17,15 @@ from trainkit.schedules.decay import (
     polynomial,
     step,
 )
+from trainkit.schedules.drawing import plot
 from trainkit.schedules.phases import join, one_cycle, scale, warmup, wsd
-from trainkit.schedules.picture import plot
 from trainkit.schedules.plateau import (
     PlateauState,
     StoppingState,
     early_stopping,
     reduce_on_plateau,
 )
+from trainkit.schedules.steps import Schedule
 
 __all__ = [
     "PlateauState",

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.schedules import _step
-from trainkit.schedules._step import Schedule, fraction, real, steps
+from trainkit._core import validation
+from trainkit.schedules.steps import LAST, Schedule, boundaries_of, fraction, ratio, real, step_of
 
 
 def constant(init: float) -> Schedule:
@@ -19,8 +19,8 @@ def constant(init: float) -> Schedule:
     >>> print(constant(0.5)(7))
     0.5
     """
-    _step.value("init", init, "constant")
-    return lambda count: real(init) + 0 * real(steps(count))
+    validation.number("init", init, "constant", least=0)
+    return lambda count: real(init) + 0 * real(step_of(count))
 
 
 def exponential(
@@ -38,16 +38,16 @@ def exponential(
     0.25
     """
     of = "exponential"
-    for name, number in (("init", init), ("end", end)):
-        _step.value(name, number, of)
-    _step.checks.positive("rate", rate, of)
-    _step.length("steps", steps, of)
+    validation.number("init", init, of, least=0)
+    validation.number("end", end, of, least=0)
+    validation.number("rate", rate, of, above=0)
+    validation.integer("steps", steps, of)
     if rate > 1 and not end >= init > 0:
-        raise ValueError(f"{of}: a rate above 1 needs an end ≥ init > 0 to stop at, got {end}.")
+        raise ValueError(f"{of}: a rate above 1 needs an end ≥ init > 0 to stop at, not {end}.")
     period = steps
 
     def schedule(count: Any) -> jax.Array:
-        t = _step.steps(count)
+        t = step_of(count)
         power = real(t // period) if staircase else real(t) / period
         if rate > 1:  # the exponent at which `end` is reached: beyond it the power overflows
             power = jnp.minimum(power, np.log(end / init) / np.log(rate))
@@ -65,11 +65,9 @@ def step(init: float, factor: float = 0.1, every: int = 30) -> Schedule:
     >>> [round(float(step(1.0, 0.1, every=30)(t)), 4) for t in (29, 30, 60)]
     [1.0, 0.1, 0.01]
     """
-    _step.value("init", init, "step")
-    _step.checks.positive("factor", factor, "step")
-    if factor > 1:
-        raise ValueError(f"step: factor must be at most 1, got {factor}.")
-    _step.length("every", every, "step")
+    validation.number("init", init, "step", least=0)
+    validation.number("factor", factor, "step", above=0, most=1)
+    validation.integer("every", every, "step")
     return exponential(init, factor, every, staircase=True)
 
 
@@ -81,8 +79,8 @@ def multi_step(init: float, boundaries: Sequence[int], factor: float = 0.1) -> S
     >>> [round(float(multi_step(1.0, [30, 80])(t)), 4) for t in (29, 30, 80)]
     [1.0, 0.1, 0.01]
     """
-    _step.value("init", init, "multi_step")
-    _step.checks.positive("factor", factor, "multi_step")
+    validation.number("init", init, "multi_step", least=0)
+    validation.number("factor", factor, "multi_step", above=0)
     values = [init * factor**i for i in range(len(list(boundaries)) + 1)]
     return piecewise_constant(boundaries, values, _of="multi_step")
 
@@ -101,16 +99,16 @@ def piecewise_constant(
     >>> [round(float(s(t)), 4) for t in (0, 9, 10, 19, 20)]
     [1.0, 1.0, 0.5, 0.5, 0.1]
     """
-    edges = _step.boundaries(boundaries, _of)
+    edges = boundaries_of(boundaries, _of)
     if len(values) != len(edges) + 1:
         raise ValueError(
-            f"{_of}: {len(edges)} boundaries need {len(edges) + 1} values, got {len(values)}."
+            f"{_of}: {len(edges)} boundaries need {len(edges) + 1} values, not {len(values)}."
         )
     for number in values:
-        _step.value("every value", number, _of)
+        validation.number("every value", number, _of, least=0)
 
     def schedule(count: Any) -> jax.Array:
-        passed = jnp.sum(steps(count)[..., None] >= jnp.asarray(edges, jnp.int32), axis=-1)
+        passed = jnp.sum(step_of(count)[..., None] >= jnp.asarray(edges, jnp.int32), axis=-1)
         return jnp.take(real(jnp.asarray(values, jnp.result_type(float))), passed)
 
     return schedule
@@ -128,11 +126,11 @@ def polynomial(
     [1.0, 0.0, 0.0]
     """
     of = "polynomial"
-    for name, number in (("init", init), ("end", end)):
-        _step.value(name, number, of)
-    _step.checks.positive("power", power, of)
-    _step.length("steps", steps, of)
-    _step.length("begin", begin, of, least=0)
+    validation.number("init", init, of, least=0)
+    validation.number("end", end, of, least=0)
+    validation.number("power", power, of, above=0)
+    validation.integer("steps", steps, of)
+    validation.integer("begin", begin, of, least=0)
     return lambda count: end + (init - end) * (1 - fraction(count, steps, begin)) ** power
 
 
@@ -153,9 +151,9 @@ def inverse_time(init: float, steps: int) -> Schedule:
     >>> print(inverse_time(1.0, 10)(10))
     0.5
     """
-    _step.value("init", init, "inverse_time")
-    _step.length("steps", steps, "inverse_time")
-    return lambda count: init / (1 + real(_step.steps(count)) / steps)
+    validation.number("init", init, "inverse_time", least=0)
+    validation.integer("steps", steps, "inverse_time")
+    return lambda count: init / (1 + real(step_of(count)) / steps)
 
 
 def inverse_sqrt(init: float, steps: int = 1) -> Schedule:
@@ -168,9 +166,9 @@ def inverse_sqrt(init: float, steps: int = 1) -> Schedule:
 
     Vaswani et al., Attention Is All You Need, 2017.
     """
-    _step.value("init", init, "inverse_sqrt")
-    _step.length("steps", steps, "inverse_sqrt")
-    return lambda count: init / jnp.sqrt(1 + real(_step.steps(count)) / steps)
+    validation.number("init", init, "inverse_sqrt", least=0)
+    validation.integer("steps", steps, "inverse_sqrt")
+    return lambda count: init / jnp.sqrt(1 + real(step_of(count)) / steps)
 
 
 def dynamic(init: float) -> Schedule:
@@ -179,8 +177,8 @@ def dynamic(init: float) -> Schedule:
     >>> print(dynamic(1.0)(4))
     0.33333334
     """
-    _step.value("init", init, "dynamic")
-    return lambda count: init / (1 + jnp.sqrt(real(steps(count))))
+    validation.number("init", init, "dynamic", least=0)
+    return lambda count: init / (1 + jnp.sqrt(real(step_of(count))))
 
 
 def cosine(init: float, steps: int, end: float = 0.0) -> Schedule:
@@ -193,9 +191,9 @@ def cosine(init: float, steps: int, end: float = 0.0) -> Schedule:
 
     Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017.
     """
-    for name, number in (("init", init), ("end", end)):
-        _step.value(name, number, "cosine")
-    _step.length("steps", steps, "cosine")
+    validation.number("init", init, "cosine", least=0)
+    validation.number("end", end, "cosine", least=0)
+    validation.integer("steps", steps, "cosine")
     return lambda count: _cosine(init, end, fraction(count, steps))
 
 
@@ -219,21 +217,19 @@ def cosine_restarts(
     Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, 2017.
     """
     of = "cosine_restarts"
-    for name, number in (("init", init), ("end", end)):
-        _step.value(name, number, of)
-    _step.length("steps", steps, of)
-    _step.length("growth", growth, of)
-    _step.checks.positive("factor", factor, of)
-    if factor > 1:
-        raise ValueError(f"{of}: factor must be at most 1, got {factor}.")
+    validation.number("init", init, of, least=0)
+    validation.number("end", end, of, least=0)
+    validation.integer("steps", steps, of)
+    validation.integer("growth", growth, of)
+    validation.number("factor", factor, of, above=0, most=1)
     # Integer arithmetic throughout: a cycle found through a logarithm is off by one at a restart.
     starts, size = [0], steps
-    while growth > 1 and starts[-1] + size <= _step.LAST:
+    while growth > 1 and starts[-1] + size <= LAST:
         starts.append(starts[-1] + size)
         size *= growth
 
     def schedule(count: Any) -> jax.Array:
-        t = _step.steps(count)
+        t = step_of(count)
         if growth == 1:
             cycle, since, size = t // steps, t % steps, real(steps)
         else:
@@ -243,6 +239,6 @@ def cosine_restarts(
             sizes = [float(steps) * growth**i for i in range(len(starts))]
             size = jnp.take(real(jnp.asarray(sizes, jnp.result_type(float))), cycle)
         peak = end + (init - end) * real(factor) ** real(cycle)
-        return _cosine(peak, end, _step.ratio(since, size))
+        return _cosine(peak, end, ratio(since, size))
 
     return schedule

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from trainkit.schedules import _step
-from trainkit.schedules._step import Schedule, fraction, real, steps
+from trainkit._core import validation
 from trainkit.schedules.decay import _cosine
+from trainkit.schedules.steps import (
+    LAST,
+    Schedule,
+    as_schedule,
+    boundaries_of,
+    fraction,
+    ratio,
+    real,
+    step_of,
+)
 
 
 def warmup(schedule: Schedule | float, steps: int, *, init: float = 0.0) -> Schedule:
@@ -26,14 +35,14 @@ def warmup(schedule: Schedule | float, steps: int, *, init: float = 0.0) -> Sche
 
     Goyal et al., Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour, 2017.
     """
-    after = _step.schedule("warmup", schedule)
-    _step.length("steps", steps, "warmup", least=0)
-    _step.value("init", init, "warmup")
+    after = as_schedule("warmup", schedule)
+    validation.integer("steps", steps, "warmup", least=0)
+    validation.number("init", init, "warmup", least=0)
     if steps == 0:
         return after
 
     def warmed(count: Any, **runtime: Any) -> jax.Array:
-        t = _step.steps(count)
+        t = step_of(count)
         peak = after(jnp.zeros_like(t), **runtime)
         rising = init + (peak - init) * fraction(t, steps)
         return jnp.where(t < steps, rising, after(jnp.maximum(t - steps, 0), **runtime))
@@ -74,40 +83,40 @@ def wsd(
     Hu et al., MiniCPM, 2024; Hägele et al., Scaling Laws and Compute-Optimal Training Beyond Fixed
     Training Durations, 2024.
     """
-    for name, number in (("peak", peak), ("init", init), ("end", end)):
-        _step.value(name, number, "wsd")
-    _step.length("warmup", warmup, "wsd", least=0)
-    _step.length("decay", decay, "wsd")
+    for name, value in (("peak", peak), ("init", init), ("end", end)):
+        validation.number(name, value, "wsd", least=0)
+    validation.integer("warmup", warmup, "wsd", least=0)
+    validation.integer("decay", decay, "wsd")
+    validation.choice("shape", shape, _FALLS, "wsd")
     if decay_start is not None:
-        _step.length("decay_start", decay_start, "wsd", least=0)
+        validation.integer("decay_start", decay_start, "wsd", least=0)
         if decay_start < warmup:
             raise ValueError(
                 f"wsd: boundaries out of order: decay_start {decay_start} is before the warm-up's "
                 f"end at {warmup}."
             )
-    shapes = {
-        "linear": lambda s: 1 - s,
-        "sqrt": lambda s: 1 - jnp.sqrt(s),
-        "cosine": lambda s: _cosine(1.0, 0.0, s),
-    }
-    if shape not in shapes:
-        raise ValueError(f"wsd: shape must be one of {list(shapes)}, got {shape!r}.")
-    never = _step.LAST
-
-    first = never if decay_start is None else decay_start
+    first = LAST if decay_start is None else decay_start
 
     def schedule(count: Any, decay_start: Any = first) -> jax.Array:
-        t = steps(count)
-        start = steps(never if decay_start is None else decay_start)
+        t = step_of(count)
+        start = step_of(LAST if decay_start is None else decay_start)
         # t ≥ start is asked first: int32 would overflow in the difference of the other case.
         done = jnp.where(t >= start, jnp.clip(t - jnp.minimum(start, t), 0, decay), 0)
-        falling = end + (peak - end) * shapes[shape](_step.ratio(done, decay))
+        falling = end + (peak - end) * _FALLS[shape](ratio(done, decay))
         if warmup == 0:
             return falling
         rising = init + (peak - init) * fraction(t, warmup)
         return jnp.where(t < warmup, jnp.minimum(rising, falling), falling)
 
     return _with_runtime(schedule, {"decay_start": first})
+
+
+# How far a schedule has still to fall, by the share of its decay that is over.
+_FALLS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "linear": lambda s: 1 - s,
+    "sqrt": lambda s: 1 - jnp.sqrt(s),
+    "cosine": lambda s: _cosine(1.0, 0.0, s),
+}
 
 
 def one_cycle(
@@ -131,14 +140,12 @@ def one_cycle(
     Smith and Topin, Super-Convergence, 2018.
     """
     of = "one_cycle"
-    _step.value("peak", peak, of)
-    _step.length("steps", steps, of)
+    validation.number("peak", peak, of, least=0)
+    validation.integer("steps", steps, of)
     for name, number in (("div", div), ("final_div", final_div)):
-        _step.checks.positive(name, number, of)
-    if not 0 <= warmup_fraction <= 1:
-        raise ValueError(f"{of}: warmup_fraction must be in [0, 1], got {warmup_fraction}.")
-    if shape not in ("cosine", "linear"):
-        raise ValueError(f"{of}: shape must be 'cosine' or 'linear', got {shape!r}.")
+        validation.number(name, number, of, above=0)
+    validation.number("warmup_fraction", warmup_fraction, of, least=0, most=1)
+    validation.choice("shape", shape, ("cosine", "linear"), of)
     top = round(warmup_fraction * steps)
     low, last = peak / div, peak / div / final_div
 
@@ -146,7 +153,7 @@ def one_cycle(
         return _cosine(a, b, s) if shape == "cosine" else a + (b - a) * s
 
     def schedule(count: Any) -> jax.Array:
-        t = _step.steps(count)
+        t = step_of(count)
         falling = between(peak, last, fraction(t, max(steps - top, 1), top))
         if top == 0:
             return falling
@@ -169,21 +176,21 @@ def join(schedules: Sequence[Schedule | float], boundaries: Sequence[int]) -> Sc
     >>> [round(float(s(t)), 4) for t in (5, 10, 100)]
     [0.5, 1.0, 0.0]
     """
-    parts = [_step.schedule("join", s, f"schedules[{i}]") for i, s in enumerate(schedules)]
-    edges = _step.boundaries(boundaries, "join")
+    parts = [as_schedule("join", s, f"schedules[{i}]") for i, s in enumerate(schedules)]
+    edges = boundaries_of(boundaries, "join")
     if not parts:
         raise ValueError("join needs at least one schedule.")
     if len(edges) != len(parts) - 1:
         raise ValueError(
-            f"join: {len(parts)} schedules need {len(parts) - 1} boundaries, got {len(edges)}."
+            f"join: {len(parts)} schedules need {len(parts) - 1} boundaries, not {len(edges)}."
         )
-    starts, ends = [0, *edges], [*edges, _step.LAST]
+    starts, ends = [0, *edges], [*edges, LAST]
     runtime: dict[str, Any] = {}
     for part in parts:
         runtime |= getattr(part, "runtime", {})
 
     def joined(count: Any, **given: Any) -> jax.Array:
-        t = steps(count)
+        t = step_of(count)
         out = real(t) * 0
         for part, start, end in zip(parts, starts, ends, strict=True):
             own = {k: v for k, v in given.items() if k in getattr(part, "runtime", {})}
@@ -201,7 +208,7 @@ def scale(schedule: Schedule | float, factor: Schedule | float) -> Schedule:
     >>> print(scale(linear(1.0, 0.0, 10), 0.1)(5))
     0.05
     """
-    first, second = _step.schedule("scale", schedule), _step.schedule("scale", factor, "factor")
+    first, second = as_schedule("scale", schedule), as_schedule("scale", factor, "factor")
 
     def scaled(count: Any, **given: Any) -> jax.Array:
         one, two = (

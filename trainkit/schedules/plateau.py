@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from trainkit._core import checks
+from trainkit._core import validation
 
 
 class PlateauState(NamedTuple):
@@ -97,13 +97,12 @@ class reduce_on_plateau:
 
     def __post_init__(self) -> None:
         of = "reduce_on_plateau"
-        if not 0 < self.factor < 1:
-            raise ValueError(f"{of}: factor must be in (0, 1), got {self.factor}.")
-        checks.count("patience", self.patience, of)
-        checks.count("cooldown", self.cooldown, of, least=0)
-        checks.rate("min_delta", self.min_delta, of)
-        checks.rate("min_scale", self.min_scale, of)
-        _check_mode(self.mode, of)
+        validation.number("factor", self.factor, of, above=0, below=1)
+        validation.integer("patience", self.patience, of)
+        validation.integer("cooldown", self.cooldown, of, least=0)
+        validation.number("min_delta", self.min_delta, of, least=0)
+        validation.number("min_scale", self.min_scale, of, least=0)
+        validation.choice("mode", self.mode, ("min", "max"), of)
 
     def init(self) -> PlateauState:
         """The state before the first evaluation."""
@@ -152,9 +151,9 @@ class early_stopping:
     mode: Literal["min", "max"] = "min"
 
     def __post_init__(self) -> None:
-        checks.count("patience", self.patience, "early_stopping")
-        checks.rate("min_delta", self.min_delta, "early_stopping")
-        _check_mode(self.mode, "early_stopping")
+        validation.integer("patience", self.patience, "early_stopping")
+        validation.number("min_delta", self.min_delta, "early_stopping", least=0)
+        validation.choice("mode", self.mode, ("min", "max"), "early_stopping")
 
     def init(self) -> StoppingState:
         """The state before the first evaluation."""
@@ -173,8 +172,3 @@ class early_stopping:
             waited=waited,
             stop=state.stop | (waited >= self.patience),
         )
-
-
-def _check_mode(mode: str, of: str) -> None:
-    if mode not in ("min", "max"):
-        raise ValueError(f"{of}: mode must be 'min' or 'max', got {mode!r}.")

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from trainkit._core import validation
+from trainkit._core.validation import steps
 from trainkit.placement import Placement, resolve
 from trainkit.step.gradients import metric_sums
 from trainkit.step.in_flight import InFlight
@@ -62,17 +63,13 @@ class EvalStep:
     precision: Precision
 
     def __post_init__(self) -> None:
-        self._jitted = jax.jit(self._sums)
+        self._jitted = jax.jit(self.program)
         self._in_flight = InFlight(self.placement)
 
     def __call__(self, state: TrainState, batch: PyTree) -> Sums:
         """name -> (Σ total, Σ weight) on one batch, on the device; "loss" is one of the names."""
-        size = validation.examples(batch, axis=0)
-        even = size % self.placement.parts == 0
-        where = self.placement.batch_sharding(0) if even else self.placement.everywhere
-        sums = self._jitted(
-            state.params, state.model_state, jax.device_put(batch, where), state.rng
-        )
+        batch = self.place_batch(batch)
+        sums = self._jitted(state.params, state.model_state, batch, state.rng)
         self._in_flight.add(sums["loss"][0])
         return sums
 
@@ -82,21 +79,34 @@ class EvalStep:
         Raises:
           ValueError: there is no batch, or no weight. (A metric that alone has none is NaN.)
         """
-        sums = jax.device_get([self(state, batch) for batch in batches])
-        if not sums:
-            raise ValueError("there is no batch to evaluate on.")
-        totals = {
-            name: np.sum([np.array(s[name], np.float64) for s in sums], axis=0) for name in sums[0]
-        }
-        if totals["loss"][1] == 0:
-            raise ValueError("the weights of all batches add up to 0: there is nothing to mean.")
-        return {
-            name: float(total / weight) if weight else float("nan")
-            for name, (total, weight) in totals.items()
-        }
+        return means([self(state, batch) for batch in batches])
 
-    def _sums(self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> Sums:
+    def place_batch(self, batch: PyTree) -> PyTree:
+        """The batch on the devices: cut, or whole on each of them where it does not divide."""
+        even = validation.leading_size(batch, "batch") % self.placement.parts == 0
+        where = self.placement.batch_sharding(0) if even else self.placement.everywhere
+        return jax.device_put(batch, where)
+
+    def program(self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> Sums:
+        """The sums on one batch; pure."""
         cast = self.precision.to_compute
         loss = self.loss_fn(cast(params), model_state, cast(batch), rng)
-        validation.loss(loss, model_state)
+        steps.loss(loss, model_state)
         return metric_sums(loss, self.precision)
+
+
+def means(sums: Sequence[Sums]) -> dict[str, float]:
+    """name -> Σ total / Σ weight over some batches, added up in float64 on the host."""
+    fetched = jax.device_get(list(sums))
+    if not fetched:
+        raise ValueError("there is no batch to evaluate on.")
+    totals = {
+        name: np.sum([np.array(each[name], np.float64) for each in fetched], axis=0)
+        for name in fetched[0]
+    }
+    if totals["loss"][1] == 0:
+        raise ValueError("the weights of all batches add up to 0: there is nothing to mean.")
+    return {
+        name: float(total / weight) if weight else float("nan")
+        for name, (total, weight) in totals.items()
+    }

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit._core import validation
+from trainkit._core.validation import steps
 from trainkit.placement.reduce import Sums
 from trainkit.step.loss import Loss, LossFn
 from trainkit.step.precision import Precision
@@ -41,7 +41,7 @@ def summed_over_microbatches(
         params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array, scale: Any
     ) -> tuple[jax.Array, Sums]:
         loss = loss_fn(precision.to_compute(params), model_state, precision.to_compute(batch), rng)
-        validation.loss(loss, model_state)
+        steps.loss(loss, model_state)
         metrics = metric_sums(loss, precision)
         value, weight = metrics.pop("loss")
         kept = model_state if loss.model_state is None else loss.model_state
@@ -59,28 +59,41 @@ def summed_over_microbatches(
     def local(
         params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array, scale: Any
     ) -> Sums:
-        def turn(carry: Sums, numbered: tuple[jax.Array, PyTree]) -> tuple[Sums, None]:
-            number, part = numbered
-            key = jax.random.fold_in(rng, number)
-            new = once(params, carry.model_state, part, key, scale)
-            added = jax.tree.map(
-                jnp.add, carry._replace(model_state=None), new._replace(model_state=None)
-            )
-            return added._replace(model_state=new.model_state), None
-
         if microbatches == 1:
             return once(params, model_state, batch, jax.random.fold_in(rng, 0), scale)
         parts = jax.tree.map(
             lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), batch
         )
-        shapes = jax.eval_shape(
-            once, params, model_state, jax.tree.map(lambda x: x[0], parts), rng, scale
-        )
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        start = zeros._replace(model_state=model_state)
-        return jax.lax.scan(turn, start, (jnp.arange(microbatches), parts))[0]
+        return _added_up(once, microbatches, params, model_state, parts, rng, scale)
 
     return local
+
+
+def _added_up(
+    once: Callable[..., Sums],
+    microbatches: int,
+    params: PyTree,
+    model_state: PyTree,
+    parts: PyTree,
+    rng: jax.Array,
+    scale: Any,
+) -> Sums:
+    """The sums over the micro-batches, one after another in a scan."""
+
+    def iteration(carry: Sums, numbered: tuple[jax.Array, PyTree]) -> tuple[Sums, None]:
+        number, part = numbered
+        key = jax.random.fold_in(rng, number)
+        new = once(params, carry.model_state, part, key, scale)
+        added = jax.tree.map(
+            jnp.add, carry._replace(model_state=None), new._replace(model_state=None)
+        )
+        return added._replace(model_state=new.model_state), None
+
+    first = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(once, params, model_state, first, rng, scale)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    start = zeros._replace(model_state=model_state)
+    return jax.lax.scan(iteration, start, (jnp.arange(microbatches), parts))[0]
 
 
 def metric_sums(loss: Loss, precision: Precision) -> dict[str, tuple[jax.Array, jax.Array]]:
@@ -99,7 +112,7 @@ def metric_sums(loss: Loss, precision: Precision) -> dict[str, tuple[jax.Array, 
     weight = constant(loss.weight)
     sums = {"loss": (total.astype(dtype), weight)}
     for name, value in (loss.metrics or {}).items():
-        validation.metric_name(name, sums)
+        steps.metric_name(name, sums)
         own, by = value if isinstance(value, tuple | list) else (value, weight)
         sums[name] = constant(own), constant(by)
     return sums

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from trainkit._core.paths import path_name
 from trainkit.step.precision import at_least_float32
 
 PyTree = Any
@@ -40,7 +41,7 @@ def hyperparams(opt_state: PyTree) -> dict[str, jax.Array]:
                     found.append((path, name, value))
         children = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)[0]
         for key, child in children:
-            name = jax.tree_util.keystr(key, simple=True)
+            name = path_name(key)
             # An array is its own only child, at the empty path.
             if key and name not in ("hyperparams", "hyperparams_states"):
                 visit(child, f"{path}/{name}" if path else name)

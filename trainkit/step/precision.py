@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from trainkit._core import validation
 
 PyTree = Any
 
@@ -69,14 +70,8 @@ class Precision:
             return cls()
         if isinstance(precision, Precision):
             return precision
-        if isinstance(precision, str) and precision in PRESETS:
-            return PRESETS[precision]
-        near = difflib.get_close_matches(str(precision).lower(), PRESETS, n=1)
-        raise ValueError(
-            f"unknown precision {precision!r}"
-            + (f"; did you mean {near[0]!r}?" if near else "")
-            + f" Known: {', '.join(map(repr, PRESETS))}, or a trainkit.Precision(...)."
-        )
+        validation.choice("precision", precision, PRESETS, other="or a trainkit.Precision(...)")
+        return PRESETS[precision]
 
     @property
     def dynamic(self) -> LossScale | None:

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from trainkit._core import validation
+
 PyTree = Any
 
 
@@ -56,7 +58,7 @@ class TrainState:
         Raises:
           TypeError: a parameter is not a floating array; its path is named.
         """
-        check_params(params)
+        validation.params_are_floating(params)
         # Not every transform of Optax starts under strict promotion; see trainkit/step/update.py.
         with jax.numpy_dtype_promotion("standard"):
             opt_state = tx.init(params)
@@ -71,18 +73,3 @@ class TrainState:
     def replace(self, **changes: Any) -> TrainState:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
-
-
-def check_params(params: PyTree) -> None:
-    """Raises TypeError, naming the leaf, unless every leaf is a floating (or complex) array."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        dtype = getattr(leaf, "dtype", None)
-        if dtype is not None and jnp.issubdtype(dtype, jnp.inexact):
-            continue
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        kind = type(leaf).__name__ if dtype is None else f"an array of {dtype}"
-        raise TypeError(
-            f"params/{name} is {kind}; parameters must be floating arrays, because they are "
-            "differentiated. Keep counters, masks and functions in model_state or in the loss's "
-            "closure (for Equinox: equinox.partition(model, equinox.is_inexact_array))."
-        )

@@ -15,17 +15,18 @@ import optax
 from jax.sharding import Mesh
 
 from trainkit._core import validation
+from trainkit._core.validation import steps
+from trainkit._core.validation.trees import shape_of
 from trainkit.placement import Placement, resolve
-from trainkit.step.gradients import summed_over_microbatches
 from trainkit.step.guard import Guard, Limit
 from trainkit.step.in_flight import InFlight
 from trainkit.step.loss import LossFn
 from trainkit.step.precision import Precision
-from trainkit.step.state import TrainState, check_params
-from trainkit.step.update import make_update, mean_loss
+from trainkit.step.program import Metrics, Program, step_program
+from trainkit.step.state import TrainState
+from trainkit.step.update import make_update
 
 PyTree = Any
-Metrics = dict[str, jax.Array]
 
 
 def make_train_step(
@@ -91,51 +92,30 @@ def make_train_step(
     >>> float(metrics["loss"]), int(state.step), step.compiles
     (1.0, 1, 1)
     """
-    validation.no_more_options(unknown, make_train_step)
-    validation.options(loss_fn, tx, microbatches, steps_per_call, skip_nonfinite, norms)
+    known = validation.keyword_names(make_train_step)
+    validation.keywords(unknown, known, "make_train_step")
+    steps.options(loss_fn, tx, microbatches, steps_per_call, skip_nonfinite, norms)
     place = resolve(placement, devices)
     how = Precision.of(precision)
-    local = summed_over_microbatches(loss_fn, microbatches, how, remat)
     guard = Guard.of(skip_nonfinite, how)
-    summed = place.summed(local, microbatches)
-    valued = place.summed(
-        summed_over_microbatches(loss_fn, microbatches, how, remat, gradient=False),
-        microbatches,
-        gradient=False,
-    )
-    update = make_update(tx, how, guard, dict(schedules or {}), int(norms))
-
-    def one(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(state.rng, state.step)
-        scale = guard.scale(state.guard)
-        sums = summed(state.params, state.model_state, batch, rng, scale)
-
-        def value_fn(params: PyTree) -> jax.Array:
-            params = jax.tree.map(lambda x, own: x.astype(own.dtype), params, state.params)
-            return mean_loss(valued(params, state.model_state, batch, rng, None))
-
-        return update(state, sums, scale, value_fn)
-
-    def several(state: TrainState, batches: PyTree) -> tuple[TrainState, Metrics]:
-        return jax.lax.scan(one, state, batches)
-
-    return TrainStep(
-        program=one if steps_per_call == 1 else several,
-        placement=place,
+    program = step_program(
+        loss_fn,
+        make_update(tx, guard, dict(schedules or {}), int(norms)),
+        place,
+        guard,
         microbatches=microbatches,
         steps_per_call=steps_per_call,
-        donate=donate,
-        tx=tx,
         precision=how,
-        guard=guard,
+        remat=remat,
     )
+    return TrainStep(program, place, microbatches, steps_per_call, donate, tx, how, guard)
 
 
 @dataclasses.dataclass(eq=False)
 class TrainStep:
     """What `make_train_step` returns; call it. Its attributes are its options, to be read."""
 
-    program: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
+    program: Program
     placement: Placement
     microbatches: int
     steps_per_call: int
@@ -162,7 +142,7 @@ class TrainStep:
         It takes a state from anywhere: fresh, restored, or placed on another mesh. The caller's
         arrays are neither shared nor given away, whatever `donate` is.
         """
-        check_params(state.params)
+        validation.params_are_floating(state.params)
         state = jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), state)
         there = jax.device_put(state, self.placement.state_shardings(state))
         prepared = jax.eval_shape(self.prepared, there)
@@ -173,7 +153,7 @@ class TrainStep:
 
     def place_batch(self, batch: PyTree) -> PyTree:
         """The batch on the devices, cut as the step wants it: for prefetching."""
-        validation.batch(batch, self.placement, self.microbatches, self.steps_per_call)
+        steps.batch(batch, self.placement, self.microbatches, self.steps_per_call)
         return jax.device_put(batch, self.placement.batch_sharding(self._axis))
 
     def prepared(self, state: TrainState) -> TrainState:
@@ -197,15 +177,15 @@ class TrainStep:
 
     def lower(self, state: TrainState, batch: PyTree) -> jax.stages.Lowered:
         """The step for these shapes, traced and lowered; arrays or `jax.ShapeDtypeStruct`s."""
-        validation.batch(batch, self.placement, self.microbatches, self.steps_per_call)
-        check_params(state.params)
+        steps.batch(batch, self.placement, self.microbatches, self.steps_per_call)
+        validation.params_are_floating(state.params)
         prepared = jax.eval_shape(self.prepared, state)
         shapes = jax.tree.map(
             lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
             prepared,
             self.placement.state_shardings(prepared),
         )
-        batch = jax.tree.map(validation.shape_of, batch)
+        batch = jax.tree.map(shape_of, batch)
         return self.placement.lower(
             self.program, shapes, batch, axis=self._axis, donate=self.donate
         )
@@ -217,7 +197,7 @@ class TrainStep:
         own while another program trains. The result has `cost_analysis()`, `memory_analysis()`
         and `as_text()`.
         """
-        shapes = _signature(jax.tree.map(validation.shape_of, batch))
+        shapes = _signature(jax.tree.map(shape_of, batch))
         known = self._known.get((_signature(state), shapes))
         if known is not None:
             return known
@@ -260,7 +240,7 @@ class TrainStep:
         try:
             state, metrics = compiled(state, self.placement.feed(batch, self._axis))
         except ValueError:
-            validation.batch_devices(batch, self.placement)
+            steps.batch_devices(batch, self.placement)
             raise
         self._in_flight.add(metrics["loss"])
         self._last = weakref.ref(state), signature
@@ -274,11 +254,11 @@ class TrainStep:
                 f"a step takes a trainkit.TrainState, not {type(state).__name__}; make one with "
                 "TrainState.create(params, tx) and place it with step.place(state)."
             )
-        check_params(state.params)
-        if validation.is_fresh(state):
+        validation.params_are_floating(state.params)
+        if steps.is_fresh(state):
             state = self.place(state)
         signature = _signature(state)
-        validation.placed(state, self.placement)
+        steps.placed(state, self.placement)
         if signature not in self._accepted:
             prepared = jax.eval_shape(self.prepared, state)
             validation.same_structure(prepared, state, "state", "step.place")
@@ -289,7 +269,7 @@ class TrainStep:
         try:
             return _signature(batch)
         except AttributeError:
-            validation.batch(batch, self.placement, self.microbatches, self.steps_per_call)
+            steps.batch(batch, self.placement, self.microbatches, self.steps_per_call)
             raise
 
     def check(self) -> None:

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import optax
 
 from trainkit._core import validation
+from trainkit._core.validation import steps
 from trainkit.placement.reduce import Sums
 from trainkit.step.guard import Guard
 from trainkit.step.norms import global_norm, hyperparams
-from trainkit.step.precision import Precision, at_least_float32
+from trainkit.step.precision import at_least_float32
 from trainkit.step.state import TrainState
 
 PyTree = Any
@@ -22,7 +23,6 @@ PyTree = Any
 
 def make_update(
     tx: optax.GradientTransformation,
-    precision: Precision,
     guard: Guard,
     schedules: Mapping[str, Callable[[jax.Array], Any]],
     norms: int,
@@ -36,10 +36,7 @@ def make_update(
     def update(
         state: TrainState, sums: Sums, scale: Any, value_fn: Callable[[PyTree], jax.Array]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        weight, loss = _nonzero(sums.weight), mean_loss(sums)
-        by = weight if scale is None else weight * scale.astype(weight.dtype)
-        # One division in all: XLA repeats a division by a scalar in every loop that reads g.
-        mean = jax.tree.map(lambda g: g * (1 / by).astype(g.dtype), sums.grads)
+        loss, mean = mean_loss(sums), _mean_gradients(sums, scale)
         grads = jax.tree.map(lambda g, p: g.astype(p.dtype), mean, state.params)
         # Optax's own Adam and schedules mix int32 counts with floats: under strict promotion they
         # raise, and a user who is strict about a model cannot mend that.
@@ -50,37 +47,48 @@ def make_update(
             values = {name: jnp.asarray(fn(state.step)) for name, fn in schedules.items()}
         validation.same_structure(state.opt_state, opt_state, "opt_state", "tx.update")
         validation.same_structure(state.params, updates, "updates", "tx.update", dtypes=False)
-        params = jax.tree.map(_add, state.params, updates)
-
-        metrics = {"loss": loss} | hyperparams(opt_state) | values
-        if scale is not None:
-            metrics["loss_scale"] = scale
         new = state.replace(
             step=state.step + 1,
-            params=params,
+            params=jax.tree.map(_add, state.params, updates),
             model_state=sums.model_state,
             opt_state=opt_state,
         )
         if guard.skip:
             finite = jnp.isfinite(loss) & _all_finite(mean)
-            new = new.replace(
-                params=_choose(finite, params, state.params),
-                model_state=_choose(finite, sums.model_state, state.model_state),
-                opt_state=_choose(finite, opt_state, state.opt_state),
-                guard=guard.advance(state.guard, finite),
-            )
+            new = _guarded(guard, finite, new, state)
             updates = jax.tree.map(lambda u: jnp.where(finite, u, jnp.zeros_like(u)), updates)
+        metrics = {"loss": loss} | hyperparams(opt_state) | values
+        if scale is not None:
+            metrics["loss_scale"] = scale
         if norms:
             metrics |= _norms(state.step, norms, mean, updates, new.params)
         metrics["skipped_steps"] = new.guard.get("skipped", jnp.zeros((), jnp.int32))
         if guard.limit is not None:
             metrics["skipped_in_a_row"] = new.guard["in_a_row"]
         for name, (total, own) in sums.metrics.items():
-            validation.metric_name(name, metrics)
+            steps.metric_name(name, metrics)
             metrics[name] = total / _nonzero(own)
         return new, metrics
 
     return update
+
+
+def _mean_gradients(sums: Sums, scale: Any) -> PyTree:
+    """g = Σ ∂total / Σ weight, without the loss scale."""
+    weight = _nonzero(sums.weight)
+    by = weight if scale is None else weight * scale.astype(weight.dtype)
+    # One division in all: XLA repeats a division by a scalar in every loop that reads g.
+    return jax.tree.map(lambda g: g * (1 / by).astype(g.dtype), sums.grads)
+
+
+def _guarded(guard: Guard, finite: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+    """The new state where the step was finite; else the old one, a step on and counted."""
+    return new.replace(
+        params=_choose(finite, new.params, old.params),
+        model_state=_choose(finite, new.model_state, old.model_state),
+        opt_state=_choose(finite, new.opt_state, old.opt_state),
+        guard=guard.advance(old.guard, finite),
+    )
 
 
 def _with_extra_args(tx: optax.GradientTransformation) -> Callable[..., Any]:

@@ -1,4 +1,9 @@
-"""Gradient transformations in Optax's protocol: the classical catalogue, and what Optax lacks."""
+"""Gradient transformations in Optax's protocol: the classical catalogue, and what Optax lacks.
+
+Input: hyper-parameters. Output: an `optax.GradientTransformation`, checked when it is made.
+`optimizers` are update rules, `wrappers` stand around one, `state` names and edits what they hold.
+Read `rule` first.
+"""
 
 from optax import apply_updates, chain, identity, scale_by_schedule, set_to_zero
 
@@ -64,15 +69,14 @@ from trainkit.transforms.state.edit import edit_state, reset_state
 from trainkit.transforms.state.groups import (
     assign,
     freeze,
-    gradual_unfreezing,
     groups,
     layerwise_decay,
     scale_by_path,
     stop_frozen,
-    unfreeze_at,
 )
 from trainkit.transforms.state.inject import InjectState, inject
 from trainkit.transforms.state.named import get, named, set
+from trainkit.transforms.state.unfreezing import gradual_unfreezing, unfreeze_at
 from trainkit.transforms.wrappers.accumulate import AccumulateState, accumulate, has_updated
 from trainkit.transforms.wrappers.average import AverageState, average_params, averaged, swap
 from trainkit.transforms.wrappers.guard import GuardState, check_guard, skip_nonfinite

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit._core import checks
-from trainkit._core.dtypes import widest
+from trainkit._core import validation
+from trainkit._core.dtypes import scalar_like, widest
 from trainkit.transforms.rule import rule
 
 PyTree = Any
@@ -71,13 +71,6 @@ def _clip(tree: PyTree, bound: Any) -> PyTree:
     )
 
 
-def _stateless(function: Any) -> optax.GradientTransformation:
-    return optax.GradientTransformation(
-        lambda params: optax.EmptyState(),
-        lambda updates, state, params=None: (function(updates, params), state),
-    )
-
-
 @rule
 def clip_by_value(max_value: float) -> optax.GradientTransformation:
     """Clips every element: g ← min(max(g, −c), c). It turns the gradient. Optax: `optax.clip`.
@@ -88,9 +81,9 @@ def clip_by_value(max_value: float) -> optax.GradientTransformation:
     [0.5, -1.0, 1.0]
     """
     _require(max_value, "max_value")
-    return _stateless(
+    return optax.stateless(
         lambda updates, _: jax.tree.map(
-            lambda g: jnp.clip(g, -_as(max_value, g), _as(max_value, g)), updates
+            lambda g: jnp.clip(g, -scalar_like(max_value, g), scalar_like(max_value, g)), updates
         )
     )
 
@@ -107,7 +100,7 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
     [0.6000000238418579, 0.800000011920929]
     """
     _require(max_norm, "max_norm")
-    return _stateless(lambda updates, _: jax.tree.map(lambda g: _clip(g, max_norm), updates))
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda g: _clip(g, max_norm), updates))
 
 
 @rule
@@ -125,7 +118,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, 2013.
     """
     _require(max_norm, "max_norm")
-    return _stateless(lambda updates, _: _clip(updates, max_norm))
+    return optax.stateless(lambda updates, _: _clip(updates, max_norm))
 
 
 @rule(needs_params=True)
@@ -148,13 +141,15 @@ def clip_adaptive(clipping: float, eps: float = 1e-3) -> optax.GradientTransform
 
     def one(g: jax.Array, w: jax.Array) -> jax.Array:
         if g.ndim < 2:
-            return _clip(g, _as(clipping, g) * jnp.maximum(safe_norm(w), _as(eps, g)))
+            return _clip(
+                g, scalar_like(clipping, g) * jnp.maximum(safe_norm(w), scalar_like(eps, g))
+            )
         units = g.reshape(-1, g.shape[-1])
         norms = jax.vmap(safe_norm, in_axes=1)(w.reshape(units.shape))
-        bounds = _as(clipping, g) * jnp.maximum(norms, _as(eps, g))
+        bounds = scalar_like(clipping, g) * jnp.maximum(norms, scalar_like(eps, g))
         return jax.vmap(_clip, in_axes=(1, 0), out_axes=1)(units, bounds).reshape(g.shape)
 
-    return _stateless(lambda updates, params: jax.tree.map(one, updates, params))
+    return optax.stateless(lambda updates, params: jax.tree.map(one, updates, params))
 
 
 @rule
@@ -180,14 +175,10 @@ def centralize(output_axis: int = -1) -> optax.GradientTransformation:
         kept = output_axis % g.ndim
         return g - g.mean(axis=tuple(a for a in range(g.ndim) if a != kept), keepdims=True)
 
-    return _stateless(lambda updates, _: jax.tree.map(one, updates))
-
-
-def _as(value: Any, like: jax.Array) -> jax.Array:
-    return jnp.asarray(value).astype(like.dtype)
+    return optax.stateless(lambda updates, _: jax.tree.map(one, updates))
 
 
 def _require(value: Any, name: str) -> None:
     if callable(value):
         raise TypeError(f"{name} must be a number; inject the clip to change it while it runs.")
-    checks.bound(name, value)
+    validation.number(name, value, above=0, finite=False)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit._core import checks
+from trainkit._core import validation
+from trainkit._core.dtypes import scalar_like
 from trainkit.transforms.rule import rule
 
 PyTree = Any
@@ -40,18 +41,25 @@ def key_data(key: jax.Array | int) -> jax.Array:
     return jnp.copy(key)
 
 
+def key_of_update(state: Any) -> jax.Array:
+    """The random key of the next update, of a state with a `key` and a `count`."""
+    return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.count)
+
+
+def keys_like(key: jax.Array, tree: PyTree) -> PyTree:
+    """A random key of its own for each leaf."""
+    structure: Any = jax.tree.structure(tree)
+    keys = jax.random.split(key, max(structure.num_leaves, 1))
+    return jax.tree.unflatten(structure, list(keys[: structure.num_leaves]))
+
+
 def _init(key: jax.Array | int) -> NoiseState:
     return NoiseState(jnp.zeros((), jnp.int32), key_data(key))
 
 
 def _normal_like(state: NoiseState, tree: PyTree) -> PyTree:
-    treedef: Any
-    leaves, treedef = jax.tree.flatten(tree)
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.count)
-    keys = jax.random.split(key, max(len(leaves), 1))
-    return treedef.unflatten(
-        [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=False)]
-    )
+    keys = keys_like(key_of_update(state), tree)
+    return jax.tree.map(lambda x, key: jax.random.normal(key, x.shape, x.dtype), tree, keys)
 
 
 @rule
@@ -113,7 +121,7 @@ def sgld(
     Welling and Teh, Bayesian Learning via Stochastic Gradient Langevin Dynamics, 2011.
     """
     if not callable(prior):
-        checks.rate("prior", prior, "sgld")
+        validation.number("prior", prior, "sgld", least=0)
 
     def prior_gradient(params: PyTree) -> PyTree:
         if callable(prior):
@@ -124,8 +132,7 @@ def sgld(
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
 
         def one(g: jax.Array, u0: jax.Array, n: jax.Array) -> jax.Array:
-            eps = jnp.asarray(rate).astype(g.dtype)
-            heat = jnp.asarray(temperature).astype(g.dtype)
+            eps, heat = scalar_like(rate, g), scalar_like(temperature, g)
             return -eps / 2 * (num_data * g + u0) + jnp.sqrt(eps * heat) * n
 
         noise = _normal_like(state, updates)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit._core import checks
+from trainkit._core.dtypes import scalar_like
+from trainkit._core.paths import path_name
 from trainkit.transforms.rule import rule
 
 PyTree = Any
@@ -31,15 +32,12 @@ def decay_mask(
     """
     pattern = re.compile(exclude, re.IGNORECASE)
     return jax.tree_util.tree_map_with_path(
-        lambda path, p: jnp.ndim(p) >= 2 and not pattern.search(checks.name_of(path)), params
+        lambda path, p: jnp.ndim(p) >= 2 and not pattern.search(path_name(path)), params
     )
 
 
 def _masked(function: Any, mask: Any) -> optax.GradientTransformation:
-    tx = optax.GradientTransformation(
-        lambda params: optax.EmptyState(),
-        lambda updates, state, params=None: (jax.tree.map(function, updates, params), state),
-    )
+    tx = optax.stateless(lambda updates, params: jax.tree.map(function, updates, params))
     return tx if mask is None else optax.masked(tx, mask)
 
 
@@ -56,7 +54,7 @@ def l2(strength: float, mask: Any = None) -> optax.GradientTransformation:
     >>> tx.update(jnp.ones(1), tx.init(p), p)[0].tolist()
     [3.0]
     """
-    return _masked(lambda g, p: g + _as(strength, p) * p, mask)
+    return _masked(lambda g, p: g + scalar_like(strength, p) * p, mask)
 
 
 @rule(needs_params=True)
@@ -73,7 +71,7 @@ def l1(strength: float, mask: Any = None) -> optax.GradientTransformation:
 
     Tibshirani, Regression Shrinkage and Selection via the Lasso, 1996.
     """
-    return _masked(lambda g, p: g + _as(strength, p) * jnp.sign(p), mask)
+    return _masked(lambda g, p: g + scalar_like(strength, p) * jnp.sign(p), mask)
 
 
 @rule(needs_params=True)
@@ -94,7 +92,7 @@ def soft_threshold(
 
     def one(u: jax.Array, p: jax.Array) -> jax.Array:
         moved = p + u
-        bound = _as(learning_rate, p) * _as(strength, p)
+        bound = scalar_like(learning_rate, p) * scalar_like(strength, p)
         return jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - bound, 0) - p
 
     return _masked(one, mask)
@@ -123,16 +121,14 @@ def decoupled_weight_decay(
     def update(updates: PyTree, state: Any, params: PyTree = None) -> Any:
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         new = jax.tree.map(
-            lambda u, p: u - _as(rate, p) * (_as(weight_decay, p) * p), updates, params
+            lambda u, p: u - scalar_like(rate, p) * (scalar_like(weight_decay, p) * p),
+            updates,
+            params,
         )
         return new, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
 
     tx = optax.GradientTransformation(init, update)
     return tx if mask is None else optax.masked(tx, mask)
-
-
-def _as(value: Any, like: jax.Array) -> jax.Array:
-    return jnp.asarray(value).astype(like.dtype)
 
 
 add_decayed_weights = rule(optax.add_decayed_weights, needs_params=True)

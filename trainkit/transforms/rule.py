@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import jax
 import optax
 
-from trainkit._core import checks
+from trainkit._core import validation
 from trainkit._core.dtypes import cast_like, is_float, own, upcast, widest
 
 PyTree = Any
@@ -36,11 +36,17 @@ class Rule(optax.GradientTransformationExtraArgs):
 
     def hyperparameters(self) -> dict[str, Any]:
         """The arguments that are numbers or schedules, and may be changed while it runs."""
-        return {
-            name: value
-            for name, value in self.arguments.items()
-            if name in checks.KINDS and (callable(value) or checks.concrete(value) is not None)
-        }
+        return numbers_of(self.arguments)
+
+
+def numbers_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those of a factory's arguments that are hyper-parameters: numbers or schedules, by name."""
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name in validation.HYPERPARAMETERS
+        and (callable(value) or validation.concrete(value) is not None)
+    }
 
 
 def rule(
@@ -65,7 +71,7 @@ def rule(
         bound.apply_defaults()
         for name, value in bound.arguments.items():
             if value is not None:
-                checks.hyperparameter(name, value, called)
+                validation.hyperparameter(name, value, called)
         return _build(made, dict(bound.arguments), called, needs_params)
 
     return make
@@ -98,9 +104,9 @@ def guarded(
         updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
         if needs_params:
-            checks.need_params(name, params)
+            validation.need_params(name, params)
         if params is not None:
-            checks.same_tree(updates, params, "parameters", name)
+            validation.same_tree(updates, params, "parameters", name)
         else:
             _check_slots(updates, state, name)
         dtype = compute
@@ -129,13 +135,20 @@ def guarded(
     return init, update
 
 
+def states_of(kind: type, state: PyTree) -> list[Any]:
+    """Every state of a class anywhere in an optimizer state, or in that of a `TrainState`."""
+    is_one = lambda x: isinstance(x, kind)
+    leaves = jax.tree.leaves(getattr(state, "opt_state", state), is_leaf=is_one)
+    return [x for x in leaves if is_one(x)]
+
+
 def _check_slots(updates: PyTree, state: PyTree, name: str) -> None:
     def look(node: Any) -> None:
         if hasattr(node, "_fields"):
             for field in node._fields:
                 value = getattr(node, field)
                 if field in _SLOTS and _mirrors(value):
-                    checks.same_tree(updates, value, f"state ({field})", name)
+                    validation.same_tree(updates, value, f"state ({field})", name)
                 elif isinstance(value, tuple):
                     look(value)
         elif isinstance(node, tuple):

@@ -14,7 +14,7 @@ from trainkit.growth.errors import GrowthError
 from trainkit.growth.planning import plan
 from trainkit.growth.views.prune import selection
 from trainkit.progressive import triggers
-from trainkit.progressive.stages import Stage, StageError
+from trainkit.progressive.stages.stage import Stage, StageError
 from trainkit.progressive.transition.growth import Side
 from trainkit.progressive.transition.shrink import shrunk
 

@@ -16,19 +16,13 @@ import trainkit.progressive.run as run_module
 from tests.progressive import tiny
 from trainkit.data import Sampler
 from trainkit.growth.views.certificate import Certificate
-from trainkit.progressive import Ahead, Limits, Price, triggers
+from trainkit.loop.stopping import Budget
+from trainkit.progressive import Price, Stage, triggers
+from trainkit.progressive.background import Background
 from trainkit.progressive.hook import Growing
-from trainkit.progressive.stages import Stage
+from trainkit.progressive.route import Route
 from trainkit.progressive.transition.switch import Passage
 
-NOTHING_ELSE = {
-    "target": None,
-    "probe": None,
-    "price": Price(),
-    "decay": 0.0,
-    "ahead": Ahead(enabled=False),
-    "wait": True,
-}
 TWO = [Stage(4, triggers.steps(10)), Stage(8)]
 
 
@@ -55,8 +49,8 @@ class Waiting:
             self._seen.append((event, threading.current_thread() is threading.main_thread()))
 
     def __call__(self, now):
-        if now.steps == 2 and self.growing.ahead.enabled:
-            self.growing.ahead.get(self.growing.ways_on[0])
+        if now.steps == 2 and self.growing.background.enabled:
+            self.growing.background.get(self.growing.route.next[0])
         self.traced[now.steps] = sum(main for _, main in self._seen)
 
 
@@ -79,7 +73,7 @@ def test_the_loop_traces_and_compiles_nothing_when_it_grows(waiting, ahead):
         assert waiting.traced[15] == waiting.traced[9]
     else:
         assert waiting.traced[11] > waiting.traced[9]  # the listener hears what there is to hear
-    assert result.built.step.compiles == 1
+    assert result.prepared.step.compiles == 1
 
 
 @pytest.mark.parametrize(
@@ -99,7 +93,7 @@ def test_on_several_devices_too_the_loop_traces_and_compiles_nothing(waiting, pl
     (growth,) = tiny.events(result, "growth")
     assert growth["compiled_ahead"]
     assert waiting.traced[11] == waiting.traced[9]
-    assert result.built.step.compiles == 1
+    assert result.prepared.step.compiles == 1
 
 
 def test_a_stage_can_last_until_the_next_is_compiled(monkeypatch):
@@ -130,7 +124,7 @@ def test_a_run_that_is_resumed_remembers_that_a_stage_is_over(monkeypatch, tmp_p
     once = triggers.reaches("loss", 1e9)  # fires at the first evaluation
     stages = [Stage(4, once), Stage(8)]
     with monkeypatch.context() as patch:
-        patch.setattr(Growing, "prepared", property(lambda self: False))
+        patch.setattr(Route, "prepared", property(lambda self: False))
         stop = lambda now: Change(stop="stopped") if now.steps == 12 else None
         first = tiny.run(stages, hooks=[stop], **options)
     assert not tiny.events(first, "growth")
@@ -149,7 +143,9 @@ def test_nothing_begins_in_the_background_before_the_first_step_of_the_grown_mod
             return False
 
     first, begun = Step(), []
-    growing = Growing([[SimpleNamespace(stage=Stage(4))]], {}, Limits(), **NOTHING_ELSE)
+    levels = [[SimpleNamespace(stage=Stage(4))]]
+    route = Route(levels, {}, Background(enabled=False), None, Price())
+    growing = Growing(route, Budget(), target=None, decay=0.0, wait=True)
     growing._after_first_step = [lambda: begun.append("certificate")]
     for step in (first, Step(), Step()):  # of the first step, the second, the third
         growing._start_what_waits(SimpleNamespace(step=step))

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.cost import count_flops
 from trainkit.growth.operators import operator
-from trainkit.progressive.pace import after_growth
-from trainkit.progressive.prepare import Built
-from trainkit.progressive.stages import Stage, StageError
+from trainkit.progressive.stages.pace import after_growth
+from trainkit.progressive.stages.prepared import PreparedStage
+from trainkit.progressive.stages.stage import Stage, StageError
 from trainkit.progressive.transition.growth import Growth, Side
 from trainkit.step.state import TrainState
 
@@ -31,7 +31,7 @@ class Passage:
       flops: of growing and certifying, once compiled.
     """
 
-    def __init__(self, small: Built, big: Built):
+    def __init__(self, small: PreparedStage, big: PreparedStage):
         self.small, self.big = small, big
         recipe, stage = big.recipe, big.stage
         self.growth: Growth | None = None
@@ -226,7 +226,7 @@ class Passage:
 class Placed:
     """A step for a state that its growth has placed already: `place` has nothing left to do."""
 
-    def __init__(self, built: Built, state: TrainState):
+    def __init__(self, built: PreparedStage, state: TrainState):
         self._step, self._state = built.step, cast("TrainState | None", state)
         self.flops_per_call = built.flops_per_step * built.step.steps_per_call
 
@@ -282,7 +282,7 @@ def _ramps(
     return mapped(start, targets), mapped(over, params), targets
 
 
-def _forward(built: Built) -> Callable[[PyTree, PyTree], PyTree]:
+def _forward(built: PreparedStage) -> Callable[[PyTree, PyTree], PyTree]:
     model = built.model
 
     def outputs(tree: PyTree, batch: PyTree) -> PyTree:

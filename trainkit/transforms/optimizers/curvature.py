@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from trainkit._core.dtypes import scalar_like
 from trainkit.transforms.optimizers.products import axpy, conjugate_gradient, gnvp, hvp
 from trainkit.transforms.rule import rule
 
@@ -42,7 +43,7 @@ def _newton(
         right = jax.tree.map(jnp.negative, updates)
         step, n = conjugate_gradient(damped, right, max_iterations=max_iterations, tol=tol)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        step = jax.tree.map(lambda d: jnp.asarray(rate).astype(d.dtype) * d, step)
+        step = jax.tree.map(lambda d: scalar_like(rate, d) * d, step)
         return step, NewtonState(optax.safe_increment(state.count), n)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from trainkit._core import validation
 from trainkit.transforms.rule import rule
 
 ScalarOrSchedule = Any
@@ -66,16 +67,11 @@ def momentum(
 
     Polyak, Some methods of speeding up the convergence of iteration methods, 1964.
     """
+    hint = "that is βv + g, or βv + (1−β)g"
+    validation.choice("convention", convention, ("sum", "average"), "momentum", hint)
     if convention == "sum":
         return optax.sgd(learning_rate, momentum=beta)
-    if convention == "average":
-        return optax.chain(
-            optax.ema(beta, debias=False), optax.scale_by_learning_rate(learning_rate)
-        )
-    raise ValueError(
-        f"momentum: convention must be 'sum' (βv + g) or 'average' (βv + (1−β)g), "
-        f"got {convention!r}."
-    )
+    return optax.chain(optax.ema(beta, debias=False), optax.scale_by_learning_rate(learning_rate))
 
 
 @rule

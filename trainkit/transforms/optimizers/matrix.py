@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from trainkit._core import checks
+from trainkit._core import validation
+from trainkit._core.dtypes import scalar_like
 from trainkit.transforms.rule import rule
 
 PyTree = Any
@@ -53,7 +54,7 @@ def muon(
     Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
     """
     if consistent_rms is not None:
-        checks.rate("consistent_rms", consistent_rms, "muon")
+        validation.number("consistent_rms", consistent_rms, "muon", least=0)
     return optax.contrib.muon(
         learning_rate,
         ns_coeffs=ns_coeffs,
@@ -104,7 +105,7 @@ def adafactor(
 
     Shazeer and Stern, Adafactor: Adaptive Learning Rates with Sublinear Memory Cost, 2018.
     """
-    checks.positive("decay_rate", decay_rate, "adafactor")
+    validation.number("decay_rate", decay_rate, "adafactor", above=0)
     parts = [
         optax.scale_by_factored_rms(
             factored,
@@ -204,28 +205,14 @@ def soap(
         treedef: Any
         leaves, treedef = jax.tree.flatten(updates)
         slots = [treedef.flatten_up_to(slot) for slot in state[1:]]
-        rows = [leaf(state.count, *row) for row in zip(leaves, *slots, strict=True)]
+        due = (state.count % precondition_frequency == 0) & (state.count > 0)
+        rates = b1, b2, beta, eps
+        rows = [
+            _soap_leaf(state.count, due, rates, *row) for row in zip(leaves, *slots, strict=True)
+        ]
         columns = zip(*rows, strict=True) if rows else [()] * 5
         out, mu, nu, gg, basis = (treedef.unflatten(list(column)) for column in columns)
         return out, SoapState(optax.safe_increment(state.count), mu, nu, gg, basis)
-
-    def leaf(count: jax.Array, g: Any, mu: Any, nu: Any, gg: Any, basis: Any) -> Any:
-        first = count == 0
-        scalar = lambda x: jnp.asarray(x).astype(g.dtype)
-        new_mu = jnp.where(first, mu, b1 * mu + (1 - b1) * g)
-        rotated = _rotate(g, basis)
-        new_nu = jnp.where(first, nu, b2 * nu + (1 - b2) * jnp.square(rotated))
-        steps = jnp.maximum(count, 1)
-        mu_hat = _rotate(new_mu, basis) / scalar(1 - b1**steps)
-        nu_hat = new_nu / scalar(1 - b2**steps)
-        step = _rotate(mu_hat / (jnp.sqrt(nu_hat) + eps), basis, back=True)
-        out = jnp.where(first, jnp.zeros_like(step), step)
-        new_gg = tuple(
-            None if m is None else beta * m + (1 - beta) * _outer(g, a) for a, m in enumerate(gg)
-        )
-        due = (count % precondition_frequency == 0) & ~first
-        new_basis, new_nu = _refresh(new_gg, basis, new_nu, first, due)
-        return out, new_mu, new_nu, new_gg, new_basis
 
     parts = [optax.GradientTransformation(init, update)]
     if not (isinstance(weight_decay, float | int) and weight_decay == 0):
@@ -234,11 +221,31 @@ def soap(
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
 
 
+def _soap_leaf(
+    count: jax.Array, due: jax.Array, rates: Any, g: Any, mu: Any, nu: Any, gg: Any, basis: Any
+) -> Any:
+    """One leaf's update and slots after a gradient; `due`: whether its bases are made anew."""
+    b1, b2, beta, eps = rates
+    first = count == 0
+    new_mu = jnp.where(first, mu, b1 * mu + (1 - b1) * g)
+    new_nu = jnp.where(first, nu, b2 * nu + (1 - b2) * jnp.square(_rotate(g, basis)))
+    steps = jnp.maximum(count, 1)
+    mu_hat = _rotate(new_mu, basis) / scalar_like(1 - b1**steps, g)
+    nu_hat = new_nu / scalar_like(1 - b2**steps, g)
+    step = _rotate(mu_hat / (jnp.sqrt(nu_hat) + eps), basis, back=True)
+    out = jnp.where(first, jnp.zeros_like(step), step)
+    new_gg = tuple(
+        None if m is None else beta * m + (1 - beta) * _outer(g, a) for a, m in enumerate(gg)
+    )
+    new_basis, new_nu = _refresh(new_gg, basis, new_nu, first, due)
+    return out, new_mu, new_nu, new_gg, new_basis
+
+
 def _decay_after_first(weight_decay: Any, mask: Any) -> optax.GradientTransformation:
     def update(updates: PyTree, state: Any, params: PyTree = None) -> Any:
         on = state.count > 0
         new = jax.tree.map(
-            lambda u, p: u + jnp.where(on, jnp.asarray(weight_decay).astype(p.dtype) * p, 0),
+            lambda u, p: u + jnp.where(on, scalar_like(weight_decay, p) * p, 0),
             updates,
             params,
         )

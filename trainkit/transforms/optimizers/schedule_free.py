@@ -8,8 +8,8 @@ import jax
 import optax
 import optax.contrib
 
-from trainkit._core.dtypes import cast_like, upcast
-from trainkit.transforms.rule import rule
+from trainkit._core.dtypes import cast_like, scalar_like, upcast
+from trainkit.transforms.rule import rule, states_of
 
 PyTree = Any
 
@@ -89,18 +89,12 @@ def schedule_free_params(state: PyTree, params: PyTree) -> PyTree:
     Raises:
       ValueError: no schedule-free rule in the state, or more than one.
     """
-    tree = getattr(state, "opt_state", state)
-    is_one = lambda x: isinstance(x, optax.contrib.ScheduleFreeState)
-    found = [x for x in jax.tree.leaves(tree, is_leaf=is_one) if is_one(x)]
+    found = states_of(optax.contrib.ScheduleFreeState, state)
     if len(found) != 1:
         raise ValueError(f"the state holds {len(found)} schedule-free rules, expected one.")
-    wide = upcast(params)
-    average = jax.tree.map(
-        lambda y, z: (
-            (y - (1 - found[0].b1.astype(y.dtype)) * z.astype(y.dtype))
-            / found[0].b1.astype(y.dtype)
-        ),
-        wide,
-        found[0].z,
-    )
-    return cast_like(average, params)
+
+    def average(y: jax.Array, z: jax.Array) -> jax.Array:
+        b1 = scalar_like(found[0].b1, y)
+        return (y - (1 - b1) * z.astype(y.dtype)) / b1
+
+    return cast_like(jax.tree.map(average, upcast(params), found[0].z), params)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit._core import checks
+from trainkit._core.paths import path_name
 
 PyTree = Any
 
@@ -74,9 +74,9 @@ def _edit(state: PyTree, params: PyTree, pattern: str, change: Any, of: str) -> 
         raise ValueError(f"{of}: {pattern!r} is not a regular expression: {error}.") from error
     named = jax.tree_util.tree_flatten_with_path(params)[0]
     paths = [path for path, _ in named]
-    chosen = {path for path in paths if expression.search(checks.name_of(path))}
+    chosen = {path for path in paths if expression.search(path_name(path))}
     if not chosen:
-        names = ", ".join(checks.name_of(path) for path in paths[:8])
+        names = ", ".join(path_name(path) for path in paths[:8])
         raise ValueError(f"{of}: {pattern!r} matches none of the parameters ({names}).")
     every = {path: jnp.shape(leaf) for path, leaf in named}
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
@@ -89,7 +89,7 @@ def _edit(state: PyTree, params: PyTree, pattern: str, change: Any, of: str) -> 
         value = change(path, leaf)
         if jnp.shape(value) != jnp.shape(leaf):
             raise ValueError(
-                f"{of}: the slot {checks.name_of(path)!r} has shape {jnp.shape(leaf)} and would "
+                f"{of}: the slot {path_name(path)!r} has shape {jnp.shape(leaf)} and would "
                 f"become {jnp.shape(value)}."
             )
         value = jnp.asarray(value).astype(leaf.dtype)

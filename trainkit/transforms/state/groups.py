@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from trainkit._core import checks
-from trainkit._core.dtypes import own
-from trainkit.transforms.rule import Rule
+from trainkit._core import validation
+from trainkit._core.dtypes import own, scalar_like
+from trainkit._core.paths import path_name
 from trainkit.transforms.state.named import injected
 
 PyTree = Any
@@ -43,10 +42,9 @@ def assign(rules: Sequence[tuple[str, Any]], params: PyTree) -> PyTree:
     {'bias': 0, 'kernel': 1}
     """
     patterns = _compiled(rules)
-    leaves, treedef = _leaves(params)
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     numbers, missing = [], []
-    for path, _ in leaves:
-        name = checks.name_of(path)
+    for name in names:
         hits = [i for i, pattern in enumerate(patterns) if pattern.search(name)]
         if not hits:
             missing.append(name)
@@ -58,7 +56,6 @@ def assign(rules: Sequence[tuple[str, Any]], params: PyTree) -> PyTree:
         )
     for i, pattern in enumerate(patterns):
         if i not in numbers:
-            names = [checks.name_of(path) for path, _ in leaves]
             late = any(pattern.search(name) for name in names)
             why = (
                 "matches only parameters that an earlier rule takes: put it first"
@@ -66,7 +63,7 @@ def assign(rules: Sequence[tuple[str, Any]], params: PyTree) -> PyTree:
                 else f"matches none of the parameters {_some(names)}"
             )
             raise ValueError(f"the rule {pattern.pattern!r} {why}.")
-    return treedef.unflatten(numbers)
+    return jax.tree.unflatten(jax.tree.structure(params), numbers)
 
 
 def groups(
@@ -95,12 +92,8 @@ def groups(
     _compiled(rules)
     transforms = []
     for pattern, tx in rules:
-        if tx is not None and not isinstance(tx, optax.GradientTransformation):
-            raise TypeError(
-                f"the rule {pattern!r} needs a gradient transformation or None (frozen), got "
-                f"{type(tx).__name__}."
-            )
-        transforms.append(freeze() if tx is None else injected(tx))
+        # What is frozen is given as `None`.
+        transforms.append(freeze() if tx is None else injected(tx, f"the rule of {pattern!r}"))
     return _partition(rules, transforms)
 
 
@@ -143,7 +136,7 @@ def _partition(
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> Any:
         if params is not None:
-            checks.same_tree(updates, params, "parameters", "groups")
+            validation.same_tree(updates, params, "parameters", "groups")
             if (loss := extra.get("value_fn")) is not None:
                 extra["value_fn"] = lambda part, *args, **kw: loss(
                     _filled(part, params), *args, **kw
@@ -190,7 +183,7 @@ def scale_by_path(
     [2.]
     """
     for pattern, factor in factors:
-        checks.rate(f"the factor of {pattern!r}", factor, "scale_by_path")
+        validation.number(f"the factor of {pattern!r}", factor, "scale_by_path", least=0)
     _compiled(factors)
 
     def init(params: PyTree) -> optax.EmptyState:
@@ -199,11 +192,9 @@ def scale_by_path(
 
     def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> Any:
         if params is not None:
-            checks.same_tree(updates, params, "parameters", "scale_by_path")
+            validation.same_tree(updates, params, "parameters", "scale_by_path")
         numbers = assign(factors, updates)
-        scaled = jax.tree.map(
-            lambda i, u: jnp.asarray(factors[i][1]).astype(u.dtype) * u, numbers, updates
-        )
+        scaled = jax.tree.map(lambda i, u: scalar_like(factors[i][1], u) * u, numbers, updates)
         return scaled, state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -229,79 +220,9 @@ def layerwise_decay(
 
     Clark et al., ELECTRA, 2020.
     """
-    if not 0 < decay <= 1:
-        raise ValueError(f"layerwise_decay: decay must be in (0, 1], got {decay}.")
+    validation.number("decay", decay, "layerwise_decay", above=0, most=1)
     n = len(layers)
     return scale_by_path([(layer, decay ** (n - 1 - i)) for i, layer in enumerate(layers)])
-
-
-def unfreeze_at(
-    tx: optax.GradientTransformation, step: int
-) -> optax.GradientTransformationExtraArgs:
-    """Frozen before the given step, `tx` from it on, with its state as it was at the start.
-
-    The state exists from the start, so that nothing is compiled again; under `lax.cond` it costs
-    nothing before its step.
-
-    >>> import jax.numpy as jnp, trainkit.transforms as tt
-    >>> tx = unfreeze_at(tt.sgd(1.0), 1)
-    >>> u, state = tx.update(jnp.ones(1), tx.init(jnp.ones(1)))
-    >>> u.tolist(), tx.update(jnp.ones(1), state)[0].tolist()
-    ([0.0], [-1.0])
-    """
-    checks.count("step", step, "unfreeze_at", least=0)
-    inner = injected(tx)
-
-    def init(params: PyTree) -> optax.ConditionallyTransformState:
-        return optax.ConditionallyTransformState(
-            inner_state=inner.init(params), step=jnp.zeros((), jnp.int32)
-        )
-
-    def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> Any:
-        def frozen() -> Any:
-            return jax.tree.map(jnp.zeros_like, updates), state.inner_state
-
-        def free() -> Any:
-            return inner.update(updates, state.inner_state, params, **extra)
-
-        new, inner_state = jax.lax.cond(state.step >= step, free, frozen)
-        return new, optax.ConditionallyTransformState(
-            inner_state=inner_state, step=optax.safe_increment(state.step)
-        )
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-def gradual_unfreezing(
-    make: Any, stages: Sequence[tuple[str, int | None]]
-) -> optax.GradientTransformationExtraArgs:
-    """Unfreezes one group after the other: each (expression, step) trains from its step on.
-
-    Args:
-      make: the rule of every group, such as `adamw(1e-3)`.
-      stages: (regular expression, first step that trains it); `None` for never.
-
-    Raises:
-      ValueError: as `groups`.
-
-    >>> import jax.numpy as jnp, trainkit.transforms as tt
-    >>> tx = tt.gradual_unfreezing(tt.sgd(1.0), [("head", 0), ("body", 100), ("embed", None)])
-    >>> params = {n: jnp.ones(()) for n in ("embed", "body", "head")}
-    >>> {k: float(v) for k, v in tx.update(params, tx.init(params), params)[0].items()}
-    {'body': 0.0, 'embed': 0.0, 'head': -1.0}
-
-    Howard and Ruder, Universal Language Model Fine-tuning for Text Classification, 2018.
-    """
-    if not isinstance(make, Rule | optax.GradientTransformation):
-        raise TypeError(
-            "gradual_unfreezing needs a gradient transformation first, such as adamw(1e-3)."
-        )
-    return groups(
-        [
-            (pattern, None if step is None else unfreeze_at(make, step) if step else make)
-            for pattern, step in stages
-        ]
-    )
 
 
 def _compiled(rules: Sequence[tuple[str, Any]]) -> list[re.Pattern[str]]:
@@ -310,16 +231,12 @@ def _compiled(rules: Sequence[tuple[str, Any]]) -> list[re.Pattern[str]]:
     patterns = []
     for rule in rules:
         if not isinstance(rule, tuple | list) or len(rule) != 2:
-            raise ValueError(f"a rule is a pair of an expression and a value, got {rule!r}.")
+            raise ValueError(f"a rule must be a pair of an expression and a value, not {rule!r}.")
         try:
             patterns.append(re.compile(rule[0]))
         except (re.error, TypeError) as error:
             raise ValueError(f"{rule[0]!r} is not a regular expression: {error}.") from error
     return patterns
-
-
-def _leaves(tree: PyTree) -> tuple[list[Any], Any]:
-    return jax.tree_util.tree_flatten_with_path(tree)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from trainkit._core import checks
+from trainkit._core import validation
 from trainkit._core.dtypes import widest
-from trainkit.transforms.rule import Rule, guarded
+from trainkit.transforms.rule import Rule, guarded, numbers_of
 
 PyTree = Any
 
@@ -70,7 +70,7 @@ def inject(rule: Rule | Callable[..., Any]) -> Any:
         name = getattr(rule, "__name__", "inject")
         for key, value in bound.arguments.items():
             if value is not None:
-                checks.hyperparameter(key, value, name)
+                validation.hyperparameter(key, value, name)
         return _inject(rule, dict(bound.arguments), name, False)
 
     return make
@@ -79,11 +79,7 @@ def inject(rule: Rule | Callable[..., Any]) -> Any:
 def _inject(
     factory: Any, arguments: dict[str, Any], name: str, needs_params: bool
 ) -> optax.GradientTransformationExtraArgs:
-    numeric = {
-        key: value
-        for key, value in arguments.items()
-        if key in checks.KINDS and (callable(value) or checks.concrete(value) is not None)
-    }
+    numeric = numbers_of(arguments)
     schedules = {key: value for key, value in numeric.items() if callable(value)}
     runtime = _runtime_parameters(schedules)
     fixed = {key: value for key, value in arguments.items() if key not in numeric}

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit._core import checks
+from trainkit._core import validation
+from trainkit._core.paths import path_name
 from trainkit.transforms.rule import Rule
 from trainkit.transforms.state.inject import InjectState, inject
 
@@ -51,14 +52,10 @@ def named(
         raise ValueError("named needs at least one transformation: named(adam=adamw(1e-3)).")
     for name, tx in given:
         if not isinstance(name, str) or not name:
-            raise ValueError(f"named: a name must be a non-empty string, got {name!r}.")
+            raise ValueError(f"named: a name must be a non-empty string, not {name!r}.")
         if name in parts:
             raise ValueError(f"named: the name {name!r} is given twice.")
-        if not isinstance(tx, optax.GradientTransformation):
-            raise TypeError(
-                f"named: {name!r} must be a gradient transformation, got {type(tx).__name__}."
-            )
-        parts[name] = injected(tx)
+        parts[name] = injected(tx, f"named: {name!r}")
 
     def init(params: PyTree) -> dict[str, PyTree]:
         return {name: tx.init(params) for name, tx in parts.items()}
@@ -74,12 +71,11 @@ def named(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def injected(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+def injected(
+    tx: optax.GradientTransformation, name: str = "tx"
+) -> optax.GradientTransformationExtraArgs:
     """The transformation with its hyper-parameters in its state, if it is a rule that has any."""
-    if not (hasattr(tx, "init") and hasattr(tx, "update")):
-        raise TypeError(
-            f"a gradient transformation such as adamw(1e-3) is needed, got {type(tx).__name__}."
-        )
+    validation.transformation(tx, name)
     if isinstance(tx, Rule) and tx.hyperparameters():
         return inject(tx)
     return optax.with_extra_args_support(tx)
@@ -146,9 +142,10 @@ def _set_hyperparameter(tree: PyTree, path: tuple[str, ...], old: Any, value: An
         if followed is None:
             raise ValueError(f"{'.'.join(path)} follows no schedule that it could go back to.")
         return _replace(tree, scheduled, _placed_like(True, followed))
-    checks.hyperparameter(path[-1], value)
-    if path[-1] not in checks.KINDS and jnp.issubdtype(jnp.asarray(old).dtype, jnp.integer):
-        checks.count(path[-1], value, least=0)
+    validation.hyperparameter(path[-1], value)
+    known = path[-1] in validation.HYPERPARAMETERS
+    if not known and jnp.issubdtype(jnp.asarray(old).dtype, jnp.integer):
+        validation.integer(path[-1], value, least=0)
     tree = _replace(tree, path, _placed_like(value, old))
     if followed is not None:
         tree = _replace(tree, scheduled, _placed_like(False, followed))
@@ -162,7 +159,7 @@ def _opt_state(state: PyTree) -> PyTree:
 def _children(node: Any) -> tuple[list[tuple[str, Any]], Any]:
     """The named children one level down and the definition to put them together again."""
     children, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
-    return [(checks.name_of(path), child) for path, child in children], treedef
+    return [(path_name(path), child) for path, child in children], treedef
 
 
 def _is_leaf(node: Any) -> bool:
@@ -249,7 +246,7 @@ def _check_same(old: PyTree, value: PyTree, path: tuple[str, ...]) -> None:
     ):
         if jnp.shape(b) not in (a.shape, (), a.shape[1:]):
             raise ValueError(
-                f"{where}/{checks.name_of(leaf)} has shape {a.shape} and cannot be set to "
+                f"{where}/{path_name(leaf)} has shape {a.shape} and cannot be set to "
                 f"{jnp.shape(b)}."
             )
 

@@ -1,1 +1,4 @@
-"""Transformations around a transformation: accumulation, averages, guards, storage."""
+"""What stands around a rule: accumulation, averages, a guard, 8-bit moments, stochastic rounding.
+
+Input: a gradient transformation. Output: another one. Read `accumulate` first.
+"""

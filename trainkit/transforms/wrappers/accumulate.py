@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit._core import checks
-from trainkit._core.dtypes import cast_like, is_float, widest
+from trainkit._core import validation
+from trainkit._core.dtypes import cast_like, is_float, scalar_like, widest
 from trainkit.transforms.state.named import injected
 
 PyTree = Any
@@ -60,7 +60,7 @@ def accumulate(
     >>> u.tolist(), tx.update(jnp.array([5.0]), state, weight=1.0)[0].tolist()
     ([0.0], [-2.0])
     """
-    checks.count("every", every, "accumulate")
+    validation.integer("every", every, "accumulate")
     inner = injected(tx)
 
     def init(params: PyTree) -> AccumulateState:
@@ -82,26 +82,16 @@ def accumulate(
         weight: Any = 1.0,
         **extra: Any,
     ) -> tuple[PyTree, AccumulateState]:
-        checks.same_tree(updates, state.accumulated, "state (accumulated)", "accumulate")
-        checks.rate("weight", weight, "accumulate")
+        validation.same_tree(updates, state.accumulated, "state (accumulated)", "accumulate")
+        validation.number("weight", weight, "accumulate", least=0)
         weight = jnp.asarray(weight).astype(jnp.float32)
-        first = state.micro_step == 0
         last = state.micro_step + 1 >= every
-        total = weight + jnp.where(first, 0, state.weight)
-        summed = jax.tree.map(
-            lambda g, a: (
-                jnp.where(first, 0, a)
-                # A masked micro-batch may be 0/0: its weight says that nothing is to be added.
-                + jnp.where(weight == 0, 0, weight.astype(a.dtype) * g.astype(a.dtype))
-            ),
-            updates,
-            state.accumulated,
-        )
+        total, summed = _added(updates, weight, state)
 
         def step() -> tuple[PyTree, PyTree]:
-            divisor = jnp.where(total == 0, 1, total)
+            by = jnp.where(total == 0, 1, total)
             mean = jax.tree.map(
-                lambda a, g: (a / divisor.astype(a.dtype)).astype(g.dtype), summed, updates
+                lambda a, g: (a / scalar_like(by, a)).astype(g.dtype), summed, updates
             )
             out, inner_state = inner.update(mean, state.inner_state, params, **extra)
             return cast_like(out, summed), cast_like(inner_state, state.inner_state)
@@ -127,6 +117,19 @@ def accumulate(
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _added(updates: PyTree, weight: jax.Array, state: AccumulateState) -> tuple[jax.Array, PyTree]:
+    """Σ w and Σ w g of the window, with one more gradient."""
+    first = state.micro_step == 0
+
+    def one(g: jax.Array, a: jax.Array) -> jax.Array:
+        # A masked micro-batch may be 0/0: its weight says that nothing is to be added.
+        new = jnp.where(weight == 0, 0, weight.astype(a.dtype) * g.astype(a.dtype))
+        return jnp.where(first, 0, a) + new
+
+    total = weight + jnp.where(first, 0, state.weight)
+    return total, jax.tree.map(one, updates, state.accumulated)
 
 
 def has_updated(state: AccumulateState) -> jax.Array:

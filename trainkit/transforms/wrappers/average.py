@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit._core import checks
+from trainkit._core import validation
 from trainkit._core.dtypes import cast_like, own, upcast
+from trainkit.transforms.rule import states_of
 from trainkit.transforms.state.named import injected
 
 PyTree = Any
@@ -66,12 +67,11 @@ def average_params(
     al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018.
     """
     if isinstance(decay, str):
-        if decay != "swa":
-            raise ValueError(f"average_params: decay must be a number or 'swa', got {decay!r}.")
+        validation.choice("decay", decay, ("swa",), "average_params", other="a number")
     else:
-        checks.beta("decay", decay, "average_params")
-    checks.count("start", start, "average_params", least=0)
-    checks.count("every", every, "average_params")
+        validation.number("decay", decay, "average_params", least=0, below=1)
+    validation.integer("start", start, "average_params", least=0)
+    validation.integer("every", every, "average_params")
     inner = injected(tx)
 
     def init(params: PyTree) -> AverageState:
@@ -82,7 +82,7 @@ def average_params(
     def update(
         updates: PyTree, state: AverageState, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, AverageState]:
-        checks.need_params("average_params", params)
+        validation.need_params("average_params", params)
         out, inner_state = inner.update(updates, state.inner_state, params, **extra)
         due = (state.count >= start) & ((state.count - start) % every == 0)
         n = state.averaged
@@ -141,9 +141,7 @@ def _params(state: Any, params: PyTree) -> PyTree:
 
 
 def _find(state: PyTree) -> AverageState:
-    is_one = lambda x: isinstance(x, AverageState)
-    tree = getattr(state, "opt_state", state)
-    found = [x for x in jax.tree.leaves(tree, is_leaf=is_one) if is_one(x)]
+    found = states_of(AverageState, state)
     if len(found) != 1:
         raise ValueError(
             f"the state holds {len(found)} averages of the parameters, expected one: make it with "

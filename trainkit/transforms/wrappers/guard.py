@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from trainkit._core.dtypes import cast_like, is_float
+from trainkit.transforms.rule import states_of
 from trainkit.transforms.state.named import injected
 
 PyTree = Any
@@ -76,10 +77,8 @@ def check_guard(state: PyTree, limit: int) -> None:
 
     It reads from the device: call it now and then, not at every step.
     """
-    tree = getattr(state, "opt_state", state)
-    is_guard = lambda x: isinstance(x, GuardState)
-    for guard in jax.tree.leaves(tree, is_leaf=is_guard):
-        if is_guard(guard) and (n := int(jnp.max(guard.in_a_row))) > limit:
+    for guard in states_of(GuardState, state):
+        if (n := int(jnp.max(guard.in_a_row))) > limit:
             raise FloatingPointError(
                 f"{n} updates in a row had a non-finite gradient (limit {limit}); lower the "
                 "learning rate, clip, or look for the batch that does it."

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit._core import checks
+from trainkit._core import validation
 from trainkit._core.dtypes import is_float
-from trainkit.transforms.noise import key_data
+from trainkit.transforms.noise import key_data, key_of_update
 from trainkit.transforms.state.named import injected
 
 PyTree = Any
@@ -129,8 +129,8 @@ def quantise_moments(
 
     Dettmers et al., 8-bit Optimizers via Block-wise Quantization, 2022.
     """
-    checks.count("block", block, "quantise_moments")
-    checks.count("min_size", min_size, "quantise_moments")
+    validation.integer("block", block, "quantise_moments")
+    validation.integer("min_size", min_size, "quantise_moments")
     inner = injected(tx)
 
     def pack(state: PyTree, key: jax.Array) -> PyTree:
@@ -163,10 +163,8 @@ def quantise_moments(
         updates: PyTree, state: QuantiseState, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, QuantiseState]:
         out, inner_state = inner.update(updates, unpack(state.inner_state), params, **extra)
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.count)
-        return out, QuantiseState(
-            optax.safe_increment(state.count), state.key, pack(inner_state, key)
-        )
+        packed = pack(inner_state, key_of_update(state))
+        return out, QuantiseState(optax.safe_increment(state.count), state.key, packed)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

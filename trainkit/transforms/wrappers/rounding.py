@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from trainkit._core import checks
+from trainkit._core import validation
 from trainkit._core.dtypes import cast_like, is_float, upcast
-from trainkit.transforms.noise import key_data
+from trainkit.transforms.noise import key_data, key_of_update, keys_like
 from trainkit.transforms.state.named import injected
 
 PyTree = Any
@@ -81,12 +81,9 @@ def stochastic_rounding(
     def update(
         updates: PyTree, state: RoundingState, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, RoundingState]:
-        checks.need_params("stochastic_rounding", params)
+        validation.need_params("stochastic_rounding", params)
         steps, inner_state = inner.update(upcast(updates), state.inner_state, params, **extra)
-        treedef: Any
-        leaves, treedef = jax.tree.flatten(params)
-        base = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.count)
-        keys = jax.random.split(base, max(len(leaves), 1))
+        keys = keys_like(key_of_update(state), params)
 
         def one(p: jax.Array, u: jax.Array, k: jax.Array) -> jax.Array:
             if not is_float(p) or np.dtype(p.dtype).itemsize >= 4:
@@ -94,11 +91,7 @@ def stochastic_rounding(
             wide = p.astype(jnp.float32)
             return stochastic_round(wide + u, p.dtype, k).astype(jnp.float32) - wide
 
-        out = [
-            one(p, u, k)
-            for p, u, k in zip(leaves, treedef.flatten_up_to(steps), keys, strict=False)
-        ]
-        return treedef.unflatten(out), RoundingState(
+        return jax.tree.map(one, params, steps, keys), RoundingState(
             count=optax.safe_increment(state.count),
             key=state.key,
             inner_state=cast_like(inner_state, state.inner_state),

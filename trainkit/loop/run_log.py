@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import Record
-from trainkit.loop.writers import MetricsLog
 
 
 class RunLog:

@@ -12,12 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from trainkit._core.paths import named_leaves
 from trainkit.cost import count_flops, step_flops, whole_program
-from trainkit.progressive.evaluation import Evaluation, _left_out
-from trainkit.progressive.pace import paced
-from trainkit.progressive.stages import Stage
-from trainkit.progressive.transition.growth import Grow
+from trainkit.progressive.stages.evaluation import Evaluation
+from trainkit.progressive.stages.pace import paced
+from trainkit.progressive.stages.stage import Stage
 from trainkit.step.state import TrainState
 from trainkit.step.train_step import TrainStep, make_train_step
 
@@ -33,7 +31,7 @@ class Recipe:
       tx: the gradient transformation, without pace.
       data: `Data -> Sampler`.
       validation: the batches to evaluate on, or `Data -> batches`.
-      grow: how one model becomes the next.
+      grow: how one model becomes the next: a `progressive.transition.growth.Grow`.
       seed: of parameters and growths.
       warmup: steps at the start of the run.
       placement, options: of `make_train_step`.
@@ -45,7 +43,7 @@ class Recipe:
     tx: optax.GradientTransformation
     data: Callable[[Any], Any]
     validation: Any
-    grow: Grow
+    grow: Callable[..., Any]
     seed: int = 0
     warmup: int = 0
     placement: Any = "single"
@@ -59,7 +57,7 @@ class Recipe:
         return paced(self.tx, warmup=self.warmup)
 
 
-class Built:
+class PreparedStage:
     """One stage of a run; everything is made from shapes, and compiled only when asked to.
 
     Attributes:
@@ -124,7 +122,7 @@ class Built:
         level = jnp.float32(self.stage.learning_rate)
         return self.step.place(state.replace(opt_state=state.opt_state._replace(level=level)))
 
-    def compile(self) -> Built:
+    def compile(self) -> PreparedStage:
         """Compiles step and evaluation; itself, for chaining."""
         self.step.compile(self.like, self.batch)
         _ = self.flops_per_step
@@ -148,13 +146,6 @@ class Built:
         return 6.0 * self.parameters * tokens
 
 
-def cost_of(function: Callable[..., Any], arguments: tuple[Any, ...], compiled: Any) -> float:
-    """FLOPs of a compiled program, its loops counted in full."""
-    from trainkit.cost import cost
-
-    return cost(compiled).flops + _left_out(function, arguments)
-
-
 def _placed_shapes(step: TrainStep, state: TrainState) -> TrainState:
     prepared = jax.eval_shape(step.prepared, state)
     shardings = step.placement.state_shardings(prepared)
@@ -175,11 +166,6 @@ def _short(model: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def shapes_of(params: PyTree) -> dict[str, tuple[int, ...]]:
-    """Leaf name -> shape."""
-    return {name: tuple(x.shape) for name, x in named_leaves(params).items()}
-
-
-def levels_built(recipe: Recipe, levels: Sequence[Sequence[Stage]]) -> list[list[Built]]:
-    """Every alternative of every level, built."""
-    return [[Built(recipe, stage, k) for stage in level] for k, level in enumerate(levels)]
+def prepare_levels(recipe: Recipe, levels: Sequence[Sequence[Stage]]) -> list[list[PreparedStage]]:
+    """Every alternative of every level, prepared."""
+    return [[PreparedStage(recipe, stage, k) for stage in level] for k, level in enumerate(levels)]

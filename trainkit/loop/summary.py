@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from trainkit._core.run_files import SUMMARY
 from trainkit._core.versions import devices, versions
+from trainkit.loop.record import FitResult
+from trainkit.loop.run_folder import RunFolder
 
-SUMMARY = "summary.json"
 
-
-def write_summary(folder: Any, result: Any) -> Path:
-    """Writes the summary of a run (a `RunFolder` and a `FitResult`) into its folder."""
+def write_summary(folder: RunFolder, result: FitResult) -> Path:
+    """Writes the summary of a run into its folder."""
     content = {
         "stopped": result.stopped,
         "steps": result.steps,

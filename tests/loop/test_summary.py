@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from trainkit.loop.stopping import Best
-from trainkit.report.summary import command, write_summary
+from trainkit.loop.summary import command, write_summary
 
 
 @pytest.mark.parametrize(

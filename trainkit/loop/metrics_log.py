@@ -10,19 +10,22 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
-JSONL, CSV, TENSORBOARD = "metrics.jsonl", "metrics.csv", "tensorboard"
-START = {"bytes": 0, "rows": 0, "step": 0}
+from trainkit._core.run_files import (
+    CSV,
+    JSONL,
+    TENSORBOARD,
+    Row,
+    decode_row,
+    encode_row,
+    read_metrics,
+)
 
-# JSON has no numbers for these; the words are those of protobuf's JSON mapping.
-_TO_WORD = {math.inf: "Infinity", -math.inf: "-Infinity"}
-_FROM_WORD = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+START = {"bytes": 0, "rows": 0, "step": 0}
 
 
 class MetricsLog:
@@ -97,13 +100,13 @@ class MetricsLog:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends one row to every format."""
-        clean = {name: _plain(value) for name, value in row.items()}
+        clean = encode_row(row)
         self._jsonl.write((json.dumps(clean, allow_nan=False) + "\n").encode())
         # A row is whole in the file before the next begins, so that it can be followed (tail -f).
         self._jsonl.flush()
         self._rows, self._step = self._rows + 1, max(self._step, int(clean["step"]))
         if set(clean) <= set(self._columns):
-            self._write_csv_row(_decoded(clean))
+            self._write_csv_row(decode_row(clean))
             self._csv.flush()
         else:
             self._rewrite_csv(read_metrics(self.folder))
@@ -141,30 +144,3 @@ class MetricsLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def read_metrics(path: str | os.PathLike) -> list[Row]:
-    """The rows of a `metrics.jsonl`, or of the one in a folder.
-
-    A last line that a killed run left unfinished is passed over.
-    """
-    path = Path(path)
-    path = path / JSONL if path.is_dir() else path
-    rows = []
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            rows.append(_decoded(json.loads(line)))
-    return rows
-
-
-def _decoded(row: Row) -> Row:
-    return {k: _FROM_WORD.get(v, v) if isinstance(v, str) else v for k, v in row.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, str | bool | int):
-        return value
-    value = float(value)
-    if math.isnan(value):
-        return "NaN"
-    return _TO_WORD.get(value, value)

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.schedules import _step
-from trainkit.schedules._step import Schedule
+from trainkit._core import validation
+from trainkit.schedules.steps import Schedule
 
 
 def plot(
@@ -39,7 +39,7 @@ def plot(
     >>> axes.get_xlabel()
     'step'
     """
-    _step.length("steps", steps, "plot")
+    validation.integer("steps", steps, "plot")
     if isinstance(schedules, Mapping):
         lines = dict(schedules)
     elif callable(schedules):

@@ -5,9 +5,10 @@ import time
 import jax.numpy as jnp
 import pytest
 
-from trainkit.loop.log import RunLog, fetch
+from trainkit._core.run_files import read_metrics
+from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import Record
-from trainkit.loop.writers import MetricsLog, read_metrics
+from trainkit.loop.run_log import RunLog, fetch
 
 
 def test_a_row_is_written_when_the_next_is_due_or_on_flushing(tmp_path):

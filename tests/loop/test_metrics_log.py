@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from trainkit.loop.writers import MetricsLog, read_metrics
+from trainkit._core.run_files import read_metrics
+from trainkit.loop.metrics_log import MetricsLog
 
 TRAIN = {"step": 1, "kind": "train", "loss": 0.5}
 EVALUATION = {"step": 1, "kind": "evaluation", "loss": 0.25, "accuracy": 0.75}

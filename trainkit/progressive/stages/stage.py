@@ -1,8 +1,8 @@
 """Stages of a growing run: which model, on which data, until when, and how it grows there.
 
 stages = [
-    Stage(MLP((64,)), until=until.plateau("loss")),
-    Stage(MLP((128,)), until=until.plateau("loss") | until.flops(1e12)),
+    Stage(MLP((64,)), until=triggers.plateau("loss")),
+    Stage(MLP((128,)), until=triggers.plateau("loss") | triggers.flops(1e12)),
     Stage(MLP((128, 256)), how="preserve"),
 ]
 """
@@ -10,13 +10,12 @@ stages = [
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any, Literal
 
+from trainkit._core import validation
 from trainkit.growth.operators import Operator, operator
-from trainkit.progressive.triggers import Trigger
+from trainkit.progressive.stages.triggers import Trigger
 
 
 class StageError(ValueError):
@@ -45,18 +44,13 @@ class Data:
     def __post_init__(self) -> None:
         for name in ("sequence_length", "resolution", "batch_size"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"Data({name}={value!r}) must be a whole number, 1 or more.")
-        share = self.subset
-        if share is None:
-            return
-        if isinstance(share, bool) or not (
-            share >= 1 if isinstance(share, int) else isinstance(share, float) and 0 < share <= 1
-        ):
-            raise ValueError(
-                f"Data(subset={share!r}) must be a share of the examples (a float above 0, up to "
-                "1.0) or a number of them (an int, 1 or more)."
-            )
+            if value is not None:
+                validation.integer(name, value, "Data")
+        hint = "a float is a share of the examples, an int a number of them"
+        if isinstance(self.subset, float):
+            validation.number("subset", self.subset, "Data", above=0, most=1, hint=hint)
+        elif self.subset is not None:
+            validation.integer("subset", self.subset, "Data", hint=hint)
 
     def after(self, before: Data) -> Data:
         """This, with what it leaves open taken from the stage before."""
@@ -108,29 +102,16 @@ class Stage:
 
     def __post_init__(self) -> None:
         operator(self.how)
-        if self.until is not None and not isinstance(self.until, Trigger):
-            raise TypeError(
-                f"until={self.until!r} must be a trigger: until.steps(1000), until.plateau('loss')"
-                ", … joined by | and &."
-            )
-        if self.moments not in ("carry", "reset"):
-            raise ValueError(f"moments={self.moments!r} must be 'carry' or 'reset'.")
-        if self.mup not in (None, "adam", "sgd"):
-            raise ValueError(
-                f"mup={self.mup!r} must be 'adam' (also AdamW, Lion, RMSProp), 'sgd' (also "
-                "momentum) or None."
-            )
-        if not isinstance(self.data, Data):
-            raise TypeError(f"data={self.data!r} must be a Data, such as Data(batch_size=64).")
-        for name in ("rewarm", "anneal", "learning_rate"):
-            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), Real):
-                raise TypeError(f"{name}={getattr(self, name)!r} must be a number.")
-        for name in ("rewarm", "anneal"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more steps.")
-        rate = self.learning_rate
-        if not (math.isfinite(rate) and rate > 0):
-            raise ValueError(f"learning_rate={rate} must be a finite factor above 0.")
+        if self.until is not None:
+            example = "triggers.steps(1000) or triggers.plateau('loss'), joined by | and &"
+            validation.kind("until", self.until, Trigger, example)
+        validation.kind("data", self.data, Data, "Data(batch_size=64)")
+        validation.choice("moments", self.moments, ("carry", "reset"))
+        hint = "'adam' is also AdamW, Lion and RMSProp, 'sgd' also momentum"
+        validation.choice("mup", self.mup, (None, "adam", "sgd"), hint=hint)
+        validation.number("rewarm", self.rewarm, least=0)
+        validation.number("anneal", self.anneal, least=0)
+        validation.number("learning_rate", self.learning_rate, above=0)
 
 
 Alternatives = tuple[Stage, ...]
@@ -161,7 +142,7 @@ def normalised(stages: Sequence[Stage | Sequence[Any]]) -> list[Alternatives]:
             if stage.until is None:
                 raise StageError(
                     f"Stage {number} has no `until`, so stage {number + 1} would never come: give "
-                    "it one, such as until.plateau('loss')."
+                    "it one, such as triggers.plateau('loss')."
                 )
     out = [levels[0]]
     for level in levels[1:]:

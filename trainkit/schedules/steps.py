@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit._core import checks
+from trainkit._core import validation
 
 Schedule = Callable[..., jax.Array]
 LAST = 2**31 - 1
 
 
-def steps(count: Any, last: int | jax.Array = LAST) -> jax.Array:
+def step_of(count: Any, last: int | jax.Array = LAST) -> jax.Array:
     """The step as int32, held within [0, last]."""
     if isinstance(count, int | np.integer):  # of any size, as Python has them
         count = min(max(int(count), 0), LAST)
@@ -25,7 +25,7 @@ def steps(count: Any, last: int | jax.Array = LAST) -> jax.Array:
         count = count.astype(jnp.int32)
     if jnp.issubdtype(count.dtype, jnp.floating):
         raise TypeError(
-            f"a schedule is a function of an integer step, got {count.dtype}; count optimizer "
+            f"a schedule's argument must be an integer step, not {count.dtype}; count optimizer "
             "steps, not epochs."
         )
     return jnp.clip(count, 0, last).astype(jnp.int32)
@@ -41,7 +41,7 @@ def fraction(count: Any, length: int, begin: int = 0) -> jax.Array:
 
     The difference is taken in int32, where it is exact, before anything is rounded.
     """
-    return ratio(jnp.clip(steps(count) - begin, 0, length), length)
+    return ratio(jnp.clip(step_of(count) - begin, 0, length), length)
 
 
 def ratio(done: jax.Array, length: Any) -> jax.Array:
@@ -49,23 +49,11 @@ def ratio(done: jax.Array, length: Any) -> jax.Array:
     return jnp.clip(real(done) / length, 0, 1)
 
 
-def value(name: str, number: Any, of: str) -> None:
-    """Refuses a value of a schedule that is negative, not finite or not a number."""
-    if not isinstance(number, jax.core.Tracer) and checks.concrete(number) is None:
-        raise TypeError(f"{of}: {name} must be a number, got {number!r}.")
-    checks.rate(name, number, of)
-
-
-def length(name: str, number: Any, of: str, *, least: int = 1) -> None:
-    """Refuses a length that is not a whole number of steps, at least `least`."""
-    checks.count(name, number, of, least=least)
-
-
-def boundaries(given: Any, of: str, *, least: int = 1) -> list[int]:
+def boundaries_of(given: Any, of: str, *, least: int = 1) -> list[int]:
     """The boundaries as whole numbers in strictly increasing order; anything else is refused."""
     found = list(given)
     for number in found:
-        checks.count("every boundary", number, of, least=least)
+        validation.integer("every boundary", number, of, least=least)
     for before, after in itertools.pairwise(found):
         if after <= before:
             raise ValueError(
@@ -74,9 +62,9 @@ def boundaries(given: Any, of: str, *, least: int = 1) -> list[int]:
     return [int(number) for number in found]
 
 
-def schedule(of: str, given: Any, name: str = "schedule") -> Schedule:
+def as_schedule(of: str, given: Any, name: str = "schedule") -> Schedule:
     """A schedule; a number stands for a constant one."""
     if callable(given):
         return given
-    value(name, given, of)
-    return lambda count: real(given) + 0 * real(steps(count))
+    validation.number(name, given, of, least=0)
+    return lambda count: real(given) + 0 * real(step_of(count))

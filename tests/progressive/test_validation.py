@@ -1,15 +1,15 @@
 import pytest
 
 from trainkit.progressive import triggers
-from trainkit.progressive.stage_checks import check_sizes, check_triggers
-from trainkit.progressive.stages import Data, Stage, StageError, normalised
+from trainkit.progressive.stages.stage import Data, Stage, StageError, normalised
+from trainkit.progressive.validation import check_sizes, check_triggers
 
 
 def check(stages, metrics=("loss",), budget=None, one_step=None):
     check_triggers(
         normalised(stages),
         metrics=metrics,
-        budget={"steps": None, "flops": None, **(budget or {})},
+        budget=budget or {},
         one_step={"steps": 1, "flops": 100.0, "examples": 8, **(one_step or {})},
     )
 

@@ -6,10 +6,10 @@ between two steps costs microseconds and never waits for the device.
 A trigger sees what a run counts (an `Observation`, counted from the start of its stage) and says
 whether the stage is over. Triggers compose with `|` and `&`:
 
->>> from trainkit.growth import until
->>> trigger = until.steps(100) | until.reaches("accuracy", 0.98)
+>>> from trainkit.progressive import triggers
+>>> trigger = triggers.steps(100) | triggers.reaches("accuracy", 0.98)
 >>> state = trigger.init()
->>> seen = until.Observation(step=10, metrics={"accuracy": 0.99})
+>>> seen = triggers.Observation(step=10, metrics={"accuracy": 0.99})
 >>> state, over = trigger.update(state, seen)
 >>> bool(over), str(trigger)
 (True, '100 steps or accuracy ≥ 0.98')
@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-import numbers
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, cast
@@ -28,6 +26,8 @@ from typing import Any, Literal, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from trainkit._core import validation
 
 PyTree = Any
 
@@ -113,10 +113,7 @@ def reaches(metric: str, value: float, mode: Literal["auto", "max", "min"] = "au
 
     `"auto"` takes "at most" for metrics whose name speaks of a loss, an error or a perplexity.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"reaches({metric!r}, {value!r}) needs a number to reach.")
-    if not math.isfinite(value):
-        raise ValueError(f"reaches({metric!r}, {value}) can never be decided: give a finite value.")
+    validation.number("value", value, f"reaches({metric!r})")
     most = direction(metric, mode) == "max"
     bound = np.float32(value)
 
@@ -152,10 +149,9 @@ def plateau(
       patience: number of evaluations the line is drawn through, at least 2.
       mode: whether larger (`"max"`) or smaller (`"min"`) is better; `"auto"` goes by the name.
     """
-    if patience < 2:
-        raise ValueError(f"plateau(patience={patience}): a slope needs at least 2 evaluations.")
-    if not (math.isfinite(slope) and slope >= 0):
-        raise ValueError(f"plateau(slope={slope}): give a finite slope of at least 0.")
+    hint = "a slope needs at least 2 evaluations"
+    validation.integer("patience", patience, "plateau", least=2, hint=hint)
+    validation.number("slope", slope, "plateau", least=0)
     sign = 1.0 if direction(metric, mode) == "max" else -1.0
     # The slope of the least-squares line through equally spaced values is a fixed combination of
     # them: Σ (t − t̄)·y / Σ (t − t̄)².
@@ -204,9 +200,8 @@ def all_of(*triggers: Trigger) -> Trigger:
 def direction(metric: str, mode: str = "auto") -> Literal["max", "min"]:
     """Whether a larger value of a metric is better, from its name when `mode` is `"auto"`."""
     if not isinstance(metric, str):
-        raise TypeError(f"a metric is given by its name, such as 'loss', not as {metric!r}.")
-    if mode not in ("auto", "max", "min"):
-        raise ValueError(f'mode={mode!r} for {metric!r}: it is one of "auto", "max", "min".')
+        raise TypeError(f"a metric must be a name, such as 'loss', not {metric!r}.")
+    validation.choice("mode", mode, ("auto", "max", "min"), metric)
     if mode != "auto":
         return cast(Literal["max", "min"], mode)
     small = ("loss", "error", "perplexity", "nll", "bits", "divergence", "distance")
@@ -215,10 +210,7 @@ def direction(metric: str, mode: str = "auto") -> Literal["max", "min"]:
 
 def _count(field: str, n: float, text: str) -> Trigger:
     name = {"step": "steps", "epoch": "epochs"}.get(field, field)
-    if isinstance(n, bool) or not isinstance(n, numbers.Real):
-        raise TypeError(f"until.{name}({n!r}) needs a number.")
-    if not (math.isfinite(n) and n > 0):
-        raise ValueError(f"until.{name}({n}) would never be counted to: give a number above 0.")
+    validation.number("n", n, f"triggers.{name}", above=0)
     return Trigger(
         init=lambda: (),
         update=lambda state, seen: (state, getattr(seen, field) >= n),
@@ -247,10 +239,7 @@ def _combine(triggers: tuple[Trigger, ...], reduce, word: str, name: str) -> Tri
     if not triggers:
         raise ValueError(f"{name}() needs at least one trigger.")
     for trigger in triggers:
-        if not isinstance(trigger, Trigger):
-            raise TypeError(
-                f"{trigger!r} is no trigger, such as until.steps(100), to join by | or &."
-            )
+        validation.kind("what | and & join", trigger, Trigger, "triggers.steps(100)")
 
     def update(states, seen):
         pairs = [t.update(s, seen) for t, s in zip(triggers, states, strict=True)]

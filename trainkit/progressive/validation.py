@@ -1,13 +1,21 @@
-"""Lists of stages that cannot be trained as they stand, refused before anything is trained."""
+"""What a growing run refuses before anything is trained: options, triggers, stages that shrink."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from trainkit.progressive.stages import Alternatives, Stage, StageError
-from trainkit.progressive.triggers import Trigger
+import jax
+
+from trainkit._core import validation
+from trainkit._core.paths import named_leaves
+from trainkit.loop.fit import fit
+from trainkit.loop.stopping import Budget
+from trainkit.progressive.probe import Price, Probe
+from trainkit.progressive.stages.prepared import PreparedStage
+from trainkit.progressive.stages.stage import Alternatives, Data, Stage, StageError
+from trainkit.progressive.stages.triggers import Trigger
 
 # What triggers call counts, and what budgets call them.
 _FIELDS = {
@@ -21,11 +29,117 @@ _FIELDS = {
 _BY_STEPS = ("steps", "epochs", "examples")
 
 
+def check_options(
+    *,
+    build: Any,
+    tx: Any,
+    target: Any,
+    probe: Any,
+    price: Any,
+    decay: Any,
+    ahead: bool,
+    wait: bool,
+    fit_options: Iterable[str],
+    own_options: Iterable[str],
+) -> None:
+    """Refuses options of the wrong kind, and says what they should be."""
+    validation.function("build", build, "of a stage's model, such as trainkit.from_linen")
+    validation.transformation(tx)
+    for name, value, kind, example in (
+        ("target", target, Trigger, "triggers.reaches('accuracy', 0.98)"),
+        ("probe", probe, Probe, "Probe()"),
+        ("price", price, Price, "Price(per_parameter=1e-6)"),
+    ):
+        if value is not None:
+            validation.kind(name, value, kind, example)
+    validation.number("decay", decay, least=0, below=1, hint="it is a share of the budget")
+    if not wait and (not ahead or jax.process_count() > 1):
+        raise ValueError(
+            "wait=False trains on until the next stage is compiled in the background: "
+            + ("it needs ahead=True." if not ahead else "in several processes, not all at once.")
+        )
+    known = {*own_options, *validation.keyword_names(fit)}
+    validation.keywords(fit_options, sorted(known), "progressive")
+
+
+def check_end(budget: Budget, target: Trigger | None, last: Stage) -> None:
+    """Refuses a run that nothing would end."""
+    if budget == Budget() and target is None and last.until is None:
+        raise ValueError(
+            "This run would never end: give it steps=, epochs=, examples=, flops= or seconds=, a "
+            "target=, or an until= of the last stage."
+        )
+
+
+def check_data(levels: Sequence[Sequence[Stage]]) -> None:
+    """Refuses stages whose data grow where there is one sampler for all of them."""
+    for number, level in enumerate(levels):
+        for stage in level:
+            if stage.data != Data():
+                raise ValueError(
+                    f"Stage {number} asks for {stage.data}, but `data` is one sampler for all "
+                    "stages: give a function Data -> Sampler, such as trainkit.data.staged(…)."
+                )
+
+
+def check_prepared(
+    levels: Sequence[Sequence[PreparedStage]],
+    budget: Budget,
+    target: Trigger | None,
+    decay: float,
+    eval_every: int | None,
+) -> None:
+    """Refuses triggers that can never fire and budgets below one step."""
+    first = levels[0][0]
+    rates = [[_rates(prepared) for prepared in level] for level in levels]
+    metrics = first.evaluation.metrics
+    check_triggers(
+        [tuple(prepared.stage for prepared in level) for level in levels],
+        metrics=metrics,
+        budget=budget.limits,
+        one_step={**rates[0][0], "flops": first.counted_flops()},
+        decay=decay,
+        rates=rates,
+        eval_every=eval_every or getattr(first.data, "steps_per_epoch", None),
+    )
+    missing = sorted(target.metrics - metrics) if target is not None else []
+    if missing:
+        raise ValueError(
+            f"The target {str(target)!r} waits for {', '.join(map(repr, missing))}, which the "
+            f"evaluation does not compute: {', '.join(sorted(metrics))}."
+        )
+
+
+def _rates(prepared: PreparedStage) -> dict[str, float]:
+    """What one step uses of what steps count."""
+    size = getattr(prepared.data, "size", None)
+    epochs = {"epochs": prepared.per_batch / size} if size else {}
+    return {"steps": 1.0, "examples": float(prepared.per_batch), **epochs}
+
+
+def check_pair(small: PreparedStage, big: PreparedStage) -> None:
+    """Refuses a stage that is smaller than the one before, or that its data do not follow."""
+    shapes_of = lambda prepared: {
+        name: tuple(x.shape) for name, x in named_leaves(prepared.like.params).items()
+    }
+    check_sizes(small.stage, big.stage, shapes_of(small), shapes_of(big), big.number)
+    shapes = [jax.tree.map(lambda x: x.shape, each.batch_shapes) for each in (small, big)]
+    if shapes[0] != shapes[1]:
+        return
+    for name in ("sequence_length", "resolution", "batch_size"):
+        before, after = (getattr(each.stage.data, name) for each in (small, big))
+        if None not in (before, after) and before != after:
+            raise StageError(
+                f"Stage {big.number} asks for {name}={after} after {before}, but its batches have "
+                f"the same shapes: `data` takes no notice of {name}."
+            )
+
+
 def check_triggers(
     levels: Sequence[Alternatives],
     *,
     metrics: Collection[str],
-    budget: Mapping[str, float | None],
+    budget: Mapping[str, float],
     one_step: Mapping[str, float],
     decay: float = 0.0,
     rates: Sequence[Sequence[Mapping[str, float]]] | None = None,
@@ -36,7 +150,7 @@ def check_triggers(
     Args:
       levels: from `normalised`.
       metrics: the names that the evaluation computes.
-      budget: count -> its limit in the run, `None` for none.
+      budget: count -> its limit in the run, of those there are.
       one_step: count -> what one step of the first stage uses of it.
       decay: the share of the budget at its end in which nothing grows.
       rates: of every alternative of every level what one step uses; where it is known, a trigger
@@ -47,7 +161,7 @@ def check_triggers(
       StageError: names the stage, the trigger and what would mend it.
     """
     for name, limit in budget.items():
-        if limit is not None and limit < one_step.get(name, 0.0):
+        if limit < one_step.get(name, 0.0):
             raise StageError(
                 f"The budget of {limit:g} {name} is below one step, which takes "
                 f"{one_step[name]:.4g}."
@@ -112,7 +226,7 @@ def _check_in_time(
     number: int,
     level: Alternatives,
     needed: Mapping[str, float],
-    budget: Mapping[str, float | None],
+    budget: Mapping[str, float],
     decay: float,
 ) -> None:
     for field, count in needed.items():

@@ -1,7 +1,7 @@
 import pytest
 
 from trainkit.progressive import triggers
-from trainkit.progressive.stages import Data, Stage, StageError, normalised
+from trainkit.progressive.stages.stage import Data, Stage, StageError, normalised
 
 
 def test_what_a_stage_leaves_open_comes_from_the_one_before():
@@ -45,11 +45,11 @@ def test_lists_that_are_no_stages(stages, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"until": 100}, "must be a trigger"),
+        ({"until": 100}, "until must be a Trigger"),
         ({"moments": "keep"}, "'carry' or 'reset'"),
-        ({"rewarm": -1}, "rewarm=-1"),
-        ({"mup": "adamw"}, "mup='adamw' must be 'adam'"),
-        ({"learning_rate": 0.0}, "learning_rate=0.0"),
+        ({"rewarm": -1}, "rewarm must be .*not -1"),
+        ({"mup": "adamw"}, "mup must be None, 'adam' or 'sgd', not 'adamw'"),
+        ({"learning_rate": 0.0}, "learning_rate must be .*not 0.0"),
         ({"how": "grow"}, "there is no operator"),
     ],
 )

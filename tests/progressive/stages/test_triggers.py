@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from trainkit.progressive import triggers
-from trainkit.progressive.triggers import Observation
+from trainkit.progressive.stages.triggers import Observation
 
 
 def first_firing(trigger, observations, jit=False):
@@ -81,12 +81,12 @@ def test_any_and_all():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: triggers.steps(0), "above 0"),
-        (lambda: triggers.flops(float("nan")), "above 0"),
+        (lambda: triggers.steps(0), "greater than 0"),
+        (lambda: triggers.flops(float("nan")), "greater than 0"),
         (lambda: triggers.plateau("loss", patience=1), "at least 2"),
         (lambda: triggers.plateau("loss", slope=-1.0), "at least 0"),
         (lambda: triggers.reaches("loss", float("inf")), "finite"),
-        (lambda: triggers.reaches("loss", 1.0, mode="down"), "one of"),
+        (lambda: triggers.reaches("loss", 1.0, mode="down"), "'auto', 'max' or 'min'"),
         (lambda: triggers.any_of(), "at least one"),
     ],
 )

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from trainkit._core import validation
+
 PyTree = Any
 NEVER = 2**31 - 1
 
@@ -78,8 +80,7 @@ def paced(
 
     Reference: Hu et al., MiniCPM, 2024 (warmup-stable-decay).
     """
-    if warmup < 0:
-        raise ValueError(f"warmup={warmup} must be 0 or more steps.")
+    validation.integer("warmup", warmup, least=0)
     inner_tx = optax.with_extra_args_support(tx)
 
     def init(params: PyTree) -> PaceState:
@@ -128,8 +129,7 @@ def pace_of(state: PaceState, warmup: int = 0) -> jax.Array:
 
 def begin_decay(state: PaceState, *, at: int | jax.Array, steps: int) -> PaceState:
     """The state whose decay to 0 begins at step `at` and takes `steps` steps."""
-    if steps < 1:
-        raise ValueError(f"A decay over {steps} steps cannot be; give 1 or more.")
+    validation.integer("steps", steps, "begin_decay")
     return state._replace(
         decay_at=_like(at, state.decay_at), decay_steps=_like(steps, state.decay_steps)
     )

@@ -1,0 +1,60 @@
+"""The files of a run, by name, and how a row of metrics is written and read.
+
+The loop writes them and the report reads them; neither needs to know the other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+CONFIG, SUMMARY, REPORT, LOCK = "config.json", "summary.json", "report.html", ".lock"
+JSONL, CSV = "metrics.jsonl", "metrics.csv"
+CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
+
+# JSON has no numbers for these; the words are those of protobuf's JSON mapping.
+_TO_WORD = {math.inf: "Infinity", -math.inf: "-Infinity"}
+_FROM_WORD = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def encode_row(row: Mapping[str, Any]) -> Row:
+    """A row as JSON holds it.
+
+    >>> encode_row({"step": 1, "loss": float("nan")})
+    {'step': 1, 'loss': 'NaN'}
+    """
+    return {name: _plain(value) for name, value in row.items()}
+
+
+def decode_row(row: Mapping[str, Any]) -> Row:
+    """The row that `encode_row` encoded."""
+    return {k: _FROM_WORD.get(v, v) if isinstance(v, str) else v for k, v in row.items()}
+
+
+def read_metrics(path: str | os.PathLike) -> list[Row]:
+    """The rows of a `metrics.jsonl`, or of the one in a folder.
+
+    A last line that a killed run left unfinished is passed over.
+    """
+    path = Path(path)
+    path = path / JSONL if path.is_dir() else path
+    lines = path.read_text().splitlines(keepends=True)
+    return [decode_row(json.loads(line)) for line in lines if line.endswith("\n")]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; `{}` where there is none."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str | bool | int):
+        return value
+    value = float(value)
+    return "NaN" if math.isnan(value) else _TO_WORD.get(value, value)

@@ -1,0 +1,59 @@
+"""Refusals: what was given, what was expected, and what mends it, before anything compiles.
+
+`values` looks at options, `trees` at trees of arrays, `steps` at what goes through a train step.
+Each message has one form: "name must be …, not …; what mends it". Read `values` first.
+"""
+
+from trainkit._core.validation.trees import (
+    differences,
+    leading_size,
+    need_params,
+    params_are_floating,
+    same_structure,
+    same_tree,
+)
+from trainkit._core.validation.values import (
+    BETA,
+    BOUND,
+    HYPERPARAMETERS,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    choice,
+    concrete,
+    function,
+    hyperparameter,
+    integer,
+    keyword_names,
+    keywords,
+    kind,
+    near,
+    number,
+    transformation,
+)
+
+__all__ = [
+    "BETA",
+    "BOUND",
+    "HYPERPARAMETERS",
+    "NOT_NEGATIVE",
+    "POSITIVE",
+    "SHARE",
+    "choice",
+    "concrete",
+    "differences",
+    "function",
+    "hyperparameter",
+    "integer",
+    "keyword_names",
+    "keywords",
+    "kind",
+    "leading_size",
+    "near",
+    "need_params",
+    "number",
+    "params_are_floating",
+    "same_structure",
+    "same_tree",
+    "transformation",
+]

@@ -1,0 +1,222 @@
+"""Options that are refused by name: numbers, integers, names out of a list, kinds of things.
+
+Each message has one form: "name must be …, not …; what mends it". `of`, where it is given, says
+whose option it is and comes first.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import numbers
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+# The intervals that hyper-parameters may lie in, by kind: see `number`.
+NOT_NEGATIVE: dict[str, Any] = {"least": 0}
+POSITIVE: dict[str, Any] = {"above": 0}
+BOUND: dict[str, Any] = {"above": 0, "finite": False}  # infinity is a bound: none
+BETA: dict[str, Any] = {"least": 0, "below": 1}
+SHARE: dict[str, Any] = {"least": 0, "most": 1}
+
+# What a hyper-parameter's name says about the values it may take. Only names in this table are
+# checked, and only these are injected: everything else (flags, sizes, masks) shapes the program.
+# fmt: off
+HYPERPARAMETERS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys((
+        "learning_rate", "adam_learning_rate", "weight_decay", "adam_weight_decay",
+        "weight_decay_rate", "strength", "eps", "eps_root", "epsilon", "adam_eps_root", "damping",
+        "temperature", "initial_accumulator_value", "initial_scale", "eta", "gamma", "min_delta",
+        "tol", "weight_lr_power", "trust_coefficient", "threshold",
+    ), NOT_NEGATIVE),
+    **dict.fromkeys((
+        "b1", "b2", "b3", "beta", "beta1", "beta2", "rho", "momentum", "decay", "adam_b1",
+        "adam_b2", "shampoo_beta",
+    ), BETA),
+    **dict.fromkeys((
+        "max_norm", "max_value", "clip_threshold", "clipping", "max_delta", "clipping_threshold",
+    ), BOUND),
+    "step_size": {},
+}
+
+# Sizes and intervals, which shape the program: the least that each may be.
+COUNTS: dict[str, int] = {
+    "ns_steps": 1, "min_dim_size_to_factor": 1, "decay_offset": 0, "max_iterations": 1,
+    "memory_size": 1, "update_interval": 1, "precondition_frequency": 1, "max_precond_dim": 0,
+    "num_data": 1,
+}
+# fmt: on
+
+
+def concrete(value: Any) -> float | None:
+    """The Python number in `value`; `None` where there is none yet (tracers, schedules)."""
+    if isinstance(value, bool | jax.core.Tracer):
+        return None
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, np.ndarray | np.generic | jax.Array) and np.ndim(value) == 0:
+        return float(value) if jax.dtypes.issubdtype(value.dtype, np.number) else None
+    return None
+
+
+def number(
+    name: str,
+    value: Any,
+    of: str = "",
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    finite: bool = True,
+    hint: str = "",
+) -> None:
+    """Refuses what is no number, or one outside the interval; NaN is outside every one.
+
+    What has no value yet passes: tracers, and arrays that are not scalars.
+
+    >>> number("decay", 1.5, **BETA)
+    Traceback (most recent call last):
+    ValueError: decay must be in [0, 1), not 1.5.
+    """
+    found = concrete(value)
+    if found is None:
+        if isinstance(value, jax.core.Tracer) or np.ndim(value) > 0:
+            return
+        raise TypeError(f"{_of(of)}{name} must be a number, not {value!r}{_hint(hint)}")
+    inside = (
+        (not finite or math.isfinite(found))
+        and (least is None or found >= least)
+        and (above is None or found > above)
+        and (most is None or found <= most)
+        and (below is None or found < below)
+        and not math.isnan(found)
+    )
+    if not inside:
+        words = _interval(least, above, most, below, finite)
+        raise ValueError(f"{_of(of)}{name} must be {words}, not {value}{_hint(hint)}")
+
+
+def _interval(
+    least: float | None, above: float | None, most: float | None, below: float | None, finite: bool
+) -> str:
+    low, high = above if least is None else least, below if most is None else most
+    if low is not None and high is not None:
+        return f"in {'[' if above is None else '('}{low}, {high}{']' if below is None else ')'}"
+    one_sided = {"at least": least, "greater than": above, "at most": most, "less than": below}
+    parts = [f"{words} {bound}" for words, bound in one_sided.items() if bound is not None]
+    return " and ".join((["finite"] if finite else []) + parts)
+
+
+def integer(name: str, value: Any, of: str = "", *, least: int = 1, hint: str = "") -> None:
+    """Refuses what is not an integer of at least `least` that fits an int32.
+
+    >>> integer("steps", 2.0)
+    Traceback (most recent call last):
+    ValueError: steps must be an integer of at least 1, not 2.0.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return
+    whole = isinstance(value, numbers.Integral) or (
+        isinstance(value, jax.Array) and np.issubdtype(value.dtype, np.integer)
+    )
+    if not whole or isinstance(value, bool) or int(value) < least:
+        raise ValueError(
+            f"{_of(of)}{name} must be an integer of at least {least}, not {value!r}{_hint(hint)}"
+        )
+    if int(value) >= 2**31:
+        raise ValueError(f"{_of(of)}{name} must be below 2³¹ (steps are int32), not {value}.")
+
+
+def hyperparameter(name: str, value: Any, of: str = "") -> None:
+    """Applies the check that the hyper-parameter's name calls for; unknown names pass."""
+    if name in HYPERPARAMETERS and not callable(value):
+        number(name, value, of, **HYPERPARAMETERS[name])
+    if name in COUNTS:
+        integer(name, value, of, least=COUNTS[name])
+
+
+def choice(
+    name: str, value: Any, known: Iterable[Any], of: str = "", hint: str = "", other: str = ""
+) -> None:
+    """Refuses what is not one of the values there are, and names the near one.
+
+    `other` says what else there is than these.
+
+    >>> choice("mode", "mx", ("min", "max"))
+    Traceback (most recent call last):
+    ValueError: mode must be 'min' or 'max', not 'mx'; did you mean 'max'?
+    """
+    known = list(known)
+    if value in known:
+        return
+    *rest, last = [*map(repr, known), *([other] if other else [])]
+    words = f"{', '.join(rest)} or {last}" if rest else last
+    mend = _hint(hint) if hint else near(value, known) or "."
+    raise ValueError(f"{_of(of)}{name} must be {words}, not {value!r}{mend}")
+
+
+def kind(name: str, value: Any, wanted: type, example: str) -> None:
+    """Refuses what is not of a class, and shows an example of it.
+
+    >>> kind("data", 3, dict, "{}")
+    Traceback (most recent call last):
+    TypeError: data must be a dict, such as {}, not 3.
+    """
+    if not isinstance(value, wanted):
+        raise TypeError(f"{name} must be a {wanted.__name__}, such as {example}, not {value!r}.")
+
+
+def function(name: str, value: Any, what: str) -> None:
+    """Refuses what cannot be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function {what}, not {value!r}.")
+
+
+def transformation(value: Any, name: str = "tx") -> None:
+    """Refuses what is no gradient transformation.
+
+    >>> transformation(3)
+    Traceback (most recent call last):
+    TypeError: tx must be a gradient transformation with init and update, such as \
+optax.adam(1e-3), not int.
+    """
+    if not (hasattr(value, "init") and hasattr(value, "update")):
+        raise TypeError(
+            f"{name} must be a gradient transformation with init and update, such as "
+            f"optax.adam(1e-3), not {type(value).__name__}."
+        )
+
+
+def keywords(given: Iterable[str], known: Iterable[str], of: str) -> None:
+    """Raises TypeError for an option that a function does not have, naming the near one."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            mend = near(name, known) or "."
+            raise TypeError(f"{of} has no option {name!r}{mend} Known: {', '.join(known)}.")
+
+
+def keyword_names(function: Callable[..., Any]) -> list[str]:
+    """The names of a function's keyword-only parameters."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
+def near(name: Any, known: Iterable[Any]) -> str:
+    """`; did you mean 'jit'?` where something near is known, else nothing."""
+    names = [each for each in known if isinstance(each, str)]
+    found = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def _of(of: str) -> str:
+    return f"{of}: " if of else ""
+
+
+def _hint(hint: str) -> str:
+    return f"; {hint}." if hint else "."

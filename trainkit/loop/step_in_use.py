@@ -1,0 +1,71 @@
+"""The step in use, and the stream that feeds it: both change when a run grows."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from trainkit.cost import step_flops
+from trainkit.data.prefetch import Prefetch
+from trainkit.data.stacked import Stacked
+from trainkit.loop.record import Record
+from trainkit.loop.run_log import RunLog
+from trainkit.step.state import TrainState
+
+PyTree = Any
+
+
+class StepInUse:
+    """A step with the batches that are read ahead for it.
+
+    Attributes:
+      stream: of `(placed batch, examples in it)`.
+      steps_per_call: optimizer steps that a call makes.
+      flops_per_call: of a call; known once it is compiled.
+      compiled: whether that has been done.
+    """
+
+    def __init__(self, step: Any, data: Any, prefetch: int):
+        self.step, self._data = step, data
+        self.steps_per_call = getattr(step, "steps_per_call", 1)
+        self.flops_per_call = 0.0
+        self.compiled = self._called = False
+        place = getattr(step, "place_batch", lambda batch: batch)
+        stacked = Stacked(data, self.steps_per_call)
+        self.stream = Prefetch(stacked, lambda drawn: (place(drawn[0]), drawn[1]), prefetch)
+
+    def place(self, state: TrainState) -> TrainState:
+        """The state where the step wants it."""
+        return self.step.place(state) if hasattr(self.step, "place") else state
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data, with their fraction where the data knows its size."""
+        position = self.stream.position
+        if position is None or not hasattr(position, "epoch"):
+            return 0.0
+        return position.epoch + position.offset / self._data.size
+
+    def compile(self, state: TrainState, batch: PyTree, log: RunLog, record: Record) -> None:
+        """Compiles the step, where that can be done before its first call, and counts its FLOPs."""
+        self.compiled = True
+        begin = time.perf_counter()
+        if hasattr(self.step, "compile"):
+            self.step.compile(state, batch)
+            log.compile_seconds = time.perf_counter() - begin
+        self.flops_per_call = step_flops(self.step, state, batch)
+        log.start_or_pause(record, time.perf_counter() - begin)
+
+    @contextlib.contextmanager
+    def first_call(self, log: RunLog) -> Iterator[None]:
+        """Takes the first call for compiling, of a step that cannot be compiled before it."""
+        if self._called or hasattr(self.step, "compile"):
+            yield
+            return
+        self._called = True
+        begin = time.perf_counter()
+        yield
+        log.compile_seconds = time.perf_counter() - begin
+        log.pause(log.compile_seconds)

@@ -1,0 +1,91 @@
+"""An evaluation whose programs are compiled before they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+
+from trainkit.cost import program_flops
+from trainkit.step.eval_step import make_eval_step, means
+from trainkit.step.state import TrainState
+
+PyTree = Any
+
+
+class Evaluation:
+    """`evaluation(state) -> {name: mean}` over fixed batches, compiled ahead.
+
+    Args:
+      loss_fn: as for `make_eval_step`.
+      batches: the validation batches; they stay on the device.
+      like: the shapes of the states that it will be given.
+      placement, precision: as for `make_eval_step`.
+
+    Attributes:
+      batches: on the device.
+      metrics: the names that it computes.
+      flops: of one evaluation over all batches, once compiled.
+    """
+
+    def __init__(
+        self,
+        loss_fn: Any,
+        batches: Iterable[PyTree],
+        like: TrainState,
+        *,
+        placement: Any = "single",
+        precision: Any = None,
+    ):
+        batches = [] if batches is None or isinstance(batches, Mapping) else list(batches)
+        if not batches:
+            raise ValueError(
+                "validation has no batches: give a list of them, or a function Data -> list."
+            )
+        step = make_eval_step(loss_fn, placement=placement, precision=precision)
+        self.batches, self._like = [step.place_batch(batch) for batch in batches], like
+        self._program = step.program
+        # By the shapes of a batch: the last one of a data set is often smaller.
+        self._compiled: dict[Any, Any] = {}
+        self._flops: dict[Any, float] = {}
+        shapes = jax.eval_shape(self._program, *_arguments(like, self.batches[0]))
+        self.metrics = frozenset(shapes)
+
+    def compile(self) -> Evaluation:
+        """Compiles the program of every batch shape; itself, for chaining."""
+        for batch in self.batches:
+            key = _shapes(batch)
+            if key not in self._compiled:
+                arguments = _arguments(self._like, batch)
+                compiled = jax.jit(self._program).lower(*arguments).compile()
+                self._compiled[key] = compiled
+                self._flops[key] = program_flops(self._program, arguments, compiled)
+        return self
+
+    def rehearse(self, state: TrainState) -> None:
+        """Runs each program once: a first run takes longer than those that follow."""
+        for batch in {_shapes(batch): batch for batch in self.batches}.values():
+            jax.block_until_ready(self._sums(state, batch))
+
+    @property
+    def flops(self) -> float:
+        self.compile()
+        return sum(self._flops[_shapes(batch)] for batch in self.batches)
+
+    def __call__(self, state: TrainState) -> dict[str, float]:
+        """The means over all batches, added up in float64 on the host."""
+        self.compile()
+        return means([self._sums(state, batch) for batch in self.batches])
+
+    def _sums(self, state: TrainState, batch: PyTree) -> Any:
+        return self._compiled[_shapes(batch)](*_arguments(state, batch))
+
+
+def _arguments(state: TrainState, batch: PyTree) -> tuple[PyTree, ...]:
+    return state.params, state.model_state, batch, state.rng
+
+
+def _shapes(batch: PyTree) -> Any:
+    leaves, treedef = jax.tree.flatten(batch)
+    return treedef, tuple((x.shape, str(x.dtype)) for x in leaves)

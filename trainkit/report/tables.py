@@ -1,0 +1,71 @@
+"""Tables of a report as HTML, and numbers as they are read in them."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def table(values: Mapping[str, Any]) -> str:
+    """A table of names and values.
+
+    >>> table({"a<b": 1})
+    '<table><tr><td>a&lt;b</td><td>1</td></tr></table>'
+    """
+    rows = "".join(
+        f"<tr><td>{escaped(name)}</td><td>{escaped(value)}</td></tr>"
+        for name, value in values.items()
+    )
+    return f"<table>{rows}</table>"
+
+
+def rows_html(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table with a column for each name that some row has."""
+    if not rows:
+        return ""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    head = "".join(f'<th style="overflow-wrap:normal">{escaped(name)}</th>' for name in names)
+    body = "".join(
+        "<tr>" + "".join(_cell(row.get(name, "")) for name in names) + "</tr>" for row in rows
+    )
+    return f'<div style="overflow-x:auto"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def _cell(value: Any) -> str:
+    # A number is read in one piece; the table scrolls where it is too wide.
+    style = ' style="white-space:nowrap"' if len(str(value)) < 24 else ""
+    return f"<td{style}>{escaped(value)}</td>"
+
+
+def columns_html(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table that has a column for each row: for few rows with many names."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    head, *rest = [
+        f"<tr><td>{escaped(name)}</td>"
+        + "".join(f"<td>{escaped(row.get(name, ''))}</td>" for row in rows)
+        + "</tr>"
+        for name in names
+    ]
+    head = head.replace("td>", "th>")
+    return f'<div style="overflow-x:auto"><table>{head}{"".join(rest)}</table></div>'
+
+
+def si(value: float) -> str:
+    """Three digits and a prefix, "never" for what is not finite.
+
+    >>> si(1.49e12), si(float("nan"))
+    ('1.49 T', 'never')
+    """
+    if not math.isfinite(value):
+        return "never"
+    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.3g}"
+
+
+def escaped(value: Any) -> str:
+    """A value as the text of a page."""
+    return html.escape(str(value))
