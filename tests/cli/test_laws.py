@@ -16,7 +16,7 @@ def needs_heat():
 
 
 def test_an_extra_argument_is_given_by_name(capsys):
-    argv = ["tests.laws.test_cli:needs_heat", "--law", "purity", "--extra", "heat=0.5"]
+    argv = ["tests.cli.test_laws:needs_heat", "--law", "purity", "--extra", "heat=0.5"]
     assert main(argv) == 0
 
 
@@ -51,8 +51,8 @@ def test_a_schedule(capsys):
         (["optax:sgd", "--claim", "od", "learning_rate=1e-3"], "Did you mean 'odd'"),
         (["optax:sgd", "--like", "linear_schedule", "learning_rate=1e-3"], "an update rule"),
         (["optax:__version__"], "of type str"),
-        (["tests.laws.test_cli:raises"], "raised RuntimeError: no data"),
-        (["tests.laws.test_cli:needs_heat"], "--extra name=value"),
+        (["tests.cli.test_laws:raises"], "raised RuntimeError: no data"),
+        (["tests.cli.test_laws:needs_heat"], "--extra name=value"),
         (["optax:adam", "learning_rate=1e-3", "nothing=1"], "takes no nothing"),
     ],
 )

@@ -190,7 +190,7 @@ def run(
             print("out of time; run it again to go on", flush=True)
             return
         code = (
-            "import sys, json; from trainkit.laws import optax_report as r; "
+            "import sys, json; from tools.optax_report import report as r; "
             f"r.work(json.loads(sys.argv[1]), {quick}, {list(names)!r})"
         )
         flag = "--xla_force_host_platform_device_count=2"  # replicas can part on two as well
