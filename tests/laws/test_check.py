@@ -11,7 +11,7 @@ import pytest
 
 from tests.laws import mutants, searching_mutants
 from trainkit import laws
-from trainkit.laws.oracles.catalogue import function
+from trainkit.laws.oracles.catalogue import function, plain_name
 
 ROOT = Path(__file__).parents[2]
 CHEAP = ["oracle", "purity", "state fixpoint"]
@@ -128,6 +128,10 @@ ARGUMENTS = {
 PARTLY = {"add_noise": "noise", "noisy_sgd": "noise", "scale_by_zoom_linesearch": "line search"}
 # What differs, and why; see docs/laws-of-optax.md.
 DIFFERENT = {
+    "adan": "it weighs differences of gradients by 1 − b2, where the paper has b2",
+    "scale_by_adan": "it weighs differences of gradients by 1 − b2, where the paper has b2",
+    "schedule_free": "its weights are those of the rate of the next step",
+    "schedule_free_sgd": "its weights are those of the rate of the next step",
     "rprop": "it returns the step of the call before",
     "scale_by_rprop": "it returns the step of the call before",
     "sam": "a climb that is 0/0 is multiplied by 0, not left out, when the step is taken",
@@ -142,7 +146,7 @@ def test_every_reference_agrees_with_optax(like):
     import inspect
 
     made = function(like)
-    h = dict(ARGUMENTS.get(like, {}))
+    h = dict(ARGUMENTS.get(plain_name(like), {}))
     if "learning_rate" in inspect.signature(made).parameters:
         h = {"learning_rate": 1e-2} | h
     make = lambda: made(**h)

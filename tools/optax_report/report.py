@@ -43,7 +43,7 @@ def check_one(
     import optax
 
     from trainkit import laws
-    from trainkit.laws.oracles.catalogue import bind, function, plain_name
+    from trainkit.laws.oracles.catalogue import bind, function, reference_name
     from trainkit.laws.problems import shrink
     from trainkit.laws.protocol import is_transformation, ordinary
 
@@ -51,7 +51,8 @@ def check_one(
     if quick and only is None:
         only = QUICK
     name = row.split(",")[0]
-    like = plain_name(name)
+    # Where Optax departs from the paper, it is held to what it means to be.
+    like = reference_name(f"optax.{name}")
     reference: str | None = like
     space = {"optax": optax}
     hyperparams = None

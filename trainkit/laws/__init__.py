@@ -2,7 +2,7 @@
 
 from trainkit.laws.claims import CLAIMS
 from trainkit.laws.law import Law, NotApplicable, Violation
-from trainkit.laws.oracles import RULES, SCHEDULES
+from trainkit.laws.oracles import DEVIATIONS, RULES, SCHEDULES
 from trainkit.laws.pytest_plugin import parametrize
 from trainkit.laws.report import Failure, LawError, Report, Result
 from trainkit.laws.runner import ALL, SCHEDULE_LAWS, TRANSFORMATION_LAWS, check, check_schedule
@@ -10,6 +10,7 @@ from trainkit.laws.runner import ALL, SCHEDULE_LAWS, TRANSFORMATION_LAWS, check,
 __all__ = [
     "ALL",
     "CLAIMS",
+    "DEVIATIONS",
     "RULES",
     "SCHEDULES",
     "SCHEDULE_LAWS",

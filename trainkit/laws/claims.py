@@ -7,6 +7,7 @@ from typing import Any
 
 import optax
 
+from trainkit.laws.oracles.catalogue import plain_name
 from trainkit.laws.per_example import FACTORS
 from trainkit.laws.protocol import near
 
@@ -146,7 +147,7 @@ def implied(like: str | None, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
     """The claims of `like` with these hyper-parameters (defaults filled in)."""
     if like is None:
         return {}
-    h = hyperparams
+    like, h = plain_name(like), hyperparams
     claims = dict(IMPLIED.get(like, {})) | {"oracle": True}
     if "decoupled decay" in claims:
         rate, decay, mask = h.get("learning_rate"), h.get("weight_decay"), h.get("mask")

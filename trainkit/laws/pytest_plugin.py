@@ -8,7 +8,7 @@ from typing import Any
 from trainkit.laws import claims as claiming
 from trainkit.laws import runner as checking
 from trainkit.laws.law import Law, Level
-from trainkit.laws.oracles.catalogue import oracle_for, plain_name
+from trainkit.laws.oracles.catalogue import oracle_for, reference_name
 from trainkit.laws.oracles.schedules import SCHEDULES
 
 
@@ -42,7 +42,7 @@ def parametrize(
     """
     import pytest
 
-    like = plain_name(like) if like else None
+    like = reference_name(like) if like else None
     is_schedule = schedule or like in SCHEDULES
     known = checking.SCHEDULE_LAWS if is_schedule else checking.TRANSFORMATION_LAWS
     kind = "schedule" if is_schedule else "transformation"

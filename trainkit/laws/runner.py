@@ -11,7 +11,7 @@ from trainkit.laws import losses, per_example
 from trainkit.laws.crashes import crashed_as
 from trainkit.laws.families import algebra, form, numbers, persistence
 from trainkit.laws.law import Law, Level, NotApplicable, Violation
-from trainkit.laws.oracles.catalogue import RULES, bind, oracle_for, plain_name
+from trainkit.laws.oracles.catalogue import RULES, bind, oracle_for, plain_name, reference_name
 from trainkit.laws.oracles.schedules import SCHEDULES
 from trainkit.laws.protocol import find_needs, is_transformation, near, ordinary
 from trainkit.laws.report import Failure, Outcome, Report, Result
@@ -71,7 +71,7 @@ def check(
     """
     began = time.perf_counter()
     _known_level(level)
-    like = plain_name(like) if like else None
+    like = reference_name(like) if like else None
     if like is not None and like in SCHEDULES:
         raise ValueError(
             f"like={like!r} is a schedule, and this an update rule: schedules are for "
@@ -93,7 +93,7 @@ def check(
     find_needs(subject)
     words = like or getattr(tx, "__qualname__", None) or "the rule"
     code = lambda: (
-        source.rule(tx, "tx", like, hyperparams)
+        source.rule(tx, "tx", like and plain_name(like), hyperparams)
         + per_example.code(subject.claims)
         + losses.code(subject.needs, extra_args, subject.slope)
     )

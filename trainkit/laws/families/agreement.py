@@ -10,6 +10,7 @@ import numpy as np
 
 from trainkit.laws import losses, per_example
 from trainkit.laws.law import NotApplicable, Violation
+from trainkit.laws.oracles.catalogue import plain_name
 from trainkit.laws.problems import cases
 from trainkit.laws.problems.cases import Case
 from trainkit.laws.problems.runs import Run, Runs
@@ -80,7 +81,7 @@ def tolerance(
         if dtype == "float32":
             rough = np.abs(reference(subject, case, params, np.float32, **override) - expected)
             near = near + 8 * np.maximum.accumulate(np.nan_to_num(rough, nan=np.inf), axis=0)
-        if subject.oracle is not None and subject.oracle.name in DIFFERENCES:
+        if subject.oracle is not None and plain_name(subject.oracle.name) in DIFFERENCES:
             near = near + 8 * np.finfo(dtype).eps * np.maximum.accumulate(np.abs(params), axis=0)
     return near
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from trainkit.laws.oracles.pieces import Start, gone, leafwise, value_at
+from trainkit.laws.oracles.pieces import Leaves, Start, Step, gone, leafwise, value_at
 
 
 def adam(
@@ -67,8 +67,11 @@ def adam(
     return leafwise(leaf)
 
 
-def adan(b1: float, b2: float, b3: float, eps: float, eps_root: float) -> Start:
-    """Adan (Xie 2022), with 1 − β for the paper's β, and bias-corrected."""
+def adan(b1: float, b2: float, b3: float, eps: float, eps_root: float, mix: float) -> Start:
+    """Adan (Xie 2022, algorithm 1), with b for the paper's 1 − β, and bias-corrected as its code.
+
+    `mix` weighs the differences of gradients: the paper's 1 − β₂, which is b₂.
+    """
 
     def leaf(p0: Any) -> Callable[..., Any]:
         m = v = n = last = np.zeros_like(p0)
@@ -78,9 +81,9 @@ def adan(b1: float, b2: float, b3: float, eps: float, eps_root: float) -> Start:
             change = np.zeros_like(p0) if t == 1 else g - last
             m = b1 * m + (1 - b1) * g
             v = b2 * v + (1 - b2) * change
-            n = b3 * n + (1 - b3) * (g + (1 - b2) * change) ** 2
+            n = b3 * n + (1 - b3) * (g + mix * change) ** 2
             last = g
-            top = m / gone(b1, t, p0) + (1 - b2) * v / gone(b2, t, p0)
+            top = m / gone(b1, t, p0) + mix * v / gone(b2, t, p0)
             return top / (np.sqrt(n / gone(b3, t, p0) + eps_root) + eps)
 
         return step
@@ -218,26 +221,27 @@ def adopt(b1: float, b2: float, eps: float, nesterov: bool, bound: Any) -> Start
 
 def sophia(
     b1: float, b2: float, eps: float, gamma: float, bound: float | None, every: int,
-    curvature: float,
+    diagonal: Callable[[Leaves], Leaves],
 ) -> Start:  # fmt: skip
     """Sophia-H (Liu 2023): the average over γ h, clipped; h averages the Hessian's diagonal.
 
-    The Hessian of the laws' loss is `curvature` times 1, whatever the random signs. As in the
+    `diagonal(params)` is that diagonal, where it is known: no random signs are needed. As in the
     code that Optax follows, a step divides by the h of the step before (0 at first), and the
     average is bias-corrected.
     """
 
-    def leaf(p0: Any) -> Callable[..., Any]:
-        m, h = np.zeros_like(p0), np.zeros_like(p0)
+    def start(p0: Leaves) -> Step:
+        m, h = ([np.zeros_like(p) for p in p0] for _ in range(2))
 
-        def step(g: Any, p: Any, t: int) -> Any:
+        def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
             nonlocal m, h
-            m = b1 * m + (1 - b1) * g
-            u = m / gone(b1, t, p0) / np.maximum(gamma * h, eps)
+            m = [b1 * x + (1 - b1) * g for x, g in zip(m, gs, strict=True)]
+            us = [x / gone(b1, t, x) / np.maximum(gamma * y, eps)
+                  for x, y in zip(m, h, strict=True)]  # fmt: skip
             if (t - 1) % every == 0:
-                h = b2 * h + (1 - b2) * curvature
-            return u if bound is None else np.clip(u, -bound, bound)
+                h = [b2 * y + (1 - b2) * d for y, d in zip(h, diagonal(ps), strict=True)]
+            return us if bound is None else [np.clip(u, -bound, bound) for u in us]
 
         return step
 
-    return leafwise(leaf)
+    return start

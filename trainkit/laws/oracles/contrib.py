@@ -16,7 +16,7 @@ from trainkit.laws.oracles import norms as N
 from trainkit.laws.oracles import parameter_free as F
 from trainkit.laws.oracles import pieces as P
 from trainkit.laws.oracles import wrappers as W
-from trainkit.laws.oracles.rules import Builder
+from trainkit.laws.oracles.rules import Builder, decayed
 
 
 def _acprop(h: Mapping[str, Any]) -> P.Start:
@@ -42,7 +42,7 @@ def _madgrad(h: Mapping[str, Any]) -> P.Start:
 
 def _sophia(h: Mapping[str, Any]) -> P.Start:
     return A.sophia(h["b1"], h["b2"], h["eps"], h["gamma"], h["clip_threshold"],
-                    h["update_interval"], CURVATURE)  # fmt: skip
+                    h["update_interval"], lambda ps: [CURVATURE] * len(ps))  # fmt: skip
 
 
 def _galore(h: Mapping[str, Any]) -> P.Start:
@@ -93,13 +93,6 @@ def _muon(h: Mapping[str, Any], mask: Any) -> P.Start:
     return M.matrices_and_others(matrix, other)
 
 
-def _decayed(rule: Any, mask: str = "mask") -> Builder:
-    """rule, decoupled decay, learning rate."""
-    return lambda h, resolve: P.chain(
-        rule(h), P.decay(h["weight_decay"], resolve(h[mask])), P.learning_rate(h["learning_rate"])
-    )
-
-
 def _coupled(rule: Any, sign: float) -> Builder:
     """decay in the gradient, then the rule, then the learning rate."""
     return lambda h, resolve: P.chain(
@@ -123,16 +116,20 @@ def _warmed(h: Mapping[str, Any]) -> Any:
     return rate if steps is None else lambda t: rate * min(t, steps) / steps
 
 
-def _schedule_free(inner: P.Start, h: Mapping[str, Any]) -> P.Start:
+def schedule_free(h: Mapping[str, Any], ahead: int = 0) -> P.Start:
+    """Around SGD, AdamW or a rule that was given; `ahead`: see `wrappers.schedule_free`."""
     rate = _warmed(h) if "warmup_steps" in h else h["learning_rate"]
-    return W.schedule_free(inner, rate, h["b1"], h["weight_lr_power"])
+    if "base_optimizer" in h:
+        inner = W.foreign(h["base_optimizer"])
+    else:
+        scaled = [A.adam(0.0, h["b2"], h["eps"])] if "b2" in h else []
+        inner = P.chain(*scaled, P.decay(h["weight_decay"] or 0.0), P.learning_rate(rate))
+    return W.schedule_free(inner, rate, h["b1"], h["weight_lr_power"], ahead)
 
 
-def _schedule_free_adamw(h: Mapping[str, Any], mask: Any) -> P.Start:
-    inner = P.chain(
-        A.adam(0.0, h["b2"], h["eps"]), P.decay(h["weight_decay"]), P.learning_rate(_warmed(h))
-    )
-    return _schedule_free(inner, h)
+def on_plateau(h: Mapping[str, Any], of_size: bool = True) -> P.Start:
+    return W.on_plateau(h["factor"], h["patience"], h["rtol"], h["atol"], h["cooldown"],
+                        h["accumulation_size"], h["min_scale"], of_size)  # fmt: skip
 
 
 def _sam(h: Mapping[str, Any], mask: Any) -> P.Start:
@@ -143,15 +140,15 @@ def _sam(h: Mapping[str, Any], mask: Any) -> P.Start:
 
 
 RULES: dict[str, Builder] = {
-    "acprop": _decayed(_acprop),
+    "acprop": decayed(_acprop),
     "scale_by_acprop": lambda h, mask: _acprop(h),
-    "ademamix": _decayed(_ademamix),
+    "ademamix": decayed(_ademamix),
     "scale_by_ademamix": lambda h, mask: _ademamix(h),
-    "simplified_ademamix": _decayed(_simplified),
+    "simplified_ademamix": decayed(_simplified),
     "scale_by_simplified_ademamix": lambda h, mask: _simplified(h),
     "adopt": lambda h, mask: P.chain(_adopt(h), P.learning_rate(h["learning_rate"])),
     "scale_by_adopt": lambda h, mask: _adopt(h),
-    "sophia": _decayed(_sophia, "weight_decay_mask"),
+    "sophia": decayed(_sophia, "weight_decay_mask"),
     "madgrad": lambda h, mask: P.chain(P.decay(h["weight_decay"]), _madgrad(h)),
     "scale_by_madgrad": lambda h, mask: _madgrad(h),
     "cocob": _cocob,
@@ -173,18 +170,15 @@ RULES: dict[str, Builder] = {
     "scale_by_muon": _scale_by_muon,
     "differentially_private_aggregate": _private,
     "dpsgd": _dpsgd,
-    "galore": _decayed(_galore),
+    "galore": decayed(_galore),
     "scale_by_galore": lambda h, mask: _galore(h),
     "normalize": lambda h, mask: N.normalize(1.0, 0.0),
     "mechanize": lambda h, mask: W.mechanic(
         W.foreign(h["base_optimizer"]), h["weight_decay"], h["eps"], h["s_init"], h["num_betas"]),
-    "schedule_free": lambda h, mask: _schedule_free(W.foreign(h["base_optimizer"]), h),
-    "schedule_free_sgd": lambda h, mask: _schedule_free(
-        P.chain(P.decay(h["weight_decay"] or 0.0), P.learning_rate(_warmed(h))), h),
-    "schedule_free_adamw": _schedule_free_adamw,
+    "schedule_free": lambda h, mask: schedule_free(h),
+    "schedule_free_sgd": lambda h, mask: schedule_free(h),
+    "schedule_free_adamw": lambda h, mask: schedule_free(h),
     "sam": _sam,
     "split_real_and_imaginary": lambda h, mask: W.foreign(h["inner"]),
-    "reduce_on_plateau": lambda h, mask: W.on_plateau(
-        h["factor"], h["patience"], h["rtol"], h["atol"], h["cooldown"], h["accumulation_size"],
-        h["min_scale"]),
+    "reduce_on_plateau": lambda h, mask: on_plateau(h),
 }  # fmt: skip

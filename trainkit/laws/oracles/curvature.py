@@ -1,7 +1,8 @@
-"""Rules that use curvature along their way, in plain NumPy: L-BFGS, and a search along a line."""
+"""Rules that use curvature, in plain NumPy: Newton, L-BFGS, and a search along a line."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,19 @@ def _flat(xs: Leaves) -> Any:
 def _like(flat: Any, xs: Leaves) -> list[Any]:
     ends = np.cumsum([np.size(x) for x in xs])[:-1]
     return [part.reshape(np.shape(x)) for part, x in zip(np.split(flat, ends), xs, strict=True)]
+
+
+def newton(damping: float, matrix: Callable[[Any], Any]) -> Start:
+    """(H + damping)⁻¹ g, where `matrix` gives H at the parameters laid side by side."""
+
+    def start(p0: Leaves) -> Step:
+        def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
+            h = matrix(_flat(ps))
+            return _like(np.linalg.solve(h + damping * np.eye(len(h)), _flat(gs)), gs)
+
+        return step
+
+    return start
 
 
 def lbfgs(memory: int, scaled: bool) -> Start:

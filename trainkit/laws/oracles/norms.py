@@ -20,7 +20,9 @@ def trust_ratio(coefficient: float = 1.0, eps: float = 0.0, floor: float = 0.0) 
 
 
 def param_block_rms(floor: float = 1e-3) -> Start:
-    return stateless(lambda g, p: g * max(float(np.sqrt(np.mean(np.square(p)))), floor))
+    return stateless(
+        lambda g, p: g * max(float(np.sqrt(np.sum(np.square(p)) / max(p.size, 1))), floor)
+    )
 
 
 def param_block_norm(floor: float = 1e-3) -> Start:
@@ -29,6 +31,10 @@ def param_block_norm(floor: float = 1e-3) -> Start:
 
 def clip(bound: float) -> Start:
     return stateless(lambda g, p: np.clip(g, -bound, bound))
+
+
+def clip_block_norm(bound: float) -> Start:
+    return stateless(lambda g, p: g / max(1.0, float(np.sqrt(np.sum(np.square(g)))) / bound))
 
 
 def clip_block_rms(bound: float) -> Start:
@@ -75,11 +81,17 @@ def adaptive_clip(clipping: float, eps: float, axis: Any = None) -> Start:
     return stateless(f)
 
 
-def centralize() -> Start:
-    """Yong 2020: minus the mean over all axes but the first."""
-    return stateless(
-        lambda g, p: g - g.mean(tuple(range(1, g.ndim)), keepdims=True) if np.ndim(g) > 1 else g
-    )
+def centralize(outputs: int) -> Start:
+    """Yong 2020: minus the mean over the inputs of each output, whose axis is `outputs`.
+
+    That is the last where kernels are [in, out], as in Flax; Optax takes the first.
+    """
+
+    def f(g: Any, p: Any) -> Any:
+        inputs = tuple(set(range(g.ndim)) - {outputs % g.ndim}) if g.ndim > 1 else ()
+        return g - g.mean(inputs, keepdims=True) if inputs else g
+
+    return stateless(f)
 
 
 def zero_nans() -> Start:

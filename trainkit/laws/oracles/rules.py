@@ -27,11 +27,17 @@ def _after(rule: Callable[..., P.Start]) -> Builder:
     return lambda h, mask: P.chain(rule(h), P.learning_rate(h["learning_rate"]))
 
 
-def _decayed(rule: Callable[..., P.Start]) -> Builder:
-    """rule, then decoupled decay, then the learning rate."""
+def decayed(rule: Callable[..., P.Start], where: str = "mask") -> Builder:
+    """rule, then decoupled decay (by the mask of that name), then the learning rate."""
     return lambda h, mask: P.chain(
-        rule(h), P.decay(h["weight_decay"], mask(h["mask"])), P.learning_rate(h["learning_rate"])
+        rule(h), P.decay(h["weight_decay"], mask(h[where])), P.learning_rate(h["learning_rate"])
     )
+
+
+def adan(h: Mapping[str, Any], mix: float | None = None) -> P.Start:
+    """`mix`: the weight of the differences, by default the paper's."""
+    return A.adan(h["b1"], h["b2"], h["b3"], h["eps"], h["eps_root"],
+                  h["b2"] if mix is None else mix)  # fmt: skip
 
 
 def _rms(h: Mapping[str, Any], centred: bool) -> P.Start:
@@ -160,10 +166,10 @@ RULES: dict[str, Builder] = {
     "sgd": _sgd,
     "adam": _after(_adam_like),
     "nadam": _after(_adam_like),
-    "adamw": _decayed(_adam_like),
-    "nadamw": _decayed(_adam_like),
+    "adamw": decayed(_adam_like),
+    "nadamw": decayed(_adam_like),
     "adamax": _after(lambda h: _adam_like(h, infinity=True)),
-    "adamaxw": _decayed(lambda h: _adam_like(h, infinity=True)),
+    "adamaxw": decayed(lambda h: _adam_like(h, infinity=True)),
     "amsgrad": _after(
         lambda h: _adam_like(
             h, maximum=True, correct=(h["bias_correction_mu"], h["bias_correction_nu"])
@@ -172,8 +178,8 @@ RULES: dict[str, Builder] = {
     "adabelief": _after(lambda h: _adam_like(h, belief=True)),
     "yogi": _after(lambda h: _adam_like(h, yogi=1e-6)),
     "radam": _after(lambda h: _adam_like(h, rectify=h["threshold"])),
-    "adan": _decayed(lambda h: A.adan(h["b1"], h["b2"], h["b3"], h["eps"], h["eps_root"])),
-    "lion": _decayed(_lion_kinds),
+    "adan": decayed(adan),
+    "lion": decayed(_lion_kinds),
     "rmsprop": _rmsprop,
     "adagrad": _after(lambda h: S.adagrad(h["initial_accumulator_value"], h["eps"])),
     "adadelta": _adadelta,
@@ -212,7 +218,7 @@ RULES: dict[str, Builder] = {
     "scale_by_belief": lambda h, mask: _adam_like(h, belief=True),
     "scale_by_yogi": lambda h, mask: _adam_like(h, yogi=h["initial_accumulator_value"]),
     "scale_by_radam": lambda h, mask: _adam_like(h, rectify=h["threshold"]),
-    "scale_by_adan": lambda h, mask: A.adan(h["b1"], h["b2"], h["b3"], h["eps"], h["eps_root"]),
+    "scale_by_adan": lambda h, mask: adan(h),
     "scale_by_lion": lambda h, mask: _lion_kinds(h),
     "scale_by_rms": lambda h, mask: _rms(h, False),
     "scale_by_stddev": lambda h, mask: _rms(h, True),
@@ -239,7 +245,7 @@ RULES: dict[str, Builder] = {
     "scale_by_param_block_norm": lambda h, mask: N.param_block_norm(h["min_scale"]),
     "trace": lambda h, mask: P.trace(h["decay"], h["nesterov"]),
     "ema": lambda h, mask: P.ema(h["decay"], h["debias"]),
-    "add_decayed_weights": lambda h, mask: P.decay(h["weight_decay"], mask(h["mask"])),
+    "adddecayed_weights": lambda h, mask: P.decay(h["weight_decay"], mask(h["mask"])),
     "clip": lambda h, mask: N.clip(h["max_delta"]),
     "clip_by_block_rms": lambda h, mask: N.clip_block_rms(h["threshold"]),
     "clip_by_global_norm": lambda h, mask: N.clip_global_norm(h["max_norm"]),
@@ -247,6 +253,6 @@ RULES: dict[str, Builder] = {
     "normalize_by_update_norm": lambda h, mask: N.normalize(h["scale_factor"], h["eps"]),
     "zero_nans": lambda h, mask: N.zero_nans(),
     "keep_params_nonnegative": lambda h, mask: N.keep_nonnegative(),
-    "centralize": lambda h, mask: N.centralize(),
+    "centralize": lambda h, mask: N.centralize(outputs=0),
     "apply_every": lambda h, mask: P.accumulate(h["k"]),
 }

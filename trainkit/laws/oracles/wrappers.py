@@ -146,11 +146,11 @@ def joined(inner: Start) -> Start:
     return start
 
 
-def schedule_free(inner: Start, rate: Any, b1: float, power: float) -> Start:
+def schedule_free(inner: Start, rate: Any, b1: float, power: float, ahead: int = 0) -> Start:
     """Schedule-free (Defazio 2024): z takes the steps, x averages z, gradients are taken at y.
 
     y = (1 − β₁) z + β₁ x is what is trained, and x is read back from it. The weights of the average
-    are the largest rate so far to the given power; the rate's own count begins at 1.
+    are the largest rate so far to the given power, counted `ahead` of the steps.
     """
 
     def start(p0: Leaves) -> Step:
@@ -159,7 +159,7 @@ def schedule_free(inner: Start, rate: Any, b1: float, power: float) -> Start:
 
         def step(gs: Leaves, ps: Leaves, t: int, **extra: Any) -> list[Any]:
             nonlocal z, top, total
-            top = np.maximum(top, value_at(rate, t + 1))
+            top = np.maximum(top, value_at(rate, t + ahead))
             total = total + top**power
             share = top**power / total if total > 0 else 0.0
             x = [(p - (1 - b1) * q) / b1 for p, q in zip(ps, z, strict=True)]
@@ -233,9 +233,14 @@ def mechanic(inner: Start, decay: float, eps: float, first: float, betas: int) -
 
 
 def on_plateau(
-    factor: float, patience: int, rtol: float, atol: float, cooldown: int, size: int, low: float
-) -> Start:
-    """Times `factor` more whenever the mean of `size` losses was no better `patience` times."""
+    factor: float, patience: int, rtol: float, atol: float, cooldown: int, size: int, low: float,
+    of_size: bool = True,
+) -> Start:  # fmt: skip
+    """Times `factor` more whenever the mean of `size` losses was no better `patience` times.
+
+    Better is lower than the best by `rtol` of its size; `of_size=False`: of its value, which for a
+    best below 0 calls a higher loss better.
+    """
 
     def start(p0: Leaves) -> Step:
         scale, best, worse, rest = 1.0, np.inf, 0, 0
@@ -246,7 +251,8 @@ def on_plateau(
             losses = [*losses, float(value)]
             if len(losses) == size:
                 mean, losses = float(np.mean(losses)), []
-                better = mean < (1 - rtol) * best - atol
+                share = rtol * (abs(best) if of_size else best) if np.isfinite(best) else 0.0
+                better = mean < best - share - atol
                 best, worse = (mean, 0) if better else (best, worse + 1)
                 if rest > 0:
                     rest, worse = rest - 1, 0
