@@ -7,8 +7,8 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from tests.growth.maps.test_apply import SPECS, WIDTH, X, big_model, draw, shapes, small_model
 
+from tests.growth.maps.test_apply import SPECS, WIDTH, X, big_model, draw, shapes, small_model
 from trainkit import TrainState, growth
 from trainkit._core.paths import path_name
 from trainkit.growth.models import functions

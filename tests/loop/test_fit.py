@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.loop.resumable_run import DATA, STEPS, run
 
 import trainkit
+from tests.loop.resumable_run import DATA, STEPS, run
 from trainkit.data import Sampler
 from trainkit.loop.fit import fit
 from trainkit.loop.stopping import EarlyStopping

@@ -7,7 +7,16 @@ references by the name of a leaf.
 import numpy as np
 
 from trainkit.laws.oracles import accumulators, adaptive, curvature, matrices, norms, wrappers
-from trainkit.laws.oracles.pieces import chain, decay, ema, learning_rate, scale, stateless, trace
+from trainkit.laws.oracles.pieces import (
+    chain,
+    decay,
+    ema,
+    groups,
+    learning_rate,
+    scale,
+    stateless,
+    trace,
+)
 
 __all__ = [
     "accumulators", "adaptive", "chain", "curvature", "decay", "ema", "learning_rate", "matrices",
@@ -62,7 +71,7 @@ def sophia(gamma, every, diagonal, like):
 
 def parted(rules):
     """Each leaf by a rule of its own."""
-    return wrappers.groups([rules[k] for k in sorted(rules)], range(len(rules)))
+    return groups([rules[k] for k in sorted(rules)], range(len(rules)))
 
 
 def with_draws(combine, draw):

@@ -44,8 +44,8 @@ def check_one(
 
     from trainkit import laws
     from trainkit.laws.oracles.catalogue import bind, function, reference_name
-    from trainkit.laws.problems import shrink
     from trainkit.laws.protocol import is_transformation, ordinary
+    from trainkit.laws.subject import shrink
 
     shrink.BUDGET = 2.0
     if quick and only is None:

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.growth.analysis.test_padding import X, draw, s
 
 from tests.growth import unforeseen, zoo
+from tests.growth.analysis.test_padding import X, draw, s
 from tests.growth.checking import predicted
 from trainkit import growth
 

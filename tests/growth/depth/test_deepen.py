@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.growth.opt_state.test_continuation import TOKENS, loss, train, transformer, weights
 
+from tests.growth.opt_state.test_continuation import TOKENS, loss, train, transformer, weights
 from trainkit.growth.deepen import deepen, relative_change
 from trainkit.growth.depth.alignment import align, order
 from trainkit.growth.errors import GrowthError

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.growth.opt_state.test_exact import train
 
 import trainkit
 import trainkit.transforms as tt
 from tests.growth.catalogue import grow_params, mlp_growth, mlp_params
+from tests.growth.opt_state.test_exact import train
 from trainkit.growth import AxisGrowth, GrowthError, LeafGrowth, exact, grow_opt_state
 from trainkit.growth.opt_state.slots import OURS
 from trainkit.transforms.wrappers.quantise import Quantised, dequantise

@@ -92,6 +92,15 @@ def bind(name: str, hyperparams: Mapping[str, Any] | None) -> tuple[dict[str, An
     return bound, [key for key in signature.parameters if key not in bound]
 
 
+def needed(name: str, missing: list[str]) -> str:
+    """What to pass for the required arguments of `like=name` that are missing."""
+    example = ", ".join(f"{key!r}: …" for key in missing)
+    return (
+        f"like={name!r} needs {', '.join(missing)}, which {PREFIX}{plain_name(name)} has no "
+        f"default for: pass hyperparams={{{example}}}"
+    )
+
+
 def oracle_for(name: str, hyperparams: Mapping[str, Any] | None) -> Oracle:
     """The reference for `like=name`.
 
@@ -107,9 +116,5 @@ def oracle_for(name: str, hyperparams: Mapping[str, Any] | None) -> Oracle:
     bound, missing = bind(name, hyperparams)
     hopeless = [key for key in missing if key not in INFERABLE]
     if hopeless:
-        example = ", ".join(f"{key!r}: …" for key in hopeless)
-        raise ValueError(
-            f"like={name!r} needs {', '.join(hopeless)}, which {PREFIX}{plain_name(name)} has no "
-            f"default for: pass hyperparams={{{example}}}"
-        )
+        raise ValueError(needed(name, hopeless))
     return Oracle(name, bound, tuple(missing))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from trainkit.laws.oracles.pieces import Leaves, Start, Step, gone, leafwise
+from trainkit.laws.oracles.pieces import Leaves, Start, Step, gone, leafwise, recursion
 
 STANDARD = (3.4445, -4.7750, 2.0315)
 DION = (
@@ -52,21 +52,16 @@ def muon(
     rows = np.broadcast_to(rows, (steps, 3)) if rows.ndim == 1 else rows[-steps:]
     abc = [tuple(float(x) for x in row) for row in rows]
 
-    def leaf(p0: Any) -> Callable[..., Any]:
-        m = np.zeros_like(p0)
+    @recursion(0.0)
+    def step(g: Any, p: Any, t: int, m: Any) -> Any:
+        m = beta * m + (1 - beta) * g
+        top = m / gone(beta, t, g)
+        if nesterov:
+            top = beta * m / gone(beta, t + 1, g) + (1 - beta) * g / gone(beta, t, g)
+        u = newton_schulz(top, abc, scaling, eps)
+        return (np.sum(top * u) * u if adaptive else u), m
 
-        def step(g: Any, p: Any, t: int) -> Any:
-            nonlocal m
-            m = beta * m + (1 - beta) * g
-            top = m / gone(beta, t, p0)
-            if nesterov:
-                top = beta * m / gone(beta, t + 1, p0) + (1 - beta) * g / gone(beta, t, p0)
-            u = newton_schulz(top, abc, scaling, eps)
-            return np.sum(top * u) * u if adaptive else u
-
-        return step
-
-    return leafwise(leaf)
+    return step
 
 
 def by_shape(consistent: float | None) -> Start:

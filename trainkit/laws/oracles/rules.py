@@ -245,7 +245,7 @@ RULES: dict[str, Builder] = {
     "scale_by_param_block_norm": lambda h, mask: N.param_block_norm(h["min_scale"]),
     "trace": lambda h, mask: P.trace(h["decay"], h["nesterov"]),
     "ema": lambda h, mask: P.ema(h["decay"], h["debias"]),
-    "adddecayed_weights": lambda h, mask: P.decay(h["weight_decay"], mask(h["mask"])),
+    "add_decayed_weights": lambda h, mask: P.decay(h["weight_decay"], mask(h["mask"])),
     "clip": lambda h, mask: N.clip(h["max_delta"]),
     "clip_by_block_rms": lambda h, mask: N.clip_block_rms(h["threshold"]),
     "clip_by_global_norm": lambda h, mask: N.clip_global_norm(h["max_norm"]),

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.laws.law import Violation
-from trainkit.laws.problems.cases import Case
+from trainkit.laws.law import Law, Violation
 from trainkit.laws.protocol import ordinary
+from trainkit.laws.reproducers.programs import whole_run
 from trainkit.laws.subject import Subject, mini
 
 
@@ -125,38 +125,24 @@ def low_precision(subject: Subject, dtype: str, angle: float) -> Violation | Non
     return None
 
 
-def whole_run(case: Case, steps: int) -> str:
-    """Lines that define `run(dtype)`, the updates of the first steps, [T, N], scanned."""
-    # All the digits of a float32: where updates are chaotic, six would be another trajectory.
-    digits = lambda x: repr([[float(str(np.float32(v))) for v in row] for row in x])
-    short = lambda x: f"jnp.array({digits(x).replace('nan', 'jnp.nan')})"
-    moves = bool(np.any(case.params[:steps] != case.params[:1]))
-    follows = "moved + flat.astype(dtype)" if case.follow else "moved"  # as in subject.scanned
-    names = {"bias": (3,), "kernel": (4, 3), "one": (3,), "two": (3,)}
-    at, leaves = 0, []
-    for name, shape in names.items():
-        n = int(np.prod(shape))
-        leaves.append(f"'{name}': x[{at}:{at + n}]" + f".reshape{shape}" * (len(shape) > 1))
-        at += n
-    return (
-        f"all_params = {short(case.params[:steps] if moves else case.params[:1])}\n"
-        f"all_grads = {short(case.grads[:steps])}\n"
-        "all_params = jnp.broadcast_to(all_params, all_grads.shape)\n"
-        f"tree = lambda x: {{{', '.join(leaves)}}}\n"
-        "def run(dtype):\n    def step(carry, x):\n        state, moved = carry\n"
-        "        u, state = tx.update(tree(x[1]), state, tree(x[0] + moved))\n"
-        "        flat = jnp.concatenate([v.ravel() for v in jax.tree.leaves(u)])\n"
-        f"        return (state, {follows}), flat\n"
-        "    def one(x):\n        start = tx.init(tree(x[0][0])), jnp.zeros_like(x[0][0])\n"
-        "        return jax.lax.scan(step, start, x)[1]\n"
-        "    both = [x.astype(dtype)[None] for x in (all_params, all_grads)]\n"
-        "    return jax.jit(lambda *x: jax.lax.map(one, x))(*both)[0]\n"
-    )
-
-
 def bfloat16(subject: Subject) -> Violation | None:
     return low_precision(subject, "bfloat16", 0.5)
 
 
 def float16(subject: Subject) -> Violation | None:
     return low_precision(subject, "float16", 0.5)
+
+
+LAWS = (
+    Law("bfloat16", "In bfloat16 updates are finite, not zero, and point where float32's do.",
+        bfloat16, group="numbers", reference="the same run in float32",
+        tolerance="0.5 rad, and a length within a factor of 4",
+        why="bfloat16 has three digits, and β₂ = .999 rounds to 1 in it"),
+    Law("float64", "float64 in gives float64 out, float32 stays float32 under x64, and the "
+        "float32 trajectory stays near the float64 one.", float64, level="strict",
+        group="numbers", tolerance="1e-3 of the trajectory's length, or 8 times what the last "
+        "digit of parameters and gradients does in float64", why="30 steps of 6e-8, amplified"),
+    Law("float16", "In float16 updates are finite, not zero, and point where float32's do.",
+        float16, level="strict", group="numbers",
+        tolerance="0.5 rad, and a length within a factor of 4", why="ε = 1e-8 is zero in float16"),
+)  # fmt: skip

@@ -7,9 +7,8 @@ from typing import Any
 
 import jax
 
-from trainkit.laws.problems.trees import RELATIVE, gap_of
+from trainkit.laws.problems.comparison import RELATIVE, gap_of
 from trainkit.laws.protocol import ordinary
-from trainkit.laws.reproducers.source import rule as rule_code
 from trainkit.laws.subject import Subject, mini
 
 Way = Callable[[Any, list[Any]], list[Any]]
@@ -36,33 +35,17 @@ def parting(
     return t, a[t], b[t]
 
 
+def jitted_step(subject: Subject) -> Any:
+    """One compiled `update(g, state, params)` that laws share."""
+    return subject.memo.setdefault("jitted step", jax.jit(lambda g, s, p: subject.update(g, s, p)))
+
+
 def jitted(subject: Subject, params: Any, grads: list[Any]) -> list[Any]:
     """The updates of some compiled steps, the parameters staying where they are."""
-    step = subject.memo.setdefault("jitted step", jax.jit(lambda g, s, p: subject.update(g, s, p)))
+    step = jitted_step(subject)
     with ordinary():
         state, out = subject.tx.init(params), []
         for g in grads:
             u, state = step(g, state, params)
             out.append(u)
     return out
-
-
-COMPARE = (
-    "def run(tx):\n    state, out, p = tx.init(params), [], params\n    for g in grads:\n"
-    "        u, state = tx.update(g, state, p)\n        p = optax.apply_updates(p, u)\n"
-    "        out.append(u)\n    return out\n"
-    "for a, b in zip(run(tx), run({other})):\n"
-    "    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):\n"
-    "        assert {test}, (x, y)"
-)
-
-
-BITWISE = "bool((x == y).all() | jnp.isnan(x).any())"
-
-
-NEAR = "jnp.allclose(x, y, rtol=1e-5, atol=1e-6)"
-
-
-def inner_code(inner: Any, name: str = "inner") -> str:
-    with ordinary():
-        return rule_code(inner, name, None, None)

@@ -17,8 +17,8 @@ from trainkit.laws.law import Level, NotApplicable
 from trainkit.laws.oracles.catalogue import Oracle
 from trainkit.laws.per_example import adapted
 from trainkit.laws.problems import cases
+from trainkit.laws.problems.comparison import RELATIVE, gap_of
 from trainkit.laws.problems.runs import Run, Runs, scanned
-from trainkit.laws.problems.trees import RELATIVE, gap_of
 from trainkit.laws.protocol import build, first_line, is_transformation, ordinary
 
 
@@ -49,13 +49,14 @@ class Subject:
         examples: int = 25,
         seed: int = 0,
         extra_args: Any = None,
+        oracle: Oracle | None = None,
     ):
-        self.given = made
+        self.source = made
         self.like, self.hyperparams = like, dict(hyperparams or {})
         self.claims = dict(claims or {})
         self.level, self.examples, self.seed = level, examples, seed
         self.extra_args = extra_args
-        self.oracle: Oracle | None = None
+        self.oracle = oracle
         self.notes: list[str] = []
         self.memo: dict[Any, Any] = {}
         self.needs: tuple[str, ...] = ()
@@ -63,7 +64,7 @@ class Subject:
 
     @property
     def is_factory(self) -> bool:
-        return not is_transformation(self.given)
+        return not is_transformation(self.source)
 
     @property
     def chooses_leaves(self) -> bool:
@@ -73,11 +74,11 @@ class Subject:
 
     def fresh(self) -> Any:
         """Another instance, where a factory was given; otherwise the same one."""
-        return adapted(build(self.given), self.claims)
+        return adapted(build(self.source), self.claims)
 
     @property
     def slope(self) -> float:
-        """+1 where it is given gradients of the loss it is told of, −1 where directions down it."""
+        """+1 where it is given gradients of its loss, −1 where directions down it."""
         claim = self.claims.get("line search")
         return -1.0 if isinstance(claim, Mapping) and claim.get("takes") == "directions" else 1.0
 

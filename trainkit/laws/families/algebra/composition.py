@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from trainkit.laws import losses
-from trainkit.laws.law import Violation
-from trainkit.laws.problems.trees import gap_of, same_bits, setup
+from trainkit.laws.law import Law, NotApplicable, Violation
+from trainkit.laws.problems.comparison import gap_of, same_bits, spread
 from trainkit.laws.protocol import ordinary
-from trainkit.laws.reproducers.compare import BITWISE, COMPARE, parting
+from trainkit.laws.reproducers.literals import setup
+from trainkit.laws.reproducers.programs import BITWISE, COMPARE, NEAR, inner_code
 from trainkit.laws.subject import Subject, mini
+from trainkit.laws.subject.ways import parting
+
+algebra = functools.partial(
+    Law, group="algebra", reference="the algebra of gradient transformations"
+)
+NEARLY = {"tolerance": "1e-5 relative, 1e-6 of the largest entry",
+          "why": "other programs round differently; float32 has 6e-8 a step"}  # fmt: skip
+
 
 CHAINS: dict[str, Callable[[Any], Any]] = {
     "optax.chain(optax.identity(), tx)": lambda tx: optax.chain(optax.identity(), tx),
@@ -95,7 +106,7 @@ def masked(subject: Subject) -> Iterator[Violation]:
 
 
 def _only(tx: Any, name: str) -> Any:
-    """`tx` on one leaf of a tree; what it is told of is what the whole tree's rules are told."""
+    """`tx` on one leaf of a tree; its extra arguments are those of the whole tree."""
     part = lambda t: {name: t[name]}
 
     def update(g: Any, s: Any, p: Any, **extra: Any) -> Any:
@@ -124,13 +135,13 @@ def _parted(
     return together, alone
 
 
-_PARTS = """rule, told = globals().get('bare', tx), globals().get('told', lambda rule: rule)
+_PARTS = """rule, supplied = globals().get('bare', tx), globals().get('supplied', lambda rule: rule)
 def only(name):
     part = lambda t: {name: t[name]}
     update = lambda g, s, p, **more: rule.update(part(g), s, part(p), **more)
     return optax.GradientTransformationExtraArgs(lambda p: rule.init(part(p)), update)
 groups = optax.partition({'one': rule, 'two': rule}, {'b': 'one', 'w': 'two'})
-rules = [told(r) for r in (groups, only('b'), only('w'))]
+rules = [supplied(r) for r in (groups, only('b'), only('w'))]
 states = [r.init(params) for r in rules]
 for g in grads:
     (both, b, w), states = zip(*[r.update(g, s, params) for r, s in zip(rules, states)])
@@ -138,3 +149,40 @@ for g in grads:
         assert jnp.allclose(both[name], alone, rtol=1e-5, atol=1e-6), (name, both[name], alone)
     params = optax.apply_updates(params, both)
 """
+
+
+def commutes(subject: Subject) -> Violation | None:
+    """claims={"commutes with": another transformation}"""
+    other = subject.claims["commutes with"]
+    if other is True:
+        raise NotApplicable('say with what: claims={"commutes with": tx}')
+    params, grads = mini()
+    one = subject.trajectory(optax.chain(subject.tx, other), params, grads[:4])
+    two = subject.trajectory(optax.chain(other, subject.tx), params, grads[:4])
+    for u, v in zip(one, two, strict=True):
+        for x, y in zip(jax.tree.leaves(u), jax.tree.leaves(v), strict=True):
+            if not np.all(np.abs(np.asarray(x - y)) <= spread(np.asarray(y))):
+                return Violation(
+                    "the two orders of the chain give different updates",
+                    {"params": params, "gradients": grads[:4], "found": u, "expected": v},
+                    setup(params, grads[:4])
+                    + inner_code(other, "other")
+                    + "\nfirst, tx = optax.chain(tx, other), optax.chain(other, tx)\n"
+                    + COMPARE.format(other="first", test=NEAR),
+                )
+    return None
+
+
+ONCE = {
+    "tolerance": "bitwise called eagerly; compiled 1e-5 relative, or what rounding makes of it, "
+    "which float64 tells",
+    "why": "the same operations, which a compiler may round otherwise",
+}
+LAWS = (
+    algebra("identity and associativity", "Chaining with the identity, and nesting chains, changes "
+            "nothing.", chains, **ONCE),
+    algebra("masked and partitioned", "Masked by all-true is unmasked; a partition trains each "
+            "part as if it were alone.", masked, **ONCE),
+    algebra("wrapper order", "Two wrappers that are said to commute do.", commutes,
+            claim="commutes with", **NEARLY),
+)  # fmt: skip

@@ -1,24 +1,27 @@
-"""Laws of algebra: what composing, masking, batching and scanning may not change."""
+"""Laws of batching: vmap is a loop over problems, scan a loop over steps."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.laws.families.accumulation import accumulates
-from trainkit.laws.families.composition import chains, masked
-from trainkit.laws.families.promises import clipped, commutes, decoupled, guards
-from trainkit.laws.families.symmetry import degree, elementwise, odd, permutes, rotates
 from trainkit.laws.law import Law, Violation
 from trainkit.laws.problems import cases
-from trainkit.laws.problems.shrink import mismatch
-from trainkit.laws.problems.trees import RELATIVE, setup
+from trainkit.laws.problems.comparison import RELATIVE, mismatch
 from trainkit.laws.protocol import first_line, ordinary
-from trainkit.laws.reproducers.compare import parting
+from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
+from trainkit.laws.subject.ways import parting
+
+algebra = functools.partial(
+    Law, group="algebra", reference="the algebra of gradient transformations"
+)
+NEARLY = {"tolerance": "1e-5 relative, 1e-6 of the largest entry",
+          "why": "other programs round differently; float32 has 6e-8 a step"}  # fmt: skip
 
 
 def vmap_is_loop(subject: Subject) -> Violation | None:
@@ -114,54 +117,8 @@ def scan_is_loop(subject: Subject) -> Violation | None:
     )
 
 
-def algebra(name: str, statement: str, check: Any, **more: Any) -> Law:
-    near = {
-        "reference": "the algebra of gradient transformations",
-        "tolerance": "1e-5 relative, 1e-6 of the largest entry",
-        "why": "other programs round differently; float32 has 6e-8 a step",
-        "group": "algebra",
-    }
-    return Law(name, statement, check, **(near | more))
-
-
-EXACT = {"tolerance": "bitwise", "why": "the same operations on the same numbers"}
-
-
-ONCE = {
-    "tolerance": "bitwise called eagerly; compiled as below, or what rounding makes of it, which "
-    "float64 tells",
-    "why": "the same operations, which a compiler may round otherwise",
-}
 LAWS = (
-    algebra("identity and associativity", "Chaining with the identity, and nesting chains, changes "
-            "nothing.", chains, **ONCE),
-    algebra("masked and partitioned", "Masked by all-true is unmasked; a partition trains each "
-            "part as if it were alone.", masked, **ONCE),
     algebra("vmap is a loop", "Vmapped over independent problems is one problem at a time.",
-            vmap_is_loop),
-    algebra("scan is a loop", "n scanned steps are n calls.", scan_is_loop),
-    algebra("element-wise", "Concatenating leaves concatenates updates, and a NaN in one element "
-            "reaches no other.", elementwise, claim="element-wise"),
-    algebra("odd", "update(−g) = −update(g) along a trajectory.", odd, claim="odd",
-            tolerance="1e-6 relative", why="negation rounds nothing"),
-    algebra("degree", "Scaling all gradients by k scales the updates by k to the claimed power.",
-            degree, claim="degree", tolerance="2e-5 relative",
-            why="k is a power of two; what is left is ε = 1e-8 beside gradients of order 1"),
-    algebra("permutation", "Permuting coordinates inside leaves permutes the updates.", permutes,
-            claim="permutation"),
-    algebra("rotation", "Rotating parameters and gradients rotates the updates.", rotates,
-            claim="rotation", tolerance="1e-4 relative", why="a rotation rounds 21 terms"),
-    algebra("decoupled decay", "The decay adds −η λ p to the update and touches no moment.",
-            decoupled, claim="decoupled decay", reference="Loshchilov & Hutter 2019",
-            tolerance="3e-6 of the decay plus 1e-6 of the updates",
-            why="a difference of two float32 numbers"),
-    algebra("clip", "Never longer than the bound, unchanged within it, direction kept.", clipped,
-            claim="clip", tolerance="1e-5 relative"),
-    algebra("accumulation", "k micro-gradients are one step with their mean, by weight where they "
-            "have one, and zeros in between; one NaN does not outlive its window.", accumulates,
-            claim="accumulation"),
-    algebra("guard", "A non-finite gradient leaves parameters and state as they were.", guards,
-            claim="guard", **EXACT),
-    algebra("wrapper order", "Two wrappers that are said to commute do.", commutes,
-            claim="commutes with"),
+            vmap_is_loop, **NEARLY),
+    algebra("scan is a loop", "n scanned steps are n calls.", scan_is_loop, **NEARLY),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,11 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.laws.law import NotApplicable, Violation
-from trainkit.laws.problems.trees import setup, spread, tree_code
+from trainkit.laws.law import Law, NotApplicable, Violation
+from trainkit.laws.problems.comparison import spread
 from trainkit.laws.protocol import ordinary
-from trainkit.laws.reproducers.compare import inner_code
+from trainkit.laws.reproducers.literals import setup, tree_code
+from trainkit.laws.reproducers.programs import inner_code
 from trainkit.laws.subject import Subject, mini
+
+algebra = functools.partial(
+    Law, group="algebra", reference="the algebra of gradient transformations"
+)
+NEARLY = {"tolerance": "1e-5 relative, 1e-6 of the largest entry",
+          "why": "other programs round differently; float32 has 6e-8 a step"}  # fmt: skip
 
 
 def accumulates(subject: Subject) -> Iterator[Violation]:
@@ -109,3 +117,10 @@ _ACCUMULATION = (
     "    for x, y in zip(jax.tree.leaves(u), jax.tree.leaves(want)):\n"
     "        assert jnp.allclose(x, y, rtol=1e-4, atol=1e-6), (t, x, y)"
 )
+
+
+LAWS = (
+    algebra("accumulation", "k micro-gradients are one step with their mean, by weight where they "
+            "have one, and zeros in between; one NaN does not outlive its window.", accumulates,
+            claim="accumulation", **NEARLY),
+)  # fmt: skip

@@ -4,41 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from trainkit.laws.law import Violation
 from trainkit.laws.problems import cases
 from trainkit.laws.problems.cases import Case
-from trainkit.laws.reproducers.literals import literal
+from trainkit.laws.problems.comparison import Mismatch
+from trainkit.laws.reproducers.programs import one_number
 from trainkit.laws.subject import Subject
 
 BUDGET = 8.0  # seconds of processor time that one check may spend on shrinking
-
-
-class Mismatch(NamedTuple):
-    """Where a trajectory first differs from what it should be."""
-
-    step: int
-    at: int
-    found: float
-    expected: float
-    tolerance: float
-
-
-def mismatch(found: Any, expected: Any, tolerance: Any) -> Mismatch | None:
-    """The first step, and in it the worst element, where |found − expected| > tolerance."""
-    with np.errstate(all="ignore"):
-        gap = np.abs(found - expected)
-        bad = ~(gap <= tolerance)  # a NaN is bad
-    if not bad.any():
-        return None
-    t = int(np.argmax(bad.any(axis=1)))
-    with np.errstate(all="ignore"):
-        excess = np.where(bad[t], np.nan_to_num(gap[t] / (tolerance[t] + 1e-300), nan=np.inf), -1)
-    j = int(np.argmax(excess))
-    return Mismatch(t, j, float(found[t, j]), float(expected[t, j]), float(tolerance[t, j]))
 
 
 Judge = Callable[[Case], "Mismatch | None"]
@@ -164,55 +141,8 @@ def violation(
         found=f"{again.found:.9g}",
         expected=f"{again.expected:.9g}",
     )
-    return Violation(text, example, code or script(small, again, dtype, other))
+    return Violation(text, example, code or one_number(small, again, dtype, other))
 
 
 def _plain(flat: np.ndarray, shapes: Any) -> list[Any]:
     return [cases.tree(row, shapes) for row in flat]
-
-
-def script(case: Case, at: Mismatch, dtype: str, other: Callable[[Case], str] | None = None) -> str:
-    """The body of a reproducer: run `tx` on the case and compare one number."""
-    write = lambda flat: _tree_code(cases.tree(np.asarray(flat), case.shapes), dtype)
-    lines = ["grads = [" + "\n         ".join(write(g) + "," for g in case.grads) + "]"]
-    fixed = not np.any(case.params != case.params[:1])
-    if fixed:
-        lines.append(f"params = {write(case.params[0])}")
-        lines.append("all_params = [params] * len(grads)")
-    else:
-        rows = "\n              ".join(write(p) + "," for p in case.params)
-        lines.append(f"all_params = [{rows}]")
-    moves = "\n        moved = jax.tree.map(jnp.add, moved, updates)" if case.follow else ""
-    now = "jax.tree.map(jnp.add, p, moved)" if case.follow else "p"
-    start = "\n    moved = jax.tree.map(jnp.zeros_like, all_params[0])" if case.follow else ""
-    lines.append(
-        "@jax.jit\ndef run(all_params, grads):\n"
-        f"    state = tx.init(all_params[0]){start}\n"
-        "    for g, p in zip(grads, all_params):\n"
-        f"        updates, state = tx.update(g, state, {now}){moves}\n"
-        "    return updates\n"
-    )
-    inside = cases.leaves(np.arange(len(case.grads[0])), case.shapes)
-    leaf = next(i for i, x in enumerate(inside) if at.at in x)
-    pick = f"jax.tree.leaves(updates)[{leaf}].ravel()[{int(at.at - inside[leaf].min())}]"
-    lines.append("updates = run(all_params, grads)")
-    lines.append(f"found = float({pick})")
-    if other is None:
-        lines.append(f"expected = {literal(at.expected)}")
-    else:
-        lines.append(other(case))
-        lines.append(f"expected = float({pick})")
-    tolerance = at.tolerance if np.isfinite(at.tolerance) else 0.0
-    lines.append('print("found", found, "expected", expected)')
-    lines.append(f"assert abs(found - expected) <= {tolerance!r}, (found, expected)")
-    return "\n".join(lines)
-
-
-def _tree_code(tree: Any, dtype: str) -> str:
-    if isinstance(tree, dict):
-        return "{" + ", ".join(f"{k!r}: {_tree_code(v, dtype)}" for k, v in tree.items()) + "}"
-    if isinstance(tree, tuple):
-        return "(" + ", ".join(_tree_code(v, dtype) for v in tree) + ",)"
-    text = repr(np.asarray(tree, np.float64).tolist())
-    text = text.replace("nan", "jnp.nan").replace("inf", "jnp.inf")
-    return f"jnp.array({text}, '{dtype}')"

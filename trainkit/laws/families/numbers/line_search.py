@@ -8,15 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.laws.law import Violation
+from trainkit.laws.law import Law, Violation
 from trainkit.laws.protocol import ordinary
 from trainkit.laws.subject import Subject
 
 STEPS = 10
+
+
 WEIGHTS = {"b": [0.05, 0.3, 1.0], "w": [[0.1, 0.7, 0.5], [0.2, 0.9, 0.02]]}
+
+
 START = {"b": [1.4, -1.1, 0.8], "w": [[-1.5, 0.6, 1.2], [0.9, -0.7, 1.3]]}
+
+
 # How much of the gradient a direction takes of each coordinate: not the steepest, but downhill.
 SHARE = {"b": [1.0, 0.5, 0.25], "w": [[2.0, 1.0, 0.5], [1.5, 0.3, 4.0]]}
+
 
 # How a reproducer names what a rule may ask for.
 WORDS = {"value": "value", "loss": "value", "grad": "g", "value_fn": "f", "obj_fn": "f"}
@@ -145,3 +152,12 @@ def _code(subject: Subject, steps: int, c1: Any, c2: Any) -> str:
         f"    u, state = rule.update({given}, state, p{extra})\n"
         "    q = jax.tree.map(jnp.add, p, u)\n" + tests
     )
+
+
+LAWS = (
+    Law("line search", "A step lowers the loss that the rule is given by a share of its slope "
+        "(Armijo), and is where the slope is less steep (Wolfe).", search, claim="line search",
+        group="numbers", reference="Armijo 1966; Wolfe 1969; Nocedal & Wright 2006, section 3.1",
+        tolerance="1e-13 of the loss; 1e-6 of the direction, where a reference knows it",
+        why="it runs in float64; a search that has arrived divides rounding by rounding"),
+)  # fmt: skip
