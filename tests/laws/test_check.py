@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -189,6 +190,21 @@ def test_the_schedules_of_optax_raise_no_alarm(like):
     h = SCHEDULE_ARGUMENTS[like]
     fn = getattr(optax, like)(**h)
     laws.check_schedule(fn, like=like, hyperparams=h).raise_for_failures()
+
+
+@pytest.mark.parametrize("level", ["standard", "strict"])
+def test_a_join_of_optaxs_own_schedules_is_no_alarm(level):
+    """The reference asks them for counts beyond int32; boundaries may be an array."""
+    up, down = optax.linear_schedule(0.0, 1.0, 10), optax.linear_schedule(1.0, 0.0, 100)
+    h = {"schedules": [up, optax.constant_schedule(1.0), down], "boundaries": np.array([10, 40])}
+    report = laws.check_schedule(
+        optax.join_schedules(h["schedules"], [10, 40]),
+        like="join_schedules",
+        hyperparams=h,
+        level=level,
+    )
+    assert not any("crashed" in f.message for f in report.failures)
+    assert report.ok or level == "strict"
 
 
 def test_a_fractional_power_is_found_to_be_nan_under_jit():

@@ -49,7 +49,7 @@ def crashed_as(error: BaseException, law: Law) -> Violation:
 def _words(error: BaseException) -> str:
     """The whole of an error but what JAX says of its own traceback: shapes stand in later lines."""
     text = str(error)
-    for end in ("--------------------", "For simplicity, JAX has removed", "The error occurred while"):
+    for end in ("-" * 20, "For simplicity, JAX has removed", "The error occurred while"):
         text = text.split(end)[0]
     text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from trainkit.laws.families.algebra import (
     accumulation,
     batching,
@@ -11,15 +13,44 @@ from trainkit.laws.families.algebra import (
     guarding,
     symmetry,
 )
-from trainkit.laws.families.numbers import agreement, descent, edges, line_search, noise, precision
+from trainkit.laws.families.numbers import (
+    agreement,
+    descent,
+    edges,
+    line_search,
+    noise,
+    precision,
+)
 from trainkit.laws.families.placement import collectives, devices, growth, injection, persistence
-from trainkit.laws.families.protocol import compilation, donation, dtypes, names, purity, structure
+from trainkit.laws.families.protocol import (
+    compilation,
+    donation,
+    dtypes,
+    names,
+    purity,
+    structure,
+)
 from trainkit.laws.law import Law
 
-TRANSFORMATION_LAWS: tuple[Law, ...] = (
-    *purity.LAWS, *compilation.LAWS, *structure.LAWS, *dtypes.LAWS, *donation.LAWS, *names.LAWS,
-    *composition.LAWS, *batching.LAWS, *symmetry.LAWS, *decay.LAWS, *clipping.LAWS,
-    *accumulation.LAWS, *guarding.LAWS,
-    *agreement.LAWS, *precision.LAWS, *edges.LAWS, *descent.LAWS, *line_search.LAWS, *noise.LAWS,
-    *collectives.LAWS, *devices.LAWS, *persistence.LAWS, *growth.LAWS, *injection.LAWS,
+# heading: (where its laws come from, what counts as agreement, and why, unless they say so
+# themselves; and their files)
+HEADINGS = {
+    "protocol": ("the protocol of optax.GradientTransformation", "exact", "nothing is computed",
+                 (purity, compilation, structure, dtypes, donation, names)),
+    "algebra": ("the algebra of gradient transformations",
+                "1e-5 relative, 1e-6 of the largest entry",
+                "other programs round differently; float32 has 6e-8 a step",
+                (composition, batching, symmetry, decay, clipping, accumulation, guarding)),
+    "numbers": ("", "", "", (agreement, precision, edges, descent, line_search, noise)),
+    "placement and persistence": (
+        "", "", "", (collectives, devices, persistence, growth, injection)),
+}  # fmt: skip
+TRANSFORMATION_LAWS: tuple[Law, ...] = tuple(
+    replace(
+        law, group=heading, reference=law.reference or source,
+        tolerance=law.tolerance or tolerance, why=law.why or why,
+    )
+    for heading, (source, tolerance, why, files) in HEADINGS.items()
+    for file in files
+    for law in file.LAWS
 )  # fmt: skip

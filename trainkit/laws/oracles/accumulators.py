@@ -15,8 +15,8 @@ def rms(
     eps: float,
     initial: float,
     inside: bool,
-    centred: bool = False,
     correct: bool = False,
+    centred: bool = False,
 ) -> Start:
     """RMSProp (Tieleman & Hinton 2012); centred: Graves 2013."""
 

@@ -26,7 +26,7 @@ _PLATEAU = ("a loss is better that is lower by rtol of the best one's size",
 
 DEVIATIONS: dict[str, Deviation] = {
     "adan": Deviation(*_ADAN, rules.decayed(lambda h: rules.adan(h, mix=1 - h["b2"]))),
-    "scale_by_adan": Deviation(*_ADAN, lambda h, mask: rules.adan(h, mix=1 - h["b2"])),
+    "scale_by_adan": Deviation(*_ADAN, rules.alone(lambda h: rules.adan(h, mix=1 - h["b2"]))),
     **dict.fromkeys(
         ("schedule_free", "schedule_free_sgd", "schedule_free_adamw"),
         Deviation(*_WEIGHTS, lambda h, mask: contrib.schedule_free(h, ahead=1)),

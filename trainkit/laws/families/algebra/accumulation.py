@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,12 +15,6 @@ from trainkit.laws.protocol import ordinary
 from trainkit.laws.reproducers.literals import setup, tree_code
 from trainkit.laws.reproducers.programs import inner_code
 from trainkit.laws.subject import Subject, mini
-
-algebra = functools.partial(
-    Law, group="algebra", reference="the algebra of gradient transformations"
-)
-NEARLY = {"tolerance": "1e-5 relative, 1e-6 of the largest entry",
-          "why": "other programs round differently; float32 has 6e-8 a step"}  # fmt: skip
 
 
 def accumulates(subject: Subject) -> Iterator[Violation]:
@@ -120,7 +113,7 @@ _ACCUMULATION = (
 
 
 LAWS = (
-    algebra("accumulation", "k micro-gradients are one step with their mean, by weight where they "
+    Law("accumulation", "k micro-gradients are one step with their mean, by weight where they "
             "have one, and zeros in between; one NaN does not outlive its window.", accumulates,
-            claim="accumulation", **NEARLY),
+            claim="accumulation"),
 )  # fmt: skip

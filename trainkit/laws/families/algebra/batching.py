@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -16,12 +15,6 @@ from trainkit.laws.protocol import first_line, ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
 from trainkit.laws.subject.ways import parting
-
-algebra = functools.partial(
-    Law, group="algebra", reference="the algebra of gradient transformations"
-)
-NEARLY = {"tolerance": "1e-5 relative, 1e-6 of the largest entry",
-          "why": "other programs round differently; float32 has 6e-8 a step"}  # fmt: skip
 
 
 def vmap_is_loop(subject: Subject) -> Violation | None:
@@ -118,7 +111,7 @@ def scan_is_loop(subject: Subject) -> Violation | None:
 
 
 LAWS = (
-    algebra("vmap is a loop", "Vmapped over independent problems is one problem at a time.",
-            vmap_is_loop, **NEARLY),
-    algebra("scan is a loop", "n scanned steps are n calls.", scan_is_loop, **NEARLY),
+    Law("vmap is a loop", "Vmapped over independent problems is one problem at a time.",
+            vmap_is_loop),
+    Law("scan is a loop", "n scanned steps are n calls.", scan_is_loop),
 )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -11,11 +10,6 @@ from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.problems import cases
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject
-
-algebra = functools.partial(
-    Law, group="algebra", reference="the algebra of gradient transformations"
-)
-
 
 # How each kind of bound measures a gradient, here and in a reproducer.
 MEASURES: dict[str, tuple[Callable[[np.ndarray], float], str]] = {
@@ -73,6 +67,6 @@ def clipped(subject: Subject) -> Violation | None:
 
 
 LAWS = (
-    algebra("clip", "Never longer than the bound, unchanged within it, direction kept.", clipped,
+    Law("clip", "Never longer than the bound, unchanged within it, direction kept.", clipped,
             claim="clip", tolerance="1e-5 relative", why="float32 has 6e-8, and sums of squares"),
 )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,13 +17,6 @@ from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.reproducers.programs import BITWISE, COMPARE, NEAR, inner_code
 from trainkit.laws.subject import Subject, mini
 from trainkit.laws.subject.ways import parting
-
-algebra = functools.partial(
-    Law, group="algebra", reference="the algebra of gradient transformations"
-)
-NEARLY = {"tolerance": "1e-5 relative, 1e-6 of the largest entry",
-          "why": "other programs round differently; float32 has 6e-8 a step"}  # fmt: skip
-
 
 CHAINS: dict[str, Callable[[Any], Any]] = {
     "optax.chain(optax.identity(), tx)": lambda tx: optax.chain(optax.identity(), tx),
@@ -173,16 +165,16 @@ def commutes(subject: Subject) -> Violation | None:
     return None
 
 
-ONCE = {
+ONCE: dict[str, Any] = {
     "tolerance": "bitwise called eagerly; compiled 1e-5 relative, or what rounding makes of it, "
     "which float64 tells",
     "why": "the same operations, which a compiler may round otherwise",
 }
 LAWS = (
-    algebra("identity and associativity", "Chaining with the identity, and nesting chains, changes "
+    Law("identity and associativity", "Chaining with the identity, and nesting chains, changes "
             "nothing.", chains, **ONCE),
-    algebra("masked and partitioned", "Masked by all-true is unmasked; a partition trains each "
+    Law("masked and partitioned", "Masked by all-true is unmasked; a partition trains each "
             "part as if it were alone.", masked, **ONCE),
-    algebra("wrapper order", "Two wrappers that are said to commute do.", commutes,
-            claim="commutes with", **NEARLY),
+    Law("wrapper order", "Two wrappers that are said to commute do.", commutes,
+            claim="commutes with"),
 )  # fmt: skip

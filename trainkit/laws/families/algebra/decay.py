@@ -65,7 +65,7 @@ def _rate(claimed: Any, dp: Any, du: Any) -> float:
 
 LAWS = (
     Law("decoupled decay", "The decay adds −η λ p to the update and touches no moment.",
-        decoupled, claim="decoupled decay", group="algebra", reference="Loshchilov & Hutter 2019",
+        decoupled, claim="decoupled decay", reference="Loshchilov & Hutter 2019",
         tolerance="3e-6 of the decay plus 1e-6 of the updates",
         why="a difference of two float32 numbers"),
 )  # fmt: skip

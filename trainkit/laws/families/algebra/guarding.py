@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
 import jax
@@ -14,10 +13,6 @@ from trainkit.laws.problems.comparison import same_bits
 from trainkit.laws.protocol import ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
-
-algebra = functools.partial(
-    Law, group="algebra", reference="the algebra of gradient transformations"
-)
 
 
 def guards(subject: Subject) -> Iterator[Violation]:
@@ -51,6 +46,6 @@ def guards(subject: Subject) -> Iterator[Violation]:
 
 
 LAWS = (
-    algebra("guard", "A non-finite gradient leaves parameters and state as they were.", guards,
+    Law("guard", "A non-finite gradient leaves parameters and state as they were.", guards,
             claim="guard", tolerance="bitwise", why="the same operations on the same numbers"),
 )  # fmt: skip

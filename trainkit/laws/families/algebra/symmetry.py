@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,12 +16,6 @@ from trainkit.laws.problems.comparison import mismatch, spread
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
 from trainkit.laws.subject.shrink import violation
-
-algebra = functools.partial(
-    Law, group="algebra", reference="the algebra of gradient transformations"
-)
-NEARLY = {"tolerance": "1e-5 relative, 1e-6 of the largest entry",
-          "why": "other programs round differently; float32 has 6e-8 a step"}  # fmt: skip
 
 
 def _symmetry(
@@ -183,15 +176,15 @@ def elementwise(subject: Subject) -> Iterator[Violation]:
 
 
 LAWS = (
-    algebra("element-wise", "Concatenating leaves concatenates updates, and a NaN in one element "
-            "reaches no other.", elementwise, claim="element-wise", **NEARLY),
-    algebra("odd", "update(−g) = −update(g) along a trajectory.", odd, claim="odd",
+    Law("element-wise", "Concatenating leaves concatenates updates, and a NaN in one element "
+            "reaches no other.", elementwise, claim="element-wise"),
+    Law("odd", "update(−g) = −update(g) along a trajectory.", odd, claim="odd",
             tolerance="1e-6 relative", why="negation rounds nothing"),
-    algebra("degree", "Scaling all gradients by k scales the updates by k to the claimed power.",
+    Law("degree", "Scaling all gradients by k scales the updates by k to the claimed power.",
             degree, claim="degree", tolerance="2e-5 relative",
             why="k is a power of two; what is left is ε = 1e-8 beside gradients of order 1"),
-    algebra("permutation", "Permuting coordinates inside leaves permutes the updates.", permutes,
-            claim="permutation", **NEARLY),
-    algebra("rotation", "Rotating parameters and gradients rotates the updates.", rotates,
+    Law("permutation", "Permuting coordinates inside leaves permutes the updates.", permutes,
+            claim="permutation"),
+    Law("rotation", "Rotating parameters and gradients rotates the updates.", rotates,
             claim="rotation", tolerance="1e-4 relative", why="a rotation rounds 21 terms"),
 )  # fmt: skip

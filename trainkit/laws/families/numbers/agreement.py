@@ -263,11 +263,11 @@ def oracle_f64(subject: Subject) -> Violation | None:
 PAPER = "a float64 NumPy reference written from the rule's paper (trainkit.laws.oracles)"
 LAWS = (
     Law("oracle", "The updates agree with the rule that it claims to be.", oracle,
-        claim="oracle", group="numbers", reference=PAPER,
+        claim="oracle", reference=PAPER,
         tolerance="1e-5 relative, plus 8 times the reference's own rounding in float32 and 8 "
         "times what the last digit of its inputs does",
         why="float32 has 6e-8; 1 − β₂ᵗ alone loses 1.3e-5 at the first step"),
     Law("oracle in float64", "In float64 the updates agree with the rule's definition.",
-        oracle_f64, claim="oracle", level="strict", group="numbers", reference=PAPER,
+        oracle_f64, claim="oracle", level="strict", reference=PAPER,
         tolerance="1e-12 relative", why="float64 has 1.1e-16, and 30 steps lose little"),
 )  # fmt: skip

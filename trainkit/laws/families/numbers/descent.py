@@ -59,5 +59,5 @@ def descent(subject: Subject) -> Violation | None:
 
 LAWS = (
     Law("descent", "500 steps on a convex quadratic of mixed curvature lower the loss.", descent,
-        claim="descends", group="numbers", tolerance="lower at all", why="the rate is the user's"),
+        claim="descends", tolerance="lower at all", why="the rate is the user's"),
 )  # fmt: skip

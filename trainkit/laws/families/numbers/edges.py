@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import keystr
 
 from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.problems.cases import Case
@@ -141,7 +142,9 @@ def counts(subject: Subject) -> Violation | None:
         treedef: Any
         flat, treedef = jax.tree_util.tree_flatten_with_path(state)
         is_count = lambda path, x: (
-            jnp.shape(x) == () and _dtype_name(x) == "int32" and "count" in _path(path).lower()
+            jnp.shape(x) == ()
+            and str(getattr(x, "dtype", "")) == "int32"
+            and "count" in keystr(path).lower()
         )
         at = [i for i, (path, x) in enumerate(flat) if is_count(path, x)]
         if not at:
@@ -149,7 +152,7 @@ def counts(subject: Subject) -> Violation | None:
         full = [jnp.array(top) if i in at else x for i, (_, x) in enumerate(flat)]
         u, after = subject.update(grads[1], treedef.unflatten(full), params)
         now = jax.tree.leaves(after)
-        wrapped = [_path(flat[i][0]) for i in at if int(now[i]) < 0]
+        wrapped = [keystr(flat[i][0]) for i in at if int(now[i]) < 0]
         finite = all(np.isfinite(x).all() for x in jax.tree.leaves(u))
     code = setup(params, grads[:1]) + (
         f"state = tx.init(params)\ntop = {int(top)}\n"
@@ -166,14 +169,6 @@ def counts(subject: Subject) -> Violation | None:
     if not finite:
         return Violation("at the largest count the update is not finite", {"count": int(top)}, code)
     return None
-
-
-def _path(path: Any) -> str:
-    return jax.tree_util.keystr(path)
-
-
-def _dtype_name(x: Any) -> str:
-    return str(getattr(x, "dtype", ""))
 
 
 def differentiable(subject: Subject) -> Violation | None:
@@ -200,17 +195,16 @@ def differentiable(subject: Subject) -> Violation | None:
 
 LAWS = (
     Law("zero gradients", "Zero gradients give finite updates and states, then and after.",
-        zeros, group="numbers", tolerance="exact", why="0/0 is the only way to fail"),
+        zeros, tolerance="exact", why="0/0 is the only way to fail"),
     Law("constant gradients", "A rule that adapts neither stalls nor blows up under constant "
-        "gradients.", constant, claim="adapts", group="numbers",
-        tolerance="a factor of 30 in 30 steps",
+        "gradients.", constant, claim="adapts", tolerance="a factor of 30 in 30 steps",
         why="Adagrad slows like 1/√t, momentum of .9 grows tenfold"),
     Law("differentiable", "The derivative of the update by the gradient is finite, also at 0.",
-        differentiable, claim="differentiable", group="numbers", tolerance="finite",
+        differentiable, claim="differentiable", tolerance="finite",
         why="it is used in meta-learning"),
     Law("extremes", "Gradients of 1e±30, 1e±19 and denormals, then ordinary ones, give finite "
-        "updates, and the rule is not stuck.", extremes, level="strict", group="numbers",
+        "updates, and the rule is not stuck.", extremes, level="strict",
         tolerance="finite", why="squares overflow at 1e19"),
     Law("counts", "At the largest int32 a step count saturates.", counts, level="strict",
-        group="numbers", tolerance="exact", why="it is an integer"),
+        tolerance="exact", why="it is an integer"),
 )  # fmt: skip

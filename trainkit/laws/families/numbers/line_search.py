@@ -46,13 +46,8 @@ def search(subject: Subject) -> Violation | None:
         f = lambda x: sum(jnp.sum(weights[k] * (x[k] ** 2 / 2 + x[k] ** 4 / 4)) for k in x)
         df = jax.value_and_grad(f)
         state, seen = subject.tx.init(p), []
-        made = lambda value, g: {
-            "value": value,
-            "loss": value,
-            "grad": g,
-            "value_fn": f,
-            "obj_fn": f,
-        }
+        made = lambda value, g: {"value": value, "loss": value, "grad": g,
+                                 "value_fn": f, "obj_fn": f}  # fmt: skip
 
         @jax.jit
         def step(state: Any, p: Any) -> Any:
@@ -60,14 +55,9 @@ def search(subject: Subject) -> Violation | None:
             given = jax.tree.map(lambda s, x: -s * x, share, g) if directions else g
             extra = {k: v for k, v in made(value, g).items() if k in subject.needs}
             u, state = subject.tx.update(given, state, p, **extra)
-            new, after = df(jax.tree.map(jnp.add, p, u))
-            return (
-                state,
-                jax.tree.map(jnp.add, p, u),
-                given,
-                u,
-                (value, new, dot(g, u), dot(after, u)),
-            )
+            following = jax.tree.map(jnp.add, p, u)
+            new, after = df(following)
+            return state, following, given, u, (value, new, dot(g, u), dot(after, u))
 
         for t in range(STEPS):
             state, following, given, u, scalars = step(state, p)
@@ -157,7 +147,7 @@ def _code(subject: Subject, steps: int, c1: Any, c2: Any) -> str:
 LAWS = (
     Law("line search", "A step lowers the loss that the rule is given by a share of its slope "
         "(Armijo), and is where the slope is less steep (Wolfe).", search, claim="line search",
-        group="numbers", reference="Armijo 1966; Wolfe 1969; Nocedal & Wright 2006, section 3.1",
+        reference="Armijo 1966; Wolfe 1969; Nocedal & Wright 2006, section 3.1",
         tolerance="1e-13 of the loss; 1e-6 of the direction, where a reference knows it",
         why="it runs in float64; a search that has arrived divides rounding by rounding"),
 )  # fmt: skip

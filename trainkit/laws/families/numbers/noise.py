@@ -134,7 +134,6 @@ _CODE = (
 LAWS = (
     Law("noise", "What is added at random has mean 0 and the claimed deviation, is the same "
         "from the same state, and has no pattern over coordinates, leaves and steps.", noise,
-        claim="noise", group="numbers",
-        tolerance="five standard deviations of the estimate from 2400 numbers",
+        claim="noise", tolerance="five standard deviations of the estimate from 2400 numbers",
         why="a correct rule exceeds that once in two million"),
 )  # fmt: skip

@@ -135,14 +135,14 @@ def float16(subject: Subject) -> Violation | None:
 
 LAWS = (
     Law("bfloat16", "In bfloat16 updates are finite, not zero, and point where float32's do.",
-        bfloat16, group="numbers", reference="the same run in float32",
+        bfloat16, reference="the same run in float32",
         tolerance="0.5 rad, and a length within a factor of 4",
         why="bfloat16 has three digits, and β₂ = .999 rounds to 1 in it"),
     Law("float64", "float64 in gives float64 out, float32 stays float32 under x64, and the "
         "float32 trajectory stays near the float64 one.", float64, level="strict",
-        group="numbers", tolerance="1e-3 of the trajectory's length, or 8 times what the last "
+        tolerance="1e-3 of the trajectory's length, or 8 times what the last "
         "digit of parameters and gradients does in float64", why="30 steps of 6e-8, amplified"),
     Law("float16", "In float16 updates are finite, not zero, and point where float32's do.",
-        float16, level="strict", group="numbers",
-        tolerance="0.5 rad, and a length within a factor of 4", why="ε = 1e-8 is zero in float16"),
+        float16, level="strict", tolerance="0.5 rad, and a length within a factor of 4",
+        why="ε = 1e-8 is zero in float16"),
 )  # fmt: skip

@@ -89,6 +89,6 @@ def no_collective(subject: Subject) -> Violation | None:
 
 LAWS = (
     Law("no collective", "The rule asks for no device axis, so that it is the same everywhere.",
-        no_collective, group="placement and persistence", tolerance="exact",
+        no_collective, tolerance="exact",
         why="it is read off the program"),
 )  # fmt: skip

@@ -186,7 +186,6 @@ def _apart(found: Any, alone: Any) -> str | None:
 LAWS = (
     Law("placements", "Alone, under pmap, shard_map and sharded jit the trajectory is the same "
         "after a gradient mean, and replicas stay bitwise equal.", placements,
-        group="placement and persistence",
         tolerance="1e-4 relative and 5e-7 of the parameters between placements; replicas bitwise",
         why="sums over devices change their order, four steps amplify"),
 )  # fmt: skip

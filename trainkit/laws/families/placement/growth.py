@@ -63,6 +63,6 @@ _GROWTH_CODE = (
 LAWS = (
     Law("growth", "Growing parameters and state, then stepping, gives the updates that the "
         "calculus of growth predicts.", grows, claim="growth", reference="trainkit.growth",
-        group="placement and persistence", tolerance="2e-5 relative",
+        tolerance="2e-5 relative",
         why="ε = 1e-8 does not scale with the gradients"),
 )  # fmt: skip

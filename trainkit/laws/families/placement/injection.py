@@ -76,7 +76,6 @@ def _injected_code(subject: Subject, call: functools.partial[Any], static: tuple
 
 LAWS = (
     Law("injected is direct", "Injecting hyper-parameters changes no update.", injected,
-        level="strict", group="placement and persistence",
-        tolerance="1e-4 relative in float32, 5 % in bfloat16",
+        level="strict", tolerance="1e-4 relative in float32, 5 % in bfloat16",
         why="an injected constant is rounded to the state's dtype"),
 )  # fmt: skip

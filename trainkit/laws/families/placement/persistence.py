@@ -89,6 +89,6 @@ _TRIP_CODE = {
 
 LAWS = (
     Law("resume", "Its state goes through device_get, msgpack and Orbax, and going on is never "
-        "having stopped.", resume, group="placement and persistence", tolerance="bitwise",
+        "having stopped.", resume, tolerance="bitwise",
         why="nothing is computed"),
 )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -12,11 +11,6 @@ from trainkit.laws.protocol import first_line, ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
 from trainkit.laws.subject.ways import jitted, parting
-
-protocol = functools.partial(
-    Law, group="protocol", reference="the protocol of optax.GradientTransformation"
-)
-NOTHING = {"tolerance": "exact", "why": "nothing is computed"}
 
 
 def jit_is_eager(subject: Subject) -> Violation | None:
@@ -80,9 +74,9 @@ def one_compile(subject: Subject) -> Violation | None:
 
 
 LAWS = (
-    protocol("jit is eager", "Jitted and eager updates agree.", jit_is_eager,
+    Law("jit is eager", "Jitted and eager updates agree.", jit_is_eager,
              tolerance="1e-5 relative and 1e-6 of the largest entry",
              why="XLA may fuse and reassociate; float32 has 6e-8"),
-    protocol("one compile", "The second call, and a call on a restored state, compile nothing.",
-             one_compile, **NOTHING),
+    Law("one compile", "The second call, and a call on a restored state, compile nothing.",
+             one_compile),
 )  # fmt: skip

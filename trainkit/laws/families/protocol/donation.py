@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -13,11 +12,6 @@ from trainkit.laws.law import Law, Violation
 from trainkit.laws.protocol import first_line, ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
-
-protocol = functools.partial(
-    Law, group="protocol", reference="the protocol of optax.GradientTransformation"
-)
-NOTHING = {"tolerance": "exact", "why": "nothing is computed"}
 
 
 def donation(subject: Subject) -> Violation | None:
@@ -90,6 +84,6 @@ def _shared(**trees: Any) -> str | None:
 
 
 LAWS = (
-    protocol("donation", "State and parameters own distinct buffers, so that donating both works.",
-             donation, **NOTHING),
+    Law("donation", "State and parameters own distinct buffers, so that donating both works.",
+             donation),
 )  # fmt: skip

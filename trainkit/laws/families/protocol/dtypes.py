@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 
 from trainkit.laws.families.protocol.structure import CHECK_TREE, STATE_CHECK, shapes_of
@@ -12,11 +11,6 @@ from trainkit.laws.problems.trees import cast
 from trainkit.laws.protocol import ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
-
-protocol = functools.partial(
-    Law, group="protocol", reference="the protocol of optax.GradientTransformation"
-)
-NOTHING = {"tolerance": "exact", "why": "nothing is computed"}
 
 
 def no_promotion(subject: Subject) -> Iterator[Violation]:
@@ -62,9 +56,8 @@ def no_promotion_mixed(subject: Subject) -> Iterator[Violation]:
 
 
 LAWS = (
-    protocol("no promotion", "Gradients and parameters of one dtype give updates of that dtype.",
-             no_promotion, **NOTHING),
-    protocol("mixed dtypes", "Parameters of one dtype and gradients of another keep the state's "
-             "dtypes, and the updates have one of the two.", no_promotion_mixed, level="strict",
-             **NOTHING),
+    Law("no promotion", "Gradients and parameters of one dtype give updates of that dtype.",
+             no_promotion),
+    Law("mixed dtypes", "Parameters of one dtype and gradients of another keep the state's "
+             "dtypes, and the updates have one of the two.", no_promotion_mixed, level="strict"),
 )  # fmt: skip

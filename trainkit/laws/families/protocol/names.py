@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,11 +18,6 @@ from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.reproducers.programs import whole_run
 from trainkit.laws.subject import Subject, mini
 from trainkit.laws.subject.ways import parting
-
-protocol = functools.partial(
-    Law, group="protocol", reference="the protocol of optax.GradientTransformation"
-)
-NOTHING = {"tolerance": "exact", "why": "nothing is computed"}
 
 
 def extra_arguments(subject: Subject) -> Violation | None:
@@ -154,11 +148,11 @@ def map_params(subject: Subject) -> Violation | None:
 
 
 LAWS = (
-    protocol("extra arguments", "A rule that takes extra arguments ignores those that are not its "
-             "own.", extra_arguments, **NOTHING),
-    protocol("leaf names", "Renaming or reordering leaves renames or reorders the updates.",
+    Law("extra arguments", "A rule that takes extra arguments ignores those that are not its "
+             "own.", extra_arguments),
+    Law("leaf names", "Renaming or reordering leaves renames or reorders the updates.",
              leaf_names, tolerance="1e-5 relative and 1e-6 of the largest entry",
              why="sums over leaves change their order"),
-    protocol("map params", "optax.tree_map_params sees every leaf of the state that is shaped like "
-             "a parameter.", map_params, claim="map params", **NOTHING),
+    Law("map params", "optax.tree_map_params sees every leaf of the state that is shaped like "
+             "a parameter.", map_params, claim="map params"),
 )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,10 +14,6 @@ from trainkit.laws.problems.comparison import bits, same_bits
 from trainkit.laws.protocol import ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
-
-protocol = functools.partial(
-    Law, group="protocol", reference="the protocol of optax.GradientTransformation"
-)
 
 
 def purity(subject: Subject) -> Iterator[Violation]:
@@ -36,7 +31,7 @@ def _changed_containers(subject: Subject, tx: Any) -> Violation | None:
     _, state = subject.update(grads[0], tx.init(params), params, tx=tx)
     mine = jax.tree.map(lambda x: x, (grads[1], state, params))
     held, before = copy.deepcopy(_containers(mine)), bits(mine)
-    subject.update(*mine, tx=tx)
+    subject.update(mine[0], mine[1], mine[2], tx=tx)
     if _containers(mine) == held and all(
         np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
         for a, b in zip(bits(mine), before, strict=True)
@@ -114,7 +109,7 @@ def _containers(tree: Any) -> Any:
 
 
 LAWS = (
-    protocol("purity", "The same inputs give the same bits, whatever was called before or beside, "
+    Law("purity", "The same inputs give the same bits, whatever was called before or beside, "
              "and inputs are left as they were.", purity, tolerance="exact",
              why="the same operations on the same numbers"),
 )  # fmt: skip

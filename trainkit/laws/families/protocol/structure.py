@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,11 +15,6 @@ from trainkit.laws.problems.trees import cast, structures
 from trainkit.laws.protocol import first_line, ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
-
-protocol = functools.partial(
-    Law, group="protocol", reference="the protocol of optax.GradientTransformation"
-)
-NOTHING = {"tolerance": "exact", "why": "nothing is computed"}
 
 
 def shapes_of(subject: Subject, params: Any, grads: Any) -> tuple[Any, Any, Any]:
@@ -150,11 +144,11 @@ ABSTRACT = (
 
 
 LAWS = (
-    protocol("structure", "Updates have the gradients' tree and shapes, whatever containers and "
-             "shapes they come in.", structure, **NOTHING),
-    protocol("state fixpoint", "An update keeps the state's tree, shapes, dtypes and weak types.",
-             state_fixpoint, **NOTHING),
-    protocol("abstract init", "jax.eval_shape(init) agrees with init.", abstract_init, **NOTHING),
-    protocol("abstract parameters", "init works on ShapeDtypeStructs.", abstract_params,
-             level="strict", **NOTHING),
+    Law("structure", "Updates have the gradients' tree and shapes, whatever containers and "
+             "shapes they come in.", structure),
+    Law("state fixpoint", "An update keeps the state's tree, shapes, dtypes and weak types.",
+             state_fixpoint),
+    Law("abstract init", "jax.eval_shape(init) agrees with init.", abstract_init),
+    Law("abstract parameters", "init works on ShapeDtypeStructs.", abstract_params,
+             level="strict"),
 )  # fmt: skip
