@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all lint format types bench clean
+.PHONY: help setup run test test-all faults lint format types bench clean
 
 help:          ## list the commands
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -30,6 +30,9 @@ test: $(STAMP) ## run the tests (ARGS='-k step' to choose, see also test-all)
 
 test-all: $(STAMP) ## run the tests with the whole slow matrices
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --slow=all $(ARGS)
+
+faults: $(STAMP) ## plant small faults in growth, see which the tests miss (hours; goes on where it ended)
+	@$(BIN)/python -m tools.faults $(ARGS)
 
 lint: $(STAMP) ## check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

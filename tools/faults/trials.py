@@ -1,0 +1,101 @@
+"""Plants faults one at a time and runs the tests that concern them; results go to a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+import queue
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+from tools.faults.baseline import Baseline, limits
+from tools.faults.sites import Fault
+from tools.faults.source import Source
+from tools.faults.workplace import Workplace
+
+Record = dict[str, Any]
+
+
+def read(
+    path: pathlib.Path, faults: Sequence[Fault], sources: Mapping[str, Source]
+) -> dict[str, Record]:
+    """The results by key of the fault, those of files that have changed since left out."""
+    wanted = {fault.key(): _digest(sources[fault.file]) for fault in faults}
+    lines = path.read_text().splitlines() if path.exists() else []
+    records = (json.loads(line) for line in lines)
+    return {r["key"]: r for r in records if wanted.get(r["key"]) == r["digest"]}
+
+
+def run(
+    faults: Sequence[Fault],
+    sources: Mapping[str, Source],
+    baseline: Baseline,
+    places: Sequence[Workplace],
+    path: pathlib.Path,
+    patience: float,
+) -> Iterator[Record]:
+    """One trial a fault, as many at a time as there are places; each result once it is written."""
+    free: queue.Queue[Workplace] = queue.Queue()
+    for place in places:
+        free.put(place)
+
+    def work(fault: Fault) -> Record:
+        place = free.get()
+        try:
+            return trial(fault, sources[fault.file], baseline, place, patience)
+        finally:
+            free.put(place)
+
+    with ThreadPoolExecutor(len(places)) as pool:
+        trials = [pool.submit(work, fault) for fault in faults]
+        try:
+            for done in as_completed(trials):
+                record = done.result()
+                with open(path, "a") as file:
+                    file.write(json.dumps(record) + "\n")
+                yield record
+        finally:
+            # Where it ends early: the runs that are on end at once, the others do not begin.
+            for place in places:
+                place.stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def trial(
+    fault: Fault, source: Source, baseline: Baseline, place: Workplace, patience: float
+) -> Record:
+    """Runs the tests that concern a fault until one fails."""
+    tests = baseline.concerned(fault)
+    modules = sorted({test.partition("::")[0] for test in tests})
+    began = time.monotonic()
+    how, by, message, ran = "not run", "", "no test runs this line", 0
+    if tests:
+        with place.planted(fault.file, source.edited(fault.edit)):
+            outcome = place.run(
+                modules, order=list(tests), first=True, limits=limits(tests, patience)
+            )
+        how, by, message = outcome.how, outcome.by, outcome.message
+        ran = len(outcome.result.get("seconds", ()))
+    return {
+        "key": fault.key(),
+        "digest": _digest(source),
+        "file": fault.file,
+        "line": fault.line,
+        "kind": fault.kind,
+        "before": fault.before,
+        "after": fault.after,
+        "killed": how not in ("passed", "not run"),
+        "how": how,
+        "by": by,
+        "message": message,
+        "ran": ran,
+        "of": len(tests),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def _digest(source: Source) -> str:
+    return hashlib.sha256(source.data).hexdigest()[:16]
