@@ -135,26 +135,24 @@ def schedule_free(inner: Start, rate: Any, b1: float, power: float, ahead: int =
 def sam(outer: Start, inner: Start, period: int, resets: bool) -> Start:
     """Sharpness-aware (Foret 2021): climb by `inner`, then step by `outer` from where it began."""
 
-    def start(p0: Leaves) -> Step:
-        climb, descend, home, climbed, descended = inner(p0), outer(p0), p0, 0, 0
+    @together(lambda p0: (inner(p0), outer(p0), p0, 0, 0))
+    def step(
+        gs: Leaves, ps: Leaves, t: int, climb: Step, descend: Step, home: Leaves, climbed: int,
+        descended: int, **extra: Any,
+    ) -> Any:  # fmt: skip
+        at = (t - 1) % period
+        if at < period - 1:
+            home = ps if at == 0 else home
+            up = [-u for u in climb(gs, ps, climbed + 1, **extra)]
+            return up, climb, descend, home, climbed + 1, descended
+        home = ps if period == 1 else home
+        if resets:
+            climb, climbed = inner(ps), 0
+        down = descend(gs, home, descended + 1, **extra)
+        us = [h - p + u for h, p, u in zip(home, ps, down, strict=True)]
+        return us, climb, descend, home, climbed, descended + 1
 
-        def step(gs: Leaves, ps: Leaves, t: int, **extra: Any) -> list[Any]:
-            nonlocal climb, home, climbed, descended
-            at = (t - 1) % period
-            if at < period - 1:
-                home, climbed = (ps if at == 0 else home), climbed + 1
-                return [-u for u in climb(gs, ps, climbed, **extra)]
-            if period == 1:
-                home = ps
-            descended += 1
-            if resets:
-                climb, climbed = inner(ps), 0
-            down = descend(gs, home, descended, **extra)
-            return [h - p + u for h, p, u in zip(home, ps, down, strict=True)]
-
-        return step
-
-    return start
+    return step
 
 
 def mechanic(inner: Start, decay: float, eps: float, first: float, betas: int) -> Start:
@@ -164,32 +162,34 @@ def mechanic(inner: Start, decay: float, eps: float, first: float, betas: int) -
     before it, as its authors came to do.
     """
 
-    def start(p0: Leaves) -> Step:
+    shares = [1 - 0.1**i for i in range(1, betas + 1)]
+
+    def memory(p0: Leaves) -> tuple[Any, ...]:
         kind = np.asarray(p0[0]).dtype.type
-        run, x0 = inner(p0), list(p0)
-        b = np.array([1 - 0.1**i for i in range(1, betas + 1)]).astype(kind)
         r, v, m = (np.zeros(betas, kind) for _ in range(3))
-        s = np.full(betas, first, kind)
+        return inner(p0), list(p0), r, v, m, np.full(betas, first, kind)
 
-        def step(gs: Leaves, ps: Leaves, t: int, **extra: Any) -> list[Any]:
-            nonlocal r, v, m, s, x0
-            x0 = list(ps) if t == 1 else x0
-            down = run(gs, ps, t, **extra)
-            whole = s.sum()
-            pull = decay * whole * kind(global_norm(gs)) / (kind(global_norm(ps)) + eps)
-            delta = [(a - p) / (whole + eps) for a, p in zip(x0, ps, strict=True)]
-            h = sum(np.sum((g + pull * p) * d) for g, p, d in zip(gs, ps, delta, strict=True))
-            clipped = np.clip(h, -m, m)
-            m = np.maximum(b * m, np.abs(h) + eps)
-            v = b * b * v + h * h
-            r = b * r + clipped * s
-            s = (first / betas * m + np.maximum(r, 0)) / (np.sqrt(v) + eps)
-            return [a - s.sum() * (d - u) - p
-                    for a, d, u, p in zip(x0, delta, down, ps, strict=True)]  # fmt: skip
+    @together(memory)
+    def step(
+        gs: Leaves, ps: Leaves, t: int, run: Step, x0: Leaves, r: Any, v: Any, m: Any, s: Any,
+        **extra: Any,
+    ) -> Any:  # fmt: skip
+        kind, b = s.dtype.type, np.array(shares).astype(s.dtype)
+        x0 = list(ps) if t == 1 else x0
+        down = run(gs, ps, t, **extra)
+        whole = s.sum()
+        pull = decay * whole * kind(global_norm(gs)) / (kind(global_norm(ps)) + eps)
+        delta = [(a - p) / (whole + eps) for a, p in zip(x0, ps, strict=True)]
+        h = sum(np.sum((g + pull * p) * d) for g, p, d in zip(gs, ps, delta, strict=True))
+        clipped = np.clip(h, -m, m)
+        m = np.maximum(b * m, np.abs(h) + eps)
+        v = b * b * v + h * h
+        r = b * r + clipped * s
+        s = (first / betas * m + np.maximum(r, 0)) / (np.sqrt(v) + eps)
+        us = [a - s.sum() * (d - u) - p for a, d, u, p in zip(x0, delta, down, ps, strict=True)]
+        return us, run, x0, r, v, m, s
 
-        return step
-
-    return start
+    return step
 
 
 def on_plateau(
