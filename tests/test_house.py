@@ -53,12 +53,16 @@ MAY_KNOW = {
     "progressive": "_core cost data step adapters loop growth growth.errors growth.operators "
     "growth.views progressive.stages progressive.transition",
     "laws.problems": "_core",
-    "laws.reproducers": "_core laws.problems",
-    "laws.oracles": "_core",
-    "laws.families": "_core laws laws.problems laws.reproducers",
-    "laws.schedules": "_core laws laws.problems laws.oracles",
-    "laws": "_core laws.problems laws.reproducers laws.oracles laws.families laws.schedules",
-    "cli": "_core data laws",
+    "laws.optional": "laws growth.errors growth.plan growth.opt_state",
+    "laws.reproducers": "_core laws laws.problems",
+    "laws.oracles": "_core laws",
+    "laws.subject": "_core laws laws.problems laws.reproducers laws.oracles",
+    "laws.families": "_core laws laws.optional laws.problems laws.reproducers laws.oracles "
+    "laws.subject",
+    "laws.schedules": "_core laws laws.oracles",
+    "laws": "_core laws.optional laws.problems laws.reproducers laws.oracles laws.subject "
+    "laws.families laws.schedules",
+    "cli": "_core data laws laws.oracles",
 }
 CROWDED = 15  # modules in one folder
 

@@ -183,7 +183,7 @@ def test_a_rule_fails_by_itself(law, restores_x64):
     runs_and_fails(report.failures[0])
 
 
-def test_a_rule_that_is_told_the_loss_fails_by_itself():
+def test_a_rule_that_gets_the_loss_fails_by_itself():
     def update(g, s, p=None, *, value, **extra):
         return tmap(lambda x: value * jnp.where(x == 0, jnp.nan, x), g), s
 

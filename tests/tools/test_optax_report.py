@@ -26,7 +26,7 @@ def rows():
 
 
 def test_every_name_with_a_reference_has_a_row(rows):
-    assert (set(RULES) | set(SCHEDULES)) <= {plain_name(row) for row in rows}
+    assert {plain_name(x) for x in {*RULES, *SCHEDULES}} <= {plain_name(row) for row in rows}
     assert len(rows) >= 140
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import trainkit.transforms as tt
-from tests.transforms import oracles as o
+from tests.transforms import references as r
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
@@ -30,7 +30,7 @@ def test_langevin_without_heat_is_descent_on_the_posterior(dtype, tolerance):
             (to(params), tx.init(to(params))), stacked
         )[1]
         scaled = [{"w": n * g["w"]} for g in gs]
-        expected = o.run(o.penalised(rate / 2, l2=prior), params, scaled)
+        expected = r.run(r.chain(r.decay(prior), r.learning_rate(rate / 2)), params, scaled)
         error = max(
             np.abs(np.asarray(found["w"][i]) - e["w"]).max() for i, e in enumerate(expected)
         )

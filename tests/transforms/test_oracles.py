@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.transforms import oracles as o
+from tests.transforms import references as r
 from tests.transforms.cases import RULES, noisy
 
 STEPS = 100
@@ -65,10 +65,10 @@ def agrees(name, dtype, jit):
         make, oracle = {**RULES, **noisy(dtype)}[name]
         params, gradients = problem()
         # The oracle starts from what float32 can hold.
-        params = o.tree(np.float32, params)
-        gradients = [o.tree(np.float32, g) for g in gradients]
+        params = r.tree(np.float32, params)
+        gradients = [r.tree(np.float32, g) for g in gradients]
         found = trajectory(make(), params, gradients, dtype, jit)
-        assert error(found, o.run(oracle, params, gradients)) <= TOLERANCE[dtype]
+        assert error(found, r.run(oracle, params, gradients)) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,8 +15,8 @@ import pytest
 
 import trainkit
 import trainkit.transforms as tt
-from tests.transforms import oracles as o
-from tests.transforms.cases import RULES, noisy
+from tests.transforms import references as r
+from tests.transforms.cases import RULES, SOAP, before, decayed, noisy
 from trainkit import placement
 
 STEPS, EXAMPLES, LOOK = 100, 8, 20  # looked at after every 20 steps
@@ -108,7 +108,7 @@ def test_every_rule_in_every_placement(group, where, dtype):
             for i in range(STEPS)
         ]
         for name in names:
-            expected = o.run(cases[name][1], params, gradients)[LOOK - 1 :: LOOK]
+            expected = r.run(cases[name][1], params, gradients)[LOOK - 1 :: LOOK]
             worst = max(far(a[name], b) for a, b in zip(found, expected, strict=True))
             assert worst <= TOLERANCE[dtype], name
 
@@ -130,14 +130,9 @@ def curved(params, model_state, batch, rng):
     return trainkit.Loss(total, jnp.asarray(len(h["s"]), total.dtype))
 
 
-def follow(oracle, params, slope):
+def follow(reference, params, slope):
     """The reference, given the gradient where it stands."""
-    stepper, seen = oracle(params), []
-    for _ in range(STEPS):
-        next(stepper)
-        params = stepper.send(slope(params))
-        seen.append(params)
-    return seen[LOOK - 1 :: LOOK]
+    return r.run(reference, params, [slope] * STEPS)[LOOK - 1 :: LOOK]
 
 
 @pytest.mark.slow
@@ -154,19 +149,22 @@ def test_rules_that_ask_for_the_loss(where, dtype):
         params = {k: sixteenths(rng, shape) for k, shape in shapes.items()}
         each = {k: 1 + rng.integers(0, 33, (EXAMPLES, *v)) / 16 for k, v in shapes.items()}
         h = {k: x.mean(axis=0) for k, x in each.items()}
-        slope = lambda p: o.tree(lambda h, p: h * (p + p**3 / 10) * (1 + 0.3 * p**2), h, p)
-        flat = lambda p: o.tree(lambda h, p: h * (1 + 0.3 * p**2) ** 2, h, p)
-        full = lambda p: o.tree(
+        slope = lambda p: r.tree(lambda h, p: h * (p + p**3 / 10) * (1 + 0.3 * p**2), h, p)
+        flat = lambda p: r.tree(lambda h, p: h * (1 + 0.3 * p**2) ** 2, h, p)
+        full = lambda p: r.tree(
             lambda h, p: h * ((1 + 0.3 * p**2) ** 2 + (p + p**3 / 10) * 0.6 * p), h, p
         )
         newton = lambda: tt.newton_cg(0.05, damping=0.1, tol=0.0, max_iterations=60)
         cases = {
-            "newton": (newton, o.newton_diagonal(0.05, 0.1, full)),
-            "gauss-newton": (newton, o.newton_diagonal(0.05, 0.1, flat)),
-            "lbfgs": (lambda: tt.lbfgs(0.1, memory_size=4, linesearch=None), o.lbfgs(0.1, 4)),
+            "newton": (newton, before(r.newton(0.1, full, params), 0.05)),
+            "gauss-newton": (newton, before(r.newton(0.1, flat, params), 0.05)),
+            "lbfgs": (
+                lambda: tt.lbfgs(0.1, memory_size=4, linesearch=None),
+                before(r.curvature.lbfgs(4, True)),
+            ),
             "sophia": (
                 lambda: tt.sophia(0.01, gamma=0.5, weight_decay=0.1, update_interval=3),
-                o.sophia(0.01, 0.965, 0.99, 1e-8, 0.5, 1.0, 3, 0.1, full),
+                decayed(r.sophia(0.5, 3, full, params), 0.01),
             ),
         }
         found = train(
@@ -213,7 +211,7 @@ def test_soap(where, dtype):
             where,
         )
         gradients = [{k: x[i].mean(axis=0) for k, x in each.items()} for i in range(STEPS)]
-        expected = o.run(o.soap(0.01, 0.95, 0.95, 1e-8, 7, decay=0.1), params, gradients)
+        expected = r.run(SOAP, params, gradients)
         worst = max(
             far(a["soap"], b) for a, b in zip(found, expected[LOOK - 1 :: LOOK], strict=True)
         )

@@ -124,11 +124,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(options: argparse.Namespace) -> Any:
     from trainkit import laws
-    from trainkit.laws.oracles.catalogue import bind, function, plain_name
+    from trainkit.laws.oracles.catalogue import bind, function, reference_name
     from trainkit.laws.protocol import is_transformation
 
     given = _arguments(options.arguments)
-    options.like = plain_name(options.like) if options.like else None
+    options.like = reference_name(options.like) if options.like else None
     target = _target(options.target)
     common: dict[str, Any] = {
         "like": options.like, "claims": options.claim or None, "laws": options.law or None,

@@ -7,6 +7,7 @@ from typing import Any
 
 import optax
 
+from trainkit.laws.oracles.catalogue import plain_name
 from trainkit.laws.per_example import FACTORS
 from trainkit.laws.protocol import near
 
@@ -27,7 +28,7 @@ CLAIMS: dict[str, str] = {
     "descends": "lowers a convex loss",
     "zero first": "the first update for a zero gradient is zero",
     "differentiable": "the update has finite derivatives by the gradient",
-    "line search": "every step lowers the loss that it is told of by enough; "
+    "line search": "every step lowers the loss that it is given by enough; "
     '{"decrease": c₁, "curvature": c₂ or None, "takes": "gradients"|"directions"}',
     "noise": "Gaussian; the value is its standard deviation, or a function of the step (from 1)",
     "per example": "takes one gradient per example, along a first axis, and gives one update",
@@ -146,7 +147,7 @@ def implied(like: str | None, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
     """The claims of `like` with these hyper-parameters (defaults filled in)."""
     if like is None:
         return {}
-    h = hyperparams
+    like, h = plain_name(like), hyperparams
     claims = dict(IMPLIED.get(like, {})) | {"oracle": True}
     if "decoupled decay" in claims:
         rate, decay, mask = h.get("learning_rate"), h.get("weight_decay"), h.get("mask")
@@ -225,10 +226,10 @@ def read(claims: Any) -> dict[str, Any]:
         return {}
     if isinstance(claims, str):
         claims = [claims]
-    given: dict[str, Any] = (
+    named: dict[str, Any] = (
         dict(claims) if isinstance(claims, Mapping) else dict.fromkeys(_names(claims), True)
     )
-    known = {_known(str(name)): value for name, value in given.items()}
+    known = {_known(str(name)): value for name, value in named.items()}
     wrong = sorted(set(known) - set(CLAIMS))
     if wrong:
         shown = "\n".join(f"  {name}: {what}" for name, what in CLAIMS.items())

@@ -1,22 +1,58 @@
-"""What a rule that crashes has broken, and the program that shows it."""
+"""A rule that crashes: where, in which words, and the program that shows it."""
 
 from __future__ import annotations
 
-from trainkit.laws.families import form
+import traceback
+
+from trainkit.laws.families.protocol.structure import ABSTRACT
 from trainkit.laws.law import Law, Violation
 from trainkit.laws.protocol import first_line
+from trainkit.laws.subject import Crash
+
+# (error, file, line): one place is one cause, whatever shapes a law came with.
+Place = tuple[str, str, int]
+_NOT_THE_RULE = ("/jax/", "/jaxlib/", "/numpy/", "/flax/", "/trainkit/laws/", "/contextlib.py")
+LONGEST = 600  # letters of an error that a message keeps
 
 
-def crashed_as(error: BaseException, where: str, law: Law) -> Violation:
-    cause = f"{type(error).__name__}: {first_line(error)}"
-    example = {"cause": cause, "params": "{'b': 3 numbers, 'w': 2×3 numbers}"}
+def cause_of(error: BaseException) -> BaseException:
+    return error.cause if isinstance(error, Crash) else error
+
+
+def place_of(error: BaseException) -> Place:
+    """The innermost line that is the rule's own, or a library's that the rule is built from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    path = lambda frame: frame.filename.replace("\\", "/")
+    own = [f for f in frames if not any(part in path(f) for part in _NOT_THE_RULE)]
+    last = (own or frames or [traceback.FrameSummary("", 0, "")])[-1]
+    return type(error).__name__, last.filename, last.lineno or 0
+
+
+def crashed_as(error: BaseException, law: Law) -> Violation:
+    where = error.where if isinstance(error, Crash) else law.name
+    cause = cause_of(error)
+    name, file, line = place_of(cause)
+    message = f"it crashed ({where}): {name}: {_words(cause)}"
+    if file:
+        message += f" ({file.replace(chr(92), '/').rpartition('/')[2]}, line {line})"
+    example = {"cause": f"{name}: {first_line(cause)}",
+               "params": "{'b': 3 numbers, 'w': 2×3 numbers}"}  # fmt: skip
     if law.kind == "schedule":
-        return Violation(f"it crashed ({where}): {cause}", example, _CRASH_SCHEDULE)
+        return Violation(message, example, _CRASH_SCHEDULE)
     kinds = _KINDS.get(law.name, "[('bfloat16', 'bfloat16'), ('float32', 'float32')]")
     script = _SCRIPTS.get(law.name) or _CRASH.format(kinds=kinds)
     if "64" in where or "64" in law.name:
         script = "jax.config.update('jax_enable_x64', True)\n" + script
-    return Violation(f"it crashed ({where}): {cause}", example, script)
+    return Violation(message, example, script)
+
+
+def _words(error: BaseException) -> str:
+    """The whole of an error but what JAX says of its own traceback: shapes stand in later lines."""
+    text = str(error)
+    for end in ("-" * 20, "For simplicity, JAX has removed", "The error occurred while"):
+        text = text.split(end)[0]
+    text = " ".join(text.split()) or type(error).__name__
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 _WRAPPED = (
@@ -24,17 +60,19 @@ _WRAPPED = (
     "for rule in ({rules}):\n    p, state = params, rule.init(params)\n    for _ in range(3):\n"
     "        u, state = rule.update(p, state, p)\n        p = optax.apply_updates(p, u)"
 )
-_GROUPS = "told(optax.partition({'one': bare, 'two': bare}, {'b': 'one', 'w': 'two'}))"
-# A loss that a rule is told of is that of the whole tree, also where it sees a part.
-_BARE = "bare, told = (bare, told) if 'told' in globals() else (tx, lambda rule: rule)\n"
+_GROUPS = "supplied(optax.partition({'one': bare, 'two': bare}, {'b': 'one', 'w': 'two'}))"
+# The loss that a rule is given is that of the whole tree, also where it sees a part.
+_BARE = (
+    "bare, supplied = (bare, supplied) if 'supplied' in globals() else (tx, lambda rule: rule)\n"
+)
 # What a law does with a rule, where it is not what every law does.
 _SCRIPTS = {
-    "abstract parameters": form.ABSTRACT,
+    "abstract parameters": ABSTRACT,
     "identity and associativity": _WRAPPED.format(
         rules="optax.chain(optax.identity(), tx), optax.chain(tx, optax.identity())"
     ),
     "masked and partitioned": _BARE
-    + _WRAPPED.format(rules=f"told(optax.masked(bare, {{'b': True, 'w': True}})), {_GROUPS}"),
+    + _WRAPPED.format(rules=f"supplied(optax.masked(bare, {{'b': True, 'w': True}})), {_GROUPS}"),
 }
 # The dtypes of parameters and gradients that a law tries.
 _KINDS = {

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from trainkit.laws.subject import Subject
+from typing import Any, Literal
 
 Level = Literal["standard", "strict"]
 
@@ -69,7 +66,7 @@ class Law:
 
     name: str
     statement: str
-    check: Callable[[Subject], Any]
+    check: Callable[[Any], Any]
     reference: str = ""
     tolerance: str = ""
     why: str = ""

@@ -1,4 +1,4 @@
-"""What a rule is told beside gradients, state and parameters: a loss that has that gradient.
+"""What `update` gets beside gradients, state and parameters: a loss that has that gradient.
 
 Rules that search along a line ask for a function and its value. A gradient drawn at random is the
 gradient of some function, and this is a simple one of them: at step t, with the parameters p and
@@ -78,7 +78,7 @@ def in_numpy(
 
 
 def code(needs: tuple[str, ...], extra: Any, sign: float) -> str:
-    """Lines after which `tx` (or `told(rule)`) supplies itself with the arguments it needs."""
+    """Lines after which `tx` (or `supplied(rule)`) supplies itself with the arguments it needs."""
     if not needs and extra is None:
         return ""
     given = ["grad=g" if sign > 0 else "grad=jax.tree.map(jnp.negative, g)"] * ("grad" in needs)
@@ -94,14 +94,14 @@ def code(needs: tuple[str, ...], extra: Any, sign: float) -> str:
         lines += rule(dict(extra), "extra", None, None) + "\n"
         given.append("**extra")
     return lines + (
-        "told = lambda rule: optax.GradientTransformationExtraArgs(\n    rule.init,\n"
+        "supplied = lambda rule: optax.GradientTransformationExtraArgs(\n    rule.init,\n"
         f"    lambda g, s, p=None, **more: rule.update(g, s, p, {', '.join(given)}, **more),\n)\n"
-        "bare, tx = tx, told(tx)\n"
+        "bare, tx = tx, supplied(tx)\n"
     )
 
 
 _LOSS = """
-# The rule is told of a loss that has the gradient it is given (a search: the opposite one).
+# The rule gets a loss that has the gradient it is given (a search: the opposite one).
 def loss_at(p, g):
     wide = lambda x: x.astype(jnp.promote_types(x.dtype, 'float32'))
     leaves = jax.tree.leaves

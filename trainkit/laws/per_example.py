@@ -43,8 +43,10 @@ def around(tx: Any, each: Any, params: Any = lambda x: x) -> Any:
     return kind(init, update)
 
 
-def given(claims: Mapping[str, Any], gs: list[Any], ps: list[Any]) -> tuple[list[Any], list[Any]]:
-    """What the adapted rule is given, of lists of NumPy arrays: for its reference."""
+def as_taken(
+    claims: Mapping[str, Any], gs: list[Any], ps: list[Any]
+) -> tuple[list[Any], list[Any]]:
+    """Gradients and parameters as the adapted rule takes them, in NumPy: for its reference."""
     if claims.get("per example"):
         return [np.stack([x.dtype.type(k) * x for k in FACTORS]) for x in gs], ps
     if claims.get("matrices"):

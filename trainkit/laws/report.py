@@ -22,6 +22,7 @@ class Failure:
       counterexample: the shrunk input, a dict (parameters, gradients, step, expected, found, …).
       reproducer: a Python program that needs only jax and optax and ends in an error.
       reference, tolerance: where the law comes from and what counted as agreement.
+      hides: where the rule crashed, the other laws in which it crashed at the same place.
     """
 
     law: str
@@ -32,12 +33,14 @@ class Failure:
     reproducer: str
     reference: str = ""
     tolerance: str = ""
+    hides: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         shown = "\n".join(f"    {k}: {_short(v)}" for k, v in self.counterexample.items())
         code = "\n".join("    " + line for line in self.reproducer.strip().splitlines())
         return (
             f"{self.law} ({self.level}): {self.statement}\n  Found: {self.message}\n"
+            + (f"  Not checked for the same reason: {', '.join(self.hides)}\n" * bool(self.hides))
             + (f"  Counterexample:\n{shown}\n" if shown else "")
             + (f"  Reproducer:\n{code}\n" if code else "")
         )

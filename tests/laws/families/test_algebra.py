@@ -7,8 +7,8 @@ import pytest
 
 from tests.laws import searching_mutants as searching
 from trainkit import laws
-from trainkit.laws.protocol import find_needs
 from trainkit.laws.subject import Subject
+from trainkit.laws.subject.needs import find_needs
 
 TWO_PROGRAMS = ["identity and associativity", "masked and partitioned", "vmap is a loop",
                 "scan is a loop", "leaf names", "jit is eager"]  # fmt: skip
@@ -63,18 +63,18 @@ def test_searches_and_memories_raise_no_alarm(make):
     laws.check(make, laws=[*TWO_PROGRAMS, "float64"], examples=3).raise_for_failures()
 
 
-def test_a_partition_is_told_of_the_whole_tree_and_so_are_its_rules_alone():
-    """Polyak's step depends on the loss of the whole: a part that is told of its own is another."""
+def test_a_partition_gets_the_loss_of_the_whole_tree_and_so_do_its_rules_alone():
+    """Polyak's step depends on the loss of the whole: a part that gets its own is another."""
     laws.check(optax.polyak_sgd, laws=PARTED, examples=0).raise_for_failures()
 
 
-def test_the_loss_that_a_rule_is_told_of_has_the_gradient_that_it_is_given():
+def test_the_loss_that_a_rule_gets_has_the_gradient_that_it_is_given():
     subject = Subject(lambda: optax.scale_by_backtracking_linesearch(15))
     find_needs(subject)
     p = {"a": jnp.array([1.0, -2.0]), "b": jnp.array([[0.5]])}
     g = {"a": jnp.array([0.25, 4.0]), "b": jnp.array([[-1.0]])}
-    told = subject.extra(p, g)
-    assert set(told) == {"value", "grad", "value_fn"}
-    found = jax.grad(told["value_fn"])(p)
+    extra = subject.extra(p, g)
+    assert set(extra) == {"value", "grad", "value_fn"}
+    found = jax.grad(extra["value_fn"])(p)
     assert jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), found, g))
-    assert told["value"] == told["value_fn"](p)
+    assert extra["value"] == extra["value_fn"](p)

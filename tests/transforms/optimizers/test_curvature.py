@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import trainkit.transforms as tt
-from tests.transforms import oracles as o
+from tests.transforms import references as r
+from tests.transforms.cases import SOAP, before, decayed
 
 STEPS = 100
 
@@ -42,10 +43,10 @@ def test_sophia(dtype, tolerance):
     with jax.enable_x64(dtype == "float64"):
         rng = np.random.default_rng(0)
         hessian = {"w": rng.uniform(-1, 3, (4, 3)), "v": rng.uniform(0, 2, 5)}
-        hessian = o.tree(np.float32, hessian)
-        params = o.tree(lambda x: np.float32(rng.normal(size=x.shape)), hessian)
+        hessian = r.tree(np.float32, hessian)
+        params = r.tree(lambda x: np.float32(rng.normal(size=x.shape)), hessian)
         gradients = [
-            o.tree(lambda x: np.float32(rng.normal(size=x.shape)), params) for _ in range(STEPS)
+            r.tree(lambda x: np.float32(rng.normal(size=x.shape)), params) for _ in range(STEPS)
         ]
         h = arrays(hessian, dtype)
         f = lambda p: sum(jnp.sum(h[k] * p[k] ** 2) / 2 for k in p)
@@ -53,18 +54,17 @@ def test_sophia(dtype, tolerance):
         found = run(
             tx, arrays(params, dtype), [arrays(g, dtype) for g in gradients], {"value_fn": f}
         )
-        oracle = o.sophia(0.01, 0.965, 0.99, 1e-8, 0.5, 1.0, 3, 0.1, hessian)
-        assert worst(found, o.run(oracle, params, gradients)) <= tolerance
+        oracle = decayed(r.sophia(0.5, 3, lambda p: hessian, params), 0.01)
+        assert worst(found, r.run(oracle, params, gradients)) <= tolerance
 
 
 def test_soap(x64):
     rng = np.random.default_rng(1)
     params = {"w": rng.normal(size=(4, 4)), "v": rng.normal(size=5)}
-    gradients = [o.tree(lambda x: rng.normal(size=x.shape), params) for _ in range(STEPS)]
+    gradients = [r.tree(lambda x: rng.normal(size=x.shape), params) for _ in range(STEPS)]
     tx = tt.soap(0.01, weight_decay=0.1, precondition_frequency=7)
     found = run(tx, arrays(params, "float64"), [arrays(g, "float64") for g in gradients])
-    oracle = o.soap(0.01, 0.95, 0.95, 1e-8, 7, decay=0.1)
-    assert worst(found, o.run(oracle, params, gradients)) <= 1e-12
+    assert worst(found, r.run(SOAP, params, gradients)) <= 1e-12
 
 
 def test_soap_in_float32():
@@ -82,8 +82,7 @@ def test_soap_in_float32():
     ]
     tx = tt.soap(0.01, weight_decay=0.1, precondition_frequency=7)
     found = run(tx, arrays(params, "float32"), [arrays(g, "float32") for g in gradients])
-    oracle = o.soap(0.01, 0.95, 0.95, 1e-8, 7, decay=0.1)
-    expected = o.run(oracle, o.tree(np.float64, params), [o.tree(np.float64, g) for g in gradients])
+    expected = r.run(SOAP, r.tree(np.float64, params), [r.tree(np.float64, g) for g in gradients])
     assert worst(found, expected) <= 1e-5
 
 
@@ -127,12 +126,10 @@ def test_lbfgs(dtype, tolerance):
         params = {k: np.float64(np.float32(rng.normal(size=v.shape))) for k, v in scale.items()}
         tx = tt.lbfgs(0.1, memory_size=4, linesearch=None)
         state = tx.init(arrays(params, dtype))
-        stepper = o.lbfgs(0.1, 4)(params)
-        p, q = arrays(params, dtype), params
-        update = jax.jit(tx.update)
-        for _ in range(STEPS):
-            next(stepper)
-            q = stepper.send(o.tree(np.multiply, scale, q))
+        slope = lambda q: r.tree(np.multiply, scale, q)
+        expected = r.run(before(r.curvature.lbfgs(4, True)), params, [slope] * STEPS)
+        p, update = arrays(params, dtype), jax.jit(tx.update)
+        for q in expected:
             g = {k: jnp.asarray(scale[k], dtype) * p[k] for k in p}
             u, state = update(g, state, p)
             p = jax.tree.map(jnp.add, p, u)
@@ -169,7 +166,7 @@ def test_newton_cg_against_a_direct_solve(dtype, tolerance):
             [arrays(g, dtype) for g in gradients],
             {"value_fn": f},
         )
-        expected = o.run(o.newton(0.05, 0.1, hessian), params, gradients)
+        expected = r.run(before(r.curvature.newton(0.1, hessian), 0.05), params, gradients)
         assert worst(found, expected) <= tolerance
 
 
@@ -194,7 +191,7 @@ def test_gauss_newton_against_a_direct_solve(dtype, tolerance):
             [arrays(g, dtype) for g in gradients],
             {"residual_fn": residuals},
         )
-        expected = o.run(o.newton(0.05, 1.0, matrix), params, gradients)
+        expected = r.run(before(r.curvature.newton(1.0, matrix), 0.05), params, gradients)
         assert worst(found, expected) <= tolerance
 
 

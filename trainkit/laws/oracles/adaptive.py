@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from trainkit.laws.oracles.pieces import Start, gone, leafwise, value_at
+from trainkit.laws.oracles.pieces import Leaves, Start, gone, recursion, together, value_at
 
 
 def adam(
@@ -29,100 +29,78 @@ def adam(
     initial accumulator; infinity: AdaMax; rectify: RAdam (Liu 2020), with its threshold.
     """
     rho_inf = 2 / (1 - b2) - 1
+    first = 0.0 if yogi is None else yogi
 
-    def leaf(p0: Any) -> Callable[..., Any]:
-        first = 0.0 if yogi is None else yogi
-        m, v, top = np.full_like(p0, first), np.full_like(p0, first), np.zeros_like(p0)
+    @recursion(first, first, 0.0)
+    def step(g: Any, p: Any, t: int, m: Any, v: Any, top: Any) -> Any:
+        m = b1 * m + (1 - b1) * g
+        if infinity:
+            v = np.maximum(b2 * v, np.abs(g) + eps)
+            return (m / gone(b1, t, g)) / v, m, v, top
+        if yogi is not None:
+            v = v + (1 - b2) * np.sign(g * g - v) * (g * g)
+        elif belief:
+            v = b2 * v + (1 - b2) * (g - m) ** 2 + eps_root
+        else:
+            v = b2 * v + (1 - b2) * (g * g)
+        m_hat = m / gone(b1, t, g) if correct[0] else m
+        if nesterov:
+            m_hat = b1 * m / gone(b1, t + 1, g) + (1 - b1) * g / gone(b1, t, g)
+        v_hat = v / gone(b2, t, g) if correct[1] else v
+        if maximum:
+            v_hat = top = np.maximum(top, v_hat)
+        if rectify is not None:
+            rho = rho_inf - 2 * t * b2**t / (1 - b2**t)
+            if rho < rectify:
+                return m_hat, m, v, top
+            r = ((rho - 4) * (rho - 2) * rho_inf) / ((rho_inf - 4) * (rho_inf - 2) * rho)
+            m_hat = float(np.sqrt(r)) * m_hat
+        root = 0.0 if belief else eps_root
+        return m_hat / (np.sqrt(v_hat + root) + eps), m, v, top
 
-        def step(g: Any, p: Any, t: int) -> Any:
-            nonlocal m, v, top
-            m = b1 * m + (1 - b1) * g
-            if infinity:
-                v = np.maximum(b2 * v, np.abs(g) + eps)
-                return (m / gone(b1, t, p0)) / v
-            if yogi is not None:
-                v = v + (1 - b2) * np.sign(g * g - v) * (g * g)
-            elif belief:
-                v = b2 * v + (1 - b2) * (g - m) ** 2 + eps_root
-            else:
-                v = b2 * v + (1 - b2) * (g * g)
-            m_hat = m / gone(b1, t, p0) if correct[0] else m
-            if nesterov:
-                m_hat = b1 * m / gone(b1, t + 1, p0) + (1 - b1) * g / gone(b1, t, p0)
-            v_hat = v / gone(b2, t, p0) if correct[1] else v
-            if maximum:
-                top = np.maximum(top, v_hat)
-                v_hat = top
-            root = 0.0 if belief else eps_root
-            if rectify is not None:
-                rho = rho_inf - 2 * t * b2**t / (1 - b2**t)
-                if rho < rectify:
-                    return m_hat
-                r = ((rho - 4) * (rho - 2) * rho_inf) / ((rho_inf - 4) * (rho_inf - 2) * rho)
-                m_hat = float(np.sqrt(r)) * m_hat
-            return m_hat / (np.sqrt(v_hat + root) + eps)
-
-        return step
-
-    return leafwise(leaf)
+    return step
 
 
-def adan(b1: float, b2: float, b3: float, eps: float, eps_root: float) -> Start:
-    """Adan (Xie 2022), with 1 − β for the paper's β, and bias-corrected."""
+def adan(b1: float, b2: float, b3: float, eps: float, eps_root: float, mix: float) -> Start:
+    """Adan (Xie 2022, algorithm 1), with b for the paper's 1 − β, and bias-corrected as its code.
 
-    def leaf(p0: Any) -> Callable[..., Any]:
-        m = v = n = last = np.zeros_like(p0)
+    `mix` weighs the differences of gradients: the paper's 1 − β₂, which is b₂.
+    """
 
-        def step(g: Any, p: Any, t: int) -> Any:
-            nonlocal m, v, n, last
-            change = np.zeros_like(p0) if t == 1 else g - last
-            m = b1 * m + (1 - b1) * g
-            v = b2 * v + (1 - b2) * change
-            n = b3 * n + (1 - b3) * (g + (1 - b2) * change) ** 2
-            last = g
-            top = m / gone(b1, t, p0) + (1 - b2) * v / gone(b2, t, p0)
-            return top / (np.sqrt(n / gone(b3, t, p0) + eps_root) + eps)
+    @recursion(0.0, 0.0, 0.0, 0.0)
+    def step(g: Any, p: Any, t: int, m: Any, v: Any, n: Any, last: Any) -> Any:
+        change = np.zeros_like(g) if t == 1 else g - last
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * change
+        n = b3 * n + (1 - b3) * (g + mix * change) ** 2
+        top = m / gone(b1, t, g) + mix * v / gone(b2, t, g)
+        return top / (np.sqrt(n / gone(b3, t, g) + eps_root) + eps), m, v, n, g
 
-        return step
-
-    return leafwise(leaf)
+    return step
 
 
 def lion(b1: float, b2: float) -> Start:
     """Lion (Chen 2023): the sign of one interpolation, the memory of another."""
 
-    def leaf(p0: Any) -> Callable[..., Any]:
-        m = np.zeros_like(p0)
+    @recursion(0.0)
+    def step(g: Any, p: Any, t: int, m: Any) -> Any:
+        return np.sign(b1 * m + (1 - b1) * g), b2 * m + (1 - b2) * g
 
-        def step(g: Any, p: Any, t: int) -> Any:
-            nonlocal m
-            u = np.sign(b1 * m + (1 - b1) * g)
-            m = b2 * m + (1 - b2) * g
-            return u
-
-        return step
-
-    return leafwise(leaf)
+    return step
 
 
 def novograd(b1: float, b2: float, eps: float, eps_root: float, wd: float) -> Start:
     """NovoGrad (Ginsburg 2019): one second moment a leaf, decay inside the momentum."""
 
-    def leaf(p0: Any) -> Callable[..., Any]:
-        m: Any = np.zeros_like(p0)
-        v: Any = 0.0
+    @recursion(0.0, 0.0)
+    def step(g: Any, p: Any, t: int, m: Any, v: Any) -> Any:
+        power = np.sum(g * g)
+        v = power if t == 1 else b2 * v + (1 - b2) * power
+        d = g / (np.sqrt(v + eps_root) + eps) + wd * p
+        m = d if t == 1 else b1 * m + d
+        return m, m, v
 
-        def step(g: Any, p: Any, t: int) -> Any:
-            nonlocal m, v
-            power = np.sum(g * g)
-            v = power if t == 1 else b2 * v + (1 - b2) * power
-            d = g / (np.sqrt(v + eps_root) + eps) + wd * p
-            m = d if t == 1 else b1 * m + d
-            return m
-
-        return step
-
-    return leafwise(leaf)
+    return step
 
 
 def acprop(b1: float, b2: float, eps: float, eps_root: float) -> Start:
@@ -131,62 +109,45 @@ def acprop(b1: float, b2: float, eps: float, eps_root: float) -> Start:
     The first step, which has none, divides by 1.
     """
 
-    def leaf(p0: Any) -> Callable[..., Any]:
-        m, s = np.zeros_like(p0), np.zeros_like(p0)
+    @recursion(0.0, 0.0)
+    def step(g: Any, p: Any, t: int, m: Any, s: Any) -> Any:
+        before = np.ones_like(g) if t == 1 else s / gone(b2, t - 1, g)
+        m = b1 * m + (1 - b1) * g
+        s = b2 * s + (1 - b2) * (g - m) ** 2 + eps_root
+        return g / (np.sqrt(before) + eps), m, s
 
-        def step(g: Any, p: Any, t: int) -> Any:
-            nonlocal m, s
-            before = np.ones_like(p0) if t == 1 else s / gone(b2, t - 1, p0)
-            m = b1 * m + (1 - b1) * g
-            s = b2 * s + (1 - b2) * (g - m) ** 2 + eps_root
-            return g / (np.sqrt(before) + eps)
-
-        return step
-
-    return leafwise(leaf)
+    return step
 
 
-def ademamix(
-    b1: float, b2: float, b3: Any, alpha: Any, eps: float, eps_root: float
-) -> Start:  # fmt: skip
+def ademamix(b1: float, b2: float, b3: Any, alpha: Any, eps: float, eps_root: float) -> Start:
     """AdEMAMix (Pagliardini 2024): a fast average, corrected, and α of a slow one that is not.
 
     β₃ and α may be schedules.
     """
 
-    def leaf(p0: Any) -> Callable[..., Any]:
-        fast, slow, v = np.zeros_like(p0), np.zeros_like(p0), np.zeros_like(p0)
+    @recursion(0.0, 0.0, 0.0)
+    def step(g: Any, p: Any, t: int, fast: Any, slow: Any, v: Any) -> Any:
+        old = value_at(b3, t)
+        fast = b1 * fast + (1 - b1) * g
+        slow = old * slow + (1 - old) * g
+        v = b2 * v + (1 - b2) * (g * g)
+        top = fast / gone(b1, t, g) + value_at(alpha, t) * slow
+        return top / (np.sqrt(v / gone(b2, t, g) + eps_root) + eps), fast, slow, v
 
-        def step(g: Any, p: Any, t: int) -> Any:
-            nonlocal fast, slow, v
-            old = value_at(b3, t)
-            fast = b1 * fast + (1 - b1) * g
-            slow = old * slow + (1 - old) * g
-            v = b2 * v + (1 - b2) * (g * g)
-            top = fast / gone(b1, t, p0) + value_at(alpha, t) * slow
-            return top / (np.sqrt(v / gone(b2, t, p0) + eps_root) + eps)
-
-        return step
-
-    return leafwise(leaf)
+    return step
 
 
 def simplified_ademamix(b1: float, b2: float, alpha: Any, eps: float, eps_root: float) -> Start:
     """Simplified AdEMAMix (Morwani 2025): m ← β₁ m + g, and m + α g over Adam's root."""
 
-    def leaf(p0: Any) -> Callable[..., Any]:
-        m, v = np.zeros_like(p0), np.zeros_like(p0)
+    @recursion(0.0, 0.0)
+    def step(g: Any, p: Any, t: int, m: Any, v: Any) -> Any:
+        m = b1 * m + g
+        v = b2 * v + (1 - b2) * (g * g)
+        root = np.sqrt(v / gone(b2, t, g) + eps_root)
+        return (m + value_at(alpha, t) * g) / (root + eps), m, v
 
-        def step(g: Any, p: Any, t: int) -> Any:
-            nonlocal m, v
-            m = b1 * m + g
-            v = b2 * v + (1 - b2) * (g * g)
-            root = np.sqrt(v / gone(b2, t, p0) + eps_root)
-            return (m + value_at(alpha, t) * g) / (root + eps)
-
-        return step
-
-    return leafwise(leaf)
+    return step
 
 
 def adopt(b1: float, b2: float, eps: float, nesterov: bool, bound: Any) -> Start:
@@ -195,49 +156,38 @@ def adopt(b1: float, b2: float, eps: float, nesterov: bool, bound: Any) -> Start
     The first gradient only starts the second moment. `bound(t)` clips the ratio, or is None.
     """
 
-    def leaf(p0: Any) -> Callable[..., Any]:
-        m, v = np.zeros_like(p0), np.zeros_like(p0)
+    @recursion(0.0, 0.0)
+    def step(g: Any, p: Any, t: int, m: Any, v: Any) -> Any:
+        if t == 1:
+            return np.zeros_like(g), m, g * g
+        ratio = g / np.maximum(np.sqrt(v), eps)
+        if bound is not None:
+            limit = float(bound(float(t - 1)))
+            ratio = np.clip(ratio, -limit, limit)
+        m = b1 * m + (1 - b1) * ratio
+        u = b1 * m + (1 - b1) * ratio if nesterov else m
+        return u, m, b2 * v + (1 - b2) * (g * g)
 
-        def step(g: Any, p: Any, t: int) -> Any:
-            nonlocal m, v
-            if t == 1:
-                v = g * g
-                return np.zeros_like(p0)
-            ratio = g / np.maximum(np.sqrt(v), eps)
-            if bound is not None:
-                limit = float(bound(float(t - 1)))
-                ratio = np.clip(ratio, -limit, limit)
-            m = b1 * m + (1 - b1) * ratio
-            v = b2 * v + (1 - b2) * (g * g)
-            return b1 * m + (1 - b1) * ratio if nesterov else m
-
-        return step
-
-    return leafwise(leaf)
+    return step
 
 
 def sophia(
     b1: float, b2: float, eps: float, gamma: float, bound: float | None, every: int,
-    curvature: float,
+    diagonal: Callable[[Leaves], Leaves],
 ) -> Start:  # fmt: skip
     """Sophia-H (Liu 2023): the average over γ h, clipped; h averages the Hessian's diagonal.
 
-    The Hessian of the laws' loss is `curvature` times 1, whatever the random signs. As in the
+    `diagonal(params)` is that diagonal, where it is known: no random signs are needed. As in the
     code that Optax follows, a step divides by the h of the step before (0 at first), and the
     average is bias-corrected.
     """
 
-    def leaf(p0: Any) -> Callable[..., Any]:
-        m, h = np.zeros_like(p0), np.zeros_like(p0)
+    @together(lambda p0: ([np.zeros_like(p) for p in p0], [np.zeros_like(p) for p in p0]))
+    def step(gs: Leaves, ps: Leaves, t: int, m: Any, h: Any, **_: Any) -> Any:
+        m = [b1 * x + (1 - b1) * g for x, g in zip(m, gs, strict=True)]
+        us = [x / gone(b1, t, x) / np.maximum(gamma * y, eps) for x, y in zip(m, h, strict=True)]
+        if (t - 1) % every == 0:
+            h = [b2 * y + (1 - b2) * d for y, d in zip(h, diagonal(ps), strict=True)]
+        return (us if bound is None else [np.clip(u, -bound, bound) for u in us]), m, h
 
-        def step(g: Any, p: Any, t: int) -> Any:
-            nonlocal m, h
-            m = b1 * m + (1 - b1) * g
-            u = m / gone(b1, t, p0) / np.maximum(gamma * h, eps)
-            if (t - 1) % every == 0:
-                h = b2 * h + (1 - b2) * curvature
-            return u if bound is None else np.clip(u, -bound, bound)
-
-        return step
-
-    return leafwise(leaf)
+    return step

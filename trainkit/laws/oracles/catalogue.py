@@ -11,10 +11,15 @@ import optax
 
 from trainkit.laws.oracles import contrib, rules, wrapped
 from trainkit.laws.oracles import pieces as P
+from trainkit.laws.oracles.deviations import DEVIATIONS
 from trainkit.laws.oracles.rules import Builder
 from trainkit.laws.protocol import near
 
-RULES: dict[str, Builder] = rules.RULES | wrapped.RULES | contrib.RULES
+PREFIX = "optax."
+RULES: dict[str, Builder] = (
+    rules.RULES | wrapped.RULES | contrib.RULES
+    | {PREFIX + name: deviation.build for name, deviation in DEVIATIONS.items()}
+)  # fmt: skip
 
 
 class Oracle(NamedTuple):
@@ -52,11 +57,19 @@ INFERABLE = ("learning_rate",)
 
 def plain_name(like: str) -> str:
     """`adam` for "adam", "optax.adam" and "optax.contrib.adam"."""
-    return like.removeprefix("optax.").removeprefix("contrib.")
+    return like.removeprefix(PREFIX).removeprefix("contrib.")
 
 
-def function(name: str) -> Any:
+def reference_name(like: str) -> str:
+    """The reference that `like` means: the paper's, or, said with "optax.", Optax's own."""
+    name = plain_name(like)
+    own = PREFIX + name
+    return own if like.startswith(PREFIX) and own in RULES else name
+
+
+def function(like: str) -> Any:
     """The function of Optax, or of its contrib, that has this name."""
+    name = plain_name(like)
     home = optax.contrib if hasattr(optax.contrib, name) else optax  # aliases in optax may warn
     return getattr(home, name)
 
@@ -68,7 +81,7 @@ def bind(name: str, hyperparams: Mapping[str, Any] | None) -> tuple[dict[str, An
     wrong = sorted(set(given) - set(signature.parameters))
     if wrong:
         raise TypeError(
-            f"optax.{name} has no argument {', '.join(wrong)}; hyperparams may have "
+            f"{PREFIX}{plain_name(name)} has no argument {', '.join(wrong)}; hyperparams may have "
             f"{', '.join(signature.parameters) or 'nothing'}"
         )
     bound = {
@@ -77,6 +90,15 @@ def bind(name: str, hyperparams: Mapping[str, Any] | None) -> tuple[dict[str, An
         if key in given or p.default is not inspect.Parameter.empty
     }
     return bound, [key for key in signature.parameters if key not in bound]
+
+
+def needed(name: str, missing: list[str]) -> str:
+    """What to pass for the required arguments of `like=name` that are missing."""
+    example = ", ".join(f"{key!r}: …" for key in missing)
+    return (
+        f"like={name!r} needs {', '.join(missing)}, which {PREFIX}{plain_name(name)} has no "
+        f"default for: pass hyperparams={{{example}}}"
+    )
 
 
 def oracle_for(name: str, hyperparams: Mapping[str, Any] | None) -> Oracle:
@@ -94,9 +116,5 @@ def oracle_for(name: str, hyperparams: Mapping[str, Any] | None) -> Oracle:
     bound, missing = bind(name, hyperparams)
     hopeless = [key for key in missing if key not in INFERABLE]
     if hopeless:
-        example = ", ".join(f"{key!r}: …" for key in hopeless)
-        raise ValueError(
-            f"like={name!r} needs {', '.join(hopeless)}, which optax.{name} has no default for: "
-            f"pass hyperparams={{{example}}}"
-        )
+        raise ValueError(needed(name, hopeless))
     return Oracle(name, bound, tuple(missing))

@@ -1,12 +1,13 @@
-"""Rules that use curvature along their way, in plain NumPy: L-BFGS, and a search along a line."""
+"""Rules that use curvature, in plain NumPy: Newton, L-BFGS, and a search along a line."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from trainkit.laws.oracles.pieces import Leaves, Start, Step
+from trainkit.laws.oracles.pieces import Leaves, Start, together
 
 
 def _flat(xs: Leaves) -> Any:
@@ -18,6 +19,17 @@ def _like(flat: Any, xs: Leaves) -> list[Any]:
     return [part.reshape(np.shape(x)) for part, x in zip(np.split(flat, ends), xs, strict=True)]
 
 
+def newton(damping: float, matrix: Callable[[Any], Any]) -> Start:
+    """(H + damping)⁻¹ g, where `matrix` gives H at the parameters laid side by side."""
+
+    @together(lambda p0: ())
+    def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> Any:
+        h = matrix(_flat(ps))
+        return (_like(np.linalg.solve(h + damping * np.eye(len(h)), _flat(gs)), gs),)
+
+    return step
+
+
 def lbfgs(memory: int, scaled: bool) -> Start:
     """The inverse Hessian of the last `memory` secant pairs, times the gradient (Nocedal 1980).
 
@@ -26,34 +38,27 @@ def lbfgs(memory: int, scaled: bool) -> Start:
     sᵀy = 0, and its first step is the gradient made no longer than 1.
     """
 
-    def start(p0: Leaves) -> Step:
-        pairs: list[tuple[Any, Any]] = []
-        last: Any = None
+    @together(lambda p0: ([], None))
+    def step(gs: Leaves, ps: Leaves, t: int, pairs: Any, last: Any, **_: Any) -> Any:
+        x, g = _flat(ps), _flat(gs)
+        if last is not None:
+            pairs = [*pairs, (x - last[0], g - last[1])][-memory:]
+        gamma = x.dtype.type(1)
+        if scaled and pairs:
+            s, y = pairs[-1]
+            gamma = (s @ y) / (y @ y) if y @ y > 0 else gamma
+        elif scaled:
+            length = np.linalg.norm(g)
+            gamma = 1 / length if length > 1 else gamma
+        one = np.eye(x.size, dtype=x.dtype)
+        inverse = gamma * one
+        for s, y in pairs:
+            if s @ y != 0:
+                cut = one - np.outer(y, s) / (s @ y)
+                inverse = cut.T @ inverse @ cut + np.outer(s, s) / (s @ y)
+        return _like(inverse @ g, gs), pairs, (x, g)
 
-        def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
-            nonlocal last, pairs
-            x, g = _flat(ps), _flat(gs)
-            if last is not None:
-                pairs = [*pairs, (x - last[0], g - last[1])][-memory:]
-            last = x, g
-            gamma = x.dtype.type(1)
-            if scaled and pairs:
-                s, y = pairs[-1]
-                gamma = (s @ y) / (y @ y) if y @ y > 0 else gamma
-            elif scaled:
-                length = np.linalg.norm(g)
-                gamma = 1 / length if length > 1 else gamma
-            one = np.eye(x.size, dtype=x.dtype)
-            inverse = gamma * one
-            for s, y in pairs:
-                if s @ y != 0:
-                    cut = one - np.outer(y, s) / (s @ y)
-                    inverse = cut.T @ inverse @ cut + np.outer(s, s) / (s @ y)
-            return _like(inverse @ g, gs)
-
-        return step
-
-    return start
+    return step
 
 
 def backtracking(
@@ -65,26 +70,21 @@ def backtracking(
     `most` reductions the last is taken as it is, and none where the function has no value there.
     """
 
-    def start(p0: Leaves) -> Step:
-        rate = np.asarray(p0[0]).dtype.type(1)
+    @together(lambda p0: (np.asarray(p0[0]).dtype.type(1),))
+    def step(
+        gs: Leaves, ps: Leaves, t: int, rate: Any, *, value: Any = 0.0, value_fn: Any = None,
+        grad: Any = None, **_: Any,
+    ) -> Any:  # fmt: skip
+        slope = float(_flat(gs) @ _flat(grad))
+        rate = np.minimum(more * rate, longest)
+        for tried in range(most + 1):
+            rate = rate * fewer if tried else rate
+            new = value_fn([p + rate * u for p, u in zip(ps, gs, strict=True)])
+            gap = new - (1 + rtol) * value - rate * decrease * slope
+            if gap <= atol:
+                break
+        if not np.isfinite(gap):
+            rate = 0 * rate
+        return [rate * u for u in gs], rate
 
-        def step(
-            gs: Leaves, ps: Leaves, t: int, *, value: Any = 0.0, value_fn: Any = None,
-            grad: Any = None, **_: Any,
-        ) -> list[Any]:  # fmt: skip
-            nonlocal rate
-            slope = float(_flat(gs) @ _flat(grad))
-            rate = np.minimum(more * rate, longest)
-            for tried in range(most + 1):
-                rate = rate * fewer if tried else rate
-                new = value_fn([p + rate * u for p, u in zip(ps, gs, strict=True)])
-                gap = new - (1 + rtol) * value - rate * decrease * slope
-                if gap <= atol:
-                    break
-            if not np.isfinite(gap):
-                rate = 0 * rate
-            return [rate * u for u in gs]
-
-        return step
-
-    return start
+    return step

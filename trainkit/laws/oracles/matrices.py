@@ -1,4 +1,4 @@
-"""Rules for matrices, in plain NumPy: orthogonalised momentum, low-rank projections."""
+"""Rules for matrices, in plain NumPy: Muon, GaLore and SOAP."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from trainkit.laws.oracles.pieces import Leaves, Start, Step, gone, leafwise
+from trainkit.laws.oracles.pieces import Leaves, Start, Step, gone, leafwise, recursion
 
 STANDARD = (3.4445, -4.7750, 2.0315)
 DION = (
@@ -52,21 +52,16 @@ def muon(
     rows = np.broadcast_to(rows, (steps, 3)) if rows.ndim == 1 else rows[-steps:]
     abc = [tuple(float(x) for x in row) for row in rows]
 
-    def leaf(p0: Any) -> Callable[..., Any]:
-        m = np.zeros_like(p0)
+    @recursion(0.0)
+    def step(g: Any, p: Any, t: int, m: Any) -> Any:
+        m = beta * m + (1 - beta) * g
+        top = m / gone(beta, t, g)
+        if nesterov:
+            top = beta * m / gone(beta, t + 1, g) + (1 - beta) * g / gone(beta, t, g)
+        u = newton_schulz(top, abc, scaling, eps)
+        return (np.sum(top * u) * u if adaptive else u), m
 
-        def step(g: Any, p: Any, t: int) -> Any:
-            nonlocal m
-            m = beta * m + (1 - beta) * g
-            top = m / gone(beta, t, p0)
-            if nesterov:
-                top = beta * m / gone(beta, t + 1, p0) + (1 - beta) * g / gone(beta, t, p0)
-            u = newton_schulz(top, abc, scaling, eps)
-            return np.sum(top * u) * u if adaptive else u
-
-        return step
-
-    return leafwise(leaf)
+    return step
 
 
 def by_shape(consistent: float | None) -> Start:
@@ -124,6 +119,47 @@ def galore(rank: int, every: int, factor: float, base: Start) -> Start:
                     vectors = vectors + np.nan
             u = factor * (vectors @ inner([vectors.T @ x], [small], t)[0])
             return u.T if wide else u
+
+        return step
+
+    return leafwise(leaf)
+
+
+def soap(b1: float, b2: float, eps: float, every: int, decay: float = 0.0) -> Start:
+    """SOAP (Vyas 2024, algorithm 3): Adam in the eigenbases of the averages of g gᵀ and gᵀ g.
+
+    As in the authors' code the first gradient only starts the bases, nothing moves (nor decays),
+    and every so many steps a basis is refreshed by one power iteration, its columns in the order of
+    their eigenvalues, which the second moment follows. Leaves that are no matrices get Adam.
+    """
+
+    def leaf(p0: Any) -> Callable[..., Any]:
+        m = v = np.zeros_like(p0)
+        grams = [np.zeros((n, n)) for n in np.shape(p0)] if np.ndim(p0) == 2 else []
+        bases: list[Any] = []
+        into = lambda x: bases[0].T @ x @ bases[1] if grams else x
+        back = lambda x: bases[0] @ x @ bases[1].T if grams else x
+
+        def refresh() -> None:
+            nonlocal v
+            for axis, gram in enumerate(grams):
+                order = np.argsort(-np.diag(bases[axis].T @ gram @ bases[axis]))
+                v = np.take(v, order, axis)
+                bases[axis] = np.linalg.qr(gram @ bases[axis][:, order])[0]
+
+        def step(g: Any, p: Any, t: int) -> Any:
+            nonlocal m, v, grams, bases
+            squares = (g @ g.T, g.T @ g) if grams else ()
+            grams = [b2 * a + (1 - b2) * x for a, x in zip(grams, squares, strict=True)]
+            if t == 1:
+                bases = [np.linalg.eigh(gram)[1][:, ::-1] for gram in grams]
+                return np.zeros_like(p0)
+            m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * into(g) ** 2
+            top = into(m) / gone(b1, t - 1, p0)
+            u = back(top / (np.sqrt(v / gone(b2, t - 1, p0)) + eps))
+            if (t - 1) % every == 0:
+                refresh()
+            return u + decay * p
 
         return step
 

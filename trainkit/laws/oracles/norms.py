@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trainkit.laws.oracles.pieces import Leaves, Start, Step, stateless
+from trainkit.laws.oracles.pieces import Leaves, Start, stateless, together
 
 
 def trust_ratio(coefficient: float = 1.0, eps: float = 0.0, floor: float = 0.0) -> Start:
@@ -20,7 +20,9 @@ def trust_ratio(coefficient: float = 1.0, eps: float = 0.0, floor: float = 0.0) 
 
 
 def param_block_rms(floor: float = 1e-3) -> Start:
-    return stateless(lambda g, p: g * max(float(np.sqrt(np.mean(np.square(p)))), floor))
+    return stateless(
+        lambda g, p: g * max(float(np.sqrt(np.sum(np.square(p)) / max(p.size, 1))), floor)
+    )
 
 
 def param_block_norm(floor: float = 1e-3) -> Start:
@@ -29,6 +31,10 @@ def param_block_norm(floor: float = 1e-3) -> Start:
 
 def clip(bound: float) -> Start:
     return stateless(lambda g, p: np.clip(g, -bound, bound))
+
+
+def clip_block_norm(bound: float) -> Start:
+    return stateless(lambda g, p: g / max(1.0, float(np.sqrt(np.sum(np.square(g)))) / bound))
 
 
 def clip_block_rms(bound: float) -> Start:
@@ -44,18 +50,20 @@ def global_norm(gs: Leaves) -> float:
 def clip_global_norm(bound: float) -> Start:
     """Pascanu 2013: the whole gradient, at most `bound` long."""
 
-    def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
+    @together(lambda p0: ())
+    def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> Any:
         norm = global_norm(gs)
-        return list(gs) if norm < bound else [g * (bound / norm) for g in gs]
+        return (gs if norm < bound else [g * (bound / norm) for g in gs],)
 
-    return lambda params: step
+    return step
 
 
 def normalize(factor: float, eps: float) -> Start:
-    def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
-        return [g * (factor / (global_norm(gs) + eps)) for g in gs]
+    @together(lambda p0: ())
+    def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> Any:
+        return ([g * (factor / (global_norm(gs) + eps)) for g in gs],)
 
-    return lambda params: step
+    return step
 
 
 def unit_norm(x: Any, axis: Any) -> Any:
@@ -75,11 +83,17 @@ def adaptive_clip(clipping: float, eps: float, axis: Any = None) -> Start:
     return stateless(f)
 
 
-def centralize() -> Start:
-    """Yong 2020: minus the mean over all axes but the first."""
-    return stateless(
-        lambda g, p: g - g.mean(tuple(range(1, g.ndim)), keepdims=True) if np.ndim(g) > 1 else g
-    )
+def centralize(outputs: int) -> Start:
+    """Yong 2020: minus the mean over the inputs of each output, whose axis is `outputs`.
+
+    That is the last where kernels are [in, out], as in Flax; Optax takes the first.
+    """
+
+    def f(g: Any, p: Any) -> Any:
+        inputs = tuple(set(range(g.ndim)) - {outputs % g.ndim}) if g.ndim > 1 else ()
+        return g - g.mean(inputs, keepdims=True) if inputs else g
+
+    return stateless(f)
 
 
 def zero_nans() -> Start:
@@ -94,29 +108,26 @@ def keep_nonnegative() -> Start:
 def polyak(f_min: float, top: float, eps: float, positive: bool) -> Start:
     """Loizou 2021: min((f − f*) / (‖g‖² + ε), top)."""
 
-    def step(gs: Leaves, ps: Leaves, t: int, *, value: Any = 1.0, **_: Any) -> list[Any]:
+    @together(lambda p0: ())
+    def step(gs: Leaves, ps: Leaves, t: int, *, value: Any = 1.0, **_: Any) -> Any:
         power = global_norm(gs) ** 2 + eps
         gap = float(value) - f_min
         gap = max(gap, 0.0) if positive else gap
         rate = 0.0 if power <= np.finfo(np.float64).eps else min(gap / power, top)
-        return [rate * g for g in gs]
+        return ([rate * g for g in gs],)
 
-    return lambda params: step
+    return step
 
 
 def per_example(bound: float) -> Start:
     """The mean over examples (the first axis) of gradients cut to a length (Abadi et al. 2016)."""
 
-    def start(params: Leaves) -> Step:
-        def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
-            squares = sum(np.sum(np.square(g), axis=tuple(range(1, g.ndim))) for g in gs)
-            length = np.sqrt(squares)
-            factor = np.where(length > bound, bound / np.where(length > 0, length, 1), 1)
-            return [
-                np.mean(g * factor.reshape(-1, *[1] * (g.ndim - 1)).astype(g.dtype), axis=0)
-                for g in gs
-            ]
+    @together(lambda p0: ())
+    def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> Any:
+        squares = sum(np.sum(np.square(g), axis=tuple(range(1, g.ndim))) for g in gs)
+        length = np.sqrt(squares)
+        factor = np.where(length > bound, bound / np.where(length > 0, length, 1), 1)
+        column = lambda g: factor.reshape(-1, *[1] * (g.ndim - 1)).astype(g.dtype)
+        return ([np.mean(g * column(g), axis=0) for g in gs],)
 
-        return step
-
-    return start
+    return step

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trainkit.laws.oracles.norms import global_norm
-from trainkit.laws.oracles.pieces import Leaves, Start, Step, gone, leafwise, value_at
+from trainkit.laws.oracles.pieces import Leaves, Start, Step, gone, leafwise, together, value_at
 
 
 def dot(xs: Leaves, ys: Leaves) -> Any:
@@ -23,41 +23,35 @@ def away(ps: Leaves, p0: Leaves) -> list[Any]:
 def dog(first: tuple[str, float], eps: float) -> Start:
     """DoG (Ivgi 2023): the largest distance from x₀, over the root of the sum of ‖g‖²."""
     kind, value = first
+    guess = lambda p0: {"distance": value, "heuristic": value * (1 + global_norm(p0))}.get(
+        kind, 0.0
+    )
 
-    def start(p0: Leaves) -> Step:
-        reach = {"distance": value, "heuristic": value * (1 + global_norm(p0))}.get(kind, 0.0)
-        power = 0.0
+    @together(lambda p0: (p0, guess(p0), 0.0))
+    def step(
+        gs: Leaves, ps: Leaves, t: int, p0: Leaves, reach: float, power: float, **_: Any
+    ) -> Any:
+        reach = max(reach, global_norm(away(ps, p0)))
+        power += global_norm(gs) ** 2
+        rate = value if kind == "learning_rate" and t == 1 else reach / float(np.sqrt(power + eps))
+        return [rate * g for g in gs], p0, reach, power
 
-        def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
-            nonlocal reach, power
-            reach = max(reach, global_norm(away(ps, p0)))
-            power += global_norm(gs) ** 2
-            rate = reach / float(np.sqrt(power + eps))
-            if kind == "learning_rate" and t == 1:
-                rate = value
-            return [rate * g for g in gs]
-
-        return step
-
-    return start
+    return step
 
 
 def dowg(first: float | None, eps: float) -> Start:
     """DoWG (Khaled 2023): r̄² over the root of Σ r̄² ‖g‖²."""
 
-    def start(p0: Leaves) -> Step:
-        reach, power = eps if first is None else first, 0.0
+    @together(lambda p0: (p0, eps if first is None else first, 0.0))
+    def step(
+        gs: Leaves, ps: Leaves, t: int, p0: Leaves, reach: float, power: float, **_: Any
+    ) -> Any:
+        reach = max(reach, global_norm(away(ps, p0)) ** 2)
+        power += reach * global_norm(gs) ** 2
+        rate = reach / (float(np.sqrt(power)) + eps)
+        return [rate * g for g in gs], p0, reach, power
 
-        def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
-            nonlocal reach, power
-            reach = max(reach, global_norm(away(ps, p0)) ** 2)
-            power += reach * global_norm(gs) ** 2
-            rate = reach / (float(np.sqrt(power)) + eps)
-            return [rate * g for g in gs]
-
-        return step
-
-    return start
+    return step
 
 
 def distance_over_gradients(relative: float, eps: float, factor: float) -> Start:

@@ -3,6 +3,8 @@
 A piece is `start(params) -> step`, and `step(gradients, params, t) -> updates` keeps its own state
 in closures. `t` counts from 1; trees are lists of arrays. Everything runs in the arrays' own dtype,
 so a float32 run of the same code says how much of a difference is only rounding.
+
+`recursion` makes a piece from the formula of one leaf, `together` from one of the whole tree.
 """
 
 from __future__ import annotations
@@ -23,6 +25,28 @@ def gone(beta: float, t: int, like: Any) -> Any:
     return kind(1) - kind(beta) ** t
 
 
+def together(memory: Callable[[Leaves], tuple[Any, ...]]) -> Callable[[Callable[..., Any]], Start]:
+    """A piece from `step(gs, ps, t, *memory, **extra) -> (updates, *memory)`.
+
+    `memory(params)` is what it remembers before the first step.
+    """
+
+    def piece(formula: Callable[..., Any]) -> Start:
+        def start(params: Leaves) -> Step:
+            held = memory(params)
+
+            def step(gs: Leaves, ps: Leaves, t: int, **extra: Any) -> list[Any]:
+                nonlocal held
+                updates, *held = formula(gs, ps, t, *held, **extra)
+                return list(updates)
+
+            return step
+
+        return start
+
+    return piece
+
+
 def leafwise(start_leaf: Callable[[Any], Callable[..., Any]]) -> Start:
     """A piece that treats every leaf by itself: `start_leaf(p) -> step_leaf(g, p, t)`."""
 
@@ -31,6 +55,28 @@ def leafwise(start_leaf: Callable[[Any], Callable[..., Any]]) -> Start:
         return lambda gs, ps, t, **_: [s(g, p, t) for s, g, p in zip(steps, gs, ps, strict=True)]
 
     return start
+
+
+def recursion(*first: float) -> Callable[[Callable[..., Any]], Start]:
+    """A piece from the formula of one leaf: `step(g, p, t, *memory) -> (update, *memory)`.
+
+    The memory begins with arrays of these values, shaped as the leaf.
+    """
+
+    def piece(formula: Callable[..., Any]) -> Start:
+        def leaf(p0: Any) -> Callable[..., Any]:
+            held: list[Any] = [np.full_like(p0, x) for x in first]
+
+            def step(g: Any, p: Any, t: int) -> Any:
+                nonlocal held
+                update, *held = formula(g, p, t, *held)
+                return update
+
+            return step
+
+        return leafwise(leaf)
+
+    return piece
 
 
 def stateless(f: Callable[[Any, Any], Any]) -> Start:
@@ -51,25 +97,29 @@ def chain(*pieces: Start) -> Start:
     return start
 
 
-def masked(piece: Start, mask: Sequence[bool] | None) -> Start:
-    """`piece` on the leaves where `mask` is true, the identity elsewhere."""
-    if mask is None:
-        return piece
+def groups(rules: Sequence[Start | None], which: Sequence[int]) -> Start:
+    """Each leaf by the rule of its group, every group as if it were alone; None: as it is."""
 
-    def start(params: Leaves) -> Step:
-        chosen = [i for i, m in enumerate(mask) if m]
-        inner = piece([params[i] for i in chosen])
+    def start(p0: Leaves) -> Step:
+        members = [[i for i, k in enumerate(which) if k == j] for j in range(len(rules))]
+        runs = [(m, r([p0[i] for i in m])) for r, m in zip(rules, members, strict=True) if r and m]
 
         def step(gs: Leaves, ps: Leaves, t: int, **extra: Any) -> list[Any]:
             out = list(gs)
-            new = inner([gs[i] for i in chosen], [ps[i] for i in chosen], t, **extra)
-            for i, u in zip(chosen, new, strict=True):
-                out[i] = u
+            for m, run in runs:
+                new = run([gs[i] for i in m], [ps[i] for i in m], t, **extra)
+                for i, u in zip(m, new, strict=True):
+                    out[i] = u
             return out
 
         return step
 
     return start
+
+
+def masked(piece: Start, mask: Sequence[bool] | None) -> Start:
+    """`piece` on the leaves where `mask` is true, the identity elsewhere."""
+    return piece if mask is None else groups([None, piece], [int(bool(m)) for m in mask])
 
 
 def value_at(rate: Any, t: int) -> float:
@@ -93,61 +143,39 @@ def decay(rate: Any, mask: Sequence[bool] | None = None) -> Start:
 def trace(beta: float, nesterov: bool = False) -> Start:
     """Heavy ball v ← β v + g (Polyak 1964); Nesterov's variant steps along g + β v."""
 
-    def leaf(p0: Any) -> Callable[..., Any]:
-        v = np.zeros_like(p0)
+    @recursion(0.0)
+    def step(g: Any, p: Any, t: int, v: Any) -> Any:
+        v = beta * v + g
+        return (g + beta * v if nesterov else v), v
 
-        def step(g: Any, p: Any, t: int) -> Any:
-            nonlocal v
-            v = beta * v + g
-            return g + beta * v if nesterov else v
-
-        return step
-
-    return leafwise(leaf)
+    return step
 
 
 def ema(beta: float, debias: bool) -> Start:
-    def leaf(p0: Any) -> Callable[..., Any]:
-        m = np.zeros_like(p0)
+    @recursion(0.0)
+    def step(g: Any, p: Any, t: int, m: Any) -> Any:
+        m = beta * m + (1 - beta) * g
+        return (m / gone(beta, t, g) if debias else m), m
 
-        def step(g: Any, p: Any, t: int) -> Any:
-            nonlocal m
-            m = beta * m + (1 - beta) * g
-            return m / gone(beta, t, p0) if debias else m
-
-        return step
-
-    return leafwise(leaf)
+    return step
 
 
 def optimistic(alpha: float, beta: float) -> Start:
     """Optimistic gradient (Mokhtari 2020): (α + β) g_t − β g_{t−1}, with g_0 = g_1."""
 
-    def leaf(p0: Any) -> Callable[..., Any]:
-        last = None
+    @recursion(0.0)
+    def step(g: Any, p: Any, t: int, last: Any) -> Any:
+        return (alpha + beta) * g - beta * (g if t == 1 else last), g
 
-        def step(g: Any, p: Any, t: int) -> Any:
-            nonlocal last
-            previous = g if last is None else last
-            last = g
-            return (alpha + beta) * g - beta * previous
-
-        return step
-
-    return leafwise(leaf)
+    return step
 
 
 def accumulate(k: int) -> Start:
     """`apply_every`: the sum of k gradients on every k-th step, zero in between."""
 
-    def leaf(p0: Any) -> Callable[..., Any]:
-        total = np.zeros_like(p0)
+    @recursion(0.0)
+    def step(g: Any, p: Any, t: int, total: Any) -> Any:
+        total = g if (t - 1) % k == 0 else total + g
+        return (total if t % k == 0 else np.zeros_like(total)), total
 
-        def step(g: Any, p: Any, t: int) -> Any:
-            nonlocal total
-            total = g if (t - 1) % k == 0 else total + g
-            return total if t % k == 0 else np.zeros_like(total)
-
-        return step
-
-    return leafwise(leaf)
+    return step

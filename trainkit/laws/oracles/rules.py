@@ -14,7 +14,11 @@ from trainkit.laws.oracles import norms as N
 from trainkit.laws.oracles import parameter_free as F
 from trainkit.laws.oracles import pieces as P
 
+Piece = Callable[[Mapping[str, Any]], P.Start]
 Builder = Callable[[Mapping[str, Any], Callable[[Any], Any]], P.Start]
+
+
+RMS = "decay eps initial_scale eps_in_sqrt bias_correction"
 
 
 def _adam_like(h: Mapping[str, Any], **more: Any) -> P.Start:
@@ -22,25 +26,35 @@ def _adam_like(h: Mapping[str, Any], **more: Any) -> P.Start:
                   h.get("nesterov", False), **more)  # fmt: skip
 
 
-def _after(rule: Callable[..., P.Start]) -> Builder:
+def piece(of: Callable[..., P.Start], names: str = "", **fixed: Any) -> Piece:
+    """`of` with these hyper-parameters, in its order, and others that are fixed."""
+    return lambda h: of(*(h[name] for name in names.split()), **fixed)
+
+
+def alone(rule: Piece) -> Builder:
+    return lambda h, mask: rule(h)
+
+
+def after(rule: Piece) -> Builder:
     """rule, then the learning rate."""
     return lambda h, mask: P.chain(rule(h), P.learning_rate(h["learning_rate"]))
 
 
-def _decayed(rule: Callable[..., P.Start]) -> Builder:
-    """rule, then decoupled decay, then the learning rate."""
+def decayed(rule: Piece, where: str = "mask") -> Builder:
+    """rule, then decoupled decay (by the mask of that name), then the learning rate."""
     return lambda h, mask: P.chain(
-        rule(h), P.decay(h["weight_decay"], mask(h["mask"])), P.learning_rate(h["learning_rate"])
+        rule(h), P.decay(h["weight_decay"], mask(h[where])), P.learning_rate(h["learning_rate"])
     )
 
 
-def _rms(h: Mapping[str, Any], centred: bool) -> P.Start:
-    return S.rms(h["decay"], h["eps"], h["initial_scale"], h["eps_in_sqrt"], centred,
-                 h["bias_correction"])  # fmt: skip
+def adan(h: Mapping[str, Any], mix: float | None = None) -> P.Start:
+    """`mix`: the weight of the differences, by default the paper's."""
+    return A.adan(h["b1"], h["b2"], h["b3"], h["eps"], h["eps_root"],
+                  h["b2"] if mix is None else mix)  # fmt: skip
 
 
 def _rmsprop(h: Mapping[str, Any], mask: Any) -> P.Start:
-    parts = [_rms(h, h["centered"]), P.learning_rate(h["learning_rate"])]
+    parts = [piece(S.rms, RMS, centred=h["centered"])(h), P.learning_rate(h["learning_rate"])]
     if h["momentum"] is not None:
         parts.append(P.trace(h["momentum"], h["nesterov"]))
     return P.chain(*parts)
@@ -49,10 +63,6 @@ def _rmsprop(h: Mapping[str, Any], mask: Any) -> P.Start:
 def _sgd(h: Mapping[str, Any], mask: Any) -> P.Start:
     momentum = [] if h["momentum"] is None else [P.trace(h["momentum"], h["nesterov"])]
     return P.chain(*momentum, P.learning_rate(h["learning_rate"]))
-
-
-def _sign() -> P.Start:
-    return P.stateless(lambda g, p: np.sign(g))
 
 
 def _lars(h: Mapping[str, Any], mask: Any) -> P.Start:
@@ -118,135 +128,117 @@ def _lion_kinds(h: Mapping[str, Any]) -> P.Start:
     return A.lion(h["b1"], h["b2"])
 
 
-def _rprop(h: Mapping[str, Any]) -> P.Start:
-    return S.rprop(h["learning_rate"], h["eta_minus"], h["eta_plus"], h["min_step_size"],
-                   h["max_step_size"])  # fmt: skip
-
-
 def _scale_by_sm3(h: Mapping[str, Any], mask: Any) -> P.Start:
     if h["b2"] != 1:
         raise ValueError("the reference for scale_by_sm3 knows only b2=1, the sum of the paper")
     return S.sm3(h["b1"], h["eps"])
 
 
-def _polyak(h: Mapping[str, Any]) -> P.Start:
-    return N.polyak(h["f_min"], h["max_learning_rate"], h["eps"], h["variant"] == "sps+")
-
-
-def _scale_by_lbfgs(h: Mapping[str, Any]) -> P.Start:
-    return C.lbfgs(h["memory_size"], h["scale_init_precond"])
+NOVOGRAD = piece(A.novograd, "b1 b2 eps eps_root weight_decay")
+RPROP = piece(S.rprop, "learning_rate eta_minus eta_plus min_step_size max_step_size")
+ADAGRAD = piece(S.adagrad, "initial_accumulator_value eps")
+OPTIMISTIC = piece(P.optimistic, "alpha beta")
+LBFGS = piece(C.lbfgs, "memory_size scale_init_precond")
+SIGN = piece(P.stateless, f=lambda g, p: np.sign(g))
+ADAMAX = lambda h: _adam_like(h, infinity=True)
+BELIEF = lambda h: _adam_like(h, belief=True)
+RADAM = lambda h: _adam_like(h, rectify=h["threshold"])
+AMSGRAD = lambda h: _adam_like(
+    h, maximum=True, correct=(h["bias_correction_mu"], h["bias_correction_nu"])
+)
+POLYAK = lambda h: N.polyak(h["f_min"], h["max_learning_rate"], h["eps"], h["variant"] == "sps+")
 
 
 def _lbfgs(h: Mapping[str, Any], mask: Any) -> P.Start:
     """Up to the length of the step, where a search chooses it."""
     rate = h["learning_rate"]
-    return P.chain(_scale_by_lbfgs(h), P.scale(-1.0) if rate is None else P.learning_rate(rate))
-
-
-def _backtracking(h: Mapping[str, Any]) -> P.Start:
-    return C.backtracking(h["max_backtracking_steps"], h["slope_rtol"], h["decrease_factor"],
-                          h["increase_factor"], h["max_learning_rate"], h["atol"],
-                          h["rtol"])  # fmt: skip
+    return P.chain(LBFGS(h), P.scale(-1.0) if rate is None else P.learning_rate(rate))
 
 
 RULES: dict[str, Builder] = {
     "lbfgs": _lbfgs,
-    "scale_by_lbfgs": lambda h, mask: _scale_by_lbfgs(h),
-    "scale_by_backtracking_linesearch": lambda h, mask: _backtracking(h),
-    "scale_by_zoom_linesearch": lambda h, mask: P.chain(),  # up to the length
+    "scale_by_lbfgs": alone(LBFGS),
+    "scale_by_backtracking_linesearch": alone(piece(
+        C.backtracking, "max_backtracking_steps slope_rtol decrease_factor increase_factor "
+        "max_learning_rate atol rtol")),
+    "scale_by_zoom_linesearch": alone(piece(P.chain)),  # up to the length
     # Without their noise, which has a law of its own.
-    "add_noise": lambda h, mask: P.chain(),
-    "noisy_sgd": lambda h, mask: P.learning_rate(h["learning_rate"]),
+    "add_noise": alone(piece(P.chain)),
+    "noisy_sgd": alone(piece(P.learning_rate, "learning_rate")),
     "sgd": _sgd,
-    "adam": _after(_adam_like),
-    "nadam": _after(_adam_like),
-    "adamw": _decayed(_adam_like),
-    "nadamw": _decayed(_adam_like),
-    "adamax": _after(lambda h: _adam_like(h, infinity=True)),
-    "adamaxw": _decayed(lambda h: _adam_like(h, infinity=True)),
-    "amsgrad": _after(
-        lambda h: _adam_like(
-            h, maximum=True, correct=(h["bias_correction_mu"], h["bias_correction_nu"])
-        )
-    ),
-    "adabelief": _after(lambda h: _adam_like(h, belief=True)),
-    "yogi": _after(lambda h: _adam_like(h, yogi=1e-6)),
-    "radam": _after(lambda h: _adam_like(h, rectify=h["threshold"])),
-    "adan": _decayed(lambda h: A.adan(h["b1"], h["b2"], h["b3"], h["eps"], h["eps_root"])),
-    "lion": _decayed(_lion_kinds),
+    "adam": after(_adam_like),
+    "nadam": after(_adam_like),
+    "adamw": decayed(_adam_like),
+    "nadamw": decayed(_adam_like),
+    "adamax": after(ADAMAX),
+    "adamaxw": decayed(ADAMAX),
+    "amsgrad": after(AMSGRAD),
+    "adabelief": after(BELIEF),
+    "yogi": after(lambda h: _adam_like(h, yogi=1e-6)),
+    "radam": after(RADAM),
+    "adan": decayed(adan),
+    "lion": decayed(_lion_kinds),
     "rmsprop": _rmsprop,
-    "adagrad": _after(lambda h: S.adagrad(h["initial_accumulator_value"], h["eps"])),
+    "adagrad": after(ADAGRAD),
     "adadelta": _adadelta,
     "adafactor": _adafactor,
     "lars": _lars,
     "lamb": _lamb,
     "fromage": _fromage,
-    "novograd": _after(
-        lambda h: A.novograd(h["b1"], h["b2"], h["eps"], h["eps_root"], h["weight_decay"])
-    ),
-    "sm3": _after(lambda h: S.sm3(h["momentum"])),
-    "rprop": lambda h, mask: P.chain(_rprop(h), P.scale(-1.0)),
-    "sign_sgd": _after(lambda h: _sign()),
-    "signum": _after(lambda h: P.chain(P.ema(h["beta"], debias=False), _sign())),
-    "optimistic_gradient_descent": _after(lambda h: P.optimistic(h["alpha"], h["beta"])),
+    "novograd": after(NOVOGRAD),
+    "sm3": after(piece(S.sm3, "momentum")),
+    "rprop": lambda h, mask: P.chain(RPROP(h), P.scale(-1.0)),
+    "sign_sgd": after(SIGN),
+    "signum": after(lambda h: P.chain(P.ema(h["beta"], debias=False), SIGN(h))),
+    "optimistic_gradient_descent": after(OPTIMISTIC),
     "optimistic_adam": _optimistic_adam,
-    "optimistic_adam_v2": _after(
-        lambda h: P.chain(_adam_like(h), P.optimistic(h["alpha"], h["beta"]))
-    ),
-    "polyak_sgd": lambda h, mask: P.chain(P.learning_rate(h["scaling"]), _polyak(h)),
+    "optimistic_adam_v2": after(lambda h: P.chain(_adam_like(h), OPTIMISTIC(h))),
+    "polyak_sgd": lambda h, mask: P.chain(P.learning_rate(h["scaling"]), POLYAK(h)),
     # The pieces that rules are chained from.
-    "identity": lambda h, mask: P.chain(),
-    "set_to_zero": lambda h, mask: P.scale(0.0),
-    "scale": lambda h, mask: P.scale(h["step_size"]),
+    "identity": alone(piece(P.chain)),
+    "set_to_zero": alone(piece(P.scale, rate=0.0)),
+    "scale": alone(piece(P.scale, "step_size")),
     "scale_by_learning_rate": lambda h, mask: (
         P.chain()
         if h["learning_rate"] is None
         else P.scale(h["learning_rate"], -1.0 if h["flip_sign"] else 1.0)
     ),
-    "scale_by_schedule": lambda h, mask: P.scale(h["step_size_fn"]),
-    "scale_by_adam": lambda h, mask: _adam_like(h),
-    "scale_by_adamax": lambda h, mask: _adam_like(h, infinity=True),
-    "scale_by_amsgrad": lambda h, mask: _adam_like(
-        h, maximum=True, correct=(h["bias_correction_mu"], h["bias_correction_nu"])
-    ),
-    "scale_by_belief": lambda h, mask: _adam_like(h, belief=True),
+    "scale_by_schedule": alone(piece(P.scale, "step_size_fn")),
+    "scale_by_adam": alone(_adam_like),
+    "scale_by_adamax": alone(ADAMAX),
+    "scale_by_amsgrad": alone(AMSGRAD),
+    "scale_by_belief": alone(BELIEF),
     "scale_by_yogi": lambda h, mask: _adam_like(h, yogi=h["initial_accumulator_value"]),
-    "scale_by_radam": lambda h, mask: _adam_like(h, rectify=h["threshold"]),
-    "scale_by_adan": lambda h, mask: A.adan(h["b1"], h["b2"], h["b3"], h["eps"], h["eps_root"]),
-    "scale_by_lion": lambda h, mask: _lion_kinds(h),
-    "scale_by_rms": lambda h, mask: _rms(h, False),
-    "scale_by_stddev": lambda h, mask: _rms(h, True),
-    "scale_by_rss": lambda h, mask: S.adagrad(h["initial_accumulator_value"], h["eps"]),
-    "scale_by_adadelta": lambda h, mask: S.adadelta(h["rho"], h["eps"]),
-    "scale_by_novograd": lambda h, mask: A.novograd(
-        h["b1"], h["b2"], h["eps"], h["eps_root"], h["weight_decay"]
-    ),
-    "scale_by_sign": lambda h, mask: _sign(),
-    "scale_by_optimistic_gradient": lambda h, mask: P.optimistic(h["alpha"], h["beta"]),
-    "scale_by_rprop": lambda h, mask: _rprop(h),
+    "scale_by_radam": alone(RADAM),
+    "scale_by_adan": alone(adan),
+    "scale_by_lion": alone(_lion_kinds),
+    "scale_by_rms": alone(piece(S.rms, RMS)),
+    "scale_by_stddev": alone(piece(S.rms, RMS, centred=True)),
+    "scale_by_rss": alone(ADAGRAD),
+    "scale_by_adadelta": alone(piece(S.adadelta, "rho eps")),
+    "scale_by_novograd": alone(NOVOGRAD),
+    "scale_by_sign": alone(SIGN),
+    "scale_by_optimistic_gradient": alone(OPTIMISTIC),
+    "scale_by_rprop": alone(RPROP),
     "scale_by_sm3": _scale_by_sm3,
-    "scale_by_polyak": lambda h, mask: _polyak(h),
-    "scale_by_distance_over_gradients": lambda h, mask: F.distance_over_gradients(
-        h["reps_rel"], h["eps"], h["global_scale"]
-    ),
-    "scale_by_trust_ratio": lambda h, mask: N.trust_ratio(
-        h["trust_coefficient"], h["eps"], h["min_norm"]
-    ),
-    "scale_by_factored_rms": lambda h, mask: S.factored(
-        h["factored"], h["decay_rate"], h["step_offset"], h["min_dim_size_to_factor"], h["epsilon"]
-    ),
-    "scale_by_param_block_rms": lambda h, mask: N.param_block_rms(h["min_scale"]),
-    "scale_by_param_block_norm": lambda h, mask: N.param_block_norm(h["min_scale"]),
-    "trace": lambda h, mask: P.trace(h["decay"], h["nesterov"]),
-    "ema": lambda h, mask: P.ema(h["decay"], h["debias"]),
+    "scale_by_polyak": alone(POLYAK),
+    "scale_by_distance_over_gradients": alone(
+        piece(F.distance_over_gradients, "reps_rel eps global_scale")),
+    "scale_by_trust_ratio": alone(piece(N.trust_ratio, "trust_coefficient eps min_norm")),
+    "scale_by_factored_rms": alone(piece(
+        S.factored, "factored decay_rate step_offset min_dim_size_to_factor epsilon")),
+    "scale_by_param_block_rms": alone(piece(N.param_block_rms, "min_scale")),
+    "scale_by_param_block_norm": alone(piece(N.param_block_norm, "min_scale")),
+    "trace": alone(piece(P.trace, "decay nesterov")),
+    "ema": alone(piece(P.ema, "decay debias")),
     "add_decayed_weights": lambda h, mask: P.decay(h["weight_decay"], mask(h["mask"])),
-    "clip": lambda h, mask: N.clip(h["max_delta"]),
-    "clip_by_block_rms": lambda h, mask: N.clip_block_rms(h["threshold"]),
-    "clip_by_global_norm": lambda h, mask: N.clip_global_norm(h["max_norm"]),
-    "adaptive_grad_clip": lambda h, mask: N.adaptive_clip(h["clipping"], h["eps"], h["axis"]),
-    "normalize_by_update_norm": lambda h, mask: N.normalize(h["scale_factor"], h["eps"]),
-    "zero_nans": lambda h, mask: N.zero_nans(),
-    "keep_params_nonnegative": lambda h, mask: N.keep_nonnegative(),
-    "centralize": lambda h, mask: N.centralize(),
-    "apply_every": lambda h, mask: P.accumulate(h["k"]),
-}
+    "clip": alone(piece(N.clip, "max_delta")),
+    "clip_by_block_rms": alone(piece(N.clip_block_rms, "threshold")),
+    "clip_by_global_norm": alone(piece(N.clip_global_norm, "max_norm")),
+    "adaptive_grad_clip": alone(piece(N.adaptive_clip, "clipping eps axis")),
+    "normalize_by_update_norm": alone(piece(N.normalize, "scale_factor eps")),
+    "zero_nans": alone(piece(N.zero_nans)),
+    "keep_params_nonnegative": alone(piece(N.keep_nonnegative)),
+    "centralize": alone(piece(N.centralize, outputs=0)),
+    "apply_every": alone(piece(P.accumulate, "k")),
+}  # fmt: skip

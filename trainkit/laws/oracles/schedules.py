@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 Value = Callable[[int], float]
@@ -48,6 +49,16 @@ def cosine(init: float, steps: float, alpha: float, exponent: float) -> Value:
     def value(t: int) -> float:
         c = (1 + np.cos(np.pi * min(t, steps) / steps)) / 2
         return float(init * ((1 - alpha) * c**exponent + alpha))
+
+    return value
+
+
+def foreign(schedule: Callable[[Any], Any]) -> Value:
+    """A schedule that was given as an argument, in float64 and beyond int32 as well."""
+
+    def value(t: int) -> float:
+        with jax.enable_x64(True):
+            return float(schedule(t))
 
     return value
 
@@ -129,7 +140,7 @@ def _horizon(h: Mapping[str, Any]) -> list[int]:
         if key in h:
             at.append(int(h[key] * h["transition_steps"]))
     at += [int(b) for b in (h.get("boundaries_and_scales") or {})]
-    at += [int(b) for b in (h.get("boundaries") or ())]
+    at += [int(b) for b in h.get("boundaries", ())]
     total = 0
     for cycle in h.get("cosine_kwargs") or ():
         at += [total, total + int(cycle["warmup_steps"]), total + int(cycle["decay_steps"])]
@@ -163,7 +174,8 @@ SCHEDULES: dict[str, Callable[[Mapping[str, Any]], Value]] = {
                      h["transition_begin"], h["staircase"], h["end_value"])],
         [h["warmup_steps"]]),
     "sgdr_schedule": lambda h: _sgdr(h["cosine_kwargs"]),
-    "join_schedules": lambda h: join(list(h["schedules"]), list(h["boundaries"])),
+    "join_schedules": lambda h: join(
+        [foreign(s) for s in h["schedules"]], [int(b) for b in h["boundaries"]]),
 }  # fmt: skip
 
 

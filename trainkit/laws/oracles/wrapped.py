@@ -18,7 +18,7 @@ def _multi_steps(h: Mapping[str, Any], mask: Any) -> P.Start:
 def _partition(h: Mapping[str, Any], mask: Any) -> P.Start:
     names = list(h["transforms"])
     which = [names.index(label) for label in mask(h["param_labels"])]
-    return W.groups([W.foreign(h["transforms"][n]) for n in names], which)
+    return P.groups([W.foreign(h["transforms"][n]) for n in names], which)
 
 
 def _selective(h: Mapping[str, Any], mask: Any) -> P.Start:

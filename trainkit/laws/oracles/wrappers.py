@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trainkit.laws.oracles.norms import global_norm
-from trainkit.laws.oracles.pieces import Leaves, Start, Step, value_at
+from trainkit.laws.oracles.pieces import Leaves, Start, Step, together, value_at
 
 
 @functools.lru_cache(maxsize=32)
@@ -49,84 +49,45 @@ def multi_steps(inner: Start, every: Any, mean: bool, skip: Any) -> Start:
     not come.
     """
 
-    def start(p0: Leaves) -> Step:
-        run, taken = inner(p0), 0
-        held: list[Leaves] = []
+    @together(lambda p0: (inner(p0), 0, []))
+    def step(
+        gs: Leaves, ps: Leaves, t: int, run: Step, taken: int, held: list[Leaves], **extra: Any
+    ) -> Any:
+        still = [np.zeros_like(g) for g in gs]
+        if skip is not None and bool(skip([jnp.asarray(g) for g in gs], taken, ps)[0]):
+            return still, run, taken, held
+        held = [*held, gs]
+        if len(held) < int(every(taken) if callable(every) else every):
+            return still, run, taken, held
+        whole = [sum(one) / (len(held) if mean else 1) for one in zip(*held, strict=True)]
+        return run(whole, ps, taken + 1, **extra), run, taken + 1, []
 
-        def step(gs: Leaves, ps: Leaves, t: int, **extra: Any) -> list[Any]:
-            nonlocal taken, held
-            still = [np.zeros_like(g) for g in gs]
-            if skip is not None and bool(skip([jnp.asarray(g) for g in gs], taken, ps)[0]):
-                return still
-            held = [*held, gs]
-            if len(held) < int(every(taken) if callable(every) else every):
-                return still
-            whole = [sum(one) / (len(held) if mean else 1) for one in zip(*held, strict=True)]
-            taken, held = taken + 1, []
-            return run(whole, ps, taken, **extra)
-
-        return step
-
-    return start
+    return step
 
 
 def if_finite(inner: Start, limit: int) -> Start:
     """Zero for a gradient that is not finite, until more than `limit` such have come in a row."""
 
-    def start(p0: Leaves) -> Step:
-        run, bad, taken = inner(p0), 0, 0
+    @together(lambda p0: (inner(p0), 0, 0))
+    def step(gs: Leaves, ps: Leaves, t: int, run: Step, bad: int, taken: int, **extra: Any) -> Any:
+        bad = 0 if all(np.isfinite(g).all() for g in gs) else bad + 1
+        if 0 < bad <= limit:
+            return [np.zeros_like(g) for g in gs], run, bad, taken
+        return run(gs, ps, taken + 1, **extra), run, bad, taken + 1
 
-        def step(gs: Leaves, ps: Leaves, t: int, **extra: Any) -> list[Any]:
-            nonlocal bad, taken
-            bad = 0 if all(np.isfinite(g).all() for g in gs) else bad + 1
-            if 0 < bad <= limit:
-                return [np.zeros_like(g) for g in gs]
-            taken += 1
-            return run(gs, ps, taken, **extra)
-
-        return step
-
-    return start
+    return step
 
 
 def sometimes(inner: Start, when: Callable[[int], Any], otherwise: float) -> Start:
     """The rule on the steps that `when` chooses, `otherwise` times the gradient on the others."""
 
-    def start(p0: Leaves) -> Step:
-        run, taken = inner(p0), 0
+    @together(lambda p0: (inner(p0), 0))
+    def step(gs: Leaves, ps: Leaves, t: int, run: Step, taken: int, **extra: Any) -> Any:
+        if not bool(when(t - 1)):
+            return [otherwise * g for g in gs], run, taken
+        return run(gs, ps, taken + 1, **extra), run, taken + 1
 
-        def step(gs: Leaves, ps: Leaves, t: int, **extra: Any) -> list[Any]:
-            nonlocal taken
-            if not bool(when(t - 1)):
-                return [otherwise * g for g in gs]
-            taken += 1
-            return run(gs, ps, taken, **extra)
-
-        return step
-
-    return start
-
-
-def groups(rules: Sequence[Start], which: Sequence[int]) -> Start:
-    """Each leaf by the rule of its group, every group as if it were alone."""
-
-    def start(p0: Leaves) -> Step:
-        members = [[i for i, k in enumerate(which) if k == j] for j in range(len(rules))]
-        steps = [r([p0[i] for i in m]) if m else None for r, m in zip(rules, members, strict=True)]
-
-        def step(gs: Leaves, ps: Leaves, t: int, **extra: Any) -> list[Any]:
-            out = list(gs)
-            for run, m in zip(steps, members, strict=True):
-                if run is None:
-                    continue
-                new = run([gs[i] for i in m], [ps[i] for i in m], t, **extra)
-                for i, u in zip(m, new, strict=True):
-                    out[i] = u
-            return out
-
-        return step
-
-    return start
+    return step
 
 
 def joined(inner: Start) -> Start:
@@ -146,55 +107,52 @@ def joined(inner: Start) -> Start:
     return start
 
 
-def schedule_free(inner: Start, rate: Any, b1: float, power: float) -> Start:
+def schedule_free(inner: Start, rate: Any, b1: float, power: float, ahead: int = 0) -> Start:
     """Schedule-free (Defazio 2024): z takes the steps, x averages z, gradients are taken at y.
 
     y = (1 − β₁) z + β₁ x is what is trained, and x is read back from it. The weights of the average
-    are the largest rate so far to the given power; the rate's own count begins at 1.
+    are the largest rate so far to the given power, counted `ahead` of the steps.
     """
 
-    def start(p0: Leaves) -> Step:
-        run, z = inner(p0), list(p0)
-        top, total = np.asarray(p0[0]).dtype.type(0), np.asarray(p0[0]).dtype.type(0)
+    zero = lambda p0: np.asarray(p0[0]).dtype.type(0)
 
-        def step(gs: Leaves, ps: Leaves, t: int, **extra: Any) -> list[Any]:
-            nonlocal z, top, total
-            top = np.maximum(top, value_at(rate, t + 1))
-            total = total + top**power
-            share = top**power / total if total > 0 else 0.0
-            x = [(p - (1 - b1) * q) / b1 for p, q in zip(ps, z, strict=True)]
-            z = [q + u for q, u in zip(z, run(gs, ps, t, **extra), strict=True)]
-            x = [(1 - share) * a + share * q for a, q in zip(x, z, strict=True)]
-            return [b1 * a + (1 - b1) * q - p for a, q, p in zip(x, z, ps, strict=True)]
+    @together(lambda p0: (inner(p0), list(p0), zero(p0), zero(p0)))
+    def step(
+        gs: Leaves, ps: Leaves, t: int, run: Step, z: Leaves, top: Any, total: Any, **extra: Any
+    ) -> Any:
+        top = np.maximum(top, value_at(rate, t + ahead))
+        total = total + top**power
+        share = top**power / total if total > 0 else 0.0
+        x = [(p - (1 - b1) * q) / b1 for p, q in zip(ps, z, strict=True)]
+        z = [q + u for q, u in zip(z, run(gs, ps, t, **extra), strict=True)]
+        x = [(1 - share) * a + share * q for a, q in zip(x, z, strict=True)]
+        us = [b1 * a + (1 - b1) * q - p for a, q, p in zip(x, z, ps, strict=True)]
+        return us, run, z, top, total
 
-        return step
-
-    return start
+    return step
 
 
 def sam(outer: Start, inner: Start, period: int, resets: bool) -> Start:
     """Sharpness-aware (Foret 2021): climb by `inner`, then step by `outer` from where it began."""
 
-    def start(p0: Leaves) -> Step:
-        climb, descend, home, climbed, descended = inner(p0), outer(p0), p0, 0, 0
+    @together(lambda p0: (inner(p0), outer(p0), p0, 0, 0))
+    def step(
+        gs: Leaves, ps: Leaves, t: int, climb: Step, descend: Step, home: Leaves, climbed: int,
+        descended: int, **extra: Any,
+    ) -> Any:  # fmt: skip
+        at = (t - 1) % period
+        if at < period - 1:
+            home = ps if at == 0 else home
+            up = [-u for u in climb(gs, ps, climbed + 1, **extra)]
+            return up, climb, descend, home, climbed + 1, descended
+        home = ps if period == 1 else home
+        if resets:
+            climb, climbed = inner(ps), 0
+        down = descend(gs, home, descended + 1, **extra)
+        us = [h - p + u for h, p, u in zip(home, ps, down, strict=True)]
+        return us, climb, descend, home, climbed, descended + 1
 
-        def step(gs: Leaves, ps: Leaves, t: int, **extra: Any) -> list[Any]:
-            nonlocal climb, home, climbed, descended
-            at = (t - 1) % period
-            if at < period - 1:
-                home, climbed = (ps if at == 0 else home), climbed + 1
-                return [-u for u in climb(gs, ps, climbed, **extra)]
-            if period == 1:
-                home = ps
-            descended += 1
-            if resets:
-                climb, climbed = inner(ps), 0
-            down = descend(gs, home, descended, **extra)
-            return [h - p + u for h, p, u in zip(home, ps, down, strict=True)]
-
-        return step
-
-    return start
+    return step
 
 
 def mechanic(inner: Start, decay: float, eps: float, first: float, betas: int) -> Start:
@@ -204,56 +162,61 @@ def mechanic(inner: Start, decay: float, eps: float, first: float, betas: int) -
     before it, as its authors came to do.
     """
 
-    def start(p0: Leaves) -> Step:
+    shares = [1 - 0.1**i for i in range(1, betas + 1)]
+
+    def memory(p0: Leaves) -> tuple[Any, ...]:
         kind = np.asarray(p0[0]).dtype.type
-        run, x0 = inner(p0), list(p0)
-        b = np.array([1 - 0.1**i for i in range(1, betas + 1)]).astype(kind)
         r, v, m = (np.zeros(betas, kind) for _ in range(3))
-        s = np.full(betas, first, kind)
+        return inner(p0), list(p0), r, v, m, np.full(betas, first, kind)
 
-        def step(gs: Leaves, ps: Leaves, t: int, **extra: Any) -> list[Any]:
-            nonlocal r, v, m, s, x0
-            x0 = list(ps) if t == 1 else x0
-            down = run(gs, ps, t, **extra)
-            whole = s.sum()
-            pull = decay * whole * kind(global_norm(gs)) / (kind(global_norm(ps)) + eps)
-            delta = [(a - p) / (whole + eps) for a, p in zip(x0, ps, strict=True)]
-            h = sum(np.sum((g + pull * p) * d) for g, p, d in zip(gs, ps, delta, strict=True))
-            clipped = np.clip(h, -m, m)
-            m = np.maximum(b * m, np.abs(h) + eps)
-            v = b * b * v + h * h
-            r = b * r + clipped * s
-            s = (first / betas * m + np.maximum(r, 0)) / (np.sqrt(v) + eps)
-            return [a - s.sum() * (d - u) - p
-                    for a, d, u, p in zip(x0, delta, down, ps, strict=True)]  # fmt: skip
+    @together(memory)
+    def step(
+        gs: Leaves, ps: Leaves, t: int, run: Step, x0: Leaves, r: Any, v: Any, m: Any, s: Any,
+        **extra: Any,
+    ) -> Any:  # fmt: skip
+        kind, b = s.dtype.type, np.array(shares).astype(s.dtype)
+        x0 = list(ps) if t == 1 else x0
+        down = run(gs, ps, t, **extra)
+        whole = s.sum()
+        pull = decay * whole * kind(global_norm(gs)) / (kind(global_norm(ps)) + eps)
+        delta = [(a - p) / (whole + eps) for a, p in zip(x0, ps, strict=True)]
+        h = sum(np.sum((g + pull * p) * d) for g, p, d in zip(gs, ps, delta, strict=True))
+        clipped = np.clip(h, -m, m)
+        m = np.maximum(b * m, np.abs(h) + eps)
+        v = b * b * v + h * h
+        r = b * r + clipped * s
+        s = (first / betas * m + np.maximum(r, 0)) / (np.sqrt(v) + eps)
+        us = [a - s.sum() * (d - u) - p for a, d, u, p in zip(x0, delta, down, ps, strict=True)]
+        return us, run, x0, r, v, m, s
 
-        return step
-
-    return start
+    return step
 
 
 def on_plateau(
-    factor: float, patience: int, rtol: float, atol: float, cooldown: int, size: int, low: float
-) -> Start:
-    """Times `factor` more whenever the mean of `size` losses was no better `patience` times."""
+    factor: float, patience: int, rtol: float, atol: float, cooldown: int, size: int, low: float,
+    of_size: bool = True,
+) -> Start:  # fmt: skip
+    """Times `factor` more whenever the mean of `size` losses was no better `patience` times.
 
-    def start(p0: Leaves) -> Step:
-        scale, best, worse, rest = 1.0, np.inf, 0, 0
-        losses: list[float] = []
+    Better is lower than the best by `rtol` of its size; `of_size=False`: of its value, which for a
+    best below 0 calls a higher loss better.
+    """
 
-        def step(gs: Leaves, ps: Leaves, t: int, *, value: Any = 1.0, **_: Any) -> list[Any]:
-            nonlocal scale, best, worse, rest, losses
-            losses = [*losses, float(value)]
-            if len(losses) == size:
-                mean, losses = float(np.mean(losses)), []
-                better = mean < (1 - rtol) * best - atol
-                best, worse = (mean, 0) if better else (best, worse + 1)
-                if rest > 0:
-                    rest, worse = rest - 1, 0
-                elif worse == patience:
-                    scale, worse, rest = max(scale * factor, low), 0, cooldown
-            return [scale * g for g in gs]
+    @together(lambda p0: (1.0, np.inf, 0, 0, ()))
+    def step(
+        gs: Leaves, ps: Leaves, t: int, scale: float, best: float, worse: int, rest: int,
+        losses: tuple[float, ...], *, value: Any = 1.0, **_: Any,
+    ) -> Any:  # fmt: skip
+        losses = (*losses, float(value))
+        if len(losses) == size:
+            mean, losses = float(np.mean(losses)), ()
+            share = rtol * (abs(best) if of_size else best) if np.isfinite(best) else 0.0
+            better = mean < best - share - atol
+            best, worse = (mean, 0) if better else (best, worse + 1)
+            if rest > 0:
+                rest, worse = rest - 1, 0
+            elif worse == patience:
+                scale, worse, rest = max(scale * factor, low), 0, cooldown
+        return [scale * g for g in gs], scale, best, worse, rest, losses
 
-        return step
-
-    return start
+    return step

@@ -58,3 +58,20 @@ def is_dtype(value: Any) -> bool:
     return is_scalar or (
         isinstance(value, type) and isinstance(getattr(value, "dtype", 0), np.dtype)
     )
+
+
+def tree_code(tree: Any) -> str:
+    """A tree as an expression; user containers become tuples, as a reproducer has no such class."""
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return tree_code(tuple(tree))
+    if isinstance(tree, dict):
+        return "{" + ", ".join(f"{k!r}: {tree_code(v)}" for k, v in tree.items()) + "}"
+    if isinstance(tree, tuple):
+        return "(" + "".join(tree_code(v) + ", " for v in tree) + ")"
+    if isinstance(tree, list):
+        return "[" + ", ".join(tree_code(v) for v in tree) + "]"
+    return literal(tree)
+
+
+def setup(params: Any, grads: Any) -> str:
+    return f"params = {tree_code(params)}\ngrads = {tree_code(grads)}\n"

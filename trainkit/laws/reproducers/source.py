@@ -140,7 +140,7 @@ def _function(f: Callable[..., Any], seen: Seen) -> str:
         return _call(made, [f], seen)
     lambda_text = text_of(f) if name == "<lambda>" else None
     if name == "<lambda>" and lambda_text is None:
-        raise CannotWrite("a lambda whose source cannot be told from its neighbours")
+        raise CannotWrite("a lambda whose source is not known from its neighbours")
     if name in seen:
         return name
     if lambda_text is None:

@@ -1,0 +1,278 @@
+"""What users call: `check`, `check_schedule`, and `parametrize` for a test of each law."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from trainkit.laws import claims as claiming
+from trainkit.laws import losses, per_example, runner
+from trainkit.laws.families.order import TRANSFORMATION_LAWS
+from trainkit.laws.law import Law, Level
+from trainkit.laws.oracles.catalogue import (
+    RULES,
+    bind,
+    needed,
+    oracle_for,
+    plain_name,
+    reference_name,
+)
+from trainkit.laws.oracles.schedules import SCHEDULES
+from trainkit.laws.protocol import is_transformation, near
+from trainkit.laws.report import LawError, Report
+from trainkit.laws.reproducers import source
+from trainkit.laws.schedules.laws import LAWS as SCHEDULE_LAWS
+from trainkit.laws.schedules.subject import ScheduleSubject
+from trainkit.laws.subject import Subject
+from trainkit.laws.subject.needs import find_needs
+
+ALL: tuple[Law, ...] = (*TRANSFORMATION_LAWS, *SCHEDULE_LAWS)
+
+
+def check(
+    tx: Any,
+    *,
+    like: str | None = None,
+    hyperparams: Mapping[str, Any] | None = None,
+    claims: Any = None,
+    laws: Sequence[Law | str] | None = None,
+    level: Level = "standard",
+    examples: int = 25,
+    seed: int = 0,
+    extra_args: Any = None,
+) -> Report:
+    """Checks an update rule against the laws that every rule obeys, and those that it claims.
+
+        >>> import optax
+        >>> from trainkit import laws
+        >>> report = laws.check(optax.sgd(0.1), like="sgd", hyperparams={"learning_rate": 0.1})
+        >>> report.ok
+        True
+
+    Args:
+      tx: an `optax.GradientTransformation`, or a function of no arguments that makes one. Give the
+        function: only then can it be seen whether two instances share hidden state.
+      like: the Optax function that it claims to be, such as "adam". It must then obey that rule's
+        claims and agree with a float64 reference (see `trainkit.laws.RULES` for the names).
+      hyperparams: the keyword arguments that this Optax function would get; what is missing has
+        Optax's default. A missing learning rate is read off the first update.
+      claims: names of further laws that hold ("element-wise", "odd", …), or a mapping from names
+        to values; a value of False withdraws a claim that `like` implies.
+      laws: which laws to check, as names or `Law` objects; all of them by default.
+      level: "standard" is ordinary use; "strict" adds float16, mixed dtypes, x64, extremes and
+        saturated counts.
+      examples: how many random trajectories beside the named ones.
+      seed: of everything random.
+      extra_args: what `update` needs beside gradients, state and parameters, as a mapping or as
+        a function of (params, grads); value, grad and value_fn are supplied without asking.
+
+    Returns:
+      A `Report`: print it, ask `report.ok`, or call `report.raise_for_failures()`.
+
+    Raises:
+      TypeError: `tx` is no transformation, or needs an argument that must be passed.
+      ValueError: an unknown name in `like`, `claims` or `laws`; a factory that raises.
+    """
+    began = time.perf_counter()
+    _refuse(level, examples, like, hyperparams)
+    like = reference_name(like) if like else None
+    if like in SCHEDULES:
+        raise ValueError(
+            f"like={like!r} is a schedule, and this an update rule: schedules are for "
+            "check_schedule"
+        )
+    oracle = oracle_for(like, hyperparams) if like else None
+    _masks_are_functions(hyperparams or {})
+    chosen = _chosen(laws, TRANSFORMATION_LAWS, "transformation")
+    subject = Subject(
+        tx, like=like, hyperparams=hyperparams, claims=_claims_of(like, hyperparams, claims),
+        level=level, examples=examples, seed=seed, extra_args=extra_args, oracle=oracle,
+    )  # fmt: skip
+    find_needs(subject)
+    words = like or getattr(tx, "__qualname__", None) or "the rule"
+    code = lambda: (
+        source.rule(tx, "tx", like and plain_name(like), hyperparams)
+        + per_example.code(subject.claims)
+        + losses.code(subject.needs, extra_args, subject.slope)
+    )
+    return runner.run(subject, chosen, code, words, laws is not None, began)
+
+
+def check_schedule(
+    fn: Any,
+    *,
+    like: str | None = None,
+    hyperparams: Mapping[str, Any] | None = None,
+    claims: Any = None,
+    laws: Sequence[Law | str] | None = None,
+    level: Level = "standard",
+    examples: int = 25,
+    seed: int = 0,
+) -> Report:
+    """Checks a schedule, a function from a step count to a value; see `check`.
+
+        >>> import optax
+        >>> from trainkit import laws
+        >>> h = {"init_value": 1.0, "decay_steps": 100}
+        >>> fn = optax.cosine_decay_schedule(**h)
+        >>> laws.check_schedule(fn, like="cosine_decay_schedule", hyperparams=h).ok
+        True
+
+    Args:
+      fn: the schedule, `count -> value`.
+      like: the Optax schedule that it claims to be (see `trainkit.laws.SCHEDULES`).
+      hyperparams: the keyword arguments that this Optax function would get.
+      claims: "non-negative", "non-increasing", {"start": v, "peak": (count, v), "end": v}, …
+      laws, level, examples, seed: as for `check`; `examples` random counts are tried beside the
+        chosen ones.
+    """
+    began = time.perf_counter()
+    _refuse(level, examples, like, hyperparams)
+    if is_transformation(fn):
+        raise TypeError("expected a schedule (count -> value), found a transformation: use check")
+    if not callable(fn):
+        raise TypeError(
+            f"expected a schedule, a function from a count to a value, found {type(fn).__name__}: "
+            f"{fn!r:.200}; a constant is optax.constant_schedule({fn!r:.20})"
+        )
+    like = plain_name(like) if like else None
+    bound = _bound(like, hyperparams)
+    subject = ScheduleSubject(
+        fn, like, bound, _claims_of(like, hyperparams, claims), level, examples, seed,
+        SCHEDULES[like](bound) if like else None,
+    )  # fmt: skip
+    chosen = _chosen(laws, SCHEDULE_LAWS, "schedule")
+    words = like or getattr(fn, "__qualname__", None) or "the schedule"
+    code = lambda: source.rule(fn, "schedule", like, hyperparams)
+    return runner.run(subject, chosen, code, words, laws is not None, began)
+
+
+def parametrize(
+    tx: Any,
+    *,
+    like: str | None = None,
+    hyperparams: Mapping[str, Any] | None = None,
+    claims: Any = None,
+    laws: Any = None,
+    level: Level = "standard",
+    schedule: bool = False,
+    **options: Any,
+) -> Callable[[Any], Any]:
+    """A decorator that gives one pytest test for each law that applies to `tx`.
+
+    The test function takes `law`, and calls it; that raises `LawError` with the counterexample and
+    the reproducer where the law is broken. The runs are shared, so the whole costs one `check`.
+
+        @laws.parametrize(lambda: my_adam(1e-3), like="adam", hyperparams={"learning_rate": 1e-3})
+        def test_my_adam(law):
+            law()
+
+    gives `test_my_adam[purity]`, `test_my_adam[jit is eager]`, `test_my_adam[oracle]`, … A law that
+    turns out not to apply to the rule passes.
+
+    Args:
+      tx, like, hyperparams, claims, laws, level: as for `check`, or, with `schedule=True` or the
+        name of a schedule as `like`, for `check_schedule`.
+      options: further arguments of `check` (examples, seed, extra_args).
+    """
+    import pytest
+
+    like = reference_name(like) if like else None
+    is_schedule = schedule or like in SCHEDULES
+    known = SCHEDULE_LAWS if is_schedule else TRANSFORMATION_LAWS
+    held = _claims_of(like, hyperparams, claims)
+    applies = lambda law: (law.claim is None or law.claim in held) and law.level in (
+        "standard", level
+    )  # fmt: skip
+    chosen = _chosen(laws, known, "schedule" if is_schedule else "transformation")
+    chosen = [law for law in chosen if laws is not None or applies(law)]
+    reports: list[Report] = []
+
+    def test_of(law: Law) -> Callable[[], None]:
+        def run() -> None:
+            if not reports:
+                # Typed loosely: of the two functions' arguments these are the ones they share.
+                call: Any = check_schedule if is_schedule else check
+                reports.append(call(
+                    tx, like=like, hyperparams=hyperparams, claims=claims, laws=chosen,
+                    level=level, **options,
+                ))  # fmt: skip
+            broken = [f for f in reports[0].failures if f.law == law.name]
+            if broken:
+                raise LawError("\n".join(str(f) for f in broken))
+
+        run.__name__ = law.name
+        return run
+
+    return pytest.mark.parametrize(
+        "law", [test_of(x) for x in chosen], ids=[x.name for x in chosen]
+    )
+
+
+def _claims_of(
+    like: str | None, hyperparams: Mapping[str, Any] | None, claims: Any
+) -> dict[str, Any]:
+    """What `like` implies and what is claimed, without what was withdrawn."""
+    implied: dict[str, Any] = {}
+    if like in SCHEDULES:
+        implied = {"oracle": True}
+    elif like is not None:
+        implied = claiming.implied(like, oracle_for(like, hyperparams).hyperparams)
+    return {k: v for k, v in (implied | claiming.read(claims)).items() if v is not False}
+
+
+def _bound(like: str | None, hyperparams: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The arguments of the schedule `like`, none of them missing."""
+    if like is None:
+        return {}
+    if like not in SCHEDULES:
+        raise ValueError(
+            f"like={like!r} is an update rule, and this a schedule: update rules are for check"
+            if like in RULES
+            else f"like={like!r} is no schedule with a reference.{near(like, SCHEDULES)} "
+            f"Known: {', '.join(sorted(SCHEDULES))}"
+        )
+    bound, missing = bind(like, hyperparams)
+    if missing:
+        raise ValueError(needed(like, missing))
+    return bound
+
+
+def _refuse(level: str, examples: int, like: str | None, hyperparams: Any) -> None:
+    if level not in ("standard", "strict"):
+        raise ValueError(f'level is "standard" or "strict", not {level!r}')
+    if not isinstance(examples, int) or examples < 0:
+        raise ValueError(f"examples is a number of trajectories, not {examples!r}")
+    if like is None and hyperparams:
+        raise ValueError("hyperparams say what like= would get: pass like='adam', or whichever")
+
+
+def _masks_are_functions(hyperparams: Mapping[str, Any]) -> None:
+    for name, value in hyperparams.items():
+        if "mask" in name and not (value is None or isinstance(value, bool) or callable(value)):
+            raise ValueError(
+                f"{name} is a tree, which fits one tree of parameters only, and the laws try many: "
+                f"make the rule with a function of the parameters, {name}=lambda params: …"
+            )
+
+
+def _chosen(laws: Any, known: Iterable[Law], kind: str) -> list[Law]:
+    table = {law.name: law for law in known}
+    if laws is None:
+        return list(table.values())
+    if isinstance(laws, str | Law):
+        laws = [laws]
+    out = []
+    for law in laws:
+        if isinstance(law, Law):
+            out.append(law)
+            continue
+        name = {claiming.plain(n): n for n in table}.get(claiming.plain(str(law)), str(law))
+        if name not in table:
+            raise ValueError(
+                f"there is no law {law!r} of a {kind}.{near(str(law), table)} "
+                f"The laws are: {', '.join(table)}"
+            )
+        out.append(table[name])
+    return out

@@ -1,0 +1,1 @@
+"""What composing, batching, masking and transforming a problem may not change."""

@@ -1,0 +1,1 @@
+"""Agreement with a reference, precision, the edges of numbers, descent and noise."""

@@ -1,0 +1,1 @@
+"""What devices, saved states, injected values and growth may not change."""

@@ -1,0 +1,191 @@
+"""The law of placements: alone, on many devices and sharded, a rule does the same."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from trainkit.laws.law import Law, Violation
+from trainkit.laws.problems.comparison import bits
+from trainkit.laws.protocol import first_line, ordinary
+from trainkit.laws.subject import Subject
+
+EIGHT = "XLA_FLAGS=--xla_force_host_platform_device_count=8"
+
+
+def _problem(devices: int) -> tuple[Any, Any]:
+    """Parameters, and gradients [device, step, …] that differ from device to device.
+
+    By a formula, so that a reproducer has the same.
+    """
+    n = devices
+    params = {"b": jnp.linspace(-1, 2.5, 8), "w": jnp.linspace(-2, 1.5, 16).reshape(8, 2)}
+    wave = lambda p: 2 * jnp.sin(1.7 * jnp.arange(n * 4 * p.size)).reshape(n, 4, *p.shape)
+    return params, jax.tree.map(wave, params)
+
+
+_PLACED = """n = len(jax.devices())
+params = {'b': jnp.linspace(-1, 2.5, 8), 'w': jnp.linspace(-2, 1.5, 16).reshape(8, 2)}
+wave = lambda p: 2 * jnp.sin(1.7 * jnp.arange(n * 4 * p.size)).reshape(n, 4, *p.shape)
+grads = jax.tree.map(wave, params)
+mean = jax.tree.map(lambda g: g.mean(0), grads)
+def train(params, grads, mean=lambda g: g):
+    def step(carry, g):
+        state, p = carry
+        u, state = tx.update(mean(g), state, p)
+        return (state, optax.apply_updates(p, u)), u
+    return jax.lax.scan(step, (tx.init(params), params), grads)[1]
+alone = jax.jit(train)(params, mean)
+mesh = jax.sharding.Mesh(jax.devices(), ('batch',))
+copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), params)
+average = lambda g: jax.tree.map(lambda x: jax.lax.pmean(x, 'batch'), g)
+"""
+
+
+_SPREAD = {
+    "pmap": "found = jax.pmap(lambda p, g: train(p, g, average), 'batch')(copies, grads)\n",
+    "shard_map": (
+        "def one(p, g):\n    p, g = jax.tree.map(lambda x: x[0], (p, g))\n"
+        "    return jax.tree.map(lambda x: x[None], train(p, g, average))\n"
+        "split = jax.sharding.PartitionSpec('batch')\n"
+        "found = jax.jit(jax.shard_map(one, mesh=mesh, in_specs=split, out_specs=split, "
+        "check_vma=False))(copies, grads)\n"
+    ),
+    "sharded": (
+        "cut = lambda *axes: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))\n"
+        "found = jax.jit(train)(jax.device_put(params, cut('batch')), "
+        "jax.device_put(mean, cut(None, 'batch')))\n"
+    ),
+}
+
+
+_COMPARED = """for name in params:
+    print(name, {found}, alone[name])
+    assert jnp.allclose({found}, alone[name], rtol=1e-4, atol=1e-5), name
+"""
+
+
+_REPLICAS = """for name in params:
+    for copy in found[name]:
+        assert (copy == found[name][0]).all(), (name, copy, found[name][0])
+"""
+
+
+def placements(subject: Subject) -> Violation | None:
+    devices = jax.local_devices()[:8]
+    n = len(devices)
+    if n < 8:
+        subject.notes.append(
+            f"placements were checked on {n} device{'s' * (n > 1)}; to simulate eight, start "
+            f"Python with {EIGHT}"
+        )
+    with ordinary():
+        params, grads = _problem(n)
+        mean = jax.tree.map(lambda g: g.mean(0), grads)
+        train = functools.partial(_trained, subject)
+        alone = jax.jit(train)(params, mean)
+        mesh = Mesh(np.array(devices), ("batch",))
+        return _replicated(train, mesh, params, grads, alone) or _sharded(
+            train, mesh, params, mean, alone
+        )
+
+
+def _trained(
+    subject: Subject, params: Any, grads: Any, mean: Callable[[Any], Any] = lambda g: g
+) -> Any:
+    """(updates, parameters, state) of four steps; `mean` is applied to the gradients of each."""
+
+    def step(carry: Any, g: Any) -> Any:
+        s, p = carry
+        u, s = subject.update(mean(g), s, p)
+        return (s, optax.apply_updates(p, u)), u
+
+    (state, params), updates = jax.lax.scan(step, (subject.tx.init(params), params), grads)
+    return updates, params, state
+
+
+def _replicated(
+    train: Callable[..., Any], mesh: Mesh, params: Any, grads: Any, alone: Any
+) -> Violation | None:
+    """Under pmap and shard_map every device holds its own copy, and all must be the same."""
+    n = mesh.size
+    average = functools.partial(jax.tree.map, lambda g: jax.lax.pmean(g, "batch"))
+    inside = lambda p, g: train(p, g, average)
+    copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), params)
+
+    def split(p: Any, g: Any) -> Any:
+        out = inside(*jax.tree.map(lambda x: x[0], (p, g)))
+        return jax.tree.map(lambda x: x[None], out)
+
+    spread = {
+        "pmap": jax.pmap(inside, axis_name="batch", devices=list(mesh.devices)),
+        "shard_map": jax.jit(jax.shard_map(
+            split, mesh=mesh, in_specs=P("batch"), out_specs=P("batch"), check_vma=False)),
+    }  # fmt: skip
+    for name, run in spread.items():
+        code = _PLACED + _SPREAD[name]
+        wrong = lambda message, code: Violation(message, {"devices": n}, code, devices=n)
+        try:
+            out = jax.device_get(run(copies, grads))
+        except Exception as error:
+            return wrong(f"under {name}: {type(error).__name__}: {first_line(error)}", code)
+        if any(x[i].tobytes() != x[0].tobytes() for x in bits(out) for i in range(n)):
+            return wrong(
+                f"under {name} the replicas differ after four steps of averaged gradients",
+                code + _REPLICAS,
+            )
+        differs = _apart(jax.tree.map(lambda x: x[0], out), alone)
+        if differs:
+            return wrong(
+                f"under {name} on {n} devices it is not what it is alone: {differs}",
+                code + _COMPARED.format(found="found[name][0]"),
+            )
+    return None
+
+
+def _sharded(
+    train: Callable[..., Any], mesh: Mesh, params: Any, mean: Any, alone: Any
+) -> Violation | None:
+    """Under jit with parameters and state cut along their first axis."""
+    p = jax.device_put(params, NamedSharding(mesh, P("batch")))
+    g = jax.device_put(mean, NamedSharding(mesh, P(None, "batch")))
+    differs = _apart(jax.device_get(jax.jit(train)(p, g)), alone)
+    if differs is None:
+        return None
+    return Violation(
+        f"with parameters sharded over {mesh.size} devices it is not what it is alone: {differs}",
+        {"devices": mesh.size},
+        _PLACED + _SPREAD["sharded"] + _COMPARED.format(found="found[name]"),
+        devices=mesh.size,
+    )
+
+
+def _apart(found: Any, alone: Any) -> str | None:
+    """The first leaf that differs by more than the order of a sum explains.
+
+    An update that is a difference of parameters is rounded as they are, hence the second term.
+    """
+    size = max(float(np.abs(p).max(initial=0)) for p in jax.tree.leaves(alone[1]))
+    named = jax.tree_util.tree_flatten_with_path(found[0])[0]
+    for (path, x), y in zip(named, jax.tree.leaves(alone[0]), strict=True):
+        a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        near = 1e-4 * np.abs(b) + 1e-5 * np.abs(b).max(initial=0) + 5e-7 * size
+        if not np.all(np.abs(a - b) <= near):
+            return f"the update of {jax.tree_util.keystr(path)} is off by {np.abs(a - b).max():.3g}"
+    return None
+
+
+LAWS = (
+    Law("placements", "Alone, under pmap, shard_map and sharded jit the trajectory is the same "
+        "after a gradient mean, and replicas stay bitwise equal.", placements,
+        tolerance="1e-4 relative and 5e-7 of the parameters between placements; replicas bitwise",
+        why="sums over devices change their order, four steps amplify"),
+)  # fmt: skip

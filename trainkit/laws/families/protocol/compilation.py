@@ -1,0 +1,82 @@
+"""Laws of compilation: compiled it is what it is eagerly, and it is compiled once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from trainkit.laws.law import Law, Violation
+from trainkit.laws.protocol import first_line, ordinary
+from trainkit.laws.reproducers.literals import setup
+from trainkit.laws.subject import Subject, mini
+from trainkit.laws.subject.ways import jitted, parting
+
+
+def jit_is_eager(subject: Subject) -> Violation | None:
+    params, grads = mini()
+    code = setup(params, grads) + (
+        "def run(update):\n    state, out = tx.init(params), []\n    for g in grads:\n"
+        "        u, state = update(g, state, params)\n        out.append(u)\n    return out\n"
+    )
+    plain = lambda p, gs: subject.trajectory(subject.tx, p, gs, apply=False, eager=True)
+    plain(params, grads[:1])  # what fails eagerly fails here, and is not said of jit
+    try:
+        apart = parting(subject, plain, lambda p, gs: jitted(subject, p, gs), "jit")
+    except Exception as error:
+        return Violation(
+            f"it runs eagerly but not under jit: {type(error).__name__}: {first_line(error)}",
+            {"params": params, "gradients": grads[0]},
+            code + "run(tx.update)\nrun(jax.jit(tx.update))",
+        )
+    if apart is None:
+        return None
+    t, expected, found = apart
+    return Violation(
+        f"at step {t + 1} the jitted update differs from the eager one",
+        {"params": params, "gradients": grads[: t + 1], "found": found, "expected": expected},
+        code + "for a, b in zip(run(tx.update), run(jax.jit(tx.update))):\n"
+        "    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):\n"
+        "        assert jnp.allclose(x, y, rtol=1e-5, atol=1e-6), (x, y)",
+    )
+
+
+def one_compile(subject: Subject) -> Violation | None:
+    params, grads = mini()
+    with ordinary():
+        count = 0
+
+        def counted(g: Any, s: Any, p: Any) -> Any:
+            nonlocal count
+            count += 1
+            return subject.update(g, s, p)
+
+        step = jax.jit(counted)
+        state = subject.tx.init(params)
+        for g in grads[:3]:
+            _, state = step(g, state, params)
+        traced = count
+        device = jax.local_devices()[0]
+        back = jax.tree.map(lambda x: jax.device_put(jax.device_get(x), device), state)
+        step(grads[3], back, params)
+    if count == 1:
+        return None
+    when = "on the state that the first returned" if traced > 1 else "on a restored state"
+    return Violation(
+        f"a call {when} was traced and compiled again ({count} times in all)",
+        {"params": params, "gradients": grads[:3]},
+        setup(params, grads[:3]) + "count = 0\ndef update(g, s, p):\n    global count\n"
+        "    count += 1\n    return tx.update(g, s, p)\nstep = jax.jit(update)\n"
+        "state = tx.init(params)\nfor g in grads:\n    _, state = step(g, state, params)\n"
+        "state = jax.tree.map(lambda x: jax.device_put(jax.device_get(x)), state)\n"
+        "step(grads[0], state, params)\nassert count == 1, count",
+    )
+
+
+LAWS = (
+    Law("jit is eager", "Jitted and eager updates agree.", jit_is_eager,
+             tolerance="1e-5 relative and 1e-6 of the largest entry",
+             why="XLA may fuse and reassociate; float32 has 6e-8"),
+    Law("one compile", "The second call, and a call on a restored state, compile nothing.",
+             one_compile),
+)  # fmt: skip

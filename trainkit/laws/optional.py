@@ -1,0 +1,58 @@
+"""What a law needs beyond JAX and Optax, imported where it is asked for: saving and growth."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trainkit.laws.law import NotApplicable
+from trainkit.laws.protocol import first_line
+
+
+def by_msgpack(state: Any) -> Any:
+    """The state through Flax's bytes; typed random keys travel as the numbers they hold."""
+    from flax import serialization
+
+    is_key = lambda x: isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    held = jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, state)
+    back = serialization.from_bytes(held, serialization.to_bytes(held))
+    restore = lambda x, old: (
+        jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(old))
+        if is_key(old)
+        else jnp.asarray(x)  # it gives NumPy arrays, a step gets JAX's
+    )
+    return jax.tree.map(restore, back, state)
+
+
+def by_orbax(state: Any) -> Any:
+    """The state through a checkpoint on disk."""
+    import orbax.checkpoint as ocp
+
+    with tempfile.TemporaryDirectory() as folder, ocp.StandardCheckpointer() as saver:
+        saver.save(Path(folder) / "state", state)
+        saver.wait_until_finished()
+        return saver.restore(Path(folder) / "state", state)
+
+
+def grown(tx: Any, state: Any, copies: Any, f: float, params: Any, new: Any) -> Any:
+    """The state of `tx` where the last axis of "b" and "w" is copied; gradients shrink by f.
+
+    Raises:
+      NotApplicable: the state does not grow.
+    """
+    from trainkit.growth.errors import GrowthError
+    from trainkit.growth.opt_state.grow import grow_opt_state
+    from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth
+
+    n = len(copies)
+    axis = AxisGrowth(np.asarray(copies), np.ones(n), np.full(n, f))
+    growth = {"b": LeafGrowth((axis,)), "w": LeafGrowth((None, axis))}
+    try:
+        return grow_opt_state(tx, state, growth, params, new)
+    except GrowthError as error:
+        raise NotApplicable(f"its state does not grow: {first_line(error)}") from error

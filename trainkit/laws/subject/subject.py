@@ -1,0 +1,266 @@
+"""What is being checked, and the runs that its laws share."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from trainkit.laws import losses
+from trainkit.laws.law import Level, NotApplicable
+from trainkit.laws.oracles.catalogue import Oracle
+from trainkit.laws.per_example import adapted
+from trainkit.laws.problems import cases
+from trainkit.laws.problems.comparison import RELATIVE, gap_of
+from trainkit.laws.problems.runs import Run, Runs, scanned
+from trainkit.laws.protocol import build, first_line, is_transformation, ordinary
+
+
+class Crash(Exception):
+    """The rule failed while a run was being made; the cause is chained."""
+
+    def __init__(self, where: str, cause: BaseException):
+        super().__init__(f"{where}: {type(cause).__name__}: {first_line(cause)}")
+        self.where, self.cause = where, cause
+
+
+class Subject:
+    """A rule under test: how to make it, what it claims to be, and its memoised runs.
+
+    A law asks it for `subject.tx`, `subject.fresh()` (a second instance, where a factory was
+    given), `subject.update(g, state, params)` (which supplies extra arguments), `subject.run(row)`
+    and `subject.runs(dtype)`.
+    """
+
+    def __init__(
+        self,
+        made: Any,
+        *,
+        like: str | None = None,
+        hyperparams: Mapping[str, Any] | None = None,
+        claims: Mapping[str, Any] | None = None,
+        level: Level = "standard",
+        examples: int = 25,
+        seed: int = 0,
+        extra_args: Any = None,
+        oracle: Oracle | None = None,
+    ):
+        self.source = made
+        self.like, self.hyperparams = like, dict(hyperparams or {})
+        self.claims = dict(claims or {})
+        self.level, self.examples, self.seed = level, examples, seed
+        self.extra_args = extra_args
+        self.oracle = oracle
+        self.notes: list[str] = []
+        self.memo: dict[Any, Any] = {}
+        self.needs: tuple[str, ...] = ()
+        self.tx = adapted(build(made), self.claims)
+
+    @property
+    def is_factory(self) -> bool:
+        return not is_transformation(self.source)
+
+    @property
+    def chooses_leaves(self) -> bool:
+        """Whether a mask or labels may treat leaves otherwise for their names, shapes or places."""
+        chosen = {k: v for k, v in self.hyperparams.items() if "mask" in k or "labels" in k}
+        return any(v not in (None, True) for v in chosen.values())
+
+    def fresh(self) -> Any:
+        """Another instance, where a factory was given; otherwise the same one."""
+        return adapted(build(self.source), self.claims)
+
+    @property
+    def slope(self) -> float:
+        """+1 where it is given gradients of its loss, −1 where directions down it."""
+        claim = self.claims.get("line search")
+        return -1.0 if isinstance(claim, Mapping) and claim.get("takes") == "directions" else 1.0
+
+    # -- extra arguments --------------------------------------------------------------------------
+
+    def extra(self, params: Any, grads: Any) -> dict[str, Any]:
+        made = losses.made_up(self.needs, params, grads, self.slope)
+        own = self.extra_args
+        if callable(own):
+            own = own(params, grads)
+        return made | dict(own or {})
+
+    def update(self, grads: Any, state: Any, params: Any, tx: Any = None) -> Any:
+        """`tx.update` with whatever extra arguments the rule needs."""
+        tx = self.tx if tx is None else tx
+        extra = self.extra(params, grads)
+        if not extra:
+            return tx.update(grads, state, params)
+        return tx.update(grads, state, params, **extra)
+
+    # -- runs -------------------------------------------------------------------------------------
+
+    def remember(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Makes a run once; a crash in it is remembered too."""
+        if key not in self.memo:
+            try:
+                with ordinary():
+                    self.memo[key] = make()
+            except NotApplicable:
+                raise
+            except Exception as error:
+                name = key if isinstance(key, str) else " ".join(str(k) for k in key)
+                self.memo[key] = Crash(name, error)
+        made = self.memo[key]
+        if isinstance(made, Crash):
+            raise made
+        return made
+
+    def runs(self, dtype: str = "float32") -> Runs:
+        """Every trajectory of the batch, scanned in one compiled program."""
+
+        def make() -> Runs:
+            b = cases.rounded(cases.batch(self.seed, self.examples), dtype)
+            return self.rerun(b, dtype)
+
+        return self.remember(("scan", dtype), make)
+
+    def rerun(self, b: cases.Batch, dtype: str) -> Runs:
+        """The same compiled program on other trajectories of the same shapes."""
+        x64 = jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
+        with ordinary(), x64:
+            program = self.memo.setdefault(
+                ("program", dtype), scanned(self.update, self.tx.init, dtype, cases.SHAPES)
+            )
+            cast = lambda x: x.astype(jnp.dtype(dtype))
+            flat, params, grads, finite = program(*map(cast, (b.params, b.grads, b.follow, b.pull)))
+            wide = lambda x: np.asarray(x).astype(np.float64)
+            return Runs(b, wide(flat), wide(params), wide(grads), np.asarray(finite))
+
+    def long(self, case: cases.Case) -> Run:
+        """One trajectory of many steps, scanned."""
+
+        def make() -> Run:
+            single = lambda x: np.asarray(x, np.float32)[None]
+            flat, params, grads, finite = scanned(
+                self.update, self.tx.init, "float32", case.shapes
+            )(single(case.params), single(case.grads), single(0.0), single(0.0))
+            wide = lambda x: np.asarray(x[0]).astype(np.float64)
+            return Run(wide(flat), wide(params), wide(grads), np.asarray(finite[0]))
+
+        return self.remember(("scan", "of many steps"), make)
+
+    def run(self, row: str, dtype: str = "float32") -> Run:
+        """One named trajectory: "plain", "negated", "scaled", "zeros", "tiny", … (see `cases`)."""
+        return self.runs(dtype)[row]
+
+    def replay(self, case: cases.Case, dtype: str = "float32") -> Run:
+        """One trajectory by itself, step by step; used to shrink a counterexample."""
+        kind = jnp.dtype(dtype)
+        with ordinary(), jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext():
+            step = self.memo.setdefault(
+                ("replay", case.shapes, dtype),
+                jax.jit(lambda g, s, p: self.update(g, s, p)),
+            )
+            as_tree = lambda flat: jax.tree.map(
+                jnp.asarray, cases.tree(np.asarray(flat).astype(kind), case.shapes)
+            )
+            state = self.tx.init(as_tree(case.params[0]))
+            moved = np.zeros_like(case.params[0])
+            out, seen = [], []
+            for p, g in zip(case.params, case.grads, strict=True):
+                now = (p + case.follow * moved).astype(kind)
+                updates, state = step(as_tree(g), state, as_tree(now))
+                flat = np.asarray(cases.flatten(updates)).astype(np.float64)
+                moved = moved + flat
+                out.append(flat)
+                seen.append(now.astype(np.float64))
+            return Run(np.stack(out), np.stack(seen), case.grads, np.ones(len(out), bool))
+
+    def only_rounding(self, gap: float, in_float64: Callable[[], bool], where: str) -> bool:
+        """Whether a difference of relative size `gap` between two programs is rounding that grew.
+
+        It is where the same comparison made in float64 shows nothing, and where the difference is
+        small, or no larger than what the last digit of the gradients does to one program: a
+        recursion that divides by a curvature near zero magnifies it a millionfold. The report says
+        so: an ill-conditioned formula is worth knowing of, but it is not another formula.
+        """
+        if not (gap <= 0.03 or gap <= 8 * self.sensitivity()):
+            return False
+        try:
+            with ordinary(), jax.enable_x64(True):
+                agrees = in_float64()
+        except Exception:  # a rule that cannot run in float64 has no such excuse
+            return False
+        if agrees:
+            self.notes.append(
+                f"{where}: float32 is off by {gap:.2g}, float64 is not: rounding that grows inside "
+                "the rule"
+            )
+        return agrees
+
+    def sensitivity(self) -> float:
+        """What the last digit of float32 gradients does to updates, relative to the largest."""
+
+        def make() -> float:
+            params, grads = mini()
+            plain, worst = self.trajectory(self.tx, params, grads), 0.0
+            for seed in range(4):
+                draw = np.random.default_rng(seed)
+                off = lambda x, draw=draw: (
+                    x
+                    * (
+                        1
+                        + np.finfo(np.float32).eps
+                        * draw.choice([-1, 1], x.shape).astype(np.float32)
+                    )
+                )
+                moved = self.trajectory(self.tx, params, [jax.tree.map(off, g) for g in grads])
+                worst = max(worst, RELATIVE * gap_of(plain, moved)[1])
+            return worst
+
+        return float(self.remember("sensitivity", make))
+
+    @property
+    def slow(self) -> bool:
+        """Whether eager calls are slow: `lax.cond` and its like compile anew at every one."""
+        if "slow when eager" not in self.memo:
+            params, grads = mini()
+            with ordinary():
+                state, times = self.tx.init(params), []
+                for g in grads[:3]:
+                    began = time.process_time()
+                    _, state = self.update(g, state, params)
+                    times.append(time.process_time() - began)
+            # The later steps: those that had nothing new to compile. A busy machine is not slow.
+            self.memo["slow when eager"] = min(times[1:]) > 0.05
+        return bool(self.memo["slow when eager"])
+
+    def trajectory(
+        self, tx: Any, params: Any, grads: list[Any], apply: bool = True, eager: bool = False
+    ) -> list[Any]:
+        """The updates of some steps, called one by one; parameters follow the updates.
+
+        They are called eagerly, unless that is slow: then all that are compared are jitted (where
+        `eager` does not insist).
+        """
+        with ordinary():
+            update = lambda g, s, p: self.update(g, s, p, tx=tx)
+            if not eager and self.slow:
+                update = jax.jit(update)
+            state, out = tx.init(params), []
+            for g in grads:
+                updates, state = update(g, state, params)
+                out.append(updates)
+                if apply:
+                    params = optax.apply_updates(params, updates)
+            return out
+
+
+def mini(dtype: str = "float32") -> tuple[Any, list[Any]]:
+    """Two leaves and six gradients for what is called step by step (made anew at every call)."""
+    rng = np.random.default_rng(7)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.dtype(dtype))
+    params = {"b": draw(3) + 1, "w": draw(2, 3)}
+    return params, [{"b": draw(3), "w": draw(2, 3)} for _ in range(6)]
