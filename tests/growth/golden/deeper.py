@@ -14,22 +14,13 @@ import numpy as np
 from flax import nnx
 
 from experiments.progressive_mnist.models import CNN
-from tests.growth import (
-    mixtures,
-    test_choice,
-    test_continuing,
-    test_deepening,
-    test_depth,
-    test_experts,
-    test_given,
-    test_grown,
-    test_modules,
-    test_published_depth,
-    test_repeating,
-    test_sequences,
-    test_train_state,
-)
+from tests.growth import mixtures, test_modules, test_train_state
+from tests.growth.analysis import test_indices
+from tests.growth.depth import test_assemble, test_deepen, test_program_order, test_published_depth
 from tests.growth.golden.cases import Case, Table
+from tests.growth.opt_state import test_continuation
+from tests.growth.plan import test_experts, test_groups, test_validation
+from tests.progressive.transition import test_grow
 from trainkit import growth
 
 HOWS = ("identity", "stack", "interpose", "middle", "last")
@@ -73,45 +64,45 @@ def published(name: str) -> Sides:
 
 def any_names(kind: str, width: int) -> Sides:
     """Plain layers between ReLUs, called as people call them."""
-    names = test_deepening.NAMES[kind]
-    fns = [functools.partial(test_deepening.plain, names=n) for n in names]
+    names = test_assemble.NAMES[kind]
+    fns = [functools.partial(test_assemble.plain, names=n) for n in names]
     sizes = [3, 8, 8, 2], [3, *[width] * 3, 2]
-    return lambda: (*fns, *map(test_deepening.dense, names, sizes), test_deepening.X)
+    return lambda: (*fns, *map(test_assemble.dense, names, sizes), test_assemble.X)
 
 
 def another_width() -> Sides:
     names = ["in", "out"], ["in", "more", "out"]
-    fns = [functools.partial(test_deepening.plain, names=n) for n in names]
+    fns = [functools.partial(test_assemble.plain, names=n) for n in names]
     sizes = [3, 4, 2], [3, 8, 12, 2]
-    return lambda: (*fns, *map(test_deepening.dense, names, sizes), test_deepening.X)
+    return lambda: (*fns, *map(test_assemble.dense, names, sizes), test_assemble.X)
 
 
 def perceptron(act: Callable, hidden: int) -> Sides:
     def params(n):
         pairs = enumerate(itertools.pairwise([3, *[8] * n, 2]))
-        return {f"Dense_{i}": test_depth.dense(i, *pair) for i, pair in pairs}
+        return {f"Dense_{i}": test_deepen.dense(i, *pair) for i, pair in pairs}
 
-    return same(test_depth.mlp(act), lambda: params(hidden), lambda: params(4), test_depth.X)
+    return same(test_deepen.mlp(act), lambda: params(hidden), lambda: params(4), test_deepen.X)
 
 
 def post_norm(gated: bool) -> Sides:
     def params(n):
-        return {f"block{i}": test_depth.postnorm_block(i, gated) for i in range(n)}
+        return {f"block{i}": test_deepen.postnorm_block(i, gated) for i in range(n)}
 
-    return same(test_depth.postnorm(gated), lambda: params(1), lambda: params(2), test_depth.X)
+    return same(test_deepen.postnorm(gated), lambda: params(1), lambda: params(2), test_deepen.X)
 
 
 def transformer(depth: int, *sizes: int) -> Sides:
     def params():
-        found = test_continuing.weights(*sizes)
+        found = test_continuation.weights(*sizes)
         return {**found, "layers": [found["layers"][0]] * depth}
 
-    small = functools.partial(test_continuing.weights, 8, 4, 12)
-    return same(test_continuing.transformer, small, params, test_continuing.TOKENS)
+    small = functools.partial(test_continuation.weights, 8, 4, 12)
+    return same(test_continuation.transformer, small, params, test_continuation.TOKENS)
 
 
 def residual(depth: int) -> dict[str, Any]:
-    return {"blocks": [test_depth.residual_block(i) for i in range(depth)]}
+    return {"blocks": [test_deepen.residual_block(i) for i in range(depth)]}
 
 
 def nnx_module(kind: str) -> Sides:
@@ -152,7 +143,7 @@ def experts(depth_of: str) -> Sides:
         return {"in": of["in"], "out": of["out"], "layers": many}
 
     def sides():
-        before, after = (test_choice.layers(k, depth_of) for k in (2, 4))
+        before, after = (test_indices.layers(k, depth_of) for k in (2, 4))
         big = params(3, experts=6, width=8, hidden=7)
         return before, after, params(2), big, mixtures.TOKENS[0]
 
@@ -167,26 +158,26 @@ def of_dense(over_all: bool) -> Sides:
 
 
 def groups(small: int, big: int) -> Sides:
-    of = lambda n: functools.partial(test_repeating.draw, n)
-    return same(test_repeating.attention, of(small), of(big), test_repeating.X)
+    of = lambda n: functools.partial(test_groups.draw, n)
+    return same(test_groups.attention, of(small), of(big), test_groups.X)
 
 
 BATCH = np.zeros((2, 8, 8, 1), np.float32)
 TEXT = np.zeros((2, 6), np.int32)
 FRAMES = np.zeros((2, 6, 6, 2))
-given = lambda *size: functools.partial(test_given.layers, *size)
-stacked = lambda depth: functools.partial(test_depth.stacked, depth)
+given = lambda *size: functools.partial(test_validation.layers, *size)
+stacked = lambda depth: functools.partial(test_deepen.stacked, depth)
 blocks = lambda depth: functools.partial(residual, depth)
-convolutions = lambda depth: functools.partial(test_depth.convolution_weights, depth)
-net, lm = test_deepening.Net, test_grown.lm
-pre_norm, post_norms = test_sequences.PreNorm, test_sequences.PostNorm
-stages, tower = test_sequences.Stages, test_train_state.Transformer
+convolutions = lambda depth: functools.partial(test_deepen.convolution_weights, depth)
+net, lm = test_assemble.Net, test_grow.lm
+pre_norm, post_norms = test_program_order.PreNorm, test_program_order.PostNorm
+stages, tower = test_program_order.Stages, test_train_state.Transformer
 
 DEEPER: Table = {
     **{f"published {name}": every(published(name)) for name in test_published_depth.CASES},
     **{
         f"layers named by {kind}, {width} wide": every(any_names(kind, width))
-        for kind in test_deepening.NAMES
+        for kind in test_assemble.NAMES
         for width in (8, 16)
     },
     "a new layer of another width": one(another_width()),
@@ -196,41 +187,43 @@ DEEPER: Table = {
         for hidden in (1, 2)
     },
     "convolutions": every(
-        same(test_depth.convolutions, convolutions(2), convolutions(3), np.zeros((2, 6, 6, 2)))
+        same(test_deepen.convolutions, convolutions(2), convolutions(3), np.zeros((2, 6, 6, 2)))
     ),
     "residual, batch norm": one(
-        same(test_depth.residual, blocks(2), blocks(3), np.zeros((2, 5, 5, 4))),
-        trainable=test_depth.no_statistics,
+        same(test_deepen.residual, blocks(2), blocks(3), np.zeros((2, 5, 5, 4))),
+        trainable=test_deepen.no_statistics,
     ),
     "post-norm": every(post_norm(gated=False)),
     "post-norm with a gate": every(post_norm(gated=True)),
-    "under a scan": every(same(test_depth.scanned, stacked(2), stacked(4), test_depth.X)),
+    "under a scan": every(same(test_deepen.scanned, stacked(2), stacked(4), test_deepen.X)),
     "transformer, 5 layers": every(transformer(5, 8, 4, 12)),
     "transformer, wider too": every(transformer(4, 16, 8, 24)),
     "transformer, wider alone": one(transformer(2, 16, 4, 24)),
-    "residual layers": every(same(test_given.net, given(4, 2), given(4, 3), test_given.X)),
+    "residual layers": every(
+        same(test_validation.net, given(4, 2), given(4, 3), test_validation.X)
+    ),
     "residual layers, wider too": every(
-        same(test_given.net, given(4, 2), given(6, 5), test_given.X)
+        same(test_validation.net, given(4, 2), given(6, 5), test_validation.X)
     ),
     **{
         f"module{', gated' if gated else ''}, {small} → {big} blocks": every(
-            linen(net(4, small, gated), net(8, big, gated), test_deepening.X)
+            linen(net(4, small, gated), net(8, big, gated), test_assemble.X)
         )
         for gated in (False, True)
         for small, big in ((1, 3), (0, 1))
     },
-    "in one module": every(linen(pre_norm(2), pre_norm(4, 16), test_sequences.X)),
-    "in one module, 1 → 3": every(linen(pre_norm(1), pre_norm(3), test_sequences.X), FEW),
-    "in one module, post-norm": every(linen(post_norms(2), post_norms(4), test_sequences.X)),
+    "in one module": every(linen(pre_norm(2), pre_norm(4, 16), test_program_order.X)),
+    "in one module, 1 → 3": every(linen(pre_norm(1), pre_norm(3), test_program_order.X), FEW),
+    "in one module, post-norm": every(linen(post_norms(2), post_norms(4), test_program_order.X)),
     "in one module, a norm first": every(
-        linen(post_norms(2, first=True), post_norms(4, first=True), test_sequences.X)
+        linen(post_norms(2, first=True), post_norms(4, first=True), test_program_order.X)
     ),
     "in one module, stages": every(
-        linen(stages((1, 2)), stages((3, 3), 16), test_sequences.IMAGES), FEW
+        linen(stages((1, 2)), stages((3, 3), 16), test_program_order.IMAGES), FEW
     ),
     "language model": every(linen(lm(8, 2), lm(16, 4), TEXT)),
     "language model, from no block": every(linen(lm(8, 0), lm(8, 2), TEXT)),
-    "images, perceptron": one(linen(test_grown.MLP((4,)), test_grown.MLP((8, 12)), BATCH)),
+    "images, perceptron": one(linen(test_grow.MLP((4,)), test_grow.MLP((8, 12)), BATCH)),
     "images, convolutions": one(linen(CNN((2, 3), 4), CNN((4, 6), 8), BATCH)),
     "residual, batch statistics": one(
         linen(

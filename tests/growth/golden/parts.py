@@ -10,28 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.growth import (
-    test_applying,
-    test_backward,
-    test_experts,
-    test_given,
-    test_hollow,
-    test_linen_layers,
-    test_lookups,
-    test_memory,
-    test_mup,
-    test_planning,
-    test_published_depth,
-    test_repeating,
-    test_rms,
-    test_rowmeans,
-    test_shrinking,
-    unforeseen,
-    zoo,
-)
+from tests.growth import test_linen_layers, test_memory, test_planning, unforeseen, zoo
+from tests.growth.analysis import test_padding, test_row_means
+from tests.growth.depth import test_published_depth
 from tests.growth.golden.cases import Case, Table, variants
+from tests.growth.ir import test_custom_gradients, test_lookups
+from tests.growth.maps import test_apply, test_rms
+from tests.growth.plan import test_experts, test_groups, test_validation
+from tests.growth.views import test_mup, test_prune
 from trainkit import growth
-from trainkit.growth import experts, repeating
+from trainkit.growth.plan import experts
+from trainkit.growth.plan.groups import more_groups
 
 X = jax.ShapeDtypeStruct((5, 3), jnp.float32)
 
@@ -59,32 +48,32 @@ def wider(models: Mapping[str, zoo.Model], name: str, **sizes: int) -> Case:
 
 
 def appended() -> dict[str, Case]:
-    shapes, x = test_hollow.mlp_shapes, test_hollow.X
-    attend = test_hollow.attention_shapes
-    plan = functools.partial(same, test_hollow.mlp)
-    heads = functools.partial(same, test_hollow.attention, attend(2, 2, 4, 4))
+    shapes, x = test_padding.mlp_shapes, test_padding.X
+    attend = test_padding.attention_shapes
+    plan = functools.partial(same, test_padding.mlp)
+    heads = functools.partial(same, test_padding.attention, attend(2, 2, 4, 4))
     return {
         "hidden": plan(shapes(4, 6), shapes(4, 12), x, append=[("in", 1)]),
         "stream": plan(shapes(4, 6), shapes(8, 6), x, append=[("stream", 1)]),
         "to no multiple": plan(shapes(4, 6), shapes(4, 9), x, append=[("in", 1)]),
         "an axis that stays": plan(shapes(4, 6), shapes(4, 9), x, append=[("in", 0)]),
-        "heads": heads(attend(4, 4, 4, 4), test_hollow.X, append=[("^q$", 1)]),
-        "size of a head": heads(attend(2, 2, 6, 4), test_hollow.X, append=[("^q$", 2)]),
+        "heads": heads(attend(4, 4, 4, 4), test_padding.X, append=[("^q$", 1)]),
+        "size of a head": heads(attend(2, 2, 6, 4), test_padding.X, append=[("^q$", 2)]),
     }
 
 
 def row_means() -> Table:
-    shapes, x = test_rowmeans.shapes, test_rowmeans.X
-    s = test_hollow.s
-    bent = (test_rowmeans.after_norm, test_rowmeans.bent, test_rowmeans.scaled_branch)
+    shapes, x = test_row_means.shapes, test_row_means.X
+    s = test_padding.s
+    bent = (test_row_means.after_norm, test_row_means.bent, test_row_means.scaled_branch)
     ends = [{"in": s(6, d), "out": s(d, 3)} for d in (5, 8)]
     return {
         **{
             f"row means, {name}": {
-                str(wide): same(test_rowmeans.model(norm), shapes(5), shapes(wide, 7), x)
+                str(wide): same(test_row_means.model(norm), shapes(5), shapes(wide, 7), x)
                 for wide in (6, 8, 11)
             }
-            for name, norm in test_rowmeans.NORMS.items()
+            for name, norm in test_row_means.NORMS.items()
         },
         **{
             f"row means, {fn.__name__}": {
@@ -93,7 +82,7 @@ def row_means() -> Table:
             for fn in bent
         },
         "row means, near misses": {
-            name: same(fn, *ends, x) for name, fn in test_rowmeans.near_misses()
+            name: same(fn, *ends, x) for name, fn in test_row_means.near_misses()
         },
     }
 
@@ -112,12 +101,12 @@ def lookups() -> Table:
 
 def backward(name: str) -> Case:
     """A backward pass of its own between two layers."""
-    identity = test_backward._with_backward(test_backward.BACKWARD[name][0])
+    identity = test_custom_gradients._with_backward(test_custom_gradients.BACKWARD[name][0])
 
     def fn(params, x):
         return identity(jnp.tanh(x @ params["in"])) @ params["out"]
 
-    s = test_hollow.s
+    s = test_padding.s
     small, big = ({"in": s(3, d), "out": s(d, 2)} for d in (4, 8))
     return same(fn, small, big, s(5, 3))
 
@@ -143,8 +132,8 @@ def mixtures() -> dict[str, Case]:
 
 
 def groups() -> dict[str, Case]:
-    draw = test_repeating.draw
-    more = repeating.more_groups
+    draw = test_groups.draw
+    more = more_groups
     return {
         **{f"{n} → {m}": lambda n=n, m=m: more(draw(n), draw(m)) for n, m in [(1, 2), (2, 4)]},
         "two ratios": lambda: more({"a": np.ones(2), "b": np.ones(2)},
@@ -160,7 +149,7 @@ def transformers() -> dict[str, Case]:
         sides = [test_mup.transformer_shapes(*s) for s in ((8, 2, 4, 16), (16, 2, 8, 64))]
         return same(fn, *sides, tokens)
 
-    return {"untied": case(False), "tied": case(True), "applied": test_applying.plan_for}
+    return {"untied": case(False), "tied": case(True), "applied": test_apply.plan_for}
 
 
 def twenty_layers() -> growth.Plan:
@@ -178,17 +167,19 @@ NO_MULTIPLE = {
 }  # fmt: skip
 # What is refused before there is anything to plan.
 NO_PLAN = ("unknown operator", "append a string", "no plan", "no plan either", "nothing")
-SHRUNK = test_shrinking.draw
+SHRUNK = test_prune.draw
 PARTS: Table = {
     **{f"linen, {name}": layer(name) for name in test_linen_layers.LAYERS},
-    "operators": {name: same(*sides) for name, sides in test_hollow.CASES.items()},
-    "operators refused": {name: same(*sides[:4]) for name, sides in test_hollow.REFUSALS.items()},
+    "operators": {name: same(*sides) for name, sides in test_padding.CASES.items()},
+    "operators refused": {name: same(*sides[:4]) for name, sides in test_padding.REFUSALS.items()},
     "appended": appended(),
     "width of no multiple": NO_MULTIPLE,
     **row_means(),
     **lookups(),
-    "backward": {name: backward(name) for name in test_backward.BACKWARD},
-    "given": {name: call for name, (call, _) in test_given.PLAN.items() if name not in NO_PLAN},
+    "backward": {name: backward(name) for name in test_custom_gradients.BACKWARD},
+    "given": {
+        name: call for name, (call, _) in test_validation.PLAN.items() if name not in NO_PLAN
+    },
     "memory": {name: lambda make=make: make()[0] for name, make in test_memory.GROWN.items()},
     "experts": mixtures(),
     "groups": groups(),
@@ -200,6 +191,6 @@ PARTS: Table = {
         "hidden": same(test_mup.mlp, test_mup.mlp_shapes(8), test_mup.mlp_shapes(32), X),
         "homogeneous": lambda: growth.plan(test_rms.mlp, test_rms.mlp, test_rms.draw(4, 6),
                                            test_rms.draw(12, 12), X),
-        "stream": lambda: test_shrinking.planned(SHRUNK(4, 6), SHRUNK(8, 15)),
+        "stream": lambda: test_prune.planned(SHRUNK(4, 6), SHRUNK(8, 15)),
     },
 }  # fmt: skip
