@@ -246,7 +246,7 @@ schedules the first 100 steps.
 
 def text_and_example(thing: Any) -> tuple[str, str, str]:
     """A docstring cut in three: what stands before its example, the example, what comes after."""
-    lines = inspect.getdoc(thing).splitlines()
+    lines = (inspect.getdoc(thing) or "").splitlines()
     code = [i for i, line in enumerate(lines) if line.startswith(">>>")]
     if not code:
         return "\n".join(lines), "", ""

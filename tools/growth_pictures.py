@@ -73,7 +73,10 @@ def groups(path: pathlib.Path) -> None:
     for name in order:
         leaf = leaves[name]
         colours = [
-            [COLOURS[a % len(COLOURS)] for a in sorted(numbers_in(axis and axis.structure))]
+            [
+                COLOURS[a % len(COLOURS)]
+                for a in sorted(numbers_in(axis.structure if axis else None))
+            ]
             or ["#c8c8c8"]
             for axis in leaf.axes
         ]
@@ -144,7 +147,7 @@ def copies(path: pathlib.Path) -> None:
 def layouts(path: pathlib.Path) -> None:
     """Where old units go: each row one index map."""
     fig, ax = plt.subplots(figsize=(6.4, 2.5))
-    rows = [
+    rows: list[tuple[str, list[int | None]]] = [
         ("before", [0, 1, 2]),
         ("repeat", [0, 0, 1, 1, 2, 2]),
         ("tile", [0, 1, 2, 0, 1, 2]),

@@ -152,14 +152,14 @@ def _equation(eqn: JaxprEqn, loops_once: bool) -> float:
         return sum(inner) * eqn.params["global_axis_size"]
     if inner:
         # A reduction or a scatter has a function of scalars inside, which is no loop body.
-        return sum(inner) if name not in _WITH_SCALAR_FUNCTION else float(eqn.invars[0].aval.size)
-    out = eqn.outvars[0].aval
+        return sum(inner) if name not in _WITH_SCALAR_FUNCTION else float(_aval(eqn.invars[0]).size)
+    out = _aval(eqn.outvars[0])
     if name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
-        shape = eqn.invars[0].aval.shape
+        shape = _aval(eqn.invars[0]).shape
         return 2.0 * out.size * math.prod(shape[axis] for axis in contracted)
     if name == "conv_general_dilated":
-        kernel = eqn.invars[1].aval
+        kernel = _aval(eqn.invars[1])
         # Of the kernel's axes all but that of the output channels are summed over; a grouped
         # kernel has its input channels already divided.
         channels = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
@@ -167,7 +167,7 @@ def _equation(eqn: JaxprEqn, loops_once: bool) -> float:
     if not jnp.issubdtype(getattr(out, "dtype", jnp.int32), jnp.inexact) or name in _FREE:
         return 0.0
     if name.startswith(("reduce_", "cum", "arg")):
-        return float(eqn.invars[0].aval.size)
+        return float(_aval(eqn.invars[0]).size)
     return float(out.size)
 
 
@@ -183,3 +183,8 @@ _FREE = frozenset((
     "optimization_barrier",
 ))
 # fmt: on
+
+
+def _aval(v: Any) -> Any:
+    """What is known of an array before it is there: its shape, dtype and size."""
+    return v.aval

@@ -17,7 +17,8 @@ AnyJaxpr = core.Jaxpr | core.ClosedJaxpr
 def opened(jaxpr: AnyJaxpr) -> tuple[core.Jaxpr, list[Any]]:
     """A jaxpr without the values of its constants, and these (one for each `constvar`)."""
     consts = list(getattr(jaxpr, "consts", ()))
-    return getattr(jaxpr, "jaxpr", jaxpr), consts
+    inner: Any = getattr(jaxpr, "jaxpr", jaxpr)
+    return inner, consts
 
 
 def bodies(eqn: core.JaxprEqn) -> list[core.Jaxpr]:

@@ -73,7 +73,7 @@ def identity_rows(
         for i, v in enumerate(eqn.ins[first:], first):
             fact = facts.of(v)
             name = names[fact.input] if 0 <= fact.input < len(names) else None
-            if name in stacks and fact.axes[0] == stacks[name][0]:
+            if name is not None and name in stacks and fact.axes[0] == stacks[name][0]:
                 rows[i] = Row(name, fact)
         if not rows:
             continue

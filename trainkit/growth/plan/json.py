@@ -40,7 +40,7 @@ def fields_from_json(text: str) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise ValueError(f"this is no growth plan (see Plan.to_json): {error}") from error
     version = data.get("version") if isinstance(data, dict) else None
-    grown = {1: "atoms", 2: "grown_axes"}.get(version, "")
+    grown = {1: "atoms", 2: "grown_axes"}.get(version or 0, "")
     if any(name not in data for name in ("leaves", grown, "equations")) if grown else True:
         raise ValueError("this is no growth plan of version 1 or 2 (see Plan.to_json)")
     leaves = [_tuples(leaf) for leaf in data["leaves"]]

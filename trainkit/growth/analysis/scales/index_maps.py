@@ -45,7 +45,7 @@ def move(
     """out's elements are the operands', moved. `filled` is the number that is put where nothing
     comes from (`None`: there is no such place, or another piece has it)."""
     shape = scales.blocks(out)
-    filler = False if filled is None else scales.read(filled).scale[()]
+    filler: Any = False if filled is None else scales.read(filled).scale[()]
     # A number that is put somewhere is put in the new units of other axes too.
     numbers = filled is not None and not scales.is_zero(filled)
     numbers = numbers and any(_has_holes(g) for _, groups in pieces for g in groups)
