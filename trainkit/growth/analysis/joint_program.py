@@ -12,6 +12,7 @@ from trainkit.growth.analysis.values import SharedValues, Value
 from trainkit.growth.axes.axis import Axis, find, show
 from trainkit.growth.axes.unification import unify
 from trainkit.growth.errors import Conflict, Kind
+from trainkit.growth.ir.dataflow import Fact, Facts, Lattice, run
 from trainkit.growth.ir.products import alike, in_one_order
 from trainkit.growth.ir.program import Const, Equation, Folder, Program
 from trainkit.growth.ir.source_lines import describe, where
@@ -269,6 +270,11 @@ class JointProgram(NamedTuple):
     values: list[Value]
     pairs: list[EquationPair]
     outs: list[Value]
+
+    def facts(self, lattice: Lattice[Fact], inputs: Sequence[Fact]) -> Facts[Fact]:
+        """What holds of each value, if `inputs` holds of those that go in."""
+        program = Body(self.values, self.pairs, self.outs)
+        return run(program, inputs, lattice, bodies=lambda pair: pair.bodies)
 
     def everything(self) -> list[Value]:
         """Every value, those of bodies too; some more than once."""

@@ -9,6 +9,7 @@ from trainkit.growth.analysis.joint_program import Analysis, JointProgram, all_p
 from trainkit.growth.axes.axis import find
 from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.errors import Conflict
+from trainkit.growth.ir.primitives import summed
 
 
 def open_results(joint: JointProgram, names: Sequence[str]) -> Conflict | None:
@@ -25,9 +26,9 @@ def open_results(joint: JointProgram, names: Sequence[str]) -> Conflict | None:
     ]
     for _, axis in grown:
         joint.analysis.force(axis, "append")
-    summed = _summed(joint) if grown else set()
+    contracted = _summed(joint) if grown else set()
     for text, axis in grown:
-        if any(leaf.uid in summed for leaf in grown_leaves(axis)):
+        if any(leaf.uid in contracted for leaf in grown_leaves(axis)):
             return joint.analysis.conflict(
                 f"{text}, and the model sums over that axis",
                 "axes",
@@ -39,17 +40,10 @@ def open_results(joint: JointProgram, names: Sequence[str]) -> Conflict | None:
 
 def _summed(joint: JointProgram) -> set[int]:
     """The leaves that something sums over."""
-    summed: set[int] = set()
+    found: set[int] = set()
     for pair in all_pairs(joint.pairs):
-        reduced: Sequence[int] = ()
-        if pair.name == "dot_general":
-            reduced = pair.params["dimension_numbers"][0][0]
-        elif pair.name == "conv_general_dilated":
-            reduced = (pair.params["dimension_numbers"].lhs_spec[1],)
-        elif pair.name.startswith("reduce_"):
-            reduced = pair.params.get("axes", ())
-        summed |= {leaf.uid for d in reduced for leaf in grown_leaves(pair.ins[0].axes[d])}
-    return summed
+        found |= {leaf.uid for d in summed(pair, 0) for leaf in grown_leaves(pair.ins[0].axes[d])}
+    return found
 
 
 def visible(joint: JointProgram) -> set[int]:

@@ -17,9 +17,9 @@ from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import LAYOUTS, Layouts
 from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.errors import Conflict
+from trainkit.growth.ir.primitives import traits
 
 SEARCHED = ("repeat", "tile", "stride")
-_PICKS = ("slice", "gather", "dynamic_slice", "split")
 Asked = tuple[Axis, str, EquationPair | None]
 
 
@@ -65,7 +65,7 @@ def _unreached(joint: JointProgram) -> Iterator[Asked]:
     used = {
         leaf.uid
         for pair in all_pairs(joint.pairs)
-        for v in (*pair.outs, *(() if pair.name in _PICKS else pair.ins))
+        for v in (*pair.outs, *(() if traits(pair).move == "part" else pair.ins))
         for leaf in _leaves(v)
     }
     for _, value in joint.analysis.params:

@@ -76,7 +76,6 @@ class Value:
         "means",
         "origin",
         "scale",
-        "sign",
         "small",
         "zeros",
     )
@@ -92,7 +91,6 @@ class Value:
         self.exponents: Any = None
         self.zeros: Any = None
         self.means: Any = {}
-        self.sign = 0  # see `signs`
         self.choice: Pick | Match | None = None
 
 

@@ -20,6 +20,7 @@ from jax.lax import GatherScatterMode
 
 T = TypeVar("T")
 Params = Mapping[str, Any]
+Finite = Literal["all", "not negative", "zero"]
 Dims = Callable[[Params], Sequence[Sequence[int]]]
 
 
@@ -65,8 +66,9 @@ class Traits:
         which it is multilinear.)
       at_zero: the value at 0 of what has one operand, where it is another than 0.
       increasing: it increases strictly in its only operand, where that is not negative.
-      sign: "positive" or "not negative" where every result is, for real operands.
-      unbounded: it is infinite or undefined for some operands that are finite and not negative.
+      sign: "positive" or "not negative" where every result is that is real.
+      finite: the operands at which it is known to be finite: "all", those that are "not negative",
+        or "zero" alone.
       sums: for each operand the dimensions that the result has not, because it is reduced or
         contracted over them.
     """
@@ -84,7 +86,7 @@ class Traits:
     at_zero: float | None = None
     increasing: bool = False
     sign: Literal["positive", "not negative"] | None = None
-    unbounded: bool = False
+    finite: Finite | None = None
     sums: Dims = lambda params: ()
 
 
@@ -130,6 +132,10 @@ def _named(names: str, **known: Any) -> dict[str, Traits]:
     return dict.fromkeys(names.split(), Traits(**known))
 
 
+def _elementwise(names: str, finite: Finite | None = "all", **known: Any) -> dict[str, Traits]:
+    return _named(names, elementwise=True, finite=finite, **known)
+
+
 def _reduced(params: Params) -> list[Sequence[int]]:
     return [params["axes"]]
 
@@ -149,48 +155,45 @@ def _channels(params: Params) -> list[Sequence[int]]:
 
 TABLE: dict[str, Traits] = {
     # Calls, and what only says where a value is kept.
-    **_named("jit checkpoint remat2", call="jaxpr"),
-    **_named("call closed_call custom_jvp_call custom_vjp_call", call="call_jaxpr"),
-    **_named("copy copy_p name optimization_barrier sharding_constraint mesh_cast reshard "
-             "device_put pvary pcast layout_constraint", identity=True),
+    **_named("jit remat2", call="jaxpr"),
+    **_named("closed_call eval_jaxpr custom_jvp_call custom_vjp_call", call="call_jaxpr"),
+    **_named("copy name optimization_barrier sharding_constraint reshard device_put pvary "
+             "layout_constraint", identity=True),
     # Elements in other places.
-    **_named("reshape transpose broadcast_in_dim squeeze expand_dims rev tile",
+    **_named("reshape transpose broadcast_in_dim squeeze rev tile",
              move="whole", chooses=True, linear=FIRST),
     **_named("slice split dynamic_slice", move="part", chooses=True, linear=FIRST),
     "gather": Traits(move="part", linear=FIRST),  # chooses, unless it fills
     **_named("concatenate stack pad", move="join", linear=ALL),
     "dynamic_update_slice": Traits(linear=Operands(0, 2)),
-    **_named("scatter-add scatter_add scatter-sub scatter_sub", linear=Operands(0, 3, 2)),
+    **_named("scatter-add scatter-sub", linear=Operands(0, 3, 2)),
     # Element by element, linear.
-    "stop_gradient": Traits(elementwise=True, linear=FIRST, same=True, chooses=True),
-    "convert_element_type": Traits(elementwise=True, zero=FIRST),
-    **_named("neg real imag conj", elementwise=True, linear=FIRST),
-    "reduce_precision": Traits(elementwise=True, linear=FIRST),
-    **_named("add sub add_any complex", elementwise=True, linear=ALL),
-    "mul": Traits(elementwise=True, multilinear=ALL),
-    "div": Traits(elementwise=True, linear=FIRST, unbounded=True),
-    "select_n": Traits(elementwise=True, linear=REST),
+    **_elementwise("stop_gradient", linear=FIRST, same=True, chooses=True),
+    **_elementwise("convert_element_type", zero=FIRST),
+    **_elementwise("neg real imag conj reduce_precision", linear=FIRST),
+    **_elementwise("add sub add_any complex", linear=ALL),
+    **_elementwise("mul", multilinear=ALL),
+    **_elementwise("div", linear=FIRST, finite=None),
+    **_elementwise("select_n", linear=REST),
     # Element by element, not linear.
-    **_named("tanh sinh asinh atan erf", elementwise=True, zero=FIRST, increasing=True),
-    **_named("expm1 sqrt cbrt", elementwise=True, zero=FIRST, increasing=True),
-    "log1p": Traits(elementwise=True, zero=FIRST, increasing=True),
-    **_named("sin sign floor ceil round", elementwise=True, zero=FIRST),
-    **_named("tan asin", elementwise=True, zero=FIRST, unbounded=True),
-    **_named("square abs", elementwise=True, zero=FIRST, sign="not negative"),
-    **_named("exp exp2 cosh", elementwise=True, at_zero=1.0, sign="positive"),
-    "cos": Traits(elementwise=True, at_zero=1.0),
-    "erfc": Traits(elementwise=True, at_zero=1.0, sign="positive"),
-    "logistic": Traits(elementwise=True, at_zero=0.5, sign="positive"),
-    **_named("is_finite not integer_pow nextafter clamp", elementwise=True),
-    **_named("shift_left shift_right_logical shift_right_arithmetic population_count clz "
-             "bessel_i0e bessel_i1e",
-             elementwise=True),
-    **_named("log acos acosh atanh rsqrt lgamma digamma erf_inv pow polygamma zeta igamma igammac "
-             "regularized_incomplete_beta random_gamma_grad", elementwise=True, unbounded=True),
-    "rem": Traits(elementwise=True, zero=FIRST, unbounded=True),
-    **_named("max min atan2 or xor ne lt gt", elementwise=True, zero=ALL),
-    **_named("eq le ge", elementwise=True),
-    "and": Traits(elementwise=True, absorbing=ALL),
+    **_elementwise("tanh sinh asinh atan erf expm1 cbrt", zero=FIRST, increasing=True),
+    **_elementwise("sqrt log1p", zero=FIRST, increasing=True, finite="not negative"),
+    **_elementwise("sin sign floor ceil round", zero=FIRST),
+    **_elementwise("tan rem", zero=FIRST, finite=None),
+    **_elementwise("asin", zero=FIRST, finite="zero"),
+    **_elementwise("acos", finite="zero"),
+    **_elementwise("square abs", zero=FIRST, sign="not negative"),
+    **_elementwise("exp exp2 cosh", at_zero=1.0, sign="positive"),
+    **_elementwise("cos", at_zero=1.0),
+    **_elementwise("erfc", at_zero=1.0, sign="positive"),
+    **_elementwise("logistic", at_zero=0.5, sign="positive"),
+    **_elementwise("is_finite not integer_pow nextafter clamp bessel_i0e bessel_i1e"),
+    **_elementwise("shift_left shift_right_logical shift_right_arithmetic population_count clz"),
+    **_elementwise("log acosh atanh rsqrt lgamma digamma erf_inv pow polygamma zeta igamma igammac "
+                   "regularized_incomplete_beta", finite=None),
+    **_elementwise("max min atan2 or xor ne lt gt", zero=ALL),
+    **_elementwise("eq le ge"),
+    **_elementwise("and", absorbing=ALL),
     # Reductions and contractions.
     "reduce_sum": Traits(linear=FIRST, sums=_reduced),
     **_named("reduce_max reduce_min", chooses=True, sums=_reduced),
@@ -237,17 +240,14 @@ def _divide(known: Traits, equation: Any) -> Traits:
     return dataclasses.replace(known, linear=NONE, zero=FIRST)
 
 
-def _square(known: Traits, equation: Any) -> Traits:
-    """Squares of complex numbers have no sign."""
-    real = not jax.dtypes.issubdtype(_dtype(equation.ins[0]), np.complexfloating)
-    return known if real else dataclasses.replace(known, sign=None)
-
-
 def _power(known: Traits, equation: Any) -> Traits:
     y = equation.params["y"]
-    sign = "not negative" if y % 2 == 0 else None
-    found = dataclasses.replace(known, zero=FIRST if y > 0 else NONE, sign=sign, unbounded=y < 0)
-    return _square(found, equation)
+    return dataclasses.replace(
+        known,
+        zero=FIRST if y > 0 else NONE,
+        sign="not negative" if y % 2 == 0 else None,
+        finite="all" if y >= 0 else None,
+    )
 
 
 def _gather(known: Traits, equation: Any) -> Traits:
@@ -271,7 +271,6 @@ def _sort(known: Traits, equation: Any) -> Traits:
 _REFINED: dict[str, Callable[[Traits, Any], Traits]] = {
     "convert_element_type": _convert,
     "div": _divide,
-    "square": _square,
     "integer_pow": _power,
     "gather": _gather,
     "reduce_window_max": _extreme,

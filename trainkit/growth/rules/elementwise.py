@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 
 from trainkit.growth.analysis.joint_program import EquationPair, Rule
-from trainkit.growth.analysis.scales import signs
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.analysis.scales.row_means import (
     constant_along,
@@ -16,8 +15,10 @@ from trainkit.growth.analysis.scales.row_means import (
     of_sum,
     taken_away,
 )
+from trainkit.growth.analysis.scales.signs import NOT_NEGATIVE
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import find
+from trainkit.growth.ir.primitives import FIRST, Finite, traits
 
 
 def axes(pair: EquationPair, *ignored: str) -> None:
@@ -47,40 +48,39 @@ def nonlinear(scales: ScalePropagation, pair: EquationPair) -> None:
     """f(c·x) has no scale to give: operands must be plain copies, and so is the result."""
     for v in pair.ins:
         scales.pin(pair, v)
-    if pair.name in _UNBOUNDED:
-        for v in pair.ins:
-            scales.refuse_padding(pair, v)
-    if pair.name in _FROM_ZERO or pair.name in _AROUND_ZERO:
-        _in_domain(scales, pair, pair.ins[0], above=pair.name in _FROM_ZERO)
+    _in_domain(scales, pair, traits(pair).finite)
     for v in pair.outs:
         scales.plain(v)
-        if pair.name in KEEPS_ZERO:
+        if traits(pair).zero == FIRST:
             v.zeros = dict(pair.ins[0].zeros)
+
+
+def _in_domain(scales: ScalePropagation, pair: EquationPair, finite: Finite | None) -> None:
+    """New units hold numbers that the function takes. What they hold is read with 0, and 0 times
+    what is no number is none."""
+    for x in pair.ins:
+        known = finite == "not negative" and x.const is None and scales.padding(x)
+        if finite == "all" or (known and scales.signs.of(x) >= NOT_NEGATIVE):
+            continue
+        for d, uid in scales.padding(x):
+            zero = scales.read(x).zeros.get((d, uid))
+            if finite is None or zero is None:
+                scales.refuse_padding(pair, x, [d])
+            else:
+                scales.need(zero, pair, [x.axes[d]])
 
 
 def linear(scales: ScalePropagation, pair: EquationPair) -> None:
     """f(c·x) = c·f(x), element by element and additive."""
     scales.elementwise(pair, pair.ins, pair.outs[0], [1.0])
     pair.outs[0].origin = pair.ins[0].origin
-    pair.outs[0].means = of_product(scales.producers, pair.ins, pair.outs[0], scales.rows)
-
-
-def _in_domain(scales: ScalePropagation, pair: EquationPair, x: Value, *, above: bool) -> None:
-    """New units hold a number that the function takes: 0, or (`above`) one that is known not to be
-    negative. What they hold is read with 0, and 0 times what is no number is none."""
-    if above and signs.sign(x) >= signs.NOT_NEGATIVE:
-        return
-    for d, uid in scales.padding(x):
-        if (d, uid) in scales.read(x).zeros:
-            scales.need(x.zeros[d, uid], pair, [x.axes[d]])
-        else:
-            scales.refuse_padding(pair, x, [d])
+    pair.outs[0].means = of_product(scales.constants, pair.ins, pair.outs[0], scales.rows)
 
 
 def homogeneous(power: float, scales: ScalePropagation, pair: EquationPair) -> None:
     """f(c·x) = cᵖ·f(x) for c > 0."""
-    if pair.name == "sqrt":
-        _in_domain(scales, pair, pair.ins[0], above=True)
+    if power > 0:
+        _in_domain(scales, pair, traits(pair).finite)
     scales.power(pair, power)
 
 
@@ -93,7 +93,7 @@ def sign(scales: ScalePropagation, pair: EquationPair) -> None:
 
 def multiply(scales: ScalePropagation, pair: EquationPair) -> None:
     scales.elementwise(pair, pair.ins, pair.outs[0], [1.0, 1.0])
-    pair.outs[0].means = of_product(scales.producers, pair.ins, pair.outs[0], scales.rows)
+    pair.outs[0].means = of_product(scales.constants, pair.ins, pair.outs[0], scales.rows)
 
 
 def divide(scales: ScalePropagation, pair: EquationPair) -> None:
@@ -102,8 +102,8 @@ def divide(scales: ScalePropagation, pair: EquationPair) -> None:
     scales.pin_exponents(pair.ins[1])
     scales.elementwise(pair, pair.ins, pair.outs[0], [1.0, -1.0])
     out = pair.outs[0]
-    if all(constant_along(scales.producers, pair.ins[1], d) for d, _ in keys(out, scales.rows)):
-        out.means = of_product(scales.producers, pair.ins, out, scales.rows)
+    if all(constant_along(scales.constants, pair.ins[1], d) for d, _ in keys(out, scales.rows)):
+        out.means = of_product(scales.constants, pair.ins, out, scales.rows)
 
 
 def add(scales: ScalePropagation, pair: EquationPair) -> None:
@@ -114,7 +114,7 @@ def add(scales: ScalePropagation, pair: EquationPair) -> None:
         if guards(v):
             scales.read(v).scale[...] = None
     scales.agree(pair, pair.ins, out)
-    out.means = of_sum(scales.producers, pair.ins, out, scales.rows)
+    out.means = of_sum(scales.constants, pair.ins, out, scales.rows)
     if pair.name == "sub":
         out.zeros.update(taken_away(scales.producers, pair, scales.rows))
 
@@ -162,7 +162,7 @@ def power(scales: ScalePropagation, pair: EquationPair) -> None:
         if y == float(const[1].uniform):
             scales.pin_exponents(base)
             if y > 0 and not y.is_integer():
-                _in_domain(scales, pair, base, above=True)
+                _in_domain(scales, pair, "not negative")
             return scales.elementwise(pair, [base], pair.outs[0], [y])
     return nonlinear(scales, pair)
 
@@ -176,8 +176,8 @@ def select(scales: ScalePropagation, pair: EquationPair) -> None:
     scales.pin(pair, which)
     out = pair.outs[0]
     scales.agree(pair, cases, out)
-    if all(constant_along(scales.producers, which, d) for d, _ in keys(out, scales.rows)):
-        out.means = of_sum(scales.producers, cases, out, scales.rows)
+    if all(constant_along(scales.constants, which, d) for d, _ in keys(out, scales.rows)):
+        out.means = of_sum(scales.constants, cases, out, scales.rows)
 
 
 def complex_pair(scales: ScalePropagation, pair: EquationPair) -> None:
@@ -204,26 +204,16 @@ _NONLINEAR = [
     "rem", "atan2", "igamma", "igammac", "bessel_i0e", "bessel_i1e",
     "regularized_incomplete_beta", "polygamma", "zeta",
 ]  # fmt: skip
-LINEAR = ["neg", "real", "imag", "conj", "reduce_precision"]
-KEEPS_ZERO = {
-    "tanh", "sin", "tan", "asin", "atan", "sinh", "asinh", "erf", "expm1", "log1p", "floor",
-    "ceil", "round", "convert_element_type",
-}  # fmt: skip
-_UNBOUNDED = {
-    "log", "lgamma", "digamma", "erf_inv", "acosh", "atanh", "pow", "rem", "div", "tan",
-    "polygamma", "zeta", "igamma", "igammac", "regularized_incomplete_beta",
-}  # fmt: skip
-_FROM_ZERO, _AROUND_ZERO = {"log1p"}, {"asin", "acos"}
+_LINEAR = ["neg", "real", "imag", "conj", "reduce_precision", "stop_gradient"]
 _POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0, "abs": 1.0}
 
 RULES: dict[str, Rule] = {
     **{name: Rule(axes, nonlinear) for name in _NONLINEAR},
-    **{name: Rule(axes, linear) for name in LINEAR},
+    **{name: Rule(axes, linear) for name in _LINEAR},
     **{name: Rule(axes, partial(homogeneous, p)) for name, p in _POWERS.items()},
     **{name: Rule(axes, add) for name in ("add", "sub", "add_any")},
     **{name: Rule(axes, largest) for name in ("max", "min")},
     **{name: Rule(axes, compare) for name in ("eq", "ne", "lt", "le", "gt", "ge")},
-    "stop_gradient": Rule(axes, linear),
     "sign": Rule(axes, sign),
     "mul": Rule(axes, multiply),
     "div": Rule(axes, divide),

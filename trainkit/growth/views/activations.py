@@ -14,14 +14,15 @@ from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.reading import coordinate, grown_leaves, leaves
 from trainkit.growth.errors import GrowthError, settled
-from trainkit.growth.ir.program import Const
+from trainkit.growth.ir.dataflow import dependent
+from trainkit.growth.ir.primitives import NONE, summed, traits
+from trainkit.growth.ir.program import Const, Program
 from trainkit.growth.ir.trace import named_shapes, shape_of, structs, traced_program
 from trainkit.growth.plan.data import Plan
 from trainkit.growth.plan.validation import check_shapes
 from trainkit.growth.rules import RULES, UNKNOWN
 
 PyTree = Any
-_CONTRACTIONS = ("dot_general", "conv_general_dilated")
 
 
 def activations(
@@ -63,17 +64,16 @@ def activations(
     small, big = (analysis.folder.flatten(p) for p in programs)
     pairs, _ = settled(analysis.walk(small, big, values))
     number = _numbers(plan, values)
-    live = {id(v) for v in big.ins[len(flat) :]}  # what depends on the inputs
     wanted: list[tuple[int, int, int, Axis]] = []  # equation, operand, dimension, leaf
     equations = [pair.big for pair in pairs]
+    fed = range(len(flat), len(big.ins))
+    live = dependent(Program(big.ins, equations, []), fed)
     for e, (pair, equation) in enumerate(zip(pairs, equations, strict=True)):
         for i, operand in enumerate(equation.ins):
-            if id(operand) not in live:
+            if not live.of(operand):
                 continue
-            for d in _contracted(pair, i):
+            for d in summed(pair, i) if traits(pair).multilinear != NONE else ():
                 wanted += [(e, i, d, leaf) for leaf in grown_leaves(pair.ins[i].axes[d])]
-        if any(id(v) in live for v in equation.ins):
-            live.update(id(v) for v in equation.outs)
 
     def run(flat, inputs):
         env = dict(zip(map(id, big.ins), [*flat, *jax.tree.leaves(inputs)], strict=True))
@@ -101,14 +101,6 @@ def activations(
                 hint="use score='gradient' or 'magnitude'",
             )
     return {i: np.asarray(x, np.float64) for i, x in sorted(found.items())}
-
-
-def _contracted(pair, i: int) -> list[int]:
-    if pair.name == "dot_general":
-        return list(pair.params["dimension_numbers"][0][i])
-    if pair.name == "conv_general_dilated" and i == 0:
-        return [pair.params["dimension_numbers"].lhs_spec[1]]
-    return []
 
 
 def _along(x: jax.Array, axis: Axis, d: int, leaf: Axis) -> jax.Array:

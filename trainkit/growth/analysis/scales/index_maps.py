@@ -58,7 +58,7 @@ def move(
         )
         if every is not None:
             out.zeros[d, uid] = every
-    if pair.name in row_means.MOVES:
+    if row_means.moves_linearly(pair):
         out.means = {
             (d, uid): means
             for d, uid in row_means.keys(out, scales.rows)
@@ -120,7 +120,7 @@ def _means_moved(
     """When the new units of what an operand brings hold the mean of its old ones."""
     (group,) = [g for g in groups if d in g.out]
     dims = [e for e in group.src if (src.small[e], src.big[e]) != (1, 1)]
-    if not dims or (len(dims) == 1 and row_means.constant_along(scales.producers, src, dims[0])):
+    if not dims or (len(dims) == 1 and row_means.constant_along(scales.constants, src, dims[0])):
         return ALWAYS
     only = [o for o in group.out if (out.small[o], out.big[o]) != (1, 1)] == [d]
     in_order = group.big is None and (

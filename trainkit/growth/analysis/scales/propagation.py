@@ -10,8 +10,8 @@ import numpy as np
 from trainkit.growth.analysis.conflicts import guarded
 from trainkit.growth.analysis.joint_program import EquationPair, JointProgram
 from trainkit.growth.analysis.scales import padding as conditions
-from trainkit.growth.analysis.scales import signs
 from trainkit.growth.analysis.scales.requirements import Requirements
+from trainkit.growth.analysis.scales.signs import POSITIVE
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import Layouts
@@ -49,7 +49,7 @@ class ScalePropagation(Requirements):
             if (either := conditions.either(c for c in found if c is not None)) is not None:
                 out.zeros[d, uid] = either
         for v, p in zip(operands, powers, strict=True):
-            if p < 0 and signs.sign(v) != signs.POSITIVE:
+            if p < 0 and self.padding(v) and self.signs.of(v) != POSITIVE:
                 self.refuse_padding(pair, v)
 
     def agree(self, pair: EquationPair, operands: Sequence[Value], out: Value) -> None:
@@ -98,8 +98,6 @@ class ScalePropagation(Requirements):
             for v in pair.outs:
                 v.means = {}
             self.analysis.rule(pair.name, pair.ins).scales(self, pair)
-            if self.padded and len(pair.outs) == 1:
-                pair.outs[0].sign = signs.of_result(pair)
             for v in pair.outs:
                 self.producers[id(v)] = pair
 

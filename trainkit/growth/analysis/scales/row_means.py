@@ -15,26 +15,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trainkit.growth.analysis.joint_program import EquationPair
+from trainkit.growth.analysis.joint_program import EquationPair, JointProgram
 from trainkit.growth.analysis.scales import padding
 from trainkit.growth.analysis.scales.padding import Condition
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.ir.dataflow import Facts, Lattice
+from trainkit.growth.ir.primitives import NONE, traits
 
 Means = dict[tuple[int, int], Condition]
 Producers = Mapping[int, EquationPair]
-
-# Moves that are linear, and keep every place's units together.
-MOVES = {
-    "reshape", "transpose", "broadcast_in_dim", "squeeze", "slice", "split", "pad",
-    "concatenate", "stack", "tile", "gather", "dynamic_slice", "rev", "scan", "reduce_window_sum",
-    "cumsum",
-}  # fmt: skip
-_PASSED = {"convert_element_type", "stop_gradient"}
-_ELEMENTWISE = {
-    *_PASSED, "mul", "add", "sub", "div", "neg", "max", "min", "exp", "logistic", "tanh", "sqrt",
-    "rsqrt", "square", "select_n", "and", "or", "not", "lt", "gt", "le", "ge", "eq", "ne",
-}  # fmt: skip
+Constants = Facts[frozenset[int]]
 
 
 def keys(value: Value, rows: frozenset[int]) -> list[tuple[int, int]]:
@@ -43,42 +34,73 @@ def keys(value: Value, rows: frozenset[int]) -> list[tuple[int, int]]:
     return [key for key in found if key[1] in rows]
 
 
-def constant_along(producers: Producers, value: Value, d: int, depth: int = 8) -> bool:
+def moves_linearly(pair: EquationPair) -> bool:
+    """Whether results are linear in what is moved, with every place's units together."""
+    return pair.name == "scan" or traits(pair).linear != NONE
+
+
+def constants(joint: JointProgram) -> Constants:
+    """The dimensions along which values are the same for all units, in both programs."""
+    return joint.facts(_CONSTANT, [frozenset[int]()] * len(joint.values))
+
+
+def constant_along(facts: Constants, value: Value, d: int) -> bool:
     """Whether a value is the same for all units along dimension d, in both programs."""
-    if not value.axes or (value.small[d], value.big[d]) == (1, 1):
-        return True
-    if value.const is not None:
-        return all(c.uniform is not None for c in value.const)
-    pair = producers.get(id(value))
-    if pair is None or not depth:
-        return False
+    return _is_constant(value, facts.of(value), d)
+
+
+def _is_constant(value: Value, dims: frozenset[int], d: int) -> bool:
+    return not value.axes or _sizes(value, d) == (1, 1) or d in dims
+
+
+def _constant(v: Value) -> frozenset[int] | None:
+    if v.const is None:
+        return None
+    uniform = all(c.uniform is not None for c in v.const)
+    return frozenset(range(len(v.axes)) if uniform else ())
+
+
+def _transfer(pair: EquationPair, facts: list[frozenset[int]]) -> frozenset[int]:
+    rank = len(pair.outs[0].axes)
     if pair.name == "broadcast_in_dim":
-        dims = pair.params["broadcast_dimensions"]
-        return d not in dims or constant_along(producers, pair.ins[0], dims.index(d), depth - 1)
-    return pair.name in _ELEMENTWISE and all(
-        constant_along(producers, v, d, depth - 1) for v in pair.ins
-    )
+        dims, (x,), (known,) = pair.params["broadcast_dimensions"], pair.ins, facts
+        varying = {o for d, o in enumerate(dims) if not _is_constant(x, known, d)}
+        return frozenset(range(rank)) - varying
+    if not traits(pair).elementwise:
+        return frozenset()
+    operands = list(zip(pair.ins, facts, strict=True))
+    return frozenset(d for d in range(rank) if all(_is_constant(*x, d) for x in operands))
+
+
+_CONSTANT: Lattice[frozenset[int]] = Lattice(
+    top=frozenset(),
+    join=lambda a, b: a & b,
+    constant=_constant,
+    transfer=_transfer,
+    row=lambda dims: frozenset(d - 1 for d in dims if d),
+    stacked=lambda dims: frozenset(d + 1 for d in dims),
+)
 
 
 def of_sum(
-    producers: Producers, operands: Sequence[Value], out: Value, rows: frozenset[int]
+    constants: Constants, operands: Sequence[Value], out: Value, rows: frozenset[int]
 ) -> Means:
     """The means of a sum (or of a choice that does not vary along the axis)."""
 
     def one(v: Value, d: int, uid: int) -> Condition | None:
-        return padding.ALWAYS if constant_along(producers, v, d) else v.means.get((d, uid))
+        return padding.ALWAYS if constant_along(constants, v, d) else v.means.get((d, uid))
 
     found = {key: padding.both(one(v, *key) for v in operands) for key in keys(out, rows)}
     return {key: c for key, c in found.items() if c is not None}
 
 
 def of_product(
-    producers: Producers, operands: Sequence[Value], out: Value, rows: frozenset[int]
+    constants: Constants, operands: Sequence[Value], out: Value, rows: frozenset[int]
 ) -> Means:
     """The means of a product of which one factor, the first, may vary along the axis."""
     result: Means = {}
     for d, uid in keys(out, rows):
-        varying = [v for v in operands if not constant_along(producers, v, d)]
+        varying = [v for v in operands if not constant_along(constants, v, d)]
         if len(varying) == 1 and (d, uid) in varying[0].means:
             result[d, uid] = varying[0].means[d, uid]
     return result
@@ -129,7 +151,7 @@ def _is_mean(producers: Producers, value: Value, x: Value, d: int) -> bool:
                     if e != d
                 )
             )
-        elif pair.name not in _PASSED:
+        elif not traits(pair).same:
             return False
         value = first
     return False
@@ -141,7 +163,7 @@ def _sizes(value: Value, d: int) -> tuple[int, int]:
 
 def _plain(producers: Producers, value: Value) -> Value:
     """A value before it was converted or copied."""
-    while (pair := producers.get(id(value))) is not None and pair.name in _PASSED:
+    while (pair := producers.get(id(value))) is not None and traits(pair).same:
         value = pair.ins[0]
     return value
 

@@ -2,60 +2,59 @@
 
 from __future__ import annotations
 
-from trainkit.growth.analysis.joint_program import EquationPair, JointProgram, Value
+from collections.abc import Iterator
+
+from trainkit.growth.analysis.joint_program import EquationPair, JointProgram, all_pairs
+from trainkit.growth.ir.dataflow import Lattice
+from trainkit.growth.ir.primitives import traits
 from trainkit.growth.ir.program import scan_counts
 
-_FORWARD = {
-    "reshape", "transpose", "squeeze", "broadcast_in_dim", "convert_element_type", "stop_gradient",
-}  # fmt: skip
+_NONE = -1  # of a value that is no parameter
 
 
 def shiftable(joint: JointProgram) -> dict[int, float]:
     """Parameters of which every use is `w + s` with one constant s."""
-    origin = {id(v): i for i, v in enumerate(joint.values[: len(joint.analysis.params)])}
+    count = len(joint.analysis.params)
+    numbers = [i if i < count else _NONE for i in range(len(joint.values))]
+    facts = joint.facts(_PARAMETER, numbers)
     shifts: dict[int, set[float | None]] = {}
-
-    def given_back(values: list[Value]) -> None:
-        for v in values:
-            if id(v) in origin:
-                shifts.setdefault(origin[id(v)], set()).add(None)
-
-    def visit(equations: list[EquationPair]) -> None:
-        for pair in equations:
-            if pair.name == "scan":
-                consts, carried = scan_counts(pair.params)
-                skip = consts + carried
-                for outer, inner in zip(pair.ins[skip:], pair.bodies[0].ins[skip:], strict=True):
-                    if id(outer) in origin:
-                        origin[id(inner)] = origin[id(outer)]
-                for v in pair.ins[consts:skip]:
-                    if id(v) in origin:
-                        shifts.setdefault(origin[id(v)], set()).add(None)
-            for body in pair.bodies:
-                visit(body.equations)
-                given_back(body.outs)
-            if pair.bodies:
-                if pair.name != "scan":
-                    for v in pair.ins:
-                        if id(v) in origin:
-                            shifts.setdefault(origin[id(v)], set()).add(None)
-                continue
-            for k, v in enumerate(pair.ins):
-                if id(v) not in origin:
-                    continue
-                i = origin[id(v)]
-                if pair.name in _FORWARD:
-                    origin[id(pair.outs[0])] = i
-                    continue
-                shift = None
-                if pair.name == "add":
-                    const = pair.ins[1 - k].const
-                    if const and const[0].uniform is not None and const[1].uniform is not None:
-                        a, b = float(const[0].uniform), float(const[1].uniform)
-                        shift = a if a == b != 0.0 else None
-                shifts.setdefault(i, set()).add(shift)
-
-    visit(joint.pairs)
-    given_back(joint.outs)
+    for pair in all_pairs(joint.pairs):
+        for k in _uses(pair):
+            if (i := facts.of(pair.ins[k])) != _NONE:
+                shifts.setdefault(i, set()).add(_shift(pair, k))
+    bodies = [body for pair in all_pairs(joint.pairs) for body in pair.bodies]
+    for v in [*joint.outs, *(v for body in bodies for v in body.outs)]:
+        if (i := facts.of(v)) != _NONE:
+            shifts.setdefault(i, set()).add(None)  # it is given back as it is
     agreed = ((i, next(iter(s))) for i, s in shifts.items() if len(s) == 1)
     return {i: shift for i, shift in agreed if shift is not None}
+
+
+def _passes_on(pair: EquationPair) -> bool:
+    """Whether the result is the first operand, of another shape or precision."""
+    return traits(pair).move == "whole" or traits(pair).same
+
+
+def _uses(pair: EquationPair) -> Iterator[int]:
+    """The operands that an equation itself makes use of; others it passes on, or its body does."""
+    consts, carried = scan_counts(pair.params) if pair.name == "scan" else (0, len(pair.ins))
+    return iter(() if _passes_on(pair) else range(consts, consts + carried))
+
+
+def _shift(pair: EquationPair, k: int) -> float | None:
+    """s, where an equation adds it to an operand."""
+    if pair.name != "add" or (const := pair.ins[1 - k].const) is None:
+        return None
+    if const[0].uniform is None or const[1].uniform is None:
+        return None
+    a, b = float(const[0].uniform), float(const[1].uniform)
+    return a if a == b != 0.0 else None
+
+
+# Which parameter a value is, moved about.
+_PARAMETER: Lattice[int] = Lattice(
+    top=_NONE,
+    join=lambda a, b: a if a == b else _NONE,
+    constant=lambda v: None if v.const is None else _NONE,
+    transfer=lambda pair, facts: facts[0] if _passes_on(pair) else _NONE,
+)

@@ -3,44 +3,61 @@ nothing. A softmax over places is fine there, for example, and a norm with its Î
 
 from __future__ import annotations
 
+import enum
+from typing import Any
+
 import numpy as np
 
-from trainkit.growth.analysis.joint_program import EquationPair
-from trainkit.growth.analysis.values import Value
-
-UNKNOWN, NOT_NEGATIVE, POSITIVE = 0, 1, 2
-
-_SAME = {
-    "reshape", "transpose", "squeeze", "broadcast_in_dim", "convert_element_type",
-    "stop_gradient", "reduce_sum", "reduce_max", "reduce_min", "sqrt", "slice",
-}  # fmt: skip
+from trainkit.growth.analysis.joint_program import EquationPair, JointProgram
+from trainkit.growth.ir.dataflow import Facts, Lattice
+from trainkit.growth.ir.primitives import FIRST, traits
 
 
-def sign(value: Value) -> int:
+class Sign(enum.IntEnum):
     """What is known of every element in exact arithmetic."""
-    if value.const is None:
-        return value.sign
-    if value.const[0].uniform is None or value.const[1].uniform is None:
+
+    UNKNOWN = 0
+    NOT_NEGATIVE = 1
+    POSITIVE = 2
+
+
+UNKNOWN, NOT_NEGATIVE, POSITIVE = Sign
+_RESULTS = {"positive": POSITIVE, "not negative": NOT_NEGATIVE}
+
+
+def signs(joint: JointProgram) -> Facts[Sign]:
+    """The signs of all values of two programs, inputs unknown."""
+    return joint.facts(_SIGNS, [UNKNOWN] * len(joint.values))
+
+
+def _constant(v: Any) -> Sign | None:
+    if v.const is None:
+        return None
+    if any(c.uniform is None or np.iscomplexobj(c.uniform) for c in v.const):
         return UNKNOWN
-    low = min(np.real(c.uniform) for c in value.const)
+    low = min(c.uniform for c in v.const)
     return POSITIVE if low > 0 else NOT_NEGATIVE if low == 0 else UNKNOWN
 
 
-def of_result(pair: EquationPair) -> int:
-    """The sign of an equation's result from those of its operands."""
-    name, known = pair.name, [sign(v) for v in pair.ins]
-    if name in ("exp", "exp2", "logistic"):
-        return POSITIVE
-    if name in ("square", "abs") or (name == "integer_pow" and pair.params["y"] % 2 == 0):
-        return NOT_NEGATIVE
-    if name in ("mul", "div"):
-        if name == "mul" and pair.ins[0] is pair.ins[1]:
-            return max(NOT_NEGATIVE, known[0])
-        return min(known)
+def _transfer(pair: EquationPair, known: list[Sign]) -> Sign:
+    name, trait, dtype = pair.name, traits(pair), pair.outs[0].dtype
+    if np.issubdtype(dtype, np.complexfloating):
+        return UNKNOWN
+    if trait.sign is not None:
+        return _RESULTS[trait.sign]
+    if name == "mul":
+        return max(NOT_NEGATIVE, known[0]) if pair.ins[0] is pair.ins[1] else min(known)
+    if name == "div":
+        # Integers are rounded to 0.
+        return min(*known, NOT_NEGATIVE if np.issubdtype(dtype, np.integer) else POSITIVE)
     if name == "add" and min(known) >= NOT_NEGATIVE:
         return max(known)
     if name == "max":
         return max(known)
     if name == "rsqrt" and known[0] == POSITIVE:
         return POSITIVE
-    return known[0] if name in _SAME else UNKNOWN
+    keeps = trait.chooses or name == "reduce_sum" or (trait.increasing and trait.zero == FIRST)
+    return known[0] if keeps else UNKNOWN
+
+
+_SIGNS: Lattice[Sign] = Lattice(top=UNKNOWN, join=min, constant=_constant, transfer=_transfer)

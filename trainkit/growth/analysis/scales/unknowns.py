@@ -13,6 +13,7 @@ split is exact.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,11 +27,13 @@ from trainkit.growth.analysis.scales import padding as conditions
 from trainkit.growth.analysis.scales import row_means
 from trainkit.growth.analysis.scales.padding import ALWAYS, MEAN, Condition, Need
 from trainkit.growth.analysis.scales.shifts import shiftable
+from trainkit.growth.analysis.scales.signs import Sign, signs
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import PADDED, Layouts
 from trainkit.growth.axes.linear import ZERO, Expr, System, plus
 from trainkit.growth.axes.reading import coordinate, grown_leaves, labels, source_map
+from trainkit.growth.ir.dataflow import Facts
 
 
 class Contraction(NamedTuple):
@@ -84,6 +87,15 @@ class Unknowns:
         self._users = {id(v): pair for pair in all_pairs(joint.pairs) for v in pair.ins}
         self._labels: dict[int, tuple[np.ndarray, list[tuple[Axis, ...]]]] = {}
         self._sources: dict[int, np.ndarray] = {}
+
+    @functools.cached_property
+    def signs(self) -> Facts[Sign]:
+        return signs(self.joint)
+
+    @functools.cached_property
+    def constants(self) -> Facts[frozenset[int]]:
+        """Along which dimensions values are constant; see `row_means`."""
+        return row_means.constants(self.joint)
 
     # -- axes ---------------------------------------------------------------------------------
 
@@ -171,7 +183,7 @@ class Unknowns:
     def is_zero(self, value: Value) -> bool:
         if value.const is None:
             return False
-        return all(c.uniform is not None and not np.any(c.uniform) for c in value.const)
+        return all(c.is_zero for c in value.const)
 
     def zero_at(self, value: Value, out: Value, d: int, uid: int) -> Condition | None:
         """When an operand, aligned with the result, is 0 in the new units of a leaf."""

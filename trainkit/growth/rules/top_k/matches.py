@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from trainkit.growth.analysis.joint_program import EquationPair, Rule
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.analysis.values import Match, Value, leaf_of
 from trainkit.growth.axes.axis import find
 from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.ir.primitives import zero_result
 from trainkit.growth.rules import elementwise
 from trainkit.growth.rules.top_k.operands import moved, refuse
 
@@ -53,30 +52,15 @@ def elementwise_axes(pair: EquationPair) -> None:
     pair.outs[0].choice = match._replace(tight=_stays_zero(pair), counts=counts)
 
 
-_KEEPS_ZERO = {
-    *elementwise.KEEPS_ZERO, *elementwise.LINEAR, "stop_gradient", "abs", "sqrt", "square", "cbrt",
-    "sign", "add", "add_any", "sub", "max", "min", "or", "xor", "ne", "lt", "gt",
-}  # fmt: skip
-
-
 def _stays_zero(pair: EquationPair) -> bool:
     """Whether a result is 0 where its operands' copies do not match."""
     zero = [v.choice.tight if isinstance(v.choice, Match) else _is_zero(v) for v in pair.ins]
-    if pair.name in ("mul", "and"):
-        return any(zero)
-    if pair.name == "div":
-        return zero[0]
-    if pair.name == "select_n":
-        return all(zero[1:]) or (zero[0] and zero[1])
-    if pair.name == "integer_pow":
-        return zero[0] and pair.params["y"] > 0
-    return pair.name in _KEEPS_ZERO and all(zero)
+    picks_zero = pair.name == "select_n" and zero[0] and zero[1]  # where no copies match: the first
+    return picks_zero or zero_result(pair, zero)
 
 
 def _is_zero(v: Value) -> bool:
-    return v.const is not None and all(
-        c.uniform is not None and not np.any(c.uniform) for c in v.const
-    )
+    return v.const is not None and all(c.is_zero for c in v.const)
 
 
 def _keep(pair: EquationPair, match: Match, kept: dict[int, int]) -> None:
