@@ -24,7 +24,7 @@ def test_a_step_lowers_a_loss(placement):
         error = batch["x"] @ params["w"] - batch["y"]
         return trainkit.Loss((error**2).sum(), len(error))
 
-    tx = trainkit.transforms.state.named(adam=trainkit.transforms.adamw(0.1))
+    tx = trainkit.transforms.named(adam=trainkit.transforms.adamw(0.1))
     step = trainkit.make_train_step(loss_fn, tx, placement=placement, microbatches=2)
     state = step.place(trainkit.TrainState.create({"w": jnp.zeros(4)}, tx))
     x = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)

@@ -78,6 +78,8 @@ def grower(
     groups = noise_groups(plan) if symmetry == "noise" else {}
     origin = plan.origin
     tree = jax.tree.structure(like) if like is not None else big_tree(plan)
+    # Another container may have its leaves in another order.
+    order = [leaf.path for leaf in plan.leaves] if like is None else list(named_leaves(like))
 
     def run(small: PyTree, key: jax.Array | None) -> PyTree:
         old = named_leaves(lifted(small, growths, origin))
@@ -88,7 +90,7 @@ def grower(
             grown[leaf.path] = _leaf(leaf, old, how, own, noise, values)
         if tree is None:
             return jax.tree_util.tree_map_with_path(lambda at, _: grown[path_name(at)], small)
-        return jax.tree.unflatten(tree, list(grown.values()))
+        return jax.tree.unflatten(tree, [grown[name] for name in order])
 
     return run
 

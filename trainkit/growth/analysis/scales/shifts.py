@@ -22,11 +22,10 @@ def shiftable(joint: JointProgram) -> dict[int, float]:
         for k in _uses(pair):
             if (i := facts.of(pair.ins[k])) != _NONE:
                 shifts.setdefault(i, set()).add(_shift(pair, k))
-    # What is given back, by the model or by a body, is used as it is.
-    bodies = (body for pair in all_pairs(joint.pairs) for body in pair.bodies)
-    for v in [*joint.outs, *(out for body in bodies for out in body.outs)]:
+    bodies = [body for pair in all_pairs(joint.pairs) for body in pair.bodies]
+    for v in [*joint.outs, *(v for body in bodies for v in body.outs)]:
         if (i := facts.of(v)) != _NONE:
-            shifts.setdefault(i, set()).add(None)
+            shifts.setdefault(i, set()).add(None)  # it is given back as it is
     agreed = ((i, next(iter(s))) for i, s in shifts.items() if len(s) == 1)
     return {i: shift for i, shift in agreed if shift is not None}
 

@@ -1,0 +1,132 @@
+"""New layers in loops that carry two values, and behind the last of the old ones."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from trainkit import growth
+
+pytestmark = pytest.mark.usefixtures("x64")
+X = np.random.default_rng(1).normal(size=(5, 4))
+
+
+def draw(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape) * 0.5)
+
+
+def stacked(layers, width=4):
+    return {
+        "in": draw(9, 4, width),
+        "layers": {
+            "up": draw(0, layers, width, 6),
+            "down": draw(1, layers, 6, width),
+            "note": draw(2, layers, width, 3),
+        },
+        "out": draw(8, width, 2),
+    }
+
+
+def scanned(body):
+    def fn(p, x):
+        x = x @ p["in"]
+        (x, notes), _ = lax.scan(
+            lambda carry, layer: (body(carry, layer), None), (x, jnp.zeros((5, 3))), p["layers"]
+        )
+        return x @ p["out"], notes
+
+    return fn
+
+
+def both_add(carry, p):
+    """The stream, and what every layer notes beside it."""
+    x, notes = carry
+    h = jnp.tanh(x @ p["up"])
+    return x + h @ p["down"], notes + jnp.tanh(x) @ p["note"]
+
+
+def second_adds_what_is_new(carry, p):
+    x, notes = carry
+    h = jnp.tanh(x @ p["up"]) @ p["down"]
+    return x + h, notes + h @ p["note"]
+
+
+@pytest.mark.parametrize("body", [both_add, second_adds_what_is_new], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("width", [4, 8])
+def test_both_carries_pass_a_new_layer(body, width):
+    fn, small, big = scanned(body), stacked(2), stacked(4, width)
+    plan = growth.plan(fn, fn, small, big, X)
+    grown = plan.grow(small, key=jax.random.key(0))
+    assert jax.tree.map(jnp.shape, grown) == jax.tree.map(jnp.shape, big)
+    for found, wanted in zip(fn(grown, X), fn(small, X), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-13)
+
+
+def swapped(carry, p):
+    x, y = carry
+    h = jnp.tanh(x @ p["up"]) @ p["down"]
+    return y + h, x
+
+
+def counted(carry, p):
+    x, notes = carry
+    return x + jnp.tanh(x @ p["up"]) @ p["down"], notes + 1.0
+
+
+def twice(p, x):
+    (x, y), _ = lax.scan(
+        lambda carry, layer: (swapped(carry, layer), None), (x @ p["in"], x @ p["in"]), p["layers"]
+    )
+    return x @ p["out"], y
+
+
+@pytest.mark.parametrize("fn", [twice, scanned(counted)], ids=["swapped", "counted"])
+def test_a_carry_that_no_parameter_holds_still(fn):
+    """Zeros keep the first carry; the second changes with every turn of the loop."""
+    small, big = stacked(2), stacked(4)
+    with pytest.raises(growth.GrowthError):
+        growth.plan(fn, fn, small, big, X)
+
+
+def blocks(*names):
+    return {name: {"up": draw(i, 4, 6), "down": draw(i + 20, 6, 4)} for i, name in enumerate(names)}
+
+
+def residual(p, x):
+    for name in sorted(p):
+        x = x + jnp.tanh(x @ p[name]["up"]) @ p[name]["down"]
+    return x
+
+
+def test_a_new_last_layer():
+    """A name behind all old ones: old layers stay in their order, and the new one does nothing."""
+    small, big = blocks("first", "last"), blocks("first", "last", "later")
+    grown = growth.plan(residual, residual, small, big, X).grow(small, key=jax.random.key(0))
+    (new,) = [name for name in grown if (grown[name]["down"] == 0).all()]
+    old = [name for name in sorted(grown) if name != new]
+    for name, source in zip(old, sorted(small), strict=True):
+        np.testing.assert_array_equal(grown[name]["down"], small[source]["down"])
+    np.testing.assert_array_equal(residual(grown, X), residual(small, X))
+
+
+def ends(p, x):
+    for layer in p["layers"]:
+        x = jax.nn.relu(x @ layer["w"] + layer["b"])
+    return x
+
+
+@pytest.mark.parametrize("how", ["identity", "last"])
+def test_a_last_layer_without_a_head(how):
+    """All layers are alike, and nothing comes after them."""
+    layer = lambda seed: {"w": draw(seed, 4, 4), "b": draw(seed + 1, 4)}
+    small, big = {"layers": [layer(0), layer(2)]}, {"layers": [layer(0), layer(2), layer(4)]}
+    plan = growth.plan(ends, ends, small, big, X, how=how)
+    grown = plan.grow(small, key=jax.random.key(0))
+    if how == "identity":
+        np.testing.assert_allclose(ends(grown, X), ends(small, X), atol=1e-15)
+    else:
+        for i, old in enumerate([0, 1, 1]):
+            np.testing.assert_array_equal(grown["layers"][i]["w"], small["layers"][old]["w"])
