@@ -167,6 +167,7 @@ def _search(
     small, big = models.small, models.big
     unaligned: Conflict | None = None
     refused: Conflict | None = None
+    reasons: set[tuple[str | None, ...]] = set()
     for way in deeper(small, big, depth, models.folder, trainable):
         if isinstance(way, Conflict):
             unaligned = unaligned or way
@@ -174,6 +175,11 @@ def _search(
         widths = _widths(models, way, append)
         if isinstance(widths, Conflict):
             refused = refused or widths
+            reason = (widths.kind, widths.axis, widths.primitive, widths.source)
+            if reason in reasons:
+                break  # which layers are new is not what stands in the way
+            if widths.kind != "programs":
+                reasons.add(reason)
             continue
         dtypes = {name: str(leaf.dtype) for name, leaf in models.leaves[1]}
         return assemble(widths, way, big.shapes, dtypes, depth)

@@ -105,6 +105,14 @@ def settle(case: Case, rules: dict[str, Rule] | None = None) -> Verdict:
         return _Trial(case, RULES if rules is None else rules).verdict()
 
 
+def claimed(case: Case) -> Claims | GrowthError:
+    """What is claimed, held against nothing."""
+    try:
+        return _Trial(case, RULES).claims()
+    except GrowthError as error:
+        return error
+
+
 def refusal(case: Case) -> GrowthError:
     """The refusal of a case that must be refused."""
     found = settle(case).refused
@@ -155,11 +163,14 @@ class _Trial:
             for fn, given in zip((case.small, case.big), shapes, strict=True)
         ]
 
+    def claims(self) -> Claims:
+        found = claims(self.analysis, self.programs(), self.values, self.layout, self.given)
+        self.decide(found)
+        return found
+
     def verdict(self) -> Verdict:
         try:
-            programs = self.programs()
-            found = claims(self.analysis, programs, self.values, self.layout, self.given)
-            self.decide(found)
+            found = self.claims()
         except GrowthError as error:
             return Verdict(error)
         big = [self.expanded(i) for i in range(len(self.values))]

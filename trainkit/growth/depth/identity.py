@@ -32,17 +32,25 @@ def choices(
     yield zeros
     eyes = {i: EYE if len(shapes[i]) > 1 else ZERO for i in order}
     yield eyes
-    greedy: dict[int, str] = {}
-    left = len(reduced(program, {}).equations)
-    for i in order:
-        now = len(reduced(program, {**greedy, i: ZERO}).equations)
-        if now < left:
-            greedy, left = {**greedy, i: ZERO}, now
+    greedy = _greedy(program, order)
     yield greedy
     # Residual blocks and plain layers in one model.
     for zero in (zeros, greedy):
         alive = used(reduced(program, zero))
         yield {**{i: what for i, what in eyes.items() if i in alive}, **zero}
+
+
+def _greedy(program: Program, order: Sequence[int]) -> dict[int, str]:
+    """Zeros, one after the other, that each leave fewer equations."""
+    greedy: dict[int, str] = {}
+    left = reduced(program, {})
+    for i in order:
+        if i not in used(left):
+            continue  # what earlier zeros have made superfluous
+        less = reduced(program, {**greedy, i: ZERO})
+        if len(less.equations) < len(left.equations):
+            greedy, left = {**greedy, i: ZERO}, less
+    return greedy
 
 
 def used(program: Program) -> set[int]:

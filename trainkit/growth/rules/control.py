@@ -21,14 +21,12 @@ def _inside(v: Value, axes: Sequence[Axis] | None = None, cut: bool = False) -> 
 
 
 def _link_axes(pair: EquationPair, a: Value, b: Value) -> None:
-    if len(a.axes) != len(b.axes):
-        pair.fail("a loop's carry changes its rank")
     for x, y in zip(a.axes, b.axes, strict=True):
         pair.unify(x, y)
 
 
 def scan_axes(pair: EquationPair) -> None:
-    pair.check_same_params("_split_transpose", "linear", "ft_in", "ft_out")
+    pair.check_same_params("_split_transpose", "linear", "ft_in", "ft_out", "length")
     consts, carries = scan_counts(pair.params)
     fixed = pair.ins[:consts]
     init = pair.ins[consts : consts + carries]

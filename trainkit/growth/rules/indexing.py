@@ -34,8 +34,6 @@ def gather_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
     pair.check_same_params("slice_sizes")
     x, index = pair.ins
     n = pair.params["dimension_numbers"]
-    if n != pair.big.params["dimension_numbers"]:
-        pair.fail("gathers of different form")
     sizes = pair.both("slice_sizes")
     table = [d for d in n.collapsed_slice_dims if d not in chosen and not find(x.axes[d]).fixed]
     batch_x = list(n.operand_batching_dims)
@@ -46,7 +44,6 @@ def gather_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
     ]
     for d, i in zip(batch_x, batch_i, strict=True):
         pair.unify(x.axes[d], index.axes[i])
-    pair.refuse_growth(index, [len(index.axes) - 1], "an index with more parts", None)
     if table and pair.params["mode"] == GatherScatterMode.CLIP:
         pair.fail(
             "indices beyond a table are clipped to its last row, which is another one where the "
@@ -120,7 +117,6 @@ def scatter_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
     batch = dict(zip(n.operand_batching_dims, n.scatter_indices_batching_dims, strict=True))
     for d, i in batch.items():
         pair.unify(x.axes[d], index.axes[i])
-    pair.refuse_growth(index, [len(index.axes) - 1], "an index with more parts", None)
     for d in set(n.inserted_window_dims) - set(chosen):
         pair.refuse_growth(x, [d], "a scatter picks places along an axis that grows", _HINT)
     windows = iter(

@@ -45,7 +45,6 @@ def triangular_axes(pair: EquationPair) -> None:
         pair.unify(x, y)
     solved = lead if pair.params["left_side"] else lead + 1
     pair.notes["solved"] = solved
-    pair.refuse_growth(b, [solved], "a triangular system that grows", _HINT)
     pair.new_out(0, [Axis(b.small[d], b.big[d]) if d == solved else x
                       for d, x in enumerate(b.axes)])  # fmt: skip
 
