@@ -258,8 +258,9 @@ class _Trial:
             if not np.issubdtype(operand.dtype, np.inexact):
                 scales.whole_numbers(value)
             if operand.values == "positive" and self.rng.random() < 0.5:
-                value.sign = POSITIVE if self.rng.random() < 0.5 else NOT_NEGATIVE
-                value.zeros = {} if value.sign == POSITIVE else value.zeros
+                sign = POSITIVE if self.rng.random() < 0.5 else NOT_NEGATIVE
+                scales.input_signs[i] = sign
+                value.zeros = {} if sign == POSITIVE else value.zeros
 
     # -- what is drawn of what the rules allow --------------------------------------------------
 
@@ -435,7 +436,7 @@ class _Trial:
     def padding_values(self, operand: Operand, value: Value) -> Any:
         if operand.dtype != np.float64:
             return "normal"
-        return "positive" if value.sign else "normal"
+        return "positive" if self.scales.signs.of(value) else "normal"
 
     def filled(self, value: Value, out: np.ndarray, d: int, uid: int, holds: int) -> np.ndarray:
         new = self.scales._empty(value, d, uid)
@@ -490,9 +491,10 @@ class _Trial:
                         big, filled, rtol=0, atol=rtol * np.abs(big).max(initial=0.0),
                         err_msg=f"{said}padding {d} does not hold {('0', 'the mean')[holds]}",
                     )  # fmt: skip
-        if value.sign and big.dtype.kind == "f":
+        sign = self.scales.signs.of(value)
+        if sign and big.dtype.kind == "f":
             least = big.min(initial=1.0)
-            assert least > 0 if value.sign == POSITIVE else least >= 0, said + "sign"
+            assert least > 0 if sign == POSITIVE else least >= 0, said + "sign"
 
 
 def _power_of_two(x: float) -> float:

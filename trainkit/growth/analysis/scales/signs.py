@@ -4,6 +4,7 @@ nothing. A softmax over places is fine there, for example, and a norm with its Î
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,9 @@ UNKNOWN, NOT_NEGATIVE, POSITIVE = Sign
 _RESULTS = {"positive": POSITIVE, "not negative": NOT_NEGATIVE}
 
 
-def signs(joint: JointProgram) -> Facts[Sign]:
-    """The signs of all values of two programs, inputs unknown."""
-    return joint.facts(_SIGNS, [UNKNOWN] * len(joint.values))
+def signs(joint: JointProgram, inputs: Sequence[Sign]) -> Facts[Sign]:
+    """The signs of all values of two programs, from those of what goes in."""
+    return joint.facts(_SIGNS, inputs)
 
 
 def _constant(v: Any) -> Sign | None:

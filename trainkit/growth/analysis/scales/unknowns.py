@@ -55,6 +55,7 @@ class Unknowns:
       factors: uid of a leaf -> log of the copies of each unit, `None` where uneven.
       padded: the leaves with new units that copy nothing; rows: those of them whose new units may
         hold the mean of the old.
+      input_signs: what is known of the values that go in; `signs` has what follows.
       system, splits: the equations of scales, and of share exponents.
       param_scale, param_split: the unknowns of each parameter.
       contractions: the sums over leaves that grow.
@@ -73,6 +74,7 @@ class Unknowns:
         self.factors = {uid: _log_copies(leaf, layouts[uid]) for uid, leaf in leaves.items()}
         self.padded = frozenset(uid for uid in leaves if layouts[uid] in PADDED)
         self.rows = frozenset(uid for uid in leaves if layouts[uid] == "row mean")
+        self.input_signs = [Sign.UNKNOWN] * len(joint.values)
         self.system = System()
         self.splits = System()
         self.param_scale: list[tuple[Expr, dict[tuple[int, int], Expr]]] = []
@@ -90,7 +92,7 @@ class Unknowns:
 
     @functools.cached_property
     def signs(self) -> Facts[Sign]:
-        return signs(self.joint)
+        return signs(self.joint, self.input_signs)
 
     @functools.cached_property
     def constants(self) -> Facts[frozenset[int]]:
