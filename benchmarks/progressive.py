@@ -25,7 +25,7 @@ import trainkit
 import trainkit.progressive.run as run_module
 from experiments.progressive_lm.model import Transformer
 from trainkit.data import Sampler, shakespeare
-from trainkit.progressive import Ahead, Built, Passage, Recipe, progressive, triggers
+from trainkit.progressive import Ahead, Built, Recipe, Transition, progressive, triggers
 from trainkit.progressive.stages import Stage
 from trainkit.progressive.transition.grow import grown
 
@@ -144,13 +144,13 @@ def switch(size: str, times: int = 20) -> tuple[list[float], float]:
         grow=grown,
     )
     small, big = (Built(recipe, Stage(model(*m)), k) for k, m in enumerate((before, after)))
-    passage = Passage(small, big).compile().rehearse()
+    transition = Transition(small, big).compile().rehearse()
     state = small.fresh()
     first, ordinary = [], []
     for _ in range(times):
         state, _ = jax.block_until_ready(small.step(state, next(stream)))
         begin = time.perf_counter()
-        grew, _ = passage(state)
+        grew, _ = transition(state)
         grew, _ = jax.block_until_ready(big.step(grew, next(stream)))
         first.append(time.perf_counter() - begin)
         for _ in range(3):
@@ -192,8 +192,8 @@ def spikes() -> dict[str, list[float]]:
         alone = follow(small, state, batches)
         for name, (module, options) in recipes.items():
             big = Built(recipe, Stage(module, **options), 1)
-            passage = Passage(small, big)
-            after = big.step.place(jax.jit(passage.apply)(state))
+            transition = Transition(small, big)
+            after = big.step.place(jax.jit(transition.apply)(state))
             excess = np.mean(np.subtract(follow(big, after, batches), alone))
             rows.setdefault(name, []).append(float(excess))
     return rows

@@ -21,7 +21,7 @@ import trainkit
 from experiments.progressive_lm.model import Transformer
 from trainkit.cost import count_flops
 from trainkit.data import CharCorpus, Sampler
-from trainkit.progressive import Built, Passage, Recipe
+from trainkit.progressive import Built, Recipe, Transition
 from trainkit.progressive.pace import NEVER
 from trainkit.progressive.stages import Stage
 from trainkit.progressive.transition.grow import grown
@@ -151,7 +151,7 @@ class Grid:
 
     def grow(self, small: Built, big: Built, states: PyTree) -> PyTree:
         """The grown states of all runs."""
-        return jax.jit(jax.vmap(jax.vmap(Passage(small, big).apply)))(states)
+        return jax.jit(jax.vmap(jax.vmap(Transition(small, big).apply)))(states)
 
     def decaying(self, states: PyTree, steps: int) -> PyTree:
         """The states whose learning rate falls to 0 over the next steps."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from tests.growth.zoo import Model, as_dtype, randomised
 from trainkit import growth
+from trainkit.growth.maps.leaf_map import LeafMap
 
 # Their softmax is computed in float32 whatever its inputs are.
 SINGLE = {"dot_product_attention", "nnx attention"}
@@ -61,7 +62,7 @@ def small(table: str, name: str, dtype: str) -> Small:
     return Small(name, models[name], jnp.dtype(dtype))
 
 
-def predicted(gradient: np.ndarray, how: growth.LeafGrowth) -> tuple[np.ndarray, np.ndarray]:
+def predicted(gradient: np.ndarray, how: LeafMap) -> tuple[np.ndarray, np.ndarray]:
     """f · g[π] in numpy, and where it speaks (units that copy nothing have no prediction)."""
     out = np.asarray(gradient, np.float64) * how.gradient
     known = np.ones(out.shape, bool)
@@ -96,7 +97,7 @@ def check_variant(case: Small, variant: str, *, tolerance: float, guesses: bool 
     scale = np.abs(case.out).max()
     other = SYMMETRIES[zlib.crc32(f"{case.name} {variant}".encode()) % len(SYMMETRIES)]
     for symmetry in ("even", other):
-        params = plan.grow(case.params, key=key, symmetry=symmetry, like=big_shapes)
+        params = plan.grow(case.params, key=key, how=symmetry, like=big_shapes)
         assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
             lambda s: (s.shape, s.dtype), big_shapes
         )
@@ -105,7 +106,7 @@ def check_variant(case: Small, variant: str, *, tolerance: float, guesses: bool 
         assert error <= tolerance, f"{symmetry}: outputs differ by {error:.1e}"
         if jnp.dtype(case.dtype) != jnp.float64:
             continue
-        maps = plan.realise(key, symmetry)
+        maps = plan.realise(key, symmetry).leaves
         old, new = names(case.gradients), names(gradients)
         # Some gradients are 0 but for rounding (key biases): measure against the largest.
         size = max(float(np.abs(g).max()) for g in new.values() if g.dtype.kind == "f")

@@ -7,7 +7,7 @@ from trainkit.progressive.limits import Limits
 from trainkit.progressive.prepare import Built, Recipe
 from trainkit.progressive.probe import Price, Probe
 from trainkit.progressive.run import ProgressiveResult, progressive, replay
-from trainkit.progressive.transition.switch import Passage
+from trainkit.progressive.transition.switch import Transition
 
 __all__ = [
     "Ahead",
@@ -15,11 +15,11 @@ __all__ = [
     "Growing",
     "Ledger",
     "Limits",
-    "Passage",
     "Price",
     "Probe",
     "ProgressiveResult",
     "Recipe",
+    "Transition",
     "keep_compiled",
     "progressive",
     "replay",

@@ -19,7 +19,7 @@ from trainkit.progressive.limits import Limits
 from trainkit.progressive.pace import begin_decay, lower
 from trainkit.progressive.prepare import Built
 from trainkit.progressive.probe import Price, Probe, Probing
-from trainkit.progressive.transition.switch import Passage, Placed
+from trainkit.progressive.transition.switch import Placed, Transition
 from trainkit.progressive.triggers import Trigger
 from trainkit.progressive.watch import Watch
 
@@ -38,7 +38,7 @@ class Growing:
     def __init__(
         self,
         levels: Sequence[Sequence[Built]],
-        passages: Mapping[tuple[int, int, int], Passage],
+        transitions: Mapping[tuple[int, int, int], Transition],
         limits: Limits,
         *,
         target: Trigger | None,
@@ -48,7 +48,7 @@ class Growing:
         ahead: Ahead,
         wait: bool,
     ):
-        self.levels, self.passages = levels, passages
+        self.levels, self.transitions = levels, transitions
         self.limits, self.decay = limits, Decay(limits, decay)
         self.probe, self.price, self.wait = probe, price, wait
         self.ahead = ahead
@@ -73,21 +73,21 @@ class Growing:
         return self.levels[self.level][self.path[-1]]
 
     @property
-    def ways_on(self) -> list[Passage]:
+    def ways_on(self) -> list[Transition]:
         """The growths that lead to the next level."""
         if self.level + 1 == len(self.levels):
             return []
         key = self.level, self.path[-1]
-        return [self.passages[*key, k] for k in range(len(self.levels[self.level + 1]))]
+        return [self.transitions[*key, k] for k in range(len(self.levels[self.level + 1]))]
 
     # -- ahead of time -------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """Begins to compile, in the background, what may come next."""
         ways = self.ways_on
-        for passage in ways:
-            # The probe needs the FLOPs of what it compares, so passages come first.
-            self.ahead.start(passage, self._ready(passage))
+        for transition in ways:
+            # The probe needs the FLOPs of what it compares, so transitions come first.
+            self.ahead.start(transition, self._ready(transition))
         if self._probes:
             probe = self.probe or Probe()
             here, price = self.here, self.price
@@ -103,10 +103,10 @@ class Growing:
     def _probes(self) -> bool:
         return bool(self.ways_on) and (len(self.ways_on) > 1 or self.probe is not None)
 
-    def _ready(self, passage: Passage) -> Callable[[], Passage]:
+    def _ready(self, transition: Transition) -> Callable[[], Transition]:
         # A rehearsal takes time that is only worth it while something else goes on.
         rehearse = self.ahead.enabled
-        return lambda: passage.compile().rehearse() if rehearse else passage.compile()
+        return lambda: transition.compile().rehearse() if rehearse else transition.compile()
 
     # -- the hook ------------------------------------------------------------------------------
 
@@ -198,23 +198,23 @@ class Growing:
             if best["kind"] != "grow":
                 return self._not_grown(now, best, probed)
             choice = best["alternative"]
-        small, passage = self.here, ways[choice]
-        self.ahead.start(passage, self._ready(passage))
-        self.ahead.get(passage)
-        state, certify = passage(now.state)
-        self.books.spend(growth=passage.flops)
+        small, transition = self.here, ways[choice]
+        self.ahead.start(transition, self._ready(transition))
+        self.ahead.get(transition)
+        state, certify = transition(now.state)
+        self.books.spend(growth=transition.flops)
         event = self._event(
             now,
             "growth",
             reason=str(small.stage.until),
-            how=str(passage.big.stage.how),
+            how=str(transition.big.stage.how),
             before=small.name,
-            after=passage.big.name,
+            after=transition.big.name,
             parameters_before=small.parameters,
-            parameters_after=passage.big.parameters,
+            parameters_after=transition.big.parameters,
             alternative=choice,
-            text=passage.growth.text if passage.growth else "only the data grow",
-            exact=passage.growth.exact if passage.growth else True,
+            text=transition.growth.text if transition.growth else "only the data grow",
+            exact=transition.growth.exact if transition.growth else True,
             compiled_ahead=in_time,
             certificate={},
             probe=probed,
@@ -227,14 +227,14 @@ class Growing:
         self.watch.evaluated({})
         self.watch.begin(self.here.stage.until, self.books.counts(now))
         event["hook_seconds"] = time.perf_counter() - begin
-        changed = passage.big.stage.data != small.stage.data
-        data = self._stream(passage.big, now.epochs) if changed else None
+        changed = transition.big.stage.data != small.stage.data
+        data = self._stream(transition.big, now.epochs) if changed else None
         if not changed:
-            passage.big.data = small.data
+            transition.big.data = small.data
         return Change(
             state=state,
-            step=Placed(passage.big, state),
-            evaluate=passage.big.evaluation,
+            step=Placed(transition.big, state),
+            evaluate=transition.big.evaluation,
             data=data,
             event=row_of(event),
         )
@@ -331,5 +331,5 @@ class Growing:
         growths = [event for event in self.books.history if event["event"] == "growth"]
         for level, event in enumerate(growths):
             if event["certificate"].get("pending"):
-                passage = self.passages[level, self.path[level], self.path[level + 1]]
-                self.books.certify_later(event, passage.certificate_of_fresh)()
+                transition = self.transitions[level, self.path[level], self.path[level + 1]]
+                self.books.certify_later(event, transition.certificate_of_fresh)()

@@ -17,7 +17,7 @@ from trainkit.cost import count_flops, step_flops, whole_program
 from trainkit.progressive.evaluation import Evaluation, _left_out
 from trainkit.progressive.pace import paced
 from trainkit.progressive.stages import Stage
-from trainkit.progressive.transition.growth import Grow
+from trainkit.progressive.transition.state_growth import Grow
 from trainkit.step.state import TrainState
 from trainkit.step.train_step import TrainStep, make_train_step
 

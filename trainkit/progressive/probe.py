@@ -13,7 +13,7 @@ import numpy as np
 
 from trainkit.progressive.pace import begin_decay, lower
 from trainkit.progressive.prepare import Built, cost_of
-from trainkit.progressive.transition.switch import Passage
+from trainkit.progressive.transition.switch import Transition
 from trainkit.step.state import TrainState
 
 PyTree = Any
@@ -91,7 +91,7 @@ class Candidate:
 
     Attributes:
       kind: "stay", "lower" or "grow".
-      passage: the growth; `None` for the other two.
+      transition: the growth; `None` for the other two.
       alternative: which of the next level's stages it leads to.
       steps: how many steps it is given.
       flops: what those cost.
@@ -99,7 +99,7 @@ class Candidate:
     """
 
     kind: Literal["stay", "lower", "grow"]
-    passage: Passage | None
+    transition: Transition | None
     alternative: int
     steps: int
     flops: float
@@ -108,16 +108,16 @@ class Candidate:
     @property
     def name(self) -> str:
         """What reports call it."""
-        if self.passage is None:
+        if self.transition is None:
             names = {"stay": "do not grow", "lower": "only lower the learning rate"}
             return names.get(self.kind, self.kind)
-        return f"{self.passage.big.stage.how} → {self.passage.big.name}"
+        return f"{self.transition.big.stage.how} → {self.transition.big.name}"
 
 
 class Probing:
     """The candidates from one stage, in one compiled program."""
 
-    def __init__(self, here: Built, passages: Sequence[Passage], probe: Probe, price: Price):
+    def __init__(self, here: Built, transitions: Sequence[Transition], probe: Probe, price: Price):
         if here.step.placement.name in ("pmap", "shard_map"):
             raise ValueError(
                 f"A probe runs its candidates in one program, which placement="
@@ -130,17 +130,19 @@ class Probing:
         found = [Candidate("stay", None, -1, probe.steps, budget, price.of(here))]
         if probe.lower is not None:
             found.append(Candidate("lower", None, -1, probe.steps, budget, price.of(here)))
-        for alternative, passage in enumerate(passages):
-            each = passage.big.flops_per_step
+        for alternative, transition in enumerate(transitions):
+            each = transition.big.flops_per_step
             steps = max(1, round(budget / each))
             found.append(
-                Candidate("grow", passage, alternative, steps, steps * each, price.of(passage.big))
+                Candidate(
+                    "grow", transition, alternative, steps, steps * each, price.of(transition.big)
+                )
             )
         self.candidates = tuple(found)
 
     def built(self, candidate: Candidate) -> Built:
         """The stage that a candidate trains."""
-        return self.here if candidate.passage is None else candidate.passage.big
+        return self.here if candidate.transition is None else candidate.transition.big
 
     def batches(self) -> tuple[list[PyTree], list[PyTree]]:
         """For each candidate its training batches, stacked, and the validation batches, stacked.
@@ -181,8 +183,8 @@ class Probing:
         self, candidate: Candidate, state: TrainState, batches: PyTree, held: PyTree
     ) -> jax.Array:
         built = self.built(candidate)
-        if candidate.passage is not None:
-            state = built.step.prepared(candidate.passage.apply(state))
+        if candidate.transition is not None:
+            state = built.step.prepared(candidate.transition.apply(state))
         pace = state.opt_state
         if candidate.kind == "lower":
             assert self.probe.lower is not None

@@ -20,8 +20,8 @@ from trainkit.progressive.limits import Limits
 from trainkit.progressive.prepare import Built, Recipe, levels_built
 from trainkit.progressive.probe import Price, Probe
 from trainkit.progressive.stages import Stage, normalised
-from trainkit.progressive.transition.growth import Grow
-from trainkit.progressive.transition.switch import Passage
+from trainkit.progressive.transition.state_growth import Grow
+from trainkit.progressive.transition.switch import Transition
 from trainkit.progressive.triggers import Trigger
 from trainkit.step.state import TrainState
 
@@ -176,11 +176,11 @@ def progressive(
         check_data(levels)
     built = levels_built(recipe, levels)
     check_built(built, limits, target, decay, fit_options.get("eval_every"))
-    passages = _passages(built)
+    transitions = _transitions(built)
     with Ahead(ahead) as worker:
         hook = Growing(
             built,
-            passages,
+            transitions,
             limits,
             target=target,
             probe=probe,
@@ -223,14 +223,14 @@ def progressive(
 _NO_LIMIT = 2**31 - 1
 
 
-def _passages(built: Sequence[Sequence[Built]]) -> dict[tuple[int, int, int], Passage]:
-    passages = {}
+def _transitions(built: Sequence[Sequence[Built]]) -> dict[tuple[int, int, int], Transition]:
+    transitions = {}
     for number in range(len(built) - 1):
         for a, small in enumerate(built[number]):
             for b, big in enumerate(built[number + 1]):
                 check_pair(small, big)
-                passages[number, a, b] = Passage(small, big)
-    return passages
+                transitions[number, a, b] = Transition(small, big)
+    return transitions
 
 
 def replay(
@@ -250,7 +250,7 @@ def replay(
             continue
         small = built[level][path[-1]]
         big = built[level + 1][int(event["alternative"])]
-        state = jax.jit(Passage(small, big).apply)(state)
+        state = jax.jit(Transition(small, big).apply)(state)
         path.append(int(event["alternative"]))
         level += 1
     return state

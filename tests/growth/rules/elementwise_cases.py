@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
-from jax import lax
 
 from tests.growth.rules import axis_specs as specs
 from tests.growth.rules.harness import Case, Operand

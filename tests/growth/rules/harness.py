@@ -20,13 +20,12 @@ from tests.growth.rules.axis_specs import Spec, made, sizes
 from trainkit.growth.analysis import padding, row_means
 from trainkit.growth.analysis.claims import Claims, claims
 from trainkit.growth.analysis.joint_program import Analysis, Rule, Value
-from trainkit.growth.axes.layouts import LAYOUTS
 from trainkit.growth.analysis.scales import ScalePropagation
 from trainkit.growth.analysis.signs import NOT_NEGATIVE, POSITIVE
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.linear import Expr
-from trainkit.growth.axes.solvers import choose, nearest
+from trainkit.growth.axes.layouts import LAYOUTS
 from trainkit.growth.axes.reading import coordinate, labels, source_map
+from trainkit.growth.axes.solvers import choose, nearest
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.ir.program import Const, Equation, Folder, Program
 from trainkit.growth.rules import RULES, UNKNOWN

@@ -15,12 +15,12 @@ from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.axes.solvers import choose, nearest
 from trainkit.growth.axes.structures import structure_of
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.plan.data import AxisPlan, GrownAxis, LeafPlan, Plan
+from trainkit.growth.plan.data import AxisPlan, GrownAxis, LeafPlan, PlanData
 
 
 def emit(
     analysis: Analysis, scales: ScalePropagation, layouts: dict[int, str], visible: set[int]
-) -> Plan:
+) -> PlanData:
     chosen, clean = _choose_splits(analysis, scales)
     reads, tied, paired = _roles(scales, chosen)
     fresh, means = _fresh(scales)
@@ -108,7 +108,7 @@ def emit(
                 calibrated=any((i, d) in means for d in range(len(value.axes))),
             )
         )
-    return Plan(tuple(plans), tuple(grown_axes), analysis.count)
+    return PlanData(tuple(plans), tuple(grown_axes), analysis.count)
 
 
 def _roles(scales: ScalePropagation, chosen):

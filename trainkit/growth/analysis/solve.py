@@ -25,7 +25,7 @@ from trainkit.growth.axes.layouts import PADDED, appended
 from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.ir.program import Program, scan_counts
-from trainkit.growth.plan.data import Plan
+from trainkit.growth.plan.data import PlanData
 
 PyTree = Any
 ATTEMPTS = 16  # combinations of layouts, after which no second way is tried
@@ -38,7 +38,7 @@ def widen(
     values: list[Value],
     out_tree: PyTree,
     append: Sequence[tuple[str, int]],
-) -> Plan:
+) -> PlanData:
     """The plan between two flat programs; `values` are their arguments, parameters first.
 
     Raises:
@@ -52,7 +52,7 @@ def widen(
     seen_outside = {find(axis).uid for _, axis in visible}
     attempts: set[frozenset[tuple[int, str]]] = set()
 
-    def attempt(layouts: dict[int, str], tried: list[tuple[Axis, GrowthError]]) -> Plan:
+    def attempt(layouts: dict[int, str], tried: list[tuple[Axis, GrowthError]]) -> PlanData:
         attempts.add(frozenset(layouts.items()))
         try:
             scales = _run(analysis, values, pairs, outs, layouts)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.plan.leaf_map import Origin
+from trainkit.growth.plan.data import Origin
 
 Shapes = Mapping[str, tuple[int, ...]]
 Alike = Literal["exact", "pattern", "ends", "rank"]

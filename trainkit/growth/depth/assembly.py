@@ -16,8 +16,7 @@ from trainkit.growth.ir.partial_evaluation import reduced
 from trainkit.growth.ir.program import Const, Folder, Program, scan_counts
 from trainkit.growth.ir.source_lines import where
 from trainkit.growth.ir.zero_analysis import nearest_zeros
-from trainkit.growth.plan.data import Layer, Plan, unchanged
-from trainkit.growth.plan.leaf_map import Origin
+from trainkit.growth.plan.data import Layer, Origin, PlanData, unchanged
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -134,8 +133,8 @@ def _blocks(found: list[Cut], attempt: Callable[[Any, str], Any]) -> Cut:
 
 
 def assemble(
-    plan: Plan, found: Deeper, shapes: Shapes, dtypes: Mapping[str, str], how: str
-) -> Plan:
+    plan: PlanData, found: Deeper, shapes: Shapes, dtypes: Mapping[str, str], how: str
+) -> PlanData:
     """The plan for the deeper model, from that for the small one's leaves."""
     made = {leaf.path: leaf for leaf in plan.leaves}
     leaves = []

@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from trainkit.growth.ir.partial_evaluation import EYE, ZERO, Shape, reduced
 from trainkit.growth.ir.program import Const, Equation, Fresh, Program
 
@@ -141,15 +139,3 @@ def passes_on(
 def same_equations(a: Program, b: Program) -> bool:
     """Whether two programs are one and the same but for sizes, as far as names tell."""
     return [eqn.name for eqn in a.equations] == [eqn.name for eqn in b.equations]
-
-
-def identity_kernel(shape: Shape, dtype: Any) -> np.ndarray:
-    """The identity of a dense [n, n] or convolution [..., n, n] kernel with odd sides.
-
-    >>> identity_kernel((3, 1, 1), np.float32).ravel().tolist()
-    [0.0, 1.0, 0.0]
-    """
-    out = np.zeros(shape, dtype)
-    centre = tuple(size // 2 for size in shape[:-2])
-    out[centre] = np.eye(shape[-1], dtype=dtype)
-    return out

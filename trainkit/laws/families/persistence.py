@@ -179,16 +179,17 @@ def _injected_code(subject: Subject, call: functools.partial[Any], static: tuple
 def grows(subject: Subject) -> Violation | None:
     """State grown by the calculus, then stepped, gives the updates that the calculus foretells."""
     from trainkit.growth.errors import GrowthError
+    from trainkit.growth.maps.growth_map import MapData
+    from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
     from trainkit.growth.opt_state.grow import grow_opt_state
-    from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth
 
     params, grads = mini()
     degree = subject.claims.get("degree")
     # Gradients shrink by f where units are copied; without a degree only f = 1 can be foretold.
     f = 1.0 if degree is None or degree is True else 0.5
     copies = np.array([0, 1, 2, 1, 0])
-    axis = AxisGrowth(copies, np.ones(5), np.full(5, f))
-    growth = {"b": LeafGrowth((axis,)), "w": LeafGrowth((None, axis))}
+    axis = AxisMap(copies, np.ones(5), np.full(5, f))
+    growth = MapData({"b": LeafMap((axis,)), "w": LeafMap((None, axis))})
     wide = lambda tree, k=1.0: jax.tree.map(lambda x: k * x[..., copies], tree)
     with ordinary():
         step = subject.memo.get("jitted step") or jax.jit(lambda g, s, p: subject.update(g, s, p))

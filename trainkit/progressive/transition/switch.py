@@ -13,16 +13,17 @@ import jax.numpy as jnp
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.cost import count_flops
 from trainkit.growth.operators import operator
+from trainkit.growth.views import certify
 from trainkit.progressive.pace import after_growth
 from trainkit.progressive.prepare import Built
 from trainkit.progressive.stages import Stage, StageError
-from trainkit.progressive.transition.growth import Growth, Side
+from trainkit.progressive.transition.state_growth import Side, StateGrowth
 from trainkit.step.state import TrainState
 
 PyTree = Any
 
 
-class Passage:
+class Transition:
     """The way from one built stage to another: one compiled program that grows the state.
 
     Attributes:
@@ -34,7 +35,7 @@ class Passage:
     def __init__(self, small: Built, big: Built):
         self.small, self.big = small, big
         recipe, stage = big.recipe, big.stage
-        self.growth: Growth | None = None
+        self.growth: StateGrowth | None = None
         if stage.model != small.stage.model:
             inner = lambda side: side.like.replace(opt_state=side.like.opt_state.inner)
             self.growth = recipe.grow(
@@ -80,7 +81,7 @@ class Passage:
 
     # -- ahead of time ---------------------------------------------------------------------------
 
-    def compile(self) -> Passage:
+    def compile(self) -> Transition:
         """Compiles the growth and everything of the stage; itself, for chaining."""
         self.big.compile()
         # What `step.place` would do is part of the program, so that nothing is left to do after.
@@ -96,7 +97,7 @@ class Passage:
             self._copy = jax.jit(copy, out_shardings=where).lower(self.big.like).compile()
         return self
 
-    def rehearse(self) -> Passage:
+    def rehearse(self) -> Transition:
         """Runs every program once, on zeros, and forgets what comes out; itself, for chaining.
 
         The first run of a program takes several times as long as the later ones: code is loaded,
@@ -172,10 +173,14 @@ class Passage:
         found = {k: float(v) for k, v in jax.jit(self.outputs)(small, big, batch).items()}
         dtype = str(jax.tree.leaves(big.params)[0].dtype)
         whole: dict[str, Any] = {"forward_error": {dtype: found.pop("forward_error")}}
-        if self.growth.leaves is not None and jax.process_count() == 1:
-            from trainkit.growth.views.certify import certify
-
-            certificate = certify(self._details(small, big, batch), self.big.recipe.tx)
+        if self.growth.map.leaves and jax.process_count() == 1:
+            inner = lambda state: state.replace(opt_state=state.opt_state.inner)
+            sides = (
+                certify.Side(_forward(self.small), inner(small)),
+                certify.Side(_forward(self.big), inner(big)),
+            )
+            tx = self.big.recipe.tx
+            certificate = certify.certify(self.growth.map, *sides, (batch,), tx)
             whole = json.loads(certificate.to_json())
         return {**whole, **found}
 
@@ -194,24 +199,6 @@ class Passage:
             "loss_before": loss(self.small.model, small),
             "loss_after": loss(self.big.model, big),
         }
-
-    def _details(self, small: TrainState, big: TrainState, batch: PyTree) -> Any:
-        from trainkit.adapters.functions import Functions
-        from trainkit.growth.train_state import Grown
-
-        growth = self.growth
-        assert growth is not None
-        assert growth.leaves is not None
-        return Grown(
-            state=big.replace(opt_state=big.opt_state.inner),
-            before=small.replace(opt_state=small.opt_state.inner),
-            growth=dict(growth.leaves),
-            origin=dict(growth.origin),
-            zeroed=growth.zeroed,
-            small=Functions(_forward(self.small), _tree(small)),
-            big=Functions(_forward(self.big), _tree(big)),
-            inputs=(batch,),
-        )
 
     def _certificate_flops(self) -> float:
         small, big = (
@@ -245,7 +232,7 @@ class Placed:
 
 
 def _ramps(
-    params: PyTree, growth: Growth, stage: Stage, before: PyTree
+    params: PyTree, growth: StateGrowth, stage: Stage, before: PyTree
 ) -> tuple[PyTree, PyTree, PyTree]:
     """Each leaf's factor on the learning rate at first, over how many steps it goes, and where.
 
@@ -256,11 +243,11 @@ def _ramps(
       before: where the leaves' factors were to go in the stage before.
     """
     old: dict[Any, Any] = dict(named_leaves(before))
+    new = set(growth.map.new)
 
     def had(name: str) -> Any:
-        come = growth.origin.get(name)
         # A new leaf may bear the name of an old one that moved along.
-        return old.get(name if come is None else come.leaf, 1.0)
+        return old.get(growth.map.origin_of(name).leaf, 1.0)
 
     def target(path: tuple[Any, ...], _: Any) -> Any:
         name = path_name(path)
@@ -270,12 +257,12 @@ def _ramps(
 
     def start(path: tuple[Any, ...], end: Any) -> Any:
         name = path_name(path)
-        if name in growth.fresh:
+        if name in new:
             return 0.0 if stage.rewarm else end
-        return had(name) * growth.rates.get(name, 1.0) if stage.anneal else end
+        return had(name) * growth.map.rates.get(name, 1.0) if stage.anneal else end
 
     def over(path: tuple[Any, ...], _: Any) -> float:
-        return float(stage.rewarm if path_name(path) in growth.fresh else stage.anneal)
+        return float(stage.rewarm if path_name(path) in new else stage.anneal)
 
     mapped = jax.tree_util.tree_map_with_path
     targets = mapped(target, params)
