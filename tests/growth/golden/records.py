@@ -39,7 +39,8 @@ def known(case: Case) -> Known:
             plan = case()
         except GrowthError as error:
             full = facts.refusal(error)
-            return Known({**full, "message": facts.short(full["message"])}, full)
+            # The words of a refusal may be made better; what it is about is recorded.
+            return Known({k: v for k, v in full.items() if k != "message"}, full)
         leaves, maps, whole = facts.facts(plan), facts.maps(plan), facts.whole(plan)
     hashes = {path: f"{facts.short(leaves[path])}.{facts.short(maps[path])}" for path in leaves}
     record = {**whole, "axes": facts.short(whole["axes"]), "leaves": hashes}
