@@ -238,3 +238,5 @@ def test_the_map_names_every_room_and_no_other():
     named = set(re.findall(r"`((?:[a-z_]+/)+)`", text))
     outside = {name for name in named if name.startswith(("tests/", "tools/"))}
     assert named - outside == rooms()
+    files = set(re.findall(r"\b(?:[a-z_]+/)+[a-z_]+\.py\b", text))
+    assert [f for f in sorted(files) if not any((at / f).exists() for at in (PACKAGE, ROOT))] == []

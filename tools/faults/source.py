@@ -49,6 +49,7 @@ class Source:
 
     def span(self, node: ast.AST) -> Span:
         """Where the node's text starts and ends."""
+        # Only expressions and statements are asked for; these have places, as `ast.AST` has not.
         return (
             self._line_starts[node.lineno - 1] + node.col_offset,  # type: ignore[attr-defined]
             self._line_starts[node.end_lineno - 1] + node.end_col_offset,  # type: ignore[attr-defined]
