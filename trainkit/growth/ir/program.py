@@ -170,8 +170,6 @@ class Folder:
 
     def _text(self, param: Any) -> Any:
         """A parameter of an equation, to be compared with others."""
-        if isinstance(param, np.ndarray | jax.Array):
-            return self.literal(param).key
         inner = param if isinstance(param, tuple) else (param,)
         consts = [c for x in inner if isinstance(x, AnyJaxpr) for c in opened(x)[1]]
         return repr(param), *(self.literal(c).key for c in consts)
