@@ -75,7 +75,7 @@ UPWARD = {
     "growth.views.certify": "adapters.functions growth.deepen growth.models growth.train_state",
 }
 LONG = (
-    "growth.analysis.scales.contractions.contract growth.maps.apply growth.maps.realise._leaf "
+    "growth.maps.apply growth.maps.realise._leaf "
     "growth.opt_state.degrees.degrees_in_place growth.opt_state.exact.exact growth.opt_state.slots "
     "growth.plan.data growth.rules.top_k.indices growth.train_state growth.train_state.passage "
     "growth.views.activations.activations growth.views.certify growth.views.certify.certify "

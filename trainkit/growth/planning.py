@@ -103,8 +103,8 @@ def plan(
         return more_groups(small_params, big_params)
     if depth == "experts":
         return upcycled(*leaves, trees, dict(operator(how).names))
-    found = settled(_search(models, depth, trainable, append))
-    return found if found.depth is None else dataclasses.replace(found, trees=trees)
+    result = settled(_search(models, depth, trainable, append))
+    return result if result.depth is None else dataclasses.replace(result, trees=trees)
 
 
 class _Models(NamedTuple):
@@ -215,15 +215,15 @@ def _width(models: _Models, way: Deeper, append: Sequence[tuple[str, int]]) -> P
     values = [value for _, value in analysis.params]
     values += [Value(x.shape, x.shape, x.dtype) for x in models.inputs]
     programs = _in_one_order(models, way, way.big)
-    found = solve_width(analysis, programs, values, models.results, append)
-    if isinstance(found, Conflict):
-        return found
+    result = solve_width(analysis, programs, values, models.results, append)
+    if isinstance(result, Conflict):
+        return result
     guessed = {way.old[small[i][0]] for i in models.guessed}
     leaves = [
         dataclasses.replace(leaf, calibrated=True) if leaf.path in guessed else leaf
-        for leaf in found.leaves
+        for leaf in result.leaves
     ]
-    return dataclasses.replace(found, leaves=tuple(leaves))
+    return dataclasses.replace(result, leaves=tuple(leaves))
 
 
 def _in_one_order(models: _Models, way: Deeper, big: Program) -> tuple[Program, Program]:

@@ -10,7 +10,7 @@ import pytest
 from trainkit import TrainState, growth
 from trainkit._core.paths import named_leaves
 from trainkit.growth import GrowthError
-from trainkit.growth.depth.program_order import cuts, in_order
+from trainkit.growth.depth.program_order import in_order, readings
 
 
 @pytest.fixture(autouse=True)
@@ -139,10 +139,10 @@ def test_cuts_of_two_stages():
         **part("a_0"), **stage(4, "b_0", "b_1"), **part("c"),
         **stage(8, "b_2", "b_3", "b_4"), **part("d"),
     }  # fmt: skip
-    (cut,) = cuts(small, big)
+    (cut,) = readings(small, big)
     came = {name: (come.leaf, come.new) for name, come in cut.origin("last").items()}
     assert came["b_1/w"] == ("b_0/w", True)
     assert came["b_3/w"] == ("b_2/w", False)
     assert came["b_4/w"] == ("b_2/w", True)
     assert in_order(cut.origin("stack"), small, big)
-    assert cuts(big, small) == []
+    assert readings(big, small) == []

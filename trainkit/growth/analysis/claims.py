@@ -42,16 +42,16 @@ def claims(
     programs: tuple[Program, Program],
     inputs: Sequence[Value],
     layout: Callable[[Axis], str],
-    given: Callable[[ScalePropagation], None],
+    known: Callable[[ScalePropagation], None],
 ) -> Claims:
-    """Walks two programs in lockstep and carries what is given through them.
+    """Joins two programs and carries what is known of their inputs through them.
 
     Args:
       analysis: with the rules.
       programs: the small and the big one.
       inputs: their arguments, with axes.
       layout: chooses how a leaf grows, where no equation asks for a layout.
-      given: sets scale, exponents, zeros and means of the inputs.
+      known: sets scale, exponents, zeros and means of the inputs.
 
     Raises:
       GrowthError: a rule refuses.
@@ -64,7 +64,7 @@ def claims(
     scales = ScalePropagation(joint, Layouts({**names, **asked}))
 
     def run() -> None:
-        given(scales)
+        known(scales)
         scales.run(joint.pairs)
         for v in joint.outs:
             scales.read(v)

@@ -40,7 +40,7 @@ class _Numbers:
         return tuple(sorted({self.one(leaf) for leaf in leaves}))
 
 
-class _Found(NamedTuple):
+class _Solution(NamedTuple):
     """What is known of the parameters together; see the fields of `AxisPlan`."""
 
     scales: ScalePropagation
@@ -83,9 +83,9 @@ def emit_plan(scales: ScalePropagation) -> Plan | Conflict:
         )
 
     numbers, evaluate = _Numbers(describe), _solved(scales, shares)
-    found = _Found(scales, evaluate, numbers, shares.chosen, reads, tied, fresh, means)
+    solution = _Solution(scales, evaluate, numbers, shares.chosen, reads, tied, fresh, means)
     params = enumerate(scales.analysis.params)
-    leaves = tuple(_leaf_plan(found, i, path, value) for i, (path, value) in params)
+    leaves = tuple(_leaf_plan(solution, i, path, value) for i, (path, value) in params)
     return Plan(leaves, tuple(numbers.grown), scales.analysis.count)
 
 
@@ -103,11 +103,11 @@ def _solved(scales: ScalePropagation, shares: Shares) -> Callable[[Expr], float]
     return nearest(scales.system, wanted)
 
 
-def _leaf_plan(found: _Found, i: int, path: str, value: Value) -> LeafPlan:
-    scales = found.scales
+def _leaf_plan(solution: _Solution, i: int, path: str, value: Value) -> LeafPlan:
+    scales = solution.scales
     base, _ = scales.param_scale[i]
-    axes = tuple(_axis_plan(found, i, d, find(axis)) for d, axis in enumerate(value.axes))
-    weight = _round(math.exp(found.evaluate(base)))
+    axes = tuple(_axis_plan(solution, i, d, find(axis)) for d, axis in enumerate(value.axes))
+    weight = _round(math.exp(solution.evaluate(base)))
     changes = weight != 1.0 or any(a and a.segments for a in axes) or scales.padding(value)
     return LeafPlan(
         path=path,
@@ -118,16 +118,16 @@ def _leaf_plan(found: _Found, i: int, path: str, value: Value) -> LeafPlan:
         weight=weight,
         shift=scales.shift.get(i, 0.0) if changes else 0.0,
         # What a norm passes back to the units of a mean is no multiple of what it did.
-        calibrated=any((i, d) in found.means for d in range(len(axes))),
+        calibrated=any((i, d) in solution.means for d in range(len(axes))),
     )
 
 
-def _axis_plan(found: _Found, i: int, d: int, axis: Axis) -> AxisPlan | None:
+def _axis_plan(solution: _Solution, i: int, d: int, axis: Axis) -> AxisPlan | None:
     """How one axis of a parameter grows; `None` where nothing of it changes."""
-    scales, numbers, chosen = found.scales, found.numbers, found.chosen[i]
+    scales, numbers, chosen = solution.scales, solution.numbers, solution.chosen[i]
     more, cells = scales.param_scale[i][1], scales.labels(axis)[1]
     factors = tuple(
-        _round(math.exp(found.evaluate(more[d, label]) if label else 0.0))
+        _round(math.exp(solution.evaluate(more[d, label]) if label else 0.0))
         for label in range(len(cells))
     )
     segments = factors if any(f != 1.0 for f in factors) else ()
@@ -143,10 +143,10 @@ def _axis_plan(found: _Found, i: int, d: int, axis: Axis) -> AxisPlan | None:
         structure=structure_of(axis, numbers.one),
         segments=segments,
         splits=() if axis.fixed else splits,
-        reads=among(found.reads.get((i, d), ())),
-        tied=among(found.tied.get((i, d), ())),
-        fresh=among(found.fresh.get((i, d), ())),
-        means=among(found.means.get((i, d), ())),
+        reads=among(solution.reads.get((i, d), ())),
+        tied=among(solution.tied.get((i, d), ())),
+        fresh=among(solution.fresh.get((i, d), ())),
+        means=among(solution.means.get((i, d), ())),
         ordered=among(scales.ordered.get(i, ())),
     )
 

@@ -1,4 +1,4 @@
-"""Two flat programs walked in lockstep; every equation's axes are unified on the way."""
+"""Two flat programs joined into one; every equation's axes are unified on the way."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class EquationPair:
             )
 
     def check_same_params(self, *ignored: str) -> None:
-        """Refuses where the two equations are told different things (other than sizes)."""
+        """Refuses where the parameters of the two equations differ (other than sizes)."""
         for key, a in self.params.items():
             b = self.big.params.get(key)
             if key in ignored or "jaxpr" in key or key in ("sharding", "out_sharding"):
@@ -102,7 +102,7 @@ class EquationPair:
 
 
 class Body(NamedTuple):
-    """The body of a control-flow equation, walked in lockstep too."""
+    """The body of a control-flow equation, joined too."""
 
     ins: list[Value]
     equations: list[EquationPair]

@@ -40,10 +40,10 @@ def open_results(joint: JointProgram, names: Sequence[str]) -> Conflict | None:
 
 def _summed(joint: JointProgram) -> set[int]:
     """The leaves that something sums over."""
-    found: set[int] = set()
+    result: set[int] = set()
     for pair in all_pairs(joint.pairs):
-        found |= {leaf.uid for d in summed(pair, 0) for leaf in grown_leaves(pair.ins[0].axes[d])}
-    return found
+        result |= {leaf.uid for d in summed(pair, 0) for leaf in grown_leaves(pair.ins[0].axes[d])}
+    return result
 
 
 def visible(joint: JointProgram) -> set[int]:
@@ -67,13 +67,13 @@ def append_units(analysis: Analysis, wanted: Sequence[tuple[str, int]]) -> Confl
                 f"append={wanted!r} must be a list of pairs (pattern, axis), as [('embed', 0)]"
             )
         pattern, d = one
-        found = [(path, v) for path, v in analysis.params if re.search(pattern, path)]
-        grows = [v for _, v in found if -len(v.axes) <= d < len(v.axes) and not v.axes[d].fixed]
+        named = [(path, v) for path, v in analysis.params if re.search(pattern, path)]
+        grows = [v for _, v in named if -len(v.axes) <= d < len(v.axes) and not v.axes[d].fixed]
         if not grows:
             return Conflict(
                 f"append=({pattern!r}, {d}) names no axis that grows",
                 "layouts",
-                params=tuple(path for path, _ in found or analysis.params),
+                params=tuple(path for path, _ in named or analysis.params),
                 hint="give a regular expression for the path of a parameter and the number of one "
                 "of its axes that is larger in the big model",
             )

@@ -102,14 +102,14 @@ def _misplaced(
 
 def _constants(joint: JointProgram) -> list[tuple[Value, EquationPair]]:
     """The tables that grow, each with the first equation that has it."""
-    found: dict[int, tuple[Value, EquationPair]] = {}
+    tables: dict[int, tuple[Value, EquationPair]] = {}
     for pair in all_pairs(joint.pairs):
         for v in [*pair.ins, *pair.outs, *(o for b in pair.bodies for o in b.outs)]:
             if v.const is None or v.choice is not None or not _leaves(v):
                 continue
             if any(c.uniform is None for c in v.const):
-                found.setdefault(id(v), (v, pair))
-    return list(found.values())
+                tables.setdefault(id(v), (v, pair))
+    return list(tables.values())
 
 
 def _fitting(v: Value, layouts: Layouts, free: list[Axis]) -> Layouts | None:

@@ -41,12 +41,12 @@ def numbers_in(structure: tuple | None) -> set[int]:
 
 def grown_nodes(grown_axes: Iterable[GrownPart]) -> list[Axis]:
     """Fresh `Axis` leaves for the grown axes of a plan, their maps set."""
-    made = []
+    nodes = []
     for grown in grown_axes:
         node = Axis(grown.small, grown.big)
         node.source = LAYOUTS[grown.layout](grown.small, grown.big)
-        made.append(node)
-    return made
+        nodes.append(node)
+    return nodes
 
 
 def axis_from(structure: tuple, nodes: list[Axis]) -> Axis:

@@ -85,14 +85,14 @@ def _unify_factors(fa: list[Axis], fb: list[Axis]) -> Mismatch | None:
             continue
         if x.small < y.small or x.big < y.big:
             x, y, fa, fb = y, x, fb, fa
-        found: Parts | Mismatch = Mismatch(f"{show(x)} and {show(y)} have no common factors")
+        pieces: Parts | Mismatch = Mismatch(f"{show(x)} and {show(y)} have no common factors")
         if x.small >= y.small and x.big >= y.big and not x.small % y.small and not x.big % y.big:
-            found = split_product(x, y.small, y.big)
-        if isinstance(found, Mismatch):
+            pieces = split_product(x, y.small, y.big)
+        if isinstance(pieces, Mismatch):
             if not _skip_fixed(fa, fb):
-                return found
+                return pieces
             continue
-        first, rest = found
+        first, rest = pieces
         if (wrong := unify(first, y)) is not None:
             return wrong
         fb.pop(0)
@@ -151,10 +151,10 @@ def _split_factors(x: Axis, small: int, big: int) -> Parts | Mismatch:
             continue
         if small % s or big % b:
             break
-        found = split_product(f, small // s, big // b)
-        if isinstance(found, Mismatch):
-            return found
-        head, tail = found
+        pieces = split_product(f, small // s, big // b)
+        if isinstance(pieces, Mismatch):
+            return pieces
+        head, tail = pieces
         return product([*flat[:i], head]), product([tail, *flat[i + 1 :]])
     return Mismatch(f"{show(x)} has no first factor {small}→{big}")
 
@@ -165,10 +165,10 @@ def _split_segments(x: Axis, rest: Axis) -> Parts | Mismatch:
     for part in segments(x):
         if part.small % rest.small or part.big % rest.big:
             return Mismatch(f"{show(x)} has no last factor {rest.small}→{rest.big}")
-        found = split_product(part, part.small // rest.small, part.big // rest.big)
-        if isinstance(found, Mismatch):
-            return found
-        head, tail = found
+        pieces = split_product(part, part.small // rest.small, part.big // rest.big)
+        if isinstance(pieces, Mismatch):
+            return pieces
+        head, tail = pieces
         if (wrong := unify(tail, rest)) is not None:
             return wrong
         heads.append(head)
@@ -195,10 +195,10 @@ def _unify_segments(sa: list[Axis], sb: list[Axis]) -> Mismatch | None:
             x, y, sa, sb = y, x, sb, sa
         if x.small < y.small or x.big < y.big:
             return Mismatch(f"the segments {show(x)} and {show(y)} do not line up")
-        found = cut(x, y.small, y.big)
-        if isinstance(found, Mismatch):
-            return found
-        first, rest = found
+        pieces = cut(x, y.small, y.big)
+        if isinstance(pieces, Mismatch):
+            return pieces
+        first, rest = pieces
         if (wrong := unify(first, y)) is not None:
             return wrong
         sb.pop(0)
@@ -233,10 +233,10 @@ def _cut_segments(x: Axis, small: int, big: int) -> Parts | Mismatch:
         if s + part.small <= small and b + part.big <= big:
             s, b = s + part.small, b + part.big
             continue
-        found = cut(part, small - s, big - b)
-        if isinstance(found, Mismatch):
-            return found
-        head, tail = found
+        pieces = cut(part, small - s, big - b)
+        if isinstance(pieces, Mismatch):
+            return pieces
+        head, tail = pieces
         return concatenation([*parts[:i], head]), concatenation([tail, *parts[i + 1 :]])
     return Mismatch(f"{show(x)} has no first segment {small}→{big}")
 
@@ -247,8 +247,8 @@ def _cut_factors(x: Axis, small: int, big: int) -> Parts | Mismatch:
     inner = product(flat[1:])
     if small % inner.small or big % inner.big:
         return Mismatch(f"{show(x)} has no first segment {small}→{big}")
-    found = cut(flat[0], small // inner.small, big // inner.big)
-    if isinstance(found, Mismatch):
-        return found
-    head, tail = found
+    pieces = cut(flat[0], small // inner.small, big // inner.big)
+    if isinstance(pieces, Mismatch):
+        return pieces
+    head, tail = pieces
     return product([head, *flat[1:]]), product([tail, *flat[1:]])

@@ -1,4 +1,4 @@
-"""Which layer of the deeper model is which of the shallower one, told from the names of leaves."""
+"""Which layer of the deeper model is which of the shallower one, from the names of leaves."""
 
 from __future__ import annotations
 
@@ -94,15 +94,15 @@ def align(small: Shapes, big: Shapes, how: str, alike: Alike = "exact") -> Origi
 
 def alignments(small: Shapes, big: Shapes, how: str) -> list[Origins] | Conflict:
     """All different ones, the likeliest first; the first conflict, where there is none."""
-    found: list[Origins] = []
+    result: list[Origins] = []
     refused: Conflict | None = None
     for alike in get_args(Alike):
         origins = align(small, big, how, alike)
         if isinstance(origins, Conflict):
             refused = refused or origins
-        elif origins not in found:
-            found.append(origins)
-    return refused if not found and refused is not None else found
+        elif origins not in result:
+            result.append(origins)
+    return refused if not result and refused is not None else result
 
 
 def _nest(shapes: Shapes) -> dict[str, Any]:

@@ -64,23 +64,21 @@ def deeper(
         yield origins if isinstance(origins, Conflict) else ways.attempt(origins, how)
 
 
-def assemble(
-    plan: Plan, found: Deeper, shapes: Shapes, dtypes: Mapping[str, str], how: str
-) -> Plan:
+def assemble(plan: Plan, way: Deeper, shapes: Shapes, dtypes: Mapping[str, str], how: str) -> Plan:
     """The plan for the deeper model, from that for the small one's leaves.
 
     Args:
       plan: of the small program's leaves (and identity matrices), by their paths in the big one.
-      found: where the leaves of the deeper model come from.
+      way: where the leaves of the deeper model come from.
       shapes, dtypes: of these.
       how: the operator for depth.
     """
     planned = {leaf.path: leaf for leaf in plan.leaves}
     leaves = []
     for path in shapes:
-        layer = found.layers[path]
-        twin = None if layer.source is None else planned[found.old[layer.source]]
-        if path in found.eyes:
+        layer = way.layers[path]
+        twin = None if layer.source is None else planned[way.old[layer.source]]
+        if path in way.eyes:
             leaf = planned[path]
         elif twin is None or (layer.new and shapes[path] != shapes[twin.path]):
             leaf = unchanged(path, shapes[path], dtypes[path])
@@ -92,7 +90,7 @@ def assemble(
 
 def _stacks(small: Side, big: Side, how: str) -> Stacks | Conflict:
     """Leaf -> its layer axis and rows, where the two models run a loop over different numbers."""
-    before, after = ({list(side.shapes)[i]: found for i, found in
+    before, after = ({list(side.shapes)[i]: way for i, way in
                       layer_axes(side.program).items() if i < len(side.shapes)}
                      for side in (small, big))  # fmt: skip
     result = {}
@@ -152,15 +150,15 @@ class _Ways:
             return self.shortened
         program, shapes = self.shortened
         small = self.small
-        old = {str(come.leaf): name for name, come in origins.items() if not come.new}
+        old = {str(origin.leaf): name for name, origin in origins.items() if not origin.new}
         for name, there in old.items():
             if len(small.shapes[name]) != len(shapes[there]):
                 ranks = f"{shapes[there]}, and {name} of the small model {small.shapes[name]}"
                 return Conflict(f"{there} has shape {ranks}", "layers", params=(there,))
-        new = [name for name, come in origins.items() if come.new]
-        found = Deeper(layers, old, shapes, small.program, program, {})
+        new = [name for name, origin in origins.items() if origin.new]
+        way = Deeper(layers, old, shapes, small.program, program, {})
         if not new:
-            return found
+            return way
         idle = self._idle(origins, new)
         if idle:
             return Conflict(
@@ -170,7 +168,7 @@ class _Ways:
                 params=tuple(idle[:6]),
                 hint="pass the parameters of big_fn alone",
             )
-        return self._identities(found, new) if how == "identity" else self._copies(found, new, how)
+        return self._identities(way, new) if how == "identity" else self._copies(way, new, how)
 
     def _layers(self, origins: Origins, how: str) -> dict[str, Layer] | Conflict:
         stacks = self.stacks
@@ -182,13 +180,13 @@ class _Ways:
             becomes = rows
         return {
             name: Layer(
-                come.leaf,
-                come.new,
+                origin.leaf,
+                origin.new,
                 becomes=becomes.get(name, "copy"),
                 axis=stacks[name][0] if name in stacks else 0,
                 rows=tuple(stacks[name][1]) if name in stacks else (),
             )
-            for name, come in origins.items()
+            for name, origin in origins.items()
         }
 
     def _idle(self, origins: Origins, new: list[str]) -> list[str]:
@@ -208,38 +206,38 @@ class _Ways:
         extra = range(len(self.small.program.ins) - n)
         return pairs | {n + i: m + i for i in extra}
 
-    def _identities(self, found: Deeper, new: list[str]) -> Deeper | Conflict:
+    def _identities(self, way: Deeper, new: list[str]) -> Deeper | Conflict:
         """New layers that do nothing at first."""
-        program, shapes, names = found.big, self.big.shapes, self.names
+        program, shapes, names = way.big, self.big.shapes, self.names
         assert program is not None
         places = {self.number[name]: name for name in new}
         proved = identity_layers(self.reduced, program, shapes, places, self.trainable)
         if isinstance(proved, Conflict):
             return proved
         chosen, after = proved
-        layers = dict(found.layers)
+        layers = dict(way.layers)
         for i, name in places.items():
             layer = layers[name]
-            same = layer.source is not None and shapes[found.old[layer.source]] == shapes[name]
+            same = layer.source is not None and shapes[way.old[layer.source]] == shapes[name]
             kind: Becomes = "copy" if same else without_model(self.big.program, i)
             if i in chosen:
                 kind = "zero" if chosen[i] == "zero" else "eye"
             layers[name] = dataclasses.replace(layer, becomes=kind)
-        found = found._replace(layers=layers, small=self.reduced, big=after)
+        way = way._replace(layers=layers, small=self.reduced, big=after)
         if "eye" not in chosen.values():
-            return found
+            return way
         after = reduced(program, chosen, keep_eyes=True)
         eyes = [i for i, what in chosen.items() if what == "eye" and i in used(after)]
-        before, square = with_eyes(self.reduced, after, eyes, self._inputs(found.old))
+        before, square = with_eyes(self.reduced, after, eyes, self._inputs(way.old))
         named = dict(zip((names[i] for i in eyes), square, strict=True))
-        return found._replace(small=before, big=after, eyes=named)
+        return way._replace(small=before, big=after, eyes=named)
 
-    def _copies(self, found: Deeper, new: list[str], how: str) -> Deeper | Conflict:
+    def _copies(self, way: Deeper, new: list[str], how: str) -> Deeper | Conflict:
         """New layers that are copies of old ones."""
-        assert found.big is not None
-        shapes, old = self.big.shapes, found.old
+        assert way.big is not None
+        shapes, old = self.big.shapes, way.old
         for name in new:
-            source = found.layers[name].source
+            source = way.layers[name].source
             if source is None or source not in old or shapes[old[source]] != shapes[name]:
                 return Conflict(
                     f"how={how!r} copies layers, but no old layer has the shapes of {name}",
@@ -247,11 +245,11 @@ class _Ways:
                     params=tuple(new[:4]),
                     hint="how='identity' makes new layers that pass their input on",
                 )
-        if all(self.small.shapes[a] == found.shapes[b] for a, b in old.items()):
-            return found._replace(big=None)
+        if all(self.small.shapes[a] == way.shapes[b] for a, b in old.items()):
+            return way._replace(big=None)
         places = {self.number[name] for name in new}
         inputs, parameters = self._inputs(old), len(self.small.shapes)
-        cut = cut_layers(self.small.program, found.big, inputs, places, parameters)
+        cut = cut_layers(self.small.program, way.big, inputs, places, parameters)
         if cut is None:
             return Conflict(
                 "width and depth grow together, and the big model without the layers of "
@@ -260,4 +258,4 @@ class _Ways:
                 params=tuple(new[:4]),
                 hint="grow in two steps, width and depth one after the other",
             )
-        return found._replace(big=cut)
+        return way._replace(big=cut)

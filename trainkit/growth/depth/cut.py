@@ -1,8 +1,8 @@
 """The big program with its new layers cut out, whatever they compute.
 
 Where new layers copy old ones the function changes, and only the widths are to be proved. Layers
-are traced one after the other, so that a new one is a stretch of equations. Which stretch is told
-by the rest: without it the program must be, equation for equation, that of the small model.
+are traced one after the other, so that a new one is a stretch of equations. Which stretch follows
+from the rest: without it the program must be, equation for equation, that of the small model.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def cut_layers(
     cuts = _cuts(small, big, anchors, marks)
     if cuts is None:
         return None
-    gone = {i for start, end in cuts for i in range(start, end)}
-    kept = [eqn for i, eqn in enumerate(big.equations) if i not in gone]
-    inside = {id(v) for i in gone for v in big.equations[i].outs}
+    removed = {i for start, end in cuts for i in range(start, end)}
+    kept = [eqn for i, eqn in enumerate(big.equations) if i not in removed]
+    inside = {id(v) for i in removed for v in big.equations[i].outs}
     # What each variable of the small program is in the big one.
     now: dict[int, Any] = {id(small.ins[i]): big.ins[j] for i, j in old.items()}
 

@@ -84,7 +84,7 @@ def with_eyes(
       The program, with one more input for each, and their shapes.
     """
     number = {id(big.ins[i]): i for i in eyes}
-    made: dict[int, Fresh] = {}
+    matrices: dict[int, Fresh] = {}
     # What a variable of the big program is in the small one.
     now: dict[int, Any] = {id(big.ins[j]): small.ins[i] for i, j in old.items()}
     equations = []
@@ -109,16 +109,16 @@ def with_eyes(
             dims = theirs.params["dimension_numbers"]
             size = value.aval.shape[dims.lhs_spec[1]]
             shape = tuple(size if d in dims.rhs_spec[:2] else n for d, n in enumerate(wide.shape))
-        made[place] = Fresh(wide.update(shape=shape))
+        matrices[place] = Fresh(wide.update(shape=shape))
         out = Fresh(value.aval)
-        equations.append(Equation(theirs.raw, [value, made[place]], [out], theirs.calls))
+        equations.append(Equation(theirs.raw, [value, matrices[place]], [out], theirs.calls))
         now[id(theirs.outs[0])] = out
     outs = [
         a if isinstance(b, Const) else now.get(id(b), a)
         for a, b in zip(small.outs, big.outs, strict=True)
     ]
-    shapes = [tuple(made[i].aval.shape) for i in eyes]
-    return Program([*small.ins, *(made[i] for i in eyes)], equations, outs), shapes
+    shapes = [tuple(matrices[i].aval.shape) for i in eyes]
+    return Program([*small.ins, *(matrices[i] for i in eyes)], equations, outs), shapes
 
 
 def _square(shape: Shape) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from trainkit.growth.depth.alignment import Origins, alignments
-from trainkit.growth.depth.program_order import Cut, cuts, in_order
+from trainkit.growth.depth.program_order import Reading, in_order, readings
 from trainkit.growth.depth.sides import Shapes
 from trainkit.growth.errors import Conflict
 
@@ -34,29 +34,31 @@ def candidates(
         if ordered:
             yield from ordered
             return
-    found = cuts(small, big)
-    if how != "identity" and found:
-        blocks = _blocks(found, attempt)
+    options = readings(small, big)
+    if how != "identity" and options:
+        blocks = _blocks(options, attempt)
         if isinstance(blocks, Conflict):
             yield blocks
             return
-        found = [blocks]
-    by_order = [cut.origin(how) for cut in found]
+        options = [blocks]
+    by_order = [reading.origin(how) for reading in options]
     yield from (origins for origins in by_order if origins not in known or how != "identity")
-    if not found and how != "identity":
+    if not options and how != "identity":
         yield from known
-    if not found and isinstance(named, Conflict):
+    if not options and isinstance(named, Conflict):
         yield named
 
 
-def _blocks(found: list[Cut], attempt: Attempt) -> Cut | Conflict:
-    """The cut whose periods are blocks: they can be made to do nothing, and are all layers."""
-    if len(found) == 1:
-        return found[0]
-    rests = lambda cut: not isinstance(attempt(cut.origin("identity"), "identity"), Conflict)
-    kept = [cut for cut in found if rests(cut)]
-    most = max(cut.covers for cut in kept or found)
-    best = [cut for cut in kept or found if cut.covers == most]
+def _blocks(options: list[Reading], attempt: Attempt) -> Reading | Conflict:
+    """The reading whose periods are blocks: they can be made to do nothing, and are all layers."""
+    if len(options) == 1:
+        return options[0]
+    rests = lambda reading: (
+        not isinstance(attempt(reading.origin("identity"), "identity"), Conflict)
+    )
+    kept = [reading for reading in options if rests(reading)]
+    most = max(reading.coverage for reading in kept or options)
+    best = [reading for reading in kept or options if reading.coverage == most]
     if len(best) == 1 or kept:
         return best[0]
     new = [name for name, origin in best[0].origin("identity").items() if origin.new]

@@ -2,7 +2,7 @@
 
 `Dense_0` to `Dense_9` of one compact module may be blocks of a norm and two layers each, between an
 input and an output layer. In the order of reading they are a sequence with a period: the deeper
-model has the same sequence with more turns of it.
+model has the same sequence with more repeats of it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Part(NamedTuple):
         return self.kind == other.kind and self.shapes == other.shapes
 
 
-class _Turns(NamedTuple):
+class _Period(NamedTuple):
     """A period: `length` parts from `start` in the small model (`there` in the big one), as often
     as `old` in the small model and as `new` in the big one."""
 
@@ -47,24 +47,24 @@ class _Turns(NamedTuple):
     new: int
 
 
-class Cut(NamedTuple):
-    """One way to read the deeper model's leaves as more turns of periods of the small one's."""
+class Reading(NamedTuple):
+    """One way to read the deeper model's leaves as more repeats of periods of the small one's."""
 
     small: Sequence[_Part]
     big: Sequence[_Part]
-    turns: Sequence[_Turns]
+    periods: Sequence[_Period]
 
     def origin(self, how: str) -> dict[str, Origin]:
-        """Leaf of the deeper model -> its `Origin`, where new turns are added by an operator."""
-        return _origin(self.small, self.big, self.turns, how)
+        """Leaf of the deeper model -> its `Origin`, where new repeats are added by an operator."""
+        return _origin(self.small, self.big, self.periods, how)
 
     @property
-    def covers(self) -> tuple[int, int]:
+    def coverage(self) -> tuple[int, int]:
         """How much of the small model is in its periods, and (negative) how long these are."""
-        return sum(t.length * t.old for t in self.turns), -sum(t.length for t in self.turns)
+        return sum(t.length * t.old for t in self.periods), -sum(t.length for t in self.periods)
 
 
-def cuts(small: Shapes, big: Shapes) -> list[Cut]:
+def readings(small: Shapes, big: Shapes) -> list[Reading]:
     """The ways to cut two models by the order in which they read leaves; the likeliest first.
 
     Args:
@@ -74,19 +74,19 @@ def cuts(small: Shapes, big: Shapes) -> list[Cut]:
     >>> ends = lambda i: {f"Norm_{i}/scale": (8,), f"Dense_{i + 1}/kernel": (8, 2)}
     >>> small = {"Dense_0/kernel": (4, 8), **layer(0), **ends(1)}
     >>> big = {"Dense_0/kernel": (4, 8), **layer(0), **layer(1), **ends(2)}
-    >>> cuts(small, big)[0].origin("stack")["Norm_2/scale"]
+    >>> readings(small, big)[0].origin("stack")["Norm_2/scale"]
     Origin(leaf='Norm_1/scale', new=False)
     """
     a, b = _parts(small), _parts(big)
-    found = [Cut(a, b, runs) for runs in itertools.islice(_alignments(a, b, 0, 0), LIMIT)]
-    return sorted(found, key=lambda cut: cut.covers, reverse=True)
+    result = [Reading(a, b, runs) for runs in itertools.islice(_alignments(a, b, 0, 0), LIMIT)]
+    return sorted(result, key=lambda reading: reading.coverage, reverse=True)
 
 
 def in_order(origin: Mapping[str, Origin], small: Shapes, big: Shapes) -> bool:
     """Whether new leaves that are read one after another copy such leaves of their shapes, all from
     one beginning."""
     place = {name: i for i, name in enumerate(small)}
-    shape = {come.leaf: big[name] for name, come in origin.items() if not come.new}
+    shape = {old.leaf: big[name] for name, old in origin.items() if not old.new}
     start = last = None
     for name in big:
         leaf, new = origin[name]
@@ -114,8 +114,8 @@ def _parts(shapes: Shapes) -> list[_Part]:
 
 def _alignments(
     small: Sequence[_Part], big: Sequence[_Part], i: int, j: int
-) -> Iterator[list[_Turns]]:
-    """Ways to read small[i:] and big[j:] as one sequence with more turns of some of its periods;
+) -> Iterator[list[_Period]]:
+    """Ways to read small[i:] and big[j:] as one sequence with more repeats of some of its periods;
     early and short periods first."""
     extra = (len(big) - j) - (len(small) - i)
     if extra == 0:
@@ -132,16 +132,16 @@ def _alignments(
             pairs = zip(small[start : start + length], big[there : there + length], strict=True)
             if not all(x.like(y) for x, y in pairs):
                 break
-            if ahead >= length and _turns(small, start - length, length) > 1:
-                continue  # the same period, begun a turn earlier
-            old, most = _turns(small, start, length), _turns(big, there, length)
+            if ahead >= length and _repeats(small, start - length, length) > 1:
+                continue  # the same period, begun a repeat earlier
+            old, most = _repeats(small, start, length), _repeats(big, there, length)
             for new in range(most, old, -1):
                 rest = _alignments(small, big, start + old * length, there + new * length)
                 for more in rest:
-                    yield [_Turns(start, there, length, old, new), *more]
+                    yield [_Period(start, there, length, old, new), *more]
 
 
-def _turns(parts: Sequence[_Part], start: int, length: int) -> int:
+def _repeats(parts: Sequence[_Part], start: int, length: int) -> int:
     """How often the `length` parts from `start` on are repeated."""
     count = 1
     while all(
@@ -153,14 +153,14 @@ def _turns(parts: Sequence[_Part], start: int, length: int) -> int:
 
 
 def _origin(
-    small: Sequence[_Part], big: Sequence[_Part], runs: Sequence[_Turns], how: str
+    small: Sequence[_Part], big: Sequence[_Part], runs: Sequence[_Period], how: str
 ) -> dict[str, Origin]:
     pairs: list[tuple[int, bool]] = []
     at = 0
     for run in runs:
         pairs += [(k, False) for k in range(at, run.start)]
-        for turn, fresh in order(run.old, run.new, how):
-            first = run.start + turn * run.length
+        for repeat, fresh in order(run.old, run.new, how):
+            first = run.start + repeat * run.length
             pairs += [(first + k, fresh) for k in range(run.length)]
         at = run.start + run.old * run.length
     pairs += [(k, False) for k in range(at, len(small))]

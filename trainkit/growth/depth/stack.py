@@ -23,7 +23,7 @@ def shortened(program: Program, stacks: dict[int, tuple[int, list[int]]]) -> Pro
       The program; or the conflict of a stacked parameter that is used outside its loop, or of a
       loop that runs over something else too.
     """
-    cut = _Cut()
+    cut = _Shortening()
     ins = [cut.smaller(v, *stacks[i]) if i in stacks else v for i, v in enumerate(program.ins)]
     equations = []
     for eqn in program.equations:
@@ -34,7 +34,7 @@ def shortened(program: Program, stacks: dict[int, tuple[int, list[int]]]) -> Pro
     return Program(ins, equations, [cut.new.get(id(v), v) for v in program.outs])
 
 
-class _Cut:
+class _Shortening:
     """Variables that have lost rows on the way through a program."""
 
     def __init__(self):

@@ -1,5 +1,5 @@
 """Plans that repeat one axis as it is, where the programs of the two models are too different for
-the lockstep analysis: the condition under which they are exact stands with each."""
+an analysis of both together: the condition under which they are exact stands with each."""
 
 from __future__ import annotations
 

@@ -40,8 +40,7 @@ def dot_scales(scales: ScalePropagation, pair: EquationPair) -> None:
         pair,
         loops,
         [(a, [(d,) for d in range(len(a.axes))]), (b, [(n,) for n in names_b])],
-        pair.outs[0],
-        [(d,) for d in (*batch_a, *free_a)] + [(names_b[d],) for d in free_b],
+        (pair.outs[0], [(d,) for d in (*batch_a, *free_a)] + [(names_b[d],) for d in free_b]),
         list(contract_a),
     )
 
@@ -139,7 +138,7 @@ def conv_scales(scales: ScalePropagation, pair: EquationPair) -> None:
         names_x[lhs[1]] = (2, 1)
         names_k[rhs[0]] = names_o[out_spec[1]] = (2, 3)
     return contract(
-        scales, pair, loops, [(x, names_x), (kernel, names_k)], pair.outs[0], names_o, [1]
+        scales, pair, loops, [(x, names_x), (kernel, names_k)], (pair.outs[0], names_o), [1]
     )
 
 
@@ -163,8 +162,7 @@ def sum_scales(scales: ScalePropagation, pair: EquationPair) -> None:
         pair,
         x.axes,
         [(x, [(d,) for d in range(len(x.axes))])],
-        pair.outs[0],
-        kept,
+        (pair.outs[0], kept),
         list(gone),
     )
 
@@ -217,8 +215,7 @@ def ragged_scales(scales: ScalePropagation, pair: EquationPair) -> None:
         pair,
         loops,
         [(a, [(d,) for d in range(len(a.axes))]), (b, names)],
-        pair.outs[0],
-        out,
+        (pair.outs[0], out),
         list(contract_a),
     )
     return None

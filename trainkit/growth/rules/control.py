@@ -1,4 +1,4 @@
-"""Loops and branches: their bodies are walked in lockstep too, and carries are linked."""
+"""Loops and branches: their bodies are joined too, and carries are linked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums of products as nests of loops: scales multiply, one operand may carry the split."""
+"""Sums of products as nested loops: scales multiply, one operand may have the shares of copies."""
 
 from __future__ import annotations
 
@@ -19,179 +19,218 @@ from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import ZERO, Expr, constant, plus
 from trainkit.growth.axes.reading import grown_leaves
 
+# What runs through the dimensions of a value: for each the numbers of loops (row-major where there
+# are several), or `None` for a window over a fixed axis.
+Dims = Sequence[tuple[int, ...] | None]
+
 
 def contract(
     scales: ScalePropagation,
     pair: EquationPair,
     loops: Sequence[Axis],
-    operands: Sequence[tuple[Value, Sequence[tuple[int, ...] | None]]],
-    out: Value,
-    out_dims: Sequence[tuple[int, ...] | None],
+    operands: Sequence[tuple[Value, Dims]],
+    result: tuple[Value, Dims],
     reduced: Sequence[int],
 ) -> None:
     """out[o] = Σᵣ Π operand[o, r]: a contraction as nested loops.
 
-    Each dimension of an operand or of the result is run through by the loops named for it
-    (row-major where there are several), or by none (`None`: a window over a fixed axis).
+    Args:
+      loops: the axis that each loop runs over.
+      operands, result: values, and which loops run through their dimensions.
+      reduced: the loops that are summed over.
     """
-    window: set[int] = set()  # leaves of a kernel's window with zeros around the old taps
-    for v, dims in operands:
-        scales.read(v)
-        for d, names in enumerate(dims):
-            if names is None:
-                scales.uniform(pair, v, d)
-                for e, uid in scales.padding(v):
-                    if e == d and (e, uid) in v.zeros:
-                        scales.need(v.zeros[e, uid], pair, [v.axes[e]])
-                        window.add(uid)
-    counts = [len(scales.labels(a)[1]) for a in loops]
-    first = [[int(np.argmax(scales.labels(a)[0] == c)) for c in range(n)] if n > 1 else [0]
-             for a, n in zip(loops, counts, strict=True)]  # fmt: skip
-    for v, dims in [*operands, (out, out_dims)]:
-        for d, names in enumerate(dims):
-            if names is None and {x.uid for x in grown_leaves(v.axes[d])} <= window:
-                continue
-            _check_loops(scales, pair, v.axes[d], [loops[i] for i in names or ()], names)
+    out = result[0]
+    product = _Product(scales, pair, loops, operands, result, reduced)
+    product.check()
+    out.scale = np.full(scales.blocks(out), None, object)
+    out.exponents = {}
+    out.zeros = {}
+    out.means = product.means()
+    for i, means in product.rows.items():
+        scales.need(means, pair, [loops[i]])
+    for combo in itertools.product(*map(range, product.counts)):
+        product.segment(combo)
 
-    def label(axis: Axis, names: tuple[int, ...] | None, combo: Sequence[int]) -> int:
+
+class _Product:
+    """One contraction; a combination of labels, one a loop, is a segment of it."""
+
+    def __init__(
+        self,
+        scales: ScalePropagation,
+        pair: EquationPair,
+        loops: Sequence[Axis],
+        operands: Sequence[tuple[Value, Dims]],
+        result: tuple[Value, Dims],
+        reduced: Sequence[int],
+    ):
+        self.scales, self.pair, self.loops = scales, pair, loops
+        self.operands, self.reduced = operands, reduced
+        self.out, self.out_dims = result
+        self.counts = [len(scales.labels(a)[1]) for a in loops]
+        # For each label of a loop the first unit that has it.
+        self.first = [
+            [int(np.argmax(scales.labels(a)[0] == c)) for c in range(n)] if n > 1 else [0]
+            for a, n in zip(loops, self.counts, strict=True)
+        ]
+        self.matched = self._matched()
+        rows = {i: self._row(i) for i in reduced}
+        self.rows = {i: means for i, means in rows.items() if means is not None}
+        self.seen: dict[tuple[int, int, int], Expr] = {}
+
+    def check(self) -> None:
+        """Refuses loops that are not what the axes of values are made of."""
+        scales, pair = self.scales, self.pair
+        window: set[int] = set()  # leaves of a kernel's window with zeros around the old taps
+        for v, dims in self.operands:
+            scales.read(v)
+            for d, names in enumerate(dims):
+                if names is None:
+                    scales.uniform(pair, v, d)
+                    for e, uid in scales.padding(v):
+                        if e == d and (e, uid) in v.zeros:
+                            scales.need(v.zeros[e, uid], pair, [v.axes[e]])
+                            window.add(uid)
+        for v, dims in [*self.operands, (self.out, self.out_dims)]:
+            for d, names in enumerate(dims):
+                if names is None and {x.uid for x in grown_leaves(v.axes[d])} <= window:
+                    continue
+                _check_loops(scales, pair, v.axes[d], [self.loops[i] for i in names or ()], names)
+
+    def _through(self, i: int) -> list[tuple[Value, int, tuple[int, ...]]]:
+        """Operands with the dimensions that a loop runs through, and the loops that do."""
+        return [
+            (v, d, names)
+            for v, dims in self.operands
+            for d, names in enumerate(dims)
+            if names is not None and i in names
+        ]
+
+    def _label(self, axis: Axis, names: tuple[int, ...] | None, combo: Sequence[int]) -> int:
+        """The label of an axis in a segment."""
         if names is None:
             return 0
         if len(names) == 1:
             return combo[names[0]]
         index = 0
         for i in names:
-            index = index * find(loops[i]).small + first[i][combo[i]]
-        return int(scales.labels(axis)[0][index])
+            index = index * find(self.loops[i]).small + self.first[i][combo[i]]
+        return int(self.scales.labels(axis)[0][index])
 
-    def block_of(v: Value, dims, combo) -> tuple[int, ...]:
-        return tuple(label(v.axes[d], names, combo) for d, names in enumerate(dims))
+    def _block(self, v: Value, dims: Dims, combo: Sequence[int]) -> tuple[int, ...]:
+        return tuple(self._label(v.axes[d], names, combo) for d, names in enumerate(dims))
 
-    out.scale = np.full(scales.blocks(out), None, object)
-    seen: dict[tuple, Expr] = {}
-    out.exponents = {}
-    out.zeros = {}
-    out.means = _means(scales, operands, out, out_dims)
-    matched = _matched(loops, operands, reduced)
-    rows = {i: means for i in reduced if (means := _row(scales, loops, operands, i)) is not None}
-    for i, means in rows.items():
-        scales.need(means, pair, [loops[i]])
-    for combo in itertools.product(*map(range, counts)):
+    def segment(self, combo: Sequence[int]) -> None:
+        """Scale and share exponents of one segment."""
         total: Expr | None = ZERO
-        for v, dims in operands:
-            expr = v.scale[block_of(v, dims, combo)]
+        for v, dims in self.operands:
+            expr = v.scale[self._block(v, dims, combo)]
             total = None if expr is None or total is None else plus(total, expr)
         if total is None:
-            continue
-        for i in reduced:
-            cell = scales.labels(loops[i])[1][combo[i]]
-            copies = scales.log_copies([x for x in cell if (i, x) != matched[:2]])
-            if i in rows:
-                copies = math.log(find(loops[i]).big / find(loops[i]).small)
-            total = plus(total, constant(copies))
-        block = block_of(out, out_dims, combo)
-        out.scale[block] = scales.same_scale(pair, out.scale[block], total)
-        for i, axis in enumerate(loops):
-            for leaf in dict.fromkeys(scales.labels(axis)[1][combo[i]]):
-                if (i, leaf) == matched[:2]:
-                    continue  # with its partner
-                exponent = ZERO
-                direct, reads = [], []
-                for at, one in ((i, leaf), matched[:2] if (i, leaf) == matched[2:] else (-1, leaf)):
-                    for v, dims in operands:
-                        for d, names in enumerate(dims):
-                            if names is None or at not in names:
-                                continue
-                            key = (d, label(v.axes[d], names, combo), one.uid)
-                            exponent = plus(exponent, v.exponents.get(key, ZERO))
-                            if v.origin is not None and len(names) == 1:
-                                direct.append(v.origin)
-                                reads.append(v.exponents.get(key, ZERO))
-                if leaf.uid in scales.padded and i not in rows:
-                    _contract_padding(
-                        scales, pair, loops, operands, out, out_dims, i, leaf, i in reduced
-                    )
-                if i in reduced:
-                    scales.contractions.append(
-                        Contraction(exponent, pair, axis, leaf, direct, reads)
-                    )
-                    continue
-                for d, names in enumerate(out_dims):
-                    if names is not None and i in names:
-                        key = (d, block[d], leaf.uid)
-                        if key in seen:
-                            scales.same_exponent(seen[key], exponent)
-                        seen[key] = exponent
-                        if exponent:
-                            out.exponents[key] = exponent
+            return
+        for i in self.reduced:
+            total = plus(total, constant(self._log_copies(i, combo)))
+        block = self._block(self.out, self.out_dims, combo)
+        self.out.scale[block] = self.scales.same_scale(self.pair, self.out.scale[block], total)
+        for i, axis in enumerate(self.loops):
+            for leaf in dict.fromkeys(self.scales.labels(axis)[1][combo[i]]):
+                if (i, leaf) != self.matched[:2]:  # that one goes with its partner
+                    self._share(i, leaf, combo, block)
 
+    def _log_copies(self, i: int, combo: Sequence[int]) -> float:
+        """log of how many copies of each unit a sum is over."""
+        if i in self.rows:
+            return math.log(find(self.loops[i]).big / find(self.loops[i]).small)
+        cell = self.scales.labels(self.loops[i])[1][combo[i]]
+        return self.scales.log_copies([x for x in cell if (i, x) != self.matched[:2]])
 
-def _matched(loops: Sequence[Axis], operands, reduced) -> tuple:
-    """Of copies that an operand matches with one another (see `choices`): a loop whose sum takes
-    one copy for each of its partner's, with its leaf, and the partner, with its leaf."""
-    for v, dims in operands:
-        if isinstance(v.choice, Match):
-            two = [(dims[d][0], leaf_of(a)) for d, a in zip(*v.choice[:2], strict=True)]
-            for one, other in (two, two[::-1]):
-                if one[0] in reduced:
-                    return *one, *other
-    return ()
+    def _share(self, i: int, leaf: Axis, combo: Sequence[int], block: tuple[int, ...]) -> None:
+        """The share exponent of a leaf that a loop runs over: of the result, or of a sum."""
+        scales, exponent = self.scales, ZERO
+        direct, reads = [], []
+        pairs = [(i, leaf)]
+        if self.matched and (i, leaf) == self.matched[2:]:
+            pairs.append(self.matched[:2])
+        for at, one in pairs:
+            for v, d, names in self._through(at):
+                key = (d, self._label(v.axes[d], names, combo), one.uid)
+                own = v.exponents.get(key, ZERO)
+                exponent = plus(exponent, own)
+                if v.origin is not None and len(names) == 1:
+                    direct.append(v.origin)
+                    reads.append(own)
+        if leaf.uid in scales.padded and i not in self.rows:
+            self._padding(i, leaf)
+        if i in self.reduced:
+            scales.contractions.append(
+                Contraction(exponent, self.pair, self.loops[i], leaf, direct, reads)
+            )
+            return
+        for d, through in enumerate(self.out_dims):
+            if through is None or i not in through:
+                continue
+            key = (d, block[d], leaf.uid)
+            if key in self.seen:
+                scales.same_exponent(self.seen[key], exponent)
+            self.seen[key] = exponent
+            if exponent:
+                self.out.exponents[key] = exponent
 
-
-def _row(scales: ScalePropagation, loops: Sequence[Axis], operands, i: int) -> Condition | None:
-    """When a sum over an axis is over old units and new ones that hold their mean."""
-    uid = find(loops[i]).uid
-    found = [
-        (v, d, names)
-        for v, dims in operands
-        for d, names in enumerate(dims)
-        if names is not None and i in names
-    ]
-    if uid not in scales.rows or len(found) != 1:
-        return None
-    ((v, d, names),) = found
-    return v.means.get((d, uid)) if names == (i,) else None
-
-
-def _means(scales: ScalePropagation, operands, out: Value, out_dims) -> row_means.Means:
-    """One operand alone runs through an axis: its means are the result's."""
-    result: row_means.Means = {}
-    for d, uid in row_means.keys(out, scales.rows):
-        if out_dims[d] is None or len(out_dims[d]) != 1:
-            continue
-        (i,) = out_dims[d]
-        found = [
-            (v, e, names)
-            for v, dims in operands
-            for e, names in enumerate(dims)
-            if names is not None and i in names
+    def _padding(self, i: int, leaf: Axis) -> None:
+        """Where one factor is 0 in new units, so is the product."""
+        zeros = [
+            (ALWAYS if self.scales.is_zero(v) else v.zeros.get((d, leaf.uid)), v)
+            for v, d, _ in self._through(i)
         ]
-        if len(found) == 1 and found[0][2] == (i,) and (found[0][1], uid) in found[0][0].means:
-            result[d, uid] = found[0][0].means[found[0][1], uid]
-    return result
+        empty = conditions.either(c for c, _ in zeros if c is not None)
+        if i in self.reduced and empty is None:
+            self.pair.fail(
+                f"units that copy nothing would be summed by `{self.pair.name}`",
+                axes=[self.loops[i]],
+                hint="grow this axis to a multiple, or grow another axis",
+            )
+        if empty is None:
+            return
+        if i in self.reduced:
+            readers = [v.origin for _, v in zeros if v.origin is not None]
+            self.scales.need(empty, self.pair, [self.loops[i]], readers)
+        for d, names in enumerate(self.out_dims):
+            if names is not None and i in names:
+                self.out.zeros[d, leaf.uid] = empty
 
+    def _matched(self) -> tuple[int, Axis, int, Axis] | tuple[()]:
+        """Of copies that an operand matches with one another (see `Match`): a loop whose sum takes
+        one copy for each of its partner's, with its leaf, and the partner, with its leaf."""
+        for v, dims in self.operands:
+            if isinstance(v.choice, Match):
+                names = [dims[d] or () for d in v.choice.dims]
+                two = [(n[0], leaf_of(a)) for n, a in zip(names, v.choice.axes, strict=True)]
+                for one, other in (two, two[::-1]):
+                    if one[0] in self.reduced:
+                        return *one, *other
+        return ()
 
-def _contract_padding(
-    scales: ScalePropagation, pair, loops, operands, out, out_dims, i, leaf, reduced
-) -> None:
-    found = [
-        (ALWAYS if scales.is_zero(v) else v.zeros.get((d, leaf.uid)), v)
-        for v, dims in operands
-        for d, names in enumerate(dims)
-        if names is not None and i in names
-    ]
-    empty = conditions.either(c for c, _ in found if c is not None)
-    if reduced and empty is not None:
-        readers = [v.origin for _, v in found if v.origin is not None]
-        scales.need(empty, pair, [loops[i]], readers)
-    if reduced and empty is None:
-        pair.fail(
-            f"units that copy nothing would be summed by `{pair.name}`",
-            axes=[loops[i]],
-            hint="grow this axis to a multiple, or grow another axis",
-        )
-    for d, names in enumerate(out_dims):
-        if names is not None and i in names and empty is not None:
-            out.zeros[d, leaf.uid] = empty
+    def _row(self, i: int) -> Condition | None:
+        """When a sum over an axis is over old units and new ones that hold their mean."""
+        uid, through = find(self.loops[i]).uid, self._through(i)
+        if uid not in self.scales.rows or len(through) != 1:
+            return None
+        ((v, d, names),) = through
+        return v.means.get((d, uid)) if names == (i,) else None
+
+    def means(self) -> row_means.Means:
+        """One operand alone runs through an axis: its means are the result's."""
+        result: row_means.Means = {}
+        for d, uid in row_means.keys(self.out, self.scales.rows):
+            names = self.out_dims[d]
+            if names is None or len(names) != 1:
+                continue
+            through = self._through(names[0])
+            if len(through) == 1 and through[0][2] == names:
+                v, e, _ = through[0]
+                if (e, uid) in v.means:
+                    result[d, uid] = v.means[e, uid]
+        return result
 
 
 def _check_loops(scales: ScalePropagation, pair, axis: Axis, loops: Sequence[Axis], names) -> None:

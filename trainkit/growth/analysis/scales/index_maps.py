@@ -70,13 +70,13 @@ def move(
         scales.read(src)
         if numbers and filler is not None:
             scales.pin_exponents(src)  # the number has no share of any axis
-        ways = [_ways(scales, pair, src, out, g) for g in groups]
+        tables = [_label_table(scales, pair, src, out, g) for g in groups]
         silent = all(e is None for e in src.scale.flat)
         for block in np.ndindex(shape):
             choices, holes = [], False
-            for g, way in zip(groups, ways, strict=True):
-                found, hole = way.get(tuple(block[d] for d in g.out), ([], True))
-                choices.append(found)
+            for g, table in zip(groups, tables, strict=True):
+                sources, hole = table.get(tuple(block[d] for d in g.out), ([], True))
+                choices.append(sources)
                 holes |= hole
             for combo in itertools.product(*choices):
                 at = [0] * len(src.axes)
@@ -90,8 +90,8 @@ def move(
                     silent = False
         if silent:
             continue
-        for g, way in zip(groups, ways, strict=True):
-            _move_splits(scales, src, out, g, way, seen)
+        for g, table in zip(groups, tables, strict=True):
+            _move_splits(scales, src, out, g, table, seen)
     out.exponents = {key: expr for key, expr in seen.items() if expr}
 
 
@@ -106,12 +106,12 @@ def _zero_moved(
     if scales.is_zero(scales.read(src)):
         return ALWAYS
     (group,) = [g for g in groups if d in g.out]
-    found = [key for key in scales.padding(src) if key[0] in group.src and key[1] == uid]
-    if not found:
+    sources = [key for key in scales.padding(src) if key[0] in group.src and key[1] == uid]
+    if not sources:
         # The operand brings nothing there, or the same to every unit.
         missing = isinstance(group.small, np.ndarray) and bool((group.small < 0).any())
         return ALWAYS if missing else None
-    return conditions.both(src.zeros.get(key) for key in found)
+    return conditions.both(src.zeros.get(key) for key in sources)
 
 
 def _means_moved(
@@ -132,13 +132,13 @@ def _means_moved(
     return src.means.get((dims[0], uid)) if same else None
 
 
-def _move_splits(scales: ScalePropagation, src, out, g: Group, way, seen) -> None:
-    for out_labels, (found, _) in way.items():
+def _move_splits(scales: ScalePropagation, src, out, g: Group, table, seen) -> None:
+    for out_labels, (sources, _) in table.items():
         for d, label in zip(g.out, out_labels, strict=True):
             cell = scales.labels(out.axes[d])[1][label]
             for leaf in dict.fromkeys(cell):
                 key = (d, label, leaf.uid)
-                for src_labels in found:
+                for src_labels in sources:
                     places = [
                         (ds, ls)
                         for ds, ls in zip(g.src, src_labels, strict=True)
@@ -155,7 +155,9 @@ def _move_splits(scales: ScalePropagation, src, out, g: Group, way, seen) -> Non
                         seen[key] = exprs[0]
 
 
-def _ways(scales: ScalePropagation, pair: EquationPair, src: Value, out: Value, g: Group) -> dict:
+def _label_table(
+    scales: ScalePropagation, pair: EquationPair, src: Value, out: Value, g: Group
+) -> dict:
     """For each combination of labels of the result the operand's that it comes from."""
     src_axes = [find(src.axes[d]) for d in g.src]
     out_axes = [find(out.axes[d]) for d in g.out]
@@ -184,14 +186,14 @@ def _ways(scales: ScalePropagation, pair: EquationPair, src: Value, out: Value, 
     n = len(out_axes)
     for row in np.unique(table, axis=0):
         key = tuple(int(x) for x in row[:n])
-        found, hole = result.get(key, ([], False))
+        sources, hole = result.get(key, ([], False))
         # An operand without dimensions in the group has one place only.
         outside = bool(row[n] < 0) if len(row) > n else False
         if outside:
             hole = True
         else:
-            found = [*found, tuple(int(x) for x in row[n:])]
-        result[key] = (found, hole)
+            sources = [*sources, tuple(int(x) for x in row[n:])]
+        result[key] = (sources, hole)
     if not src_axes and (small < 0).any():
         for key in list(result):
             at = np.all(out_labels == np.array(key), axis=1)

@@ -46,8 +46,8 @@ def of(parameter: int, dimension: int, uid: int, holds: int = ZERO) -> Condition
 
 def either(conditions: Iterable[Condition]) -> Condition | None:
     """One of them holds; `None` where there is none."""
-    found = [clause for condition in conditions for clause in condition]
-    return _smallest(found) if found else None
+    clauses = [clause for condition in conditions for clause in condition]
+    return _smallest(clauses) if clauses else None
 
 
 def both(conditions: Iterable[Condition | None]) -> Condition | None:

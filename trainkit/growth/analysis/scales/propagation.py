@@ -44,9 +44,9 @@ class ScalePropagation(Requirements):
                 out.exponents[d, label, leaf.uid] = total
         out.zeros = {}
         for d, uid in self.padding(out):
-            found = [self.zero_at(v, out, d, uid)
+            zeros = [self.zero_at(v, out, d, uid)
                      for v, p in zip(operands, powers, strict=True) if p > 0]  # fmt: skip
-            if (either := conditions.either(c for c in found if c is not None)) is not None:
+            if (either := conditions.either(c for c in zeros if c is not None)) is not None:
                 out.zeros[d, uid] = either
         for v, p in zip(operands, powers, strict=True):
             if p < 0 and self.padding(v) and self.signs.of(v) != POSITIVE:

@@ -30,8 +30,8 @@ Constants = Facts[frozenset[int]]
 
 def keys(value: Value, rows: frozenset[int]) -> list[tuple[int, int]]:
     """(dimension, leaf) of a value's plain axes whose new units may hold the mean of the old."""
-    found = [(d, find(a).uid) for d, a in enumerate(value.axes)] if rows else []
-    return [key for key in found if key[1] in rows]
+    result = [(d, find(a).uid) for d, a in enumerate(value.axes)] if rows else []
+    return [key for key in result if key[1] in rows]
 
 
 def moves_linearly(pair: EquationPair) -> bool:
@@ -90,8 +90,8 @@ def of_sum(
     def one(v: Value, d: int, uid: int) -> Condition | None:
         return padding.ALWAYS if constant_along(constants, v, d) else v.means.get((d, uid))
 
-    found = {key: padding.both(one(v, *key) for v in operands) for key in keys(out, rows)}
-    return {key: c for key, c in found.items() if c is not None}
+    result = {key: padding.both(one(v, *key) for v in operands) for key in keys(out, rows)}
+    return {key: c for key, c in result.items() if c is not None}
 
 
 def of_product(

@@ -179,8 +179,8 @@ class Unknowns:
         """All (dimension, leaf uid) of a value where some new units copy nothing."""
         if not self.padded:
             return []
-        found = {(d, leaf.uid) for d, _, leaf in self.cells(value) if leaf.uid in self.padded}
-        return sorted(found)
+        keys = {(d, leaf.uid) for d, _, leaf in self.cells(value) if leaf.uid in self.padded}
+        return sorted(keys)
 
     def is_zero(self, value: Value) -> bool:
         if value.const is None:
