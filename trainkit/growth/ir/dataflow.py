@@ -68,8 +68,8 @@ class Facts(Generic[Fact]):
 
 def flat_bodies(equation: Any) -> list[Program]:
     """The bodies of a loop or branch of a flat program, flat: condition first."""
-    found = [equation.params[key] for key in LOOPS[equation.name]]
-    jaxprs = found[0] if equation.name == "cond" else found
+    params = [equation.params[key] for key in LOOPS[equation.name]]
+    jaxprs = params[0] if equation.name == "cond" else params
     return [Folder().flatten(jaxpr) for jaxpr in jaxprs]
 
 
@@ -113,8 +113,8 @@ class _Walk(Generic[Fact]):
     def program(self, program: Any, inputs: Sequence[Fact]) -> list[Fact]:
         self.note(program.ins, inputs)
         for equation in program.equations:
-            found = self.equation(equation, [self.facts.of(v) for v in equation.ins])
-            self.note(equation.outs, found)
+            results = self.equation(equation, [self.facts.of(v) for v in equation.ins])
+            self.note(equation.outs, results)
         return [self.facts.of(v) for v in program.outs]
 
     def equation(self, equation: Any, ins: list[Fact]) -> list[Fact]:
@@ -145,9 +145,8 @@ class _Walk(Generic[Fact]):
         def once(carry: list[Fact]) -> list[Fact]:
             return self.program(body, [*ins[:consts], *carry, *rows])
 
-        carry, results = self.fixpoint(once, ins[consts:split])
-        if equation.params["length"]:
-            carry = results[:carried]
+        results = self.fixpoint(once, ins[consts:split])[1]
+        carry = results[:carried] if equation.params["length"] else ins[consts:split]
         return [*carry, *map(self.lattice.stacked, results[carried:])]
 
     def loop(self, equation: Any, bodies: Sequence[Any], ins: list[Fact]) -> list[Fact]:

@@ -83,8 +83,8 @@ def row(producers: Mapping[int, Any], eqn: Any) -> tuple[AnyJaxpr, list[Any]] | 
     def look(table: jax.Array, at: jax.Array) -> jax.Array:
         at = at if at.ndim else at[None]
         mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
-        found = lax.gather(table, at, form, sizes, mode=mode)
-        return found if place is None else jnp.expand_dims(found, place)
+        rows = lax.gather(table, at, form, sizes, mode=mode)
+        return rows if place is None else jnp.expand_dims(rows, place)
 
     struct = lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype)
     body = jax.make_jaxpr(look)(struct(_aval(table)), struct(_aval(starts[d])))

@@ -1,4 +1,10 @@
-"""What is left of a program when some of its inputs are zero, or identity matrices."""
+"""What is left of a program when some of its inputs are zero, or identity matrices.
+
+Forward once: what is known of a variable replaces it (0, a constant, another variable), and its
+equation goes; what it is known to be clipped to makes a second ReLU superfluous. Loops are left as
+they are. The result is a proof that the program does nothing else, for every value of the other
+inputs.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainkit.growth.ir.primitives import traits, zero_result
-from trainkit.growth.ir.program import Const, Equation, Program
+from trainkit.growth.ir.program import Const, Equation, Program, live
 
 Shape = tuple[int, ...]
 Supposed = Mapping[int, str]  # number of an input of the program -> "zero" or "eye"
@@ -40,14 +46,14 @@ def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Pr
         if ZERO in ins and zero_result(eqn, [_is_zero(v) for v in ins]):
             stands.update((id(v), ZERO) for v in eqn.outs)
             continue
-        found = _simplified(eqn, ins, bounds)
-        if keep_eyes and found is ins[0] and len(ins) == 2 and isinstance(ins[1], Eye):
+        result = _simplified(eqn, ins, bounds)
+        if keep_eyes and result is ins[0] and len(ins) == 2 and isinstance(ins[1], Eye):
             bounds[id(eqn.outs[0])] = bounds.get(id(ins[0]), {})
             matrix = program.ins[ins[1].place]
             kept.append(Equation(eqn.raw, [ins[0], matrix], eqn.outs, eqn.calls))
             continue
-        if found is not None:
-            stands[id(eqn.outs[0])] = found
+        if result is not None:
+            stands[id(eqn.outs[0])] = result
             continue
         known = dict(bounds.get(id(ins[0]), {})) if ins else {}
         limit = _limit(eqn, ins)
@@ -65,16 +71,6 @@ def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Pr
         for v, old in zip(map(now, program.outs), program.outs, strict=True)
     ]
     return Program(program.ins, live(kept, outs), outs)
-
-
-def live(equations: list[Equation], outs: list[Any]) -> list[Equation]:
-    live = {id(v) for v in outs if not isinstance(v, Const)}
-    left = []
-    for eqn in reversed(equations):
-        if eqn.raw.effects or any(id(v) in live for v in eqn.outs):
-            left.append(eqn)
-            live |= {id(v) for v in eqn.ins if not isinstance(v, Const)}
-    return left[::-1]
 
 
 def _supposed(v: Any) -> bool:

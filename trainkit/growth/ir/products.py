@@ -46,11 +46,11 @@ def in_one_order(program: Program, folder: Folder) -> Program:
     computed, in the order in which it is, then what comes in."""
     uses = Counter(id(v) for e in program.equations for v in e.ins)
     uses.update({id(v): 2 for v in program.outs})  # a result is never only a step of another
-    made = {id(e.outs[0]): e for e in program.equations if e.name in _STEPS}
+    producers = {id(e.outs[0]): e for e in program.equations if e.name in _STEPS}
     steps: set[int] = set()  # equations that another one of the same product uses up
     for eqn in program.equations:
         if eqn.name in _STEPS:
-            steps |= {id(made[id(v)]) for v in eqn.ins if _inner(v, eqn, made, uses)}
+            steps |= {id(producers[id(v)]) for v in eqn.ins if _inner(v, eqn, producers, uses)}
     order = {id(v): (1, i) for i, v in enumerate(program.ins)}
     for i, eqn in enumerate(program.equations):
         order.update({id(v): (0, i) for v in eqn.outs})
@@ -63,15 +63,15 @@ def in_one_order(program: Program, folder: Folder) -> Program:
         names: list[list[int]] = []
         result = None
         if eqn.name in _STEPS:
-            result = _formula(eqn, made, uses, _Names(), operands, names)
+            result = _formula(eqn, producers, uses, _Names(), operands, names)
         if result is None or len(operands) < 3:
-            kept += _tree(eqn, made, steps)
+            kept += _tree(eqn, producers, steps)
             continue
         ranked = sorted(range(len(operands)), key=lambda i: order.get(id(operands[i]), (2, i)))
         operands, names = [operands[i] for i in ranked], [names[i] for i in ranked]
         new = _contracted(eqn, operands, names, result)
         if new is None:
-            kept += _tree(eqn, made, steps)
+            kept += _tree(eqn, producers, steps)
             continue
         (value,) = folder.run(at_line(new, eqn.raw), operands, kept, eqn.calls)
         swapped[id(eqn.outs[0])] = value
@@ -80,16 +80,16 @@ def in_one_order(program: Program, folder: Folder) -> Program:
     return Program(program.ins, equations, [current(v) for v in program.outs])
 
 
-def _inner(v, eqn: Equation, made: dict[int, Equation], uses: Counter) -> bool:
+def _inner(v, eqn: Equation, producers: dict[int, Equation], uses: Counter) -> bool:
     """Whether an operand is a step of the product that an equation belongs to."""
-    maker = made.get(id(v))
-    return maker is not None and uses[id(v)] == 1 and where(maker) == where(eqn)
+    producer = producers.get(id(v))
+    return producer is not None and uses[id(v)] == 1 and where(producer) == where(eqn)
 
 
-def _tree(eqn: Equation, made: dict[int, Equation], steps: set[int]) -> list[Equation]:
+def _tree(eqn: Equation, producers: dict[int, Equation], steps: set[int]) -> list[Equation]:
     """An equation after the steps that it uses up, as they were."""
-    found = [e for v in eqn.ins if (e := made.get(id(v))) is not None and id(e) in steps]
-    return [*(e for step in found for e in _tree(step, made, steps)), eqn]
+    before = [e for v in eqn.ins if (e := producers.get(id(v))) is not None and id(e) in steps]
+    return [*(e for step in before for e in _tree(step, producers, steps)), eqn]
 
 
 class _Names:
@@ -108,16 +108,16 @@ class _Names:
         return i
 
 
-def _formula(eqn, made, uses, names: _Names, operands: list, told: list) -> list[int]:
+def _formula(eqn, producers, uses, names: _Names, operands: list, operand_names: list) -> list[int]:
     """The names of an equation's result; notes the operands of its product and their names."""
     ins = []
     for v in eqn.ins:
-        if _inner(v, eqn, made, uses):
-            ins.append(_formula(made[id(v)], made, uses, names, operands, told))
+        if _inner(v, eqn, producers, uses):
+            ins.append(_formula(producers[id(v)], producers, uses, names, operands, operand_names))
         else:
             ins.append([names.new() for _ in (v.shape if isinstance(v, Const) else v.aval.shape)])
             operands.append(v)
-            told.append(ins[-1])
+            operand_names.append(ins[-1])
     if eqn.name == "transpose":
         out = [ins[0][d] for d in eqn.params["permutation"]]
     elif eqn.name == "reduce_sum":
@@ -129,7 +129,7 @@ def _formula(eqn, made, uses, names: _Names, operands: list, told: list) -> list
         out = [ins[0][d] for d in batch[0]]
         for k, x in enumerate(ins):
             out += [n for d, n in enumerate(x) if d not in (*contracted[k], *batch[k])]
-    for known in (out, *told):
+    for known in (out, *operand_names):
         known[:] = [names.root(n) for n in known]
     return out
 

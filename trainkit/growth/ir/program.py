@@ -1,4 +1,9 @@
-"""A jaxpr made flat: calls inlined, equations on constants folded, dead equations dropped."""
+"""A jaxpr made flat: calls inlined, equations on constants folded, dead equations dropped.
+
+`Folder.flatten` takes a jaxpr to a `Program`: equations in their order, with variables (`Fresh`)
+and constants (`Const`) for operands. Loops and branches stay equations, with their bodies as
+jaxprs. Inlined are calls that do nothing but run a body; no other body is looked into.
+"""
 
 from __future__ import annotations
 
@@ -97,13 +102,7 @@ class Folder:
         out: list[Equation] = []
         outs = self.run(jaxpr, args, out, ())
         # Dead equations go: they would only have to agree for nothing.
-        live = {id(v) for v in outs if not isinstance(v, Const)}
-        kept = []
-        for eqn in reversed(out):
-            if eqn.raw.effects or any(id(v) in live for v in eqn.outs):
-                kept.append(eqn)
-                live.update(id(v) for v in eqn.ins if not isinstance(v, Const))
-        return Program(ins, kept[::-1], outs)
+        return Program(ins, live(out, outs), outs)
 
     def run(self, jaxpr: AnyJaxpr, args: list, out: list[Equation], calls: tuple) -> list:
         """Appends a jaxpr's equations to `out`, flat; returns its results."""
@@ -130,7 +129,7 @@ class Folder:
             elif (other := self._rewritten(step)) is not None:
                 results = self.run(*other, out, calls)
             else:
-                # A body may be run at several places: its variables are made anew each time.
+                # A body may be run at several places: its variables are new each time.
                 if step.name == "gather":
                     step.ins[1] = self._counted_from_the_start(step, out)
                 results = step.outs
@@ -158,10 +157,10 @@ class Folder:
         dims = gather.params["dimension_numbers"].start_index_map
         if len(dims) != 1:
             return index
-        found = from_the_end(self._producers, index, getattr(table, "aval", table).shape[dims[0]])
-        if found is None:
+        before = from_the_end(self._producers, index, getattr(table, "aval", table).shape[dims[0]])
+        if before is None:
             return index
-        value, moves = found
+        value, moves = before
         for step in moves:
             results = [Fresh(v.aval) for v in step.outs]
             out.append(Equation(step.raw, [value], results, step.calls))
@@ -171,8 +170,6 @@ class Folder:
 
     def _text(self, param: Any) -> Any:
         """A parameter of an equation, to be compared with others."""
-        if isinstance(param, np.ndarray | jax.Array):
-            return self.literal(param).key
         inner = param if isinstance(param, tuple) else (param,)
         consts = [c for x in inner if isinstance(x, AnyJaxpr) for c in opened(x)[1]]
         return repr(param), *(self.literal(c).key for c in consts)
@@ -208,6 +205,17 @@ class Folder:
             )
             for i, aval in enumerate(avals)
         ]
+
+
+def live(equations: list[Equation], outs: list[Any]) -> list[Equation]:
+    """The equations that results need, and those with effects."""
+    needed = {id(v) for v in outs if not isinstance(v, Const)}
+    kept = []
+    for eqn in reversed(equations):
+        if eqn.raw.effects or any(id(v) in needed for v in eqn.outs):
+            kept.append(eqn)
+            needed.update(id(v) for v in eqn.ins if not isinstance(v, Const))
+    return kept[::-1]
 
 
 def _solution(step: Equation) -> tuple[AnyJaxpr, list]:

@@ -32,7 +32,7 @@ def where(eqn: Equation) -> str:
 
 
 def describe(eqn: Equation) -> str:
-    """An equation as text: name, operand and result shapes, what it is told, source line."""
+    """An equation as text: name, operand and result shapes, params, source line."""
 
     def shape(v) -> str:
         aval = v if isinstance(v, Const) else v.aval
@@ -40,14 +40,14 @@ def describe(eqn: Equation) -> str:
             f"{np.dtype(aval.dtype).name if not _extended(aval) else aval.dtype}{list(aval.shape)}"
         )
 
-    told = {
+    params = {
         k: v
         for k, v in eqn.params.items()
         if not isinstance(v, AnyJaxpr) and "jaxpr" not in k and v is not None
     }
     args = ", ".join(map(shape, eqn.ins))
     outs = ", ".join(map(shape, eqn.outs))
-    text = ", ".join(f"{k}={v}" for k, v in told.items())
+    text = ", ".join(f"{k}={v}" for k, v in params.items())
     return f"{outs} = {eqn.name}({args}) [{text[:160]}] at {where(eqn)}"
 
 

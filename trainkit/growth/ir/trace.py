@@ -1,4 +1,4 @@
-"""Functions and their parameters as growth takes them: shapes, and programs."""
+"""Functions and their parameters as growth takes them: named shapes, and jaxprs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def structs(tree: PyTree) -> PyTree:
 
 
 def named_shapes(tree: PyTree, name: str) -> list[tuple[str, jax.ShapeDtypeStruct]]:
-    found = jax.tree_util.tree_leaves_with_path(tree)
-    if not found:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not leaves:
         raise GrowthError(f"{name} has no leaves")
     result = []
-    for path, leaf in found:
+    for path, leaf in leaves:
         try:
             result.append((path_name(path), shape_of(leaf)))
         except TypeError as error:

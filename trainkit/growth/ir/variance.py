@@ -68,8 +68,8 @@ def _squared(producers: Mapping[int, Any], v: Any) -> Any:
         return None
     twice = e.name == "mul" and e.ins[0] is e.ins[1]
     power = e.name == "integer_pow" and e.params["y"] == 2
-    found = e.ins[0] if e.name == "square" or twice or power else None
-    return found if hasattr(found, "aval") else None
+    x = e.ins[0] if e.name == "square" or twice or power else None
+    return x if hasattr(x, "aval") else None
 
 
 def _mean(producers: Mapping[int, Any], v: Any) -> _Mean | None:

@@ -1,4 +1,4 @@
-"""Which parameters of a new block must be 0 so that the block adds nothing, found in the program.
+"""Which parameters of a new block must be 0 so that the block adds nothing.
 
 Going back from the outputs: a value does not feel the new block if it never met its parameters, or
 if none of its operands feels them. Where a branch of the new block joins the residual stream, one

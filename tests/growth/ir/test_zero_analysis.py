@@ -1,0 +1,44 @@
+"""Which parameters, at 0, keep a new block out of every result."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from tests.growth.ir.unknown import called_back, strange
+from trainkit.growth.ir.program import Folder
+from trainkit.growth.ir.zero_analysis import nearest_zeros
+
+X, UP, DOWN, BIAS = jnp.ones((2, 4)), jnp.ones((4, 8)), jnp.ones((8, 4)), jnp.ones(4)
+BLOCKS = {
+    "branch": (lambda x, up, down, bias: x + jnp.tanh(x @ up) @ down + bias, {2, 3}),
+    "gated": (lambda x, up, down, bias: x + jnp.tanh(bias) * jnp.cos(x @ up @ down), {3}),
+    "the nearest": (lambda x, up, down, bias: x + jnp.sin((x @ up) @ down) * 2, {2}),
+    "behind a maximum": (lambda x, up, down, b: x + jnp.max(x @ up @ down, 1)[:, None], {2}),
+    "of two cases": (lambda x, up, down, b: x + jnp.where(x > 0, x * b, x @ up @ down), {2, 3}),
+    "parts": (lambda x, up, down, b: x + jnp.concatenate([x[:, :2] * b[:2]] * 2, 1), {3}),
+    "a loop over what is carried": (
+        lambda x, up, down, b: x + lax.scan(lambda c, _: (c * 2, None), x * b, None, 2)[0],
+        {3},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_nearest(name):
+    block, wanted = BLOCKS[name]
+    leaves = (X, UP, DOWN, BIAS)
+    found = nearest_zeros(Folder().flatten(jax.make_jaxpr(block)(*leaves)), {1, 2, 3})
+    assert found == wanted
+    assert (block(*(0 * v if i in found else v for i, v in enumerate(leaves))) == X).all()
+
+
+@pytest.mark.parametrize("fn", [strange, called_back])
+def test_what_is_unknown_does_not_keep_zero(fn):
+    """A known function between two factors is 0 by the nearer; behind an unknown one that is not
+    said, and what is named is the factor that makes 0 of it."""
+    block = lambda x, far, near: x + jnp.sin(x * far) * fn(x * near)
+    program = Folder().flatten(jax.make_jaxpr(block)(*[jnp.ones(3)] * 3))
+    assert nearest_zeros(program, {1, 2}) == {1}
+    plain = lambda x, far, near: x + jnp.sin(jnp.sin(x * far)) * jnp.sin(x * near)
+    assert nearest_zeros(Folder().flatten(jax.make_jaxpr(plain)(*[jnp.ones(3)] * 3)), {1, 2}) == {2}
