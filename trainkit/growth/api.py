@@ -139,8 +139,8 @@ class Plan(PlanData):
         (4, 2, 3)
         """
         trees = jax.tree.structure(dense), jax.tree.structure(mixture)
-        leaves = [list(named_leaves(tree).items()) for tree in (dense, mixture)]
-        return cls.of(upcycled(*leaves, trees, names or {}))
+        old, new = (list(named_leaves(tree).items()) for tree in (dense, mixture))
+        return cls.of(upcycled(old, new, trees, names or {}))
 
     def to_json(self) -> str:
         """The plan as JSON text."""

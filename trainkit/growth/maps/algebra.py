@@ -111,7 +111,9 @@ def column_sums(
         return np.ones(n)
     found, old = along(axis, n, gradient=gradient, new=new), axis.source >= 0
     sums = np.bincount(axis.source[old], found.factor[old], n)
-    return sums if found.mean is None else sums + found.mean * np.sum(found.fill)
+    if found.mean is None or found.fill is None:
+        return sums
+    return sums + found.mean * np.sum(found.fill)
 
 
 def row_sums(axis: AxisMap | None, n: int, *, gradient: float = 0.0) -> np.ndarray:

@@ -71,10 +71,13 @@ def _with_rows(leaf: LeafPlan, found: LeafMap) -> LeafMap:
 
 def _leaf(drawn: _Drawn, leaf: LeafPlan) -> LeafMap:
     matrix = sum(n > 1 for n in leaf.small) > 1
-    found = [axis and _axis(drawn, axis, len(leaf.big), matrix) for axis in leaf.axes]
-    exact = all(axis is None or axis[1] for axis in found)
+    found = [
+        (None, True) if axis is None else _axis(drawn, axis, len(leaf.big), matrix)
+        for axis in leaf.axes
+    ]
+    exact = all(is_exact for _, is_exact in found)
     return LeafMap(
-        tuple(axis and axis[0] for axis in found),
+        tuple(axis for axis, _ in found),
         leaf.weight,
         1.0 / leaf.weight,
         leaf.shift,

@@ -174,9 +174,9 @@ class Transition:
         whole: dict[str, Any] = {"forward_error": {dtype: found.pop("forward_error")}}
         if self.growth.map.leaves and jax.process_count() == 1:
             sides = _side(self.small, small), _side(self.big, big)
-            measured = (certify.Side(side.outputs, side.state) for side in sides)
+            before, after = (certify.Side(side.outputs, side.state) for side in sides)
             tx = self.big.recipe.tx
-            certificate = certify.certify(self.growth.map, *measured, (batch,), tx)
+            certificate = certify.certify(self.growth.map, before, after, (batch,), tx)
             whole = json.loads(certificate.to_json())
         return {**whole, **found}
 
