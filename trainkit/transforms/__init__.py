@@ -49,13 +49,14 @@ from trainkit.transforms.optimizers.descent import (
     scale_by_learning_rate,
     sgd,
 )
-from trainkit.transforms.optimizers.matrix import SoapState, adafactor, muon, soap
+from trainkit.transforms.optimizers.matrix import adafactor, muon
 from trainkit.transforms.optimizers.products import conjugate_gradient, gnvp, hvp, linearised
 from trainkit.transforms.optimizers.schedule_free import (
     schedule_free,
     schedule_free_adamw,
     schedule_free_params,
 )
+from trainkit.transforms.optimizers.soap import SoapState, soap
 from trainkit.transforms.penalties import (
     add_decayed_weights,
     decay_mask,
