@@ -6,7 +6,7 @@ import pytest
 from jax import lax
 from jax.extend.core import Primitive
 
-from trainkit._core.jaxprs import opened
+from trainkit._core.compat import opened
 from trainkit.growth.ir.program import Const, Folder
 
 X = jnp.ones(3)

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from trainkit._core.jaxprs import AnyJaxpr, at_line
+from trainkit._core.compat import AnyJaxpr
+from trainkit._core.jaxprs import at_line
 from trainkit.growth.ir.program import Const, Equation, Folder, Program
 from trainkit.growth.ir.source_lines import where
 

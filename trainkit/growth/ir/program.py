@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from trainkit._core.jaxprs import AnyJaxpr, opened
+from trainkit._core.compat import AnyJaxpr, expanded, opened
+from trainkit._core.jaxprs import at_line, held
 from trainkit.growth.ir.lookups import from_the_end, row
 from trainkit.growth.ir.primitives import traits
 from trainkit.growth.ir.variance import centred
@@ -116,8 +117,10 @@ class Folder:
         for eqn in jaxpr.eqns:
             step = Equation(eqn, [read(v) for v in eqn.invars], [], calls)
             known = traits(step)
-            if known.call in step.params:
-                results = self.run(eqn.params[known.call], step.ins, out, (*calls, eqn))
+            if known.call:
+                results = self.run(held(eqn), step.ins, out, (*calls, eqn))
+            elif (body := expanded(eqn)) is not None:
+                results = self.run(at_line(body, eqn), step.ins, out, (*calls, eqn))
             elif step.name == "custom_linear_solve":
                 results = self.run(*_solution(step), out, (*calls, eqn))
             elif known.identity or _converts_nothing(eqn):
@@ -241,14 +244,6 @@ class Fresh:
 
     def __init__(self, aval):
         self.aval = aval
-
-
-def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
-    """How many operands of a scan are constants and how many are carried."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    consts, carried, _ = params["ft_in"].unpack()  # JAX 0.12 and later
-    return len(consts), len(carried)
 
 
 def _literal(atom: core.Literal) -> Any:

@@ -7,7 +7,7 @@ import os
 import jax
 import numpy as np
 
-from trainkit._core.jaxprs import AnyJaxpr
+from trainkit._core.compat import AnyJaxpr
 from trainkit.growth.ir.program import Const, Equation
 
 _JAX = os.path.dirname(jax.__file__) + os.sep
