@@ -224,7 +224,7 @@ def _closed(jaxpr):
 
 
 def _scan(params, ins):
-    from trainkit.growth.ir.program import scan_counts
+    from trainkit._core.compat import scan_counts
 
     consts, carries = scan_counts(params)
     fixed, carry, xs = ins[:consts], ins[consts : consts + carries], ins[consts + carries :]
