@@ -152,12 +152,19 @@ _vmapped = jax.custom_batching.custom_vmap(jnp.tanh)
 _vmapped.def_vmap(lambda size, batched, x: (jnp.tanh(x), batched[0]))
 _sample("custom_vmap_call", _vmapped, A)
 
+_sample("pure_callback", lambda x: jax.pure_callback(np.sin, x, x), A)
+
+FOREIGN = (
+    "io_callback debug_callback debug_print buffer_callback ffi_call call_exported "
+    "custom_partitioning inspect_sharding tpu_custom_call"
+)
 # Primitives without a sample: where they come from.
 ELSEWHERE = {
     "pvary": "inside of shard_map alone",
     "reshard": "under a mesh with explicit axes",
     "layout_constraint": "on a device with layouts",
     "closed_call": "JAX's own transformations, up to 0.10",
+    **dict.fromkeys(FOREIGN.split(), "runs what is not JAX: no trait but that"),
     "relayout": "for a device with layouts, since 0.12",
     "xla_metadata_value": "a remark to the compiler",
     "xla_metadata_call": "a remark to the compiler, since 0.12",

@@ -187,7 +187,7 @@ def test_what_depends_on_dtypes_and_parameters(x64):
 
 
 def test_nothing_is_known_of_what_is_not_in_the_table():
-    strange = SimpleNamespace(name="pure_callback", params={}, ins=[None, None])
+    strange = SimpleNamespace(name="not a primitive", params={}, ins=[None, None])
     assert traits(strange) == UNKNOWN
     assert not primitives.zero_result(strange, [True, True])
     assert primitives.summed(strange, 0) == ()

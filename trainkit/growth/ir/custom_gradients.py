@@ -15,9 +15,10 @@ import numpy as np
 
 from trainkit._core.compat import AnyJaxpr, own_gradient
 from trainkit._core.jaxprs import equations
+from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.dataflow import Lattice, run
 from trainkit.growth.ir.primitives import traits, zero_result
-from trainkit.growth.ir.program import Const, Folder
+from trainkit.growth.ir.program import Folder
 
 PyTree = Any
 

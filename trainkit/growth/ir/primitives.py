@@ -69,6 +69,7 @@ class Traits:
       sign: "positive" or "not negative" where every result is that is real.
       finite: the operands at which it is known to be finite: "all", those that are "not negative",
         or "zero" alone.
+      foreign: it runs what is not JAX, which a plan never does.
       sums: for each operand the dimensions that the result has not, because it is reduced or
         contracted over them.
     """
@@ -87,6 +88,7 @@ class Traits:
     increasing: bool = False
     sign: Literal["positive", "not negative"] | None = None
     finite: Finite | None = None
+    foreign: bool = False
     sums: Dims = lambda params: ()
 
 
@@ -105,6 +107,11 @@ def traits(equation: Any) -> Traits:
     found = TABLE.get(equation.name, UNKNOWN)
     refine = _REFINED.get(equation.name)
     return found if refine is None else refine(found, equation)
+
+
+def foreign(name: str) -> bool:
+    """Whether a primitive runs what is not JAX."""
+    return TABLE.get(name, UNKNOWN).foreign
 
 
 def zero_result(equation: Any, zeros: Sequence[bool]) -> bool:
@@ -159,6 +166,8 @@ TABLE: dict[str, Traits] = {
              "composite xla_metadata_call", call=True),
     **_named("copy name optimization_barrier sharding_constraint reshard device_put pvary "
              "layout_constraint relayout xla_metadata_value", identity=True),
+    **_named("pure_callback io_callback debug_callback debug_print buffer_callback ffi_call "
+             "call_exported custom_partitioning inspect_sharding tpu_custom_call", foreign=True),
     # Elements in other places.
     **_named("reshape transpose broadcast_in_dim squeeze rev tile",
              move="whole", chooses=True, linear=FIRST),
