@@ -14,8 +14,12 @@ import trainkit
 import trainkit.transforms as tt
 from tests.growth.catalogue import grow_params, mlp_growth, mlp_params
 from tests.growth.opt_state.test_exact import train
-from trainkit.growth import AxisGrowth, GrowthError, LeafGrowth, exact, grow_opt_state
-from trainkit.growth.opt_state.slots import OURS
+from trainkit.growth import GrowthError
+from trainkit.growth.maps.growth_map import MapData
+from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
+from trainkit.growth.opt_state.exact import exact
+from trainkit.growth.opt_state.grow import grow_opt_state
+from trainkit.growth.opt_state.table import OURS
 from trainkit.transforms.wrappers.quantise import Quantised, dequantise
 
 EVEN, UNEVEN = [0, 1, 2, 3, 0, 1, 2, 3], [0, 1, 2, 3, 3, 0, 3]
@@ -101,10 +105,35 @@ def _is_soap(x):
 
 def test_soap_across_its_limit():
     tx = tt.soap(1e-2, max_precond_dim=6)
-    axis = AxisGrowth(np.array([0, 1, 2, 3] * 2), np.ones(8), np.full(8, 0.5))
+    axis = AxisMap(np.array([0, 1, 2, 3] * 2), np.ones(8), np.full(8, 0.5))
     params, big = {"w": jnp.ones((4, 4))}, {"w": jnp.ones((4, 8))}
     with pytest.raises(GrowthError, match="max_precond_dim"):
-        grow_opt_state(tx, tx.init(params), {"w": LeafGrowth((None, axis))}, params, big)
+        grow_opt_state(tx, tx.init(params), MapData({"w": LeafMap((None, axis))}), params, big)
+
+
+def test_stacked_states_grow_as_those_of_their_layers_or_are_refused():
+    axis = AxisGrowth(np.array([0, 1, 2, 0, 1, 2]), np.ones(6), np.full(6, 0.5))
+    params, big = {"w": jnp.ones((2, 4, 3))}, {"w": jnp.ones((2, 4, 6))}
+    grads = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3)))}
+    layer = lambda tree, i: jax.tree.map(lambda x: x[i], tree)
+
+    def grown(tx, growth, params, big, grads):
+        _, state = tx.update(grads, tx.init(params), params)
+        return grow_opt_state(tx, state, {"w": LeafGrowth(growth)}, params, big)
+
+    for make in (lambda **s: tt.novograd(0.1, **s), lambda **s: tt.lamb(0.1, **s)):
+        found = grown(make(stacked={"w": 1}), (None, None, axis), params, big, grads)
+        for i in range(2):
+            own = [layer(tree, i) for tree in (params, big, grads)]
+            wanted = jax.tree.leaves(grown(make(), (None, axis), *own))
+            for f, w in zip(jax.tree.leaves(found), wanted, strict=True):
+                np.testing.assert_allclose(f if f.ndim == 0 else f[i], w, atol=1e-12)
+    for tx, message in (
+        (tt.soap(0.1, stacked={"w": 1}), "each layer of a stack"),
+        (tt.adafactor(0.1, min_dim_size_to_factor=2, stacked={"w": 1}), r"becomes \(1,\)"),
+    ):
+        with pytest.raises(GrowthError, match=message):
+            grown(tx, (None, None, axis), params, big, grads)
 
 
 def test_every_state_class_of_ours_is_known():

@@ -14,7 +14,7 @@ from trainkit.growth.axes.reading import grown_leaves
 HINT = (
     "choose by top_k, and read its indices by one_hot, by indexing, take_along_axis or a scatter "
     "into the axis they come from; or keep that axis (experts) as it is. Where copies are known to "
-    "be treated alike: trainkit.growth.plan.experts.more_experts"
+    "be treated alike: trainkit.growth.Plan.of_experts"
 )
 
 
