@@ -30,7 +30,7 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-SAMPLE = 10  # of the slow tests, one in this many runs by default
+SAMPLE = 40  # of the slow tests, one in this many runs by default
 
 
 def pytest_addoption(parser):
@@ -74,6 +74,15 @@ def x64():
     """Runs the test in float64 mode and puts float32 back afterwards."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def optimised():
+    """Compiles the test's programs as users' are: for what XLA's optimizations do to numbers."""
+    before = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True, scope="module")
