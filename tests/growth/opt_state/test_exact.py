@@ -133,7 +133,7 @@ def test_known_factors():
     """SGD: lr·c/f. AdamW: lr·c with ε·f. Lion: lr·c. As the calculus has them."""
     growth, params = mlp_growth(EVEN), mlp_params(N)
     big = grow_params(params, growth)
-    grads = jax.grad(loss)(big, 0.0)
+    grads = jax.jit(jax.grad(loss))(big, 0.0)
     c, f = 1 / 2, 1 / 2  # mid/w: read by two, written by two
     g = grads["mid"]["w"]
     for tx, expected in [
@@ -149,7 +149,7 @@ def test_known_factors():
 def test_anneals_to_plain():
     tx, growth, params = optax.adam(LR), mlp_growth(EVEN), mlp_params(N)
     big = grow_params(params, growth)
-    grads = jax.grad(loss)(big, 0.0)
+    grads = jax.jit(jax.grad(loss))(big, 0.0)
     follow = exact(tx, growth, params, anneal=4)
     update = jax.jit(follow.update)
     one_exact, _ = exact(tx, growth, params).update(grads, tx.init(big), big)
