@@ -109,6 +109,7 @@ OTHERS: dict[str, tuple[Any, list[str]]] = {
             "scale_by_path",
             "layerwise_decay",
             "decay_mask",
+            "decay_table",
             "unfreeze_at",
             "gradual_unfreezing",
         ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -27,3 +29,28 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
     {'a/w': 1.0, 'b': 2.0}
     """
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def compiled(patterns: Iterable[str]) -> list[re.Pattern[str]]:
+    """Regular expressions that are searched for in names, the first that is found deciding.
+
+    Raises:
+      ValueError: one of them is none.
+    """
+    made = []
+    for pattern in patterns:
+        try:
+            made.append(re.compile(pattern))
+        except (re.error, TypeError) as error:
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}.") from error
+    return made
+
+
+def some(names: Sequence[str]) -> str:
+    """A few of the names and how many more there are, for messages.
+
+    >>> some(["a", "b"]), some(list("abcdefgh"))
+    ("'a', 'b'", "'a', 'b', 'c', 'd', 'e', 'f' and 2 more")
+    """
+    shown = ", ".join(repr(name) for name in names[:6])
+    return shown + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from trainkit.adapters.layers import layers_of
 from trainkit.step.loss import Loss
 from trainkit.step.precision import at_least_float32
 from trainkit.step.state import TrainState
@@ -65,6 +66,16 @@ class Model:
         return self.apply(
             state.params, state.model_state, self.inputs(batch), state.rng, train=False
         )[0]
+
+    def stacked(self, batch: PyTree) -> dict[str, int]:
+        """The `stacked` of this model for rules that work leaf by leaf: its layers in scans.
+
+        That is {expression for a leaf: number of leading layer axes}, {} without scans. It is found
+        in the program of `init`, as with `flax.linen.scan`; an NNX module is initialised already.
+
+            tx = trainkit.transforms.muon(1e-3, stacked=model.stacked(batch))
+        """
+        return layers_of(self.init, jax.random.key(0), batch)
 
     def state(
         self, tx: optax.GradientTransformation, batch: PyTree, rng: jax.Array | int = 0

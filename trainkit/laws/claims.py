@@ -22,6 +22,8 @@ CLAIMS: dict[str, str] = {
     "clip": 'never longer than a bound; {"norm": "global"|"element"|"leaf rms", "bound": b}',
     "accumulation": "k micro-gradients are one step with their mean; "
     '{"k": k, "inner": tx, "weight": the name of the argument that weighs them}',
+    "stacked": "layers kept in one leaf move as they do one by one; the value is a function from "
+    "{expression: number of leading layer axes} to the rule",
     "guard": "a non-finite gradient changes nothing",
     "commutes with": "chained before or after this transformation it is the same",
     "adapts": "neither stalls nor blows up under constant gradients",

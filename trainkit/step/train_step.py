@@ -54,9 +54,10 @@ def make_train_step(
 
     Args:
       loss_fn: `(params, model_state, batch, rng) -> Loss`, a pure function.
-      tx: a gradient transformation. Those that take them are given `value` = L, `grad` = g and
-        `value_fn`, the function L of the parameters over this step's whole batch: what line
-        searches and rules of the second order want. Nobody pays for what is not called.
+      tx: a gradient transformation. Those that take them are given `value` = L, `grad` = g,
+        `value_fn`, the function L of the parameters over this step's whole batch (what line
+        searches and rules of the second order want; nobody pays for what is not called), and
+        `weight` = Σ weight, by which `trainkit.transforms.accumulate` weighs its steps.
       placement: "single", "pmap", "shard_map", "jit" (batch sharded, state replicated), "fsdp"
         (state sharded by size), a `jax.sharding.Mesh`, or an object from `trainkit.placement`.
       devices: how many devices, or which; `None` for all (for "single" the first).

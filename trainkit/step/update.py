@@ -42,7 +42,13 @@ def make_update(
         # raise, and a user who is strict about a model cannot mend that.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = transform(
-                grads, state.opt_state, state.params, value=loss, grad=grads, value_fn=value_fn
+                grads,
+                state.opt_state,
+                state.params,
+                value=loss,
+                grad=grads,
+                value_fn=value_fn,
+                weight=sums.weight,
             )
             values = {name: jnp.asarray(fn(state.step)) for name, fn in schedules.items()}
         validation.same_structure(state.opt_state, opt_state, "opt_state", "tx.update")

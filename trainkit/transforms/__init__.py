@@ -15,6 +15,7 @@ from trainkit.transforms.clipping import (
     clip_by_value,
     safe_norm,
 )
+from trainkit.transforms.masks import decay_mask, decay_table
 from trainkit.transforms.noise import NoiseState, gradient_noise, sgld
 from trainkit.transforms.optimizers.adaptive import (
     adabelief,
@@ -49,16 +50,16 @@ from trainkit.transforms.optimizers.descent import (
     scale_by_learning_rate,
     sgd,
 )
-from trainkit.transforms.optimizers.matrix import SoapState, adafactor, muon, soap
+from trainkit.transforms.optimizers.matrix import adafactor, muon
 from trainkit.transforms.optimizers.products import conjugate_gradient, gnvp, hvp, linearised
 from trainkit.transforms.optimizers.schedule_free import (
     schedule_free,
     schedule_free_adamw,
     schedule_free_params,
 )
+from trainkit.transforms.optimizers.soap import SoapState, soap
 from trainkit.transforms.penalties import (
     add_decayed_weights,
-    decay_mask,
     decoupled_weight_decay,
     l1,
     l2,
@@ -136,6 +137,7 @@ __all__ = [
     "clip_by_value",
     "conjugate_gradient",
     "decay_mask",
+    "decay_table",
     "decoupled_weight_decay",
     "dequantise",
     "dynamic_gd",

@@ -17,6 +17,7 @@ import optax
 from trainkit._core import validation
 from trainkit._core.dtypes import scalar_like, widest
 from trainkit.transforms.rule import rule
+from trainkit.transforms.stacks import per_tensor
 
 PyTree = Any
 
@@ -89,6 +90,7 @@ def clip_by_value(max_value: float) -> optax.GradientTransformation:
 
 
 @rule
+@per_tensor
 def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
     """Clips each leaf by its own norm: g ← g · min(1, c/‖g‖₂).
 
@@ -122,6 +124,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 @rule(needs_params=True)
+@per_tensor
 def clip_adaptive(clipping: float, eps: float = 1e-3) -> optax.GradientTransformation:
     """Adaptive clipping: each unit's gradient to at most λ times the norm of its own weights.
 
@@ -153,6 +156,7 @@ def clip_adaptive(clipping: float, eps: float = 1e-3) -> optax.GradientTransform
 
 
 @rule
+@per_tensor
 def centralize(output_axis: int = -1) -> optax.GradientTransformation:
     """Gradient centralisation: each output unit's gradient minus its mean over the inputs.
 

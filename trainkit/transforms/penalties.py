@@ -1,8 +1,7 @@
-"""Penalties on the weights: coupled and decoupled decay, L1, L2, and which leaves they spare."""
+"""Penalties on the weights: coupled and decoupled decay, L1 and L2."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import jax
@@ -10,30 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from trainkit._core.dtypes import scalar_like
-from trainkit._core.paths import path_name
 from trainkit.transforms.rule import rule
 
 PyTree = Any
-
-
-def decay_mask(
-    params: PyTree,
-    *,
-    exclude: str = r"(^|[/_.])(bias|b|scale|gamma|beta|norm|layernorm|batchnorm)\d*($|[/_.])",
-) -> PyTree:
-    """Which leaves to decay: matrices and kernels, not biases, norm scales or other vectors.
-
-    A leaf decays where it has two axes or more and its path does not match `exclude` (searched for,
-    without case). Give it to any rule as `mask=decay_mask`.
-
-    >>> import jax.numpy as jnp
-    >>> decay_mask({"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}})
-    {'dense': {'bias': False, 'kernel': True}}
-    """
-    pattern = re.compile(exclude, re.IGNORECASE)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, p: jnp.ndim(p) >= 2 and not pattern.search(path_name(path)), params
-    )
 
 
 def _masked(function: Any, mask: Any) -> optax.GradientTransformation:

@@ -111,6 +111,31 @@ def test_soap_across_its_limit():
         grow_opt_state(tx, tx.init(params), MapData({"w": LeafMap((None, axis))}), params, big)
 
 
+def test_stacked_states_grow_as_those_of_their_layers_or_are_refused():
+    axis = AxisGrowth(np.array([0, 1, 2, 0, 1, 2]), np.ones(6), np.full(6, 0.5))
+    params, big = {"w": jnp.ones((2, 4, 3))}, {"w": jnp.ones((2, 4, 6))}
+    grads = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3)))}
+    layer = lambda tree, i: jax.tree.map(lambda x: x[i], tree)
+
+    def grown(tx, growth, params, big, grads):
+        _, state = tx.update(grads, tx.init(params), params)
+        return grow_opt_state(tx, state, {"w": LeafGrowth(growth)}, params, big)
+
+    for make in (lambda **s: tt.novograd(0.1, **s), lambda **s: tt.lamb(0.1, **s)):
+        found = grown(make(stacked={"w": 1}), (None, None, axis), params, big, grads)
+        for i in range(2):
+            own = [layer(tree, i) for tree in (params, big, grads)]
+            wanted = jax.tree.leaves(grown(make(), (None, axis), *own))
+            for f, w in zip(jax.tree.leaves(found), wanted, strict=True):
+                np.testing.assert_allclose(f if f.ndim == 0 else f[i], w, atol=1e-12)
+    for tx, message in (
+        (tt.soap(0.1, stacked={"w": 1}), "each layer of a stack"),
+        (tt.adafactor(0.1, min_dim_size_to_factor=2, stacked={"w": 1}), r"becomes \(1,\)"),
+    ):
+        with pytest.raises(GrowthError, match=message):
+            grown(tx, (None, None, axis), params, big, grads)
+
+
 def test_every_state_class_of_ours_is_known():
     found = set()
     for package in (tt, importlib.import_module("trainkit.growth")):

@@ -11,6 +11,7 @@ from trainkit.laws.families.algebra import (
     composition,
     decay,
     guarding,
+    stacking,
     symmetry,
 )
 from trainkit.laws.families.numbers import (
@@ -40,7 +41,8 @@ HEADINGS = {
     "algebra": ("the algebra of gradient transformations",
                 "1e-5 relative, 1e-6 of the largest entry",
                 "other programs round differently; float32 has 6e-8 a step",
-                (composition, batching, symmetry, decay, clipping, accumulation, guarding)),
+                (composition, batching, symmetry, decay, clipping, accumulation, guarding,
+                 stacking)),
     "numbers": ("", "", "", (agreement, precision, edges, descent, line_search, noise)),
     "placement and persistence": (
         "", "", "", (collectives, devices, persistence, growth, injection)),

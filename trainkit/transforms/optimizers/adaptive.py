@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from trainkit.transforms.rule import rule
+from trainkit.transforms.stacks import per_tensor
 
 ScalarOrSchedule = Any
 
@@ -167,9 +168,9 @@ amsgrad = rule(optax.amsgrad)
 nadam = rule(optax.nadam, name="nadam")
 nadamw = rule(optax.nadamw, needs_params=True, name="nadamw")
 yogi = rule(optax.yogi)
-novograd = rule(optax.novograd, needs_params=True)
-lamb = rule(optax.lamb, needs_params=True)
-lars = rule(optax.lars, needs_params=True)
+novograd = rule(per_tensor(optax.novograd), needs_params=True)
+lamb = rule(per_tensor(optax.lamb), needs_params=True)
+lars = rule(per_tensor(optax.lars), needs_params=True)
 
 
 @rule

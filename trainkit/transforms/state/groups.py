@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from trainkit._core import validation
 from trainkit._core.dtypes import own, scalar_like
-from trainkit._core.paths import path_name
+from trainkit._core.paths import compiled, path_name, some
+from trainkit.transforms.stacks import Stacked, layer_axes, left_out
 from trainkit.transforms.state.named import injected
 
 PyTree = Any
@@ -51,7 +55,7 @@ def assign(rules: Sequence[tuple[str, Any]], params: PyTree) -> PyTree:
         numbers.append(hits[0] if hits else -1)
     if missing:
         raise ValueError(
-            f"no rule matches {_some(missing)}; end the rules with ('.*', …), or with "
+            f"no rule matches {some(missing)}; end the rules with ('.*', …), or with "
             "('.*', None) to freeze the rest."
         )
     for i, pattern in enumerate(patterns):
@@ -60,7 +64,7 @@ def assign(rules: Sequence[tuple[str, Any]], params: PyTree) -> PyTree:
             why = (
                 "matches only parameters that an earlier rule takes: put it first"
                 if late
-                else f"matches none of the parameters {_some(names)}"
+                else f"matches none of the parameters {some(names)}"
             )
             raise ValueError(f"the rule {pattern.pattern!r} {why}.")
     return jax.tree.unflatten(jax.tree.structure(params), numbers)
@@ -152,8 +156,8 @@ def _of_a_part(tx: optax.GradientTransformation) -> optax.GradientTransformation
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> Any:
         if extra.get("grad") is not None:
-            part = lambda u, g: u if _left_out(u) else g
-            extra["grad"] = jax.tree.map(part, updates, extra["grad"], is_leaf=_left_out)
+            part = lambda u, g: u if left_out(u) else g
+            extra["grad"] = jax.tree.map(part, updates, extra["grad"], is_leaf=left_out)
         return tx.update(updates, state, params, **extra)
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
@@ -161,11 +165,7 @@ def _of_a_part(tx: optax.GradientTransformation) -> optax.GradientTransformation
 
 def _filled(part: PyTree, whole: PyTree) -> PyTree:
     """The tree of which a group knows a part, the rest from `whole`."""
-    return jax.tree.map(lambda p, w: w if _left_out(p) else p, part, whole, is_leaf=_left_out)
-
-
-def _left_out(leaf: Any) -> bool:
-    return isinstance(leaf, optax.MaskedNode)
+    return jax.tree.map(lambda p, w: w if left_out(p) else p, part, whole, is_leaf=left_out)
 
 
 def scale_by_path(
@@ -201,44 +201,70 @@ def scale_by_path(
 
 
 def layerwise_decay(
-    layers: Sequence[str], decay: float = 0.75
+    layers: Sequence[str], decay: float = 0.75, *, stacked: Stacked = None
 ) -> optax.GradientTransformationExtraArgs:
     """Layer-wise learning-rate decay: layer i of n, from the input, learns at decay^(n−1−i).
 
-    `layers` are regular expressions from the input to the output, the output's factor being 1.
+    `layers` are regular expressions from the input to the output, the output's factor being 1. One
+    that finds leaves which are `stacked` stands for as many layers as these hold, in their order.
     Last in a chain. Not in Optax.
 
     Raises:
-      ValueError: a decay outside (0, 1], no layers; at `init`, parameters in no layer and layers
-        without parameters.
+      ValueError: a decay outside (0, 1], no layers; at `init`, parameters in no layer, layers
+        without parameters, leaves of one expression that hold different numbers of layers.
 
     >>> import jax.numpy as jnp
-    >>> tx = layerwise_decay(["embed", "block_0", "block_1", "head"], decay=0.5)
-    >>> tree = {n: jnp.ones(()) for n in ("embed", "block_0", "block_1", "head")}
-    >>> {k: float(v) for k, v in tx.update(tree, tx.init(tree))[0].items()}
-    {'block_0': 0.25, 'block_1': 0.5, 'embed': 0.125, 'head': 1.0}
+    >>> tx = layerwise_decay(["embed", "blocks", "head"], 0.5, stacked={"blocks": 1})
+    >>> tree = {"embed": jnp.ones(()), "blocks": jnp.ones(2), "head": jnp.ones(())}
+    >>> {k: v.tolist() for k, v in tx.update(tree, tx.init(tree))[0].items()}
+    {'blocks': [0.25, 0.5], 'embed': 0.125, 'head': 1.0}
 
     Clark et al., ELECTRA, 2020.
     """
     validation.number("decay", decay, "layerwise_decay", above=0, most=1)
-    n = len(layers)
-    return scale_by_path([(layer, decay ** (n - 1 - i)) for i, layer in enumerate(layers)])
+    rules = [(layer, None) for layer in layers]
+    _compiled(rules)
+
+    def factors(tree: PyTree) -> PyTree:
+        numbers, treedef = jax.tree.flatten(assign(rules, tree))
+        shapes = [
+            jnp.shape(x)[:n]
+            for x, n in zip(
+                jax.tree.leaves(tree), layer_axes(stacked, tree, "layerwise_decay"), strict=True
+            )
+        ]
+        held = dict(zip(numbers, shapes, strict=True))
+        for number, shape in zip(numbers, shapes, strict=True):
+            if shape != held[number]:
+                raise ValueError(
+                    f"layerwise_decay: the leaves of layer {layers[number]!r} hold layers of shape "
+                    f"{shape} and {held[number]}; give each its own expression."
+                )
+        sizes = [math.prod(held[i]) for i in range(len(layers))]
+        made = []
+        for number, shape in zip(numbers, shapes, strict=True):
+            above = sum(sizes[number:]) - 1 - np.arange(sizes[number])
+            made.append((decay ** above.astype(float)).reshape(shape))
+        return treedef.unflatten(made)
+
+    def init(params: PyTree) -> optax.EmptyState:
+        factors(params)
+        return optax.EmptyState()
+
+    def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> Any:
+        def one(u: jax.Array, factor: np.ndarray) -> jax.Array:
+            wide = factor.reshape(factor.shape + (1,) * (u.ndim - factor.ndim))
+            return jnp.asarray(wide, u.dtype) * u
+
+        return jax.tree.map(one, updates, factors(updates)), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _compiled(rules: Sequence[tuple[str, Any]]) -> list[re.Pattern[str]]:
     if not rules:
         raise ValueError("the list of rules is empty; give (regular expression, …) pairs.")
-    patterns = []
     for rule in rules:
         if not isinstance(rule, tuple | list) or len(rule) != 2:
             raise ValueError(f"a rule must be a pair of an expression and a value, not {rule!r}.")
-        try:
-            patterns.append(re.compile(rule[0]))
-        except (re.error, TypeError) as error:
-            raise ValueError(f"{rule[0]!r} is not a regular expression: {error}.") from error
-    return patterns
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:6])
-    return shown + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return compiled(pattern for pattern, _ in rules)

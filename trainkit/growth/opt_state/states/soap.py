@@ -45,6 +45,11 @@ def change(
         rank = len(spec.shape)
         values = [held[0][old], held[1][old]]
         matrices = [tuple(pick(slot, a) for a in range(rank)) for slot in held[2:]]
+        if any(m is not None and m.ndim != 2 for m in matrices[0]):
+            raise GrowthError(
+                f"{here}: it has bases for each layer of a stack, which SOAP's growth does not map",
+                hint="grow with reset=True",
+            )
         for a in range(rank):
             if (matrices[0][a] is None) != (_part(leaf, a) not in wanted):
                 raise GrowthError(

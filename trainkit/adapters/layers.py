@@ -1,0 +1,54 @@
+"""Which parameters a model keeps as a stack of layers: those that it makes in a scan."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
+
+from trainkit._core.jaxprs import bodies
+from trainkit._core.paths import named_leaves
+
+PyTree = Any
+
+
+def layers_of(init: Callable[..., tuple[PyTree, PyTree]], *args: Any) -> dict[str, int]:
+    """{expression for one leaf: number of leading layer axes} of the parameters `init` makes.
+
+    A parameter that every turn of a loop makes anew, as under `flax.linen.scan`, comes out of that
+    loop with an axis for the turns. What is shared by the turns comes from outside of it.
+
+    Raises:
+      ValueError: a layer axis that is not the first.
+    """
+    program, (params, _) = jax.make_jaxpr(init, return_shape=True)(*args)
+    names = named_leaves(params)
+    axes = {
+        name: _scans(program.jaxpr, out, name)
+        for name, out in zip(names, program.jaxpr.outvars, strict=False)
+    }
+    return {f"^{re.escape(name)}$": count for name, count in axes.items() if count}
+
+
+def _scans(jaxpr: core.Jaxpr, out: Any, name: str) -> int:
+    """In how many scans, one in the other, a value of a program is made."""
+    made = next((eqn for eqn in jaxpr.eqns if any(v is out for v in eqn.outvars)), None)
+    if made is None:
+        return 0
+    if made.primitive.name == "transpose":
+        if _scans(jaxpr, made.invars[0], name):
+            raise ValueError(
+                f"the layers of {name!r} are not along its first axis; give the scan "
+                'variable_axes={"params": 0}.'
+            )
+        return 0
+    inner, at = bodies(made), [v is out for v in made.outvars].index(True)
+    if len(inner) != 1 or len(inner[0].outvars) != len(made.outvars):
+        return 0
+    if made.primitive.name != "scan":
+        return _scans(inner[0], inner[0].outvars[at], name)
+    stacked = at >= made.params["num_carry"]
+    return 1 + _scans(inner[0], inner[0].outvars[at], name) if stacked else 0
