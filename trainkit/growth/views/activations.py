@@ -14,9 +14,10 @@ from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.reading import coordinate, grown_leaves, leaves
 from trainkit.growth.errors import GrowthError, settled
+from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.dataflow import dependent
 from trainkit.growth.ir.primitives import NONE, summed, traits
-from trainkit.growth.ir.program import Const, Program
+from trainkit.growth.ir.program import Program
 from trainkit.growth.ir.trace import named_shapes, shape_of, structs, traced_program
 from trainkit.growth.plan.data import PlanData
 from trainkit.growth.plan.validation import check_shapes

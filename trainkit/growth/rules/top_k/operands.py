@@ -29,7 +29,8 @@ def numbers(value: Value, axis: Axis) -> int | None:
         ahead = [-1 if e == d else 1 for e in range(len(value.axes))]
         counted = (np.arange(c.shape[d]).reshape(ahead) for c in value.const)
         if all(
-            np.array_equal(c.value, np.broadcast_to(n, c.shape))
+            c.core_shape[d] == c.shape[d]
+            and np.array_equal(c.core, np.broadcast_to(n, c.core_shape))
             for c, n in zip(value.const, counted, strict=True)
         ):
             return d
