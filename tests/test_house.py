@@ -66,9 +66,6 @@ MAY_KNOW = {
 }
 CROWDED = 15  # modules in one folder
 
-# Modules and functions that are long and do not say why. The list can only get shorter.
-LONG = "growth.rules.top_k.indices"
-
 
 def name_of(path):
     parts = path.relative_to(ROOT).with_suffix("").parts
@@ -202,7 +199,7 @@ def test_what_is_long_says_why():
             body = "\n".join(lines[node.lineno - 1 : node.end_lineno])
             if length > LONG_FUNCTION and not REASON.search(body):
                 wrong.append(f"{name}.{node.name}".removeprefix("trainkit."))
-    assert sorted(wrong) == sorted(LONG.split())
+    assert wrong == []
 
 
 def rooms():
