@@ -32,7 +32,7 @@ import optax
 
 from experiments.progressive_lm.model import Transformer
 from trainkit.data import shakespeare
-from trainkit.growth import exact, grow_with_details
+from trainkit.growth import grow
 from trainkit.step.state import TrainState
 
 AFTER, BATCH, LENGTH, WARM_UP = 50, 16, 64, 30
@@ -98,11 +98,9 @@ def one_seed(tx, tokens: np.ndarray, vocabulary: int, seed: int, pretrain: int):
     excess = {}
     for name, (size, how) in GROWTHS.items():
         big = Transformer(vocabulary, *size)
-        grown = grow_with_details(
-            state, small, big, data[0, :, :-1], tx=tx, how=how, key=jax.random.key(seed)
-        )
-        follow = exact(tx, grown.growth, state.params, anneal=AFTER, origin=grown.origin)
-        start = grown.state
+        options = {"tx": tx, "how": how, "key": jax.random.key(seed), "with_map": True}
+        start, way = grow(state, small, big, data[0, :, :-1], **options)
+        follow = way.under("params").exact(tx, anneal=AFTER)
         fresh = start.replace(opt_state=tx.init(start.params))
         zeroed = start.replace(opt_state=old_count(start.opt_state))
         annealed = start.replace(

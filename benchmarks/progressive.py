@@ -29,7 +29,7 @@ from trainkit.progressive import Stage, progressive, triggers
 from trainkit.progressive.background import Background
 from trainkit.progressive.stages.prepared import PreparedStage, Recipe
 from trainkit.progressive.transition.grow import grown
-from trainkit.progressive.transition.switch import Passage
+from trainkit.progressive.transition.switch import Transition
 
 LENGTH, BATCH, SMALL, SEEDS = 64, 16, (32, 2), 3
 GROWTHS = 10  # of which the gap is measured, each in a run of its own
@@ -146,13 +146,13 @@ def switch(size: str, times: int = 20) -> tuple[list[float], float]:
         grow=grown,
     )
     small, big = (PreparedStage(recipe, Stage(model(*m)), k) for k, m in enumerate((before, after)))
-    passage = Passage(small, big).compile().rehearse()
+    transition = Transition(small, big).compile().rehearse()
     state = small.fresh()
     first, ordinary = [], []
     for _ in range(times):
         state, _ = jax.block_until_ready(small.step(state, next(stream)))
         begin = time.perf_counter()
-        grew, _ = passage(state)
+        grew, _ = transition(state)
         grew, _ = jax.block_until_ready(big.step(grew, next(stream)))
         first.append(time.perf_counter() - begin)
         for _ in range(3):
@@ -194,8 +194,8 @@ def spikes() -> dict[str, list[float]]:
         alone = follow(small, state, batches)
         for name, (module, options) in recipes.items():
             big = PreparedStage(recipe, Stage(module, **options), 1)
-            passage = Passage(small, big)
-            after = big.step.place(jax.jit(passage.apply)(state))
+            transition = Transition(small, big)
+            after = big.step.place(jax.jit(transition.apply)(state))
             excess = np.mean(np.subtract(follow(big, after, batches), alone))
             rows.setdefault(name, []).append(float(excess))
     return rows

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 from jax.sharding import PartitionSpec
 
-from trainkit._core.jaxprs import AnyJaxpr, bodies
+from trainkit._core.compat import AnyJaxpr
+from trainkit._core.jaxprs import bodies
 
 PyTree = Any
 

@@ -25,7 +25,7 @@ from trainkit.progressive import Stage
 from trainkit.progressive.stages.pace import NEVER
 from trainkit.progressive.stages.prepared import PreparedStage, Recipe
 from trainkit.progressive.transition.grow import grown
-from trainkit.progressive.transition.switch import Passage
+from trainkit.progressive.transition.switch import Transition
 
 PyTree = Any
 CHUNK = 10  # steps a call
@@ -154,7 +154,7 @@ class Grid:
 
     def grow(self, small: PreparedStage, big: PreparedStage, states: PyTree) -> PyTree:
         """The grown states of all runs."""
-        return jax.jit(jax.vmap(jax.vmap(Passage(small, big).apply)))(states)
+        return jax.jit(jax.vmap(jax.vmap(Transition(small, big).apply)))(states)
 
     def decaying(self, states: PyTree, steps: int) -> PyTree:
         """The states whose learning rate falls to 0 over the next steps."""

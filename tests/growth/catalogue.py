@@ -8,7 +8,8 @@ from optax import contrib
 
 from trainkit._core.paths import path_name
 from trainkit.growth.maps.algebra import expand
-from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth
+from trainkit.growth.maps.growth_map import MapData
+from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
 
 
 def copies(source, split="even", seed=0):
@@ -21,19 +22,21 @@ def copies(source, split="even", seed=0):
         share = np.random.default_rng(seed).uniform(0.2, 1.0, len(source))
         share = share / np.bincount(source, share, n)[source]
     ones = np.ones(len(source))
-    return AxisGrowth(source, ones, share), AxisGrowth(source, share, ones)
+    return AxisMap(source, ones, share), AxisMap(source, share, ones)
 
 
 def mlp_growth(source, split="even"):
     """3 → n → n → 2: both hidden layers grow through π = source."""
     write, read = copies(source, split)
-    return {
-        "in/b": LeafGrowth((write,)),
-        "in/w": LeafGrowth((None, write)),
-        "mid/b": LeafGrowth((write,)),
-        "mid/w": LeafGrowth((read, write)),
-        "out/w": LeafGrowth((read, None)),
-    }
+    return MapData(
+        {
+            "in/b": LeafMap((write,)),
+            "in/w": LeafMap((None, write)),
+            "mid/b": LeafMap((write,)),
+            "mid/w": LeafMap((read, write)),
+            "out/w": LeafMap((read, None)),
+        }
+    )
 
 
 def mlp_params(n, seed=0, dtype=jnp.float64):
@@ -65,7 +68,8 @@ def loss(params, step):
 def grow_params(params, growth):
     def one(path, leaf):
         name = path_name(path)
-        return expand(leaf, growth[name], weight=1, new="fill") if name in growth else leaf
+        how = growth.leaves.get(name)
+        return leaf if how is None else expand(leaf, how, weight=1, new="fill")
 
     return jax.tree_util.tree_map_with_path(one, params)
 
@@ -73,7 +77,8 @@ def grow_params(params, growth):
 def grow_gradients(grads, growth):
     def one(path, leaf):
         name = path_name(path)
-        return expand(leaf, growth[name], gradient=1) if name in growth else leaf
+        how = growth.leaves.get(name)
+        return leaf if how is None else expand(leaf, how, gradient=1)
 
     return jax.tree_util.tree_map_with_path(one, grads)
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from tests.growth.zoo import Model, as_dtype, randomised
 from trainkit import growth
+from trainkit.growth.maps.leaf_map import LeafMap
 
 # Their softmax is computed in float32 whatever its inputs are.
 SINGLE = {"dot_product_attention", "nnx attention"}
-SYMMETRIES = ("uneven", "noise", "zero_out")
+OPERATORS = ("uneven", "noise", "zero_out")
 
 
 def names(tree: Any) -> dict[str, np.ndarray]:
@@ -61,7 +62,7 @@ def small(table: str, name: str, dtype: str) -> Small:
     return Small(name, models[name], jnp.dtype(dtype))
 
 
-def predicted(gradient: np.ndarray, how: growth.LeafGrowth) -> tuple[np.ndarray, np.ndarray]:
+def predicted(gradient: np.ndarray, how: LeafMap) -> tuple[np.ndarray, np.ndarray]:
     """f · g[π] in numpy, and where it speaks (units that copy nothing have no prediction)."""
     out = np.asarray(gradient, np.float64) * how.gradient
     known = np.ones(out.shape, bool)
@@ -94,32 +95,32 @@ def check_variant(case: Small, variant: str, *, tolerance: float, guesses: bool 
         )(p)
     )
     scale = np.abs(case.out).max()
-    other = SYMMETRIES[zlib.crc32(f"{case.name} {variant}".encode()) % len(SYMMETRIES)]
-    for symmetry in ("even", other):
-        params = plan.grow(case.params, key=key, symmetry=symmetry, like=big_shapes)
+    other = OPERATORS[zlib.crc32(f"{case.name} {variant}".encode()) % len(OPERATORS)]
+    for how in ("even", other):
+        params = plan.grow(case.params, key=key, how=how, like=big_shapes)
         assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
             lambda s: (s.shape, s.dtype), big_shapes
         )
         (_, out), gradients = run(params)
         error = np.abs(np.asarray(out) - case.out).max() / scale
-        assert error <= tolerance, f"{symmetry}: outputs differ by {error:.1e}"
+        assert error <= tolerance, f"{how}: outputs differ by {error:.1e}"
         if jnp.dtype(case.dtype) != jnp.float64:
             continue
-        maps = plan.realise(key, symmetry)
+        maps = plan.realise(key, how).leaves
         old, new = names(case.gradients), names(gradients)
         # Some gradients are 0 but for rounding (key biases): measure against the largest.
         size = max(float(np.abs(g).max()) for g in new.values() if g.dtype.kind == "f")
-        for path, how in maps.items():
+        for path, leaf in maps.items():
             if new[path].dtype.kind != "f":
                 continue
-            assert symmetry != "even" or guesses or how.exact_gradient, path
-            if not how.exact_gradient:
+            assert how != "even" or guesses or leaf.exact_gradient, path
+            if not leaf.exact_gradient:
                 continue
-            wanted, known = predicted(old[path], how)
+            wanted, known = predicted(old[path], leaf)
             error = np.abs(np.where(known, new[path] - wanted, 0.0)).max() / size
             # Gradients too are exact but for rounding; JAX's own attention rounds to float32.
             allowed = 1e-6 if case.single else 1e-12
-            assert error <= allowed, f"{symmetry}: the gradient of {path} is off by {error:.1e}"
+            assert error <= allowed, f"{how}: the gradient of {path} is off by {error:.1e}"
 
 
 def _weights(out):

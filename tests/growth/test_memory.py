@@ -9,7 +9,7 @@ import pytest
 
 from tests.growth import zoo
 from trainkit import growth
-from trainkit.growth.maps.apply import grower
+from trainkit.growth.maps.params import grower
 from trainkit.growth.opt_state.grow import grow_opt_state
 
 SLACK = 1024  # keys, tables, and the tuple of pointers to the results
@@ -77,9 +77,9 @@ SLOW = ("gpt", "resnet", "resnet, odd sizes", "mlp")
 def test_parameters(name):
     plan, small, big = GROWN[name]()
     key = jax.random.key(0)
-    for symmetry in ("uneven", "noise", "zero_out"):
-        compiled = jax.jit(grower(plan, key, symmetry)).lower(small, key).compile()
-        assert peak(compiled) <= limit(small, big), symmetry
+    for how in ("uneven", "noise", "zero_out"):
+        compiled = jax.jit(grower(plan.realise(key, how))).lower(small, key).compile()
+        assert peak(compiled) <= limit(small, big), how
 
 
 RULES = {

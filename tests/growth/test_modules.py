@@ -90,15 +90,15 @@ def test_nnx(kind):
     graph, params, rest = split(small)
     tx = optax.adamw(1e-2)
     state = started(shaken(params), tx)
-    result = growth.grow_with_details(state, small, big, X, tx=tx)
+    grown, way = growth.grow(state, small, big, X, tx=tx, with_map=True)
     before = nnx.merge(graph, state.params, rest)(X)
     wide, _, others = split(make(12, 20, 4))
-    after = nnx.merge(wide, result.state.params, others)(X)
+    after = nnx.merge(wide, grown.params, others)(X)
     np.testing.assert_allclose(after, before, atol=1e-12)
-    assert any("down" in name for name in result.zeroed)
+    assert any("down" in name for name in way.zeroed)
     new = jax.tree.map(jnp.shape, split(make(12, 20, 4))[1])
-    assert jax.tree.map(jnp.shape, result.state.params) == new
-    assert jax.tree.map(jnp.shape, result.state.opt_state[0].mu) == new
+    assert jax.tree.map(jnp.shape, grown.params) == new
+    assert jax.tree.map(jnp.shape, grown.opt_state[0].mu) == new
 
 
 class Layer(eqx.Module):
@@ -147,7 +147,7 @@ def test_equinox(depth):
     assert jax.tree.structure(grown) == jax.tree.structure(big)
     tx = optax.adamw(1e-2)
     state = started(small, tx)
-    moments = plan.grow_opt_state(tx, state.opt_state, small, grown, key=key)
+    moments = plan.realise(key).opt_state(tx, state.opt_state, small, grown)
     fresh = jax.eval_shape(tx.init, grown)
     assert jax.tree.map(jnp.shape, moments) == jax.tree.map(lambda s: s.shape, fresh)
     whole = growth.grow(state, *fns, X, tx=tx, big_params=big, key=key)

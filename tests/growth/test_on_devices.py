@@ -8,13 +8,13 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tests.growth.maps.test_apply import SPECS, WIDTH, X, big_model, draw, shapes, small_model
+from tests.growth.maps.test_params import SPECS, WIDTH, X, big_model, draw, shapes, small_model
 from trainkit import TrainState, growth
 from trainkit._core.paths import path_name
 from trainkit.growth.models import functions
 from trainkit.growth.operators import operator
 from trainkit.growth.opt_state.grow import grow_opt_state
-from trainkit.growth.train_state import passage
+from trainkit.growth.train_state import find_map, state_grower
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 KEY = jax.random.key(0)
@@ -66,7 +66,8 @@ def test_optimizer_states(rule, plan):
     }[rule]()
     with jax.numpy_dtype_promotion("standard"):
         state = trained(tx)
-        maps, big = plan.realise(KEY, "uneven"), plan.grow(state.params, key=KEY)
+        maps = plan.realise(KEY, "uneven")
+        big = maps.params(state.params)
         template = jax.eval_shape(tx.init, shapes(2))
         run = lambda s, p, q: grow_opt_state(tx, s, maps, p, q)
         compiled = (
@@ -75,12 +76,12 @@ def test_optimizer_states(rule, plan):
             .compile()
         )
         assert not [name for name in COLLECTIVES if name in compiled.as_text()]
-        alone = plan.grow_opt_state(tx, state.opt_state, state.params, big, key=KEY)
+        alone = maps.opt_state(tx, state.opt_state, state.params, big)
         given = jax.device_put(state.opt_state, shardings_of(state.opt_state))
         asked = shardings_of(template)
-        options = {"key": KEY, "out_shardings": asked, "donate": True}
+        options = {"out_shardings": asked, "donate": True}
         where = [jax.device_put(t, shardings_of(t)) for t in (state.params, big)]
-        grown = plan.grow_opt_state(tx, given, *where, **options)
+        grown = maps.opt_state(tx, given, *where, **options)
     assert jax.tree.map(lambda x: x.sharding, grown) == asked
     equal(grown, alone)
     assert all(x.is_deleted() for x in jax.tree.leaves(given))
@@ -96,9 +97,10 @@ def test_training_states():
         sides = [
             functions(fn, (EXAMPLE,), shapes(k), {}) for fn, k in ((small_model, 1), (big_model, 2))
         ]
-        way = passage(*sides, (EXAMPLE,), tx=tx, how=operator("uneven"), key=KEY)
-        asked = shardings_of(jax.eval_shape(way.apply, state))
-        compiled = jax.jit(way.apply, out_shardings=asked).lower(placed(state)).compile()
+        way = find_map(*sides, (EXAMPLE,), how=operator("uneven"), key=KEY)
+        apply = state_grower(way, *sides, (EXAMPLE,), tx=tx)
+        asked = shardings_of(jax.eval_shape(apply, state))
+        compiled = jax.jit(apply, out_shardings=asked).lower(placed(state)).compile()
         assert not [name for name in COLLECTIVES if name in compiled.as_text()]
         given = jax.device_put(state, shardings_of(state))
         grown = growth.grow(

@@ -9,9 +9,7 @@ import pytest
 from flax import nnx
 
 import trainkit
-from trainkit.growth import GrowthError
-from trainkit.growth.opt_state.exact import exact
-from trainkit.growth.train_state import grow, grow_with_details
+from trainkit.growth import GrowthError, grow
 from trainkit.step.state import TrainState
 
 
@@ -175,8 +173,9 @@ def test_transformer_in_width_and_depth(stacked):
     tx = optax.adamw(1e-2)
     small, big = (Transformer(w, d, h, stacked) for w, d, h in ((8, 2, 2), (16, 4, 4)))
     state = linen_state(small, TOKENS, tx)
-    result = grow_with_details(state, small, big, TOKENS, tx=tx, how="even+identity")
-    check(small, big, state, result.state, TOKENS, tx)
+    grown, way = grow(state, small, big, TOKENS, tx=tx, how="even+identity", with_map=True)
+    check(small, big, state, grown, TOKENS, tx)
+    assert way.proof == "reduced"
 
     def loss(module, params, tokens):
         logits = module.apply({"params": params}, tokens)
@@ -194,9 +193,9 @@ def test_transformer_in_width_and_depth(stacked):
         return jax.jit(lambda c: jax.lax.scan(step, c, None, 8))(start)[1]
 
     # Exact continuation through width and depth together.
-    follow = exact(tx, result.growth, state.params, origin=result.origin)
+    follow = way.under("params").exact(tx)
     a = run(small, tx, state.params, state.opt_state)
-    b = run(big, follow, result.state.params, result.state.opt_state)
+    b = run(big, follow, grown.params, grown.opt_state)
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
 
 

@@ -9,8 +9,9 @@ import trainkit
 from trainkit.adapters.model import Model
 from trainkit.data import Sampler
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.maps.growth_map import MapData
 from trainkit.progressive import Data
-from trainkit.progressive.transition.growth import Growth
+from trainkit.progressive.transition.state_growth import StateGrowth
 
 FEATURES, CLASSES = 6, 3
 
@@ -51,7 +52,8 @@ def grow(small, big, batch, *, tx, how, reset, key):
         }
         return state.replace(params=new, opt_state=tx.init(new))
 
-    return Growth(apply, rates={"out": 1 / k}, exact=True, text=f"{n} -> {m}")
+    map = MapData(rates={"out": 1 / k})
+    return StateGrowth(apply, map, exact=True, text=f"{n} -> {m}")
 
 
 def arrays(examples=96, seed=0):

@@ -1,28 +1,17 @@
-"""Jaxprs: what is inside of an equation, and all equations of a program.
-
-Up to JAX 0.10 a `ClosedJaxpr` is a `Jaxpr` with the values of its constants; since 0.11 every
-`Jaxpr` has them. Whoever reads a jaxpr through this module need not know which it is.
-"""
+"""Jaxprs: what is inside of an equation, and all equations of a program."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from jax.extend import core
 
-AnyJaxpr = core.Jaxpr | core.ClosedJaxpr
+from trainkit._core.compat import AnyJaxpr, expanded, opened
 
 
-def opened(jaxpr: AnyJaxpr) -> tuple[core.Jaxpr, list[Any]]:
-    """A jaxpr without the values of its constants, and these (one for each `constvar`)."""
-    consts = list(getattr(jaxpr, "consts", ()))
-    inner: Any = getattr(jaxpr, "jaxpr", jaxpr)
-    return inner, consts
-
-
-def bodies(eqn: core.JaxprEqn) -> list[core.Jaxpr]:
-    """The jaxprs among an equation's parameters: bodies of loops, branches, called functions.
+def bodies(eqn: core.JaxprEqn) -> list[AnyJaxpr]:
+    """The jaxprs of an equation: bodies of loops, branches, called functions, and what a high-level
+    primitive is in ordinary ones.
 
     What a primitive keeps as a Python function (the backward pass of a `custom_vjp`) has none, nor
     what it hides in objects of its own (the index maps of a `pallas_call`).
@@ -34,7 +23,14 @@ def bodies(eqn: core.JaxprEqn) -> list[core.Jaxpr]:
     ['mul']
     ['add']
     """
-    return list(core.jaxprs_in_params(eqn.params))
+    body = expanded(eqn)
+    return list(core.jaxprs_in_params(eqn.params)) if body is None else [body]
+
+
+def held(eqn: core.JaxprEqn) -> AnyJaxpr:
+    """The one jaxpr among an equation's parameters, with the values of its constants."""
+    (body,) = [p for p in eqn.params.values() if isinstance(p, AnyJaxpr)]
+    return body
 
 
 def equations(jaxpr: AnyJaxpr) -> Iterator[core.JaxprEqn]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from trainkit.adapters.functions import Functions, functions_of
 from trainkit.growth.errors import GrowthError
@@ -61,12 +60,3 @@ def inputs_from(example: Any) -> tuple[Any, ...]:
         example = inputs_of(None)(example)
     inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
     return jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), inputs)
-
-
-def concrete(x: Any, rng: np.random.Generator) -> Any:
-    """An input, drawn at random if only its shape is known."""
-    if not isinstance(x, jax.ShapeDtypeStruct):
-        return x
-    if jnp.issubdtype(x.dtype, jnp.inexact):
-        return jnp.asarray(rng.normal(size=x.shape), x.dtype)
-    return jnp.asarray(rng.integers(0, 2, x.shape), x.dtype)

@@ -1,4 +1,4 @@
-"""`plan`: from two functions and the shapes of their parameters to an exact way of growing."""
+"""The pass from two functions and the shapes of their parameters to the data of a plan."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from trainkit.growth.ir.custom_gradients import unproved
 from trainkit.growth.ir.program import Folder, Program
 from trainkit.growth.ir.trace import named_shapes, shape_of, structs, traced_program
 from trainkit.growth.operators import Operator, operator
-from trainkit.growth.plan.data import Plan, unchanged
-from trainkit.growth.plan.groups import more_groups
-from trainkit.growth.plan.upcycling import upcycled
+from trainkit.growth.plan.data import PlanData, unchanged
+from trainkit.growth.plan.experts import upcycled
+from trainkit.growth.plan.groups import repeats
 from trainkit.growth.rules import RULES, UNKNOWN
 
 PyTree = Any
@@ -36,60 +36,8 @@ def plan(
     append: Sequence[tuple[str, int]] = (),
     how: str | Operator = "identity",
     trainable: Callable[[str], bool] = lambda path: True,
-) -> Plan:
-    """Finds how the parameters of one model become those of a wider or deeper one.
-
-    Both functions are traced, not run; the two programs are joined into one, the axes that are
-    coupled are found, and the scales are solved for, such that
-
-        big_fn(plan.grow(small_params), *inputs) = small_fn(small_params, *inputs)
-
-    holds for every value of parameters and inputs, in exact arithmetic. New layers are cut out of
-    the big program first, once it is proved that they do nothing.
-
-    Args:
-      small_fn, big_fn: pure functions `fn(params, *inputs)` of one model at two sizes.
-      small_params, big_params: pytrees of arrays or `jax.ShapeDtypeStruct`s. Where the big one has
-        more layers (numbered keys, items of a list or tuple, siblings of one kind, or arrays
-        stacked over the layers of a loop), these are added as `how` says.
-      *inputs: what both functions are called with after the parameters: pytrees of arrays or
-        `jax.ShapeDtypeStruct`s. Sizes of 1 may be traced differently: use 2 or more.
-      append: (regular expression, axis) of parameters whose units are to stay where they are, with
-        new ones behind them that copy none and are read with 0 (or make 0) at first. By itself
-        this is done where copies are impossible: vocabularies, tables of positions, results.
-      how: what new layers are, if there are any; see `trainkit.growth.operators`. "identity": they
-        do nothing at first: the last linear parameters of a residual branch are 0, a plain layer
-        between ReLUs is an identity matrix or a Dirac kernel; which, is found in the program, and
-        that they do nothing is proved on it. "stack", "interpose", "middle" and "last" copy old
-        layers and change the function; the plan then is exact for all but the copies. "experts":
-        the big model has a mixture where the small one has a dense layer, which every expert
-        becomes; found by names and shapes, not proved (see `growth.plan.experts.of_dense`).
-        "groups": key and value heads grow alone; not proved (see
-        `trainkit.growth.plan.groups.more_groups`).
-      trainable: which leaves of new layers may be set to 0 (not running statistics).
-
-    Results may grow along an axis that nothing sums over (the logits of a larger vocabulary): their
-    old entries lead and are exact. Indices into a table that grows count from its start.
-
-    Returns:
-      A `Plan`.
-
-    Raises:
-      GrowthError: the functions differ in more than sizes and layers, an axis would shrink, an
-        axis cannot grow, or new layers cannot be identities; the error says where, and what to
-        grow instead.
-
-    >>> import jax, jax.numpy as jnp
-    >>> from trainkit import growth
-    >>> def mlp(params, x):
-    ...     return jax.nn.gelu(x @ params["in"]) @ params["out"]
-    >>> def shapes(width):
-    ...     return {"in": jax.ShapeDtypeStruct((3, width), jnp.float32),
-    ...             "out": jax.ShapeDtypeStruct((width, 2), jnp.float32)}
-    >>> p = growth.plan(mlp, mlp, shapes(4), shapes(8), jax.ShapeDtypeStruct((5, 3), jnp.float32))
-    >>> p.leaves[1].path, p.leaves[1].weight  # what reads a doubled axis is halved
-    ('out', 0.5)
-    """
+) -> PlanData:
+    """The data of `trainkit.growth.plan`, whose docstring says what the arguments are."""
     leaves = named_shapes(small_params, "small_params"), named_shapes(big_params, "big_params")
     trees = jax.tree.structure(small_params), jax.tree.structure(big_params)
     if [name for name, _ in leaves[0]] == [name for name, _ in leaves[1]]:
@@ -100,7 +48,7 @@ def plan(
     models = _traced((small_fn, big_fn), (small_params, big_params), leaves, inputs)
     depth = operator(how).depth
     if depth == "groups":
-        return more_groups(small_params, big_params)
+        return repeats(small_params, big_params, calibrated=True)
     if depth == "experts":
         return upcycled(*leaves, trees, dict(operator(how).names))
     result = settled(_search(models, depth, trainable, append))
@@ -162,7 +110,7 @@ def _search(
     depth: str,
     trainable: Callable[[str], bool],
     append: Sequence[tuple[str, int]],
-) -> Plan | Conflict:
+) -> PlanData | Conflict:
     """The plan under the first alignment of layers that has one; the likeliest one's conflict."""
     small, big = models.small, models.big
     unaligned: Conflict | None = None
@@ -190,7 +138,7 @@ def _search(
     return _width(models, Deeper({}, same, big.shapes, small.program, big.program, {}), append)
 
 
-def _widths(models: _Models, way: Deeper, append: Sequence[tuple[str, int]]) -> Plan | Conflict:
+def _widths(models: _Models, way: Deeper, append: Sequence[tuple[str, int]]) -> PlanData | Conflict:
     """The plan of the small model's leaves, where layers are added."""
     small, big = models.leaves
     wrong = _mismatch(small, dict(big), way.old, way.shapes)
@@ -199,10 +147,10 @@ def _widths(models: _Models, way: Deeper, append: Sequence[tuple[str, int]]) -> 
     if way.big is not None:
         return _width(models, way, append)
     leaves = (unchanged(way.old[name], tuple(s.shape), str(s.dtype)) for name, s in small)
-    return Plan(tuple(leaves), ())
+    return PlanData(tuple(leaves), ())
 
 
-def _width(models: _Models, way: Deeper, append: Sequence[tuple[str, int]]) -> Plan | Conflict:
+def _width(models: _Models, way: Deeper, append: Sequence[tuple[str, int]]) -> PlanData | Conflict:
     """The plan between two programs of one structure: `way.small` and `way.big`."""
     assert way.big is not None
     small, big = models.leaves

@@ -46,12 +46,13 @@ def grown(tx: Any, state: Any, copies: Any, f: float, params: Any, new: Any) -> 
       NotApplicable: the state does not grow.
     """
     from trainkit.growth.errors import GrowthError
+    from trainkit.growth.maps.growth_map import MapData
+    from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
     from trainkit.growth.opt_state.grow import grow_opt_state
-    from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth
 
     n = len(copies)
-    axis = AxisGrowth(np.asarray(copies), np.ones(n), np.full(n, f))
-    growth = {"b": LeafGrowth((axis,)), "w": LeafGrowth((None, axis))}
+    axis = AxisMap(np.asarray(copies), np.ones(n), np.full(n, f))
+    growth = MapData({"b": LeafMap((axis,)), "w": LeafMap((None, axis))})
     try:
         return grow_opt_state(tx, state, growth, params, new)
     except GrowthError as error:

@@ -15,7 +15,7 @@ from trainkit._core import validation
 from trainkit.cost import program_flops
 from trainkit.progressive.stages.pace import begin_decay, lower
 from trainkit.progressive.stages.prepared import PreparedStage
-from trainkit.progressive.transition.switch import Passage
+from trainkit.progressive.transition.switch import Transition
 from trainkit.step.state import TrainState
 
 PyTree = Any
@@ -95,7 +95,7 @@ class Candidate:
     """
 
     kind: Literal["stay", "lower", "grow"]
-    transition: Passage | None
+    transition: Transition | None
     alternative: int
     steps: int
     flops: float
@@ -114,7 +114,7 @@ class Probing:
     """The candidates from one stage, in one compiled program."""
 
     def __init__(
-        self, here: PreparedStage, transitions: Sequence[Passage], probe: Probe, price: Price
+        self, here: PreparedStage, transitions: Sequence[Transition], probe: Probe, price: Price
     ):
         if here.step.placement.name in ("pmap", "shard_map"):
             raise ValueError(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from trainkit.progressive.background import Background
 from trainkit.progressive.probe import Price, Probe, Probing
 from trainkit.progressive.stages.prepared import PreparedStage
-from trainkit.progressive.transition.switch import Passage
+from trainkit.progressive.transition.switch import Transition
 
 
 class Route:
@@ -27,7 +27,7 @@ class Route:
     def __init__(
         self,
         levels: Sequence[Sequence[PreparedStage]],
-        transitions: Mapping[tuple[int, int, int], Passage],
+        transitions: Mapping[tuple[int, int, int], Transition],
         background: Background,
         probe: Probe | None,
         price: Price,
@@ -48,7 +48,7 @@ class Route:
         return self.levels[self.level][self.taken[-1]]
 
     @property
-    def next(self) -> list[Passage]:
+    def next(self) -> list[Transition]:
         """The transitions that lead to the next level."""
         if self.level + 1 == len(self.levels):
             return []
@@ -76,7 +76,7 @@ class Route:
         names: list[Hashable] = [*self.next, *([("probe", self.here)] if self.probes else [])]
         return all(self.background.ready(name) for name in names)
 
-    def compiled(self, transition: Passage) -> Passage:
+    def compiled(self, transition: Transition) -> Transition:
         """A transition, compiled; it is waited for if need be."""
         self.background.start(transition, self._ready(transition))
         return self.background.get(transition)
@@ -86,7 +86,7 @@ class Route:
         self.prepare()
         return self.background.get(("probe", self.here))
 
-    def _ready(self, transition: Passage) -> Callable[[], Passage]:
+    def _ready(self, transition: Transition) -> Callable[[], Transition]:
         # A rehearsal takes time that is only worth it while something else goes on.
         if self.background.enabled:
             return lambda: transition.compile().rehearse()

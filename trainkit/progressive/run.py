@@ -22,9 +22,9 @@ from trainkit.progressive.route import Route
 from trainkit.progressive.stages.prepared import PreparedStage, Recipe, prepare_levels
 from trainkit.progressive.stages.stage import Stage, normalised
 from trainkit.progressive.stages.triggers import Trigger
-from trainkit.progressive.transition.growth import Grow
 from trainkit.progressive.transition.shrink import grown_or_shrunk
-from trainkit.progressive.transition.switch import Passage
+from trainkit.progressive.transition.state_growth import Grow
+from trainkit.progressive.transition.switch import Transition
 from trainkit.progressive.validation import (
     check_data,
     check_end,
@@ -199,14 +199,14 @@ def _trained(
 
 def _transitions(
     levels: Sequence[Sequence[PreparedStage]],
-) -> dict[tuple[int, int, int], Passage]:
+) -> dict[tuple[int, int, int], Transition]:
     """(level, alternative, alternative of the next level) -> how the one becomes the other."""
     found = {}
     for number, (level, following) in enumerate(itertools.pairwise(levels)):
         for a, small in enumerate(level):
             for b, big in enumerate(following):
                 check_pair(small, big)
-                found[number, a, b] = Passage(small, big)
+                found[number, a, b] = Transition(small, big)
     return found
 
 
@@ -227,7 +227,7 @@ def replay(
             continue
         small = levels[level][path[-1]]
         big = levels[level + 1][int(event["alternative"])]
-        state = jax.jit(Passage(small, big).apply)(state)
+        state = jax.jit(Transition(small, big).apply)(state)
         path.append(int(event["alternative"]))
         level += 1
     return state

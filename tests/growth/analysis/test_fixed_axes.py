@@ -48,7 +48,7 @@ def test_a_fixed_axis_has_a_scale_for_each_segment(fn):
     sizes, name, axis, scales = MODELS[fn]
     small, big = draw(sizes(4)), draw(sizes(8))
     plan = growth.plan(fn, fn, small, big, X)
-    grown = plan.grow(small, symmetry="even")
+    grown = plan.grow(small, how="even")
     found, wanted = jax.tree.leaves(fn(grown, X)), jax.tree.leaves(fn(small, X))
     for a, b in zip(found, wanted, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)

@@ -46,7 +46,7 @@ def test_what_orders_experts_gets_the_same_noise_for_all_copies():
     case = small("mixtures", "capacity, first choices first", "float64")
     big_fn, shapes = case.big("all")
     plan = growth.plan(case.fn, big_fn, case.params, shapes, *case.inputs)
-    grown = plan.grow(case.params, key=jax.random.key(0), symmetry="noise")
+    grown = plan.grow(case.params, key=jax.random.key(0), how="noise")
     router = np.asarray(grown["router"])
     np.testing.assert_array_equal(router[:, ::2], router[:, 1::2])
     assert (router[::2] != router[1::2]).all()  # over the copies of its inputs there is noise

@@ -118,8 +118,8 @@ def test_operator_is_exact(name):
     params = draw(small)
     plan = growth.plan(fn, fn, small, big, x)
     wanted = fn(params, x)
-    for symmetry in ("uneven", "even"):
-        grown = plan.grow(params, key=jax.random.key(1), symmetry=symmetry)
+    for how in ("uneven", "even"):
+        grown = plan.grow(params, key=jax.random.key(1), how=how)
         assert jax.tree.map(jnp.shape, grown) == jax.tree.map(lambda leaf: leaf.shape, big)
         found = fn(grown, x)[tuple(map(slice, wanted.shape))]
         np.testing.assert_allclose(found, wanted, atol=1e-12 * float(jnp.abs(wanted).max()))
@@ -209,7 +209,7 @@ def test_the_certificate_of_a_plan_in_the_optimizers_state():
     tx = optax.scale_by_adam()
     state = tx.init(params)
     state = state._replace(mu=draw(small, 1), nu=jax.tree.map(jnp.square, draw(small, 2)))
-    grown = plan.grow_opt_state(tx, state, params, key=jax.random.key(0))
+    grown = plan.realise(jax.random.key(0)).opt_state(tx, state, params)
     np.testing.assert_array_equal(grown.mu["in"][:, 6:], 0.0)
     np.testing.assert_array_equal(grown.mu["in"][:, :6], state.mu["in"])
     assert (grown.nu["in"][:, 6:] > 0).all()

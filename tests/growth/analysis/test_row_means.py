@@ -63,8 +63,8 @@ def test_exact_at_any_width(name, wide):
     assert growth.Plan.from_json(plan.to_json()) == plan
     assert "row mean" in plan.table()
     wanted = fn(params, X)
-    for symmetry in ("uneven", "noise"):
-        grown = plan.grow(params, key=jax.random.key(1), symmetry=symmetry)
+    for how in ("uneven", "noise"):
+        grown = plan.grow(params, key=jax.random.key(1), how=how)
         found = fn(grown, X)
         np.testing.assert_allclose(found, wanted, atol=1e-12 * float(jnp.abs(wanted).max()))
 
@@ -77,11 +77,11 @@ def test_gradients_as_the_plan_says():
     """What reads the stream has an exact gradient; what writes it has not, and the plan says so."""
     fn, params = model(fast), draw(shapes(5))
     plan = growth.plan(fn, fn, shapes(5), shapes(8), X)
-    maps = plan.realise(None, "even")
+    maps = plan.realise(None, "even").leaves
     exact = {name for name, how in maps.items() if how.exact_gradient}
     assert exact == {"gain", "g", "s", "out", "g0", "s0", "up0", "g1", "s1", "up1"}
     before = jax.grad(lambda p: loss(fn, p))(params)
-    after = jax.jit(jax.grad(lambda p: loss(fn, p)))(plan.grow(params, symmetry="even"))
+    after = jax.jit(jax.grad(lambda p: loss(fn, p)))(plan.grow(params, how="even"))
     for name in exact:
         wanted, known = predicted(np.asarray(before[name]), maps[name])
         assert np.abs(np.where(known, after[name] - wanted, 0)).max() < 1e-12 * np.abs(wanted).max()
@@ -110,7 +110,7 @@ def test_follows_step_for_step():
     fn, params = model(fast), draw(shapes(5))
     tx = optax.adamw(1e-2, weight_decay=0.1)
     plan = growth.plan(fn, fn, shapes(5), shapes(8), X)
-    options = {"key": jax.random.key(1), "symmetry": "uneven"}
+    options = {"key": jax.random.key(1), "how": "uneven"}
     big = plan.grow(params, **options)
 
     def run(tx, params, state):
@@ -123,9 +123,9 @@ def test_follows_step_for_step():
         return jax.jit(lambda c: jax.lax.scan(step, c, None, 40))((params, state))[1]
 
     with jax.numpy_dtype_promotion("standard"):  # Optax mixes dtypes
-        state = plan.grow_opt_state(tx, tx.init(params), params, big, **options)
+        state = plan.realise(**options).opt_state(tx, tx.init(params), params, big)
         small = run(tx, params, tx.init(params))
-        follow = run(plan.exact(tx, **options), big, state)
+        follow = run(plan.realise(**options).exact(tx), big, state)
     np.testing.assert_allclose(follow, small, rtol=0, atol=1e-10)
 
 

@@ -12,7 +12,7 @@ from trainkit.growth.analysis.solve import solve
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.errors import Conflict, settled
 from trainkit.growth.ir.program import Folder
-from trainkit.growth.plan.data import Plan
+from trainkit.growth.plan.data import PlanData
 from trainkit.growth.rules import RULES, UNKNOWN
 
 
@@ -50,10 +50,10 @@ def test_another_layout_of_the_leaf_that_a_conflict_names():
     (leaf,) = conflict.leaves
     assert layouts[leaf.uid] == "repeat"
     plan = solve(joint, layouts.but({leaf.uid: "append"}))
-    assert isinstance(plan, Plan)
+    assert isinstance(plan, PlanData)
     assert layouts[leaf.uid] == "repeat"  # a choice is never changed
     assert solve(joint, layouts) == conflict  # nor does what was solved before matter
-    assert plan == growth.plan(stream, stream, shapes(4), shapes(6), X)
+    assert growth.Plan.of(plan) == growth.plan(stream, stream, shapes(4), shapes(6), X)
 
 
 def test_an_error_says_which_operator_would_do():

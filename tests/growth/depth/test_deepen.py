@@ -1,6 +1,7 @@
 """Deeper models: which layers are which, and that identity insertion keeps the function."""
 
 import itertools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,12 @@ import optax
 import pytest
 
 from tests.growth.opt_state.test_continuation import TOKENS, loss, train, transformer, weights
-from trainkit.growth.deepen import deepen, relative_change
+from trainkit import growth
 from trainkit.growth.depth.alignment import align, order
 from trainkit.growth.errors import Conflict, GrowthError
 from trainkit.growth.ir.program import Folder
 from trainkit.growth.ir.zero_analysis import nearest_zeros
-from trainkit.growth.opt_state.exact import exact
-from trainkit.growth.opt_state.grow import grow_opt_state
+from trainkit.growth.views.outputs import relative_change
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,20 @@ def shapes(tree):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
+class Deepened(NamedTuple):
+    params: Any
+    way: growth.GrowthMap
+    jump: float
+
+
+def deepen(small_fn, deep_fn, params, deep, *inputs, **options):
+    """The deeper model's parameters, the map, and by how much outputs change."""
+    way = growth.plan(small_fn, deep_fn, params, deep, *inputs, **options).realise(how="even")
+    grown = way.params(params, like=deep)
+    before, after = jax.jit(small_fn)(params, *inputs), jax.jit(deep_fn)(grown, *inputs)
+    return Deepened(grown, way, relative_change(before, after))
+
+
 def deeper_transformer(layers):
     params = weights(8, 4, 12)
     deep = dict(params, layers=[params["layers"][0]] * layers)
@@ -42,10 +56,10 @@ def test_prenorm_transformer():
     params, deep = deeper_transformer(5)
     result = deepen(transformer, transformer, params, deep, TOKENS)
     assert result.jump == 0.0
-    new = [i for i in range(5) if result.origin[f"layers/{i}/q"].new]
+    new = [i for i in range(5) if result.way.origin[f"layers/{i}/q"].new]
     assert len(new) == 3
     # The two projections into the residual stream, of the new blocks alone.
-    assert set(result.zeroed) == {f"layers/{i}/{n}" for i in new for n in ("o", "down")}
+    assert set(result.way.zeroed) == {f"layers/{i}/{n}" for i in new for n in ("o", "down")}
     assert all(np.any(result.params["layers"][i]["q"]) for i in new)
     # Not dead: after one step the gradient reaches every leaf of the new blocks.
     grads = jax.grad(loss)(result.params, 0)
@@ -70,7 +84,7 @@ def test_copies(how, layers):
         for name, leaf in result.params["layers"][i].items():
             np.testing.assert_array_equal(leaf, params["layers"][source][name])
     assert result.jump > 1e-3
-    olds = [i for i in range(4) if not result.origin[f"layers/{i}/q"].new]
+    olds = [i for i in range(4) if not result.way.origin[f"layers/{i}/q"].new]
     assert [layers[i] for i in olds] == [0, 1]
 
 
@@ -187,8 +201,8 @@ def test_residual_block_with_batch_norm():
     deep = shapes({"blocks": [residual_block(0)] * 3})
     x = draw(9, 2, 5, 5, 4)
     result = deepen(residual, residual, params, deep, x, trainable=no_statistics)
-    (new,) = [i for i in range(3) if result.origin[f"blocks/{i}/conv1"].new]
-    assert set(result.zeroed) == {f"blocks/{new}/norm2/scale", f"blocks/{new}/norm2/bias"}
+    (new,) = [i for i in range(3) if result.way.origin[f"blocks/{i}/conv1"].new]
+    assert set(result.way.zeroed) == {f"blocks/{new}/norm2/scale", f"blocks/{new}/norm2/bias"}
     assert np.any(result.params["blocks"][new]["norm2"]["mean"])
 
 
@@ -224,7 +238,7 @@ def test_postnorm_needs_a_gate():
         fn = postnorm(gated)
         if gated:
             result = deepen(fn, fn, params, deep, X)
-            assert result.zeroed == ("block1/gate",)
+            assert result.way.zeroed == ("block1/gate",)
             assert result.jump == 0.0
         else:
             with pytest.raises(GrowthError, match="needs a gate"):
@@ -264,10 +278,10 @@ def test_layers_under_a_scan(how):
     np.testing.assert_array_equal(result.params["layers"]["up"], up[np.array(rows)])
     if how == "identity":
         assert result.jump == 0.0
-        assert set(result.zeroed) == {"layers/down", "layers/b2"}
+        assert set(result.way.zeroed) == {"layers/down", "layers/b2"}
         assert not np.any(result.params["layers"]["down"][np.array(new)])
     _, state = tx.update(params, tx.init(params), params)
-    grown = grow_opt_state(tx, state, result.growth, params, result.params, origin=result.origin)[0]
+    grown = result.way.opt_state(tx, state, params, result.params)[0]
     old = [i for i in range(4) if i not in new]
     np.testing.assert_array_equal(
         grown.mu["layers"]["up"][np.array(old)], state[0].mu["layers"]["up"]
@@ -283,9 +297,8 @@ def test_new_layers_rest_in_exact_continuation():
     params, deep = deeper_transformer(3)
     tx = optax.adamw(1e-2)
     result = deepen(transformer, transformer, params, deep, TOKENS)
-    how = {"origin": result.origin}
-    state = grow_opt_state(tx, tx.init(params), result.growth, params, result.params, **how)
-    follow = exact(tx, result.growth, params, **how)
+    state = result.way.opt_state(tx, tx.init(params), params, result.params)
+    follow = result.way.exact(tx)
     small = train(tx, params, tx.init(params), 10)
     big = train(follow, result.params, state, 10)
     np.testing.assert_allclose(small[2], big[2], rtol=0, atol=1e-12)

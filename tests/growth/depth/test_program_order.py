@@ -1,5 +1,7 @@
 """Layers without names of their own: blocks in one compact module, told by the order of reading."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -71,6 +73,12 @@ class Stages(nn.Module):
         return nn.Dense(3, **KW)(x.mean((1, 2)))
 
 
+class Grown(NamedTuple):
+    before: TrainState
+    state: TrainState
+    way: growth.GrowthMap
+
+
 def grown(small, big, x, how):
     params = small.init(jax.random.key(0), x)["params"]
     rng = np.random.default_rng(0)
@@ -78,10 +86,10 @@ def grown(small, big, x, how):
     tx = optax.adam(1e-2)
     _, moments = tx.update(jax.tree.map(lambda w: w + 1.0, params), tx.init(params), params)
     state = TrainState.create(params, tx).replace(opt_state=moments)
-    result = growth.grow_with_details(state, small, big, x, tx=tx, how=how)
+    big_state, way = growth.grow(state, small, big, x, tx=tx, how=how, with_map=True)
     before = small.apply({"params": params}, x)
-    after = big.apply({"params": result.state.params}, x)
-    return result, float(np.abs(after - before).max())
+    after = big.apply({"params": big_state.params}, x)
+    return Grown(state, big_state, way.under("params")), float(np.abs(after - before).max())
 
 
 @pytest.mark.parametrize(
@@ -97,7 +105,7 @@ def grown(small, big, x, how):
 def test_identity(small, big, x, how):
     result, error = grown(small, big, x, how)
     assert error < 1e-12
-    new = {name for name, come in result.origin.items() if come.new}
+    new = set(result.way.new)
     assert new
     mu = named_leaves(result.state.opt_state[0].mu)
     assert not any(np.any(mu[name]) for name in new)
@@ -123,7 +131,7 @@ def test_stacking_copies_whole_blocks():
 def test_where_a_block_begins():
     """Behind a norm of the input, [norm, layers] and [layers, norm] are blocks alike."""
     result, _ = grown(PostNorm(2), PostNorm(4), X, "interpose")
-    came = {n: come.leaf for n, come in result.origin.items() if come.new and "scale" in n}
+    came = {n: o.leaf for n, o in result.way.origin.items() if o.new and "scale" in n}
     norm = "LayerNorm_{}/scale".format
     assert came == {norm(1): norm(0), norm(3): norm(1)}
     with pytest.raises(GrowthError, match=r"where a block begins.*LayerNorm_.*") as refused:

@@ -11,8 +11,8 @@ import json
 import re
 from typing import Any
 
-from trainkit.growth import GrowthError, LeafPlan, Plan
-from trainkit.growth.plan.data import Layer
+from trainkit.growth import GrowthError, Plan
+from trainkit.growth.plan.data import Layer, LeafPlan
 
 # "file:line (function)" and addresses differ between machines, and when a test is edited.
 PLACE = re.compile(r"\S+\.py:\d+ \([^)]*\)|0x[0-9a-f]+")
@@ -70,7 +70,7 @@ def whole(plan: Plan) -> dict[str, Any]:
 def maps(plan: Plan) -> dict[str, Any]:
     """Leaf path -> the map and the factors of an even growth."""
     found = {}
-    for path, leaf in plan.realise(None, "even").items():
+    for path, leaf in plan.realise(None, "even").leaves.items():
         found[path] = {
             "axes": [
                 axis

@@ -15,12 +15,10 @@ from tests.growth.analysis import test_padding, test_row_means
 from tests.growth.depth import test_published_depth
 from tests.growth.golden.cases import Case, Table, variants
 from tests.growth.ir import test_custom_gradients, test_lookups
-from tests.growth.maps import test_apply, test_rms
+from tests.growth.maps import test_params, test_rms
 from tests.growth.plan import test_experts, test_groups, test_validation
 from tests.growth.views import test_mup, test_prune
 from trainkit import growth
-from trainkit.growth.plan import experts
-from trainkit.growth.plan.groups import more_groups
 
 X = jax.ShapeDtypeStruct((5, 3), jnp.float32)
 
@@ -118,7 +116,7 @@ def mixtures() -> dict[str, Case]:
         fns = [lambda p, x, k=k: test_experts.mixture(p, x, k, over) for k in k]
         return lambda: growth.plan(*fns, draw(3), draw(n), x)
 
-    named = lambda n, **last: lambda: experts.more_experts(draw(3), draw(n), **last)
+    named = lambda n, **last: lambda: growth.Plan.of_experts(draw(3), draw(n), **last)
     return {
         "chosen alone": chosen((2, 4), 6, True),
         "over all": chosen((2, 4), 6, False),
@@ -133,7 +131,7 @@ def mixtures() -> dict[str, Case]:
 
 def groups() -> dict[str, Case]:
     draw = test_groups.draw
-    more = more_groups
+    more = growth.Plan.of_groups
     return {
         **{f"{n} → {m}": lambda n=n, m=m: more(draw(n), draw(m)) for n, m in [(1, 2), (2, 4)]},
         "two ratios": lambda: more({"a": np.ones(2), "b": np.ones(2)},
@@ -149,7 +147,7 @@ def transformers() -> dict[str, Case]:
         sides = [test_mup.transformer_shapes(*s) for s in ((8, 2, 4, 16), (16, 2, 8, 64))]
         return same(fn, *sides, tokens)
 
-    return {"untied": case(False), "tied": case(True), "applied": test_apply.plan_for}
+    return {"untied": case(False), "tied": case(True), "applied": test_params.plan_for}
 
 
 def twenty_layers() -> growth.Plan:

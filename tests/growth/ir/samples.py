@@ -42,6 +42,7 @@ _each("acos square abs exp exp2 cosh cos erfc logistic is_finite bessel_i0e bess
 _each("log acosh atanh rsqrt lgamma digamma erf_inv neg stop_gradient", _lax, A)
 _each("real imag conj square abs", _lax, A.astype(complex))
 _each("add sub mul div rem max min atan2 pow nextafter igamma igammac zeta", _lax, A, B)
+_each("eq_to le_to lt_to", lambda name: getattr(lax, f"{name}_p").bind, A, B)
 _each("polygamma complex eq le ge lt gt ne", _lax, A, B)
 _each("clamp", _lax, A, B, A)
 _sample("regularized_incomplete_beta", lax.betainc, A, B, A)
@@ -146,11 +147,26 @@ def _own(x):
 _own.defvjp(lambda x: (_own(x), x), lambda x, g: (g,))
 _sample("custom_vjp_call", _own, A)
 
+_sample("composite", lax.composite(jnp.tanh, "a.name"), A)
+_vmapped = jax.custom_batching.custom_vmap(jnp.tanh)
+_vmapped.def_vmap(lambda size, batched, x: (jnp.tanh(x), batched[0]))
+_sample("custom_vmap_call", _vmapped, A)
+
+_sample("pure_callback", lambda x: jax.pure_callback(np.sin, x, x), A)
+
+FOREIGN = (
+    "io_callback debug_callback debug_print buffer_callback ffi_call call_exported "
+    "custom_partitioning inspect_sharding tpu_custom_call"
+)
 # Primitives without a sample: where they come from.
 ELSEWHERE = {
     "pvary": "inside of shard_map alone",
     "reshard": "under a mesh with explicit axes",
     "layout_constraint": "on a device with layouts",
     "closed_call": "JAX's own transformations, up to 0.10",
+    **dict.fromkeys(FOREIGN.split(), "runs what is not JAX: no trait but that"),
+    "relayout": "for a device with layouts, since 0.12",
+    "xla_metadata_value": "a remark to the compiler",
+    "xla_metadata_call": "a remark to the compiler, since 0.12",
     "eval_jaxpr": "JAX's own transformations, since 0.11",
 }

@@ -49,10 +49,10 @@ def test_gradient_factors_are_exact_only_where_what_goes_back_is_linear(name, x6
     small = {"in": draw(1, 3, 4), "out": draw(2, 4, 2)}
     big = {"in": draw(1, 3, 8), "out": draw(2, 8, 2)}
     plan = growth.plan(fn, fn, small, big, x)
-    maps = plan.realise(None, "even")
+    maps = plan.realise(None, "even").leaves
     assert maps["in"].exact_gradient == linear
     assert maps["out"].exact_gradient  # nothing between it and the result
-    grown = plan.grow(small, symmetry="even")
+    grown = plan.grow(small, how="even")
     weights = draw(3, 5, 2)
     old, new = (jax.grad(lambda p: jnp.sum(weights * fn(p, x)))(p) for p in (small, grown))
     np.testing.assert_allclose(new["out"], np.repeat(old["out"], 2, 0), rtol=1e-12)

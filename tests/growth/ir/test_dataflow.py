@@ -6,9 +6,10 @@ import pytest
 from jax import lax
 
 from tests.growth.ir.unknown import called_back, strange
+from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.dataflow import Lattice, dependent, run
 from trainkit.growth.ir.primitives import traits
-from trainkit.growth.ir.program import Const, Folder
+from trainkit.growth.ir.program import Folder
 
 X = jnp.ones(3)
 TOP = 99

@@ -9,7 +9,7 @@ from jax import lax
 from tests.growth.ir.unknown import called_back, strange
 from trainkit.growth.ir.partial_evaluation import EYE, ZERO, reduced
 from trainkit.growth.ir.program import Folder
-from trainkit.growth.maps.identity import identity_kernel
+from trainkit.growth.maps.initial import identity_kernel
 
 X, W = jnp.ones((2, 3)), jnp.ones((3, 3))
 IMAGE = np.random.default_rng(0).normal(size=(1, 5, 3))

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from tests.growth.ir.samples import ELSEWHERE, SAMPLES
-from trainkit._core.jaxprs import equations, opened
+from trainkit._core.compat import opened
+from trainkit._core.jaxprs import equations, held
 from trainkit.growth.ir import primitives
 from trainkit.growth.ir.primitives import FIRST, NONE, TABLE, UNKNOWN, traits
 
-CALLS = [name for name in SAMPLES if TABLE.get(name, UNKNOWN).call is not None]
+CALLS = [name for name in SAMPLES if TABLE.get(name, UNKNOWN).call]
 CASES = [
     (name, i) for name, every in SAMPLES.items() if name not in CALLS for i in range(len(every))
 ]
@@ -162,7 +163,7 @@ def test_traits_are_true(name, i, x64):
 @pytest.mark.parametrize("name", CALLS)
 def test_calls_run_their_body(name, x64):
     sample = Sample(name, 0)
-    jaxpr, consts = opened(sample.params[sample.traits.call])
+    jaxpr, consts = opened(held(sample.raw))
     x = sample.draws()
     close(jax.core.eval_jaxpr(jaxpr, consts, *x), [SAMPLES[name][0][0](*x)])
 
@@ -186,7 +187,7 @@ def test_what_depends_on_dtypes_and_parameters(x64):
 
 
 def test_nothing_is_known_of_what_is_not_in_the_table():
-    strange = SimpleNamespace(name="pure_callback", params={}, ins=[None, None])
+    strange = SimpleNamespace(name="not a primitive", params={}, ins=[None, None])
     assert traits(strange) == UNKNOWN
     assert not primitives.zero_result(strange, [True, True])
     assert primitives.summed(strange, 0) == ()

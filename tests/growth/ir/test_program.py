@@ -6,8 +6,9 @@ import pytest
 from jax import lax
 from jax.extend.core import Primitive
 
-from trainkit._core.jaxprs import opened
-from trainkit.growth.ir.program import Const, Folder
+from trainkit._core.compat import opened
+from trainkit.growth.ir.constants import Const
+from trainkit.growth.ir.program import Folder
 
 X = jnp.ones(3)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from trainkit.growth.axes.layouts import LAYOUTS
 from trainkit.growth.maps.algebra import expand, fold, pull_back
-from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth
+from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
 
 pytestmark = pytest.mark.usefixtures("x64")
 # Few shapes, since each is compiled: sizes of an axis, and how it grows.
@@ -23,7 +23,7 @@ AXES = [(2, 4, "repeat"), (2, 4, "tile"), (3, 5, "repeat"), (2, 4, "append"), (2
 axes = st.lists(st.sampled_from(AXES), min_size=1, max_size=2)
 
 
-def leaf(spec, rng, *, dual: bool) -> LeafGrowth:
+def leaf(spec, rng, *, dual: bool) -> LeafMap:
     """A leaf's growth with random factors; `dual`: those of plans, Σ c_j f_j = 1 for each unit."""
     grown = []
     for n, m, layout in spec:
@@ -36,10 +36,10 @@ def leaf(spec, rng, *, dual: bool) -> LeafGrowth:
             old = source >= 0
             total = np.bincount(source[old], (weight * gradient)[old], n)
             gradient = np.where(old, gradient / total[np.maximum(source, 0)], gradient)
-        grown.append(AxisGrowth(source.astype(np.int32), weight, gradient))
+        grown.append(AxisMap(source.astype(np.int32), weight, gradient))
     weight = float(rng.uniform(0.5, 2))
     gradient = 1 / weight if dual else float(rng.uniform(0.5, 2))
-    return LeafGrowth(tuple(grown), weight, gradient)
+    return LeafMap(tuple(grown), weight, gradient)
 
 
 def shapes(spec):

@@ -21,7 +21,7 @@ def draw(n, m):
 def test_weights_are_those_of_the_rule():
     small, big = draw(4, 6), draw(12, 12)
     plan = growth.plan(mlp, mlp, small, big, jnp.ones((5, 3)))
-    grown = plan.grow(small, symmetry="rms")
+    grown = plan.grow(small, how="rms")
     first, second = np.arange(12) // 3, np.arange(12) // 2
     np.testing.assert_array_equal(grown["in"], small["in"][:, first])
     np.testing.assert_array_equal(grown["bias"], small["bias"][first])
@@ -36,6 +36,6 @@ def test_the_function_changes_and_the_plan_says_so():
     x = jnp.asarray(np.random.default_rng(1).normal(size=(5, 3)), jnp.float32)
     plan = growth.plan(mlp, mlp, small, big, x)
     # √2 for each layer that reads two copies of every unit, through positively homogeneous ones.
-    jumped = mlp(plan.grow(small, symmetry="rms"), x)
+    jumped = mlp(plan.grow(small, how="rms"), x)
     np.testing.assert_allclose(jumped, 2.0 * mlp(small, x), rtol=1e-5, atol=1e-5)
-    assert not any(leaf.exact_gradient for leaf in plan.realise(None, "rms").values())
+    assert not any(leaf.exact_gradient for leaf in plan.realise(None, "rms").leaves.values())

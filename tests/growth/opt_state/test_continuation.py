@@ -119,11 +119,11 @@ def test_a_transformer_follows_for_forty_steps(name, the_plan):
         # With more heads other axes of a leaf would be its two largest: nothing exact goes back.
         the_plan = growth.plan(transformer, transformer, params, weights(16, 4, 24), TOKENS)
     params, state, _ = train(tx, params, tx.init(params), 5)
-    options = {"key": jax.random.key(3), "symmetry": "uneven"}
+    options = {"key": jax.random.key(3), "how": "uneven"}
     big = the_plan.grow(params, **options)
-    big_state = the_plan.grow_opt_state(tx, state, params, big, **options)
+    big_state = the_plan.realise(**options).opt_state(tx, state, params, big)
     small = train(tx, params, state, 40, 5)
-    follow = train(the_plan.exact(tx, **options), big, big_state, 40, 5)
+    follow = train(the_plan.realise(**options).exact(tx), big, big_state, 40, 5)
     np.testing.assert_allclose(small[2], follow[2], rtol=0, atol=1e-10)
     logits = transformer(small[0], TOKENS)
     assert np.abs(logits - transformer(follow[0], TOKENS)).max() < 1e-10
@@ -134,24 +134,24 @@ def test_a_transformer_follows_for_forty_steps(name, the_plan):
 def test_parameters_are_only_needed_for_random_copies(the_plan):
     tx, params = optax.adam(1e-2), weights(8, 4, 12)
     _, state = jax.jit(tx.update)(params, tx.init(params), params)
-    options = {"key": jax.random.key(3), "symmetry": "uneven"}
+    options = {"key": jax.random.key(3), "how": "uneven"}
     big = the_plan.grow(params, **options)
-    with_params = the_plan.grow_opt_state(tx, state, params, big, **options)
-    without = the_plan.grow_opt_state(tx, state, **options)
+    with_params = the_plan.realise(**options).opt_state(tx, state, params, big)
+    without = the_plan.realise(**options).opt_state(tx, state)
     jax.tree.map(np.testing.assert_array_equal, with_params, without)
-    assert the_plan.grow_opt_state(optax.sgd(1.0), optax.sgd(1.0).init(params), **options)
+    assert the_plan.realise(**options).opt_state(optax.sgd(1.0), optax.sgd(1.0).init(params))
     with pytest.raises(GrowthError, match="pass params="):
-        the_plan.grow_opt_state(tx, state, key=jax.random.key(3), symmetry="noise")
+        the_plan.realise(jax.random.key(3), "noise").opt_state(tx, state)
     with pytest.raises(ValueError, match="give key="):
-        the_plan.grow_opt_state(tx, state)
+        the_plan.realise().opt_state(tx, state)
 
 
 def mlp(params, x):
     return jax.nn.gelu(x @ params["in"] + params["b"]) @ params["out"]
 
 
-@pytest.mark.parametrize("symmetry", ["even", "noise", "zero_out"])
-def test_every_symmetry_is_followed(symmetry):
+@pytest.mark.parametrize("how", ["even", "noise", "zero_out"])
+def test_every_operator_is_followed(how):
     """Noise, and new random units, stay where they are: the rest is the small model."""
     draw = np.random.default_rng(0).normal
     sizes = lambda n: {"in": (3, n), "b": (n,), "out": (n, 2)}
@@ -159,7 +159,7 @@ def test_every_symmetry_is_followed(symmetry):
     spec = lambda n: {k: jax.ShapeDtypeStruct(s, jnp.float64) for k, s in sizes(n).items()}
     x, y = jnp.asarray(draw(size=(6, 3))), jnp.asarray(draw(size=(6, 2)))
     plan = growth.plan(mlp, mlp, spec(4), spec(8), x)
-    options = {"key": jax.random.key(1), "symmetry": symmetry}
+    options = {"key": jax.random.key(1), "how": how}
     tx = optax.adamw(1e-2, weight_decay=0.1)
 
     def run(tx, params, state):
@@ -172,8 +172,10 @@ def test_every_symmetry_is_followed(symmetry):
         return jax.jit(lambda c: jax.lax.scan(step, c, None, 40))((params, state))[1]
 
     big = plan.grow(params, **options)
-    state = plan.grow_opt_state(tx, tx.init(params), params, big, **options)
+    state = plan.realise(**options).opt_state(tx, tx.init(params), params, big)
     small = run(tx, params, tx.init(params))
-    np.testing.assert_allclose(small, run(plan.exact(tx, **options), big, state), atol=1e-11)
+    np.testing.assert_allclose(
+        small, run(plan.realise(**options).exact(tx), big, state), atol=1e-11
+    )
     with pytest.raises(GrowthError, match="changes the function"):
-        plan.exact(tx, symmetry="rms")
+        plan.realise(how="rms").exact(tx)

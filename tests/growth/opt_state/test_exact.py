@@ -18,9 +18,10 @@ from tests.growth.catalogue import (
     mlp_params,
 )
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.maps.growth_map import MapData
+from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
 from trainkit.growth.opt_state.exact import ExactState, exact
 from trainkit.growth.opt_state.grow import grow_opt_state
-from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth
 
 MEASURED = ["sgd", "momentum", "adamw", "lion", "lamb", "adafactor", "muon"]
 N = 4
@@ -160,13 +161,15 @@ def test_anneals_to_plain():
 
 def test_new_units_rest():
     """An axis that gains units which copy nothing: they do not move, the rest follows."""
-    write = AxisGrowth(np.array([0, 1, 2, 3, -1]), np.ones(5), np.ones(5))
-    read = AxisGrowth(np.array([0, 1, 2, 3, -1]), np.ones(5), np.ones(5))
-    growth = {
-        "in/b": LeafGrowth((write,)),
-        "in/w": LeafGrowth((None, write)),
-        "mid/w": LeafGrowth((read, None)),
-    }
+    write = AxisMap(np.array([0, 1, 2, 3, -1]), np.ones(5), np.ones(5))
+    read = AxisMap(np.array([0, 1, 2, 3, -1]), np.ones(5), np.ones(5))
+    growth = MapData(
+        {
+            "in/b": LeafMap((write,)),
+            "in/w": LeafMap((None, write)),
+            "mid/w": LeafMap((read, None)),
+        }
+    )
     tx, params = optax.adamw(LR), mlp_params(N)
     big = grow_params(params, growth)
     small = train("adamw", tx, params, tx.init(params), 10)
@@ -188,7 +191,7 @@ def test_zero_sum_noise_does_not_matter():
 
 def test_shifted_norm_scale():
     """A leaf used as 1 + w whose scale changes: w′ = c(w + 1) − 1, also under weight decay."""
-    growth = {"w": LeafGrowth((None,), weight=0.5, gradient=2.0, shift=1.0)}
+    growth = MapData({"w": LeafMap((None,), weight=0.5, gradient=2.0, shift=1.0)})
     value = lambda w, k: jnp.sum((k * (1 + w) - jnp.arange(3.0)) ** 2)
     tx, w = optax.adamw(LR, weight_decay=0.3), jnp.array([0.1, 0.2, 0.3])
     big, follow = {"w": 0.5 * (w + 1) - 1}, exact(tx, growth, {"w": w})
@@ -205,9 +208,9 @@ def test_shifted_norm_scale():
 def test_refuses_what_a_state_cannot_give_back():
     params = {"w": jnp.ones((4, 4))}
     write, _ = copies(EVEN)
-    growth = {"w": LeafGrowth((None, write))}
+    growth = MapData({"w": LeafMap((None, write))})
     big = {"w": jnp.ones((4, 8))}
-    wide = {"w": LeafGrowth((write, write))}
+    wide = MapData({"w": LeafMap((write, write))})
     tx = optax.adafactor(LR, min_dim_size_to_factor=8)
     exact(tx, growth, params).update(big, tx.init(big), big)  # neither is factored
     big = {"w": jnp.ones((8, 8))}

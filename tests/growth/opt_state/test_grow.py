@@ -22,9 +22,12 @@ from tests.growth.catalogue import (
     mlp_params,
 )
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.opt_state.grow import Origin, fold_opt_state, grow_opt_state
-from trainkit.growth.opt_state.slots import OPTAX, Slot
-from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth
+from trainkit.growth.maps.growth_map import MapData
+from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
+from trainkit.growth.opt_state.grow import fold_opt_state, grow_opt_state
+from trainkit.growth.opt_state.slots import Slot
+from trainkit.growth.opt_state.table import OPTAX
+from trainkit.growth.plan.data import Origin
 
 N, EVEN, UNEVEN = 4, [0, 1, 2, 3, 0, 1, 2, 3], [0, 1, 2, 3, 3, 0, 3]
 
@@ -126,8 +129,8 @@ def test_adam_by_hand(split):
 
 
 def test_new_units_get_zero_and_the_mean():
-    axis = AxisGrowth(np.array([0, 1, -1, -1]), np.ones(4), np.ones(4))
-    growth = {"w": LeafGrowth((None, axis))}
+    axis = AxisMap(np.array([0, 1, -1, -1]), np.ones(4), np.ones(4))
+    growth = MapData({"w": LeafMap((None, axis))})
     params, tx = {"w": jnp.zeros((3, 2))}, optax.adam(1e-3)
     _, state = tx.update({"w": jnp.arange(6.0).reshape(3, 2)}, tx.init(params), params)
     grown = grow_opt_state(tx, state, growth, params, {"w": jnp.zeros((3, 4))})[0]
@@ -156,7 +159,7 @@ def test_adafactor_across_thresholds(before, after):
     """Factored or whole on either side: rank-one second moments survive all four ways."""
     source = [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]
     _, read = copies(source, "uneven")
-    growth, params = {"w": LeafGrowth((read, None))}, {"w": jnp.ones((5, 6))}
+    growth, params = MapData({"w": LeafMap((read, None))}), {"w": jnp.ones((5, 6))}
     big = {"w": jnp.ones((10, 6))}
     make = lambda size: optax.scale_by_factored_rms(min_dim_size_to_factor=size)
     row, col = jnp.arange(1.0, 6.0), jnp.arange(2.0, 8.0)
@@ -186,12 +189,12 @@ def test_reset():
 
 
 def test_half_precision_moments_round_once():
-    write = AxisGrowth(np.array([0, 0, 0]), np.ones(3), np.full(3, 1 / 3))
+    write = AxisMap(np.array([0, 0, 0]), np.ones(3), np.full(3, 1 / 3))
     tx = optax.adam(1e-3, mu_dtype=jnp.bfloat16)
     params = {"b": jnp.zeros(1, jnp.float32)}
     _, state = tx.update({"b": jnp.full(1, 0.7, jnp.float32)}, tx.init(params), params)
     big = {"b": jnp.zeros(3, jnp.float32)}
-    grown = grow_opt_state(tx, state, {"b": LeafGrowth((write,))}, params, big)[0]
+    grown = grow_opt_state(tx, state, MapData({"b": LeafMap((write,))}), params, big)[0]
     assert grown.mu["b"].dtype == jnp.bfloat16
     third = (state[0].mu["b"].astype(jnp.float32) / 3).astype(jnp.bfloat16)
     np.testing.assert_array_equal(grown.mu["b"], jnp.broadcast_to(third, 3))
@@ -204,7 +207,7 @@ def test_new_layers():
     tx = optax.adam(1e-3)
     _, state = tx.update({"layer_0": {"w": jnp.eye(2)}}, tx.init(params), params)
     origin = {"layer_1/w": Origin("layer_0/w", new=True)}
-    grown = grow_opt_state(tx, state, {}, params, big, origin=origin)[0]
+    grown = grow_opt_state(tx, state, MapData(origin=origin), params, big)[0]
     np.testing.assert_array_equal(grown.mu["layer_0"]["w"], state[0].mu["layer_0"]["w"])
     np.testing.assert_array_equal(grown.mu["layer_1"]["w"], 0)
     nu = np.asarray(state[0].nu["layer_0"]["w"])
@@ -261,7 +264,7 @@ def test_unknown_state_is_refused_and_can_be_described():
 def test_bad_input():
     growth, params, tx = mlp_growth(EVEN), mlp_params(N), optax.adam(1e-3)
     big = grow_params(params, growth)
-    without = {name: how for name, how in growth.items() if name != "mid/w"}
+    without = MapData({name: how for name, how in growth.leaves.items() if name != "mid/w"})
     with pytest.raises(GrowthError, match=r"slot of 'mid/w' grows to \(4, 4\), but \(8, 8\)"):
         grow_opt_state(tx, tx.init(params), without, params, big)
     with pytest.raises(GrowthError, match="Is tx the transformation"):

@@ -14,8 +14,12 @@ import trainkit
 import trainkit.transforms as tt
 from tests.growth.catalogue import grow_params, mlp_growth, mlp_params
 from tests.growth.opt_state.test_exact import train
-from trainkit.growth import AxisGrowth, GrowthError, LeafGrowth, exact, grow_opt_state
-from trainkit.growth.opt_state.slots import OURS
+from trainkit.growth import GrowthError
+from trainkit.growth.maps.growth_map import MapData
+from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
+from trainkit.growth.opt_state.exact import exact
+from trainkit.growth.opt_state.grow import grow_opt_state
+from trainkit.growth.opt_state.table import OURS
 from trainkit.transforms.wrappers.quantise import Quantised, dequantise
 
 EVEN, UNEVEN = [0, 1, 2, 3, 0, 1, 2, 3], [0, 1, 2, 3, 3, 0, 3]
@@ -101,10 +105,10 @@ def _is_soap(x):
 
 def test_soap_across_its_limit():
     tx = tt.soap(1e-2, max_precond_dim=6)
-    axis = AxisGrowth(np.array([0, 1, 2, 3] * 2), np.ones(8), np.full(8, 0.5))
+    axis = AxisMap(np.array([0, 1, 2, 3] * 2), np.ones(8), np.full(8, 0.5))
     params, big = {"w": jnp.ones((4, 4))}, {"w": jnp.ones((4, 8))}
     with pytest.raises(GrowthError, match="max_precond_dim"):
-        grow_opt_state(tx, tx.init(params), {"w": LeafGrowth((None, axis))}, params, big)
+        grow_opt_state(tx, tx.init(params), MapData({"w": LeafMap((None, axis))}), params, big)
 
 
 def test_stacked_states_grow_as_those_of_their_layers_or_are_refused():

@@ -81,13 +81,13 @@ def test_goes_on_in_the_middle(name):
     shaken = jax.tree.map(lambda x: x + rng.uniform(0.1, 0.5, x.shape), variables)
     state = TrainState.create(shaken.pop("params"), tx, model_state=shaken)
     state, _ = run(small, tx, state, 4)  # four micro-steps: one of three is accumulated
-    result = growth.grow_with_details(state, small, big, X, tx=tx)
-    fresh = jax.eval_shape(tx.init, result.state.params)
-    assert jax.tree.structure(result.state.opt_state) == jax.tree.structure(fresh)
-    shapes = jax.tree.map(jnp.shape, result.state.opt_state)
+    grown, way = growth.grow(state, small, big, X, tx=tx, with_map=True)
+    fresh = jax.eval_shape(tx.init, grown.params)
+    assert jax.tree.structure(grown.opt_state) == jax.tree.structure(fresh)
+    shapes = jax.tree.map(jnp.shape, grown.opt_state)
     assert shapes == jax.tree.map(lambda s: s.shape, fresh)
     _, expected = run(small, tx, state, 6)
-    _, found = run(big, growth.exact(tx, result.growth, state.params), result.state, 6)
+    _, found = run(big, way.under("params").exact(tx), grown, 6)
     # MultiSteps sums in float32.
     np.testing.assert_allclose(found, expected, atol=1e-6 if name == "multi-steps" else 1e-11)
     assert np.ptp(expected) > 1e-4

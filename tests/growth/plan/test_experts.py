@@ -13,7 +13,6 @@ import trainkit
 from tests.growth.mixtures import TOKENS, FeedForward, Mixture
 from trainkit import growth
 from trainkit.growth.opt_state.exact import exact as follow_exactly
-from trainkit.growth.plan import experts
 
 pytestmark = pytest.mark.usefixtures("x64")
 X = np.random.default_rng(1).normal(size=(6, 4))
@@ -60,24 +59,24 @@ def draw(count, seed=0):
 
 
 @pytest.mark.parametrize("chosen_only", [True, False])
-@pytest.mark.parametrize("symmetry", ["even", "uneven", "noise"])
-def test_more_experts_are_exact(chosen_only, symmetry):
+@pytest.mark.parametrize("how", ["even", "uneven", "noise"])
+def test_more_experts_are_exact(chosen_only, how):
     small, big = draw(3), draw(6)
-    plan = experts.more_experts(small, big, last="down")
-    grown = plan.grow(small, key=jax.random.key(0), symmetry=symmetry)
+    plan = growth.Plan.of_experts(small, big, last="down")
+    grown = plan.grow(small, key=jax.random.key(0), how=how)
     wanted = mixture(small, X, 2, chosen_only)
     np.testing.assert_allclose(mixture(grown, X, 4, chosen_only), wanted, rtol=1e-11, atol=1e-12)
     separate = bool((grown["down"][0] != grown["down"][1]).any())
-    assert separate == (symmetry != "even")
+    assert separate == (how != "even")
 
 
 @pytest.mark.slow
 def test_more_experts_have_exact_gradient_factors():
     small, big = draw(3), draw(6)
-    plan = experts.more_experts(small, big)
+    plan = growth.Plan.of_experts(small, big)
     slope = lambda p, k: jax.grad(lambda q: jnp.sum(jnp.sin(mixture(q, X, k, True))))(p)
-    old, new = slope(small, 2), slope(plan.grow(small, symmetry="even"), 4)
-    for name, leaf in plan.realise().items():
+    old, new = slope(small, 2), slope(plan.grow(small, how="even"), 4)
+    for name, leaf in plan.realise(how="even").leaves.items():
         (axis,) = [a for a in leaf.axes if a is not None]
         d = leaf.axes.index(axis)
         wanted = np.repeat(old[name], 2, axis=d) / 2
@@ -118,10 +117,10 @@ def test_a_grown_mixture_follows_the_small_one(rule):
     loss = lambda k: (
         lambda p, i: jnp.mean((fn(k)(p, X + jnp.sin(i + jnp.arange(4.0))) - jnp.cos(X[:, :3])) ** 2)
     )
-    grown = plan.grow(small, symmetry="even")
+    grown = plan.grow(small, how="even")
     state = tx.init(small)
-    grown_state = plan.grow_opt_state(tx, state, small, grown, symmetry="even")
-    exact = plan.exact(tx, symmetry="even")
+    grown_state = plan.realise(how="even").opt_state(tx, state, small, grown)
+    exact = plan.realise(how="even").exact(tx)
     a, b = follow(tx, exact, (loss(2), small, state), (loss(4), grown, grown_state))
     moved = np.abs(fn(2)(a, X) - fn(2)(small, X)).max()
     np.testing.assert_allclose(fn(4)(b, X), fn(2)(a, X), rtol=0, atol=1e-10)
@@ -129,7 +128,7 @@ def test_a_grown_mixture_follows_the_small_one(rule):
 
 
 def test_a_state_grows_without_being_told_how():
-    """Linen, default symmetry: the function is kept and the copies of an expert differ."""
+    """Linen, the default operator: the function is kept and the copies of an expert differ."""
     tx = optax.adam(1e-2)
     x = jnp.asarray(TOKENS[0])
     models = [Mixture(dtype=x.dtype, **s) for s in ({}, {"experts": 6, "k": 4, "hidden": 7})]
@@ -150,7 +149,9 @@ def test_a_dense_layer_becomes_experts():
         "b": jnp.asarray(rng.normal(size=5)),
         "down": jnp.asarray(rng.normal(size=(5, 3))),
     }
-    grown = experts.from_dense(dense, draw(3), names={"up": "wi"})
+    grown = growth.Plan.of_mixture(dense, draw(3), names={"up": "wi"}).grow(
+        dense, how="even", like=draw(3)
+    )
     wanted = jax.nn.gelu(X @ dense["wi"] + dense["b"]) @ dense["down"]
     np.testing.assert_allclose(mixture(grown, X, 2, True), wanted, rtol=1e-11, atol=1e-12)
     np.testing.assert_array_equal(grown["router"], draw(3)["router"])
@@ -187,8 +188,9 @@ def test_a_dense_state_becomes_a_mixtures():
     tx = RULES["adamw"]
     state, x = dense_state(tx)
     big = Mixture(dtype=x.dtype)
-    details = growth.grow_with_details(state, Dense(), big, x, tx=tx)
-    grown, plan = details.state, details.plan
+    grown, way = growth.grow(state, Dense(), big, x, tx=tx, with_map=True)
+    assert way.proof == "measured"
+    plan = growth.Plan.of(way.plan)
     np.testing.assert_allclose(
         apply(big, grown.params, x),
         apply(Dense(), state.params, x),
@@ -206,14 +208,14 @@ def test_a_dense_state_becomes_a_mixtures():
             np.testing.assert_allclose(after, before * factor, rtol=1e-12)
     assert (new.mu["router"]["kernel"] == 0).all()
     assert (new.nu["router"]["kernel"] > 0).all()  # never 0 under an old count
-    assert not any(g.exact_gradient for n, g in details.growth.items() if theirs in n)
+    assert not any(g.exact_gradient for n, g in way.leaves.items() if theirs in n)
     # The experts' gradients sum to the dense layer's: exact continuation follows it.
     loss = lambda m: (
         lambda p, i: jnp.mean(
             (apply(m, p, x + jnp.sin(i + jnp.arange(5.0))) - jnp.cos(x[:, :2])) ** 2
         )
     )
-    exact = follow_exactly(tx, details.growth, state.params, origin=details.origin)
+    exact = follow_exactly(tx, way.under("params"), state.params)
     a, b = follow(
         tx,
         exact,
@@ -241,7 +243,7 @@ def test_names_that_do_not_tell_are_given():
     plan = functools.partial(growth.plan, fn, fn, dense, big)
     with pytest.raises(growth.GrowthError, match=r"gate .* may become any of w1, w2"):
         plan(how="experts")
-    named = plan(how=experts.of_dense({"w1": "gate", "w2": "up"}))
+    named = plan(how=growth.Operator(depth="experts", names=(("w1", "gate"), ("w2", "up"))))
     small = {"gate": jnp.ones((4, 5)), "up": jnp.zeros((4, 5))}
     grown = named.grow(small, key=jax.random.key(0))
     assert (grown["w1"] == 1).all()
@@ -294,18 +296,18 @@ def test_what_the_plan_refuses_it_explains():
         which = jax.lax.top_k(x @ p["router"], k)[1].reshape(-1)
         return jnp.repeat(x, k, axis=0)[jnp.argsort(which)]
 
-    with pytest.raises(growth.GrowthError, match="more_experts"):
+    with pytest.raises(growth.GrowthError, match="of_experts"):
         planned(sorted_by_expert, (2, 4))
 
 
 def test_refusals():
     with pytest.raises(growth.GrowthError, match="3 → 7"):
-        experts.more_experts(draw(3), draw(7))
-    with pytest.raises(growth.GrowthError, match="from_dense"):
-        experts.more_experts({"w": jnp.ones(2)}, {"v": jnp.ones(2)})
+        growth.Plan.of_experts(draw(3), draw(7))
+    with pytest.raises(growth.GrowthError, match="of_mixture"):
+        growth.Plan.of_experts({"w": jnp.ones(2)}, {"v": jnp.ones(2)})
     with pytest.raises(growth.GrowthError, match="no place for wi"):
-        experts.from_dense({"wi": jnp.ones((4, 7))}, draw(3))
+        growth.Plan.of_mixture({"wi": jnp.ones((4, 7))}, draw(3))
     with pytest.raises(growth.GrowthError, match="nor a stack of it"):
-        experts.from_dense({"up": jnp.ones((5, 4))}, draw(3))
+        growth.Plan.of_mixture({"up": jnp.ones((5, 4))}, draw(3))
     with pytest.raises(growth.GrowthError, match="no leaf nothing"):
-        experts.from_dense({}, draw(3), names={"up": "nothing"})
+        growth.Plan.of_mixture({}, draw(3), names={"up": "nothing"})

@@ -8,7 +8,6 @@ import pytest
 
 import trainkit
 from trainkit import growth
-from trainkit.growth.plan.groups import more_groups
 
 X = np.random.default_rng(1).normal(size=(2, 4, 6))
 
@@ -34,15 +33,15 @@ def draw(groups):
 @pytest.mark.parametrize(("small", "big"), [(1, 2), (2, 4), (1, 4)])
 def test_groups_part_exactly_and_their_gradients_sum_to_the_old(small, big):
     params = draw(small)
-    plan = more_groups(params, draw(big))
-    grown = plan.grow(params, symmetry="even")
+    plan = growth.Plan.of_groups(params, draw(big))
+    grown = plan.grow(params, how="even")
     np.testing.assert_allclose(attention(grown, X), attention(params, X), rtol=1e-11, atol=1e-12)
     slope = jax.grad(lambda p: jnp.sum(jnp.sin(attention(p, X))))
     old, new = slope(params), slope(grown)
     summed = new["k"].reshape(6, small, big // small, 3).sum(2)
     np.testing.assert_allclose(summed, old["k"], rtol=1e-9, atol=1e-11)
     # The copies serve different queries: no factor gives their gradients, and the map says so.
-    growths = plan.realise()
+    growths = plan.realise(how="even").leaves
     assert not growths["k"].exact_gradient
     assert growths["q"].exact_gradient
     assert growth.Plan.from_json(plan.to_json()) == plan
@@ -71,5 +70,6 @@ def test_a_state_takes_more_groups_by_itself():
 
 
 def test_two_ratios_are_refused():
+    small, big = ({"a": jnp.ones(a), "b": jnp.ones(b)} for a, b in ((2, 2), (4, 3)))
     with pytest.raises(growth.GrowthError, match="2 → 3, 2 → 4"):
-        more_groups({"a": jnp.ones(2), "b": jnp.ones(2)}, {"a": jnp.ones(4), "b": jnp.ones(3)})
+        growth.Plan.of_groups(small, big)

@@ -129,7 +129,7 @@ GROW = {
     "no key": (SMALL, {}, r"key=jax\.random\.key"),
     "a seed": (SMALL, {"key": 3}, r"key=jax\.random\.key\(3\)"),
     "a word": (SMALL, {"key": "a"}, "no random key"),
-    "symmetry": (SMALL, {"key": KEY, "symmetry": "odd"}, "uneven, noise, zero_out"),
+    "how": (SMALL, {"key": KEY, "how": "odd"}, "uneven, noise, zero_out"),
     "missing": (without(SMALL, "b"), {"key": KEY}, r"missing \['b'\]"),
     "None": ({**SMALL, "b": None}, {"key": KEY}, r"missing \['b'\]"),
     "unknown": ({**SMALL, "z": SMALL["b"]}, {"key": KEY}, r"not in the plan \['z'\]"),
@@ -190,34 +190,30 @@ STATE = {
 def test_grow_opt_state(name, plans):
     given, options, says = STATE[name]
     with pytest.raises(ValueError, match=says):
-        plans[0].grow_opt_state(*given, key=KEY, **options)
+        plans[0].realise(KEY).opt_state(*given, **options)
 
 
 def test_reset_takes_one_pattern(plans):
-    grown = plans[0].grow_opt_state(TX, moments(SMALL), SMALL, BIG, key=KEY, reset="^in$")
+    grown = plans[0].realise(KEY).opt_state(TX, moments(SMALL), SMALL, BIG, reset="^in$")
     assert grown[0].mu["in"].shape == (5, 8)
 
 
 def test_plans_of_other_models(plans):
-    plan, other, deep = plans
+    _, other, deep = plans
     with pytest.raises(GrowthError, match="not those of the plan"):
-        other.grow_opt_state(TX, moments(SMALL), SMALL, BIG, key=KEY)
+        other.realise(KEY).opt_state(TX, moments(SMALL), SMALL, BIG)
     with pytest.raises(GrowthError, match=r"layers/0/down has shape nothing"):
         other.shrink(BIG)
     with pytest.raises(GrowthError, match="not those of the plan"):
         other.mup().init(SMALL, KEY)
     with pytest.raises(GrowthError, match="the gradient layers/0/down is missing"):
-        other.exact(TX, key=KEY).update(BIG, moments(BIG), BIG)
+        other.realise(KEY).exact(TX).update(BIG, moments(BIG), BIG)
     with pytest.raises(GrowthError, match="layers/2/down' is no leaf"):
-        deep.grow_opt_state(TX, moments(DEEPER), DEEP, DEEPER, key=KEY)
-    with pytest.raises(GrowthError, match="this plan adds no layers"):
-        plan.deepen(SMALL)
-    with pytest.raises(GrowthError, match="ShapeDtypeStruct"):
-        growth.deepen(net, net, layers(4, 2), layers(4, 3), XS)
+        deep.realise(KEY).opt_state(TX, moments(DEEPER), DEEP, DEEPER)
 
 
 def test_exact(plans):
-    follow = plans[0].exact(TX, key=KEY)
+    follow = plans[0].realise(KEY).exact(TX)
     with pytest.raises(ValueError, match="needs the parameters"):
         follow.update(BIG, moments(BIG))
     with pytest.raises(GrowthError, match=r"the gradient b is \(4,\)"):
@@ -227,10 +223,10 @@ def test_exact(plans):
     with pytest.raises(GrowthError, match=r"'b' has shape \(4,\)"):
         follow.update(BIG, moments(SMALL), BIG)
     with pytest.raises(GrowthError, match="tx is a str"):
-        plans[0].exact("adam", key=KEY)
+        plans[0].realise(KEY).exact("adam")
     for anneal in ("soon", -5, True):
         with pytest.raises(ValueError, match="anneal="):
-            plans[0].exact(TX, key=KEY, anneal=anneal)
+            plans[0].realise(KEY).exact(TX, anneal=anneal)
 
 
 def test_shrink_and_activations(plans):
@@ -252,7 +248,7 @@ def test_shrink_and_activations(plans):
 
 
 def test_certificates(plans):
-    certificate = plans[0].certificate
+    certificate = plans[0].realise(KEY).certificate
     for params, inputs, options, says in [
         (BIG, [XS], {"tx": TX}, r"b has shape \(8,\)"),
         (SMALL, [], {"tx": TX}, "missing 1 required"),
@@ -261,10 +257,13 @@ def test_certificates(plans):
         (SMALL, [XS], {"tx": TX, "opt_state": optax.sgd(0.1, 0.9).init(SMALL)}, "Is tx the"),
     ]:
         with pytest.raises(GrowthError, match=says):
-            certificate(mlp, mlp, params, *inputs, key=KEY, **options)
+            certificate(mlp, mlp, params, *inputs, **options)
     state = TrainState.create(Net(4).init(KEY, XS)["params"], TX)
-    with pytest.raises(GrowthError, match="not what a growth leaves behind"):
-        growth.certify(state, TX)
+    way = growth.grow(state, Net(4), Net(8), XS, tx=TX, with_map=True)[1]
+    with pytest.raises(GrowthError, match="Is tx the"):
+        way.certificate(Net(4), Net(8), state, XS, tx=optax.sgd(0.1, 0.9))
+    with pytest.raises(GrowthError, match="the state is not the small model's"):
+        way.certificate(Net(8), Net(8), state, XS, tx=TX)
 
 
 def test_states():

@@ -90,6 +90,12 @@ def either(*choices):
     return st.one_of(*choices)
 
 
+COMPARISONS: dict[str, Callable] = {
+    **{name: getattr(lax, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+    **{name: getattr(lax, f"{name}_p").bind for name in ("eq_to", "lt_to", "le_to")},
+}
+
+
 def add_any(a, b):
     if a.shape != b.shape:
         return lax.add(a, b)
@@ -221,11 +227,11 @@ CASES: dict[str, dict[str, st.SearchStrategy[Case]]] = {
     "min": {"": alike(lax.min, "normal", "normal"), "zero": alike(lax.min, zeros, "normal")},
     **{
         name: {
-            "": alike(getattr(lax, name), few, few, exact=True),
-            "zero": alike(getattr(lax, name), few, zeros, exact=True),
-            "whole": alike(getattr(lax, name), few, few, dtypes=[INT, INT]),
+            "": alike(fn, few, few, exact=True),
+            "zero": alike(fn, few, zeros, exact=True),
+            "whole": alike(fn, few, few, dtypes=[INT, INT]),
         }
-        for name in ("eq", "ne", "lt", "le", "gt", "ge")
+        for name, fn in COMPARISONS.items()
     },
     "stop_gradient": {"": alike(lax.stop_gradient, "normal")},
     "convert_element_type": {

@@ -28,7 +28,8 @@ from trainkit.growth.axes.layouts import LAYOUTS
 from trainkit.growth.axes.reading import coordinate, labels, leaves
 from trainkit.growth.axes.solvers import choose, nearest
 from trainkit.growth.errors import GrowthError, settled
-from trainkit.growth.ir.program import Const, Equation, Folder, Program
+from trainkit.growth.ir.constants import Const
+from trainkit.growth.ir.program import Equation, Folder, Program
 from trainkit.growth.rules import RULES, UNKNOWN
 
 TOLERANCE = 1e-12  # relative: rounding of a few hundred float64 operations

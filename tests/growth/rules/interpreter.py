@@ -34,7 +34,8 @@ BINARY = {
     "polygamma": lambda n, x: scipy.special.polygamma(n.astype(int), x),
     "zeta": scipy.special.zeta, "shift_left": np.left_shift,
     "shift_right_logical": np.right_shift, "shift_right_arithmetic": np.right_shift,
-    "complex": lambda a, b: a + 1j * b,
+    "complex": lambda a, b: a + 1j * b, "eq_to": np.equal, "lt_to": np.less,
+    "le_to": np.less_equal,
 }  # fmt: skip
 REDUCTIONS = {
     "reduce_sum": np.sum, "reduce_max": np.max, "reduce_min": np.min, "reduce_prod": np.prod,
@@ -223,7 +224,7 @@ def _closed(jaxpr):
 
 
 def _scan(params, ins):
-    from trainkit.growth.ir.program import scan_counts
+    from trainkit._core.compat import scan_counts
 
     consts, carries = scan_counts(params)
     fixed, carry, xs = ins[:consts], ins[consts : consts + carries], ins[consts + carries :]

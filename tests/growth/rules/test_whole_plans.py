@@ -79,8 +79,8 @@ def test_exact_or_refused(fn, n):
         assert fn is not quantised or n == 6  # 4 → 8 needs no shares
         return
     wanted = fn(small, X)
-    for symmetry in ("even", "uneven", "zero_out"):
-        grown = plan.grow(small, key=jax.random.key(0), symmetry=symmetry)
+    for how in ("even", "uneven", "zero_out"):
+        grown = plan.grow(small, key=jax.random.key(0), how=how)
         found = fn(grown, X)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), found, wanted)
 

@@ -11,8 +11,10 @@ import pytest
 
 from tests.growth.test_train_state import MLP, X, linen_state
 from trainkit import growth
-from trainkit.growth import AxisGrowth, Certificate, LeafGrowth, certify, grow_with_details
-from trainkit.growth.views.certify import _dead
+from trainkit.growth import Certificate
+from trainkit.growth.maps.growth_map import MapData
+from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
+from trainkit.growth.views.measures import dead
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +26,9 @@ def _mode(x64):
 def certificate(how="preserve", small=(8,), big=(16, 16), tx=None):
     tx = tx or optax.adam(1e-2)
     state = linen_state(MLP(small), X, tx)
-    return certify(grow_with_details(state, MLP(small), MLP(big), X, tx=tx, how=how), tx)
+    models = MLP(small), MLP(big)
+    way = growth.grow(state, *models, X, tx=tx, how=how, with_map=True)[1]
+    return way.certificate(*models, state, X, tx=tx)
 
 
 def test_exact_growth():
@@ -90,10 +94,10 @@ def test_json_and_text():
 
 
 def test_dead_units_are_found():
-    axis = AxisGrowth(np.array([0, 1, -1]), np.ones(3), np.ones(3))
-    growth = {"w": LeafGrowth((None, axis))}
+    axis = AxisMap(np.array([0, 1, -1]), np.ones(3), np.ones(3))
+    way = MapData({"w": LeafMap((None, axis))})
     grads = {"w": jnp.array([[1.0, 2.0, 0.0], [0.5, 1.0, 0.0]])}
-    assert _dead(grads, growth) == ("w, axis 1: unit 2",)
+    assert dead(grads, way) == ("w, axis 1: unit 2",)
 
 
 def test_a_larger_vocabulary_is_certified_on_its_old_entries():
@@ -107,7 +111,9 @@ def test_a_larger_vocabulary_is_certified_on_its_old_entries():
 
     tokens, tx = jnp.arange(6).reshape(2, 3), optax.sgd(1e-2)
     state = linen_state(Language(7), tokens, tx)
-    found = certify(grow_with_details(state, Language(7), Language(9), tokens, tx=tx), tx)
+    models = Language(7), Language(9)
+    way = growth.grow(state, *models, tokens, tx=tx, with_map=True)[1]
+    found = way.certificate(*models, state, tokens, tx=tx)
     assert found.forward_error["float32"] < 1e-6  # the dtype of Embed's parameters
     assert found.dead == ()
     assert any("7 → 9 entries" in text for text in found.warnings)
@@ -127,7 +133,7 @@ def shrunk_and_grown(x, append):
     small = {name: jnp.asarray(rng.normal(size=s)) for name, s in sizes(4, 6).items()}
     big = {name: jax.ShapeDtypeStruct(s, jnp.float64) for name, s in sizes(8, 9).items()}
     plan = growth.plan(net, net, small, big, x, append=append)
-    return plan.certificate(net, net, small, x, tx=optax.adam(1e-2), key=jax.random.key(0))
+    return plan.realise(jax.random.key(0)).certificate(net, net, small, x, tx=optax.adam(1e-2))
 
 
 def test_appended_units():
@@ -162,7 +168,7 @@ def test_strided_pairs():
     x = jnp.asarray(rng.normal(size=(2, 4, 5)))
     plan = growth.plan(attend, attend, small, big, x)
     assert {axis.layout for axis in plan.grown_axes} == {"stride"}
-    c = plan.certificate(attend, attend, small, x, tx=optax.adam(1e-2), key=jax.random.key(0))
+    c = plan.realise(jax.random.key(0)).certificate(attend, attend, small, x, tx=optax.adam(1e-2))
     assert c.forward_error["float64"] < 1e-13
     assert c.gradient_residual < 1e-12
     assert set(c.fresh) == {"q", "k"}

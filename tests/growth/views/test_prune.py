@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from trainkit import growth
-from trainkit.growth.views.prune import selection
 
 
 def model(p, x):
@@ -31,11 +30,11 @@ def planned(small, big):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("symmetry", ["even", "uneven", "noise"])
-def test_merging_undoes_a_growth(symmetry):
+@pytest.mark.parametrize("how", ["even", "uneven", "noise"])
+def test_merging_undoes_a_growth(how):
     small, big = draw(4, 6, dtype=np.float64), draw(8, 15, dtype=np.float64)
     plan = planned(small, big)
-    grown = plan.grow(small, key=jax.random.key(0), symmetry=symmetry)
+    grown = plan.grow(small, key=jax.random.key(0), how=how)
     back = plan.shrink(grown, how="merge")
     for name in small:  # sums of a few products in float64
         np.testing.assert_allclose(back[name], small[name], rtol=1e-12, atol=1e-13)
@@ -57,7 +56,7 @@ def test_dead_units_go_first_and_nothing_is_lost():
         {"score": "activation", "activations": seen},
         {"score": seen},
     ):
-        chosen = selection(plan, big, **how)
+        chosen = growth.prune(plan, big, **how)
         np.testing.assert_array_equal(chosen.kept[0], [0, 1, 3, 4, 6, 7])
         assert chosen.lost == (0.0,)
         assert chosen.change(model, model, big, x) < 1e-6  # float32
@@ -69,13 +68,13 @@ def test_scores_are_those_of_the_papers():
     small, big = draw(4, 3), draw(4, 6)
     plan = planned(small, big)
     slopes = draw(4, 6, seed=1)
-    found = selection(plan, big, score="gradient", grads=slopes).scores[0]
+    found = growth.prune(plan, big, score="gradient", grads=slopes).scores[0]
     wanted = sum(
         np.sum(np.asarray(big[n]) * np.asarray(slopes[n]), axis=axis)
         for n, axis in (("up", 0), ("b", ()), ("down", 1))
     )
     np.testing.assert_allclose(found, np.square(wanted), rtol=1e-5)
-    found = selection(plan, big).scores[0]
+    found = growth.prune(plan, big).scores[0]
     wanted = sum(
         np.square(big[n]).mean(axis) / np.square(big[n]).mean()
         for n, axis in (("up", 0), ("b", ()), ("down", 1))
@@ -103,7 +102,7 @@ def test_activations_are_measured_where_they_are_read():
 def test_coupled_leaves_lose_the_same_units():
     small, big = draw(4, 6), draw(8, 6)
     plan = planned(small, big)
-    chosen = selection(plan, big)
+    chosen = growth.prune(plan, big)
     kept = chosen.kept[0]
     back = chosen.apply(big)
     np.testing.assert_array_equal(back["embed"], big["embed"][:, kept])

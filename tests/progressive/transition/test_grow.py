@@ -13,7 +13,7 @@ from experiments.progressive_mnist.models import CNN, MLP
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.operators import operator
 from trainkit.progressive.transition.grow import grown
-from trainkit.progressive.transition.growth import Side
+from trainkit.progressive.transition.state_growth import Side
 
 TX = optax.adamw(1e-3)
 
@@ -85,9 +85,9 @@ def test_width_and_depth_keep_the_function(small, big, batch):
 
 def test_new_layers_and_copied_inputs_are_named():
     growth, _, _ = grow(MLP((4,)), MLP((8, 8)), images())
-    assert growth.fresh == {"hidden_1/kernel", "hidden_1/bias"}
+    assert set(growth.map.new) == {"hidden_1/kernel", "hidden_1/bias"}
     # What reads a doubled axis has c = 1/2, what writes one c = 1.
-    assert growth.rates == {"hidden_1/kernel": 0.5, "logits/kernel": 0.5}
+    assert growth.map.rates == {"hidden_1/kernel": 0.5, "logits/kernel": 0.5}
 
 
 @pytest.mark.slow

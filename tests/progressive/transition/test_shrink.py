@@ -12,11 +12,11 @@ from tests.progressive import tiny
 from trainkit.data import Sampler
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.planning import plan
-from trainkit.growth.views.prune import selection
+from trainkit.growth.views.prune import prune
 from trainkit.progressive import triggers
 from trainkit.progressive.stages.stage import Stage, StageError
-from trainkit.progressive.transition.growth import Side
 from trainkit.progressive.transition.shrink import shrunk
+from trainkit.progressive.transition.state_growth import Side
 
 
 class Net(nn.Module):
@@ -65,7 +65,7 @@ def test_the_program_keeps_what_the_host_would_and_moments_go_along():
     )
     tree = lambda s: {"params": s.params}
     found = plan(outputs(small), outputs(big), tree(small.state), tree(state), batch())
-    wanted = selection(found, tree(state)).apply(tree(state))["params"]
+    wanted = prune(found, tree(state)).apply(tree(state))["params"]
     jax.tree.map(np.testing.assert_array_equal, after.params, wanted)
     jax.tree.map(
         lambda m, p: np.testing.assert_array_equal(m, 2 * p), after.opt_state[0].mu, wanted

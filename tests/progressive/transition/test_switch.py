@@ -21,7 +21,7 @@ from trainkit.progressive import Price, Stage, triggers
 from trainkit.progressive.background import Background
 from trainkit.progressive.hook import Growing
 from trainkit.progressive.route import Route
-from trainkit.progressive.transition.switch import Passage
+from trainkit.progressive.transition.switch import Transition
 
 TWO = [Stage(4, triggers.steps(10)), Stage(8)]
 
@@ -98,7 +98,7 @@ def test_on_several_devices_too_the_loop_traces_and_compiles_nothing(waiting, pl
 
 def test_a_stage_can_last_until_the_next_is_compiled(monkeypatch):
     compiled = threading.Event()
-    monkeypatch.setattr(Passage, "rehearse", lambda self: compiled.wait(60) and self)
+    monkeypatch.setattr(Transition, "rehearse", lambda self: compiled.wait(60) and self)
     steps = []
 
     def hook(now):
@@ -220,7 +220,7 @@ def test_a_checkpoint_waits_for_no_certificate_and_one_that_is_missing_is_made_a
     from trainkit.loop.hooks import Change
 
     out, done = tmp_path / "run", threading.Event()
-    whole = Passage.certificate
+    whole = Transition.certificate
     stages = [Stage(MLP((4,)), triggers.steps(4)), Stage(MLP((8,)))]
 
     def stop(now):
@@ -230,7 +230,7 @@ def test_a_checkpoint_waits_for_no_certificate_and_one_that_is_missing_is_made_a
         return None
 
     with monkeypatch.context() as patch:
-        patch.setattr(Passage, "certificate", lambda *args: done.wait(60) and whole(*args))
+        patch.setattr(Transition, "certificate", lambda *args: done.wait(60) and whole(*args))
         options = {"config": {}, "out": out, "steps": 16}
         stopped = linen(stages, hooks=[stop], **options)
     assert "warnings" in tiny.events(stopped, "growth")[0]["certificate"]  # it came in the end
@@ -300,7 +300,7 @@ def test_a_certificate_that_cannot_be_made_ends_no_run(monkeypatch):
 def test_rehearsing_changes_nothing(monkeypatch):
     stages = [Stage(MLP((4,)), triggers.steps(4)), Stage(MLP((8,)))]
     rehearsed = linen(stages, certify=False)
-    monkeypatch.setattr(Passage, "rehearse", lambda self: self)
+    monkeypatch.setattr(Transition, "rehearse", lambda self: self)
     plain = linen(stages, certify=False)
     for a, b in zip(
         jax.tree.leaves(rehearsed.state.params), jax.tree.leaves(plain.state.params), strict=True

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
+import jax
 import numpy as np
 
 from trainkit.growth.analysis.joint_program import Analysis, EquationPair
@@ -14,6 +16,7 @@ from trainkit.growth.axes.layouts import Layouts
 from trainkit.growth.axes.linear import ZERO, Expr, constant
 from trainkit.growth.axes.reading import labels, source_map
 from trainkit.growth.errors import Conflict
+from trainkit.growth.ir.constants import Const
 
 
 def exact_ratio(r: float, eps: float) -> float:
@@ -54,15 +57,18 @@ def compare(value: Value, layouts: Layouts) -> np.ndarray | None:
         for block in np.ndindex(result.shape):
             result[block] = scale
         return result
-    if small.key == big.key and all(a.fixed for a in axes) and result.size == 1:
-        result[(0,) * result.ndim] = ZERO
+    # Along an axis on which both repeat one element says what all do.
+    repeats = [n == m == 1 for n, m in zip(small.core_shape, big.core_shape, strict=True)]
+    if small.key == big.key and all(
+        same or (a.fixed and len(cells) == 1)
+        for same, a, (_, cells) in zip(repeats, axes, segments, strict=True)
+    ):
+        result[...] = ZERO
         return result
-    a, b = small.value, big.value
-    if not isinstance(a, np.ndarray):
-        same = small.key == big.key
-        for block in np.ndindex(result.shape):
-            result[block] = ZERO
-        return result if same else None
+    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):  # random keys
+        result[...] = ZERO
+        return result if small.key == big.key else None
+    old, new = (_spread(c, repeats) for c in value.const)
     sources = [source_map(x, layouts.source) for x in axes]
     big_labels = [t[0][np.where(s < 0, 0, s)] for t, s in zip(segments, sources, strict=True)]
     for block in np.ndindex(result.shape):
@@ -70,12 +76,20 @@ def compare(value: Value, layouts: Layouts) -> np.ndarray | None:
             np.flatnonzero((s >= 0) & (lab == label))
             for s, lab, label in zip(sources, big_labels, block, strict=True)
         ]
-        old = a[np.ix_(*[s[p] for s, p in zip(sources, picked, strict=True)])]
-        scale = _ratio(old.reshape(-1), np.asarray(b[np.ix_(*picked)]).reshape(-1))
+        at = [s[p] for s, p in zip(sources, picked, strict=True)]
+        first = [(p[:1] * 0 if r else p) for r, p in zip(repeats, picked, strict=True)]
+        at = [(s[:1] * 0 if r else s) for r, s in zip(repeats, at, strict=True)]
+        scale = _ratio(old[np.ix_(*at)].reshape(-1), new[np.ix_(*first)].reshape(-1))
         if scale is False:
             return None
         result[block] = scale
     return result
+
+
+def _spread(const: Const, repeats: Sequence[bool]) -> np.ndarray:
+    """A constant with one element along the axes on which it repeats."""
+    shape = [1 if same else n for same, n in zip(repeats, const.shape, strict=True)]
+    return np.broadcast_to(const.core, shape)
 
 
 def _ratio(c: np.ndarray, d: np.ndarray) -> Expr | Literal[False] | None:

@@ -19,7 +19,7 @@ from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.axes.solvers import nearest
 from trainkit.growth.axes.structures import structure_of
 from trainkit.growth.errors import Conflict
-from trainkit.growth.plan.data import AxisPlan, GrownAxis, LeafPlan, Plan
+from trainkit.growth.plan.data import AxisPlan, GrownAxis, LeafPlan, PlanData
 
 
 class _Numbers:
@@ -53,7 +53,7 @@ class _Solution(NamedTuple):
     means: Roles
 
 
-def emit_plan(scales: ScalePropagation) -> Plan | Conflict:
+def emit_plan(scales: ScalePropagation) -> PlanData | Conflict:
     """Solves the equations that were propagated, nearest to the split that is usual.
 
     Returns:
@@ -86,7 +86,7 @@ def emit_plan(scales: ScalePropagation) -> Plan | Conflict:
     solution = _Solution(scales, evaluate, numbers, shares.chosen, reads, tied, fresh, means)
     params = enumerate(scales.analysis.params)
     leaves = tuple(_leaf_plan(solution, i, path, value) for i, (path, value) in params)
-    return Plan(leaves, tuple(numbers.grown), scales.analysis.count)
+    return PlanData(leaves, tuple(numbers.grown), scales.analysis.count)
 
 
 def _solved(scales: ScalePropagation, shares: Shares) -> Callable[[Expr], float]:

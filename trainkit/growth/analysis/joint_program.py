@@ -12,9 +12,10 @@ from trainkit.growth.analysis.values import SharedValues, Value
 from trainkit.growth.axes.axis import Axis, find, show
 from trainkit.growth.axes.unification import unify
 from trainkit.growth.errors import Conflict, Kind
+from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.dataflow import Fact, Facts, Lattice, run
 from trainkit.growth.ir.products import alike, in_one_order
-from trainkit.growth.ir.program import Const, Equation, Folder, Program
+from trainkit.growth.ir.program import Equation, Folder, Program
 from trainkit.growth.ir.source_lines import describe, where
 
 

@@ -14,13 +14,13 @@ from trainkit.growth.axes.axis import Axis
 from trainkit.growth.axes.layouts import Layouts
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.program import Program
-from trainkit.growth.plan.data import Plan
+from trainkit.growth.plan.data import PlanData
 
 ATTEMPTS = 16  # choices of layouts, after which no second way is tried
 Tried = tuple[tuple[Axis, Conflict], ...]  # leaves that were laid out otherwise, and why
 
 
-def solve(joint: JointProgram, layouts: Layouts) -> Plan | Conflict:
+def solve(joint: JointProgram, layouts: Layouts) -> PlanData | Conflict:
     """The plan under one choice of layouts, or what stands in its way."""
     scales = propagate(joint, layouts)
     return scales if isinstance(scales, Conflict) else emit_plan(scales)
@@ -32,7 +32,7 @@ def solve_width(
     values: list[Value],
     result_names: Sequence[str],
     append: Sequence[tuple[str, int]] = (),
-) -> Plan | Conflict:
+) -> PlanData | Conflict:
     """The plan between two flat programs of one structure.
 
     Args:
@@ -60,7 +60,7 @@ def solve_width(
 
 def _search(
     joint: JointProgram, layouts: Layouts, attempts: set[Layouts], tried: Tried
-) -> Plan | Conflict:
+) -> PlanData | Conflict:
     """Depth first: where a choice of layouts fails, the leaves at fault are laid out otherwise."""
     attempts.add(layouts)
     result = solve(joint, layouts)

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from trainkit.growth.axes.axis import Axis
 from trainkit.growth.axes.reading import grown_leaves
-from trainkit.growth.ir.program import Const, Program
+from trainkit.growth.ir.constants import Const
+from trainkit.growth.ir.program import Program
 
 
 class Pick(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 from trainkit.growth.errors import Conflict
-from trainkit.growth.plan.leaf_map import Origin
+from trainkit.growth.plan.data import Origin
 
 Shapes = Mapping[str, tuple[int, ...]]
 Origins = dict[str, Origin]

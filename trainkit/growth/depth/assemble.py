@@ -18,7 +18,7 @@ from trainkit.growth.depth.stacked import layer_axes
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.partial_evaluation import reduced
 from trainkit.growth.ir.program import Folder, Program
-from trainkit.growth.plan.data import Layer, Plan, unchanged
+from trainkit.growth.plan.data import Layer, PlanData, unchanged
 
 Stacks = Mapping[str, tuple[int, list[tuple[int, bool]]]]  # leaf -> layer axis, and its rows
 
@@ -64,7 +64,9 @@ def deeper(
         yield origins if isinstance(origins, Conflict) else ways.attempt(origins, how)
 
 
-def assemble(plan: Plan, way: Deeper, shapes: Shapes, dtypes: Mapping[str, str], how: str) -> Plan:
+def assemble(
+    plan: PlanData, way: Deeper, shapes: Shapes, dtypes: Mapping[str, str], how: str
+) -> PlanData:
     """The plan for the deeper model, from that for the small one's leaves.
 
     Args:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from trainkit.growth.ir.program import Const, Equation, Program
+from trainkit.growth.ir.constants import Const
+from trainkit.growth.ir.program import Equation, Program
 
 
 def cut_layers(

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.partial_evaluation import EYE, ZERO, Shape, reduced
-from trainkit.growth.ir.program import Const, Equation, Fresh, Program
+from trainkit.growth.ir.program import Equation, Fresh, Program
 
 
 def choices(

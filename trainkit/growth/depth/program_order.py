@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from trainkit.growth.depth.alignment import order
-from trainkit.growth.plan.leaf_map import Origin
+from trainkit.growth.plan.data import Origin
 
 Shapes = Mapping[str, tuple[int, ...]]
 LIMIT = 64  # alignments looked at

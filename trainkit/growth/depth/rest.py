@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
+from trainkit._core.compat import scan_counts
 from trainkit.growth.depth.identity import choices, passes_on, same_equations, used
 from trainkit.growth.depth.sides import Shapes, Side
 from trainkit.growth.depth.stacked import Stacked, stacked
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.partial_evaluation import reduced
 from trainkit.growth.ir.primitives import traits
-from trainkit.growth.ir.program import Equation, Folder, Program, scan_counts
+from trainkit.growth.ir.program import Equation, Folder, Program
 from trainkit.growth.ir.source_lines import where
 from trainkit.growth.ir.zero_analysis import nearest_zeros
 

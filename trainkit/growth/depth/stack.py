@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from trainkit._core.compat import scan_counts
 from trainkit.growth.errors import Conflict
+from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.primitives import traits
-from trainkit.growth.ir.program import Const, Equation, Fresh, Program, scan_counts
+from trainkit.growth.ir.program import Equation, Fresh, Program
 from trainkit.growth.ir.source_lines import where
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from trainkit._core.compat import scan_counts
+from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.dataflow import Facts, Lattice, run
 from trainkit.growth.ir.primitives import traits, zero_result
-from trainkit.growth.ir.program import Const, Program, scan_counts
+from trainkit.growth.ir.program import Program
 
 
 class Stacked(NamedTuple):

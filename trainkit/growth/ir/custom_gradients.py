@@ -13,10 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from trainkit._core.jaxprs import AnyJaxpr, equations
+from trainkit._core.compat import AnyJaxpr, own_gradient
+from trainkit._core.jaxprs import equations
+from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.dataflow import Lattice, run
 from trainkit.growth.ir.primitives import traits, zero_result
-from trainkit.growth.ir.program import Const, Folder
+from trainkit.growth.ir.program import Folder
 
 PyTree = Any
 
@@ -37,7 +39,7 @@ def unproved(
     program: AnyJaxpr, fn: Callable[..., PyTree], params: PyTree, inputs: PyTree
 ) -> set[int]:
     """Which leaves of the parameters have a gradient that is not linear in those of the results."""
-    if not any(eqn.primitive.name.startswith("custom_vjp") for eqn in equations(program)):
+    if not any(map(own_gradient, equations(program))):
         return set()
     leaves, tree = jax.tree.flatten(params)
     places = [i for i, x in enumerate(leaves) if np.issubdtype(x.dtype, np.inexact)]

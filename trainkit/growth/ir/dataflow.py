@@ -15,7 +15,9 @@ import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Generic, TypeVar
 
-from trainkit.growth.ir.program import Const, Folder, Program, scan_counts
+from trainkit._core.compat import scan_counts
+from trainkit.growth.ir.constants import Const
+from trainkit.growth.ir.program import Folder, Program
 
 Fact = TypeVar("Fact")
 LOOPS = {"scan": ("jaxpr",), "while": ("cond_jaxpr", "body_jaxpr"), "cond": ("branches",)}

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from trainkit._core.jaxprs import AnyJaxpr, at_line
+from trainkit._core.compat import AnyJaxpr
+from trainkit._core.jaxprs import at_line
 from trainkit.growth.ir.primitives import traits
 
 

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.primitives import traits, zero_result
-from trainkit.growth.ir.program import Const, Equation, Program, live
+from trainkit.growth.ir.program import Equation, Program, live
 
 Shape = tuple[int, ...]
 Supposed = Mapping[int, str]  # number of an input of the program -> "zero" or "eye"

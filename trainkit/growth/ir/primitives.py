@@ -50,7 +50,7 @@ class Traits:
     """What is known of a primitive; by default nothing.
 
     Attributes:
-      call: the parameter that holds the body which it just runs, for what does nothing else.
+      call: it runs the one body that it holds, and does nothing else.
       identity: its results are its operands; it says where or how they are kept.
       move: its results are elements of its operands, in other places: "whole", the operand's, all
         of them; "part", some of them; "join", those of several operands side by side.
@@ -69,11 +69,12 @@ class Traits:
       sign: "positive" or "not negative" where every result is that is real.
       finite: the operands at which it is known to be finite: "all", those that are "not negative",
         or "zero" alone.
+      foreign: it runs what is not JAX, which a plan never does.
       sums: for each operand the dimensions that the result has not, because it is reduced or
         contracted over them.
     """
 
-    call: str | None = None
+    call: bool = False
     identity: bool = False
     move: Literal["whole", "part", "join"] | None = None
     chooses: bool = False
@@ -87,6 +88,7 @@ class Traits:
     increasing: bool = False
     sign: Literal["positive", "not negative"] | None = None
     finite: Finite | None = None
+    foreign: bool = False
     sums: Dims = lambda params: ()
 
 
@@ -105,6 +107,11 @@ def traits(equation: Any) -> Traits:
     found = TABLE.get(equation.name, UNKNOWN)
     refine = _REFINED.get(equation.name)
     return found if refine is None else refine(found, equation)
+
+
+def foreign(name: str) -> bool:
+    """Whether a primitive runs what is not JAX."""
+    return TABLE.get(name, UNKNOWN).foreign
 
 
 def zero_result(equation: Any, zeros: Sequence[bool]) -> bool:
@@ -155,10 +162,12 @@ def _channels(params: Params) -> list[Sequence[int]]:
 
 TABLE: dict[str, Traits] = {
     # Calls, and what only says where a value is kept.
-    **_named("jit remat2", call="jaxpr"),
-    **_named("closed_call eval_jaxpr custom_jvp_call custom_vjp_call", call="call_jaxpr"),
+    **_named("jit remat2 closed_call eval_jaxpr custom_jvp_call custom_vjp_call custom_vmap_call "
+             "composite xla_metadata_call", call=True),
     **_named("copy name optimization_barrier sharding_constraint reshard device_put pvary "
-             "layout_constraint", identity=True),
+             "layout_constraint relayout xla_metadata_value", identity=True),
+    **_named("pure_callback io_callback debug_callback debug_print buffer_callback ffi_call "
+             "call_exported custom_partitioning inspect_sharding tpu_custom_call", foreign=True),
     # Elements in other places.
     **_named("reshape transpose broadcast_in_dim squeeze rev tile",
              move="whole", chooses=True, linear=FIRST),
@@ -192,7 +201,7 @@ TABLE: dict[str, Traits] = {
     **_elementwise("log acosh atanh rsqrt lgamma digamma erf_inv pow polygamma zeta igamma igammac "
                    "regularized_incomplete_beta", finite=None),
     **_elementwise("max min atan2 or xor ne lt gt", zero=ALL),
-    **_elementwise("eq le ge"),
+    **_elementwise("eq le ge eq_to le_to lt_to"),
     **_elementwise("and", absorbing=ALL),
     # Reductions and contractions.
     "reduce_sum": Traits(linear=FIRST, sums=_reduced),

@@ -13,8 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from trainkit._core.jaxprs import AnyJaxpr, at_line
-from trainkit.growth.ir.program import Const, Equation, Folder, Program
+from trainkit._core.compat import AnyJaxpr
+from trainkit._core.jaxprs import at_line
+from trainkit.growth.ir.constants import Const
+from trainkit.growth.ir.program import Equation, Folder, Program
 from trainkit.growth.ir.source_lines import where
 
 _STEPS = ("dot_general", "transpose", "reduce_sum")

@@ -7,45 +7,18 @@ jaxprs. Inlined are calls that do nothing but run a body; no other body is looke
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 import numpy as np
 from jax.extend import core
 
-from trainkit._core.jaxprs import AnyJaxpr, opened
+from trainkit._core.compat import AnyJaxpr, expanded, opened
+from trainkit._core.jaxprs import at_line, bodies, equations, held
+from trainkit.growth.ir.constants import Const, Constants
 from trainkit.growth.ir.lookups import from_the_end, row
-from trainkit.growth.ir.primitives import traits
+from trainkit.growth.ir.primitives import foreign, traits
 from trainkit.growth.ir.variance import centred
-
-
-class Const:
-    """A value that depends on neither parameters nor inputs; evaluated only when it is asked for.
-
-    Two constants with the same `key` were computed in the same way from the same literals.
-    """
-
-    __slots__ = ("_thunk", "_value", "dtype", "key", "shape", "uniform")
-
-    def __init__(self, shape, dtype, key, thunk, uniform=None):
-        self.shape, self.dtype, self.key = tuple(shape), dtype, key
-        self.uniform = uniform  # the scalar, where every element is known to be equal
-        self._thunk, self._value = thunk, None
-
-    @property
-    def value(self) -> np.ndarray:
-        if self._value is None:
-            if self.uniform is not None:
-                self._value = np.broadcast_to(self.uniform, self.shape)
-            else:
-                self._value = self._thunk()
-        return self._value
-
-    @property
-    def is_zero(self) -> bool:
-        """Whether every element is known to be 0, without evaluating it."""
-        return self.uniform is not None and not np.any(self.uniform)
 
 
 class Equation:
@@ -73,27 +46,8 @@ class Folder:
     """Flattens jaxprs; shares keys and values of constants between all that it flattens."""
 
     def __init__(self):
-        self._keys: dict[Any, int] = {}
-        self._values: dict[int, list[np.ndarray]] = {}
+        self.constants = Constants()
         self._producers: dict[int, Equation] = {}  # id of a variable -> the equation it comes from
-
-    def _key(self, parts) -> int:
-        return self._keys.setdefault(parts, len(self._keys))
-
-    def literal(self, value: Any) -> Const:
-        """A constant from an array or a scalar."""
-        if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):
-            data = np.asarray(jax.random.key_data(value))
-            key = self._key(("random key", str(value.dtype), data.shape, data.tobytes()))
-            return Const(value.shape, value.dtype, key, lambda: value)
-        array = np.asarray(value)
-        key = self._key((str(array.dtype), array.shape, array.tobytes()))
-        uniform = None
-        if array.size and array.ndim == 0:
-            uniform = array
-        elif array.size > 1 and array.dtype != object and (array == array.flat[0]).all():
-            uniform = array.flat[0]
-        return Const(array.shape, array.dtype, key, lambda: array, uniform)
 
     def flatten(self, jaxpr: AnyJaxpr, known: dict[int, Const] | None = None) -> Program:
         """The flat form; `known` gives the arguments that are constants, by position."""
@@ -108,24 +62,31 @@ class Folder:
         """Appends a jaxpr's equations to `out`, flat; returns its results."""
         jaxpr, consts = opened(jaxpr)
         env: dict[Any, Any] = dict(zip(jaxpr.invars, args, strict=True))
-        env.update(zip(jaxpr.constvars, map(self.literal, consts), strict=True))
+        env.update(zip(jaxpr.constvars, map(self.constants.literal, consts), strict=True))
 
         def read(atom):
-            return self.literal(_literal(atom)) if isinstance(atom, core.Literal) else env[atom]
+            literal = isinstance(atom, core.Literal)
+            return self.constants.literal(_literal(atom)) if literal else env[atom]
 
         for eqn in jaxpr.eqns:
             step = Equation(eqn, [read(v) for v in eqn.invars], [], calls)
             known = traits(step)
-            if known.call in step.params:
-                results = self.run(eqn.params[known.call], step.ins, out, (*calls, eqn))
+            if known.call:
+                results = self.run(held(eqn), step.ins, out, (*calls, eqn))
+            elif (body := expanded(eqn)) is not None:
+                results = self.run(at_line(body, eqn), step.ins, out, (*calls, eqn))
+            elif step.name == "cond" and isinstance(step.ins[0], Const):
+                # The branches that are not taken are not looked at.
+                taken = min(max(int(step.ins[0].value), 0), len(eqn.params["branches"]) - 1)
+                results = self.run(eqn.params["branches"][taken], step.ins[1:], out, (*calls, eqn))
             elif step.name == "custom_linear_solve":
                 results = self.run(*_solution(step), out, (*calls, eqn))
             elif known.identity or _converts_nothing(eqn):
                 results = step.ins
             elif step.name in ("debug_callback", "debug_print"):
                 results = []  # looks on, and gives nothing back
-            elif all(isinstance(v, Const) for v in step.ins) and not eqn.effects:
-                results = self._fold(step)
+            elif all(isinstance(v, Const) for v in step.ins) and not _acts(eqn):
+                results = self.constants.fold(eqn, step.ins)
             elif (other := self._rewritten(step)) is not None:
                 results = self.run(*other, out, calls)
             else:
@@ -168,44 +129,6 @@ class Folder:
             self._producers[id(value)] = out[-1]
         return value
 
-    def _text(self, param: Any) -> Any:
-        """A parameter of an equation, to be compared with others."""
-        inner = param if isinstance(param, tuple) else (param,)
-        consts = [c for x in inner if isinstance(x, AnyJaxpr) for c in opened(x)[1]]
-        return repr(param), *(self.literal(c).key for c in consts)
-
-    def _fold(self, step: Equation) -> list[Const]:
-        eqn, ins = step.raw, step.ins
-        params = tuple(sorted((k, self._text(v)) for k, v in step.params.items()))
-        key = self._key((step.name, params, tuple(c.key for c in ins)))
-        uniform = None
-        if ins and ins[0].uniform is not None:
-            if step.name == "convert_element_type":
-                uniform = np.asarray(ins[0].uniform).astype(step.params["new_dtype"])
-            elif traits(step).chooses:
-                uniform = ins[0].uniform
-
-        @functools.cache
-        def evaluate():
-            if key not in self._values:
-                with jax.ensure_compile_time_eval():
-                    values = eqn.primitive.bind(*[_device(c) for c in ins], **eqn.params)
-                values = values if eqn.primitive.multiple_results else [values]
-                self._values[key] = [_host(v) for v in values]
-            return self._values[key]
-
-        avals: list[Any] = [v.aval for v in eqn.outvars]
-        return [
-            Const(
-                aval.shape,
-                aval.dtype,
-                self._key((key, i)),
-                functools.partial(lambda i, evaluate: evaluate()[i], i, evaluate),
-                uniform,
-            )
-            for i, aval in enumerate(avals)
-        ]
-
 
 def live(equations: list[Equation], outs: list[Any]) -> list[Equation]:
     """The equations that results need, and those with effects."""
@@ -243,12 +166,10 @@ class Fresh:
         self.aval = aval
 
 
-def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
-    """How many operands of a scan are constants and how many are carried."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    consts, carried, _ = params["ft_in"].unpack()  # JAX 0.12 and later
-    return len(consts), len(carried)
+def _acts(eqn: core.JaxprEqn) -> bool:
+    """Whether an equation does more than compute its results, or runs what is not JAX."""
+    inside = (e for body in bodies(eqn) for e in equations(body))
+    return bool(eqn.effects) or any(foreign(e.primitive.name) for e in (eqn, *inside))
 
 
 def _literal(atom: core.Literal) -> Any:
@@ -256,15 +177,3 @@ def _literal(atom: core.Literal) -> Any:
     if dtype is not None and not jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
         return np.asarray(atom.val, dtype)
     return atom.val
-
-
-def _device(c: Const):
-    if isinstance(c.value, jax.Array):
-        return c.value
-    return jax.numpy.asarray(c.value, dtype=c.dtype)
-
-
-def _host(v):
-    if jax.dtypes.issubdtype(v.dtype, jax.dtypes.extended):
-        return v
-    return np.asarray(v)

@@ -7,8 +7,9 @@ import os
 import jax
 import numpy as np
 
-from trainkit._core.jaxprs import AnyJaxpr
-from trainkit.growth.ir.program import Const, Equation
+from trainkit._core.compat import AnyJaxpr
+from trainkit.growth.ir.constants import Const
+from trainkit.growth.ir.program import Equation
 
 _JAX = os.path.dirname(jax.__file__) + os.sep
 _LIBRARIES = os.sep + "site-packages" + os.sep

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from jax import lax
 
-from trainkit._core.jaxprs import AnyJaxpr, at_line
+from trainkit._core.compat import AnyJaxpr
+from trainkit._core.jaxprs import at_line
 
 
 class _Mean(NamedTuple):

@@ -13,9 +13,11 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
+from trainkit._core.compat import scan_counts
+from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.dataflow import Lattice, dependent, run
 from trainkit.growth.ir.primitives import makes_zero
-from trainkit.growth.ir.program import Const, Program, scan_counts
+from trainkit.growth.ir.program import Program
 
 
 class _Zero(NamedTuple):

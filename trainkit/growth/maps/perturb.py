@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.maps.apply import arithmetic
+from trainkit.growth.maps.kernel import arithmetic
 
 PyTree = Any
 

@@ -43,14 +43,7 @@ def degrees_in_place(
     Slots that stay 0, or scale by no power at all (a value clip in between), are left to the table;
     so is everything if `tx` wants more than gradients and parameters.
     """
-    small = jax.tree.map(
-        lambda leaf: (
-            np.zeros((_SIZE,) * len(leaf.shape), np.float32)
-            if jnp.issubdtype(leaf.dtype, jnp.floating)
-            else np.zeros(leaf.shape, leaf.dtype)
-        ),
-        params,
-    )
+    small = jax.tree.map(_tiny, params)
     rng = np.random.default_rng(0)
     draw = lambda make: jax.tree.map(lambda x: make(x.shape).astype(x.dtype), small)
 
@@ -103,6 +96,12 @@ def degrees_in_place(
                     entries=float(entries),
                 )
     return found
+
+
+def _tiny(leaf: Any) -> np.ndarray:
+    floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+    shape = (_SIZE,) * len(leaf.shape) if floating else leaf.shape
+    return np.zeros(shape, np.float32 if floating else leaf.dtype)
 
 
 def _entries(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> int:

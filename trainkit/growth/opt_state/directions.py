@@ -1,7 +1,8 @@
-"""The two ways that slots of an optimizer state go: up with a growth, and down again."""
+"""The two directions that slots of an optimizer state go: expanded by a growth, and contracted."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -19,35 +20,31 @@ from trainkit.growth.maps.algebra import (
     norm_factor,
     row_sums,
 )
+from trainkit.growth.maps.growth_map import MapData
+from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
 from trainkit.growth.opt_state.slots import Slot
-from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth, Origin
+from trainkit.growth.plan.data import Origin
 
 Shape = tuple[int, ...]
 
 
-class Way:
+class Direction:
     """From the leaves of one model to those of another, which are called by the latter's names.
 
     Attributes:
-      growth: leaf name of the big model -> how it grows.
+      growth: how the big model's leaves grow.
       shapes: leaf name of the small model -> its shape there.
-      origin: leaf name of the big model -> `Origin`, where growth adds layers.
     """
 
-    def __init__(
-        self,
-        growth: Mapping[str, LeafGrowth],
-        shapes: Mapping[str, Shape],
-        origin: Mapping[str, Origin] | None,
-    ):
-        self.growth, self.shapes, self.origin = growth, shapes, origin or {}
+    def __init__(self, growth: MapData, shapes: Mapping[str, Shape]):
+        self.growth, self.shapes = growth, shapes
 
     def source(self, leaf: str) -> Origin:
         """The leaf that it comes from."""
         raise NotImplementedError
 
-    def how(self, leaf: str) -> LeafGrowth | None:
-        """Its growth, whichever way; `None` where it does not grow."""
+    def how(self, leaf: str) -> LeafMap | None:
+        """Its map, whichever the direction; `None` where it does not grow."""
         raise NotImplementedError
 
     def before(self, leaf: str) -> Shape:
@@ -61,7 +58,7 @@ class Way:
     def linear(
         self,
         x: jax.Array,
-        how: LeafGrowth,
+        how: LeafMap,
         after: Shape,
         *,
         weight: float = 0.0,
@@ -74,9 +71,7 @@ class Way:
         `after`; see `expand` and `fold`."""
         raise NotImplementedError
 
-    def shares(
-        self, along: AxisGrowth | None, before: int, after: int, gradient: float
-    ) -> np.ndarray:
+    def shares(self, along: AxisMap | None, before: int, after: int, gradient: float) -> np.ndarray:
         """s with mean(`linear(x)`) = Σ s·x along one axis, of new="mean"."""
         raise NotImplementedError
 
@@ -106,19 +101,19 @@ class Way:
                 hint="pass the state that belongs to these parameters",
             )
 
-    def inside(self, growth: Mapping[str, LeafGrowth], shapes: Mapping[str, Shape]) -> Way:
-        """The same way for values of other shapes that stand for the same leaves."""
-        return type(self)(growth, shapes, self.origin)
+    def inside(self, leaves: Mapping[str, LeafMap], shapes: Mapping[str, Shape]) -> Direction:
+        """The same direction for values of other shapes that stand for the same leaves."""
+        return type(self)(dataclasses.replace(self.growth, leaves=leaves), shapes)
 
 
-class Up(Way):
+class Expand(Direction):
     """From the small model to the big one."""
 
     def source(self, leaf: str) -> Origin:
-        return self.origin.get(leaf, Origin(leaf))
+        return self.growth.origin_of(leaf)
 
-    def how(self, leaf: str) -> LeafGrowth | None:
-        return self.growth.get(leaf)
+    def how(self, leaf: str) -> LeafMap | None:
+        return self.growth.leaves.get(leaf)
 
     def small(self, leaf: str) -> Shape:
         return self.shapes[self.source(leaf).leaf or leaf]
@@ -137,20 +132,20 @@ class Up(Way):
         return column_sums(along, before, gradient=gradient, new="mean") / after
 
 
-class Down(Way):
-    """From the big model back to the small one: loses nothing that came `Up`."""
+class Contract(Direction):
+    """From the big model back to the small one: what was expanded comes back as it was."""
 
-    def __init__(self, growth, shapes, origin):
-        super().__init__(growth, shapes, origin)
-        new = {leaf for leaf, come in self.origin.items() if come.new}
-        came = {come.leaf: leaf for leaf, come in self.origin.items() if leaf not in new}
+    def __init__(self, growth: MapData, shapes: Mapping[str, Shape]):
+        super().__init__(growth, shapes)
+        origins = growth.origin.items()
+        came = {origin.leaf: leaf for leaf, origin in origins if not origin.new}
         self._back = {leaf: came.get(leaf, leaf) for leaf in shapes}
 
     def source(self, leaf: str) -> Origin:
         return Origin(self._back[leaf])
 
-    def how(self, leaf: str) -> LeafGrowth | None:
-        return self.growth.get(self._back[leaf])
+    def how(self, leaf: str) -> LeafMap | None:
+        return self.growth.leaves.get(self._back[leaf])
 
     def small(self, leaf: str) -> Shape:
         return self.shapes[leaf]

@@ -11,17 +11,18 @@ import optax
 
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.maps.growth_map import MapData
+from trainkit.growth.maps.lifting import lifted
 from trainkit.growth.opt_state.degrees import degrees_in_place
-from trainkit.growth.opt_state.directions import Down, Up, Way, owner
+from trainkit.growth.opt_state.directions import Contract, Direction, Expand, owner
+from trainkit.growth.opt_state.lifting import lifted_state
 from trainkit.growth.opt_state.slots import Kind, Slot, Slots, as_slot, check_slots
 from trainkit.growth.opt_state.states import adafactor, galore, quantised, sm3, soap
 from trainkit.growth.opt_state.traversal import record, walk
-from trainkit.growth.plan.leaf_map import LeafGrowth, Origin
 from trainkit.growth.plan.validation import check_tx, patterns_of
 from trainkit.packed import Packed, repack, unpack_all
 
 PyTree = Any
-Growth = Mapping[str, LeafGrowth]
 
 # States that do not keep one number an entry of their leaf.
 SPECIAL = {
@@ -35,11 +36,10 @@ SPECIAL = {
 def grow_opt_state(
     tx: optax.GradientTransformation,
     opt_state: PyTree,
-    growth: Growth,
+    growth: MapData,
     params: PyTree,
     grown_params: PyTree,
     *,
-    origin: Mapping[str, Origin] | None = None,
     slots: Slots | None = None,
     reset: bool | str | Sequence[str] = False,
     degrees: Mapping[str, Slot] | None = None,
@@ -54,13 +54,12 @@ def grow_opt_state(
     Args:
       tx: the transformation, as it is used before and after.
       opt_state: its state for `params`.
-      growth: leaf name -> how the leaf grows; a leaf that is not named is unchanged.
+      growth: how every leaf grows; a leaf that is not named is unchanged.
       params: the old parameters.
       grown_params: the grown ones, as the plan made them; packed as the state is.
-      origin: leaf name of the grown tree -> `Origin`, where growth adds layers.
       slots: `{StateClass: {field: kind}}` for states that are not Optax's or ours; see
         `trainkit.growth.opt_state.slots.Kind`.
-      reset: `True` for a fresh state; or patterns of leaf names whose moments are forgotten:
+      reset: `True` for a fresh state; or patterns of leaf names whose moments are reset:
         momenta become 0, second moments the leaf's mean (never 0 under an old count).
       degrees: what `degrees_of` found for `tx`; `None`: found here. With `{}` the table alone
         decides.
@@ -70,12 +69,12 @@ def grow_opt_state(
         a leaf changes its shape without a growth.
 
     >>> import jax.numpy as jnp, numpy as np, optax
-    >>> from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth
-    >>> copies = AxisGrowth(np.array([0, 1, 0, 1]), np.ones(4), np.full(4, .5))
+    >>> from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
+    >>> copies = AxisMap(np.array([0, 1, 0, 1]), np.ones(4), np.full(4, .5))
     >>> params, tx = {"b": jnp.zeros(2)}, optax.adam(1e-3)
     >>> _, state = tx.update({"b": jnp.array([1., 2.])}, tx.init(params), params)
     >>> grown = grow_opt_state(
-    ...     tx, state, {"b": LeafGrowth((copies,))}, params, {"b": jnp.zeros(4)})
+    ...     tx, state, MapData({"b": LeafMap((copies,))}), params, {"b": jnp.zeros(4)})
     >>> [round(float(m), 3) for m in grown[0].mu["b"]]
     [0.05, 0.1, 0.05, 0.1]
     """
@@ -86,7 +85,6 @@ def grow_opt_state(
             growth,
             unpack_all(params),
             grown_params.tree,
-            origin=origin,
             slots=slots,
             reset=reset,
             degrees=degrees,
@@ -96,13 +94,14 @@ def grow_opt_state(
     check_slots(slots)
     if reset is True:
         return tx.init(grown_params)
+    opt_state, params = lifted_state(tx, opt_state, params, growth), lifted(params, growth)
     old, new = named_leaves(_fast(params)), named_leaves(_fast(grown_params))
     patterns = patterns_of(reset, new)
-    forgotten = lambda leaf: any(pattern.search(leaf) for pattern in patterns)
-    way = Up(growth, {name: leaf.shape for name, leaf in old.items()}, origin)
+    is_reset = lambda leaf: any(pattern.search(leaf) for pattern in patterns)
+    direction = Expand(growth, {name: leaf.shape for name, leaf in old.items()})
     degrees = degrees_of(tx, params, slots) if degrees is None else degrees
     template = jax.eval_shape(tx.init, grown_params)
-    return _changed(way, opt_state, template, old, new, slots, degrees, forgotten)
+    return _changed(direction, opt_state, template, old, new, slots, degrees, is_reset)
 
 
 def degrees_of(
@@ -115,11 +114,10 @@ def degrees_of(
 def fold_opt_state(
     tx: optax.GradientTransformation,
     opt_state: PyTree,
-    growth: Growth,
+    growth: MapData,
     params: PyTree,
     grown_params: PyTree,
     *,
-    origin: Mapping[str, Origin] | None = None,
     slots: Slots | None = None,
     degrees: Mapping[str, Slot] | None = None,
 ) -> PyTree:
@@ -128,24 +126,24 @@ def fold_opt_state(
     `params` are the small parameters (their values matter for slots that copy parameters).
     """
     old, new = named_leaves(_fast(params)), named_leaves(_fast(grown_params))
-    way = Down(growth, {name: leaf.shape for name, leaf in old.items()}, origin)
+    direction = Contract(growth, {name: leaf.shape for name, leaf in old.items()})
     degrees = degrees_of(tx, params, slots) if degrees is None else degrees
     template = jax.eval_shape(tx.init, params)
-    return _changed(way, opt_state, template, new, old, slots, degrees, lambda leaf: False)
+    return _changed(direction, opt_state, template, new, old, slots, degrees, lambda leaf: False)
 
 
 def _changed(
-    way: Way,
+    direction: Direction,
     state: PyTree,
     template: PyTree,
     before: Mapping[str, jax.Array],
     after: Mapping[str, jax.Array],
     slots: Slots | None,
     degrees: Mapping[str, Slot],
-    forgotten: Callable[[str], bool],
+    is_reset: Callable[[str], bool],
     where: str = "",
 ) -> PyTree:
-    """The state at the other end of the way, whose leaves are `before` at this end."""
+    """The state at the other end, whose leaves are `before` at this end."""
 
     def visit(kind: Kind, where: str, tree: PyTree, target: PyTree) -> PyTree:
         values = named_leaves(tree)
@@ -156,50 +154,51 @@ def _changed(
         def one(path: tuple[Any, ...], spec: Any) -> jax.Array:
             name = path_name(path)
             leaf = owner(name, after, where)
-            come = way.source(leaf)
+            origin = direction.source(leaf)
             here = f"{where}: slot of {leaf!r}"
-            if come.leaf is None or come.new:
-                value = _of_new_layer(kind, leaf, values, after, spec, way)
-            elif (at := come.leaf + name[len(leaf) :]) not in values:
+            if origin.leaf is None or origin.new:
+                value = _of_new_layer(kind, leaf, values, after, spec, direction)
+            elif (at := origin.leaf + name[len(leaf) :]) not in values:
                 raise GrowthError(
                     f"{here} is missing in the state",
                     hint="pass the state that belongs to these parameters",
                 )
             elif kind == "params":
-                value = _like_params(values[at], before[come.leaf], after[leaf], way, leaf, here)
+                old = before[origin.leaf]
+                value = _like_params(values[at], old, after[leaf], direction, leaf, here)
             else:
                 assert not isinstance(kind, str)
-                value = _moved(values[at], as_slot(kind), way, leaf, spec.shape, here)
+                value = _moved(values[at], as_slot(kind), direction, leaf, spec.shape, here)
             if value.shape != spec.shape:
                 raise GrowthError(
                     f"{here} grows to {value.shape}, but {spec.shape} is needed. Does the growth "
                     f"name this leaf, and has the slot the shape of its parameter?"
                 )
-            if forgotten(leaf) and not isinstance(kind, str):
-                value = _forget(value, as_slot(kind))
+            if is_reset(leaf) and not isinstance(kind, str):
+                value = _reset(value, as_slot(kind))
             return value
 
         return jax.tree_util.tree_map_with_path(one, target)
 
-    def inside(other: Way, state: Any, template: Any, where: str) -> Any:
-        return _changed(other, state, template, before, after, slots, degrees, forgotten, where)
+    def inside(other: Direction, state: Any, template: Any, where: str) -> Any:
+        return _changed(other, state, template, before, after, slots, degrees, is_reset, where)
 
     def special(state: Any, template: Any, where: str) -> Any:
-        return SPECIAL[type(state).__name__](way, state, template, where, forgotten, inside)
+        return SPECIAL[type(state).__name__](direction, state, template, where, is_reset, inside)
 
     return walk(state, template, slots, quantised.through(visit), special, SPECIAL, where)
 
 
 def _moved(
-    x: jax.Array, slot: Slot, way: Way, leaf: str, shape: tuple[int, ...], here: str
+    x: jax.Array, slot: Slot, direction: Direction, leaf: str, shape: tuple[int, ...], here: str
 ) -> jax.Array:
-    how = way.how(leaf)
-    if not slot.per_leaf and shape[slot.lead :] == way.after(leaf):
-        way.check(leaf, x, here, slot.lead)
+    how = direction.how(leaf)
+    if not slot.per_leaf and shape[slot.lead :] == direction.after(leaf):
+        direction.check(leaf, x, here, slot.lead)
     if how is None:
         return x
     if not slot.per_leaf:
-        x = way.linear(
+        x = direction.linear(
             x,
             how,
             shape,
@@ -209,19 +208,19 @@ def _moved(
             lead=slot.lead,
             what=here,
         )
-    return x * jnp.asarray(way.norms(leaf, slot), x.dtype)
+    return x * jnp.asarray(direction.norms(leaf, slot), x.dtype)
 
 
 def _like_params(
-    copy: jax.Array, before: jax.Array, after: jax.Array, way: Way, leaf: str, here: str
+    copy: jax.Array, before: jax.Array, after: jax.Array, direction: Direction, leaf: str, here: str
 ) -> jax.Array:
     """W̄′ = W′ + C (W̄ − W): the same π, noise and fresh entries that the parameters got."""
-    how = way.how(leaf)
-    way.check(leaf, copy, here)
+    how = direction.how(leaf)
+    direction.check(leaf, copy, here)
     if how is None:
         return copy
     apart = copy - before.astype(copy.dtype)
-    moved = way.linear(apart, how, after.shape, weight=1, new="fill", what=here)
+    moved = direction.linear(apart, how, after.shape, weight=1, new="fill", what=here)
     return after.astype(copy.dtype) + moved
 
 
@@ -231,20 +230,20 @@ def _of_new_layer(
     values: Mapping[str, jax.Array],
     new: Mapping[str, jax.Array],
     spec: Any,
-    way: Way,
+    direction: Direction,
 ) -> jax.Array:
     """A leaf without history: μ = 0, ν = its neighbour's, a copy of the parameters = itself."""
     if kind == "params":
         return new[leaf].astype(spec.dtype)
     assert not isinstance(kind, str)
-    slot, come = as_slot(kind), way.source(leaf)
+    slot, origin = as_slot(kind), direction.source(leaf)
     if slot.new == "zero" and not slot.per_leaf:
         return jnp.zeros(spec.shape, spec.dtype)
-    if come.leaf is not None:
+    if origin.leaf is not None:
         here = f"slot of {leaf!r}"
-        x = values[come.leaf]
+        x = values[origin.leaf]
         try:
-            grown = _moved(x, slot, way, leaf, spec.shape, here)
+            grown = _moved(x, slot, direction, leaf, spec.shape, here)
         except GrowthError:
             grown = x
         if grown.shape == spec.shape:
@@ -255,7 +254,7 @@ def _of_new_layer(
     return jnp.full(spec.shape, sum(same) / len(same), spec.dtype)
 
 
-def _forget(value: jax.Array, slot: Slot) -> jax.Array:
+def _reset(value: jax.Array, slot: Slot) -> jax.Array:
     if slot.per_leaf:
         return value
     if slot.new == "zero":

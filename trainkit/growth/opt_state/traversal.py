@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from trainkit._core.paths import named_leaves
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.opt_state.slots import Kind, Slots, fields_of
+from trainkit.growth.opt_state.slots import Kind, Slots
+from trainkit.growth.opt_state.table import fields_of
 
 PyTree = Any
 Visit = Callable[[Kind, str, PyTree, PyTree], PyTree]

@@ -1,20 +1,16 @@
-"""The plan: static, hashable data that say how every leaf grows."""
+"""A plan: static, hashable data that say how every leaf grows. They know no interpreter."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
-from trainkit.growth.errors import GrowthError
-from trainkit.growth.plan.leaf_map import LeafGrowth, Origin
-from trainkit.packed import Packed
-
-PyTree = Any
 Structure = tuple[Any, ...]
-Symmetry = Literal["uneven", "noise", "zero_out", "even", "rms"]
+How = Literal["uneven", "noise", "zero_out", "even", "rms"]
+Proof = Literal["proved", "reduced", "measured", "told"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +104,7 @@ class LeafPlan:
       axes: for each axis an `AxisPlan`, or `None` where it does not grow.
       weight: scalar factor on the weight of an even growth.
       shift: s of a leaf that is used as w + s.
-      calibrated: whether its gradient factor is a guess, whatever the symmetry.
+      calibrated: whether its gradient factor is a guess, however copies are told apart.
       layer: where it comes from if the plan adds layers; `None`: from the leaf of the same path.
     """
 
@@ -143,8 +139,20 @@ def unchanged(path: str, shape: tuple[int, ...], dtype: str) -> LeafPlan:
     return LeafPlan(path, shape, shape, dtype, (None,) * len(shape))
 
 
+class Origin(NamedTuple):
+    """Where a leaf of the grown tree comes from, when growth adds layers.
+
+    Attributes:
+      leaf: the name of the old leaf it is, or whose neighbour it is; `None` for none.
+      new: whether it belongs to a new layer, and so has no history of its own.
+    """
+
+    leaf: str | None
+    new: bool = False
+
+
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class PlanData:
     """How one model's parameters become those of a wider or deeper one.
 
     Attributes:
@@ -155,8 +163,8 @@ class Plan:
       trees: of a plan that adds layers, the structures of the two models' parameters; `None` if
         the plan was read from JSON and they hold other containers than dicts, lists and tuples.
 
-    `print(plan)` shows the table. Two plans are equal when they grow alike; a plan is hashable, and
-    `Plan.from_json(plan.to_json()) == plan`.
+    Two plans are equal when they grow alike, and a plan is hashable. What can be done with it is on
+    `trainkit.growth.Plan`.
     """
 
     leaves: tuple[LeafPlan, ...]
@@ -185,207 +193,39 @@ class Plan:
         zero = (x.path for x in self.leaves if x.layer is not None and x.layer.becomes == "zero")
         return tuple(sorted(zero))
 
-    def to_json(self) -> str:
-        """The plan as JSON text."""
-        from trainkit.growth.plan.json import to_json
+    @property
+    def proof(self) -> Proof:
+        """How far an exact growth by this plan is known to keep the function; see `GrowthMap`."""
+        if self.depth is not None:
+            return "reduced" if self.depth == "identity" else "told"
+        return "proved" if self.equations else "told"
 
-        return to_json(self)
+    def under(self, prefix: str) -> PlanData:
+        """The part below one key at the top of the tree, with the key left out of the paths."""
+        start = f"{prefix}/"
 
-    @classmethod
-    def from_json(cls, text: str) -> Plan:
-        """The plan that `to_json` wrote, or that of an earlier version did.
+        def cut(leaf: LeafPlan) -> LeafPlan:
+            layer = leaf.layer
+            if layer is not None and layer.source is not None:
+                layer = dataclasses.replace(layer, source=layer.source.removeprefix(start))
+            return dataclasses.replace(leaf, path=leaf.path.removeprefix(start), layer=layer)
 
-        Raises:
-          ValueError: the text is not such a plan.
-        """
-        from trainkit.growth.plan.json import fields_from_json
+        return PlanData(
+            leaves=tuple(cut(leaf) for leaf in self.leaves if leaf.path.startswith(start)),
+            grown_axes=self.grown_axes,
+            equations=self.equations,
+            depth=self.depth,
+            trees=None if self.trees is None else _below(self.trees, prefix),
+        )
 
-        return cls(**fields_from_json(text))
 
-    def realise(
-        self, key: jax.Array | None = None, symmetry: Symmetry = "even"
-    ) -> dict[str, LeafGrowth]:
-        """Draws what is random and gives the maps and factors of every leaf, by path (host arrays).
-
-        Args:
-          key: a random key; only "even" does without.
-          symmetry: how copies are told apart; see `grow`.
-        """
-        from trainkit.growth.maps.realise import realise
-
-        return realise(self, key, symmetry)
-
-    def grow(
-        self,
-        params: PyTree,
-        *,
-        key: jax.Array | None = None,
-        symmetry: Symmetry = "uneven",
-        donate: bool = False,
-        out_shardings: Any = None,
-        like: PyTree = None,
-    ) -> PyTree:
-        """The parameters of the big model that compute what `params` compute in the small one.
-
-        Args:
-          params: the small model's parameters, shapes and dtypes as planned.
-          key: a random key (`jax.random.key`); needed unless `symmetry="even"`.
-          symmetry: how copies of a unit are told apart, always without changing the function:
-            "uneven" reads them with unequal shares; "noise" adds noise to the shares that sums to
-            zero over the copies; "zero_out" reads the new copies with 0 and draws their own inputs
-            at random; "even" leaves them equal, and they stay equal in training; "rms" changes the
-            function: W[π]·√(d_in/d_in′), which keeps the scale of activations. Axes where a
-            variant is impossible fall back to even copies: `table()` says which.
-          donate: whether `params` may be overwritten (their buffers are given up).
-          out_shardings: where the results live: a sharding or a pytree of them.
-          like: the big model's parameters or their shapes, if the result is to have their
-            container (modules that carry their sizes, as Equinox's do); `None` for that of
-            `params`, or of the plan if it adds layers. New layers that copy none hold its values,
-            if it has any.
-
-        Returns:
-          The big model's parameters, a pytree like `params` (packed ones packed) unless layers are
-          added, of the same dtypes; the arithmetic is float32 for narrower ones.
-
-        Raises:
-          GrowthError: `params` are not those of the plan.
-        """
-        from trainkit.growth.maps.apply import grow_params
-
-        if isinstance(params, Packed):
-            tree = grow_params(self, params.tree, key, symmetry, False, out_shardings, like)
-            return Packed.pack(tree)
-        return grow_params(self, params, key, symmetry, donate, out_shardings, like)
-
-    def grow_opt_state(
-        self,
-        tx: Any,
-        opt_state: PyTree,
-        params: PyTree | None = None,
-        grown_params: PyTree | None = None,
-        *,
-        key: jax.Array | None = None,
-        symmetry: Symmetry = "uneven",
-        slots: Any = None,
-        reset: Any = False,
-        donate: bool = False,
-        out_shardings: Any = None,
-    ) -> PyTree:
-        """The state of `tx` for the grown parameters: slot′ = f^degree · slot[π].
-
-        Args:
-          tx: the gradient transformation, the same before and after.
-          opt_state: its state for the small parameters.
-          params, grown_params: the parameters before and after; needed where the state copies
-            parameters (EMA, schedule-free) and growth drew random values for them.
-          key, symmetry: as given to `grow`.
-          slots, reset: see `trainkit.growth.opt_state.grow.grow_opt_state`.
-          donate: whether the buffers of `opt_state` are given up.
-          out_shardings: where the results live: a sharding or a pytree of them.
-
-        Raises:
-          GrowthError: the state holds a class that is not in the table of slots, or is not `tx`'s.
-        """
-        from trainkit.growth.opt_state.continuation import grow_opt_state
-
-        more = (key, symmetry, slots, reset, donate, out_shardings)
-        return grow_opt_state(self, tx, opt_state, params, grown_params, *more)
-
-    def exact(
-        self,
-        tx: Any,
-        *,
-        key: jax.Array | None = None,
-        symmetry: Symmetry = "uneven",
-        anneal: Any = None,
-        slots: Any = None,
-    ) -> Any:
-        """`tx` with factors under which the grown model follows the small one step for step.
-
-        Args:
-          tx: the plain gradient transformation, any.
-          key, symmetry: as given to `grow`.
-          anneal: over how many steps to go over to plain training (or a schedule from 0 to 1);
-            `None`: never. See `trainkit.growth.opt_state.exact.exact`.
-          slots: see `trainkit.growth.opt_state.grow.grow_opt_state`.
-
-        Returns:
-          A gradient transformation whose state is what `grow_opt_state` returns.
-        """
-        from trainkit.growth.opt_state.continuation import exact
-
-        return exact(self, tx, key, symmetry, anneal, slots)
-
-    def mup(self) -> Any:
-        """The multipliers of the maximal-update parametrisation; see `growth.views.mup`."""
-        from trainkit.growth.views.mup import mup
-
-        return mup(self)
-
-    def shrink(self, params: PyTree, **how: Any) -> PyTree:
-        """The parameters of the small model, of units chosen from those of the big one.
-
-        Args:
-          params: the big model's parameters.
-          **how: `score`, `how`, `grads`, …: see `growth.views.prune.selection`, whose result
-            also says what was kept and what was lost.
-
-        Raises:
-          GrowthError: `params` are not the big model's, or a score lacks what it needs.
-        """
-        from trainkit.growth.views.prune import selection
-
-        return selection(self, params, **how).apply(params)
-
-    def deepen(self, params: PyTree, *more: Any, **how: Any) -> PyTree:
-        """`grow`, for a plan that adds layers; with functions, `trainkit.growth.deepen`.
-
-        Raises:
-          GrowthError: the plan adds none.
-        """
-        if more:
-            from trainkit.growth.deepen import deepen
-
-            return deepen(params, *more, **how)
-        if self.depth is None:
-            raise GrowthError(
-                "this plan adds no layers",
-                hint="make it of a big model that has more: plan(small_fn, big_fn, small_params, "
-                "big_params, *inputs, how='identity'), or at once: trainkit.growth.deepen",
-            )
-        return self.grow(params, **how)
-
-    def certificate(
-        self,
-        small_fn: Any,
-        big_fn: Any,
-        params: PyTree,
-        *inputs: PyTree,
-        tx: Any,
-        opt_state: PyTree = None,
-        key: jax.Array | None = None,
-        symmetry: Symmetry = "uneven",
-    ) -> Any:
-        """Grows, and measures what that did; see `trainkit.growth.certify`.
-
-        Args:
-          small_fn, big_fn, params, *inputs: as the plan was made; arrays for `params`.
-          tx: the transformation that training uses.
-          opt_state: its state for `params`; `None` for a fresh one.
-          key, symmetry: as given to `grow`.
-        """
-        from trainkit.growth.views.certify import of_plan
-
-        return of_plan(self, small_fn, big_fn, params, inputs, tx, opt_state, key, symmetry)
-
-    def table(self) -> str:
-        """Plain text: leaf, shapes, axis groups, map, weight and gradient factor, bytes."""
-        from trainkit.growth.plan.table import table
-
-        return table(self)
-
-    def __str__(self) -> str:
-        return self.table()
+def _below(trees: tuple[Any, Any], prefix: str) -> tuple[Any, Any] | None:
+    """The two structures below one key, where they are dicts."""
+    whole = [jax.tree.unflatten(tree, range(tree.num_leaves)) for tree in trees]
+    if not all(isinstance(tree, dict) for tree in whole):
+        return None
+    small, big = (jax.tree.structure(tree[prefix]) for tree in whole)
+    return small, big
 
 
 def copies(source: np.ndarray, n: int) -> np.ndarray:

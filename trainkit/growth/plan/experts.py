@@ -1,95 +1,140 @@
-"""Mixtures of experts: from a dense layer, and from E experts to m·E.
+"""A dense layer becomes the experts of a mixture: the plan, found by names and shapes.
 
-Most models need nothing from here: `trainkit.growth.plan` and `grow` take E to m·E by themselves
-where the model chooses by `top_k`, k experts of E and m·k of m·E, and `how="experts"` makes a
-mixture of a dense layer.
+The programs of the two models differ in more than sizes (a router appears), so that no lockstep
+analysis can prove this growth. It is exact where the gates of the chosen experts sum to 1, for then
+Σₑ gateₑ · f(x) = f(x), whatever the router says. (Komatsuzaki et al. 2023, Sparse Upcycling.)
+
+To the rest of growth a dense leaf of shape (…) is one expert, of shape (1, …): it is *lifted*
+(`growth.maps.lifting`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
+from trainkit.growth.errors import GrowthError
+from trainkit.growth.plan.data import AxisPlan, GrownAxis, Layer, LeafPlan, PlanData, unchanged
 
-from trainkit._core.paths import named_leaves
-from trainkit.growth.operators import Operator
-from trainkit.growth.plan.data import Plan
-from trainkit.growth.plan.groups import repeats
-from trainkit.growth.plan.upcycling import upcycled
-
-PyTree = Any
+_HINT = (
+    'name them: how=trainkit.growth.Operator(depth="experts", names=((path in the mixture, path in '
+    "the dense model), …)); the axis of the experts comes first in every stacked leaf"
+)
 
 
-def more_experts(small_params: PyTree, big_params: PyTree, *, last: str | None = None) -> Plan:
-    """The plan by which E experts become m·E, each m times side by side, without looking at the
-    model: for those that `plan` refuses (dispatch by sorting, kernels without a rule).
-
-    Exact where the big model chooses m·k experts for k, and gates are a softmax over all experts or
-    over the chosen ones: the copies of an expert tie, are chosen together, and share its gate. Each
-    copy's gradient is 1/m of the old one's, so that optimizer state and exact continuation follow
-    as for any plan.
+def upcycled(
+    dense: list[tuple[str, Any]],
+    mixture: list[tuple[str, Any]],
+    trees: tuple[Any, Any],
+    names: Mapping[str, str] = {},
+) -> PlanData:
+    """The plan by which every expert of a mixture is the dense layer.
 
     Args:
-      small_params, big_params: arrays or shapes; where they differ, they differ in the axis of the
-        experts alone, which is E in one and m·E in the other.
-      last: a regular expression for the parameters by which an expert ends (its output matrix and
-        bias). Copies of these may differ in what `symmetry` gives them without changing the
-        function; without it copies stay equal, and no training separates them.
-
-    Returns:
-      A `Plan`; `grow`, `grow_opt_state` and `exact` work as for any other.
+      dense, mixture: (path, shape) of the two models' leaves.
+      trees: the structures of the two trees.
+      names: path in the mixture -> path in the dense model. What is not named is found: the leaf of
+        the same path, or else the one leaf that fits by shape and shares most of its path.
 
     Raises:
-      GrowthError: other leaves, an axis that is no multiple, or two different ratios.
-
-    >>> import jax.numpy as jnp
-    >>> small = {"router": jnp.array([[1.0, 2.0]]), "down": jnp.ones((2, 3, 1))}
-    >>> big = {"router": jnp.zeros((1, 4)), "down": jnp.zeros((4, 3, 1))}
-    >>> more_experts(small, big).grow(small, symmetry="even")["router"]
-    Array([[1., 1., 2., 2.]], dtype=float32)
+      GrowthError: nothing is stacked, a leaf fits several or none, or stacks differ in size.
     """
-    return repeats(small_params, big_params, last=last)
+    sources = _sources(dict(dense), dict(mixture), names)
+    old, leaves, counts = dict(dense), [], set()
+    for path, new in mixture:
+        source = sources.get(path)
+        shape, dtype = tuple(new.shape), str(new.dtype)
+        if source is None:
+            leaves.append(_with_layer(unchanged(path, shape, dtype), None, "random"))
+            continue
+        if str(old[source].dtype) != dtype:
+            raise GrowthError(
+                f"{path} is {dtype} in the mixture and {old[source].dtype} in the dense model",
+                params=[path, source],
+                hint="cast one of them first",
+            )
+        if shape == tuple(old[source].shape):
+            leaves.append(_with_layer(unchanged(path, shape, dtype), source, "copy"))
+            continue
+        counts.add(shape[0])
+        leaves.append(
+            LeafPlan(
+                path=path,
+                small=(1, *shape[1:]),
+                big=shape,
+                dtype=dtype,
+                axes=(AxisPlan(("leaf", 0), splits=((),)), *[None] * (len(shape) - 1)),
+                calibrated=True,
+                layer=Layer(source),
+            )
+        )
+    if len(counts) != 1:
+        raise GrowthError(
+            "a dense layer becomes the experts of one mixture, and "
+            + (f"stacks of {sorted(counts)} were found" if counts else "no leaf is stacked"),
+            params=[path for path, _ in mixture if path not in old],
+            hint=_HINT,
+        )
+    (count,) = counts
+    return PlanData(
+        leaves=tuple(leaves),
+        grown_axes=(GrownAxis(1, count, "repeat", clean=False),),
+        depth="experts",
+        trees=trees,
+    )
 
 
-def of_dense(names: Mapping[str, str]) -> Operator:
-    """`how="experts"` for `plan` and `grow`, with the leaves whose names do not tell.
-
-    Every expert becomes the dense layer: exact where the gates of the chosen experts sum to 1. The
-    experts part as the router sends them different tokens. Their gradients sum to the dense
-    layer's, each is taken for an E-th of it, and moments follow; the router is new (μ = 0, ν the
-    mean of all). (Komatsuzaki et al. 2023, Sparse Upcycling.)
-
-    Args:
-      names: path in the mixture -> path in the dense model. What is not named is the leaf of the
-        same path, or else the one leaf that fits by shape and shares most of its path.
-
-    >>> of_dense({"params/experts/up": "params/mlp/wi"}).depth
-    'experts'
-    """
-    return Operator(depth="experts", names=tuple(sorted(names.items())))
+def _with_layer(leaf: LeafPlan, source: str | None, becomes: Any) -> LeafPlan:
+    return dataclasses.replace(leaf, layer=Layer(source, source is None, becomes))
 
 
-def from_dense(dense: PyTree, mixture: PyTree, *, names: Mapping[str, str] | None = None) -> PyTree:
-    """The parameters of a mixture whose experts are all the dense layer; see `of_dense`.
+def _fits(small: Any, big: Any) -> bool:
+    return tuple(small.shape) in (tuple(big.shape), tuple(big.shape[1:]))
 
-    Args:
-      dense: the dense model's parameters.
-      mixture: the mixture's initial parameters (arrays). A leaf of shape (E, …) takes the dense
-        leaf of shape (…) E times; one of the dense leaf's own shape takes it once; one that the
-        dense model lacks (the router) stays as it is.
-      names: as in `of_dense`.
 
-    Raises:
-      GrowthError: a shape that fits neither way, or a dense leaf that goes nowhere.
+def _sources(
+    dense: Mapping[str, Any], mixture: Mapping[str, Any], names: Mapping[str, str]
+) -> dict[str, str]:
+    """Path in the mixture -> path in the dense model, one for each dense leaf."""
+    for path, source in names.items():
+        if path not in mixture or source not in dense:
+            where, lacks = ("mixture", path) if path not in mixture else ("dense model", source)
+            raise GrowthError(f"the {where} has no leaf {lacks}", params=[path, source])
+    found = dict(names)
+    found |= {p: p for p, new in mixture.items() if p not in found and p in dense
+              and p not in names.values() and _fits(dense[p], new)}  # fmt: skip
+    for source, old in dense.items():
+        if source in found.values():
+            continue
+        if source in mixture and source not in found:
+            raise _no_stack(source, source, old, mixture[source])
+        words = set(source.split("/"))
+        score = {
+            path: len(words & set(path.split("/")))
+            for path, new in mixture.items()
+            if path not in found and _fits(old, new)
+        }
+        best = [path for path, n in score.items() if n == max(score.values())]
+        if len(best) != 1:
+            raise GrowthError(
+                f"the mixture has no place for {source} {tuple(old.shape)}"
+                if not best
+                else f"{source} {tuple(old.shape)} may become any of {', '.join(best)}",
+                params=[source, *best],
+                hint=_HINT,
+            )
+        found[best[0]] = source
+    for path, source in found.items():
+        if not _fits(dense[source], mixture[path]):
+            raise _no_stack(path, source, dense[source], mixture[path])
+    return found
 
-    >>> import jax.numpy as jnp
-    >>> dense = {"w": jnp.ones((2, 3))}
-    >>> mixture = {"router": jnp.zeros((2, 4)), "w": jnp.zeros((4, 2, 3))}
-    >>> from_dense(dense, mixture)["w"].shape
-    (4, 2, 3)
-    """
-    trees = jax.tree.structure(dense), jax.tree.structure(mixture)
-    old, new = named_leaves(dense), named_leaves(mixture)
-    plan = upcycled(list(old.items()), list(new.items()), trees, names or {})
-    return plan.grow(dense, symmetry="even", like=mixture)
+
+def _no_stack(path: str, source: str, old: Any, new: Any) -> GrowthError:
+    return GrowthError(
+        f"{path} has shape {tuple(new.shape)}, which is neither that of the dense leaf {source}, "
+        f"{tuple(old.shape)}, nor a stack of it",
+        params=[path, source],
+        hint="the axis of the experts comes first",
+    )

@@ -1,5 +1,6 @@
 """Plans that repeat one axis as it is, where the programs of the two models are too different for
-an analysis of both together: the condition under which they are exact stands with each."""
+the analysis: the conditions under which they are exact stand with `Plan.of_experts` and
+`Plan.of_groups`."""
 
 from __future__ import annotations
 
@@ -8,37 +9,14 @@ from typing import Any
 
 from trainkit._core.paths import named_leaves
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.plan.data import AxisPlan, GrownAxis, LeafPlan, Plan
+from trainkit.growth.plan.data import AxisPlan, GrownAxis, LeafPlan, PlanData
 
 PyTree = Any
 
 
-def more_groups(small_params: PyTree, big_params: PyTree) -> Plan:
-    """The plan by which key and value heads become m times as many for the same query heads.
-
-    Exact where query head i of H reads key head i // (H / G), as grouped queries do: each key head
-    is repeated, and each copy serves a part of the queries that the old one served. The copies'
-    gradients therefore differ and only sum to the old one; moments are a best guess, the even one.
-    To grow queries and groups together use `trainkit.growth.plan`.
-
-    Args:
-      small_params, big_params: arrays or shapes; where they differ, they differ in the axis of the
-        key and value heads alone.
-
-    Raises:
-      GrowthError: other leaves, an axis that is no multiple, or two different ratios.
-
-    >>> import jax.numpy as jnp
-    >>> small, big = {"k": jnp.array([[1.0], [2.0]])}, {"k": jnp.zeros((4, 1))}
-    >>> more_groups(small, big).grow(small, symmetry="even")["k"].ravel()
-    Array([1., 1., 2., 2.], dtype=float32)
-    """
-    return repeats(small_params, big_params, calibrated=True)
-
-
 def repeats(
     small_params: PyTree, big_params: PyTree, *, last: str | None = None, calibrated: bool = False
-) -> Plan:
+) -> PlanData:
     """Each unit of the one axis that grows m times side by side, with factors 1.
 
     Args:
@@ -53,7 +31,7 @@ def repeats(
             "the two models have different parameters",
             params=sorted(set(small) ^ set(big))[:6],
             hint="give two models with the same parameters; to make experts of a dense layer use "
-            "experts.from_dense",
+            "Plan.of_mixture",
         )
     sizes: set[tuple[int, int]] = set()
     leaves = []
@@ -83,4 +61,4 @@ def repeats(
             hint="grow widths by trainkit.growth.plan, before or after",
         )
     ((n, m),) = sizes
-    return Plan(tuple(leaves), (GrownAxis(n, m, "repeat", clean=False),))
+    return PlanData(tuple(leaves), (GrownAxis(n, m, "repeat", clean=False),))

@@ -8,14 +8,14 @@ from typing import Any
 
 import jax
 
-from trainkit.growth.plan.data import AxisPlan, GrownAxis, Layer, LeafPlan, Plan
+from trainkit.growth.plan.data import AxisPlan, GrownAxis, Layer, LeafPlan, PlanData
 
 VERSION = 2
 # In version 1 these were fields of a leaf, each with one entry an axis.
 _OF_AXES = ("segments", "splits", "reads", "tied", "fresh", "means", "ordered")
 
 
-def to_json(plan: Plan) -> str:
+def to_json(plan: PlanData) -> str:
     """A plan as JSON text."""
     trees = None if plan.trees is None else [_containers(tree) for tree in plan.trees]
     data = {
@@ -29,8 +29,8 @@ def to_json(plan: Plan) -> str:
     return json.dumps(data)
 
 
-def fields_from_json(text: str) -> dict[str, Any]:
-    """The fields of the plan that `to_json` wrote, in this version or an earlier one.
+def from_json(text: str) -> PlanData:
+    """The plan that `to_json` wrote, in this version or an earlier one.
 
     Raises:
       ValueError: the text is not such a plan.
@@ -47,13 +47,13 @@ def fields_from_json(text: str) -> dict[str, Any]:
     if version == 1:
         leaves = [_of_version_1(leaf) for leaf in leaves]
     trees = [_tree(x) for x in data.get("trees") or (None,)]
-    return {
-        "leaves": tuple(map(_leaf, leaves)),
-        "grown_axes": tuple(GrownAxis(**axis) for axis in data[grown]),
-        "equations": data["equations"],
-        "depth": data.get("depth"),
-        "trees": None if any(t is None for t in trees) else (trees[0], trees[1]),
-    }
+    return PlanData(
+        leaves=tuple(map(_leaf, leaves)),
+        grown_axes=tuple(GrownAxis(**axis) for axis in data[grown]),
+        equations=data["equations"],
+        depth=data.get("depth"),
+        trees=None if any(t is None for t in trees) else (trees[0], trees[1]),
+    )
 
 
 def _leaf(data: dict[str, Any]) -> LeafPlan:

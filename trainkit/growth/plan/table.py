@@ -11,11 +11,11 @@ from trainkit.growth.axes.axis import Axis, find, show
 from trainkit.growth.axes.layouts import PADDED
 from trainkit.growth.axes.reading import source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
-from trainkit.growth.plan.data import AxisPlan, LeafPlan, Plan
+from trainkit.growth.plan.data import AxisPlan, LeafPlan, PlanData
 
 
-def table(plan: Plan) -> str:
-    """See `Plan.table`."""
+def table(plan: PlanData) -> str:
+    """See `PlanData.table`."""
     nodes = grown_nodes(plan.grown_axes)
     names = [_name(i) for i in range(len(nodes))]
     head = ("leaf", "shape", "axes", "map", "weight", "gradient", "bytes")
@@ -80,7 +80,7 @@ def _name(i: int) -> str:
     return letters[i % 26] + (str(i // 26) if i >= 26 else "")
 
 
-def _holders(plan: Plan, number: int) -> list[str]:
+def _holders(plan: PlanData, number: int) -> list[str]:
     held = [x.path for x in plan.leaves if any(a and number in a.means for a in x.axes)]
     return [*held[:3], f"{len(held) - 3} more"] if len(held) > 4 else held
 
@@ -99,7 +99,7 @@ def _parts(structure: tuple, names: list[str]) -> str:
     return "·".join(inner) if kind == "prod" else "[" + " | ".join(inner) + "]"
 
 
-def _maps(plan: Plan, leaf: LeafPlan) -> str:
+def _maps(plan: PlanData, leaf: LeafPlan) -> str:
     if leaf.layer is not None and leaf.layer.rows:
         rows = " ".join(f"{row}*" if new else str(row) for row, new in leaf.layer.rows)
         fresh = leaf.layer.becomes

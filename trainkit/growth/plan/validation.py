@@ -11,7 +11,7 @@ import numpy as np
 
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.plan.data import Plan
+from trainkit.growth.plan.data import PlanData
 
 PyTree = Any
 Shape = tuple[int, ...]
@@ -45,7 +45,7 @@ def check_arrays(tree: PyTree, what: str) -> None:
             )
 
 
-def check_params(plan: Plan, params: PyTree) -> None:
+def check_params(plan: PlanData, params: PyTree) -> None:
     """Refuses parameters that are not those of the plan."""
     found = named_leaves(params)
     planned = plan.old

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trainkit._core.compat import scan_counts
 from trainkit.growth.analysis.joint_program import EquationPair, Rule
 from trainkit.growth.analysis.scales.index_maps import Group, move
 from trainkit.growth.analysis.scales.padding import ALWAYS
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis
-from trainkit.growth.ir.program import scan_counts
 
 
 def _inside(v: Value, axes: Sequence[Axis] | None = None, cut: bool = False) -> Value:

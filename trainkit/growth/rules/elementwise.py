@@ -204,6 +204,7 @@ _NONLINEAR = [
     "rem", "atan2", "igamma", "igammac", "bessel_i0e", "bessel_i1e",
     "regularized_incomplete_beta", "polygamma", "zeta",
 ]  # fmt: skip
+_COMPARISONS = ["eq", "ne", "lt", "le", "gt", "ge", "eq_to", "lt_to", "le_to"]
 _LINEAR = ["neg", "real", "imag", "conj", "reduce_precision", "stop_gradient"]
 _POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0, "abs": 1.0}
 
@@ -213,7 +214,7 @@ RULES: dict[str, Rule] = {
     **{name: Rule(axes, partial(homogeneous, p)) for name, p in _POWERS.items()},
     **{name: Rule(axes, add) for name in ("add", "sub", "add_any")},
     **{name: Rule(axes, largest) for name in ("max", "min")},
-    **{name: Rule(axes, compare) for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+    **{name: Rule(axes, compare) for name in _COMPARISONS},
     "sign": Rule(axes, sign),
     "mul": Rule(axes, multiply),
     "div": Rule(axes, divide),

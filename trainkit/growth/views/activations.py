@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,11 +14,12 @@ from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.reading import coordinate, grown_leaves, leaves
 from trainkit.growth.errors import GrowthError, settled
+from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.dataflow import dependent
 from trainkit.growth.ir.primitives import NONE, summed, traits
-from trainkit.growth.ir.program import Const, Program
+from trainkit.growth.ir.program import Program
 from trainkit.growth.ir.trace import named_shapes, shape_of, structs, traced_program
-from trainkit.growth.plan.data import Plan
+from trainkit.growth.plan.data import PlanData
 from trainkit.growth.plan.validation import check_shapes
 from trainkit.growth.rules import RULES, UNKNOWN
 
@@ -26,7 +27,7 @@ PyTree = Any
 
 
 def activations(
-    plan: Plan, small_fn: Callable, big_fn: Callable, params: PyTree, *inputs: PyTree
+    plan: PlanData, small_fn: Callable, big_fn: Callable, params: PyTree, *inputs: PyTree
 ) -> dict[int, np.ndarray]:
     """The mean square of each unit of each axis, over all that is read along that axis.
 
@@ -93,14 +94,18 @@ def activations(
         return found
 
     found = jax.jit(run)(flat, inputs)
-    for i, grown in enumerate(plan.grown_axes):
-        if i not in found:
+    _check_all(plan, found)
+    return {i: np.asarray(x, np.float64) for i, x in sorted(found.items())}
+
+
+def _check_all(plan: PlanData, found: Mapping[int, Any]) -> None:
+    for n, grown in enumerate(plan.grown_axes):
+        if n not in found:
             raise GrowthError(
                 "no activation is read along this axis outside a loop",
                 axis=f"{grown.small} → {grown.big}",
                 hint="use score='gradient' or 'magnitude'",
             )
-    return {i: np.asarray(x, np.float64) for i, x in sorted(found.items())}
 
 
 def _along(x: jax.Array, axis: Axis, d: int, leaf: Axis) -> jax.Array:
@@ -112,7 +117,7 @@ def _along(x: jax.Array, axis: Axis, d: int, leaf: Axis) -> jax.Array:
     return total / jnp.maximum(total.mean(), jnp.finfo(total.dtype).tiny)
 
 
-def _numbers(plan: Plan, values: list[Value]) -> dict[int, int]:
+def _numbers(plan: PlanData, values: list[Value]) -> dict[int, int]:
     """The number in the plan of each grown leaf of this analysis."""
 
     def listed(structure) -> list[int | None]:

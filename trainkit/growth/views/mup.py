@@ -28,8 +28,9 @@ import optax
 
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.maps.apply import arithmetic, big_tree
-from trainkit.growth.plan.data import LeafPlan, Plan
+from trainkit.growth.maps.kernel import arithmetic
+from trainkit.growth.plan.data import LeafPlan, PlanData
+from trainkit.growth.plan.trees import big_tree
 from trainkit.growth.plan.validation import check_params
 
 PyTree = Any
@@ -73,7 +74,7 @@ class MuP:
     leaves: Mapping[str, LeafMuP]
     attention: Mapping[str, float]
     outputs: Mapping[str, float]
-    plan: Plan = dataclasses.field(repr=False)
+    plan: PlanData = dataclasses.field(repr=False)
 
     def scale(self, rule: Rule = "adam") -> optax.GradientTransformation:
         """Multiplies each leaf's update by its factor: the last link of a chain.
@@ -168,7 +169,7 @@ def _source(leaf: LeafPlan, old: Mapping[str, jax.Array]) -> jax.Array:
     return jnp.full((1,) * len(leaf.big), max(1, math.prod(leaf.big[:-1])) ** -0.5, leaf.dtype)
 
 
-def mup(plan: Plan) -> MuP:
+def mup(plan: PlanData) -> MuP:
     """The multipliers under which the small model's learning rate is right for the big one.
 
     >>> import jax, jax.numpy as jnp
@@ -193,7 +194,7 @@ def mup(plan: Plan) -> MuP:
     return MuP(leaves, attention, outputs, plan)
 
 
-def _leaf(plan: Plan, leaf: LeafPlan) -> LeafMuP:
+def _leaf(plan: PlanData, leaf: LeafPlan) -> LeafMuP:
     into = out = Fraction(1)
     tied = any(axis and axis.tied for axis in leaf.axes)
     for n, m, axis in zip(leaf.small, leaf.big, leaf.axes, strict=True):

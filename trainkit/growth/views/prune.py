@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,21 +16,21 @@ import numpy as np
 
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.reading import coordinate, source_map
+from trainkit.growth.axes.reading import source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
-from trainkit.growth.errors import GrowthError
-from trainkit.growth.maps.apply import _vector, arithmetic, grow_leaf, small_tree
+from trainkit.growth.maps.growth_map import MapData
+from trainkit.growth.maps.leaf import grow_leaf, merged_leaf
+from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
 from trainkit.growth.maps.realise import realise
-from trainkit.growth.plan.data import LeafPlan, Plan
-from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth
-from trainkit.growth.plan.validation import check_arrays
+from trainkit.growth.plan.data import LeafPlan, Origin, PlanData
+from trainkit.growth.plan.trees import small_tree
+from trainkit.growth.views.scores import Score, check_big, scores_of
 
 PyTree = Any
-Score = Literal["magnitude", "gradient", "activation"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Selection:
+class Pruning:
     """Which units of the big model are kept, and what that costs: the certificate of shrinking.
 
     Attributes:
@@ -39,7 +39,8 @@ class Selection:
       scores: for each axis the score of each of the big model's units (float64[big]).
       lost: for each axis the share of the summed score that goes.
       parameters, size: (before, after) numbers of parameters and of bytes.
-      maps: leaf -> `LeafGrowth` from the big to the small model, as `grow_opt_state` takes them.
+      map: from the big model's leaves to the small one's; moments follow it. Where copies are
+        merged these take the first copy's.
       merged: whether copies are merged instead of units dropped.
     """
 
@@ -48,16 +49,16 @@ class Selection:
     lost: tuple[float, ...]
     parameters: tuple[int, int]
     size: tuple[int, int]
-    maps: Mapping[str, LeafGrowth]
+    map: MapData
     merged: bool
-    plan: Plan = dataclasses.field(repr=False)
+    plan: PlanData = dataclasses.field(repr=False)
 
     def apply(self, params: PyTree) -> PyTree:
         """The small model's parameters."""
-        _check(self.plan, params)
+        check_big(self.plan, params)
         if self.merged:
-            return merge(self.plan, params)
-        return _made(self.plan, params, lambda name, w: grow_leaf(w, self.maps[name], None))
+            return _merged(self.plan, params)
+        return _made(self.plan, params, lambda name, w: grow_leaf(w, self.map.leaves[name]))
 
     def change(
         self, small_fn: Callable, big_fn: Callable, params: PyTree, *inputs: PyTree
@@ -81,15 +82,15 @@ class Selection:
         return "\n".join(lines)
 
 
-def selection(
-    plan: Plan,
+def prune(
+    plan: PlanData,
     params: PyTree,
     *,
     score: Score | Mapping[int, Any] = "magnitude",
     how: Literal["prune", "merge"] = "prune",
     grads: PyTree | None = None,
     activations: Mapping[int, Any] | None = None,
-) -> Selection:
+) -> Pruning:
     """Scores the units of every axis of the plan and chooses those that stay.
 
     Args:
@@ -105,6 +106,9 @@ def selection(
       grads: the gradients of a loss, a tree like `params`.
       activations: from `trainkit.growth.activations`.
 
+    Returns:
+      A `Pruning`: `.apply(params)` gives the small model's parameters.
+
     Raises:
       GrowthError: parameters or gradients that are not the big model's.
       ValueError: an unknown score or way, or one that lacks what it needs.
@@ -115,14 +119,14 @@ def selection(
     ...     return jax.nn.relu(x @ p["in"]) @ p["out"]
     >>> big = {"in": jnp.array([[3.0, 0.1, 2.0, 0.0]]), "out": jnp.ones((4, 1))}
     >>> small = {"in": jnp.zeros((1, 2)), "out": jnp.zeros((2, 1))}
-    >>> p = growth.plan(mlp, mlp, small, big, jnp.ones((5, 1)))
-    >>> p.shrink(big)["in"]
+    >>> plan = growth.plan(mlp, mlp, small, big, jnp.ones((5, 1)))
+    >>> growth.prune(plan, big).apply(big)["in"]
     Array([[3., 2.]], dtype=float32)
     """
     if how not in ("prune", "merge"):
         raise ValueError(f"how={how!r} must be 'prune' or 'merge'")
-    _check(plan, params)
-    scores = _scores(plan, params, score, grads, activations)
+    check_big(plan, params)
+    scores = scores_of(plan, params, score, grads, activations)
     kept = []
     for grown, s in zip(plan.grown_axes, scores, strict=True):
         order = np.argsort(-s, kind="stable")[: grown.small]
@@ -131,171 +135,76 @@ def selection(
         0.0 if how == "merge" or not s.sum() else float(np.delete(s, k).sum() / s.sum())
         for s, k in zip(scores, kept, strict=True)
     ]
-    leaves = named_leaves(params)
-    sides = (_big, plan.leaves), (_small, tuple(plan.old.values()))
-    counts = [sum(int(np.prod(shape(leaf))) for leaf in side) for shape, side in sides]
-    sizes = [
-        sum(int(np.prod(shape(leaf))) * leaves[leaf.path].dtype.itemsize for leaf in side)
-        for shape, side in sides
-    ]
-    return Selection(
+    width = {name: leaf.dtype.itemsize for name, leaf in named_leaves(params).items()}
+    count = lambda shape: int(np.prod(shape))
+    old = plan.old.values()
+    return Pruning(
         kept=tuple(kept),
         scores=tuple(scores),
         lost=tuple(lost),
-        parameters=(counts[0], counts[1]),
-        size=(sizes[0], sizes[1]),
-        maps=_maps(plan, kept) if how == "prune" else _first_copies(plan),
+        parameters=(sum(count(x.big) for x in plan.leaves), sum(count(x.small) for x in old)),
+        size=(
+            sum(count(x.big) * width[x.path] for x in plan.leaves),
+            sum(count(x.small) * width[x.path] for x in old),
+        ),
+        map=_map(plan, kept if how == "prune" else _first_copies(plan)),
         merged=how == "merge",
         plan=plan,
     )
-
-
-def merge(plan: Plan, params: PyTree) -> PyTree:
-    """The inverse of `plan.grow`: W[i] = mean over the copies j of i of W′[j] / c[j], where c is
-    the factor of the even growth. Shares that are uneven, and noise that sums to zero, cancel."""
-    maps = realise(plan, None, "even")
-
-    def one(name, w):
-        growth = maps[name]
-        if all(a is None for a in growth.axes) and growth.weight == 1.0:
-            return w
-        exact = jnp.issubdtype(w.dtype, jnp.inexact)
-        wide = arithmetic(w.dtype)
-        out = w.astype(wide)
-        if exact:
-            out = (out + jnp.asarray(growth.shift, wide)) / jnp.asarray(growth.weight, wide)
-        for d, axis in enumerate(growth.axes):
-            if axis is None:
-                continue
-            n = int(axis.source.max()) + 1
-            if not exact:
-                first = np.unique(axis.source[axis.source >= 0], return_index=True)[1]
-                out = jnp.take(out, np.flatnonzero(axis.source >= 0)[first], axis=d)
-                continue
-            count = np.bincount(axis.source[axis.source >= 0], minlength=n)
-            share = np.where(axis.source < 0, 0.0, 1.0 / (axis.weight * count[axis.source]))
-            moved = jnp.moveaxis(out * _vector(share, d, out.ndim, wide), d, 0)
-            moved = jax.ops.segment_sum(moved, np.where(axis.source < 0, n, axis.source), n + 1)
-            out = jnp.moveaxis(moved[:n], 0, d)
-        if exact and growth.shift:
-            out = out - jnp.asarray(growth.shift, wide)
-        return out.astype(w.dtype)
-
-    return _made(plan, params, one)
-
-
-def _made(plan: Plan, params: PyTree, one: Callable[[str, jax.Array], jax.Array]) -> PyTree:
-    """The small model's tree; new layers are left out."""
-    if plan.depth is None:
-        return jax.tree_util.tree_map_with_path(lambda at, w: one(path_name(at), w), params)
-    values = named_leaves(params)
-    old = plan.old.items()
-    return small_tree(plan, {name: one(leaf.path, values[leaf.path]) for name, leaf in old})
-
-
-def _big(leaf) -> tuple[int, ...]:
-    return leaf.big
-
-
-def _small(leaf) -> tuple[int, ...]:
-    return leaf.small
-
-
-def _check(plan: Plan, tree: PyTree, what: str = "params") -> None:
-    check_arrays(tree, what)
-    found = named_leaves(tree)
-    for leaf in plan.leaves:
-        have = getattr(found.get(leaf.path), "shape", "nothing")
-        if have != leaf.big:
-            raise GrowthError(
-                f"{what}: {leaf.path} has shape {have}; the plan's big model has {leaf.big}",
-                params=[leaf.path],
-                hint="shrinking takes the big model's tree and gives the small one's",
-            )
-    if len(found) != len(plan.leaves):
-        unknown = [path for path in found if path not in {leaf.path for leaf in plan.leaves}]
-        raise GrowthError(f"{what}: the plan has no leaf {unknown[:3]}", params=unknown[:3])
 
 
 def _numbers(leaf: LeafPlan) -> set[int]:
     return {n for axis in leaf.axes if axis for n in numbers_in(axis.structure)}
 
 
-def _scores(plan: Plan, params, score, grads, activations) -> list[np.ndarray]:
-    if isinstance(score, Mapping) or score == "activation":
-        given = activations if score == "activation" else score
-        if given is None:
-            raise ValueError(
-                "score='activation' needs activations=growth.activations(plan, small_fn, big_fn, "
-                "params, *inputs)"
-            )
-        result = []
-        for i, grown in enumerate(plan.grown_axes):
-            if i not in given or np.shape(given[i]) != (grown.big,):
-                found = np.shape(given[i]) if i in given else "none"
-                raise GrowthError(
-                    f"axis {i} of the plan needs {grown.big} scores, and got {found}",
-                    axis=f"{grown.small} → {grown.big}",
-                    hint="give one score a unit of the big model, or use score='gradient'",
-                )
-            result.append(np.asarray(given[i], np.float64))
-        return result
-    if score not in get_args(Score):
-        raise ValueError(f"score={score!r}: choose one of {', '.join(get_args(Score))}, or a dict")
-    if score == "gradient":
-        if grads is None:
-            raise ValueError("score='gradient' needs grads=…, the gradients of a loss at params")
-        _check(plan, grads, "grads")
-    leaves = named_leaves(params)
-    slopes = named_leaves(grads) if score == "gradient" else {}
-    totals = [np.zeros(grown.big) for grown in plan.grown_axes]
-    nodes = grown_nodes(plan.grown_axes)
-    for leaf in plan.leaves:
-        w = np.asarray(leaves[leaf.path], np.float64)
-        if score == "gradient":
-            value = w * np.asarray(slopes[leaf.path], np.float64)
-        else:
-            value = np.square(w)
-            value = value / (value.mean() or 1.0)
-        for d, axis in enumerate(leaf.axes):
-            if axis is None:
-                continue
-            along = value.sum(tuple(e for e in range(w.ndim) if e != d))
-            if score == "magnitude":
-                along = along * value.shape[d] / value.size
-            for a in numbers_in(axis.structure):
-                place = coordinate(axis_from(axis.structure, nodes), nodes[a], of_big=True)
-                inside = place >= 0
-                np.add.at(totals[a], place[inside], along[inside])
-    return [np.square(t) if score == "gradient" else t for t in totals]
+def _merged(plan: PlanData, params: PyTree) -> PyTree:
+    """The inverse of growing: W[i] = mean over the copies j of i of W′[j] / c[j], where c is the
+    factor of the even growth. Shares that are uneven, and noise that sums to zero, cancel."""
+    leaves = realise(plan, None, "even").leaves
+    one = lambda leaf, w: merged_leaf(w, leaves[leaf.path], leaf.small)
+    return _made(plan, params, lambda name, w: one(plan.old[name], w))
 
 
-def _maps(plan: Plan, kept: Sequence[np.ndarray]) -> dict[str, LeafGrowth]:
+def _made(plan: PlanData, params: PyTree, one: Callable[[str, jax.Array], jax.Array]) -> PyTree:
+    """The small model's tree, leaf by leaf by its name there; new layers are left out."""
+    if plan.depth is None:
+        return jax.tree_util.tree_map_with_path(lambda at, w: one(path_name(at), w), params)
+    values = named_leaves(params)
+    return small_tree(plan, {name: one(name, values[x.path]) for name, x in plan.old.items()})
+
+
+def _map(plan: PlanData, kept: Sequence[np.ndarray]) -> MapData:
+    """From the big model's leaves to the small one's, of the units that are kept."""
     nodes = []
     for grown, keep in zip(plan.grown_axes, kept, strict=True):
-        node = Axis(grown.big, grown.small)
+        node = Axis(grown.big, grown.small)  # the other way round
         node.source = keep
         nodes.append(node)
-    result = {}
-    for leaf in plan.leaves:
-        axes: list[AxisGrowth | None] = []
-        for planned in leaf.axes:
-            if planned is None or not numbers_in(planned.structure):
-                axes.append(None)
-                continue
-            source = source_map(find(axis_from(planned.structure, nodes)))
-            axes.append(AxisGrowth(source.astype(np.int32), *np.ones((2, len(source)))))
-        if leaf.layer is not None and leaf.layer.rows:
-            stay = np.array([i for i, (_, new) in enumerate(leaf.layer.rows) if not new], np.int32)
-            axes[leaf.layer.axis] = AxisGrowth(stay, *np.ones((2, len(stay))))
-        result[leaf.path] = LeafGrowth(tuple(axes), exact_gradient=False)
-    return result
+    origin = {name: Origin(leaf.path) for name, leaf in plan.old.items()}
+    return MapData(
+        leaves={name: _leaf(leaf, nodes) for name, leaf in plan.old.items()},
+        origin={} if plan.depth is None else origin,
+    )
 
 
-def _first_copies(plan: Plan) -> dict[str, LeafGrowth]:
+def _leaf(leaf: LeafPlan, nodes: list[Axis]) -> LeafMap:
+    axes: list[AxisMap | None] = []
+    for planned in leaf.axes:
+        if planned is None or not numbers_in(planned.structure):
+            axes.append(None)
+            continue
+        source = source_map(find(axis_from(planned.structure, nodes)))
+        axes.append(AxisMap(source.astype(np.int32), *np.ones((2, len(source)))))
+    if leaf.layer is not None and leaf.layer.rows:
+        stay = np.array([i for i, (_, new) in enumerate(leaf.layer.rows) if not new], np.int32)
+        axes[leaf.layer.axis] = AxisMap(stay, *np.ones((2, len(stay))))
+    return LeafMap(tuple(axes), exact_gradient=False)
+
+
+def _first_copies(plan: PlanData) -> list[np.ndarray]:
     first = []
     for node in grown_nodes(plan.grown_axes):
         assert node.source is not None
         old, at = np.unique(node.source, return_index=True)
         first.append(at[old >= 0])
-    return _maps(plan, first)
+    return first

@@ -31,7 +31,7 @@ class Recipe:
       tx: the gradient transformation, without pace.
       data: `Data -> Sampler`.
       validation: the batches to evaluate on, or `Data -> batches`.
-      grow: how one model becomes the next: a `progressive.transition.growth.Grow`.
+      grow: how one model becomes the next: a `progressive.transition.state_growth.Grow`.
       seed: of parameters and growths.
       warmup: steps at the start of the run.
       placement, options: of `make_train_step`.

@@ -7,7 +7,7 @@ stay, are computed from the parameters that it is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,10 +21,10 @@ from trainkit.growth.axes.reading import coordinate, source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.operators import Operator
-from trainkit.growth.plan.data import LeafPlan, Plan
+from trainkit.growth.plan.data import LeafPlan, PlanData
 from trainkit.growth.planning import plan
 from trainkit.progressive.transition.grow import grown
-from trainkit.progressive.transition.growth import Growth, Side
+from trainkit.progressive.transition.state_growth import Side, StateGrowth
 from trainkit.step.state import TrainState
 
 PyTree = Any
@@ -39,8 +39,8 @@ def grown_or_shrunk(
     how: Operator,
     reset: bool,
     key: jax.Array,
-) -> Growth:
-    """See `trainkit.progressive.transition.growth.Grow`; the later model may be the smaller one."""
+) -> StateGrowth:
+    """See `state_growth.Grow`; the later model may be the smaller one."""
     sizes = [sum(x.size for x in jax.tree.leaves(side.state.params)) for side in (small, big)]
     if sizes[1] < sizes[0]:
         return shrunk(small, big, batch, tx=tx, reset=reset)
@@ -54,7 +54,7 @@ def shrunk(
     *,
     tx: optax.GradientTransformation,
     reset: bool = False,
-) -> Growth:
+) -> StateGrowth:
     """The way to a narrower model: along every axis that gets smaller the largest units stay.
 
     A unit's score is Σ w² over all parameters it has a part in, each leaf relative to its mean
@@ -66,7 +66,7 @@ def shrunk(
 
     Reference: Li et al., Pruning Filters for Efficient ConvNets, 2017.
     """
-    old, new = named_leaves(_tree(before.state)), named_leaves(_tree(after.state))
+    old, new = named_leaves(before.variables), named_leaves(after.variables)
     if list(old) != list(new):
         gone = next((name for name in old if name not in new), next(iter(new)))
         raise GrowthError(
@@ -74,11 +74,11 @@ def shrunk(
             params=[gone],
             hint="keep the number of layers and make them narrower",
         )
-    found = plan(_outputs(after), _outputs(before), _tree(after.state), _tree(before.state), batch)
+    found = plan(after.outputs, before.outputs, after.variables, before.variables, batch)
     gathers = {leaf.path: _Gather(found, leaf) for leaf in found.leaves}
 
     def apply(state: TrainState) -> TrainState:
-        tree = _tree(state)
+        tree = before._replace(state=state).variables
         kept = kept_units(found, tree)
         smaller = _gathered(tree, gathers, kept)
         params = smaller["params"]
@@ -88,10 +88,10 @@ def shrunk(
             opt_state = optax.tree.map_params(tx, gather, state.opt_state, _names(state.params))
         return state.replace(params=params, model_state=smaller["model_state"], opt_state=opt_state)
 
-    return Growth(apply=apply, exact=False, text=_text(found))
+    return StateGrowth(apply=apply, exact=False, text=_text(found))
 
 
-def kept_units(found: Plan, tree: PyTree) -> list[jax.Array]:
+def kept_units(found: PlanData, tree: PyTree) -> list[jax.Array]:
     """For each axis of the plan the units of the larger model that stay, in order; traceable."""
     leaves, nodes = named_leaves(tree), grown_nodes(found.grown_axes)
     totals = [jnp.zeros(axis.big, jnp.float32) for axis in found.grown_axes]
@@ -122,7 +122,7 @@ class _Gather:
     base[j] + Σ_a stride_a[j] · kept_a[place_a[j]].
     """
 
-    def __init__(self, found: Plan, leaf: LeafPlan):
+    def __init__(self, found: PlanData, leaf: LeafPlan):
         self._axes: list[tuple[np.ndarray, dict[int, Any]] | None] = []
         for axis in leaf.axes:
             numbers = numbers_in(axis.structure) if axis else set()
@@ -149,7 +149,7 @@ class _Gather:
         return leaf
 
 
-def _nodes(found: Plan, ones: int | None) -> list[Axis]:
+def _nodes(found: PlanData, ones: int | None) -> list[Axis]:
     nodes = []
     for a, axis in enumerate(found.grown_axes):
         node = Axis(axis.big, axis.small)  # the other way round: from the larger model
@@ -158,7 +158,7 @@ def _nodes(found: Plan, ones: int | None) -> list[Axis]:
     return nodes
 
 
-def _source(found: Plan, structure: Any, ones: int | None) -> np.ndarray:
+def _source(found: PlanData, structure: Any, ones: int | None) -> np.ndarray:
     return source_map(find(axis_from(structure, _nodes(found, ones)))).astype(np.int32)
 
 
@@ -179,7 +179,7 @@ def _like_parameters(tx: optax.GradientTransformation, state: TrainState) -> boo
     return all(same)
 
 
-def _text(found: Plan) -> str:
+def _text(found: PlanData) -> str:
     lines = ["Units are dropped, the smallest first (Σ w², each leaf relative to its mean):"]
     used = {
         leaf.path: {n for axis in leaf.axes if axis for n in numbers_in(axis.structure)}
@@ -189,17 +189,3 @@ def _text(found: Plan) -> str:
         users = [path for path, numbers in used.items() if n in numbers]
         lines.append(f"{axis.big} → {axis.small}: {', '.join(users)}")
     return "\n".join(lines)
-
-
-def _outputs(side: Side) -> Callable[..., PyTree]:
-    model, key = side.model, jax.random.key(0)
-
-    def outputs(tree: PyTree, batch: PyTree) -> PyTree:
-        inputs = model.inputs(batch)
-        return model.apply(tree["params"], tree["model_state"], inputs, key, train=False)[0]
-
-    return outputs
-
-
-def _tree(state: TrainState) -> PyTree:
-    return {"params": state.params, "model_state": state.model_state}

@@ -13,17 +13,18 @@ import jax.numpy as jnp
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.cost import count_flops
 from trainkit.growth.operators import operator
+from trainkit.growth.views import certify
 from trainkit.progressive.stages.pace import after_growth
 from trainkit.progressive.stages.prepared import PreparedStage
 from trainkit.progressive.stages.stage import Stage, StageError
-from trainkit.progressive.transition.growth import Growth, Side
+from trainkit.progressive.transition.state_growth import Side, StateGrowth
 from trainkit.step.state import TrainState
 
 PyTree = Any
 
 
-class Passage:
-    """The way from one built stage to another: one compiled program that grows the state.
+class Transition:
+    """The way from one prepared stage to another: one compiled program that grows the state.
 
     Attributes:
       small, big: the stages.
@@ -34,12 +35,11 @@ class Passage:
     def __init__(self, small: PreparedStage, big: PreparedStage):
         self.small, self.big = small, big
         recipe, stage = big.recipe, big.stage
-        self.growth: Growth | None = None
+        self.growth: StateGrowth | None = None
         if stage.model != small.stage.model:
-            inner = lambda side: side.like.replace(opt_state=side.like.opt_state.inner)
             self.growth = recipe.grow(
-                Side(small.stage.model, small.model, inner(small)),
-                Side(stage.model, big.model, inner(big)),
+                _side(small, small.like),
+                _side(big, big.like),
                 big.batch_shapes,
                 tx=recipe.tx,
                 how=operator(stage.how),
@@ -80,7 +80,7 @@ class Passage:
 
     # -- ahead of time ---------------------------------------------------------------------------
 
-    def compile(self) -> Passage:
+    def compile(self) -> Transition:
         """Compiles the growth and everything of the stage; itself, for chaining."""
         self.big.compile()
         # What `step.place` would do is part of the program, so that nothing is left to do after.
@@ -96,7 +96,7 @@ class Passage:
             self._copy = jax.jit(copy, out_shardings=where).lower(self.big.like).compile()
         return self
 
-    def rehearse(self) -> Passage:
+    def rehearse(self) -> Transition:
         """Runs every program once, on zeros, and forgets what comes out; itself, for chaining.
 
         The first run of a program takes several times as long as the later ones: code is loaded,
@@ -138,7 +138,7 @@ class Passage:
     def _certificate_or_why_not(self, small: TrainState, big: TrainState) -> dict[str, Any]:
         try:
             return self.certificate(small, big)
-        except Exception as error:  # a run must not end for want of memory for its books
+        except Exception as error:  # a run must not end for want of memory for its history
             return {"warnings": [f"there is no certificate: {type(error).__name__}: {error}"]}
 
     def certificate_of_fresh(self) -> dict[str, Any]:
@@ -172,10 +172,11 @@ class Passage:
         found = {k: float(v) for k, v in jax.jit(self.outputs)(small, big, batch).items()}
         dtype = str(jax.tree.leaves(big.params)[0].dtype)
         whole: dict[str, Any] = {"forward_error": {dtype: found.pop("forward_error")}}
-        if self.growth.leaves is not None and jax.process_count() == 1:
-            from trainkit.growth.views.certify import certify
-
-            certificate = certify(self._details(small, big, batch), self.big.recipe.tx)
+        if self.growth.map.leaves and jax.process_count() == 1:
+            sides = _side(self.small, small), _side(self.big, big)
+            before, after = (certify.Side(side.outputs, side.state) for side in sides)
+            tx = self.big.recipe.tx
+            certificate = certify.certify(self.growth.map, before, after, (batch,), tx)
             whole = json.loads(certificate.to_json())
         return {**whole, **found}
 
@@ -195,29 +196,9 @@ class Passage:
             "loss_after": loss(self.big.model, big),
         }
 
-    def _details(self, small: TrainState, big: TrainState, batch: PyTree) -> Any:
-        from trainkit.adapters.functions import Functions
-        from trainkit.growth.train_state import Grown
-
-        growth = self.growth
-        assert growth is not None
-        assert growth.leaves is not None
-        return Grown(
-            state=big.replace(opt_state=big.opt_state.inner),
-            before=small.replace(opt_state=small.opt_state.inner),
-            growth=dict(growth.leaves),
-            origin=dict(growth.origin),
-            zeroed=growth.zeroed,
-            small=Functions(_forward(self.small), _tree(small)),
-            big=Functions(_forward(self.big), _tree(big)),
-            inputs=(batch,),
-        )
-
     def _certificate_flops(self) -> float:
-        small, big = (
-            count_flops(_forward(side), _tree(side.like), self.big.batch_shapes)
-            for side in (self.small, self.big)
-        )
+        sides = (_side(stage, stage.like) for stage in (self.small, self.big))
+        small, big = (count_flops(s.outputs, s.variables, self.big.batch_shapes) for s in sides)
         # Outputs and loss, and outputs in two dtypes; gradients (three passes each) of the small
         # model, of the big one, and of its three probe steps.
         return (4 + 3) * small + (4 + 3 + 9) * big
@@ -226,9 +207,9 @@ class Passage:
 class Placed:
     """A step for a state that its growth has placed already: `place` has nothing left to do."""
 
-    def __init__(self, built: PreparedStage, state: TrainState):
-        self._step, self._state = built.step, cast("TrainState | None", state)
-        self.flops_per_call = built.flops_per_step * built.step.steps_per_call
+    def __init__(self, stage: PreparedStage, state: TrainState):
+        self._step, self._state = stage.step, cast("TrainState | None", state)
+        self.flops_per_call = stage.flops_per_step * stage.step.steps_per_call
 
     def place(self, state: TrainState) -> TrainState:
         """The state, placed."""
@@ -245,7 +226,7 @@ class Placed:
 
 
 def _ramps(
-    params: PyTree, growth: Growth, stage: Stage, before: PyTree
+    params: PyTree, growth: StateGrowth, stage: Stage, before: PyTree
 ) -> tuple[PyTree, PyTree, PyTree]:
     """Each leaf's factor on the learning rate at first, over how many steps it goes, and where.
 
@@ -256,11 +237,11 @@ def _ramps(
       before: where the leaves' factors were to go in the stage before.
     """
     old: dict[Any, Any] = dict(named_leaves(before))
+    new = set(growth.map.new)
 
     def had(name: str) -> Any:
-        come = growth.origin.get(name)
         # A new leaf may bear the name of an old one that moved along.
-        return old.get(name if come is None else come.leaf, 1.0)
+        return old.get(growth.map.origin_of(name).leaf, 1.0)
 
     def target(path: tuple[Any, ...], _: Any) -> Any:
         name = path_name(path)
@@ -270,30 +251,20 @@ def _ramps(
 
     def start(path: tuple[Any, ...], end: Any) -> Any:
         name = path_name(path)
-        if name in growth.fresh:
+        if name in new:
             return 0.0 if stage.rewarm else end
-        return had(name) * growth.rates.get(name, 1.0) if stage.anneal else end
+        return had(name) * growth.map.rates.get(name, 1.0) if stage.anneal else end
 
     def over(path: tuple[Any, ...], _: Any) -> float:
-        return float(stage.rewarm if path_name(path) in growth.fresh else stage.anneal)
+        return float(stage.rewarm if path_name(path) in new else stage.anneal)
 
     mapped = jax.tree_util.tree_map_with_path
     targets = mapped(target, params)
     return mapped(start, targets), mapped(over, params), targets
 
 
-def _forward(built: PreparedStage) -> Callable[[PyTree, PyTree], PyTree]:
-    model = built.model
-
-    def outputs(tree: PyTree, batch: PyTree) -> PyTree:
-        inputs, key = model.inputs(batch), jax.random.key(0)
-        return model.apply(tree["params"], tree["model_state"], inputs, key, train=False)[0]
-
-    return outputs
-
-
-def _tree(state: TrainState) -> PyTree:
-    return {"params": state.params, "model_state": state.model_state}
+def _side(stage: PreparedStage, state: TrainState) -> Side:
+    return Side(stage.stage.model, stage.model, state.replace(opt_state=state.opt_state.inner))
 
 
 def _mean(loss: Any) -> jax.Array:

@@ -6,8 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from trainkit.growth import AxisGrowth, GrowthError, LeafGrowth, exact, grow_opt_state
-from trainkit.growth.opt_state.grow import fold_opt_state
+from trainkit.growth import GrowthError
+from trainkit.growth.maps.growth_map import MapData
+from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
+from trainkit.growth.opt_state.exact import exact
+from trainkit.growth.opt_state.grow import fold_opt_state, grow_opt_state
 
 B1, B2 = 0.9, 0.999
 
@@ -20,20 +23,20 @@ def _mode(x64):
 
 
 def even(n, k):
-    return AxisGrowth(np.repeat(np.arange(n), k), np.full(n * k, 1 / k), np.full(n * k, 1 / k))
+    return AxisMap(np.repeat(np.arange(n), k), np.full(n * k, 1 / k), np.full(n * k, 1 / k))
 
 
 def appended(n, m):
     at = np.arange(m)
-    return AxisGrowth(np.where(at < n, at, -1), np.ones(m), np.ones(m))
+    return AxisMap(np.where(at < n, at, -1), np.ones(m), np.ones(m))
 
 
 def uneven(n):
     share = np.tile([0.3, 0.7], n)
-    return AxisGrowth(np.repeat(np.arange(n), 2), share, share)
+    return AxisMap(np.repeat(np.arange(n), 2), share, share)
 
 
-copied_unevenly = AxisGrowth(np.array([0, 0, 1, 2, 3, 4, 5]), np.ones(7), np.ones(7))
+copied_unevenly = AxisMap(np.array([0, 0, 1, 2, 3, 4, 5]), np.ones(7), np.ones(7))
 
 
 def by_definition(gradients, rank, gap, signs):
@@ -92,7 +95,7 @@ def test_moments_are_those_of_a_run_on_the_grown_gradients(name):
         p = np.asarray(state.projector["w"])
         signs.append(p if along is None else p[along.source] * (along.source >= 0)[:, None])
     big = {"w": jnp.zeros(grown(gradients[0], axes).shape), "b": jnp.zeros(2)}
-    growth = {"w": LeafGrowth(axes)}
+    growth = MapData({"w": LeafMap(axes)})
     got = grow_opt_state(tx, state, growth, params, big)
     p, mu, nu = by_definition([grown(g, axes) for g in gradients], rank, gap, signs)
     # GaLore takes its singular vectors in float32.
@@ -114,7 +117,7 @@ def test_more_directions():
     params, big = {"w": jnp.ones((6, 4))}, {"w": jnp.ones((12, 8))}
     g = {"w": jnp.asarray(np.random.default_rng(1).normal(size=(6, 4)))}
     _, state = tx.update(g, tx.init(params), params)
-    got = grow_opt_state(tx, state, {"w": LeafGrowth(axes)}, params, big)
+    got = grow_opt_state(tx, state, MapData({"w": LeafMap(axes)}), params, big)
     p = got.projector["w"]
     np.testing.assert_allclose(p.T @ p, np.eye(6), atol=1e-6)
     low = p.T @ grown(np.asarray(g["w"]), axes)
@@ -122,7 +125,7 @@ def test_more_directions():
     moments = got.base_optimizer_state
     np.testing.assert_allclose(moments.mu["w"], (1 - B1) * low, atol=1e-7)
     assert np.all(moments.nu["w"] > 0)
-    back = fold_opt_state(tx, got, {"w": LeafGrowth(axes)}, params, big)
+    back = fold_opt_state(tx, got, MapData({"w": LeafMap(axes)}), params, big)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-14), back, state)
 
 
@@ -132,7 +135,7 @@ def test_exact_continuation():
     rng = np.random.default_rng(2)
     # Rows are read by halves and columns written whole: c = 1/2, f = 1/2.
     axes = (axes[0]._replace(gradient=np.ones(10)), axes[1]._replace(weight=np.ones(6)))
-    growth = {"w": LeafGrowth(axes)}
+    growth = MapData({"w": LeafMap(axes)})
     params, target = {"w": jnp.asarray(rng.normal(size=(5, 3)))}, rng.normal(size=(5, 3))
     copied = lambda w: w[np.ix_(axes[0].source, axes[1].source)] / 2
     # The same loss of both: columns of the grown matrix are averaged, its rows summed.
@@ -165,7 +168,7 @@ def test_exact_continuation():
 )
 def test_refusals(shape, axes, why):
     params = {"w": jnp.zeros(shape)}
-    growth = {"w": LeafGrowth(axes)}
+    growth = MapData({"w": LeafMap(axes)})
     size = [n if a is None else len(a.source) for n, a in zip(shape, axes, strict=True)]
     big = {"w": jnp.zeros(size)}
     numbers = optax.contrib.GaLoreDimensionNumbers((0, 1), 2) if why is None else None

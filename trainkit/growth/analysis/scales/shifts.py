@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trainkit._core.compat import scan_counts
 from trainkit.growth.analysis.joint_program import EquationPair, JointProgram, all_pairs
 from trainkit.growth.ir.dataflow import Lattice
 from trainkit.growth.ir.primitives import traits
-from trainkit.growth.ir.program import scan_counts
 
 _NONE = -1  # of a value that is no parameter
 

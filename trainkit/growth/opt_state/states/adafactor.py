@@ -16,8 +16,8 @@ import numpy as np
 
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.opt_state.directions import Down, Way
-from trainkit.growth.plan.leaf_map import LeafGrowth
+from trainkit.growth.maps.leaf_map import LeafMap
+from trainkit.growth.opt_state.directions import Contract, Direction
 
 Shape = tuple[int, ...]
 FIELDS = ("v_row", "v_col", "v")
@@ -44,27 +44,32 @@ class _Second(NamedTuple):
 
 
 def change(
-    way: Way, state: Any, template: Any, where: str, forgotten: Callable[[str], bool], _: Any
+    direction: Direction,
+    state: Any,
+    template: Any,
+    where: str,
+    is_reset: Callable[[str], bool],
+    _: Any,
 ) -> Any:
-    """The `FactoredState` at the other end of the way."""
+    """The `FactoredState` at the other end."""
     held, wanted = (
         {field: named_leaves(getattr(s, field)) for field in FIELDS} for s in (state, template)
     )
     out: dict[str, dict[str, jax.Array]] = {field: {} for field in FIELDS}
     for leaf in wanted["v"]:
         here = f"{where}: slot of {leaf!r}"
-        old = way.source(leaf).leaf  # a new layer starts from its neighbour's second moment
+        old = direction.source(leaf).leaf  # a new layer starts from its neighbour's second moment
         specs = [wanted[field][leaf] for field in FIELDS]
         if old is None:
             guess = [jnp.mean(x) for x in held["v_row"].values()] or [jnp.zeros(())]
             parts = [jnp.full(t.shape, sum(guess) / len(guess), t.dtype) for t in specs]
         else:
             values = [held[field][old] for field in FIELDS]
-            parts = _leaf(way, values, specs, leaf, here)
+            parts = _leaf(direction, values, specs, leaf, here)
         for field, part, spec in zip(FIELDS, parts, specs, strict=True):
             if part.shape != spec.shape:
                 raise GrowthError(f"{here}.{field} becomes {part.shape}, not {spec.shape}")
-            if forgotten(leaf):
+            if is_reset(leaf):
                 part = jnp.full_like(part, jnp.mean(part))
             out[field][leaf] = part.astype(spec.dtype)
     trees = {
@@ -77,13 +82,13 @@ def change(
 
 
 def _leaf(
-    way: Way, values: list[jax.Array], specs: list[Any], leaf: str, here: str
+    direction: Direction, values: list[jax.Array], specs: list[Any], leaf: str, here: str
 ) -> list[jax.Array]:
-    before, after = way.before(leaf), way.after(leaf)
+    before, after = direction.before(leaf), direction.after(leaf)
     is_whole = specs[2].shape == after
-    if isinstance(way, Down):
+    if isinstance(direction, Contract):
         _check_back(values[2].shape == before, is_whole, before, after, here)
-    how = way.how(leaf)
+    how = direction.how(leaf)
     if how is None and all(x.shape == t.shape for x, t in zip(values, specs, strict=True)):
         return values
     axes = (None,) * len(after) if how is None else how.axes
@@ -92,14 +97,14 @@ def _leaf(
     unused = jnp.zeros((1,), values[2].dtype)
     options: dict[str, Any] = {"gradient": 2, "new": "mean", "what": here}
     if is_whole:
-        whole = way.linear(nu.whole(), LeafGrowth(axes, gradient=scale), after, **options)
+        whole = direction.linear(nu.whole(), LeafMap(axes, gradient=scale), after, **options)
         return [unused, unused, whole]
 
     def mean_over(axis: int) -> jax.Array:
-        shares = way.shares(axes[axis], before[axis], after[axis], 2)
-        others = LeafGrowth(axes[:axis] + axes[axis + 1 :], gradient=scale)
+        shares = direction.shares(axes[axis], before[axis], after[axis], 2)
+        others = LeafMap(axes[:axis] + axes[axis + 1 :], gradient=scale)
         left = after[:axis] + after[axis + 1 :]
-        return way.linear(nu.over(axis, shares), others, left, **options)
+        return direction.linear(nu.over(axis, shares), others, left, **options)
 
     d1, d0 = _factored_axes(after)
     return [mean_over(d0), mean_over(d1), unused]
@@ -116,7 +121,7 @@ def _second(values: list[jax.Array], shape: Shape, here: str) -> _Second:
             f"neither a factored nor a full second moment of a leaf of shape {shape}"
         )
     d1, d0 = _factored_axes(shape)
-    rows, cols = (tuple(d for d in range(len(shape)) if d != gone) for gone in (d0, d1))
+    rows, cols = (tuple(d for d in range(len(shape)) if d != over) for over in (d0, d1))
     mean = jnp.mean(row, axis=rows.index(d1), keepdims=True)
     row = row / jnp.where(mean > 0, mean, jnp.ones_like(mean))
     return _Second(len(shape), ((row, rows), (col, cols)))

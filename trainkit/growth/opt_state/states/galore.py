@@ -23,8 +23,8 @@ import numpy as np
 
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.opt_state.directions import Down, Way
-from trainkit.growth.plan.leaf_map import AxisGrowth, LeafGrowth
+from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
+from trainkit.growth.opt_state.directions import Contract, Direction
 
 HINT = "grow with reset=True: projections are recomputed at the next refresh anyway"
 
@@ -37,46 +37,46 @@ class _Side(NamedTuple):
 
 
 def change(
-    way: Way,
+    direction: Direction,
     state: Any,
     template: Any,
     where: str,
     _: Any,
-    walk: Callable[[Way, Any, Any, str], Any],
+    walk: Callable[[Direction, Any, Any, str], Any],
 ) -> Any:
-    """The `GaLoreState` at the other end of the way."""
+    """The `GaLoreState` at the other end."""
     held, wanted = named_leaves(state.projector), named_leaves(template.projector)
     out: dict[str, jax.Array] = {}
-    growth, shapes = dict(way.growth), dict(way.shapes)
-    down = isinstance(way, Down)
+    leaves, shapes = dict(direction.growth.leaves), dict(direction.shapes)
+    down = isinstance(direction, Contract)
     for leaf, spec in wanted.items():
         here = f"{where}: slot of {leaf!r}"
-        come, how = way.source(leaf), way.how(leaf)
-        if come.leaf is None or come.new:
+        origin, how = direction.source(leaf), direction.how(leaf)
+        if origin.leaf is None or origin.new:
             raise GrowthError(f"{here}: GaLore has no directions for a new leaf", hint=HINT)
-        p = held[come.leaf]
+        p = held[origin.leaf]
         if how is None or not p.size:
             out[leaf] = p
             continue
         sides = [
             _side(shape, q.shape, here)
-            for shape, q in ((way.before(leaf), p), (way.after(leaf), spec))
+            for shape, q in ((direction.before(leaf), p), (direction.after(leaf), spec))
         ]
         small, big = sides[::-1] if down else sides
         if small.axis != big.axis:
             raise GrowthError(
                 f"{here}: GaLore projects the longer side of a matrix, which is the other one at "
-                f"{way.after(leaf)} than at {way.before(leaf)}",
+                f"{direction.after(leaf)} than at {direction.before(leaf)}",
                 hint=HINT,
             )
-        size = way.small(leaf)[small.axis]
+        size = direction.small(leaf)[small.axis]
         factor = _isometry(how.axes[small.axis], size, here)
-        out[leaf] = _directions(way, p, how, small, big, factor, spec.shape)
-        inside, shape = _proxy(how, small, big, factor, way.small(leaf))
-        names = (leaf, come.leaf) if down else (come.leaf, leaf)
-        shapes[names[0]], growth[names[1]] = shape, inside
+        out[leaf] = _directions(direction, p, how, small, big, factor, spec.shape)
+        inside, shape = _proxy(how, small, big, factor, direction.small(leaf))
+        names = (leaf, origin.leaf) if down else (origin.leaf, leaf)
+        shapes[names[0]], leaves[names[1]] = shape, inside
     inner = walk(
-        way.inside(growth, shapes),
+        direction.inside(leaves, shapes),
         state.base_optimizer_state,
         template.base_optimizer_state,
         f"{where}.base_optimizer_state",
@@ -97,7 +97,7 @@ def _side(shape: tuple[int, ...], projector: tuple[int, ...], here: str) -> _Sid
     return _Side(0 if shape[0] >= shape[1] else 1, projector[1])
 
 
-def _isometry(along: AxisGrowth | None, n: int, here: str) -> float:
+def _isometry(along: AxisMap | None, n: int, here: str) -> float:
     """a, where the copies of each unit have gradients of one length."""
     if along is None:
         return 1.0
@@ -107,24 +107,24 @@ def _isometry(along: AxisGrowth | None, n: int, here: str) -> float:
         raise GrowthError(
             f"{here}: GaLore's directions stay orthogonal only where all units of the side that it "
             "projects have equally many copies, evenly shared",
-            hint=f'grow to a multiple with symmetry="even", or {HINT}',
+            hint=f'grow to a multiple with how="even", or {HINT}',
         )
     return float(np.sqrt(squares[0]))
 
 
 def _directions(
-    way: Way,
+    direction: Direction,
     p: jax.Array,
-    how: LeafGrowth,
+    how: LeafMap,
     small: _Side,
     big: _Side,
     factor: float,
     shape: tuple[int, ...],
 ) -> jax.Array:
-    one = LeafGrowth((how.axes[small.axis], None), gradient=1.0 / factor)
-    if isinstance(way, Down):
-        return way.linear(p[:, : small.rank], one, shape, gradient=1)
-    p = way.linear(p, one, shape, gradient=1)
+    one = LeafMap((how.axes[small.axis], None), gradient=1.0 / factor)
+    if isinstance(direction, Contract):
+        return direction.linear(p[:, : small.rank], one, shape, gradient=1)
+    p = direction.linear(p, one, shape, gradient=1)
     if big.rank == small.rank:
         return p
     # Any directions that are orthogonal to these: no gradient has gone there.
@@ -134,15 +134,15 @@ def _directions(
 
 
 def _proxy(
-    how: LeafGrowth, small: _Side, big: _Side, factor: float, shape: tuple[int, ...]
-) -> tuple[LeafGrowth, tuple[int, ...]]:
+    how: LeafMap, small: _Side, big: _Side, factor: float, shape: tuple[int, ...]
+) -> tuple[LeafMap, tuple[int, ...]]:
     """How the projected gradient grows, and its small shape."""
     n, m = small.rank, big.rank
     along = None
     if n != m:
         at = np.arange(m)
-        along = AxisGrowth(np.where(at < n, at, -1), np.ones(m), np.ones(m))
+        along = AxisMap(np.where(at < n, at, -1), np.ones(m), np.ones(m))
     axes = [along, how.axes[1]] if small.axis == 0 else [how.axes[0], along]
     sizes = (n, shape[1]) if small.axis == 0 else (shape[0], n)
     # It has no weight of its own: what copies parameters has no place in it.
-    return LeafGrowth(tuple(axes), gradient=how.gradient * factor), sizes
+    return LeafMap(tuple(axes), gradient=how.gradient * factor), sizes

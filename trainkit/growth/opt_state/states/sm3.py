@@ -11,33 +11,39 @@ import numpy as np
 
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.opt_state.directions import Way
-from trainkit.growth.plan.leaf_map import LeafGrowth
+from trainkit.growth.maps.leaf_map import LeafMap
+from trainkit.growth.opt_state.directions import Direction
 
 
 def change(
-    way: Way, state: Any, template: Any, where: str, forgotten: Callable[[str], bool], _: Any
+    direction: Direction,
+    state: Any,
+    template: Any,
+    where: str,
+    is_reset: Callable[[str], bool],
+    _: Any,
 ) -> Any:
-    """The `ScaleBySM3State` at the other end of the way."""
+    """The `ScaleBySM3State` at the other end."""
     covers, momenta = named_leaves(state.mu), named_leaves(state.nu)
     nus, mus = {}, {}
     for leaf, spec in named_leaves(template.nu).items():
         here = f"{where}: slot of {leaf!r}"
-        come, how = way.source(leaf), way.how(leaf)
-        if come.leaf is None:
+        origin, how = direction.source(leaf), direction.how(leaf)
+        if origin.leaf is None:
             raise GrowthError(f"{here}: SM3 has nothing to start a new leaf from")
-        forget = come.new or forgotten(leaf)
-        momentum = momenta[come.leaf]
-        way.check(leaf, momentum, here)
+        reset = origin.new or is_reset(leaf)
+        momentum = momenta[origin.leaf]
+        direction.check(leaf, momentum, here)
         if how is not None:
-            momentum = way.linear(momentum, how, spec.shape, what=here)
-        nus[leaf] = jnp.zeros_like(momentum) if forget else momentum
+            momentum = direction.linear(momentum, how, spec.shape, what=here)
+        nus[leaf] = jnp.zeros_like(momentum) if reset else momentum
         for i in range(len(spec.shape)):
-            cover = jnp.reshape(covers[_part(come.leaf, i)], -1)
+            cover = jnp.reshape(covers[_part(origin.leaf, i)], -1)
             if how is not None:
                 size = spec.shape[i : i + 1]
-                cover = way.linear(cover, _cover(how, i), size, gradient=2, new="mean", what=here)
-            mus[_part(leaf, i)] = jnp.full_like(cover, jnp.mean(cover)) if forget else cover
+                along = _cover(how, i)
+                cover = direction.linear(cover, along, size, gradient=2, new="mean", what=here)
+            mus[_part(leaf, i)] = jnp.full_like(cover, jnp.mean(cover)) if reset else cover
     return state._replace(
         mu=jax.tree_util.tree_map_with_path(
             lambda path, spec: jnp.reshape(mus[path_name(path)], spec.shape), template.mu
@@ -50,7 +56,7 @@ def _part(leaf: str, axis: int) -> str:
     return f"{leaf}/{axis}" if leaf else str(axis)
 
 
-def _cover(how: LeafGrowth, axis: int) -> LeafGrowth:
+def _cover(how: LeafMap, axis: int) -> LeafMap:
     """How the greatest entries along one axis grow: the other axes contribute their largest f."""
     others = [a for i, a in enumerate(how.axes) if i != axis and a is not None]
     largest = float(np.prod([np.abs(a.gradient[np.asarray(a.source) >= 0]).max() for a in others]))

@@ -17,22 +17,27 @@ import numpy as np
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.algebra import expand, fold, norm_factor
-from trainkit.growth.opt_state.directions import Down, Way
-from trainkit.growth.plan.leaf_map import LeafGrowth
+from trainkit.growth.maps.leaf_map import LeafMap
+from trainkit.growth.opt_state.directions import Contract, Direction
 
 Matrices = tuple[Any, ...]
 
 
 def change(
-    way: Way, state: Any, template: Any, where: str, forgotten: Callable[[str], bool], _: Any
+    direction: Direction,
+    state: Any,
+    template: Any,
+    where: str,
+    is_reset: Callable[[str], bool],
+    _: Any,
 ) -> Any:
-    """The `SoapState` at the other end of the way (downwards, up to the signs of eigenvectors)."""
+    """The `SoapState` at the other end (downwards, up to the signs of eigenvectors)."""
     held = [named_leaves(t) for t in (state.mu, state.nu, state.gg, state.basis)]
     out: list[dict[str, Any]] = [{}, {}, {}, {}]
     wanted = named_leaves(template.gg)
-    move = _fold if isinstance(way, Down) else _grow
+    move = _fold if isinstance(direction, Contract) else _grow
     for leaf, spec in named_leaves(template.mu).items():
-        old, fresh = way.source(leaf)
+        old, fresh = direction.source(leaf)
         here = f"{where}: slot of {leaf!r}"
         if old is None:
             raise GrowthError(f"{here}: SOAP has nothing to start a new leaf from")
@@ -52,13 +57,13 @@ def change(
                     "of size 1, or one that passes max_precond_dim)",
                     hint="grow with reset=True, or raise max_precond_dim",
                 )
-        growth = way.how(leaf)
-        way.check(leaf, values[0], here)
+        growth = direction.how(leaf)
+        direction.check(leaf, values[0], here)
         if growth is not None:
-            values, matrices = move(values, matrices, growth, way.small(leaf))
-        forget = fresh or forgotten(leaf)
-        out[0][leaf] = jnp.zeros_like(values[0]) if forget else values[0]
-        out[1][leaf] = jnp.full_like(values[1], jnp.mean(values[1])) if forget else values[1]
+            values, matrices = move(values, matrices, growth, direction.small(leaf))
+        reset = fresh or is_reset(leaf)
+        out[0][leaf] = jnp.zeros_like(values[0]) if reset else values[0]
+        out[1][leaf] = jnp.full_like(values[1], jnp.mean(values[1])) if reset else values[1]
         for slot, found in zip(out[2:], matrices, strict=True):
             slot |= {_part(leaf, a): m for a, m in enumerate(found) if m is not None}
     trees = {
@@ -75,17 +80,17 @@ def _part(leaf: str, axis: int) -> str:
     return f"{leaf}/{axis}" if leaf else str(axis)
 
 
-def _axis(growth: LeafGrowth, axis: int, scale: float = 1.0) -> LeafGrowth:
-    return LeafGrowth((growth.axes[axis],), gradient=scale)
+def _axis(growth: LeafMap, axis: int, scale: float = 1.0) -> LeafMap:
+    return LeafMap((growth.axes[axis],), gradient=scale)
 
 
-def _norms(growth: LeafGrowth, shape: tuple[int, ...]) -> list[float]:
+def _norms(growth: LeafMap, shape: tuple[int, ...]) -> list[float]:
     ones = [growth._replace(axes=(a,), gradient=1.0) for a in growth.axes]
     return [norm_factor(g, (n,), "gradient") for g, n in zip(ones, shape, strict=True)]
 
 
 def _grow(
-    values: list[jax.Array], matrices: list[Matrices], growth: LeafGrowth, shape: tuple[int, ...]
+    values: list[jax.Array], matrices: list[Matrices], growth: LeafMap, shape: tuple[int, ...]
 ) -> tuple[list[jax.Array], list[Matrices]]:
     mu = expand(values[0], growth, gradient=1)
     nu, norms = values[1], _norms(growth, shape)
@@ -94,16 +99,16 @@ def _grow(
         others = growth.gradient * float(np.prod([n for b, n in enumerate(norms) if b != a]))
         if gg[a] is None:
             lone = [along if b == a else None for b in range(len(shape))]
-            nu = expand(nu, LeafGrowth(tuple(lone)), gradient=2, new="mean")
+            nu = expand(nu, LeafMap(tuple(lone)), gradient=2, new="mean")
             continue
         if along is None:
             gg[a] = gg[a] * jnp.asarray(others**2, gg[a].dtype)
             continue
-        one = LeafGrowth((along, along))
+        one = LeafMap((along, along))
         new = np.asarray(along.source) < 0
         spread = jnp.mean(jnp.diagonal(gg[a])) * jnp.asarray(np.diag(new), gg[a].dtype)
         gg[a] = (expand(gg[a], one, gradient=1) + spread) * jnp.asarray(others**2, gg[a].dtype)
-        columns = expand(basis[a], LeafGrowth((along, None)), gradient=1)
+        columns = expand(basis[a], LeafMap((along, None)), gradient=1)
         eye = jnp.eye(columns.shape[0], dtype=columns.dtype)
         basis[a] = jnp.linalg.qr(jnp.concatenate([columns, eye], 1))[0]
         extra = columns.shape[0] - columns.shape[1]
@@ -114,7 +119,7 @@ def _grow(
 
 
 def _fold(
-    values: list[jax.Array], matrices: list[Matrices], growth: LeafGrowth, shape: tuple[int, ...]
+    values: list[jax.Array], matrices: list[Matrices], growth: LeafMap, shape: tuple[int, ...]
 ) -> tuple[list[jax.Array], list[Matrices]]:
     mu = fold(values[0], growth, shape, gradient=1)
     nu, norms = values[1], _norms(growth, shape)
@@ -123,16 +128,16 @@ def _fold(
         n = shape[a]
         others = growth.gradient * float(np.prod([x for b, x in enumerate(norms) if b != a]))
         if gg[a] is None:
-            lone = LeafGrowth(tuple(along if b == a else None for b in range(len(shape))))
+            lone = LeafMap(tuple(along if b == a else None for b in range(len(shape))))
             size = [*nu.shape[:a], n, *nu.shape[a + 1 :]]
             nu = fold(nu, lone, tuple(size), gradient=2)
             continue
         gg[a] = gg[a] / jnp.asarray(others**2, gg[a].dtype)
         if along is None:
             continue
-        gg[a] = fold(gg[a], LeafGrowth((along, along)), (n, n), gradient=1)
+        gg[a] = fold(gg[a], LeafMap((along, along)), (n, n), gradient=1)
         columns = basis[a][:, :n]
-        rows = fold(columns, LeafGrowth((along, None)), (n, n), gradient=1)
+        rows = fold(columns, LeafMap((along, None)), (n, n), gradient=1)
         basis[a] = jnp.linalg.qr(rows)[0]
         nu = jax.lax.slice_in_dim(nu, 0, n, axis=a) / jnp.asarray(norms[a] ** 2, nu.dtype)
     return [mu, nu / jnp.asarray(growth.gradient**2, nu.dtype)], [tuple(gg), tuple(basis)]

@@ -14,7 +14,7 @@ from trainkit.growth.axes.reading import grown_leaves
 HINT = (
     "choose by top_k, and read its indices by one_hot, by indexing, take_along_axis or a scatter "
     "into the axis they come from; or keep that axis (experts) as it is. Where copies are known to "
-    "be treated alike: trainkit.growth.plan.experts.more_experts"
+    "be treated alike: trainkit.growth.Plan.of_experts"
 )
 
 
@@ -29,7 +29,8 @@ def numbers(value: Value, axis: Axis) -> int | None:
         ahead = [-1 if e == d else 1 for e in range(len(value.axes))]
         counted = (np.arange(c.shape[d]).reshape(ahead) for c in value.const)
         if all(
-            np.array_equal(c.value, np.broadcast_to(n, c.shape))
+            c.core_shape[d] == c.shape[d]
+            and np.array_equal(c.core, np.broadcast_to(n, c.core_shape))
             for c, n in zip(value.const, counted, strict=True)
         ):
             return d

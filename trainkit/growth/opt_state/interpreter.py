@@ -1,4 +1,4 @@
-"""What a plan does for a run that goes on: its optimizer state, and exact continuation."""
+"""The optimizer state of a run that goes on, by the map of a plan."""
 
 from __future__ import annotations
 
@@ -10,91 +10,53 @@ import optax
 
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.maps.apply import run_on_device, small_tree
-from trainkit.growth.opt_state.exact import Anneal
-from trainkit.growth.opt_state.exact import exact as follow
-from trainkit.growth.opt_state.grow import grow_opt_state as grow_state
+from trainkit.growth.maps.growth_map import MapData
+from trainkit.growth.maps.params import grow_params, plan_of, run_on_device
+from trainkit.growth.opt_state.grow import grow_opt_state
 from trainkit.growth.opt_state.slots import Slots
-from trainkit.growth.plan.data import Plan, Symmetry
-from trainkit.growth.plan.upcycling import lifted, lifted_state
+from trainkit.growth.plan.data import PlanData
+from trainkit.growth.plan.trees import small_tree
 from trainkit.growth.plan.validation import check_params, check_shapes, check_tx
 from trainkit.packed import unpack_all
 
 PyTree = Any
 
 
-def grow_opt_state(
-    plan: Plan,
+def opt_state_of(
+    growth: MapData,
     tx: optax.GradientTransformation,
     opt_state: PyTree,
     params: PyTree | None,
     grown_params: PyTree | None,
-    key: jax.Array | None,
-    symmetry: Symmetry,
-    slots: Slots | None,
-    reset: Any,
-    donate: bool,
-    out_shardings: Any,
+    *,
+    slots: Slots | None = None,
+    reset: Any = False,
+    donate: bool = False,
+    out_shardings: Any = None,
 ) -> PyTree:
-    """See `Plan.grow_opt_state`."""
+    """See `trainkit.growth.GrowthMap.opt_state`."""
     check_tx(tx)
-    maps = plan.realise(key, symmetry)
+    plan = plan_of(growth)
     if params is not None:
         check_params(plan, _trained(params))
     if grown_params is not None:
         shapes = {leaf.path: tuple(leaf.big) for leaf in plan.leaves}
-        hint = "pass what plan.grow gave"
-        check_shapes(_trained(grown_params), shapes, "grown_params", hint)
+        check_shapes(_trained(grown_params), shapes, "grown_params", "pass what .params(…) gave")
     if params is None:
-        if symmetry in ("noise", "zero_out") and grown_params is None:
+        if growth.how in ("noise", "zero_out") and grown_params is None:
             raise GrowthError(
-                f"symmetry={symmetry!r} adds random values whose size is the parameters' own",
+                f"how={growth.how!r} adds random values whose size is the parameters' own",
                 hint="pass params=… (the small ones) as well",
             )
         params = _tree_of(plan, opt_state)
     if grown_params is None:
-        grown_params = plan.grow(params, key=key, symmetry=symmetry)
+        grown_params = grow_params(growth, params)
 
     def run(opt_state: PyTree, params: PyTree, grown_params: PyTree) -> PyTree:
-        if plan.depth == "experts" and reset is not True:
-            opt_state = lifted_state(tx, opt_state, params, maps, plan.origin)
-            params = lifted(params, maps, plan.origin)
-        return grow_state(
-            tx,
-            opt_state,
-            maps,
-            params,
-            grown_params,
-            origin=plan.origin,
-            slots=slots,
-            reset=reset,
-        )
+        return grow_opt_state(tx, opt_state, growth, params, grown_params, slots=slots, reset=reset)
 
     spent = opt_state if donate else None
     return run_on_device(run, (opt_state, params, grown_params), out_shardings, spent)
-
-
-def exact(
-    plan: Plan,
-    tx: optax.GradientTransformation,
-    key: jax.Array | None,
-    symmetry: Symmetry,
-    anneal: Anneal | None,
-    slots: Slots | None,
-) -> optax.GradientTransformationExtraArgs:
-    """See `Plan.exact`."""
-    if symmetry == "rms":
-        raise GrowthError(
-            "symmetry='rms' changes the function, so there is no small model to follow",
-            hint="take 'uneven', 'even', 'noise' or 'zero_out', or train on with the plain rule",
-        )
-    check_tx(tx)
-    small = None
-    if plan.depth is not None:
-        shape = lambda leaf: jax.ShapeDtypeStruct(leaf.small, leaf.dtype)
-        small = small_tree(plan, {name: shape(leaf) for name, leaf in plan.old.items()})
-    maps = plan.realise(key, symmetry)
-    return follow(tx, maps, small, anneal=anneal, origin=plan.origin, slots=slots)
 
 
 def _trained(params: PyTree) -> PyTree:
@@ -102,7 +64,7 @@ def _trained(params: PyTree) -> PyTree:
     return params.fast if isinstance(params, optax.LookaheadParams) else params
 
 
-def _tree_of(plan: Plan, opt_state: PyTree) -> PyTree:
+def _tree_of(plan: PlanData, opt_state: PyTree) -> PyTree:
     """Zeros in the tree that the plan was made for: a slot of the state shows which it is."""
     shapes = {name: tuple(leaf.small) for name, leaf in plan.old.items()}
     dtypes = {name: leaf.dtype for name, leaf in plan.old.items()}

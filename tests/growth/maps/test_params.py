@@ -1,4 +1,4 @@
-"""Growing arrays: on device, sharded, donated, in narrow dtypes; and what each symmetry does."""
+"""Growing arrays: on device, sharded, donated, in narrow dtypes; and what each operator does."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from tests.growth.checking import names
 from tests.growth.test_memory import peak, size
 from trainkit import growth
-from trainkit.growth.maps.apply import grower
+from trainkit.growth.maps.params import grower
 
 HEADS, SIZE, WIDTH, HIDDEN = 8, 2, 16, 24
 X = jax.ShapeDtypeStruct((2, 5, 3), jnp.float32)
@@ -72,8 +72,8 @@ SPECS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("symmetry", ["even", "uneven"])
-def test_sharded_growth_needs_no_communication(plan, symmetry):
+@pytest.mark.parametrize("how", ["even", "uneven"])
+def test_sharded_growth_needs_no_communication(plan, how):
     mesh = Mesh(np.array(jax.devices()), ("x",))
     shardings = {name: NamedSharding(mesh, spec) for name, spec in SPECS.items()}
     key = jax.random.key(0)
@@ -81,26 +81,25 @@ def test_sharded_growth_needs_no_communication(plan, symmetry):
         name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=shardings[name])
         for name, s in shapes(1).items()
     }
-    compiled = (
-        jax.jit(grower(plan, key, symmetry), out_shardings=shardings).lower(given, key).compile()
-    )
+    run = jax.jit(grower(plan.realise(key, how)), out_shardings=shardings)
+    compiled = run.lower(given, key).compile()
     text = compiled.as_text()
     shares = [sum(size(shapes(k))) // len(jax.devices()) for k in (1, 2)]
     assert peak(compiled) <= sum(shares) + max(size(shapes(2))) // len(jax.devices()) + 1024
     for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
         assert collective not in text
     params = jax.device_put(draw(shapes(1)), shardings)
-    grown = plan.grow(params, key=key, symmetry=symmetry, out_shardings=shardings)
+    grown = plan.grow(params, key=key, how=how, out_shardings=shardings)
     assert {name: x.sharding for name, x in grown.items()} == shardings
-    alone = plan.grow(draw(shapes(1)), key=key, symmetry=symmetry)
+    alone = plan.grow(draw(shapes(1)), key=key, how=how)
     for name, x in grown.items():
         np.testing.assert_array_equal(np.asarray(x), np.asarray(alone[name]))
 
 
 def test_donated_parameters_are_given_up(plan):
     params = draw(shapes(1))
-    kept = plan.grow(draw(shapes(1)), symmetry="even")
-    grown = plan.grow(params, symmetry="even", donate=True)
+    kept = plan.grow(draw(shapes(1)), how="even")
+    grown = plan.grow(params, how="even", donate=True)
     assert all(x.is_deleted() for x in jax.tree.leaves(params))
     for name, x in grown.items():
         np.testing.assert_array_equal(np.asarray(x), np.asarray(kept[name]))
@@ -119,11 +118,11 @@ def test_narrow_storage_is_computed_in_float32(plan):
         )
 
 
-@pytest.mark.parametrize("symmetry", ["uneven", "noise", "zero_out"])
-def test_deterministic_given_the_key(plan, symmetry):
+@pytest.mark.parametrize("how", ["uneven", "noise", "zero_out"])
+def test_deterministic_given_the_key(plan, how):
     params = draw(shapes(1))
     one, same, other = (
-        names(plan.grow(params, key=jax.random.key(seed), symmetry=symmetry)) for seed in (0, 0, 1)
+        names(plan.grow(params, key=jax.random.key(seed), how=how)) for seed in (0, 0, 1)
     )
     assert all(np.array_equal(one[name], same[name]) for name in one)
     assert any(not np.array_equal(one[name], other[name]) for name in one)
@@ -134,13 +133,13 @@ def test_each_symmetry_tells_copies_apart(plan):
     key = jax.random.key(2)
     down = names(params)["down"]
 
-    def grown(symmetry):
-        return names(plan.grow(params, key=key, symmetry=symmetry))
+    def grown(how):
+        return names(plan.grow(params, key=key, how=how))
 
     even = grown("even")["down"]
     np.testing.assert_array_equal(even[0::2], even[1::2])
-    for symmetry in ("uneven", "noise"):
-        new = grown(symmetry)["down"]
+    for how in ("uneven", "noise"):
+        new = grown(how)["down"]
         assert not np.allclose(new[0::2], new[1::2], rtol=1e-3)
         # Together the two copies of a unit are read as the one was.
         np.testing.assert_allclose((new[0::2] + new[1::2])[:, ::2], down, rtol=1e-4, atol=1e-5)
@@ -154,13 +153,13 @@ def test_a_symmetry_needs_a_key_and_a_known_name(plan):
     with pytest.raises(ValueError, match=r"key=jax\.random\.key"):
         plan.grow(draw(shapes(1)))
     with pytest.raises(ValueError, match="uneven, noise, zero_out, even"):
-        plan.grow(draw(shapes(1)), key=jax.random.key(0), symmetry="odd")
+        plan.grow(draw(shapes(1)), key=jax.random.key(0), how="odd")
 
 
 def test_parameters_of_another_model_are_refused(plan):
     params = draw(shapes(1))
     with pytest.raises(growth.GrowthError, match=r"down has shape \(48, 32\)"):
-        plan.grow({**params, "down": jnp.zeros((48, 32))}, symmetry="even")
+        plan.grow({**params, "down": jnp.zeros((48, 32))}, how="even")
     del params["down"]
     with pytest.raises(growth.GrowthError, match=r"missing.*down"):
-        plan.grow(params, symmetry="even")
+        plan.grow(params, how="even")

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 
-class AxisGrowth(NamedTuple):
+class AxisMap(NamedTuple):
     """How one axis of one leaf grows.
 
     Attributes:
@@ -33,12 +33,17 @@ class AxisGrowth(NamedTuple):
     gradient: np.ndarray
     fill: Literal["zero", "mean", "random"] = "zero"
 
+    @property
+    def has_new(self) -> bool:
+        """Whether there are ∅ units."""
+        return bool((self.source < 0).any())
 
-class LeafGrowth(NamedTuple):
-    """How one leaf grows: one entry an axis (`None`: unchanged), and what holds for the whole leaf.
+
+class LeafMap(NamedTuple):
+    """How one leaf grows: one entry an axis (`None`: unchanged), and what holds for all of it.
 
     Attributes:
-      axes: one `AxisGrowth` or `None` for each axis of the leaf.
+      axes: one `AxisMap` or `None` for each axis of the leaf.
       weight: scalar factor on the weight; c = weight · Πₐ axes[a].weight.
       gradient: scalar factor on the gradient; f = gradient · Πₐ axes[a].gradient.
       shift: the s of a leaf that is used as (w + s), such as a norm's 1 + w.
@@ -46,20 +51,8 @@ class LeafGrowth(NamedTuple):
         certificate says so.
     """
 
-    axes: tuple[AxisGrowth | None, ...]
+    axes: tuple[AxisMap | None, ...]
     weight: float = 1.0
     gradient: float = 1.0
     shift: float = 0.0
     exact_gradient: bool = True
-
-
-class Origin(NamedTuple):
-    """Where a leaf of the grown tree comes from, when growth adds layers.
-
-    Attributes:
-      leaf: the name of the old leaf it is, or whose neighbour it is; `None` for none.
-      new: whether it belongs to a new layer, and so has no history of its own.
-    """
-
-    leaf: str | None
-    new: bool = False

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainkit.growth.maps.gather import repeats
+from trainkit.growth.maps.repeats import repeats
 
 
 def apply(found, n):

@@ -8,41 +8,31 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import optax
 
+from trainkit.growth.maps.growth_map import MapData
 from trainkit.growth.operators import Operator
-from trainkit.growth.opt_state.grow import Origin
-from trainkit.growth.plan.leaf_map import LeafGrowth
 from trainkit.growth.views.mup import LeafMuP
 from trainkit.step.state import TrainState
 
 PyTree = Any
 
 
-class Growth(NamedTuple):
+class StateGrowth(NamedTuple):
     """How a state grows, found from shapes alone.
 
     Attributes:
       apply: `state -> grown state`, pure and jittable: the same each time it is called.
-      rates: leaf name of the grown parameters -> the factor on the learning rate under which it
-        would go on as the small model did (lr · c); leaves that are not named have 1.
-      fresh: names of the leaves of new layers.
+      map: how the parameters grow: their `rates` (lr · c), the leaves of new layers, and what the
+        certificate is made from. Without `leaves` it is certified by its outputs alone.
       exact: whether the grown model computes the same function.
       text: what was done, for reports.
-      leaves: leaf name of the grown parameters -> how it grew; what the certificate is made from.
-        `None`: a growth that does not say, and is certified by its outputs alone.
-      origin: leaf name of the grown parameters -> where it comes from.
-      zeroed: names of the leaves that are 0 so that new layers add nothing.
       mup: leaf name -> its multipliers under the maximal-update parametrisation, relative to the
         small model's; `None`: not known.
     """
 
     apply: Callable[[TrainState], TrainState]
-    rates: Mapping[str, float] = {}
-    fresh: frozenset[str] = frozenset()
+    map: MapData = MapData()
     exact: bool = True
     text: str = ""
-    leaves: Mapping[str, LeafGrowth] | None = None
-    origin: Mapping[str, Origin] = {}
-    zeroed: tuple[str, ...] = ()
     mup: Mapping[str, LeafMuP] | None = None
 
 
@@ -59,9 +49,19 @@ class Side(NamedTuple):
     model: Any
     state: TrainState
 
+    @property
+    def variables(self) -> PyTree:
+        """What `outputs` takes."""
+        return {"params": self.state.params, "model_state": self.state.model_state}
+
+    def outputs(self, variables: PyTree, batch: PyTree) -> PyTree:
+        """What the model gives for a batch outside of training; pure."""
+        params, model_state, key = variables["params"], variables["model_state"], jax.random.key(0)
+        return self.model.apply(params, model_state, self.model.inputs(batch), key, train=False)[0]
+
 
 class Grow(Protocol):
-    """`grow(small, big, batch, tx=…, how=…, reset=…, key=…) -> Growth`; runs nothing.
+    """`grow(small, big, batch, tx=…, how=…, reset=…, key=…) -> StateGrowth`; runs nothing.
 
     Raises:
       GrowthError: the big model cannot be grown from the small one.
@@ -77,4 +77,4 @@ class Grow(Protocol):
         how: Operator,
         reset: bool,
         key: jax.Array,
-    ) -> Growth: ...
+    ) -> StateGrowth: ...

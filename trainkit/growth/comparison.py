@@ -1,0 +1,102 @@
+"""The two sides of a certificate, from whatever a user holds: states and modules, or parameters."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from trainkit.adapters.functions import Functions
+from trainkit.growth.errors import GrowthError
+from trainkit.growth.ir.trace import traced_program
+from trainkit.growth.maps.growth_map import MapData
+from trainkit.growth.maps.params import grow_params, plan_of
+from trainkit.growth.models import functions, inputs_from
+from trainkit.growth.opt_state.interpreter import opt_state_of
+from trainkit.growth.opt_state.slots import Slots
+from trainkit.growth.plan.validation import check_params, check_tx
+from trainkit.growth.train_state import check_small, grow_state, state_grower
+from trainkit.growth.views.certify import Side
+from trainkit.packed import unpack_all
+from trainkit.step.state import TrainState
+
+PyTree = Any
+
+
+class Comparison(NamedTuple):
+    """What `certify` takes: the map of the parameters, both sides, and the inputs."""
+
+    growth: MapData
+    before: Side
+    after: Side
+    inputs: tuple[Any, ...]
+
+
+def of_states(
+    growth: MapData,
+    small: Any,
+    big: Any,
+    state: TrainState,
+    inputs: tuple[Any, ...],
+    tx: optax.GradientTransformation,
+    *,
+    like: PyTree,
+    slots: Slots | None,
+) -> Comparison:
+    """Of a map of whole states; see `trainkit.growth.GrowthMap.certificate`."""
+    check_tx(tx)
+    state = unpack_all(state)
+    inputs = inputs_from(inputs[0]) if len(inputs) == 1 else inputs
+    before = functions(small, inputs, state.params, state.model_state, "small")
+    check_small(before, state)
+    after = _big(growth, big, inputs, state, tx, like)
+    run = state_grower(growth, before, after, inputs, tx=tx, slots=slots)
+    grown = jax.jit(run)(state)
+    sides = Side(before.fn, state), Side(after.fn, grown)
+    return Comparison(growth.under("params"), *sides, inputs)
+
+
+def _big(
+    growth: MapData,
+    big: Any,
+    inputs: tuple[Any, ...],
+    state: TrainState,
+    tx: optax.GradientTransformation,
+    like: PyTree,
+) -> Functions:
+    try:
+        return functions(big, inputs, what="big")
+    except GrowthError:
+        # A plain function does not tell its parameters: they are what the map makes.
+        if like is None:
+            grown = jax.eval_shape(lambda s: grow_state(growth, tx, s, reset=True), state)
+            like = {"params": grown.params, "model_state": grown.model_state}
+        return functions(big, inputs, like["params"], like["model_state"], "big")
+
+
+def of_params(
+    growth: MapData,
+    small_fn: Any,
+    big_fn: Any,
+    params: PyTree,
+    inputs: tuple[Any, ...],
+    tx: optax.GradientTransformation,
+    *,
+    opt_state: PyTree,
+    like: PyTree,
+    slots: Slots | None,
+) -> Comparison:
+    """Of a map of parameters; see `trainkit.growth.GrowthMap.certificate`."""
+    check_tx(tx)
+    check_params(plan_of(growth), params)
+    traced_program(small_fn, params, inputs, "small")
+    if opt_state is None:
+        opt_state = tx.init(params)
+    grown = grow_params(growth, params, like=like)
+    moments = opt_state_of(growth, tx, opt_state, params, grown, slots=slots)
+    sides = []
+    for fn, tree, state in ((small_fn, params, opt_state), (big_fn, grown, moments)):
+        found = functions(fn, inputs, tree, {})
+        sides.append(Side(found.fn, TrainState.create(tree, tx).replace(opt_state=state)))
+    return Comparison(growth, sides[0], sides[1], inputs)

@@ -1,0 +1,44 @@
+"""What leaves of new layers hold that copy nothing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trainkit.growth.maps.kernel import arithmetic
+
+
+def initial(becomes: str, shape: tuple[int, ...], dtype: Any, key: jax.Array | None) -> jax.Array:
+    """An array of zeros, ones, an identity ("eye"), or random values of a layer's usual size.
+
+    Args:
+      becomes: "zero", "one", "eye", or anything else for random values.
+      shape, dtype: of the result; integers are 0.
+      key: for random values; `None`: always the same ones.
+    """
+    if becomes == "zero" or not jnp.issubdtype(dtype, jnp.inexact):
+        return jnp.zeros(shape, dtype)
+    if becomes == "one":
+        return jnp.ones(shape, dtype)
+    if becomes == "eye":
+        return jnp.asarray(identity_kernel(shape, dtype))
+    key = jax.random.key(0) if key is None else key
+    inputs = max(1, math.prod(shape[:-1]))
+    drawn = jax.random.normal(key, shape, arithmetic(dtype)) / math.sqrt(inputs)
+    return drawn.astype(dtype)
+
+
+def identity_kernel(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """The identity of a dense [n, n] or convolution [..., n, n] kernel with odd sides.
+
+    >>> identity_kernel((3, 1, 1), np.float32).ravel().tolist()
+    [0.0, 1.0, 0.0]
+    """
+    out = np.zeros(shape, dtype)
+    centre = tuple(size // 2 for size in shape[:-2])
+    out[centre] = np.eye(shape[-1], dtype=dtype)
+    return out

@@ -1,0 +1,140 @@
+"""The parameters of the grown model, all inside one jit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trainkit._core.paths import named_leaves, path_name
+from trainkit.growth.errors import GrowthError
+from trainkit.growth.maps.growth_map import Draw, MapData
+from trainkit.growth.maps.initial import initial
+from trainkit.growth.maps.leaf import grow_leaf
+from trainkit.growth.maps.leaf_map import LeafMap
+from trainkit.growth.maps.lifting import lifted
+from trainkit.growth.plan.data import LeafPlan, PlanData
+from trainkit.growth.plan.trees import big_tree
+from trainkit.growth.plan.validation import check_arrays, check_params
+from trainkit.packed import Packed
+
+PyTree = Any
+
+
+def grow_params(
+    growth: MapData,
+    params: PyTree,
+    *,
+    donate: bool = False,
+    out_shardings: Any = None,
+    like: PyTree = None,
+) -> PyTree:
+    """See `trainkit.growth.GrowthMap.params`."""
+    if isinstance(params, Packed):
+        tree = grow_params(growth, params.tree, out_shardings=out_shardings, like=like)
+        return Packed.pack(tree)
+    plan = plan_of(growth)
+    check_params(plan, params)
+    check_arrays(params, "params")
+    if like is not None:
+        found = {path: tuple(leaf.shape) for path, leaf in named_leaves(like).items()}
+        if found != {leaf.path: leaf.big for leaf in plan.leaves}:
+            raise GrowthError(
+                "`like` does not have the leaves and shapes of the big model of this plan",
+                hint="pass the big_params that the plan was made from",
+            )
+    arrays = all(isinstance(x, jax.Array | np.ndarray) for x in jax.tree.leaves(like))
+    run = grower(growth, like, like if arrays else None)
+    return run_on_device(run, (params, growth.key), out_shardings, params if donate else None)
+
+
+def plan_of(growth: MapData) -> PlanData:
+    """The plan behind a map.
+
+    Raises:
+      GrowthError: the map was written by hand.
+    """
+    if growth.plan is None:
+        raise GrowthError(
+            "this map was not made by a plan, so it does not say what new entries of parameters "
+            "hold",
+            hint="take plan.realise(key)",
+        )
+    return growth.plan
+
+
+def run_on_device(run: Callable[..., PyTree], args: tuple, out_shardings: Any, spent: PyTree):
+    """`run(*args)` under one jit; the buffers of `spent` are given up."""
+    options: dict[str, Any] = {} if out_shardings is None else {"out_shardings": out_shardings}
+    grown = jax.jit(run, **options)(*args)
+    # XLA reuses a buffer for one of its own size only: what has grown is given up here, as soon as
+    # the computation has read it.
+    for leaf in jax.tree.leaves(spent):
+        concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+        if concrete and not leaf.is_deleted():
+            leaf.delete()
+    return grown
+
+
+def grower(
+    growth: MapData, like: PyTree = None, fresh: PyTree = None
+) -> Callable[[PyTree, jax.Array | None], PyTree]:
+    """The pure function (params, key) -> grown params that `grow_params` jits.
+
+    Args:
+      growth: the map, made by a plan.
+      like: a tree of the big model, if the result is to have its containers.
+      fresh: values of the big model for what copies nothing.
+    """
+    plan = plan_of(growth)
+    values = {} if fresh is None else named_leaves(fresh)
+    tree = jax.tree.structure(like) if like is not None else big_tree(plan)
+    # Another container may have its leaves in another order.
+    order = [leaf.path for leaf in plan.leaves] if like is None else list(named_leaves(like))
+
+    def run(small: PyTree, key: jax.Array | None) -> PyTree:
+        old = named_leaves(lifted(small, growth))
+        grown = {}
+        for leaf in plan.leaves:
+            draw = growth.draws[leaf.path]
+            own = None if key is None else jax.random.fold_in(key, draw.number)
+            grown[leaf.path] = _leaf(leaf, old, growth.leaves[leaf.path], own, draw, values)
+        if tree is None:
+            return jax.tree_util.tree_map_with_path(lambda at, _: grown[path_name(at)], small)
+        return jax.tree.unflatten(tree, [grown[name] for name in order])
+
+    return run
+
+
+def _leaf(
+    leaf: LeafPlan,
+    old: Mapping[str, jax.Array],
+    how: LeafMap,
+    key: Any,
+    draw: Draw,
+    fresh: Mapping[str, jax.Array],
+) -> jax.Array:
+    layer = leaf.layer
+    if layer is None or (layer.becomes == "copy" and not layer.rows):
+        return grow_leaf(old[str(leaf.source)], how, key, draw.noise)
+    dtype = jnp.dtype(leaf.dtype)
+    if layer.becomes in ("one", "random") and leaf.path in fresh:
+        return fresh[leaf.path].astype(dtype)
+    if layer.becomes == "eye" and not layer.rows:
+        return grow_leaf(initial("eye", leaf.small, dtype, key), how, key, draw.noise)
+    if not layer.rows:
+        return initial(layer.becomes, leaf.big, dtype, key)
+    rows = np.array([row for row, _ in layer.rows])
+    w = jnp.take(old[str(leaf.source)], rows, layer.axis)
+    axes = tuple(None if d == layer.axis else a for d, a in enumerate(how.axes))
+    w = grow_leaf(w, how._replace(axes=axes), key, draw.noise)
+    if layer.becomes == "copy":
+        return w
+    shape = tuple(n for d, n in enumerate(leaf.big) if d != layer.axis)
+    made = jnp.expand_dims(initial(layer.becomes, shape, dtype, key), layer.axis)
+    new = np.array([is_new for _, is_new in layer.rows])
+    mask = new.reshape([-1 if d == layer.axis else 1 for d in range(w.ndim)])
+    return jnp.where(mask, made, w)

@@ -1,0 +1,68 @@
+"""What the reader of a certificate should know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+PyTree = Any
+
+
+def warnings(
+    tx: optax.GradientTransformation,
+    params: PyTree,
+    forward: dict[str, float],
+    apart: tuple[float, float] | None,
+) -> tuple[str, ...]:
+    """Sentences, one a warning.
+
+    Args:
+      tx: the transformation of the run.
+      params: the small model's.
+      forward: dtype -> relative change of the outputs.
+      apart: distance between copies, (smallest, median).
+    """
+    texts = []
+    if _couples(tx, params):
+        texts.append(
+            "the update of one leaf depends on the gradients of others, as clip_by_global_norm "
+            "makes it: growth changes each leaf's norm by √copies · f, so the plain rule does not "
+            "go on as before (exact continuation does)"
+        )
+    own = next(d for d in forward if d != "bfloat16" or len(forward) == 1)
+    limit = 1e-10 if own == "float64" else 1e-4 if own == "float32" else 1e-1
+    if forward[own] > limit:
+        texts.append(f"the function changed: outputs moved by {forward[own]:.1e} of their scale")
+    if apart is not None and apart[1] < 1e-6:
+        texts.append(
+            "copies are still equal after the probe steps and will stay so: choose an operator "
+            "that tells them apart (uneven, noise, zero_out)"
+        )
+    return tuple(texts)
+
+
+def _couples(tx: optax.GradientTransformation, params: PyTree) -> bool:
+    """Whether a much larger gradient in one leaf changes the update of another."""
+    tiny = jax.tree.map(lambda x: np.full((2,) * x.ndim, 0.1, np.float32), params)
+    leaves, treedef = jax.tree.flatten(tiny)
+    if len(leaves) < 2:
+        return False
+
+    @jax.jit
+    def last_update(scale: jax.Array) -> list[jax.Array]:
+        grads = [jnp.ones_like(leaf) for leaf in leaves]
+        grads[0] = grads[0] * scale
+        state = tx.init(tiny)
+        updates, _ = tx.update(jax.tree.unflatten(treedef, grads), state, tiny)
+        return [jnp.ravel(u) for u in jax.tree.leaves(updates)[1:]]
+
+    try:
+        plain, scaled = (np.concatenate(last_update(np.float32(s))) for s in (1.0, 1e3))
+        return not np.allclose(plain, scaled, rtol=1e-3, atol=0)
+    except Exception:
+        # The rule asks for more than gradients: nothing is said of it.
+        return False
