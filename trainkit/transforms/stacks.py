@@ -17,6 +17,7 @@ import optax
 
 from trainkit._core import validation
 from trainkit._core.paths import compiled, path_name, some
+from trainkit.transforms.parts import left_out
 
 PyTree = Any
 Stacked = Mapping[str, int] | None
@@ -163,7 +164,3 @@ def _outermost(leaves: Sequence[Any], axes: Sequence[int]) -> tuple[list[bool], 
 
 def _axes(mapped: Sequence[bool]) -> tuple[int | None, ...]:
     return tuple(0 if m else None for m in mapped)
-
-
-def left_out(leaf: Any) -> bool:
-    return isinstance(leaf, optax.MaskedNode)
