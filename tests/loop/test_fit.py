@@ -109,6 +109,20 @@ def test_a_sigterm_from_outside_ends_the_process_in_order(tmp_path):
     )
 
 
+def test_over_a_damaged_checkpoint_a_run_ends_bitwise_the_same(tmp_path, undisturbed, capsys):
+    run(tmp_path, steps=40)
+    newest = tmp_path / "checkpoints" / "40"
+    largest = max((f for f in newest.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    os.truncate(largest, 100)
+    result = run(tmp_path, progress=True)
+    said = capsys.readouterr().out
+    assert "The checkpoint of step 40" in said
+    assert "The one of step 35 is used instead." in said
+    folder, expected = undisturbed("single")
+    assert words(result.state) == words(expected.state)
+    assert rows_without_times(tmp_path) == rows_without_times(folder)
+
+
 def test_the_log_has_every_row_once(undisturbed):
     folder, _ = undisturbed("single")
     rows = read_metrics(folder)
@@ -300,7 +314,7 @@ def test_steps_that_were_never_finite_raise_at_the_end_at_the_latest():
 def test_other_versions_are_pointed_out_on_going_on(tmp_path, monkeypatch, capsys):
     step, state, data = mean_problem()
     fit(step, state, data, steps=2, out=tmp_path, report=False)
-    monkeypatch.setattr("trainkit.loop.session.versions", lambda: {"jax": "99.0"})
+    monkeypatch.setattr("trainkit.loop.resumption.versions", lambda: {"jax": "99.0"})
     step, state, data = mean_problem()
     fit(step, state, data, steps=4, out=tmp_path, report=False)
     out = capsys.readouterr().out

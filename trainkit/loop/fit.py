@@ -12,10 +12,13 @@ from typing import Any
 import jax
 
 from trainkit._core import validation
+from trainkit._core.run_files import CHECKPOINTS
 from trainkit.data.stacked import Stacked
+from trainkit.loop.checkpoint import Checkpointer
 from trainkit.loop.hooks import Hook
 from trainkit.loop.interrupts import Interrupts
 from trainkit.loop.record import FitResult
+from trainkit.loop.resumption import resume
 from trainkit.loop.run_folder import RunFolder
 from trainkit.loop.session import Evaluate, Session
 from trainkit.loop.stopping import Budget, EarlyStopping
@@ -129,10 +132,13 @@ def _run(
     with contextlib.ExitStack() as stack:
         if folder is not None:
             run.folder = stack.enter_context(folder)
-            run.open_checkpoints(stack, keep)
+            run.checkpoints = stack.enter_context(
+                Checkpointer(folder.path / CHECKPOINTS, keep=keep, mode=run.best_mode)
+            )
+            run.checkpoints.sweep()
         run.interrupts = stack.enter_context(Interrupts())
         run.progress = stack.enter_context(Progress(progress))
-        run.resume()
+        resume(run)
         run.open_log(stack)
         result = run.until_stopped()
         if run.folder is not None:

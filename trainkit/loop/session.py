@@ -10,8 +10,6 @@ from typing import Any
 
 import jax
 
-from trainkit._core.run_files import CHECKPOINTS
-from trainkit._core.versions import versions
 from trainkit.loop.checkpoint import Checkpointer
 from trainkit.loop.hooks import Change, Hook, Now
 from trainkit.loop.metrics_log import MetricsLog
@@ -47,7 +45,7 @@ class Session:
     log_every: int
     prefetch: int
     folder: RunFolder | None = None
-    checkpoints: Any = None
+    checkpoints: Checkpointer | None = None
     interrupts: Any = None
     progress: Any = None
 
@@ -207,41 +205,6 @@ class Session:
         )
 
     # -- what is there when it begins ---------------------------------------------------------
-
-    def open_checkpoints(self, stack: contextlib.ExitStack, keep: int) -> None:
-        assert self.folder is not None
-        self.checkpoints = stack.enter_context(
-            Checkpointer(self.folder.path / CHECKPOINTS, keep=keep, mode=self.best_mode)
-        )
-
-    def resume(self) -> None:
-        """Goes to where the checkpoints say the run was."""
-        latest = self.checkpoints.latest if self.checkpoints else None
-        if latest is not None:
-            for hook, saved in zip(self.hooks, self.checkpoints.info()["hooks"], strict=False):
-                change = hook.load(saved) if hasattr(hook, "load") else None
-                if change is not None:
-                    self.apply(change)
-        self.state = self.in_use.place(self.state)
-        if latest is not None:
-            self.state, info = self.checkpoints.restore(self.state)
-            self.record = Record.from_json(info["record"])
-            self.in_use.stream.restore(info["data"])
-            self.log_position = info["log"]
-            if finished := self.why_stop():
-                self.progress.message(
-                    f"This run is finished: {finished}. To train it once more, overwrite it or "
-                    "choose another output folder."
-                )
-            else:
-                self.progress.message(f"Going on at step {latest:,}, where this run stopped.")
-            if (then := info["_versions"]) != (now := versions()):
-                changed = [f"{k} {then.get(k)} → {now[k]}" for k in now if then.get(k) != now[k]]
-                self.progress.message(
-                    f"Other versions than then ({', '.join(changed)}): the numbers may differ in "
-                    "their last digits from those of a run that never stopped."
-                )
-        self.began = time.perf_counter() - self.record.seconds
 
     def open_log(self, stack: contextlib.ExitStack) -> None:
         log = None
