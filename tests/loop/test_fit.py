@@ -322,6 +322,116 @@ def test_other_versions_are_pointed_out_on_going_on(tmp_path, monkeypatch, capsy
     assert f"jax {jax.__version__} → 99.0" in out
 
 
+# -- nothing is lost at an end -----------------------------------------------------------------
+
+
+def mean_evaluation(state):
+    return {"loss": float(state.params["mean"])}
+
+
+def saved_steps(folder):
+    return trainkit.checkpoint.Checkpointer(folder / "checkpoints").steps
+
+
+def test_a_run_that_a_hook_ends_is_evaluated_and_saved_there(tmp_path):
+    def enough(now):
+        return trainkit.Change(stop="enough") if now.steps == 10 else None
+
+    for _ in range(2):  # the second time nothing is trained again
+        step, state, data = mean_problem()
+        result = fit(
+            step, state, data, steps=20, evaluate=mean_evaluation, eval_every=4,
+            checkpoint_every=7, hooks=[enough], out=tmp_path, progress=False, report=False,
+        )  # fmt: skip
+        assert (result.steps, result.stopped) == (10, "enough")
+        assert result.evaluation["loss"] == float(result.state.params["mean"])
+        assert saved_steps(tmp_path)[-1] == 10
+        rows = [row["step"] for row in read_metrics(tmp_path) if row["kind"] == "evaluation"]
+        assert rows == [4, 8, 10]
+    assert step.compiles == 0
+
+
+@pytest.mark.parametrize("where", ["evaluate", "data"])
+def test_an_error_of_the_users_own_loses_no_step(tmp_path, where):
+    def go(fails_at=None, out=tmp_path):
+        def evaluate(state):
+            if where == "evaluate" and state.step == fails_at:
+                raise RuntimeError("mine")
+            return mean_evaluation(state)
+
+        class Data(Sampler):
+            def __next__(self):
+                if where == "data" and self.position == (fails_at // 2, 0) if fails_at else False:
+                    raise RuntimeError("mine")
+                return super().__next__()
+
+        step, state, _ = mean_problem()
+        return fit(
+            step, state, Data(EIGHT, 4), steps=20, evaluate=evaluate, eval_every=4,
+            checkpoint_every=8, out=out, progress=False, report=False,
+        )  # fmt: skip
+
+    with pytest.raises(RuntimeError, match="mine"):
+        go(12)
+    if where == "evaluate":
+        assert saved_steps(tmp_path)[-1] == 12
+    else:
+        assert saved_steps(tmp_path)[-1] >= 10  # what was read ahead was never trained on
+    result = go()
+    again = go(out=tmp_path / "undisturbed")
+    assert words(result.state) == words(again.state)
+    assert result.best == again.best
+    assert rows_without_times(tmp_path) == rows_without_times(tmp_path / "undisturbed")
+
+
+# -- what is not finite ------------------------------------------------------------------------
+
+
+def with_nan(out, bad=20, **options):
+    values = np.arange(40, dtype=np.float32)
+    values[bad] = np.nan
+    step, state, _ = mean_problem(donate=True, **options.pop("step", {}))
+    data = Sampler(values, 4, shuffle=False)
+    return fit(step, state, data, out=out, progress=False, report=False, **options)
+
+
+def test_what_is_not_finite_never_replaces_what_is(tmp_path):
+    result = with_nan(tmp_path, steps=20, checkpoint_every=2, keep=1)
+    assert result.stopped == "params/mean is not finite at step 6"
+    assert saved_steps(tmp_path) == [4]
+    assert int(result.state.step) == 4
+    assert np.isfinite(result.state.params["mean"])
+
+
+def test_a_loss_that_is_not_finite_ends_a_run_when_it_is_logged():
+    result = with_nan(None, steps=200, log_every=2)
+    assert result.stopped == "the loss is nan at step 6"
+    assert result.steps == 8  # a row is written when the next is due
+    assert with_nan(None, steps=200, stop_nonfinite=False).stopped == "steps=200 reached"
+    kept = with_nan(None, steps=200, log_every=1, step={"skip_nonfinite": True})
+    assert kept.stopped == "steps=200 reached"
+
+
+def test_a_last_step_that_is_not_finite_is_not_taken_for_a_good_end(tmp_path):
+    result = with_nan(tmp_path, steps=6, checkpoint_every=4, evaluate=mean_evaluation)
+    assert result.stopped == "params/mean is not finite at step 6"
+    assert (saved_steps(tmp_path), int(result.state.step)) == ([4], 4)
+
+
+def test_a_leaf_without_elements_is_resumed(tmp_path):
+    def loss_fn(params, model_state, batch, rng):
+        return trainkit.Loss(((batch - params["mean"]) ** 2).sum() + params["none"].sum(), 4)
+
+    for steps in (2, 4):
+        tx = optax.adam(0.1)
+        step = trainkit.make_train_step(loss_fn, tx, donate=True)
+        params = {"mean": jnp.zeros(()), "none": jnp.zeros((0, 3))}
+        state = trainkit.TrainState.create(params, tx)
+        data = Sampler(EIGHT, 4)
+        result = fit(step, state, data, steps=steps, out=tmp_path, progress=False, report=False)
+        assert (result.steps, int(result.state.step)) == (steps, steps)
+
+
 # -- early stopping and the best -------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from trainkit.data.stacked import Stacked
 from trainkit.loop.checkpoint import Checkpointer
 from trainkit.loop.hooks import Hook
 from trainkit.loop.interrupts import Interrupts
+from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import FitResult
 from trainkit.loop.resumption import resume
 from trainkit.loop.run_folder import RunFolder
@@ -52,6 +53,7 @@ def fit(
     keep: int = 2,
     log_every: int = 50,
     prefetch: int = 2,
+    stop_nonfinite: bool = True,
     progress: bool = True,
     report: bool = True,
 ) -> FitResult:
@@ -80,6 +82,9 @@ def fit(
       keep: how many of the latest checkpoints to keep; the best one is kept beside them.
       log_every: in steps, how often training metrics are written down.
       prefetch: how many batches wait on the device.
+      stop_nonfinite: whether the run ends when a logged loss (of a step that does not leave such
+        out) or a parameter that is to be saved is not finite. Such a state is never saved, and
+        the last good one is given back where there is an output folder.
       progress: whether to show how it goes: a bar in a terminal, else a line an evaluation.
       report: whether to write `report.html` into `out`.
 
@@ -117,6 +122,7 @@ def fit(
         hooks=tuple(hooks),
         log_every=log_every,
         prefetch=prefetch,
+        stop_nonfinite=stop_nonfinite,
     )
     if out is not None and not isinstance(out, RunFolder):
         RunFolder.check(out, config, overwrite=overwrite)
@@ -139,7 +145,10 @@ def _run(
         run.interrupts = stack.enter_context(Interrupts())
         run.progress = stack.enter_context(Progress(progress))
         resume(run)
-        run.open_log(stack)
+        log = None
+        if folder is not None:
+            log = stack.enter_context(MetricsLog(folder.path, position=run.log_position))
+        run.open_log(log)
         result = run.until_stopped()
         if run.folder is not None:
             write_summary(run.folder, result)

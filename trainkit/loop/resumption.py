@@ -28,6 +28,9 @@ def _take_up(run: Session, step: int) -> None:
             run.apply(change)
     run.state, info = run.checkpoints.restore(run.in_use.place(run.state), step)
     run.record = Record.from_json(info["record"])
+    best = run.record.best
+    if best.step is not None:
+        run.checkpoints.rate(best.step, best.value)
     run.in_use.stream.restore(info["data"])
     run.log_position = info["log"]
     _say(run, step, info["_versions"])
