@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -54,6 +55,15 @@ def undisturbed(tmp_path_factory):
     return get
 
 
+@pytest.fixture
+def sigterm():
+    """The SIGTERMs that this process got, which do not end it."""
+    before, came = signal.getsignal(signal.SIGTERM), []
+    signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    yield came
+    signal.signal(signal.SIGTERM, before)
+
+
 # -- killed and resumed ----------------------------------------------------------------------
 
 PLACEMENTS = ["single", "pmap", "jit"]
@@ -88,9 +98,10 @@ def test_killed_twice_at_random_steps_a_run_ends_bitwise_the_same(tmp_path, undi
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("step", [1, 20, 33])
-def test_after_sigterm_a_run_ends_bitwise_the_same(tmp_path, undisturbed, placement, step):
+def test_after_sigterm_a_run_ends_bitwise_the_same(tmp_path, undisturbed, placement, step, sigterm):
     result = run(tmp_path, placement, kill=step, signal_number=signal.SIGTERM)
     assert result.stopped == "interrupted by SIGTERM"
+    assert sigterm == [signal.SIGTERM]
     # The signal comes between two steps; the one under way is finished and saved.
     assert result.steps == step + 1
     assert (tmp_path / "checkpoints" / str(step + 1)).is_dir()
@@ -101,12 +112,48 @@ def test_after_sigterm_a_run_ends_bitwise_the_same(tmp_path, undisturbed, placem
     assert rows_without_times(tmp_path) == rows_without_times(folder)
 
 
-def test_a_sigterm_from_outside_ends_the_process_in_order(tmp_path):
-    done = killed(tmp_path, "single", 20, "SIGTERM")
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "summary.json").read_text())["stopped"] == (
-        "interrupted by SIGTERM"
-    )
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_a_signal_from_outside_ends_the_process_in_order_with_its_own_status(tmp_path, name):
+    done = killed(tmp_path, "single", 20, name)
+    assert done.returncode == -getattr(signal, name), done.stderr
+    assert done.stdout == ""  # what comes after `fit` in the script does not run
+    stopped = json.loads((tmp_path / "summary.json").read_text())["stopped"]
+    assert stopped == f"interrupted by {name}"
+    assert saved_steps(tmp_path)[-1] == 21
+
+
+@pytest.mark.parametrize("where", ["evaluate", "data"])
+def test_a_signal_is_heard_while_something_is_waited_for(tmp_path, sigterm, where):
+    def blocks():
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        time.sleep(60)
+
+    def go(blocked, out):
+        class Data(Sampler):
+            def __next__(self):
+                if blocked and where == "data" and self.position == (4, 0):
+                    blocks()
+                return super().__next__()
+
+        def evaluate(state):
+            if blocked and where == "evaluate" and state.step == 8:
+                blocks()
+            return mean_evaluation(state)
+
+        step, state, _ = mean_problem()
+        return fit(
+            step, state, Data(EIGHT, 4), steps=20, evaluate=evaluate, eval_every=4,
+            checkpoint_every=9, out=out, progress=False, report=False,
+        )  # fmt: skip
+
+    begin = time.monotonic()
+    assert go(True, tmp_path / "run").stopped == "interrupted by SIGTERM"
+    assert time.monotonic() - begin < 30
+    assert saved_steps(tmp_path / "run")[-1] >= 6
+    result, undisturbed = go(False, tmp_path / "run"), go(False, tmp_path / "undisturbed")
+    assert words(result.state) == words(undisturbed.state)
+    assert result.best == undisturbed.best
+    assert rows_without_times(tmp_path / "run") == rows_without_times(tmp_path / "undisturbed")
 
 
 def test_over_a_damaged_checkpoint_a_run_ends_bitwise_the_same(tmp_path, undisturbed, capsys):
@@ -559,7 +606,7 @@ def test_a_hook_can_put_another_step_state_and_data_in_place(tmp_path):
     assert [(row["step"], row["event"]) for row in events] == [(3, "grown")]
 
 
-def test_a_hook_keeps_its_memory_over_an_interruption(tmp_path):
+def test_a_hook_keeps_its_memory_over_an_interruption(tmp_path, sigterm):
     class Counts:
         def __init__(self):
             self.calls = 0

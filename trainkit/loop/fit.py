@@ -15,8 +15,8 @@ from trainkit._core import validation
 from trainkit._core.run_files import CHECKPOINTS
 from trainkit.data.stacked import Stacked
 from trainkit.loop.checkpoint import Checkpointer
+from trainkit.loop.ending import ending
 from trainkit.loop.hooks import Hook
-from trainkit.loop.interrupts import Interrupts
 from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import FitResult
 from trainkit.loop.resumption import resume
@@ -57,7 +57,12 @@ def fit(
     progress: bool = True,
     report: bool = True,
 ) -> FitResult:
-    """Trains until a budget is spent, a metric stops improving, or Ctrl-C.
+    """Trains until a budget is spent, a metric stops improving, or a signal comes.
+
+    On Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 (a scheduler's warning) the step under way is finished
+    and saved. After Ctrl-C the result is returned; any other signal is then passed on to the
+    handler that was there before, so that a script without one ends as that signal ends it, and
+    its scheduler does not take it for done.
 
     Args:
       step: `state, metrics = step(state, batch)`, from `make_train_step` or one's own. Its
@@ -142,19 +147,21 @@ def _run(
                 Checkpointer(folder.path / CHECKPOINTS, keep=keep, mode=run.best_mode)
             )
             run.checkpoints.sweep()
-        run.interrupts = stack.enter_context(Interrupts())
+        stack.enter_context(run.interrupts)
         run.progress = stack.enter_context(Progress(progress))
         resume(run)
         log = None
         if folder is not None:
             log = stack.enter_context(MetricsLog(folder.path, position=run.log_position))
         run.open_log(log)
-        result = run.until_stopped()
+        result = ending(run, run.until_stopped())
         if run.folder is not None:
             write_summary(run.folder, result)
             if report:
                 result = dataclasses.replace(result, report=write_report(run.folder.path))
         run.progress.ended(result)
+    # Only now: everything is written and closed.
+    run.interrupts.pass_on()
     return result
 
 

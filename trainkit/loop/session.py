@@ -12,9 +12,10 @@ import jax
 
 from trainkit.loop.checkpoint import Checkpointer
 from trainkit.loop.hooks import Change, Hook, Now
+from trainkit.loop.interrupts import Interrupts, Waited
 from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.nonfinite import nonfinite_params
-from trainkit.loop.record import FitResult, Record
+from trainkit.loop.record import Record
 from trainkit.loop.run_folder import RunFolder
 from trainkit.loop.run_log import RunLog, fetch
 from trainkit.loop.step_in_use import StepInUse
@@ -48,7 +49,7 @@ class Session:
     stop_nonfinite: bool
     folder: RunFolder | None = None
     checkpoints: Checkpointer | None = None
-    interrupts: Any = None
+    interrupts: Interrupts = dataclasses.field(default_factory=Interrupts)
     progress: Any = None
 
     def __post_init__(self) -> None:
@@ -59,11 +60,12 @@ class Session:
         self.best_state: TrainState | None = None
         self.bad_params: str | None = None
         self.log = RunLog(None, self.record)
-        self.in_use = StepInUse(self.step, self.data, self.prefetch)
+        self.in_use = self.use()
 
     # -- the loop ----------------------------------------------------------------------------
 
-    def until_stopped(self) -> FitResult:
+    def until_stopped(self) -> str:
+        """Trains; returns why it stopped."""
         while True:
             self.record = dataclasses.replace(self.record, seconds=time.perf_counter() - self.began)
             stopped = self.why_stop()
@@ -85,11 +87,14 @@ class Session:
                 self.evaluate_if_due(stopped)
                 self.save_if_due(stopped)
             if stopped:
-                return self.result(stopped)
+                return stopped
 
             # 4. Draw the next batch: it was put on the device while the last step was running.
-            with self.rescuing():
-                drawn = next(self.in_use.stream, None)
+            try:
+                with self.rescuing():
+                    drawn = next(self.in_use.stream, None)
+            except Waited:
+                continue
             if drawn is None:
                 self.data_ended = True
                 continue
@@ -125,7 +130,11 @@ class Session:
         with self.paused(), self.rescuing():
             if self.not_finite:  # as the metrics say that were fetched just now
                 return
-            metrics = fetch(self.evaluate(self.state))
+            try:
+                with self.interrupts.awaited():
+                    metrics = fetch(self.evaluate(self.state))
+            except Waited:
+                return
             best = record.best
             if self.early_stopping or self.best_metric in metrics:
                 min_delta = self.early_stopping.min_delta if self.early_stopping else 0.0
@@ -222,7 +231,7 @@ class Session:
         if change.state is not None:
             self.state = change.state
         if change.step is not None or change.data is not None:
-            self.in_use = StepInUse(self.step, self.data, self.prefetch)
+            self.in_use = self.use()
             # What was read ahead lies where the old step wanted it; new data has its own place.
             if change.data is None and position is not None:
                 self.in_use.stream.restore(position)
@@ -261,6 +270,10 @@ class Session:
         """What is not finite, where that ends a run."""
         return (self.bad_params or self.log.bad_loss) if self.stop_nonfinite else None
 
+    def use(self) -> StepInUse:
+        waiting = self.interrupts.awaited
+        return StepInUse(self.step, self.data, self.prefetch, waiting)
+
     # -- small things -------------------------------------------------------------------------
 
     @property
@@ -275,29 +288,3 @@ class Session:
         begin = time.perf_counter()
         yield
         self.log.pause(time.perf_counter() - begin)
-
-    def result(self, stopped: str) -> FitResult:
-        self.log.flush()
-        stopped = self.why_stop() or stopped  # of the metrics that have come just now
-        if hasattr(self.step, "check"):
-            self.step.check()  # the limit of `skip_nonfinite` may have been passed just now
-        record, state = self.record, self.state
-        if self.checkpoints is not None:
-            self.checkpoints.wait()
-        if self.restores_best and record.best.step not in (None, record.step):
-            if self.checkpoints is None:
-                assert self.best_state is not None
-                state = self.best_state
-            else:
-                state, _ = self.checkpoints.restore(state, step=record.best.step)
-        elif self.not_finite and self.checkpoints and self.checkpoints.steps:
-            state, _ = self.checkpoints.restore(state)
-        return FitResult(
-            state=state,
-            metrics=self.log.latest,
-            evaluation=record.evaluation,
-            best=record.best,
-            stopped=stopped,
-            **record.used,
-            folder=self.folder.path if self.folder else None,
-        )
