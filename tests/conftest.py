@@ -1,7 +1,15 @@
-"""Every test runs on eight simulated devices, with strict dtype promotion; warnings are errors."""
+"""Every test runs on eight simulated devices, with strict dtype promotion; warnings are errors.
 
+Most of a run's time is spent on compiling programs that run once. So the default run compiles
+without most optimizations, which `--slow=all` has as users have them; and a program that another
+test or worker has compiled in this run is read from a folder that lives as long as the run.
+"""
+
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 import zlib
 
 # Before JAX is imported: the number of simulated devices is read when its backend starts.
@@ -9,6 +17,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
+# Workers, and programs that tests start, inherit the folder of the process that made it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    folder = tempfile.mkdtemp(prefix="trainkit-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import pytest
@@ -24,6 +39,14 @@ def pytest_addoption(parser):
         choices=["none", "sample", "all"],
         default="sample",
         help="which of the tests marked slow to run: none, a fixed sample (the default) or all",
+    )
+
+
+def pytest_configure(config):
+    quick = config.getoption("--slow") != "all"
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(quick)))
+    jax.config.update(
+        "jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
     )
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from tests.growth import unforeseen, zoo
+from tests.growth import zoo
 from tests.growth.analysis.test_padding import X, draw, s
 from tests.growth.checking import predicted
+from tests.growth.zoo.building import as_dtype, randomised
 from trainkit import growth
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -136,15 +137,11 @@ def test_follows_step_for_step():
                "scanned", "experts", "nnx", "gmlp")],
 )  # fmt: skip
 def test_published_models(name):
-    entry, wider = zoo.MODELS.get(name), {"width": 11}
-    if entry is None:
-        entry, wider = unforeseen.MODELS[name], {"d": 7}
-    (small_fn, small), (big_fn, big) = (
-        entry.build(**{**entry.base, **more}) for more in ({}, wider)
-    )
-    small, big = (zoo.as_dtype(t, jnp.float64) for t in (small, big))
+    entry, wider = zoo.REGISTRY[name], {"d": 7} if name == "gmlp" else {"width": 11}
+    (small_fn, small), (big_fn, big) = entry.at(), entry.at(**wider)
+    small, big = (as_dtype(t, jnp.float64) for t in (small, big))
     inputs = [jnp.asarray(x, None if x.dtype.kind == "i" else "float64") for x in entry.inputs]
-    params = zoo.randomised(small)
+    params = randomised(small)
     plan = growth.plan(small_fn, big_fn, small, big, *inputs)
     grown = plan.grow(params, key=jax.random.key(1), like=big)
     wanted, found = small_fn(params, *inputs), big_fn(grown, *inputs)
