@@ -27,9 +27,7 @@ def layers_of(init: Callable[..., tuple[PyTree, PyTree]], *args: Any) -> dict[st
     program, (params, _) = jax.make_jaxpr(init, return_shape=True)(*args)
     names = named_leaves(params)
     jaxpr = opened(program)[0]
-    axes = {
-        name: _scans(jaxpr, out, name) for name, out in zip(names, jaxpr.outvars, strict=False)
-    }
+    axes = {name: _scans(jaxpr, out, name) for name, out in zip(names, jaxpr.outvars, strict=False)}
     return {f"^{re.escape(name)}$": count for name, count in axes.items() if count}
 
 
