@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -54,6 +55,15 @@ def undisturbed(tmp_path_factory):
     return get
 
 
+@pytest.fixture
+def sigterm():
+    """The SIGTERMs that this process got, which do not end it."""
+    before, came = signal.getsignal(signal.SIGTERM), []
+    signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    yield came
+    signal.signal(signal.SIGTERM, before)
+
+
 # -- killed and resumed ----------------------------------------------------------------------
 
 PLACEMENTS = ["single", "pmap", "jit"]
@@ -88,9 +98,10 @@ def test_killed_twice_at_random_steps_a_run_ends_bitwise_the_same(tmp_path, undi
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("step", [1, 20, 33])
-def test_after_sigterm_a_run_ends_bitwise_the_same(tmp_path, undisturbed, placement, step):
+def test_after_sigterm_a_run_ends_bitwise_the_same(tmp_path, undisturbed, placement, step, sigterm):
     result = run(tmp_path, placement, kill=step, signal_number=signal.SIGTERM)
     assert result.stopped == "interrupted by SIGTERM"
+    assert sigterm == [signal.SIGTERM]
     # The signal comes between two steps; the one under way is finished and saved.
     assert result.steps == step + 1
     assert (tmp_path / "checkpoints" / str(step + 1)).is_dir()
@@ -101,12 +112,62 @@ def test_after_sigterm_a_run_ends_bitwise_the_same(tmp_path, undisturbed, placem
     assert rows_without_times(tmp_path) == rows_without_times(folder)
 
 
-def test_a_sigterm_from_outside_ends_the_process_in_order(tmp_path):
-    done = killed(tmp_path, "single", 20, "SIGTERM")
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "summary.json").read_text())["stopped"] == (
-        "interrupted by SIGTERM"
-    )
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_a_signal_from_outside_ends_the_process_in_order_with_its_own_status(tmp_path, name):
+    done = killed(tmp_path, "single", 20, name)
+    assert done.returncode == -getattr(signal, name), done.stderr
+    assert done.stdout == ""  # what comes after `fit` in the script does not run
+    stopped = json.loads((tmp_path / "summary.json").read_text())["stopped"]
+    assert stopped == f"interrupted by {name}"
+    assert saved_steps(tmp_path)[-1] == 21
+
+
+@pytest.mark.parametrize("where", ["evaluate", "data"])
+def test_a_signal_is_heard_while_something_is_waited_for(tmp_path, sigterm, where):
+    def blocks():
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        time.sleep(60)
+
+    def go(blocked, out):
+        class Data(Sampler):
+            def __next__(self):
+                if blocked and where == "data" and self.position == (4, 0):
+                    blocks()
+                return super().__next__()
+
+        def evaluate(state):
+            if blocked and where == "evaluate" and state.step == 8:
+                blocks()
+            return mean_evaluation(state)
+
+        step, state, _ = mean_problem()
+        return fit(
+            step, state, Data(EIGHT, 4), steps=20, evaluate=evaluate, eval_every=4,
+            checkpoint_every=9, out=out, progress=False, report=False,
+        )  # fmt: skip
+
+    begin = time.monotonic()
+    assert go(True, tmp_path / "run").stopped == "interrupted by SIGTERM"
+    assert time.monotonic() - begin < 30
+    assert saved_steps(tmp_path / "run")[-1] >= 6
+    result, undisturbed = go(False, tmp_path / "run"), go(False, tmp_path / "undisturbed")
+    assert words(result.state) == words(undisturbed.state)
+    assert result.best == undisturbed.best
+    assert rows_without_times(tmp_path / "run") == rows_without_times(tmp_path / "undisturbed")
+
+
+def test_over_a_damaged_checkpoint_a_run_ends_bitwise_the_same(tmp_path, undisturbed, capsys):
+    run(tmp_path, steps=40)
+    newest = tmp_path / "checkpoints" / "40"
+    largest = max((f for f in newest.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    os.truncate(largest, 100)
+    result = run(tmp_path, progress=True)
+    said = capsys.readouterr().out
+    assert "The checkpoint of step 40" in said
+    assert "The one of step 35 is used instead." in said
+    folder, expected = undisturbed("single")
+    assert words(result.state) == words(expected.state)
+    assert rows_without_times(tmp_path) == rows_without_times(folder)
 
 
 def test_the_log_has_every_row_once(undisturbed):
@@ -300,12 +361,122 @@ def test_steps_that_were_never_finite_raise_at_the_end_at_the_latest():
 def test_other_versions_are_pointed_out_on_going_on(tmp_path, monkeypatch, capsys):
     step, state, data = mean_problem()
     fit(step, state, data, steps=2, out=tmp_path, report=False)
-    monkeypatch.setattr("trainkit.loop.session.versions", lambda: {"jax": "99.0"})
+    monkeypatch.setattr("trainkit.loop.resumption.versions", lambda: {"jax": "99.0"})
     step, state, data = mean_problem()
     fit(step, state, data, steps=4, out=tmp_path, report=False)
     out = capsys.readouterr().out
     assert "Going on at step 2" in out
     assert f"jax {jax.__version__} → 99.0" in out
+
+
+# -- nothing is lost at an end -----------------------------------------------------------------
+
+
+def mean_evaluation(state):
+    return {"loss": float(state.params["mean"])}
+
+
+def saved_steps(folder):
+    return trainkit.checkpoint.Checkpointer(folder / "checkpoints").steps
+
+
+def test_a_run_that_a_hook_ends_is_evaluated_and_saved_there(tmp_path):
+    def enough(now):
+        return trainkit.Change(stop="enough") if now.steps == 10 else None
+
+    for _ in range(2):  # the second time nothing is trained again
+        step, state, data = mean_problem()
+        result = fit(
+            step, state, data, steps=20, evaluate=mean_evaluation, eval_every=4,
+            checkpoint_every=7, hooks=[enough], out=tmp_path, progress=False, report=False,
+        )  # fmt: skip
+        assert (result.steps, result.stopped) == (10, "enough")
+        assert result.evaluation["loss"] == float(result.state.params["mean"])
+        assert saved_steps(tmp_path)[-1] == 10
+        rows = [row["step"] for row in read_metrics(tmp_path) if row["kind"] == "evaluation"]
+        assert rows == [4, 8, 10]
+    assert step.compiles == 0
+
+
+@pytest.mark.parametrize("where", ["evaluate", "data"])
+def test_an_error_of_the_users_own_loses_no_step(tmp_path, where):
+    def go(fails_at=None, out=tmp_path):
+        def evaluate(state):
+            if where == "evaluate" and state.step == fails_at:
+                raise RuntimeError("mine")
+            return mean_evaluation(state)
+
+        class Data(Sampler):
+            def __next__(self):
+                if where == "data" and self.position == (fails_at // 2, 0) if fails_at else False:
+                    raise RuntimeError("mine")
+                return super().__next__()
+
+        step, state, _ = mean_problem()
+        return fit(
+            step, state, Data(EIGHT, 4), steps=20, evaluate=evaluate, eval_every=4,
+            checkpoint_every=8, out=out, progress=False, report=False,
+        )  # fmt: skip
+
+    with pytest.raises(RuntimeError, match="mine"):
+        go(12)
+    if where == "evaluate":
+        assert saved_steps(tmp_path)[-1] == 12
+    else:
+        assert saved_steps(tmp_path)[-1] >= 10  # what was read ahead was never trained on
+    result = go()
+    again = go(out=tmp_path / "undisturbed")
+    assert words(result.state) == words(again.state)
+    assert result.best == again.best
+    assert rows_without_times(tmp_path) == rows_without_times(tmp_path / "undisturbed")
+
+
+# -- what is not finite ------------------------------------------------------------------------
+
+
+def with_nan(out, bad=20, **options):
+    values = np.arange(40, dtype=np.float32)
+    values[bad] = np.nan
+    step, state, _ = mean_problem(donate=True, **options.pop("step", {}))
+    data = Sampler(values, 4, shuffle=False)
+    return fit(step, state, data, out=out, progress=False, report=False, **options)
+
+
+def test_what_is_not_finite_never_replaces_what_is(tmp_path):
+    result = with_nan(tmp_path, steps=20, checkpoint_every=2, keep=1)
+    assert result.stopped == "params/mean is not finite at step 6"
+    assert saved_steps(tmp_path) == [4]
+    assert int(result.state.step) == 4
+    assert np.isfinite(result.state.params["mean"])
+
+
+def test_a_loss_that_is_not_finite_ends_a_run_when_it_is_logged():
+    result = with_nan(None, steps=200, log_every=2)
+    assert result.stopped == "the loss is nan at step 6"
+    assert result.steps == 8  # a row is written when the next is due
+    assert with_nan(None, steps=200, stop_nonfinite=False).stopped == "steps=200 reached"
+    kept = with_nan(None, steps=200, log_every=1, step={"skip_nonfinite": True})
+    assert kept.stopped == "steps=200 reached"
+
+
+def test_a_last_step_that_is_not_finite_is_not_taken_for_a_good_end(tmp_path):
+    result = with_nan(tmp_path, steps=6, checkpoint_every=4, evaluate=mean_evaluation)
+    assert result.stopped == "params/mean is not finite at step 6"
+    assert (saved_steps(tmp_path), int(result.state.step)) == ([4], 4)
+
+
+def test_a_leaf_without_elements_is_resumed(tmp_path):
+    def loss_fn(params, model_state, batch, rng):
+        return trainkit.Loss(((batch - params["mean"]) ** 2).sum() + params["none"].sum(), 4)
+
+    for steps in (2, 4):
+        tx = optax.adam(0.1)
+        step = trainkit.make_train_step(loss_fn, tx, donate=True)
+        params = {"mean": jnp.zeros(()), "none": jnp.zeros((0, 3))}
+        state = trainkit.TrainState.create(params, tx)
+        data = Sampler(EIGHT, 4)
+        result = fit(step, state, data, steps=steps, out=tmp_path, progress=False, report=False)
+        assert (result.steps, int(result.state.step)) == (steps, steps)
 
 
 # -- early stopping and the best -------------------------------------------------------------
@@ -435,7 +606,7 @@ def test_a_hook_can_put_another_step_state_and_data_in_place(tmp_path):
     assert [(row["step"], row["event"]) for row in events] == [(3, "grown")]
 
 
-def test_a_hook_keeps_its_memory_over_an_interruption(tmp_path):
+def test_a_hook_keeps_its_memory_over_an_interruption(tmp_path, sigterm):
     class Counts:
         def __init__(self):
             self.calls = 0

@@ -55,6 +55,10 @@ FORMULAS = {
         sc.cosine_restarts(0.3, 20, factor=0.5),
         lambda t: cosine(0.3 * 0.5 ** (t // 20), 0, (t % 20) / 20),
     ),
+    "restarts to an end": (
+        sc.cosine_restarts(0.3, 20, factor=0.5, end=0.05),
+        lambda t: cosine(max(0.3 * 0.5 ** (t // 20), 0.05), 0.05, (t % 20) / 20),
+    ),
     "warm-up": (
         sc.warmup(sc.cosine(0.3, 40), 10),
         lambda t: 0.3 * t / 10 if t < 10 else cosine(0.3, 0, (t - 10) / 40),
@@ -122,7 +126,7 @@ def test_safe_at_the_largest_int32(name):
         for value in (schedule(jnp.int32(t)), jitted(jnp.int32(t))):
             assert math.isfinite(float(value))
             assert float(value) >= 0
-            if name != "restarts":  # whose phase is checked below, in integers
+            if "restarts" not in name:  # whose phase is checked below, in integers
                 assert float(value) == pytest.approx(formula(t), rel=1e-5, abs=1e-7)
 
 

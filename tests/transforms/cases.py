@@ -44,9 +44,9 @@ def soft_threshold(bound):
     return r.stateless(lambda u, p: shrink(p + u) - p)
 
 
-def muon(rate, decay):
+def muon(rate, decay, adaptive=False, preconditioning="frobenius"):
     matrix = r.chain(
-        r.matrices.muon(COEFFICIENTS, 5, 0.95, 1e-8, True, False, "frobenius"),
+        r.matrices.muon(COEFFICIENTS, 5, 0.95, 1e-8, True, adaptive, preconditioning),
         r.matrices.by_shape(None),
     )
     return r.matrices.matrices_and_others(decayed(matrix, rate, decay), adam(rate, nesterov=True))
@@ -136,6 +136,10 @@ RULES = {
     "muon": (
         lambda: tt.muon(0.01, weight_decay=0.1),
         muon(0.01, 0.1),
+    ),
+    "muon, adaptive, by the spectral norm": (
+        lambda: tt.muon(0.01, weight_decay=0.1, adaptive=True, preconditioning="spectral"),
+        muon(0.01, 0.1, adaptive=True, preconditioning="spectral"),
     ),
     "adafactor": (
         lambda: tt.adafactor(0.02, min_dim_size_to_factor=3),

@@ -12,10 +12,14 @@ from typing import Any
 import jax
 
 from trainkit._core import validation
+from trainkit._core.run_files import CHECKPOINTS
 from trainkit.data.stacked import Stacked
+from trainkit.loop.checkpoint import Checkpointer
+from trainkit.loop.ending import ending
 from trainkit.loop.hooks import Hook
-from trainkit.loop.interrupts import Interrupts
+from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import FitResult
+from trainkit.loop.resumption import resume
 from trainkit.loop.run_folder import RunFolder
 from trainkit.loop.session import Evaluate, Session
 from trainkit.loop.stopping import Budget, EarlyStopping
@@ -49,10 +53,16 @@ def fit(
     keep: int = 2,
     log_every: int = 50,
     prefetch: int = 2,
+    stop_nonfinite: bool = True,
     progress: bool = True,
     report: bool = True,
 ) -> FitResult:
-    """Trains until a budget is spent, a metric stops improving, or Ctrl-C.
+    """Trains until a budget is spent, a metric stops improving, or a signal comes.
+
+    On Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 (a scheduler's warning) the step under way is finished
+    and saved. After Ctrl-C the result is returned; any other signal is then passed on to the
+    handler that was there before, so that a script without one ends as that signal ends it, and
+    its scheduler does not take it for done.
 
     Args:
       step: `state, metrics = step(state, batch)`, from `make_train_step` or one's own. Its
@@ -77,6 +87,9 @@ def fit(
       keep: how many of the latest checkpoints to keep; the best one is kept beside them.
       log_every: in steps, how often training metrics are written down.
       prefetch: how many batches wait on the device.
+      stop_nonfinite: whether the run ends when a logged loss (of a step that does not leave such
+        out) or a parameter that is to be saved is not finite. Such a state is never saved, and
+        the last good one is given back where there is an output folder.
       progress: whether to show how it goes: a bar in a terminal, else a line an evaluation.
       report: whether to write `report.html` into `out`.
 
@@ -114,6 +127,7 @@ def fit(
         hooks=tuple(hooks),
         log_every=log_every,
         prefetch=prefetch,
+        stop_nonfinite=stop_nonfinite,
     )
     if out is not None and not isinstance(out, RunFolder):
         RunFolder.check(out, config, overwrite=overwrite)
@@ -129,17 +143,25 @@ def _run(
     with contextlib.ExitStack() as stack:
         if folder is not None:
             run.folder = stack.enter_context(folder)
-            run.open_checkpoints(stack, keep)
-        run.interrupts = stack.enter_context(Interrupts())
+            run.checkpoints = stack.enter_context(
+                Checkpointer(folder.path / CHECKPOINTS, keep=keep, mode=run.best_mode)
+            )
+            run.checkpoints.sweep()
+        stack.enter_context(run.interrupts)
         run.progress = stack.enter_context(Progress(progress))
-        run.resume()
-        run.open_log(stack)
-        result = run.until_stopped()
+        resume(run)
+        log = None
+        if folder is not None:
+            log = stack.enter_context(MetricsLog(folder.path, position=run.log_position))
+        run.open_log(log)
+        result = ending(run, run.until_stopped())
         if run.folder is not None:
             write_summary(run.folder, result)
             if report:
                 result = dataclasses.replace(result, report=write_report(run.folder.path))
         run.progress.ended(result)
+    # Only now: everything is written and closed.
+    run.interrupts.pass_on()
     return result
 
 

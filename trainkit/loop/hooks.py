@@ -57,7 +57,8 @@ class Hook(Protocol):
 
     A hook with a memory gives it as `hook.save()`, something that JSON can hold, and takes it
     back in `hook.load(saved) -> Change | None` when a run is resumed, before the state is
-    restored; that change brings the step and a state of the shapes that the checkpoint has. One
+    restored; that change brings the step and a state of the shapes that the checkpoint has. It is
+    called once more, with an older memory, where a checkpoint turns out to be damaged. One
     with work under way may have `hook.settle()`: it is called before the last checkpoint.
     """
 

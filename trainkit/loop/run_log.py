@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -22,10 +23,18 @@ class RunLog:
     Attributes:
       latest: the training metrics that were fetched last.
       compile_seconds: of the step in use.
+      bad_loss: which logged loss was not finite, if one was.
+
+    Args:
+      log: where rows go.
+      record: where the run is.
+      losses_may_fail: whether the step leaves those out that are not finite.
     """
 
-    def __init__(self, log: MetricsLog | None, record: Record):
+    def __init__(self, log: MetricsLog | None, record: Record, losses_may_fail: bool = False):
         self._log = log
+        self._losses_may_fail = losses_may_fail
+        self.bad_loss: str | None = None
         self._pending: tuple[Record, Mapping[str, Any]] | None = None
         self._measured = False
         self._clock: tuple[float, int] | None = None
@@ -76,6 +85,9 @@ class RunLog:
         self._pending = None
         values = fetch(metrics)
         values["compile_seconds"] = self.compile_seconds
+        loss = values.get("loss", 0.0)
+        if not (math.isfinite(loss) or self._losses_may_fail or self.bad_loss):
+            self.bad_loss = f"the loss is {loss} at step {record.step:,}"
         self.latest = values
         self.write(record, "train", values)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainkit.cost import step_flops
 from trainkit.data.prefetch import Prefetch
-from trainkit.data.stacked import Stacked
+from trainkit.data.stacked import Stacked, Waiting
 from trainkit.loop.record import Record
 from trainkit.loop.run_log import RunLog
 from trainkit.step.state import TrainState
@@ -27,13 +27,13 @@ class StepInUse:
       compiled: whether that has been done.
     """
 
-    def __init__(self, step: Any, data: Any, prefetch: int):
+    def __init__(self, step: Any, data: Any, prefetch: int, waiting: Waiting):
         self.step, self._data = step, data
         self.steps_per_call = getattr(step, "steps_per_call", 1)
         self.flops_per_call = 0.0
         self.compiled = self._called = False
         place = getattr(step, "place_batch", lambda batch: batch)
-        stacked = Stacked(data, self.steps_per_call)
+        stacked = Stacked(data, self.steps_per_call, waiting)
         self.stream = Prefetch(stacked, lambda drawn: (place(drawn[0]), drawn[1]), prefetch)
 
     def place(self, state: TrainState) -> TrainState:

@@ -207,8 +207,9 @@ def cosine_restarts(
 ) -> Schedule:
     """Cosine decay over `steps`, then again from γⁱ η₀ over growthⁱ · `steps`, for ever.
 
-    γ = `factor`. At a restart the value is already the new peak. Optax:
-    `optax.sgdr_schedule`, from a list of cycles.
+    In cycle i, a share s of it gone, η = end + (pᵢ − end)(1 + cos π s)/2 with the peak
+    pᵢ = max(γⁱ η₀, min(η₀, end)), γ = `factor`. At a restart the value is already the new peak.
+    Optax: `optax.sgdr_schedule`, from a list of cycles.
 
     >>> s = cosine_restarts(1.0, 10, growth=2)
     >>> [round(float(s(t)), 4) for t in (0, 5, 10, 20, 30)]
@@ -238,7 +239,7 @@ def cosine_restarts(
             since = t - jnp.take(table, cycle)
             sizes = [float(steps) * growth**i for i in range(len(starts))]
             size = jnp.take(real(jnp.asarray(sizes, jnp.result_type(float))), cycle)
-        peak = end + (init - end) * real(factor) ** real(cycle)
+        peak = jnp.maximum(init * real(factor) ** real(cycle), min(end, init))
         return _cosine(peak, end, ratio(since, size))
 
     return schedule

@@ -1,14 +1,15 @@
 """Clipping that survives infinities and overflow.
 
 `optax.clip_by_global_norm` squares first: gradients of 1e20 in float32, or of 300 in float16, have
-an infinite norm, and every update becomes 0. Here norms are taken of g / max|g|. An infinite
-gradient has the limit of its direction: infinite entries share the bound, finite ones vanish. NaN
-stays NaN, for a guard to see.
+an infinite norm, and every update becomes 0. Here that is seen, and then norms are taken of g times
+a power of two. An infinite gradient has the limit of its direction: infinite entries share the
+bound, finite ones vanish. NaN stays NaN, for a guard to see.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,20 @@ from trainkit.transforms.stacks import per_tensor
 PyTree = Any
 
 
+class _Norm(NamedTuple):
+    """‖g‖ = `scaled` / `power`, so that neither overflows.
+
+    Where g is `infinite`, the power is 0, and `scaled` the root of how many elements are.
+    """
+
+    power: jax.Array
+    scaled: jax.Array
+    infinite: jax.Array
+
+    def value(self) -> jax.Array:
+        return jnp.where(self.infinite, jnp.inf, self.scaled / self.power)
+
+
 def safe_norm(tree: PyTree) -> jax.Array:
     """‖tree‖₂ over all leaves as a float32 (or float64) scalar, without overflow on the way.
 
@@ -29,47 +44,52 @@ def safe_norm(tree: PyTree) -> jax.Array:
     >>> print(f"{safe_norm([jnp.array([3e20]), jnp.array([4e20])]):.0e}")
     5e+20
     """
-    _, largest, unit = _normalised(tree)
-    return largest * unit
+    return _norm(tree).value()
 
 
-def _largest(tree: PyTree, dtype: Any) -> jax.Array:
-    tops = [
-        jnp.max(jnp.abs(x.astype(dtype)), initial=0) for x in jax.tree.leaves(tree) if jnp.size(x)
-    ]
-    return jnp.max(jnp.stack(tops)) if tops else jnp.zeros((), dtype)
-
-
-def _normalised(tree: PyTree) -> tuple[PyTree, jax.Array, jax.Array]:
-    """g / max|g| (its limit where that is infinite), max|g|, and ‖g / max|g|‖."""
-    dtype = widest(tree)
-    largest = _largest(tree, dtype)
-    infinite = jnp.isinf(largest)
-    divisor = jnp.where((largest > jnp.finfo(dtype).tiny) & ~infinite, largest, 1)
-    # The reciprocal of the largest floats is denormal, and flushed to 0: scale down first.
-    down = jnp.where(divisor > 1, 2.0**-64 if dtype == jnp.float32 else 2.0**-512, 1)
-    down = down.astype(dtype)
-
-    def one(x: jax.Array) -> jax.Array:
-        x = x.astype(dtype)
-        limit = jnp.where(jnp.isinf(x), jnp.sign(x), jnp.where(jnp.isnan(x), x, 0))
-        return jnp.where(infinite, limit, (x * down) / (divisor * down))
-
-    scaled = jax.tree.map(one, tree)
-    squares = [jnp.sum(jnp.square(x)) for x in jax.tree.leaves(scaled)]
-    unit = jnp.sqrt(sum(squares, jnp.zeros((), dtype)))
-    return scaled, jnp.where(infinite, largest, divisor), unit
-
-
-def _clip(tree: PyTree, bound: Any) -> PyTree:
-    scaled, largest, unit = _normalised(tree)
-    bound = jnp.asarray(bound).astype(unit.dtype)
-    # ‖g‖ = largest · unit may overflow to infinity, which is above any bound, as it should be.
-    within = largest * unit <= bound
-    factor = bound / jnp.where(unit > 0, unit, 1)
-    return jax.tree.map(
-        lambda x, s: jnp.where(within, x, (s * factor).astype(x.dtype)), tree, scaled
+def _norm(tree: PyTree) -> _Norm:
+    """The squares of g tell it, unless they overflow or vanish: only then g is read once more."""
+    leaves, dtype = jax.tree.leaves(tree), widest(tree)
+    one = jnp.ones((), dtype)
+    total = sum((jnp.sum(jnp.square(x.astype(dtype))) for x in leaves), jnp.zeros((), dtype))
+    info = jnp.finfo(dtype)
+    # Below this, squares that were flushed to 0 would be missed in the sum.
+    least = float(info.tiny / info.eps) * sum(x.size for x in leaves)
+    down, up = (one * 2.0 ** (info.maxexp * share) for share in (-25 / 32, 1 / 2))
+    return jax.lax.cond(
+        jnp.isfinite(total) & (total > least),
+        lambda: _Norm(one, jnp.sqrt(total), jnp.zeros((), bool)),
+        lambda: _scaled(leaves, jnp.where(jnp.isfinite(total), up, down)),
     )
+
+
+def _scaled(leaves: Sequence[jax.Array], power: jax.Array) -> _Norm:
+    # More than the scaled squares of any finite elements add up to, so that one sum tells both
+    # these and how many elements are infinite.
+    much = 2.0 ** (jnp.finfo(power.dtype).maxexp * 45 / 64)
+
+    def squares(x: jax.Array) -> jax.Array:
+        x = x.astype(power.dtype)
+        return jnp.sum(jnp.where(jnp.isinf(x), much, jnp.square(x * power)))
+
+    total = sum(map(squares, leaves), jnp.zeros_like(power))
+    infinite = total >= much
+    root = jnp.sqrt(jnp.where(infinite, total / much, total))
+    return _Norm(jnp.where(infinite, 0, power), root, infinite)
+
+
+def _clip(g: jax.Array, norm: _Norm, bound: Any) -> jax.Array:
+    """g · min(1, bound/‖g‖); g itself within the bound."""
+    bound = jnp.asarray(bound).astype(norm.scaled.dtype)
+    within = norm.value() <= bound
+    factor = bound / jnp.where(norm.scaled > 0, norm.scaled, 1)
+    # Few operations on elements: compiling them is most of what this rule costs.
+    power, limit = jnp.where(within, 1, norm.power), jnp.where(within, jnp.inf, factor)
+    wide = g.astype(bound.dtype)
+    clipped = wide * power * jnp.where(within, 1, factor)
+    infinite = jnp.abs(wide) == jnp.inf
+    # Of an infinite gradient, whose power is 0, what is finite vanishes.
+    return jnp.where(infinite, jnp.sign(wide) * limit, clipped).astype(g.dtype)
 
 
 @rule
@@ -102,7 +122,10 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
     [0.6000000238418579, 0.800000011920929]
     """
     _require(max_norm, "max_norm")
-    return optax.stateless(lambda updates, _: jax.tree.map(lambda g: _clip(g, max_norm), updates))
+
+    return optax.stateless(
+        lambda updates, _: jax.tree.map(lambda g: _clip(g, _norm(g), max_norm), updates)
+    )
 
 
 @rule
@@ -120,7 +143,12 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, 2013.
     """
     _require(max_norm, "max_norm")
-    return optax.stateless(lambda updates, _: _clip(updates, max_norm))
+
+    def clip(updates: PyTree, _: Any) -> PyTree:
+        norm = _norm(updates)
+        return jax.tree.map(lambda g: _clip(g, norm, max_norm), updates)
+
+    return optax.stateless(clip)
 
 
 @rule(needs_params=True)
@@ -142,15 +170,16 @@ def clip_adaptive(clipping: float, eps: float = 1e-3) -> optax.GradientTransform
     """
     _require(clipping, "clipping")
 
+    def unit(g: jax.Array, w: jax.Array) -> jax.Array:
+        least = jnp.maximum(safe_norm(w), scalar_like(eps, g))
+        return _clip(g, _norm(g), scalar_like(clipping, g) * least)
+
     def one(g: jax.Array, w: jax.Array) -> jax.Array:
         if g.ndim < 2:
-            return _clip(
-                g, scalar_like(clipping, g) * jnp.maximum(safe_norm(w), scalar_like(eps, g))
-            )
-        units = g.reshape(-1, g.shape[-1])
-        norms = jax.vmap(safe_norm, in_axes=1)(w.reshape(units.shape))
-        bounds = scalar_like(clipping, g) * jnp.maximum(norms, scalar_like(eps, g))
-        return jax.vmap(_clip, in_axes=(1, 0), out_axes=1)(units, bounds).reshape(g.shape)
+            return unit(g, w)
+        flat = (-1, g.shape[-1])
+        units = jax.vmap(unit, in_axes=1, out_axes=1)(g.reshape(flat), w.reshape(flat))
+        return units.reshape(g.shape)
 
     return optax.stateless(lambda updates, params: jax.tree.map(one, updates, params))
 

@@ -17,6 +17,7 @@ import optax
 
 from trainkit._core import validation
 from trainkit._core.paths import compiled, path_name, some
+from trainkit.transforms.parts import left_out
 
 PyTree = Any
 Stacked = Mapping[str, int] | None
@@ -97,6 +98,9 @@ class _Layers:
     """`tx` under one `vmap` for each layer axis, on trees of this structure."""
 
     def __init__(self, tx: optax.GradientTransformation, tree: PyTree, axes: Sequence[int]):
+        leaves: list[Any]
+        self.treedef: Any
+        self.state: Any
         leaves, self.treedef = jax.tree.flatten(tree)
         self.tx = tx
         self.layer = [
@@ -160,7 +164,3 @@ def _outermost(leaves: Sequence[Any], axes: Sequence[int]) -> tuple[list[bool], 
 
 def _axes(mapped: Sequence[bool]) -> tuple[int | None, ...]:
     return tuple(0 if m else None for m in mapped)
-
-
-def left_out(leaf: Any) -> bool:
-    return isinstance(leaf, optax.MaskedNode)

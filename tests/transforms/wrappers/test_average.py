@@ -71,6 +71,62 @@ def test_swap_goes_there_and_back():
             assert np.array_equal(a, b)
 
 
+def grouped(*rules):
+    """Some steps of groups, the parameters after each, and what each rule gives by itself."""
+    params = {"head": jnp.linspace(-1, 1, 6).reshape(3, 2), "body": {"w": jnp.ones(4)}, "z": P["w"]}
+    tx = tt.groups(list(zip(("head", "body", ".*"), rules, strict=True)))
+    state, update, own = TrainState.create(params, tx), jax.jit(tx.update), {}
+    for t in range(4):
+        g = jax.tree.map(lambda p, t=t: jnp.sin(3 * p + t), state.params)
+        u, opt_state = update(g, state.opt_state, state.params)
+        for rule, name in zip(rules, params, strict=True):
+            if rule is not None:
+                p, s = own.get(name, (params[name], rule.init(params[name])))
+                v, s = jax.jit(rule.update)(g[name], s, p)
+                own[name] = tt.apply_updates(p, v), s
+        state = state.replace(params=tt.apply_updates(state.params, u), opt_state=opt_state)
+    return state, own
+
+
+def near(a, b):
+    """Rates of groups are float32 in the state, those of a rule alone are Python's."""
+    return all(
+        jnp.allclose(x, y, rtol=1e-4, atol=1e-5)
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def test_averages_in_groups_are_those_of_their_own_parameters():
+    state, own = grouped(
+        tt.average_params(tt.adam(0.1), 0.5), tt.average_params(tt.sgd(0.1), "swa"), None
+    )
+    found = tt.averaged(state)
+    for name in ("head", "body"):
+        params, alone = own[name]
+        assert near(found[name], tt.averaged(alone, params))
+        assert not near(found[name], state.params[name])
+    assert np.array_equal(found["z"], state.params["z"])
+    swapped = tt.swap(state)
+    assert near(swapped.params, found)
+    assert near(tt.swap(swapped).params, state.params)
+    assert near(tt.averaged(swapped), state.params)
+    twice = tt.chain(tt.average_params(tt.sgd(0.1)), tt.average_params(tt.scale(1.0))).init(P)
+    with pytest.raises(ValueError, match=r"2 averages.*more than one of them for 'w'"):
+        tt.averaged(twice, P)
+
+
+def test_schedule_free_rules_in_groups_are_evaluated_each_at_its_own():
+    state, own = grouped(
+        tt.schedule_free(0.1, b1=0.8), tt.sgd(0.1), tt.schedule_free_adamw(0.1, b1=0.9)
+    )
+    found = tt.schedule_free_params(state, state.params)
+    for name in ("head", "z"):
+        params, alone = own[name]
+        assert near(found[name], tt.schedule_free_params(alone, params))
+        assert not near(found[name], state.params[name])
+    assert np.array_equal(found["body"]["w"], state.params["body"]["w"])
+
+
 def test_accumulation_and_the_guard_around_it_average_true_steps_only():
     inner = tt.average_params(tt.sgd(0.1), "swa")
     tx = tt.skip_nonfinite(tt.accumulate(inner, 2))

@@ -205,6 +205,8 @@ def sophia(
     clip_threshold: float | None = 1.0,
     update_interval: int = 10,
     key: jax.Array | int = 0,
+    *,
+    mu_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Sophia-H: θ ← θ − η (clip(μ̂ / max(γ h, ε), ±ρ) + λ θ), h an EMA of the Hessian's diagonal.
 
@@ -234,6 +236,7 @@ def sophia(
         clip_threshold,
         update_interval,
         optax.contrib.hutchinson_estimator_diag_hessian(seed),
+        mu_dtype,
     )
 
     def init(params: PyTree) -> Any:

@@ -30,6 +30,8 @@ def muon(
     mu_dtype: Any = None,
     *,
     nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
     adam_b1: float = 0.9,
     adam_b2: float = 0.999,
     adam_eps_root: float = 0.0,
@@ -43,7 +45,9 @@ def muon(
     μ ← β μ + (1 − β) g; m̂ = β μ/(1 − βᵗ⁺¹) + (1 − β) g/(1 − βᵗ); NS is `ns_steps` of
     X ← a X + (b A + c A²) X with A = X Xᵀ, from X = m̂/‖m̂‖_F: about U Vᵀ of m̂ = U S Vᵀ, with
     singular values between .7 and 1.2 rather than 1. The original has no bias correction; inside
-    NS only the proportion of μ and g is changed by it. Embeddings and the output layer are
+    NS only the proportion of μ and g is changed by it. `preconditioning` is what m̂ is divided by
+    before NS ("frobenius", "spectral", "aol" or "schatten"); `adaptive` multiplies the update by
+    ⟨m̂, NS(m̂)⟩. Embeddings and the output layer are
     matrices too, which the authors train with Adam: say so with `groups` or
     `muon_weight_dimension_numbers`. Optax: `optax.contrib.muon`.
 
@@ -55,6 +59,9 @@ def muon(
 
     Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
     """
+    validation.choice(
+        "preconditioning", preconditioning, ("frobenius", "spectral", "aol", "schatten"), "muon"
+    )
     if consistent_rms is not None:
         validation.number("consistent_rms", consistent_rms, "muon", least=0)
     return optax.contrib.muon(
@@ -67,6 +74,8 @@ def muon(
         weight_decay_mask=weight_decay_mask,
         mu_dtype=mu_dtype,
         nesterov=nesterov,
+        adaptive=adaptive,
+        preconditioning=preconditioning,
         adam_b1=adam_b1,
         adam_b2=adam_b2,
         adam_eps_root=adam_eps_root,

@@ -9,6 +9,7 @@ import optax
 import optax.contrib
 
 from trainkit._core.dtypes import cast_like, scalar_like, upcast
+from trainkit.transforms.parts import assembled, kept
 from trainkit.transforms.rule import rule, states_of
 
 PyTree = Any
@@ -83,18 +84,22 @@ def schedule_free_params(state: PyTree, params: PyTree) -> PyTree:
     """The averaged parameters x at which a schedule-free run is evaluated.
 
     Args:
-      state: an optimizer state, or a `TrainState`, with a schedule-free rule anywhere in it.
+      state: an optimizer state, or a `TrainState`, with a schedule-free rule anywhere in it, in one
+        or more groups too: parameters of other rules stay as they are.
       params: the parameters y that are being trained.
 
     Raises:
-      ValueError: no schedule-free rule in the state, or more than one.
+      ValueError: no schedule-free rule in the state, or more than one for a parameter.
     """
-    found = states_of(optax.contrib.ScheduleFreeState, state)
-    if len(found) != 1:
-        raise ValueError(f"the state holds {len(found)} schedule-free rules, expected one.")
 
-    def average(y: jax.Array, z: jax.Array) -> jax.Array:
-        b1 = scalar_like(found[0].b1, y)
-        return (y - (1 - b1) * z.astype(y.dtype)) / b1
+    def averages(held: Any) -> PyTree:
+        def average(y: jax.Array, z: jax.Array) -> jax.Array:
+            b1 = scalar_like(held.b1, y)
+            return (y - (1 - b1) * z.astype(y.dtype)) / b1
 
-    return cast_like(jax.tree.map(average, upcast(params), found[0].z), params)
+        return jax.tree.map(average, kept(upcast(params), held.z), held.z)
+
+    parts = [averages(held) for held in states_of(optax.contrib.ScheduleFreeState, state)]
+    return cast_like(
+        assembled(parts, params, "schedule-free rules", "schedule_free(learning_rate)"), params
+    )

@@ -15,7 +15,8 @@ import optax
 from trainkit._core import validation
 from trainkit._core.dtypes import own, scalar_like
 from trainkit._core.paths import compiled, path_name, some
-from trainkit.transforms.stacks import Stacked, layer_axes, left_out
+from trainkit.transforms.parts import filled, left_out
+from trainkit.transforms.stacks import Stacked, layer_axes
 from trainkit.transforms.state.named import injected
 
 PyTree = Any
@@ -143,7 +144,7 @@ def _partition(
             validation.same_tree(updates, params, "parameters", "groups")
             if (loss := extra.get("value_fn")) is not None:
                 extra["value_fn"] = lambda part, *args, **kw: loss(
-                    _filled(part, params), *args, **kw
+                    filled(part, params), *args, **kw
                 )
         return inner.update(updates, state, params, **extra)
 
@@ -161,11 +162,6 @@ def _of_a_part(tx: optax.GradientTransformation) -> optax.GradientTransformation
         return tx.update(updates, state, params, **extra)
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
-
-
-def _filled(part: PyTree, whole: PyTree) -> PyTree:
-    """The tree of which a group knows a part, the rest from `whole`."""
-    return jax.tree.map(lambda p, w: w if left_out(p) else p, part, whole, is_leaf=left_out)
 
 
 def scale_by_path(
@@ -245,7 +241,7 @@ def layerwise_decay(
         for number, shape in zip(numbers, shapes, strict=True):
             above = sum(sizes[number:]) - 1 - np.arange(sizes[number])
             made.append((decay ** above.astype(float)).reshape(shape))
-        return treedef.unflatten(made)
+        return jax.tree.unflatten(treedef, made)
 
     def init(params: PyTree) -> optax.EmptyState:
         factors(params)

@@ -10,6 +10,7 @@ import optax
 
 from trainkit._core import validation
 from trainkit._core.dtypes import cast_like, own, upcast
+from trainkit.transforms.parts import assembled, kept
 from trainkit.transforms.rule import states_of
 from trainkit.transforms.state.named import injected
 
@@ -111,13 +112,20 @@ def averaged(state: PyTree, params: PyTree = None) -> PyTree:
     """The averaged parameters of a live state, for evaluation, in the dtypes of `params`.
 
     Args:
-      state: an optimizer state or a `TrainState` with one `average_params` anywhere in it.
+      state: an optimizer state or a `TrainState` with an `average_params` anywhere in it, in one
+        or more groups too: parameters that have no average stay as they are.
       params: the parameters being trained; may be left out with a `TrainState`.
 
     Raises:
-      ValueError: no average in the state, or more than one.
+      ValueError: no average in the state, or more than one of a parameter.
     """
-    return cast_like(_find(state).average, _params(state, params))
+    if params is None and not hasattr(state, "params"):
+        raise ValueError("averaged needs the parameters too: averaged(opt_state, params).")
+    params = state.params if params is None else params
+    parts = [held.average for held in states_of(AverageState, state)]
+    return cast_like(
+        assembled(parts, params, "averages of the parameters", "average_params(tx, decay)"), params
+    )
 
 
 def swap(state: Any) -> Any:
@@ -127,24 +135,9 @@ def swap(state: Any) -> Any:
     `swap` again: the trained parameters come back bitwise, and so does a float32 average (one of
     bfloat16 parameters is rounded to them on the way).
     """
-    average = _find(state)
     is_one = lambda x: isinstance(x, AverageState)
-    stored = average._replace(average=upcast(state.params))
-    opt_state = jax.tree.map(lambda x: stored if is_one(x) else x, state.opt_state, is_leaf=is_one)
-    return state.replace(params=cast_like(average.average, state.params), opt_state=opt_state)
-
-
-def _params(state: Any, params: PyTree) -> PyTree:
-    if params is None and not hasattr(state, "params"):
-        raise ValueError("averaged needs the parameters too: averaged(opt_state, params).")
-    return state.params if params is None else params
-
-
-def _find(state: PyTree) -> AverageState:
-    found = states_of(AverageState, state)
-    if len(found) != 1:
-        raise ValueError(
-            f"the state holds {len(found)} averages of the parameters, expected one: make it with "
-            "average_params(tx, decay)."
-        )
-    return found[0]
+    stored = lambda x: x._replace(average=kept(upcast(state.params), x.average))
+    opt_state = jax.tree.map(
+        lambda x: stored(x) if is_one(x) else x, state.opt_state, is_leaf=is_one
+    )
+    return state.replace(params=averaged(state), opt_state=opt_state)

@@ -1,0 +1,52 @@
+"""Taking up a run where its newest checkpoint that is whole says it was."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from trainkit._core.versions import versions
+from trainkit.loop.record import Record
+from trainkit.loop.session import Session
+
+
+def resume(run: Session) -> None:
+    """Puts a session where its checkpoints say the run was, or at the beginning."""
+    if run.checkpoints is not None and run.checkpoints.steps:
+        run.checkpoints.newest(lambda step: _take_up(run, step), run.progress.message)
+    else:
+        run.state = run.in_use.place(run.state)
+    run.began = time.perf_counter() - run.record.seconds
+
+
+def _take_up(run: Session, step: int) -> None:
+    assert run.checkpoints is not None
+    info = run.checkpoints.info(step)
+    for hook, saved in zip(run.hooks, info["hooks"], strict=False):
+        change = hook.load(saved) if hasattr(hook, "load") else None
+        if change is not None:
+            run.apply(change)
+    run.state, info = run.checkpoints.restore(run.in_use.place(run.state), step)
+    run.record = Record.from_json(info["record"])
+    best = run.record.best
+    if best.step is not None:
+        run.checkpoints.rate(best.step, best.value)
+    run.in_use.stream.restore(info["data"])
+    run.log_position = info["log"]
+    _say(run, step, info["_versions"])
+
+
+def _say(run: Session, step: int, then: dict[str, Any]) -> None:
+    if finished := run.why_stop():
+        run.progress.message(
+            f"This run is finished: {finished}. To train it once more, overwrite it or "
+            "choose another output folder."
+        )
+    else:
+        run.progress.message(f"Going on at step {step:,}, where this run stopped.")
+    if then != (now := versions()):
+        changed = [f"{k} {then.get(k)} → {now[k]}" for k in now if then.get(k) != now[k]]
+        run.progress.message(
+            f"Other versions than then ({', '.join(changed)}): the numbers may differ in "
+            "their last digits from those of a run that never stopped."
+        )
