@@ -83,9 +83,10 @@ class Session:
             # with the state that was saved; they may put another step, state or data in place.
             stopped = self.why_stop()
             if not stopped and (stopped := self.call_hooks()):
-                # They end a run as everything else does: evaluated and saved.
-                self.evaluate_if_due(stopped)
+                # Saved first: a run that goes on from here after all, because the hook is gone,
+                # has not seen an evaluation that the undisturbed one does not make.
                 self.save_if_due(stopped)
+                self.evaluate_if_due(stopped)
             if stopped:
                 return stopped
 

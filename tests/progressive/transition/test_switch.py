@@ -1,6 +1,7 @@
 """Growing without a stall: what is left for the loop's own thread, and the certificates."""
 
 import json
+import shutil
 import threading
 import time
 from types import SimpleNamespace
@@ -237,6 +238,7 @@ def test_a_checkpoint_waits_for_no_certificate_and_one_that_is_missing_is_made_a
     info = trainkit.checkpoint.Checkpointer(out / "checkpoints").info(8)
     (saved,) = [e for e in info["hooks"][0]["history"] if e["event"] == "growth"]
     assert saved["certificate"] == {"pending": True}
+    shutil.rmtree(out / "checkpoints" / "10")  # as if it had been killed before the last one
     resumed = linen(stages, **options)
     (growth,) = tiny.events(resumed, "growth")
     assert growth["certificate"]["forward_error"]["float32"] < 1e-5
