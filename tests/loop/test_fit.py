@@ -431,6 +431,24 @@ def test_an_error_of_the_users_own_loses_no_step(tmp_path, where):
     assert rows_without_times(tmp_path) == rows_without_times(tmp_path / "undisturbed")
 
 
+@pytest.mark.parametrize("how", ["a step", "several steps a call", "a step of ones own"])
+def test_a_loader_may_fill_its_arrays_again(how):
+    def loader(size):
+        buffer = np.empty(size, np.float32)
+        for value in range(12):
+            buffer[:] = value
+            yield buffer
+
+    step, state, _ = mean_problem(steps_per_call=3 if how == "several steps a call" else 1)
+    own = lambda state, batch: step(state, batch)
+    result = fit(own if how == "a step of ones own" else step, step.place(state),
+                 loader(1 << 16), progress=False)  # fmt: skip
+    mean = 0.0
+    for value in range(12):
+        mean += 0.2 * (value - mean)
+    assert float(result.state.params["mean"]) == pytest.approx(mean, rel=1e-5)
+
+
 # -- what is not finite ------------------------------------------------------------------------
 
 

@@ -387,6 +387,29 @@ def test_a_placed_batch_is_the_same_batch():
         assert step.compiles == 1
 
 
+def test_arrays_that_are_filled_again_are_not_what_is_computed_on():
+    """On a CPU, JAX works on the caller's own memory, after the call has returned."""
+
+    def loss_fn(params, model_state, batch, rng):
+        return trainkit.Loss((params["w"] * batch).sum(), len(batch))
+
+    tx = optax.sgd(1.0)
+    step, evaluate = trainkit.make_train_step(loss_fn, tx), trainkit.make_eval_step(loss_fn)
+    state = step.place(trainkit.TrainState.create({"w": jnp.zeros(())}, tx))
+    one = state.replace(params={"w": jnp.ones(())})
+    buffer = np.empty(1 << 20, np.float32)
+    sums, placed = [], []
+    for value in range(5):
+        buffer[:] = value
+        state, _ = step(state, buffer)
+        sums.append(evaluate(one, buffer)["loss"])
+        placed.append(step.place_batch(buffer))
+        buffer[:] = 99.0
+    assert float(state.params["w"]) == -(0 + 1 + 2 + 3 + 4)
+    assert [float(total / weight) for total, weight in sums] == [0, 1, 2, 3, 4]
+    assert [float(batch[0]) for batch in placed] == [0, 1, 2, 3, 4]
+
+
 def test_a_batch_on_another_device_is_refused():
     step = trainkit.make_train_step(loss_fn, TX, placement="jit")
     batch = jax.device_put(make_batches(1)[0], jax.devices()[3])

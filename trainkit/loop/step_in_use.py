@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from trainkit._core.buffers import owned
 from trainkit.cost import step_flops
 from trainkit.data.prefetch import Prefetch
 from trainkit.data.stacked import Stacked, Waiting
@@ -32,7 +33,7 @@ class StepInUse:
         self.steps_per_call = getattr(step, "steps_per_call", 1)
         self.flops_per_call = 0.0
         self.compiled = self._called = False
-        place = getattr(step, "place_batch", lambda batch: batch)
+        place = getattr(step, "place_batch", owned)
         stacked = Stacked(data, self.steps_per_call, waiting)
         self.stream = Prefetch(stacked, lambda drawn: (place(drawn[0]), drawn[1]), prefetch)
 
