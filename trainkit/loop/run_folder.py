@@ -23,7 +23,7 @@ from trainkit._core.run_files import (
 )
 
 # All that a run writes: `overwrite` removes these and nothing else.
-OWN = (CONFIG, JSONL, CSV, CSV + ".new", SUMMARY, REPORT)
+OWN = (JSONL, CSV, CSV + ".new", SUMMARY, REPORT, CONFIG)
 OWN_FOLDERS = (CHECKPOINTS, TENSORBOARD)
 UNFINISHED = {LOCK, CONFIG + ".new"}
 
@@ -110,10 +110,23 @@ class RunFolder:
             raise _unwritable(path, f"no permission to write in {above}")
 
     def _clear(self) -> None:
-        for name in OWN:
-            (self.path / name).unlink(missing_ok=True)
         for name in OWN_FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)
+        os.truncate(self.path / LOCK, 0)
+        # What makes it a run's folder comes last: killed before, it can be thrown away once more.
+        for name in OWN:
+            (self.path / name).unlink(missing_ok=True)
+
+    @property
+    def has_saved(self) -> bool:
+        """Whether a checkpoint of this run was ever finished."""
+        return bool((self.path / LOCK).read_text())
+
+    def saved(self) -> None:
+        """Notes that one was; in the lock, which is never taken away."""
+        if self._lock is not None and not self.has_saved:
+            self._lock.write("A checkpoint was saved.\n")
+            self._lock.flush()
 
     def close(self) -> None:
         """Lets another process have the folder."""
