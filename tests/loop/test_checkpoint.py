@@ -322,6 +322,19 @@ def test_a_step_is_moved_away_whole_before_it_is_deleted(three, monkeypatch):
     assert list((three / "deleted").iterdir()) == []
 
 
+def test_what_cannot_be_written_is_said_in_our_words_and_leaves_what_is_there(three, monkeypatch):
+    def full(*args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("trainkit.loop.saved.info_handler.write_info", full)
+    checkpoints = Checkpointer(three)
+    checkpoints.save(4, numbered(4))
+    with pytest.raises(CheckpointError, match=r"could not be written into .*No space left.*whole"):
+        checkpoints.wait()
+    checkpoints.close()
+    assert_bitwise(Checkpointer(three).restore(numbered(0))[0], numbered(3))
+
+
 def test_the_parts_of_an_array_are_checked_by_region():
     mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
     array = jax.device_put(np.arange(8.0), NamedSharding(mesh, PartitionSpec("data")))

@@ -158,9 +158,13 @@ def _run(
         run.open_log(log)
         result = ending(run, run.until_stopped())
         if run.folder is not None:
-            write_summary(run.folder, result)
-            if report:
-                result = dataclasses.replace(result, report=write_report(run.folder.path))
+            # Both can be made again from what is there: no reason to lose a result.
+            try:
+                write_summary(run.folder, result)
+                if report:
+                    result = dataclasses.replace(result, report=write_report(run.folder.path))
+            except OSError as error:
+                run.progress.message(f"Not written: {error}.")
         run.progress.ended(result)
     # Only now: everything is written and closed.
     run.interrupts.pass_on()

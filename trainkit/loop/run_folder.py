@@ -17,15 +17,17 @@ from trainkit._core.run_files import (
     CSV,
     JSONL,
     LOCK,
+    NEW,
     REPORT,
     SUMMARY,
     TENSORBOARD,
+    write_whole,
 )
 
 # All that a run writes: `overwrite` removes these and nothing else.
-OWN = (JSONL, CSV, CSV + ".new", SUMMARY, REPORT, CONFIG)
+OWN = (JSONL, CSV, CSV + NEW, CONFIG + NEW, SUMMARY + NEW, REPORT + NEW, SUMMARY, REPORT, CONFIG)
 OWN_FOLDERS = (CHECKPOINTS, TENSORBOARD)
-UNFINISHED = {LOCK, CONFIG + ".new"}
+UNFINISHED = {LOCK, CONFIG + NEW}
 
 
 class OutputError(OSError, ValueError):
@@ -75,12 +77,13 @@ class RunFolder:
             raise _unwritable(path, error.strerror) from error
         _lock(lock, path)
         folder = cls(path, config, lock)
-        if overwrite:
-            folder._clear()
-        # Whole or not at all: a run killed in between could not be told from another one.
-        new = path / (CONFIG + ".new")
-        new.write_text(json.dumps(config, indent=2) + "\n")
-        new.replace(path / CONFIG)
+        try:
+            if overwrite:
+                folder._clear()
+            write_whole(path / CONFIG, json.dumps(config, indent=2) + "\n")
+        except OSError as error:
+            folder.close()
+            raise _unwritable(path, error.strerror) from error
         return folder
 
     @staticmethod
