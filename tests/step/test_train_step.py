@@ -772,7 +772,7 @@ def test_a_transform_whose_state_changes(change, match):
         ),
         (
             lambda p, *_: trainkit.Loss(p["in"].sum(), 1.0, None, {"grad_norm": 1.0}),
-            "'grad_norm', which is the step's own",
+            "'grad_norm' is what the step itself reports",
             ValueError,
         ),
         (
@@ -805,6 +805,13 @@ def test_a_loss_that_cannot_be_summed(loss, match, error):
 def test_an_unknown_option_or_value(options, match):
     with pytest.raises((ValueError, TypeError), match=match):
         trainkit.make_train_step(loss_fn, TX, **options)
+
+
+def test_a_schedule_takes_no_name_that_the_step_reports_itself():
+    with pytest.raises(ValueError, match="schedules: 'loss' is what the step itself reports"):
+        trainkit.make_train_step(
+            lambda *_: None, optax.sgd(1.0), schedules={"loss": optax.constant_schedule(0.0)}
+        )
 
 
 def test_what_is_no_loss_transform_or_placement():

@@ -135,7 +135,7 @@ class Session:
                 return
             try:
                 with self.interrupts.awaited():
-                    metrics = fetch(self.evaluate(self.state))
+                    metrics = fetch(self.evaluate(self.state), "evaluate")
             except Waited:
                 return
             best = record.best

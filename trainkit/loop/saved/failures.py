@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -24,10 +25,12 @@ def attempt(work: Callable[[], T], failed: Callable[[str], Exception]) -> T:
     except Exception as error:
         why = str(error).strip().split("\n")[0][:300] or type(error).__name__
     # Orbax leaves the other arrays half read or written, and dropping them raises where nobody can
-    # catch it: it is done here, unheard.
+    # catch it: it is done here, unheard, as soon as the threads that work on them let go.
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
-        gc.collect()
+        for _ in range(5):
+            gc.collect()
+            time.sleep(0.05)
     finally:
         sys.unraisablehook = hook
     raise failed(why)
