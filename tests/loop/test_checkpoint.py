@@ -12,8 +12,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import trainkit.loop.checkpoint
 from trainkit import TrainState
+from trainkit._core.identity import digest
 from trainkit.loop.checkpoint import Checkpointer, CheckpointError, DamagedError
-from trainkit.loop.saved.info import digest, is_changed
+from trainkit.loop.saved.info import is_changed
 
 RNG = np.random.default_rng(0)
 

@@ -743,6 +743,33 @@ def test_a_hook_keeps_its_memory_over_an_interruption(tmp_path, sigterm):
         assert hook.calls == calls
 
 
+def test_memory_goes_by_the_hooks_class_and_not_by_its_place(tmp_path):
+    class Memory:
+        def __init__(self, memory=None):
+            self.memory = memory
+
+        def __call__(self, now):
+            return None
+
+        def save(self):
+            return self.memory
+
+        def load(self, saved):
+            self.memory = saved
+
+    class Other(Memory):
+        pass
+
+    def go(steps, *hooks):
+        step, state, data = mean_problem()
+        fit(step, state, data, steps=steps, hooks=hooks, out=tmp_path, progress=False, report=False)
+        return [getattr(hook, "memory", None) for hook in hooks]
+
+    go(2, Memory("first"), Other("other"), Memory("second"))
+    found = go(3, lambda now: None, Other(), Memory(), Memory())
+    assert found == [None, "other", "first", "second"]
+
+
 # -- files and bad input ---------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from trainkit._core.versions import versions
 from trainkit.loop.checkpoint import CheckpointError
+from trainkit.loop.hooks import named
 from trainkit.loop.record import Record
 from trainkit.loop.saved import position as data_position
 from trainkit.loop.session import Session
@@ -29,8 +30,9 @@ def resume(run: Session) -> None:
 def _take_up(run: Session, step: int) -> None:
     assert run.checkpoints is not None
     info = run.checkpoints.info(step)
-    for hook, saved in zip(run.hooks, info["hooks"], strict=False):
-        change = hook.load(saved) if hasattr(hook, "load") else None
+    for name, hook in named(run.hooks).items():
+        remembers = name in info["hooks"] and hasattr(hook, "load")
+        change = hook.load(info["hooks"][name]) if remembers else None
         if change is not None:
             run.apply(change)
     run.state, info = run.checkpoints.restore(run.in_use.place(run.state), step)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from trainkit.loop.checkpoint import Checkpointer
-from trainkit.loop.hooks import Change, Hook, Now
+from trainkit.loop.hooks import Change, Hook, Now, named
 from trainkit.loop.interrupts import Interrupts, Waited
 from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.nonfinite import nonfinite_params
@@ -182,7 +182,7 @@ class Session:
             "data": data_position.to_json(self.in_use.stream.position),
             "log": self.log.position,
             "config": self.folder.config if self.folder else {},
-            "hooks": [hook.save() if hasattr(hook, "save") else None for hook in self.hooks],
+            "hooks": {n: h.save() for n, h in named(self.hooks).items() if hasattr(h, "save")},
         }
         score = self.record.best.value if self.improved else None
         earlier = self.checkpoints.latest

@@ -211,7 +211,7 @@ def test_every_growth_has_its_whole_certificate(options, tmp_path):
     assert growth["compiled_ahead"] in (True, False)
     # And a checkpoint holds it.
     checkpoints = trainkit.checkpoint.Checkpointer(out / "checkpoints")
-    saved = checkpoints.info(12)["hooks"][0]["history"]
+    saved = checkpoints.info(12)["hooks"]["Growing"]["history"]
     assert [e["certificate"] for e in saved if e["event"] == "growth"] == [growth["certificate"]]
 
 
@@ -236,7 +236,7 @@ def test_a_checkpoint_waits_for_no_certificate_and_one_that_is_missing_is_made_a
         stopped = linen(stages, hooks=[stop], **options)
     assert "warnings" in tiny.events(stopped, "growth")[0]["certificate"]  # it came in the end
     info = trainkit.checkpoint.Checkpointer(out / "checkpoints").info(8)
-    (saved,) = [e for e in info["hooks"][0]["history"] if e["event"] == "growth"]
+    (saved,) = [e for e in info["hooks"]["Growing"]["history"] if e["event"] == "growth"]
     assert saved["certificate"] == {"pending": True}
     shutil.rmtree(out / "checkpoints" / "10")  # as if it had been killed before the last one
     resumed = linen(stages, **options)
