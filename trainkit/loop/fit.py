@@ -21,6 +21,7 @@ from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import FitResult
 from trainkit.loop.resumption import resume
 from trainkit.loop.run_folder import RunFolder
+from trainkit.loop.saved import position as data_position
 from trainkit.loop.session import Evaluate, Session
 from trainkit.loop.stopping import Budget, EarlyStopping
 from trainkit.loop.summary import write_summary
@@ -71,7 +72,8 @@ def fit(
       data: an iterator of batches. A `Sampler` (or anything with `position` and `restore`) can
         be resumed exactly, which an output folder needs.
       steps, epochs, seconds, flops: the budget; the run ends at the first that is used up. At
-        least one is needed, unless `data` ends or there is `early_stopping`.
+        least one is needed, unless `data` ends or there is `early_stopping`. `epochs` counts from
+        where the data stands; the data is left after the last batch that was trained on.
       evaluate: `state -> {name: scalar}`, run every `eval_every` steps and at the end.
       eval_every: in steps; by default once an epoch where the data knows its size.
       early_stopping: when to end for want of improvement.
@@ -156,9 +158,13 @@ def _run(
         run.open_log(log)
         result = ending(run, run.until_stopped())
         if run.folder is not None:
-            write_summary(run.folder, result)
-            if report:
-                result = dataclasses.replace(result, report=write_report(run.folder.path))
+            # Both can be made again from what is there: no reason to lose a result.
+            try:
+                write_summary(run.folder, result)
+                if report:
+                    result = dataclasses.replace(result, report=write_report(run.folder.path))
+            except OSError as error:
+                run.progress.message(f"Not written: {error}.")
         run.progress.ended(result)
     # Only now: everything is written and closed.
     run.interrupts.pass_on()
@@ -205,6 +211,8 @@ def _check_fit(step: Any, data: Any, budget: Budget, out: Any) -> None:
             f"data is a {type(data).__name__}, which has no `position` and `restore`: a run with "
             "an output folder could not be resumed. Use trainkit.data.Sampler, or out=None."
         )
+    if out is not None:
+        data_position.to_json(data.position)
 
 
 def _check_first_batch(step: Any, data: Any) -> None:
