@@ -112,14 +112,14 @@ def test_soap_across_its_limit():
 
 
 def test_stacked_states_grow_as_those_of_their_layers_or_are_refused():
-    axis = AxisGrowth(np.array([0, 1, 2, 0, 1, 2]), np.ones(6), np.full(6, 0.5))
+    axis = AxisMap(np.array([0, 1, 2, 0, 1, 2]), np.ones(6), np.full(6, 0.5))
     params, big = {"w": jnp.ones((2, 4, 3))}, {"w": jnp.ones((2, 4, 6))}
     grads = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3)))}
     layer = lambda tree, i: jax.tree.map(lambda x: x[i], tree)
 
     def grown(tx, growth, params, big, grads):
         _, state = tx.update(grads, tx.init(params), params)
-        return grow_opt_state(tx, state, {"w": LeafGrowth(growth)}, params, big)
+        return grow_opt_state(tx, state, {"w": LeafMap(growth)}, params, big)
 
     for make in (lambda **s: tt.novograd(0.1, **s), lambda **s: tt.lamb(0.1, **s)):
         found = grown(make(stacked={"w": 1}), (None, None, axis), params, big, grads)
