@@ -22,7 +22,7 @@ def by_msgpack(state: Any) -> Any:
     """
     from flax import serialization
 
-    if any(_is_foreign(node) for node in _nodes(state)):
+    if by_leaves(state):
         leaves, treedef = jax.tree.flatten(state)
         return treedef.unflatten(by_msgpack(leaves))
 
@@ -35,6 +35,11 @@ def by_msgpack(state: Any) -> Any:
         else jnp.asarray(x)  # it gives NumPy arrays, a step gets JAX's
     )
     return jax.tree.map(restore, back, state)
+
+
+def by_leaves(state: Any) -> bool:
+    """Whether a state has nodes that Flax's bytes do not know."""
+    return any(_is_foreign(node) for node in _nodes(state))
 
 
 def _nodes(tree: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Reading a function's source: the names that it uses, and the text of a lambda among others."""
+"""Reading the text of a lambda among others in the same lines."""
 
 from __future__ import annotations
 
@@ -8,28 +8,6 @@ import textwrap
 import types
 from collections.abc import Callable
 from typing import Any
-
-
-def names_in(f: Callable[..., Any]) -> list[str]:
-    """Every global and attribute that the code of `f` mentions, inner functions too."""
-    found: dict[str, None] = {}
-    stack = [f.__code__]
-    while stack:
-        code = stack.pop()
-        found |= dict.fromkeys(code.co_names)
-        stack += [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return list(found)
-
-
-def default_names(f: Any, text: str) -> dict[str, Any]:
-    """The values of names that are defaults in a lambda, such as `name` in `lambda n=name: …`."""
-    node = ast.parse(text, mode="eval").body
-    assert isinstance(node, ast.Lambda)
-    pairs = zip(reversed(node.args.defaults), reversed(f.__defaults__ or ()), strict=False)
-    named = {x.id: value for x, value in pairs if isinstance(x, ast.Name)}
-    keyword = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-    held = f.__kwdefaults__ or {}
-    return named | {x.id: held[a.arg] for a, x in keyword if isinstance(x, ast.Name)}
 
 
 def text_of(f: Callable[..., Any]) -> str | None:
