@@ -217,6 +217,7 @@ class Home:
         return each(lambda x: x * cls.rate)
 
 
+LOOP = [lambda k=k, *, m=3.0: each(lambda x: k * m * x) for k in (2.0, 5.0)]
 FACTORIES = [
     with_math, with_partial, with_reduce, with_namedtuple, with_typed_tuple, with_config, with_enum,
     with_methods, with_chex, with_decorator, with_jit, with_numpy, with_lax, with_table,
@@ -227,6 +228,8 @@ RULES = {f.__name__: f for f in FACTORIES} | {
     "a partial of Optax": functools.partial(optax.sgd, learning_rate=0.2),
     "a lambda": lambda: with_reduce(),
     "an instance": scaled(0.5),
+    "the first of a loop": LOOP[0],
+    "the second of a loop": LOOP[1],
     "two instances of one factory": optax.chain(scaled(0.5), scaled(3.0)),
     "two of one factory in a lambda": lambda: optax.chain(scaled(0.5), scaled(3.0)),
     "an object": Rule(0.1),

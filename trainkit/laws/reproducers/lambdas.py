@@ -43,12 +43,17 @@ def _by_prefix(f: Callable[..., Any], source: str) -> str | None:
 
 
 def _same(f: Callable[..., Any], texts: list[str]) -> str | None:
-    code = f.__code__
     for text in texts:
         made = compile(text, "<lambda>", "eval").co_consts
-        for c in made:
-            if isinstance(c, types.CodeType) and c.co_consts == code.co_consts:
-                names = set(c.co_names) | set(c.co_freevars)
-                if names == set(code.co_names) | set(code.co_freevars):
-                    return " ".join(text.split())
+        codes = [c for c in made if isinstance(c, types.CodeType)]
+        if any(_outline(c) == _outline(f.__code__) for c in codes):
+            return " ".join(text.split())
     return " ".join(texts[0].split()) if len(texts) == 1 else None
+
+
+def _outline(code: types.CodeType) -> tuple[Any, ...]:
+    """What two compilations of one text share: names, and constants with the functions inside."""
+    consts = [_outline(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts
+              if not isinstance(c, str) or "<locals>" not in c]  # fmt: skip
+    names = {*code.co_names, *code.co_freevars, *code.co_cellvars, *code.co_varnames}
+    return tuple(consts), frozenset(names)

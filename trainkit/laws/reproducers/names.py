@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import functools
 import importlib.util
@@ -45,6 +46,20 @@ def values_of(f: Callable[..., Any]) -> dict[str, Any]:
     """What the names in a function's source stand for."""
     held = zip(f.__code__.co_freevars, f.__closure__ or (), strict=True)
     return {**f.__globals__, **{name: cell.cell_contents for name, cell in held if _full(cell)}}
+
+
+def defaults_of(f: Callable[..., Any], code: str) -> dict[str, Any]:
+    """What the names stand for that are a default in its source, as `k` in `lambda x, k=k: …`.
+
+    They were read where the function was made, whatever they are now.
+    """
+    kinds = ast.Lambda | ast.FunctionDef
+    node = next(n for n in ast.walk(ast.parse(code)) if isinstance(n, kinds))
+    pairs = zip(reversed(node.args.defaults), reversed(f.__defaults__ or ()), strict=False)
+    named = {x.id: value for x, value in pairs if isinstance(x, ast.Name)}
+    held = f.__kwdefaults__ or {}
+    only = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+    return named | {x.id: held[a.arg] for a, x in only if isinstance(x, ast.Name)}
 
 
 def values_around(cls: type) -> dict[str, Any]:

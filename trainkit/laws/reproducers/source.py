@@ -22,6 +22,7 @@ from trainkit.laws.problems.comparison import same_bits
 from trainkit.laws.reproducers.lambdas import text_of
 from trainkit.laws.reproducers.literals import CannotWrite, is_literal, literal
 from trainkit.laws.reproducers.names import (
+    defaults_of,
     free_names,
     imported,
     is_library,
@@ -175,14 +176,17 @@ def _function(f: Any, seen: Seen) -> str:
         code = text_of(inner)
         if code is None:
             raise CannotWrite("a lambda whose source is not known from its neighbours")
-        return _written(f, "function", f"_ = {code}", values_of(inner), seen, expression=code)
+        text = f"_ = {code}"
+        values = values_of(inner) | defaults_of(inner, text)
+        return _written(f, "function", text, values, seen, expression=code)
     outer = inner.__qualname__.rpartition(".")[0]
     if outer and not outer.endswith("<locals>"):  # a static method
         return f"{_expression(inner.__globals__[outer], seen)}.{inner.__name__}"
     code = source_of(inner)
     if inner is not f and not code.startswith("@") and not hasattr(f, "lower"):
         raise CannotWrite("a function that was wrapped where it is not written")
-    return _written(f, inner.__name__, code, values_of(inner), seen)
+    values = values_of(inner) | defaults_of(inner, code)
+    return _written(f, inner.__name__, code, values, seen)
 
 
 def _class(cls: type, seen: Seen) -> str:
