@@ -6,6 +6,8 @@ test or worker has compiled in this run is read from a folder that lives as long
 """
 
 import atexit
+import ctypes
+import gc
 import os
 import pathlib
 import shutil
@@ -30,7 +32,8 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-SAMPLE = 10  # of the slow tests, one in this many runs by default
+LARGE = 3 * 2**29  # bytes of a worker's memory at which it forgets its programs
+SAMPLE = 40  # of the slow tests, one in this many runs by default
 
 
 def pytest_addoption(parser):
@@ -76,15 +79,33 @@ def x64():
         yield
 
 
+@pytest.fixture
+def optimised():
+    """Compiles the test's programs as users' are: for what XLA's optimizations do to numbers."""
+    before = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def resident() -> int:
+    """Bytes of this process's memory, where the system says."""
+    pages = pathlib.Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
+
+
 @pytest.fixture(autouse=True, scope="module")
 def few_programs():
-    """Forgets compiled programs before they use up the process's memory maps.
+    """Forgets compiled programs before they use up memory, or the process's memory maps.
 
-    Each takes a few, and at the kernel's limit (65,530 by default) compiling fails with "LLVM
-    compilation error: Cannot allocate memory". Much below that, so that a worker stays at a few
-    GB, programs are shared between modules.
+    Each takes a few maps, and at the kernel's limit (65,530 by default) compiling fails with "LLVM
+    compilation error: Cannot allocate memory". What is needed again is read from the run's folder.
     """
     yield
     maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 12_000:
+    many = maps.exists() and maps.read_bytes().count(b"\n") > 12_000
+    if many or resident() > LARGE:
         jax.clear_caches()
+        gc.collect()
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)  # glibc keeps what is freed

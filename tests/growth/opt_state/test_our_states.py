@@ -45,11 +45,11 @@ RULES = {
 )
 def test_exact_continuation(name):
     tx, growth, params = RULES[name](), mlp_growth(UNEVEN, "uneven"), mlp_params(4)
-    params, state, _ = train(name, tx, params, tx.init(params), 4)
+    params, state, _ = train(name, tx, params, tx.init(params), 5)
     big = grow_params(params, growth)
     big_state = grow_opt_state(tx, state, growth, params, big)
-    small = train(name, tx, params, state, 20, 4)
-    follow = train(name, exact(tx, growth, params), big, big_state, 20, 4)
+    small = train(name, tx, params, state, 20, 5)
+    follow = train(name, exact(tx, growth, params), big, big_state, 20, 5)
     np.testing.assert_allclose(small[2], follow[2], rtol=0, atol=1e-12)
 
 
