@@ -770,6 +770,61 @@ def test_memory_goes_by_the_hooks_class_and_not_by_its_place(tmp_path):
     assert found == [None, "other", "first", "second"]
 
 
+# -- a run knows what it is --------------------------------------------------------------------
+
+
+def known(tmp_path, steps, *, tx=None, values=EIGHT, batch=4, seed=0, resume="same run", **options):
+    def loss_fn(params, model_state, batch, rng):
+        return trainkit.Loss(((batch - params["mean"]) ** 2).sum(), batch.shape[0])
+
+    tx = tx or optax.inject_hyperparams(optax.sgd)(0.1, momentum=0.9)
+    step = trainkit.make_train_step(loss_fn, tx, **options)
+    state = trainkit.TrainState.create({"mean": jnp.zeros(())}, tx)
+    return fit(step, state, Sampler(values, batch, seed=seed), steps=steps, log_every=1,
+               out=tmp_path, resume=resume, progress=False, report=False)  # fmt: skip
+
+
+INJECTED = optax.inject_hyperparams(optax.sgd)
+ONE_OTHER = np.concatenate([EIGHT[:5], [9], EIGHT[6:]]).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "named"),
+    [
+        ({"tx": optax.adam(0.1)}, {"tx": optax.adam(0.2)}, "optimizer: "),
+        ({"tx": optax.adam(0.1)}, {"tx": optax.adam(0.1, b1=0.8)}, "optimizer: "),
+        ({}, {"tx": INJECTED(0.2, momentum=0.9)}, r"learning_rate: 0\.1\d* there, 0\.2\d* now"),
+        ({}, {"seed": 1}, "seed: 0 there, 1 now"),
+        ({}, {"batch": 2}, "batch_size: 4 there, 2 now"),
+        ({}, {"values": ONE_OTHER}, "content: "),
+        ({}, {"precision": "bfloat16"}, "precision: "),
+    ],
+)
+def test_another_run_is_not_taken_up_without_a_word(tmp_path, then, now, named):
+    known(tmp_path, 2, **then)
+    with pytest.raises(ValueError, match=rf"(?s)was begun with other .*{named}"):
+        known(tmp_path, 4, **now)
+    part = "data" if {"seed", "batch", "values"} & set(now) else "hyperparameters"
+    assert known(tmp_path, 4, **now, resume=f"new {part}").steps == 4
+    assert known(tmp_path, 6, **now).steps == 6  # it is now what the run is
+
+
+def test_how_the_work_is_spread_is_not_what_a_run_is(tmp_path):
+    known(tmp_path, 2)
+    result = known(tmp_path, 4, placement="jit", devices=2, microbatches=2)
+    assert result.steps == 4
+
+
+def test_new_hyperparameters_are_those_in_force(tmp_path):
+    known(tmp_path, 2)
+    new = {"tx": INJECTED(0.2, momentum=0.9), "resume": "new hyperparameters"}
+    result = known(tmp_path, 3, **new)
+    rates = [row["learning_rate"] for row in read_metrics(tmp_path)]
+    assert rates == pytest.approx([0.1, 0.1, 0.2])
+    trace = jax.tree.leaves(result.state.opt_state)
+    assert any(float(np.max(np.abs(leaf))) > 1 for leaf in trace)  # the momentum was kept
+
+
 # -- files and bad input ---------------------------------------------------------------------
 
 

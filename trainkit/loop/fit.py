@@ -21,6 +21,7 @@ from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import FitResult
 from trainkit.loop.resumption import resume
 from trainkit.loop.run_folder import RunFolder
+from trainkit.loop.run_identity import RESUME
 from trainkit.loop.saved import position as data_position
 from trainkit.loop.session import Evaluate, Session
 from trainkit.loop.stopping import Budget, EarlyStopping
@@ -50,6 +51,7 @@ def fit(
     out: str | os.PathLike | RunFolder | None = None,
     config: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    resume: str = "same run",
     checkpoint_every: int | None = None,
     keep: int = 2,
     log_every: int = 50,
@@ -84,6 +86,9 @@ def fit(
         very run makes it go on where it stopped. `None` writes nothing.
       config: the run's options, for the report and to tell one run from another.
       overwrite: whether a run that is in `out` is thrown away.
+      resume: whether the run in `out` is to go on with all that it was begun with, or with "new
+        hyperparameters" or "new data", which a difference is otherwise refused for. The rest of
+        the state (moments, counts, the place in the data) is kept; `config` may then differ.
       checkpoint_every: in steps; by default at every evaluation. The best evaluation and the end
         are saved whatever this is.
       keep: how many of the latest checkpoints to keep; the best one is kept beside them.
@@ -112,6 +117,7 @@ def fit(
     ('epochs=5 reached', 10, 2.997)
     """
     budget = Budget(steps=steps, epochs=epochs, seconds=seconds, flops=flops)
+    validation.choice("resume", resume, RESUME)
     _check_options(eval_every, checkpoint_every, log_every, keep, best_mode)
     _check_end(budget, data, early_stopping)
     _check_fit(step, data, budget, out)
@@ -130,12 +136,13 @@ def fit(
         log_every=log_every,
         prefetch=prefetch,
         stop_nonfinite=stop_nonfinite,
+        resume=resume,
     )
     if out is not None and not isinstance(out, RunFolder):
-        RunFolder.check(out, config, overwrite=overwrite)
+        RunFolder.check(out, config, overwrite=overwrite, same=resume == RESUME[0])
     _check_first_batch(step, data)
     if out is not None and not isinstance(out, RunFolder):
-        out = RunFolder.claim(out, config, overwrite=overwrite)
+        out = RunFolder.claim(out, config, overwrite=overwrite, same=resume == RESUME[0])
     return _run(run, out, keep, progress, report)
 
 

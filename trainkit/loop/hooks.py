@@ -55,11 +55,12 @@ class Change:
 class Hook(Protocol):
     """`hook(now) -> Change | None`, called between two steps, after evaluating and saving.
 
-    A hook with a memory, which goes by the name of its class, gives it as `hook.save()`, something that JSON can hold, and takes it
-    back in `hook.load(saved) -> Change | None` when a run is resumed, before the state is
-    restored; that change brings the step and a state of the shapes that the checkpoint has. It is
-    called once more, with an older memory, where a checkpoint turns out to be damaged. One
-    with work under way may have `hook.settle()`: it is called before the last checkpoint.
+    A hook with a memory gives it as `hook.save()`, something that JSON can hold; it goes by the
+    name of the hook's class. The hook takes it back in `hook.load(saved) -> Change | None` when a
+    run is resumed, before the state is restored; that change brings the step and a state of the
+    shapes that the checkpoint has. It is called once more, with an older memory, where a checkpoint
+    turns out to be damaged. One with work under way may have `hook.settle()`: it is called before
+    the last checkpoint.
     """
 
     def __call__(self, now: Now) -> Change | None: ...

@@ -60,16 +60,18 @@ class RunFolder:
         config: Mapping[str, Any] | None = None,
         *,
         overwrite: bool = False,
+        same: bool = True,
     ) -> RunFolder:
         """Makes the folder of a new run, or takes up the run that is there.
 
-        A run with the same configuration goes on where it stopped.
+        A run with the same configuration goes on where it stopped; with any, where it need not be
+        the `same`.
 
         Raises:
           OutputError: the folder cannot be written, is in use, or holds a run with another
             configuration or files that are not a run's.
         """
-        cls.check(path, config, overwrite=overwrite)
+        cls.check(path, config, overwrite=overwrite, same=same)
         path, config = Path(path).expanduser(), lasting(config or {}, "config")
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -93,12 +95,13 @@ class RunFolder:
         config: Mapping[str, Any] | None = None,
         *,
         overwrite: bool = False,
+        same: bool = True,
     ) -> None:
         """Raises what `claim` would, and writes nothing: for before the work begins."""
-        path = Path(path).expanduser()
+        path, config = Path(path).expanduser(), lasting(config or {}, "config")
         try:
             if path.is_dir():
-                _check_contents(path, lasting(config or {}, "config"), overwrite)
+                _check_contents(path, config, overwrite or not same)
                 above = path
             else:
                 if path.exists():
@@ -145,7 +148,7 @@ class RunFolder:
         self.close()
 
 
-def _check_contents(path: Path, config: dict[str, Any], overwrite: bool) -> None:
+def _check_contents(path: Path, config: dict[str, Any], any_config: bool) -> None:
     names = {entry.name for entry in path.iterdir()}
     if not names - UNFINISHED:
         return
@@ -155,7 +158,7 @@ def _check_contents(path: Path, config: dict[str, Any], overwrite: bool) -> None
             f"The output folder {path} holds files that are not a run's "
             f"({', '.join(sorted(names)[:3])}); choose an empty or a new one with --out."
         )
-    if overwrite:
+    if any_config:
         return
     try:
         found = json.loads((path / CONFIG).read_text())

@@ -14,13 +14,13 @@ from trainkit.loop.checkpoint import Checkpointer
 from trainkit.loop.hooks import Change, Hook, Now, named
 from trainkit.loop.interrupts import Interrupts, Waited
 from trainkit.loop.metrics_log import MetricsLog
-from trainkit.loop.nonfinite import nonfinite_params
 from trainkit.loop.record import Record
 from trainkit.loop.run_folder import RunFolder
 from trainkit.loop.run_log import RunLog, fetch
 from trainkit.loop.saved import position as data_position
 from trainkit.loop.step_in_use import StepInUse
 from trainkit.loop.stopping import Budget, EarlyStopping
+from trainkit.step.nonfinite import nonfinite_params
 from trainkit.step.state import TrainState
 
 PyTree = Any
@@ -48,6 +48,7 @@ class Session:
     log_every: int
     prefetch: int
     stop_nonfinite: bool
+    resume: str
     folder: RunFolder | None = None
     checkpoints: Checkpointer | None = None
     interrupts: Interrupts = dataclasses.field(default_factory=Interrupts)
@@ -58,6 +59,7 @@ class Session:
         self.began = time.perf_counter()
         self.data_ended = False
         self.log_position: Any = None
+        self.identity: dict[str, dict[str, Any]] = {}
         self.best_state: TrainState | None = None
         self.bad_params: str | None = None
         self.log = RunLog(None, self.record)
@@ -181,6 +183,7 @@ class Session:
             "record": self.record.to_json(),
             "data": data_position.to_json(self.in_use.stream.position),
             "log": self.log.position,
+            "identity": self.identity,
             "config": self.folder.config if self.folder else {},
             "hooks": {n: h.save() for n, h in named(self.hooks).items() if hasattr(h, "save")},
         }
@@ -278,8 +281,7 @@ class Session:
         return (self.bad_params or self.log.bad_loss) if self.stop_nonfinite else None
 
     def use(self) -> StepInUse:
-        waiting = self.interrupts.awaited
-        return StepInUse(self.step, self.data, self.prefetch, waiting)
+        return StepInUse(self.step, self.data, self.prefetch, self.interrupts.awaited)
 
     # -- small things -------------------------------------------------------------------------
 
