@@ -20,7 +20,7 @@ from trainkit.laws.oracles.catalogue import (
     reference_name,
 )
 from trainkit.laws.oracles.schedules import SCHEDULES
-from trainkit.laws.protocol import is_transformation, near
+from trainkit.laws.protocol import is_transformation
 from trainkit.laws.report import LawError, Report
 from trainkit.laws.reproducers import source
 from trainkit.laws.schedules.laws import LAWS as SCHEDULE_LAWS
@@ -248,7 +248,8 @@ def _bound(like: str | None, hyperparams: Mapping[str, Any] | None) -> dict[str,
         raise ValueError(
             f"like={like!r} is an update rule, and this a schedule: update rules are for check"
             if like in RULES
-            else f"like={like!r} is no schedule with a reference.{near(like, SCHEDULES)} "
+            else f"like={like!r} is no schedule with a reference"
+            f"{validation.near(like, SCHEDULES) or '.'} "
             f"Known: {', '.join(sorted(SCHEDULES))}"
         )
     bound, missing = bind(like, hyperparams)
@@ -289,7 +290,7 @@ def _chosen(laws: Any, known: Iterable[Law], kind: str) -> list[Law]:
         name = {claiming.plain(n): n for n in table}.get(claiming.plain(str(law)), str(law))
         if name not in table:
             raise ValueError(
-                f"there is no law {law!r} of a {kind}.{near(str(law), table)} "
+                f"there is no law {law!r} of a {kind}{validation.near(law, table) or '.'} "
                 f"The laws are: {', '.join(table)}"
             )
         out.append(table[name])
