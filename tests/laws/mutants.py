@@ -598,7 +598,7 @@ def _mutants() -> list[Mutant]:
     add("apply_if_finite", "no guard", lambda: optax.adam(1e-3), "apply_if_finite", guarded)
     for fault, more in {"four steps": {"ns_steps": 4}, "no nesterov": {"nesterov": False},
                         "other beta": {"beta": 0.9}}.items():  # fmt: skip
-        add("muon", fault, lambda m=more: optax.contrib.muon(1e-3, **m), "muon", lr)
+        add("muon", fault, lambda m=more: optax.contrib.muon(1e-3, **m), "optax.muon", lr)
     h = {"init_value": 1.0, "end_value": 0.1, "power": 2.0, "transition_steps": 50,
          "transition_begin": 5}  # fmt: skip
     for fault in ("before its begin", "power forgotten", "unclipped"):

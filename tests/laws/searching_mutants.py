@@ -233,7 +233,7 @@ CORRECT: tuple[tuple[str, Any, str, dict[str, Any]], ...] = (
     ("private", lambda: private(2.0), "differentially_private_aggregate", PRIVATE),
     ("private noise", lambda: private(2.0, 0.7), "differentially_private_aggregate",
      PRIVATE | {"noise_multiplier": 0.7}),
-    ("scale_by_muon", muon, "scale_by_muon", {"weight_dimension_numbers": axes}),
+    ("scale_by_muon", muon, "optax.scale_by_muon", {"weight_dimension_numbers": axes}),
 )  # fmt: skip
 
 
@@ -268,4 +268,4 @@ def faults() -> Iterator[tuple[str, str, Any, str, dict[str, Any]]]:
     for f, more in {"four steps": {"ns_steps": 4}, "no nesterov": {"nesterov": False},
                     "scaled by its product": {"adaptive": True},
                     "spectral": {"preconditioning": "spectral"}}.items():  # fmt: skip
-        yield "scale_by_muon", f, lambda more=more: muon(**more), "scale_by_muon", h
+        yield "scale_by_muon", f, lambda more=more: muon(**more), "optax.scale_by_muon", h

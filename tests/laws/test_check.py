@@ -12,7 +12,7 @@ import pytest
 
 from tests.laws import mutants, searching_mutants
 from trainkit import laws
-from trainkit.laws.oracles.catalogue import function, plain_name
+from trainkit.laws.oracles.catalogue import function, plain_name, reference_name
 
 ROOT = Path(__file__).parents[2]
 CHEAP = ["oracle", "purity", "state fixpoint"]
@@ -70,7 +70,9 @@ def test_the_table_names_every_law(report):
 )  # fmt: skip
 @pytest.mark.parametrize("said", [True, False], ids=["said to be", "by itself"])
 def test_the_rules_of_optax_raise_no_alarm(like, said):
-    make = lambda: getattr(optax, like)(learning_rate=1e-2)
+    make = lambda name=like: getattr(optax, name)(learning_rate=1e-2)
+    # Where Optax departs from the paper, it claims what it is.
+    like = reference_name(f"optax.{like}")
     claimed = {"like": like, "hyperparams": {"learning_rate": 1e-2}} if said else {}
     laws.check(make, **claimed).raise_for_failures()
 
@@ -127,18 +129,10 @@ ARGUMENTS = {
 }  # fmt: skip
 # Where the reference says all but what is drawn at random, or how far a step goes.
 PARTLY = {"add_noise": "noise", "noisy_sgd": "noise", "scale_by_zoom_linesearch": "line search"}
-# What differs, and why; see docs/laws-of-optax.md.
-DIFFERENT = {
-    "adan": "it weighs differences of gradients by 1 − b2, where the paper has b2",
-    "scale_by_adan": "it weighs differences of gradients by 1 − b2, where the paper has b2",
-    "schedule_free": "its weights are those of the rate of the next step",
-    "schedule_free_sgd": "its weights are those of the rate of the next step",
-    "rprop": "it returns the step of the call before",
-    "scale_by_rprop": "it returns the step of the call before",
-    "sam": "a climb that is 0/0 is multiplied by 0, not left out, when the step is taken",
-    "acprop": "it averages the numerator, and centres by the average before this gradient",
-    "scale_by_acprop": "it averages the numerator, and centres by the average before this gradient",
-}
+# What no run of this kit shows: `tests/laws/test_oracles.py` does, with losses below 0.
+NOT_SHOWN = {"reduce_on_plateau"}
+# A fault that is no other formula: a climb that is 0/0 is multiplied by 0, not left out.
+FAULTS = {"sam"}
 
 
 @pytest.mark.slow
@@ -148,6 +142,8 @@ def test_every_reference_agrees_with_optax(like):
 
     made = function(like)
     h = dict(ARGUMENTS.get(plain_name(like), {}))
+    if plain_name(like) in laws.DEVIATIONS:
+        h |= laws.DEVIATIONS[plain_name(like)].shown
     if "learning_rate" in inspect.signature(made).parameters:
         h = {"learning_rate": 1e-2} | h
     make = lambda: made(**h)
@@ -156,7 +152,8 @@ def test_every_reference_agrees_with_optax(like):
     law = PARTLY.get(like, "oracle")
     report = laws.check(make, like=like, hyperparams=h, laws=[law], examples=10)
     assert [r.outcome for r in report.results] == ["holds" if report.ok else "broken"]
-    assert report.ok == (like not in DIFFERENT), str(report)
+    departs = like in laws.DEVIATIONS and like not in NOT_SHOWN
+    assert report.ok != (departs or like in FAULTS), str(report)
 
 
 SCHEDULE_ARGUMENTS = {

@@ -5,8 +5,10 @@ import optax
 import pytest
 
 from trainkit import laws
+from trainkit.laws.losses import CURVATURE
 from trainkit.laws.oracles import oracle_for
 from trainkit.laws.oracles.catalogue import plain_name, reference_name
+from trainkit.laws.oracles.matrices import newton_schulz
 
 P = np.array([2.0])
 
@@ -51,6 +53,44 @@ def test_schedule_free_weighs_by_the_rate_of_the_step(like, first):
     share = (first + 1) ** 2 / (first**2 + (first + 1) ** 2)
     assert one == pytest.approx((1.0 + 1.0) / 2 - 2.0)
     assert two == pytest.approx(((1 - share) * 3.0 + share * 0.0 + 0.0) / 2 - 2.0)
+
+
+BY_HAND = {
+    # g = 3: 3 / (√9 + 1), and 3 / √(9 + 1).
+    "scale_by_rss": ({"initial_accumulator_value": 0.0, "eps": 1.0}, [3.0], [0.75], [3 / 10**0.5]),
+    # w = 2, g = −3, β = ½: −2 · 2 / (3 + 1), and −2 · 2 / 2.
+    "lars": ({"learning_rate": 1.0, "weight_decay": 0.5, "trust_coefficient": 1.0, "momentum": 0.0},
+             [-3.0], [1.0], [2.0]),
+    "rprop": ({"learning_rate": 0.1}, [1.0, 1.0], [-0.1, -0.12], [0.0, -0.1]),
+    # The second: s₁ is, corrected, the square of 1 − ½, or of 1 − 0.
+    "scale_by_acprop": ({"b1": 0.5, "b2": 0.5, "eps": 0.0, "eps_root": 0.0}, [1.0, 3.0],
+                        [1.0, 3.0 / 0.5], [1.0, 3.0 / 1.0]),
+    # λ = 1: 1 / (∛1 + 1), and λ = 1 + 1: 2 / (∛2 + 1).
+    "scale_by_madgrad": ({"learning_rate": 1.0, "momentum": 0.0, "eps": 1.0}, [1.0], [-0.5],
+                         [-2 / (2 ** (1 / 3) + 1)]),
+    # m = ¼ and h half the curvature, or m̂ = 1 and h = 0, of which ε = 1 is the floor.
+    "sophia": ({"learning_rate": 1.0, "weight_decay": 0.0, "b1": 0.75, "b2": 0.5, "gamma": 4.0,
+                "eps": 1.0, "clip_threshold": None},
+               [1.0], [-0.25 / (2 * CURVATURE)], [-1.0]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_what_the_paper_has_and_what_optax_has(name):
+    h, gradients, paper, of_optax = BY_HAND[name]
+    assert updates(name, h, gradients) == pytest.approx(paper)
+    assert updates(f"optax.{name}", h, gradients) == pytest.approx(of_optax)
+    assert {name, f"optax.{name}"} <= set(laws.RULES)
+
+
+def test_muon_mixes_momentum_and_gradient_as_they_are():
+    """After G and H it is β M + (1 − β) H, (1 − β) times β² G + (1 + β) H."""
+    g, h = np.array([[1.0, 2.0], [0.5, -1.0]]), np.array([[0.3, -1.0], [2.0, 0.4]])
+    step = oracle_for("scale_by_muon", {"beta": 0.5, "ns_steps": 5}).start([g])([g])
+    step([g], [g], 1)
+    (found,) = step([h], [g], 2)
+    abc = [(3.4445, -4.7750, 2.0315)] * 5
+    np.testing.assert_allclose(found, newton_schulz(0.25 * g + 1.5 * h, abc, "frobenius", 0), 1e-6)
 
 
 @pytest.mark.parametrize(

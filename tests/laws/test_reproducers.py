@@ -78,6 +78,8 @@ RULES = {
     "clip": (lambda: optax.clip(1.0), {"claims": {"clip": {"norm": "global", "bound": 1.0}}}),
     "accumulation": (lambda: optax.apply_every(3),
                      {"claims": {"accumulation": {"k": 3, "inner": optax.identity()}}}),
+    "stacked": (lambda: optax.lamb(1e-2),
+                {"claims": {"stacked": lambda stacked: optax.lamb(1e-2)}}),
     "guard": (lambda: optax.adam(1e-3), {"claims": ["guard"]}),
     "wrapper order": (lambda: optax.clip(0.1), {"claims": {"commutes with": optax.scale(2.0)}}),
     "oracle": (fault("epsilon ten times"), {"like": "adam"}),
@@ -143,7 +145,7 @@ def runs_and_fails(failure):
     assert "assert False" not in code
     # PT011: most end in an assertion, some in whatever JAX itself says, so any error is looked at.
     with ordinary(), pytest.raises(Exception) as error:  # noqa: PT011
-        exec(compile(code, "reproducer", "exec"), {"__name__": "reproducer"})
+        exec(compile(code, "reproducer", "exec"), {"__name__": "__main__"})
     assert not isinstance(error.value, NameError | SyntaxError | ImportError), (error.value, code)
     assert str(error.value), code
 

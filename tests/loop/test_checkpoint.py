@@ -12,8 +12,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import trainkit.loop.checkpoint
 from trainkit import TrainState
+from trainkit._core.identity import digest
 from trainkit.loop.checkpoint import Checkpointer, CheckpointError, DamagedError
-from trainkit.loop.saved.info import digest, is_changed
+from trainkit.loop.saved.info import is_changed
 
 RNG = np.random.default_rng(0)
 
@@ -320,6 +321,19 @@ def test_a_step_is_moved_away_whole_before_it_is_deleted(three, monkeypatch):
     with Checkpointer(three, keep=1) as checkpoints:
         checkpoints.sweep()
     assert list((three / "deleted").iterdir()) == []
+
+
+def test_what_cannot_be_written_is_said_in_our_words_and_leaves_what_is_there(three, monkeypatch):
+    def full(*args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("trainkit.loop.saved.info_handler.write_info", full)
+    checkpoints = Checkpointer(three)
+    checkpoints.save(4, numbered(4))
+    with pytest.raises(CheckpointError, match=r"could not be written into .*No space left.*whole"):
+        checkpoints.wait()
+    checkpoints.close()
+    assert_bitwise(Checkpointer(three).restore(numbered(0))[0], numbered(3))
 
 
 def test_the_parts_of_an_array_are_checked_by_region():

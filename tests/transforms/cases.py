@@ -72,7 +72,7 @@ RULES = {
     ),
     "nesterov": (lambda: tt.nesterov(0.1, 0.8), r.chain(r.trace(0.8, nesterov=True), descent(0.1))),
     "dynamic": (lambda: tt.dynamic_gd(0.3), descent(lambda t: 0.3 / (1 + np.sqrt(t)))),
-    "adagrad": (lambda: tt.adagrad(0.1), before(r.accumulators.adagrad(0.1, 1e-7))),
+    "adagrad": (lambda: tt.adagrad(0.1), before(r.accumulators.adagrad(0.1, 1e-7, inside=True))),
     "rmsprop": (lambda: tt.rmsprop(0.01), rms(0.01, 1e-8)),
     "rmsprop, centred": (
         lambda: tt.rmsprop(0.01, eps=1e-3, centered=True),

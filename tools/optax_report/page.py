@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tools.optax_report.names import public
@@ -52,10 +52,12 @@ def classify(classes: Mapping[str, Any], row: str, failure: Mapping[str, str]) -
 def page(
     classes: Mapping[str, Any], rows: Mapping[str, str], outcomes: Mapping[str, Any], quick: int,
     shown: Callable[[Sequence[str]], Sequence[bool]] = lambda programs: [True] * len(programs),
+    deviations: Iterable[str] = (),
 ) -> Iterator[str]:  # fmt: skip
     """The lines of the page; `quick` is how many laws a quick run checks.
 
     `shown` says of programs whether they fail by themselves: only those that do are printed.
+    `deviations` are the lines on where Optax departs from papers.
     """
     import optax
 
@@ -89,6 +91,7 @@ def page(
         these = [x for x in found if x.kind == kind]
         if these:
             yield from _section(kind, these, rows, shown)
+    yield from deviations
     yield from _constructions(rows, outcomes, quick)
     yield "\n## Names without a row\n"
     without: dict[str, list[str]] = {}

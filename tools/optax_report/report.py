@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.optax_report import deviations
 from tools.optax_report.page import page, reproducer
 from tools.optax_report.programs import errors, shows
 from tools.optax_report.rows import WRAPPED, constructions
@@ -38,37 +39,17 @@ def check_one(
     row: str, expression: str, quick: bool = False, only: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """The outcome of one row (or of `only` these laws), as JSON can hold it."""
-    import functools
-
     import optax
 
     from trainkit import laws
-    from trainkit.laws.oracles.catalogue import bind, function, reference_name
     from trainkit.laws.protocol import is_transformation, ordinary
     from trainkit.laws.subject import shrink
 
     shrink.BUDGET = 2.0
     if quick and only is None:
         only = QUICK
-    name = row.split(",")[0]
-    # Where Optax departs from the paper, it is held to what it means to be.
-    like = reference_name(f"optax.{name}")
-    reference: str | None = like
-    space = {"optax": optax}
-    hyperparams = None
-    made: Any = None
-    ending = re.escape(WRAPPED) if like == "MultiSteps" else ""
-    call = re.fullmatch(rf"optax\.{re.escape(name)}\((.*)\){ending}", expression, re.S)
     with ordinary():
-        if call and (like in laws.RULES or like in laws.SCHEDULES):
-            hyperparams = eval(f"dict({call[1]})", space)
-            _, missing = bind(like, hyperparams)
-            assert not missing, (row, missing)
-            made = functools.partial(function(like), **hyperparams)
-            if like == "MultiSteps":
-                made = eval(f"lambda: {expression}", space)
-        else:
-            reference, made = None, eval(f"lambda: {expression}", space)
+        reference, hyperparams, made = _made(row, expression)
         built = made()
     if is_transformation(built):
         report = laws.check(
@@ -97,6 +78,31 @@ def check_one(
         ],
         "notes": list(report.notes),
     }
+
+
+def _made(row: str, expression: str) -> tuple[str | None, dict[str, Any] | None, Any]:
+    """The reference of a row, the arguments that it gets, and what makes the row's rule."""
+    import functools
+
+    import optax
+
+    from trainkit import laws
+    from trainkit.laws.oracles.catalogue import bind, function, reference_name
+
+    name = row.split(",")[0]
+    # Where Optax departs from the paper, it is held to what it means to be.
+    like = reference_name(f"optax.{name}")
+    space = {"optax": optax}
+    ending = re.escape(WRAPPED) if like == "MultiSteps" else ""
+    call = re.fullmatch(rf"optax\.{re.escape(name)}\((.*)\){ending}", expression, re.S)
+    if not call or (like not in laws.RULES and like not in laws.SCHEDULES):
+        return None, None, eval(f"lambda: {expression}", space)
+    hyperparams = eval(f"dict({call[1]})", space)
+    _, missing = bind(like, hyperparams)
+    assert not missing, (row, missing)
+    if like == "MultiSteps":
+        return like, hyperparams, eval(f"lambda: {expression}", space)
+    return like, hyperparams, functools.partial(function(like), **hyperparams)
 
 
 # Where most violations are, for a first pass; a run without --quick does the rest.
@@ -219,7 +225,8 @@ def render() -> str:
     for path in sorted(OUTCOMES.glob("*.json")):
         outcome = json.loads(path.read_text())
         outcomes[outcome["row"]] = outcome
-    return "\n".join(page(classes, constructions(), outcomes, len(QUICK), _shown)) + "\n"
+    lines = page(classes, constructions(), outcomes, len(QUICK), _shown, deviations.section())
+    return "\n".join(lines) + "\n"
 
 
 def _shown(programs: Sequence[str]) -> list[bool]:

@@ -24,7 +24,8 @@ examples:
 
 name=value pairs go to the factory, as far as it takes them, and to the function that --like
 names.
-Exit status: 0 where every law holds, 1 where one is broken, 2 where the rule could not be checked.
+Exit status: 0 where every law holds, 1 where one is broken, 2 where the rule could not be checked,
+3 where there was no time for some laws.
 """
 
 
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--level", choices=("standard", "strict"), default="standard")
     parser.add_argument("--examples", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=300.0, help="how long it may take")
     return parser
 
 
@@ -106,7 +108,10 @@ def _accepted(f: Any, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns 0 where every law holds, 1 where one is broken, 2 on bad input."""
+    """Runs the command; returns 0 where every law holds, 1 where one is broken, 2 on bad input.
+
+    And 3 where the time was up before every law was tried.
+    """
     options = _parser().parse_intermixed_args(argv)
     # Before JAX starts its backend: eight simulated devices, so that placements can be checked.
     flag = "--xla_force_host_platform_device_count"
@@ -119,7 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"trainkit laws: {error}{hint}", file=sys.stderr)
         return 2
     print(report)
-    return 0 if report.ok else 1
+    if not report.ok:
+        return 1
+    return 3 if report.not_reached else 0
 
 
 def _report(options: argparse.Namespace) -> Any:
@@ -133,6 +140,7 @@ def _report(options: argparse.Namespace) -> Any:
     common: dict[str, Any] = {
         "like": options.like, "claims": options.claim or None, "laws": options.law or None,
         "level": options.level, "examples": options.examples, "seed": options.seed,
+        "seconds": options.seconds,
     }  # fmt: skip
     hyperparams = None
     if options.like:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from trainkit._core import validation
+from trainkit._core.buffers import owned
 
 PyTree = Any
 Waiting = Callable[[], contextlib.AbstractContextManager[None]]
@@ -42,7 +43,9 @@ class Stacked:
 
     def __next__(self) -> tuple[PyTree, int]:
         with self._waiting():
-            batches = [next(self._stream) for _ in range(self._count)]
+            # The source may fill the same arrays again; one alone is copied when it is placed.
+            keep = owned if self._count > 1 else lambda batch: batch
+            batches = [keep(next(self._stream)) for _ in range(self._count)]
         # Every process draws as many examples as this one.
         examples = (
             sum(validation.leading_size(batch, "batch") for batch in batches) * jax.process_count()

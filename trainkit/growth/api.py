@@ -342,7 +342,7 @@ def grow(
     given, state = state, unpack_all(state)
     key = jax.random.key(key) if isinstance(key, int) else key
     check_key(key)
-    inputs = inputs_from(example)
+    inputs = inputs_from(example, small)
     before = functions(small, inputs, state.params, state.model_state, "small")
     after = functions(big, inputs, big_params, big_model_state or state.model_state, "big")
     train_state.check_small(before, state)

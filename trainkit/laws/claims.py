@@ -7,9 +7,9 @@ from typing import Any
 
 import optax
 
+from trainkit._core import validation
 from trainkit.laws.oracles.catalogue import plain_name
 from trainkit.laws.per_example import FACTORS
-from trainkit.laws.protocol import near
 
 CLAIMS: dict[str, str] = {
     "oracle": "agrees with the reference of like=…",
@@ -235,9 +235,9 @@ def read(claims: Any) -> dict[str, Any]:
     wrong = sorted(set(known) - set(CLAIMS))
     if wrong:
         shown = "\n".join(f"  {name}: {what}" for name, what in CLAIMS.items())
-        hint = "".join(near(name, CLAIMS) for name in wrong)
+        hint = next(filter(None, (validation.near(name, CLAIMS) for name in wrong)), ".")
         raise ValueError(
-            f"unknown claim {', '.join(map(repr, wrong))}.{hint} Known claims:\n{shown}"
+            f"unknown claim {', '.join(map(repr, wrong))}{hint} Known claims:\n{shown}"
         )
     return known
 

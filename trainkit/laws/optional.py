@@ -15,8 +15,16 @@ from trainkit.laws.protocol import first_line
 
 
 def by_msgpack(state: Any) -> Any:
-    """The state through Flax's bytes; typed random keys travel as the numbers they hold."""
+    """The state through Flax's bytes; typed random keys travel as the numbers they hold.
+
+    Flax's bytes know containers and its own classes. Modules of another library, which are nodes of
+    a tree to JAX, travel as the list of their leaves, as who saves them so has to do it.
+    """
     from flax import serialization
+
+    if by_leaves(state):
+        leaves, treedef = jax.tree.flatten(state)
+        return treedef.unflatten(by_msgpack(leaves))
 
     is_key = lambda x: isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
     held = jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, state)
@@ -27,6 +35,26 @@ def by_msgpack(state: Any) -> Any:
         else jnp.asarray(x)  # it gives NumPy arrays, a step gets JAX's
     )
     return jax.tree.map(restore, back, state)
+
+
+def by_leaves(state: Any) -> bool:
+    """Whether a state has nodes that Flax's bytes do not know."""
+    return any(_is_foreign(node) for node in _nodes(state))
+
+
+def _nodes(tree: Any) -> list[Any]:
+    """Every container in a tree, itself included."""
+    below = jax.tree.leaves(tree, is_leaf=lambda x: x is not tree)
+    if jax.tree_util.all_leaves([tree]):
+        return []
+    return [tree, *(node for child in below for node in _nodes(child))]
+
+
+def _is_foreign(node: Any) -> bool:
+    from flax import serialization
+
+    known = (dict, list, tuple, type(None))
+    return not isinstance(node, known) and serialization.to_state_dict(node) is node
 
 
 def by_orbax(state: Any) -> Any:

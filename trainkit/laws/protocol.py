@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -29,13 +28,6 @@ def ordinary() -> Iterator[None]:
     ):
         warnings.simplefilter("ignore")
         yield
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """ " Did you mean …?", or nothing where no known name is like this one."""
-    plain = {n.lower(): n for n in known}
-    found = difflib.get_close_matches(name.lower(), plain, n=3)
-    return f" Did you mean {' or '.join(repr(plain[n]) for n in found)}?" if found else ""
 
 
 def is_transformation(x: Any) -> bool:

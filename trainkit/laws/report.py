@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from trainkit.laws.law import Level
 
-Outcome = Literal["holds", "broken", "not claimed", "not applicable", "excepted"]
+Outcome = Literal["holds", "broken", "not claimed", "not applicable", "excepted", "not reached"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,11 @@ class Report:
         """Whether every law that was checked holds."""
         return not self.failures
 
+    @property
+    def not_reached(self) -> tuple[str, ...]:
+        """The laws that there was no time for: a limit ran out, or somebody pressed Ctrl-C."""
+        return tuple(r.law for r in self.results if r.outcome == "not reached")
+
     def __bool__(self) -> bool:
         return self.ok
 
@@ -98,7 +103,9 @@ class Report:
             f"level {self.level}: {_laws(held)} held, {len(broken)} broken, {self.seconds:.1f} s",
             "",
         ]
-        shown = [r for r in self.results if r.outcome != "not claimed"]
+        if self.not_reached:
+            lines[0] += f", {_laws(len(self.not_reached))} not reached"
+        shown = [r for r in self.results if r.outcome not in ("not claimed", "not reached")]
         width = max([len(r.law) for r in shown], default=3)
         lines.append(f"{'law':<{width}}  {'level':<8}  {'outcome':<14}  note")
         lines.append("-" * (width + 40))
@@ -111,6 +118,9 @@ class Report:
         unclaimed = [r.law for r in self.results if r.outcome == "not claimed"]
         if unclaimed:
             lines += ["", "Not claimed, so not checked: " + ", ".join(unclaimed) + "."]
+        if self.not_reached:
+            why = next(r.note for r in self.results if r.outcome == "not reached")
+            lines += ["", f"Not reached, as {why}: " + ", ".join(self.not_reached) + "."]
         lines += ["Note: " + note for note in self.notes]
         if self.failures:
             lines += ["", "Failures", "========"]

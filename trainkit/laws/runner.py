@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from trainkit.laws import claims as claiming
+from trainkit.laws.clock import OutOfTime
 from trainkit.laws.crashes import Place, cause_of, crashed_as, place_of
 from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.protocol import ordinary
@@ -20,25 +22,35 @@ NEED_A_VALUE = ("oracle",)
 
 def run(
     subject: Any, laws: Sequence[Law], code: Callable[[], str], words: str, asked: bool,
-    began: float,
+    progress: bool | None = None,
 ) -> Report:  # fmt: skip
-    """Every law on the subject, in order.
+    """Every law on the subject, in order, until the time is up or somebody presses Ctrl-C.
 
     Args:
       subject: a `Subject` or a `ScheduleSubject`.
       code: makes the lines of a reproducer that make the rule; called where something fails.
       words: what the subject is called in the report.
       asked: whether the laws were named: then unclaimed and strict ones are tried as well.
-      began: when the check began, for the time that the report states.
+      progress: whether a line on the terminal says which law is tried; `None`: if there is one.
     """
     results: list[Result] = []
+    began = subject.clock.began
     failures: list[Failure] = []
     crashed: dict[Place, list[str]] = {}  # the laws in which it crashed there, the first one first
-    for law in laws:
-        if law.level == "strict" and subject.level != "strict" and not asked:
-            continue
+    laws = [x for x in laws if x.level != "strict" or subject.level == "strict" or asked]
+    stopped = ""
+    for number, law in enumerate(laws, 1):
         start = time.perf_counter()
-        outcome, note, found = _outcome(subject, law, asked, crashed)
+        outcome, note, found = _unasked(subject, law, asked) or ("not reached", stopped, [])
+        if outcome == "not reached" and not stopped:
+            _show(progress, f"{words}: {law.name} ({number} of {len(laws)}, {start - began:.0f} s)")
+            try:
+                subject.clock.check()
+                outcome, note, found = _outcome(subject, law, crashed)
+            except OutOfTime as error:
+                note = stopped = str(error)
+            except KeyboardInterrupt:
+                note = stopped = "it was interrupted"
         for one in found:
             failures.append(
                 Failure(
@@ -50,6 +62,7 @@ def run(
         level = (found[0].level if found else None) or law.level
         took = time.perf_counter() - start
         results.append(Result(law.name, law.group, level, outcome, note, took))
+    _show(progress, "")
     hidden = {first: tuple(others) for first, *others in crashed.values()}
     failures = [replace(f, hides=hidden.get(f.law, ())) for f in failures]
     return Report(
@@ -58,9 +71,8 @@ def run(
     )  # fmt: skip
 
 
-def _outcome(
-    subject: Any, law: Law, asked: bool, crashed: dict[Place, list[str]]
-) -> tuple[Outcome, str, list[Violation]]:
+def _unasked(subject: Any, law: Law, asked: bool) -> tuple[Outcome, str, list[Violation]] | None:
+    """What is said of a law that the subject need not obey; None where it is to be tried."""
     excepted = claiming.excepted(subject.claims, law.name)
     if excepted:
         return "excepted", excepted, []
@@ -68,6 +80,12 @@ def _outcome(
         if not asked or law.claim in NEED_A_VALUE:
             return "not claimed", "", []
         subject.claims[law.claim] = True
+    return None
+
+
+def _outcome(
+    subject: Any, law: Law, crashed: dict[Place, list[str]]
+) -> tuple[Outcome, str, list[Violation]]:
     try:
         made = law.check(subject)
         found = [made] if isinstance(made, Violation) else list(made or ())
@@ -80,6 +98,12 @@ def _outcome(
             return "not applicable", f"it crashed as in {laws[0]!r}", []
         found = [crashed_as(error, law)]
     return ("broken", found[0].message, found) if found else ("holds", "", [])
+
+
+def _show(progress: bool | None, text: str) -> None:
+    """One line on the terminal, over the one before; an empty text clears it."""
+    if progress or (progress is None and sys.stderr.isatty()):
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def _program(law: Law, found: Violation, code: Callable[[], str]) -> str:

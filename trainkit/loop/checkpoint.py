@@ -17,7 +17,7 @@ import os
 import shutil
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,8 +25,10 @@ import jax
 
 from trainkit._core import validation
 from trainkit._core.versions import versions
+from trainkit.loop.saved.failures import attempt
 from trainkit.loop.saved.info import own_parts
 from trainkit.loop.saved.leaves import is_key, key_kind, leaves_by_name, on_host
+from trainkit.loop.saved.retention import Retention
 from trainkit.loop.saved.step import (
     CheckpointError,
     DamagedError,
@@ -75,12 +77,11 @@ class Checkpointer:
         validation.integer("keep", keep, hint="without the latest a run could not go on")
         validation.integer("keep_best", keep_best, least=0)
         validation.choice("mode", mode, ("min", "max"))
-        self._keep, self._keep_best, self._mode = keep, keep_best, mode
+        self._retention = Retention(keep, keep_best, mode)
         self.folder = Path(folder).absolute()
         self._writer: Any = None
         self._saved: int | None = None  # the last step given to the writer
         self._damaged: set[int] = set()
-        self._scores: dict[int, float] = {}
         for step in steps_in(self.folder):
             with contextlib.suppress(DamagedError):
                 self.rate(step, step_info(self.folder, step)[0].get("_score"))
@@ -101,19 +102,12 @@ class Checkpointer:
     @property
     def best(self) -> int | None:
         """The step whose checkpoint has the best score, or `None` where none has one."""
-        ranked = self._ranked(self.steps)
+        ranked = self._retention.ranked(self.steps)
         return ranked[0] if ranked else None
-
-    def _ranked(self, steps: Sequence[int]) -> list[int]:
-        sign = 1 if self._mode == "min" else -1
-        scored = [step for step in steps if step in self._scores]
-        # Of equals the earlier is the better: it got there first.
-        return sorted(scored, key=lambda step: (sign * self._scores[step], step))
 
     def rate(self, step: int, score: float | None) -> None:
         """Gives a step its score, for `keep_best` and `best`; NaN is never the best."""
-        if score is not None and not math.isnan(score):
-            self._scores[step] = float(score)
+        self._retention.rate(step, score)
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -207,18 +201,25 @@ class Checkpointer:
             "_leaves": {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in arrays.items()},
             "_keys": {name: key_kind(leaf) for name, leaf in leaves.items() if is_key(leaf)},
         }
-        if step in self._scores and math.isfinite(self._scores[step]):
-            record["_score"] = self._scores[step]
+        if score is not None and math.isfinite(score):
+            record["_score"] = float(score)
         # Orbax refuses arrays of size 0; their shape says everything about them.
         arrays = {name: leaf for name, leaf in arrays.items() if leaf.size}
-        self._writer.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays),
-                info=InfoSave(record, {name: own_parts(leaf) for name, leaf in arrays.items()}),
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays),
+            info=InfoSave(record, {name: own_parts(leaf) for name, leaf in arrays.items()}),
+        )
+        self._write(lambda: self._writer.save(step, args=args))
+        self._saved = step
+
+    def _write(self, work: Callable[[], T]) -> T:
+        return attempt(
+            work,
+            lambda why: CheckpointError(
+                f"A checkpoint could not be written into {self.folder}: {why}. Those before it are "
+                "whole: once it can be written, the run goes on from the last of them."
             ),
         )
-        self._saved = step
 
     def _open(self) -> None:
         """Makes what writes, once; imports Orbax, which costs as much time as JAX itself."""
@@ -235,7 +236,7 @@ class Checkpointer:
             self.folder,
             item_names=("state", "info"),
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=_Keep(self),
+                preservation_policy=self._retention,
                 todelete_subdir=DELETED,
                 lightweight_initialize=True,
             ),
@@ -256,13 +257,13 @@ class Checkpointer:
     def wait(self) -> None:
         """Returns once everything is on disk; raises what went wrong in writing."""
         if self._writer is not None:
-            self._writer.wait_until_finished()
+            self._write(self._writer.wait_until_finished)
 
     def close(self) -> None:
         """Waits and lets go of the folder."""
         if self._writer is not None:
             writer, self._writer = self._writer, None
-            writer.close()
+            self._write(writer.close)
             self._delete()
 
     def __enter__(self) -> Checkpointer:
@@ -270,20 +271,6 @@ class Checkpointer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Keep:
-    """Which checkpoints Orbax keeps: the latest, and those with the best scores."""
-
-    def __init__(self, owner: Checkpointer):
-        self._owner = owner
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        del context
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = set(sorted(steps)[-self._owner._keep :])
-        kept |= set(self._owner._ranked(steps)[: self._owner._keep_best])
-        return [step in kept for step in steps]
 
 
 def save(folder: str | os.PathLike, state: PyTree, *, info: dict[str, Any] | None = None) -> None:

@@ -15,6 +15,8 @@ def ending(run: Session, stopped: str) -> FitResult:
     record, state = run.record, run.state
     if run.checkpoints is not None:
         run.checkpoints.wait()
+        if run.folder is not None and run.checkpoints.steps:
+            run.folder.saved()
     if run.restores_best and record.best.step not in (None, record.step):
         if run.checkpoints is None:
             assert run.best_state is not None
@@ -23,6 +25,9 @@ def ending(run: Session, stopped: str) -> FitResult:
             state, _ = run.checkpoints.restore(state, step=record.best.step)
     elif run.not_finite and run.checkpoints and run.checkpoints.steps:
         state, _ = run.checkpoints.restore(state)
+    stream = run.in_use.stream
+    if hasattr(run.data, "restore") and stream.position is not None:
+        stream.restore(stream.position)  # what was read ahead is to be drawn again
     return FitResult(
         state=state,
         metrics=run.log.latest,

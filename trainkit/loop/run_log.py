@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from trainkit.loop.metrics_log import MetricsLog
@@ -83,7 +84,7 @@ class RunLog:
             return
         record, metrics = self._pending
         self._pending = None
-        values = fetch(metrics)
+        values = fetch(metrics, "the step", record.step - record.before)
         values["compile_seconds"] = self.compile_seconds
         loss = values.get("loss", 0.0)
         if not (math.isfinite(loss) or self._losses_may_fail or self.bad_loss):
@@ -103,6 +104,12 @@ class RunLog:
             "flops": record.flops,
             "seconds": record.seconds,
         }
+        for name in values:
+            if name in row:
+                raise ValueError(
+                    f"A metric or a value of an event is called {name!r}, which every row of the "
+                    "log has of its own; give it another name."
+                )
         self._log.write(row | dict(values))
 
     @property
@@ -111,9 +118,27 @@ class RunLog:
         return self._log.position if self._log is not None else None
 
 
-def fetch(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics as Python numbers; of several steps in one call, the last step's."""
-    return {
-        name: float(np.asarray(value).reshape(-1)[-1])
-        for name, value in jax.device_get(dict(metrics)).items()
-    }
+def fetch(metrics: Any, by: str, steps: int = 1) -> dict[str, float]:
+    """Metrics as Python numbers; of several steps in one call, the last step's.
+
+    Raises:
+      TypeError, ValueError: it is no mapping of names to numbers; what is not is named.
+
+    >>> fetch({"loss": np.float32(0.5)}, "evaluate")
+    {'loss': 0.5}
+    """
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"{by} must give a dict of names and numbers, not {metrics!r}.")
+    found = {}
+    for name, value in jax.device_get(dict(metrics)).items():
+        array = np.asarray(value)
+        real = any(jnp.issubdtype(array.dtype, kind) for kind in (bool, jnp.integer, jnp.floating))
+        if not (isinstance(name, str) and real):
+            raise TypeError(f"{by} must give names and numbers, not {name!r}: {value!r}.")
+        if array.size != 1 and array.shape != (steps,):
+            raise ValueError(
+                f"{by} gives the metric {name!r} with shape {array.shape}; it must be one number: "
+                "take its mean, or give each part a name of its own."
+            )
+        found[name] = float(array.reshape(-1)[-1])
+    return found

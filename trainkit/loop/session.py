@@ -11,15 +11,16 @@ from typing import Any
 import jax
 
 from trainkit.loop.checkpoint import Checkpointer
-from trainkit.loop.hooks import Change, Hook, Now
+from trainkit.loop.hooks import Change, Hook, Now, named
 from trainkit.loop.interrupts import Interrupts, Waited
 from trainkit.loop.metrics_log import MetricsLog
-from trainkit.loop.nonfinite import nonfinite_params
 from trainkit.loop.record import Record
 from trainkit.loop.run_folder import RunFolder
 from trainkit.loop.run_log import RunLog, fetch
+from trainkit.loop.saved import position as data_position
 from trainkit.loop.step_in_use import StepInUse
 from trainkit.loop.stopping import Budget, EarlyStopping
+from trainkit.step.nonfinite import nonfinite_params
 from trainkit.step.state import TrainState
 
 PyTree = Any
@@ -47,6 +48,7 @@ class Session:
     log_every: int
     prefetch: int
     stop_nonfinite: bool
+    resume: str
     folder: RunFolder | None = None
     checkpoints: Checkpointer | None = None
     interrupts: Interrupts = dataclasses.field(default_factory=Interrupts)
@@ -57,10 +59,12 @@ class Session:
         self.began = time.perf_counter()
         self.data_ended = False
         self.log_position: Any = None
+        self.identity: dict[str, dict[str, Any]] = {}
         self.best_state: TrainState | None = None
         self.bad_params: str | None = None
         self.log = RunLog(None, self.record)
         self.in_use = self.use()
+        self.in_use.begin_at(self.record.epoch)
 
     # -- the loop ----------------------------------------------------------------------------
 
@@ -83,9 +87,10 @@ class Session:
             # with the state that was saved; they may put another step, state or data in place.
             stopped = self.why_stop()
             if not stopped and (stopped := self.call_hooks()):
-                # They end a run as everything else does: evaluated and saved.
-                self.evaluate_if_due(stopped)
+                # Saved first: a run that goes on from here after all, because the hook is gone,
+                # has not seen an evaluation that the undisturbed one does not make.
                 self.save_if_due(stopped)
+                self.evaluate_if_due(stopped)
             if stopped:
                 return stopped
 
@@ -132,7 +137,7 @@ class Session:
                 return
             try:
                 with self.interrupts.awaited():
-                    metrics = fetch(self.evaluate(self.state))
+                    metrics = fetch(self.evaluate(self.state), "evaluate")
             except Waited:
                 return
             best = record.best
@@ -176,13 +181,17 @@ class Session:
         self.record = dataclasses.replace(self.record, train=self.log.latest)
         info = {
             "record": self.record.to_json(),
-            "data": list(self.in_use.stream.position),
+            "data": data_position.to_json(self.in_use.stream.position),
             "log": self.log.position,
+            "identity": self.identity,
             "config": self.folder.config if self.folder else {},
-            "hooks": [hook.save() if hasattr(hook, "save") else None for hook in self.hooks],
+            "hooks": {n: h.save() for n, h in named(self.hooks).items() if hasattr(h, "save")},
         }
         score = self.record.best.value if self.improved else None
+        earlier = self.checkpoints.latest
         self.checkpoints.save(self.record.step, self.state, info=info, score=score)
+        if self.folder is not None and earlier is not None:
+            self.folder.saved()  # the one before was waited for
 
     @contextlib.contextmanager
     def rescuing(self):
@@ -235,6 +244,7 @@ class Session:
             # What was read ahead lies where the old step wanted it; new data has its own place.
             if change.data is None and position is not None:
                 self.in_use.stream.restore(position)
+            self.in_use.begin_at(self.record.epoch)
         if change.step is not None or change.state is not None:
             self.state = self.in_use.place(self.state)
 
@@ -271,8 +281,7 @@ class Session:
         return (self.bad_params or self.log.bad_loss) if self.stop_nonfinite else None
 
     def use(self) -> StepInUse:
-        waiting = self.interrupts.awaited
-        return StepInUse(self.step, self.data, self.prefetch, waiting)
+        return StepInUse(self.step, self.data, self.prefetch, self.interrupts.awaited)
 
     # -- small things -------------------------------------------------------------------------
 

@@ -209,9 +209,9 @@ def keyword_names(function: Callable[..., Any]) -> list[str]:
 
 def near(name: Any, known: Iterable[Any]) -> str:
     """`; did you mean 'jit'?` where something near is known, else nothing."""
-    names = [each for each in known if isinstance(each, str)]
+    names = {each.lower(): each for each in known if isinstance(each, str)}
     found = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    return f"; did you mean {names[found[0]]!r}?" if found else ""
 
 
 def _of(of: str) -> str:

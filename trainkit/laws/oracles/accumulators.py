@@ -31,13 +31,17 @@ def rms(
     return step
 
 
-def adagrad(initial: float, eps: float) -> Start:
-    """Adagrad (Duchi 2011), ε inside the root; a coordinate never seen does not move."""
+def adagrad(initial: float, eps: float, inside: bool = False) -> Start:
+    """Adagrad (Duchi 2011, figure 1); a coordinate never seen does not move.
+
+    inside: whether ε is under the root, which the paper's δ is not.
+    """
 
     @recursion(initial)
     def step(g: Any, p: Any, t: int, s: Any) -> Any:
         s = s + g * g
-        return g * np.where(s > 0, 1 / np.sqrt(s + eps), 0.0).astype(g.dtype), s
+        root = np.sqrt(s + eps) if inside else np.sqrt(s) + eps  # H = δ I + diag(s)^½
+        return g * np.where(s > 0, 1 / np.where(s > 0, root, 1), 0.0).astype(g.dtype), s
 
     return step
 
@@ -55,7 +59,7 @@ def adadelta(rho: float, eps: float) -> Start:
 
 
 def sm3(beta: float, eps: float = 1e-8) -> Start:
-    """SM3-I (Anil 2019) with momentum: one accumulator for each row, column, …"""
+    """SM3-II (Anil 2019, algorithm 2) with momentum: one accumulator for each row, column, …"""
 
     def leaf(p0: Any) -> Callable[..., Any]:
         axes = range(max(np.ndim(p0), 1))
@@ -78,10 +82,13 @@ def sm3(beta: float, eps: float = 1e-8) -> Start:
     return leafwise(leaf)
 
 
-def rprop(rate: float, minus: float, plus: float, low: float, high: float) -> Start:
+def rprop(
+    rate: float, minus: float, plus: float, low: float, high: float, late: bool = False
+) -> Start:
     """Rprop (Riedmiller & Braun 1993), the variant without backtracking of the weights.
 
-    Its memory is the last step taken, zero where the sign has just changed.
+    Its memory is the last step taken, zero where the sign has just changed. `late`: the step of
+    the call before is what is returned, where the sign has not changed.
     """
 
     @recursion(rate, 0.0)
@@ -89,8 +96,8 @@ def rprop(rate: float, minus: float, plus: float, low: float, high: float) -> St
         s = np.sign(g) * np.sign(last)
         grown = np.clip(size * np.where(s > 0, plus, minus), low, high).astype(g.dtype)
         size = np.where(s == 0, size, grown)
-        last = np.where(s < 0, 0.0, size * np.sign(g)).astype(g.dtype)
-        return last, size, last
+        new = np.where(s < 0, 0.0, size * np.sign(g)).astype(g.dtype)
+        return (np.where(s < 0, 0.0, last).astype(g.dtype) if late else new), size, new
 
     return step
 
@@ -114,10 +121,10 @@ def factored(on: bool, exponent: float, offset: int, smallest: int, eps: float) 
     return step
 
 
-def madgrad(rate: Any, momentum: float, eps: float) -> Start:
-    """MADGRAD (Defazio & Jelassi 2021): dual averaging from x₀, over a cube root, then averaged.
+def madgrad(rate: Any, momentum: float, eps: float, more: float = 0.0) -> Start:
+    """MADGRAD (Defazio & Jelassi 2021, algorithm 1): dual averaging from x₀, over a cube root.
 
-    Its authors' code adds ε to the rate, and so does this.
+    `more` is what the authors' code adds to the rate.
     """
 
     def leaf(p0: Any) -> Callable[..., Any]:
@@ -125,11 +132,11 @@ def madgrad(rate: Any, momentum: float, eps: float) -> Start:
 
         def step(g: Any, p: Any, t: int) -> Any:
             nonlocal s, v
-            weight = (value_at(rate, t) + eps) * float(np.sqrt(t))
+            weight = (value_at(rate, t) + more) * float(np.sqrt(t))  # λ = γ √(k + 1)
             v = v + weight * (g * g)
             s = s + weight * g
             z = p0 - s / (np.cbrt(v) + eps)
-            return (1 - momentum) * (z - p)
+            return (1 - momentum) * (z - p)  # x ← (1 − c) x + c z
 
         return step
 

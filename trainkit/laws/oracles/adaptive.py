@@ -103,18 +103,19 @@ def novograd(b1: float, b2: float, eps: float, eps_root: float, wd: float) -> St
     return step
 
 
-def acprop(b1: float, b2: float, eps: float, eps_root: float) -> Start:
+def acprop(b1: float, b2: float, eps: float, eps_root: float, before: bool = False) -> Start:
     """ACProp (Zhuang 2021): g_t over the root of the second moment of the step before.
 
-    The first step, which has none, divides by 1.
+    The first step, which has none, divides by 1. `before`: what is squared is the distance from the
+    average before this gradient, where the paper has the average after it.
     """
 
     @recursion(0.0, 0.0)
     def step(g: Any, p: Any, t: int, m: Any, s: Any) -> Any:
-        before = np.ones_like(g) if t == 1 else s / gone(b2, t - 1, g)
-        m = b1 * m + (1 - b1) * g
-        s = b2 * s + (1 - b2) * (g - m) ** 2 + eps_root
-        return g / (np.sqrt(before) + eps), m, s
+        power = np.ones_like(g) if t == 1 else s / gone(b2, t - 1, g)
+        new = b1 * m + (1 - b1) * g
+        s = b2 * s + (1 - b2) * (g - (m if before else new)) ** 2 + eps_root
+        return g / (np.sqrt(power) + eps), new, s
 
     return step
 
@@ -173,21 +174,25 @@ def adopt(b1: float, b2: float, eps: float, nesterov: bool, bound: Any) -> Start
 
 def sophia(
     b1: float, b2: float, eps: float, gamma: float, bound: float | None, every: int,
-    diagonal: Callable[[Leaves], Leaves],
+    diagonal: Callable[[Leaves], Leaves], paper: bool = False,
 ) -> Start:  # fmt: skip
     """Sophia-H (Liu 2023): the average over γ h, clipped; h averages the Hessian's diagonal.
 
-    `diagonal(params)` is that diagonal, where it is known: no random signs are needed. As in the
-    code that Optax follows, a step divides by the h of the step before (0 at first), and the
-    average is bias-corrected.
+    `diagonal(params)` is that diagonal, where it is known: no random signs are needed. In the
+    `paper` (algorithm 3) h is made anew before the step that divides by it, and the average is not
+    bias-corrected; else a step divides by the h of the step before (0 at first), and it is.
     """
 
     @together(lambda p0: ([np.zeros_like(p) for p in p0], [np.zeros_like(p) for p in p0]))
     def step(gs: Leaves, ps: Leaves, t: int, m: Any, h: Any, **_: Any) -> Any:
         m = [b1 * x + (1 - b1) * g for x, g in zip(m, gs, strict=True)]
-        us = [x / gone(b1, t, x) / np.maximum(gamma * y, eps) for x, y in zip(m, h, strict=True)]
+        new = h
         if (t - 1) % every == 0:
-            h = [b2 * y + (1 - b2) * d for y, d in zip(h, diagonal(ps), strict=True)]
+            new = [b2 * y + (1 - b2) * d for y, d in zip(h, diagonal(ps), strict=True)]
+        corrected = m if paper else [x / gone(b1, t, x) for x in m]
+        by = new if paper else h
+        us = [x / np.maximum(gamma * y, eps) for x, y in zip(corrected, by, strict=True)]
+        h = new
         return (us if bound is None else [np.clip(u, -bound, bound) for u in us]), m, h
 
     return step

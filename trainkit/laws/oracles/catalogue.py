@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from trainkit._core import validation
 from trainkit.laws.oracles import contrib, rules, wrapped
 from trainkit.laws.oracles import pieces as P
 from trainkit.laws.oracles.deviations import DEVIATIONS
 from trainkit.laws.oracles.rules import Builder
-from trainkit.laws.protocol import near
 
 PREFIX = "optax."
 RULES: dict[str, Builder] = (
@@ -110,7 +110,8 @@ def oracle_for(name: str, hyperparams: Mapping[str, Any] | None) -> Oracle:
     """
     if name not in RULES:
         raise ValueError(
-            f"like={name!r} is no update rule with a reference.{near(name, RULES)} "
+            f"like={name!r} is no update rule with a reference"
+            f"{validation.near(name, RULES) or '.'} "
             f"Known: {', '.join(sorted(RULES))}"
         )
     bound, missing = bind(name, hyperparams)

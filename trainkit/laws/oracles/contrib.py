@@ -21,12 +21,23 @@ from trainkit.laws.oracles.rules import Builder, Piece, after, alone, decayed, p
 ACPROP = piece(A.acprop, "b1 b2 eps eps_root")
 ADEMAMIX = piece(A.ademamix, "b1 b2 b3 alpha eps eps_root")
 SIMPLIFIED = piece(A.simplified_ademamix, "b1 b2 alpha eps eps_root")
-MADGRAD = piece(S.madgrad, "learning_rate momentum eps")
+CENTRED_BEFORE = piece(A.acprop, "b1 b2 eps eps_root", before=True)
 COCOB = piece(F.cocob, "alpha eps")
 PRIVATE = piece(N.per_example, "l2_norm_clip")
-SOPHIA = piece(A.sophia, "b1 b2 eps gamma clip_threshold update_interval",
-               diagonal=lambda ps: [CURVATURE] * len(ps))  # fmt: skip
-ORTHOGONAL = piece(M.muon, "ns_coeffs ns_steps beta eps nesterov adaptive preconditioning")
+_SOPHIA = "b1 b2 eps gamma clip_threshold update_interval"
+_DIAGONAL = lambda ps: [CURVATURE] * len(ps)
+SOPHIA = piece(A.sophia, _SOPHIA, diagonal=_DIAGONAL, paper=True)
+LATE_SOPHIA = piece(A.sophia, _SOPHIA, diagonal=_DIAGONAL)
+_MUON = "ns_coeffs ns_steps beta eps nesterov adaptive preconditioning"
+
+
+def orthogonal(h: Mapping[str, Any], corrected: bool = False) -> P.Start:
+    return piece(M.muon, _MUON, corrected=corrected)(h)
+
+
+def madgrad(h: Mapping[str, Any], mask: Any, more: float = 0.0) -> P.Start:
+    rule = S.madgrad(h["learning_rate"], h["momentum"], h["eps"], more)
+    return P.chain(P.decay(h["weight_decay"]), rule) if "weight_decay" in h else rule
 
 
 def _adopt(h: Mapping[str, Any]) -> P.Start:
@@ -42,12 +53,12 @@ def _galore(h: Mapping[str, Any]) -> P.Start:
     return M.each(lambda p: M.galore(h["rank"], h["update_proj_gap"], h["scale"], inner))
 
 
-def _scale_by_muon(h: Mapping[str, Any]) -> P.Start:
+def scale_by_muon(h: Mapping[str, Any], corrected: bool = False) -> P.Start:
     axes = h["weight_dimension_numbers"]
     plain = lambda: {"w": optax.contrib.MuonDimensionNumbers()}
     if axes is not None and not (callable(axes) and axes({"w": np.zeros((2, 3))}) == plain()):
         raise ValueError("the reference for scale_by_muon knows only plain dimension numbers")
-    return ORTHOGONAL(h)
+    return orthogonal(h, corrected)
 
 
 def _dpsgd(h: Mapping[str, Any], mask: Any) -> P.Start:
@@ -55,18 +66,21 @@ def _dpsgd(h: Mapping[str, Any], mask: Any) -> P.Start:
     return P.chain(PRIVATE(h), *momentum, P.learning_rate(h["learning_rate"]))
 
 
-def _muon(h: Mapping[str, Any], mask: Any) -> P.Start:
+def muon(h: Mapping[str, Any], mask: Any, corrected: bool = False) -> P.Start:
+    """`corrected`: with bias corrections, and Nadam for the other leaves as well."""
     if h["muon_weight_dimension_numbers"] is not None or h["weight_decay_mask"] is not None:
         raise ValueError("the reference for muon knows neither dimension numbers nor a decay mask")
     matrix = P.chain(
-        ORTHOGONAL(h),
+        orthogonal(h, corrected),
         M.by_shape(h["consistent_rms"]),
         P.decay(h["weight_decay"]),
         P.learning_rate(h["learning_rate"]),
     )  # fmt: skip
     rate = h["learning_rate"] if h["adam_learning_rate"] is None else h["adam_learning_rate"]
     other = P.chain(
-        A.adam(h["adam_b1"], h["adam_b2"], h["eps"], h["adam_eps_root"], h["nesterov"]),
+        A.adam(
+            h["adam_b1"], h["adam_b2"], h["eps"], h["adam_eps_root"], h["nesterov"] and corrected
+        ),
         P.decay(h["adam_weight_decay"]),
         P.learning_rate(rate),
     )
@@ -128,8 +142,8 @@ RULES: dict[str, Builder] = {
     "adopt": after(_adopt),
     "scale_by_adopt": alone(_adopt),
     "sophia": decayed(SOPHIA, "weight_decay_mask"),
-    "madgrad": lambda h, mask: P.chain(P.decay(h["weight_decay"]), MADGRAD(h)),
-    "scale_by_madgrad": alone(MADGRAD),
+    "madgrad": madgrad,
+    "scale_by_madgrad": madgrad,
     "cocob": _cocob,
     "scale_by_cocob": alone(COCOB),
     "dog": _coupled(piece(F.dog, "init_step eps")),
@@ -140,8 +154,8 @@ RULES: dict[str, Builder] = {
     "momo": alone(piece(F.momo, "learning_rate beta lower_bound weight_decay adapt_lower_bound")),
     "momo_adam": alone(piece(F.momo_adam, "learning_rate b1 b2 eps lower_bound weight_decay "
                              "adapt_lower_bound")),
-    "muon": _muon,
-    "scale_by_muon": alone(_scale_by_muon),
+    "muon": muon,
+    "scale_by_muon": alone(scale_by_muon),
     "differentially_private_aggregate": alone(PRIVATE),
     "dpsgd": _dpsgd,
     "galore": decayed(_galore),

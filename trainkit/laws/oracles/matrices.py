@@ -43,9 +43,12 @@ def newton_schulz(x: Any, coefficients: Sequence[Any], scaling: str, eps: float)
 
 def muon(
     coefficients: Any, steps: int, beta: float, eps: float, nesterov: bool, adaptive: bool,
-    scaling: str,
+    scaling: str, corrected: bool = True,
 ) -> Start:  # fmt: skip
-    """Muon (Jordan 2024): the orthogonalised momentum; its corrections are Nadam's (Dozat 2016)."""
+    """Muon (Jordan 2024): the orthogonalised momentum.
+
+    corrected: with the bias corrections of Nadam (Dozat 2016), which Jordan's has not.
+    """
     if isinstance(coefficients, str):
         coefficients = PRESETS[coefficients]
     rows = np.asarray(coefficients, np.float64)
@@ -55,8 +58,10 @@ def muon(
     @recursion(0.0)
     def step(g: Any, p: Any, t: int, m: Any) -> Any:
         m = beta * m + (1 - beta) * g
-        top = m / gone(beta, t, g)
-        if nesterov:
+        top = m / gone(beta, t, g) if corrected else m
+        if nesterov and not corrected:
+            top = beta * m + (1 - beta) * g
+        elif nesterov:
             top = beta * m / gone(beta, t + 1, g) + (1 - beta) * g / gone(beta, t, g)
         u = newton_schulz(top, abc, scaling, eps)
         return (np.sum(top * u) * u if adaptive else u), m

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trainkit.laws.oracles.pieces import Leaves, Start, stateless, together
+from trainkit.laws.oracles.pieces import Leaves, Start, stateless, together, value_at
 
 
 def trust_ratio(coefficient: float = 1.0, eps: float = 0.0, floor: float = 0.0) -> Start:
@@ -17,6 +17,29 @@ def trust_ratio(coefficient: float = 1.0, eps: float = 0.0, floor: float = 0.0) 
         return g if a == 0 or b == 0 else g * (coefficient * a / (b + eps))
 
     return stateless(f)
+
+
+def lars(
+    coefficient: float, eps: float, decay: Any, decays: list[Any] | None, trusts: list[Any] | None
+) -> Start:
+    """LARS (You 2017, equation 6): (g + β w) times η ‖w‖ / (‖g‖ + β ‖w‖), for every leaf.
+
+    1 in place of that where ‖w‖ or the divisor is 0, of which the paper says nothing. The lists say
+    which leaves decay, and which have a rate of their own.
+    """
+
+    @together(lambda p0: ())
+    def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> Any:
+        out = []
+        for i, (g, p) in enumerate(zip(gs, ps, strict=True)):
+            beta = value_at(decay, t) if decays is None or decays[i] else 0.0
+            size = lambda x: float(np.sqrt(np.sum(np.square(x))))
+            below = size(g) + beta * size(p)
+            trusted = (trusts is None or trusts[i]) and size(p) > 0 and below > 0
+            out.append((g + beta * p) * (coefficient * size(p) / (below + eps) if trusted else 1.0))
+        return (out,)
+
+    return step
 
 
 def param_block_rms(floor: float = 1e-3) -> Start:

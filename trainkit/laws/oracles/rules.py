@@ -65,10 +65,14 @@ def _sgd(h: Mapping[str, Any], mask: Any) -> P.Start:
     return P.chain(*momentum, P.learning_rate(h["learning_rate"]))
 
 
-def _lars(h: Mapping[str, Any], mask: Any) -> P.Start:
+def lars(h: Mapping[str, Any], mask: Any, sum_first: bool = False) -> P.Start:
+    """`sum_first`: the divisor is the norm of g + β w, where the paper adds the norms."""
+    decays, trusts = mask(h["weight_decay_mask"]), mask(h["trust_ratio_mask"])
+    ratio = (h["trust_coefficient"], h["eps"])
     return P.chain(
-        P.decay(h["weight_decay"], mask(h["weight_decay_mask"])),
-        P.masked(N.trust_ratio(h["trust_coefficient"], h["eps"]), mask(h["trust_ratio_mask"])),
+        P.chain(P.decay(h["weight_decay"], decays), P.masked(N.trust_ratio(*ratio), trusts))
+        if sum_first
+        else N.lars(*ratio, h["weight_decay"], decays, trusts),
         P.learning_rate(h["learning_rate"]),
         P.trace(h["momentum"], h["nesterov"]),
     )
@@ -135,8 +139,11 @@ def _scale_by_sm3(h: Mapping[str, Any], mask: Any) -> P.Start:
 
 
 NOVOGRAD = piece(A.novograd, "b1 b2 eps eps_root weight_decay")
-RPROP = piece(S.rprop, "learning_rate eta_minus eta_plus min_step_size max_step_size")
+STEPS = "learning_rate eta_minus eta_plus min_step_size max_step_size"
+RPROP = piece(S.rprop, STEPS)
+LATE = piece(S.rprop, STEPS, late=True)
 ADAGRAD = piece(S.adagrad, "initial_accumulator_value eps")
+INSIDE = piece(S.adagrad, "initial_accumulator_value eps", inside=True)
 OPTIMISTIC = piece(P.optimistic, "alpha beta")
 LBFGS = piece(C.lbfgs, "memory_size scale_init_precond")
 SIGN = piece(P.stateless, f=lambda g, p: np.sign(g))
@@ -182,7 +189,7 @@ RULES: dict[str, Builder] = {
     "adagrad": after(ADAGRAD),
     "adadelta": _adadelta,
     "adafactor": _adafactor,
-    "lars": _lars,
+    "lars": lars,
     "lamb": _lamb,
     "fromage": _fromage,
     "novograd": after(NOVOGRAD),

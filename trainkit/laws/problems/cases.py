@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trainkit._core.paths import path_name
+
 STEPS = 30  # long enough for momentum and bias correction to have changed several-fold
 SHAPES: tuple[tuple[int, ...], ...] = ((3,), (4, 3), (3,), (3,))
 TWINS = (2, 3)  # two leaves of one shape, to be exchanged
@@ -71,7 +73,7 @@ def flatten(updates: Any) -> Any:
 def paths(shapes: tuple[tuple[int, ...], ...]) -> list[str]:
     """The path of the leaf that every flat index belongs to."""
     named = jax.tree_util.tree_flatten_with_path(tree(np.zeros(sum(sizes(shapes))), shapes))[0]
-    return [jax.tree_util.keystr(path) for path, x in named for _ in range(x.size)]
+    return [path_name(path) for path, x in named for _ in range(x.size)]
 
 
 ODD_SHAPES: tuple[tuple[int, ...], ...] = ((), (1, 1), (2, 1, 2, 3), (5,))

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trainkit._core.paths import path_name
+
 RELATIVE = 1e-5
 
 
@@ -21,7 +23,7 @@ def same_tree(found: Any, wanted: Any, types: bool = True) -> str | None:
     for (path, x), y in zip(
         jax.tree_util.tree_flatten_with_path(found)[0], jax.tree.leaves(wanted), strict=True
     ):
-        where = f"leaf {jax.tree_util.keystr(path) or '(the whole)'}"
+        where = f"leaf {path_name(path)!r}" if path else "the whole"
         if jnp.shape(x) != jnp.shape(y):
             return f"{where} has shape {jnp.shape(x)} where {jnp.shape(y)} was expected"
         if types and _dtype(x) != _dtype(y):

@@ -1,4 +1,4 @@
-"""Reading a function's source: the names that it uses, and the text of a lambda among others."""
+"""Reading the text of a lambda among others in the same lines."""
 
 from __future__ import annotations
 
@@ -8,28 +8,6 @@ import textwrap
 import types
 from collections.abc import Callable
 from typing import Any
-
-
-def names_in(f: Callable[..., Any]) -> list[str]:
-    """Every global and attribute that the code of `f` mentions, inner functions too."""
-    found: dict[str, None] = {}
-    stack = [f.__code__]
-    while stack:
-        code = stack.pop()
-        found |= dict.fromkeys(code.co_names)
-        stack += [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return list(found)
-
-
-def default_names(f: Any, text: str) -> dict[str, Any]:
-    """The values of names that are defaults in a lambda, such as `name` in `lambda n=name: …`."""
-    node = ast.parse(text, mode="eval").body
-    assert isinstance(node, ast.Lambda)
-    pairs = zip(reversed(node.args.defaults), reversed(f.__defaults__ or ()), strict=False)
-    named = {x.id: value for x, value in pairs if isinstance(x, ast.Name)}
-    keyword = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-    held = f.__kwdefaults__ or {}
-    return named | {x.id: held[a.arg] for a, x in keyword if isinstance(x, ast.Name)}
 
 
 def text_of(f: Callable[..., Any]) -> str | None:
@@ -65,12 +43,17 @@ def _by_prefix(f: Callable[..., Any], source: str) -> str | None:
 
 
 def _same(f: Callable[..., Any], texts: list[str]) -> str | None:
-    code = f.__code__
     for text in texts:
         made = compile(text, "<lambda>", "eval").co_consts
-        for c in made:
-            if isinstance(c, types.CodeType) and c.co_consts == code.co_consts:
-                names = set(c.co_names) | set(c.co_freevars)
-                if names == set(code.co_names) | set(code.co_freevars):
-                    return " ".join(text.split())
+        codes = [c for c in made if isinstance(c, types.CodeType)]
+        if any(_outline(c) == _outline(f.__code__) for c in codes):
+            return " ".join(text.split())
     return " ".join(texts[0].split()) if len(texts) == 1 else None
+
+
+def _outline(code: types.CodeType) -> tuple[Any, ...]:
+    """What two compilations of one text share: names, and constants with the functions inside."""
+    consts = [_outline(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts
+              if not isinstance(c, str) or "<locals>" not in c]  # fmt: skip
+    names = {*code.co_names, *code.co_freevars, *code.co_cellvars, *code.co_varnames}
+    return tuple(consts), frozenset(names)

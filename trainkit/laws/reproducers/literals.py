@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -48,6 +49,12 @@ def literal(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(literal(v) for v in value) + "]"
     raise CannotWrite(repr(value))
+
+
+def is_literal(value: Any) -> bool:
+    """Whether a value is a number, a text, an array or a dtype: written down by itself."""
+    plain = (bool, int, float, complex, str, jax.Array, np.ndarray, np.generic, type(None))
+    return is_dtype(value) or (isinstance(value, plain) and not isinstance(value, enum.Enum))
 
 
 def is_dtype(value: Any) -> bool:

@@ -2,24 +2,36 @@
 
 A rule is a pair of closures. Optax's own are written as the call that made them, from the values in
 their closures; anyone else's are written as the source of the function that was given, with every
-global that it uses. What cannot be written down that way is imported, and the reproducer says so.
+name that it uses: libraries are imported, the user's own functions and classes written down. What
+cannot be written down that way is imported, and the reproducer says so.
 """
 
 from __future__ import annotations
 
-import builtins
+import enum
+import functools
 import inspect
-import sys
 import textwrap
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from trainkit.laws.reproducers.lambdas import default_names, names_in, text_of
-from trainkit.laws.reproducers.literals import CannotWrite, is_dtype, literal
+from trainkit.laws.problems.comparison import same_bits
+from trainkit.laws.reproducers.lambdas import text_of
+from trainkit.laws.reproducers.literals import CannotWrite, is_literal, literal
+from trainkit.laws.reproducers.names import (
+    defaults_of,
+    free_names,
+    imported,
+    is_library,
+    public,
+    source_of,
+    values_around,
+    values_of,
+)
+from trainkit.laws.reproducers.optax_calls import call_of, maker_of, transformation
 
 FUTURE = "from __future__ import annotations\n\n"
 HEADER = FUTURE + "import jax\nimport jax.numpy as jnp\nimport optax\n"
@@ -34,12 +46,31 @@ def header(devices: int = 1) -> str:
     return HEADER.replace(FUTURE, FUTURE + many)
 
 
-class Seen(dict[str, str]):
-    """What has been written down so far, by name; whether users' modules may be imported."""
+class Seen:
+    """What has been written down so far.
+
+    Attributes:
+      lines: name -> the lines that bind it, in order.
+      of: id of a value -> the name it was written under (and the value, which keeps the id alive).
+      imports: whether users' modules may be imported.
+    """
 
     def __init__(self, imports: bool = False):
-        super().__init__()
+        self.lines: dict[str, str] = {
+            "jax": "import jax", "jnp": "import jax.numpy as jnp", "optax": "import optax"
+        }  # fmt: skip
+        self.of: dict[int, tuple[str, Any]] = {}
         self.imports = imports
+
+    def bind(self, name: str, line: str) -> bool:
+        """Whether `line` is what binds this name, now or before."""
+        return self.lines.setdefault(name, line) == line
+
+    def fresh(self, name: str) -> str:
+        """The name, numbered where it is taken."""
+        taken = {*self.lines, *(n for n, _ in self.of.values())}
+        names = (name, *(f"{name}_{i}" for i in range(2, 1000)))
+        return next(n for n in names if n not in taken)
 
 
 def rule(subject: Any, name: str, like: str | None, hyperparams: Mapping[str, Any] | None) -> str:
@@ -47,8 +78,11 @@ def rule(subject: Any, name: str, like: str | None, hyperparams: Mapping[str, An
     for seen in (Seen(), Seen(imports=True)):
         try:
             expression = _expression(subject, seen, calling=callable(subject) and name == "tx")
-            written = [line for line in seen.values() if line not in HEADER.splitlines()]
-            return "\n".join([*written, f"{name} = {expression}"])
+            written = [line for line in seen.lines.values() if line not in HEADER.splitlines()]
+            code = "\n".join([*written, f"{name} = {expression}"])
+            if _is_transformation(subject) and not _is_the_same(subject, code, name):
+                raise CannotWrite("its closures do not hold all that made it")
+            return code
         except Exception:  # writing it down is a service: nothing that is found may be lost by it
             continue
     module, qualname = getattr(subject, "__module__", None), getattr(subject, "__qualname__", "")
@@ -63,184 +97,159 @@ def rule(subject: Any, name: str, like: str | None, hyperparams: Mapping[str, An
     )
 
 
+def _is_the_same(subject: Any, code: str, name: str) -> bool:
+    """Whether the written transformation gives the same update as this one, where that runs."""
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(HEADER + code, "the rule", "exec"), scope)
+    params = {"b": jnp.array([1.0, -2.0]), "w": jnp.array([[0.5, 3.0]])}
+    try:
+        one, _ = subject.update(params, subject.init(params), params)
+    except Exception:  # it needs more than this, or fails: then nothing can be compared
+        return True
+    two, _ = scope[name].update(params, scope[name].init(params), params)
+    return same_bits(one, two)
+
+
 def _expression(value: Any, seen: Seen, calling: bool = False) -> str:
-    """`value` as an expression; functions and classes that it needs go to `seen`."""
+    """`value` as an expression; what it needs is written down in `seen`."""
+    write = functools.partial(_expression, seen=seen)
     if _is_transformation(value):
-        return _transformation(value, seen)
-    if isinstance(value, types.FunctionType):
-        text = _function(value, seen)
-        return f"({text})()" if calling and text.startswith("lambda") else text + "()" * calling
-    if hasattr(value, "func") and hasattr(value, "keywords"):  # functools.partial
+        return transformation(value, write)
+    if isinstance(value, functools.partial):
         args = [_expression(a, seen) for a in value.args]
         args += [f"{k}={_expression(v, seen)}" for k, v in value.keywords.items()]
         if calling:
             return f"{_expression(value.func, seen)}({', '.join(args)})"
-        seen.setdefault("functools", "import functools")
+        seen.bind("functools", "import functools")
         return f"functools.partial({', '.join([_expression(value.func, seen), *args])})"
-    if isinstance(value, type) and not is_dtype(value):
-        return _named(value, seen)
     if isinstance(value, types.ModuleType):
         raise CannotWrite("a module")
-    if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
-        items = "".join(_expression(v, seen) + ", " for v in value)
-        return f"({items})" if isinstance(value, tuple) else f"[{items}]"
-    if callable(value) and not is_dtype(value):
-        return _named(value, seen)
-    return literal(value)
+    text = _container(value, seen) or (literal(value) if is_literal(value) else None)
+    text = text or _named(value, seen)
+    return (f"({text})()" if text.startswith("lambda") else f"{text}()") if calling else text
 
 
 def _is_transformation(value: Any) -> bool:
     return isinstance(value, tuple) and hasattr(value, "init") and hasattr(value, "update")
 
 
-def _public(value: Any) -> str | None:
-    """How a value that Optax, JAX or NumPy export is called."""
-    module, name = getattr(value, "__module__", "") or "", getattr(value, "__name__", "")
-    if module.split(".")[0] == "optax":
-        import optax
-
-        for prefix, home in (("optax", optax), ("optax.contrib", optax.contrib)):
-            if getattr(home, name, None) is value:
-                return f"{prefix}.{name}"
-        return None
-    for prefix, home in (("jnp", jnp), ("jax.lax", jax.lax), ("jax", jax), ("jax.nn", jax.nn)):
-        if name and getattr(home, name, None) is value:
-            return f"{prefix}.{name}"
-    if getattr(builtins, name, None) is value:
-        return name
+def _container(value: Any, seen: Seen) -> str | None:
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        fields = zip(value._fields, value, strict=True)
+        held = ", ".join(f"{k}={_expression(v, seen)}" for k, v in fields)
+        return f"{_expression(type(value), seen)}({held})"
+    if isinstance(value, tuple | list):
+        items = "".join(_expression(v, seen) + ", " for v in value)
+        return f"({items})" if isinstance(value, tuple) else f"[{items}]"
+    if isinstance(value, Mapping):
+        items = ", ".join(f"{literal(k)}: {_expression(v, seen)}" for k, v in value.items())
+        return f"{{{items}}}"
     return None
 
 
 def _named(value: Any, seen: Seen) -> str:
-    public = _public(value)
-    if public:
-        return public
-    name = getattr(value, "__name__", "")
-    if not name or (getattr(value, "__module__", "") or "").split(".")[0] in ("jax", "numpy"):
-        raise CannotWrite(repr(value))
-    if name not in seen:
-        seen[name] = ""
-        code = textwrap.dedent(inspect.getsource(value))
-        before: dict[str, str] = {}
-        if isinstance(value, type) and issubclass(value, tuple):
-            before["NamedTuple"] = "from typing import Any, NamedTuple"
-        seen.pop(name)
-        seen.update({k: v for k, v in before.items() if k not in seen})
-        seen[name] = code
-    return name
-
-
-def _function(f: Callable[..., Any], seen: Seen) -> str:
-    public = _public(f)
-    if public:
-        return public
-    name = f.__name__
-    made = _maker(f)
+    """A function, a class or an object by a name that it is written down under."""
+    if (known := public(value)) is not None:
+        return known
+    if id(value) in seen.of:
+        return seen.of[id(value)][0]
+    made = maker_of(value)
     if made is not None:
-        return _call(made, [f], seen)
-    lambda_text = text_of(f) if name == "<lambda>" else None
-    if name == "<lambda>" and lambda_text is None:
-        raise CannotWrite("a lambda whose source is not known from its neighbours")
-    if name in seen:
-        return name
-    if lambda_text is None:
-        seen[name] = ""  # against recursion
-    free = inspect.getclosurevars(f)
-    for key, value in {**free.globals, **free.nonlocals, **_inner_globals(f)}.items():
-        if key in seen or value is f:
-            continue
-        if isinstance(value, types.ModuleType):
-            root = value.__name__
-            if root.split(".")[0] in {"jax", "optax", "numpy", *sys.stdlib_module_names}:
-                seen[key] = f"import {root} as {key}" if root != key else f"import {root}"
-                continue
-            if seen.imports:
-                seen[key] = f"import {root} as {key}  # its source stands elsewhere"
-                continue
-            # A user's module: what the function uses of it, under the module's name.
-            used = [n for n in names_in(f) if hasattr(value, n)]
-            held = [f"{n}={_expression(getattr(value, n), seen)}" for n in used]
-            seen["types"] = "import types"
-            seen[key] = f"{key} = types.SimpleNamespace({', '.join(held)})"
-            continue
-        text = _expression(value, seen)
-        if text != key:
-            seen[key] = f"{key} = {text}"
-    if lambda_text is not None:
-        for key, value in default_names(f, lambda_text).items():
-            seen.setdefault(key, f"{key} = {_expression(value, seen)}")
-        return lambda_text
-    seen.pop(name)
-    code = textwrap.dedent(inspect.getsource(f))
-    seen[name] = code[code.index("def ") :] if not code.startswith("def ") else code
+        return call_of(made, [value], functools.partial(_expression, seen=seen))
+    if (library := imported(value)) is not None:
+        home, name = library
+        if home.split(".")[0] not in ("jax", "optax"):
+            seen.bind(home, f"import {home}")
+        return f"{home}.{name}"
+    if isinstance(value, types.MethodType):
+        return f"{_expression(value.__self__, seen)}.{value.__func__.__name__}"
+    if isinstance(value, type):
+        return _class(value, seen)
+    if callable(value) and isinstance(inspect.unwrap(value), types.FunctionType):
+        return _function(value, seen)
+    return _object(value, seen)
+
+
+def _function(f: Any, seen: Seen) -> str:
+    inner = inspect.unwrap(f)
+    if inner.__name__ == "<lambda>":
+        code = text_of(inner)
+        if code is None:
+            raise CannotWrite("a lambda whose source is not known from its neighbours")
+        text = f"_ = {code}"
+        values = values_of(inner) | defaults_of(inner, text)
+        return _written(f, "function", text, values, seen, expression=code)
+    outer = inner.__qualname__.rpartition(".")[0]
+    if outer and not outer.endswith("<locals>"):  # a static method
+        return f"{_expression(inner.__globals__[outer], seen)}.{inner.__name__}"
+    code = source_of(inner)
+    if inner is not f and not code.startswith("@") and not hasattr(f, "lower"):
+        raise CannotWrite("a function that was wrapped where it is not written")
+    values = values_of(inner) | defaults_of(inner, code)
+    return _written(f, inner.__name__, code, values, seen)
+
+
+def _class(cls: type, seen: Seen) -> str:
+    try:
+        code = source_of(cls)
+    except (OSError, TypeError):
+        if not (issubclass(cls, tuple) and hasattr(cls, "_fields")):
+            raise
+        seen.bind("collections", "import collections")
+        code = f"{cls.__name__} = collections.namedtuple({cls.__name__!r}, {cls._fields!r})\n"
+        return _written(cls, cls.__name__, code, {}, seen)
+    return _written(cls, cls.__name__, code, values_around(cls), seen)
+
+
+def _object(value: Any, seen: Seen) -> str:
+    """An enum's member, or an object by what it holds; whatever made it is not run again."""
+    kind = type(value)
+    if isinstance(value, enum.Enum):
+        return f"{_expression(kind, seen)}.{value.name}"
+    if not hasattr(value, "__dict__") or is_library(kind.__module__):
+        raise CannotWrite(repr(value))
+    made, held = _expression(kind, seen), _container(vars(value), seen)
+    name = seen.fresh(kind.__name__.lower())
+    seen.of[id(value)] = name, value
+    seen.lines[name] = f"{name} = object.__new__({made})\n{name}.__dict__.update({held})"
     return name
 
 
-def _inner_globals(f: Callable[..., Any]) -> dict[str, Any]:
-    """Globals that `f` or the functions inside it use."""
-    return {n: f.__globals__[n] for n in names_in(f) if n in f.__globals__}
+def _written(
+    value: Any, own: str, code: str, values: Mapping[str, Any], seen: Seen, expression: str = ""
+) -> str:
+    """The name under which code is written down, after all that it needs.
 
-
-def _maker(f: Any) -> Callable[..., Any] | None:
-    """The public function of Optax whose inner function `f` is."""
-    if (getattr(f, "__module__", "") or "").split(".")[
-        0
-    ] != "optax" or "<locals>" not in f.__qualname__:
-        return None
-    import optax
-
-    name = f.__qualname__.split(".")[0]
-    for home in (optax, optax.contrib, optax.transforms):
-        maker = getattr(home, name, None)
-        if callable(maker):
-            return maker
-    raise CannotWrite(f.__qualname__)
-
-
-def _closure(fs: list[Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for f in fs:
-        found |= inspect.getclosurevars(f).nonlocals if isinstance(f, types.FunctionType) else {}
-    return found
-
-
-def _call(maker: Any, fs: list[Any], seen: Seen) -> str:
-    """`maker(…)` with the arguments found in the closures of what it made."""
-    public = _public(maker)
-    if public is None:
-        raise CannotWrite(repr(maker))
-    held = _closure(fs)
-    args = []
-    for key, p in inspect.signature(maker).parameters.items():
-        if key not in held:
-            if p.default is inspect.Parameter.empty:
-                raise CannotWrite(f"{public} needs {key}")
+    Where another value has one of its names, or its own, it gets a scope.
+    """
+    name = seen.fresh(own)
+    seen.of[id(value)] = name, value
+    scope = {}
+    for key in free_names(code):
+        if key not in values or values[key] is value:
             continue
-        if p.default is not inspect.Parameter.empty and p.default is held[key]:
-            continue
-        args.append(f"{key}={_expression(held[key], seen)}")
-    return f"{public}({', '.join(args)})"
+        line = _binding(key, values[key], seen)
+        if line and not seen.bind(key, line):
+            scope[key] = line
+    if expression and not scope:
+        del seen.of[id(value)]
+        return expression
+    if not scope and name == own:
+        seen.lines[name] = code
+        return name
+    body = [*scope.values(), f"return {expression}" if expression else f"{code}return {own}"]
+    lines = textwrap.indent("\n".join(body), "    ")
+    seen.lines[name] = f"def scope():\n{lines}\n{name} = scope()"
+    return name
 
 
-def _transformation(tx: Any, seen: Seen) -> str:
-    import optax
-
-    init, update = tx.init, tx.update
-    name = getattr(update, "__qualname__", "").split(".")[0]
-    ours = (getattr(update, "__module__", "") or "").split(".")[0] == "optax"
-    held = _closure([init, update])
-    if ours and name == "with_extra_args_support":
-        return _transformation(held["tx"], seen)
-    if ours and name == "chain":
-        parts = zip(held["init_fns"], held["update_fns"], strict=True)
-        made = [_transformation(optax.GradientTransformation(i, u), seen) for i, u in parts]
-        return f"optax.chain({', '.join(made)})"
-    if ours and name == "identity":
-        return "optax.identity()"
-    if ours and name and hasattr(optax, name):
-        return _call(getattr(optax, name), [init, update], seen)
-    if getattr(init, "__name__", "") == "init_empty_state" or ours:
-        maker = _maker(update) if ours else None
-        if maker is not None:
-            return _call(maker, [init, update], seen)
-    return f"optax.GradientTransformation({_expression(init, seen)}, {_expression(update, seen)})"
+def _binding(key: str, value: Any, seen: Seen) -> str | None:
+    """The line that gives a value this name; None where it has it already."""
+    if isinstance(value, types.ModuleType):
+        if is_library(value.__name__):
+            return f"import {value.__name__}" + f" as {key}" * (value.__name__ != key)
+        if not seen.imports:
+            raise CannotWrite("a module of the user's")
+        return f"import {value.__name__} as {key}  # its source stands elsewhere"
+    text = _expression(value, seen)
+    return None if text == key else f"{key} = {text}"

@@ -80,7 +80,10 @@ def traced(s: ScheduleSubject) -> Violation | None:
             {"counts": "an array"}, script)  # fmt: skip
     if values.shape != s.counts.shape:
         return Violation(
-            f"vmapped it gives the shape {values.shape}", {"shape": values.shape}, script
+            f"vmapped it gives the shape {values.shape}",
+            {"shape": values.shape},
+            "values = jax.jit(jax.vmap(schedule))(jnp.arange(5))\n"
+            "assert values.shape == (5,), values",
         )
     bad = ~np.isfinite(values)
     if bad.any():

@@ -26,6 +26,8 @@ def agrees(s: ScheduleSubject) -> Violation | None:
 
 
 def _compare(s: ScheduleSubject, counts: Any, got: Any, want: Any) -> Violation | None:
+    if np.shape(got) != np.shape(want):
+        raise NotApplicable("its values are no scalars, of which another law speaks")
     near = 1e-5 * np.abs(want) + 1e-6 * np.abs(want).max(initial=0)
     # float32 knows a count beyond 2²⁴ to 6e-8 of itself, which a decay multiplies.
     near = near + _steepness(s, counts)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trainkit.laws.clock import Clock
 from trainkit.laws.law import Level
 from trainkit.laws.oracles.schedules import boundaries
 from trainkit.laws.protocol import ordinary
@@ -29,6 +30,7 @@ class ScheduleSubject:
     examples: int
     seed: int
     value: Callable[[int], float] | None
+    clock: Clock = field(default_factory=Clock)
     notes: list[str] = field(default_factory=list)
     memo: dict[str, Any] = field(default_factory=dict)
 

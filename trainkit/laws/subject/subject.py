@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from trainkit.laws import losses
+from trainkit.laws.clock import Clock
 from trainkit.laws.law import Level, NotApplicable
 from trainkit.laws.oracles.catalogue import Oracle
 from trainkit.laws.per_example import adapted
@@ -50,8 +51,9 @@ class Subject:
         seed: int = 0,
         extra_args: Any = None,
         oracle: Oracle | None = None,
+        clock: Clock | None = None,
     ):
-        self.source = made
+        self.source, self.clock = made, clock or Clock()
         self.like, self.hyperparams = like, dict(hyperparams or {})
         self.claims = dict(claims or {})
         self.level, self.examples, self.seed = level, examples, seed
@@ -93,6 +95,7 @@ class Subject:
 
     def update(self, grads: Any, state: Any, params: Any, tx: Any = None) -> Any:
         """`tx.update` with whatever extra arguments the rule needs."""
+        self.clock.check()
         tx = self.tx if tx is None else tx
         extra = self.extra(params, grads)
         if not extra:

@@ -6,7 +6,6 @@ Each process writes one file with the digests of the parts that it holds; that o
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,20 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from trainkit._core.identity import digest
+
 # leaf -> region of it -> digest
 Digests = dict[str, dict[str, str]]
-
-
-def digest(array: Any) -> str:
-    """Of the bytes of an array, or of a text.
-
-    >>> digest("a") == digest(np.frombuffer(b"a", np.uint8))
-    True
-    """
-    if isinstance(array, str):
-        array = np.frombuffer(array.encode(), np.uint8)
-    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def own_parts(array: Any) -> dict[str, np.ndarray]:

@@ -13,7 +13,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.future import CommitFutureAwaitingContractedSignals
 
-from trainkit.loop.saved.info import digest, write_info
+from trainkit._core.identity import digest
+from trainkit.loop.saved.info import write_info
 
 
 class InfoHandler(ocp.AsyncCheckpointHandler):

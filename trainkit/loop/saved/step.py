@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import logging
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trainkit._core import validation
+from trainkit.loop.saved.failures import attempt
 from trainkit.loop.saved.info import Digests, is_changed, read_info
 from trainkit.loop.saved.leaves import data_of, from_array, leaves_by_name, placed_shape
 
@@ -92,20 +90,7 @@ def _arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 def _whole(folder: Path, step: int, read: Callable[[], T]) -> T:
     """What `read` gives; whatever goes wrong in it is damage: we wrote what is read there."""
-    absl, hook = logging.getLogger("absl"), sys.unraisablehook
-    level = absl.level
-    absl.setLevel(logging.CRITICAL)  # what Orbax would say of it is of no help here
-    try:
-        return read()
-    except Exception as error:
-        why = str(error).strip().split("\n")[0][:200] or type(error).__name__
-    finally:
-        absl.setLevel(level)
-    # Orbax leaves the other arrays half read; dropping them raises where nobody can catch it.
-    sys.unraisablehook = lambda _: None
-    gc.collect()
-    sys.unraisablehook = hook
-    raise DamagedError(f"The checkpoint of step {step} in {folder} is damaged: {why}.")
+    return attempt(read, lambda why: DamagedError(f"{_named(folder, step)} is damaged: {why}."))
 
 
 def _check_same(folder: Path, step: int, wanted: dict[str, Any], saved: dict[str, Any]) -> None:
@@ -121,10 +106,14 @@ def _check_same(folder: Path, step: int, wanted: dict[str, Any], saved: dict[str
     if lines:
         more = [f"and {len(lines) - 8} more"] if len(lines) > 8 else []
         raise CheckpointError(
-            f"The checkpoint of step {step} in {folder} is of another state:\n  "
+            f"{_named(folder, step)} is of another state:\n  "
             + "\n  ".join(sorted(lines)[:8] + more)
             + "\nUse the model and optimizer it was saved with, or another output folder."
         )
+
+
+def _named(folder: Path, step: int) -> str:
+    return f"The checkpoint of step {step} in {folder}"
 
 
 def _listed(names: list[str]) -> str:

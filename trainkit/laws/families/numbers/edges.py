@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr
 
+from trainkit._core.paths import named_leaves
 from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.problems.cases import Case
 from trainkit.laws.problems.comparison import mismatch
@@ -17,6 +17,7 @@ from trainkit.laws.protocol import ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
 from trainkit.laws.subject.shrink import violation
+from trainkit.laws.subject.ways import jitted_step
 
 
 def zeros(subject: Subject) -> Iterator[Violation]:
@@ -136,39 +137,66 @@ _CONSTANT = (
 
 def counts(subject: Subject) -> Violation | None:
     params, grads = mini()
-    top = jnp.iinfo(jnp.int32).max
     with ordinary():
-        _, state = subject.update(grads[0], subject.tx.init(params), params)
-        treedef: Any
-        flat, treedef = jax.tree_util.tree_flatten_with_path(state)
-        is_count = lambda path, x: (
-            jnp.shape(x) == ()
-            and str(getattr(x, "dtype", "")) == "int32"
-            and "count" in keystr(path).lower()
-        )
-        at = [i for i, (path, x) in enumerate(flat) if is_count(path, x)]
+        update = jitted_step(subject)
+        state = subject.tx.init(params)
+        at = _counts(update, state, params, grads)
         if not at:
-            raise NotApplicable("its state holds no int32 count")
-        full = [jnp.array(top) if i in at else x for i, (_, x) in enumerate(flat)]
-        u, after = subject.update(grads[1], treedef.unflatten(full), params)
-        now = jax.tree.leaves(after)
-        wrapped = [keystr(flat[i][0]) for i in at if int(now[i]) < 0]
+            raise NotApplicable("its state holds no integer that counts updates")
+        full = _with(state, dict.fromkeys(at))
+        u, after = update(grads[1], full, params)
+        names = list(named_leaves(state))
+        full, now = jax.tree.leaves(full), jax.tree.leaves(after)
+        wrapped = [names[i] or "state" for i in at if int(np.min(now[i])) < int(np.min(full[i]))]
         finite = all(np.isfinite(x).all() for x in jax.tree.leaves(u))
     code = setup(params, grads[:1]) + (
-        f"state = tx.init(params)\ntop = {int(top)}\n"
-        "state = jax.tree_util.tree_map_with_path(lambda k, x: jnp.array(top) if 'count' in "
-        "jax.tree_util.keystr(k) and x.dtype == 'int32' and x.ndim == 0 else x, state)\n"
-        "u, state = tx.update(grads[0], state, params)\n"
-        "assert all((x >= 0).all() for x in jax.tree.leaves(state) if x.dtype == 'int32'), state\n"
+        "leaves, tree = jax.tree.flatten(tx.init(params))\n"
+        f"for i in {at}:  # they count updates\n"
+        "    leaves[i] = jnp.full_like(leaves[i], jnp.iinfo(leaves[i].dtype).max)\n"
+        "u, state = tx.update(grads[0], tree.unflatten(leaves), params)\n"
+        f"for i in {at}:\n"
+        "    assert (jax.tree.leaves(state)[i] >= leaves[i]).all(), jax.tree.leaves(state)[i]\n"
         "assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(u)), u"
     )
     if wrapped:
         return Violation(
-            f"the count {', '.join(wrapped)} wraps around at 2³¹ − 1", {"count": int(top)}, code
-        )
+            f"the count {', '.join(wrapped)} wraps around at the largest integer of its dtype",
+            {"state": full}, code)  # fmt: skip
     if not finite:
-        return Violation("at the largest count the update is not finite", {"count": int(top)}, code)
+        return Violation("at the largest count the update is not finite", {"state": full}, code)
     return None
+
+
+def _counts(update: Any, state: Any, params: Any, grads: list[Any]) -> list[int]:
+    """The places of the leaves that are integers and go up by one with every update.
+
+    From wherever they stand: what begins anew after a window, or is capped, is no such count.
+    """
+    leaves = [
+        np.asarray(jax.random.key_data(x) if _is_key(x) else x) for x in jax.tree.leaves(state)
+    ]
+    at = [i for i, x in enumerate(leaves) if x.size and np.issubdtype(x.dtype, np.integer)]
+    for start in (None, 1000, 10**6, 2**29 + 1):
+        now = state if start is None else _with(state, dict.fromkeys(at, start))
+        for g in grads[:3]:
+            before, now = now, update(g, now, params)[1]
+            old, new = jax.tree.leaves(before), jax.tree.leaves(now)
+            at = [i for i in at if (np.asarray(new[i]) == np.asarray(old[i]) + 1).all()]
+    return at
+
+
+def _with(state: Any, values: dict[int, int | None]) -> Any:
+    """The state with other values of some of its integers; `None` is the largest."""
+    leaves, treedef = jax.tree.flatten(state)
+    for i, value in values.items():
+        top = jnp.iinfo(leaves[i].dtype).max
+        new = top if value is None else value % top
+        leaves[i] = jnp.full_like(leaves[i], new)
+    return treedef.unflatten(leaves)
+
+
+def _is_key(x: Any) -> bool:
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def differentiable(subject: Subject) -> Violation | None:

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from trainkit._core.paths import path_name
 from trainkit.laws.law import Law, Violation
 from trainkit.laws.problems.comparison import bits
 from trainkit.laws.protocol import first_line, ordinary
@@ -179,7 +180,7 @@ def _apart(found: Any, alone: Any) -> str | None:
         a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
         near = 1e-4 * np.abs(b) + 1e-5 * np.abs(b).max(initial=0) + 5e-7 * size
         if not np.all(np.abs(a - b) <= near):
-            return f"the update of {jax.tree_util.keystr(path)} is off by {np.abs(a - b).max():.3g}"
+            return f"the update of {path_name(path)} is off by {np.abs(a - b).max():.3g}"
     return None
 
 

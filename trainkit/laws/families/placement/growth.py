@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from trainkit._core.paths import path_name
 from trainkit.laws.law import Law, Violation
 from trainkit.laws.optional import grown
 from trainkit.laws.protocol import ordinary
@@ -39,7 +40,7 @@ def grows(subject: Subject) -> Violation | None:
                 if not np.all(np.abs(a - b) <= 2e-5 * np.abs(b) + 2e-6 * np.abs(b).max()):
                     return Violation(
                         f"grown after three steps, with gradients {f:g} times as large, the update "
-                        f"of step {t} at {jax.tree_util.keystr(path)} is off by "
+                        f"of step {t} at {path_name(path)} is off by "
                         f"{np.abs(a - b).max():.3g}",
                         {"params": params, "gradients": grads[:t], "found": v, "expected": want},
                         setup(params, grads[:t]) + _GROWTH_CODE.format(f=f, degree=degree or 0),

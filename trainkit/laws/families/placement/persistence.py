@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from trainkit.laws.law import Law, Violation
-from trainkit.laws.optional import by_msgpack, by_orbax
+from trainkit.laws.optional import by_leaves, by_msgpack, by_orbax
 from trainkit.laws.problems.comparison import same_bits
 from trainkit.laws.protocol import first_line, ordinary
 from trainkit.laws.reproducers.literals import setup
@@ -33,7 +33,7 @@ def resume(subject: Subject) -> Iterator[Violation]:
             trips["Orbax"] = by_orbax
         for name, trip in trips.items():
             for t in range(1, len(grads)) if name != "Orbax" else (3,):
-                code = setup(params, grads[: t + 1]) + _TRIP_CODE[name]
+                code = setup(params, grads[: t + 1]) + _trip_code(name, states[t])
                 try:
                     state = trip(states[t])
                 except Exception as error:
@@ -85,6 +85,17 @@ _TRIP_CODE = {
         "assert all((x == y).all() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))), (a, b)"
     ),
 }
+
+
+def _trip_code(name: str, state: Any) -> str:
+    code = _TRIP_CODE[name]
+    if name != "msgpack" or not by_leaves(state):
+        return code
+    return code.replace(
+        "back = serialization.from_bytes(state, serialization.to_bytes(state))\n",
+        "leaves, tree = jax.tree.flatten(state)  # it has nodes that Flax does not know\n"
+        "back = tree.unflatten(serialization.from_bytes(leaves, serialization.to_bytes(leaves)))\n",
+    )
 
 
 LAWS = (

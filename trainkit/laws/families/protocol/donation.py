@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from trainkit._core.paths import path_name
 from trainkit.laws.law import Law, Violation
 from trainkit.laws.protocol import first_line, ordinary
 from trainkit.laws.reproducers.literals import setup
@@ -76,7 +77,7 @@ def _shared(**trees: Any) -> str | None:
             if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
                 x = jax.random.key_data(x)
             at = x.addressable_data(0).unsafe_buffer_pointer()
-            name = f"{what}{jax.tree_util.keystr(path)}"
+            name = f"{what}/{path_name(path)}" if path else what
             if at in seen:
                 return f"{name} and {seen[at]} are one buffer"
             seen[at] = name

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from trainkit._core.paths import path_name
 from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.problems import cases
 from trainkit.laws.problems.comparison import RELATIVE, Mismatch, mismatch, same_bits
@@ -130,7 +131,7 @@ def map_params(subject: Subject) -> Violation | None:
         state = subject.tx.init(params)
         seen = optax.tree_map_params(subject.tx, lambda x: "seen", state)
         missed = [
-            jax.tree_util.keystr(path)
+            path_name(path)
             for (path, x), y in zip(
                 jax.tree_util.tree_flatten_with_path(state)[0], jax.tree.leaves(seen), strict=True
             )

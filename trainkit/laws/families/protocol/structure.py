@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trainkit._core.paths import path_name
 from trainkit.laws.law import Law, Violation
 from trainkit.laws.problems.comparison import same_tree
 from trainkit.laws.problems.trees import cast, structures
@@ -86,7 +87,7 @@ def state_fixpoint(subject: Subject) -> Iterator[Violation]:
                 i = next(i for i, (a, b) in enumerate(zip(weak(before), weak(after), strict=True))
                          if a != b)  # fmt: skip
                 path = jax.tree_util.tree_flatten_with_path(state)[0][i][0]
-                wrong = f"another weak type at {jax.tree_util.keystr(path)}"
+                wrong = f"another weak type at {path_name(path)}"
         if wrong:
             yield Violation(
                 f"in {dtype}, after one update the state has {wrong}",
