@@ -37,7 +37,7 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-LARGE = 3 * 2**29  # bytes of a worker's memory at which it forgets its programs
+LARGE = 2**31  # bytes of a worker's memory at which it forgets its programs
 SAMPLE = 40  # of the slow tests, one in this many runs by default
 
 
@@ -90,17 +90,16 @@ def resident() -> int:
     return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def few_programs():
     """Forgets compiled programs before they use up memory, or the process's memory maps.
 
-    Each takes a few maps, and at the kernel's limit (65,530 by default) compiling fails with "LLVM
-    compilation error: Cannot allocate memory". What is needed again is read from the run's folder.
+    Each takes a few maps and one or two MB; at the kernel's limit of maps (65,530 by default)
+    compiling fails with "LLVM compilation error: Cannot allocate memory". What is needed again is
+    read from the run's folder.
     """
     yield
-    maps = pathlib.Path("/proc/self/maps")
-    many = maps.exists() and maps.read_bytes().count(b"\n") > 12_000
-    if many or resident() > LARGE:
+    if resident() > LARGE:
         jax.clear_caches()
         gc.collect()
         if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
