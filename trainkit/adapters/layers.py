@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend import core
 
-from trainkit._core.jaxprs import bodies
+from trainkit._core.jaxprs import AnyJaxpr, bodies
 from trainkit._core.paths import named_leaves
 
 PyTree = Any
@@ -33,9 +32,9 @@ def layers_of(init: Callable[..., tuple[PyTree, PyTree]], *args: Any) -> dict[st
     return {f"^{re.escape(name)}$": count for name, count in axes.items() if count}
 
 
-def _scans(jaxpr: core.Jaxpr, out: Any, name: str) -> int:
+def _scans(jaxpr: AnyJaxpr, out: Any, name: str) -> int:
     """In how many scans, one in the other, a value of a program is made."""
-    made = next((eqn for eqn in jaxpr.eqns if any(v is out for v in eqn.outvars)), None)
+    made: Any = next((eqn for eqn in jaxpr.eqns if any(v is out for v in eqn.outvars)), None)
     if made is None:
         return 0
     if made.primitive.name == "transpose":
