@@ -12,7 +12,7 @@ deviation over seeds, in nats per character:
   41-50  excess over steps 41 to 50: what is left of it (below 0: the grown model is ahead)
 
 Variants:
-  carried     moments by the calculus, the plain rule goes on
+  carried     moments by their degrees, the plain rule goes on
   annealed    the same, and exact continuation annealed to the plain rule over 50 steps
   restarted   a fresh optimizer state, the learning rate's warm-up included
   reset       fresh moments and their count, the learning rate goes on

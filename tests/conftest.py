@@ -1,7 +1,17 @@
-"""Every test runs on eight simulated devices, with strict dtype promotion; warnings are errors."""
+"""Every test runs on eight simulated devices, with strict dtype promotion; warnings are errors.
 
+Most of a run's time is spent on compiling programs that run once. So the default run compiles
+without most optimizations, which `--slow=all` has as users have them; and a program that another
+test or worker has compiled in this run is read from a folder that lives as long as the run.
+"""
+
+import atexit
+import ctypes
+import gc
 import os
 import pathlib
+import shutil
+import tempfile
 import zlib
 
 # Before JAX is imported: the number of simulated devices is read when its backend starts.
@@ -9,13 +19,21 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
+# Workers, and programs that tests start, inherit the folder of the process that made it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    folder = tempfile.mkdtemp(prefix="trainkit-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-SAMPLE = 10  # of the slow tests, one in this many runs by default
+LARGE = 3 * 2**29  # bytes of a worker's memory at which it forgets its programs
+SAMPLE = 40  # of the slow tests, one in this many runs by default
 
 
 def pytest_addoption(parser):
@@ -24,6 +42,14 @@ def pytest_addoption(parser):
         choices=["none", "sample", "all"],
         default="sample",
         help="which of the tests marked slow to run: none, a fixed sample (the default) or all",
+    )
+
+
+def pytest_configure(config):
+    quick = config.getoption("--slow") != "all"
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(quick)))
+    jax.config.update(
+        "jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
     )
 
 
@@ -53,15 +79,33 @@ def x64():
         yield
 
 
+@pytest.fixture
+def optimised():
+    """Compiles the test's programs as users' are: for what XLA's optimizations do to numbers."""
+    before = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def resident() -> int:
+    """Bytes of this process's memory, where the system says."""
+    pages = pathlib.Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
+
+
 @pytest.fixture(autouse=True, scope="module")
 def few_programs():
-    """Forgets compiled programs before they use up the process's memory maps.
+    """Forgets compiled programs before they use up memory, or the process's memory maps.
 
-    Each takes a few, and at the kernel's limit (65,530 by default) compiling fails with "LLVM
-    compilation error: Cannot allocate memory". Much below that, so that a worker stays at a few
-    GB, programs are shared between modules.
+    Each takes a few maps, and at the kernel's limit (65,530 by default) compiling fails with "LLVM
+    compilation error: Cannot allocate memory". What is needed again is read from the run's folder.
     """
     yield
     maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 12_000:
+    many = maps.exists() and maps.read_bytes().count(b"\n") > 12_000
+    if many or resident() > LARGE:
         jax.clear_caches()
+        gc.collect()
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)  # glibc keeps what is freed

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         sweep,
         transforms,
     )
+    from trainkit.adapters.batches import Call
     from trainkit.adapters.linen import from_linen
     from trainkit.adapters.nnx import from_nnx
     from trainkit.loop import checkpoint
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from trainkit.loop.stopping import EarlyStopping
 
 __all__ = [
+    "Call",
     "Change",
     "EarlyStopping",
     "EvalStep",
@@ -76,6 +78,7 @@ __all__ = [
 
 # Imported when first asked for: each brings a library that `import trainkit` must not wait for.
 _FROM = {
+    "Call": "adapters.batches",
     "Change": "loop.hooks",
     "EarlyStopping": "loop.stopping",
     "FitResult": "loop.record",

@@ -5,7 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from trainkit.adapters.model import inputs_of, weighted
+from trainkit.adapters.batches import inputs_of
+from trainkit.adapters.model import weighted
 
 LOGITS = jnp.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
 LABELS = np.array([0, 1, 1], np.int32)

@@ -1,6 +1,7 @@
 """The command, as somebody uses it who has never seen it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,21 @@ def test_experiments_are_found_from_below_and_without_importing_them(project, mo
     assert "mnist" in found
     assert "notes" not in found
     assert "experiments.tiny" not in sys.modules
+
+
+def test_our_own_experiments_come_first_and_nobody_elses_are_run(project, monkeypatch):
+    ours = train.experiments()["mnist"]
+    planted = project / "experiments" / "mnist"
+    planted.mkdir()
+    (planted / "train.py").write_text(TINY)
+    monkeypatch.chdir(project / "experiments" / "notes")
+    assert train.experiments()["mnist"] == ours
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    monkeypatch.setattr(train, "_is_ours_or_the_systems", lambda path: False)
+    assert "tiny" not in train.experiments()
+    monkeypatch.chdir(project)
+    assert "tiny" in train.experiments()
+    shutil.rmtree(planted)
 
 
 def test_options_come_typed_from_the_dataclass(project):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import zlib
 from typing import Any
 
@@ -11,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.growth.zoo import Model, as_dtype, randomised
+from tests.growth.zoo import REGISTRY, Model
+from tests.growth.zoo.building import as_dtype, randomised
 from trainkit import growth
 from trainkit.growth.maps.leaf_map import LeafMap
 
@@ -30,13 +30,13 @@ def names(tree: Any) -> dict[str, np.ndarray]:
 class Small:
     """The small model at random parameters: outputs, and gradients of a random projection."""
 
-    def __init__(self, name: str, model: Model, dtype: Any):
-        self.name, self.model, self.dtype, self.single = name, model, dtype, name in SINGLE
+    def __init__(self, model: Model, dtype: Any):
+        self.model, self.dtype, self.single = model, dtype, model.name in SINGLE
         self.inputs = tuple(
             jnp.asarray(x, dtype if np.issubdtype(np.asarray(x).dtype, np.floating) else None)
             for x in model.inputs
         )
-        self.fn, shapes = model.build(**model.base)
+        self.fn, shapes = model.at()
         self.params = randomised(as_dtype(shapes, dtype))
         self.out, self.gradients = self.run(self.fn, self.params)
 
@@ -52,14 +52,13 @@ class Small:
         return np.asarray(out), gradients
 
     def big(self, variant: str):
-        fn, shapes = self.model.build(**{**self.model.base, **self.model.grown[variant]})
+        fn, shapes = self.model.at(**self.model.grown[variant])
         return fn, as_dtype(shapes, self.dtype)
 
 
 @functools.cache
-def small(table: str, name: str, dtype: str) -> Small:
-    models = importlib.import_module(f"tests.growth.{table}").MODELS
-    return Small(name, models[name], jnp.dtype(dtype))
+def small(name: str, dtype: str) -> Small:
+    return Small(REGISTRY[name], jnp.dtype(dtype))
 
 
 def predicted(gradient: np.ndarray, how: LeafMap) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +94,7 @@ def check_variant(case: Small, variant: str, *, tolerance: float, guesses: bool 
         )(p)
     )
     scale = np.abs(case.out).max()
-    other = OPERATORS[zlib.crc32(f"{case.name} {variant}".encode()) % len(OPERATORS)]
+    other = OPERATORS[zlib.crc32(f"{case.model.name} {variant}".encode()) % len(OPERATORS)]
     for how in ("even", other):
         params = plan.grow(case.params, key=key, how=how, like=big_shapes)
         assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(

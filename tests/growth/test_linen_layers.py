@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.growth.zoo import randomised
+from tests.growth.zoo.building import randomised
 from trainkit import growth
 
 RNG = np.random.default_rng(0)

@@ -34,9 +34,8 @@ def peak(compiled):
 
 
 def from_zoo(name, base, more):
-    model = zoo.MODELS[name]
-    base = {**model.base, **base}
-    (small_fn, small), (big_fn, big) = (model.build(**s) for s in (base, {**base, **more}))
+    model = zoo.REGISTRY[name]
+    (small_fn, small), (big_fn, big) = model.at(**base), model.at(**{**base, **more})
     spec = lambda x: jax.ShapeDtypeStruct(x.shape, "int32" if x.dtype.kind == "i" else "float32")
     return growth.plan(small_fn, big_fn, small, big, *map(spec, model.inputs)), small, big
 

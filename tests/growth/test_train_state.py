@@ -1,5 +1,7 @@
 """One call grows a whole training state: Linen, NNX and plain functions, width and depth."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -39,12 +41,15 @@ def stepped(params, model_state, tx, seed=1):
 
 
 def linen_state(module, x, tx, **mode):
-    variables = randomised(dict(module.init(jax.random.key(0), x, **mode)))
+    variables = randomised(
+        dict(jax.jit(functools.partial(module.init, **mode))(jax.random.key(0), x))
+    )
     return stepped(variables.pop("params"), variables, tx)
 
 
 def outputs(module, state, x, **mode):
-    return module.apply({"params": state.params, **state.model_state}, x, **mode)
+    run = jax.jit(functools.partial(module.apply, **mode))
+    return run({"params": state.params, **state.model_state}, x)
 
 
 def check(module, big, state, grown, x, tx, **mode):

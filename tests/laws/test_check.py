@@ -204,7 +204,7 @@ def test_a_join_of_optaxs_own_schedules_is_no_alarm(level):
     assert report.ok or level == "strict"
 
 
-def test_a_fractional_power_is_found_to_be_nan_under_jit():
+def test_a_fractional_power_is_found_to_be_nan_under_jit(optimised):
     h = {"init_value": 1.0, "end_value": 0.1, "power": 0.5, "transition_steps": 100}
     report = laws.check_schedule(
         optax.polynomial_schedule(**h), like="polynomial_schedule", hyperparams=h

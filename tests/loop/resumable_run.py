@@ -74,3 +74,4 @@ def run(out, placement="single", kill=None, signal_number=signal.SIGKILL, **opti
 if __name__ == "__main__":
     out, placement, kill, name = sys.argv[1:]
     run(Path(out), placement, int(kill), getattr(signal, name))
+    print("went on")

@@ -1,5 +1,8 @@
 """Checkpoints: bitwise, kept by count and score, and honest about what does not fit."""
 
+import os
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +12,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import trainkit.loop.checkpoint
 from trainkit import TrainState
-from trainkit.loop.checkpoint import Checkpointer, CheckpointError
+from trainkit._core.identity import digest
+from trainkit.loop.checkpoint import Checkpointer, CheckpointError, DamagedError
+from trainkit.loop.saved.info import is_changed
 
 RNG = np.random.default_rng(0)
 
@@ -67,7 +72,7 @@ def test_odd_leaves_come_back_as_they_were(tmp_path):
     state = {
         "empty": jnp.zeros((0, 3), jnp.bfloat16),
         "scalar": jnp.float32(2.5),
-        "host": np.arange(3, dtype=np.int64),
+        "host": np.arange(3, dtype=np.int64) + 2**40,
         "number": 4,
         "nothing": None,
         "flag": jnp.array([True, False]),
@@ -82,6 +87,7 @@ def test_odd_leaves_come_back_as_they_were(tmp_path):
     assert restored["empty"].dtype == jnp.bfloat16
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
+    assert restored["host"].dtype == np.int64
 
 
 def test_restored_arrays_get_the_shardings_asked_for(tmp_path):
@@ -199,3 +205,143 @@ def test_importing_the_module_does_not_import_orbax():
     code = "import sys, trainkit.loop.checkpoint; print('orbax.checkpoint' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+# -- killed, damaged, read while it is written ------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def three_steps(tmp_path_factory):
+    """A folder with the checkpoints of steps 1, 2 and 3, never to be changed; see `three`."""
+    folder = tmp_path_factory.mktemp("three")
+    with Checkpointer(folder, keep=9) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, numbered(step), info={"mine": step})
+    return folder
+
+
+@pytest.fixture
+def three(three_steps, tmp_path):
+    return shutil.copytree(three_steps, tmp_path / "three")
+
+
+def numbered(step):
+    noise = np.random.default_rng(step).normal(size=(64, 64))
+    return {"noise": jnp.asarray(noise, jnp.float32), "step": jnp.int32(step)}
+
+
+def largest(folder):
+    return max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+
+
+def flip(file, at=0.5):
+    content = bytearray(file.read_bytes())
+    content[int(at * len(content))] ^= 4
+    file.write_bytes(content)
+
+
+DAMAGE = {
+    "flipped near the start": lambda step: flip(largest(step), 0.1),
+    "flipped near the end": lambda step: flip(largest(step), 0.9),
+    "cut": lambda step: os.truncate(largest(step), 5000),
+    "emptied": lambda step: largest(step).write_bytes(b""),
+    "a file less": lambda step: largest(step).unlink(),
+    "info flipped": lambda step: flip(step / "info" / "0.json"),
+    "info of another shape": lambda step: (step / "info" / "0.json").write_text("[]"),
+    "half deleted": lambda step: shutil.rmtree(step / "info"),
+    "no arrays": lambda step: shutil.rmtree(step / "state"),
+    "empty": lambda step: [shutil.rmtree(step), step.mkdir()],
+    "of another step": lambda step: [
+        shutil.rmtree(step), shutil.copytree(step.parent / "1", step)
+    ],
+    "arrays of another step": lambda step: [
+        shutil.rmtree(step / "state"), shutil.copytree(step.parent / "1/state", step / "state")
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_damaged_is_named_and_the_newest_that_is_whole_is_used(three, damage):
+    DAMAGE[damage](three / "3")
+    with pytest.raises(DamagedError, match=r"The checkpoint of step 3 in .* is damaged"):
+        Checkpointer(three).restore(numbered(0), step=3)
+    checkpoints = Checkpointer(three)
+    with pytest.warns(match=r"step 3 in .* is damaged: .* The one of step 2 is used instead"):
+        restored, info = checkpoints.restore(numbered(0))
+    assert_bitwise(restored, numbered(2))
+    assert info["mine"] == 2
+    assert checkpoints.steps == [1, 2]
+
+
+def test_a_damaged_step_that_nobody_asks_for_hides_no_other(three):
+    shutil.rmtree(three / "1" / "info")
+    flip(three / "2" / "info" / "0.json")
+    restored, _ = Checkpointer(three).restore(numbered(0))
+    assert_bitwise(restored, numbered(3))
+
+
+def test_a_run_goes_on_over_a_damaged_step_which_is_put_aside(three):
+    flip(largest(three / "3"))
+    with Checkpointer(three, keep=2) as checkpoints:
+        with pytest.warns(match="step 2 is used instead"):
+            checkpoints.restore(numbered(0))
+        checkpoints.save(3, numbered(33))
+        checkpoints.wait()
+        assert_bitwise(checkpoints.restore(numbered(0))[0], numbered(33))
+    assert sorted(f.name for f in three.iterdir()) == ["2", "3", "damaged-3", "deleted"]
+
+
+def test_where_nothing_is_whole_every_reason_is_given(three):
+    for step in "123":
+        flip(three / step / "info" / "0.json")
+    with pytest.raises(DamagedError, match=r"(?s)step 3 .*step 2 .*step 1 in .* is damaged"):
+        Checkpointer(three).info()
+
+
+def test_reading_writes_nothing(three, tmp_path):
+    (three / "4.orbax-checkpoint-tmp").mkdir()  # as of a save under way
+    (three / "deleted" / "0").mkdir(parents=True)
+    before = sorted(three.rglob("*"))
+    checkpoints = Checkpointer(three)
+    checkpoints.restore(numbered(0))
+    assert (checkpoints.steps, checkpoints.info(2)["mine"]) == ([1, 2, 3], 2)
+    checkpoints.close()
+    assert sorted(three.rglob("*")) == before
+    assert Checkpointer(tmp_path / "early").steps == []
+    assert not (tmp_path / "early").exists()
+
+
+def test_a_step_is_moved_away_whole_before_it_is_deleted(three, monkeypatch):
+    """Whatever is killed while it deletes leaves no step half there."""
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # dies before the first file
+    with Checkpointer(three, keep=1) as checkpoints:
+        checkpoints.save(4, numbered(4))
+    assert Checkpointer(three).steps == [4]
+    monkeypatch.undo()
+    with Checkpointer(three, keep=1) as checkpoints:
+        checkpoints.sweep()
+    assert list((three / "deleted").iterdir()) == []
+
+
+def test_what_cannot_be_written_is_said_in_our_words_and_leaves_what_is_there(three, monkeypatch):
+    def full(*args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("trainkit.loop.saved.info_handler.write_info", full)
+    checkpoints = Checkpointer(three)
+    checkpoints.save(4, numbered(4))
+    with pytest.raises(CheckpointError, match=r"could not be written into .*No space left.*whole"):
+        checkpoints.wait()
+    checkpoints.close()
+    assert_bitwise(Checkpointer(three).restore(numbered(0))[0], numbered(3))
+
+
+def test_the_parts_of_an_array_are_checked_by_region():
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    array = jax.device_put(np.arange(8.0), NamedSharding(mesh, PartitionSpec("data")))
+    halves = {
+        "0:4": digest(np.arange(4, dtype=np.float32)),
+        "4:8": digest(np.float32([4, 5, 6, 7])),
+    }
+    assert not is_changed(array, halves)
+    assert is_changed(array, halves | {"4:8": halves["0:4"]})

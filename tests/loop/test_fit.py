@@ -3,9 +3,11 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -54,6 +56,15 @@ def undisturbed(tmp_path_factory):
     return get
 
 
+@pytest.fixture
+def sigterm():
+    """The SIGTERMs that this process got, which do not end it."""
+    before, came = signal.getsignal(signal.SIGTERM), []
+    signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    yield came
+    signal.signal(signal.SIGTERM, before)
+
+
 # -- killed and resumed ----------------------------------------------------------------------
 
 PLACEMENTS = ["single", "pmap", "jit"]
@@ -88,9 +99,10 @@ def test_killed_twice_at_random_steps_a_run_ends_bitwise_the_same(tmp_path, undi
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("step", [1, 20, 33])
-def test_after_sigterm_a_run_ends_bitwise_the_same(tmp_path, undisturbed, placement, step):
+def test_after_sigterm_a_run_ends_bitwise_the_same(tmp_path, undisturbed, placement, step, sigterm):
     result = run(tmp_path, placement, kill=step, signal_number=signal.SIGTERM)
     assert result.stopped == "interrupted by SIGTERM"
+    assert sigterm == [signal.SIGTERM]
     # The signal comes between two steps; the one under way is finished and saved.
     assert result.steps == step + 1
     assert (tmp_path / "checkpoints" / str(step + 1)).is_dir()
@@ -101,12 +113,62 @@ def test_after_sigterm_a_run_ends_bitwise_the_same(tmp_path, undisturbed, placem
     assert rows_without_times(tmp_path) == rows_without_times(folder)
 
 
-def test_a_sigterm_from_outside_ends_the_process_in_order(tmp_path):
-    done = killed(tmp_path, "single", 20, "SIGTERM")
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "summary.json").read_text())["stopped"] == (
-        "interrupted by SIGTERM"
-    )
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_a_signal_from_outside_ends_the_process_in_order_with_its_own_status(tmp_path, name):
+    done = killed(tmp_path, "single", 20, name)
+    assert done.returncode == -getattr(signal, name), done.stderr
+    assert done.stdout == ""  # what comes after `fit` in the script does not run
+    stopped = json.loads((tmp_path / "summary.json").read_text())["stopped"]
+    assert stopped == f"interrupted by {name}"
+    assert saved_steps(tmp_path)[-1] == 21
+
+
+@pytest.mark.parametrize("where", ["evaluate", "data"])
+def test_a_signal_is_heard_while_something_is_waited_for(tmp_path, sigterm, where):
+    def blocks():
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        time.sleep(60)
+
+    def go(blocked, out):
+        class Data(Sampler):
+            def __next__(self):
+                if blocked and where == "data" and self.position == (4, 0):
+                    blocks()
+                return super().__next__()
+
+        def evaluate(state):
+            if blocked and where == "evaluate" and state.step == 8:
+                blocks()
+            return mean_evaluation(state)
+
+        step, state, _ = mean_problem()
+        return fit(
+            step, state, Data(EIGHT, 4), steps=20, evaluate=evaluate, eval_every=4,
+            checkpoint_every=9, out=out, progress=False, report=False,
+        )  # fmt: skip
+
+    begin = time.monotonic()
+    assert go(True, tmp_path / "run").stopped == "interrupted by SIGTERM"
+    assert time.monotonic() - begin < 30
+    assert saved_steps(tmp_path / "run")[-1] >= 6
+    result, undisturbed = go(False, tmp_path / "run"), go(False, tmp_path / "undisturbed")
+    assert words(result.state) == words(undisturbed.state)
+    assert result.best == undisturbed.best
+    assert rows_without_times(tmp_path / "run") == rows_without_times(tmp_path / "undisturbed")
+
+
+def test_over_a_damaged_checkpoint_a_run_ends_bitwise_the_same(tmp_path, undisturbed, capsys):
+    run(tmp_path, steps=40)
+    newest = tmp_path / "checkpoints" / "40"
+    largest = max((f for f in newest.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    os.truncate(largest, 100)
+    result = run(tmp_path, progress=True)
+    said = capsys.readouterr().out
+    assert "The checkpoint of step 40" in said
+    assert "The one of step 35 is used instead." in said
+    folder, expected = undisturbed("single")
+    assert words(result.state) == words(expected.state)
+    assert rows_without_times(tmp_path) == rows_without_times(folder)
 
 
 def test_the_log_has_every_row_once(undisturbed):
@@ -195,9 +257,104 @@ def test_the_order_is_evaluate_save_hook_draw_step(tmp_path, monkeypatch):
 def test_the_data_position_saved_is_that_of_what_was_trained_on(tmp_path):
     step, state, data = mean_problem()
     fit(step, state, data, steps=3, out=tmp_path, prefetch=5, progress=False, report=False)
-    assert data.position == (3, 4)  # seven drawn, three of them used
+    assert data.position == (1, 4)  # eight drawn, three of them used
     with trainkit.checkpoint.Checkpointer(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.info()["data"] == [1, 4]
+
+
+def test_a_second_fit_goes_on_in_the_data_and_counts_its_own_epochs():
+    step, state, data = mean_problem(np.arange(22, dtype=np.float32))
+    drawn = []
+    for epochs, steps, position in ((1, 5, (1, 0)), (0.5, 3, (1, 12)), (1, 5, (2, 12))):
+        result = fit(step, state, data, epochs=epochs, progress=False)
+        assert (result.steps, data.position) == (steps, position)
+        drawn.append(result.epochs)
+    assert drawn == [1, 12 / 22, 1]
+
+
+def test_epochs_go_on_where_a_hook_gives_other_data(tmp_path):
+    step, state, data = mean_problem()
+    more = Sampler(np.arange(16, dtype=np.float32), 4)
+
+    def gives(now):
+        return trainkit.Change(data=more) if now.steps == 3 else None
+
+    result = fit(step, state, data, steps=7, hooks=[gives], progress=False)
+    assert result.epochs == 1.5 + 1
+
+
+class Counting:
+    """Batches whose place is whatever it is given."""
+
+    def __init__(self, position):
+        self.position = position
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        at = self.position
+        if isinstance(at, dict):
+            self.position = {"at": [at["at"][0] + 1]}
+        else:
+            self.position = at + 1 if isinstance(at, int) else (*at[:-1], at[-1] + 1)
+        return np.full(4, 1.0, np.float32)
+
+    def restore(self, position):
+        assert type(position) is type(self.position)
+        self.position = position
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"), [(0, 6), ({"at": [0]}, {"at": [6]}), ((5, 0), (5, 6))], ids=str
+)
+def test_a_place_in_the_data_may_be_anything_that_json_can_hold(tmp_path, begin, end):
+    for steps in (3, 6):
+        step, state, _ = mean_problem()
+        data = Counting(begin)
+        fit(step, state, data, steps=steps, out=tmp_path, progress=False, report=False)
+    assert data.position == end
+
+
+@pytest.mark.parametrize("position", [{1: 2}, np.arange(2), b"x", {"at": {3}}], ids=repr)
+def test_a_place_that_could_not_be_restored_is_refused_before_anything_is_written(
+    tmp_path, position
+):
+    step, state, _ = mean_problem()
+    with pytest.raises(TypeError, match=r"data\.position must be what JSON can hold"):
+        fit(step, state, Counting(position), steps=3, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_again_unasked(tmp_path):
+    def go(**options):
+        step, state, data = mean_problem()
+        return fit(step, state, data, steps=4, log_every=1, out=tmp_path, progress=False,
+                   report=False, **options)  # fmt: skip
+
+    go()
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(ValueError, match="has saved checkpoints, but there is none left"):
+        go()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    assert go(overwrite=True).steps == 4
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(tmp_path):
+    step, state, data = mean_problem()
+
+    def fails(now):
+        if now.steps == 2:
+            raise RuntimeError("mine")
+
+    options = {"steps": 4, "log_every": 1, "out": tmp_path, "progress": False, "report": False}
+    with pytest.raises(RuntimeError, match="mine"):
+        fit(step, state, data, hooks=[fails], **options)
+    assert read_metrics(tmp_path)
+    step, state, data = mean_problem()
+    assert fit(step, state, data, **options).steps == 4
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -300,12 +457,140 @@ def test_steps_that_were_never_finite_raise_at_the_end_at_the_latest():
 def test_other_versions_are_pointed_out_on_going_on(tmp_path, monkeypatch, capsys):
     step, state, data = mean_problem()
     fit(step, state, data, steps=2, out=tmp_path, report=False)
-    monkeypatch.setattr("trainkit.loop.session.versions", lambda: {"jax": "99.0"})
+    monkeypatch.setattr("trainkit.loop.resumption.versions", lambda: {"jax": "99.0"})
     step, state, data = mean_problem()
     fit(step, state, data, steps=4, out=tmp_path, report=False)
     out = capsys.readouterr().out
     assert "Going on at step 2" in out
     assert f"jax {jax.__version__} → 99.0" in out
+
+
+# -- nothing is lost at an end -----------------------------------------------------------------
+
+
+def mean_evaluation(state):
+    return {"loss": float(state.params["mean"])}
+
+
+def saved_steps(folder):
+    return trainkit.checkpoint.Checkpointer(folder / "checkpoints").steps
+
+
+def test_a_run_that_a_hook_ends_is_evaluated_and_saved_there(tmp_path):
+    def enough(now):
+        return trainkit.Change(stop="enough") if now.steps == 10 else None
+
+    for _ in range(2):  # the second time nothing is trained again
+        step, state, data = mean_problem()
+        result = fit(
+            step, state, data, steps=20, evaluate=mean_evaluation, eval_every=4,
+            checkpoint_every=7, hooks=[enough], out=tmp_path, progress=False, report=False,
+        )  # fmt: skip
+        assert (result.steps, result.stopped) == (10, "enough")
+        assert result.evaluation["loss"] == float(result.state.params["mean"])
+        assert saved_steps(tmp_path)[-1] == 10
+        rows = [row["step"] for row in read_metrics(tmp_path) if row["kind"] == "evaluation"]
+        assert rows == [4, 8, 10]
+    assert step.compiles == 0
+
+
+@pytest.mark.parametrize("where", ["evaluate", "data"])
+def test_an_error_of_the_users_own_loses_no_step(tmp_path, where):
+    def go(fails_at=None, out=tmp_path):
+        def evaluate(state):
+            if where == "evaluate" and state.step == fails_at:
+                raise RuntimeError("mine")
+            return mean_evaluation(state)
+
+        class Data(Sampler):
+            def __next__(self):
+                if where == "data" and self.position == (fails_at // 2, 0) if fails_at else False:
+                    raise RuntimeError("mine")
+                return super().__next__()
+
+        step, state, _ = mean_problem()
+        return fit(
+            step, state, Data(EIGHT, 4), steps=20, evaluate=evaluate, eval_every=4,
+            checkpoint_every=8, out=out, progress=False, report=False,
+        )  # fmt: skip
+
+    with pytest.raises(RuntimeError, match="mine"):
+        go(12)
+    if where == "evaluate":
+        assert saved_steps(tmp_path)[-1] == 12
+    else:
+        assert saved_steps(tmp_path)[-1] >= 10  # what was read ahead was never trained on
+    result = go()
+    again = go(out=tmp_path / "undisturbed")
+    assert words(result.state) == words(again.state)
+    assert result.best == again.best
+    assert rows_without_times(tmp_path) == rows_without_times(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("how", ["a step", "several steps a call", "a step of ones own"])
+def test_a_loader_may_fill_its_arrays_again(how):
+    def loader(size):
+        buffer = np.empty(size, np.float32)
+        for value in range(12):
+            buffer[:] = value
+            yield buffer
+
+    step, state, _ = mean_problem(steps_per_call=3 if how == "several steps a call" else 1)
+    own = lambda state, batch: step(state, batch)
+    result = fit(own if how == "a step of ones own" else step, step.place(state),
+                 loader(1 << 16), progress=False)  # fmt: skip
+    mean = 0.0
+    for value in range(12):
+        mean += 0.2 * (value - mean)
+    assert float(result.state.params["mean"]) == pytest.approx(mean, rel=1e-5)
+
+
+# -- what is not finite ------------------------------------------------------------------------
+
+
+def with_nan(out, bad=20, **options):
+    values = np.arange(40, dtype=np.float32)
+    values[bad] = np.nan
+    step, state, _ = mean_problem(donate=True, **options.pop("step", {}))
+    data = Sampler(values, 4, shuffle=False)
+    return fit(step, state, data, out=out, progress=False, report=False, **options)
+
+
+def test_what_is_not_finite_never_replaces_what_is(tmp_path):
+    result = with_nan(tmp_path, steps=20, checkpoint_every=2, keep=1)
+    assert result.stopped == "params/mean is not finite at step 6"
+    assert saved_steps(tmp_path) == [4]
+    assert int(result.state.step) == 4
+    assert np.isfinite(result.state.params["mean"])
+
+
+def test_a_loss_that_is_not_finite_ends_a_run_when_it_is_logged():
+    result = with_nan(None, steps=200, log_every=2)
+    assert result.stopped == "the loss is nan at step 6"
+    assert result.steps == 8  # a row is written when the next is due
+    assert with_nan(None, steps=200, stop_nonfinite=False).stopped == "steps=200 reached"
+    kept = with_nan(None, steps=200, log_every=1, step={"skip_nonfinite": True})
+    assert kept.stopped == "steps=200 reached"
+
+
+def test_a_last_step_that_is_not_finite_is_not_taken_for_a_good_end(tmp_path):
+    result = with_nan(tmp_path, steps=6, checkpoint_every=4, evaluate=mean_evaluation)
+    assert result.stopped == "params/mean is not finite at step 6"
+    assert (saved_steps(tmp_path), int(result.state.step)) == ([4], 4)
+
+
+def test_a_leaf_without_elements_is_resumed(tmp_path):
+    def loss_fn(params, model_state, batch, rng):
+        return trainkit.Loss(((batch - params["mean"]) ** 2).sum() + params["none"].sum(), 4)
+
+    for steps in (2, 4):
+        tx = optax.adam(0.1)
+        step = trainkit.make_train_step(loss_fn, tx, donate=True)
+        params = {"mean": jnp.zeros(()), "none": jnp.zeros((0, 3))}
+        state = trainkit.TrainState.create(params, tx)
+        data = Sampler(EIGHT, 4)
+        result = fit(step, state, data, steps=steps, out=tmp_path, progress=False, report=False)
+        assert (result.steps, int(result.state.step)) == (steps, steps)
 
 
 # -- early stopping and the best -------------------------------------------------------------
@@ -435,7 +720,7 @@ def test_a_hook_can_put_another_step_state_and_data_in_place(tmp_path):
     assert [(row["step"], row["event"]) for row in events] == [(3, "grown")]
 
 
-def test_a_hook_keeps_its_memory_over_an_interruption(tmp_path):
+def test_a_hook_keeps_its_memory_over_an_interruption(tmp_path, sigterm):
     class Counts:
         def __init__(self):
             self.calls = 0
@@ -456,6 +741,88 @@ def test_a_hook_keeps_its_memory_over_an_interruption(tmp_path):
         step, state, data = mean_problem()
         fit(step, state, data, steps=6, hooks=[hook], out=tmp_path, progress=False, report=False)
         assert hook.calls == calls
+
+
+def test_memory_goes_by_the_hooks_class_and_not_by_its_place(tmp_path):
+    class Memory:
+        def __init__(self, memory=None):
+            self.memory = memory
+
+        def __call__(self, now):
+            return None
+
+        def save(self):
+            return self.memory
+
+        def load(self, saved):
+            self.memory = saved
+
+    class Other(Memory):
+        pass
+
+    def go(steps, *hooks):
+        step, state, data = mean_problem()
+        fit(step, state, data, steps=steps, hooks=hooks, out=tmp_path, progress=False, report=False)
+        return [getattr(hook, "memory", None) for hook in hooks]
+
+    go(2, Memory("first"), Other("other"), Memory("second"))
+    found = go(3, lambda now: None, Other(), Memory(), Memory())
+    assert found == [None, "other", "first", "second"]
+
+
+# -- a run knows what it is --------------------------------------------------------------------
+
+
+def known(tmp_path, steps, *, tx=None, values=EIGHT, batch=4, seed=0, resume="same run", **options):
+    def loss_fn(params, model_state, batch, rng):
+        return trainkit.Loss(((batch - params["mean"]) ** 2).sum(), batch.shape[0])
+
+    tx = tx or optax.inject_hyperparams(optax.sgd)(0.1, momentum=0.9)
+    step = trainkit.make_train_step(loss_fn, tx, **options)
+    state = trainkit.TrainState.create({"mean": jnp.zeros(())}, tx)
+    return fit(step, state, Sampler(values, batch, seed=seed), steps=steps, log_every=1,
+               out=tmp_path, resume=resume, progress=False, report=False)  # fmt: skip
+
+
+INJECTED = optax.inject_hyperparams(optax.sgd)
+ONE_OTHER = np.concatenate([EIGHT[:5], [9], EIGHT[6:]]).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "named"),
+    [
+        ({"tx": optax.adam(0.1)}, {"tx": optax.adam(0.2)}, "optimizer: "),
+        ({"tx": optax.adam(0.1)}, {"tx": optax.adam(0.1, b1=0.8)}, "optimizer: "),
+        ({}, {"tx": INJECTED(0.2, momentum=0.9)}, r"learning_rate: 0\.1\d* there, 0\.2\d* now"),
+        ({}, {"seed": 1}, "seed: 0 there, 1 now"),
+        ({}, {"batch": 2}, "batch_size: 4 there, 2 now"),
+        ({}, {"values": ONE_OTHER}, "content: "),
+        ({}, {"precision": "bfloat16"}, "precision: "),
+    ],
+)
+def test_another_run_is_not_taken_up_without_a_word(tmp_path, then, now, named):
+    known(tmp_path, 2, **then)
+    with pytest.raises(ValueError, match=rf"(?s)was begun with other .*{named}"):
+        known(tmp_path, 4, **now)
+    part = "data" if {"seed", "batch", "values"} & set(now) else "hyperparameters"
+    assert known(tmp_path, 4, **now, resume=f"new {part}").steps == 4
+    assert known(tmp_path, 6, **now).steps == 6  # it is now what the run is
+
+
+def test_how_the_work_is_spread_is_not_what_a_run_is(tmp_path):
+    known(tmp_path, 2)
+    result = known(tmp_path, 4, placement="jit", devices=2, microbatches=2)
+    assert result.steps == 4
+
+
+def test_new_hyperparameters_are_those_in_force(tmp_path):
+    known(tmp_path, 2)
+    new = {"tx": INJECTED(0.2, momentum=0.9), "resume": "new hyperparameters"}
+    result = known(tmp_path, 3, **new)
+    rates = [row["learning_rate"] for row in read_metrics(tmp_path)]
+    assert rates == pytest.approx([0.1, 0.1, 0.2])
+    trace = jax.tree.leaves(result.state.opt_state)
+    assert any(float(np.max(np.abs(leaf))) > 1 for leaf in trace)  # the momentum was kept
 
 
 # -- files and bad input ---------------------------------------------------------------------

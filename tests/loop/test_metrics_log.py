@@ -1,6 +1,7 @@
 """Metrics on disk: every format says the same, and a position cuts them all back."""
 
 import csv
+import errno
 import importlib
 import json
 import math
@@ -112,6 +113,49 @@ def tensorboard_scalars(folder):
             scalars |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
             at += 16 + size
     return scalars
+
+
+class Full:
+    """A file on a disk that is full."""
+
+    def __init__(self, file, room=0):
+        self._file, self._room = file, room
+
+    def write(self, content):
+        if not self._room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written, self._room = self._file.write(content[: self._room]), 0
+        return written
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "tensorboard"])
+def test_what_is_made_from_the_rows_ends_on_a_full_disk_and_nothing_else_does(tmp_path, name):
+    with MetricsLog(tmp_path, tensorboard=True) as log:
+        log.write(TRAIN)
+        if name == "tensorboard":
+            writer = log._board._file._py_recordio_writer
+            writer._writer = Full(writer._writer)
+        else:
+            log._csv = Full(log._csv)
+        with pytest.warns(match=rf"{name} ends here: No space left"):
+            log.write(TRAIN | {"step": 2})
+        for step in range(3, 30):
+            log.write(TRAIN | {"step": step})
+    assert [row["step"] for row in read_metrics(tmp_path)] == list(range(1, 30))
+
+
+def test_a_row_that_does_not_fit_is_not_half_there(tmp_path):
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        log.write(TRAIN)
+        file, log._jsonl = log._jsonl, Full(log._jsonl, room=10)
+        with pytest.raises(OSError, match=r"the run ends here and can go on.*metrics\.jsonl"):
+            log.write(TRAIN | {"step": 2})
+        log._jsonl = file
+    assert read_metrics(tmp_path) == [TRAIN]
+    assert (tmp_path / "metrics.jsonl").read_bytes().endswith(b"}\n")
 
 
 def test_without_tensorboardx_there_are_no_event_files_and_asking_for_them_is_an_error(

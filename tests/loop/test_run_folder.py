@@ -1,10 +1,13 @@
 """A run's folder: never shared, never overwritten unasked, refused before anything is written."""
 
+import functools
 import json
 import os
 import stat
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from trainkit.loop.run_folder import OutputError, RunFolder
@@ -46,6 +49,50 @@ def test_another_config_is_refused_with_what_differs_and_what_mends_it(tmp_path)
     assert "--out" in message
     assert "--overwrite" in message
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+LONG = np.arange(5000.0)
+OTHER = LONG.copy()
+OTHER[2500] = 0
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [(LONG, OTHER), (True, 1), ({1, 2}, {1, 3}), (np.square, np.sqrt), (1, "1"), (Path("a"), None),
+     (jnp.ones(3), np.ones(3)), (functools.partial(max, 1), functools.partial(max, 2))],
+)  # fmt: skip
+def test_what_differs_is_another_run(tmp_path, then, now):
+    claim(tmp_path, {"a": then})
+    claim(tmp_path, {"a": then})
+    with pytest.raises(OutputError, match="another configuration"):
+        claim(tmp_path, {"a": now})
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [(1, 1.0), ((1, 2), [1, 2]), (np.float32(0.5), 0.5), (float("nan"), float("nan")),
+     (LONG, LONG.copy()), ({"b", "a", "c"}, {"c", "b", "a"}), ({"x": 1, "y": 2}, {"y": 2, "x": 1})],
+)  # fmt: skip
+def test_what_is_the_same_is_the_same_run(tmp_path, then, now):
+    claim(tmp_path, {"a": then})
+    claim(tmp_path, {"a": now})
+
+
+@pytest.mark.parametrize("value", [lambda: 0, object()], ids=["lambda", "object"])
+def test_what_would_be_another_in_the_next_process_is_refused(tmp_path, value):
+    with pytest.raises(TypeError, match=r"config\['a'\]\['b'\] is <.*another in the next process"):
+        claim(tmp_path / "run", {"a": {"b": value}})
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_written_through_a_link_that_somebody_planted(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json.new").symlink_to(victim)
+    claim(folder)
+    assert victim.read_text() == "precious"
 
 
 def test_overwriting_removes_the_run_and_nothing_else(tmp_path):

@@ -3,6 +3,7 @@
 import time
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from trainkit._core.run_files import read_metrics
@@ -61,7 +62,34 @@ def test_without_files_the_latest_is_known_all_the_same():
 
 
 def test_of_several_steps_a_call_the_last_counts():
-    assert fetch({"loss": jnp.array([3.0, 2.0]), "count": 4}) == {"loss": 2.0, "count": 4.0}
+    metrics = {"loss": jnp.array([3.0, 2.0]), "count": 4}
+    assert fetch(metrics, "the step", steps=2) == {"loss": 2.0, "count": 4.0}
+    flag = {"flag": True, "half": jnp.bfloat16(0.5), "one": np.ones((1, 1))}
+    assert fetch(flag, "evaluate") == {"flag": 1.0, "half": 0.5, "one": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"per_class": np.ones(3)}, r"evaluate gives the metric 'per_class' with shape \(3,\)"),
+        ({"loss": "low"}, "evaluate must give names and numbers, not 'loss': 'low'"),
+        ({"loss": None}, "evaluate must give names and numbers, not 'loss': None"),
+        (0.5, "evaluate must give a dict of names and numbers, not 0.5"),
+        (None, "evaluate must give a dict of names and numbers, not None"),
+    ],
+)
+def test_what_is_no_metric_is_named(metrics, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        fetch(metrics, "evaluate")
+
+
+@pytest.mark.parametrize("name", ["step", "kind", "epoch", "examples", "flops", "seconds"])
+def test_a_metric_takes_no_name_that_every_row_has(tmp_path, name):
+    with MetricsLog(tmp_path, tensorboard=False) as files:
+        log = RunLog(files, Record(step=3))
+        with pytest.raises(ValueError, match=f"called '{name}', which every row"):
+            log.write(Record(step=3), "evaluation", {name: 7})
+    assert read_metrics(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def _loss_of(width):
     model = tiny.build(width)
     batch = next(Sampler(tiny.arrays(), 16))
     key = jax.random.key(0)
-    params, _ = model.init(key, batch)
+    params, _ = model.init(key, model.inputs(batch))
     return lambda p: model(p, {}, batch, key).total, params
 
 

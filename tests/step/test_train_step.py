@@ -387,6 +387,29 @@ def test_a_placed_batch_is_the_same_batch():
         assert step.compiles == 1
 
 
+def test_arrays_that_are_filled_again_are_not_what_is_computed_on():
+    """On a CPU, JAX works on the caller's own memory, after the call has returned."""
+
+    def loss_fn(params, model_state, batch, rng):
+        return trainkit.Loss((params["w"] * batch).sum(), len(batch))
+
+    tx = optax.sgd(1.0)
+    step, evaluate = trainkit.make_train_step(loss_fn, tx), trainkit.make_eval_step(loss_fn)
+    state = step.place(trainkit.TrainState.create({"w": jnp.zeros(())}, tx))
+    one = state.replace(params={"w": jnp.ones(())})
+    buffer = np.empty(1 << 20, np.float32)
+    sums, placed = [], []
+    for value in range(5):
+        buffer[:] = value
+        state, _ = step(state, buffer)
+        sums.append(evaluate(one, buffer)["loss"])
+        placed.append(step.place_batch(buffer))
+        buffer[:] = 99.0
+    assert float(state.params["w"]) == -(0 + 1 + 2 + 3 + 4)
+    assert [float(total / weight) for total, weight in sums] == [0, 1, 2, 3, 4]
+    assert [float(batch[0]) for batch in placed] == [0, 1, 2, 3, 4]
+
+
 def test_a_batch_on_another_device_is_refused():
     step = trainkit.make_train_step(loss_fn, TX, placement="jit")
     batch = jax.device_put(make_batches(1)[0], jax.devices()[3])
@@ -749,7 +772,7 @@ def test_a_transform_whose_state_changes(change, match):
         ),
         (
             lambda p, *_: trainkit.Loss(p["in"].sum(), 1.0, None, {"grad_norm": 1.0}),
-            "'grad_norm', which is the step's own",
+            "'grad_norm' is what the step itself reports",
             ValueError,
         ),
         (
@@ -782,6 +805,13 @@ def test_a_loss_that_cannot_be_summed(loss, match, error):
 def test_an_unknown_option_or_value(options, match):
     with pytest.raises((ValueError, TypeError), match=match):
         trainkit.make_train_step(loss_fn, TX, **options)
+
+
+def test_a_schedule_takes_no_name_that_the_step_reports_itself():
+    with pytest.raises(ValueError, match="schedules: 'loss' is what the step itself reports"):
+        trainkit.make_train_step(
+            lambda *_: None, optax.sgd(1.0), schedules={"loss": optax.constant_schedule(0.0)}
+        )
 
 
 def test_what_is_no_loss_transform_or_placement():

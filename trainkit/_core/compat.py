@@ -48,6 +48,8 @@ def expanded(eqn: core.JaxprEqn) -> AnyJaxpr | None:
     """
     primitive: Any = eqn.primitive
     written = WRITTEN.get(primitive.name)
+    if primitive.name in EQUINOX and primitive.impl.__module__.startswith("equinox."):
+        written = primitive.impl
     avals = [v.aval for v in eqn.invars]
     if written is None:
         if not primitive.is_high(*avals, **eqn.params):
@@ -83,6 +85,10 @@ def _unstack(x: Any, axis: int) -> list[Any]:
     return [lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]
 
 
+# Primitives of Equinox whose implementation is written in JAX: those of its loops, and identities.
+EQUINOX = frozenset(
+    ["maybe_set", "select_if_vmap", "nontraceable", "nonbatchable", "nondifferentiable_backward"]
+)
 # Primitives that 0.10.2 does not use, and what they compute.
 WRITTEN: dict[str, Callable[..., Any]] = {
     "log2": _log2,

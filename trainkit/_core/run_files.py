@@ -10,17 +10,36 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 Row = dict[str, Any]
 
 CONFIG, SUMMARY, REPORT, LOCK = "config.json", "summary.json", "report.html", ".lock"
 JSONL, CSV = "metrics.jsonl", "metrics.csv"
+NEW = ".new"  # at the end of a name: what is not whole yet
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 
 # JSON has no numbers for these; the words are those of protobuf's JSON mapping.
 _TO_WORD = {math.inf: "Infinity", -math.inf: "-Infinity"}
 _FROM_WORD = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file whole or not at all, in the place of whatever is there.
+
+    Neither a kill nor a full disk leaves half of it, and nothing is written through a link that
+    somebody has put there.
+    """
+    with open_new(path) as file:
+        file.write(text)
+    Path(file.name).replace(path)
+
+
+def open_new(path: Path) -> IO[str]:
+    """Opens the file that is to replace `path`, of its name with `NEW` at the end."""
+    new = path.with_name(path.name + NEW)
+    new.unlink(missing_ok=True)
+    return new.open("x", newline="", encoding="utf-8")
 
 
 def encode_row(row: Mapping[str, Any]) -> Row:

@@ -65,26 +65,38 @@ def _required(fn: Callable[..., Any]) -> set[str]:
 
 
 def _linen(module: Any, inputs: tuple[Any, ...]) -> Functions:
-    from trainkit.adapters.linen import MODES
+    from trainkit.adapters.linen import functions
 
-    known = inspect.signature(type(module).__call__).parameters
-    mode = {name: not train for name, train in MODES.items() if name in known}
+    return _pure(*functions(module), inputs)
 
-    def init(key: jax.Array, *xs: Any) -> PyTree:
-        keys = {n: jax.random.fold_in(key, i) for i, n in enumerate(("params", "dropout"))}
-        xs = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), xs)
-        with jax.numpy_dtype_promotion("standard"):
-            variables = dict(module.init(keys, *xs, **mode))
-        return {"params": variables.pop("params", {}), "model_state": variables}
+
+def _model(model: Any, inputs: tuple[Any, ...]) -> Functions:
+    return _pure(model.init, model.apply, inputs)
+
+
+def _pure(
+    init: Callable[..., Any], apply: Callable[..., Any], inputs: tuple[Any, ...]
+) -> Functions:
+    key = jax.random.key(0)
+
+    def start(key: jax.Array, *xs: Any) -> PyTree:
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), _arguments(xs))
+        return dict(zip(("params", "model_state"), init(key, zeros), strict=True))
 
     def fn(v: PyTree, *xs: Any) -> PyTree:
-        with jax.numpy_dtype_promotion("standard"):
-            return module.apply({"params": v["params"], **v["model_state"]}, *xs, **mode)
+        return apply(v["params"], v["model_state"], _arguments(xs), key, train=False)[0]
 
-    return Functions(fn, jax.eval_shape(init, jax.random.key(0), *inputs), init)
+    return Functions(fn, jax.eval_shape(start, key, *inputs), start)
+
+
+def _arguments(xs: tuple[Any, ...]) -> Any:
+    """The inputs of a function of (variables, *inputs), which may be one `Call`."""
+    return xs[0] if len(xs) == 1 else xs
 
 
 def _nnx(model: Any) -> Functions:
+    from trainkit.adapters.nnx import parts_of, pure_apply
+
     nnx = sys.modules["flax.nnx"]
     if not isinstance(model, nnx.Module):
         maker = model
@@ -92,38 +104,12 @@ def _nnx(model: Any) -> Functions:
         model = nnx.eval_shape(lambda: maker(rngs=nnx.Rngs(0)) if "rngs" in known else maker())
         if not isinstance(model, nnx.Module):
             raise TypeError(f"{maker} makes a {type(model).__name__}, not an NNX module")
-    graph, params, streams, rest = nnx.split(model, nnx.Param, nnx.RngState, ...)
-    spec = lambda part: jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nnx.to_pure_dict(part)
-    )
-
-    def fn(v: PyTree, *xs: Any) -> PyTree:
-        merged = nnx.merge(graph, v["params"], _seeds(streams), v["model_state"])
-        merged.eval()
-        with jax.numpy_dtype_promotion("standard"):
-            return merged(*xs)
-
-    def _seeds(part: Any) -> PyTree:
-        def one(x: Any) -> jax.Array:
-            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-                key = jax.random.key(0)
-                return jax.random.split(key, x.shape) if x.shape else key
-            return jnp.zeros(x.shape, x.dtype)
-
-        return jax.tree.map(one, nnx.to_pure_dict(part))
-
-    return Functions(fn, {"params": spec(params), "model_state": spec(rest)})
-
-
-def _model(model: Any, inputs: tuple[Any, ...]) -> Functions:
-    """`trainkit.from_linen`'s and `from_nnx`'s results; their batch is here the inputs alone."""
+    graph, params, streams, rest = parts_of(model)
+    apply = pure_apply(model, graph, streams)
+    spec = lambda part: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), part)
     key = jax.random.key(0)
 
-    def init(key: jax.Array, *xs: Any) -> PyTree:
-        x = jnp.zeros(xs[0].shape, xs[0].dtype)
-        return dict(zip(("params", "model_state"), model.init(key, {"x": x}), strict=True))
-
     def fn(v: PyTree, *xs: Any) -> PyTree:
-        return model.apply(v["params"], v["model_state"], xs[0], key, train=False)[0]
+        return apply(v["params"], v["model_state"], _arguments(xs), key, train=False)[0]
 
-    return Functions(fn, jax.eval_shape(init, key, *inputs), init)
+    return Functions(fn, {"params": spec(params), "model_state": spec(rest)})

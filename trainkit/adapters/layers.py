@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 
-from trainkit._core.jaxprs import AnyJaxpr, bodies
+from trainkit._core.compat import AnyJaxpr, opened, scan_counts
+from trainkit._core.jaxprs import bodies
 from trainkit._core.paths import named_leaves
 
 PyTree = Any
@@ -25,16 +26,14 @@ def layers_of(init: Callable[..., tuple[PyTree, PyTree]], *args: Any) -> dict[st
     """
     program, (params, _) = jax.make_jaxpr(init, return_shape=True)(*args)
     names = named_leaves(params)
-    axes = {
-        name: _scans(program.jaxpr, out, name)
-        for name, out in zip(names, program.jaxpr.outvars, strict=False)
-    }
+    jaxpr = opened(program)[0]
+    axes = {name: _scans(jaxpr, out, name) for name, out in zip(names, jaxpr.outvars, strict=False)}
     return {f"^{re.escape(name)}$": count for name, count in axes.items() if count}
 
 
 def _scans(jaxpr: AnyJaxpr, out: Any, name: str) -> int:
     """In how many scans, one in the other, a value of a program is made."""
-    made: Any = next((eqn for eqn in jaxpr.eqns if any(v is out for v in eqn.outvars)), None)
+    made = next((eqn for eqn in jaxpr.eqns if any(v is out for v in eqn.outvars)), None)
     if made is None:
         return 0
     if made.primitive.name == "transpose":
@@ -44,10 +43,11 @@ def _scans(jaxpr: AnyJaxpr, out: Any, name: str) -> int:
                 'variable_axes={"params": 0}.'
             )
         return 0
-    inner, at = bodies(made), [v is out for v in made.outvars].index(True)
+    inner = [opened(body)[0] for body in bodies(made)]
+    at = [v is out for v in made.outvars].index(True)
     if len(inner) != 1 or len(inner[0].outvars) != len(made.outvars):
         return 0
     if made.primitive.name != "scan":
         return _scans(inner[0], inner[0].outvars[at], name)
-    stacked = at >= made.params["num_carry"]
+    stacked = at >= scan_counts(made.params)[1]
     return 1 + _scans(inner[0], inner[0].outvars[at], name) if stacked else 0

@@ -2,52 +2,65 @@
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 
-from trainkit.adapters.model import Model, inputs_of
+from trainkit.adapters.batches import Inputs, Outputs, call_of, inputs_of, outputs_of
+from trainkit.adapters.model import Apply, Model, takes_sown
+from trainkit.adapters.modes import Modes, check_modes, in_mode, modes_of
 
 PyTree = Any
-# How modules say in which mode they run, and what they are given in training.
-MODES = {"train": True, "training": True, "is_training": True, "deterministic": False}
+Init = Callable[[jax.Array, PyTree], tuple[PyTree, PyTree]]
+SOWN = ("intermediates", "losses")
 
 
 def from_linen(
     module: nn.Module,
     loss: Callable[..., Any],
     *,
-    inputs: str | Callable[[PyTree], PyTree] | None = None,
+    inputs: Inputs = None,
+    outputs: Outputs = None,
+    mode: Modes = None,
     rngs: Sequence[str] = ("dropout",),
+    sown: Sequence[str] = SOWN,
 ) -> Model:
     """A Linen module and its loss, as the `loss_fn` of `make_train_step`.
 
     Args:
-      module: called as `module(inputs)`, with `train=`, `training=`, `is_training=` or
-        `deterministic=` where its `__call__` has a parameter of that name.
+      module: a module; `__call__` is what is called.
       loss: `loss(outputs, batch)`, one value an example [B] or a token [B, T], never their mean;
         or a pair of that and a dict of metrics of such shapes. Optax's losses work as they are:
-        where the second parameter is called labels or targets, it gets the labels. Values are
-        weighed with the batch's "weight", "weights" or "mask" ([B] or the loss's shape).
-      inputs: the batch's key of what the module is called with, or a function of the batch.
-        `None`: the first of x, inputs, input, image, images, tokens, features; of a tuple its
-        first element.
+        where the second parameter is called labels or targets, it gets the labels. A third
+        parameter gets what the module sowed: {collection: tree}. Values are weighed with the
+        batch's "weight", "weights" or "mask" ([B] or the loss's shape).
+      inputs: what the module is called with: a key of the batch; several, for arguments in order;
+        {argument: key}; or a function of the batch, whose result is the argument (a tuple: the
+        arguments; `trainkit.Call(args, kwargs)`: with names). `None`: the first of x, inputs,
+        input, image, images, tokens, features; of a tuple its first element.
+      outputs: what of the outputs the loss sees and `predict` gives: a key, or a function.
+      mode: how the module is told that it trains: {name of an argument or field: its value in
+        training}, as in `{"use_dropout": True}`; evaluation has the opposite. `None`: by the usual
+        names (train, training, is_training, is_train, enable_dropout; deterministic, inference,
+        eval_mode, use_running_average). `{}`: it has one mode.
       rngs: the names of the random streams in training mode. Each step, micro-batch and device
         draws its own.
+      sown: the collections that are no state but are made anew in each call.
 
     Where labels are integers and the outputs logits, "accuracy" is reported.
 
-    Every collection but "params" is model state. Batch statistics go through the micro-batches
+    Every other collection but "params" is model state. Batch statistics go through micro-batches
     one after another. Under "pmap", "shard_map" and micro-batches over several devices each
     device normalises its own examples, and the statistics are averaged over devices at the end of
     the step; under "jit" and "fsdp" the batch is normalised whole, as on a single device.
 
     Raises:
-      ValueError: from the first step: a loss that is a mean already, or inputs or labels that
-        cannot be told in the batch.
+      ValueError: a `mode` that the module does not have. From `model.state`: dropout or batch
+        statistics that are the same in training and evaluation. From the first step: a loss that
+        is a mean already, or inputs or labels that are not found in the batch.
 
     >>> import flax.linen as nn, numpy as np, optax, trainkit
     >>> model = trainkit.from_linen(
@@ -59,34 +72,75 @@ def from_linen(
     >>> sorted(metrics)
     ['accuracy', 'grad_norm', 'loss', 'param_norm', 'skipped_steps', 'update_norm']
     """
-    parameters = inspect.signature(type(module).__call__).parameters
-    select = inputs_of(inputs)
+    seen = tuple(sown) if takes_sown(loss) else ()
+    init, apply = functions(module, mode, rngs, sown, seen, outputs_of(outputs))
 
-    def mode(train: bool) -> dict[str, Any]:
-        return {
-            name: value if train else not value
-            for name, value in MODES.items()
-            if name in parameters
-        }
+    def checked(rng: jax.Array, inputs: PyTree) -> tuple[PyTree, PyTree]:
+        inside: list[nn.Module] = []
+        with nn.intercept_methods(_noted(inside)):
+            params, state = init(rng, inputs)
+        if mode is None and any(map(_has_modes, inside)):
+            how = lambda train: lambda p, s, x: apply(p, s, x, rng, train=train)[0]
+            check_modes(type(module).__name__, how(True), how(False), params, state, inputs)
+        return params, state
 
-    def init(rng: jax.Array, batch: PyTree) -> tuple[PyTree, PyTree]:
+    return Model(checked, apply, loss, inputs_of(inputs), seen)
+
+
+def functions(
+    module: nn.Module,
+    mode: Modes = None,
+    rngs: Sequence[str] = ("dropout",),
+    sown: Sequence[str] = SOWN,
+    seen: Sequence[str] = (),
+    choose: Callable[[PyTree], PyTree] = lambda outputs: outputs,
+) -> tuple[Init, Apply]:
+    """`Model.init` and `Model.apply` of a module; of what it sows only `seen` is kept."""
+    called, fields = modes_of(module, mode, [field.name for field in dataclasses.fields(module)])
+    modules = {train: module.clone(**in_mode(fields, train)) for train in (True, False)}
+
+    def init(rng: jax.Array, inputs: PyTree) -> tuple[PyTree, PyTree]:
         keys = jax.random.split(rng, 1 + len(rngs))
         named = dict(zip(("params", *rngs), keys, strict=True))
-        variables = dict(module.init(named, select(batch), **mode(train=False)))
-        return variables.pop("params", {}), variables
+        args, kwargs = call_of(inputs)
+        with jax.numpy_dtype_promotion("standard"):
+            variables = dict(
+                modules[False].init(named, *args, **kwargs, **in_mode(called, train=False))
+            )
+        params = variables.pop("params", {})
+        return params, {name: leaf for name, leaf in variables.items() if name not in sown}
 
     def apply(
         params: PyTree, model_state: PyTree, inputs: PyTree, rng: jax.Array, train: bool
     ) -> tuple[PyTree, PyTree]:
-        variables = {"params": params, **model_state}
+        args, kwargs = call_of(inputs)
         keys = {name: jax.random.fold_in(rng, i) for i, name in enumerate(rngs)}
         # Flax's norms mix half precision with float32 statistics, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
-            if not train:
-                return module.apply(variables, inputs, **mode(train)), model_state
-            outputs, new = module.apply(
-                variables, inputs, rngs=keys, mutable=list(model_state), **mode(train)
+            outputs, new = modules[train].apply(
+                {"params": params, **model_state},
+                *args,
+                **kwargs,
+                **in_mode(called, train),
+                rngs=keys if train else {},
+                mutable=[*(model_state if train else ()), *seen],
             )
-        return outputs, dict(new)
+        return choose(outputs), {**model_state, **new}
 
-    return Model(init, apply, loss, select)
+    return init, apply
+
+
+def _noted(inside: list[nn.Module]) -> Callable[..., Any]:
+    def note(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        inside.append(context.module)
+        return call(*args, **kwargs)
+
+    return note
+
+
+def _has_modes(module: nn.Module) -> bool:
+    """Whether a module is to do something else in training: it drops, or keeps statistics."""
+    rates = (getattr(module, name, 0) for name in ("rate", "dropout_rate"))
+    return isinstance(module, nn.BatchNorm) or any(
+        isinstance(rate, int | float) and rate > 0 for rate in rates
+    )

@@ -7,26 +7,29 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from trainkit._core.paths import named_leaves
+from trainkit._core.validation.trees import differences
+from trainkit.adapters.batches import LABELS, labels_of, weight_of
 from trainkit.adapters.layers import layers_of
 from trainkit.step.loss import Loss
 from trainkit.step.precision import at_least_float32
 from trainkit.step.state import TrainState
 
 PyTree = Any
-INPUTS = ("x", "inputs", "input", "image", "images", "tokens", "features")
-LABELS = ("y", "labels", "label", "targets", "target")
-WEIGHTS = ("weight", "weights", "mask")
 
 
 class Apply(Protocol):
-    """`apply(params, model_state, inputs, rng, train) -> (outputs, model_state)`."""
+    """`apply(params, model_state, inputs, rng, train) -> (outputs, model_state)`.
+
+    Beside the model state it may give the collections that `Model.sown` names.
+    """
 
     def __call__(
         self, params: PyTree, model_state: PyTree, inputs: PyTree, rng: jax.Array, train: bool
@@ -38,28 +41,38 @@ class Model:
     """A model and its loss. It is itself the `loss_fn` that `make_train_step` takes.
 
     Attributes:
-      init: `(rng, batch) -> (params, model_state)`.
+      init: `(rng, inputs) -> (params, model_state)`.
       apply: `(params, model_state, inputs, rng, train) -> (outputs, model_state)`.
-      loss: `(outputs, batch) -> losses` or `(losses, metrics)`.
+      loss: `(outputs, batch) -> losses` or `(losses, metrics)`; a third parameter gets what was
+        sown.
       inputs: batch -> what the module is called with.
+      sown: the collections of values that a module leaves beside its outputs (Linen's `sow`).
     """
 
     init: Callable[[jax.Array, PyTree], tuple[PyTree, PyTree]]
     apply: Apply
     loss: Callable[..., Any]
     inputs: Callable[[PyTree], PyTree]
+    sown: tuple[str, ...] = ()
 
     def __call__(self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> Loss:
         """The loss in training mode: dropout on, batch statistics updated."""
-        outputs, model_state = self.apply(params, model_state, self.inputs(batch), rng, train=True)
-        return weighted(self.loss, outputs, batch)._replace(model_state=model_state)
+        loss, model_state = self._loss(params, model_state, batch, rng, train=True)
+        return loss._replace(model_state=model_state)
 
     def evaluation(
         self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array
     ) -> Loss:
         """The loss in evaluation mode: no dropout, stored batch statistics, nothing updated."""
-        outputs, _ = self.apply(params, model_state, self.inputs(batch), rng, train=False)
-        return weighted(self.loss, outputs, batch)
+        return self._loss(params, model_state, batch, rng, train=False)[0]
+
+    def _loss(
+        self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array, train: bool
+    ) -> tuple[Loss, PyTree]:
+        outputs, new = self.apply(params, model_state, self.inputs(batch), rng, train=train)
+        sown = {name: new[name] for name in self.sown if name in new}
+        state = {name: leaf for name, leaf in new.items() if name not in sown} if sown else new
+        return weighted(self.loss, outputs, batch, sown), state
 
     def predict(self, state: TrainState, batch: PyTree) -> PyTree:
         """The outputs in evaluation mode."""
@@ -75,22 +88,51 @@ class Model:
 
             tx = trainkit.transforms.muon(1e-3, stacked=model.stacked(batch))
         """
-        return layers_of(self.init, jax.random.key(0), batch)
+        return layers_of(self.init, jax.random.key(0), self.inputs(batch))
 
     def state(
-        self, tx: optax.GradientTransformation, batch: PyTree, rng: jax.Array | int = 0
+        self,
+        tx: optax.GradientTransformation,
+        batch: PyTree,
+        rng: jax.Array | int = 0,
+        *,
+        params: PyTree | None = None,
+        model_state: PyTree | None = None,
     ) -> TrainState:
-        """The state before the first step. Of the batch only shapes and dtypes matter."""
+        """The state before the first step.
+
+        Args:
+          tx: the gradient transformation.
+          batch: an example; only shapes and dtypes matter.
+          rng: a random key or a seed.
+          params, model_state: pretrained ones, of the structure, shapes and dtypes that the model
+            makes; `None` for fresh ones.
+
+        Raises:
+          ValueError: parameters of another model; the leaf is named.
+        """
         key = jax.random.key(rng) if isinstance(rng, int) else rng
         for_params, for_steps = jax.random.split(key)
-        params, model_state = jax.jit(self.init)(for_params, batch)
+        inputs = self.inputs(batch)
+        made = jax.eval_shape(self.init, for_params, inputs)
+        given = (params, model_state)
+        for name, own, other in zip(("params", "model_state"), given, made, strict=True):
+            if own is not None:
+                _fits(own, other, name)
+        if params is None or (model_state is None and jax.tree.leaves(made[1])):
+            fresh = jax.jit(self.init)(for_params, inputs)
+        else:
+            fresh = made
+        params, model_state = (f if g is None else g for f, g in zip(fresh, given, strict=True))
         return TrainState.create(params, tx, model_state=model_state, rng=for_steps)
 
 
-def weighted(loss: Callable[..., Any], outputs: PyTree, batch: PyTree) -> Loss:
+def weighted(
+    loss: Callable[..., Any], outputs: PyTree, batch: PyTree, sown: PyTree | None = None
+) -> Loss:
     """Σ wᵢ·ℓᵢ and Σ wᵢ over examples, or tokens, with the weights that the batch carries."""
-    arguments = (outputs, labels_of(batch)) if takes_labels(loss) else (outputs, batch)
-    value = loss(*arguments)
+    about = labels_of(batch) if takes_labels(loss) else batch
+    value = loss(outputs, about, sown) if takes_sown(loss) else loss(outputs, about)
     losses, metrics = value if isinstance(value, tuple) else (value, {})
     weight = weight_of(batch)
     total, count = _sum(losses, weight, "loss", batch)
@@ -134,51 +176,38 @@ def _accuracy(outputs: Any, batch: PyTree) -> jax.Array | None:
     return (outputs.argmax(-1) == labels).astype(jnp.float32)
 
 
+def _fits(given: PyTree, made: PyTree, name: str) -> None:
+    """Refuses parameters that are not those of the model, naming the first leaf that differs."""
+    for leaf, (a, b) in differences(named_leaves(given), named_leaves(made), dtypes=True).items():
+        hint = "."
+        if isinstance(given, Mapping) and set(given) == {"params"} and name == "params":
+            hint = ': pass variables["params"], not all variables.'
+        raise ValueError(f"{name}: {leaf!r} is {a}, where the model has {b}{hint}")
+    own: Any = jax.tree.structure(given)
+    if own != jax.tree.structure(made):
+        raise ValueError(
+            f"{name} has the model's leaves in other containers: {own}, not "
+            f"{jax.tree.structure(made)}. Put them in: jax.tree.unflatten(jax.tree.structure("
+            f"model.state(tx, batch).{name}), jax.tree.leaves({name}))."
+        )
+
+
+def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:
+    """What a function may be given by position, in order."""
+    try:
+        found = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
 def takes_labels(loss: Callable[..., Any]) -> bool:
     """Whether the loss's second argument is called labels or targets, as all of Optax's are."""
-    try:
-        parameters = list(inspect.signature(loss).parameters.values())
-    except (TypeError, ValueError):
-        return False
-    return len(parameters) > 1 and parameters[1].name in LABELS
+    found = _parameters(loss)
+    return len(found) > 1 and found[1].name in LABELS
 
 
-def labels_of(batch: PyTree, required: bool = True) -> Any:
-    return _find(batch, LABELS, 1, "the labels", "a loss(outputs, batch)", required)
-
-
-def weight_of(batch: PyTree) -> Any:
-    return _find(batch, WEIGHTS, 2, "the weights", "", required=False)
-
-
-def inputs_of(inputs: str | Callable[[PyTree], PyTree] | None) -> Callable[[PyTree], PyTree]:
-    """What the module is called with: a function of the batch, a key in it, or found by name."""
-    if callable(inputs):
-        return inputs
-    if inputs is not None:
-        return lambda batch: batch[inputs]
-    return lambda batch: _find(batch, INPUTS, 0, "the module's inputs", "inputs=", required=True)
-
-
-def _find(
-    batch: PyTree, names: tuple[str, ...], position: int, what: str, hint: str, required: bool
-) -> Any:
-    if isinstance(batch, dict):
-        for name in names:
-            if name in batch:
-                return batch[name]
-        given = f"a dict with {', '.join(map(repr, batch))}"
-    elif isinstance(batch, tuple | list):
-        if position < len(batch):
-            return batch[position]
-        given = f"{len(batch)} arrays"
-    elif position == 0:
-        return batch
-    else:
-        given = type(batch).__name__
-    if not required:
-        return None
-    raise ValueError(
-        f"cannot tell {what} in the batch, which is {given}: looked for "
-        f"{', '.join(map(repr, names))}, or element {position} of a tuple. Say it with {hint}."
-    )
+def takes_sown(loss: Callable[..., Any]) -> bool:
+    """Whether the loss has a third parameter that it cannot do without."""
+    found = _parameters(loss)
+    return len(found) > 2 and found[2].default is inspect.Parameter.empty

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from trainkit.adapters.model import Model, inputs_of
+from trainkit.adapters.batches import Inputs, Outputs, call_of, inputs_of, outputs_of
+from trainkit.adapters.model import Apply, Model, takes_sown
+from trainkit.adapters.modes import Modes, check_modes, in_mode, modes_of
 
 PyTree = Any
 
@@ -19,21 +21,27 @@ def from_nnx(
     module: nnx.Module,
     loss: Callable[..., Any],
     *,
-    inputs: str | Callable[[PyTree], PyTree] | None = None,
+    inputs: Inputs = None,
+    outputs: Outputs = None,
+    mode: Modes = None,
 ) -> Model:
     """An NNX module and its loss, as the `loss_fn` of `make_train_step`.
 
     The module is left as it is. Its `nnx.Param`s become the parameters, as nested dicts of arrays;
-    every other variable but random streams becomes model state. `module.train()` and
-    `module.eval()` set the mode. Random streams are never advanced: they are seeded anew for each
+    every other variable but random streams and `nnx.Intermediate`s becomes model state.
+    `module.train()` and `module.eval()` set the mode, and so do the names that
+    `trainkit.from_linen` knows. Random streams are never advanced: they are seeded anew for each
     step, micro-batch and device.
 
     Args:
-      module: an initialised module, called as `module(inputs)`.
-      loss: as for `trainkit.from_linen`.
-      inputs: as for `trainkit.from_linen`.
+      module: an initialised module; `__call__` is what is called.
+      loss, inputs, outputs, mode: as for `trainkit.from_linen`. A third parameter of the loss gets
+        {"intermediates": what the module sowed}.
 
     Batch statistics are treated as `trainkit.from_linen` says.
+
+    Raises:
+      ValueError: as `trainkit.from_linen`.
 
     >>> from flax import nnx
     >>> import numpy as np, optax, trainkit
@@ -46,27 +54,83 @@ def from_nnx(
     >>> sorted(state.params)
     ['bias', 'kernel']
     """
-    graph, *parts = nnx.split(module, nnx.Param, nnx.RngState, ...)
-    params, streams, rest = (nnx.to_pure_dict(part) for part in parts)
-    keywords = inspect.signature(type(module).__call__).parameters
+    seen = ("intermediates",) if takes_sown(loss) else ()
+    graph, params, streams, rest = parts_of(module)
+    apply = pure_apply(module, graph, streams, mode, seen, outputs_of(outputs))
 
-    def init(rng: jax.Array, batch: PyTree) -> tuple[PyTree, PyTree]:
-        del rng, batch  # the module was initialised by whoever made it
+    def init(rng: jax.Array, inputs: PyTree) -> tuple[PyTree, PyTree]:
+        # The module was initialised by whoever made it.
+        if mode is None and any(map(_has_modes, _modules(module))):
+            how = lambda train: lambda p, s, x: apply(p, s, x, rng, train=train)[0]
+            check_modes(type(module).__name__, how(True), how(False), params, rest, inputs)
         return params, rest
+
+    return Model(init, apply, loss, inputs_of(inputs), seen)
+
+
+def parts_of(module: nnx.Module) -> tuple[Any, PyTree, PyTree, PyTree]:
+    """A module's graph, parameters, random streams, and what else it keeps, as pure dicts."""
+    kinds = (nnx.Param, nnx.RngState, nnx.Intermediate, ...)
+    parts: Any = nnx.split(module, *kinds)
+    graph, params, streams, sown, rest = parts
+    if jax.tree.leaves(sown):
+        module = nnx.clone(module)
+        nnx.pop(module, nnx.Intermediate)
+        return parts_of(module)
+    params, streams, rest = map(nnx.to_pure_dict, (params, streams, rest))
+    return graph, params, streams, rest
+
+
+def pure_apply(
+    module: nnx.Module,
+    graph: Any,
+    streams: PyTree,
+    mode: Modes = None,
+    seen: tuple[str, ...] = (),
+    choose: Callable[[PyTree], PyTree] = lambda outputs: outputs,
+) -> Apply:
+    """`Model.apply` of a module in parts; with `seen`, beside the state what the module sowed."""
+    found = {name for inner in _modules(module) for name in vars(inner)}
+    called, fields = modes_of(module, mode, found)
+    fields = fields if mode is None else dict(mode)
+    wants_rngs = "rngs" in inspect.signature(type(module).__call__).parameters
 
     def apply(
         params: PyTree, model_state: PyTree, inputs: PyTree, rng: jax.Array, train: bool
     ) -> tuple[PyTree, PyTree]:
         merged = nnx.merge(graph, params, _seeded(streams, rng), model_state)
-        (merged.train if train else merged.eval)()
-        extra = {"rngs": nnx.Rngs(rng)} if "rngs" in keywords else {}
+        _set(merged, in_mode(fields, train), train)
+        args, kwargs = call_of(inputs)
+        extra = {"rngs": nnx.Rngs(rng)} if wants_rngs else {}
         # Flax's norms mix half precision with float32 statistics, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
-            outputs = merged(inputs, **extra)
-        _, *parts = nnx.split(merged, nnx.Param, nnx.RngState, ...)
-        return outputs, nnx.to_pure_dict(parts[2])
+            run = nnx.capture(merged, nnx.Intermediate)
+            outputs, sown = run(*args, **kwargs, **in_mode(called, train), **extra)
+        parts: Any = nnx.split(merged, nnx.Param, nnx.RngState, ...)
+        state = nnx.to_pure_dict(parts[-1])
+        return choose(outputs), {**state, **{name: nnx.to_pure_dict(sown) for name in seen}}
 
-    return Model(init, apply, loss, inputs_of(inputs))
+    return apply
+
+
+def _modules(module: nnx.Module) -> list[nnx.Module]:
+    return [inner for _, inner in nnx.iter_modules(module)]
+
+
+def _set(module: nnx.Module, fields: Mapping[str, bool], train: bool) -> None:
+    """Sets the mode of a module and of all in it, where a field of such a name is true or false."""
+    (module.train if train else module.eval)()
+    for inner in _modules(module):
+        for name, value in fields.items():
+            if isinstance(vars(inner).get(name), bool):
+                setattr(inner, name, value)
+
+
+def _has_modes(module: nnx.Module) -> bool:
+    if isinstance(module, nnx.BatchNorm):
+        return True
+    rates = (getattr(module, name, 0) for name in ("rate", "dropout_rate"))
+    return any(isinstance(rate, int | float) and rate > 0 for rate in rates)
 
 
 def _seeded(streams: PyTree, rng: jax.Array) -> PyTree:

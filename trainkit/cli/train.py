@@ -57,14 +57,22 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def experiments() -> dict[str, Path]:
-    """Name -> folder of each experiment there is: of the present folder, those above, our own."""
+    """Name -> folder of each experiment there is: our own, of the present folder, of those above.
+
+    Nobody else's in a folder above, such as /tmp, is run, and none in the place of our own.
+    """
     here = Path.cwd()
-    roots = [here, *here.parents, Path(__file__).resolve().parents[2]]
+    roots = [Path(__file__).resolve().parents[2], here, *here.parents]
     found: dict[str, Path] = {}
-    for root in roots:
+    for number, root in enumerate(roots):
         for module in sorted((root / FOLDER).glob(f"*/{MODULE}")):
-            found.setdefault(module.parent.name, module.parent)
+            if number < 2 or all(map(_is_ours_or_the_systems, (root / FOLDER, module))):
+                found.setdefault(module.parent.name, module.parent)
     return found
+
+
+def _is_ours_or_the_systems(path: Path) -> bool:
+    return not hasattr(os, "getuid") or path.stat().st_uid in (0, os.getuid())
 
 
 def _import(name: str, folder: Path) -> ModuleType:

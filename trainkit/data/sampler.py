@@ -10,6 +10,8 @@ import jax
 import numpy as np
 
 from trainkit._core import validation
+from trainkit._core.identity import digest
+from trainkit._core.paths import named_leaves
 
 PyTree = Any
 
@@ -118,6 +120,24 @@ class Sampler:
                 "start a new run."
             )
         self._position = Position(epoch, offset)
+
+    def fingerprint(self) -> str:
+        """A digest of the data: of all of it, or of as many examples as make 256 MB, spread evenly.
+
+        Of a data set of one's own, of a thousand.
+        """
+        if self._whole:
+            count = 1000
+        else:
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(self.data))
+            count = self.size if size <= 2**28 else max(1, 2**28 * self.size // size)
+        chosen = np.linspace(0, self.size - 1, min(count, self.size)).astype(np.int64)
+        if self._whole:
+            part = self.data[chosen]
+        else:
+            part = jax.tree.map(lambda x: x if len(chosen) == self.size else x[chosen], self.data)
+        leaves = named_leaves(part).items()
+        return digest(" ".join(f"{name} {leaf.dtype} {digest(leaf)}" for name, leaf in leaves))
 
     def __iter__(self) -> Iterator[PyTree]:
         return self

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from trainkit._core import validation
+from trainkit._core.buffers import owned
 
 PyTree = Any
+Waiting = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 class Stacked:
     """A stream of `(batch, examples)`; with `count` > 1, that many batches on a new first axis.
 
-    Its position is that after the last batch of a stack, so that a stack is drawn whole.
+    Its position is that after the last batch of a stack, so that a stack is drawn whole. What
+    `waiting` gives is entered for as long as the stream below is waited for.
 
     >>> next(Stacked(iter([np.zeros(3), np.ones(3)]), 2))[0].shape
     (2, 3)
     """
 
-    def __init__(self, stream: Any, count: int = 1):
-        self._stream, self._count = iter(stream), count
+    def __init__(self, stream: Any, count: int = 1, waiting: Waiting = contextlib.nullcontext):
+        self._stream, self._count, self._waiting = iter(stream), count, waiting
 
     @property
     def position(self) -> Any:
@@ -37,7 +42,10 @@ class Stacked:
         return self
 
     def __next__(self) -> tuple[PyTree, int]:
-        batches = [next(self._stream) for _ in range(self._count)]
+        with self._waiting():
+            # The source may fill the same arrays again; one alone is copied when it is placed.
+            keep = owned if self._count > 1 else lambda batch: batch
+            batches = [keep(next(self._stream)) for _ in range(self._count)]
         # Every process draws as many examples as this one.
         examples = (
             sum(validation.leading_size(batch, "batch") for batch in batches) * jax.process_count()

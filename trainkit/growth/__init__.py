@@ -9,6 +9,7 @@ training state. Read `api` first. The passes are folders: `ir` (programs), `axes
 from trainkit.growth.api import Plan, grow, plan
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.growth_map import GrowthMap
+from trainkit.growth.ir.definitions import define_primitive
 from trainkit.growth.operators import Operator
 from trainkit.growth.opt_state.slots import Slot
 from trainkit.growth.views.activations import activations
@@ -23,6 +24,7 @@ __all__ = [
     "Plan",
     "Slot",
     "activations",
+    "define_primitive",
     "grow",
     "plan",
     "prune",

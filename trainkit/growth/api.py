@@ -214,7 +214,7 @@ def plan(
 ) -> Plan:
     """Finds how the parameters of one model become those of a wider or deeper one.
 
-    Both functions are traced, not run; the programs are walked in lockstep, the axes that are
+    Both functions are traced, not run; the two programs are joined into one, the axes that are
     coupled are found, and the scales are solved for, such that
 
         big_fn(plan.grow(small_params), *inputs) = small_fn(small_params, *inputs)
@@ -238,9 +238,8 @@ def plan(
         that they do nothing is proved on it. "stack", "interpose", "middle" and "last" copy old
         layers and change the function; the plan then is exact for all but the copies. "experts":
         the big model has a mixture where the small one has a dense layer, which every expert
-        becomes; found by names and shapes, not proved (see `Plan.of_mixture`).
-        "groups": key and value heads grow alone; not proved (see
-        `Plan.of_groups`).
+        becomes; found by names and shapes, not proved (see `Plan.of_mixture`). "groups": key and
+        value heads grow alone; not proved (see `Plan.of_groups`).
       trainable: which leaves of new layers may be set to 0 (not running statistics).
 
     Results may grow along an axis that nothing sums over (the logits of a larger vocabulary): their
@@ -343,7 +342,7 @@ def grow(
     given, state = state, unpack_all(state)
     key = jax.random.key(key) if isinstance(key, int) else key
     check_key(key)
-    inputs = inputs_from(example)
+    inputs = inputs_from(example, small)
     before = functions(small, inputs, state.params, state.model_state, "small")
     after = functions(big, inputs, big_params, big_model_state or state.model_state, "big")
     train_state.check_small(before, state)

@@ -47,7 +47,7 @@ def of_states(
     """Of a map of whole states; see `trainkit.growth.GrowthMap.certificate`."""
     check_tx(tx)
     state = unpack_all(state)
-    inputs = inputs_from(inputs[0]) if len(inputs) == 1 else inputs
+    inputs = inputs_from(inputs[0], small) if len(inputs) == 1 else inputs
     before = functions(small, inputs, state.params, state.model_state, "small")
     check_small(before, state)
     after = _big(growth, big, inputs, state, tx, like)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from trainkit.adapters.batches import inputs_of
 from trainkit.adapters.functions import Functions, functions_of
 from trainkit.growth.errors import GrowthError
 
@@ -52,11 +53,10 @@ def functions(
     return Functions(fn, variables)
 
 
-def inputs_from(example: Any) -> tuple[Any, ...]:
-    """The inputs in an example: a tuple's items, a batch's usual key, or the example itself."""
+def inputs_from(example: Any, model: Any = None) -> tuple[Any, ...]:
+    """The inputs in an example: what a `Model` takes of its batch; a tuple's items; a batch's usual
+    key; a `trainkit.Call`, or the example itself."""
     if isinstance(example, dict):
-        from trainkit.adapters.model import inputs_of
-
-        example = inputs_of(None)(example)
-    inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
+        example = getattr(model, "inputs", inputs_of(None))(example)
+    inputs = tuple(example) if type(example) in (tuple, list) else (example,)
     return jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), inputs)

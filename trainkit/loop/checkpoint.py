@@ -2,7 +2,7 @@
 
 A checkpoint is a state (any pytree of arrays) and an `info` that JSON can hold: the place in the
 data, the position in the metrics log, the configuration, a growth history. It is either whole or
-not there, whenever the process dies.
+not there, whenever the process dies; what was damaged afterwards is found out and passed over.
 
     checkpoints = Checkpointer("runs/mine/checkpoints", keep=2)
     checkpoints.save(100, state, info={"data": sampler.position}, score=validation_loss)
@@ -11,44 +11,52 @@ not there, whenever the process dies.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Sequence
+import shutil
+import threading
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 
 from trainkit._core import validation
 from trainkit._core.versions import versions
-from trainkit.loop.saved_leaves import (
-    data_of,
-    from_array,
-    is_key,
-    key_kind,
-    leaves_by_name,
-    on_host,
-    placed_shape,
+from trainkit.loop.saved.failures import attempt
+from trainkit.loop.saved.info import own_parts
+from trainkit.loop.saved.leaves import is_key, key_kind, leaves_by_name, on_host
+from trainkit.loop.saved.retention import Retention
+from trainkit.loop.saved.step import (
+    CheckpointError,
+    DamagedError,
+    read_step,
+    step_info,
+    steps_in,
 )
 
 PyTree = Any
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is not there, or is of another state than the one asked for."""
+T = TypeVar("T")
+# What is no longer wanted goes here before it is deleted, so that no step is ever half there.
+DELETED, DAMAGED = "deleted", "damaged-"
+UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 
 class Checkpointer:
     """Saves and restores the states of one run.
 
+    Reading writes nothing, so that a run can be read while it trains. The first `save` makes the
+    folder; only one process (or set of processes that train together) may save into it.
+
     Args:
-      folder: where checkpoints lie, one subfolder a step; made if need be.
+      folder: where checkpoints lie, one subfolder a step.
       keep: how many of the latest to keep, 1 or more.
       keep_best: how many of those with the best score to keep beside them.
       mode: "min" or "max", what makes a score the best.
 
-    >>> import tempfile
+    >>> import tempfile, jax.numpy as jnp
     >>> state = {"w": jnp.arange(3.0), "rng": jax.random.key(7)}
     >>> checkpoints = Checkpointer(tempfile.mkdtemp(), keep=1)
     >>> checkpoints.save(5, state, info={"note": "half way"})
@@ -69,29 +77,22 @@ class Checkpointer:
         validation.integer("keep", keep, hint="without the latest a run could not go on")
         validation.integer("keep_best", keep_best, least=0)
         validation.choice("mode", mode, ("min", "max"))
-        # Imported here: it costs as much time as JAX itself, and most uses save nothing.
-        import orbax.checkpoint as ocp
-
-        self._ocp = ocp
-        self._keep, self._keep_best, self._mode = keep, keep_best, mode
-        self._scores: dict[int, float] = {}
+        self._retention = Retention(keep, keep_best, mode)
         self.folder = Path(folder).absolute()
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            item_names=("state", "info"),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=_Keep(self), cleanup_tmp_directories=True
-            ),
-        )
-        for step in self.steps:
-            score = self.info(step).get("_score")
-            if score is not None:
-                self._scores[step] = score
+        self._writer: Any = None
+        self._saved: int | None = None  # the last step given to the writer
+        self._damaged: set[int] = set()
+        for step in steps_in(self.folder):
+            with contextlib.suppress(DamagedError):
+                self.rate(step, step_info(self.folder, step)[0].get("_score"))
+
+    # -- what there is -------------------------------------------------------------------------
 
     @property
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, in order."""
-        return sorted(self._manager.all_steps())
+        """The steps that have a checkpoint, in order, without those found to be damaged."""
+        found = {*steps_in(self.folder), *([] if self._saved is None else [self._saved])}
+        return sorted(found - self._damaged)
 
     @property
     def latest(self) -> int | None:
@@ -101,14 +102,66 @@ class Checkpointer:
     @property
     def best(self) -> int | None:
         """The step whose checkpoint has the best score, or `None` where none has one."""
-        ranked = self._ranked(self.steps)
+        ranked = self._retention.ranked(self.steps)
         return ranked[0] if ranked else None
 
-    def _ranked(self, steps: Sequence[int]) -> list[int]:
-        sign = 1 if self._mode == "min" else -1
-        scored = [step for step in steps if not math.isnan(self._scores.get(step, math.nan))]
-        # Of equals the earlier is the better: it got there first.
-        return sorted(scored, key=lambda step: (sign * self._scores[step], step))
+    def rate(self, step: int, score: float | None) -> None:
+        """Gives a step its score, for `keep_best` and `best`; NaN is never the best."""
+        self._retention.rate(step, score)
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def info(self, step: int | None = None) -> dict[str, Any]:
+        """What was saved beside the state of a step (by default the latest that is whole)."""
+        return self._read(step, lambda step: step_info(self.folder, step)[0])
+
+    def restore(self, like: PyTree, step: int | None = None) -> tuple[PyTree, dict[str, Any]]:
+        """The state of a step (by default the latest that is whole) and its info.
+
+        Args:
+          like: a state of the same structure, shapes and dtypes (arrays or
+            `jax.ShapeDtypeStruct`s); the restored arrays get its shardings.
+          step: which checkpoint.
+
+        Raises:
+          CheckpointError: there is none, or it differs from `like`; the leaves are named.
+          DamagedError: the one asked for, or every one, is not what was written. Without a
+            `step`, a damaged one is passed over with a warning.
+        """
+        return self._read(step, lambda step: read_step(self.folder, step, like))
+
+    def _read(self, step: int | None, read: Callable[[int], T]) -> T:
+        self.wait()
+        if step is None:
+            return self.newest(read, warnings.warn)
+        if step not in (steps := self.steps):
+            raise CheckpointError(
+                f"There is no checkpoint of step {step} in {self.folder}; there are {steps}."
+            )
+        return read(step)
+
+    def newest(self, read: Callable[[int], T], say: Callable[[str], None]) -> T:
+        """What `read` makes of the newest step that is whole; `say` is told of the others."""
+        while True:
+            steps, errors = self.steps, []
+            for step in reversed(steps):
+                try:
+                    found = read(step)
+                except DamagedError as error:
+                    errors.append(error)
+                    # One that is gone was deleted by the run that is writing here.
+                    if (self.folder / str(step)).exists():
+                        self._damaged.add(step)
+                else:
+                    for error in errors:
+                        say(f"{error} The one of step {step} is used instead.")
+                    return found
+            if not steps:
+                raise CheckpointError(f"There is no checkpoint in {self.folder}.")
+            if set(self.steps) <= set(steps):
+                raise DamagedError("\n".join(map(str, errors)))
+
+    # -- writing -------------------------------------------------------------------------------
 
     def save(
         self,
@@ -131,117 +184,93 @@ class Checkpointer:
                 f"There is a checkpoint of step {self.latest} in {self.folder}; one of step "
                 f"{step} would not come after it. Restore before going on, or use another folder."
             )
+        self._open()
+        threading.Thread(target=self._delete).start()
+        import orbax.checkpoint as ocp
+
+        from trainkit.loop.saved.info_handler import InfoSave
+
         leaves = leaves_by_name(state)
         arrays = {name: on_host(leaf) for name, leaf in leaves.items()}
-        if score is not None:
-            self._scores[step] = float(score)
+        self.rate(step, score)
         record = {
             **(info or {}),
+            "_step": step,
+            "_processes": jax.process_count(),
             "_versions": versions(),
             "_leaves": {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in arrays.items()},
             "_keys": {name: key_kind(leaf) for name, leaf in leaves.items() if is_key(leaf)},
         }
         if score is not None and math.isfinite(score):
             record["_score"] = float(score)
-        self._manager.save(
-            step,
-            args=self._ocp.args.Composite(
-                # Orbax refuses arrays of size 0; their shape says everything about them.
-                state=self._ocp.args.StandardSave(
-                    {name: leaf for name, leaf in arrays.items() if leaf.size}
-                ),
-                info=self._ocp.args.JsonSave(record),
+        # Orbax refuses arrays of size 0; their shape says everything about them.
+        arrays = {name: leaf for name, leaf in arrays.items() if leaf.size}
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays),
+            info=InfoSave(record, {name: own_parts(leaf) for name, leaf in arrays.items()}),
+        )
+        self._write(lambda: self._writer.save(step, args=args))
+        self._saved = step
+
+    def _write(self, work: Callable[[], T]) -> T:
+        return attempt(
+            work,
+            lambda why: CheckpointError(
+                f"A checkpoint could not be written into {self.folder}: {why}. Those before it are "
+                "whole: once it can be written, the run goes on from the last of them."
             ),
         )
 
-    def info(self, step: int | None = None) -> dict[str, Any]:
-        """What was saved beside the state of a step (by default the latest)."""
-        step = self._existing(step)
-        args = self._ocp.args.Composite(info=self._ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)["info"]
+    def _open(self) -> None:
+        """Makes what writes, once; imports Orbax, which costs as much time as JAX itself."""
+        if self._writer is not None:
+            return
+        import orbax.checkpoint as ocp
 
-    def restore(self, like: PyTree, step: int | None = None) -> tuple[PyTree, dict[str, Any]]:
-        """The state of a step (by default the latest) and its info.
+        self.sweep()
+        for step in self._damaged & set(steps_in(self.folder)):
+            shutil.rmtree(self.folder / f"{DAMAGED}{step}", ignore_errors=True)
+            (self.folder / str(step)).rename(self.folder / f"{DAMAGED}{step}")
+        self._damaged = set()
+        self._writer = ocp.CheckpointManager(
+            self.folder,
+            item_names=("state", "info"),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._retention,
+                todelete_subdir=DELETED,
+                lightweight_initialize=True,
+            ),
+        )
 
-        Args:
-          like: a state of the same structure, shapes and dtypes (arrays or
-            `jax.ShapeDtypeStruct`s); the restored arrays get its shardings.
-          step: which checkpoint.
+    def sweep(self) -> None:
+        """Removes what a killed run left half written or half deleted; for who may save here."""
+        if jax.process_index() == 0:
+            for left in self.folder.glob(UNFINISHED):
+                shutil.rmtree(left, ignore_errors=True)
+            self._delete()
 
-        Raises:
-          CheckpointError: there is none, or it differs from `like`; the leaves are named.
-        """
-        step = self._existing(step)
-        info = self.info(step)
-        wanted = leaves_by_name(like)
-        self._check_same(step, wanted, info["_leaves"])
-        args = {name: placed_shape(leaf) for name, leaf in wanted.items() if data_of(leaf).size}
-        arrays = self._manager.restore(
-            step, args=self._ocp.args.Composite(state=self._ocp.args.StandardRestore(args))
-        )["state"]
-        leaves = [
-            from_array(arrays[name], leaf, info["_keys"].get(name))
-            if name in arrays
-            else jnp.zeros(leaf.shape, leaf.dtype)
-            for name, leaf in wanted.items()
-        ]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves), info
-
-    def _check_same(self, step: int, wanted: dict[str, Any], saved: dict[str, Any]) -> None:
-        found = {
-            name: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
-            for name, (shape, dtype) in saved.items()
-        }
-        asked = {name: data_of(leaf) for name, leaf in wanted.items()}
-        lines = [
-            f"{name}: {a} in the checkpoint, {b} wanted"
-            for name, (a, b) in validation.differences(found, asked, dtypes=True).items()
-        ]
-        if lines:
-            more = [f"and {len(lines) - 8} more"] if len(lines) > 8 else []
-            raise CheckpointError(
-                f"The checkpoint of step {step} in {self.folder} is of another state:\n  "
-                + "\n  ".join(sorted(lines)[:8] + more)
-                + "\nUse the model and optimizer it was saved with, or another output folder."
-            )
-
-    def _existing(self, step: int | None) -> int:
-        steps = self.steps
-        if not steps:
-            raise CheckpointError(f"There is no checkpoint in {self.folder}.")
-        if step is not None and step not in steps:
-            raise CheckpointError(
-                f"There is no checkpoint of step {step} in {self.folder}; there are {steps}."
-            )
-        return steps[-1] if step is None else step
+    def _delete(self) -> None:
+        # What is in it, not the folder itself, into which a step may just be moved.
+        for step in (self.folder / DELETED).glob("*"):
+            shutil.rmtree(step, ignore_errors=True)
 
     def wait(self) -> None:
         """Returns once everything is on disk; raises what went wrong in writing."""
-        self._manager.wait_until_finished()
+        if self._writer is not None:
+            self._write(self._writer.wait_until_finished)
 
     def close(self) -> None:
         """Waits and lets go of the folder."""
-        self._manager.close()
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            self._write(writer.close)
+            self._delete()
 
     def __enter__(self) -> Checkpointer:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Keep:
-    """Which checkpoints Orbax keeps: the latest, and those with the best scores."""
-
-    def __init__(self, owner: Checkpointer):
-        self._owner = owner
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        del context
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = set(sorted(steps)[-self._owner._keep :])
-        kept |= set(self._owner._ranked(steps)[: self._owner._keep_best])
-        return [step in kept for step in steps]
 
 
 def save(folder: str | os.PathLike, state: PyTree, *, info: dict[str, Any] | None = None) -> None:
@@ -254,5 +283,4 @@ def restore(folder: str | os.PathLike, like: PyTree) -> tuple[PyTree, dict[str, 
     """The latest state in a folder, like `Checkpointer.restore`."""
     if not Path(folder).is_dir():
         raise CheckpointError(f"There is no checkpoint folder {Path(folder).absolute()}.")
-    with Checkpointer(folder) as checkpoints:
-        return checkpoints.restore(like)
+    return Checkpointer(folder).restore(like)

@@ -12,11 +12,17 @@ from typing import Any
 import jax
 
 from trainkit._core import validation
+from trainkit._core.run_files import CHECKPOINTS
 from trainkit.data.stacked import Stacked
+from trainkit.loop.checkpoint import Checkpointer
+from trainkit.loop.ending import ending
 from trainkit.loop.hooks import Hook
-from trainkit.loop.interrupts import Interrupts
+from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import FitResult
+from trainkit.loop.resumption import resume
 from trainkit.loop.run_folder import RunFolder
+from trainkit.loop.run_identity import RESUME
+from trainkit.loop.saved import position as data_position
 from trainkit.loop.session import Evaluate, Session
 from trainkit.loop.stopping import Budget, EarlyStopping
 from trainkit.loop.summary import write_summary
@@ -45,14 +51,21 @@ def fit(
     out: str | os.PathLike | RunFolder | None = None,
     config: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    resume: str = "same run",
     checkpoint_every: int | None = None,
     keep: int = 2,
     log_every: int = 50,
     prefetch: int = 2,
+    stop_nonfinite: bool = True,
     progress: bool = True,
     report: bool = True,
 ) -> FitResult:
-    """Trains until a budget is spent, a metric stops improving, or Ctrl-C.
+    """Trains until a budget is spent, a metric stops improving, or a signal comes.
+
+    On Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 (a scheduler's warning) the step under way is finished
+    and saved. After Ctrl-C the result is returned; any other signal is then passed on to the
+    handler that was there before, so that a script without one ends as that signal ends it, and
+    its scheduler does not take it for done.
 
     Args:
       step: `state, metrics = step(state, batch)`, from `make_train_step` or one's own. Its
@@ -61,7 +74,8 @@ def fit(
       data: an iterator of batches. A `Sampler` (or anything with `position` and `restore`) can
         be resumed exactly, which an output folder needs.
       steps, epochs, seconds, flops: the budget; the run ends at the first that is used up. At
-        least one is needed, unless `data` ends or there is `early_stopping`.
+        least one is needed, unless `data` ends or there is `early_stopping`. `epochs` counts from
+        where the data stands; the data is left after the last batch that was trained on.
       evaluate: `state -> {name: scalar}`, run every `eval_every` steps and at the end.
       eval_every: in steps; by default once an epoch where the data knows its size.
       early_stopping: when to end for want of improvement.
@@ -72,11 +86,17 @@ def fit(
         very run makes it go on where it stopped. `None` writes nothing.
       config: the run's options, for the report and to tell one run from another.
       overwrite: whether a run that is in `out` is thrown away.
+      resume: whether the run in `out` is to go on with all that it was begun with, or with "new
+        hyperparameters" or "new data", which a difference is otherwise refused for. The rest of
+        the state (moments, counts, the place in the data) is kept; `config` may then differ.
       checkpoint_every: in steps; by default at every evaluation. The best evaluation and the end
         are saved whatever this is.
       keep: how many of the latest checkpoints to keep; the best one is kept beside them.
       log_every: in steps, how often training metrics are written down.
       prefetch: how many batches wait on the device.
+      stop_nonfinite: whether the run ends when a logged loss (of a step that does not leave such
+        out) or a parameter that is to be saved is not finite. Such a state is never saved, and
+        the last good one is given back where there is an output folder.
       progress: whether to show how it goes: a bar in a terminal, else a line an evaluation.
       report: whether to write `report.html` into `out`.
 
@@ -97,6 +117,7 @@ def fit(
     ('epochs=5 reached', 10, 2.997)
     """
     budget = Budget(steps=steps, epochs=epochs, seconds=seconds, flops=flops)
+    validation.choice("resume", resume, RESUME)
     _check_options(eval_every, checkpoint_every, log_every, keep, best_mode)
     _check_end(budget, data, early_stopping)
     _check_fit(step, data, budget, out)
@@ -114,12 +135,14 @@ def fit(
         hooks=tuple(hooks),
         log_every=log_every,
         prefetch=prefetch,
+        stop_nonfinite=stop_nonfinite,
+        resume=resume,
     )
     if out is not None and not isinstance(out, RunFolder):
-        RunFolder.check(out, config, overwrite=overwrite)
+        RunFolder.check(out, config, overwrite=overwrite, same=resume == RESUME[0])
     _check_first_batch(step, data)
     if out is not None and not isinstance(out, RunFolder):
-        out = RunFolder.claim(out, config, overwrite=overwrite)
+        out = RunFolder.claim(out, config, overwrite=overwrite, same=resume == RESUME[0])
     return _run(run, out, keep, progress, report)
 
 
@@ -129,17 +152,29 @@ def _run(
     with contextlib.ExitStack() as stack:
         if folder is not None:
             run.folder = stack.enter_context(folder)
-            run.open_checkpoints(stack, keep)
-        run.interrupts = stack.enter_context(Interrupts())
+            run.checkpoints = stack.enter_context(
+                Checkpointer(folder.path / CHECKPOINTS, keep=keep, mode=run.best_mode)
+            )
+            run.checkpoints.sweep()
+        stack.enter_context(run.interrupts)
         run.progress = stack.enter_context(Progress(progress))
-        run.resume()
-        run.open_log(stack)
-        result = run.until_stopped()
+        resume(run)
+        log = None
+        if folder is not None:
+            log = stack.enter_context(MetricsLog(folder.path, position=run.log_position))
+        run.open_log(log)
+        result = ending(run, run.until_stopped())
         if run.folder is not None:
-            write_summary(run.folder, result)
-            if report:
-                result = dataclasses.replace(result, report=write_report(run.folder.path))
+            # Both can be made again from what is there: no reason to lose a result.
+            try:
+                write_summary(run.folder, result)
+                if report:
+                    result = dataclasses.replace(result, report=write_report(run.folder.path))
+            except OSError as error:
+                run.progress.message(f"Not written: {error}.")
         run.progress.ended(result)
+    # Only now: everything is written and closed.
+    run.interrupts.pass_on()
     return result
 
 
@@ -183,6 +218,8 @@ def _check_fit(step: Any, data: Any, budget: Budget, out: Any) -> None:
             f"data is a {type(data).__name__}, which has no `position` and `restore`: a run with "
             "an output folder could not be resumed. Use trainkit.data.Sampler, or out=None."
         )
+    if out is not None:
+        data_position.to_json(data.position)
 
 
 def _check_first_batch(step: Any, data: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from trainkit.step.state import TrainState
@@ -55,10 +55,23 @@ class Change:
 class Hook(Protocol):
     """`hook(now) -> Change | None`, called between two steps, after evaluating and saving.
 
-    A hook with a memory gives it as `hook.save()`, something that JSON can hold, and takes it
-    back in `hook.load(saved) -> Change | None` when a run is resumed, before the state is
-    restored; that change brings the step and a state of the shapes that the checkpoint has. One
-    with work under way may have `hook.settle()`: it is called before the last checkpoint.
+    A hook with a memory gives it as `hook.save()`, something that JSON can hold; it goes by the
+    name of the hook's class. The hook takes it back in `hook.load(saved) -> Change | None` when a
+    run is resumed, before the state is restored; that change brings the step and a state of the
+    shapes that the checkpoint has. It is called once more, with an older memory, where a checkpoint
+    turns out to be damaged. One with work under way may have `hook.settle()`: it is called before
+    the last checkpoint.
     """
 
     def __call__(self, now: Now) -> Change | None: ...
+
+
+def named(hooks: Sequence[Hook]) -> dict[str, Hook]:
+    """The hooks by class, numbered where one has several: what their memory goes by."""
+    found: dict[str, Hook] = {}
+    for hook in hooks:
+        name, number = type(hook).__name__, 2
+        while name in found:
+            name, number = f"{type(hook).__name__} {number}", number + 1
+        found[name] = hook
+    return found

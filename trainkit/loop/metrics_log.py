@@ -1,17 +1,21 @@
 """Metrics on disk: JSONL and CSV always, TensorBoard where tensorboardX is installed.
 
-The JSONL file is the truth. The CSV is made from it (so that its columns can grow), and both are
+The JSONL file is the truth; without it a run stops. The others are made from it, and end where they
+cannot be written any longer. The CSV is made from it (so that its columns can grow), and both are
 cut back to a checkpoint's position when a run is taken up again: rows that a killed run had
 written after its last checkpoint are written again, once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import json
 import os
-from collections.abc import Mapping
+import time
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ from trainkit._core.run_files import (
     Row,
     decode_row,
     encode_row,
+    open_new,
     read_metrics,
 )
 
@@ -78,56 +83,72 @@ class MetricsLog:
                 "the run again with --overwrite."
             )
         os.truncate(path, position["bytes"])
-        self._jsonl = path.open("ab")
+        self._jsonl = path.open("ab", buffering=0)
         self._rows, self._step = position["rows"], position["step"]
         self._columns: list[str] = []
+        self._ended: set[str] = set()
         self._csv: Any = None
-        self._rewrite_csv(read_metrics(self.folder))
-        self._board = self._open_board() if installed and tensorboard is not False else None
-
-    def _open_board(self) -> Any:
-        from tensorboardX import SummaryWriter
-
-        # Event files cannot be cut; TensorBoard itself drops what it read from this step on.
-        return SummaryWriter(str(self.folder / TENSORBOARD), purge_step=self._step + 1)
+        self._board: _Board | None = None
+        with self._derived(CSV):
+            self._rewrite_csv(read_metrics(self.folder))
+        if installed and tensorboard is not False:
+            with self._derived(TENSORBOARD):
+                self._board = _Board(self.folder / TENSORBOARD, self._step + 1)
 
     @property
     def position(self) -> dict[str, int]:
         """What has been written so far, safely on disk: give it to the next `MetricsLog`."""
-        self._jsonl.flush()
         os.fsync(self._jsonl.fileno())
         return {"bytes": self._jsonl.tell(), "rows": self._rows, "step": self._step}
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends one row to every format."""
         clean = encode_row(row)
-        self._jsonl.write((json.dumps(clean, allow_nan=False) + "\n").encode())
-        # A row is whole in the file before the next begins, so that it can be followed (tail -f).
-        self._jsonl.flush()
+        self._append((json.dumps(clean, allow_nan=False) + "\n").encode())
         self._rows, self._step = self._rows + 1, max(self._step, int(clean["step"]))
-        if set(clean) <= set(self._columns):
-            self._write_csv_row(decode_row(clean))
-            self._csv.flush()
-        else:
-            self._rewrite_csv(read_metrics(self.folder))
-        if self._board is not None:
-            for name, value in row.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._board.add_scalar(f"{clean['kind']}/{name}", value, int(clean["step"]))
+        if CSV not in self._ended:
+            with self._derived(CSV):
+                if set(clean) <= set(self._columns):
+                    self._write_csv_row(decode_row(clean))
+                    self._csv.flush()
+                else:
+                    self._rewrite_csv(read_metrics(self.folder))
+        if self._board is not None and TENSORBOARD not in self._ended:
+            with self._derived(TENSORBOARD):
+                self._board.write(row)
+
+    def _append(self, line: bytes) -> None:
+        """A row is whole in the file, before the next begins, or it is not there."""
+        place = self._jsonl.tell()
+        try:
+            while line:
+                line = line[self._jsonl.write(line) :]
+        except OSError as error:
+            os.ftruncate(self._jsonl.fileno(), place)
+            why = f"{error.strerror}; the run ends here and can go on once rows can be written"
+            raise OSError(error.errno, why, str(self.folder / JSONL)) from error
+
+    @contextlib.contextmanager
+    def _derived(self, name: str) -> Iterator[None]:
+        """What is made from the rows is no reason to lose a run: it ends where it fails."""
+        try:
+            yield
+        except OSError as error:
+            self._ended.add(name)
+            warnings.warn(f"{self.folder / name} ends here: {error.strerror}.", stacklevel=2)
 
     def _rewrite_csv(self, rows: list[Row]) -> None:
         if self._csv is not None:
             self._csv.close()
         self._columns = list(dict.fromkeys(name for row in rows for name in row))
-        path, new = self.folder / CSV, self.folder / (CSV + ".new")
-        self._csv = new.open("w", newline="")
+        self._csv = open_new(self.folder / CSV)
         if self._columns:
             csv.writer(self._csv).writerow(self._columns)
         for row in rows:
             self._write_csv_row(row)
         self._csv.flush()
         # The open file goes on under its new name.
-        new.replace(path)
+        Path(self._csv.name).replace(self.folder / CSV)
 
     def _write_csv_row(self, row: Row) -> None:
         csv.writer(self._csv).writerow([row.get(name, "") for name in self._columns])
@@ -135,12 +156,48 @@ class MetricsLog:
     def close(self) -> None:
         """Flushes and closes every file."""
         self._jsonl.close()
-        self._csv.close()
-        if self._board is not None:
-            self._board.close()
+        with self._derived(CSV):
+            if self._csv is not None:
+                self._csv.close()
+        with self._derived(TENSORBOARD):
+            if self._board is not None:
+                self._board.close()
 
     def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Board:
+    """TensorBoard's files, written from the caller's own thread.
+
+    tensorboardX's SummaryWriter has a thread and a short queue: once the thread has died, as of a
+    full disk, whoever puts something into the queue waits for ever.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
+
+        self._event, self._scalar = Event, scalar
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+        # Event files cannot be cut; TensorBoard itself drops what it read from this step on.
+        start = SessionLog(status=SessionLog.START)
+        self._file.write_event(Event(step=step, wall_time=time.time(), session_log=start))
+        self._file.flush()
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """A scalar for each number of a row."""
+        for name, value in row.items():
+            if isinstance(value, int | float) and name != "step":
+                summary = self._scalar(f"{row['kind']}/{name}", value)
+                step, now = int(row["step"]), time.time()
+                self._file.write_event(self._event(step=step, wall_time=now, summary=summary))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()

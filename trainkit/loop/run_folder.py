@@ -11,21 +11,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from trainkit._core.identity import differences, lasting
 from trainkit._core.run_files import (
     CHECKPOINTS,
     CONFIG,
     CSV,
     JSONL,
     LOCK,
+    NEW,
     REPORT,
     SUMMARY,
     TENSORBOARD,
+    write_whole,
 )
 
 # All that a run writes: `overwrite` removes these and nothing else.
-OWN = (CONFIG, JSONL, CSV, CSV + ".new", SUMMARY, REPORT)
+OWN = (JSONL, CSV, CSV + NEW, CONFIG + NEW, SUMMARY + NEW, REPORT + NEW, SUMMARY, REPORT, CONFIG)
 OWN_FOLDERS = (CHECKPOINTS, TENSORBOARD)
-UNFINISHED = {LOCK, CONFIG + ".new"}
+UNFINISHED = {LOCK, CONFIG + NEW}
 
 
 class OutputError(OSError, ValueError):
@@ -38,7 +41,7 @@ class RunFolder:
 
     Attributes:
       path: where it is.
-      config: the run's configuration, as JSON has it.
+      config: the run's configuration, as `lasting` has it.
 
     >>> import tempfile
     >>> with RunFolder.claim(tempfile.mkdtemp(), {"width": 3}) as folder:
@@ -57,17 +60,19 @@ class RunFolder:
         config: Mapping[str, Any] | None = None,
         *,
         overwrite: bool = False,
+        same: bool = True,
     ) -> RunFolder:
         """Makes the folder of a new run, or takes up the run that is there.
 
-        A run with the same configuration goes on where it stopped.
+        A run with the same configuration goes on where it stopped; with any, where it need not be
+        the `same`.
 
         Raises:
           OutputError: the folder cannot be written, is in use, or holds a run with another
             configuration or files that are not a run's.
         """
-        cls.check(path, config, overwrite=overwrite)
-        path, config = Path(path).expanduser(), _as_json(config or {})
+        cls.check(path, config, overwrite=overwrite, same=same)
+        path, config = Path(path).expanduser(), lasting(config or {}, "config")
         try:
             path.mkdir(parents=True, exist_ok=True)
             lock = (path / LOCK).open("a")
@@ -75,12 +80,13 @@ class RunFolder:
             raise _unwritable(path, error.strerror) from error
         _lock(lock, path)
         folder = cls(path, config, lock)
-        if overwrite:
-            folder._clear()
-        # Whole or not at all: a run killed in between could not be told from another one.
-        new = path / (CONFIG + ".new")
-        new.write_text(json.dumps(config, indent=2) + "\n")
-        new.replace(path / CONFIG)
+        try:
+            if overwrite:
+                folder._clear()
+            write_whole(path / CONFIG, json.dumps(config, indent=2) + "\n")
+        except OSError as error:
+            folder.close()
+            raise _unwritable(path, error.strerror) from error
         return folder
 
     @staticmethod
@@ -89,12 +95,13 @@ class RunFolder:
         config: Mapping[str, Any] | None = None,
         *,
         overwrite: bool = False,
+        same: bool = True,
     ) -> None:
         """Raises what `claim` would, and writes nothing: for before the work begins."""
-        path = Path(path).expanduser()
+        path, config = Path(path).expanduser(), lasting(config or {}, "config")
         try:
             if path.is_dir():
-                _check_contents(path, _as_json(config or {}), overwrite)
+                _check_contents(path, config, overwrite or not same)
                 above = path
             else:
                 if path.exists():
@@ -110,10 +117,23 @@ class RunFolder:
             raise _unwritable(path, f"no permission to write in {above}")
 
     def _clear(self) -> None:
-        for name in OWN:
-            (self.path / name).unlink(missing_ok=True)
         for name in OWN_FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)
+        os.truncate(self.path / LOCK, 0)
+        # What makes it a run's folder comes last: killed before, it can be thrown away once more.
+        for name in OWN:
+            (self.path / name).unlink(missing_ok=True)
+
+    @property
+    def has_saved(self) -> bool:
+        """Whether a checkpoint of this run was ever finished."""
+        return bool((self.path / LOCK).read_text())
+
+    def saved(self) -> None:
+        """Notes that one was; in the lock, which is never taken away."""
+        if self._lock is not None and not self.has_saved:
+            self._lock.write("A checkpoint was saved.\n")
+            self._lock.flush()
 
     def close(self) -> None:
         """Lets another process have the folder."""
@@ -128,7 +148,7 @@ class RunFolder:
         self.close()
 
 
-def _check_contents(path: Path, config: dict[str, Any], overwrite: bool) -> None:
+def _check_contents(path: Path, config: dict[str, Any], any_config: bool) -> None:
     names = {entry.name for entry in path.iterdir()}
     if not names - UNFINISHED:
         return
@@ -138,21 +158,16 @@ def _check_contents(path: Path, config: dict[str, Any], overwrite: bool) -> None
             f"The output folder {path} holds files that are not a run's "
             f"({', '.join(sorted(names)[:3])}); choose an empty or a new one with --out."
         )
-    if overwrite:
+    if any_config:
         return
     try:
         found = json.loads((path / CONFIG).read_text())
     except ValueError:
         found = {"(unreadable)": str(path / CONFIG)}
-    if found != config:
-        differences = [
-            f"{name}: {_shown(found, name)} there, {_shown(config, name)} now"
-            for name in dict.fromkeys([*found, *config])
-            if _shown(found, name) != _shown(config, name)
-        ]
+    if lines := differences(found, config):
         raise OutputError(
             f"The output folder {path} already holds a run with another configuration:\n  "
-            + "\n  ".join(differences)
+            + "\n  ".join(lines)
             + "\nGive this run a folder of its own with --out, or throw the other away with "
             "--overwrite. (With the same configuration it would go on where it stopped.)"
         )
@@ -162,10 +177,6 @@ def _unwritable(path: Path, why: str | None) -> OutputError:
     return OutputError(
         f"The output folder {path} cannot be written ({why}); choose another with --out."
     )
-
-
-def _shown(config: dict[str, Any], name: str) -> str:
-    return json.dumps(config[name]) if name in config else "nothing"
 
 
 def _lock(file: IO[str], path: Path) -> None:
@@ -185,8 +196,3 @@ def _lock(file: IO[str], path: Path) -> None:
         # Some network file systems have no locks.
         with contextlib.suppress(OSError):
             file.flush()
-
-
-def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration as it will be read back, so that the two can be compared."""
-    return json.loads(json.dumps(dict(config), default=str))

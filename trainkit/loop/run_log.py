@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from trainkit.loop.metrics_log import MetricsLog
@@ -22,10 +24,18 @@ class RunLog:
     Attributes:
       latest: the training metrics that were fetched last.
       compile_seconds: of the step in use.
+      bad_loss: which logged loss was not finite, if one was.
+
+    Args:
+      log: where rows go.
+      record: where the run is.
+      losses_may_fail: whether the step leaves those out that are not finite.
     """
 
-    def __init__(self, log: MetricsLog | None, record: Record):
+    def __init__(self, log: MetricsLog | None, record: Record, losses_may_fail: bool = False):
         self._log = log
+        self._losses_may_fail = losses_may_fail
+        self.bad_loss: str | None = None
         self._pending: tuple[Record, Mapping[str, Any]] | None = None
         self._measured = False
         self._clock: tuple[float, int] | None = None
@@ -74,8 +84,11 @@ class RunLog:
             return
         record, metrics = self._pending
         self._pending = None
-        values = fetch(metrics)
+        values = fetch(metrics, "the step", record.step - record.before)
         values["compile_seconds"] = self.compile_seconds
+        loss = values.get("loss", 0.0)
+        if not (math.isfinite(loss) or self._losses_may_fail or self.bad_loss):
+            self.bad_loss = f"the loss is {loss} at step {record.step:,}"
         self.latest = values
         self.write(record, "train", values)
 
@@ -91,6 +104,12 @@ class RunLog:
             "flops": record.flops,
             "seconds": record.seconds,
         }
+        for name in values:
+            if name in row:
+                raise ValueError(
+                    f"A metric or a value of an event is called {name!r}, which every row of the "
+                    "log has of its own; give it another name."
+                )
         self._log.write(row | dict(values))
 
     @property
@@ -99,9 +118,27 @@ class RunLog:
         return self._log.position if self._log is not None else None
 
 
-def fetch(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics as Python numbers; of several steps in one call, the last step's."""
-    return {
-        name: float(np.asarray(value).reshape(-1)[-1])
-        for name, value in jax.device_get(dict(metrics)).items()
-    }
+def fetch(metrics: Any, by: str, steps: int = 1) -> dict[str, float]:
+    """Metrics as Python numbers; of several steps in one call, the last step's.
+
+    Raises:
+      TypeError, ValueError: it is no mapping of names to numbers; what is not is named.
+
+    >>> fetch({"loss": np.float32(0.5)}, "evaluate")
+    {'loss': 0.5}
+    """
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"{by} must give a dict of names and numbers, not {metrics!r}.")
+    found = {}
+    for name, value in jax.device_get(dict(metrics)).items():
+        array = np.asarray(value)
+        real = any(jnp.issubdtype(array.dtype, kind) for kind in (bool, jnp.integer, jnp.floating))
+        if not (isinstance(name, str) and real):
+            raise TypeError(f"{by} must give names and numbers, not {name!r}: {value!r}.")
+        if array.size != 1 and array.shape != (steps,):
+            raise ValueError(
+                f"{by} gives the metric {name!r} with shape {array.shape}; it must be one number: "
+                "take its mean, or give each part a name of its own."
+            )
+        found[name] = float(array.reshape(-1)[-1])
+    return found

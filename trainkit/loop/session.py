@@ -10,16 +10,17 @@ from typing import Any
 
 import jax
 
-from trainkit._core.run_files import CHECKPOINTS
-from trainkit._core.versions import versions
 from trainkit.loop.checkpoint import Checkpointer
-from trainkit.loop.hooks import Change, Hook, Now
+from trainkit.loop.hooks import Change, Hook, Now, named
+from trainkit.loop.interrupts import Interrupts, Waited
 from trainkit.loop.metrics_log import MetricsLog
-from trainkit.loop.record import FitResult, Record
+from trainkit.loop.record import Record
 from trainkit.loop.run_folder import RunFolder
 from trainkit.loop.run_log import RunLog, fetch
+from trainkit.loop.saved import position as data_position
 from trainkit.loop.step_in_use import StepInUse
 from trainkit.loop.stopping import Budget, EarlyStopping
+from trainkit.step.nonfinite import nonfinite_params
 from trainkit.step.state import TrainState
 
 PyTree = Any
@@ -46,9 +47,11 @@ class Session:
     hooks: tuple[Hook, ...]
     log_every: int
     prefetch: int
+    stop_nonfinite: bool
+    resume: str
     folder: RunFolder | None = None
-    checkpoints: Any = None
-    interrupts: Any = None
+    checkpoints: Checkpointer | None = None
+    interrupts: Interrupts = dataclasses.field(default_factory=Interrupts)
     progress: Any = None
 
     def __post_init__(self) -> None:
@@ -56,33 +59,47 @@ class Session:
         self.began = time.perf_counter()
         self.data_ended = False
         self.log_position: Any = None
+        self.identity: dict[str, dict[str, Any]] = {}
         self.best_state: TrainState | None = None
-        self.in_use = StepInUse(self.step, self.data, self.prefetch)
+        self.bad_params: str | None = None
+        self.log = RunLog(None, self.record)
+        self.in_use = self.use()
+        self.in_use.begin_at(self.record.epoch)
 
     # -- the loop ----------------------------------------------------------------------------
 
-    def until_stopped(self) -> FitResult:
+    def until_stopped(self) -> str:
+        """Trains; returns why it stopped."""
         while True:
             self.record = dataclasses.replace(self.record, seconds=time.perf_counter() - self.began)
             stopped = self.why_stop()
 
             # 1. Evaluate. First, so that the numbers are those of the state that is saved next
             # and a checkpoint of step n knows all that there is to know about step n.
-            improved = self.evaluate_if_due(stopped)
-            stopped = stopped or self.why_stop()
+            self.evaluate_if_due(stopped)
+            stopped = self.why_stop()
 
             # 2. Save. Before a batch is drawn, so that the place in the data is the next batch's
             # and a resumed run draws what the undisturbed one drew.
-            self.save_if_due(stopped, improved)
+            self.save_if_due(stopped)
 
             # 3. Hooks. After saving, so that a run resumed at this step meets them once more
             # with the state that was saved; they may put another step, state or data in place.
-            stopped = stopped or self.call_hooks()
+            stopped = self.why_stop()
+            if not stopped and (stopped := self.call_hooks()):
+                # Saved first: a run that goes on from here after all, because the hook is gone,
+                # has not seen an evaluation that the undisturbed one does not make.
+                self.save_if_due(stopped)
+                self.evaluate_if_due(stopped)
             if stopped:
-                return self.result(stopped)
+                return stopped
 
             # 4. Draw the next batch: it was put on the device while the last step was running.
-            drawn = next(self.in_use.stream, None)
+            try:
+                with self.rescuing():
+                    drawn = next(self.in_use.stream, None)
+            except Waited:
+                continue
             if drawn is None:
                 self.data_ended = True
                 continue
@@ -98,6 +115,8 @@ class Session:
                 self.progress.update(self.record, self.budget, self.log.latest)
 
     def why_stop(self) -> str | None:
+        if self.not_finite:
+            return self.not_finite
         if self.interrupts.received:
             return f"interrupted by {self.interrupts.received}"
         if self.data_ended:
@@ -107,52 +126,85 @@ class Session:
             return f"no better {stopping.metric} in {self.record.best.waited} evaluations"
         return self.budget.spent(self.record.used)
 
-    def evaluate_if_due(self, stopped: str | None) -> bool:
+    def evaluate_if_due(self, stopped: str | None) -> None:
         record = self.record
         # At the end too, except when somebody is waiting for the process to go away.
         due = record.crossed(self.eval_every) or (stopped and not self.interrupts.received)
         if not (self.evaluate and due and record.step) or record.evaluated_at == record.step:
-            return False
-        with self.paused():
-            metrics = fetch(self.evaluate(self.state))
+            return
+        with self.paused(), self.rescuing():
+            if self.not_finite:  # as the metrics say that were fetched just now
+                return
+            try:
+                with self.interrupts.awaited():
+                    metrics = fetch(self.evaluate(self.state), "evaluate")
+            except Waited:
+                return
             best = record.best
             if self.early_stopping or self.best_metric in metrics:
                 min_delta = self.early_stopping.min_delta if self.early_stopping else 0.0
                 best = best.after(record.step, metrics, self.best_metric, self.best_mode, min_delta)
-            self.record = dataclasses.replace(
-                record, evaluation=metrics, evaluated_at=record.step, best=best
-            )
-            self.log.write(self.record, "evaluation", metrics)
-        improved = best.step == record.step
-        self.progress.evaluated(self.record, self.log.latest, improved)
-        return improved
+        self.record = dataclasses.replace(
+            record, evaluation=metrics, evaluated_at=record.step, best=best
+        )
+        self.log.write(self.record, "evaluation", metrics)
+        self.progress.evaluated(self.record, self.log.latest, best.step == record.step)
+        if self.improved and self.restores_best and self.checkpoints is None:
+            # Placing copies into buffers of its own: the next step may be given these.
+            self.best_state = self.in_use.place(self.state)
 
-    def save_if_due(self, stopped: str | None, improved: bool) -> None:
+    @property
+    def improved(self) -> bool:
+        """Whether the best evaluation is of this very step."""
+        return self.record.best.step == self.record.step
+
+    def save_if_due(self, stopped: str | None) -> None:
         record = self.record
-        if not record.step:
-            return
-        if self.checkpoints is None:
-            if improved and self.restores_best:
-                # Placing copies into buffers of its own: the next step may be given these.
-                self.best_state = self.in_use.place(self.state)
-            return
         due = record.crossed(self.checkpoint_every or self.eval_every)
-        if not (stopped or improved or due) or self.checkpoints.latest == record.step:
+        if self.checkpoints is None or not record.step or not (stopped or self.improved or due):
+            return
+        if self.checkpoints.latest == record.step:
+            # Saved before it was evaluated, by a session that was ended in between.
+            self.checkpoints.rate(record.step, record.best.value if self.improved else None)
             return
         with self.paused():
             for hook in self.hooks:
                 if stopped and hasattr(hook, "settle"):
                     hook.settle()
-            self.record = record = dataclasses.replace(record, train=self.log.latest)
-            info = {
-                "record": record.to_json(),
-                "data": list(self.in_use.stream.position),
-                "log": self.log.position,
-                "config": self.folder.config if self.folder else {},
-                "hooks": [hook.save() if hasattr(hook, "save") else None for hook in self.hooks],
-            }
-            score = record.best.value if improved else None
-            self.checkpoints.save(record.step, self.state, info=info, score=score)
+            self.save()
+
+    def save(self) -> None:
+        assert self.checkpoints is not None
+        if self.stop_nonfinite and (wrong := nonfinite_params(self.state)):
+            self.bad_params = f"{wrong} is not finite at step {self.record.step:,}"
+            return
+        self.record = dataclasses.replace(self.record, train=self.log.latest)
+        info = {
+            "record": self.record.to_json(),
+            "data": data_position.to_json(self.in_use.stream.position),
+            "log": self.log.position,
+            "identity": self.identity,
+            "config": self.folder.config if self.folder else {},
+            "hooks": {n: h.save() for n, h in named(self.hooks).items() if hasattr(h, "save")},
+        }
+        score = self.record.best.value if self.improved else None
+        earlier = self.checkpoints.latest
+        self.checkpoints.save(self.record.step, self.state, info=info, score=score)
+        if self.folder is not None and earlier is not None:
+            self.folder.saved()  # the one before was waited for
+
+    @contextlib.contextmanager
+    def rescuing(self):
+        """Saves where the run is before an error in what the user gave ends it."""
+        try:
+            yield
+        except Exception:
+            # Whatever goes wrong here must not hide the error itself.
+            with contextlib.suppress(Exception):
+                if self.checkpoints and self.record.step not in (0, self.checkpoints.latest):
+                    self.log.flush()
+                    self.save()
+            raise
 
     def call_hooks(self) -> str | None:
         stop = None
@@ -188,10 +240,11 @@ class Session:
         if change.state is not None:
             self.state = change.state
         if change.step is not None or change.data is not None:
-            self.in_use = StepInUse(self.step, self.data, self.prefetch)
+            self.in_use = self.use()
             # What was read ahead lies where the old step wanted it; new data has its own place.
             if change.data is None and position is not None:
                 self.in_use.stream.restore(position)
+            self.in_use.begin_at(self.record.epoch)
         if change.step is not None or change.state is not None:
             self.state = self.in_use.place(self.state)
 
@@ -208,46 +261,9 @@ class Session:
 
     # -- what is there when it begins ---------------------------------------------------------
 
-    def open_checkpoints(self, stack: contextlib.ExitStack, keep: int) -> None:
-        assert self.folder is not None
-        self.checkpoints = stack.enter_context(
-            Checkpointer(self.folder.path / CHECKPOINTS, keep=keep, mode=self.best_mode)
-        )
-
-    def resume(self) -> None:
-        """Goes to where the checkpoints say the run was."""
-        latest = self.checkpoints.latest if self.checkpoints else None
-        if latest is not None:
-            for hook, saved in zip(self.hooks, self.checkpoints.info()["hooks"], strict=False):
-                change = hook.load(saved) if hasattr(hook, "load") else None
-                if change is not None:
-                    self.apply(change)
-        self.state = self.in_use.place(self.state)
-        if latest is not None:
-            self.state, info = self.checkpoints.restore(self.state)
-            self.record = Record.from_json(info["record"])
-            self.in_use.stream.restore(info["data"])
-            self.log_position = info["log"]
-            if finished := self.why_stop():
-                self.progress.message(
-                    f"This run is finished: {finished}. To train it once more, overwrite it or "
-                    "choose another output folder."
-                )
-            else:
-                self.progress.message(f"Going on at step {latest:,}, where this run stopped.")
-            if (then := info["_versions"]) != (now := versions()):
-                changed = [f"{k} {then.get(k)} → {now[k]}" for k in now if then.get(k) != now[k]]
-                self.progress.message(
-                    f"Other versions than then ({', '.join(changed)}): the numbers may differ in "
-                    "their last digits from those of a run that never stopped."
-                )
-        self.began = time.perf_counter() - self.record.seconds
-
-    def open_log(self, stack: contextlib.ExitStack) -> None:
-        log = None
-        if self.folder is not None:
-            log = stack.enter_context(MetricsLog(self.folder.path, position=self.log_position))
-        self.log = RunLog(log, self.record)
+    def open_log(self, log: MetricsLog | None) -> None:
+        skips = getattr(getattr(self.step, "guard", None), "skip", False)
+        self.log = RunLog(log, self.record, losses_may_fail=skips)
 
     def compile(self, batch: PyTree) -> None:
         if not self.in_use.compiled:
@@ -258,6 +274,14 @@ class Session:
                 f"flops={self.budget.flops:g} is a budget in FLOPs, but those of this step are "
                 "not known: make it with make_train_step or jax.jit, or use another budget."
             )
+
+    @property
+    def not_finite(self) -> str | None:
+        """What is not finite, where that ends a run."""
+        return (self.bad_params or self.log.bad_loss) if self.stop_nonfinite else None
+
+    def use(self) -> StepInUse:
+        return StepInUse(self.step, self.data, self.prefetch, self.interrupts.awaited)
 
     # -- small things -------------------------------------------------------------------------
 
@@ -273,26 +297,3 @@ class Session:
         begin = time.perf_counter()
         yield
         self.log.pause(time.perf_counter() - begin)
-
-    def result(self, stopped: str) -> FitResult:
-        self.log.flush()
-        if hasattr(self.step, "check"):
-            self.step.check()  # the limit of `skip_nonfinite` may have been passed just now
-        record, state = self.record, self.state
-        if self.checkpoints is not None:
-            self.checkpoints.wait()
-        if self.restores_best and record.best.step not in (None, record.step):
-            if self.checkpoints is None:
-                assert self.best_state is not None
-                state = self.best_state
-            else:
-                state, _ = self.checkpoints.restore(state, step=record.best.step)
-        return FitResult(
-            state=state,
-            metrics=self.log.latest,
-            evaluation=record.evaluation,
-            best=record.best,
-            stopped=stopped,
-            **record.used,
-            folder=self.folder.path if self.folder else None,
-        )

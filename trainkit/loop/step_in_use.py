@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from trainkit._core.buffers import owned
 from trainkit.cost import step_flops
 from trainkit.data.prefetch import Prefetch
-from trainkit.data.stacked import Stacked
+from trainkit.data.stacked import Stacked, Waiting
 from trainkit.loop.record import Record
 from trainkit.loop.run_log import RunLog
 from trainkit.step.state import TrainState
@@ -27,26 +28,37 @@ class StepInUse:
       compiled: whether that has been done.
     """
 
-    def __init__(self, step: Any, data: Any, prefetch: int):
+    def __init__(self, step: Any, data: Any, prefetch: int, waiting: Waiting):
         self.step, self._data = step, data
         self.steps_per_call = getattr(step, "steps_per_call", 1)
         self.flops_per_call = 0.0
+        self._origin = 0
         self.compiled = self._called = False
-        place = getattr(step, "place_batch", lambda batch: batch)
-        stacked = Stacked(data, self.steps_per_call)
+        place = getattr(step, "place_batch", owned)
+        stacked = Stacked(data, self.steps_per_call, waiting)
         self.stream = Prefetch(stacked, lambda drawn: (place(drawn[0]), drawn[1]), prefetch)
 
     def place(self, state: TrainState) -> TrainState:
         """The state where the step wants it."""
         return self.step.place(state) if hasattr(self.step, "place") else state
 
+    def begin_at(self, epoch: float) -> None:
+        """Counts passes over the data from here, where the run has made `epoch` of them."""
+        if self._taken is not None:
+            self._origin = round(self._taken - epoch * self._data.size)
+
     @property
     def epoch(self) -> float:
         """Passes over the data, with their fraction where the data knows its size."""
+        return 0.0 if self._taken is None else (self._taken - self._origin) / self._data.size
+
+    @property
+    def _taken(self) -> int | None:
+        """Examples that lie behind the data's own place, those dropped at ends included."""
         position = self.stream.position
-        if position is None or not hasattr(position, "epoch"):
-            return 0.0
-        return position.epoch + position.offset / self._data.size
+        if not hasattr(position, "epoch"):
+            return None
+        return position.epoch * self._data.size + position.offset
 
     def compile(self, state: TrainState, batch: PyTree, log: RunLog, record: Record) -> None:
         """Compiles the step, where that can be done before its first call, and counts its FLOPs."""

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trainkit._core.run_files import SUMMARY
+from trainkit._core.run_files import SUMMARY, write_whole
 from trainkit._core.versions import devices, versions
 from trainkit.loop.record import FitResult
 from trainkit.loop.run_folder import RunFolder
@@ -38,7 +38,7 @@ def write_summary(folder: RunFolder, result: FitResult) -> Path:
         "command": command(),
     }
     path = folder.path / SUMMARY
-    path.write_text(json.dumps(_finite(content), indent=2) + "\n")
+    write_whole(path, json.dumps(_finite(content), indent=2) + "\n")
     return path
 
 

@@ -83,7 +83,7 @@ class Growing:
             self._evaluated(now.steps, now.evaluation)
         stop = self._why_stop(now, fresh)
         if stop is not None:
-            return self._stop(now, stop)
+            return self._stop(stop)
         limit = self.decay.due(self.history.used(now))
         if limit is not None:
             return self._begin_decay(now, self.decay.steps_left, limit)
@@ -107,15 +107,10 @@ class Growing:
             return f"target reached: {self.watch.target}"
         return self.decay.spent(self.history.used(now)) or self.decay.over(now.steps)
 
-    def _stop(self, now: Now, reason: str) -> Change:
-        if not self.history.has_evaluation_of(now.steps):
-            self._evaluated(now.steps, self.here.evaluation(now.state))
-        self._end(now, reason)
-        return Change(stop=reason)
-
-    def _end(self, now: Now, reason: str) -> None:
+    def _stop(self, reason: str) -> Change:
+        """Ends the run; the loop then evaluates and saves, and `finish` takes that in."""
         self.ended = reason
-        self._event(now, "end", reason=reason, **self.history.evaluation)
+        return Change(stop=reason)
 
     def _event(self, now: Now, event: str, **more: Any) -> dict[str, Any]:
         return self.history.event(now, event, self.route.level, **more)
@@ -123,7 +118,7 @@ class Growing:
     def _last_stage_over(self, now: Now) -> Change:
         reason = f"last stage ended: {self.here.stage.until}"
         if not self.decay.share:
-            return self._stop(now, reason)
+            return self._stop(reason)
         return self._begin_decay(now, self.decay.steps_after, reason)
 
     def _begin_decay(self, now: Now, how_long: Callable[..., int], reason: str) -> Change:
@@ -229,10 +224,11 @@ class Growing:
         names = [field.name for field in dataclasses.fields(Now) if field.name != "evaluated"]
         last = Now(**{name: getattr(result, name) for name in names}, evaluated=True)
         self.history.account(last, self.here)
-        if self.ended is None:
-            if not self.history.has_evaluation_of(last.steps):
-                self._evaluated(last.steps, result.evaluation)
-            self._end(last, self._why_stop(last, fresh=True) or result.stopped)
+        if not self.history.has_evaluation_of(last.steps):
+            self._evaluated(last.steps, result.evaluation)
+        reason = self.ended or self._why_stop(last, fresh=True) or result.stopped
+        self.ended = reason
+        self._event(last, "end", reason=reason, **self.history.evaluation)
         self.settle()
 
     def save(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainkit._core.run_files import REPORT
+from trainkit._core.run_files import REPORT, write_whole
 from trainkit.report.panels import sections
 from trainkit.report.run_data import RunData, read_run
 from trainkit.report.tables import escaped, si, table
@@ -69,7 +69,7 @@ def write_report(
         [run, *others], title=title or run.name, headline=headline or {}, parts=parts
     )
     path = Path(folder) / REPORT
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page)
     return path
 
 

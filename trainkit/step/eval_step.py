@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from trainkit._core import validation
+from trainkit._core.buffers import owned
 from trainkit._core.validation import steps
 from trainkit.placement import Placement, resolve
 from trainkit.step.gradients import metric_sums
@@ -85,7 +86,7 @@ class EvalStep:
         """The batch on the devices: cut, or whole on each of them where it does not divide."""
         even = validation.leading_size(batch, "batch") % self.placement.parts == 0
         where = self.placement.batch_sharding(0) if even else self.placement.everywhere
-        return jax.device_put(batch, where)
+        return jax.device_put(owned(batch), where)
 
     def program(self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> Sums:
         """The sums on one batch; pure."""

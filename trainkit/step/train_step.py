@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from trainkit._core import validation
+from trainkit._core.buffers import owned
 from trainkit._core.validation import steps
 from trainkit._core.validation.trees import shape_of
 from trainkit.placement import Placement, resolve
@@ -155,7 +156,7 @@ class TrainStep:
     def place_batch(self, batch: PyTree) -> PyTree:
         """The batch on the devices, cut as the step wants it: for prefetching."""
         steps.batch(batch, self.placement, self.microbatches, self.steps_per_call)
-        return jax.device_put(batch, self.placement.batch_sharding(self._axis))
+        return jax.device_put(owned(batch), self.placement.batch_sharding(self._axis))
 
     def prepared(self, state: TrainState) -> TrainState:
         """What `place` makes of a state wherever it lies: its dtypes, the guard's fields; pure."""
@@ -239,7 +240,7 @@ class TrainStep:
         if compiled is None:
             compiled = self.compile(state, batch)
         try:
-            state, metrics = compiled(state, self.placement.feed(batch, self._axis))
+            state, metrics = compiled(state, self.placement.feed(owned(batch), self._axis))
         except ValueError:
             steps.batch_devices(batch, self.placement)
             raise

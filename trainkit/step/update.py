@@ -19,6 +19,8 @@ from trainkit.step.precision import at_least_float32
 from trainkit.step.state import TrainState
 
 PyTree = Any
+# What a step reports of itself.
+OWN = ("loss", "loss_scale", "grad_norm", "update_norm", "param_norm", "skipped_steps")
 
 
 def make_update(
@@ -32,6 +34,8 @@ def make_update(
     The norms are computed at every step whose number divides by `norms`; 0: never.
     """
     transform = _with_extra_args(tx)
+    for name in schedules:
+        steps.metric_name(name, OWN, by="schedules")
 
     def update(
         state: TrainState, sums: Sums, scale: Any, value_fn: Callable[[PyTree], jax.Array]

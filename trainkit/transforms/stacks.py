@@ -98,6 +98,7 @@ class _Layers:
     """`tx` under one `vmap` for each layer axis, on trees of this structure."""
 
     def __init__(self, tx: optax.GradientTransformation, tree: PyTree, axes: Sequence[int]):
+        leaves: list[Any]
         self.treedef: Any
         self.state: Any
         leaves, self.treedef = jax.tree.flatten(tree)

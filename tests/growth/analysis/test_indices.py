@@ -5,45 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.growth import mixtures
-from tests.growth.checking import check_variant, small
+from tests.growth.checking import small
+from tests.growth.zoo import mixtures
 from trainkit import growth
 
 pytestmark = pytest.mark.usefixtures("x64")
-ALWAYS = [
-    ("softmax, top_k, renormalised; weights gathered", "all"),
-    ("capacity, first choices first", "experts"),
-]
-CASES = [
-    pytest.param(name, v, marks=() if (name, v) in ALWAYS else pytest.mark.slow)
-    for name, m in mixtures.MODELS.items()
-    for v in m.grown
-]
-
-
-@pytest.mark.parametrize(("name", "variant"), CASES)
-def test_mixtures_grow_exactly(name, variant):
-    # 1e-12: exact arithmetic but for the rounding of a few hundred operations.
-    check_variant(small("mixtures", name, "float64"), variant, tolerance=1e-12)
-
-
-@pytest.mark.parametrize("name", list(mixtures.MODELS))
-def test_planning_needs_shapes_alone(name):
-    case = mixtures.MODELS[name]
-    plans = []
-    for sizes in ({}, case.grown["experts"]):
-        fn, shapes = case.build(**{**case.base, **sizes})
-        plans.append((fn, shapes))
-    (small_fn, before), (big_fn, after) = plans
-    x = jax.ShapeDtypeStruct(case.inputs[0].shape, jnp.float32)
-    plan = growth.plan(small_fn, big_fn, before, after, x)
-    assert [leaf.big for leaf in plan.leaves] == [s.shape for s in jax.tree.leaves(after)]
-    assert (3, 6, "repeat") in {(a.small, a.big, a.layout) for a in plan.grown_axes}
 
 
 def test_what_orders_experts_gets_the_same_noise_for_all_copies():
     """Noise over a router's inputs must not break the ties between an expert's copies."""
-    case = small("mixtures", "capacity, first choices first", "float64")
+    case = small("capacity, first choices first", "float64")
     big_fn, shapes = case.big("all")
     plan = growth.plan(case.fn, big_fn, case.params, shapes, *case.inputs)
     grown = plan.grow(case.params, key=jax.random.key(0), how="noise")
@@ -54,7 +25,7 @@ def test_what_orders_experts_gets_the_same_noise_for_all_copies():
 
 
 def test_weights_that_are_picked_are_read_as_weights():
-    case = small("mixtures", "softmax, top_k, renormalised; weights gathered", "float64")
+    case = small("softmax, top_k, renormalised; weights gathered", "float64")
     big_fn, shapes = case.big("all")
     plan = growth.plan(case.fn, big_fn, case.params, shapes, *case.inputs)
     kinds = {name: leaf.kind for name, leaf in plan.mup().leaves.items()}

@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from tests.growth import unforeseen, zoo
+from tests.growth import zoo
 from tests.growth.analysis.test_padding import X, draw, s
 from tests.growth.checking import predicted
+from tests.growth.zoo.building import as_dtype, randomised
 from trainkit import growth
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -62,10 +63,11 @@ def test_exact_at_any_width(name, wide):
     plan = growth.plan(fn, fn, shapes(5), shapes(wide, 7), X)
     assert growth.Plan.from_json(plan.to_json()) == plan
     assert "row mean" in plan.table()
-    wanted = fn(params, X)
+    run = jax.jit(fn)
+    wanted = run(params, X)
     for how in ("uneven", "noise"):
         grown = plan.grow(params, key=jax.random.key(1), how=how)
-        found = fn(grown, X)
+        found = run(grown, X)
         np.testing.assert_allclose(found, wanted, atol=1e-12 * float(jnp.abs(wanted).max()))
 
 
@@ -80,7 +82,7 @@ def test_gradients_as_the_plan_says():
     maps = plan.realise(None, "even").leaves
     exact = {name for name, how in maps.items() if how.exact_gradient}
     assert exact == {"gain", "g", "s", "out", "g0", "s0", "up0", "g1", "s1", "up1"}
-    before = jax.grad(lambda p: loss(fn, p))(params)
+    before = jax.jit(jax.grad(lambda p: loss(fn, p)))(params)
     after = jax.jit(jax.grad(lambda p: loss(fn, p)))(plan.grow(params, how="even"))
     for name in exact:
         wanted, known = predicted(np.asarray(before[name]), maps[name])
@@ -136,18 +138,14 @@ def test_follows_step_for_step():
                "scanned", "experts", "nnx", "gmlp")],
 )  # fmt: skip
 def test_published_models(name):
-    entry, wider = zoo.MODELS.get(name), {"width": 11}
-    if entry is None:
-        entry, wider = unforeseen.MODELS[name], {"d": 7}
-    (small_fn, small), (big_fn, big) = (
-        entry.build(**{**entry.base, **more}) for more in ({}, wider)
-    )
-    small, big = (zoo.as_dtype(t, jnp.float64) for t in (small, big))
+    entry, wider = zoo.REGISTRY[name], {"d": 7} if name == "gmlp" else {"width": 11}
+    (small_fn, small), (big_fn, big) = entry.at(), entry.at(**wider)
+    small, big = (as_dtype(t, jnp.float64) for t in (small, big))
     inputs = [jnp.asarray(x, None if x.dtype.kind == "i" else "float64") for x in entry.inputs]
-    params = zoo.randomised(small)
+    params = randomised(small)
     plan = growth.plan(small_fn, big_fn, small, big, *inputs)
     grown = plan.grow(params, key=jax.random.key(1), like=big)
-    wanted, found = small_fn(params, *inputs), big_fn(grown, *inputs)
+    wanted, found = jax.jit(small_fn)(params, *inputs), jax.jit(big_fn)(grown, *inputs)
     np.testing.assert_allclose(found, wanted, atol=1e-12 * float(jnp.abs(wanted).max()))
 
 
@@ -175,8 +173,9 @@ def test_refused_where_nothing_can_write_the_mean(fn):
     assert caught.value.axis == "5→8"
     params = draw(shapes(5))
     grown = growth.plan(fn, fn, shapes(5), shapes(10), X).grow(params, key=jax.random.key(0))
-    wanted = fn(params, X)
-    np.testing.assert_allclose(fn(grown, X), wanted, atol=1e-12 * float(jnp.abs(wanted).max()))
+    run = jax.jit(fn)
+    wanted = run(params, X)
+    np.testing.assert_allclose(run(grown, X), wanted, atol=1e-12 * float(jnp.abs(wanted).max()))
 
 
 def near_misses():

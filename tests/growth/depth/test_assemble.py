@@ -173,7 +173,7 @@ class Net(nn.Module):
 
 
 def made(module):
-    params = module.init(jax.random.key(0), X)["params"]
+    params = jax.jit(module.init)(jax.random.key(0), X)["params"]
     noise = np.random.default_rng(1)
     return jax.tree.map(lambda p: p + 0.2 * noise.normal(size=p.shape), params)
 
@@ -189,7 +189,7 @@ def test_modules_in_width_and_depth(gated, depths):
     params, like = made(small), shapes(made(big))
     plan = growth.plan(apply(small), apply(big), params, like, X)
     grown = plan.grow(params, key=jax.random.key(0))
-    before, after = apply(small)(params, X), apply(big)(grown, X)
+    before, after = jax.jit(apply(small))(params, X), jax.jit(apply(big))(grown, X)
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-12 * float(jnp.abs(before).max()))
     # Not dead: what a new layer is made of has a gradient, or will have after one step.
     assert any(np.any(leaf) for leaf in jax.tree.leaves(grown[f"block_{depths[1] - 1}"]))
@@ -223,7 +223,8 @@ def test_copies_in_width_and_depth(how):
     plan = growth.plan(net, net, small, big, X, how=how)
     grown = plan.grow(small, key=jax.random.key(0))
     # Wider than the copied model, and the same function.
-    np.testing.assert_allclose(net(grown, X), net(copied, X), rtol=0, atol=1e-12)
+    run = jax.jit(net)
+    np.testing.assert_allclose(run(grown, X), run(copied, X), rtol=0, atol=1e-12)
 
 
 def test_stacked_layers_in_width_and_depth():
@@ -241,7 +242,8 @@ def test_stacked_layers_in_width_and_depth():
     plan = growth.plan(net, net, small, big, X)
     assert growth.Plan.from_json(plan.to_json()) == plan
     grown = plan.grow(small, key=jax.random.key(0))
-    np.testing.assert_allclose(net(grown, X), net(small, X), rtol=0, atol=1e-13)
+    run = jax.jit(net)
+    np.testing.assert_allclose(run(grown, X), run(small, X), rtol=0, atol=1e-13)
     assert plan.zeroed == ("layers/bias", "layers/down")
     tx = optax.adam(1e-2)
     state = plan.realise(jax.random.key(0)).opt_state(tx, tx.init(small), small, grown)

@@ -80,15 +80,15 @@ class Grown(NamedTuple):
 
 
 def grown(small, big, x, how):
-    params = small.init(jax.random.key(0), x)["params"]
+    params = jax.jit(small.init)(jax.random.key(0), x)["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda w: w + 0.1 * rng.normal(size=w.shape), params)
     tx = optax.adam(1e-2)
     _, moments = tx.update(jax.tree.map(lambda w: w + 1.0, params), tx.init(params), params)
     state = TrainState.create(params, tx).replace(opt_state=moments)
     big_state, way = growth.grow(state, small, big, x, tx=tx, how=how, with_map=True)
-    before = small.apply({"params": params}, x)
-    after = big.apply({"params": big_state.params}, x)
+    before = jax.jit(small.apply)({"params": params}, x)
+    after = jax.jit(big.apply)({"params": big_state.params}, x)
     return Grown(state, big_state, way.under("params")), float(np.abs(after - before).max())
 
 

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.growth.published.making import relu, sigmoid, softmax
-from tests.growth.unforeseen import rms
-from tests.growth.zoo import as_dtype, draw, randomised
+from tests.growth.zoo.building import as_dtype, draw, randomised, rms
+from tests.growth.zoo.published.making import relu, sigmoid, softmax
 from trainkit import growth
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.growth import zoo
+from tests.growth.zoo.building import as_dtype
 from trainkit import growth
 
 Case = Callable[[], growth.Plan]
@@ -20,8 +21,8 @@ def variants(model: zoo.Model) -> dict[str, Case]:
     """The plans of one model, from shapes alone, in float64."""
 
     def build(**sizes):
-        fn, shapes = model.build(**{**model.base, **sizes})
-        return fn, zoo.as_dtype(shapes, np.float64)
+        fn, shapes = model.at(**sizes)
+        return fn, as_dtype(shapes, np.float64)
 
     small = functools.cache(build)
 
@@ -37,5 +38,5 @@ def _float64(x: np.ndarray) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, np.float64 if floating else x.dtype)
 
 
-def of_models(models: Mapping[str, zoo.Model]) -> Table:
-    return {name: variants(model) for name, model in models.items()}
+def of_models(table: str) -> Table:
+    return {name: variants(model) for name, model in zoo.models(table).items()}

@@ -14,12 +14,13 @@ import numpy as np
 from flax import nnx
 
 from experiments.progressive_mnist.models import CNN
-from tests.growth import mixtures, test_modules, test_train_state
+from tests.growth import test_modules, test_train_state
 from tests.growth.analysis import test_indices
 from tests.growth.depth import test_assemble, test_deepen, test_program_order, test_published_depth
 from tests.growth.golden.cases import Case, Table
 from tests.growth.opt_state import test_continuation
 from tests.growth.plan import test_experts, test_groups, test_validation
+from tests.growth.zoo import mixtures
 from tests.progressive.transition import test_grow
 from trainkit import growth
 

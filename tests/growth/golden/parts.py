@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.growth import test_linen_layers, test_memory, test_planning, unforeseen, zoo
+from tests.growth import test_linen_layers, test_memory, test_planning, zoo
 from tests.growth.analysis import test_padding, test_row_means
 from tests.growth.depth import test_published_depth
 from tests.growth.golden.cases import Case, Table, variants
@@ -40,9 +40,9 @@ def layer(name: str) -> dict[str, Case]:
     return {str(sizes): functools.partial(planned, sizes) for sizes in [*wider, *more]}
 
 
-def wider(models: Mapping[str, zoo.Model], name: str, **sizes: int) -> Case:
-    """A model of a table at sizes that are not in it."""
-    return variants(models[name]._replace(grown={"more": sizes}))["more"]
+def wider(name: str, **sizes: int) -> Case:
+    """A model of the registry at sizes that are not in it."""
+    return variants(dataclasses.replace(zoo.REGISTRY[name], grown={"more": sizes}))["more"]
 
 
 def appended() -> dict[str, Case]:
@@ -157,11 +157,11 @@ def twenty_layers() -> growth.Plan:
 
 NO_MULTIPLE = {
     **{
-        name: wider(zoo.MODELS, name, width=11)
+        name: wider(name, width=11)
         for name in ("gpt", "gpt merged", "gpt scaled", "gpt shared", "gpt post-norm", "vit",
                      "encoder-decoder", "scanned", "experts", "nnx")
     },
-    "gmlp": wider(unforeseen.MODELS, "gmlp", d=7),
+    "gmlp": wider("gmlp", d=7),
 }  # fmt: skip
 # What is refused before there is anything to plan.
 NO_PLAN = ("unknown operator", "append a string", "no plan", "no plan either", "nothing")

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import trainkit
-from tests.growth.mixtures import TOKENS, FeedForward, Mixture
+from tests.growth.zoo.mixtures import TOKENS, FeedForward, Mixture
 from trainkit import growth
 from trainkit.growth.opt_state.exact import exact as follow_exactly
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -87,10 +88,10 @@ def loss(loss: Any, model_state: PyTree) -> None:
         same_structure(model_state, loss.model_state, "model_state", "the loss")
 
 
-def metric_name(name: str, taken: dict[str, Any]) -> None:
+def metric_name(name: str, taken: Collection[str], by: str = "the loss") -> None:
     if name in taken:
         raise ValueError(
-            f"the loss reports a metric {name!r}, which is the step's own; give it another name."
+            f"{by}: {name!r} is what the step itself reports; give the metric another name."
         )
 
 

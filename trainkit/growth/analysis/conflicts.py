@@ -54,7 +54,7 @@ def conflict_between(
     about, paths = axes, paths_of(params, axes)
     if not paths:  # no parameter has such an axis: whatever grows may be the reason
         every = [a for _, own in params for a in own if not find(a).fixed]
-        paths, axes = paths_of(params, every) if every else [], axes or every
+        paths, axes = paths_of(params, every), axes or every
     if equation is not None:
         why += f"\n  small:      {describe(equation)}"
         if other is not None:

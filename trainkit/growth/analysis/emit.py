@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fractions
 import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -167,8 +168,5 @@ def _fresh(scales: ScalePropagation, held: set[padding.Place]) -> tuple[Roles, R
 
 def _round(x: float) -> float:
     """The nearest small fraction where x is one to within rounding."""
-    for q in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 32, 64, 128, 256, 512, 1024):
-        near = round(x * q) / q
-        if near and abs(near / x - 1) < 1e-13:
-            return near
-    return x
+    near = float(fractions.Fraction(x).limit_denominator(1024))
+    return near if near and abs(near / x - 1) < 1e-13 else x

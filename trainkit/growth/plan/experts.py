@@ -1,8 +1,9 @@
 """A dense layer becomes the experts of a mixture: the plan, found by names and shapes.
 
-The programs of the two models differ in more than sizes (a router appears), so that no lockstep
-analysis can prove this growth. It is exact where the gates of the chosen experts sum to 1, for then
-Σₑ gateₑ · f(x) = f(x), whatever the router says. (Komatsuzaki et al. 2023, Sparse Upcycling.)
+The programs of the two models differ in more than sizes (a router appears), so that no analysis of
+the two together can prove this growth. It is exact where the gates of the chosen experts sum to 1,
+for then Σₑ gateₑ · f(x) = f(x), whatever the router says. (Komatsuzaki et al. 2023, Sparse
+Upcycling.)
 
 To the rest of growth a dense leaf of shape (…) is one expert, of shape (1, …): it is *lifted*
 (`growth.maps.lifting`).

@@ -48,7 +48,8 @@ def grown(
 def _functions(side: Side) -> Functions:
     def init(key: jax.Array, batch: PyTree) -> PyTree:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
-        return dict(zip(("params", "model_state"), side.model.init(key, zeros), strict=True))
+        made = side.model.init(key, side.model.inputs(zeros))
+        return dict(zip(("params", "model_state"), made, strict=True))
 
     return Functions(side.outputs, side.variables, init)
 

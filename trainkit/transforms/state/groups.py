@@ -242,7 +242,7 @@ def layerwise_decay(
         for number, shape in zip(numbers, shapes, strict=True):
             above = sum(sizes[number:]) - 1 - np.arange(sizes[number])
             made.append((decay ** above.astype(float)).reshape(shape))
-        return treedef.unflatten(made)
+        return jax.tree.unflatten(treedef, made)
 
     def init(params: PyTree) -> optax.EmptyState:
         factors(params)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.growth.published.making import (
+from tests.growth.zoo.building import TOKENS, heads, layer_norm, rms
+from tests.growth.zoo.published.making import (
     attend,
     gelu,
     model,
@@ -15,12 +16,10 @@ from tests.growth.published.making import (
     softmax,
     softplus,
 )
-from tests.growth.unforeseen import heads, layer_norm, rms
-from tests.growth.zoo import TOKENS
 
 
 @model(
-    "latent attention",
+    "attention", "latent attention",
     lambda d, h, c, e, v: {
         "in": (3, d), "dq": (d, c), "gq": (c,), "uq": (c, h * (e + 4)), "dkv": (d, c + 4),
         "gkv": (c,), "ukv": (c, h * (e + v)), "o": (h * v, d), "g": (d,), "out": (d, 2),
@@ -49,7 +48,7 @@ def _(p, s, x):
 
 
 @model(
-    "transformer-xl",
+    "attention", "transformer-xl",
     lambda d, h, e: {
         "in": (3, d), **dict.fromkeys("qkv", (d, h, e)), "r": (6, h, e), "u": (h, e),
         "w": (h, e), "o": (h, e, d), "g": (d,), "b": (d,), "out": (d, 2),
@@ -77,7 +76,7 @@ def _(p, s, x):
 
 
 @model(
-    "sandwich",
+    "attention", "sandwich",
     lambda d, h, e, f: {
         "in": (3, d), **dict.fromkeys(("g1", "g2", "g3", "g4", "gl"), (d,)),
         **dict.fromkeys("qkv", (d, h * e)), "gq": (e,), "gk": (e,), "o": (h * e, d),
@@ -103,7 +102,7 @@ def _(p, s, x):
 
 
 @model(
-    "ngpt",
+    "attention", "ngpt",
     lambda d, h, e, f: {
         "emb": (11, d), **dict.fromkeys("qkv", (d, h * e)), "sqk": (h, e), "o": (h * e, d),
         "up": (d, 2 * f), "su": (2 * f,), "down": (f, d), "lr": (2, d), "sz": (11,),
@@ -128,7 +127,7 @@ def _(p, s, tokens):
 
 
 @model(
-    "hyper-connections",
+    "attention", "hyper-connections",
     lambda d, n, f: {
         "in": (3, d), "a": (2, n), "mix": (2, n, n), "b": (2, n), "g": (2, d), "wd": (2, d, n),
         "s": (2,),
@@ -150,7 +149,7 @@ def _(p, s, x):
 
 
 @model(
-    "value residual",
+    "attention", "value residual",
     lambda d, h, e: {
         "in": (3, d), "g": (2, d), "qkv": (2, d, 3, h * e), "o": (2, h * e, d), "lam": (2, 2),
         "out": (d, 2),
@@ -170,7 +169,7 @@ def _(p, s, x):
 
 
 @model(
-    "linformer",
+    "attention", "linformer",
     lambda d, h, e: {
         "in": (3, d), **dict.fromkeys("qkv", (d, h, e)), "pk": (5, 2), "pv": (5, 2),
         "o": (h, e, d), "out": (d, 2),
@@ -185,7 +184,7 @@ def _(p, s, x):
 
 
 @model(
-    "performer",
+    "attention", "performer",
     lambda d, h, m: {
         "in": (3, d), **dict.fromkeys("qkv", (d, h, 4)), "features": (4, m), "o": (h, 4, d),
         "out": (d, 2),
@@ -212,7 +211,7 @@ def _(p, s, x):
 
 
 @model(
-    "banded attention",
+    "attention", "banded attention",
     lambda d, h, e: {"in": (3, d), "qkv": (d, 3 * h * e), "global": (d, h * e),
                      "o": (h * e, d), "out": (d, 2)},
     {"d": 4, "h": 2, "e": 3}, "d h e",
@@ -239,7 +238,7 @@ def _(p, s, x):
 
 
 @model(
-    "hashed attention",
+    "attention", "hashed attention",
     lambda d, e: {"in": (3, d), "qk": (d, e), "v": (d, e), "rot": (e, 2), "out": (e, 2)},
     {"d": 4, "e": 3}, "d e",
     refused=("e x2", "all x2", "e x3", "all x3", "e x1.5", "all x1.5"),
@@ -259,7 +258,7 @@ def _(p, s, x):
 
 
 @model(
-    "pointer net",
+    "attention", "pointer net",
     lambda d, e: {
         "in": (3, d), "w1": (d, e), "w2": (d, e), "v": (e,), "cell": (2 * d, 4 * d), "start": (d,),
     },
@@ -285,7 +284,7 @@ def _(p, s, x):
 
 
 @model(
-    "turing machine",
+    "attention", "turing machine",
     lambda d, m, n: {
         "c": (3 + m, d), "bc": (d,), "k": (d, m), "beta": (d, 1), "g": (d, 1), "shift": (d, 3),
         "gamma": (d, 1), "erase": (d, m), "add": (d, m), "out": (d + m, 2),

@@ -60,16 +60,19 @@ def on_host(leaf: Any) -> Any:
     return np.array(data, copy=True)
 
 
-def placed_shape(leaf: Any) -> jax.ShapeDtypeStruct:
-    """The shape, dtype and sharding that a leaf is to be restored with."""
+def placed_shape(leaf: Any) -> Any:
+    """The shape, dtype and sharding that a leaf is to be restored with; an array on the host."""
     data = data_of(leaf)
+    if isinstance(data, np.ndarray | np.generic):
+        # Not through JAX, which would make 32 bits of 64.
+        return np.empty(data.shape, data.dtype)
     sharding = getattr(data, "sharding", None)
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=sharding)
 
 
-def from_array(array: jax.Array, like: Any, kind: str | None) -> Any:
+def from_array(array: Any, like: Any, kind: str | None) -> Any:
     """The leaf that a plain array stands for: a key of a kind, a Python number, an array."""
     if is_key(like):
         key = jax.random.wrap_key_data(array, impl=kind)
@@ -77,4 +80,4 @@ def from_array(array: jax.Array, like: Any, kind: str | None) -> Any:
         return key if sharding is None else jax.device_put(key, sharding)
     if isinstance(like, bool | int | float | complex):
         return type(like)(array.item())
-    return np.asarray(array) if isinstance(like, np.ndarray | np.generic) else array
+    return array

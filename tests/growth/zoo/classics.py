@@ -1,14 +1,8 @@
-"""Models of many families, small enough to grow in a test; every size of a model is distinct.
-
-A `Model` builds `fn(params, *inputs)` and the shapes of its parameters from its sizes, and says
-which sizes may grow, alone and together.
-"""
+"""What people grow first, of many families; every size of a model is distinct."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,75 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-
-class Model(NamedTuple):
-    """One architecture.
-
-    Attributes:
-      build: sizes -> (fn, shapes of the parameters).
-      base: the small model's sizes.
-      grown: name -> sizes that change.
-      inputs: what the function takes after its parameters.
-    """
-
-    build: Callable[..., tuple[Callable, Any]]
-    base: dict[str, Any]
-    grown: dict[str, dict[str, Any]]
-    inputs: tuple
-
-
-def draw(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=shape)
-
-
-def randomised(shapes: Any, seed: int = 0) -> Any:
-    """Every parameter random, biases and norm scales too, so that no test is vacuous."""
-    rng = np.random.default_rng(seed)
-
-    def one(path, s):
-        if not jnp.issubdtype(s.dtype, jnp.floating):
-            return jnp.zeros(s.shape, s.dtype)
-        x = rng.normal(size=s.shape)
-        fan = np.prod(s.shape[:-1]) if len(s.shape) > 1 else 1.0
-        x = x / np.sqrt(fan) if len(s.shape) > 1 else x
-        if "var" in jax.tree_util.keystr(path):
-            x = np.abs(x) + 0.5
-        return jnp.asarray(x, s.dtype)
-
-    return jax.tree_util.tree_map_with_path(one, shapes)
-
-
-def as_dtype(shapes: Any, dtype) -> Any:
-    return jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(
-            s.shape, dtype if jnp.issubdtype(s.dtype, jnp.floating) else s.dtype
-        ),
-        shapes,
-    )
-
-
-def linen(module: Callable[..., nn.Module], inputs: tuple, mutable=(), **call):
-    """A `build` for a Linen module; all its variables count as parameters."""
-
-    def build(**sizes):
-        model = module(**sizes)
-        # Flax makes its parameters in float32.
-        single = [
-            jax.ShapeDtypeStruct(x.shape, jnp.float32 if x.dtype.kind == "f" else jnp.int32)
-            for x in inputs
-        ]
-        with jax.numpy_dtype_promotion("standard"):  # Flax mixes float32 and float64 in its norms
-            shapes = jax.eval_shape(lambda *x: model.init(jax.random.key(0), *x, **call), *single)
-
-        def fn(variables, *args):
-            with jax.numpy_dtype_promotion("standard"):
-                out = model.apply(variables, *args, **call, mutable=list(mutable) or False)
-            return out[0] if mutable else out
-
-        return fn, shapes
-
-    return build
-
+from tests.growth.zoo import registry
+from tests.growth.zoo.building import (
+    FLAT,
+    IMAGE,
+    PAIR,
+    SEQUENCE,
+    TOKENS,
+    draw,
+    linen,
+    nnx_build,
+    rotate,
+)
 
 # --- perceptrons ---------------------------------------------------------------------------------
 
@@ -126,19 +63,6 @@ class NnxAttention(nnx.Module):
 
     def __call__(self, x):
         return self.norm(x + self.attend(x))
-
-
-def nnx_build(module):
-    def build(**sizes):
-        graph, state = nnx.split(nnx.eval_shape(lambda: module(**sizes)))
-
-        def fn(params, *args):
-            with jax.numpy_dtype_promotion("standard"):
-                return nnx.merge(graph, params)(*args)
-
-        return fn, state
-
-    return build
 
 
 def plain_build(width, hidden):
@@ -401,15 +325,6 @@ class Vit(nn.Module):
         return nn.Dense(3)(nn.LayerNorm()(x)[:, 0])
 
 
-def rotate(x, base=10000.0):
-    """Rotary positions on the last axis, in halves."""
-    half = x.shape[-1] // 2
-    angle = np.arange(x.shape[1])[:, None] * base ** (-np.arange(half) / half)[None]
-    cos, sin = (jnp.asarray(f(angle)[:, None, :], x.dtype) for f in (np.cos, np.sin))
-    a, b = jnp.split(x, 2, -1)
-    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
-
-
 class Llama(nn.Module):
     width: int = 6
     kv: int = 2
@@ -528,20 +443,13 @@ class Recurrent(nn.Module):
         return nn.Dense(3)(x[:, -1])
 
 
-IMAGE = (draw(1, 2, 8, 8, 3),)
-FLAT = (draw(2, 5, 7),)
-TOKENS = (np.array([[0, 3, 10, 4, 7], [2, 2, 9, 1, 5]]),)
-PAIR = (TOKENS[0], np.array([[1, 6, 8, 0], [3, 10, 2, 2]]))
-SEQUENCE = (draw(3, 2, 5, 3),)
-
-
-def _model(module, inputs, base, grown, **call) -> Model:
-    together: dict[str, Any] = {}
-    for sizes in grown.values():
-        together |= sizes
+def flax(family, name, module, inputs, base, grown, **call):
+    """Adds a Linen module with each of its axes alone, and all of them together."""
     if len(grown) > 1:
+        together = {axis: size for sizes in grown.values() for axis, size in sizes.items()}
         grown = {**grown, "all": together}
-    return Model(linen(module, inputs, **call), base, grown, inputs)
+    build = linen(module, inputs, **call)
+    registry.add("zoo", family, name, build, base, grown, inputs, front_end="linen")
 
 
 _BLOCK = {
@@ -552,53 +460,114 @@ _BLOCK = {
 }
 _CHANNELS = {"a": {"a": 6}, "b": {"b": 8}}
 
-MODELS: dict[str, Model] = {
-    **{
-        f"mlp {act}": _model(Mlp, FLAT, {"act": act}, {"a": {"a": 8}, "b": {"b": 7}})
-        for act in ("relu", "gelu", "tanh", "sigmoid")
-    },
-    "lenet": _model(LeNet, IMAGE, {}, {**_CHANNELS, "hidden": {"hidden": 8}}),
-    "resnet": _model(
-        ResNet, IMAGE, {}, {"width": {"width": 8}, "inner": {"inner": 5}, "wide": {"wide": 10}}
-    ),
-    "resnet training": _model(
-        ResNet, IMAGE, {}, {"width": {"width": 8}, "inner": {"inner": 5}, "wide": {"wide": 10}},
-        train=True, mutable=("batch_stats",),
-    ),
-    "densenet": _model(DenseNet, IMAGE, {}, {"first": {"first": 6}, "growth": {"growth": 6}}),
-    "mobilenet": _model(MobileNet, IMAGE, {}, {"width": {"width": 6}, "wide": {"wide": 7}}),
-    "convnext": _model(ConvNeXt, IMAGE, {}, {"width": {"width": 8}, "hidden": {"hidden": 9}}),
-    "unet": _model(UNet, IMAGE, {}, _CHANNELS),
-    "unet with groups": _model(UNet, IMAGE, {"a": 6, "b": 4, "groups": 2},
-                               {"a": {"a": 12}, "b": {"b": 8}}),
-    "group norm": _model(GroupNormNet, IMAGE, {}, {"groups": {"groups": 4}, "each": {"each": 6}}),
-    "mixer": _model(Mixer, IMAGE, {}, {"width": {"width": 8}, "tokens": {"tokens": 7},
-                                       "channels": {"channels": 9}}),
-    "gpt": _model(Gpt, TOKENS, {}, _BLOCK),
-    "gpt merged": _model(Gpt, TOKENS, {"merged": True}, _BLOCK),
-    "gpt scaled": _model(Gpt, TOKENS, {"scaled": True}, _BLOCK),
-    "gpt shared": _model(Gpt, TOKENS, {"shared": True}, _BLOCK),
-    "gpt post-norm": _model(Gpt, TOKENS, {"post": True}, _BLOCK),
-    "bert": _model(Bert, TOKENS, {}, _BLOCK),
-    "vit": _model(Vit, IMAGE, {}, _BLOCK),
-    "llama": _model(
-        Llama, TOKENS, {},
-        {"width": {"width": 12}, "kv": {"kv": 4}, "group": {"group": 6}, "hidden": {"hidden": 8}},
-    ),
-    "llama rotary": _model(Llama, TOKENS, {}, {"size": {"size": 8}}),
-    "llama odd width": _model(Llama, TOKENS, {}, {"width": {"width": 10}}),
-    "encoder-decoder": _model(EncoderDecoder, PAIR, {}, _BLOCK),
-    "experts": _model(Experts, FLAT, {}, {"width": {"width": 8}, "hidden": {"hidden": 7}}),
-    "scanned": _model(Scanned, TOKENS, {}, _BLOCK),
-    "gru": _model(Recurrent, SEQUENCE, {}, {"a": {"a": 8}, "b": {"b": 10}}),
-    "lstm": _model(
-        Recurrent, SEQUENCE, {"cell": "OptimizedLSTMCell"}, {"a": {"a": 8}, "b": {"b": 7}}
-    ),
-    "nnx": Model(nnx_build(Nnx), {"width": 4, "hidden": 5},
-                 {"width": {"width": 8}, "hidden": {"hidden": 8}}, FLAT),
-    "nnx attention": Model(nnx_build(NnxAttention), {"heads": 2, "size": 4},
-                           {"heads": {"heads": 4}, "size": {"size": 7}}, (draw(4, 2, 5, 6),)),
-    "plain": Model(plain_build, {"width": 4, "hidden": 5},
-                   {"width": {"width": 8}, "odd width": {"width": 6}, "hidden": {"hidden": 8}},
-                   FLAT),
-}  # fmt: skip
+for _act in ("relu", "gelu", "tanh", "sigmoid"):
+    flax("perceptron", f"mlp {_act}", Mlp, FLAT, {"act": _act}, {"a": {"a": 8}, "b": {"b": 7}})
+flax("convolution", "lenet", LeNet, IMAGE, {}, {**_CHANNELS, "hidden": {"hidden": 8}})
+flax(
+    "convolution",
+    "resnet",
+    ResNet,
+    IMAGE,
+    {},
+    {"width": {"width": 8}, "inner": {"inner": 5}, "wide": {"wide": 10}},
+)
+flax(
+    "convolution",
+    "resnet training",
+    ResNet,
+    IMAGE,
+    {},
+    {"width": {"width": 8}, "inner": {"inner": 5}, "wide": {"wide": 10}},
+    train=True,
+    mutable=("batch_stats",),
+)
+flax(
+    "convolution", "densenet", DenseNet, IMAGE, {}, {"first": {"first": 6}, "growth": {"growth": 6}}
+)
+flax("convolution", "mobilenet", MobileNet, IMAGE, {}, {"width": {"width": 6}, "wide": {"wide": 7}})
+flax(
+    "convolution", "convnext", ConvNeXt, IMAGE, {}, {"width": {"width": 8}, "hidden": {"hidden": 9}}
+)
+flax("convolution", "unet", UNet, IMAGE, {}, _CHANNELS)
+flax(
+    "convolution",
+    "unet with groups",
+    UNet,
+    IMAGE,
+    {"a": 6, "b": 4, "groups": 2},
+    {"a": {"a": 12}, "b": {"b": 8}},
+)
+flax(
+    "convolution",
+    "group norm",
+    GroupNormNet,
+    IMAGE,
+    {},
+    {"groups": {"groups": 4}, "each": {"each": 6}},
+)
+flax(
+    "perceptron",
+    "mixer",
+    Mixer,
+    IMAGE,
+    {},
+    {"width": {"width": 8}, "tokens": {"tokens": 7}, "channels": {"channels": 9}},
+)
+flax("attention", "gpt", Gpt, TOKENS, {}, _BLOCK)
+flax("attention", "gpt merged", Gpt, TOKENS, {"merged": True}, _BLOCK)
+flax("attention", "gpt scaled", Gpt, TOKENS, {"scaled": True}, _BLOCK)
+flax("attention", "gpt shared", Gpt, TOKENS, {"shared": True}, _BLOCK)
+flax("attention", "gpt post-norm", Gpt, TOKENS, {"post": True}, _BLOCK)
+flax("attention", "bert", Bert, TOKENS, {}, _BLOCK)
+flax("attention", "vit", Vit, IMAGE, {}, _BLOCK)
+flax(
+    "attention",
+    "llama",
+    Llama,
+    TOKENS,
+    {},
+    {"width": {"width": 12}, "kv": {"kv": 4}, "group": {"group": 6}, "hidden": {"hidden": 8}},
+)
+flax("attention", "llama rotary", Llama, TOKENS, {}, {"size": {"size": 8}})
+flax("attention", "llama odd width", Llama, TOKENS, {}, {"width": {"width": 10}})
+flax("attention", "encoder-decoder", EncoderDecoder, PAIR, {}, _BLOCK)
+flax("mixture", "experts", Experts, FLAT, {}, {"width": {"width": 8}, "hidden": {"hidden": 7}})
+flax("attention", "scanned", Scanned, TOKENS, {}, _BLOCK)
+flax("recurrent", "gru", Recurrent, SEQUENCE, {}, {"a": {"a": 8}, "b": {"b": 10}})
+flax(
+    "recurrent",
+    "lstm",
+    Recurrent,
+    SEQUENCE,
+    {"cell": "OptimizedLSTMCell"},
+    {"a": {"a": 8}, "b": {"b": 7}},
+)
+registry.add(
+    "zoo",
+    "perceptron",
+    "nnx",
+    nnx_build(Nnx),
+    {"width": 4, "hidden": 5},
+    {"width": {"width": 8}, "hidden": {"hidden": 8}},
+    FLAT,
+    front_end="nnx",
+)
+registry.add(
+    "zoo",
+    "attention",
+    "nnx attention",
+    nnx_build(NnxAttention),
+    {"heads": 2, "size": 4},
+    {"heads": {"heads": 4}, "size": {"size": 7}},
+    (draw(4, 2, 5, 6),),
+    front_end="nnx",
+)
+registry.add(
+    "zoo",
+    "perceptron",
+    "plain",
+    plain_build,
+    {"width": 4, "hidden": 5},
+    {"width": {"width": 8}, "odd width": {"width": 6}, "hidden": {"hidden": 8}},
+    FLAT,
+)

@@ -1,25 +1,21 @@
 """Published architectures, written as their authors or typical users of JAX write them, in small.
 
 Every size that may grow is tried at twice, three times and one and a half times, alone and together
-with all others. `REFUSED` names the variants that must be refused.
-"""
+with all others."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.growth.zoo import SEQUENCE, Model
+from tests.growth.zoo import registry
+from tests.growth.zoo.building import SEQUENCE
 
 gelu, silu, softmax, relu = jax.nn.gelu, jax.nn.silu, jax.nn.softmax, jax.nn.relu
 sigmoid, softplus = jax.nn.sigmoid, jax.nn.softplus
-
-MODELS: dict[str, Model] = {}
-REFUSED: dict[str, tuple[str, ...]] = {}
 
 
 def variants(base: dict[str, int], axes: str) -> dict[str, dict[str, int]]:
@@ -33,13 +29,16 @@ def variants(base: dict[str, int], axes: str) -> dict[str, dict[str, int]]:
     return found
 
 
-def keep(name: str, build, base, axes: str, inputs: tuple, refused: Iterable[str] = ()) -> None:
-    MODELS[name] = Model(build, base, variants(base, axes), inputs)
-    REFUSED[name] = tuple(refused)
+def keep(family, name, build, base, axes, inputs, refused=(), front_end="linen") -> None:
+    """Adds a model of any front end at all its variants; `refused` names those to be refused."""
+    registry.add(
+        "published", family, name, build, base, variants(base, axes), inputs,
+        front_end=front_end, refused=dict.fromkeys(refused, ""),
+    )  # fmt: skip
 
 
-def model(name: str, shapes, base, axes: str, inputs=SEQUENCE, refused: Iterable[str] = ()):
-    """Keeps `fn(params, sizes, *inputs)` as a model; promotion of dtypes is JAX's own default."""
+def model(family, name, shapes, base, axes, inputs=SEQUENCE, refused=()):
+    """Adds `fn(params, sizes, *inputs)`; promotion of dtypes is JAX's own default."""
 
     def decorate(fn):
         def build(**sizes):
@@ -55,7 +54,7 @@ def model(name: str, shapes, base, axes: str, inputs=SEQUENCE, refused: Iterable
 
             return run, tree
 
-        keep(name, build, base, axes, inputs, refused)
+        keep(family, name, build, base, axes, inputs, refused, front_end="functions")
         return fn
 
     return decorate

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.growth.published.making import (
+from tests.growth.zoo.building import heads, layer_norm, rms
+from tests.growth.zoo.published.making import (
     gelu,
     model,
     relu,
@@ -14,11 +15,10 @@ from tests.growth.published.making import (
     silu,
     softplus,
 )
-from tests.growth.unforeseen import heads, layer_norm, rms
 
 
 @model(
-    "s5",
+    "recurrent", "s5",
     lambda d, n: {
         "in": (3, d), "lr": (n,), "li": (n,), "br": (n, d), "bi": (n, d), "cr": (d, n),
         "ci": (d, n), "skip": (d,), "step": (n,), "g": (d,), "b": (d,), "gate": (d, d),
@@ -48,7 +48,7 @@ def _(p, s, x):
 
 
 @model(
-    "lru",
+    "recurrent", "lru",
     lambda d, n: {
         "in": (3, d), "nu": (n,), "theta": (n,), "gamma": (n,), "b": (2, n, d), "c": (2, d, n),
         "dd": (d,), "out": (d, 2),
@@ -71,7 +71,7 @@ def _(p, s, x):
 
 
 @model(
-    "rwkv",
+    "recurrent", "rwkv",
     lambda d, f: {
         "in": (3, d), "g": (d,), "b": (d,), "g2": (d,), "b2": (d,), "mix": (3, d), "mix2": (2, d),
         "k": (d, d), "v": (d, d), "r": (d, d), "o": (d, d), "decay": (d,), "first": (d,),
@@ -112,7 +112,7 @@ def _(p, s, x):
 
 
 @model(
-    "hyena",
+    "recurrent", "hyena",
     lambda d, f: {
         "in": (3, d), "proj": (d, 3 * d), "short": (3, 3 * d), "f1": (5, f), "b1": (f,),
         "freq": (f,), "f2": (f, 2 * d), "decay": (d,), "skip": (2, d), "o": (d, d), "out": (d, 2),
@@ -139,7 +139,7 @@ def _(p, s, x):
 
 
 @model(
-    "gated linear attention",
+    "recurrent", "gated linear attention",
     lambda d, h, hk, hv, r: {
         "in": (3, d), "q": (d, h * hk), "k": (d, h * hk), "v": (d, h * hv), "a1": (d, r),
         "a2": (r, h * hk), "gn": (hv,), "gate": (d, h * hv), "o": (h * hv, d), "out": (d, 2),
@@ -166,7 +166,7 @@ def _(p, s, x):
 
 
 @model(
-    "griffin",
+    "recurrent", "griffin",
     lambda d, r, b: {
         "in": (3, d), "g": (d,), "x": (d, b * r), "y": (d, b * r), "conv": (4, b * r),
         "cb": (b * r,), "a": (b * r,), "wa": (b, r, r), "ba": (b, r), "wx": (b, r, r),
@@ -201,7 +201,7 @@ def _(p, s, x):
 
 
 @model(
-    "slstm",
+    "recurrent", "slstm",
     lambda h, e: {
         "w": (3, 4 * h * e), "r": (4, h, e, e), "b": (4, h * e), "gn": (h * e,), "out": (h * e, 2),
     },
@@ -232,7 +232,7 @@ def _(p, s, x):
 
 
 @model(
-    "mlstm",
+    "recurrent", "mlstm",
     lambda d, h, e: {
         "in": (3, d), **dict.fromkeys("qkv", (d, h, e)), "i": (d, h), "f": (d, h), "bi": (h,),
         "bf": (h,), "o": (h, e, d), "out": (d, 2),
@@ -255,7 +255,7 @@ def _(p, s, x):
 
 
 @model(
-    "retention in chunks",
+    "recurrent", "retention in chunks",
     lambda d, hd, e: {
         "in": (3, d), "q": (d, 2 * hd), "k": (d, 2 * hd), "v": (d, 2 * e), "g": (d, 2 * e),
         "o": (2 * e, d), "out": (d, 2),
@@ -286,7 +286,7 @@ def _(p, s, x):
 
 
 @model(
-    "delta rule",
+    "recurrent", "delta rule",
     lambda d, e, f: {
         "in": (3, d), "q": (d, e), "k": (d, e), "v": (d, f), "beta": (d, 1), "o": (f, d),
         "out": (d, 2),

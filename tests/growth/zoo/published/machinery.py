@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from tests.growth.published.making import model
-from tests.growth.zoo import FLAT, TOKENS
+from tests.growth.zoo.building import FLAT, TOKENS
+from tests.growth.zoo.published.making import model
 
 
 @model(
-    "instrumented",
+    "perceptron", "instrumented",
     lambda d, e: {"in": (7, d), "w": (d, e), "out": (e, 2)},
     {"d": 4, "e": 5}, "d e", inputs=FLAT,
 )  # fmt: skip
@@ -34,7 +34,7 @@ def _(p, s, x):
 
 
 @model(
-    "solved",
+    "implicit", "solved",
     lambda d, e: {"in": (7, d), "a": (d, 3, 3), "m": (5, 5), "w": (d * 3, e), "out": (e, 2)},
     {"d": 4, "e": 3}, "d e", inputs=FLAT,
 )  # fmt: skip
@@ -52,7 +52,7 @@ _EVERY = ("v x2", "all x2", "v x3", "all x3", "v x1.5", "all x1.5")
 
 
 @model(
-    "clipped indices",
+    "operation", "clipped indices",
     lambda v, d: {"table": (v, d), "w": (d, 3), "out": (3, 2)},
     {"v": 5, "d": 4}, "v d", inputs=TOKENS, refused=_EVERY,
 )  # fmt: skip
@@ -62,7 +62,7 @@ def _(p, s, tokens):
 
 
 @model(
-    "padding last",
+    "operation", "padding last",
     lambda v, d: {"table": (v, d), "w": (d, 3), "out": (3, 2)},
     {"v": 11, "d": 4}, "v d", inputs=TOKENS, refused=_EVERY,
 )  # fmt: skip

@@ -10,15 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.growth.published.making import (
+from tests.growth.zoo.building import FLAT, IMAGE, layer_norm, linen
+from tests.growth.zoo.published.making import (
     gelu,
     keep,
     model,
     relu,
     softmax,
 )
-from tests.growth.unforeseen import layer_norm
-from tests.growth.zoo import FLAT, IMAGE, linen
 
 
 class InvertedResidual(nn.Module):
@@ -46,7 +45,7 @@ class InvertedResidual(nn.Module):
 
 
 keep(
-    "mobilenet v3", linen(InvertedResidual, IMAGE),
+    "convolution", "mobilenet v3", linen(InvertedResidual, IMAGE),
     {"width": 4, "expand": 6, "squeeze": 3, "out": 5}, "width expand squeeze out", IMAGE,
 )  # fmt: skip
 
@@ -69,12 +68,13 @@ class Inception(nn.Module):
         return nn.Dense(2)(nn.avg_pool(x, (4, 4), (4, 4)).reshape(x.shape[0], -1))
 
 
-keep("inception", linen(Inception, IMAGE), {"a": 3, "b": 4, "c": 2, "pooled": 5}, "a b c pooled",
+keep("convolution", "inception",
+     linen(Inception, IMAGE), {"a": 3, "b": 4, "c": 2, "pooled": 5}, "a b c pooled",
      IMAGE)  # fmt: skip
 
 
 @model(
-    "ghost",
+    "convolution", "ghost",
     lambda d, e: {"in": (3, d), "a": (3, 3, d, e), "cheap": (3, 3, 1, 2 * e), "b": (3 * e, d),
                   "out": (d, 2)},
     {"d": 4, "e": 3}, "d e",
@@ -109,11 +109,11 @@ class ShuffleUnit(nn.Module):
         return nn.Dense(2)(x.mean((1, 2)))
 
 
-keep("shufflenet v2", linen(ShuffleUnit, IMAGE), {"half": 4}, "half", IMAGE)
+keep("convolution", "shufflenet v2", linen(ShuffleUnit, IMAGE), {"half": 4}, "half", IMAGE)
 
 
 @model(
-    "shifted windows",
+    "attention", "shifted windows",
     lambda d, h, e, f: {
         "in": (3, d), "g1": (d,), "b1": (d,), "g2": (d,), "b2": (d,), "qkv": (d, 3 * h * e),
         "bqkv": (3 * h * e,), "table": (9, h), "o": (h * e, d), "bo": (d,), "up": (d, f),
@@ -185,7 +185,8 @@ class Grid(nn.Module):
         return nn.Dense(2)(nn.LayerNorm()(x.mean((1, 2))))
 
 
-keep("grid attention", linen(Grid, IMAGE), {"width": 4, "heads": 2, "size": 2, "hidden": 5},
+keep("attention", "grid attention",
+     linen(Grid, IMAGE), {"width": 4, "heads": 2, "size": 2, "hidden": 5},
      "width heads size hidden", IMAGE, refused=("hidden x1.5", "all x1.5"))  # fmt: skip
 
 
@@ -219,12 +220,13 @@ class Distilled(nn.Module):
         return (nn.Dense(3)(x[:, 0]) + nn.Dense(3)(x[:, 1])) / 2
 
 
-keep("distilled", linen(Distilled, IMAGE), {"width": 4, "heads": 2, "size": 3, "hidden": 5},
+keep("attention", "distilled",
+     linen(Distilled, IMAGE), {"width": 4, "heads": 2, "size": 3, "hidden": 5},
      "width heads size hidden", IMAGE)  # fmt: skip
 
 
 @model(
-    "masked autoencoder",
+    "attention", "masked autoencoder",
     lambda d, e, f: {
         "patch": (12, d), "pos": (16, d), "g": (d,), "b": (d,), "up": (d, f), "down": (f, d),
         "join": (d, e), "mask": (e,), "dpos": (16, e), "dg": (e,), "db": (e,), "out": (e, 12),
@@ -290,12 +292,12 @@ class Up(nn.Module):
         return nn.Conv(3, (3, 3))(nn.silu(norm()(x)))
 
 
-keep("diffusion", linen(Up, IMAGE), {"width": 3, "time": 5, "groups": 2, "heads": 2},
+keep("convolution", "diffusion", linen(Up, IMAGE), {"width": 3, "time": 5, "groups": 2, "heads": 2},
      "width time", IMAGE, refused=("width x1.5", "all x1.5"))  # fmt: skip
 
 
 @model(
-    "style",
+    "convolution", "style",
     lambda z, w, a, b: {
         "m1": (7, w), "m2": (w, w), "const": (2, 2, a), "s1": (w, a), "bs1": (a,),
         "k1": (3, 3, a, b), "n1": (), "b1": (b,), "s2": (w, b), "bs2": (b,),
@@ -352,5 +354,5 @@ class Pyramid(nn.Module):
         return jnp.concatenate([heat, peaks, size], -1)
 
 
-keep("pyramid", linen(Pyramid, IMAGE), {"c": 4, "width": 3, "aspp": 5, "head": 6},
+keep("convolution", "pyramid", linen(Pyramid, IMAGE), {"c": 4, "width": 3, "aspp": 5, "head": 6},
      "c width aspp head", IMAGE)  # fmt: skip

@@ -1,10 +1,11 @@
 """Architectures that the growth rules were not written with: the method must find them by itself.
 
-Plain functions of a dict of arrays, so that an odd construction shows plainly. Each entry is a
-`zoo.Model`; `REFUSED` holds those that must be refused, with a word that the error has to contain.
+Plain functions of a dict of arrays, so that an odd construction shows plainly.
 """
 
 from __future__ import annotations
+
+import functools
 
 import equinox as eqx
 import flax.linen as nn
@@ -13,32 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.growth.zoo import FLAT, IMAGE, SEQUENCE, TOKENS, Model, draw, linen
+from tests.growth.zoo import registry
+from tests.growth.zoo.building import (
+    FLAT,
+    IMAGE,
+    SEQUENCE,
+    TOKENS,
+    draw,
+    functions,
+    heads,
+    layer_norm,
+    linen,
+    rms,
+)
 
 gelu, silu, softmax = jax.nn.gelu, jax.nn.silu, jax.nn.softmax
-
-
-def built(fn, shapes):
-    """A `build` from `fn(params, sizes, *inputs)` and `shapes(**sizes) -> name -> shape`."""
-
-    def build(**sizes):
-        tree = {k: jax.ShapeDtypeStruct(tuple(s), jnp.float32) for k, s in shapes(**sizes).items()}
-        return lambda params, *args: fn(params, sizes, *args), tree
-
-    return build
-
-
-def layer_norm(x, g, b):
-    x = x - x.mean(-1, keepdims=True)
-    return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * g + b
-
-
-def rms(x, g, eps=1e-6):
-    return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps) * g
-
-
-def heads(x, h):
-    return x.reshape(*x.shape[:-1], h, x.shape[-1] // h)
 
 
 # --- attention and its kin -----------------------------------------------------------------------
@@ -683,112 +673,86 @@ class FlaxMany(nn.Module):
 
 
 BLOCK = {"d": 6, "h": 2, "hd": 4}
-MODELS: dict[str, Model] = {
-    "dot_product_attention": Model(
-        built(dot_product_attention, dot_product_shapes), {"d": 6, "h": 4, "kv": 2, "hd": 3},
-        {"d": {"d": 12}, "odd d": {"d": 9}, "heads": {"h": 8, "kv": 4}, "queries": {"h": 8},
-         "size": {"hd": 6}, "odd size": {"hd": 5}, "all": {"d": 12, "h": 8, "kv": 4, "hd": 6}},
-        SEQUENCE,
-    ),
-    "parallel": Model(
-        built(parallel_block, parallel_shapes), {"d": 6, "h": 3, "hd": 4, "f": 5},
-        {"d": {"d": 12}, "odd d": {"d": 8}, "h": {"h": 6}, "f": {"f": 7},
-         "all": {"d": 12, "h": 6, "f": 10}}, SEQUENCE,
-    ),
-    "t5": Model(
-        built(t5, t5_shapes), {"d": 6, "h": 2, "hd": 4, "f": 5},
-        {"d": {"d": 12}, "odd d": {"d": 8}, "h": {"h": 4}, "hd": {"hd": 7}, "f": {"f": 8},
-         "all": {"d": 12, "h": 4, "hd": 8, "f": 10}}, TOKENS,
-    ),
-    "perceiver": Model(
-        built(perceiver, perceiver_shapes), {"d": 6, "h": 2, "hd": 3, "c": 5},
-        {"d": {"d": 12}, "h": {"h": 4}, "hd": {"hd": 6}, "c": {"c": 7},
-         "all": {"d": 12, "h": 4, "hd": 6, "c": 10}}, SEQUENCE,
-    ),
-    "linear attention": Model(
-        built(linear_attention, linear_attention_shapes), {"d": 6, "h": 2, "hd": 3},
-        {"d": {"d": 12}, "h": {"h": 4}, "hd": {"hd": 6}, "all": {"d": 12, "h": 4, "hd": 6}},
-        SEQUENCE,
-    ),
-    "swin": Model(
-        built(swin, swin_shapes), {"d": 6, "h": 2, "hd": 3, "e": 5},
-        {"d": {"d": 12}, "h": {"h": 4}, "hd": {"hd": 6}, "e": {"e": 8},
-         "all": {"d": 12, "h": 4, "hd": 6, "e": 8}}, (draw(7, 2, 4, 4, 3),),
-    ),
-    "adaptive norm": Model(
-        built(adaptive_norm, adaptive_shapes), {"d": 4, "f": 5, "c": 6},
-        {"d": {"d": 8}, "f": {"f": 8}, "c": {"c": 9}, "all": {"d": 8, "f": 10, "c": 12}}, SEQUENCE,
-    ),
-    "gmlp": Model(built(gmlp, gmlp_shapes), {"d": 4, "f": 6},
-                  {"d": {"d": 8}, "f": {"f": 12}, "all": {"d": 8, "f": 12}}, SEQUENCE),
-    "diagonal state space": Model(
-        built(diagonal_state_space, diagonal_shapes), {"d": 4, "f": 6},
-        {"d": {"d": 8}, "f": {"f": 9}, "all": {"d": 8, "f": 12}}, SEQUENCE,
-    ),
-    "mamba": Model(
-        built(mamba, mamba_shapes), {"d": 4, "f": 6, "n": 3, "r": 2},
-        {"d": {"d": 7}, "f": {"f": 9}, "n": {"n": 6}, "r": {"r": 4},
-         "all": {"d": 8, "f": 12, "n": 6, "r": 4}}, SEQUENCE,
-    ),
-    "wavenet": Model(
-        built(wavenet, wavenet_shapes), {"d": 4, "f": 5, "k": 6},
-        {"d": {"d": 7}, "f": {"f": 8}, "k": {"k": 9}, "all": {"d": 8, "f": 10, "k": 12}}, SEQUENCE,
-    ),
-    "squeeze-excite": Model(
-        built(squeeze_excite, squeeze_shapes), {"d": 4, "e": 6, "r": 3},
-        {"d": {"d": 7}, "e": {"e": 9}, "r": {"r": 5}, "all": {"d": 8, "e": 12, "r": 6}}, IMAGE,
-    ),
-    "resnext": Model(
-        built(resnext, resnext_shapes), {"d": 5, "groups": 2, "each": 3},
-        {"d": {"d": 10}, "groups": {"groups": 4}, "each": {"each": 6},
-         "all": {"d": 10, "groups": 4, "each": 6}}, IMAGE,
-    ),
-    "shuffle": Model(
-        built(shuffle, shuffle_shapes), {"d": 3, "e": 4, "f": 5},
-        {"d": {"d": 5}, "e": {"e": 8}, "f": {"f": 7}, "all": {"d": 6, "e": 8, "f": 10}}, IMAGE,
-    ),
-    "weight norm": Model(built(weight_norm, weight_norm_shapes), {"d": 4, "e": 5},
-                         {"d": {"d": 8}, "e": {"e": 8}, "all": {"d": 8, "e": 10}}, FLAT),
-    "capsules": Model(built(capsules, capsule_shapes), {"c": 4, "d": 6},
-                      {"c": {"c": 7}, "d": {"d": 12}, "all": {"c": 8, "d": 12}},
-                      (draw(8, 2, 15),)),
-    "low rank": Model(
-        built(low_rank, low_rank_shapes), {"h": 4, "r": 3, "f": 5, "k": 6},
-        {"h": {"h": 8}, "r": {"r": 5}, "f": {"f": 8}, "k": {"k": 7},
-         "all": {"h": 8, "r": 6, "f": 10, "k": 12}}, FLAT,
-    ),
-    "graph": Model(built(graph, graph_shapes), {"d": 4, "m": 6},
-                   {"d": {"d": 7}, "m": {"m": 9}, "all": {"d": 8, "m": 12}}, FLAT),
-    "pixel shuffle": Model(built(pixel_shuffle, pixel_shapes), {"c": 3}, {"c": {"c": 5}}, IMAGE),
-    "instance norm": Model(built(instance_norm, instance_shapes), {"d": 4, "e": 5},
-                           {"d": {"d": 8}, "e": {"e": 8}, "all": {"d": 8, "e": 10}}, IMAGE),
-    "codebook": Model(built(codebook, codebook_shapes), {"d": 4, "f": 5},
-                      {"f": {"f": 8}, "d": {"d": 8}}, FLAT),
-    "haiku": Model(haiku_build, {"width": 4, "hidden": 5},
-                   {"width": {"width": 8}, "hidden": {"hidden": 10}}, SEQUENCE),
-    "equinox": Model(equinox_build, {"width": 6, "hidden": 5},
-                     {"width": {"width": 12}, "hidden": {"hidden": 8}}, SEQUENCE),
-    "flax layers": Model(linen(FlaxMany, SEQUENCE), {"width": 4, "hidden": 5},
-                         {"width": {"width": 8}, "hidden": {"hidden": 10}}, SEQUENCE),
-    "alibi": Model(built(alibi, alibi_shapes), BLOCK, {"hd": {"hd": 8}, "d": {"d": 9}}, SEQUENCE),
-}  # fmt: skip
-
-REFUSED: dict[str, tuple[Model, str]] = {
-    "alibi heads": (
-        Model(built(alibi, alibi_shapes), BLOCK, {"h": {"h": 4}}, SEQUENCE), "head_dim"),
-    "rotary size": (
-        Model(built(parallel_block, parallel_shapes), {"d": 6, "h": 3, "hd": 4, "f": 5},
-              {"hd": {"hd": 6}}, SEQUENCE), "heads instead of head_dim"),
-    "sinusoidal stream": (
-        Model(built(sinusoidal, sinusoidal_shapes), {"d": 4}, {"d": {"d": 8}}, SEQUENCE),
-        "constant"),
-    "sort": (Model(built(sorting, two_shapes), {"d": 4}, {"d": {"d": 8}}, FLAT), "sort"),
-    "cumsum": (Model(built(running_sum, two_shapes), {"d": 4}, {"d": {"d": 8}}, FLAT), "cumsum"),
-    "argmax": (Model(built(winner, two_shapes), {"d": 4}, {"d": {"d": 8}}, FLAT), "argmax"),
-    "log-softmax": (
-        Model(built(log_softmax, two_shapes), {"d": 4}, {"d": {"d": 8}}, FLAT), "log"),
-    "sum of tanh": (Model(built(raw_sum, one_shapes), {"d": 4}, {"d": {"d": 8}}, FLAT), "sum"),
-    "more codes": (
-        Model(built(codebook, codebook_shapes), {"d": 4, "f": 5, "codes": 6},
-              {"codes": {"codes": 12}}, FLAT), "argmin"),
-}  # fmt: skip
+add = functools.partial(registry.add, "unforeseen")
+# fmt: off
+add("attention", "dot_product_attention", functions(dot_product_attention, dot_product_shapes),
+    {"d": 6, "h": 4, "kv": 2, "hd": 3}, {"d": {"d": 12}, "odd d": {"d": 9}, "heads": {"h": 8,
+    "kv": 4}, "queries": {"h": 8}, "size": {"hd": 6}, "odd size": {"hd": 5}, "all": {"d": 12,
+    "h": 8, "kv": 4, "hd": 6}}, SEQUENCE)
+add("attention", "parallel", functions(parallel_block, parallel_shapes), {"d": 6, "h": 3, "hd": 4,
+    "f": 5}, {"d": {"d": 12}, "odd d": {"d": 8}, "h": {"h": 6}, "f": {"f": 7}, "all": {"d": 12,
+    "h": 6, "f": 10}}, SEQUENCE)
+add("attention", "t5", functions(t5, t5_shapes), {"d": 6, "h": 2, "hd": 4, "f": 5},
+    {"d": {"d": 12}, "odd d": {"d": 8}, "h": {"h": 4}, "hd": {"hd": 7}, "f": {"f": 8},
+    "all": {"d": 12, "h": 4, "hd": 8, "f": 10}}, TOKENS)
+add("attention", "perceiver", functions(perceiver, perceiver_shapes), {"d": 6, "h": 2, "hd": 3,
+    "c": 5}, {"d": {"d": 12}, "h": {"h": 4}, "hd": {"hd": 6}, "c": {"c": 7}, "all": {"d": 12,
+    "h": 4, "hd": 6, "c": 10}}, SEQUENCE)
+add("attention", "linear attention", functions(linear_attention, linear_attention_shapes),
+    {"d": 6, "h": 2, "hd": 3}, {"d": {"d": 12}, "h": {"h": 4}, "hd": {"hd": 6}, "all": {"d": 12,
+    "h": 4, "hd": 6}}, SEQUENCE)
+add("attention", "swin", functions(swin, swin_shapes), {"d": 6, "h": 2, "hd": 3, "e": 5},
+    {"d": {"d": 12}, "h": {"h": 4}, "hd": {"hd": 6}, "e": {"e": 8}, "all": {"d": 12, "h": 4,
+    "hd": 6, "e": 8}}, (draw(7, 2, 4, 4, 3),))
+add("perceptron", "adaptive norm", functions(adaptive_norm, adaptive_shapes), {"d": 4, "f": 5,
+    "c": 6}, {"d": {"d": 8}, "f": {"f": 8}, "c": {"c": 9}, "all": {"d": 8, "f": 10, "c": 12}},
+    SEQUENCE)
+add("perceptron", "gmlp", functions(gmlp, gmlp_shapes), {"d": 4, "f": 6}, {"d": {"d": 8},
+    "f": {"f": 12}, "all": {"d": 8, "f": 12}}, SEQUENCE)
+add("recurrent", "diagonal state space", functions(diagonal_state_space, diagonal_shapes),
+    {"d": 4, "f": 6}, {"d": {"d": 8}, "f": {"f": 9}, "all": {"d": 8, "f": 12}}, SEQUENCE)
+add("recurrent", "mamba", functions(mamba, mamba_shapes), {"d": 4, "f": 6, "n": 3, "r": 2},
+    {"d": {"d": 7}, "f": {"f": 9}, "n": {"n": 6}, "r": {"r": 4}, "all": {"d": 8, "f": 12, "n": 6,
+    "r": 4}}, SEQUENCE)
+add("convolution", "wavenet", functions(wavenet, wavenet_shapes), {"d": 4, "f": 5, "k": 6},
+    {"d": {"d": 7}, "f": {"f": 8}, "k": {"k": 9}, "all": {"d": 8, "f": 10, "k": 12}}, SEQUENCE)
+add("convolution", "squeeze-excite", functions(squeeze_excite, squeeze_shapes), {"d": 4, "e": 6,
+    "r": 3}, {"d": {"d": 7}, "e": {"e": 9}, "r": {"r": 5}, "all": {"d": 8, "e": 12, "r": 6}},
+    IMAGE)
+add("convolution", "resnext", functions(resnext, resnext_shapes), {"d": 5, "groups": 2,
+    "each": 3}, {"d": {"d": 10}, "groups": {"groups": 4}, "each": {"each": 6}, "all": {"d": 10,
+    "groups": 4, "each": 6}}, IMAGE)
+add("convolution", "shuffle", functions(shuffle, shuffle_shapes), {"d": 3, "e": 4, "f": 5},
+    {"d": {"d": 5}, "e": {"e": 8}, "f": {"f": 7}, "all": {"d": 6, "e": 8, "f": 10}}, IMAGE)
+add("perceptron", "weight norm", functions(weight_norm, weight_norm_shapes), {"d": 4, "e": 5},
+    {"d": {"d": 8}, "e": {"e": 8}, "all": {"d": 8, "e": 10}}, FLAT)
+add("perceptron", "capsules", functions(capsules, capsule_shapes), {"c": 4, "d": 6},
+    {"c": {"c": 7}, "d": {"d": 12}, "all": {"c": 8, "d": 12}}, (draw(8, 2, 15),))
+add("perceptron", "low rank", functions(low_rank, low_rank_shapes), {"h": 4, "r": 3, "f": 5,
+    "k": 6}, {"h": {"h": 8}, "r": {"r": 5}, "f": {"f": 8}, "k": {"k": 7}, "all": {"h": 8, "r": 6,
+    "f": 10, "k": 12}}, FLAT)
+add("relation", "graph", functions(graph, graph_shapes), {"d": 4, "m": 6}, {"d": {"d": 7},
+    "m": {"m": 9}, "all": {"d": 8, "m": 12}}, FLAT)
+add("convolution", "pixel shuffle", functions(pixel_shuffle, pixel_shapes), {"c": 3},
+    {"c": {"c": 5}}, IMAGE)
+add("convolution", "instance norm", functions(instance_norm, instance_shapes), {"d": 4, "e": 5},
+    {"d": {"d": 8}, "e": {"e": 8}, "all": {"d": 8, "e": 10}}, IMAGE)
+add("perceptron", "codebook", functions(codebook, codebook_shapes), {"d": 4, "f": 5},
+    {"f": {"f": 8}, "d": {"d": 8}}, FLAT)
+add("attention", "haiku", haiku_build, {"width": 4, "hidden": 5}, {"width": {"width": 8},
+    "hidden": {"hidden": 10}}, SEQUENCE, front_end="haiku")
+add("attention", "equinox", equinox_build, {"width": 6, "hidden": 5}, {"width": {"width": 12},
+    "hidden": {"hidden": 8}}, SEQUENCE, front_end="equinox")
+add("perceptron", "flax layers", linen(FlaxMany, SEQUENCE), {"width": 4, "hidden": 5},
+    {"width": {"width": 8}, "hidden": {"hidden": 10}}, SEQUENCE, front_end="linen")
+add("attention", "alibi", functions(alibi, alibi_shapes), BLOCK, {"hd": {"hd": 8}, "d": {"d": 9}},
+    SEQUENCE)
+add("attention", "alibi heads", functions(alibi, alibi_shapes), BLOCK, {"h": {"h": 4}}, SEQUENCE,
+    refused={"h": "head_dim"})
+add("attention", "rotary size", functions(parallel_block, parallel_shapes), {"d": 6, "h": 3,
+    "hd": 4, "f": 5}, {"hd": {"hd": 6}}, SEQUENCE, refused={"hd": "heads instead of head_dim"})
+add("attention", "sinusoidal stream", functions(sinusoidal, sinusoidal_shapes), {"d": 4},
+    {"d": {"d": 8}}, SEQUENCE, refused={"d": "constant"})
+add("operation", "sort", functions(sorting, two_shapes), {"d": 4}, {"d": {"d": 8}}, FLAT,
+    refused={"d": "sort"})
+add("operation", "cumsum", functions(running_sum, two_shapes), {"d": 4}, {"d": {"d": 8}}, FLAT,
+    refused={"d": "cumsum"})
+add("operation", "argmax", functions(winner, two_shapes), {"d": 4}, {"d": {"d": 8}}, FLAT,
+    refused={"d": "argmax"})
+add("operation", "log-softmax", functions(log_softmax, two_shapes), {"d": 4}, {"d": {"d": 8}},
+    FLAT, refused={"d": "log"})
+add("operation", "sum of tanh", functions(raw_sum, one_shapes), {"d": 4}, {"d": {"d": 8}}, FLAT,
+    refused={"d": "sum"})
+add("perceptron", "more codes", functions(codebook, codebook_shapes), {"d": 4, "f": 5,
+    "codes": 6}, {"codes": {"codes": 12}}, FLAT, refused={"codes": "argmin"})
+# fmt: on

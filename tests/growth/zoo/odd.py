@@ -4,21 +4,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.growth.unforeseen import built, heads, rms
-from tests.growth.zoo import FLAT, IMAGE, SEQUENCE, Model, draw, rotate
-
-MODELS: dict[str, Model] = {}
+from tests.growth.zoo import registry
+from tests.growth.zoo.building import FLAT, IMAGE, SEQUENCE, draw, functions, heads, rms, rotate
 
 
-def model(name, shapes, base, grown, inputs=FLAT):
+def model(family, name, shapes, base, grown, inputs=FLAT):
+    """Adds `fn(params, sizes, *inputs)`; a variant called "refused" must be refused."""
+
     def keep(fn):
-        MODELS[name] = Model(built(fn, shapes), base, grown, inputs)
+        refused = {variant: "" for variant in grown if variant == "refused"}
+        build = functions(fn, shapes)
+        registry.add("odd", family, name, build, base, grown, inputs, refused=refused)
         return fn
 
     return keep
 
 
 @model(
+    "convolution",
     "padshort",
     lambda a, b: {"in": (3, a), "c": (3, 3, a, b), "out": (b, 2)},
     {"a": 4, "b": 6},
@@ -34,12 +37,19 @@ def _(p, s, x):
     return (jnp.pad(x, ((0, 0),) * 3 + ((k, k),)) + jax.nn.relu(y)).mean((1, 2)) @ p["out"]
 
 
-@model("maxout", lambda d, k: {"in": (7, d * k), "out": (d, 2)}, {"d": 4, "k": 3}, {"d": {"d": 6}})
+@model(
+    "perceptron",
+    "maxout",
+    lambda d, k: {"in": (7, d * k), "out": (d, 2)},
+    {"d": 4, "k": 3},
+    {"d": {"d": 6}},
+)
 def _(p, s, x):
     return (x @ p["in"]).reshape(-1, s["d"], s["k"]).max(-1) @ p["out"]
 
 
 @model(
+    "perceptron",
     "hyper",
     lambda d, h: {"in": (7, d), "h": (7, h), "w": (h, d * d), "out": (d, 2)},
     {"d": 4, "h": 3},
@@ -51,7 +61,13 @@ def _(p, s, x):
     return (z + jnp.tanh(jnp.einsum("bi,bij->bj", z, w))) @ p["out"]
 
 
-@model("ddof", lambda d: {"in": (7, d), "g": (d,), "out": (d, 2)}, {"d": 4}, {"d": {"d": 8}})
+@model(
+    "operation",
+    "ddof",
+    lambda d: {"in": (7, d), "g": (d,), "out": (d, 2)},
+    {"d": 4},
+    {"d": {"d": 8}},
+)
 def _(p, s, x):
     x = x @ p["in"]
     return (
@@ -63,13 +79,18 @@ def _(p, s, x):
 
 
 @model(
-    "sqrelu", lambda d: {"in": (7, d), "b": (d,), "out": (d, 2), "s": ()}, {"d": 4}, {"d": {"d": 7}}
+    "perceptron",
+    "sqrelu",
+    lambda d: {"in": (7, d), "b": (d,), "out": (d, 2), "s": ()},
+    {"d": 4},
+    {"d": {"d": 7}},
 )
 def _(p, s, x):
     return x[:, :2] + p["s"] * jax.nn.relu(x @ p["in"] + p["b"]) ** 2 @ p["out"]
 
 
 @model(
+    "perceptron",
     "outer",
     lambda a, b, c: {"a": (7, a), "b": (7, b), "w": (a * b, c), "out": (c, 2)},
     {"a": 4, "b": 3, "c": 5},
@@ -81,6 +102,7 @@ def _(p, s, x):
 
 
 @model(
+    "recurrent",
     "s4d complex",
     lambda d, n: {
         "in": (3, d),
@@ -106,6 +128,7 @@ def _(p, s, x):
 
 
 @model(
+    "attention",
     "fnet time",
     lambda d: {"in": (3, d), "g": (d,), "out": (d, 2)},
     {"d": 4},
@@ -118,6 +141,7 @@ def _(p, s, x):
 
 
 @model(
+    "implicit",
     "deq while",
     lambda d: {"in": (7, d), "w": (d, d), "out": (d, 2)},
     {"d": 4},
@@ -136,6 +160,7 @@ def _(p, s, x):
 
 
 @model(
+    "implicit",
     "fori cond switch",
     lambda d: {"in": (7, d), "w": (3, d, d), "out": (d, 2)},
     {"d": 4},
@@ -150,6 +175,7 @@ def _(p, s, x):
 
 
 @model(
+    "perceptron",
     "ensemble",
     lambda e, d: {"in": (e, 7, d), "out": (e, d, 2)},
     {"e": 3, "d": 4},
@@ -160,6 +186,7 @@ def _(p, s, x):
 
 
 @model(
+    "relation",
     "edgeconv",
     lambda d, f: {"in": (7, d), "w": (2 * d, f), "out": (f, 2)},
     {"d": 4, "f": 5},
@@ -175,6 +202,7 @@ def _(p, s, x):
 
 
 @model(
+    "attention",
     "cosine attn",
     lambda d, h, hd: {
         "in": (3, d),
@@ -197,6 +225,7 @@ def _(p, s, x):
 
 
 @model(
+    "attention",
     "retnet",
     lambda h, hd: {"q": (3, h * hd), "k": (3, h * hd), "v": (3, h * hd), "o": (h * hd, 2)},
     {"h": 2, "hd": 3},
@@ -216,6 +245,7 @@ def _(p, s, x):
 
 
 @model(
+    "attention",
     "partial rotary",
     lambda h, hd: {"q": (3, h * hd), "k": (3, h * hd), "v": (3, h * hd), "o": (h * hd, 2)},
     {"h": 2, "hd": 8},
@@ -230,17 +260,26 @@ def _(p, s, x):
     return jnp.einsum("bhqk,bkhd->bqhd", w, v).reshape(2, 5, -1) @ p["o"]
 
 
-@model("roll channels", lambda d: {"in": (7, d), "out": (d, 2)}, {"d": 4}, {"d": {"d": 8}})
+@model(
+    "operation", "roll channels", lambda d: {"in": (7, d), "out": (d, 2)}, {"d": 4}, {"d": {"d": 8}}
+)
 def _(p, s, x):
     return jnp.tanh(jnp.roll(x @ p["in"], 1, -1)) @ p["out"]
 
 
-@model("flip channels", lambda d: {"in": (7, d), "out": (d, 2)}, {"d": 4}, {"refused": {"d": 8}})
+@model(
+    "operation",
+    "flip channels",
+    lambda d: {"in": (7, d), "out": (d, 2)},
+    {"d": 4},
+    {"refused": {"d": 8}},
+)
 def _(p, s, x):
     return jnp.tanh((x @ p["in"])[:, ::-1]) @ p["out"]
 
 
 @model(
+    "perceptron",
     "glu interleaved",
     lambda d: {"in": (7, 2 * d), "out": (d, 2)},
     {"d": 4},
@@ -252,6 +291,7 @@ def _(p, s, x):
 
 
 @model(
+    "perceptron",
     "glu stacked",
     lambda d: {"in": (7, 2, d), "out": (d, 2)},
     {"d": 4},
@@ -263,6 +303,7 @@ def _(p, s, x):
 
 
 @model(
+    "attention",
     "qkv 3hd",
     lambda d, h, hd: {"in": (3, d), "qkv": (d, 3, h, hd), "o": (h, hd, 2)},
     {"d": 4, "h": 2, "hd": 3},
@@ -276,6 +317,7 @@ def _(p, s, x):
 
 
 @model(
+    "attention",
     "qkv h3d",
     lambda d, h, hd: {"in": (3, d), "qkv": (d, h * 3 * hd), "o": (h * hd, 2)},
     {"d": 4, "h": 2, "hd": 3},
@@ -289,13 +331,27 @@ def _(p, s, x):
     return jnp.einsum("bhqk,bkhd->bqhd", w, v).reshape(2, 5, -1) @ p["o"]
 
 
-@model("dropout", lambda d: {"in": (7, d), "out": (d, 2)}, {"d": 4}, {"refused": {"d": 8}}, FLAT)
+@model(
+    "operation",
+    "dropout",
+    lambda d: {"in": (7, d), "out": (d, 2)},
+    {"d": 4},
+    {"refused": {"d": 8}},
+    FLAT,
+)
 def _(p, s, x):
     y = jnp.tanh(x @ p["in"])
     return jnp.where(jax.random.bernoulli(jax.random.key(0), 0.5, y.shape), y, 0) @ p["out"]
 
 
-@model("patches", lambda c: {"in": (3, c), "w": (4 * c, 2)}, {"c": 3}, {"c": {"c": 6}}, IMAGE)
+@model(
+    "convolution",
+    "patches",
+    lambda c: {"in": (3, c), "w": (4 * c, 2)},
+    {"c": 3},
+    {"c": {"c": 6}},
+    IMAGE,
+)
 def _(p, s, x):
     x = jnp.tanh(x @ p["in"])
     y = jax.lax.conv_general_dilated_patches(
@@ -305,6 +361,7 @@ def _(p, s, x):
 
 
 @model(
+    "mixture",
     "scatter moe",
     lambda d, f: {"in": (7, d), "r": (d, 3), "u": (3, d, f), "w": (3, f, d), "out": (d, 2)},
     {"d": 4, "f": 5},
@@ -323,6 +380,7 @@ def _(p, s, x):
 
 
 @model(
+    "recurrent",
     "gated rnn unrolled",
     lambda d: {"w": (3, 4 * d), "u": (d, 4 * d), "b": (4 * d,), "out": (d, 2)},
     {"d": 4},
@@ -339,6 +397,7 @@ def _(p, s, x):
 
 
 @model(
+    "relation",
     "tri mult",
     lambda c, d: {"a": (3, c), "b": (3, c), "o": (c, d), "out": (d, 2)},
     {"c": 4, "d": 5},
@@ -351,6 +410,7 @@ def _(p, s, x):
 
 
 @model(
+    "operation",
     "softmax over width",
     lambda d: {"in": (7, d), "v": (d, 4)},
     {"d": 4},
@@ -361,6 +421,7 @@ def _(p, s, x):
 
 
 @model(
+    "operation",
     "max over width",
     lambda d: {"in": (7, d), "w": (1, 3)},
     {"d": 4},
@@ -371,6 +432,7 @@ def _(p, s, x):
 
 
 @model(
+    "operation",
     "mean over width",
     lambda d: {"in": (7, d), "w": (1, 3)},
     {"d": 4},
@@ -380,12 +442,19 @@ def _(p, s, x):
     return jnp.tanh(x @ p["in"]).mean(-1, keepdims=True) @ p["w"]
 
 
-@model("logsumexp experts", lambda d: {"in": (7, d), "w": (1, 3)}, {"d": 4}, {"refused": {"d": 8}})
+@model(
+    "operation",
+    "logsumexp experts",
+    lambda d: {"in": (7, d), "w": (1, 3)},
+    {"d": 4},
+    {"refused": {"d": 8}},
+)
 def _(p, s, x):
     return jax.nn.logsumexp(x @ p["in"], -1, keepdims=True) @ p["w"]
 
 
 @model(
+    "operation",
     "layer weights by width",
     lambda d: {"in": (7, d), "s": (d,), "out": (d, 2)},
     {"d": 4},
@@ -396,6 +465,7 @@ def _(p, s, x):
 
 
 @model(
+    "convolution",
     "ws conv",
     lambda c: {"k": (3, 3, 3, c), "k2": (3, 3, c, 5), "g": (5,), "o": (5, 2)},
     {"c": 4},
@@ -416,6 +486,7 @@ def _(p, s, x):
 
 
 @model(
+    "perceptron",
     "sigma reparam",
     lambda d: {"in": (7, d), "w": (d, 5), "u": (d,), "g": (), "out": (5, 2)},
     {"d": 4},
@@ -429,6 +500,7 @@ def _(p, s, x):
 
 
 @model(
+    "perceptron",
     "rezero norm free",
     lambda d: {"in": (7, d), "w": (d, d), "a": (), "out": (d, 2)},
     {"d": 4},
@@ -442,7 +514,11 @@ def _(p, s, x):
 
 
 @model(
-    "fourier features const", lambda d: {"in": (7, d), "out": (2 * d, 2)}, {"d": 4}, {"d": {"d": 8}}
+    "field",
+    "fourier features const",
+    lambda d: {"in": (7, d), "out": (2 * d, 2)},
+    {"d": 4},
+    {"d": {"d": 8}},
 )
 def _(p, s, x):
     z = x @ p["in"]

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.growth.published.making import (
+from tests.growth.zoo.building import FLAT, IMAGE, TOKENS, draw, heads, layer_norm, linen
+from tests.growth.zoo.published.making import (
     attend,
     keep,
     model,
@@ -17,8 +18,6 @@ from tests.growth.published.making import (
     sigmoid,
     softmax,
 )
-from tests.growth.unforeseen import heads, layer_norm
-from tests.growth.zoo import FLAT, IMAGE, TOKENS, draw, linen
 
 IDS = (np.array([[0, 1, 2, 0, 3], [2, 2, 1, 4, 7]]),)
 EDGES = np.array([[0, 1, 2, 3, 4, 0, 2], [1, 2, 0, 4, 3, 3, 4]])
@@ -26,7 +25,7 @@ NODES = (draw(4, 5, 3),)
 
 
 @model(
-    "graph attention",
+    "relation", "graph attention",
     lambda d, h, e: {"in": (3, d), "w": (d, h, e), "src": (h, e), "dst": (h, e), "b": (h, e),
                      "w2": (h * e, d), "g": (d,), "bn": (d,), "out": (d, 2)},
     {"d": 4, "h": 2, "e": 3}, "d h e",
@@ -48,7 +47,7 @@ def _(p, s, x):
 
 
 @model(
-    "message passing",
+    "relation", "message passing",
     lambda d, e, m: {"n": (3, d), "ed": (2, e), "m1": (2 * d + e, m), "m2": (m, d),
                      "gru": (d, 3 * d), "gruh": (d, 3 * d), "att": (d, 1), "out": (3 * d, 2)},
     {"d": 4, "e": 2, "m": 5}, "d e m",
@@ -70,7 +69,7 @@ def _(p, s, x):
 
 
 @model(
-    "graph sage",
+    "relation", "graph sage",
     lambda d, e: {"s1": (3, d), "n1": (3, d), "s2": (d, e), "n2": (d, e), "out": (2 * e, 2)},
     {"d": 4, "e": 3}, "d e",
     inputs=NODES,
@@ -88,7 +87,7 @@ def _(p, s, x):
 
 
 @model(
-    "graph convolution",
+    "relation", "graph convolution",
     lambda d, e: {"w1": (3, d), "w2": (d, e), "b": (e,), "out": (2 * e, 2)},
     {"d": 4, "e": 3}, "d e",
     inputs=NODES,
@@ -103,7 +102,7 @@ def _(p, s, x):
 
 
 @model(
-    "point net",
+    "relation", "point net",
     lambda d, t, k: {"t1": (3, t), "t2": (t, 9), "w1": (3, d), "f1": (d, k), "f2": (k, d * d),
                      "w2": (d, k), "seg": (d + k, k), "out": (k, 2)},
     {"d": 4, "t": 5, "k": 6}, "d t k",
@@ -121,7 +120,7 @@ def _(p, s, x):
 
 
 @model(
-    "set transformer",
+    "attention", "set transformer",
     lambda d, i: {"in": (3, d), "ind": (i, d), "seed": (2, d),
                      **{f"{n}{j}": (d, d) for n in "qkvo" for j in range(3)},
                      **{f"{n}{j}": (d,) for n in "gb" for j in range(3)}, "out": (2 * d, 2)},
@@ -163,11 +162,11 @@ class DeepFM(nn.Module):
         return first + fm + nn.Dense(1)(jnp.concatenate([x, deep], -1))[:, 0]
 
 
-keep("deep fm", linen(DeepFM, IDS), {"d": 4, "hidden": 5}, "d hidden", IDS)
+keep("relation", "deep fm", linen(DeepFM, IDS), {"d": 4, "hidden": 5}, "d hidden", IDS)
 
 
 @model(
-    "dlrm",
+    "relation", "dlrm",
     lambda d, b, t: {"emb": (3, 6, d), "b1": (3, b), "b2": (b, d), "t1": (6 + d, t),
                      "t2": (t, 1)},
     {"d": 4, "b": 5, "t": 6}, "d b t",
@@ -215,12 +214,13 @@ class Towers(nn.Module):
         return jnp.stack([(each(logits) + each(logits.T)) / 2])
 
 
-keep("clip", linen(Towers, (*IMAGE, *TOKENS)), {"image": 4, "text": 6, "joint": 3, "hidden": 6},
+keep("relation", "clip",
+     linen(Towers, (*IMAGE, *TOKENS)), {"image": 4, "text": 6, "joint": 3, "hidden": 6},
      "image text joint hidden", (*IMAGE, *TOKENS), refused=("image x1.5", "all x1.5"))  # fmt: skip
 
 
 @model(
-    "byol",
+    "relation", "byol",
     lambda d, h, z: {f"{n}{i}": w for n in "ot" for i, w in enumerate(
         [(7, d), (d, h), (h,), (h,), (h, z)])} | {"p1": (z, h), "p2": (h, z)},
     {"d": 4, "h": 5, "z": 3}, "d h z",
@@ -241,7 +241,7 @@ def _(p, s, x):
 
 
 @model(
-    "vae",
+    "relation", "vae",
     lambda d, z: {"e1": (7, d), "be": (d,), "mu": (d, z), "lv": (d, z), "d1": (z, d),
                   "out": (d, 7)},
     {"d": 4, "z": 3}, "d",
@@ -275,4 +275,4 @@ class Gan(nn.Module):
         return nn.Dense(1)(x.reshape(x.shape[0], -1))
 
 
-keep("gan", linen(Gan, FLAT, mutable=("batch_stats",)), {"g": 4, "d": 3}, "g d", FLAT)
+keep("relation", "gan", linen(Gan, FLAT, mutable=("batch_stats",)), {"g": 4, "d": 3}, "g d", FLAT)

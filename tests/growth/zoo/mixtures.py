@@ -11,11 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tests.growth.unforeseen import built
-from tests.growth.zoo import Model, draw, linen
+from tests.growth.zoo import registry
+from tests.growth.zoo.building import draw, functions, linen
 
 TOKENS = (draw(5, 6, 5),)
-MODELS: dict[str, Model] = {}
 gelu, softmax, one_hot = jax.nn.gelu, jax.nn.softmax, jax.nn.one_hot
 
 
@@ -28,7 +27,7 @@ def shapes(width=4, hidden=5, experts=3, **_):
 
 
 def model(name, more=lambda **sizes: {}, grown=(), **base):
-    """Registers `fn(params, sizes, x)`, a layer between two matrices."""
+    """Adds `fn(params, sizes, x)`, a layer between two matrices."""
     base = {"width": 4, "hidden": 5, "experts": 3, "k": 2, **base}
     k = {"k": 2 * base["k"]} if base["k"] else {}
     variants = {
@@ -42,8 +41,8 @@ def model(name, more=lambda **sizes: {}, grown=(), **base):
             x = x @ p["in"] + p["in_b"]
             return (x + layer(p, s, x)) @ p["out"]
 
-        build = built(fn, lambda **sizes: shapes(**sizes) | more(**sizes))
-        MODELS[name] = Model(build, base, variants, TOKENS)
+        build = functions(fn, lambda **sizes: shapes(**sizes) | more(**sizes))
+        registry.add("mixtures", "mixture", name, build, base, variants, TOKENS)
         return layer
 
     return add
@@ -261,7 +260,10 @@ class Mixture(nn.Module):
         return nn.Dense(2, param_dtype=self.dtype)(y)
 
 
-MODELS["linen"] = Model(
+registry.add(
+    "mixtures",
+    "mixture",
+    "linen",
     linen(Mixture, TOKENS),
     {},
     {
@@ -269,4 +271,5 @@ MODELS["linen"] = Model(
         "all": {"experts": 6, "k": 4, "width": 8, "hidden": 7},
     },
     TOKENS,
+    front_end="linen",
 )

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tests.growth.published.making import (
+from tests.growth.zoo.building import FLAT, draw, layer_norm
+from tests.growth.zoo.published.making import (
     gelu,
     model,
     relu,
@@ -15,12 +16,11 @@ from tests.growth.published.making import (
     silu,
     softplus,
 )
-from tests.growth.unforeseen import layer_norm
-from tests.growth.zoo import FLAT, draw
 
 
 @model(
-    "siren", lambda d, e: {"in": (7, d), "b": (d,), "w": (d, e), "b2": (e,), "out": (e, 3)},
+    "field", "siren",
+    lambda d, e: {"in": (7, d), "b": (d,), "w": (d, e), "b2": (e,), "out": (e, 3)},
     {"d": 4, "e": 5}, "d e", inputs=FLAT,
 )  # fmt: skip
 def _(p, s, x):
@@ -28,7 +28,7 @@ def _(p, s, x):
 
 
 @model(
-    "nerf",
+    "field", "nerf",
     lambda d, c: {"w0": (21, d), "w1": (d, d), "w2": (d + 21, d), "sigma": (d, 1), "f": (d, c),
                   "rgb": (c + 3, c), "out": (c, 3)},
     {"d": 4, "c": 3}, "d c",
@@ -47,7 +47,7 @@ def _(p, s, x):
 
 
 @model(
-    "film and hypernetwork",
+    "field", "film and hypernetwork",
     lambda d, c, r: {"c": (3, c), "gb": (c, 2 * d), "in": (3, d), "h1": (c, d * r),
                      "h2": (c, r * d), "hb": (c, d), "out": (d, 2)},
     {"d": 4, "c": 3, "r": 2}, "d c r",
@@ -62,7 +62,7 @@ def _(p, s, x):
 
 
 @model(
-    "mixture density",
+    "field", "mixture density",
     lambda d, k: {"in": (7, d), "pi": (d, k), "mu": (d, k * 2), "s": (d, k)},
     {"d": 4, "k": 3}, "d k", inputs=FLAT,
     refused=("k x2", "all x2", "k x3", "all x3", "k x1.5", "all x1.5"),
@@ -78,7 +78,7 @@ def _(p, s, x):
 
 
 @model(
-    "splines",
+    "field", "splines",
     lambda d, e: {"c0": (7, d, 6), "b0": (7, d), "c1": (d, e, 6), "b1": (d, e), "out": (e, 2)},
     {"d": 4, "e": 3}, "d e", inputs=FLAT,
 )  # fmt: skip
@@ -99,7 +99,7 @@ def _(p, s, x):
 
 
 @model(
-    "neural ode",
+    "implicit", "neural ode",
     lambda d, h: {"in": (7, d), "w1": (d + 1, h), "b1": (h,), "w2": (h, d), "out": (d, 2)},
     {"d": 4, "h": 5}, "d h", inputs=FLAT,
 )  # fmt: skip
@@ -122,7 +122,7 @@ def _(p, s, x):
 
 
 @model(
-    "energy gradient",
+    "implicit", "energy gradient",
     lambda d, e: {"in": (7, d), "b": (d,), "w": (d, e), "g": (e,), "bg": (e,), "out": (e,)},
     {"d": 4, "e": 5}, "d e", inputs=FLAT, refused=("e x1.5", "all x1.5"),
 )  # fmt: skip
@@ -139,7 +139,7 @@ def _(p, s, x):
 
 
 @model(
-    "hamiltonian",
+    "field", "hamiltonian",
     lambda d, e: {"in": (6, d), "w": (d, e), "b": (e,), "out": (e, 1)},
     {"d": 4, "e": 3}, "d e", inputs=(draw(6, 4, 6),),
 )  # fmt: skip
@@ -160,7 +160,7 @@ def _(p, s, x):
 
 
 @model(
-    "inner step",
+    "implicit", "inner step",
     lambda d: {"in": (7, d), "b": (d,), "out": (d, 2)},
     {"d": 4}, "d", inputs=FLAT, refused=("d x2", "d x3"),
 )  # fmt: skip
@@ -176,7 +176,7 @@ def _(p, s, x):
 
 
 @model(
-    "tagger with a field",
+    "recurrent", "tagger with a field",
     lambda d: {"w": (3, 4 * d), "u": (d, 4 * d), "em": (2 * d, 4), "tr": (4, 4)},
     {"d": 4}, "d",
 )  # fmt: skip
@@ -208,7 +208,7 @@ def _(p, s, x):
 
 
 @model(
-    "speech with ctc",
+    "recurrent", "speech with ctc",
     lambda d: {"in": (3, d), "conv": (3, d, d), "g": (d,), "b": (d,), "out": (d, 5)},
     {"d": 4}, "d",
 )  # fmt: skip

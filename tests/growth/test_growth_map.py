@@ -1,0 +1,83 @@
+"""One object carries a growth: what it says of itself, and that all goes by the same draw."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from trainkit import TrainState, growth
+
+KEY = jax.random.key(0)
+X = jnp.asarray(np.random.default_rng(9).normal(size=(5, 3)), jnp.float32)
+
+
+def net(params, x):
+    x = x @ params["in"]
+    for layer in params["layers"]:
+        x = x + jax.nn.relu(x @ layer["up"]) @ layer["down"]
+    return x @ params["out"]
+
+
+def draw(hidden, layers=1):
+    normal = np.random.default_rng(0).normal
+    one = lambda *shape: jnp.asarray(normal(size=shape) * 0.5, jnp.float32)
+    layer = lambda: {"up": one(4, hidden), "down": one(hidden, 4)}
+    return {"in": one(3, 4), "layers": [layer() for _ in range(layers)], "out": one(4, 2)}
+
+
+def planned(hidden=8, layers=1, **options):
+    return growth.plan(net, net, draw(4), draw(hidden, layers), X, **options)
+
+
+@pytest.mark.parametrize(
+    ("plan", "how", "proof"),
+    [
+        (planned, "uneven", "proved"),
+        (planned, "rms", "told"),
+        (lambda: planned(4, 3), "even", "reduced"),
+        (lambda: planned(8, 3), "zero_out", "reduced"),
+        (lambda: planned(4, 2, how="stack"), "even", "told"),
+        (lambda: growth.Plan.of_groups({"k": jnp.ones(2)}, {"k": jnp.ones(4)}), "even", "told"),
+    ],
+)
+def test_it_says_what_is_known_of_the_function(plan, how, proof):
+    assert plan().realise(KEY, how).proof == proof
+
+
+def test_new_layers_their_zeros_and_rates_are_named():
+    way = planned(8, 2).realise(how="even")
+    (new,) = {name.rpartition("/")[0] for name in way.new}
+    assert way.zeroed == (f"{new}/down",)
+    assert {way.origin_of(name).leaf for name in ("in", "out")} == {"in", "out"}
+    # What reads a doubled axis is halved, and so is its rate under a sign-like rule.
+    old = next(f"layers/{i}" for i in range(2) if f"layers/{i}" != new)
+    assert way.rates[f"{old}/down"] == 0.5
+    assert way.rates.get(f"{old}/up", 1.0) == 1.0
+
+
+def test_parameters_and_their_averages_get_the_same_noise():
+    params, tx = draw(4), optax.contrib.schedule_free_sgd(0.1)
+    way = planned().realise(KEY, "noise")
+    big = way.params(params)
+    assert not np.allclose(big["layers"][0]["down"][0], big["layers"][0]["down"][1])
+    state = way.opt_state(tx, tx.init(params), params)
+    jax.tree.map(np.testing.assert_array_equal, state.z, big)
+
+
+def test_a_state_grows_by_its_map_as_it_does_by_grow():
+    tx = optax.adam(1e-2)
+    state = TrainState.create(draw(4), tx)
+    models = {"big_params": draw(8, 2), "how": "zero_out+identity", "key": KEY}
+    grown, way = growth.grow(state, net, net, X, tx=tx, with_map=True, **models)
+    again, inside = way.state(tx, state), way.under("params").params(state.params)
+    same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6)  # one draw, three programs
+    jax.tree.map(same, (again.params, again.opt_state), (grown.params, grown.opt_state))
+    jax.tree.map(same, inside, grown.params)
+    with pytest.raises(KeyError, match="below 'weights'"):
+        way.under("weights")
+
+
+def test_a_map_without_a_plan_says_that_it_grows_no_parameters():
+    with pytest.raises(growth.GrowthError, match="not made by a plan"):
+        growth.GrowthMap().params(draw(4))

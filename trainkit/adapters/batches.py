@@ -1,0 +1,90 @@
+"""What a batch holds: what the module is called with, labels and weights, found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+PyTree = Any
+INPUTS = ("x", "inputs", "input", "image", "images", "tokens", "features")
+LABELS = ("y", "labels", "label", "targets", "target")
+WEIGHTS = ("weight", "weights", "mask")
+# How the batch's inputs are chosen: a key, several, keys by the names of arguments, or a function.
+Inputs = str | Sequence[str] | Mapping[str, str] | Callable[[PyTree], PyTree] | None
+Outputs = str | Callable[[PyTree], PyTree] | None
+
+
+class Call(NamedTuple):
+    """The arguments of a module: `module(*args, **kwargs)`.
+
+    >>> Call((1, 2), {"mask": 3}).kwargs
+    {'mask': 3}
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = {}
+
+
+def call_of(inputs: PyTree) -> Call:
+    """A `Call` as it is; a tuple's items; anything else, a named tuple too, as one argument.
+
+    >>> call_of((1, 2)), call_of([1, 2]).args
+    (Call(args=(1, 2), kwargs={}), ([1, 2],))
+    """
+    if isinstance(inputs, Call):
+        return inputs
+    return Call(inputs if type(inputs) is tuple else (inputs,))
+
+
+def inputs_of(inputs: Inputs) -> Callable[[PyTree], PyTree]:
+    """What a module is called with, as a function of the batch: see `trainkit.from_linen`."""
+    if callable(inputs):
+        return inputs
+    if isinstance(inputs, str):
+        return lambda batch: batch[inputs]
+    if isinstance(inputs, Mapping):
+        return lambda batch: Call((), {name: batch[key] for name, key in inputs.items()})
+    if inputs is not None:
+        return lambda batch: tuple(batch[key] for key in inputs)
+    return lambda batch: _find(batch, INPUTS, 0, "the module's inputs", "inputs=", required=True)
+
+
+def outputs_of(outputs: Outputs) -> Callable[[PyTree], PyTree]:
+    """What of a module's outputs counts: all, those under a key, or what a function makes."""
+    if callable(outputs):
+        return outputs
+    return lambda found: found if outputs is None else found[outputs]
+
+
+def labels_of(batch: PyTree, required: bool = True) -> Any:
+    """The labels of a batch; `None` where there are none and none are required."""
+    return _find(batch, LABELS, 1, "the labels", "a loss(outputs, batch)", required)
+
+
+def weight_of(batch: PyTree) -> Any:
+    """The weights of a batch's examples or tokens, `None` where there are none."""
+    return _find(batch, WEIGHTS, 2, "the weights", "", required=False)
+
+
+def _find(
+    batch: PyTree, names: tuple[str, ...], position: int, what: str, hint: str, required: bool
+) -> Any:
+    if isinstance(batch, dict):
+        for name in names:
+            if name in batch:
+                return batch[name]
+        given = f"a dict with {', '.join(map(repr, batch))}"
+    elif isinstance(batch, tuple | list):
+        if position < len(batch):
+            return batch[position]
+        given = f"{len(batch)} arrays"
+    elif position == 0:
+        return batch
+    else:
+        given = type(batch).__name__
+    if not required:
+        return None
+    raise ValueError(
+        f"cannot tell {what} in the batch, which is {given}: looked for "
+        f"{', '.join(map(repr, names))}, or element {position} of a tuple. Say it with {hint}."
+    )

@@ -1,0 +1,109 @@
+"""`top_k` itself along an axis that grows: which units are chosen, and that copies tie."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trainkit.growth.analysis.joint_program import EquationPair
+from trainkit.growth.analysis.scales.index_maps import ANY, Group, move
+from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.values import Pick, Value, leaf_of
+from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.layouts import repeated
+from trainkit.growth.axes.reading import grown_leaves
+
+
+def top_k_axes(pair: EquationPair) -> None:
+    x = pair.ins[0]
+    d = pair.notes["dim"] = pair.params.get("axis", len(x.axes) - 1) % len(x.axes)
+    pair.check_same_params("k")
+    axis, (k, k_big) = find(x.axes[d]), pair.both("k")
+    m, rest = divmod(axis.big, axis.small)
+    if rest:
+        pair.fail(
+            "top_k chooses among entries of an axis that grows to no multiple: some would have "
+            "more copies than others",
+            axes=(axis,),
+            hint=f"grow it to a multiple of {axis.small}",
+        )
+    if k_big != m * k:
+        copies = f", of which each is there {m} times: some copies would be chosen alone"
+        pair.fail(
+            f"top_k keeps {k} of {axis.small} and {k_big} of {axis.big}" + copies * (m > 1),
+            axes=(axis,),
+            hint=f"choose {m} times as many, k={m * k}; or keep this axis (the experts, the "
+            "vocabulary) as it is"
+            if m > 1
+            else "give both models the same k",
+        )
+    ranks = Axis(k, k_big)
+    if m > 1:
+        ranks.ordered = True
+        pair.analysis.force(ranks, "repeat", pair)
+    for i in range(2):
+        pair.new_out(i, [ranks if e == d else a for e, a in enumerate(x.axes)])
+    if m > 1:
+        pair.outs[1].choice = Pick(axis, ranks, d)
+
+
+def top_k_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    """The chosen are the old ones, each with all its copies side by side."""
+    x, d, (out, index) = pair.ins[0], pair.notes["dim"], pair.outs
+    scales.pin_exponents(x)
+    scales.uniform(pair, x, d)
+    if index.choice is None:
+        groups = [Group((e,), (e,), ANY if e == d else None) for e in range(len(x.axes))]
+        move(scales, pair, out, [(x, groups)])
+        return scales.plain(index)
+    axis = find(x.axes[d])
+    if len(grown_leaves(axis)) != 1 or not np.array_equal(
+        scales.source(axis), repeated(axis.small, axis.big)
+    ):
+        pair.fail(
+            "`top_k` would see the copies of its entries apart from one another",
+            axes=(axis,),
+            hint="choose among the units of one plain axis (the experts), and return no result "
+            "that has this axis",
+        )
+    scales.watch(x, [d])
+    _tie(scales, x, leaf_of(axis))
+    one = [Group((e,), (e,)) for e in range(len(x.axes)) if e != d]
+    first = Group((d,), (d,), np.arange(out.small[d]), np.arange(out.small[d]).repeat(
+        out.big[d] // out.small[d]) * (axis.big // axis.small))  # fmt: skip
+    move(scales, pair, out, [(x, [*one, first])])
+    return _silent(scales, index)
+
+
+def _tie(scales: ScalePropagation, x: Value, leaf: Axis) -> None:
+    """Notes the parameters by whose equal copies entries tie."""
+    todo, seen = [x], set()
+    while todo:
+        v = todo.pop()
+        if id(v) in seen or not any(leaf in grown_leaves(a) for a in v.axes):
+            continue
+        seen.add(id(v))
+        if v.origin is not None:
+            scales.ordered.setdefault(v.origin, set()).add(leaf.uid)
+        elif id(v) in scales.producers:
+            todo += scales.producers[id(v)].ins
+
+
+def _silent(scales: ScalePropagation, value: Value) -> None:
+    """An index has no scale."""
+    scales.plain(value)
+    value.scale[...] = None
+
+
+def silent_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    for v in pair.outs:
+        if isinstance(v.choice, Pick):
+            _silent(scales, v)
+        else:
+            scales.plain(v)
+
+
+def pinned_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+    for v in pair.ins:
+        if v.choice is None:
+            scales.pin(pair, v)
+    silent_scales(scales, pair)

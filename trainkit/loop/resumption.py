@@ -1,0 +1,87 @@
+"""Taking up a run where its newest checkpoint that is whole says it was."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from trainkit._core.identity import differences
+from trainkit._core.versions import versions
+from trainkit.loop.checkpoint import CheckpointError
+from trainkit.loop.hooks import named
+from trainkit.loop.record import Record
+from trainkit.loop.run_identity import HYPERPARAMETERS, run_identity, with_hyperparameters
+from trainkit.loop.saved import position as data_position
+from trainkit.loop.session import Session
+from trainkit.step.state import TrainState
+
+
+def resume(run: Session) -> None:
+    """Puts a session where its checkpoints say the run was, or at the beginning."""
+    fresh = run.state
+    if run.folder is not None:
+        run.identity = run_identity(run.step, run.state, run.data)
+    if run.checkpoints is not None and run.checkpoints.steps:
+        run.checkpoints.newest(lambda step: _take_up(run, step, fresh), run.progress.message)
+    elif run.folder is not None and run.folder.has_saved:
+        raise CheckpointError(
+            f"{run.folder.path} holds a run that has saved checkpoints, but there is none left in "
+            "its folder checkpoints: put them back, or throw the run away with overwrite=True."
+        )
+    else:
+        run.state = run.in_use.place(run.state)
+    run.began = time.perf_counter() - run.record.seconds
+
+
+def _take_up(run: Session, step: int, fresh: TrainState) -> None:
+    assert run.checkpoints is not None
+    info = run.checkpoints.info(step)
+    _check_same_run(run, info)
+    for name, hook in named(run.hooks).items():
+        remembers = name in info["hooks"] and hasattr(hook, "load")
+        change = hook.load(info["hooks"][name]) if remembers else None
+        if change is not None:
+            run.apply(change)
+    run.state, info = run.checkpoints.restore(run.in_use.place(run.state), step)
+    if run.resume == f"new {HYPERPARAMETERS}" and hasattr(fresh, "opt_state"):
+        opt_state = with_hyperparameters(run.state.opt_state, fresh.opt_state)
+        run.state = run.in_use.place(run.state.replace(opt_state=opt_state))
+    run.record = Record.from_json(info["record"])
+    best = run.record.best
+    if best.step is not None:
+        run.checkpoints.rate(best.step, best.value)
+    stream = run.in_use.stream
+    stream.restore(data_position.from_json(info["data"], like=stream.position))
+    run.in_use.begin_at(run.record.epoch)
+    run.log_position = info["log"]
+    _say(run, step, info["_versions"])
+
+
+def _check_same_run(run: Session, info: dict[str, Any]) -> None:
+    for part, now in run.identity.items():
+        then = dict(info["identity"][part])
+        if info["_versions"]["jax"] != versions()["jax"] and "optimizer" in then:
+            then["optimizer"] = now.get("optimizer")  # as each version writes it down
+        lines = differences(then, now)
+        if lines and run.resume != f"new {part}":
+            raise CheckpointError(
+                f"The run in {run.checkpoints and run.checkpoints.folder.parent} was begun with "
+                f"other {part}:\n  " + "\n  ".join(lines) + "\nGive those of then, go on with "
+                f'these by resume="new {part}", or choose another output folder.'
+            )
+
+
+def _say(run: Session, step: int, then: dict[str, Any]) -> None:
+    if finished := run.why_stop():
+        run.progress.message(
+            f"This run is finished: {finished}. To train it once more, overwrite it or "
+            "choose another output folder."
+        )
+    else:
+        run.progress.message(f"Going on at step {step:,}, where this run stopped.")
+    if then != (now := versions()):
+        changed = [f"{k} {then.get(k)} → {now[k]}" for k in now if then.get(k) != now[k]]
+        run.progress.message(
+            f"Other versions than then ({', '.join(changed)}): the numbers may differ in "
+            "their last digits from those of a run that never stopped."
+        )

@@ -1,0 +1,82 @@
+"""What is saved beside the arrays of a step: its `info`, and a digest of every array.
+
+Each process writes one file with the digests of the parts that it holds; that of process 0 has the
+`info` too. A file carries the digest of its own content.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from trainkit._core.identity import digest
+
+# leaf -> region of it -> digest
+Digests = dict[str, dict[str, str]]
+
+
+def own_parts(array: Any) -> dict[str, np.ndarray]:
+    """The parts of an array that this process has to answer for, by region."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return {
+            _region(shard.index, array.shape): np.array(shard.data, copy=True)
+            for shard in array.addressable_shards
+            if shard.replica_id == 0
+        }
+    return {_region((), np.shape(array)): np.asarray(array)}
+
+
+def is_changed(array: Any, saved: Mapping[str, str]) -> bool:
+    """Whether a part of a restored array, of those that lie here, is not what was saved."""
+    return any(
+        part is not None and digest(part) != expected
+        for part, expected in ((_part(array, region), value) for region, value in saved.items())
+    )
+
+
+def write_info(path: Path, info: Mapping[str, Any], digests: Digests) -> None:
+    """Writes the file of one process."""
+    content = {"info": dict(info), "digests": digests}
+    path.write_text(json.dumps({**content, "seal": digest(json.dumps(content))}))
+
+
+def read_info(folder: Path) -> tuple[dict[str, Any], Digests]:
+    """The `info` and the digests that all processes wrote.
+
+    Raises:
+      OSError, ValueError: a file is not there, or is not what was written.
+    """
+    info, digests = _read(folder / "0.json")
+    for process in range(1, info["_processes"]):
+        for name, parts in _read(folder / f"{process}.json")[1].items():
+            digests.setdefault(name, {}).update(parts)
+    return info, digests
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Digests]:
+    content = json.loads(path.read_text())
+    seal = content.pop("seal", None) if isinstance(content, dict) else None
+    if seal != digest(json.dumps(content)):
+        raise ValueError(f"{path.name} is not what was written")
+    return content["info"], content["digests"]
+
+
+def _region(index: tuple[slice, ...], shape: tuple[int, ...]) -> str:
+    index = index or (slice(None),) * len(shape)
+    bounds = (part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+    return ",".join(f"{start}:{stop}" for start, stop in bounds)
+
+
+def _part(array: Any, region: str) -> np.ndarray | None:
+    if not isinstance(array, jax.Array) or array.is_fully_addressable:
+        bounds = (part.split(":") for part in region.split(",") if part)
+        return np.asarray(array)[tuple(slice(int(a), int(b)) for a, b in bounds)]
+    for shard in array.addressable_shards:
+        if _region(shard.index, array.shape) == region:
+            return np.asarray(shard.data)
+    return None

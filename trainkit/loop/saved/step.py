@@ -1,0 +1,120 @@
+"""Reading a saved step, without writing anything anywhere: listed, checked, restored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trainkit._core import validation
+from trainkit.loop.saved.failures import attempt
+from trainkit.loop.saved.info import Digests, is_changed, read_info
+from trainkit.loop.saved.leaves import data_of, from_array, leaves_by_name, placed_shape
+
+PyTree = Any
+T = TypeVar("T")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is not there, or is of another state than the one asked for."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint that is not what was written."""
+
+
+def steps_in(folder: Path) -> list[int]:
+    """The steps in a folder that were written to their end: a step gets its name last."""
+    if not folder.is_dir():
+        return []
+    names = [entry.name for entry in folder.iterdir() if entry.is_dir()]
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+
+def step_info(folder: Path, step: int) -> tuple[dict[str, Any], Digests]:
+    """What was saved beside the arrays of a step."""
+
+    def read() -> tuple[dict[str, Any], Digests]:
+        info, digests = read_info(folder / str(step) / "info")
+        if info["_step"] != step:
+            raise ValueError(f"it is the one of step {info['_step']} under another name")
+        return info, digests
+
+    return _whole(folder, step, read)
+
+
+def read_step(folder: Path, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+    """The state of a step and its info; see `Checkpointer.restore`."""
+    info, digests = step_info(folder, step)
+    wanted = leaves_by_name(like)
+    _check_same(folder, step, wanted, info["_leaves"])
+
+    def read() -> dict[str, Any]:
+        arrays = _arrays(folder / str(step) / "state", wanted)
+        changed = [
+            name for name, array in arrays.items() if is_changed(array, digests.get(name, {}))
+        ]
+        if changed:
+            raise ValueError(f"{_listed(changed)} is not what was saved")
+        return arrays
+
+    arrays = _whole(folder, step, read)
+    leaves = [
+        from_array(arrays[name], leaf, info["_keys"].get(name)) for name, leaf in wanted.items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), info
+
+
+def _arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
+    shapes = {name: placed_shape(leaf) for name, leaf in wanted.items()}
+    # Orbax refuses arrays of size 0; their shape says everything about them.
+    stored = {name: shape for name, shape in shapes.items() if shape.size}
+    found: dict[str, Any] = {}
+    if stored:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            found = reader.restore(path, args=ocp.args.StandardRestore(stored))
+    for name in shapes.keys() - stored.keys():
+        shape = shapes[name]
+        on_host = isinstance(shape, np.ndarray)
+        found[name] = (
+            shape if on_host else jnp.zeros(shape.shape, shape.dtype, device=shape.sharding)
+        )
+    return found
+
+
+def _whole(folder: Path, step: int, read: Callable[[], T]) -> T:
+    """What `read` gives; whatever goes wrong in it is damage: we wrote what is read there."""
+    return attempt(read, lambda why: DamagedError(f"{_named(folder, step)} is damaged: {why}."))
+
+
+def _check_same(folder: Path, step: int, wanted: dict[str, Any], saved: dict[str, Any]) -> None:
+    found = {
+        name: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+        for name, (shape, dtype) in saved.items()
+    }
+    asked = {name: data_of(leaf) for name, leaf in wanted.items()}
+    lines = [
+        f"{name}: {a} in the checkpoint, {b} wanted"
+        for name, (a, b) in validation.differences(found, asked, dtypes=True).items()
+    ]
+    if lines:
+        more = [f"and {len(lines) - 8} more"] if len(lines) > 8 else []
+        raise CheckpointError(
+            f"{_named(folder, step)} is of another state:\n  "
+            + "\n  ".join(sorted(lines)[:8] + more)
+            + "\nUse the model and optimizer it was saved with, or another output folder."
+        )
+
+
+def _named(folder: Path, step: int) -> str:
+    return f"The checkpoint of step {step} in {folder}"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
