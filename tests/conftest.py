@@ -8,18 +8,23 @@ test or worker has compiled in this run is read from a folder that lives as long
 import atexit
 import ctypes
 import gc
+import importlib.metadata
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 import zlib
 
-# Before JAX is imported: the number of simulated devices is read when its backend starts.
+# All before JAX is imported; workers, and programs that tests start, inherit it from the process
+# that set it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-).strip()
-# Workers, and programs that tests start, inherit the folder of the process that made it.
+as_users = "--slow=all" in sys.argv
+quick = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "0" if as_users else "1")
+flags = ["--xla_force_host_platform_device_count=8"]
+if quick == "1" and importlib.metadata.version("jaxlib").startswith("0.10."):
+    flags.append("--xla_cpu_use_fusion_emitters=false")  # compiles twice as fast; unknown in 0.12
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     folder = tempfile.mkdtemp(prefix="trainkit-tests-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -27,8 +32,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-import jax
-import pytest
+import jax  # noqa: E402  (reads the environment)
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
@@ -42,14 +47,6 @@ def pytest_addoption(parser):
         choices=["none", "sample", "all"],
         default="sample",
         help="which of the tests marked slow to run: none, a fixed sample (the default) or all",
-    )
-
-
-def pytest_configure(config):
-    quick = config.getoption("--slow") != "all"
-    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(quick)))
-    jax.config.update(
-        "jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
     )
 
 
@@ -82,10 +79,9 @@ def x64():
 @pytest.fixture
 def optimised():
     """Compiles the test's programs as users' are: for what XLA's optimizations do to numbers."""
-    before = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
     jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", quick == "1")
 
 
 def resident() -> int:
