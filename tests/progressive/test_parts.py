@@ -138,12 +138,42 @@ def test_certificates_on_the_device_do_not_reach_json():
     assert type(found["candidates"][0]["loss"]) is float
 
 
-def test_the_folder_of_compiled_programs_is_set_once(tmp_path):
-    before = jax.config.jax_compilation_cache_dir
-    least = jax.config.jax_persistent_cache_min_compile_time_secs
-    try:
-        jax.config.update("jax_compilation_cache_dir", None)
-        assert keep_compiled(tmp_path / "a") == keep_compiled(tmp_path / "b") == tmp_path / "a"
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+@pytest.fixture
+def unset_cache():
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_enable_compilation_cache",
+    )
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_the_folder_of_compiled_programs_is_set_once(tmp_path, unset_cache):
+    first = keep_compiled(tmp_path / "a")
+    assert keep_compiled(tmp_path / "b") == first
+    assert first.parent == tmp_path / "a"
+
+
+def test_compiled_programs_are_kept_by_versions_and_flags_and_for_oneself(
+    tmp_path, unset_cache, monkeypatch
+):
+    first = keep_compiled(tmp_path)
+    assert first.stat().st_mode & 0o077 == 0
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    jax.config.update("jax_compilation_cache_dir", None)
+    assert keep_compiled(tmp_path) != first
+    monkeypatch.undo()
+    jax.config.update("jax_compilation_cache_dir", None)
+    first.chmod(0o777)
+    with pytest.raises(PermissionError, match="others may write into it"):
+        keep_compiled(tmp_path)
+
+
+def test_compiled_programs_need_not_be_kept(tmp_path, unset_cache):
+    assert keep_compiled(tmp_path / "none", enabled=False) is None
+    assert not (tmp_path / "none").exists()
+    assert not jax.config.jax_enable_compilation_cache

@@ -12,7 +12,7 @@ from tools.optax_report.names import REASONS, public, reason
 from tools.optax_report.page import classify, page
 from tools.optax_report.programs import errors, shows
 from tools.optax_report.rows import constructions
-from trainkit.laws import RULES, SCHEDULES
+from trainkit.laws import DEVIATIONS, RULES, SCHEDULES
 from trainkit.laws.oracles.catalogue import plain_name
 from trainkit.laws.protocol import is_transformation
 
@@ -70,6 +70,14 @@ def test_the_page_is_whole(rows):
     assert "not checked" not in page
     for expression in rows.values():
         assert f"| `{expression}` | ".replace("\n", " ") in page
+
+
+def test_the_page_says_where_optax_departs_from_papers():
+    page = (ROOT / "docs" / "laws-of-optax.md").read_text()
+    words = {(d.paper, d.optax) for d in DEVIATIONS.values()}
+    for paper, ours in words:
+        assert f"| {paper} | {ours} | " in page
+    assert len(re.findall("<summary>Program ", page)) == len(words)
 
 
 def programs():

@@ -11,7 +11,8 @@ import jax
 import optax
 
 # What no run of the kit shows, as its losses are positive.
-PLATEAU = """import jax.numpy as jnp
+PLATEAU = """# a plateau below zero: a higher loss is better than the best
+import jax.numpy as jnp
 import optax
 
 tx = optax.contrib.reduce_on_plateau(factor=0.5, patience=1, rtol=0.1)
@@ -32,8 +33,8 @@ def section() -> Iterator[str]:
         kinds.setdefault((d.paper, d.optax, d.since), []).append(name)
     yield "## Where it departs from papers\n"
     yield (
-        'Each of these rules is held to what Optax means it to be, `like="optax.…"`, everywhere '
-        "else on this page; `like` without `optax.` is the paper's.\n"
+        'To the kit `like="adan"` is the rule of the paper, and `like="optax.adan"` is Optax\'s. '
+        "Releases before the one that is named were not looked at.\n"
     )
     yield "| | rules | the paper | Optax | seen in |"
     yield "|---|---|---|---|---|"

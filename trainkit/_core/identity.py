@@ -25,7 +25,7 @@ def digest(array: Any) -> str:
     if isinstance(array, str):
         array = np.frombuffer(array.encode(), np.uint8)
     content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    return hashlib.blake2b(content.data, digest_size=16).hexdigest()
 
 
 def lasting(value: Any, name: str) -> Any:

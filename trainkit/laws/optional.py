@@ -23,6 +23,7 @@ def by_msgpack(state: Any) -> Any:
     from flax import serialization
 
     if by_leaves(state):
+        treedef: Any
         leaves, treedef = jax.tree.flatten(state)
         return treedef.unflatten(by_msgpack(leaves))
 

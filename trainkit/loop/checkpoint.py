@@ -153,8 +153,8 @@ class Checkpointer:
                     if (self.folder / str(step)).exists():
                         self._damaged.add(step)
                 else:
-                    for error in errors:
-                        say(f"{error} The one of step {step} is used instead.")
+                    for skipped in errors:
+                        say(f"{skipped} The one of step {step} is used instead.")
                     return found
             if not steps:
                 raise CheckpointError(f"There is no checkpoint in {self.folder}.")

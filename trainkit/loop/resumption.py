@@ -38,8 +38,8 @@ def _take_up(run: Session, step: int, fresh: TrainState) -> None:
     info = run.checkpoints.info(step)
     _check_same_run(run, info)
     for name, hook in named(run.hooks).items():
-        remembers = name in info["hooks"] and hasattr(hook, "load")
-        change = hook.load(info["hooks"][name]) if remembers else None
+        load = getattr(hook, "load", None)
+        change = load(info["hooks"][name]) if load and name in info["hooks"] else None
         if change is not None:
             run.apply(change)
     run.state, info = run.checkpoints.restore(run.in_use.place(run.state), step)

@@ -72,18 +72,18 @@ class RunFolder:
             configuration or files that are not a run's.
         """
         cls.check(path, config, overwrite=overwrite, same=same)
-        path, config = Path(path).expanduser(), lasting(config or {}, "config")
+        path, own = Path(path).expanduser(), lasting(config or {}, "config")
         try:
             path.mkdir(parents=True, exist_ok=True)
             lock = (path / LOCK).open("a")
         except OSError as error:
             raise _unwritable(path, error.strerror) from error
         _lock(lock, path)
-        folder = cls(path, config, lock)
+        folder = cls(path, own, lock)
         try:
             if overwrite:
                 folder._clear()
-            write_whole(path / CONFIG, json.dumps(config, indent=2) + "\n")
+            write_whole(path / CONFIG, json.dumps(own, indent=2) + "\n")
         except OSError as error:
             folder.close()
             raise _unwritable(path, error.strerror) from error
@@ -98,10 +98,10 @@ class RunFolder:
         same: bool = True,
     ) -> None:
         """Raises what `claim` would, and writes nothing: for before the work begins."""
-        path, config = Path(path).expanduser(), lasting(config or {}, "config")
+        path, own = Path(path).expanduser(), lasting(config or {}, "config")
         try:
             if path.is_dir():
-                _check_contents(path, config, overwrite or not same)
+                _check_contents(path, own, overwrite or not same)
                 above = path
             else:
                 if path.exists():

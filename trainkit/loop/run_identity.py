@@ -24,7 +24,7 @@ def run_identity(step: Any, state: Any, data: Any) -> dict[str, dict[str, Any]]:
     How the work is spread (placement, devices, steps a call, micro-batches) is not part of it.
     """
     opt_state = getattr(state, "opt_state", None)
-    rates = {name: float(value) for name, value in hyperparams(opt_state).items()}
+    rates: dict[str, Any] = {name: float(value) for name, value in hyperparams(opt_state).items()}
     if hasattr(step, "tx") and hasattr(state, "params"):
         rates["optimizer"] = _program(step.tx, state)
     if hasattr(step, "precision"):

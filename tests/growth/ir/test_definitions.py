@@ -1,4 +1,4 @@
-"""Primitives of other libraries: Equinox's are known, others are defined, and unknown ones refused."""
+"""Primitives of other libraries: Equinox's are known, others are defined, unknown ones refused."""
 
 import equinox.internal as eqxi
 import jax

@@ -222,6 +222,7 @@ def layerwise_decay(
     _compiled(rules)
 
     def factors(tree: PyTree) -> PyTree:
+        treedef: Any
         numbers, treedef = jax.tree.flatten(assign(rules, tree))
         shapes = [
             jnp.shape(x)[:n]

@@ -187,6 +187,7 @@ def _counts(update: Any, state: Any, params: Any, grads: list[Any]) -> list[int]
 
 def _with(state: Any, values: dict[int, int | None]) -> Any:
     """The state with other values of some of its integers; `None` is the largest."""
+    treedef: Any
     leaves, treedef = jax.tree.flatten(state)
     for i, value in values.items():
         top = jnp.iinfo(leaves[i].dtype).max
