@@ -14,7 +14,7 @@ from functools import partial, reduce
 from math import pi, sqrt
 from typing import Any, NamedTuple
 
-import chex
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy
@@ -60,7 +60,7 @@ class Rule:
         return tree_map(lambda x: self.lr * x, g), s
 
 
-@chex.dataclass
+@flax.struct.dataclass
 class Held:
     mu: Any
 
@@ -135,7 +135,7 @@ def with_methods():
     return GradientTransformation(rule.init, rule.update)
 
 
-def with_chex():
+def with_struct():
     def update(g, s, p=None):
         mu = tree_map(lambda m, g: 0.9 * m + g, s.mu, g)
         return mu, Held(mu=mu)
@@ -220,7 +220,7 @@ class Home:
 LOOP = [lambda k=k, *, m=3.0: each(lambda x: k * m * x) for k in (2.0, 5.0)]
 FACTORIES = [
     with_math, with_partial, with_reduce, with_namedtuple, with_typed_tuple, with_config, with_enum,
-    with_methods, with_chex, with_decorator, with_jit, with_numpy, with_lax, with_table,
+    with_methods, with_struct, with_decorator, with_jit, with_numpy, with_lax, with_table,
     with_contexts, with_recursion, with_counter, around_optax, Home.static, Home.of_class,
 ]  # fmt: skip
 RULES = {f.__name__: f for f in FACTORIES} | {

@@ -76,6 +76,16 @@ def _full(cell: Any) -> bool:
         return False
 
 
+def attributes(code: str, name: str) -> list[str]:
+    """What code takes of a name, as `a` and `b` of `name.a + name.b.c`.
+
+    >>> attributes("name.b.c + name.a", "name")
+    ['a', 'b']
+    """
+    nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Attribute)]
+    return sorted({x.attr for x in nodes if isinstance(x.value, ast.Name) and x.value.id == name})
+
+
 def is_library(module: str) -> bool:
     """Whether a module is Python's own or installed, and not the user's."""
     return _installed(module.split(".")[0])

@@ -22,6 +22,7 @@ from trainkit.laws.problems.comparison import same_bits
 from trainkit.laws.reproducers.lambdas import text_of
 from trainkit.laws.reproducers.literals import CannotWrite, is_literal, literal
 from trainkit.laws.reproducers.names import (
+    attributes,
     defaults_of,
     free_names,
     imported,
@@ -228,7 +229,7 @@ def _written(
     for key in free_names(code):
         if key not in values or values[key] is value:
             continue
-        line = _binding(key, values[key], seen)
+        line = _binding(key, values[key], code, seen)
         if line and not seen.bind(key, line):
             scope[key] = line
     if expression and not scope:
@@ -243,13 +244,16 @@ def _written(
     return name
 
 
-def _binding(key: str, value: Any, seen: Seen) -> str | None:
-    """The line that gives a value this name; None where it has it already."""
+def _binding(key: str, value: Any, code: str, seen: Seen) -> str | None:
+    """The line that gives a value this name in some code; None where it has it already."""
     if isinstance(value, types.ModuleType):
         if is_library(value.__name__):
             return f"import {value.__name__}" + f" as {key}" * (value.__name__ != key)
-        if not seen.imports:
-            raise CannotWrite("a module of the user's")
-        return f"import {value.__name__} as {key}  # its source stands elsewhere"
+        if seen.imports:
+            return f"import {value.__name__} as {key}  # its source stands elsewhere"
+        # A module of the user's: what the code takes of it.
+        used = [f"{a}={_expression(getattr(value, a), seen)}" for a in attributes(code, key)]
+        seen.bind("types", "import types")
+        return f"{key} = types.SimpleNamespace({', '.join(used)})"
     text = _expression(value, seen)
     return None if text == key else f"{key} = {text}"
