@@ -62,7 +62,10 @@ def expanded(eqn: core.JaxprEqn) -> AnyJaxpr | None:
 
 def own_gradient(eqn: core.JaxprEqn) -> bool:
     """Whether an equation may have a backward pass of its own, which no jaxpr shows."""
-    return eqn.primitive.name.startswith(("custom_vjp", "call_hi_primitive"))
+    if eqn.primitive.name.startswith("call_hi_primitive"):
+        # These follow from a forward rule, which is linear in tangents, or from their body.
+        return type(eqn.params["_prim"]).__name__ not in ("CustomJVPTraced", "RematTraced")
+    return eqn.primitive.name.startswith("custom_vjp")
 
 
 def _log2(x: Any, **_: Any) -> Any:
