@@ -49,3 +49,20 @@ def test_a_table_is_a_scaled_duplicate_or_refused(name, dtype, x64):
         return
     grown = plan().grow(params, key=jax.random.key(0))
     np.testing.assert_allclose(net(big)(grown, x), net(small)(params, x), rtol=1e-12)
+
+
+def test_constants_in_the_body_of_a_loop_are_each_programs_own(x64):
+    def net(n):
+        share = jnp.asarray(1.0 / n)
+
+        def body(h, _):
+            return jnp.tanh(h - h.sum(-1, keepdims=True) * share), None
+
+        return lambda p, x: jax.lax.scan(body, x @ p["in"], None, length=2)[0] @ p["out"]
+
+    rng = np.random.default_rng(0)
+    draw = lambda *s: jnp.asarray(rng.normal(size=s))
+    small, big = ({"in": draw(3, n), "out": draw(n, 2)} for n in (4, 8))
+    x = draw(5, 3)
+    grown = growth.plan(net(4), net(8), small, big, x).grow(small, key=jax.random.key(0))
+    np.testing.assert_allclose(net(8)(grown, x), net(4)(small, x), rtol=1e-11)

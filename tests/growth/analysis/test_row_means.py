@@ -193,3 +193,22 @@ def test_what_is_no_mean_is_refused(name, fn):
     small, big = ({"in": s(6, d), "out": s(d, 3)} for d in (5, 8))
     with pytest.raises(growth.GrowthError):
         growth.plan(fn, fn, small, big, X)
+
+
+def test_a_mean_over_an_axis_in_the_middle(x64):
+    """Channels before time: to 6 of 4 units, where new ones hold the mean of the old."""
+
+    def net(p, x):
+        h = jnp.einsum("bit,ic->bct", x, p["in"])
+        h = h - h.mean(1, keepdims=True)
+        h = h / jnp.sqrt(jnp.square(h).mean(1, keepdims=True) + 1e-3)
+        return jnp.einsum("bct,co->bot", h, p["out"])
+
+    rng = np.random.default_rng(0)
+    draw = lambda *s: jnp.asarray(rng.normal(size=s))
+    small, big = ({"in": draw(3, n), "out": draw(n, 2)} for n in (4, 6))
+    x = draw(5, 3, 7)
+    plan = growth.plan(net, net, small, big, x)
+    assert plan.grown_axes[0].layout == "row mean"
+    grown = plan.grow(small, key=jax.random.key(0))
+    np.testing.assert_allclose(net(grown, x), net(small, x), rtol=1e-11)
