@@ -212,3 +212,23 @@ def test_a_mean_over_an_axis_in_the_middle(x64):
     assert plan.grown_axes[0].layout == "row mean"
     grown = plan.grow(small, key=jax.random.key(0))
     np.testing.assert_allclose(net(grown, x), net(small, x), rtol=1e-11)
+
+
+def test_a_mean_by_a_share_that_is_rounded():
+    """In half precision 1/6 is 0.16663, which stands for nothing else."""
+
+    def net(n):
+        share = jnp.asarray(1 / n, jnp.float16)
+
+        def fn(p, x):
+            h = x @ p["in"]
+            h = h - h.sum(-1, keepdims=True) * share
+            spread = jnp.square(h).sum(-1, keepdims=True) * share
+            return (h / jnp.sqrt(spread + jnp.asarray(1e-3, jnp.float16))) @ p["out"]
+
+        return fn
+
+    of = lambda n: {name: jax.ShapeDtypeStruct(shape, jnp.float16)
+                    for name, shape in (("in", (3, n)), ("out", (n, 2)))}  # fmt: skip
+    plan = growth.plan(net(4), net(6), of(4), of(6), jax.ShapeDtypeStruct((5, 3), jnp.float16))
+    assert plan.grown_axes[0].layout == "row mean"
