@@ -138,8 +138,7 @@ def _check_results(scales: ScalePropagation) -> ScalePropagation | Conflict:
     for i, out in enumerate(joint.outs):
         for expr in out.scale.flat:
             if expr is not None and scales.system.require_zero(expr):
-                last = joint.pairs[-1] if joint.pairs else None
-                producer = scales.producers.get(id(out), last)
+                producer = scales.producers.get(id(out))
                 return joint.analysis.conflict(
                     f"result {i} would change by a factor, and no scaling of the parameters "
                     "mends it",
