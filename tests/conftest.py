@@ -16,6 +16,8 @@ import sys
 import tempfile
 import zlib
 
+import pytest
+
 # All before JAX is imported; workers, and programs that tests start, inherit it from the process
 # that set it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -33,7 +35,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402  (reads the environment)
-import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

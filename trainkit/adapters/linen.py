@@ -11,7 +11,7 @@ import jax
 
 from trainkit.adapters.batches import Inputs, Outputs, call_of, inputs_of, outputs_of
 from trainkit.adapters.model import Apply, Model, takes_sown
-from trainkit.adapters.modes import Modes, check_modes, in_mode, modes_of
+from trainkit.adapters.modes import Modes, check_modes, drops, in_mode, modes_of
 
 PyTree = Any
 Init = Callable[[jax.Array, PyTree], tuple[PyTree, PyTree]]
@@ -79,7 +79,7 @@ def from_linen(
         inside: list[nn.Module] = []
         with nn.intercept_methods(_noted(inside)):
             params, state = init(rng, inputs)
-        if mode is None and any(map(_has_modes, inside)):
+        if mode is None and any(isinstance(m, nn.BatchNorm) or drops(m) for m in inside):
             how = lambda train: lambda p, s, x: apply(p, s, x, rng, train=train)[0]
             check_modes(type(module).__name__, how(True), how(False), params, state, inputs)
         return params, state
@@ -136,11 +136,3 @@ def _noted(inside: list[nn.Module]) -> Callable[..., Any]:
         return call(*args, **kwargs)
 
     return note
-
-
-def _has_modes(module: nn.Module) -> bool:
-    """Whether a module is to do something else in training: it drops, or keeps statistics."""
-    rates = (getattr(module, name, 0) for name in ("rate", "dropout_rate"))
-    return isinstance(module, nn.BatchNorm) or any(
-        isinstance(rate, int | float) and rate > 0 for rate in rates
-    )

@@ -59,6 +59,12 @@ def in_mode(names: Mapping[str, bool], train: bool) -> dict[str, Any]:
     return {name: value if train else not value for name, value in names.items()}
 
 
+def drops(module: Any) -> bool:
+    """Whether a module drops something in training: it has a rate above 0."""
+    rates = (getattr(module, name, 0) for name in ("rate", "dropout_rate"))
+    return any(isinstance(rate, int | float) and rate > 0 for rate in rates)
+
+
 def check_modes(name: str, train: Any, evaluation: Any, *args: Any) -> None:
     """Refuses a module with dropout or batch statistics that runs alike in both modes.
 

@@ -12,7 +12,7 @@ from flax import nnx
 
 from trainkit.adapters.batches import Inputs, Outputs, call_of, inputs_of, outputs_of
 from trainkit.adapters.model import Apply, Model, takes_sown
-from trainkit.adapters.modes import Modes, check_modes, in_mode, modes_of
+from trainkit.adapters.modes import Modes, check_modes, drops, in_mode, modes_of
 
 PyTree = Any
 
@@ -60,7 +60,7 @@ def from_nnx(
 
     def init(rng: jax.Array, inputs: PyTree) -> tuple[PyTree, PyTree]:
         # The module was initialised by whoever made it.
-        if mode is None and any(map(_has_modes, _modules(module))):
+        if mode is None and any(isinstance(m, nnx.BatchNorm) or drops(m) for m in _modules(module)):
             how = lambda train: lambda p, s, x: apply(p, s, x, rng, train=train)[0]
             check_modes(type(module).__name__, how(True), how(False), params, rest, inputs)
         return params, rest
@@ -124,13 +124,6 @@ def _set(module: nnx.Module, fields: Mapping[str, bool], train: bool) -> None:
         for name, value in fields.items():
             if isinstance(vars(inner).get(name), bool):
                 setattr(inner, name, value)
-
-
-def _has_modes(module: nnx.Module) -> bool:
-    if isinstance(module, nnx.BatchNorm):
-        return True
-    rates = (getattr(module, name, 0) for name in ("rate", "dropout_rate"))
-    return any(isinstance(rate, int | float) and rate > 0 for rate in rates)
 
 
 def _seeded(streams: PyTree, rng: jax.Array) -> PyTree:

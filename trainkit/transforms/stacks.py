@@ -70,6 +70,7 @@ def per_tensor(factory: Factory) -> Any:
         return one_by_one(tx, stacked, name) if stacked else tx
 
     parameters = [*signature.parameters.values(), own]
+    # What `inspect.signature` reads; type checkers do not know that functions may have it.
     make.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return make
 
