@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -32,8 +32,25 @@ def attempt(work: Callable[[], T], failed: Callable[[str], Exception]) -> T:
             gc.collect()
             time.sleep(0.05)
     finally:
-        sys.unraisablehook = hook
+        sys.unraisablehook = _WithoutLateReads(hook)
     raise failed(why)
+
+
+class _WithoutLateReads:
+    """A hook for errors nobody can catch, which passes on all but one.
+
+    A read that Orbax has given up ends later, on a busy disk much later, and then finds the event
+    loop closed that it was to report to.
+    """
+
+    hook: Callable[[Any], None]
+
+    def __init__(self, hook: Callable[[Any], None]):
+        self.hook = hook.hook if isinstance(hook, _WithoutLateReads) else hook
+
+    def __call__(self, raised: Any) -> None:
+        if str(raised.exc_value) != "Event loop is closed":
+            self.hook(raised)
 
 
 def _is_said_here_alone(record: logging.LogRecord) -> bool:
