@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks.reliability import measure, table
+from benchmarks.reliability.results import measure, table
 
 
 def test_a_killed_and_a_damaged_run_end_bitwise_where_the_undisturbed_one_does(tmp_path):
