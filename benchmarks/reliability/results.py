@@ -9,56 +9,62 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.reliability.corruptions import corrupted
-from benchmarks.reliability.kills import aimed, killed
-from benchmarks.reliability.run import STEPS, child, end_of
+from benchmarks.reliability import corruptions, disk, kills
+from benchmarks.reliability.undisturbed import Undisturbed
+from benchmarks.reliability.verdicts import COLUMNS, EQUAL
 
-# kind -> a trial: (seed, folder, expected end) -> (what was done, verdict)
-TRIALS: dict[str, Callable[[int, Path, dict], tuple[str, str]]] = {
-    "kills": killed,
-    "aimed": aimed,
-    "corruptions": corrupted,
+# kind -> a trial: (seed, its folder, the undisturbed runs) -> (what was done, verdict).
+TRIALS: dict[str, Callable[[int, Path, Undisturbed], tuple[str, str]]] = {
+    "kills": kills.killed,
+    "aimed": kills.aimed,
+    "command": kills.commanded,
+    "corruptions": corruptions.corrupted,
+    "disk": disk.filled,
 }
+
+
+def read(results: Path) -> list[dict]:
+    """What was found so far."""
+    lines = results.read_text().splitlines() if results.exists() else []
+    return [json.loads(line) for line in lines]
 
 
 def table(results: Path) -> str:
     """What has been tried, as Markdown."""
     found: dict[tuple[str, str], Counter] = {}
-    for line in results.read_text().splitlines() if results.exists() else []:
-        row = json.loads(line)
+    for row in read(results):
         kind = row["verdict"].split(":")[0]
         found.setdefault((row["trial"], row["what"]), Counter())[kind] += 1
-    lines = ["| trial | what | tried | equal | refused | failed | silently wrong |",
-             "|---|---|---|---|---|---|---|"]  # fmt: skip
-    for (trial, what), count in sorted(found.items()):
-        counts = [count[kind] for kind in ("equal", "refused", "FAILED", "SILENTLY WRONG")]
-        numbers = " | ".join(map(str, [sum(count.values()), *counts]))
-        lines.append(f"| {trial} | {what} | {numbers} |")
+    lines = ["| trial | what | tried | " + " | ".join(COLUMNS) + " |", "|---" * 8 + "|"]
+    for trial in dict.fromkeys(trial for trial, _ in found):
+        rows = {what: count for (kind, what), count in sorted(found.items()) if kind == trial}
+        rows["**all**"] = sum(rows.values(), Counter())
+        for what, count in rows.items():
+            numbers = [sum(count.values()), *(count[kind] for kind in COLUMNS)]
+            lines.append(f"| {trial} | {what} | " + " | ".join(map(str, numbers)) + " |")
     return "\n".join(lines)
 
 
 def measure(counts: dict[str, int], results: Path) -> None:
     """Makes those trials that are not in the results yet."""
-    done = set()
-    if results.exists():
-        rows = map(json.loads, results.read_text().splitlines())
-        done = {(row["trial"], row["seed"]) for row in rows}
+    rows = (
+        [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    )
+    done = {(row["trial"], row["seed"]) for row in rows}
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
-        child(base / "undisturbed" / "run")
-        expected = end_of(base / "undisturbed" / "run")
-        assert expected.get("steps") == STEPS, "the undisturbed run does not end"
-        child(base / "stopped" / "run", "writing a row", "24")
+        base.chmod(0o755)
+        runs = Undisturbed(base)
         for trial, count in counts.items():
             for seed in range(count):
                 if (trial, seed) in done:
                     continue
                 folder = base / f"{trial}-{seed}"
                 folder.mkdir()
-                what, found = TRIALS[trial](seed, folder, expected)
+                what, found = TRIALS[trial](seed, folder, runs)
                 row = {"trial": trial, "seed": seed, "what": what, "verdict": found}
                 with results.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-                if found != "equal":
+                if found != EQUAL:
                     print(row, flush=True)
                 shutil.rmtree(folder, ignore_errors=True)
