@@ -20,7 +20,7 @@ from experiments.progressive_mnist.models import CNN, MLP
 from trainkit.data import Sampler, mnist, normalise, split
 from trainkit.data.mnist import MEAN, STD
 from trainkit.progressive import Probe, Stage, progressive, triggers
-from trainkit.progressive.background import keep_compiled
+from trainkit.progressive.kept_programs import keep_compiled
 from trainkit.progressive.run import ProgressiveResult
 from trainkit.report import RunData, read_run, write_report
 from trainkit.report.growth import comparison, growth_parts
