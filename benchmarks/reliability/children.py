@@ -24,7 +24,7 @@ PRELOADED = (
     "tensorboardX.event_file_writer",
     "tensorboardX.summary",
 )
-LIMIT = 60.0  # seconds, after which a child hangs
+LIMIT = 300.0  # seconds, after which a child hangs, however busy the machine is
 # Beside the folders of all trials, on a disk that is never full: of the child that ran last, what
 # it said and what it ended with.
 SAID, END = "said", "end.json"

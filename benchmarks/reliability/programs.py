@@ -22,7 +22,7 @@ from trainkit._core.run_files import read_metrics
 from trainkit.adapters.model import Model
 from trainkit.data import Sampler
 from trainkit.progressive import Stage, progressive, triggers
-from trainkit.progressive.background import keep_compiled
+from trainkit.progressive.kept_programs import keep_compiled
 
 End = dict[str, Any]
 STEPS = 40
