@@ -51,6 +51,7 @@ def test_another_config_is_refused_with_what_differs_and_what_mends_it(tmp_path)
     assert "sizes" not in message
     assert "--out" in message
     assert "--overwrite" in message
+    assert '--resume "new hyperparameters"' in message
     assert (tmp_path / "config.json").read_bytes() == before
 
 

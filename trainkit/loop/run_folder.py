@@ -175,8 +175,9 @@ def _check_contents(path: Path, config: dict[str, Any], any_config: bool) -> Non
         raise OutputError(
             f"The output folder {path} already holds a run with another configuration:\n  "
             + "\n  ".join(lines)
-            + "\nGive this run a folder of its own with --out, or throw the other away with "
-            "--overwrite. (With the same configuration it would go on where it stopped.)"
+            + "\nGive this run a folder of its own with --out, throw the other away with "
+            '--overwrite, or go on with these by --resume "new hyperparameters". (With the same '
+            "configuration it would go on where it stopped.)"
         )
 
 
