@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
 import threading
 import warnings
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from typing import Any, TypeVar
 import jax
 
 from trainkit._core import validation
+from trainkit._core.run_files import remove
 from trainkit._core.versions import versions
 from trainkit.loop.saved.failures import attempt
 from trainkit.loop.saved.info import own_parts
@@ -229,7 +229,7 @@ class Checkpointer:
 
         self.sweep()
         for step in self._damaged & set(steps_in(self.folder)):
-            shutil.rmtree(self.folder / f"{DAMAGED}{step}", ignore_errors=True)
+            remove(self.folder / f"{DAMAGED}{step}")
             (self.folder / str(step)).rename(self.folder / f"{DAMAGED}{step}")
         self._damaged = set()
         self._writer = ocp.CheckpointManager(
@@ -246,13 +246,16 @@ class Checkpointer:
         """Removes what a killed run left half written or half deleted; for who may save here."""
         if jax.process_index() == 0:
             for left in self.folder.glob(UNFINISHED):
-                shutil.rmtree(left, ignore_errors=True)
+                remove(left)
             self._delete()
 
     def _delete(self) -> None:
+        deleted = self.folder / DELETED
+        if deleted.is_symlink():  # whoever put it there, what it leads to is not ours to delete
+            remove(deleted)
         # What is in it, not the folder itself, into which a step may just be moved.
-        for step in (self.folder / DELETED).glob("*"):
-            shutil.rmtree(step, ignore_errors=True)
+        for step in deleted.glob("*"):
+            remove(step)
 
     def wait(self) -> None:
         """Returns once everything is on disk; raises what went wrong in writing."""
