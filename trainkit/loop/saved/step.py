@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trainkit._core import validation
+from trainkit._core.processes import together
 from trainkit.loop.saved.failures import attempt
 from trainkit.loop.saved.info import Digests, is_changed, read_info
 from trainkit.loop.saved.leaves import data_of, from_array, leaves_by_name, placed_shape
@@ -62,7 +64,7 @@ def read_step(folder: Path, step: int, like: PyTree) -> tuple[PyTree, dict[str, 
             raise ValueError(f"{_listed(changed)} is not what was saved")
         return arrays
 
-    arrays = _whole(folder, step, read)
+    arrays = together(lambda: _whole(folder, step, read), DamagedError)
     leaves = [
         from_array(arrays[name], leaf, info["_keys"].get(name)) for name, leaf in wanted.items()
     ]
@@ -77,8 +79,9 @@ def _arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     stored = {name: shape for name, shape in shapes.items() if shape.size}
     found: dict[str, Any] = {}
     if stored:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-            found = reader.restore(path, args=ocp.args.StandardRestore(stored))
+        # The handler alone: what is around it would wait for processes that have found damage.
+        with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+            found = reader.restore(Path(path), args=ocp.args.StandardRestore(stored))
     for name in shapes.keys() - stored.keys():
         shape = shapes[name]
         on_host = isinstance(shape, np.ndarray)
