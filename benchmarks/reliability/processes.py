@@ -6,8 +6,6 @@
 Each trial starts two processes with `trainkit launch` that train the small model of this file, and
 compares what they end with, bit for bit, to what one process with two devices ends with; or it
 disturbs one of them, and looks whether both end, with which words, within a minute.
-
-The first lines of a trial's folder, `end.json`, are written by the program itself.
 """
 
 from __future__ import annotations
@@ -36,18 +34,21 @@ TIMES = {"seconds", "examples_per_second", "compile_seconds"}
 # -- the program that is tried ---------------------------------------------------------------------
 
 
-def placement_of(name: str) -> Any:
-    """A placement of all devices, by what this file calls it."""
+def placement_of(name: str, devices: int | None = None) -> Any:
+    """A placement, by what this file calls it, on so many devices or all."""
     import jax
 
-    from trainkit.placement import fsdp
+    from trainkit.placement import fsdp, resolve
 
+    if name == "single":
+        return resolve(name)
     if name == "fsdp":
-        return fsdp(min_size=8)
+        return fsdp(devices, min_size=8)
     if name == "explicit":
+        chosen = jax.devices()[:devices]
         axes = (jax.sharding.AxisType.Explicit,)
-        return jax.make_mesh((jax.device_count(),), ("data",), axis_types=axes)
-    return name
+        return jax.make_mesh((len(chosen),), ("data",), axis_types=axes, devices=chosen)
+    return resolve(name, devices)
 
 
 def whole(tree: Any) -> list[str]:
@@ -89,7 +90,7 @@ def parts_of_run(options: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
         return trainkit.Loss(((batch - params["w"]) ** 2).sum(), batch.shape[0])
 
     tx = optax.adam(optax.cosine_decay_schedule(0.1, STEPS))
-    where = placement_of(options.placement)
+    where = placement_of(options.placement, options.devices)
     step = trainkit.make_train_step(loss_fn, tx, placement=where, donate=True)
     state = trainkit.TrainState.create(
         {"w": jnp.zeros(64)}, tx, model_state={"seen": jnp.zeros((), jnp.int32)}, rng=7
@@ -165,8 +166,6 @@ def train(options: argparse.Namespace) -> None:
 
 def several(options: argparse.Namespace) -> None:
     """Three steps and an evaluation in every placement, and what each ends with."""
-    from trainkit._core.run_files import CHECKPOINTS  # noqa: F401  (the package is there)
-
     found = {}
     for name in PLACEMENTS:
         options.placement = name
@@ -182,7 +181,6 @@ def several(options: argparse.Namespace) -> None:
 def grow(options: argparse.Namespace) -> None:
     """A run that grows once, a probe having chosen so."""
     import flax.linen as nn
-    import jax
     import numpy as np
     import optax
 
@@ -211,7 +209,7 @@ def grow(options: argparse.Namespace) -> None:
         [{name: leaf[at : at + 16] for name, leaf in data.items()} for at in (0, 16, 32)],
         steps=options.steps,
         probe=Probe(steps=2, batches=2, errors=0.0) if options.trouble == "probe" else None,
-        placement=placement_of(options.placement),
+        placement=placement_of(options.placement, options.devices),
         eval_every=4,
         checkpoint_every=4,
         log_every=2,
@@ -227,7 +225,6 @@ def grow(options: argparse.Namespace) -> None:
             options.folder, state=digests, events=events, flops=result.ledger.total,
             evaluation=dict(result.evaluation),
         )  # fmt: skip
-    del jax
 
 
 def write_end(folder: Path, **content: Any) -> None:
@@ -243,6 +240,7 @@ def child(arguments: Sequence[str]) -> None:
     parser.add_argument("--placement", default="jit")
     parser.add_argument("--trouble", default="")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--devices", type=int)
     parser.add_argument("--at", type=int, default=1, help="the process that the trouble is in")
     options = parser.parse_args(arguments)
 
@@ -252,6 +250,7 @@ def child(arguments: Sequence[str]) -> None:
 
     trainkit.distributed.initialize()
     options.first, options.here = jax.process_index() == 0, jax.process_index() == options.at
+    options.folder.mkdir(parents=True, exist_ok=True)
     {"train": train, "several": several, "grow": grow}[options.what](options)
 
 

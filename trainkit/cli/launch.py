@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -62,6 +62,9 @@ def main(arguments: Sequence[str]) -> int:
         parser.error("there must be at least one process, with at least one device each")
     if not command:
         parser.error("there is no command: write it after --, such as -- trainkit train mnist")
+    if shutil.which(command[0]) is None:
+        print(f"There is no program {command[0]} to be run.", file=sys.stderr)
+        return 127
     address = f"localhost:{options.port or _free_port()}"
     return _Processes(command, options.processes, options.devices_per_process, address).run()
 
@@ -77,6 +80,14 @@ def _free_port() -> int:
     with socket.socket() as one:
         one.bind(("localhost", 0))
         return one.getsockname()[1]
+
+
+# Becomes the command, to which the system sends SIGTERM (15) when the launcher is gone:
+# PR_SET_PDEATHSIG (1) of <sys/prctl.h>. Between fork and exec, in a process that has threads, no
+# Python may run.
+_END_WITH_PARENT = (
+    "import ctypes, os, sys\nctypes.CDLL(None).prctl(1, 15)\nos.execvp(sys.argv[1], sys.argv[1:])"
+)
 
 
 class _Processes:
@@ -98,11 +109,7 @@ class _Processes:
         printers: list[threading.Thread] = []
         try:
             for index in range(self._count):
-                try:
-                    self._all.append(self._start(index))
-                except OSError as error:
-                    print(f"{self._command[0]} cannot be run: {error.strerror}", file=sys.stderr)
-                    return 127
+                self._all.append(self._start(index))
             for index, process in enumerate(self._all):
                 assert process.stdout is not None
                 thread = threading.Thread(target=self._print, args=(index, process.stdout))
@@ -129,20 +136,21 @@ class _Processes:
             "PYTHONUNBUFFERED": "1",
             LAUNCHED: str(self._count),
         }
+        ending = [sys.executable, "-ISc", _END_WITH_PARENT] if sys.platform == "linux" else []
         return subprocess.Popen(
-            self._command,
+            [*ending, *self._command],
             env=os.environ | own,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             # A terminal's Ctrl-C reaches them through this process, once.
             process_group=0,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
 
     def _print(self, index: int, lines: IO[bytes]) -> None:
-        for line in lines:
-            self._say(f"[{index}] {line.decode(errors='replace').rstrip()}")
+        with lines:
+            for line in lines:
+                self._say(f"[{index}] {line.decode(errors='replace').rstrip()}")
 
     def _say(self, text: str) -> None:
         with self._lock:
@@ -200,9 +208,3 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _end_with_parent() -> None:
-    """Has the system send SIGTERM to this process when the one that started it is gone."""
-    set_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
-    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
