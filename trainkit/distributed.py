@@ -46,8 +46,10 @@ def initialize(
       process: the number of this one, from 0.
 
     Raises:
-      RuntimeError: JAX has been used before, or is joined already.
+      RuntimeError: JAX has been used before.
     """
+    if jax.distributed.is_initialized():
+        return
     address, of, number = _VARIABLES
     coordinator = coordinator or os.environ.get(address)
     processes, process = _number(processes, of), _number(process, number)
