@@ -56,7 +56,7 @@ def read_step(folder: Path, step: int, like: PyTree) -> tuple[PyTree, dict[str, 
     _check_same(folder, step, wanted, info["_leaves"])
 
     shapes = {name: placed_shape(leaf) for name, leaf in wanted.items()}
-    # What several processes cut otherwise than it was saved is read whole, or it would go unchecked.
+    # What several processes cut otherwise than it was saved is read whole, or would go unchecked.
     cut = {n: x for n, x in shapes.items() if not can_be_checked(x, digests.get(n, {}))}
     shapes |= {name: np.empty(shape.shape, shape.dtype) for name, shape in cut.items()}
 
