@@ -365,6 +365,7 @@ def goes_on(first: str, then: str, placement: str = "fsdp") -> Callable[[Path], 
     how = {"one": one, "two": two}
 
     def trial(folder: Path) -> str:
+        one("train", folder / "whole", "--placement", placement, "--steps", "11")
         expected = one("train", folder / "whole", "--placement", placement)
         how[first]("train", folder / "run", "--placement", placement, "--steps", "11")
         found = how[then]("train", folder / "run", "--placement", placement)

@@ -110,7 +110,7 @@ def _joined(x: Any, sharding: Sharding, axis: int) -> jax.Array:
         by_process = PartitionSpec(*[None] * axis, "process")
         return _whole(_joined(x, NamedSharding(_by_process(), by_process), axis), sharding)
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: Any) -> np.ndarray:
         start, stop, _ = index[axis].indices(shape[axis])
         return host[(*index[:axis], slice(start - first, stop - first), *index[axis + 1 :])]
 
@@ -119,6 +119,7 @@ def _joined(x: Any, sharding: Sharding, axis: int) -> jax.Array:
 
 def _has_only(sharding: Sharding, shape: tuple[int, ...], axis: int, own: int) -> bool:
     """Whether every device gets examples of its own process only, as each process can tell."""
+    device: Any
     for device, index in sharding.devices_indices_map(shape).items():
         start, stop, _ = index[axis].indices(shape[axis])
         first = own * device.process_index
