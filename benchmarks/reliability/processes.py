@@ -213,6 +213,7 @@ def grow(options: argparse.Namespace) -> None:
         eval_every=4,
         checkpoint_every=4,
         log_every=2,
+        hooks=[disturb(options.trouble, options.here)] if options.trouble == "term" else [],
         out=options.folder / "run",
         report=False,
     )
@@ -374,11 +375,13 @@ def goes_on(first: str, then: str, placement: str = "fsdp") -> Callable[[Path], 
     return guarded(trial)
 
 
-def stopped(trouble: str, signal_to: str, status: int, *words: str) -> Callable[[Path], str]:
+def stopped(
+    trouble: str, signal_to: str, status: int, *words: str, what: str = "train"
+) -> Callable[[Path], str]:
     """A run in which something ends one process; then both are to end, and to go on exactly."""
 
     def trial(folder: Path) -> str:
-        process = launch(program("train", folder / "run", "--trouble", trouble))
+        process = launch(program(what, folder / "run", "--trouble", trouble))
         lines = []
         if signal_to == "launcher":
             assert process.stdout is not None
@@ -388,8 +391,8 @@ def stopped(trouble: str, signal_to: str, status: int, *words: str) -> Callable[
                     process.send_signal(signal.SIGTERM)
                     break
         finish(process, status, *words)
-        found = two("train", folder / "run")
-        return compared(found, one("train", folder / "one"))
+        found = two(what, folder / "run")
+        return compared(found, one(what, folder / "one"))
 
     return guarded(trial)
 
@@ -476,6 +479,7 @@ SCENARIOS: dict[str, Callable[[Path], str]] = {
     "explicit mesh": same_as_one("train", "explicit"),
     "progressive": same_as_one("grow", "jit"),
     "progressive, fsdp, probe": same_as_one("grow", "fsdp", "--trouble", "probe"),
+    "progressive, SIGTERM": stopped("term", "one", 143, "interrupted by SIGTERM", what="grow"),
     "two go on": goes_on("two", "two"),
     "one goes on from two": goes_on("two", "one"),
     "two go on from one": goes_on("one", "two"),

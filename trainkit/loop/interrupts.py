@@ -76,16 +76,16 @@ class Interrupts:
         """The signal by which the run is to end."""
         return self.received if self._alone else self._wish
 
-    def agree(self, seconds: float, *, now: bool = False) -> float:
+    def agree(self, seconds: float) -> float:
         """The time that the run has taken, the same in every process; settles what `wish` is.
 
         They ask each other several times a second, after a number of steps on which they agree
-        too; `now`, in all of them, is at this step, whatever that number is.
+        too.
         """
         if self._alone:
             return seconds
         self._left -= 1
-        if self._left > 0 and not now:
+        if self._left > 0:
             return self._seconds
         took = time.perf_counter() - self._asked
         pace = int(self._every * ASK_EVERY / max(took, 1e-3))
@@ -109,6 +109,10 @@ class Interrupts:
             yield
         finally:
             self._awaited = False
+
+    def ask_again(self) -> None:
+        """Has them ask at the next step: steps take another time from now on, in all processes."""
+        self._every = self._left = 1
 
     def pass_on(self) -> None:
         """Gives what was received, other than Ctrl-C, to whoever handled it before."""

@@ -232,10 +232,10 @@ class Session:
     def apply(self, change: Change) -> None:
         self.evaluate = change.evaluate or self.evaluate
         position = self.in_use.stream.position
-        if change.data is not None:
-            self.data = change.data
+        self.data = self.data if change.data is None else change.data
         if change.step is not None:
             self.step = change.step
+            self.interrupts.ask_again()
         if change.state is not None:
             self.state = change.state
         if change.step is not None or change.data is not None:
