@@ -32,7 +32,7 @@ MAY_KNOW = {
     "data": "_core",
     "report": "_core",
     "loop.saved": "_core",
-    "loop": "_core step data cost report loop.saved",
+    "loop": "_core step transforms.wrappers data cost report loop.saved",
     "growth.errors": "",
     "growth.operators": "_core",
     "growth.ir": "_core growth.errors",
