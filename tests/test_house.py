@@ -64,7 +64,7 @@ MAY_KNOW = {
     "laws.schedules": "_core laws laws.oracles",
     "laws": "_core laws.optional laws.problems laws.reproducers laws.oracles laws.subject "
     "laws.families laws.schedules",
-    "cli": "_core data laws laws.oracles",
+    "cli": "_core data loop loop.saved loop.transfer laws laws.oracles",
 }
 CROWDED = 15  # modules in one folder
 

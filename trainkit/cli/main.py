@@ -14,6 +14,7 @@ from trainkit._core.versions import VERSION
 COMMANDS = {
     "train": ("trainkit.cli.train", "train EXPERIMENT", "train something and report about it"),
     "devices": ("trainkit.cli.devices", "devices", "show what there is to train on"),
+    "checkpoints": ("trainkit.cli.checkpoints", "checkpoints DIR", "look into a run's checkpoints"),
     "laws": ("trainkit.cli.laws", "laws RULE", "check an update rule or a schedule"),
 }
 

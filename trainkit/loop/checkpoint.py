@@ -16,6 +16,7 @@ import math
 import os
 import shutil
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -184,6 +185,7 @@ class Checkpointer:
         record = {
             **(info or {}),
             "_step": step,
+            "_time": time.time(),
             "_processes": jax.process_count(),
             "_versions": versions(),
             "_leaves": {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in arrays.items()},

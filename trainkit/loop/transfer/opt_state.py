@@ -35,6 +35,10 @@ def slots(
     A node goes on from that at the same place, where it has the same fields; else from the node
     with these fields, in order, where there are as many of them on both sides.
     """
+    states = [way for name, way in theirs.items() if in_optimizer(name)]
+    if not any(kind == FIELD for way in states for kind, _ in way[1:]):
+        # A state without classes, as one that came from a file: names are all that it has.
+        return {name: name for name in ours if in_optimizer(name) and name in theirs}
     here, there = nodes(ours), nodes(theirs, moved)
     pairs = [(node, there[at]) for at, node in here.items() if _alike(node, there.get(at))]
     taken = {node.at for node, _ in pairs}
