@@ -12,12 +12,12 @@ import numpy as np
 
 from tests.growth import test_linen_layers, test_memory, test_planning, zoo
 from tests.growth.analysis import test_padding, test_row_means
-from tests.growth.depth import test_published_depth
-from tests.growth.golden.cases import Case, Table, variants
+from tests.growth.golden.cases import Case, Table, of_model
 from tests.growth.ir import test_custom_gradients, test_lookups
 from tests.growth.maps import test_params, test_rms
 from tests.growth.plan import test_experts, test_groups, test_validation
 from tests.growth.views import test_mup, test_prune
+from tests.growth.zoo.building import as_dtype
 from trainkit import growth
 
 X = jax.ShapeDtypeStruct((5, 3), jnp.float32)
@@ -42,7 +42,7 @@ def layer(name: str) -> dict[str, Case]:
 
 def wider(name: str, **sizes: int) -> Case:
     """A model of the registry at sizes that are not in it."""
-    return variants(dataclasses.replace(zoo.REGISTRY[name], grown={"more": sizes}))["more"]
+    return of_model(dataclasses.replace(zoo.REGISTRY[name], grown={"more": sizes}))["more"]
 
 
 def appended() -> dict[str, Case]:
@@ -151,8 +151,9 @@ def transformers() -> dict[str, Case]:
 
 
 def twenty_layers() -> growth.Plan:
-    fn, shapes, _, x, _ = test_published_depth.CASES["attention"]
-    return growth.plan(fn, fn, shapes(20, 3), shapes(20, 5), x)
+    model = zoo.REGISTRY["products of three arrays"]
+    (fn, small), (_, big) = (model.at(depth=20, e=e) for e in (3, 5))
+    return growth.plan(fn, fn, *as_dtype([small, big], np.float64), *model.inputs)
 
 
 NO_MULTIPLE = {

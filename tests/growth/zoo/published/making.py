@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.growth.zoo import registry
-from tests.growth.zoo.building import SEQUENCE
+from tests.growth.zoo.building import SEQUENCE, functions, standard
 
 gelu, silu, softmax, relu = jax.nn.gelu, jax.nn.silu, jax.nn.softmax, jax.nn.relu
 sigmoid, softplus = jax.nn.sigmoid, jax.nn.softplus
@@ -41,19 +41,7 @@ def model(family, name, shapes, base, axes, inputs=SEQUENCE, refused=()):
     """Adds `fn(params, sizes, *inputs)`; promotion of dtypes is JAX's own default."""
 
     def decorate(fn):
-        def build(**sizes):
-            tree = jax.tree.map(
-                lambda s: jax.ShapeDtypeStruct(tuple(s), jnp.float32),
-                shapes(**sizes),
-                is_leaf=lambda s: isinstance(s, tuple),
-            )
-
-            def run(params, *args):
-                with jax.numpy_dtype_promotion("standard"):
-                    return fn(params, sizes, *args)
-
-            return run, tree
-
+        build = functions(standard(fn), shapes)
         keep(family, name, build, base, axes, inputs, refused, front_end="functions")
         return fn
 
