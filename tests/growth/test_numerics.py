@@ -28,6 +28,7 @@ ALWAYS = {
     ("one relu layer", "deeper, identity"),
     ("convolution layers", "deeper, identity"),
     ("coupling layers", "wider too, identity"),
+    ("experts in a list", "experts too, identity"),
     ("named blocks", "wider too, identity"),
 }
 EXACT = [
