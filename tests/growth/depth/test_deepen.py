@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.growth import checking
+from tests.growth import checking, zoo
 from trainkit import growth
 from trainkit.growth.depth.alignment import align, order
 from trainkit.growth.errors import Conflict
@@ -75,6 +75,31 @@ def test_copies(how, layers):
     assert result.jump > 1e-3
     kept = [i for i in range(4) if not result.way.origin[f"blocks/{i}/up"].new]
     assert [layers[i] for i in kept] == [0, 1]
+
+
+def layers_apart(model, case):
+    """Whether each layer has leaves of its own, and nothing but their number changes."""
+    (_, before), (_, after) = model.at(), model.big(case)
+    apart = jax.tree.structure(before) != jax.tree.structure(after)
+    return apart and model.grown[model.cases[case].variant].keys() == {"depth"}
+
+
+@pytest.mark.parametrize("how", ["stack", "interpose"])
+def test_every_copy_is_that_of_its_origin(how):
+    cases = [
+        (name, f"deeper, {how}")
+        for name, model in zoo.models(family="perceptron", front_end="functions", how=how).items()
+        if "deeper" in model.grown and f"deeper, {how}" not in model.refused
+    ]
+    cases = [(name, case) for name, case in cases if layers_apart(zoo.REGISTRY[name], case)]
+    assert len(cases) > 5
+    for name, case in cases:
+        before = checking.small(name, "float64")
+        way = before.plan(case).realise(how="even")
+        old, new = (checking.names(p) for p in (before.params, way.params(before.params)))
+        assert way.new, name
+        for path in way.new:
+            np.testing.assert_array_equal(new[path], old[way.origin[path].leaf], name)
 
 
 def test_order_of_every_size():

@@ -6,5 +6,5 @@ from tests.growth.golden.parts import PARTS
 MODELS = ("zoo", "unforeseen", "odd", "mixtures", "published", "deeper")  # in the registry
 TABLES: dict[str, Table] = {
     **{table: of_models(table) for table in MODELS},
-    "parts": PARTS,
+    "parts": {**of_models("parts"), **PARTS},
 }

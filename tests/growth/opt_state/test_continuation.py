@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.growth import zoo
+from tests.growth import checking, zoo
 from trainkit import growth
 from trainkit.growth.errors import GrowthError
 
@@ -26,9 +26,10 @@ transformer, (TOKENS,) = MODEL.at()[0], MODEL.inputs
 
 
 def weights(**sizes):
-    """Scales of norms near 1."""
-    near_1 = lambda w: 1 + 0.2 * w if w.ndim == 1 else w
-    return jax.tree.map(near_1, MODEL.params(**sizes))
+    """Scales of norms near 1, matrices so large that all of it trains."""
+    rng = np.random.default_rng(0)
+    draw = lambda s: 1 + 0.2 * s if s.ndim == 1 else 0.4 * s
+    return jax.tree.map(lambda s: jnp.asarray(draw(rng.normal(size=s.shape))), MODEL.at(**sizes)[1])
 
 
 def loss(params, step):
@@ -131,19 +132,12 @@ def test_new_layers_rest():
     np.testing.assert_allclose(small[2], follow[2], rtol=0, atol=1e-12)
 
 
-def mlp(params, x):
-    return jax.nn.gelu(x @ params["in"] + params["b"]) @ params["out"]
-
-
 @pytest.mark.parametrize("how", ["even", "noise", "zero_out"])
 def test_every_operator_is_followed(how):
     """Noise, and new random units, stay where they are: the rest is the small model."""
-    draw = np.random.default_rng(0).normal
-    sizes = lambda n: {"in": (3, n), "b": (n,), "out": (n, 2)}
-    params = {name: jnp.asarray(draw(size=shape)) for name, shape in sizes(4).items()}
-    spec = lambda n: {k: jax.ShapeDtypeStruct(s, jnp.float64) for k, s in sizes(n).items()}
-    x, y = jnp.asarray(draw(size=(6, 3))), jnp.asarray(draw(size=(6, 2)))
-    plan = growth.plan(mlp, mlp, spec(4), spec(8), x)
+    it = checking.small("one hidden layer", "float64")
+    plan, mlp, (x,) = it.plan("wider"), it.fn, it.inputs
+    params, y = it.params, jnp.sin(3 * x[:, :2])
     options = {"key": jax.random.key(1), "how": how}
     tx = optax.adamw(1e-2, weight_decay=0.1)
 

@@ -65,6 +65,7 @@ class Model:
       refused: case -> a word of the reason.
       how: a size -> the operators by which it may grow, for sizes that are numbers of layers, of
         groups, or of experts in the place of a layer. Other sizes grow as they are.
+      guessed: cases whose gradient factors are a best guess, as the plan says.
       trainable: which leaves of new layers may be 0.
       dtype: of all parameters and inputs whose plans are recorded; `None`: as it is built.
     """
@@ -79,6 +80,7 @@ class Model:
     inputs: tuple
     refused: Mapping[str, str]
     how: Mapping[str, Sequence[str]]
+    guessed: Sequence[str]
     trainable: Callable[[str], bool]
     dtype: Any
 
@@ -136,6 +138,7 @@ def add(
     front_end: str = "functions",
     refused: Mapping[str, str] | None = None,
     how: Mapping[str, Sequence[str]] | None = None,
+    guessed: Sequence[str] = (),
     trainable: Callable[[str], bool] = lambda path: True,
     dtype: Any = np.float64,
 ) -> None:
@@ -145,9 +148,11 @@ def add(
     assert front_end in FRONT_ENDS, f"{name!r}: there is no front end {front_end!r}"
     model = Model(
         name, table, family, front_end, build, base, grown, inputs, refused or {}, how or {},
+        guessed,
         trainable, dtype,
     )  # fmt: skip
     assert model.refused.keys() <= model.cases.keys(), f"{name!r} refuses a case that it has not"
+    assert set(guessed) <= set(model.exact), f"{name!r} guesses at a case that it has not"
     assert model.how.keys() <= model.axes, f"{name!r}: an operator for a size that does not grow"
     REGISTRY[name] = model
 

@@ -56,7 +56,7 @@ class Dense(nn.Module):
         dense = functools.partial(nn.Dense, param_dtype=x.dtype)
         norm = functools.partial(nn.LayerNorm, param_dtype=x.dtype)
         x = dense(4)(x)
-        x = x + mixtures.FeedForward(4, 5, x.dtype, name="mlp")(norm()(x))
+        x = x + mixtures.Expert(4, 5, x.dtype, name="mlp")(norm()(x))
         return dense(2)(norm()(x))
 
 
@@ -93,5 +93,5 @@ for _name, _groups, _grown in (("one group", 1, (2, 4)), ("two groups", 2, (4,))
     add(
         "attention", f"queries of {_name}", one(grouped_queries, grouped_shapes),
         {"groups": _groups}, {f"{n} groups": {"groups": n} for n in _grown}, draw(1, 2, 4, 6),
-        hows=("groups",), of="groups",
+        hows=("groups",), of="groups", guessed=[f"{n} groups, groups" for n in _grown],
     )  # fmt: skip
