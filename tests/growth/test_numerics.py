@@ -32,6 +32,7 @@ ALWAYS = {
     ("linen, standardize", "(7,)"),
     ("lookup, rows", "(9, 4)"),
     ("lookup, equinox", "(7, 6)"),
+    ("scanned", "odd width"),
     ("row means, fast", "11"),
     ("row means, library", "6"),
     ("coupling layers", "wider too, identity"),

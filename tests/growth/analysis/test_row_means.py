@@ -6,9 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.growth import zoo
 from tests.growth.checking import predicted, small
-from tests.growth.zoo.building import as_dtype
 from trainkit import growth
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -72,23 +70,6 @@ def test_follows_step_for_step():
         wanted = run(tx, before, params, tx.init(params))
         follow = run(plan.realise(**options).exact(tx), after, big, state)
     np.testing.assert_allclose(follow, wanted, rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [n if n == "scanned" else pytest.param(n, marks=pytest.mark.slow)
-     for n in ("gpt", "gpt merged", "gpt scaled", "gpt shared", "vit", "encoder-decoder",
-               "scanned", "experts", "nnx", "gmlp")],
-)  # fmt: skip
-def test_published_models(name):
-    entry, wider = zoo.REGISTRY[name], {"d": 7} if name == "gmlp" else {"width": 11}
-    it = small(name, "float64")
-    big_fn, big = entry.at(**wider)
-    big = as_dtype(big, jnp.float64)
-    plan = growth.plan(it.fn, big_fn, it.params, big, *it.inputs)
-    grown = plan.grow(it.params, key=jax.random.key(1), like=big)
-    wanted, found = (jax.jit(fn)(p, *it.inputs) for fn, p in ((it.fn, it.params), (big_fn, grown)))
-    np.testing.assert_allclose(found, wanted, atol=1e-12 * float(jnp.abs(wanted).max()))
 
 
 @pytest.mark.parametrize("kind", ["after_norm", "bent", "scaled_branch"])

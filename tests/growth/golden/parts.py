@@ -6,7 +6,6 @@ what the test is about, and nothing else could grow them.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from tests.growth import test_memory, zoo
 from tests.growth.analysis import test_padding
-from tests.growth.golden.cases import Case, Table, of_model
+from tests.growth.golden.cases import Case, Table
 from tests.growth.ir import test_custom_gradients
 from tests.growth.plan import test_experts, test_groups, test_validation
 from tests.growth.zoo.building import as_dtype
@@ -24,11 +23,6 @@ from trainkit import growth
 
 def same(fn: Any, small: Any, big: Any, *inputs: Any, **options: Any) -> Case:
     return lambda: growth.plan(fn, fn, small, big, *inputs, **options)
-
-
-def wider(name: str, **sizes: int) -> Case:
-    """A model of the registry at sizes that are not in it."""
-    return of_model(dataclasses.replace(zoo.REGISTRY[name], grown={"more": sizes}))["more"]
 
 
 def appended() -> dict[str, Case]:
@@ -94,21 +88,12 @@ def twenty_layers() -> growth.Plan:
     return growth.plan(fn, fn, *as_dtype([small, big], np.float64), *model.inputs)
 
 
-NO_MULTIPLE = {
-    **{
-        name: wider(name, width=11)
-        for name in ("gpt", "gpt merged", "gpt scaled", "gpt shared", "gpt post-norm", "vit",
-                     "encoder-decoder", "scanned", "experts", "nnx")
-    },
-    "gmlp": wider("gmlp", d=7),
-}  # fmt: skip
 # What is refused before there is anything to plan.
 NO_PLAN = ("unknown operator", "append a string", "no plan", "no plan either", "nothing")
 PARTS: Table = {
     "operators": {name: same(*sides) for name, sides in test_padding.CASES.items()},
     "operators refused": {name: same(*sides[:4]) for name, sides in test_padding.REFUSALS.items()},
     "appended": appended(),
-    "width of no multiple": NO_MULTIPLE,
     "backward": {name: backward(name) for name in test_custom_gradients.BACKWARD},
     "given": {
         name: call for name, (call, _) in test_validation.PLAN.items() if name not in NO_PLAN

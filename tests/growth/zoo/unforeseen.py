@@ -689,7 +689,7 @@ add("perceptron", "adaptive norm", functions(adaptive_norm, adaptive_shapes), {"
     "c": 6}, {"d": {"d": 8}, "f": {"f": 8}, "c": {"c": 9}, "all": {"d": 8, "f": 10, "c": 12}},
     SEQUENCE)
 add("perceptron", "gmlp", functions(gmlp, gmlp_shapes), {"d": 4, "f": 6}, {"d": {"d": 8},
-    "f": {"f": 12}, "all": {"d": 8, "f": 12}}, SEQUENCE)
+    "odd d": {"d": 7}, "f": {"f": 12}, "all": {"d": 8, "f": 12}}, SEQUENCE, guessed=("odd d",))
 add("recurrent", "diagonal state space", functions(diagonal_state_space, diagonal_shapes),
     {"d": 4, "f": 6}, {"d": {"d": 8}, "f": {"f": 9}, "all": {"d": 8, "f": 12}}, SEQUENCE)
 add("recurrent", "mamba", functions(mamba, mamba_shapes), {"d": 4, "f": 6, "n": 3, "r": 2},
