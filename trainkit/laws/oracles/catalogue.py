@@ -75,8 +75,12 @@ def function(like: str) -> Any:
 
 
 def bind(name: str, hyperparams: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
-    """The arguments of `optax.<name>`, defaults filled in, and the required ones still missing."""
+    """The arguments of `optax.<name>`, defaults filled in, and the required ones still missing.
+
+    Where a default of Optax's chooses another rule than the paper's, the paper has its own.
+    """
     signature = inspect.signature(function(name))
+    own = {} if name.startswith(PREFIX) or name not in DEVIATIONS else DEVIATIONS[name].plain
     given = dict(hyperparams or {})
     wrong = sorted(set(given) - set(signature.parameters))
     if wrong:
@@ -85,7 +89,7 @@ def bind(name: str, hyperparams: Mapping[str, Any] | None) -> tuple[dict[str, An
             f"{', '.join(signature.parameters) or 'nothing'}"
         )
     bound = {
-        key: given.get(key, p.default)
+        key: given.get(key, own.get(key, p.default))
         for key, p in signature.parameters.items()
         if key in given or p.default is not inspect.Parameter.empty
     }

@@ -108,8 +108,9 @@ def joined(inner: Start) -> Start:
 
 
 def schedule_free(inner: Start, rate: Any, b1: float, power: float, ahead: int = 0) -> Start:
-    """Schedule-free (Defazio 2024): z takes the steps, x averages z, gradients are taken at y.
+    """Schedule-free (Defazio 2024, arXiv 2405.15682): z takes the steps, and x averages z.
 
+    Gradients are taken at y.
     y = (1 − β₁) z + β₁ x is what is trained, and x is read back from it. The weights of the average
     are the largest rate so far to the given power, counted `ahead` of the steps.
     """
