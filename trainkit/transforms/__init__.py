@@ -24,16 +24,13 @@ from trainkit.transforms.optimizers.adaptive import (
     adam,
     adamax,
     adamw,
-    amsgrad,
     lamb,
     lars,
     lion,
     nadam,
     nadamw,
     novograd,
-    radam,
     rmsprop,
-    yogi,
 )
 from trainkit.transforms.optimizers.curvature import (
     NewtonState,
@@ -58,6 +55,7 @@ from trainkit.transforms.optimizers.schedule_free import (
     schedule_free_params,
 )
 from trainkit.transforms.optimizers.soap import SoapState, soap
+from trainkit.transforms.optimizers.variants import amsgrad, radam, yogi
 from trainkit.transforms.penalties import (
     add_decayed_weights,
     decoupled_weight_decay,
