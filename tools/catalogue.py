@@ -126,6 +126,8 @@ OTHERS: dict[str, tuple[Any, list[str]]] = {
             "average_params",
             "averaged",
             "swap",
+            "cautious",
+            "lookahead",
             "stochastic_rounding",
             "stochastic_round",
             "quantise_moments",

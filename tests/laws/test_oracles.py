@@ -152,3 +152,34 @@ def test_a_plateau_below_zero_is_one(like, scales):
     """A loss of −0.95 is no better than −1, though it is lower than 0.9 times it."""
     h = {"factor": 0.5, "patience": 1, "rtol": 0.1}
     assert updates(like, h, [1.0, 1.0], value=[-1.0, -0.95]) == scales
+
+
+def run_paper(name, h, p0, gradients):
+    """The parameters along the way, moved as the reference says."""
+    p = np.array(p0)
+    step, found = oracle_for(name, h).start([p])([p]), []
+    for t, g in enumerate(gradients, 1):
+        (u,) = step([np.array(g)], [p], t)
+        p = p + u
+        found.append(p)
+    return found
+
+
+def test_a_cautious_step_goes_down_by_this_gradient():
+    """Steps −(−1, 2, 1, 0) by g = (−1, 1, −3, 0): two go down, and 4 / (2 + 1) as far as before."""
+    h = {"inner": optax.sgd(1.0, momentum=1.0)}
+    first, second = [0.0, 1.0, 4.0, 0.0], [-1.0, 1.0, -3.0, 0.0]
+    one, two = run_paper("cautious", h, np.zeros(4), [first, second])
+    np.testing.assert_allclose(one, [0.0, -4 / 3, -16 / 3, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(two - one, [4 / 3, -8 / 3, 0.0, 0.0], rtol=1e-6)
+
+
+def test_slow_weights_take_a_step_of_their_own():
+    """Two steps of −1 from 4: half way back is 3, and Nesterov's step .7 · 1.9 · 2."""
+    h = {"inner": optax.sgd(1.0), "sync_period": 2}
+    assert float(run_paper("lookahead", h, [4.0], [[1.0]] * 2)[1][0]) == 3.0
+    h["outer"] = optax.sgd(0.7, momentum=0.9, nesterov=True)
+    _, second, _, fourth = run_paper("lookahead", h, [4.0], [[1.0]] * 4)
+    assert float(second[0]) == pytest.approx(4 - 0.7 * 1.9 * 2)
+    # The trace is 2 and then .9 · 2 + 2.
+    assert float((fourth - second)[0]) == pytest.approx(-0.7 * (2 + 0.9 * 3.8))

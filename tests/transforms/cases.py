@@ -242,6 +242,18 @@ RULES = {
         lambda: tt.skip_nonfinite(tt.adam(0.01)),
         adam(0.01),
     ),
+    "cautious": (
+        lambda: tt.cautious(tt.sgd(0.1, 0.9)),
+        r.wrappers.cautious(r.chain(r.trace(0.9), descent(0.1)), 1.0),
+    ),
+    "lookahead": (
+        lambda: tt.lookahead(tt.adam(0.01), 6, 0.3),
+        r.wrappers.lookahead(ADAM, r.wrappers.toward(0.3), 6),
+    ),
+    "lookahead, DiLoCo's outer step": (
+        lambda: tt.lookahead(tt.adam(0.01), 6, outer=tt.nesterov(0.7, 0.9)),
+        r.wrappers.lookahead(ADAM, r.chain(r.trace(0.9, nesterov=True), descent(0.7)), 6),
+    ),
     "averaged": (
         lambda: tt.average_params(tt.adam(0.01)),
         adam(0.01),

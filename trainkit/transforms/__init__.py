@@ -78,7 +78,9 @@ from trainkit.transforms.state.named import get, named, set
 from trainkit.transforms.state.unfreezing import gradual_unfreezing, unfreeze_at
 from trainkit.transforms.wrappers.accumulate import AccumulateState, accumulate, has_updated
 from trainkit.transforms.wrappers.average import AverageState, average_params, averaged, swap
+from trainkit.transforms.wrappers.cautious import cautious
 from trainkit.transforms.wrappers.guard import GuardState, check_guard, skip_nonfinite
+from trainkit.transforms.wrappers.lookahead import SlowWeightsState, lookahead
 from trainkit.transforms.wrappers.quantise import (
     Quantised,
     QuantiseState,
@@ -108,6 +110,7 @@ __all__ = [
     "Quantised",
     "RoundingState",
     "Rule",
+    "SlowWeightsState",
     "SoapState",
     "accumulate",
     "adabelief",
@@ -125,6 +128,7 @@ __all__ = [
     "assign",
     "average_params",
     "averaged",
+    "cautious",
     "centralize",
     "chain",
     "check_guard",
@@ -159,6 +163,7 @@ __all__ = [
     "lbfgs",
     "linearised",
     "lion",
+    "lookahead",
     "momentum",
     "muon",
     "nadam",
