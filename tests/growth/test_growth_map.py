@@ -34,11 +34,11 @@ def planned(hidden=8, layers=1, **options):
     ("plan", "how", "proof"),
     [
         (planned, "uneven", "proved"),
-        (planned, "rms", "told"),
+        (planned, "rms", "assumed"),
         (lambda: planned(4, 3), "even", "reduced"),
         (lambda: planned(8, 3), "zero_out", "reduced"),
-        (lambda: planned(4, 2, how="stack"), "even", "told"),
-        (lambda: growth.Plan.of_groups({"k": jnp.ones(2)}, {"k": jnp.ones(4)}), "even", "told"),
+        (lambda: planned(4, 2, how="stack"), "even", "assumed"),
+        (lambda: growth.Plan.of_groups({"k": jnp.ones(2)}, {"k": jnp.ones(4)}), "even", "assumed"),
     ],
 )
 def test_it_says_what_is_known_of_the_function(plan, how, proof):

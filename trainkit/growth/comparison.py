@@ -17,7 +17,7 @@ from trainkit.growth.opt_state.arguments import opt_state_of
 from trainkit.growth.opt_state.slots import Slots
 from trainkit.growth.plan.validation import check_params, check_tx
 from trainkit.growth.train_state import check_small, grow_state, state_grower
-from trainkit.growth.views.certify import Side
+from trainkit.growth.views.certify import TrainedModel
 from trainkit.packed import unpack_all
 from trainkit.step.state import TrainState
 
@@ -28,8 +28,8 @@ class Comparison(NamedTuple):
     """What `certify` takes: the map of the parameters, both sides, and the inputs."""
 
     growth: MapData
-    before: Side
-    after: Side
+    before: TrainedModel
+    after: TrainedModel
     inputs: tuple[Any, ...]
 
 
@@ -53,7 +53,7 @@ def of_states(
     after = _big(growth, big, inputs, state, tx, like)
     run = state_grower(growth, before, after, inputs, tx=tx, slots=slots)
     grown = jax.jit(run)(state)
-    sides = Side(before.fn, state), Side(after.fn, grown)
+    sides = TrainedModel(before.fn, state), TrainedModel(after.fn, grown)
     return Comparison(growth.under("params"), *sides, inputs)
 
 
@@ -98,5 +98,5 @@ def of_params(
     sides = []
     for fn, tree, state in ((small_fn, params, opt_state), (big_fn, grown, moments)):
         found = functions(fn, inputs, tree, {})
-        sides.append(Side(found.fn, TrainState.create(tree, tx).replace(opt_state=state)))
+        sides.append(TrainedModel(found.fn, TrainState.create(tree, tx).replace(opt_state=state)))
     return Comparison(growth, sides[0], sides[1], inputs)

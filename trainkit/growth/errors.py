@@ -59,7 +59,7 @@ class Conflict:
         )
 
 
-def settled(result: T | Conflict) -> T:
+def unwrap(result: T | Conflict) -> T:
     """A result; raises the `GrowthError` of a conflict."""
     if isinstance(result, Conflict):
         raise result.error()

@@ -35,9 +35,9 @@ class GrowthMap(MapData):
     ...     return jax.nn.gelu(x @ p["in"]) @ p["out"]
     >>> draw = lambda n: {"in": jnp.ones((3, n)), "out": jnp.ones((n, 2))}
     >>> small, x, tx = draw(4), jnp.ones((5, 3)), optax.adamw(1e-3)
-    >>> way = growth.plan(net, net, small, draw(8), x).realise(jax.random.key(0))
-    >>> big, state = way.params(small), way.opt_state(tx, tx.init(small), small)
-    >>> way.proof, bool(jnp.allclose(net(big, x), net(small, x)))
+    >>> growth_map = growth.plan(net, net, small, draw(8), x).realise(jax.random.key(0))
+    >>> big, state = growth_map.params(small), growth_map.opt_state(tx, tx.init(small), small)
+    >>> growth_map.proof, bool(jnp.allclose(net(big, x), net(small, x)))
     ('proved', True)
     """
 
@@ -180,8 +180,8 @@ class GrowthMap(MapData):
         >>> x, tx = jnp.linspace(-1.0, 1.0, 8).reshape(4, 2), optax.sgd(1e-2)
         >>> net = lambda n: nn.Sequential([nn.Dense(n), nn.relu, nn.Dense(2)])
         >>> state = TrainState.create(net(4).init(jax.random.key(0), x)["params"], tx)
-        >>> grown, way = growth.grow(state, net(4), net(8), x, tx=tx, with_map=True)
-        >>> certificate = way.certificate(net(4), net(8), state, x, tx=tx)
+        >>> grown, growth_map = growth.grow(state, net(4), net(8), x, tx=tx, with_map=True)
+        >>> certificate = growth_map.certificate(net(4), net(8), state, x, tx=tx)
         >>> certificate.forward_error["float32"] < 1e-6, certificate.parameters
         (True, (22, 42))
         """

@@ -102,7 +102,7 @@ def find_map(
         trainable=lambda name: name.startswith(_PARAMS),
     )
     if how.width == "perturb":
-        return dataclasses.replace(realise(found, key, "uneven"), how="perturb", proof="told")
+        return dataclasses.replace(realise(found, key, "uneven"), how="perturb", proof="assumed")
     width: Any = how.width
     return realise(found, key, width)
 

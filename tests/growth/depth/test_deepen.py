@@ -1,4 +1,4 @@
-"""Deeper models: which layers are which, and that identity insertion keeps the function."""
+"""DepthCandidate models: which layers are which, and that identity insertion keeps the function."""
 
 import itertools
 from typing import Any, NamedTuple

@@ -245,10 +245,10 @@ def test_every_refusal_is_reached():
         for fn in READERS.values():
             claimed(chosen(fn))
         for strategy in (*(CASES[key] for key in DRAWN), *REFUSED.values()):
-            settled = settings(
+            unwrap = settings(
                 max_examples=40, derandomize=True, database=None, deadline=None,
                 suppress_health_check=[HealthCheck.too_slow],
             )  # fmt: skip
-            settled(given(strategy)(reach))()
+            unwrap(given(strategy)(reach))()
     missed = set(lines().values()) - seen
     assert not missed

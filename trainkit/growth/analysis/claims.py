@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from trainkit.growth.analysis.conflicts import guarded
+from trainkit.growth.analysis.conflicts import catch_refusal
 from trainkit.growth.analysis.joint_program import Analysis, EquationPair, JointProgram
 from trainkit.growth.analysis.layout_search import asked_layouts
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis
 from trainkit.growth.axes.layouts import Layouts
-from trainkit.growth.axes.reading import grown_leaves
-from trainkit.growth.errors import settled
+from trainkit.growth.axes.queries import grown_leaves
+from trainkit.growth.errors import unwrap
 from trainkit.growth.ir.program import Program
 
 
@@ -57,9 +57,9 @@ def claims(
       GrowthError: a rule refuses.
     """
     values = list(inputs)
-    joint = JointProgram(analysis, values, *settled(analysis.walk(*programs, values)))
-    asked = settled(asked_layouts(analysis, analysis.forced))
-    leaves = {x.uid: x for v in joint.everything() for a in v.axes for x in grown_leaves(a)}
+    joint = JointProgram(analysis, values, *unwrap(analysis.join(*programs, values)))
+    asked = unwrap(asked_layouts(analysis, analysis.forced))
+    leaves = {x.uid: x for v in joint.all_values() for a in v.axes for x in grown_leaves(a)}
     names = {uid: layout(leaf) for uid, leaf in leaves.items()}
     scales = ScalePropagation(joint, Layouts({**names, **asked}))
 
@@ -69,5 +69,5 @@ def claims(
         for v in joint.outs:
             scales.read(v)
 
-    settled(guarded("scales", run))
+    unwrap(catch_refusal("scales", run))
     return Claims(scales, joint.pairs, joint.outs, leaves)

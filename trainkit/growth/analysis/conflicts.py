@@ -1,7 +1,7 @@
 """Conflicts of the two programs: which axes and parameters they are about, and where they arose.
 
 The rule of an equation refuses by raising `Refused`, which keeps rules simple. It is caught at the
-border of that equation, by `guarded`, and is a value from there on.
+border of that equation, by `catch_refusal`, and is a value from there on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 from trainkit.growth.axes.axis import Axis, find, show
-from trainkit.growth.axes.reading import grown_leaves, leaves
+from trainkit.growth.axes.queries import grown_leaves, leaves
 from trainkit.growth.errors import Conflict, Kind
 from trainkit.growth.ir.program import Equation
 from trainkit.growth.ir.source_lines import describe, where
@@ -31,7 +31,9 @@ class Refused(Exception):
         self.conflict = conflict
 
 
-def guarded(kind: Kind, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Conflict:
+def catch_refusal(
+    kind: Kind, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T | Conflict:
     """What a reader of one equation returns, or the conflict that it raises, of this kind."""
     try:
         return fn(*args, **kwargs)

@@ -14,7 +14,7 @@ from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import find
 from trainkit.growth.axes.layouts import Layouts
 from trainkit.growth.axes.linear import ZERO, Expr, constant
-from trainkit.growth.axes.reading import labels, source_map
+from trainkit.growth.axes.queries import labels, source_map
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.constants import Const
 

@@ -16,7 +16,7 @@ from trainkit.growth.analysis.shares import Key, Roles, Shares, choose_shares, r
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import Expr
-from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.axes.solvers import nearest
 from trainkit.growth.axes.structures import structure_of
 from trainkit.growth.errors import Conflict

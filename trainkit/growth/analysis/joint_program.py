@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from trainkit.growth.analysis.conflicts import Refused, conflict_between, guarded
+from trainkit.growth.analysis.conflicts import Refused, catch_refusal, conflict_between
 from trainkit.growth.analysis.values import SharedValues, Value
 from trainkit.growth.axes.axis import Axis, find, show
 from trainkit.growth.axes.unification import unify
@@ -123,7 +123,7 @@ class Rule(NamedTuple):
 
 
 class Analysis:
-    """What the rules know of the joint program while it is walked.
+    """What the rules know of the joint program while it is joined.
 
     Attributes:
       rules, unknown: the rule of each primitive, and that of all others.
@@ -175,7 +175,7 @@ class Analysis:
     def constant(self, small: Const, big: Const) -> Value:
         return Value(small.shape, big.shape, small.dtype, None, (small, big))
 
-    def walk(
+    def join(
         self, small: Program, big: Program, args: list[Value]
     ) -> tuple[list[EquationPair], list[Value]] | Conflict:
         """Pairs the equations of two flat programs one by one, and unifies their axes.
@@ -203,7 +203,9 @@ class Analysis:
                 return _difference(i, s, b, f"operand {ins} comes from elsewhere")
             pair = EquationPair(self, s, b, ins)
             self.count += 1
-            if isinstance(wrong := guarded("axes", self.rule(s.name, ins).axes, pair), Conflict):
+            if isinstance(
+                wrong := catch_refusal("axes", self.rule(s.name, ins).axes, pair), Conflict
+            ):
                 return wrong
             assert len(pair.outs) == len(s.outs), f"rule of {s.name} made too few results"
             pairs.append(pair)
@@ -235,10 +237,10 @@ class Analysis:
         first, second = (
             self.folder.flatten(jaxpr, k) for jaxpr, k in zip((small, big), known, strict=True)
         )
-        walked = self.walk(first, second, args)
-        if isinstance(walked, Conflict):
-            raise Refused(walked)
-        return Body(args, *walked)
+        joined = self.join(first, second, args)
+        if isinstance(joined, Conflict):
+            raise Refused(joined)
+        return Body(args, *joined)
 
 
 def _difference(i: int, s: Equation | None, b: Equation | None, why: str) -> Conflict:
@@ -277,7 +279,7 @@ class JointProgram(NamedTuple):
         program = Body(self.values, self.pairs, self.outs)
         return run(program, inputs, lattice, bodies=lambda pair: pair.bodies)
 
-    def everything(self) -> list[Value]:
+    def all_values(self) -> list[Value]:
         """Every value, those of bodies too; some more than once."""
         every = [*self.values, *self.outs]
         for pair in all_pairs(self.pairs):

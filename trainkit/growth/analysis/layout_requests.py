@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from trainkit.growth.analysis.joint_program import Analysis, JointProgram, all_pairs
 from trainkit.growth.axes.axis import find
-from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.primitives import summed
 
 
-def open_results(joint: JointProgram, names: Sequence[str]) -> Conflict | None:
+def request_result_layouts(joint: JointProgram, names: Sequence[str]) -> Conflict | None:
     """Asks for the layout of results that grow: new entries behind the old ones.
 
     Returns:
@@ -51,7 +51,9 @@ def visible(joint: JointProgram) -> set[int]:
     return {find(a).uid for out in joint.outs for a in out.axes if not find(a).fixed}
 
 
-def append_units(analysis: Analysis, wanted: Sequence[tuple[str, int]]) -> Conflict | None:
+def request_appended_units(
+    analysis: Analysis, wanted: Sequence[tuple[str, int]]
+) -> Conflict | None:
     """Asks for new units at the end of axes of parameters.
 
     Args:

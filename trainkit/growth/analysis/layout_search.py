@@ -15,7 +15,7 @@ from trainkit.growth.analysis.joint_program import (
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import LAYOUTS, Layouts
-from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.primitives import traits
 
@@ -29,7 +29,7 @@ def choose_layouts(joint: JointProgram) -> Layouts | Conflict:
     Copies of a unit are put side by side, unless an equation asks for something else or a constant
     says that they belong elsewhere.
     """
-    names = {leaf.uid: "repeat" for v in joint.everything() for leaf in _leaves(v)}
+    names = {leaf.uid: "repeat" for v in joint.all_values() for leaf in _leaves(v)}
     bound = asked_layouts(joint.analysis, [*_unreached(joint), *joint.analysis.forced])
     if isinstance(bound, Conflict):
         return bound

@@ -63,7 +63,9 @@ def choose_shares(scales: ScalePropagation) -> Shares | Conflict:
     for c in scales.contractions:
         totals.setdefault(c.leaf.uid, []).append(value(c.total))
     clean = {
-        uid for uid, t in totals.items() if uid not in scales.watched and all(x == 1 for x in t)
+        uid
+        for uid, t in totals.items()
+        if uid not in scales.order_sensitive and all(x == 1 for x in t)
     }
     return Shares(chosen, clean)
 

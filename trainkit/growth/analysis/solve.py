@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from trainkit.growth.analysis.emit import emit_plan
 from trainkit.growth.analysis.joint_program import Analysis, JointProgram
-from trainkit.growth.analysis.layout_requests import append_units, open_results
+from trainkit.growth.analysis.layout_requests import request_appended_units, request_result_layouts
 from trainkit.growth.analysis.layout_search import choose_layouts
 from trainkit.growth.analysis.scales.propagation import propagate
 from trainkit.growth.analysis.values import Value
@@ -45,11 +45,11 @@ def solve_width(
     Returns:
       The plan; or why the programs differ in more than sizes, or which axis cannot grow.
     """
-    walked = analysis.walk(*programs, values)
-    if isinstance(walked, Conflict):
-        return walked
-    joint = JointProgram(analysis, values, *walked)
-    wrong = open_results(joint, result_names) or append_units(analysis, append)
+    joined = analysis.join(*programs, values)
+    if isinstance(joined, Conflict):
+        return joined
+    joint = JointProgram(analysis, values, *joined)
+    wrong = request_result_layouts(joint, result_names) or request_appended_units(analysis, append)
     if wrong is not None:
         return wrong
     layouts = choose_layouts(joint)
@@ -67,9 +67,9 @@ def _search(
     if not isinstance(result, Conflict):
         return result
     failed: Conflict | None = None
-    for i, (leaf, name) in enumerate(_otherwise(result.leaves, layouts)):
+    for i, (leaf, name) in enumerate(_alternatives(result.leaves, layouts)):
         # The first way is always tried; with it, what stands in the way in other layers.
-        more = _otherwise(result.others, layouts) if not i else []
+        more = _alternatives(result.others, layouts) if not i else []
         changed = layouts.but({**{x.uid: other for x, other in more}, leaf.uid: name})
         if changed in attempts or (i and len(attempts) >= ATTEMPTS):
             continue
@@ -77,10 +77,10 @@ def _search(
         if not isinstance(plan, Conflict):
             return plan
         failed = failed or plan
-    return failed or _final(joint, result, tried)
+    return failed or _final_conflict(joint, result, tried)
 
 
-def _otherwise(leaves: Sequence[Axis], layouts: Layouts) -> list[tuple[Axis, str]]:
+def _alternatives(leaves: Sequence[Axis], layouts: Layouts) -> list[tuple[Axis, str]]:
     """Layouts that may do where units with unequal numbers of copies are impossible.
 
     New units that hold nothing are for streams that only root-mean-square norms and parameters
@@ -95,7 +95,7 @@ def _otherwise(leaves: Sequence[Axis], layouts: Layouts) -> list[tuple[Axis, str
     return others
 
 
-def _final(joint: JointProgram, last: Conflict, tried: Tried) -> Conflict:
+def _final_conflict(joint: JointProgram, last: Conflict, tried: Tried) -> Conflict:
     """What to say where the last of the ways fails."""
     if not tried:
         return last

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from trainkit.growth.axes.axis import Axis
-from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.program import Program
 

@@ -67,7 +67,7 @@ def _last_used_first(program: Program) -> Iterator[int]:
         yield from (number[id(v)] for v in eqn.ins if id(v) in number)
 
 
-def with_eyes(
+def with_identity_inputs(
     small: Program, big: Program, eyes: Sequence[int], old: Mapping[int, int]
 ) -> tuple[Program, list[Shape]]:
     """The small program with the identity matrices that the big one has, as further inputs.
@@ -126,7 +126,7 @@ def _square(shape: Shape) -> bool:
     return len(shape) > 1 and shape[-1] == shape[-2]
 
 
-def passes_on(
+def identity_iteration(
     body: Program, shapes: Sequence[Shape], new: Collection[int], nearest: Collection[int],
     same: Collection[int], carry: tuple[int, int],
 ) -> dict[int, str] | None:  # fmt: skip

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from trainkit.growth.depth.alignment import Origins, alignments
+from trainkit.growth.depth.flat_model import Shapes
 from trainkit.growth.depth.program_order import Reading, in_order, readings
-from trainkit.growth.depth.sides import Shapes
 from trainkit.growth.errors import Conflict
 
 # Adds layers where origins and an operator say; what it returns beside a conflict does not matter.

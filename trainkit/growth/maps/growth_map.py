@@ -39,7 +39,7 @@ class MapData:
       zeroed: the leaves (of stacked ones: the new rows) that are 0, for new layers to do nothing.
       proof: how far the growth is known to keep the function: "proved" over the two programs;
         "reduced": new layers were taken out of the program by partial evaluation, and the rest was
-        proved; "measured" by comparing outputs; "told" by names or by an operator.
+        proved; "measured" by comparing outputs; "assumed" by names or by an operator.
       rates: name of a leaf -> the factor on its learning rate under which a sign-like rule goes on
         as in the small model (lr · c); a leaf that is not named has 1.
       plan: what it was made of; `None` for maps that were written by hand.
@@ -51,7 +51,7 @@ class MapData:
     leaves: Mapping[str, LeafMap] = dataclasses.field(default_factory=dict)
     origin: Mapping[str, Origin] = dataclasses.field(default_factory=dict)
     zeroed: tuple[str, ...] = ()
-    proof: Proof = "told"
+    proof: Proof = "assumed"
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     plan: PlanData | None = dataclasses.field(default=None, repr=False)
     key: jax.Array | None = dataclasses.field(default=None, repr=False)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.reading import coordinate, labels, source_map
+from trainkit.growth.axes.queries import coordinate, labels, source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes
 from trainkit.growth.maps.draw import normal
 from trainkit.growth.maps.kernel import vector

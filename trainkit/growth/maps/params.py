@@ -11,11 +11,11 @@ import numpy as np
 
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.maps.expert_axis import lifted
 from trainkit.growth.maps.growth_map import Draw, MapData
 from trainkit.growth.maps.initial import initial
 from trainkit.growth.maps.leaf import grow_leaf
 from trainkit.growth.maps.leaf_map import LeafMap
-from trainkit.growth.maps.lifting import lifted
 from trainkit.growth.plan.data import LeafPlan, PlanData
 from trainkit.growth.plan.trees import big_tree
 from trainkit.growth.plan.validation import check_arrays, check_params

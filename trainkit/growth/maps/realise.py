@@ -10,7 +10,7 @@ import numpy as np
 
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import PADDED
-from trainkit.growth.axes.reading import coordinate, labels, source_map
+from trainkit.growth.axes.queries import coordinate, labels, source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.maps.growth_map import Draw, MapData
 from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
@@ -44,7 +44,7 @@ def realise(plan: PlanData, key: jax.Array | None, how: How) -> MapData:
         leaves=leaves,
         origin=plan.origin,
         zeroed=plan.zeroed,
-        proof="told" if how == "rms" else plan.proof,
+        proof="assumed" if how == "rms" else plan.proof,
         rates={path: x for path, x in rates.items() if x != 1.0},
         plan=plan,
         key=key,

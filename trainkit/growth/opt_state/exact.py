@@ -13,7 +13,7 @@ import optax
 from trainkit._core.paths import named_leaves
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.growth_map import MapData
-from trainkit.growth.opt_state.follow import Follower
+from trainkit.growth.opt_state.follower import Follower
 from trainkit.growth.opt_state.slots import Slots
 from trainkit.growth.plan.trees import small_tree
 from trainkit.growth.plan.validation import check_tx

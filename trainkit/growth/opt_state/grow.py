@@ -11,14 +11,14 @@ import optax
 
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.maps.expert_axis import lifted
 from trainkit.growth.maps.growth_map import MapData
-from trainkit.growth.maps.lifting import lifted
 from trainkit.growth.opt_state.degrees import degrees_in_place
 from trainkit.growth.opt_state.directions import Contract, Direction, Expand, owner
-from trainkit.growth.opt_state.lifting import lifted_state
+from trainkit.growth.opt_state.expert_axis import lifted_state
 from trainkit.growth.opt_state.slots import Kind, Slot, Slots, as_slot, check_slots
 from trainkit.growth.opt_state.states import adafactor, galore, quantised, sm3, soap
-from trainkit.growth.opt_state.traversal import record, walk
+from trainkit.growth.opt_state.traversal import record, traverse
 from trainkit.growth.plan.validation import check_tx, patterns_of
 from trainkit.packed import Packed, repack, unpack_all
 
@@ -186,7 +186,7 @@ def _changed(
     def special(state: Any, template: Any, where: str) -> Any:
         return SPECIAL[type(state).__name__](direction, state, template, where, is_reset, inside)
 
-    return walk(state, template, slots, quantised.through(visit), special, SPECIAL, where)
+    return traverse(state, template, slots, quantised.through(visit), special, SPECIAL, where)
 
 
 def _moved(

@@ -19,7 +19,7 @@ Visit = Callable[[Kind, str, PyTree, PyTree], PyTree]
 Special = Callable[[Any, Any, str], Any]
 
 
-def walk(
+def traverse(
     state: PyTree,
     template: PyTree,
     slots: Slots | None,
@@ -43,7 +43,7 @@ def walk(
     Raises:
       GrowthError: the two have different structures, or a class is in no table.
     """
-    inner = lambda s, t, at: walk(s, t, slots, visit, special, specials, at, given)
+    inner = lambda s, t, at: traverse(s, t, slots, visit, special, specials, at, given)
     if not jax.tree.leaves(state):
         return state if not jax.tree.leaves(template) else _differs(state, template, where)
     if type(state) in (tuple, list):
@@ -97,7 +97,7 @@ def record(
             seen[where] = (kind, named_leaves(tree))
         return tree
 
-    walk(state, template, slots, visit, lambda state, *_: state, specials, given=given)
+    traverse(state, template, slots, visit, lambda state, *_: state, specials, given=given)
     return seen
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 Structure = tuple[Any, ...]
 How = Literal["uneven", "noise", "zero_out", "even", "rms"]
-Proof = Literal["proved", "reduced", "measured", "told"]
+Proof = Literal["proved", "reduced", "measured", "assumed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,8 +197,8 @@ class PlanData:
     def proof(self) -> Proof:
         """How far an exact growth by this plan is known to keep the function; see `GrowthMap`."""
         if self.depth is not None:
-            return "reduced" if self.depth == "identity" else "told"
-        return "proved" if self.equations else "told"
+            return "reduced" if self.depth == "identity" else "assumed"
+        return "proved" if self.equations else "assumed"
 
     def under(self, prefix: str) -> PlanData:
         """The part below one key at the top of the tree, with the key left out of the paths."""

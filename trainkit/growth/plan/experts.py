@@ -6,7 +6,7 @@ for then Σₑ gateₑ · f(x) = f(x), whatever the router says. (Komatsuzaki et
 Upcycling.)
 
 To the rest of growth a dense leaf of shape (…) is one expert, of shape (1, …): it is *lifted*
-(`growth.maps.lifting`).
+(`growth.maps.expert_axis`).
 """
 
 from __future__ import annotations

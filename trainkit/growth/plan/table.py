@@ -9,7 +9,7 @@ import numpy as np
 
 from trainkit.growth.axes.axis import Axis, find, show
 from trainkit.growth.axes.layouts import PADDED
-from trainkit.growth.axes.reading import source_map
+from trainkit.growth.axes.queries import source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.plan.data import AxisPlan, LeafPlan, PlanData
 

@@ -7,22 +7,22 @@ from trainkit.growth.rules import (
     elementwise,
     indexing,
     matrices,
-    pieces,
     reductions,
     shapes,
+    slices,
 )
-from trainkit.growth.rules.top_k import indices
+from trainkit.growth.rules.top_k import gather_scatter
 
 RULES: dict[str, Rule] = {
     **elementwise.RULES,
     **contractions.RULES,
     **reductions.RULES,
     **shapes.RULES,
-    **pieces.RULES,
+    **slices.RULES,
     **indexing.RULES,
     **matrices.RULES,
     **control.RULES,
-    **indices.RULES,
+    **gather_scatter.RULES,
 }
 UNKNOWN = control.UNKNOWN
 

@@ -205,7 +205,7 @@ def _meet(
     """Copies of updates that are all written to one place: added, they count."""
     if pair.name not in _SUMS:
         scales.refuse_padding(pair, updates, [o])
-        scales.watch(updates, [o])
+        scales.mark_order_sensitive(updates, [o])
         if pair.name == "scatter-mul":
             pair.refuse_growth(updates, [o], "a place is multiplied by every copy", _HINT)
         for (d, _, _), expr in updates.exponents.items():

@@ -21,7 +21,7 @@ def extreme_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     scales.pin_exponents(x)
     for d in gone:
         scales.uniform(pair, x, d)
-    scales.watch(x, gone)
+    scales.mark_order_sensitive(x, gone)
     scales.refuse_padding(pair, x, gone)
     _drop(scales, x, pair.outs[0], gone)
 
@@ -65,7 +65,7 @@ def product_axes(pair: EquationPair) -> None:
 
 def logical_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     scales.read(pair.ins[0])
-    scales.watch(pair.ins[0], pair.params["axes"])
+    scales.mark_order_sensitive(pair.ins[0], pair.params["axes"])
     scales.refuse_padding(pair, pair.ins[0], pair.params["axes"])
     scales.pin(pair, pair.ins[0])
     scales.plain(pair.outs[0])

@@ -12,8 +12,8 @@ import numpy as np
 from trainkit.growth.analysis.joint_program import Analysis
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.reading import coordinate, grown_leaves, leaves
-from trainkit.growth.errors import GrowthError, settled
+from trainkit.growth.axes.queries import coordinate, grown_leaves, leaves
+from trainkit.growth.errors import GrowthError, unwrap
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.dataflow import dependent
 from trainkit.growth.ir.primitives import NONE, summed, traits
@@ -63,7 +63,7 @@ def activations(
         analysis.params.append((path, values[-1]))
     values += [Value(x.shape, x.shape, x.dtype) for x in jax.tree.leaves(args)]
     small, big = (analysis.folder.flatten(p) for p in programs)
-    pairs, _ = settled(analysis.walk(small, big, values))
+    pairs, _ = unwrap(analysis.join(small, big, values))
     number = _numbers(plan, values)
     wanted: list[tuple[int, int, int, Axis]] = []  # equation, operand, dimension, leaf
     equations = [pair.big for pair in pairs]

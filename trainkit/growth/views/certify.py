@@ -12,8 +12,8 @@ import optax
 
 from trainkit.cost import count_flops
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.maps.expert_axis import lifted
 from trainkit.growth.maps.growth_map import MapData
-from trainkit.growth.maps.lifting import lifted
 from trainkit.growth.plan.validation import check_tx
 from trainkit.growth.views import measures
 from trainkit.growth.views.certificate import Certificate
@@ -26,7 +26,7 @@ PyTree = Any
 Fn = Callable[..., PyTree]
 
 
-class Side(NamedTuple):
+class TrainedModel(NamedTuple):
     """One of the two models.
 
     Attributes:
@@ -45,8 +45,8 @@ class Side(NamedTuple):
 
 def certify(
     growth: MapData,
-    before: Side,
-    after: Side,
+    before: TrainedModel,
+    after: TrainedModel,
     inputs: tuple[Any, ...],
     tx: optax.GradientTransformation,
     *,
@@ -116,8 +116,8 @@ class _Probe:
     def __init__(
         self,
         growth: MapData,
-        before: Side,
-        after: Side,
+        before: TrainedModel,
+        after: TrainedModel,
         inputs: tuple[Any, ...],
         tx: optax.GradientTransformation,
         rng: np.random.Generator,
@@ -129,7 +129,7 @@ class _Probe:
         grown = jax.eval_shape(after.fn, after.variables, *inputs)
         self.wider = jax.tree.map(jnp.shape, self.weights) != jax.tree.map(jnp.shape, grown)
 
-    def loss(self, side: Side, whole: bool = False) -> Callable[[PyTree], jax.Array]:
+    def loss(self, side: TrainedModel, whole: bool = False) -> Callable[[PyTree], jax.Array]:
         """A functional of the outputs, of the parameters; `whole` counts new entries too."""
 
         def value(params: PyTree) -> jax.Array:
@@ -198,7 +198,9 @@ def _check_state(tx: optax.GradientTransformation, state: TrainState) -> None:
         ) from error
 
 
-def _forward(before: Side, after: Side, inputs: tuple[Any, ...]) -> dict[str, float]:
+def _forward(
+    before: TrainedModel, after: TrainedModel, inputs: tuple[Any, ...]
+) -> dict[str, float]:
     own = {str(x.dtype) for x in jax.tree.leaves(before.state.params)}
     errors = {}
     for dtype in dict.fromkeys([*sorted(own), "bfloat16"]):
@@ -210,7 +212,7 @@ def _forward(before: Side, after: Side, inputs: tuple[Any, ...]) -> dict[str, fl
     return errors
 
 
-def _leaks(before: Side, after: Side, inputs: tuple[Any, ...]) -> list[str]:
+def _leaks(before: TrainedModel, after: TrainedModel, inputs: tuple[Any, ...]) -> list[str]:
     """The probability that goes to new entries, where outputs have them at their end."""
     old, new = (
         jax.tree.leaves(jax.eval_shape(s.fn, s.variables, *inputs)) for s in (before, after)
@@ -231,7 +233,7 @@ def _leaks(before: Side, after: Side, inputs: tuple[Any, ...]) -> list[str]:
     return found
 
 
-def _flops(side: Side, inputs: tuple[Any, ...]) -> float:
+def _flops(side: TrainedModel, inputs: tuple[Any, ...]) -> float:
     spec = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
     return float(count_flops(side.fn, jax.tree.map(spec, side.variables), *inputs))
 

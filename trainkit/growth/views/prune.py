@@ -16,7 +16,7 @@ import numpy as np
 
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.reading import source_map
+from trainkit.growth.axes.queries import source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.maps.growth_map import MapData
 from trainkit.growth.maps.leaf import grow_leaf, merged_leaf

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from trainkit._core.paths import named_leaves
-from trainkit.growth.axes.reading import coordinate
+from trainkit.growth.axes.queries import coordinate
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.plan.data import PlanData

@@ -17,7 +17,7 @@ from trainkit.growth.analysis.scales.unknowns import Contraction
 from trainkit.growth.analysis.values import Match, Value, leaf_of
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import ZERO, Expr, constant, plus
-from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.queries import grown_leaves
 
 # What runs through the dimensions of a value: for each the numbers of loops (row-major where there
 # are several), or `None` for a window over a fixed axis.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from trainkit.growth.analysis.conflicts import guarded
+from trainkit.growth.analysis.conflicts import catch_refusal
 from trainkit.growth.analysis.joint_program import EquationPair, JointProgram
 from trainkit.growth.analysis.scales import padding as conditions
 from trainkit.growth.analysis.scales.requirements import Requirements
@@ -62,10 +62,10 @@ class ScalePropagation(Requirements):
             for v in operands:
                 known = self.same_scale(pair, known, v.scale[self._aligned(v, out, block)])
             out.scale[block] = known
-        speaking = [v for v in operands if any(e is not None for e in v.scale.flat)]
+        scaled = [v for v in operands if any(e is not None for e in v.scale.flat)]
         out.exponents = {}
         for d, label, leaf in self.cells(out):
-            exprs = [self._exponent(v, out, d, label, leaf) for v in speaking]
+            exprs = [self._exponent(v, out, d, label, leaf) for v in scaled]
             for other in exprs[1:]:
                 self.same_exponent(exprs[0], other)
             if exprs and exprs[0]:
@@ -111,13 +111,13 @@ def propagate(joint: JointProgram, layouts: Layouts) -> ScalePropagation | Confl
       The equations on the unknowns, or why they have no solution.
     """
     scales = ScalePropagation(joint, layouts)
-    wrong = guarded("scales", _carry, scales)
+    wrong = catch_refusal("scales", _carry, scales)
     return _check_results(scales) if wrong is None else wrong
 
 
 def _carry(scales: ScalePropagation) -> None:
     joint = scales.joint
-    for v in joint.everything():
+    for v in joint.all_values():
         if v.const is not None:
             v.scale = None
     for i, value in enumerate(joint.values):

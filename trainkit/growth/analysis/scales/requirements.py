@@ -40,11 +40,11 @@ class Requirements(Unknowns):
                     hint="grow this axis to a multiple, or grow another axis",
                 )
 
-    def watch(self, value: Value, dims: Sequence[int]) -> None:
+    def mark_order_sensitive(self, value: Value, dims: Sequence[int]) -> None:
         """Notes that the copies along these dimensions are looked at other than by a sum."""
         for d, _, leaf in self.cells(value):
             if d in dims:
-                self.watched.add(leaf.uid)
+                self.order_sensitive.add(leaf.uid)
 
     def same_scale(
         self, pair: EquationPair, a: Expr | None, b: Expr | None, axes=()

@@ -32,7 +32,7 @@ from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import PADDED, Layouts
 from trainkit.growth.axes.linear import ZERO, Expr, System, plus
-from trainkit.growth.axes.reading import coordinate, grown_leaves, labels, source_map
+from trainkit.growth.axes.queries import coordinate, grown_leaves, labels, source_map
 from trainkit.growth.ir.dataflow import Facts
 
 
@@ -61,7 +61,7 @@ class Unknowns:
       contractions: the sums over leaves that grow.
       needs: what new units must hold.
       producers: id of a value -> the equation that makes it.
-      watched: leaves whose copies something else than a sum looks at.
+      order_sensitive: leaves whose copies something else than a sum looks at.
       ordered: parameter -> leaves along whose copies it must tie.
       shiftable, shift: parameter -> s where every use is w + s, and where that is made use of.
     """
@@ -69,7 +69,7 @@ class Unknowns:
     def __init__(self, joint: JointProgram, layouts: Layouts):
         self.joint, self.layouts = joint, layouts
         self.analysis = joint.analysis
-        leaves = {leaf.uid: leaf for v in joint.everything() for a in v.axes
+        leaves = {leaf.uid: leaf for v in joint.all_values() for a in v.axes
                   for leaf in grown_leaves(a)}  # fmt: skip
         self.factors = {uid: _log_copies(leaf, layouts[uid]) for uid, leaf in leaves.items()}
         self.padded = frozenset(uid for uid in leaves if layouts[uid] in PADDED)
@@ -82,7 +82,7 @@ class Unknowns:
         self.contractions: list[Contraction] = []
         self.needs: list[Need] = []
         self.producers: dict[int, EquationPair] = {}
-        self.watched: set[int] = set()
+        self.order_sensitive: set[int] = set()
         self.ordered: dict[int, set[int]] = {}
         self.shiftable = shiftable(joint)
         self.shift: dict[int, float] = {}

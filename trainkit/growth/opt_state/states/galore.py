@@ -42,7 +42,7 @@ def change(
     template: Any,
     where: str,
     _: Any,
-    walk: Callable[[Direction, Any, Any, str], Any],
+    traverse: Callable[[Direction, Any, Any, str], Any],
 ) -> Any:
     """The `GaLoreState` at the other end."""
     held, wanted = named_leaves(state.projector), named_leaves(template.projector)
@@ -75,7 +75,7 @@ def change(
         inside, shape = _proxy(how, small, big, factor, direction.small(leaf))
         names = (leaf, origin.leaf) if down else (origin.leaf, leaf)
         shapes[names[0]], leaves[names[1]] = shape, inside
-    inner = walk(
+    inner = traverse(
         direction.inside(leaves, shapes),
         state.base_optimizer_state,
         template.base_optimizer_state,

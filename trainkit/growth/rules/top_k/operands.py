@@ -9,7 +9,7 @@ import numpy as np
 from trainkit.growth.analysis.joint_program import EquationPair
 from trainkit.growth.analysis.values import Pick, Value, leaf_of
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.queries import grown_leaves
 
 HINT = (
     "choose by top_k, and read its indices by one_hot, by indexing, take_along_axis or a scatter "

@@ -6,7 +6,7 @@ from trainkit.growth.analysis.joint_program import EquationPair, Rule
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.analysis.values import Match, Value, leaf_of
 from trainkit.growth.axes.axis import find
-from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.ir.primitives import zero_result
 from trainkit.growth.rules import elementwise
 from trainkit.growth.rules.top_k.operands import moved, refuse

@@ -11,7 +11,7 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
 
-class Side(NamedTuple):
+class FlatModel(NamedTuple):
     """One of the two models: its flat program, and the shapes of its parameters in their order."""
 
     program: Program

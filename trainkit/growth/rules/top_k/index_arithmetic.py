@@ -7,7 +7,7 @@ import numpy as np
 from trainkit.growth.analysis.joint_program import EquationPair
 from trainkit.growth.analysis.values import Match, Pick, Value
 from trainkit.growth.axes.axis import find
-from trainkit.growth.rules import elementwise, pieces
+from trainkit.growth.rules import elementwise, slices
 from trainkit.growth.rules.top_k.operands import HINT, moved, numbers, refuse
 
 
@@ -110,7 +110,7 @@ def slice_axes(pair: EquationPair) -> None:
     """The best of the chosen: the first ones, with all their copies."""
     _, pick = _pick(pair)
     x, d = pair.ins[0], pick.dim
-    pieces.slice_axes(pair)
+    slices.slice_axes(pair)
     kept = pair.outs[0].axes[d]
     if find(kept) is not find(x.axes[d]):
         m = find(x.axes[d]).big // find(x.axes[d]).small
@@ -130,6 +130,6 @@ def concatenate_axes(pair: EquationPair) -> None:
     d = pair.params["dimension"]
     if d == pick.dim or any(not find(v.axes[d]).fixed for v in pair.ins):
         refuse(pair)
-    pieces.concatenate_axes(pair)
+    slices.concatenate_axes(pair)
     at = sum(v.small[d] for v in pair.ins[:i])
     pair.outs[0].choice = pick._replace(part=(d, at))

@@ -8,13 +8,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from trainkit.growth.depth.alignment import Origins, fewer, order
-from trainkit.growth.depth.cut import cut_layers
-from trainkit.growth.depth.identity import used, with_eyes
+from trainkit.growth.depth.flat_model import FlatModel, Shape, Shapes
+from trainkit.growth.depth.identity import used, with_identity_inputs
+from trainkit.growth.depth.identity_search import (
+    Becomes,
+    identity_layers,
+    identity_rows,
+    without_model,
+)
+from trainkit.growth.depth.layer_axes import layer_axes
+from trainkit.growth.depth.layer_cut import cut_layers
 from trainkit.growth.depth.origins import candidates
-from trainkit.growth.depth.rest import Becomes, identity_layers, identity_rows, without_model
-from trainkit.growth.depth.sides import Shape, Shapes, Side
-from trainkit.growth.depth.stack import shortened
-from trainkit.growth.depth.stacked import layer_axes
+from trainkit.growth.depth.shortened_loops import shortened
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.partial_evaluation import reduced
 from trainkit.growth.ir.program import Folder, Program
@@ -23,7 +28,7 @@ from trainkit.growth.plan.data import Layer, PlanData, unchanged
 Stacks = Mapping[str, tuple[int, list[tuple[int, bool]]]]  # leaf -> layer axis, and its rows
 
 
-class Deeper(NamedTuple):
+class DepthCandidate(NamedTuple):
     """How layers are added.
 
     Attributes:
@@ -44,9 +49,9 @@ class Deeper(NamedTuple):
     eyes: dict[str, Shape]
 
 
-def deeper(
-    small: Side, big: Side, how: str, folder: Folder, trainable: Callable[[str], bool]
-) -> Iterator[Deeper | Conflict]:
+def depth_candidates(
+    small: FlatModel, big: FlatModel, how: str, folder: Folder, trainable: Callable[[str], bool]
+) -> Iterator[DepthCandidate | Conflict]:
     """The ways in which the big model may have more layers than the small one.
 
     Returns:
@@ -59,28 +64,28 @@ def deeper(
         return
     if list(small.shapes) == list(big.shapes) and not stacks:
         return
-    ways = _Ways(small, big, stacks, folder, trainable)
+    ways = _DepthSearch(small, big, stacks, folder, trainable)
     for origins in candidates(small.as_used(), big.as_used(), how, ways.attempt):
         yield origins if isinstance(origins, Conflict) else ways.attempt(origins, how)
 
 
 def assemble(
-    plan: PlanData, way: Deeper, shapes: Shapes, dtypes: Mapping[str, str], how: str
+    plan: PlanData, candidate: DepthCandidate, shapes: Shapes, dtypes: Mapping[str, str], how: str
 ) -> PlanData:
     """The plan for the deeper model, from that for the small one's leaves.
 
     Args:
       plan: of the small program's leaves (and identity matrices), by their paths in the big one.
-      way: where the leaves of the deeper model come from.
+      candidate: where the leaves of the deeper model come from.
       shapes, dtypes: of these.
       how: the operator for depth.
     """
     planned = {leaf.path: leaf for leaf in plan.leaves}
     leaves = []
     for path in shapes:
-        layer = way.layers[path]
-        twin = None if layer.source is None else planned[way.old[layer.source]]
-        if path in way.eyes:
+        layer = candidate.layers[path]
+        twin = None if layer.source is None else planned[candidate.old[layer.source]]
+        if path in candidate.eyes:
             leaf = planned[path]
         elif twin is None or (layer.new and shapes[path] != shapes[twin.path]):
             leaf = unchanged(path, shapes[path], dtypes[path])
@@ -90,9 +95,9 @@ def assemble(
     return dataclasses.replace(plan, leaves=tuple(leaves), depth=how)
 
 
-def _stacks(small: Side, big: Side, how: str) -> Stacks | Conflict:
+def _stacks(small: FlatModel, big: FlatModel, how: str) -> Stacks | Conflict:
     """Leaf -> its layer axis and rows, where the two models run a loop over different numbers."""
-    before, after = ({list(side.shapes)[i]: way for i, way in
+    before, after = ({list(side.shapes)[i]: axis for i, axis in
                       layer_axes(side.program).items() if i < len(side.shapes)}
                      for side in (small, big))  # fmt: skip
     result = {}
@@ -104,13 +109,13 @@ def _stacks(small: Side, big: Side, how: str) -> Stacks | Conflict:
     return result
 
 
-class _Ways:
+class _DepthSearch:
     """What is the same for all alignments of the layers of two models."""
 
     def __init__(
         self,
-        small: Side,
-        big: Side,
+        small: FlatModel,
+        big: FlatModel,
         stacks: Stacks,
         folder: Folder,
         trainable: Callable[[str], bool],
@@ -143,7 +148,7 @@ class _Ways:
             shapes[name] = tuple(sizes)
         return shorter, shapes
 
-    def attempt(self, origins: Origins, how: str) -> Deeper | Conflict:
+    def attempt(self, origins: Origins, how: str) -> DepthCandidate | Conflict:
         """Adds the layers that these origins say are new."""
         layers = self._layers(origins, how)
         if isinstance(layers, Conflict):
@@ -158,9 +163,9 @@ class _Ways:
                 ranks = f"{shapes[there]}, and {name} of the small model {small.shapes[name]}"
                 return Conflict(f"{there} has shape {ranks}", "layers", params=(there,))
         new = [name for name, origin in origins.items() if origin.new]
-        way = Deeper(layers, old, shapes, small.program, program, {})
+        candidate = DepthCandidate(layers, old, shapes, small.program, program, {})
         if not new:
-            return way
+            return candidate
         idle = self._idle(origins, new)
         if idle:
             return Conflict(
@@ -170,7 +175,11 @@ class _Ways:
                 params=tuple(idle[:6]),
                 hint="pass the parameters of big_fn alone",
             )
-        return self._identities(way, new) if how == "identity" else self._copies(way, new, how)
+        return (
+            self._identities(candidate, new)
+            if how == "identity"
+            else self._copies(candidate, new, how)
+        )
 
     def _layers(self, origins: Origins, how: str) -> dict[str, Layer] | Conflict:
         stacks = self.stacks
@@ -208,38 +217,42 @@ class _Ways:
         extra = range(len(self.small.program.ins) - n)
         return pairs | {n + i: m + i for i in extra}
 
-    def _identities(self, way: Deeper, new: list[str]) -> Deeper | Conflict:
+    def _identities(self, candidate: DepthCandidate, new: list[str]) -> DepthCandidate | Conflict:
         """New layers that do nothing at first."""
-        program, shapes, names = way.big, self.big.shapes, self.names
+        program, shapes, names = candidate.big, self.big.shapes, self.names
         assert program is not None
         places = {self.number[name]: name for name in new}
         proved = identity_layers(self.reduced, program, shapes, places, self.trainable)
         if isinstance(proved, Conflict):
             return proved
         chosen, after = proved
-        layers = dict(way.layers)
+        layers = dict(candidate.layers)
         for i, name in places.items():
             layer = layers[name]
-            same = layer.source is not None and shapes[way.old[layer.source]] == shapes[name]
+            same = layer.source is not None and shapes[candidate.old[layer.source]] == shapes[name]
             kind: Becomes = "copy" if same else without_model(self.big.program, i)
             if i in chosen:
                 kind = "zero" if chosen[i] == "zero" else "eye"
             layers[name] = dataclasses.replace(layer, becomes=kind)
-        way = way._replace(layers=layers, small=self.reduced, big=after)
+        candidate = candidate._replace(layers=layers, small=self.reduced, big=after)
         if "eye" not in chosen.values():
-            return way
+            return candidate
         after = reduced(program, chosen, keep_eyes=True)
         eyes = [i for i, what in chosen.items() if what == "eye" and i in used(after)]
-        before, square = with_eyes(self.reduced, after, eyes, self._inputs(way.old))
+        before, square = with_identity_inputs(
+            self.reduced, after, eyes, self._inputs(candidate.old)
+        )
         named = dict(zip((names[i] for i in eyes), square, strict=True))
-        return way._replace(small=before, big=after, eyes=named)
+        return candidate._replace(small=before, big=after, eyes=named)
 
-    def _copies(self, way: Deeper, new: list[str], how: str) -> Deeper | Conflict:
+    def _copies(
+        self, candidate: DepthCandidate, new: list[str], how: str
+    ) -> DepthCandidate | Conflict:
         """New layers that are copies of old ones."""
-        assert way.big is not None
-        shapes, old = self.big.shapes, way.old
+        assert candidate.big is not None
+        shapes, old = self.big.shapes, candidate.old
         for name in new:
-            source = way.layers[name].source
+            source = candidate.layers[name].source
             if source is None or source not in old or shapes[old[source]] != shapes[name]:
                 return Conflict(
                     f"how={how!r} copies layers, but no old layer has the shapes of {name}",
@@ -247,11 +260,11 @@ class _Ways:
                     params=tuple(new[:4]),
                     hint="how='identity' makes new layers that pass their input on",
                 )
-        if all(self.small.shapes[a] == way.shapes[b] for a, b in old.items()):
-            return way._replace(big=None)
+        if all(self.small.shapes[a] == candidate.shapes[b] for a, b in old.items()):
+            return candidate._replace(big=None)
         places = {self.number[name] for name in new}
         inputs, parameters = self._inputs(old), len(self.small.shapes)
-        cut = cut_layers(self.small.program, way.big, inputs, places, parameters)
+        cut = cut_layers(self.small.program, candidate.big, inputs, places, parameters)
         if cut is None:
             return Conflict(
                 "width and depth grow together, and the big model without the layers of "
@@ -260,4 +273,4 @@ class _Ways:
                 params=tuple(new[:4]),
                 hint="grow in two steps, width and depth one after the other",
             )
-        return way._replace(big=cut)
+        return candidate._replace(big=cut)

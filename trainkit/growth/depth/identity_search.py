@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from trainkit._core.compat import scan_counts
-from trainkit.growth.depth.identity import choices, passes_on, same_equations, used
-from trainkit.growth.depth.sides import Shapes, Side
-from trainkit.growth.depth.stacked import Stacked, stacked
+from trainkit.growth.depth.flat_model import FlatModel, Shapes
+from trainkit.growth.depth.identity import choices, identity_iteration, same_equations, used
+from trainkit.growth.depth.layer_axes import Stacked, stacked
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.partial_evaluation import reduced
 from trainkit.growth.ir.primitives import traits
@@ -60,7 +60,7 @@ def identity_layers(
 
 
 def identity_rows(
-    big: Side, stacks: Mapping[str, Any], folder: Folder, trainable: Callable[[str], bool]
+    big: FlatModel, stacks: Mapping[str, Any], folder: Folder, trainable: Callable[[str], bool]
 ) -> dict[str, Becomes] | Conflict:
     """What the new rows of stacked leaves are, for their iterations of the loop to do nothing."""
     names = list(big.shapes)
@@ -108,7 +108,9 @@ def _resting(
     same = {i for i, row in rows.items() if row.keeps_identity}
     inside = Program(body.ins, body.equations, body.outs[: carry[1]])
     nearest = nearest_zeros(inside, free)
-    chosen = passes_on(inside, [v.aval.shape for v in body.ins], free, nearest, same, carry)
+    chosen = identity_iteration(
+        inside, [v.aval.shape for v in body.ins], free, nearest, same, carry
+    )
     if chosen is not None:
         return chosen
     return Conflict(

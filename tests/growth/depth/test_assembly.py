@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from trainkit import growth
-from trainkit.growth.depth.cut import cut_layers
+from trainkit.growth.depth.layer_cut import cut_layers
 from trainkit.growth.ir.program import Folder
 
 

@@ -10,8 +10,8 @@ import optax
 
 from trainkit._core.paths import path_name
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.maps.expert_axis import lifted
 from trainkit.growth.maps.growth_map import MapData
-from trainkit.growth.maps.lifting import lifted
 
 PyTree = Any
 
@@ -19,7 +19,7 @@ PyTree = Any
 def lifted_state(
     tx: optax.GradientTransformation, state: PyTree, params: PyTree, growth: MapData
 ) -> PyTree:
-    """The state of `tx` for the lifted parameters; see `trainkit.growth.maps.lifting`.
+    """The state of `tx` for the lifted parameters; see `trainkit.growth.maps.expert_axis`.
 
     Raises:
       GrowthError: a slot's size depends on the number of its parameter's axes.

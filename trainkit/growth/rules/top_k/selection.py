@@ -10,7 +10,7 @@ from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.analysis.values import Pick, Value, leaf_of
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import repeated
-from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.queries import grown_leaves
 
 
 def top_k_axes(pair: EquationPair) -> None:
@@ -65,13 +65,13 @@ def top_k_scales(scales: ScalePropagation, pair: EquationPair) -> None:
             hint="choose among the units of one plain axis (the experts), and return no result "
             "that has this axis",
         )
-    scales.watch(x, [d])
+    scales.mark_order_sensitive(x, [d])
     _tie(scales, x, leaf_of(axis))
     one = [Group((e,), (e,)) for e in range(len(x.axes)) if e != d]
     first = Group((d,), (d,), np.arange(out.small[d]), np.arange(out.small[d]).repeat(
         out.big[d] // out.small[d]) * (axis.big // axis.small))  # fmt: skip
     move(scales, pair, out, [(x, [*one, first])])
-    return _silent(scales, index)
+    return _without_scale(scales, index)
 
 
 def _tie(scales: ScalePropagation, x: Value, leaf: Axis) -> None:
@@ -88,16 +88,16 @@ def _tie(scales: ScalePropagation, x: Value, leaf: Axis) -> None:
             todo += scales.producers[id(v)].ins
 
 
-def _silent(scales: ScalePropagation, value: Value) -> None:
+def _without_scale(scales: ScalePropagation, value: Value) -> None:
     """An index has no scale."""
     scales.plain(value)
     value.scale[...] = None
 
 
-def silent_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+def no_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     for v in pair.outs:
         if isinstance(v.choice, Pick):
-            _silent(scales, v)
+            _without_scale(scales, v)
         else:
             scales.plain(v)
 
@@ -106,4 +106,4 @@ def pinned_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     for v in pair.ins:
         if v.choice is None:
             scales.pin(pair, v)
-    silent_scales(scales, pair)
+    no_scales(scales, pair)

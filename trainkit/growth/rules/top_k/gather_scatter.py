@@ -8,7 +8,8 @@ from trainkit.growth.analysis.values import Match, Pick, Value, leaf_of
 from trainkit.growth.axes.axis import Axis
 from trainkit.growth.axes.linear import ZERO, plus
 from trainkit.growth.rules import indexing
-from trainkit.growth.rules.top_k import choice, matches, places
+from trainkit.growth.rules.top_k import index_arithmetic as arithmetic
+from trainkit.growth.rules.top_k import one_hot, selection
 from trainkit.growth.rules.top_k.operands import refuse
 
 
@@ -83,18 +84,18 @@ def _hand_over(
 
 READERS: dict[str, Rule] = {
     **{
-        name: Rule(places.move_axes, choice.silent_scales)
+        name: Rule(arithmetic.move_axes, selection.no_scales)
         for name in ("transpose", "broadcast_in_dim", "squeeze", "reshape", "copy",
                      "stop_gradient")
     },
-    **{name: Rule(places.less_axes, choice.silent_scales) for name in ("lt", "ge", "gt", "le")},
-    **{name: Rule(places.shift_axes, choice.silent_scales) for name in ("add", "sub")},
-    **{name: Rule(places.bound_axes, choice.silent_scales) for name in ("max", "min", "clamp")},
-    **{name: Rule(places.equal_axes, choice.silent_scales) for name in ("eq", "ne")},
-    "select_n": Rule(places.select_axes, choice.pinned_scales),
-    "convert_element_type": Rule(places.convert_axes, choice.silent_scales),
-    "slice": Rule(places.slice_axes, choice.silent_scales),
-    "concatenate": Rule(places.concatenate_axes, choice.pinned_scales),
+    **{name: Rule(arithmetic.less_axes, selection.no_scales) for name in ("lt", "ge", "gt", "le")},
+    **{name: Rule(arithmetic.shift_axes, selection.no_scales) for name in ("add", "sub")},
+    **{name: Rule(arithmetic.bound_axes, selection.no_scales) for name in ("max", "min", "clamp")},
+    **{name: Rule(arithmetic.equal_axes, selection.no_scales) for name in ("eq", "ne")},
+    "select_n": Rule(arithmetic.select_axes, selection.pinned_scales),
+    "convert_element_type": Rule(arithmetic.convert_axes, selection.no_scales),
+    "slice": Rule(arithmetic.slice_axes, selection.no_scales),
+    "concatenate": Rule(arithmetic.concatenate_axes, selection.pinned_scales),
     "gather": Rule(gather_axes, gather_scales),
     **{name: Rule(scatter_axes, scatter_scales) for name in indexing.RULES if "scatter" in name},
 }  # fmt: skip
@@ -104,14 +105,14 @@ def _rule(pair: EquationPair) -> Rule:
     """The rule of an equation of which operands are about choices."""
     pick = any(isinstance(v.choice, Pick) for v in pair.ins)
     match = any(isinstance(v.choice, Match) for v in pair.ins)
-    found = (READERS if pick else matches.RULES).get(pair.name)
+    found = (READERS if pick else one_hot.RULES).get(pair.name)
     if found is None or (pick and match):
         refuse(pair)
     return found
 
 
 RULES: dict[str, Rule] = {
-    "top_k": Rule(choice.top_k_axes, choice.top_k_scales),
+    "top_k": Rule(selection.top_k_axes, selection.top_k_scales),
     "choice": Rule(
         lambda pair: _rule(pair).axes(pair), lambda scales, pair: _rule(pair).scales(scales, pair)
     ),
