@@ -1,7 +1,7 @@
-"""Refusals: what was given, what was expected, and what mends it, before anything compiles.
+"""Argument checks: bad input is refused before anything is compiled.
 
-`values` looks at options, `trees` at trees of arrays, `steps` at what goes through a train step.
-Each message has one form: "name must be …, not …; what mends it". Read `values` first.
+`values` checks options, `trees` checks trees of arrays, and `steps` checks the inputs of a train
+step. Every message has one form: "name must be ..., not ...; how to fix it". Read `values` first.
 """
 
 from trainkit._core.validation.trees import (

@@ -1,4 +1,9 @@
-"""What each primitive does to axes, scales and splits: one file a family."""
+"""Rules: what each primitive does to axes, scales and shares. One file a family of primitives.
+
+Input: one equation of both programs (`EquationPair`). A `Rule` has two functions: `axes` unifies
+the axes of the operands and creates the results, and `scales` propagates scales, shares and padding
+from operands to results. A primitive without a rule gets `UNKNOWN`. Read `elementwise` first.
+"""
 
 from trainkit.growth.analysis.joint_program import Rule
 from trainkit.growth.rules import (
