@@ -170,8 +170,8 @@ def test_every_room_says_what_it_is():
     for name, path in SOURCES.items():
         if path.name == "__init__.py":
             words = ast.get_docstring(ast.parse(path.read_text())) or ""
-            said = "nput" in words and " first" in words or name == "trainkit"
-            if not (0 < len(words.splitlines()) < 10 and said):
+            parts = name == "trainkit" or re.search(r"Input.*Read.*\sfirst\b", words, re.DOTALL)
+            if not parts or len(words.splitlines()) >= 10:
                 wrong.append(name)
     assert wrong == []
 

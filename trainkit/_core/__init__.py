@@ -1,5 +1,5 @@
 """Helpers that every package uses: leaf paths, dtypes, jaxprs, argument checks, versions.
 
-Pure functions of pytrees and options. This package imports no other part of trainkit. Read
-`validation/values.py` first.
+Input: pytrees and options. Output: names, checked values, errors. This package imports no other
+part of trainkit. Read `validation/values.py` first.
 """

@@ -1,4 +1,4 @@
-"""The pass from two functions and the shapes of their parameters to the data of a plan."""
+"""All passes of planning: from two functions and the shapes of their parameters to `PlanData`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def plan(
     how: str | Operator = "identity",
     trainable: Callable[[str], bool] = lambda path: True,
 ) -> PlanData:
-    """The data of `trainkit.growth.plan`, whose docstring says what the arguments are."""
+    """The data of `trainkit.growth.plan`; arguments and errors are documented there."""
     leaves = named_shapes(small_params, "small_params"), named_shapes(big_params, "big_params")
     trees = jax.tree.structure(small_params), jax.tree.structure(big_params)
     if [name for name, _ in leaves[0]] == [name for name, _ in leaves[1]]:
@@ -59,12 +59,12 @@ class _Models(NamedTuple):
     """The two models as programs.
 
     Attributes:
-      small, big: their programs, flat.
+      small, big: their flat programs, with the shapes of their parameters.
       leaves: paths, shapes and dtypes of their parameters.
-      inputs: what both take after these.
-      results: what messages call what they return.
-      guessed: which of the small model's parameters have gradients that are no derivatives.
-      folder: shares constants between the programs.
+      inputs: the arguments of both after the parameters.
+      results: names of the results, for messages.
+      guessed: numbers of the small model's parameters whose gradients are not derivatives.
+      folder: flattens jaxprs, and shares constants between the programs.
     """
 
     small: FlatModel
@@ -111,7 +111,7 @@ def _search(
     trainable: Callable[[str], bool],
     append: Sequence[tuple[str, int]],
 ) -> PlanData | Conflict:
-    """The plan under the first alignment of layers that has one; the likeliest one's conflict."""
+    """The plan of the first alignment of layers that has one, or the likeliest one's conflict."""
     small, big = models.small, models.big
     unaligned: Conflict | None = None
     refused: Conflict | None = None
@@ -143,7 +143,7 @@ def _search(
 def _widths(
     models: _Models, candidate: DepthCandidate, append: Sequence[tuple[str, int]]
 ) -> PlanData | Conflict:
-    """The plan of the small model's leaves, where layers are added."""
+    """The plan of the small model's leaves, for one alignment of layers."""
     small, big = models.leaves
     wrong = _mismatch(small, dict(big), candidate.old, candidate.shapes)
     if wrong is not None:
@@ -183,7 +183,7 @@ def _width(
 def _in_one_order(
     models: _Models, candidate: DepthCandidate, big: Program
 ) -> tuple[Program, Program]:
-    """Both programs with the small model's parameters first, identity matrices, then inputs."""
+    """Both programs with inputs in one order: parameters, identity matrices, other inputs."""
     place = {name: i for i, name in enumerate(models.big.shapes)}
     names = [*(candidate.old[name] for name in models.small.shapes), *candidate.eyes]
     ins = [*(big.ins[place[name]] for name in names), *big.ins[len(place) :]]
@@ -206,7 +206,7 @@ def _mismatch(
     old: Mapping[str, str],
     shapes: Shapes,
 ) -> Conflict | None:
-    """Why leaves of the small model cannot be such of the big one, from their shapes alone."""
+    """The conflict of leaves whose shapes or dtypes do not fit, or `None`."""
     for name, s in small:
         path = old[name]
         if s.dtype != big[path].dtype:

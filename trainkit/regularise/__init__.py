@@ -1,8 +1,8 @@
 """Regularisation and knowledge transfer: small pure functions, each usable alone.
 
 Input and output: losses, batches or parameters. `targets` changes labels, `examples` weights
-examples, `pruning` masks weights, and `ensembles` trains several models at once. Read `targets`
-first.
+examples, `pruning` masks parameters, and `ensembles` trains several models at once.
+Read `targets` first.
 """
 
 from trainkit.regularise.ensembles import ensemble_init, ensemble_loss
