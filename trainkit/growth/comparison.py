@@ -1,4 +1,4 @@
-"""The two sides of a certificate, from whatever a user holds: states and modules, or parameters."""
+"""The arguments of `certify`, made from training states and modules, or from parameters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PyTree = Any
 
 
 class Comparison(NamedTuple):
-    """What `certify` takes: the map of the parameters, both sides, and the inputs."""
+    """Arguments of `certify`: the map of the parameters, both models with states, the inputs."""
 
     growth: MapData
     before: TrainedModel
@@ -44,7 +44,7 @@ def of_states(
     like: PyTree,
     slots: Slots | None,
 ) -> Comparison:
-    """Of a map of whole states; see `trainkit.growth.GrowthMap.certificate`."""
+    """For a map of training states; see `trainkit.growth.GrowthMap.certificate`."""
     check_tx(tx)
     state = unpack_all(state)
     inputs = inputs_from(inputs[0], small) if len(inputs) == 1 else inputs
@@ -68,7 +68,7 @@ def _big(
     try:
         return functions(big, inputs, what="big")
     except GrowthError:
-        # A plain function does not tell its parameters: they are what the map makes.
+        # A plain function does not know its parameters. They are the result of the map.
         if like is None:
             grown = jax.eval_shape(lambda s: grow_state(growth, tx, s, reset=True), state)
             like = {"params": grown.params, "model_state": grown.model_state}
@@ -87,7 +87,7 @@ def of_params(
     like: PyTree,
     slots: Slots | None,
 ) -> Comparison:
-    """Of a map of parameters; see `trainkit.growth.GrowthMap.certificate`."""
+    """For a map of parameters; see `trainkit.growth.GrowthMap.certificate`."""
     check_tx(tx)
     check_params(plan_of(growth), params)
     traced_program(small_fn, params, inputs, "small")

@@ -229,7 +229,7 @@ def test_gates_that_do_not_sum_to_one_are_asked_for():
     tx = optax.sgd(1e-2)
     state, x = dense_state(tx)
     big = Mixture(dtype=x.dtype, over_all=True)
-    with pytest.raises(growth.GrowthError, match="gates of the chosen do not sum to 1"):
+    with pytest.raises(growth.GrowthError, match="gates of the chosen experts do not sum to 1"):
         growth.grow(state, Dense(), big, x, tx=tx)
     grown = growth.grow(state, Dense(), big, x, tx=tx, how="experts")
     assert grown.params["VmapFeedForward_0"]["Dense_1"]["kernel"].shape == (3, 4, 5)
@@ -241,7 +241,7 @@ def test_names_that_do_not_tell_are_given():
     big = {"router": shape(4, 3), "w1": shape(3, 4, 5), "w2": shape(3, 4, 5)}
     fn = lambda p: jnp.zeros(2)
     plan = functools.partial(growth.plan, fn, fn, dense, big)
-    with pytest.raises(growth.GrowthError, match=r"gate .* may become any of w1, w2"):
+    with pytest.raises(growth.GrowthError, match=r"several leaves fit the dense leaf gate .*: w1, w2"):
         plan(how="experts")
     named = plan(how=growth.Operator(depth="experts", names=(("w1", "gate"), ("w2", "up"))))
     small = {"gate": jnp.ones((4, 5)), "up": jnp.zeros((4, 5))}
@@ -305,7 +305,7 @@ def test_refusals():
         growth.Plan.of_experts(draw(3), draw(7))
     with pytest.raises(growth.GrowthError, match="of_mixture"):
         growth.Plan.of_experts({"w": jnp.ones(2)}, {"v": jnp.ones(2)})
-    with pytest.raises(growth.GrowthError, match="no place for wi"):
+    with pytest.raises(growth.GrowthError, match="no leaf of the mixture fits the dense leaf wi"):
         growth.Plan.of_mixture({"wi": jnp.ones((4, 7))}, draw(3))
     with pytest.raises(growth.GrowthError, match="nor a stack of it"):
         growth.Plan.of_mixture({"up": jnp.ones((5, 4))}, draw(3))

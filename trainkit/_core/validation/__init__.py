@@ -1,7 +1,8 @@
 """Argument checks: bad input is refused before anything is compiled.
 
-`values` checks options, `trees` checks trees of arrays, and `steps` checks the inputs of a train
-step. Every message has one form: "name must be ..., not ...; how to fix it". Read `values` first.
+Input: a value and the name of its argument. Output: the value, or an error of one form: "name must
+be ..., not ...; how to fix it". `values` checks options, `trees` trees of arrays, and `steps` the
+inputs of a train step. Read `values` first.
 """
 
 from trainkit._core.validation.trees import (
