@@ -105,7 +105,7 @@ def test_the_table_says_what_a_reader_needs():
     for word in ("leaf", "shape", "axes", "map", "weight", "gradient", "bytes", "4×2 → 8×2", "0.5",
                  "repeat", "32 → 64"):  # fmt: skip
         assert word in table, word
-    with pytest.raises(ValueError, match="no growth plan"):
+    with pytest.raises(ValueError, match="not a growth plan"):
         growth.Plan.from_json('{"version": 7}')
 
 

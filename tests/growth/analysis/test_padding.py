@@ -159,7 +159,7 @@ def test_new_tokens_take_a_bounded_share():
     shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     np.testing.assert_allclose(leaked, shares[..., 7:].sum(-1).mean(), rtol=1e-12)
     assert 0 < leaked < 2 / 9
-    assert "results have them behind their old entries" in plan.table()
+    assert "in results they follow the old entries" in plan.table()
     with pytest.raises(ValueError, match="old=10"):
         leaked_mass(logits, 10)
 

@@ -241,7 +241,7 @@ def test_names_that_do_not_tell_are_given():
     big = {"router": shape(4, 3), "w1": shape(3, 4, 5), "w2": shape(3, 4, 5)}
     fn = lambda p: jnp.zeros(2)
     plan = functools.partial(growth.plan, fn, fn, dense, big)
-    with pytest.raises(growth.GrowthError, match=r"several leaves fit the dense leaf gate .*: w1, w2"):
+    with pytest.raises(growth.GrowthError, match=r"several leaves .* gate .*: w1, w2"):
         plan(how="experts")
     named = plan(how=growth.Operator(depth="experts", names=(("w1", "gate"), ("w2", "up"))))
     small = {"gate": jnp.ones((4, 5)), "up": jnp.zeros((4, 5))}

@@ -112,9 +112,9 @@ PLAN = {
     "deeper, narrower": (
         lambda: growth.plan(net, net, layers(8, 2), layers(4, 3), X), "layers/0/down would shrink"
     ),
-    "no plan": (lambda: growth.Plan.from_json("{"), "no growth plan"),
-    "no plan either": (lambda: growth.Plan.from_json('{"version": 1}'), "no growth plan"),
-    "nothing": (lambda: growth.Plan.from_json(None), "no growth plan"),
+    "no plan": (lambda: growth.Plan.from_json("{"), "not a growth plan"),
+    "no plan either": (lambda: growth.Plan.from_json('{"version": 1}'), "not a growth plan"),
+    "nothing": (lambda: growth.Plan.from_json(None), "not a growth plan"),
 }  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def test_plan(name):
 GROW = {
     "no key": (SMALL, {}, r"key=jax\.random\.key"),
     "a seed": (SMALL, {"key": 3}, r"key=jax\.random\.key\(3\)"),
-    "a word": (SMALL, {"key": "a"}, "no random key"),
+    "a word": (SMALL, {"key": "a"}, "not a random key"),
     "how": (SMALL, {"key": KEY, "how": "odd"}, "uneven, noise, zero_out"),
     "missing": (without(SMALL, "b"), {"key": KEY}, r"missing \['b'\]"),
     "None": ({**SMALL, "b": None}, {"key": KEY}, r"missing \['b'\]"),
@@ -165,7 +165,7 @@ STATE = {
     "a leaf less": ((TX, moments(without(SMALL, "b")), SMALL, BIG), {}, "'b' is missing"),
     "small ones that are big": ((TX, moments(SMALL), BIG, BIG), {}, r"b has shape \(8,\)"),
     "big ones that are small": ((TX, moments(SMALL), SMALL, SMALL), {}, r"grown_params: b is \(4,"),
-    "reset a typo": ((TX, moments(SMALL), SMALL, BIG), {"reset": ["zz"]}, "found in no leaf"),
+    "reset a typo": ((TX, moments(SMALL), SMALL, BIG), {"reset": ["zz"]}, "matches no leaf"),
     "reset no pattern": ((TX, moments(SMALL), SMALL, BIG), {"reset": ["("]}, "regular expression"),
     "unknown state": (
         (optax.GradientTransformation(Mine, lambda u, s, p=None: (u, s)), Mine(SMALL), SMALL, BIG),
@@ -276,8 +276,8 @@ def test_states():
         (state, Net(8), {}, "the state is not the small model's: params/Dense_0"),
         (state, Net, {}, "is the class Net"),
         (state, None, {}, "must be a Linen module"),
-        (state, Net(4), {"key": "a"}, "no random key"),
-        (state, Net(4), {"reset": ["Dense_7"]}, "found in no leaf"),
+        (state, Net(4), {"key": "a"}, "not a random key"),
+        (state, Net(4), {"reset": ["Dense_7"]}, "matches no leaf"),
         (state.replace(params={"params": params}), Net(4), {}, "not the small model's"),
         (state.replace(opt_state=big), Net(4), {}, "'Dense_0/kernel' has shape"),
     ]:

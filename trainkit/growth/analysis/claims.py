@@ -1,7 +1,6 @@
-"""What the rules claim of the results of two programs, given what is known of their inputs.
+"""What the rules claim of the results of two programs, given facts about the inputs.
 
-The tests of each primitive's rule ask this of programs of one equation, and hold the answer against
-what the programs compute.
+Tests of rules use this: they compare the claims for programs of one equation with computed values.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ class Claims(NamedTuple):
     """A pair of programs after scale propagation.
 
     Attributes:
-      scales: its equations of scales and splits, and what padding has to hold.
+      scales: its linear equations for scales and shares, and its conditions on padding.
       pairs: the paired equations.
-      outs: the results; what is claimed of them are expressions in the inputs' unknowns.
-      leaves: those that grow, by uid; `scales.source` has their maps.
+      outs: the results. Claims about them are expressions in the unknowns of the inputs.
+      leaves: axis leaves that grow, by uid; `scales.source` has their index maps.
     """
 
     scales: ScalePropagation
@@ -44,13 +43,13 @@ def claims(
     layout: Callable[[Axis], str],
     known: Callable[[ScalePropagation], None],
 ) -> Claims:
-    """Joins two programs and carries what is known of their inputs through them.
+    """Joins two programs and propagates facts about their inputs.
 
     Args:
-      analysis: with the rules.
+      analysis: has the rules.
       programs: the small and the big one.
       inputs: their arguments, with axes.
-      layout: chooses how a leaf grows, where no equation asks for a layout.
+      layout: axis leaf -> its layout, for leaves whose layout no equation fixes.
       known: sets scale, exponents, zeros and means of the inputs.
 
     Raises:

@@ -2,7 +2,8 @@
 
 The programs of the two models differ in more than sizes, because only one has a router. So this
 growth cannot be proved by pairing equations. It is exact if the gates of the chosen experts sum to
-1, because then Σₑ gateₑ · f(x) = f(x) for every router. (Komatsuzaki et al. 2023, Sparse Upcycling.)
+1, because then Σₑ gateₑ · f(x) = f(x) for every router. (Komatsuzaki et al., Sparse Upcycling,
+2023.)
 
 For the rest of growth, a dense leaf of shape (…) is one expert of shape (1, …); see
 `growth.maps.expert_axis`.

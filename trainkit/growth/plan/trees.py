@@ -37,8 +37,8 @@ def small_tree(plan: PlanData, values: Mapping[str, Any]) -> PyTree:
 def _trees(plan: PlanData) -> tuple[Any, Any]:
     if plan.trees is None:
         raise GrowthError(
-            "this plan was read from JSON and adds layers, and the parameters have other containers "
-            "than dicts, lists and tuples",
+            "this plan was read from JSON and adds layers, and the parameters have containers "
+            "other than dicts, lists and tuples",
             hint="pass like=, the big model's parameters or their shapes, or make a new plan",
         )
     return plan.trees

@@ -1,4 +1,4 @@
-"""Scales and splits carried through the joint program, equation by equation; see `unknowns`."""
+"""Propagation of scales and shares through the joint program; see `unknowns`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from trainkit.growth.errors import Conflict
 
 
 class ScalePropagation(Requirements):
-    """What equations do to scales, share exponents and padding: the rules of primitives call it."""
+    """The state of propagation, and the operations that rules of primitives call."""
 
     def elementwise(
         self, pair: EquationPair, operands: Sequence[Value], out: Value, powers: Sequence[float]
     ) -> None:
-        """out = Π operandᵖ, element by element; the axes have been unified."""
+        """out = Π operandᵖ, element by element, with unified axes."""
         out.scale = np.empty(self.blocks(out), object)
         for v in operands:
             self.read(v)
@@ -53,7 +53,7 @@ class ScalePropagation(Requirements):
                 self.refuse_padding(pair, v)
 
     def agree(self, pair: EquationPair, operands: Sequence[Value], out: Value) -> None:
-        """out takes its elements from, or adds, operands that must agree in scale and split."""
+        """out selects from, or adds, operands that must have equal scales and shares."""
         out.scale = np.empty(self.blocks(out), object)
         for v in operands:
             self.read(v)
@@ -89,7 +89,7 @@ class ScalePropagation(Requirements):
         return v.exponents.get((d, label, leaf.uid), ZERO)
 
     def power(self, pair: EquationPair, p: float) -> None:
-        """out = operandᵖ for p ≠ 1: scales follow, splits do not."""
+        """out = operandᵖ for p ≠ 1. The operand must not be split over copies."""
         self.pin_exponents(pair.ins[0])
         self.elementwise(pair, pair.ins[:1], pair.outs[0], [p])
 
@@ -103,12 +103,12 @@ class ScalePropagation(Requirements):
 
 
 def propagate(joint: JointProgram, layouts: Layouts) -> ScalePropagation | Conflict:
-    """Carries the unknowns of parameters through all equations, under one choice of layouts.
+    """Propagates the unknowns of parameters through all equations, under one choice of layouts.
 
-    What an earlier propagation wrote on the program's values is overwritten.
+    Overwrites results of an earlier propagation in the program's values.
 
     Returns:
-      The equations on the unknowns, or why they have no solution.
+      The linear equations for the unknowns, or the conflict if they have no solution.
     """
     scales = ScalePropagation(joint, layouts)
     wrong = catch_refusal("scales", _carry, scales)
@@ -133,19 +133,19 @@ def _carry(scales: ScalePropagation) -> None:
 
 
 def _check_results(scales: ScalePropagation) -> ScalePropagation | Conflict:
-    """Results are what they were: their scales are 1."""
+    """Requires the scales of all results to be 1."""
     joint = scales.joint
     for i, out in enumerate(joint.outs):
         for expr in out.scale.flat:
             if expr is not None and scales.system.require_zero(expr):
                 producer = scales.producers.get(id(out))
                 return joint.analysis.conflict(
-                    f"result {i} would change by a factor, and no scaling of the parameters "
-                    "mends it",
+                    f"result {i} would change by a factor that no scaling of the parameters can "
+                    "remove",
                     "scales",
                     out.axes if producer is None else scales.grown_before(producer),
                     producer,
                     alone=True,
-                    hint="let a parameter read the axis that is summed over, or use a mean there",
+                    hint="contract the summed axis with a parameter, or use a mean there",
                 )
     return scales
