@@ -79,7 +79,7 @@ def test_parameters_that_do_not_match_their_function():
 
 def test_parameters_of_different_structures():
     more = {**mlp_params(8), "extra": jnp.zeros(2)}
-    with pytest.raises(growth.GrowthError, match="only in big_params: \\['extra'\\]"):
+    with pytest.raises(growth.GrowthError, match="Only big_params has: \\['extra'\\]"):
         growth.plan(mlp, mlp, mlp_params(4), more, X)
 
 

@@ -42,5 +42,5 @@ def test_a_vocabulary_and_its_width_grow(look, size):
 
 def test_an_index_that_is_clipped_on_purpose_is_refused():
     net = model(lambda table, ids: jnp.take(table, ids, axis=0, mode="clip"))
-    with pytest.raises(growth.GrowthError, match="clipped to its last row"):
+    with pytest.raises(growth.GrowthError, match="clipped to the last row"):
         growth.plan(net, net, sizes(5, 4), sizes(9, 4), jnp.array([0, 4]))

@@ -1,4 +1,4 @@
-"""Plans that add layers: the big program without its new layers is the small one, made wider."""
+"""Plans that add layers: the big program without its new layers is a wider small program."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ Stacks = Mapping[str, tuple[int, list[tuple[int, bool]]]]  # leaf -> layer axis,
 
 
 class DepthCandidate(NamedTuple):
-    """How layers are added.
+    """One possible way to add layers.
 
     Attributes:
-      layers: leaf of the deeper model -> where it comes from.
-      old: leaf of the small model -> the leaf of the deeper one that it is.
-      shapes: leaf of the deeper model -> its shape with the small model's number of layers.
-      small, big: the two programs, the second without its new layers; `None` where new layers
-        change the function and no width grows, so that there is nothing to prove.
-      eyes: leaf of the deeper model that is an identity matrix at the small widths -> its shape
-        there. They are further inputs of `small`.
+      layers: leaf of the big model -> its origin.
+      old: leaf of the small model -> its name in the big one.
+      shapes: leaf of the big model -> its shape with the small model's number of layers.
+      small, big: the two programs, `big` without its new layers. `big` is `None` if new layers
+        change the function and no width grows, so that nothing needs a proof.
+      eyes: leaf of the big model that is an identity matrix -> its shape at the small widths.
+        These are additional inputs of `small`.
     """
 
     layers: dict[str, Layer]
@@ -52,11 +52,10 @@ class DepthCandidate(NamedTuple):
 def depth_candidates(
     small: FlatModel, big: FlatModel, how: str, folder: Folder, trainable: Callable[[str], bool]
 ) -> Iterator[DepthCandidate | Conflict]:
-    """The ways in which the big model may have more layers than the small one.
+    """The possible ways to add layers, the likeliest first.
 
-    Returns:
-      Nothing if it has no more. Otherwise the ways to add them, and a conflict for each alignment
-      of layers under which they cannot be added, the likeliest first.
+    Yields:
+      A candidate or a conflict for each alignment of layers; nothing if there are no new layers.
     """
     stacks = _stacks(small, big, how)
     if isinstance(stacks, Conflict):
@@ -72,12 +71,12 @@ def depth_candidates(
 def assemble(
     plan: PlanData, candidate: DepthCandidate, shapes: Shapes, dtypes: Mapping[str, str], how: str
 ) -> PlanData:
-    """The plan for the deeper model, from that for the small one's leaves.
+    """The plan for the big model, from the plan for the small model's leaves.
 
     Args:
-      plan: of the small program's leaves (and identity matrices), by their paths in the big one.
-      candidate: where the leaves of the deeper model come from.
-      shapes, dtypes: of these.
+      plan: for the leaves of the small model, and identity matrices, by their paths in the big one.
+      candidate: the origins of the big model's leaves.
+      shapes, dtypes: path in the big model -> shape, dtype.
       how: the operator for depth.
     """
     planned = {leaf.path: leaf for leaf in plan.leaves}
@@ -96,7 +95,7 @@ def assemble(
 
 
 def _stacks(small: FlatModel, big: FlatModel, how: str) -> Stacks | Conflict:
-    """Leaf -> its layer axis and rows, where the two models run a loop over different numbers."""
+    """Leaf -> layer axis and rows, for leaves stacked over loops of different lengths."""
     before, after = ({list(side.shapes)[i]: axis for i, axis in
                       layer_axes(side.program).items() if i < len(side.shapes)}
                      for side in (small, big))  # fmt: skip
@@ -110,7 +109,7 @@ def _stacks(small: FlatModel, big: FlatModel, how: str) -> Stacks | Conflict:
 
 
 class _DepthSearch:
-    """What is the same for all alignments of the layers of two models."""
+    """The search for candidates; holds what all alignments share."""
 
     def __init__(
         self,
@@ -131,7 +130,7 @@ class _DepthSearch:
 
     @functools.cached_property
     def shortened(self) -> tuple[Program, dict[str, Shape]] | Conflict:
-        """The big program with the small one's rounds of its loops, and its leaves' shapes."""
+        """The big program with the small model's loop lengths, and the shapes of its leaves."""
         program, shapes = self.big.program, dict(self.big.shapes)
         if not self.stacks:
             return program, shapes
@@ -149,7 +148,7 @@ class _DepthSearch:
         return shorter, shapes
 
     def attempt(self, origins: Origins, how: str) -> DepthCandidate | Conflict:
-        """Adds the layers that these origins say are new."""
+        """The candidate for one alignment."""
         layers = self._layers(origins, how)
         if isinstance(layers, Conflict):
             return layers
@@ -169,7 +168,7 @@ class _DepthSearch:
         idle = self._idle(origins, new)
         if idle:
             return Conflict(
-                f"the parameters of the two models have different structures: only in big_params: "
+                "the parameters of the two models have different structures. Only big_params has: "
                 f"{idle[:5]}, which the big function does not use",
                 "layers",
                 params=tuple(idle[:6]),
@@ -201,7 +200,7 @@ class _DepthSearch:
         }
 
     def _idle(self, origins: Origins, new: list[str]) -> list[str]:
-        """New leaves that the big program does not use, beside such as the small one does not."""
+        """New leaves that the big program does not use, unless the small one does not either."""
         seen = used(self.small.program), used(self.big.program)
         known = {name for i, name in enumerate(self.small.shapes) if i in seen[0]}
         return [
@@ -211,14 +210,14 @@ class _DepthSearch:
         ]
 
     def _inputs(self, old: Mapping[str, str]) -> dict[int, int]:
-        """Number of an input of the small program -> that of the big one."""
+        """Number of an input of the small program -> its number in the big one."""
         n, m = len(self.small.shapes), len(self.big.shapes)
         pairs = {i: self.number[old[name]] for i, name in enumerate(self.small.shapes)}
         extra = range(len(self.small.program.ins) - n)
         return pairs | {n + i: m + i for i in extra}
 
     def _identities(self, candidate: DepthCandidate, new: list[str]) -> DepthCandidate | Conflict:
-        """New layers that do nothing at first."""
+        """The candidate whose new layers are identities."""
         program, shapes, names = candidate.big, self.big.shapes, self.names
         assert program is not None
         places = {self.number[name]: name for name in new}
@@ -248,7 +247,7 @@ class _DepthSearch:
     def _copies(
         self, candidate: DepthCandidate, new: list[str], how: str
     ) -> DepthCandidate | Conflict:
-        """New layers that are copies of old ones."""
+        """The candidate whose new layers are copies of old ones."""
         assert candidate.big is not None
         shapes, old = self.big.shapes, candidate.old
         for name in new:
@@ -258,7 +257,7 @@ class _DepthSearch:
                     f"how={how!r} copies layers, but no old layer has the shapes of {name}",
                     "layers",
                     params=tuple(new[:4]),
-                    hint="how='identity' makes new layers that pass their input on",
+                    hint="use how='identity', whose new layers do not need an old one",
                 )
         if all(self.small.shapes[a] == candidate.shapes[b] for a, b in old.items()):
             return candidate._replace(big=None)
@@ -268,9 +267,9 @@ class _DepthSearch:
         if cut is None:
             return Conflict(
                 "width and depth grow together, and the big model without the layers of "
-                f"{new[0]} is not the small one",
+                f"{new[0]} is not the small model",
                 "layers",
                 params=tuple(new[:4]),
-                hint="grow in two steps, width and depth one after the other",
+                hint="grow in two steps: first width, then depth",
             )
         return candidate._replace(big=cut)
