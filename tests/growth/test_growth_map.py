@@ -79,5 +79,5 @@ def test_a_state_grows_by_its_map_as_it_does_by_grow():
 
 
 def test_a_map_without_a_plan_says_that_it_grows_no_parameters():
-    with pytest.raises(growth.GrowthError, match="not made by a plan"):
+    with pytest.raises(growth.GrowthError, match="not made from a plan"):
         growth.GrowthMap().params(draw(4))

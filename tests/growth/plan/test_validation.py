@@ -155,13 +155,13 @@ def moments(params, tx=TX):
 
 
 STATE = {
-    "another rule": ((optax.sgd(0.1, 0.9), moments(SMALL), SMALL, BIG), {}, "Is tx the transf"),
+    "another rule": ((optax.sgd(0.1, 0.9), moments(SMALL), SMALL, BIG), {}, "that tx is the tr"),
     "no rule": ((3, moments(SMALL), SMALL, BIG), {}, "tx is a int"),
     "exchanged": ((moments(SMALL), TX, SMALL, BIG), {}, "tx is a tuple"),
     "none": ((TX, None, SMALL, BIG), {}, "is a NoneType"),
     "of the big model": ((TX, moments(BIG), SMALL, BIG), {}, r"'b' has shape \(8,\)"),
     "of another size": ((TX, moments(ones(shapes(5))), SMALL, BIG), {}, r"'b' has shape \(5,\)"),
-    "of another model": ((TX, moments(DEEP), SMALL, BIG), {}, "is no leaf of the parameters"),
+    "of another model": ((TX, moments(DEEP), SMALL, BIG), {}, "is not a leaf of the param"),
     "a leaf less": ((TX, moments(without(SMALL, "b")), SMALL, BIG), {}, "'b' is missing"),
     "small ones that are big": ((TX, moments(SMALL), BIG, BIG), {}, r"b has shape \(8,\)"),
     "big ones that are small": ((TX, moments(SMALL), SMALL, SMALL), {}, r"grown_params: b is \(4,"),
@@ -172,7 +172,7 @@ STATE = {
         {},
         r"Mine is not in the table.*slots=\{Mine",
     ),
-    "slots of no class": ((TX, moments(SMALL), SMALL, BIG), {"slots": {"Adam": {}}}, "a class of"),
+    "slots of no class": ((TX, moments(SMALL), SMALL, BIG), {"slots": {"Adam": {}}}, "must map a"),
     "slots of no kind": (
         (TX, moments(SMALL), SMALL, BIG),
         {"slots": {Mine: {"speed": "momentum"}}},
@@ -254,13 +254,13 @@ def test_certificates(plans):
         (SMALL, [], {"tx": TX}, "missing 1 required"),
         (SMALL, [np.ones((2, 7), np.float32)], {"tx": TX}, "inputs have the shapes"),
         (SMALL, [XS], {"tx": None}, "tx is a NoneType"),
-        (SMALL, [XS], {"tx": TX, "opt_state": optax.sgd(0.1, 0.9).init(SMALL)}, "Is tx the"),
+        (SMALL, [XS], {"tx": TX, "opt_state": optax.sgd(0.1, 0.9).init(SMALL)}, "that tx is the"),
     ]:
         with pytest.raises(GrowthError, match=says):
             certificate(mlp, mlp, params, *inputs, **options)
     state = TrainState.create(Net(4).init(KEY, XS)["params"], TX)
     way = growth.grow(state, Net(4), Net(8), XS, tx=TX, with_map=True)[1]
-    with pytest.raises(GrowthError, match="Is tx the"):
+    with pytest.raises(GrowthError, match="that tx is the"):
         way.certificate(Net(4), Net(8), state, XS, tx=optax.sgd(0.1, 0.9))
     with pytest.raises(GrowthError, match="the state is not the small model's"):
         way.certificate(Net(8), Net(8), state, XS, tx=TX)

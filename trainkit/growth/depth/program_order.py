@@ -37,7 +37,7 @@ class _Part(NamedTuple):
 
 
 class _Period(NamedTuple):
-    """A period of `length` parts, which starts at part `start` of the small model and part `there` of
+    """A period of `length` parts. It starts at part `start` of the small model and part `there` of
     the big one, and is repeated `old` times in the small and `new` times in the big model."""
 
     start: int
