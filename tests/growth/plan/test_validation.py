@@ -87,7 +87,7 @@ PLAN = {
     "shapes of big do not fit": (lambda: planned(big={**shapes(8), "out": f(7, 3)}), "big_params"),
     "shrinks": (lambda: planned(shapes(8), shapes(4)), r"(?s)axis 0 of b.*plan\.shrink"),
     "a result shrinks": (lambda: planned(big={**shapes(8), "out": f(8, 2)}), "axis 1 of out"),
-    "another input": (lambda: planned(x=f(2, 6)), "inputs have the shapes"),
+    "another input": (lambda: planned(x=f(2, 6)), "inputs have the shape"),
     "no function": (lambda: planned(a=3), "must be callable"),
     "dtypes": (
         lambda: planned(big={**shapes(8), "b": f(8, dtype=jnp.bfloat16)}),
@@ -252,7 +252,7 @@ def test_certificates(plans):
     for params, inputs, options, says in [
         (BIG, [XS], {"tx": TX}, r"b has shape \(8,\)"),
         (SMALL, [], {"tx": TX}, "missing 1 required"),
-        (SMALL, [np.ones((2, 7), np.float32)], {"tx": TX}, "inputs have the shapes"),
+        (SMALL, [np.ones((2, 7), np.float32)], {"tx": TX}, "inputs have the shape"),
         (SMALL, [XS], {"tx": None}, "tx is a NoneType"),
         (SMALL, [XS], {"tx": TX, "opt_state": optax.sgd(0.1, 0.9).init(SMALL)}, "that tx is the"),
     ]:
