@@ -8,7 +8,7 @@ the test inputs, and `reproducers` the code generation for failures. Read `api` 
 
 from trainkit.laws.api import ALL, check, check_schedule, parametrize
 from trainkit.laws.claims import CLAIMS
-from trainkit.laws.families.order import TRANSFORMATION_LAWS
+from trainkit.laws.families.listing import TRANSFORMATION_LAWS
 from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.oracles import DEVIATIONS, RULES, SCHEDULES
 from trainkit.laws.report import Failure, LawError, Report, Result
