@@ -1,4 +1,4 @@
-"""Rules that scale every coordinate by its own history."""
+"""Adaptive rules, which scale every coordinate by its gradient history."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def adagrad(
 ) -> optax.GradientTransformation:
     """AdaGrad: G ← G + g², θ ← θ − η g / √(G + ε), with G₀ the initial value.
 
-    The paper has G₀ = 0 and ε outside the root (√G + ε); both forms are in use, and differ only
-    where G is about ε. A coordinate whose G + ε is 0 does not move. Optax: `optax.adagrad`.
+    The paper has G₀ = 0 and ε outside the root (√G + ε). Both forms are in use, and differ only if
+    G is about ε. A coordinate with G + ε = 0 does not move. Optax: `optax.adagrad`.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx = tt.adagrad(1.0, initial_accumulator_value=0.0, eps=0.0)
@@ -50,10 +50,10 @@ def rmsprop(
 ) -> optax.GradientTransformation:
     """RMSProp: ν ← β ν + (1 − β) g², θ ← θ − η g / √(ν + ε).
 
-    `centered` subtracts the mean: the root is of ν − μ² + ε, with μ ← β μ + (1 − β) g. With
-    `eps_in_sqrt=False` the divisor is √ν + ε, which is what PyTorch does. As in the lecture that
-    introduced it, ν starts at 0 uncorrected, so that the first steps are long: η/√(1 − β), about
-    3 η. `bias_correction` mends that. Optax: `optax.rmsprop`.
+    With `centered`, the divisor is √(ν − μ² + ε), with μ ← β μ + (1 − β) g. With
+    `eps_in_sqrt=False` it is √ν + ε, as in PyTorch. As in the original lecture, ν starts at 0
+    without correction, so the first steps are long: η/√(1 − β), about 3 η. `bias_correction`
+    corrects that. Optax: `optax.rmsprop`.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx = tt.rmsprop(1.0, decay=0.75, eps=0.0)
@@ -89,11 +89,11 @@ def adam(
 ) -> optax.GradientTransformation:
     """Adam: μ ← β₁ μ + (1 − β₁) g, ν ← β₂ ν + (1 − β₂) g², θ ← θ − η μ̂ / (√(ν̂ + ε̄) + ε).
 
-    The hats are the bias corrections μ̂ = μ/(1 − β₁ᵗ) and ν̂ = ν/(1 − β₂ᵗ), t = 1 at the first step.
-    Texts that leave them out are wrong, not merely different: from μ = ν = 0 the uncorrected first
-    step is (1 − β₁)/√(1 − β₂) = 3.2 times too long at the defaults, and it stays too long for about
-    1/(1 − β₂) = 1000 steps, with both moments in the wrong proportion. ε belongs outside the root
-    (`eps_root` is for those who differentiate through Adam). Optax: `optax.adam`.
+    The hats are the bias corrections μ̂ = μ/(1 − β₁ᵗ) and ν̂ = ν/(1 − β₂ᵗ), t = 1 at the first
+    step. Texts without them are wrong: from μ = ν = 0, the uncorrected first step is (1 − β₁)/√(1 −
+    β₂) = 3.2 times too long at the defaults, and steps stay too long for about 1/(1 − β₂) = 1000
+    steps. ε belongs outside the root (`eps_root` is for differentiation through Adam). Optax:
+    `optax.adam`.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx = tt.adam(0.5, eps=0.0)
@@ -120,10 +120,10 @@ def adamw(
 ) -> optax.GradientTransformation:
     """AdamW: Adam with decoupled decay, θ ← θ − η (μ̂/(√ν̂ + ε) + λ θ).
 
-    λ θ added to the *gradient* instead (`l2` before `adam`) is divided by √ν̂ with it, so that
-    weights with large gradients are hardly decayed: that is not weight decay. The paper's λ is not
-    multiplied by η; here, as in PyTorch and Optax, it is. `mask` says which leaves decay:
-    `mask=decay_mask` spares biases and norms. Optax: `optax.adamw`.
+    If λ θ is added to the *gradient* (`l2` before `adam`), it is divided by √ν̂, so that weights
+    with large gradients hardly decay; that is not weight decay. In the paper λ is not multiplied by
+    η; here it is, as in PyTorch and Optax. `mask` selects the leaves that decay: `mask=decay_mask`
+    excludes biases and norms. Optax: `optax.adamw`.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx, p = tt.adamw(0.5, weight_decay=0.5), jnp.array([4.0])
@@ -148,8 +148,8 @@ def lion(
 ) -> optax.GradientTransformation:
     """Lion: θ ← θ − η (sign(β₁ μ + (1 − β₁) g) + λ θ), then μ ← β₂ μ + (1 − β₂) g.
 
-    Every step has length η in every coordinate: use a rate 3 to 10 times smaller and a decay as
-    many times larger than AdamW's. Optax: `optax.lion`.
+    Every step has length η in every coordinate. Compared with AdamW, use a rate that is 3 to 10
+    times smaller, and a decay that is as many times larger. Optax: `optax.lion`.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx, p = tt.lion(0.5, weight_decay=0.0), jnp.ones(2)
@@ -184,11 +184,11 @@ def radam(
     *,
     nesterov: bool = False,
 ) -> optax.GradientTransformation:
-    """RAdam: Adam's step times r(ρ) where ρ ≥ `threshold`, and η μ̂ before that.
+    """RAdam: Adam's step times r(ρ) if ρ ≥ `threshold`, and η μ̂ before that.
 
     ρ∞ = 2/(1 − β₂) − 1, ρ = ρ∞ − 2 t β₂ᵗ/(1 − β₂ᵗ), r² = (ρ − 4)(ρ − 2) ρ∞/((ρ∞ − 4)(ρ∞ − 2) ρ).
-    Optax: `optax.radam`, which takes 1 − β₂ᵗ as a difference. In float32 the first ρ, small
-    differences of numbers near ρ∞ = 1999, then have few digits; here it is `expm1`.
+    Optax: `optax.radam`, which computes 1 − β₂ᵗ as a difference. In float32 the first ρ, small
+    differences of numbers near ρ∞ = 1999, then have few digits. Here `expm1` is used.
 
     >>> import jax.numpy as jnp
     >>> tx = radam(0.5)
@@ -199,7 +199,7 @@ def radam(
     """
     adam = optax.scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov)
     momentum = optax.scale_by_radam(b1, b2, eps, eps_root, jnp.inf, nesterov=nesterov)
-    # In Python where β₂ is a number: float32's logarithm of it is off in the fifth digit.
+    # In Python if β₂ is a number, because its float32 logarithm is wrong in the fifth digit.
     log = np.log(b2) if isinstance(b2, float) and b2 > 0 else jnp.log(b2)
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:

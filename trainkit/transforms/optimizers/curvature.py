@@ -1,4 +1,4 @@
-"""Rules of the second order."""
+"""Second-order rules."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class NewtonState(NamedTuple):
     """State of `newton_cg` and `gauss_newton`.
 
     Attributes:
-      count: int32 scalar, the updates made.
-      iterations: int32 scalar, the iterations of conjugate gradients in the last one.
+      count: int32 scalar, the number of updates.
+      iterations: int32 scalar, the conjugate-gradient iterations of the last update.
     """
 
     count: Any  # an array; tuples have a method of this name
@@ -56,10 +56,10 @@ def newton_cg(
     max_iterations: int = 50,
     tol: float = 1e-6,
 ) -> optax.GradientTransformationExtraArgs:
-    """Newton's method, inexactly: θ ← θ + η d with (∇²f + λ) d = −g solved by conjugate gradients.
+    """Inexact Newton method: θ ← θ + η d with (∇²f + λ) d = −g, by conjugate gradients.
 
-    Only products with the Hessian are taken, and negative curvature ends the solve (see
-    `conjugate_gradient`), so that d is a direction of descent. `update` takes `value_fn`, the
+    It uses only Hessian-vector products. Negative curvature ends the iteration (see
+    `conjugate_gradient`), so that d is a descent direction. `update` takes `value_fn`, the
     scalar loss as a function of the parameters; `make_train_step` passes it. Not in Optax.
 
     Raises:
@@ -96,10 +96,11 @@ def gauss_newton(
 ) -> optax.GradientTransformationExtraArgs:
     """Gauss-Newton: θ ← θ + η d with (Jᵀ H J + λ) d = −g, solved by conjugate gradients.
 
-    `update` takes `residual_fn`, from the parameters to residuals r (or outputs), and optionally
-    `output_loss`, from them to the scalar loss; without it the loss is ½‖r‖² and H = 1, and with
-    `damping` λ this is Levenberg-Marquardt. The matrix is never indefinite, unlike Newton's. In
-    `make_train_step`, take `newton_cg` and a loss whose model is `linearised`. Not in Optax.
+    `update` takes `residual_fn`, a function from the parameters to residuals r (or outputs), and
+    optionally `output_loss`, a function from them to the scalar loss. Without it the loss is ½‖r‖²
+    and H = 1, which is Levenberg-Marquardt with `damping` λ. Unlike the Hessian, the matrix is
+    never indefinite. In `make_train_step`, use `newton_cg` and a loss with a `linearised` model.
+    Not in Optax.
 
     Raises:
       ValueError: `update` without `residual_fn`.
@@ -121,7 +122,7 @@ def gauss_newton(
             raise ValueError(
                 "gauss_newton needs the residuals: call update(grads, state, params, "
                 "residual_fn=r) with r a function of the parameters whose ½‖r‖² is the loss (or "
-                "pass output_loss). In make_train_step, take newton_cg and wrap the model in the "
+                "pass output_loss). In make_train_step, use newton_cg and wrap the model in the "
                 "loss: linearised(model)."
             )
         return lambda v: gnvp(residual_fn, params, v, output_loss)
@@ -136,12 +137,12 @@ def lbfgs(
     scale_init_precond: bool = True,
     linesearch: Any = "zoom",
 ) -> optax.GradientTransformationExtraArgs:
-    """L-BFGS: θ ← θ − η H g, H the inverse Hessian that the last `memory_size` steps imply.
+    """L-BFGS: θ ← θ − η H g, with H an inverse Hessian estimate from the last `memory_size` steps.
 
-    H is applied by the two-loop recursion. By default η comes from a zoom line search, for which
-    `update` takes `value_fn` (and `value` and `grad`, where they are known already), as
-    `make_train_step` passes them; `linesearch=None` steps by `learning_rate` alone.
-    For full batches: noise between gradients is taken for curvature. Optax: `optax.lbfgs`.
+    H is applied by the two-loop recursion. By default η comes from a zoom line search. For that,
+    `update` takes `value_fn` (and `value` and `grad`, if they are known), which `make_train_step`
+    passes. With `linesearch=None`, η is `learning_rate`. Use it with full batches, because it
+    interprets gradient noise as curvature. Optax: `optax.lbfgs`.
 
     >>> import jax, jax.numpy as jnp
     >>> f = lambda x: jnp.sum(jnp.array([1.0, 100.0]) * x**2)
@@ -174,12 +175,12 @@ def lbfgs(
         value_fn: Any = None,
         **_: Any,
     ) -> Any:
-        # Optax hands every unknown extra argument to `value_fn`, and raises where it takes none.
+        # Optax passes every unknown extra argument to `value_fn`, which may not accept them.
         if value_fn is None:
             raise ValueError(
                 "lbfgs needs the loss for its line search: call update(grads, state, params, "
-                "value_fn=f) with f a function of the parameters that returns a scalar, or make "
-                "it with linesearch=None and a learning_rate."
+                "value_fn=f) with f a function of the parameters that returns a scalar, or use "
+                "linesearch=None and a learning_rate."
             )
         return inner.update(
             updates,
@@ -210,11 +211,11 @@ def sophia(
 ) -> optax.GradientTransformationExtraArgs:
     """Sophia-H: θ ← θ − η (clip(μ̂ / max(γ h, ε), ±ρ) + λ θ), h an EMA of the Hessian's diagonal.
 
-    Every `update_interval` steps h ← β₂ h + (1 − β₂) z ⊙ ∇²f z, with random signs z; a step uses
-    the h of the step before it. `update` takes `value_fn`, the loss as a function of the parameters
-    (Optax calls it `obj_fn`; either is taken). Under data parallelism it must average over devices,
-    as the one that `make_train_step` passes does. Departs from the paper as Optax does:
-    bias-corrected μ, signs instead of normal z. Optax: `optax.contrib.sophia`.
+    Every `update_interval` steps, h ← β₂ h + (1 − β₂) z ⊙ ∇²f z, with random signs z. A step uses
+    the h of the previous step. `update` takes `value_fn`, the loss as a function of the parameters
+    (or `obj_fn`, its name in Optax). With data parallelism it must average over devices, as the one
+    from `make_train_step` does. It departs from the paper as Optax does: μ is bias-corrected, and z
+    has random signs instead of normal values. Optax: `optax.contrib.sophia`.
 
     >>> import jax, jax.numpy as jnp
     >>> f = lambda x: jnp.sum(x**2)
@@ -240,7 +241,7 @@ def sophia(
     )
 
     def init(params: PyTree) -> Any:
-        # A copy of the key: the state may be donated, and the rule used again.
+        # Copy the key, because the state may be donated and the rule used again.
         return jax.tree.map(lambda x: jnp.copy(x) if x is seed else x, inner.init(params))
 
     def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> Any:

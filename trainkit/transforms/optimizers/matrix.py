@@ -1,7 +1,7 @@
-"""Rules that see a matrix as a matrix: Muon and Adafactor.
+"""Rules for matrices: Muon and Adafactor.
 
-Both take `stacked` (see `trainkit.transforms.stacks`): without it the leaf that a scan over
-layers keeps is one tensor to them, and the norm scales of all its layers are a matrix.
+Both take `stacked` (see `trainkit.transforms.stacks`). Without it, they treat a leaf that is
+stacked over layers as one tensor, and the stacked norm scales of all layers as a matrix.
 """
 
 from __future__ import annotations
@@ -42,14 +42,13 @@ def muon(
 ) -> optax.GradientTransformation:
     """Muon: θ ← θ − η √max(1, n/m) NS(m̂), for matrices; AdamW for every other leaf.
 
-    μ ← β μ + (1 − β) g; m̂ = β μ/(1 − βᵗ⁺¹) + (1 − β) g/(1 − βᵗ); NS is `ns_steps` of
-    X ← a X + (b A + c A²) X with A = X Xᵀ, from X = m̂/‖m̂‖_F: about U Vᵀ of m̂ = U S Vᵀ, with
-    singular values between .7 and 1.2 rather than 1. The original has no bias correction; inside
-    NS only the proportion of μ and g is changed by it. `preconditioning` is what m̂ is divided by
-    before NS ("frobenius", "spectral", "aol" or "schatten"); `adaptive` multiplies the update by
-    ⟨m̂, NS(m̂)⟩. Embeddings and the output layer are
-    matrices too, which the authors train with Adam: say so with `groups` or
-    `muon_weight_dimension_numbers`. Optax: `optax.contrib.muon`.
+    μ ← β μ + (1 − β) g; m̂ = β μ/(1 − βᵗ⁺¹) + (1 − β) g/(1 − βᵗ); NS is `ns_steps` of X ← a X + (b
+    A + c A²) X with A = X Xᵀ, from X = m̂/‖m̂‖_F. The result is about U Vᵀ for m̂ = U S Vᵀ, with
+    singular values between .7 and 1.2 instead of 1. The original has no bias correction; it only
+    changes the ratio of μ and g. `preconditioning` is the norm by which m̂ is divided before NS
+    ("frobenius", "spectral", "aol" or "schatten"). `adaptive` multiplies the update by ⟨m̂,
+    NS(m̂)⟩. The authors train embeddings and the output layer, which are matrices too, with Adam;
+    use `groups` or `muon_weight_dimension_numbers` for that. Optax: `optax.contrib.muon`.
 
     >>> import jax.numpy as jnp
     >>> tx, p = muon(1.0), jnp.eye(3)
@@ -102,13 +101,13 @@ def adafactor(
     factored: bool = True,
     weight_decay_mask: Any = None,
 ) -> optax.GradientTransformation:
-    """Adafactor: Adam's second moment from its row and column sums, without the first.
+    """Adafactor: Adam's second moment from row and column sums, without a first moment.
 
     R ← β̂ R + (1 − β̂) mean_cols(g² + ε), C likewise by rows, β̂ₜ = 1 − t^(−decay_rate);
     U = g / √(R C / mean(R)); θ ← θ − η max(.001, RMS(θ)) U / max(1, RMS(U)/d). Leaves without two
-    axes of `min_dim_size_to_factor` keep the whole second moment. β̂₁ = 0, so that no bias
-    correction is needed. Optax: `optax.adafactor`, whose β̂ is float32 even for float64
-    parameters; here it is not.
+    axes of at least `min_dim_size_to_factor` have a full second moment. β̂₁ = 0, so no bias
+    correction is needed. Optax: `optax.adafactor`, whose β̂ is float32 even for float64 parameters;
+    here it is float64 then.
 
     >>> import jax.numpy as jnp
     >>> tx, p = adafactor(0.5), jnp.array([2.0])

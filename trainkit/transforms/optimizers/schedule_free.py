@@ -1,4 +1,4 @@
-"""Schedule-free learning: averaging in place of a decaying rate."""
+"""Schedule-free learning: averaging instead of a decaying rate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import optax
 import optax.contrib
 
 from trainkit._core.dtypes import cast_like, scalar_like, upcast
-from trainkit.transforms.parts import assembled, kept
+from trainkit.transforms.masked_trees import assembled, kept
 from trainkit.transforms.rule import rule, states_of
 
 PyTree = Any
@@ -24,11 +24,10 @@ def schedule_free(
 ) -> optax.GradientTransformation:
     """Schedule-free learning around a rule without momentum (by default gradient descent).
 
-    y = (1 − β₁) z + β₁ x is where gradients are taken, and what the parameters are;
-    z ← z + base(g), the base's own step; x ← (1 − c) x + c z, c = wₜ/Σ w, wₜ = (max η)^power.
-    Evaluate at x: `schedule_free_params(state, params)`. `base` must step by the same
-    `learning_rate` and have no momentum of its own. Optax: `optax.contrib.schedule_free`;
-    here z and the sums are float32 at least.
+    The parameters are y = (1 − β₁) z + β₁ x, at which gradients are computed; z ← z + base(g); x ←
+    (1 − c) x + c z, c = wₜ/Σ w, wₜ = (max η)^power. Evaluate at x, by `schedule_free_params(state,
+    params)`. `base` must have the same `learning_rate` and no momentum. Optax:
+    `optax.contrib.schedule_free`; here z and the sums are float32 or wider.
 
     >>> import jax.numpy as jnp
     >>> tx, p = schedule_free(0.5), jnp.array([4.0])
@@ -53,7 +52,7 @@ def schedule_free_adamw(
 ) -> optax.GradientTransformation:
     """Schedule-free AdamW: `schedule_free` around bias-corrected RMSProp with decoupled decay.
 
-    For a warm-up give a schedule, such as `schedules.warmup(schedules.constant(η), n)`.
+    For a warm-up pass a schedule, such as `schedules.warmup(schedules.constant(η), n)`.
     Optax: `optax.contrib.schedule_free_adamw`.
 
     >>> import jax.numpy as jnp
@@ -73,8 +72,8 @@ def schedule_free_adamw(
 
 
 def _wide(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    # Optax keeps z and the sum of weights in the lowest dtype of the parameters: in bfloat16 the
-    # sum stops growing after 256 steps.
+    # Optax stores z and the sum of weights in the narrowest dtype of the parameters. In bfloat16
+    # the sum stops growing after 256 steps.
     return optax.GradientTransformationExtraArgs(
         lambda params: inner.init(upcast(params)), inner.update
     )
@@ -84,12 +83,12 @@ def schedule_free_params(state: PyTree, params: PyTree) -> PyTree:
     """The averaged parameters x at which a schedule-free run is evaluated.
 
     Args:
-      state: an optimizer state, or a `TrainState`, with a schedule-free rule anywhere in it, in one
-        or more groups too: parameters of other rules stay as they are.
-      params: the parameters y that are being trained.
+      state: an optimizer state, or a `TrainState`, with a schedule-free rule anywhere in it, also
+        in groups. Parameters of other rules are returned unchanged.
+      params: the trained parameters y.
 
     Raises:
-      ValueError: no schedule-free rule in the state, or more than one for a parameter.
+      ValueError: the state has no schedule-free rule, or several for one parameter.
     """
 
     def averages(held: Any) -> PyTree:
