@@ -336,9 +336,19 @@ def grow(
     >>> grown.params["Dense_0"]["kernel"].shape, grown.opt_state[0].mu["Dense_1"]["kernel"].shape
     ((3, 6), (6, 2))
     """
-    sizes = {"big_params": big_params, "big_model_state": big_model_state}
-    options = {"slots": slots, "reset": reset, "donate": donate, "out_shardings": out_shardings}
     found, grown = train_state.grown(
-        state, small, big, example, tx=tx, how=operator(how), key=key, **sizes, **options
+        state,
+        small,
+        big,
+        example,
+        tx=tx,
+        how=operator(how),
+        key=key,
+        big_params=big_params,
+        big_model_state=big_model_state,
+        donate=donate,
+        out_shardings=out_shardings,
+        slots=slots,
+        reset=reset,
     )
     return (grown, GrowthMap.of(found)) if with_map else grown

@@ -84,7 +84,8 @@ def _alternatives(leaves: Sequence[Axis], layouts: Layouts) -> list[tuple[Axis, 
     """Layouts to try if copies are impossible.
 
     Padding units that are 0 work for streams whose consumers are parameters and root-mean-square
-    norms, and for products of activations. Padding units that hold the mean work behind a LayerNorm, which subtracts the mean.
+    norms, and for products of activations. Padding units that hold the mean work behind a
+    LayerNorm, which subtracts the mean.
     """
     others = []
     for leaf in leaves:

@@ -60,11 +60,13 @@ def _unify_copies(a: Axis, b: Axis) -> Mismatch | None:
     """
     if a.small < 2 or a.big % a.small:
         return Mismatch(f"{show(a)} does not grow to a multiple")
-    pieces = [split_product(x, x.small, x.small) for x in (a, b)]
-    for found in pieces:
-        if isinstance(found, Mismatch):
-            return found
-    (first, copies), (second, others) = pieces
+    one = split_product(a, a.small, a.small)
+    if isinstance(one, Mismatch):
+        return one
+    other = split_product(b, b.small, b.small)
+    if isinstance(other, Mismatch):
+        return other
+    (first, copies), (second, others) = one, other
     if (wrong := unify(copies, others) or unify(first, second)) is not None:
         return wrong
     a, b = find(a), find(b)
