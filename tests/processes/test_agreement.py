@@ -2,6 +2,7 @@
 
 import json
 import signal
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from trainkit import distributed
 from trainkit._core import processes
 from trainkit.loop.hooks import agreed
 from trainkit.loop.interrupts import Interrupts
+from trainkit.loop.saved.info import can_be_checked
 
 
 @pytest.fixture
@@ -142,6 +144,20 @@ def test_a_mesh_without_devices_of_a_process_is_refused(monkeypatch):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",))
     with pytest.raises(ValueError, match="no device of process 1"):
         trainkit.placement.resolve(mesh)
+
+
+def test_digests_of_parts_cut_otherwise_cannot_be_checked_in_place():
+    class Halves:
+        is_fully_addressable = False
+
+        def devices_indices_map(self, shape):
+            half = shape[0] // 2
+            return {0: (slice(None, half),), 1: (slice(half, None),)}
+
+    shape = SimpleNamespace(shape=(4,), sharding=Halves())
+    assert can_be_checked(shape, {"0:2": "", "2:4": ""})
+    assert not can_be_checked(shape, {"0:4": ""})
+    assert can_be_checked(jax.ShapeDtypeStruct((4,), "float32"), {"0:3": ""})
 
 
 def test_the_death_of_another_is_said_in_words():
