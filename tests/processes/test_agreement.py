@@ -162,8 +162,8 @@ def test_digests_of_parts_cut_otherwise_cannot_be_checked_in_place():
 
 def test_the_death_of_another_is_said_in_words():
     error = RuntimeError("Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:1")
-    assert "another process of this run has ended" in distributed.explain(error)
-    assert distributed.explain(RuntimeError("mine")) is None
+    assert "another process of this run has ended" in processes.explain(error)
+    assert processes.explain(RuntimeError("mine")) is None
 
 
 def test_without_a_cluster_there_is_one_process(monkeypatch):
