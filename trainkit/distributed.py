@@ -19,6 +19,10 @@ from trainkit._core.processes import LAUNCHED, end_together
 # How long one that has stopped answering counts as alive, and how long one that has ended waits
 # for the others: together less than a minute. (JAX's own are 100 and 300 seconds.)
 SECONDS = 25
+_SCHEDULERS = (
+    "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JOB_COMPLETION_INDEX",
+    "TPU_WORKER_HOSTNAMES",
+)  # fmt: skip
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -41,7 +45,7 @@ def initialize(
       process: the number of this one, from 0.
 
     Raises:
-      RuntimeError: JAX has been used before.
+      RuntimeError: there are others, and JAX has been used before.
     """
     if jax.distributed.is_initialized():
         return
@@ -60,13 +64,19 @@ def initialize(
             heartbeat_timeout_seconds=SECONDS,
             shutdown_timeout_seconds=SECONDS,
         )
-    except ValueError:
-        if coordinator is None and processes is None and process is None:
-            return  # no cluster was found
+    except (ValueError, RuntimeError):
+        # No cluster was found; or JAX has been used before, which is no matter for one process.
+        if (coordinator, processes, process) == (None,) * 3 and not _is_scheduled():
+            return
         raise
     for name in (*_VARIABLES, LAUNCHED):
         os.environ.pop(name, None)  # what this process starts is no process of the run
     end_together()
+
+
+def _is_scheduled() -> bool:
+    """Whether something speaks of a scheduler that starts several processes."""
+    return any(os.environ.get(name, "1") not in ("", "1") for name in _SCHEDULERS)
 
 
 def _number(given: int | None, name: str) -> int | None:

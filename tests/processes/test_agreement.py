@@ -175,3 +175,13 @@ def test_without_a_cluster_there_is_one_process(monkeypatch):
     distributed.initialize()
     with pytest.raises(ValueError, match="should be defined"):
         distributed.initialize(processes=2)
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    with pytest.raises(ValueError, match="should be defined"):
+        distributed.initialize()
+
+
+def test_too_late_to_join_matters_only_where_there_are_others():
+    jax.devices()
+    distributed.initialize()
+    with pytest.raises(RuntimeError, match="before any JAX calls"):
+        distributed.initialize("localhost:1", 2, 0)
