@@ -19,6 +19,7 @@ COMMANDS = {
         "launch -n 2 -- ...",
         "run a command in several processes that train one model",
     ),
+    "checkpoints": ("trainkit.cli.checkpoints", "checkpoints DIR", "look into a run's checkpoints"),
     "laws": ("trainkit.cli.laws", "laws RULE", "check an update rule or a schedule"),
 }
 

@@ -31,6 +31,7 @@ from trainkit.loop.summary import write_summary
 from trainkit.report.html import write_report
 from trainkit.report.progress import Progress
 from trainkit.step.state import TrainState
+from trainkit.transforms.wrappers.average import averaged
 
 PyTree = Any
 
@@ -59,6 +60,7 @@ def fit(
     log_every: int = 50,
     prefetch: int = 2,
     stop_nonfinite: bool = True,
+    averages: bool | int = False,
     progress: bool = True,
     report: bool = True,
 ) -> FitResult:
@@ -102,6 +104,10 @@ def fit(
       stop_nonfinite: whether the run ends when a logged loss (of a step that does not leave such
         out) or a parameter that is to be saved is not finite. Such a state is never saved, and
         the last good one is given back where there is an output folder.
+      averages: whether `evaluate` sees the averages that `trainkit.transforms.average_params`
+        keeps, in the place of the parameters. The model's running statistics (BatchNorm's) are
+        then computed anew for them, on the next 64 batches or on as many as an integer says; see
+        `trainkit.refresh_statistics`. Training goes on from the parameters themselves.
       progress: whether to show how it goes: a bar in a terminal, else a line an evaluation.
       report: whether to write `report.html` into `out`.
 
@@ -125,6 +131,7 @@ def fit(
     validation.choice("resume", resume, RESUME)
     _check_options(eval_every, checkpoint_every, log_every, keep, best_mode)
     _check_end(budget, data, early_stopping)
+    _check_averages(averages, step, state, data)
     _check_fit(step, data, budget, out)
     run = Session(
         step=step,
@@ -141,6 +148,7 @@ def fit(
         log_every=log_every,
         prefetch=prefetch,
         stop_nonfinite=stop_nonfinite,
+        averages=averages,
         resume=resume,
     )
     _check_alike(run, keep, config, out)
@@ -204,6 +212,23 @@ def _check_end(budget: Budget, data: Any, early_stopping: EarlyStopping | None) 
         raise ValueError(
             "This run would never end: give it steps=, epochs=, seconds=, flops= or "
             "early_stopping=."
+        )
+
+
+def _check_averages(averages: Any, step: Any, state: Any, data: Any) -> None:
+    if not isinstance(averages, bool):
+        validation.integer("averages", averages, hint="True, False or a number of batches")
+    if averages is False:
+        return
+    averaged(state)
+    if jax.tree.leaves(state.model_state) and not (
+        hasattr(step, "loss_fn") and hasattr(data, "draw")
+    ):
+        raise ValueError(
+            f"averages={averages} computes the model's statistics anew, which needs a step from "
+            "make_train_step and data with draw, such as trainkit.data.Sampler. Without them let "
+            "evaluate do it: trainkit.refresh_statistics(model, trainkit.transforms.swap(state), "
+            "batches)."
         )
 
 

@@ -112,7 +112,7 @@ def make_train_step(
         precision=how,
         remat=remat,
     )
-    return TrainStep(program, place, microbatches, steps_per_call, donate, tx, how, guard)
+    return TrainStep(program, place, microbatches, steps_per_call, donate, loss_fn, tx, how, guard)
 
 
 @dataclasses.dataclass(eq=False)
@@ -124,6 +124,7 @@ class TrainStep:
     microbatches: int
     steps_per_call: int
     donate: bool
+    loss_fn: LossFn
     tx: optax.GradientTransformation
     precision: Precision
     guard: Guard
