@@ -63,8 +63,8 @@ def on_host(leaf: Any) -> Any:
     data = data_of(leaf)
     if isinstance(data, jax.Array) and not data.is_fully_addressable:
         # Of several processes: each writes the parts it has, on CPU of a copy, as below.
-        on_cpu = next(iter(data.sharding.device_set)).platform == "cpu"
-        return jnp.copy(data) if on_cpu else data
+        device: Any = next(iter(data.sharding.device_set))
+        return jnp.copy(data) if device.platform == "cpu" else data
     # A copy always: on CPU NumPy would look into the very buffer that the next step is given to
     # write its result in, while Orbax is still writing it to disk.
     return np.array(data, copy=True)
