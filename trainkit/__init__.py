@@ -1,7 +1,7 @@
-"""trainkit: one train step for every placement, models that grow, laws for update rules.
+"""trainkit: one train step for every placement, models that grow, and tests of update rules.
 
-Read `step` for what one step is, `loop` for the run around it, `growth` for how a model grows
-and `progressive` for when; `docs/design.md` draws the house.
+`step` is one training step and `loop` the run around it. `growth` makes a model larger, and
+`progressive` decides when. `docs/design.md` describes every package. Read `step` first.
 """
 
 import importlib

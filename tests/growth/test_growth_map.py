@@ -26,11 +26,11 @@ def planned(hidden=8, layers=1, **options):
     ("plan", "how", "proof"),
     [
         (planned, "uneven", "proved"),
-        (planned, "rms", "told"),
+        (planned, "rms", "assumed"),
         (lambda: planned(4, 3), "even", "reduced"),
         (lambda: planned(8, 3), "zero_out", "reduced"),
-        (lambda: planned(4, 2, how="stack"), "even", "told"),
-        (lambda: growth.Plan.of_groups({"k": jnp.ones(2)}, {"k": jnp.ones(4)}), "even", "told"),
+        (lambda: planned(4, 2, how="stack"), "even", "assumed"),
+        (lambda: growth.Plan.of_groups({"k": jnp.ones(2)}, {"k": jnp.ones(4)}), "even", "assumed"),
     ],
 )
 def test_it_says_what_is_known_of_the_function(plan, how, proof):
@@ -71,5 +71,5 @@ def test_a_state_grows_by_its_map_as_it_does_by_grow():
 
 
 def test_a_map_without_a_plan_says_that_it_grows_no_parameters():
-    with pytest.raises(growth.GrowthError, match="not made by a plan"):
+    with pytest.raises(growth.GrowthError, match="not made from a plan"):
         growth.GrowthMap().params(draw(4))

@@ -159,7 +159,7 @@ def test_new_tokens_take_a_bounded_share():
     shares = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     np.testing.assert_allclose(leaked, shares[..., 7:].sum(-1).mean(), rtol=1e-12)
     assert 0 < leaked < 2 / 9
-    assert "results have them behind their old entries" in plan.table()
+    assert "in results they follow the old entries" in plan.table()
     with pytest.raises(ValueError, match="old=10"):
         leaked_mass(logits, 10)
 
@@ -297,9 +297,9 @@ def test_conditions():
 REFUSALS = {
     "stride 2, even size": (
         lambda p, x: conv(p, x, 2), conv_shapes(1), conv_shapes(3), IMAGES,
-        "zero taps around the old ones",
+        "the old taps would move",
     ),
-    "even kernel": (conv, conv_shapes(3), conv_shapes(4), IMAGES, "zero taps"),
+    "even kernel": (conv, conv_shapes(3), conv_shapes(4), IMAGES, "the old taps would move"),
     "groups without queries": (
         attention, attention_shapes(4, 2, 4, 4), attention_shapes(4, 4, 4, 4), X,
         "shrinks from 2 to 1",
@@ -314,7 +314,7 @@ REFUSALS = {
     ),
     "a loss over the vocabulary": (
         lambda p, x: jax.nn.log_softmax(language(p, x))[..., 0], language_shapes(7, 6),
-        language_shapes(9, 6), TOKENS, "no multiple",
+        language_shapes(9, 6), TOKENS, "not a multiple",
     ),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""LayerNorm streams at widths that are no multiple: new units hold the mean of the old ones."""
+"""LayerNorm streams at sizes that are not multiples: new units hold the mean of the old units."""
 
 import jax
 import jax.numpy as jnp

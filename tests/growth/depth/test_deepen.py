@@ -183,7 +183,7 @@ def test_bad_trees():
             a,
             {"block0/w": (4, 4), "block1/w": (4, 4), "out/w": (2, 1)},
             "identity",
-            "no place in the deeper one",
+            "no counterpart in the deeper one",
         ),
     ]:
         conflict = align(small, big, how)

@@ -81,7 +81,7 @@ def test_where_a_block_begins():
     came = {n: o.leaf for n, o in result.way.origin.items() if o.new and "scale" in n}
     norm = "LayerNorm_{}/scale".format
     assert came == {norm(1): norm(0), norm(3): norm(1)}
-    with pytest.raises(GrowthError, match=r"where a block begins.*LayerNorm_.*") as refused:
+    with pytest.raises(GrowthError, match=r"where a block starts.*LayerNorm_.*") as refused:
         grown(PostNorm(2, first=True), PostNorm(4, first=True), SEQUENCE, "stack")
     assert 'name=f"block_{i}"' in str(refused.value)
 

@@ -116,7 +116,7 @@ def test_parameters_are_only_needed_for_random_copies(the_plan):
     assert the_plan.realise(**options).opt_state(optax.sgd(1.0), optax.sgd(1.0).init(params))
     with pytest.raises(GrowthError, match="pass params="):
         the_plan.realise(jax.random.key(3), "noise").opt_state(tx, state)
-    with pytest.raises(ValueError, match="give key="):
+    with pytest.raises(ValueError, match="pass key="):
         the_plan.realise().opt_state(tx, state)
 
 

@@ -1,4 +1,4 @@
-"""Axes that meet in an equation are one: the structure of each becomes the structure of both."""
+"""Unification: two axes that an equation identifies get one common structure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trainkit.growth.axes.axis import Axis, concatenation, factors, find, produc
 
 @dataclasses.dataclass(frozen=True)
 class Mismatch:
-    """Why two axes that one equation joins have no common structure."""
+    """Why two axes have no common structure."""
 
     why: str
 
@@ -18,10 +18,10 @@ Parts = tuple[Axis, Axis]
 
 
 def unify(a: Axis, b: Axis) -> Mismatch | None:
-    """Makes two axes one, and refines both where needed.
+    """Makes two axes equal, and refines their structures as needed.
 
     Returns:
-      `None`, or why they cannot be one; what has been refined on the way stays.
+      `None`, or why it is impossible. Refinements made before the failure stay.
     """
     a, b = find(a), find(b)
     if a is b:
@@ -35,7 +35,7 @@ def unify(a: Axis, b: Axis) -> Mismatch | None:
         a, b = b, a
     if a.kind == "leaf":
         if a.ordered and not a.fixed and b.kind != "leaf":
-            return Mismatch(f"{show(a)} has ranks, which are not taken apart as {show(b)}")
+            return Mismatch(f"{show(a)} is an axis of ranks, which cannot be split into {show(b)}")
         a.parent, b.ordered = b, a.ordered or b.ordered
         return None
     if "sum" in (a.kind, b.kind):
@@ -75,15 +75,15 @@ def _unify_copies(a: Axis, b: Axis) -> Mismatch | None:
 
 
 def _freeze(node: Axis) -> None:
-    """Forgets the inner structure of an axis that does not grow: its map is the identity anyway."""
+    """Drops the structure of an axis that does not grow; its index map is the identity anyway."""
     node = find(node)
     node.kind, node.parts = "leaf", ()
 
 
 def _refine(x: Axis, kind: str, first: Axis, rest: Axis) -> Parts | Mismatch:
-    """Takes a leaf apart."""
+    """Splits a leaf into two parts."""
     if x.ordered and not x.fixed:
-        return Mismatch(f"{show(x)} has ranks, which are not taken apart")
+        return Mismatch(f"{show(x)} is an axis of ranks, which cannot be split")
     x.kind, x.parts = kind, (first, rest)
     return first, rest
 
@@ -122,7 +122,7 @@ def _unify_factors(fa: list[Axis], fb: list[Axis]) -> Mismatch | None:
 
 
 def _skip_fixed(fa: list[Axis], fb: list[Axis]) -> bool:
-    """Drops from both lists runs of factors that do not grow and whose products agree."""
+    """Drops leading factors of both lists that do not grow and have equal products."""
     i = j = 0
     p = q = 1
     while True:
@@ -181,7 +181,7 @@ def _split_factors(x: Axis, small: int, big: int) -> Parts | Mismatch:
 
 
 def _split_segments(x: Axis, rest: Axis) -> Parts | Mismatch:
-    """A sum into a first factor and `rest`, which every segment has as its last factor."""
+    """Splits a sum into a first factor and `rest`, the common last factor of all segments."""
     heads = []
     for part in segments(x):
         if part.small % rest.small or part.big % rest.big:
@@ -228,7 +228,7 @@ def _unify_segments(sa: list[Axis], sb: list[Axis]) -> Mismatch | None:
 
 
 def cut(x: Axis, small: int, big: int) -> Parts | Mismatch:
-    """Cuts a node into a first segment small → big and the rest, in place."""
+    """Splits a node into a first segment small → big and the rest, in place."""
     x = find(x)
     rest_small, rest_big = x.small - small, x.big - big
     if (x.small, x.big) == (small, big):
@@ -263,7 +263,7 @@ def _cut_segments(x: Axis, small: int, big: int) -> Parts | Mismatch:
 
 
 def _cut_factors(x: Axis, small: int, big: int) -> Parts | Mismatch:
-    """A product is cut through its first factor."""
+    """Splits a product into segments, through its first factor."""
     flat = factors(x)
     inner = product(flat[1:])
     if small % inner.small or big % inner.big:

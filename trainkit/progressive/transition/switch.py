@@ -19,7 +19,7 @@ from trainkit.placement.shares import on_own_device
 from trainkit.progressive.stages.pace import after_growth
 from trainkit.progressive.stages.prepared import PreparedStage
 from trainkit.progressive.stages.stage import Stage, StageError
-from trainkit.progressive.transition.state_growth import Side, StateGrowth
+from trainkit.progressive.transition.state_growth import StageModel, StateGrowth
 from trainkit.step.state import TrainState
 
 PyTree = Any
@@ -180,7 +180,7 @@ class Transition:
         whole: dict[str, Any] = {"forward_error": {dtype: found.pop("forward_error")}}
         if self.growth.map.leaves:
             sides = _side(self.small, small), _side(self.big, big)
-            before, after = (certify.Side(side.outputs, side.state) for side in sides)
+            before, after = (certify.TrainedModel(side.outputs, side.state) for side in sides)
             tx = self.big.recipe.tx
             certificate = certify.certify(self.growth.map, before, after, (batch,), tx)
             whole = json.loads(certificate.to_json())
@@ -269,8 +269,10 @@ def _ramps(
     return mapped(start, targets), mapped(over, params), targets
 
 
-def _side(stage: PreparedStage, state: TrainState) -> Side:
-    return Side(stage.stage.model, stage.model, state.replace(opt_state=state.opt_state.inner))
+def _side(stage: PreparedStage, state: TrainState) -> StageModel:
+    return StageModel(
+        stage.stage.model, stage.model, state.replace(opt_state=state.opt_state.inner)
+    )
 
 
 def _mean(loss: Any) -> jax.Array:

@@ -170,7 +170,7 @@ module(
 module(
     "perceptron", "in one module, a norm first", PostNorm, {"depth": 2, "first": True},
     {"deeper": {"depth": 4}}, SEQUENCE,
-    refused=refused("deeper", "where a block begins", ("stack", "interpose", "last"))
+    refused=refused("deeper", "where a block starts", ("stack", "interpose", "last"))
     | {"deeper, identity": "cannot be made an identity"},
 )  # fmt: skip
 module(

@@ -1,7 +1,7 @@
-"""Axes whose units never meet: rows of results, and of tables that are only looked up.
+"""Axes whose units never affect one another: rows of results, and of tables that are looked up.
 
-Nothing reduces or contracts such an axis, and nothing else lets one of its units see another. What
-new units that copy nothing hold then enters new entries of results alone, and may be anything.
+No equation reduces or contracts such an axis, or combines its units in another way. The values of
+padding units then reach only the new entries of results, and may be anything.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from trainkit.growth.analysis.joint_program import EquationPair, JointProgram, all_pairs
-from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.ir.primitives import summed, traits
 
 

@@ -1,4 +1,4 @@
-"""Parts of a tree: what masks and groups leave out, and how parts make a whole again."""
+"""Masked trees: trees in which other groups' leaves are `optax.MaskedNode`s."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ PyTree = Any
 
 
 def left_out(leaf: Any) -> bool:
-    """Whether a place in a tree belongs to another group (Optax's `MaskedNode`)."""
+    """Whether a leaf is masked, that is, belongs to another group."""
     return isinstance(leaf, optax.MaskedNode)
 
 
 def filled(part: PyTree, whole: PyTree) -> PyTree:
-    """The tree of which a group knows a part, the rest from `whole`."""
+    """A masked tree with masked leaves replaced by those of `whole`."""
     return jax.tree.map(lambda p, w: w if left_out(p) else p, part, whole, is_leaf=left_out)
 
 
 def kept(tree: PyTree, part: PyTree) -> PyTree:
-    """The tree without what the part leaves out."""
+    """A tree, masked where `part` is masked."""
     return jax.tree.map(lambda p, w: p if left_out(p) else w, part, tree, is_leaf=left_out)
 
 
 def assembled(parts: Sequence[PyTree], params: PyTree, what: str, by: str) -> PyTree:
-    """The parameters, in their place what the parts hold for them; the parts are groups'.
+    """The parameters, with leaves replaced by those of the masked trees of all groups.
 
     Raises:
-      ValueError: no part, or two that hold the same parameter.
+      ValueError: there is no masked tree, or two contain the same parameter.
     """
     names = [name for part in parts for name in named_leaves(part)]
     twice = sorted({name for name in names if names.count(name) > 1})

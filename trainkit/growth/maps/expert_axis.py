@@ -1,4 +1,4 @@
-"""A dense layer's leaves as those of one expert: what growing the axis of experts starts from."""
+"""Parameters of a dense layer as those of one expert, with a leading axis of size 1."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PyTree = Any
 
 
 def lifted(tree: PyTree, growth: MapData) -> PyTree:
-    """A tree of the small model's leaves; those that become experts get an axis of size 1."""
+    """Adds a leading axis of size 1 to the leaves of a small model that become experts."""
     ranks = {
         origin.leaf: len(growth.leaves[name].axes)
         for name, origin in growth.origin.items()

@@ -1,4 +1,4 @@
-"""`top_k` itself along an axis that grows: which units are chosen, and that copies tie."""
+"""The rule of `top_k` along an axis that grows: equal copies are chosen together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.analysis.values import Pick, Value, leaf_of
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import repeated
-from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.queries import grown_leaves
 
 
 def top_k_axes(pair: EquationPair) -> None:
@@ -21,20 +21,20 @@ def top_k_axes(pair: EquationPair) -> None:
     m, rest = divmod(axis.big, axis.small)
     if rest:
         pair.fail(
-            "top_k chooses among entries of an axis that grows to no multiple: some would have "
-            "more copies than others",
+            "top_k chooses from an axis that grows to a size that is not a multiple, so that some "
+            "entries would have more copies than others",
             axes=(axis,),
             hint=f"grow it to a multiple of {axis.small}",
         )
     if k_big != m * k:
-        copies = f", of which each is there {m} times: some copies would be chosen alone"
+        copies = f" with {m} copies of each entry: some copies would be chosen alone"
         pair.fail(
             f"top_k keeps {k} of {axis.small} and {k_big} of {axis.big}" + copies * (m > 1),
             axes=(axis,),
-            hint=f"choose {m} times as many, k={m * k}; or keep this axis (the experts, the "
-            "vocabulary) as it is"
+            hint=f"choose {m} times as many, k={m * k}, or do not grow this axis (experts, "
+            "vocabulary)"
             if m > 1
-            else "give both models the same k",
+            else "use the same k in both models",
         )
     ranks = Axis(k, k_big)
     if m > 1:
@@ -47,7 +47,7 @@ def top_k_axes(pair: EquationPair) -> None:
 
 
 def top_k_scales(scales: ScalePropagation, pair: EquationPair) -> None:
-    """The chosen are the old ones, each with all its copies side by side."""
+    """The chosen entries are the old ones; the copies of each are neighbours."""
     x, d, (out, index) = pair.ins[0], pair.notes["dim"], pair.outs
     scales.pin_exponents(x)
     scales.uniform(pair, x, d)
@@ -60,22 +60,22 @@ def top_k_scales(scales: ScalePropagation, pair: EquationPair) -> None:
         scales.source(axis), repeated(axis.small, axis.big)
     ):
         pair.fail(
-            "`top_k` would see the copies of its entries apart from one another",
+            "the copies of an entry are not neighbours in the operand of `top_k`",
             axes=(axis,),
             hint="choose among the units of one plain axis (the experts), and return no result "
-            "that has this axis",
+            "with this axis",
         )
-    scales.watch(x, [d])
+    scales.mark_order_sensitive(x, [d])
     _tie(scales, x, leaf_of(axis))
     one = [Group((e,), (e,)) for e in range(len(x.axes)) if e != d]
     first = Group((d,), (d,), np.arange(out.small[d]), np.arange(out.small[d]).repeat(
         out.big[d] // out.small[d]) * (axis.big // axis.small))  # fmt: skip
     move(scales, pair, out, [(x, [*one, first])])
-    return _silent(scales, index)
+    return _without_scale(scales, index)
 
 
 def _tie(scales: ScalePropagation, x: Value, leaf: Axis) -> None:
-    """Notes the parameters by whose equal copies entries tie."""
+    """Notes the parameters whose copies must stay equal, so that copies of entries are equal."""
     todo, seen = [x], set()
     while todo:
         v = todo.pop()
@@ -88,16 +88,16 @@ def _tie(scales: ScalePropagation, x: Value, leaf: Axis) -> None:
             todo += scales.producers[id(v)].ins
 
 
-def _silent(scales: ScalePropagation, value: Value) -> None:
-    """An index has no scale."""
+def _without_scale(scales: ScalePropagation, value: Value) -> None:
+    """Makes a value of indices, which has no scale."""
     scales.plain(value)
     value.scale[...] = None
 
 
-def silent_scales(scales: ScalePropagation, pair: EquationPair) -> None:
+def no_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     for v in pair.outs:
         if isinstance(v.choice, Pick):
-            _silent(scales, v)
+            _without_scale(scales, v)
         else:
             scales.plain(v)
 
@@ -106,4 +106,4 @@ def pinned_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     for v in pair.ins:
         if v.choice is None:
             scales.pin(pair, v)
-    silent_scales(scales, pair)
+    no_scales(scales, pair)

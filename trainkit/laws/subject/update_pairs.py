@@ -1,4 +1,4 @@
-"""Two ways to the same updates: whether they part, and the lines of a program that show it."""
+"""Comparison of two functions that should compute the same updates."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from trainkit.laws.problems.comparison import RELATIVE, gap_of
 from trainkit.laws.protocol import ordinary
 from trainkit.laws.subject import Subject, mini
 
-Way = Callable[[Any, list[Any]], list[Any]]
+Updates = Callable[[Any, list[Any]], list[Any]]  # (params, gradients of each step) -> updates
 
 
-def parting(
-    subject: Subject, one: Way, two: Way, where: str, steps: int = 6
+def first_difference(
+    subject: Subject, one: Updates, two: Updates, where: str, steps: int = 6
 ) -> tuple[int, Any, Any] | None:
-    """(step, update of one, update of two) where two ways of taking some steps part, or None.
+    """(step, update of one, update of two) at the first difference of two functions, or `None`.
 
-    Each is a function of the parameters and the gradients of every step. A difference counts unless
-    it is rounding that the rule magnifies, which the same comparison in float64 tells.
+    A difference is forgiven if it is amplified rounding; see `Subject.only_rounding`.
     """
 
     def run(dtype: str, tight: float) -> tuple[int, float, list[Any], list[Any]]:
@@ -36,12 +35,12 @@ def parting(
 
 
 def jitted_step(subject: Subject) -> Any:
-    """One compiled `update(g, state, params)` that laws share."""
+    """The compiled `update(g, state, params)` that laws share."""
     return subject.memo.setdefault("jitted step", jax.jit(lambda g, s, p: subject.update(g, s, p)))
 
 
 def jitted(subject: Subject, params: Any, grads: list[Any]) -> list[Any]:
-    """The updates of some compiled steps, the parameters staying where they are."""
+    """The updates of some compiled steps, with constant parameters."""
     step = jitted_step(subject)
     with ordinary():
         state, out = subject.tx.init(params), []

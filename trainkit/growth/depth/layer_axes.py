@@ -1,4 +1,4 @@
-"""Which values are parameters with their layers still apart: what a loop over layers runs over."""
+"""Layer axes: inputs that a loop over layers runs over."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from trainkit.growth.ir.program import Program
 
 
 class Stacked(NamedTuple):
-    """A value that is computed from one input, each layer of it from a layer of the input.
+    """A value that is computed from one input, layer by layer.
 
     Attributes:
       input: the number of the input.
-      axes: for each dimension of the value the input's dimension that it is.
-      zero: whether a layer of it is 0 where that of the input is.
-      same: whether it is the input, but for the order of its dimensions.
+      axes: for each dimension of the value, the dimension of the input.
+      zero: whether a layer of it is 0 if that layer of the input is 0.
+      same: whether it is the input, up to the order of dimensions.
     """
 
     input: int
@@ -27,11 +27,11 @@ class Stacked(NamedTuple):
     same: bool
 
 
-_NONE = Stacked(-1, (), False, False)  # a value that is no such thing
+_NONE = Stacked(-1, (), False, False)  # any other value
 
 
 def stacked(program: Program) -> Facts[Stacked]:
-    """Which values are inputs with their layers still apart."""
+    """The values that are computed from one input, layer by layer."""
     inputs = [Stacked(i, tuple(range(v.aval.ndim)), True, True) for i, v in enumerate(program.ins)]
     return run(program, inputs, _STACKED)
 
@@ -62,7 +62,7 @@ _STACKED: Lattice[Stacked] = Lattice(
 
 
 def layer_axes(program: Program) -> dict[int, tuple[int, int]]:
-    """Inputs over an axis of which a loop runs: number of the input -> (axis, its length).
+    """The inputs that a loop runs over: number of the input -> (layer axis, its length).
 
     >>> import jax, jax.numpy as jnp
     >>> from trainkit.growth.ir.program import Folder

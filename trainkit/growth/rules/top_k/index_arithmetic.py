@@ -1,4 +1,4 @@
-"""The indices of `top_k` moved about, shifted, bounded and compared with numbers."""
+"""Arithmetic on the indices of `top_k`: moved, shifted, bounded, compared."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import numpy as np
 from trainkit.growth.analysis.joint_program import EquationPair
 from trainkit.growth.analysis.values import Match, Pick, Value
 from trainkit.growth.axes.axis import find
-from trainkit.growth.rules import elementwise, pieces
+from trainkit.growth.rules import elementwise, slices
 from trainkit.growth.rules.top_k.operands import HINT, moved, numbers, refuse
 
 
 def _pick(pair: EquationPair) -> tuple[int, Pick]:
-    """Which operand is the index, where there is one."""
+    """The operand that is an index; refuses unless there is exactly one."""
     found = [(i, v.choice) for i, v in enumerate(pair.ins) if isinstance(v.choice, Pick)]
     if len(found) != 1 or found[0][1].part is not None:
         refuse(pair)
@@ -26,15 +26,14 @@ def move_axes(pair: EquationPair) -> None:
 
 
 def _number(v: Value) -> tuple[int, int] | None:
-    """A constant that is one number in each program."""
+    """The numbers of a uniform constant in both programs, or `None`."""
     if v.const is None or v.const[0].uniform is None or v.const[1].uniform is None:
         return None
     return int(v.const[0].uniform), int(v.const[1].uniform)
 
 
 def _in_copies(pair: EquationPair) -> tuple[int, Pick, int]:
-    """The index, and the other operand, which is a number c in the one program and m·c in the
-    other."""
+    """The index, and the other operand: a number c in the small program, m·c in the big one."""
     i, pick = _pick(pair)
     axis, number = find(pick.into), _number(pair.ins[1 - i])
     if number is None or number[1] != number[0] * (axis.big // axis.small):
@@ -43,7 +42,7 @@ def _in_copies(pair: EquationPair) -> tuple[int, Pick, int]:
 
 
 def less_axes(pair: EquationPair) -> None:
-    """m·i + r < m·c where i < c."""
+    """m·i + r < m·c if and only if i < c."""
     i, _, _ = _in_copies(pair)
     if pair.name not in (("gt", "le") if i else ("lt", "ge")):
         refuse(pair)
@@ -60,7 +59,7 @@ def shift_axes(pair: EquationPair) -> None:
 
 
 def bound_axes(pair: EquationPair) -> None:
-    """max, min, clamp: nothing happens to an index that lies within the bounds."""
+    """max, min, clamp: an index within the bounds does not change."""
     i, pick = _pick(pair)
     axis = find(pick.into)
     last = axis.small - 1, axis.big - 1
@@ -93,7 +92,7 @@ def convert_axes(pair: EquationPair) -> None:
 
 
 def equal_axes(pair: EquationPair) -> None:
-    """one_hot: an index beside the numbers of its axis."""
+    """one_hot: an index is compared with the numbers of its axis."""
     i, pick = _pick(pair)
     other = pair.ins[1 - i]
     d = numbers(other, pick.into)
@@ -107,16 +106,16 @@ def equal_axes(pair: EquationPair) -> None:
 
 
 def slice_axes(pair: EquationPair) -> None:
-    """The best of the chosen: the first ones, with all their copies."""
+    """A slice of the chosen entries, with all their copies."""
     _, pick = _pick(pair)
     x, d = pair.ins[0], pick.dim
-    pieces.slice_axes(pair)
+    slices.slice_axes(pair)
     kept = pair.outs[0].axes[d]
     if find(kept) is not find(x.axes[d]):
         m = find(x.axes[d]).big // find(x.axes[d]).small
         small, big = (ranges[d] for ranges in pair.notes["ranges"])
         if big != (m * small[0], m * small[1], 1) or small[2] != 1:
-            pair.fail("some of the copies of what was chosen are taken alone",
+            pair.fail("a slice takes some copies of a chosen entry without the others",
                        axes=(pick.into,), hint=HINT)  # fmt: skip
         find(kept).ordered = True
         pair.analysis.force(kept, "repeat", pair)
@@ -125,11 +124,11 @@ def slice_axes(pair: EquationPair) -> None:
 
 
 def concatenate_axes(pair: EquationPair) -> None:
-    """Indices with several parts, one of which is a choice."""
+    """A multi-dimensional index, one component of which is a `Pick`."""
     i, pick = _pick(pair)
     d = pair.params["dimension"]
     if d == pick.dim or any(not find(v.axes[d]).fixed for v in pair.ins):
         refuse(pair)
-    pieces.concatenate_axes(pair)
+    slices.concatenate_axes(pair)
     at = sum(v.small[d] for v in pair.ins[:i])
     pair.outs[0].choice = pick._replace(part=(d, at))

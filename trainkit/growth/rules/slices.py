@@ -1,4 +1,4 @@
-"""Parts of an axis, and axes put together: slice, split, pad, concatenate, stack, tile."""
+"""Slices and concatenations of axes: slice, split, concatenate, stack, tile, pad."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainkit.growth.axes.axis import Axis, concatenation, find, product
 
 
 def _slice_of(pair: EquationPair, axis: Axis, small: tuple, big: tuple) -> Axis:
-    """The axis of x[start:limit:stride] in both programs; refines x's axis where it can."""
+    """The axis of x[start:limit:stride] in both programs; refines the axis of x if possible."""
     axis = find(axis)
     (start, _, step), (big_start, _, big_step) = small, big
     n, m = len(range(*small)), len(range(*big))
@@ -26,7 +26,7 @@ def _slice_of(pair: EquationPair, axis: Axis, small: tuple, big: tuple) -> Axis:
     if n > m:
         pair.fail("a slice is shorter in the big model", axes=(axis,))
     if axis.ordered:
-        return made  # ranks: scale propagation sees whether copies come with their units
+        return made  # an axis of ranks: scale propagation checks that copies stay with their units
     if step == big_step == 1:
         _segment(pair, axis, made, start, big_start)
     elif (
@@ -36,7 +36,7 @@ def _slice_of(pair: EquationPair, axis: Axis, small: tuple, big: tuple) -> Axis:
     ):
         pair.unify(axis, product([made, Axis(step, step)]))
     else:
-        pair.fail("a strided slice cuts through the groups of an axis that grows", axes=(axis,))
+        pair.fail("a strided slice divides the groups of an axis that grows", axes=(axis,))
     return made
 
 
@@ -47,9 +47,10 @@ def _segment(pair: EquationPair, axis: Axis, made: Axis, start: int, big_start: 
     for part in (before, made, after):
         if part.big < part.small or (part.small == 0) != (part.big == 0):
             pair.fail(
-                f"a slice takes {part.small} and {part.big} of an axis that grows",
+                f"a slice divides an axis that grows into parts, one of size {part.small} → "
+                f"{part.big}",
                 axes=(axis,),
-                hint="slice proportionally in both models",
+                hint="slice in the same proportions in both models",
             )
     pair.unify(axis, concatenation([p for p in (before, made, after) if p.small]))
 
@@ -86,7 +87,7 @@ def split_axes(pair: EquationPair) -> None:
     parts = [Axis(n, m) for n, m in zip(*pair.both("sizes"), strict=True)]
     for part in parts:
         if part.big < part.small:
-            pair.fail("a split is shorter in the big model", axes=(x.axes[d],))
+            pair.fail("a part of a split is shorter in the big model", axes=(x.axes[d],))
     pair.unify(x.axes[d], concatenation(parts))
     for i, part in enumerate(parts):
         pair.new_out(i, [part if e == d else a for e, a in enumerate(x.axes)])
@@ -166,7 +167,7 @@ def tile_axes(pair: EquationPair) -> None:
     made = []
     for a, n, m in zip(x.axes, *pair.both("reps"), strict=True):
         if m < n:
-            pair.fail("a tile repeats less often in the big model", axes=(a,))
+            pair.fail("a tile has fewer repeats in the big model", axes=(a,))
         made.append(a if n == m == 1 else product([Axis(n, m), a]))
     pair.new_out(0, made)
 
@@ -198,17 +199,17 @@ def pad_axes(pair: EquationPair) -> None:
             made.append(Axis(n, n))
             continue
         if small[2] or big[2] or min(*small, *big) < 0:
-            pair.fail("an axis that grows is dilated or cropped by a pad", axes=(axis,))
+            pair.fail("a pad dilates or crops an axis that grows", axes=(axis,))
         ends = [Axis(small[0], big[0]), Axis(small[1], big[1])]
         if any(e.big < e.small or (e.small == 0) != (e.big == 0) for e in ends):
-            pair.fail("a pad adds less in the big model, or where the small has none",
+            pair.fail("a pad is smaller in the big model, or 0 in only one of the models",
                        axes=(axis,))  # fmt: skip
         made.append(concatenation([ends[0], axis, ends[1]]))
     pair.new_out(0, made)
 
 
 def _pad_places(n: int, config) -> np.ndarray:
-    """For each place of the padded axis the old one, −1 for padding."""
+    """For each index of the padded axis the old index, −1 for padding."""
     low, high, inner = config
     out = np.full(max(0, n + (n - 1) * inner if n else 0), -1)
     out[:: inner + 1] = np.arange(n)

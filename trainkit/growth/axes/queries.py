@@ -1,4 +1,4 @@
-"""Reading an axis whose structure is known: its leaves, its segments, which unit copies which."""
+"""Queries of an axis: its leaves, the labels of its units, its index map, its coordinates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainkit.growth.axes.axis import Axis, find
 
 
 def leaves(node: Axis) -> list[Axis]:
-    """The leaves of a node, in order, with repetitions."""
+    """The leaves of a node, in order; a leaf may occur several times."""
     node = find(node)
     if node.kind == "leaf":
         return [node]
@@ -22,9 +22,9 @@ def grown_leaves(node: Axis) -> list[Axis]:
 
 
 def labels(node: Axis) -> tuple[np.ndarray, list[tuple[Axis, ...]]]:
-    """The class of each old unit, and for each class the grown leaves whose product it is.
+    """The label of each old unit (int64[small]), and for each label its grown leaves (its cell).
 
-    Scales may differ from class to class; the classes are the segments of the axis.
+    Labels number the segments of the axis. Scales may differ from label to label.
     """
     node = find(node)
     if node.kind == "leaf":
@@ -45,11 +45,11 @@ def labels(node: Axis) -> tuple[np.ndarray, list[tuple[Axis, ...]]]:
 
 
 def source_map(node: Axis, source: Callable[[Axis], np.ndarray] | None = None) -> np.ndarray:
-    """int64[big]: the old unit each new unit copies, −1 for none.
+    """The index map of an axis: int64[big], the old unit that each new unit copies, −1 for none.
 
     Args:
       node: an axis.
-      source: gives the map of each leaf that grows; by default the one that it holds.
+      source: leaf that grows -> its index map; by default `Axis.source`.
     """
     node = find(node)
     if node.kind == "leaf":
@@ -78,7 +78,10 @@ def source_map(node: Axis, source: Callable[[Axis], np.ndarray] | None = None) -
 
 
 def coordinate(node: Axis, leaf: Axis, *, of_big: bool) -> np.ndarray:
-    """For each unit of the axis its coordinate along one leaf, −1 outside that leaf's segments."""
+    """The coordinate of each unit along one leaf (int64[big] or int64[small]).
+
+    It is −1 for units outside the segments that contain the leaf.
+    """
     node, leaf = find(node), find(leaf)
     size = node.big if of_big else node.small
     if node is leaf:

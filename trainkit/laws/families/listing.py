@@ -1,4 +1,4 @@
-"""The laws of transformations in the order in which they are tried and reported."""
+"""All laws of transformations, in the order in which they run and are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reads a one_hot of an index into an axis that grows: see `choice.Match`."""
+"""Rules for one-hot encodings of indices into an axis that grows; see `analysis.values.Match`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from trainkit.growth.analysis.joint_program import EquationPair, Rule
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.analysis.values import Match, Value, leaf_of
 from trainkit.growth.axes.axis import find
-from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.ir.primitives import zero_result
 from trainkit.growth.rules import elementwise
 from trainkit.growth.rules.top_k.operands import moved, refuse
@@ -17,7 +17,7 @@ def _plain(pair: EquationPair) -> Rule:
 
 
 def _match(pair: EquationPair) -> Match:
-    """What the operands' matches have in common; there are no two different ones."""
+    """The `Match` of the operands; refuses if there are two different ones."""
     found = [v.choice for v in pair.ins if isinstance(v.choice, Match)]
     if len({(m.dims, find(m.axes[0]), find(m.axes[1])) for m in found}) != 1:
         refuse(pair)
@@ -25,7 +25,7 @@ def _match(pair: EquationPair) -> Match:
 
 
 def plain_scales(scales: ScalePropagation, pair: EquationPair) -> None:
-    """Where copies match all is as ever."""
+    """The usual rule, which holds where copy numbers are equal."""
     _plain(pair).scales(scales, pair)
 
 
@@ -53,9 +53,9 @@ def elementwise_axes(pair: EquationPair) -> None:
 
 
 def _stays_zero(pair: EquationPair) -> bool:
-    """Whether a result is 0 where its operands' copies do not match."""
+    """Whether a result is 0 where copy numbers differ."""
     zero = [v.choice.tight if isinstance(v.choice, Match) else _is_zero(v) for v in pair.ins]
-    picks_zero = pair.name == "select_n" and zero[0] and zero[1]  # where no copies match: the first
+    picks_zero = pair.name == "select_n" and zero[0] and zero[1]  # it selects the first case there
     return picks_zero or zero_result(pair, zero)
 
 
@@ -64,7 +64,7 @@ def _is_zero(v: Value) -> bool:
 
 
 def _keep(pair: EquationPair, match: Match, kept: dict[int, int]) -> None:
-    """The match of a result that has some of the dimensions; one that lost one has plain copies."""
+    """Sets the match of a result; if it lost one of the two dimensions, it has plain copies."""
     found = [kept[d] for d in match.dims if d in kept]
     if len(found) == 2:
         pair.outs[0].choice = match._replace(dims=(found[0], found[1]), counts=False)
@@ -73,7 +73,7 @@ def _keep(pair: EquationPair, match: Match, kept: dict[int, int]) -> None:
 
 
 def reduce_axes(pair: EquationPair) -> None:
-    """A sum over one of the two axes has one term for each that there was; see `contract`."""
+    """A sum over one of the two axes has as many non-zero terms as before; see `contract`."""
     match, gone = _match(pair), pair.params["axes"]
     lost = sum(d in gone for d in match.dims)
     if pair.name != "reduce_sum" and (lost != 1 or not match.counts):
@@ -97,7 +97,7 @@ def dot_axes(pair: EquationPair) -> None:
 
 
 def cumulative_axes(pair: EquationPair) -> None:
-    """A count along one of the axes: the same as before where copies match, anything elsewhere."""
+    """A cumsum along one of the axes: the old count where copy numbers are equal, else unknown."""
     match, d = _match(pair), pair.params["axis"]
     if d not in match.dims:
         _plain(pair).axes(pair)

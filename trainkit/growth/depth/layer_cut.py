@@ -1,8 +1,8 @@
-"""The big program with its new layers cut out, whatever they compute.
+"""The big program without its new layers, for new layers that copy old ones.
 
-Where new layers copy old ones the function changes, and only the widths are to be proved. Layers
-are traced one after the other, so that a new one is a stretch of equations. Which stretch follows
-from the rest: without it the program must be, equation for equation, that of the small model.
+Such layers change the function, so only the growth of widths is proved. Layers are traced one after
+another, so a new layer is a range of consecutive equations. The range is the one without which the
+program is, equation for equation, the small model's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trainkit.growth.ir.program import Equation, Program
 def cut_layers(
     small: Program, big: Program, old: Mapping[int, int], new: Collection[int], parameters: int
 ) -> Program | None:
-    """`big` without the equations of new layers, wired as `small` is; `None` if it is not that.
+    """`big` without the equations of new layers, connected like `small`; `None` if impossible.
 
     Args:
       small, big: flat programs.
@@ -48,13 +48,13 @@ def cut_layers(
     removed = {i for start, end in cuts for i in range(start, end)}
     kept = [eqn for i, eqn in enumerate(big.equations) if i not in removed]
     inside = {id(v) for i in removed for v in big.equations[i].outs}
-    # What each variable of the small program is in the big one.
+    # Variable of the small program -> variable of the big one.
     now: dict[int, Any] = {id(small.ins[i]): big.ins[j] for i, j in old.items()}
 
     def wired(mine: Any, theirs: Any) -> Any:
         if isinstance(mine, Const) or isinstance(theirs, Const):
             return theirs
-        # Behind a cut comes what came before it.
+        # Equations after a cut use the values before it.
         return now[id(mine)] if id(theirs) in inside else theirs
 
     equations = []
@@ -69,7 +69,7 @@ def cut_layers(
 def _cuts(
     small: Program, big: Program, old: Mapping[int, int], marks: list[int]
 ) -> list[tuple[int, int]] | None:
-    """Stretches of equations, the uses of new parameters (`marks`) among them, to leave out."""
+    """Ranges of equations to remove, which contain all uses of new parameters (`marks`)."""
     mine, theirs = _anchored(small, old.keys()), _anchored(big, old.values())
     mine = [(name, tuple(old[i] for i in places)) for name, places in mine]
     cuts: list[tuple[int, int]] = []
@@ -89,8 +89,8 @@ def _cuts(
 
 
 def _next_cut(mine, theirs, at: int, place: int, marks: list[int], first: int):
-    """The next stretch: starts at or before the first mark; behind it both go on alike until the
-    next mark that it does not hold."""
+    """The next range. It starts at or before the first mark. After it, both programs agree until
+    the next mark outside the range."""
     front = _alike(mine, theirs, at, place, first)
     best = None
     for start in range(place + front, place - 1, -1):
@@ -98,7 +98,7 @@ def _next_cut(mine, theirs, at: int, place: int, marks: list[int], first: int):
         for end in range(first + 1, start + spare + 1):
             after = at + start - place
             stop = next((m for m in marks if m >= end), len(theirs))
-            # Up to the next cut only as far as equations surely belong to old layers.
+            # Compare up to the next mark: equations before it belong to old layers.
             length = _alike(mine, theirs, after, end, stop)
             whole = stop == len(theirs) and length == stop - end and after + length == len(mine)
             if whole:
@@ -116,7 +116,7 @@ def _alike(mine, theirs, i: int, j: int, stop: int) -> int:
 
 
 def _anchored(program: Program, places: Collection[int]) -> list[tuple[str, tuple[int, ...]]]:
-    """For each equation its name and the old parameters that it takes."""
+    """For each equation its name and the old parameters among its operands."""
     number = {id(program.ins[i]): i for i in places}
     return [
         (eqn.name, tuple(number[id(v)] for v in eqn.ins if id(v) in number))

@@ -1,4 +1,4 @@
-"""What is read at the indices of `top_k`, and which rule takes an equation about them."""
+"""Gather and scatter at indices from `top_k`, and the table of rules for such indices."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from trainkit.growth.analysis.values import Match, Pick, Value, leaf_of
 from trainkit.growth.axes.axis import Axis
 from trainkit.growth.axes.linear import ZERO, plus
 from trainkit.growth.rules import indexing
-from trainkit.growth.rules.top_k import choice, matches, places
+from trainkit.growth.rules.top_k import index_arithmetic as arithmetic
+from trainkit.growth.rules.top_k import one_hot, selection
 from trainkit.growth.rules.top_k.operands import refuse
 
 
 def _indexed(pair: EquationPair, key: str) -> tuple[Pick, int]:
-    """The choice that an index holds, and the dimension of the operand that it is into."""
+    """The `Pick` of an index operand, and the dimension of the operand that it indexes."""
     x, index, *more = pair.ins
     pick, last = index.choice, len(index.axes) - 1
     if not isinstance(pick, Pick) or any(v.choice is not None for v in (x, *more)):
@@ -34,13 +35,13 @@ def gather_axes(pair: EquationPair) -> None:
 
 
 def gather_scales(scales: ScalePropagation, pair: EquationPair) -> None:
-    """What is picked carries the split of the axis it is picked from: along the choices."""
+    """The selected elements keep the shares of the indexed axis, along the axis of the indices."""
     pick, d = _indexed(pair, "start_index_map")
     x, out = pair.ins[0], pair.outs[0]
     indexing.gather_scales(scales, pair)
     o = pair.notes["layout"].index(("index", pick.dim))
     _hand_over(scales, (x, d, pick.into), (out, o, pick.along))
-    out.origin = x.origin  # its rows, which what follows reads as it would the whole
+    out.origin = x.origin  # rows of a parameter count as the parameter
 
 
 def scatter_axes(pair: EquationPair) -> None:
@@ -64,8 +65,10 @@ def scatter_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 def _hand_over(
     scales: ScalePropagation, source: tuple[Value, int, Axis], to: tuple[Value, int, Axis]
 ) -> None:
-    """The split that one value carries along an axis becomes another's along the axis whose copies
-    are matched with its copies. (Over either, the shares of one unit's copies have mean 1.)"""
+    """Moves share exponents from an axis of one value to the matched axis of another.
+
+    Along both axes, the shares of the copies of a unit have mean 1.
+    """
     (a, i, one), (b, j, other) = source, to
     one, other = leaf_of(one), leaf_of(other)
     found = [
@@ -83,35 +86,35 @@ def _hand_over(
 
 READERS: dict[str, Rule] = {
     **{
-        name: Rule(places.move_axes, choice.silent_scales)
+        name: Rule(arithmetic.move_axes, selection.no_scales)
         for name in ("transpose", "broadcast_in_dim", "squeeze", "reshape", "copy",
                      "stop_gradient")
     },
-    **{name: Rule(places.less_axes, choice.silent_scales) for name in ("lt", "ge", "gt", "le")},
-    **{name: Rule(places.shift_axes, choice.silent_scales) for name in ("add", "sub")},
-    **{name: Rule(places.bound_axes, choice.silent_scales) for name in ("max", "min", "clamp")},
-    **{name: Rule(places.equal_axes, choice.silent_scales) for name in ("eq", "ne")},
-    "select_n": Rule(places.select_axes, choice.pinned_scales),
-    "convert_element_type": Rule(places.convert_axes, choice.silent_scales),
-    "slice": Rule(places.slice_axes, choice.silent_scales),
-    "concatenate": Rule(places.concatenate_axes, choice.pinned_scales),
+    **{name: Rule(arithmetic.less_axes, selection.no_scales) for name in ("lt", "ge", "gt", "le")},
+    **{name: Rule(arithmetic.shift_axes, selection.no_scales) for name in ("add", "sub")},
+    **{name: Rule(arithmetic.bound_axes, selection.no_scales) for name in ("max", "min", "clamp")},
+    **{name: Rule(arithmetic.equal_axes, selection.no_scales) for name in ("eq", "ne")},
+    "select_n": Rule(arithmetic.select_axes, selection.pinned_scales),
+    "convert_element_type": Rule(arithmetic.convert_axes, selection.no_scales),
+    "slice": Rule(arithmetic.slice_axes, selection.no_scales),
+    "concatenate": Rule(arithmetic.concatenate_axes, selection.pinned_scales),
     "gather": Rule(gather_axes, gather_scales),
     **{name: Rule(scatter_axes, scatter_scales) for name in indexing.RULES if "scatter" in name},
 }  # fmt: skip
 
 
 def _rule(pair: EquationPair) -> Rule:
-    """The rule of an equation of which operands are about choices."""
+    """The rule of an equation with an operand that is a `Pick` or a `Match`."""
     pick = any(isinstance(v.choice, Pick) for v in pair.ins)
     match = any(isinstance(v.choice, Match) for v in pair.ins)
-    found = (READERS if pick else matches.RULES).get(pair.name)
+    found = (READERS if pick else one_hot.RULES).get(pair.name)
     if found is None or (pick and match):
         refuse(pair)
     return found
 
 
 RULES: dict[str, Rule] = {
-    "top_k": Rule(choice.top_k_axes, choice.top_k_scales),
+    "top_k": Rule(selection.top_k_axes, selection.top_k_scales),
     "choice": Rule(
         lambda pair: _rule(pair).axes(pair), lambda scales, pair: _rule(pair).scales(scales, pair)
     ),

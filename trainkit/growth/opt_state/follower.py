@@ -1,4 +1,4 @@
-"""One update of the grown model as the small one makes it: fold, ask the rule, grow the answer."""
+"""One update of the grown model that equals the small model's: fold, apply the rule, expand."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ PyTree = Any
 
 
 class Follower:
-    """The small model inside the grown one, under one transformation.
+    """The small model inside the grown one.
 
-    Growth is an affine map W′ = C W + constant that keeps the loss, so g = Cᵀ g′ is the small
-    model's own gradient, and W′ ← W′ + C u continues it, whatever the rule that makes u from g.
+    Growth is an affine map W′ = C W + constant that keeps the loss. So g = Cᵀ g′ is the gradient of
+    the small model, and W′ ← W′ + C u continues its training, for every rule that computes u from
+    g.
     """
 
     def __init__(
@@ -40,7 +41,12 @@ class Follower:
     def update(
         self, grads: PyTree, state: PyTree, big: PyTree, extra: dict[str, Any]
     ) -> tuple[PyTree, PyTree]:
-        """Updates and state of the grown model, from its gradients, state and parameters."""
+        """Updates and state of the grown model, from its gradients, state and parameters.
+
+        Args:
+          grads, state, big: gradients, optimizer state and parameters of the grown model.
+          extra: further arguments of the transformation's `update`.
+        """
         small = self.small_params(big)
         if self._degrees is None:
             self._degrees = degrees_of(self.tx, small, self.slots)
@@ -62,7 +68,7 @@ class Follower:
         return self._small(grads, lambda g, name: pull_back(g, leaves[name], self._size(g, name)))
 
     def small_params(self, big: PyTree) -> PyTree:
-        """The small parameters that the grown ones stand for."""
+        """The small parameters, from the grown ones."""
 
         def one(w: jax.Array, name: str) -> jax.Array:
             how = self.growth.leaves[name]
@@ -72,7 +78,7 @@ class Follower:
         return self._small(big, one)
 
     def big_updates(self, updates: PyTree, like: PyTree) -> PyTree:
-        """C u, the linear part of growth; leaves of new layers rest."""
+        """C u, the linear part of growth; 0 for leaves of new layers."""
         values = named_leaves(updates)
 
         def one(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
@@ -101,7 +107,7 @@ class Follower:
         return tuple(n if a is None else int(max(a.source)) + 1 for n, a in sizes)
 
     def _small_argument(self, name: str, value: Any, small: PyTree, big: PyTree) -> Any:
-        """For line searches and SAM: the loss at the grown parameters that small ones stand for."""
+        """An extra argument for the small model: gradients, or a loss of small parameters."""
         if name == "grad":
             return self.small_gradients(value)
 

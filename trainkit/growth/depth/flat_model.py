@@ -1,4 +1,4 @@
-"""The two models as depth looks at them."""
+"""A model as a flat program with named parameters."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
 
-class Side(NamedTuple):
-    """One of the two models: its flat program, and the shapes of its parameters in their order."""
+class FlatModel(NamedTuple):
+    """One of the two models: its flat program, and path -> shape of its parameters, in order."""
 
     program: Program
     shapes: dict[str, Shape]
 
     def as_used(self) -> dict[str, Shape]:
-        """The leaves in the order in which the program comes upon them."""
+        """The leaves in the order in which the program first uses them."""
         number = {id(v): i for i, v in enumerate(self.program.ins)}
         seen = [number[id(v)] for e in self.program.equations for v in e.ins if id(v) in number]
         names = list(self.shapes)

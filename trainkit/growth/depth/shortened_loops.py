@@ -1,4 +1,4 @@
-"""A program whose loops over layers run fewer of them."""
+"""Programs with fewer iterations of their loops over layers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from trainkit.growth.ir.source_lines import where
 
 
 def shortened(program: Program, stacks: dict[int, tuple[int, list[int]]]) -> Program | Conflict:
-    """The program with some of the iterations of its loops left out.
+    """The program without some iterations of its loops.
 
     Args:
       program: flat.
-      stacks: number of an input -> its layer axis and the rows of it that stay.
+      stacks: number of an input -> its layer axis, and the rows that stay.
 
     Returns:
-      The program; or the conflict of a stacked parameter that is used outside its loop, or of a
-      loop that runs over something else too.
+      The program, or a conflict: a stacked parameter is used outside its loop, or a loop also runs
+      over a value that is neither a parameter nor a constant.
     """
     cut = _Shortening()
     ins = [cut.smaller(v, *stacks[i]) if i in stacks else v for i, v in enumerate(program.ins)]
@@ -37,7 +37,7 @@ def shortened(program: Program, stacks: dict[int, tuple[int, list[int]]]) -> Pro
 
 
 class _Shortening:
-    """Variables that have lost rows on the way through a program."""
+    """The variables that have lost rows."""
 
     def __init__(self):
         self.new: dict[int, Any] = {}  # old variable -> new one
@@ -73,7 +73,7 @@ class _Shortening:
         else:
             return _outside(eqn)
         for i in range(first, len(ins)):
-            # What is used beside parameters: its rows.
+            # Constants used together with parameters lose the same rows.
             if cut[i] is None and (eqn.name == "scan" or _varies(ins[i], axis)):
                 if not isinstance(ins[i], Const):
                     return _no_constant(ins[i])
@@ -82,7 +82,7 @@ class _Shortening:
 
 
 def _varies(v: Any, axis: int) -> bool:
-    """Whether an operand may differ from layer to layer: it has a layer axis of more than one."""
+    """Whether an operand may differ between layers: it has a layer axis of size > 1."""
     shape = getattr(v, "aval", v).shape
     return bool(shape) and shape[axis] != 1
 
@@ -96,10 +96,10 @@ def _taken(v: Const, keep: list[int], axis: int) -> Const:
 
 def _no_constant(v: Any) -> Conflict:
     return Conflict(
-        "a loop over layers also runs over something that is neither a parameter nor a "
-        f"constant, of shape {tuple(v.aval.shape)}",
+        f"a loop over layers also runs over a value of shape {tuple(v.aval.shape)} that is neither "
+        "a parameter nor a constant",
         "layers",
-        hint="give the loop what it needs for each layer as parameters or constants",
+        hint="pass values that differ between layers as parameters or constants",
     )
 
 
@@ -109,5 +109,5 @@ def _outside(eqn: Equation) -> Conflict:
         "layers",
         primitive=eqn.name,
         source=where(eqn),
-        hint="keep the layers that grow in arrays of their own",
+        hint="put the layers that grow into separate arrays",
     )

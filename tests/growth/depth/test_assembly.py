@@ -8,7 +8,7 @@ import pytest
 
 from tests.growth.checking import small
 from trainkit import growth
-from trainkit.growth.depth.cut import cut_layers
+from trainkit.growth.depth.layer_cut import cut_layers
 from trainkit.growth.ir.program import Folder
 
 

@@ -1,4 +1,4 @@
-"""The optimizer state of a dense layer as that of one expert."""
+"""The optimizer state of a dense layer as that of one expert, with a leading axis of size 1."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import optax
 
 from trainkit._core.paths import path_name
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.maps.expert_axis import lifted
 from trainkit.growth.maps.growth_map import MapData
-from trainkit.growth.maps.lifting import lifted
 
 PyTree = Any
 
@@ -19,10 +19,10 @@ PyTree = Any
 def lifted_state(
     tx: optax.GradientTransformation, state: PyTree, params: PyTree, growth: MapData
 ) -> PyTree:
-    """The state of `tx` for the lifted parameters; see `trainkit.growth.maps.lifting`.
+    """The state of `tx` for parameters with an expert axis; see `growth.maps.expert_axis`.
 
     Raises:
-      GrowthError: a slot's size depends on the number of its parameter's axes.
+      GrowthError: the size or the structure of a slot depends on the rank of its parameter.
     """
     shapes = lambda tree: list(map(jnp.shape, jax.tree.leaves(tree)))
     if shapes(lifted(params, growth)) == shapes(params):
@@ -30,8 +30,8 @@ def lifted_state(
     template = jax.eval_shape(lambda p: tx.init(lifted(p, growth)), params)
     if str(jax.tree.structure(template)) != str(jax.tree.structure(state)):
         raise GrowthError(
-            "the optimizer treats the experts' stacked leaves otherwise than the dense layer's "
-            "(a mask or a label that looks at the number of axes)",
+            "the optimizer treats the stacked leaves of experts and the leaves of the dense layer "
+            "differently (a mask or a label depends on the number of axes)",
             hint="grow with reset=True",
         )
 
@@ -40,8 +40,8 @@ def lifted_state(
             return x
         if jnp.size(x) != spec.size:
             raise GrowthError(
-                f"the optimizer's {path_name(path)} has shape {jnp.shape(x)}, which is not that of "
-                f"one expert, {spec.shape}",
+                f"{path_name(path)} of the optimizer state has shape {jnp.shape(x)}, but that of "
+                f"one expert is {spec.shape}",
                 hint="grow with reset=True",
             )
         return jnp.reshape(x, spec.shape)

@@ -1,4 +1,4 @@
-"""What parameters of new layers hold, for these to do nothing; found and proved on the program."""
+"""The search for values of new parameters under which new layers are identities, with proof."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from trainkit._core.compat import scan_counts
-from trainkit.growth.depth.identity import choices, passes_on, same_equations, used
-from trainkit.growth.depth.sides import Shapes, Side
-from trainkit.growth.depth.stacked import Stacked, stacked
+from trainkit.growth.depth.flat_model import FlatModel, Shapes
+from trainkit.growth.depth.identity import choices, identity_iteration, same_equations, used
+from trainkit.growth.depth.layer_axes import Stacked, stacked
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.partial_evaluation import reduced
 from trainkit.growth.ir.primitives import traits
@@ -27,18 +27,18 @@ def identity_layers(
     new: Mapping[int, str],
     trainable: Callable[[str], bool],
 ) -> tuple[dict[int, str], Program] | Conflict:
-    """Which parameters of new layers are 0 or an identity matrix, for the layers to do nothing.
+    """Parameters of new layers that are 0 or an identity matrix, so that the layers are identities.
 
     Args:
-      before: the small program, reduced.
-      program: the big one.
-      shapes: of its parameters.
+      before: the simplified small program.
+      program: the big program.
+      shapes: the shapes of its parameters.
       new: number of an input of the big program that belongs to a new layer -> its name.
-      trainable: which of them may be set.
+      trainable: name -> whether the parameter may be set.
 
     Returns:
-      Number of an input -> what it is, and the big program under these suppositions, which is
-      equation for equation the small one; or the conflict, where there is none.
+      Number of an input -> "zero" or "eye", and the big program simplified by it, which equals the
+      small program equation for equation; or a conflict if there is no such choice.
     """
     free = {i for i, name in new.items() if trainable(name)}
     nearest = nearest_zeros(program, free)
@@ -48,9 +48,9 @@ def identity_layers(
             return chosen, after
     zero, names = [list(shapes)[i] for i in sorted(nearest)], list(new.values())
     return Conflict(
-        f"the layer of {names[0]} cannot be made an identity: with "
-        f"{', '.join(zero[:4]) or 'no parameters'} at 0 it still does something, and it is no "
-        "square layer between ReLUs either",
+        f"the layer of {names[0]} cannot be an identity: with "
+        f"{', '.join(zero[:4]) or 'no parameters'} at 0 it still changes its input, and it is not "
+        "a square layer between ReLUs either",
         "layers",
         params=tuple(names[:6]),
         hint="a norm behind the residual addition (post-norm) needs a gate, as in x + gate · "
@@ -60,9 +60,9 @@ def identity_layers(
 
 
 def identity_rows(
-    big: Side, stacks: Mapping[str, Any], folder: Folder, trainable: Callable[[str], bool]
+    big: FlatModel, stacks: Mapping[str, Any], folder: Folder, trainable: Callable[[str], bool]
 ) -> dict[str, Becomes] | Conflict:
-    """What the new rows of stacked leaves are, for their iterations of the loop to do nothing."""
+    """Values of new rows of stacked leaves, so that their loop iterations are identities."""
     names = list(big.shapes)
     facts = stacked(big.program)
     result: dict[str, Becomes] = {}
@@ -86,14 +86,14 @@ def identity_rows(
 
 
 class Row(NamedTuple):
-    """What a loop takes from a stacked leaf in one iteration, and how it comes from the leaf."""
+    """The slice of a stacked leaf in one loop iteration, and how it is computed from the leaf."""
 
     name: str
     fact: Stacked
 
     @property
     def keeps_identity(self) -> bool:
-        """Whether it is an identity matrix where the leaf's row is one."""
+        """Whether it is an identity matrix if the row of the leaf is one."""
         order = list(self.fact.axes[1:])
         return self.fact.same and (order == sorted(order) or len(order) == 2)
 
@@ -101,18 +101,20 @@ class Row(NamedTuple):
 def _resting(
     eqn: Equation, rows: Mapping[int, Row], folder: Folder, trainable: Callable[[str], bool]
 ) -> dict[int, str] | Conflict:
-    """What rows of stacked parameters are in an iteration of a loop that does nothing."""
+    """Values of the rows of stacked parameters under which a loop iteration is an identity."""
     carry = scan_counts(eqn.params)
     body = folder.flatten(eqn.params["jaxpr"])
     free = {i for i, row in rows.items() if trainable(row.name) and row.fact.zero}
     same = {i for i, row in rows.items() if row.keeps_identity}
     inside = Program(body.ins, body.equations, body.outs[: carry[1]])
     nearest = nearest_zeros(inside, free)
-    chosen = passes_on(inside, [v.aval.shape for v in body.ins], free, nearest, same, carry)
+    chosen = identity_iteration(
+        inside, [v.aval.shape for v in body.ins], free, nearest, same, carry
+    )
     if chosen is not None:
         return chosen
     return Conflict(
-        "new layers of a loop cannot be made to add nothing: with "
+        "new layers of a loop cannot be identities: with "
         f"{', '.join(rows[i].name for i in sorted(nearest)) or 'no parameters'} at 0 the "
         "carry still changes",
         "layers",
@@ -125,7 +127,7 @@ def _resting(
 
 
 def without_model(program: Program, place: int) -> Becomes:
-    """What a leaf without a model to copy starts with: what multiplies is 1, what is added 0."""
+    """The initial value of a leaf without a leaf to copy: 1 for factors, 0 for summands."""
     var = program.ins[place]
     if len(var.aval.shape) > 1:
         return "random"
