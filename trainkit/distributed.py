@@ -10,21 +10,20 @@ scheduler does.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-import traceback
-from types import TracebackType
 
 import jax
 
-from trainkit._core.processes import LAUNCHED, ProcessError
+from trainkit._core.processes import LAUNCHED, end_together
 
 # How long one that has stopped answering counts as alive, and how long one that has ended waits
 # for the others: together less than a minute. (JAX's own are 100 and 300 seconds.)
 SECONDS = 25
+_SCHEDULERS = (
+    "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JOB_COMPLETION_INDEX",
+    "TPU_WORKER_HOSTNAMES",
+)  # fmt: skip
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-_DEATH = ("Gloo", "Connection closed by peer", "Connection reset by peer", "heartbeat", "NCCL")
 
 
 def initialize(
@@ -46,7 +45,7 @@ def initialize(
       process: the number of this one, from 0.
 
     Raises:
-      RuntimeError: JAX has been used before.
+      RuntimeError: there are others, and JAX has been used before.
     """
     if jax.distributed.is_initialized():
         return
@@ -65,42 +64,19 @@ def initialize(
             heartbeat_timeout_seconds=SECONDS,
             shutdown_timeout_seconds=SECONDS,
         )
-    except ValueError:
-        if coordinator is None and processes is None and process is None:
-            return  # no cluster was found
+    except (ValueError, RuntimeError):
+        # No cluster was found; or JAX has been used before, which is no matter for one process.
+        if (coordinator, processes, process) == (None,) * 3 and not _is_scheduled():
+            return
         raise
     for name in (*_VARIABLES, LAUNCHED):
         os.environ.pop(name, None)  # what this process starts is no process of the run
-    if jax.process_count() > 1:
-        sys.excepthook = _die
+    end_together()
 
 
-def leave(status: int) -> None:
-    """Ends this process at once, not waiting for the others, which then end too."""
-    with contextlib.suppress(Exception):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(status)
-
-
-def explain(error: BaseException) -> str | None:
-    """What an error says of another process, in words; `None` where it is this one's own."""
-    if isinstance(error, ProcessError):
-        return str(error)
-    if any(word in str(error) for word in _DEATH):
-        return "another process of this run has ended; its own last lines say why."
-    return None
-
-
-def _die(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-    """The end of a process by an error: it does not wait for others, who would wait for it."""
-    count, index = jax.process_count(), jax.process_index()
-    if why := explain(error):
-        print(f"Process {index} of {count} ends: {why}", file=sys.stderr)
-    else:
-        traceback.print_exception(kind, error, where)
-        print(f"Process {index} of {count} ends by this error.", file=sys.stderr)
-    leave(130 if isinstance(error, KeyboardInterrupt) else 1)
+def _is_scheduled() -> bool:
+    """Whether something speaks of a scheduler that starts several processes."""
+    return any(os.environ.get(name, "1") not in ("", "1") for name in _SCHEDULERS)
 
 
 def _number(given: int | None, name: str) -> int | None:

@@ -223,7 +223,7 @@ def grow(options: argparse.Namespace) -> None:
     assert all("forward_error" in certificate for certificate in grown), grown
     if options.first:
         write_end(
-            options.folder, state=digests, events=events, flops=result.ledger.total,
+            options.folder, state=digests, events=events, flops=result.ledger.to_json(),
             evaluation=dict(result.evaluation),
         )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from trainkit import distributed
 from trainkit._core import processes
 from trainkit.loop.hooks import agreed
 from trainkit.loop.interrupts import Interrupts
+from trainkit.loop.saved.info import can_be_checked
 
 
 @pytest.fixture
@@ -144,10 +146,24 @@ def test_a_mesh_without_devices_of_a_process_is_refused(monkeypatch):
         trainkit.placement.resolve(mesh)
 
 
+def test_digests_of_parts_cut_otherwise_cannot_be_checked_in_place():
+    class Halves:
+        is_fully_addressable = False
+
+        def devices_indices_map(self, shape):
+            half = shape[0] // 2
+            return {0: (slice(None, half),), 1: (slice(half, None),)}
+
+    shape = SimpleNamespace(shape=(4,), sharding=Halves())
+    assert can_be_checked(shape, {"0:2": "", "2:4": ""})
+    assert not can_be_checked(shape, {"0:4": ""})
+    assert can_be_checked(jax.ShapeDtypeStruct((4,), "float32"), {"0:3": ""})
+
+
 def test_the_death_of_another_is_said_in_words():
     error = RuntimeError("Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:1")
-    assert "another process of this run has ended" in distributed.explain(error)
-    assert distributed.explain(RuntimeError("mine")) is None
+    assert "another process of this run has ended" in processes.explain(error)
+    assert processes.explain(RuntimeError("mine")) is None
 
 
 def test_without_a_cluster_there_is_one_process(monkeypatch):
@@ -159,3 +175,13 @@ def test_without_a_cluster_there_is_one_process(monkeypatch):
     distributed.initialize()
     with pytest.raises(ValueError, match="should be defined"):
         distributed.initialize(processes=2)
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    with pytest.raises(ValueError, match="should be defined"):
+        distributed.initialize()
+
+
+def test_too_late_to_join_matters_only_where_there_are_others():
+    jax.devices()
+    distributed.initialize()
+    with pytest.raises(RuntimeError, match="before any JAX calls"):
+        distributed.initialize("localhost:1", 2, 0)

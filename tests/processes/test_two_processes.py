@@ -29,6 +29,9 @@ def test_every_placement_is_bitwise_that_of_one_process(tmp_path):
     expected = here(trials.several, tmp_path / "one")
     found = trials.two("several", tmp_path / "two")
     assert found == expected
+    # Explicit axes are those of `jit`, and pmap is shard_map.
+    assert expected["explicit"] == expected["jit"]
+    assert expected["pmap"] == expected["shard_map"]
 
 
 def test_a_signal_to_one_stops_both_and_one_process_goes_on(tmp_path):

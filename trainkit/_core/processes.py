@@ -5,9 +5,13 @@ Every process calls these at the same place of the program, as it does every ste
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import TracebackType
 from typing import Any, TypeVar
 
 import jax
@@ -18,6 +22,8 @@ from trainkit._core.identity import digest
 from trainkit._core.paths import named_leaves
 
 T = TypeVar("T")
+# What collectives say when a process at the other end is gone.
+_DEATH = ("Gloo", "Connection closed by peer", "Connection reset by peer", "heartbeat", "NCCL")
 LAUNCHED = "TRAINKIT_LAUNCHED"  # of how many processes one is that `trainkit launch` has started
 _SHORT = 252  # bytes that go round at once
 
@@ -40,6 +46,42 @@ def check_joined() -> None:
             "of no other: call trainkit.distributed.initialize() in its first lines, before "
             "anything touches JAX's devices."
         )
+
+
+def end_together() -> None:
+    """Has an error that nobody catches end this process at once, and the others by its death.
+
+    As JAX leaves it, a process waits at its end for the others, who wait for its part of a step.
+    """
+    if not alone() and sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _die
+
+
+def _die(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    count, index = jax.process_count(), jax.process_index()
+    if why := explain(error):
+        print(f"Process {index} of {count} ends: {why}", file=sys.stderr)
+    else:
+        traceback.print_exception(kind, error, where)
+        print(f"Process {index} of {count} ends by this error.", file=sys.stderr)
+    leave(130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+def leave(status: int) -> None:
+    """Ends this process at once, not waiting for the others, which then end too."""
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def explain(error: BaseException) -> str | None:
+    """What an error says of another process, in words; `None` where it is this one's own."""
+    if isinstance(error, ProcessError):
+        return str(error)
+    if any(word in str(error) for word in _DEATH):
+        return "another process of this run has ended; its own last lines say why."
+    return None
 
 
 def is_writer() -> bool:

@@ -13,12 +13,12 @@ from trainkit._core.versions import VERSION
 # is called; what it does.
 COMMANDS = {
     "train": ("trainkit.cli.train", "train EXPERIMENT", "train something and report about it"),
+    "devices": ("trainkit.cli.devices", "devices", "show what there is to train on"),
     "launch": (
         "trainkit.cli.launch",
         "launch -n 2 -- ...",
         "run a command in several processes that train one model",
     ),
-    "devices": ("trainkit.cli.devices", "devices", "show what there is to train on"),
     "checkpoints": ("trainkit.cli.checkpoints", "checkpoints DIR", "look into a run's checkpoints"),
     "laws": ("trainkit.cli.laws", "laws RULE", "check an update rule or a schedule"),
 }

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 
 from trainkit import distributed
-from trainkit._core.processes import alone
+from trainkit._core.processes import alone, explain, leave
 from trainkit.cli.main import unknown
 
 FOLDER, MODULE = "experiments", "train.py"
@@ -54,9 +54,9 @@ def main(arguments: Sequence[str]) -> int:
         # A message that somebody wrote for the user needs no traceback; anything else does.
         if os.environ.get("TRAINKIT_TRACEBACK") or not _ours(error.__traceback__, found[name]):
             raise
-        print(f"Error: {distributed.explain(error) or error}", file=sys.stderr)
+        print(f"Error: {explain(error) or error}", file=sys.stderr)
         if not alone():
-            distributed.leave(2)
+            leave(2)
         return 2
     return 0
 

@@ -237,8 +237,7 @@ class Session:
         if change.step is not None:
             self.step = change.step
             self.interrupts.ask_again()
-        if change.state is not None:
-            self.state = change.state
+        self.state = self.state if change.state is None else change.state
         if change.step is not None or change.data is not None:
             self.in_use = self.use()
             # What was read ahead lies where the old step wanted it; new data has its own place.

@@ -20,7 +20,7 @@ from trainkit._core.processes import alone, same_leaves
 from trainkit._core.validation import steps
 from trainkit._core.validation.trees import shape_of
 from trainkit.placement import Placement, resolve
-from trainkit.placement.shares import from_shares, from_whole, is_placed, joined_shapes
+from trainkit.placement.shares import from_shares, from_whole, is_placed
 from trainkit.step.guard import Guard, Limit
 from trainkit.step.in_flight import InFlight
 from trainkit.step.loss import LossFn
@@ -165,10 +165,6 @@ class TrainStep:
         """The batch on the devices, cut as the step wants it; of several processes, its share."""
         self._check(batch, jax.process_count())
         return from_shares(batch, self.placement.batch_sharding(self._axis), self._axis)
-
-    def placed_batch(self, batch: PyTree) -> PyTree:
-        """The shapes of what `place_batch` makes of a batch."""
-        return joined_shapes(jax.tree.map(shape_of, batch), self._axis)
 
     def _check(self, batch: PyTree, processes: int) -> None:
         steps.batch(batch, self.placement, self.microbatches, self.steps_per_call, processes)

@@ -62,8 +62,9 @@ def on_host(leaf: Any) -> Any:
     """The plain array of a leaf on the host, in memory of its own."""
     data = data_of(leaf)
     if isinstance(data, jax.Array) and not data.is_fully_addressable:
-        # Of several processes: each writes the parts it has, of a copy for the same reason.
-        return jnp.copy(data)
+        # Of several processes: each writes the parts it has, on CPU of a copy, as below.
+        device: Any = next(iter(data.sharding.device_set))
+        return jnp.copy(data) if device.platform == "cpu" else data
     # A copy always: on CPU NumPy would look into the very buffer that the next step is given to
     # write its result in, while Orbax is still writing it to disk.
     return np.array(data, copy=True)

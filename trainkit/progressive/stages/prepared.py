@@ -14,6 +14,7 @@ import optax
 
 from trainkit._core.processes import alone
 from trainkit.cost import count_flops, step_flops, whole_program
+from trainkit.placement.shares import joined_shapes
 from trainkit.progressive.stages.evaluation import Evaluation
 from trainkit.progressive.stages.pace import paced
 from trainkit.progressive.stages.stage import Stage
@@ -68,7 +69,7 @@ class PreparedStage:
       data: its batches.
       like: shapes, dtypes and shardings of its states.
       batch: shapes of what a call of the step takes.
-      batch_shapes: shapes of one batch.
+      batch_shapes: shapes of one batch, of all processes.
       parameters: how many it has.
       evaluation: its evaluation.
     """
@@ -93,13 +94,10 @@ class PreparedStage:
             **recipe.options,
         )
         several = (self.step.steps_per_call,) if self.step.steps_per_call > 1 else ()
-        self.batch_shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, np.asarray(x).dtype), drawn
-        )
-        self.batch = self.step.placed_batch(
-            jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct((*several, *x.shape), x.dtype), self.batch_shapes
-            )
+        own = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.asarray(x).dtype), drawn)
+        self.batch_shapes = joined_shapes(own, 0)
+        self.batch = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((*several, *x.shape), x.dtype), self.batch_shapes
         )
         self.one_batch = drawn
         fresh = jax.eval_shape(lambda: self.model.state(recipe.paced, drawn, recipe.seed))

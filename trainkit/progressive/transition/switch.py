@@ -15,7 +15,7 @@ from trainkit._core.processes import alone
 from trainkit.cost import count_flops
 from trainkit.growth.operators import operator
 from trainkit.growth.views import certify
-from trainkit.placement.shares import joined_shapes, on_own_device
+from trainkit.placement.shares import on_own_device
 from trainkit.progressive.stages.pace import after_growth
 from trainkit.progressive.stages.prepared import PreparedStage
 from trainkit.progressive.stages.stage import Stage, StageError
@@ -204,8 +204,7 @@ class Transition:
 
     def _certificate_flops(self) -> float:
         sides = (_side(stage, stage.like) for stage in (self.small, self.big))
-        batch = joined_shapes(self.big.batch_shapes, 0)  # each process makes it of its share
-        small, big = (count_flops(s.outputs, s.variables, batch) for s in sides)
+        small, big = (count_flops(s.outputs, s.variables, self.big.batch_shapes) for s in sides)
         # Outputs and loss, and outputs in two dtypes; gradients (three passes each) of the small
         # model, of the big one, and of its three probe steps.
         return (4 + 3) * small + (4 + 3 + 9) * big
