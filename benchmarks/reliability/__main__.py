@@ -1,39 +1,49 @@
-"""What a run survives: kills, damaged checkpoints, full disks. Counts, and a table of them.
+"""What a run survives: kills, damage, full disks. Counts, and a table of them.
 
-    python -m benchmarks.reliability --kills 200 --aimed 60 --corruptions 400
+    python -m benchmarks.reliability --full --jobs 2         # the table of docs/reliability.md
     python -m benchmarks.reliability --kills 2 --aimed 2 --corruptions 8     # a minute
 
-Every trial runs the small program of this file, which depends on all that a checkpoint holds (a
-key, moments, the order of the data, an evaluation, early stopping), and compares what it ends with,
-bit for bit, to what the undisturbed run ends with: the state, the log and the best evaluation.
+Every trial disturbs one of the small runs in `programs`, lets it go on, and compares what it ends
+with, bit for bit, to what the undisturbed run ends with: state, log, best evaluation, history.
 
-  kills         SIGKILL at a random instant, again and again until the run ends
-  aimed         SIGKILL inside a function: while a step is written, moved away or deleted, while the
-                run is evaluated, while a row or a file of the run is written
-  corruptions   of a checkpoint of a stopped run: cut, flipped, emptied, deleted, swapped, renamed,
-                made of another step, without permission; then the run goes on
+  kills         SIGKILL at random instants, up to three times
+  aimed         SIGKILL inside a function (`aims`): before, half way, after
+  command       SIGKILL of `trainkit train` at random instants
+  corruptions   of a stopped run: of its checkpoints, record, metrics, lock, compiled programs
+  disk          a file system of a few megabytes that is full from inside one function on
 
 What has been tried is kept in a file (`--results`), so that the measure can be stopped and go on.
-`--table` prints only the table of what is there.
+`--table` prints only the table of what is there. Full disks need the right to mount; permissions
+are tried as another user where one is root.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 
-from benchmarks.reliability.results import TRIALS, measure, table
+from benchmarks.reliability.results import FULL, TRIALS, measure, table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Reads the command line, makes the trials and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for trial in TRIALS:
-        parser.add_argument(f"--{trial}", type=int, default=0)
+        parser.add_argument(f"--{trial}", type=int, default=0, metavar="COUNT")
+    parser.add_argument("--full", action="store_true", help="all of them, as often as in the docs")
+    parser.add_argument("--jobs", type=int, default=1, help="how many trials at a time")
     parser.add_argument("--results", type=Path, default=Path("reliability.jsonl"))
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
+    # So that nothing is left mounted, and no folder behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if not options.table:
-        measure({trial: getattr(options, trial) for trial in TRIALS}, options.results)
+        counts = FULL if options.full else {trial: getattr(options, trial) for trial in TRIALS}
+        measure(counts, options.results, options.jobs)
     print(table(options.results))
 
 

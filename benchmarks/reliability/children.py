@@ -25,9 +25,9 @@ PRELOADED = (
     "tensorboardX.summary",
 )
 LIMIT = 300.0  # seconds, after which a child hangs, however busy the machine is
-# Beside the folders of all trials, on a disk that is never full: of the child that ran last, what
-# it said and what it ended with.
-SAID, END = "said", "end.json"
+# Beside the folder of a trial, on a disk that is never full, with its name: what the child that ran
+# last said, and what it ended with.
+SAID, END = ".said", ".end"
 NOBODY = 65534  # whom permissions hold for, where we are root
 
 
@@ -64,8 +64,8 @@ def child(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", *PRELOADED])
     for name in (SAID, END):
-        (out.parents[1] / name).write_text("")
-        (out.parents[1] / name).chmod(0o666)
+        beside(out, name).write_text("")
+        beside(out, name).chmod(0o666)
     process = context.Process(target=_run, args=(str(out), run, aim, uid))
     process.start()
     process.join(LIMIT if kill_after is None else kill_after)
@@ -75,21 +75,26 @@ def child(
         process.join()
     status = process.exitcode
     process.close()
-    text = (out.parents[1] / SAID).read_text(errors="replace")
+    text = beside(out, SAID).read_text(errors="replace")
     if late and kill_after is None:
         return Done(1, f"{text}\nhangs")
     return Done(status or 0, text)
 
 
+def beside(out: Path, name: str) -> Path:
+    """A file beside the folder of a trial that has a run in `out`."""
+    return out.parent.with_name(out.parent.name + name)
+
+
 def end_of(out: Path) -> dict[str, Any]:
     """What the last child that came to its end ended with; `{}` where none did."""
-    return json.loads((out.parents[1] / END).read_text() or "{}")
+    return json.loads(beside(out, END).read_text() or "{}")
 
 
 def _run(out: str, run: str, aim: tuple[str, int, str] | None, uid: int | None) -> None:
     folder = Path(out)
     with contextlib.ExitStack() as stack:
-        said = stack.enter_context((folder.parents[1] / SAID).open("a"))
+        said = stack.enter_context(beside(folder, SAID).open("a"))
         for stream in (sys.stdout, sys.stderr):
             os.dup2(said.fileno(), stream.fileno())
     if uid is not None:
@@ -105,4 +110,4 @@ def _run(out: str, run: str, aim: tuple[str, int, str] | None, uid: int | None) 
     if aim is not None:
         aims.set_up(*aim, folder)
     found = programs.RUNS[run](folder)
-    (folder.parents[1] / END).write_text(json.dumps(found))
+    beside(folder, END).write_text(json.dumps(found))

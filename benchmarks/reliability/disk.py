@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.reliability.aims import AIMS, BALLAST
 from benchmarks.reliability.children import child
 from benchmarks.reliability.undisturbed import Undisturbed
-from benchmarks.reliability.verdicts import EQUAL, is_ours, verdict
+from benchmarks.reliability.verdicts import EQUAL, FILE_SAID, is_ours, verdict
 
 SIZE = "6m"
 
@@ -29,11 +29,11 @@ def filled(seed: int, folder: Path, runs: Undisturbed) -> tuple[str, str]:
         done = child(out, aim.run, aim=(where, call, "full"))
         full = (folder / BALLAST).exists()
         (folder / BALLAST).unlink(missing_ok=True)
-        what = f"{where}, it {'went on' if done.status == 0 else 'stopped'}" if full else "missed"
+        what = f"{where}: it {'went on' if done.status == 0 else 'stopped'}" if full else "missed"
         found = verdict(done, out, end) if done.status == 0 else EQUAL
         if done.status and not is_ours(done.said):
             found = f"FAILED: {done.said.strip().splitlines()[-1][:200]}"
-        if found == EQUAL:
+        if found in (EQUAL, FILE_SAID):
             found = verdict(child(out, aim.run), out, end)
         return what, found
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from benchmarks.reliability.aims import AIMS
-from benchmarks.reliability.children import END, LIMIT, Done, child
+from benchmarks.reliability.children import END, LIMIT, Done, beside, child
 from benchmarks.reliability.undisturbed import Undisturbed
 from benchmarks.reliability.verdicts import verdict
 
@@ -38,7 +38,8 @@ class Config:
 def run(config):
     jax.config.update("jax_compilation_cache_dir", "../cache")
     found = plain(pathlib.Path(config.out))
-    pathlib.Path("../end.json").write_text(json.dumps(found))
+    here = pathlib.Path.cwd()
+    here.with_name(here.name + ".end").write_text(json.dumps(found))
 '''
 
 
@@ -80,7 +81,7 @@ def commanded(seed: int, folder: Path, runs: Undisturbed) -> tuple[str, str]:
 
 def _command(folder: Path, kill_after: float | None = None) -> Done:
     """Gives the command in a folder; a time to be killed after counts from where it trains."""
-    (folder.parent / END).write_text("")
+    beside(folder / "run", END).write_text("")
     command, log = [sys.executable, "-m", "trainkit", "train", "measured"], folder / "run/.lock"
     with (folder / "said").open("w+") as said:
         process = subprocess.Popen(command, cwd=folder, stdout=said, stderr=subprocess.STDOUT)

@@ -83,7 +83,8 @@ def plain(out: Path) -> End:
 def reported(out: Path) -> End:
     """The same with its report."""
     result = fitted(out)
-    return {**end(result, out), "report": (out / "report.html").stat().st_size > 10_000}
+    report = out / "report.html"
+    return {**end(result, out), "report": report.exists() and report.stat().st_size > 10_000}
 
 
 def compiled(out: Path) -> End:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.reliability.children import child, end_of
 
@@ -15,6 +17,8 @@ STOPPED = {
     "compiled": ("writing a row", 14, "before"),
     "growing": ("saving a grown state", 7, "after"),
 }
+
+T = TypeVar("T")
 
 
 class Undisturbed:
@@ -26,9 +30,10 @@ class Undisturbed:
 
     def __init__(self, base: Path):
         self.base = base
-        self.end = functools.cache(self._end)
-        self.seconds = functools.cache(self._seconds)
-        self.stopped = functools.cache(self._stopped)
+        lock = threading.RLock()
+        self.end = _once(self._end, lock)
+        self.seconds = _once(self._seconds, lock)
+        self.stopped = _once(self._stopped, lock)
 
     def _end(self, run: str) -> dict[str, Any]:
         """What a program ends with."""
@@ -56,3 +61,13 @@ class Undisturbed:
     def _folder(self, name: str) -> Path:
         (self.base / name).mkdir()
         return self.base / name / "run"
+
+
+def _once(work: Callable[[str], T], lock: Any) -> Callable[[str], T]:
+    cached = functools.cache(work)
+
+    def locked(run: str) -> T:
+        with lock:
+            return cached(run)
+
+    return locked
