@@ -87,6 +87,7 @@ LAYERS = {  # name: family, layer, input, its sizes, those to which it grows
         "perceptron",
         lambda x, a, b: nn.SpectralNorm(nn.Dense(b))(nn.tanh(nn.Dense(a)(x)), update_stats=False),
         FLAT, (4, 5), [(8, 10), (8, 5)]),
+    # W/σ has one spectral norm at every width: duplicated inputs would make its output √2 larger.
     "spectral norm, then tanh": (
         "perceptron",
         lambda x, a, b: nn.tanh(
@@ -116,9 +117,9 @@ LAYERS = {  # name: family, layer, input, its sizes, those to which it grows
         lambda x, n: nn.avg_pool(nn.max_pool(nn.Conv(n, (3, 3))(x), (2, 2)), (3, 3)),
         IMAGE, (4,), [(6,)]),
 }  # fmt: skip
-# W/σ has one spectral norm at every width: duplicated inputs make its output √2 larger.
+
+
 GUESSED = {"standardize": ["(7,)"]}
-REFUSED = {"spectral norm, then tanh": {"(8, 5)": "factors that differ by 1.414"}}
 
 
 class WithHead(nn.Module):
@@ -139,7 +140,7 @@ def add(name, family, body, x, small, wider):
         "parts", family, f"linen, {name}",
         linen(lambda **sizes: WithHead(name, tuple(sizes.values())), (x,)),
         sized(small), {str(sizes): sized(sizes) for sizes in wider}, (x,),
-        front_end="linen", refused=REFUSED.get(name), dtype=None,
+        front_end="linen", dtype=None,
         guessed=GUESSED.get(name, ()),
     )  # fmt: skip
 
