@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +17,8 @@ Row = dict[str, Any]
 
 CONFIG, SUMMARY, REPORT, LOCK = "config.json", "summary.json", "report.html", ".lock"
 JSONL, CSV = "metrics.jsonl", "metrics.csv"
-NEW = ".new"  # suffix of a file that is not complete yet
+# Suffixes: of a file that is not complete yet, and of a checkpoint that is damaged.
+NEW, DAMAGED = ".new", ".damaged"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 
 # JSON has no numbers for these; the words are those of protobuf's JSON mapping.
@@ -35,10 +37,18 @@ def write_whole(path: Path, text: str) -> None:
     Path(file.name).replace(path)
 
 
+def remove(path: Path) -> None:
+    """Removes what is there, if anything is: a file, a whole folder, or a link and nothing more."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def open_new(path: Path) -> IO[str]:
     """Opens a new file, named like `path` with the suffix `NEW`, that will replace `path`."""
     new = path.with_name(path.name + NEW)
-    new.unlink(missing_ok=True)
+    remove(new)
     return new.open("x", newline="", encoding="utf-8")
 
 

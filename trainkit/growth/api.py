@@ -235,7 +235,7 @@ def plan(
       append: pairs (regular expression for paths, axis) of parameters whose old units keep their
         index. New units follow them that copy no old unit (padding units). Their incoming or
         outgoing weights are 0. Without `append` this happens where copies are impossible:
-        vocabularies, position tables, results.
+        vocabularies, position tables, results, and sums inside a non-linear function.
       how: the operator for new layers; see `trainkit.growth.operators`. "identity": they start as
         identities. The last linear parameters of a residual branch are 0, or a plain layer between
         ReLUs is an identity matrix or a Dirac kernel. These parameters are found in the program,

@@ -81,14 +81,15 @@ def _search(
 
 
 def _alternatives(leaves: Sequence[Axis], layouts: Layouts) -> list[tuple[Axis, str]]:
-    """Layouts to try if units with unequal numbers of copies are impossible.
+    """Layouts to try if copies are impossible.
 
-    Padding units that are 0 work for streams whose consumers are parameters and root-mean-square
-    norms. Padding units that hold the mean work behind a LayerNorm, which subtracts the mean.
+    Padding units that are 0 work for products of activations, and for streams whose consumers are
+    parameters and root-mean-square norms. Padding units that hold the mean work behind a LayerNorm,
+    which subtracts the mean.
     """
     others = []
     for leaf in leaves:
-        if leaf.big % leaf.small and layouts[leaf.uid] == "repeat":
+        if layouts[leaf.uid] == "repeat":
             others.append((leaf, "append"))
         elif layouts[leaf.uid] == "append":
             others.append((leaf, "row mean"))

@@ -108,8 +108,9 @@ def dynamic_gd(learning_rate: float) -> optax.GradientTransformation:
     Zinkevich, Online convex programming and generalized infinitesimal gradient ascent, 2003.
     """
     if callable(learning_rate):
-        raise TypeError("dynamic_gd: learning_rate must be a number, because the rule has its own
-        schedule.")
+        raise TypeError(
+            "dynamic_gd: learning_rate must be a number, because the rule has its own schedule."
+        )
 
     def rate(step: jax.Array) -> jax.Array:
         return learning_rate / (1 + jnp.sqrt(step * 1.0))

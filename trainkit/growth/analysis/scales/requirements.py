@@ -40,6 +40,10 @@ class Requirements(Unknowns):
                     hint="grow this axis to a multiple, or grow another axis",
                 )
 
+    def meeting(self, value: Value) -> list[int]:
+        """The dimensions along which padding units and old units may enter one number."""
+        return [d for d, uid in self.padding(value) if uid not in self.separate]
+
     def mark_order_sensitive(self, value: Value, dims: Sequence[int]) -> None:
         """Notes that an equation other than a sum depends on the copies along these dimensions."""
         for d, _, leaf in self.cells(value):

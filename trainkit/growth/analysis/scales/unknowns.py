@@ -26,6 +26,7 @@ from trainkit.growth.analysis.joint_program import EquationPair, JointProgram, a
 from trainkit.growth.analysis.scales import padding as conditions
 from trainkit.growth.analysis.scales import row_means
 from trainkit.growth.analysis.scales.padding import ALWAYS, MEAN, Condition, Need
+from trainkit.growth.analysis.scales.separate import separate
 from trainkit.growth.analysis.scales.shifts import shiftable
 from trainkit.growth.analysis.scales.signs import Sign, signs
 from trainkit.growth.analysis.values import Value
@@ -61,6 +62,7 @@ class Unknowns:
       contractions: the sums over leaves that grow.
       needs: the conditions on padding units.
       producers: id of a value -> the equation that produces it.
+      separate: uids of padded leaves whose units never enter one number.
       order_sensitive: uids of leaves whose copies are used by an equation other than a sum.
       ordered: parameter -> uids of leaves along which its copies must stay bitwise equal.
       shiftable: parameter -> s, if every use is w + s. shift: those for which this is used.
@@ -98,6 +100,11 @@ class Unknowns:
     def constants(self) -> Facts[frozenset[int]]:
         """The dimensions along which values are constant; see `row_means`."""
         return row_means.constants(self.joint)
+
+    @functools.cached_property
+    def separate(self) -> frozenset[int]:
+        """The leaves whose units never meet, so that new ones may hold anything."""
+        return separate(self.joint, self.padded)
 
     # -- axes ---------------------------------------------------------------------------------
 
