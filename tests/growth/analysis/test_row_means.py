@@ -167,7 +167,7 @@ def scaled_branch(p, x):
 
 @pytest.mark.parametrize("fn", [after_norm, bent, scaled_branch], ids=lambda f: f.__name__)
 def test_refused_where_nothing_can_write_the_mean(fn):
-    with pytest.raises(growth.GrowthError, match="be the mean of the old units") as caught:
+    with pytest.raises(growth.GrowthError, match="the mean of the old units behind a LayerNorm") as caught:
         growth.plan(fn, fn, shapes(5), shapes(8), X)
     assert "10, 15" in caught.value.hint
     assert caught.value.axis == "5→8"
