@@ -132,5 +132,5 @@ def test_errors():
     mup = mlp_mup(8, 32)
     with pytest.raises(ValueError, match=r"'adam'.*'sgd'"):
         mup.scale("lamb")
-    with pytest.raises(growth.GrowthError, match="other is no leaf"):
+    with pytest.raises(growth.GrowthError, match="other is not a leaf"):
         mup.scale().update({"other": jnp.ones(2)}, optax.EmptyState())

@@ -34,9 +34,9 @@ def options(
 def batch(
     batch: PyTree, placement: Any, microbatches: int, steps_per_call: int, processes: int = 1
 ) -> None:
-    """Every leaf has the same leading sizes, which divide by steps, devices and micro-batches.
+    """Refuses a batch whose leading sizes differ, or do not divide into devices × micro-batches.
 
-    It is that of one of `processes`, each of which has its share of the examples.
+    The batch is that of one of `processes`, each of which has its share of the examples.
     """
     axis = 0 if steps_per_call == 1 else 1
     if axis:

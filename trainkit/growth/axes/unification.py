@@ -54,9 +54,9 @@ def unify(a: Axis, b: Axis) -> Mismatch | None:
 
 
 def _unify_copies(a: Axis, b: Axis) -> Mismatch | None:
-    """Every unit becomes k side by side: so do all parts, wherever the borders of either lie.
+    """Makes every unit k adjacent copies in both axes, even if their segments have other borders.
 
-    The groups of a GroupNorm may so lie across the seam of a concatenation.
+    For example, a group of a GroupNorm may contain channels of two concatenated arrays.
     """
     if a.small < 2 or a.big % a.small:
         return Mismatch(f"{show(a)} does not grow to a multiple")

@@ -14,13 +14,13 @@ from trainkit.growth.ir.primitives import summed, traits
 
 
 def separate(joint: JointProgram, leaves: Collection[int]) -> frozenset[int]:
-    """Those of `leaves` (uids) whose units never meet."""
+    """Those of `leaves` (uids) whose units never enter one number."""
     met = {uid for pair in all_pairs(joint.pairs) for uid in _meeting(pair)}
     return frozenset(leaves) - met
 
 
 def _meeting(pair: EquationPair) -> set[int]:
-    """The leaves whose units may meet in an equation."""
+    """The leaves whose units an equation may combine."""
     known = traits(pair)
     if known.elementwise or known.identity or known.move or known.call:
         return set()

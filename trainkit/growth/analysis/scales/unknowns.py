@@ -63,6 +63,7 @@ class Unknowns:
       needs: the conditions on padding units.
       separate: uids of padded leaves whose units never affect one another.
       producers: id of a value -> the equation that produces it.
+      separate: uids of padded leaves whose units never enter one number.
       order_sensitive: uids of leaves whose copies are used by an equation other than a sum.
       ordered: parameter -> uids of leaves along which its copies must stay bitwise equal.
       shiftable: parameter -> s, if every use is w + s. shift: those for which this is used.
