@@ -39,6 +39,8 @@ RULES: dict[str, dict[str, Callable[[], Any]]] = {
         "amsgrad": lambda: tt.amsgrad(0.15),
         "yogi": lambda: tt.yogi(0.15),
         "lars": lambda: tt.lars(0.05, trust_coefficient=0.3),
+        "mars": lambda: tt.mars(0.15),
+        "adam_mini": lambda: tt.adam_mini(0.15),
     },
     "Rules for matrices": {
         "muon": lambda: tt.muon(0.05),

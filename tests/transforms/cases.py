@@ -8,6 +8,7 @@ import optax
 import trainkit.transforms as tt
 from tests.transforms import references as r
 from trainkit import schedules
+from trainkit.laws.oracles import papers
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 BETAS = (0.9, 0.999)
@@ -185,6 +186,14 @@ RULES = {
     "novograd": (
         lambda: tt.novograd(0.01, weight_decay=0.1),
         before(r.adaptive.novograd(0.9, 0.25, 1e-6, 0.0, 0.1), 0.01),
+    ),
+    "mars": (
+        lambda: tt.mars(0.01, weight_decay=0.1),
+        papers.mars(0.01, weight_decay=0.1),
+    ),
+    "adam-mini": (
+        lambda: tt.adam_mini(0.01, weight_decay=0.1),
+        papers.adam_mini(0.01, weight_decay=0.1),
     ),
     "lamb": (
         lambda: tt.lamb(0.01, weight_decay=0.1),

@@ -19,7 +19,8 @@ P = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
     [
         tt.sgd, tt.momentum, tt.nesterov, tt.dynamic_gd, tt.adagrad, tt.rmsprop, tt.adam, tt.adamw,
         tt.lion, tt.muon, tt.adafactor, tt.sophia, tt.schedule_free, tt.schedule_free_adamw,
-        tt.soap, tt.lbfgs, tt.newton_cg, tt.gauss_newton, tt.sgld,
+        tt.soap, tt.lbfgs, tt.newton_cg, tt.gauss_newton, tt.sgld, tt.mars, tt.adam_mini, tt.lars,
+        tt.yogi, tt.amsgrad, tt.radam,
     ],
 )  # fmt: skip
 def test_rates(make, rate):

@@ -24,6 +24,8 @@ class Slot(NamedTuple):
         a root mean square.
       lead: axes in front that are not the parameter's.
       per_leaf: the slot holds one number a leaf, not one an entry.
+      means: axes of length 1 in the slot are means over that axis of the parameter. They grow as if
+        what they are a mean of were the same along the axis.
     """
 
     weight: float = 0.0
@@ -34,6 +36,7 @@ class Slot(NamedTuple):
     entries: float = 0.0
     lead: int = 0
     per_leaf: bool = False
+    means: bool = False
 
 
 Kind = int | Slot | Literal["params", "keep", "state", "measured"]
