@@ -55,6 +55,7 @@ from trainkit.transforms.optimizers.schedule_free import (
     schedule_free_adamw,
     schedule_free_params,
 )
+from trainkit.transforms.optimizers.scion import scion
 from trainkit.transforms.optimizers.soap import SoapState, soap
 from trainkit.transforms.optimizers.variants import MarsState, amsgrad, mars, radam, yogi
 from trainkit.transforms.penalties import (
@@ -191,6 +192,7 @@ __all__ = [
     "schedule_free",
     "schedule_free_adamw",
     "schedule_free_params",
+    "scion",
     "set",
     "set_to_zero",
     "sgd",

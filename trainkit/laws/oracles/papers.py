@@ -13,6 +13,7 @@ import numpy as np
 
 from trainkit.laws.oracles import pieces as P
 from trainkit.laws.oracles import wrappers as W
+from trainkit.laws.oracles.matrices import STANDARD, newton_schulz
 from trainkit.laws.oracles.pieces import Start, gone
 
 
@@ -66,9 +67,37 @@ def adam_mini(
     return P.chain(step, P.decay(weight_decay, mask), P.learning_rate(learning_rate))
 
 
+def scion(
+    learning_rate: Any, beta: float = 0.9, radius: float = 1.0, eps: float = 1e-8,
+    unconstrained: bool = False, ns_steps: int = 5,
+) -> Start:  # fmt: skip
+    """Scion (Pethick 2025, arXiv 2502.07529): θ ← (1 − γ) θ + γ lmo(d), d an average of gradients.
+
+    lmo is −ρ √(out/in) U Vᵀ for matrices (U Vᵀ as Muon has it) and −ρ d / ‖d‖_RMS for vectors, as
+    in its authors' code; for convolutions [..., in, out] the former, over the size of the window.
+    `unconstrained`: θ ← θ + γ lmo(d).
+    """
+
+    def step(d: Any, p: Any) -> Any:
+        if d.ndim < 2:
+            rms = float(np.sqrt(np.sum(np.square(d)) / max(d.size, 1)))
+            return radius * d / (rms + eps)
+        *window, channels, out = d.shape
+        factor = (out / max(channels, 1)) ** 0.5 / max(int(np.prod(window)), 1)
+        flat = d.reshape(int(np.prod(d.shape[:-1])), out)
+        u = newton_schulz(flat, [STANDARD] * ns_steps, "frobenius", eps)
+        return radius * factor * u.reshape(d.shape)
+
+    inward = P.chain() if unconstrained else P.decay(1.0)
+    return P.chain(
+        P.ema(beta, debias=False), P.stateless(step), inward, P.learning_rate(learning_rate)
+    )
+
+
 PAPERS: dict[str, Callable[..., Start]] = {
     "cautious": cautious,
     "lookahead": lookahead,
     "mars": mars,
     "adam_mini": adam_mini,
+    "scion": scion,
 }
