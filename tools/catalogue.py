@@ -39,11 +39,14 @@ RULES: dict[str, dict[str, Callable[[], Any]]] = {
         "amsgrad": lambda: tt.amsgrad(0.15),
         "yogi": lambda: tt.yogi(0.15),
         "lars": lambda: tt.lars(0.05, trust_coefficient=0.3),
+        "mars": lambda: tt.mars(0.15),
+        "adam_mini": lambda: tt.adam_mini(0.15),
     },
     "Rules for matrices": {
         "muon": lambda: tt.muon(0.05),
         "adafactor": lambda: tt.adafactor(0.1),
         "soap": lambda: tt.soap(0.15),
+        "scion": lambda: tt.scion(0.05, unconstrained=True),
     },
     "Averaging instead of a schedule": {
         "schedule_free": lambda: tt.schedule_free(0.1),
@@ -369,7 +372,7 @@ def draw(folder: pathlib.Path) -> None:
     for rules in (*RULES.values(), theirs):
         for name, make in rules.items():
             # Those that see matrices get a matrix of one column.
-            points = path(make(), flat=name not in ("muon", "soap", "centralize"))
+            points = path(make(), flat=name not in ("muon", "soap", "scion", "centralize"))
             made, ax = figure()
             ax.contour(x, y, np.sqrt(height), 9, colors="0.85", linewidths=0.6)
             ax.plot(points[:, 0], points[:, 1], ".-", ms=2.5, lw=0.8, color="tab:blue")

@@ -183,3 +183,40 @@ def test_slow_weights_take_a_step_of_their_own():
     assert float(second[0]) == pytest.approx(4 - 0.7 * 1.9 * 2)
     # The trace is 2 and then .9 · 2 + 2.
     assert float((fourth - second)[0]) == pytest.approx(-0.7 * (2 + 0.9 * 3.8))
+
+
+def test_mars_adds_the_difference_of_gradients_and_cuts_it():
+    """γ β₁ / (1 − β₁) = 1: c = .25, then .5 + .25; then 3 + 2.5, cut to 1."""
+    h = {"learning_rate": 1.0, "b1": 0.5, "b2": 0.5, "eps": 0.0, "gamma": 1.0}
+    found = np.ravel(run_paper("mars", h, [0.0], [[0.25], [0.5], [3.0]]))
+    m = v = 0.0
+    for t, c in enumerate([0.25, 0.75, 1.0], 1):
+        m, v = (m + c) / 2, (v + c * c) / 2
+        step = m / (1 - 0.5**t) / (v / (1 - 0.5**t)) ** 0.5
+        assert found[t - 1] - (found[t - 2] if t > 1 else 0) == pytest.approx(-step)
+
+
+def test_adam_mini_has_a_second_moment_for_each_output():
+    """The first step is g over the root of a column's mean square; a vector is one block."""
+    h = {"learning_rate": 1.0, "eps": 0.0}
+    (found,) = run_paper("adam_mini", h, np.zeros((2, 2)), [[[3.0, 1.0], [4.0, 1.0]]])
+    np.testing.assert_allclose(found, -np.array([[3.0, 1.0], [4.0, 1.0]]) / [12.5**0.5, 1.0])
+    (found,) = run_paper("adam_mini", h, np.zeros(2), [[1.0, 7.0]])
+    np.testing.assert_allclose(found, [-1 / 5, -7 / 5])
+
+
+def test_scion_steps_by_the_norm_of_a_layer():
+    """A vector of (3, 4) has the root mean square √12.5; a matrix Q S gets √(out/in) times Q."""
+    h = {"learning_rate": 0.5, "beta": 0.0, "radius": 2.0}
+    (found,) = run_paper("scion", h, [1.0, 1.0], [[3.0, 4.0]])
+    np.testing.assert_allclose(found, 0.5 - 0.5 * 2.0 * np.array([3.0, 4.0]) / 12.5**0.5)
+    h |= {"unconstrained": True}
+    (found,) = run_paper("scion", h, np.zeros((1, 4)), [[[2.0, 2.0, -2.0, 2.0]]])
+    # One singular value: the iteration from 1, five times, and √(4/1) of it.
+    s = 1.0
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    np.testing.assert_allclose(found, -0.5 * 2.0 * 2.0 * s * np.array([[0.5, 0.5, -0.5, 0.5]]))
+    # A convolution of 4 places and one channel: its kernel is a column, √(1/1) of it, over 4.
+    (found,) = run_paper("scion", h, np.zeros((4, 1, 1)), [[[[2.0]], [[2.0]], [[-2.0]], [[2.0]]]])
+    np.testing.assert_allclose(np.ravel(found), -0.25 * s * np.array([0.5, 0.5, -0.5, 0.5]))

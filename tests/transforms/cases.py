@@ -8,6 +8,7 @@ import optax
 import trainkit.transforms as tt
 from tests.transforms import references as r
 from trainkit import schedules
+from trainkit.laws.oracles import papers
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 BETAS = (0.9, 0.999)
@@ -186,6 +187,15 @@ RULES = {
         lambda: tt.novograd(0.01, weight_decay=0.1),
         before(r.adaptive.novograd(0.9, 0.25, 1e-6, 0.0, 0.1), 0.01),
     ),
+    "mars": (
+        lambda: tt.mars(0.01, weight_decay=0.1),
+        papers.mars(0.01, weight_decay=0.1),
+    ),
+    "adam-mini": (
+        lambda: tt.adam_mini(0.01, weight_decay=0.1),
+        papers.adam_mini(0.01, weight_decay=0.1),
+    ),
+    "scion": (lambda: tt.scion(0.05, radius=2.0), papers.scion(0.05, radius=2.0)),
     "lamb": (
         lambda: tt.lamb(0.01, weight_decay=0.1),
         r.chain(r.adaptive.adam(*BETAS, 1e-6), r.decay(0.1), r.norms.trust_ratio(), descent(0.01)),

@@ -17,6 +17,7 @@ from trainkit.transforms.clipping import (
 )
 from trainkit.transforms.masks import decay_mask, decay_table
 from trainkit.transforms.noise import NoiseState, gradient_noise, sgld
+from trainkit.transforms.optimizers.adam_mini import AdamMiniState, adam_mini
 from trainkit.transforms.optimizers.adaptive import (
     adabelief,
     adadelta,
@@ -54,8 +55,9 @@ from trainkit.transforms.optimizers.schedule_free import (
     schedule_free_adamw,
     schedule_free_params,
 )
+from trainkit.transforms.optimizers.scion import scion
 from trainkit.transforms.optimizers.soap import SoapState, soap
-from trainkit.transforms.optimizers.variants import amsgrad, radam, yogi
+from trainkit.transforms.optimizers.variants import MarsState, amsgrad, mars, radam, yogi
 from trainkit.transforms.penalties import (
     add_decayed_weights,
     decoupled_weight_decay,
@@ -101,9 +103,11 @@ add_noise = gradient_noise
 
 __all__ = [
     "AccumulateState",
+    "AdamMiniState",
     "AverageState",
     "GuardState",
     "InjectState",
+    "MarsState",
     "NewtonState",
     "NoiseState",
     "QuantiseState",
@@ -118,6 +122,7 @@ __all__ = [
     "adafactor",
     "adagrad",
     "adam",
+    "adam_mini",
     "adamax",
     "adamw",
     "adaptive_grad_clip",
@@ -164,6 +169,7 @@ __all__ = [
     "linearised",
     "lion",
     "lookahead",
+    "mars",
     "momentum",
     "muon",
     "nadam",
@@ -186,6 +192,7 @@ __all__ = [
     "schedule_free",
     "schedule_free_adamw",
     "schedule_free_params",
+    "scion",
     "set",
     "set_to_zero",
     "sgd",

@@ -162,7 +162,11 @@ STATE = {
     "of another model": ((TX, moments(DEEP), SMALL, BIG), {}, "is not a leaf of the param"),
     "a leaf less": ((TX, moments(without(SMALL, "b")), SMALL, BIG), {}, "'b' is missing"),
     "small ones that are big": ((TX, moments(SMALL), BIG, BIG), {}, r"b has shape \(8,\)"),
-    "big ones that are small": ((TX, moments(SMALL), SMALL, SMALL), {}, r"grown_params: b has shape \(4,"),
+    "big ones that are small": (
+        (TX, moments(SMALL), SMALL, SMALL),
+        {},
+        r"grown_params: b has shape \(4,",
+    ),
     "reset a typo": ((TX, moments(SMALL), SMALL, BIG), {"reset": ["zz"]}, "matches no leaf"),
     "reset no pattern": ((TX, moments(SMALL), SMALL, BIG), {"reset": ["("]}, "regular expression"),
     "unknown state": (

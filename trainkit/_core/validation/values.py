@@ -39,6 +39,7 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
     ), BETA),
     **dict.fromkeys((
         "max_norm", "max_value", "clip_threshold", "clipping", "max_delta", "clipping_threshold",
+        "radius",
     ), BOUND),
     "step_size": {},
 }

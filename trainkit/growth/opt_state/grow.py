@@ -13,6 +13,7 @@ from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.expert_axis import lifted
 from trainkit.growth.maps.growth_map import MapData
+from trainkit.growth.maps.leaf_map import LeafMap
 from trainkit.growth.opt_state.degrees import degrees_in_place
 from trainkit.growth.opt_state.directions import Contract, Direction, Expand, owner
 from trainkit.growth.opt_state.expert_axis import lifted_state
@@ -202,6 +203,8 @@ def _moved(
         direction.check(leaf, x, here, slot.lead)
     if how is None:
         return x
+    if slot.means:
+        x, how = _meant(x, slot, direction, leaf, how)
     if not slot.per_leaf:
         x = direction.linear(
             x,
@@ -214,6 +217,19 @@ def _moved(
             what=here,
         )
     return x * jnp.asarray(direction.norms(leaf, slot), x.dtype)
+
+
+def _meant(
+    x: jax.Array, slot: Slot, direction: Direction, leaf: str, how: LeafMap
+) -> tuple[jax.Array, LeafMap]:
+    """The slot with what becomes of its means, and the map of the axes that it has."""
+    before, after = direction.before(leaf), direction.after(leaf)
+    axes = list(how.axes)
+    for axis, along in enumerate(how.axes):
+        if along is not None and x.shape[axis] == 1 != before[axis]:
+            shares = direction.shares(along, before[axis], after[axis], slot.gradient)
+            x, axes[axis] = x * jnp.asarray(shares.sum(), x.dtype), None
+    return x, how._replace(axes=tuple(axes))
 
 
 def _like_params(

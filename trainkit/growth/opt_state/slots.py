@@ -23,6 +23,8 @@ class Slot(NamedTuple):
         mean square.
       lead: the number of leading axes that the parameter does not have.
       per_leaf: whether the slot holds one number for each leaf, not for each entry.
+      means: whether axes of length 1 in the slot are means over that axis of the parameter. They grow
+        as if the values of that mean were equal along the axis.
     """
 
     weight: float = 0.0
@@ -33,6 +35,7 @@ class Slot(NamedTuple):
     entries: float = 0.0
     lead: int = 0
     per_leaf: bool = False
+    means: bool = False
 
 
 Kind = int | Slot | Literal["params", "keep", "state", "measured"]

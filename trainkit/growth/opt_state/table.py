@@ -205,10 +205,17 @@ OURS: dict[str, Fields] = {
         "accumulated": 1,
         **_WRAP,
     },
+    "AdamMiniState": {
+        "count": "keep",
+        "mu": 1,
+        "nu": Slot(gradient=2, new="mean", means=True),
+    },
     "AverageState": {"count": "keep", "averaged": "keep", "average": "params", **_WRAP},
     "ExactState": {"step": "keep", "inner": "state"},
     "GuardState": {"skipped": "keep", "in_a_row": "keep", **_WRAP},
     "InjectState": {"count": "keep", "hyperparams": "keep", "scheduled": "keep", **_WRAP},
+    # Of gradients made no longer than 1, where they are longer.
+    "MarsState": {**_MOMENTS, "last": 1},
     "NewtonState": {"count": "keep", "iterations": "keep"},
     "NoiseState": {"count": "keep", "key": "keep"},
     "PaceState": {

@@ -21,7 +21,7 @@ PREFIX = "optax."
 
 def _of_paper(paper: Callable[..., P.Start]) -> Builder:
     def build(h: Mapping[str, Any], mask: Callable[[Any], Any]) -> P.Start:
-        return paper(**dict(h) | ({"mask": mask(h["mask"])} if "mask" in h else {}))
+        return paper(**{**h, **({"mask": mask(h["mask"])} if "mask" in h else {})})
 
     return build
 
