@@ -36,11 +36,17 @@ RULES: dict[str, dict[str, Callable[[], Any]]] = {
         "adamw": lambda: tt.adamw(0.15, weight_decay=0.1),
         "lion": lambda: tt.lion(0.05),
         "radam": lambda: tt.radam(0.15),
+        "amsgrad": lambda: tt.amsgrad(0.15),
+        "yogi": lambda: tt.yogi(0.15),
+        "lars": lambda: tt.lars(0.05, trust_coefficient=0.3),
+        "mars": lambda: tt.mars(0.15),
+        "adam_mini": lambda: tt.adam_mini(0.15),
     },
     "Rules for matrices": {
         "muon": lambda: tt.muon(0.05),
         "adafactor": lambda: tt.adafactor(0.1),
         "soap": lambda: tt.soap(0.15),
+        "scion": lambda: tt.scion(0.05, unconstrained=True),
     },
     "Averaging instead of a schedule": {
         "schedule_free": lambda: tt.schedule_free(0.1),
@@ -123,6 +129,8 @@ OTHERS: dict[str, tuple[Any, list[str]]] = {
             "average_params",
             "averaged",
             "swap",
+            "cautious",
+            "lookahead",
             "stochastic_rounding",
             "stochastic_round",
             "quantise_moments",
@@ -174,25 +182,18 @@ AS_THEY_ARE: dict[str, tuple[str, Callable[[], Any] | None]] = {
         lambda: tt.adadelta(2.0, eps=1e-3),
     ),
     "adamax": (
-        "Adam with ν ← max(β₂ ν, |g| + ε) for √ν̂ + ε, uncorrected. Kingma and Ba, 2015.",
+        "Adam with ν ← max(β₂ ν, |g| + ε) for √ν̂ + ε, uncorrected (the paper has no ε: it is there "
+        "against 0/0, with Optax's and PyTorch's place). Kingma and Ba, 2015.",
         lambda: tt.adamax(0.15),
-    ),
-    "amsgrad": (
-        "Adam whose divisor is √(largest ν̂ so far) + ε. Reddi, Kale and Kumar, 2018.",
-        lambda: tt.amsgrad(0.15),
     ),
     "lamb": (
         "u = μ̂/(√ν̂ + ε) + λ θ; θ ← θ − η (‖θ‖/‖u‖) u for each leaf (the ratio is 1 where one of "
         "them is 0). You et al., 2020.",
         lambda: tt.lamb(0.05),
     ),
-    "lars": (
-        "u = g + λ θ; v ← β v + η (c ‖θ‖/‖u‖) u for each leaf; θ ← θ − v. You, Gitman and "
-        "Ginsburg, 2017.",
-        lambda: tt.lars(0.05, trust_coefficient=0.3),
-    ),
     "nadam": (
-        "Adam with β₁ μ/(1 − β₁ᵗ⁺¹) + (1 − β₁) g/(1 − β₁ᵗ) for μ̂: Nesterov's look ahead. "
+        "Adam with β₁ μ/(1 − β₁ᵗ⁺¹) + (1 − β₁) g/(1 − β₁ᵗ) for μ̂: Nesterov's look ahead, with the "
+        "same β₁ at every step, where the paper allows a sequence. "
         "Dozat, 2016.",
         lambda: tt.nadam(0.15),
     ),
@@ -204,10 +205,6 @@ AS_THEY_ARE: dict[str, tuple[str, Callable[[], Any] | None]] = {
         "ν ← β₂ ν + (1 − β₂) ‖g‖² for each leaf, ν₁ = ‖g‖²; μ ← β₁ μ + g/(√ν + ε) + λ θ; "
         "θ ← θ − η μ. Ginsburg et al., 2019.",
         lambda: tt.novograd(0.02),
-    ),
-    "yogi": (
-        "Adam with ν ← ν − (1 − β₂) sign(ν − g²) g². Zaheer et al., 2018.",
-        lambda: tt.yogi(0.15),
     ),
     "add_decayed_weights": (
         "g ← g + λ θ; before a rule this is `l2`, after the scaling by moments decoupled decay.",
@@ -229,19 +226,18 @@ updates, state = tx.update(params, tx.init(params), params)
 HEAD = """\
 # The catalogue
 
-Every rule and schedule: what it does as a formula, what Optax calls it, where popular texts get it
-wrong, a picture and an example that runs. It is written from the docstrings by
-`-m tools.catalogue`.
+Every rule and schedule: its formula, its name in Optax, common errors in texts, a picture, and an
+example that runs. The page is generated from the docstrings by `python -m tools.catalogue`.
 
-g is the gradient, θ the parameters, η the learning rate, t the number of updates made before. Rules
-return updates to be *added* to the parameters; all of them
+g is the gradient, θ the parameters, η the learning rate, and t the number of previous updates.
+Rules return updates that are *added* to the parameters. All of them
 
-- refuse bad hyper-parameters when they are made and mismatched trees when they are used,
-- compute in float32 at least and return updates in the gradients' dtypes,
-- keep the structure, shapes and dtypes of their state, and its buffers their own.
+- check their hyper-parameters when they are made, and that trees match when they are used,
+- compute in float32 or wider, and return updates in the dtypes of the gradients,
+- keep the structure, shapes and dtypes of their state, in separate buffers.
 
-The pictures of rules show {steps} steps on ½ (x² + 10 y²) from the dot towards the star, those of
-schedules the first 100 steps.
+The pictures of rules show {steps} steps on ½ (x² + 10 y²) from the dot towards the star. Those of
+schedules show the first 100 steps.
 """
 
 
@@ -376,7 +372,7 @@ def draw(folder: pathlib.Path) -> None:
     for rules in (*RULES.values(), theirs):
         for name, make in rules.items():
             # Those that see matrices get a matrix of one column.
-            points = path(make(), flat=name not in ("muon", "soap", "centralize"))
+            points = path(make(), flat=name not in ("muon", "soap", "scion", "centralize"))
             made, ax = figure()
             ax.contour(x, y, np.sqrt(height), 9, colors="0.85", linewidths=0.6)
             ax.plot(points[:, 0], points[:, 1], ".-", ms=2.5, lw=0.8, color="tab:blue")

@@ -84,7 +84,7 @@ def test_what_is_the_same_is_the_same_run(tmp_path, then, now):
 
 @pytest.mark.parametrize("value", [lambda: 0, object()], ids=["lambda", "object"])
 def test_what_would_be_another_in_the_next_process_is_refused(tmp_path, value):
-    with pytest.raises(TypeError, match=r"config\['a'\]\['b'\] is <.*another in the next process"):
+    with pytest.raises(TypeError, match=r"config\['a'\]\['b'\] is <.*differ in another process"):
         claim(tmp_path / "run", {"a": {"b": value}})
     assert not (tmp_path / "run").exists()
 

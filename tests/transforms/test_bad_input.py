@@ -19,7 +19,8 @@ P = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
     [
         tt.sgd, tt.momentum, tt.nesterov, tt.dynamic_gd, tt.adagrad, tt.rmsprop, tt.adam, tt.adamw,
         tt.lion, tt.muon, tt.adafactor, tt.sophia, tt.schedule_free, tt.schedule_free_adamw,
-        tt.soap, tt.lbfgs, tt.newton_cg, tt.gauss_newton, tt.sgld,
+        tt.soap, tt.lbfgs, tt.newton_cg, tt.gauss_newton, tt.sgld, tt.mars, tt.adam_mini, tt.lars,
+        tt.scion, tt.yogi, tt.amsgrad, tt.radam,
     ],
 )  # fmt: skip
 def test_rates(make, rate):
@@ -69,6 +70,11 @@ def test_betas(make, name, beta):
         (lambda: tt.soap(0.1, precondition_frequency=0), "precondition_frequency"),
         (lambda: tt.sophia(0.1, update_interval=0), "update_interval"),
         (lambda: tt.quantise_moments(tt.adam(0.1), block=0), "block"),
+        (lambda: tt.scion(0.1, norms={"w": "nuclear"}), "nuclear"),
+        (lambda: tt.scion(0.1, radius=0.0), "radius"),
+        (lambda: tt.cautious(tt.adam(0.1), 0.0), "slack"),
+        (lambda: tt.lookahead(tt.adam(0.1), 0), "sync_period"),
+        (lambda: tt.lookahead(tt.adam(0.1), 5, 0.5, outer=tt.sgd(1.0)), "slow_step_size or outer"),
     ],
 )
 def test_other_hyperparameters(make, message):

@@ -14,6 +14,9 @@ RULES = {
     "rmsprop": lambda: tt.rmsprop(0.1, centered=True),
     "adam": lambda: tt.adam(0.1),
     "adamw": lambda: tt.adamw(0.1),
+    "mars": lambda: tt.mars(0.1),
+    "adam_mini": lambda: tt.adam_mini(0.1),
+    "scion": lambda: tt.scion(0.1),
     "lion": lambda: tt.lion(0.1),
     "muon": lambda: tt.muon(0.1),
     "adafactor": lambda: tt.adafactor(0.1, min_dim_size_to_factor=2),
@@ -27,6 +30,8 @@ RULES = {
     "penalties": lambda: tt.chain(tt.l1(0.1), tt.l2(0.1), tt.soft_threshold(0.1, 0.1)),
     "accumulate": lambda: tt.accumulate(tt.adam(0.1), 2),
     "quantised": lambda: tt.quantise_moments(tt.adam(0.1), min_size=1),
+    "cautious": lambda: tt.cautious(tt.adam(0.1)),
+    "lookahead": lambda: tt.lookahead(tt.adam(0.1), 2, outer=tt.nesterov(0.7, 0.9)),
     "average": lambda: tt.average_params(tt.adam(0.1)),
 }
 SHAPES = {"w": (4, 3), "b": (3,), "s": (), "z": (0,)}

@@ -1,4 +1,4 @@
-"""What a run was made with, for checkpoints and reports."""
+"""Versions and devices of a run, for checkpoints and reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGES = ("trainkit", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "n
 
 
 def versions() -> dict[str, str]:
-    """Name -> version of Python and of the packages that decide a run's numbers.
+    """Name -> version, of Python and of the packages that affect a run's numbers.
 
     >>> sorted(versions())[:3]
     ['flax', 'jax', 'jaxlib']
@@ -34,7 +34,7 @@ def _versions() -> dict[str, str]:
 
 
 def devices() -> str:
-    """The devices in a few words, such as `8 × cpu`.
+    """A short description of the devices, such as `8 × cpu`.
 
     >>> devices().endswith("cpu")
     True

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from trainkit._core.identity import differences, lasting
+from trainkit._core.processes import is_writer, together
 from trainkit._core.run_files import (
     CHECKPOINTS,
     CONFIG,
@@ -41,6 +42,8 @@ class OutputError(OSError, ValueError):
 @dataclasses.dataclass
 class RunFolder:
     """A folder claimed for one run; use it in a `with`, or `close` it.
+
+    Of several processes one claims it, for all.
 
     Attributes:
       path: where it is.
@@ -74,8 +77,19 @@ class RunFolder:
           OutputError: the folder cannot be written, is in use, or holds a run with another
             configuration or files that are not a run's.
         """
-        cls.check(path, config, overwrite=overwrite, same=same)
-        path, own = Path(path).expanduser(), lasting(config or {}, "config")
+        own = lasting(config or {}, "config")
+
+        def claimed() -> RunFolder:
+            folder = Path(path).expanduser()
+            if not is_writer():
+                return cls(folder, own)
+            _check(folder, own, overwrite or not same)
+            return cls._claim(folder, own, overwrite)
+
+        return together(claimed, OutputError)
+
+    @classmethod
+    def _claim(cls, path: Path, own: dict[str, Any], overwrite: bool) -> RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             lock = _open_lock(path / LOCK)
@@ -101,23 +115,13 @@ class RunFolder:
         same: bool = True,
     ) -> None:
         """Raises what `claim` would, and writes nothing: for before the work begins."""
-        path, own = Path(path).expanduser(), lasting(config or {}, "config")
-        try:
-            if path.is_dir():
-                _check_contents(path, own, overwrite or not same)
-                above = path
-            else:
-                if path.exists():
-                    raise OutputError(
-                        f"The output folder {path} is a file; choose another with --out."
-                    )
-                above = next(folder for folder in path.absolute().parents if folder.exists())
-        except PermissionError as error:
-            raise _unwritable(path, error) from error
-        if not above.is_dir():
-            raise _unwritable(path, f"{above} is a file")
-        if not os.access(above, os.W_OK | os.X_OK):
-            raise _unwritable(path, f"no permission to write in {above}")
+        own = lasting(config or {}, "config")
+
+        def check() -> None:
+            if is_writer():
+                _check(Path(path).expanduser(), own, overwrite or not same)
+
+        together(check, OutputError)
 
     def _clear(self) -> None:
         for name in OWN_FOLDERS:
@@ -149,6 +153,23 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _check(path: Path, own: dict[str, Any], any_config: bool) -> None:
+    try:
+        if path.is_dir():
+            _check_contents(path, own, any_config)
+            above = path
+        else:
+            if path.exists():
+                raise OutputError(f"The output folder {path} is a file; choose another with --out.")
+            above = next(folder for folder in path.absolute().parents if folder.exists())
+    except PermissionError as error:
+        raise _unwritable(path, error) from error
+    if not above.is_dir():
+        raise _unwritable(path, f"{above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise _unwritable(path, f"no permission to write in {above}")
 
 
 def _check_contents(path: Path, config: dict[str, Any], any_config: bool) -> None:

@@ -1,8 +1,8 @@
-"""Gradient transformations in Optax's protocol: the classical catalogue, and what Optax lacks.
+"""Gradient transformations in Optax's protocol: classical rules, and what Optax lacks.
 
-Input: hyper-parameters. Output: an `optax.GradientTransformation`, checked when it is made.
-`optimizers` are update rules, `wrappers` stand around one, `state` names and edits what they hold.
-Read `rule` first.
+Input: hyper-parameters. Output: an `optax.GradientTransformation`; its arguments are checked at
+once. `optimizers` has update rules, `wrappers` has transformations of a transformation, and `state`
+reads and edits optimizer states by name. Read `rule` first.
 """
 
 from optax import apply_updates, chain, identity, scale_by_schedule, set_to_zero
@@ -17,6 +17,7 @@ from trainkit.transforms.clipping import (
 )
 from trainkit.transforms.masks import decay_mask, decay_table
 from trainkit.transforms.noise import NoiseState, gradient_noise, sgld
+from trainkit.transforms.optimizers.adam_mini import AdamMiniState, adam_mini
 from trainkit.transforms.optimizers.adaptive import (
     adabelief,
     adadelta,
@@ -24,16 +25,13 @@ from trainkit.transforms.optimizers.adaptive import (
     adam,
     adamax,
     adamw,
-    amsgrad,
     lamb,
     lars,
     lion,
     nadam,
     nadamw,
     novograd,
-    radam,
     rmsprop,
-    yogi,
 )
 from trainkit.transforms.optimizers.curvature import (
     NewtonState,
@@ -57,7 +55,9 @@ from trainkit.transforms.optimizers.schedule_free import (
     schedule_free_adamw,
     schedule_free_params,
 )
+from trainkit.transforms.optimizers.scion import scion
 from trainkit.transforms.optimizers.soap import SoapState, soap
+from trainkit.transforms.optimizers.variants import MarsState, amsgrad, mars, radam, yogi
 from trainkit.transforms.penalties import (
     add_decayed_weights,
     decoupled_weight_decay,
@@ -80,7 +80,9 @@ from trainkit.transforms.state.named import get, named, set
 from trainkit.transforms.state.unfreezing import gradual_unfreezing, unfreeze_at
 from trainkit.transforms.wrappers.accumulate import AccumulateState, accumulate, has_updated
 from trainkit.transforms.wrappers.average import AverageState, average_params, averaged, swap
+from trainkit.transforms.wrappers.cautious import cautious
 from trainkit.transforms.wrappers.guard import GuardState, check_guard, skip_nonfinite
+from trainkit.transforms.wrappers.lookahead import SlowWeightsState, lookahead
 from trainkit.transforms.wrappers.quantise import (
     Quantised,
     QuantiseState,
@@ -101,15 +103,18 @@ add_noise = gradient_noise
 
 __all__ = [
     "AccumulateState",
+    "AdamMiniState",
     "AverageState",
     "GuardState",
     "InjectState",
+    "MarsState",
     "NewtonState",
     "NoiseState",
     "QuantiseState",
     "Quantised",
     "RoundingState",
     "Rule",
+    "SlowWeightsState",
     "SoapState",
     "accumulate",
     "adabelief",
@@ -117,6 +122,7 @@ __all__ = [
     "adafactor",
     "adagrad",
     "adam",
+    "adam_mini",
     "adamax",
     "adamw",
     "adaptive_grad_clip",
@@ -127,6 +133,7 @@ __all__ = [
     "assign",
     "average_params",
     "averaged",
+    "cautious",
     "centralize",
     "chain",
     "check_guard",
@@ -161,6 +168,8 @@ __all__ = [
     "lbfgs",
     "linearised",
     "lion",
+    "lookahead",
+    "mars",
     "momentum",
     "muon",
     "nadam",
@@ -183,6 +192,7 @@ __all__ = [
     "schedule_free",
     "schedule_free_adamw",
     "schedule_free_params",
+    "scion",
     "set",
     "set_to_zero",
     "sgd",

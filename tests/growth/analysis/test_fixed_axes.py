@@ -64,9 +64,9 @@ def test_a_fixed_axis_with_two_scales_is_not_normalised():
     """What looks at both segments at once sees them change by different factors."""
 
     def fn(p, x):
-        total = jnp.sum(jax.nn.gelu(x @ p["in"]), -1, keepdims=True)
+        total = jnp.sum(jnp.cosh(x @ p["in"]), -1, keepdims=True)
         return jax.nn.softmax(jnp.concatenate([total, x], -1))
 
     small, big = draw({"in": (3, 4)}), draw({"in": (3, 8)})
-    with pytest.raises(growth.GrowthError, match="change by factors that differ by 2"):
+    with pytest.raises(growth.GrowthError, match="factors differ by 2"):
         growth.plan(fn, fn, small, big, X)

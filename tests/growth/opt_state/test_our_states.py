@@ -36,6 +36,9 @@ RULES = {
     "average": lambda: tt.average_params(optax.adam(1e-2), 0.9),
     "injected": lambda: tt.adam(1e-2),
     "soap": lambda: tt.soap(1e-2, precondition_frequency=3),
+    "lookahead": lambda: tt.lookahead(tt.adam(1e-2), 3, outer=tt.nesterov(0.7, 0.9)),
+    "mars": lambda: tt.mars(1e-2),
+    "cautious": lambda: tt.cautious(tt.adam(1e-2)),
     "guard": lambda: tt.skip_nonfinite(tt.lion(1e-3)),
 }
 
@@ -129,7 +132,7 @@ def test_stacked_states_grow_as_those_of_their_layers_or_are_refused():
             for f, w in zip(jax.tree.leaves(found), wanted, strict=True):
                 np.testing.assert_allclose(f if f.ndim == 0 else f[i], w, atol=1e-12)
     for tx, message in (
-        (tt.soap(0.1, stacked={"w": 1}), "each layer of a stack"),
+        (tt.soap(0.1, stacked={"w": 1}), "one for each layer"),
         (tt.adafactor(0.1, min_dim_size_to_factor=2, stacked={"w": 1}), r"becomes \(1,\)"),
     ):
         with pytest.raises(GrowthError, match=message):
@@ -151,3 +154,15 @@ def test_every_state_class_of_ours_is_known():
             }
     # SOAP's has a rule of its own; the training state is no optimizer's.
     assert found - {"SoapState"} - set(OURS) == set()
+
+
+def test_a_second_moment_by_output_grows_with_what_it_is_a_mean_of():
+    """Both axes twice as long, with gradients half and a third as large: the mean is (1/6)²."""
+    twice = lambda n, f: AxisMap(np.arange(2 * n) % n, np.ones(2 * n), np.full(2 * n, f))
+    tx, params, big = tt.adam_mini(0.1), {"w": jnp.ones((3, 2))}, {"w": jnp.ones((6, 4))}
+    grads = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)))}
+    _, state = tx.update(grads, tx.init(params), params)
+    how = {"w": LeafMap((twice(3, 1 / 2), twice(2, 1 / 3)))}
+    grown = grow_opt_state(tx, state, MapData(how), params, big)
+    _, wanted = tx.update({"w": jnp.tile(grads["w"], (2, 2)) / 6}, tx.init(big), big)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), grown, wanted)

@@ -48,7 +48,7 @@ def model(name, more=lambda **sizes: {}, grown=(), **base):
     return add
 
 
-def logits(p, x):
+def router_logits(p, x):
     return x @ p["router"] + p["shift"]
 
 
@@ -72,28 +72,28 @@ def picked(p, x, which):
 
 @model("softmax over the chosen, one_hot")
 def _(p, s, x):
-    top, which = jax.lax.top_k(logits(p, x), s["k"])
+    top, which = jax.lax.top_k(router_logits(p, x), s["k"])
     gates = jnp.einsum("tk,tke->te", softmax(top), one_hot(which, s["experts"], dtype=x.dtype))
     return jnp.einsum("ted,te->td", each(p, x), gates)
 
 
 @model("top-1, one_hot summed", k=1, grown={"threefold": {"experts": 9, "k": 3}})
 def _(p, s, x):
-    gates, which = jax.lax.top_k(softmax(logits(p, x)), s["k"])
+    gates, which = jax.lax.top_k(softmax(router_logits(p, x)), s["k"])
     chosen = one_hot(which, s["experts"], dtype=x.dtype)
     return jnp.sum(each(p, x) * jnp.sum(gates[..., None] * chosen, axis=1)[..., None], axis=1)
 
 
 @model("softmax, top_k, renormalised; weights gathered")
 def _(p, s, x):
-    gates, which = jax.lax.top_k(softmax(logits(p, x)), s["k"])
+    gates, which = jax.lax.top_k(softmax(router_logits(p, x)), s["k"])
     gates = gates / gates.sum(-1, keepdims=True)
     return jnp.sum(picked(p, x, which) * gates[..., None], axis=1)
 
 
 @model("gates by take_along_axis, outputs too")
 def _(p, s, x):
-    scores = logits(p, x)
+    scores = router_logits(p, x)
     _, which = jax.lax.top_k(scores, s["k"])
     gates = softmax(jnp.take_along_axis(scores, which, axis=-1))
     ys = jnp.take_along_axis(each(p, x), which[..., None], axis=1)
@@ -102,7 +102,7 @@ def _(p, s, x):
 
 @model("gates scattered at pairs of indices")
 def _(p, s, x):
-    top, which = jax.lax.top_k(logits(p, x), s["k"])
+    top, which = jax.lax.top_k(router_logits(p, x), s["k"])
     rows = jnp.arange(x.shape[0])[:, None]
     gates = jnp.zeros((x.shape[0], s["experts"]), x.dtype).at[rows, which].set(softmax(top))
     return jnp.einsum("ted,te->td", each(p, x), gates)
@@ -110,14 +110,14 @@ def _(p, s, x):
 
 @model("gates scattered under vmap")
 def _(p, s, x):
-    top, which = jax.lax.top_k(logits(p, x), s["k"])
+    top, which = jax.lax.top_k(router_logits(p, x), s["k"])
     put = jax.vmap(lambda i, g: jnp.zeros(s["experts"], x.dtype).at[i].add(g))
     return jnp.einsum("ted,te->td", each(p, x), put(which, jax.nn.sigmoid(top)))
 
 
 @model("mask of what reaches the k-th")
 def _(p, s, x):
-    scores = logits(p, x)
+    scores = router_logits(p, x)
     least = jax.lax.top_k(scores, s["k"])[0][..., -1:]
     gates = softmax(jnp.where(scores >= least, scores, -jnp.inf))
     return jnp.einsum("ted,te->td", each(p, x), gates)
@@ -125,7 +125,7 @@ def _(p, s, x):
 
 @model("mask from one_hot, then softmax")
 def _(p, s, x):
-    scores = logits(p, x)
+    scores = router_logits(p, x)
     _, which = jax.lax.top_k(scores, s["k"])
     chosen = (which[..., None] == jnp.arange(s["experts"], dtype=which.dtype)).any(axis=1)
     gates = softmax(jnp.where(chosen, scores, -1e30))
@@ -138,7 +138,7 @@ def with_shared(width=4, hidden=5, experts=3, **_):
 
 @model("shared expert, sigmoid gates, a bias that only chooses", more=with_shared)
 def _(p, s, x):
-    scores = jax.nn.sigmoid(logits(p, x))
+    scores = jax.nn.sigmoid(router_logits(p, x))
     _, which = jax.lax.top_k(scores + p["bias"], s["k"])
     gates = jnp.take_along_axis(scores, which, axis=-1)
     gates = 2.5 * gates / (gates.sum(-1, keepdims=True) + 1e-20)
@@ -148,7 +148,7 @@ def _(p, s, x):
 
 @model("sigmoid gates as they are")
 def _(p, s, x):
-    gates, which = jax.lax.top_k(jax.nn.sigmoid(logits(p, x)), s["k"])
+    gates, which = jax.lax.top_k(jax.nn.sigmoid(router_logits(p, x)), s["k"])
     return jnp.einsum("tkd,tk->td", picked(p, x, which), gates)
 
 
@@ -160,7 +160,7 @@ def capacity_of(s, tokens):
 def _(p, s, x):
     t, e = x.shape[0], s["experts"]
     c = capacity_of(s, t)
-    gates, which = jax.lax.top_k(softmax(logits(p, x)), s["k"])
+    gates, which = jax.lax.top_k(softmax(router_logits(p, x)), s["k"])
     mask = one_hot(which, e, dtype=jnp.int32).reshape(t * s["k"], e)
     place = jnp.cumsum(mask, axis=0) * mask - 1
     kept = mask * (place < c).astype(mask.dtype)
@@ -175,7 +175,7 @@ def _(p, s, x):
 def _(p, s, x):
     t, e, k = x.shape[0], s["experts"], s["k"]
     c = capacity_of(s, t)
-    gates, which = jax.lax.top_k(softmax(logits(p, x)), k)
+    gates, which = jax.lax.top_k(softmax(router_logits(p, x)), k)
     gates = gates / gates.sum(-1, keepdims=True)
     mask = one_hot(which.T.reshape(-1), e, dtype=x.dtype)  # [chosen, token]
     place = jnp.cumsum(mask, axis=0) - mask
@@ -191,7 +191,7 @@ def _(p, s, x):
 
 @model("experts choose their tokens", k=0)
 def _(p, s, x):
-    affinity = softmax(logits(p, x))
+    affinity = softmax(router_logits(p, x))
     gates, tokens = jax.lax.top_k(affinity.T, 3)
     back = one_hot(tokens, x.shape[0], dtype=x.dtype)
     y = in_slots(p, x[tokens]) * gates[..., None]
@@ -200,7 +200,7 @@ def _(p, s, x):
 
 @model("experts choose their tokens, scattered back", k=0)
 def _(p, s, x):
-    gates, tokens = jax.lax.top_k(softmax(logits(p, x)).T, 3)
+    gates, tokens = jax.lax.top_k(softmax(router_logits(p, x)).T, 3)
     y = in_slots(p, x[tokens]) * gates[..., None]
     return jnp.zeros_like(x).at[tokens].add(y)
 
@@ -218,7 +218,7 @@ def _(p, s, x):
     return jnp.einsum("ecd,tec->td", y, combine)
 
 
-class FeedForward(nn.Module):
+class Expert(nn.Module):
     width: int
     hidden: int
     dtype: Any = jnp.float32
@@ -252,9 +252,9 @@ class Mixture(nn.Module):
         chosen = one_hot(which, self.experts, dtype=x.dtype)
         gates = jnp.sum(gates[..., None] * chosen, axis=-2)
         layer = nn.vmap(
-            FeedForward, variable_axes={"params": 0}, split_rngs={"params": True},
+            Expert, variable_axes={"params": 0}, split_rngs={"params": True},
             in_axes=None, out_axes=1, axis_size=self.experts,
-        )(self.width, self.hidden, self.dtype)  # fmt: skip
+        )(self.width, self.hidden, self.dtype, name="VmapFeedForward_0")  # fmt: skip
         x = x + jnp.einsum("ted,te->td", layer(y), gates)
         y = nn.LayerNorm(param_dtype=self.dtype)(x)
         return nn.Dense(2, param_dtype=self.dtype)(y)

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from trainkit._core.processes import alone
 from trainkit.cost import count_flops, step_flops, whole_program
+from trainkit.placement.shares import joined_shapes
 from trainkit.progressive.stages.evaluation import Evaluation
 from trainkit.progressive.stages.pace import paced
 from trainkit.progressive.stages.stage import Stage
@@ -67,7 +69,7 @@ class PreparedStage:
       data: its batches.
       like: shapes, dtypes and shardings of its states.
       batch: shapes of what a call of the step takes.
-      batch_shapes: shapes of one batch.
+      batch_shapes: shapes of one batch, of all processes.
       parameters: how many it has.
       evaluation: its evaluation.
     """
@@ -92,9 +94,8 @@ class PreparedStage:
             **recipe.options,
         )
         several = (self.step.steps_per_call,) if self.step.steps_per_call > 1 else ()
-        self.batch_shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, np.asarray(x).dtype), drawn
-        )
+        own = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.asarray(x).dtype), drawn)
+        self.batch_shapes = joined_shapes(own, 0)
         self.batch = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((*several, *x.shape), x.dtype), self.batch_shapes
         )
@@ -116,11 +117,18 @@ class PreparedStage:
         """What reports call it."""
         return self.stage.name or _short(self.stage.model)
 
-    def fresh(self) -> TrainState:
-        """A state from scratch, placed."""
+    def fresh_here(self) -> TrainState:
+        """The same as `fresh` without asking other processes: of several, each has it alone."""
+        return self.fresh() if alone() else jax.jit(self.step.prepared)(self._initial())
+
+    def _initial(self) -> TrainState:
         state = self.model.state(self.recipe.paced, self.one_batch, self.recipe.seed)
         level = jnp.float32(self.stage.learning_rate)
-        return self.step.place(state.replace(opt_state=state.opt_state._replace(level=level)))
+        return state.replace(opt_state=state.opt_state._replace(level=level))
+
+    def fresh(self) -> TrainState:
+        """A state from scratch, placed."""
+        return self.step.place(self._initial())
 
     def compile(self) -> PreparedStage:
         """Compiles step and evaluation; itself, for chaining."""
