@@ -1,1 +1,1 @@
-"""What makes the pages and pictures of docs/."""
+"""Tools for this repository: generated pages and pictures of docs/, and mutation testing."""

@@ -226,19 +226,18 @@ updates, state = tx.update(params, tx.init(params), params)
 HEAD = """\
 # The catalogue
 
-Every rule and schedule: what it does as a formula, what Optax calls it, where popular texts get it
-wrong, a picture and an example that runs. It is written from the docstrings by
-`-m tools.catalogue`.
+Every rule and schedule: its formula, its name in Optax, common errors in texts, a picture, and an
+example that runs. The page is generated from the docstrings by `python -m tools.catalogue`.
 
-g is the gradient, θ the parameters, η the learning rate, t the number of updates made before. Rules
-return updates to be *added* to the parameters; all of them
+g is the gradient, θ the parameters, η the learning rate, and t the number of previous updates.
+Rules return updates that are *added* to the parameters. All of them
 
-- refuse bad hyper-parameters when they are made and mismatched trees when they are used,
-- compute in float32 at least and return updates in the gradients' dtypes,
-- keep the structure, shapes and dtypes of their state, and its buffers their own.
+- check their hyper-parameters when they are made, and that trees match when they are used,
+- compute in float32 or wider, and return updates in the dtypes of the gradients,
+- keep the structure, shapes and dtypes of their state, in separate buffers.
 
-The pictures of rules show {steps} steps on ½ (x² + 10 y²) from the dot towards the star, those of
-schedules the first 100 steps.
+The pictures of rules show {steps} steps on ½ (x² + 10 y²) from the dot towards the star. Those of
+schedules show the first 100 steps.
 """
 
 

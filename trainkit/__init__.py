@@ -1,7 +1,7 @@
-"""trainkit: one train step for every placement, models that grow, laws for update rules.
+"""trainkit: one train step for every placement, models that grow, and tests of update rules.
 
-Read `step` for what one step is, `loop` for the run around it, `growth` for how a model grows
-and `progressive` for when; `docs/design.md` draws the house.
+`step` is one training step and `loop` the run around it. `growth` makes a model larger, and
+`progressive` decides when. `docs/design.md` describes every package. Read `step` first.
 """
 
 import importlib
@@ -14,6 +14,7 @@ from trainkit.step.guard import NonFiniteError
 from trainkit.step.loss import Loss, LossFn
 from trainkit.step.precision import LossScale, Precision
 from trainkit.step.state import TrainState
+from trainkit.step.statistics import refresh_statistics
 from trainkit.step.train_step import TrainStep, make_train_step
 
 # For type checkers: what `__getattr__` imports. Nothing in the package imports the package itself,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from trainkit import (
         cost,
         data,
+        distributed,
         growth,
         laws,
         packed,
@@ -59,6 +61,7 @@ __all__ = [
     "checkpoint",
     "cost",
     "data",
+    "distributed",
     "fit",
     "from_linen",
     "from_nnx",
@@ -69,6 +72,7 @@ __all__ = [
     "packed",
     "placement",
     "progressive",
+    "refresh_statistics",
     "regularise",
     "report",
     "schedules",

@@ -180,7 +180,7 @@ class Switched(nnx.Module):
 def test_attributes_of_nnx_modules():
     assert drops(trainkit.from_nnx(Switched("training"), CROSS_ENTROPY))
     assert drops(trainkit.from_nnx(Switched(), CROSS_ENTROPY, mode={"use_dropout": True}))
-    with pytest.raises(ValueError, match="does the same in training and in evaluation"):
+    with pytest.raises(ValueError, match="computes the same in training and in evaluation"):
         trainkit.from_nnx(Switched(), CROSS_ENTROPY).state(TX, BATCH)
 
 

@@ -5,18 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.growth import zoo
 from trainkit import growth
 
+MODEL = zoo.REGISTRY["one hidden layer"]
+mlp, _ = MODEL.at()
 
-def mlp(params, x):
-    return jax.nn.gelu(x @ params["in"] + params["bias"]) @ params["out"]
 
-
-def mlp_params(width, dtype=jnp.float32):
-    def draw(seed, *shape):
-        return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
-
-    return {"in": draw(0, 3, width), "bias": draw(1, width), "out": draw(2, width, 2)}
+def mlp_params(width):
+    return MODEL.params(dtype=jnp.float32, n=width)
 
 
 X = jax.ShapeDtypeStruct((5, 3), jnp.float32)
@@ -79,7 +76,7 @@ def test_parameters_that_do_not_match_their_function():
 
 def test_parameters_of_different_structures():
     more = {**mlp_params(8), "extra": jnp.zeros(2)}
-    with pytest.raises(growth.GrowthError, match="only in big_params: \\['extra'\\]"):
+    with pytest.raises(growth.GrowthError, match="Only big_params has: \\['extra'\\]"):
         growth.plan(mlp, mlp, mlp_params(4), more, X)
 
 
@@ -105,7 +102,7 @@ def test_the_table_says_what_a_reader_needs():
     for word in ("leaf", "shape", "axes", "map", "weight", "gradient", "bytes", "4×2 → 8×2", "0.5",
                  "repeat", "32 → 64"):  # fmt: skip
         assert word in table, word
-    with pytest.raises(ValueError, match="no growth plan"):
+    with pytest.raises(ValueError, match="not a growth plan"):
         growth.Plan.from_json('{"version": 7}')
 
 

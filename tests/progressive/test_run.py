@@ -251,7 +251,7 @@ def test_a_growth_can_be_replayed_from_the_state_before_it():
             "takes no notice of batch_size",
         ),
         ([Stage(4), Stage(8)], {}, StageError, "has no `until`"),
-        ([Stage(4, triggers.steps(5)), Stage(6)], {}, GrowthError, "no multiple"),
+        ([Stage(4, triggers.steps(5)), Stage(6)], {}, GrowthError, "not a multiple"),
         ([], {}, StageError, "no stages"),
         ([Stage(4)], {"target": triggers.reaches("f1", 0.5)}, ValueError, "'f1'"),
         ([Stage(4)], {"steps": 0}, ValueError, "steps must be greater than 0, not 0"),

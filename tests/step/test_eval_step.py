@@ -72,5 +72,5 @@ def test_nothing_to_evaluate_on():
         evaluate.over(state, [])
     empty = data(4)
     empty["weight"][:] = 0
-    with pytest.raises(ValueError, match="weights of all batches add up to 0"):
+    with pytest.raises(ValueError, match="weights of all batches sum to 0"):
         evaluate.over(state, [empty])

@@ -1,1 +1,1 @@
-"""The report over Optax: every public rule and schedule against every law."""
+"""The report on Optax: every public rule and schedule checked against every law."""

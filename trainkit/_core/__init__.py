@@ -1,5 +1,5 @@
-"""What every room uses, and what knows none of them.
+"""Helpers that every package uses: leaf paths, dtypes, jaxprs, argument checks, versions.
 
-Names of leaves (`paths`), dtypes, refusals (`validation`), the files of a run and the versions that
-it was made with. Pure functions of trees and options. Read `validation/values.py` first.
+Input: pytrees and options. Output: names, checked values, errors. This package imports no other
+part of trainkit. Read `validation/values.py` first.
 """

@@ -1,4 +1,4 @@
-"""Memory that is shared with whoever gave an array."""
+"""NumPy arrays whose memory JAX may share with the caller."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ PyTree = Any
 
 
 def owned(tree: PyTree) -> PyTree:
-    """The tree with its NumPy arrays in memory of their own.
+    """The tree with copies of its NumPy arrays.
 
-    On a CPU, JAX computes on the very memory of a NumPy array that it is given, and later than the
-    call returns; elsewhere it copies it later. A loader that refills its arrays would change what
-    is being computed (`device_put(may_alias=False)` does not help; seen with JAX 0.10 and 0.12).
+    On a CPU, JAX computes on the memory of a NumPy argument itself, possibly after the call has
+    returned; on other devices it copies the array later. A loader that reuses its arrays would then
+    change the computation. (`device_put(may_alias=False)` does not help; seen in JAX 0.10 and
+    0.12.)
 
     >>> mine = np.zeros(2)
     >>> theirs = owned({"x": mine})

@@ -1,6 +1,6 @@
-"""All that differs between the supported versions of JAX, 0.10.2 and later.
+"""Differences between the supported versions of JAX, 0.10.2 and later.
 
-Whoever reads a jaxpr through this module and `trainkit._core.jaxprs` need not know which it is.
+Code that inspects jaxprs with this module and `trainkit._core.jaxprs` works with every version.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ AnyJaxpr = core.Jaxpr | core.ClosedJaxpr
 
 
 def opened(jaxpr: AnyJaxpr) -> tuple[core.Jaxpr, list[Any]]:
-    """A jaxpr without the values of its constants, and these (one for each `constvar`).
+    """A jaxpr without the values of its constants, and these values (one for each `constvar`).
 
     Up to 0.10 a `ClosedJaxpr` is a `Jaxpr` with the values of its constants; since 0.11 every
     `Jaxpr` has them.
@@ -28,7 +28,7 @@ def opened(jaxpr: AnyJaxpr) -> tuple[core.Jaxpr, list[Any]]:
 
 
 def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
-    """How many operands of a scan are constants and how many are carried."""
+    """The numbers of constant and of carried operands of a scan."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
     consts, carried, _ = params["ft_in"].unpack()  # since 0.12
@@ -36,15 +36,15 @@ def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def expanded(eqn: core.JaxprEqn) -> AnyJaxpr | None:
-    """What an equation is in the primitives of 0.10.2; `None` if it is of one.
+    """An equation written in the primitives of 0.10.2; `None` if its primitive is one of them.
 
-    Since 0.12 there are primitives more (`log2`, `polynomial`, …), and high-level ones that are
-    made of others: `jnp.searchsorted` is one (`jnp.interp` uses it), and `jax.checkpoint`,
-    `custom_jvp` and `custom_vjp` are with the flags `jax_remat3`, `jax_custom_jvp3`,
-    `jax_custom_vjp3`. With `jax_scan3` a loop is one that writes to references: these stay.
+    JAX 0.12 has new primitives (`log2`, `polynomial`, …), and high-level ones that are composed of
+    others: `jnp.searchsorted` (used by `jnp.interp`), and, with the flags `jax_remat3`,
+    `jax_custom_jvp3` and `jax_custom_vjp3`, `jax.checkpoint`, `custom_jvp` and `custom_vjp`. With
+    `jax_scan3` a loop writes to references; such equations are not expanded.
 
     Returns:
-      A jaxpr of the equation's operands and results.
+      A jaxpr from the equation's operands to its results.
     """
     primitive: Any = eqn.primitive
     written = WRITTEN.get(primitive.name)
@@ -55,13 +55,13 @@ def expanded(eqn: core.JaxprEqn) -> AnyJaxpr | None:
         if not primitive.is_high(*avals, **eqn.params):
             return None
         if any(not hasattr(aval, "shape") for aval in avals):
-            return None  # references, or what has no elements
+            return None  # references, or values without elements
         written = primitive.to_lojax
     return jax.make_jaxpr(lambda *x: written(*x, **eqn.params))(*avals)
 
 
 def own_gradient(eqn: core.JaxprEqn) -> bool:
-    """Whether an equation may have a backward pass of its own, which no jaxpr shows."""
+    """Whether an equation may have a custom backward pass, which is not visible in its jaxpr."""
     if eqn.primitive.name.startswith("call_hi_primitive"):
         # These follow from a forward rule, which is linear in tangents, or from their body.
         return type(eqn.params["_prim"]).__name__ not in ("CustomJVPTraced", "RematTraced")
@@ -88,11 +88,11 @@ def _unstack(x: Any, axis: int) -> list[Any]:
     return [lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]
 
 
-# Primitives of Equinox whose implementation is written in JAX: those of its loops, and identities.
+# Equinox primitives (for loops, and identities) whose implementation is written in JAX.
 EQUINOX = frozenset(
     ["maybe_set", "select_if_vmap", "nontraceable", "nonbatchable", "nondifferentiable_backward"]
 )
-# Primitives that 0.10.2 does not use, and what they compute.
+# Primitives that 0.10.2 does not have, and functions that compute them.
 WRITTEN: dict[str, Callable[..., Any]] = {
     "log2": _log2,
     "one_minus_square": _one_minus_square,

@@ -1,8 +1,8 @@
-"""Arithmetic in float32 or wider, storage as it was: why low precision keeps working.
+"""Dtypes: arithmetic in float32 or wider, results in the dtypes of the inputs.
 
-In bfloat16 a β₂ of .999 *is* 1, and 1 − β₂ is 0 as soon as β₂ is an array. So the arithmetic of a
-rule is done in float32 whatever its storage, and what comes out is put back into the dtypes that
-went in. That also makes every state a fixpoint of its update.
+In bfloat16, β₂ = .999 rounds to 1, so 1 − β₂ is 0. Update rules therefore compute in float32 for
+every storage dtype, and cast results to the dtypes of their inputs. That also keeps the dtypes of a
+state fixed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PyTree = Any
 
 
 def is_float(x: Any) -> bool:
-    """Whether `x` is (or stands for) a floating array."""
+    """Whether `x` is a floating array, or the shape of one."""
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
 
 
@@ -65,12 +65,12 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
 
 
 def scalar_like(value: Any, like: Any) -> jax.Array:
-    """A hyper-parameter in the dtype of the leaf that it meets."""
+    """A hyper-parameter in the dtype of a leaf."""
     return jnp.asarray(value).astype(like.dtype)
 
 
 def own(tree: PyTree, *others: PyTree) -> PyTree:
-    """The tree with no buffer twice and none of the others', so that it can be donated."""
+    """The tree with distinct buffers, none shared with other trees, so that it can be donated."""
     seen = {id(x) for x in jax.tree.leaves(others)}
 
     def one(x: Any) -> Any:

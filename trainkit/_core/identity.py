@@ -1,6 +1,7 @@
-"""Values as JSON holds them: what is the same in another process is equal, and nothing else is.
+"""Values as JSON, so that values of different processes can be compared.
 
-Arrays become digests of all their bytes, functions and classes their full names, sets are sorted.
+Arrays become digests of their bytes, functions and classes become their full names, and sets are
+sorted.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 
 def digest(array: Any) -> str:
-    """Of the bytes of an array, or of a text.
+    """The digest of the bytes of an array or a text.
 
     >>> digest("a") == digest(np.frombuffer(b"a", np.uint8))
     True
@@ -29,10 +30,10 @@ def digest(array: Any) -> str:
 
 
 def lasting(value: Any, name: str) -> Any:
-    """The value as JSON holds it.
+    """The value as JSON.
 
     Raises:
-      TypeError: what would be another in the next process; it is named.
+      TypeError: a value has no representation that is the same in another process; it is named.
 
     >>> lasting({"sizes": (1, 2), "loss": np.square, "tags": {"b", "a"}}, "config")
     {'sizes': [1, 2], 'loss': 'numpy.square', 'tags': ['a', 'b']}
@@ -61,7 +62,7 @@ def lasting(value: Any, name: str) -> Any:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two mappings of lasting values, in words; `True` is not 1."""
+    """The differences between two mappings of JSON values, in words; `True` is not 1."""
     return [
         f"{name}: {_shown(then, name)} there, {_shown(now, name)} now"
         for name in dict.fromkeys([*then, *now])
@@ -74,7 +75,7 @@ def _shown(values: Mapping[str, Any], name: str) -> str:
 
 
 def _numbers(value: Any) -> Any:
-    """The same with 1.0 as 1, which mean the same to whoever types them."""
+    """The value with whole floats as integers, so that 1.0 and 1 are equal."""
     if isinstance(value, dict):
         return {key: _numbers(item) for key, item in sorted(value.items())}
     if isinstance(value, list):
@@ -89,7 +90,7 @@ def _named(value: Any, name: str) -> str:
     shown = repr(value)
     if own is not None or " at 0x" in shown:
         raise TypeError(
-            f"{name} is {shown}, which would be another in the next process: give a number, a "
-            "string or a name for it, or leave it out."
+            f"{name} is {shown}, which would differ in another process: pass a number, a string "
+            "or a named function instead, or leave it out."
         )
     return shown

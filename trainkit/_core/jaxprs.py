@@ -1,4 +1,4 @@
-"""Jaxprs: what is inside of an equation, and all equations of a program."""
+"""Jaxprs: the bodies of an equation, and all equations of a program."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from trainkit._core.compat import AnyJaxpr, expanded, opened
 
 
 def bodies(eqn: core.JaxprEqn) -> list[AnyJaxpr]:
-    """The jaxprs of an equation: bodies of loops, branches, called functions, and what a high-level
-    primitive is in ordinary ones.
+    """The jaxprs of an equation: bodies of loops, branches, called functions, and the expansion of
+    a high-level primitive.
 
-    What a primitive keeps as a Python function (the backward pass of a `custom_vjp`) has none, nor
-    what it hides in objects of its own (the index maps of a `pallas_call`).
+    Python functions in parameters (the backward pass of a `custom_vjp`) and jaxprs inside other
+    objects (the index maps of a `pallas_call`) are not included.
 
     >>> import jax
     >>> fn = lambda x: jax.lax.cond(x > 0, lambda x: x + 1, lambda x: x * 2, x)
@@ -28,7 +28,7 @@ def bodies(eqn: core.JaxprEqn) -> list[AnyJaxpr]:
 
 
 def held(eqn: core.JaxprEqn) -> AnyJaxpr:
-    """The one jaxpr among an equation's parameters, with the values of its constants."""
+    """The only jaxpr among an equation's parameters, with the values of its constants."""
     (body,) = [p for p in eqn.params.values() if isinstance(p, AnyJaxpr)]
     return body
 
@@ -48,7 +48,7 @@ def equations(jaxpr: AnyJaxpr) -> Iterator[core.JaxprEqn]:
 
 
 def at_line(jaxpr: AnyJaxpr, eqn: core.JaxprEqn) -> AnyJaxpr:
-    """A jaxpr that replaces an equation: all of it is of the line that the equation is of."""
+    """A jaxpr whose equations all have the source line of an equation that it replaces."""
     inner, consts = opened(jaxpr)
     lines = [e.replace(source_info=eqn.source_info) for e in inner.eqns]
     return core.ClosedJaxpr(inner.replace(eqns=lines), consts)

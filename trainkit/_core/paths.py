@@ -1,4 +1,4 @@
-"""How the package names the leaves of a tree: the one way, for messages, states and files."""
+"""Names of the leaves of a tree, for messages, states and files."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
 
 
 def compiled(patterns: Iterable[str]) -> list[re.Pattern[str]]:
-    """Regular expressions that are searched for in names, the first that is found deciding.
+    """Compiled regular expressions.
 
     Raises:
-      ValueError: one of them is none.
+      ValueError: a pattern is not a regular expression.
     """
     made = []
     for pattern in patterns:
@@ -47,7 +47,7 @@ def compiled(patterns: Iterable[str]) -> list[re.Pattern[str]]:
 
 
 def some(names: Sequence[str]) -> str:
-    """A few of the names and how many more there are, for messages.
+    """The first names and the number of the others, for messages.
 
     >>> some(["a", "b"]), some(list("abcdefgh"))
     ("'a', 'b'", "'a', 'b', 'c', 'd', 'e', 'f' and 2 more")

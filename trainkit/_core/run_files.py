@@ -1,6 +1,6 @@
-"""The files of a run, by name, and how a row of metrics is written and read.
+"""The names of a run's files, and the encoding of rows of metrics.
 
-The loop writes them and the report reads them; neither needs to know the other.
+The loop writes these files, and the report reads them.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +17,8 @@ Row = dict[str, Any]
 
 CONFIG, SUMMARY, REPORT, LOCK = "config.json", "summary.json", "report.html", ".lock"
 JSONL, CSV = "metrics.jsonl", "metrics.csv"
-NEW = ".new"  # at the end of a name: what is not whole yet
+# Suffixes of a file that is not complete yet, and of one that was found damaged.
+NEW, DAMAGED = ".new", ".damaged"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 
 # JSON has no numbers for these; the words are those of protobuf's JSON mapping.
@@ -25,25 +27,33 @@ _FROM_WORD = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file whole or not at all, in the place of whatever is there.
+    """Writes a file atomically, and replaces an existing one.
 
-    Neither a kill nor a full disk leaves half of it, and nothing is written through a link that
-    somebody has put there.
+    A kill or a full disk never leaves an incomplete file. It does not write through a symbolic
+    link.
     """
     with open_new(path) as file:
         file.write(text)
     Path(file.name).replace(path)
 
 
+def remove(path: Path) -> None:
+    """Removes what is there, if anything is: a file, a whole folder, or a link and nothing more."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def open_new(path: Path) -> IO[str]:
-    """Opens the file that is to replace `path`, of its name with `NEW` at the end."""
+    """Opens a new file, named like `path` with the suffix `NEW`, that will replace `path`."""
     new = path.with_name(path.name + NEW)
-    new.unlink(missing_ok=True)
+    remove(new)
     return new.open("x", newline="", encoding="utf-8")
 
 
 def encode_row(row: Mapping[str, Any]) -> Row:
-    """A row as JSON holds it.
+    """A row as JSON values; NaN and infinities become strings.
 
     >>> encode_row({"step": 1, "loss": float("nan")})
     {'step': 1, 'loss': 'NaN'}
@@ -52,14 +62,14 @@ def encode_row(row: Mapping[str, Any]) -> Row:
 
 
 def decode_row(row: Mapping[str, Any]) -> Row:
-    """The row that `encode_row` encoded."""
+    """The inverse of `encode_row`."""
     return {k: _FROM_WORD.get(v, v) if isinstance(v, str) else v for k, v in row.items()}
 
 
 def read_metrics(path: str | os.PathLike) -> list[Row]:
     """The rows of a `metrics.jsonl`, or of the one in a folder.
 
-    A last line that a killed run left unfinished is passed over.
+    An incomplete last line, left by a killed run, is ignored.
     """
     path = Path(path)
     path = path / JSONL if path.is_dir() else path
@@ -68,7 +78,7 @@ def read_metrics(path: str | os.PathLike) -> list[Row]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; `{}` where there is none."""
+    """The content of a JSON file; `{}` if there is no such file."""
     return json.loads(path.read_text()) if path.exists() else {}
 
 

@@ -1,5 +1,5 @@
-"""From a model of Flax, or of any library, to the `loss_fn` that a train step takes.
+"""Adapters: from a Flax model, or any other model, to the `loss_fn` of a train step.
 
-Input: a module and a loss. Output: a `Model` of pure functions over pytrees. The only room that
-imports Flax. Read `model` first.
+Input: a module and a loss. Output: a `Model` of pure functions over pytrees. This is the only
+package that imports Flax. Read `model` first.
 """

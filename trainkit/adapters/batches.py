@@ -1,4 +1,4 @@
-"""What a batch holds: what the module is called with, labels and weights, found by name."""
+"""The parts of a batch: inputs of the module, labels and weights, found by name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Call(NamedTuple):
 
 
 def call_of(inputs: PyTree) -> Call:
-    """A `Call` as it is; a tuple's items; anything else, a named tuple too, as one argument.
+    """Inputs as a `Call`: a tuple is several arguments; anything else is one argument.
 
     >>> call_of((1, 2)), call_of([1, 2]).args
     (Call(args=(1, 2), kwargs={}), ([1, 2],))
@@ -37,7 +37,7 @@ def call_of(inputs: PyTree) -> Call:
 
 
 def inputs_of(inputs: Inputs) -> Callable[[PyTree], PyTree]:
-    """What a module is called with, as a function of the batch: see `trainkit.from_linen`."""
+    """The function from a batch to the inputs of a module; see `trainkit.from_linen`."""
     if callable(inputs):
         return inputs
     if isinstance(inputs, str):
@@ -50,19 +50,19 @@ def inputs_of(inputs: Inputs) -> Callable[[PyTree], PyTree]:
 
 
 def outputs_of(outputs: Outputs) -> Callable[[PyTree], PyTree]:
-    """What of a module's outputs counts: all, those under a key, or what a function makes."""
+    """The function that selects outputs: all, those under a key, or a function of them."""
     if callable(outputs):
         return outputs
     return lambda found: found if outputs is None else found[outputs]
 
 
 def labels_of(batch: PyTree, required: bool = True) -> Any:
-    """The labels of a batch; `None` where there are none and none are required."""
+    """The labels of a batch; `None` if there are none and they are not required."""
     return _find(batch, LABELS, 1, "the labels", "a loss(outputs, batch)", required)
 
 
 def weight_of(batch: PyTree) -> Any:
-    """The weights of a batch's examples or tokens, `None` where there are none."""
+    """The weights of a batch's examples or tokens, or `None`."""
     return _find(batch, WEIGHTS, 2, "the weights", "", required=False)
 
 
@@ -85,6 +85,6 @@ def _find(
     if not required:
         return None
     raise ValueError(
-        f"cannot tell {what} in the batch, which is {given}: looked for "
-        f"{', '.join(map(repr, names))}, or element {position} of a tuple. Say it with {hint}."
+        f"cannot find {what} in the batch, which is {given}: looked for "
+        f"{', '.join(map(repr, names))}, or element {position} of a tuple. Pass {hint}."
     )

@@ -1,4 +1,4 @@
-"""What a Flax model is to growth: a function of its variables, and the shapes of these."""
+"""Models as functions of their variables, with the shapes of the variables; used by growth."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Functions(NamedTuple):
 
     Attributes:
       fn: `fn({"params": …, "model_state": …}, *inputs)`.
-      variables: shapes of that tree.
-      init: `init(key, *inputs)`, initial values of that tree, where the model knows them.
+      variables: the shapes of that tree.
+      init: `init(key, *inputs)` -> initial values of that tree; `None` if unknown.
     """
 
     fn: Callable[..., PyTree]
@@ -31,8 +31,8 @@ def functions_of(model: Any, inputs: tuple[Any, ...], factory: bool = True) -> F
     """The functions of a Linen module, an NNX module or class, or an adapter's `Model`.
 
     Args:
-      model: anything; `None` is returned for what is none of these.
-      inputs: arrays or shapes that the model is called with.
+      model: a model.
+      inputs: its inputs, arrays or shapes.
       factory: whether a callable that needs at most `rngs` is taken for one that makes an NNX
         module.
 
@@ -103,7 +103,7 @@ def _nnx(model: Any) -> Functions:
         known = inspect.signature(maker).parameters
         model = nnx.eval_shape(lambda: maker(rngs=nnx.Rngs(0)) if "rngs" in known else maker())
         if not isinstance(model, nnx.Module):
-            raise TypeError(f"{maker} makes a {type(model).__name__}, not an NNX module")
+            raise TypeError(f"{maker} returns a {type(model).__name__}, not an NNX module")
     graph, params, streams, rest = parts_of(model)
     apply = pure_apply(model, graph, streams)
     spec = lambda part: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), part)

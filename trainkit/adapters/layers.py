@@ -1,4 +1,4 @@
-"""Which parameters a model keeps as a stack of layers: those that it makes in a scan."""
+"""Parameters that are stacks of layers: those that a model initialises in a scan."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ PyTree = Any
 
 
 def layers_of(init: Callable[..., tuple[PyTree, PyTree]], *args: Any) -> dict[str, int]:
-    """{expression for one leaf: number of leading layer axes} of the parameters `init` makes.
+    """{regular expression for one leaf: number of leading layer axes}, for parameters of `init`.
 
-    A parameter that every turn of a loop makes anew, as under `flax.linen.scan`, comes out of that
-    loop with an axis for the turns. What is shared by the turns comes from outside of it.
+    A parameter that every iteration of a loop creates, as under `flax.linen.scan`, is a result of
+    the loop with an axis for the iterations. A parameter that iterations share is created outside.
 
     Raises:
-      ValueError: a layer axis that is not the first.
+      ValueError: a layer axis is not the first.
     """
     program, (params, _) = jax.make_jaxpr(init, return_shape=True)(*args)
     names = named_leaves(params)
@@ -32,7 +32,7 @@ def layers_of(init: Callable[..., tuple[PyTree, PyTree]], *args: Any) -> dict[st
 
 
 def _scans(jaxpr: AnyJaxpr, out: Any, name: str) -> int:
-    """In how many scans, one in the other, a value of a program is made."""
+    """The number of nested scans in which a value of a program is computed."""
     made = next((eqn for eqn in jaxpr.eqns if any(v is out for v in eqn.outvars)), None)
     if made is None:
         return 0

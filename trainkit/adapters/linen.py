@@ -1,4 +1,4 @@
-"""From a `flax.linen` module to what the train step takes."""
+"""`from_linen`: a `flax.linen` module as the loss function of a train step."""
 
 from __future__ import annotations
 
@@ -31,36 +31,37 @@ def from_linen(
     """A Linen module and its loss, as the `loss_fn` of `make_train_step`.
 
     Args:
-      module: a module; `__call__` is what is called.
-      loss: `loss(outputs, batch)`, one value an example [B] or a token [B, T], never their mean;
-        or a pair of that and a dict of metrics of such shapes. Optax's losses work as they are:
-        where the second parameter is called labels or targets, it gets the labels. A third
-        parameter gets what the module sowed: {collection: tree}. Values are weighed with the
-        batch's "weight", "weights" or "mask" ([B] or the loss's shape).
-      inputs: what the module is called with: a key of the batch; several, for arguments in order;
-        {argument: key}; or a function of the batch, whose result is the argument (a tuple: the
-        arguments; `trainkit.Call(args, kwargs)`: with names). `None`: the first of x, inputs,
-        input, image, images, tokens, features; of a tuple its first element.
-      outputs: what of the outputs the loss sees and `predict` gives: a key, or a function.
-      mode: how the module is told that it trains: {name of an argument or field: its value in
-        training}, as in `{"use_dropout": True}`; evaluation has the opposite. `None`: by the usual
-        names (train, training, is_training, is_train, enable_dropout; deterministic, inference,
-        eval_mode, use_running_average). `{}`: it has one mode.
-      rngs: the names of the random streams in training mode. Each step, micro-batch and device
-        draws its own.
-      sown: the collections that are no state but are made anew in each call.
+      module: a module with `__call__`.
+      loss: `loss(outputs, batch)` -> floating array, one value per example [B] or token [B, T], not
+        their mean; or a pair of that and a dict of metrics with such shapes. Optax's losses can be
+        used directly: if the second parameter is named labels or targets, it gets the labels. A
+        third parameter gets the sown values, {collection: tree}. Values are weighted by the batch's
+        "weight", "weights" or "mask" ([B] or the shape of the loss).
+      inputs: the arguments of the module: a key of the batch; several keys, for arguments in order;
+        {argument: key}; or a function of the batch, which returns the argument (or a tuple of
+        arguments, or a `trainkit.Call(args, kwargs)`). `None`: the first of the keys x, inputs,
+        input, image, images, tokens, features, or the first element of a tuple.
+      outputs: selects the outputs for the loss and `predict`: a key, or a function.
+      mode: {name of an argument or field: its value in training}, as in `{"use_dropout": True}`; in
+        evaluation it has the opposite value. `None`: the usual names (train, training, is_training,
+        is_train, enable_dropout; deterministic, inference, eval_mode, use_running_average). `{}`:
+        the module has only one mode.
+      rngs: names of the random streams in training. Each step, micro-batch and device has its own
+        random numbers.
+      sown: collections that are outputs of each call, not model state.
 
-    Where labels are integers and the outputs logits, "accuracy" is reported.
+    "accuracy" is reported if labels are integers and outputs are logits.
 
-    Every other collection but "params" is model state. Batch statistics go through micro-batches
-    one after another. Under "pmap", "shard_map" and micro-batches over several devices each
-    device normalises its own examples, and the statistics are averaged over devices at the end of
-    the step; under "jit" and "fsdp" the batch is normalised whole, as on a single device.
+    All other collections except "params" are model state. Batch statistics are updated by one
+    micro-batch after another. Under "pmap" and "shard_map", and with micro-batches over several
+    devices, each device normalises its own examples, and the statistics are averaged over devices
+    at the end of the step. Under "jit" and "fsdp" the whole batch is normalised together, as on a
+    single device.
 
     Raises:
-      ValueError: a `mode` that the module does not have. From `model.state`: dropout or batch
-        statistics that are the same in training and evaluation. From the first step: a loss that
-        is a mean already, or inputs or labels that are not found in the batch.
+      ValueError: the module has no argument or field of a name in `mode`. From `model.state`:
+        dropout or batch statistics behave the same in training and evaluation. From the first
+        step: the loss is a mean already, or inputs or labels are not found in the batch.
 
     >>> import flax.linen as nn, numpy as np, optax, trainkit
     >>> model = trainkit.from_linen(
@@ -95,7 +96,7 @@ def functions(
     seen: Sequence[str] = (),
     choose: Callable[[PyTree], PyTree] = lambda outputs: outputs,
 ) -> tuple[Init, Apply]:
-    """`Model.init` and `Model.apply` of a module; of what it sows only `seen` is kept."""
+    """`Model.init` and `Model.apply` of a module. Of the sown collections, only `seen` is kept."""
     called, fields = modes_of(module, mode, [field.name for field in dataclasses.fields(module)])
     modules = {train: module.clone(**in_mode(fields, train)) for train in (True, False)}
 

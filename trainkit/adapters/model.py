@@ -1,6 +1,6 @@
-"""What the adapters make of a Flax model: pure functions of a batch, with its weights applied.
+"""`Model`: a model and its loss as pure functions of a batch, with weights applied.
 
-Nothing here knows Flax: an adapter for another library needs `init` and `apply` only.
+This module does not use Flax. An adapter for another library only needs `init` and `apply`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PyTree = Any
 class Apply(Protocol):
     """`apply(params, model_state, inputs, rng, train) -> (outputs, model_state)`.
 
-    Beside the model state it may give the collections that `Model.sown` names.
+    The returned state may also contain the collections in `Model.sown`.
     """
 
     def __call__(
@@ -38,15 +38,15 @@ class Apply(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model and its loss. It is itself the `loss_fn` that `make_train_step` takes.
+    """A model and its loss. It is callable as the `loss_fn` of `make_train_step`.
 
     Attributes:
       init: `(rng, inputs) -> (params, model_state)`.
       apply: `(params, model_state, inputs, rng, train) -> (outputs, model_state)`.
-      loss: `(outputs, batch) -> losses` or `(losses, metrics)`; a third parameter gets what was
-        sown.
-      inputs: batch -> what the module is called with.
-      sown: the collections of values that a module leaves beside its outputs (Linen's `sow`).
+      loss: `(outputs, batch) -> losses` or `(losses, metrics)`; a third parameter gets the sown
+        values.
+      inputs: batch -> arguments of the module.
+      sown: names of the collections of sown values.
     """
 
     init: Callable[[jax.Array, PyTree], tuple[PyTree, PyTree]]
@@ -105,11 +105,11 @@ class Model:
           tx: the gradient transformation.
           batch: an example; only shapes and dtypes matter.
           rng: a random key or a seed.
-          params, model_state: pretrained ones, of the structure, shapes and dtypes that the model
-            makes; `None` for fresh ones.
+          params, model_state: pretrained values, with the structure, shapes and dtypes of the
+            model; `None`: initialised by `init`.
 
         Raises:
-          ValueError: parameters of another model; the leaf is named.
+          ValueError: the values are not those of the model; the message names the leaf.
         """
         key = jax.random.key(rng) if isinstance(rng, int) else rng
         for_params, for_steps = jax.random.split(key)
@@ -130,7 +130,7 @@ class Model:
 def weighted(
     loss: Callable[..., Any], outputs: PyTree, batch: PyTree, sown: PyTree | None = None
 ) -> Loss:
-    """Σ wᵢ·ℓᵢ and Σ wᵢ over examples, or tokens, with the weights that the batch carries."""
+    """Σ wᵢ·ℓᵢ and Σ wᵢ over examples or tokens, with the weights of the batch."""
     about = labels_of(batch) if takes_labels(loss) else batch
     value = loss(outputs, about, sown) if takes_sown(loss) else loss(outputs, about)
     losses, metrics = value if isinstance(value, tuple) else (value, {})
@@ -147,9 +147,9 @@ def _sum(values: Any, weight: Any, name: str, batch: PyTree) -> tuple[jax.Array,
     examples = jax.tree.leaves(batch)[0].shape[0]
     if jnp.ndim(values) == 0 or values.shape[0] != examples:
         raise ValueError(
-            f"{name} has shape {jnp.shape(values)}; it must be one value an example, "
-            f"[{examples}], or an example and position, [{examples}, …]: leave out the mean() or "
-            "sum(), so that masked and uneven batches can be weighed exactly."
+            f"{name} has shape {jnp.shape(values)}; it must have one value per example, "
+            f"[{examples}], or per example and position, [{examples}, …]: leave out the mean() or "
+            "sum(), so that masked and uneven batches are weighted exactly."
         )
     values = values.astype(at_least_float32(values.dtype))
     if weight is None:
@@ -162,7 +162,7 @@ def _sum(values: Any, weight: Any, name: str, batch: PyTree) -> tuple[jax.Array,
         )
     weight = weight.reshape(weight.shape + (1,) * (values.ndim - weight.ndim))
     weight = jnp.broadcast_to(weight, values.shape)
-    # An example of weight 0 is padding: whatever its loss is, NaN too, it counts for nothing.
+    # An example of weight 0 is padding and is ignored, even if its loss is NaN.
     return jnp.where(weight == 0, 0, values * weight).sum(), weight.sum()
 
 
@@ -177,23 +177,23 @@ def _accuracy(outputs: Any, batch: PyTree) -> jax.Array | None:
 
 
 def _fits(given: PyTree, made: PyTree, name: str) -> None:
-    """Refuses parameters that are not those of the model, naming the first leaf that differs."""
+    """Refuses values that do not have the structure, shapes and dtypes of the model."""
     for leaf, (a, b) in differences(named_leaves(given), named_leaves(made), dtypes=True).items():
         hint = "."
         if isinstance(given, Mapping) and set(given) == {"params"} and name == "params":
             hint = ': pass variables["params"], not all variables.'
-        raise ValueError(f"{name}: {leaf!r} is {a}, where the model has {b}{hint}")
+        raise ValueError(f"{name}: {leaf!r} is {a}, but the model has {b}{hint}")
     own: Any = jax.tree.structure(given)
     if own != jax.tree.structure(made):
         raise ValueError(
-            f"{name} has the model's leaves in other containers: {own}, not "
-            f"{jax.tree.structure(made)}. Put them in: jax.tree.unflatten(jax.tree.structure("
+            f"{name} has the model's leaves in another tree structure: {own}, not "
+            f"{jax.tree.structure(made)}. Convert it by jax.tree.unflatten(jax.tree.structure("
             f"model.state(tx, batch).{name}), jax.tree.leaves({name}))."
         )
 
 
 def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:
-    """What a function may be given by position, in order."""
+    """The positional parameters of a function, in order."""
     try:
         found = inspect.signature(fn).parameters.values()
     except (TypeError, ValueError):
@@ -202,12 +202,12 @@ def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def takes_labels(loss: Callable[..., Any]) -> bool:
-    """Whether the loss's second argument is called labels or targets, as all of Optax's are."""
+    """Whether the second parameter of the loss is named labels or targets, as in Optax."""
     found = _parameters(loss)
     return len(found) > 1 and found[1].name in LABELS
 
 
 def takes_sown(loss: Callable[..., Any]) -> bool:
-    """Whether the loss has a third parameter that it cannot do without."""
+    """Whether the loss has a third parameter without a default."""
     found = _parameters(loss)
     return len(found) > 2 and found[2].default is inspect.Parameter.empty

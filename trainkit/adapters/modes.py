@@ -1,4 +1,4 @@
-"""Training and evaluation: how a module says in which of the two it runs."""
+"""Training and evaluation mode of a module: the arguments and fields that set it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-# What arguments and fields of modules are called, and what they are in training.
+# Usual names of mode arguments and fields, with their values in training.
 NAMES = {
     "train": True,
     "training": True,
@@ -27,16 +27,16 @@ Modes = Mapping[str, bool] | None
 def modes_of(
     module: Any, mode: Modes, known: Collection[str]
 ) -> tuple[dict[str, bool], dict[str, bool]]:
-    """What is set in training: arguments of the module's call, and fields of the module.
+    """(arguments of the call, fields of the module) that set the mode, with values in training.
 
     Args:
-      module: its `__call__` is looked at.
-      mode: name -> value in training (in evaluation the opposite); `None`: those of `NAMES` that
-        are arguments or fields.
+      module: a module with `__call__`.
+      mode: name -> value in training (the opposite in evaluation); `None`: the names in `NAMES`
+        that are arguments or fields.
       known: the names of fields.
 
     Raises:
-      ValueError: a name that is neither.
+      ValueError: a name is neither an argument nor a field.
     """
     arguments = inspect.signature(type(module).__call__).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in arguments.values())
@@ -60,27 +60,27 @@ def in_mode(names: Mapping[str, bool], train: bool) -> dict[str, Any]:
 
 
 def drops(module: Any) -> bool:
-    """Whether a module drops something in training: it has a rate above 0."""
+    """Whether a module has a dropout rate above 0."""
     rates = (getattr(module, name, 0) for name in ("rate", "dropout_rate"))
     return any(isinstance(rate, int | float) and rate > 0 for rate in rates)
 
 
 def check_modes(name: str, train: Any, evaluation: Any, *args: Any) -> None:
-    """Refuses a module with dropout or batch statistics that runs alike in both modes.
+    """Refuses a module with dropout or batch statistics that computes the same in both modes.
 
     Args:
-      name: of the module.
-      train, evaluation: the two functions of `args`.
+      name: the name of the module.
+      train, evaluation: functions of `args`, in the two modes.
 
     Raises:
-      ValueError: their programs are the same.
+      ValueError: both functions have the same program.
     """
     programs = [str(jax.make_jaxpr(fn)(*args)) for fn in (train, evaluation)]
     one, other = (re.sub("0x[0-9a-f]+", "", program) for program in programs)  # addresses
     if one == other:
         raise ValueError(
-            f"{name} has dropout or batch statistics, but does the same in training and in "
-            "evaluation. Say how it is told which of the two it is in, by the name of an argument "
-            "or field and its value in training: mode={'use_dropout': True}; or mode={} if one "
-            "mode is what you want (frozen statistics, no dropout)."
+            f"{name} has dropout or batch statistics, but computes the same in training and in "
+            "evaluation. Pass the name of the argument or field that sets the mode, with its value "
+            "in training: mode={'use_dropout': True}; or mode={} to use one mode for both (frozen "
+            "statistics, no dropout)."
         )

@@ -1,4 +1,4 @@
-"""From a `flax.nnx` module to what the train step takes."""
+"""`from_nnx`: a `flax.nnx` module as the loss function of a train step."""
 
 from __future__ import annotations
 
@@ -27,21 +27,20 @@ def from_nnx(
 ) -> Model:
     """An NNX module and its loss, as the `loss_fn` of `make_train_step`.
 
-    The module is left as it is. Its `nnx.Param`s become the parameters, as nested dicts of arrays;
-    every other variable but random streams and `nnx.Intermediate`s becomes model state.
-    `module.train()` and `module.eval()` set the mode, and so do the names that
-    `trainkit.from_linen` knows. Random streams are never advanced: they are seeded anew for each
-    step, micro-batch and device.
+    The module is not changed. Its `nnx.Param`s become the parameters, as nested dicts of arrays.
+    Other variables become model state, except random streams and `nnx.Intermediate`s. The mode is
+    set by `module.train()` and `module.eval()`, and by the names in `mode`. Random streams are
+    seeded anew for each step, micro-batch and device.
 
     Args:
-      module: an initialised module; `__call__` is what is called.
+      module: an initialised module with `__call__`.
       loss, inputs, outputs, mode: as for `trainkit.from_linen`. A third parameter of the loss gets
-        {"intermediates": what the module sowed}.
+        {"intermediates": the sown values}.
 
-    Batch statistics are treated as `trainkit.from_linen` says.
+    Batch statistics are treated as in `trainkit.from_linen`.
 
     Raises:
-      ValueError: as `trainkit.from_linen`.
+      ValueError: as in `trainkit.from_linen`.
 
     >>> from flax import nnx
     >>> import numpy as np, optax, trainkit
@@ -59,7 +58,7 @@ def from_nnx(
     apply = pure_apply(module, graph, streams, mode, seen, outputs_of(outputs))
 
     def init(rng: jax.Array, inputs: PyTree) -> tuple[PyTree, PyTree]:
-        # The module was initialised by whoever made it.
+        # The module is initialised already.
         if mode is None and any(isinstance(m, nnx.BatchNorm) or drops(m) for m in _modules(module)):
             how = lambda train: lambda p, s, x: apply(p, s, x, rng, train=train)[0]
             check_modes(type(module).__name__, how(True), how(False), params, rest, inputs)
@@ -69,7 +68,7 @@ def from_nnx(
 
 
 def parts_of(module: nnx.Module) -> tuple[Any, PyTree, PyTree, PyTree]:
-    """A module's graph, parameters, random streams, and what else it keeps, as pure dicts."""
+    """A module's graph, and its parameters, random streams and other variables as pure dicts."""
     kinds = (nnx.Param, nnx.RngState, nnx.Intermediate, ...)
     parts: Any = nnx.split(module, *kinds)
     graph, params, streams, sown, rest = parts
@@ -89,7 +88,7 @@ def pure_apply(
     seen: tuple[str, ...] = (),
     choose: Callable[[PyTree], PyTree] = lambda outputs: outputs,
 ) -> Apply:
-    """`Model.apply` of a module in parts; with `seen`, beside the state what the module sowed."""
+    """`Model.apply` of a split module. With `seen`, the new state includes the sown values."""
     found = {name for inner in _modules(module) for name in vars(inner)}
     called, fields = modes_of(module, mode, found)
     fields = fields if mode is None else dict(mode)
@@ -118,7 +117,7 @@ def _modules(module: nnx.Module) -> list[nnx.Module]:
 
 
 def _set(module: nnx.Module, fields: Mapping[str, bool], train: bool) -> None:
-    """Sets the mode of a module and of all in it, where a field of such a name is true or false."""
+    """Sets the mode of a module and its submodules, in boolean fields of these names."""
     (module.train if train else module.eval)()
     for inner in _modules(module):
         for name, value in fields.items():
@@ -127,7 +126,7 @@ def _set(module: nnx.Module, fields: Mapping[str, bool], train: bool) -> None:
 
 
 def _seeded(streams: PyTree, rng: jax.Array) -> PyTree:
-    """The streams at their beginning, each with a key of its own."""
+    """New random streams, each with its own key."""
     leaves, treedef = jax.tree.flatten(streams)
 
     def seed(number: int, leaf: jax.Array) -> jax.Array:

@@ -1,6 +1,6 @@
-"""The command `trainkit`: its first word names the module here that does it.
+"""The `trainkit` command. Each subcommand is the module of the same name.
 
-Input: the words of a command line. Output: an exit status. Read `main` first.
+Input: command-line arguments. Output: an exit status. Read `main` first.
 """
 
 from trainkit.cli.main import main

@@ -1,7 +1,7 @@
-"""Data in memory: samplers that know their place, readers, splits, functions of a batch.
+"""Data in memory: resumable samplers, file readers, splits, and batch transformations.
 
-Input: arrays, or files of them. Output: an endless iterator of batches with a `position` that can
-be saved and restored. Read `sampler` first.
+Input: arrays, or files of arrays. Output: an endless iterator of batches, whose `position` can be
+saved and restored. Read `sampler` first.
 """
 
 from trainkit.data.arrays import normalise, one_hot, pad_batch, pad_image, random_shift

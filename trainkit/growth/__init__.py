@@ -1,9 +1,10 @@
-"""Growth: widen and deepen a model while it trains.
+"""Growth: make a model wider and deeper while it trains.
 
-`plan` finds how the parameters of one model become those of another, `Plan.realise` draws what is
-random in it, and a `GrowthMap` grows parameters and optimizer states; `grow` does it all for a
-training state. Read `api` first. The passes are folders: `ir` (programs), `axes`, `analysis`,
-`rules`, `depth` -> `plan` (data) -> `maps` -> `opt_state`, `views`.
+Input: a small and a big model, with shapes. `plan` finds how the parameters of one become those of
+the other. `Plan.realise` draws the random values and returns a `GrowthMap`, which grows parameters
+and optimizer states. `grow` does all of this for a training state. The folders are compiler passes:
+`ir` (programs), `axes`, `analysis`, `rules` (one per primitive), `depth` (new layers) produce a
+`plan`; `maps`, `opt_state` and `views` apply it. Read `api` first.
 """
 
 from trainkit.growth.api import Plan, grow, plan

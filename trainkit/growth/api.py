@@ -1,10 +1,10 @@
-"""What users call: `plan` and `grow`, and the two objects that they give back.
+"""The public functions `plan` and `grow`, and the class `Plan`.
 
-A `Plan` is data that say how one model's parameters become another's. `plan.realise(key)` draws
-what is random and gives a `GrowthMap`, by which parameters, optimizer states, exact continuation
-and the certificate all go.
+A `Plan` is data that say how one model's parameters become another's. `plan.realise(key)` draws the
+random values and returns a `GrowthMap`, which grows parameters and optimizer states, and makes the
+exact continuation and the certificate.
 """
-# Over 300 lines: most of them say what the arguments are of what users call.
+# Over 300 lines: most of them document the arguments of public functions.
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ PyTree = Any
 class Plan(PlanData):
     """How one model's parameters become those of a wider or deeper one.
 
-    `print(plan)` shows the table. Two plans are equal when they grow alike; a plan is hashable, and
-    `Plan.from_json(plan.to_json()) == plan`. Its fields are those of
+    `print(plan)` shows a table. Two plans are equal if all leaves grow in the same way. A plan is
+    hashable, and `Plan.from_json(plan.to_json()) == plan`. Its fields are those of
     `trainkit.growth.plan.data.PlanData`.
     """
 
@@ -59,23 +59,23 @@ class Plan(PlanData):
     def of_experts(
         cls, small_params: PyTree, big_params: PyTree, *, last: str | None = None
     ) -> Self:
-        """E experts become m·E, each m times side by side, without looking at the model: for those
-        that `plan` refuses (dispatch by sorting, kernels without a rule).
+        """A plan that makes m neighbouring copies of each of E experts, without tracing the model.
 
-        Exact where the big model chooses m·k experts for k, and gates are a softmax over all
-        experts or over the chosen ones: the copies of an expert tie, are chosen together, and share
-        its gate. Each copy's gradient is 1/m of the old one's, so that optimizer state and exact
-        continuation follow as for any plan.
+        It is for models that `plan` refuses (dispatch by sorting, kernels without a rule). It is
+        exact if the big model chooses m·k experts instead of k, and gates are a softmax over all
+        experts or over the chosen ones. Then the copies of an expert have equal scores, are chosen
+        together, and share its gate. Each copy's gradient is 1/m of the old one, so the optimizer
+        state and exact continuation work as for any plan.
 
         Args:
-          small_params, big_params: arrays or shapes; where they differ, they differ in the axis of
-            the experts alone, which is E in one and m·E in the other.
-          last: a regular expression for the parameters by which an expert ends (its output matrix
-            and bias). Copies of these may differ in what `how` gives them without changing the
-            function; without it copies stay equal, and no training separates them.
+          small_params, big_params: arrays or shapes. They may differ in the axis of the experts
+            alone, which has size E in one and m·E in the other.
+          last: a regular expression for the last parameters of an expert (its output matrix and
+            bias). `how` may make copies of these unequal without changing the function. Without
+            `last`, copies stay equal in training.
 
         Raises:
-          GrowthError: other leaves, an axis that is no multiple, or two different ratios.
+          GrowthError: the leaves differ, the size is not a multiple, or the ratios differ.
 
         >>> import jax.numpy as jnp
         >>> small = {"router": jnp.array([[1.0, 2.0]]), "down": jnp.ones((2, 3, 1))}
@@ -87,19 +87,19 @@ class Plan(PlanData):
 
     @classmethod
     def of_groups(cls, small_params: PyTree, big_params: PyTree) -> Self:
-        """Key and value heads become m times as many for the same query heads.
+        """A plan that makes m copies of each key and value head, with the same query heads.
 
-        Exact where query head i of H reads key head i // (H / G), as grouped queries do: each key
-        head is repeated, and each copy serves a part of the queries that the old one served. The
-        copies' gradients therefore differ and only sum to the old one; moments are a best guess,
-        the even one. To grow queries and groups together use `trainkit.growth.plan`.
+        It is exact if query head i of H uses key head i // (H / G), as in grouped-query attention.
+        Each key head is repeated, and each copy serves a part of the old one's queries. The
+        gradients of the copies differ, and only their sum is the old gradient. So moments are a
+        best guess (even shares). To grow queries too, use `trainkit.growth.plan`.
 
         Args:
-          small_params, big_params: arrays or shapes; where they differ, they differ in the axis of
-            the key and value heads alone.
+          small_params, big_params: arrays or shapes. They may differ in the axis of the key and
+            value heads alone.
 
         Raises:
-          GrowthError: other leaves, an axis that is no multiple, or two different ratios.
+          GrowthError: the leaves differ, the size is not a multiple, or the ratios differ.
 
         >>> import jax.numpy as jnp
         >>> small, big = {"k": jnp.array([[1.0], [2.0]])}, {"k": jnp.zeros((4, 1))}
@@ -112,18 +112,20 @@ class Plan(PlanData):
     def of_mixture(
         cls, dense: PyTree, mixture: PyTree, *, names: Mapping[str, str] | None = None
     ) -> Self:
-        """Every expert of a mixture becomes the dense layer: exact where gates sum to 1.
+        """A plan that copies a dense layer into every expert of a mixture.
+
+        It is exact if the gates of the chosen experts sum to 1.
 
         Args:
           dense: the dense model's parameters, arrays or shapes.
-          mixture: the mixture's. A leaf of shape (E, …) takes the dense leaf of shape (…) E times;
-            one of the dense leaf's own shape takes it once; one that the dense model lacks (the
-            router) is random, or what `like=` holds.
-          names: path in the mixture -> path in the dense model. What is not named is the leaf of
-            the same path, or else the one leaf that fits by shape and shares most of its path.
+          mixture: the mixture's parameters, arrays or shapes. A leaf of shape (E, …) holds E copies
+            of the dense leaf of shape (…). A leaf of the same shape as the dense leaf is a copy of
+            it. A leaf without a dense leaf (the router) is random, or the value in `like=`.
+          names: path in the mixture -> path in the dense model. Other leaves are matched by equal
+            paths, or else by shape and by the largest common part of the path.
 
         Raises:
-          GrowthError: a shape that fits neither way, or a dense leaf that goes nowhere.
+          GrowthError: a shape fits in neither way, or a dense leaf is not used.
 
         Reference: Komatsuzaki et al., Sparse Upcycling, 2023.
 
@@ -142,19 +144,24 @@ class Plan(PlanData):
         return to_json(self)
 
     def realise(self, key: jax.Array | None = None, how: How = "uneven") -> GrowthMap:
-        """Draws what is random: the maps and factors of every leaf.
+        """Draws the random values: the maps and factors of every leaf.
 
         Args:
-          key: a random key (`jax.random.key`); only "even" and "rms" do without.
-          how: how copies of a unit are told apart, always without changing the function:
-            "uneven" reads them with unequal shares; "noise" adds noise to the shares that sums to
-            zero over the copies; "zero_out" reads the new copies with 0 and draws their own inputs
-            at random; "even" leaves them equal, and they stay equal in training; "rms" changes the
-            function: W[π]·√(d_in/d_in′), which keeps the scale of activations. Axes where a
-            variant is impossible fall back to even copies: `table()` says which.
+          key: a random key (`jax.random.key`); not needed for "even" and "rms".
+          how: the symmetry-breaking operator. The first four keep the function.
+            "uneven": outgoing weights are split over the copies of a unit in unequal shares.
+            "noise": even shares, plus noise that sums to 0 over the copies.
+            "zero_out": new copies get random incoming weights, and outgoing weights 0.
+            "even": even shares; copies stay equal in training.
+            "rms": W[π]·√(d_in/d_in′), with π the index map. It keeps the scale of activations, but
+            changes the function.
+            An axis for which an operator is impossible gets even copies; `table()` says which.
+
+        Returns:
+          A `GrowthMap`. Index maps and factors are host arrays; nothing is computed on a device.
 
         Raises:
-          ValueError: an unknown `how`, or one that draws without a key.
+          ValueError: an unknown `how`, or no key for an operator that is random.
         """
         return GrowthMap.of(realise(self, key, how))
 
@@ -168,7 +175,7 @@ class Plan(PlanData):
         out_shardings: Any = None,
         like: PyTree = None,
     ) -> PyTree:
-        """The big model's parameters, at once: `plan.realise(key, how).params(params, …)`."""
+        """The big model's parameters: short for `plan.realise(key, how).params(params, …)`."""
         options = {"donate": donate, "out_shardings": out_shardings, "like": like}
         return self.realise(key, how).params(params, **options)
 
@@ -177,15 +184,16 @@ class Plan(PlanData):
         return mup(self)
 
     def shrink(self, params: PyTree, **options: Any) -> PyTree:
-        """The small model's parameters, of units chosen from those of the big one.
+        """The small model's parameters, made of the highest-scoring units of the big model.
 
         Args:
-          params: the big model's parameters.
-          **options: `score`, `how`, `grads`, …: see `trainkit.growth.prune`, whose result also says
-            what was kept and what was lost.
+          params: the big model's parameters (arrays).
+          **options: `score`, `how`, `grads`, …; see `trainkit.growth.prune`, whose result also says
+            which units were kept.
 
         Raises:
-          GrowthError: `params` are not the big model's, or a score lacks what it needs.
+          GrowthError: `params` are not the big model's.
+          ValueError: an unknown score, or a score without the gradients or activations it needs.
         """
         return prune(self, params, **options).apply(params)
 
@@ -209,44 +217,46 @@ def plan(
 ) -> Plan:
     """Finds how the parameters of one model become those of a wider or deeper one.
 
-    Both functions are traced, not run; the two programs are joined into one, the axes that are
-    coupled are found, and the scales are solved for, such that
+    Both functions are traced, not run. Their programs are paired equation by equation, which finds
+    the coupled axes. The scales of the parameters are solved for, such that
 
         big_fn(plan.grow(small_params), *inputs) = small_fn(small_params, *inputs)
 
-    holds for every value of parameters and inputs, in exact arithmetic. New layers are cut out of
-    the big program first, once it is proved that they do nothing.
+    holds for every value of parameters and inputs, in exact arithmetic. New layers are removed from
+    the big program first, after it is proved that they are identities.
 
     Args:
       small_fn, big_fn: pure functions `fn(params, *inputs)` of one model at two sizes.
-      small_params, big_params: pytrees of arrays or `jax.ShapeDtypeStruct`s. Where the big one has
-        more layers (numbered keys, items of a list or tuple, siblings of one kind, or arrays
-        stacked over the layers of a loop), these are added as `how` says.
-      *inputs: what both functions are called with after the parameters: pytrees of arrays or
-        `jax.ShapeDtypeStruct`s. Sizes of 1 may be traced differently: use 2 or more.
-      append: (regular expression, axis) of parameters whose units are to stay where they are, with
-        new ones behind them that copy none and are read with 0 (or make 0) at first. By itself
-        this is done where copies are impossible: vocabularies, tables of positions, results.
-      how: what new layers are, if there are any; see `trainkit.growth.operators`. "identity": they
-        do nothing at first: the last linear parameters of a residual branch are 0, a plain layer
-        between ReLUs is an identity matrix or a Dirac kernel; which, is found in the program, and
-        that they do nothing is proved on it. "stack", "interpose", "middle" and "last" copy old
-        layers and change the function; the plan then is exact for all but the copies. "experts":
-        the big model has a mixture where the small one has a dense layer, which every expert
-        becomes; found by names and shapes, not proved (see `Plan.of_mixture`). "groups": key and
-        value heads grow alone; not proved (see `Plan.of_groups`).
-      trainable: which leaves of new layers may be set to 0 (not running statistics).
+      small_params, big_params: pytrees of arrays or `jax.ShapeDtypeStruct`s. If the big model has
+        more layers, `how` says what they hold. Layers are numbered keys, items of a list or tuple,
+        siblings with the same leaves, or arrays stacked over the layers of a loop.
+      *inputs: the other arguments of both functions: pytrees of arrays or `jax.ShapeDtypeStruct`s.
+        Use sizes of 2 or more, because JAX may trace sizes of 1 differently.
+      append: pairs (regular expression for paths, axis) of parameters whose old units keep their
+        index. New units follow them that copy no old unit (padding units). Their incoming or
+        outgoing weights are 0. Without `append` this happens where copies are impossible:
+        vocabularies, position tables, results, and axes that are summed over inside a non-linear
+        function.
+      how: the operator for new layers; see `trainkit.growth.operators`. "identity": they start as
+        identities. The last linear parameters of a residual branch are 0, or a plain layer between
+        ReLUs is an identity matrix or a Dirac kernel. These parameters are found in the program,
+        and the identity is proved. "stack", "interpose", "middle" and "last" copy old layers and
+        change the function; the plan is exact except for the copies. "experts": the small model's
+        dense layer becomes every expert of a mixture; found by names and shapes, not proved (see
+        `Plan.of_mixture`). "groups": key and value heads grow alone; not proved (see
+        `Plan.of_groups`).
+      trainable: path -> whether a leaf of a new layer may be set to 0 (not running statistics).
 
-    Results may grow along an axis that nothing sums over (the logits of a larger vocabulary): their
-    old entries lead and are exact. Indices into a table that grows count from its start.
+    Results may grow along an axis that is never summed over (the logits of a larger vocabulary).
+    Their old entries come first and are exact. Indices into a growing table count from its start.
 
     Returns:
       A `Plan`.
 
     Raises:
       GrowthError: the functions differ in more than sizes and layers, an axis would shrink, an
-        axis cannot grow, or new layers cannot be identities; the error says where, and what to
-        grow instead.
+        axis cannot grow, or new layers cannot be identities. The error names the place, and what
+        to grow instead.
 
     >>> import jax, jax.numpy as jnp
     >>> from trainkit import growth
@@ -256,7 +266,7 @@ def plan(
     ...     return {"in": jax.ShapeDtypeStruct((3, width), jnp.float32),
     ...             "out": jax.ShapeDtypeStruct((width, 2), jnp.float32)}
     >>> p = growth.plan(mlp, mlp, shapes(4), shapes(8), jax.ShapeDtypeStruct((5, 3), jnp.float32))
-    >>> p.leaves[1].path, p.leaves[1].weight  # what reads a doubled axis is halved
+    >>> p.leaves[1].path, p.leaves[1].weight  # halved, because its input axis is doubled
     ('out', 0.5)
     """
     more: dict[str, Any] = {"append": append, "how": how, "trainable": trainable}
@@ -280,39 +290,37 @@ def grow(
     out_shardings: Any = None,
     with_map: bool = False,
 ) -> Any:
-    """The training state of a bigger model that goes on where the small one stands.
+    """Grows a training state: the big model continues where the small one stopped.
 
-    Width and depth grow together: parameters, the model's own state (batch statistics), the
-    optimizer's moments and averages of the parameters; step and random key are carried. All of it
-    is one compiled program.
+    Width and depth grow together. One compiled program grows the parameters, the model state (batch
+    statistics), the optimizer's moments and averages of the parameters. Step and random key stay.
 
     Args:
-      state: the small model's state; packed parameters and moments are grown by their tree, and
-        packed again.
-      small, big: Linen modules; NNX modules, classes or functions that make one; results of
-        `trainkit.from_linen` or `from_nnx`; or plain functions `fn(params, *inputs)`, with
-        `model_state` second if there is any.
-      example: what the models are called with: an array, a tuple of arguments, or a batch. Arrays
-        or `jax.ShapeDtypeStruct`s.
-      tx: the transformation that `state.opt_state` belongs to.
+      state: the small model's state. Packed parameters and moments are packed again afterwards.
+      small, big: Linen modules; NNX modules, classes or factories; results of
+        `trainkit.from_linen` or `from_nnx`; or plain functions `fn(params, *inputs)`, or
+        `fn(params, model_state, *inputs)` if there is a model state.
+      example: arguments of the models: an array, a tuple of arguments, or a batch. Arrays or
+        `jax.ShapeDtypeStruct`s.
+      tx: the transformation of `state.opt_state`.
       how: operators for width and depth by name; see `trainkit.growth.operators`. "preserve" keeps
-        the function. A mixture of experts in the place of a dense layer is told by itself where
-        the function is kept (the chosen gates sum to 1), and asked for by "experts".
-      key: a random key or a seed; the same key, the same growth.
+        the function. A mixture of experts in place of a dense layer is accepted if the outputs stay
+        the same (the chosen gates sum to 1), and in any case with "experts".
+      key: a random key or a seed. The same key gives the same growth.
       big_params, big_model_state: arrays or shapes, for plain functions.
       slots, reset: see `trainkit.growth.opt_state.grow.grow_opt_state`.
-      donate: whether the buffers of `state` are given up.
-      out_shardings: where the grown state lives: a sharding or a `TrainState` of them.
-      with_map: whether to give back (state, `GrowthMap`). The map is that of the tree
-        `{"params": …, "model_state": …}`: its `certificate` takes the small state and the example,
+      donate: whether to delete the buffers of `state`.
+      out_shardings: a sharding, or a `TrainState` of shardings, for the grown state.
+      with_map: whether to return (state, `GrowthMap`). The map is that of the tree
+        `{"params": …, "model_state": …}`. Its `certificate` takes the small state and the example,
         and `.under("params").exact(tx)` is the exact continuation of the grown state.
 
     Returns:
-      The grown state, or (state, map).
+      The grown state, or (state, map). Dtypes are those of the small model.
 
     Raises:
-      GrowthError: the big model cannot be grown from the small one; `state` is not the small
-        model's; or an optimizer state is unknown.
+      GrowthError: the big model cannot be grown from the small one, `state` is not the small
+        model's, or the class of an optimizer state is unknown.
 
     >>> import flax.linen as nn, jax, jax.numpy as jnp, optax
     >>> from trainkit import TrainState

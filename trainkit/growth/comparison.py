@@ -1,4 +1,4 @@
-"""The two sides of a certificate, from whatever a user holds: states and modules, or parameters."""
+"""The arguments of `certify`, made from training states and modules, or from parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainkit.growth.opt_state.arguments import opt_state_of
 from trainkit.growth.opt_state.slots import Slots
 from trainkit.growth.plan.validation import check_params, check_tx
 from trainkit.growth.train_state import check_small, grow_state, state_grower
-from trainkit.growth.views.certify import Side
+from trainkit.growth.views.certify import TrainedModel
 from trainkit.packed import unpack_all
 from trainkit.step.state import TrainState
 
@@ -25,11 +25,11 @@ PyTree = Any
 
 
 class Comparison(NamedTuple):
-    """What `certify` takes: the map of the parameters, both sides, and the inputs."""
+    """Arguments of `certify`: the map of the parameters, both models with states, the inputs."""
 
     growth: MapData
-    before: Side
-    after: Side
+    before: TrainedModel
+    after: TrainedModel
     inputs: tuple[Any, ...]
 
 
@@ -44,7 +44,7 @@ def of_states(
     like: PyTree,
     slots: Slots | None,
 ) -> Comparison:
-    """Of a map of whole states; see `trainkit.growth.GrowthMap.certificate`."""
+    """For a map of training states; see `trainkit.growth.GrowthMap.certificate`."""
     check_tx(tx)
     state = unpack_all(state)
     inputs = inputs_from(inputs[0], small) if len(inputs) == 1 else inputs
@@ -53,7 +53,7 @@ def of_states(
     after = _big(growth, big, inputs, state, tx, like)
     run = state_grower(growth, before, after, inputs, tx=tx, slots=slots)
     grown = jax.jit(run)(state)
-    sides = Side(before.fn, state), Side(after.fn, grown)
+    sides = TrainedModel(before.fn, state), TrainedModel(after.fn, grown)
     return Comparison(growth.under("params"), *sides, inputs)
 
 
@@ -68,7 +68,7 @@ def _big(
     try:
         return functions(big, inputs, what="big")
     except GrowthError:
-        # A plain function does not tell its parameters: they are what the map makes.
+        # A plain function does not know its parameters. They are the result of the map.
         if like is None:
             grown = jax.eval_shape(lambda s: grow_state(growth, tx, s, reset=True), state)
             like = {"params": grown.params, "model_state": grown.model_state}
@@ -87,7 +87,7 @@ def of_params(
     like: PyTree,
     slots: Slots | None,
 ) -> Comparison:
-    """Of a map of parameters; see `trainkit.growth.GrowthMap.certificate`."""
+    """For a map of parameters; see `trainkit.growth.GrowthMap.certificate`."""
     check_tx(tx)
     check_params(plan_of(growth), params)
     traced_program(small_fn, params, inputs, "small")
@@ -98,5 +98,5 @@ def of_params(
     sides = []
     for fn, tree, state in ((small_fn, params, opt_state), (big_fn, grown, moments)):
         found = functions(fn, inputs, tree, {})
-        sides.append(Side(found.fn, TrainState.create(tree, tx).replace(opt_state=state)))
+        sides.append(TrainedModel(found.fn, TrainState.create(tree, tx).replace(opt_state=state)))
     return Comparison(growth, sides[0], sides[1], inputs)

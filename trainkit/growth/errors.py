@@ -1,7 +1,7 @@
-"""What cannot grow: a `Conflict` where programs are searched, a `GrowthError` for who called.
+"""Errors: a `Conflict` is the result of a failed search, a `GrowthError` is what users see.
 
-A search returns conflicts as data, and decides from their fields what to try next. The last one
-becomes the error, at the border to the user.
+A search returns conflicts as data, and decides by their fields what to try next. Public functions
+raise the last conflict as a `GrowthError`.
 """
 
 from __future__ import annotations
@@ -12,27 +12,26 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
-# What was asked when the conflict arose: whether the programs are one model's, how axes and
-# constants fit together, which layouts they may have, scales, shares of copies, what padding holds,
-# which layers are new.
+# The pass in which the conflict arose: pairing the programs, unifying axes, choosing layouts,
+# solving for scales or for shares, padding, aligning layers.
 Kind = Literal["programs", "axes", "layouts", "scales", "shares", "padding", "layers"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Conflict:
-    """Why there is no way of growing under what was supposed (layouts, which layers are new).
+    """Why growth is impossible under the current choices (layouts, alignment of layers).
 
     Attributes:
-      why: what stands in the way, in words, with the equation that shows it.
-      kind: what was being decided.
-      axis: the axes that stand in the way, as "4 → 8", or `None`.
-      params: paths of the parameters that have them.
-      primitive: the operation that cannot follow, or `None`.
+      why: the reason in words, with the equation that shows it.
+      kind: the pass in which it arose.
+      axis: the axes that cannot grow, as "4 → 8", or `None`.
+      params: paths of the parameters that have these axes.
+      primitive: the operation that cannot follow the growth, or `None`.
       source: "file:line (function)" of that operation, or `None`.
       hint: what to do instead.
-      remedy: the operator that would do (`how=`), where one is known.
-      leaves: the parts of axes that it is about, which might be laid out otherwise.
-      others: parts of other axes that would be in conflict by themselves.
+      remedy: an operator (`how=`) that would work, if one is known.
+      leaves: axis leaves of the conflict; another layout for them may resolve it.
+      others: axis leaves of further, independent conflicts.
     """
 
     why: str
@@ -47,7 +46,7 @@ class Conflict:
     others: tuple[Any, ...] = ()
 
     def error(self) -> GrowthError:
-        """The error that says it."""
+        """The conflict as an exception."""
         return GrowthError(
             self.why,
             axis=self.axis,
@@ -59,23 +58,23 @@ class Conflict:
         )
 
 
-def settled(result: T | Conflict) -> T:
-    """A result; raises the `GrowthError` of a conflict."""
+def unwrap(result: T | Conflict) -> T:
+    """The result itself, or raises the `GrowthError` of a conflict."""
     if isinstance(result, Conflict):
         raise result.error()
     return result
 
 
 class GrowthError(ValueError):
-    """Raised, before anything is run or allocated, when no exact growth exists or none was found.
+    """No exact growth exists, or none was found. Raised before anything is run or allocated.
 
     Attributes:
-      axis: the axis that stands in the way, as "4 → 8", or `None`.
+      axis: the axis that cannot grow, as "4 → 8", or `None`.
       params: paths of the parameters that have this axis.
-      primitive: the operation that cannot follow, or `None`.
+      primitive: the operation that cannot follow the growth, or `None`.
       source: "file:line (function)" of that operation, or `None`.
       hint: what to do instead.
-      remedy: the operator that would do (`how=`), where one is known.
+      remedy: an operator (`how=`) that would work, if one is known.
 
     >>> raise GrowthError("axis 1 of 'rope' changes its frequencies")
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""What a growth map can do, for users: the methods of `GrowthMap`."""
+"""The public class `GrowthMap`: a realised growth and its methods."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PyTree = Any
 
 
 class GrowthMap(MapData):
-    """How every leaf of one model becomes the leaves of another, everything random drawn.
+    """How every leaf of one model becomes a leaf of another, with all random values drawn.
 
-    Parameters, moments, exact continuation and certificate go by one object, so that what was drawn
-    is the same for all of them. Its fields are those of
+    Parameters, moments, exact continuation and certificate come from this one object, so they use
+    the same random values. Its fields are those of
     `trainkit.growth.maps.growth_map.MapData`: `leaves`, `origin`, `zeroed`, `proof`, `rates`, ….
 
     >>> import jax, jax.numpy as jnp, optax
@@ -35,9 +35,9 @@ class GrowthMap(MapData):
     ...     return jax.nn.gelu(x @ p["in"]) @ p["out"]
     >>> draw = lambda n: {"in": jnp.ones((3, n)), "out": jnp.ones((n, 2))}
     >>> small, x, tx = draw(4), jnp.ones((5, 3)), optax.adamw(1e-3)
-    >>> way = growth.plan(net, net, small, draw(8), x).realise(jax.random.key(0))
-    >>> big, state = way.params(small), way.opt_state(tx, tx.init(small), small)
-    >>> way.proof, bool(jnp.allclose(net(big, x), net(small, x)))
+    >>> growth_map = growth.plan(net, net, small, draw(8), x).realise(jax.random.key(0))
+    >>> big, state = growth_map.params(small), growth_map.opt_state(tx, tx.init(small), small)
+    >>> growth_map.proof, bool(jnp.allclose(net(big, x), net(small, x)))
     ('proved', True)
     """
 
@@ -54,23 +54,23 @@ class GrowthMap(MapData):
         out_shardings: Any = None,
         like: PyTree = None,
     ) -> PyTree:
-        """The parameters of the big model that compute what `params` compute in the small one.
+        """The big model's parameters, which compute the same function as `params`.
 
         Args:
-          params: the small model's parameters, shapes and dtypes as planned.
-          donate: whether `params` may be overwritten (their buffers are given up).
-          out_shardings: where the results live: a sharding or a pytree of them.
-          like: the big model's parameters or their shapes, if the result is to have their
-            container (modules that carry their sizes, as Equinox's do); `None` for that of
-            `params`, or of the plan if it adds layers. New layers that copy none hold its values,
-            if it has any.
+          params: the small model's parameters, with the planned shapes and dtypes.
+          donate: whether to delete the buffers of `params`.
+          out_shardings: a sharding, or a pytree of shardings, for the result.
+          like: the big model's parameters or their shapes. The result has their tree structure
+            (Equinox modules store their sizes in it). `None`: the structure of `params`, or that of
+            the plan if it adds layers. Leaves of new layers that copy no old leaf take the values
+            of `like`, if it has any.
 
         Returns:
-          The big model's parameters, a pytree like `params` (packed ones packed) unless layers are
-          added, of the same dtypes; the arithmetic is float32 for narrower ones.
+          A pytree like `params` (packed if they are packed), with the big model's shapes and the
+          same dtypes. Arithmetic is in float32 for narrower dtypes.
 
         Raises:
-          GrowthError: `params` are not those of the plan.
+          GrowthError: leaves, shapes or dtypes of `params` are not those of the plan.
         """
         return grow_params(self, params, donate=donate, out_shardings=out_shardings, like=like)
 
@@ -88,17 +88,22 @@ class GrowthMap(MapData):
     ) -> PyTree:
         """The state of `tx` for the grown parameters: slot′ = f^degree · slot[π].
 
+        f is the factor on the gradient, and π the index map of the leaf.
+
         Args:
           tx: the gradient transformation, the same before and after.
           opt_state: its state for the small parameters.
-          params, grown_params: the parameters before and after; needed where the state copies
-            parameters (EMA, schedule-free) and growth drew random values for them.
+          params, grown_params: the parameters before and after growth. They are needed if the state
+            contains copies of parameters (EMA, schedule-free) and growth drew random values.
           slots, reset: see `trainkit.growth.opt_state.grow.grow_opt_state`.
-          donate: whether the buffers of `opt_state` are given up.
-          out_shardings: where the results live: a sharding or a pytree of them.
+          donate: whether to delete the buffers of `opt_state`.
+          out_shardings: a sharding, or a pytree of shardings, for the result.
+
+        Returns:
+          A state with the structure and dtypes of `opt_state` and the shapes of the big model.
 
         Raises:
-          GrowthError: the state holds a class that is not in the table of slots, or is not `tx`'s.
+          GrowthError: a state class is not in the table of slots, or the state is not that of `tx`.
         """
         places = {"donate": donate, "out_shardings": out_shardings}
         state, trees = opt_state, (params, grown_params)
@@ -111,12 +116,12 @@ class GrowthMap(MapData):
         anneal: Anneal | None = None,
         slots: Slots | None = None,
     ) -> optax.GradientTransformationExtraArgs:
-        """`tx` with factors under which the grown model follows the small one step for step.
+        """Exact continuation: a transformation under which the grown model follows the small one.
 
         Args:
-          tx: the plain gradient transformation, any.
-          anneal: over how many steps to go over to plain training (or a schedule from 0 to 1);
-            `None`: never. See `trainkit.growth.opt_state.exact.exact`.
+          tx: any gradient transformation.
+          anneal: the number of steps over which to move to plain training, or a schedule from 0 to
+            1; `None`: never. See `trainkit.growth.opt_state.exact.exact`.
           slots: see `trainkit.growth.opt_state.grow.grow_opt_state`.
 
         Returns:
@@ -133,13 +138,18 @@ class GrowthMap(MapData):
         slots: Slots | None = None,
         reset: bool | str | Sequence[str] = False,
     ) -> TrainState:
-        """A whole training state, of a map of `{"params": …, "model_state": …}`; pure and jittable.
+        """The grown training state, for a map of `{"params": …, "model_state": …}`.
+
+        Pure and jittable.
 
         Args:
-          tx: the transformation that `state.opt_state` belongs to.
-          state: the small model's.
-          like: the big model's variables or their shapes, where they have other containers.
+          tx: the transformation of `state.opt_state`.
+          state: the small model's state.
+          like: the big model's variables or their shapes, if their tree structure differs.
           slots, reset: see `opt_state`.
+
+        Raises:
+          GrowthError: the class of an optimizer state is unknown.
         """
         more: dict[str, Any] = {"like": like, "slots": slots, "reset": reset}
         return train_state.grow_state(self, tx, state, **more)
@@ -157,31 +167,30 @@ class GrowthMap(MapData):
         steps: int = 3,
         seed: int = 0,
     ) -> Certificate:
-        """Grows, and measures what that did.
+        """Grows the parameters and measures the result.
 
         Args:
-          small, big: the two models: `fn(params, *inputs)`, as the plan was made; of a whole state
-            what `growth.grow` takes.
-          params: the small model's parameters (arrays); or, for a map of whole states, its
+          small, big: the two functions `fn(params, *inputs)` of the plan. For a map of training
+            states: the models that `growth.grow` takes.
+          params: the small model's parameters (arrays). For a map of training states: the small
             `TrainState`.
-          *inputs: what both are called with, arrays or shapes; of a state the example.
-          tx: the transformation that training uses.
-          opt_state: its state for `params`; `None` for a fresh one.
+          *inputs: arguments of both functions, arrays or shapes. For a training state: the example.
+          tx: the transformation of the run.
+          opt_state: its state for `params`; `None` for `tx.init(params)`.
           like, slots: see `params` and `opt_state`.
           steps: probe steps of `tx` after which copies are compared.
-          seed: for the loss, a random functional of the outputs, and for inputs of which only
-            shapes are known.
+          seed: for the loss (a random functional of the outputs), and for inputs that are shapes.
 
         Raises:
-          GrowthError: the parameters are not those of the plan, or `tx` not their transformation.
+          GrowthError: the parameters are not those of the plan, or the state is not that of `tx`.
 
         >>> import flax.linen as nn, jax, jax.numpy as jnp, optax
         >>> from trainkit import TrainState, growth
         >>> x, tx = jnp.linspace(-1.0, 1.0, 8).reshape(4, 2), optax.sgd(1e-2)
         >>> net = lambda n: nn.Sequential([nn.Dense(n), nn.relu, nn.Dense(2)])
         >>> state = TrainState.create(net(4).init(jax.random.key(0), x)["params"], tx)
-        >>> grown, way = growth.grow(state, net(4), net(8), x, tx=tx, with_map=True)
-        >>> certificate = way.certificate(net(4), net(8), state, x, tx=tx)
+        >>> grown, growth_map = growth.grow(state, net(4), net(8), x, tx=tx, with_map=True)
+        >>> certificate = growth_map.certificate(net(4), net(8), state, x, tx=tx)
         >>> certificate.forward_error["float32"] < 1e-6, certificate.parameters
         (True, (22, 42))
         """

@@ -1,4 +1,4 @@
-"""What a model is to growth: pure functions of its variables, from whatever the user holds."""
+"""Models as pure functions of their variables, from modules or plain functions."""
 
 from __future__ import annotations
 
@@ -23,10 +23,16 @@ def functions(
 ) -> Functions:
     """The function of a Linen module, an NNX module or factory, a `Model`, or a plain function.
 
-    `params` and `model_state` are needed for plain functions only. Nothing is run or allocated.
+    Nothing is run or allocated.
+
+    Args:
+      model: the model.
+      inputs: its inputs, arrays or shapes.
+      params, model_state: arrays or shapes; needed for plain functions only.
+      what: the name of the model in messages.
 
     Raises:
-      GrowthError: a plain function without parameters, or something else altogether.
+      GrowthError: a plain function without `params`, or an object of another type.
     """
     try:
         found = functions_of(model, inputs, factory=params is None)
@@ -41,7 +47,7 @@ def functions(
         )
     if params is None:
         raise GrowthError(
-            f"{what} is a plain function, so the shapes of its parameters are not known",
+            f"{what} is a plain function, so the shapes of its parameters are unknown",
             hint="pass big_params= (arrays or jax.ShapeDtypeStruct)",
         )
     spec = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
@@ -54,8 +60,11 @@ def functions(
 
 
 def inputs_from(example: Any, model: Any = None) -> tuple[Any, ...]:
-    """The inputs in an example: what a `Model` takes of its batch; a tuple's items; a batch's usual
-    key; a `trainkit.Call`, or the example itself."""
+    """The inputs in an example, as a tuple of arrays.
+
+    For a dict: what `model.inputs` takes from a batch, or the value of a usual key. For a tuple or
+    list: its items. For anything else: the example itself.
+    """
     if isinstance(example, dict):
         example = getattr(model, "inputs", inputs_of(None))(example)
     inputs = tuple(example) if type(example) in (tuple, list) else (example,)

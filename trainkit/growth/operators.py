@@ -1,7 +1,7 @@
-"""The names behind `how`: which operator widens and which deepens.
+"""Operators: the values of `how`, one for width and one for depth.
 
-A name is one operator or several joined by "+": `"preserve"` is `"uneven+identity"`, `"stack"`
-deepens by stacking and widens unevenly, `"stack+rms"` widens by the RMS-preserving rule instead.
+A name is one operator, or two joined by "+". `"preserve"` is `"uneven+identity"`. `"stack"` is
+`"uneven+stack"`. `"stack+rms"` uses the RMS-preserving rule for width.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import dataclasses
 import difflib
 
 WIDTH = {
-    "uneven": "copies units and splits what reads them unevenly: exact, and the copies separate",
-    "even": "copies units and splits evenly: exact, but copies never separate under most rules",
-    "noise": "splits evenly and adds noise that sums to zero over the copies: exact",
-    "zero_out": "new units are random and are read with zero: exact",
+    "uneven": "copies units, and splits outgoing weights in unequal shares: exact",
+    "even": "copies units, and splits outgoing weights evenly: exact, but copies stay equal",
+    "noise": "splits evenly, and adds noise that sums to zero over the copies: exact",
+    "zero_out": "new copies have random incoming weights, and outgoing weights 0: exact",
     "rms": "W′ = W[π]·√(d_in / d_in′): keeps the scale of activations, not the function",
-    "perturb": "uneven, then 0.4·θ + 0.1·θ₀ of fresh θ₀, and moments anew: not the function",
+    "perturb": "uneven, then 0.4·θ + 0.1·θ₀ with new initial θ₀, moments reset: not exact",
 }
 DEPTH = {
-    "identity": "new blocks add nothing to the residual stream at first: exact",
-    "stack": "the whole sequence of blocks again on top of itself",
-    "interpose": "each new block beside the block that it copies",
-    "middle": "the blocks of the middle again",
-    "last": "the last block again",
-    "groups": "key and value heads alone, each with a part of the queries of the old one: exact",
-    "experts": "every expert of a mixture is the dense layer: exact where gates sum to 1",
+    "identity": "new blocks are identities: exact",
+    "stack": "repeats the whole sequence of blocks",
+    "interpose": "puts each new block after the block that it copies",
+    "middle": "repeats the blocks in the middle",
+    "last": "repeats the last block",
+    "groups": "copies key and value heads; each copy serves a part of the old queries: exact",
+    "experts": "copies a dense layer into every expert of a mixture: exact if gates sum to 1",
 }
 ALIASES = {"preserve": ("uneven", "identity"), "interpolate": ("interpose",)}
 EXACT = frozenset({"uneven", "even", "noise", "zero_out", "identity", "groups"})
@@ -37,7 +37,8 @@ class Operator:
     Attributes:
       width: a key of `WIDTH`.
       depth: a key of `DEPTH`.
-      names: for "experts", (path in the mixture, path in the dense model) where they are not found.
+      names: for "experts", pairs (path in the mixture, path in the dense model) of leaves that
+        cannot be matched automatically.
 
     >>> operator("preserve")
     Operator(width='uneven', depth='identity')
@@ -51,7 +52,7 @@ class Operator:
 
     @property
     def preserves(self) -> bool:
-        """Whether the grown model computes the same function."""
+        """Whether the grown model computes the same function as the small one."""
         return self.width in EXACT and self.depth in EXACT
 
     def __str__(self) -> str:
@@ -62,7 +63,8 @@ def operator(how: str | Operator) -> Operator:
     """The operator of a name.
 
     Raises:
-      ValueError: an unknown name, or two for the same axis; the message lists those there are.
+      TypeError: `how` is neither a string nor an `Operator`.
+      ValueError: an unknown name, or two names for width or for depth.
 
     >>> operator("stak")
     Traceback (most recent call last):

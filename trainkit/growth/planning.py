@@ -1,4 +1,4 @@
-"""The pass from two functions and the shapes of their parameters to the data of a plan."""
+"""All passes of planning: from two functions and the shapes of their parameters to `PlanData`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import jax
 from trainkit.growth.analysis.joint_program import Analysis
 from trainkit.growth.analysis.solve import solve_width
 from trainkit.growth.analysis.values import Value
-from trainkit.growth.depth.assemble import Deeper, assemble, deeper
-from trainkit.growth.depth.sides import Shapes, Side
-from trainkit.growth.errors import Conflict, GrowthError, settled
+from trainkit.growth.depth.assembly import DepthCandidate, assemble, depth_candidates
+from trainkit.growth.depth.flat_model import FlatModel, Shapes
+from trainkit.growth.errors import Conflict, GrowthError, unwrap
 from trainkit.growth.ir.custom_gradients import unproved
 from trainkit.growth.ir.program import Folder, Program
 from trainkit.growth.ir.trace import named_shapes, shape_of, structs, traced_program
@@ -37,7 +37,7 @@ def plan(
     how: str | Operator = "identity",
     trainable: Callable[[str], bool] = lambda path: True,
 ) -> PlanData:
-    """The data of `trainkit.growth.plan`, whose docstring says what the arguments are."""
+    """The data of `trainkit.growth.plan`; arguments and errors are documented there."""
     leaves = named_shapes(small_params, "small_params"), named_shapes(big_params, "big_params")
     trees = jax.tree.structure(small_params), jax.tree.structure(big_params)
     if [name for name, _ in leaves[0]] == [name for name, _ in leaves[1]]:
@@ -51,7 +51,7 @@ def plan(
         return repeats(small_params, big_params, calibrated=True)
     if depth == "experts":
         return upcycled(*leaves, trees, dict(operator(how).names))
-    result = settled(_search(models, depth, trainable, append))
+    result = unwrap(_search(models, depth, trainable, append))
     return result if result.depth is None else dataclasses.replace(result, trees=trees)
 
 
@@ -59,16 +59,16 @@ class _Models(NamedTuple):
     """The two models as programs.
 
     Attributes:
-      small, big: their programs, flat.
+      small, big: their flat programs, with the shapes of their parameters.
       leaves: paths, shapes and dtypes of their parameters.
-      inputs: what both take after these.
-      results: what messages call what they return.
-      guessed: which of the small model's parameters have gradients that are no derivatives.
-      folder: shares constants between the programs.
+      inputs: the arguments of both after the parameters.
+      results: names of the results, for messages.
+      guessed: numbers of the small model's parameters whose gradients are not derivatives.
+      folder: flattens jaxprs, and shares constants between the programs.
     """
 
-    small: Side
-    big: Side
+    small: FlatModel
+    big: FlatModel
     leaves: tuple[Leaves, Leaves]
     inputs: list[jax.ShapeDtypeStruct]
     results: list[str]
@@ -99,7 +99,7 @@ def _traced(
     results = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(small_out)]
     folder = Folder()
     first, second = (
-        Side(folder.flatten(program), _sizes(own))
+        FlatModel(folder.flatten(program), _sizes(own))
         for program, own in zip((small, big), leaves, strict=True)
     )
     return _Models(first, second, leaves, jax.tree.leaves(args), results, set(guessed), folder)
@@ -111,62 +111,68 @@ def _search(
     trainable: Callable[[str], bool],
     append: Sequence[tuple[str, int]],
 ) -> PlanData | Conflict:
-    """The plan under the first alignment of layers that has one; the likeliest one's conflict."""
+    """The plan of the first alignment of layers that has one, or the likeliest one's conflict."""
     small, big = models.small, models.big
     unaligned: Conflict | None = None
     refused: Conflict | None = None
     reasons: set[tuple[str | None, ...]] = set()
-    for way in deeper(small, big, depth, models.folder, trainable):
-        if isinstance(way, Conflict):
-            unaligned = unaligned or way
+    for candidate in depth_candidates(small, big, depth, models.folder, trainable):
+        if isinstance(candidate, Conflict):
+            unaligned = unaligned or candidate
             continue
-        widths = _widths(models, way, append)
+        widths = _widths(models, candidate, append)
         if isinstance(widths, Conflict):
             refused = refused or widths
             reason = (widths.kind, widths.axis, widths.primitive, widths.source)
             if reason in reasons:
-                break  # which layers are new is not what stands in the way
+                break  # which layers are new is not the obstacle
             if widths.kind != "programs":
                 reasons.add(reason)
             continue
         dtypes = {name: str(leaf.dtype) for name, leaf in models.leaves[1]}
-        return assemble(widths, way, big.shapes, dtypes, depth)
+        return assemble(widths, candidate, big.shapes, dtypes, depth)
     conflict = refused or unaligned
     if conflict is not None:
         return conflict
     same = {name: name for name in small.shapes}
-    return _width(models, Deeper({}, same, big.shapes, small.program, big.program, {}), append)
+    return _width(
+        models, DepthCandidate({}, same, big.shapes, small.program, big.program, {}), append
+    )
 
 
-def _widths(models: _Models, way: Deeper, append: Sequence[tuple[str, int]]) -> PlanData | Conflict:
-    """The plan of the small model's leaves, where layers are added."""
+def _widths(
+    models: _Models, candidate: DepthCandidate, append: Sequence[tuple[str, int]]
+) -> PlanData | Conflict:
+    """The plan of the small model's leaves, for one alignment of layers."""
     small, big = models.leaves
-    wrong = _mismatch(small, dict(big), way.old, way.shapes)
+    wrong = _mismatch(small, dict(big), candidate.old, candidate.shapes)
     if wrong is not None:
         return wrong
-    if way.big is not None:
-        return _width(models, way, append)
-    leaves = (unchanged(way.old[name], tuple(s.shape), str(s.dtype)) for name, s in small)
+    if candidate.big is not None:
+        return _width(models, candidate, append)
+    leaves = (unchanged(candidate.old[name], tuple(s.shape), str(s.dtype)) for name, s in small)
     return PlanData(tuple(leaves), ())
 
 
-def _width(models: _Models, way: Deeper, append: Sequence[tuple[str, int]]) -> PlanData | Conflict:
-    """The plan between two programs of one structure: `way.small` and `way.big`."""
-    assert way.big is not None
+def _width(
+    models: _Models, candidate: DepthCandidate, append: Sequence[tuple[str, int]]
+) -> PlanData | Conflict:
+    """The plan between two programs of one structure: `candidate.small` and `candidate.big`."""
+    assert candidate.big is not None
     small, big = models.leaves
     dtypes = {name: leaf.dtype for name, leaf in big}
     analysis = Analysis(RULES, UNKNOWN, models.folder)
-    sizes = [(way.old[name], s.shape, s.dtype) for name, s in small]
-    sizes += [(name, shape, dtypes[name]) for name, shape in way.eyes.items()]
+    sizes = [(candidate.old[name], s.shape, s.dtype) for name, s in small]
+    sizes += [(name, shape, dtypes[name]) for name, shape in candidate.eyes.items()]
     for i, (name, shape, dtype) in enumerate(sizes):
-        analysis.params.append((name, Value(shape, way.shapes[name], dtype, origin=i)))
+        analysis.params.append((name, Value(shape, candidate.shapes[name], dtype, origin=i)))
     values = [value for _, value in analysis.params]
     values += [Value(x.shape, x.shape, x.dtype) for x in models.inputs]
-    programs = _in_one_order(models, way, way.big)
+    programs = _in_one_order(models, candidate, candidate.big)
     result = solve_width(analysis, programs, values, models.results, append)
     if isinstance(result, Conflict):
         return result
-    guessed = {way.old[small[i][0]] for i in models.guessed}
+    guessed = {candidate.old[small[i][0]] for i in models.guessed}
     leaves = [
         dataclasses.replace(leaf, calibrated=True) if leaf.path in guessed else leaf
         for leaf in result.leaves
@@ -174,16 +180,18 @@ def _width(models: _Models, way: Deeper, append: Sequence[tuple[str, int]]) -> P
     return dataclasses.replace(result, leaves=tuple(leaves))
 
 
-def _in_one_order(models: _Models, way: Deeper, big: Program) -> tuple[Program, Program]:
-    """Both programs with the small model's parameters first, identity matrices, then inputs."""
+def _in_one_order(
+    models: _Models, candidate: DepthCandidate, big: Program
+) -> tuple[Program, Program]:
+    """Both programs with inputs in one order: parameters, identity matrices, other inputs."""
     place = {name: i for i, name in enumerate(models.big.shapes)}
-    names = [*(way.old[name] for name in models.small.shapes), *way.eyes]
+    names = [*(candidate.old[name] for name in models.small.shapes), *candidate.eyes]
     ins = [*(big.ins[place[name]] for name in names), *big.ins[len(place) :]]
     # Identity matrices are the last inputs of the small program.
-    n, m = len(models.small.shapes), len(way.small.ins) - len(way.eyes)
-    order = [*way.small.ins[:n], *way.small.ins[m:], *way.small.ins[n:m]]
+    n, m = len(models.small.shapes), len(candidate.small.ins) - len(candidate.eyes)
+    order = [*candidate.small.ins[:n], *candidate.small.ins[m:], *candidate.small.ins[n:m]]
     return (
-        Program(order, way.small.equations, way.small.outs),
+        Program(order, candidate.small.equations, candidate.small.outs),
         Program(ins, big.equations, big.outs),
     )
 
@@ -198,7 +206,7 @@ def _mismatch(
     old: Mapping[str, str],
     shapes: Shapes,
 ) -> Conflict | None:
-    """Why leaves of the small model cannot be such of the big one, from their shapes alone."""
+    """The conflict of leaves whose shapes or dtypes do not fit, or `None`."""
     for name, s in small:
         path = old[name]
         if s.dtype != big[path].dtype:

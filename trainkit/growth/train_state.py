@@ -1,4 +1,4 @@
-"""Training states and their maps: width and depth, with all that a run carries."""
+"""Growth of a whole training state: parameters, model state, optimizer state."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def grown(
     out_shardings: Any = None,
     **options: Any,
 ) -> tuple[MapData, TrainState]:
-    """The map and the grown state; what `trainkit.growth.grow` does, argument for argument.
+    """The map and the grown state. Arguments and errors are those of `trainkit.growth.grow`.
 
     Args:
       **options: `slots`, `reset`.
@@ -56,7 +56,8 @@ def grown(
     if not all(hasattr(state, name) for name in ("params", "opt_state", "model_state")):
         raise GrowthError(
             f"state is a {type(state).__name__}, not a TrainState",
-            hint="TrainState.create(params, tx), or trainkit.growth.plan for parameters alone",
+            hint="make one by TrainState.create(params, tx), or use trainkit.growth.plan for "
+            "parameters alone",
         )
     given, state = state, unpack_all(state)
     key = jax.random.key(key) if isinstance(key, int) else key
@@ -87,7 +88,7 @@ def grown(
 def find_map(
     small: Functions, big: Functions, inputs: tuple[Any, ...], *, how: Operator, key: jax.Array
 ) -> MapData:
-    """The map of the tree `{"params": …, "model_state": …}`, from shapes alone; runs nothing.
+    """The map of the tree `{"params": …, "model_state": …}`, from shapes alone.
 
     Raises:
       GrowthError: the big model cannot be grown from the small one.
@@ -102,7 +103,7 @@ def find_map(
         trainable=lambda name: name.startswith(_PARAMS),
     )
     if how.width == "perturb":
-        return dataclasses.replace(realise(found, key, "uneven"), how="perturb", proof="told")
+        return dataclasses.replace(realise(found, key, "uneven"), how="perturb", proof="assumed")
     width: Any = how.width
     return realise(found, key, width)
 
@@ -121,10 +122,10 @@ def grow_state(
 
     Args:
       growth: a map of the tree `{"params": …, "model_state": …}`.
-      tx: the transformation that `state.opt_state` belongs to.
-      state: the small model's, its parameters as a tree.
-      like: the big model's variables or their shapes, where they have other containers.
-      init: key -> initial variables of the big model, for what copies nothing.
+      tx: the transformation of `state.opt_state`.
+      state: the small model's state, with unpacked parameters.
+      like: the big model's variables or their shapes, if their tree structure differs.
+      init: key -> initial variables of the big model, for leaves that copy no old leaf.
       slots, reset: see `trainkit.growth.GrowthMap.opt_state`.
     """
     key = growth.key
@@ -149,7 +150,7 @@ def state_grower(
     Args:
       **options: `tx`, `slots`, `reset`.
     """
-    # Modules that carry their sizes, as Equinox's do, are other containers at other sizes.
+    # Equinox modules store their sizes, so their tree structure differs between the models.
     sides = (jax.tree.structure(side.variables) for side in (small, big))
     like = None if len(set(sides)) == 1 else big.variables
     start = big.init
@@ -166,10 +167,10 @@ def measured_map(
     key: jax.Array,
     **options: Any,
 ) -> MapData | None:
-    """The map from a dense layer to a mixture of experts, or to more key heads for the same
-    queries, where outputs stay what they were: there is no proof, so it is measured.
+    """The map from a dense layer to experts, or to more key heads, if outputs stay the same.
 
-    `None`: there is no such map, or the numbers to measure it with are not known.
+    There is no proof, so outputs are compared. `None`: there is no such map, or `state` has no
+    concrete values to compare with.
     """
     known = all(isinstance(x, jax.Array | np.ndarray) for x in jax.tree.leaves(state))
     if not known or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(state)):
@@ -194,16 +195,16 @@ def measured_map(
         return None
     raise GrowthError(
         "the big model has a mixture of experts where the small one has a dense layer, but with "
-        f"this layer for every expert outputs change by {change:.1e} of their scale: the gates of "
-        "the chosen do not sum to 1",
+        f"a copy of that layer in every expert the outputs change by {change:.1e} of their scale: "
+        "the gates of the chosen experts do not sum to 1",
         params=[name for name in growth.new if name.startswith(_PARAMS)],
-        hint="divide the gates by their sum (or take the softmax over the chosen alone); or accept "
-        'the change: how="experts"',
+        hint="divide the gates by their sum (or take the softmax over the chosen experts alone), "
+        'or accept the change with how="experts"',
     )
 
 
 def check_small(before: Functions, state: TrainState) -> None:
-    """Refuses a state that is not the small model's."""
+    """Raises a `GrowthError` if a state is not the small model's."""
     check_shapes(
         {"params": state.params, "model_state": state.model_state},
         {name: tuple(leaf.shape) for name, leaf in named_leaves(before.variables).items()},

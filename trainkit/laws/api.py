@@ -1,4 +1,4 @@
-"""What users call: `check`, `check_schedule`, and `parametrize` for a test of each law."""
+"""The public functions: `check`, `check_schedule`, and `parametrize` for one test per law."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trainkit._core import validation
 from trainkit.laws import claims as claiming
 from trainkit.laws import losses, per_example, runner
 from trainkit.laws.clock import Clock
-from trainkit.laws.families.order import TRANSFORMATION_LAWS
+from trainkit.laws.families.listing import TRANSFORMATION_LAWS
 from trainkit.laws.law import Law, Level
 from trainkit.laws.oracles.catalogue import (
     RULES,
@@ -45,7 +45,7 @@ def check(
     seconds: float | None = 300.0,
     progress: bool | None = None,
 ) -> Report:
-    """Checks an update rule against the laws that every rule obeys, and those that it claims.
+    """Checks an update rule against the laws of all rules, and those that it claims.
 
         >>> import optax
         >>> from trainkit import laws
@@ -54,40 +54,40 @@ def check(
         True
 
     Args:
-      tx: an `optax.GradientTransformation`, or a function of no arguments that makes one. Give the
-        function: only then can it be seen whether two instances share hidden state.
-      like: the Optax function that it claims to be, such as "adam". It must then obey that rule's
-        claims and agree with a float64 reference (see `trainkit.laws.RULES` for the names).
-      hyperparams: the keyword arguments that this Optax function would get; what is missing has
-        Optax's default. A missing learning rate is read off the first update.
-      claims: names of further laws that hold ("element-wise", "odd", …), or a mapping from names
-        to values; a value of False withdraws a claim that `like` implies.
-      laws: which laws to check, as names or `Law` objects; all of them by default.
-      level: "standard" is ordinary use; "strict" adds float16, mixed dtypes, x64, extremes and
-        saturated counts.
-      examples: how many random trajectories beside the named ones.
-      seed: of everything random.
-      extra_args: what `update` needs beside gradients, state and parameters, as a mapping or as
-        a function of (params, grads); value, grad and value_fn are supplied without asking.
-      seconds: how long it may take, `None` for ever. When they are over, and on Ctrl-C, the report
-        has what was found by then, and the laws that were not reached.
-      progress: whether a line on the terminal says which law is tried; by default where there is
-        one.
+      tx: an `optax.GradientTransformation`, or a factory without arguments. Pass the factory: only
+        then can the laws see whether two instances share hidden state.
+      like: the name of the Optax function that the rule claims to be, such as "adam". The rule must
+        then obey that rule's claims, and agree with a float64 reference. `trainkit.laws.RULES`
+        lists the names.
+      hyperparams: keyword arguments of that Optax function; missing ones have Optax's defaults. A
+        missing learning rate is inferred from the first update.
+      claims: names of further claims ("element-wise", "odd", …), or a mapping from names to values.
+        The value False withdraws a claim that `like` implies.
+      laws: the laws to check, as names or `Law` objects; by default all.
+      level: "standard" is ordinary use. "strict" adds float16, mixed dtypes, x64, extreme gradients
+        and saturated counts.
+      examples: the number of random trajectories, in addition to the named ones.
+      seed: the seed of all random values.
+      extra_args: extra arguments of `update`, as a mapping or as a function of (params, grads).
+        `value`, `grad` and `value_fn` are supplied automatically.
+      seconds: the time limit; `None` for no limit. At the limit, and on Ctrl-C, the report has the
+        results so far, and the laws that were not reached.
+      progress: whether to print the current law on the terminal; by default if there is a terminal.
 
     Returns:
-      A `Report`: print it, ask `report.ok`, or call `report.raise_for_failures()`.
+      A `Report`: print it, test `report.ok`, or call `report.raise_for_failures()`.
 
     Raises:
-      TypeError: `tx` is no transformation, or needs an argument that must be passed.
-      ValueError: an unknown name in `like`, `claims` or `laws`; a factory that raises.
+      TypeError: `tx` is not a transformation, or needs an argument that was not passed.
+      ValueError: an unknown name in `like`, `claims` or `laws`, or a factory that raises.
     """
     clock = _clock(seconds)
     _refuse(level, examples, like, hyperparams)
     like = reference_name(like) if like else None
     if like in SCHEDULES:
         raise ValueError(
-            f"like={like!r} is a schedule, and this an update rule: schedules are for "
-            "check_schedule"
+            f"like={like!r} must be an update rule, not a schedule: use check_schedule for "
+            "schedules"
         )
     oracle = oracle_for(like, hyperparams) if like else None
     _masks_are_functions(hyperparams or {})
@@ -131,11 +131,18 @@ def check_schedule(
 
     Args:
       fn: the schedule, `count -> value`.
-      like: the Optax schedule that it claims to be (see `trainkit.laws.SCHEDULES`).
-      hyperparams: the keyword arguments that this Optax function would get.
+      like: the name of the Optax schedule that it claims to be; see `trainkit.laws.SCHEDULES`.
+      hyperparams: keyword arguments of that Optax function.
       claims: "non-negative", "non-increasing", {"start": v, "peak": (count, v), "end": v}, …
-      laws, level, examples, seed, seconds, progress: as for `check`; `examples` random counts are
-        tried beside the chosen ones.
+      laws, level, seed, seconds, progress: as for `check`.
+      examples: the number of random counts, in addition to the chosen ones.
+
+    Returns:
+      A `Report`.
+
+    Raises:
+      TypeError: `fn` is not a function of a count.
+      ValueError: an unknown name in `like`, `claims` or `laws`.
     """
     clock = _clock(seconds)
     _refuse(level, examples, like, hyperparams)
@@ -169,17 +176,17 @@ def parametrize(
     schedule: bool = False,
     **options: Any,
 ) -> Callable[[Any], Any]:
-    """A decorator that gives one pytest test for each law that applies to `tx`.
+    """A decorator that makes one pytest test for each law that applies to `tx`.
 
-    The test function takes `law`, and calls it; that raises `LawError` with the counterexample and
-    the reproducer where the law is broken. The runs are shared, so the whole costs one `check`.
+    The test function has a parameter `law` and calls it. If the law is broken, that raises a
+    `LawError` with the counterexample and the reproducer. All tests together cost one `check`.
 
         @laws.parametrize(lambda: my_adam(1e-3), like="adam", hyperparams={"learning_rate": 1e-3})
         def test_my_adam(law):
             law()
 
-    gives `test_my_adam[purity]`, `test_my_adam[jit is eager]`, `test_my_adam[oracle]`, … A law that
-    turns out not to apply to the rule passes.
+    makes `test_my_adam[purity]`, `test_my_adam[jit is eager]`, `test_my_adam[oracle]`, … The test
+    of a law that does not apply to the rule passes.
 
     Args:
       tx, like, hyperparams, claims, laws, level: as for `check`, or, with `schedule=True` or the
@@ -231,7 +238,7 @@ def _clock(seconds: float | None) -> Clock:
 def _claims_of(
     like: str | None, hyperparams: Mapping[str, Any] | None, claims: Any
 ) -> dict[str, Any]:
-    """What `like` implies and what is claimed, without what was withdrawn."""
+    """The claims that `like` implies and those that are given, without withdrawn ones."""
     implied: dict[str, Any] = {}
     if like in SCHEDULES:
         implied = {"oracle": True}
@@ -241,14 +248,14 @@ def _claims_of(
 
 
 def _bound(like: str | None, hyperparams: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The arguments of the schedule `like`, none of them missing."""
+    """The complete arguments of the schedule `like`."""
     if like is None:
         return {}
     if like not in SCHEDULES:
         raise ValueError(
-            f"like={like!r} is an update rule, and this a schedule: update rules are for check"
+            f"like={like!r} must be a schedule, not an update rule: use check for update rules"
             if like in RULES
-            else f"like={like!r} is no schedule with a reference"
+            else f"like={like!r} is not a schedule with a reference"
             f"{validation.near(like, SCHEDULES) or '.'} "
             f"Known: {', '.join(sorted(SCHEDULES))}"
         )
@@ -260,19 +267,19 @@ def _bound(like: str | None, hyperparams: Mapping[str, Any] | None) -> dict[str,
 
 def _refuse(level: str, examples: int, like: str | None, hyperparams: Any) -> None:
     if level not in ("standard", "strict"):
-        raise ValueError(f'level is "standard" or "strict", not {level!r}')
+        raise ValueError(f'level must be "standard" or "strict", not {level!r}')
     if not isinstance(examples, int) or examples < 0:
-        raise ValueError(f"examples is a number of trajectories, not {examples!r}")
+        raise ValueError(f"examples must be a number of trajectories, not {examples!r}")
     if like is None and hyperparams:
-        raise ValueError("hyperparams say what like= would get: pass like='adam', or whichever")
+        raise ValueError("hyperparams are the arguments of like=: pass like=, for example 'adam'")
 
 
 def _masks_are_functions(hyperparams: Mapping[str, Any]) -> None:
     for name, value in hyperparams.items():
         if "mask" in name and not (value is None or isinstance(value, bool) or callable(value)):
             raise ValueError(
-                f"{name} is a tree, which fits one tree of parameters only, and the laws try many: "
-                f"make the rule with a function of the parameters, {name}=lambda params: …"
+                f"{name} must not be a fixed tree, because the laws use many trees of parameters: "
+                f"pass a function of the parameters, {name}=lambda params: …"
             )
 
 

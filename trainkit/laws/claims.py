@@ -1,4 +1,4 @@
-"""What a name of Optax implies, and what its documentation excepts it from."""
+"""Claims: those that an Optax name implies, and exceptions from laws."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ BOUNDS = {
 }
 
 NOISE = "its noise is drawn leaf by leaf and in their dtype: others draw other numbers"
-# What a claim excepts a rule from.
+# Claim -> the laws from which it excepts a rule.
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("noise", law): NOISE
     for law in ("leaf names", "masked and partitioned", "bfloat16", "float16", "float64")
@@ -141,7 +141,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 
 
 def excepted(claims: Mapping[str, Any], law: str) -> str | None:
-    """Why a rule with these claims need not obey this law; None where it must."""
+    """The reason why a rule with these claims need not obey a law; `None` if it must."""
     return next((why for (c, name), why in EXCEPTIONS.items() if name == law and c in claims), None)
 
 
@@ -191,7 +191,7 @@ def implied(like: str | None, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _searching(like: str, h: Mapping[str, Any]) -> dict[str, Any]:
-    """The claim of a search along a line; "length": the reference says all but how far it goes."""
+    """The claim of a line search; "length": the reference determines all but the step length."""
     if like == "scale_by_backtracking_linesearch":
         armijo = {"decrease": h["slope_rtol"], "curvature": None, "takes": "directions"}
         return {"line search": armijo}
@@ -199,15 +199,15 @@ def _searching(like: str, h: Mapping[str, Any]) -> dict[str, Any]:
         wolfe = {"decrease": h["slope_rtol"], "curvature": h["curv_rtol"], "takes": "directions"}
         return {"line search": wolfe | {"length": True}}
     if like == "lbfgs" and h["linesearch"] is not None:
-        # The search that was given says nothing of its constants: these are Optax's.
+        # The constants of the given search are unknown, so Optax's are used.
         return {"line search": {"decrease": 1e-4, "curvature": 0.9, "length": True}}
     return {}
 
 
 def _noise(like: str, h: Mapping[str, Any]) -> Callable[[int], float] | bool | None:
-    """The standard deviation of the noise of a rule, by step; None where it has none.
+    """The standard deviation of a rule's noise, by step; `None` if it has no noise.
 
-    True where it has no such thing: momentum adds up the noise of all steps.
+    `True` if there is no formula, because momentum accumulates the noise of all steps.
     """
     at = lambda rate, t: float(rate(t - 1)) if callable(rate) else float(rate)
     if like in ("add_noise", "noisy_sgd") and h["eta"]:
@@ -222,10 +222,10 @@ def _noise(like: str, h: Mapping[str, Any]) -> Callable[[int], float] | bool | N
 
 
 def read(claims: Any) -> dict[str, Any]:
-    """Claims as given: a mapping, or an iterable of names; a value of False withdraws one.
+    """Claims from a mapping, or an iterable of names; the value False withdraws a claim.
 
     Raises:
-      ValueError: a claim that no law knows.
+      ValueError: an unknown claim.
     """
     if claims is None:
         return {}
@@ -245,7 +245,7 @@ def read(claims: Any) -> dict[str, Any]:
     return known
 
 
-# The names of laws, where the claim that makes them apply is another word.
+# Names of laws whose claim has another name.
 OF_LAWS = {
     "descent": "descends",
     "constant gradients": "adapts",
@@ -255,7 +255,7 @@ OF_LAWS = {
 
 
 def plain(name: str) -> str:
-    """A name without what people write differently: case, spaces, hyphens and underscores."""
+    """A name in a normal form: without case, spaces, hyphens and underscores."""
     return "".join(c for c in name.lower() if c.isalnum())
 
 

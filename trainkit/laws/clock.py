@@ -1,4 +1,4 @@
-"""How long a check may take."""
+"""The time limit of a check."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import time
 
 
 class OutOfTime(BaseException):
-    """The time of a check is up. No law may take it for a failure of the rule that it tries."""
+    """The time limit is reached. A `BaseException`, so that no law reports it as a failure."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Clock:
-    """Asked before every law, and at every update that is not compiled.
+    """Checked before every law, and at every update that is not compiled.
 
     Attributes:
-      seconds: how long the check may take; `None` for ever.
-      began: when it began, as `time.perf_counter` says.
+      seconds: the time limit; `None` for no limit.
+      began: the start, by `time.perf_counter`.
     """
 
     seconds: float | None = None
     began: float = dataclasses.field(default_factory=lambda: time.perf_counter())
 
     def check(self) -> None:
-        """Raises `OutOfTime` where the time is up."""
+        """Raises `OutOfTime` if the limit is reached."""
         if self.seconds is not None and time.perf_counter() - self.began > self.seconds:
-            raise OutOfTime(f"its {self.seconds:g} seconds were over (give it more: seconds=…)")
+            raise OutOfTime(f"its {self.seconds:g} seconds were over (pass a larger seconds=…)")

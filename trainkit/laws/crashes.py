@@ -1,4 +1,4 @@
-"""A rule that crashes: where, in which words, and the program that shows it."""
+"""Crashes of a rule: their place, their message, and a program that reproduces them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from trainkit.laws.law import Law, Violation
 from trainkit.laws.protocol import first_line
 from trainkit.laws.subject import Crash
 
-# (error, file, line): one place is one cause, whatever shapes a law came with.
+# (error, file, line): crashes at one place have one cause, whatever shapes a law used.
 Place = tuple[str, str, int]
 _NOT_THE_RULE = ("/jax/", "/jaxlib/", "/numpy/", "/flax/", "/trainkit/laws/", "/contextlib.py")
-LONGEST = 600  # letters of an error that a message keeps
+LONGEST = 600  # the maximum length of an error text in a message
 
 
 def cause_of(error: BaseException) -> BaseException:
@@ -20,7 +20,7 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def place_of(error: BaseException) -> Place:
-    """The innermost line that is the rule's own, or a library's that the rule is built from."""
+    """The innermost line in the rule's own code, or in a library that it uses."""
     frames = traceback.extract_tb(error.__traceback__)
     path = lambda frame: frame.filename.replace("\\", "/")
     own = [f for f in frames if not any(part in path(f) for part in _NOT_THE_RULE)]
@@ -47,7 +47,7 @@ def crashed_as(error: BaseException, law: Law) -> Violation:
 
 
 def _words(error: BaseException) -> str:
-    """The whole of an error but what JAX says of its own traceback: shapes stand in later lines."""
+    """The text of an error without JAX's remarks on its traceback; later lines contain shapes."""
     text = str(error)
     for end in ("-" * 20, "For simplicity, JAX has removed", "The error occurred while"):
         text = text.split(end)[0]
@@ -61,11 +61,11 @@ _WRAPPED = (
     "        u, state = rule.update(p, state, p)\n        p = optax.apply_updates(p, u)"
 )
 _GROUPS = "supplied(optax.partition({'one': bare, 'two': bare}, {'b': 'one', 'w': 'two'}))"
-# The loss that a rule is given is that of the whole tree, also where it sees a part.
+# A rule gets the loss of the whole tree, even if it sees only a part of the tree.
 _BARE = (
     "bare, supplied = (bare, supplied) if 'supplied' in globals() else (tx, lambda rule: rule)\n"
 )
-# What a law does with a rule, where it is not what every law does.
+# Programs of laws that use a rule in a special way.
 _SCRIPTS = {
     "abstract parameters": ABSTRACT,
     "identity and associativity": _WRAPPED.format(
@@ -74,7 +74,7 @@ _SCRIPTS = {
     "masked and partitioned": _BARE
     + _WRAPPED.format(rules=f"supplied(optax.masked(bare, {{'b': True, 'w': True}})), {_GROUPS}"),
 }
-# The dtypes of parameters and gradients that a law tries.
+# The dtypes of parameters and gradients in a law.
 _KINDS = {
     "mixed dtypes": "[('float32', 'bfloat16'), ('bfloat16', 'float32'), ('float32', 'float16')]",
     "float16": "[('float16', 'float16')]",

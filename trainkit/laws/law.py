@@ -1,4 +1,4 @@
-"""What a law is, and what it says when it is broken."""
+"""`Law`, and `Violation`, the result of a broken law."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ Level = Literal["standard", "strict"]
 
 @dataclass(frozen=True)
 class Violation:
-    """One way in which a law was found broken.
+    """One counterexample to a law.
 
     Attributes:
-      message: what was found, in one or two sentences, with the numbers.
-      counterexample: the (shrunk) input that shows it: a dict with the parameters, the gradients of
-        every step and whatever else the law needs.
+      message: the finding, in one or two sentences, with the numbers.
+      counterexample: the shrunk input: a dict with the parameters, the gradients of every step, and
+        what else the law needs.
       script: the body of the reproducer, a few lines that use `tx` (or `schedule`), or `""`.
-      level: the level this violation belongs to, where that differs from the law's own.
-      devices: how many (simulated) devices the reproducer needs.
+      level: the level of this violation, if it is not the law's.
+      devices: the number of (simulated) devices that the reproducer needs.
     """
 
     message: str
@@ -30,15 +30,15 @@ class Violation:
 
 
 class NotApplicable(Exception):
-    """Raised by a law that has nothing to say about this subject; the text is the reason."""
+    """Raised by a law that does not apply to this subject; the text is the reason."""
 
 
 @dataclass(frozen=True)
 class Law:
-    """A statement about every update rule (or schedule), and the code that tests it.
+    """A statement about update rules (or schedules), and the code that tests it.
 
-    `check` takes a `Subject` and returns the violations that it found (or one, or `None`). It may
-    raise `NotApplicable("why")`, and anything that the rule itself raises is reported as a failure.
+    `check` takes a `Subject` and returns violations, one violation, or `None`. It may raise
+    `NotApplicable("why")`. An exception of the rule itself is reported as a failure.
 
         >>> from trainkit import laws
         >>> def check(subject):
@@ -52,16 +52,16 @@ class Law:
         True
 
     Attributes:
-      name: how it is asked for and reported; words, as a person would say them.
+      name: a few words, used in arguments and reports.
       statement: one sentence.
       check: `Subject -> None | Violation | iterable of Violation`.
-      reference: where the statement comes from.
-      tolerance: what counts as agreement.
+      reference: the source of the statement.
+      tolerance: the tolerance of comparisons.
       why: the reason for that tolerance.
       level: "standard" (ordinary use) or "strict".
-      claim: the claim that makes the law apply; `None` for a universal law.
-      kind: what it speaks of, "transformation" or "schedule".
-      group: the heading it is printed under.
+      claim: the claim for which the law applies; `None` for a law of all rules.
+      kind: "transformation" or "schedule".
+      group: the section of the report.
     """
 
     name: str

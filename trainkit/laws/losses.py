@@ -1,15 +1,14 @@
-"""What `update` gets beside gradients, state and parameters: a loss that has that gradient.
+"""Extra arguments of `update`: a loss whose gradient is the given gradient.
 
-Rules that search along a line ask for a function and its value. A gradient drawn at random is the
-gradient of some function, and this is a simple one of them: at step t, with the parameters p and
-the gradient g that the rule is given,
+Line searches need a function and its value. At step t, with the parameters p and the random
+gradient g that the rule gets, the function is
 
     f(x) = c ± ⟨g, x − p⟩ + 3/2 ‖x − p‖².
 
-Along any direction it is a parabola, so that what a search decides does not hang on the last digit
-of a value. c is ½‖p‖², and 0 for who evaluates the function: a search sees differences of values,
-which a constant drowns. The sign is minus for a search itself, which is given not a gradient but a
-direction of descent.
+Along any direction it is a parabola, so that the decisions of a search do not depend on rounding.
+The argument `value` has c = ½‖p‖². In `value_fn`, c = 0, because a search uses differences of
+values, for which a constant costs precision. The sign is minus for a line search alone, which gets
+a descent direction instead of a gradient.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from trainkit.laws.reproducers.source import rule
 
 CURVATURE = 3.0
 FUNCTIONS = ("value_fn", "obj_fn")
-# How each argument that the kit makes up is written, and made, from (p, g, f, sign).
+# The code and the value of each supplied argument, from (p, g, f, sign).
 WORDS = {"value": "loss_at(p, g)(p)", "loss": "loss_at(p, g)(p)", "value_fn": "loss_at(p, g)",
          "obj_fn": "loss_at(p, g)"}  # fmt: skip
 NAMES = (*WORDS, "grad")
 
 
 def loss_at(p: Any, g: Any, sign: float = 1.0, offset: bool = True) -> Callable[[Any], Any]:
-    """The function f of this module's text."""
+    """The function f of the module docstring."""
     wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
     dot = lambda a, b: sum(
         jnp.sum(wide(x) * wide(y))
@@ -62,7 +61,7 @@ def made_up(needs: Sequence[str], p: Any, g: Any, sign: float) -> dict[str, Any]
 def in_numpy(
     needs: Sequence[str], ps: Sequence[Any], gs: Sequence[Any], sign: float
 ) -> dict[str, Any]:
-    """The same value, gradient and function for a reference: of lists of arrays, in float64."""
+    """The same arguments for a reference: lists of arrays, in float64."""
     long = lambda xs: np.concatenate([np.ravel(x).astype(np.float64) for x in xs])
     p, g = long(ps), long(gs)
     searched = bool(set(FUNCTIONS) & set(needs))
@@ -78,7 +77,7 @@ def in_numpy(
 
 
 def code(needs: tuple[str, ...], extra: Any, sign: float) -> str:
-    """Lines after which `tx` (or `supplied(rule)`) supplies itself with the arguments it needs."""
+    """Lines of a reproducer that supply the extra arguments to `tx` (or by `supplied(rule)`)."""
     if not needs and extra is None:
         return ""
     given = ["grad=g" if sign > 0 else "grad=jax.tree.map(jnp.negative, g)"] * ("grad" in needs)

@@ -1,4 +1,4 @@
-"""What a law needs beyond JAX and Optax, imported where it is asked for: saving and growth."""
+"""Helpers of laws with further dependencies, imported lazily: saving and growth."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from trainkit.laws.protocol import first_line
 
 
 def by_msgpack(state: Any) -> Any:
-    """The state through Flax's bytes; typed random keys travel as the numbers they hold.
+    """The state after a round trip through Flax's bytes; typed random keys are saved as integers.
 
-    Flax's bytes know containers and its own classes. Modules of another library, which are nodes of
-    a tree to JAX, travel as the list of their leaves, as who saves them so has to do it.
+    Flax serialises containers and its own classes. Modules of other libraries, which are pytree
+    nodes, are saved as a list of leaves.
     """
     from flax import serialization
 
@@ -39,7 +39,7 @@ def by_msgpack(state: Any) -> Any:
 
 
 def by_leaves(state: Any) -> bool:
-    """Whether a state has nodes that Flax's bytes do not know."""
+    """Whether a state has nodes that Flax cannot serialise."""
     return any(_is_foreign(node) for node in _nodes(state))
 
 
@@ -59,7 +59,7 @@ def _is_foreign(node: Any) -> bool:
 
 
 def by_orbax(state: Any) -> Any:
-    """The state through a checkpoint on disk."""
+    """The state after a round trip through an Orbax checkpoint on disk."""
     import orbax.checkpoint as ocp
 
     with tempfile.TemporaryDirectory() as folder, ocp.StandardCheckpointer() as saver:
@@ -69,7 +69,7 @@ def by_orbax(state: Any) -> Any:
 
 
 def grown(tx: Any, state: Any, copies: Any, f: float, params: Any, new: Any) -> Any:
-    """The state of `tx` where the last axis of "b" and "w" is copied; gradients shrink by f.
+    """The state of `tx` after the last axis of "b" and "w" was copied; f is the gradient factor.
 
     Raises:
       NotApplicable: the state does not grow.

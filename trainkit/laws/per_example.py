@@ -1,8 +1,8 @@
-"""Rules whose gradients are not shaped like the parameters, made to look like those that are.
+"""Adapters for rules whose gradients do not have the shapes of the parameters.
 
-The laws give every rule one gradient for a tree of parameters of any shape. A rule that takes one
-gradient per example is given four of them, multiples of the one; a rule for matrices is given every
-leaf as a matrix. What it returns has the parameters' shapes again, so that every law applies.
+The laws pass one gradient with the shapes of the parameters. A rule for per-example gradients gets
+four multiples of it. A rule for matrices gets every leaf as a matrix. The updates are converted
+back to the shapes of the parameters, so that every law applies.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-FACTORS = (2.0, -0.5, 0.25, 1.0)  # powers of two, so that they round nothing
+FACTORS = (2.0, -0.5, 0.25, 1.0)  # powers of two, so that multiplication is exact
 
 
 def adapted(tx: Any, claims: Mapping[str, Any]) -> Any:
-    """`tx`, between what the laws give and what it takes; itself where it claims neither."""
+    """`tx` as a rule for gradients with the shapes of the parameters, by its claims."""
     if claims.get("per example"):
         return around(tx, each=examples)
     if claims.get("matrices"):
@@ -46,7 +46,7 @@ def around(tx: Any, each: Any, params: Any = lambda x: x) -> Any:
 def as_taken(
     claims: Mapping[str, Any], gs: list[Any], ps: list[Any]
 ) -> tuple[list[Any], list[Any]]:
-    """Gradients and parameters as the adapted rule takes them, in NumPy: for its reference."""
+    """Gradients and parameters in the form that the rule takes, in NumPy, for its reference."""
     if claims.get("per example"):
         return [np.stack([x.dtype.type(k) * x for k in FACTORS]) for x in gs], ps
     if claims.get("matrices"):
@@ -59,13 +59,13 @@ def examples(x: Any) -> Any:
 
 
 def matrix(x: Any) -> Any:
-    """Leaves of rank 2 as they are; others as one row, or as their first axis against the rest."""
+    """A leaf as a matrix: one row if its rank is at most 1, else first axis times others."""
     rows = x.shape[0] if x.ndim > 1 else 1
     return x.reshape(rows, x.size // rows if rows else 0)
 
 
 def code(claims: Mapping[str, Any]) -> str:
-    """Lines that do the same to the `tx` of a reproducer."""
+    """Lines of a reproducer that adapt its `tx` in the same way."""
     if claims.get("per example"):
         what, each, params = "one gradient per example", _EXAMPLES, "x"
     elif claims.get("matrices"):

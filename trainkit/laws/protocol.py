@@ -20,7 +20,7 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def ordinary() -> Iterator[None]:
-    """The user's usual settings: standard promotion, warnings not errors, NumPy quiet."""
+    """Default settings: standard dtype promotion, warnings not as errors, no NumPy warnings."""
     with (
         jax.numpy_dtype_promotion("standard"),
         warnings.catch_warnings(),
@@ -35,11 +35,11 @@ def is_transformation(x: Any) -> bool:
 
 
 def build(made: Any) -> Any:
-    """The transformation itself, from one or from a zero-argument factory.
+    """The transformation, from a transformation or a factory without arguments.
 
     Raises:
-      TypeError: it is neither, or the factory needs arguments or returns something else.
-      ValueError: the factory raised; the cause is chained.
+      TypeError: it is neither, or the factory needs arguments or returns another type.
+      ValueError: the factory raises.
     """
     if is_transformation(made) and not inspect.isclass(made):
         return paired(made)
@@ -83,7 +83,7 @@ def build(made: Any) -> Any:
 
 
 def paired(tx: Any) -> Any:
-    """The pair that chains take; an object with the two methods (`optax.MultiSteps`) has one."""
+    """The (init, update) pair of a transformation, or of an object such as `optax.MultiSteps`."""
     if isinstance(tx, tuple):
         return tx
     return optax.GradientTransformation(tx.init, tx.update)

@@ -1,4 +1,4 @@
-"""What a check found, as data and as a table that a person can read."""
+"""`Report`: the results of a check, as data and as a text table."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Failure:
     Attributes:
       law: the name of the law.
       statement: the law, in one sentence.
-      message: what was found instead.
-      level: "standard" or "strict": how ordinary the use is in which it shows.
+      message: the finding.
+      level: "standard" or "strict".
       counterexample: the shrunk input, a dict (parameters, gradients, step, expected, found, …).
-      reproducer: a Python program that needs only jax and optax and ends in an error.
-      reference, tolerance: where the law comes from and what counted as agreement.
-      hides: where the rule crashed, the other laws in which it crashed at the same place.
+      reproducer: a Python program that needs only jax and optax, and ends in an error.
+      reference, tolerance: the source of the law, and the tolerance of the comparison.
+      hides: for a crash, the other laws in which the rule crashed at the same place.
     """
 
     law: str
@@ -48,7 +48,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one law."""
+    """The outcome of one law."""
 
     law: str
     group: str
@@ -59,7 +59,7 @@ class Result:
 
 
 class LawError(AssertionError):
-    """Raised by `Report.raise_for_failures`: some law is broken."""
+    """Raised by `Report.raise_for_failures` if a law is broken."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class Report:
     """The outcome of `check` or `check_schedule`; print it.
 
     Attributes:
-      subject: what was checked, in words.
-      level: the level that was asked for.
-      results: one entry a law, in order.
-      failures: one entry a violation; several may belong to one law.
-      notes: what a reader should know (an inferred learning rate, a missing second device, …).
+      subject: the name of the checked rule or schedule.
+      level: the requested level.
+      results: one entry for each law, in order.
+      failures: one entry for each violation; one law may have several.
+      notes: remarks (an inferred learning rate, a missing second device, …).
     """
 
     subject: str
@@ -83,12 +83,12 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether every law that was checked holds."""
+        """Whether every checked law holds."""
         return not self.failures
 
     @property
     def not_reached(self) -> tuple[str, ...]:
-        """The laws that there was no time for: a limit ran out, or somebody pressed Ctrl-C."""
+        """The laws that were not tried, because of the time limit or Ctrl-C."""
         return tuple(r.law for r in self.results if r.outcome == "not reached")
 
     def __bool__(self) -> bool:
@@ -128,7 +128,7 @@ class Report:
         return "\n".join(lines)
 
     def raise_for_failures(self) -> Report:
-        """Raises `LawError` (an `AssertionError`) with the whole report where a law is broken."""
+        """Raises `LawError` (an `AssertionError`) with the whole report if a law is broken."""
         if self.failures:
             raise LawError("\n" + str(self))
         return self

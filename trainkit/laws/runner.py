@@ -1,4 +1,4 @@
-"""How laws are run on a subject: one after the other, each with an outcome and its failures."""
+"""Runs laws on a subject, in order, and collects outcomes and failures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainkit.laws.protocol import ordinary
 from trainkit.laws.report import Failure, Outcome, Report, Result
 from trainkit.laws.reproducers import source
 
-# Claims that mean nothing without a reference or a value.
+# Claims that need a reference or a value.
 NEED_A_VALUE = ("oracle",)
 
 
@@ -24,14 +24,14 @@ def run(
     subject: Any, laws: Sequence[Law], code: Callable[[], str], words: str, asked: bool,
     progress: bool | None = None,
 ) -> Report:  # fmt: skip
-    """Every law on the subject, in order, until the time is up or somebody presses Ctrl-C.
+    """Runs every law on the subject, in order, until the time limit or Ctrl-C.
 
     Args:
       subject: a `Subject` or a `ScheduleSubject`.
-      code: makes the lines of a reproducer that make the rule; called where something fails.
-      words: what the subject is called in the report.
-      asked: whether the laws were named: then unclaimed and strict ones are tried as well.
-      progress: whether a line on the terminal says which law is tried; `None`: if there is one.
+      code: returns the lines of a reproducer that define the rule; called for failures.
+      words: the name of the subject in the report.
+      asked: whether the user named the laws; then laws without a claim and strict laws run too.
+      progress: whether to print the current law on the terminal; `None`: if there is a terminal.
     """
     results: list[Result] = []
     began = subject.clock.began
@@ -72,7 +72,7 @@ def run(
 
 
 def _unasked(subject: Any, law: Law, asked: bool) -> tuple[Outcome, str, list[Violation]] | None:
-    """What is said of a law that the subject need not obey; None where it is to be tried."""
+    """The outcome of a law that is not run, with the reason; `None` for a law to run."""
     excepted = claiming.excepted(subject.claims, law.name)
     if excepted:
         return "excepted", excepted, []
@@ -101,7 +101,7 @@ def _outcome(
 
 
 def _show(progress: bool | None, text: str) -> None:
-    """One line on the terminal, over the one before; an empty text clears it."""
+    """Prints one line on the terminal over the last one; an empty text clears it."""
     if progress or (progress is None and sys.stderr.isatty()):
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 

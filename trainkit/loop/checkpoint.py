@@ -14,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,10 +24,14 @@ from typing import Any, TypeVar
 import jax
 
 from trainkit._core import validation
+from trainkit._core.processes import alone, by_writer, from_writer, is_writer
+from trainkit._core.run_files import remove
 from trainkit._core.versions import versions
+from trainkit.loop.saved.containers import to_json
 from trainkit.loop.saved.failures import attempt
 from trainkit.loop.saved.info import own_parts
-from trainkit.loop.saved.leaves import is_key, key_kind, leaves_by_name, on_host
+from trainkit.loop.saved.leaves import is_key, key_kind, leaves_by_name, on_host, paths_by_name
+from trainkit.loop.saved.newest import newest
 from trainkit.loop.saved.retention import Retention
 from trainkit.loop.saved.step import (
     CheckpointError,
@@ -36,6 +40,9 @@ from trainkit.loop.saved.step import (
     step_info,
     steps_in,
 )
+from trainkit.loop.transfer.restore import restore
+
+__all__ = ["CheckpointError", "Checkpointer", "DamagedError", "restore", "save"]
 
 PyTree = Any
 T = TypeVar("T")
@@ -128,38 +135,27 @@ class Checkpointer:
           DamagedError: the one asked for, or every one, is not what was written. Without a
             `step`, a damaged one is passed over with a warning.
         """
-        return self._read(step, lambda step: read_step(self.folder, step, like))
+        return self._read(step, lambda step: read_step(self.folder, step, like), agreed=True)
 
-    def _read(self, step: int | None, read: Callable[[int], T]) -> T:
+    def _read(self, step: int | None, read: Callable[[int], T], *, agreed: bool = False) -> T:
         self.wait()
         if step is None:
-            return self.newest(read, warnings.warn)
+            return self.newest(read, warnings.warn, agreed=agreed and not alone())
         if step not in (steps := self.steps):
             raise CheckpointError(
                 f"There is no checkpoint of step {step} in {self.folder}; there are {steps}."
             )
         return read(step)
 
-    def newest(self, read: Callable[[int], T], say: Callable[[str], None]) -> T:
-        """What `read` makes of the newest step that is whole; `say` is told of the others."""
-        while True:
-            steps, errors = self.steps, []
-            for step in reversed(steps):
-                try:
-                    found = read(step)
-                except DamagedError as error:
-                    errors.append(error)
-                    # One that is gone was deleted by the run that is writing here.
-                    if (self.folder / str(step)).exists():
-                        self._damaged.add(step)
-                else:
-                    for skipped in errors:
-                        say(f"{skipped} The one of step {step} is used instead.")
-                    return found
-            if not steps:
-                raise CheckpointError(f"There is no checkpoint in {self.folder}.")
-            if set(self.steps) <= set(steps):
-                raise DamagedError("\n".join(map(str, errors)))
+    def newest(
+        self, read: Callable[[int], T], say: Callable[[str], None], *, agreed: bool = False
+    ) -> T:
+        """What `read` makes of the newest step that is whole; `say` is told of the others.
+
+        Where it is `agreed`, all processes read the steps that the writer sees.
+        """
+        steps = (lambda: from_writer(self.steps)) if agreed else (lambda: self.steps)
+        return newest(self.folder, read, say, steps=steps, damaged=self._damaged, once=agreed)
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -196,9 +192,11 @@ class Checkpointer:
         record = {
             **(info or {}),
             "_step": step,
+            "_time": time.time(),
             "_processes": jax.process_count(),
             "_versions": versions(),
             "_leaves": {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in arrays.items()},
+            "_ways": {name: to_json(path) for name, path in paths_by_name(state).items()},
             "_keys": {name: key_kind(leaf) for name, leaf in leaves.items() if is_key(leaf)},
         }
         if score is not None and math.isfinite(score):
@@ -227,10 +225,7 @@ class Checkpointer:
             return
         import orbax.checkpoint as ocp
 
-        self.sweep()
-        for step in self._damaged & set(steps_in(self.folder)):
-            shutil.rmtree(self.folder / f"{DAMAGED}{step}", ignore_errors=True)
-            (self.folder / str(step)).rename(self.folder / f"{DAMAGED}{step}")
+        by_writer(self._put_aside)
         self._damaged = set()
         self._writer = ocp.CheckpointManager(
             self.folder,
@@ -242,17 +237,26 @@ class Checkpointer:
             ),
         )
 
+    def _put_aside(self) -> None:
+        self.sweep()
+        for step in self._damaged & set(steps_in(self.folder)):
+            remove(self.folder / f"{DAMAGED}{step}")
+            (self.folder / str(step)).rename(self.folder / f"{DAMAGED}{step}")
+
     def sweep(self) -> None:
         """Removes what a killed run left half written or half deleted; for who may save here."""
-        if jax.process_index() == 0:
+        if is_writer():
             for left in self.folder.glob(UNFINISHED):
-                shutil.rmtree(left, ignore_errors=True)
+                remove(left)
             self._delete()
 
     def _delete(self) -> None:
+        deleted = self.folder / DELETED
+        if deleted.is_symlink():  # whoever put it there, what it leads to is not ours to delete
+            remove(deleted)
         # What is in it, not the folder itself, into which a step may just be moved.
-        for step in (self.folder / DELETED).glob("*"):
-            shutil.rmtree(step, ignore_errors=True)
+        for step in deleted.glob("*") if is_writer() else ():
+            remove(step)
 
     def wait(self) -> None:
         """Returns once everything is on disk; raises what went wrong in writing."""
@@ -269,18 +273,13 @@ class Checkpointer:
     def __enter__(self) -> Checkpointer:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, error: object, *_: object) -> None:
+        # To close is to wait for processes that, after an error in this one, wait for it.
+        if error is None or alone():
+            self.close()
 
 
 def save(folder: str | os.PathLike, state: PyTree, *, info: dict[str, Any] | None = None) -> None:
     """Saves one state into a new folder, and returns once it is on disk."""
     with Checkpointer(folder) as checkpoints:
         checkpoints.save(0, state, info=info)
-
-
-def restore(folder: str | os.PathLike, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-    """The latest state in a folder, like `Checkpointer.restore`."""
-    if not Path(folder).is_dir():
-        raise CheckpointError(f"There is no checkpoint folder {Path(folder).absolute()}.")
-    return Checkpointer(folder).restore(like)

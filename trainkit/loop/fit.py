@@ -12,11 +12,13 @@ from typing import Any
 import jax
 
 from trainkit._core import validation
+from trainkit._core.identity import lasting
+from trainkit._core.processes import alone, is_writer, same
 from trainkit._core.run_files import CHECKPOINTS
 from trainkit.data.stacked import Stacked
 from trainkit.loop.checkpoint import Checkpointer
 from trainkit.loop.ending import ending
-from trainkit.loop.hooks import Hook
+from trainkit.loop.hooks import Hook, named
 from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import FitResult
 from trainkit.loop.resumption import resume
@@ -29,6 +31,7 @@ from trainkit.loop.summary import write_summary
 from trainkit.report.html import write_report
 from trainkit.report.progress import Progress
 from trainkit.step.state import TrainState
+from trainkit.transforms.wrappers.average import averaged
 
 PyTree = Any
 
@@ -57,6 +60,7 @@ def fit(
     log_every: int = 50,
     prefetch: int = 2,
     stop_nonfinite: bool = True,
+    averages: bool | int = False,
     progress: bool = True,
     report: bool = True,
 ) -> FitResult:
@@ -66,6 +70,9 @@ def fit(
     and saved. After Ctrl-C the result is returned; any other signal is then passed on to the
     handler that was there before, so that a script without one ends as that signal ends it, and
     its scheduler does not take it for done.
+
+    In several processes (`trainkit.distributed`) every one calls it alike. A signal to one of them
+    stops all at one step; process 0 writes the folder, and all write the arrays.
 
     Args:
       step: `state, metrics = step(state, batch)`, from `make_train_step` or one's own. Its
@@ -97,6 +104,10 @@ def fit(
       stop_nonfinite: whether the run ends when a logged loss (of a step that does not leave such
         out) or a parameter that is to be saved is not finite. Such a state is never saved, and
         the last good one is given back where there is an output folder.
+      averages: whether `evaluate` sees the averages that `trainkit.transforms.average_params`
+        keeps, in the place of the parameters. The model's running statistics (BatchNorm's) are
+        then computed anew for them, on the next 64 batches or on as many as an integer says; see
+        `trainkit.refresh_statistics`. Training goes on from the parameters themselves.
       progress: whether to show how it goes: a bar in a terminal, else a line an evaluation.
       report: whether to write `report.html` into `out`.
 
@@ -120,6 +131,7 @@ def fit(
     validation.choice("resume", resume, RESUME)
     _check_options(eval_every, checkpoint_every, log_every, keep, best_mode)
     _check_end(budget, data, early_stopping)
+    _check_averages(averages, step, state, data)
     _check_fit(step, data, budget, out)
     run = Session(
         step=step,
@@ -136,8 +148,10 @@ def fit(
         log_every=log_every,
         prefetch=prefetch,
         stop_nonfinite=stop_nonfinite,
+        averages=averages,
         resume=resume,
     )
+    _check_alike(run, keep, config, out)
     if out is not None and not isinstance(out, RunFolder):
         RunFolder.check(out, config, overwrite=overwrite, same=resume == RESUME[0])
     _check_first_batch(step, data)
@@ -157,14 +171,14 @@ def _run(
             )
             run.checkpoints.sweep()
         stack.enter_context(run.interrupts)
-        run.progress = stack.enter_context(Progress(progress))
+        run.progress = stack.enter_context(Progress(progress and is_writer()))
         resume(run)
         log = None
-        if folder is not None:
+        if folder is not None and is_writer():
             log = stack.enter_context(MetricsLog(folder.path, position=run.log_position))
         run.open_log(log)
         result = ending(run, run.until_stopped())
-        if run.folder is not None:
+        if run.folder is not None and is_writer():
             # Both can be made again from what is there: no reason to lose a result.
             try:
                 write_summary(run.folder, result)
@@ -201,6 +215,23 @@ def _check_end(budget: Budget, data: Any, early_stopping: EarlyStopping | None) 
         )
 
 
+def _check_averages(averages: Any, step: Any, state: Any, data: Any) -> None:
+    if not isinstance(averages, bool):
+        validation.integer("averages", averages, hint="True, False or a number of batches")
+    if averages is False:
+        return
+    averaged(state)
+    if jax.tree.leaves(state.model_state) and not (
+        hasattr(step, "loss_fn") and hasattr(data, "draw")
+    ):
+        raise ValueError(
+            f"averages={averages} computes the model's statistics anew, which needs a step from "
+            "make_train_step and data with draw, such as trainkit.data.Sampler. Without them let "
+            "evaluate do it: trainkit.refresh_statistics(model, trainkit.transforms.swap(state), "
+            "batches)."
+        )
+
+
 def _check_fit(step: Any, data: Any, budget: Budget, out: Any) -> None:
     """Refuses a step and data that the budget and the folder ask too much of."""
     if budget.epochs is not None and not hasattr(data, "position"):
@@ -220,6 +251,26 @@ def _check_fit(step: Any, data: Any, budget: Budget, out: Any) -> None:
         )
     if out is not None:
         data_position.to_json(data.position)
+
+
+def _check_alike(run: Session, keep: int, config: Any, out: Any) -> None:
+    """Refuses processes that would go different ways."""
+    if alone():
+        return
+    options = dataclasses.asdict(run.budget) | {
+        "keep": keep,
+        "config": lasting(config or {}, "config"),
+        "out": str(getattr(out, "path", out)),
+        "early_stopping": repr(run.early_stopping),
+        "hooks": list(named(run.hooks)),
+        "evaluate": run.evaluate is not None,
+    }
+    names = ("eval_every", "checkpoint_every", "log_every", "prefetch", "stop_nonfinite", "resume")
+    options |= {name: getattr(run, name) for name in (*names, "best_metric", "best_mode")}
+    for name in ("size", "batch_size", "seed", "shuffle", "steps_per_epoch"):
+        options[f"data.{name}"] = getattr(run.data, name, None)
+    options["data.position"] = repr(getattr(run.data, "position", None))
+    same(options, "give fit the same in every process.")
 
 
 def _check_first_batch(step: Any, data: Any) -> None:

@@ -1,7 +1,7 @@
-"""Runs that grow: a list of stages, each trained until its trigger fires, then grown into the next.
+"""Progressive training: a list of stages, each trained until its trigger fires, then grown.
 
-Input: stages, data and a budget. Output: the trained state, what happened and what it cost. `run`
-is the function, `hook` takes the loop of `fit` through the stages; read them in this order.
+Input: stages, data and a budget. Output: the trained state, the history of the run, and its cost.
+`run` is the public function; `hook` drives the loop of `fit` through the stages. Read `run` first.
 """
 
 from trainkit.progressive.probe import Price, Probe

@@ -1,7 +1,8 @@
-"""Regularisation and knowledge transfer: small pure functions, each used by itself.
+"""Regularisation and knowledge transfer: small pure functions, each usable alone.
 
-`targets` changes what is learned, `examples` which examples count, `pruning` which weights stay,
-`ensembles` how many models there are.
+Input and output: losses, batches or parameters. `targets` changes labels, `examples` weights
+examples, `pruning` masks parameters, and `ensembles` trains several models at once.
+Read `targets` first.
 """
 
 from trainkit.regularise.ensembles import ensemble_init, ensemble_loss

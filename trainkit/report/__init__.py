@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar, plots, a page of HTML.
+"""Reports on a run: a progress bar, plots, and an HTML page.
 
 Input: the folder of a run, read as plain data (`run_data`). Output: text, SVG and `report.html`.
 Read `html` first.

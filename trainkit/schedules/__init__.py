@@ -1,6 +1,8 @@
-"""Schedules: functions of an integer step, and pure state that reacts to a validation metric.
+"""Schedules: functions of an integer step, and states that react to a validation metric.
 
-Input: numbers. Output: `step -> value`, jittable, for every int32. Read `steps` first.
+Input: numbers. Output: `step -> value`, jittable, finite for every int32 step. `decay` and `phases`
+hold the schedules, and `plateau` the reactive ones. `steps` is the arithmetic on step counts. Read
+`decay` first.
 """
 
 from trainkit.schedules.decay import (

@@ -1,4 +1,4 @@
-"""Schedules that decay from a first value: functions of an integer step t."""
+"""Decay schedules: functions of an integer step t."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def exponential(
 ) -> Schedule:
     """η(t) = max(end, η₀ r^(t/T)), T = `steps`; ⌊t/T⌋ in the exponent with `staircase`.
 
-    A rate above 1 grows, and needs an `end` above η₀ at which it stops.
+    With a rate above 1 the value grows, up to an `end` above η₀.
     Optax: `optax.exponential_decay`.
 
     Raises:
-      ValueError: a negative or non-finite value, a rate of 0, a growth without an end, T < 1.
+      ValueError: a negative or non-finite value, a rate of 0, a rate above 1 without `end`, T < 1.
 
     >>> print(exponential(1.0, 0.5, steps=10)(20))
     0.25
@@ -58,9 +58,9 @@ def exponential(
 
 
 def step(init: float, factor: float = 0.1, every: int = 30) -> Schedule:
-    """η(t) = η₀ γ^⌊t/T⌋: times γ = `factor` every T = `every` steps.
+    """η(t) = η₀ γ^⌊t/T⌋: multiplied by γ = `factor` every T = `every` steps.
 
-    Optax: `optax.exponential_decay(staircase=True)`. For epochs, multiply by the steps in one.
+    Optax: `optax.exponential_decay(staircase=True)`. For epochs, multiply by the steps per epoch.
 
     >>> [round(float(step(1.0, 0.1, every=30)(t)), 4) for t in (29, 30, 60)]
     [1.0, 0.1, 0.01]
@@ -72,9 +72,9 @@ def step(init: float, factor: float = 0.1, every: int = 30) -> Schedule:
 
 
 def multi_step(init: float, boundaries: Sequence[int], factor: float = 0.1) -> Schedule:
-    """η(t) = η₀ γ^#{b : t ≥ b}: times γ = `factor` at each boundary.
+    """η(t) = η₀ γ^#{b : t ≥ b}: multiplied by γ = `factor` at each boundary.
 
-    The new value holds *from* its boundary on. Optax: `optax.piecewise_constant_schedule`.
+    The new value is used from its boundary on. Optax: `optax.piecewise_constant_schedule`.
 
     >>> [round(float(multi_step(1.0, [30, 80])(t)), 4) for t in (29, 30, 80)]
     [1.0, 0.1, 0.01]
@@ -88,12 +88,13 @@ def multi_step(init: float, boundaries: Sequence[int], factor: float = 0.1) -> S
 def piecewise_constant(
     boundaries: Sequence[int], values: Sequence[float], *, _of: str = "piecewise_constant"
 ) -> Schedule:
-    """η(t) = values[i] for boundaries[i−1] ≤ t < boundaries[i]: one value more than boundaries.
+    """η(t) = values[i] for boundaries[i−1] ≤ t < boundaries[i]; one value more than boundaries.
 
-    Keras' changes after its boundary (t > b); this one at it. Optax's takes factors, not values.
+    Keras changes the value after its boundary (t > b), this schedule at it. Optax takes factors
+    instead of values.
 
     Raises:
-      ValueError: boundaries out of order, or another number of values.
+      ValueError: boundaries out of order, or a wrong number of values.
 
     >>> s = piecewise_constant([10, 20], [1.0, 0.5, 0.1])
     >>> [round(float(s(t)), 4) for t in (0, 9, 10, 19, 20)]
@@ -117,10 +118,9 @@ def piecewise_constant(
 def polynomial(
     init: float, end: float, steps: int, *, power: float = 1.0, begin: int = 0
 ) -> Schedule:
-    """η(t) = end + (η₀ − end) (1 − s)^power, s = (t − begin)/`steps` held within [0, 1].
+    """η(t) = end + (η₀ − end) (1 − s)^power, s = (t − begin)/`steps` clipped to [0, 1].
 
-    Optax: `optax.polynomial_schedule`, which is NaN under jit after its end where the power is
-    fractional.
+    Optax: `optax.polynomial_schedule`, which is NaN under jit after its end for fractional powers.
 
     >>> [float(polynomial(1.0, 0.0, 10, power=0.5)(t)) for t in (0, 10, 2**31 - 1)]
     [1.0, 0.0, 0.0]
@@ -135,7 +135,7 @@ def polynomial(
 
 
 def linear(init: float, end: float, steps: int, *, begin: int = 0) -> Schedule:
-    """η(t) = η₀ + (end − η₀) s, s = (t − begin)/`steps` held within [0, 1].
+    """η(t) = η₀ + (end − η₀) s, s = (t − begin)/`steps` clipped to [0, 1].
 
     Optax: `optax.linear_schedule`.
 
@@ -159,7 +159,7 @@ def inverse_time(init: float, steps: int) -> Schedule:
 def inverse_sqrt(init: float, steps: int = 1) -> Schedule:
     """η(t) = η₀ / √(1 + t/T), T = `steps`: the transformer's decay, finite at 0. Not in Optax.
 
-    "Attention Is All You Need" is this after a linear warm-up: `warmup(inverse_sqrt(η, n), n)`.
+    "Attention Is All You Need" uses it after a linear warm-up: `warmup(inverse_sqrt(η, n), n)`.
 
     >>> print(inverse_sqrt(1.0, 1)(3))
     0.5
@@ -172,7 +172,7 @@ def inverse_sqrt(init: float, steps: int = 1) -> Schedule:
 
 
 def dynamic(init: float) -> Schedule:
-    """η(t) = η₀ / (1 + √t), that of "dynamic" gradient descent. Not in Optax.
+    """η(t) = η₀ / (1 + √t), the schedule of "dynamic" gradient descent. Not in Optax.
 
     >>> print(dynamic(1.0)(4))
     0.33333334
@@ -182,7 +182,7 @@ def dynamic(init: float) -> Schedule:
 
 
 def cosine(init: float, steps: int, end: float = 0.0) -> Schedule:
-    """η(t) = end + (η₀ − end) (1 + cos(π s))/2, s = t/`steps` held within [0, 1].
+    """η(t) = end + (η₀ − end) (1 + cos(π s))/2, s = t/`steps` clipped to [0, 1].
 
     `end` is a value, not a fraction of η₀. Optax: `optax.cosine_decay_schedule`.
 
@@ -198,17 +198,17 @@ def cosine(init: float, steps: int, end: float = 0.0) -> Schedule:
 
 
 def _cosine(init: Any, end: Any, s: jax.Array) -> jax.Array:
-    # sin² rather than 1 + cos: exactly 1 at the start, and no cancellation at the end.
+    # sin² instead of 1 + cos: exactly 1 at the start, and no cancellation at the end.
     return end + (init - end) * jnp.sin(jnp.pi / 2 * (1 - s)) ** 2
 
 
 def cosine_restarts(
     init: float, steps: int, *, growth: int = 1, factor: float = 1.0, end: float = 0.0
 ) -> Schedule:
-    """Cosine decay over `steps`, then again from γⁱ η₀ over growthⁱ · `steps`, for ever.
+    """Cosine decay over `steps`, then again from γⁱ η₀ over growthⁱ · `steps`, without end.
 
-    In cycle i, a share s of it gone, η = end + (pᵢ − end)(1 + cos π s)/2 with the peak
-    pᵢ = max(γⁱ η₀, min(η₀, end)), γ = `factor`. At a restart the value is already the new peak.
+    At the fraction s of cycle i, η = end + (pᵢ − end)(1 + cos π s)/2, with the peak
+    pᵢ = max(γⁱ η₀, min(η₀, end)) and γ = `factor`. The step of a restart has the new peak.
     Optax: `optax.sgdr_schedule`, from a list of cycles.
 
     >>> s = cosine_restarts(1.0, 10, growth=2)
@@ -223,7 +223,7 @@ def cosine_restarts(
     validation.integer("steps", steps, of)
     validation.integer("growth", growth, of)
     validation.number("factor", factor, of, above=0, most=1)
-    # Integer arithmetic throughout: a cycle found through a logarithm is off by one at a restart.
+    # Integer arithmetic: a cycle computed by a logarithm may be off by one at a restart.
     starts, size = [0], steps
     while growth > 1 and starts[-1] + size <= LAST:
         starts.append(starts[-1] + size)

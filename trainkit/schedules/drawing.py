@@ -1,4 +1,4 @@
-"""Drawing schedules."""
+"""Plots of schedules."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def plot(
     log: bool = False,
     ax: Any = None,
 ) -> Any:
-    """Draws one schedule, several, or several with names over the first `steps` steps.
+    """Plots one or several schedules over the first `steps` steps.
 
     Args:
-      schedules: a schedule, a sequence of them, or a mapping from names to them.
-      steps: how many steps to draw, from 0.
-      path: where to save the picture, if anywhere; its ending is the format.
-      log: a logarithmic axis of values.
-      ax: Matplotlib axes to draw in, instead of a figure of its own.
+      schedules: a schedule, a sequence of schedules, or a mapping from names to schedules.
+      steps: the number of steps to plot, from 0.
+      path: the file for the picture, whose suffix is the format; `None`: not saved.
+      log: whether the value axis is logarithmic.
+      ax: Matplotlib axes to plot into; `None`: a new figure.
 
     Returns:
       The Matplotlib axes; `.figure` is the figure. No window is opened.
@@ -53,7 +53,7 @@ def plot(
         figure = Figure(figsize=(6, 3), layout="constrained")
         FigureCanvasAgg(figure)
         ax = figure.add_subplot()
-    # A few thousand points are more than a picture shows.
+    # A few thousand points are enough for a picture.
     t = np.unique(np.linspace(0, steps - 1, min(steps, 4096)).astype(np.int32))
     for name, schedule in lines.items():
         values = jax.vmap(schedule)(jnp.asarray(t))

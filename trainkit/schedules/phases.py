@@ -1,4 +1,4 @@
-"""Schedules of phases: warm-up, stable, decay; one cycle; joined and scaled ones."""
+"""Schedules with phases: warm-up, WSD, one cycle; joined and scaled schedules."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from trainkit.schedules.steps import (
 
 
 def warmup(schedule: Schedule | float, steps: int, *, init: float = 0.0) -> Schedule:
-    """Linear warm-up from `init` to the schedule's own start over `steps`, then the schedule.
+    """Linear warm-up from `init` to the schedule's first value over `steps`, then the schedule.
 
-    η(t) = init + (s(0) − init) t/n for t < n, then s(t − n): the peak is reached at step n, and the
-    schedule loses none of its own steps. `steps=0` is no warm-up.
+    η(t) = init + (s(0) − init) t/n for t < n = `steps`, then s(t − n). The peak is reached at step
+    n, and the schedule keeps its full length. `steps=0` means no warm-up.
 
     >>> from trainkit.schedules import constant
     >>> s = warmup(constant(1.0), 4)
@@ -60,19 +60,19 @@ def wsd(
     end: float = 0.0,
     shape: Literal["linear", "sqrt", "cosine"] = "linear",
 ) -> Schedule:
-    """Warmup, stable, decay: rises over `warmup` steps, stays, falls over `decay` steps.
+    """Warmup, stable, decay: rises over `warmup` steps, is constant, falls over `decay` steps.
 
-    η(t) = end + (peak − end) f(s) after warm-up, s = (t − decay_start)/decay held within [0, 1],
-    f(s) = 1 − s (linear), 1 − √s (sqrt, which Hägele et al. found best) or (1 + cos π s)/2.
+    η(t) = end + (peak − end) f(s) after warm-up, with s = (t − decay_start)/decay clipped to [0,
+    1], and f(s) = 1 − s (linear), 1 − √s (sqrt, best in Hägele et al.) or (1 + cos π s)/2 (cosine).
 
-    **The start of the decay can be moved while the run goes on.** `schedule(t, decay_start=n)`
-    takes it at run time, traced or not. Under `named` or `inject` it is in the state, so that
-    `set(state, "decay_start", n)` begins the decay at n without recompiling, and a run can be
-    extended by moving n on before it is reached. `decay_start=None` is: not yet.
+    **The start of the decay can be changed during a run.** `schedule(t, decay_start=n)` takes it at
+    run time, traced or not. With `named` or `inject` it is part of the state, so that
+    `set(state, "decay_start", n)` starts the decay at n without recompiling. A run can be extended
+    by increasing n before step n. `decay_start=None` means that there is no decay yet.
 
     Raises:
-      ValueError: negative or non-finite values, a decay of length 0, a start before the warm-up's
-        end.
+      ValueError: negative or non-finite values, a decay of length 0, or a decay that starts before
+        the end of the warm-up.
 
     >>> s = wsd(1.0, warmup=10, decay=10, decay_start=50)
     >>> [round(float(s(t)), 4) for t in (0, 5, 10, 50, 55, 60)]
@@ -100,7 +100,7 @@ def wsd(
     def schedule(count: Any, decay_start: Any = first) -> jax.Array:
         t = step_of(count)
         start = step_of(LAST if decay_start is None else decay_start)
-        # t ≥ start is asked first: int32 would overflow in the difference of the other case.
+        # Test t ≥ start first, because t − start could overflow int32 otherwise.
         done = jnp.where(t >= start, jnp.clip(t - jnp.minimum(start, t), 0, decay), 0)
         falling = end + (peak - end) * _FALLS[shape](ratio(done, decay))
         if warmup == 0:
@@ -111,7 +111,7 @@ def wsd(
     return _with_runtime(schedule, {"decay_start": first})
 
 
-# How far a schedule has still to fall, by the share of its decay that is over.
+# The remaining fraction of the decay, as a function of the elapsed fraction.
 _FALLS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "linear": lambda s: 1 - s,
     "sqrt": lambda s: 1 - jnp.sqrt(s),
@@ -128,9 +128,9 @@ def one_cycle(
     final_div: float = 1e4,
     shape: Literal["cosine", "linear"] = "cosine",
 ) -> Schedule:
-    """One cycle: from peak/div up to the peak over the first fraction, then down for the rest.
+    """One cycle: from peak/div up to the peak over the first fraction, then down to the end.
 
-    The end is peak/(div · final_div), at `steps`. Both halves are cosines or lines. Optax:
+    The final value at `steps` is peak/(div · final_div). Both phases are cosine or linear. Optax:
     `optax.cosine_onecycle_schedule`, `optax.linear_onecycle_schedule`.
 
     >>> s = one_cycle(1.0, 100, div=10.0)
@@ -163,10 +163,9 @@ def one_cycle(
 
 
 def join(schedules: Sequence[Schedule | float], boundaries: Sequence[int]) -> Schedule:
-    """One schedule after the other: `schedules[i]` from boundaries[i−1], counting from 0 there.
+    """One schedule after another: `schedules[i]` starts at boundaries[i−1], with its step 0.
 
-    Each is asked only for steps within its own part, so that none can be asked for what it has no
-    value for. Optax: `optax.join_schedules`.
+    Each schedule is evaluated only at its own steps. Optax: `optax.join_schedules`.
 
     Raises:
       ValueError: boundaries out of order, or not one fewer than the schedules.

@@ -1,4 +1,4 @@
-"""Reacting to a validation metric, as pure state: reduce on plateau, and stop early."""
+"""Reactions to a validation metric, as pure state: reduce on plateau, early stopping."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class PlateauState(NamedTuple):
 
     Attributes:
       best: float scalar, the best metric so far.
-      waited: int32 scalar, evaluations since it improved.
-      cooling: int32 scalar, evaluations left in which none is counted.
-      scale: float scalar, what to multiply the learning rate by.
-      reductions: int32 scalar, how often it was reduced.
+      waited: int32 scalar, evaluations since the last improvement.
+      cooling: int32 scalar, remaining evaluations of the cooldown.
+      scale: float scalar, the factor on the learning rate.
+      reductions: int32 scalar, the number of reductions.
     """
 
     best: jax.Array
@@ -34,9 +34,9 @@ class StoppingState(NamedTuple):
 
     Attributes:
       best: float scalar, the best metric so far.
-      best_at: int32 scalar, the number of the evaluation it came from (0 is the first, −1 none).
-      evaluations: int32 scalar, how many there were.
-      waited: int32 scalar, evaluations since it improved.
+      best_at: int32 scalar, the number of the best evaluation (0 is the first, −1 none).
+      evaluations: int32 scalar, the number of evaluations.
+      waited: int32 scalar, evaluations since the last improvement.
       stop: bool scalar, whether to stop; it stays true.
     """
 
@@ -48,7 +48,7 @@ class StoppingState(NamedTuple):
 
 
 def _better(metric: Any, best: jax.Array, mode: str, min_delta: float) -> tuple[Any, Any]:
-    # NaN compares as not better, whichever way.
+    # NaN is never better.
     metric = jnp.asarray(metric).astype(best.dtype)
     better = metric < best - min_delta if mode == "min" else metric > best + min_delta
     return better, jnp.where(better, metric, best)
@@ -66,19 +66,19 @@ def _zero() -> jax.Array:
 class reduce_on_plateau:
     """Multiplies the rate by `factor` after `patience` evaluations without improvement.
 
-    `init()` makes the state, `update(state, metric)` the next one: pure, jittable and vmappable.
-    Take `state.scale` times the first rate, for instance with
+    `init()` returns the first state, and `update(state, metric)` the next one. Both are pure,
+    jittable and vmappable. Multiply the initial rate by `state.scale`, for instance with
     `transforms.set(opt_state, "learning_rate", rate * state.scale)`.
 
-    An evaluation improves when it is better than the best by more than `min_delta`; NaN never is.
-    The reduction comes *at* the patience-th evaluation without improvement in a row, as in Keras
-    (PyTorch waits for one more). After it, `cooldown` evaluations count nothing, and the scale does
-    not fall below `min_scale`. Optax: `optax.contrib.reduce_on_plateau`, a transformation that
-    wants the metric at every update.
+    An evaluation improves if it is better than the best by more than `min_delta`; NaN is never
+    better. The rate is reduced *at* the patience-th evaluation in a row without improvement, as in
+    Keras (PyTorch waits for one more). The next `cooldown` evaluations are not counted, and the
+    scale does not fall below `min_scale`. Optax: `optax.contrib.reduce_on_plateau`, a
+    transformation that needs the metric at every update.
 
     Raises:
       ValueError: a factor outside (0, 1), patience below 1, a negative min_delta, cooldown or
-        min_scale, another mode.
+        min_scale, or an unknown mode.
 
     >>> plateau = reduce_on_plateau(factor=0.2, patience=2)
     >>> state = plateau.init()
@@ -110,7 +110,7 @@ class reduce_on_plateau:
         return PlateauState(_worst(self.mode), _zero(), _zero(), one, _zero())
 
     def update(self, state: PlateauState, metric: Any) -> PlateauState:
-        """The state after an evaluation that gave `metric`."""
+        """The state after an evaluation with the result `metric`."""
         better, best = _better(metric, state.best, self.mode, self.min_delta)
         cold = state.cooling > 0
         waited = jnp.where(better | cold, 0, state.waited + 1)
@@ -120,7 +120,7 @@ class reduce_on_plateau:
             best=best,
             waited=jnp.where(reduce, 0, waited),
             cooling=jnp.where(reduce, self.cooldown, jnp.maximum(state.cooling - 1, 0)),
-            # A scale that is below the least already stays where it is.
+            # A scale that is already below the minimum does not change.
             scale=jnp.where(reduce, jnp.minimum(lower, state.scale), state.scale),
             reductions=state.reductions + reduce.astype(jnp.int32),
         )
@@ -128,13 +128,13 @@ class reduce_on_plateau:
 
 @dataclasses.dataclass(frozen=True)
 class early_stopping:
-    """Says to stop after `patience` evaluations without improvement in a row.
+    """Sets `stop` after `patience` evaluations in a row without improvement.
 
-    `init()` makes the state, `update(state, metric)` the next one; `state.stop` says whether, and
-    `state.best_at` which evaluation to restore. Pure, jittable and vmappable.
+    `init()` returns the first state, and `update(state, metric)` the next one. `state.stop` says
+    whether to stop, and `state.best_at` which evaluation to restore. Pure, jittable and vmappable.
 
     Raises:
-      ValueError: patience below 1, a negative min_delta, another mode.
+      ValueError: patience below 1, a negative min_delta, or an unknown mode.
 
     >>> stopping = early_stopping(patience=2, mode="max")
     >>> state = stopping.init()
@@ -162,7 +162,7 @@ class early_stopping:
         )
 
     def update(self, state: StoppingState, metric: Any) -> StoppingState:
-        """The state after an evaluation that gave `metric`."""
+        """The state after an evaluation with the result `metric`."""
         better, best = _better(metric, state.best, self.mode, self.min_delta)
         waited = jnp.where(better, 0, state.waited + 1)
         return StoppingState(

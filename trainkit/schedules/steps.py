@@ -1,4 +1,4 @@
-"""What a schedule is: a function of an integer step, safe for every int32."""
+"""Arithmetic on step counts, correct for every int32."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LAST = 2**31 - 1
 
 
 def step_of(count: Any, last: int | jax.Array = LAST) -> jax.Array:
-    """The step as int32, held within [0, last]."""
-    if isinstance(count, int | np.integer):  # of any size, as Python has them
+    """The step as int32, clipped to [0, last]."""
+    if isinstance(count, int | np.integer):  # Python integers may be of any size
         count = min(max(int(count), 0), LAST)
     count = jnp.asarray(count)
-    if count.dtype.itemsize < 4:  # whose range the bounds of int32 do not fit in
+    if count.dtype.itemsize < 4:  # the bounds of int32 do not fit in its range
         count = count.astype(jnp.int32)
     if jnp.issubdtype(count.dtype, jnp.floating):
         raise TypeError(
@@ -32,25 +32,25 @@ def step_of(count: Any, last: int | jax.Array = LAST) -> jax.Array:
 
 
 def real(x: Any) -> jax.Array:
-    """In the default float: float32, or float64 where the program has asked for that."""
+    """The value in JAX's default float dtype: float32, or float64 if x64 is enabled."""
     return jnp.asarray(x).astype(jnp.result_type(float))
 
 
 def fraction(count: Any, length: int, begin: int = 0) -> jax.Array:
-    """How far `count` has come from `begin` over `length` steps, in [0, 1].
+    """(count − begin) / length, clipped to [0, 1].
 
-    The difference is taken in int32, where it is exact, before anything is rounded.
+    The difference is computed in int32, where it is exact.
     """
     return ratio(jnp.clip(step_of(count) - begin, 0, length), length)
 
 
 def ratio(done: jax.Array, length: Any) -> jax.Array:
-    """done/length, held within [0, 1]: compiled, a division may round to just above 1."""
+    """done/length, clipped to [0, 1], because a compiled division may round to just above 1."""
     return jnp.clip(real(done) / length, 0, 1)
 
 
 def boundaries_of(given: Any, of: str, *, least: int = 1) -> list[int]:
-    """The boundaries as whole numbers in strictly increasing order; anything else is refused."""
+    """The boundaries as integers; refuses others than strictly increasing integers."""
     found = list(given)
     for number in found:
         validation.integer("every boundary", number, of, least=least)
@@ -63,7 +63,7 @@ def boundaries_of(given: Any, of: str, *, least: int = 1) -> list[int]:
 
 
 def as_schedule(of: str, given: Any, name: str = "schedule") -> Schedule:
-    """A schedule; a number stands for a constant one."""
+    """A schedule; a number becomes a constant schedule."""
     if callable(given):
         return given
     validation.number(name, given, of, least=0)

@@ -1,4 +1,4 @@
-"""Evaluation: (metric, weight) sums over every example once, whatever the batches' sizes."""
+"""The evaluation step: weighted sums of a loss and its metrics over batches of any size."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from jax.sharding import Mesh
 
 from trainkit._core import validation
 from trainkit._core.buffers import owned
+from trainkit._core.paths import named_leaves
+from trainkit._core.processes import ProcessError, alone, digests, gathered, in_step
 from trainkit._core.validation import steps
 from trainkit.placement import Placement, resolve
+from trainkit.placement.shares import from_shares, from_whole, is_global
 from trainkit.step.gradients import metric_sums
 from trainkit.step.in_flight import InFlight
 from trainkit.step.precision import Precision
@@ -30,15 +33,21 @@ def make_eval_step(
     devices: int | Sequence[jax.Device] | None = None,
     precision: Precision | str | None = None,
 ) -> EvalStep:
-    """The sums of a loss and its metrics on a batch, and their means over a data set.
+    """A compiled evaluation step: sums over a batch, and means over a data set.
 
     Args:
-      loss_fn: `(params, model_state, batch, rng) -> Loss`, or what `from_linen` and `from_nnx`
-        return, which is then used in evaluation mode.
-      placement, devices, precision: as for `make_train_step`, whose states it takes.
+      loss_fn: `(params, model_state, batch, rng) -> Loss`, or a result of `from_linen` or
+        `from_nnx`, which is used in evaluation mode.
+      placement, devices, precision: as for `make_train_step`. Its states can be used here.
 
-    A batch that does not divide by the number of devices, such as the last one, is computed whole
-    on each of them: nothing is padded, dropped or counted twice, for any loss function.
+    Returns:
+      An `EvalStep`.
+
+    A batch whose size is not a multiple of the number of devices (the last one, say) is computed
+    whole on each device. So every example counts exactly once, without padding.
+
+    In several processes a batch that all of them give alike is one batch; what differs is taken for
+    each one's share of the examples.
 
     >>> import jax.numpy as jnp, numpy as np, optax, trainkit
     >>> def loss_fn(params, model_state, batch, rng):
@@ -68,36 +77,56 @@ class EvalStep:
         self._in_flight = InFlight(self.placement)
 
     def __call__(self, state: TrainState, batch: PyTree) -> Sums:
-        """name -> (Σ total, Σ weight) on one batch, on the device; "loss" is one of the names."""
+        """name -> (Σ total, Σ weight) on one batch, device scalars; "loss" is one of the names."""
         batch = self.place_batch(batch)
         sums = self._jitted(state.params, state.model_state, batch, state.rng)
         self._in_flight.add(sums["loss"][0])
         return sums
 
     def over(self, state: TrainState, batches: Iterable[PyTree]) -> dict[str, float]:
-        """name -> Σ total / Σ weight over all batches, added up in float64 on the host.
+        """name -> Σ total / Σ weight over all batches, summed in float64 on the host.
 
         Raises:
-          ValueError: there is no batch, or no weight. (A metric that alone has none is NaN.)
+          ValueError: there is no batch, or the total weight of the loss is 0. (A metric whose own
+            total weight is 0 is NaN.)
         """
-        return means([self(state, batch) for batch in batches])
+        return means([self(state, batch) for batch in in_step(batches, "batches")])
 
     def place_batch(self, batch: PyTree) -> PyTree:
         """The batch on the devices: cut, or whole on each of them where it does not divide."""
-        even = validation.leading_size(batch, "batch") % self.placement.parts == 0
+        size = validation.leading_size(batch, "batch")
+        shares = _are_shares(batch, size)
+        size = size * jax.process_count() if shares else size
+        even = size % self.placement.parts == 0
         where = self.placement.batch_sharding(0) if even else self.placement.everywhere
-        return jax.device_put(owned(batch), where)
+        return from_shares(batch, where, 0) if shares else from_whole(owned(batch), where)
 
     def program(self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> Sums:
-        """The sums on one batch; pure."""
+        """The sums on one batch; a pure function."""
         cast = self.precision.to_compute
         loss = self.loss_fn(cast(params), model_state, cast(batch), rng)
         steps.loss(loss, model_state)
         return metric_sums(loss, self.precision)
 
 
+def _are_shares(batch: PyTree, size: int) -> bool:
+    """Whether the processes have different batches."""
+    if alone() or any(map(is_global, jax.tree.leaves(batch))):
+        return False
+    sizes, contents = zip(
+        *gathered([size, {name: digests(x) for name, x in named_leaves(batch).items()}]),
+        strict=True,
+    )
+    if len(set(sizes)) > 1:
+        raise ProcessError(
+            f"the processes have batches of {', '.join(map(str, sizes))} examples; give every "
+            "process as many, or all of them the whole batch."
+        )
+    return any(content != contents[0] for content in contents)
+
+
 def means(sums: Sequence[Sums]) -> dict[str, float]:
-    """name -> Σ total / Σ weight over some batches, added up in float64 on the host."""
+    """name -> Σ total / Σ weight over some batches, summed in float64 on the host."""
     fetched = jax.device_get(list(sums))
     if not fetched:
         raise ValueError("there is no batch to evaluate on.")
@@ -106,7 +135,7 @@ def means(sums: Sequence[Sums]) -> dict[str, float]:
         for name in fetched[0]
     }
     if totals["loss"][1] == 0:
-        raise ValueError("the weights of all batches add up to 0: there is nothing to mean.")
+        raise ValueError("the weights of all batches sum to 0, so there is no mean.")
     return {
         name: float(total / weight) if weight else float("nan")
         for name, (total, weight) in totals.items()

@@ -1,4 +1,4 @@
-"""A loss's sum, and its gradient, over the micro-batches of what one device holds."""
+"""The summed loss and its gradient over the micro-batches of one device."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ def summed_over_microbatches(
     *,
     gradient: bool = True,
 ) -> Callable[..., Sums]:
-    """`local(params, model_state, batch, rng, scale) -> Sums`, one loss_fn call a micro-batch.
+    """`local(params, model_state, batch, rng, scale) -> Sums`, with one loss_fn call a micro-batch.
 
-    Without `gradient` the sums have none (`None`), and can be differentiated themselves.
+    Without `gradient`, `Sums.grads` is `None`, and the sums themselves can be differentiated.
 
-    The model state goes through the micro-batches one after another. Micro-batch j of M takes
-    the examples j, j + M, j + 2M, …: however the batch is cut over devices, each device then
-    finds its share of every micro-batch among its own examples.
+    The model state is updated by one micro-batch after another. Micro-batch j of M has the examples
+    j, j + M, j + 2M, …. So each device has its part of every micro-batch among its own examples.
     """
     if remat:
         policy = None if remat is True else remat
@@ -78,7 +77,7 @@ def _added_up(
     rng: jax.Array,
     scale: Any,
 ) -> Sums:
-    """The sums over the micro-batches, one after another in a scan."""
+    """The sums over the micro-batches, in a scan."""
 
     def iteration(carry: Sums, numbered: tuple[jax.Array, PyTree]) -> tuple[Sums, None]:
         number, part = numbered
@@ -97,15 +96,15 @@ def _added_up(
 
 
 def metric_sums(loss: Loss, precision: Precision) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """name -> (total, weight) for the loss itself and for its metrics, in the accumulation dtype.
+    """name -> (total, weight) for the loss and its metrics, in the accumulation dtype.
 
-    Weights and metrics are constants to the gradient, whatever they were computed from.
+    Gradients do not flow through weights and metrics.
     """
     total = jnp.asarray(loss.total)
     dtype = precision.accum_dtype(total.dtype)
 
     def constant(x: Any) -> Any:
-        if not isinstance(x, jax.Array):  # known before the program runs, so nothing to reduce
+        if not isinstance(x, jax.Array):  # a host constant
             return np.asarray(x, dtype)
         return jax.lax.stop_gradient(x.astype(dtype))
 

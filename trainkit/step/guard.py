@@ -1,4 +1,4 @@
-"""Steps that are not finite: left out, counted, and refused past a limit; the loss scale."""
+"""The non-finite guard: skips and counts non-finite steps, with a limit; the loss scale."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class NonFiniteError(FloatingPointError):
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """Whether a non-finite step is left out, how many in a row may be, and the loss scale.
+    """Whether non-finite steps are skipped, how many in a row at most, and the loss scale.
 
-    It lives in `TrainState.guard`, so that it is saved and restored with the rest.
+    Its counters are in `TrainState.guard`, so they are saved and restored with the state.
     """
 
     skip: bool
@@ -35,7 +35,7 @@ class Guard:
         return cls(skip, limit, precision)
 
     def init(self, old: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """The counters, those of an earlier run kept."""
+        """The initial counters; values in `old` are kept."""
         new: dict[str, jax.Array] = {}
         if self.skip:
             new |= {"skipped": jnp.zeros((), jnp.int32), "in_a_row": jnp.zeros((), jnp.int32)}
@@ -47,7 +47,7 @@ class Guard:
         return {name: old.get(name, value) for name, value in new.items()}
 
     def scale(self, guard: Mapping[str, jax.Array]) -> jax.Array | None:
-        """What the loss is multiplied by before it is differentiated; `None`: nothing."""
+        """The loss scale; `None` without loss scaling."""
         if self.precision.loss_scale is None:
             return None
         if self.precision.dynamic is None:
@@ -74,10 +74,10 @@ class Guard:
 
 
 class Limit:
-    """Raises once a count has passed the limit, without waiting for the device at each step."""
+    """Raises when a count exceeds the limit, without waiting for the device at each step."""
 
-    # Counts that may be outstanding before the oldest is waited for: it bounds how late the error
-    # can come, and is deep enough that the device never runs dry.
+    # The number of counts that may be pending before the oldest is waited for. It bounds the delay
+    # of the error, and is large enough to keep the device busy.
     LAG = 2
 
     def __init__(self, limit: int | None) -> None:
@@ -85,18 +85,18 @@ class Limit:
         self._counts: collections.deque[Any] = collections.deque()
 
     def add(self, count: jax.Array) -> None:
-        """Notes the number of steps left out in a row, after each step of a call."""
+        """Adds the number of steps skipped in a row, after each step of a call."""
         self._counts.append(count)
 
     def check(self, wait: bool) -> None:
-        """Looks at the counts that have arrived; with `wait`, at all."""
+        """Checks the counts that are ready; with `wait`, all counts."""
         while self._counts and (wait or len(self._counts) > self.LAG or self._counts[0].is_ready()):
             worst = int(jax.device_get(self._counts.popleft()).max())
             if self._limit is not None and worst > self._limit:
                 self._counts.clear()
                 raise NonFiniteError(
                     f"{worst} steps in a row had a loss or a gradient that is not finite, more "
-                    f"than skip_nonfinite={self._limit} allows. They were left out: the state is "
-                    "as it was before them. Lower the learning rate, clip the gradients, or look "
-                    "at the data of these steps."
+                    f"than skip_nonfinite={self._limit} allows. They were skipped: parameters and "
+                    "optimizer state are as before them. Lower the learning rate, clip the "
+                    "gradients, or check the data of these steps."
                 )

@@ -1,4 +1,4 @@
-"""How many calls may be under way at once on simulated devices."""
+"""A limit on concurrent calls on simulated devices."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import jax
 
 
 class InFlight:
-    """Waits for the call before the last, on several CPU devices; elsewhere does nothing.
+    """On several CPU devices, waits for the call before the last; otherwise does nothing.
 
     XLA's CPU client runs the simulated devices of a process on one pool of threads. With many
-    calls queued, one device's share of a collective may find no thread left, and the process is
-    ended after 40 seconds (seen with 8 devices and an unbounded queue; never with 16 calls or
-    fewer). Real accelerators have a queue each and are never waited for.
+    queued calls, a device may find no thread for its part of a collective, and XLA ends the process
+    after 40 seconds (seen with 8 devices and an unbounded queue; never with 16 calls or fewer).
+    Real accelerators have one queue each, so they need no limit.
     """
 
     def __init__(self, placement: Any) -> None:
-        devices = placement.everywhere.device_set
-        self._limited = len(devices) > 1 and next(iter(devices)).platform == "cpu"
+        device = next(iter(placement.everywhere.device_set))
+        self._limited = placement.parts > 1 and device.platform == "cpu"
         self._calls: collections.deque[jax.Array] = collections.deque()
 
     def add(self, result: jax.Array) -> None:
-        """Notes a call by one of its results."""
+        """Adds a call, by one of its results."""
         if self._limited:
             self._calls.append(result)
             if len(self._calls) > 1:

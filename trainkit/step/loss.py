@@ -1,4 +1,4 @@
-"""What a loss function returns: a sum and the weight it was summed over, never a mean."""
+"""`Loss`, the result of a loss function: a sum and its weight, not a mean."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ PyTree = Any
 
 
 class Loss(NamedTuple):
-    """The value of a loss on (part of) a batch.
+    """The value of a loss on a batch, or on a part of one.
 
-    Losses of micro-batches and devices are combined as Σ total / Σ weight. A mean of means is
-    wrong as soon as the parts differ in weight (masks, uneven last batches), so nothing here is
-    divided before everything has been summed.
+    Losses of micro-batches and devices are combined as Σ total / Σ weight. A mean of means would be
+    wrong if the parts differ in weight (masks, an uneven last batch), so the division comes last.
 
     Attributes:
       total: scalar, Σᵢ wᵢ·ℓᵢ over the examples (or tokens) of this part.
       weight: scalar, Σᵢ wᵢ. The plain mean over a batch of B examples has weight B.
-      model_state: the model's new state (batch statistics), or `None` for "unchanged".
-      metrics: name -> `(total, weight)`, or name -> total where the weight is the loss's own;
+      model_state: the new model state (batch statistics); `None` if unchanged.
+      metrics: name -> `(total, weight)` of scalars, or name -> total with the weight of the loss;
         `None` for none.
     """
 

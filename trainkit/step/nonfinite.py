@@ -1,4 +1,4 @@
-"""Whether the parameters of a state are finite, asked on the device before it is saved."""
+"""A check, on the device, that the parameters of a state are finite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainkit._core.paths import named_leaves
 
 
 def nonfinite_params(state: Any) -> str | None:
-    """The name of a parameter that holds a NaN or an infinity; `None` where all are finite.
+    """The name of a parameter with a NaN or an infinity; `None` if all are finite.
 
     >>> class State:
     ...     params = {"w": jnp.ones(3), "b": jnp.float32(jnp.nan)}

@@ -1,4 +1,4 @@
-"""What a step can say about itself without the host waiting for it."""
+"""Norms and hyper-parameters for the metrics of a step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PyTree = Any
 
 
 def global_norm(tree: PyTree) -> jax.Array:
-    """√Σ|x|² over all leaves, in float32 at the least."""
+    """√Σ|x|² over all leaves, in float32 or wider."""
     squares = []
     for x in jax.tree.leaves(tree):
         x = x.astype(at_least_float32(x.dtype))
@@ -26,10 +26,10 @@ def global_norm(tree: PyTree) -> jax.Array:
 
 
 def hyperparams(opt_state: PyTree) -> dict[str, jax.Array]:
-    """Every scalar in a `.hyperparams` dict of the optimizer state, by its name.
+    """Name -> scalar, for every `.hyperparams` dict in the optimizer state.
 
-    These are the values in force for the update just made. Where two nodes use one name, each
-    is reported with the path of its node in front.
+    These are the values that the last update used. If two states use the same name, the path of
+    the state is put in front.
     """
     found: list[tuple[str, str, jax.Array]] = []
 

@@ -1,4 +1,4 @@
-"""Which dtype holds the parameters, which computes the loss, and which adds things up."""
+"""Precision: the dtypes of parameters, computation and accumulation; loss scaling."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class LossScale:
-    """Dynamic loss scaling: the loss is multiplied by S before, its gradient divided by S after.
+    """Dynamic loss scaling: the loss is multiplied by S, and its gradient is divided by S.
 
-    A step whose gradient is not finite is left out and S ← max(S / factor, 1); after `interval`
-    finite steps in a row S ← S · factor.
+    If the gradient is not finite, the step is skipped and S ← max(S / factor, 1). After `interval`
+    finite steps in a row, S ← S · factor.
 
-    Reference: Micikevicius et al., "Mixed Precision Training", 2018.
+    Reference: Micikevicius et al., Mixed Precision Training, 2018.
     """
 
     initial: float = 2.0**15
@@ -30,16 +30,16 @@ class LossScale:
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
-    """The dtypes of a train step; `None` leaves that part as it is.
+    """The dtypes of a train step; `None` means no cast.
 
     Attributes:
-      compute: parameters and floating batch leaves are cast to it before the loss sees them; its
-        gradient comes back in the parameters' own dtype.
-      param: what `step.place` stores the parameters in, and the optimizer state that follows them.
-        bfloat16 computing over float32 parameters is "bf16 with float32 master weights".
-      accum: what losses, weights and gradients are added up in over micro-batches and devices.
-        `None`: the parameter's dtype, but float32 at the least.
-      loss_scale: `None`, a constant, or a `LossScale` for the dynamic kind.
+      compute: the dtype to which parameters and floating batch leaves are cast for the loss.
+        Gradients have the dtype of the parameters.
+      param: the dtype in which `step.place` stores parameters, and the optimizer state that follows
+        them. `compute` bfloat16 and `param` float32 is "bf16 with float32 master weights".
+      accum: the dtype in which losses, weights and gradients are summed over micro-batches and
+        devices. `None`: the dtype of the parameter, or float32 if that is narrower.
+      loss_scale: `None`, a constant, or a `LossScale` for dynamic scaling.
 
     >>> Precision.of("bf16").compute.name, Precision.of("bf16").param.name
     ('bfloat16', 'float32')
@@ -58,14 +58,14 @@ class Precision:
             try:
                 dtype = jnp.dtype(dtype)
             except TypeError:
-                raise TypeError(f"Precision.{field} is {dtype!r}, which names no dtype.") from None
+                raise TypeError(f"Precision.{field} must be a dtype, not {dtype!r}.") from None
             if not jnp.issubdtype(dtype, jnp.floating):
                 raise ValueError(f"Precision.{field} must be a floating dtype, not {dtype.name}.")
             object.__setattr__(self, field, dtype)
 
     @classmethod
     def of(cls, precision: Precision | str | None) -> Precision:
-        """A `Precision`, one of the names in `PRESETS`, or `None` for "change nothing"."""
+        """A `Precision` from a `Precision`, a name in `PRESETS`, or `None` (no casts)."""
         if precision is None:
             return cls()
         if isinstance(precision, Precision):
@@ -91,12 +91,12 @@ class Precision:
 
 
 def at_least_float32(dtype: Any) -> Any:
-    """float32 for the half precisions, any other dtype itself."""
+    """float32 for 16-bit dtypes; otherwise the dtype itself."""
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
 def cast_floating(tree: PyTree, dtype: Any) -> PyTree:
-    """The tree with its floating leaves in `dtype` (`None`: as they are)."""
+    """The tree with its floating leaves cast to `dtype` (`None`: no cast)."""
     if dtype is None:
         return tree
 

@@ -1,4 +1,4 @@
-"""The program of a step: one pure function of a state and a batch, the same for every placement."""
+"""The program of a step: a pure function of a state and a batch, the same for every placement."""
 
 from __future__ import annotations
 
@@ -31,7 +31,15 @@ def step_program(
     precision: Precision,
     remat: bool | Callable[..., Any],
 ) -> Program:
-    """`(state, batch) -> (state, metrics)`; several steps a call are one scan over batches."""
+    """`(state, batch) -> (state, metrics)`. Several steps per call are a scan over batches.
+
+    Args:
+      loss_fn: the loss function.
+      update: the result of `update.make_update`.
+      place: the placement.
+      guard: the non-finite guard.
+      microbatches, steps_per_call, precision, remat: as for `make_train_step`.
+    """
 
     def summed(gradient: bool) -> Callable[..., Any]:
         local = summed_over_microbatches(loss_fn, microbatches, precision, remat, gradient=gradient)

@@ -1,4 +1,4 @@
-"""What a training run carries from one step to the next."""
+"""`TrainState`: what a run carries from one step to the next."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ class TrainState:
     """Step, parameters, model state, optimizer state and random key: one immutable pytree.
 
     Attributes:
-      step: int32 scalar, the number of steps taken, those left out as non-finite included.
-      params: pytree of floating arrays, what is trained.
-      model_state: pytree of what the model keeps beside its parameters (batch statistics); `{}`
-        when there is nothing.
-      opt_state: the state of the gradient transformation, as `tx.init(params)` made it.
-      rng: a typed random key (`jax.random.key`). It is never advanced: each step folds its own
-        number in, so that a run resumed at step n draws what the undisturbed run drew.
-      guard: what the step itself keeps (how many steps were skipped, the loss scale), filled by
-        `step.place`; `{}` when there is nothing.
+      step: int32 scalar, the number of steps so far, including skipped non-finite ones.
+      params: pytree of floating arrays, the trained parameters.
+      model_state: pytree of the model's other state (batch statistics); `{}` if there is none.
+      opt_state: the state of the gradient transformation, with the structure of `tx.init(params)`.
+      rng: a typed random key (`jax.random.key`). It never changes: each step folds in its number,
+        so that a run resumed at step n draws the same numbers as an uninterrupted run.
+      guard: counters of the step itself (skipped steps, the loss scale), set by `step.place`; `{}`
+        if there are none.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> params = {"w": jnp.ones((2, 3))}
@@ -59,7 +58,7 @@ class TrainState:
           TypeError: a parameter is not a floating array; its path is named.
         """
         validation.params_are_floating(params)
-        # Not every transform of Optax starts under strict promotion; see trainkit/step/update.py.
+        # Some Optax transforms fail under strict dtype promotion; see trainkit/step/update.py.
         with jax.numpy_dtype_promotion("standard"):
             opt_state = tx.init(params)
         return cls(

@@ -1,4 +1,4 @@
-"""The train step: loss -> gradients -> transform -> new state, written once for every placement."""
+"""The train step: loss -> gradients -> transformation -> new state, for every placement."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from jax.sharding import Mesh
 
 from trainkit._core import validation
 from trainkit._core.buffers import owned
+from trainkit._core.processes import alone, same_leaves
 from trainkit._core.validation import steps
 from trainkit._core.validation.trees import shape_of
 from trainkit.placement import Placement, resolve
+from trainkit.placement.shares import from_shares, from_whole, is_placed, joined_shapes
 from trainkit.step.guard import Guard, Limit
 from trainkit.step.in_flight import InFlight
 from trainkit.step.loss import LossFn
@@ -46,41 +48,45 @@ def make_train_step(
     norms: bool | int = True,
     **unknown: Any,
 ) -> TrainStep:
-    """A compiled `state, metrics = step(state, batch)` with state from `step.place(state)`.
+    """A compiled `state, metrics = step(state, batch)`, with a state from `step.place(state)`.
 
-    One step takes, over all micro-batches and devices,
+    One step computes, over all micro-batches and devices,
 
       L = Σ total / Σ weight,  g = Σ ∂total / Σ weight,
       u, opt_state′ = tx.update(g, opt_state, params),  params′ = params + u.
 
     Args:
       loss_fn: `(params, model_state, batch, rng) -> Loss`, a pure function.
-      tx: a gradient transformation. Those that take them are given `value` = L, `grad` = g,
-        `value_fn`, the function L of the parameters over this step's whole batch (what line
-        searches and rules of the second order want; nobody pays for what is not called), and
-        `weight` = Σ weight, by which `trainkit.transforms.accumulate` weighs its steps.
+      tx: a gradient transformation. Its `update` gets the extra arguments that it accepts:
+        `value` = L; `grad` = g; `value_fn`, the loss L over the batch as a function of parameters
+        (for line searches and second-order rules; it costs nothing if it is not called); and
+        `weight` = Σ weight, which `trainkit.transforms.accumulate` uses.
       placement: "single", "pmap", "shard_map", "jit" (batch sharded, state replicated), "fsdp"
         (state sharded by size), a `jax.sharding.Mesh`, or an object from `trainkit.placement`.
-      devices: how many devices, or which; `None` for all (for "single" the first).
-      microbatches: parts that the batch is worked through in, gradients added up in between.
-      steps_per_call: K steps a call, in a scan: every batch leaf and every metric gets a leading
-        axis K. For both: on a CPU, XLA runs a convolution inside such a loop many times slower.
+      devices: the number of devices, or a list of them; `None`: all (for "single", the first).
+      microbatches: the number of parts into which the batch is divided; their gradients are summed.
+      steps_per_call: K steps in one call, as a scan. Every batch leaf and every metric has a
+        leading axis K. With this or `microbatches`, XLA on a CPU runs convolutions many times
+        slower, because they are inside a loop.
       precision: "float32", "bfloat16" (float32 master weights), "float16" (dynamic loss scaling)
         or a `trainkit.Precision`.
-      skip_nonfinite: whether a step whose loss or gradient is not finite is left out; an integer
-        is the number of such steps in a row that may be: one more raises `NonFiniteError`, a few
-        calls late, because no step waits for the device (`step.check()` does).
-      remat: recompute activations in the backward pass: `True`, or a `jax.checkpoint` policy.
-      donate: let a step reuse the buffers of the state that it is given, which is then gone.
-      schedules: name -> function of the step number, reported in the metrics. Schedules that the
-        optimizer state names (`optax.inject_hyperparams`) are reported anyway.
-      norms: whether the norms of gradient, update and parameters are reported. Each reads its
-        tree once more; an integer n computes them at every n-th step only, and reports NaN in
-        between.
+      skip_nonfinite: whether to skip steps whose loss or gradient is not finite. An integer is the
+        largest number of skipped steps in a row; one more raises `NonFiniteError`. The error comes
+        a few calls late, because no step waits for the device (`step.check()` does).
+      remat: whether to recompute activations in the backward pass: `True`, or a `jax.checkpoint`
+        policy.
+      donate: whether a step may reuse the buffers of its input state, which is then deleted.
+      schedules: name -> function of the step number, reported in the metrics. Hyper-parameters in
+        the optimizer state (`optax.inject_hyperparams`) are always reported.
+      norms: whether to report the norms of gradient, update and parameters, which costs another
+        pass over each tree. An integer n: at every n-th step, and NaN at the others.
+
+    Returns:
+      A `TrainStep`.
 
     Raises:
-      ValueError: an option's value is not one that it takes; the message names the near one.
-      TypeError: there is no such option; likewise.
+      ValueError: an invalid value of an option.
+      TypeError: an unknown option, or an option of the wrong type.
 
     >>> import jax, jax.numpy as jnp, numpy as np, optax, trainkit
     >>> def loss_fn(params, model_state, batch, rng):
@@ -110,18 +116,19 @@ def make_train_step(
         precision=how,
         remat=remat,
     )
-    return TrainStep(program, place, microbatches, steps_per_call, donate, tx, how, guard)
+    return TrainStep(program, place, microbatches, steps_per_call, donate, loss_fn, tx, how, guard)
 
 
 @dataclasses.dataclass(eq=False)
 class TrainStep:
-    """What `make_train_step` returns; call it. Its attributes are its options, to be read."""
+    """A compiled train step, the result of `make_train_step`; its attributes are its options."""
 
     program: Program
     placement: Placement
     microbatches: int
     steps_per_call: int
     donate: bool
+    loss_fn: LossFn
     tx: optax.GradientTransformation
     precision: Precision
     guard: Guard
@@ -141,25 +148,33 @@ class TrainStep:
     def place(self, state: TrainState) -> TrainState:
         """A copy of the state on this placement's devices, ready for the step.
 
-        It takes a state from anywhere: fresh, restored, or placed on another mesh. The caller's
-        arrays are neither shared nor given away, whatever `donate` is.
+        It accepts a state on any devices: new, restored, or placed on another mesh. The result
+        shares no buffers with the caller's arrays, for every value of `donate`.
         """
         validation.params_are_floating(state.params)
         state = jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), state)
-        there = jax.device_put(state, self.placement.state_shardings(state))
+        same_leaves(state, "state", "make it of the same seed everywhere.")
+        there = from_whole(state, self.placement.state_shardings(state))
         prepared = jax.eval_shape(self.prepared, there)
         shardings = self.placement.state_shardings(prepared)
-        # `device_put` returns the caller's own buffers where they already lie right, and donating
-        # those would delete the caller's arrays; a copy inside `jit` has buffers of its own.
+        # `device_put` returns the caller's buffers if they are on the right devices already, and
+        # donating those would delete the caller's arrays. A copy inside `jit` has its own buffers.
         return jax.jit(self.prepared, out_shardings=shardings)(there)
 
     def place_batch(self, batch: PyTree) -> PyTree:
-        """The batch on the devices, cut as the step wants it: for prefetching."""
-        steps.batch(batch, self.placement, self.microbatches, self.steps_per_call)
-        return jax.device_put(owned(batch), self.placement.batch_sharding(self._axis))
+        """The batch on the devices, cut as the step wants it; of several processes, its share."""
+        self._check(batch, jax.process_count())
+        return from_shares(batch, self.placement.batch_sharding(self._axis), self._axis)
+
+    def placed_batch(self, batch: PyTree) -> PyTree:
+        """The shapes of what `place_batch` makes of a batch."""
+        return joined_shapes(jax.tree.map(shape_of, batch), self._axis)
+
+    def _check(self, batch: PyTree, processes: int) -> None:
+        steps.batch(batch, self.placement, self.microbatches, self.steps_per_call, processes)
 
     def prepared(self, state: TrainState) -> TrainState:
-        """What `place` makes of a state wherever it lies: its dtypes, the guard's fields; pure."""
+        """The state with the dtypes and guard counters that `place` sets; a pure function."""
         params = self.precision.to_param(state.params)
         opt_state = state.opt_state
         if self.precision.param is not None:
@@ -172,14 +187,14 @@ class TrainStep:
         state = state.replace(
             params=params, opt_state=opt_state, guard=self.guard.init(state.guard)
         )
-        # The copies also lose JAX's weak types, which would make the second step another program.
+        # The copies also drop weak types, which would make the second step compile again.
         return jax.tree.map(lambda x: jnp.array(x, dtype=x.dtype, copy=True), state)
 
     # -- compiling ---------------------------------------------------------------------------
 
     def lower(self, state: TrainState, batch: PyTree) -> jax.stages.Lowered:
         """The step for these shapes, traced and lowered; arrays or `jax.ShapeDtypeStruct`s."""
-        steps.batch(batch, self.placement, self.microbatches, self.steps_per_call)
+        self._check(batch, 1)
         validation.params_are_floating(state.params)
         prepared = jax.eval_shape(self.prepared, state)
         shapes = jax.tree.map(
@@ -193,11 +208,11 @@ class TrainStep:
         )
 
     def compile(self, state: TrainState, batch: PyTree) -> jax.stages.Compiled:
-        """Compiles the step for these shapes ahead of time; a later call with them uses it.
+        """Compiles the step for these shapes ahead of time, for later calls with these shapes.
 
-        Takes arrays or `jax.ShapeDtypeStruct`s, touches no device, and may run in a thread of its
-        own while another program trains. The result has `cost_analysis()`, `memory_analysis()`
-        and `as_text()`.
+        It takes arrays or `jax.ShapeDtypeStruct`s, runs nothing on a device, and may run in another
+        thread during training. The result has `cost_analysis()`, `memory_analysis()` and
+        `as_text()`.
         """
         shapes = _signature(jax.tree.map(shape_of, batch))
         known = self._known.get((_signature(state), shapes))
@@ -216,14 +231,14 @@ class TrainStep:
                 del self._compiled[key]
                 compiling.set_exception(error)
                 raise
-        # A state of this signature is as `place` leaves it: no call needs to look once more.
+        # A state with this signature has the dtypes of `place`, so calls need not check it again.
         self._known[key] = compiling.result()
         self._accepted.add(key[0])
         return compiling.result()
 
     @property
     def compiles(self) -> int:
-        """How many programs have been compiled: one for each structure of state and batch."""
+        """The number of compiled programs: one for each combination of shapes."""
         return len(self._compiled)
 
     # -- running -----------------------------------------------------------------------------
@@ -231,6 +246,8 @@ class TrainStep:
     def __call__(self, state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         """One call: `steps_per_call` steps."""
         self._limit.check(wait=False)
+        if not (alone() or is_placed(batch, self.placement.everywhere)):
+            batch = self.place_batch(batch)
         # The state that the last call returned needs no second look.
         known, signature = self._last
         if known is None or known() is not state:
@@ -271,14 +288,14 @@ class TrainStep:
         try:
             return _signature(batch)
         except AttributeError:
-            steps.batch(batch, self.placement, self.microbatches, self.steps_per_call)
+            self._check(batch, 1)
             raise
 
     def check(self) -> None:
-        """Waits for the steps under way; raises `NonFiniteError` past `skip_nonfinite`'s limit.
+        """Waits for pending steps; raises `NonFiniteError` if more are skipped than allowed.
 
-        Every call looks, without waiting, at the counts that have arrived by then, so that the
-        error comes one to three calls late. Call this after the last step.
+        Every call also checks, without waiting, the counts that are ready, so that the error comes
+        one to three calls late. Call this method after the last step.
         """
         self._limit.check(wait=True)
 

@@ -1,4 +1,4 @@
-"""From summed gradients to the new state: divide once, decide, transform, report."""
+"""From summed gradients to the new state: divide, check, transform, report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainkit.step.precision import at_least_float32
 from trainkit.step.state import TrainState
 
 PyTree = Any
-# What a step reports of itself.
+# Names of the metrics that a step reports itself.
 OWN = ("loss", "loss_scale", "grad_norm", "update_norm", "param_norm", "skipped_steps")
 
 
@@ -29,9 +29,9 @@ def make_update(
     schedules: Mapping[str, Callable[[jax.Array], Any]],
     norms: int,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """`update(state, sums, scale, value_fn) -> (state, metrics)`, on values summed already.
+    """`update(state, sums, scale, value_fn) -> (state, metrics)`, for sums over all devices.
 
-    The norms are computed at every step whose number divides by `norms`; 0: never.
+    Norms are computed at every step whose number is a multiple of `norms`; 0: never.
     """
     transform = _with_extra_args(tx)
     for name in schedules:
@@ -42,8 +42,8 @@ def make_update(
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         loss, mean = mean_loss(sums), _mean_gradients(sums, scale)
         grads = jax.tree.map(lambda g, p: g.astype(p.dtype), mean, state.params)
-        # Optax's own Adam and schedules mix int32 counts with floats: under strict promotion they
-        # raise, and a user who is strict about a model cannot mend that.
+        # Optax's Adam and schedules mix int32 counts with floats. Under strict promotion they
+        # raise, which a user who wants strict promotion in the model cannot avoid.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = transform(
                 grads,
@@ -87,12 +87,12 @@ def _mean_gradients(sums: Sums, scale: Any) -> PyTree:
     """g = Σ ∂total / Σ weight, without the loss scale."""
     weight = _nonzero(sums.weight)
     by = weight if scale is None else weight * scale.astype(weight.dtype)
-    # One division in all: XLA repeats a division by a scalar in every loop that reads g.
+    # Divide only once: XLA repeats a division by a scalar in every loop that uses g.
     return jax.tree.map(lambda g: g * (1 / by).astype(g.dtype), sums.grads)
 
 
 def _guarded(guard: Guard, finite: jax.Array, new: TrainState, old: TrainState) -> TrainState:
-    """The new state where the step was finite; else the old one, a step on and counted."""
+    """The new state if the step was finite; else the old one, with updated step and counters."""
     return new.replace(
         params=_choose(finite, new.params, old.params),
         model_state=_choose(finite, new.model_state, old.model_state),
@@ -102,7 +102,7 @@ def _guarded(guard: Guard, finite: jax.Array, new: TrainState, old: TrainState) 
 
 
 def _with_extra_args(tx: optax.GradientTransformation) -> Callable[..., Any]:
-    """`tx.update`, given any extra arguments: those that it does not take are left out."""
+    """`tx.update` as a function that ignores extra arguments it does not accept."""
     update = optax.with_extra_args_support(tx).update
     parameters = inspect.signature(update).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
@@ -113,7 +113,7 @@ def _with_extra_args(tx: optax.GradientTransformation) -> Callable[..., Any]:
 
 
 def mean_loss(sums: Sums) -> jax.Array:
-    """L = Σ total / Σ weight; of a batch that is masked from end to end 0, not 0 / 0."""
+    """L = Σ total / Σ weight; 0 for a fully masked batch."""
     return sums.total / _nonzero(sums.weight)
 
 
@@ -145,10 +145,10 @@ def _add(param: jax.Array, update: jax.Array) -> jax.Array:
 
 
 def _all_finite(tree: PyTree) -> jax.Array:
-    """Whether every element is finite, by the sum of squares that the norm needs anyway.
+    """Whether every element is finite.
 
-    Only where that is not finite (a NaN, an infinity, or squares that overflow) is each element
-    looked at.
+    First tests the sum of squares, which the norm needs anyway. Only if that is not finite (a NaN,
+    an infinity, or squares that overflow), each element is tested.
     """
 
     def each(tree: PyTree) -> jax.Array:

@@ -1,8 +1,8 @@
-"""Gradient transformations in Optax's protocol: the classical catalogue, and what Optax lacks.
+"""Gradient transformations in Optax's protocol: classical rules, and what Optax lacks.
 
-Input: hyper-parameters. Output: an `optax.GradientTransformation`, checked when it is made.
-`optimizers` are update rules, `wrappers` stand around one, `state` names and edits what they hold.
-Read `rule` first.
+Input: hyper-parameters. Output: an `optax.GradientTransformation`; its arguments are checked at
+once. `optimizers` has update rules, `wrappers` has transformations of a transformation, and `state`
+reads and edits optimizer states by name. Read `rule` first.
 """
 
 from optax import apply_updates, chain, identity, scale_by_schedule, set_to_zero

@@ -1,9 +1,9 @@
-"""Clipping that survives infinities and overflow.
+"""Clipping that is correct for infinite gradients and without overflow.
 
 `optax.clip_by_global_norm` squares first: gradients of 1e20 in float32, or of 300 in float16, have
-an infinite norm, and every update becomes 0. Here that is seen, and then norms are taken of g times
-a power of two. An infinite gradient has the limit of its direction: infinite entries share the
-bound, finite ones vanish. NaN stays NaN, for a guard to see.
+an infinite norm, and every update becomes 0. Here, if squares overflow, the norm is computed of g
+times a power of two. An infinite gradient becomes the limit of its direction: infinite entries
+share the bound, and finite ones become 0. NaN stays NaN, so that a guard can detect it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ PyTree = Any
 
 
 class _Norm(NamedTuple):
-    """‖g‖ = `scaled` / `power`, so that neither overflows.
+    """‖g‖ = `scaled` / `power`, where neither overflows.
 
-    Where g is `infinite`, the power is 0, and `scaled` the root of how many elements are.
+    If g is `infinite`, `power` is 0, and `scaled` is the root of the number of infinite elements.
     """
 
     power: jax.Array
@@ -38,7 +38,7 @@ class _Norm(NamedTuple):
 
 
 def safe_norm(tree: PyTree) -> jax.Array:
-    """‖tree‖₂ over all leaves as a float32 (or float64) scalar, without overflow on the way.
+    """‖tree‖₂ over all leaves as a float32 (or float64) scalar, without intermediate overflow.
 
     >>> import jax.numpy as jnp
     >>> print(f"{safe_norm([jnp.array([3e20]), jnp.array([4e20])]):.0e}")
@@ -48,12 +48,12 @@ def safe_norm(tree: PyTree) -> jax.Array:
 
 
 def _norm(tree: PyTree) -> _Norm:
-    """The squares of g tell it, unless they overflow or vanish: only then g is read once more."""
+    """The norm by the squares of g; reads g once more if they overflow or underflow."""
     leaves, dtype = jax.tree.leaves(tree), widest(tree)
     one = jnp.ones((), dtype)
     total = sum((jnp.sum(jnp.square(x.astype(dtype))) for x in leaves), jnp.zeros((), dtype))
     info = jnp.finfo(dtype)
-    # Below this, squares that were flushed to 0 would be missed in the sum.
+    # Below this, squares that underflow to 0 would be missing in the sum.
     least = float(info.tiny / info.eps) * sum(x.size for x in leaves)
     down, up = (one * 2.0 ** (info.maxexp * share) for share in (-25 / 32, 1 / 2))
     return jax.lax.cond(
@@ -64,8 +64,8 @@ def _norm(tree: PyTree) -> _Norm:
 
 
 def _scaled(leaves: Sequence[jax.Array], power: jax.Array) -> _Norm:
-    # More than the scaled squares of any finite elements add up to, so that one sum tells both
-    # these and how many elements are infinite.
+    # Larger than the sum of scaled squares of finite elements, so that one sum contains both that
+    # sum and the number of infinite elements.
     much = 2.0 ** (jnp.finfo(power.dtype).maxexp * 45 / 64)
 
     def squares(x: jax.Array) -> jax.Array:
@@ -83,18 +83,18 @@ def _clip(g: jax.Array, norm: _Norm, bound: Any) -> jax.Array:
     bound = jnp.asarray(bound).astype(norm.scaled.dtype)
     within = norm.value() <= bound
     factor = bound / jnp.where(norm.scaled > 0, norm.scaled, 1)
-    # Few operations on elements: compiling them is most of what this rule costs.
+    # Few element-wise operations, because compiling them is most of the cost of this rule.
     power, limit = jnp.where(within, 1, norm.power), jnp.where(within, jnp.inf, factor)
     wide = g.astype(bound.dtype)
     clipped = wide * power * jnp.where(within, 1, factor)
     infinite = jnp.abs(wide) == jnp.inf
-    # Of an infinite gradient, whose power is 0, what is finite vanishes.
+    # For an infinite gradient the power is 0, so finite elements become 0.
     return jnp.where(infinite, jnp.sign(wide) * limit, clipped).astype(g.dtype)
 
 
 @rule
 def clip_by_value(max_value: float) -> optax.GradientTransformation:
-    """Clips every element: g ← min(max(g, −c), c). It turns the gradient. Optax: `optax.clip`.
+    """Clips every element: g ← min(max(g, −c), c). It changes the direction. Optax: `optax.clip`.
 
     >>> import jax.numpy as jnp
     >>> tx = clip_by_value(1.0)
@@ -114,7 +114,7 @@ def clip_by_value(max_value: float) -> optax.GradientTransformation:
 def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
     """Clips each leaf by its own norm: g ← g · min(1, c/‖g‖₂).
 
-    Optax has it by root mean square only (`optax.clip_by_block_rms`).
+    Optax has only a version by root mean square (`optax.clip_by_block_rms`).
 
     >>> import jax.numpy as jnp
     >>> tx = clip_by_norm(1.0)
@@ -132,7 +132,7 @@ def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     """Clips all leaves together: g ← g · min(1, c/‖g‖₂) with the norm over the whole tree.
 
-    The direction is kept. Optax: `optax.clip_by_global_norm`, which overflows (see this module).
+    The direction does not change. Optax: `optax.clip_by_global_norm`, which may overflow.
 
     >>> import jax.numpy as jnp
     >>> tx = clip_by_global_norm(1.0)
@@ -154,11 +154,11 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 @rule(needs_params=True)
 @per_tensor
 def clip_adaptive(clipping: float, eps: float = 1e-3) -> optax.GradientTransformation:
-    """Adaptive clipping: each unit's gradient to at most λ times the norm of its own weights.
+    """Adaptive clipping: bounds each unit's gradient by λ times the norm of its weights.
 
-    g_u ← g_u · min(1, λ max(‖w_u‖, ε)/‖g_u‖), a unit being all that feeds one entry of the last
-    axis (a vector or scalar is one unit). Optax: `optax.adaptive_grad_clip`, which stops at four
-    axes and overflows.
+    g_u ← g_u · min(1, λ max(‖w_u‖, ε)/‖g_u‖). A unit is one index of the last axis, with all its
+    inputs (a vector or scalar is one unit). Optax: `optax.adaptive_grad_clip`, which supports at
+    most four axes and may overflow.
 
     >>> import jax.numpy as jnp
     >>> tx, w = clip_adaptive(0.5), jnp.array([[3.0, 1.0], [4.0, 0.0]])
@@ -191,7 +191,7 @@ def centralize(output_axis: int = -1) -> optax.GradientTransformation:
 
     For leaves of two axes or more, g ← g − mean(g) over every axis but `output_axis`, the last in
     Flax, Haiku and here (kernels are inputs × outputs). `optax.centralize` averages over every axis
-    but the *first*, as for PyTorch's kernels: on a Flax kernel that is not the paper's rule.
+    but the *first*, which fits PyTorch kernels. On a Flax kernel that is not the paper's rule.
 
     >>> import jax.numpy as jnp
     >>> tx = centralize()
@@ -213,5 +213,5 @@ def centralize(output_axis: int = -1) -> optax.GradientTransformation:
 
 def _require(value: Any, name: str) -> None:
     if callable(value):
-        raise TypeError(f"{name} must be a number; inject the clip to change it while it runs.")
+        raise TypeError(f"{name} must be a number; use inject(…) to change it during a run.")
     validation.number(name, value, above=0, finite=False)

@@ -1,4 +1,4 @@
-"""Which leaves decay: by a leaf's own name, its parent's and how many axes it has."""
+"""Masks for weight decay, by a leaf's name, its parent's name and its number of axes."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from trainkit.transforms.stacks import Stacked, layer_axes
 
 PyTree = Any
 
-# Leaves that are spared whatever their shape. Of a bias and a norm's scale any word of the name
-# says so; the others are whole names (`lora_b` is no bias, `scale_proj` no scale).
+# Leaves that never decay. For biases and scales, any word of the name counts; the others are whole
+# names (`lora_b` is not a bias, `scale_proj` is not a scale).
 _BIAS = {"bias", "biases"}
 _WHOLE = {"b", "g", "scale", "gamma", "beta", "offset", "shift", "a_log", "logit_scale"}
 _NORM = re.compile(r"(.*norm|ln|bn|gn|rms)$")
-# What may stand behind the word that says "norm", as in GPT-2's `ln_f`.
+# Words that may follow the word for a norm, as in GPT-2's `ln_f`.
 _PLACE = {"f", "final", "in", "out", "pre", "post", "mlp", "attn", "q", "k", "a", "b"}
 
 
 def decay_mask(params: PyTree, *, exclude: str | None = None, stacked: Stacked = None) -> PyTree:
     """Which leaves to decay: matrices and kernels, not biases, norm scales or other vectors.
 
-    A leaf decays where it has two axes or more (without the layer axes that `stacked` says it has),
-    its own name is not that of a bias, a scale or Mamba's `A_log`, and its immediate parent is not
-    a norm: modules further up have no say, nor have parts of words. `exclude`, a regular expression
-    that is searched for in the whole path, spares more. Give it to any rule as `mask=decay_mask`,
-    with `functools.partial` where it takes arguments; inside a rule that is `stacked` itself it
-    sees single layers. `print(decay_table(params))` shows what it decides, and why.
+    A leaf decays if it has two or more axes (without layer axes; see `stacked`), its name is not
+    that of a bias, a scale or Mamba's `A_log`, and its immediate parent is not a norm. Only whole
+    words count, and modules further up do not. `exclude` is a regular expression for paths of
+    further leaves that do not decay. Pass it to a rule as `mask=decay_mask`, or with arguments by
+    `functools.partial`; inside a rule with `stacked` it gets single layers.
+    `print(decay_table(params))` shows the decisions with their reasons.
 
     Raises:
-      ValueError: `exclude` is no regular expression; `stacked` matches no leaf.
+      ValueError: `exclude` is not a regular expression, or `stacked` matches no leaf.
 
     >>> import jax.numpy as jnp
     >>> decay_mask({"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}})
@@ -44,7 +44,7 @@ def decay_mask(params: PyTree, *, exclude: str | None = None, stacked: Stacked =
 
 
 def decay_table(params: PyTree, *, exclude: str | None = None, stacked: Stacked = None) -> str:
-    """What `decay_mask` decides, a line a leaf: its name, its shape, and why it is spared.
+    """The decisions of `decay_mask`, one line per leaf: name, shape, and reason.
 
     >>> import jax.numpy as jnp
     >>> print(decay_table({"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}))
@@ -62,7 +62,7 @@ def decay_table(params: PyTree, *, exclude: str | None = None, stacked: Stacked 
 
 
 def _reasons(params: PyTree, exclude: str | None, stacked: Stacked) -> list[str]:
-    """For each leaf why it is spared, "" where it decays."""
+    """For each leaf the reason why it does not decay; "" if it decays."""
     more = [] if exclude is None else compiled([exclude])
     axes = layer_axes(stacked, params, "decay_mask")
     return [
@@ -84,18 +84,18 @@ def _reason(name: str, rank: int) -> str:
         return f"called {own!r}"
     if _is_norm(words):
         return "a norm by its name"
-    # A norm has no kernel: a module called norm_mlp that has one is another.
+    # A norm has no kernel, so a module norm_mlp with a kernel is not a norm.
     return f"of the norm {parents[-1]!r}" if _is_norm(parent) and own != "kernel" else ""
 
 
 def _is_norm(words: list[str]) -> bool:
-    """Whether the last word says "norm", but for one that says where the norm is."""
+    """Whether the last word means a norm; a word for its position may follow."""
     if len(words) > 1 and words[-1] in _PLACE:
         words = words[:-1]
     return bool(words and _NORM.match(words[-1]))
 
 
 def _words(name: str) -> list[str]:
-    """The words of a name in lower case, numbers left out: RMSNorm_0 is rms, norm."""
+    """The words of a name in lower case, without numbers: RMSNorm_0 is rms, norm."""
     parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
     return [part.lower() for part in parts]

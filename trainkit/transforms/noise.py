@@ -1,4 +1,4 @@
-"""Noise in the gradient: annealed noise, and Langevin dynamics that samples a posterior."""
+"""Gradient noise: annealed noise, and Langevin dynamics, which samples a posterior."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class NoiseState(NamedTuple):
     """State of the rules that add noise.
 
     Attributes:
-      count: int32 scalar, the updates made; each folds its own number into the key.
-      key: uint32[2], the data of a random key, never advanced.
+      count: int32 scalar, the number of updates; each folds its number into the key.
+      key: uint32[2], the data of a random key, which never changes.
     """
 
     count: Any  # an array; tuples have a method of this name
@@ -29,10 +29,10 @@ class NoiseState(NamedTuple):
 
 
 def key_data(key: jax.Array | int) -> jax.Array:
-    """The data of a random key or seed, in a buffer of its own.
+    """The data of a random key or seed, as a copy.
 
-    States hold the data rather than the key, since data goes through NumPy and any checkpoint; a
-    copy, since a state may be donated and the caller's key must survive that.
+    States hold the data instead of the key, because NumPy and checkpoints can store data. It is a
+    copy, because a state may be donated, which must not delete the caller's key.
     """
     if isinstance(key, int):
         key = jax.random.key(key)
@@ -47,7 +47,7 @@ def key_of_update(state: Any) -> jax.Array:
 
 
 def keys_like(key: jax.Array, tree: PyTree) -> PyTree:
-    """A random key of its own for each leaf."""
+    """A different random key for each leaf."""
     structure: Any = jax.tree.structure(tree)
     keys = jax.random.split(key, max(structure.num_leaves, 1))
     return jax.tree.unflatten(structure, list(keys[: structure.num_leaves]))
@@ -68,7 +68,7 @@ def gradient_noise(
 ) -> optax.GradientTransformation:
     """Annealed Gaussian noise: g ← g + N(0, η/(1 + t)^γ), t = 0 at the first step.
 
-    η is a variance, not a standard deviation. Every replica of one key draws the same noise.
+    η is a variance, not a standard deviation. Replicas with the same key add the same noise.
     Optax: `optax.add_noise`.
 
     >>> import jax.numpy as jnp
@@ -102,8 +102,8 @@ def sgld(
     θ ← θ − (ε/2) (N ḡ + ∇U₀(θ)) + √(ε T) ξ, ξ ~ N(0, 1), where ḡ is the gradient of the *mean*
     negative log-likelihood over a batch and U₀ the negative log-density of the prior. At T = 1 and
     small or decreasing ε the iterates are distributed as p(θ | data) ∝ exp(−U₀(θ) − Σᵢ ℓᵢ(θ)).
-    Texts that add noise of deviation ε, or leave out the ½ or the N, sample something else.
-    Optax has `optax.noisy_sgd` only, whose noise is annealed on its own and samples no posterior.
+    Texts that add noise of deviation ε, or leave out the ½ or the N, sample another distribution.
+    Optax has only `optax.noisy_sgd`, whose noise is annealed separately and samples no posterior.
 
     Args:
       learning_rate: ε, a number or a schedule.

@@ -23,9 +23,9 @@ def _masked(function: Any, mask: Any) -> optax.GradientTransformation:
 def l2(strength: float, mask: Any = None) -> optax.GradientTransformation:
     """Coupled decay: the gradient of ½ λ ‖θ‖² added to the loss, g ← g + λ θ.
 
-    It belongs at the head of a chain. Before plain gradient descent it is weight decay; before an
-    adaptive rule it is not (see `adamw`). A penalty written λ ‖θ‖² is this one with 2 λ.
-    Optax: `optax.add_decayed_weights` at the head.
+    It comes first in a chain. Before plain gradient descent it is weight decay; before an adaptive
+    rule it is not (see `adamw`). A penalty λ ‖θ‖² is this one with 2 λ.
+    Optax: `optax.add_decayed_weights`, first in a chain.
 
     >>> import jax.numpy as jnp
     >>> tx, p = l2(0.5), jnp.array([4.0])
@@ -39,8 +39,8 @@ def l2(strength: float, mask: Any = None) -> optax.GradientTransformation:
 def l1(strength: float, mask: Any = None) -> optax.GradientTransformation:
     """The gradient of λ ‖θ‖₁ added to the loss: g ← g + λ sign(θ), 0 at 0.
 
-    Steps of finite length jump across 0 and back, so that weights become small rather than 0:
-    for exact zeros use `soft_threshold` at the end of the chain. Not in Optax.
+    Steps of finite length jump across 0 and back, so weights become small, but not 0. For exact
+    zeros, use `soft_threshold` at the end of the chain. Not in Optax.
 
     >>> import jax.numpy as jnp
     >>> tx, p = l1(0.5), jnp.array([4.0, 0.0])
@@ -80,10 +80,10 @@ def soft_threshold(
 def decoupled_weight_decay(
     learning_rate: Any, weight_decay: float, mask: Any = None
 ) -> optax.GradientTransformation:
-    """Decoupled decay, last in a chain, after the rate: u ← u − η λ θ, whatever made u.
+    """Decoupled decay, last in a chain, after the rate: u ← u − η λ θ, for any rule.
 
-    Optax: `optax.add_decayed_weights` between the rule and its rate does the same. Here it can be
-    given its own rate or schedule (the paper's λ, which η does not multiply, has η = 1).
+    In Optax, `optax.add_decayed_weights` between the rule and its rate does the same. Here it has
+    its own rate or schedule (for the paper's λ, which is not multiplied by η, use η = 1).
 
     >>> import jax.numpy as jnp
     >>> tx, p = decoupled_weight_decay(0.5, 0.5), jnp.array([4.0])

@@ -1,4 +1,4 @@
-"""What makes an update rule of a plain factory: checks, dtypes, and a memory of its arguments."""
+"""`rule`: adds checks, dtypes and stored arguments to a factory of transformations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SLOTS = ("mu", "nu", "trace", "ema", "sum_of_squares", "z", "v", "momentum", "a
 
 
 class Rule(optax.GradientTransformationExtraArgs):
-    """A gradient transformation that remembers what it was made of.
+    """A gradient transformation that stores its factory and arguments.
 
     Attributes:
       name: the factory's name, for messages.
@@ -35,12 +35,12 @@ class Rule(optax.GradientTransformationExtraArgs):
     needs_params: bool
 
     def hyperparameters(self) -> dict[str, Any]:
-        """The arguments that are numbers or schedules, and may be changed while it runs."""
+        """The arguments that are numbers or schedules, which can be changed during a run."""
         return numbers_of(self.arguments)
 
 
 def numbers_of(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those of a factory's arguments that are hyper-parameters: numbers or schedules, by name."""
+    """Name -> value of the arguments that are hyper-parameters: numbers or schedules."""
     return {
         name: value
         for name, value in arguments.items()
@@ -52,12 +52,12 @@ def numbers_of(arguments: dict[str, Any]) -> dict[str, Any]:
 def rule(
     factory: Factory | None = None, *, needs_params: bool = False, name: str | None = None
 ) -> Any:
-    """Makes a rule of a factory of gradient transformations.
+    """A decorator that makes a factory of gradient transformations a factory of `Rule`s.
 
-    The rule refuses bad hyper-parameters when it is made and mismatched trees when it is used,
-    computes in float32 at least, returns updates in the gradients' dtypes, and keeps the structure,
-    shapes, dtypes and buffers of its state its own. Messages call it by the factory's name, or by
-    `name` where that has none (a `functools.partial`).
+    The factory checks its hyper-parameters. The rule checks that trees match, computes in float32
+    or wider, returns updates in the dtypes of the gradients, and keeps the structure, shapes and
+    dtypes of its state, in separate buffers. Messages use the name of the factory, or `name` if it
+    has none (a `functools.partial`).
     """
     if factory is None:
         return functools.partial(rule, needs_params=needs_params, name=name)
@@ -93,7 +93,7 @@ def guarded(
     *,
     dtype: Any = None,
 ) -> tuple[Any, Any]:
-    """The `init` and `update` of a rule; with a `dtype`, all leaves are computed in that one."""
+    """The checked `init` and `update` of a rule; `dtype` is the dtype of all arithmetic."""
     compute = dtype
 
     def init(params: PyTree) -> PyTree:
@@ -117,12 +117,12 @@ def guarded(
             x.dtype for x in jax.tree.leaves(params)
         ]
         if mixed and dtype is None:
-            # Gradients of another precision than their parameters meet them in the wider one.
+            # Mixed gradients and parameters are cast to the wider dtype.
             wide = jax.tree.map(
                 lambda u, p: u.astype(widest(u, p)) if is_float(u) else u, wide, params
             )
-        # Optax mixes int32 counts with float scalars, which strict promotion refuses; every dtype
-        # that comes out is put back below, so nothing can be promoted unseen.
+        # Optax mixes int32 counts with float scalars, which strict promotion refuses. All result
+        # dtypes are restored below, so no promotion can go unnoticed.
         with jax.numpy_dtype_promotion("standard"):
             new_updates, new_state = inner.update(
                 wide,
@@ -136,7 +136,7 @@ def guarded(
 
 
 def states_of(kind: type, state: PyTree) -> list[Any]:
-    """Every state of a class anywhere in an optimizer state, or in that of a `TrainState`."""
+    """All states of a class in an optimizer state or a `TrainState`."""
     is_one = lambda x: isinstance(x, kind)
     leaves = jax.tree.leaves(getattr(state, "opt_state", state), is_leaf=is_one)
     return [x for x in leaves if is_one(x)]
@@ -156,7 +156,7 @@ def _check_slots(updates: PyTree, state: PyTree, name: str) -> None:
                 look(child)
 
     def _mirrors(value: Any) -> bool:
-        # Only plain slots can be compared. (Factored ones need the parameters, which are instead.)
+        # Only plain slots can be compared. (With factored slots, the parameters are compared.)
         return not any(leaf is None for leaf in jax.tree.leaves(value, is_leaf=lambda x: x is None))
 
     look(state)

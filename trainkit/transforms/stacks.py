@@ -1,7 +1,7 @@
-"""Stacked layers: what a scan keeps as one leaf is, to a rule that works by leaf, several layers.
+"""Stacked layers: rules that work leaf by leaf treat each layer of a stacked leaf separately.
 
-`stacked` is the same everywhere: {regular expression: number of leading layer axes}. The first
-expression that is found in a leaf's path decides; other leaves have none.
+`stacked` is {regular expression: number of leading layer axes}. The first expression that matches a
+leaf's path counts; other leaves have no layer axes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import optax
 
 from trainkit._core import validation
 from trainkit._core.paths import compiled, path_name, some
-from trainkit.transforms.parts import left_out
+from trainkit.transforms.masked_trees import left_out
 
 PyTree = Any
 Stacked = Mapping[str, int] | None
@@ -25,11 +25,11 @@ Factory = Callable[..., optax.GradientTransformation]
 
 
 def layer_axes(stacked: Stacked, tree: PyTree, name: str) -> list[int]:
-    """For each leaf the number of its leading axes that count layers, 0 where it is one layer.
+    """For each leaf the number of leading layer axes; 0 for a single layer.
 
     Raises:
-      ValueError: an expression that matches no leaf, or a leaf with fewer axes than it says; both
-        are named. (Leaves that a mask or a group leaves out count as matched.)
+      ValueError: an expression matches no leaf, or a leaf has fewer axes than it says. (Leaves of
+        other groups, which are masked, count as matched.)
     """
     stacked = stacked or {}
     patterns = list(zip(compiled(stacked), stacked, stacked.values(), strict=True))
@@ -49,15 +49,15 @@ def layer_axes(stacked: Stacked, tree: PyTree, name: str) -> list[int]:
         if jnp.ndim(x) < count:
             raise ValueError(
                 f"{name}: stacked={{{pattern!r}: {count}}} matches {leaf!r}, whose shape is "
-                f"{jnp.shape(x)}: it has no {count} layer axes. Write an expression that leaves it "
-                "out, or put one with 0 before it."
+                f"{jnp.shape(x)}: it has no {count} layer axes. Use an expression that does not "
+                "match it, or put one with 0 before it."
             )
         found.append(count)
     return found
 
 
 def per_tensor(factory: Factory) -> Any:
-    """Gives a factory of rules that work leaf by leaf the argument `stacked`."""
+    """Adds the argument `stacked` to a factory of rules that work leaf by leaf."""
     signature = inspect.signature(factory)
     own = inspect.Parameter("stacked", inspect.Parameter.KEYWORD_ONLY, default=None)
     name = factory.__name__
@@ -70,7 +70,7 @@ def per_tensor(factory: Factory) -> Any:
         return one_by_one(tx, stacked, name) if stacked else tx
 
     parameters = [*signature.parameters.values(), own]
-    # What `inspect.signature` reads; type checkers do not know that functions may have it.
+    # For `inspect.signature`; type checkers do not know this attribute of functions.
     make.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return make
 
@@ -78,10 +78,10 @@ def per_tensor(factory: Factory) -> Any:
 def one_by_one(
     tx: optax.GradientTransformation, stacked: Stacked, name: str
 ) -> optax.GradientTransformation:
-    """`tx` on every layer of a stack by itself: it is mapped over the layer axes of those leaves.
+    """`tx` applied to each layer of a stack, by `vmap` over the layer axes.
 
-    Its state has the structure that it has without, and layer axes where it belongs to a stack;
-    counts and what belongs to other leaves is there once. `tx` must treat each leaf by itself.
+    The state has the same structure, with layer axes in the slots of stacked leaves. Counts and the
+    slots of other leaves have none. `tx` must treat each leaf independently.
     """
 
     def init(params: PyTree) -> PyTree:
@@ -96,7 +96,7 @@ def one_by_one(
 
 
 class _Layers:
-    """`tx` under one `vmap` for each layer axis, on trees of this structure."""
+    """`tx` under one `vmap` for each layer axis, for trees of one structure."""
 
     def __init__(self, tx: optax.GradientTransformation, tree: PyTree, axes: Sequence[int]):
         leaves: list[Any]
@@ -146,7 +146,7 @@ class _Layers:
         return self.treedef.unflatten(out), self.state.unflatten(new)
 
     def _owned(self, at: Sequence[bool]) -> list[bool]:
-        """Which leaves of the state belong to these leaves: those that are not there without."""
+        """Which leaves of the state belong to these leaves."""
         others = [optax.MaskedNode() if a else x for a, x in zip(at, self.layer, strict=True)]
         left = jax.tree_util.tree_leaves_with_path(self._state(others))
         paths = {path for path, _ in left}
@@ -157,7 +157,7 @@ class _Layers:
 
 
 def _outermost(leaves: Sequence[Any], axes: Sequence[int]) -> tuple[list[bool], list[int]]:
-    """The stacks whose first axis is as long as the first stack's, and the axes left after it."""
+    """Stacks with the same first axis size as the first stack, and the remaining layer axes."""
     size = next((x.shape[0] for x, n in zip(leaves, axes, strict=True) if n), None)
     at = [n > 0 and x.shape[0] == size for x, n in zip(leaves, axes, strict=True)]
     return at, [n - a for n, a in zip(axes, at, strict=True)]

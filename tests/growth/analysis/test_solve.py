@@ -10,7 +10,7 @@ from trainkit.growth.analysis.joint_program import Analysis, JointProgram
 from trainkit.growth.analysis.layout_search import choose_layouts
 from trainkit.growth.analysis.solve import solve
 from trainkit.growth.analysis.values import Value
-from trainkit.growth.errors import Conflict, settled
+from trainkit.growth.errors import Conflict, unwrap
 from trainkit.growth.ir.program import Folder
 from trainkit.growth.plan.data import PlanData
 from trainkit.growth.rules import RULES, UNKNOWN
@@ -37,12 +37,12 @@ def joint_program(fn, small, big, x):
     for i, (name, s) in enumerate(small.items()):
         analysis.params.append((name, Value(s.shape, big[name].shape, s.dtype, origin=i)))
     values = [v for _, v in analysis.params] + [Value(x.shape, x.shape, x.dtype)]
-    return JointProgram(analysis, values, *settled(analysis.walk(*programs, values)))
+    return JointProgram(analysis, values, *unwrap(analysis.join(*programs, values)))
 
 
 def test_another_layout_of_the_leaf_that_a_conflict_names():
     joint = joint_program(stream, shapes(4), shapes(6), X)
-    layouts = settled(choose_layouts(joint))
+    layouts = unwrap(choose_layouts(joint))
     conflict = solve(joint, layouts)
     assert isinstance(conflict, Conflict)
     assert conflict.kind == "shares"

@@ -5,7 +5,7 @@ import pytest
 
 from trainkit.growth.axes.axis import Axis, concatenation, find, product, show
 from trainkit.growth.axes.layouts import repeated
-from trainkit.growth.axes.reading import coordinate, grown_leaves, labels, source_map
+from trainkit.growth.axes.queries import coordinate, grown_leaves, labels, source_map
 from trainkit.growth.axes.unification import Mismatch, unify
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.growth.rules.axis_specs import Leaf, Prod, Spec, Sum, grows, made, sizes
 from trainkit.growth.axes.axis import Axis, concatenation, find, product
-from trainkit.growth.axes.reading import grown_leaves, source_map
+from trainkit.growth.axes.queries import grown_leaves, source_map
 from trainkit.growth.axes.unification import Mismatch, cut, split_product, unify
 
 MANY = 7000  # assignments that are enumerated

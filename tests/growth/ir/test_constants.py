@@ -87,7 +87,7 @@ def test_planning_computes_no_mask(monkeypatch):
 
 def test_what_would_take_too_much_memory_is_refused(monkeypatch):
     monkeypatch.setattr(constants, "LIMIT", 1000)
-    with pytest.raises(growth.GrowthError, match=r"(?s)constants of more .* as inputs"):
+    with pytest.raises(growth.GrowthError, match=r"(?s)needs more than .* as inputs"):
         np.asarray(constant(lambda: jnp.sort(jnp.arange(1000))).value)
 
 

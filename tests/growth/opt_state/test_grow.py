@@ -267,10 +267,10 @@ def test_bad_input():
     without = MapData({name: how for name, how in growth.leaves.items() if name != "mid/w"})
     with pytest.raises(GrowthError, match=r"slot of 'mid/w' grows to \(4, 4\), but \(8, 8\)"):
         grow_opt_state(tx, tx.init(params), without, params, big)
-    with pytest.raises(GrowthError, match="Is tx the transformation"):
+    with pytest.raises(GrowthError, match="Check that tx is the transformation"):
         grow_opt_state(tx, optax.sgd(0.1, 0.9).init(params), growth, params, big)
     flat = optax.flatten(tx)
-    with pytest.raises(GrowthError, match="another tree than the parameters"):
+    with pytest.raises(GrowthError, match="not have the tree of the parameters"):
         grow_opt_state(flat, flat.init(params), growth, params, big)
 
 

@@ -132,7 +132,7 @@ def test_stacked_states_grow_as_those_of_their_layers_or_are_refused():
             for f, w in zip(jax.tree.leaves(found), wanted, strict=True):
                 np.testing.assert_allclose(f if f.ndim == 0 else f[i], w, atol=1e-12)
     for tx, message in (
-        (tt.soap(0.1, stacked={"w": 1}), "each layer of a stack"),
+        (tt.soap(0.1, stacked={"w": 1}), "one for each layer"),
         (tt.adafactor(0.1, min_dim_size_to_factor=2, stacked={"w": 1}), r"becomes \(1,\)"),
     ):
         with pytest.raises(GrowthError, match=message):

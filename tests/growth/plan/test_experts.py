@@ -2,7 +2,6 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +9,8 @@ import optax
 import pytest
 
 import trainkit
-from tests.growth.zoo.mixtures import TOKENS, FeedForward, Mixture
+from tests.growth.zoo.depth.operated import Dense
+from tests.growth.zoo.mixtures import TOKENS, Mixture
 from trainkit import growth
 from trainkit.growth.opt_state.exact import exact as follow_exactly
 
@@ -159,18 +159,6 @@ def test_a_dense_layer_becomes_experts():
     assert np.abs(mixture(grown, X, 2, False) - wanted).max() > 0.01
 
 
-class Dense(nn.Module):
-    """`mixtures.Mixture` with one feed-forward layer in the place of the experts."""
-
-    @nn.compact
-    def __call__(self, x):
-        dense = functools.partial(nn.Dense, param_dtype=x.dtype)
-        norm = functools.partial(nn.LayerNorm, param_dtype=x.dtype)
-        x = dense(4)(x)
-        x = x + FeedForward(4, 5, x.dtype, name="mlp")(norm()(x))
-        return dense(2)(norm()(x))
-
-
 def dense_state(tx):
     """A dense model's state after a few steps."""
     x = jnp.asarray(TOKENS[0])
@@ -229,7 +217,7 @@ def test_gates_that_do_not_sum_to_one_are_asked_for():
     tx = optax.sgd(1e-2)
     state, x = dense_state(tx)
     big = Mixture(dtype=x.dtype, over_all=True)
-    with pytest.raises(growth.GrowthError, match="gates of the chosen do not sum to 1"):
+    with pytest.raises(growth.GrowthError, match="gates of the chosen experts do not sum to 1"):
         growth.grow(state, Dense(), big, x, tx=tx)
     grown = growth.grow(state, Dense(), big, x, tx=tx, how="experts")
     assert grown.params["VmapFeedForward_0"]["Dense_1"]["kernel"].shape == (3, 4, 5)
@@ -241,7 +229,7 @@ def test_names_that_do_not_tell_are_given():
     big = {"router": shape(4, 3), "w1": shape(3, 4, 5), "w2": shape(3, 4, 5)}
     fn = lambda p: jnp.zeros(2)
     plan = functools.partial(growth.plan, fn, fn, dense, big)
-    with pytest.raises(growth.GrowthError, match=r"gate .* may become any of w1, w2"):
+    with pytest.raises(growth.GrowthError, match=r"several leaves .* gate .*: w1, w2"):
         plan(how="experts")
     named = plan(how=growth.Operator(depth="experts", names=(("w1", "gate"), ("w2", "up"))))
     small = {"gate": jnp.ones((4, 5)), "up": jnp.zeros((4, 5))}
@@ -282,14 +270,14 @@ def test_what_the_plan_refuses_it_explains():
     def numbered(p, x, k):
         return jnp.sum(jax.lax.top_k(x @ p["router"], k)[1].astype(x.dtype), -1)
 
-    with pytest.raises(growth.GrowthError, match="which entries of an axis that grows") as caught:
+    with pytest.raises(growth.GrowthError, match="indices of chosen entries") as caught:
         planned(numbered, (2, 4))
     assert "router (axis 1: 3→6)" in str(caught.value)
 
     def best_alone(p, x, k):
         return p["down"][jax.lax.top_k(x @ p["router"], k)[1][:, :1]].sum((1, 2))
 
-    with pytest.raises(growth.GrowthError, match="some of the copies of what was chosen"):
+    with pytest.raises(growth.GrowthError, match="some copies of a chosen entry"):
         planned(best_alone, (2, 4))
 
     def sorted_by_expert(p, x, k):
@@ -305,7 +293,7 @@ def test_refusals():
         growth.Plan.of_experts(draw(3), draw(7))
     with pytest.raises(growth.GrowthError, match="of_mixture"):
         growth.Plan.of_experts({"w": jnp.ones(2)}, {"v": jnp.ones(2)})
-    with pytest.raises(growth.GrowthError, match="no place for wi"):
+    with pytest.raises(growth.GrowthError, match="no leaf of the mixture fits the dense leaf wi"):
         growth.Plan.of_mixture({"wi": jnp.ones((4, 7))}, draw(3))
     with pytest.raises(growth.GrowthError, match="nor a stack of it"):
         growth.Plan.of_mixture({"up": jnp.ones((5, 4))}, draw(3))

@@ -52,7 +52,7 @@ def test_a_text_of_version_1_is_the_same_plan(plan):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "no growth plan"),
+        ("{", "not a growth plan"),
         ("3", "version 1 or 2"),
         (json.dumps({**json.loads(KEPT), "version": 3}), "version 1 or 2"),
         (json.dumps({**json.loads(KEPT), "version": 2}), "version 1 or 2"),

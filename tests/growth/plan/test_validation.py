@@ -9,18 +9,13 @@ import numpy as np
 import optax
 import pytest
 
+from tests.growth import zoo
 from trainkit import TrainState, growth
 from trainkit.growth import GrowthError
 
 
 def mlp(p, x):
     return jax.nn.gelu(x @ p["in"] + p["b"]) @ p["out"]
-
-
-def net(p, x):
-    for layer in p["layers"]:
-        x = x + jnp.tanh(x @ layer["up"]) @ layer["down"]
-    return x @ p["out"]
 
 
 def f(*shape, dtype=jnp.float32):
@@ -31,15 +26,11 @@ def shapes(n):
     return {"in": f(5, n), "b": f(n), "out": f(n, 3)}
 
 
-def layers(width, depth):
-    return {"layers": [{"up": f(5, width), "down": f(width, 5)}] * depth, "out": f(5, 3)}
-
-
 def ones(tree):
     return jax.tree.map(lambda s: np.ones(s.shape, s.dtype), tree)
 
 
-class Net(nn.Module):
+class TwoLayers(nn.Module):
     width: int
 
     @nn.compact
@@ -49,6 +40,13 @@ class Net(nn.Module):
 
 class Mine(NamedTuple):
     speed: dict
+
+
+net, _ = zoo.REGISTRY["residual layers"].at()
+
+
+def layers(width, depth):
+    return zoo.REGISTRY["residual layers"].at(width=width, depth=depth)[1]
 
 
 X, XS = f(2, 5), np.ones((2, 5), np.float32)
@@ -87,7 +85,7 @@ PLAN = {
     "shapes of big do not fit": (lambda: planned(big={**shapes(8), "out": f(7, 3)}), "big_params"),
     "shrinks": (lambda: planned(shapes(8), shapes(4)), r"(?s)axis 0 of b.*plan\.shrink"),
     "a result shrinks": (lambda: planned(big={**shapes(8), "out": f(8, 2)}), "axis 1 of out"),
-    "another input": (lambda: planned(x=f(2, 6)), "inputs have the shapes"),
+    "another input": (lambda: planned(x=f(2, 6)), "inputs have the shape"),
     "no function": (lambda: planned(a=3), "must be callable"),
     "dtypes": (
         lambda: planned(big={**shapes(8), "b": f(8, dtype=jnp.bfloat16)}),
@@ -112,9 +110,9 @@ PLAN = {
     "deeper, narrower": (
         lambda: growth.plan(net, net, layers(8, 2), layers(4, 3), X), "layers/0/down would shrink"
     ),
-    "no plan": (lambda: growth.Plan.from_json("{"), "no growth plan"),
-    "no plan either": (lambda: growth.Plan.from_json('{"version": 1}'), "no growth plan"),
-    "nothing": (lambda: growth.Plan.from_json(None), "no growth plan"),
+    "no plan": (lambda: growth.Plan.from_json("{"), "not a growth plan"),
+    "no plan either": (lambda: growth.Plan.from_json('{"version": 1}'), "not a growth plan"),
+    "nothing": (lambda: growth.Plan.from_json(None), "not a growth plan"),
 }  # fmt: skip
 
 
@@ -128,7 +126,7 @@ def test_plan(name):
 GROW = {
     "no key": (SMALL, {}, r"key=jax\.random\.key"),
     "a seed": (SMALL, {"key": 3}, r"key=jax\.random\.key\(3\)"),
-    "a word": (SMALL, {"key": "a"}, "no random key"),
+    "a word": (SMALL, {"key": "a"}, "not a random key"),
     "how": (SMALL, {"key": KEY, "how": "odd"}, "uneven, noise, zero_out"),
     "missing": (without(SMALL, "b"), {"key": KEY}, r"missing \['b'\]"),
     "None": ({**SMALL, "b": None}, {"key": KEY}, r"missing \['b'\]"),
@@ -155,24 +153,24 @@ def moments(params, tx=TX):
 
 
 STATE = {
-    "another rule": ((optax.sgd(0.1, 0.9), moments(SMALL), SMALL, BIG), {}, "Is tx the transf"),
+    "another rule": ((optax.sgd(0.1, 0.9), moments(SMALL), SMALL, BIG), {}, "that tx is the tr"),
     "no rule": ((3, moments(SMALL), SMALL, BIG), {}, "tx is a int"),
     "exchanged": ((moments(SMALL), TX, SMALL, BIG), {}, "tx is a tuple"),
     "none": ((TX, None, SMALL, BIG), {}, "is a NoneType"),
     "of the big model": ((TX, moments(BIG), SMALL, BIG), {}, r"'b' has shape \(8,\)"),
     "of another size": ((TX, moments(ones(shapes(5))), SMALL, BIG), {}, r"'b' has shape \(5,\)"),
-    "of another model": ((TX, moments(DEEP), SMALL, BIG), {}, "is no leaf of the parameters"),
+    "of another model": ((TX, moments(DEEP), SMALL, BIG), {}, "is not a leaf of the param"),
     "a leaf less": ((TX, moments(without(SMALL, "b")), SMALL, BIG), {}, "'b' is missing"),
     "small ones that are big": ((TX, moments(SMALL), BIG, BIG), {}, r"b has shape \(8,\)"),
     "big ones that are small": ((TX, moments(SMALL), SMALL, SMALL), {}, r"grown_params: b is \(4,"),
-    "reset a typo": ((TX, moments(SMALL), SMALL, BIG), {"reset": ["zz"]}, "found in no leaf"),
+    "reset a typo": ((TX, moments(SMALL), SMALL, BIG), {"reset": ["zz"]}, "matches no leaf"),
     "reset no pattern": ((TX, moments(SMALL), SMALL, BIG), {"reset": ["("]}, "regular expression"),
     "unknown state": (
         (optax.GradientTransformation(Mine, lambda u, s, p=None: (u, s)), Mine(SMALL), SMALL, BIG),
         {},
         r"Mine is not in the table.*slots=\{Mine",
     ),
-    "slots of no class": ((TX, moments(SMALL), SMALL, BIG), {"slots": {"Adam": {}}}, "a class of"),
+    "slots of no class": ((TX, moments(SMALL), SMALL, BIG), {"slots": {"Adam": {}}}, "must map a"),
     "slots of no kind": (
         (TX, moments(SMALL), SMALL, BIG),
         {"slots": {Mine: {"speed": "momentum"}}},
@@ -252,34 +250,34 @@ def test_certificates(plans):
     for params, inputs, options, says in [
         (BIG, [XS], {"tx": TX}, r"b has shape \(8,\)"),
         (SMALL, [], {"tx": TX}, "missing 1 required"),
-        (SMALL, [np.ones((2, 7), np.float32)], {"tx": TX}, "inputs have the shapes"),
+        (SMALL, [np.ones((2, 7), np.float32)], {"tx": TX}, "inputs have the shape"),
         (SMALL, [XS], {"tx": None}, "tx is a NoneType"),
-        (SMALL, [XS], {"tx": TX, "opt_state": optax.sgd(0.1, 0.9).init(SMALL)}, "Is tx the"),
+        (SMALL, [XS], {"tx": TX, "opt_state": optax.sgd(0.1, 0.9).init(SMALL)}, "that tx is the"),
     ]:
         with pytest.raises(GrowthError, match=says):
             certificate(mlp, mlp, params, *inputs, **options)
-    state = TrainState.create(Net(4).init(KEY, XS)["params"], TX)
-    way = growth.grow(state, Net(4), Net(8), XS, tx=TX, with_map=True)[1]
-    with pytest.raises(GrowthError, match="Is tx the"):
-        way.certificate(Net(4), Net(8), state, XS, tx=optax.sgd(0.1, 0.9))
+    state = TrainState.create(TwoLayers(4).init(KEY, XS)["params"], TX)
+    way = growth.grow(state, TwoLayers(4), TwoLayers(8), XS, tx=TX, with_map=True)[1]
+    with pytest.raises(GrowthError, match="that tx is the"):
+        way.certificate(TwoLayers(4), TwoLayers(8), state, XS, tx=optax.sgd(0.1, 0.9))
     with pytest.raises(GrowthError, match="the state is not the small model's"):
-        way.certificate(Net(8), Net(8), state, XS, tx=TX)
+        way.certificate(TwoLayers(8), TwoLayers(8), state, XS, tx=TX)
 
 
 def test_states():
-    params = Net(4).init(KEY, XS)["params"]
+    params = TwoLayers(4).init(KEY, XS)["params"]
     state = TrainState.create(params, TX)
-    big = TX.init(Net(8).init(KEY, XS)["params"])
+    big = TX.init(TwoLayers(8).init(KEY, XS)["params"])
     for given, small, options, says in [
-        (state, Net(4), {"tx": None}, "tx is a NoneType"),
-        (params, Net(4), {}, "not a TrainState"),
-        (state, Net(8), {}, "the state is not the small model's: params/Dense_0"),
-        (state, Net, {}, "is the class Net"),
+        (state, TwoLayers(4), {"tx": None}, "tx is a NoneType"),
+        (params, TwoLayers(4), {}, "not a TrainState"),
+        (state, TwoLayers(8), {}, "the state is not the small model's: params/Dense_0"),
+        (state, TwoLayers, {}, "is the class TwoLayers"),
         (state, None, {}, "must be a Linen module"),
-        (state, Net(4), {"key": "a"}, "no random key"),
-        (state, Net(4), {"reset": ["Dense_7"]}, "found in no leaf"),
-        (state.replace(params={"params": params}), Net(4), {}, "not the small model's"),
-        (state.replace(opt_state=big), Net(4), {}, "'Dense_0/kernel' has shape"),
+        (state, TwoLayers(4), {"key": "a"}, "not a random key"),
+        (state, TwoLayers(4), {"reset": ["Dense_7"]}, "matches no leaf"),
+        (state.replace(params={"params": params}), TwoLayers(4), {}, "not the small model's"),
+        (state.replace(opt_state=big), TwoLayers(4), {}, "'Dense_0/kernel' has shape"),
     ]:
         with pytest.raises(ValueError, match=says):
-            growth.grow(given, small, Net(6), XS, **{"tx": TX, **options})
+            growth.grow(given, small, TwoLayers(6), XS, **{"tx": TX, **options})

@@ -25,9 +25,9 @@ from trainkit.growth.analysis.scales.signs import NOT_NEGATIVE, POSITIVE
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import LAYOUTS
-from trainkit.growth.axes.reading import coordinate, labels, leaves
+from trainkit.growth.axes.queries import coordinate, labels, leaves
 from trainkit.growth.axes.solvers import choose, nearest
-from trainkit.growth.errors import GrowthError, settled
+from trainkit.growth.errors import GrowthError, unwrap
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.program import Equation, Folder, Program
 from trainkit.growth.rules import RULES, UNKNOWN
@@ -294,7 +294,7 @@ class _Trial:
             if wanted
             else lambda e: sum(c for v, c in scales.system.reduce(e).items())
         )
-        self.places = settled(padding.choose(scales.needs))
+        self.places = unwrap(padding.choose(scales.needs))
         for i, v in enumerate(self.values):
             for d, uid in sorted(scales.padding(v)):
                 if self.case.operands[i].kind != "free":
@@ -337,7 +337,7 @@ class _Trial:
         clean = [
             uid
             for uid in self.scales.factors
-            if uid not in self.scales.watched | asked
+            if uid not in self.scales.order_sensitive | asked
             and all(x == 1 for x in totals.get(uid, []))
             and not (self.scales.source(self.leaf(uid)) < 0).any()
             and uid not in twice

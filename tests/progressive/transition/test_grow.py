@@ -13,7 +13,7 @@ from experiments.progressive_mnist.models import CNN, MLP
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.operators import operator
 from trainkit.progressive.transition.grow import grown
-from trainkit.progressive.transition.state_growth import Side
+from trainkit.progressive.transition.state_growth import StageModel
 
 TX = optax.adamw(1e-3)
 
@@ -49,8 +49,8 @@ def grow(small, big, batch, how="preserve", reset=False):
     a, b = build(small), build(big)
     before, like = randomised(a.state(TX, batch, 0)), b.state(TX, batch, 1)
     growth = grown(
-        Side(small, a, shapes(before)),
-        Side(big, b, shapes(like)),
+        StageModel(small, a, shapes(before)),
+        StageModel(big, b, shapes(like)),
         shapes(batch),
         tx=TX,
         how=operator(how),
@@ -144,7 +144,7 @@ class Tanh(nn.Module):
 
 @pytest.mark.parametrize("model", [PostNorm, Tanh])
 def test_an_identity_that_cannot_be_is_refused(model):
-    with pytest.raises(GrowthError, match=r"(?s)cannot be made an identity.*how='stack'"):
+    with pytest.raises(GrowthError, match=r"(?s)cannot be an identity.*how='stack'"):
         grow(model(1), model(2), images())
 
 

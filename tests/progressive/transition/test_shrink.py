@@ -16,7 +16,7 @@ from trainkit.growth.views.prune import prune
 from trainkit.progressive import triggers
 from trainkit.progressive.stages.stage import Stage, StageError
 from trainkit.progressive.transition.shrink import shrunk
-from trainkit.progressive.transition.state_growth import Side
+from trainkit.progressive.transition.state_growth import StageModel
 
 
 class Net(nn.Module):
@@ -38,7 +38,7 @@ def side(module, tx, seed=0):
     model = trainkit.from_linen(
         module, optax.softmax_cross_entropy_with_integer_labels, inputs=lambda b: b["x"]
     )
-    return Side(module, model, model.state(tx, batch(), seed))
+    return StageModel(module, model, model.state(tx, batch(), seed))
 
 
 def batch():

@@ -1,7 +1,8 @@
-"""Refusals: what was given, what was expected, and what mends it, before anything compiles.
+"""Argument checks: bad input is refused before anything is compiled.
 
-`values` looks at options, `trees` at trees of arrays, `steps` at what goes through a train step.
-Each message has one form: "name must be …, not …; what mends it". Read `values` first.
+Input: a value and the name of its argument. Output: the value, or an error of one form: "name must
+be ..., not ...; how to fix it". `values` checks options, `trees` trees of arrays, and `steps` the
+inputs of a train step. Read `values` first.
 """
 
 from trainkit._core.validation.trees import (

@@ -1,4 +1,4 @@
-"""What a train step refuses: its options, batches, losses, and states that lie elsewhere."""
+"""Checks of a train step: its options, batches, losses, and the devices of its state."""
 
 from __future__ import annotations
 
@@ -18,21 +18,26 @@ PyTree = Any
 def options(
     loss_fn: Any, tx: Any, microbatches: Any, steps_per_call: Any, skip: Any, norms: Any
 ) -> None:
-    """Refuses options of `make_train_step` that are of another kind or out of range."""
+    """Refuses options of `make_train_step` of the wrong type or out of range."""
     function("loss_fn", loss_fn, "(params, model_state, batch, rng) -> Loss")
     transformation(tx)
     integer("microbatches", microbatches)
     integer("steps_per_call", steps_per_call)
     for name, value, hint in (
-        ("skip_nonfinite", skip, "True, False or how many steps in a row may be left out"),
-        ("norms", norms, "True, False or every how many steps they are computed"),
+        ("skip_nonfinite", skip, "True, False or the number of steps in a row to skip at most"),
+        ("norms", norms, "True, False or the number of steps from one computation to the next"),
     ):
         if not isinstance(value, bool):
-            integer(name, value, least=0, hint=f"give {hint}")
+            integer(name, value, least=0, hint=f"pass {hint}")
 
 
-def batch(batch: PyTree, placement: Any, microbatches: int, steps_per_call: int) -> None:
-    """Every leaf has the same leading sizes, which divide by steps, devices and micro-batches."""
+def batch(
+    batch: PyTree, placement: Any, microbatches: int, steps_per_call: int, processes: int = 1
+) -> None:
+    """Every leaf has the same leading sizes, which divide by steps, devices and micro-batches.
+
+    It is that of one of `processes`, each of which has its share of the examples.
+    """
     axis = 0 if steps_per_call == 1 else 1
     if axis:
         for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
@@ -42,7 +47,7 @@ def batch(batch: PyTree, placement: Any, microbatches: int, steps_per_call: int)
                     f"{steps_per_call} every leaf must be [{steps_per_call}, examples, …]: stack "
                     f"{steps_per_call} batches along a new first axis."
                 )
-    size = leading_size(batch, "batch", axis)
+    size = leading_size(batch, "batch", axis) * processes
     least = placement.parts * microbatches
     if size == 0 or size % least:
         near = max(least, size // least * least)
@@ -58,7 +63,7 @@ def batch_name(path: Any) -> str:
 
 
 def loss(loss: Any, model_state: PyTree) -> None:
-    """A scalar total, a scalar weight, and a model state of the structure that came in."""
+    """Refuses a loss whose total or weight is no scalar, or whose model state has changed shape."""
     help_ = (
         "loss_fn must return trainkit.Loss(total, weight, model_state, metrics), where total is "
         "the sum of the examples' losses and weight the number (or weight) of the examples"
@@ -73,7 +78,7 @@ def loss(loss: Any, model_state: PyTree) -> None:
         if jnp.shape(value) != ():
             raise ValueError(
                 f"the loss's {name} has shape {jnp.shape(value)}, but it must be a scalar; sum "
-                f"over the examples (not mean); {help_}."
+                f"over the examples, do not average; {help_}."
             )
     dtype = jnp.asarray(loss.total).dtype
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -90,39 +95,37 @@ def loss(loss: Any, model_state: PyTree) -> None:
 
 def metric_name(name: str, taken: Collection[str], by: str = "the loss") -> None:
     if name in taken:
-        raise ValueError(
-            f"{by}: {name!r} is what the step itself reports; give the metric another name."
-        )
+        raise ValueError(f"{by}: the step itself reports {name!r}; give the metric another name.")
 
 
 def is_fresh(state: PyTree) -> bool:
-    """Whether no leaf has been put anywhere on purpose, so that the step may place it."""
+    """Whether no leaf is committed to a device, so that the step may place the state."""
     return all(not getattr(x, "committed", False) for x in jax.tree.leaves(state))
 
 
 def placed(state: PyTree, placement: Any) -> None:
-    """Every leaf lies where the placement wants it."""
-    mend = "call state = step.place(state) first; it takes a state from anywhere."
+    """Refuses a state with a leaf that is not on the devices of the placement."""
+    hint = "call state = step.place(state) first; it accepts a state on any devices."
     shardings = placement.state_shardings(state)
     leaves = jax.tree_util.tree_leaves_with_path(state)
     for (path, leaf), want in zip(leaves, jax.tree.leaves(shardings), strict=True):
         where = getattr(leaf, "sharding", None)
         if where is None or not leaf.committed or not where.is_equivalent_to(want, leaf.ndim):
             raise ValueError(
-                f"state/{path_name(path)} must be on {describe(want)}, where placement "
-                f"{placement.name!r} wants it, not on {describe(where)}; {mend}"
+                f"state/{path_name(path)} must be on {describe(want)} for placement "
+                f"{placement.name!r}, not on {describe(where)}; {hint}"
             )
 
 
 def batch_devices(batch: PyTree, placement: Any) -> None:
-    """No leaf of a batch has been put on other devices than the step's."""
+    """Refuses a batch with a leaf that is committed to devices other than the step's."""
     devices = placement.everywhere.device_set
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         where = getattr(leaf, "sharding", None)
         if where is not None and leaf.committed and where.device_set != devices:
             raise ValueError(
                 f"{batch_name(path)} is on {describe(where)}, but the step (placement "
-                f"{placement.name!r}) runs on {describe(placement.everywhere)}; give NumPy arrays "
+                f"{placement.name!r}) runs on {describe(placement.everywhere)}; pass NumPy arrays "
                 "or step.place_batch(batch)."
             )
 

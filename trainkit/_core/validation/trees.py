@@ -1,4 +1,4 @@
-"""Trees that are refused: which leaf differs from what was expected, and how."""
+"""Checks of trees of arrays; messages name the first leaf that differs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def shape_of(x: Any) -> jax.ShapeDtypeStruct:
 
 
 def need_params(of: str, params: PyTree) -> None:
-    """Refuses an update without parameters where the rule needs them."""
+    """Refuses an update without parameters, for rules that need them."""
     if params is None:
         raise ValueError(
             f"{of} needs the parameters: call update(updates, state, params), not "
@@ -45,7 +45,7 @@ def params_are_floating(params: PyTree) -> None:
 def differences(
     found: Mapping[str, Any], expected: Mapping[str, Any], *, dtypes: bool
 ) -> dict[str, tuple[str, str]]:
-    """Name -> what is found and what is expected in words, for every leaf that differs.
+    """Name -> (found, expected) in words, for every leaf that differs.
 
     >>> a, b = {"w": jnp.ones(2)}, {"w": jnp.ones(3), "b": jnp.ones(1)}
     >>> differences(a, b, dtypes=False)
@@ -59,8 +59,8 @@ def differences(
 
 
 def same_tree(found: PyTree, expected: PyTree, what: str, of: str) -> None:
-    """Refuses updates of another tree or other shapes, naming the first leaf that differs."""
-    # Names cost more than leaves: they are made only where there is something to name.
+    """Refuses updates with another structure or other shapes."""
+    # Names are expensive, so they are computed only if there is a difference.
     here: Any = jax.tree.structure(found)
     there: Any = jax.tree.structure(expected)
     if here == there and all(
@@ -71,31 +71,31 @@ def same_tree(found: PyTree, expected: PyTree, what: str, of: str) -> None:
     for name, (a, b) in differences(
         named_leaves(found), named_leaves(expected), dtypes=False
     ).items():
-        raise ValueError(f"{of}: the updates have {a} at {name!r}, where the {what} has {b}.")
+        raise ValueError(f"{of}: the updates have {a} at {name!r}, but the {what} has {b}.")
     raise ValueError(
-        f"{of}: the updates and the {what} have the same leaves in different containers: {here} "
-        f"and {there}."
+        f"{of}: the updates and the {what} have the same leaves, but different tree structures: "
+        f"{here} and {there}."
     )
 
 
 def same_structure(old: PyTree, new: PyTree, what: str, by: str, dtypes: bool = True) -> None:
-    """Refuses what a function has changed in a tree that it must give back as it was."""
+    """Refuses a returned tree unless it has the structure, shapes and dtypes of the old one."""
     before: Any = jax.tree.structure(old)
     after: Any = jax.tree.structure(new)
-    mend = f"{by} must give {what} back with the structure, shapes and dtypes that it had"
+    hint = f"{by} must return {what} with unchanged structure, shapes and dtypes"
     changed = differences(named_leaves(new), named_leaves(old), dtypes=dtypes)
     for name, (a, b) in changed.items():
-        raise ValueError(f"{by} gives {a} for {what}/{name}, which must be {b}; {mend}.")
+        raise ValueError(f"{by} returns {a} for {what}/{name}, which must be {b}; {hint}.")
     if before != after:
-        raise ValueError(f"{by} changes the structure of {what} from {before} to {after}; {mend}.")
+        raise ValueError(f"{by} changes the structure of {what} from {before} to {after}; {hint}.")
 
 
 def leading_size(tree: PyTree, what: str, axis: int = 0) -> int:
-    """The size that all leaves have on an axis, that of the examples.
+    """The size of all leaves on an axis, the number of examples.
 
     Raises:
-      ValueError: no leaves, one without the axis or of another size; it is named.
-      TypeError: one that is no array.
+      ValueError: there are no leaves, or a leaf lacks the axis or has another size.
+      TypeError: a leaf is not an array.
     """
     sizes: dict[str, int] = {}
     for name, leaf in named_leaves(tree).items():
@@ -104,12 +104,12 @@ def leading_size(tree: PyTree, what: str, axis: int = 0) -> int:
         if shape is None:
             raise TypeError(f"{name} must be an array, not {type(leaf).__name__}.")
         if len(shape) <= axis:
-            raise ValueError(f"{name} has shape {shape}; its axis {axis} must be the examples'.")
+            raise ValueError(f"{name} has shape {shape}; its axis {axis} must be the examples.")
         sizes[name] = shape[axis]
     if not sizes:
-        raise ValueError(f"the {what} has no arrays in it.")
+        raise ValueError(f"the {what} contains no arrays.")
     counts = list(sizes.values())
-    usual = max(dict.fromkeys(counts), key=counts.count)  # of equals the first
+    usual = max(dict.fromkeys(counts), key=counts.count)  # the most frequent, or the first of them
     for name, size in sizes.items():
         if size != usual:
             other = next(n for n, s in sizes.items() if s == usual)

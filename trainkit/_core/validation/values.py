@@ -1,7 +1,7 @@
-"""Options that are refused by name: numbers, integers, names out of a list, kinds of things.
+"""Checks of options: numbers, integers, choices, types.
 
-Each message has one form: "name must be …, not …; what mends it". `of`, where it is given, says
-whose option it is and comes first.
+Each message has one form: "name must be …, not …; how to fix it". `of` is the name of the function
+whose option it is, and comes first.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy as np
 # The intervals that hyper-parameters may lie in, by kind: see `number`.
 NOT_NEGATIVE: dict[str, Any] = {"least": 0}
 POSITIVE: dict[str, Any] = {"above": 0}
-BOUND: dict[str, Any] = {"above": 0, "finite": False}  # infinity is a bound: none
+BOUND: dict[str, Any] = {"above": 0, "finite": False}  # infinity means no bound
 BETA: dict[str, Any] = {"least": 0, "below": 1}
 SHARE: dict[str, Any] = {"least": 0, "most": 1}
 
-# What a hyper-parameter's name says about the values it may take. Only names in this table are
-# checked, and only these are injected: everything else (flags, sizes, masks) shapes the program.
+# The interval of a hyper-parameter, by its name. Only names in this table are checked, and only
+# these are injected. Other options (flags, sizes, masks) are static.
 # fmt: off
 HYPERPARAMETERS: dict[str, dict[str, Any]] = {
     **dict.fromkeys((
@@ -44,7 +44,7 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
     "step_size": {},
 }
 
-# Sizes and intervals, which shape the program: the least that each may be.
+# Sizes and intervals, which are static: the least value of each.
 COUNTS: dict[str, int] = {
     "ns_steps": 1, "min_dim_size_to_factor": 1, "decay_offset": 0, "max_iterations": 1,
     "memory_size": 1, "update_interval": 1, "precondition_frequency": 1, "max_precond_dim": 0,
@@ -54,7 +54,7 @@ COUNTS: dict[str, int] = {
 
 
 def concrete(value: Any) -> float | None:
-    """The Python number in `value`; `None` where there is none yet (tracers, schedules)."""
+    """The Python number in `value`; `None` if it has no value yet (tracers, schedules)."""
     if isinstance(value, bool | jax.core.Tracer):
         return None
     if isinstance(value, numbers.Real):
@@ -76,9 +76,9 @@ def number(
     finite: bool = True,
     hint: str = "",
 ) -> None:
-    """Refuses what is no number, or one outside the interval; NaN is outside every one.
+    """Refuses a value that is not a number, or outside the interval. NaN is outside every interval.
 
-    What has no value yet passes: tracers, and arrays that are not scalars.
+    Tracers, and arrays that are not scalars, pass.
 
     >>> number("decay", 1.5, **BETA)
     Traceback (most recent call last):
@@ -114,7 +114,7 @@ def _interval(
 
 
 def integer(name: str, value: Any, of: str = "", *, least: int = 1, hint: str = "") -> None:
-    """Refuses what is not an integer of at least `least` that fits an int32.
+    """Refuses a value unless it is an integer of at least `least` that fits an int32.
 
     >>> integer("steps", 2.0)
     Traceback (most recent call last):
@@ -134,7 +134,7 @@ def integer(name: str, value: Any, of: str = "", *, least: int = 1, hint: str = 
 
 
 def hyperparameter(name: str, value: Any, of: str = "") -> None:
-    """Applies the check that the hyper-parameter's name calls for; unknown names pass."""
+    """Applies the check for a hyper-parameter's name. Unknown names pass."""
     if name in HYPERPARAMETERS and not callable(value):
         number(name, value, of, **HYPERPARAMETERS[name])
     if name in COUNTS:
@@ -144,9 +144,9 @@ def hyperparameter(name: str, value: Any, of: str = "") -> None:
 def choice(
     name: str, value: Any, known: Iterable[Any], of: str = "", hint: str = "", other: str = ""
 ) -> None:
-    """Refuses what is not one of the values there are, and names the near one.
+    """Refuses a value that is not in `known`, and suggests a similar one.
 
-    `other` says what else there is than these.
+    `other` describes further accepted values, for the message.
 
     >>> choice("mode", "mx", ("min", "max"))
     Traceback (most recent call last):
@@ -157,12 +157,12 @@ def choice(
         return
     *rest, last = [*map(repr, known), *([other] if other else [])]
     words = f"{', '.join(rest)} or {last}" if rest else last
-    mend = _hint(hint) if hint else near(value, known) or "."
-    raise ValueError(f"{_of(of)}{name} must be {words}, not {value!r}{mend}")
+    end = _hint(hint) if hint else near(value, known) or "."
+    raise ValueError(f"{_of(of)}{name} must be {words}, not {value!r}{end}")
 
 
 def kind(name: str, value: Any, wanted: type, example: str) -> None:
-    """Refuses what is not of a class, and shows an example of it.
+    """Refuses a value that is not an instance of a class, and shows an example.
 
     >>> kind("data", 3, dict, "{}")
     Traceback (most recent call last):
@@ -173,13 +173,13 @@ def kind(name: str, value: Any, wanted: type, example: str) -> None:
 
 
 def function(name: str, value: Any, what: str) -> None:
-    """Refuses what cannot be called."""
+    """Refuses a value that is not callable."""
     if not callable(value):
         raise TypeError(f"{name} must be a function {what}, not {value!r}.")
 
 
 def transformation(value: Any, name: str = "tx") -> None:
-    """Refuses what is no gradient transformation.
+    """Refuses a value that is not a gradient transformation.
 
     >>> transformation(3)
     Traceback (most recent call last):
@@ -194,12 +194,12 @@ optax.adam(1e-3), not int.
 
 
 def keywords(given: Iterable[str], known: Iterable[str], of: str) -> None:
-    """Raises TypeError for an option that a function does not have, naming the near one."""
+    """Raises a TypeError for an option that a function does not have, with a suggestion."""
     known = list(known)
     for name in given:
         if name not in known:
-            mend = near(name, known) or "."
-            raise TypeError(f"{of} has no option {name!r}{mend} Known: {', '.join(known)}.")
+            end = near(name, known) or "."
+            raise TypeError(f"{of} has no option {name!r}{end} Known: {', '.join(known)}.")
 
 
 def keyword_names(function: Callable[..., Any]) -> list[str]:
@@ -209,7 +209,7 @@ def keyword_names(function: Callable[..., Any]) -> list[str]:
 
 
 def near(name: Any, known: Iterable[Any]) -> str:
-    """`; did you mean 'jit'?` where something near is known, else nothing."""
+    """`; did you mean 'jit'?` if a similar name is known, else an empty string."""
     names = {each.lower(): each for each in known if isinstance(each, str)}
     found = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
     return f"; did you mean {names[found[0]]!r}?" if found else ""

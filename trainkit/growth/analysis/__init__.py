@@ -1,7 +1,8 @@
-"""From two programs of one model to a plan: axes, layouts, scales, shares and padding.
+"""Analysis: from the small and the big program of one model to a plan.
 
-In: two flat `Program`s of one structure, and the values of their arguments. Out: a `Plan`, or a
-`Conflict` that says what stands in the way. `joint_program` pairs the equations and unifies axes,
-`layout_search` chooses index maps, `scales` carries the unknowns through, `shares` and `emit` solve
-for them; `solve` tries other layouts where one fails. Read first: `solve`, then `joint_program`.
+Input: two flat `Program`s with the same equations, and their arguments. Output: a `PlanData`, or a
+`Conflict` that says why growth is impossible. `joint_program` pairs the equations and unifies axes,
+`layout_search` chooses index maps, `scales` collects linear equations for scales and shares, and
+`shares` and `emit` solve them. `solve` retries with other layouts. Read `solve` first, then
+`joint_program`.
 """

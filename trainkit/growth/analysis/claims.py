@@ -1,7 +1,6 @@
-"""What the rules claim of the results of two programs, given what is known of their inputs.
+"""What the rules claim of the results of two programs, given facts about the inputs.
 
-The tests of each primitive's rule ask this of programs of one equation, and hold the answer against
-what the programs compute.
+Tests of rules use this: they compare the claims for programs of one equation with computed values.
 """
 
 from __future__ import annotations
@@ -9,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from trainkit.growth.analysis.conflicts import guarded
+from trainkit.growth.analysis.conflicts import catch_refusal
 from trainkit.growth.analysis.joint_program import Analysis, EquationPair, JointProgram
 from trainkit.growth.analysis.layout_search import asked_layouts
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis
 from trainkit.growth.axes.layouts import Layouts
-from trainkit.growth.axes.reading import grown_leaves
-from trainkit.growth.errors import settled
+from trainkit.growth.axes.queries import grown_leaves
+from trainkit.growth.errors import unwrap
 from trainkit.growth.ir.program import Program
 
 
@@ -25,10 +24,10 @@ class Claims(NamedTuple):
     """A pair of programs after scale propagation.
 
     Attributes:
-      scales: its equations of scales and splits, and what padding has to hold.
+      scales: its linear equations for scales and shares, and its conditions on padding.
       pairs: the paired equations.
-      outs: the results; what is claimed of them are expressions in the inputs' unknowns.
-      leaves: those that grow, by uid; `scales.source` has their maps.
+      outs: the results. Claims about them are expressions in the unknowns of the inputs.
+      leaves: axis leaves that grow, by uid; `scales.source` has their index maps.
     """
 
     scales: ScalePropagation
@@ -44,22 +43,22 @@ def claims(
     layout: Callable[[Axis], str],
     known: Callable[[ScalePropagation], None],
 ) -> Claims:
-    """Joins two programs and carries what is known of their inputs through them.
+    """Joins two programs and propagates facts about their inputs.
 
     Args:
-      analysis: with the rules.
+      analysis: has the rules.
       programs: the small and the big one.
       inputs: their arguments, with axes.
-      layout: chooses how a leaf grows, where no equation asks for a layout.
+      layout: axis leaf -> its layout, for leaves whose layout no equation fixes.
       known: sets scale, exponents, zeros and means of the inputs.
 
     Raises:
       GrowthError: a rule refuses.
     """
     values = list(inputs)
-    joint = JointProgram(analysis, values, *settled(analysis.walk(*programs, values)))
-    asked = settled(asked_layouts(analysis, analysis.forced))
-    leaves = {x.uid: x for v in joint.everything() for a in v.axes for x in grown_leaves(a)}
+    joint = JointProgram(analysis, values, *unwrap(analysis.join(*programs, values)))
+    asked = unwrap(asked_layouts(analysis, analysis.forced))
+    leaves = {x.uid: x for v in joint.all_values() for a in v.axes for x in grown_leaves(a)}
     names = {uid: layout(leaf) for uid, leaf in leaves.items()}
     scales = ScalePropagation(joint, Layouts({**names, **asked}))
 
@@ -69,5 +68,5 @@ def claims(
         for v in joint.outs:
             scales.read(v)
 
-    settled(guarded("scales", run))
+    unwrap(catch_refusal("scales", run))
     return Claims(scales, joint.pairs, joint.outs, leaves)

@@ -1,7 +1,7 @@
-"""Conflicts of the two programs: which axes and parameters they are about, and where they arose.
+"""Conflicts between the two programs: their axes, their parameters, and where they arose.
 
-The rule of an equation refuses by raising `Refused`, which keeps rules simple. It is caught at the
-border of that equation, by `guarded`, and is a value from there on.
+A rule refuses an equation by raising `Refused`, which keeps rules simple. `catch_refusal` catches
+it around each equation and returns a `Conflict`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 from trainkit.growth.axes.axis import Axis, find, show
-from trainkit.growth.axes.reading import grown_leaves, leaves
+from trainkit.growth.axes.queries import grown_leaves, leaves
 from trainkit.growth.errors import Conflict, Kind
 from trainkit.growth.ir.program import Equation
 from trainkit.growth.ir.source_lines import describe, where
@@ -24,15 +24,17 @@ Param = tuple[str, Sequence[Axis]]
 
 
 class Refused(Exception):
-    """One equation cannot follow; never leaves the analysis."""
+    """A rule refuses an equation. This exception never leaves the analysis."""
 
     def __init__(self, conflict: Conflict):
         super().__init__(conflict.why)
         self.conflict = conflict
 
 
-def guarded(kind: Kind, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Conflict:
-    """What a reader of one equation returns, or the conflict that it raises, of this kind."""
+def catch_refusal(
+    kind: Kind, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T | Conflict:
+    """The result of `fn`, or the conflict that it raises as `Refused`, with this `kind`."""
     try:
         return fn(*args, **kwargs)
     except Refused as refused:
@@ -50,9 +52,9 @@ def conflict_between(
     hint: str | None = None,
     remedy: str | None = None,
 ) -> Conflict:
-    """A conflict about axes, at an equation of the small program and its like in the big one."""
+    """A conflict about axes, at an equation of the small program and its partner in the big one."""
     about, paths = axes, paths_of(params, axes)
-    if not paths:  # no parameter has such an axis: whatever grows may be the reason
+    if not paths:  # no parameter has such an axis, so name all axes that grow
         every = [a for _, own in params for a in own if not find(a).fixed]
         paths, axes = paths_of(params, every), axes or every
     if equation is not None:

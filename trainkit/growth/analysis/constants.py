@@ -1,4 +1,4 @@
-"""Constants of the two programs: is the big one the small one's duplicate, and at what scale?"""
+"""Constants of the two programs: whether the big one is a scaled duplicate of the small one."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import find
 from trainkit.growth.axes.layouts import Layouts
 from trainkit.growth.axes.linear import ZERO, Expr, constant
-from trainkit.growth.axes.reading import labels, source_map
+from trainkit.growth.axes.queries import labels, source_map
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.constants import Const
 
 
 def exact_ratio(r: float, eps: float) -> float:
-    """log r, with r rounded to the root of a small fraction where it is one to within rounding.
+    """log r, with r replaced by a nearby root of a small fraction, if there is one within rounding.
 
-    Constants are sizes, or roots of sizes, that were rounded to the model's precision.
+    Constants of models are sizes, or roots of sizes, rounded to the model's precision.
     """
     best: tuple[float, float] | None = None
     for power in (1, 2, 4):
@@ -41,8 +41,8 @@ def compare(value: Value, layouts: Layouts) -> np.ndarray | None:
     """The scale of each block of a constant, under a choice of layouts.
 
     Returns:
-      object[labels of each axis] with an expression each (`None`: any scale fits), or `None` where
-      the big constant is no scaled duplicate.
+      object[labels of each axis] of expressions (`None`: any scale fits), or `None` if the big
+      constant is not a scaled duplicate.
     """
     assert value.const is not None
     small, big = value.const
@@ -57,7 +57,7 @@ def compare(value: Value, layouts: Layouts) -> np.ndarray | None:
         for block in np.ndindex(result.shape):
             result[block] = scale
         return result
-    # Along an axis on which both repeat one element says what all do.
+    # Along an axis on which both constants repeat, one element is enough.
     repeats = [n == m == 1 for n, m in zip(small.core_shape, big.core_shape, strict=True)]
     if small.key == big.key and all(
         same or (a.fixed and len(cells) == 1)
@@ -93,8 +93,8 @@ def _spread(const: Const, repeats: Sequence[bool]) -> np.ndarray:
 
 
 def _ratio(c: np.ndarray, d: np.ndarray) -> Expr | Literal[False] | None:
-    """The log of d / c if that is one positive number, `None` if all is 0 or not finite; `False`
-    where there is no such number."""
+    """log(d / c) if the ratio is one positive number, `None` if all elements are 0 or not finite,
+    `False` if there is no such ratio."""
     if c.dtype == np.bool_ or d.dtype == np.bool_:
         return (ZERO if c.any() else None) if np.array_equal(c, d) else False
     kind = c.dtype
@@ -150,11 +150,11 @@ def no_duplicate(analysis: Analysis, v: Value, pair: EquationPair) -> Conflict:
             f"{what} differs between the two programs by more than one positive factor",
             "layouts",
             pair=pair,
-            hint="give both models the same constants",
+            hint="use the same constants in both models",
         )
     return analysis.conflict(
-        f"{what} in the program is no duplicate of the small model's: a table (of frequencies, "
-        "positions, slopes) that depends on the size of this axis changes the old entries",
+        f"{what} is not a duplicate of the small model's: a table (of frequencies, positions, "
+        "slopes) that depends on the size of this axis changes the old entries",
         "layouts",
         grown,
         pair,

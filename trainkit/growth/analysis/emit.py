@@ -1,4 +1,4 @@
-"""From scale propagation to a plan: which scales, which splits, which units hold what."""
+"""From scale propagation to a plan: solves for scales, shares and the values of padding units."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainkit.growth.analysis.shares import Key, Roles, Shares, choose_shares, r
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import Expr
-from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.axes.solvers import nearest
 from trainkit.growth.axes.structures import structure_of
 from trainkit.growth.errors import Conflict
@@ -24,7 +24,7 @@ from trainkit.growth.plan.data import AxisPlan, GrownAxis, LeafPlan, PlanData
 
 
 class _Numbers:
-    """The leaves that grow, numbered as parameters come upon them."""
+    """Numbers of the axis leaves that grow, in the order of first use by parameters."""
 
     def __init__(self, describe: Callable[[Axis], GrownAxis]):
         self.describe = describe
@@ -42,7 +42,7 @@ class _Numbers:
 
 
 class _Solution(NamedTuple):
-    """What is known of the parameters together; see the fields of `AxisPlan`."""
+    """The solution for all parameters; see the fields of `AxisPlan`."""
 
     scales: ScalePropagation
     evaluate: Callable[[Expr], float]
@@ -55,11 +55,11 @@ class _Solution(NamedTuple):
 
 
 def emit_plan(scales: ScalePropagation) -> PlanData | Conflict:
-    """Solves the equations that were propagated, nearest to the split that is usual.
+    """Solves the propagated equations. Scales are as close as possible to 1/copies for splits.
 
     Returns:
-      The plan; or the conflict of copies that no parameter can be split for, or of new units that
-      would have to hold two things.
+      The plan; or a conflict: no parameter can be split over summed copies, or padding units would
+      have to hold both 0 and a mean.
     """
     shares = choose_shares(scales)
     if isinstance(shares, Conflict):
@@ -91,7 +91,7 @@ def emit_plan(scales: ScalePropagation) -> PlanData | Conflict:
 
 
 def _solved(scales: ScalePropagation, shares: Shares) -> Callable[[Expr], float]:
-    """Scales of which as many as can be are those of the split: 1/copies where a cell is split."""
+    """Solves for scales, with the target 1/copies where a cell is split, and 1 elsewhere."""
     wanted = []
     for i, (_, value) in enumerate(scales.analysis.params):
         for block in np.ndindex(value.scale.shape):
@@ -118,13 +118,13 @@ def _leaf_plan(solution: _Solution, i: int, path: str, value: Value) -> LeafPlan
         axes=axes,
         weight=weight,
         shift=scales.shift.get(i, 0.0) if changes else 0.0,
-        # What a norm passes back to the units of a mean is no multiple of what it did.
+        # The gradient behind a norm is not a multiple of the old one in units with a mean.
         calibrated=any((i, d) in solution.means for d in range(len(axes))),
     )
 
 
 def _axis_plan(solution: _Solution, i: int, d: int, axis: Axis) -> AxisPlan | None:
-    """How one axis of a parameter grows; `None` where nothing of it changes."""
+    """How one axis of a parameter grows; `None` if it does not change."""
     scales, numbers, chosen = solution.scales, solution.numbers, solution.chosen[i]
     more, cells = scales.param_scale[i][1], scales.labels(axis)[1]
     factors = tuple(
@@ -153,8 +153,7 @@ def _axis_plan(solution: _Solution, i: int, d: int, axis: Axis) -> AxisPlan | No
 
 
 def _fresh(scales: ScalePropagation, held: set[padding.Place]) -> tuple[Roles, Roles]:
-    """The axis leaves in whose new units a parameter may hold anything, and those in which it
-    holds the mean of the old ones."""
+    """Axis leaves in whose padding units a parameter may hold any value, and those with a mean."""
     fresh: Roles = {}
     means: Roles = {}
     for i, split in enumerate(scales.param_split):
@@ -167,6 +166,6 @@ def _fresh(scales: ScalePropagation, held: set[padding.Place]) -> tuple[Roles, R
 
 
 def _round(x: float) -> float:
-    """The nearest small fraction where x is one to within rounding."""
+    """A nearby small fraction, if there is one within rounding; otherwise x."""
     near = float(fractions.Fraction(x).limit_denominator(1024))
     return near if near and abs(near / x - 1) < 1e-13 else x

@@ -1,4 +1,4 @@
-"""Two flat programs joined into one; every equation's axes are unified on the way."""
+"""The joint program: two flat programs, paired equation by equation, with unified axes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from trainkit.growth.analysis.conflicts import Refused, conflict_between, guarded
+from trainkit.growth.analysis.conflicts import Refused, catch_refusal, conflict_between
 from trainkit.growth.analysis.values import SharedValues, Value
 from trainkit.growth.axes.axis import Axis, find, show
 from trainkit.growth.axes.unification import unify
@@ -20,7 +20,14 @@ from trainkit.growth.ir.source_lines import describe, where
 
 
 class EquationPair:
-    """One equation of both programs."""
+    """One equation of the small program and its partner in the big one.
+
+    Attributes:
+      small, big: the two equations; `name` and `params` are those of the small one.
+      ins, outs: their operands and results.
+      bodies: the bodies of a loop or branch, joined too.
+      notes: what a rule's `axes` stores for its `scales`.
+    """
 
     __slots__ = ("analysis", "big", "bodies", "ins", "name", "notes", "outs", "params", "small")
 
@@ -46,8 +53,8 @@ class EquationPair:
             axis = find(axis)
             if m < n:
                 self.fail(
-                    f"dimension {d} of the result shrinks from {n} to {m}, so that what is one "
-                    "unit of the small model is none of the big one",
+                    f"dimension {d} of the result shrinks from {n} to {m}, so that a unit of the "
+                    "small model has no unit in the big one",
                     hint="grow all factors of a split axis: query and key heads together, heads "
                     "or head_dim (key heads alone: how='groups')",
                     remedy="groups",
@@ -62,14 +69,14 @@ class EquationPair:
     def unify(self, a: Axis, b: Axis) -> None:
         if (wrong := unify(a, b)) is not None:
             self.fail(
-                f"the axes {show(a)} and {show(b)} meet here but have no structure in common: "
-                f"{wrong.why}",
+                f"the axes {show(a)} and {show(b)} must be equal here, but have no common "
+                f"structure: {wrong.why}",
                 axes=(a, b),
                 hint="grow both by the same factor, or only sizes that divide one another",
             )
 
     def check_same_params(self, *ignored: str) -> None:
-        """Refuses where the parameters of the two equations differ (other than sizes)."""
+        """Refuses if parameters of the two equations differ (except those in `ignored`)."""
         for key, a in self.params.items():
             b = self.big.params.get(key)
             if key in ignored or "jaxpr" in key or key in ("sharding", "out_sharding"):
@@ -81,10 +88,10 @@ class EquationPair:
                 except Exception:
                     same = repr(a) == repr(b)
             if not same:
-                self.fail(f"the two programs say {key}={a} and {key}={b}")
+                self.fail(f"the two programs have {key}={a} and {key}={b}")
 
     def refuse_growth(self, value: Value, dims: Sequence[int], why: str, hint: str | None) -> None:
-        """Refuses where one of these dimensions grows."""
+        """Refuses if one of these dimensions grows."""
         for d in dims:
             axis = find(value.axes[d])
             if not axis.fixed:
@@ -98,12 +105,12 @@ class EquationPair:
         hint: str | None = None,
         remedy: str | None = None,
     ) -> NoReturn:
-        """Refuses this equation: for rules, and what they call."""
+        """Refuses this equation, by raising `Refused`."""
         raise Refused(self.analysis.conflict(why, "axes", axes, self, hint=hint, remedy=remedy))
 
 
 class Body(NamedTuple):
-    """The body of a control-flow equation, joined too."""
+    """The joined body of a loop or branch."""
 
     ins: list[Value]
     equations: list[EquationPair]
@@ -111,11 +118,11 @@ class Body(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What one primitive does.
+    """The rule of one primitive.
 
     Attributes:
-      axes: makes the results' values and unifies axes.
-      scales: carries scales and splits from operands to results.
+      axes: makes the values of the results, and unifies axes.
+      scales: propagates scales, shares and padding from operands to results.
     """
 
     axes: Callable[[EquationPair], None]
@@ -123,14 +130,14 @@ class Rule(NamedTuple):
 
 
 class Analysis:
-    """What the rules know of the joint program while it is walked.
+    """The state of joining two programs.
 
     Attributes:
-      rules, unknown: the rule of each primitive, and that of all others.
-      folder: shares constants between the two programs, and with the bodies of their loops.
+      rules, unknown: the rule of each primitive, and the rule of all others.
+      folder: flattens bodies of loops, and shares constants between all programs.
       params: path and value of each parameter.
       count: how many equations have been paired.
-      forced: axes whose layout something asks for, the layout, and the equation that asks.
+      forced: requested layouts: axis, layout, and the equation that requests it.
     """
 
     def __init__(self, rules: dict[str, Rule], unknown: Rule, folder: Folder | None = None):
@@ -141,12 +148,12 @@ class Analysis:
         self.forced: list[tuple[Axis, str, EquationPair | None]] = []
 
     def rule(self, name: str, operands: Sequence[Value]) -> Rule:
-        """The rule of a primitive; the rule of choices where one is among its operands."""
+        """The rule of a primitive; the rule "choice" if an operand is about a selection."""
         chosen = any(v.choice is not None for v in operands)
         return self.rules["choice"] if chosen else self.rules.get(name, self.unknown)
 
     def force(self, axis: Axis, layout: str, pair: EquationPair | None = None) -> None:
-        """Asks for a layout of an axis; `choose_layouts` gives it."""
+        """Requests a layout of an axis; `choose_layouts` applies it."""
         self.forced.append((axis, layout, pair))
 
     def conflict(
@@ -160,7 +167,7 @@ class Analysis:
         hint: str | None = None,
         remedy: str | None = None,
     ) -> Conflict:
-        """A conflict about axes, at an equation (`alone`: the small program's is shown only)."""
+        """A conflict about axes, at an equation (`alone`: show the small program's only)."""
         return conflict_between(
             [(path, value.axes) for path, value in self.params],
             why,
@@ -175,17 +182,17 @@ class Analysis:
     def constant(self, small: Const, big: Const) -> Value:
         return Value(small.shape, big.shape, small.dtype, None, (small, big))
 
-    def walk(
+    def join(
         self, small: Program, big: Program, args: list[Value]
     ) -> tuple[list[EquationPair], list[Value]] | Conflict:
-        """Pairs the equations of two flat programs one by one, and unifies their axes.
+        """Pairs the equations of two flat programs, in order, and unifies their axes.
 
         Args:
-          small, big: programs of the same arguments at two sizes.
-          args: the values of these, parameters first.
+          small, big: programs with the same arguments at two sizes.
+          args: the values of the arguments, parameters first.
 
         Returns:
-          The pairs, and the values that come out; or why the two are not one.
+          The pairs and the results; or the conflict of the first difference.
         """
         if not alike(small, big):
             one, other = (in_one_order(program, self.folder) for program in (small, big))
@@ -200,10 +207,12 @@ class Analysis:
                 return _difference(i, s, b, "different operations")
             ins = both.values(s.ins, b.ins)
             if isinstance(ins, int):
-                return _difference(i, s, b, f"operand {ins} comes from elsewhere")
+                return _difference(i, s, b, f"operand {ins} has another origin")
             pair = EquationPair(self, s, b, ins)
             self.count += 1
-            if isinstance(wrong := guarded("axes", self.rule(s.name, ins).axes, pair), Conflict):
+            if isinstance(
+                wrong := catch_refusal("axes", self.rule(s.name, ins).axes, pair), Conflict
+            ):
                 return wrong
             assert len(pair.outs) == len(s.outs), f"rule of {s.name} made too few results"
             pairs.append(pair)
@@ -217,54 +226,54 @@ class Analysis:
             return Conflict(why, "programs")
         outs = both.values(small.outs, big.outs)
         if isinstance(outs, int):
-            why = f"result {outs} comes from different places in the two programs"
+            why = f"result {outs} has a different origin in the two programs"
             return Conflict(why, "programs")
         for i, v in enumerate(outs):
             if v.choice is not None:
                 return self.conflict(
-                    f"result {i} tells which entries of an axis that grows were chosen",
+                    f"result {i} holds indices of selected entries of an axis that grows",
                     "axes",
                     [a for a in v.axes if not find(a).fixed],
-                    hint="return what the model makes of them",
+                    hint="return the selected values instead of their indices",
                 )
         return outs
 
     def body(self, small: Any, big: Any, args: list[Value]) -> Body:
-        """Walks the body of an equation on `args` (constants are folded into it); for rules."""
+        """Joins the bodies of an equation, for rules. Constants among `args` are folded."""
         known = [{i: a.const[j] for i, a in enumerate(args) if a.const is not None} for j in (0, 1)]
         first, second = (
             self.folder.flatten(jaxpr, k) for jaxpr, k in zip((small, big), known, strict=True)
         )
-        walked = self.walk(first, second, args)
-        if isinstance(walked, Conflict):
-            raise Refused(walked)
-        return Body(args, *walked)
+        joined = self.join(first, second, args)
+        if isinstance(joined, Conflict):
+            raise Refused(joined)
+        return Body(args, *joined)
 
 
 def _difference(i: int, s: Equation | None, b: Equation | None, why: str) -> Conflict:
     there = s or b
-    assert there is not None, "two programs that both end do not differ"
+    assert there is not None, "at least one of the programs has this equation"
     return Conflict(
-        "the two functions are not one model at two sizes; the first difference, at equation "
+        "the two functions are not the same model at two sizes; the first difference, at equation "
         f"{i}: {why}\n"
         f"  small:      {describe(s) if s else 'ends here'}\n"
         f"  big:        {describe(b) if b else 'ends here'}",
         "programs",
         primitive=there.name,
         source=where(there),
-        hint="build both from one definition that differs in sizes alone (not in depth, "
-        "options or branches taken on a size)",
+        hint="build both models from one definition, with different sizes alone (the same options, "
+        "and no branches that depend on a size)",
     )
 
 
 class JointProgram(NamedTuple):
-    """Two programs as one: what layouts are searched for, and what scales are carried through.
+    """Two programs joined into one, the input of layout search and scale propagation.
 
     Attributes:
-      analysis: its parameters, and the layouts that equations ask for.
-      values: what goes in, parameters first.
-      pairs: the equations of both, in order; those of bodies are in their pairs.
-      outs: what comes out.
+      analysis: the parameters, and the layouts that equations request.
+      values: the arguments, parameters first.
+      pairs: the paired equations, in order. Those of bodies are in `EquationPair.bodies`.
+      outs: the results.
     """
 
     analysis: Analysis
@@ -273,12 +282,12 @@ class JointProgram(NamedTuple):
     outs: list[Value]
 
     def facts(self, lattice: Lattice[Fact], inputs: Sequence[Fact]) -> Facts[Fact]:
-        """What holds of each value, if `inputs` holds of those that go in."""
+        """Facts about every value, propagated from facts about the arguments."""
         program = Body(self.values, self.pairs, self.outs)
         return run(program, inputs, lattice, bodies=lambda pair: pair.bodies)
 
-    def everything(self) -> list[Value]:
-        """Every value, those of bodies too; some more than once."""
+    def all_values(self) -> list[Value]:
+        """Every value, including those in bodies; some occur several times."""
         every = [*self.values, *self.outs]
         for pair in all_pairs(self.pairs):
             every += [*pair.ins, *pair.outs]
@@ -287,7 +296,7 @@ class JointProgram(NamedTuple):
 
 
 def all_pairs(pairs: Iterable[EquationPair]) -> Iterator[EquationPair]:
-    """The equations, each before those of its bodies."""
+    """All equations, each followed by those of its bodies."""
     for pair in pairs:
         yield pair
         for body in pair.bodies:

@@ -1,4 +1,4 @@
-"""Axes that are laid out as the user asks: results that grow, and parameters in `append=`."""
+"""Layouts that the user requests: for results that grow, and for parameters in `append=`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 from collections.abc import Sequence
 
 from trainkit.growth.analysis.joint_program import Analysis, JointProgram, all_pairs
-from trainkit.growth.axes.axis import find
-from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.axis import find, segments
+from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.primitives import summed
 
 
-def open_results(joint: JointProgram, names: Sequence[str]) -> Conflict | None:
-    """Asks for the layout of results that grow: new entries behind the old ones.
+def request_result_layouts(joint: JointProgram, names: Sequence[str]) -> Conflict | None:
+    """Requests "append" for axes of results that grow: new entries follow the old ones.
 
     Returns:
-      `None`, or the conflict of a result that grows by the units of the model.
+      `None`, or the conflict of a result whose grown axis is summed over in the model.
     """
     grown = [
         (f"result{name} grows: shape {out.small} → {out.big}, at axis {d}", axis)
@@ -33,13 +33,13 @@ def open_results(joint: JointProgram, names: Sequence[str]) -> Conflict | None:
                 f"{text}, and the model sums over that axis",
                 "axes",
                 (axis,),
-                hint="growth keeps the function: return what both models share: logits, or a loss",
+                hint="return outputs that are the same in both models, such as logits or a loss",
             )
     return None
 
 
 def _summed(joint: JointProgram) -> set[int]:
-    """The leaves that something sums over."""
+    """Uids of the axis leaves that some equation sums over."""
     result: set[int] = set()
     for pair in all_pairs(joint.pairs):
         result |= {leaf.uid for d in summed(pair, 0) for leaf in grown_leaves(pair.ins[0].axes[d])}
@@ -47,16 +47,21 @@ def _summed(joint: JointProgram) -> set[int]:
 
 
 def visible(joint: JointProgram) -> set[int]:
-    """The axes that results have."""
+    """Uids of the axes of results that grow."""
     return {find(a).uid for out in joint.outs for a in out.axes if not find(a).fixed}
 
 
-def append_units(analysis: Analysis, wanted: Sequence[tuple[str, int]]) -> Conflict | None:
-    """Asks for new units at the end of axes of parameters.
+def request_appended_units(
+    analysis: Analysis, wanted: Sequence[tuple[str, int]]
+) -> Conflict | None:
+    """Requests "append" for axes of parameters: padding units at the end.
 
     Args:
-      analysis: walked, so that axes are what they are.
-      wanted: (regular expression of paths, axis).
+      analysis: after joining, so that axes are unified.
+      wanted: pairs (regular expression for paths, axis).
+
+    Returns:
+      `None`, or the conflict of a pair that matches no axis that grows.
 
     Raises:
       ValueError: `wanted` has another form.
@@ -74,9 +79,11 @@ def append_units(analysis: Analysis, wanted: Sequence[tuple[str, int]]) -> Confl
                 f"append=({pattern!r}, {d}) names no axis that grows",
                 "layouts",
                 params=tuple(path for path, _ in named or analysis.params),
-                hint="give a regular expression for the path of a parameter and the number of one "
+                hint="pass a regular expression for the path of a parameter, and the number of one "
                 "of its axes that is larger in the big model",
             )
         for value in grows:
-            analysis.force(value.axes[d], "append")
+            for segment in segments(value.axes[d]):  # of a fused axis, each by itself
+                if not segment.fixed:
+                    analysis.force(segment, "append")
     return None

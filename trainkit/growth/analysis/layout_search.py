@@ -1,4 +1,4 @@
-"""The layouts of a joint program's axes: what equations ask for, and what tables fit."""
+"""The choice of layouts for a joint program: requests of equations, and layouts that fit tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainkit.growth.analysis.joint_program import (
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import LAYOUTS, Layouts
-from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.primitives import traits
 
@@ -26,10 +26,10 @@ Asked = tuple[Axis, str, EquationPair | None]
 def choose_layouts(joint: JointProgram) -> Layouts | Conflict:
     """A layout for every leaf that grows.
 
-    Copies of a unit are put side by side, unless an equation asks for something else or a constant
-    says that they belong elsewhere.
+    The default is "repeat" (copies of a unit are neighbours). Equations may request another layout,
+    and a constant table may fit only with another layout.
     """
-    names = {leaf.uid: "repeat" for v in joint.everything() for leaf in _leaves(v)}
+    names = {leaf.uid: "repeat" for v in joint.all_values() for leaf in _leaves(v)}
     bound = asked_layouts(joint.analysis, [*_unreached(joint), *joint.analysis.forced])
     if isinstance(bound, Conflict):
         return bound
@@ -46,7 +46,10 @@ def choose_layouts(joint: JointProgram) -> Layouts | Conflict:
 
 
 def asked_layouts(analysis: Analysis, asked: Iterable[Asked]) -> dict[int, str] | Conflict:
-    """The layouts that equations (or the user) ask for, by leaf; the conflict of two for one."""
+    """The layouts that equations or the user request: uid of the leaf -> layout.
+
+    Returns a conflict if two different layouts are requested for one leaf.
+    """
     bound: dict[int, str] = {}
     for axis, layout, pair in asked:
         axis = find(axis)
@@ -61,7 +64,7 @@ def _leaves(v: Value) -> list[Axis]:
 
 
 def _unreached(joint: JointProgram) -> Iterator[Asked]:
-    """The places of tables that this length does not reach: they stay where they are."""
+    """Parameter axes that no equation uses at this input length; old entries keep their index."""
     used = {
         leaf.uid
         for pair in all_pairs(joint.pairs)
@@ -77,11 +80,10 @@ def _unreached(joint: JointProgram) -> Iterator[Asked]:
 def _misplaced(
     analysis: Analysis, axis: Axis, layout: str, pair: EquationPair | None, bound: dict[int, str]
 ) -> Conflict | None:
-    """Why an axis cannot have the layout that is asked for."""
+    """Why an axis cannot have the requested layout, or `None`."""
     if axis.kind != "leaf":
         return analysis.conflict(
-            f"units can only be put at the end of a plain axis, and this one is made of others "
-            f"({layout})",
+            f"a layout ({layout}) was requested for an axis that is composed of several axes",
             "layouts",
             (axis,),
             pair,
@@ -90,8 +92,7 @@ def _misplaced(
         )
     if bound.get(axis.uid, layout) != layout:
         return analysis.conflict(
-            f"the new units of one axis would have to be placed in two ways: {bound[axis.uid]} "
-            f"and {layout}",
+            f"two different layouts are required for one axis: {bound[axis.uid]} and {layout}",
             "layouts",
             (axis,),
             pair,
@@ -101,7 +102,7 @@ def _misplaced(
 
 
 def _constants(joint: JointProgram) -> list[tuple[Value, EquationPair]]:
-    """The tables that grow, each with the first equation that has it."""
+    """The constant tables with an axis that grows, each with the first equation that uses it."""
     tables: dict[int, tuple[Value, EquationPair]] = {}
     for pair in all_pairs(joint.pairs):
         for v in [*pair.ins, *pair.outs, *(o for b in pair.bodies for o in b.outs)]:
@@ -113,7 +114,7 @@ def _constants(joint: JointProgram) -> list[tuple[Value, EquationPair]]:
 
 
 def _fitting(v: Value, layouts: Layouts, free: list[Axis]) -> Layouts | None:
-    """The choice with layouts of the free leaves of a constant under which it is a duplicate."""
+    """The layouts under which a constant is a duplicate; changes those of `free` leaves alone."""
     for option in itertools.product(SEARCHED, repeat=len(free)):
         if any(LAYOUTS[name](x.small, x.big) is None for x, name in zip(free, option, strict=True)):
             continue
@@ -121,7 +122,7 @@ def _fitting(v: Value, layouts: Layouts, free: list[Axis]) -> Layouts | None:
         scale = compare(v, changed)
         if scale is None:
             continue
-        # A table that fits elsewhere only when it is rescaled fits by accident.
+        # A table that fits another layout only with a scale fits by accident.
         if set(option) <= {"repeat"} or all(not e for e in scale.flat):
             return changed
     return None

@@ -1,4 +1,4 @@
-"""Which parameters are split over the copies of which axes: what shares of copies they read."""
+"""Shares: which parameters are split over the copies of which axes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ Roles = dict[tuple[int, int], set[int]]  # (parameter, dimension) -> uids of lea
 
 
 class Shares(NamedTuple):
-    """Attributes:
-    chosen: for each parameter, which of its cells are split over the copies of a leaf.
-    clean: leaves that are split wherever they are read.
+    """The choice of splits.
+
+    Attributes:
+      chosen: for each parameter: (dimension, label, uid of a leaf) -> 1 if it is split, else 0.
+      clean: uids of leaves for which every contraction has a split parameter.
     """
 
     chosen: list[dict[Key, int]]
@@ -25,10 +27,13 @@ class Shares(NamedTuple):
 
 
 def choose_shares(scales: ScalePropagation) -> Shares | Conflict:
-    """What is split: what reads an axis directly, if it may be; everywhere where copies are uneven.
+    """Chooses which parameters are split over copies.
+
+    A contraction over unequal numbers of copies must have a split parameter. Others have one where
+    possible, preferably a parameter that is contracted directly.
 
     Returns:
-      The choice, or the conflict of a sum over uneven copies that no parameter can be split for.
+      The choice, or the conflict of a sum over copies for which no parameter can be split.
     """
     direct: dict[int, set[int]] = {}
     for c in scales.contractions:
@@ -37,7 +42,7 @@ def choose_shares(scales: ScalePropagation) -> Shares | Conflict:
     bits: list[tuple[Expr, float]] = []
     for i, split in enumerate(scales.param_split):
         for (_, _, uid), expr in split.items():
-            if scales.factors[uid] == 0.0:  # nothing is copied: nothing to split
+            if scales.factors[uid] == 0.0:  # there are no copies to split over
                 scales.splits.require_zero(expr)
             bits.append((expr, 0.0 if i in direct.get(uid, ()) else -1.0))
     between = [
@@ -63,14 +68,20 @@ def choose_shares(scales: ScalePropagation) -> Shares | Conflict:
     for c in scales.contractions:
         totals.setdefault(c.leaf.uid, []).append(value(c.total))
     clean = {
-        uid for uid, t in totals.items() if uid not in scales.watched and all(x == 1 for x in t)
+        uid
+        for uid, t in totals.items()
+        if uid not in scales.order_sensitive and all(x == 1 for x in t)
     }
     return Shares(chosen, clean)
 
 
 def roles(scales: ScalePropagation, chosen: list[dict[Key, int]]) -> tuple[Roles, Roles, set[int]]:
-    """Which grown leaves each axis of each parameter is contracted over itself, over which of them
-    it writes too, and over which two activations are contracted."""
+    """Roles of grown leaves, by parameter axis.
+
+    Returns:
+      The leaves over which each parameter axis is contracted; those of them that are output axes
+      too (tied); and the leaves over which two activations are contracted.
+    """
     owner = {
         var: (i, key)
         for i, split in enumerate(scales.param_split)
@@ -90,6 +101,6 @@ def roles(scales: ScalePropagation, chosen: list[dict[Key, int]]) -> tuple[Roles
                 i, key = owner[var]
                 reads.setdefault((i, key[0]), set()).add(c.leaf.uid)
                 if not chosen[i][key] and scales.factors[c.leaf.uid] != 0.0:
-                    # What reads an axis takes the split, unless it is looked at elsewhere too.
+                    # A contracted parameter is split, unless the axis is its output axis too.
                     tied.setdefault((i, key[0]), set()).add(c.leaf.uid)
     return reads, tied, paired

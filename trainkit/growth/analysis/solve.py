@@ -1,4 +1,4 @@
-"""Width: a plan for one joint program, searched for among the layouts that its axes may have."""
+"""Width: the search for layouts under which a joint program has a plan."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from trainkit.growth.analysis.emit import emit_plan
 from trainkit.growth.analysis.joint_program import Analysis, JointProgram
-from trainkit.growth.analysis.layout_requests import append_units, open_results
+from trainkit.growth.analysis.layout_requests import request_appended_units, request_result_layouts
 from trainkit.growth.analysis.layout_search import choose_layouts
 from trainkit.growth.analysis.scales.propagation import propagate
 from trainkit.growth.analysis.values import Value
@@ -16,12 +16,12 @@ from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.program import Program
 from trainkit.growth.plan.data import PlanData
 
-ATTEMPTS = 16  # choices of layouts, after which no second way is tried
-Tried = tuple[tuple[Axis, Conflict], ...]  # leaves that were laid out otherwise, and why
+ATTEMPTS = 16  # after this many choices of layouts, only the first alternative is tried
+Tried = tuple[tuple[Axis, Conflict], ...]  # leaves whose layout was changed, and why
 
 
 def solve(joint: JointProgram, layouts: Layouts) -> PlanData | Conflict:
-    """The plan under one choice of layouts, or what stands in its way."""
+    """The plan under one choice of layouts, or a conflict."""
     scales = propagate(joint, layouts)
     return scales if isinstance(scales, Conflict) else emit_plan(scales)
 
@@ -33,23 +33,23 @@ def solve_width(
     result_names: Sequence[str],
     append: Sequence[tuple[str, int]] = (),
 ) -> PlanData | Conflict:
-    """The plan between two flat programs of one structure.
+    """The plan between two flat programs with the same equations.
 
     Args:
       analysis: has the rules and the parameters.
       programs: the small and the big one.
-      values: what goes into both, parameters first.
-      result_names: what messages call the results.
-      append: (regular expression, axis) of parameters whose new units are to stand at the end.
+      values: the arguments of both, parameters first.
+      result_names: names of the results, for messages.
+      append: (regular expression, axis) of parameters that get padding units at the end.
 
     Returns:
-      The plan; or why the programs differ in more than sizes, or which axis cannot grow.
+      The plan; or a conflict: the programs differ in more than sizes, or an axis cannot grow.
     """
-    walked = analysis.walk(*programs, values)
-    if isinstance(walked, Conflict):
-        return walked
-    joint = JointProgram(analysis, values, *walked)
-    wrong = open_results(joint, result_names) or append_units(analysis, append)
+    joined = analysis.join(*programs, values)
+    if isinstance(joined, Conflict):
+        return joined
+    joint = JointProgram(analysis, values, *joined)
+    wrong = request_result_layouts(joint, result_names) or request_appended_units(analysis, append)
     if wrong is not None:
         return wrong
     layouts = choose_layouts(joint)
@@ -61,15 +61,15 @@ def solve_width(
 def _search(
     joint: JointProgram, layouts: Layouts, attempts: set[Layouts], tried: Tried
 ) -> PlanData | Conflict:
-    """Depth first: where a choice of layouts fails, the leaves at fault are laid out otherwise."""
+    """Depth-first search: if layouts fail, tries other layouts for the leaves of the conflict."""
     attempts.add(layouts)
     result = solve(joint, layouts)
     if not isinstance(result, Conflict):
         return result
     failed: Conflict | None = None
-    for i, (leaf, name) in enumerate(_otherwise(result.leaves, layouts)):
-        # The first way is always tried; with it, what stands in the way in other layers.
-        more = _otherwise(result.others, layouts) if not i else []
+    for i, (leaf, name) in enumerate(_alternatives(result.leaves, layouts)):
+        # The first alternative is always tried, and resolves conflicts in other layers too.
+        more = _alternatives(result.others, layouts) if not i else []
         changed = layouts.but({**{x.uid: other for x, other in more}, leaf.uid: name})
         if changed in attempts or (i and len(attempts) >= ATTEMPTS):
             continue
@@ -77,48 +77,47 @@ def _search(
         if not isinstance(plan, Conflict):
             return plan
         failed = failed or plan
-    return failed or _final(joint, result, tried)
+    return failed or _final_conflict(joint, result, tried)
 
 
-def _otherwise(leaves: Sequence[Axis], layouts: Layouts) -> list[tuple[Axis, str]]:
-    """Layouts that may do where units with unequal numbers of copies are impossible.
+def _alternatives(leaves: Sequence[Axis], layouts: Layouts) -> list[tuple[Axis, str]]:
+    """Layouts to try if copies are impossible.
 
-    New units that hold nothing are for streams that only root-mean-square norms and parameters
-    read. Where a LayerNorm takes the mean away, new units may hold the mean.
+    Padding units that are 0 work for streams whose consumers are parameters and root-mean-square
+    norms, and for products of activations. Padding units that hold the mean work behind a LayerNorm, which subtracts the mean.
     """
     others = []
     for leaf in leaves:
-        if leaf.big % leaf.small and layouts[leaf.uid] == "repeat":
+        if layouts[leaf.uid] == "repeat":
             others.append((leaf, "append"))
         elif layouts[leaf.uid] == "append":
             others.append((leaf, "row mean"))
     return others
 
 
-def _final(joint: JointProgram, last: Conflict, tried: Tried) -> Conflict:
-    """What to say where the last of the ways fails."""
+def _final_conflict(joint: JointProgram, last: Conflict, tried: Tried) -> Conflict:
+    """The conflict to report after all alternatives failed."""
     if not tried:
         return last
     leaf, first = next((t for t in tried if t[0] in last.leaves), tried[0])
     if not leaf.big % leaf.small:
-        return first  # a multiple, whose new units were asked to copy none
+        return first  # a multiple, for which padding units were requested
     n, m = leaf.small, leaf.big
     above = m // n + 1
     about = joint.analysis.conflict("", first.kind, [leaf])
     return Conflict(
-        f"an axis that grows from {n} to {m}, no multiple, is summed over where no parameter can "
-        "be split over its copies (a norm, or a product of activations): units with different "
-        f"numbers of copies would count differently. The first equation that shows it:\n"
-        f"{first.why}\n"
-        "New units that copy none do not do either. They would have to be 0 behind a root mean "
-        "square, and hold the mean of the old ones behind a LayerNorm, which sums of what "
-        "parameters write can, but no result of another norm or of a non-linear function. The "
-        f"equation where that fails:\n{last.why}",
+        f"an axis grows from {n} to {m}, which is not a multiple, and is summed over where no "
+        "parameter can be split over its copies (a norm, or a product of activations). Units with "
+        f"more copies would count more. The first equation where that fails:\n{first.why}\n"
+        "New units that copy no old unit are impossible too. They would have to be 0 behind a root "
+        "mean square, or the mean of the old units behind a LayerNorm. Sums of outputs of "
+        "parameters can hold that mean, but outputs of another norm or of a non-linear function "
+        f"cannot. The equation where that fails:\n{last.why}",
         first.kind,
         axis=f"{n}→{m}",
         params=about.params,
         primitive=first.primitive,
         source=first.source,
         hint=f"grow this axis to a multiple of {n} ({n * above}, {n * (above + 1)}, …), or grow a "
-        "hidden width that parameters alone read, which may take any size",
+        "hidden width that is contracted with parameters alone, which may take any size",
     )

@@ -1,10 +1,10 @@
-"""Values of both programs: what is a variable or a constant in each is one value here.
+"""Values of the joint program: a variable or constant of the small program and its partner.
 
-Some values are no copies, but about what was chosen along an axis that grows: indices into it
-(`Pick`), and what compares two such indices (`Match`). Of an axis whose units have m copies side
-by side, `top_k` with m·k for k takes every chosen unit with all its copies, in their order: entry
-j·m + r of the result is copy r of what entry j was. Its indices are no copies of the small ones
-(m·i + r for i), and yet whatever is picked by them is one.
+Two kinds of values are not copies of the small ones, but depend on a selection along an axis that
+grows: indices into it (`Pick`), and comparisons of such indices (`Match`). Let the m copies of each
+unit be neighbours. Then `top_k` with m·k in place of k selects every chosen unit with all its
+copies, in order: entry j·m + r of the result is copy r of old entry j. The index m·i + r is not a
+copy of the old index i, but the values that it selects are copies.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from trainkit.growth.axes.axis import Axis
-from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.program import Program
 
 
 class Pick(NamedTuple):
-    """V′[J] = m·v[π(J)] + r, with r the number of J's copy along one dimension.
+    """A value of indices: V′[J] = m·v[π(J)] + r, with r the copy number of J along one dimension.
 
     Attributes:
-      into: the axis that is indexed.
-      along: the axis whose copies pick the copies, and
-      dim: the dimension it is in.
+      into: the axis that is indexed, with m copies of each unit.
+      along: the axis of the value whose copy number is r.
+      dim: the dimension of that axis.
       inside: whether 0 ≤ v < n is known.
-      part: (dimension, place) where this is one part of an index that has several.
+      part: (dimension, position), if this is one component of a multi-dimensional index.
     """
 
     into: Axis
@@ -37,10 +37,10 @@ class Pick(NamedTuple):
 
 
 class Match(NamedTuple):
-    """V′[J] = v[π(J)] where J's copies along two dimensions have the same number.
+    """A value with V′[J] = v[π(J)] wherever J has the same copy number along two dimensions.
 
     Attributes:
-      dims, axes: the two dimensions, and the axes in them.
+      dims, axes: the two dimensions, and their axes.
       tight: whether it is 0 everywhere else; otherwise it is unknown there.
       counts: whether no element is negative.
     """
@@ -52,19 +52,21 @@ class Match(NamedTuple):
 
 
 def leaf_of(axis: Axis) -> Axis:
-    """The one grown leaf of an axis of choices."""
+    """The only grown leaf of an axis."""
     (leaf,) = grown_leaves(axis)
     return leaf
 
 
 class Value:
-    """A value of both programs: its shapes, one `Axis` a dimension, what it comes from.
+    """A value of both programs.
 
     Attributes:
-      const: the constant in both programs, or `None`.
-      origin: the parameter that this is, up to moving its elements about, or `None`.
-      scale, exponents, zeros, means: what scale propagation finds; see `scales`.
-      choice: what it is if it is no copy, but about what was chosen along an axis; see `Pick`.
+      small, big, dtype: its shapes and its dtype.
+      axes: one `Axis` for each dimension.
+      const: the constants in both programs, or `None`.
+      origin: number of the parameter that this is, up to moved elements, or `None`.
+      scale, exponents, zeros, means: set by scale propagation; see `scales.unknowns`.
+      choice: `Pick` or `Match` if it depends on a selection along an axis; otherwise `None`.
     """
 
     __slots__ = (
@@ -96,7 +98,7 @@ class Value:
 
 
 class SharedValues:
-    """The values of variables that are one and the same in both programs."""
+    """The joint values of variables, while two programs are joined."""
 
     def __init__(
         self,
@@ -110,7 +112,7 @@ class SharedValues:
         self.of_big = {id(v): a for v, a in zip(big.ins, args, strict=True)}
 
     def values(self, small: Sequence[Any], big: Sequence[Any]) -> list[Value] | int:
-        """The values of variables; the number of the first that is not shared."""
+        """The joint values of pairs of variables, or the index of the first pair without one."""
         result = []
         for i, (s, b) in enumerate(zip(small, big, strict=True)):
             value = self._value(s, b)

@@ -1,7 +1,7 @@
-"""Axes of the two programs: which are one, what they are made of, and which unit copies which.
+"""Axes of the two programs: which axes are equal, and which old unit each new unit copies.
 
-In: sizes n → m, joined where an equation joins them (`unify`). Out: the structure of every axis, as
-a union-find of leaves, products and sums (`Axis`); for a choice of layouts, index maps int64[m].
-Systems of linear equations, which scales and splits are solved by, and their solvers stand beside
-it. Nothing here knows of programs or plans. Read first: `axis`, then `unification`.
+Input: axis sizes n → m, unified by the equations that use them (`unify`). Output: the structure of
+every axis in a union-find of leaves, products and sums (`Axis`), and index maps int64[m] for a
+choice of layouts. `linear` and `solvers` are the linear systems for scales and shares. This package
+knows no programs and no plans. Read `axis` first, then `unification`.
 """

@@ -1,7 +1,7 @@
-"""Axes of the two programs: nodes of a union-find, whose structure equations reveal.
+"""Axes of the two programs, as nodes of a union-find. Equations determine their structure.
 
-A node is a leaf (an axis of size n that becomes N), a product (merged factors in row-major order:
-heads × head_dim) or a sum (segments one after another: a concatenation, a merged qkv).
+A node is a leaf (an axis of size n that becomes m), a product (merged factors in row-major order,
+such as heads × head_dim) or a sum (segments one after another, such as a merged qkv).
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ _ids = itertools.count()
 
 
 class Axis:
-    """A node; read it through `find`, since unification redirects nodes.
+    """A node. Always access it through `find`, because unification redirects nodes.
 
     Attributes:
       small, big: the size of the axis in the two programs.
       kind: "leaf", "prod" or "sum".
       parts: the factors or segments.
-      source: for a leaf whose map has been fixed, int64[big] with the old unit each new unit
+      source: the index map of a leaf, if it has one: int64[big], the old unit that each new unit
         copies, −1 for none.
-      ordered: a leaf that is never taken apart: its units are ranks, and copies neighbours.
+      ordered: whether the leaf can never be split: its units are ranks of a sorted order, and
+        copies of a unit are neighbours.
     """
 
     __slots__ = ("big", "kind", "ordered", "parent", "parts", "small", "source", "uid")
@@ -64,7 +65,7 @@ def show(node: Axis) -> str:
 
 
 def factors(node: Axis) -> list[Axis]:
-    """The factors of a node: leaves and sums, sizes of one left out."""
+    """The factors of a node: leaves and sums, without factors of size 1."""
     node = find(node)
     if node.kind == "prod":
         return [f for p in node.parts for f in factors(p)]
@@ -81,7 +82,7 @@ def product(parts: Sequence[Axis]) -> Axis:
 
 
 def segments(node: Axis) -> list[Axis]:
-    """The segments of a node; a product whose first factor is a sum is distributed over it."""
+    """The segments of a node. A product is distributed over its first factor if that is a sum."""
     node = find(node)
     if node.kind == "sum":
         return [s for p in node.parts for s in segments(p)]

@@ -1,4 +1,4 @@
-"""Layouts: where the units of an axis n → m come from, as index maps int64[m], −1 for padding."""
+"""Layouts of an axis n → m: index maps int64[m], the old unit of each new unit, −1 for padding."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from trainkit.growth.axes.axis import Axis, find
 
 
 def repeated(n: int, m: int) -> np.ndarray:
-    """Each unit several times running: the layout that needs no communication when sharded.
+    """Copies of a unit are neighbours, so that a sharded axis needs no communication.
 
-    Of a size that is no multiple the first units have a copy more than the others.
+    If m is not a multiple of n, the first units have one copy more than the others.
     """
     each, more = divmod(m, n) if n else (0, 0)
     return np.repeat(np.arange(n), np.where(np.arange(n) < more, each + 1, each))
 
 
 def tiled(n: int, m: int) -> np.ndarray:
-    """The whole axis several times running."""
+    """The whole axis repeats."""
     return np.arange(m) % n
 
 
 def strided(n: int, m: int) -> np.ndarray | None:
-    """Old unit i at place m/n · i and nothing between (what keeps a table of frequencies)."""
+    """Old unit i is at index i · m/n, with padding between (this keeps a table of frequencies)."""
     if m % n:
         return None
     source = np.full(m, -1)
@@ -33,12 +33,12 @@ def strided(n: int, m: int) -> np.ndarray | None:
 
 
 def appended(n: int, m: int) -> np.ndarray:
-    """The old units, then new ones that copy nothing."""
+    """The old units first, then padding."""
     return np.concatenate([np.arange(n), np.full(m - n, -1)])
 
 
 def centred(n: int, m: int) -> np.ndarray | None:
-    """The old taps of a kernel in the middle of the new ones."""
+    """The old taps of a kernel in the middle, padding on both sides."""
     side = (m - n) // 2
     return None if (m - n) % 2 else np.pad(np.arange(n), side, constant_values=-1)
 
@@ -51,11 +51,11 @@ LAYOUTS: dict[str, Callable[[int, int], np.ndarray | None]] = {
     "row mean": appended,
     "centre": centred,
 }
-PADDED = ("stride", "append", "row mean", "centre")  # layouts with new units that copy nothing
+PADDED = ("stride", "append", "row mean", "centre")  # layouts with padding units
 
 
 class Layouts(Mapping[int, str]):
-    """One choice of layouts: uid of each leaf that grows -> name of its layout. Immutable."""
+    """An immutable choice of layouts: uid of each leaf that grows -> name of its layout."""
 
     def __init__(self, names: Mapping[int, str]):
         self._names = dict(names)
@@ -73,11 +73,11 @@ class Layouts(Mapping[int, str]):
         return hash(frozenset(self._names.items()))
 
     def but(self, names: Mapping[int, str]) -> Layouts:
-        """The same choice but for some leaves."""
+        """A copy with other layouts for some leaves."""
         return Layouts({**self._names, **names})
 
     def source(self, leaf: Axis) -> np.ndarray:
-        """int64[big]: the old unit that each new unit of a leaf copies, −1 for none."""
+        """The index map of a leaf: int64[big], −1 for padding."""
         leaf = find(leaf)
         source = LAYOUTS[self._names[leaf.uid]](leaf.small, leaf.big)
         assert source is not None, "a layout was chosen that these sizes do not have"

@@ -1,4 +1,4 @@
-"""Sparse linear expressions, and a system of equations on them."""
+"""Sparse linear expressions, and a system of linear equations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def constant(value: float) -> Expr:
 
 
 class System:
-    """Equations solved as they arrive, so that the first one that cannot hold is known by name."""
+    """A linear system, solved incrementally, so that the first conflicting equation is known."""
 
     def __init__(self, tolerance: float = 1e-9):
         self.tolerance = tolerance
@@ -42,7 +42,7 @@ class System:
         return {self.count: 1.0}
 
     def reduce(self, expr: Expr) -> Expr:
-        """The expression in terms of the variables that are still free."""
+        """The expression in terms of free variables."""
         out = dict(expr)
         todo = [v for v in out if v in self.pivots]
         while todo:
@@ -58,13 +58,13 @@ class System:
         return out
 
     def require_zero(self, expr: Expr) -> float:
-        """Adds expr = 0; returns the residual, which is not 0 where the equation cannot hold."""
+        """Adds the equation expr = 0. Returns 0, or the residual if the equation cannot hold."""
         row = self.reduce(expr)
         free = [v for v in row if v]
         if not free:
             residual = row.get(0, 0.0)
             return residual if abs(residual) > self.tolerance else 0.0
-        pivot = max(free)  # the youngest: parameters, which come first, stay free
+        pivot = max(free)  # the newest variable, so that those of parameters stay free
         coef = row.pop(pivot)
         self.pivots[pivot] = {v: -c / coef for v, c in row.items()}
         return 0.0

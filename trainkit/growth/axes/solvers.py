@@ -1,6 +1,6 @@
-"""Solutions of a system of linear equations: the nearest in L1 to wishes, and the best of 0 and 1.
+"""Solvers of linear systems: nearest to targets in L1, and best with 0/1 values.
 
-The first is a linear programme, the second a mixed-integer one (HiGHS, through SciPy).
+The first is a linear programme, the second a mixed-integer linear programme (HiGHS, by SciPy).
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import numpy as np
 
 from trainkit.growth.axes.linear import Expr, System
 
-# An expression, its target, and the weight of missing it.
+# An expression, its target value, and the weight of its deviation.
 Wish = tuple[Expr, float, float]
-# An expression that is 0 or 1, whether it must be 1, and the gain if it is.
+# An expression that is 0 or 1, whether it must be 1, and the gain if it is 1.
 Choice = tuple[Expr, bool, float]
 Terms = tuple[tuple[int, float], ...]  # (column, coefficient)
 
 
 def nearest(system: System, wanted: Sequence[Wish]) -> Callable[[Expr], float]:
-    """Solves the system by weighted L1 towards `wanted`.
+    """The solution of a system with the least weighted L1 distance to `wanted`.
 
     Returns:
-      The function that evaluates any expression at the solution.
+      A function that evaluates any expression at the solution.
 
     Raises:
-      RuntimeError: the solver fails (a system that was built by `require_zero` has solutions).
+      RuntimeError: the solver fails. (A system built by `require_zero` always has a solution.)
     """
     rows = [(system.reduce(e), t, w) for e, t, w in wanted]
     index = _columns(row for row, _, _ in rows)
@@ -40,7 +40,7 @@ def nearest(system: System, wanted: Sequence[Wish]) -> Callable[[Expr], float]:
 
 
 def _columns(rows: Any) -> dict[int, int]:
-    """Variable -> its column, for all that occur."""
+    """Variable -> its column, for all variables in the rows."""
     return {v: i for i, v in enumerate(sorted({v for row in rows for v in row if v}))}
 
 
@@ -53,7 +53,7 @@ def _matrix(rows: Sequence[Sequence[tuple[int, float]]], columns: int) -> Any:
 
 
 def _evaluate(expr: Expr, index: Mapping[int, int], values: np.ndarray) -> float:
-    """The value of a reduced expression; variables that no row mentions are 0."""
+    """The value of a reduced expression; variables without a column are 0."""
     return sum(
         c * (1.0 if v == 0 else values[index[v]] if v in index else 0.0) for v, c in expr.items()
     )
@@ -75,7 +75,7 @@ def _least_absolute(a: Any, rhs: np.ndarray, weights: Sequence[float]) -> np.nda
     if solution.status != 0:
         raise RuntimeError(f"the scales' linear programme failed: {solution.message}")
     values = solution.x[:n]
-    # The solver stops at 1e-7; the rows it meets exactly determine the vertex to rounding.
+    # The solver stops at 1e-7. The rows that are met exactly determine the vertex to rounding.
     tight = np.abs(a @ values - rhs) < 1e-6
     if tight.any():
         sub = a[tight].toarray()
@@ -86,15 +86,16 @@ def _least_absolute(a: Any, rhs: np.ndarray, weights: Sequence[float]) -> np.nda
 def choose(
     system: System, bits: Sequence[tuple[Expr, float]], between: Sequence[Choice]
 ) -> tuple[Callable[[Expr], int] | None, list[int]]:
-    """Solves for 0/1 variables: maximises Σ gain over `bits` and `between`.
+    """Solves a system with 0/1 expressions, maximising the sum of their gains.
 
     Args:
+      system: the linear system.
       bits: (expression that must be 0 or 1, gain).
       between: (expression that must be 0 or 1, whether it must be 1, gain).
 
     Returns:
-      The function that evaluates an expression, or `None` with the indices into `between` that
-      cannot hold, each by itself; where they cannot hold together only, the first that must.
+      A function that evaluates an expression, and []. Or `None`, and the indices of entries of
+      `between` that have no solution even alone; if each has one, the first that must be 1.
     """
     free: list[Choice] = [(system.reduce(e), False, g) for e, g in bits]
     ranges: list[Choice] = [(system.reduce(e), must, g) for e, must, g in between]
@@ -104,12 +105,12 @@ def choose(
         must = [i for i, (_, must, _) in enumerate(ranges) if must]
         culprits = [i for i in must if _best([*free, ranges[i]], index) is None]
         return None, culprits or must[:1]
-    # What no row mentions is free to be anything; 0 is the plain choice.
+    # Variables without a row are free; they become 0.
     return lambda expr: round(_evaluate(system.reduce(expr), index, values)), []
 
 
 def _best(choices: Sequence[Choice], index: Mapping[int, int]) -> np.ndarray | None:
-    """Values of the variables with the greatest gain; `None` where the choices cannot hold."""
+    """Values of the variables with the greatest gain; `None` if there is no solution."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     rows: dict[Terms, tuple[float, float]] = {}

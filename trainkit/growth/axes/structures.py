@@ -1,4 +1,4 @@
-"""Axes as data: nested tuples over the numbered parts that grow, and the `Axis` of each."""
+"""Axes as data: conversion between `Axis` and the nested tuples of a plan."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainkit.growth.axes.layouts import LAYOUTS
 
 
 class GrownPart(Protocol):
-    """A part of axes that grows by itself, as plans hold it."""
+    """A grown axis of a plan (`GrownAxis`)."""
 
     @property
     def small(self) -> int: ...
@@ -23,7 +23,7 @@ class GrownPart(Protocol):
 
 
 def structure_of(axis: Axis, number: Callable[[Axis], int]) -> tuple:
-    """An axis as nested tuples, its grown leaves numbered by `number`."""
+    """An axis as nested tuples; `number` gives the number of a grown leaf."""
     axis = find(axis)
     if axis.kind == "leaf":
         return ("fixed", axis.small) if axis.fixed else ("leaf", number(axis))
@@ -40,7 +40,7 @@ def numbers_in(structure: tuple | None) -> set[int]:
 
 
 def grown_nodes(grown_axes: Iterable[GrownPart]) -> list[Axis]:
-    """Fresh `Axis` leaves for the grown axes of a plan, their maps set."""
+    """New `Axis` leaves for the grown axes of a plan, with their index maps."""
     nodes = []
     for grown in grown_axes:
         node = Axis(grown.small, grown.big)
@@ -50,7 +50,7 @@ def grown_nodes(grown_axes: Iterable[GrownPart]) -> list[Axis]:
 
 
 def axis_from(structure: tuple, nodes: list[Axis]) -> Axis:
-    """The `Axis` that `structure_of` wrote down."""
+    """The inverse of `structure_of`."""
     kind, *rest = structure
     if kind == "fixed":
         return Axis(rest[0], rest[0])

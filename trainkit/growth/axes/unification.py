@@ -1,4 +1,4 @@
-"""Axes that meet in an equation are one: the structure of each becomes the structure of both."""
+"""Unification: two axes that an equation identifies get one common structure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trainkit.growth.axes.axis import Axis, concatenation, factors, find, produc
 
 @dataclasses.dataclass(frozen=True)
 class Mismatch:
-    """Why two axes that one equation joins have no common structure."""
+    """Why two axes have no common structure."""
 
     why: str
 
@@ -18,10 +18,10 @@ Parts = tuple[Axis, Axis]
 
 
 def unify(a: Axis, b: Axis) -> Mismatch | None:
-    """Makes two axes one, and refines both where needed.
+    """Makes two axes equal, and refines their structures as needed.
 
     Returns:
-      `None`, or why they cannot be one; what has been refined on the way stays.
+      `None`, or why it is impossible. Refinements made before the failure stay.
     """
     a, b = find(a), find(b)
     if a is b:
@@ -35,7 +35,7 @@ def unify(a: Axis, b: Axis) -> Mismatch | None:
         a, b = b, a
     if a.kind == "leaf":
         if a.ordered and not a.fixed and b.kind != "leaf":
-            return Mismatch(f"{show(a)} has ranks, which are not taken apart as {show(b)}")
+            return Mismatch(f"{show(a)} is an axis of ranks, which cannot be split into {show(b)}")
         a.parent, b.ordered = b, a.ordered or b.ordered
         return None
     if "sum" in (a.kind, b.kind):
@@ -44,7 +44,7 @@ def unify(a: Axis, b: Axis) -> Mismatch | None:
         wrong = _unify_factors(factors(a), factors(b))
     if wrong is not None:
         if not a.fixed:
-            return wrong
+            return wrong if _unify_copies(a, b) is not None else None
         _freeze(a)
         _freeze(b)
     a, b = find(a), find(b)
@@ -53,16 +53,37 @@ def unify(a: Axis, b: Axis) -> Mismatch | None:
     return None
 
 
+def _unify_copies(a: Axis, b: Axis) -> Mismatch | None:
+    """Every unit becomes k side by side: so do all parts, wherever the borders of either lie.
+
+    The groups of a GroupNorm may so lie across the seam of a concatenation.
+    """
+    if a.small < 2 or a.big % a.small:
+        return Mismatch(f"{show(a)} does not grow to a multiple")
+    pieces = [split_product(x, x.small, x.small) for x in (a, b)]
+    for found in pieces:
+        if isinstance(found, Mismatch):
+            return found
+    (first, copies), (second, others) = pieces
+    if (wrong := unify(copies, others) or unify(first, second)) is not None:
+        return wrong
+    a, b = find(a), find(b)
+    a.kind, a.parts = "prod", (first, copies)
+    if b is not a:
+        b.parent = a
+    return None
+
+
 def _freeze(node: Axis) -> None:
-    """Forgets the inner structure of an axis that does not grow: its map is the identity anyway."""
+    """Drops the structure of an axis that does not grow; its index map is the identity anyway."""
     node = find(node)
     node.kind, node.parts = "leaf", ()
 
 
 def _refine(x: Axis, kind: str, first: Axis, rest: Axis) -> Parts | Mismatch:
-    """Takes a leaf apart."""
+    """Splits a leaf into two parts."""
     if x.ordered and not x.fixed:
-        return Mismatch(f"{show(x)} has ranks, which are not taken apart")
+        return Mismatch(f"{show(x)} is an axis of ranks, which cannot be split")
     x.kind, x.parts = kind, (first, rest)
     return first, rest
 
@@ -101,7 +122,7 @@ def _unify_factors(fa: list[Axis], fb: list[Axis]) -> Mismatch | None:
 
 
 def _skip_fixed(fa: list[Axis], fb: list[Axis]) -> bool:
-    """Drops from both lists runs of factors that do not grow and whose products agree."""
+    """Drops leading factors of both lists that do not grow and have equal products."""
     i = j = 0
     p = q = 1
     while True:
@@ -160,7 +181,7 @@ def _split_factors(x: Axis, small: int, big: int) -> Parts | Mismatch:
 
 
 def _split_segments(x: Axis, rest: Axis) -> Parts | Mismatch:
-    """A sum into a first factor and `rest`, which every segment has as its last factor."""
+    """Splits a sum into a first factor and `rest`, the common last factor of all segments."""
     heads = []
     for part in segments(x):
         if part.small % rest.small or part.big % rest.big:
@@ -207,7 +228,7 @@ def _unify_segments(sa: list[Axis], sb: list[Axis]) -> Mismatch | None:
 
 
 def cut(x: Axis, small: int, big: int) -> Parts | Mismatch:
-    """Cuts a node into a first segment small → big and the rest, in place."""
+    """Splits a node into a first segment small → big and the rest, in place."""
     x = find(x)
     rest_small, rest_big = x.small - small, x.big - big
     if (x.small, x.big) == (small, big):
@@ -242,7 +263,7 @@ def _cut_segments(x: Axis, small: int, big: int) -> Parts | Mismatch:
 
 
 def _cut_factors(x: Axis, small: int, big: int) -> Parts | Mismatch:
-    """A product is cut through its first factor."""
+    """Splits a product into segments, through its first factor."""
     flat = factors(x)
     inner = product(flat[1:])
     if small % inner.small or big % inner.big:

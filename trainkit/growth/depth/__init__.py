@@ -1,8 +1,9 @@
-"""More layers: which are new, what they hold, and the big program without them.
+"""Depth: which layers of the big model are new, and the big program without them.
 
-In: the two flat programs with the shapes of their parameters (`Side`), and an operator. Out:
-candidates, each a `Deeper` (where every leaf comes from, and two programs of one structure, of
-which only widths differ) or a `Conflict`. `origins` aligns layers, by names (`alignment`) or by the
-order of reading (`program_order`); `rest` and `identity` prove that new ones do nothing; `cut` and
-`stack` take copies and rounds of loops out of the program. Read first: `assemble`.
+Input: the two flat programs with the shapes of their parameters (`FlatModel`), and an operator.
+Output: a `DepthCandidate` for each alignment of layers (the origin of every leaf, and two programs
+that differ in widths alone), or a `Conflict`. `origins` aligns layers, by name (`alignment`) or by
+the order in which parameters are used (`program_order`). `identity_search` and `identity` prove
+that new layers are identities. `layer_cut` and `shortened_loops` remove layers that are copies.
+Read `assembly` first.
 """

@@ -1,4 +1,4 @@
-"""Which layer of the deeper model is which of the shallower one, from the names of leaves."""
+"""Alignment of layers by the names of leaves: the origin of each layer of the big model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainkit.growth.plan.data import Origin
 
 Shapes = Mapping[str, tuple[int, ...]]
 Origins = dict[str, Origin]
-Alike = Literal["exact", "pattern", "rank", "ends"]  # in the order in which they are tried
+Alike = Literal["exact", "pattern", "rank", "ends"]  # in the order of trial; see `align`
 
 # "layers/3/w", "Dense_0/kernel", "h.11.attn.w" and "w2" all have a number at one of their keys.
 _KEYS = re.compile(r"\d+|[^\d/]+/?|/")
@@ -24,7 +24,7 @@ class _Leaf(NamedTuple):
 
 
 def order(n: int, m: int, how: str) -> list[tuple[int, bool]]:
-    """For each of m layers, which of the n old ones it is or copies, and whether it is new.
+    """For each of m layers: the index of the old layer that it is or copies, and whether it is new.
 
     >>> order(2, 4, "stack")
     [(0, False), (1, False), (0, True), (1, True)]
@@ -60,27 +60,27 @@ def order(n: int, m: int, how: str) -> list[tuple[int, bool]]:
 
 
 def fewer(n: int, m: int) -> Conflict:
-    """The conflict of n layers that would become m."""
+    """The conflict of n layers that would become m < n layers."""
     return Conflict(f"{n} layers cannot become {m}: growth only adds layers", "layers")
 
 
 def align(small: Shapes, big: Shapes, how: str, alike: Alike = "exact") -> Origins | Conflict:
-    """For each leaf of the deeper model: its `Origin` in the shallower one.
+    """The `Origin` of each leaf of the big model in the small one.
 
-    Layers are siblings that differ in a number anywhere in their names ("layer_0", "layers/3",
-    "h.7.w", "w2"), or, without numbers, siblings with the same leaves, in the order of `big`. Of
-    siblings, those that are alike form a run, and runs are matched in order, so that the output
-    layer of "Dense_0, Dense_1, Dense_2" stays the output layer.
+    Layers are siblings whose names differ in a number ("layer_0", "layers/3", "h.7.w", "w2"), or,
+    without numbers, siblings with the same leaves, in the order of `big`. Consecutive layers that
+    are alike form a run. Runs are matched in order, so that the output layer of "Dense_0, Dense_1,
+    Dense_2" stays the output layer.
 
     Args:
       small, big: leaf name -> shape, in the order in which the programs use them.
       how: the operator for depth.
-      alike: what makes two layers alike. "exact": the same shapes, for models of one width;
-        "pattern": the same sizes are equal to each other; "rank": the same ranks; "ends": the same
-        too, and the first and the last layer stay so.
+      alike: when two layers are alike. "exact": equal shapes, for models of one width. "pattern":
+        equal patterns of equal sizes. "rank": equal ranks. "ends": equal ranks, and the first and
+        the last layer keep their position.
 
     Returns:
-      The origins; or the conflict, where the deeper model lacks a leaf of the shallower, or has one
+      The origins, or a conflict: the big model lacks a leaf of the small one, or has a new leaf
       outside its layers.
 
     >>> a = {"Dense_0/w": (3, 8), "Dense_1/w": (8, 2)}
@@ -93,7 +93,7 @@ def align(small: Shapes, big: Shapes, how: str, alike: Alike = "exact") -> Origi
 
 
 def alignments(small: Shapes, big: Shapes, how: str) -> list[Origins] | Conflict:
-    """All different ones, the likeliest first; the first conflict, where there is none."""
+    """All distinct alignments, the likeliest first; the first conflict if there is none."""
     result: list[Origins] = []
     refused: Conflict | None = None
     for alike in get_args(Alike):
@@ -174,7 +174,7 @@ def _match(small: Any, big: Any, how: str, alike: Alike, new: bool) -> Origins |
 
 
 def _fresh(node: Any) -> Origins | Conflict:
-    """Leaves that nothing in the small model is like."""
+    """Origins of leaves without a counterpart in the small model."""
     return {leaf: Origin(None, True) for leaf in _leaves(node)}
 
 
@@ -183,14 +183,14 @@ def _lost(leaves: list[str]) -> Conflict:
         f"the deeper model has no {leaves[0]!r}",
         "layers",
         params=tuple(leaves[:4]),
-        hint="the big model must have all leaves of the small one, in containers of one "
-        "kind: check big_params",
+        hint="the big model must have all leaves of the small one, in the same kinds of "
+        "containers: check big_params",
     )
 
 
 def _no_layer(leaves: list[str]) -> Conflict:
     return Conflict(
-        f"{leaves[0]!r} is new, but is no layer among others",
+        f"{leaves[0]!r} is new, but does not belong to a sequence of layers",
         "layers",
         params=tuple(leaves[:4]),
         hint="number the layers (layer_0, layer_1, …) or keep them in a list",
@@ -198,8 +198,11 @@ def _no_layer(leaves: list[str]) -> Conflict:
 
 
 def _rows(small: dict[str, Any], big: dict[str, Any]) -> Iterator[tuple[list[str], list[str]]]:
-    """The keys of siblings that are layers: those with numbers, in order, and new ones without a
-    number together with all that have the same leaves."""
+    """Rows of sibling layers, as (keys in small, keys in big).
+
+    The first row has the numbered siblings, in order. Further rows have siblings without a number
+    that have the same leaves as a new one.
+    """
     plain = lambda key: key.removesuffix(".")
     numbers = [
         sorted((k for k in node if plain(k).isdigit()), key=lambda k: int(plain(k)))
@@ -241,7 +244,7 @@ def _layers(
     how: str,
     alike: Alike,
 ) -> list[tuple[str, str | None, bool]] | Conflict:
-    """(new key, the old key that it is or copies, whether it is new), for one row of siblings."""
+    """(big key, small key that it is or copies, whether it is new) for one row of siblings."""
     if len(new_keys) < len(old_keys):
         return Conflict(
             f"{len(old_keys)} layers cannot become {len(new_keys)}: growth only adds layers",
@@ -260,10 +263,10 @@ def _layers(
     lost = set(range(len(old_runs))) - set(pair.values())
     if lost:
         return Conflict(
-            f"the layer of {_leaves(small[old_runs[min(lost)][1][0]])[0]!r} of the small model has "
-            "no place in the deeper one: no layer there has leaves of the same shapes",
+            f"the layer of {_leaves(small[old_runs[min(lost)][1][0]])[0]!r} in the small model has "
+            "no counterpart in the deeper one: no layer there has leaves of the same shapes",
             "layers",
-            hint="grow in two steps, width and depth one after the other",
+            hint="grow in two steps: first width, then depth",
         )
     result: list[tuple[str, str | None, bool]] = []
     for j, (_, keys) in enumerate(new_runs):

@@ -1,10 +1,9 @@
-"""Identity layers: which parameters of a new layer must be what, for it to do nothing.
+"""Identity layers: assumptions on parameters under which a new layer is an identity.
 
-A new layer is an identity where its output projections are zero (residual networks), or where it
-is an identity matrix between ReLUs (plain ones). Which of its parameters those are is found in the
-program of the big model: it is reduced under the supposition that they are zero (or the identity),
-and must then be, equation for equation, the program of the small model. That is a proof for every
-input, from shapes alone: nothing is run.
+A new layer is an identity if its output projections are zero (residual networks), or if it is an
+identity matrix between ReLUs (plain networks). The big program is simplified under an assumption
+that some parameters are zero or identity matrices. If the result is, equation for equation, the
+program of the small model, this is a proof for every input. Shapes are enough; nothing is run.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from trainkit.growth.ir.program import Equation, Fresh, Program
 def choices(
     program: Program, shapes: Sequence[Shape], new: Collection[int], nearest: Collection[int]
 ) -> Iterator[dict[int, str]]:
-    """Suppositions that may make new layers identities, the likeliest first.
+    """Assumptions under which new layers may be identities, the likeliest first.
 
     Args:
-      program: of the big model.
-      shapes: of its inputs.
-      new: those of its inputs that are parameters of new layers.
-      nearest: those of them that end residual branches, as `zeroing` finds them.
+      program: the big program.
+      shapes: the shapes of its inputs.
+      new: numbers of the inputs that are parameters of new layers.
+      nearest: those of them that end residual branches; see `ir.zero_analysis.nearest_zeros`.
     """
     order = list(dict.fromkeys(i for i in _last_used_first(program) if i in new))
     zeros = dict.fromkeys((i for i in order if i in nearest), ZERO)
@@ -42,12 +41,12 @@ def choices(
 
 
 def _greedy(program: Program, order: Sequence[int]) -> dict[int, str]:
-    """Zeros, one after the other, that each leave fewer equations."""
+    """Parameters that are set to zero one after another, if that removes equations."""
     greedy: dict[int, str] = {}
     left = reduced(program, {})
     for i in order:
         if i not in used(left):
-            continue  # what earlier zeros have made superfluous
+            continue  # already unused because of earlier zeros
         less = reduced(program, {**greedy, i: ZERO})
         if len(less.equations) < len(left.equations):
             greedy, left = {**greedy, i: ZERO}, less
@@ -67,26 +66,25 @@ def _last_used_first(program: Program) -> Iterator[int]:
         yield from (number[id(v)] for v in eqn.ins if id(v) in number)
 
 
-def with_eyes(
+def with_identity_inputs(
     small: Program, big: Program, eyes: Sequence[int], old: Mapping[int, int]
 ) -> tuple[Program, list[Shape]]:
-    """The small program with the identity matrices that the big one has, as further inputs.
+    """The small program with products with identity matrices inserted, as in the big one.
 
-    A layer that is the identity at the small widths is widened as any other, so that it may go from
-    one width to another.
+    A new layer that is an identity matrix at the small widths then grows like any other layer.
 
     Args:
-      small: reduced.
-      big: reduced, but with its products with identity matrices.
-      eyes: which inputs of `big` these are.
-      old: number of an input of `small` -> that of `big`.
+      small: the simplified small program.
+      big: the simplified big program, which still has products with identity matrices.
+      eyes: numbers of the inputs of `big` that are identity matrices.
+      old: number of an input of `small` -> its number in `big`.
 
     Returns:
-      The program, with one more input for each, and their shapes.
+      The program, with one more input for each identity matrix, and the shapes of these inputs.
     """
     number = {id(big.ins[i]): i for i in eyes}
     matrices: dict[int, Fresh] = {}
-    # What a variable of the big program is in the small one.
+    # Variable of the big program -> variable of the small one.
     now: dict[int, Any] = {id(big.ins[j]): small.ins[i] for i, j in old.items()}
     equations = []
     left = iter(small.equations)
@@ -126,16 +124,16 @@ def _square(shape: Shape) -> bool:
     return len(shape) > 1 and shape[-1] == shape[-2]
 
 
-def passes_on(
+def identity_iteration(
     body: Program, shapes: Sequence[Shape], new: Collection[int], nearest: Collection[int],
     same: Collection[int], carry: tuple[int, int],
 ) -> dict[int, str] | None:  # fmt: skip
-    """What makes one iteration of a loop do nothing: which rows of stacked inputs must be what.
+    """The assumption under which one iteration of a loop does not change the carry, or `None`.
 
     Args:
-      body, shapes, new, nearest: of the loop, as in `choices`.
-      same: which inputs are rows of parameters as these are, so that they may be made identities.
-      carry: the numbers of constants and of carried values among the inputs.
+      body, shapes, new, nearest: the body of the loop, and the other arguments of `choices`.
+      same: numbers of inputs that are unchanged rows of parameters, which may be identity matrices.
+      carry: (number of constants, number of carried values) among the inputs.
     """
     start, count = carry
     for chosen in choices(body, shapes, new, nearest):
@@ -149,5 +147,5 @@ def passes_on(
 
 
 def same_equations(a: Program, b: Program) -> bool:
-    """Whether two programs are one and the same but for sizes, as far as names tell."""
+    """Whether two programs have the same sequence of primitives."""
     return [eqn.name for eqn in a.equations] == [eqn.name for eqn in b.equations]

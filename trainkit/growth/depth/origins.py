@@ -1,4 +1,4 @@
-"""Which leaf of the deeper model is which of the shallower: all answers, the likeliest first."""
+"""Candidates for the origin of each leaf of the big model, the likeliest first."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from trainkit.growth.depth.alignment import Origins, alignments
+from trainkit.growth.depth.flat_model import Shapes
 from trainkit.growth.depth.program_order import Reading, in_order, readings
-from trainkit.growth.depth.sides import Shapes
 from trainkit.growth.errors import Conflict
 
-# Adds layers where origins and an operator say; what it returns beside a conflict does not matter.
+# Tries to add layers for some origins and an operator. A `Conflict` means that it failed.
 Attempt = Callable[[Origins, str], Any]
 
 
 def candidates(
     small: Shapes, big: Shapes, how: str, attempt: Attempt
 ) -> Iterator[Origins | Conflict]:
-    """Origins by names, and by the order in which the programs read their leaves.
+    """Origins by names, and by the order in which the programs use their parameters.
 
     Args:
       small, big: leaf name -> shape, in the order in which the programs use them.
-      how: the operator for depth. What "identity" adds is proved afterwards, so that all candidates
-        are of use; copies are not, and only the likeliest are.
-      attempt: tells whether layers of some origins can be made to do nothing.
+      how: the operator for depth. Layers of "identity" are proved afterwards, so all candidates are
+        useful. Copies are not proved, so only the likeliest candidate is.
+      attempt: tests whether new layers with some origins can be identities.
     """
     named = alignments(small, big, how)
     known = [] if isinstance(named, Conflict) else named
@@ -50,7 +50,7 @@ def candidates(
 
 
 def _blocks(options: list[Reading], attempt: Attempt) -> Reading | Conflict:
-    """The reading whose periods are blocks: they can be made to do nothing, and are all layers."""
+    """The reading whose periods are blocks: they can be identities, and cover the most leaves."""
     if len(options) == 1:
         return options[0]
     rests = lambda reading: (
@@ -63,9 +63,9 @@ def _blocks(options: list[Reading], attempt: Attempt) -> Reading | Conflict:
         return best[0]
     new = [name for name, origin in best[0].origin("identity").items() if origin.new]
     return Conflict(
-        "layers have no names of their own, and the order in which they are read does not tell "
-        f"where a block begins: the first new one may begin with {new[0]}",
+        "layers have no names of their own, and the order in which parameters are used does not "
+        f"determine where a block starts: the first new block may start with {new[0]}",
         "layers",
         params=tuple(new[:4]),
-        hint='give blocks a module of their own, or names: name=f"block_{i}"',
+        hint='make each block a module of its own, or name the blocks: name=f"block_{i}"',
     )

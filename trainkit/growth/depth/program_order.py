@@ -1,8 +1,8 @@
-"""Which layer is which where names do not tell: from the order in which programs read parameters.
+"""Alignment of layers by the order in which the programs use parameters, if names do not help.
 
 `Dense_0` to `Dense_9` of one compact module may be blocks of a norm and two layers each, between an
-input and an output layer. In the order of reading they are a sequence with a period: the deeper
-model has the same sequence with more repeats of it.
+input and an output layer. In the order of use they are a periodic sequence, and the big model has
+more repeats of the period.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ LIMIT = 64  # alignments looked at
 
 
 class _Part(NamedTuple):
-    """Leaves of one parent that are read one after another."""
+    """Consecutive leaves with one parent."""
 
     leaves: tuple[str, ...]
     kind: tuple[str, ...]  # their names without numbers
     shapes: tuple[tuple[int, ...], ...]
 
     def like(self, other: _Part) -> bool:
-        """The same in another size."""
+        """Whether both have the same names and ranks."""
         ranks = lambda part: tuple(map(len, part.shapes))
         return self.kind == other.kind and ranks(self) == ranks(other)
 
     def equals(self, other: _Part) -> bool:
-        """The same of another block."""
+        """Whether both have the same names and shapes."""
         return self.kind == other.kind and self.shapes == other.shapes
 
 
 class _Period(NamedTuple):
-    """A period: `length` parts from `start` in the small model (`there` in the big one), as often
-    as `old` in the small model and as `new` in the big one."""
+    """A period of `length` parts. It starts at part `start` of the small model and part `there` of
+    the big one, and is repeated `old` times in the small and `new` times in the big model."""
 
     start: int
     there: int
@@ -48,24 +48,24 @@ class _Period(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """One way to read the deeper model's leaves as more repeats of periods of the small one's."""
+    """One division of both models into periods, of which the big model has more repeats."""
 
     small: Sequence[_Part]
     big: Sequence[_Part]
     periods: Sequence[_Period]
 
     def origin(self, how: str) -> dict[str, Origin]:
-        """Leaf of the deeper model -> its `Origin`, where new repeats are added by an operator."""
+        """Leaf of the big model -> its `Origin`, with new repeats added by an operator."""
         return _origin(self.small, self.big, self.periods, how)
 
     @property
     def coverage(self) -> tuple[int, int]:
-        """How much of the small model is in its periods, and (negative) how long these are."""
+        """The number of parts of the small model in periods, and minus the total period length."""
         return sum(t.length * t.old for t in self.periods), -sum(t.length for t in self.periods)
 
 
 def readings(small: Shapes, big: Shapes) -> list[Reading]:
-    """The ways to cut two models by the order in which they read leaves; the likeliest first.
+    """All divisions of two models into periods, the likeliest first.
 
     Args:
       small, big: leaf name -> shape, in the order in which the programs use them.
@@ -83,8 +83,10 @@ def readings(small: Shapes, big: Shapes) -> list[Reading]:
 
 
 def in_order(origin: Mapping[str, Origin], small: Shapes, big: Shapes) -> bool:
-    """Whether new leaves that are read one after another copy such leaves of their shapes, all from
-    one beginning."""
+    """Whether each run of new leaves copies consecutive old leaves of the same shapes.
+
+    A run may repeat the old leaves, always from the same first one.
+    """
     place = {name: i for i, name in enumerate(small)}
     shape = {old.leaf: big[name] for name, old in origin.items() if not old.new}
     start = last = None
@@ -115,8 +117,7 @@ def _parts(shapes: Shapes) -> list[_Part]:
 def _alignments(
     small: Sequence[_Part], big: Sequence[_Part], i: int, j: int
 ) -> Iterator[list[_Period]]:
-    """Ways to read small[i:] and big[j:] as one sequence with more repeats of some of its periods;
-    early and short periods first."""
+    """Divisions of small[i:] and big[j:] into periods; early and short periods first."""
     extra = (len(big) - j) - (len(small) - i)
     if extra == 0:
         if all(x.like(y) for x, y in zip(small[i:], big[j:], strict=True)):
@@ -133,7 +134,7 @@ def _alignments(
             if not all(x.like(y) for x, y in pairs):
                 break
             if ahead >= length and _repeats(small, start - length, length) > 1:
-                continue  # the same period, begun a repeat earlier
+                continue  # the same period, started one repeat earlier
             old, most = _repeats(small, start, length), _repeats(big, there, length)
             for new in range(most, old, -1):
                 rest = _alignments(small, big, start + old * length, there + new * length)
@@ -142,7 +143,7 @@ def _alignments(
 
 
 def _repeats(parts: Sequence[_Part], start: int, length: int) -> int:
-    """How often the `length` parts from `start` on are repeated."""
+    """How often the `length` parts from `start` are repeated."""
     count = 1
     while all(
         (at := start + count * length + k) < len(parts) and parts[at].equals(parts[start + k])

@@ -1,9 +1,8 @@
-"""Programs as growth reads them, and what is known of the values in them.
+"""Intermediate representation: traced programs in a normal form, and dataflow analysis.
 
-In: a function and the shapes of its arguments. Out: a flat `Program` of one form, and facts about
-its values. `trace` and `program` make it: calls are inlined, constants folded, and what may be
-written in several ways is written in one (`variance`, `lookups`, `products`). `primitives` is the
-one table of what primitives do, `dataflow` the one driver that carries facts from operands to
-results; `zero_analysis`, `partial_evaluation` and `custom_gradients` ask both. Read first:
-`program`, then `primitives` and `dataflow`.
+Input: a function and the shapes of its arguments. Output: a flat `Program`, and facts about its
+values. `trace` and `program` inline calls and fold constants. `variance`, `lookups` and `products`
+rewrite equivalent expressions into one form. `primitives` is the table of what primitives do.
+`dataflow` is the driver that propagates facts; `zero_analysis`, `partial_evaluation` and
+`custom_gradients` use both. Read `program` first, then `primitives` and `dataflow`.
 """

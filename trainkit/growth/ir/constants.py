@@ -1,8 +1,8 @@
-"""Constants: values that depend on neither parameters nor inputs, evaluated only when asked for.
+"""Constants: values that depend on neither parameters nor inputs, evaluated lazily.
 
-A constant is known by how it is computed, and of its elements only those are kept that are not
-known to repeat: a causal mask of shape (batch, heads, n, n) is one of (1, 1, n, n), and whether two
-models have the same one is seen without computing it.
+A constant is identified by its computation, so that two models can be compared without evaluating
+it. Only elements that are not known to repeat are stored: a causal mask of shape (batch, heads, n,
+n) is stored as (1, 1, n, n).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ LIMIT = 2**31  # bytes of all constants that are evaluated for one plan
 
 
 class Const:
-    """An array that is broadcast from its core, which has size 1 where elements repeat.
+    """An array that is broadcast from its core.
 
     Attributes:
-      shape, dtype: of the array.
-      key: constants with the same key have the same core, computed in the same way.
+      shape, dtype: those of the array.
+      key: identifies the computation. Constants with equal keys have equal cores.
       core_shape: the shape of the core: 1 along axes on which elements are known to repeat.
-      uniform: the scalar, where every element is known to be equal.
+      uniform: the scalar value, if all elements are known to be equal; otherwise `None`.
     """
 
     __slots__ = ("_core", "_thunk", "core_shape", "dtype", "key", "shape", "uniform")
@@ -53,26 +53,26 @@ class Const:
 
     @property
     def core(self) -> Any:
-        """The elements that may differ: a NumPy array (a JAX one of random keys)."""
+        """The elements that may differ: a NumPy array (for random keys, a JAX array)."""
         if self._core is None:
             self._core = self._thunk().reshape(self.core_shape)
         return self._core
 
     @property
     def value(self) -> Any:
-        """The whole array; of NumPy's a view of the core."""
+        """The whole array; a NumPy array is a view of the core."""
         if isinstance(self.core, np.ndarray):
             return np.broadcast_to(self.core, self.shape)
         return jax.numpy.broadcast_to(self.core, self.shape)
 
     @property
     def is_zero(self) -> bool:
-        """Whether every element is known to be 0, without evaluating it."""
+        """Whether every element is known to be 0 without evaluation."""
         return self.uniform is not None and not np.any(self.uniform)
 
 
 class Constants:
-    """Shares keys and values of constants between all programs that are compared."""
+    """Keys and values of constants, shared between all programs that are compared."""
 
     def __init__(self) -> None:
         self._keys: dict[Any, int] = {}
@@ -84,12 +84,12 @@ class Constants:
         """A constant from an array or a scalar."""
         if getattr(value, "size", 1) < 1024:
             return self._literal(value)
-        if id(value) not in self._literals:  # a table: looked at once, however often it is used
+        if id(value) not in self._literals:  # a large table is hashed only once
             self._literals[id(value)] = value, self._literal(value)
         return self._literals[id(value)][1]
 
     def fold(self, eqn: Any, ins: Sequence[Const]) -> list[Const]:
-        """The results of an equation of constants; of what is evaluated, the core alone."""
+        """The results of an equation on constants. Only their cores are evaluated."""
         name, params = eqn.primitive.name, dict(eqn.params)
         avals: list[Any] = [v.aval for v in eqn.outvars]
         core_shape, operands = _repeats(eqn, ins, avals[0]) if len(avals) == 1 else (None, None)
@@ -141,16 +141,16 @@ class Constants:
         return Const(array.shape, array.dtype, key, lambda: array, uniform)
 
     def _text(self, param: Any) -> Any:
-        """A parameter of an equation, to be compared with others."""
+        """A hashable form of a parameter of an equation."""
         inner = param if isinstance(param, tuple) else (param,)
         consts = [c for x in inner if isinstance(x, AnyJaxpr) for c in opened(x)[1]]
         return repr(param), *(self.literal(c).key for c in consts)
 
     def _spend(self, eqn: Any, given: Sequence[Any], shapes: Sequence[Any], avals: Any) -> None:
-        """Counts what is evaluated.
+        """Counts the bytes of evaluated constants.
 
         Raises:
-          GrowthError: it is more than a plan may take.
+          GrowthError: they exceed `LIMIT`.
         """
         sizes = [math.prod(v.shape) * v.dtype.itemsize for v in given]
         sizes += [math.prod(s) * v.dtype.itemsize for s, v in zip(shapes, avals, strict=True)]
@@ -158,20 +158,20 @@ class Constants:
         if self._spent > LIMIT:
             shape = list(avals[0].shape)
             raise GrowthError(
-                f"the two programs differ in constants of more than {LIMIT >> 30} GB, the last of "
-                f"shape {shape} by `{eqn.primitive.name}`, which would have to be compared",
+                f"comparing the constants of the two programs needs more than {LIMIT >> 30} GB; "
+                f"the last one has shape {shape}, by `{eqn.primitive.name}`",
                 primitive=eqn.primitive.name,
-                hint="give both functions large tables as inputs, or plan at a smaller size of "
-                "the axes that do not grow: the plan is the same",
+                hint="pass large tables as inputs of both functions, or plan with smaller sizes of "
+                "the axes that do not grow (the plan is the same)",
             )
 
 
 def _repeats(
     eqn: Any, ins: Sequence[Const], aval: Any
 ) -> tuple[Shape, Callable[[], list[Any]]] | tuple[None, None]:
-    """The shape of a result's core, and the operands of which the equation makes just it.
+    """The shape of a result's core, and operands from which the equation computes that core.
 
-    `None` twice where nothing is known of how the result repeats.
+    (`None`, `None`) if it is not known along which axes the result repeats.
     """
     name, params, rank = eqn.primitive.name, eqn.params, len(aval.shape)
     if name == "iota":
@@ -195,7 +195,7 @@ def _repeats(
 
 
 class _Named:
-    """An equation as the table of traits wants it."""
+    """An equation of constants, as an argument of `traits`."""
 
     def __init__(self, eqn: Any, ins: Sequence[Any]):
         self.name, self.params, self.ins = eqn.primitive.name, eqn.params, ins

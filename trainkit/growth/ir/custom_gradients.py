@@ -1,7 +1,7 @@
-"""Gradients that are not the program's own: backward passes that a model defines itself.
+"""Custom backward passes: parameters whose gradient is not the derivative.
 
-How a gradient grows follows from how the function does, if the backward pass is linear in the
-gradients of the results. A `jax.custom_vjp` may do anything there (clip, normalise).
+The growth of the function determines the growth of the gradient, if the backward pass is linear in
+the gradients of the results. A `jax.custom_vjp` may be non-linear (clip, normalise).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ZERO, CONSTANT, LINEAR, OTHER = Dependence
 def unproved(
     program: AnyJaxpr, fn: Callable[..., PyTree], params: PyTree, inputs: PyTree
 ) -> set[int]:
-    """Which leaves of the parameters have a gradient that is not linear in those of the results."""
+    """Numbers of the parameters whose gradient is not linear in the gradients of the results."""
     if not any(map(own_gradient, equations(program))):
         return set()
     leaves, tree = jax.tree.flatten(params)
@@ -69,7 +69,7 @@ def _constant(v: Any) -> Dependence | None:
 
 
 def _joined(a: Dependence, b: Dependence) -> Dependence:
-    """Of a sum, or of one of two values: linear and constant terms together are neither."""
+    """The dependence of a sum or a selection: linear and constant terms together are neither."""
     return OTHER if {a, b} == {LINEAR, CONSTANT} else max(a, b)
 
 

@@ -1,12 +1,12 @@
-"""One driver that carries facts about values forward through a program, loops and branches too.
+"""The driver of forward dataflow analysis, through loops and branches too.
 
-What is to be known of each value (is it 0, what is its sign, what does it depend on) is a lattice:
-a fact for values of which nothing is known, a way to join the facts of two values of which one is
-taken, and what an equation makes of its operands' facts, by the traits of its primitive. The driver
-knows `scan`, `while` and `cond`, whose bodies it goes through until the facts of what they carry
-stay. It enters no other body: to a primitive that nobody knows, a lattice gives `top`.
+The facts of an analysis (is a value 0, what is its sign, what does it depend on) are a lattice: a
+top fact for unknown values, a join for a value that is one of two, and a transfer function for
+equations, by the traits of their primitive. The driver enters the bodies of `scan`, `while` and
+`cond`, and iterates until the facts of carries do not change. It enters no other bodies: results of
+an unknown primitive get the top fact.
 
-Programs are `ir.program.Program`s, or anything that has `ins`, `equations` and `outs` as they have.
+Programs are `ir.program.Program`s, or other objects with `ins`, `equations` and `outs`.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ def _unchanged(fact: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Lattice(Generic[Fact]):
-    """A kind of fact, and how it goes from operands to results.
+    """A lattice of facts, and how they propagate.
 
     Attributes:
-      top: holds of every value. No other fact may hold of more values, and chains of joins end.
-      join: what holds of a value that is one of two.
-      constant: what holds of an operand that is a constant; `None` if it is none.
-      transfer: equation, facts of its operands -> what holds of each of its results.
-      row: fact of a stacked value -> of each of its rows, which a scan takes one by one.
-      stacked: fact of each row -> of the stacked value.
-      chosen: fact of what decides (a branch, the length of a loop), fact of a result -> what holds
+      top: the fact that holds for every value. Every chain of joins must be finite.
+      join: the fact of a value that is one of two.
+      constant: the fact of a constant operand; `None` if the operand is not a constant.
+      transfer: (equation, facts of its operands) -> the fact of each of its results.
+      row: fact of a stacked value -> fact of its rows, which a scan takes one by one.
+      stacked: fact of each row -> fact of the stacked value.
+      chosen: (fact of the value that selects a branch or ends a loop, fact of a result) -> the fact
         of the result.
-      enters: whether to go into loops and branches; otherwise they are equations like others.
+      enters: whether to enter loops and branches; otherwise `transfer` handles them.
     """
 
     top: Fact
@@ -55,7 +55,7 @@ class Lattice(Generic[Fact]):
 
 @dataclasses.dataclass(frozen=True)
 class Facts(Generic[Fact]):
-    """What a pass found of each value of a program, of those in its bodies too."""
+    """The facts of all values of a program, including those in bodies."""
 
     lattice: Lattice[Fact]
     known: dict[int, tuple[Any, Fact]]  # id of a value -> the value, so that it stays, and its fact
@@ -69,7 +69,7 @@ class Facts(Generic[Fact]):
 
 
 def flat_bodies(equation: Any) -> list[Program]:
-    """The bodies of a loop or branch of a flat program, flat: condition first."""
+    """The flat bodies of a loop or branch of a flat program, the condition first."""
     params = [equation.params[key] for key in LOOPS[equation.name]]
     jaxprs = params[0] if equation.name == "cond" else params
     return [Folder().flatten(jaxpr) for jaxpr in jaxprs]
@@ -81,12 +81,12 @@ def run(
     lattice: Lattice[Fact],
     bodies: Callable[[Any], Sequence[Any]] = flat_bodies,
 ) -> Facts[Fact]:
-    """Carries facts of a program's inputs to all of its values.
+    """Propagates facts of a program's inputs to all of its values.
 
     Args:
-      program: its equations in order.
+      program: a program, with its equations in order.
       inputs: a fact for each of `program.ins`.
-      lattice: the kind of fact.
+      lattice: the lattice of facts.
       bodies: equation -> the bodies of a loop or branch, as programs.
 
     >>> import jax, jax.numpy as jnp
@@ -166,7 +166,7 @@ class _Walk(Generic[Fact]):
     def fixpoint(
         self, once: Callable[[list[Fact]], list[Fact]], carry: list[Fact]
     ) -> tuple[list[Fact], list[Fact]]:
-        """Facts of what a loop carries that hold in every iteration, and of what one results in."""
+        """Facts of the carry that hold in every iteration, and the results of an iteration."""
         while True:
             results = once(carry)
             pairs = zip(carry, results[: len(carry)], strict=True)
@@ -188,5 +188,5 @@ DEPENDS: Lattice[bool] = Lattice(
 
 
 def dependent(program: Program, inputs: Collection[int]) -> Facts[bool]:
-    """Which values may depend on some of a program's inputs, given by their numbers."""
+    """Whether each value may depend on some inputs, which are given by their numbers."""
     return run(program, [i in inputs for i in range(len(program.ins))], DEPENDS)

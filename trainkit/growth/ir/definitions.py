@@ -1,4 +1,4 @@
-"""Primitives of other libraries, which are read as the programs that they stand for."""
+"""Definitions of primitives of other libraries, by functions of JAX primitives."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from trainkit.growth.ir.primitives import TABLE
 
 
 def define_primitive(primitive: core.Primitive, fn: Callable[..., Any] | None = None) -> None:
-    """Says what a primitive of your own or of another library computes, in JAX's primitives.
+    """Defines a custom primitive by a function of JAX primitives.
 
-    Growth knows nothing of a primitive that is not JAX's, and refuses what grows through it.
-    Defined so, it is read as the program that it stands for, in every plan that is made afterwards.
+    Growth has no rule for a custom primitive, and refuses to grow an axis through it. After this
+    call, all plans replace the primitive by the traced function.
 
     Args:
-      primitive: not one of JAX's own.
-      fn: `fn(*operands, **params)`, its result, or a list of them where it has several; `None`: its
-        implementation (`def_impl`), where that is written in JAX. Its gradient must be that of `fn`
-        too, or linear in the gradients of the results.
+      primitive: a primitive that is not one of JAX's own.
+      fn: `fn(*operands, **params)`, which returns its result, or a list if it has several results.
+        `None`: its implementation (`def_impl`), if that is written in JAX. The gradient of the
+        primitive must be that of `fn`, or linear in the gradients of the results.
 
     Raises:
-      ValueError: the primitive is known already.
+      ValueError: growth already has traits for the primitive.
 
     >>> import jax, jax.numpy as jnp
     >>> from jax.extend.core import Primitive
@@ -39,5 +39,5 @@ def define_primitive(primitive: core.Primitive, fn: Callable[..., Any] | None = 
     (8, 2)
     """
     if primitive.name in TABLE:
-        raise ValueError(f"primitive: {primitive.name!r} is one that growth knows already.")
+        raise ValueError(f"primitive={primitive.name!r} must not be a primitive of JAX.")
     compat.WRITTEN[primitive.name] = primitive.impl if fn is None else fn

@@ -1,8 +1,8 @@
-"""Rows of a table that are picked by `table[i]`, as gathers of one form.
+"""Normal form of `table[i]`: a gather of one row without clipping.
 
-Indexing with one number, under `jax.vmap` too, becomes a slice whose start is clipped: of a table
-that grows (a vocabulary) the last place, to which it is clipped, is another one. Who writes
-`table[i]` means a row that is there: negative numbers count from the end, and then none is clipped.
+JAX traces `table[i]` with a scalar i, also under `jax.vmap`, to a slice whose start is clipped to
+the last row. If the table grows (a vocabulary), the last row is another one. Here i is assumed to
+be in bounds after negative indices are counted from the end, so clipping is not needed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ from trainkit.growth.ir.primitives import traits
 def from_the_end(
     producers: Mapping[int, Any], index: Any, size: int
 ) -> tuple[Any, list[Any]] | None:
-    """An index before "add the size where it is negative", and the equations that moved it since.
+    """Undoes "add the size if the index is negative".
 
     Args:
-      producers: id of a variable -> the equation that it comes from.
-      index: a variable; size: of what it counts.
+      producers: id of a variable -> the equation that produces it.
+      index: a variable.
+      size: the size of the indexed axis.
+
+    Returns:
+      The index before that step, and the later equations that moved its elements; or `None`.
     """
     chain: list[Any] = []
     eqn = producers.get(id(index))
@@ -49,8 +53,11 @@ def row(producers: Mapping[int, Any], eqn: Any) -> tuple[AnyJaxpr, list[Any]] | 
     """The gather that replaces a clipped slice of one row, and its operands (table and index).
 
     Args:
-      producers: id of a variable -> the equation that it comes from.
+      producers: id of a variable -> the equation that produces it.
       eqn: a gather or a dynamic slice.
+
+    Returns:
+      `None` if the equation is not a clipped slice of one row.
     """
     (table, *at), sizes = eqn.ins, eqn.params["slice_sizes"]
     if eqn.name == "dynamic_slice":
@@ -93,13 +100,13 @@ def row(producers: Mapping[int, Any], eqn: Any) -> tuple[AnyJaxpr, list[Any]] | 
 
 
 def _moves(eqn: Any) -> bool:
-    """Whether an equation does the same to an index whatever its numbers are."""
+    """Whether an equation only moves or converts the elements of an index."""
     known = traits(eqn)
     return known.move in ("whole", "part") or known.same
 
 
 def _columns(producers: Mapping[int, Any], index: Any, count: int) -> list[Any]:
-    """The parts of an index that has several, each with a last axis of size 1."""
+    """The components of an index, each with a last axis of size 1."""
     if count == 1:
         return [index]
     eqn = producers.get(id(index))

@@ -1,9 +1,8 @@
-"""What is left of a program when some of its inputs are zero, or identity matrices.
+"""Partial evaluation: simplifies a program if some inputs are zero or identity matrices.
 
-Forward once: what is known of a variable replaces it (0, a constant, another variable), and its
-equation goes; what it is known to be clipped to makes a second ReLU superfluous. Loops are left as
-they are. The result is a proof that the program does nothing else, for every value of the other
-inputs.
+One forward pass replaces variables by what they are known to be (0, a constant, another variable)
+and removes their equations. Known bounds remove a second ReLU. Loops are not entered. The result
+equals the original program for every value of the other inputs.
 """
 
 from __future__ import annotations
@@ -23,18 +22,21 @@ ZERO, EYE = "zero", "eye"
 
 
 class Eye(NamedTuple):
-    """Stands for an input that is an identity matrix."""
+    """An input that is assumed to be an identity matrix."""
 
     place: int
 
 
 def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Program:
-    """The program that is left when some inputs are zero, or identity matrices.
+    """The simplified program under assumptions on its inputs.
 
-    With `keep_eyes` products with identity matrices stay, but not what they make superfluous.
+    Args:
+      program: a flat program.
+      supposed: number of an input -> "zero" or "eye".
+      keep_eyes: whether products with identity matrices stay.
     """
-    stands: dict[int, Any] = {}  # what a variable is: another variable, ZERO or EYE
-    bounds: dict[int, dict[str, float]] = {}  # what a variable is known to be clipped to
+    stands: dict[int, Any] = {}  # variable -> its replacement: another variable, ZERO or an Eye
+    bounds: dict[int, dict[str, float]] = {}  # variable -> the bounds to which it was clipped
     for place, what in supposed.items():
         stands[id(program.ins[place])] = ZERO if what == ZERO else Eye(place)
     kept: list[Equation] = []
@@ -64,7 +66,7 @@ def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Pr
             bounds[id(eqn.outs[0])] = {**keep, eqn.name: limit}
         elif known and len(eqn.outs) == 1 and traits(eqn).chooses:
             bounds[id(eqn.outs[0])] = known
-        # A zero that stays is the parameter itself.
+        # An operand that must stay is the parameter itself.
         ins = [old if _supposed(v) else v for v, old in zip(ins, eqn.ins, strict=True)]
         kept.append(Equation(eqn.raw, ins, eqn.outs, eqn.calls))
     outs = [
@@ -83,7 +85,7 @@ def _is_zero(v: Any) -> bool:
 
 
 def _simplified(eqn: Equation, ins: list[Any], bounds: Mapping[int, Mapping[str, float]]) -> Any:
-    """What an equation's result is without computing it, or `None`."""
+    """The variable or constant that equals an equation's result, or `None`."""
     name = eqn.name
     known = _known(eqn, ins) if len(eqn.outs) == 1 else None
     if known is not None:
@@ -110,7 +112,7 @@ def _simplified(eqn: Equation, ins: list[Any], bounds: Mapping[int, Mapping[str,
 
 
 def _known(eqn: Equation, ins: list[Any]) -> Any:
-    """What follows from f(0) of a function, c + 0 = c and x · 1 = x, or `None`."""
+    """The result by f(0), c + 0 = c or x · 1 = x, or `None`."""
     name = eqn.name
     uniform = [v.uniform if isinstance(v, Const) else None for v in ins]
     trait = traits(eqn)
@@ -145,7 +147,7 @@ def shape_of(v: Any) -> Shape:
 
 
 def _is_centred(eqn: Equation) -> bool:
-    """Whether a convolution with 1 in the middle of its kernel gives every element itself.
+    """Whether a convolution with an identity kernel (1 in the middle) is the identity.
 
     The kernel's channels are its last two dimensions, where `depth.identity` puts the identity.
     """
@@ -166,7 +168,7 @@ def _is_centred(eqn: Equation) -> bool:
 
 
 def _limit(eqn: Equation, ins: list[Any]) -> float | None:
-    """c of max(x, c) and min(x, c), which do nothing the second time: ReLU is one of them."""
+    """c of max(x, c) or min(x, c), which are idempotent (ReLU is one of them), or `None`."""
     if eqn.name not in ("max", "min") or not isinstance(ins[1], Const) or isinstance(ins[0], Const):
         return None
     uniform = ins[1].uniform
@@ -174,7 +176,7 @@ def _limit(eqn: Equation, ins: list[Any]) -> float | None:
 
 
 def _ordered(known: Mapping[str, float], eqn: Equation, limit: float) -> bool:
-    """Whether the bound on the other side outlives this one."""
+    """Whether the known opposite bound still holds after this one."""
     if eqn.name == "min":
         return known.get("max", -np.inf) <= limit
     return known.get("min", np.inf) >= limit

@@ -1,11 +1,10 @@
-"""What each primitive does, as one table of traits: every analysis asks here, none keeps a list.
+"""The table of traits of all primitives, which every analysis uses.
 
-`traits(equation)` says what holds of one equation of a program, whatever its operands' values. A
-primitive that is not in the table has no trait: nothing is known of its results, and the bodies it
-calls are not looked into. A trait is true in exact arithmetic, for operands that are finite and
-have elements.
+`traits(equation)` returns the traits of one equation, which hold for all values of its operands. A
+primitive that is not in the table has no traits: nothing is known about its results, and its bodies
+are not entered. Traits hold in exact arithmetic, for finite operands that have elements.
 
-Which operands a trait is about is said by `ALL`, `FIRST`, `REST` (all but the first), and so on.
+A trait about some operands names them by `ALL`, `FIRST`, `REST` (all but the first), and so on.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ Dims = Callable[[Params], Sequence[Sequence[int]]]
 
 
 class Operands(NamedTuple):
-    """Some of an equation's operands: those of a slice of them."""
+    """Some operands of an equation, as a slice."""
 
     start: int = 0
     stop: int | None = None
     step: int = 1
 
     def of(self, values: Sequence[T]) -> list[T]:
-        """What belongs to these operands."""
+        """The values that belong to these operands."""
         return list(values[slice(*self)])
 
     def others(self, values: Sequence[T]) -> list[T]:
-        """What belongs to all but these operands."""
+        """The values that belong to all other operands."""
         rest = list(values)
         del rest[slice(*self)]
         return rest
@@ -47,31 +46,29 @@ NONE, ALL, FIRST, REST = Operands(0, 0), Operands(), Operands(0, 1), Operands(1)
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-    """What is known of a primitive; by default nothing.
+    """The traits of a primitive; the default is that nothing is known.
 
     Attributes:
-      call: it runs the one body that it holds, and does nothing else.
-      identity: its results are its operands; it says where or how they are kept.
-      move: its results are elements of its operands, in other places: "whole", the operand's, all
-        of them; "part", some of them; "join", those of several operands side by side.
-      chooses: every element of its result is one of the first operand's, at another precision at
-        most. (What moves elements chooses them, and a maximum does.)
-      same: its result is the first operand, at another precision at most.
-      elementwise: an element of the result depends on the operands' elements in its place alone.
-      linear: the operands in which it is linear together, with the others held fixed.
-      multilinear: the operands in each of which it is linear, with all others held fixed.
-      zero: the operands that make the result 0 if all of them are 0. (What is linear in operands,
-        or chooses among elements, is 0 where they are.)
-      absorbing: the operands each of which makes the result 0 if it is 0. (So does each of those in
-        which it is multilinear.)
-      at_zero: the value at 0 of what has one operand, where it is another than 0.
-      increasing: it increases strictly in its only operand, where that is not negative.
-      sign: "positive" or "not negative" where every result is that is real.
-      finite: the operands at which it is known to be finite: "all", those that are "not negative",
-        or "zero" alone.
-      foreign: it runs what is not JAX, which a plan never does.
-      sums: for each operand the dimensions that the result has not, because it is reduced or
-        contracted over them.
+      call: it runs its one body, and does nothing else.
+      identity: its results are its operands; it only affects where or how they are stored.
+      move: its results are elements of its operands at other positions: "whole" (all elements of
+        the operand), "part" (some elements), "join" (elements of several operands).
+      chooses: every element of its result is an element of the first operand, possibly at another
+        precision. (Primitives that move elements do that, and so does a maximum.)
+      same: its result is the first operand, possibly at another precision.
+      elementwise: an element of the result depends only on operand elements at the same position.
+      linear: operands in which it is jointly linear, with the others fixed.
+      multilinear: operands in each of which it is linear, with all others fixed.
+      zero: operands that make the result 0 if all of them are 0. (Operands in `linear`, and the
+        first operand of a primitive that chooses, also do.)
+      absorbing: operands each of which makes the result 0 if it is 0. (Operands in `multilinear`
+        also do.)
+      at_zero: the value at 0, if it has one operand and the value is not 0.
+      increasing: it is strictly increasing in its only operand, for non-negative values.
+      sign: "positive" or "not negative", if all real results are.
+      finite: the operand values at which it is finite: "all", "not negative", or "zero".
+      foreign: it runs code that is not JAX, which planning never does.
+      sums: for each operand, the dimensions that are reduced or contracted.
     """
 
     call: bool = False
@@ -110,12 +107,12 @@ def traits(equation: Any) -> Traits:
 
 
 def foreign(name: str) -> bool:
-    """Whether a primitive runs what is not JAX."""
+    """Whether a primitive runs code that is not JAX."""
     return TABLE.get(name, UNKNOWN).foreign
 
 
 def zero_result(equation: Any, zeros: Sequence[bool]) -> bool:
-    """Whether every result is 0, where it is known of each operand whether it is 0."""
+    """Whether every result is 0, given whether each operand is 0."""
     alone, together = makes_zero(equation)
     return any(any(s.of(zeros)) for s in alone) or any(
         (found := s.of(zeros)) and all(found) for s in together
@@ -123,7 +120,7 @@ def zero_result(equation: Any, zeros: Sequence[bool]) -> bool:
 
 
 def makes_zero(equation: Any) -> tuple[tuple[Operands, ...], tuple[Operands, ...]]:
-    """Which operands make every result 0: each of the first alone, all of one of the others."""
+    """Operands that make every result 0: groups of which any one does, groups of which all do."""
     known = traits(equation)
     first = FIRST if known.chooses else NONE
     return (known.multilinear, known.absorbing), (known.zero, known.linear, first)
@@ -161,14 +158,14 @@ def _channels(params: Params) -> list[Sequence[int]]:
 
 
 TABLE: dict[str, Traits] = {
-    # Calls, and what only says where a value is kept.
+    # Calls, and primitives that only affect how a value is stored.
     **_named("jit remat2 closed_call eval_jaxpr custom_jvp_call custom_vjp_call custom_vmap_call "
              "composite xla_metadata_call", call=True),
     **_named("copy name optimization_barrier sharding_constraint reshard device_put pvary "
              "layout_constraint relayout xla_metadata_value", identity=True),
     **_named("pure_callback io_callback debug_callback debug_print buffer_callback ffi_call "
              "call_exported custom_partitioning inspect_sharding tpu_custom_call", foreign=True),
-    # Elements in other places.
+    # Moved elements.
     **_named("reshape transpose broadcast_in_dim squeeze rev tile",
              move="whole", chooses=True, linear=FIRST),
     **_named("slice split dynamic_slice", move="part", chooses=True, linear=FIRST),
@@ -235,7 +232,7 @@ def _kind_of(dtype: Any) -> str:
 
 
 def _convert(known: Traits, equation: Any) -> Traits:
-    """Numbers keep their value, but for those that become integers, or true and false."""
+    """A conversion keeps values, unless it goes from float to integer, or to bool."""
     old, new = _kind(equation.ins[0]), _kind_of(equation.params["new_dtype"])
     if new == "float" or (new == old == "integer") or (old == "bool" and new == "integer"):
         return dataclasses.replace(known, linear=FIRST, same=True, chooses=True)
@@ -265,7 +262,7 @@ def _gather(known: Traits, equation: Any) -> Traits:
 
 
 def _extreme(known: Traits, equation: Any) -> Traits:
-    """A window of nothing but padding has no element to choose."""
+    """A window that is all padding has no element to choose."""
     params = equation.params
     dilated = {*params["base_dilation"], *params["window_dilation"]} != {1}
     pairs = zip(params["padding"], params["window_dimensions"], strict=True)

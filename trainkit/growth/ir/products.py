@@ -1,7 +1,7 @@
-"""Products of three and more arrays contracted in one order, whatever their sizes.
+"""Normal form of products of three or more arrays: contracted in an order that ignores sizes.
 
-`jnp.einsum` takes the order that costs least, which depends on the sizes, so that two widths of one
-model may differ in their equations. The value does not depend on the order.
+`jnp.einsum` contracts in the cheapest order, which depends on the sizes, so that the programs of
+two widths may differ. The value does not depend on the order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STEPS = ("dot_general", "transpose", "reduce_sum")
 
 
 def alike(small: Program, big: Program) -> bool:
-    """Whether two programs have the same operations on the same operands, sizes aside."""
+    """Whether two programs have the same operations on the same operands, up to sizes."""
     places: tuple[dict[int, int], dict[int, int]] = ({}, {})
     for place, program in zip(places, (small, big), strict=True):
         place.update({id(v): i for i, v in enumerate(program.ins)})
@@ -44,12 +44,14 @@ def alike(small: Program, big: Program) -> bool:
 
 
 def in_one_order(program: Program, folder: Folder) -> Program:
-    """The program with each product of one source line contracted from left to right: first what is
-    computed, in the order in which it is, then what comes in."""
+    """The program with each product of one source line contracted in a fixed order.
+
+    Computed operands come first, in the order of their equations, and then inputs of the program.
+    """
     uses = Counter(id(v) for e in program.equations for v in e.ins)
-    uses.update({id(v): 2 for v in program.outs})  # a result is never only a step of another
+    uses.update({id(v): 2 for v in program.outs})  # a result is never an intermediate step
     producers = {id(e.outs[0]): e for e in program.equations if e.name in _STEPS}
-    steps: set[int] = set()  # equations that another one of the same product uses up
+    steps: set[int] = set()  # equations that are intermediate steps of a product
     for eqn in program.equations:
         if eqn.name in _STEPS:
             steps |= {id(producers[id(v)]) for v in eqn.ins if _inner(v, eqn, producers, uses)}
@@ -83,19 +85,19 @@ def in_one_order(program: Program, folder: Folder) -> Program:
 
 
 def _inner(v, eqn: Equation, producers: dict[int, Equation], uses: Counter) -> bool:
-    """Whether an operand is a step of the product that an equation belongs to."""
+    """Whether an operand is an intermediate step of the product of an equation."""
     producer = producers.get(id(v))
     return producer is not None and uses[id(v)] == 1 and where(producer) == where(eqn)
 
 
 def _tree(eqn: Equation, producers: dict[int, Equation], steps: set[int]) -> list[Equation]:
-    """An equation after the steps that it uses up, as they were."""
+    """The unchanged equations of a product, intermediate steps first."""
     before = [e for v in eqn.ins if (e := producers.get(id(v))) is not None and id(e) in steps]
     return [*(e for step in before for e in _tree(step, producers, steps)), eqn]
 
 
 class _Names:
-    """Names of dimensions, joined as they are contracted."""
+    """A union-find of dimension names; contracted dimensions are joined."""
 
     def __init__(self) -> None:
         self.parent: list[int] = []
@@ -111,7 +113,7 @@ class _Names:
 
 
 def _formula(eqn, producers, uses, names: _Names, operands: list, operand_names: list) -> list[int]:
-    """The names of an equation's result; notes the operands of its product and their names."""
+    """The dimension names of an equation's result; appends the operands of its product."""
     ins = []
     for v in eqn.ins:
         if _inner(v, eqn, producers, uses):
@@ -139,7 +141,7 @@ def _formula(eqn, producers, uses, names: _Names, operands: list, operand_names:
 def _contracted(
     eqn: Equation, operands: list, names: list[list[int]], result: list[int]
 ) -> AnyJaxpr | None:
-    """The product as a program of its own; `None` where it is no plain one."""
+    """The product as a separate program; `None` if it is not a plain product."""
     every = dict.fromkeys(n for x in names for n in x)
     letters = dict(zip(every, string.ascii_letters, strict=False))
     text = ["".join(letters.get(n, "?") for n in x) for x in (*names, result)]

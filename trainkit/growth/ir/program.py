@@ -1,8 +1,8 @@
-"""A jaxpr made flat: calls inlined, equations on constants folded, dead equations dropped.
+"""Flat programs: jaxprs with inlined calls, folded constants and without dead equations.
 
-`Folder.flatten` takes a jaxpr to a `Program`: equations in their order, with variables (`Fresh`)
-and constants (`Const`) for operands. Loops and branches stay equations, with their bodies as
-jaxprs. Inlined are calls that do nothing but run a body; no other body is looked into.
+`Folder.flatten` converts a jaxpr to a `Program`: a list of equations whose operands are variables
+(`Fresh`) and constants (`Const`). Loops and branches stay equations, with jaxprs as bodies. Only
+calls that do nothing but run a body are inlined; no other body is entered.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Equation:
 
 
 class Program:
-    """Flat equations with the variables that go in and what comes out."""
+    """Flat equations, with the input variables `ins` and the results `outs`."""
 
     __slots__ = ("equations", "ins", "outs")
 
@@ -43,19 +43,19 @@ class Program:
 
 
 class Folder:
-    """Flattens jaxprs; shares keys and values of constants between all that it flattens."""
+    """Flattens jaxprs, and shares keys and values of constants between them."""
 
     def __init__(self):
         self.constants = Constants()
         self._producers: dict[int, Equation] = {}  # id of a variable -> the equation it comes from
 
     def flatten(self, jaxpr: AnyJaxpr, known: dict[int, Const] | None = None) -> Program:
-        """The flat form; `known` gives the arguments that are constants, by position."""
+        """The flat program; `known` maps positions of constant arguments to their values."""
         ins = [Fresh(v.aval) for v in opened(jaxpr)[0].invars]
         args: list = [(known or {}).get(i, v) for i, v in enumerate(ins)]
         out: list[Equation] = []
         outs = self.run(jaxpr, args, out, ())
-        # Dead equations go: they would only have to agree for nothing.
+        # Dead equations are removed, because they need not agree between the programs.
         return Program(ins, live(out, outs), outs)
 
     def run(self, jaxpr: AnyJaxpr, args: list, out: list[Equation], calls: tuple) -> list:
@@ -76,7 +76,7 @@ class Folder:
             elif (body := expanded(eqn)) is not None:
                 results = self.run(at_line(body, eqn), step.ins, out, (*calls, eqn))
             elif step.name == "cond" and isinstance(step.ins[0], Const):
-                # The branches that are not taken are not looked at.
+                # Branches that are not taken are ignored.
                 taken = min(max(int(step.ins[0].value), 0), len(eqn.params["branches"]) - 1)
                 results = self.run(eqn.params["branches"][taken], step.ins[1:], out, (*calls, eqn))
             elif step.name == "custom_linear_solve":
@@ -84,13 +84,13 @@ class Folder:
             elif known.identity or _converts_nothing(eqn):
                 results = step.ins
             elif step.name in ("debug_callback", "debug_print"):
-                results = []  # looks on, and gives nothing back
+                results = []  # has no results
             elif all(isinstance(v, Const) for v in step.ins) and not _acts(eqn):
                 results = self.constants.fold(eqn, step.ins)
             elif (other := self._rewritten(step)) is not None:
                 results = self.run(*other, out, calls)
             else:
-                # A body may be run at several places: its variables are new each time.
+                # A body may be inlined several times, so its variables are new each time.
                 if step.name == "gather":
                     step.ins[1] = self._counted_from_the_start(step, out)
                 results = step.outs
@@ -101,7 +101,7 @@ class Folder:
         return [read(v) for v in jaxpr.outvars]
 
     def _rewritten(self, step: Equation) -> tuple[AnyJaxpr, list] | None:
-        """What an equation is written as, so that it has one form, and the operands of that."""
+        """The normal form of an equation as a jaxpr, and its operands; `None` to keep it."""
         if step.name == "sub":
             return centred(self._producers, step)
         if step.name in ("gather", "dynamic_slice"):
@@ -109,10 +109,10 @@ class Folder:
         return None
 
     def _counted_from_the_start(self, gather: Equation, out: list[Equation]) -> Any:
-        """The index of a gather without "add the table's size where it is negative".
+        """The index of a gather without the step "add the table's size if it is negative".
 
-        That size differs between the programs where a table grows; indices count from the start in
-        both, and so do those below 0 that the two programs share where it does not.
+        That size differs between the programs if the table grows. Without the step, indices count
+        from the start in both programs.
         """
         table, index = gather.ins
         dims = gather.params["dimension_numbers"].start_index_map
@@ -131,7 +131,7 @@ class Folder:
 
 
 def live(equations: list[Equation], outs: list[Any]) -> list[Equation]:
-    """The equations that results need, and those with effects."""
+    """The equations that the results need, and those with side effects."""
     needed = {id(v) for v in outs if not isinstance(v, Const)}
     kept = []
     for eqn in reversed(equations):
@@ -142,7 +142,7 @@ def live(equations: list[Equation], outs: list[Any]) -> list[Equation]:
 
 
 def _solution(step: Equation) -> tuple[AnyJaxpr, list]:
-    """What solves a linear system, and its operands: the others are for gradients."""
+    """The solver of a `custom_linear_solve`, and its operands (other bodies are for gradients)."""
     counts, bodies = step.params["const_lengths"], step.params["jaxprs"]
     start = counts.matvec + counts.vecmat
     right = step.ins[sum(counts) :]
@@ -150,7 +150,7 @@ def _solution(step: Equation) -> tuple[AnyJaxpr, list]:
 
 
 def _converts_nothing(eqn: core.JaxprEqn) -> bool:
-    """Whether an equation makes nothing but a weak type of a strong one."""
+    """Whether a conversion changes nothing but the weak type."""
     if eqn.primitive.name != "convert_element_type":
         return False
     before: Any = eqn.invars[0].aval
@@ -167,7 +167,7 @@ class Fresh:
 
 
 def _acts(eqn: core.JaxprEqn) -> bool:
-    """Whether an equation does more than compute its results, or runs what is not JAX."""
+    """Whether an equation has side effects, or runs code that is not JAX."""
     inside = (e for body in bodies(eqn) for e in equations(body))
     return bool(eqn.effects) or any(foreign(e.primitive.name) for e in (eqn, *inside))
 

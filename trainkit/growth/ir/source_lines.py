@@ -1,4 +1,4 @@
-"""Equations as text: what they do, and the line of the model that they come from."""
+"""Equations as text, with the source line of the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LIBRARIES = os.sep + "site-packages" + os.sep
 def where(eqn: Equation) -> str:
     """The user's source line of an equation: "file:line (function)"."""
     fallback = ""
-    # Functions such as `jnp.sort` are traced once and cached: then only the call knows its line.
+    # Functions such as `jnp.sort` are traced once and cached, so only the call has the user's line.
     for raw in (eqn.raw, *reversed(eqn.calls)):
         traceback = getattr(raw.source_info, "traceback", None)
         for frame in traceback.frames if traceback is not None else ():

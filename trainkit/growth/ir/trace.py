@@ -1,4 +1,4 @@
-"""Functions and their parameters as growth takes them: named shapes, and jaxprs."""
+"""Tracing of functions, and named shapes of their parameters."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def named_shapes(tree: PyTree, name: str) -> list[tuple[str, jax.ShapeDtypeStruc
             raise GrowthError(
                 f"{path_name(path)} of {name} is a {type(leaf).__name__}, not an array",
                 params=[path_name(path)],
-                hint="keep out of the parameters what is none, as eqx.partition(model, "
-                "eqx.is_array) does, and close over it",
+                hint="remove leaves that are not arrays from the parameters, for example by "
+                "eqx.partition(model, eqx.is_array), and close over them",
             ) from error
     return result
 
@@ -50,6 +50,6 @@ def traced_program(fn, params, args, which: str):
         raise GrowthError(
             f"the {which} function cannot be traced with its parameters and these inputs: "
             f"{type(error).__name__}: {error}",
-            hint=f"check that {which}_params are the parameters of {which}_fn, that both are "
-            f"called as fn(params, *inputs), and that the inputs have the shapes the model expects",
+            hint=f"check that {which}_params are the parameters of {which}_fn, that both functions "
+            "are called as fn(params, *inputs), and that the inputs have the shapes of the model",
         ) from error

@@ -1,4 +1,4 @@
-"""E[x²] − E[x]² written as E[(x − E[x])²], so that every variance of a program is of one form."""
+"""Normal form of variances: E[x²] − E[x]² is rewritten as E[(x − E[x])²]."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def centred(producers: Mapping[int, Any], eqn: Any) -> tuple[AnyJaxpr, list[Any]
     """The program that replaces a difference of moments, and its operands (x and its mean).
 
     Args:
-      producers: id of a variable -> the equation that it comes from.
+      producers: id of a variable -> the equation that produces it.
       eqn: a subtraction.
     """
     ins = eqn.ins
@@ -58,7 +58,7 @@ def centred(producers: Mapping[int, Any], eqn: Any) -> tuple[AnyJaxpr, list[Any]
 
     mean_axes = mean.axes
     structs = [jax.ShapeDtypeStruct(s.shape, s.dtype) for s in shapes]
-    # Errors are to name the line of the model.
+    # The new equations keep the source line, so that errors can name it.
     return at_line(jax.make_jaxpr(variance)(*structs), eqn.raw), [x, square]
 
 
@@ -84,7 +84,7 @@ def _mean(producers: Mapping[int, Any], v: Any) -> _Mean | None:
     total = producers.get(id(e.ins[0]))
     while total is not None and total.name in ("broadcast_in_dim", "reshape"):
         if math.prod(total.ins[0].aval.shape) != math.prod(total.outs[0].aval.shape):
-            return None  # more than dimensions of size 1 come or go
+            return None  # it changes more than dimensions of size 1
         total = producers.get(id(total.ins[0]))
     if total is None or total.name != "reduce_sum":
         return None

@@ -1,10 +1,10 @@
-"""Which parameters of a new block must be 0 so that the block adds nothing.
+"""Zero analysis: parameters of a new block that must be 0 so that the block adds nothing.
 
-Going back from the outputs: a value does not feel the new block if it never met its parameters, or
-if none of its operands feels them. Where a branch of the new block joins the residual stream, one
-summand is free of it, and the other can be made 0 by the last linear parameters before the
-addition. Those are the result; nothing depends on names. Loops are not entered: what is 0 in their
-bodies is no equation of the program that is to be proved equal to the small one.
+The analysis goes back from the outputs, along values that depend on the new block. Where a residual
+branch of the block is added to the stream, one summand does not depend on the block, and the other
+is 0 if the last linear parameters before the addition are 0. These parameters are the result. Names
+do not matter. Loops are not entered, because equations in their bodies are not equations of the
+program that is proved equal to the small one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainkit.growth.ir.program import Program
 
 
 class _Zero(NamedTuple):
-    """The nearest inputs that make a value 0 where they are 0, and how many equations away."""
+    """The nearest inputs that make a value 0 if they are 0, and their distance in equations."""
 
     inputs: frozenset[int]
     distance: float
@@ -32,10 +32,10 @@ _NEVER = _Zero(frozenset(), math.inf)
 
 
 def nearest_zeros(program: Program, new: Collection[int]) -> frozenset[int]:
-    """Numbers of inputs of new blocks that, at 0, keep those blocks out of every result.
+    """Numbers of inputs of new blocks that remove the blocks from every result if they are 0.
 
     Args:
-      program: of the big model, flat.
+      program: the flat program of the big model.
       new: the numbers of the inputs that are parameters of new blocks.
 
     >>> import jax, jax.numpy as jnp
@@ -62,7 +62,7 @@ def nearest_zeros(program: Program, new: Collection[int]) -> frozenset[int]:
             result |= zeros.of(v).inputs
             continue
         maker = producer[id(v)]
-        # Rows of stacked leaves are looked for in the body of a loop; what is carried in, outside.
+        # For a loop, follow its constants and initial carry; rows are analysed in its body.
         count = sum(scan_counts(maker.params)) if maker.name == "scan" else None
         stack.extend(maker.ins[:count])
     return frozenset(result)
@@ -75,7 +75,7 @@ def _constant(v: Any) -> _Zero | None:
 
 
 def _both(zeros: Sequence[_Zero]) -> _Zero:
-    """When all of some values are 0."""
+    """The inputs that make all of some values 0."""
     if _NEVER in zeros or not zeros:
         return _NEVER
     inputs = frozenset().union(*(zero.inputs for zero in zeros))
@@ -83,7 +83,7 @@ def _both(zeros: Sequence[_Zero]) -> _Zero:
 
 
 def _transfer(equation: Any, zeros: list[_Zero]) -> _Zero:
-    """The nearest inputs that make a result 0, of those that make an operand 0."""
+    """The nearest inputs that make a result 0, from those that make operands 0."""
     alone, together = makes_zero(equation)
     options = [zero for s in alone for zero in s.of(zeros)] + [_both(s.of(zeros)) for s in together]
     nearest = min(options, key=lambda zero: (zero.distance, len(zero.inputs)), default=_NEVER)

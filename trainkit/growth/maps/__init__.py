@@ -1,7 +1,7 @@
-"""From a plan to arrays.
+"""Maps: from a plan to arrays.
 
-In: `PlanData`, a random key and an operator. `realise` draws what is random and gives `MapData`,
-one `LeafMap` (index maps and factors) a leaf; `params` grows a tree of parameters by it. `kernel`
-is the one operation on arrays (expand, its adjoint fold, gather), `algebra` says with which powers
-of the factors a value grows. Read `leaf_map` first, then `growth_map`.
+Input: a `PlanData`, a random key and an operator. `realise` draws the random values and returns a
+`MapData`: one `LeafMap` (index maps and factors) for each leaf. `params` grows a tree of parameters
+with it. `kernel` is the array operation (expand, its adjoint fold, gather). `algebra` raises the
+factors to the powers that a value needs. Read `leaf_map` first, then `growth_map`.
 """

@@ -1,8 +1,8 @@
-"""The algebra of leaf maps: what grows by c^p · f^q, and how it is folded back.
+"""The algebra of leaf maps: values that grow by c^p · f^q, and the inverse operation.
 
-Growth copies: x′[j, b] = c[j, b]^p · f[j, b]^q · x[π(j), π(b)]. A weight has (p, q) = (1, 0), a
-gradient (0, 1), a squared gradient (0, 2). Because Σ_{j ∈ π⁻¹(i)} c_j f_j = 1, the transpose of one
-of them is the inverse of the other: weights are read back with f, gradients with c.
+x′[j, b] = c[j, b]^p · f[j, b]^q · x[π(j), π(b)], with the factors c on weights and f on gradients.
+A weight has (p, q) = (1, 0), a gradient (0, 1), a squared gradient (0, 2). Because Σ_{j ∈ π⁻¹(i)}
+c_j f_j = 1, summing with the weights f inverts c, and summing with c inverts f.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ New = Literal["zero", "mean", "fill"]
 
 
 def grown_shape(shape: tuple[int, ...], how: LeafMap, lead: int = 0) -> tuple[int, ...]:
-    """The shape after growth; `lead` axes in front belong to the slot, not to the parameter."""
+    """The shape after growth; the first `lead` axes belong to the slot, not to the parameter."""
     new = list(shape)
     for d, axis in enumerate(how.axes):
         if axis is not None:
@@ -33,9 +33,7 @@ def grown_shape(shape: tuple[int, ...], how: LeafMap, lead: int = 0) -> tuple[in
 
 def _check(shape: tuple[int, ...], how: LeafMap, lead: int, what: str) -> None:
     if len(shape) != lead + len(how.axes):
-        raise GrowthError(
-            f"{what} has shape {shape}, but its growth describes {len(how.axes)} axes"
-        )
+        raise GrowthError(f"{what} has shape {shape}, but its map has {len(how.axes)} axes")
 
 
 def _power(weight: np.ndarray | float, gradient: np.ndarray | float, p: float, q: float):
@@ -56,15 +54,20 @@ def expand(
     """x′ = c^weight · f^gradient · x[π]: linear in x, in x's dtype.
 
     Args:
-      x: the old values.
-      how: how the leaf grows.
+      x: the old values, of any dtype; arithmetic is in float32 for narrower ones.
+      how: the map of the leaf.
       weight: p, the power of the weight factor c.
       gradient: q, the power of the gradient factor f.
-      new: what entries of new (∅) units hold: 0, the mean over the old entries of the same row or
-        column, or what the map itself fills in ("fill"; random values count as 0, so that the map
-        stays linear).
-      lead: axes in front of x that are not the parameter's.
-      what: how errors call x.
+      new: the entries of padding units: "zero", the "mean" over the old entries of the same row or
+        column, or "fill", as the map says (random values count as 0, so that the result is linear).
+      lead: the number of leading axes of x that the parameter does not have.
+      what: the name of x in messages.
+
+    Returns:
+      An array of the grown shape.
+
+    Raises:
+      GrowthError: x does not have the shape that the map expects.
 
     >>> import numpy as np
     >>> axis = AxisMap(np.array([0, 1, 0]), np.array([.5, 1, .5]), np.ones(3))
@@ -80,7 +83,7 @@ def expand(
         n = x.shape[lead + d]
         if int(np.max(axis.source, initial=-1)) >= n:
             raise GrowthError(
-                f"{what}: axis {d} has {n} units, but its growth copies unit {np.max(axis.source)}"
+                f"{what}: axis {d} has {n} units, but its map copies unit {np.max(axis.source)}"
             )
         axes[lead + d] = along(axis, n, weight=weight, gradient=gradient, new=new)
     y = kernel.expand(x.astype(dtype), axes)
@@ -91,7 +94,7 @@ def expand(
 def along(
     axis: AxisMap, n: int, *, weight: float = 0.0, gradient: float = 0.0, new: New = "zero"
 ) -> Along:
-    """One axis of n units, with the factors c^weight · f^gradient, as the kernel takes it."""
+    """The argument of `kernel.expand` for one axis, with the factors c^weight · f^gradient."""
     old, power = axis.source >= 0, _power(axis.weight, axis.gradient, weight, gradient)
     factor = np.where(old, power, 0.0)
     if old.any() and not old.all():
@@ -106,7 +109,7 @@ def along(
 def column_sums(
     axis: AxisMap | None, n: int, *, gradient: float = 0.0, new: New = "zero"
 ) -> np.ndarray:
-    """s with Σⱼ x′ⱼ = Σᵢ sᵢ xᵢ, for x′ = `expand(x)` along one axis of n units."""
+    """float64[n]: s with Σⱼ x′ⱼ = Σᵢ sᵢ xᵢ, for x′ = `expand(x)` along one axis of n units."""
     if axis is None:
         return np.ones(n)
     found, old = along(axis, n, gradient=gradient, new=new), axis.source >= 0
@@ -117,7 +120,7 @@ def column_sums(
 
 
 def row_sums(axis: AxisMap | None, n: int, *, gradient: float = 0.0) -> np.ndarray:
-    """s with Σᵢ xᵢ = Σⱼ sⱼ yⱼ, for x = `fold(y)` along one axis of n units."""
+    """float64[n′]: s with Σᵢ xᵢ = Σⱼ sⱼ yⱼ, for x = `fold(y)` along one axis of n units."""
     return np.ones(n) if axis is None else _dual(axis, n, 0.0, gradient)
 
 
@@ -131,10 +134,11 @@ def fold(
     lead: int = 0,
     what: str = "leaf",
 ) -> jax.Array:
-    """The left inverse of `expand`: fold(expand(x)) = x, by the dual weights where copies differ.
+    """The left inverse of `expand`: fold(expand(x)) = x.
 
-    Copies of one unit that have drifted apart are averaged with weights proportional to
-    c^gradient · f^weight, for which the zero-sum noise of symmetry breaking cancels.
+    Different copies of a unit are averaged with weights proportional to c^gradient · f^weight, for
+    which zero-sum noise cancels. Arguments and errors are those of `expand`; `old_shape` is the
+    shape of the result.
     """
     _check(y.shape, how, lead, what)
     dtype = kernel.arithmetic(y.dtype)
@@ -150,9 +154,9 @@ def fold(
 
 
 def pull_back(grad: jax.Array, how: LeafMap, old_shape: tuple[int, ...]) -> jax.Array:
-    """The gradient of the old leaf: g = Cᵀ g′, the transpose of how the weight grows.
+    """The gradient of the old leaf: g = Cᵀ g′, where W′ = C W + constant is the growth.
 
-    The chain rule through W′ = C W + constant, so it holds for every growth, exact or not.
+    This is the chain rule, so it holds for every growth, exact or not.
     """
     spec = jax.ShapeDtypeStruct(old_shape, grad.dtype)
     transpose = jax.linear_transpose(lambda w: expand(w, how, weight=1, new="fill"), spec)
@@ -167,14 +171,14 @@ def _dual(axis: AxisMap, n: int, p: float, q: float) -> np.ndarray:
     s = np.where(old, _power(axis.weight, axis.gradient, p, q), 0.0)
     v = np.where(old, _power(axis.weight, axis.gradient, q, p), 0.0)
     total = np.bincount(slots, v * s, n)
-    # Where the dual weights see nothing (a copy that is read with 0), least squares does.
+    # Where the dual weights vanish (a copy whose outgoing weight is 0), use least squares.
     v = np.where(np.abs(total[slots]) > 1e-12, v, s)
     total = np.bincount(slots, v * s, n)[slots]
     return np.divide(v, total, out=np.zeros_like(v), where=np.abs(total) > 0)
 
 
 def norm_factor(how: LeafMap, shape: tuple[int, ...], kind: Literal["weight", "gradient"]) -> float:
-    """By what the Euclidean norm of a leaf of equal entries grows: √(Σ factor² / entries)."""
+    """The factor on the Euclidean norm of a leaf with equal entries: √(Σ factor² / entries)."""
     value = abs(getattr(how, kind))
     for along, n in zip(how.axes, shape, strict=True):
         if along is not None and n:

@@ -1,9 +1,9 @@
-"""Random values for new units, made element by element.
+"""Random values for padding units, computed element by element.
 
-`jax.random` draws whole arrays, and on CPU in a loop whose buffers are several times as large. Here
-each element is a hash of the key and its place (Appleby's 32-bit finaliser, once a dimension), so
-that XLA makes it where it is used: growth needs no more memory for it, and no communication where
-it is sharded. Good enough to tell copies apart; not for statistics.
+`jax.random` draws whole arrays, and on CPU its loop needs several times their memory. Here each
+element is a hash of the key and its coordinates (Appleby's 32-bit finaliser, once per dimension).
+XLA computes it where it is used, so growth needs no additional memory, and no communication on a
+sharded axis. The values are good enough to break the symmetry of copies, but not for statistics.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def normal(key: jax.Array, place: Sequence[np.ndarray], dtype: Any) -> jax.Array
 
     Args:
       key: a random key.
-      place: for each dimension the coordinate of each of its entries, uint32: entries with equal
-        coordinates hold equal values.
-      dtype: of the result.
+      place: for each dimension, uint32[size] of coordinates. Entries with equal coordinates get
+        equal values.
+      dtype: the dtype of the result.
 
     >>> x = normal(jax.random.key(0), [np.arange(1000, dtype=np.uint32)], jnp.float32)
     >>> bool(abs(x.mean()) < 0.1) and bool(abs(x.std() - 1) < 0.1)

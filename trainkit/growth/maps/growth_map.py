@@ -1,4 +1,4 @@
-"""The one carrier: what a plan has become once everything random in it is drawn."""
+"""`MapData`: a plan with its random values drawn."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trainkit.growth.plan.data import How, Origin, PlanData, Proof
 
 
 class Draw(NamedTuple):
-    """What is random in one leaf.
+    """The random values of one leaf.
 
     Attributes:
-      number: folded into the key, so that each leaf draws its own values.
-      noise: where noise is added to it; `None`: nowhere.
+      number: folded into the key, so that each leaf has its own values.
+      noise: where noise is added; `None`: nowhere.
     """
 
     number: int
@@ -27,31 +27,32 @@ class Draw(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MapData:
-    """How every leaf of one model becomes the leaves of another; the data of a `GrowthMap`.
+    """How every leaf of one model becomes a leaf of another; the data of a `GrowthMap`.
 
-    Parameters, moments, exact continuation and certificate all read this one object, so that what
-    was drawn is the same for all of them.
+    Parameters, moments, exact continuation and certificate all use this object, so they use the
+    same random values.
 
     Attributes:
-      leaves: name of a grown leaf -> its `LeafMap`; a leaf that is not named is unchanged.
-      origin: name of a grown leaf -> the old leaf it is or stands beside. Empty: from the leaf of
-        the same name.
-      zeroed: the leaves (of stacked ones: the new rows) that are 0, for new layers to do nothing.
-      proof: how far the growth is known to keep the function: "proved" over the two programs;
-        "reduced": new layers were taken out of the program by partial evaluation, and the rest was
-        proved; "measured" by comparing outputs; "told" by names or by an operator.
-      rates: name of a leaf -> the factor on its learning rate under which a sign-like rule goes on
-        as in the small model (lr · c); a leaf that is not named has 1.
-      plan: what it was made of; `None` for maps that were written by hand.
-      key: what random values are made of; `None` where nothing is drawn.
-      how: the operator for width; "perturb" is of whole states (`growth.grow`) alone.
-      draws: name of a leaf -> what is random in it.
+      leaves: name of a grown leaf -> its `LeafMap`. Leaves without an entry do not change.
+      origin: name of a grown leaf -> its origin. If empty, each leaf comes from the leaf of the
+        same name.
+      zeroed: leaves that are 0 so that new layers are identities (of stacks, the new rows).
+      proof: how far the function is known to be kept. "proved": by the equations of both programs.
+        "reduced": new layers were removed by partial evaluation, and the rest was proved.
+        "measured": by comparing outputs. "assumed": found by names, or by an operator that changes
+        the function; not checked.
+      rates: name of a leaf -> factor c on its learning rate, under which a sign-like rule continues
+        as in the small model. Leaves without an entry have 1.
+      plan: the plan that was realised; `None` for hand-written maps.
+      key: the random key; `None` if nothing is random.
+      how: the operator for width; "perturb" occurs only for training states (`growth.grow`).
+      draws: name of a leaf -> its random values.
     """
 
     leaves: Mapping[str, LeafMap] = dataclasses.field(default_factory=dict)
     origin: Mapping[str, Origin] = dataclasses.field(default_factory=dict)
     zeroed: tuple[str, ...] = ()
-    proof: Proof = "told"
+    proof: Proof = "assumed"
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     plan: PlanData | None = dataclasses.field(default=None, repr=False)
     key: jax.Array | None = dataclasses.field(default=None, repr=False)
@@ -64,19 +65,19 @@ class MapData:
         return tuple(name for name, origin in self.origin.items() if origin.new)
 
     def origin_of(self, name: str) -> Origin:
-        """Where a grown leaf comes from."""
+        """The origin of a grown leaf."""
         return self.origin.get(name, Origin(name))
 
     def under(self, prefix: str) -> Self:
-        """The part below one key of the tree, with the key left out of the names.
+        """The map of the subtree below a top-level key, with names relative to it.
 
-        What is drawn stays what it is in the whole.
+        The random values are the same as in the whole tree.
 
         Args:
           prefix: a key at the top of the tree, such as "params".
 
         Raises:
-          KeyError: there is nothing below it.
+          KeyError: there is no leaf below it.
         """
         start = f"{prefix}/"
         cut = lambda name: name.removeprefix(start)

@@ -1,4 +1,4 @@
-"""What leaves of new layers hold that copy nothing."""
+"""Initial values for leaves of new layers that copy no old leaf."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def initial(becomes: str, shape: tuple[int, ...], dtype: Any, key: jax.Array | N
     """An array of zeros, ones, an identity ("eye"), or random values of a layer's usual size.
 
     Args:
-      becomes: "zero", "one", "eye", or anything else for random values.
-      shape, dtype: of the result; integers are 0.
-      key: for random values; `None`: always the same ones.
+      becomes: "zero", "one", "eye", or any other text for random values.
+      shape, dtype: those of the result; integers are 0.
+      key: a random key; `None`: `jax.random.key(0)`.
     """
     if becomes == "zero" or not jnp.issubdtype(dtype, jnp.inexact):
         return jnp.zeros(shape, dtype)

@@ -1,4 +1,4 @@
-"""The one operation on arrays: copy units along axes, with a factor each; and its adjoint.
+"""The array kernel: copy units along axes, with a factor for each, and the adjoint.
 
 Along one axis of n units, with π: [n′] → [n] ∪ {∅},
 
@@ -6,13 +6,13 @@ Along one axis of n units, with π: [n′] → [n] ∪ {∅},
     expand   x′[j] = factor[j] · x[π(j)], and for π(j) = ∅ fill[j] · Σᵢ mean[i] · x[i]
     fold     x[i] = Σ_{j: π(j) = i} weight[j] · x′[j]
 
-Several axes are independent: the operation is the product of those along each. `fold` is the
-adjoint of `expand` where weight = factor and nothing is filled, and its left inverse where the
-weights are chosen such that Σ_{j: π(j) = i} weight[j] · factor[j] = 1.
+where ∅ stands for padding units. Several axes are independent: the operation is the product of
+those along each axis. `fold` is the adjoint of `expand` if weight = factor and nothing is filled,
+and its left inverse if Σ_{j: π(j) = i} weight[j] · factor[j] = 1.
 
-All three are linear, traceable, and made of repeats and sums of blocks where π allows it: these
-stay on their shard and fuse, where a gather or scatter would fetch the whole axis. No array of a
-size between the small one and the grown one is asked for twice, or XLA would keep it.
+All three are linear and traceable. Where π allows it they are repeats and sums of blocks, which
+stay on their shard and fuse; a gather or scatter would fetch the whole axis. No array of
+intermediate size is used twice, because XLA would keep it in memory.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Along(NamedTuple):
 
     Attributes:
       source: int[n′], π(j), and −1 for ∅.
-      factor: float64[n′]; at ∅ it says nothing.
-      mean: float64[n], the shares of the mean that ∅ units hold; `None`: they hold 0.
-      fill: float64[n′], the factor on that mean; 0 but at ∅.
+      factor: float64[n′]; ignored at ∅.
+      mean: float64[n], the weights of the mean that ∅ units hold; `None`: they hold 0.
+      fill: float64[n′], the factor on that mean; 0 except at ∅.
     """
 
     source: np.ndarray
@@ -75,8 +75,7 @@ def expand(x: jax.Array, axes: Mapping[int, Along]) -> jax.Array:
     before: dict[int, Along] = {}
     for d, along in axes.items():
         if along.mean is not None and along.fill is not None:
-            # Of the small array, which is at hand, and as a contraction: what a sum over many is
-            # taken of, XLA writes out first.
+            # A contraction of the small array: XLA would materialise the operand of a plain sum.
             shares = jnp.asarray(along.mean, x.dtype)
             mean = jnp.tensordot(x, shares, ([d], [0]), precision="highest")
             # Later axes fill their own new units; here they hold 0.
@@ -100,10 +99,10 @@ def fold(y: jax.Array, axes: Mapping[int, tuple[np.ndarray, np.ndarray, int]]) -
         y = y * vector(weight, d, y.ndim, y.dtype)
         k, new = len(source) // max(n, 1), np.arange(len(source))
         if len(source) == k * n and np.array_equal(source, new // max(k, 1)):
-            # Neighbouring copies are summed where they are, also on a sharded axis.
+            # Neighbouring copies are summed in place, also on a sharded axis.
             y = jnp.sum(y.reshape([*y.shape[:d], n, k, *y.shape[d + 1 :]]), d + 1)
             continue
-        # Unit n collects what belongs to no old unit, and is dropped.
+        # Index n collects the padding units, and is dropped.
         index = jnp.asarray(np.where(source >= 0, source, n))
         moved = jnp.moveaxis(y, d, 0)
         total = jnp.zeros((n + 1, *moved.shape[1:]), y.dtype).at[index].add(moved)
@@ -112,13 +111,13 @@ def fold(y: jax.Array, axes: Mapping[int, tuple[np.ndarray, np.ndarray, int]]) -
 
 
 def gather(x: jax.Array, axes: Axes) -> jax.Array:
-    """x[π] along each of some axes, of any dtype; anything at ∅.
+    """x[π] along some axes, of any dtype. Values at ∅ are unspecified.
 
     Args:
       x: any number of axes.
       axes: axis of x -> π (int[n′]).
     """
-    # The small array is cut where an axis needs it, and room for new units is made last.
+    # The small array is divided first, and padding is added last, so that arrays stay small.
     cut: list[tuple[int, np.ndarray, int]] = []
     plain: dict[int, np.ndarray] = {}
     roomy: dict[int, np.ndarray] = {}
@@ -153,7 +152,7 @@ def _in_pieces(x: jax.Array, cut: Sequence[tuple[int, np.ndarray, int]], plain: 
         _repeat(_in_pieces(jax.lax.slice_in_dim(x, *span, axis=d), rest, plain), block, k, d)
         for span, k in (((0, middle), each + 1), ((middle, n), each))
     )
-    # XLA:CPU makes a concatenation in a buffer of its own, and then copies it.
+    # XLA:CPU would make a concatenation in an additional buffer and copy it.
     zero, spread = jnp.zeros((), x.dtype), [(0, 0, 0)] * x.ndim
     left = jax.lax.pad(left, zero, [*spread[:d], (0, m - at, 0), *spread[d + 1 :]])
     right = jax.lax.pad(right, zero, [*spread[:d], (at, 0, 0), *spread[d + 1 :]])
@@ -164,7 +163,7 @@ def _gather(x: jax.Array, source: np.ndarray, d: int) -> jax.Array:
     n = x.shape[d]
     found = None if len(source) % max(n, 1) else repeats(source, n)
     if found is None:
-        # Told that all is inside, XLA makes no mask.
+        # With mode="clip" XLA needs no mask for out-of-bounds indices.
         return jnp.take(x, np.where(source < 0, 0, source), axis=d, mode="clip")
     for size, k in found:
         x = _repeat(x, size, k, d)
@@ -172,7 +171,7 @@ def _gather(x: jax.Array, source: np.ndarray, d: int) -> jax.Array:
 
 
 def _repeat(x: jax.Array, size: int, k: int, d: int) -> jax.Array:
-    """Each block of `size` k times. It stays on its shard; a gather would fetch the whole axis."""
+    """Repeats each block of `size` k times, on its shard; a gather would fetch the whole axis."""
     before, after, n = x.shape[:d], x.shape[d + 1 :], x.shape[d]
     blocks = x.reshape([*before, n // size, 1, size, *after])
     spread = jnp.broadcast_to(blocks, [*before, n // size, k, size, *after])

@@ -1,4 +1,4 @@
-"""One parameter through growth: W′ = c · (W[π] + shift) − shift, and what is drawn beside it."""
+"""Growth of one parameter: W′ = c · (W[π] + shift) − shift, plus random values."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def grow_leaf(
     """A parameter of the grown model.
 
     Args:
-      w: the small model's, of any dtype; integers and the like are copied as they are.
+      w: the small model's parameter, of any dtype. Integers and booleans are copied unchanged.
       how: its map.
-      key: for units that copy none and may hold anything, and for noise; the leaf's own.
-      noise: where noise is added, of a quarter of the leaf's own size.
+      key: the random key of this leaf, for random padding units and noise.
+      noise: where noise is added, with a quarter of the leaf's root mean square.
 
     Returns:
-      An array of the grown shape in w's dtype; the arithmetic is float32 for narrower ones.
+      An array of the grown shape in w's dtype. Arithmetic is in float32 for narrower dtypes.
     """
     if all(a is None for a in how.axes) and how.weight == 1.0:
         return w
@@ -35,14 +35,14 @@ def grow_leaf(
         return gather(w, {d: axis.source for d, axis in axes.items()})
     wide = arithmetic(w.dtype)
     out = w.astype(wide)
-    square = jnp.tensordot(out, jnp.conj(out), out.ndim)  # no buffer of squares
+    square = jnp.tensordot(out, jnp.conj(out), out.ndim)  # needs no buffer for squares
     rms = jnp.sqrt(jnp.real(square) / max(out.size, 1)).astype(wide)
     real = jnp.issubdtype(wide, jnp.floating) and out.size
     if how.shift:
         out = out + jnp.asarray(how.shift, wide)
     random = {d: axis for d, axis in axes.items() if axis.fill == "random" and axis.has_new}
     if random:
-        # Drawn beside every copy; zeros and means win where two axes have new units.
+        # Where two axes have padding units, zeros and means override random values.
         assert key is not None
         positive = jnp.min(out) >= 0 if real else jnp.asarray(False)
         out = _expanded(out, {d: a for d, a in axes.items() if not a.has_new})
@@ -68,11 +68,11 @@ def _expanded(w: jax.Array, axes: dict[int, AxisMap]) -> jax.Array:
 def _drawn(
     w: jax.Array, axis: AxisMap, d: int, rms: jax.Array, positive: jax.Array, key: jax.Array
 ) -> jax.Array:
-    """W[π] along one axis, and in its new units random values of the leaf's own size and sign."""
+    """W[π] along one axis, with random padding units of the leaf's root mean square and sign."""
     out = gather(w, {d: axis.source})
     place = [np.arange(n, dtype=np.uint32) for n in out.shape]
     drawn = rms * normal(jax.random.fold_in(key, d + 1), place, out.dtype)
-    # Variances and the like stay positive.
+    # Non-negative leaves, such as variances, stay non-negative.
     drawn = jnp.where(positive, jnp.abs(drawn), drawn)
     out = jnp.where(vector(axis.source < 0, d, out.ndim), drawn, out)
     if (axis.weight != 1.0).any():
@@ -81,18 +81,21 @@ def _drawn(
 
 
 def _quarter(rms: jax.Array, how: LeafMap) -> jax.Array:
-    """How large noise is: a quarter of what the leaf holds after growth."""
+    """The size of the noise: a quarter of the leaf's root mean square after growth."""
     sizes = [np.sqrt(np.mean(a.weight**2)) for a in how.axes if a is not None]
     return rms * jnp.asarray(0.25 * abs(how.weight) * float(np.prod(sizes)), rms.dtype)
 
 
 def merged_leaf(w: jax.Array, how: LeafMap, small: tuple[int, ...]) -> jax.Array:
-    """The inverse of `grow_leaf` where copies are even: the mean of what the copies hold.
+    """The inverse of `grow_leaf` for even growth: the mean over the copies of each unit.
 
     Args:
-      w: the grown model's, of any dtype; of integers the first copy is taken.
+      w: the grown model's parameter, of any dtype. For integers the first copy is taken.
       how: the map of an even growth.
-      small: the shape before it.
+      small: the shape before growth.
+
+    Returns:
+      An array of shape `small` in w's dtype.
     """
     if all(a is None for a in how.axes) and how.weight == 1.0:
         return w

@@ -1,13 +1,13 @@
-"""How one parameter leaf grows: what every other part of growth agrees on.
+"""`LeafMap`: how one parameter leaf grows.
 
-An axis of size n becomes one of size n′ through an index map π: [n′] → [n] ∪ {∅}. A leaf W whose
-axes all grow becomes
+An axis of size n becomes one of size n′ by an index map π: [n′] → [n] ∪ {∅}. Units with π(j) = ∅
+are padding units. A leaf W becomes
 
     W′[j, b, …] = c[j, b, …] · (W[π(j), π(b), …] + shift) − shift,
 
-and, where the growth is even in the sense of the plan, its gradient becomes f · g[π(j), π(b), …].
-Both factors are outer products of one vector an axis and one scalar, so that they are never
-materialised at the size of the leaf.
+and its gradient becomes f · g[π(j), π(b), …], exactly or as a best guess. Both factors are outer
+products of one vector for each axis and a scalar, so they are never materialised at the size of the
+leaf.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class AxisMap(NamedTuple):
     """How one axis of one leaf grows.
 
     Attributes:
-      source: int32[n′], the old unit that each new unit copies; −1 (∅) where it copies none.
-      weight: float64[n′], this axis' factor on the weight; on what `fill` puts there for ∅.
-      gradient: float64[n′], this axis' factor on the gradient.
-      fill: what the entries of ∅ units hold: zeros, the mean over the old units of this axis (the
-        row-mean rule that keeps LayerNorm exact), or fresh random values of the leaf's own scale.
+      source: int32[n′], the old unit that each new unit copies; −1 for ∅.
+      weight: float64[n′], the factor of this axis on the weight; at ∅, on the value of `fill`.
+      gradient: float64[n′], the factor of this axis on the gradient.
+      fill: what ∅ units hold: zeros, the mean over the old units of this axis (which keeps a
+        LayerNorm exact), or random values of the leaf's scale.
     """
 
     source: np.ndarray
@@ -40,15 +40,15 @@ class AxisMap(NamedTuple):
 
 
 class LeafMap(NamedTuple):
-    """How one leaf grows: one entry an axis (`None`: unchanged), and what holds for all of it.
+    """How one leaf grows.
 
     Attributes:
-      axes: one `AxisMap` or `None` for each axis of the leaf.
+      axes: an `AxisMap` for each axis of the leaf; `None` for axes that do not change.
       weight: scalar factor on the weight; c = weight · Πₐ axes[a].weight.
       gradient: scalar factor on the gradient; f = gradient · Πₐ axes[a].gradient.
-      shift: the s of a leaf that is used as (w + s), such as a norm's 1 + w.
-      exact_gradient: whether g′ = f · g[π] holds exactly; otherwise f is the best guess, and the
-        certificate says so.
+      shift: the constant s of a leaf that is used as w + s, such as 1 + w in a norm.
+      exact_gradient: whether g′ = f · g[π] is exact. Otherwise f is a best guess, and the
+        certificate lists the leaf as calibrated.
     """
 
     axes: tuple[AxisMap | None, ...]

@@ -1,4 +1,4 @@
-"""Noise on the weights of copies that sums to zero over them, so that the function stays."""
+"""Noise on the weights of copies that sums to zero over each unit, so that the function is kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.reading import coordinate, labels, source_map
+from trainkit.growth.axes.queries import coordinate, labels, source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes
 from trainkit.growth.maps.draw import normal
 from trainkit.growth.maps.kernel import vector
@@ -20,9 +20,9 @@ class Noise(NamedTuple):
     """Where noise may be added to a leaf.
 
     Attributes:
-      axis: over whose copies it sums to 0.
-      group: int[n′], for each new unit of the axis the group that it belongs to, −1 for none.
-      same: other axes along whose copies the noise must be the same, and their old units.
+      axis: the axis over whose copies it sums to 0.
+      group: int[n′], the group of each new unit of the axis, −1 for none. It sums to 0 in a group.
+      same: other axes along which the noise must be equal for all copies, with their index maps.
     """
 
     axis: int
@@ -31,7 +31,7 @@ class Noise(NamedTuple):
 
 
 def noise_groups(plan: PlanData) -> dict[str, Noise]:
-    """Path -> where noise may be added; leaves that are not named take none."""
+    """Path -> where noise may be added. Leaves without an entry get no noise."""
     nodes = grown_nodes(plan.grown_axes)
     result: dict[str, Noise] = {}
     for leaf in plan.leaves:
@@ -55,7 +55,8 @@ def _groups(planned: AxisPlan, nodes: list[Axis]) -> np.ndarray:
     for segment, split in enumerate(planned.splits):
         if not split:
             continue
-        # Copies that differ in split axes alone sum to zero: fix all other coordinates.
+        # The noise sums to zero over copies that differ in split axes alone, so a group has equal
+        # coordinates along all others.
         at = (label == segment) & (source >= 0)
         keys = [source[at]]
         for n, node in enumerate(nodes):
@@ -68,10 +69,15 @@ def _groups(planned: AxisPlan, nodes: list[Axis]) -> np.ndarray:
 
 
 def zero_sum(key: jax.Array, shape: tuple[int, ...], noise: Noise, dtype: Any) -> jax.Array:
-    """Noise of root mean square 1 whose sum over the copies of each unit is 0, along one axis.
+    """Noise of root mean square 1 whose sum over the copies of each unit is 0.
 
-    A unit draws a direction; its copies move along it by shares that sum to 0. Of several axes the
-    first is enough for the function. Units without copies get no noise.
+    Each unit has a random direction, and its copies get multiples of it that sum to 0. Units
+    without copies get no noise.
+
+    Args:
+      key: a random key.
+      shape, dtype: those of the result.
+      noise: where it may be added.
     """
     d, group, same = noise
     count = int(group.max()) + 1

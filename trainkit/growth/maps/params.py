@@ -1,4 +1,4 @@
-"""The parameters of the grown model, all inside one jit."""
+"""Growth of a parameter tree in one compiled program."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.maps.expert_axis import lifted
 from trainkit.growth.maps.growth_map import Draw, MapData
 from trainkit.growth.maps.initial import initial
 from trainkit.growth.maps.leaf import grow_leaf
 from trainkit.growth.maps.leaf_map import LeafMap
-from trainkit.growth.maps.lifting import lifted
 from trainkit.growth.plan.data import LeafPlan, PlanData
 from trainkit.growth.plan.trees import big_tree
 from trainkit.growth.plan.validation import check_arrays, check_params
@@ -43,7 +43,7 @@ def grow_params(
         found = {path: tuple(leaf.shape) for path, leaf in named_leaves(like).items()}
         if found != {leaf.path: leaf.big for leaf in plan.leaves}:
             raise GrowthError(
-                "`like` does not have the leaves and shapes of the big model of this plan",
+                "`like` does not have the leaves and shapes of this plan's big model",
                 hint="pass the big_params that the plan was made from",
             )
     arrays = all(isinstance(x, jax.Array | np.ndarray) for x in jax.tree.leaves(like))
@@ -52,26 +52,26 @@ def grow_params(
 
 
 def plan_of(growth: MapData) -> PlanData:
-    """The plan behind a map.
+    """The plan of a map.
 
     Raises:
-      GrowthError: the map was written by hand.
+      GrowthError: the map was written by hand and has no plan.
     """
     if growth.plan is None:
         raise GrowthError(
-            "this map was not made by a plan, so it does not say what new entries of parameters "
+            "this map was not made from a plan, so it does not say what new entries of parameters "
             "hold",
-            hint="take plan.realise(key)",
+            hint="use plan.realise(key)",
         )
     return growth.plan
 
 
 def run_on_device(run: Callable[..., PyTree], args: tuple, out_shardings: Any, spent: PyTree):
-    """`run(*args)` under one jit; the buffers of `spent` are given up."""
+    """`run(*args)` under one jit; then deletes the buffers of `spent`."""
     options: dict[str, Any] = {} if out_shardings is None else {"out_shardings": out_shardings}
     grown = jax.jit(run, **options)(*args)
-    # XLA reuses a buffer for one of its own size only: what has grown is given up here, as soon as
-    # the computation has read it.
+    # XLA reuses a donated buffer only for a result of the same size. So the buffers of grown leaves
+    # are deleted here; the runtime frees them once the computation has read them.
     for leaf in jax.tree.leaves(spent):
         concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
         if concrete and not leaf.is_deleted():
@@ -85,14 +85,14 @@ def grower(
     """The pure function (params, key) -> grown params that `grow_params` jits.
 
     Args:
-      growth: the map, made by a plan.
-      like: a tree of the big model, if the result is to have its containers.
-      fresh: values of the big model for what copies nothing.
+      growth: a map that was made from a plan.
+      like: a tree of the big model whose structure the result gets; `None`: that of the plan.
+      fresh: a tree of the big model with values for leaves that copy no old leaf.
     """
     plan = plan_of(growth)
     values = {} if fresh is None else named_leaves(fresh)
     tree = jax.tree.structure(like) if like is not None else big_tree(plan)
-    # Another container may have its leaves in another order.
+    # Another tree structure may have its leaves in another order.
     order = [leaf.path for leaf in plan.leaves] if like is None else list(named_leaves(like))
 
     def run(small: PyTree, key: jax.Array | None) -> PyTree:

@@ -1,4 +1,4 @@
-"""Shrink-and-perturb: what was learned, made smaller, and something fresh."""
+"""Shrink and perturb: scales down trained parameters and adds new initial ones."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ def shrink_and_perturb(
     perturb: float = 0.1,
     fresh: PyTree | None = None,
 ) -> PyTree:
-    """θ ← shrink · θ + perturb · θ₀ with θ₀ freshly initialised: what was learned stays, smaller.
+    """θ ← shrink · θ + perturb · θ₀, with newly initialised parameters θ₀.
 
-    Ash and Adams 2020, On Warm-Starting Neural Network Training. It changes the function; the
-    optimizer's moments belong to the old parameters, so reset them.
+    Ash and Adams, On Warm-Starting Neural Network Training, 2020. It changes the function. Reset
+    the optimizer's moments, because they belong to the old parameters.
 
     Args:
-      params: the parameters.
-      key: a random key, needed unless `fresh` is given.
-      shrink, perturb: λ and γ, 0 or more.
-      fresh: freshly initialised parameters θ₀; otherwise θ₀ is normal with the leaf's own root mean
-        square, and 0 for leaves of less than two axes (biases, norms), which are kept as they are.
+      params: the parameters θ, a pytree of arrays.
+      key: a random key, needed without `fresh`.
+      shrink, perturb: λ and γ of the paper, 0 or more.
+      fresh: the initial parameters θ₀. Without it, θ₀ is normal with the leaf's root mean square,
+        and leaves with fewer than two axes (biases, norms) do not change.
 
     Returns:
-      A tree like `params`.
+      A tree like `params`, with the same dtypes.
 
     Raises:
-      ValueError: a negative factor, or neither key nor fresh parameters.
+      ValueError: a negative factor, or neither `key` nor `fresh`.
       GrowthError: `fresh` has other leaves or shapes.
 
     >>> import jax.numpy as jnp
@@ -48,7 +48,7 @@ def shrink_and_perturb(
     if shrink < 0 or perturb < 0:
         raise ValueError(f"shrink={shrink} and perturb={perturb} must be 0 or more")
     if fresh is None and key is None:
-        raise ValueError("give key=jax.random.key(0), or fresh=… initial parameters")
+        raise ValueError("pass key=jax.random.key(0), or fresh=… initial parameters")
     new = None if fresh is None else named_leaves(fresh)
     for name, leaf in named_leaves(params).items():
         if new is not None and (name not in new or jnp.shape(new[name]) != jnp.shape(leaf)):

@@ -1,4 +1,4 @@
-"""From a plan to numbers: one `LeafMap` a leaf, with what is random drawn."""
+"""From a plan to a map: one `LeafMap` a leaf, with random shares drawn on the host."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import PADDED
-from trainkit.growth.axes.reading import coordinate, labels, source_map
+from trainkit.growth.axes.queries import coordinate, labels, source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.maps.growth_map import Draw, MapData
 from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
@@ -20,7 +20,7 @@ from trainkit.growth.plan.data import AxisPlan, How, LeafPlan, PlanData, copies
 
 
 class _Drawn(NamedTuple):
-    """A plan, and what has been drawn for it: `nodes` and `shares` one a grown axis."""
+    """A plan and its random shares; `nodes` and `shares` have one entry for each grown axis."""
 
     plan: PlanData
     nodes: list[Axis]
@@ -30,7 +30,7 @@ class _Drawn(NamedTuple):
 
 
 def realise(plan: PlanData, key: jax.Array | None, how: How) -> MapData:
-    """Draws what is random, on the host; see `trainkit.growth.Plan.realise`."""
+    """Draws the random values on the host; see `trainkit.growth.Plan.realise`."""
     check_how(plan, key, how)
     with jax.ensure_compile_time_eval():  # the caller may be inside a jit
         shares = draw_shares(plan, key, how)
@@ -44,7 +44,7 @@ def realise(plan: PlanData, key: jax.Array | None, how: How) -> MapData:
         leaves=leaves,
         origin=plan.origin,
         zeroed=plan.zeroed,
-        proof="told" if how == "rms" else plan.proof,
+        proof="assumed" if how == "rms" else plan.proof,
         rates={path: x for path, x in rates.items() if x != 1.0},
         plan=plan,
         key=key,
@@ -54,13 +54,13 @@ def realise(plan: PlanData, key: jax.Array | None, how: How) -> MapData:
 
 
 def rate(leaf: LeafMap) -> float:
-    """The factor on the learning rate with which a sign-like rule goes on as before: the mean c."""
+    """The factor on the learning rate under which a sign-like rule continues: the mean |c|."""
     axes = [float(np.mean(np.abs(a.weight))) for a in leaf.axes if a is not None]
     return abs(leaf.weight) * math.prod(axes)
 
 
 def _with_rows(leaf: LeafPlan, found: LeafMap) -> LeafMap:
-    """Rows of stacked layers: new ones have no history, so that moments start as for new units."""
+    """Adds the map of stacked layers. New rows are padding, so their moments start like those."""
     if leaf.layer is None or not leaf.layer.rows:
         return found
     source = np.array([-1 if new else old for old, new in leaf.layer.rows], np.int32)
@@ -86,7 +86,7 @@ def _leaf(drawn: _Drawn, leaf: LeafPlan) -> LeafMap:
 
 
 class _Factors(NamedTuple):
-    """Of each new unit of an axis: its factors, whether it is drawn anew; and whether the gradient
+    """Factors of each new unit of an axis, whether its values are random, and whether the gradient
     factors are exact."""
 
     weight: np.ndarray
@@ -111,7 +111,7 @@ def _axis(drawn: _Drawn, planned: AxisPlan, rank: int, matrix: bool) -> tuple[Ax
             splits = np.array([n in cell for cell in planned.splits], bool)[label] & (place >= 0)
             twice = any(cell.count(node) > 1 for cell in cells)
             found = _shared(drawn, n, found, place, splits, twice, matrix)
-    # What must be 0 is so too beside units whose weights are drawn anew.
+    # Padding that must be 0 stays 0 in units with random values.
     kind = _fill(drawn.plan, planned, rank, drawn.has_key)
     empty = 0.0 if kind == "zero" else 1.0
     weight = np.where(alive, np.where(found.anew, 1.0, found.weight), empty)
@@ -130,15 +130,15 @@ def _shared(
     twice: bool,
     matrix: bool,
 ) -> _Factors:
-    """With the shares of one grown axis.
+    """Multiplies the factors by the shares of one grown axis.
 
     Args:
-      n: its number.
+      n: the number of the grown axis.
       found: the factors so far.
-      place: int[n′], the coordinate of each unit along it, −1 outside its segments.
+      place: int[n′], the coordinate of each unit along the grown axis, −1 outside its segments.
       splits: bool[n′], the units along which this parameter is split.
-      twice: whether it is there twice, so that its factors meet.
-      matrix: whether the leaf has values that may be drawn anew.
+      twice: whether the grown axis occurs twice in this axis.
+      matrix: whether the leaf may get random values (it is not a vector).
     """
     grown, node, share = drawn.plan.grown_axes[n], drawn.nodes[n], drawn.shares[n]
     weight, gradient, anew, exact = found
@@ -146,7 +146,7 @@ def _shared(
     copied = inside & ~splits
     place = np.where(inside, place, 0)
     if grown.big % grown.small and grown.layout not in PADDED:
-        # Units differ in their number of copies: the split is part of the even map.
+        # Units have different numbers of copies, so even shares are part of the map.
         assert node.source is not None
         number = copies(node.source, grown.small)[place]
         weight = np.where(splits, weight / number, weight)
@@ -169,7 +169,7 @@ def _shared(
 def _fill(
     plan: PlanData, axis: AxisPlan, rank: int, drawn: bool
 ) -> Literal["zero", "mean", "random"]:
-    """What the units of an axis that copy none hold. Vectors (norms, biases) take the mean."""
+    """What padding units of an axis hold. In vectors (norms, biases) it is the mean."""
     empty = {n for n in numbers_in(axis.structure) if plan.grown_axes[n].layout in PADDED}
     if empty and empty <= set(axis.means):
         return "mean"
@@ -181,9 +181,9 @@ def _fill(
 
 
 def _rms(plan: PlanData, leaf: LeafPlan, nodes: list[Axis]) -> LeafMap:
-    """W′ = W[π] · √(d_in / d_in′) with d_in what the leaf is contracted over; all else is copied.
+    """W′ = W[π] · √(d_in / d_in′), with d_in the size of the contracted axes.
 
-    Gradients are taken to shrink as they do in an even growth; the certificate measures the jump.
+    Gradient factors are those of an even growth, as a best guess.
     """
     grown: list[AxisMap | None] = []
     for planned in leaf.axes:

@@ -1,4 +1,4 @@
-"""Index maps as repeats of blocks, cuts and padding, where they are such."""
+"""Index maps as repeats of blocks, or as padding, where possible."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Repeat = tuple[int, int]  # (size of the block that is repeated, how often)
 
 
 def repeats(source: np.ndarray, n: int) -> tuple[Repeat, ...] | None:
-    """The repeats that, one after another, turn arange(n) into `source`, or `None`.
+    """The successive repeats that turn arange(n) into `source`, or `None`.
 
-    A unit repeated k times is (1, k); heads of d repeated k times are (d, k); both at once are
-    two repeats; the whole axis again and again is (n, k).
+    A unit repeated k times is (1, k). Heads of size d repeated k times are (d, k). Both together
+    are two repeats. The whole axis repeated k times is (n, k).
 
     >>> repeats(np.array([0, 0, 1, 1]), 2)
     ((1, 2),)
@@ -48,7 +48,7 @@ def _search(
             if left % k:
                 continue
             longer = np.repeat(now.reshape(-1, 1, size), k, axis=1).reshape(-1)
-            # A wrong repeat shows in its first block already, which later, outer ones leave alone.
+            # A wrong repeat differs in its first block, which outer repeats do not change.
             if not np.array_equal(longer[: size * k], source[: size * k]):
                 continue
             rest = _search(source, longer, left // k, size * k)
@@ -58,7 +58,7 @@ def _search(
 
 
 def uneven_block(source: np.ndarray, n: int) -> int | None:
-    """The size of the blocks of which the first are repeated once more than the others, if any."""
+    """The block size, if the first blocks are repeated once more than the others, or `None`."""
     m = len(source)
     if n and m > n and m % n and (source >= 0).all():
         for block in range(math.gcd(n, m), 0, -1):
@@ -70,8 +70,7 @@ def uneven_block(source: np.ndarray, n: int) -> int | None:
 
 
 def padding(source: np.ndarray, n: int) -> tuple[int, int, int] | None:
-    """How to pad (before, after, between) where the old units keep their order, none is copied, and
-    equally many new ones come between them."""
+    """Padding (before, after, between), if the map is the old units in order, with equal gaps."""
     at = np.flatnonzero(source >= 0)
     if not 0 < len(at) == n < len(source) or (source[at] != np.arange(n)).any():
         return None

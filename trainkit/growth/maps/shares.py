@@ -1,4 +1,4 @@
-"""How copies of a unit share what is read along them: drawn, or even."""
+"""Shares of outgoing weights between the copies of a unit: random, or even."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ Shares = list[np.ndarray | None]
 
 
 def check_how(plan: PlanData, key: jax.Array | None, how: str) -> None:
-    """Refuses an unknown operator, and one that draws where there is no key."""
+    """Raises a `ValueError` for an unknown operator, or a random one without a concrete key."""
     if how not in get_args(How):
         raise ValueError(f"how={how!r}: choose one of {', '.join(get_args(How))}")
     if isinstance(key, jax.core.Tracer):
         raise ValueError(
-            "the maps of a growth are drawn on the host, so the key must be known: close over it "
-            "instead of passing it through jit"
+            "the key is traced, but random values of a growth are drawn on the host: close over "
+            "the key instead of passing it through jit"
         )
     check_key(key)
     if plan.grown_axes and how not in ("even", "rms") and key is None:
         raise ValueError(
-            f'how={how!r} draws random numbers: give key=jax.random.key(0), or take how="even"'
+            f'how={how!r} draws random numbers: pass key=jax.random.key(0), or use how="even"'
         )
 
 
 def draw_shares(plan: PlanData, key: jax.Array | None, how: How) -> Shares:
-    """For each grown axis ρ̃, the share of each copy relative to an even one (mean 1 over a unit's
-    copies); `None` where copies stay even."""
+    """For each grown axis float64[big] of shares ρ̃ relative to even ones, or `None` if even.
+
+    The mean of ρ̃ over the copies of a unit is 1.
+    """
     split = set().union(*(leaf.splits for leaf in plan.leaves))
     result: Shares = [None] * len(plan.grown_axes)
     if how not in ("uneven", "zero_out"):
@@ -52,7 +54,7 @@ def draw_shares(plan: PlanData, key: jax.Array | None, how: How) -> Shares:
 
 
 def _first_alone(grown: GrownAxis, source: np.ndarray) -> np.ndarray:
-    """The first copy of each unit is read as before, the others not at all."""
+    """The first copy of each unit gets the whole share, the others 0."""
     first = np.zeros(len(source))
     first[np.unique(source, return_index=True)[1]] = 1.0
     return first * copies(source, grown.small)

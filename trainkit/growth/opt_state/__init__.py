@@ -1,8 +1,8 @@
-"""Optimizer states through a growth, and exact continuation.
+"""Optimizer states: how they grow, and exact continuation.
 
-In: a transformation, its state, and a map of the parameters. Every slot is of some degree in weight
-and gradient (`slots`, `table`; measured in place by `degrees`), `traversal` walks the states inside
-states, `grow` expands or contracts each slot, `states` has those with arithmetic of their own.
-Out: the state of the same transformation for the other model; `exact` makes a transformation.
+Input: a gradient transformation, its state, and a map of the parameters. Output: the state of the
+same transformation for the other model; `exact` returns a transformation. Every slot has a degree
+in weight and gradient (`slots`, `table`; measured by `degrees`). `traversal` visits nested states,
+`grow` expands or contracts each slot, and `states` has the classes with arithmetic of their own.
 Read `slots` first, then `grow`.
 """

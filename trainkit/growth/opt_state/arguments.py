@@ -1,4 +1,4 @@
-"""`GrowthMap.opt_state`: checks its arguments, finds those left out, runs one program."""
+"""The implementation of `GrowthMap.opt_state`: checks arguments and fills in missing ones."""
 
 from __future__ import annotations
 
@@ -41,12 +41,13 @@ def opt_state_of(
         check_params(plan, _trained(params))
     if grown_params is not None:
         shapes = {leaf.path: tuple(leaf.big) for leaf in plan.leaves}
-        check_shapes(_trained(grown_params), shapes, "grown_params", "pass what .params(…) gave")
+        hint = "pass the result of GrowthMap.params"
+        check_shapes(_trained(grown_params), shapes, "grown_params", hint)
     if params is None:
         if growth.how in ("noise", "zero_out") and grown_params is None:
             raise GrowthError(
-                f"how={growth.how!r} adds random values whose size is the parameters' own",
-                hint="pass params=… (the small ones) as well",
+                f"how={growth.how!r} draws random values with the scale of the parameters",
+                hint="pass params=… (the small model's) too",
             )
         params = _tree_of(plan, opt_state)
     if grown_params is None:
@@ -65,7 +66,7 @@ def _trained(params: PyTree) -> PyTree:
 
 
 def _tree_of(plan: PlanData, opt_state: PyTree) -> PyTree:
-    """Zeros in the tree that the plan was made for: a slot of the state shows which it is."""
+    """Zeros in the tree structure of the small parameters, which is that of a slot of the state."""
     shapes = {name: tuple(leaf.small) for name, leaf in plan.old.items()}
     dtypes = {name: leaf.dtype for name, leaf in plan.old.items()}
     zeros = {name: jnp.zeros(shape, dtypes[name]) for name, shape in shapes.items()}

@@ -1,10 +1,10 @@
-"""What a slot's degree is where it stands, found by asking the transformation itself.
+"""The degree of a slot within a transformation, measured by running the transformation.
 
-One state class means different things in different places: a trace holds gradients in momentum SGD,
-normalised updates behind RMSProp (degree 0) and trust-scaled ones in LARS; Adam's ν is a maximum of
-|g| in Adamax (degree 1). So the table says what a slot is, and a run of the transformation on tiny
-leaves with gradients f·g and parameters c·p, beside one with g and p, says by which powers of f and
-c it scales there.
+One state class can hold different quantities. A trace holds gradients in momentum SGD, normalised
+updates behind RMSProp (degree 0) and trust-scaled updates in LARS. Adam's ν is a maximum of |g| in
+Adamax (degree 1). So the table of slots is not enough. The transformation is run on tiny leaves,
+once with gradients g and parameters p, and once with f·g and c·p. The ratio of both slots gives the
+powers of f and c.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Record = dict[str, tuple[Any, dict[str, np.ndarray]]]
 
 _STEPS = 7
 _SIZE = 3
-# Gradients far above every ε, parameters above Adafactor's floor of 1e-3 but so far below the
-# gradients that coupled weight decay does not blur the answer.
+# Gradients are far above every ε. Parameters are above Adafactor's floor of 1e-3, but so small that
+# coupled weight decay does not change the result.
 _PARAM = 5e-3
 _TOLERANCE = 0.03  # of a factor: integer powers of factors between 0.6 and 1.7 lie well apart
 
@@ -38,17 +38,22 @@ def degrees_in_place(
     params: PyTree,
     record: Callable[[PyTree, PyTree], Record],
 ) -> dict[str, Slot]:
-    """Slot name -> `Slot` with measured powers, for the slots that scale by clean powers.
+    """Slot name -> `Slot` with measured powers, for slots that scale by integer powers.
 
-    Slots that stay 0, or scale by no power at all (a value clip in between), are left to the table;
-    so is everything if `tx` wants more than gradients and parameters.
+    Slots without an entry use the table: those that stay 0 or do not scale by powers (behind a
+    value clip), and all slots if `tx` needs more than gradients and parameters.
+
+    Args:
+      tx: the transformation.
+      params: arrays or shapes; only ranks and dtypes matter.
+      record: (state, shapes of a state) -> the slots of the state.
     """
     small = jax.tree.map(_tiny, params)
     rng = np.random.default_rng(0)
     draw = lambda make: jax.tree.map(lambda x: make(x.shape).astype(x.dtype), small)
 
     def of_axes(shape: tuple[int, ...]) -> np.ndarray:
-        """A product of one factor an axis, as those of a growth are: factored moments keep it."""
+        """A product of one factor for each axis, as in a growth; factored moments preserve it."""
         drawn = [rng.uniform(0.6, 1.7, n) ** (1 / len(shape)) for n in shape]
         return functools.reduce(np.multiply.outer, drawn, np.ones(()))
 
@@ -63,7 +68,7 @@ def degrees_in_place(
         with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
             state = tx.init(parameters)
             for step in range(_STEPS):
-                # One size for all entries, so that norms scale by the root mean square of f alone.
+                # All entries have one size, so that norms scale by the root mean square of f.
                 size = np.float32(1.0 + 0.25 * step)
                 grads = jax.tree.map(lambda g, n=size: g * n, gradients)
                 _, state = update(grads, state, parameters)
@@ -76,7 +81,7 @@ def degrees_in_place(
     try:
         plain, scaled = run(sign, p), run(times(sign, f), times(c, p))
     except Exception:
-        # The rule needs a loss value, larger leaves, …: the table has to do.
+        # The rule needs a loss value, larger leaves, …: use the table.
         return {}
 
     factors = {name: (named_leaves(f)[name], named_leaves(c)[name]) for name in named_leaves(f)}
@@ -105,8 +110,10 @@ def _tiny(leaf: Any) -> np.ndarray:
 
 
 def _entries(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> int:
-    """The power of √(entries) by which a slot of leaves tiled twice along each axis is larger: a
-    norm beside another says nothing, a norm alone 1, and a root mean square 0."""
+    """The power of √(entries) in a slot, measured on leaves that are tiled twice along each axis.
+
+    It is 1 for a norm, and 0 for a root mean square or a ratio of norms.
+    """
     powers = [
         2 * np.log(abs(np.ravel(after[name])[0] / np.ravel(x)[0])) / (np.ndim(x) * np.log(2))
         for name, x in before.items()
@@ -136,7 +143,7 @@ def _powers(
         return None
     matrix, ratio = np.concatenate(rows), np.concatenate(ratios)
     elementwise = range(-1, 3)
-    # Plain powers first; then those of whole norms; then any constant, as a global clip makes one.
+    # Try element-wise powers, then powers of norms, then a constant factor (from a global clip).
     for a, b, free in [
         (0, 0, False),
         *((a, b, False) for a, b in itertools.product(range(-2, 3), repeat=2)),

@@ -1,4 +1,4 @@
-"""The two directions that slots of an optimizer state go: expanded by a growth, and contracted."""
+"""The two directions for slots of an optimizer state: expand (grow) and contract (the inverse)."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ Shape = tuple[int, ...]
 
 
 class Direction:
-    """From the leaves of one model to those of another, which are called by the latter's names.
+    """From the leaves of one model to those of another. Leaf names are those of the target model.
 
     Attributes:
-      growth: how the big model's leaves grow.
-      shapes: leaf name of the small model -> its shape there.
+      growth: the map from the small to the big model.
+      shapes: leaf name in the small model -> its shape.
     """
 
     def __init__(self, growth: MapData, shapes: Mapping[str, Shape]):
         self.growth, self.shapes = growth, shapes
 
     def source(self, leaf: str) -> Origin:
-        """The leaf that it comes from."""
+        """The origin of a leaf."""
         raise NotImplementedError
 
     def how(self, leaf: str) -> LeafMap | None:
-        """Its map, whichever the direction; `None` where it does not grow."""
+        """The map of a leaf from small to big, in either direction; `None` if it does not grow."""
         raise NotImplementedError
 
     def before(self, leaf: str) -> Shape:
-        """The shape of the leaf that it comes from."""
+        """The shape of a leaf's origin."""
         raise NotImplementedError
 
     def after(self, leaf: str) -> Shape:
-        """Its own shape."""
+        """The shape of a leaf."""
         raise NotImplementedError
 
     def linear(
@@ -67,16 +67,18 @@ class Direction:
         lead: int = 0,
         what: str = "leaf",
     ) -> jax.Array:
-        """What is of degree `weight` in the weights and `gradient` in the gradients, in the shape
-        `after`; see `expand` and `fold`."""
+        """Expands or contracts a value of degree `weight` in weights and `gradient` in gradients.
+
+        The result has the shape `after`. See `expand` and `fold`.
+        """
         raise NotImplementedError
 
     def shares(self, along: AxisMap | None, before: int, after: int, gradient: float) -> np.ndarray:
-        """s with mean(`linear(x)`) = Σ s·x along one axis, of new="mean"."""
+        """s with mean(`linear(x)`) = Σ s·x along one axis, for new="mean"."""
         raise NotImplementedError
 
     def norms(self, leaf: str, slot: Slot) -> float:
-        """By what the slot changes with the leaf's whole norms."""
+        """The factor on a slot from norms of the whole leaf."""
         how = self.how(leaf)
         if how is None or not (slot.norm_weight or slot.norm_gradient or slot.entries):
             return 1.0
@@ -93,16 +95,16 @@ class Direction:
         raise NotImplementedError
 
     def check(self, leaf: str, x: jax.Array, here: str, lead: int = 0) -> None:
-        """Refuses a slot that has not the shape of the leaf that it belongs to."""
+        """Raises a `GrowthError` if a slot does not have the shape of its parameter."""
         if x.shape[lead:] != self.before(leaf):
             raise GrowthError(
-                f"{here} has shape {x.shape[lead:]}, and its parameter {self.before(leaf)}",
+                f"{here} has shape {x.shape[lead:]}, and its parameter has {self.before(leaf)}",
                 params=[leaf],
-                hint="pass the state that belongs to these parameters",
+                hint="pass the state of these parameters",
             )
 
     def inside(self, leaves: Mapping[str, LeafMap], shapes: Mapping[str, Shape]) -> Direction:
-        """The same direction for values of other shapes that stand for the same leaves."""
+        """The same direction, with other maps and shapes for the leaves."""
         return type(self)(dataclasses.replace(self.growth, leaves=leaves), shapes)
 
 
@@ -133,7 +135,7 @@ class Expand(Direction):
 
 
 class Contract(Direction):
-    """From the big model back to the small one: what was expanded comes back as it was."""
+    """From the big model back to the small one; the inverse of `Expand`."""
 
     def __init__(self, growth: MapData, shapes: Mapping[str, Shape]):
         super().__init__(growth, shapes)
@@ -169,10 +171,10 @@ class Contract(Direction):
 
 
 def owner(name: str, leaves: Mapping[str, Any], where: str) -> str:
-    """The leaf that a slot's entry belongs to: there may be several for one, "w/0", "w/real".
+    """The parameter of an entry of a slot. One parameter may have several: "w/0", "w/real".
 
     Raises:
-      GrowthError: the slot has another tree than the parameters.
+      GrowthError: the tree of the slot is not that of the parameters.
     """
     leaf = name
     while leaf not in leaves:
@@ -180,9 +182,9 @@ def owner(name: str, leaves: Mapping[str, Any], where: str) -> str:
             if "" in leaves:
                 return ""
             raise GrowthError(
-                f"{where}: {name!r} is no leaf of the parameters ({', '.join(list(leaves)[:4])}"
-                f", …). The slot has another tree than the parameters; describe its state "
-                f"class with slots=…"
+                f"{where}: {name!r} is not a leaf of the parameters "
+                f"({', '.join(list(leaves)[:4])}, …). The slot does not have the tree of the "
+                "parameters; describe its state class with slots=…"
             )
         leaf = leaf.rpartition("/")[0]
     return leaf

@@ -1,4 +1,4 @@
-"""Exact continuation: the transformation under which the grown model follows the small one."""
+"""Exact continuation: a transformation under which the grown model follows the small one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import optax
 from trainkit._core.paths import named_leaves
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.growth_map import MapData
-from trainkit.growth.opt_state.follow import Follower
+from trainkit.growth.opt_state.follower import Follower
 from trainkit.growth.opt_state.slots import Slots
 from trainkit.growth.plan.trees import small_tree
 from trainkit.growth.plan.validation import check_tx
@@ -37,42 +37,45 @@ def exact(
     anneal: Anneal | None = None,
     slots: Slots | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """`tx` with per-leaf factors under which the grown model follows the small one step for step.
+    """A transformation under which the grown model follows the small one, step for step.
 
-    Each update folds gradients, parameters and state to the small size, asks `tx`, and grows the
-    answer (`opt_state.follow`). For element-wise rules this comes to the known factors (SGD:
-    lr·c/f; AdamW: lr·c, ε·f, wd/c; Lion: lr·c, wd/c; Muon: lr·√(k_out/k_in)). Nothing is assumed of
-    `tx`:
-    global-norm clipping, trust ratios, Adafactor's and Muon's matrix norms and uneven copies are
-    exact too.
+    Each update folds gradients, parameters and state to the small size, applies `tx`, and expands
+    the result (`opt_state.follower`). For element-wise rules this equals the known factors (SGD:
+    lr·c/f; AdamW: lr·c, ε·f, wd/c; Lion: lr·c, wd/c; Muon: lr·√(k_out/k_in)). `tx` may be any
+    transformation: global-norm clipping, trust ratios, matrix norms of Adafactor and Muon, and
+    uneven copies are exact too.
 
-    As long as it is exact, the grown model has the small one's freedom and no more: copies stay
-    copies and new (∅) units rest. `anneal` lets go: update = (1 − s)·exact + s·plain, with s from
-    0 to 1. The state is then `tx`'s own, moved by the plain gradients from the first step with
-    s > 0, so at s = 1 nothing is left to catch up.
+    While it is exact, the grown model can only represent what the small one can: copies stay
+    copies, and padding units and new layers do not change. `anneal` moves to plain training: update
+    = (1 − s)·exact + s·plain, with s from 0 to 1. From the first step with s > 0, the state of `tx`
+    is updated by the plain gradients.
 
     Args:
       tx: the plain transformation.
-      growth: how every leaf grew. New layers rest while the continuation is exact.
-      params: the small parameters, or their shapes (`jax.ShapeDtypeStruct`); may be left out where
-        growth adds no layers, or was made by a plan.
-      anneal: `None`: exact for ever, and the state is `tx`'s own, as `grow_opt_state` made it. A
-        number of steps: s rises linearly from the first step to that one. Or a schedule: step
-        since growth -> s. The state is then `ExactState`; a plain one is taken too, as step 0.
+      growth: the map of the growth.
+      params: the small parameters, or their shapes (`jax.ShapeDtypeStruct`). Not needed if the
+        growth adds no layers, or was made from a plan.
+      anneal: `None`: exact for all steps; the state is that of `tx`, as `grow_opt_state` returns
+        it. A number of steps: s rises linearly to 1 at that step. A schedule: steps since growth ->
+        s. With `anneal` the state is an `ExactState`; a state of `tx` is accepted too, as step 0.
       slots: as in `grow_opt_state`.
 
+    Returns:
+      A gradient transformation for the grown parameters. Its `update` needs `params`.
+
     Raises:
-      GrowthError: at the first update, where a state does not hold what the small one held (an
-        Adafactor leaf that is factored after growth only).
+      GrowthError: `growth` changes the function. At the first update: the state does not contain
+        the small model's state (an Adafactor leaf that is factored only after growth).
+      ValueError: `anneal` is neither a number of steps nor a function.
 
     >>> import jax.numpy as jnp, numpy as np, optax
     >>> from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
     >>> halves = AxisMap(np.array([0, 0]), np.full(2, .5), np.ones(2))
     >>> growth = MapData({"w": LeafMap((halves,))})
     >>> tx = exact(optax.sgd(1.0), growth, {"w": jnp.zeros(1)})
-    >>> big = {"w": jnp.array([1.5, 1.5])}           # read as a sum: w = 3
+    >>> big = {"w": jnp.array([1.5, 1.5])}           # its sum is the small w = 3
     >>> updates, _ = tx.update({"w": jnp.array([1., 1.])}, tx.init(big), big)
-    >>> updates["w"].tolist()                         # their sum moves by lr · g = 1
+    >>> updates["w"].tolist()                         # the sum changes by lr · g = 1
     [-0.5, -0.5]
     """
     check_tx(tx)
@@ -83,7 +86,7 @@ def exact(
     if growth.how in ("rms", "perturb"):
         raise GrowthError(
             f"how={growth.how!r} changes the function, so there is no small model to follow",
-            hint="take 'uneven', 'even', 'noise' or 'zero_out', or train on with the plain rule",
+            hint="use 'uneven', 'even', 'noise' or 'zero_out', or continue with the plain rule",
         )
     if params is None and growth.origin:
         params = _small_shapes(growth)
@@ -116,7 +119,7 @@ def _annealed(
     params: PyTree,
     extra: dict[str, Any],
 ) -> tuple[PyTree, ExactState]:
-    """(1 − s) · exact + s · plain; only one of the two is run where s is 0 or 1."""
+    """(1 − s) · exact + s · plain. If s is 0 or 1, only one of the two is computed."""
     if not isinstance(state, ExactState):
         state = ExactState(jnp.zeros((), jnp.int32), state)
     if callable(anneal):
@@ -141,7 +144,7 @@ def _annealed(
 
 def _small_shapes(growth: MapData) -> PyTree:
     if growth.plan is None:
-        raise ValueError("growth adds layers, so the tree of the small parameters must be given")
+        raise ValueError("growth adds layers: pass params=, the small parameters or their shapes")
     old = growth.plan.old.items()
     shapes = {name: jax.ShapeDtypeStruct(leaf.small, leaf.dtype) for name, leaf in old}
     return small_tree(growth.plan, shapes)
@@ -157,9 +160,9 @@ def _check_grown(what: str, tree: PyTree, growth: MapData) -> None:
     unknown = [name for name in found if name not in leaves]
     if missing and unknown:
         raise GrowthError(
-            f"the {what} {missing[0]} is missing, and there is a {unknown[0]} that has not grown",
+            f"the {what} {missing[0]} is missing, and {unknown[0]} is not part of the growth",
             params=[*missing[:3], *unknown[:3]],
-            hint="pass gradients and parameters of the model that the plan was made for",
+            hint="pass gradients and parameters of the plan's big model",
         )
     for name in (name for name in leaves if name in found):
         shape, axes = tuple(found[name].shape), leaves[name].axes
@@ -167,7 +170,7 @@ def _check_grown(what: str, tree: PyTree, growth: MapData) -> None:
         pairs = zip(shape, sizes, strict=False)
         if len(shape) != len(sizes) or any(m not in (None, n) for n, m in pairs):
             raise GrowthError(
-                f"the {what} {name} is {shape}; after growth it is "
+                f"the {what} {name} has shape {shape}; after growth it has "
                 f"({', '.join('·' if n is None else str(n) for n in sizes)})",
                 params=[name],
                 hint="pass gradients, state and parameters of the grown model",

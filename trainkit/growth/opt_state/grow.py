@@ -1,4 +1,4 @@
-"""Optimizer state through growth: every slot by its degree, nothing silently zeroed or copied."""
+"""Growth of optimizer states: every slot is scaled by its degree."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import optax
 
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.maps.expert_axis import lifted
 from trainkit.growth.maps.growth_map import MapData
 from trainkit.growth.maps.leaf_map import LeafMap
-from trainkit.growth.maps.lifting import lifted
 from trainkit.growth.opt_state.degrees import degrees_in_place
 from trainkit.growth.opt_state.directions import Contract, Direction, Expand, owner
-from trainkit.growth.opt_state.lifting import lifted_state
+from trainkit.growth.opt_state.expert_axis import lifted_state
 from trainkit.growth.opt_state.slots import Kind, Slot, Slots, as_slot, check_slots
 from trainkit.growth.opt_state.states import adafactor, galore, quantised, sm3, soap
-from trainkit.growth.opt_state.traversal import record, walk
+from trainkit.growth.opt_state.traversal import record, traverse
 from trainkit.growth.plan.validation import check_tx, patterns_of
 from trainkit.packed import Packed, repack, unpack_all
 
 PyTree = Any
 
-# States that do not keep one number an entry of their leaf.
+# State classes whose slots do not have the shape of their parameter.
 SPECIAL = {
     "FactoredState": adafactor.change,
     "GaLoreState": galore.change,
@@ -47,27 +47,31 @@ def grow_opt_state(
 ) -> PyTree:
     """The state of `tx` for the grown parameters: slot′ = f^degree · slot[π].
 
-    Momenta grow by f, second moments by f², copies of the parameters (EMA, lookahead,
-    schedule-free) exactly as the parameters did, counts and scalars not at all. Entries of new
-    units get μ = 0 and ν = the mean of ν over the old entries of their row or column. Adafactor's
-    rows and columns may be factored differently before and after.
+    f is the factor on the gradient and π the index map of a leaf. Momenta are multiplied by f, and
+    second moments by f². Copies of parameters (EMA, lookahead, schedule-free) grow like the
+    parameters. Counts and scalars stay. In padding units μ = 0, and ν is the mean over the old
+    entries of the same row or column. Adafactor may factor other axes after growth.
 
     Args:
-      tx: the transformation, as it is used before and after.
+      tx: the transformation, the same before and after growth.
       opt_state: its state for `params`.
-      growth: how every leaf grows; a leaf that is not named is unchanged.
+      growth: the map of the growth; leaves without an entry do not change.
       params: the old parameters.
-      grown_params: the grown ones, as the plan made them; packed as the state is.
-      slots: `{StateClass: {field: kind}}` for states that are not Optax's or ours; see
+      grown_params: the grown parameters, packed if the state is.
+      slots: `{StateClass: {field: kind}}` for state classes that are not in the table; see
         `trainkit.growth.opt_state.slots.Kind`.
-      reset: `True` for a fresh state; or patterns of leaf names whose moments are reset:
-        momenta become 0, second moments the leaf's mean (never 0 under an old count).
-      degrees: what `degrees_of` found for `tx`; `None`: found here. With `{}` the table alone
-        decides.
+      reset: `True` for a new state; or regular expressions for names of leaves whose moments are
+        reset: momenta become 0, and second moments the mean of the leaf. (0 with an old count would
+        make the first updates far too large.)
+      degrees: the result of `degrees_of` for `tx`; `None`: computed here. `{}`: use the table
+        alone.
+
+    Returns:
+      A state with the structure of `tx.init(grown_params)`.
 
     Raises:
-      GrowthError: a state class is not in the table, a slot does not have its parameter's shape, or
-        a leaf changes its shape without a growth.
+      GrowthError: a state class is not in the table, a slot does not have the shape of its
+        parameter, or a leaf changes its shape without an entry in `growth`.
 
     >>> import jax.numpy as jnp, numpy as np, optax
     >>> from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
@@ -108,7 +112,7 @@ def grow_opt_state(
 def degrees_of(
     tx: optax.GradientTransformation, params: PyTree, slots: Slots | None = None
 ) -> dict[str, Slot]:
-    """What the slots' degrees are where they stand in `tx`; see `opt_state.degrees`."""
+    """The measured degrees of the slots in `tx`; see `opt_state.degrees`."""
     return degrees_in_place(tx, params, lambda state, like: record(state, like, slots, SPECIAL))
 
 
@@ -122,9 +126,9 @@ def fold_opt_state(
     slots: Slots | None = None,
     degrees: Mapping[str, Slot] | None = None,
 ) -> PyTree:
-    """The inverse of `grow_opt_state`: the state that the small model would have.
+    """The inverse of `grow_opt_state`: the state of the small model.
 
-    `params` are the small parameters (their values matter for slots that copy parameters).
+    `params` are the small parameters. Their values are used for slots that copy parameters.
     """
     old, new = named_leaves(_fast(params)), named_leaves(_fast(grown_params))
     direction = Contract(growth, {name: leaf.shape for name, leaf in old.items()})
@@ -144,7 +148,7 @@ def _changed(
     is_reset: Callable[[str], bool],
     where: str = "",
 ) -> PyTree:
-    """The state at the other end, whose leaves are `before` at this end."""
+    """The state after growth or its inverse; `before` and `after` are the parameters."""
 
     def visit(kind: Kind, where: str, tree: PyTree, target: PyTree) -> PyTree:
         values = named_leaves(tree)
@@ -162,7 +166,7 @@ def _changed(
             elif (at := origin.leaf + name[len(leaf) :]) not in values:
                 raise GrowthError(
                     f"{here} is missing in the state",
-                    hint="pass the state that belongs to these parameters",
+                    hint="pass the state of these parameters",
                 )
             elif kind == "params":
                 old = before[origin.leaf]
@@ -172,8 +176,9 @@ def _changed(
                 value = _moved(values[at], as_slot(kind), direction, leaf, spec.shape, here)
             if value.shape != spec.shape:
                 raise GrowthError(
-                    f"{here} grows to {value.shape}, but {spec.shape} is needed. Does the growth "
-                    f"name this leaf, and has the slot the shape of its parameter?"
+                    f"{here} grows to {value.shape}, but {spec.shape} is needed. Check that the "
+                    "growth has an entry for this leaf, and that the slot has the shape of its "
+                    "parameter."
                 )
             if is_reset(leaf) and not isinstance(kind, str):
                 value = _reset(value, as_slot(kind))
@@ -187,7 +192,7 @@ def _changed(
     def special(state: Any, template: Any, where: str) -> Any:
         return SPECIAL[type(state).__name__](direction, state, template, where, is_reset, inside)
 
-    return walk(state, template, slots, quantised.through(visit), special, SPECIAL, where)
+    return traverse(state, template, slots, quantised.through(visit), special, SPECIAL, where)
 
 
 def _moved(
@@ -230,7 +235,7 @@ def _meant(
 def _like_params(
     copy: jax.Array, before: jax.Array, after: jax.Array, direction: Direction, leaf: str, here: str
 ) -> jax.Array:
-    """W̄′ = W′ + C (W̄ − W): the same π, noise and fresh entries that the parameters got."""
+    """A copy of the parameters: W̄′ = W′ + C (W̄ − W), with the same random values as W′."""
     how = direction.how(leaf)
     direction.check(leaf, copy, here)
     if how is None:
@@ -248,7 +253,7 @@ def _of_new_layer(
     spec: Any,
     direction: Direction,
 ) -> jax.Array:
-    """A leaf without history: μ = 0, ν = its neighbour's, a copy of the parameters = itself."""
+    """A slot of a new layer: μ = 0, ν = that of the neighbouring layer, a copy = the parameter."""
     if kind == "params":
         return new[leaf].astype(spec.dtype)
     assert not isinstance(kind, str)
@@ -263,7 +268,7 @@ def _of_new_layer(
         except GrowthError:
             grown = x
         if grown.shape == spec.shape:
-            # Where the neighbour is dead its moment is 0; the new layer need not be.
+            # A dead unit of the neighbouring layer has the moment 0; the new unit may not be dead.
             return jnp.where(grown == 0, jnp.mean(grown).astype(grown.dtype), grown)
         return jnp.full(spec.shape, jnp.mean(x), spec.dtype)
     same = [jnp.mean(x) for x in values.values() if x.size]
@@ -279,5 +284,5 @@ def _reset(value: jax.Array, slot: Slot) -> jax.Array:
 
 
 def _fast(params: PyTree) -> PyTree:
-    """Lookahead keeps state for its fast parameters only."""
+    """The fast parameters of Lookahead, which are the only ones with optimizer state."""
     return params.fast if isinstance(params, optax.LookaheadParams) else params

@@ -1,8 +1,7 @@
-"""What a field of an optimizer state is, as far as growth is concerned.
+"""Kinds of fields of an optimizer state, for growth.
 
-A slot is described by its degree of homogeneity in the gradient: slot′ = f^degree · slot. Degrees
-are those of the plain rule, as if the grown model had been trained by it with the gradients f·g[π]
-from the start.
+A slot is described by its degree of homogeneity in the gradient: slot′ = f^degree · slot. So the
+grown slot is the one that the plain rule would have with the gradients f·g[π] from the start.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ class Slot(NamedTuple):
     Attributes:
       weight: the power of the weight factor c.
       gradient: the power of the gradient factor f.
-      new: what entries of new units hold: 0, or the mean over the old ones of the same row or
-        column (second moments: 0 with an old count makes the first updates many times too large).
-      norm_weight, norm_gradient: powers of the factors by which the leaf's whole norm grows.
-      entries: the power of √(entries of the grown leaf / of the small one): −1 where the norm is
-        a root mean square.
-      lead: axes in front that are not the parameter's.
-      per_leaf: the slot holds one number a leaf, not one an entry.
-      means: axes of length 1 in the slot are means over that axis of the parameter. They grow as if
-        what they are a mean of were the same along the axis.
+      new: the entries of padding units: "zero", or the "mean" over the old entries of the same row
+        or column (for second moments: 0 with an old count would make the first updates too large).
+      norm_weight, norm_gradient: powers of the factors on the norm of the whole leaf.
+      entries: the power of √(entries of the grown leaf / entries of the small one); −1 for a root
+        mean square.
+      lead: the number of leading axes that the parameter does not have.
+      per_leaf: whether the slot holds one number for each leaf, not for each entry.
+      means: whether axes of length 1 in the slot are means over that axis of the parameter. They
+        grow as if the values under the mean were equal along the axis.
     """
 
     weight: float = 0.0
@@ -40,27 +39,27 @@ class Slot(NamedTuple):
 
 
 Kind = int | Slot | Literal["params", "keep", "state", "measured"]
-"""One field: a degree in the gradient (1: momentum, 2: second moment); a `Slot`; "params" (a copy
-of the parameters); "keep" (counts, schedules, keys, scalars); "state" (a state inside); "measured"
-(rewritten by the next update before anything reads it)."""
+"""The kind of one field: a degree in the gradient (1: momentum, 2: second moment); a `Slot`;
+"params" (a copy of the parameters); "keep" (counts, schedules, keys, scalars); "state" (a nested
+state); "measured" (the next update overwrites it before it is used)."""
 
 Fields = Mapping[str, Kind]
 Slots = Mapping[type, Fields]
 
 
 def as_slot(kind: int | Slot) -> Slot:
-    """Degree d as a slot: even degrees are non-negative moments, so new entries get the mean."""
+    """A degree as a `Slot`. Even degrees are non-negative moments, so padding gets the mean."""
     if isinstance(kind, Slot):
         return kind
     return Slot(gradient=float(kind), new="zero" if kind % 2 else "mean")
 
 
 def check_slots(slots: Slots | None) -> None:
-    """Refuses what describes no states."""
+    """Raises a `ValueError` if `slots` is not `{StateClass: {field: kind}}`."""
     words = get_args(get_args(Kind)[-1])
     for cls, fields in (slots or {}).items():
         if not isinstance(cls, type) or not isinstance(fields, Mapping):
-            raise ValueError(f"slots={{{cls!r}: …}}: give a class of states and a dict of fields")
+            raise ValueError(f"slots={{{cls!r}: …}} must map a state class to a dict of fields")
         for field, kind in fields.items():
             if not isinstance(kind, int | Slot) and kind not in words:
                 raise ValueError(

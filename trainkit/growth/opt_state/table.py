@@ -1,4 +1,4 @@
-"""What every field of every optimizer state is, of Optax and of this package."""
+"""The kind of every field of every optimizer state of Optax and trainkit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from trainkit.growth.opt_state.slots import Fields, Kind, Slot, Slots
 _MOMENTS: dict[str, Kind] = {"count": "keep", "mu": 1, "nu": 2}
 _WRAP: dict[str, Kind] = {"inner_state": "state"}
 
-# By name, not by class: several are private in one Optax release and public in the next.
+# By name, not by class, because some classes are private in one Optax release and public in
+# another.
 OPTAX: dict[str, Fields] = {
     "AccumulateAvgUpdatesState": {"micro_step": "keep", "ready": "keep", "avg_grad": 1},
     "AddNoiseState": {"count": "keep", "rng_key": "keep"},
@@ -128,7 +129,7 @@ OPTAX: dict[str, Fields] = {
         "adv_state": "state",
         "cache": "params",
     },
-    # E[Δx²] feeds only on itself and on g/√E[g²]: degree 0 from the first step on.
+    # E[Δx²] depends only on itself and on g/√E[g²]: degree 0 from the first step on.
     "ScaleByAdaDeltaState": {"e_g": 2, "e_x": 0},
     "ScaleByAdamState": _MOMENTS,
     "ScaleByAdanState": {"m": 1, "v": 1, "n": 2, "g": 1, "t": "keep"},
@@ -224,7 +225,7 @@ OURS: dict[str, Fields] = {
         "decay_at": "keep",
         "decay_steps": "keep",
         "ramp_at": "keep",
-        # One factor a leaf, which whoever grows may set anew.
+        # One factor for each leaf; `progressive` may set it at a growth.
         "start": Slot(per_leaf=True),
         "over": Slot(per_leaf=True),
         "inner": "state",
@@ -236,7 +237,11 @@ OURS: dict[str, Fields] = {
 
 
 def fields_of(state: Any, slots: Slots | None, where: str) -> Fields:
-    """The description of one state, or a `GrowthError` that shows how to give it."""
+    """The kinds of the fields of one state.
+
+    Raises:
+      GrowthError: the class is not in the table; the message shows how to describe it.
+    """
     cls = type(state)
     names = tuple(getattr(state, "_fields", ()) or getattr(cls, "__dataclass_fields__", ()))
     known: Fields | None = None
@@ -254,8 +259,8 @@ def fields_of(state: Any, slots: Slots | None, where: str) -> Fields:
             f"cannot grow the optimizer state at {where or 'its top'}: {cls.__module__}."
             f"{cls.__qualname__} is not in the table of slots"
             + (f" with its field(s) {missing}" if known is not None else "")
-            + f". Say what its fields are with slots={{{cls.__name__}: {{{example}}}}}, where 1 is "
-            'a momentum (scaled by f), 2 a second moment (by f²), "params" a copy of the '
-            'parameters, "keep" a count or scalar and "state" another state.'
+            + f". Describe its fields with slots={{{cls.__name__}: {{{example}}}}}, where 1 is a "
+            'momentum (scaled by f), 2 a second moment (by f²), "params" a copy of the parameters, '
+            '"keep" a count or scalar, and "state" a nested state.'
         )
     return known

@@ -1,4 +1,4 @@
-"""Through the states of an optimizer, slot by slot, in step with what `tx.init` makes."""
+"""Traversal of nested optimizer states, slot by slot, together with the shapes of `tx.init`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Visit = Callable[[Kind, str, PyTree, PyTree], PyTree]
 Special = Callable[[Any, Any, str], Any]
 
 
-def walk(
+def traverse(
     state: PyTree,
     template: PyTree,
     slots: Slots | None,
@@ -29,21 +29,21 @@ def walk(
     where: str = "",
     given: set[str] | None = None,
 ) -> PyTree:
-    """Applies `visit` to every slot, following states inside states.
+    """Applies `visit` to every slot, in nested states too.
 
     Args:
-      state, template: a state, and the shapes of what it becomes.
-      slots: what the user says of classes of states.
-      visit: (kind, where, slot, its shapes afterwards) -> what the slot becomes.
-      special: (state, template, where) -> what a state becomes whose class is in `specials`.
+      state, template: a state, and the shapes of the result.
+      slots: the user's descriptions of state classes.
+      visit: (kind, where, slot, shapes of the new slot) -> the new slot.
+      special: (state, template, where) -> the new state, for classes in `specials`.
       specials: names of classes.
-      where: what errors call the state.
-      given: collects where the states are that `slots` describes.
+      where: the name of the state in messages.
+      given: if not `None`, collects the names of states that `slots` describes.
 
     Raises:
-      GrowthError: the two have different structures, or a class is in no table.
+      GrowthError: the structures differ, or a class is not in a table.
     """
-    inner = lambda s, t, at: walk(s, t, slots, visit, special, specials, at, given)
+    inner = lambda s, t, at: traverse(s, t, slots, visit, special, specials, at, given)
     if not jax.tree.leaves(state):
         return state if not jax.tree.leaves(template) else _differs(state, template, where)
     if type(state) in (tuple, list):
@@ -68,7 +68,7 @@ def walk(
     changes = {}
     for field, kind in fields_of(state, slots, where).items():
         if not hasattr(state, field):
-            continue  # a field of another release of this class
+            continue  # a field that this release of the class does not have
         value, target = getattr(state, field), getattr(template, field)
         at = f"{here}.{field}"
         if kind == "keep":
@@ -87,17 +87,17 @@ def walk(
 def record(
     state: PyTree, template: PyTree, slots: Slots | None, specials: Collection[str]
 ) -> dict[str, Any]:
-    """Every slot that has a degree by the table: where -> (kind, leaf name -> value)."""
+    """Every slot with a degree in the table: where -> (kind, leaf name -> value)."""
     seen: dict[str, Any] = {}
     given: set[str] = set()
 
     def visit(kind: Kind, where: str, tree: PyTree, target: PyTree) -> PyTree:
-        # What the user says of a class is taken at its word.
+        # Descriptions by the user are not measured.
         if not isinstance(kind, str) and where.rpartition(".")[0] not in given:
             seen[where] = (kind, named_leaves(tree))
         return tree
 
-    walk(state, template, slots, visit, lambda state, *_: state, specials, given=given)
+    traverse(state, template, slots, visit, lambda state, *_: state, specials, given=given)
     return seen
 
 
@@ -114,6 +114,6 @@ def _measured(value: PyTree, target: PyTree) -> PyTree:
 def _differs(state: PyTree, template: PyTree, where: str) -> PyTree:
     raise GrowthError(
         f"the optimizer state at {where or 'its top'} is a {type(state).__name__} with structure "
-        f"{jax.tree.structure(state)}, but tx.init makes a {type(template).__name__} with "
-        f"{jax.tree.structure(template)}. Is tx the transformation that this state came from?"
+        f"{jax.tree.structure(state)}, but tx.init returns a {type(template).__name__} with "
+        f"{jax.tree.structure(template)}. Check that tx is the transformation of this state."
     )

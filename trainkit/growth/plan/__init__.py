@@ -1,7 +1,6 @@
-"""A plan: frozen data that say how every leaf grows, what each of its axes is made of, and where
-leaves of new layers come from.
+"""Plans: frozen data that say how every leaf grows, and where leaves of new layers come from.
 
-In: what the analysis found, or two trees whose leaves tell by name (`experts`, `groups`).
-Out: `PlanData`, JSON text, a table. Nothing here knows what is done with a plan.
+Input: the result of the analysis, or two parameter trees that are matched by name (`experts`,
+`groups`). Output: `PlanData`, JSON text, a table. This package does not know how a plan is applied.
 Read `data` first.
 """

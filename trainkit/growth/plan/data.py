@@ -1,4 +1,4 @@
-"""A plan: static, hashable data that say how every leaf grows. They know no interpreter."""
+"""`PlanData`: static, hashable data that say how every leaf grows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 Structure = tuple[Any, ...]
 How = Literal["uneven", "noise", "zero_out", "even", "rms"]
-Proof = Literal["proved", "reduced", "measured", "told"]
+Proof = Literal["proved", "reduced", "measured", "assumed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,16 +19,17 @@ class GrownAxis:
 
     Attributes:
       small, big: its size before and after.
-      layout: "repeat" (copies of a unit side by side), "tile" (the whole axis again and again),
-        "stride" (old unit i at place i·big/small, nothing between), "append" (new units that copy
-        nothing at the end), "row mean" (the same, and writers may write the mean of the old units
-        into them, which a LayerNorm takes away) or "centre" (a kernel's old taps in the middle).
-      clean: whether whatever reads it is a parameter that may be split, so that an uneven split
-        has an exact gradient and its copies may hold anything while they are read with 0.
-      visible: whether results have it: their old entries lead and are exact.
-      fill: what new units that copy none hold where they may hold anything: "random" values, or the
-        "mean" of the old ones where nothing is read along it (a vocabulary).
-      paired: whether two activations are contracted over it, as queries with keys.
+      layout: where the copies are. "repeat": copies of a unit are neighbours. "tile": the whole
+        axis repeats. "stride": old unit i at index i·big/small, padding units between. "append":
+        old units first, padding units after them. "row mean": like "append", but padding units may
+        hold the mean of the old units, which a LayerNorm subtracts. "centre": the old taps of a
+        kernel in the middle. (Padding units copy no old unit.)
+      clean: whether the axis is contracted with parameters alone, each of which can be split over
+        its copies. Then uneven shares have an exact gradient factor, and "zero_out" is possible.
+      paired: whether two activations are contracted over it (queries and keys).
+      visible: whether a result has this axis. The old entries come first and are exact.
+      fill: what padding units hold where any value is allowed: "random" values, or the "mean" of
+        the old ones if the axis is never contracted (a vocabulary).
     """
 
     small: int
@@ -42,15 +43,15 @@ class GrownAxis:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """Where a leaf of a deeper model comes from.
+    """Origin and initial value of a leaf, in a plan that adds layers.
 
     Attributes:
-      source: the leaf of the small model that it is, or copies; `None` for none.
-      new: whether it belongs to a layer that the small model does not have.
-      becomes: what the new layer holds: "copy" of its source, "zero", "eye" (an identity matrix or
+      source: path of the small model's leaf that it is or copies; `None` if there is none.
+      new: whether it belongs to a new layer.
+      becomes: what a new leaf holds: "copy" of its source, "zero", "eye" (an identity matrix or
         Dirac kernel), "one", or "random" values.
-      axis: of leaves that are stacked over layers, the axis of the layers.
-      rows: for each of these layers, which old one it is or copies, and whether it is new.
+      axis: for leaves that are stacked over layers, the axis of the layers.
+      rows: for each layer of a stacked leaf: (index of the old layer, whether it is new).
     """
 
     source: str | None
@@ -64,23 +65,21 @@ class Layer:
 class AxisPlan:
     """How one axis of one parameter grows.
 
-    It may be made of several grown axes: heads × head_dim merged, or a concatenation. It then has
-    segments, and numbers below are those of `GrownAxis` in the plan's `grown_axes`.
+    An axis may combine several grown axes: heads × head_dim merged, or a concatenation. Its parts
+    are called segments. Numbers below are indices into `PlanData.grown_axes`.
 
     Attributes:
-      structure: what it is made of, nested tuples of `("leaf", number)`, `("fixed", size)`,
-        `("prod", …)` and `("sum", …)`.
-      segments: one factor a segment on the weight of an even growth; `()` where all are 1.
-      splits: for each segment the numbers that this parameter reads, and over whose copies it may
-        be split unevenly.
-      reads: the numbers that this parameter is contracted over itself: its inputs.
-      tied: those of them along which it also makes units, as an embedding does that is the
-        output's weight too.
-      fresh: the numbers in whose new units, those that copy none, this parameter may hold
-        anything; in all others it is 0, but for
-      means: those in whose new units it holds the mean over the old ones.
-      ordered: the numbers along whose copies it must stay equal to the last digit, since something
-        (`top_k`) orders what it makes of them.
+      structure: nested tuples of `("leaf", number)`, `("fixed", size)`, `("prod", …)` and
+        `("sum", …)`.
+      segments: for each segment the factor on the weight of an even growth; `()` if all are 1.
+      splits: for each segment the numbers over whose copies this parameter is split.
+      reads: the numbers over which this parameter itself is contracted: its input axes.
+      tied: those in `reads` that are output axes too, as in a tied embedding.
+      fresh: the numbers in whose padding units this parameter may hold any value.
+      means: the numbers in whose padding units it holds the mean of the old units. In all other
+        padding units it is 0.
+      ordered: the numbers along which its copies must stay bitwise equal, because `top_k` orders
+        values that it produces.
     """
 
     structure: Structure
@@ -103,9 +102,9 @@ class LeafPlan:
       dtype: its dtype.
       axes: for each axis an `AxisPlan`, or `None` where it does not grow.
       weight: scalar factor on the weight of an even growth.
-      shift: s of a leaf that is used as w + s.
-      calibrated: whether its gradient factor is a guess, however copies are told apart.
-      layer: where it comes from if the plan adds layers; `None`: from the leaf of the same path.
+      shift: the constant s of a leaf that is used as w + s.
+      calibrated: whether its gradient factor is a best guess, for every `how`.
+      layer: its origin if the plan adds layers; `None`: the leaf of the same path.
     """
 
     path: str
@@ -125,12 +124,12 @@ class LeafPlan:
 
     @property
     def source(self) -> str | None:
-        """The leaf of the small model that it is or copies."""
+        """Path of the small model's leaf that it is or copies."""
         return self.path if self.layer is None else self.layer.source
 
     @property
     def splits(self) -> set[int]:
-        """The numbers of the grown axes over whose copies it may be split."""
+        """The numbers of the grown axes over whose copies it is split."""
         return {n for axis in self.axes if axis for segment in axis.splits for n in segment}
 
 
@@ -140,11 +139,11 @@ def unchanged(path: str, shape: tuple[int, ...], dtype: str) -> LeafPlan:
 
 
 class Origin(NamedTuple):
-    """Where a leaf of the grown tree comes from, when growth adds layers.
+    """Origin of a leaf of the grown tree, if growth adds layers.
 
     Attributes:
-      leaf: the name of the old leaf it is, or whose neighbour it is; `None` for none.
-      new: whether it belongs to a new layer, and so has no history of its own.
+      leaf: the old leaf that it is, or the one beside it in the nearest old layer; `None` for none.
+      new: whether it belongs to a new layer, and so has no moments of its own.
     """
 
     leaf: str | None
@@ -158,13 +157,13 @@ class PlanData:
     Attributes:
       leaves: one `LeafPlan` a parameter, in the order of the pytree.
       grown_axes: the independent axes that grow.
-      equations: how many equations of the program were proved.
-      depth: the operator that adds layers, `None` if there are none to add.
-      trees: of a plan that adds layers, the structures of the two models' parameters; `None` if
-        the plan was read from JSON and they hold other containers than dicts, lists and tuples.
+      equations: the number of equations in the proof; 0 without a proof.
+      depth: the operator that adds layers; `None` if there are no new layers.
+      trees: for a plan that adds layers, the tree structures of both models' parameters; `None` if
+        the plan was read from JSON and the trees have containers other than dict, list and tuple.
 
-    Two plans are equal when they grow alike, and a plan is hashable. What can be done with it is on
-    `trainkit.growth.Plan`.
+    Two plans are equal if all leaves grow in the same way. A plan is hashable. Its methods are in
+    the subclass `trainkit.growth.Plan`.
     """
 
     leaves: tuple[LeafPlan, ...]
@@ -175,12 +174,12 @@ class PlanData:
 
     @property
     def old(self) -> dict[str, LeafPlan]:
-        """The small model's leaves: path there -> how the leaf grows."""
+        """The small model's leaves: path in the small model -> plan of the leaf."""
         return {str(leaf.source): leaf for leaf in self.leaves if not leaf.new}
 
     @property
     def origin(self) -> dict[str, Origin]:
-        """For plans that add layers: path -> where the leaf comes from; otherwise empty."""
+        """For plans that add layers: path -> origin of the leaf; otherwise empty."""
         return {
             leaf.path: Origin(leaf.layer.source, leaf.layer.new)
             for leaf in self.leaves
@@ -189,19 +188,19 @@ class PlanData:
 
     @property
     def zeroed(self) -> tuple[str, ...]:
-        """The leaves (of stacked ones: the new rows) that are 0, for new layers to do nothing."""
+        """Leaves that are 0 so that new layers are identities (of stacks, the new rows)."""
         zero = (x.path for x in self.leaves if x.layer is not None and x.layer.becomes == "zero")
         return tuple(sorted(zero))
 
     @property
     def proof(self) -> Proof:
-        """How far an exact growth by this plan is known to keep the function; see `GrowthMap`."""
+        """How far a growth by this plan is known to keep the function; see `MapData.proof`."""
         if self.depth is not None:
-            return "reduced" if self.depth == "identity" else "told"
-        return "proved" if self.equations else "told"
+            return "reduced" if self.depth == "identity" else "assumed"
+        return "proved" if self.equations else "assumed"
 
     def under(self, prefix: str) -> PlanData:
-        """The part below one key at the top of the tree, with the key left out of the paths."""
+        """The plan of the subtree below a top-level key, with paths relative to it."""
         start = f"{prefix}/"
 
         def cut(leaf: LeafPlan) -> LeafPlan:
@@ -220,7 +219,7 @@ class PlanData:
 
 
 def _below(trees: tuple[Any, Any], prefix: str) -> tuple[Any, Any] | None:
-    """The two structures below one key, where they are dicts."""
+    """The two structures below one key; `None` if the trees are not dicts."""
     whole = [jax.tree.unflatten(tree, range(tree.num_leaves)) for tree in trees]
     if not all(isinstance(tree, dict) for tree in whole):
         return None
@@ -229,6 +228,6 @@ def _below(trees: tuple[Any, Any], prefix: str) -> tuple[Any, Any] | None:
 
 
 def copies(source: np.ndarray, n: int) -> np.ndarray:
-    """For each new unit how many new units copy the same old one; 1 for those that copy none."""
+    """int64[big]: how many new units copy the same old unit; 1 for padding units."""
     counts = np.bincount(source[source >= 0], minlength=n)
     return np.where(source >= 0, counts[np.where(source >= 0, source, 0)], 1)

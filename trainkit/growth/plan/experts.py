@@ -1,12 +1,12 @@
-"""A dense layer becomes the experts of a mixture: the plan, found by names and shapes.
+"""Plans from a dense layer to the experts of a mixture, found by names and shapes.
 
-The programs of the two models differ in more than sizes (a router appears), so that no analysis of
-the two together can prove this growth. It is exact where the gates of the chosen experts sum to 1,
-for then Σₑ gateₑ · f(x) = f(x), whatever the router says. (Komatsuzaki et al. 2023, Sparse
-Upcycling.)
+The programs of the two models differ in more than sizes, because only one has a router. So this
+growth cannot be proved by pairing equations. It is exact if the gates of the chosen experts sum to
+1, because then Σₑ gateₑ · f(x) = f(x) for every router. (Komatsuzaki et al., Sparse Upcycling,
+2023.)
 
-To the rest of growth a dense leaf of shape (…) is one expert, of shape (1, …): it is *lifted*
-(`growth.maps.lifting`).
+For the rest of growth, a dense leaf of shape (…) is one expert of shape (1, …); see
+`growth.maps.expert_axis`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trainkit.growth.plan.data import AxisPlan, GrownAxis, Layer, LeafPlan, Plan
 
 _HINT = (
     'name them: how=trainkit.growth.Operator(depth="experts", names=((path in the mixture, path in '
-    "the dense model), …)); the axis of the experts comes first in every stacked leaf"
+    "the dense model), …)); the axis of the experts must be the first of every stacked leaf"
 )
 
 
@@ -30,16 +30,16 @@ def upcycled(
     trees: tuple[Any, Any],
     names: Mapping[str, str] = {},
 ) -> PlanData:
-    """The plan by which every expert of a mixture is the dense layer.
+    """The plan that copies a dense layer into every expert of a mixture.
 
     Args:
       dense, mixture: (path, shape) of the two models' leaves.
       trees: the structures of the two trees.
-      names: path in the mixture -> path in the dense model. What is not named is found: the leaf of
-        the same path, or else the one leaf that fits by shape and shares most of its path.
+      names: path in the mixture -> path in the dense model. Other leaves are matched by equal
+        paths, or else by shape and by the largest common part of the path.
 
     Raises:
-      GrowthError: nothing is stacked, a leaf fits several or none, or stacks differ in size.
+      GrowthError: no leaf is stacked, a leaf fits several others or none, or stacks differ in size.
     """
     sources = _sources(dict(dense), dict(mixture), names)
     old, leaves, counts = dict(dense), [], set()
@@ -72,7 +72,7 @@ def upcycled(
         )
     if len(counts) != 1:
         raise GrowthError(
-            "a dense layer becomes the experts of one mixture, and "
+            "a dense layer becomes the experts of exactly one mixture, and "
             + (f"stacks of {sorted(counts)} were found" if counts else "no leaf is stacked"),
             params=[path for path, _ in mixture if path not in old],
             hint=_HINT,
@@ -119,9 +119,10 @@ def _sources(
         best = [path for path, n in score.items() if n == max(score.values())]
         if len(best) != 1:
             raise GrowthError(
-                f"the mixture has no place for {source} {tuple(old.shape)}"
+                f"no leaf of the mixture fits the dense leaf {source} {tuple(old.shape)}"
                 if not best
-                else f"{source} {tuple(old.shape)} may become any of {', '.join(best)}",
+                else f"several leaves fit the dense leaf {source} {tuple(old.shape)}: "
+                f"{', '.join(best)}",
                 params=[source, *best],
                 hint=_HINT,
             )
@@ -137,5 +138,5 @@ def _no_stack(path: str, source: str, old: Any, new: Any) -> GrowthError:
         f"{path} has shape {tuple(new.shape)}, which is neither that of the dense leaf {source}, "
         f"{tuple(old.shape)}, nor a stack of it",
         params=[path, source],
-        hint="the axis of the experts comes first",
+        hint="make the axis of the experts the first one",
     )

@@ -1,6 +1,7 @@
-"""Plans that repeat one axis as it is, where the programs of the two models are too different for
-the analysis: the conditions under which they are exact stand with `Plan.of_experts` and
-`Plan.of_groups`."""
+"""Plans that repeat one axis, for models that the analysis refuses.
+
+`Plan.of_experts` and `Plan.of_groups` state the conditions under which such a plan is exact.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +18,22 @@ PyTree = Any
 def repeats(
     small_params: PyTree, big_params: PyTree, *, last: str | None = None, calibrated: bool = False
 ) -> PlanData:
-    """Each unit of the one axis that grows m times side by side, with factors 1.
+    """The plan that makes m neighbouring copies of each unit of one axis, with factors 1.
 
     Args:
       small_params, big_params: arrays or shapes.
-      last: a regular expression for the parameters whose copies may differ as long as their mean
-        stays what it was.
-      calibrated: whether gradients are only guessed to be shared evenly by the copies.
+      last: a regular expression for parameters whose copies may differ if their mean is kept.
+      calibrated: whether even gradients of the copies are a guess.
+
+    Raises:
+      GrowthError: the leaves differ, or more than one axis grows, or not to a multiple.
     """
     small, big = named_leaves(small_params), named_leaves(big_params)
     if list(small) != list(big):
         raise GrowthError(
             "the two models have different parameters",
             params=sorted(set(small) ^ set(big))[:6],
-            hint="give two models with the same parameters; to make experts of a dense layer use "
+            hint="pass two models with the same parameters; to grow a dense layer into experts use "
             "Plan.of_mixture",
         )
     sizes: set[tuple[int, int]] = set()
@@ -55,10 +58,10 @@ def repeats(
         )
     if len(sizes) != 1 or any(m % n for n, m in sizes):
         raise GrowthError(
-            "one axis grows here, from one number to one multiple of it, and these differ: "
+            "exactly one axis may grow here, to a multiple of its size, but these sizes differ: "
             + (", ".join(f"{n} → {m}" for n, m in sorted(sizes)) or "none"),
             params=[leaf.path for leaf in leaves if leaf.small != leaf.big],
-            hint="grow widths by trainkit.growth.plan, before or after",
+            hint="grow other widths by trainkit.growth.plan, before or after",
         )
     ((n, m),) = sizes
     return PlanData(tuple(leaves), (GrownAxis(n, m, "repeat", clean=False),))

@@ -1,4 +1,4 @@
-"""Plans as JSON text. Version 2 is written; version 1 is read too."""
+"""Plans as JSON text. Version 2 is written; versions 1 and 2 are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jax
 from trainkit.growth.plan.data import AxisPlan, GrownAxis, Layer, LeafPlan, PlanData
 
 VERSION = 2
-# In version 1 these were fields of a leaf, each with one entry an axis.
+# In version 1 these were fields of a leaf, with one entry for each axis.
 _OF_AXES = ("segments", "splits", "reads", "tied", "fresh", "means", "ordered")
 
 
@@ -38,11 +38,11 @@ def from_json(text: str) -> PlanData:
     try:
         data = json.loads(text)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"this is no growth plan (see Plan.to_json): {error}") from error
+        raise ValueError(f"the text is not a growth plan (see Plan.to_json): {error}") from error
     version = data.get("version") if isinstance(data, dict) else None
     grown = {1: "atoms", 2: "grown_axes"}.get(version or 0, "")
     if any(name not in data for name in ("leaves", grown, "equations")) if grown else True:
-        raise ValueError("this is no growth plan of version 1 or 2 (see Plan.to_json)")
+        raise ValueError("the text is not a growth plan of version 1 or 2 (see Plan.to_json)")
     leaves = [_tuples(leaf) for leaf in data["leaves"]]
     if version == 1:
         leaves = [_of_version_1(leaf) for leaf in leaves]
@@ -63,7 +63,7 @@ def _leaf(data: dict[str, Any]) -> LeafPlan:
 
 
 def _of_version_1(leaf: dict[str, Any]) -> dict[str, Any]:
-    """A leaf of version 1 as one of version 2."""
+    """Converts a leaf of version 1 to version 2."""
     columns = {name: leaf.pop(name, ()) for name in _OF_AXES}
     leaf["axes"] = tuple(
         None
@@ -75,7 +75,7 @@ def _of_version_1(leaf: dict[str, Any]) -> dict[str, Any]:
 
 
 def _containers(tree: Any) -> Any:
-    """A structure of dicts, lists and tuples as JSON; `None` for others."""
+    """A tree structure of dicts, lists and tuples as JSON; `None` for other containers."""
 
     def one(node: Any) -> Any:
         if isinstance(node, int):
@@ -111,7 +111,7 @@ def _tree(found: Any) -> Any:
 
 
 def _tuples(x: Any) -> Any:
-    """Lists as tuples, which is what JSON made lists of."""
+    """Converts the lists of JSON back to tuples."""
     if isinstance(x, dict):
         return {k: _tuples(v) for k, v in x.items()}
     return tuple(_tuples(v) for v in x) if isinstance(x, list) else x

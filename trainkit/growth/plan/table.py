@@ -1,4 +1,4 @@
-"""A plan as plain text."""
+"""The text table of a plan."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from trainkit.growth.axes.axis import Axis, find, show
 from trainkit.growth.axes.layouts import PADDED
-from trainkit.growth.axes.reading import source_map
+from trainkit.growth.axes.queries import source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.plan.data import AxisPlan, LeafPlan, PlanData
 
@@ -52,22 +52,22 @@ def table(plan: PlanData) -> str:
             if axis and i in numbers_in(axis.structure)
         ]
         if grown.layout in PADDED:
-            how = "new units copy none"
+            how = "new units are padding units"
             if grown.layout == "row mean":
-                how += ", and hold the mean of the old ones in " + ", ".join(_holders(plan, i))
+                how += ", with the mean of the old units in " + ", ".join(_holders(plan, i))
             if grown.visible:
-                how += "; results have them behind their old entries, which are exact"
+                how += "; in results they follow the old entries, which are exact"
         elif i not in split:
-            how = "copies stay even (no parameter reads this axis that could be split)"
+            how = "copies stay even (no parameter can be split over this axis)"
         elif grown.clean:
-            how = "read by parameters alone: uneven, noise and zero_out all possible"
+            how = "contracted with parameters alone: uneven, noise and zero_out possible"
         else:
-            how = "also read otherwise: uneven and noise possible, zero_out falls back to even"
+            how = "not only contracted: uneven and noise possible, zero_out becomes even"
         lines.append(f"axis {names[i]}: {show(node)}, {grown.layout}; {how}; {len(users)} uses: "
                      + ", ".join(users[:4]) + (" …" if len(users) > 4 else ""))  # fmt: skip
     if plan.depth is not None:
         added = sum(leaf.new for leaf in plan.leaves)
-        lines.append(f"new layers by {plan.depth!r}: {added} leaves, and rows marked * of stacks")
+        lines.append(f"new layers by {plan.depth!r}: {added} leaves, and stack rows marked *")
     lines.append(
         f"{len(plan.leaves)} leaves, {before:,} → {after:,} bytes; proved over {plan.equations} "
         "equations"

@@ -1,4 +1,4 @@
-"""The trees that a plan which adds layers goes between."""
+"""Tree structures of the two models, for plans that add layers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,20 @@ PyTree = Any
 
 
 def big_tree(plan: PlanData) -> Any:
-    """The structure of the big model's parameters; `None` where it is the small one's."""
+    """The structure of the big model's parameters; `None` if it is that of the small model."""
     return None if plan.depth is None else _trees(plan)[1]
 
 
 def small_tree(plan: PlanData, values: Mapping[str, Any]) -> PyTree:
-    """The small model's tree, of a plan that adds layers, from the values of its leaves by name."""
+    """The small model's tree, for a plan that adds layers.
+
+    Args:
+      plan: the plan.
+      values: path in the small model -> value of the leaf.
+
+    Raises:
+      GrowthError: the plan was read from JSON and does not know the tree structures.
+    """
     tree = _trees(plan)[0]
     places = jax.tree.unflatten(tree, range(tree.num_leaves))
     return jax.tree_util.tree_map_with_path(lambda at, _: values[path_name(at)], places)
@@ -29,8 +37,8 @@ def small_tree(plan: PlanData, values: Mapping[str, Any]) -> PyTree:
 def _trees(plan: PlanData) -> tuple[Any, Any]:
     if plan.trees is None:
         raise GrowthError(
-            "this plan was read from JSON, adds layers, and the parameters hold other containers "
-            "than dicts, lists and tuples",
-            hint="pass like=, the big model's parameters or their shapes, or make the plan anew",
+            "this plan was read from JSON and adds layers, and the parameters have containers "
+            "other than dicts, lists and tuples",
+            hint="pass like=, the big model's parameters or their shapes, or make a new plan",
         )
     return plan.trees

@@ -1,4 +1,4 @@
-"""What users give to growth, looked at before anything is traced, compiled or allocated."""
+"""Checks of arguments, made before anything is traced, compiled or allocated."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ Shape = tuple[int, ...]
 
 
 def check_tx(tx: Any) -> None:
-    """Refuses what is no gradient transformation."""
+    """Raises a `GrowthError` if `tx` is not a gradient transformation."""
     if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
         raise GrowthError(
             f"tx is a {type(tx).__name__}, not a gradient transformation with init and update",
-            hint="pass the transformation that the state came from, as optax.adamw(1e-3)",
+            hint="pass the transformation of the state, for example optax.adamw(1e-3)",
         )
 
 
 def check_key(key: Any) -> None:
-    """Refuses what is no random key."""
+    """Raises a `ValueError` if `key` is neither `None` nor a random key."""
     if key is not None and not isinstance(key, jax.Array | np.ndarray):
         seed = key if isinstance(key, int) else 0
-        raise ValueError(f"key={key!r} is no random key: give key=jax.random.key({seed})")
+        raise ValueError(f"key={key!r} is not a random key: pass key=jax.random.key({seed})")
 
 
 def check_arrays(tree: PyTree, what: str) -> None:
-    """Refuses leaves that are no arrays, and shapes where values are needed."""
+    """Raises a `GrowthError` if a leaf is not an array (a `ShapeDtypeStruct` is not one)."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if isinstance(leaf, jax.ShapeDtypeStruct) or not hasattr(leaf, "shape"):
             name = path_name(path)
             raise GrowthError(
                 f"{what}: {name} is a {type(leaf).__name__}, not an array",
                 params=[name],
-                hint="pass arrays (for shapes alone: jax.eval_shape of this call)",
+                hint="pass arrays (for shapes alone, use jax.eval_shape of this call)",
             )
 
 
 def check_params(plan: PlanData, params: PyTree) -> None:
-    """Refuses parameters that are not those of the plan."""
+    """Raises a `GrowthError` if leaves, shapes or dtypes are not those of the plan."""
     found = named_leaves(params)
     planned = plan.old
     missing = [p for p in planned if p not in found]
@@ -78,13 +78,13 @@ def check_params(plan: PlanData, params: PyTree) -> None:
 
 
 def check_shapes(tree: PyTree, shapes: Mapping[str, Shape], what: str, hint: str) -> None:
-    """Refuses a tree whose leaves are not named and shaped like these."""
+    """Raises a `GrowthError` if leaf names and shapes of a tree are not `shapes`."""
     found = {name: tuple(getattr(x, "shape", ())) for name, x in named_leaves(tree).items()}
     for name in [*shapes, *found]:
         if found.get(name) != shapes.get(name):
             raise GrowthError(
-                f"{what}: {name} is {found.get(name, 'missing')}, and "
-                f"{shapes.get(name, 'not there at all')} is expected",
+                f"{what}: {name} has shape {found.get(name, 'none (missing)')}, expected "
+                f"{shapes.get(name, 'no such leaf')}",
                 params=[name],
                 hint=hint,
             )
@@ -93,10 +93,10 @@ def check_shapes(tree: PyTree, shapes: Mapping[str, Shape], what: str, hint: str
 def patterns_of(
     reset: bool | str | Sequence[str], leaves: Collection[str]
 ) -> list[re.Pattern[str]]:
-    """The patterns of leaf names whose moments are to be forgotten.
+    """The regular expressions for names of leaves whose moments are reset.
 
     Raises:
-      ValueError: one is no regular expression, or is found in no leaf.
+      ValueError: a text is not a regular expression, or matches no leaf.
     """
     texts = [reset] if isinstance(reset, str) else [] if isinstance(reset, bool) else list(reset)
     found = []
@@ -104,8 +104,8 @@ def patterns_of(
         try:
             found.append(re.compile(text))
         except (re.error, TypeError) as error:
-            raise ValueError(f"reset={text!r} is no regular expression: {error}") from error
+            raise ValueError(f"reset={text!r} is not a regular expression: {error}") from error
         if not any(found[-1].search(leaf) for leaf in leaves):
             some = ", ".join(list(leaves)[:6])
-            raise ValueError(f"reset={text!r} is found in no leaf of the parameters: {some}")
+            raise ValueError(f"reset={text!r} matches no leaf of the parameters: {some}")
     return found

@@ -1,4 +1,9 @@
-"""What each primitive does to axes, scales and splits: one file a family."""
+"""Rules: what each primitive does to axes, scales and shares. One file a family of primitives.
+
+Input: one equation of both programs (`EquationPair`). A `Rule` has two functions: `axes` unifies
+the axes of the operands and creates the results, and `scales` propagates scales, shares and padding
+from operands to results. A primitive without a rule gets `UNKNOWN`. Read `elementwise` first.
+"""
 
 from trainkit.growth.analysis.joint_program import Rule
 from trainkit.growth.rules import (
@@ -7,22 +12,22 @@ from trainkit.growth.rules import (
     elementwise,
     indexing,
     matrices,
-    pieces,
     reductions,
     shapes,
+    slices,
 )
-from trainkit.growth.rules.top_k import indices
+from trainkit.growth.rules.top_k import gather_scatter
 
 RULES: dict[str, Rule] = {
     **elementwise.RULES,
     **contractions.RULES,
     **reductions.RULES,
     **shapes.RULES,
-    **pieces.RULES,
+    **slices.RULES,
     **indexing.RULES,
     **matrices.RULES,
     **control.RULES,
-    **indices.RULES,
+    **gather_scatter.RULES,
 }
 UNKNOWN = control.UNKNOWN
 

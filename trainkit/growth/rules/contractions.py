@@ -56,13 +56,15 @@ def conv_axes(pair: EquationPair) -> None:
     groups_small, groups_big = pair.both("feature_group_count")
     if pair.both("batch_group_count") != (1, 1):
         for v in (x, kernel):
-            pair.refuse_growth(v, range(len(v.axes)), "a convolution with batch groups", None)
+            pair.refuse_growth(
+                v, range(len(v.axes)), "a convolution with batch groups cannot grow", None
+            )
         pair.check_same_params()
         pair.new_out(0)
         return
     pair.refuse_growth(
-        x, lhs[2:], "a convolution's window runs over an axis that grows",
-        "grow the channels, not the places",
+        x, lhs[2:], "the window of a convolution runs over an axis that grows",
+        "grow the channels, not the spatial axes",
     )  # fmt: skip
     _kernel_axes(pair, kernel, rhs[2:])
     groups = Axis(groups_small, groups_big)
@@ -75,7 +77,7 @@ def conv_axes(pair: EquationPair) -> None:
         o_small, o_big = find(outer).small, find(outer).big
         each = Axis(o_small // groups_small, o_big // groups_big)
         if each.big < each.small:
-            pair.fail("a convolution has fewer channels a group in the big model", axes=(outer,),
+            pair.fail("a group of a convolution has fewer channels in the big model", axes=(outer,),
                        hint="grow the number of groups together with the channels")  # fmt: skip
         if groups.big < groups.small:
             pair.fail("a convolution has fewer groups in the big model", axes=(outer,))
@@ -90,7 +92,7 @@ def conv_axes(pair: EquationPair) -> None:
 
 
 def _kernel_axes(pair: EquationPair, kernel: Value, window: tuple[int, ...]) -> None:
-    """A kernel k → k + 2p is the old one with p zero taps on either side."""
+    """A kernel k → k + 2p is the old one with p zero taps on each side."""
     if all(find(kernel.axes[d]).fixed for d in window):
         pair.check_same_params("feature_group_count", "batch_group_count", "preferred_element_type")
         return
@@ -104,13 +106,12 @@ def _kernel_axes(pair: EquationPair, kernel: Value, window: tuple[int, ...]) -> 
         each = more // 2 * pair.params["rhs_dilation"][i]
         if more % 2 or (low_big - low, high_big - high) != (each, each):
             pair.fail(
-                f"a kernel of {axis.small} becomes one of {axis.big} with the padding "
-                f"{(low, high)} → {(low_big, high_big)}: zero taps around the old ones would look "
-                "at other places",
+                f"a kernel grows from {axis.small} to {axis.big} taps with padding {(low, high)} → "
+                f"{(low_big, high_big)}: the old taps would move to other positions",
                 axes=(axis,),
-                hint="grow a kernel k to k + 2p with SAME padding at stride 1 (at stride 2 the "
-                "padding of SAME depends on the size: from 3 to 5 it works, from 1 to 3 on even "
-                "sizes not), or pad both convolutions explicitly by p more on either side",
+                hint="grow a kernel k to k + 2p with SAME padding at stride 1, or use explicit "
+                "padding, p larger on each side in the big model (at stride 2, SAME padding "
+                "depends on the size: 3 to 5 works, 1 to 3 on even sizes does not)",
             )
         if not axis.fixed:
             pair.analysis.force(axis, "centre", pair)
@@ -168,22 +169,24 @@ def sum_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def ragged_axes(pair: EquationPair) -> None:
-    """Rows in groups, a matrix a group: a contraction whose rows do not grow."""
+    """`ragged_dot_general`: rows in groups, one matrix per group. The rows must not grow."""
     pair.check_same_params("preferred_element_type")
     numbers = pair.params["ragged_dot_dimension_numbers"]
     (contract_a, contract_b), (batch_a, batch_b) = numbers.dot_dimension_numbers
     a, b, sizes = pair.ins
     rows, groups = list(numbers.lhs_ragged_dimensions), list(numbers.rhs_group_dimensions)
-    hint = "keep the axis that is split into groups (rows, experts) as it is"
+    hint = "do not grow the axis that is divided into groups (rows, experts)"
     if len(groups) != 1 or set(rows) & {*contract_a, *batch_a}:
         for v in pair.ins:
-            pair.refuse_growth(v, range(len(v.axes)), "a ragged contraction of this kind", hint)
+            pair.refuse_growth(
+                v, range(len(v.axes)), "a ragged contraction of this kind cannot grow", hint
+            )
         pair.notes["plain"] = True
         pair.new_out(0)
         return
-    pair.refuse_growth(a, rows, "rows in groups", hint)
-    pair.refuse_growth(b, groups, "a matrix a group", hint)
-    pair.refuse_growth(sizes, range(len(sizes.axes)), "sizes of groups", hint)
+    pair.refuse_growth(a, rows, "the rows of a ragged contraction grow", hint)
+    pair.refuse_growth(b, groups, "the groups of a ragged contraction grow", hint)
+    pair.refuse_growth(sizes, range(len(sizes.axes)), "the group sizes grow", hint)
     for i, j in [*zip(contract_a, contract_b, strict=True), *zip(batch_a, batch_b, strict=True)]:
         pair.unify(a.axes[i], b.axes[j])
     free_a = [d for d in range(len(a.axes)) if d not in (*contract_a, *batch_a)]

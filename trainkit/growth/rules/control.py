@@ -1,4 +1,4 @@
-"""Loops and branches: their bodies are joined too, and carries are linked."""
+"""Loops and branches: bodies are joined too, and carries have the axes of their initial values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainkit.growth.axes.axis import Axis
 
 
 def _inside(v: Value, axes: Sequence[Axis] | None = None, cut: bool = False) -> Value:
-    """A value of a body that has the operand's axes (without the first, if `cut`)."""
+    """A value of a body with the axes of the operand (without the first, if `cut`)."""
     small, big = (v.small[1:], v.big[1:]) if cut else (v.small, v.big)
     axes = list(v.axes[1:] if cut else v.axes) if axes is None else list(axes)
     return Value(small, big, v.dtype, axes)
@@ -34,7 +34,7 @@ def scan_axes(pair: EquationPair) -> None:
     if pair.params["length"] != pair.big.params["length"]:
         pair.fail(
             f"a scan runs {pair.params['length']} and {pair.big.params['length']} times",
-            hint="grow depth by plan.deepen, width and depth one after the other",
+            hint="stack the parameters of the layers along the axis that the scan runs over",
         )
     inside = [_inside(v) for v in init] + [_inside(v, cut=True) for v in xs]
     body = pair.analysis.body(*pair.both("jaxpr"), [*fixed, *inside])
@@ -50,21 +50,21 @@ def scan_axes(pair: EquationPair) -> None:
 
 
 def _link(scales: ScalePropagation, pair: EquationPair, a: Value, b: Value) -> None:
-    """Requires two values with the same axes to have one scale and one split."""
+    """Requires two values with the same axes to have equal scales and shares."""
     scales.agree(pair, [scales.read(a), scales.read(b)], _inside(a))
 
 
 def _close(
     scales: ScalePropagation, pair: EquationPair, inner: Value, out: Value, result: Value
 ) -> None:
-    """What a round gives is what the next one takes."""
+    """Requires the carry after an iteration to have the facts of the carry before it."""
     _link(scales, pair, inner, scales.read(out))
     kept = [(out.zeros, inner.zeros), (out.means, inner.means)]
     if not scales.is_zero(out) and not all(keys.keys() <= found.keys() for found, keys in kept):
         pair.fail(
-            "new units that hold nothing at first would be filled by the loop",
+            "padding units of a carry would not keep their value in the loop",
             axes=[a for a in inner.axes if not a.fixed],
-            hint="grow this axis to a multiple, whose copies need no such units, or another axis",
+            hint="grow this axis to a multiple, which needs no padding units, or grow another axis",
         )
     if not scales.is_zero(out):
         for found, key in [(f, k) for f, keys in kept for k in keys]:
@@ -74,7 +74,7 @@ def _close(
 
 
 def _enter(scales: ScalePropagation, pair: EquationPair, v: Value, inner: Value) -> None:
-    """A carry holds in its new units in every round what it holds in the first."""
+    """Assumes that padding units of a carry hold in every iteration what they hold initially."""
     inner.means = {}
     if scales.is_zero(v):
         inner.zeros = dict.fromkeys(scales.padding(inner), ALWAYS)
@@ -170,23 +170,22 @@ def cond_scales(scales: ScalePropagation, pair: EquationPair) -> None:
         scales.agree(pair, [scales.read(body.outs[i]) for body in pair.bodies], out)
 
 
-_HINT = "keep this axis as it is, or write the operation with primitives that have a rule"
+_HINT = "do not grow this axis, or write the operation with primitives that have a rule"
 
 
 def unknown_axes(pair: EquationPair) -> None:
-    """A primitive without a rule is fine where nothing grows."""
+    """A primitive without a rule is accepted if no axis grows."""
     for v in pair.ins:
         pair.refuse_growth(
             v, range(len(v.axes)),
-            f"there is no growth rule for the primitive `{pair.name}`, and an axis of its operand "
-            "grows",
+            f"the primitive `{pair.name}` has no growth rule, and an axis of its operand grows",
             _HINT,
         )  # fmt: skip
     random = any(word in pair.name for word in ("random", "threefry", "rng"))
     for a, b in zip(pair.small.outs, pair.big.outs, strict=True):
         if a.aval.shape != b.aval.shape:
             pair.fail(
-                f"the result of `{pair.name}` grows, and there is no growth rule for it",
+                f"the result of `{pair.name}` grows, and this primitive has no growth rule",
                 hint="plan with dropout and other noise off (deterministic mode)"
                 if random
                 else _HINT,
@@ -194,7 +193,7 @@ def unknown_axes(pair: EquationPair) -> None:
     pair.check_same_params()
     for key in pair.params:
         if "jaxpr" in key and len({str(jaxpr) for jaxpr in pair.both(key)}) > 1:
-            pair.fail(f"the bodies of `{pair.name}` are different")
+            pair.fail(f"the bodies of `{pair.name}` differ")
     for i in range(len(pair.small.outs)):
         pair.new_out(i)
 

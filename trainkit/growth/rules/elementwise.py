@@ -1,4 +1,4 @@
-"""Element by element: every operand has the result's axes, a size of one, or no axes at all."""
+"""Element-wise primitives. Operands are scalars, or have the axes of the result or size 1."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def axes(pair: EquationPair, *ignored: str) -> None:
 
 
 def nonlinear(scales: ScalePropagation, pair: EquationPair) -> None:
-    """f(c·x) has no scale to give: operands must be plain copies, and so is the result."""
+    """A non-linear function: operands must be plain copies, and so is the result."""
     for v in pair.ins:
         scales.pin(pair, v)
     _in_domain(scales, pair, traits(pair).finite)
@@ -56,13 +56,17 @@ def nonlinear(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def _in_domain(scales: ScalePropagation, pair: EquationPair, finite: Finite | None) -> None:
-    """New units hold numbers that the function takes. What they hold is read with 0, and 0 times
-    what is no number is none."""
+    """Refuses padding units for which the function may not be finite.
+
+    Results in padding units are multiplied by 0 later, and 0 · NaN is NaN.
+    """
     for x in pair.ins:
         known = finite == "not negative" and x.const is None and scales.padding(x)
         if finite == "all" or (known and scales.signs.of(x) >= NOT_NEGATIVE):
             continue
         for d, uid in scales.padding(x):
+            if uid in scales.separate:
+                continue
             zero = scales.read(x).zeros.get((d, uid))
             if finite is None or zero is None:
                 scales.refuse_padding(pair, x, [d])
@@ -71,7 +75,7 @@ def _in_domain(scales: ScalePropagation, pair: EquationPair, finite: Finite | No
 
 
 def linear(scales: ScalePropagation, pair: EquationPair) -> None:
-    """f(c·x) = c·f(x), element by element and additive."""
+    """A linear function of one operand: f(c·x) = c·f(x)."""
     scales.elementwise(pair, pair.ins, pair.outs[0], [1.0])
     pair.outs[0].origin = pair.ins[0].origin
     pair.outs[0].means = of_product(scales.constants, pair.ins, pair.outs[0], scales.rows)
@@ -120,7 +124,7 @@ def add(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def guards(v: Value) -> bool:
-    """Whether a term only keeps a denominator from being 0, and is lost beside any other number."""
+    """Whether a term is a tiny constant (at most 1e-20), which only prevents a division by 0."""
     if v.const is None or not np.issubdtype(v.dtype, np.floating):
         return False
     numbers = [c.uniform for c in v.const]
@@ -128,7 +132,7 @@ def guards(v: Value) -> bool:
 
 
 def largest(scales: ScalePropagation, pair: EquationPair) -> None:
-    """max, min: homogeneous in their operands together, but not linear."""
+    """max, min: homogeneous in all operands together, but not linear."""
     for v in pair.ins:
         scales.pin_exponents(v)
     scales.agree(pair, pair.ins, pair.outs[0])
@@ -154,7 +158,7 @@ def integer_power(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def power(scales: ScalePropagation, pair: EquationPair) -> None:
-    """x**y is homogeneous where y is one constant."""
+    """x**y is homogeneous in x if y is one constant."""
     base, exponent = pair.ins
     const = exponent.const
     if const is not None and const[0].uniform is not None and const[1].uniform is not None:
@@ -185,7 +189,7 @@ def complex_pair(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def _shifted(scales: ScalePropagation, pair: EquationPair) -> bool:
-    """A parameter that is only used as w + 1 grows as w′ = c·(w + 1) − 1, so that it can scale."""
+    """A parameter that is only used as w + s grows as w′ = c·(w + s) − s, so that it can scale."""
     if pair.name != "add":
         return False
     for param in pair.ins:

@@ -1,4 +1,4 @@
-"""Elements chosen by an index that is computed: gather, scatter, dynamic slices."""
+"""Indexing by computed indices: gather, scatter, dynamic slices."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import ZERO, constant, plus
 
-_HINT = "keep the axis that is indexed as it is (a vocabulary or table of positions is not a width)"
+_HINT = "do not grow the indexed axis (a vocabulary or a table of positions is not a width)"
 
 
 def _whole(pair: EquationPair, v: Value, sizes: tuple, d: int) -> bool:
-    """Whether the slice takes all of dimension d; an axis taken in part must not grow."""
+    """Whether a slice takes all of dimension d; refuses if it takes part of a growing axis."""
     small, big = sizes
     if (small[d], big[d]) == (v.small[d], v.big[d]):
         return True
@@ -30,7 +30,7 @@ def _whole(pair: EquationPair, v: Value, sizes: tuple, d: int) -> bool:
 
 
 def gather_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
-    """`chosen`: dimensions that the index picks from with all copies; see `picks`."""
+    """`chosen`: dimensions that are indexed by a `Pick`; see `top_k.gather_scatter`."""
     pair.check_same_params("slice_sizes")
     x, index = pair.ins
     n = pair.params["dimension_numbers"]
@@ -46,13 +46,13 @@ def gather_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
         pair.unify(x.axes[d], index.axes[i])
     if table and pair.params["mode"] == GatherScatterMode.CLIP:
         pair.fail(
-            "indices beyond a table are clipped to its last row, which is another one where the "
-            "table grows",
+            "out-of-bounds indices are clipped to the last row of a table, which is another row "
+            "if the table grows",
             axes=[x.axes[d] for d in table],
-            hint="use the default mode, if indices are within the table, or clip them to the "
-            "small table's size in both models",
+            hint="use the default mode if indices are in bounds, or clip them to the size of the "
+            "small table in both models",
         )
-    for d in table:  # a vocabulary or a table of positions: old places stay where they are
+    for d in table:  # a vocabulary or a table of positions: old rows keep their index
         pair.analysis.force(x.axes[d], "append", pair)
     windows = [
         d for d in range(len(x.axes)) if d not in n.collapsed_slice_dims and d not in batch_x
@@ -81,7 +81,7 @@ def gather_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     if index.choice is None:
         scales.pin(pair, index)
         if pair.params["mode"] != GatherScatterMode.CLIP:
-            scales.refuse_padding(pair, index)  # what lies beyond the table is no number
+            scales.refuse_padding(pair, index)  # an out-of-bounds row is NaN
     n, out = pair.params["dimension_numbers"], pair.outs[0]
     scales.read(x)
     for d in range(len(x.axes)):
@@ -99,7 +99,7 @@ def gather_scales(scales: ScalePropagation, pair: EquationPair) -> None:
             zeros = np.zeros(out.small[o], np.int64), np.zeros(out.big[o], np.int64)
             groups.append(Group((), (o,), *zeros))
     move(scales, pair, out, [(x, groups)])
-    # Along an axis of the index every unit is another one's row.
+    # Along an axis of the index, every unit is a row of the table.
     kept = [o for o, (kind, _) in enumerate(pair.notes["layout"]) if kind == "x"]
     out.means = {key: means for key, means in out.means.items() if key[0] in kept}
 
@@ -110,7 +110,7 @@ _SUMS = ("scatter-add", "scatter-sub")
 
 def scatter_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
     if len({str(jaxpr) for jaxpr in pair.both("update_jaxpr")}) > 1:
-        pair.fail("the two programs apply different functions to what is there")
+        pair.fail("the update functions of the two scatters differ")
     pair.check_same_params()
     x, index, updates = pair.ins
     n = pair.params["dimension_numbers"]
@@ -118,7 +118,7 @@ def scatter_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
     for d, i in batch.items():
         pair.unify(x.axes[d], index.axes[i])
     for d in set(n.inserted_window_dims) - set(chosen):
-        pair.refuse_growth(x, [d], "a scatter picks places along an axis that grows", _HINT)
+        pair.refuse_growth(x, [d], "a scatter indexes into an axis that grows", _HINT)
     windows = iter(
         d for d in range(len(x.axes)) if d not in n.inserted_window_dims and d not in batch
     )
@@ -132,7 +132,9 @@ def scatter_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
                 pair.unify(updates.axes[o], x.axes[d])
             else:
                 pair.refuse_growth(x, [d], "a scatter writes part of an axis that grows", _HINT)
-                pair.refuse_growth(updates, [o], "a scatter writes part of an axis", _HINT)
+                pair.refuse_growth(
+                    updates, [o], "a scatter writes part of an axis, and its updates grow", _HINT
+                )
         else:
             i = next(places)
             layout.append(("index", i))
@@ -147,10 +149,12 @@ def scatter_scales(
     chosen: int | None = None,
     also: Callable[[Value], None] = lambda spread: None,
 ) -> None:
-    """All that may meet in one place must agree: one scale, one split.
+    """Requires operand and updates to have equal scales and shares, because they may be combined.
 
-    `chosen`: the dimension of the updates whose copies go to copies of one place; `also` adds to
-    what they bring, spread over the operand's axes. See `picks`.
+    Args:
+      chosen: the dimension of the updates that is indexed by a `Pick`.
+      also: called with the updates, spread over the axes of the operand. See
+        `top_k.gather_scatter`.
     """
     x, index, updates = pair.ins
     out = pair.outs[0]
@@ -160,7 +164,7 @@ def scatter_scales(
     scales.read(x)
     scales.read(updates)
     if pair.name == "scatter" and pair.params["update_jaxpr"] is not None:
-        scales.pin(pair, x)  # a function of what is there, of which nothing is known
+        scales.pin(pair, x)  # an unknown function of the old element
         scales.refuse_padding(pair, x)
         return scales.plain(out)
     kept = {}  # dimension of x -> dimension of updates that runs through all of it
@@ -202,12 +206,12 @@ def scatter_scales(
 def _meet(
     scales: ScalePropagation, pair: EquationPair, updates: Value, o: int, spread: Value
 ) -> None:
-    """Copies of updates that are all written to one place: added, they count."""
+    """Handles a dimension of updates whose copies are all written to one element."""
     if pair.name not in _SUMS:
         scales.refuse_padding(pair, updates, [o])
-        scales.watch(updates, [o])
+        scales.mark_order_sensitive(updates, [o])
         if pair.name == "scatter-mul":
-            pair.refuse_growth(updates, [o], "a place is multiplied by every copy", _HINT)
+            pair.refuse_growth(updates, [o], "an element is multiplied by every copy", _HINT)
         for (d, _, _), expr in updates.exponents.items():
             if d == o and expr:
                 scales.splits.require_zero(expr)
@@ -220,7 +224,7 @@ def _meet(
     cells = scales.labels(updates.axes[o])[1]
     copies = {scales.log_copies(cell) for cell in cells}
     if len(copies) > 1:
-        pair.fail("segments with different numbers of copies are added into one place",
+        pair.fail("segments with different numbers of copies are added to one element",
                    axes=[updates.axes[o]])  # fmt: skip
     for block in np.ndindex(spread.scale.shape):
         if spread.scale[block] is not None:
@@ -248,7 +252,7 @@ def dynamic_slice_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x, *starts = pair.ins
     out = pair.outs[0]
     for v in starts:
-        # A start along an axis taken whole is clamped to 0 whatever it is.
+        # The start along an axis that is taken whole is always clamped to 0.
         scales.read(v)
     for d, v in enumerate(starts):
         if find(x.axes[d]) is not find(out.axes[d]):

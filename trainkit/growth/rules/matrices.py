@@ -1,4 +1,4 @@
-"""Factorisations and solutions of systems of one size, many at a time."""
+"""Batched matrix factorisations and linear systems, whose matrices must not grow."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from trainkit.growth.analysis.scales.index_maps import ANY, Group, move
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.axes.axis import Axis
 
-_HINT = "keep the sizes of the matrix as they are (copies make it singular), and grow how many "
-_HINT += "there are, or another axis"
+_HINT = "do not grow the matrix (copies make it singular); grow a batch axis, or another axis"
 
 
 def factored_axes(last: int, pair: EquationPair) -> None:
-    """The last dimensions are a matrix, or a vector, that must not grow; the others are many."""
+    """The last dimensions are a matrix or vector that must not grow. The others are batch axes."""
     pair.check_same_params()
     lead = len(pair.ins[0].axes) - last
     for v in pair.ins:

@@ -1,4 +1,4 @@
-"""Reductions that are not sums, windows, and what runs or orders along an axis."""
+"""Reductions other than sums, window reductions, cumulative operations, sort, FFT."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def reduce_axes(pair: EquationPair) -> None:
 
 
 def extreme_scales(scales: ScalePropagation, pair: EquationPair) -> None:
-    """Copies do not change a maximum; all that is reduced must have one scale."""
+    """A maximum does not change with copies. All reduced elements must have one scale."""
     x, gone = pair.ins[0], pair.params["axes"]
     scales.pin_exponents(x)
     for d in gone:
         scales.uniform(pair, x, d)
-    scales.watch(x, gone)
+    scales.mark_order_sensitive(x, gone)
     scales.refuse_padding(pair, x, gone)
     _drop(scales, x, pair.outs[0], gone)
 
@@ -41,8 +41,8 @@ def _drop(scales: ScalePropagation, x: Value, out: Value, gone) -> None:
 def arg_axes(pair: EquationPair) -> None:
     pair.refuse_growth(
         pair.ins[0], pair.params["axes"],
-        f"`{pair.name}` gives positions along an axis that grows, which change",
-        "keep this axis as it is",
+        f"`{pair.name}` returns indices into an axis that grows, which change",
+        "do not grow this axis",
     )  # fmt: skip
     reduce_axes(pair)
 
@@ -57,15 +57,15 @@ def arg_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 def product_axes(pair: EquationPair) -> None:
     pair.refuse_growth(
         pair.ins[0], pair.params["axes"],
-        f"`{pair.name}` over an axis that grows takes every factor several times",
-        "keep this axis as it is",
+        f"`{pair.name}` over an axis that grows uses every element several times",
+        "do not grow this axis",
     )  # fmt: skip
     reduce_axes(pair)
 
 
 def logical_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     scales.read(pair.ins[0])
-    scales.watch(pair.ins[0], pair.params["axes"])
+    scales.mark_order_sensitive(pair.ins[0], pair.params["axes"])
     scales.refuse_padding(pair, pair.ins[0], pair.params["axes"])
     scales.pin(pair, pair.ins[0])
     scales.plain(pair.outs[0])
@@ -79,13 +79,13 @@ def _along(pair: EquationPair) -> list[int]:
 
 
 def along_axes(pair: EquationPair) -> None:
-    """cumsum and its like, sort, rev: refused along an axis that grows."""
+    """Cumulative operations, sort, rev: refused along an axis that grows."""
     pair.check_same_params()
     dims = _along(pair)
     for v in pair.ins:
         pair.refuse_growth(
-            v, dims, f"`{pair.name}` runs along an axis that grows, whose copies it would mix",
-            "keep this axis as it is, or grow another axis of the model",
+            v, dims, f"`{pair.name}` runs along an axis that grows, and would mix its copies",
+            "do not grow this axis",
         )  # fmt: skip
     first = pair.ins[0]
     for v in pair.ins[1:]:
@@ -104,7 +104,7 @@ def cumulative_linear_scales(scales: ScalePropagation, pair: EquationPair) -> No
 
 
 def cumulative_scales(scales: ScalePropagation, pair: EquationPair) -> None:
-    """Homogeneous, not linear."""
+    """Homogeneous, but not linear."""
     for v in pair.ins:
         scales.pin_exponents(v)
     cumulative_linear_scales(scales, pair)
@@ -134,7 +134,7 @@ def window_axes(pair: EquationPair) -> None:
         pair.refuse_growth(
             v, [d for d in dims if d < len(v.axes)],
             f"the windows of `{pair.name}` run over an axis that grows",
-            "pool over places, not over channels that grow",
+            "pool over spatial axes, not over channels that grow",
         )  # fmt: skip
     pair.check_same_params("computation")
     small, big = pair.small.outs[0].aval.shape, pair.big.outs[0].aval.shape
@@ -171,7 +171,7 @@ def fft_axes(pair: EquationPair) -> None:
     dims = list(range(len(x.axes)))[-len(pair.params["fft_lengths"]) :]
     pair.refuse_growth(
         x, dims, "a Fourier transform runs along an axis that grows",
-        "transform along time or place, not along an axis that grows",
+        "transform along time or space, not along an axis that grows",
     )  # fmt: skip
     pair.check_same_params()
     pair.notes["dims"] = dims

@@ -1,4 +1,4 @@
-"""The same elements in another shape: reshape, transpose, broadcast, squeeze."""
+"""Changes of shape: reshape, transpose, broadcast, squeeze."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def reshape_axes(pair: EquationPair) -> None:
                 b = [b[0] * out.small[j], b[1] * out.big[j]]
                 j += 1
             else:
-                pair.fail("a reshape does not split the same way in the two programs")
+                pair.fail("a reshape splits axes differently in the two programs")
         pair.unify(product(old[gi:i]), product(out.axes[gj:j]))
         groups.append(Group(order[gi:i], tuple(range(gj, j))))
     pair.notes["groups"] = groups
@@ -52,7 +52,7 @@ def _check_factors(pair: EquationPair, x: Value) -> None:
                      if tuple(sizes) not in made]  # fmt: skip
             pair.fail(
                 f"an axis is split into {list(small)} and {list(big)}: a factor shrinks from {n} "
-                f"to {m}, so that what is one unit of the small model is none of the big one",
+                f"to {m}, so that a unit of the small model has no unit in the big one",
                 axes=split,
                 hint="grow all factors of a split axis: query and key heads together, heads or "
                 "head_dim (key heads alone: how='groups')",
@@ -93,7 +93,7 @@ def broadcast_axes(pair: EquationPair) -> None:
         if all(same):
             made[o] = x.axes[d]
         elif x.small[d] != 1 or x.big[d] != 1:
-            pair.fail("an axis is broadcast in one program only", axes=(x.axes[d],))
+            pair.fail("an axis is broadcast in only one of the programs", axes=(x.axes[d],))
     pair.new_out(0, made)
 
 

@@ -1,7 +1,7 @@
-"""What else a plan and a map tell.
+"""Views: other uses of a plan or a map.
 
-In: `PlanData` or `MapData`, and arrays. `mup`: multipliers of learning rates; `prune` (with
-`scores`): which units stay in a smaller model; `activations`: what units do on a batch; `certify`:
-what a growth did, measured (`measures`, `outputs`, `warnings`), as a `certificate`.
+Input: `PlanData` or `MapData`, and arrays. `mup` computes the multipliers of the maximal-update
+parametrisation. `prune` (with `scores`) chooses the units of a smaller model. `activations`
+measures units on a batch. `certify` measures what a growth changed and returns a `certificate`.
 Read `certificate` first.
 """

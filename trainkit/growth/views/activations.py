@@ -1,4 +1,4 @@
-"""Activations along the axes of a plan: what the units of a model do on a batch."""
+"""Activations along the axes of a plan: the mean square of each unit on a batch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from trainkit.growth.analysis.joint_program import Analysis
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.reading import coordinate, grown_leaves, leaves
-from trainkit.growth.errors import GrowthError, settled
+from trainkit.growth.axes.queries import coordinate, grown_leaves, leaves
+from trainkit.growth.errors import GrowthError, unwrap
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.dataflow import dependent
 from trainkit.growth.ir.primitives import NONE, summed, traits
@@ -29,20 +29,21 @@ PyTree = Any
 def activations(
     plan: PlanData, small_fn: Callable, big_fn: Callable, params: PyTree, *inputs: PyTree
 ) -> dict[int, np.ndarray]:
-    """The mean square of each unit of each axis, over all that is read along that axis.
+    """The mean square of each unit of each axis, over all activations contracted over that axis.
 
     Args:
       plan: from `plan(small_fn, big_fn, …)`.
-      small_fn, big_fn: the functions that it was made from.
+      small_fn, big_fn: the functions of that plan.
       params: the big model's parameters.
-      *inputs: a batch, of the shapes that the plan was made for.
+      *inputs: a batch, with the shapes of the plan.
 
     Returns:
-      Number of the axis -> float64[big]. Where several values are read along one axis each counts
-      relative to its own mean.
+      Number of the axis -> float64[big]. If several activations are contracted over one axis, each
+      is divided by its own mean.
 
     Raises:
-      GrowthError: an axis along which nothing is read in the open (inside a loop, say).
+      GrowthError: no activation is contracted over an axis (except in a loop, which is not
+        entered).
     """
     sizes = {leaf.path: tuple(leaf.big) for leaf in plan.leaves}
     check_shapes(params, sizes, "params", "activations are those of the big model")
@@ -63,7 +64,7 @@ def activations(
         analysis.params.append((path, values[-1]))
     values += [Value(x.shape, x.shape, x.dtype) for x in jax.tree.leaves(args)]
     small, big = (analysis.folder.flatten(p) for p in programs)
-    pairs, _ = settled(analysis.walk(small, big, values))
+    pairs, _ = unwrap(analysis.join(small, big, values))
     number = _numbers(plan, values)
     wanted: list[tuple[int, int, int, Axis]] = []  # equation, operand, dimension, leaf
     equations = [pair.big for pair in pairs]
@@ -102,7 +103,7 @@ def _check_all(plan: PlanData, found: Mapping[int, Any]) -> None:
     for n, grown in enumerate(plan.grown_axes):
         if n not in found:
             raise GrowthError(
-                "no activation is read along this axis outside a loop",
+                "no activation is contracted over this axis outside a loop",
                 axis=f"{grown.small} → {grown.big}",
                 hint="use score='gradient' or 'magnitude'",
             )
@@ -118,7 +119,7 @@ def _along(x: jax.Array, axis: Axis, d: int, leaf: Axis) -> jax.Array:
 
 
 def _numbers(plan: PlanData, values: list[Value]) -> dict[int, int]:
-    """The number in the plan of each grown leaf of this analysis."""
+    """Uid of a grown leaf of this analysis -> its number in the plan."""
 
     def listed(structure) -> list[int | None]:
         if structure[0] in ("leaf", "fixed"):

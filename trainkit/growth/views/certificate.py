@@ -1,4 +1,4 @@
-"""The certificate of a growth: what was kept, what was not."""
+"""The certificate of a growth: measurements before and after."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """What one growth did. `print` it, or keep `to_json()` with the checkpoint.
+    """Measurements of one growth. `print` it, or save `to_json()` with the checkpoint.
 
     Attributes:
       forward_error: dtype of the arithmetic -> max |outputs′ − outputs| / rms(outputs).
-      gradient_residual: max over leaves of ‖g′ − f·g[π]‖ / ‖g′‖, over leaves whose factor is exact;
-        0 where there are none.
+      gradient_residual: the maximum of ‖g′ − f·g[π]‖ / ‖f·g[π]‖ over leaves with an exact factor; 0
+        if there are none.
       calibrated: leaves whose gradient factor is a best guess.
-      fresh: leaf name -> entries of new units (they copy nothing).
+      fresh: leaf name -> number of entries in padding units (which copy no old unit).
       new_layers: leaves of new layers.
-      zeroed: leaves that are 0 so that new layers add nothing.
-      dead: units whose parameters still have no gradient at the second probe, as "leaf, axis a:
+      zeroed: leaves that are 0 so that new layers are identities.
+      dead: units whose parameters have no gradient at the second probe step, as "leaf, axis a:
         unit j".
-      replica_distance: relative distance between copies of a unit: (smallest, median) over all
-        copies after the probe steps; `None` where nothing was copied.
-      update_norm: (predicted, actual): the norm that the first update would have if the grown
-        model followed the small one exactly, and the norm that the plain transformation gives.
-      flops: forward FLOPs of the probe's batch, before and after.
-      parameters, bytes: before and after; bytes with the optimizer state.
-      warnings: what the reader should know.
+      replica_distance: (smallest, median) relative distance between copies of a unit after the
+        probe steps; `None` if nothing was copied.
+      update_norm: (predicted, actual) norm of the first update: in exact continuation, and by the
+        plain transformation.
+      flops: forward FLOPs on the probe batch, (before, after).
+      parameters, bytes: (before, after); bytes include the optimizer state.
+      warnings: sentences for the reader.
     """
 
     forward_error: dict[str, float]
@@ -50,7 +50,7 @@ class Certificate:
 
     @classmethod
     def from_json(cls, text: str) -> Certificate:
-        """What `to_json` wrote."""
+        """The inverse of `to_json`."""
         tuples = lambda x: tuple(x) if isinstance(x, list) else x
         values: dict[str, Any] = {n: tuples(v) for n, v in json.loads(text).items()}
         return cls(**values)

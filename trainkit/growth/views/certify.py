@@ -1,4 +1,4 @@
-"""Certifying a growth: everything is measured on the grown model itself."""
+"""Certifies a growth by measurements on the small and the grown model."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import optax
 
 from trainkit.cost import count_flops
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.maps.expert_axis import lifted
 from trainkit.growth.maps.growth_map import MapData
-from trainkit.growth.maps.lifting import lifted
 from trainkit.growth.plan.validation import check_tx
 from trainkit.growth.views import measures
 from trainkit.growth.views.certificate import Certificate
@@ -26,12 +26,12 @@ PyTree = Any
 Fn = Callable[..., PyTree]
 
 
-class Side(NamedTuple):
-    """One of the two models.
+class TrainedModel(NamedTuple):
+    """A model with its training state.
 
     Attributes:
       fn: `fn({"params": …, "model_state": …}, *inputs)`.
-      state: its training state, parameters and moments as trees.
+      state: its training state, unpacked.
     """
 
     fn: Fn
@@ -39,14 +39,14 @@ class Side(NamedTuple):
 
     @property
     def variables(self) -> PyTree:
-        """What `fn` takes."""
+        """The first argument of `fn`."""
         return {"params": self.state.params, "model_state": self.state.model_state}
 
 
 def certify(
     growth: MapData,
-    before: Side,
-    after: Side,
+    before: TrainedModel,
+    after: TrainedModel,
     inputs: tuple[Any, ...],
     tx: optax.GradientTransformation,
     *,
@@ -56,15 +56,15 @@ def certify(
     """Measures a growth, with a random linear functional of the outputs as loss.
 
     Args:
-      growth: how the parameters grew.
+      growth: the map of the parameters.
       before, after: the small model, and the grown one.
-      inputs: what both are called with, arrays or shapes.
+      inputs: arguments of both, arrays or shapes.
       tx: the transformation of the run.
-      steps: probe steps of `tx` after which copies are compared.
-      seed: for the functional, and for inputs of which only shapes are known.
+      steps: probe steps of `tx` after which copies are compared (at least 2).
+      seed: for the functional, and for inputs that are shapes.
 
     Raises:
-      GrowthError: `tx` is not the transformation that the states belong to.
+      GrowthError: `tx` is not the transformation of the states.
     """
     check_tx(tx)
     for side in (before, after):
@@ -96,8 +96,8 @@ def certify(
 
 
 class _Found(NamedTuple):
-    """What a few steps show: parameters after them, gradients at the second, norms of the first
-    update, and how far gradients are from what the map predicts."""
+    """Results of the probe steps: the last parameters, the gradients of the second step, the
+    predicted and the actual norm of the first update, and the error of the gradient factors."""
 
     params: PyTree
     second: PyTree
@@ -107,17 +107,17 @@ class _Found(NamedTuple):
 
 
 class _Probe:
-    """A few steps of the grown model, beside the first of the small one.
+    """A few steps of the grown model, and the first step of the small one.
 
-    Few programs, each of many operations: a growth is often certified while its model trains on
-    the same processor, and there every operation by itself would be a compilation by itself.
+    It runs few, large programs, because a growth is often certified while the model trains on the
+    same processor, and every separate operation would be a separate compilation.
     """
 
     def __init__(
         self,
         growth: MapData,
-        before: Side,
-        after: Side,
+        before: TrainedModel,
+        after: TrainedModel,
         inputs: tuple[Any, ...],
         tx: optax.GradientTransformation,
         rng: np.random.Generator,
@@ -129,27 +129,27 @@ class _Probe:
         grown = jax.eval_shape(after.fn, after.variables, *inputs)
         self.wider = jax.tree.map(jnp.shape, self.weights) != jax.tree.map(jnp.shape, grown)
 
-    def loss(self, side: Side, whole: bool = False) -> Callable[[PyTree], jax.Array]:
-        """A functional of the outputs, of the parameters; `whole` counts new entries too."""
+    def loss(self, side: TrainedModel, whole: bool = False) -> Callable[[PyTree], jax.Array]:
+        """A functional of the outputs; `whole` includes new entries of outputs."""
 
         def value(params: PyTree) -> jax.Array:
             variables = {"params": params, "model_state": side.state.model_state}
             out = side.fn(variables, *self.inputs)
             parts = jax.tree.map(
-                # Bent, so that the gradient depends on where the outputs are.
+                # Non-linear, so that the gradient depends on the outputs.
                 lambda o, w: jnp.mean(jnp.sin(leading(o, w)) * jnp.asarray(w, o.dtype)),
                 out,
                 self.weights,
             )
             total = sum(jax.tree.leaves(parts), jnp.zeros(()))
-            if whole:  # what new entries alone depend on is not dead
+            if whole:  # units that only new entries depend on are not dead
                 total += sum(jnp.mean(jnp.sin(o)) for o in jax.tree.leaves(out))
             return total
 
         return value
 
     def run(self, steps: int) -> _Found:
-        """Runs them."""
+        """Runs the probe steps."""
         growth, tx, after = self.growth, self.tx, self.after
 
         @jax.jit
@@ -193,12 +193,14 @@ def _check_state(tx: optax.GradientTransformation, state: TrainState) -> None:
             jax.eval_shape(tx.update, state.params, state.opt_state, state.params)
     except Exception as error:
         raise GrowthError(
-            f"tx does not take the state that was grown: {type(error).__name__}: {error}",
-            hint="pass the transformation that the growth was made with",
+            f"tx does not accept the grown state: {type(error).__name__}: {error}",
+            hint="pass the transformation of the state that was grown",
         ) from error
 
 
-def _forward(before: Side, after: Side, inputs: tuple[Any, ...]) -> dict[str, float]:
+def _forward(
+    before: TrainedModel, after: TrainedModel, inputs: tuple[Any, ...]
+) -> dict[str, float]:
     own = {str(x.dtype) for x in jax.tree.leaves(before.state.params)}
     errors = {}
     for dtype in dict.fromkeys([*sorted(own), "bfloat16"]):
@@ -210,8 +212,8 @@ def _forward(before: Side, after: Side, inputs: tuple[Any, ...]) -> dict[str, fl
     return errors
 
 
-def _leaks(before: Side, after: Side, inputs: tuple[Any, ...]) -> list[str]:
-    """The probability that goes to new entries, where outputs have them at their end."""
+def _leaks(before: TrainedModel, after: TrainedModel, inputs: tuple[Any, ...]) -> list[str]:
+    """Warnings on the probability of new entries, for outputs that have grown at their end."""
     old, new = (
         jax.tree.leaves(jax.eval_shape(s.fn, s.variables, *inputs)) for s in (before, after)
     )
@@ -225,13 +227,13 @@ def _leaks(before: Side, after: Side, inputs: tuple[Any, ...]) -> list[str]:
     for a, b in ((old[i], outputs[i]) for i in wider):
         share = float(leaked_mass(b, a.shape[-1]))
         found.append(
-            f"an output has {a.shape[-1]} → {b.shape[-1]} entries: the old ones are kept, and "
-            f"if they are logits {100 * share:.2g} % of the probability goes to the new ones"
+            f"an output has {a.shape[-1]} → {b.shape[-1]} entries. The old ones are kept, and if "
+            f"they are logits, {100 * share:.2g} % of the probability goes to the new ones"
         )
     return found
 
 
-def _flops(side: Side, inputs: tuple[Any, ...]) -> float:
+def _flops(side: TrainedModel, inputs: tuple[Any, ...]) -> float:
     spec = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
     return float(count_flops(side.fn, jax.tree.map(spec, side.variables), *inputs))
 

@@ -1,4 +1,4 @@
-"""Numbers of a certificate, from gradients, updates and parameters of the grown model."""
+"""The numbers of a certificate, from gradients, updates and parameters of the grown model."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PyTree = Any
 
 
 def expected_gradients(grads: PyTree, grown: PyTree, growth: MapData) -> dict[str, jax.Array]:
-    """f · g[π] of the leaves whose factor is exact.
+    """Leaf name -> f · g[π], for leaves with an exact gradient factor.
 
     Args:
-      grads: the small model's.
+      grads: the small model's gradients.
       grown: the grown parameters, for their names.
-      growth: how they grew.
+      growth: the map of the parameters.
     """
     small, found = named_leaves(grads), {}
     for name in named_leaves(grown):
@@ -35,12 +35,12 @@ def expected_gradients(grads: PyTree, grown: PyTree, growth: MapData) -> dict[st
 def residual(
     grads: PyTree, grown: PyTree, expected: dict[str, jax.Array], growth: MapData
 ) -> float:
-    """max over leaves of ‖g′ − f·g[π]‖ / ‖f·g[π]‖, where units copy old ones.
+    """The maximum over leaves of ‖g′ − f·g[π]‖ / ‖f·g[π]‖, without padding units.
 
     Args:
       grads, grown: gradients of the small and of the grown model.
-      expected: from `expected_gradients`.
-      growth: how the leaves grew.
+      expected: the result of `expected_gradients`.
+      growth: the map of the parameters.
     """
     wide = lambda x: np.asarray(x, np.float64)
     total = math.sqrt(sum(float(np.sum(wide(x) ** 2)) for x in jax.tree.leaves(grads)))
@@ -52,14 +52,14 @@ def residual(
                 keep = (axis.source >= 0) & (axis.gradient != 0)
                 known &= keep.reshape([-1 if e == d else 1 for e in range(known.ndim)])
         difference = np.where(known, wide(leaves[name]) - wide(copied), 0.0)
-        # A leaf without gradient (a bias before a norm) has rounding only: compare with the whole.
+        # The gradient of a leaf may be rounding noise (a bias before a norm): use the total norm.
         size = max(float(np.linalg.norm(wide(copied))), 1e-3 * total)
         worst = max(worst, float(np.linalg.norm(difference)) / (size or 1.0))
     return worst
 
 
 def predicted_norm(update: PyTree, grown: PyTree, growth: MapData) -> jax.Array:
-    """The norm of the small model's update, grown as the weights are."""
+    """The norm of the small model's update, expanded like a weight."""
     small, squares = named_leaves(update), jnp.zeros(())
     for name in named_leaves(grown):
         origin, how = growth.origin_of(name), growth.leaves.get(name)
@@ -71,7 +71,7 @@ def predicted_norm(update: PyTree, grown: PyTree, growth: MapData) -> jax.Array:
 
 
 def fresh(params: PyTree, growth: MapData) -> dict[str, int]:
-    """Leaf name -> entries of units that copy none."""
+    """Leaf name -> number of entries in padding units."""
     leaves, found = named_leaves(params), {}
     for name, how in growth.leaves.items():
         old = 1
@@ -83,7 +83,7 @@ def fresh(params: PyTree, growth: MapData) -> dict[str, int]:
 
 
 def dead(grads: PyTree, growth: MapData) -> tuple[str, ...]:
-    """New units and copies without any gradient, of leaves that have one."""
+    """Padding units and copies whose gradient is 0, in leaves whose gradient is not 0."""
     silent_units = []
     leaves = named_leaves(grads)
     for name, how in growth.leaves.items():
@@ -92,7 +92,7 @@ def dead(grads: PyTree, growth: MapData) -> tuple[str, ...]:
             if axis is not None and np.any(g):
                 others = tuple(e for e in range(g.ndim) if e != d)
                 silent = np.flatnonzero(~np.any(g, axis=others))
-                # An old unit may be silent on this batch; its copy, or a new one, would stay so.
+                # The first copy of a unit is not listed: the unit was dead before growth.
                 silent_units += [
                     f"{name}, axis {d}: unit {j}" for j in silent if _is_new(axis.source, int(j))
                 ]

@@ -1,17 +1,17 @@
 """The maximal-update parametrisation, from the axes that a plan found.
 
-An axis over which a parameter is contracted is its fan-in, any other axis that grows its fan-out.
-With m_in and m_out the factors by which they grow:
+An axis over which a parameter is contracted is its fan-in. Any other axis that grows is its
+fan-out. They grow by the factors m_in and m_out, and the multipliers are
 
     leaf                         init std   Adam lr   SGD lr
     input, bias, norm (m_in = 1)     1         1       m_out
     hidden                       m_in^-1/2   1/m_in   m_out/m_in
     output (m_out = 1)            1/m_in     1/m_in    1/m_in
 
-all relative to the small model, whose tuned learning rate then holds for the big one.
+relative to the small model. A learning rate that is tuned on the small model then fits the big one.
 
-Yang, Hu et al. 2022, Tensor Programs V: Tuning Large Neural Networks via Zero-Shot Hyperparameter
-Transfer, table 3.
+Yang, Hu et al., Tensor Programs V: Tuning Large Neural Networks via Zero-Shot Hyperparameter
+Transfer, 2022, table 3.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ Rule = Literal["adam", "sgd"]
 
 @dataclasses.dataclass(frozen=True)
 class LeafMuP:
-    """The multipliers of one leaf, relative to the small model's.
+    """The multipliers of one leaf, relative to the small model.
 
     Attributes:
-      kind: "input" (biases and norms too), "hidden", "output", "tied" (an input that is the
-        output's weight too) or "fixed" (no axis grows).
+      kind: "input" (also biases and norms), "hidden", "output", "tied" (an input weight that is
+        also the output weight) or "fixed" (no axis grows).
       fan_in, fan_out: m_in and m_out.
       init: factor on the standard deviation of the initial values.
       adam: factor on the learning rate under Adam, AdamW, Lion, RMSProp and their like.
@@ -61,14 +61,14 @@ class LeafMuP:
 
 @dataclasses.dataclass(frozen=True)
 class MuP:
-    """Multipliers of every leaf; `print` shows the table.
+    """The multipliers of every leaf; `print` shows a table.
 
     Attributes:
       leaves: path -> `LeafMuP`.
-      attention: for each axis over which two activations are contracted (queries with keys), by
-        its sizes "8→16", the factor √(d/d′) on their product that turns the usual 1/√d of
-        attention into the 1/d that the parametrisation asks for.
-      outputs: for each tied leaf the factor on the logits, 1/m, that its shared weight cannot give.
+      attention: for each axis over which two activations are contracted (queries with keys): its
+        sizes "8→16" -> the factor √(d/d′) on their product. It turns the usual 1/√d of attention
+        into 1/d.
+      outputs: path of a tied leaf -> the factor 1/m on the logits, which its weight cannot contain.
     """
 
     leaves: Mapping[str, LeafMuP]
@@ -77,15 +77,16 @@ class MuP:
     plan: PlanData = dataclasses.field(repr=False)
 
     def scale(self, rule: Rule = "adam") -> optax.GradientTransformation:
-        """Multiplies each leaf's update by its factor: the last link of a chain.
+        """A transformation that multiplies each leaf's update by its factor; the last in a chain.
 
-        Decoupled weight decay that comes before it is multiplied as well.
+        It also multiplies decoupled weight decay that comes before it.
 
         Args:
-          rule: "adam" or "sgd", the kind of rule that comes before it.
+          rule: "adam" or "sgd", the kind of the rule before it.
 
         Raises:
-          ValueError: another rule; GrowthError: updates of another model.
+          ValueError: another `rule`.
+          GrowthError: (in `update`) a leaf is not in the plan.
         """
         if rule not in ("adam", "sgd"):
             raise ValueError(
@@ -100,8 +101,8 @@ class MuP:
                 name = path_name(path)
                 if name not in factor:
                     raise GrowthError(
-                        f"{name} is no leaf of the plan", params=[name],
-                        hint="make the plan for the parameters that are trained",
+                        f"{name} is not a leaf of the plan", params=[name],
+                        hint="make a plan for the parameters that are trained",
                     )  # fmt: skip
                 return u if factor[name] == 1.0 else u * jnp.asarray(factor[name], u.dtype)
 
@@ -110,15 +111,18 @@ class MuP:
         return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
     def init(self, params: PyTree, key: jax.Array) -> PyTree:
-        """Fresh parameters of the big model.
+        """New initial parameters of the big model.
 
         Args:
-          params: initial parameters of the small model: each leaf's root mean square is measured
-            and multiplied by `init`; of vectors (biases, norm scales) the mean is kept.
+          params: initial parameters of the small model. The root mean square of each leaf is
+            multiplied by `init`. For vectors (biases, norm scales) the mean is kept.
           key: a random key.
 
         Returns:
-          The same tree with the big model's shapes, normally distributed.
+          A tree with the big model's shapes, normally distributed, with the dtypes of `params`.
+
+        Raises:
+          GrowthError: `params` are not those of the plan.
         """
         check_params(self.plan, params)
         shapes = {leaf.path: leaf.big for leaf in self.plan.leaves}
@@ -163,14 +167,14 @@ class MuP:
 
 
 def _source(leaf: LeafPlan, old: Mapping[str, jax.Array]) -> jax.Array:
-    """What tells the size of a leaf's initial values; of new layers, the one beside them."""
+    """An array with the scale of a leaf's initial values; for new layers, that of the old layer."""
     if leaf.source is not None and old[leaf.source].ndim == len(leaf.big):
         return old[leaf.source]
     return jnp.full((1,) * len(leaf.big), max(1, math.prod(leaf.big[:-1])) ** -0.5, leaf.dtype)
 
 
 def mup(plan: PlanData) -> MuP:
-    """The multipliers under which the small model's learning rate is right for the big one.
+    """The multipliers under which the small model's learning rate fits the big one.
 
     >>> import jax, jax.numpy as jnp
     >>> from trainkit import growth

@@ -1,4 +1,4 @@
-"""Outputs of two models side by side."""
+"""Comparison of the outputs of two models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PyTree = Any
 
 
 def concrete(x: Any, rng: np.random.Generator) -> Any:
-    """An input, drawn at random if only its shape is known."""
+    """An input; random if it is a `ShapeDtypeStruct`."""
     if not isinstance(x, jax.ShapeDtypeStruct):
         return x
     if jnp.issubdtype(x.dtype, jnp.inexact):
@@ -21,7 +21,7 @@ def concrete(x: Any, rng: np.random.Generator) -> Any:
 
 
 def leading(x: Any, like: Any) -> Any:
-    """The leading entries of an output that has grown at its end."""
+    """The leading entries of an output x, in the shape of `like`."""
     return x if x.shape == like.shape else x[tuple(map(slice, like.shape))]
 
 

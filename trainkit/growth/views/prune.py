@@ -1,7 +1,8 @@
-"""Shrinking: structured pruning by the axes that a plan found, the inverse of growing.
+"""Shrinking: structured pruning along the axes of a plan, the inverse of growth.
 
-Units that are one unit of the model (a column of one matrix, the row of the next, an entry of the
-norm between) share an axis of the plan, so that one score and one choice hold for all of them.
+A unit of the model (a column of one matrix, a row of the next, an entry of the norm between) is one
+index along an axis of the plan. It has one score, and is kept or removed in all parameters
+together.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.reading import source_map
+from trainkit.growth.axes.queries import source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.maps.growth_map import MapData
 from trainkit.growth.maps.leaf import grow_leaf, merged_leaf
@@ -31,17 +32,18 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Pruning:
-    """Which units of the big model are kept, and what that costs: the certificate of shrinking.
+    """The units of the big model that are kept, and measurements of the shrinking.
 
     Attributes:
-      kept: for each axis of the plan the big model's units that are kept, in order (int64[small]);
-        empty where copies are merged.
-      scores: for each axis the score of each of the big model's units (float64[big]).
-      lost: for each axis the share of the summed score that goes.
-      parameters, size: (before, after) numbers of parameters and of bytes.
-      map: from the big model's leaves to the small one's; moments follow it. Where copies are
-        merged these take the first copy's.
-      merged: whether copies are merged instead of units dropped.
+      kept: for each axis of the plan, the big model's units that are kept, in order (int64[small]);
+        empty if copies are merged.
+      scores: for each axis, the score of each unit of the big model (float64[big]).
+      lost: for each axis, the fraction of the total score that is removed.
+      parameters, size: (before, after) numbers of parameters, and of bytes.
+      map: from the big model's leaves to the small model's; moments use it. If copies are merged,
+        moments are those of the first copy.
+      merged: whether copies are merged; otherwise units are removed.
+      plan: the plan of the growth.
     """
 
     kept: tuple[np.ndarray, ...]
@@ -54,7 +56,7 @@ class Pruning:
     plan: PlanData = dataclasses.field(repr=False)
 
     def apply(self, params: PyTree) -> PyTree:
-        """The small model's parameters."""
+        """The small model's parameters; a `GrowthError` if `params` are not the big model's."""
         check_big(self.plan, params)
         if self.merged:
             return _merged(self.plan, params)
@@ -91,27 +93,27 @@ def prune(
     grads: PyTree | None = None,
     activations: Mapping[int, Any] | None = None,
 ) -> Pruning:
-    """Scores the units of every axis of the plan and chooses those that stay.
+    """Scores the units along every axis of the plan, and chooses those to keep.
 
     Args:
       plan: the growth from the small to the big model.
-      params: the big model's parameters.
-      score: "magnitude": Σ w² over all parameters of the unit, each leaf relative to its mean
-        square (Li et al. 2017). "gradient": (Σ g·w)², the first-order change of the loss when the
-        unit goes (Molchanov et al. 2019); needs `grads`. "activation": the mean square of what is
-        read along the axis; needs `activations`. Or scores of your own: number of the axis -> one
-        number a unit.
-      how: "prune" drops the units with the lowest scores; "merge" undoes a growth: the copies of a
-        unit become one again, exactly where they have grown and not been trained since.
-      grads: the gradients of a loss, a tree like `params`.
-      activations: from `trainkit.growth.activations`.
+      params: the big model's parameters (arrays).
+      score: "magnitude": Σ w² over all parameters of the unit, with each leaf divided by its mean
+        square (Li et al., Pruning Filters for Efficient ConvNets, 2017). "gradient": (Σ g·w)², the
+        first-order change of the loss without the unit (Molchanov et al., Importance Estimation for
+        Neural Network Pruning, 2019); needs `grads`. "activation": the mean square of activations;
+        needs `activations`. Or your own scores: number of the axis -> float[big].
+      how: "prune" removes the units with the lowest scores. "merge" undoes a growth: the copies of
+        a unit become one. This is exact if the model was not trained after growth.
+      grads: gradients of a loss, a tree like `params`.
+      activations: the result of `trainkit.growth.activations`.
 
     Returns:
-      A `Pruning`: `.apply(params)` gives the small model's parameters.
+      A `Pruning`. Its `apply(params)` returns the small model's parameters.
 
     Raises:
-      GrowthError: parameters or gradients that are not the big model's.
-      ValueError: an unknown score or way, or one that lacks what it needs.
+      GrowthError: parameters or gradients are not the big model's.
+      ValueError: an unknown `score` or `how`, or a score without the arguments it needs.
 
     >>> import jax, jax.numpy as jnp
     >>> from trainkit import growth
@@ -158,15 +160,15 @@ def _numbers(leaf: LeafPlan) -> set[int]:
 
 
 def _merged(plan: PlanData, params: PyTree) -> PyTree:
-    """The inverse of growing: W[i] = mean over the copies j of i of W′[j] / c[j], where c is the
-    factor of the even growth. Shares that are uneven, and noise that sums to zero, cancel."""
+    """The inverse of growth: W[i] = mean over the copies j of i of W′[j] / c[j], where c is the
+    factor of an even growth. Uneven shares and zero-sum noise cancel."""
     leaves = realise(plan, None, "even").leaves
     one = lambda leaf, w: merged_leaf(w, leaves[leaf.path], leaf.small)
     return _made(plan, params, lambda name, w: one(plan.old[name], w))
 
 
 def _made(plan: PlanData, params: PyTree, one: Callable[[str, jax.Array], jax.Array]) -> PyTree:
-    """The small model's tree, leaf by leaf by its name there; new layers are left out."""
+    """The small model's tree, made leaf by leaf; leaves of new layers are dropped."""
     if plan.depth is None:
         return jax.tree_util.tree_map_with_path(lambda at, w: one(path_name(at), w), params)
     values = named_leaves(params)
@@ -174,10 +176,10 @@ def _made(plan: PlanData, params: PyTree, one: Callable[[str, jax.Array], jax.Ar
 
 
 def _map(plan: PlanData, kept: Sequence[np.ndarray]) -> MapData:
-    """From the big model's leaves to the small one's, of the units that are kept."""
+    """The map from the big model's leaves to the small model's, which selects the kept units."""
     nodes = []
     for grown, keep in zip(plan.grown_axes, kept, strict=True):
-        node = Axis(grown.big, grown.small)  # the other way round
+        node = Axis(grown.big, grown.small)  # from big to small
         node.source = keep
         nodes.append(node)
     origin = {name: Origin(leaf.path) for name, leaf in plan.old.items()}

@@ -1,4 +1,4 @@
-"""How much each unit of the big model matters: one number a unit of every axis of a plan."""
+"""Importance scores: one number for each unit of the big model, along every axis of a plan."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from trainkit._core.paths import named_leaves
-from trainkit.growth.axes.reading import coordinate
+from trainkit.growth.axes.queries import coordinate
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.plan.data import PlanData
@@ -25,7 +25,7 @@ def scores_of(
     grads: PyTree | None,
     activations: Mapping[int, Any] | None,
 ) -> list[np.ndarray]:
-    """For each axis float64[big]; see `trainkit.growth.prune`."""
+    """The scores along each axis, float64[big]; see `trainkit.growth.prune`."""
     if isinstance(score, Mapping) or score == "activation":
         given = activations if score == "activation" else score
         if given is None:
@@ -51,16 +51,16 @@ def _given(plan: PlanData, given: Mapping[int, Any]) -> list[np.ndarray]:
         if i not in given or np.shape(given[i]) != (grown.big,):
             found = np.shape(given[i]) if i in given else "none"
             raise GrowthError(
-                f"axis {i} of the plan needs {grown.big} scores, and got {found}",
+                f"axis {i} of the plan needs scores of shape ({grown.big},), and got {found}",
                 axis=f"{grown.small} → {grown.big}",
-                hint="give one score a unit of the big model, or use score='gradient'",
+                hint="pass one score for each unit of the big model, or use score='gradient'",
             )
         result.append(np.asarray(given[i], np.float64))
     return result
 
 
 def _summed(plan: PlanData, params: PyTree, grads: PyTree | None) -> list[np.ndarray]:
-    """Σ g·w, or without gradients Σ w² relative to the mean of each leaf, over each unit."""
+    """Σ g·w over each unit; without gradients Σ w², with each leaf divided by its mean square."""
     leaves = named_leaves(params)
     slopes = {} if grads is None else named_leaves(grads)
     totals = [np.zeros(grown.big) for grown in plan.grown_axes]
@@ -86,7 +86,7 @@ def _summed(plan: PlanData, params: PyTree, grads: PyTree | None) -> list[np.nda
 
 
 def check_big(plan: PlanData, tree: PyTree, what: str = "params") -> None:
-    """Refuses a tree that is not the big model's."""
+    """Raises a `GrowthError` if a tree does not have the big model's leaves and shapes."""
     check_arrays(tree, what)
     found = named_leaves(tree)
     for leaf in plan.leaves:
@@ -95,7 +95,7 @@ def check_big(plan: PlanData, tree: PyTree, what: str = "params") -> None:
             raise GrowthError(
                 f"{what}: {leaf.path} has shape {have}; the plan's big model has {leaf.big}",
                 params=[leaf.path],
-                hint="shrinking takes the big model's tree and gives the small one's",
+                hint="pass the big model's tree (shrinking returns the small model's)",
             )
     if len(found) != len(plan.leaves):
         unknown = [path for path in found if path not in {leaf.path for leaf in plan.leaves}]

@@ -1,4 +1,4 @@
-"""What a larger vocabulary costs: probability that goes to tokens the model has never seen."""
+"""The probability that a larger vocabulary gives to new tokens."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import jax.numpy as jnp
 
 
 def leaked_mass(logits: jax.Array, old: int) -> jax.Array:
-    """The probability that goes to new tokens, Σ_{j ≥ old} softmax(logits)_j, mean over the rest.
+    """The probability of new tokens, Σ_{j ≥ old} softmax(logits)_j, averaged over leading axes.
 
-    The old logits are exact after growth, but the softmax is over more of them. Where new rows hold
-    the mean of the old ones, as growth leaves them, a new token's logit is the mean of the old
-    logits, so that at most (new − old)/new leaks (Jensen).
+    The old logits are exact after growth, but the softmax is over more entries. After growth, new
+    rows hold the mean of the old ones, so the logit of a new token is the mean of the old logits.
+    By Jensen's inequality, the result is then at most (new − old)/new.
 
     Args:
       logits: float[…, new], of the grown model.
-      old: the size of the vocabulary before.
+      old: the size of the vocabulary before growth.
+
+    Returns:
+      A scalar array.
 
     Raises:
       ValueError: `old` is not a size below that of the logits.

@@ -1,4 +1,4 @@
-"""What the reader of a certificate should know."""
+"""The warnings of a certificate."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ def warnings(
     forward: dict[str, float],
     apart: tuple[float, float] | None,
 ) -> tuple[str, ...]:
-    """Sentences, one a warning.
+    """The warnings, as sentences.
 
     Args:
       tx: the transformation of the run.
-      params: the small model's.
+      params: the small model's parameters.
       forward: dtype -> relative change of the outputs.
-      apart: distance between copies, (smallest, median).
+      apart: (smallest, median) distance between copies.
     """
     texts = []
     if _couples(tx, params):
         texts.append(
-            "the update of one leaf depends on the gradients of others, as clip_by_global_norm "
-            "makes it: growth changes each leaf's norm by √copies · f, so the plain rule does not "
-            "go on as before (exact continuation does)"
+            "the update of one leaf depends on the gradients of others (for example by "
+            "clip_by_global_norm). Growth changes the norm of each leaf by √copies · f, so the "
+            "plain rule does not continue as before (exact continuation does)"
         )
     own = next(d for d in forward if d != "bfloat16" or len(forward) == 1)
     limit = 1e-10 if own == "float64" else 1e-4 if own == "float32" else 1e-1
     if forward[own] > limit:
-        texts.append(f"the function changed: outputs moved by {forward[own]:.1e} of their scale")
+        texts.append(f"the function changed: outputs differ by {forward[own]:.1e} of their scale")
     if apart is not None and apart[1] < 1e-6:
         texts.append(
-            "copies are still equal after the probe steps and will stay so: choose an operator "
-            "that tells them apart (uneven, noise, zero_out)"
+            "copies are still equal after the probe steps, and will stay equal: choose an operator "
+            "that breaks the symmetry (uneven, noise, zero_out)"
         )
     return tuple(texts)
 
@@ -64,5 +64,5 @@ def _couples(tx: optax.GradientTransformation, params: PyTree) -> bool:
         plain, scaled = (np.concatenate(last_update(np.float32(s))) for s in (1.0, 1e3))
         return not np.allclose(plain, scaled, rtol=1e-3, atol=0)
     except Exception:
-        # The rule asks for more than gradients: nothing is said of it.
+        # The rule needs more than gradients, so this is not checked.
         return False

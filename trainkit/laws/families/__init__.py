@@ -1,5 +1,5 @@
-"""The laws of transformations, a folder for each heading of a report and a file for each family.
+"""The laws of transformations: one folder for each section of a report, one file a family.
 
-In: a `Subject`. Out: what is wrong with it, as `Violation`s. Each file ends in its `LAWS`; `order`
-lists them all. Read `protocol/structure` first: it is the plainest.
+Input: a `Subject`. Output: a `Violation`, or `None` where the law holds. Each file ends with its
+list `LAWS`. Read `protocol/structure` first; it is the simplest.
 """

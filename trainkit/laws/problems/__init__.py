@@ -1,5 +1,6 @@
-"""What rules are tried on: trees of every form, trajectories, and how results are compared.
+"""Test problems: parameter trees, gradient trajectories, and the comparison of results.
 
-In: a seed, a dtype. Out: `cases.Batch`es of parameters and gradients, `runs.Runs` of updates, the
-first `comparison.Mismatch`. Nothing here knows of rules or laws. Read `cases` first.
+Input: a seed and a dtype. Output: `cases.Batch`es of parameters and gradients, `runs.Runs` of
+updates, and the first `comparison.Mismatch`. This package knows no rules and no laws. Read `cases`
+first.
 """

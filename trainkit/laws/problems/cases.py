@@ -1,7 +1,7 @@
-"""The problems that rules are tried on: one small tree, many trajectories, stacked.
+"""Test problems: one small tree with many stacked gradient trajectories.
 
-All trajectories of one precision run in one compiled program, and every law reads its own rows, so
-that twenty laws cost one compilation.
+All trajectories of one precision run in one compiled program. Every law uses its own rows, so that
+twenty laws cost one compilation.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ TWINS = (2, 3)  # two leaves of one shape, to be exchanged
 
 
 class Case(NamedTuple):
-    """One trajectory, its leaves laid side by side.
+    """One trajectory, with all leaves flattened and concatenated.
 
     Attributes:
-      shapes: shape of every leaf.
-      params: [T, N] the parameters at each step, before what the updates add.
-      grads: [T, N].
-      follow: 1 where the parameters follow the updates, 0 where they are as given.
-      pull: 1 where the gradients grow with what the parameters moved, by `curvatures`: those of a
-        quadratic at the actual parameters.
+      shapes: the shape of every leaf.
+      params: [T, N], the given parameters at each step, without updates.
+      grads: [T, N], the given gradients.
+      follow: 1 if the updates are added to the parameters, else 0.
+      pull: 1 if the gradients are those of a quadratic with `curvatures` at the updated parameters,
+        else 0.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -40,7 +40,7 @@ class Case(NamedTuple):
 
 
 def curvatures(n: int) -> np.ndarray:
-    """Second derivatives of the quadratic in whose bowl some trajectories roll."""
+    """Second derivatives of the quadratic of trajectories with `pull`."""
     return np.linspace(0.5, 2.0, n)
 
 
@@ -71,7 +71,7 @@ def flatten(updates: Any) -> Any:
 
 
 def paths(shapes: tuple[tuple[int, ...], ...]) -> list[str]:
-    """The path of the leaf that every flat index belongs to."""
+    """The leaf path of every flat index."""
     named = jax.tree_util.tree_flatten_with_path(tree(np.zeros(sum(sizes(shapes))), shapes))[0]
     return [path_name(path) for path, x in named for _ in range(x.size)]
 
@@ -80,14 +80,14 @@ ODD_SHAPES: tuple[tuple[int, ...], ...] = ((), (1, 1), (2, 1, 2, 3), (5,))
 
 
 def odd_shapes(seed: int) -> Case:
-    """A short trajectory of leaves that a rule may treat otherwise for their rank or size."""
+    """A short trajectory with leaves whose rank or size some rules treat specially."""
     rng = np.random.default_rng(seed + 1)
     n = sum(sizes(ODD_SHAPES))
     return Case(ODD_SHAPES, rng.normal(size=(4, n)) * 3, rng.normal(size=(4, n)))
 
 
 def long(seed: int, steps: int = 400) -> Case:
-    """Many steps, for what goes wrong late: schedules, counts, and sums that drift."""
+    """A long trajectory, for late errors: schedules, counts, and sums that drift."""
     rng = np.random.default_rng(seed + 2)
     n = sum(sizes(SHAPES))
     params = np.broadcast_to(3 * rng.normal(size=n), (steps, n))
@@ -136,7 +136,7 @@ def rotation(rng: np.random.Generator) -> np.ndarray:
 
 
 def batch(seed: int, examples: int) -> Batch:
-    """The named trajectories, then `examples` random ones of every magnitude."""
+    """The named trajectories, then `examples` random ones of different magnitudes."""
     rng = np.random.default_rng(seed)
     n = sum(sizes(SHAPES))
     p = np.broadcast_to(rng.normal(size=n) + 0.5, (STEPS, n))

@@ -1,4 +1,4 @@
-"""Whether two trees, or two trajectories, are the same: in structure, in every bit, to rounding."""
+"""Comparison of trees and trajectories: structure, bits, values within a tolerance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RELATIVE = 1e-5
 
 
 def same_tree(found: Any, wanted: Any, types: bool = True) -> str | None:
-    """What differs in structure, shape or dtype, or None."""
+    """The first difference in structure, shape or dtype, in words, or `None`."""
     a: Any
     b: Any
     a, b = jax.tree.structure(found), jax.tree.structure(wanted)
@@ -54,12 +54,12 @@ def same_bits(a: Any, b: Any) -> bool:
 
 
 def spread(expected: np.ndarray) -> np.ndarray:
-    """What rounding may do in float32, relative to the largest number around."""
+    """The float32 tolerance, relative to the largest number nearby."""
     return RELATIVE * np.abs(expected) + RELATIVE / 10 * np.abs(expected).max(initial=0.0)
 
 
 def gap_of(one: list[Any], two: list[Any], tight: float = 1.0) -> tuple[int, float]:
-    """(step, how many times the tolerance) of the largest difference of two runs."""
+    """(step, multiple of the tolerance) of the largest difference between two runs."""
     worst, at = 0.0, 0
     for t, (a, b) in enumerate(zip(one, two, strict=True)):
         for x, y in zip(bits(a), bits(b), strict=True):
@@ -74,7 +74,7 @@ def gap_of(one: list[Any], two: list[Any], tight: float = 1.0) -> tuple[int, flo
 
 
 class Mismatch(NamedTuple):
-    """Where a trajectory first differs from what it should be."""
+    """The first difference between a trajectory and the expected one."""
 
     step: int
     at: int
@@ -84,7 +84,7 @@ class Mismatch(NamedTuple):
 
 
 def mismatch(found: Any, expected: Any, tolerance: Any) -> Mismatch | None:
-    """The first step, and in it the worst element, where |found − expected| > tolerance."""
+    """The first step with |found − expected| > tolerance, and the worst element in it."""
     with np.errstate(all="ignore"):
         gap = np.abs(found - expected)
         bad = ~(gap <= tolerance)  # a NaN is bad

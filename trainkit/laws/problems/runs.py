@@ -1,4 +1,4 @@
-"""What trajectories give, and the one program that runs all of a batch."""
+"""Results of trajectories, and the compiled program that runs a batch of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainkit.laws.problems import cases
 
 
 class Run(NamedTuple):
-    """What one trajectory gave: `flat[t]` is the update of step t, its leaves laid side by side."""
+    """The result of one trajectory: `flat[t]` is the flattened update of step t."""
 
     flat: np.ndarray  # [T, N]
     params: np.ndarray  # [T, N], as the rule saw them
@@ -24,7 +24,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Runs:
-    """All the trajectories of a batch, in one precision."""
+    """The results of all trajectories of a batch, in one precision."""
 
     batch: cases.Batch
     flat: np.ndarray  # [E, T, N] float64
@@ -41,7 +41,7 @@ def scanned(
     update: Callable[..., Any], init: Callable[..., Any], dtype: str,
     shapes: tuple[tuple[int, ...], ...],
 ) -> Callable[..., Any]:  # fmt: skip
-    """The compiled program that runs every trajectory of a batch, one after the other."""
+    """The compiled program that runs every trajectory of a batch in sequence."""
 
     curved = cases.curvatures(sum(cases.sizes(shapes))).astype(jnp.dtype(dtype))
 
@@ -53,7 +53,7 @@ def scanned(
             state, moved = carry
             b, g = x
             p = b + follow * moved
-            # Without a pull this adds 0, and leaves an infinity or a NaN as it is.
+            # If pull is 0, this adds 0, and infinities and NaNs stay.
             g = g + jnp.where(pull > 0, pull * curved * moved, jnp.zeros_like(moved))
             updates, state = update(cases.tree(g, shapes), state, cases.tree(p, shapes))
             flat = cases.flatten(updates)

@@ -1,4 +1,4 @@
-"""Trees of parameters of every form."""
+"""Parameter trees with different containers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 
 class Pair(NamedTuple):
-    """A user's own container, as parameter trees have them."""
+    """A user-defined container."""
 
     first: Any
     second: Any
 
 
 def structures(dtype: str = "float32") -> dict[str, Any]:
-    """Parameter trees of every form, small; values differ from leaf to leaf."""
+    """Small parameter trees with different containers; all leaves have different values."""
     rng = np.random.default_rng(3)
     draw = lambda *s: jnp.asarray(rng.normal(size=s), jnp.dtype(dtype))
     return {

@@ -1,5 +1,5 @@
-"""Programs that show a failure with nothing but JAX and Optax.
+"""Reproducers: programs that show a failure with JAX and Optax alone.
 
-In: the rule that was given, and the values of a counterexample. Out: lines of Python. `source`
-writes a rule down again, `literals` values, `programs` what is run. Read `source` first.
+Input: the rule under test, and the values of a counterexample. Output: lines of Python. `source`
+writes the rule as code, `literals` the values, and `programs` the statements. Read `source` first.
 """

@@ -1,4 +1,4 @@
-"""Reading the text of a lambda among others in the same lines."""
+"""The source text of a lambda, even if there are others on the same lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def text_of(f: Callable[..., Any]) -> str | None:
-    """The text of a lambda: of those in its lines, the one that compiles to the same code."""
+    """The source text of a lambda: the one on its lines that compiles to the same code."""
     source = textwrap.dedent(inspect.getsource(f))
     tree = None
     for candidate in (source, "(" + source, source.rstrip().rstrip(",)"), f"f({source.strip()}"):
@@ -28,7 +28,7 @@ def text_of(f: Callable[..., Any]) -> str | None:
 
 
 def _by_prefix(f: Callable[..., Any], source: str) -> str | None:
-    """For a fragment that does not parse: every prefix of what follows the word lambda."""
+    """Tries every prefix of the text after `lambda`, for source lines that do not parse."""
     texts, start = [], source.find("lambda")
     while start >= 0:
         for end in range(len(source), start + 6, -1):
@@ -52,7 +52,7 @@ def _same(f: Callable[..., Any], texts: list[str]) -> str | None:
 
 
 def _outline(code: types.CodeType) -> tuple[Any, ...]:
-    """What two compilations of one text share: names, and constants with the functions inside."""
+    """What compilations of the same text have in common: names, constants, inner functions."""
     consts = [_outline(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts
               if not isinstance(c, str) or "<locals>" not in c]  # fmt: skip
     names = {*code.co_names, *code.co_freevars, *code.co_cellvars, *code.co_varnames}

@@ -1,4 +1,4 @@
-"""Values as Python expressions, for programs that stand alone."""
+"""Values as Python expressions, for stand-alone programs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 
 
 class CannotWrite(Exception):
-    """This value has no stand-alone source."""
+    """The value has no stand-alone Python source."""
 
 
 def literal(value: Any) -> str:
-    """`value` as a Python expression over jnp, optax and the built-ins.
+    """`value` as a Python expression with jnp, optax and the built-ins.
 
     Raises:
-      CannotWrite: there is none.
+      CannotWrite: there is no such expression.
     """
     if value is None or isinstance(value, bool | int | str | complex):
         return repr(value)
@@ -52,13 +52,13 @@ def literal(value: Any) -> str:
 
 
 def is_literal(value: Any) -> bool:
-    """Whether a value is a number, a text, an array or a dtype: written down by itself."""
+    """Whether a value is a number, a text, an array or a dtype."""
     plain = (bool, int, float, complex, str, jax.Array, np.ndarray, np.generic, type(None))
     return is_dtype(value) or (isinstance(value, plain) and not isinstance(value, enum.Enum))
 
 
 def is_dtype(value: Any) -> bool:
-    """NumPy's and JAX's dtypes and scalar types; any other class would pass for dtype(object)."""
+    """Whether a value is a dtype or scalar type. (np.dtype accepts other classes, as object.)"""
     if isinstance(value, np.dtype):
         return True
     is_scalar = isinstance(value, type) and issubclass(value, np.generic)
@@ -68,7 +68,7 @@ def is_dtype(value: Any) -> bool:
 
 
 def tree_code(tree: Any) -> str:
-    """A tree as an expression; user containers become tuples, as a reproducer has no such class."""
+    """A tree as an expression; user-defined containers become tuples."""
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return tree_code(tuple(tree))
     if isinstance(tree, dict):

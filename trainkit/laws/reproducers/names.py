@@ -1,4 +1,4 @@
-"""Names in source code: which of them it takes from outside, and how libraries are imported."""
+"""Names in source code: free names, their values, and imports of library objects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PUBLIC = (
 
 
 def free_names(code: str) -> list[str]:
-    """The names that code takes from what is around it, built-in ones too."""
+    """The free names of code, including built-in ones."""
     whole = symtable.symtable(code, "a rule", "exec")
     own = {s.get_name() for s in whole.get_symbols() if s.is_assigned() or s.is_imported()}
     found: dict[str, None] = {}
@@ -43,15 +43,15 @@ def free_names(code: str) -> list[str]:
 
 
 def values_of(f: Callable[..., Any]) -> dict[str, Any]:
-    """What the names in a function's source stand for."""
+    """The values of the free names in a function's source."""
     held = zip(f.__code__.co_freevars, f.__closure__ or (), strict=True)
     return {**f.__globals__, **{name: cell.cell_contents for name, cell in held if _full(cell)}}
 
 
 def defaults_of(f: Callable[..., Any], code: str) -> dict[str, Any]:
-    """What the names stand for that are a default in its source, as `k` in `lambda x, k=k: …`.
+    """The values of names in default arguments, such as `k` in `lambda x, k=k: …`.
 
-    They were read where the function was made, whatever they are now.
+    These are the values at the definition of the function, not the current ones.
     """
     kinds = ast.Lambda | ast.FunctionDef
     node = next(n for n in ast.walk(ast.parse(code)) if isinstance(n, kinds))
@@ -63,7 +63,7 @@ def defaults_of(f: Callable[..., Any], code: str) -> dict[str, Any]:
 
 
 def values_around(cls: type) -> dict[str, Any]:
-    """What the names in a class's source stand for."""
+    """The values of the free names in a class's source."""
     methods = [m for m in vars(cls).values() if isinstance(m, types.FunctionType)]
     inner = {k: v for m in methods for k, v in values_of(m).items() if k != "__class__"}
     return {**vars(sys.modules[cls.__module__]), **inner}
@@ -77,7 +77,7 @@ def _full(cell: Any) -> bool:
 
 
 def attributes(code: str, name: str) -> list[str]:
-    """What code takes of a name, as `a` and `b` of `name.a + name.b.c`.
+    """The attributes of a name that code uses, such as `a` and `b` in `name.a + name.b.c`.
 
     >>> attributes("name.b.c + name.a", "name")
     ['a', 'b']
@@ -87,7 +87,7 @@ def attributes(code: str, name: str) -> list[str]:
 
 
 def is_library(module: str) -> bool:
-    """Whether a module is Python's own or installed, and not the user's."""
+    """Whether a module belongs to Python or to an installed package."""
     return _installed(module.split(".")[0])
 
 
@@ -104,7 +104,7 @@ def _installed(root: str) -> bool:
 
 
 def public(value: Any) -> str | None:
-    """How a value that Optax, JAX or Python itself export is called, without an import."""
+    """The public name of a value of Optax, JAX or Python that needs no import, or `None`."""
     name = _name(value)
     if getattr(builtins, name, None) is value:
         return name
@@ -112,7 +112,7 @@ def public(value: Any) -> str | None:
 
 
 def imported(value: Any) -> tuple[str, str] | None:
-    """The module that exports what a library has, and the name there; None where none does."""
+    """(module, name) of the export of a library object, or `None`."""
     module, name = getattr(value, "__module__", None), _name(value)
     if not isinstance(module, str) or not name or not is_library(module):
         return None
@@ -130,5 +130,5 @@ def _name(value: Any) -> str:
 
 
 def source_of(value: Any) -> str:
-    """The source of a function or a class, decorators and all, at the margin."""
+    """The source of a function or a class with its decorators, dedented."""
     return textwrap.dedent(inspect.getsource(value))

@@ -1,4 +1,4 @@
-"""Optax's own transformations as the calls that made them, from what their closures hold."""
+"""Optax transformations as calls, reconstructed from the variables in their closures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def maker_of(f: Any) -> Callable[..., Any] | None:
 
 
 def call_of(maker: Any, fs: list[Any], write: Write) -> str:
-    """`maker(…)` with the arguments found in the closures of what it made."""
+    """`maker(…)` with the arguments from the closures of its result."""
     called = public(maker)
     if called is None:
         raise CannotWrite(repr(maker))
@@ -46,7 +46,7 @@ def call_of(maker: Any, fs: list[Any], write: Write) -> str:
 
 
 def transformation(tx: Any, write: Write) -> str:
-    """A transformation: a call of Optax's, or a pair of functions."""
+    """The code of a transformation: a call of Optax, or a pair of functions."""
     init, update = tx.init, tx.update
     name = getattr(update, "__qualname__", "").split(".")[0]
     ours = (getattr(update, "__module__", "") or "").split(".")[0] == "optax"

@@ -1,4 +1,4 @@
-"""The bodies of reproducers: what is run, and what is compared at its end."""
+"""The bodies of reproducers: the run, and the final assertion."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _tree_code(tree: Any, dtype: str) -> str:
 
 def whole_run(case: Case, steps: int) -> str:
     """Lines that define `run(dtype)`, the updates of the first steps, [T, N], scanned."""
-    # All the digits of a float32: where updates are chaotic, six would be another trajectory.
+    # Print all digits of a float32, because chaotic updates would otherwise differ.
     digits = lambda x: repr([[float(str(np.float32(v))) for v in row] for row in x])
     short = lambda x: f"jnp.array({digits(x).replace('nan', 'jnp.nan')})"
     moves = bool(np.any(case.params[:steps] != case.params[:1]))

@@ -1,9 +1,9 @@
-"""Writing a rule down again as code, so that a reproducer stands alone.
+"""The code of a rule, for stand-alone reproducers.
 
-A rule is a pair of closures. Optax's own are written as the call that made them, from the values in
-their closures; anyone else's are written as the source of the function that was given, with every
-name that it uses: libraries are imported, the user's own functions and classes written down. What
-cannot be written down that way is imported, and the reproducer says so.
+A rule is a pair of closures. Optax's rules are written as calls, with arguments from their
+closures. Other rules are written as the source of the given function, with the definitions of all
+names it uses: libraries are imported, and functions and classes of the user are written out.
+Objects that cannot be written are imported, and the reproducer says so.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ HEADER = FUTURE + "import jax\nimport jax.numpy as jnp\nimport optax\n"
 
 
 def header(devices: int = 1) -> str:
-    """The imports of a reproducer; where it needs devices, they are simulated."""
+    """The imports of a reproducer; several devices are simulated."""
     if devices == 1:
         return HEADER
     flag = f"--xla_force_host_platform_device_count={devices}"
@@ -48,12 +48,12 @@ def header(devices: int = 1) -> str:
 
 
 class Seen:
-    """What has been written down so far.
+    """The definitions that are written so far.
 
     Attributes:
-      lines: name -> the lines that bind it, in order.
-      of: id of a value -> the name it was written under (and the value, which keeps the id alive).
-      imports: whether users' modules may be imported.
+      lines: name -> the lines that define it, in order.
+      of: id of a value -> its name (and the value, which keeps the id valid).
+      imports: whether modules of the user may be imported.
     """
 
     def __init__(self, imports: bool = False):
@@ -64,18 +64,18 @@ class Seen:
         self.imports = imports
 
     def bind(self, name: str, line: str) -> bool:
-        """Whether `line` is what binds this name, now or before."""
+        """Defines a name by a line unless it is defined; returns whether this is its definition."""
         return self.lines.setdefault(name, line) == line
 
     def fresh(self, name: str) -> str:
-        """The name, numbered where it is taken."""
+        """The name, with a number if it is taken."""
         taken = {*self.lines, *(n for n, _ in self.of.values())}
         names = (name, *(f"{name}_{i}" for i in range(2, 1000)))
         return next(n for n in names if n not in taken)
 
 
 def rule(subject: Any, name: str, like: str | None, hyperparams: Mapping[str, Any] | None) -> str:
-    """Lines that end in `name = …` and rebuild a factory, a transformation or a schedule."""
+    """Lines that define a factory, a transformation or a schedule, and end with `name = …`."""
     for seen in (Seen(), Seen(imports=True)):
         try:
             expression = _expression(subject, seen, calling=callable(subject) and name == "tx")
@@ -99,7 +99,7 @@ def rule(subject: Any, name: str, like: str | None, hyperparams: Mapping[str, An
 
 
 def _is_the_same(subject: Any, code: str, name: str) -> bool:
-    """Whether the written transformation gives the same update as this one, where that runs."""
+    """Whether the written transformation gives the same update as the subject, if both run."""
     scope: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(HEADER + code, "the rule", "exec"), scope)
     params = {"b": jnp.array([1.0, -2.0]), "w": jnp.array([[0.5, 3.0]])}
@@ -112,7 +112,7 @@ def _is_the_same(subject: Any, code: str, name: str) -> bool:
 
 
 def _expression(value: Any, seen: Seen, calling: bool = False) -> str:
-    """`value` as an expression; what it needs is written down in `seen`."""
+    """`value` as an expression; its definitions are added to `seen`."""
     write = functools.partial(_expression, seen=seen)
     if _is_transformation(value):
         return transformation(value, write)
@@ -149,7 +149,7 @@ def _container(value: Any, seen: Seen) -> str | None:
 
 
 def _named(value: Any, seen: Seen) -> str:
-    """A function, a class or an object by a name that it is written down under."""
+    """The name of a function, a class or an object, after adding its definition."""
     if (known := public(value)) is not None:
         return known
     if id(value) in seen.of:
@@ -203,7 +203,7 @@ def _class(cls: type, seen: Seen) -> str:
 
 
 def _object(value: Any, seen: Seen) -> str:
-    """An enum's member, or an object by what it holds; whatever made it is not run again."""
+    """An enum member, or an object that is rebuilt from its attributes without its constructor."""
     kind = type(value)
     if isinstance(value, enum.Enum):
         return f"{_expression(kind, seen)}.{value.name}"
@@ -219,9 +219,9 @@ def _object(value: Any, seen: Seen) -> str:
 def _written(
     value: Any, own: str, code: str, values: Mapping[str, Any], seen: Seen, expression: str = ""
 ) -> str:
-    """The name under which code is written down, after all that it needs.
+    """Adds the definition of code and of all names it uses; returns its name.
 
-    Where another value has one of its names, or its own, it gets a scope.
+    If one of these names is taken by another value, the code is put into a function of its own.
     """
     name = seen.fresh(own)
     seen.of[id(value)] = name, value
@@ -245,13 +245,13 @@ def _written(
 
 
 def _binding(key: str, value: Any, code: str, seen: Seen) -> str | None:
-    """The line that gives a value this name in some code; None where it has it already."""
+    """The line that binds a name in some code to a value; `None` if it is bound already."""
     if isinstance(value, types.ModuleType):
         if is_library(value.__name__):
             return f"import {value.__name__}" + f" as {key}" * (value.__name__ != key)
         if seen.imports:
             return f"import {value.__name__} as {key}  # its source stands elsewhere"
-        # A module of the user's: what the code takes of it.
+        # A module of the user: only the attributes that the code uses.
         used = [f"{a}={_expression(getattr(value, a), seen)}" for a in attributes(code, key)]
         seen.bind("types", "import types")
         return f"{key} = types.SimpleNamespace({', '.join(used)})"

@@ -1,5 +1,5 @@
-"""The laws of schedules, functions from a step count to a value.
+"""The laws of schedules (functions from a step count to a value).
 
-In: a `ScheduleSubject`. Out: `Violation`s. `laws` holds what every schedule obeys and the list,
-`promises` what one may claim. Read `laws` first.
+Input: a `ScheduleSubject`. Output: `Violation`s. `laws` holds the laws of every schedule and the
+list of all; `promises` holds the laws of optional claims. Read `laws` first.
 """

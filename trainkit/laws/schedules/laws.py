@@ -1,4 +1,4 @@
-"""Laws of schedules: functions from a step count to a value."""
+"""Laws of all schedules (functions from a step count to a value)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainkit.laws.schedules.subject import TOP, ScheduleSubject, at_count, refu
 
 
 def within(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The law for schedules that can be called at all."""
+    """The law, restricted to schedules that can be called."""
 
     def checked(s: Any) -> Any:
         if refuses(s):
@@ -146,7 +146,7 @@ def dtype(s: ScheduleSubject) -> Violation | None:
 
 
 def _whole(s: ScheduleSubject) -> bool:
-    """A constant that was given as an integer stays one, and scales gradients as well."""
+    """Whether the schedule is a constant integer, which may also scale gradients."""
     return bool(np.all(s.mapped() == s.mapped().flat[0]))
 
 
@@ -168,9 +168,9 @@ FAR = (2**31, 2**31 + 1, 2**33 + 7, 2**40)
 
 
 def horizon(s: ScheduleSubject) -> Violation | None:
-    """Counts beyond int32 are refused, or have the value that they should."""
+    """Counts beyond int32 are refused, or have the correct value."""
     values = s.mapped().astype(np.float64)
-    # Without a reference, a schedule that has ended must stay where it is.
+    # Without a reference, a schedule that has ended must stay constant.
     ended = values[-1] == values[-2] == values[-3]
     kinds: dict[str, tuple[Callable[[int], Any], str]] = {
         "an int": (lambda c: s.fn(c), "schedule({c})"),

@@ -1,4 +1,4 @@
-"""What a schedule may promise: to be another, values at its ends, a sign, a direction, no jumps."""
+"""Laws of claims of schedules: a reference, values at given counts, sign, direction, no jumps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _compare(s: ScheduleSubject, counts: Any, got: Any, want: Any) -> Violation 
     if np.shape(got) != np.shape(want):
         raise NotApplicable("its values are no scalars, of which another law speaks")
     near = 1e-5 * np.abs(want) + 1e-6 * np.abs(want).max(initial=0)
-    # float32 knows a count beyond 2²⁴ to 6e-8 of itself, which a decay multiplies.
+    # float32 represents a count beyond 2²⁴ to 6e-8 relative, and a decay amplifies that.
     near = near + _steepness(s, counts)
     with np.errstate(all="ignore"):
         bad = ~((np.abs(got - want) <= near) | (got == want))  # both may be infinite
@@ -46,7 +46,7 @@ def _compare(s: ScheduleSubject, counts: Any, got: Any, want: Any) -> Violation 
 
 
 def _steepness(s: ScheduleSubject, counts: Any) -> np.ndarray:
-    """How far the reference moves when the count is off by its float32 rounding."""
+    """The change of the reference if the count has float32 rounding errors."""
     assert s.value is not None
     out = []
     with np.errstate(all="ignore"):

@@ -36,7 +36,7 @@ class ScheduleSubject:
 
     @property
     def counts(self) -> np.ndarray:
-        """Small ones, those around every boundary, powers of two, random ones, the largest."""
+        """Small counts, counts around boundaries, powers of two, random ones, the largest."""
         edges = boundaries(self.like, self.hyperparams)
         around = [b + d for b in edges for d in (-2, -1, 0, 1, 2)]
         inside = []
@@ -68,14 +68,14 @@ class ScheduleSubject:
 
     @property
     def sample(self) -> np.ndarray:
-        """Fewer counts, for what is called one by one: the boundaries and some others."""
+        """Fewer counts, for calls one by one: the boundaries and some others."""
         edges = boundaries(self.like, self.hyperparams)
         near = {b + d for b in edges for d in (-1, 0, 1)} | {0, 1, 2, 3, 10, 100, 1000, TOP}
         return np.array(sorted(c for c in near if 0 <= c <= TOP))
 
 
 def refuses(s: ScheduleSubject) -> bool:
-    """Whether its own horizon is beyond int32, and it says so instead of wrapping around."""
+    """Whether the schedule refuses a horizon beyond int32 instead of wrapping around."""
     if max(boundaries(s.like, s.hyperparams), default=0) <= TOP:
         return False
     try:

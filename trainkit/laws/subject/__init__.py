@@ -1,7 +1,7 @@
-"""The rule under test: its runs, what it needs, two ways to one update, a failure made small.
+"""The rule under test: its runs, its requirements, comparisons of two updates, and shrinking.
 
-In: a transformation or its factory, and what it claims. Out: memoised runs, and violations with the
-smallest input that shows them. Read `subject` first.
+Input: a transformation or its factory, and its claims. Output: memoised runs, and violations with
+the smallest input that shows them. Read `subject` first.
 """
 
 from trainkit.laws.subject.subject import Crash, Subject, mini

@@ -1,4 +1,4 @@
-"""Which extra arguments the `update` of a rule cannot do without."""
+"""The extra arguments that the `update` of a rule requires."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from trainkit.laws.subject import Subject
 
 
 def find_needs(subject: Subject) -> None:
-    """Learns which extra arguments the rule cannot do without.
+    """Finds the extra arguments that a rule requires, by calling it.
 
     Raises:
-      TypeError: it needs one that was not passed and that the kit cannot make.
+      TypeError: it requires an argument that was not passed and cannot be supplied.
     """
     flat = np.ones(sum(cases.sizes(cases.SHAPES)), np.float32)
     params = jax.tree.map(jnp.asarray, cases.tree(flat, cases.SHAPES))
@@ -49,7 +49,7 @@ def find_needs(subject: Subject) -> None:
                 return  # not about extra arguments: some law will report it
             subject.needs += tuple(new)
         except Exception as error:
-            # Rules that look for it among **extra_args say so in words of their own.
+            # Rules that look for it in **extra_args raise errors with their own texts.
             if not re.search(r"provide|requir|missing|need|expect", str(error)):
                 return  # some law will report it, with its reproducer
             new = [n for n in re.findall(r"\w+", str(error)) if n in losses.NAMES]

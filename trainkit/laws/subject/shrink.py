@@ -1,4 +1,4 @@
-"""Making a failing trajectory small: few steps, one leaf, one element, round numbers."""
+"""Shrinking of a failing trajectory: fewer steps, one leaf, one element, round numbers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Judge = Callable[[Case], "Mismatch | None"]
 
 
 def shrink(subject: Subject, case: Case, judge: Judge) -> tuple[Case, Mismatch | None]:
-    """A smaller case on which `judge` still finds a mismatch, within the time that is left.
+    """A smaller case on which `judge` still finds a mismatch, within the remaining time.
 
-    Returns `(case, None)` where the mismatch does not show outside the compiled run.
+    Returns `(case, None)` if the mismatch occurs only in the compiled run.
     """
     spent = subject.memo.setdefault("shrinking", [0.0])
     began = time.process_time()
@@ -115,9 +115,9 @@ def violation(
 ) -> Violation:
     """A violation with the smallest case that shows it.
 
-    `why` is the message, with {step}, {leaf}, {found} and {expected} to be filled in. `other` may
-    give the lines of a reproducer that compute `expected` from a second run; otherwise the number
-    itself is written down.
+    `why` is the message, with the placeholders {step}, {leaf}, {found} and {expected}. `other` may
+    contain lines of a reproducer that compute `expected` in a second run. Without it, the
+    reproducer contains the number.
     """
     small, again = shrink(subject, case, judge) if shrunk else (case, None)
     if again is None:

@@ -1,4 +1,4 @@
-"""What is being checked, and the runs that its laws share."""
+"""`Subject`: the rule under test, and the runs that its laws share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trainkit.laws.protocol import build, first_line, is_transformation, ordinar
 
 
 class Crash(Exception):
-    """The rule failed while a run was being made; the cause is chained."""
+    """The rule raised an exception in a run; the cause is chained."""
 
     def __init__(self, where: str, cause: BaseException):
         super().__init__(f"{where}: {type(cause).__name__}: {first_line(cause)}")
@@ -32,11 +32,11 @@ class Crash(Exception):
 
 
 class Subject:
-    """A rule under test: how to make it, what it claims to be, and its memoised runs.
+    """A rule under test, with its claims and its memoised runs.
 
-    A law asks it for `subject.tx`, `subject.fresh()` (a second instance, where a factory was
-    given), `subject.update(g, state, params)` (which supplies extra arguments), `subject.run(row)`
-    and `subject.runs(dtype)`.
+    Laws use `subject.tx`, `subject.fresh()` (a second instance, if a factory was given),
+    `subject.update(g, state, params)` (which supplies extra arguments), `subject.run(row)` and
+    `subject.runs(dtype)`.
     """
 
     def __init__(
@@ -70,17 +70,17 @@ class Subject:
 
     @property
     def chooses_leaves(self) -> bool:
-        """Whether a mask or labels may treat leaves otherwise for their names, shapes or places."""
+        """Whether the treatment of a leaf may depend on its name, shape or position (masks)."""
         chosen = {k: v for k, v in self.hyperparams.items() if "mask" in k or "labels" in k}
         return any(v not in (None, True) for v in chosen.values())
 
     def fresh(self) -> Any:
-        """Another instance, where a factory was given; otherwise the same one."""
+        """Another instance if a factory was given; otherwise the same one."""
         return adapted(build(self.source), self.claims)
 
     @property
     def slope(self) -> float:
-        """+1 where it is given gradients of its loss, −1 where directions down it."""
+        """+1 if the rule gets gradients of its loss, −1 if it gets descent directions."""
         claim = self.claims.get("line search")
         return -1.0 if isinstance(claim, Mapping) and claim.get("takes") == "directions" else 1.0
 
@@ -94,7 +94,7 @@ class Subject:
         return made | dict(own or {})
 
     def update(self, grads: Any, state: Any, params: Any, tx: Any = None) -> Any:
-        """`tx.update` with whatever extra arguments the rule needs."""
+        """`tx.update` with the extra arguments that the rule needs."""
         self.clock.check()
         tx = self.tx if tx is None else tx
         extra = self.extra(params, grads)
@@ -105,7 +105,7 @@ class Subject:
     # -- runs -------------------------------------------------------------------------------------
 
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Makes a run once; a crash in it is remembered too."""
+        """A memoised run; a crash is memoised too."""
         if key not in self.memo:
             try:
                 with ordinary():
@@ -121,7 +121,7 @@ class Subject:
         return made
 
     def runs(self, dtype: str = "float32") -> Runs:
-        """Every trajectory of the batch, scanned in one compiled program."""
+        """All trajectories of the batch, in one compiled program."""
 
         def make() -> Runs:
             b = cases.rounded(cases.batch(self.seed, self.examples), dtype)
@@ -142,7 +142,7 @@ class Subject:
             return Runs(b, wide(flat), wide(params), wide(grads), np.asarray(finite))
 
     def long(self, case: cases.Case) -> Run:
-        """One trajectory of many steps, scanned."""
+        """One long trajectory, as a scan."""
 
         def make() -> Run:
             single = lambda x: np.asarray(x, np.float32)[None]
@@ -159,7 +159,7 @@ class Subject:
         return self.runs(dtype)[row]
 
     def replay(self, case: cases.Case, dtype: str = "float32") -> Run:
-        """One trajectory by itself, step by step; used to shrink a counterexample."""
+        """One trajectory, step by step; used for shrinking."""
         kind = jnp.dtype(dtype)
         with ordinary(), jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext():
             step = self.memo.setdefault(
@@ -182,12 +182,12 @@ class Subject:
             return Run(np.stack(out), np.stack(seen), case.grads, np.ones(len(out), bool))
 
     def only_rounding(self, gap: float, in_float64: Callable[[], bool], where: str) -> bool:
-        """Whether a difference of relative size `gap` between two programs is rounding that grew.
+        """Whether a relative difference `gap` between two programs is amplified rounding.
 
-        It is where the same comparison made in float64 shows nothing, and where the difference is
-        small, or no larger than what the last digit of the gradients does to one program: a
-        recursion that divides by a curvature near zero magnifies it a millionfold. The report says
-        so: an ill-conditioned formula is worth knowing of, but it is not another formula.
+        That is so if the same comparison in float64 shows no difference, and the difference is
+        small, or at most as large as the effect of a rounding error in the gradients. (A recursion
+        that divides by a curvature near zero amplifies rounding a million times.) The report notes
+        it, because the formula is ill-conditioned, but not wrong.
         """
         if not (gap <= 0.03 or gap <= 8 * self.sensitivity()):
             return False
@@ -204,7 +204,7 @@ class Subject:
         return agrees
 
     def sensitivity(self) -> float:
-        """What the last digit of float32 gradients does to updates, relative to the largest."""
+        """The relative change of updates by a float32 rounding error in the gradients."""
 
         def make() -> float:
             params, grads = mini()
@@ -227,7 +227,7 @@ class Subject:
 
     @property
     def slow(self) -> bool:
-        """Whether eager calls are slow: `lax.cond` and its like compile anew at every one."""
+        """Whether eager calls are slow (`lax.cond` and similar compile anew at every call)."""
         if "slow when eager" not in self.memo:
             params, grads = mini()
             with ordinary():
@@ -236,17 +236,16 @@ class Subject:
                     began = time.process_time()
                     _, state = self.update(g, state, params)
                     times.append(time.process_time() - began)
-            # The later steps: those that had nothing new to compile. A busy machine is not slow.
+            # Later steps need no new compilation; take their minimum, against other load.
             self.memo["slow when eager"] = min(times[1:]) > 0.05
         return bool(self.memo["slow when eager"])
 
     def trajectory(
         self, tx: Any, params: Any, grads: list[Any], apply: bool = True, eager: bool = False
     ) -> list[Any]:
-        """The updates of some steps, called one by one; parameters follow the updates.
+        """The updates of some steps, called one by one, with updates added to the parameters.
 
-        They are called eagerly, unless that is slow: then all that are compared are jitted (where
-        `eager` does not insist).
+        Calls are eager. If that is slow, all calls are jitted, unless `eager` is set.
         """
         with ordinary():
             update = lambda g, s, p: self.update(g, s, p, tx=tx)
@@ -262,7 +261,7 @@ class Subject:
 
 
 def mini(dtype: str = "float32") -> tuple[Any, list[Any]]:
-    """Two leaves and six gradients for what is called step by step (made anew at every call)."""
+    """New parameters with two leaves, and six gradients, for calls step by step."""
     rng = np.random.default_rng(7)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.dtype(dtype))
     params = {"b": draw(3) + 1, "w": draw(2, 3)}

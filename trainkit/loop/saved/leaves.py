@@ -19,13 +19,22 @@ def leaves_by_name(tree: PyTree) -> dict[str, Any]:
     >>> sorted(leaves_by_name({"a/b": 1, "a": {"b": 2}}))
     ['a/b', "a/b'"]
     """
-    names: dict[str, Any] = {}
+    return {name: leaf for name, (_, leaf) in _named(tree).items()}
+
+
+def paths_by_name(tree: PyTree) -> dict[str, tuple[Any, ...]]:
+    """The way to each leaf, by the names of `leaves_by_name`."""
+    return {name: path for name, (path, _) in _named(tree).items()}
+
+
+def _named(tree: PyTree) -> dict[str, tuple[tuple[Any, ...], Any]]:
+    names: dict[str, tuple[tuple[Any, ...], Any]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = path_name(path) or "state"
         # A key with a slash in it can look like a path of two.
         while name in names:
             name += "'"
-        names[name] = leaf
+        names[name] = path, leaf
     return names
 
 
@@ -53,8 +62,8 @@ def on_host(leaf: Any) -> Any:
     """The plain array of a leaf on the host, in memory of its own."""
     data = data_of(leaf)
     if isinstance(data, jax.Array) and not data.is_fully_addressable:
-        # Of several processes: each writes the parts it has.
-        return data
+        # Of several processes: each writes the parts it has, of a copy for the same reason.
+        return jnp.copy(data)
     # A copy always: on CPU NumPy would look into the very buffer that the next step is given to
     # write its result in, while Orbax is still writing it to disk.
     return np.array(data, copy=True)
@@ -77,7 +86,9 @@ def from_array(array: Any, like: Any, kind: str | None) -> Any:
     if is_key(like):
         key = jax.random.wrap_key_data(array, impl=kind)
         sharding = getattr(like, "sharding", None)
-        return key if sharding is None else jax.device_put(key, sharding)
+        if sharding is None or sharding.is_equivalent_to(key.sharding, key.ndim):
+            return key
+        return jax.device_put(key, sharding)
     if isinstance(like, bool | int | float | complex):
         return type(like)(array.item())
     return array

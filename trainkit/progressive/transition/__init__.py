@@ -1,6 +1,6 @@
-"""From one stage to the next.
+"""Transitions: from the state of one stage to the state of the next.
 
-In: two prepared stages. `grow` and `shrink` find a `StateGrowth`, a pure function of the state with
-the map behind it; `switch` compiles it, rehearses it, runs it and certifies it (`Transition`).
-Out: the grown state, and what was done. Read `state_growth` first.
+Input: two prepared stages. Output: the grown state, and a record of what was done. `grow` and
+`shrink` build a `StateGrowth`, a pure function of the state with its map. `switch` compiles it,
+rehearses it, runs it and certifies it (`Transition`). Read `state_growth` first.
 """

@@ -15,14 +15,14 @@ from trainkit.growth.plan.data import PlanData
 from trainkit.growth.plan.table import table
 from trainkit.growth.train_state import find_map, state_grower
 from trainkit.growth.views.mup import mup
-from trainkit.progressive.transition.state_growth import Side, StateGrowth
+from trainkit.progressive.transition.state_growth import StageModel, StateGrowth
 
 PyTree = Any
 
 
 def grown(
-    small: Side,
-    big: Side,
+    small: StageModel,
+    big: StageModel,
     batch: PyTree,
     *,
     tx: optax.GradientTransformation,
@@ -45,7 +45,7 @@ def grown(
     )
 
 
-def _functions(side: Side) -> Functions:
+def _functions(side: StageModel) -> Functions:
     def init(key: jax.Array, batch: PyTree) -> PyTree:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
         made = side.model.init(key, side.model.inputs(zeros))

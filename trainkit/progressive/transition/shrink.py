@@ -17,22 +17,22 @@ import optax
 
 from trainkit._core.paths import named_leaves
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.reading import coordinate, source_map
+from trainkit.growth.axes.queries import coordinate, source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.operators import Operator
 from trainkit.growth.plan.data import LeafPlan, PlanData
 from trainkit.growth.planning import plan
 from trainkit.progressive.transition.grow import grown
-from trainkit.progressive.transition.state_growth import Side, StateGrowth
+from trainkit.progressive.transition.state_growth import StageModel, StateGrowth
 from trainkit.step.state import TrainState
 
 PyTree = Any
 
 
 def grown_or_shrunk(
-    small: Side,
-    big: Side,
+    small: StageModel,
+    big: StageModel,
     batch: PyTree,
     *,
     tx: optax.GradientTransformation,
@@ -48,8 +48,8 @@ def grown_or_shrunk(
 
 
 def shrunk(
-    before: Side,
-    after: Side,
+    before: StageModel,
+    after: StageModel,
     batch: PyTree,
     *,
     tx: optax.GradientTransformation,

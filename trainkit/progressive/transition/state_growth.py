@@ -36,7 +36,7 @@ class StateGrowth(NamedTuple):
     mup: Mapping[str, LeafMuP] | None = None
 
 
-class Side(NamedTuple):
+class StageModel(NamedTuple):
     """One of the two models that a growth goes between.
 
     Attributes:
@@ -69,8 +69,8 @@ class Grow(Protocol):
 
     def __call__(
         self,
-        small: Side,
-        big: Side,
+        small: StageModel,
+        big: StageModel,
         batch: PyTree,
         *,
         tx: optax.GradientTransformation,

@@ -1,4 +1,4 @@
-"""Update rules, from gradient descent to matrix rules and curvature.
+"""Update rules, from gradient descent to matrix rules and second-order methods.
 
-Input: hyper-parameters, numbers or schedules. Output: a `Rule`. Read `descent` first.
+Input: hyper-parameters, as numbers or schedules. Output: a `Rule`. Read `descent` first.
 """

@@ -1,4 +1,4 @@
-"""Gradient descent and its momenta."""
+"""Gradient descent, and momentum."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def sgd(
 ) -> optax.GradientTransformation:
     """Gradient descent: θ ← θ − η g.
 
-    Full batch, mini-batch and single-example descent are this one rule: they differ in what the
-    gradient g was averaged over, not in what is done with it. With `momentum`, v ← β v + g and
+    Full-batch, mini-batch and single-example descent are the same rule, with gradients g averaged
+    over different sets. With `momentum`, v ← β v + g and
     θ ← θ − η v; with `nesterov` too, θ ← θ − η (β v + g). Optax: `optax.sgd`.
 
     Raises:
@@ -51,14 +51,13 @@ def momentum(
     `"sum"` (Polyak; PyTorch, Optax, most papers): v ← β v + g, θ ← θ − η v.
     `"average"` (many courses): v ← β v + (1 − β) g, θ ← θ − η v.
 
-    From v = 0, the average with rate η/(1 − β) *is* the sum with rate η; a rate carried from one
-    convention to the other is wrong by 1/(1 − β), ten times at β = .9, which is the usual reason
-    for a text's recipe not to work elsewhere. The average is not corrected for its start at 0, so
-    its first steps are short; Adam's correction is what mends that.
-    Optax: `optax.sgd(momentum=β)`; `optax.ema(β, debias=False)` and a scale.
+    From v = 0, the average with rate η/(1 − β) *is* the sum with rate η. A rate that is used with
+    the other convention is wrong by 1/(1 − β), ten times at β = .9; this is the usual reason why a
+    published recipe fails. The average has no bias correction (Adam has one), so its first steps
+    are short. Optax: `optax.sgd(momentum=β)`; `optax.ema(β, debias=False)` and a scale.
 
     Raises:
-      ValueError: a negative or non-finite rate, β outside [0, 1), another convention.
+      ValueError: a negative or non-finite rate, β outside [0, 1), or an unknown convention.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx = tt.momentum(1.0, beta=0.5, convention="average")
@@ -78,9 +77,9 @@ def momentum(
 def nesterov(learning_rate: ScalarOrSchedule, beta: float = 0.9) -> optax.GradientTransformation:
     """Nesterov's momentum: v ← β v + g, θ ← θ − η (g + β v).
 
-    This is the usual rewriting in the looked-ahead variable, which needs the gradient at θ only
-    (Sutskever et al., 2013, give the original, whose gradient is taken at θ + β v).
-    Optax: `optax.sgd(momentum=β, nesterov=True)`.
+    This is the usual form in the look-ahead variable, which needs only the gradient at θ.
+    (Sutskever et al., 2013, give the original form, with the gradient at θ + β v.) Optax:
+    `optax.sgd(momentum=β, nesterov=True)`.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx = tt.nesterov(1.0, beta=0.5)
@@ -96,8 +95,8 @@ def nesterov(learning_rate: ScalarOrSchedule, beta: float = 0.9) -> optax.Gradie
 def dynamic_gd(learning_rate: float) -> optax.GradientTransformation:
     """ "Dynamic" gradient descent: θ ← θ − η/(1 + √t) g, with t = 0 at the first step.
 
-    Σ ηₜ diverges and ηₜ → 0, so that noise is averaged away while any distance can be covered.
-    Texts that start at t = 1 take half the first step. Optax: `optax.sgd` with a schedule, here
+    Σ ηₜ diverges and ηₜ → 0, so that noise averages out and any distance can be covered. Texts that
+    start at t = 1 have half the first step. Optax: `optax.sgd` with a schedule, here
     `trainkit.schedules.dynamic`.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
@@ -109,7 +108,9 @@ def dynamic_gd(learning_rate: float) -> optax.GradientTransformation:
     Zinkevich, Online convex programming and generalized infinitesimal gradient ascent, 2003.
     """
     if callable(learning_rate):
-        raise TypeError("dynamic_gd: learning_rate must be a number; it makes its own schedule.")
+        raise TypeError(
+            "dynamic_gd: learning_rate must be a number, because the rule has its own schedule."
+        )
 
     def rate(step: jax.Array) -> jax.Array:
         return learning_rate / (1 + jnp.sqrt(step * 1.0))

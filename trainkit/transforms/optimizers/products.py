@@ -1,4 +1,4 @@
-"""Products with the Hessian or Gauss-Newton matrix, never the matrix, and what they solve."""
+"""Products with the Hessian or Gauss-Newton matrix, and conjugate gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PyTree = Any
 
 
 def hvp(fn: Callable[[PyTree], jax.Array], params: PyTree, vector: PyTree) -> PyTree:
-    """∇²f(θ) v, the Hessian-vector product, by forward over reverse mode; costs about 4 f.
+    """∇²f(θ) v, the Hessian-vector product, by forward over reverse mode, at the cost of about 4 f.
 
     >>> import jax.numpy as jnp
     >>> hvp(lambda x: jnp.sum(x**3), jnp.array([1.0, 2.0]), jnp.array([1.0, 1.0])).tolist()
@@ -50,11 +50,11 @@ def gnvp(
 
 
 def linearised(fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """`fn(params, *args)` with its second derivative by `params` taken as 0, the first its own.
+    """`fn(params, *args)` with the second derivative by `params` set to 0.
 
-    In a loss L(f(θ)), the Hessian then is Jᵀ H J, the Gauss-Newton matrix: `newton_cg` on a loss
-    whose model is linearised is Gauss-Newton, in a train step as well, where the residuals of the
-    whole batch are on no single device. `args` are not differentiated by.
+    The Hessian of a loss L(f(θ)) is then Jᵀ H J, the Gauss-Newton matrix. So `newton_cg` with a
+    linearised model is Gauss-Newton, also in a train step, where no device has the residuals of the
+    whole batch. Derivatives by `args` are not supported.
 
     >>> import jax.numpy as jnp
     >>> f = lambda x: jnp.sum(linearised(jnp.square)(x)) + jnp.sum(linearised(jnp.square)(x) ** 2)
@@ -96,10 +96,11 @@ def axpy(a: jax.Array, x: PyTree, y: PyTree) -> PyTree:
 def conjugate_gradient(
     matvec: Callable[[PyTree], PyTree], b: PyTree, *, max_iterations: int, tol: Any
 ) -> tuple[PyTree, jax.Array]:
-    """Solves A x = b from x = 0, until ‖b − A x‖ ≤ tol ‖b‖; stops where curvature is not positive.
+    """Solves A x = b from x = 0, until ‖b − A x‖ ≤ tol ‖b‖; stops at non-positive curvature.
 
-    There it returns what it has, or b itself where that is the first direction: always a direction
-    of descent when b = −∇f (Steihaug, 1983). Returns x and the iterations made.
+    At non-positive curvature it returns the current x, or b in the first iteration. For b = −∇f,
+    the result is always a descent direction (Steihaug, 1983). Returns x and the number of
+    iterations.
 
     >>> import jax.numpy as jnp
     >>> x, n = conjugate_gradient(lambda v: 2.0 * v, jnp.array([4.0]), max_iterations=5, tol=1e-6)

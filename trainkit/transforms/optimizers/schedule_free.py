@@ -10,7 +10,7 @@ import optax
 import optax.contrib
 
 from trainkit._core.dtypes import cast_like, scalar_like, upcast
-from trainkit.transforms.parts import assembled, kept
+from trainkit.transforms.masked_trees import assembled, kept
 from trainkit.transforms.rule import rule, states_of
 
 PyTree = Any

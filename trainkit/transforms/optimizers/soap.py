@@ -19,11 +19,11 @@ class SoapState(NamedTuple):
     """State of `soap`.
 
     Attributes:
-      count: int32 scalar, the updates made (the first only measures).
-      mu: first moment, in the parameters' own basis.
+      count: int32 scalar, the number of updates (the first only collects statistics).
+      mu: first moment, in the basis of the parameters.
       nu: second moment, in the rotated basis.
-      gg: per leaf, one matrix for each rotated axis (`None` for others): the EMA of G Gᵀ there.
-      basis: per leaf, likewise: the orthonormal eigenbasis of `gg`.
+      gg: for each leaf, one matrix per rotated axis (`None` for others): the EMA of G Gᵀ.
+      basis: for each leaf likewise, the orthonormal eigenbasis of `gg`.
     """
 
     count: Any  # an array; tuples have a method of this name
@@ -50,16 +50,15 @@ def soap(
 ) -> optax.GradientTransformation:
     """SOAP: Adam in the eigenbasis of Shampoo's preconditioner.
 
-    L ← β L + (1 − β) G Gᵀ, R ← β R + (1 − β) Gᵀ G, with eigenbases Q_L, Q_R;
-    G' = Q_Lᵀ G Q_R, M' = Q_Lᵀ M Q_R with M ← β₁ M + (1 − β₁) G, ν ← β₂ ν + (1 − β₂) G'²;
-    θ ← θ − η (Q_L [M̂'/(√ν̂ + ε)] Q_Rᵀ + λ θ).
-    Bases come from `eigh` at first and then, every `precondition_frequency` steps, from one power
-    iteration and QR, as in the authors' code, with the columns kept in the order of their
-    eigenvalues (ν is reordered with them). The first update measures only and is 0. Tensors have
-    one basis for each axis; axes longer than `max_precond_dim` have none, so that a vector is
-    plain Adam. `shampoo_beta` is β (β₂ where it is `None`). While L or R is singular, the basis of
-    its null space is arbitrary and rounding decides it, so that runs on different machines or
-    placements part sooner than other rules' do. Not in Optax.
+    L ← β L + (1 − β) G Gᵀ, R ← β R + (1 − β) Gᵀ G, with eigenbases Q_L, Q_R; G' = Q_Lᵀ G Q_R, M' =
+    Q_Lᵀ M Q_R with M ← β₁ M + (1 − β₁) G, ν ← β₂ ν + (1 − β₂) G'²; θ ← θ − η (Q_L [M̂'/(√ν̂ + ε)]
+    Q_Rᵀ + λ θ). The first bases come from `eigh`. Then, every `precondition_frequency` steps, they
+    are updated by one power iteration and QR, as in the authors' code, with columns in the order of
+    their eigenvalues (ν is reordered with them). The first update only collects statistics and is
+    0. Tensors have one basis for each axis. Axes longer than `max_precond_dim` have none, so a
+    vector gets plain Adam. `shampoo_beta` is β (`None`: β₂). While L or R is singular, rounding
+    determines the basis of its null space, so runs on different machines or placements diverge
+    sooner than with other rules. Not in Optax.
 
     >>> import jax, jax.numpy as jnp
     >>> tx, p = soap(0.1), jax.random.normal(jax.random.key(0), (3, 2))
@@ -103,7 +102,7 @@ def soap(
 
     parts = [optax.GradientTransformation(init, update)]
     if not (isinstance(weight_decay, float | int) and weight_decay == 0):
-        # Nothing moves at the first update, the decay included.
+        # The first update is 0, including the decay.
         parts.append(_decay_after_first(weight_decay, mask))
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
 
@@ -111,7 +110,7 @@ def soap(
 def _soap_leaf(
     count: jax.Array, due: jax.Array, rates: Any, g: Any, mu: Any, nu: Any, gg: Any, basis: Any
 ) -> Any:
-    """One leaf's update and slots after a gradient; `due`: whether its bases are made anew."""
+    """The update and new slots of one leaf; `due`: whether its bases are updated."""
     b1, b2, beta, eps = rates
     first = count == 0
     new_mu = jnp.where(first, mu, b1 * mu + (1 - b1) * g)
@@ -158,7 +157,7 @@ def _rotate(x: jax.Array, basis: Any, back: bool = False) -> jax.Array:
 
 
 def _refresh(gg: Any, basis: Any, nu: jax.Array, first: jax.Array, due: jax.Array) -> Any:
-    """New bases where they are due, with the second moment in their order."""
+    """New bases if `due`, with the second moment in their order."""
 
     def decompose(operand: Any) -> Any:
         gg, _, nu = operand

@@ -1,4 +1,4 @@
-"""States that are read, changed and edited by name, and groups of parameters by path.
+"""Optimizer states by name: read, set and edit them; parameter groups by path.
 
-Input: transformations, or their live states. Output: the same. Read `named` first.
+Input: transformations, or their states. Output: the same types. Read `named` first.
 """

@@ -1,4 +1,4 @@
-"""Editing the state of chosen parameters: the slots that mirror them, wherever they are."""
+"""Edits of the slots of chosen parameters, anywhere in an optimizer state."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ PyTree = Any
 
 
 def edit_state(state: PyTree, params: PyTree, pattern: str, change: Callable[[Any], Any]) -> PyTree:
-    """Maps `change` over every slot of the parameters whose path matches.
+    """Applies `change` to every slot of the parameters whose path matches.
 
-    A slot of a parameter is a leaf of the state whose path ends in the parameter's own: moments,
-    averages and accumulators, in any chain, group or wrapper. Counts and hyper-parameters stay.
-    Parameters that are one bare array have the empty path, and slots of their own shape.
+    A slot of a parameter is a leaf of the state whose path ends with the parameter's path: moments,
+    averages and accumulators, in any chain, group or wrapper. Counts and hyper-parameters stay. If
+    the parameters are a single array, its slots are the leaves with its shape.
 
     Args:
-      state: an optimizer state, or a `TrainState` (whose own is edited).
+      state: an optimizer state, or a `TrainState`, whose optimizer state is edited.
       params: the parameters, for their paths and shapes.
       pattern: a regular expression, searched for in paths such as `dense/kernel`.
-      change: from a slot to its new value, of the same shape and dtype.
+      change: old value of a slot -> new value, with the same shape and dtype.
 
     Raises:
-      ValueError: a pattern that matches no parameter, or parameters without a slot; a change of
-        shape.
+      ValueError: the pattern matches no parameter, or only parameters without slots; or `change`
+        changes a shape.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> params = {"body": jnp.ones(2), "head": jnp.ones(2)}
@@ -47,12 +47,11 @@ def edit_state(state: PyTree, params: PyTree, pattern: str, change: Callable[[An
 def reset_state(
     tx: optax.GradientTransformation, state: PyTree, params: PyTree, pattern: str
 ) -> PyTree:
-    """The state with the slots of matching parameters as `tx.init(params)` makes them.
+    """The state with new slots from `tx.init(params)` for the matching parameters.
 
-    Counts are shared by all parameters and stay. So a bias correction that the others have left
-    behind does not come back: reset second moments start at 0 with an old count, and the first
-    updates are long. Warm the learning rate of the group up again, or `edit_state` the first moment
-    alone.
+    Counts are shared by all parameters, so they stay. With an old count there is no bias
+    correction, so second moments that are reset to 0 make the first updates too large. Warm up the
+    learning rate of the group again, or reset only the first moment with `edit_state`.
 
     Raises:
       ValueError: as `edit_state`.
@@ -60,7 +59,7 @@ def reset_state(
     fresh = dict(jax.tree_util.tree_flatten_with_path(tx.init(params))[0])
 
     def change(path: Any, leaf: Any) -> Any:
-        # A state that is stacked over devices has one more axis than a fresh one.
+        # A state that is stacked over devices has one more axis than a new one.
         return jnp.broadcast_to(fresh[path], leaf.shape)
 
     return _edit(state, params, pattern, change, "reset_state")
@@ -98,18 +97,18 @@ def _edit(state: PyTree, params: PyTree, pattern: str, change: Any, of: str) -> 
         new.append(value)
         edited += 1
     if not edited:
-        raise ValueError(f"{of}: the state holds nothing for {pattern!r} (a frozen group?).")
+        raise ValueError(f"{of}: the state has no slots for {pattern!r} (is the group frozen?).")
     edited_state = jax.tree_util.tree_unflatten(treedef, new)
     return state.replace(opt_state=edited_state) if hasattr(state, "opt_state") else edited_state
 
 
 def _owner(path: Any, leaf: Any, shapes: dict[Any, tuple[int, ...]]) -> Any:
     """The path of the parameter that a leaf of a state is a slot of, or `None`."""
-    # The longest ending that is a parameter's path; a leaf is never the whole state.
+    # The longest suffix that is a parameter's path; a leaf is never the whole state.
     for start in range(1, len(path) + 1):
         tail = path[start:]
         if tail in shapes:
-            # Every path ends in the empty one: there, shape and dtype have to decide.
+            # Every path ends with the empty path, so compare shape and dtype.
             return tail if tail or _like(path, leaf, shapes[()]) else None
     return None
 

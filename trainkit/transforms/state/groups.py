@@ -1,4 +1,4 @@
-"""Parameter groups by path: the first regular expression found in a path decides."""
+"""Parameter groups by path: the first regular expression that matches a path counts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import optax
 from trainkit._core import validation
 from trainkit._core.dtypes import own, scalar_like
 from trainkit._core.paths import compiled, path_name, some
-from trainkit.transforms.parts import filled, left_out
+from trainkit.transforms.masked_trees import filled, left_out
 from trainkit.transforms.stacks import Stacked, layer_axes
 from trainkit.transforms.state.named import injected
 
@@ -33,14 +33,14 @@ def freeze() -> optax.GradientTransformationExtraArgs:
 
 
 def assign(rules: Sequence[tuple[str, Any]], params: PyTree) -> PyTree:
-    """For every leaf, the number of the first rule whose expression is found in its path.
+    """For every leaf, the index of the first rule whose expression matches its path.
 
-    A path is `block_0/dense/kernel`; expressions are searched for (`re.search`), so that `^` and
-    `$` anchor where that is meant.
+    A path is `block_0/dense/kernel`. Expressions are matched by `re.search`; use `^` and `$` as
+    anchors.
 
     Raises:
-      ValueError: leaves that match no rule, rules that match no leaf or are always too late, an
-        expression that is not one; each is named.
+      ValueError: a leaf matches no rule, a rule matches no leaf or only leaves of earlier rules, or
+        an expression is invalid. The message names it.
 
     >>> import jax.numpy as jnp
     >>> assign([("bias", "a"), (".*", "b")], {"bias": jnp.ones(1), "kernel": jnp.ones(1)})
@@ -74,18 +74,19 @@ def assign(rules: Sequence[tuple[str, Any]], params: PyTree) -> PyTree:
 def groups(
     rules: Sequence[tuple[str, optax.GradientTransformation | None]],
 ) -> optax.GradientTransformationExtraArgs:
-    """Trains each parameter by the first rule whose expression is found in its path.
+    """Trains each parameter by the first rule whose expression matches its path.
 
-    `rules` is a list of (regular expression, transformation); `None` freezes. Per-group learning
-    rates are groups with rules of their own, and are addressed by their expressions:
-    `get(state, ("head", "learning_rate"))`. Frozen groups hold no state, and with `stop_frozen` in
-    the loss no gradient. Groups see nothing of each other: put a clip by global norm before them,
-    not in them; to a line search in a group, `value_fn` is the loss of its own parameters, the
-    others where they are. Optax: `optax.partition`, by labels and without a check of coverage.
+    `rules` is a list of (regular expression, transformation); `None` freezes a group. Each group
+    has its own learning rate, which has the expression as its name: `get(state, ("head",
+    "learning_rate"))`. Frozen groups have no state, and with `stop_frozen` in the loss no gradient.
+    Groups are independent: put a clip by global norm before them, not in them. For a line search in
+    a group, `value_fn` is the loss of the group's parameters, with the others fixed. Optax:
+    `optax.partition`, by labels, and without a check that every leaf is covered.
 
     Raises:
-      ValueError: at `init`, as `assign`; at once, no rules or a bad expression.
-      TypeError: something that is neither a transformation nor `None`.
+      ValueError: there are no rules, or an expression is invalid; at `init`, the errors of
+        `assign`.
+      TypeError: a value is neither a transformation nor `None`.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx = tt.groups([("head", tt.adam(1e-2)), ("bias$", tt.sgd(1e-1)), (".*", None)])
@@ -97,18 +98,18 @@ def groups(
     _compiled(rules)
     transforms = []
     for pattern, tx in rules:
-        # What is frozen is given as `None`.
+        # Frozen groups are given as `None`.
         transforms.append(freeze() if tx is None else injected(tx, f"the rule of {pattern!r}"))
     return _partition(rules, transforms)
 
 
 def stop_frozen(rules: Sequence[tuple[str, Any]], params: PyTree) -> PyTree:
-    """The parameters, those of frozen groups as constants: for the loss of a fine-tuned model.
+    """The parameters with `stop_gradient` on frozen groups, for the loss of a fine-tuned model.
 
-    Frozen gradients are not computed if nothing reads them, but a step's `grad_norm` does, as do
-    clipping and a guard before `groups`. With `stop_frozen(rules, params)` in the loss they are
-    zeros that cost nothing, and norms are those of what is trained. The first match decides, as in
-    `groups`.
+    Gradients of frozen groups are not computed if they are not used. But a step's `grad_norm` uses
+    them, and so do clipping and a guard before `groups`. With `stop_frozen(rules, params)` in the
+    loss they are zeros without cost, and norms are over trained parameters alone. The first match
+    counts, as in `groups`.
 
     >>> import jax, jax.numpy as jnp
     >>> rules = [("head", "trained"), (".*", None)]
@@ -152,7 +153,7 @@ def _partition(
 
 
 def _of_a_part(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """The rule, given of the whole tree's gradient (an extra argument) what belongs to its part."""
+    """The rule of one group, with the extra argument `grad` masked to the group."""
     tx = optax.with_extra_args_support(tx)
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any) -> Any:
@@ -169,8 +170,8 @@ def scale_by_path(
 ) -> optax.GradientTransformationExtraArgs:
     """Multiplies updates by the factor of the first rule that matches; last in a chain.
 
-    Learning rates for each group relative to the chain's own. It holds no state, and the coverage
-    is checked as in `groups`. Not in Optax.
+    It sets the learning rate of each group relative to that of the chain. It has no state, and
+    every leaf must be covered, as in `groups`. Not in Optax.
 
     >>> import jax.numpy as jnp
     >>> tx = scale_by_path([("bias", 2.0), (".*", 0.5)])
@@ -199,15 +200,15 @@ def scale_by_path(
 def layerwise_decay(
     layers: Sequence[str], decay: float = 0.75, *, stacked: Stacked = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Layer-wise learning-rate decay: layer i of n, from the input, learns at decay^(n−1−i).
+    """Layer-wise learning-rate decay: layer i of n, from the input, has the factor decay^(n−1−i).
 
-    `layers` are regular expressions from the input to the output, the output's factor being 1. One
-    that finds leaves which are `stacked` stands for as many layers as these hold, in their order.
-    Last in a chain. Not in Optax.
+    `layers` are regular expressions from the input to the output, whose factor is 1. An expression
+    for `stacked` leaves stands for as many layers as they contain, in their order. Last in a chain.
+    Not in Optax.
 
     Raises:
-      ValueError: a decay outside (0, 1], no layers; at `init`, parameters in no layer, layers
-        without parameters, leaves of one expression that hold different numbers of layers.
+      ValueError: a decay outside (0, 1], or no layers. At `init`: a parameter in no layer, a layer
+        without parameters, or leaves of one expression with different numbers of layers.
 
     >>> import jax.numpy as jnp
     >>> tx = layerwise_decay(["embed", "blocks", "head"], 0.5, stacked={"blocks": 1})
@@ -260,7 +261,7 @@ def layerwise_decay(
 
 def _compiled(rules: Sequence[tuple[str, Any]]) -> list[re.Pattern[str]]:
     if not rules:
-        raise ValueError("the list of rules is empty; give (regular expression, …) pairs.")
+        raise ValueError("the list of rules is empty; pass (regular expression, …) pairs.")
     for rule in rules:
         if not isinstance(rule, tuple | list) or len(rule) != 2:
             raise ValueError(f"a rule must be a pair of an expression and a value, not {rule!r}.")

@@ -1,4 +1,4 @@
-"""Hyper-parameters kept in the state, so that a live run can read and change them."""
+"""Hyper-parameters in the optimizer state, which can be read and changed during a run."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class InjectState(NamedTuple):
     """State of `inject`.
 
     Attributes:
-      count: int32 scalar, the updates made, at which schedules are read.
-      hyperparams: name -> scalar, the values in force at the last update.
-      scheduled: name -> bool scalar, whether the schedule decides (it stops when a value is set).
+      count: int32 scalar, the number of updates, at which schedules are evaluated.
+      hyperparams: name -> scalar, the values of the last update.
+      scheduled: name -> bool scalar, whether the schedule is used (not after a value was set).
       inner_state: the state of the rule itself.
     """
 
@@ -35,19 +35,19 @@ class InjectState(NamedTuple):
 
 
 def inject(rule: Rule | Callable[..., Any]) -> Any:
-    """Keeps the numeric hyper-parameters of a rule in its state, as float32 scalars (or float64).
+    """Stores the numeric hyper-parameters of a rule in its state, as float32 (or float64) scalars.
 
     `inject(adamw(1e-3))` for a rule of this package; `inject(optax.adamw)(learning_rate=1e-3)` for
-    any other factory, called as it would be. Numbers and schedules whose names say that they are
-    rates, betas or bounds are injected; everything else stays as given.
+    any other factory, called as usual. Numbers and schedules are injected if their names are those
+    of rates, betas or bounds. Other arguments stay static.
 
-    Unlike `optax.inject_hyperparams`, hyper-parameters are never stored in the parameters' own
-    dtype: there, β₂ = .999 in bfloat16 becomes 1, and AdamW's first update NaN. All arithmetic is
-    done in the widest dtype of the tree, float32 at least.
+    Unlike in `optax.inject_hyperparams`, hyper-parameters are never stored in the dtype of the
+    parameters, where β₂ = .999 would become 1 in bfloat16, and the first update of AdamW NaN. All
+    arithmetic is in the widest dtype of the tree, or float32 if that is narrower.
 
-    A scheduled value that is `set` stops following its schedule until it is set to `None`. A
-    schedule that has run-time parameters of its own, such as the decay's start of
-    `trainkit.schedules.wsd`, has them among the hyper-parameters too.
+    After a scheduled value is `set`, its schedule is ignored until the value is set to `None`.
+    Run-time parameters of a schedule, such as `decay_start` of `trainkit.schedules.wsd`, are
+    hyper-parameters too.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx = tt.inject(tt.adamw(learning_rate=1e-3))
@@ -118,7 +118,7 @@ def _inject(
             held = hyperparams[key]
             planned = value_of(key, state.count, hyperparams, held.dtype)
             hyperparams[key] = jnp.where(state.scheduled[key], planned, held)
-        # Scalars of one dtype meet leaves of one dtype: strict promotion allows no other mixture.
+        # Scalars get the dtype of the leaves, because strict promotion allows no mixture.
         dtype = np.promote_types(
             widest(updates, params), widest({k: hyperparams[k] for k in numeric})
         )

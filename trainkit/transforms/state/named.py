@@ -1,4 +1,4 @@
-"""Chains whose parts have names, and reading and writing a live state by those names."""
+"""Named chains, and access to optimizer states by name."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def named(
     *pairs: tuple[str, optax.GradientTransformation] | Mapping[str, optax.GradientTransformation],
     **transforms: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """Chains transformations under names, in order; the state is a dict by those names.
+    """A chain of named transformations, in order. Its state is a dict with these names.
 
-    Optax calls the plain form `optax.named_chain`. Here, rules of this package also keep their
-    hyper-parameters in the state (see `inject`), so that `get` and `set` reach them.
+    Optax: `optax.named_chain`. Here, rules of this package also store their hyper-parameters in the
+    state (see `inject`), for `get` and `set`.
 
     Args:
       *pairs: `("name", transformation)` pairs, or one mapping.
       **transforms: the same as keywords.
 
     Raises:
-      ValueError: no transformation, or a name that is given twice or is empty.
-      TypeError: something that is not a gradient transformation.
+      ValueError: there is no transformation, or a name is empty or occurs twice.
+      TypeError: a value is not a gradient transformation.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx = tt.named(clip=tt.clip_by_global_norm(1.0), adam=tt.adamw(1e-3))
@@ -74,7 +74,7 @@ def named(
 def injected(
     tx: optax.GradientTransformation, name: str = "tx"
 ) -> optax.GradientTransformationExtraArgs:
-    """The transformation with its hyper-parameters in its state, if it is a rule that has any."""
+    """The transformation with its hyper-parameters in its state, if it is a `Rule` with any."""
     validation.transformation(tx, name)
     if isinstance(tx, Rule) and tx.hyperparameters():
         return inject(tx)
@@ -82,19 +82,18 @@ def injected(
 
 
 def get(state: PyTree, name: str | tuple[str, ...] | None = None) -> Any:
-    """What a live state holds under a name: a hyper-parameter, a slot, a whole part.
+    """The value of a name in a state: a hyper-parameter, a slot, or the state of a part.
 
-    A name is the way to a node, with dots, of which anything but the end may be left out:
-    `"learning_rate"`, `"adam.learning_rate"`, `"adam.mu"`, `"adam.mu.dense.kernel"`. A tuple of
-    strings serves where names hold dots themselves. Without a name, all hyper-parameters are
-    returned by their addresses.
+    A name is the dotted path of a node. All but its last part may be left out: `"learning_rate"`,
+    `"adam.learning_rate"`, `"adam.mu"`, `"adam.mu.dense.kernel"`. Use a tuple of strings if names
+    contain dots. Without a name, the result is a dict of all hyper-parameters.
 
     Args:
       state: an optimizer state, or a `TrainState` that holds one; replicated, sharded, or stacked
-        over devices as `pmap` keeps it (hyper-parameters then come back as the scalars they are).
+        over devices as in `pmap` (hyper-parameters are then returned as scalars).
 
     Raises:
-      KeyError: nothing, or more than one thing, has that name; the message lists what there is.
+      KeyError: no node or several nodes have that name; the message lists names.
     """
     tree = _opt_state(state)
     if name is None:
@@ -108,16 +107,16 @@ def get(state: PyTree, name: str | tuple[str, ...] | None = None) -> Any:
 
 
 def set(state: PyTree, name: str | tuple[str, ...] | Mapping[Any, Any], value: Any = None) -> Any:
-    """The state with what is under `name` replaced; nothing compiles again.
+    """The state with a new value for `name`. A step does not compile again.
 
-    The new value takes the dtype, shape and placement of the old: a scalar is broadcast to every
-    device or ensemble member. `set(state, {"learning_rate": 1e-4, "b1": .95})` sets several.
-    A scheduled hyper-parameter stays at the value that is set; `None` gives it back to its
+    The new value gets the dtype, shape and placement of the old one; a scalar is broadcast to every
+    device or ensemble member. `set(state, {"learning_rate": 1e-4, "b1": .95})` sets several values.
+    A scheduled hyper-parameter keeps the new value until it is set to `None`, which returns to the
     schedule.
 
     Raises:
-      KeyError: as `get`.
-      ValueError: a negative or non-finite rate, a β outside [0, 1), another tree or shape.
+      KeyError: as in `get`.
+      ValueError: a negative or non-finite rate, a β outside [0, 1), or another tree or shape.
     """
     if isinstance(name, Mapping):
         for key, item in name.items():
@@ -140,7 +139,7 @@ def _set_hyperparameter(tree: PyTree, path: tuple[str, ...], old: Any, value: An
     followed = dict(_walk(tree)).get(scheduled)
     if value is None:
         if followed is None:
-            raise ValueError(f"{'.'.join(path)} follows no schedule that it could go back to.")
+            raise ValueError(f"{'.'.join(path)} has no schedule to return to.")
         return _replace(tree, scheduled, _placed_like(True, followed))
     validation.hyperparameter(path[-1], value)
     known = path[-1] in validation.HYPERPARAMETERS
@@ -157,7 +156,7 @@ def _opt_state(state: PyTree) -> PyTree:
 
 
 def _children(node: Any) -> tuple[list[tuple[str, Any]], Any]:
-    """The named children one level down and the definition to put them together again."""
+    """The named children of a node, and the treedef to rebuild it."""
     children, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
     return [(path_name(path), child) for path, child in children], treedef
 
@@ -179,8 +178,8 @@ def _find(tree: PyTree, name: str | tuple[str, ...]) -> tuple[tuple[str, ...], A
     nodes = list(_walk(tree))
     found = [(path, node) for path, node in nodes if path[-1] == query[-1] and _within(query, path)]
     if len(found) > 1:
-        # A hyper-parameter is what one asks for by a bare name, whatever parameters are called;
-        # and a slot rather than the parameter of that name inside it.
+        # A bare name means a hyper-parameter before a parameter of that name, and a slot before a
+        # parameter inside it.
         found = [f for f in found if f[0][-2:-1] == ("hyperparams",)] or found
         found = [f for f in found if f[0] == query] or found
         outer = [p for p, _ in found]
@@ -191,8 +190,8 @@ def _find(tree: PyTree, name: str | tuple[str, ...]) -> tuple[tuple[str, ...], A
     shown = query if isinstance(name, tuple) else name
     if found:
         raise KeyError(
-            f"{shown!r} is the name of more than one part of the state: "
-            f"{', '.join('.'.join(p) for p, _ in found[:8])}. Say which."
+            f"{shown!r} is the name of several parts of the state: "
+            f"{', '.join('.'.join(p) for p, _ in found[:8])}. Use a longer name."
         )
     names = [".".join(p) for p, _ in nodes if p[-2:-1] == ("hyperparams",)] + list(
         dict.fromkeys(p[0] for p, _ in nodes)
@@ -215,7 +214,7 @@ def _replace(node: Any, path: tuple[str, ...], value: Any) -> Any:
 
 
 def _scalar(value: Any) -> Any:
-    """The one value of a hyper-parameter that is stacked, a row a device, as pmap keeps it."""
+    """The value of a hyper-parameter that pmap stacks over devices."""
     if isinstance(value, jax.core.Tracer) or not isinstance(value, jax.Array) or value.ndim != 1:
         return value
     if len(value.sharding.device_set) == value.shape[0] > 1 and not value.is_fully_replicated:
@@ -231,7 +230,7 @@ def _placed_like(value: Any, old: Any) -> Any:
         new = jnp.broadcast_to(value.astype(old.dtype), old.shape)
     if isinstance(new, jax.core.Tracer) or isinstance(old, jax.core.Tracer):
         return new
-    # Committing what was free would compile the step a second time.
+    # Committing an uncommitted array would compile the step again.
     return jax.device_put(new, old.sharding) if old.committed else new
 
 

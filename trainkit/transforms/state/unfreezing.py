@@ -1,4 +1,4 @@
-"""Groups of parameters that begin to train in the course of a run."""
+"""Parameter groups that start to train during a run."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ PyTree = Any
 def unfreeze_at(
     tx: optax.GradientTransformation, step: int
 ) -> optax.GradientTransformationExtraArgs:
-    """Frozen before the given step, `tx` from it on, with its state as it was at the start.
+    """Updates of 0 before the given step, and `tx` from that step on, with its initial state.
 
-    The state exists from the start, so that nothing is compiled again; under `lax.cond` it costs
+    The state exists from the start, so a step does not compile again. With `lax.cond`, `tx` costs
     nothing before its step.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
@@ -56,14 +56,14 @@ def unfreeze_at(
 def gradual_unfreezing(
     make: Any, stages: Sequence[tuple[str, int | None]]
 ) -> optax.GradientTransformationExtraArgs:
-    """Unfreezes one group after the other: each (expression, step) trains from its step on.
+    """Unfreezes one group after another: each (expression, step) trains from its step on.
 
     Args:
       make: the rule of every group, such as `adamw(1e-3)`.
-      stages: (regular expression, first step that trains it); `None` for never.
+      stages: pairs (regular expression, first step of training); `None` for never.
 
     Raises:
-      ValueError: as `groups`.
+      ValueError: as in `groups`.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx = tt.gradual_unfreezing(tt.sgd(1.0), [("head", 0), ("body", 100), ("embed", None)])

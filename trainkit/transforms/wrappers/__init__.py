@@ -1,4 +1,4 @@
-"""What stands around a rule: accumulation, averages, a guard, 8-bit moments, stochastic rounding.
+"""Wrappers: accumulation, averages, a non-finite guard, 8-bit moments, stochastic rounding.
 
 Input: a gradient transformation. Output: another one. Read `accumulate` first.
 """

@@ -1,4 +1,4 @@
-"""Gradients summed over micro-steps, and an update once in a while."""
+"""Gradient accumulation: weighted sums over micro-steps, with one update per window."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class AccumulateState(NamedTuple):
     """State of `accumulate`.
 
     Attributes:
-      micro_step: int32 scalar, micro-steps in the window so far.
-      gradient_step: int32 scalar, updates made.
-      weight: float32 scalar, Σ w of the window so far.
-      accumulated: Σ w g of the window so far, float32 at least; between two windows the last
-        update, which the next window does not read.
+      micro_step: int32 scalar, the number of micro-steps in the current window.
+      gradient_step: int32 scalar, the number of updates.
+      weight: float32 scalar, Σ w of the current window.
+      accumulated: Σ w g of the current window, in float32 or wider. After a window it contains the
+        last update, which the next window does not use.
       inner_state: the state of the transformation inside.
     """
 
@@ -39,17 +39,16 @@ def accumulate(
 ) -> optax.GradientTransformationExtraArgs:
     """One update of `tx` for every `every` gradients, by their weighted mean Σ w g / Σ w.
 
-    `update` takes `weight`, the weight of the gradient's own loss (how many examples or tokens it
-    is the mean of; 1 if left out), so that uneven micro-batches give the gradient of the whole
-    batch, which the mean of means is not. Between updates the updates are 0. Other extra arguments
-    reach `tx` as they are at the last micro-step.
+    `update` takes `weight`, the weight of the loss (the number of examples or tokens in its mean; 1
+    if left out), so that uneven micro-batches give the gradient of the whole batch. Within a window
+    the updates are 0. `tx` gets the other extra arguments of the last micro-step.
 
-    The inner update runs under `lax.cond`, so that the other micro-steps do not pay for it. Sums
-    begin anew at each window by selection, not by multiplying with 0, so that a NaN lasts no longer
-    than its window; with a guard outside (`skip_nonfinite(accumulate(tx, k))`) a bad gradient costs
-    its own micro-step only, with one inside (`accumulate(skip_nonfinite(tx), k)`) its window.
-    A window whose weights are all 0 has the gradient 0. Optax: `optax.MultiSteps`, which weighs
-    every micro-step alike and keeps a NaN for ever.
+    The inner update runs under `lax.cond`, so other micro-steps do not pay for it. Sums are reset
+    by selection, not by multiplication with 0, so that a NaN does not outlive its window. With a
+    guard outside (`skip_nonfinite(accumulate(tx, k))`), a non-finite gradient costs one micro-step;
+    with one inside (`accumulate(skip_nonfinite(tx), k)`), its window. If all weights of a window
+    are 0, its gradient is 0. Optax: `optax.MultiSteps`, which gives all micro-steps the same
+    weight, and keeps a NaN forever.
 
     Raises:
       ValueError: `every` below 1, a negative weight.
@@ -99,9 +98,8 @@ def accumulate(
         def wait() -> tuple[PyTree, PyTree]:
             return summed, state.inner_state
 
-        # The update leaves the branch in the buffer of the sum, which is over with it, and the
-        # zeros of a waiting micro-step become part of whatever uses them: buffers of their own for
-        # either made a micro-step four times as expensive.
+        # The update reuses the buffer of the sum, and the zeros of other micro-steps are fused into
+        # their consumers. Separate buffers made a micro-step four times as expensive.
         kept, inner_state = jax.lax.cond(last, step, wait)
         out = jax.tree.map(
             lambda u, g: jnp.where(last, u, jnp.zeros_like(u)).astype(g.dtype), kept, updates
@@ -124,7 +122,7 @@ def _added(updates: PyTree, weight: jax.Array, state: AccumulateState) -> tuple[
     first = state.micro_step == 0
 
     def one(g: jax.Array, a: jax.Array) -> jax.Array:
-        # A masked micro-batch may be 0/0: its weight says that nothing is to be added.
+        # The gradient of a fully masked micro-batch may be 0/0; with weight 0, nothing is added.
         new = jnp.where(weight == 0, 0, weight.astype(a.dtype) * g.astype(a.dtype))
         return jnp.where(first, 0, a) + new
 

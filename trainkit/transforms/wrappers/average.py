@@ -1,4 +1,4 @@
-"""Averages of the parameters along a run, for evaluation: EMA and SWA."""
+"""Averages of the parameters during a run, for evaluation: EMA and SWA."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import optax
 
 from trainkit._core import validation
 from trainkit._core.dtypes import cast_like, own, upcast
-from trainkit.transforms.parts import assembled, kept
+from trainkit.transforms.masked_trees import assembled, kept
 from trainkit.transforms.rule import states_of
 from trainkit.transforms.state.named import injected
 
@@ -21,9 +21,9 @@ class AverageState(NamedTuple):
     """State of `average_params`.
 
     Attributes:
-      count: int32 scalar, the updates made.
-      averaged: int32 scalar, the parameters averaged so far.
-      average: the average, float32 at least; the first parameters until there is one.
+      count: int32 scalar, the number of updates.
+      averaged: int32 scalar, the number of averaged parameter values.
+      average: the average, in float32 or wider; initially the initial parameters.
       inner_state: the state of the transformation inside.
     """
 
@@ -40,20 +40,20 @@ def average_params(
     start: int = 0,
     every: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
-    """`tx`, and beside it an average of the parameters *after* each update.
+    """`tx`, with an average of the parameters *after* each update.
 
-    EMA: a ← d a + (1 − d) θ with d = min(decay, n/(n + 1)) for the n-th θ averaged, which is the
-    plain mean at first and so forgets the initial parameters at once (a fixed d keeps dᵗ of them).
-    SWA: `decay="swa"`, the plain mean a ← a + (θ − a)/(n + 1) throughout. From update `start` on,
-    every `every`-th update. Evaluate with `averaged(state, params)`.
+    EMA: a ← d a + (1 − d) θ with d = min(decay, n/(n + 1)) for the n-th averaged θ. At first this
+    is the plain mean, without the initial parameters (a fixed d would keep dᵗ of them). SWA:
+    `decay="swa"`, always the plain mean a ← a + (θ − a)/(n + 1). It averages every `every`-th
+    update from update `start` on. Evaluate with `averaged(state, params)`.
 
-    It wraps the whole rule, because an average placed before the learning rate in a chain averages
-    the wrong thing, and it does so in float32, where bfloat16 would not move. Around it go
-    `accumulate` and `skip_nonfinite`, so that steps that are none are not averaged.
+    It wraps the whole rule, because an average before the learning rate in a chain would not
+    average parameters. It computes in float32, because an average in bfloat16 would not change. Put
+    `accumulate` and `skip_nonfinite` around it, so that steps without an update are not averaged.
     Optax: `optax.ema` averages updates, not parameters; `optax.incremental_update` is the formula.
 
     Raises:
-      ValueError: a decay outside [0, 1), `every` below 1, an update without parameters.
+      ValueError: a decay outside [0, 1), `every` below 1, or an update without parameters.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx, p = tt.average_params(tt.sgd(1.0), "swa"), jnp.array([4.0])
@@ -89,13 +89,13 @@ def average_params(
         n = state.averaged
 
         def one(a: jax.Array, p: jax.Array, u: jax.Array) -> jax.Array:
-            # What the caller will have: the sum as it is stored, not as it would be in float32.
+            # The parameters as the caller stores them, not in float32.
             new = (p.astype(a.dtype) + u.astype(a.dtype)).astype(p.dtype).astype(a.dtype)
             k = n.astype(a.dtype)
             keep = k / (k + 1)
             if not isinstance(decay, str):
                 keep = jnp.minimum(keep, decay)
-            # From the difference, so that an average of equal values stays that value.
+            # By the difference, so that an average of equal values is that value.
             return jnp.where(due, jnp.where(n == 0, new, a + (1 - keep) * (new - a)), a)
 
         return out, AverageState(
@@ -109,15 +109,15 @@ def average_params(
 
 
 def averaged(state: PyTree, params: PyTree = None) -> PyTree:
-    """The averaged parameters of a live state, for evaluation, in the dtypes of `params`.
+    """The averaged parameters in a state, for evaluation, in the dtypes of `params`.
 
     Args:
-      state: an optimizer state or a `TrainState` with an `average_params` anywhere in it, in one
-        or more groups too: parameters that have no average stay as they are.
-      params: the parameters being trained; may be left out with a `TrainState`.
+      state: an optimizer state or a `TrainState` with an `average_params` anywhere in it, also in
+        groups. Parameters without an average are returned unchanged.
+      params: the trained parameters; not needed with a `TrainState`.
 
     Raises:
-      ValueError: no average in the state, or more than one of a parameter.
+      ValueError: the state has no average, or several for one parameter.
     """
     if params is None and not hasattr(state, "params"):
         raise ValueError("averaged needs the parameters too: averaged(opt_state, params).")
@@ -129,11 +129,11 @@ def averaged(state: PyTree, params: PyTree = None) -> PyTree:
 
 
 def swap(state: Any) -> Any:
-    """A `TrainState` with its averaged parameters in the place of the trained, and vice versa.
+    """A `TrainState` in which averaged and trained parameters are exchanged.
 
-    Evaluate the result, and train on from the state that was given, which nothing has changed; or
-    `swap` again: the trained parameters come back bitwise, and so does a float32 average (one of
-    bfloat16 parameters is rounded to them on the way).
+    Evaluate the result, and continue training from the given state, which does not change. Or
+    `swap` again: the trained parameters are restored bitwise, and so is a float32 average. (An
+    average of bfloat16 parameters is rounded to bfloat16.)
     """
     is_one = lambda x: isinstance(x, AverageState)
     stored = lambda x: x._replace(average=kept(upcast(state.params), x.average))

@@ -1,4 +1,4 @@
-"""A step with a non-finite gradient is as if it had not been."""
+"""The non-finite guard: skips updates with a non-finite gradient."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class GuardState(NamedTuple):
     """State of `skip_nonfinite`.
 
     Attributes:
-      skipped: int32 scalar, updates skipped in all.
-      in_a_row: int32 scalar, updates skipped since the last that was not.
+      skipped: int32 scalar, the total number of skipped updates.
+      in_a_row: int32 scalar, the number of skipped updates since the last one that was not.
       inner_state: the state of the transformation inside.
     """
 
@@ -30,14 +30,13 @@ class GuardState(NamedTuple):
 
 
 def skip_nonfinite(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Skips an update whose gradient holds NaN or an infinity: updates of 0, inner state untouched.
+    """Skips an update if its gradient has a NaN or an infinity: updates of 0, same inner state.
 
-    The inner state stays bitwise as it was, and the next finite step is as if the bad one had not
-    been. It never lets a non-finite gradient through, however many there are in a row
-    (`optax.apply_if_finite` does, after its limit): `in_a_row` in the state counts them, and
-    `check_guard(state, limit)` raises on the host. Under data parallelism put it after the
-    gradients' mean, so that all replicas decide alike. It composes with `accumulate` in
-    either order.
+    The inner state stays bitwise the same, so the next finite step is not affected. It never passes
+    on a non-finite gradient (`optax.apply_if_finite` does, after its limit). `in_a_row` in the
+    state counts them, and `check_guard(state, limit)` raises on the host. With data parallelism,
+    put it after the mean of the gradients, so that all replicas decide equally. It composes with
+    `accumulate` in either order.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx = tt.skip_nonfinite(tt.sgd(1.0, momentum=0.9))
@@ -55,7 +54,7 @@ def skip_nonfinite(tx: optax.GradientTransformation) -> optax.GradientTransforma
     ) -> tuple[PyTree, GuardState]:
         tests = [jnp.isfinite(g).all() for g in jax.tree.leaves(updates) if is_float(g)]
         ok = jnp.stack(tests).all() if tests else jnp.ones((), jnp.bool)
-        # Zeros in its place, so that no loop inside the rule can fail to end on a NaN.
+        # Pass zeros instead, so that a loop inside the rule ends.
         clean = jax.tree.map(lambda g: jnp.where(ok, g, jnp.zeros_like(g)), updates)
         out, inner_state = inner.update(clean, state.inner_state, params, **extra)
         inner_state = cast_like(inner_state, state.inner_state)
@@ -73,13 +72,13 @@ def skip_nonfinite(tx: optax.GradientTransformation) -> optax.GradientTransforma
 
 
 def check_guard(state: PyTree, limit: int) -> None:
-    """Raises FloatingPointError where more than `limit` updates in a row were skipped.
+    """Raises FloatingPointError if more than `limit` updates in a row were skipped.
 
-    It reads from the device: call it now and then, not at every step.
+    It waits for the device, so do not call it at every step.
     """
     for guard in states_of(GuardState, state):
         if (n := int(jnp.max(guard.in_a_row))) > limit:
             raise FloatingPointError(
                 f"{n} updates in a row had a non-finite gradient (limit {limit}); lower the "
-                "learning rate, clip, or look for the batch that does it."
+                "learning rate, clip the gradients, or check the batches."
             )

@@ -1,4 +1,4 @@
-"""Moments in 8 bits: an int8 for each entry and a float32 for each block of them."""
+"""8-bit moments: an int8 code for each entry, and a float32 scale for each block."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainkit.transforms.state.named import injected
 
 PyTree = Any
 
-# Which slots of a state are quantised, and whether they can be negative.
+# Names of quantised slots -> whether they can be negative.
 SIGNED = {"mu": True, "trace": True, "ema": True, "nu": False, "sum_of_squares": False}
 
 
@@ -23,8 +23,8 @@ class Quantised(NamedTuple):
     """A quantised leaf.
 
     Attributes:
-      codes: int8 of the leaf's own shape.
-      scales: float32, one for each block of the flattened leaf: the largest magnitude in it.
+      codes: int8 array with the shape of the leaf.
+      scales: float32[blocks], the largest magnitude in each block of the flattened leaf.
     """
 
     codes: jax.Array
@@ -35,9 +35,9 @@ class QuantiseState(NamedTuple):
     """State of `quantise_moments`.
 
     Attributes:
-      count: int32 scalar, the updates made; each folds its own number into the key.
-      key: uint32[2], the data of a random key, never advanced.
-      inner_state: the state inside, with `Quantised` in the place of large moments.
+      count: int32 scalar, the number of updates; each folds its number into the key.
+      key: uint32[2], the data of a random key, which never changes.
+      inner_state: the inner state, with `Quantised` instead of large moments.
     """
 
     count: Any  # an array; tuples have a method of this name
@@ -48,11 +48,11 @@ class QuantiseState(NamedTuple):
 def quantise(
     x: jax.Array, block: int = 256, *, signed: bool = True, key: jax.Array | None = None
 ) -> Quantised:
-    """Codes of 8 bits: x ≈ s · (c/127)³ by blocks (signed), or s · (c/255)⁴ (x ≥ 0).
+    """8-bit codes by blocks: x ≈ s · (c/127)³ (signed), or s · (c/255)⁴ (x ≥ 0).
 
-    The powers spread the codes over magnitudes, as optimizer moments are: relative steps of 2 % at
-    the block's largest, and magnitudes down to 5·10⁻⁷ (2·10⁻¹⁰) of it. With a `key`, rounding is
-    stochastic and E[dequantise(quantise(x))] = x; what is not 0 does not become 0 where x ≥ 0.
+    The powers distribute the codes over magnitudes, because moments span many: steps of 2 % at the
+    largest value of a block, and magnitudes down to 5·10⁻⁷ (2·10⁻¹⁰) of it. With a `key`, rounding
+    is stochastic, with E[dequantise(quantise(x))] = x. For x ≥ 0, a positive x never becomes 0.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.array([1.0, -0.5, 1e-4])
@@ -76,14 +76,14 @@ def quantise(
     if signed:
         codes = (jnp.sign(flat) * level).astype(jnp.int8)
     else:
-        # A second moment that rounds to 0 would divide by 0.
+        # A second moment that is rounded to 0 would cause a division by 0.
         level = jnp.where(unit > 0, jnp.maximum(level, 1), 0)
         codes = (level - 128).astype(jnp.int8)
     return Quantised(codes.reshape(-1)[: x.size].reshape(x.shape), scales)
 
 
 def dequantise(q: Quantised, block: int = 256, *, signed: bool = True) -> jax.Array:
-    """The float32 values of what `quantise` made, with the same block and sign."""
+    """The float32 values of a `Quantised`, with the same `block` and `signed` as in `quantise`."""
     codes = q.codes.astype(jnp.float32)
     size = codes.size
     if signed:
@@ -110,12 +110,12 @@ def quantise_moments(
     min_size: int = 4096,
     key: jax.Array | int = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    """`tx` with its moments stored in 8 bits: a quarter of float32's memory and 1.6 % for scales.
+    """`tx` with moments stored in 8 bits: a quarter of the float32 memory, plus 1.6 % for scales.
 
-    First moments (slots mu, trace, ema) are signed and rounded to nearest; second moments (nu,
-    sum_of_squares) are rounded stochastically, because β₂ = .999 changes them by a tenth of a
-    percent a step, which the nearest code would never see. Leaves of fewer than `min_size` entries
-    stay as they are. Not in Optax.
+    First moments (slots mu, trace, ema) are signed and rounded to nearest. Second moments (nu,
+    sum_of_squares) are rounded stochastically: with β₂ = .999 they change by 0.1 % per step, which
+    rounding to nearest would lose. Leaves with fewer than `min_size` entries are not quantised. Not
+    in Optax.
 
     Raises:
       ValueError: a block or size below 1.
@@ -170,7 +170,7 @@ def quantise_moments(
 
 
 def _slots(state: Any, change: Any) -> Any:
-    """The state with `change(tree, signed)` made to every slot of the table."""
+    """The state with `change(tree, signed)` applied to every slot of the table."""
     if isinstance(state, Quantised):
         return state
     if hasattr(state, "_fields"):

@@ -1,4 +1,4 @@
-"""Stochastic rounding: what keeps small updates alive in bfloat16 parameters."""
+"""Stochastic rounding, which preserves small updates of bfloat16 parameters."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class RoundingState(NamedTuple):
     """State of `stochastic_rounding`.
 
     Attributes:
-      count: int32 scalar, the updates made; each folds its own number into the key.
-      key: uint32[2], the data of a random key, never advanced.
+      count: int32 scalar, the number of updates; each folds its number into the key.
+      key: uint32[2], the data of a random key, which never changes.
       inner_state: the state of the transformation inside.
     """
 
@@ -34,7 +34,7 @@ class RoundingState(NamedTuple):
 def stochastic_round(x: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:
     """Rounds to one of the two neighbours in `dtype`, the nearer the likelier: E[round(x)] = x.
 
-    Values that `dtype` holds stay as they are; so do infinities and NaN.
+    Values that `dtype` can represent do not change, nor do infinities and NaN.
 
     >>> import jax, jax.numpy as jnp
     >>> x = jnp.full(10000, 1 + 2.0**-9)  # a quarter of the way to the next bfloat16
@@ -56,13 +56,14 @@ def stochastic_round(x: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:
 def stochastic_rounding(
     tx: optax.GradientTransformation, key: jax.Array | int = 0
 ) -> optax.GradientTransformationExtraArgs:
-    """`tx` with its steps applied to bfloat16 (and float16) parameters by stochastic rounding.
+    """`tx` with stochastic rounding of bfloat16 (and float16) parameters.
 
-    Rounded to the nearest, 1 − 1000 · 10⁻³ stays 1 in bfloat16: every step is lost. Here the step
-    is taken in float32 and the *result* rounded at random, so that small steps arrive in the mean.
-    The updates are the differences, in float32 whatever the gradients: added to the parameters and
-    rounded, they give exactly the rounded result. Wider parameters are left alone. It goes outside
-    everything else, needs the parameters, and draws the same for every replica. Not in Optax.
+    With rounding to nearest, 1 − 1000 · 10⁻³ stays 1 in bfloat16: every step is lost. Here the step
+    is computed in float32, and the *result* is rounded stochastically, so that small steps are
+    correct on average. The updates are differences in float32, for any dtype of gradients; added to
+    the parameters, they give exactly the rounded result. Wider parameters are not affected. It must
+    be the outermost wrapper, needs the parameters, and rounds equally on every replica. Not in
+    Optax.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx, p = tt.stochastic_rounding(tt.sgd(1.0)), jnp.ones(1000, jnp.bfloat16)

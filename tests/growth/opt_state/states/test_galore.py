@@ -160,8 +160,8 @@ def test_exact_continuation():
 @pytest.mark.parametrize(
     ("shape", "axes", "why"),
     [
-        ((6, 4), (appended(6, 6)._replace(gradient=np.arange(1.0, 7)), None), "equally many"),
-        ((6, 4), (copied_unevenly, None), "equally many copies"),
+        ((6, 4), (appended(6, 6)._replace(gradient=np.arange(1.0, 7)), None), "same number"),
+        ((6, 4), (copied_unevenly, None), "same number of copies"),
         ((6, 4), (None, even(4, 2)), "the longer side"),
         ((2, 2, 3), (even(2, 2), None, None), None),
     ],
@@ -173,7 +173,7 @@ def test_refusals(shape, axes, why):
     big = {"w": jnp.zeros(size)}
     numbers = optax.contrib.GaLoreDimensionNumbers((0, 1), 2) if why is None else None
     tx = optax.contrib.scale_by_galore(2, weight_dimension_numbers=numbers)
-    with pytest.raises(GrowthError, match=why or "does not say as which") as refused:
+    with pytest.raises(GrowthError, match=why or "does not say which axes") as refused:
         grow_opt_state(tx, tx.init(params), growth, params, big)
     assert "'w'" in str(refused.value)
     assert "reset=True" in str(refused.value)

@@ -1,4 +1,4 @@
-"""Sums of products as nested loops: scales multiply, one operand may have the shares of copies."""
+"""Contractions as nested loops: scales multiply, and one operand may be split over copies."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from trainkit.growth.analysis.scales.unknowns import Contraction
 from trainkit.growth.analysis.values import Match, Value, leaf_of
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import ZERO, Expr, constant, plus
-from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.queries import grown_leaves
 
-# What runs through the dimensions of a value: for each the numbers of loops (row-major where there
-# are several), or `None` for a window over a fixed axis.
+# The loops over each dimension of a value (row-major if there are several), or `None` for a window
+# over a fixed axis.
 Dims = Sequence[tuple[int, ...] | None]
 
 
@@ -32,12 +32,12 @@ def contract(
     result: tuple[Value, Dims],
     reduced: Sequence[int],
 ) -> None:
-    """out[o] = Σᵣ Π operand[o, r]: a contraction as nested loops.
+    """Propagates scales through out[o] = Σᵣ Π operand[o, r], a contraction as nested loops.
 
     Args:
-      loops: the axis that each loop runs over.
-      operands, result: values, and which loops run through their dimensions.
-      reduced: the loops that are summed over.
+      loops: the axis of each loop.
+      operands, result: values, and the loops over each of their dimensions.
+      reduced: numbers of the loops that are summed over.
     """
     out = result[0]
     product = _Product(scales, pair, loops, operands, result, reduced)
@@ -53,7 +53,7 @@ def contract(
 
 
 class _Product:
-    """One contraction; a combination of labels, one a loop, is a segment of it."""
+    """One contraction. A combination of labels, one for each loop, is a segment of it."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class _Product:
         self.seen: dict[tuple[int, int, int], Expr] = {}
 
     def check(self) -> None:
-        """Refuses loops that are not what the axes of values are made of."""
+        """Refuses loops that do not match the axes of the values."""
         scales, pair = self.scales, self.pair
         window: set[int] = set()  # leaves of a kernel's window with zeros around the old taps
         for v, dims in self.operands:
@@ -98,7 +98,7 @@ class _Product:
                 _check_loops(scales, pair, v.axes[d], [self.loops[i] for i in names or ()], names)
 
     def _through(self, i: int) -> list[tuple[Value, int, tuple[int, ...]]]:
-        """Operands with the dimensions that a loop runs through, and the loops that do."""
+        """Operands, their dimensions that a loop runs over, and all loops over these dimensions."""
         return [
             (v, d, names)
             for v, dims in self.operands
@@ -134,18 +134,18 @@ class _Product:
         self.out.scale[block] = self.scales.same_scale(self.pair, self.out.scale[block], total)
         for i, axis in enumerate(self.loops):
             for leaf in dict.fromkeys(self.scales.labels(axis)[1][combo[i]]):
-                if (i, leaf) != self.matched[:2]:  # that one goes with its partner
+                if (i, leaf) != self.matched[:2]:  # handled together with its partner
                     self._share(i, leaf, combo, block)
 
     def _log_copies(self, i: int, combo: Sequence[int]) -> float:
-        """log of how many copies of each unit a sum is over."""
+        """log of the number of copies of each unit in a sum."""
         if i in self.rows:
             return math.log(find(self.loops[i]).big / find(self.loops[i]).small)
         cell = self.scales.labels(self.loops[i])[1][combo[i]]
         return self.scales.log_copies([x for x in cell if (i, x) != self.matched[:2]])
 
     def _share(self, i: int, leaf: Axis, combo: Sequence[int], block: tuple[int, ...]) -> None:
-        """The share exponent of a leaf that a loop runs over: of the result, or of a sum."""
+        """Propagates the share exponent of a leaf to the result, or notes it for a sum."""
         scales, exponent = self.scales, ZERO
         direct, reads = [], []
         pairs = [(i, leaf)]
@@ -177,7 +177,7 @@ class _Product:
                 self.out.exponents[key] = exponent
 
     def _padding(self, i: int, leaf: Axis) -> None:
-        """Where one factor is 0 in new units, so is the product."""
+        """A product is 0 in padding units where one factor is."""
         zeros = [
             (ALWAYS if self.scales.is_zero(v) else v.zeros.get((d, leaf.uid)), v)
             for v, d, _ in self._through(i)
@@ -185,7 +185,7 @@ class _Product:
         empty = conditions.either(c for c, _ in zeros if c is not None)
         if i in self.reduced and empty is None:
             self.pair.fail(
-                f"units that copy nothing would be summed by `{self.pair.name}`",
+                f"padding units (which copy no old unit) would be summed by `{self.pair.name}`",
                 axes=[self.loops[i]],
                 hint="grow this axis to a multiple, or grow another axis",
             )
@@ -199,8 +199,10 @@ class _Product:
                 self.out.zeros[d, leaf.uid] = empty
 
     def _matched(self) -> tuple[int, Axis, int, Axis] | tuple[()]:
-        """Of copies that an operand matches with one another (see `Match`): a loop whose sum takes
-        one copy for each of its partner's, with its leaf, and the partner, with its leaf."""
+        """The summed loop of a `Match` with its leaf, and the partner loop with its leaf.
+
+        The sum has one term for each copy of the partner.
+        """
         for v, dims in self.operands:
             if isinstance(v.choice, Match):
                 names = [dims[d] or () for d in v.choice.dims]
@@ -211,7 +213,7 @@ class _Product:
         return ()
 
     def _row(self, i: int) -> Condition | None:
-        """When a sum over an axis is over old units and new ones that hold their mean."""
+        """The condition under which a sum is over old units and padding units with their mean."""
         uid, through = find(self.loops[i]).uid, self._through(i)
         if uid not in self.scales.rows or len(through) != 1:
             return None
@@ -219,7 +221,7 @@ class _Product:
         return v.means.get((d, uid)) if names == (i,) else None
 
     def means(self) -> row_means.Means:
-        """One operand alone runs through an axis: its means are the result's."""
+        """The means of the result: those of an operand, on axes that only this operand has."""
         result: row_means.Means = {}
         for d, uid in row_means.keys(self.out, self.scales.rows):
             names = self.out_dims[d]
@@ -234,7 +236,7 @@ class _Product:
 
 
 def _check_loops(scales: ScalePropagation, pair, axis: Axis, loops: Sequence[Axis], names) -> None:
-    """The map of an axis must be the product of the maps of the loops that run through it."""
+    """Refuses if the index map of an axis is not the product of the maps of its loops."""
     if names is None:
         if not find(axis).fixed:
             pair.fail("a window runs over an axis that grows", axes=(axis,))
@@ -251,7 +253,7 @@ def _check_loops(scales: ScalePropagation, pair, axis: Axis, loops: Sequence[Axi
         ids, cells = scales.labels(loop)
         label = (label[:, None] * len(cells) + ids[None, :]).reshape(-1)
     if not np.array_equal(source, scales.source(axis)):
-        pair.fail("the axis does not grow as the product it is used as", axes=(axis, *loops))
+        pair.fail("the axis does not grow as the product of its factors", axes=(axis, *loops))
     both = np.unique(np.stack([label, scales.labels(axis)[0]]), axis=1)
     if both.shape[1] != len(np.unique(label)):
-        pair.fail("the segments of an axis cut through its groups", axes=(axis, *loops))
+        pair.fail("segments and groups of an axis overlap", axes=(axis, *loops))

@@ -1,4 +1,4 @@
-"""Elements moved about: where each place of a result comes from, in both programs."""
+"""Moved elements: the source index of each element of a result, in both programs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import ZERO, Expr
 
-ANY = "any"  # an index that is not known: every old place may go anywhere
+ANY = "any"  # an unknown index: every old element may go anywhere
 
 
 class Group(NamedTuple):
-    """Dimensions of an operand that become dimensions of a result, moved together.
+    """Dimensions `src` of an operand that become dimensions `out` of a result together.
 
-    `small` and `big` give for each place of the result (row-major over `out`) the place of the
-    operand (row-major over `src`), −1 where it is not from there; `None` for the identity.
+    `small` and `big` give, for each index of the result (row-major over `out`), the index of the
+    operand (row-major over `src`), −1 for no source. `None` is the identity.
     """
 
     src: tuple[int, ...]
@@ -42,11 +42,15 @@ def move(
     pieces: Sequence[tuple[Value, Sequence[Group]]],
     filled: Value | None = None,
 ) -> None:
-    """out's elements are the operands', moved. `filled` is the number that is put where nothing
-    comes from (`None`: there is no such place, or another piece has it)."""
+    """Propagates scales to a result whose elements are moved elements of operands.
+
+    Args:
+      pieces: operands, each with the groups of dimensions that move together.
+      filled: the scalar for elements without a source; `None` if another piece has them.
+    """
     shape = scales.blocks(out)
     filler: Any = False if filled is None else scales.read(filled).scale[()]
-    # A number that is put somewhere is put in the new units of other axes too.
+    # A fill value is written to padding units of other axes too.
     numbers = filled is not None and not scales.is_zero(filled)
     numbers = numbers and any(_has_holes(g) for _, groups in pieces for g in groups)
     out.scale = np.full(shape, None, object)
@@ -69,7 +73,7 @@ def move(
     for src, groups in pieces:
         scales.read(src)
         if numbers and filler is not None:
-            scales.pin_exponents(src)  # the number has no share of any axis
+            scales.pin_exponents(src)  # a fill value is not split over copies
         tables = [_label_table(scales, pair, src, out, g) for g in groups]
         silent = all(e is None for e in src.scale.flat)
         for block in np.ndindex(shape):
@@ -102,13 +106,13 @@ def _has_holes(group: Group) -> bool:
 def _zero_moved(
     scales: ScalePropagation, src: Value, out: Value, groups, d: int, uid: int
 ) -> Condition | None:
-    """When what an operand brings to the new units of a leaf of the result is 0."""
+    """The condition under which an operand gives 0 to padding units of a leaf of the result."""
     if scales.is_zero(scales.read(src)):
         return ALWAYS
     (group,) = [g for g in groups if d in g.out]
     sources = [key for key in scales.padding(src) if key[0] in group.src and key[1] == uid]
     if not sources:
-        # The operand brings nothing there, or the same to every unit.
+        # The operand has no elements there, or the same one for every unit.
         missing = isinstance(group.small, np.ndarray) and bool((group.small < 0).any())
         return ALWAYS if missing else None
     return conditions.both(src.zeros.get(key) for key in sources)
@@ -117,7 +121,7 @@ def _zero_moved(
 def _means_moved(
     scales: ScalePropagation, src: Value, groups, out: Value, d: int, uid: int
 ) -> Condition | None:
-    """When the new units of what an operand brings hold the mean of its old ones."""
+    """The condition under which padding units of moved elements hold the mean of the old units."""
     (group,) = [g for g in groups if d in g.out]
     dims = [e for e in group.src if (src.small[e], src.big[e]) != (1, 1)]
     if not dims or (len(dims) == 1 and row_means.constant_along(scales.constants, src, dims[0])):
@@ -146,7 +150,7 @@ def _move_splits(scales: ScalePropagation, src, out, g: Group, table, seen) -> N
                     ]
                     exprs = [src.exponents.get((*p, leaf.uid), ZERO) for p in places]
                     if len(places) != 1 or cell.count(leaf) > 1:
-                        for expr in exprs:  # a leaf met twice, or a fresh copy of the axis
+                        for expr in exprs:  # a leaf that occurs twice, or a broadcast axis
                             scales.splits.require_zero(expr)
                         exprs = [ZERO]
                     if key in seen:
@@ -158,13 +162,13 @@ def _move_splits(scales: ScalePropagation, src, out, g: Group, table, seen) -> N
 def _label_table(
     scales: ScalePropagation, pair: EquationPair, src: Value, out: Value, g: Group
 ) -> dict:
-    """For each combination of labels of the result the operand's that it comes from."""
+    """Labels of the result -> (labels of the operand that they come from, any without source)."""
     src_axes = [find(src.axes[d]) for d in g.src]
     out_axes = [find(out.axes[d]) for d in g.out]
     src_labels, out_labels = _flat(scales, src_axes), _flat(scales, out_axes)
     if isinstance(g.small, str):
         if any(not a.fixed for a in (*src_axes, *out_axes)):
-            pair.fail("an axis that grows is read at places that are not known", axes=src_axes)
+            pair.fail("an axis that grows is indexed by unknown values", axes=src_axes)
         every = [tuple(r) for r in np.unique(src_labels, axis=0)]
         return {tuple(r): (every, False) for r in np.unique(out_labels, axis=0)}
     if g.small is None and len(src_axes) == len(out_axes) == 1 and src_axes[0] is out_axes[0]:
@@ -180,14 +184,14 @@ def _label_table(
     if grows:
         _check_move(scales, pair, src_axes, out_axes, small, g)
     result: dict[tuple, tuple[list, bool]] = {}
-    if not len(src_labels):  # an operand without elements has nothing to give
+    if not len(src_labels):  # an operand without elements
         src_labels = np.zeros((1, len(src_axes)), np.int64)
     table = np.concatenate([out_labels, np.where(small[:, None] < 0, -1, src_labels[small])], 1)
     n = len(out_axes)
     for row in np.unique(table, axis=0):
         key = tuple(int(x) for x in row[:n])
         sources, hole = result.get(key, ([], False))
-        # An operand without dimensions in the group has one place only.
+        # An operand without dimensions in the group has one element only.
         outside = bool(row[n] < 0) if len(row) > n else False
         if outside:
             hole = True
@@ -205,7 +209,7 @@ def _label_table(
 def _check_move(
     scales: ScalePropagation, pair, src_axes, out_axes, small: np.ndarray, g: Group
 ) -> None:
-    """Proves that moving and duplicating commute: π(src[big]) = src[small][π(out)]."""
+    """Proves that moving and copying commute: π(src[big]) = src[small][π(out)]."""
     src_map, out_map = _flat_source(scales, src_axes), _flat_source(scales, out_axes)
     big = np.arange(len(out_map)) if g.big is None else np.asarray(g.big)
     inside = big >= 0
@@ -215,17 +219,17 @@ def _check_move(
     right = np.where(alive & (right < 0), -2, right)
     ok = (left == right) | (~alive & ((left == -1) | (left == -2)))
     if all(a.fixed for a in src_axes) and (small >= 0).all():
-        ok |= ~alive  # a broadcast: new units hold what all others do
+        ok |= ~alive  # a broadcast: padding units equal all others
     if not ok.all():
         pair.fail(
-            f"`{pair.name}` does not move copies onto copies of the same units",
+            f"`{pair.name}` moves copies of a unit to positions of another unit",
             axes=[*src_axes, *out_axes],
             hint=hint_of(pair),
         )
 
 
 def _flat(scales: ScalePropagation, axes: Sequence[Axis]) -> np.ndarray:
-    """Labels of each place of a group of axes: int[places, axes]."""
+    """The labels of each index of a group of axes: int64[indices, axes]."""
     total = math.prod(a.small for a in axes)
     out = np.empty((total, len(axes)), np.int64)
     every, each = 1, total

@@ -1,11 +1,10 @@
-"""New units that copy nothing: which parameters must be 0 there, and which may hold anything.
+"""Padding units (new units that copy no old unit): which parameters must be 0 there.
 
-Whether a value is 0 in its new units follows from parameters being 0 there: a product is 0 where
-one factor is, a sum where all terms are. Likewise whether it holds the mean of the old ones there
-(see `rowmeans`). A condition is a set of clauses; it holds when every parameter of one clause is
-what the clause says. What sums over such units needs its condition to hold; the parameters that no
-chosen clause names are drawn afresh, so that gradients pass to those that are 0. (Were both sides
-0, neither would ever move.)
+Values are 0 in padding units because parameters are: a product is 0 where one factor is, and a sum
+where all terms are. Likewise a value may hold the mean of the old units there (see `row_means`). A
+condition is a set of clauses. It holds if, for one clause, every parameter holds what the clause
+says. A sum over padding units needs its condition. Parameters in no chosen clause are random, so
+that those that are 0 have a gradient. (If both factors were 0, neither would ever change.)
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from trainkit.growth.analysis.joint_program import EquationPair
 from trainkit.growth.axes.axis import Axis
 from trainkit.growth.errors import Conflict
 
-ZERO, MEAN = 0, 1  # what new units hold
-# (parameter, its dimension, uid of the axis leaf, what its new units hold)
+ZERO, MEAN = 0, 1  # what padding units hold
+# (parameter, its dimension, uid of the axis leaf, what its padding units hold)
 Place = tuple[int, int, int, int]
 Condition = frozenset[frozenset[Place]]
 
 ALWAYS: Condition = frozenset({frozenset()})
-LIMIT = 6  # clauses kept; dropping one only asks for more zeros than there need be
+LIMIT = 6  # clauses kept; dropping one may set more parameters to 0 than needed
 
 
 class Need(NamedTuple):
-    """A condition that has to hold, and what for.
+    """A condition that must hold.
 
     Attributes:
-      readers: the parameters that read the axis themselves.
-      pair, axes: the equation that needs it, and the axes it is about.
+      readers: numbers of the parameters that are contracted over the axis themselves.
+      pair, axes: the equation that needs the condition, and the axes it is about.
     """
 
     condition: Condition
@@ -45,13 +44,13 @@ def of(parameter: int, dimension: int, uid: int, holds: int = ZERO) -> Condition
 
 
 def either(conditions: Iterable[Condition]) -> Condition | None:
-    """One of them holds; `None` where there is none."""
+    """The condition that at least one holds; `None` if there are none."""
     clauses = [clause for condition in conditions for clause in condition]
     return _smallest(clauses) if clauses else None
 
 
 def both(conditions: Iterable[Condition | None]) -> Condition | None:
-    """All of them hold; `None` where one never does."""
+    """The condition that all hold; `None` if one never holds."""
     result: Condition = ALWAYS
     for condition in conditions:
         if condition is None:
@@ -74,13 +73,13 @@ def _smallest(clauses: list[frozenset[Place]]) -> Condition:
 
 
 def choose(needs: Iterable[Need]) -> set[Place] | Conflict:
-    """What places must hold so that every need is met; few of them.
+    """Chooses what parameters hold in padding units so that every need is met, with few places.
 
-    Rather 0 in the parameters that read an axis than in what they read, where 0 may be a point
-    without a slope. A normalised row mean is 0 with a slope: there rather in what is read.
+    Outgoing weights are set to 0 rather than incoming ones, because an activation function may have
+    no gradient at 0. A normalised row mean is 0 with a gradient, so there incoming weights are set.
 
     Returns:
-      The places, or the conflict of two needs that contradict each other.
+      The chosen places, or the conflict of two contradictory needs.
     """
     chosen: set[Place] = set()
     for need in sorted(needs, key=lambda need: len(need.condition)):
@@ -96,7 +95,7 @@ def choose(needs: Iterable[Need]) -> set[Place] | Conflict:
         ]
         if not costs:
             return need.pair.analysis.conflict(
-                "new units would have to be 0 here, and the mean of the old ones elsewhere",
+                "padding units would have to be 0 here, and the mean of the old units elsewhere",
                 "padding",
                 need.axes,
                 need.pair,

@@ -1,4 +1,4 @@
-"""Scales and splits carried through the joint program, equation by equation; see `unknowns`."""
+"""Propagation of scales and shares through the joint program; see `unknowns`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from trainkit.growth.analysis.conflicts import guarded
+from trainkit.growth.analysis.conflicts import catch_refusal
 from trainkit.growth.analysis.joint_program import EquationPair, JointProgram
 from trainkit.growth.analysis.scales import padding as conditions
 from trainkit.growth.analysis.scales.requirements import Requirements
@@ -20,12 +20,12 @@ from trainkit.growth.errors import Conflict
 
 
 class ScalePropagation(Requirements):
-    """What equations do to scales, share exponents and padding: the rules of primitives call it."""
+    """The state of propagation, and the operations that rules of primitives call."""
 
     def elementwise(
         self, pair: EquationPair, operands: Sequence[Value], out: Value, powers: Sequence[float]
     ) -> None:
-        """out = Π operandᵖ, element by element; the axes have been unified."""
+        """out = Π operandᵖ, element by element, with unified axes."""
         out.scale = np.empty(self.blocks(out), object)
         for v in operands:
             self.read(v)
@@ -49,11 +49,11 @@ class ScalePropagation(Requirements):
             if (either := conditions.either(c for c in zeros if c is not None)) is not None:
                 out.zeros[d, uid] = either
         for v, p in zip(operands, powers, strict=True):
-            if p < 0 and self.padding(v) and self.signs.of(v) != POSITIVE:
-                self.refuse_padding(pair, v)
+            if p < 0 and self.signs.of(v) != POSITIVE:
+                self.refuse_padding(pair, v, self.meeting(v))
 
     def agree(self, pair: EquationPair, operands: Sequence[Value], out: Value) -> None:
-        """out takes its elements from, or adds, operands that must agree in scale and split."""
+        """out selects from, or adds, operands that must have equal scales and shares."""
         out.scale = np.empty(self.blocks(out), object)
         for v in operands:
             self.read(v)
@@ -62,10 +62,10 @@ class ScalePropagation(Requirements):
             for v in operands:
                 known = self.same_scale(pair, known, v.scale[self._aligned(v, out, block)])
             out.scale[block] = known
-        speaking = [v for v in operands if any(e is not None for e in v.scale.flat)]
+        scaled = [v for v in operands if any(e is not None for e in v.scale.flat)]
         out.exponents = {}
         for d, label, leaf in self.cells(out):
-            exprs = [self._exponent(v, out, d, label, leaf) for v in speaking]
+            exprs = [self._exponent(v, out, d, label, leaf) for v in scaled]
             for other in exprs[1:]:
                 self.same_exponent(exprs[0], other)
             if exprs and exprs[0]:
@@ -89,7 +89,7 @@ class ScalePropagation(Requirements):
         return v.exponents.get((d, label, leaf.uid), ZERO)
 
     def power(self, pair: EquationPair, p: float) -> None:
-        """out = operandᵖ for p ≠ 1: scales follow, splits do not."""
+        """out = operandᵖ for p ≠ 1. The operand must not be split over copies."""
         self.pin_exponents(pair.ins[0])
         self.elementwise(pair, pair.ins[:1], pair.outs[0], [p])
 
@@ -103,21 +103,21 @@ class ScalePropagation(Requirements):
 
 
 def propagate(joint: JointProgram, layouts: Layouts) -> ScalePropagation | Conflict:
-    """Carries the unknowns of parameters through all equations, under one choice of layouts.
+    """Propagates the unknowns of parameters through all equations, under one choice of layouts.
 
-    What an earlier propagation wrote on the program's values is overwritten.
+    Overwrites results of an earlier propagation in the program's values.
 
     Returns:
-      The equations on the unknowns, or why they have no solution.
+      The linear equations for the unknowns, or the conflict if they have no solution.
     """
     scales = ScalePropagation(joint, layouts)
-    wrong = guarded("scales", _carry, scales)
+    wrong = catch_refusal("scales", _carry, scales)
     return _check_results(scales) if wrong is None else wrong
 
 
 def _carry(scales: ScalePropagation) -> None:
     joint = scales.joint
-    for v in joint.everything():
+    for v in joint.all_values():
         if v.const is not None:
             v.scale = None
     for i, value in enumerate(joint.values):
@@ -133,19 +133,19 @@ def _carry(scales: ScalePropagation) -> None:
 
 
 def _check_results(scales: ScalePropagation) -> ScalePropagation | Conflict:
-    """Results are what they were: their scales are 1."""
+    """Requires the scales of all results to be 1."""
     joint = scales.joint
     for i, out in enumerate(joint.outs):
         for expr in out.scale.flat:
             if expr is not None and scales.system.require_zero(expr):
                 producer = scales.producers.get(id(out))
                 return joint.analysis.conflict(
-                    f"result {i} would change by a factor, and no scaling of the parameters "
-                    "mends it",
+                    f"result {i} would change by a factor that no scaling of the parameters can "
+                    "remove",
                     "scales",
                     out.axes if producer is None else scales.grown_before(producer),
                     producer,
                     alone=True,
-                    hint="let a parameter read the axis that is summed over, or use a mean there",
+                    hint="contract the summed axis with a parameter, or use a mean there",
                 )
     return scales

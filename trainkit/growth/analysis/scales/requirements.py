@@ -1,4 +1,4 @@
-"""What equations require of scales, share exponents and padding: equality, 0, or to be refused."""
+"""Requirements on scales, share exponents and padding, as rules state them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainkit.growth.axes.linear import ZERO, Expr, plus
 
 
 class Requirements(Unknowns):
-    """Equations on the unknowns, as the rules of primitives state them."""
+    """Adds equations for the unknowns."""
 
     def need(
         self,
@@ -25,31 +25,35 @@ class Requirements(Unknowns):
         axes: Sequence[Axis],
         readers: Sequence[int] = (),
     ) -> None:
-        """Notes a condition on what new units hold."""
+        """Adds a condition on padding units."""
         self.needs.append(Need(condition, readers, pair, axes))
 
     def refuse_padding(
         self, pair: EquationPair, value: Value, dims: Sequence[int] | None = None
     ) -> None:
-        """Refuses where units that hold nothing would be looked at."""
+        """Refuses if the value has padding units along these dimensions (by default, all)."""
         for d, _ in self.padding(value):
             if (dims is None or d in dims) and value.const is None:
                 pair.fail(
-                    f"units that copy nothing would enter `{pair.name}`",
+                    f"padding units (which copy no old unit) would enter `{pair.name}`",
                     axes=[value.axes[d]],
                     hint="grow this axis to a multiple, or grow another axis",
                 )
 
-    def watch(self, value: Value, dims: Sequence[int]) -> None:
-        """Notes that the copies along these dimensions are looked at other than by a sum."""
+    def meeting(self, value: Value) -> list[int]:
+        """The dimensions along which padding units may affect old ones."""
+        return [d for d, uid in self.padding(value) if uid not in self.separate]
+
+    def mark_order_sensitive(self, value: Value, dims: Sequence[int]) -> None:
+        """Notes that an equation other than a sum depends on the copies along these dimensions."""
         for d, _, leaf in self.cells(value):
             if d in dims:
-                self.watched.add(leaf.uid)
+                self.order_sensitive.add(leaf.uid)
 
     def same_scale(
         self, pair: EquationPair, a: Expr | None, b: Expr | None, axes=()
     ) -> Expr | None:
-        """Requires two scales to agree; returns it (`None` fits everything)."""
+        """Requires two scales to be equal, and returns one (`None` fits every scale)."""
         if a is None or b is None:
             return b if a is None else a
         if a is b or a == b:
@@ -59,15 +63,15 @@ class Requirements(Unknowns):
             grown = self.grown_before(pair)
             factor = math.exp(abs(residual))
             pair.fail(
-                f"`{pair.name}` would see its operands change by factors that differ by "
-                f"{factor:.6g} when they must agree, and no scaling of the parameters mends it",
+                f"operands of `{pair.name}` must change by the same factor, but their factors "
+                f"differ by {factor:.6g}, and no scaling of the parameters can remove that",
                 axes=[*axes, *grown],
                 hint=hint_of(pair),
             )
         return a if len(a) <= len(b) else b
 
     def grown_before(self, pair: EquationPair) -> list[Axis]:
-        """The axes that grow at an equation, or at the nearest one before it where one does."""
+        """The axes that grow at an equation, or at the nearest earlier equation with such axes."""
         todo, seen = [pair], set()
         while todo:
             at = todo.pop(0)
@@ -82,7 +86,7 @@ class Requirements(Unknowns):
         return []
 
     def pin(self, pair: EquationPair, value: Value, *, also_exponents: bool = True) -> None:
-        """Requires a value to be the plain duplicate."""
+        """Requires a value to be a plain copy: scale 1, not split over copies."""
         self.read(value)
         for expr in value.scale.flat:
             self.same_scale(pair, expr, ZERO)
@@ -101,7 +105,7 @@ class Requirements(Unknowns):
         return out
 
     def whole_numbers(self, value: Value) -> None:
-        """Whole numbers and bits are copied: they take no factor, no share, and hold no mean."""
+        """Requires integers and booleans to be plain copies, without means."""
         for expr in value.scale.flat:
             self.system.require_zero(expr)
         self.pin_exponents(value)
@@ -130,8 +134,8 @@ class Requirements(Unknowns):
 
 def hint_of(pair: EquationPair) -> str:
     if pair.name in ("log", "logsumexp", "log1p"):
-        return "a log-sum over an axis that grows counts the copies: keep that axis as it is"
+        return "a log-sum over an axis that grows counts the copies: do not grow that axis"
     return (
-        "a sum over copies is k-fold and a non-linear function of it is not the old one: use a "
-        "mean (or a norm) there, or let a parameter read the axis, or keep that axis as it is"
+        "a sum over k copies is k times as large, which changes a non-linear function of it: use a "
+        "mean (or a norm) there, or contract the axis with a parameter, or do not grow that axis"
     )

@@ -1,12 +1,12 @@
-"""New units that hold the mean of the old ones: what keeps a LayerNorm exact at any width.
+"""Padding units that hold the mean of the old units, which keep a LayerNorm exact at any width.
 
-Behind n units x with mean m come n′ − n units that equal m. The mean stays m, the new units are 0
-when it is taken away, and Σ(x − m)² is what it was: normalised by n′ instead of n it has shrunk by
-r = n/n′, which a stream that is √(1/r) times as large makes good, with ε as it is.
+After n units x with mean m follow n′ − n units that equal m. The mean stays m, the padding units
+are 0 after it is subtracted, and Σ(x − m)² is unchanged. It is divided by n′ instead of n, so the
+variance is multiplied by r = n/n′. Scaling the stream by √(1/r) compensates, with unchanged ε.
 
-Which values hold their own mean in new units follows as for zeros: parameters may be made so;
-sums, sums of products along other axes and moves keep it, as does a factor that does not vary
-along the axis. Nothing else does.
+Which values hold their mean in padding units is propagated like zeros. Parameters can be made so.
+Sums, contractions over other axes, moved elements, and products with a factor that is constant
+along the axis keep it. Nothing else does.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ Constants = Facts[frozenset[int]]
 
 
 def keys(value: Value, rows: frozenset[int]) -> list[tuple[int, int]]:
-    """(dimension, leaf) of a value's plain axes whose new units may hold the mean of the old."""
+    """(dimension, leaf uid) of axes of a value whose padding units may hold the mean."""
     result = [(d, find(a).uid) for d, a in enumerate(value.axes)] if rows else []
     return [key for key in result if key[1] in rows]
 
 
 def moves_linearly(pair: EquationPair) -> bool:
-    """Whether results are linear in what is moved, with every place's units together."""
+    """Whether the results are linear in the moved elements."""
     return pair.name == "scan" or traits(pair).linear != NONE
 
 
 def constants(joint: JointProgram) -> Constants:
-    """The dimensions along which values are the same for all units, in both programs."""
+    """The dimensions along which values are constant, in both programs."""
     return joint.facts(_CONSTANT, [frozenset[int]()] * len(joint.values))
 
 
 def constant_along(facts: Constants, value: Value, d: int) -> bool:
-    """Whether a value is the same for all units along dimension d, in both programs."""
+    """Whether a value is constant along dimension d, in both programs."""
     return _is_constant(value, facts.of(value), d)
 
 
@@ -85,7 +85,7 @@ _CONSTANT: Lattice[frozenset[int]] = Lattice(
 def of_sum(
     constants: Constants, operands: Sequence[Value], out: Value, rows: frozenset[int]
 ) -> Means:
-    """The means of a sum (or of a choice that does not vary along the axis)."""
+    """The means of a sum, or of a selection that is constant along the axis."""
 
     def one(v: Value, d: int, uid: int) -> Condition | None:
         return padding.ALWAYS if constant_along(constants, v, d) else v.means.get((d, uid))
@@ -97,7 +97,7 @@ def of_sum(
 def of_product(
     constants: Constants, operands: Sequence[Value], out: Value, rows: frozenset[int]
 ) -> Means:
-    """The means of a product of which one factor, the first, may vary along the axis."""
+    """The means of a product in which only one factor varies along the axis."""
     result: Means = {}
     for d, uid in keys(out, rows):
         varying = [v for v in operands if not constant_along(constants, v, d)]
@@ -107,7 +107,7 @@ def of_product(
 
 
 def taken_away(producers: Producers, pair: EquationPair, rows: frozenset[int]) -> Means:
-    """Where an equation x − mean(x) leaves 0 in new units, and when."""
+    """For an equation x − mean(x): where padding units become 0, and under which condition."""
     x, mean = pair.ins
     return {
         (d, uid): x.means[d, uid]
@@ -117,7 +117,7 @@ def taken_away(producers: Producers, pair: EquationPair, rows: frozenset[int]) -
 
 
 def _is_mean(producers: Producers, value: Value, x: Value, d: int) -> bool:
-    """Whether a value is the mean of x along dimension d, next to x's other dimensions."""
+    """Whether a value is the mean of x along dimension d, broadcast along it."""
     if len(value.axes) != len(x.axes):
         return False
     place: list[int | None] = list(range(len(x.axes)))  # where x's dimensions are in `value`
@@ -162,7 +162,7 @@ def _sizes(value: Value, d: int) -> tuple[int, int]:
 
 
 def _plain(producers: Producers, value: Value) -> Value:
-    """A value before it was converted or copied."""
+    """The value before conversions of precision and copies."""
     while (pair := producers.get(id(value))) is not None and traits(pair).same:
         value = pair.ins[0]
     return value

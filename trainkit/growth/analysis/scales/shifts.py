@@ -1,4 +1,4 @@
-"""Parameters that are used as w + s alone, such as a norm's 1 + w: what scales is the sum."""
+"""Parameters that are only used as w + s, such as 1 + w in a norm: the sum is scaled, not w."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NONE = -1  # of a value that is no parameter
 
 
 def shiftable(joint: JointProgram) -> dict[int, float]:
-    """Parameters of which every use is `w + s` with one constant s."""
+    """Parameters whose every use is `w + s`, with the same constant s: number -> s."""
     count = len(joint.analysis.params)
     numbers = [i if i < count else _NONE for i in range(len(joint.values))]
     facts = joint.facts(_PARAMETER, numbers)
@@ -25,7 +25,7 @@ def shiftable(joint: JointProgram) -> dict[int, float]:
     bodies = [body for pair in all_pairs(joint.pairs) for body in pair.bodies]
     for v in [*joint.outs, *(v for body in bodies for v in body.outs)]:
         if (i := facts.of(v)) != _NONE:
-            shifts.setdefault(i, set()).add(None)  # it is given back as it is
+            shifts.setdefault(i, set()).add(None)  # it is returned unchanged
     agreed = ((i, next(iter(s))) for i, s in shifts.items() if len(s) == 1)
     return {i: shift for i, shift in agreed if shift is not None}
 
@@ -36,13 +36,13 @@ def _passes_on(pair: EquationPair) -> bool:
 
 
 def _uses(pair: EquationPair) -> Iterator[int]:
-    """The operands that an equation itself makes use of; others it passes on, or its body does."""
+    """The operands that an equation uses itself, not only passes to its result or its body."""
     consts, carried = scan_counts(pair.params) if pair.name == "scan" else (0, len(pair.ins))
     return iter(() if _passes_on(pair) else range(consts, consts + carried))
 
 
 def _shift(pair: EquationPair, k: int) -> float | None:
-    """s, where an equation adds it to an operand."""
+    """The constant s that an equation adds to an operand, or `None`."""
     if pair.name != "add" or (const := pair.ins[1 - k].const) is None:
         return None
     if const[0].uniform is None or const[1].uniform is None:
@@ -51,7 +51,7 @@ def _shift(pair: EquationPair, k: int) -> float | None:
     return a if a == b != 0.0 else None
 
 
-# Which parameter a value is, moved about.
+# The parameter that a value is, up to moved elements.
 _PARAMETER: Lattice[int] = Lattice(
     top=_NONE,
     join=lambda a, b: a if a == b else _NONE,

@@ -1,5 +1,7 @@
-"""Which values are positive whatever the parameters: what may be divided by in units that hold
-nothing. A softmax over places is fine there, for example, and a norm with its ε."""
+"""Values that are positive for all parameters: division by them is safe in padding units.
+
+Examples are the denominator of a softmax over positions, and a norm with its ε.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from trainkit.growth.ir.primitives import FIRST, traits
 
 
 class Sign(enum.IntEnum):
-    """What is known of every element in exact arithmetic."""
+    """The sign of every element, in exact arithmetic."""
 
     UNKNOWN = 0
     NOT_NEGATIVE = 1
@@ -27,7 +29,7 @@ _RESULTS = {"positive": POSITIVE, "not negative": NOT_NEGATIVE}
 
 
 def signs(joint: JointProgram, inputs: Sequence[Sign]) -> Facts[Sign]:
-    """The signs of all values of two programs, from those of what goes in."""
+    """The signs of all values of a joint program, from those of its arguments."""
     return joint.facts(_SIGNS, inputs)
 
 

@@ -1,14 +1,14 @@
-"""The unknown scales and share exponents of values.
+"""The unknowns of values: scales and share exponents.
 
-What holds of every value, with π the index maps of its axes:
+Every value V of the big program satisfies, with v its partner and π the index maps of its axes,
 
     V[J] = exp(scale[block of J]) · Π ρ̃(J)^exponents · v[π(J)]
 
-`scale` has one linear expression for each block (one label an axis); `None` stands for a value
-that is 0, ±∞ or NaN there, which any scale fits. `exponents` has, for each (dimension, label,
-leaf), the exponent of the shares ρ̃ of that leaf's copies: 0 for a plain copy, 1 for a value that
-is split over the copies. ρ̃ has mean 1 over the copies of each unit, so that a contraction with one
-split is exact.
+A block is a combination of labels, one for each axis. `scale` has a linear expression for each
+block; `None` means that the value is 0, ±∞ or NaN there, so that any scale fits. `exponents` has
+the exponent of the shares ρ̃ of a leaf's copies for each (dimension, label, leaf): 0 for a plain
+copy, 1 for a value that is split over the copies. ρ̃ has mean 1 over the copies of each unit, so
+that a contraction with exactly one split operand is exact.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from trainkit.growth.analysis.joint_program import EquationPair, JointProgram, a
 from trainkit.growth.analysis.scales import padding as conditions
 from trainkit.growth.analysis.scales import row_means
 from trainkit.growth.analysis.scales.padding import ALWAYS, MEAN, Condition, Need
+from trainkit.growth.analysis.scales.separate import separate
 from trainkit.growth.analysis.scales.shifts import shiftable
 from trainkit.growth.analysis.scales.signs import Sign, signs
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import PADDED, Layouts
 from trainkit.growth.axes.linear import ZERO, Expr, System, plus
-from trainkit.growth.axes.reading import coordinate, grown_leaves, labels, source_map
+from trainkit.growth.axes.queries import coordinate, grown_leaves, labels, source_map
 from trainkit.growth.ir.dataflow import Facts
 
 
@@ -48,28 +49,29 @@ class Contraction(NamedTuple):
 
 
 class Unknowns:
-    """Two systems of equations, on scales and on share exponents, and what else was met.
+    """The two linear systems (scales, share exponents), and other results of propagation.
 
     Attributes:
-      joint, layouts: what is propagated through, and how its axes are laid out.
-      factors: uid of a leaf -> log of the copies of each unit, `None` where uneven.
-      padded: the leaves with new units that copy nothing; rows: those of them whose new units may
-        hold the mean of the old.
-      input_signs: what is known of the values that go in; `signs` has what follows.
-      system, splits: the equations of scales, and of share exponents.
+      joint, layouts: the program, and the layouts of its axes.
+      factors: uid of a leaf -> log of the copies of each unit; `None` if the numbers differ.
+      padded: uids of leaves with padding units.
+      rows: those of them whose padding units may hold the mean of the old units.
+      input_signs: the signs of the arguments; `signs` has those of all values.
+      system, splits: the equations for scales, and for share exponents.
       param_scale, param_split: the unknowns of each parameter.
       contractions: the sums over leaves that grow.
-      needs: what new units must hold.
-      producers: id of a value -> the equation that makes it.
-      watched: leaves whose copies something else than a sum looks at.
-      ordered: parameter -> leaves along whose copies it must tie.
-      shiftable, shift: parameter -> s where every use is w + s, and where that is made use of.
+      needs: the conditions on padding units.
+      separate: uids of padded leaves whose units never affect one another.
+      producers: id of a value -> the equation that produces it.
+      order_sensitive: uids of leaves whose copies are used by an equation other than a sum.
+      ordered: parameter -> uids of leaves along which its copies must stay bitwise equal.
+      shiftable: parameter -> s, if every use is w + s. shift: those for which this is used.
     """
 
     def __init__(self, joint: JointProgram, layouts: Layouts):
         self.joint, self.layouts = joint, layouts
         self.analysis = joint.analysis
-        leaves = {leaf.uid: leaf for v in joint.everything() for a in v.axes
+        leaves = {leaf.uid: leaf for v in joint.all_values() for a in v.axes
                   for leaf in grown_leaves(a)}  # fmt: skip
         self.factors = {uid: _log_copies(leaf, layouts[uid]) for uid, leaf in leaves.items()}
         self.padded = frozenset(uid for uid in leaves if layouts[uid] in PADDED)
@@ -82,7 +84,7 @@ class Unknowns:
         self.contractions: list[Contraction] = []
         self.needs: list[Need] = []
         self.producers: dict[int, EquationPair] = {}
-        self.watched: set[int] = set()
+        self.order_sensitive: set[int] = set()
         self.ordered: dict[int, set[int]] = {}
         self.shiftable = shiftable(joint)
         self.shift: dict[int, float] = {}
@@ -96,8 +98,13 @@ class Unknowns:
 
     @functools.cached_property
     def constants(self) -> Facts[frozenset[int]]:
-        """Along which dimensions values are constant; see `row_means`."""
+        """The dimensions along which values are constant; see `row_means`."""
         return row_means.constants(self.joint)
+
+    @functools.cached_property
+    def separate(self) -> frozenset[int]:
+        """The padded leaves whose units never affect one another; see `separate`."""
+        return separate(self.joint, self.padded)
 
     # -- axes ---------------------------------------------------------------------------------
 
@@ -126,13 +133,13 @@ class Unknowns:
         ]
 
     def log_copies(self, cell: Sequence[Axis]) -> float:
-        """log of how many copies each unit of a cell has (uneven leaves are split instead)."""
+        """log of the copies of each unit of a cell; leaves with unequal numbers count as 0."""
         return sum(self.factors[find(leaf).uid] or 0.0 for leaf in cell)
 
     # -- sources ------------------------------------------------------------------------------
 
     def parameter(self, value: Value) -> None:
-        """Gives a parameter its unknowns: one scale, one more a label, one split a cell."""
+        """Creates the unknowns of a parameter: a scale, a scale per label, an exponent per cell."""
         base = self.system.variable()
         more: dict[tuple[int, int], Expr] = {}
         for d, n in enumerate(self.blocks(value)):
@@ -158,7 +165,7 @@ class Unknowns:
         self.param_split.append(dict(value.exponents))
 
     def plain(self, value: Value) -> None:
-        """A value that is exactly the small one's duplicate."""
+        """Makes a value a plain copy of the small one."""
         value.scale = np.full(self.blocks(value), None, object)
         for block in np.ndindex(value.scale.shape):
             value.scale[block] = ZERO
@@ -167,7 +174,7 @@ class Unknowns:
         value.means = {}
 
     def unknown(self, value: Value) -> None:
-        """A value whose scale later equations decide (a loop's carry)."""
+        """Creates new unknowns for a value that later equations determine (a loop's carry)."""
         value.scale = np.empty(self.blocks(value), object)
         for block in np.ndindex(value.scale.shape):
             value.scale[block] = self.system.variable()
@@ -176,7 +183,7 @@ class Unknowns:
         }
 
     def padding(self, value: Value) -> list[tuple[int, int]]:
-        """All (dimension, leaf uid) of a value where some new units copy nothing."""
+        """All (dimension, leaf uid) of a value with padding units."""
         if not self.padded:
             return []
         keys = {(d, leaf.uid) for d, _, leaf in self.cells(value) if leaf.uid in self.padded}
@@ -188,7 +195,7 @@ class Unknowns:
         return all(c.is_zero for c in value.const)
 
     def zero_at(self, value: Value, out: Value, d: int, uid: int) -> Condition | None:
-        """When an operand, aligned with the result, is 0 in the new units of a leaf."""
+        """The condition under which an operand is 0 in padding units of the result, or `None`."""
         if self.is_zero(value):
             return ALWAYS
         if not value.axes or find(value.axes[d]) is not find(out.axes[d]):
@@ -198,7 +205,7 @@ class Unknowns:
     def read(self, value: Value) -> Value:
         if value.scale is None:
             if value.const is None:
-                raise AssertionError("a value is read before it is made")
+                raise AssertionError("a value is used before its equation was processed")
             value.scale = self._constant(value)
             value.exponents = {}
             value.zeros = {
@@ -209,7 +216,7 @@ class Unknowns:
         return value
 
     def _empty(self, value: Value, d: int, uid: int) -> np.ndarray:
-        """The places along dimension d that are new units of a leaf."""
+        """The indices along dimension d that are padding units of a leaf."""
         (leaf,) = {leaf for e, _, leaf in self.cells(value) if e == d and leaf.uid == uid}
         place = coordinate(value.axes[d], leaf, of_big=True)
         source = self.layouts.source(leaf)
@@ -221,7 +228,7 @@ class Unknowns:
             pair = self._users.get(id(value), self.joint.pairs[-1])
             raise Refused(no_duplicate(self.analysis, value, pair))
         if any(e for e in scale.flat):
-            # Ratios of constants are known no better than the constants.
+            # Ratios of constants are only as exact as the constants.
             self.system.tolerance = max(self.system.tolerance, 4 * rounding(value))
         return scale
 

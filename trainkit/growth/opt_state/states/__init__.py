@@ -1,5 +1,5 @@
-"""States that do not keep one number an entry of their leaf, one class a file.
+"""Optimizer states whose slots do not have the shape of their parameter; one class a file.
 
-In: a direction (expand or contract), a state, and the shapes of what it becomes. Out: the state
-there. Read `adafactor` first.
+Input: a direction (expand or contract), a state, and the shapes of the result. Output: the state
+for the other model. Read `adafactor` first.
 """

@@ -1,8 +1,7 @@
-"""Adafactor's second moments: means of ν over one axis, or ν itself, on either side of a growth.
+"""Adafactor's second moment ν, before and after growth: whole, or as means over one axis.
 
-Growth is linear along each axis, so that a mean over a grown axis is a weighted sum over the small
-one, and the weights are known beforehand: row and column are mapped as they are, and ν, which is
-their product, is never written out.
+Growth is linear along each axis, so a mean over a grown axis is a weighted sum over the small axis,
+with known weights. Rows and columns are mapped directly, and ν, their product, is not materialised.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ FIELDS = ("v_row", "v_col", "v")
 
 
 class _Second(NamedTuple):
-    """ν as a product of arrays, each with some of its axes: itself, or row/mean(row) and column."""
+    """ν as a product of arrays with some of its axes: ν itself, or row/mean(row) and column."""
 
     rank: int
     factors: tuple[tuple[jax.Array, tuple[int, ...]], ...]
@@ -37,7 +36,7 @@ class _Second(NamedTuple):
         return tuple(d for d in range(self.rank) if d not in dims)
 
     def over(self, axis: int, shares: np.ndarray) -> jax.Array:
-        """Σ shares · ν along one axis, as a contraction: XLA writes out what it only sums."""
+        """Σ shares · ν along one axis, as a contraction, so that XLA does not materialise ν."""
         weights = jnp.asarray(shares, self.factors[0][0].dtype)
         operands = [part for x, dims in (*self.factors, (weights, (axis,))) for part in (x, dims)]
         return jnp.einsum(*operands, self._others((axis,)), precision="highest")
@@ -51,7 +50,7 @@ def change(
     is_reset: Callable[[str], bool],
     _: Any,
 ) -> Any:
-    """The `FactoredState` at the other end."""
+    """The `FactoredState` of the other model."""
     held, wanted = (
         {field: named_leaves(getattr(s, field)) for field in FIELDS} for s in (state, template)
     )
@@ -111,7 +110,7 @@ def _leaf(
 
 
 def _second(values: list[jax.Array], shape: Shape, here: str) -> _Second:
-    """ν = row ⊗ column / mean(row), as Adafactor itself uses it; or ν where it is kept whole."""
+    """ν = row ⊗ column / mean(row), as Adafactor uses it, or ν itself if it is not factored."""
     row, col, v = values
     if v.shape == shape:
         return _Second(len(shape), ((v, tuple(range(len(shape)))),))
@@ -130,14 +129,14 @@ def _second(values: list[jax.Array], shape: Shape, here: str) -> _Second:
 def _check_back(held: bool, wanted: bool, before: Shape, after: Shape, here: str) -> None:
     if not wanted and set(_factored_axes(after)) != set(_factored_axes(before)):
         raise GrowthError(
-            f"{here}: the second moment is factored along the leaf's two largest axes, which are "
-            f"others at {before} than at {after}, so nothing exact can go back. "
+            f"{here}: the second moment is factored along the leaf's two largest axes, which "
+            f"differ between {before} and {after}, so it cannot be contracted exactly. "
             "Set min_dim_size_to_factor above both, or reshape the leaf to a matrix."
         )
     if wanted and not held:
         raise GrowthError(
-            f"{here}: the second moment is kept whole at {after}, but as rows and columns at "
-            f"{before}, so nothing exact can go back. "
+            f"{here}: the second moment is whole at {after}, but factored at {before}, so it "
+            "cannot be contracted exactly. "
             "Set min_dim_size_to_factor so that both sizes are treated alike."
         )
 

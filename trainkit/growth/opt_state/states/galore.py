@@ -1,15 +1,15 @@
-"""GaLore's state through growth: a projection to few directions, and a rule's moments among these.
+"""GaLore's state: a projection to a few directions, and the moments of the projected gradient.
 
-A matrix' gradient grows by G′ = A G Bᵀ, where A and B copy and scale. GaLore keeps r orthonormal
-directions P of one side, of A's say, and the moments of PᵀG. If the copies of every unit of that
-side have gradients of one length, Σ f² = a², then AᵀA = a²·1: P′ = A P / a is orthonormal again,
-spans what the grown gradient's singular vectors span, and
+The gradient of a matrix grows by G′ = A G Bᵀ, where A and B copy and scale. GaLore stores r
+orthonormal directions P of one side (say, that of A) and the moments of PᵀG. Suppose that the
+gradients of all copies of a unit on that side have the same norm, Σ f² = a². Then AᵀA = a²·1, so
+P′ = A P / a is orthonormal, spans the same space as the singular vectors of G′, and
 
-    P′ᵀ G′ = a · (Pᵀ G) Bᵀ,    for k even copies a = √k · f,
+    P′ᵀ G′ = a · (Pᵀ G) Bᵀ,    with a = √k · f for k even copies.
 
-so the moments are those of a matrix of r rows whose gradient grows by a, and along its columns by
-B. Without such an a the directions A P are not orthogonal, and the moments in a basis of them
-depend on more than the moments among P: nothing exact can be said.
+So the moments are those of a matrix of r rows whose gradient grows by a, and by B along its
+columns. Without such an a, the directions A P are not orthogonal, and the moments in an orthonormal
+basis cannot be computed from those that are stored.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
 from trainkit.growth.opt_state.directions import Contract, Direction
 
-HINT = "grow with reset=True: projections are recomputed at the next refresh anyway"
+HINT = "grow with reset=True (projections are recomputed at the next refresh anyway)"
 
 
 class _Side(NamedTuple):
-    """Which axis of a matrix is projected, to how many directions."""
+    """The projected axis of a matrix, and the number of directions."""
 
     axis: int
     rank: int
@@ -42,9 +42,9 @@ def change(
     template: Any,
     where: str,
     _: Any,
-    walk: Callable[[Direction, Any, Any, str], Any],
+    traverse: Callable[[Direction, Any, Any, str], Any],
 ) -> Any:
-    """The `GaLoreState` at the other end."""
+    """The `GaLoreState` of the other model."""
     held, wanted = named_leaves(state.projector), named_leaves(template.projector)
     out: dict[str, jax.Array] = {}
     leaves, shapes = dict(direction.growth.leaves), dict(direction.shapes)
@@ -53,7 +53,7 @@ def change(
         here = f"{where}: slot of {leaf!r}"
         origin, how = direction.source(leaf), direction.how(leaf)
         if origin.leaf is None or origin.new:
-            raise GrowthError(f"{here}: GaLore has no directions for a new leaf", hint=HINT)
+            raise GrowthError(f"{here}: GaLore has no projection for a new leaf", hint=HINT)
         p = held[origin.leaf]
         if how is None or not p.size:
             out[leaf] = p
@@ -65,8 +65,8 @@ def change(
         small, big = sides[::-1] if down else sides
         if small.axis != big.axis:
             raise GrowthError(
-                f"{here}: GaLore projects the longer side of a matrix, which is the other one at "
-                f"{direction.after(leaf)} than at {direction.before(leaf)}",
+                f"{here}: GaLore projects the longer side of a matrix, which differs between "
+                f"{direction.before(leaf)} and {direction.after(leaf)}",
                 hint=HINT,
             )
         size = direction.small(leaf)[small.axis]
@@ -75,7 +75,7 @@ def change(
         inside, shape = _proxy(how, small, big, factor, direction.small(leaf))
         names = (leaf, origin.leaf) if down else (origin.leaf, leaf)
         shapes[names[0]], leaves[names[1]] = shape, inside
-    inner = walk(
+    inner = traverse(
         direction.inside(leaves, shapes),
         state.base_optimizer_state,
         template.base_optimizer_state,
@@ -90,23 +90,27 @@ def change(
 def _side(shape: tuple[int, ...], projector: tuple[int, ...], here: str) -> _Side:
     if len(shape) != 2:
         raise GrowthError(
-            f"{here}: a leaf of shape {shape} is projected as a matrix, and the state does not say "
-            "as which",
+            f"{here}: a leaf of shape {shape} is projected as a matrix, but the state does not say "
+            "which axes are its rows",
             hint=HINT,
         )
     return _Side(0 if shape[0] >= shape[1] else 1, projector[1])
 
 
 def _isometry(along: AxisMap | None, n: int, here: str) -> float:
-    """a, where the copies of each unit have gradients of one length."""
+    """a, if the gradients of the copies of each unit have the same norm.
+
+    Raises:
+      GrowthError: they have different norms.
+    """
     if along is None:
         return 1.0
     old = along.source >= 0
     squares = np.bincount(along.source[old], along.gradient[old] ** 2, n)
     if not np.allclose(squares, squares[0], rtol=1e-9) or not squares[0]:
         raise GrowthError(
-            f"{here}: GaLore's directions stay orthogonal only where all units of the side that it "
-            "projects have equally many copies, evenly shared",
+            f"{here}: GaLore's projection stays orthogonal only if all units of the projected axis "
+            "have the same number of copies with even shares",
             hint=f'grow to a multiple with how="even", or {HINT}',
         )
     return float(np.sqrt(squares[0]))
@@ -127,7 +131,7 @@ def _directions(
     p = direction.linear(p, one, shape, gradient=1)
     if big.rank == small.rank:
         return p
-    # Any directions that are orthogonal to these: no gradient has gone there.
+    # Any directions orthogonal to these will do, because past gradients have no component there.
     eye = jnp.eye(p.shape[0], dtype=p.dtype)
     more = jnp.linalg.qr(jnp.concatenate([p, eye], 1))[0]
     return jnp.concatenate([p, more[:, small.rank : big.rank]], 1)
@@ -136,7 +140,7 @@ def _directions(
 def _proxy(
     how: LeafMap, small: _Side, big: _Side, factor: float, shape: tuple[int, ...]
 ) -> tuple[LeafMap, tuple[int, ...]]:
-    """How the projected gradient grows, and its small shape."""
+    """The map of the projected gradient, and its shape in the small model."""
     n, m = small.rank, big.rank
     along = None
     if n != m:
@@ -144,5 +148,5 @@ def _proxy(
         along = AxisMap(np.where(at < n, at, -1), np.ones(m), np.ones(m))
     axes = [along, how.axes[1]] if small.axis == 0 else [how.axes[0], along]
     sizes = (n, shape[1]) if small.axis == 0 else (shape[0], n)
-    # It has no weight of its own: what copies parameters has no place in it.
+    # It has no weight factor, because a projected state holds no copies of parameters.
     return LeafMap(tuple(axes), gradient=how.gradient * factor), sizes

@@ -1,4 +1,4 @@
-"""Moments stored in 8 bits: opened, changed, and stored again."""
+"""Moments stored in 8 bits: dequantised, changed, and quantised again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PyTree = Any
 
 def through(visit: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """`visit` for trees in which some leaves are `trainkit.transforms.Quantised`."""
-    # Without the module there is nothing quantised, and no reason to import it.
+    # If the module is not imported, there are no quantised leaves.
     module = sys.modules.get("trainkit.transforms.wrappers.quantise")
     if module is None:
         return visit
@@ -50,8 +50,8 @@ def through(visit: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
 
 def _block(packed: list[Any], where: str) -> int:
-    """The block length that all of them can have been stored with."""
+    """A block length that fits all quantised leaves."""
     for block in (256, *(2**i for i in range(3, 20))):
         if all(-(-x.codes.size // block) == x.scales.size for x in packed):
             return block
-    raise GrowthError(f"{where}: blocks of 8-bit moments must be a power of two long to be grown")
+    raise GrowthError(f"{where}: to grow, the block length of 8-bit moments must be a power of two")

@@ -1,4 +1,4 @@
-"""SM3's state: a momentum, and for each axis the greatest second moments along it."""
+"""SM3's state: a momentum, and for each axis the maxima (covers) of second moments along it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def change(
     is_reset: Callable[[str], bool],
     _: Any,
 ) -> Any:
-    """The `ScaleBySM3State` at the other end."""
+    """The `ScaleBySM3State` of the other model."""
     covers, momenta = named_leaves(state.mu), named_leaves(state.nu)
     nus, mus = {}, {}
     for leaf, spec in named_leaves(template.nu).items():
         here = f"{where}: slot of {leaf!r}"
         origin, how = direction.source(leaf), direction.how(leaf)
         if origin.leaf is None:
-            raise GrowthError(f"{here}: SM3 has nothing to start a new leaf from")
+            raise GrowthError(f"{here}: SM3 has no old layer to initialise a new leaf from")
         reset = origin.new or is_reset(leaf)
         momentum = momenta[origin.leaf]
         direction.check(leaf, momentum, here)
@@ -57,7 +57,7 @@ def _part(leaf: str, axis: int) -> str:
 
 
 def _cover(how: LeafMap, axis: int) -> LeafMap:
-    """How the greatest entries along one axis grow: the other axes contribute their largest f."""
+    """The map of the maxima along one axis; the other axes contribute their largest f."""
     others = [a for i, a in enumerate(how.axes) if i != axis and a is not None]
     largest = float(np.prod([np.abs(a.gradient[np.asarray(a.source) >= 0]).max() for a in others]))
     return how._replace(axes=(how.axes[axis],), gradient=how.gradient * largest)

@@ -1,8 +1,9 @@
-"""SOAP's state through growth: covariances, their eigenbases, and a second moment in these bases.
+"""SOAP's state: covariances, their eigenbases, and a second moment in these bases.
 
-Copying maps the singular vectors of a gradient to those of the grown one: G′ = D_f P G Qᵀ D_f has
-the left vectors D_f P u, normalised. Directions across copies have no gradient until copies part;
-they come last, with the mean of ν, so that they start neither stuck nor wild.
+The grown gradient is G′ = D_f P G Qᵀ D_f, with P and Q copying units and D_f the gradient factors.
+A left singular vector u of G becomes D_f P u, normalised. Differences between copies are further
+directions. They have no gradient while copies are equal, so they come last in the basis, with the
+mean of ν as second moment.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def change(
     is_reset: Callable[[str], bool],
     _: Any,
 ) -> Any:
-    """The `SoapState` at the other end (downwards, up to the signs of eigenvectors)."""
+    """The `SoapState` of the other model (contracted, up to the signs of eigenvectors)."""
     held = [named_leaves(t) for t in (state.mu, state.nu, state.gg, state.basis)]
     out: list[dict[str, Any]] = [{}, {}, {}, {}]
     wanted = named_leaves(template.gg)
@@ -40,21 +41,21 @@ def change(
         old, fresh = direction.source(leaf)
         here = f"{where}: slot of {leaf!r}"
         if old is None:
-            raise GrowthError(f"{here}: SOAP has nothing to start a new leaf from")
+            raise GrowthError(f"{here}: SOAP has no old layer to initialise a new leaf from")
         pick = lambda slot, axis, old=old: slot.get(_part(old, axis))
         rank = len(spec.shape)
         values = [held[0][old], held[1][old]]
         matrices = [tuple(pick(slot, a) for a in range(rank)) for slot in held[2:]]
         if any(m is not None and m.ndim != 2 for m in matrices[0]):
             raise GrowthError(
-                f"{here}: it has bases for each layer of a stack, which SOAP's growth does not map",
+                f"{here}: the growth of stacked bases (one for each layer) is not supported",
                 hint="grow with reset=True",
             )
         for a in range(rank):
             if (matrices[0][a] is None) != (_part(leaf, a) not in wanted):
                 raise GrowthError(
-                    f"{here}: axis {a} is rotated before growth or after it, but not both (an axis "
-                    "of size 1, or one that passes max_precond_dim)",
+                    f"{here}: axis {a} has a basis only before or only after growth (an axis of "
+                    "size 1, or one that exceeds max_precond_dim)",
                     hint="grow with reset=True, or raise max_precond_dim",
                 )
         growth = direction.how(leaf)

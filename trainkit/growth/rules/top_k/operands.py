@@ -1,4 +1,4 @@
-"""What equations make of the indices of entries that were chosen; see `choices`."""
+"""Helpers for operands that are indices from `top_k`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 from trainkit.growth.analysis.joint_program import EquationPair
 from trainkit.growth.analysis.values import Pick, Value, leaf_of
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.reading import grown_leaves
+from trainkit.growth.axes.queries import grown_leaves
 
 HINT = (
-    "choose by top_k, and read its indices by one_hot, by indexing, take_along_axis or a scatter "
-    "into the axis they come from; or keep that axis (experts) as it is. Where copies are known to "
-    "be treated alike: trainkit.growth.Plan.of_experts"
+    "choose by top_k, and use its indices in one_hot, indexing, take_along_axis or a scatter into "
+    "the axis they come from, or do not grow that axis (experts). If you know that copies are "
+    "treated alike, use trainkit.growth.Plan.of_experts"
 )
 
 
 def numbers(value: Value, axis: Axis) -> int | None:
-    """The dimension along which a constant counts 0, 1, 2, … the units of an axis."""
+    """The dimension along which a constant is 0, 1, 2, … over the units of an axis, or `None`."""
     if value.const is None:
         return None
     axis = find(axis)
@@ -38,7 +38,7 @@ def numbers(value: Value, axis: Axis) -> int | None:
 
 
 def moved(pair: EquationPair, d: int, axis: Axis) -> int:
-    """Where an equation puts a dimension of its operand, which grows by one leaf of `axis`."""
+    """The dimension of the result that dimension d of the operand becomes."""
     rank = len(pair.ins[0].axes)
     if pair.name == "transpose":
         return list(pair.params["permutation"]).index(d)
@@ -60,8 +60,8 @@ def refuse(pair: EquationPair) -> NoReturn:
         if v.choice is not None
     ]
     pair.fail(
-        f"`{pair.name}` reads which entries of an axis that grows were chosen; each is there "
-        "several times, and what this makes of their numbers is not known to be the same",
+        f"`{pair.name}` uses indices of chosen entries of an axis that grows. Each entry has "
+        "several copies with different indices, and the result may differ between them",
         axes=axes,
         hint=HINT,
     )

@@ -1,1 +1,4 @@
-"""What composing, batching, masking and transforming a problem may not change."""
+"""Laws of composition, batching, masking, accumulation, and symmetry.
+
+Input: a `Subject`. Output: `Violation`s. Read `composition` first.
+"""

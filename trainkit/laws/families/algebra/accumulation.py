@@ -1,4 +1,4 @@
-"""The law of accumulation: many micro-gradients are one step."""
+"""The law of accumulation: k micro-gradients make one step."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from trainkit.laws.subject import Subject, mini
 def accumulates(subject: Subject) -> Iterator[Violation]:
     """claims={"accumulation": {"k": k, "inner": the rule without accumulation}}
 
-    Further entries: "weight", the name of the extra argument that holds a micro-gradient's weight;
-    "mean": False for a rule that adds gradients up; "poison": False where a NaN may outlive its
-    window (at the strict level it may not in any case).
+    Further entries: "weight", the name of the extra argument with a micro-gradient's weight;
+    "mean": False for a rule that sums gradients; "poison": False if a NaN may persist after its
+    window (at the strict level it never may).
     """
     claim = subject.claims["accumulation"]
     if claim is True:
@@ -62,7 +62,7 @@ def accumulates(subject: Subject) -> Iterator[Violation]:
         return
     poisoned = [jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), grads[0]), *micro[1:]]
     finite = lambda us: all(np.isfinite(x).all() for u in us for x in jax.tree.leaves(u))
-    # Where the rule inside remembers a NaN for itself, there is nothing to ask for.
+    # If the inner rule itself stores a NaN, this is not tested.
     windows = _windows(poisoned, equal, k, claim.get("mean", True))
     forgets = finite(subject.trajectory(inner, params, windows, apply=False)[2:])
     if forgets and not finite(_accumulated(subject, poisoned, equal, weight)[2 * k :]):

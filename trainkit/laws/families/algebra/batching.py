@@ -14,7 +14,7 @@ from trainkit.laws.problems.comparison import RELATIVE, mismatch
 from trainkit.laws.protocol import first_line, ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
-from trainkit.laws.subject.ways import parting
+from trainkit.laws.subject.update_pairs import first_difference
 
 
 def vmap_is_loop(subject: Subject) -> Violation | None:
@@ -93,9 +93,9 @@ def scan_is_loop(subject: Subject) -> Violation | None:
         "        assert jnp.allclose(x, y[i], rtol=1e-5, atol=1e-6), (x, y[i])"
     )
     loop = lambda p, gs: subject.trajectory(subject.tx, p, gs, apply=False)
-    loop(params, grads[:1])  # what fails in a loop is not said of a scan
+    loop(params, grads[:1])  # a rule that fails in a loop is not a failure of the scan
     try:
-        apart = parting(subject, loop, scanned, "scan")
+        apart = first_difference(subject, loop, scanned, "scan")
     except Exception as error:
         return Violation(
             f"it cannot be scanned: {type(error).__name__}: {first_line(error)}",

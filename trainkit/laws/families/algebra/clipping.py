@@ -11,7 +11,7 @@ from trainkit.laws.problems import cases
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject
 
-# How each kind of bound measures a gradient, here and in a reproducer.
+# The size of a gradient for each kind of bound, here and in reproducers.
 MEASURES: dict[str, tuple[Callable[[np.ndarray], float], str]] = {
     "global": (lambda flat: float(np.linalg.norm(flat)), "optax.global_norm(t)"),
     "element": (

@@ -1,4 +1,4 @@
-"""Laws of composition: chains, masks and partitions leave a rule what it is."""
+"""Laws of composition: chains, masks and partitions do not change a rule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainkit.laws.protocol import ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.reproducers.programs import BITWISE, COMPARE, NEAR, inner_code
 from trainkit.laws.subject import Subject, mini
-from trainkit.laws.subject.ways import parting
+from trainkit.laws.subject.update_pairs import first_difference
 
 CHAINS: dict[str, Callable[[Any], Any]] = {
     "optax.chain(optax.identity(), tx)": lambda tx: optax.chain(optax.identity(), tx),
@@ -30,15 +30,14 @@ CHAINS: dict[str, Callable[[Any], Any]] = {
 def _differs(subject: Subject, other: Any, words: str) -> bool:
     """Whether a rule that has the same operations gives other updates.
 
-    Called eagerly they are the same to the last bit; compiled they are two programs, which may be
-    rounded in two ways.
+    Eager results must be equal bitwise. Compiled programs may be rounded differently.
     """
     plain = lambda p, gs: subject.remember(
         ("eager", str(gs[0]["b"].dtype)), lambda: subject.trajectory(subject.tx, p, gs)
     )
     wrapped = lambda p, gs: subject.trajectory(other, p, gs)
     if subject.slow:
-        return parting(subject, plain, wrapped, words, steps=4) is not None
+        return first_difference(subject, plain, wrapped, words, steps=4) is not None
     params, grads = mini()
     return not same_bits(wrapped(params, grads[:4]), plain(params, grads[:4]))
 
@@ -71,7 +70,7 @@ def masked(subject: Subject) -> Iterator[Violation]:
             "tree is no argument for; only the mask of everything was tried"
         )
         return
-    # Two groups, each with an instance of the rule; every one must train as if it were alone.
+    # Two groups, each with an instance of the rule; each must train as if it were alone.
     one, two = subject.tx, subject.fresh()
     rules = (
         optax.partition({"one": one, "two": two}, {"b": "one", "w": "two"}),
@@ -85,7 +84,7 @@ def masked(subject: Subject) -> Iterator[Violation]:
         return out
 
     together = lambda p, gs: runs[str(gs[0]["b"].dtype)]
-    apart = parting(subject, alone, together, "partition", steps=4)
+    apart = first_difference(subject, alone, together, "partition", steps=4)
     if apart:
         t, expected, found = apart
         names = [n for n in params if gap_of([expected[n]], [found[n]])[1] > 1]
@@ -112,7 +111,7 @@ def _only(tx: Any, name: str) -> Any:
 def _parted(
     subject: Subject, rules: tuple[Any, ...], params: Any, grads: list[Any]
 ) -> tuple[list[Any], list[Any]]:
-    """The updates of a partition, and those of its rules alone along the same parameters."""
+    """The updates of a partition, and those of its rules alone with the same parameters."""
     together, alone = [], []
     with ordinary():
         calls = [lambda g, s, p, tx=tx: subject.update(g, s, p, tx=tx) for tx in rules]

@@ -12,7 +12,7 @@ from trainkit.laws.subject import Subject
 
 
 def decoupled(subject: Subject) -> Violation | None:
-    """update(g, p₁) − update(g, p₂) = −η λ (p₁ − p₂), whatever the gradients were before."""
+    """update(g, p₁) − update(g, p₂) = −η λ (p₁ − p₂), for all previous gradients."""
     runs = subject.runs()
     a, b = runs["moved"], runs["plain"]
     dp, du = a.params - b.params, a.flat - b.flat
@@ -29,7 +29,7 @@ def decoupled(subject: Subject) -> Violation | None:
     else:
         expected = -np.asarray(claimed, np.float64) * dp
     rounding = 1e-6 * (np.abs(a.flat) + np.abs(b.flat)) + 3e-6 * np.abs(expected)
-    # A masked leaf does not decay at all: both are right.
+    # A masked leaf does not decay, which is also right.
     wrong = mismatch(du, expected, rounding)
     if wrong and claimed is True:
         undecayed = np.all(np.abs(du) <= rounding, axis=0)

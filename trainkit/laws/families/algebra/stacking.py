@@ -1,4 +1,4 @@
-"""The law of stacked layers: a rule that is told of a stack treats its layers one by one."""
+"""The law of stacked layers: each layer of a stack is updated like a separate leaf."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.reproducers.programs import inner_code
 from trainkit.laws.subject import Subject, mini
-from trainkit.laws.subject.ways import parting
+from trainkit.laws.subject.update_pairs import first_difference
 
 STACKED = {"^layers": 1}
 
@@ -32,7 +32,7 @@ def stacked(subject: Subject) -> Violation | None:
         parts = lambda t: _apart(_whole(t))
         return subject.trajectory(make({}), parts(p), list(map(parts, gs)))
 
-    parted = parting(subject, apart, whole, "stacked")
+    parted = first_difference(subject, apart, whole, "stacked")
     if parted is None:
         return None
     t, expected, found = parted
@@ -46,7 +46,7 @@ def stacked(subject: Subject) -> Violation | None:
 
 
 def _whole(tree: Any) -> Any:
-    """A tree of stacks of three layers, and beside them a leaf that is none."""
+    """A tree of stacks of three layers, and one leaf that is not a stack."""
     stack = lambda x: jnp.stack([x, jnp.flip(x) * 30, x * x - 0.3])
     return {"alone": tree["w"], "layers": jax.tree.map(stack, tree)}
 

@@ -26,7 +26,7 @@ def _symmetry(
     message: str,
     lines: str,
 ) -> Callable[[Subject], Violation | None]:
-    """A law that the run `row` is the plain run seen through `back`.
+    """A law that the run `row`, transformed by `back`, is the plain run.
 
     `lines` computes the plain run's value in a reproducer, from `run`, `grads` and `all_params`.
     """
@@ -98,7 +98,7 @@ def degree(subject: Subject) -> Violation | None:
 
 def permutes(subject: Subject) -> Violation | None:
     b = subject.runs().batch
-    # The permutation is drawn from the seed: read it off the two gradient rows.
+    # The permutation depends on the seed; get it from the two gradient rows.
     plain, other = b.grads[b.rows["plain"]][0], b.grads[b.rows["permuted"]][0]
     order = np.array([int(np.flatnonzero(plain == x)[0]) for x in other])
     return _symmetry(
@@ -154,8 +154,8 @@ def elementwise(subject: Subject) -> Iterator[Violation]:
         )
         return
     if subject.chooses_leaves:
-        return  # the joined leaf may be chosen where its parts are not
-    # One long leaf is the same as its two halves.
+        return  # a mask may treat the joined leaf differently
+    # One long leaf must be updated like its two halves.
     params, grads = mini()
     join = lambda t: {"all": jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(t)])}
     joined = subject.trajectory(subject.tx, join(params), [join(g) for g in grads[:3]])

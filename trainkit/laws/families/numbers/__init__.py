@@ -1,1 +1,4 @@
-"""Agreement with a reference, precision, the edges of numbers, descent and noise."""
+"""Laws of agreement with a reference, precision, extreme numbers, descent and noise.
+
+Input: a `Subject`. Output: `Violation`s. Read `agreement` first.
+"""

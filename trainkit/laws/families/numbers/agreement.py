@@ -28,7 +28,7 @@ RELATIVE = {"float32": 1e-5, "float64": 1e-12}
 SCHEDULED = ("learning_rate", "step_size_fn", "adam_learning_rate", "b3", "alpha")
 
 
-# Their update is new parameters minus old ones, and so is rounded as these are.
+# Their update is the difference of new and old parameters, with the rounding of these.
 DIFFERENCES = frozenset({
     "cocob", "fromage", "madgrad", "mechanize", "sam", "scale_by_cocob", "scale_by_madgrad",
     "schedule_free", "schedule_free_adamw", "schedule_free_sgd",
@@ -38,11 +38,11 @@ DIFFERENCES = frozenset({
 def reference(
     subject: Subject, case: Case, params: np.ndarray, dtype: Any, **override: Any
 ) -> np.ndarray:
-    """What the oracle says of a trajectory, in `dtype` throughout."""
+    """The updates of the reference on a trajectory, computed in `dtype`."""
     assert subject.oracle is not None
     kind = np.dtype(dtype)
     shaped = cases.tree(params[0].astype(kind), case.shapes)
-    with ordinary():  # schedules, and rules inside, are the user's
+    with ordinary():  # schedules and inner rules are the user's code
         leaves = cases.leaves(params[0].astype(kind), case.shapes)
         step = subject.oracle.start(shaped, **override)(
             per_example.as_taken(subject.claims, leaves, leaves)[1]
@@ -56,13 +56,13 @@ def reference(
             try:
                 us = step(gs, ps, t + 1, **extra)
             except (ArithmeticError, np.linalg.LinAlgError):
-                break  # the formula itself has no value here
+                break  # the formula has no value here
             out[t] = np.concatenate([np.ravel(np.asarray(u, np.float64)) for u in us])
     return out
 
 
 def _extra(subject: Subject, case: Case, ps: list[Any], gs: list[Any]) -> dict[str, Any]:
-    """The loss, where the rule gets it."""
+    """The arguments of the loss, if the rule gets them."""
     if subject.extra_args is None:
         return losses.in_numpy(subject.needs, ps, gs, subject.slope) if subject.needs else {}
     as_tree = lambda xs: cases.tree(np.concatenate([np.ravel(x) for x in xs]), case.shapes)
@@ -74,11 +74,11 @@ def tolerance(
     subject: Subject, case: Case, params: np.ndarray, expected: np.ndarray, dtype: str,
     **override: Any,
 ) -> np.ndarray:  # fmt: skip
-    """What rounding may do: relative, plus eight times what it does to the reference itself."""
+    """The tolerance: relative, plus eight times the effect of rounding on the reference."""
     assert subject.oracle is not None
     rel = RELATIVE[dtype]
     if any(callable(subject.oracle.hyperparams.get(name)) for name in SCHEDULED):
-        rel = max(rel, RELATIVE["float32"])  # a schedule's values are float32 in any mode
+        rel = max(rel, RELATIVE["float32"])  # values of schedules are always float32
     with np.errstate(all="ignore"):
         so_far = np.maximum.accumulate(np.abs(expected), axis=0)
         near = rel * np.abs(expected) + 0.2 * rel * so_far
@@ -94,7 +94,7 @@ def conditioning(
     subject: Subject, case: Case, params: np.ndarray, expected: np.ndarray, dtype: str,
     **override: Any,
 ) -> np.ndarray:  # fmt: skip
-    """Eight times what a last digit of the inputs does: sums that cancel magnify it."""
+    """Eight times the effect of rounding errors in the inputs, which cancellation amplifies."""
     worst = np.zeros_like(expected)
     for seed in range(3):
         rng = np.random.default_rng(seed)
@@ -107,9 +107,9 @@ def conditioning(
 
 
 def infer_rate(subject: Subject) -> dict[str, Any]:
-    """The learning rate where `hyperparams` do not say it, read off the first step that moves.
+    """The missing learning rate in `hyperparams`, inferred from the first non-zero update.
 
-    Most rules are linear in it; for the others the ratio is taken again at the rate it gave.
+    Most rules are linear in it. For others, the ratio is computed again at the inferred rate.
     """
     assert subject.oracle is not None
     if "learning_rate" not in subject.oracle.unknown:
@@ -121,7 +121,7 @@ def infer_rate(subject: Subject) -> dict[str, Any]:
             if not (np.isfinite(rate) and rate > 0 and abs(ratio - 1) > 1e-7):
                 break
             ratio = _ratio(subject, rate)
-        # The first step's own rounding (1 − β₂ alone costs 7e-6) is not the learning rate's.
+        # Round, because the first step has rounding errors (1 − β₂ alone costs 7e-6).
         neat = float(f"{rate:.3g}")
         subject.memo["rate"] = neat if abs(neat - rate) <= 3e-5 * abs(rate) else rate
         if not np.isfinite(subject.memo["rate"]):
@@ -134,7 +134,7 @@ def infer_rate(subject: Subject) -> dict[str, Any]:
 
 
 def _ratio(subject: Subject, rate: float) -> float:
-    """The first updates that move, over the reference's at this learning rate."""
+    """The ratio of the first non-zero updates to those of the reference at this rate."""
     runs, ratios = subject.runs(), []
     for row in ("plain", "constant", "bursts"):
         case = runs.batch.case(row)
@@ -203,9 +203,9 @@ def _uphill(rate: float) -> Violation:
 def _disagreement(
     subject: Subject, case: Case, run: Run, dtype: str, rate: dict[str, Any]
 ) -> Mismatch | None:
-    """Where a run is not the reference's, beyond what rounding may do."""
+    """The first difference between a run and the reference beyond the tolerance."""
     expected = reference(subject, case, run.params, np.float64, **rate)
-    # As far as the reference itself has a value: beyond that there is nothing to agree with.
+    # Compare only as far as the reference has a value.
     end = int(np.argmin([*np.isfinite(expected).all(axis=1), False]))
     if end == 0 or (end < len(expected) and not np.isfinite(case.grads).all()):
         return None
@@ -220,7 +220,7 @@ def _disagreement(
 
 
 def _tried(subject: Subject, dtype: str) -> Iterator[tuple[Case, Run]]:
-    """The trajectories of the batch; in float32 also leaves of odd shapes, and many steps."""
+    """The trajectories of the batch; in float32 also odd shapes and a long trajectory."""
     runs = subject.runs(dtype)
     for row in runs.batch.rows:
         yield as_seen_by(runs, row), runs[row]
@@ -228,7 +228,7 @@ def _tried(subject: Subject, dtype: str) -> Iterator[tuple[Case, Run]]:
         single = lambda x: np.asarray(x, np.float32).astype(np.float64)
         more = [cases.odd_shapes(subject.seed), cases.long(subject.seed)]
         odd, far = [c._replace(params=single(c.params), grads=single(c.grads)) for c in more]
-        # A rule that cannot take such leaves at all breaks the law of structure, not this one.
+        # A rule that cannot handle such leaves breaks the law of structure, not this one.
         with contextlib.suppress(Exception):
             run = subject.replay(odd)
             yield odd, run
@@ -236,7 +236,7 @@ def _tried(subject: Subject, dtype: str) -> Iterator[tuple[Case, Run]]:
 
 
 def as_seen_by(runs: Runs, row: str) -> Case:
-    """The trajectory as the rule saw it; where it pulled at the gradients, with those it got."""
+    """The trajectory with the parameters and gradients that the rule got."""
     case, run = runs.batch.case(row), runs[row]
     if not case.pull:
         return case
@@ -244,7 +244,7 @@ def as_seen_by(runs: Runs, row: str) -> Case:
 
 
 def _same_in_float64(subject: Subject, rate: dict[str, Any]) -> bool:
-    """Whether in float64 every trajectory is the reference's, to 1e-9 of itself."""
+    """Whether in float64 every trajectory agrees with the reference to 1e-9 relative."""
     runs = subject.runs("float64")
     for row in runs.batch.rows:
         if row != "nan":

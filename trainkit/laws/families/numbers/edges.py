@@ -1,4 +1,4 @@
-"""Laws of the edges of numbers: zeros, extremes, constants, and the largest count."""
+"""Laws of extreme values: zero, huge, tiny and constant gradients, and the largest count."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainkit.laws.protocol import ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
 from trainkit.laws.subject.shrink import violation
-from trainkit.laws.subject.ways import jitted_step
+from trainkit.laws.subject.update_pairs import jitted_step
 
 
 def zeros(subject: Subject) -> Iterator[Violation]:
@@ -69,7 +69,7 @@ def _first_bad(flat: np.ndarray) -> Any:
 
 
 def extremes(subject: Subject) -> Iterator[Violation]:
-    """Huge and tiny gradients, then ordinary ones: finite throughout, and moving again after."""
+    """Huge or tiny gradients, then ordinary ones, give finite updates that do not stay zero."""
     sizes = {"1e30": 1e30, "1e19": 1e19, "1e-30": 1e-30, "1e-19": 1e-19, "1e-40 (denormal)": 1e-40}
     params, grads = mini()
     for name, size in sizes.items():
@@ -115,7 +115,7 @@ def constant(subject: Subject) -> Violation | None:
         return Violation(
             f"{len(sizes)} constant gradients never move the parameters", {"sizes": sizes},
             _CONSTANT + "assert any(sizes), sizes")  # fmt: skip
-    # A rule may use its first gradients to look around (SOAP, ADOPT): it is measured from there.
+    # Some rules use their first gradients for initialisation (SOAP, ADOPT): measure after that.
     ratio = sizes[np.argmax(sizes > 0) :] / sizes[np.argmax(sizes > 0)]
     if ratio.min() < 1 / 30 or ratio.max() > 30:
         return Violation(
@@ -168,7 +168,7 @@ def counts(subject: Subject) -> Violation | None:
 
 
 def _counts(update: Any, state: Any, params: Any, grads: list[Any]) -> list[int]:
-    """The places of the leaves that are integers and go up by one with every update.
+    """Indices of integer leaves that increase by one with every update.
 
     From wherever they stand: what begins anew after a window, or is capped, is no such count.
     """
@@ -186,7 +186,7 @@ def _counts(update: Any, state: Any, params: Any, grads: list[Any]) -> list[int]
 
 
 def _with(state: Any, values: dict[int, int | None]) -> Any:
-    """The state with other values of some of its integers; `None` is the largest."""
+    """The state with other values for some integer leaves; `None` is the largest value."""
     treedef: Any
     leaves, treedef = jax.tree.flatten(state)
     for i, value in values.items():

@@ -1,4 +1,4 @@
-"""The law of a search along a line: the step that it accepts is one that it may accept."""
+"""The law of line searches: an accepted step satisfies the claimed conditions."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ WEIGHTS = {"b": [0.05, 0.3, 1.0], "w": [[0.1, 0.7, 0.5], [0.2, 0.9, 0.02]]}
 START = {"b": [1.4, -1.1, 0.8], "w": [[-1.5, 0.6, 1.2], [0.9, -0.7, 1.3]]}
 
 
-# How much of the gradient a direction takes of each coordinate: not the steepest, but downhill.
+# The factor of each coordinate of a direction: a descent direction, but not the steepest.
 SHARE = {"b": [1.0, 0.5, 0.25], "w": [[2.0, 1.0, 0.5], [1.5, 0.3, 4.0]]}
 
 
-# How a reproducer names what a rule may ask for.
+# Names, in reproducers, of the extra arguments of a rule.
 WORDS = {"value": "value", "loss": "value", "grad": "g", "value_fn": "f", "obj_fn": "f"}
 
 
@@ -85,7 +85,7 @@ def search(subject: Subject) -> Violation | None:
 
 
 def _astray(subject: Subject, seen: list[Any]) -> Violation | None:
-    """Where a reference says the direction: the update is a multiple of it."""
+    """A violation if a reference gives the direction and the update is not a multiple of it."""
     claim = subject.claims["line search"]
     if subject.oracle is None or claim is True or not claim.get("length"):
         return None
@@ -96,7 +96,7 @@ def _astray(subject: Subject, seen: list[Any]) -> Violation | None:
         d = flat(step(leaves(given), leaves(p), t + 1))
         found = flat(leaves(u))
         along = d * (d @ found) / (d @ d)
-        # A step of a search that has arrived divides one rounding by another.
+        # At the minimum, a step is a ratio of rounding errors.
         if np.linalg.norm(d) < 1e-5 * np.linalg.norm(flat(leaves(seen[0][1]))):
             return None
         if np.linalg.norm(found - along) > 1e-6 * np.linalg.norm(found) or d @ found < 0:

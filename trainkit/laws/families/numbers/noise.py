@@ -1,4 +1,4 @@
-"""The law of noise: what a rule adds at random has the deviation that it claims, and no pattern."""
+"""The law of noise: it has the claimed standard deviation, and no pattern."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _wrong(message: str, test: str, steps: int = STEPS) -> Violation:
 
 
 def _moments(z: dict[str, np.ndarray], sigma: Callable[[int], float]) -> Violation | None:
-    """Deviation and mean of every step's noise, and the fourth power of all of it."""
+    """Checks the standard deviation and mean of each step, and the total fourth moment."""
     for t in range(STEPS):
         one = np.concatenate([z[k][t] for k in SHAPES])
         near = SIGMAS / float(2 * one.size) ** 0.5
@@ -103,7 +103,7 @@ def _correlations(z: dict[str, np.ndarray]) -> Violation | None:
 
 
 def _drawn(subject: Subject) -> list[dict[str, np.ndarray]]:
-    """What was drawn at random in each step."""
+    """The noise of each step."""
     p = {k: jnp.cos(jnp.arange(float(np.prod(s)))).reshape(s) for k, s in SHAPES.items()}
     g = jax.tree.map(lambda x: 0.01 * x[::-1], p)
     leaves = lambda t: [np.asarray(t[k], np.float64) for k in SHAPES]

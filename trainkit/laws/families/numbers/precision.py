@@ -1,4 +1,4 @@
-"""Laws of precision: float64 in and out, and low precision beside float32."""
+"""Laws of precision: float64 stays float64, and low precision agrees with float32."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def float64(subject: Subject) -> Iterator[Violation]:
             )
             continue
         if not gap <= 1e-3:
-            # As few steps as show it.
+            # Use as few steps as possible.
             steps = len(a)
             for t in range(1, len(a)):
                 if np.linalg.norm(a[:t] - b[:t]) > 2e-3 * np.linalg.norm(b[:t]) > 0:
@@ -75,7 +75,7 @@ def float64(subject: Subject) -> Iterator[Violation]:
 
 
 def _shaken(subject: Subject, row: str, dtype: str, digit: Any) -> np.ndarray:
-    """How far the last digit of one dtype takes a trajectory in another, relative, up to each step.
+    """The relative change of a trajectory, up to each step, by rounding errors of another dtype.
 
     Relative to the length of the trajectory up to there.
     """
@@ -129,7 +129,7 @@ def low_precision(subject: Subject, dtype: str, angle: float) -> Violation | Non
 
 
 def _as_rounded(subject: Subject, row: str, dtype: str, a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether the runs part no further than the last digit takes the one in float32 as well.
+    """Whether the runs differ no more than rounding errors change the float32 run.
 
     So it is with a rule whose update is the way to a point that it keeps, or that divides by what
     is 0 but for rounding.

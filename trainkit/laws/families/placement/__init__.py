@@ -1,1 +1,4 @@
-"""What devices, saved states, injected values and growth may not change."""
+"""Laws of devices, saved states, injected hyper-parameters and growth.
+
+Input: a `Subject`. Output: `Violation`s. Read `devices` first.
+"""

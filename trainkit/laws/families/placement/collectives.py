@@ -1,4 +1,4 @@
-"""The law of collectives: a rule asks for no device axis."""
+"""The law of collectives: a rule uses no device axis."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainkit.laws.law import Law, Violation
 from trainkit.laws.protocol import ordinary
 from trainkit.laws.subject import Subject, mini
 
-# What axes are called in practice; a rule that asks for one of them finds it.
+# Usual names of device axes, which are defined while the rule runs.
 AXES = ("batch", "data", "devices", "device", "i", "x", "dp", "replica", "replicas", "model",
         "fsdp", "axis", "num_devices", "shard", "p", "axis_name", "workers")  # fmt: skip
 
@@ -27,7 +27,7 @@ COLLECTIVE = ("axis_index", "psum", "pmean", "pmax", "pmin", "all_gather", "all_
 
 @contextlib.contextmanager
 def _asked() -> Iterator[set[str]]:
-    """The axes that collectives are asked for meanwhile, also where a `try` hides the question."""
+    """The axes that collectives use in this context, even inside a `try`."""
     names: set[str] = set()
 
     def noted(original: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The law of placements: alone, on many devices and sharded, a rule does the same."""
+"""The law of placements: updates are equal on one device, on many devices and sharded."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _trained(
 def _replicated(
     train: Callable[..., Any], mesh: Mesh, params: Any, grads: Any, alone: Any
 ) -> Violation | None:
-    """Under pmap and shard_map every device holds its own copy, and all must be the same."""
+    """Under pmap and shard_map, the copies on all devices must be equal."""
     n = mesh.size
     average = functools.partial(jax.tree.map, lambda g: jax.lax.pmean(g, "batch"))
     inside = lambda p, g: train(p, g, average)
@@ -155,7 +155,7 @@ def _replicated(
 def _sharded(
     train: Callable[..., Any], mesh: Mesh, params: Any, mean: Any, alone: Any
 ) -> Violation | None:
-    """Under jit with parameters and state cut along their first axis."""
+    """Under jit, with parameters and state sharded along their first axis."""
     p = jax.device_put(params, NamedSharding(mesh, P("batch")))
     g = jax.device_put(mean, NamedSharding(mesh, P(None, "batch")))
     differs = _apart(jax.device_get(jax.jit(train)(p, g)), alone)
@@ -170,7 +170,7 @@ def _sharded(
 
 
 def _apart(found: Any, alone: Any) -> str | None:
-    """The first leaf that differs by more than the order of a sum explains.
+    """The first leaf that differs by more than reordered sums explain.
 
     An update that is a difference of parameters is rounded as they are, hence the second term.
     """

@@ -1,4 +1,4 @@
-"""The law of growth: a state that grew goes on as the calculus of growth predicts."""
+"""The law of growth: a grown state continues as the algebra of growth predicts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from trainkit.laws.optional import grown
 from trainkit.laws.protocol import ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
-from trainkit.laws.subject.ways import jitted_step
+from trainkit.laws.subject.update_pairs import jitted_step
 
 
 def grows(subject: Subject) -> Violation | None:
-    """State that grew, then stepped, gives the updates that the calculus predicts."""
+    """The next update with a grown state must be the predicted one."""
     params, grads = mini()
     degree = subject.claims.get("degree")
-    # Gradients shrink by f where units are copied; without a degree only f = 1 can be predicted.
+    # Gradients of copied units are multiplied by f. Without a degree, only f = 1 is predictable.
     f = 1.0 if degree is None or degree is True else 0.5
     power = degree if isinstance(degree, int) else 0
     copies = np.array([0, 1, 2, 1, 0])

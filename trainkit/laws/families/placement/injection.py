@@ -19,7 +19,7 @@ from trainkit.laws.subject import Subject, mini
 
 
 def injected(subject: Subject) -> Iterator[Violation]:
-    """Only where the call that made the rule is known: a functools.partial, or Optax's own rule."""
+    """Applies if the call of the factory is known: a functools.partial, or an Optax rule."""
     call = subject.source
     if not isinstance(call, functools.partial):
         raise NotApplicable("give the rule as functools.partial(make, name=value, …) to check this")
@@ -27,7 +27,7 @@ def injected(subject: Subject) -> Iterator[Violation]:
     numeric = {k: v for k, v in call.keywords.items() if isinstance(v, float)}
     if not numeric or call.args:
         raise NotApplicable("the call that made it has no numeric keyword argument")
-    # What is no real number (a count, a choice, a function) is not a hyper-parameter to inject.
+    # Only real numbers can be injected, not counts, choices or functions.
     values = {k: p.default for k, p in inspect.signature(call.func).parameters.items()}
     values |= call.keywords
     static = tuple(k for k, v in values.items() if not isinstance(v, float) and v is not empty)

@@ -1,4 +1,4 @@
-"""The law of persistence: a run resumed from a saved state goes on as if it had not stopped."""
+"""The law of persistence: a run resumed from a saved state continues bitwise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainkit.laws.problems.comparison import same_bits
 from trainkit.laws.protocol import first_line, ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
-from trainkit.laws.subject.ways import jitted_step
+from trainkit.laws.subject.update_pairs import jitted_step
 
 
 def resume(subject: Subject) -> Iterator[Violation]:
@@ -22,7 +22,7 @@ def resume(subject: Subject) -> Iterator[Violation]:
         step, states = jitted_step(subject), [subject.tx.init(params)]
         for g in grads:
             states.append(step(g, states[-1], params)[1])
-        # Another instance goes on, as another process would.
+        # Continue with another instance, as another process would.
         another = subject.fresh() if subject.is_factory else subject.tx
         other = lambda g, s, p: subject.update(g, s, p, tx=another)
         trips: dict[str, Callable[[Any], Any]] = {

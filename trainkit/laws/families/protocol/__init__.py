@@ -1,1 +1,4 @@
-"""What the protocol of optax.GradientTransformation promises of trees, types and side effects."""
+"""Laws of the `optax.GradientTransformation` protocol: trees, dtypes and side effects.
+
+Input: a `Subject`. Output: `Violation`s. Read `structure` first.
+"""

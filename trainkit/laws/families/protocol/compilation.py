@@ -1,4 +1,4 @@
-"""Laws of compilation: compiled it is what it is eagerly, and it is compiled once."""
+"""Laws of compilation: jitted and eager results agree, and a step compiles once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainkit.laws.law import Law, Violation
 from trainkit.laws.protocol import first_line, ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
-from trainkit.laws.subject.ways import jitted, parting
+from trainkit.laws.subject.update_pairs import first_difference, jitted
 
 
 def jit_is_eager(subject: Subject) -> Violation | None:
@@ -22,7 +22,7 @@ def jit_is_eager(subject: Subject) -> Violation | None:
     plain = lambda p, gs: subject.trajectory(subject.tx, p, gs, apply=False, eager=True)
     plain(params, grads[:1])  # what fails eagerly fails here, and is not said of jit
     try:
-        apart = parting(subject, plain, lambda p, gs: jitted(subject, p, gs), "jit")
+        apart = first_difference(subject, plain, lambda p, gs: jitted(subject, p, gs), "jit")
     except Exception as error:
         return Violation(
             f"it runs eagerly but not under jit: {type(error).__name__}: {first_line(error)}",

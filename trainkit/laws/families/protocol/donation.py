@@ -1,4 +1,4 @@
-"""The law of donation: every leaf of state and parameters has a buffer of its own."""
+"""The law of donation: all leaves of state and parameters have distinct buffers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainkit.laws.subject import Subject, mini
 
 
 def donation(subject: Subject) -> Violation | None:
-    """Donated are copies: the rule is afterwards as it was, whatever it hands out."""
+    """Donates copies, so that the rule can be used afterwards."""
     params, grads = mini()
     code = setup(params, grads[:2]) + _DONATING
     example = {"params": params, "gradients": grads[:2]}
@@ -68,7 +68,7 @@ def _copy(x: Any) -> Any:
 
 
 def _shared(**trees: Any) -> str | None:
-    """Which two leaves of the trees share one buffer, if any."""
+    """Two leaves that share one buffer, in words, or `None`."""
     seen: dict[int, str] = {}
     for what, tree in trees.items():
         for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:

@@ -1,4 +1,4 @@
-"""Laws of dtypes: what goes in comes out, also where parameters and gradients differ."""
+"""Laws of dtypes: updates and states keep their dtypes, for mixed dtypes too."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from trainkit.laws.protocol import first_line, ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.reproducers.programs import whole_run
 from trainkit.laws.subject import Subject, mini
-from trainkit.laws.subject.ways import parting
+from trainkit.laws.subject.update_pairs import first_difference
 
 
 def extra_arguments(subject: Subject) -> Violation | None:
@@ -60,7 +60,7 @@ def leaf_names(subject: Subject) -> Violation | None:
 
 
 def _exchanged(subject: Subject) -> Violation | None:
-    """Two leaves of one shape exchange their places: their updates must do the same."""
+    """Exchanging two leaves of one shape must exchange their updates."""
     order = cases.swap()
 
     def wrong(dtype: str, near: Callable[[Any], Any]) -> tuple[Mismatch | None, Any]:
@@ -92,12 +92,12 @@ def _exchanged(subject: Subject) -> Violation | None:
     )  # fmt: skip
 
 
-# In another order of sorting, and as layers are called.
+# Names that sort in another order, and names of layers.
 NAMES = (("zeta", "alpha"), ("bias", "kernel"), ("kernel", "bias"), ("scale", "embedding"))
 
 
 def _renamed(subject: Subject) -> Violation | None:
-    """With other names the updates are the same, under the new names."""
+    """Renaming leaves must not change their updates."""
     params, grads = mini()
     named = lambda t, names: dict(zip(names, t.values(), strict=True))
     as_named = lambda p, gs: subject.trajectory(subject.tx, p, gs)
@@ -106,7 +106,7 @@ def _renamed(subject: Subject) -> Violation | None:
             dict(zip(params, (u[n] for n in names), strict=True))
             for u in as_named(named(p, names), [named(g, names) for g in gs])
         ]
-        apart = parting(subject, as_named, renamed, "leaf names", steps=3)
+        apart = first_difference(subject, as_named, renamed, "leaf names", steps=3)
         if apart:
             t, expected, found = apart
             p, g = named(params, names), [named(g, names) for g in grads[: t + 1]]

@@ -1,4 +1,4 @@
-"""Laws of purity: the same inputs give the same outputs, and nothing that was given is changed."""
+"""Laws of purity: equal inputs give equal outputs, and inputs are not changed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def purity(subject: Subject) -> Iterator[Violation]:
 
 
 def _changed_containers(subject: Subject, tx: Any) -> Violation | None:
-    """Nothing that was passed in has changed, containers included."""
+    """A violation if an argument or its containers were changed."""
     params, grads = mini()
     _, state = subject.update(grads[0], tx.init(params), params, tx=tx)
     mine = jax.tree.map(lambda x: x, (grads[1], state, params))
@@ -49,7 +49,7 @@ def _changed_containers(subject: Subject, tx: Any) -> Violation | None:
 
 
 def _written_arrays(subject: Subject, tx: Any) -> Violation | None:
-    """NumPy gradients, which an `*=` would overwrite; a rule need not accept them."""
+    """Tests NumPy gradients, which an `*=` would overwrite; a rule need not accept them."""
     params, grads = mini()
     state = tx.init(params)
     arrays = jax.tree.map(lambda x: np.array(x), (grads[2], params))
@@ -70,7 +70,7 @@ def _written_arrays(subject: Subject, tx: Any) -> Violation | None:
 
 
 def _remembered(subject: Subject, tx: Any) -> Violation | None:
-    """The same call later, after other calls and other instances, gives the same bits."""
+    """The same call, repeated after other calls and instances, must give the same bits."""
     params, grads = mini()
     state = tx.init(params)
     once, after = subject.update(grads[0], state, params, tx=tx)
@@ -100,7 +100,7 @@ def _remembered(subject: Subject, tx: Any) -> Violation | None:
 
 
 def _containers(tree: Any) -> Any:
-    """The tree's containers and the identity of what they hold."""
+    """The containers of a tree, and the identities of their items."""
     if isinstance(tree, dict):
         return {k: _containers(v) for k, v in tree.items()}
     if isinstance(tree, list | tuple):

@@ -1,4 +1,4 @@
-"""Laws of structure: which trees, shapes and dtypes come out, of updates and of states."""
+"""Laws of structure: the trees, shapes and dtypes of updates and states."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def structure(subject: Subject) -> Iterator[Violation]:
         wrong = same_tree(updates, params, types=False)
         if wrong:
             yield Violation(f"{name}: the updates have {wrong}", {"params": params}, code)
-    # Empty leaves must not poison the others (a mean over nothing is NaN).
+    # Empty leaves must not make others NaN (the mean of an empty array is NaN).
     params = {"z": jnp.zeros((0, 2)), "s": jnp.array(1.5), "v": jnp.array([1.0, -2.0])}
     with ordinary():
         try:
@@ -95,7 +95,7 @@ def state_fixpoint(subject: Subject) -> Iterator[Violation]:
                 setup(p, g) + STATE_CHECK,
             )
             return
-    # Again, with the state of later steps: a structure may change at the second.
+    # Repeat with later states, because a structure may change at the second step.
     with ordinary():
         state = subject.tx.init(params)
         for t, g in enumerate(grads[:3]):

@@ -1,0 +1,99 @@
+"""Queries of an axis: its leaves, the labels of its units, its index map, its coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from trainkit.growth.axes.axis import Axis, find
+
+
+def leaves(node: Axis) -> list[Axis]:
+    """The leaves of a node, in order; a leaf may occur several times."""
+    node = find(node)
+    if node.kind == "leaf":
+        return [node]
+    return [leaf for p in node.parts for leaf in leaves(p)]
+
+
+def grown_leaves(node: Axis) -> list[Axis]:
+    return [leaf for leaf in dict.fromkeys(leaves(node)) if not leaf.fixed]
+
+
+def labels(node: Axis) -> tuple[np.ndarray, list[tuple[Axis, ...]]]:
+    """The label of each old unit (int64[small]), and for each label its grown leaves (its cell).
+
+    Labels number the segments of the axis. Scales may differ from label to label.
+    """
+    node = find(node)
+    if node.kind == "leaf":
+        return np.zeros(node.small, np.int64), [() if node.fixed else (node,)]
+    inner = [labels(p) for p in node.parts]
+    if node.kind == "sum":
+        offset, out, cells = 0, [], []
+        for label, cell in inner:
+            out.append(label + offset)
+            offset += len(cell)
+            cells += cell
+        return np.concatenate(out), cells
+    label, cell = inner[0]
+    for other, more in inner[1:]:
+        label = (label[:, None] * len(more) + other[None, :]).reshape(-1)
+        cell = [c + m for c in cell for m in more]
+    return label, cell
+
+
+def source_map(node: Axis, source: Callable[[Axis], np.ndarray] | None = None) -> np.ndarray:
+    """The index map of an axis: int64[big], the old unit that each new unit copies, −1 for none.
+
+    Args:
+      node: an axis.
+      source: leaf that grows -> its index map; by default `Axis.source`.
+    """
+    node = find(node)
+    if node.kind == "leaf":
+        if node.fixed:
+            return np.arange(node.small)
+        if source is not None:
+            return source(node)
+        assert node.source is not None, "the maps of the leaves have not been fixed yet"
+        return node.source
+    inner = [(find(p), source_map(p, source)) for p in node.parts]
+    if node.kind == "sum":
+        offset, out = 0, []
+        for part, old in inner:
+            out.append(np.where(old < 0, -1, old + offset))
+            offset += part.small
+        return np.concatenate(out)
+    old = inner[0][1]
+    for part, other in inner[1:]:
+        merged = np.where(
+            (old[:, None] < 0) | (other[None, :] < 0),
+            -1,
+            old[:, None] * part.small + other[None, :],
+        )
+        old = merged.reshape(-1)
+    return old
+
+
+def coordinate(node: Axis, leaf: Axis, *, of_big: bool) -> np.ndarray:
+    """The coordinate of each unit along one leaf (int64[big] or int64[small]).
+
+    It is −1 for units outside the segments that contain the leaf.
+    """
+    node, leaf = find(node), find(leaf)
+    size = node.big if of_big else node.small
+    if node is leaf:
+        return np.arange(size)
+    if node.kind == "leaf":
+        return np.full(size, -1)
+    inner = [(find(p), coordinate(p, leaf, of_big=of_big)) for p in node.parts]
+    if node.kind == "sum":
+        return np.concatenate([c for _, c in inner])
+    result = inner[0][1]
+    for part, c in inner[1:]:
+        n = part.big if of_big else part.small
+        left, right = np.repeat(result, n), np.tile(c, len(result))
+        result = np.where(left >= 0, left, right)
+    return result

@@ -1,0 +1,275 @@
+"""Plans that add layers: the big program without its new layers is a wider small program."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from trainkit.growth.depth.alignment import Origins, fewer, order
+from trainkit.growth.depth.flat_model import FlatModel, Shape, Shapes
+from trainkit.growth.depth.identity import used, with_identity_inputs
+from trainkit.growth.depth.identity_search import (
+    Becomes,
+    identity_layers,
+    identity_rows,
+    without_model,
+)
+from trainkit.growth.depth.layer_axes import layer_axes
+from trainkit.growth.depth.layer_cut import cut_layers
+from trainkit.growth.depth.origins import candidates
+from trainkit.growth.depth.shortened_loops import shortened
+from trainkit.growth.errors import Conflict
+from trainkit.growth.ir.partial_evaluation import reduced
+from trainkit.growth.ir.program import Folder, Program
+from trainkit.growth.plan.data import Layer, PlanData, unchanged
+
+Stacks = Mapping[str, tuple[int, list[tuple[int, bool]]]]  # leaf -> layer axis, and its rows
+
+
+class DepthCandidate(NamedTuple):
+    """One possible way to add layers.
+
+    Attributes:
+      layers: leaf of the big model -> its origin.
+      old: leaf of the small model -> its name in the big one.
+      shapes: leaf of the big model -> its shape with the small model's number of layers.
+      small, big: the two programs, `big` without its new layers. `big` is `None` if new layers
+        change the function and no width grows, so that nothing needs a proof.
+      eyes: leaf of the big model that is an identity matrix -> its shape at the small widths.
+        These are additional inputs of `small`.
+    """
+
+    layers: dict[str, Layer]
+    old: dict[str, str]
+    shapes: dict[str, Shape]
+    small: Program
+    big: Program | None
+    eyes: dict[str, Shape]
+
+
+def depth_candidates(
+    small: FlatModel, big: FlatModel, how: str, folder: Folder, trainable: Callable[[str], bool]
+) -> Iterator[DepthCandidate | Conflict]:
+    """The possible ways to add layers, the likeliest first.
+
+    Yields:
+      A candidate or a conflict for each alignment of layers; nothing if there are no new layers.
+    """
+    stacks = _stacks(small, big, how)
+    if isinstance(stacks, Conflict):
+        yield stacks
+        return
+    if list(small.shapes) == list(big.shapes) and not stacks:
+        return
+    ways = _DepthSearch(small, big, stacks, folder, trainable)
+    for origins in candidates(small.as_used(), big.as_used(), how, ways.attempt):
+        yield origins if isinstance(origins, Conflict) else ways.attempt(origins, how)
+
+
+def assemble(
+    plan: PlanData, candidate: DepthCandidate, shapes: Shapes, dtypes: Mapping[str, str], how: str
+) -> PlanData:
+    """The plan for the big model, from the plan for the small model's leaves.
+
+    Args:
+      plan: for the leaves of the small model, and identity matrices, by their paths in the big one.
+      candidate: the origins of the big model's leaves.
+      shapes, dtypes: path in the big model -> shape, dtype.
+      how: the operator for depth.
+    """
+    planned = {leaf.path: leaf for leaf in plan.leaves}
+    leaves = []
+    for path in shapes:
+        layer = candidate.layers[path]
+        twin = None if layer.source is None else planned[candidate.old[layer.source]]
+        if path in candidate.eyes:
+            leaf = planned[path]
+        elif twin is None or (layer.new and shapes[path] != shapes[twin.path]):
+            leaf = unchanged(path, shapes[path], dtypes[path])
+        else:
+            leaf = dataclasses.replace(twin, path=path, big=shapes[path])
+        leaves.append(dataclasses.replace(leaf, layer=layer))
+    return dataclasses.replace(plan, leaves=tuple(leaves), depth=how)
+
+
+def _stacks(small: FlatModel, big: FlatModel, how: str) -> Stacks | Conflict:
+    """Leaf -> layer axis and rows, for leaves stacked over loops of different lengths."""
+    before, after = ({list(side.shapes)[i]: axis for i, axis in
+                      layer_axes(side.program).items() if i < len(side.shapes)}
+                     for side in (small, big))  # fmt: skip
+    result = {}
+    for name, (axis, count) in after.items():
+        if name in before and before[name][0] == axis and before[name][1] != count:
+            if count < before[name][1]:
+                return fewer(before[name][1], count)
+            result[name] = (axis, order(before[name][1], count, how))
+    return result
+
+
+class _DepthSearch:
+    """The search for candidates; holds what all alignments share."""
+
+    def __init__(
+        self,
+        small: FlatModel,
+        big: FlatModel,
+        stacks: Stacks,
+        folder: Folder,
+        trainable: Callable[[str], bool],
+    ):
+        self.small, self.big, self.stacks = small, big, stacks
+        self.folder, self.trainable = folder, trainable
+        self.names = list(big.shapes)
+        self.number = {name: i for i, name in enumerate(self.names)}
+
+    @functools.cached_property
+    def reduced(self) -> Program:
+        return reduced(self.small.program, {})
+
+    @functools.cached_property
+    def shortened(self) -> tuple[Program, dict[str, Shape]] | Conflict:
+        """The big program with the small model's loop lengths, and the shapes of its leaves."""
+        program, shapes = self.big.program, dict(self.big.shapes)
+        if not self.stacks:
+            return program, shapes
+        keep = {
+            self.number[name]: (axis, [i for i, (_, new) in enumerate(rows) if not new])
+            for name, (axis, rows) in self.stacks.items()
+        }
+        shorter = shortened(program, keep)
+        if isinstance(shorter, Conflict):
+            return shorter
+        for name, (axis, rows) in self.stacks.items():
+            sizes = list(shapes[name])
+            sizes[axis] = sum(not new for _, new in rows)
+            shapes[name] = tuple(sizes)
+        return shorter, shapes
+
+    def attempt(self, origins: Origins, how: str) -> DepthCandidate | Conflict:
+        """The candidate for one alignment."""
+        layers = self._layers(origins, how)
+        if isinstance(layers, Conflict):
+            return layers
+        if isinstance(self.shortened, Conflict):
+            return self.shortened
+        program, shapes = self.shortened
+        small = self.small
+        old = {str(origin.leaf): name for name, origin in origins.items() if not origin.new}
+        for name, there in old.items():
+            if len(small.shapes[name]) != len(shapes[there]):
+                ranks = f"{shapes[there]}, and {name} of the small model {small.shapes[name]}"
+                return Conflict(f"{there} has shape {ranks}", "layers", params=(there,))
+        new = [name for name, origin in origins.items() if origin.new]
+        candidate = DepthCandidate(layers, old, shapes, small.program, program, {})
+        if not new:
+            return candidate
+        idle = self._idle(origins, new)
+        if idle:
+            return Conflict(
+                "the parameters of the two models have different structures. Only big_params has: "
+                f"{idle[:5]}, which the big function does not use",
+                "layers",
+                params=tuple(idle[:6]),
+                hint="pass the parameters of big_fn alone",
+            )
+        return (
+            self._identities(candidate, new)
+            if how == "identity"
+            else self._copies(candidate, new, how)
+        )
+
+    def _layers(self, origins: Origins, how: str) -> dict[str, Layer] | Conflict:
+        stacks = self.stacks
+        becomes: dict[str, Becomes] = {}
+        if stacks and how == "identity":
+            rows = identity_rows(self.big, stacks, self.folder, self.trainable)
+            if isinstance(rows, Conflict):
+                return rows
+            becomes = rows
+        return {
+            name: Layer(
+                origin.leaf,
+                origin.new,
+                becomes=becomes.get(name, "copy"),
+                axis=stacks[name][0] if name in stacks else 0,
+                rows=tuple(stacks[name][1]) if name in stacks else (),
+            )
+            for name, origin in origins.items()
+        }
+
+    def _idle(self, origins: Origins, new: list[str]) -> list[str]:
+        """New leaves that the big program does not use, unless the small one does not either."""
+        seen = used(self.small.program), used(self.big.program)
+        known = {name for i, name in enumerate(self.small.shapes) if i in seen[0]}
+        return [
+            name
+            for name in new
+            if self.number[name] not in seen[1] and (origins[name].leaf or name) in {*known, name}
+        ]
+
+    def _inputs(self, old: Mapping[str, str]) -> dict[int, int]:
+        """Number of an input of the small program -> its number in the big one."""
+        n, m = len(self.small.shapes), len(self.big.shapes)
+        pairs = {i: self.number[old[name]] for i, name in enumerate(self.small.shapes)}
+        extra = range(len(self.small.program.ins) - n)
+        return pairs | {n + i: m + i for i in extra}
+
+    def _identities(self, candidate: DepthCandidate, new: list[str]) -> DepthCandidate | Conflict:
+        """The candidate whose new layers are identities."""
+        program, shapes, names = candidate.big, self.big.shapes, self.names
+        assert program is not None
+        places = {self.number[name]: name for name in new}
+        proved = identity_layers(self.reduced, program, shapes, places, self.trainable)
+        if isinstance(proved, Conflict):
+            return proved
+        chosen, after = proved
+        layers = dict(candidate.layers)
+        for i, name in places.items():
+            layer = layers[name]
+            same = layer.source is not None and shapes[candidate.old[layer.source]] == shapes[name]
+            kind: Becomes = "copy" if same else without_model(self.big.program, i)
+            if i in chosen:
+                kind = "zero" if chosen[i] == "zero" else "eye"
+            layers[name] = dataclasses.replace(layer, becomes=kind)
+        candidate = candidate._replace(layers=layers, small=self.reduced, big=after)
+        if "eye" not in chosen.values():
+            return candidate
+        after = reduced(program, chosen, keep_eyes=True)
+        eyes = [i for i, what in chosen.items() if what == "eye" and i in used(after)]
+        before, square = with_identity_inputs(
+            self.reduced, after, eyes, self._inputs(candidate.old)
+        )
+        named = dict(zip((names[i] for i in eyes), square, strict=True))
+        return candidate._replace(small=before, big=after, eyes=named)
+
+    def _copies(
+        self, candidate: DepthCandidate, new: list[str], how: str
+    ) -> DepthCandidate | Conflict:
+        """The candidate whose new layers are copies of old ones."""
+        assert candidate.big is not None
+        shapes, old = self.big.shapes, candidate.old
+        for name in new:
+            source = candidate.layers[name].source
+            if source is None or source not in old or shapes[old[source]] != shapes[name]:
+                return Conflict(
+                    f"how={how!r} copies layers, but no old layer has the shapes of {name}",
+                    "layers",
+                    params=tuple(new[:4]),
+                    hint="use how='identity', whose new layers do not need an old one",
+                )
+        if all(self.small.shapes[a] == candidate.shapes[b] for a, b in old.items()):
+            return candidate._replace(big=None)
+        places = {self.number[name] for name in new}
+        inputs, parameters = self._inputs(old), len(self.small.shapes)
+        cut = cut_layers(self.small.program, candidate.big, inputs, places, parameters)
+        if cut is None:
+            return Conflict(
+                "width and depth grow together, and the big model without the layers of "
+                f"{new[0]} is not the small model",
+                "layers",
+                params=tuple(new[:4]),
+                hint="grow in two steps: first width, then depth",
+            )
+        return candidate._replace(big=cut)

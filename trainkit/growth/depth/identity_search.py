@@ -1,0 +1,144 @@
+"""The search for values of new parameters under which new layers are identities, with proof."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from trainkit._core.compat import scan_counts
+from trainkit.growth.depth.flat_model import FlatModel, Shapes
+from trainkit.growth.depth.identity import choices, identity_iteration, same_equations, used
+from trainkit.growth.depth.layer_axes import Stacked, stacked
+from trainkit.growth.errors import Conflict
+from trainkit.growth.ir.partial_evaluation import reduced
+from trainkit.growth.ir.primitives import traits
+from trainkit.growth.ir.program import Equation, Folder, Program
+from trainkit.growth.ir.source_lines import where
+from trainkit.growth.ir.zero_analysis import nearest_zeros
+
+Becomes = Literal["copy", "zero", "eye", "one", "random"]
+_FUNCTION_CHANGING = "how='stack', 'interpose', 'middle' or 'last'"
+
+
+def identity_layers(
+    before: Program,
+    program: Program,
+    shapes: Shapes,
+    new: Mapping[int, str],
+    trainable: Callable[[str], bool],
+) -> tuple[dict[int, str], Program] | Conflict:
+    """Parameters of new layers that are 0 or an identity matrix, so that the layers are identities.
+
+    Args:
+      before: the simplified small program.
+      program: the big program.
+      shapes: the shapes of its parameters.
+      new: number of an input of the big program that belongs to a new layer -> its name.
+      trainable: name -> whether the parameter may be set.
+
+    Returns:
+      Number of an input -> "zero" or "eye", and the big program simplified by it, which equals the
+      small program equation for equation; or a conflict if there is no such choice.
+    """
+    free = {i for i, name in new.items() if trainable(name)}
+    nearest = nearest_zeros(program, free)
+    for chosen in choices(program, list(shapes.values()), free, nearest):
+        after = reduced(program, chosen)
+        if same_equations(before, after) and not used(after) & new.keys():
+            return chosen, after
+    zero, names = [list(shapes)[i] for i in sorted(nearest)], list(new.values())
+    return Conflict(
+        f"the layer of {names[0]} cannot be an identity: with "
+        f"{', '.join(zero[:4]) or 'no parameters'} at 0 it still changes its input, and it is not "
+        "a square layer between ReLUs either",
+        "layers",
+        params=tuple(names[:6]),
+        hint="a norm behind the residual addition (post-norm) needs a gate, as in x + gate · "
+        "block(x) with gate = 0; plain layers need ReLU between them and square kernels; or add "
+        f"layers that change the function: {_FUNCTION_CHANGING}",
+    )
+
+
+def identity_rows(
+    big: FlatModel, stacks: Mapping[str, Any], folder: Folder, trainable: Callable[[str], bool]
+) -> dict[str, Becomes] | Conflict:
+    """Values of new rows of stacked leaves, so that their loop iterations are identities."""
+    names = list(big.shapes)
+    facts = stacked(big.program)
+    result: dict[str, Becomes] = {}
+    for eqn in big.program.equations:
+        if eqn.name != "scan":
+            continue
+        rows: dict[int, Row] = {}
+        first = sum(scan_counts(eqn.params))
+        for i, v in enumerate(eqn.ins[first:], first):
+            fact = facts.of(v)
+            name = names[fact.input] if 0 <= fact.input < len(names) else None
+            if name is not None and name in stacks and fact.axes[0] == stacks[name][0]:
+                rows[i] = Row(name, fact)
+        if not rows:
+            continue
+        chosen = _resting(eqn, rows, folder, trainable)
+        if isinstance(chosen, Conflict):
+            return chosen
+        result |= {rows[i].name: "zero" if what == "zero" else "eye" for i, what in chosen.items()}
+    return result
+
+
+class Row(NamedTuple):
+    """The slice of a stacked leaf in one loop iteration, and how it is computed from the leaf."""
+
+    name: str
+    fact: Stacked
+
+    @property
+    def keeps_identity(self) -> bool:
+        """Whether it is an identity matrix if the row of the leaf is one."""
+        order = list(self.fact.axes[1:])
+        return self.fact.same and (order == sorted(order) or len(order) == 2)
+
+
+def _resting(
+    eqn: Equation, rows: Mapping[int, Row], folder: Folder, trainable: Callable[[str], bool]
+) -> dict[int, str] | Conflict:
+    """Values of the rows of stacked parameters under which a loop iteration is an identity."""
+    carry = scan_counts(eqn.params)
+    body = folder.flatten(eqn.params["jaxpr"])
+    free = {i for i, row in rows.items() if trainable(row.name) and row.fact.zero}
+    same = {i for i, row in rows.items() if row.keeps_identity}
+    inside = Program(body.ins, body.equations, body.outs[: carry[1]])
+    nearest = nearest_zeros(inside, free)
+    chosen = identity_iteration(
+        inside, [v.aval.shape for v in body.ins], free, nearest, same, carry
+    )
+    if chosen is not None:
+        return chosen
+    return Conflict(
+        "new layers of a loop cannot be identities: with "
+        f"{', '.join(rows[i].name for i in sorted(nearest)) or 'no parameters'} at 0 the "
+        "carry still changes",
+        "layers",
+        params=tuple(row.name for row in rows.values())[:6],
+        primitive=eqn.name,
+        source=where(eqn),
+        hint="a norm behind the residual addition (post-norm) needs a gate; or add layers "
+        f"that change the function: {_FUNCTION_CHANGING}",
+    )
+
+
+def without_model(program: Program, place: int) -> Becomes:
+    """The initial value of a leaf without a leaf to copy: 1 for factors, 0 for summands."""
+    var = program.ins[place]
+    if len(var.aval.shape) > 1:
+        return "random"
+    follows = {id(var)}
+    for eqn in program.equations:
+        if any(id(v) in follows for v in eqn.ins):
+            if eqn.name == "mul":
+                return "one"
+            if eqn.name in ("add", "sub"):
+                return "zero"
+            if not (traits(eqn).move == "whole" or traits(eqn).same):
+                break
+            follows.add(id(eqn.outs[0]))
+    return "random" if var.aval.shape else "one"

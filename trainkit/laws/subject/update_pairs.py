@@ -1,0 +1,50 @@
+"""Comparison of two functions that should compute the same updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from trainkit.laws.problems.comparison import RELATIVE, gap_of
+from trainkit.laws.protocol import ordinary
+from trainkit.laws.subject import Subject, mini
+
+Updates = Callable[[Any, list[Any]], list[Any]]  # (params, gradients of each step) -> updates
+
+
+def first_difference(
+    subject: Subject, one: Updates, two: Updates, where: str, steps: int = 6
+) -> tuple[int, Any, Any] | None:
+    """(step, update of one, update of two) at the first difference of two functions, or `None`.
+
+    A difference is forgiven if it is amplified rounding; see `Subject.only_rounding`.
+    """
+
+    def run(dtype: str, tight: float) -> tuple[int, float, list[Any], list[Any]]:
+        params, grads = mini(dtype)
+        a, b = one(params, grads[:steps]), two(params, grads[:steps])
+        return *gap_of(a, b, tight), a, b
+
+    t, gap, a, b = run("float32", 1.0)
+    agree = lambda: run("float64", 1e-5)[1] <= 1
+    if gap <= 1 or subject.only_rounding(RELATIVE * gap, agree, where):
+        return None
+    return t, a[t], b[t]
+
+
+def jitted_step(subject: Subject) -> Any:
+    """The compiled `update(g, state, params)` that laws share."""
+    return subject.memo.setdefault("jitted step", jax.jit(lambda g, s, p: subject.update(g, s, p)))
+
+
+def jitted(subject: Subject, params: Any, grads: list[Any]) -> list[Any]:
+    """The updates of some compiled steps, with constant parameters."""
+    step = jitted_step(subject)
+    with ordinary():
+        state, out = subject.tx.init(params), []
+        for g in grads:
+            u, state = step(g, state, params)
+            out.append(u)
+    return out
