@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 
@@ -17,14 +18,16 @@ def versions() -> dict[str, str]:
     >>> sorted(versions())[:3]
     ['flax', 'jax', 'jaxlib']
     """
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            # trainkit itself, run from a source tree without being installed.
-            found[name] = VERSION if name == "trainkit" else "not installed"
-    return found
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+@functools.cache  # read from files, some milliseconds each
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        # trainkit itself, run from a source tree without being installed.
+        return VERSION if name == "trainkit" else "not installed"
 
 
 def devices() -> str:

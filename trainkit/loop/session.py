@@ -176,7 +176,7 @@ class Session:
 
     def save(self) -> None:
         assert self.checkpoints is not None
-        if self.stop_nonfinite and (wrong := nonfinite_params(self.state)):
+        if (wrong := nonfinite_params(self.state)) and self.stop_nonfinite:
             self.bad_params = f"{wrong} is not finite at step {self.record.step:,}"
             return
         self.record = dataclasses.replace(self.record, train=self.log.latest)
@@ -190,7 +190,7 @@ class Session:
         }
         score = self.record.best.value if self.improved else None
         earlier = self.checkpoints.latest
-        self.checkpoints.save(self.record.step, self.state, info=info, score=score)
+        self.checkpoints.save(self.record.step, self.state, info=info, score=score, good=not wrong)
         if self.folder is not None and earlier is not None:
             self.folder.saved()  # the one before was waited for
 
