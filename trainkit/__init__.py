@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trainkit import (
         cost,
         data,
+        distributed,
         growth,
         laws,
         packed,
@@ -60,6 +61,7 @@ __all__ = [
     "checkpoint",
     "cost",
     "data",
+    "distributed",
     "fit",
     "from_linen",
     "from_nnx",

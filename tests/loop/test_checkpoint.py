@@ -325,6 +325,21 @@ def test_a_step_is_moved_away_whole_before_it_is_deleted(three, monkeypatch):
     assert list((three / "deleted").iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["deleted", "6.orbax-checkpoint-tmp", "damaged-3"])
+def test_nothing_is_deleted_through_a_link_that_somebody_planted(three, tmp_path_factory, name):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "precious").mkdir()
+    (three / "3" / "info" / "0.json").write_text("")
+    (three / name).symlink_to(elsewhere)
+    with Checkpointer(three, keep=1) as checkpoints:
+        with pytest.warns(match="step 3"):
+            checkpoints.restore(numbered(0))
+        checkpoints.save(7, numbered(7))
+        checkpoints.save(8, numbered(8))
+    assert (elsewhere / "precious").is_dir()
+    assert sorted(elsewhere.iterdir()) == [elsewhere / "precious"]
+
+
 def test_what_cannot_be_written_is_said_in_our_words_and_leaves_what_is_there(three, monkeypatch):
     def full(*args):
         raise OSError("No space left on device")
@@ -368,7 +383,7 @@ def test_the_first_of_every_so_many_steps_is_kept_for_good(tmp_path):
 def test_the_first_of_every_so_many_seconds_is_kept_for_good(tmp_path, monkeypatch):
     now = iter([1000.0, 1030.0, 1061.0, 1119.0, 1122.0, 1130.0])
     clock = types.SimpleNamespace(time=lambda: next(now))  # Orbax has another
-    monkeypatch.setattr("trainkit.loop.checkpoint.time", clock)
+    monkeypatch.setattr("trainkit.loop.saved.info.time", clock)
     options = {"keep": 1, "keep_best": 0, "keep_seconds": 60}
     assert save_all(tmp_path, [1, 2, 3, 4], **options) == [1, 3, 4]
     assert save_all(tmp_path, [5, 6], **options) == [1, 3, 5, 6]

@@ -18,16 +18,19 @@ def versions() -> dict[str, str]:
     >>> sorted(versions())[:3]
     ['flax', 'jax', 'jaxlib']
     """
-    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+    return dict(_versions())
 
 
-@functools.cache  # read from files, some milliseconds each
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        # trainkit itself, run from a source tree without being installed.
-        return VERSION if name == "trainkit" else "not installed"
+@functools.cache  # looking them up takes a third of the time that a small checkpoint does
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            # trainkit itself, run from a source tree without being installed.
+            found[name] = VERSION if name == "trainkit" else "not installed"
+    return found
 
 
 def devices() -> str:

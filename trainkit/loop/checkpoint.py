@@ -14,8 +14,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +21,12 @@ from typing import Any, TypeVar
 
 import jax
 
-from trainkit._core.versions import versions
+from trainkit._core.processes import alone, by_writer, from_writer
 from trainkit.loop.saved.background import Background
-from trainkit.loop.saved.containers import to_json
 from trainkit.loop.saved.failures import attempt
-from trainkit.loop.saved.info import own_parts
-from trainkit.loop.saved.leaves import all_on_host, is_key, key_kind, leaves_by_name, paths_by_name
+from trainkit.loop.saved.info import described, own_parts
+from trainkit.loop.saved.leaves import all_on_host, leaves_by_name
+from trainkit.loop.saved.leftovers import DELETED, empty, put_aside, sweep
 from trainkit.loop.saved.newest import newest
 from trainkit.loop.saved.retention import Retention
 from trainkit.loop.saved.step import (
@@ -44,9 +42,6 @@ __all__ = ["CheckpointError", "Checkpointer", "DamagedError", "restore", "save"]
 
 PyTree = Any
 T = TypeVar("T")
-# What is no longer wanted goes here before it is deleted, so that no step is ever half there.
-DELETED, DAMAGED = "deleted", "damaged-"
-UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 
 class Checkpointer:
@@ -119,8 +114,7 @@ class Checkpointer:
     def _note(self, step: int, record: dict[str, Any]) -> None:
         self._retention.rate(step, record.get("_score"))
         self._retention.times[step] = record["_time"]
-        if not record["_good"]:
-            self._retention.bad.add(step)
+        (self._retention.bad.discard if record["_good"] else self._retention.bad.add)(step)
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -141,22 +135,29 @@ class Checkpointer:
           DamagedError: the one asked for, or every one, is not what was written. Without a
             `step`, a damaged one is passed over with a warning.
         """
-        return self._read(step, lambda step: read_step(self.folder, step, like))
+        return self._read(step, lambda step: read_step(self.folder, step, like), agreed=True)
 
-    def _read(self, step: int | None, read: Callable[[int], T]) -> T:
+    def _read(self, step: int | None, read: Callable[[int], T], *, agreed: bool = False) -> T:
         self.wait()
         if step is None:
-            return self.newest(read, warnings.warn)
+            return self.newest(read, warnings.warn, agreed=agreed and not alone())
         if step not in (steps := self.steps):
             raise CheckpointError(
                 f"There is no checkpoint of step {step} in {self.folder}; there are {steps}."
             )
         return read(step)
 
-    def newest(self, read: Callable[[int], T], say: Callable[[str], None]) -> T:
-        """What `read` makes of the newest step that is whole; `say` is told of the others."""
-        found = newest(self.folder, read, say, steps=lambda: self.steps, damaged=self._damaged)
-        self._retention.bad |= self._damaged
+    def newest(
+        self, read: Callable[[int], T], say: Callable[[str], None], *, agreed: bool = False
+    ) -> T:
+        """What `read` makes of the newest step that is whole; `say` is told of the others.
+
+        Where it is `agreed`, all processes read the steps that the writer sees.
+        """
+        steps = (lambda: from_writer(self.steps)) if agreed else (lambda: self.steps)
+        damaged = self._damaged
+        found = newest(self.folder, read, say, steps=steps, damaged=damaged, once=agreed)
+        self._retention.bad |= damaged
         return found
 
     # -- writing -------------------------------------------------------------------------------
@@ -192,13 +193,8 @@ class Checkpointer:
         record = {
             **(info or {}),
             "_step": step,
-            "_time": time.time(),
             "_good": good,
-            "_processes": jax.process_count(),
-            "_versions": versions(),
-            "_leaves": {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in arrays.items()},
-            "_ways": {name: to_json(path) for name, path in paths_by_name(state).items()},
-            "_keys": {name: key_kind(leaf) for name, leaf in leaves.items() if is_key(leaf)},
+            **described(leaves, arrays, state),
         }
         if score is not None and math.isfinite(score):
             record["_score"] = float(score)
@@ -213,7 +209,7 @@ class Checkpointer:
 
     def _save(self, step: int, arrays: dict[str, Any], record: dict[str, Any]) -> None:
         self._open()
-        self._delete()
+        empty(self.folder)
         import orbax.checkpoint as ocp
 
         from trainkit.loop.saved.info_handler import InfoSave
@@ -241,10 +237,7 @@ class Checkpointer:
             return
         import orbax.checkpoint as ocp
 
-        self.sweep()
-        for step in self._damaged & set(steps_in(self.folder)):
-            shutil.rmtree(self.folder / f"{DAMAGED}{step}", ignore_errors=True)
-            (self.folder / str(step)).rename(self.folder / f"{DAMAGED}{step}")
+        by_writer(lambda: put_aside(self.folder, self._damaged))
         self._damaged = set()
         self._writer = ocp.CheckpointManager(
             self.folder,
@@ -258,15 +251,7 @@ class Checkpointer:
 
     def sweep(self) -> None:
         """Removes what a killed run left half written or half deleted; for who may save here."""
-        if jax.process_index() == 0:
-            for left in self.folder.glob(UNFINISHED):
-                shutil.rmtree(left, ignore_errors=True)
-            self._delete()
-
-    def _delete(self) -> None:
-        # What is in it, not the folder itself, into which a step may just be moved.
-        for step in (self.folder / DELETED).glob("*"):
-            shutil.rmtree(step, ignore_errors=True)
+        sweep(self.folder)
 
     def wait(self) -> None:
         """Returns once everything is on disk; raises what went wrong in writing."""
@@ -282,13 +267,15 @@ class Checkpointer:
             if self._writer is not None:
                 writer, self._writer = self._writer, None
                 self._write(writer.close)
-                self._delete()
+                empty(self.folder)
 
     def __enter__(self) -> Checkpointer:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, error: object, *_: object) -> None:
+        # To close is to wait for processes that, after an error in this one, wait for it.
+        if error is None or alone():
+            self.close()
 
 
 def save(folder: str | os.PathLike, state: PyTree, *, info: dict[str, Any] | None = None) -> None:

@@ -12,11 +12,13 @@ from typing import Any
 import jax
 
 from trainkit._core import validation
+from trainkit._core.identity import lasting
+from trainkit._core.processes import alone, is_writer, same
 from trainkit._core.run_files import CHECKPOINTS
 from trainkit.data.stacked import Stacked
 from trainkit.loop.checkpoint import Checkpointer
 from trainkit.loop.ending import ending
-from trainkit.loop.hooks import Hook
+from trainkit.loop.hooks import Hook, named
 from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import FitResult
 from trainkit.loop.resumption import resume
@@ -73,6 +75,9 @@ def fit(
     and saved. After Ctrl-C the result is returned; any other signal is then passed on to the
     handler that was there before, so that a script without one ends as that signal ends it, and
     its scheduler does not take it for done.
+
+    In several processes (`trainkit.distributed`) every one calls it alike. A signal to one of them
+    stops all at one step; process 0 writes the folder, and all write the arrays.
 
     Args:
       step: `state, metrics = step(state, batch)`, from `make_train_step` or one's own. Its
@@ -132,6 +137,7 @@ def fit(
     """
     budget = Budget(steps=steps, epochs=epochs, seconds=seconds, flops=flops)
     validation.choice("resume", resume, RESUME)
+    # Over 60 lines: half of them are the options, by name, here and in Session.
     _check_options(eval_every, checkpoint_every, log_every, best_mode)
     retention = Retention(keep, keep_best, best_mode, keep_every, keep_seconds)
     _check_end(budget, data, early_stopping)
@@ -155,6 +161,7 @@ def fit(
         averages=averages,
         resume=resume,
     )
+    _check_alike(run, retention, config, out)
     if out is not None and not isinstance(out, RunFolder):
         RunFolder.check(out, config, overwrite=overwrite, same=resume == RESUME[0])
     _check_first_batch(step, data)
@@ -175,14 +182,14 @@ def _run(
             )
             run.checkpoints.sweep()
         stack.enter_context(run.interrupts)
-        run.progress = stack.enter_context(Progress(progress))
+        run.progress = stack.enter_context(Progress(progress and is_writer()))
         resume(run)
         log = None
-        if folder is not None:
+        if folder is not None and is_writer():
             log = stack.enter_context(MetricsLog(folder.path, position=run.log_position))
         run.open_log(log)
         result = ending(run, run.until_stopped())
-        if run.folder is not None:
+        if run.folder is not None and is_writer():
             # Both can be made again from what is there: no reason to lose a result.
             try:
                 write_summary(run.folder, result)
@@ -252,6 +259,27 @@ def _check_fit(step: Any, data: Any, budget: Budget, out: Any) -> None:
         )
     if out is not None:
         data_position.to_json(data.position)
+
+
+def _check_alike(run: Session, retention: Retention, config: Any, out: Any) -> None:
+    """Refuses processes that would go different ways."""
+    if alone():
+        return
+    options = dataclasses.asdict(run.budget) | {
+        **{name: getattr(retention, name) for name in KEPT},
+        "averages": run.averages,
+        "config": lasting(config or {}, "config"),
+        "out": str(getattr(out, "path", out)),
+        "early_stopping": repr(run.early_stopping),
+        "hooks": list(named(run.hooks)),
+        "evaluate": run.evaluate is not None,
+    }
+    names = ("eval_every", "checkpoint_every", "log_every", "prefetch", "stop_nonfinite", "resume")
+    options |= {name: getattr(run, name) for name in (*names, "best_metric", "best_mode")}
+    for name in ("size", "batch_size", "seed", "shuffle", "steps_per_epoch"):
+        options[f"data.{name}"] = getattr(run.data, name, None)
+    options["data.position"] = repr(getattr(run.data, "position", None))
+    same(options, "give fit the same in every process.")
 
 
 def _check_first_batch(step: Any, data: Any) -> None:

@@ -16,9 +16,11 @@ from jax.sharding import Mesh
 
 from trainkit._core import validation
 from trainkit._core.buffers import owned
+from trainkit._core.processes import alone, same_leaves
 from trainkit._core.validation import steps
 from trainkit._core.validation.trees import shape_of
 from trainkit.placement import Placement, resolve
+from trainkit.placement.shares import from_shares, from_whole, is_placed, joined_shapes
 from trainkit.step.guard import Guard, Limit
 from trainkit.step.in_flight import InFlight
 from trainkit.step.loss import LossFn
@@ -147,7 +149,8 @@ class TrainStep:
         """
         validation.params_are_floating(state.params)
         state = jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), state)
-        there = jax.device_put(state, self.placement.state_shardings(state))
+        same_leaves(state, "state", "make it of the same seed everywhere.")
+        there = from_whole(state, self.placement.state_shardings(state))
         prepared = jax.eval_shape(self.prepared, there)
         shardings = self.placement.state_shardings(prepared)
         # `device_put` returns the caller's own buffers where they already lie right, and donating
@@ -155,9 +158,16 @@ class TrainStep:
         return jax.jit(self.prepared, out_shardings=shardings)(there)
 
     def place_batch(self, batch: PyTree) -> PyTree:
-        """The batch on the devices, cut as the step wants it: for prefetching."""
-        steps.batch(batch, self.placement, self.microbatches, self.steps_per_call)
-        return jax.device_put(owned(batch), self.placement.batch_sharding(self._axis))
+        """The batch on the devices, cut as the step wants it; of several processes, its share."""
+        self._check(batch, jax.process_count())
+        return from_shares(batch, self.placement.batch_sharding(self._axis), self._axis)
+
+    def placed_batch(self, batch: PyTree) -> PyTree:
+        """The shapes of what `place_batch` makes of a batch."""
+        return joined_shapes(jax.tree.map(shape_of, batch), self._axis)
+
+    def _check(self, batch: PyTree, processes: int) -> None:
+        steps.batch(batch, self.placement, self.microbatches, self.steps_per_call, processes)
 
     def prepared(self, state: TrainState) -> TrainState:
         """What `place` makes of a state wherever it lies: its dtypes, the guard's fields; pure."""
@@ -180,7 +190,7 @@ class TrainStep:
 
     def lower(self, state: TrainState, batch: PyTree) -> jax.stages.Lowered:
         """The step for these shapes, traced and lowered; arrays or `jax.ShapeDtypeStruct`s."""
-        steps.batch(batch, self.placement, self.microbatches, self.steps_per_call)
+        self._check(batch, 1)
         validation.params_are_floating(state.params)
         prepared = jax.eval_shape(self.prepared, state)
         shapes = jax.tree.map(
@@ -232,14 +242,14 @@ class TrainStep:
     def __call__(self, state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         """One call: `steps_per_call` steps."""
         self._limit.check(wait=False)
+        if not (alone() or is_placed(batch, self.placement.everywhere)):
+            batch = self.place_batch(batch)
         # The state that the last call returned needs no second look.
         known, signature = self._last
         if known is None or known() is not state:
             state, signature = self._accept(state)
         key = signature, self._batch_signature(batch)
-        compiled = self._known.get(key)
-        if compiled is None:
-            compiled = self.compile(state, batch)
+        compiled = self._known.get(key) or self.compile(state, batch)
         try:
             state, metrics = compiled(state, self.placement.feed(owned(batch), self._axis))
         except ValueError:
@@ -272,7 +282,7 @@ class TrainStep:
         try:
             return _signature(batch)
         except AttributeError:
-            steps.batch(batch, self.placement, self.microbatches, self.steps_per_call)
+            self._check(batch, 1)
             raise
 
     def check(self) -> None:

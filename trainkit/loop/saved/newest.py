@@ -18,6 +18,7 @@ def newest(
     *,
     steps: Callable[[], list[int]] | None = None,
     damaged: set[int] | None = None,
+    once: bool = False,
 ) -> T:
     """What `read` makes of the newest step that is whole; `say` is told of the others.
 
@@ -27,6 +28,7 @@ def newest(
       say: is given a sentence.
       steps: those to look among; by default all in the folder.
       damaged: takes those that were found to be so.
+      once: whether to look among the steps once, though new ones may come meanwhile.
     """
     found = set() if damaged is None else damaged
     steps = steps or (lambda: [step for step in steps_in(folder) if step not in found])
@@ -46,5 +48,5 @@ def newest(
                 return result
         if not now:
             raise CheckpointError(f"There is no checkpoint in {folder}.")
-        if set(steps()) <= set(now):
+        if once or set(steps()) <= set(now):
             raise DamagedError("\n".join(map(str, errors)))
