@@ -908,3 +908,20 @@ def test_the_resumable_run_is_no_trivial_one(undisturbed):
     assert int(expected.state.model_state["count"]) == STEPS
     assert not np.allclose(expected.state.params["b"], 0)
     assert DATA["x"].shape[0] % 16
+
+
+def test_checkpoints_are_kept_as_fit_is_told(tmp_path):
+    def loss_fn(params, model_state, batch, rng):
+        return trainkit.Loss(((batch - params["mean"]) ** 2).sum(), len(batch))
+
+    tx = optax.sgd(0.1)
+    step = trainkit.make_train_step(loss_fn, tx)
+    state = trainkit.TrainState.create({"mean": jnp.zeros(())}, tx)
+    data = lambda: Sampler(np.ones(8, np.float32), 4)
+    options = {"steps": 12, "checkpoint_every": 2, "progress": False, "report": False}
+    fit(step, state, data(), out=tmp_path, keep=1, keep_best=0, keep_every=5, **options)
+    assert trainkit.checkpoint.Checkpointer(tmp_path / "checkpoints").steps == [6, 10, 12]
+    for wrong in ({"keep_every": 0}, {"keep_seconds": -1.0}, {"keep_best": -1}, {"keep": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+            fit(step, state, data(), out=tmp_path / "other", **options, **wrong)
+    assert not (tmp_path / "other").exists()

@@ -25,6 +25,7 @@ from trainkit.loop.resumption import resume
 from trainkit.loop.run_folder import RunFolder
 from trainkit.loop.run_identity import RESUME
 from trainkit.loop.saved import position as data_position
+from trainkit.loop.saved.retention import Retention
 from trainkit.loop.session import Evaluate, Session
 from trainkit.loop.stopping import Budget, EarlyStopping
 from trainkit.loop.summary import write_summary
@@ -34,6 +35,7 @@ from trainkit.step.state import TrainState
 from trainkit.transforms.wrappers.average import averaged
 
 PyTree = Any
+KEPT = ("keep", "keep_best", "keep_every", "keep_seconds")
 
 
 def fit(
@@ -57,6 +59,9 @@ def fit(
     resume: str = "same run",
     checkpoint_every: int | None = None,
     keep: int = 2,
+    keep_best: int = 1,
+    keep_every: int | None = None,
+    keep_seconds: float | None = None,
     log_every: int = 50,
     prefetch: int = 2,
     stop_nonfinite: bool = True,
@@ -98,7 +103,10 @@ def fit(
         the state (moments, counts, the place in the data) is kept; `config` may then differ.
       checkpoint_every: in steps; by default at every evaluation. The best evaluation and the end
         are saved whatever this is.
-      keep: how many of the latest checkpoints to keep; the best one is kept beside them.
+      keep, keep_best: how many of the latest checkpoints, and of those with the best evaluation,
+        are kept.
+      keep_every, keep_seconds: of every so many steps, and of every so many seconds, the first
+        checkpoint is kept for good. The last good one is never deleted.
       log_every: in steps, how often training metrics are written down.
       prefetch: how many batches wait on the device.
       stop_nonfinite: whether the run ends when a logged loss (of a step that does not leave such
@@ -129,7 +137,9 @@ def fit(
     """
     budget = Budget(steps=steps, epochs=epochs, seconds=seconds, flops=flops)
     validation.choice("resume", resume, RESUME)
-    _check_options(eval_every, checkpoint_every, log_every, keep, best_mode)
+    # Over 60 lines: half of them are the options, by name, here and in Session.
+    _check_options(eval_every, checkpoint_every, log_every, best_mode)
+    retention = Retention(keep, keep_best, best_mode, keep_every, keep_seconds)
     _check_end(budget, data, early_stopping)
     _check_averages(averages, step, state, data)
     _check_fit(step, data, budget, out)
@@ -151,23 +161,24 @@ def fit(
         averages=averages,
         resume=resume,
     )
-    _check_alike(run, keep, config, out)
+    _check_alike(run, retention, config, out)
     if out is not None and not isinstance(out, RunFolder):
         RunFolder.check(out, config, overwrite=overwrite, same=resume == RESUME[0])
     _check_first_batch(step, data)
     if out is not None and not isinstance(out, RunFolder):
         out = RunFolder.claim(out, config, overwrite=overwrite, same=resume == RESUME[0])
-    return _run(run, out, keep, progress, report)
+    return _run(run, out, retention, progress, report)
 
 
 def _run(
-    run: Session, folder: RunFolder | None, keep: int, progress: bool, report: bool
+    run: Session, folder: RunFolder | None, retention: Retention, progress: bool, report: bool
 ) -> FitResult:
     with contextlib.ExitStack() as stack:
         if folder is not None:
             run.folder = stack.enter_context(folder)
+            kept = {name: getattr(retention, name) for name in KEPT}
             run.checkpoints = stack.enter_context(
-                Checkpointer(folder.path / CHECKPOINTS, keep=keep, mode=run.best_mode)
+                Checkpointer(folder.path / CHECKPOINTS, mode=run.best_mode, **kept)
             )
             run.checkpoints.sweep()
         stack.enter_context(run.interrupts)
@@ -192,9 +203,7 @@ def _run(
     return result
 
 
-def _check_options(
-    eval_every: Any, checkpoint_every: Any, log_every: Any, keep: Any, best_mode: Any
-) -> None:
+def _check_options(eval_every: Any, checkpoint_every: Any, log_every: Any, best_mode: Any) -> None:
     frequencies = {
         "eval_every": eval_every,
         "checkpoint_every": checkpoint_every,
@@ -203,7 +212,6 @@ def _check_options(
     for name, every in frequencies.items():
         if every is not None:
             validation.integer(name, every, hint="it counts steps")
-    validation.integer("keep", keep)
     validation.choice("best_mode", best_mode, ("min", "max"))
 
 
@@ -253,12 +261,13 @@ def _check_fit(step: Any, data: Any, budget: Budget, out: Any) -> None:
         data_position.to_json(data.position)
 
 
-def _check_alike(run: Session, keep: int, config: Any, out: Any) -> None:
+def _check_alike(run: Session, retention: Retention, config: Any, out: Any) -> None:
     """Refuses processes that would go different ways."""
     if alone():
         return
     options = dataclasses.asdict(run.budget) | {
-        "keep": keep,
+        **{name: getattr(retention, name) for name in KEPT},
+        "averages": run.averages,
         "config": lasting(config or {}, "config"),
         "out": str(getattr(out, "path", out)),
         "early_stopping": repr(run.early_stopping),

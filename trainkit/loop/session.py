@@ -176,7 +176,7 @@ class Session:
 
     def save(self) -> None:
         assert self.checkpoints is not None
-        if self.stop_nonfinite and (wrong := nonfinite_params(self.state)):
+        if (wrong := nonfinite_params(self.state)) and self.stop_nonfinite:
             self.bad_params = f"{wrong} is not finite at step {self.record.step:,}"
             return
         self.note(train=self.log.latest)
@@ -190,7 +190,7 @@ class Session:
         }
         score = self.record.best.value if self.improved else None
         earlier = self.checkpoints.latest
-        self.checkpoints.save(self.record.step, self.state, info=info, score=score)
+        self.checkpoints.save(self.record.step, self.state, info=info, score=score, good=not wrong)
         if self.folder is not None and earlier is not None:
             self.folder.saved()  # the one before was waited for
 
@@ -251,12 +251,11 @@ class Session:
         self.record = dataclasses.replace(self.record, **changes)
 
     def count(self, examples: int) -> None:
-        record = self.record
         self.note(
-            before=record.step,
-            step=record.step + self.in_use.steps_per_call,
-            examples=record.examples + examples,
-            flops=record.flops + self.in_use.flops_per_call,
+            before=self.record.step,
+            step=self.record.step + self.in_use.steps_per_call,
+            examples=self.record.examples + examples,
+            flops=self.record.flops + self.in_use.flops_per_call,
             epoch=self.in_use.epoch,
         )
 

@@ -249,9 +249,7 @@ class TrainStep:
         if known is None or known() is not state:
             state, signature = self._accept(state)
         key = signature, self._batch_signature(batch)
-        compiled = self._known.get(key)
-        if compiled is None:
-            compiled = self.compile(state, batch)
+        compiled = self._known.get(key) or self.compile(state, batch)
         try:
             state, metrics = compiled(state, self.placement.feed(owned(batch), self._axis))
         except ValueError:
