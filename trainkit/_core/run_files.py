@@ -19,6 +19,10 @@ JSONL, CSV = "metrics.jsonl", "metrics.csv"
 NEW = ".new"  # at the end of a name: what is not whole yet
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 
+# What every row of the log has of its own, and what the loop adds to one of training.
+ROW = ("step", "kind", "epoch", "examples", "flops", "seconds")
+ADDED = ("examples_per_second", "compile_seconds")
+
 # JSON has no numbers for these; the words are those of protobuf's JSON mapping.
 _TO_WORD = {math.inf: "Infinity", -math.inf: "-Infinity"}
 _FROM_WORD = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}

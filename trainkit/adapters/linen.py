@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import flax.linen as nn
 import jax
 
 from trainkit.adapters.batches import Inputs, Outputs, call_of, inputs_of, outputs_of
-from trainkit.adapters.model import Apply, Model, takes_sown
+from trainkit.adapters.model import Apply, Model, check_options, takes_sown
 from trainkit.adapters.modes import Modes, check_modes, drops, in_mode, modes_of
 
 PyTree = Any
@@ -72,6 +73,8 @@ def from_linen(
     >>> sorted(metrics)
     ['accuracy', 'grad_norm', 'loss', 'param_norm', 'skipped_steps', 'update_norm']
     """
+    _check_module(module)
+    check_options(loss, mode, rngs, sown)
     seen = tuple(sown) if takes_sown(loss) else ()
     init, apply = functions(module, mode, rngs, sown, seen, outputs_of(outputs))
 
@@ -85,6 +88,17 @@ def from_linen(
         return params, state
 
     return Model(checked, apply, loss, inputs_of(inputs), seen)
+
+
+def _check_module(module: Any) -> None:
+    if isinstance(module, nn.Module):
+        return
+    mend = "of another library give make_train_step a function"
+    if inspect.isclass(module):
+        mend = f"give one that is made, {module.__name__}(…)"
+    elif any(base.__module__.startswith("flax.nnx") for base in type(module).__mro__):
+        mend = "an NNX module goes to trainkit.from_nnx"
+    raise TypeError(f"module must be a flax.linen module, not {module!r:.60}; {mend}.")
 
 
 def functions(

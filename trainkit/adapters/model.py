@@ -14,9 +14,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from trainkit._core import validation
 from trainkit._core.paths import named_leaves
+from trainkit._core.validation import steps
 from trainkit._core.validation.trees import differences
 from trainkit.adapters.batches import LABELS, labels_of, weight_of
+from trainkit.adapters.labels import (
+    class_labels,
+    marks_of,
+    refuse_labels,
+    refuse_values,
+    summed,
+    without_ignored,
+)
 from trainkit.adapters.layers import layers_of
 from trainkit.step.loss import Loss
 from trainkit.step.precision import at_least_float32
@@ -76,9 +86,43 @@ class Model:
 
     def predict(self, state: TrainState, batch: PyTree) -> PyTree:
         """The outputs in evaluation mode."""
+        steps.state(state)
         return self.apply(
             state.params, state.model_state, self.inputs(batch), state.rng, train=False
         )[0]
+
+    def refuse(self, params: PyTree, model_state: PyTree, batch: PyTree) -> None:
+        """Raises what is wrong with parameters or labels for this model; nothing is run.
+
+        For when the loss could not be computed.
+        """
+        made = jax.eval_shape(self.init, jax.random.key(0), jax.eval_shape(self.inputs, batch))
+        for name, own, other in zip(
+            ("params", "model_state"), (params, model_state), made, strict=True
+        ):
+            _fits(own, other, name, dtypes=False)
+        refuse_labels(self._outputs(params, model_state, batch), batch)
+
+    def refuse_values(
+        self, params: PyTree, model_state: PyTree, batch: PyTree, data: PyTree = None
+    ) -> None:
+        """Names labels and weights of a batch, or of a whole data set, that are not allowed.
+
+        An array that is on no host is not looked at.
+        """
+        outputs = self._outputs(params, model_state, batch)
+        if data is None:
+            refuse_values(batch, outputs)
+        else:
+            refuse_values(data, outputs, "data")
+
+    def _outputs(self, params: PyTree, model_state: PyTree, batch: PyTree) -> PyTree:
+        """The shapes of the outputs."""
+
+        def run(params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> PyTree:
+            return self.apply(params, model_state, self.inputs(batch), rng, train=False)[0]
+
+        return jax.eval_shape(run, params, model_state, batch, jax.random.key(0))
 
     def stacked(self, batch: PyTree) -> dict[str, int]:
         """The `stacked` of this model for rules that work leaf by leaf: its layers in scans.
@@ -111,8 +155,10 @@ class Model:
         Raises:
           ValueError: parameters of another model; the leaf is named.
         """
-        key = jax.random.key(rng) if isinstance(rng, int) else rng
-        for_params, for_steps = jax.random.split(key)
+        validation.transformation(tx)
+        for_params, for_steps = jax.random.split(validation.key_of("rng", rng))
+        validation.leading_size(batch, "batch")
+        steps.numeric(batch)
         inputs = self.inputs(batch)
         made = jax.eval_shape(self.init, for_params, inputs)
         given = (params, model_state)
@@ -124,6 +170,7 @@ class Model:
         else:
             fresh = made
         params, model_state = (f if g is None else g for f, g in zip(fresh, given, strict=True))
+        self.refuse_values(params, model_state, batch)
         return TrainState.create(params, tx, model_state=model_state, rng=for_steps)
 
 
@@ -131,58 +178,80 @@ def weighted(
     loss: Callable[..., Any], outputs: PyTree, batch: PyTree, sown: PyTree | None = None
 ) -> Loss:
     """Σ wᵢ·ℓᵢ and Σ wᵢ over examples, or tokens, with the weights that the batch carries."""
-    about = labels_of(batch) if takes_labels(loss) else batch
-    value = loss(outputs, about, sown) if takes_sown(loss) else loss(outputs, about)
-    losses, metrics = value if isinstance(value, tuple) else (value, {})
-    weight = weight_of(batch)
-    total, count = _sum(losses, weight, "loss", batch)
-    sums = {name: _sum(values, weight, name, batch) for name, values in metrics.items()}
+    labels = class_labels(outputs, batch)
+    losses, metrics = _called(loss, outputs, batch, labels, sown)
+    marks = None if labels is None else marks_of(labels, outputs.shape[-1])
+    total, count = _sum(losses, "loss", batch, marks)
+    sums = {name: _sum(values, name, batch, marks) for name, values in metrics.items()}
     hits = _accuracy(outputs, batch)
     if hits is not None and "accuracy" not in sums:
-        sums["accuracy"] = _sum(hits, weight, "accuracy", batch)
+        sums["accuracy"] = _sum(hits, "accuracy", batch, marks)
     return Loss(total, count, None, sums)
 
 
-def _sum(values: Any, weight: Any, name: str, batch: PyTree) -> tuple[jax.Array, Any]:
+def _called(
+    loss: Callable[..., Any], outputs: PyTree, batch: PyTree, labels: Any, sown: PyTree | None
+) -> tuple[Any, Mapping[str, Any]]:
+    """What a loss gives: its values, and metrics."""
+
+    def call(about: PyTree) -> tuple[Any, Mapping[str, Any]]:
+        value = loss(outputs, about, sown) if takes_sown(loss) else loss(outputs, about)
+        if isinstance(value, tuple) and len(value) != 2:
+            raise TypeError(
+                f"the loss must return its values, or a pair of these and a dict of metrics, not "
+                f"{len(value)} things."
+            )
+        losses, metrics = value if isinstance(value, tuple) else (value, {})
+        validation.mapping("the loss's metrics", metrics, "{'size': values}")
+        return losses, metrics
+
+    if not takes_labels(loss):
+        return call(batch)
+    if labels is None:
+        return call(labels_of(batch))
+    losses, metrics = call(without_ignored(labels))
+    if jnp.shape(losses)[: labels.ndim] != labels.shape:
+        return call(labels)  # it adds up by itself, and leaves out what it wants
+    return losses, metrics
+
+
+def _sum(values: Any, name: str, batch: PyTree, marks: jax.Array | None) -> tuple[jax.Array, Any]:
     examples = jax.tree.leaves(batch)[0].shape[0]
-    if jnp.ndim(values) == 0 or values.shape[0] != examples:
+    if not hasattr(values, "dtype") or jnp.ndim(values) == 0 or values.shape[0] != examples:
+        found = f"shape {values.shape}" if hasattr(values, "shape") else f"the value {values!r}"
         raise ValueError(
-            f"{name} has shape {jnp.shape(values)}; it must be one value an example, "
+            f"{name} has {found}; it must be one value an example, "
             f"[{examples}], or an example and position, [{examples}, …]: leave out the mean() or "
             "sum(), so that masked and uneven batches can be weighed exactly."
         )
+    if name == "loss" and not jnp.issubdtype(values.dtype, jnp.floating):
+        raise TypeError(f"the loss must be floating, not {values.dtype}: it is differentiated.")
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        values = values.astype(jnp.float32)
     values = values.astype(at_least_float32(values.dtype))
-    if weight is None:
-        return values.sum(), values.size
-    weight = jnp.asarray(weight).astype(values.dtype)
-    if weight.shape != values.shape[: weight.ndim]:
+    weight = weight_of(batch)
+    if weight is not None and jnp.shape(weight) != values.shape[: jnp.ndim(weight)]:
         raise ValueError(
-            f"the batch's weight has shape {weight.shape}, but {name} has shape {values.shape}; "
-            "the weight must have the first axes of the loss."
+            f"the batch's weight has shape {jnp.shape(weight)}, but {name} has shape "
+            f"{values.shape}; the weight must have the first axes of the loss."
         )
-    weight = weight.reshape(weight.shape + (1,) * (values.ndim - weight.ndim))
-    weight = jnp.broadcast_to(weight, values.shape)
-    # An example of weight 0 is padding: whatever its loss is, NaN too, it counts for nothing.
-    return jnp.where(weight == 0, 0, values * weight).sum(), weight.sum()
+    return summed(values, batch, marks)
 
 
 def _accuracy(outputs: Any, batch: PyTree) -> jax.Array | None:
     """1 where the largest output is the label's, for outputs [..., classes] and labels [...]."""
-    labels = labels_of(batch, required=False)
-    if not (hasattr(outputs, "ndim") and hasattr(labels, "dtype")):
-        return None
-    if not jnp.issubdtype(labels.dtype, jnp.integer) or outputs.shape[:-1] != labels.shape:
-        return None
-    return (outputs.argmax(-1) == labels).astype(jnp.float32)
+    labels = class_labels(outputs, batch)
+    return None if labels is None else (outputs.argmax(-1) == labels).astype(jnp.float32)
 
 
-def _fits(given: PyTree, made: PyTree, name: str) -> None:
+def _fits(given: PyTree, made: PyTree, name: str, dtypes: bool = True) -> None:
     """Refuses parameters that are not those of the model, naming the first leaf that differs."""
-    for leaf, (a, b) in differences(named_leaves(given), named_leaves(made), dtypes=True).items():
+    found = differences(named_leaves(given), named_leaves(made), dtypes=dtypes)
+    for leaf, (a, b) in found.items():
         hint = "."
         if isinstance(given, Mapping) and set(given) == {"params"} and name == "params":
             hint = ': pass variables["params"], not all variables.'
-        raise ValueError(f"{name}: {leaf!r} is {a}, where the model has {b}{hint}")
+        raise ValueError(f"{name}: {leaf!r} is {a}, where the model has {b} for this batch{hint}")
     own: Any = jax.tree.structure(given)
     if own != jax.tree.structure(made):
         raise ValueError(
@@ -211,3 +280,17 @@ def takes_sown(loss: Callable[..., Any]) -> bool:
     """Whether the loss has a third parameter that it cannot do without."""
     found = _parameters(loss)
     return len(found) > 2 and found[2].default is inspect.Parameter.empty
+
+
+def check_options(loss: Any, mode: Any, rngs: Any = (), sown: Any = ()) -> None:
+    """Refuses what `from_linen` and `from_nnx` share of their arguments, where it is no such."""
+    takes = 3 if callable(loss) and takes_sown(loss) else 2
+    validation.function("loss", loss, "(outputs, batch) -> losses", takes=takes)
+    if mode is not None:
+        validation.mapping("mode", mode, "{'use_dropout': True}")
+        for name, value in mode.items():
+            validation.flag(f"mode[{name!r}]", value)
+    for name, given in (("rngs", rngs), ("sown", sown)):
+        validation.listed(name, given, "('dropout',)")
+        for one in given:
+            validation.text(f"every name in {name}", one)

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from trainkit._core import validation
+
 PyTree = Any
 
 
@@ -63,13 +65,20 @@ def choose_devices(devices: int | Sequence[jax.Device] | None) -> list[jax.Devic
     have = jax.devices()
     if devices is None:
         return have
-    if not isinstance(devices, int):
-        return list(devices)
-    if devices < 1:
-        raise ValueError(f"devices={devices}: a step needs at least one device.")
+    if isinstance(devices, Sequence | np.ndarray) and not isinstance(devices, str):
+        chosen = list(devices)
+        if not chosen or not all(isinstance(device, jax.Device) for device in chosen):
+            raise TypeError(
+                "devices must be a number of devices, or a list of them such as "
+                f"jax.devices()[:2], not {devices!r}."
+            )
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"devices must be different ones, but one is there twice: {chosen}.")
+        return chosen
+    validation.integer("devices", devices, hint="a number of devices, a list of them, or None")
     if devices > len(have):
         raise ValueError(
-            f"{devices} devices were asked for, but there are {len(have)} ({have[0].platform}). "
+            f"devices={devices}, but there are {len(have)} ({have[0].platform}). "
             f"Ask for at most {len(have)}; on a CPU more are simulated with "
             f"XLA_FLAGS=--xla_force_host_platform_device_count={devices}, set before JAX is "
             "imported."

@@ -14,6 +14,7 @@ from trainkit._core import validation
 from trainkit._core.buffers import owned
 from trainkit._core.validation import steps
 from trainkit.placement import Placement, resolve
+from trainkit.step.explained import explained
 from trainkit.step.gradients import metric_sums
 from trainkit.step.in_flight import InFlight
 from trainkit.step.precision import Precision
@@ -48,10 +49,12 @@ def make_eval_step(
     >>> evaluate.over(state, [np.array([1.0, 2.0]), np.array([6.0])])
     {'loss': 3.0}
     """
+    steps.loss_function(loss_fn)
     return EvalStep(
         getattr(loss_fn, "evaluation", loss_fn),
         resolve(placement, devices),
         Precision.of(precision),
+        loss_fn,
     )
 
 
@@ -62,6 +65,7 @@ class EvalStep:
     loss_fn: Callable[..., Any]
     placement: Placement
     precision: Precision
+    given: Callable[..., Any]
 
     def __post_init__(self) -> None:
         self._jitted = jax.jit(self.program)
@@ -69,8 +73,10 @@ class EvalStep:
 
     def __call__(self, state: TrainState, batch: PyTree) -> Sums:
         """name -> (Σ total, Σ weight) on one batch, on the device; "loss" is one of the names."""
+        steps.state(state)
         batch = self.place_batch(batch)
-        sums = self._jitted(state.params, state.model_state, batch, state.rng)
+        with explained(self.given, state, batch):
+            sums = self._jitted(state.params, state.model_state, batch, state.rng)
         self._in_flight.add(sums["loss"][0])
         return sums
 
@@ -80,10 +86,12 @@ class EvalStep:
         Raises:
           ValueError: there is no batch, or no weight. (A metric that alone has none is NaN.)
         """
+        validation.listed("batches", batches, "[batch]")
         return means([self(state, batch) for batch in batches])
 
     def place_batch(self, batch: PyTree) -> PyTree:
         """The batch on the devices: cut, or whole on each of them where it does not divide."""
+        steps.numeric(batch)
         even = validation.leading_size(batch, "batch") % self.placement.parts == 0
         where = self.placement.batch_sharding(0) if even else self.placement.everywhere
         return jax.device_put(owned(batch), where)

@@ -1,9 +1,21 @@
 """Refusals: what was given, what was expected, and what mends it, before anything compiles.
 
-`values` looks at options, `trees` at trees of arrays, `steps` at what goes through a train step.
+`values` looks at numbers and names out of a list, `kinds` at other arguments, `trees` at trees of
+arrays, `steps` at what goes through a train step.
 Each message has one form: "name must be …, not …; what mends it". Read `values` first.
 """
 
+from trainkit._core.validation.kinds import (
+    bound,
+    flag,
+    function,
+    key_of,
+    listed,
+    mapping,
+    path,
+    random_key,
+    text,
+)
 from trainkit._core.validation.trees import (
     differences,
     leading_size,
@@ -21,7 +33,6 @@ from trainkit._core.validation.values import (
     SHARE,
     choice,
     concrete,
-    function,
     hyperparameter,
     integer,
     keyword_names,
@@ -39,21 +50,29 @@ __all__ = [
     "NOT_NEGATIVE",
     "POSITIVE",
     "SHARE",
+    "bound",
     "choice",
     "concrete",
     "differences",
+    "flag",
     "function",
     "hyperparameter",
     "integer",
+    "key_of",
     "keyword_names",
     "keywords",
     "kind",
     "leading_size",
+    "listed",
+    "mapping",
     "near",
     "need_params",
     "number",
     "params_are_floating",
+    "path",
+    "random_key",
     "same_structure",
     "same_tree",
+    "text",
     "transformation",
 ]
