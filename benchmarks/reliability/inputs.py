@@ -67,7 +67,8 @@ def attempt(mistake: Mistake) -> Outcome:
             warnings.simplefilter("ignore")
             verdict, said = _tried(mistake, out)
         # What the trial itself put there it made before its mistake.
-        if verdict == "named" and (out / "config.json").exists() and not _prepares(mistake):
+        begun = (out / "config.json").exists() and not _prepares(mistake)
+        if verdict == "named" and begun and not mistake.late:
             verdict = "late"
     return Outcome(verdict, said, time.perf_counter() - begin)
 
@@ -82,7 +83,9 @@ def _tried(mistake: Mistake, out: Path) -> tuple[str, str]:
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
         whole = [str(error), *getattr(error, "__notes__", ())]
-        named = _is_ours(error) and not mistake.harmless
+        # Of a user's own function the error is the user's: what is added to it is ours.
+        noted = any("loss_fn" in note for note in getattr(error, "__notes__", ()))
+        named = (_is_ours(error) or noted) and not mistake.harmless
         return ("named" if named and _says(mistake, " ".join(whole)) else "traceback"), said
     if isinstance(found, Said):
         return ("named" if _says(mistake, found.text) else "traceback"), found.text
@@ -132,10 +135,8 @@ def main() -> None:
                 continue
             outcome = outcomes[room][name] = attempt(mistake)
             if options.said or outcome.verdict not in GOOD:
-                print(
-                    f"{outcome.verdict:9}  {name}  ({outcome.seconds:.1f} s)\n           {outcome.said:.500}",
-                    flush=True,
-                )
+                print(f"{outcome.verdict:9}  {name}  ({outcome.seconds:.1f} s)")
+                print(f"           {outcome.said:.500}", flush=True)
     print(table(outcomes))
 
 

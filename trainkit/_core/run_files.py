@@ -52,7 +52,7 @@ def encode_row(row: Mapping[str, Any]) -> Row:
     >>> encode_row({"step": 1, "loss": float("nan")})
     {'step': 1, 'loss': 'NaN'}
     """
-    return {name: _plain(value) for name, value in row.items()}
+    return {name: _plain(name, value) for name, value in row.items()}
 
 
 def decode_row(row: Mapping[str, Any]) -> Row:
@@ -67,6 +67,10 @@ def read_metrics(path: str | os.PathLike) -> list[Row]:
     """
     path = Path(path)
     path = path / JSONL if path.is_dir() else path
+    if not path.exists():
+        raise FileNotFoundError(
+            f"There is no {path}; give the folder of a run, which has a file {JSONL}."
+        )
     lines = path.read_text().splitlines(keepends=True)
     return [decode_row(json.loads(line)) for line in lines if line.endswith("\n")]
 
@@ -76,8 +80,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _plain(value: Any) -> Any:
+def _plain(name: str, value: Any) -> Any:
     if isinstance(value, str | bool | int):
         return value
-    value = float(value)
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"the value {name!r} of a row must be a number or a string, not {value!r}."
+        ) from None
     return "NaN" if math.isnan(value) else _TO_WORD.get(value, value)

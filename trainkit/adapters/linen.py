@@ -11,8 +11,9 @@ import flax.linen as nn
 import jax
 
 from trainkit.adapters.batches import Inputs, Outputs, call_of, inputs_of, outputs_of
-from trainkit.adapters.model import Apply, Model, check_options, takes_sown
+from trainkit.adapters.model import Apply, Model
 from trainkit.adapters.modes import Modes, check_modes, drops, in_mode, modes_of
+from trainkit.adapters.validation import check_options, takes_sown
 
 PyTree = Any
 Init = Callable[[jax.Array, PyTree], tuple[PyTree, PyTree]]

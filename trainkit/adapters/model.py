@@ -6,7 +6,7 @@ Nothing here knows Flax: an adapter for another library needs `init` and `apply`
 from __future__ import annotations
 
 import dataclasses
-import inspect
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -15,10 +15,8 @@ import jax.numpy as jnp
 import optax
 
 from trainkit._core import validation
-from trainkit._core.paths import named_leaves
 from trainkit._core.validation import steps
-from trainkit._core.validation.trees import differences
-from trainkit.adapters.batches import LABELS, labels_of, weight_of
+from trainkit.adapters.batches import labels_of, weight_of
 from trainkit.adapters.labels import (
     class_labels,
     marks_of,
@@ -28,6 +26,7 @@ from trainkit.adapters.labels import (
     without_ignored,
 )
 from trainkit.adapters.layers import layers_of
+from trainkit.adapters.validation import check_fits, takes_labels, takes_sown
 from trainkit.step.loss import Loss
 from trainkit.step.precision import at_least_float32
 from trainkit.step.state import TrainState
@@ -100,7 +99,7 @@ class Model:
         for name, own, other in zip(
             ("params", "model_state"), (params, model_state), made, strict=True
         ):
-            _fits(own, other, name, dtypes=False)
+            check_fits(own, other, name, dtypes=False)
         refuse_labels(self._outputs(params, model_state, batch), batch)
 
     def refuse_values(
@@ -115,6 +114,22 @@ class Model:
             refuse_values(batch, outputs)
         else:
             refuse_values(data, outputs, "data")
+
+    def programs(
+        self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array
+    ) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
+        """The two functions that it is made of, with arguments: what tells it from another."""
+
+        def run(params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> Any:
+            return self.apply(params, model_state, self.inputs(batch), rng, train=True)
+
+        outputs, new = jax.eval_shape(run, params, model_state, batch, rng)
+        sown = {name: new[name] for name in self.sown if name in new}
+        loss = functools.partial(weighted, self.loss)
+        return {
+            "model": (run, (params, model_state, batch, rng)),
+            "loss": (loss, (outputs, batch, sown)),
+        }
 
     def _outputs(self, params: PyTree, model_state: PyTree, batch: PyTree) -> PyTree:
         """The shapes of the outputs."""
@@ -164,7 +179,7 @@ class Model:
         given = (params, model_state)
         for name, own, other in zip(("params", "model_state"), given, made, strict=True):
             if own is not None:
-                _fits(own, other, name)
+                check_fits(own, other, name)
         if params is None or (model_state is None and jax.tree.leaves(made[1])):
             fresh = jax.jit(self.init)(for_params, inputs)
         else:
@@ -242,55 +257,3 @@ def _accuracy(outputs: Any, batch: PyTree) -> jax.Array | None:
     """1 where the largest output is the label's, for outputs [..., classes] and labels [...]."""
     labels = class_labels(outputs, batch)
     return None if labels is None else (outputs.argmax(-1) == labels).astype(jnp.float32)
-
-
-def _fits(given: PyTree, made: PyTree, name: str, dtypes: bool = True) -> None:
-    """Refuses parameters that are not those of the model, naming the first leaf that differs."""
-    found = differences(named_leaves(given), named_leaves(made), dtypes=dtypes)
-    for leaf, (a, b) in found.items():
-        hint = "."
-        if isinstance(given, Mapping) and set(given) == {"params"} and name == "params":
-            hint = ': pass variables["params"], not all variables.'
-        raise ValueError(f"{name}: {leaf!r} is {a}, where the model has {b} for this batch{hint}")
-    own: Any = jax.tree.structure(given)
-    if own != jax.tree.structure(made):
-        raise ValueError(
-            f"{name} has the model's leaves in other containers: {own}, not "
-            f"{jax.tree.structure(made)}. Put them in: jax.tree.unflatten(jax.tree.structure("
-            f"model.state(tx, batch).{name}), jax.tree.leaves({name}))."
-        )
-
-
-def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:
-    """What a function may be given by position, in order."""
-    try:
-        found = inspect.signature(fn).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    return [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-
-
-def takes_labels(loss: Callable[..., Any]) -> bool:
-    """Whether the loss's second argument is called labels or targets, as all of Optax's are."""
-    found = _parameters(loss)
-    return len(found) > 1 and found[1].name in LABELS
-
-
-def takes_sown(loss: Callable[..., Any]) -> bool:
-    """Whether the loss has a third parameter that it cannot do without."""
-    found = _parameters(loss)
-    return len(found) > 2 and found[2].default is inspect.Parameter.empty
-
-
-def check_options(loss: Any, mode: Any, rngs: Any = (), sown: Any = ()) -> None:
-    """Refuses what `from_linen` and `from_nnx` share of their arguments, where it is no such."""
-    takes = 3 if callable(loss) and takes_sown(loss) else 2
-    validation.function("loss", loss, "(outputs, batch) -> losses", takes=takes)
-    if mode is not None:
-        validation.mapping("mode", mode, "{'use_dropout': True}")
-        for name, value in mode.items():
-            validation.flag(f"mode[{name!r}]", value)
-    for name, given in (("rngs", rngs), ("sown", sown)):
-        validation.listed(name, given, "('dropout',)")
-        for one in given:
-            validation.text(f"every name in {name}", one)

@@ -11,9 +11,11 @@ and whose own docstring begins with a line that says what it is.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,9 +53,19 @@ def main(arguments: Sequence[str]) -> int:
         # A message that somebody wrote for the user needs no traceback; anything else does.
         if os.environ.get("TRAINKIT_TRACEBACK") or not _ours(error.__traceback__, found[name]):
             raise
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {_with_flags(str(error), experiment.Config)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _with_flags(message: str, config: type) -> str:
+    """A message that names arguments, with the options of the command line in their place."""
+    for field in dataclasses.fields(config):
+        flag = f"--{field.name.replace('_', '-')}"
+        message = message.replace(f" as {field.name}=.", f" with {flag}.")
+        message = re.sub(rf"\b{field.name}=True", flag, message)
+        message = re.sub(rf"\b{field.name}=(?=[\w.]|$)", f"{flag} ", message)
+    return message
 
 
 def experiments() -> dict[str, Path]:

@@ -15,7 +15,9 @@ from typing import Any, Self
 import jax
 import optax
 
+from trainkit._core import validation
 from trainkit._core.paths import named_leaves
+from trainkit._core.validation import steps
 from trainkit.growth import planning, train_state
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.growth_map import GrowthMap
@@ -29,7 +31,7 @@ from trainkit.growth.plan.experts import upcycled
 from trainkit.growth.plan.groups import repeats
 from trainkit.growth.plan.json import from_json, to_json
 from trainkit.growth.plan.table import table
-from trainkit.growth.plan.validation import check_key, check_tx
+from trainkit.growth.plan.validation import check_append, check_key, check_tx
 from trainkit.growth.views.mup import MuP, mup
 from trainkit.growth.views.prune import prune
 from trainkit.packed import Packed, repack, unpack_all
@@ -138,6 +140,8 @@ class Plan(PlanData):
         >>> Plan.of_mixture(dense, mixture).grow(dense, how="even", like=mixture)["w"].shape
         (4, 2, 3)
         """
+        if names is not None:
+            validation.mapping("names", names, "{'experts/up': 'up'}")
         trees = jax.tree.structure(dense), jax.tree.structure(mixture)
         old, new = (list(named_leaves(tree).items()) for tree in (dense, mixture))
         return cls.of(upcycled(old, new, trees, names or {}))
@@ -264,6 +268,8 @@ def plan(
     >>> p.leaves[1].path, p.leaves[1].weight  # what reads a doubled axis is halved
     ('out', 0.5)
     """
+    validation.function("trainable", trainable, "of a leaf's name, whether it may be 0", takes=1)
+    check_append(append)
     more: dict[str, Any] = {"append": append, "how": how, "trainable": trainable}
     return Plan.of(planning.plan(small_fn, big_fn, small_params, big_params, *inputs, **more))
 
@@ -339,8 +345,13 @@ def grow(
             f"state is a {type(state).__name__}, not a TrainState",
             hint="TrainState.create(params, tx), or trainkit.growth.plan for parameters alone",
         )
+    steps.state(state)
+    for name, flag in (("donate", donate), ("with_map", with_map)):
+        validation.flag(name, flag, "grow")
+    if not isinstance(reset, bool | str):
+        validation.listed("reset", reset, "['head']", "grow")
     given, state = state, unpack_all(state)
-    key = jax.random.key(key) if isinstance(key, int) else key
+    key = validation.key_of("key", key, "grow")
     check_key(key)
     inputs = inputs_from(example, small)
     before = functions(small, inputs, state.params, state.model_state, "small")

@@ -36,6 +36,7 @@ from trainkit.loop.saved.step import (
     step_info,
     steps_in,
 )
+from trainkit.loop.saved.validation import check_arrays, check_save
 
 PyTree = Any
 T = TypeVar("T")
@@ -74,6 +75,7 @@ class Checkpointer:
         keep_best: int = 1,
         mode: str = "min",
     ):
+        validation.path("folder", folder)
         validation.integer("keep", keep, hint="without the latest a run could not go on")
         validation.integer("keep_best", keep_best, least=0)
         validation.choice("mode", mode, ("min", "max"))
@@ -128,10 +130,13 @@ class Checkpointer:
           DamagedError: the one asked for, or every one, is not what was written. Without a
             `step`, a damaged one is passed over with a warning.
         """
+        check_arrays("like", like)
         return self._read(step, lambda step: read_step(self.folder, step, like))
 
     def _read(self, step: int | None, read: Callable[[int], T]) -> T:
         self.wait()
+        if step is not None:
+            validation.integer("step", step, least=0)
         if step is None:
             return self.newest(read, warnings.warn)
         if step not in (steps := self.steps):
@@ -179,6 +184,7 @@ class Checkpointer:
           info: what JSON can hold; the versions of Python and packages are added.
           score: of this state, for `keep_best` and `best`; NaN is never the best.
         """
+        check_save(step, state, info, score)
         if self.latest is not None and step <= self.latest:
             raise CheckpointError(
                 f"There is a checkpoint of step {self.latest} in {self.folder}; one of step "
@@ -281,6 +287,7 @@ def save(folder: str | os.PathLike, state: PyTree, *, info: dict[str, Any] | Non
 
 def restore(folder: str | os.PathLike, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     """The latest state in a folder, like `Checkpointer.restore`."""
+    validation.path("folder", folder)
     if not Path(folder).is_dir():
         raise CheckpointError(f"There is no checkpoint folder {Path(folder).absolute()}.")
     return Checkpointer(folder).restore(like)

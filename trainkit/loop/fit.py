@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +12,13 @@ import jax
 
 from trainkit._core import validation
 from trainkit._core.run_files import CHECKPOINTS
-from trainkit.data.stacked import Stacked
+from trainkit.loop.arguments.run_identity import RESUME
+from trainkit.loop.arguments.validation import (
+    check_first_batch,
+    check_options,
+    check_parts,
+    check_run,
+)
 from trainkit.loop.checkpoint import Checkpointer
 from trainkit.loop.ending import ending
 from trainkit.loop.hooks import Hook
@@ -21,8 +26,6 @@ from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import FitResult
 from trainkit.loop.resumption import resume
 from trainkit.loop.run_folder import RunFolder
-from trainkit.loop.run_identity import RESUME
-from trainkit.loop.saved import position as data_position
 from trainkit.loop.session import Evaluate, Session
 from trainkit.loop.stopping import Budget, EarlyStopping
 from trainkit.loop.summary import write_summary
@@ -59,6 +62,7 @@ def fit(
     stop_nonfinite: bool = True,
     progress: bool = True,
     report: bool = True,
+    **unknown: Any,
 ) -> FitResult:
     """Trains until a budget is spent, a metric stops improving, or a signal comes.
 
@@ -101,7 +105,9 @@ def fit(
       report: whether to write `report.html` into `out`.
 
     Raises:
-      ValueError: no budget; an option out of range; data without a position with `out`.
+      TypeError, ValueError: no budget; an option of another kind or out of range; a state, data,
+        labels or weights that do not fit the step; data without a position with `out`. All before
+        anything is compiled or written.
       OutputError: `out` cannot be written or holds something else.
 
     >>> import jax.numpy as jnp, numpy as np, optax, trainkit
@@ -116,11 +122,19 @@ def fit(
     >>> result.stopped, result.steps, round(float(result.state.params["mean"]), 3)
     ('epochs=5 reached', 10, 2.997)
     """
+    validation.keywords(unknown, validation.keyword_names(fit), "fit")
     budget = Budget(steps=steps, epochs=epochs, seconds=seconds, flops=flops)
-    validation.choice("resume", resume, RESUME)
-    _check_options(eval_every, checkpoint_every, log_every, keep, best_mode)
-    _check_end(budget, data, early_stopping)
-    _check_fit(step, data, budget, out)
+    check_options(
+        eval_every=eval_every, checkpoint_every=checkpoint_every, log_every=log_every, keep=keep,
+        prefetch=prefetch, best_metric=best_metric, best_mode=best_mode, overwrite=overwrite,
+        stop_nonfinite=stop_nonfinite, progress=progress, report=report, resume=resume,
+        config=config,
+    )  # fmt: skip
+    check_parts(step, data, evaluate, hooks, early_stopping)
+    check_run(step, data, budget, early_stopping, eval_every, out)
+    if out is not None and not isinstance(out, RunFolder):
+        RunFolder.check(out, config, overwrite=overwrite, same=resume == RESUME[0])
+    check_first_batch(step, state, data)
     run = Session(
         step=step,
         state=state,
@@ -138,9 +152,6 @@ def fit(
         stop_nonfinite=stop_nonfinite,
         resume=resume,
     )
-    if out is not None and not isinstance(out, RunFolder):
-        RunFolder.check(out, config, overwrite=overwrite, same=resume == RESUME[0])
-    _check_first_batch(step, data)
     if out is not None and not isinstance(out, RunFolder):
         out = RunFolder.claim(out, config, overwrite=overwrite, same=resume == RESUME[0])
     return _run(run, out, keep, progress, report)
@@ -176,54 +187,3 @@ def _run(
     # Only now: everything is written and closed.
     run.interrupts.pass_on()
     return result
-
-
-def _check_options(
-    eval_every: Any, checkpoint_every: Any, log_every: Any, keep: Any, best_mode: Any
-) -> None:
-    frequencies = {
-        "eval_every": eval_every,
-        "checkpoint_every": checkpoint_every,
-        "log_every": log_every,
-    }
-    for name, every in frequencies.items():
-        if every is not None:
-            validation.integer(name, every, hint="it counts steps")
-    validation.integer("keep", keep)
-    validation.choice("best_mode", best_mode, ("min", "max"))
-
-
-def _check_end(budget: Budget, data: Any, early_stopping: EarlyStopping | None) -> None:
-    if budget == Budget() and early_stopping is None and hasattr(data, "position"):
-        raise ValueError(
-            "This run would never end: give it steps=, epochs=, seconds=, flops= or "
-            "early_stopping=."
-        )
-
-
-def _check_fit(step: Any, data: Any, budget: Budget, out: Any) -> None:
-    """Refuses a step and data that the budget and the folder ask too much of."""
-    if budget.epochs is not None and not hasattr(data, "position"):
-        raise ValueError(
-            f"epochs={budget.epochs} needs data that counts them, such as trainkit.data.Sampler; "
-            f"data is a {type(data).__name__}. Use steps= instead."
-        )
-    per_call = getattr(step, "steps_per_call", 1)
-    if budget.steps is not None and budget.steps % per_call:
-        raise ValueError(
-            f"steps={budget.steps} is not a multiple of the step's steps_per_call={per_call}."
-        )
-    if out is not None and not (hasattr(data, "position") and hasattr(data, "restore")):
-        raise ValueError(
-            f"data is a {type(data).__name__}, which has no `position` and `restore`: a run with "
-            "an output folder could not be resumed. Use trainkit.data.Sampler, or out=None."
-        )
-    if out is not None:
-        data_position.to_json(data.position)
-
-
-def _check_first_batch(step: Any, data: Any) -> None:
-    """Lets the step refuse a batch before anything is written, where the data can be peeked at."""
-    if hasattr(data, "draw") and hasattr(step, "place_batch"):
-        again = Stacked(itertools.repeat(data.draw(data.position)[0]), step.steps_per_call)
-        step.place_batch(next(again)[0])

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainkit._core import validation
 from trainkit._core.run_files import (
     CSV,
     JSONL,
@@ -71,6 +72,7 @@ class MetricsLog:
         installed = importlib.util.find_spec("tensorboardX") is not None
         if tensorboard and not installed:
             raise ValueError("TensorBoard was asked for: pip install tensorboardX")
+        validation.path("folder", folder)
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         position = dict(START if position is None else position)
@@ -80,7 +82,7 @@ class MetricsLog:
             raise ValueError(
                 f"{path} has {path.stat().st_size} bytes, but the checkpoint was saved when it "
                 f"had {position['bytes']}: rows have been removed. Put the file back, or start "
-                "the run again with --overwrite."
+                "the run again with overwrite=True."
             )
         os.truncate(path, position["bytes"])
         self._jsonl = path.open("ab", buffering=0)
@@ -103,6 +105,9 @@ class MetricsLog:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends one row to every format."""
+        for name, what in (("step", "an integer"), ("kind", "a string")):
+            if name not in row:
+                raise ValueError(f"a row must have {name!r}, {what}, not {', '.join(row)} alone.")
         clean = encode_row(row)
         self._append((json.dumps(clean, allow_nan=False) + "\n").encode())
         self._rows, self._step = self._rows + 1, max(self._step, int(clean["step"]))

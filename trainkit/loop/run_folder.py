@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from trainkit._core import validation
 from trainkit._core.identity import differences, lasting
 from trainkit._core.run_files import (
     CHECKPOINTS,
@@ -98,16 +99,16 @@ class RunFolder:
         same: bool = True,
     ) -> None:
         """Raises what `claim` would, and writes nothing: for before the work begins."""
+        validation.path("out", path)
         path, own = Path(path).expanduser(), lasting(config or {}, "config")
         try:
             if path.is_dir():
+                _refuse_links(path)
                 _check_contents(path, own, overwrite or not same)
                 above = path
             else:
                 if path.exists():
-                    raise OutputError(
-                        f"The output folder {path} is a file; choose another with --out."
-                    )
+                    raise OutputError(f"{path} is a file; give another folder as out=.")
                 above = next(folder for folder in path.absolute().parents if folder.exists())
         except PermissionError as error:
             raise _unwritable(path, error.strerror) from error
@@ -148,6 +149,17 @@ class RunFolder:
         self.close()
 
 
+def _refuse_links(path: Path) -> None:
+    """A run writes, cuts and deletes what is under these names, and only in its own folder."""
+    for name in (LOCK, *OWN, *OWN_FOLDERS):
+        # What is not whole yet is made anew and never written through a link.
+        if not name.endswith(NEW) and (path / name).is_symlink():
+            raise OutputError(
+                f"{path / name} is a link to somewhere else, which a run would write into; remove "
+                "it, or give another folder as out=."
+            )
+
+
 def _check_contents(path: Path, config: dict[str, Any], any_config: bool) -> None:
     names = {entry.name for entry in path.iterdir()}
     if not names - UNFINISHED:
@@ -156,7 +168,7 @@ def _check_contents(path: Path, config: dict[str, Any], any_config: bool) -> Non
         # Never cleared, not even when asked to: these are somebody's own files.
         raise OutputError(
             f"The output folder {path} holds files that are not a run's "
-            f"({', '.join(sorted(names)[:3])}); choose an empty or a new one with --out."
+            f"({', '.join(sorted(names)[:3])}); give an empty or a new one as out=."
         )
     if any_config:
         return
@@ -168,15 +180,13 @@ def _check_contents(path: Path, config: dict[str, Any], any_config: bool) -> Non
         raise OutputError(
             f"The output folder {path} already holds a run with another configuration:\n  "
             + "\n  ".join(lines)
-            + "\nGive this run a folder of its own with --out, or throw the other away with "
-            "--overwrite. (With the same configuration it would go on where it stopped.)"
+            + "\nGive this run a folder of its own as out=, or throw the other away by "
+            "overwrite=True. (With the same configuration it would go on where it stopped.)"
         )
 
 
 def _unwritable(path: Path, why: str | None) -> OutputError:
-    return OutputError(
-        f"The output folder {path} cannot be written ({why}); choose another with --out."
-    )
+    return OutputError(f"The output folder {path} cannot be written ({why}); give another as out=.")
 
 
 def _lock(file: IO[str], path: Path) -> None:
@@ -189,8 +199,8 @@ def _lock(file: IO[str], path: Path) -> None:
     except BlockingIOError:
         file.close()
         raise OutputError(
-            f"Another process is training in {path}; wait for it, stop it, or choose another "
-            "folder with --out."
+            f"Another process is training in {path}; wait for it, stop it, or give another "
+            "folder as out=."
         ) from None
     except OSError:
         # Some network file systems have no locks.

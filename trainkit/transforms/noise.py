@@ -34,8 +34,7 @@ def key_data(key: jax.Array | int) -> jax.Array:
     States hold the data rather than the key, since data goes through NumPy and any checkpoint; a
     copy, since a state may be donated and the caller's key must survive that.
     """
-    if isinstance(key, int):
-        key = jax.random.key(key)
+    key = validation.key_of("key", key)
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.key_data(key)
     return jnp.copy(key)

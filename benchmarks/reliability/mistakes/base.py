@@ -31,11 +31,13 @@ class Mistake(NamedTuple):
         whether what was accepted left the results as those of good input are.
       says: what the message must contain, each of them: the argument's name, and the mend.
       harmless: whether it is to be accepted, as documented, because it changes nothing.
+      late: whether it can only be seen in a run that has begun, in what a hook gives it to keep.
     """
 
     make: Callable[[Path], Any]
     says: tuple[str, ...]
     harmless: bool = False
+    late: bool = False
 
 
 class Said(NamedTuple):

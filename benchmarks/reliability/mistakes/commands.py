@@ -36,7 +36,7 @@ def _laws() -> Mistakes:
     found |= of_options(
         "laws.check_schedule",
         lambda **o: laws.check_schedule(
-            o.pop("fn", optax.constant_schedule(0.1)), **({"laws": ["finite"]} | o)
+            o.pop("fn", optax.constant_schedule(0.1)), **({"laws": ["schedule purity"]} | o)
         ),
         {
             "like": ["cosin_decay_schedule", 3, "adam"],
@@ -85,14 +85,14 @@ def _laws() -> Mistakes:
     }
 
 
-def _command(*arguments: str, cwd: Path | None = None) -> Any:
+def _command(*arguments: str, cwd: Path) -> Any:
     """Runs a command line in this process; what it says where it refuses."""
     from trainkit.cli.main import main
 
     told = io.StringIO()
     here = Path.cwd()
     try:
-        os.chdir(cwd or here)
+        os.chdir(cwd)
         with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
             try:
                 code = main(arguments)
@@ -110,14 +110,14 @@ def _commands() -> Mistakes:
         ("train", "mnsit"): ("'mnsit'", "'mnist'"),
         ("train", "--seed", "1"): ("--seed", "NAME"),
         ("train", "../mnist"): ("'../mnist'", "mnist"),
-        (*train, "--seed", "-1"): ("seed", "0 to"),
+        (*train, "--seed", "-1"): ("--seed", "from 0 to"),
         (*train, "--seed", "1.5"): ("seed", "int"),
         (*train, "--seed", "zero"): ("seed", "int"),
         (*train, "--epochs", "0"): ("epochs", "above 0"),
         (*train, "--epochs", "-1"): ("epochs", "above 0"),
         (*train, "--epochs", "two"): ("epochs", "int"),
         (*train, "--batch-size", "0"): ("batch-size", "above 0"),
-        (*train, "--batch-size", "1000000"): ("batch_size", "examples"),
+        (*train, "--batch-size", "1000000"): ("--batch-size", "examples"),
         (*train, "--learning-rate", "nan"): ("learning-rate", "above 0"),
         (*train, "--learning-rate", "inf"): ("learning-rate", "finite"),
         (*train, "--learning-rate", "-1"): ("learning-rate", "above 0"),
@@ -125,15 +125,15 @@ def _commands() -> Mistakes:
         (*train, "--model", "rnn"): ("model", "mlp"),
         (*train, "--placement", "sinlge"): ("placement", "single"),
         (*train, "--devices", "two"): ("devices", "int"),
-        (*train, "--devices", "0"): ("devices", "least"),
-        (*train, "--devices", "9999"): ("devices", "at most"),
+        (*train, "--devices", "0"): ("devices", "at least 1"),
+        (*train, "--devices", "9999"): ("--devices", "at most"),
         (*train, "--epoch", "1"): ("epoch", "epochs"),
         (*train, "--data", "/nowhere"): ("/nowhere", "folder"),
         (*train, "--out", "/proc/run"): ("/proc/run", "cannot be written"),
-        ("train", "linear_regression", "--seed", "-1"): ("seed", "0 to"),
-        ("train", "quadratic", "--steps", "0"): ("steps", "must be"),
+        ("train", "linear_regression", "--seed", "-1"): ("--seed", "from 0 to"),
+        ("train", "quadratic", "--steps", "0"): ("--steps", "must be"),
         ("train", "quadratic", "--noise", "-1"): ("noise", "must be"),
-        ("train", "quadratic", "--seed", "-1"): ("seed", "must be"),
+        ("train", "quadratic", "--seed", "-1"): ("--seed", "must be"),
         ("train", "quadratic", "--steps", "many"): ("steps", "int"),
         ("devices", "all"): ("devices", "no arguments"),
         ("laws",): ("package.module:factory", "required"),
@@ -142,28 +142,30 @@ def _commands() -> Mistakes:
         ("laws", "nowhere:adam"): ("nowhere", "import"),
         ("laws", "optax:adam", "learning_rate"): ("'learning_rate'", "name=value"),
         ("laws", "optax:adam"): ("learning_rate", "learning_rate="),
-        ("laws", "optax:adam", "--like", "adm"): ("'adm'", "'adam'"),
+        ("laws", "optax:adam", "learning_rate=1", "--like", "adm"): ("'adm'", "'adam'"),
         ("laws", "optax:adam", "learning_rate=1", "--level", "hard"): ("level", "strict"),
         ("laws", "optax:adam", "learning_rate=1", "--examples", "few"): ("examples", "int"),
         ("laws", "optax:adam", "learning_rate=1", "--examples", "-1"): ("examples", "least 0"),
         ("laws", "optax:adam", "learning_rate=1", "--seed", "-1"): ("seed", "least 0"),
         ("laws", "optax:adam", "learning_rate=1", "--seconds", "nan"): ("seconds", "greater"),
         ("laws", "optax:adam", "learning_rate=1", "--law", "puriti"): ("'puriti'", "'purity'"),
-        ("laws", "optax:adam", "learning_rate=fast"): ("learning_rate", "number"),
+        ("laws", "optax:adam", "--like", "adam", "learning_rate=fast"): ("learning_rate", "number"),
     }
     found = {
-        f"trainkit {' '.join(line)}": Mistake(lambda out, line=line: _command(*line), says)
+        f"trainkit {' '.join(line)}": Mistake(
+            lambda out, line=line: _command(*line, cwd=out.parent), says
+        )
         for line, says in lines.items()
     }
 
     def into_file(out: Path) -> Any:
         out.write_text("mine")
-        return _command(*train, "--out", str(out))
+        return _command(*train, "--out", str(out), cwd=out.parent)
 
     def among_files(out: Path) -> Any:
         out.mkdir()
         (out / "thesis.tex").write_text("mine")
-        return _command(*train, "--out", str(out), "--overwrite")
+        return _command(*train, "--out", str(out), "--overwrite", cwd=out.parent)
 
     def shadowed(out: Path) -> Any:
         """Somebody's experiment of a shipped one's name, in the folder and above it."""

@@ -200,7 +200,7 @@ def _stages() -> Mistakes:
         lambda **o: Stage(o.pop("model", 4), **o),
         {
             "until": ["steps", 10, True],
-            "how": ["presrve", 3, None],
+            "how": [3, None],
             "data": [None, 3, {"batch_size": 4}],
             "moments": ["keep", None],
             "rewarm": [-1, "10", 1.5, True, nan],
@@ -210,6 +210,9 @@ def _stages() -> Mistakes:
             "shrink": ["no", None, 1],
             "name": [3, True],
         },
+    )
+    found["Stage(how='presrve')"] = Mistake(
+        lambda out: Stage(4, how="presrve"), ("how=", "'preserve'")
     )
     found |= of_options(
         "Probe",

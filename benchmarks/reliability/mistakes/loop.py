@@ -123,9 +123,19 @@ def _states() -> Mistakes:
         "fit(a donated state)": Mistake(
             lambda out: fit(out, state=base.deleted_state()), ("state", "donate")
         ),
-        "fit(a state with a raw key)": Mistake(
-            lambda out: fit(out, state=base.fresh().replace(rng=jnp.zeros(2, jnp.uint32))),
+        "fit(a state with a key of floats)": Mistake(
+            lambda out: fit(out, state=base.fresh().replace(rng=jnp.zeros(2))),
             ("rng", "jax.random.key"),
+        ),
+        "fit(a state with a raw key)": Mistake(
+            lambda out: base.equal(
+                fit(
+                    state=base.fresh().replace(rng=jax.random.key_data(base.fresh().rng))
+                ).state.params,
+                fit().state.params,
+            ),
+            (),
+            harmless=True,
         ),
         "fit(a state with a step of floats)": Mistake(
             lambda out: fit(out, state=base.fresh().replace(step=jnp.zeros(()))),
@@ -194,19 +204,17 @@ def _evaluations() -> Mistakes:
         "an array": ({"loss": np.ones(3)}, ("'loss'", "mean")),
         "a matrix": ({"loss": np.ones((2, 2))}, ("'loss'", "mean")),
         "an empty array": ({"loss": np.ones(0)}, ("'loss'", "mean")),
-        "an array of one": ({"loss": np.ones(1)}, ("'loss'", "mean")),
         "a string": ({"loss": "0.5"}, ("'loss'", "number")),
         "None as a number": ({"loss": None}, ("'loss'", "number")),
         "a dict of dicts": ({"all": {"loss": 1.0}}, ("'all'", "number")),
         "a pair as a number": ({"loss": (1.0, 2.0)}, ("'loss'", "mean")),
         "a complex number": ({"loss": 1j}, ("'loss'", "number")),
-        "a bool": ({"good": True}, ("'good'", "number")),
         "a name that is no string": ({3: 1.0}, ("3", "name")),
         "an empty name": ({"": 1.0}, ("''", "name")),
         "a name of two lines": ({"a\nb": 1.0}, ("'a\\nb'", "name")),
         "sums that are not divided": (
             {"loss": (jnp.float32(3), jnp.float32(8))},
-            ("'loss'", "over("),
+            ("'loss'", "mean"),
         ),
     }
     for name in ("step", "kind", "epoch", "examples", "flops", "seconds"):
@@ -225,7 +233,7 @@ def _evaluations() -> Mistakes:
         fit(out, evaluate=lambda state: metrics, eval_every=1, **options)
         rows = [row for row in read_metrics(out) if row["kind"] == "evaluation"]
         return all(
-            np.array_equal(row[name], value, equal_nan=True)
+            np.array_equal(row[name], float(np.squeeze(value)), equal_nan=True)
             for row in rows
             for name, value in metrics.items()
         )
@@ -234,6 +242,8 @@ def _evaluations() -> Mistakes:
         "NaN": {"loss": nan},
         "an infinity": {"loss": -np.inf},
         "an integer": {"hits": 3},
+        "a bool": {"good": True},
+        "an array of one": {"loss": np.ones(1)},
         "a NumPy scalar": {"loss": np.float32(0.5)},
         "a name with a slash": {"test/loss": 0.5},
         "names with $ and <": {"$x$ <b>": 0.5, "$": 1.0, "a_$\\frac{": 2.0},
@@ -268,7 +278,7 @@ def _hooks() -> Mistakes:
             lambda: Change(
                 state=trainkit.TrainState.create({"kernel": jnp.ones((5, 3))}, base.tx())
             ),
-            ("state", "hook"),
+            ("params", "model"),
         ),
         "Flax's state": (lambda: Change(state=base.flax_state()), ("state", "TrainState")),
         "parameters": (lambda: Change(state={"w": 1.0}), ("state", "TrainState")),
@@ -300,10 +310,10 @@ def _hooks() -> Mistakes:
         lambda out: fit(out, hooks=[lambda: None]), ("hook", "now")
     )
     found["a hook whose memory JSON cannot hold"] = Mistake(
-        lambda out: fit(out, hooks=[Memory({1, 2})]), ("Memory", "JSON")
+        lambda out: fit(out, hooks=[Memory({1, 2})]), ("Memory", "JSON"), late=True
     )
     found["a hook whose memory comes back otherwise"] = Mistake(
-        lambda out: fit(out, hooks=[Memory({1: "a"})]), ("Memory", "JSON")
+        lambda out: fit(out, hooks=[Memory({1: "a"})]), ("Memory", "JSON"), late=True
     )
     found["hooks in another order"] = Mistake(_other_order, (), harmless=True)
     return found
@@ -370,7 +380,6 @@ def _configs() -> Mistakes:
         "None and 'None'": (None, "None"),
         "large integers": (2**60, 2**60 + 1),
         "a large integer and a float": (2**60 + 1, float(2**60)),
-        "0.0 and -0.0": (0.0, -0.0),
         "bytes": (b"a", b"b"),
         "classes": (dict, list),
         "NaN and 0": (nan, 0.0),
@@ -384,6 +393,7 @@ def _configs() -> Mistakes:
         )
     same: dict[str, tuple[Any, Any]] = {
         "1 and 1.0": (1, 1.0),
+        "0.0 and -0.0": (0.0, -0.0),
         "a list and a tuple": ([1, 2], (1, 2)),
         "sets in another order": ({"a", "b", "c"}, {"c", "b", "a"}),
         "arrays": (long, long.copy()),
@@ -526,22 +536,23 @@ def _checkpoints() -> Mistakes:
     def reading(call: Any) -> Any:
         def make(out: Path) -> Any:
             saving()(out)
-            return call(out)
+            return call(Checkpointer(out))
 
         return make
 
     like = {"w": jnp.ones(2)}
-    for name, call, says in (
-        ("restore(like=None)", lambda out: Checkpointer(out).restore(None), ("like", "must")),
-        ("restore(like of strings)", lambda out: Checkpointer(out).restore({"w": "a"}), ("like", "must")),
-        ("restore(step='1')", lambda out: Checkpointer(out).restore(like, "1"), ("step", "must")),
-        ("restore(step=True)", lambda out: Checkpointer(out).restore(like, True), ("step", "must")),
-        ("restore(step=5)", lambda out: Checkpointer(out).restore(like, 5), ("step 5", "there are [1]")),
-        ("restore(another tree)", lambda out: Checkpointer(out).restore({"v": jnp.ones(2)}), ("v", "w")),
-        ("restore(another shape)", lambda out: Checkpointer(out).restore({"w": jnp.ones(3)}), ("w", "[3]")),
-        ("restore(another dtype)", lambda out: Checkpointer(out).restore({"w": jnp.ones(2, int)}), ("w", "int32")),
-        ("info(step='1')", lambda out: Checkpointer(out).info("1"), ("step", "must")),
-    ):  # fmt: skip
+    read = {
+        "restore(like=None)": (lambda c: c.restore(None), ("like", "must")),
+        "restore(like of strings)": (lambda c: c.restore({"w": "a"}), ("like", "must")),
+        "restore(step='1')": (lambda c: c.restore(like, "1"), ("step", "must")),
+        "restore(step=True)": (lambda c: c.restore(like, True), ("step", "must")),
+        "restore(step=5)": (lambda c: c.restore(like, 5), ("step 5", "there are [1]")),
+        "restore(another tree)": (lambda c: c.restore({"v": jnp.ones(2)}), ("v", "w")),
+        "restore(another shape)": (lambda c: c.restore({"w": jnp.ones(3)}), ("w", "[3]")),
+        "restore(another dtype)": (lambda c: c.restore({"w": jnp.ones(2, int)}), ("w", "int32")),
+        "info(step='1')": (lambda c: c.info("1"), ("step", "must")),
+    }
+    for name, (call, says) in read.items():
         found[f"Checkpointer.{name}"] = Mistake(reading(call), says)
     found["checkpoint.restore(no folder)"] = Mistake(
         lambda out: trainkit.checkpoint.restore(out, like), ("no checkpoint folder",)

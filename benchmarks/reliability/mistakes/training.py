@@ -226,7 +226,7 @@ def _models() -> Mistakes:
             ),
             "model.state(batch=None)": (
                 lambda: base.model().state(base.tx(), None),
-                ("batch", "must be"),
+                ("batch", "no arrays"),
             ),
             "model.predict(Flax's state)": (
                 lambda: base.model().predict(base.flax_state(), batch()),
@@ -244,6 +244,15 @@ def _loss(value: Any) -> Any:
         fn = lambda params, model_state, batch, rng: value
     step = trainkit.make_train_step(fn, base.tx())
     return step(base.plain_state(), batch())
+
+
+def _run_with_metric(out: Any, name: str) -> Any:
+    def loss_fn(params: Any, model_state: Any, batch: Any, rng: Any) -> Any:
+        total = ((batch["x"] @ params["w"]) ** 2).sum()
+        return trainkit.Loss(total, len(batch["x"]), None, {name: total})
+
+    step = trainkit.make_train_step(loss_fn, base.tx())
+    return base.fit(out, step=step, state=base.plain_state())
 
 
 def _losses() -> Mistakes:
@@ -275,14 +284,6 @@ def _losses() -> Mistakes:
             lambda w, b: L(w.sum(), 8, None, {"grad_norm": w.sum()}),
             ("'grad_norm'", "another name"),
         ),
-        "a metric called step": (
-            lambda w, b: L(w.sum(), 8, None, {"step": w.sum()}),
-            ("'step'", "another name"),
-        ),
-        "a metric called kind": (
-            lambda w, b: L(w.sum(), 8, None, {"kind": w.sum()}),
-            ("'kind'", "another name"),
-        ),
         "a metric called 3": (lambda w, b: L(w.sum(), 8, None, {3: w.sum()}), ("3", "string")),
         "a metric of an array": (lambda w, b: L(w.sum(), 8, None, {"a": w}), ("'a'", "scalar")),
         "a metric of a string": (lambda w, b: L(w.sum(), 8, None, {"a": "x"}), ("'a'", "scalar")),
@@ -308,6 +309,11 @@ def _losses() -> Mistakes:
         f"loss_fn returns {name}": Mistake(lambda out, value=value: _loss(value), says)
         for name, (value, says) in calls.items()
     }
+    for name in ("step", "kind", "seconds", "compile_seconds", "a\nb"):
+        found[f"loss_fn returns a metric called {name!r}, in a run"] = Mistake(
+            lambda out, name=name: _run_with_metric(out, name),
+            (repr(name), "must be" if "\n" in name else "another name"),
+        )
     integer = lambda w, b: L(w.sum(), 8, None, {"hits": (b["label"] == 1).sum()})
     found["loss_fn returns a metric of integers"] = Mistake(
         lambda out: abs(float(_loss(integer)[1]["hits"]) - 3 / 8) < 1e-6, (), harmless=True
@@ -595,8 +601,8 @@ def _states() -> Mistakes:
                 ),
                 ("params", "model"),
             ),
-            "step(a state with a raw key)": (
-                lambda: base.step()(other(rng=jnp.zeros(2, jnp.uint32)), batch()),
+            "step(a state with a key of floats)": (
+                lambda: base.step()(other(rng=jnp.zeros(2)), batch()),
                 ("rng", "jax.random.key"),
             ),
             "step(a state without a step)": (
@@ -650,7 +656,6 @@ def _batches() -> Mistakes:
                 ("of no examples", batch(0), ("batch", "0 examples")),
                 ("of uneven leaves", batch(label=labels(size=7)), ("label", "examples")),
                 ("of another width", batch(x=np.ones((8, 5), np.float32)), ("params", "model")),
-                ("of complex inputs", batch(x=np.ones((8, 2), np.complex64)), ("batch/x", "must")),
             )
         }
     ) | _plain(

@@ -6,6 +6,7 @@ Each message has one form: "name must be …, not …; what mends it". Read `val
 """
 
 from trainkit._core.validation.kinds import (
+    SEEDS,
     bound,
     flag,
     function,
@@ -49,6 +50,7 @@ __all__ = [
     "HYPERPARAMETERS",
     "NOT_NEGATIVE",
     "POSITIVE",
+    "SEEDS",
     "SHARE",
     "bound",
     "choice",
