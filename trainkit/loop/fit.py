@@ -135,23 +135,16 @@ def fit(
     if out is not None and not isinstance(out, RunFolder):
         RunFolder.check(out, config, overwrite=overwrite, same=resume == RESUME[0])
     check_first_batch(step, state, data)
+    best = early_stopping
     run = Session(
-        step=step,
-        state=state,
-        data=data,
-        evaluate=evaluate,
+        step=step, state=state, data=data, evaluate=evaluate,
         eval_every=eval_every or getattr(data, "steps_per_epoch", None),
-        checkpoint_every=checkpoint_every,
-        budget=budget,
-        early_stopping=early_stopping,
-        best_metric=early_stopping.metric if early_stopping else best_metric,
-        best_mode=early_stopping.mode if early_stopping else best_mode,
-        hooks=tuple(hooks),
-        log_every=log_every,
-        prefetch=prefetch,
-        stop_nonfinite=stop_nonfinite,
-        resume=resume,
-    )
+        checkpoint_every=checkpoint_every, budget=budget, early_stopping=early_stopping,
+        best_metric=best.metric if best else best_metric,
+        best_mode=best.mode if best else best_mode,
+        hooks=tuple(hooks), log_every=log_every, prefetch=prefetch,
+        stop_nonfinite=stop_nonfinite, resume=resume,
+    )  # fmt: skip
     if out is not None and not isinstance(out, RunFolder):
         out = RunFolder.claim(out, config, overwrite=overwrite, same=resume == RESUME[0])
     return _run(run, out, keep, progress, report)
