@@ -17,13 +17,9 @@ import optax
 
 from trainkit._core import validation
 from trainkit._core.paths import named_leaves
-from trainkit._core.validation import steps
 from trainkit.growth import planning, train_state
-from trainkit.growth.errors import GrowthError
 from trainkit.growth.growth_map import GrowthMap
-from trainkit.growth.maps.params import run_on_device
 from trainkit.growth.maps.realise import realise
-from trainkit.growth.models import functions, inputs_from
 from trainkit.growth.operators import Operator, operator
 from trainkit.growth.opt_state.slots import Slots
 from trainkit.growth.plan.data import How, PlanData
@@ -31,10 +27,9 @@ from trainkit.growth.plan.experts import upcycled
 from trainkit.growth.plan.groups import repeats
 from trainkit.growth.plan.json import from_json, to_json
 from trainkit.growth.plan.table import table
-from trainkit.growth.plan.validation import check_append, check_key, check_tx
+from trainkit.growth.plan.validation import check_append
 from trainkit.growth.views.mup import MuP, mup
 from trainkit.growth.views.prune import prune
-from trainkit.packed import Packed, repack, unpack_all
 from trainkit.step.state import TrainState
 
 PyTree = Any
@@ -339,38 +334,10 @@ def grow(
     >>> grown.params["Dense_0"]["kernel"].shape, grown.opt_state[0].mu["Dense_1"]["kernel"].shape
     ((3, 6), (6, 2))
     """
-    check_tx(tx)
-    if not all(hasattr(state, name) for name in ("params", "opt_state", "model_state")):
-        raise GrowthError(
-            f"state is a {type(state).__name__}, not a TrainState",
-            hint="TrainState.create(params, tx), or trainkit.growth.plan for parameters alone",
-        )
-    steps.state(state)
-    for name, flag in (("donate", donate), ("with_map", with_map)):
-        validation.flag(name, flag, "grow")
-    if not isinstance(reset, bool | str):
-        validation.listed("reset", reset, "['head']", "grow")
-    given, state = state, unpack_all(state)
-    key = validation.key_of("key", key, "grow")
-    check_key(key)
-    inputs = inputs_from(example, small)
-    before = functions(small, inputs, state.params, state.model_state, "small")
-    after = functions(big, inputs, big_params, big_model_state or state.model_state, "big")
-    train_state.check_small(before, state)
-    options: dict[str, Any] = {"tx": tx, "slots": slots, "reset": reset}
-    sides = before, after, inputs
-    try:
-        found = train_state.find_map(*sides, how=operator(how), key=key)
-    except GrowthError as error:
-        depth = error.remedy or "experts"
-        other = how == "preserve" and train_state.measured_map(*sides, state, depth, key, options)
-        if not other:
-            raise
-        found = other
-    run = train_state.state_grower(found, *sides, **options)
-    grown = run_on_device(run, (state,), out_shardings, state if donate else None)
-    if isinstance(given.params, Packed):
-        params = Packed.pack(grown.params)
-        opt_state = repack(grown.opt_state, given.opt_state, params)
-        grown = grown.replace(params=params, opt_state=opt_state)
+    validation.flag("with_map", with_map, "grow")
+    sizes = {"big_params": big_params, "big_model_state": big_model_state}
+    options = {"slots": slots, "reset": reset, "donate": donate, "out_shardings": out_shardings}
+    found, grown = train_state.grown(
+        state, small, big, example, tx=tx, how=operator(how), key=key, **sizes, **options
+    )
     return (grown, GrowthMap.of(found)) if with_map else grown

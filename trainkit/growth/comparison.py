@@ -13,7 +13,7 @@ from trainkit.growth.ir.trace import traced_program
 from trainkit.growth.maps.growth_map import MapData
 from trainkit.growth.maps.params import grow_params, plan_of
 from trainkit.growth.models import functions, inputs_from
-from trainkit.growth.opt_state.interpreter import opt_state_of
+from trainkit.growth.opt_state.arguments import opt_state_of
 from trainkit.growth.opt_state.slots import Slots
 from trainkit.growth.plan.validation import check_params, check_tx
 from trainkit.growth.train_state import check_small, grow_state, state_grower

@@ -12,8 +12,8 @@ from trainkit.growth import train_state
 from trainkit.growth.comparison import of_params, of_states
 from trainkit.growth.maps.growth_map import MapData
 from trainkit.growth.maps.params import grow_params
+from trainkit.growth.opt_state.arguments import opt_state_of
 from trainkit.growth.opt_state.exact import Anneal, exact
-from trainkit.growth.opt_state.interpreter import opt_state_of
 from trainkit.growth.opt_state.slots import Slots
 from trainkit.growth.views.certificate import Certificate
 from trainkit.growth.views.certify import certify

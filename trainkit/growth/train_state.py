@@ -11,23 +11,80 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from trainkit._core import validation
 from trainkit._core.paths import named_leaves
+from trainkit._core.validation import steps
 from trainkit.adapters.functions import Functions
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.growth_map import MapData
-from trainkit.growth.maps.params import grower
+from trainkit.growth.maps.params import grower, run_on_device
 from trainkit.growth.maps.perturb import shrink_and_perturb
 from trainkit.growth.maps.realise import realise
+from trainkit.growth.models import functions, inputs_from
 from trainkit.growth.operators import Operator
 from trainkit.growth.opt_state.grow import grow_opt_state
 from trainkit.growth.opt_state.slots import Slots
-from trainkit.growth.plan.validation import check_shapes
+from trainkit.growth.plan.validation import check_shapes, check_tx
 from trainkit.growth.planning import plan
 from trainkit.growth.views.outputs import concrete, relative_change
+from trainkit.packed import Packed, repack, unpack_all
 from trainkit.step.state import TrainState
 
 PyTree = Any
 _PARAMS = "params/"
+
+
+def grown(
+    state: TrainState,
+    small: Any,
+    big: Any,
+    example: Any,
+    *,
+    tx: optax.GradientTransformation,
+    how: Operator,
+    key: jax.Array | int,
+    big_params: PyTree = None,
+    big_model_state: PyTree = None,
+    donate: bool = False,
+    out_shardings: Any = None,
+    **options: Any,
+) -> tuple[MapData, TrainState]:
+    """The map and the grown state; what `trainkit.growth.grow` does, argument for argument.
+
+    Args:
+      **options: `slots`, `reset`.
+    """
+    check_tx(tx)
+    if not all(hasattr(state, name) for name in ("params", "opt_state", "model_state")):
+        raise GrowthError(
+            f"state is a {type(state).__name__}, not a TrainState",
+            hint="TrainState.create(params, tx), or trainkit.growth.plan for parameters alone",
+        )
+    steps.state(state)
+    validation.flag("donate", donate, "grow")
+    given, state = state, unpack_all(state)
+    key = validation.key_of("key", key, "grow")
+    inputs = inputs_from(example, small)
+    before = functions(small, inputs, state.params, state.model_state, "small")
+    after = functions(big, inputs, big_params, big_model_state or state.model_state, "big")
+    check_small(before, state)
+    sides = before, after, inputs
+    try:
+        found = find_map(*sides, how=how, key=key)
+    except GrowthError as error:
+        if how != Operator():
+            raise
+        measured = measured_map(*sides, state, error.remedy or "experts", key, tx=tx, **options)
+        if measured is None:
+            raise
+        found = measured
+    run = state_grower(found, *sides, tx=tx, **options)
+    new = run_on_device(run, (state,), out_shardings, state if donate else None)
+    if isinstance(given.params, Packed):
+        params = Packed.pack(new.params)
+        opt_state = repack(new.opt_state, given.opt_state, params)
+        new = new.replace(params=params, opt_state=opt_state)
+    return found, new
 
 
 def find_map(
@@ -110,7 +167,7 @@ def measured_map(
     state: TrainState,
     depth: str,
     key: jax.Array,
-    options: dict[str, Any],
+    **options: Any,
 ) -> MapData | None:
     """The map from a dense layer to a mixture of experts, or to more key heads for the same
     queries, where outputs stay what they were: there is no proof, so it is measured.

@@ -114,6 +114,8 @@ def patterns_of(
     Raises:
       ValueError: one is no regular expression, or is found in no leaf.
     """
+    if not isinstance(reset, bool | str):
+        validation.listed("reset", reset, "['head']", "grow")
     texts = [reset] if isinstance(reset, str) else [] if isinstance(reset, bool) else list(reset)
     found = []
     for text in texts:

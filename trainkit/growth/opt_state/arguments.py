@@ -1,4 +1,4 @@
-"""The optimizer state of a run that goes on, by the map of a plan."""
+"""`GrowthMap.opt_state`: checks its arguments, finds those left out, runs one program."""
 
 from __future__ import annotations
 
