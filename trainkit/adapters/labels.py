@@ -31,16 +31,20 @@ def class_labels(outputs: Any, batch: PyTree) -> Any:
 
 def marks_of(labels: Any, classes: int) -> jax.Array:
     """1 for each label that is a class, 0 for `IGNORED`, NaN for every other."""
-    labels = jnp.asarray(labels)
-    if labels.dtype.itemsize < 4:
-        labels = labels.astype(jnp.int32)
+    may_ignore, labels = _may_ignore(labels.dtype), wide(labels)
     inside = jnp.ones(labels.shape, jnp.float32)
-    if _may_ignore(labels.dtype):
+    if may_ignore:
         inside = jnp.where(labels == IGNORED, jnp.float32(0), inside)
         wrong = (labels < 0) & (labels != IGNORED) | (labels >= classes)
     else:
         wrong = labels >= classes
     return jnp.where(wrong, jnp.float32(jnp.nan), inside)
+
+
+def wide(labels: Any) -> jax.Array:
+    """The labels in 32 bits at least, in which every class can be written."""
+    labels = jnp.asarray(labels)
+    return labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
 
 
 def without_ignored(labels: Any) -> Any:

@@ -52,7 +52,8 @@ def from_linen(
         draws its own.
       sown: the collections that are no state but are made anew in each call.
 
-    Where labels are integers and the outputs logits, "accuracy" is reported.
+    Where labels are integers and the outputs logits [..., K], "accuracy" is reported, a label of
+    −100 weighs 0, and any other that is no class makes the loss NaN, as a negative weight does.
 
     Every other collection but "params" is model state. Batch statistics go through micro-batches
     one after another. Under "pmap", "shard_map" and micro-batches over several devices each

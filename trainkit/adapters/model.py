@@ -23,6 +23,7 @@ from trainkit.adapters.labels import (
     refuse_labels,
     refuse_values,
     summed,
+    wide,
     without_ignored,
 )
 from trainkit.adapters.layers import layers_of
@@ -256,4 +257,4 @@ def _sum(values: Any, name: str, batch: PyTree, marks: jax.Array | None) -> tupl
 def _accuracy(outputs: Any, batch: PyTree) -> jax.Array | None:
     """1 where the largest output is the label's, for outputs [..., classes] and labels [...]."""
     labels = class_labels(outputs, batch)
-    return None if labels is None else (outputs.argmax(-1) == labels).astype(jnp.float32)
+    return None if labels is None else (outputs.argmax(-1) == wide(labels)).astype(jnp.float32)

@@ -23,7 +23,7 @@ from trainkit.loop.run_folder import RunFolder
 def mistakes() -> Mistakes:
     return (
         _options() | _states() | _early() | _evaluations() | _hooks() | _configs() | _folders()
-        | _checkpoints() | _identity()
+        | _checkpoints() | identities()
     )  # fmt: skip
 
 
@@ -584,7 +584,7 @@ def _log(out: Path, row: dict[str, Any]) -> None:
         log.write(row)
 
 
-def _identity() -> Mistakes:
+def identities() -> Mistakes:
     """A second run of another kind in the first one's folder."""
     import flax.linen as nn
 
