@@ -19,6 +19,7 @@ MAY_KNOW = {
     "_core": "",
     "packed": "_core",
     "cost": "_core",
+    "distributed": "_core",
     "placement": "_core",
     "step": "_core placement",
     "adapters": "_core step",
@@ -48,11 +49,12 @@ MAY_KNOW = {
     "growth": "_core packed cost step adapters growth.errors growth.operators growth.ir "
     "growth.axes growth.plan growth.analysis growth.rules growth.depth growth.maps "
     "growth.opt_state growth.views",
-    "progressive.stages": "_core cost step growth.operators",
-    "progressive.transition": "_core cost step adapters growth growth.errors growth.operators "
-    "growth.axes growth.plan growth.maps growth.opt_state growth.views progressive.stages",
-    "progressive": "_core cost data step adapters loop growth growth.errors growth.operators "
-    "growth.views progressive.stages progressive.transition",
+    "progressive.stages": "_core cost placement step growth.operators",
+    "progressive.transition": "_core cost placement step adapters growth growth.errors "
+    "growth.operators growth.axes growth.plan growth.maps growth.opt_state growth.views "
+    "progressive.stages",
+    "progressive": "_core cost data placement step adapters loop growth growth.errors "
+    "growth.operators growth.views progressive.stages progressive.transition",
     "laws.problems": "_core",
     "laws.optional": "laws growth.errors growth.maps growth.opt_state",
     "laws.reproducers": "_core laws laws.problems",
@@ -63,7 +65,7 @@ MAY_KNOW = {
     "laws.schedules": "_core laws laws.oracles",
     "laws": "_core laws.optional laws.problems laws.reproducers laws.oracles laws.subject "
     "laws.families laws.schedules",
-    "cli": "_core data laws laws.oracles",
+    "cli": "_core distributed data laws laws.oracles",
 }
 CROWDED = 15  # modules in one folder
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trainkit import (
         cost,
         data,
+        distributed,
         growth,
         laws,
         packed,
@@ -59,6 +60,7 @@ __all__ = [
     "checkpoint",
     "cost",
     "data",
+    "distributed",
     "fit",
     "from_linen",
     "from_nnx",

@@ -74,7 +74,8 @@ def attempt(mistake: Mistake) -> Outcome:
 
 
 def _prepares(mistake: Mistake) -> bool:
-    return "resume=" in mistake.says or "out=" in mistake.says or "configuration" in mistake.says[0]
+    """Whether the trial begins a run before it makes its mistake."""
+    return any(part in " ".join(mistake.says) for part in ("resume=", "out=", "configuration"))
 
 
 def _tried(mistake: Mistake, out: Path) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from experiments.progressive_lm.model import Transformer
 from trainkit.data import CharCorpus, shakespeare
 from trainkit.data.staged import staged
 from trainkit.progressive import Data, Stage, progressive, triggers
-from trainkit.progressive.background import keep_compiled
+from trainkit.progressive.kept_programs import keep_compiled
 
 
 @dataclasses.dataclass(frozen=True)

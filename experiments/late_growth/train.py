@@ -17,7 +17,7 @@ from experiments.progressive_lm.grid import Corpus, Grid, whole
 from experiments.progressive_lm.model import Transformer
 from experiments.progressive_lm.train import RATES, transformation
 from trainkit.data import shakespeare
-from trainkit.progressive.background import keep_compiled
+from trainkit.progressive.kept_programs import keep_compiled
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,6 +50,9 @@ class Config:
     """The folder for metrics, checkpoints and report; by default runs/mnist or runs/mnist-cnn."""
     overwrite: bool = False
     """Throw away the run that is in the output folder."""
+    resume: Literal["same run", "new hyperparameters", "new data"] = "same run"
+    """How a run that is there goes on: as it was begun, or with the hyper-parameters or data given
+    now, which a difference is otherwise refused for."""
 
     def __post_init__(self) -> None:
         check(self, "epochs", "batch_size", "learning_rate")
@@ -61,9 +64,10 @@ def run(config: Config) -> float:
     options = dataclasses.asdict(config)
     # Where a run lies and how it was begun is not what it is.
     identity = {"experiment": "mnist"} | {
-        name: value for name, value in options.items() if name not in ("out", "overwrite")
+        name: value for name, value in options.items() if name not in ("out", "overwrite", "resume")
     }
-    RunFolder.check(out, identity, overwrite=config.overwrite)
+    same = config.resume == "same run"
+    RunFolder.check(out, identity, overwrite=config.overwrite, same=same)
 
     images, test = mnist(config.data)
     parts = split(images, validation=1 / 12, seed=config.seed)
@@ -98,6 +102,7 @@ def run(config: Config) -> float:
         out=out,
         config=identity,
         overwrite=config.overwrite,
+        resume=config.resume,
         report=False,  # written below, with the test accuracy in it
     )
     accuracy = evaluation.over(result.state, batches(test))["accuracy"]

@@ -21,7 +21,7 @@ from experiments.progressive_lm.grid import Corpus, Grid, Sized, whole
 from experiments.progressive_lm.model import Transformer
 from experiments.progressive_lm.page import best_losses, label, page, table
 from trainkit.data import shakespeare
-from trainkit.progressive.background import keep_compiled
+from trainkit.progressive.kept_programs import keep_compiled
 
 OPERATORS = {
     "identity": "uneven+identity",

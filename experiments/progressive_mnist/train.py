@@ -21,7 +21,7 @@ from experiments.progressive_mnist.models import CNN, MLP
 from trainkit.data import Sampler, mnist, normalise, split
 from trainkit.data.mnist import MEAN, STD
 from trainkit.progressive import Probe, Stage, progressive, triggers
-from trainkit.progressive.background import keep_compiled
+from trainkit.progressive.kept_programs import keep_compiled
 from trainkit.progressive.run import ProgressiveResult
 from trainkit.report import RunData, read_run, write_report
 from trainkit.report.growth import comparison, growth_parts
@@ -77,6 +77,9 @@ class Config:
     """The folder for metrics, checkpoints and report; runs/progressive_mnist by default."""
     overwrite: bool = False
     """Throw away the runs that are in the output folder."""
+    resume: Literal["same run", "new hyperparameters", "new data"] = "same run"
+    """How runs that are there go on: as they were begun, or with the hyper-parameters or data given
+    now, which a difference is otherwise refused for."""
 
     def __post_init__(self) -> None:
         passes = () if self.passes is None else ("passes",)
@@ -183,7 +186,7 @@ def train(
     identity = {"experiment": "progressive_mnist", "run": name, "learning_rate": rate} | {
         key: value
         for key, value in dataclasses.asdict(config).items()
-        if key not in ("out", "overwrite", "tune", "baselines", "seeds")
+        if key not in ("out", "overwrite", "resume", "tune", "baselines", "seeds")
     }
     return progressive(
         stages,
@@ -200,6 +203,7 @@ def train(
         out=None if trial else setting.out / name,
         config=identity,
         overwrite=config.overwrite,
+        resume=config.resume,
         progress=not trial,
         report=False,
     )

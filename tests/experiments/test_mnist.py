@@ -112,6 +112,11 @@ def test_it_learns_reports_and_goes_on(small, tmp_path, capsys):
     with pytest.raises(OutputError, match=r"seed: 0 there, 1 now"):
         train.run(dataclasses.replace(config, seed=1))
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 4 * 17
+    # Unless it is to go on with them.
+    more = dataclasses.replace(config, epochs=5, learning_rate=5e-4, resume="new hyperparameters")
+    train.run(more)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 5 * 17
+    assert train.run(dataclasses.replace(more, resume="same run"))
 
 
 def test_bad_input_is_refused_before_a_folder_is_made(small, tmp_path, monkeypatch):

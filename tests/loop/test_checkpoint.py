@@ -323,6 +323,21 @@ def test_a_step_is_moved_away_whole_before_it_is_deleted(three, monkeypatch):
     assert list((three / "deleted").iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["deleted", "6.orbax-checkpoint-tmp", "damaged-3"])
+def test_nothing_is_deleted_through_a_link_that_somebody_planted(three, tmp_path_factory, name):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "precious").mkdir()
+    (three / "3" / "info" / "0.json").write_text("")
+    (three / name).symlink_to(elsewhere)
+    with Checkpointer(three, keep=1) as checkpoints:
+        with pytest.warns(match="step 3"):
+            checkpoints.restore(numbered(0))
+        checkpoints.save(7, numbered(7))
+        checkpoints.save(8, numbered(8))
+    assert (elsewhere / "precious").is_dir()
+    assert sorted(elsewhere.iterdir()) == [elsewhere / "precious"]
+
+
 def test_what_cannot_be_written_is_said_in_our_words_and_leaves_what_is_there(three, monkeypatch):
     def full(*args):
         raise OSError("No space left on device")

@@ -80,13 +80,49 @@ def test_a_new_log_starts_empty(tmp_path):
     assert read_metrics(tmp_path) == []
 
 
-def test_a_log_shorter_than_its_position_is_refused(tmp_path):
+DAMAGE = {
+    "emptied": (lambda content: b"", []),
+    "cut": (lambda content: content[:-5], [1]),
+    "a number flipped": (lambda content: content.replace(b"0.5", b"0.7", 1), [1, 2]),
+    "a row broken": (lambda content: b"\xff" + content[1:], [2]),
+    "rows of something else": (lambda content: b'[1]\n{"a": 1}\n7\n' + content[15:], [2]),
+}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE, "deleted", "a link"])
+def test_a_damaged_log_goes_on_with_the_rows_that_are_left_and_says_so(tmp_path, damage):
     with MetricsLog(tmp_path, tensorboard=False) as log:
         log.write(TRAIN)
+        log.write(TRAIN | {"step": 2})
         place = log.position
-    (tmp_path / "metrics.jsonl").write_text("")
-    with pytest.raises(ValueError, match=r"metrics\.jsonl has 0 bytes.*--overwrite"):
-        MetricsLog(tmp_path, position=place, tensorboard=False)
+        log.write(TRAIN | {"step": 3})
+    path, victim, left = tmp_path / "metrics.jsonl", tmp_path / "victim", []
+    if damage in DAMAGE:
+        change, left = DAMAGE[damage]
+        path.write_bytes(change(path.read_bytes()[: place["bytes"]]))
+        damaged = path.read_bytes()
+    elif damage == "deleted":
+        path.unlink()
+        damaged = b""
+    else:
+        damaged = b""
+        path.rename(victim)
+        path.symlink_to(victim)
+    with pytest.warns(match=rf"metrics\.jsonl is not what.*: {len(left)} of 2 rows are left"):
+        log = MetricsLog(tmp_path, position=place, tensorboard=False)
+    with log:
+        log.write(TRAIN | {"step": 3})
+        place = log.position
+    assert [row["step"] for row in read_metrics(tmp_path)] == [*left, 3]
+    assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == damaged
+    assert not victim.exists() or len(read_metrics(victim)) == 3
+    MetricsLog(tmp_path, position=place, tensorboard=False).close()  # whole from here on
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(OSError, match=r"rows go there: .*metrics\.jsonl"):
+        MetricsLog(tmp_path, tensorboard=False)
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):

@@ -2,20 +2,25 @@
 
 import json
 
-from benchmarks.reliability import measure, table
+from benchmarks.reliability.aims import AIMS
+from benchmarks.reliability.corruptions import ALL
+from benchmarks.reliability.results import measure, read, table
 
 
 def test_a_killed_and_a_damaged_run_end_bitwise_where_the_undisturbed_one_does(tmp_path):
     results = tmp_path / "results.jsonl"
-    # As if all but the last two had been made: a kill while a file is written whole, and a newest
-    # and an older checkpoint with a bit flipped in each.
-    done = [("aimed", seed) for seed in range(8)] + [("corruptions", seed) for seed in range(13)]
+    aimed = list(AIMS).index("deleting a step")
+    damaged = ALL.index(("the newest step", "damaged, and an older one too"))
+    # As if all but the last of each had been made.
+    done = [("aimed", seed) for seed in range(aimed)]
+    done += [("corruptions", seed) for seed in range(damaged)]
     rows = [{"trial": t, "seed": s, "what": "before", "verdict": "equal"} for t, s in done]
     results.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    measure({"aimed": 9, "corruptions": 14}, results)
-    made = [json.loads(line) for line in results.read_text().splitlines()[len(done) :]]
+    measure({"kills": 1, "aimed": aimed + 1, "corruptions": damaged + 1}, results)
+    made = read(results)[len(done) :]
     assert [(row["trial"], row["seed"], row["verdict"]) for row in made] == [
-        ("aimed", 8, "equal"),
-        ("corruptions", 13, "equal"),
+        ("kills", 0, "equal"),
+        ("aimed", aimed, "equal"),
+        ("corruptions", damaged, "equal"),
     ]
-    assert "| corruptions | before | 13 | 13 | 0 | 0 | 0 |" in table(results)
+    assert f"| corruptions | before | {damaged} | {damaged} | 0 | 0 | 0 | 0 |" in table(results)

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trainkit.loop.run_folder import OutputError, RunFolder
+from tests.loop import resumable_run
+from trainkit.loop.checkpoint import Checkpointer
+from trainkit.loop.run_folder import OWN, OutputError, RunFolder
 
 CONFIG = {"lr": 0.1, "sizes": (3, 4), "where": Path("a")}
 
@@ -48,6 +51,7 @@ def test_another_config_is_refused_with_what_differs_and_what_mends_it(tmp_path)
     assert "sizes" not in message
     assert "--out" in message
     assert "--overwrite" in message
+    assert '--resume "new hyperparameters"' in message
     assert (tmp_path / "config.json").read_bytes() == before
 
 
@@ -89,10 +93,54 @@ def test_nothing_is_written_through_a_link_that_somebody_planted(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("precious")
     folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "config.json.new").symlink_to(victim)
-    claim(folder)
+    claim(folder, {"placement": "single"})
+    planted = [name for name in OWN if name != "config.json"]
+    for name in planted:
+        (folder / name).symlink_to(victim)
+    resumable_run.run(folder, steps=8, report=True)
     assert victim.read_text() == "precious"
+    written = {name for name in planted if not (folder / name).is_symlink()}
+    written = {name for name in written if (folder / name).exists()}
+    assert written == {"metrics.jsonl", "metrics.csv", "summary.json", "report.html"}
+
+
+@pytest.mark.parametrize("name", [".lock", "checkpoints", "tensorboard"])
+def test_a_link_in_place_of_the_lock_or_a_folder_is_refused_by_name(tmp_path, name):
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "run"
+    claim(folder)
+    elsewhere.mkdir()
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(elsewhere / "file" if name == ".lock" else elsewhere)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=rf"run/{name} is a link.*with --out"):
+            claim(folder, overwrite=overwrite)
+    assert contents(elsewhere) == []
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"lr": 0.2}', b"\xff", None])
+def test_what_a_run_is_is_known_from_its_checkpoints_where_its_config_is_damaged(tmp_path, damage):
+    def harm():
+        if damage is None:
+            (tmp_path / "config.json").unlink(missing_ok=True)
+        else:
+            content = damage if isinstance(damage, bytes) else damage.encode()
+            (tmp_path / "config.json").write_bytes(content)
+
+    with RunFolder.claim(tmp_path, CONFIG) as folder:
+        with Checkpointer(tmp_path / "checkpoints") as checkpoints:
+            checkpoints.save(1, {"w": np.ones(2)}, info={"config": folder.config})
+        expected = folder.config
+    harm()
+    claim(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == expected
+    harm()
+    with pytest.raises(OutputError, match=r"lr: 0\.1 there, 0\.3 now"):
+        claim(tmp_path, {"lr": 0.3, "sizes": [3, 4], "where": "a"})
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "summary.json").touch()
+    harm()
+    with pytest.raises(OutputError, match=r"another configuration|not a run's"):
+        claim(tmp_path)
 
 
 def test_overwriting_removes_the_run_and_nothing_else(tmp_path):

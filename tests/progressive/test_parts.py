@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from trainkit.adapters.model import Model
 from trainkit.loop.stopping import Budget
 from trainkit.progressive import Probe
-from trainkit.progressive.background import Background, keep_compiled
+from trainkit.progressive.background import Background
+from trainkit.progressive.kept_programs import COMPILED, Sealing, drop_damaged, keep_compiled
 from trainkit.progressive.ledger import Ledger
 from trainkit.progressive.probe import Candidate, decide
 from trainkit.progressive.stages.evaluation import Evaluation
@@ -143,6 +145,7 @@ def unset_cache():
     names = (
         "jax_compilation_cache_dir",
         "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
         "jax_enable_compilation_cache",
     )
     before = {name: getattr(jax.config, name) for name in names}
@@ -177,3 +180,27 @@ def test_compiled_programs_need_not_be_kept(tmp_path, unset_cache):
     assert keep_compiled(tmp_path / "none", enabled=False) is None
     assert not (tmp_path / "none").exists()
     assert not jax.config.jax_enable_compilation_cache
+
+
+def test_a_kept_program_that_is_not_what_was_written_is_dropped(tmp_path, unset_cache):
+    compilation_cache.reset_cache()
+    folder = keep_compiled(tmp_path)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.jit(lambda x: x * 3 + 1)(jnp.ones(7)).block_until_ready()
+    (name,) = [file.name for file in folder.iterdir() if file.name.startswith("jit__lambda")][:1]
+    program = folder / name.removesuffix(".digest")
+    content = program.read_bytes()
+    for damage in (content[:-1], b"", content[:9] + b"?" + content[10:], content + b"0", None):
+        drop_damaged(folder)
+        assert program.read_bytes() == content
+        if damage is None:
+            program.with_name(program.name + ".digest").unlink()  # as a kill leaves it
+        else:
+            program.write_bytes(damage)
+        drop_damaged(folder)
+        assert not program.exists()
+        program.write_bytes(content)
+        Sealing(folder)(COMPILED, 0.0)
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()

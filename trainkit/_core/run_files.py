@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +17,8 @@ Row = dict[str, Any]
 
 CONFIG, SUMMARY, REPORT, LOCK = "config.json", "summary.json", "report.html", ".lock"
 JSONL, CSV = "metrics.jsonl", "metrics.csv"
-NEW = ".new"  # at the end of a name: what is not whole yet
+# At the end of a name: what is not whole yet, and what is not whole any longer.
+NEW, DAMAGED = ".new", ".damaged"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 
 # What every row of the log has of its own, and what the loop adds to one of training.
@@ -29,7 +31,7 @@ _FROM_WORD = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file whole or not at all, in the place of whatever is there.
+    """Writes a file whole or not at all, in the place of whatever file is there.
 
     Neither a kill nor a full disk leaves half of it, and nothing is written through a link that
     somebody has put there.
@@ -39,10 +41,18 @@ def write_whole(path: Path, text: str) -> None:
     Path(file.name).replace(path)
 
 
+def remove(path: Path) -> None:
+    """Removes what is there, if anything is: a file, a whole folder, or a link and nothing more."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def open_new(path: Path) -> IO[str]:
     """Opens the file that is to replace `path`, of its name with `NEW` at the end."""
     new = path.with_name(path.name + NEW)
-    new.unlink(missing_ok=True)
+    remove(new)
     return new.open("x", newline="", encoding="utf-8")
 
 

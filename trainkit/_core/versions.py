@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 
@@ -17,6 +18,11 @@ def versions() -> dict[str, str]:
     >>> sorted(versions())[:3]
     ['flax', 'jax', 'jaxlib']
     """
+    return dict(_versions())
+
+
+@functools.cache  # looking them up takes a third of the time that a small checkpoint does
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

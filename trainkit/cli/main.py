@@ -13,6 +13,11 @@ from trainkit._core.versions import VERSION
 # is called; what it does.
 COMMANDS = {
     "train": ("trainkit.cli.train", "train EXPERIMENT", "train something and report about it"),
+    "launch": (
+        "trainkit.cli.launch",
+        "launch -n 2 -- ...",
+        "run a command in several processes that train one model",
+    ),
     "devices": ("trainkit.cli.devices", "devices", "show what there is to train on"),
     "laws": ("trainkit.cli.laws", "laws RULE", "check an update rule or a schedule"),
 }
@@ -39,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        listed = [f"  {usage:<18} {what}" for _, usage, what in COMMANDS.values()]
+        listed = [f"  {usage:<19} {what}" for _, usage, what in COMMANDS.values()]
         print(HELP.format(commands="\n".join(listed)))
         return 0
     if arguments[0] == "--version":

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
 
+from trainkit import distributed
+from trainkit._core.processes import alone
 from trainkit.cli.main import unknown
 
 FOLDER, MODULE = "experiments", "train.py"
@@ -45,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     import tyro
 
+    distributed.initialize()
     experiment = _import(name, found[name].parent)
     try:
         config = tyro.cli(experiment.Config, args=options, prog=f"trainkit train {name}")
@@ -53,7 +56,10 @@ def main(arguments: Sequence[str]) -> int:
         # A message that somebody wrote for the user needs no traceback; anything else does.
         if os.environ.get("TRAINKIT_TRACEBACK") or not _ours(error.__traceback__, found[name]):
             raise
-        print(f"Error: {_with_flags(str(error), experiment.Config)}", file=sys.stderr)
+        said = distributed.explain(error) or _with_flags(str(error), experiment.Config)
+        print(f"Error: {said}", file=sys.stderr)
+        if not alone():
+            distributed.leave(2)
         return 2
     return 0
 

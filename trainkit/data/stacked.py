@@ -11,6 +11,7 @@ import numpy as np
 
 from trainkit._core import validation
 from trainkit._core.buffers import owned
+from trainkit._core.processes import ProcessError, alone, gathered
 
 PyTree = Any
 Waiting = Callable[[], contextlib.AbstractContextManager[None]]
@@ -18,6 +19,9 @@ Waiting = Callable[[], contextlib.AbstractContextManager[None]]
 
 class Stacked:
     """A stream of `(batch, examples)`; with `count` > 1, that many batches on a new first axis.
+
+    In several processes it ends for all of them where it ends for one. A source that can be asked
+    for the batch of any position (`draw`) never ends, and is not asked about.
 
     Its position is that after the last batch of a stack, so that a stack is drawn whole. What
     `waiting` gives is entered for as long as the stream below is waited for.
@@ -28,6 +32,7 @@ class Stacked:
 
     def __init__(self, stream: Any, count: int = 1, waiting: Waiting = contextlib.nullcontext):
         self._stream, self._count, self._waiting = iter(stream), count, waiting
+        self._may_end = not (alone() or hasattr(stream, "draw"))
 
     @property
     def position(self) -> Any:
@@ -45,7 +50,7 @@ class Stacked:
         with self._waiting():
             # The source may fill the same arrays again; one alone is copied when it is placed.
             keep = owned if self._count > 1 else lambda batch: batch
-            batches = [keep(next(self._stream)) for _ in range(self._count)]
+            batches = [keep(self._draw()) for _ in range(self._count)]
         # Every process draws as many examples as this one.
         examples = (
             sum(validation.leading_size(batch, "batch") for batch in batches) * jax.process_count()
@@ -53,3 +58,17 @@ class Stacked:
         if self._count == 1:
             return batches[0], examples
         return jax.tree.map(lambda *leaves: np.stack(leaves), *batches), examples
+
+    def _draw(self) -> PyTree:
+        if not self._may_end:
+            return next(self._stream)
+        batch = next(self._stream, None)
+        sizes = gathered(None if batch is None else validation.leading_size(batch, "batch"))
+        if None in sizes:
+            raise StopIteration
+        if len(set(sizes)) > 1:
+            raise ProcessError(
+                f"the processes have drawn {', '.join(map(str, sizes))} examples; every process "
+                "must give as many of a batch."
+            )
+        return batch

@@ -230,7 +230,8 @@ def plan(
         `jax.ShapeDtypeStruct`s. Sizes of 1 may be traced differently: use 2 or more.
       append: (regular expression, axis) of parameters whose units are to stay where they are, with
         new ones behind them that copy none and are read with 0 (or make 0) at first. By itself
-        this is done where copies are impossible: vocabularies, tables of positions, results.
+        this is done where copies are impossible: vocabularies, tables of positions, results, and
+        what is summed over inside a non-linear function.
       how: what new layers are, if there are any; see `trainkit.growth.operators`. "identity": they
         do nothing at first: the last linear parameters of a residual branch are 0, a plain layer
         between ReLUs is an identity matrix or a Dirac kernel; which, is found in the program, and

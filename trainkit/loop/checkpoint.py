@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
 import threading
 import warnings
 from collections.abc import Callable
@@ -24,6 +23,8 @@ from typing import Any, TypeVar
 import jax
 
 from trainkit._core import validation
+from trainkit._core.processes import alone, by_writer, from_writer, is_writer
+from trainkit._core.run_files import remove
 from trainkit._core.versions import versions
 from trainkit.loop.saved.failures import attempt
 from trainkit.loop.saved.info import own_parts
@@ -131,24 +132,29 @@ class Checkpointer:
             `step`, a damaged one is passed over with a warning.
         """
         check_arrays("like", like)
-        return self._read(step, lambda step: read_step(self.folder, step, like))
+        return self._read(step, lambda step: read_step(self.folder, step, like), agreed=True)
 
-    def _read(self, step: int | None, read: Callable[[int], T]) -> T:
+    def _read(self, step: int | None, read: Callable[[int], T], *, agreed: bool = False) -> T:
         self.wait()
         if step is not None:
             validation.integer("step", step, least=0)
         if step is None:
-            return self.newest(read, warnings.warn)
+            return self.newest(read, warnings.warn, agreed=agreed and not alone())
         if step not in (steps := self.steps):
             raise CheckpointError(
                 f"There is no checkpoint of step {step} in {self.folder}; there are {steps}."
             )
         return read(step)
 
-    def newest(self, read: Callable[[int], T], say: Callable[[str], None]) -> T:
-        """What `read` makes of the newest step that is whole; `say` is told of the others."""
+    def newest(
+        self, read: Callable[[int], T], say: Callable[[str], None], *, agreed: bool = False
+    ) -> T:
+        """What `read` makes of the newest step that is whole; `say` is told of the others.
+
+        Where it is `agreed`, all processes read the steps that the writer sees.
+        """
         while True:
-            steps, errors = self.steps, []
+            steps, errors = from_writer(self.steps) if agreed else self.steps, []
             for step in reversed(steps):
                 try:
                     found = read(step)
@@ -163,7 +169,7 @@ class Checkpointer:
                     return found
             if not steps:
                 raise CheckpointError(f"There is no checkpoint in {self.folder}.")
-            if set(self.steps) <= set(steps):
+            if agreed or set(self.steps) <= set(steps):
                 raise DamagedError("\n".join(map(str, errors)))
 
     # -- writing -------------------------------------------------------------------------------
@@ -233,10 +239,7 @@ class Checkpointer:
             return
         import orbax.checkpoint as ocp
 
-        self.sweep()
-        for step in self._damaged & set(steps_in(self.folder)):
-            shutil.rmtree(self.folder / f"{DAMAGED}{step}", ignore_errors=True)
-            (self.folder / str(step)).rename(self.folder / f"{DAMAGED}{step}")
+        by_writer(self._put_aside)
         self._damaged = set()
         self._writer = ocp.CheckpointManager(
             self.folder,
@@ -248,17 +251,26 @@ class Checkpointer:
             ),
         )
 
+    def _put_aside(self) -> None:
+        self.sweep()
+        for step in self._damaged & set(steps_in(self.folder)):
+            remove(self.folder / f"{DAMAGED}{step}")
+            (self.folder / str(step)).rename(self.folder / f"{DAMAGED}{step}")
+
     def sweep(self) -> None:
         """Removes what a killed run left half written or half deleted; for who may save here."""
-        if jax.process_index() == 0:
+        if is_writer():
             for left in self.folder.glob(UNFINISHED):
-                shutil.rmtree(left, ignore_errors=True)
+                remove(left)
             self._delete()
 
     def _delete(self) -> None:
+        deleted = self.folder / DELETED
+        if deleted.is_symlink():  # whoever put it there, what it leads to is not ours to delete
+            remove(deleted)
         # What is in it, not the folder itself, into which a step may just be moved.
-        for step in (self.folder / DELETED).glob("*"):
-            shutil.rmtree(step, ignore_errors=True)
+        for step in deleted.glob("*") if is_writer() else ():
+            remove(step)
 
     def wait(self) -> None:
         """Returns once everything is on disk; raises what went wrong in writing."""
@@ -275,8 +287,10 @@ class Checkpointer:
     def __enter__(self) -> Checkpointer:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, error: object, *_: object) -> None:
+        # To close is to wait for processes that, after an error in this one, wait for it.
+        if error is None or alone():
+            self.close()
 
 
 def save(folder: str | os.PathLike, state: PyTree, *, info: dict[str, Any] | None = None) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 import jax
 
 from trainkit._core import validation
+from trainkit._core.processes import is_writer
 from trainkit._core.run_files import CHECKPOINTS
+from trainkit.loop.arguments.alike import check_alike
 from trainkit.loop.arguments.run_identity import RESUME
 from trainkit.loop.arguments.validation import (
     check_first_batch,
@@ -70,6 +72,9 @@ def fit(
     and saved. After Ctrl-C the result is returned; any other signal is then passed on to the
     handler that was there before, so that a script without one ends as that signal ends it, and
     its scheduler does not take it for done.
+
+    In several processes (`trainkit.distributed`) every one calls it alike. A signal to one of them
+    stops all at one step; process 0 writes the folder, and all write the arrays.
 
     Args:
       step: `state, metrics = step(state, batch)`, from `make_train_step` or one's own. Its
@@ -132,9 +137,6 @@ def fit(
     )  # fmt: skip
     check_parts(step, data, evaluate, hooks, early_stopping)
     check_run(step, data, budget, early_stopping, eval_every, out)
-    if out is not None and not isinstance(out, RunFolder):
-        RunFolder.check(out, config, overwrite=overwrite, same=resume == RESUME[0])
-    check_first_batch(step, state, data)
     best = early_stopping
     run = Session(
         step=step, state=state, data=data, evaluate=evaluate,
@@ -145,6 +147,10 @@ def fit(
         hooks=tuple(hooks), log_every=log_every, prefetch=prefetch,
         stop_nonfinite=stop_nonfinite, resume=resume,
     )  # fmt: skip
+    check_alike(run, keep, config, out)
+    if out is not None and not isinstance(out, RunFolder):
+        RunFolder.check(out, config, overwrite=overwrite, same=resume == RESUME[0])
+    check_first_batch(step, state, data)
     if out is not None and not isinstance(out, RunFolder):
         out = RunFolder.claim(out, config, overwrite=overwrite, same=resume == RESUME[0])
     return _run(run, out, keep, progress, report)
@@ -161,14 +167,14 @@ def _run(
             )
             run.checkpoints.sweep()
         stack.enter_context(run.interrupts)
-        run.progress = stack.enter_context(Progress(progress))
+        run.progress = stack.enter_context(Progress(progress and is_writer()))
         resume(run)
         log = None
-        if folder is not None:
+        if folder is not None and is_writer():
             log = stack.enter_context(MetricsLog(folder.path, position=run.log_position))
         run.open_log(log)
         result = ending(run, run.until_stopped())
-        if run.folder is not None:
+        if run.folder is not None and is_writer():
             # Both can be made again from what is there: no reason to lose a result.
             try:
                 write_summary(run.folder, result)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from trainkit._core import validation
+from trainkit._core.processes import gathered
 from trainkit._core.run_files import ROW
 from trainkit._core.validation import steps
 from trainkit.loop.saved.position import to_json
@@ -85,9 +86,20 @@ class Hook(Protocol):
     shapes that the checkpoint has. It is called once more, with an older memory, where a checkpoint
     turns out to be damaged. One with work under way may have `hook.settle()`: it is called before
     the last checkpoint.
+
+    In several processes each of them calls its hooks, with the same numbers. When one says `stop`,
+    all stop at that step; for that they ask each other at every step, unless every hook has an
+    attribute `alike` that is true, by which it says that it decides alike in all processes.
     """
 
     def __call__(self, now: Now) -> Change | None: ...
+
+
+def agreed(hooks: Sequence[Hook], stop: str | None) -> str | None:
+    """Why the run is to end, as some hook says in some process."""
+    if all(getattr(hook, "alike", False) for hook in hooks):
+        return stop
+    return next((reason for reason in gathered(stop) if reason), None)
 
 
 def named(hooks: Sequence[Hook]) -> dict[str, Hook]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import importlib.util
 import json
 import os
@@ -22,6 +23,7 @@ from typing import Any
 from trainkit._core import validation
 from trainkit._core.run_files import (
     CSV,
+    DAMAGED,
     JSONL,
     TENSORBOARD,
     Row,
@@ -29,9 +31,11 @@ from trainkit._core.run_files import (
     encode_row,
     open_new,
     read_metrics,
+    remove,
+    write_whole,
 )
 
-START = {"bytes": 0, "rows": 0, "step": 0}
+START = {"bytes": 0, "rows": 0, "step": 0, "digest": hashlib.blake2b(digest_size=16).hexdigest()}
 
 
 class MetricsLog:
@@ -43,11 +47,12 @@ class MetricsLog:
     Args:
       folder: where `metrics.jsonl`, `metrics.csv` and `tensorboard/` go; made if need be.
       position: what `position` gave when the checkpoint was saved; everything after it is
-        dropped. By default whatever is there is dropped.
+        dropped. By default whatever is there is dropped. If what comes before it is not what was
+        written, the rows that can be read are kept, with a warning.
       tensorboard: whether to write event files; by default where tensorboardX is installed.
 
     Raises:
-      ValueError: the JSONL file is shorter than the position, so rows are missing.
+      OSError: the JSONL file cannot be written.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -66,7 +71,7 @@ class MetricsLog:
         self,
         folder: str | os.PathLike,
         *,
-        position: Mapping[str, int] | None = None,
+        position: Mapping[str, Any] | None = None,
         tensorboard: bool | None = None,
     ):
         installed = importlib.util.find_spec("tensorboardX") is not None
@@ -75,17 +80,14 @@ class MetricsLog:
         validation.path("folder", folder)
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        position = dict(START if position is None else position)
+        position = {**START, **(position or {})}
         path = self.folder / JSONL
-        path.touch()
-        if path.stat().st_size < position["bytes"]:
-            raise ValueError(
-                f"{path} has {path.stat().st_size} bytes, but the checkpoint was saved when it "
-                f"had {position['bytes']}: rows have been removed. Put the file back, or start "
-                "the run again with overwrite=True."
-            )
-        os.truncate(path, position["bytes"])
-        self._jsonl = path.open("ab", buffering=0)
+        try:
+            content = self._left(path, position)
+            self._jsonl = path.open("ab", buffering=0)
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}; rows go there", str(path)) from error
+        self._digest = _digest_of(content)
         self._rows, self._step = position["rows"], position["step"]
         self._columns: list[str] = []
         self._ended: set[str] = set()
@@ -97,11 +99,43 @@ class MetricsLog:
             with self._derived(TENSORBOARD):
                 self._board = _Board(self.folder / TENSORBOARD, self._step + 1)
 
+    def _left(self, path: Path, position: dict[str, Any]) -> bytes:
+        """Cuts a log back to its position, or makes it anew of those rows that are left.
+
+        Training needs no row, so that a log to which something happened is no reason to end a run.
+        """
+        if path.is_symlink():
+            remove(path)  # nothing is written through it
+        path.touch()
+        content = path.read_bytes()[: position["bytes"]]
+        if _digest_of(content).hexdigest() == position["digest"]:
+            os.truncate(path, position["bytes"])
+            return content
+        wanted = position["rows"]
+        rows = [line for line in content.splitlines(keepends=True) if _is_row(line, position)]
+        damaged = path.with_name(path.name + DAMAGED)
+        remove(damaged)
+        path.rename(damaged)
+        write_whole(path, b"".join(rows).decode())
+        position["rows"] = len(rows)
+        warnings.warn(
+            f"{path} is not what this run had written: {len(rows)} of {wanted} rows are left, and "
+            f"some may have been changed. What was there is kept as {damaged.name}. Training goes "
+            "on exactly where it was.",
+            stacklevel=3,
+        )
+        return path.read_bytes()
+
     @property
-    def position(self) -> dict[str, int]:
+    def position(self) -> dict[str, Any]:
         """What has been written so far, safely on disk: give it to the next `MetricsLog`."""
         os.fsync(self._jsonl.fileno())
-        return {"bytes": self._jsonl.tell(), "rows": self._rows, "step": self._step}
+        return {
+            "bytes": self._jsonl.tell(),
+            "rows": self._rows,
+            "step": self._step,
+            "digest": self._digest.hexdigest(),
+        }
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends one row to every format."""
@@ -124,14 +158,15 @@ class MetricsLog:
 
     def _append(self, line: bytes) -> None:
         """A row is whole in the file, before the next begins, or it is not there."""
-        place = self._jsonl.tell()
+        place, rest = self._jsonl.tell(), line
         try:
-            while line:
-                line = line[self._jsonl.write(line) :]
+            while rest:
+                rest = rest[self._jsonl.write(rest) :]
         except OSError as error:
             os.ftruncate(self._jsonl.fileno(), place)
             why = f"{error.strerror}; the run ends here and can go on once rows can be written"
             raise OSError(error.errno, why, str(self.folder / JSONL)) from error
+        self._digest.update(line)
 
     @contextlib.contextmanager
     def _derived(self, name: str) -> Iterator[None]:
@@ -173,6 +208,19 @@ class MetricsLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _is_row(line: bytes, position: Mapping[str, Any]) -> bool:
+    """Whether a line is a row of those that were there at a position."""
+    try:
+        row = json.loads(line)
+        return line.endswith(b"\n") and row["step"] <= position["step"] and "kind" in row
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def _digest_of(content: bytes) -> Any:
+    return hashlib.blake2b(content, digest_size=16)
 
 
 class _Board:

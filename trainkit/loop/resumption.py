@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from trainkit._core.processes import alone, from_writer, together
 from trainkit._core.versions import versions
 from trainkit.loop.arguments.run_identity import (
     HYPERPARAMETERS,
@@ -16,6 +17,7 @@ from trainkit.loop.checkpoint import CheckpointError
 from trainkit.loop.hooks import named
 from trainkit.loop.record import Record
 from trainkit.loop.saved import position as data_position
+from trainkit.loop.saved.step import DamagedError
 from trainkit.loop.session import Session
 from trainkit.step.state import TrainState
 
@@ -25,9 +27,11 @@ def resume(run: Session) -> None:
     fresh = run.state
     if run.folder is not None:
         run.identity = run_identity(run.step, run.state, run.data)
-    if run.checkpoints is not None and run.checkpoints.steps:
-        run.checkpoints.newest(lambda step: _take_up(run, step, fresh), run.progress.message)
-    elif run.folder is not None and run.folder.has_saved:
+    if run.checkpoints is not None and from_writer(run.checkpoints.steps):
+        run.checkpoints.newest(
+            lambda step: _take_up(run, step, fresh), run.progress.message, agreed=not alone()
+        )
+    elif run.folder is not None and from_writer(run.folder.has_saved):
         raise CheckpointError(
             f"{run.folder.path} holds a run that has saved checkpoints, but there is none left in "
             "its folder checkpoints: put them back, or throw the run away with overwrite=True."
@@ -39,7 +43,8 @@ def resume(run: Session) -> None:
 
 def _take_up(run: Session, step: int, fresh: TrainState) -> None:
     assert run.checkpoints is not None
-    info = run.checkpoints.info(step)
+    checkpoints = run.checkpoints
+    info = together(lambda: checkpoints.info(step), DamagedError)
     _check_same_run(run, info)
     for name, hook in named(run.hooks).items():
         load = getattr(hook, "load", None)

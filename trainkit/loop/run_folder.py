@@ -6,28 +6,32 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from trainkit._core import validation
 from trainkit._core.identity import differences, lasting
+from trainkit._core.processes import is_writer, together
 from trainkit._core.run_files import (
     CHECKPOINTS,
     CONFIG,
     CSV,
+    DAMAGED,
     JSONL,
     LOCK,
     NEW,
     REPORT,
     SUMMARY,
     TENSORBOARD,
+    remove,
     write_whole,
 )
+from trainkit.loop.saved.step import DamagedError, step_info, steps_in
 
 # All that a run writes: `overwrite` removes these and nothing else.
-OWN = (JSONL, CSV, CSV + NEW, CONFIG + NEW, SUMMARY + NEW, REPORT + NEW, SUMMARY, REPORT, CONFIG)
+WHOLE = (JSONL, CSV, SUMMARY, REPORT, CONFIG)
+OWN = (JSONL + DAMAGED, *(name + NEW for name in WHOLE), *WHOLE)
 OWN_FOLDERS = (CHECKPOINTS, TENSORBOARD)
 UNFINISHED = {LOCK, CONFIG + NEW}
 
@@ -39,6 +43,8 @@ class OutputError(OSError, ValueError):
 @dataclasses.dataclass
 class RunFolder:
     """A folder claimed for one run; use it in a `with`, or `close` it.
+
+    Of several processes one claims it, for all.
 
     Attributes:
       path: where it is.
@@ -72,13 +78,24 @@ class RunFolder:
           OutputError: the folder cannot be written, is in use, or holds a run with another
             configuration or files that are not a run's.
         """
-        cls.check(path, config, overwrite=overwrite, same=same)
-        path, own = Path(path).expanduser(), lasting(config or {}, "config")
+        own = lasting(config or {}, "config")
+
+        def claimed() -> RunFolder:
+            folder = Path(path).expanduser()
+            if not is_writer():
+                return cls(folder, own)
+            _check(folder, own, overwrite or not same)
+            return cls._claim(folder, own, overwrite)
+
+        return together(claimed, OutputError)
+
+    @classmethod
+    def _claim(cls, path: Path, own: dict[str, Any], overwrite: bool) -> RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
-            lock = (path / LOCK).open("a")
+            lock = _open_lock(path / LOCK)
         except OSError as error:
-            raise _unwritable(path, error.strerror) from error
+            raise _unwritable(path, error) from error
         _lock(lock, path)
         folder = cls(path, own, lock)
         try:
@@ -87,7 +104,7 @@ class RunFolder:
             write_whole(path / CONFIG, json.dumps(own, indent=2) + "\n")
         except OSError as error:
             folder.close()
-            raise _unwritable(path, error.strerror) from error
+            raise _unwritable(path, error) from error
         return folder
 
     @staticmethod
@@ -100,35 +117,26 @@ class RunFolder:
     ) -> None:
         """Raises what `claim` would, and writes nothing: for before the work begins."""
         validation.path("out", path)
-        path, own = Path(path).expanduser(), lasting(config or {}, "config")
-        try:
-            if path.is_dir():
-                _refuse_links(path)
-                _check_contents(path, own, overwrite or not same)
-                above = path
-            else:
-                if path.exists():
-                    raise OutputError(f"{path} is a file; give another folder as out=.")
-                above = next(folder for folder in path.absolute().parents if folder.exists())
-        except PermissionError as error:
-            raise _unwritable(path, error.strerror) from error
-        if not above.is_dir():
-            raise _unwritable(path, f"{above} is a file")
-        if not os.access(above, os.W_OK | os.X_OK):
-            raise _unwritable(path, f"no permission to write in {above}")
+        own = lasting(config or {}, "config")
+
+        def check() -> None:
+            if is_writer():
+                _check(Path(path).expanduser(), own, overwrite or not same)
+
+        together(check, OutputError)
 
     def _clear(self) -> None:
         for name in OWN_FOLDERS:
-            shutil.rmtree(self.path / name, ignore_errors=True)
+            remove(self.path / name)
         os.truncate(self.path / LOCK, 0)
         # What makes it a run's folder comes last: killed before, it can be thrown away once more.
         for name in OWN:
-            (self.path / name).unlink(missing_ok=True)
+            remove(self.path / name)
 
     @property
     def has_saved(self) -> bool:
         """Whether a checkpoint of this run was ever finished."""
-        return bool((self.path / LOCK).read_text())
+        return (self.path / LOCK).stat().st_size > 0
 
     def saved(self) -> None:
         """Notes that one was; in the lock, which is never taken away."""
@@ -149,22 +157,35 @@ class RunFolder:
         self.close()
 
 
-def _refuse_links(path: Path) -> None:
-    """A run writes, cuts and deletes what is under these names, and only in its own folder."""
-    for name in (LOCK, *OWN, *OWN_FOLDERS):
-        # What is not whole yet is made anew and never written through a link.
-        if not name.endswith(NEW) and (path / name).is_symlink():
-            raise OutputError(
-                f"{path / name} is a link to somewhere else, which a run would write into; remove "
-                "it, or give another folder as out=."
-            )
+def _check(path: Path, own: dict[str, Any], any_config: bool) -> None:
+    try:
+        if path.is_dir():
+            _check_contents(path, own, any_config)
+            above = path
+        else:
+            if path.exists():
+                raise OutputError(f"{path} is a file; give another folder as out=.")
+            above = next(folder for folder in path.absolute().parents if folder.exists())
+    except PermissionError as error:
+        raise _unwritable(path, error) from error
+    if not above.is_dir():
+        raise _unwritable(path, f"{above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise _unwritable(path, f"no permission to write in {above}")
 
 
 def _check_contents(path: Path, config: dict[str, Any], any_config: bool) -> None:
     names = {entry.name for entry in path.iterdir()}
+    for name in (LOCK, *OWN_FOLDERS):
+        if (path / name).is_symlink():
+            raise OutputError(
+                f"{path / name} is a link, and nothing is written through one: move what it leads "
+                "to here, or give an output folder on the other disk as out=."
+            )
     if not names - UNFINISHED:
         return
-    if CONFIG not in names:
+    found = _config_of(path)
+    if found is None and CONFIG not in names:
         # Never cleared, not even when asked to: these are somebody's own files.
         raise OutputError(
             f"The output folder {path} holds files that are not a run's "
@@ -172,20 +193,39 @@ def _check_contents(path: Path, config: dict[str, Any], any_config: bool) -> Non
         )
     if any_config:
         return
-    try:
-        found = json.loads((path / CONFIG).read_text())
-    except ValueError:
-        found = {"(unreadable)": str(path / CONFIG)}
-    if lines := differences(found, config):
+    there = {"(unreadable)": str(path / CONFIG)} if found is None else found
+    if lines := differences(there, config):
         raise OutputError(
             f"The output folder {path} already holds a run with another configuration:\n  "
             + "\n  ".join(lines)
-            + "\nGive this run a folder of its own as out=, or throw the other away by "
-            "overwrite=True. (With the same configuration it would go on where it stopped.)"
+            + "\nGive this run a folder of its own as out=, throw the other away by "
+            'overwrite=True, or go on with these by resume="new hyperparameters". (With the same '
+            "configuration it would go on where it stopped.)"
         )
 
 
-def _unwritable(path: Path, why: str | None) -> OutputError:
+def _config_of(path: Path) -> dict[str, Any] | None:
+    """That of the run in a folder: as its newest checkpoint that is whole says, or else its file.
+
+    The file is for people; what it says can be damaged, what a checkpoint says has a seal.
+    """
+    for step in reversed(steps_in(path / CHECKPOINTS)):
+        with contextlib.suppress(DamagedError, KeyError):
+            return dict(step_info(path / CHECKPOINTS, step)[0]["config"])
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError, ValueError):
+        return dict(json.loads((path / CONFIG).read_text()))
+    return None
+
+
+def _open_lock(path: Path) -> IO[str]:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "a")
+
+
+def _unwritable(path: Path, why: OSError | str) -> OutputError:
+    if isinstance(why, OSError):
+        file = why.filename2 or why.filename
+        why = f"{file}: {why.strerror}" if file else str(why.strerror)
     return OutputError(f"The output folder {path} cannot be written ({why}); give another as out=.")
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 
+from trainkit._core import processes
 from trainkit.loop.arguments.validation import result_of
 from trainkit.loop.checkpoint import Checkpointer
-from trainkit.loop.hooks import Change, Hook, Now, change_of, memories
+from trainkit.loop.hooks import Change, Hook, Now, agreed, change_of, memories
 from trainkit.loop.interrupts import Interrupts, Waited
 from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import Record
@@ -72,7 +73,7 @@ class Session:
     def until_stopped(self) -> str:
         """Trains; returns why it stopped."""
         while True:
-            self.record = dataclasses.replace(self.record, seconds=time.perf_counter() - self.began)
+            self.note(seconds=self.interrupts.agree(time.perf_counter() - self.began))
             stopped = self.why_stop()
 
             # 1. Evaluate. First, so that the numbers are those of the state that is saved next
@@ -118,8 +119,8 @@ class Session:
     def why_stop(self) -> str | None:
         if self.not_finite:
             return self.not_finite
-        if self.interrupts.received:
-            return f"interrupted by {self.interrupts.received}"
+        if self.interrupts.wish:
+            return f"interrupted by {self.interrupts.wish}"
         if self.data_ended:
             return "the data ended"
         stopping = self.early_stopping
@@ -130,7 +131,7 @@ class Session:
     def evaluate_if_due(self, stopped: str | None) -> None:
         record = self.record
         # At the end too, except when somebody is waiting for the process to go away.
-        due = record.crossed(self.eval_every) or (stopped and not self.interrupts.received)
+        due = record.crossed(self.eval_every) or (stopped and not self.interrupts.wish)
         if not (self.evaluate and due and record.step) or record.evaluated_at == record.step:
             return
         with self.paused(), self.rescuing():
@@ -141,13 +142,12 @@ class Session:
                     metrics = fetch(self.evaluate(self.state), "evaluate")
             except Waited:
                 return
+            processes.same(metrics, "evaluate must give the same in every process.")
             best = record.best
             if self.early_stopping or self.best_metric in metrics:
                 min_delta = self.early_stopping.min_delta if self.early_stopping else 0.0
                 best = best.after(record.step, metrics, self.best_metric, self.best_mode, min_delta)
-        self.record = dataclasses.replace(
-            record, evaluation=metrics, evaluated_at=record.step, best=best
-        )
+        self.note(evaluation=metrics, evaluated_at=record.step, best=best)
         self.log.write(self.record, "evaluation", metrics)
         self.progress.evaluated(self.record, self.log.latest, best.step == record.step)
         if self.improved and self.restores_best and self.checkpoints is None:
@@ -179,7 +179,7 @@ class Session:
         if self.stop_nonfinite and (wrong := nonfinite_params(self.state)):
             self.bad_params = f"{wrong} is not finite at step {self.record.step:,}"
             return
-        self.record = dataclasses.replace(self.record, train=self.log.latest)
+        self.note(train=self.log.latest)
         info = {
             "record": self.record.to_json(),
             "data": data_position.to_json(self.in_use.stream.position),
@@ -196,13 +196,14 @@ class Session:
 
     @contextlib.contextmanager
     def rescuing(self):
-        """Saves where the run is before an error in what the user gave ends it."""
+        """Saves where the run is before an error in what the user gave ends it, if it is alone."""
         try:
             yield
         except Exception:
             # Whatever goes wrong here must not hide the error itself.
             with contextlib.suppress(Exception):
-                if self.checkpoints and self.record.step not in (0, self.checkpoints.latest):
+                saved = (0, self.checkpoints.latest) if self.checkpoints else ()
+                if saved and processes.alone() and self.record.step not in saved:
                     self.log.flush()
                     self.save()
             raise
@@ -220,23 +221,21 @@ class Session:
             if change is None:
                 continue
             if change.flops:
-                self.record = dataclasses.replace(
-                    self.record, flops=self.record.flops + change.flops
-                )
+                self.note(flops=self.record.flops + change.flops)
             if change.event is not None:
                 self.log.flush()
                 self.log.write(self.record, "event", change.event)
             self.apply(change)
             stop = stop or change.stop
-        return stop
+        return agreed(self.hooks, stop)
 
     def apply(self, change: Change) -> None:
         self.evaluate = change.evaluate or self.evaluate
         position = self.in_use.stream.position
-        if change.data is not None:
-            self.data = change.data
+        self.data = self.data if change.data is None else change.data
         if change.step is not None:
             self.step = change.step
+            self.interrupts.ask_again()
         if change.state is not None:
             self.state = change.state
         if change.step is not None or change.data is not None:
@@ -248,10 +247,12 @@ class Session:
         if change.step is not None or change.state is not None:
             self.state = self.in_use.place(self.state)
 
+    def note(self, **changes: Any) -> None:
+        self.record = dataclasses.replace(self.record, **changes)
+
     def count(self, examples: int) -> None:
         record = self.record
-        self.record = dataclasses.replace(
-            record,
+        self.note(
             before=record.step,
             step=record.step + self.in_use.steps_per_call,
             examples=record.examples + examples,

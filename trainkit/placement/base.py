@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 
 from trainkit._core import validation
+from trainkit._core.processes import alone
 
 PyTree = Any
 
@@ -61,7 +62,7 @@ class Placement(Protocol):
 
 
 def choose_devices(devices: int | Sequence[jax.Device] | None) -> list[jax.Device]:
-    """The first `devices` devices, those given, or all."""
+    """The first `devices` devices, as many of each process; those given; or all."""
     have = jax.devices()
     if devices is None:
         return have
@@ -83,9 +84,32 @@ def choose_devices(devices: int | Sequence[jax.Device] | None) -> list[jax.Devic
             f"XLA_FLAGS=--xla_force_host_platform_device_count={devices}, set before JAX is "
             "imported."
         )
-    return have[:devices]
+    each, rest = divmod(devices, jax.process_count())
+    if rest:
+        raise ValueError(
+            f"devices={devices}: every one of the {jax.process_count()} processes takes part with "
+            f"as many; ask for {max(each, 1) * jax.process_count()}."
+        )
+    return [d for p in range(jax.process_count()) for d in jax.local_devices(p)[:each]]
 
 
 def data_mesh(devices: int | Sequence[jax.Device] | None) -> Mesh:
     """A mesh with the one axis `data`."""
     return Mesh(np.array(choose_devices(devices)), ("data",))
+
+
+def usable(mesh: Mesh) -> Mesh:
+    """The mesh with axes over which the compiler decides, and devices of every process in it.
+
+    A step says where its state and batch lie, and no more. With explicit axes, such as
+    `jax.make_mesh` gives, JAX asks for a sharding at every operation that leaves it open.
+    """
+    if not alone():
+        missing = set(range(jax.process_count())) - {d.process_index for d in mesh.devices.flat}
+        if missing:
+            raise ValueError(
+                f"the mesh has no device of process {min(missing)}; every one of the "
+                f"{jax.process_count()} processes takes part in a step. Make the mesh of devices "
+                "of all processes, such as jax.devices()."
+            )
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)

@@ -17,7 +17,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from trainkit.placement.base import data_mesh
+from trainkit._core.processes import alone
+from trainkit.placement.base import data_mesh, usable
 from trainkit.placement.reduce import over_devices
 
 PyTree = Any
@@ -30,6 +31,9 @@ class ShardMap:
     mesh: Mesh
     batch_axes: tuple[str, ...] = ("data",)
     name: str = "shard_map"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mesh", usable(self.mesh))
 
     @property
     def parts(self) -> int:
@@ -76,13 +80,20 @@ class ShardMap:
 
 @dataclasses.dataclass(frozen=True)
 class Pmap(ShardMap):
-    """`pmap`: the state unmapped (`None` axes), the batch cut into one row a device."""
+    """`pmap`: the state unmapped (`None` axes), the batch cut into one row a device.
+
+    Where JAX has several processes, a pmap takes each one's own rows, and states of which it knows
+    no more than that, which can be neither saved nor compiled ahead. There it is `shard_map`, of
+    which pmap is made, and the same numbers come out.
+    """
 
     name: str = "pmap"
 
     def lower(
         self, program: Callable, state: PyTree, batch: PyTree, *, axis: int, donate: bool
     ) -> jax.stages.Lowered:
+        if not alone():
+            return super().lower(program, state, batch, axis=axis, donate=donate)
         mapped = jax.pmap(
             program,
             axis_name=self.batch_axes[0],
@@ -97,6 +108,9 @@ class Pmap(ShardMap):
         return mapped.lower(state, rows)
 
     def feed(self, batch: PyTree, axis: int) -> PyTree:
+        if not alone():
+            return batch
+
         def rows(x: Any) -> Any:
             each = x.shape[axis] // self.parts
             return x.reshape(*x.shape[:axis], self.parts, each, *x.shape[axis + 1 :])

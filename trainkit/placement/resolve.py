@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from trainkit._core import validation
+from trainkit._core.processes import check_joined
 from trainkit.placement.base import Placement
 from trainkit.placement.replicated import pmap, shard_map
 from trainkit.placement.sharded import Sharded, fsdp, jit
@@ -22,6 +23,7 @@ def resolve(
     placement: str | Mesh | Placement, devices: int | Sequence[jax.Device] | None = None
 ) -> Placement:
     """The placement of this name, over this mesh (batch along its first axis), or as given."""
+    check_joined()
     if isinstance(placement, str):
         validation.choice("placement", placement, NAMES, other=_OTHER)
         make: Any = NAMES[placement]

@@ -18,7 +18,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from trainkit._core import validation
-from trainkit.placement.base import data_mesh
+from trainkit.placement.base import data_mesh, usable
 from trainkit.placement.reduce import Sums, same_everywhere
 from trainkit.placement.specs import BySize, Rules, axes_of, params_specs, state_specs
 
@@ -42,6 +42,7 @@ class Sharded:
     name: str = "jit"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mesh", usable(self.mesh))
         if isinstance(self.batch_axes, str):
             object.__setattr__(self, "batch_axes", (self.batch_axes,))
         for axis in self.batch_axes:

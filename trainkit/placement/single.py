@@ -1,4 +1,4 @@
-"""The whole step on one device."""
+"""The whole step on one device; each of several processes makes it whole, on its own."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class Single:
 
 def single(devices: int | Sequence[jax.Device] | None = None) -> Single:
     """One device: the first, or the one given."""
-    chosen = choose_devices(1 if devices is None else devices)
+    if devices is None or (devices == 1 and not isinstance(devices, bool)):
+        return Single(jax.local_devices()[0])
+    chosen = choose_devices(devices)
     if len(chosen) != 1:
         raise ValueError(
             f'placement="single" runs on one device, but {len(chosen)} were given; take '

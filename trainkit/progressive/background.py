@@ -2,51 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
-
-import jax
-
-from trainkit._core.identity import digest
-from trainkit._core.versions import versions
-
-
-def keep_compiled(folder: str | os.PathLike, *, enabled: bool = True) -> Path | None:
-    """Keeps compiled programs in a folder, for every later process that compiles the same.
-
-    JAX's own persistent compilation cache, for programs that take more than a fifth of a second;
-    one that is set already (JAX_COMPILATION_CACHE_DIR) stays. A run that is resumed, or repeated
-    with another seed, then compiles nothing. What is kept is run unseen: programs lie in a
-    subfolder by versions and flags that nobody else can write into.
-
-    Args:
-      folder: where they lie.
-      enabled: false to keep and use none; to check what is kept against a fresh compilation, set
-        JAX_COMPILATION_CACHE_CHECK_CONTENTS=1.
-
-    Raises:
-      PermissionError: the folder is somebody else's, or others may write into it.
-    """
-    config: Any = jax.config  # its options are attributes that no type checker sees
-    if not enabled:
-        jax.config.update("jax_enable_compilation_cache", False)
-        return None
-    if not config.jax_compilation_cache_dir:
-        flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
-        own = Path(folder).absolute() / digest(f"{sorted(versions().items())} {flags}")
-        own.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = own.stat()
-        if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
-            raise PermissionError(
-                f"{own} is somebody else's, or others may write into it: compiled programs from "
-                "there could be anything. Delete it, or keep them in a folder of your own."
-            )
-        jax.config.update("jax_compilation_cache_dir", str(own))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    return Path(config.jax_compilation_cache_dir)
 
 
 class Background:

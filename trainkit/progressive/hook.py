@@ -39,7 +39,10 @@ class Growing:
       history: what happened and what it cost.
       ended: why it ended, once it has.
       satisfied: whether the target was reached.
+      alike: that it decides alike in every process, by counts on which they agree.
     """
+
+    alike = True
 
     def __init__(
         self, route: Route, budget: Budget, *, target: Trigger | None, decay: float, wait: bool

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from trainkit._core import validation
+from trainkit._core.processes import alone
 from trainkit.cost import program_flops
+from trainkit.placement.shares import from_shares, joined_shapes
 from trainkit.progressive.stages.pace import begin_decay, lower
 from trainkit.progressive.stages.prepared import PreparedStage
 from trainkit.progressive.transition.switch import Transition
@@ -163,14 +165,14 @@ class Probing:
         return training, validation
 
     def _validation(self, prepared: PreparedStage) -> list[PyTree]:
-        batches = prepared.evaluation.batches
+        batches = prepared.evaluation.on_host()
         size = jax.tree.leaves(batches[0])[0].shape
         same = [b for b in batches if jax.tree.leaves(b)[0].shape == size]
         if len(same) < 2:
             raise ValueError(
                 f"A probe needs at least 2 validation batches of one size; there are {len(same)}."
             )
-        return [jax.tree.map(np.asarray, b) for b in same[: self.probe.batches]]
+        return same[: self.probe.batches]
 
     def program(self, state: TrainState, training: Any, validation: Any) -> list[jax.Array]:
         """Each candidate's losses, one a validation batch; pure."""
@@ -204,14 +206,26 @@ class Probing:
     def compile(self) -> Probing:
         """Compiles the program; itself, for chaining."""
         training, validation = self.batches()
-        arguments = (self.here.like, _shapes(training), _shapes(validation))
+        arguments = (self.here.like, self._whole_shapes(training), _shapes(validation))
         self._program = jax.jit(self.program).lower(*arguments).compile()
         self.flops = program_flops(self.program, arguments, self._program)
         return self
 
+    @property
+    def _everywhere(self) -> jax.sharding.Sharding:
+        return self.here.step.placement.everywhere
+
+    def _whole_shapes(self, shares: PyTree) -> PyTree:
+        """Of batches that lie whole on every device, as those of a process that is alone do."""
+        shapes = _shapes(shares)
+        return shapes if alone() else joined_shapes(shapes, 1, self._everywhere)
+
     def __call__(self, state: TrainState) -> dict[str, Any]:
         """Runs it: the numbers of every candidate and which is best, as JSON holds them."""
-        losses = self._program(state, *self.batches())
+        training, validation = self.batches()
+        if not alone():
+            training = [from_shares(each, self._everywhere, 1) for each in training]
+        losses = self._program(state, training, validation)
         return decide(self.candidates, [np.asarray(x, np.float64) for x in losses], self.probe)
 
 

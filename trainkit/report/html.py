@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from trainkit._core.processes import is_writer
 from trainkit._core.run_files import REPORT, write_whole
 from trainkit.report.panels import sections
 from trainkit.report.run_data import RunData, read_run
@@ -52,7 +53,7 @@ def write_report(
     others: Sequence[RunData] = (),
     parts: Sequence[str] = (),
 ) -> Path:
-    """Writes `report.html` into a run's folder.
+    """Writes `report.html` into a run's folder; of several processes, process 0 does.
 
     Args:
       folder: of the run.
@@ -64,11 +65,13 @@ def write_report(
     Returns:
       The file.
     """
+    path = Path(folder) / REPORT
+    if not is_writer():
+        return path
     run = read_run(folder)
     page = report_html(
         [run, *others], title=title or run.name, headline=headline or {}, parts=parts
     )
-    path = Path(folder) / REPORT
     write_whole(path, page)
     return path
 

@@ -12,8 +12,11 @@ from jax.sharding import Mesh
 
 from trainkit._core import validation
 from trainkit._core.buffers import owned
+from trainkit._core.paths import named_leaves
+from trainkit._core.processes import ProcessError, alone, digests, gathered, in_step
 from trainkit._core.validation import steps
 from trainkit.placement import Placement, resolve
+from trainkit.placement.shares import from_shares, from_whole, is_global
 from trainkit.step.explained import explained
 from trainkit.step.gradients import metric_sums
 from trainkit.step.in_flight import InFlight
@@ -40,6 +43,9 @@ def make_eval_step(
 
     A batch that does not divide by the number of devices, such as the last one, is computed whole
     on each of them: nothing is padded, dropped or counted twice, for any loss function.
+
+    In several processes a batch that all of them give alike is one batch; what differs is taken for
+    each one's share of the examples.
 
     >>> import jax.numpy as jnp, numpy as np, optax, trainkit
     >>> def loss_fn(params, model_state, batch, rng):
@@ -87,14 +93,17 @@ class EvalStep:
           ValueError: there is no batch, or no weight. (A metric that alone has none is NaN.)
         """
         validation.listed("batches", batches, "[batch]")
-        return means([self(state, batch) for batch in batches])
+        return means([self(state, batch) for batch in in_step(batches, "batches")])
 
     def place_batch(self, batch: PyTree) -> PyTree:
         """The batch on the devices: cut, or whole on each of them where it does not divide."""
         steps.numeric(batch)
-        even = validation.leading_size(batch, "batch") % self.placement.parts == 0
+        size = validation.leading_size(batch, "batch")
+        shares = _are_shares(batch, size)
+        size = size * jax.process_count() if shares else size
+        even = size % self.placement.parts == 0
         where = self.placement.batch_sharding(0) if even else self.placement.everywhere
-        return jax.device_put(owned(batch), where)
+        return from_shares(batch, where, 0) if shares else from_whole(owned(batch), where)
 
     def program(self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> Sums:
         """The sums on one batch; pure."""
@@ -102,6 +111,22 @@ class EvalStep:
         loss = self.loss_fn(cast(params), model_state, cast(batch), rng)
         steps.loss(loss, model_state)
         return metric_sums(loss, self.precision)
+
+
+def _are_shares(batch: PyTree, size: int) -> bool:
+    """Whether the processes have different batches."""
+    if alone() or any(map(is_global, jax.tree.leaves(batch))):
+        return False
+    sizes, contents = zip(
+        *gathered([size, {name: digests(x) for name, x in named_leaves(batch).items()}]),
+        strict=True,
+    )
+    if len(set(sizes)) > 1:
+        raise ProcessError(
+            f"the processes have batches of {', '.join(map(str, sizes))} examples; give every "
+            "process as many, or all of them the whole batch."
+        )
+    return any(content != contents[0] for content in contents)
 
 
 def means(sums: Sequence[Sums]) -> dict[str, float]:

@@ -18,8 +18,8 @@ class InFlight:
     """
 
     def __init__(self, placement: Any) -> None:
-        devices = placement.everywhere.device_set
-        self._limited = len(devices) > 1 and next(iter(devices)).platform == "cpu"
+        device = next(iter(placement.everywhere.device_set))
+        self._limited = placement.parts > 1 and device.platform == "cpu"
         self._calls: collections.deque[jax.Array] = collections.deque()
 
     def add(self, result: jax.Array) -> None:

@@ -17,9 +17,11 @@ from jax.sharding import Mesh
 
 from trainkit._core import validation
 from trainkit._core.buffers import owned
+from trainkit._core.processes import alone, same_leaves
 from trainkit._core.validation import steps
 from trainkit._core.validation.trees import shape_of
 from trainkit.placement import Placement, resolve
+from trainkit.placement.shares import from_shares, from_whole, is_placed, joined_shapes
 from trainkit.step.explained import explained
 from trainkit.step.guard import Guard, Limit
 from trainkit.step.in_flight import InFlight
@@ -161,7 +163,8 @@ class TrainStep:
         steps.state(state)
         validation.params_are_floating(state.params)
         state = jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), state)
-        there = jax.device_put(state, self.placement.state_shardings(state))
+        same_leaves(state, "state", "make it of the same seed everywhere.")
+        there = from_whole(state, self.placement.state_shardings(state))
         prepared = jax.eval_shape(self.prepared, there)
         shardings = self.placement.state_shardings(prepared)
         # `device_put` returns the caller's own buffers where they already lie right, and donating
@@ -169,9 +172,16 @@ class TrainStep:
         return jax.jit(self.prepared, out_shardings=shardings)(there)
 
     def place_batch(self, batch: PyTree) -> PyTree:
-        """The batch on the devices, cut as the step wants it: for prefetching."""
-        steps.batch(batch, self.placement, self.microbatches, self.steps_per_call)
-        return jax.device_put(owned(batch), self.placement.batch_sharding(self._axis))
+        """The batch on the devices, cut as the step wants it; of several processes, its share."""
+        self._check(batch, jax.process_count())
+        return from_shares(batch, self.placement.batch_sharding(self._axis), self._axis)
+
+    def placed_batch(self, batch: PyTree) -> PyTree:
+        """The shapes of what `place_batch` makes of a batch."""
+        return joined_shapes(jax.tree.map(shape_of, batch), self._axis)
+
+    def _check(self, batch: PyTree, processes: int) -> None:
+        steps.batch(batch, self.placement, self.microbatches, self.steps_per_call, processes)
 
     def prepared(self, state: TrainState) -> TrainState:
         """What `place` makes of a state wherever it lies: its dtypes, the guard's fields; pure."""
@@ -194,7 +204,7 @@ class TrainStep:
 
     def lower(self, state: TrainState, batch: PyTree) -> jax.stages.Lowered:
         """The step for these shapes, traced and lowered; arrays or `jax.ShapeDtypeStruct`s."""
-        steps.batch(batch, self.placement, self.microbatches, self.steps_per_call)
+        self._check(batch, 1)
         validation.params_are_floating(state.params)
         prepared = jax.eval_shape(self.prepared, state)
         shapes = jax.tree.map(
@@ -270,6 +280,8 @@ class TrainStep:
     def __call__(self, state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         """One call: `steps_per_call` steps."""
         self._limit.check(wait=False)
+        if not (alone() or is_placed(batch, self.placement.everywhere)):
+            batch = self.place_batch(batch)
         # The state that the last call returned needs no second look.
         known, signature = self._last
         if known is None or state is None or known() is not state:
@@ -308,7 +320,7 @@ class TrainStep:
         try:
             return _signature(batch)
         except AttributeError:
-            steps.batch(batch, self.placement, self.microbatches, self.steps_per_call)
+            self._check(batch, 1)
             raise
 
     def check(self) -> None:

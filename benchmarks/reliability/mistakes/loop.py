@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -449,44 +450,32 @@ def _folders() -> Mistakes:
     found["fit(out with somebody's files)"] = Mistake(others, ("out=", "thesis.tex"))
     found["fit(out that cannot be written)"] = Mistake(unwritable, ("out=", "cannot be written"))
     found["fit(out in use)"] = Mistake(in_use, ("out=", "Another process"))
-    for name in (
-        "metrics.jsonl",
-        ".lock",
-        "metrics.csv",
-        "config.json",
-        "checkpoints",
-        "tensorboard",
-    ):
+    for name in (".lock", "checkpoints", "tensorboard"):
         found[f"fit(out with a link as {name})"] = Mistake(
             lambda out, name=name: _linked(out, name), ("out=", name)
         )
-    for name in ("config.json.new", "metrics.csv.new", "summary.json.new", "report.html.new"):
-        found[f"fit(out with a planted {name})"] = Mistake(
+    for name in ("metrics.jsonl", "metrics.csv", "config.json", "summary.json", "report.html"):
+        found[f"fit(out with a link as {name})"] = Mistake(
             lambda out, name=name: _planted(out, name), (), harmless=True
+        )
+        found[f"fit(out with a planted {name}.new)"] = Mistake(
+            lambda out, name=name: _planted(out, f"{name}.new"), (), harmless=True
         )
     return found
 
 
 def _linked(out: Path, name: str) -> Any:
-    """A run whose folder holds a link in the place of one of its files, to somebody's own."""
+    """A run whose folder holds a link to what is somebody's own in the place of its own."""
     fit(out)
-    target = out.parent / "theirs"
-    folder = name in ("checkpoints", "tensorboard")
-    if folder:
-        target.mkdir()
-        (target / "thesis.tex").write_text("mine")
+    theirs = out.parent / "theirs"
+    if name == ".lock":
+        (out / name).unlink()
+        theirs.write_text("mine")
     else:
-        target.write_bytes((out / name).read_bytes() if (out / name).exists() else b"mine")
-    before = target.stat().st_mtime_ns
-    if folder:
-        import shutil
-
         shutil.rmtree(out / name, ignore_errors=True)
-    else:
-        (out / name).unlink(missing_ok=True)
-    (out / name).symlink_to(target)
-    fit(out, overwrite=True)
-    return target.stat().st_mtime_ns == before and not folder
+        theirs.mkdir()
+    (out / name).symlink_to(theirs)
+    return fit(out, overwrite=True)
 
 
 def _planted(out: Path, name: str) -> bool:
@@ -494,8 +483,9 @@ def _planted(out: Path, name: str) -> bool:
     fit(out)
     target = out.parent / "theirs"
     target.write_text("mine")
+    (out / name).unlink(missing_ok=True)
     (out / name).symlink_to(target)
-    fit(out, overwrite=True, report=True)
+    fit(out, overwrite=name != "config.json", report=True)
     return target.read_text() == "mine"
 
 

@@ -64,7 +64,7 @@ def test_a_fixed_axis_with_two_scales_is_not_normalised():
     """What looks at both segments at once sees them change by different factors."""
 
     def fn(p, x):
-        total = jnp.sum(jax.nn.gelu(x @ p["in"]), -1, keepdims=True)
+        total = jnp.sum(jnp.cosh(x @ p["in"]), -1, keepdims=True)
         return jax.nn.softmax(jnp.concatenate([total, x], -1))
 
     small, big = draw({"in": (3, 4)}), draw({"in": (3, 8)})

@@ -236,6 +236,30 @@ def test_append_within_attention(dimension):
         assert (again[name] != 0).all()
 
 
+def similarity(p, x):
+    """A non-linear function of a product of activations: no parameter reads the axis."""
+    x = x.reshape(-1, 6)
+    one, other = jnp.split(x @ p["both"], 2, -1) if "both" in p else (x @ p["one"], x @ p["other"])
+    return jnp.tanh(jax.nn.silu(one) @ jax.nn.silu(other).T)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("size", [6, 8, 9, 12])
+@pytest.mark.parametrize("asked", [False, True])
+def test_where_copies_would_count_twice_new_units_copy_none(fused, size, asked):
+    sizes = lambda n: {"both": s(6, 2 * n)} if fused else {"one": s(6, n), "other": s(6, n)}
+    append = [(name, 1) for name in sizes(4)] if asked else []
+    params = draw(sizes(4))
+    plan = growth.plan(similarity, similarity, sizes(4), sizes(size), X, append=append)
+    grown = plan.grow(params, key=jax.random.key(0))
+    np.testing.assert_allclose(similarity(grown, X), similarity(params, X), rtol=1e-11, atol=1e-12)
+    if not fused:  # in one matrix both parts are 0 in new units: zeros are known by axis and leaf
+        new = [grown[name][:, 4:] for name in ("one", "other")]
+        zero, free = sorted(new, key=lambda w: float(jnp.abs(w).max()))
+        assert (zero == 0).all()
+        assert (free != 0).all()
+
+
 def test_what_divides_must_be_positive():
     def ratio(p, x):
         return (x @ p["a"]) / (x @ p["b"]) @ p["out"]

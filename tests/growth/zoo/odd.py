@@ -523,3 +523,26 @@ def _(p, s, x):
 def _(p, s, x):
     z = x @ p["in"]
     return jnp.concatenate([jnp.sin(z), jnp.cos(z)], -1) @ p["out"]
+
+
+@model(
+    "convolution",
+    "groups across a seam",
+    lambda a, b: {
+        "a": (3, a), "b": (3, b), "scale": (a + b,), "bias": (a + b,), "out": (a + b, 2),
+        "skip": (a, 2),
+    },
+    {"a": 5, "b": 3},
+    {"x2": {"a": 10, "b": 6}, "x3": {"a": 15, "b": 9}, "refused": {"a": 9, "b": 7}},
+    IMAGE,
+)  # fmt: skip
+def _(p, s, x):
+    """The up path of a U-Net: GroupNorm over a concatenation whose parts are no whole groups."""
+    a, b = jnp.tanh(x @ p["a"]), jnp.tanh(x @ p["b"])
+    y = jnp.concatenate([a, b], -1)
+    groups = y.reshape(*y.shape[:-1], 4, -1)
+    axes = (1, 2, 4)
+    centred = groups - groups.mean(axes, keepdims=True)
+    y = (centred * jax.lax.rsqrt((centred**2).mean(axes, keepdims=True) + 1e-5)).reshape(y.shape)
+    y = jax.nn.silu(y * p["scale"] + p["bias"])
+    return (y @ p["out"] + a @ p["skip"]).mean((1, 2))

@@ -751,8 +751,8 @@ add("operation", "argmax", functions(winner, two_shapes), {"d": 4}, {"d": {"d": 
     refused={"d": "argmax"})
 add("operation", "log-softmax", functions(log_softmax, two_shapes), {"d": 4}, {"d": {"d": 8}},
     FLAT, refused={"d": "log"})
-add("operation", "sum of tanh", functions(raw_sum, one_shapes), {"d": 4}, {"d": {"d": 8}}, FLAT,
-    refused={"d": "sum"})
+add("operation", "sum of tanh", functions(raw_sum, one_shapes), {"d": 4}, {"d": {"d": 8}},
+    FLAT)
 add("perceptron", "more codes", functions(codebook, codebook_shapes), {"d": 4, "f": 5,
     "codes": 6}, {"codes": {"codes": 12}}, FLAT, refused={"codes": "argmin"})
 # fmt: on

@@ -59,8 +59,13 @@ def loss_function(loss_fn: Any) -> None:
     function("loss_fn", loss_fn, "(params, model_state, batch, rng) -> Loss", takes=4)
 
 
-def batch(batch: PyTree, placement: Any, microbatches: int, steps_per_call: int) -> None:
-    """Every leaf has the same leading sizes, which divide by steps, devices and micro-batches."""
+def batch(
+    batch: PyTree, placement: Any, microbatches: int, steps_per_call: int, processes: int = 1
+) -> None:
+    """Every leaf has the same leading sizes, which divide by steps, devices and micro-batches.
+
+    It is that of one of `processes`, each of which has its share of the examples.
+    """
     numeric(batch)
     axis = 0 if steps_per_call == 1 else 1
     if axis:
@@ -71,7 +76,7 @@ def batch(batch: PyTree, placement: Any, microbatches: int, steps_per_call: int)
                     f"{steps_per_call} every leaf must be [{steps_per_call}, examples, …]: stack "
                     f"{steps_per_call} batches along a new first axis."
                 )
-    size = leading_size(batch, "batch", axis)
+    size = leading_size(batch, "batch", axis) * processes
     least = placement.parts * microbatches
     if size == 0 or size % least:
         near = max(least, size // least * least)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from trainkit.growth.analysis.joint_program import Analysis, JointProgram, all_pairs
-from trainkit.growth.axes.axis import find
+from trainkit.growth.axes.axis import find, segments
 from trainkit.growth.axes.reading import grown_leaves
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.primitives import summed
@@ -78,5 +78,7 @@ def append_units(analysis: Analysis, wanted: Sequence[tuple[str, int]]) -> Confl
                 "of its axes that is larger in the big model",
             )
         for value in grows:
-            analysis.force(value.axes[d], "append")
+            for segment in segments(value.axes[d]):  # of a fused axis, each by itself
+                if not segment.fixed:
+                    analysis.force(segment, "append")
     return None

@@ -81,14 +81,15 @@ def _search(
 
 
 def _otherwise(leaves: Sequence[Axis], layouts: Layouts) -> list[tuple[Axis, str]]:
-    """Layouts that may do where units with unequal numbers of copies are impossible.
+    """Layouts that may do where copies are impossible.
 
     New units that hold nothing are for streams that only root-mean-square norms and parameters
-    read. Where a LayerNorm takes the mean away, new units may hold the mean.
+    read, and for products of activations. Where a LayerNorm takes the mean away, new units may hold
+    the mean.
     """
     others = []
     for leaf in leaves:
-        if leaf.big % leaf.small and layouts[leaf.uid] == "repeat":
+        if layouts[leaf.uid] == "repeat":
             others.append((leaf, "append"))
         elif layouts[leaf.uid] == "append":
             others.append((leaf, "row mean"))

@@ -44,12 +44,33 @@ def unify(a: Axis, b: Axis) -> Mismatch | None:
         wrong = _unify_factors(factors(a), factors(b))
     if wrong is not None:
         if not a.fixed:
-            return wrong
+            return wrong if _unify_copies(a, b) is not None else None
         _freeze(a)
         _freeze(b)
     a, b = find(a), find(b)
     if a is not b:
         a.parent = b
+    return None
+
+
+def _unify_copies(a: Axis, b: Axis) -> Mismatch | None:
+    """Every unit becomes k side by side: so do all parts, wherever the borders of either lie.
+
+    The groups of a GroupNorm may so lie across the seam of a concatenation.
+    """
+    if a.small < 2 or a.big % a.small:
+        return Mismatch(f"{show(a)} does not grow to a multiple")
+    pieces = [split_product(x, x.small, x.small) for x in (a, b)]
+    for found in pieces:
+        if isinstance(found, Mismatch):
+            return found
+    (first, copies), (second, others) = pieces
+    if (wrong := unify(copies, others) or unify(first, second)) is not None:
+        return wrong
+    a, b = find(a), find(b)
+    a.kind, a.parts = "prod", (first, copies)
+    if b is not a:
+        b.parent = a
     return None
 
 

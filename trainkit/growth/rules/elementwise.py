@@ -63,6 +63,8 @@ def _in_domain(scales: ScalePropagation, pair: EquationPair, finite: Finite | No
         if finite == "all" or (known and scales.signs.of(x) >= NOT_NEGATIVE):
             continue
         for d, uid in scales.padding(x):
+            if uid in scales.separate:
+                continue
             zero = scales.read(x).zeros.get((d, uid))
             if finite is None or zero is None:
                 scales.refuse_padding(pair, x, [d])

@@ -14,6 +14,7 @@ import numpy as np
 
 from trainkit._core.identity import differences, digest, lasting
 from trainkit._core.paths import named_leaves, path_name
+from trainkit._core.processes import gathered, same
 from trainkit.loop.arguments.program_digest import program_digest
 from trainkit.step.norms import hyperparams
 
@@ -45,9 +46,15 @@ def run_identity(step: Any, state: Any, data: Any) -> dict[str, dict[str, Any]]:
         rates[START] = _values(state.params)
     names = ("seed", "size", "batch_size", "shuffle")
     found = {name: lasting(getattr(data, name), name) for name in names if hasattr(data, name)}
+    identity = {HYPERPARAMETERS: rates, DATA: found}
+    for part, values in identity.items():
+        named = {f"{part}: {name}": value for name, value in values.items()}
+        same(named, "a run is the same in every process.")
     if hasattr(data, "fingerprint"):
-        found["content"] = data.fingerprint()
-    return {HYPERPARAMETERS: rates, DATA: found}
+        # Processes have the same data, or each its own.
+        contents = gathered(data.fingerprint())
+        found["content"] = contents[0] if len(set(contents)) == 1 else digest(" ".join(contents))
+    return identity
 
 
 def other_run(part: str, then: Any, now: Mapping[str, Any], same_versions: bool) -> list[str]:

@@ -39,6 +39,18 @@ def is_changed(array: Any, saved: Mapping[str, str]) -> bool:
     )
 
 
+def can_be_checked(shape: Any, saved: Mapping[str, str]) -> bool:
+    """Whether an array of this shape and sharding has the parts that were saved, as they were cut.
+
+    An array of one process always has: any part of it can be taken.
+    """
+    sharding = getattr(shape, "sharding", None)
+    if sharding is None or sharding.is_fully_addressable:
+        return True
+    indices = sharding.devices_indices_map(tuple(shape.shape)).values()
+    return set(saved) <= {_region(index, shape.shape) for index in indices}
+
+
 def write_info(path: Path, info: Mapping[str, Any], digests: Digests) -> None:
     """Writes the file of one process."""
     content = {"info": dict(info), "digests": digests}

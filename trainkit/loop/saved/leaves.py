@@ -53,8 +53,8 @@ def on_host(leaf: Any) -> Any:
     """The plain array of a leaf on the host, in memory of its own."""
     data = data_of(leaf)
     if isinstance(data, jax.Array) and not data.is_fully_addressable:
-        # Of several processes: each writes the parts it has.
-        return data
+        # Of several processes: each writes the parts it has, of a copy for the same reason.
+        return jnp.copy(data)
     # A copy always: on CPU NumPy would look into the very buffer that the next step is given to
     # write its result in, while Orbax is still writing it to disk.
     return np.array(data, copy=True)
@@ -77,7 +77,9 @@ def from_array(array: Any, like: Any, kind: str | None) -> Any:
     if is_key(like):
         key = jax.random.wrap_key_data(array, impl=kind)
         sharding = getattr(like, "sharding", None)
-        return key if sharding is None else jax.device_put(key, sharding)
+        if sharding is None or sharding.is_equivalent_to(key.sharding, key.ndim):
+            return key
+        return jax.device_put(key, sharding)
     if isinstance(like, bool | int | float | complex):
         return type(like)(array.item())
     return array

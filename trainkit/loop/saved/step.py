@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from trainkit._core import validation
+from trainkit._core.processes import together
 from trainkit.loop.saved.failures import attempt
-from trainkit.loop.saved.info import Digests, is_changed, read_info
+from trainkit.loop.saved.info import Digests, can_be_checked, is_changed, read_info
 from trainkit.loop.saved.leaves import data_of, from_array, leaves_by_name, placed_shape
 
 PyTree = Any
@@ -53,32 +55,40 @@ def read_step(folder: Path, step: int, like: PyTree) -> tuple[PyTree, dict[str, 
     wanted = leaves_by_name(like)
     _check_same(folder, step, wanted, info["_leaves"])
 
+    shapes = {name: placed_shape(leaf) for name, leaf in wanted.items()}
+    # What several processes cut otherwise than it was saved is read whole, or would go unchecked.
+    cut = {n: x for n, x in shapes.items() if not can_be_checked(x, digests.get(n, {}))}
+    shapes |= {name: np.empty(shape.shape, shape.dtype) for name, shape in cut.items()}
+
     def read() -> dict[str, Any]:
-        arrays = _arrays(folder / str(step) / "state", wanted)
+        arrays = _arrays(folder / str(step) / "state", shapes)
         changed = [
             name for name, array in arrays.items() if is_changed(array, digests.get(name, {}))
         ]
         if changed:
             raise ValueError(f"{_listed(changed)} is not what was saved")
+        for name, shape in cut.items():
+            get = arrays[name].__getitem__
+            arrays[name] = jax.make_array_from_callback(shape.shape, shape.sharding, get)
         return arrays
 
-    arrays = _whole(folder, step, read)
+    arrays = together(lambda: _whole(folder, step, read), DamagedError)
     leaves = [
         from_array(arrays[name], leaf, info["_keys"].get(name)) for name, leaf in wanted.items()
     ]
     return jax.tree.unflatten(jax.tree.structure(like), leaves), info
 
 
-def _arrays(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _arrays(path: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
-    shapes = {name: placed_shape(leaf) for name, leaf in wanted.items()}
     # Orbax refuses arrays of size 0; their shape says everything about them.
     stored = {name: shape for name, shape in shapes.items() if shape.size}
     found: dict[str, Any] = {}
     if stored:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-            found = reader.restore(path, args=ocp.args.StandardRestore(stored))
+        # The handler alone: what is around it would wait for processes that have found damage.
+        with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+            found = reader.restore(Path(path), args=ocp.args.StandardRestore(stored))
     for name in shapes.keys() - stored.keys():
         shape = shapes[name]
         on_host = isinstance(shape, np.ndarray)

@@ -6,9 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from trainkit._core import validation
+from trainkit._core.processes import alone, in_step
 from trainkit.cost import program_flops
+from trainkit.placement.shares import on_own_device
 from trainkit.step.eval_step import make_eval_step, means
 from trainkit.step.state import TrainState
 
@@ -51,13 +54,20 @@ class Evaluation:
             if hasattr(loss_fn, "refuse_values"):
                 loss_fn.refuse_values(like.params, like.model_state, batch)
         step = make_eval_step(loss_fn, placement=placement, precision=precision)
-        self.batches, self._like = [step.place_batch(batch) for batch in batches], like
+        self.batches = [step.place_batch(batch) for batch in in_step(batches, "validation batches")]
+        self._like = like
+        # Fetched now: later, in another thread, it would take all processes at once.
+        self._on_host = None if alone() else [fetched(batch) for batch in self.batches]
         self._program = step.program
         # By the shapes of a batch: the last one of a data set is often smaller.
         self._compiled: dict[Any, Any] = {}
         self._flops: dict[Any, float] = {}
         shapes = jax.eval_shape(self._program, *_arguments(like, self.batches[0]))
         self.metrics = frozenset(shapes)
+
+    def on_host(self) -> list[PyTree]:
+        """The batches, whole, as NumPy arrays."""
+        return self._on_host or [fetched(batch) for batch in self.batches]
 
     def compile(self) -> Evaluation:
         """Compiles the program of every batch shape; itself, for chaining."""
@@ -87,6 +97,11 @@ class Evaluation:
 
     def _sums(self, state: TrainState, batch: PyTree) -> Any:
         return self._compiled[_shapes(batch)](*_arguments(state, batch))
+
+
+def fetched(batch: PyTree) -> PyTree:
+    """A placed batch, whole, as NumPy arrays."""
+    return jax.tree.map(np.asarray, on_own_device(batch))
 
 
 def _arguments(state: TrainState, batch: PyTree) -> tuple[PyTree, ...]:

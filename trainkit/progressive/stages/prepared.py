@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from trainkit._core.processes import alone
 from trainkit.cost import count_flops, step_flops, whole_program
 from trainkit.progressive.stages.evaluation import Evaluation
 from trainkit.progressive.stages.pace import paced
@@ -95,8 +96,10 @@ class PreparedStage:
         self.batch_shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, np.asarray(x).dtype), drawn
         )
-        self.batch = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((*several, *x.shape), x.dtype), self.batch_shapes
+        self.batch = self.step.placed_batch(
+            jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct((*several, *x.shape), x.dtype), self.batch_shapes
+            )
         )
         self.one_batch = drawn
         fresh = jax.eval_shape(lambda: self.model.state(recipe.paced, drawn, recipe.seed))
@@ -116,11 +119,18 @@ class PreparedStage:
         """What reports call it."""
         return self.stage.name or _short(self.stage.model)
 
-    def fresh(self) -> TrainState:
-        """A state from scratch, placed."""
+    def fresh_here(self) -> TrainState:
+        """The same as `fresh` without asking other processes: of several, each has it alone."""
+        return self.fresh() if alone() else jax.jit(self.step.prepared)(self._initial())
+
+    def _initial(self) -> TrainState:
         state = self.model.state(self.recipe.paced, self.one_batch, self.recipe.seed)
         level = jnp.float32(self.stage.learning_rate)
-        return self.step.place(state.replace(opt_state=state.opt_state._replace(level=level)))
+        return state.replace(opt_state=state.opt_state._replace(level=level))
+
+    def fresh(self) -> TrainState:
+        """A state from scratch, placed."""
+        return self.step.place(self._initial())
 
     def compile(self) -> PreparedStage:
         """Compiles step and evaluation; itself, for chaining."""

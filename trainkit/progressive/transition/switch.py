@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from trainkit._core.paths import named_leaves, path_name
+from trainkit._core.processes import alone
 from trainkit.cost import count_flops
 from trainkit.growth.operators import operator
 from trainkit.growth.views import certify
+from trainkit.placement.shares import joined_shapes, on_own_device
 from trainkit.progressive.stages.pace import after_growth
 from trainkit.progressive.stages.prepared import PreparedStage
 from trainkit.progressive.stages.stage import Stage, StageError
@@ -103,7 +105,7 @@ class Transition:
         memory is found, arguments are looked at. With this that is over when training needs it.
         Not on several devices: programs of two threads could wait for each other's collectives.
         """
-        if self.small.step.placement.parts > 1:
+        if self.small.step.placement.parts > 1 or not alone():
             return self
         # Zeros need not have a finite gradient, and nobody reads it.
         with contextlib.suppress(FloatingPointError):
@@ -132,6 +134,10 @@ class Transition:
         grown = self._program(state)
         if self.growth is None or not self.big.recipe.certify:
             return grown, dict
+        if not alone():
+            # Another thread must not wait for other processes, which this one waits for.
+            small, big = on_own_device((state, grown))
+            return grown, lambda: self._certificate_or_why_not(small, big)
         kept = self._copy(grown) if self.big.step.donate else grown
         return grown, lambda: self._certificate_or_why_not(state, kept)
 
@@ -149,7 +155,7 @@ class Transition:
         """
         if self.growth is None or not self.big.recipe.certify:
             return {}
-        small = self.small.fresh()
+        small = self.small.fresh_here()
         big = jax.jit(lambda state: self.big.step.prepared(self.apply(state)))(small)
         found = self._certificate_or_why_not(small, big)
         warning = "made of a state from scratch: the run was stopped while its own was being made"
@@ -158,12 +164,12 @@ class Transition:
     def certificate(self, small: TrainState, big: TrainState) -> dict[str, Any]:
         """What the growth did, as JSON holds it: the fields of `trainkit.growth.Certificate`.
 
-        And the loss on a batch before and after. Of a growth that does not say how its leaves
-        grew, the change of the outputs is all that can be told; so it is of states that are
-        spread over several processes.
+        And the loss on a batch before and after; in several processes, on this one's share of it.
+        Of a growth that does not say how its leaves grew, the change of the outputs is all that
+        can be told.
         """
         assert self.growth is not None
-        if self.small.step.placement.parts > 1 and jax.process_count() == 1:
+        if self.small.step.placement.parts > 1 and alone():
             # On one device, from the host: no collective that steps could wait for.
             small, big = (
                 jax.device_put(jax.device_get(s), jax.local_devices()[0]) for s in (small, big)
@@ -172,7 +178,7 @@ class Transition:
         found = {k: float(v) for k, v in jax.jit(self.outputs)(small, big, batch).items()}
         dtype = str(jax.tree.leaves(big.params)[0].dtype)
         whole: dict[str, Any] = {"forward_error": {dtype: found.pop("forward_error")}}
-        if self.growth.map.leaves and jax.process_count() == 1:
+        if self.growth.map.leaves:
             sides = _side(self.small, small), _side(self.big, big)
             before, after = (certify.Side(side.outputs, side.state) for side in sides)
             tx = self.big.recipe.tx
@@ -198,7 +204,8 @@ class Transition:
 
     def _certificate_flops(self) -> float:
         sides = (_side(stage, stage.like) for stage in (self.small, self.big))
-        small, big = (count_flops(s.outputs, s.variables, self.big.batch_shapes) for s in sides)
+        batch = joined_shapes(self.big.batch_shapes, 0)  # each process makes it of its share
+        small, big = (count_flops(s.outputs, s.variables, batch) for s in sides)
         # Outputs and loss, and outputs in two dtypes; gradients (three passes each) of the small
         # model, of the big one, and of its three probe steps.
         return (4 + 3) * small + (4 + 3 + 9) * big

@@ -162,7 +162,7 @@ def _(p, s, x):
 @model(
     "implicit", "inner step",
     lambda d: {"in": (7, d), "b": (d,), "out": (d, 2)},
-    {"d": 4}, "d", inputs=FLAT, refused=("d x2", "d x3"),
+    {"d": 4}, "d", inputs=FLAT,
 )  # fmt: skip
 def _(p, s, x):
     """MAML: one step of gradient descent inside, on half of the batch."""

@@ -292,7 +292,6 @@ def _(p, s, x):
         "out": (d, 2),
     },
     {"d": 4, "e": 3, "f": 5}, "d e f",
-    refused=("e x2", "all x2", "e x3", "all x3"),
 )  # fmt: skip
 def _(p, s, x):
     """DeltaNet: a fast weight that is corrected towards each value, keys of unit length."""

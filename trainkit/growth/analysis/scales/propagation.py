@@ -49,8 +49,8 @@ class ScalePropagation(Requirements):
             if (either := conditions.either(c for c in zeros if c is not None)) is not None:
                 out.zeros[d, uid] = either
         for v, p in zip(operands, powers, strict=True):
-            if p < 0 and self.padding(v) and self.signs.of(v) != POSITIVE:
-                self.refuse_padding(pair, v)
+            if p < 0 and self.signs.of(v) != POSITIVE:
+                self.refuse_padding(pair, v, self.meeting(v))
 
     def agree(self, pair: EquationPair, operands: Sequence[Value], out: Value) -> None:
         """out takes its elements from, or adds, operands that must agree in scale and split."""

@@ -40,6 +40,10 @@ class Requirements(Unknowns):
                     hint="grow this axis to a multiple, or grow another axis",
                 )
 
+    def meeting(self, value: Value) -> list[int]:
+        """The dimensions where units that hold nothing may meet old ones."""
+        return [d for d, uid in self.padding(value) if uid not in self.separate]
+
     def watch(self, value: Value, dims: Sequence[int]) -> None:
         """Notes that the copies along these dimensions are looked at other than by a sum."""
         for d, _, leaf in self.cells(value):

@@ -26,6 +26,7 @@ from trainkit.growth.analysis.joint_program import EquationPair, JointProgram, a
 from trainkit.growth.analysis.scales import padding as conditions
 from trainkit.growth.analysis.scales import row_means
 from trainkit.growth.analysis.scales.padding import ALWAYS, MEAN, Condition, Need
+from trainkit.growth.analysis.scales.separate import separate
 from trainkit.growth.analysis.scales.shifts import shiftable
 from trainkit.growth.analysis.scales.signs import Sign, signs
 from trainkit.growth.analysis.values import Value
@@ -61,6 +62,7 @@ class Unknowns:
       contractions: the sums over leaves that grow.
       needs: what new units must hold.
       producers: id of a value -> the equation that makes it.
+      separate: the padded leaves whose units never meet.
       watched: leaves whose copies something else than a sum looks at.
       ordered: parameter -> leaves along whose copies it must tie.
       shiftable, shift: parameter -> s where every use is w + s, and where that is made use of.
@@ -98,6 +100,11 @@ class Unknowns:
     def constants(self) -> Facts[frozenset[int]]:
         """Along which dimensions values are constant; see `row_means`."""
         return row_means.constants(self.joint)
+
+    @functools.cached_property
+    def separate(self) -> frozenset[int]:
+        """The leaves whose units never meet, so that new ones may hold anything."""
+        return separate(self.joint, self.padded)
 
     # -- axes ---------------------------------------------------------------------------------
 

@@ -1,0 +1,141 @@
+"""Where something strikes: inside a function of ours, of Orbax or of JAX, at one of its calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.reliability import programs  # noqa: F401  (what is struck must be imported)
+
+# The file that fills the disk of a run, beside its folder.
+BALLAST = "ballast"
+
+
+@dataclasses.dataclass(frozen=True)
+class Aim:
+    """A function that something strikes in.
+
+    Attributes:
+      owner: the module, or the class in it.
+      name: of the function.
+      run: the program that calls it.
+      half: what it has done when it is struck half way; arguments as it gets them.
+      taken_up: whether it is struck in a run that goes on, not in a new one.
+      calls: how often it is called at least.
+    """
+
+    owner: str
+    name: str
+    run: str = "plain"
+    half: Callable[..., Any] | None = None
+    taken_up: bool = False
+    calls: int = 4
+
+    @property
+    def kills(self) -> list[str]:
+        """What can be done to it, beside a full disk."""
+        return ["before", "after", *(["half way"] if self.half else [])]
+
+
+def half_deleted(folder: Any, *_: Any, **__: Any) -> None:
+    """Three of its files are gone."""
+    for file in [file for file in Path(folder).rglob("*") if file.is_file()][:3]:
+        file.unlink()
+
+
+def half_written(log: Any, line: bytes) -> None:
+    """Half of a row is in the file."""
+    log._jsonl.write(line[: len(line) // 2])
+
+
+LOG = "trainkit.loop.metrics_log.MetricsLog"
+SWITCH = "trainkit.progressive.transition.switch.Transition"
+HOOK = "trainkit.progressive.hook.Growing"
+AIMS: dict[str, Aim] = {
+    "writing the info of a step": Aim("trainkit.loop.saved.info", "write_info"),
+    "copying a state to save": Aim("trainkit.loop.checkpoint", "on_host"),
+    "finishing a step": Aim("os", "rename"),
+    "moving a step away": Aim("os", "replace"),
+    "deleting a step": Aim("shutil", "rmtree", half=half_deleted),
+    "noting that it has saved": Aim("trainkit.loop.run_folder.RunFolder", "saved"),
+    "evaluating": Aim("benchmarks.reliability.programs", "evaluate"),
+    "writing a row": Aim(LOG, "_append", half=half_written),
+    "rewriting the table": Aim(LOG, "_rewrite_csv"),
+    "cutting the log back": Aim("os", "truncate", taken_up=True, calls=1),
+    "writing to TensorBoard": Aim("trainkit.loop.metrics_log._Board", "write"),
+    "writing a file whole": Aim("trainkit._core.run_files", "open_new"),
+    "writing the summary": Aim("trainkit.loop.summary", "write_summary", "reported", calls=1),
+    "drawing the report": Aim("trainkit.report.html", "report_html", "reported", calls=1),
+    "writing the report": Aim("trainkit.report.html", "write_whole", "reported", calls=1),
+    "keeping a compiled program": Aim("jax._src.lru_cache.LRUCache", "put", "compiled"),
+    "planning a growth": Aim(
+        "trainkit.progressive.transition.grow", "find_map", "growing", calls=2
+    ),
+    "compiling ahead": Aim(SWITCH, "compile", "growing", calls=2),
+    "rehearsing what was compiled": Aim(SWITCH, "rehearse", "growing", calls=2),
+    "growing": Aim(SWITCH, "__call__", "growing", calls=2),
+    "certifying a growth": Aim(SWITCH, "certificate", "growing", calls=2),
+    "replaying growths": Aim(HOOK, "load", "growing", taken_up=True, calls=1),
+    "saving a grown state": Aim(HOOK, "save", "growing"),
+}  # fmt: skip
+
+
+def set_up(where: str, call: int, strike: str, out: Path) -> None:
+    """Has this process struck at the `call`-th call.
+
+    Args:
+      where: one of `AIMS`.
+      call: its number, from 1.
+      strike: "before", "half way" or "after", for a kill; "full" for a disk that is full from then.
+      out: the folder of the run.
+    """
+    aim = AIMS[where]
+    owner, calls = _owner(aim.owner), 0
+    whole = getattr(owner, aim.name)
+
+    def struck(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls != call:
+            return whole(*args, **kwargs)
+        if strike == "full":
+            fill(out.parent / BALLAST)
+            return whole(*args, **kwargs)
+        if strike == "half way":
+            assert aim.half is not None
+            aim.half(*args, **kwargs)
+        elif strike == "after":
+            whole(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return None
+
+    setattr(owner, aim.name, struck)
+    # What was imported by name.
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("trainkit", "benchmarks")) and vars(module).get(aim.name) is whole:
+            setattr(module, aim.name, struck)
+
+
+def fill(ballast: Path) -> None:
+    """Fills the disk, to its last byte, with one file."""
+    with ballast.open("wb", buffering=0) as file:
+        for size in (2**20, 2**12, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+
+
+def _owner(path: str) -> Any:
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError:
+        module, _, inside = path.rpartition(".")
+        return getattr(importlib.import_module(module), inside)

@@ -1,0 +1,133 @@
+"""From what one process has to arrays on devices of which no process sees all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+
+from trainkit._core.buffers import owned
+from trainkit._core.processes import alone
+
+PyTree = Any
+
+
+def is_global(x: Any) -> bool:
+    """Whether an array lies on devices of other processes too."""
+    return isinstance(x, jax.Array) and not x.is_fully_addressable
+
+
+def is_placed(tree: PyTree, sharding: Sharding) -> bool:
+    """Whether every array has been put on the devices of a sharding."""
+    return all(
+        isinstance(x, jax.Array) and x.committed and x.sharding.device_set == sharding.device_set
+        for x in jax.tree.leaves(tree)
+    )
+
+
+def from_whole(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Values that every process has alike, and arrays from anywhere, as arrays of these shardings.
+
+    Args:
+      tree: of arrays.
+      shardings: one for each leaf, or one for all.
+    """
+    if alone():
+        return jax.device_put(tree, shardings)
+    if isinstance(shardings, Sharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+    return jax.tree.map(_whole, tree, shardings)
+
+
+def _whole(x: Any, sharding: Sharding) -> jax.Array:
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        words = _whole(jax.random.key_data(x), sharding)
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
+    if sharding.is_fully_addressable:
+        return jax.device_put(_local(x), sharding)
+    if is_global(x):
+        return jax.device_put(x, sharding)
+    host = np.array(x, copy=True)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def on_own_device(tree: PyTree) -> PyTree:
+    """Copies of whole arrays on one device of this process; itself where that is alone."""
+    if alone():
+        return tree
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda x: _whole(jnp.copy(x), one), tree)
+
+
+def _local(x: Any) -> Any:
+    """The whole array on a device of this process, wherever it lies."""
+    if not is_global(x):
+        return x
+    if not x.is_fully_replicated:
+        x = jax.device_put(x, NamedSharding(_by_process(), PartitionSpec()))
+    return x.addressable_data(0)
+
+
+def from_shares(tree: PyTree, sharding: Sharding, axis: int) -> PyTree:
+    """A batch of which each process has its share of the examples, as arrays of this sharding.
+
+    The whole batch has the processes' shares one after the other, as `Sampler` cuts them.
+
+    Args:
+      tree: this process's share.
+      sharding: of the result.
+      axis: that of the examples.
+    """
+    tree = owned(tree)
+    if alone():
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda x: _joined(x, sharding, axis), tree)
+
+
+def joined_shapes(shapes: PyTree, axis: int, sharding: Sharding | None = None) -> PyTree:
+    """The shapes of what `from_shares` makes of shares of these shapes."""
+    count = jax.process_count()
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            (*x.shape[:axis], x.shape[axis] * count, *x.shape[axis + 1 :]),
+            x.dtype,
+            sharding=sharding,
+        ),
+        shapes,
+    )
+
+
+def _joined(x: Any, sharding: Sharding, axis: int) -> jax.Array:
+    host, count = np.asarray(x), jax.process_count()
+    own = host.shape[axis]
+    shape = (*host.shape[:axis], own * count, *host.shape[axis + 1 :])
+    first = own * jax.process_index()
+    if not _has_only(sharding, shape, axis, own):
+        # Devices of this process need examples of others.
+        by_process = PartitionSpec(*[None] * axis, "process")
+        return _whole(_joined(x, NamedSharding(_by_process(), by_process), axis), sharding)
+
+    def part(index: Any) -> np.ndarray:
+        start, stop, _ = index[axis].indices(shape[axis])
+        return host[(*index[:axis], slice(start - first, stop - first), *index[axis + 1 :])]
+
+    return jax.make_array_from_callback(shape, sharding, part)
+
+
+def _has_only(sharding: Sharding, shape: tuple[int, ...], axis: int, own: int) -> bool:
+    """Whether every device gets examples of its own process only, as each process can tell."""
+    device: Any
+    for device, index in sharding.devices_indices_map(shape).items():
+        start, stop, _ = index[axis].indices(shape[axis])
+        first = own * device.process_index
+        if start < first or stop > first + own:
+            return False
+    return True
+
+
+def _by_process() -> Mesh:
+    processes = range(jax.process_count())
+    return Mesh(np.array([jax.local_devices(p) for p in processes]), ("process", "device"))
