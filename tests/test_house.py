@@ -33,7 +33,8 @@ MAY_KNOW = {
     "data": "_core",
     "report": "_core",
     "loop.saved": "_core",
-    "loop": "_core step data cost report loop.saved",
+    "loop.transfer": "_core step loop.saved",
+    "loop": "_core step transforms.wrappers data cost report loop.saved loop.transfer",
     "growth.errors": "",
     "growth.operators": "_core",
     "growth.ir": "_core growth.errors",
@@ -65,7 +66,7 @@ MAY_KNOW = {
     "laws.schedules": "_core laws laws.oracles",
     "laws": "_core laws.optional laws.problems laws.reproducers laws.oracles laws.subject "
     "laws.families laws.schedules",
-    "cli": "_core distributed data laws laws.oracles",
+    "cli": "_core distributed data loop loop.saved loop.transfer laws laws.oracles",
 }
 CROWDED = 15  # modules in one folder
 

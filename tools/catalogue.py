@@ -36,6 +36,9 @@ RULES: dict[str, dict[str, Callable[[], Any]]] = {
         "adamw": lambda: tt.adamw(0.15, weight_decay=0.1),
         "lion": lambda: tt.lion(0.05),
         "radam": lambda: tt.radam(0.15),
+        "amsgrad": lambda: tt.amsgrad(0.15),
+        "yogi": lambda: tt.yogi(0.15),
+        "lars": lambda: tt.lars(0.05, trust_coefficient=0.3),
     },
     "Rules for matrices": {
         "muon": lambda: tt.muon(0.05),
@@ -123,6 +126,8 @@ OTHERS: dict[str, tuple[Any, list[str]]] = {
             "average_params",
             "averaged",
             "swap",
+            "cautious",
+            "lookahead",
             "stochastic_rounding",
             "stochastic_round",
             "quantise_moments",
@@ -174,25 +179,18 @@ AS_THEY_ARE: dict[str, tuple[str, Callable[[], Any] | None]] = {
         lambda: tt.adadelta(2.0, eps=1e-3),
     ),
     "adamax": (
-        "Adam with ν ← max(β₂ ν, |g| + ε) for √ν̂ + ε, uncorrected. Kingma and Ba, 2015.",
+        "Adam with ν ← max(β₂ ν, |g| + ε) for √ν̂ + ε, uncorrected (the paper has no ε: it is there "
+        "against 0/0, with Optax's and PyTorch's place). Kingma and Ba, 2015.",
         lambda: tt.adamax(0.15),
-    ),
-    "amsgrad": (
-        "Adam whose divisor is √(largest ν̂ so far) + ε. Reddi, Kale and Kumar, 2018.",
-        lambda: tt.amsgrad(0.15),
     ),
     "lamb": (
         "u = μ̂/(√ν̂ + ε) + λ θ; θ ← θ − η (‖θ‖/‖u‖) u for each leaf (the ratio is 1 where one of "
         "them is 0). You et al., 2020.",
         lambda: tt.lamb(0.05),
     ),
-    "lars": (
-        "u = g + λ θ; v ← β v + η (c ‖θ‖/‖u‖) u for each leaf; θ ← θ − v. You, Gitman and "
-        "Ginsburg, 2017.",
-        lambda: tt.lars(0.05, trust_coefficient=0.3),
-    ),
     "nadam": (
-        "Adam with β₁ μ/(1 − β₁ᵗ⁺¹) + (1 − β₁) g/(1 − β₁ᵗ) for μ̂: Nesterov's look ahead. "
+        "Adam with β₁ μ/(1 − β₁ᵗ⁺¹) + (1 − β₁) g/(1 − β₁ᵗ) for μ̂: Nesterov's look ahead, with the "
+        "same β₁ at every step, where the paper allows a sequence. "
         "Dozat, 2016.",
         lambda: tt.nadam(0.15),
     ),
@@ -204,10 +202,6 @@ AS_THEY_ARE: dict[str, tuple[str, Callable[[], Any] | None]] = {
         "ν ← β₂ ν + (1 − β₂) ‖g‖² for each leaf, ν₁ = ‖g‖²; μ ← β₁ μ + g/(√ν + ε) + λ θ; "
         "θ ← θ − η μ. Ginsburg et al., 2019.",
         lambda: tt.novograd(0.02),
-    ),
-    "yogi": (
-        "Adam with ν ← ν − (1 − β₂) sign(ν − g²) g². Zaheer et al., 2018.",
-        lambda: tt.yogi(0.15),
     ),
     "add_decayed_weights": (
         "g ← g + λ θ; before a rule this is `l2`, after the scaling by moments decoupled decay.",

@@ -14,6 +14,7 @@ from trainkit.step.guard import NonFiniteError
 from trainkit.step.loss import Loss, LossFn
 from trainkit.step.precision import LossScale, Precision
 from trainkit.step.state import TrainState
+from trainkit.step.statistics import refresh_statistics
 from trainkit.step.train_step import TrainStep, make_train_step
 
 # For type checkers: what `__getattr__` imports. Nothing in the package imports the package itself,
@@ -71,6 +72,7 @@ __all__ = [
     "packed",
     "placement",
     "progressive",
+    "refresh_statistics",
     "regularise",
     "report",
     "schedules",

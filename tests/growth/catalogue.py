@@ -6,6 +6,7 @@ import numpy as np
 import optax
 from optax import contrib
 
+from tests.growth import zoo
 from trainkit._core.paths import path_name
 from trainkit.growth.maps.algebra import expand
 from trainkit.growth.maps.growth_map import MapData
@@ -49,10 +50,7 @@ def mlp_params(n, seed=0, dtype=jnp.float64):
     }
 
 
-def mlp(params, x):
-    for name in ("in", "mid"):
-        x = jax.nn.gelu(x @ params[name]["w"] + params[name]["b"])
-    return x @ params["out"]["w"] + params["out"]["b"]
+mlp, _ = zoo.REGISTRY["two hidden layers, gelu"].at()
 
 
 def batch(step):

@@ -38,22 +38,28 @@ class Small:
         )
         self.fn, shapes = model.at()
         self.params = randomised(as_dtype(shapes, dtype))
-        self.out, self.gradients = self.run(self.fn, self.params)
 
-    def run(self, fn, params):
+    @functools.cached_property
+    def run(self) -> tuple[np.ndarray, Any]:
+        """Outputs, and the gradients of what `check_case` differentiates."""
+
         def loss(p):
-            out = fn(p, *self.inputs)
+            out = self.fn(p, *self.inputs)
             weights = np.random.default_rng(9).normal(size=out.shape)
             return jnp.sum(out * jnp.asarray(weights, out.dtype)), out
 
-        (_, out), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True, allow_int=True))(
-            params
-        )
+        slope = jax.jit(jax.value_and_grad(loss, has_aux=True, allow_int=True))
+        (_, out), gradients = slope(self.params)
         return np.asarray(out), gradients
 
-    def big(self, variant: str):
-        fn, shapes = self.model.at(**self.model.grown[variant])
+    def big(self, case: str):
+        fn, shapes = self.model.big(case)
         return fn, as_dtype(shapes, self.dtype)
+
+    def plan(self, case: str) -> growth.Plan:
+        """From parameters to shapes."""
+        big_fn, shapes = self.big(case)
+        return self.model.plan(case, self.fn, big_fn, self.params, shapes, *self.inputs)
 
 
 @functools.cache
@@ -75,50 +81,54 @@ def predicted(gradient: np.ndarray, how: LeafMap) -> tuple[np.ndarray, np.ndarra
     return out, known
 
 
-def check_variant(case: Small, variant: str, *, tolerance: float, guesses: bool = False) -> None:
+def check_case(small: Small, case: str, *, tolerance: float, guesses: bool = False) -> None:
     """Plans, grows evenly and in one other way, and compares outputs and gradients.
 
-    Which other way goes round with the variant: every model meets them all, and fewer programs are
+    Which other way goes round with the case: every model meets them all, and fewer programs are
     compiled. `guesses`: gradient factors may be said to be a best guess (behind a LayerNorm whose
     stream grows to no multiple).
     """
-    big_fn, big_shapes = case.big(variant)
-    plan = growth.plan(case.fn, big_fn, case.params, big_shapes, *case.inputs)
+    big_fn, big_shapes = small.big(case)
+    plan = small.plan(case)
     assert growth.Plan.from_json(plan.to_json()) == plan
     key = jax.random.key(3)
     run = jax.jit(
         lambda p: jax.value_and_grad(
-            lambda q: (lambda o: (jnp.sum(o * _weights(o)), o))(big_fn(q, *case.inputs)),
+            lambda q: (lambda o: (jnp.sum(o * _weights(o)), o))(big_fn(q, *small.inputs)),
             has_aux=True,
             allow_int=True,
         )(p)
     )
-    scale = np.abs(case.out).max()
-    other = OPERATORS[zlib.crc32(f"{case.model.name} {variant}".encode()) % len(OPERATORS)]
+    wanted_out, old_gradients = small.run
+    scale = np.abs(wanted_out).max()
+    other = OPERATORS[zlib.crc32(f"{small.model.name} {case}".encode()) % len(OPERATORS)]
     for how in ("even", other):
-        params = plan.grow(case.params, key=key, how=how, like=big_shapes)
+        params = plan.grow(small.params, key=key, how=how, like=big_shapes)
         assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
             lambda s: (s.shape, s.dtype), big_shapes
         )
         (_, out), gradients = run(params)
-        error = np.abs(np.asarray(out) - case.out).max() / scale
+        error = np.abs(np.asarray(out) - wanted_out).max() / scale
         assert error <= tolerance, f"{how}: outputs differ by {error:.1e}"
-        if jnp.dtype(case.dtype) != jnp.float64:
+        if jnp.dtype(small.dtype) != jnp.float64:
             continue
-        maps = plan.realise(key, how).leaves
-        old, new = names(case.gradients), names(gradients)
+        growth_map, grown = plan.realise(key, how), names(params)
+        new_layers = [grown[path] for path in growth_map.new]
+        assert not new_layers or any(map(np.any, new_layers)), "a new layer is dead"
+        old, new = names(old_gradients), names(gradients)
         # Some gradients are 0 but for rounding (key biases): measure against the largest.
         size = max(float(np.abs(g).max()) for g in new.values() if g.dtype.kind == "f")
-        for path, leaf in maps.items():
-            if new[path].dtype.kind != "f":
+        for path, leaf in growth_map.leaves.items():
+            origin = growth_map.origin_of(path)
+            if origin.new or new[path].dtype.kind != "f":
                 continue
             assert how != "even" or guesses or leaf.exact_gradient, path
             if not leaf.exact_gradient:
                 continue
-            wanted, known = predicted(old[path], leaf)
+            wanted, known = predicted(old[origin.leaf], leaf)
             error = np.abs(np.where(known, new[path] - wanted, 0.0)).max() / size
             # Gradients too are exact but for rounding; JAX's own attention rounds to float32.
-            allowed = 1e-6 if case.single else 1e-12
+            allowed = 1e-6 if small.single else 1e-12
             assert error <= allowed, f"{how}: the gradient of {path} is off by {error:.1e}"
 
 

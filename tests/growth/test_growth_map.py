@@ -6,24 +6,16 @@ import numpy as np
 import optax
 import pytest
 
+from tests.growth import zoo
 from trainkit import TrainState, growth
 
 KEY = jax.random.key(0)
-X = jnp.asarray(np.random.default_rng(9).normal(size=(5, 3)), jnp.float32)
+MODEL = zoo.REGISTRY["residual layers"]
+net, (X,) = MODEL.at()[0], MODEL.inputs
 
 
-def net(params, x):
-    x = x @ params["in"]
-    for layer in params["layers"]:
-        x = x + jax.nn.relu(x @ layer["up"]) @ layer["down"]
-    return x @ params["out"]
-
-
-def draw(hidden, layers=1):
-    normal = np.random.default_rng(0).normal
-    one = lambda *shape: jnp.asarray(normal(size=shape) * 0.5, jnp.float32)
-    layer = lambda: {"up": one(4, hidden), "down": one(hidden, 4)}
-    return {"in": one(3, 4), "layers": [layer() for _ in range(layers)], "out": one(4, 2)}
+def draw(width, depth=1):
+    return MODEL.params(dtype=jnp.float32, width=width, depth=depth)
 
 
 def planned(hidden=8, layers=1, **options):
@@ -49,7 +41,7 @@ def test_new_layers_their_zeros_and_rates_are_named():
     way = planned(8, 2).realise(how="even")
     (new,) = {name.rpartition("/")[0] for name in way.new}
     assert way.zeroed == (f"{new}/down",)
-    assert {way.origin_of(name).leaf for name in ("in", "out")} == {"in", "out"}
+    assert way.origin_of("out").leaf == "out"
     # What reads a doubled axis is halved, and so is its rate under a sign-like rule.
     old = next(f"layers/{i}" for i in range(2) if f"layers/{i}" != new)
     assert way.rates[f"{old}/down"] == 0.5

@@ -3,11 +3,11 @@
 import itertools
 
 import jax
-import jax.numpy as jnp
 import optax
 import pytest
 
 from tests.growth import zoo
+from tests.growth.memory import peak, size
 from trainkit import growth
 from trainkit.growth.maps.params import grower
 from trainkit.growth.opt_state.grow import grow_opt_state
@@ -15,58 +15,31 @@ from trainkit.growth.opt_state.grow import grow_opt_state
 SLACK = 1024  # keys, tables, and the tuple of pointers to the results
 
 
-def size(tree):
-    return [x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)]
-
-
 def limit(*trees):
     return sum(sum(size(tree)) for tree in trees) + max(size(trees[-1])) + SLACK
 
 
-def peak(compiled):
-    memory = compiled.memory_analysis()
-    return (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
+GPT = {"width": 32, "heads": 4, "hidden": 64}
+LAYERS = {"a": 32, "b": 32, "c": 32}
+GROWN = {  # a model of the zoo, so large that its leaves count, and what grows
+    "gpt": ("gpt", GPT, {"width": 64, "heads": 8, "hidden": 128}),
+    "gpt, odd sizes": ("gpt", GPT, {"width": 40, "hidden": 75}),
+    "resnet": ("resnet", {"width": 16}, {"width": 32}),
+    "resnet, odd sizes": ("resnet", {"width": 16}, {"width": 21}),
+    "mlp": ("three widths", LAYERS, {"a": 64, "b": 64, "c": 64}),
+    "mlp, odd sizes": ("three widths", LAYERS, {"a": 75, "b": 91, "c": 83}),
+}
 
 
-def from_zoo(name, base, more):
-    model = zoo.REGISTRY[name]
+def grown(name):
+    """A plan, and the shapes of both models."""
+    of, base, more = GROWN[name]
+    model = zoo.REGISTRY[of]
     (small_fn, small), (big_fn, big) = model.at(**base), model.at(**{**base, **more})
     spec = lambda x: jax.ShapeDtypeStruct(x.shape, "int32" if x.dtype.kind == "i" else "float32")
     return growth.plan(small_fn, big_fn, small, big, *map(spec, model.inputs)), small, big
 
 
-def dense(params, x):
-    for layer in params[:-1]:
-        x = jax.nn.gelu(x @ layer["w"] + layer["b"])
-    return x @ params[-1]["w"] + params[-1]["b"]
-
-
-def mlp(*hidden):
-    """Every matrix in the middle grows on both sides."""
-
-    def shapes(sizes):
-        f = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-        return [{"w": f(n, m), "b": f(m)} for n, m in itertools.pairwise(sizes)]
-
-    small, big = shapes((6, 32, 32, 32, 5)), shapes((6, *hidden, 5))
-    x = jax.ShapeDtypeStruct((2, 6), jnp.float32)
-    return growth.plan(dense, dense, small, big, x), small, big
-
-
-GPT = {"width": 32, "heads": 4, "hidden": 64}
-GROWN = {
-    "gpt": lambda: from_zoo("gpt", GPT, {"width": 64, "heads": 8, "hidden": 128}),
-    "gpt, odd sizes": lambda: from_zoo("gpt", GPT, {"width": 40, "hidden": 75}),
-    "resnet": lambda: from_zoo("resnet", {"width": 16}, {"width": 32}),
-    "resnet, odd sizes": lambda: from_zoo("resnet", {"width": 16}, {"width": 21}),
-    "mlp": lambda: mlp(64, 64, 64),
-    "mlp, odd sizes": lambda: mlp(75, 91, 83),
-}
 SLOW = ("gpt", "resnet", "resnet, odd sizes", "mlp")
 
 
@@ -74,7 +47,7 @@ SLOW = ("gpt", "resnet", "resnet, odd sizes", "mlp")
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in GROWN]
 )
 def test_parameters(name):
-    plan, small, big = GROWN[name]()
+    plan, small, big = grown(name)
     key = jax.random.key(0)
     for how in ("uneven", "noise", "zero_out"):
         compiled = jax.jit(grower(plan.realise(key, how))).lower(small, key).compile()
@@ -99,7 +72,7 @@ DEFAULT = {("gpt, odd sizes", "adamw"), ("gpt, odd sizes", "adafactor"), ("mlp, 
     ],
 )
 def test_optimizer_states(name, rule):
-    plan, small, big = GROWN[name]()
+    plan, small, big = grown(name)
     tx, maps = RULES[rule](), plan.realise(jax.random.key(0), "uneven")
     states = [jax.eval_shape(tx.init, params) for params in (small, big)]
     run = jax.jit(lambda state, old, new: grow_opt_state(tx, state, maps, old, new))

@@ -8,6 +8,7 @@ import optax
 import pytest
 from flax import nnx
 
+from tests.growth.zoo.depth.libraries import EqxLayers, NnxLayers, X
 from trainkit import TrainState, growth
 
 
@@ -15,10 +16,6 @@ from trainkit import TrainState, growth
 def _mode(x64):
     with jax.numpy_dtype_promotion("standard"):
         yield
-
-
-X = np.random.default_rng(0).normal(size=(3, 5))
-F64 = {"param_dtype": jnp.float64}
 
 
 def shaken(tree):
@@ -35,46 +32,6 @@ def started(params, tx, **more):
     return state.replace(opt_state=tx.update(grads, state.opt_state, params)[1])
 
 
-class Block(nnx.Module):
-    def __init__(self, width, hidden, *, rngs):
-        self.norm = nnx.LayerNorm(width, rngs=rngs, **F64)
-        self.up = nnx.Linear(width, hidden, rngs=rngs, **F64)
-        self.down = nnx.Linear(hidden, width, rngs=rngs, **F64)
-
-    def __call__(self, x):
-        return x + self.down(nnx.gelu(self.up(self.norm(x))))
-
-
-class Net(nnx.Module):
-    """Layers in an `nnx.List`, in a `Sequential`, or stacked by `vmap` under a scan."""
-
-    def __init__(self, width, hidden, depth, kind, *, rngs):
-        self.first = nnx.Linear(5, width, rngs=rngs, **F64)
-        self.last = nnx.Linear(width, 2, rngs=rngs, **F64)
-        make = lambda rngs: Block(width, hidden, rngs=rngs)
-        stack = nnx.split_rngs(splits=depth)(nnx.vmap(make))
-        if kind == "list":
-            self.layers = nnx.List([make(rngs) for _ in range(depth)])
-        elif kind == "sequential":
-            self.layers = nnx.Sequential(*(make(rngs) for _ in range(depth)))
-        else:
-            self.layers = stack(rngs)
-        self.kind = nnx.static(kind) if hasattr(nnx, "static") else kind
-
-    def __call__(self, x):
-        x = self.first(x)
-        if self.kind == "list":
-            for layer in self.layers:
-                x = layer(x)
-        elif self.kind == "sequential":
-            x = self.layers(x)
-        else:
-            x = nnx.scan(lambda x, layer: layer(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(
-                x, self.layers
-            )
-        return self.last(x)
-
-
 def split(module):
     graph, params, rest = nnx.split(module, nnx.Param, ...)
     return graph, nnx.to_pure_dict(params), rest
@@ -85,8 +42,8 @@ def split(module):
     [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("list", "sequential")), "stacked"],
 )
 def test_nnx(kind):
-    make = lambda *size: Net(*size, kind, rngs=nnx.Rngs(0))
-    small, big = make(6, 8, 2), lambda rngs: Net(12, 20, 4, kind, rngs=rngs)
+    make = lambda *size: NnxLayers(*size, kind, rngs=nnx.Rngs(0))
+    small, big = make(6, 8, 2), lambda rngs: NnxLayers(12, 20, 4, kind, rngs=rngs)
     graph, params, rest = split(small)
     tx = optax.adamw(1e-2)
     state = started(shaken(params), tx)
@@ -101,42 +58,10 @@ def test_nnx(kind):
     assert jax.tree.map(jnp.shape, grown.opt_state[0].mu) == new
 
 
-class Layer(eqx.Module):
-    norm: eqx.nn.LayerNorm
-    up: eqx.nn.Linear
-    down: eqx.nn.Linear
-
-    def __init__(self, width, hidden, key):
-        self.norm = eqx.nn.LayerNorm(width)
-        self.up = eqx.nn.Linear(width, hidden, key=key)
-        self.down = eqx.nn.Linear(hidden, width, key=key)
-
-    def __call__(self, x):
-        return x + self.down(jax.nn.gelu(self.up(self.norm(x))))
-
-
-class Module(eqx.Module):
-    first: eqx.nn.Linear
-    layers: list
-    last: eqx.nn.Linear
-
-    def __init__(self, width, hidden, depth):
-        keys = jax.random.split(jax.random.key(0), depth + 2)
-        self.first = eqx.nn.Linear(5, width, key=keys[0])
-        self.layers = [Layer(width, hidden, k) for k in keys[2:]]
-        self.last = eqx.nn.Linear(width, 2, key=keys[1])
-
-    def __call__(self, x):
-        x = self.first(x)
-        for layer in self.layers:
-            x = layer(x)
-        return self.last(x)
-
-
 @pytest.mark.parametrize("depth", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_equinox(depth):
     """Arrays apart from the rest, as Equinox does it; a module carries its sizes, so `like`."""
-    parts = [eqx.partition(Module(*size), eqx.is_array) for size in ((6, 8, 2), (12, 20, depth))]
+    parts = [eqx.partition(EqxLayers(*size), eqx.is_array) for size in ((6, 8, 2), (12, 20, depth))]
     (small, rest), (big, big_rest) = parts
     small = shaken(small)
     fns = [lambda p, x, r=r: jax.vmap(eqx.combine(p, r))(x) for r in (rest, big_rest)]

@@ -8,7 +8,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tests.growth.maps.test_params import SPECS, WIDTH, X, big_model, draw, shapes, small_model
+from tests.growth import zoo
+from tests.growth.zoo.building import randomised
+from tests.growth.zoo.shared import SPECS
 from trainkit import TrainState, growth
 from trainkit._core.paths import path_name
 from trainkit.growth.models import functions
@@ -18,6 +20,9 @@ from trainkit.growth.train_state import find_map, state_grower
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 KEY = jax.random.key(0)
+MODEL = zoo.REGISTRY["sharded block"]
+(X,) = MODEL.inputs
+(small_model, SMALL), (big_model, BIG) = MODEL.at(), MODEL.big("wider")
 EXAMPLE = jax.ShapeDtypeStruct(X.shape, X.dtype)
 
 
@@ -45,14 +50,14 @@ def equal(a, b):
 
 
 def trained(tx):
-    params = draw(shapes(1))
+    params = randomised(SMALL)
     _, opt_state = tx.update(jax.tree.map(jnp.cos, params), tx.init(params), params)
     return TrainState.create(params, tx, rng=3).replace(opt_state=opt_state)
 
 
 @pytest.fixture(scope="module")
 def plan():
-    return growth.plan(small_model, big_model, shapes(1), shapes(2), EXAMPLE)
+    return growth.plan(small_model, big_model, SMALL, BIG, EXAMPLE)
 
 
 @pytest.mark.parametrize(
@@ -68,11 +73,11 @@ def test_optimizer_states(rule, plan):
         state = trained(tx)
         maps = plan.realise(KEY, "uneven")
         big = maps.params(state.params)
-        template = jax.eval_shape(tx.init, shapes(2))
+        template = jax.eval_shape(tx.init, BIG)
         run = lambda s, p, q: grow_opt_state(tx, s, maps, p, q)
         compiled = (
             jax.jit(run, out_shardings=shardings_of(template))
-            .lower(placed(jax.eval_shape(tx.init, shapes(1))), placed(shapes(1)), placed(shapes(2)))
+            .lower(placed(jax.eval_shape(tx.init, SMALL)), placed(SMALL), placed(BIG))
             .compile()
         )
         assert not [name for name in COLLECTIVES if name in compiled.as_text()]
@@ -92,10 +97,11 @@ def test_training_states():
     tx = optax.adamw(1e-3)
     with jax.numpy_dtype_promotion("standard"):
         state = trained(tx)
-        options = {"tx": tx, "big_params": shapes(2), "how": "uneven", "key": KEY}
+        options = {"tx": tx, "big_params": BIG, "how": "uneven", "key": KEY}
         alone = growth.grow(state, small_model, big_model, EXAMPLE, **options)
         sides = [
-            functions(fn, (EXAMPLE,), shapes(k), {}) for fn, k in ((small_model, 1), (big_model, 2))
+            functions(fn, (EXAMPLE,), params, {})
+            for fn, params in ((small_model, SMALL), (big_model, BIG))
         ]
         way = find_map(*sides, (EXAMPLE,), how=operator("uneven"), key=KEY)
         apply = state_grower(way, *sides, (EXAMPLE,), tx=tx)
@@ -107,7 +113,7 @@ def test_training_states():
             given, small_model, big_model, EXAMPLE, donate=True, out_shardings=asked, **options
         )
     assert jax.tree.map(lambda x: x.sharding, grown) == asked
-    assert grown.params["q"].shape[0] == 2 * WIDTH
+    assert grown.params["q"].shape[0] == 32
     equal(grown, alone)
     big_enough = [*jax.tree.leaves(given.params), *jax.tree.leaves(given.opt_state)]
     assert all(x.is_deleted() for x in big_enough)

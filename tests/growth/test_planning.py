@@ -5,18 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.growth import zoo
 from trainkit import growth
 
+MODEL = zoo.REGISTRY["one hidden layer"]
+mlp, _ = MODEL.at()
 
-def mlp(params, x):
-    return jax.nn.gelu(x @ params["in"] + params["bias"]) @ params["out"]
 
-
-def mlp_params(width, dtype=jnp.float32):
-    def draw(seed, *shape):
-        return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
-
-    return {"in": draw(0, 3, width), "bias": draw(1, width), "out": draw(2, width, 2)}
+def mlp_params(width):
+    return MODEL.params(dtype=jnp.float32, n=width)
 
 
 X = jax.ShapeDtypeStruct((5, 3), jnp.float32)

@@ -55,6 +55,20 @@ def test_schedule_free_weighs_by_the_rate_of_the_step(like, first):
     assert two == pytest.approx(((1 - share) * 3.0 + share * 0.0 + 0.0) / 2 - 2.0)
 
 
+# ρ = 199 − 10 · .99⁵ / (1 − .99⁵), and r² of it.
+_RHO = 199 - 10 * 0.99**5 / (1 - 0.99**5)
+RECTIFIED = ((_RHO - 4) * (_RHO - 2) * 199 / (195 * 197 * _RHO)) ** 0.5
+
+
+def averaged(weights):
+    """z steps by −1 twice from 2, and is 1 and 0; y stays at 2, so that x is read back as 4 − z."""
+    share = weights[1] / sum(weights)
+    first = (1.0 + 1.0) / 2  # x = z = 1
+    second = ((1 - share) * 3.0 + share * 0.0 + 0.0) / 2
+    return [first - 2.0, second - 2.0]
+
+
+AVERAGED = averaged([4 / 16, 7 / 16]), averaged([1.0, 1.0])
 BY_HAND = {
     # g = 3: 3 / (√9 + 1), and 3 / √(9 + 1).
     "scale_by_rss": ({"initial_accumulator_value": 0.0, "eps": 1.0}, [3.0], [0.75], [3 / 10**0.5]),
@@ -68,6 +82,26 @@ BY_HAND = {
     # λ = 1: 1 / (∛1 + 1), and λ = 1 + 1: 2 / (∛2 + 1).
     "scale_by_madgrad": ({"learning_rate": 1.0, "momentum": 0.0, "eps": 1.0}, [1.0], [-0.5],
                          [-2 / (2 ** (1 / 3) + 1)]),
+    # a = √(1 − β₂) = ½, twice: g = 1, then 2 with all that adds up.
+    "scale_by_amsgrad": ({"b1": 0.75, "b2": 0.75, "eps": 0.0}, [1.0, 0.0],
+                         [0.25 / 0.5, 0.1875 / 0.5], [1.0, 0.1875 / 0.4375]),
+    # v = 0, g² = 1 and m = ¼; corrected, and with both from 0.04: m = .28 and v = .29.
+    "scale_by_yogi": ({"b1": 0.75, "b2": 0.75, "eps": 0.0, "initial_accumulator_value": 0.04},
+                      [1.0], [0.25 / 0.29**0.5], [(0.28 / 0.25) / (0.29 / 0.25) ** 0.5]),
+    # g = 1 and β₂ = .99: ρ∞ = 199, and from 4 on at t = 5, where ρ is 4.9799…
+    "scale_by_radam": ({"b1": 0.0, "b2": 0.99, "eps": 0.0}, [1.0] * 5,
+                       [1.0] * 4 + [RECTIFIED], [1.0] * 5),
+    # 1 − β₂ = ½ of a first step, whose gradient has changed by nothing: (2 − 1) / (1 + ½) − 2.
+    "adan": ({"learning_rate": 1.0, "weight_decay": 0.5, "eps": 0.0}, [1.0],
+             [(2.0 - 1.0) / 1.5 - 2.0], [-1.0 - 0.5 * 2.0]),
+    # γ₁ = ½ of the rate 1 over √v = ½; then γ₂² = 7/16 weighs against γ₁² = 4/16, or 1 against 1.
+    "schedule_free_adamw": ({"learning_rate": 1.0, "b1": 0.5, "b2": 0.75, "eps": 0.0}, [1.0, 1.0],
+                            *AVERAGED),
+    # d = 1 and a first gradient of 1, with s = 0; (1 − β₁) / √(1 − β₂), or corrected.
+    "dadapt_adamw": ({"betas": (0.75, 0.75), "eps": 1e-12, "estim_lr0": 1.0}, [1.0],
+                     [-0.25 / 0.5], [-1.0]),
+    "prodigy": ({"betas": (0.75, 0.75), "eps": 0.0, "estim_lr0": 1.0}, [1.0],
+                [-0.25 / 0.5], [-1.0]),
     # m = ¼ and h half the curvature, or m̂ = 1 and h = 0, of which ε = 1 is the floor.
     "sophia": ({"learning_rate": 1.0, "weight_decay": 0.0, "b1": 0.75, "b2": 0.5, "gamma": 4.0,
                 "eps": 1.0, "clip_threshold": None},
@@ -81,6 +115,24 @@ def test_what_the_paper_has_and_what_optax_has(name):
     assert updates(name, h, gradients) == pytest.approx(paper)
     assert updates(f"optax.{name}", h, gradients) == pytest.approx(of_optax)
     assert {name, f"optax.{name}"} <= set(laws.RULES)
+
+
+def test_a_gradient_is_centred_over_the_weights_into_one_unit():
+    """Kernels are [in, out]: the paper's wᵢ, the columns of W, are these columns."""
+    g = np.array([[1.0, 2.0], [3.0, 6.0]])
+    of = lambda like: oracle_for(like, {}).start([g])([g])([g], [g], 1)[0]
+    np.testing.assert_allclose(of("centralize"), [[-1.0, -2.0], [1.0, 2.0]])
+    np.testing.assert_allclose(of("optax.centralize"), [[-0.5, 0.5], [-1.5, 1.5]])
+
+
+def test_galore_takes_the_vectors_of_the_smaller_side():
+    """G = 3 e₁ f₁ᵀ + 2 e₂ f₂ᵀ of three rows and two columns, rank 1, clipped to 1."""
+    g = np.array([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]]) @ np.array([[0.6, 0.8], [-0.8, 0.6]])
+    h = {"rank": 1, "base_optimizer": optax.clip(1.0)}
+    of = lambda like: oracle_for(like, h).start([g])([g])([g], [g], 1)[0]
+    # clip(G v) vᵀ with v = f₁, and u clip(uᵀ G) with u = e₁.
+    np.testing.assert_allclose(of("scale_by_galore"), np.outer([1, 0, 0], [0.6, 0.8]), atol=1e-12)
+    np.testing.assert_allclose(of("optax.scale_by_galore"), np.outer([1, 0, 0], [1, 1]), atol=1e-12)
 
 
 def test_muon_mixes_momentum_and_gradient_as_they_are():
@@ -100,3 +152,34 @@ def test_a_plateau_below_zero_is_one(like, scales):
     """A loss of −0.95 is no better than −1, though it is lower than 0.9 times it."""
     h = {"factor": 0.5, "patience": 1, "rtol": 0.1}
     assert updates(like, h, [1.0, 1.0], value=[-1.0, -0.95]) == scales
+
+
+def run_paper(name, h, p0, gradients):
+    """The parameters along the way, moved as the reference says."""
+    p = np.array(p0)
+    step, found = oracle_for(name, h).start([p])([p]), []
+    for t, g in enumerate(gradients, 1):
+        (u,) = step([np.array(g)], [p], t)
+        p = p + u
+        found.append(p)
+    return found
+
+
+def test_a_cautious_step_goes_down_by_this_gradient():
+    """Steps −(−1, 2, 1, 0) by g = (−1, 1, −3, 0): two go down, and 4 / (2 + 1) as far as before."""
+    h = {"inner": optax.sgd(1.0, momentum=1.0)}
+    first, second = [0.0, 1.0, 4.0, 0.0], [-1.0, 1.0, -3.0, 0.0]
+    one, two = run_paper("cautious", h, np.zeros(4), [first, second])
+    np.testing.assert_allclose(one, [0.0, -4 / 3, -16 / 3, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(two - one, [4 / 3, -8 / 3, 0.0, 0.0], rtol=1e-6)
+
+
+def test_slow_weights_take_a_step_of_their_own():
+    """Two steps of −1 from 4: half way back is 3, and Nesterov's step .7 · 1.9 · 2."""
+    h = {"inner": optax.sgd(1.0), "sync_period": 2}
+    assert float(run_paper("lookahead", h, [4.0], [[1.0]] * 2)[1][0]) == 3.0
+    h["outer"] = optax.sgd(0.7, momentum=0.9, nesterov=True)
+    _, second, _, fourth = run_paper("lookahead", h, [4.0], [[1.0]] * 4)
+    assert float(second[0]) == pytest.approx(4 - 0.7 * 1.9 * 2)
+    # The trace is 2 and then .9 · 2 + 2.
+    assert float((fourth - second)[0]) == pytest.approx(-0.7 * (2 + 0.9 * 3.8))

@@ -60,7 +60,7 @@ def test_random_keys_keep_their_kind_and_draw_the_same(tmp_path, impl):
     state = {"keys": jax.random.split(jax.random.key(3, impl=impl), 4)}
     trainkit.checkpoint.save(tmp_path, state)
     like = {"keys": jax.random.split(jax.random.key(0, impl=impl), 4)}
-    restored, _ = trainkit.checkpoint.restore(tmp_path, like)
+    restored = trainkit.checkpoint.restore(tmp_path, like).state
     assert restored["keys"].dtype == state["keys"].dtype
     assert_bitwise(restored, state)
     np.testing.assert_array_equal(
@@ -80,7 +80,7 @@ def test_odd_leaves_come_back_as_they_were(tmp_path):
     }
     trainkit.checkpoint.save(tmp_path, state)
     like = jax.tree.map(lambda x: x * 0 if not hasattr(x, "dtype") else np.zeros_like(x), state)
-    restored, _ = trainkit.checkpoint.restore(tmp_path, like)
+    restored = trainkit.checkpoint.restore(tmp_path, like).state
     assert type(restored["number"]) is int
     assert restored["number"] == 4
     assert isinstance(restored["host"], np.ndarray)
@@ -105,7 +105,7 @@ def test_restored_arrays_get_the_shardings_asked_for(tmp_path):
             "w": jax.ShapeDtypeStruct((8, 6), jnp.float32, sharding=sharding),
             "rng": state["rng"],
         }
-        restored, _ = trainkit.checkpoint.restore(tmp_path, like)
+        restored = trainkit.checkpoint.restore(tmp_path, like).state
         assert restored["w"].sharding.is_equivalent_to(sharding, 2)
         assert restored["rng"].sharding.is_equivalent_to(everywhere, 0)
         np.testing.assert_array_equal(restored["w"], values)
@@ -170,13 +170,13 @@ def test_a_folder_left_by_a_kill_holds_only_whole_checkpoints(tmp_path):
 def test_a_state_that_differs_is_refused_leaf_by_leaf(tmp_path):
     trainkit.checkpoint.save(tmp_path, make_state(width=3))
     with pytest.raises(CheckpointError) as error:
-        trainkit.checkpoint.restore(tmp_path, make_state(width=4))
+        Checkpointer(tmp_path).restore(make_state(width=4))
     message = str(error.value)
     assert "params/a/b/kernel: float32[4, 3] in the checkpoint, float32[4, 4] wanted" in message
     assert "half" not in message
     other = TrainState.create(make_state().params, optax.sgd(0.1))
     with pytest.raises(CheckpointError, match="in the checkpoint, nothing wanted"):
-        trainkit.checkpoint.restore(tmp_path, other)
+        Checkpointer(tmp_path).restore(other)
 
 
 def test_bad_requests_are_named(tmp_path):

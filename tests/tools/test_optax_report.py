@@ -13,6 +13,7 @@ from tools.optax_report.page import classify, page
 from tools.optax_report.programs import errors, shows
 from tools.optax_report.rows import constructions
 from trainkit.laws import DEVIATIONS, RULES, SCHEDULES
+from trainkit.laws.oracles import PAPERS
 from trainkit.laws.oracles.catalogue import plain_name
 from trainkit.laws.protocol import is_transformation
 
@@ -26,7 +27,9 @@ def rows():
 
 
 def test_every_name_with_a_reference_has_a_row(rows):
-    assert {plain_name(x) for x in {*RULES, *SCHEDULES}} <= {plain_name(row) for row in rows}
+    assert {plain_name(x) for x in {*RULES, *SCHEDULES} - {*PAPERS}} <= {
+        plain_name(row) for row in rows
+    }
     assert len(rows) >= 140
 
 

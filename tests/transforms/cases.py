@@ -23,6 +23,15 @@ def adam(rate, eps=1e-8, **kind):
     return r.chain(r.adaptive.adam(*BETAS, eps, **kind), r.learning_rate(rate))
 
 
+def warmed(rate, steps):
+    return lambda count: rate * min(count / steps, 1)
+
+
+def corrected(rate):
+    """With Adam's bias correction of the second moment."""
+    return lambda count: rate * (1 - BETAS[1] ** (count + 1)) ** 0.5
+
+
 def decayed(rule, rate, decay=0.1):
     """The rule, decoupled decay, the learning rate."""
     return r.chain(rule, r.decay(decay), r.learning_rate(rate))
@@ -149,21 +158,30 @@ RULES = {
         lambda: tt.schedule_free(0.1),
         r.wrappers.schedule_free(descent(0.1), 0.1, 0.9, 2.0),
     ),
+    "schedule-free, warmed up": (
+        lambda: tt.schedule_free(schedules.warmup(schedules.constant(0.1), 10)),
+        r.wrappers.schedule_free(descent(warmed(0.1, 10)), warmed(0.1, 10), 0.9, 2.0),
+    ),
     "schedule-free adamw": (
         lambda: tt.schedule_free_adamw(0.02),
-        r.wrappers.schedule_free(before(r.adaptive.adam(0.0, 0.999, 1e-8), 0.02), 0.02, 0.9, 2.0),
+        r.wrappers.schedule_free(
+            before(r.accumulators.rms(0.999, 1e-8, 0.0, inside=False), corrected(0.02)),
+            corrected(0.02),
+            0.9,
+            2.0,
+        ),
     ),
     "adabelief": (lambda: tt.adabelief(0.01), adam(0.01, 1e-16, eps_root=1e-16, belief=True)),
     "adadelta": (lambda: tt.adadelta(0.5), before(r.accumulators.adadelta(0.9, 1e-6), 0.5)),
     "adamax": (lambda: tt.adamax(0.01), adam(0.01, infinity=True)),
-    "amsgrad": (lambda: tt.amsgrad(0.01), adam(0.01, maximum=True)),
+    "amsgrad": (lambda: tt.amsgrad(0.01), adam(0.01, maximum=True, correct=(False, False))),
     "nadam": (lambda: tt.nadam(0.01), adam(0.01, nesterov=True)),
     "nadamw": (
         lambda: tt.nadamw(0.01, weight_decay=0.1),
         decayed(r.adaptive.adam(*BETAS, 1e-8, nesterov=True), 0.01),
     ),
-    "radam": (lambda: tt.radam(0.01), adam(0.01, rectify=5.0)),
-    "yogi": (lambda: tt.yogi(0.01), adam(0.01, 1e-3, yogi=1e-6)),
+    "radam": (lambda: tt.radam(0.01), adam(0.01, rectify=4.0)),
+    "yogi": (lambda: tt.yogi(0.01), before(r.adaptive.yogi(*BETAS, 1e-3, 0.0, 1e-6), 0.01)),
     "novograd": (
         lambda: tt.novograd(0.01, weight_decay=0.1),
         before(r.adaptive.novograd(0.9, 0.25, 1e-6, 0.0, 0.1), 0.01),
@@ -174,7 +192,7 @@ RULES = {
     ),
     "lars": (
         lambda: tt.lars(0.5, weight_decay=0.1),
-        r.chain(r.decay(0.1), r.norms.trust_ratio(0.001), descent(0.5), r.trace(0.9)),
+        r.chain(r.norms.lars(0.001, 0.0, 0.1, None, None), descent(0.5), r.trace(0.9)),
     ),
     # What stands around a rule.
     "a schedule": (
@@ -223,6 +241,18 @@ RULES = {
     "guarded": (
         lambda: tt.skip_nonfinite(tt.adam(0.01)),
         adam(0.01),
+    ),
+    "cautious": (
+        lambda: tt.cautious(tt.sgd(0.1, 0.9)),
+        r.wrappers.cautious(r.chain(r.trace(0.9), descent(0.1)), 1.0),
+    ),
+    "lookahead": (
+        lambda: tt.lookahead(tt.adam(0.01), 6, 0.3),
+        r.wrappers.lookahead(ADAM, r.wrappers.toward(0.3), 6),
+    ),
+    "lookahead, DiLoCo's outer step": (
+        lambda: tt.lookahead(tt.adam(0.01), 6, outer=tt.nesterov(0.7, 0.9)),
+        r.wrappers.lookahead(ADAM, r.chain(r.trace(0.9, nesterov=True), descent(0.7)), 6),
     ),
     "averaged": (
         lambda: tt.average_params(tt.adam(0.01)),

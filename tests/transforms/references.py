@@ -66,7 +66,7 @@ def sophia(gamma, every, diagonal, like):
         d = diagonal(dict(zip(names, ps, strict=True)))
         return [d[k] for k in names]
 
-    return adaptive.sophia(0.965, 0.99, 1e-8, gamma, 1.0, every, known)
+    return adaptive.sophia(0.965, 0.99, 1e-8, gamma, 1.0, every, known, paper=True)
 
 
 def parted(rules):

@@ -69,6 +69,9 @@ def test_betas(make, name, beta):
         (lambda: tt.soap(0.1, precondition_frequency=0), "precondition_frequency"),
         (lambda: tt.sophia(0.1, update_interval=0), "update_interval"),
         (lambda: tt.quantise_moments(tt.adam(0.1), block=0), "block"),
+        (lambda: tt.cautious(tt.adam(0.1), 0.0), "slack"),
+        (lambda: tt.lookahead(tt.adam(0.1), 0), "sync_period"),
+        (lambda: tt.lookahead(tt.adam(0.1), 5, 0.5, outer=tt.sgd(1.0)), "slow_step_size or outer"),
     ],
 )
 def test_other_hyperparameters(make, message):

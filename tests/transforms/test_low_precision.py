@@ -27,6 +27,8 @@ RULES = {
     "penalties": lambda: tt.chain(tt.l1(0.1), tt.l2(0.1), tt.soft_threshold(0.1, 0.1)),
     "accumulate": lambda: tt.accumulate(tt.adam(0.1), 2),
     "quantised": lambda: tt.quantise_moments(tt.adam(0.1), min_size=1),
+    "cautious": lambda: tt.cautious(tt.adam(0.1)),
+    "lookahead": lambda: tt.lookahead(tt.adam(0.1), 2, outer=tt.nesterov(0.7, 0.9)),
     "average": lambda: tt.average_params(tt.adam(0.1)),
 }
 SHAPES = {"w": (4, 3), "b": (3,), "s": (), "z": (0,)}

@@ -13,6 +13,7 @@ LEFT_OUT = {
     "add_noise": {"seed"},  # `key`
     "clip": {"max_delta"},  # `max_value`
     "freeze": {"mask"},  # it is a group's
+    "lookahead": {"fast_optimizer"},  # `tx`
     "safe_norm": {"x", "ord", "axis", "keepdims", "min_norm"},  # a norm of trees, by another name
     "schedule_free": {"base_optimizer", "state_dtype"},  # `base`; float32 at least
     "schedule_free_adamw": {"warmup_steps", "state_dtype"},  # a schedule; float32 at least

@@ -16,6 +16,7 @@ RULES = {
     "lamb": lambda **s: tt.lamb(0.02, weight_decay=0.1, **s),
     "lars": lambda **s: tt.lars(50.0, weight_decay=0.1, **s),
     "adafactor": lambda **s: tt.adafactor(0.02, min_dim_size_to_factor=3, momentum=0.9, **s),
+    "cautious": lambda **s: tt.cautious(tt.sgd(0.1, 0.9), **s),
     "clip_adaptive": lambda **s: tt.clip_adaptive(0.1, **s),
     "clip_by_norm": lambda **s: tt.clip_by_norm(0.5, **s),
     "centralize": lambda **s: tt.centralize(**s),

@@ -19,6 +19,7 @@ COMMANDS = {
         "run a command in several processes that train one model",
     ),
     "devices": ("trainkit.cli.devices", "devices", "show what there is to train on"),
+    "checkpoints": ("trainkit.cli.checkpoints", "checkpoints DIR", "look into a run's checkpoints"),
     "laws": ("trainkit.cli.laws", "laws RULE", "check an update rule or a schedule"),
 }
 

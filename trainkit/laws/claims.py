@@ -156,6 +156,7 @@ def implied(like: str | None, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
     """The claims of `like` with these hyper-parameters (defaults filled in)."""
     if like is None:
         return {}
+    proximal = like == "adan"  # in its paper a decayed step is divided
     like, h = plain_name(like), hyperparams
     claims = dict(IMPLIED.get(like, {})) | {"oracle": True}
     if "decoupled decay" in claims:
@@ -168,6 +169,8 @@ def implied(like: str | None, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
             # Decay adds a term that does not follow the gradient.
             for name in ("odd", "degree", "zero first"):
                 claims.pop(name, None)
+        if proximal:
+            claims.pop("decoupled decay", None)
     if callable(h.get("learning_rate")):
         claims.pop("adapts", None)  # its steps change with the schedule, from 0 perhaps
     if claims.get("degree") == 0 and (h.get("eps", 0.0) > 1e-8 or h.get("eps_root", 0.0) > 0):

@@ -15,6 +15,7 @@ import contextlib
 import math
 import os
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +27,11 @@ from trainkit._core import validation
 from trainkit._core.processes import alone, by_writer, from_writer, is_writer
 from trainkit._core.run_files import remove
 from trainkit._core.versions import versions
+from trainkit.loop.saved.containers import to_json
 from trainkit.loop.saved.failures import attempt
 from trainkit.loop.saved.info import own_parts
-from trainkit.loop.saved.leaves import is_key, key_kind, leaves_by_name, on_host
+from trainkit.loop.saved.leaves import is_key, key_kind, leaves_by_name, on_host, paths_by_name
+from trainkit.loop.saved.newest import newest
 from trainkit.loop.saved.retention import Retention
 from trainkit.loop.saved.step import (
     CheckpointError,
@@ -38,6 +41,9 @@ from trainkit.loop.saved.step import (
     steps_in,
 )
 from trainkit.loop.saved.validation import check_arrays, check_save
+from trainkit.loop.transfer.restore import restore
+
+__all__ = ["CheckpointError", "Checkpointer", "DamagedError", "restore", "save"]
 
 PyTree = Any
 T = TypeVar("T")
@@ -153,24 +159,8 @@ class Checkpointer:
 
         Where it is `agreed`, all processes read the steps that the writer sees.
         """
-        while True:
-            steps, errors = from_writer(self.steps) if agreed else self.steps, []
-            for step in reversed(steps):
-                try:
-                    found = read(step)
-                except DamagedError as error:
-                    errors.append(error)
-                    # One that is gone was deleted by the run that is writing here.
-                    if (self.folder / str(step)).exists():
-                        self._damaged.add(step)
-                else:
-                    for skipped in errors:
-                        say(f"{skipped} The one of step {step} is used instead.")
-                    return found
-            if not steps:
-                raise CheckpointError(f"There is no checkpoint in {self.folder}.")
-            if agreed or set(self.steps) <= set(steps):
-                raise DamagedError("\n".join(map(str, errors)))
+        steps = (lambda: from_writer(self.steps)) if agreed else (lambda: self.steps)
+        return newest(self.folder, read, say, steps=steps, damaged=self._damaged, once=agreed)
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -208,9 +198,11 @@ class Checkpointer:
         record = {
             **(info or {}),
             "_step": step,
+            "_time": time.time(),
             "_processes": jax.process_count(),
             "_versions": versions(),
             "_leaves": {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in arrays.items()},
+            "_ways": {name: to_json(path) for name, path in paths_by_name(state).items()},
             "_keys": {name: key_kind(leaf) for name, leaf in leaves.items() if is_key(leaf)},
         }
         if score is not None and math.isfinite(score):
@@ -297,11 +289,3 @@ def save(folder: str | os.PathLike, state: PyTree, *, info: dict[str, Any] | Non
     """Saves one state into a new folder, and returns once it is on disk."""
     with Checkpointer(folder) as checkpoints:
         checkpoints.save(0, state, info=info)
-
-
-def restore(folder: str | os.PathLike, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-    """The latest state in a folder, like `Checkpointer.restore`."""
-    validation.path("folder", folder)
-    if not Path(folder).is_dir():
-        raise CheckpointError(f"There is no checkpoint folder {Path(folder).absolute()}.")
-    return Checkpointer(folder).restore(like)

@@ -16,6 +16,7 @@ from trainkit._core.run_files import CHECKPOINTS
 from trainkit.loop.arguments.alike import check_alike
 from trainkit.loop.arguments.run_identity import RESUME
 from trainkit.loop.arguments.validation import (
+    check_averages,
     check_first_batch,
     check_options,
     check_parts,
@@ -62,6 +63,7 @@ def fit(
     log_every: int = 50,
     prefetch: int = 2,
     stop_nonfinite: bool = True,
+    averages: bool | int = False,
     progress: bool = True,
     report: bool = True,
     **unknown: Any,
@@ -106,6 +108,10 @@ def fit(
       stop_nonfinite: whether the run ends when a logged loss (of a step that does not leave such
         out) or a parameter that is to be saved is not finite. Such a state is never saved, and
         the last good one is given back where there is an output folder.
+      averages: whether `evaluate` sees the averages that `trainkit.transforms.average_params`
+        keeps, in the place of the parameters. The model's running statistics (BatchNorm's) are
+        then computed anew for them, on the next 64 batches or on as many as an integer says; see
+        `trainkit.refresh_statistics`. Training goes on from the parameters themselves.
       progress: whether to show how it goes: a bar in a terminal, else a line an evaluation.
       report: whether to write `report.html` into `out`.
 
@@ -137,6 +143,7 @@ def fit(
     )  # fmt: skip
     check_parts(step, data, evaluate, hooks, early_stopping)
     check_run(step, data, budget, early_stopping, eval_every, out)
+    check_averages(averages, step, state, data)
     best = early_stopping
     run = Session(
         step=step, state=state, data=data, evaluate=evaluate,
@@ -145,7 +152,7 @@ def fit(
         best_metric=best.metric if best else best_metric,
         best_mode=best.mode if best else best_mode,
         hooks=tuple(hooks), log_every=log_every, prefetch=prefetch,
-        stop_nonfinite=stop_nonfinite, resume=resume,
+        stop_nonfinite=stop_nonfinite, averages=averages, resume=resume,
     )  # fmt: skip
     check_alike(run, keep, config, out)
     if out is not None and not isinstance(out, RunFolder):

@@ -50,6 +50,7 @@ class Session:
     log_every: int
     prefetch: int
     stop_nonfinite: bool
+    averages: bool | int
     resume: str
     folder: RunFolder | None = None
     checkpoints: Checkpointer | None = None
@@ -139,7 +140,7 @@ class Session:
                 return
             try:
                 with self.interrupts.awaited():
-                    metrics = fetch(self.evaluate(self.state), "evaluate")
+                    metrics = fetch(self.evaluate(self.in_use.evaluated(self.state)), "evaluate")
             except Waited:
                 return
             processes.same(metrics, "evaluate must give the same in every process.")
@@ -217,8 +218,7 @@ class Session:
                 evaluation=self.record.evaluation,
                 evaluated=self.record.evaluated_at == self.record.step,
             )
-            change = change_of(hook, now)
-            if change is None:
+            if (change := change_of(hook, now)) is None:
                 continue
             if change.flops:
                 self.note(flops=self.record.flops + change.flops)
@@ -282,7 +282,7 @@ class Session:
         return (self.bad_params or self.log.bad_loss) if self.stop_nonfinite else None
 
     def use(self) -> StepInUse:
-        return StepInUse(self.step, self.data, self.prefetch, self.interrupts.awaited)
+        return StepInUse(self.step, self.data, self.prefetch, self.interrupts, self.averages)
 
     # -- small things -------------------------------------------------------------------------
 

@@ -7,15 +7,22 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+
 from trainkit._core.buffers import owned
 from trainkit.cost import step_flops
 from trainkit.data.prefetch import Prefetch
-from trainkit.data.stacked import Stacked, Waiting
+from trainkit.data.stacked import Stacked
+from trainkit.loop.interrupts import Interrupts
 from trainkit.loop.record import Record
 from trainkit.loop.run_log import RunLog
+from trainkit.step.eval_step import make_eval_step
 from trainkit.step.state import TrainState
+from trainkit.step.statistics import refresh_statistics
+from trainkit.transforms.wrappers.average import swap
 
 PyTree = Any
+BATCHES = 64  # on which the statistics of averages are computed, unless said otherwise
 
 
 class StepInUse:
@@ -28,19 +35,43 @@ class StepInUse:
       compiled: whether that has been done.
     """
 
-    def __init__(self, step: Any, data: Any, prefetch: int, waiting: Waiting):
+    def __init__(
+        self, step: Any, data: Any, prefetch: int, interrupts: Interrupts, averages: bool | int
+    ):
         self.step, self._data = step, data
+        self._averages = BATCHES if averages is True else int(averages)
         self.steps_per_call = getattr(step, "steps_per_call", 1)
         self.flops_per_call = 0.0
         self._origin = 0
         self.compiled = self._called = False
         place = getattr(step, "place_batch", owned)
-        stacked = Stacked(data, self.steps_per_call, waiting)
+        stacked = Stacked(data, self.steps_per_call, interrupts.awaited)
         self.stream = Prefetch(stacked, lambda drawn: (place(drawn[0]), drawn[1]), prefetch)
 
     def place(self, state: TrainState) -> TrainState:
         """The state where the step wants it."""
         return self.step.place(state) if hasattr(self.step, "place") else state
+
+    def evaluated(self, state: TrainState) -> TrainState:
+        """The state that evaluation sees: where that was asked for, the averages of the parameters.
+
+        Their statistics are those of the batches that come next: a run that was resumed here sees
+        the same.
+        """
+        if not self._averages:
+            return state
+        state = swap(state)
+        if not jax.tree.leaves(state.model_state):
+            return state
+        place = make_eval_step(self.step.loss_fn, placement=self.step.placement).place_batch
+        batches = map(place, self._next(self._averages))
+        return refresh_statistics(self.step.loss_fn, state, batches, precision=self.step.precision)
+
+    def _next(self, count: int) -> Iterator[PyTree]:
+        position = self.stream.position
+        for _ in range(count):
+            batch, position = self._data.draw(position)
+            yield batch
 
     def begin_at(self, epoch: float) -> None:
         """Counts passes over the data from here, where the run has made `epoch` of them."""

@@ -24,16 +24,13 @@ from trainkit.transforms.optimizers.adaptive import (
     adam,
     adamax,
     adamw,
-    amsgrad,
     lamb,
     lars,
     lion,
     nadam,
     nadamw,
     novograd,
-    radam,
     rmsprop,
-    yogi,
 )
 from trainkit.transforms.optimizers.curvature import (
     NewtonState,
@@ -58,6 +55,7 @@ from trainkit.transforms.optimizers.schedule_free import (
     schedule_free_params,
 )
 from trainkit.transforms.optimizers.soap import SoapState, soap
+from trainkit.transforms.optimizers.variants import amsgrad, radam, yogi
 from trainkit.transforms.penalties import (
     add_decayed_weights,
     decoupled_weight_decay,
@@ -80,7 +78,9 @@ from trainkit.transforms.state.named import get, named, set
 from trainkit.transforms.state.unfreezing import gradual_unfreezing, unfreeze_at
 from trainkit.transforms.wrappers.accumulate import AccumulateState, accumulate, has_updated
 from trainkit.transforms.wrappers.average import AverageState, average_params, averaged, swap
+from trainkit.transforms.wrappers.cautious import cautious
 from trainkit.transforms.wrappers.guard import GuardState, check_guard, skip_nonfinite
+from trainkit.transforms.wrappers.lookahead import SlowWeightsState, lookahead
 from trainkit.transforms.wrappers.quantise import (
     Quantised,
     QuantiseState,
@@ -110,6 +110,7 @@ __all__ = [
     "Quantised",
     "RoundingState",
     "Rule",
+    "SlowWeightsState",
     "SoapState",
     "accumulate",
     "adabelief",
@@ -127,6 +128,7 @@ __all__ = [
     "assign",
     "average_params",
     "averaged",
+    "cautious",
     "centralize",
     "chain",
     "check_guard",
@@ -161,6 +163,7 @@ __all__ = [
     "lbfgs",
     "linearised",
     "lion",
+    "lookahead",
     "momentum",
     "muon",
     "nadam",

@@ -164,14 +164,14 @@ def test_new_tokens_take_a_bounded_share():
         leaked_mass(logits, 10)
 
 
-def mlp(p, x):
+def scaled(p, x):
     h = x @ p["stream"]
     y = h * jax.lax.rsqrt(jnp.mean(h * h, -1, keepdims=True) + 1e-3) * p["scale"]
     h = h + jax.nn.relu(y @ p["in"] + p["b"]) @ p["out"]
     return h @ p["head"]
 
 
-def mlp_shapes(d, hidden):
+def stream_shapes(d, hidden):
     return {
         "stream": s(6, d), "scale": s(d), "in": s(d, hidden), "b": s(hidden), "out": s(hidden, d),
         "head": s(d, 2),
@@ -186,11 +186,12 @@ def mlp_shapes(d, hidden):
     ],
 )
 def test_append_leaves_the_old_units_where_they_are(selection, zero, free):
-    small, big = mlp_shapes(4, 6), mlp_shapes(4, 12) if zero == {"out": 0} else mlp_shapes(8, 6)
+    small = stream_shapes(4, 6)
+    big = stream_shapes(4, 12) if zero == {"out": 0} else stream_shapes(8, 6)
     params = draw(small)
-    plan = growth.plan(mlp, mlp, small, big, X, append=selection)
+    plan = growth.plan(scaled, scaled, small, big, X, append=selection)
     grown = plan.grow(params, key=jax.random.key(0))
-    np.testing.assert_allclose(mlp(grown, X), mlp(params, X), rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(scaled(grown, X), scaled(params, X), rtol=1e-11, atol=1e-12)
     for name, axis in zero.items():
         new = np.moveaxis(np.asarray(grown[name]), axis, 0)[small[name].shape[axis] :]
         assert (new == 0).all()
@@ -204,9 +205,9 @@ def test_the_certificate_of_a_plan_in_the_optimizers_state():
     """New units get no momentum, and the mean second moment of their row or column."""
     import optax
 
-    small, big = mlp_shapes(4, 6), mlp_shapes(4, 9)
+    small, big = stream_shapes(4, 6), stream_shapes(4, 9)
     params = draw(small)
-    plan = growth.plan(mlp, mlp, small, big, X, append=[("in", 1)])
+    plan = growth.plan(scaled, scaled, small, big, X, append=[("in", 1)])
     tx = optax.scale_by_adam()
     state = tx.init(params)
     state = state._replace(mu=draw(small, 1), nu=jax.tree.map(jnp.square, draw(small, 2)))
@@ -308,7 +309,7 @@ REFUSALS = {
         "heads instead of head_dim",
     ),
     "a hidden result": (
-        lambda p, x: (x @ p["stream"], mlp(p, x)), mlp_shapes(4, 6), mlp_shapes(8, 6), X,
+        lambda p, x: (x @ p["stream"], scaled(p, x)), stream_shapes(4, 6), stream_shapes(8, 6), X,
         "sums over that axis",
     ),
     "a loss over the vocabulary": (
@@ -329,4 +330,11 @@ def test_refusal(name):
 
 def test_append_names_an_axis_that_grows():
     with pytest.raises(growth.GrowthError, match="names no axis that grows"):
-        growth.plan(mlp, mlp, mlp_shapes(4, 6), mlp_shapes(4, 9), X, append=[("in", 0)])
+        growth.plan(
+            scaled,
+            scaled,
+            stream_shapes(4, 6),
+            stream_shapes(4, 9),
+            X,
+            append=[("in", 0)],
+        )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from tests.growth import checking
 from trainkit import growth
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -91,42 +92,25 @@ def test_a_carry_that_no_parameter_holds_still(fn):
         growth.plan(fn, fn, small, big, X)
 
 
-def blocks(*names):
-    return {name: {"up": draw(i, 4, 6), "down": draw(i + 20, 6, 4)} for i, name in enumerate(names)}
-
-
-def residual(p, x):
-    for name in sorted(p):
-        x = x + jnp.tanh(x @ p[name]["up"]) @ p[name]["down"]
-    return x
-
-
 def test_a_new_last_layer():
     """A name behind all old ones: old layers stay in their order, and the new one does nothing."""
-    small, big = blocks("first", "last"), blocks("first", "last", "later")
-    grown = growth.plan(residual, residual, small, big, X).grow(small, key=jax.random.key(0))
+    it = checking.small("blocks without a head", "float64")
+    grown = it.plan("deeper, identity").grow(it.params, key=jax.random.key(0))
     (new,) = [name for name in grown if (grown[name]["down"] == 0).all()]
     old = [name for name in sorted(grown) if name != new]
-    for name, source in zip(old, sorted(small), strict=True):
-        np.testing.assert_array_equal(grown[name]["down"], small[source]["down"])
-    np.testing.assert_array_equal(residual(grown, X), residual(small, X))
-
-
-def ends(p, x):
-    for layer in p["layers"]:
-        x = jax.nn.relu(x @ layer["w"] + layer["b"])
-    return x
+    for name, source in zip(old, sorted(it.params), strict=True):
+        np.testing.assert_array_equal(grown[name]["down"], it.params[source]["down"])
+    np.testing.assert_array_equal(it.fn(grown, *it.inputs), it.fn(it.params, *it.inputs))
 
 
 @pytest.mark.parametrize("how", ["identity", "last"])
 def test_a_last_layer_without_a_head(how):
     """All layers are alike, and nothing comes after them."""
-    layer = lambda seed: {"w": draw(seed, 4, 4), "b": draw(seed + 1, 4)}
-    small, big = {"layers": [layer(0), layer(2)]}, {"layers": [layer(0), layer(2), layer(4)]}
-    plan = growth.plan(ends, ends, small, big, X, how=how)
-    grown = plan.grow(small, key=jax.random.key(0))
+    it = checking.small("layers without a head", "float64")
+    grown = it.plan(f"deeper, {how}").grow(it.params, key=jax.random.key(0))
     if how == "identity":
-        np.testing.assert_allclose(ends(grown, X), ends(small, X), atol=1e-15)
+        wanted = it.fn(it.params, *it.inputs)
+        np.testing.assert_allclose(it.fn(grown, *it.inputs), wanted, atol=1e-15)
     else:
         for i, old in enumerate([0, 1, 1]):
-            np.testing.assert_array_equal(grown["layers"][i]["w"], small["layers"][old]["w"])
+            np.testing.assert_array_equal(grown["layers"][i]["w"], it.params["layers"][old]["w"])

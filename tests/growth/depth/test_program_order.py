@@ -2,13 +2,12 @@
 
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from tests.growth.zoo.depth.linen_modules import IMAGES, SEQUENCE, PostNorm, PreNorm, Stages
 from trainkit import TrainState, growth
 from trainkit._core.paths import named_leaves
 from trainkit.growth import GrowthError
@@ -19,58 +18,6 @@ from trainkit.growth.depth.program_order import in_order, readings
 def _mode(x64):
     with jax.numpy_dtype_promotion("standard"):
         yield
-
-
-KW = {"param_dtype": jnp.float64}
-X = np.random.default_rng(0).normal(size=(2, 5, 6))
-IMAGES = np.random.default_rng(1).normal(size=(2, 8, 8, 3))
-
-
-class PreNorm(nn.Module):
-    depth: int
-    width: int = 8
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.Dense(self.width, **KW)(x)
-        for _ in range(self.depth):
-            h = nn.LayerNorm(**KW)(x)
-            x = x + nn.MultiHeadDotProductAttention(2, **KW)(h, h)
-            h = nn.gelu(nn.Dense(2 * self.width, **KW)(nn.LayerNorm(**KW)(x)))
-            x = x + nn.Dense(self.width, **KW)(h)
-        return nn.Dense(3, **KW)(nn.LayerNorm(**KW)(x))
-
-
-class PostNorm(nn.Module):
-    depth: int
-    width: int = 8
-    first: bool = False
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.Dense(self.width, **KW)(x)
-        if self.first:
-            x = nn.LayerNorm(**KW)(x)
-        for _ in range(self.depth):
-            h = nn.gelu(nn.Dense(2 * self.width, **KW)(x))
-            x = nn.LayerNorm(**KW)(x + nn.Dense(self.width, **KW)(h))
-        return nn.Dense(3, **KW)(x)
-
-
-class Stages(nn.Module):
-    depths: tuple
-    width: int = 8
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.Conv(self.width, (3, 3), **KW)(x)
-        for i, depth in enumerate(self.depths):
-            conv = lambda stride, i=i: nn.Conv(self.width * 2**i, (3, 3), strides=stride, **KW)
-            x = conv(2)(x)
-            for _ in range(depth):
-                y = conv(1)(nn.relu(nn.GroupNorm(4, **KW)(x)))
-                x = x + conv(1)(nn.relu(nn.GroupNorm(4, **KW)(y)))
-        return nn.Dense(3, **KW)(x.mean((1, 2)))
 
 
 class Grown(NamedTuple):
@@ -95,8 +42,8 @@ def grown(small, big, x, how):
 @pytest.mark.parametrize(
     ("small", "big", "x", "how"),
     [
-        (PreNorm(2), PreNorm(4, 16), X, "preserve"),
-        pytest.param(PreNorm(1), PreNorm(3), X, "preserve", marks=pytest.mark.slow),
+        (PreNorm(2), PreNorm(4, 16), SEQUENCE, "preserve"),
+        pytest.param(PreNorm(1), PreNorm(3), SEQUENCE, "preserve", marks=pytest.mark.slow),
         pytest.param(
             Stages((1, 2)), Stages((3, 3), 16), IMAGES, "even+identity", marks=pytest.mark.slow
         ),
@@ -113,7 +60,7 @@ def test_identity(small, big, x, how):
 
 
 def test_stacking_copies_whole_blocks():
-    result, error = grown(PreNorm(2), PreNorm(4), X, "stack")
+    result, error = grown(PreNorm(2), PreNorm(4), SEQUENCE, "stack")
     assert error > 1e-3
     old, new = jax.tree.map(np.asarray, (result.before.params, result.state.params))
     for i, j in enumerate((0, 1, 0, 1)):
@@ -130,12 +77,12 @@ def test_stacking_copies_whole_blocks():
 
 def test_where_a_block_begins():
     """Behind a norm of the input, [norm, layers] and [layers, norm] are blocks alike."""
-    result, _ = grown(PostNorm(2), PostNorm(4), X, "interpose")
+    result, _ = grown(PostNorm(2), PostNorm(4), SEQUENCE, "interpose")
     came = {n: o.leaf for n, o in result.way.origin.items() if o.new and "scale" in n}
     norm = "LayerNorm_{}/scale".format
     assert came == {norm(1): norm(0), norm(3): norm(1)}
     with pytest.raises(GrowthError, match=r"where a block begins.*LayerNorm_.*") as refused:
-        grown(PostNorm(2, first=True), PostNorm(4, first=True), X, "stack")
+        grown(PostNorm(2, first=True), PostNorm(4, first=True), SEQUENCE, "stack")
     assert 'name=f"block_{i}"' in str(refused.value)
 
 

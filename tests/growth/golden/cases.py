@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tests.growth import zoo
@@ -17,26 +16,22 @@ Case = Callable[[], growth.Plan]
 Table = Mapping[str, Mapping[str, Case]]
 
 
-def variants(model: zoo.Model) -> dict[str, Case]:
-    """The plans of one model, from shapes alone, in float64."""
+def of_model(model: zoo.Model) -> dict[str, Case]:
+    """The plans of one model, from shapes alone."""
+    small = functools.cache(model.at)
 
-    def build(**sizes):
-        fn, shapes = model.at(**sizes)
-        return fn, as_dtype(shapes, np.float64)
+    def planned(case):
+        (small_fn, before), (big_fn, after) = small(), model.big(case)
+        sides = before, after, *map(_shape, model.inputs)
+        typed = sides if model.dtype is None else as_dtype(sides, model.dtype)
+        return model.plan(case, small_fn, big_fn, *typed)
 
-    small = functools.cache(build)
-
-    def planned(sizes):
-        (small_fn, before), (big_fn, after) = small(), build(**sizes)
-        return growth.plan(small_fn, big_fn, before, after, *map(_float64, model.inputs))
-
-    return {name: functools.partial(planned, sizes) for name, sizes in model.grown.items()}
+    return {name: functools.partial(planned, name) for name in model.cases}
 
 
-def _float64(x: np.ndarray) -> jax.ShapeDtypeStruct:
-    floating = jnp.issubdtype(x.dtype, jnp.floating)
-    return jax.ShapeDtypeStruct(x.shape, np.float64 if floating else x.dtype)
+def _shape(x: np.ndarray) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def of_models(table: str) -> Table:
-    return {name: variants(model) for name, model in zoo.models(table).items()}
+    return {name: of_model(model) for name, model in zoo.models(table).items()}

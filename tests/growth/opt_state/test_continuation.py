@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.growth import checking, zoo
 from trainkit import growth
 from trainkit.growth.errors import GrowthError
 
@@ -19,58 +20,16 @@ def _mode(x64):
         yield
 
 
-def rms(x, scale):
-    return scale * x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6)
+MODEL = zoo.REGISTRY["rotary transformer"]
+WIDER = {"width": 16, "heads": 8, "hidden": 24}
+transformer, (TOKENS,) = MODEL.at()[0], MODEL.inputs
 
 
-def rotate(x):
-    t, d = x.shape[1], x.shape[-1] // 2
-    angle = jnp.arange(t)[:, None] / 100.0 ** (jnp.arange(d) / d)
-    cos, sin = jnp.cos(angle)[None, :, None], jnp.sin(angle)[None, :, None]
-    a, b = x[..., :d], x[..., d:]
-    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
-
-
-def transformer(params, tokens):
-    """Pre-norm, RMSNorm, RoPE, grouped queries, SwiGLU, tied embeddings."""
-    x = params["embed"][tokens]
-    t = tokens.shape[1]
-    mask = jnp.tril(jnp.ones((t, t), bool))
-    for p in params["layers"]:
-        h = rms(x, p["norm1"])
-        q, k = (rotate(jnp.einsum("btd,dhk->bthk", h, p[n])) for n in ("q", "k"))
-        v = jnp.einsum("btd,dhk->bthk", h, p["v"])
-        group = q.shape[2] // k.shape[2]
-        q = q.reshape(*q.shape[:2], k.shape[2], group, q.shape[3])
-        scores = jnp.einsum("bqhgk,bshk->bhgqs", q, k) / np.sqrt(q.shape[-1])
-        scores = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), -1)
-        mixed = jnp.einsum("bhgqs,bshk->bqhgk", scores, v)
-        mixed = mixed.reshape(*mixed.shape[:2], -1, mixed.shape[-1])
-        x = x + jnp.einsum("bthk,hkd->btd", mixed, p["o"])
-        h = rms(x, p["norm2"])
-        x = x + (jax.nn.silu(h @ p["gate"]) * (h @ p["up"])) @ p["down"]
-    return rms(x, params["norm"]) @ params["embed"].T
-
-
-def weights(width, heads, mlp, seed=0):
-    rng = np.random.default_rng(seed)
-    draw = lambda *s: jnp.asarray(rng.normal(size=s) * 0.4)
-    near_one = lambda *s: jnp.asarray(1 + 0.2 * rng.normal(size=s))
-    layer = lambda: {
-        "norm1": near_one(width),
-        "q": draw(width, heads, 4),
-        "k": draw(width, heads // 2, 4),
-        "v": draw(width, heads // 2, 4),
-        "o": draw(heads, 4, width),
-        "norm2": near_one(width),
-        "gate": draw(width, mlp),
-        "up": draw(width, mlp),
-        "down": draw(mlp, width),
-    }
-    return {"embed": draw(11, width), "layers": [layer(), layer()], "norm": near_one(width)}
-
-
-TOKENS = jnp.asarray(np.random.default_rng(1).integers(0, 11, (4, 7)))
+def weights(**sizes):
+    """Scales of norms near 1, matrices so large that all of it trains."""
+    rng = np.random.default_rng(0)
+    draw = lambda s: 1 + 0.2 * s if s.ndim == 1 else 0.4 * s
+    return jax.tree.map(lambda s: jnp.asarray(draw(rng.normal(size=s.shape))), MODEL.at(**sizes)[1])
 
 
 def loss(params, step):
@@ -120,17 +79,19 @@ RULES = {
 @pytest.fixture(scope="module")
 def the_plan():
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        return growth.plan(transformer, transformer, weights(8, 4, 12), weights(16, 8, 24), TOKENS)
+        return growth.plan(transformer, transformer, weights(), weights(**WIDER), TOKENS)
 
 
 @pytest.mark.parametrize(
     "name", [n if n == "adamw" else pytest.param(n, marks=pytest.mark.slow) for n in RULES]
 )
 def test_a_transformer_follows_for_forty_steps(name, the_plan):
-    tx, params = RULES[name](), weights(8, 4, 12)
+    tx, params = RULES[name](), weights()
     if name == "adafactor factored":
         # With more heads other axes of a leaf would be its two largest: nothing exact goes back.
-        the_plan = growth.plan(transformer, transformer, params, weights(16, 4, 24), TOKENS)
+        the_plan = growth.plan(
+            transformer, transformer, params, weights(**{**WIDER, "heads": 4}), TOKENS
+        )
     params, state, _ = train(tx, params, tx.init(params), 5)
     options = {"key": jax.random.key(3), "how": "uneven"}
     big = the_plan.grow(params, **options)
@@ -145,7 +106,7 @@ def test_a_transformer_follows_for_forty_steps(name, the_plan):
 
 
 def test_parameters_are_only_needed_for_random_copies(the_plan):
-    tx, params = optax.adam(1e-2), weights(8, 4, 12)
+    tx, params = optax.adam(1e-2), weights()
     _, state = jax.jit(tx.update)(params, tx.init(params), params)
     options = {"key": jax.random.key(3), "how": "uneven"}
     big = the_plan.grow(params, **options)
@@ -159,19 +120,24 @@ def test_parameters_are_only_needed_for_random_copies(the_plan):
         the_plan.realise().opt_state(tx, state)
 
 
-def mlp(params, x):
-    return jax.nn.gelu(x @ params["in"] + params["b"]) @ params["out"]
+@pytest.mark.slow
+def test_new_layers_rest():
+    tx, params = optax.adamw(1e-2), weights()
+    plan = growth.plan(transformer, transformer, params, weights(depth=3), TOKENS)
+    options = {"how": "even"}
+    big = plan.grow(params, **options)
+    state = plan.realise(**options).opt_state(tx, tx.init(params), params, big)
+    small = train(tx, params, tx.init(params), 10)
+    follow = train(plan.realise(**options).exact(tx), big, state, 10)
+    np.testing.assert_allclose(small[2], follow[2], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("how", ["even", "noise", "zero_out"])
 def test_every_operator_is_followed(how):
     """Noise, and new random units, stay where they are: the rest is the small model."""
-    draw = np.random.default_rng(0).normal
-    sizes = lambda n: {"in": (3, n), "b": (n,), "out": (n, 2)}
-    params = {name: jnp.asarray(draw(size=shape)) for name, shape in sizes(4).items()}
-    spec = lambda n: {k: jax.ShapeDtypeStruct(s, jnp.float64) for k, s in sizes(n).items()}
-    x, y = jnp.asarray(draw(size=(6, 3))), jnp.asarray(draw(size=(6, 2)))
-    plan = growth.plan(mlp, mlp, spec(4), spec(8), x)
+    it = checking.small("one hidden layer", "float64")
+    plan, mlp, (x,) = it.plan("wider"), it.fn, it.inputs
+    params, y = it.params, jnp.sin(3 * x[:, :2])
     options = {"key": jax.random.key(1), "how": how}
     tx = optax.adamw(1e-2, weight_decay=0.1)
 

@@ -36,6 +36,8 @@ RULES = {
     "average": lambda: tt.average_params(optax.adam(1e-2), 0.9),
     "injected": lambda: tt.adam(1e-2),
     "soap": lambda: tt.soap(1e-2, precondition_frequency=3),
+    "lookahead": lambda: tt.lookahead(tt.adam(1e-2), 3, outer=tt.nesterov(0.7, 0.9)),
+    "cautious": lambda: tt.cautious(tt.adam(1e-2)),
     "guard": lambda: tt.skip_nonfinite(tt.lion(1e-3)),
 }
 

@@ -2,7 +2,6 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +9,8 @@ import optax
 import pytest
 
 import trainkit
-from tests.growth.zoo.mixtures import TOKENS, FeedForward, Mixture
+from tests.growth.zoo.depth.operated import Dense
+from tests.growth.zoo.mixtures import TOKENS, Mixture
 from trainkit import growth
 from trainkit.growth.opt_state.exact import exact as follow_exactly
 
@@ -157,18 +157,6 @@ def test_a_dense_layer_becomes_experts():
     np.testing.assert_array_equal(grown["router"], draw(3)["router"])
     # Gates that do not sum to 1 change the function: the condition is needed.
     assert np.abs(mixture(grown, X, 2, False) - wanted).max() > 0.01
-
-
-class Dense(nn.Module):
-    """`mixtures.Mixture` with one feed-forward layer in the place of the experts."""
-
-    @nn.compact
-    def __call__(self, x):
-        dense = functools.partial(nn.Dense, param_dtype=x.dtype)
-        norm = functools.partial(nn.LayerNorm, param_dtype=x.dtype)
-        x = dense(4)(x)
-        x = x + FeedForward(4, 5, x.dtype, name="mlp")(norm()(x))
-        return dense(2)(norm()(x))
 
 
 def dense_state(tx):

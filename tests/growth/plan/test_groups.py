@@ -7,26 +7,15 @@ import optax
 import pytest
 
 import trainkit
+from tests.growth import zoo
 from trainkit import growth
 
-X = np.random.default_rng(1).normal(size=(2, 4, 6))
-
-
-def attention(p, x):
-    q, k, v = (jnp.einsum("btd,dhe->bthe", x, p[name]) + p["b" + name] for name in "qkv")
-    b, t, h, e = q.shape
-    q = q.reshape(b, t, k.shape[2], h // k.shape[2], e)
-    weights = jax.nn.softmax(jnp.einsum("btgre,bsge->bgrts", q, k) / np.sqrt(e))
-    return jnp.einsum("bgrts,bsge->btgre", weights, v).reshape(b, t, -1) @ p["o"]
+MODEL = zoo.REGISTRY["queries of one group"]
+queries, (X,) = MODEL.at()[0], MODEL.inputs
 
 
 def draw(groups):
-    rng = np.random.default_rng(0)
-    sizes = {
-        "q": (6, 4, 3), "bq": (4, 3), "k": (6, groups, 3), "bk": (groups, 3),
-        "v": (6, groups, 3), "bv": (groups, 3), "o": (12, 6),
-    }  # fmt: skip
-    return {name: jnp.asarray(rng.normal(size=size)) for name, size in sizes.items()}
+    return MODEL.params(groups=groups)
 
 
 @pytest.mark.usefixtures("x64")
@@ -35,8 +24,8 @@ def test_groups_part_exactly_and_their_gradients_sum_to_the_old(small, big):
     params = draw(small)
     plan = growth.Plan.of_groups(params, draw(big))
     grown = plan.grow(params, how="even")
-    np.testing.assert_allclose(attention(grown, X), attention(params, X), rtol=1e-11, atol=1e-12)
-    slope = jax.grad(lambda p: jnp.sum(jnp.sin(attention(p, X))))
+    np.testing.assert_allclose(queries(grown, X), queries(params, X), rtol=1e-11, atol=1e-12)
+    slope = jax.grad(lambda p: jnp.sum(jnp.sin(queries(p, X))))
     old, new = slope(params), slope(grown)
     summed = new["k"].reshape(6, small, big // small, 3).sum(2)
     np.testing.assert_allclose(summed, old["k"], rtol=1e-9, atol=1e-11)
@@ -52,10 +41,8 @@ def test_a_state_takes_more_groups_by_itself():
     """Told by the outputs; not where query heads read other key heads."""
     tx, params = optax.adam(1e-2), draw(2)
     state = trainkit.TrainState.create(params, tx)
-    grown = growth.grow(state, attention, attention, X, tx=tx, big_params=draw(4))
-    np.testing.assert_allclose(
-        attention(grown.params, X), attention(params, X), rtol=1e-11, atol=1e-12
-    )
+    grown = growth.grow(state, queries, queries, X, tx=tx, big_params=draw(4))
+    np.testing.assert_allclose(queries(grown.params, X), queries(params, X), rtol=1e-11, atol=1e-12)
     assert grown.opt_state[0].mu["k"].shape == (6, 4, 3)
 
     def tiled(p, x):  # query head i reads key head i mod G: copies side by side are wrong

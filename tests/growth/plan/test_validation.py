@@ -9,18 +9,13 @@ import numpy as np
 import optax
 import pytest
 
+from tests.growth import zoo
 from trainkit import TrainState, growth
 from trainkit.growth import GrowthError
 
 
 def mlp(p, x):
     return jax.nn.gelu(x @ p["in"] + p["b"]) @ p["out"]
-
-
-def net(p, x):
-    for layer in p["layers"]:
-        x = x + jnp.tanh(x @ layer["up"]) @ layer["down"]
-    return x @ p["out"]
 
 
 def f(*shape, dtype=jnp.float32):
@@ -31,15 +26,11 @@ def shapes(n):
     return {"in": f(5, n), "b": f(n), "out": f(n, 3)}
 
 
-def layers(width, depth):
-    return {"layers": [{"up": f(5, width), "down": f(width, 5)}] * depth, "out": f(5, 3)}
-
-
 def ones(tree):
     return jax.tree.map(lambda s: np.ones(s.shape, s.dtype), tree)
 
 
-class Net(nn.Module):
+class TwoLayers(nn.Module):
     width: int
 
     @nn.compact
@@ -49,6 +40,13 @@ class Net(nn.Module):
 
 class Mine(NamedTuple):
     speed: dict
+
+
+net, _ = zoo.REGISTRY["residual layers"].at()
+
+
+def layers(width, depth):
+    return zoo.REGISTRY["residual layers"].at(width=width, depth=depth)[1]
 
 
 X, XS = f(2, 5), np.ones((2, 5), np.float32)
@@ -258,28 +256,28 @@ def test_certificates(plans):
     ]:
         with pytest.raises(GrowthError, match=says):
             certificate(mlp, mlp, params, *inputs, **options)
-    state = TrainState.create(Net(4).init(KEY, XS)["params"], TX)
-    way = growth.grow(state, Net(4), Net(8), XS, tx=TX, with_map=True)[1]
+    state = TrainState.create(TwoLayers(4).init(KEY, XS)["params"], TX)
+    way = growth.grow(state, TwoLayers(4), TwoLayers(8), XS, tx=TX, with_map=True)[1]
     with pytest.raises(GrowthError, match="Is tx the"):
-        way.certificate(Net(4), Net(8), state, XS, tx=optax.sgd(0.1, 0.9))
+        way.certificate(TwoLayers(4), TwoLayers(8), state, XS, tx=optax.sgd(0.1, 0.9))
     with pytest.raises(GrowthError, match="the state is not the small model's"):
-        way.certificate(Net(8), Net(8), state, XS, tx=TX)
+        way.certificate(TwoLayers(8), TwoLayers(8), state, XS, tx=TX)
 
 
 def test_states():
-    params = Net(4).init(KEY, XS)["params"]
+    params = TwoLayers(4).init(KEY, XS)["params"]
     state = TrainState.create(params, TX)
-    big = TX.init(Net(8).init(KEY, XS)["params"])
+    big = TX.init(TwoLayers(8).init(KEY, XS)["params"])
     for given, small, options, says in [
-        (state, Net(4), {"tx": None}, "tx is a NoneType"),
-        (params, Net(4), {}, "not a TrainState"),
-        (state, Net(8), {}, "the state is not the small model's: params/Dense_0"),
-        (state, Net, {}, "is the class Net"),
+        (state, TwoLayers(4), {"tx": None}, "tx is a NoneType"),
+        (params, TwoLayers(4), {}, "not a TrainState"),
+        (state, TwoLayers(8), {}, "the state is not the small model's: params/Dense_0"),
+        (state, TwoLayers, {}, "is the class TwoLayers"),
         (state, None, {}, "must be a Linen module"),
-        (state, Net(4), {"key": "a"}, "no random key"),
-        (state, Net(4), {"reset": ["Dense_7"]}, "found in no leaf"),
-        (state.replace(params={"params": params}), Net(4), {}, "not the small model's"),
-        (state.replace(opt_state=big), Net(4), {}, "'Dense_0/kernel' has shape"),
+        (state, TwoLayers(4), {"key": "a"}, "no random key"),
+        (state, TwoLayers(4), {"reset": ["Dense_7"]}, "found in no leaf"),
+        (state.replace(params={"params": params}), TwoLayers(4), {}, "not the small model's"),
+        (state.replace(opt_state=big), TwoLayers(4), {}, "'Dense_0/kernel' has shape"),
     ]:
         with pytest.raises(ValueError, match=says):
-            growth.grow(given, small, Net(6), XS, **{"tx": TX, **options})
+            growth.grow(given, small, TwoLayers(6), XS, **{"tx": TX, **options})

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from tests.growth.test_train_state import MLP, X, linen_state
+from tests.growth.states import linen_state
+from tests.growth.zoo.depth.linen_modules import FLAT, Perceptron
 from trainkit import growth
 from trainkit.growth import Certificate
 from trainkit.growth.maps.growth_map import MapData
@@ -25,10 +26,10 @@ def _mode(x64):
 
 def certificate(how="preserve", small=(8,), big=(16, 16), tx=None):
     tx = tx or optax.adam(1e-2)
-    state = linen_state(MLP(small), X, tx)
-    models = MLP(small), MLP(big)
-    way = growth.grow(state, *models, X, tx=tx, how=how, with_map=True)[1]
-    return way.certificate(*models, state, X, tx=tx)
+    state = linen_state(Perceptron(small), FLAT, tx)
+    models = Perceptron(small), Perceptron(big)
+    way = growth.grow(state, *models, FLAT, tx=tx, how=how, with_map=True)[1]
+    return way.certificate(*models, state, FLAT, tx=tx)
 
 
 def test_exact_growth():
@@ -137,7 +138,7 @@ def shrunk_and_grown(x, append):
 
 
 def test_appended_units():
-    c = shrunk_and_grown(X, append=[("up", 1)])
+    c = shrunk_and_grown(FLAT, append=[("up", 1)])
     assert c.forward_error["float64"] < 1e-13
     assert c.gradient_residual < 1e-12
     # Three new hidden units: of the columns of `up`, of `b`, and of the rows of `down`.

@@ -6,49 +6,22 @@ import numpy as np
 import optax
 import pytest
 
+from tests.growth import zoo
 from trainkit import growth
 
 f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def mlp(p, x):
-    h = jax.nn.relu(x @ p["in"]["w"] + p["in"]["b"])
-    h = jax.nn.relu(h @ p["mid"]["w"] + p["mid"]["b"])
-    return h @ p["out"]["w"] + p["out"]["b"]
+MODEL = zoo.REGISTRY["two hidden layers, relu"]
+mlp, _ = MODEL.at()
 
 
 def mlp_shapes(n):
-    return {
-        "in": {"w": f32(3, n), "b": f32(n)},
-        "mid": {"w": f32(n, n), "b": f32(n)},
-        "out": {"w": f32(n, 2), "b": f32(2)},
-    }
+    return MODEL.at(n=n)[1]
 
 
 def mlp_mup(n, m):
     return growth.plan(mlp, mlp, mlp_shapes(n), mlp_shapes(m), f32(5, 3)).mup()
-
-
-def transformer(p, x, tied):
-    h = p["embed"][x] + p["positions"]
-    y = h * jax.lax.rsqrt(jnp.mean(h * h, -1, keepdims=True) + 1e-6) * p["norm1"]
-    q, k, v = (jnp.einsum("btd,dhe->bthe", y, p[name]) for name in "qkv")
-    scores = jnp.einsum("bthe,bshe->bhts", q, k) / np.sqrt(q.shape[-1])
-    mixed = jnp.einsum("bhts,bshe->bthe", jax.nn.softmax(scores), v)
-    h = h + jnp.einsum("bthe,hed->btd", mixed, p["o"])
-    y = h * jax.lax.rsqrt(jnp.mean(h * h, -1, keepdims=True) + 1e-6) * p["norm2"]
-    h = h + jax.nn.gelu(y @ p["up"]) @ p["down"]
-    h = h * jax.lax.rsqrt(jnp.mean(h * h, -1, keepdims=True) + 1e-6) * p["norm3"]
-    return h @ (p["embed"].T if tied else p["head"])
-
-
-def transformer_shapes(d, heads, each, hidden):
-    return {
-        "embed": f32(7, d), "positions": f32(4, d), "norm1": f32(d), "norm2": f32(d),
-        "norm3": f32(d),
-        "q": f32(d, heads, each), "k": f32(d, heads, each), "v": f32(d, heads, each),
-        "o": f32(heads, each, d), "up": f32(d, hidden), "down": f32(hidden, d), "head": f32(d, 7),
-    }  # fmt: skip
 
 
 def test_table_3_on_an_mlp():
@@ -67,11 +40,11 @@ def test_table_3_on_an_mlp():
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_table_3_on_a_transformer(tied):
-    fn = lambda p, x: transformer(p, x, tied)
-    shapes = transformer_shapes(8, 2, 4, 16), transformer_shapes(16, 2, 8, 64)
+    model = zoo.REGISTRY[f"heads of their own axes{', tied' if tied else ''}"]
+    (fn, small), (_, big) = model.at(), model.big("wider")
     if tied:
-        shapes[0].pop("head"), shapes[1].pop("head")
-    found = growth.plan(fn, fn, *shapes, jax.ShapeDtypeStruct((2, 4), jnp.int32)).mup()
+        del small["head"], big["head"]
+    found = growth.plan(fn, fn, small, big, *model.inputs).mup()
     kinds = {path: leaf.kind for path, leaf in found.leaves.items()}
     matrices = {"q", "k", "v", "o", "up", "down"}
     assert {path for path, kind in kinds.items() if kind == "hidden"} == matrices

@@ -5,24 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.growth import zoo
 from trainkit import growth
 
-
-def model(p, x):
-    """An MLP with a normalised residual stream, so that one axis couples six leaves."""
-    h = x @ p["embed"] + p["bias"]
-    y = h * jax.lax.rsqrt(jnp.mean(h * h, -1, keepdims=True) + 1e-3) * (1.0 + p["norm"])
-    h = h + jax.nn.gelu(y @ p["up"] + p["b"]) @ p["down"]
-    return h @ p["head"]
+MODEL = zoo.REGISTRY["normalised stream"]
+model, _ = MODEL.at()
 
 
 def draw(d, hidden, seed=0, dtype=np.float32):
-    sizes = {
-        "embed": (3, d), "bias": (d,), "norm": (d,), "up": (d, hidden), "b": (hidden,),
-        "down": (hidden, d), "head": (d, 2),
-    }  # fmt: skip
-    rng = np.random.default_rng(seed)
-    return {name: jnp.asarray(rng.normal(size=shape), dtype) for name, shape in sizes.items()}
+    return MODEL.params(seed, dtype, d=d, hidden=hidden)
 
 
 def planned(small, big):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -65,9 +67,12 @@ def linen(module: Callable[..., nn.Module], inputs: tuple, mutable=(), **call):
     return build
 
 
-def nnx_build(module):
+def nnx_build(module, pure=False):
+    """A `build` for an NNX module; `pure`: its parameters are a dict of arrays."""
+
     def build(**sizes):
         graph, state = nnx.split(nnx.eval_shape(lambda: module(**sizes)))
+        state = nnx.to_pure_dict(state) if pure else state
 
         def fn(params, *args):
             with jax.numpy_dtype_promotion("standard"):
@@ -78,12 +83,44 @@ def nnx_build(module):
     return build
 
 
-def functions(fn, shapes):
-    """A `build` from `fn(params, sizes, *inputs)` and `shapes(**sizes) -> name -> shape`."""
+def equinox_build(module):
+    """Arrays apart from the rest, as Equinox does it; over a batch."""
 
     def build(**sizes):
-        tree = {k: jax.ShapeDtypeStruct(tuple(s), jnp.float32) for k, s in shapes(**sizes).items()}
-        return lambda params, *args: fn(params, sizes, *args), tree
+        model = eqx.filter_eval_shape(lambda: module(**sizes))
+        arrays, rest = eqx.partition(model, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+
+        def fn(params, *args):
+            with jax.numpy_dtype_promotion("standard"):
+                return jax.vmap(eqx.combine(params, rest))(*args)
+
+        return fn, arrays
+
+    return build
+
+
+def nested(shapes: Any, dtype: Any = jnp.float32) -> Any:
+    """A tree of tuples as one of shapes."""
+    struct = lambda shape: jax.ShapeDtypeStruct(shape, dtype)
+    return jax.tree.map(struct, shapes, is_leaf=lambda node: isinstance(node, tuple))
+
+
+def standard(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function under JAX's own promotion of dtypes."""
+
+    @functools.wraps(fn)
+    def run(*args):
+        with jax.numpy_dtype_promotion("standard"):
+            return fn(*args)
+
+    return run
+
+
+def functions(fn, shapes):
+    """A `build` from `fn(params, sizes, *inputs)` and `shapes(**sizes) -> tree of tuples`."""
+
+    def build(**sizes):
+        return lambda params, *args: fn(params, sizes, *args), nested(shapes(**sizes))
 
     return build
 

@@ -443,13 +443,19 @@ class Recurrent(nn.Module):
         return nn.Dense(3)(x[:, -1])
 
 
-def flax(family, name, module, inputs, base, grown, **call):
-    """Adds a Linen module with each of its axes alone, and all of them together."""
+def flax(family, name, module, inputs, base, grown, more=None, refused=None, **call):
+    """Adds a Linen module with each of its axes alone, all of them together, and `more` variants.
+
+    Gradients of these, streams behind a LayerNorm that grow to no multiple, are a best guess.
+    """
+    more, refused, variants = more or {}, refused or {}, {**grown, **(more or {})}
     if len(grown) > 1:
-        together = {axis: size for sizes in grown.values() for axis, size in sizes.items()}
-        grown = {**grown, "all": together}
+        variants["all"] = {axis: size for sizes in grown.values() for axis, size in sizes.items()}
     build = linen(module, inputs, **call)
-    registry.add("zoo", family, name, build, base, grown, inputs, front_end="linen")
+    registry.add(
+        "zoo", family, name, build, base, variants, inputs, front_end="linen", refused=refused,
+        guessed=[variant for variant in more if variant not in refused],
+    )  # fmt: skip
 
 
 _BLOCK = {
@@ -458,6 +464,7 @@ _BLOCK = {
     "size": {"size": 8},
     "hidden": {"hidden": 10},
 }
+_ODD = {"odd width": {"width": 11}}
 _CHANNELS = {"a": {"a": 6}, "b": {"b": 8}}
 
 for _act in ("relu", "gelu", "tanh", "sigmoid"):
@@ -513,13 +520,22 @@ flax(
     {},
     {"width": {"width": 8}, "tokens": {"tokens": 7}, "channels": {"channels": 9}},
 )
-flax("attention", "gpt", Gpt, TOKENS, {}, _BLOCK)
-flax("attention", "gpt merged", Gpt, TOKENS, {"merged": True}, _BLOCK)
-flax("attention", "gpt scaled", Gpt, TOKENS, {"scaled": True}, _BLOCK)
-flax("attention", "gpt shared", Gpt, TOKENS, {"shared": True}, _BLOCK)
-flax("attention", "gpt post-norm", Gpt, TOKENS, {"post": True}, _BLOCK)
+flax("attention", "gpt", Gpt, TOKENS, {}, _BLOCK, _ODD)
+flax("attention", "gpt merged", Gpt, TOKENS, {"merged": True}, _BLOCK, _ODD)
+flax("attention", "gpt scaled", Gpt, TOKENS, {"scaled": True}, _BLOCK, _ODD)
+flax("attention", "gpt shared", Gpt, TOKENS, {"shared": True}, _BLOCK, _ODD)
+flax(
+    "attention",
+    "gpt post-norm",
+    Gpt,
+    TOKENS,
+    {"post": True},
+    _BLOCK,
+    _ODD,
+    {"odd width": "hold the mean of the old ones"},
+)
 flax("attention", "bert", Bert, TOKENS, {}, _BLOCK)
-flax("attention", "vit", Vit, IMAGE, {}, _BLOCK)
+flax("attention", "vit", Vit, IMAGE, {}, _BLOCK, _ODD)
 flax(
     "attention",
     "llama",
@@ -530,9 +546,11 @@ flax(
 )
 flax("attention", "llama rotary", Llama, TOKENS, {}, {"size": {"size": 8}})
 flax("attention", "llama odd width", Llama, TOKENS, {}, {"width": {"width": 10}})
-flax("attention", "encoder-decoder", EncoderDecoder, PAIR, {}, _BLOCK)
-flax("mixture", "experts", Experts, FLAT, {}, {"width": {"width": 8}, "hidden": {"hidden": 7}})
-flax("attention", "scanned", Scanned, TOKENS, {}, _BLOCK)
+flax("attention", "encoder-decoder", EncoderDecoder, PAIR, {}, _BLOCK, _ODD)
+flax(
+    "mixture", "experts", Experts, FLAT, {}, {"width": {"width": 8}, "hidden": {"hidden": 7}}, _ODD
+)
+flax("attention", "scanned", Scanned, TOKENS, {}, _BLOCK, _ODD)
 flax("recurrent", "gru", Recurrent, SEQUENCE, {}, {"a": {"a": 8}, "b": {"b": 10}})
 flax(
     "recurrent",
@@ -548,9 +566,10 @@ registry.add(
     "nnx",
     nnx_build(Nnx),
     {"width": 4, "hidden": 5},
-    {"width": {"width": 8}, "hidden": {"hidden": 8}},
+    {"width": {"width": 8}, **_ODD, "hidden": {"hidden": 8}},
     FLAT,
     front_end="nnx",
+    guessed=("odd width",),
 )
 registry.add(
     "zoo",

@@ -218,7 +218,7 @@ def _(p, s, x):
     return jnp.einsum("ecd,tec->td", y, combine)
 
 
-class FeedForward(nn.Module):
+class Expert(nn.Module):
     width: int
     hidden: int
     dtype: Any = jnp.float32
@@ -252,9 +252,9 @@ class Mixture(nn.Module):
         chosen = one_hot(which, self.experts, dtype=x.dtype)
         gates = jnp.sum(gates[..., None] * chosen, axis=-2)
         layer = nn.vmap(
-            FeedForward, variable_axes={"params": 0}, split_rngs={"params": True},
+            Expert, variable_axes={"params": 0}, split_rngs={"params": True},
             in_axes=None, out_axes=1, axis_size=self.experts,
-        )(self.width, self.hidden, self.dtype)  # fmt: skip
+        )(self.width, self.hidden, self.dtype, name="VmapFeedForward_0")  # fmt: skip
         x = x + jnp.einsum("ted,te->td", layer(y), gates)
         y = nn.LayerNorm(param_dtype=self.dtype)(x)
         return nn.Dense(2, param_dtype=self.dtype)(y)

@@ -224,6 +224,7 @@ OURS: dict[str, Fields] = {
     },
     "QuantiseState": {"count": "keep", "key": "keep", **_WRAP},
     "RoundingState": {"count": "keep", "key": "keep", **_WRAP},
+    "SlowWeightsState": {"count": "keep", "slow": "params", "outer_state": "state", **_WRAP},
 }
 
 

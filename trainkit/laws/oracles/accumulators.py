@@ -47,7 +47,7 @@ def adagrad(initial: float, eps: float, inside: bool = False) -> Start:
 
 
 def adadelta(rho: float, eps: float) -> Start:
-    """Adadelta (Zeiler 2012)."""
+    """Adadelta (Zeiler 2012, arXiv 1212.5701, algorithm 1)."""
 
     @recursion(0.0, 0.0)
     def step(g: Any, p: Any, t: int, v: Any, x: Any) -> Any:
@@ -59,7 +59,10 @@ def adadelta(rho: float, eps: float) -> Start:
 
 
 def sm3(beta: float, eps: float = 1e-8) -> Start:
-    """SM3-II (Anil 2019, algorithm 2) with momentum: one accumulator for each row, column, …"""
+    """SM3-II (Anil 2019, arXiv 1901.11150): one accumulator for each row, column, …
+
+    With momentum, an average as in its authors' code.
+    """
 
     def leaf(p0: Any) -> Callable[..., Any]:
         axes = range(max(np.ndim(p0), 1))
@@ -85,7 +88,7 @@ def sm3(beta: float, eps: float = 1e-8) -> Start:
 def rprop(
     rate: float, minus: float, plus: float, low: float, high: float, late: bool = False
 ) -> Start:
-    """Rprop (Riedmiller & Braun 1993), the variant without backtracking of the weights.
+    """iRprop⁻ (Igel & Hüsken 2003), Rprop (Riedmiller & Braun 1993) without weight backtracking.
 
     Its memory is the last step taken, zero where the sign has just changed. `late`: the step of
     the call before is what is returned, where the sign has not changed.
@@ -103,7 +106,10 @@ def rprop(
 
 
 def factored(on: bool, exponent: float, offset: int, smallest: int, eps: float) -> Start:
-    """Adafactor's second moment (Shazeer & Stern 2018): row and column means of large matrices."""
+    """Adafactor's second moment (Shazeer & Stern 2018, arXiv 1804.04235, algorithm 4).
+
+    Row and column means of large matrices, where the paper has sums: in R C / 1ᵀR it is the same.
+    """
 
     @recursion(0.0, 0.0, 0.0)
     def step(g: Any, p: Any, t: int, row: Any, col: Any, full: Any) -> Any:

@@ -19,39 +19,40 @@ def adam(
     maximum: bool = False,
     correct: tuple[bool, bool] = (True, True),
     belief: bool = False,
-    yogi: float | None = None,
     infinity: bool = False,
     rectify: float | None = None,
 ) -> Start:
-    """Adam (Kingma & Ba 2015) and the rules that differ from it in one line.
+    """Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1), and what differs from it in one line.
 
-    maximum: AMSGrad (Reddi 2018); belief: AdaBelief (Zhuang 2020); yogi: Zaheer 2018, with its
-    initial accumulator; infinity: AdaMax; rectify: RAdam (Liu 2020), with its threshold.
+    infinity: AdaMax (the same, algorithm 2; its ε, which the paper has not, is beside |g|).
+    nesterov: Nadam (Dozat 2016) with all μ_t = β₁: the paper leaves the sequence open,
+    so that one which warms up, as PyTorch's does, is another choice of it and no other rule.
+    maximum: AMSGrad (Reddi 2018, arXiv 1904.09237, algorithm 2), the largest v, and, as
+    `correct=(False, False)` says, nothing corrected. belief: AdaBelief (Zhuang 2020, arXiv
+    2010.07468, algorithm 2). rectify: RAdam (Liu 2020, arXiv 1908.03265, algorithm 2), with the ρ
+    from which a step is rectified: above 4 in the paper, from 5 on in its authors' code.
     """
     rho_inf = 2 / (1 - b2) - 1
-    first = 0.0 if yogi is None else yogi
 
-    @recursion(first, first, 0.0)
+    @recursion(0.0, 0.0, 0.0)
     def step(g: Any, p: Any, t: int, m: Any, v: Any, top: Any) -> Any:
         m = b1 * m + (1 - b1) * g
         if infinity:
-            v = np.maximum(b2 * v, np.abs(g) + eps)
+            v = np.maximum(b2 * v, np.abs(g) + eps)  # u_t = max(β₂ u_{t−1}, |g_t|)
             return (m / gone(b1, t, g)) / v, m, v, top
-        if yogi is not None:
-            v = v + (1 - b2) * np.sign(g * g - v) * (g * g)
-        elif belief:
-            v = b2 * v + (1 - b2) * (g - m) ** 2 + eps_root
+        if belief:
+            v = b2 * v + (1 - b2) * (g - m) ** 2 + eps_root  # s_t, with the m of this step
         else:
             v = b2 * v + (1 - b2) * (g * g)
         m_hat = m / gone(b1, t, g) if correct[0] else m
-        if nesterov:
+        if nesterov:  # m̂ = μ_{t+1} m_t / (1 − ∏_{i≤t+1} μ_i) + (1 − μ_t) g_t / (1 − ∏_{i≤t} μ_i)
             m_hat = b1 * m / gone(b1, t + 1, g) + (1 - b1) * g / gone(b1, t, g)
         v_hat = v / gone(b2, t, g) if correct[1] else v
         if maximum:
-            v_hat = top = np.maximum(top, v_hat)
+            v_hat = top = np.maximum(top, v_hat)  # v̂_t = max(v̂_{t−1}, v_t)
         if rectify is not None:
             rho = rho_inf - 2 * t * b2**t / (1 - b2**t)
-            if rho < rectify:
+            if rho < rectify or rho <= 4:
                 return m_hat, m, v, top
             r = ((rho - 4) * (rho - 2) * rho_inf) / ((rho_inf - 4) * (rho_inf - 2) * rho)
             m_hat = float(np.sqrt(r)) * m_hat
@@ -61,10 +62,30 @@ def adam(
     return step
 
 
-def adan(b1: float, b2: float, b3: float, eps: float, eps_root: float, mix: float) -> Start:
-    """Adan (Xie 2022, algorithm 1), with b for the paper's 1 − β, and bias-corrected as its code.
+def yogi(
+    b1: float, b2: float, eps: float, eps_root: float, initial: float, corrected: bool = False
+) -> Start:
+    """Yogi (Zaheer 2018, algorithm 2): v moves by g², towards it; nothing is bias-corrected.
 
-    `mix` weighs the differences of gradients: the paper's 1 − β₂, which is b₂.
+    v begins at `initial`, which the paper's experiments take from a gradient. `corrected`: both
+    moments are, and both begin there.
+    """
+
+    @recursion(initial if corrected else 0.0, initial)
+    def step(g: Any, p: Any, t: int, m: Any, v: Any) -> Any:
+        m = b1 * m + (1 - b1) * g
+        v = v - (1 - b2) * np.sign(v - g * g) * (g * g)
+        top, below = (m / gone(b1, t, g), v / gone(b2, t, g)) if corrected else (m, v)
+        return top / (np.sqrt(below + eps_root) + eps), m, v
+
+    return step
+
+
+def adan(b1: float, b2: float, b3: float, eps: float, eps_root: float, mix: float) -> Start:
+    """Adan (Xie 2022, arXiv 2208.06677, algorithm 1), with b for the paper's 1 − β.
+
+    `mix` weighs the differences of gradients: the paper's 1 − β₂, which is b₂. Bias-corrected as
+    its authors' code is. The decay of the algorithm, which divides, is `pieces.proximal_decay`.
     """
 
     @recursion(0.0, 0.0, 0.0, 0.0)
@@ -80,7 +101,10 @@ def adan(b1: float, b2: float, b3: float, eps: float, eps_root: float, mix: floa
 
 
 def lion(b1: float, b2: float) -> Start:
-    """Lion (Chen 2023): the sign of one interpolation, the memory of another."""
+    """Lion (Chen 2023, arXiv 2302.06675, algorithm 2).
+
+    The sign of one interpolation of m and g, the memory of another.
+    """
 
     @recursion(0.0)
     def step(g: Any, p: Any, t: int, m: Any) -> Any:
@@ -90,7 +114,10 @@ def lion(b1: float, b2: float) -> Start:
 
 
 def novograd(b1: float, b2: float, eps: float, eps_root: float, wd: float) -> Start:
-    """NovoGrad (Ginsburg 2019): one second moment a leaf, decay inside the momentum."""
+    """NovoGrad (Ginsburg 2019, arXiv 1905.11286, algorithm 1).
+
+    One second moment a leaf, decay inside the momentum.
+    """
 
     @recursion(0.0, 0.0)
     def step(g: Any, p: Any, t: int, m: Any, v: Any) -> Any:
@@ -104,7 +131,7 @@ def novograd(b1: float, b2: float, eps: float, eps_root: float, wd: float) -> St
 
 
 def acprop(b1: float, b2: float, eps: float, eps_root: float, before: bool = False) -> Start:
-    """ACProp (Zhuang 2021): g_t over the root of the second moment of the step before.
+    """ACProp (Zhuang 2021, arXiv 2110.05454): g_t over the root of the second moment before it.
 
     The first step, which has none, divides by 1. `before`: what is squared is the distance from the
     average before this gradient, where the paper has the average after it.
@@ -121,9 +148,9 @@ def acprop(b1: float, b2: float, eps: float, eps_root: float, before: bool = Fal
 
 
 def ademamix(b1: float, b2: float, b3: Any, alpha: Any, eps: float, eps_root: float) -> Start:
-    """AdEMAMix (Pagliardini 2024): a fast average, corrected, and α of a slow one that is not.
+    """AdEMAMix (Pagliardini 2024, arXiv 2409.03137): a corrected fast average, and α of a slow one.
 
-    β₃ and α may be schedules.
+    The slow one is not corrected. β₃ and α may be schedules.
     """
 
     @recursion(0.0, 0.0, 0.0)
@@ -139,7 +166,7 @@ def ademamix(b1: float, b2: float, b3: Any, alpha: Any, eps: float, eps_root: fl
 
 
 def simplified_ademamix(b1: float, b2: float, alpha: Any, eps: float, eps_root: float) -> Start:
-    """Simplified AdEMAMix (Morwani 2025): m ← β₁ m + g, and m + α g over Adam's root."""
+    """Simplified AdEMAMix (Morwani 2025, arXiv 2502.02431): m + α g over Adam's root."""
 
     @recursion(0.0, 0.0)
     def step(g: Any, p: Any, t: int, m: Any, v: Any) -> Any:
@@ -152,7 +179,7 @@ def simplified_ademamix(b1: float, b2: float, alpha: Any, eps: float, eps_root: 
 
 
 def adopt(b1: float, b2: float, eps: float, nesterov: bool, bound: Any) -> Start:
-    """ADOPT (Taniguchi 2024): the gradient over the root of the moment before it, then averaged.
+    """ADOPT (Taniguchi 2024, arXiv 2411.02853): g over the root of the moment before it, averaged.
 
     The first gradient only starts the second moment. `bound(t)` clips the ratio, or is None.
     """
@@ -176,7 +203,8 @@ def sophia(
     b1: float, b2: float, eps: float, gamma: float, bound: float | None, every: int,
     diagonal: Callable[[Leaves], Leaves], paper: bool = False,
 ) -> Start:  # fmt: skip
-    """Sophia-H (Liu 2023): the average over γ h, clipped; h averages the Hessian's diagonal.
+    """Sophia-H (Liu 2023, arXiv 2305.14342): the average over γ h, clipped; h averages the diagonal
+    of the Hessian.
 
     `diagonal(params)` is that diagonal, where it is known: no random signs are needed. In the
     `paper` (algorithm 3) h is made anew before the step that divides by it, and the average is not

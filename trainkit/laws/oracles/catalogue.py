@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +13,22 @@ from trainkit._core import validation
 from trainkit.laws.oracles import contrib, rules, wrapped
 from trainkit.laws.oracles import pieces as P
 from trainkit.laws.oracles.deviations import DEVIATIONS
+from trainkit.laws.oracles.papers import PAPERS
 from trainkit.laws.oracles.rules import Builder
 
 PREFIX = "optax."
+
+
+def _of_paper(paper: Callable[..., P.Start]) -> Builder:
+    def build(h: Mapping[str, Any], mask: Callable[[Any], Any]) -> P.Start:
+        return paper(**h | ({"mask": mask(h["mask"])} if "mask" in h else {}))
+
+    return build
+
+
 RULES: dict[str, Builder] = (
     rules.RULES | wrapped.RULES | contrib.RULES
+    | {name: _of_paper(paper) for name, paper in PAPERS.items()}
     | {PREFIX + name: deviation.build for name, deviation in DEVIATIONS.items()}
 )  # fmt: skip
 
@@ -26,7 +37,7 @@ class Oracle(NamedTuple):
     """A reference for one name.
 
     Attributes:
-      name: the Optax function.
+      name: the Optax function, or that of a paper.
       hyperparams: its arguments, defaults filled in.
       unknown: required arguments that were not given (only `learning_rate` can be inferred).
       build: `(hyperparams, params tree) -> start`, see `pieces`.
@@ -68,24 +79,35 @@ def reference_name(like: str) -> str:
 
 
 def function(like: str) -> Any:
-    """The function of Optax, or of its contrib, that has this name."""
+    """What has the arguments of this name: Optax, its contrib, or the reference itself."""
     name = plain_name(like)
+    if name in PAPERS:
+        return PAPERS[name]
     home = optax.contrib if hasattr(optax.contrib, name) else optax  # aliases in optax may warn
     return getattr(home, name)
 
 
+def _called(name: str) -> str:
+    plain = plain_name(name)
+    return plain if plain in PAPERS else PREFIX + plain
+
+
 def bind(name: str, hyperparams: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[str]]:
-    """The arguments of `optax.<name>`, defaults filled in, and the required ones still missing."""
+    """The arguments of `optax.<name>`, defaults filled in, and the required ones still missing.
+
+    Where a default of Optax's chooses another rule than the paper's, the paper has its own.
+    """
     signature = inspect.signature(function(name))
+    own = {} if name.startswith(PREFIX) or name not in DEVIATIONS else DEVIATIONS[name].plain
     given = dict(hyperparams or {})
     wrong = sorted(set(given) - set(signature.parameters))
     if wrong:
         raise TypeError(
-            f"{PREFIX}{plain_name(name)} has no argument {', '.join(wrong)}; hyperparams may have "
+            f"{_called(name)} has no argument {', '.join(wrong)}; hyperparams may have "
             f"{', '.join(signature.parameters) or 'nothing'}"
         )
     bound = {
-        key: given.get(key, p.default)
+        key: given.get(key, own.get(key, p.default))
         for key, p in signature.parameters.items()
         if key in given or p.default is not inspect.Parameter.empty
     }
@@ -96,7 +118,7 @@ def needed(name: str, missing: list[str]) -> str:
     """What to pass for the required arguments of `like=name` that are missing."""
     example = ", ".join(f"{key!r}: …" for key in missing)
     return (
-        f"like={name!r} needs {', '.join(missing)}, which {PREFIX}{plain_name(name)} has no "
+        f"like={name!r} needs {', '.join(missing)}, which {_called(name)} has no "
         f"default for: pass hyperparams={{{example}}}"
     )
 

@@ -24,6 +24,8 @@ SIMPLIFIED = piece(A.simplified_ademamix, "b1 b2 alpha eps eps_root")
 CENTRED_BEFORE = piece(A.acprop, "b1 b2 eps eps_root", before=True)
 COCOB = piece(F.cocob, "alpha eps")
 PRIVATE = piece(N.per_example, "l2_norm_clip")
+DADAPT = "learning_rate betas eps estim_lr0 weight_decay"
+PRODIGY = "learning_rate betas beta3 eps estim_lr0 estim_lr_coef weight_decay safeguard_warmup"
 _SOPHIA = "b1 b2 eps gamma clip_threshold update_interval"
 _DIAGONAL = lambda ps: [CURVATURE] * len(ps)
 SOPHIA = piece(A.sophia, _SOPHIA, diagonal=_DIAGONAL, paper=True)
@@ -45,12 +47,12 @@ def _adopt(h: Mapping[str, Any]) -> P.Start:
     return A.adopt(h["b1"], h["b2"], h["eps"], h["nesterov"], bound)
 
 
-def _galore(h: Mapping[str, Any]) -> P.Start:
+def galore(h: Mapping[str, Any], larger: bool = False) -> P.Start:
     if h["weight_dimension_numbers"] is not None:
         raise ValueError("the reference for galore knows only matrices, not dimension numbers")
     base = h["base_optimizer"]
     inner = A.adam(0.9, 0.999, 1e-8) if base is None else W.foreign(base)
-    return M.each(lambda p: M.galore(h["rank"], h["update_proj_gap"], h["scale"], inner))
+    return M.each(lambda p: M.galore(h["rank"], h["update_proj_gap"], h["scale"], inner, larger))
 
 
 def scale_by_muon(h: Mapping[str, Any], corrected: bool = False) -> P.Start:
@@ -120,6 +122,22 @@ def schedule_free(h: Mapping[str, Any], ahead: int = 0) -> P.Start:
     return W.schedule_free(inner, rate, h["b1"], h["weight_lr_power"], ahead)
 
 
+def schedule_free_adamw(h: Mapping[str, Any]) -> P.Start:
+    """Schedule-free AdamW (Defazio 2024, arXiv 2405.15682, algorithm 1).
+
+    γ_t = γ √(1 − β₂ᵗ), times the warm-up, is the step over the uncorrected root, and its square the
+    weight of the average.
+    """
+    warmed = _warmed(h)
+    gamma = lambda count: P.value_at(warmed, count + 1) * (1 - h["b2"] ** (count + 1)) ** 0.5
+    inner = P.chain(
+        S.rms(h["b2"], h["eps"], 0.0, inside=False),  # g / (√v + ε)
+        P.decay(h["weight_decay"] or 0.0),  # λ y
+        P.learning_rate(gamma),
+    )
+    return W.schedule_free(inner, gamma, h["b1"], h["weight_lr_power"])
+
+
 def on_plateau(h: Mapping[str, Any], of_size: bool = True) -> P.Start:
     return W.on_plateau(h["factor"], h["patience"], h["rtol"], h["atol"], h["cooldown"],
                         h["accumulation_size"], h["min_scale"], of_size)  # fmt: skip
@@ -148,9 +166,8 @@ RULES: dict[str, Builder] = {
     "scale_by_cocob": alone(COCOB),
     "dog": _coupled(piece(F.dog, "init_step eps")),
     "dowg": _coupled(piece(F.dowg, "init_estim_sq_dist eps")),
-    "dadapt_adamw": alone(piece(F.dadapt_adamw, "learning_rate betas eps estim_lr0 weight_decay")),
-    "prodigy": alone(piece(F.prodigy, "learning_rate betas beta3 eps estim_lr0 estim_lr_coef "
-                           "weight_decay safeguard_warmup")),
+    "dadapt_adamw": alone(piece(F.dadapt_adamw, DADAPT)),
+    "prodigy": alone(piece(F.prodigy, PRODIGY)),
     "momo": alone(piece(F.momo, "learning_rate beta lower_bound weight_decay adapt_lower_bound")),
     "momo_adam": alone(piece(F.momo_adam, "learning_rate b1 b2 eps lower_bound weight_decay "
                              "adapt_lower_bound")),
@@ -158,13 +175,13 @@ RULES: dict[str, Builder] = {
     "scale_by_muon": alone(scale_by_muon),
     "differentially_private_aggregate": alone(PRIVATE),
     "dpsgd": _dpsgd,
-    "galore": decayed(_galore),
-    "scale_by_galore": alone(_galore),
+    "galore": decayed(galore),
+    "scale_by_galore": alone(galore),
     "normalize": alone(piece(N.normalize, factor=1.0, eps=0.0)),
     "mechanize": lambda h, mask: W.mechanic(
         W.foreign(h["base_optimizer"]), h["weight_decay"], h["eps"], h["s_init"], h["num_betas"]),
-    **dict.fromkeys(("schedule_free", "schedule_free_sgd", "schedule_free_adamw"),
-                    alone(schedule_free)),
+    **dict.fromkeys(("schedule_free", "schedule_free_sgd"), alone(schedule_free)),
+    "schedule_free_adamw": alone(schedule_free_adamw),
     "sam": alone(_sam),
     "split_real_and_imaginary": lambda h, mask: W.foreign(h["inner"]),
     "reduce_on_plateau": alone(on_plateau),

@@ -95,8 +95,11 @@ def each(choose: Callable[[Any], Start]) -> Start:
     return start
 
 
-def galore(rank: int, every: int, factor: float, base: Start) -> Start:
-    """GaLore (Zhao 2024): `base` in the coordinates of the gradient's largest singular vectors.
+def galore(rank: int, every: int, factor: float, base: Start, larger: bool = False) -> Start:
+    """GaLore (Zhao 2024, arXiv 2403.03507): `base` in the gradient's largest singular vectors.
+
+    They are those of the smaller side (algorithm 2: m ≤ n, and P from the left ones), so that what
+    `base` sees is r by the larger one; `larger`: of the larger side, and r by the smaller one.
 
     NaN where the paper leaves open which vectors: for equal singular values (such as none), and,
     as the signs of new vectors meet the moments of the old ones, from the second projection on.
@@ -106,15 +109,16 @@ def galore(rank: int, every: int, factor: float, base: Start) -> Start:
         if np.ndim(p0) != 2:
             alone = base([p0])
             return lambda g, p, t: alone([g], [p], t)[0]
-        wide = p0.shape[0] < p0.shape[1]
+        # Turned so that the side whose vectors are taken comes first.
+        turned = p0.shape[0] < p0.shape[1] if larger else p0.shape[0] > p0.shape[1]
         k = min(rank, *p0.shape)
-        small = np.zeros((k, p0.shape[0] if wide else p0.shape[1]), p0.dtype)
+        small = np.zeros((k, p0.shape[0] if turned else p0.shape[1]), p0.dtype)
         inner = base([small])
         vectors: Any = None
 
         def step(g: Any, p: Any, t: int) -> Any:
             nonlocal vectors
-            x = g.T if wide else g
+            x = g.T if turned else g
             if (t - 1) % every == 0:
                 left, values, _ = np.linalg.svd(x, full_matrices=False)
                 vectors = left[:, :k]
@@ -123,7 +127,7 @@ def galore(rank: int, every: int, factor: float, base: Start) -> Start:
                 ):
                     vectors = vectors + np.nan
             u = factor * (vectors @ inner([vectors.T @ x], [small], t)[0])
-            return u.T if wide else u
+            return u.T if turned else u
 
         return step
 
@@ -131,7 +135,9 @@ def galore(rank: int, every: int, factor: float, base: Start) -> Start:
 
 
 def soap(b1: float, b2: float, eps: float, every: int, decay: float = 0.0) -> Start:
-    """SOAP (Vyas 2024, algorithm 3): Adam in the eigenbases of the averages of g gᵀ and gᵀ g.
+    """SOAP (Vyas 2024, arXiv 2409.11321, algorithm 3): Adam in eigenbases.
+
+    They are those of the averages of g gᵀ and gᵀ g.
 
     As in the authors' code the first gradient only starts the bases, nothing moves (nor decays),
     and every so many steps a basis is refreshed by one power iteration, its columns in the order of

@@ -10,7 +10,7 @@ from trainkit.laws.oracles.pieces import Leaves, Start, stateless, together, val
 
 
 def trust_ratio(coefficient: float = 1.0, eps: float = 0.0, floor: float = 0.0) -> Start:
-    """‖p‖ / ‖u‖ for every leaf (You 2017); 1 where either is zero."""
+    """‖p‖ / ‖u‖ for every leaf (You 2020, arXiv 1904.00962, algorithm 2); 1 where one is 0."""
 
     def f(g: Any, p: Any) -> Any:
         a, b = (max(float(np.sqrt(np.sum(np.square(x)))), floor) for x in (p, g))
@@ -71,7 +71,7 @@ def global_norm(gs: Leaves) -> float:
 
 
 def clip_global_norm(bound: float) -> Start:
-    """Pascanu 2013: the whole gradient, at most `bound` long."""
+    """Pascanu 2013 (arXiv 1211.5063, algorithm 1): the whole gradient, at most `bound` long."""
 
     @together(lambda p0: ())
     def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> Any:
@@ -90,7 +90,10 @@ def normalize(factor: float, eps: float) -> Start:
 
 
 def unit_norm(x: Any, axis: Any) -> Any:
-    """The norm of each output unit (Brock 2021): vectors whole, matrices by column, …"""
+    """The norm of each output unit (Brock 2021, arXiv 2102.06171, equation 3).
+
+    Vectors whole, matrices by column, …
+    """
     if axis is None:
         squeezed = np.ndim(np.squeeze(x))
         axis = tuple(range(np.ndim(x))) if squeezed <= 1 else (
@@ -107,9 +110,10 @@ def adaptive_clip(clipping: float, eps: float, axis: Any = None) -> Start:
 
 
 def centralize(outputs: int) -> Start:
-    """Yong 2020: minus the mean over the inputs of each output, whose axis is `outputs`.
+    """Yong 2020 (arXiv 2004.01461, equation 1): minus the mean over each output's own weights.
 
-    That is the last where kernels are [in, out], as in Flax; Optax takes the first.
+    The paper's wᵢ are the columns of W, the weights into one unit, so that the axis of `outputs` is
+    the last where kernels are [in, out], as in Flax.
     """
 
     def f(g: Any, p: Any) -> Any:
@@ -129,7 +133,7 @@ def keep_nonnegative() -> Start:
 
 
 def polyak(f_min: float, top: float, eps: float, positive: bool) -> Start:
-    """Loizou 2021: min((f − f*) / (‖g‖² + ε), top)."""
+    """Loizou 2021 (arXiv 2002.10542), SPS_max with c = 1: min((f − f*) / (‖g‖² + ε), top)."""
 
     @together(lambda p0: ())
     def step(gs: Leaves, ps: Leaves, t: int, *, value: Any = 1.0, **_: Any) -> Any:

@@ -21,7 +21,7 @@ def away(ps: Leaves, p0: Leaves) -> list[Any]:
 
 
 def dog(first: tuple[str, float], eps: float) -> Start:
-    """DoG (Ivgi 2023): the largest distance from x₀, over the root of the sum of ‖g‖²."""
+    """DoG (Ivgi 2023, arXiv 2302.12022): the largest distance from x₀, over the root of Σ ‖g‖²."""
     kind, value = first
     guess = lambda p0: {"distance": value, "heuristic": value * (1 + global_norm(p0))}.get(
         kind, 0.0
@@ -40,7 +40,7 @@ def dog(first: tuple[str, float], eps: float) -> Start:
 
 
 def dowg(first: float | None, eps: float) -> Start:
-    """DoWG (Khaled 2023): r̄² over the root of Σ r̄² ‖g‖²."""
+    """DoWG (Khaled 2023, arXiv 2305.16284, algorithm 1): r̄² over the root of Σ r̄² ‖g‖²."""
 
     @together(lambda p0: (p0, eps if first is None else first, 0.0))
     def step(
@@ -65,7 +65,7 @@ def distance_over_gradients(relative: float, eps: float, factor: float) -> Start
 
 
 def cocob(alpha: float, eps: float) -> Start:
-    """COCOB-Backprop (Orabona & Tommasi 2017, algorithm 2): betting coins on every coordinate."""
+    """COCOB-Backprop (Orabona & Tommasi 2017, arXiv 1705.07795, algorithm 2): betting coins."""
 
     def leaf(p0: Any) -> Callable[..., Any]:
         largest = np.full_like(p0, eps)
@@ -90,26 +90,31 @@ def _corrected(b1: float, b2: float, t: int, like: Any) -> Any:
 
 
 def dadapt_adamw(
-    rate: Any, betas: tuple[float, float], eps: float, first: float, decay: float
-) -> Start:
-    """D-Adaptation of AdamW (Defazio & Mishchenko 2023), with Adam's bias corrections.
+    rate: Any, betas: tuple[float, float], eps: float, first: float, decay: float,
+    optax: bool = False,
+) -> Start:  # fmt: skip
+    """Adam with D-Adaptation (Defazio & Mishchenko 2023, arXiv 2301.07733, algorithm 5).
 
-    The norm is that of the second moment before this gradient, as in the authors' code.
+    ⟨g_k, s_k⟩ is taken in the norm of A_{k+1} = diag(√v_{k+1} + ε), which has this gradient in it.
+    `optax`: of A_k, as in the authors' code too, and with Adam's bias corrections, which the code
+    has as an option.
     """
     b1, b2 = betas
     b = b2**0.5
 
     def step(a: Averages, k: Any, gs: Leaves, ps: Leaves, p0: Leaves) -> list[Any]:
-        gain = dot(gs, [y / (np.sqrt(x) + eps) for x, y in zip(a.v, a.s, strict=True)])
+        before = a.v
         a.m = [b1 * x + (1 - b1) * k * g for x, g in zip(a.m, gs, strict=True)]
         a.v = [b2 * x + (1 - b2) * g * g for x, g in zip(a.v, gs, strict=True)]
+        norm = before if optax else a.v
+        gain = dot(gs, [y / (np.sqrt(x) + eps) for x, y in zip(norm, a.s, strict=True)])
         a.s = [b * x + (1 - b) * k * g for x, g in zip(a.s, gs, strict=True)]
         a.r = b * a.r + (1 - b) * k * gain
         a.d = np.maximum(a.d, a.r / ((1 - b) * _size(a.s)))  # 0/0 is NaN: the paper is silent
         return [-x / (np.sqrt(y) + eps) - decay * k * p
                 for x, y, p in zip(a.m, a.v, ps, strict=True)]  # fmt: skip
 
-    return _estimating(rate, betas, first, step)
+    return _estimating(rate, betas if optax else None, first, step)
 
 
 @dataclass
@@ -124,16 +129,19 @@ class Averages:
 
 
 def _estimating(
-    rate: Any, betas: tuple[float, float], first: float, one: Callable[..., list[Any]]
+    rate: Any, betas: tuple[float, float] | None, first: float, one: Callable[..., list[Any]]
 ) -> Start:
-    """A rule whose steps k = d η, bias-corrected, follow an estimate d of the distance to go."""
+    """A rule whose steps k = d η follow an estimate d of the distance to go.
+
+    With `betas` they are bias-corrected.
+    """
 
     def start(p0: Leaves) -> Step:
         zeros = lambda: [np.zeros_like(p) for p in p0]
         a = Averages(zeros(), zeros(), zeros(), _zero(p0) + first, _zero(p0))
 
         def step(gs: Leaves, ps: Leaves, t: int, **_: Any) -> list[Any]:
-            k = a.d * value_at(rate, t) * _corrected(*betas, t, p0[0])
+            k = a.d * value_at(rate, t) * (_corrected(*betas, t, p0[0]) if betas else 1.0)
             return one(a, k, gs, ps, p0)
 
         return step
@@ -153,9 +161,13 @@ def _zero(p0: Leaves) -> Any:
 
 def prodigy(
     rate: Any, betas: tuple[float, float], b3: float | None, eps: float, first: float,
-    factor: float, decay: float, safeguard: bool,
+    factor: float, decay: float, safeguard: bool, optax: bool = False,
 ) -> Start:  # fmt: skip
-    """Prodigy (Mishchenko & Defazio 2023): D-Adaptation with ⟨g, x₀ − x⟩ and weights d²."""
+    """Prodigy (Mishchenko & Defazio 2023, arXiv 2306.06101, algorithm 4): weights d², ⟨g, x₀ − x⟩.
+
+    r and s are the paper's over (1 − β₃) d₀, which is in both. `optax`: with Adam's bias
+    corrections, which the authors' code has as an option, and ε times the new d, as it has it.
+    """
     b1, b2 = betas
     b = b2**0.5 if b3 is None else b3
 
@@ -167,10 +179,12 @@ def prodigy(
         a.s = [b * x + weight * g for x, g in zip(a.s, gs, strict=True)]
         a.r = b * a.r - d / first * k * dot(gs, away(ps, p0))
         a.d = np.maximum(d, factor * a.r / _size(a.s))
-        return [-k * x / (np.sqrt(y) + a.d * eps) - decay * k * p
+        # NaN where the new d is 0/0, of which the paper says nothing.
+        floor = (a.d if optax else d + 0 * a.d) * eps
+        return [-k * x / (np.sqrt(y) + floor) - decay * k * p
                 for x, y, p in zip(a.m, a.v, ps, strict=True)]  # fmt: skip
 
-    return _estimating(rate, betas, first, step)
+    return _estimating(rate, betas if optax else None, first, step)
 
 
 def momo(rate: Any, beta: float, low: float, decay: float, adapts: bool) -> Start:

@@ -5,6 +5,10 @@ in closures. `t` counts from 1; trees are lists of arrays. Everything runs in th
 so a float32 run of the same code says how much of a difference is only rounding.
 
 `recursion` makes a piece from the formula of one leaf, `together` from one of the whole tree.
+
+A reference is its paper's rule; where Optax has another, see `deviations`. An argument of Optax's
+that the paper has not, such as an ε against a division by 0, does what it does in Optax: with the
+value at which it does nothing the reference is the paper's.
 """
 
 from __future__ import annotations
@@ -136,8 +140,21 @@ def learning_rate(rate: Any) -> Start:
 
 
 def decay(rate: Any, mask: Sequence[bool] | None = None) -> Start:
-    """g + λ p (Krogh & Hertz 1991; decoupled where it comes after the rule, Loshchilov 2019)."""
+    """g + λ p (Krogh & Hertz 1991; decoupled where it comes after the rule, Loshchilov 2019).
+
+    Decoupled, the paper's λ is not multiplied by α (arXiv 1711.05101, algorithm 2, line 12). A
+    learning rate is the paper's η_t α, so that this λ is the paper's over α: the same rule.
+    """
     return masked(leafwise(lambda p0: lambda g, p, t: g + value_at(rate, t) * p), mask)
+
+
+def proximal_decay(rate: Any, decay: float, mask: Sequence[bool] | None = None) -> Start:
+    """From a step u already scaled by −η: θ ← (θ + u) / (1 + λ η) (Xie 2022, algorithm 1)."""
+
+    def leaf(p0: Any) -> Callable[..., Any]:
+        return lambda u, p, t: (p + u) / (1 + decay * value_at(rate, t)) - p
+
+    return masked(leafwise(leaf), mask)
 
 
 def trace(beta: float, nesterov: bool = False) -> Start:

@@ -53,6 +53,21 @@ def adan(h: Mapping[str, Any], mix: float | None = None) -> P.Start:
                   h["b2"] if mix is None else mix)  # fmt: skip
 
 
+def _adan(h: Mapping[str, Any], mask: Any) -> P.Start:
+    rate = h["learning_rate"]
+    return P.chain(
+        adan(h),
+        P.learning_rate(rate),
+        P.proximal_decay(rate, h["weight_decay"], mask(h["mask"])),
+    )
+
+
+def yogi(h: Mapping[str, Any], corrected: bool = False) -> P.Start:
+    """The alias has an accumulator of 1e-6, the piece an argument for it."""
+    initial = h.get("initial_accumulator_value", 1e-6)
+    return A.yogi(h["b1"], h["b2"], h["eps"], h.get("eps_root", 0.0), initial, corrected)
+
+
 def _rmsprop(h: Mapping[str, Any], mask: Any) -> P.Start:
     parts = [piece(S.rms, RMS, centred=h["centered"])(h), P.learning_rate(h["learning_rate"])]
     if h["momentum"] is not None:
@@ -181,9 +196,9 @@ RULES: dict[str, Builder] = {
     "adamaxw": decayed(ADAMAX),
     "amsgrad": after(AMSGRAD),
     "adabelief": after(BELIEF),
-    "yogi": after(lambda h: _adam_like(h, yogi=1e-6)),
+    "yogi": after(yogi),
     "radam": after(RADAM),
-    "adan": decayed(adan),
+    "adan": _adan,
     "lion": decayed(_lion_kinds),
     "rmsprop": _rmsprop,
     "adagrad": after(ADAGRAD),
@@ -215,7 +230,7 @@ RULES: dict[str, Builder] = {
     "scale_by_adamax": alone(ADAMAX),
     "scale_by_amsgrad": alone(AMSGRAD),
     "scale_by_belief": alone(BELIEF),
-    "scale_by_yogi": lambda h, mask: _adam_like(h, yogi=h["initial_accumulator_value"]),
+    "scale_by_yogi": alone(yogi),
     "scale_by_radam": alone(RADAM),
     "scale_by_adan": alone(adan),
     "scale_by_lion": alone(_lion_kinds),
@@ -246,6 +261,6 @@ RULES: dict[str, Builder] = {
     "normalize_by_update_norm": alone(piece(N.normalize, "scale_factor eps")),
     "zero_nans": alone(piece(N.zero_nans)),
     "keep_params_nonnegative": alone(piece(N.keep_nonnegative)),
-    "centralize": alone(piece(N.centralize, outputs=0)),
+    "centralize": alone(piece(N.centralize, outputs=-1)),
     "apply_every": alone(piece(P.accumulate, "k")),
 }  # fmt: skip

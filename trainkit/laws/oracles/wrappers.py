@@ -108,8 +108,9 @@ def joined(inner: Start) -> Start:
 
 
 def schedule_free(inner: Start, rate: Any, b1: float, power: float, ahead: int = 0) -> Start:
-    """Schedule-free (Defazio 2024): z takes the steps, x averages z, gradients are taken at y.
+    """Schedule-free (Defazio 2024, arXiv 2405.15682): z takes the steps, and x averages z.
 
+    Gradients are taken at y.
     y = (1 − β₁) z + β₁ x is what is trained, and x is read back from it. The weights of the average
     are the largest rate so far to the given power, counted `ahead` of the steps.
     """
@@ -151,6 +152,51 @@ def sam(outer: Start, inner: Start, period: int, resets: bool) -> Start:
         down = descend(gs, home, descended + 1, **extra)
         us = [h - p + u for h, p, u in zip(home, ps, down, strict=True)]
         return us, climb, descend, home, climbed, descended + 1
+
+    return step
+
+
+def cautious(inner: Start, slack: float) -> Start:
+    """Cautious (Liang 2024, arXiv 2411.16085): of a step u only what goes down by this gradient.
+
+    φ = 1(u ∘ g > 0) for the paper's u, which is subtracted; each leaf's step is then larger by
+    dim(φ) / (nnz(φ) + ξ), with ξ = 1 in the paper. (Its authors' later code divides by the mean of
+    φ, at least .001.)
+    """
+
+    @together(lambda p0: (inner(p0),))
+    def step(gs: Leaves, ps: Leaves, t: int, run: Step, **extra: Any) -> Any:
+        us = run(gs, ps, t, **extra)
+        phis = [np.sign(u) * np.sign(g) < 0 for u, g in zip(us, gs, strict=True)]
+        out = [u * m * (m.size / (m.sum() + slack)) for u, m in zip(us, phis, strict=True)]
+        return [o.astype(u.dtype) for o, u in zip(out, us, strict=True)], run
+
+    return step
+
+
+def toward(rate: float) -> Start:
+    """Of the way back from the slow weights the share that they take: φ ← φ − α (φ − θ)."""
+    return lambda p0: lambda gs, ps, t, **_: [-rate * g for g in gs]
+
+
+def lookahead(inner: Start, outer: Start, period: int) -> Start:
+    """Lookahead (Zhang 2019, arXiv 1907.08610, algorithm 1), and DiLoCo's outer step.
+
+    Every k steps the slow weights φ take a step by `outer`, whose gradient is φ − θ (Douillard
+    2023, arXiv 2311.08105, algorithm 1; with one worker, and the same inner state), and θ is φ.
+    """
+
+    @together(lambda p0: (inner(p0), outer(p0), list(p0)))
+    def step(
+        gs: Leaves, ps: Leaves, t: int, run: Step, slowly: Step, slow: Leaves, **extra: Any
+    ) -> Any:
+        us = run(gs, ps, t, **extra)
+        if t % period:
+            return us, run, slowly, slow
+        back = [s - (p + u) for s, p, u in zip(slow, ps, us, strict=True)]
+        moved = slowly(back, slow, t // period)
+        slow = [s + m for s, m in zip(slow, moved, strict=True)]
+        return [s - p for s, p in zip(slow, ps, strict=True)], run, slowly, slow
 
     return step
 

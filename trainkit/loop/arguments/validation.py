@@ -7,12 +7,15 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from trainkit._core import validation
 from trainkit._core.validation import steps
 from trainkit.data.stacked import Stacked
 from trainkit.loop.arguments.run_identity import RESUME
 from trainkit.loop.saved import position as data_position
 from trainkit.loop.stopping import Budget, EarlyStopping
+from trainkit.transforms.wrappers.average import averaged
 
 PyTree = Any
 
@@ -108,6 +111,24 @@ def check_run(
         )
     if out is not None:
         data_position.to_json(data.position)
+
+
+def check_averages(averages: Any, step: Any, state: Any, data: Any) -> None:
+    """Refuses averages that there are none of, or whose statistics could not be computed."""
+    if not isinstance(averages, bool):
+        validation.integer("averages", averages, hint="True, False or a number of batches")
+    if averages is False:
+        return
+    averaged(state)
+    if jax.tree.leaves(state.model_state) and not (
+        hasattr(step, "loss_fn") and hasattr(data, "draw")
+    ):
+        raise ValueError(
+            f"averages={averages} computes the model's statistics anew, which needs a step from "
+            "make_train_step and data with draw, such as trainkit.data.Sampler. Without them let "
+            "evaluate do it: trainkit.refresh_statistics(model, trainkit.transforms.swap(state), "
+            "batches)."
+        )
 
 
 def check_first_batch(step: Any, state: Any, data: Any) -> None:

@@ -19,13 +19,22 @@ def leaves_by_name(tree: PyTree) -> dict[str, Any]:
     >>> sorted(leaves_by_name({"a/b": 1, "a": {"b": 2}}))
     ['a/b', "a/b'"]
     """
-    names: dict[str, Any] = {}
+    return {name: leaf for name, (_, leaf) in _named(tree).items()}
+
+
+def paths_by_name(tree: PyTree) -> dict[str, tuple[Any, ...]]:
+    """The way to each leaf, by the names of `leaves_by_name`."""
+    return {name: path for name, (path, _) in _named(tree).items()}
+
+
+def _named(tree: PyTree) -> dict[str, tuple[tuple[Any, ...], Any]]:
+    names: dict[str, tuple[tuple[Any, ...], Any]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = path_name(path) or "state"
         # A key with a slash in it can look like a path of two.
         while name in names:
             name += "'"
-        names[name] = leaf
+        names[name] = path, leaf
     return names
 
 

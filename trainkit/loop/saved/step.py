@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,11 +62,7 @@ def read_step(folder: Path, step: int, like: PyTree) -> tuple[PyTree, dict[str, 
 
     def read() -> dict[str, Any]:
         arrays = _arrays(folder / str(step) / "state", shapes)
-        changed = [
-            name for name, array in arrays.items() if is_changed(array, digests.get(name, {}))
-        ]
-        if changed:
-            raise ValueError(f"{_listed(changed)} is not what was saved")
+        _check_unchanged(arrays, digests)
         for name, shape in cut.items():
             get = arrays[name].__getitem__
             arrays[name] = jax.make_array_from_callback(shape.shape, shape.sharding, get)
@@ -79,6 +75,36 @@ def read_step(folder: Path, step: int, like: PyTree) -> tuple[PyTree, dict[str, 
     return jax.tree.unflatten(jax.tree.structure(like), leaves), info
 
 
+def read_leaves(
+    folder: Path, step: int, names: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Some leaves of a step, whole and on the host, however they were spread; and its info.
+
+    Random keys are keys again.
+    """
+    info, digests = step_info(folder, step)
+    saved = {name: info["_leaves"][name] for name in names}
+    shapes = {name: np.empty(shape, jnp.dtype(dtype)) for name, (shape, dtype) in saved.items()}
+
+    def read() -> dict[str, Any]:
+        arrays = _arrays(folder / str(step) / "state", shapes)
+        _check_unchanged(arrays, digests)
+        return arrays
+
+    arrays = _whole(folder, step, read)
+    kinds = info["_keys"]
+    return {
+        name: jax.random.wrap_key_data(array, impl=kinds[name]) if name in kinds else array
+        for name, array in arrays.items()
+    }, info
+
+
+def _check_unchanged(arrays: Mapping[str, Any], digests: Digests) -> None:
+    changed = [name for name, array in arrays.items() if is_changed(array, digests.get(name, {}))]
+    if changed:
+        raise ValueError(f"{_listed(changed)} is not what was saved")
+
+
 def _arrays(path: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
@@ -86,9 +112,11 @@ def _arrays(path: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
     stored = {name: shape for name, shape in shapes.items() if shape.size}
     found: dict[str, Any] = {}
     if stored:
+        how = ocp.checkpoint_utils.construct_restore_args(stored)
+        args = ocp.args.PyTreeRestore(stored, restore_args=how, partial_restore=True)
         # The handler alone: what is around it would wait for processes that have found damage.
-        with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
-            found = reader.restore(Path(path), args=ocp.args.StandardRestore(stored))
+        with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+            found = reader.restore(Path(path), args=args)
     for name in shapes.keys() - stored.keys():
         shape = shapes[name]
         on_host = isinstance(shape, np.ndarray)

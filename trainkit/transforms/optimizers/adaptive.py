@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from trainkit._core.dtypes import scalar_like
+from trainkit.transforms.clipping import safe_norm
 from trainkit.transforms.rule import rule
 from trainkit.transforms.stacks import per_tensor
 
@@ -23,8 +24,9 @@ def adagrad(
 ) -> optax.GradientTransformation:
     """AdaGrad: G ← G + g², θ ← θ − η g / √(G + ε), with G₀ the initial value.
 
-    The paper has G₀ = 0 and ε outside the root (√G + ε); both forms are in use, and differ only
-    where G is about ε. A coordinate whose G + ε is 0 does not move. Optax: `optax.adagrad`.
+    The paper has G₀ = 0 and ε outside the root (√G + ε). Kept as Optax has it, so that a run moved
+    from there goes on as it was: with G₀ = .1 the place of ε changes a step by less than 10⁻⁶ of
+    it. A coordinate whose G + ε is 0 does not move. Optax: `optax.adagrad`.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx = tt.adagrad(1.0, initial_accumulator_value=0.0, eps=0.0)
@@ -164,58 +166,58 @@ def lion(
 adadelta = rule(optax.adadelta, needs_params=True)
 adamax = rule(optax.adamax)
 adabelief = rule(optax.adabelief)
-amsgrad = rule(optax.amsgrad)
 nadam = rule(optax.nadam, name="nadam")
 nadamw = rule(optax.nadamw, needs_params=True, name="nadamw")
-yogi = rule(optax.yogi)
 novograd = rule(per_tensor(optax.novograd), needs_params=True)
 lamb = rule(per_tensor(optax.lamb), needs_params=True)
-lars = rule(per_tensor(optax.lars), needs_params=True)
 
 
-@rule
-def radam(
+@rule(needs_params=True)
+@per_tensor
+def lars(
     learning_rate: ScalarOrSchedule,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    eps_root: float = 0.0,
-    threshold: float = 5.0,
-    *,
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Any = True,
+    trust_coefficient: float = 0.001,
+    eps: float = 0.0,
+    trust_ratio_mask: Any = True,
+    momentum: float = 0.9,
     nesterov: bool = False,
 ) -> optax.GradientTransformation:
-    """RAdam: Adam's step times r(ρ) where ρ ≥ `threshold`, and η μ̂ before that.
+    """LARS: v ← m v + η r (g + λ θ), θ ← θ − v, with r = c ‖θ‖/(‖g‖ + λ ‖θ‖ + ε) for each leaf.
 
-    ρ∞ = 2/(1 − β₂) − 1, ρ = ρ∞ − 2 t β₂ᵗ/(1 − β₂ᵗ), r² = (ρ − 4)(ρ − 2) ρ∞/((ρ∞ − 4)(ρ∞ − 2) ρ).
-    Optax: `optax.radam`, which takes 1 − β₂ᵗ as a difference. In float32 the first ρ, small
-    differences of numbers near ρ∞ = 1999, then have few digits; here it is `expm1`.
+    r is 1 where ‖θ‖ or the divisor is 0. `optax.lars` divides by ‖g + λ θ‖, which is smaller: where
+    g and λ θ cancel, at a minimum of the decayed loss, its rate has no bound.
 
     >>> import jax.numpy as jnp
-    >>> tx = radam(0.5)
-    >>> print(tx.update(jnp.array([8.0]), tx.init(jnp.ones(1)))[0].round(4))  # too early to rectify
-    [-4.]
+    >>> tx, p = lars(1.0, weight_decay=0.5, trust_coefficient=1.0, momentum=0.0), jnp.array([2.0])
+    >>> tx.update(jnp.array([-3.0]), tx.init(p), p)[0].tolist()
+    [1.0]
 
-    Liu et al., On the Variance of the Adaptive Learning Rate and Beyond, 2020.
+    You, Gitman and Ginsburg, Large Batch Training of Convolutional Networks, 2017, equation 6.
     """
-    adam = optax.scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov)
-    momentum = optax.scale_by_radam(b1, b2, eps, eps_root, jnp.inf, nesterov=nesterov)
-    # In Python where β₂ is a number: float32's logarithm of it is off in the fifth digit.
-    log = np.log(b2) if isinstance(b2, float) and b2 > 0 else jnp.log(b2)
+
+    def init(params: Any) -> optax.ScaleByScheduleState:
+        return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
-        stepped, new = adam.update(updates, state)
-        early, _ = momentum.update(updates, state)
-        t = new.count.astype(jnp.result_type(float))
-        top = 2 / (1 - b2) - 1
-        rho = top - 2 * t / jnp.expm1(-t * log)
-        safe = jnp.maximum(rho, 4)
-        r = jnp.sqrt((safe - 4) * (safe - 2) * top / ((top - 4) * (top - 2) * safe))
-        chosen = jax.tree.map(
-            lambda a, m: jnp.where(rho >= threshold, r.astype(a.dtype) * a, m), stepped, early
-        )
-        return chosen, new
+        decay = weight_decay(state.count) if callable(weight_decay) else weight_decay
+        whole = lambda mask: jax.tree.broadcast(mask(params) if callable(mask) else mask, params)
+
+        def one(g: Any, p: Any, decays: Any, trusts: Any) -> Any:
+            own = scalar_like(decay, g) * (1 if decays else 0)
+            size = safe_norm(p).astype(g.dtype)
+            below = safe_norm(g).astype(g.dtype) + own * size
+            some = (size > 0) & (below > 0)
+            ratio = trust_coefficient * size / jnp.where(some, below + eps, 1)
+            return (g + own * p) * (jnp.where(some, ratio, 1) if trusts else 1)
+
+        masks = (True if m is None else m for m in (weight_decay_mask, trust_ratio_mask))
+        out = jax.tree.map(one, updates, params, *map(whole, masks))
+        return out, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
     return optax.chain(
-        optax.GradientTransformation(adam.init, update),
+        optax.GradientTransformation(init, update),
         optax.scale_by_learning_rate(learning_rate),
+        optax.trace(momentum, nesterov),
     )

@@ -208,40 +208,36 @@ def sophia(
     *,
     mu_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Sophia-H: θ ← θ − η (clip(μ̂ / max(γ h, ε), ±ρ) + λ θ), h an EMA of the Hessian's diagonal.
+    """Sophia-H: θ ← θ − η (clip(μ / max(γ h, ε), ±ρ) + λ θ), h an EMA of the Hessian's diagonal.
 
-    Every `update_interval` steps h ← β₂ h + (1 − β₂) z ⊙ ∇²f z, with random signs z; a step uses
-    the h of the step before it. `update` takes `value_fn`, the loss as a function of the parameters
+    Every `update_interval` steps h ← β₂ h + (1 − β₂) z ⊙ ∇²f z, with random signs z, before the
+    step divides by it. `update` takes `value_fn`, the loss as a function of the parameters
     (Optax calls it `obj_fn`; either is taken). Under data parallelism it must average over devices,
-    as the one that `make_train_step` passes does. Departs from the paper as Optax does:
-    bias-corrected μ, signs instead of normal z. Optax: `optax.contrib.sophia`.
+    as the one that `make_train_step` passes does. Signs for the paper's normal z: the estimate has
+    the same mean and less variance. `optax.contrib.sophia` corrects μ for its start at 0, and
+    divides by the h of the step before, which at first is 0: its first steps are signs.
 
     >>> import jax, jax.numpy as jnp
     >>> f = lambda x: jnp.sum(x**2)
-    >>> tx, p = sophia(0.5, weight_decay=0.0), jnp.array([3.0, -2.0])
+    >>> tx, p = sophia(0.5, b1=0.5, b2=0.5, gamma=1.0, weight_decay=0.0), jnp.array([1.0, -2.0])
     >>> tx.update(jax.grad(f)(p), tx.init(p), p, value_fn=f)[0].tolist()
     [-0.5, 0.5]
 
-    Liu et al., Sophia: A Scalable Stochastic Second-order Optimizer, 2023.
+    Liu et al., Sophia: A Scalable Stochastic Second-order Optimizer, 2023, algorithm 3.
     """
     seed = jax.random.key_data(jax.random.key(key)) if isinstance(key, int) else key
-    inner = optax.contrib.sophia(
-        learning_rate,
-        b1,
-        b2,
-        eps,
-        weight_decay,
-        weight_decay_mask,
-        gamma,
-        clip_threshold,
-        update_interval,
-        optax.contrib.hutchinson_estimator_diag_hessian(seed),
-        mu_dtype,
+    estimate = optax.contrib.hutchinson_estimator_diag_hessian(seed)
+    scaled = _scale_by_sophia(b1, b2, eps, gamma, clip_threshold, update_interval, estimate)
+    inner = optax.chain(
+        scaled,
+        optax.add_decayed_weights(weight_decay, weight_decay_mask),
+        optax.scale_by_learning_rate(learning_rate),
     )
 
     def init(params: PyTree) -> Any:
         # A copy of the key: the state may be donated, and the rule used again.
-        return jax.tree.map(lambda x: jnp.copy(x) if x is seed else x, inner.init(params))
+        state = jax.tree.map(lambda x: jnp.copy(x) if x is seed else x, inner.init(params))
+        return (state[0]._replace(mu=optax.tree.cast(state[0].mu, mu_dtype)), *state[1:])
 
     def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> Any:
         fn = extra.pop("value_fn", None) or extra.pop("obj_fn", None)
@@ -251,5 +247,30 @@ def sophia(
                 "function of the parameters that returns a scalar."
             )
         return inner.update(updates, state, params, obj_fn=fn)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _scale_by_sophia(
+    b1: Any, b2: Any, eps: Any, gamma: Any, bound: Any, every: int, estimate: Any
+) -> optax.GradientTransformationExtraArgs:
+    def init(params: PyTree) -> optax.contrib.SophiaState:
+        zeros = lambda: jax.tree.map(jnp.zeros_like, params)
+        count = jnp.zeros((), jnp.int32)
+        return optax.contrib.SophiaState(count, zeros(), zeros(), estimate.init(params))
+
+    def update(updates: PyTree, state: Any, params: PyTree = None, **extra: Any) -> Any:
+        def anew(held: Any, h: PyTree) -> Any:
+            diagonal, held = estimate.update(updates, held, params=params, **extra)
+            return held, jax.tree.map(lambda x, d: b2 * x + (1 - b2) * d, h, diagonal)
+
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, updates)
+        due, keep = state.count % every == 0, lambda held, h: (held, h)
+        held, nu = jax.lax.cond(due, anew, keep, state.hessian_fn_state, state.nu)
+        out = jax.tree.map(lambda m, h: m / jnp.maximum(gamma * h, eps), mu, nu)
+        if bound is not None:
+            out = jax.tree.map(lambda u: jnp.clip(u, -bound, bound), out)
+        count = optax.safe_increment(state.count)
+        return out, optax.contrib.SophiaState(count, mu, nu, held)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 import optax.contrib
 
@@ -27,8 +28,8 @@ def schedule_free(
     y = (1 − β₁) z + β₁ x is where gradients are taken, and what the parameters are;
     z ← z + base(g), the base's own step; x ← (1 − c) x + c z, c = wₜ/Σ w, wₜ = (max η)^power.
     Evaluate at x: `schedule_free_params(state, params)`. `base` must step by the same
-    `learning_rate` and have no momentum of its own. Optax: `optax.contrib.schedule_free`;
-    here z and the sums are float32 at least.
+    `learning_rate` and have no momentum of its own. Optax: `optax.contrib.schedule_free`, whose
+    weights have the rate of the next step; here z and the sums are float32 at least.
 
     >>> import jax.numpy as jnp
     >>> tx, p = schedule_free(0.5), jnp.array([4.0])
@@ -39,7 +40,7 @@ def schedule_free(
     Defazio et al., The Road Less Scheduled, 2024.
     """
     base = optax.sgd(learning_rate) if base is None else base
-    return _wide(optax.contrib.schedule_free(base, learning_rate, b1, weight_lr_power))
+    return _averaging(base, learning_rate, b1, weight_lr_power)
 
 
 @rule(needs_params=True)
@@ -51,10 +52,12 @@ def schedule_free_adamw(
     weight_decay: float = 0.0,
     weight_lr_power: float = 2.0,
 ) -> optax.GradientTransformation:
-    """Schedule-free AdamW: `schedule_free` around bias-corrected RMSProp with decoupled decay.
+    """Schedule-free AdamW: `schedule_free` around z ← z − γ (g/(√ν + ε) + λ y).
 
-    For a warm-up give a schedule, such as `schedules.warmup(schedules.constant(η), n)`.
-    Optax: `optax.contrib.schedule_free_adamw`.
+    ν ← β₂ ν + (1 − β₂) g², and γ = η √(1 − β₂ᵗ) is Adam's bias correction. It weighs the average
+    too, so that the first steps count less in it; Optax (`optax.contrib.schedule_free_adamw`) and
+    its authors' later code correct ν and weigh by η alone. For a warm-up give a schedule, such as
+    `schedules.warmup(schedules.constant(η), n)`.
 
     >>> import jax.numpy as jnp
     >>> tx, p = schedule_free_adamw(0.5), jnp.array([4.0])
@@ -62,17 +65,28 @@ def schedule_free_adamw(
     >>> [round(x, 4) for x in schedule_free_params(state, p + u).tolist()]
     [3.5]
 
-    Defazio et al., The Road Less Scheduled, 2024.
+    Defazio et al., The Road Less Scheduled, 2024, algorithm 1.
     """
+
+    def gamma(count: Any) -> Any:
+        t = jnp.asarray(count).astype(jnp.result_type(float)) + 1
+        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+        return rate * jnp.sqrt(1 - b2**t)
+
     base = optax.chain(
-        optax.scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False, bias_correction=True),
+        optax.scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False),
         optax.add_decayed_weights(weight_decay),
-        optax.scale_by_learning_rate(learning_rate),
+        optax.scale_by_learning_rate(gamma),
     )
-    return _wide(optax.contrib.schedule_free(base, learning_rate, b1, weight_lr_power))
+    return _averaging(base, gamma, b1, weight_lr_power)
 
 
-def _wide(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def _averaging(
+    base: optax.GradientTransformation, rate: Any, b1: Any, power: Any
+) -> optax.GradientTransformation:
+    # Optax counts the weights from 1, the steps from 0.
+    own = (lambda count: rate(count - 1)) if callable(rate) else rate
+    inner = optax.contrib.schedule_free(base, own, b1, power)
     # Optax keeps z and the sum of weights in the lowest dtype of the parameters: in bfloat16 the
     # sum stops growing after 256 steps.
     return optax.GradientTransformationExtraArgs(

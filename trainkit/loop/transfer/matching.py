@@ -1,0 +1,119 @@
+"""Leaf by leaf, what of a checkpoint goes where; and everything that does not fit, at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from trainkit.loop.saved.leaves import data_of
+from trainkit.loop.saved.step import CheckpointError
+from trainkit.loop.transfer.opt_state import OPT_STATE, PARAMS, in_optimizer
+from trainkit.loop.transfer.selection import Patterned
+
+PARTS = PARAMS, "model_state", OPT_STATE
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """Leaf of the tree -> leaf of the checkpoint; the dtypes that change; what begins anew."""
+
+    taken: dict[str, str]
+    cast: dict[str, tuple[str, str]]
+    begun: tuple[str, ...]
+
+
+def match(
+    theirs: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    source: Mapping[str, str],
+    wanted: Callable[[str], bool],
+    *,
+    fresh: Patterned,
+    cast: bool,
+    begins: bool,
+    where: str,
+) -> Match:
+    """What of a checkpoint goes into a tree, of which `source` says where it would come from.
+
+    Args:
+      theirs, ours: the leaves of the checkpoint and of the tree, or their shapes and dtypes.
+      source: leaf of the tree -> leaf of the checkpoint.
+      wanted: which leaves of the tree must be found.
+      fresh: leaves that stay what they are.
+      cast: whether a leaf may get another dtype.
+      begins: whether what is not found in the optimizer state begins anew.
+      where: the checkpoint, in words.
+
+    Raises:
+      CheckpointError: leaves that are not found or do not fit, and how to say what is meant.
+    """
+    taken: dict[str, str] = {}
+    changed: dict[str, tuple[str, str]] = {}
+    begun: list[str] = []
+    wrong: list[tuple[str, str]] = []
+    for name, leaf in ours.items():
+        if name in fresh:
+            continue
+        old = source.get(name) or None  # none: another slot of that name
+        anew = begins and in_optimizer(name)
+        a, b = None if old is None else data_of(theirs[old]), data_of(leaf)
+        if a is None or tuple(a.shape) != tuple(b.shape):
+            if anew:
+                begun.append(name)
+            elif a is not None or wanted(name):
+                found = "nothing" if a is None else f"{a.dtype}{list(a.shape)}"
+                mend = "optimizer" if in_optimizer(name) else "missing" if a is None else "shape"
+                wrong.append(
+                    (f"{name}: {found} in the checkpoint, {b.dtype}{list(b.shape)} wanted", mend)
+                )
+        elif a.dtype != b.dtype and not (cast and _both_real(a, b)):
+            mend = "cast" if _both_real(a, b) else "shape"
+            wrong.append((f"{name}: {a.dtype} in the checkpoint, {b.dtype} wanted", mend))
+        else:
+            assert old is not None
+            taken[name] = old
+            if a.dtype != b.dtype:
+                changed[name] = str(a.dtype), str(b.dtype)
+    if wrong:
+        raise CheckpointError(_message(where, wrong, theirs))
+    return Match(taken, changed, tuple(begun))
+
+
+def _both_real(a: Any, b: Any) -> bool:
+    return all(jnp.issubdtype(x.dtype, jnp.floating) for x in (a, b))
+
+
+def _message(where: str, wrong: list[tuple[str, str]], theirs: Mapping[str, Any]) -> str:
+    first = {mend: line.split(":")[0] for line, mend in reversed(wrong)}
+    hints = []
+    if "missing" in first:
+        tops = [t for t in PARTS if f"{t}/{first['missing']}" in theirs]
+        if tops:
+            hints.append(f"`into` looks like {tops[0]} alone: ask for it with only={tops[0]!r}")
+        else:
+            hints.append(
+                f'name where a leaf comes from with rename={{"its/name/there": '
+                f"{first['missing']!r}}}, or keep what `into` has with fresh={first['missing']!r}"
+            )
+    if "shape" in first:
+        hints.append(
+            f"keep what `into` has with fresh={first['shape']!r}, or grow the model with grow=… "
+            "(trainkit.growth)"
+        )
+    if "optimizer" in first:
+        hints.append(
+            "give tx=… so that what is not there begins anew for the restored parameters, or keep "
+            f"what `into` has with fresh={OPT_STATE!r}"
+        )
+    if "cast" in first:
+        hints.append("change dtypes with cast=True")
+    lines = sorted(line for line, _ in wrong)
+    more = [f"and {len(lines) - 8} more"] if len(lines) > 8 else []
+    return (
+        f"{where} does not fit:\n  "
+        + "\n  ".join(lines[:8] + more)
+        + "".join(f"\nTo go on: {hint}." for hint in hints)
+    )

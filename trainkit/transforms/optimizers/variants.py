@@ -1,0 +1,133 @@
+"""Adam but for a line: AMSGrad, Yogi and RAdam as their papers have them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from trainkit.transforms.rule import rule
+
+PyTree = Any
+
+
+@rule
+def amsgrad(
+    learning_rate: Any,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    mu_dtype: Any = None,
+    bias_correction_mu: bool = False,
+    bias_correction_nu: bool = False,
+) -> optax.GradientTransformation:
+    """AMSGrad: Adam's μ and ν, uncorrected, and θ ← θ − η μ/(√(max over t of ν) + ε).
+
+    The largest ν is what the proof needs, so that the step never grows; μ₀ = ν₀ = 0 makes the first
+    steps (1 − β₁)/√(1 − β₂) times as long as later ones, 3.2 at the defaults. With both corrections
+    it is `optax.amsgrad` as that is by default, where the largest *corrected* ν divides: the first
+    gradient of a run can then hold the step down for good.
+
+    >>> import jax.numpy as jnp
+    >>> tx = amsgrad(1.0, b1=0.5, b2=0.75, eps=0.0)
+    >>> tx.update(jnp.array([8.0]), tx.init(jnp.ones(1)))[0].tolist()
+    [-1.0]
+
+    Reddi, Kale and Kumar, On the Convergence of Adam and Beyond, 2018, algorithm 2.
+    """
+    return optax.amsgrad(
+        learning_rate, b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu
+    )
+
+
+@rule
+def yogi(
+    learning_rate: Any,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-3,
+    initial_accumulator_value: float = 1e-6,
+) -> optax.GradientTransformation:
+    """Yogi: ν ← ν − (1 − β₂) sign(ν − g²) g², θ ← θ − η μ/(√ν + ε), with Adam's μ.
+
+    ν comes down no faster than it goes up, whatever it was. Nothing is bias-corrected, and μ₀ = 0;
+    ν₀ is the initial accumulator, for which the paper takes g² at the start. `optax.yogi` corrects
+    both moments, and begins both at 10⁻⁶.
+
+    >>> import jax.numpy as jnp
+    >>> tx = yogi(1.0, b1=0.5, b2=0.75, eps=0.0, initial_accumulator_value=0.0)
+    >>> tx.update(jnp.array([8.0]), tx.init(jnp.ones(1)))[0].tolist()
+    [-1.0]
+
+    Zaheer et al., Adaptive Methods for Nonconvex Optimization, 2018, algorithm 2.
+    """
+
+    def init(params: PyTree) -> optax.ScaleByAdamState:
+        first = lambda p: jnp.full_like(p, initial_accumulator_value)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(first, params))
+
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> Any:
+        mu = jax.tree.map(lambda g, m: b1 * m + (1 - b1) * g, updates, state.mu)
+        towards = lambda g, v: v - (1 - b2) * jnp.sign(v - g * g) * (g * g)
+        nu = jax.tree.map(towards, updates, state.nu)
+        out = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
+        return out, optax.ScaleByAdamState(optax.safe_increment(state.count), mu, nu)
+
+    return optax.chain(
+        optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate)
+    )
+
+
+@rule
+def radam(
+    learning_rate: Any,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    threshold: float = 4.0,
+    *,
+    nesterov: bool = False,
+) -> optax.GradientTransformation:
+    """RAdam: Adam's step times r(ρ) where ρ > 4 and ρ ≥ `threshold`, and η μ̂ before that.
+
+    ρ∞ = 2/(1 − β₂) − 1, ρ = ρ∞ − 2 t β₂ᵗ/(1 − β₂ᵗ), r² = (ρ − 4)(ρ − 2) ρ∞/((ρ∞ − 4)(ρ∞ − 2) ρ).
+    The authors' code, PyTorch and `optax.radam` have a threshold of 5, which is one step later.
+    Optax takes 1 − β₂ᵗ as a difference: in float32 the first ρ, small differences of numbers near
+    ρ∞ = 1999, then have few digits; here it is `expm1`.
+
+    >>> import jax.numpy as jnp
+    >>> tx = radam(0.5)
+    >>> print(tx.update(jnp.array([8.0]), tx.init(jnp.ones(1)))[0].round(4))  # too early to rectify
+    [-4.]
+
+    Liu et al., On the Variance of the Adaptive Learning Rate and Beyond, 2020, algorithm 2.
+    """
+    adam = optax.scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov)
+    momentum = optax.scale_by_radam(b1, b2, eps, eps_root, jnp.inf, nesterov=nesterov)
+    # In Python where β₂ is a number: float32's logarithm of it is off in the fifth digit.
+    log = np.log(b2) if isinstance(b2, float) and b2 > 0 else jnp.log(b2)
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        stepped, new = adam.update(updates, state)
+        early, _ = momentum.update(updates, state)
+        t = new.count.astype(jnp.result_type(float))
+        top = 2 / (1 - b2) - 1
+        rho = top - 2 * t / jnp.expm1(-t * log)
+        rectified = (rho > 4) & (rho >= threshold)
+        safe = jnp.where(rectified, rho, 5.0)
+        r = jnp.sqrt((safe - 4) * (safe - 2) * top / ((top - 4) * (top - 2) * safe))
+        chosen = jax.tree.map(
+            lambda a, m: jnp.where(rectified, r.astype(a.dtype) * a, m), stepped, early
+        )
+        return chosen, new
+
+    return optax.chain(
+        optax.GradientTransformation(adam.init, update),
+        optax.scale_by_learning_rate(learning_rate),
+    )
