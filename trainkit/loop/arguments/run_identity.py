@@ -66,7 +66,8 @@ def other_run(part: str, then: Any, now: Mapping[str, Any], same_versions: bool)
     if batches[0] != batches[1]:
         left_out |= set(OF_BATCHES)  # the part of the data says it
     for name in left_out:
-        then[name] = now.get(name)
+        then.pop(name, None)
+        now.pop(name, None)
     for name in [name for name in (*OF_BATCHES, "seed") if name not in then]:
         now.pop(name, None)  # saved before these were known
     lines = differences(then, now)
@@ -102,8 +103,10 @@ def _programs(loss_fn: Any, state: Any, batch: PyTree) -> dict[str, Any]:
         loss = loss_fn(params, model_state, batch, rng)
         return loss.total, loss
 
-    found = {"gradients": program_digest(jax.grad(total, has_aux=True), *args)}
-    if hasattr(loss_fn, "programs"):
+    parted = hasattr(loss_fn, "programs")
+    whole = program_digest(jax.grad(total, has_aux=True), *args)
+    found: dict[str, Any] = {"gradients" if parted else "loss": whole}
+    if parted:
         parts = loss_fn.programs(*args)
         found |= {name: program_digest(fn, *given) for name, (fn, given) in parts.items()}
     found[BATCH] = ", ".join(
