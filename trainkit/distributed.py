@@ -23,7 +23,7 @@ from trainkit._core.processes import LAUNCHED, ProcessError
 # How long one that has stopped answering counts as alive, and how long one that has ended waits
 # for the others: together less than a minute. (JAX's own are 100 and 300 seconds.)
 SECONDS = 25
-_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _DEATH = ("Gloo", "Connection closed by peer", "Connection reset by peer", "heartbeat", "NCCL")
 
 
@@ -50,7 +50,7 @@ def initialize(
     """
     if jax.distributed.is_initialized():
         return
-    address, of, number = _VARIABLES
+    address, of, number = VARIABLES
     coordinator = coordinator or os.environ.get(address)
     processes, process = _number(processes, of), _number(process, number)
     if not os.environ.get("JAX_CPU_COLLECTIVES_IMPLEMENTATION"):
@@ -69,7 +69,7 @@ def initialize(
         if coordinator is None and processes is None and process is None:
             return  # no cluster was found
         raise
-    for name in (*_VARIABLES, LAUNCHED):
+    for name in (*VARIABLES, LAUNCHED):
         os.environ.pop(name, None)  # what this process starts is no process of the run
     if jax.process_count() > 1:
         sys.excepthook = _die

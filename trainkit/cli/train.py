@@ -23,6 +23,7 @@ from types import ModuleType, TracebackType
 
 from trainkit import distributed
 from trainkit._core.processes import alone
+from trainkit.cli.joining import join
 from trainkit.cli.main import unknown
 
 FOLDER, MODULE = "experiments", "train.py"
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     import tyro
 
-    distributed.initialize()
+    join()
     experiment = _import(name, found[name].parent)
     try:
         config = tyro.cli(experiment.Config, args=options, prog=f"trainkit train {name}")

@@ -26,9 +26,8 @@ def normalise(
     Array([-1.,  1.], dtype=float32)
     """
     for name, value in (("mean", mean), ("std", std)):
-        positive = {"above": 0} if name == "std" else {}
         if validation.concrete(value) is not None or np.ndim(value) == 0:
-            validation.number(name, value, "normalise", **positive)
+            validation.number(name, value, "normalise", above=0 if name == "std" else None)
     scale = 255.0 if x.dtype == jnp.uint8 else 1.0
     x = x.astype(jnp.float32) / scale
     mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)

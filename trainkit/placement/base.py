@@ -77,14 +77,15 @@ def choose_devices(devices: int | Sequence[jax.Device] | None) -> list[jax.Devic
             raise ValueError(f"devices must be different ones, but one is there twice: {chosen}.")
         return chosen
     validation.integer("devices", devices, hint="a number of devices, a list of them, or None")
-    if devices > len(have):
+    count: Any = devices
+    if count > len(have):
         raise ValueError(
             f"devices={devices}, but there are {len(have)} ({have[0].platform}). "
             f"Ask for at most {len(have)}; on a CPU more are simulated with "
             f"XLA_FLAGS=--xla_force_host_platform_device_count={devices}, set before JAX is "
             "imported."
         )
-    each, rest = divmod(devices, jax.process_count())
+    each, rest = divmod(count, jax.process_count())
     if rest:
         raise ValueError(
             f"devices={devices}: every one of the {jax.process_count()} processes takes part with "
