@@ -186,7 +186,6 @@ class Model:
         else:
             fresh = made
         params, model_state = (f if g is None else g for f, g in zip(fresh, given, strict=True))
-        self.refuse_values(params, model_state, batch)
         return TrainState.create(params, tx, model_state=model_state, rng=for_steps)
 
 

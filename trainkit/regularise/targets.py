@@ -17,14 +17,13 @@ PyTree = Any
 def label_smoothing(targets: jax.Array, alpha: float, classes: int | None = None) -> jax.Array:
     """Targets (…, K) mixed with the uniform distribution: (1 − α) y + α/K.
 
-        `targets` are probabilities (one-hot, say), or integer labels where `classes` = K is given.
+    `targets` are probabilities (one-hot, say), or integer labels where `classes` = K is given.
 
-        >>> import jax.numpy as jnp
-    import numpy as np
-        >>> label_smoothing(jnp.array([1]), 0.2, classes=2).round(3).tolist()
-        [[0.10000000149011612, 0.9000000357627869]]
+    >>> import jax.numpy as jnp
+    >>> label_smoothing(jnp.array([1]), 0.2, classes=2).round(3).tolist()
+    [[0.10000000149011612, 0.9000000357627869]]
 
-        Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016.
+    Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016.
     """
     validation.number("alpha", alpha, "label_smoothing", least=0, most=1)
     if classes is not None:
@@ -88,17 +87,16 @@ def distillation_loss(
 ) -> jax.Array:
     """Per example (…,): α T² KL(softmax(teacher/T) ‖ softmax(student/T)) + (1 − α) CE(labels).
 
-        `student` and `teacher` are logits (…, K); no gradient reaches the teacher. T² keeps the
-        gradient's scale as T grows. Without integer `labels` (…,) it is the first term
-        alone, unweighted.
+    `student` and `teacher` are logits (…, K); no gradient reaches the teacher. T² keeps the
+    gradient's scale as T grows. Without integer `labels` (…,) it is the first term
+    alone, unweighted.
 
-        >>> import jax.numpy as jnp
-    import numpy as np
-        >>> logits = jnp.array([[2.0, 0.0]])
-        >>> distillation_loss(logits, logits).tolist()
-        [0.0]
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.array([[2.0, 0.0]])
+    >>> distillation_loss(logits, logits).tolist()
+    [0.0]
 
-        Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.
+    Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.
     """
     validation.number("temperature", temperature, "distillation_loss", above=0)
     if student.shape != teacher.shape:

@@ -86,7 +86,8 @@ def check_arguments(signature: inspect.Signature, given: Mapping[str, Any], of: 
             validation.flag(name, value, of)
         if name == "key":
             validation.random_key(name, value, of)
-        if name in ("mask", "weight_decay_mask") and isinstance(value, str | int | float):
+        mask = name in ("mask", "weight_decay_mask") and not isinstance(value, bool)
+        if mask and isinstance(value, str | int | float):
             raise TypeError(
                 f"{of}: {name} must be a tree of bools like the parameters, or a function that "
                 f"makes one of them, such as decay_mask, not {value!r}."

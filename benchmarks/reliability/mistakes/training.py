@@ -390,9 +390,6 @@ def _labels() -> Mistakes:
             ("left out", None, ("label", "looked for")),
         )
     }
-    found["model.state(labels too large)"] = Mistake(
-        lambda out: base.model().state(base.tx(), batch(label=labels(3))), refused
-    )
     found["step(labels one too large)"] = Mistake(
         lambda out: _visible(batch(label=labels(3))), (), harmless=True
     )
