@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from trainkit._core import validation
 from trainkit._core.processes import alone, by_writer, from_writer
 from trainkit.loop.saved.background import Background
 from trainkit.loop.saved.failures import attempt
@@ -36,6 +37,7 @@ from trainkit.loop.saved.step import (
     step_info,
     steps_in,
 )
+from trainkit.loop.saved.validation import check_arrays, check_save
 from trainkit.loop.transfer.restore import restore
 
 __all__ = ["CheckpointError", "Checkpointer", "DamagedError", "restore", "save"]
@@ -78,6 +80,7 @@ class Checkpointer:
         keep_every: int | None = None,
         keep_seconds: float | None = None,
     ):
+        validation.path("folder", folder)
         self._retention = Retention(keep, keep_best, mode, keep_every, keep_seconds)
         self.folder = Path(folder).absolute()
         self._writer: Any = None
@@ -135,10 +138,13 @@ class Checkpointer:
           DamagedError: the one asked for, or every one, is not what was written. Without a
             `step`, a damaged one is passed over with a warning.
         """
+        check_arrays("like", like)
         return self._read(step, lambda step: read_step(self.folder, step, like), agreed=True)
 
     def _read(self, step: int | None, read: Callable[[int], T], *, agreed: bool = False) -> T:
         self.wait()
+        if step is not None:
+            validation.integer("step", step, least=0)
         if step is None:
             return self.newest(read, warnings.warn, agreed=agreed and not alone())
         if step not in (steps := self.steps):
@@ -183,6 +189,7 @@ class Checkpointer:
           score: of this state, for `keep_best` and `best`; NaN is never the best.
           good: whether a run could go on from it; the last good one is never deleted.
         """
+        check_save(step, state, info, score)
         if self.latest is not None and step <= self.latest:
             raise CheckpointError(
                 f"There is a checkpoint of step {self.latest} in {self.folder}; one of step "

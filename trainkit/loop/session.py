@@ -11,8 +11,9 @@ from typing import Any
 import jax
 
 from trainkit._core import processes
+from trainkit.loop.arguments.validation import result_of
 from trainkit.loop.checkpoint import Checkpointer
-from trainkit.loop.hooks import Change, Hook, Now, agreed, named
+from trainkit.loop.hooks import Change, Hook, Now, agreed, change_of, memories
 from trainkit.loop.interrupts import Interrupts, Waited
 from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import Record
@@ -110,7 +111,7 @@ class Session:
             # 5. Step. It returns before the device has finished; nothing here waits for it.
             self.compile(batch)
             with self.in_use.first_call(self.log):
-                self.state, metrics = self.step(self.state, batch)
+                self.state, metrics = result_of(self.step(self.state, batch))
             self.count(examples)
             if self.record.crossed(self.log_every):
                 self.log.later(self.record, metrics)
@@ -186,7 +187,7 @@ class Session:
             "log": self.log.position,
             "identity": self.identity,
             "config": self.folder.config if self.folder else {},
-            "hooks": {n: h.save() for n, h in named(self.hooks).items() if hasattr(h, "save")},
+            "hooks": memories(self.hooks),
         }
         score = self.record.best.value if self.improved else None
         earlier = self.checkpoints.latest
@@ -211,15 +212,13 @@ class Session:
     def call_hooks(self) -> str | None:
         stop = None
         for hook in self.hooks:
-            change = hook(
-                Now(
-                    **self.record.used,
-                    state=self.state,
-                    evaluation=self.record.evaluation,
-                    evaluated=self.record.evaluated_at == self.record.step,
-                )
+            now = Now(
+                **self.record.used,
+                state=self.state,
+                evaluation=self.record.evaluation,
+                evaluated=self.record.evaluated_at == self.record.step,
             )
-            if change is None:
+            if (change := change_of(hook, now)) is None:
                 continue
             if change.flops:
                 self.note(flops=self.record.flops + change.flops)

@@ -9,6 +9,8 @@ from typing import Any
 
 from trainkit._core import validation
 
+KEPT = ("keep", "keep_best", "keep_every", "keep_seconds")  # the options, as `fit` names them
+
 
 @dataclasses.dataclass
 class Retention:
