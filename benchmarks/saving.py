@@ -3,7 +3,7 @@
     python -m benchmarks.saving                  # a state of 50 MB, steps of about 20 ms
     python -m benchmarks.saving --megabytes 200 --every 50
 
-`fit` trains a model whose state (Adam's) has the size asked for, and saves every so many steps. The
+`fit` trains a small model beside a state of the size asked for, and saves every so many steps. The
 step waits on the host for the time asked for, as a device would keep it waiting, so that the cores
 are free as they are beside an accelerator; `--busy` computes instead. Printed, over all saves:
 

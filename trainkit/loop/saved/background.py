@@ -27,7 +27,7 @@ class Background:
     def start(self, work: Callable[[], Any]) -> None:
         """Begins, when what was begun before has ended."""
         self.wait()
-        # Not a daemon: a program that ends waits for what it is writing.
+        # Not a daemon: the end of a program does not cut it off in the middle.
         self._thread = threading.Thread(target=self._run, args=(work,))
         self._thread.start()
 
