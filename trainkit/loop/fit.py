@@ -140,6 +140,7 @@ def fit(
     >>> result.stopped, result.steps, round(float(result.state.params["mean"]), 3)
     ('epochs=5 reached', 10, 2.997)
     """
+    # Over 60 lines: half of them are the options, by name, here and in Session.
     validation.keywords(unknown, validation.keyword_names(fit), "fit")
     budget = Budget(steps=steps, epochs=epochs, seconds=seconds, flops=flops)
     check_options(

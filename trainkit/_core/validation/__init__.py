@@ -1,8 +1,8 @@
 """Argument checks: bad input is refused before anything is compiled.
 
 Input: a value and the name of its argument. Output: the value, or an error of one form: "name must
-be ..., not ...; how to fix it". `values` checks numbers and choices, `kinds` other options, `trees` trees of arrays, and `steps` the
-inputs of a train step. Read `values` first.
+be ..., not ...; how to fix it". `values` checks numbers and choices, `kinds` other options, `trees`
+trees of arrays, and `steps` the inputs of a train step. Read `values` first.
 """
 
 from trainkit._core.validation.kinds import (
