@@ -59,7 +59,7 @@ SWITCH = "trainkit.progressive.transition.switch.Transition"
 HOOK = "trainkit.progressive.hook.Growing"
 AIMS: dict[str, Aim] = {
     "writing the info of a step": Aim("trainkit.loop.saved.info", "write_info"),
-    "copying a state to save": Aim("trainkit.loop.checkpoint", "on_host"),
+    "copying a state to save": Aim("trainkit.loop.checkpoint", "all_on_host"),
     "finishing a step": Aim("os", "rename"),
     "moving a step away": Aim("os", "replace"),
     "deleting a step": Aim("shutil", "rmtree", half=half_deleted),
@@ -96,7 +96,7 @@ def set_up(where: str, call: int, strike: str, out: Path) -> None:
       out: the folder of the run.
     """
     aim = AIMS[where]
-    owner, calls = _owner(aim.owner), 0
+    owner, calls = owner_of(aim), 0
     whole = getattr(owner, aim.name)
 
     def struck(*args: Any, **kwargs: Any) -> Any:
@@ -133,9 +133,10 @@ def fill(ballast: Path) -> None:
                 continue
 
 
-def _owner(path: str) -> Any:
+def owner_of(aim: Aim) -> Any:
+    """The module or class that has the function."""
     try:
-        return importlib.import_module(path)
+        return importlib.import_module(aim.owner)
     except ModuleNotFoundError:
-        module, _, inside = path.rpartition(".")
+        module, _, inside = aim.owner.rpartition(".")
         return getattr(importlib.import_module(module), inside)

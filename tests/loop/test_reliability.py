@@ -1,8 +1,12 @@
 """The measure of what a run survives, in short: what it tries, it tries, and a run survives it."""
 
 import json
+import pathlib
+import re
 
-from benchmarks.reliability.aims import AIMS
+import pytest
+
+from benchmarks.reliability.aims import AIMS, owner_of
 from benchmarks.reliability.corruptions import ALL
 from benchmarks.reliability.results import measure, read, table
 
@@ -24,3 +28,20 @@ def test_a_killed_and_a_damaged_run_end_bitwise_where_the_undisturbed_one_does(t
         ("corruptions", damaged, "equal"),
     ]
     assert f"| corruptions | before | {damaged} | {damaged} | 0 | 0 | 0 | 0 |" in table(results)
+
+
+@pytest.mark.parametrize("where", AIMS)
+def test_what_is_aimed_at_is_there(where):
+    assert callable(getattr(owner_of(AIMS[where]), AIMS[where].name))
+
+
+def test_every_promise_of_the_docs_has_tests_that_exist():
+    root = pathlib.Path(__file__).parents[2]
+    page = (root / "docs" / "reliability.md").read_text()
+    promises = page[page.index("| promise |") : page.index("Limits.")].splitlines()[2:]
+    tests = "".join(file.read_text() for file in (root / "tests").rglob("test_*.py"))
+    there = set(re.findall(r"^def (test_\w+)", tests, re.MULTILINE))
+    for promise in filter(None, promises):
+        named = re.findall(r"`(test_\w+)`", promise)
+        assert named, promise
+        assert set(named) <= there, promise
