@@ -56,9 +56,8 @@ def check(
     Args:
       tx: an `optax.GradientTransformation`, or a factory without arguments. Pass the factory: only
         then can the laws see whether two instances share hidden state.
-      like: the name of the Optax function that the rule claims to be, such as "adam". The rule must
-        then obey that rule's claims, and agree with a float64 reference. `trainkit.laws.RULES`
-        lists the names.
+      like: the Optax function that the rule claims to be, such as "adam" (names: `laws.RULES`). The
+        rule must then obey its claims, and agree with a float64 reference.
       hyperparams: keyword arguments of that Optax function; missing ones have Optax's defaults. A
         missing learning rate is inferred from the first update.
       claims: names of further claims ("element-wise", "odd", …), or a mapping from names to values.
@@ -134,11 +133,9 @@ def check_schedule(
       like: the name of the Optax schedule that it claims to be; see `trainkit.laws.SCHEDULES`.
       hyperparams: keyword arguments of that Optax function.
       claims: "non-negative", "non-increasing", {"start": v, "peak": (count, v), "end": v}, …
-      laws, level, seed, seconds, progress: as for `check`.
-      examples: the number of random counts, in addition to the chosen ones.
+      laws, level, examples, seed, seconds, progress: as for `check` (random counts, not trajectories).
 
-    Returns:
-      A `Report`.
+    Returns: a `Report`.
 
     Raises:
       TypeError: `fn` is not a function of a count.
