@@ -23,7 +23,7 @@ _SCHEDULERS = (
     "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JOB_COMPLETION_INDEX",
     "TPU_WORKER_HOSTNAMES",
 )  # fmt: skip
-_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 def initialize(
@@ -49,7 +49,7 @@ def initialize(
     """
     if jax.distributed.is_initialized():
         return
-    address, of, number = _VARIABLES
+    address, of, number = VARIABLES
     coordinator = coordinator or os.environ.get(address)
     processes, process = _number(processes, of), _number(process, number)
     if not os.environ.get("JAX_CPU_COLLECTIVES_IMPLEMENTATION"):
@@ -69,7 +69,7 @@ def initialize(
         if (coordinator, processes, process) == (None,) * 3 and not _is_scheduled():
             return
         raise
-    for name in (*_VARIABLES, LAUNCHED):
+    for name in (*VARIABLES, LAUNCHED):
         os.environ.pop(name, None)  # what this process starts is no process of the run
     end_together()
 

@@ -66,6 +66,7 @@ def sweep(run: Callable[..., PyTree], *, batch: int | None = None, **axes: Seque
     >>> s.results.shape, s.best(s.results)[0]["rate"]
     ((2, 3), 0.3)
     """
+    validation.function("run", run, "of one scalar an axis")
     if not axes:
         raise ValueError("sweep needs at least one axis: sweep(run, learning_rate=[1e-3, 1e-2]).")
     values = {}

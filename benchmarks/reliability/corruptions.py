@@ -48,8 +48,8 @@ def make_half(file: Path, draw: Draw) -> None:
 
 def make_link(file: Path, draw: Draw) -> None:
     """A link in its place, to a file that is somebody else's."""
-    victim = next(folder for folder in file.parents if folder.name == "run").with_name(VICTIM)
-    shutil.move(file, victim)
+    victim = file.with_name(VICTIM)
+    file.rename(victim)
     file.symlink_to(victim)
 
 
@@ -152,7 +152,9 @@ def corrupted(seed: int, folder: Path, runs: Undisturbed) -> tuple[str, str]:
         STEP_DAMAGE[damage](step, old, draw)
     done = child(out, run, uid=NOBODY if os.getuid() == 0 else None)
     found = verdict(done, out, runs.end(run))
-    if damage == "a link in its place" and (folder / VICTIM).read_bytes() != before:
+    if damage == "a link in its place" and not any(
+        victim.read_bytes() == before for victim in folder.rglob(VICTIM)
+    ):
         found = f"{FAILED}: it wrote through a link"
     at = re.findall(r"Going on at step ([\d,]*\d)", done.said)
     allowed = {oldest} if damage in BOTH else {newest} if target in UNTOUCHED else {newest, older}

@@ -26,7 +26,8 @@ from trainkit.progressive.kept_programs import keep_compiled
 
 End = dict[str, Any]
 STEPS = 40
-TIMES = {"seconds", "hook_seconds", "examples_per_second", "compile_seconds"}
+# How long something took, and what hangs on it.
+TIMES = {"seconds", "hook_seconds", "examples_per_second", "compile_seconds", "compiled_ahead"}
 # Where programs lie that are kept compiled, beside the folder of the run.
 PROGRAMS = "programs"
 

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 import trainkit
+from experiments.options import check
 from experiments.progressive_lm.model import Transformer
 from trainkit.data import CharCorpus, shakespeare
 from trainkit.data.staged import staged
@@ -48,6 +49,9 @@ class Config:
     """The folder that holds shakespeare/; the project's own by default."""
     out: str = "runs/curriculum"
     """The folder for the numbers."""
+
+    def __post_init__(self) -> None:
+        check(self, "width", "depth", "length", "batch_size", "steps", "learning_rate", "seeds")
 
 
 def run(config: Config) -> list[dict[str, Any]]:

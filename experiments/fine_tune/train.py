@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import trainkit.transforms as tt
+from experiments.options import check
 from trainkit import schedules
 from trainkit.data import mnist, normalise
 from trainkit.data.mnist import MEAN, STD
@@ -44,6 +45,9 @@ class Config:
     """The folder that holds mnist/; the project's own by default."""
     out: str = "runs/fine_tune"
     """The folder for the picture."""
+
+    def __post_init__(self) -> None:
+        check(self, "examples", "pretrain_epochs", "steps", "hidden", "learning_rate")
 
 
 def dense(key: jax.Array, n: int, m: int) -> dict[str, jax.Array]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.options import check
 from experiments.progressive_lm.grid import Corpus, Grid, whole
 from experiments.progressive_lm.model import Transformer
 from experiments.progressive_lm.train import RATES, transformation
@@ -52,6 +53,10 @@ class Config:
     """The folder for the numbers."""
 
     def __post_init__(self) -> None:
+        check(
+            self, "width", "depth", "steps", "length", "batch_size", "seeds",
+            least_0=("starts", "rewarm"),
+        )  # fmt: skip
         wrong = [share for share in self.shares if not 0 < share <= 0.8]
         if wrong:
             raise ValueError(

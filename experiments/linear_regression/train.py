@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import trainkit.transforms as tt
+from experiments.options import check
 from trainkit import schedules
 
 SLOPE, INTERCEPT = 2.0, 1.0
@@ -41,6 +42,9 @@ class Config:
     """Decides the points and the order in which they are seen."""
     out: str = "runs/linear_regression"
     """The folder for the picture."""
+
+    def __post_init__(self) -> None:
+        check(self, "epochs", "learning_rate", least_0=("noise",))
 
 
 def points(noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

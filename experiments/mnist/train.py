@@ -14,6 +14,7 @@ import optax
 
 import trainkit
 from experiments.mnist.models import CNN, MLP
+from experiments.options import check
 from trainkit.data import Sampler, mnist, normalise, split
 from trainkit.data.mnist import MEAN, STD
 from trainkit.loop.run_folder import RunFolder
@@ -54,11 +55,7 @@ class Config:
     now, which a difference is otherwise refused for."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0."
-                )
+        check(self, "epochs", "batch_size", "learning_rate")
 
 
 def run(config: Config) -> float:

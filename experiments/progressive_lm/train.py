@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import optax
 
+from experiments.options import check
 from experiments.progressive_lm.frontier import Row
 from experiments.progressive_lm.grid import Corpus, Grid, Sized, whole
 from experiments.progressive_lm.model import Transformer
@@ -82,6 +83,10 @@ class Config:
     """The folder for the numbers and the report."""
 
     def __post_init__(self) -> None:
+        check(
+            self, "head_size", "steps", "budgets", "length", "batch_size", "seeds", "rates",
+            least_0=("rewarm", "small", "large", "controls"),
+        )  # fmt: skip
         unknown = sorted(set(self.operators) - {*OPERATORS, "all"})
         if unknown:
             raise ValueError(f"--operators has {unknown}; there are {', '.join(OPERATORS)}, all.")

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import optax
 
 import trainkit
+from experiments.options import check
 from experiments.progressive_mnist.models import CNN, MLP
 from trainkit.data import Sampler, mnist, normalise, split
 from trainkit.data.mnist import MEAN, STD
@@ -81,11 +82,8 @@ class Config:
     now, which a difference is otherwise refused for."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "patience", "slope", "seeds"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"--{name.replace('_', '-')} must be above 0.")
-        if self.passes is not None and not self.passes > 0:
-            raise ValueError(f"--passes is {self.passes}; it must be above 0.")
+        passes = () if self.passes is None else ("passes",)
+        check(self, "batch_size", "patience", "slope", "seeds", *passes)
 
 
 @dataclasses.dataclass(frozen=True)

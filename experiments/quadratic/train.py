@@ -22,6 +22,7 @@ import numpy as np
 import optax
 
 import trainkit.transforms as tt
+from experiments.options import check
 
 Surface = Callable[[jax.Array], jax.Array]
 
@@ -38,6 +39,9 @@ class Config:
     """Decides that noise."""
     out: str = "runs/quadratic"
     """The folder for the picture."""
+
+    def __post_init__(self) -> None:
+        check(self, "steps", least_0=("noise",))
 
 
 def parabola(p: jax.Array) -> jax.Array:

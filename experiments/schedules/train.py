@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import trainkit.transforms as tt
+from experiments.options import check
 from trainkit import schedules
 from trainkit.data import mnist, normalise, split
 from trainkit.data.mnist import MEAN, STD
@@ -48,6 +49,9 @@ class Config:
     """The folder that holds mnist/; the project's own by default."""
     out: str = "runs/schedules"
     """The folder for the picture."""
+
+    def __post_init__(self) -> None:
+        check(self, "epochs", "images", "hidden", "batch_size", "learning_rate")
 
 
 def network(key: jax.Array, hidden: int) -> dict[str, jax.Array]:

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -360,3 +362,65 @@ def test_the_parts_of_an_array_are_checked_by_region():
     }
     assert not is_changed(array, halves)
     assert is_changed(array, halves | {"4:8": halves["0:4"]})
+
+
+# -- what is kept, and what a save costs --------------------------------------------------------
+
+
+def save_all(folder, steps, bad=(), **options):
+    with Checkpointer(folder, **options) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, {"w": jnp.float32(step)}, good=step not in bad)
+    return Checkpointer(folder, **options).steps
+
+
+def test_the_first_of_every_so_many_steps_is_kept_for_good(tmp_path):
+    options = {"keep": 1, "keep_best": 0, "keep_every": 10}
+    assert save_all(tmp_path, [4, 8, 12, 16, 20], **options) == [12, 20]
+    assert save_all(tmp_path, [24, 28, 32, 36], **options) == [12, 20, 32, 36]  # a restart later
+
+
+def test_the_first_of_every_so_many_seconds_is_kept_for_good(tmp_path, monkeypatch):
+    now = iter([1000.0, 1030.0, 1061.0, 1119.0, 1122.0, 1130.0])
+    clock = types.SimpleNamespace(time=lambda: next(now))  # Orbax has another
+    monkeypatch.setattr("trainkit.loop.saved.info.time", clock)
+    options = {"keep": 1, "keep_best": 0, "keep_seconds": 60}
+    assert save_all(tmp_path, [1, 2, 3, 4], **options) == [1, 3, 4]
+    assert save_all(tmp_path, [5, 6], **options) == [1, 3, 5, 6]
+
+
+def test_the_last_good_checkpoint_is_never_deleted(tmp_path):
+    assert save_all(tmp_path, [1, 2, 3, 4, 5], bad=(3, 4, 5), keep=2) == [2, 4, 5]
+    assert save_all(tmp_path, [6], bad=(6,), keep=1) == [2, 6]  # it is remembered
+    assert save_all(tmp_path, [7], keep=1) == [7]
+    save_all(tmp_path, [8], keep=2)
+    flip(largest(tmp_path / "8" / "state"))
+    with Checkpointer(tmp_path, keep=1) as checkpoints:  # nor one that a damaged one came after
+        checkpoints.save(9, {"w": jnp.float32(9)}, good=False)
+        checkpoints.wait()
+        assert 8 in checkpoints.steps  # not known to be damaged
+    with Checkpointer(tmp_path, keep=1) as checkpoints, pytest.raises(DamagedError):
+        checkpoints.restore({"w": jnp.float32(0)}, step=8)
+
+
+def test_a_save_returns_before_anything_is_written_and_the_next_one_waits(tmp_path, monkeypatch):
+    held, go = [], threading.Event()
+    write = Checkpointer._save
+
+    def slow(self, *args):
+        held.append(threading.current_thread())
+        go.wait(30)
+        write(self, *args)
+
+    monkeypatch.setattr(Checkpointer, "_save", slow)
+    state = {"w": np.arange(5.0)}
+    with Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
+        assert checkpoints.latest == 1
+        assert not (tmp_path / "1").exists()
+        state["w"][:] = 7  # what was given may be written over
+        go.set()
+        checkpoints.save(2, state)
+        assert (tmp_path / "1").exists()
+        assert checkpoints.restore(state, step=1)[0]["w"].tolist() == [0, 1, 2, 3, 4]
+    assert threading.main_thread() not in held

@@ -858,12 +858,12 @@ def test_nothing_is_written_without_an_output_folder(tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({}, "would never end: give it steps="),
-        ({"steps": 0}, "steps must be greater than 0, not 0"),
+        ({"steps": 0}, "steps must be an integer of at least 1, not 0"),
         ({"epochs": -1}, "epochs must be .*not -1"),
         ({"steps": 2, "log_every": 0}, "log_every must be .*not 0"),
         ({"steps": 2, "eval_every": 1.5}, "eval_every must be .*not 1.5"),
         ({"steps": 2, "checkpoint_every": -3}, "checkpoint_every must be .*not -3"),
-        ({"steps": 2, "prefetch": -1}, "size must be .*not -1"),
+        ({"steps": 2, "prefetch": -1}, "prefetch must be .*not -1"),
         ({"steps": 2, "keep": 0}, "keep must be an integer of at least 1, not 0"),
         ({"steps": 2, "best_mode": "most"}, "best_mode must be 'min' or 'max', not 'most'"),
     ],
@@ -908,3 +908,20 @@ def test_the_resumable_run_is_no_trivial_one(undisturbed):
     assert int(expected.state.model_state["count"]) == STEPS
     assert not np.allclose(expected.state.params["b"], 0)
     assert DATA["x"].shape[0] % 16
+
+
+def test_checkpoints_are_kept_as_fit_is_told(tmp_path):
+    def loss_fn(params, model_state, batch, rng):
+        return trainkit.Loss(((batch - params["mean"]) ** 2).sum(), len(batch))
+
+    tx = optax.sgd(0.1)
+    step = trainkit.make_train_step(loss_fn, tx)
+    state = trainkit.TrainState.create({"mean": jnp.zeros(())}, tx)
+    data = lambda: Sampler(np.ones(8, np.float32), 4)
+    options = {"steps": 12, "checkpoint_every": 2, "progress": False, "report": False}
+    fit(step, state, data(), out=tmp_path, keep=1, keep_best=0, keep_every=5, **options)
+    assert trainkit.checkpoint.Checkpointer(tmp_path / "checkpoints").steps == [6, 10, 12]
+    for wrong in ({"keep_every": 0}, {"keep_seconds": -1.0}, {"keep_best": -1}, {"keep": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+            fit(step, state, data(), out=tmp_path / "other", **options, **wrong)
+    assert not (tmp_path / "other").exists()

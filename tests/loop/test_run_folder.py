@@ -49,9 +49,9 @@ def test_another_config_is_refused_with_what_differs_and_what_mends_it(tmp_path)
     assert 'where: "a" there, nothing now' in message
     assert "new: nothing there, null now" in message
     assert "sizes" not in message
-    assert "--out" in message
-    assert "--overwrite" in message
-    assert '--resume "new hyperparameters"' in message
+    assert "out=" in message
+    assert "overwrite=True" in message
+    assert 'resume="new hyperparameters"' in message
     assert (tmp_path / "config.json").read_bytes() == before
 
 
@@ -112,7 +112,7 @@ def test_a_link_in_place_of_the_lock_or_a_folder_is_refused_by_name(tmp_path, na
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(elsewhere / "file" if name == ".lock" else elsewhere)
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match=rf"run/{name} is a link.*with --out"):
+        with pytest.raises(OutputError, match=rf"run/{name} is a link.*as out="):
             claim(folder, overwrite=overwrite)
     assert contents(elsewhere) == []
 
@@ -165,7 +165,7 @@ def test_a_folder_of_somebody_elses_files_is_left_alone(tmp_path, overwrite):
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match="is a file; choose another with --out"):
+    with pytest.raises(OutputError, match="is a file; give another folder as out="):
         claim(tmp_path / "file")
     with pytest.raises(OutputError, match=r"cannot be written .*file is a file"):
         claim(tmp_path / "file" / "run")
@@ -178,7 +178,7 @@ def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
     locked.chmod(stat.S_IRUSR | stat.S_IXUSR)
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked)
     for path in (locked, locked / "run"):
-        with pytest.raises(OutputError, match=r"cannot be written .*no permission.*--out"):
+        with pytest.raises(OutputError, match=r"cannot be written .*no permission.*out="):
             claim(path)
     assert contents(locked) == []
 

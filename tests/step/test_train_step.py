@@ -718,7 +718,7 @@ def test_a_batch_without_the_axis_of_steps():
 @pytest.mark.parametrize("bad", [jnp.arange(3), jnp.ones(3, bool), "relu", 1.0])
 def test_parameters_that_are_not_floating_arrays(bad):
     params = {**make_params(), "layer": {"bad": bad}}
-    with pytest.raises(TypeError, match=r"params/layer/bad is .* floating arrays"):
+    with pytest.raises(TypeError, match=r"params/layer/bad is .* must be a floating array"):
         trainkit.TrainState.create(params, TX)
     with pytest.raises(TypeError, match="params/layer/bad"):
         trainkit.make_train_step(loss_fn, TX).place(fresh(params=params))
@@ -791,8 +791,8 @@ def test_a_loss_that_cannot_be_summed(loss, match, error):
     [
         ({"placement": "shardmap"}, "did you mean 'shard_map'"),
         ({"placement": "FSDP"}, "did you mean 'fsdp'"),
-        ({"placement": "jit", "devices": 9}, "9 devices were asked for, but there are 8"),
-        ({"placement": "jit", "devices": 0}, "at least one device"),
+        ({"placement": "jit", "devices": 9}, "devices=9, but there are 8"),
+        ({"placement": "jit", "devices": 0}, "devices must be an integer of at least 1, not 0"),
         ({"devices": 2}, '"single" runs on one device'),
         ({"precision": "bfloat"}, "did you mean 'bfloat16'"),
         ({"microbatches": 0}, "microbatches must be an integer of at least 1"),
@@ -821,5 +821,5 @@ def test_what_is_no_loss_transform_or_placement():
         trainkit.make_train_step(loss_fn, 1e-3)
     with pytest.raises(TypeError, match="placement must be a name"):
         trainkit.make_train_step(loss_fn, TX, placement=3)
-    with pytest.raises(TypeError, match=r"takes a trainkit\.TrainState"):
+    with pytest.raises(TypeError, match=r"state must be a trainkit\.TrainState, not dict"):
         trainkit.make_train_step(loss_fn, TX)({"params": 1}, make_batches(1)[0])

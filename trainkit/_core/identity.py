@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -41,15 +42,23 @@ def lasting(value: Any, name: str) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        return {str(key): lasting(item, f"{name}[{key!r}]") for key, item in value.items()}
+        found = {str(key): lasting(item, f"{name}[{key!r}]") for key, item in value.items()}
+        if len(found) < len(value):
+            twice = next(k for k in found if sum(str(key) == k for key in value) > 1)
+            raise TypeError(f"{name} has the name {twice!r} twice, once as a string and once not.")
+        return found
     if isinstance(value, list | tuple):
         return [lasting(item, f"{name}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, set | frozenset):
         return sorted((lasting(item, name) for item in value), key=json.dumps)
+    if hasattr(value, "dtype") and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return [str(jax.random.key_impl(value)), lasting(jax.random.key_data(value), name)]
     if isinstance(value, np.generic) or (hasattr(value, "dtype") and np.shape(value) == ()):
         return lasting(np.asarray(value).item(), name)
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         array = np.asarray(value)
+        if array.dtype.hasobject:
+            return lasting(array.tolist(), name)
         return f"{array.dtype}{list(array.shape)} {digest(array)}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}

@@ -21,6 +21,10 @@ JSONL, CSV = "metrics.jsonl", "metrics.csv"
 NEW, DAMAGED = ".new", ".damaged"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 
+# What every row of the log has of its own, and what the loop adds to one of training.
+ROW = ("step", "kind", "epoch", "examples", "flops", "seconds")
+ADDED = ("examples_per_second", "compile_seconds")
+
 # JSON has no numbers for these; the words are those of protobuf's JSON mapping.
 _TO_WORD = {math.inf: "Infinity", -math.inf: "-Infinity"}
 _FROM_WORD = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -58,7 +62,7 @@ def encode_row(row: Mapping[str, Any]) -> Row:
     >>> encode_row({"step": 1, "loss": float("nan")})
     {'step': 1, 'loss': 'NaN'}
     """
-    return {name: _plain(value) for name, value in row.items()}
+    return {name: _plain(name, value) for name, value in row.items()}
 
 
 def decode_row(row: Mapping[str, Any]) -> Row:
@@ -73,6 +77,10 @@ def read_metrics(path: str | os.PathLike) -> list[Row]:
     """
     path = Path(path)
     path = path / JSONL if path.is_dir() else path
+    if not path.exists():
+        raise FileNotFoundError(
+            f"There is no {path}; give the folder of a run, which has a file {JSONL}."
+        )
     lines = path.read_text().splitlines(keepends=True)
     return [decode_row(json.loads(line)) for line in lines if line.endswith("\n")]
 
@@ -82,8 +90,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _plain(value: Any) -> Any:
+def _plain(name: str, value: Any) -> Any:
     if isinstance(value, str | bool | int):
         return value
-    value = float(value)
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"the value {name!r} of a row must be a number or a string, not {value!r}."
+        ) from None
     return "NaN" if math.isnan(value) else _TO_WORD.get(value, value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from trainkit._core import validation
+
 PyTree = Any
 INPUTS = ("x", "inputs", "input", "image", "images", "tokens", "features")
 LABELS = ("y", "labels", "label", "targets", "target")
@@ -41,11 +43,12 @@ def inputs_of(inputs: Inputs) -> Callable[[PyTree], PyTree]:
     if callable(inputs):
         return inputs
     if isinstance(inputs, str):
-        return lambda batch: batch[inputs]
+        return lambda batch: _under(batch, inputs)
     if isinstance(inputs, Mapping):
-        return lambda batch: Call((), {name: batch[key] for name, key in inputs.items()})
+        return lambda batch: Call((), {name: _under(batch, key) for name, key in inputs.items()})
     if inputs is not None:
-        return lambda batch: tuple(batch[key] for key in inputs)
+        validation.listed("inputs", inputs, "('image', 'mask')")
+        return lambda batch: tuple(_under(batch, key) for key in inputs)
     return lambda batch: _find(batch, INPUTS, 0, "the module's inputs", "inputs=", required=True)
 
 
@@ -53,6 +56,8 @@ def outputs_of(outputs: Outputs) -> Callable[[PyTree], PyTree]:
     """The function that selects outputs: all, those under a key, or a function of them."""
     if callable(outputs):
         return outputs
+    if outputs is not None:
+        validation.text("outputs", outputs, hint="a key, or a function of what the module returns")
     return lambda found: found if outputs is None else found[outputs]
 
 
@@ -64,6 +69,28 @@ def labels_of(batch: PyTree, required: bool = True) -> Any:
 def weight_of(batch: PyTree) -> Any:
     """The weights of a batch's examples or tokens, or `None`."""
     return _find(batch, WEIGHTS, 2, "the weights", "", required=False)
+
+
+def name_of(batch: PyTree, names: tuple[str, ...], position: int) -> str:
+    """What the labels or weights of a batch are called in it."""
+    if isinstance(batch, dict):
+        return next(name for name in names if name in batch)
+    return str(position)
+
+
+def _under(batch: PyTree, key: Any) -> Any:
+    try:
+        return batch[key]
+    except (KeyError, IndexError, TypeError):
+        has = (
+            f"has {', '.join(map(repr, batch))}"
+            if isinstance(batch, dict)
+            else (f"is a {type(batch).__name__}")
+        )
+        raise ValueError(
+            f"inputs must be keys of the batch, which {has}, not {key!r}; give inputs= others, or "
+            "a function of the batch."
+        ) from None
 
 
 def _find(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,8 +11,9 @@ import flax.linen as nn
 import jax
 
 from trainkit.adapters.batches import Inputs, Outputs, call_of, inputs_of, outputs_of
-from trainkit.adapters.model import Apply, Model, takes_sown
+from trainkit.adapters.model import Apply, Model
 from trainkit.adapters.modes import Modes, check_modes, drops, in_mode, modes_of
+from trainkit.adapters.validation import check_options, takes_sown
 
 PyTree = Any
 Init = Callable[[jax.Array, PyTree], tuple[PyTree, PyTree]]
@@ -50,7 +52,8 @@ def from_linen(
         random numbers.
       sown: collections that are outputs of each call, not model state.
 
-    "accuracy" is reported if labels are integers and outputs are logits.
+    Where labels are integers and the outputs logits [..., K], "accuracy" is reported, a label of
+    −100 weighs 0, and any other that is no class makes the loss NaN, as a negative weight does.
 
     All other collections except "params" are model state. Batch statistics are updated by one
     micro-batch after another. Under "pmap" and "shard_map", and with micro-batches over several
@@ -73,6 +76,8 @@ def from_linen(
     >>> sorted(metrics)
     ['accuracy', 'grad_norm', 'loss', 'param_norm', 'skipped_steps', 'update_norm']
     """
+    _check_module(module)
+    check_options(loss, mode, rngs, sown)
     seen = tuple(sown) if takes_sown(loss) else ()
     init, apply = functions(module, mode, rngs, sown, seen, outputs_of(outputs))
 
@@ -86,6 +91,17 @@ def from_linen(
         return params, state
 
     return Model(checked, apply, loss, inputs_of(inputs), seen)
+
+
+def _check_module(module: Any) -> None:
+    if isinstance(module, nn.Module):
+        return
+    mend = "of another library give make_train_step a function"
+    if inspect.isclass(module):
+        mend = f"give one that is made, {module.__name__}(…)"
+    elif any(base.__module__.startswith("flax.nnx") for base in type(module).__mro__):
+        mend = "an NNX module goes to trainkit.from_nnx"
+    raise TypeError(f"module must be a flax.linen module, not {module!r:.60}; {mend}.")
 
 
 def functions(

@@ -6,7 +6,7 @@ This module does not use Flax. An adapter for another library only needs `init` 
 from __future__ import annotations
 
 import dataclasses
-import inspect
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -14,10 +14,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit._core.paths import named_leaves
-from trainkit._core.validation.trees import differences
-from trainkit.adapters.batches import LABELS, labels_of, weight_of
+from trainkit._core import validation
+from trainkit._core.validation import steps
+from trainkit.adapters.batches import labels_of, weight_of
+from trainkit.adapters.labels import (
+    class_labels,
+    marks_of,
+    refuse_labels,
+    refuse_values,
+    summed,
+    wide,
+    without_ignored,
+)
 from trainkit.adapters.layers import layers_of
+from trainkit.adapters.validation import check_fits, takes_labels, takes_sown
 from trainkit.step.loss import Loss
 from trainkit.step.precision import at_least_float32
 from trainkit.step.state import TrainState
@@ -76,9 +86,59 @@ class Model:
 
     def predict(self, state: TrainState, batch: PyTree) -> PyTree:
         """The outputs in evaluation mode."""
+        steps.state(state)
         return self.apply(
             state.params, state.model_state, self.inputs(batch), state.rng, train=False
         )[0]
+
+    def refuse(self, params: PyTree, model_state: PyTree, batch: PyTree) -> None:
+        """Raises what is wrong with parameters or labels for this model; nothing is run.
+
+        For when the loss could not be computed.
+        """
+        made = jax.eval_shape(self.init, jax.random.key(0), jax.eval_shape(self.inputs, batch))
+        for name, own, other in zip(
+            ("params", "model_state"), (params, model_state), made, strict=True
+        ):
+            check_fits(own, other, name, dtypes=False)
+        refuse_labels(self._outputs(params, model_state, batch), batch)
+
+    def refuse_values(
+        self, params: PyTree, model_state: PyTree, batch: PyTree, data: PyTree = None
+    ) -> None:
+        """Names labels and weights of a batch, or of a whole data set, that are not allowed.
+
+        An array that is on no host is not looked at.
+        """
+        outputs = self._outputs(params, model_state, batch)
+        if data is None:
+            refuse_values(batch, outputs)
+        else:
+            refuse_values(data, outputs, "data")
+
+    def programs(
+        self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array
+    ) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
+        """The two functions that it is made of, with arguments: what tells it from another."""
+
+        def run(params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> Any:
+            return self.apply(params, model_state, self.inputs(batch), rng, train=True)
+
+        outputs, new = jax.eval_shape(run, params, model_state, batch, rng)
+        sown = {name: new[name] for name in self.sown if name in new}
+        loss = functools.partial(weighted, self.loss)
+        return {
+            "model": (run, (params, model_state, batch, rng)),
+            "loss": (loss, (outputs, batch, sown)),
+        }
+
+    def _outputs(self, params: PyTree, model_state: PyTree, batch: PyTree) -> PyTree:
+        """The shapes of the outputs."""
+
+        def run(params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> PyTree:
+            return self.apply(params, model_state, self.inputs(batch), rng, train=False)[0]
+
+        return jax.eval_shape(run, params, model_state, batch, jax.random.key(0))
 
     def stacked(self, batch: PyTree) -> dict[str, int]:
         """The `stacked` of this model for rules that work leaf by leaf: its layers in scans.
@@ -111,14 +171,16 @@ class Model:
         Raises:
           ValueError: the values are not those of the model; the message names the leaf.
         """
-        key = jax.random.key(rng) if isinstance(rng, int) else rng
-        for_params, for_steps = jax.random.split(key)
+        validation.transformation(tx)
+        for_params, for_steps = jax.random.split(validation.key_of("rng", rng))
+        validation.leading_size(batch, "batch")
+        steps.numeric(batch)
         inputs = self.inputs(batch)
         made = jax.eval_shape(self.init, for_params, inputs)
         given = (params, model_state)
         for name, own, other in zip(("params", "model_state"), given, made, strict=True):
             if own is not None:
-                _fits(own, other, name)
+                check_fits(own, other, name)
         if params is None or (model_state is None and jax.tree.leaves(made[1])):
             fresh = jax.jit(self.init)(for_params, inputs)
         else:
@@ -130,84 +192,68 @@ class Model:
 def weighted(
     loss: Callable[..., Any], outputs: PyTree, batch: PyTree, sown: PyTree | None = None
 ) -> Loss:
-    """Σ wᵢ·ℓᵢ and Σ wᵢ over examples or tokens, with the weights of the batch."""
-    about = labels_of(batch) if takes_labels(loss) else batch
-    value = loss(outputs, about, sown) if takes_sown(loss) else loss(outputs, about)
-    losses, metrics = value if isinstance(value, tuple) else (value, {})
-    weight = weight_of(batch)
-    total, count = _sum(losses, weight, "loss", batch)
-    sums = {name: _sum(values, weight, name, batch) for name, values in metrics.items()}
+    """Σ wᵢ·ℓᵢ and Σ wᵢ over examples, or tokens, with the weights that the batch carries."""
+    labels = class_labels(outputs, batch)
+    losses, metrics = _called(loss, outputs, batch, labels, sown)
+    marks = None if labels is None else marks_of(labels, outputs.shape[-1])
+    total, count = _sum(losses, "loss", batch, marks)
+    sums = {name: _sum(values, name, batch, marks) for name, values in metrics.items()}
     hits = _accuracy(outputs, batch)
     if hits is not None and "accuracy" not in sums:
-        sums["accuracy"] = _sum(hits, weight, "accuracy", batch)
+        sums["accuracy"] = _sum(hits, "accuracy", batch, marks)
     return Loss(total, count, None, sums)
 
 
-def _sum(values: Any, weight: Any, name: str, batch: PyTree) -> tuple[jax.Array, Any]:
+def _called(
+    loss: Callable[..., Any], outputs: PyTree, batch: PyTree, labels: Any, sown: PyTree | None
+) -> tuple[Any, Mapping[str, Any]]:
+    """What a loss gives: its values, and metrics."""
+
+    def call(about: PyTree) -> tuple[Any, Mapping[str, Any]]:
+        value = loss(outputs, about, sown) if takes_sown(loss) else loss(outputs, about)
+        if isinstance(value, tuple) and len(value) != 2:
+            raise TypeError(
+                f"the loss must return its values, or a pair of these and a dict of metrics, not "
+                f"{len(value)} things."
+            )
+        losses, metrics = value if isinstance(value, tuple) else (value, {})
+        validation.mapping("the loss's metrics", metrics, "{'size': values}")
+        return losses, metrics
+
+    if not takes_labels(loss):
+        return call(batch)
+    if labels is None:
+        return call(labels_of(batch))
+    losses, metrics = call(without_ignored(labels))
+    if jnp.shape(losses)[: labels.ndim] != labels.shape:
+        return call(labels)  # it adds up by itself, and leaves out what it wants
+    return losses, metrics
+
+
+def _sum(values: Any, name: str, batch: PyTree, marks: jax.Array | None) -> tuple[jax.Array, Any]:
     examples = jax.tree.leaves(batch)[0].shape[0]
-    if jnp.ndim(values) == 0 or values.shape[0] != examples:
+    if not hasattr(values, "dtype") or jnp.ndim(values) == 0 or values.shape[0] != examples:
+        found = f"shape {values.shape}" if hasattr(values, "shape") else f"the value {values!r}"
         raise ValueError(
-            f"{name} has shape {jnp.shape(values)}; it must have one value per example, "
-            f"[{examples}], or per example and position, [{examples}, …]: leave out the mean() or "
-            "sum(), so that masked and uneven batches are weighted exactly."
+            f"{name} has {found}; it must be one value an example, "
+            f"[{examples}], or an example and position, [{examples}, …]: leave out the mean() or "
+            "sum(), so that masked and uneven batches can be weighed exactly."
         )
+    if name == "loss" and not jnp.issubdtype(values.dtype, jnp.floating):
+        raise TypeError(f"the loss must be floating, not {values.dtype}: it is differentiated.")
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        values = values.astype(jnp.float32)
     values = values.astype(at_least_float32(values.dtype))
-    if weight is None:
-        return values.sum(), values.size
-    weight = jnp.asarray(weight).astype(values.dtype)
-    if weight.shape != values.shape[: weight.ndim]:
+    weight = weight_of(batch)
+    if weight is not None and jnp.shape(weight) != values.shape[: jnp.ndim(weight)]:
         raise ValueError(
-            f"the batch's weight has shape {weight.shape}, but {name} has shape {values.shape}; "
-            "the weight must have the first axes of the loss."
+            f"the batch's weight has shape {jnp.shape(weight)}, but {name} has shape "
+            f"{values.shape}; the weight must have the first axes of the loss."
         )
-    weight = weight.reshape(weight.shape + (1,) * (values.ndim - weight.ndim))
-    weight = jnp.broadcast_to(weight, values.shape)
-    # An example of weight 0 is padding and is ignored, even if its loss is NaN.
-    return jnp.where(weight == 0, 0, values * weight).sum(), weight.sum()
+    return summed(values, batch, marks)
 
 
 def _accuracy(outputs: Any, batch: PyTree) -> jax.Array | None:
     """1 where the largest output is the label's, for outputs [..., classes] and labels [...]."""
-    labels = labels_of(batch, required=False)
-    if not (hasattr(outputs, "ndim") and hasattr(labels, "dtype")):
-        return None
-    if not jnp.issubdtype(labels.dtype, jnp.integer) or outputs.shape[:-1] != labels.shape:
-        return None
-    return (outputs.argmax(-1) == labels).astype(jnp.float32)
-
-
-def _fits(given: PyTree, made: PyTree, name: str) -> None:
-    """Refuses values that do not have the structure, shapes and dtypes of the model."""
-    for leaf, (a, b) in differences(named_leaves(given), named_leaves(made), dtypes=True).items():
-        hint = "."
-        if isinstance(given, Mapping) and set(given) == {"params"} and name == "params":
-            hint = ': pass variables["params"], not all variables.'
-        raise ValueError(f"{name}: {leaf!r} is {a}, but the model has {b}{hint}")
-    own: Any = jax.tree.structure(given)
-    if own != jax.tree.structure(made):
-        raise ValueError(
-            f"{name} has the model's leaves in another tree structure: {own}, not "
-            f"{jax.tree.structure(made)}. Convert it by jax.tree.unflatten(jax.tree.structure("
-            f"model.state(tx, batch).{name}), jax.tree.leaves({name}))."
-        )
-
-
-def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The positional parameters of a function, in order."""
-    try:
-        found = inspect.signature(fn).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    return [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-
-
-def takes_labels(loss: Callable[..., Any]) -> bool:
-    """Whether the second parameter of the loss is named labels or targets, as in Optax."""
-    found = _parameters(loss)
-    return len(found) > 1 and found[1].name in LABELS
-
-
-def takes_sown(loss: Callable[..., Any]) -> bool:
-    """Whether the loss has a third parameter without a default."""
-    found = _parameters(loss)
-    return len(found) > 2 and found[2].default is inspect.Parameter.empty
+    labels = class_labels(outputs, batch)
+    return None if labels is None else (outputs.argmax(-1) == wide(labels)).astype(jnp.float32)

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from trainkit.adapters.batches import Inputs, Outputs, call_of, inputs_of, outputs_of
-from trainkit.adapters.model import Apply, Model, takes_sown
+from trainkit.adapters.model import Apply, Model
 from trainkit.adapters.modes import Modes, check_modes, drops, in_mode, modes_of
+from trainkit.adapters.validation import check_options, takes_sown
 
 PyTree = Any
 
@@ -53,6 +54,8 @@ def from_nnx(
     >>> sorted(state.params)
     ['bias', 'kernel']
     """
+    _check_module(module)
+    check_options(loss, mode)
     seen = ("intermediates",) if takes_sown(loss) else ()
     graph, params, streams, rest = parts_of(module)
     apply = pure_apply(module, graph, streams, mode, seen, outputs_of(outputs))
@@ -65,6 +68,17 @@ def from_nnx(
         return params, rest
 
     return Model(init, apply, loss, inputs_of(inputs), seen)
+
+
+def _check_module(module: Any) -> None:
+    if isinstance(module, nnx.Module):
+        return
+    mend = "of another library give make_train_step a function"
+    if inspect.isclass(module):
+        mend = f"give one that is made, {module.__name__}(…, rngs=nnx.Rngs(0))"
+    elif any(base.__module__.startswith("flax.linen") for base in type(module).__mro__):
+        mend = "a Linen module goes to trainkit.from_linen"
+    raise TypeError(f"module must be a flax.nnx module, not {module!r:.60}; {mend}.")
 
 
 def parts_of(module: nnx.Module) -> tuple[Any, PyTree, PyTree, PyTree]:

@@ -114,12 +114,12 @@ def _leaves(folder: Path, options: argparse.Namespace) -> int:
 
 
 def _compare(folder: Path, options: argparse.Namespace) -> int:
-    places = [_place(folder, text) for text in options.compare]
+    first, second = (_place(folder, text) for text in options.compare)
     only = Patterned(options.only) if options.only else None
-    same, apart = compared(*places, lambda name: only is None or name in only)
+    same, apart = compared(first, second, lambda name: only is None or name in only)
     if not same and not apart:
         raise CheckpointError(f"--only={options.only} names no leaf of either.")
-    titles = [f"step {step:,} of {where}" for where, step in places]
+    titles = [f"step {step:,} of {where}" for where, step in (first, second)]
     print(f"a is {titles[0]}\nb is {titles[1]}")
     if apart:
         _table(

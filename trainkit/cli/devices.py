@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import jax
 
-from trainkit import distributed
 from trainkit._core.versions import versions
+from trainkit.cli.joining import join
 
 HELP = """\
 usage: trainkit devices
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     if arguments:
         print(f"`trainkit devices` takes no arguments, but got: {' '.join(arguments)}")
         return 2
-    distributed.initialize()
+    join()
     devices = jax.devices()
     print(f"{len(devices)} device{'s' if len(devices) > 1 else ''}:")
     for device in devices:

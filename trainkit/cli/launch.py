@@ -166,20 +166,22 @@ class _Processes:
                 self._pass_on(self._received.pop(0))
             if failed is None and (failed := self._failed()) is not None:
                 begin = time.monotonic()
-                self._say(
-                    f"Process {failed} of {self._count} {_how(self._all[failed].returncode)}; "
-                    "the others end too."
-                )
+                self._say_failed(failed)
             if failed is not None and deadlines and time.monotonic() - begin > deadlines[0]:
                 deadlines.pop(0)
                 for process in self._all:
                     (_terminate if deadlines else _kill)(process)
             time.sleep(0.05)
-        failed = self._failed() if failed is None else failed
         if failed is None:
-            return 0
+            if (failed := self._failed()) is None:
+                return 0
+            self._say_failed(failed)  # all have ended since they were last looked at
         code = self._all[failed].returncode
         return code if code > 0 else 128 - code
+
+    def _say_failed(self, index: int) -> None:
+        how = _how(self._all[index].returncode)
+        self._say(f"Process {index} of {self._count} {how}; the others end too.")
 
     def _failed(self) -> int | None:
         codes = [process.poll() for process in self._all]

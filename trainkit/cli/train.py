@@ -11,16 +11,18 @@ and whose own docstring begins with a line that says what it is.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
 
-from trainkit import distributed
 from trainkit._core.processes import alone, explain, leave
+from trainkit.cli.joining import join
 from trainkit.cli.main import unknown
 
 FOLDER, MODULE = "experiments", "train.py"
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     import tyro
 
-    distributed.initialize()
+    join()
     experiment = _import(name, found[name].parent)
     try:
         config = tyro.cli(experiment.Config, args=options, prog=f"trainkit train {name}")
@@ -54,11 +56,22 @@ def main(arguments: Sequence[str]) -> int:
         # A message that somebody wrote for the user needs no traceback; anything else does.
         if os.environ.get("TRAINKIT_TRACEBACK") or not _ours(error.__traceback__, found[name]):
             raise
-        print(f"Error: {explain(error) or error}", file=sys.stderr)
+        said = explain(error) or _with_flags(str(error), experiment.Config)
+        print(f"Error: {said}", file=sys.stderr)
         if not alone():
             leave(2)
         return 2
     return 0
+
+
+def _with_flags(message: str, config: type) -> str:
+    """A message that names arguments, with the options of the command line in their place."""
+    for field in dataclasses.fields(config):
+        flag = f"--{field.name.replace('_', '-')}"
+        message = message.replace(f" as {field.name}=.", f" with {flag}.")
+        message = re.sub(rf"\b{field.name}=True", flag, message)
+        message = re.sub(rf"\b{field.name}=(?=[\w.]|$)", f"{flag} ", message)
+    return message
 
 
 def experiments() -> dict[str, Path]:

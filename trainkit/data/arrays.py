@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trainkit._core import validation
 
@@ -24,6 +25,9 @@ def normalise(
     >>> normalise(jnp.array([0, 255], jnp.uint8), mean=0.5, std=0.5)
     Array([-1.,  1.], dtype=float32)
     """
+    for name, value in (("mean", mean), ("std", std)):
+        if validation.concrete(value) is not None or np.ndim(value) == 0:
+            validation.number(name, value, "normalise", above=0 if name == "std" else None)
     scale = 255.0 if x.dtype == jnp.uint8 else 1.0
     x = x.astype(jnp.float32) / scale
     mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
@@ -37,6 +41,9 @@ def one_hot(labels: jax.Array, classes: int, dtype: Any = jnp.float32) -> jax.Ar
     Array([[0., 1., 0.],
            [1., 0., 0.]], dtype=float32)
     """
+    validation.integer("classes", classes, "one_hot")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"labels must be integers, not {labels.dtype}; one_hot counts classes.")
     return (labels[..., None] == jnp.arange(classes, dtype=labels.dtype)).astype(dtype)
 
 
@@ -50,6 +57,7 @@ def pad_batch(batch: PyTree, size: int) -> tuple[PyTree, jax.Array]:
     >>> batch["x"], mask
     (Array([1, 2, 0], dtype=int32), Array([1., 1., 0.], dtype=float32))
     """
+    validation.integer("size", size, "pad_batch")
     n = validation.leading_size(batch, "batch")
     if n > size:
         raise ValueError(f"A batch of {n} examples cannot be padded to {size}.")
@@ -85,6 +93,8 @@ def random_shift(key: jax.Array, images: jax.Array, pixels: int) -> jax.Array:
     >>> random_shift(jax.random.key(0), images, 1).shape
     (2, 4, 4, 1)
     """
+    validation.random_key("key", key, "random_shift", seeds=False)
+    validation.integer("pixels", pixels, "random_shift", least=0)
     if images.ndim != 4:
         raise ValueError(
             f"images have shape {images.shape}; expected (n, height, width, channels)."

@@ -34,6 +34,9 @@ class Prefetch:
     """
 
     def __init__(self, stream: Any, put: Callable[[PyTree], PyTree], size: int = 2):
+        if not hasattr(stream, "__next__"):
+            raise TypeError(f"stream must be an iterator, such as a Sampler, not {stream!r:.60}.")
+        validation.function("put", put, "of a batch, such as jax.device_put")
         validation.integer("size", size, least=0, hint="0 is no looking ahead")
         self._stream, self._put, self._size = stream, put, size
         self._queue: deque[tuple[PyTree, Any]] = deque()

@@ -74,12 +74,18 @@ class Sampler:
         self._whole = hasattr(data, "__getitem__") and not isinstance(
             data, dict | list | tuple | np.ndarray | jax.Array
         )
-        self.size = len(data) if self._whole else validation.leading_size(data, "data")
+        self.size = _size_of(data, self._whole)
         index = jax.process_index() if process_index is None else process_index
         count = jax.process_count() if process_count is None else process_count
-        if not 0 <= index < count:
-            raise ValueError(f"process_index={index} is not one of process_count={count}.")
-        if not 1 <= batch_size <= self.size:
+        validation.integer("process_count", count)
+        validation.integer("process_index", index, least=0)
+        if index >= count:
+            raise ValueError(
+                f"process_index must be below process_count={count}, not {index}; they count from "
+                "0."
+            )
+        validation.integer("batch_size", batch_size, hint="it counts examples")
+        if batch_size > self.size:
             raise ValueError(
                 f"batch_size={batch_size} must be from 1 to the {self.size} examples there are."
             )
@@ -88,8 +94,8 @@ class Sampler:
                 f"batch_size={batch_size} is not divisible by the {count} processes; use "
                 f"{math.ceil(batch_size / count) * count}."
             )
-        if not 0 <= seed < 2**63:
-            raise ValueError(f"seed={seed} must be an integer from 0 to 2**63 - 1.")
+        validation.integer("seed", seed, least=0, below=2**63)
+        validation.flag("shuffle", shuffle)
         self.data, self.batch_size, self.seed, self.shuffle = data, batch_size, seed, shuffle
         self._share = batch_size // count
         self._first = index * self._share
@@ -112,10 +118,18 @@ class Sampler:
         Raises:
           ValueError: a position that this data does not have, as when its size has changed.
         """
+        pair = isinstance(position, tuple | list) and len(position) == 2
+        if not pair or not all(
+            isinstance(v, int | np.integer) and not isinstance(v, bool) for v in position
+        ):
+            raise TypeError(
+                f"position must be a pair of integers (epoch, offset), not {position!r}: give what "
+                "sampler.position was."
+            )
         epoch, offset = (int(value) for value in position)
         if epoch < 0 or not 0 <= offset <= self.size:
             raise ValueError(
-                f"Position (epoch={epoch}, offset={offset}) is not one of a data set of "
+                f"position (epoch={epoch}, offset={offset}) is not one of a data set of "
                 f"{self.size} examples: it was saved with other data. Give the data of then, or "
                 "start a new run."
             )
@@ -168,6 +182,22 @@ class Sampler:
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, epoch_order(self.seed, epoch, self.size, self.shuffle)
         return self._order[1]
+
+
+def _size_of(data: PyTree, whole: bool) -> int:
+    """How many examples there are."""
+    if not whole and not isinstance(data, str | bytes):
+        size = validation.leading_size(data, "data")
+    elif isinstance(data, str | bytes) or not hasattr(data, "__len__"):
+        raise TypeError(
+            "data must be arrays of one leading size, or an object with len and with batches for "
+            f"arrays of indices, not {data!r:.60}."
+        )
+    else:
+        size = len(data)
+    if not size:
+        raise ValueError("data must have examples in it, but there are 0 examples.")
+    return size
 
 
 def epoch_order(seed: int, epoch: int, size: int, shuffle: bool = True) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from trainkit._core.validation import leading_size, number
+from trainkit._core.validation import integer, leading_size, number
 
 PyTree = Any
 
@@ -39,6 +39,7 @@ def split(data: PyTree, *, validation: float = 0.1, test: float = 0.0, seed: int
     n = leading_size(data, "data")
     for name, share in (("validation", validation), ("test", test)):
         number(name, share, least=0, below=1, hint="it is a share of the data")
+    integer("seed", seed, least=0, below=2**63)
     held = round(n * validation), round(n * test)
     if sum(held) >= n:
         raise ValueError(

@@ -51,6 +51,9 @@ def staged(
     (2, 2, 2, 1)
     """
 
+    validation.integer("batch_size", batch_size, "staged")
+    validation.integer("seed", seed, "staged", least=0, below=2**63)
+
     def make(amount: Amount) -> Sampler:
         size = amount.batch_size or batch_size
         if isinstance(data, CharCorpus):

@@ -37,6 +37,10 @@ class CharCorpus:
     @classmethod
     def from_text(cls, text: str, vocabulary: str | None = None) -> CharCorpus:
         """The corpus of a text; its own characters are the vocabulary unless one is given."""
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a string, not {text!r:.60}; decode bytes first.")
+        if vocabulary is not None and not isinstance(vocabulary, str):
+            raise TypeError(f"vocabulary must be a string of characters, not {vocabulary!r:.60}.")
         if not text:
             raise ValueError("The text is empty; a corpus needs at least one character.")
         vocabulary = "".join(sorted(set(text))) if vocabulary is None else vocabulary

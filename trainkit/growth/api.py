@@ -15,6 +15,7 @@ from typing import Any, Self
 import jax
 import optax
 
+from trainkit._core import validation
 from trainkit._core.paths import named_leaves
 from trainkit.growth import planning, train_state
 from trainkit.growth.growth_map import GrowthMap
@@ -26,6 +27,7 @@ from trainkit.growth.plan.experts import upcycled
 from trainkit.growth.plan.groups import repeats
 from trainkit.growth.plan.json import from_json, to_json
 from trainkit.growth.plan.table import table
+from trainkit.growth.plan.validation import check_append
 from trainkit.growth.views.mup import MuP, mup
 from trainkit.growth.views.prune import prune
 from trainkit.step.state import TrainState
@@ -135,6 +137,8 @@ class Plan(PlanData):
         >>> Plan.of_mixture(dense, mixture).grow(dense, how="even", like=mixture)["w"].shape
         (4, 2, 3)
         """
+        if names is not None:
+            validation.mapping("names", names, "{'experts/up': 'up'}")
         trees = jax.tree.structure(dense), jax.tree.structure(mixture)
         old, new = (list(named_leaves(tree).items()) for tree in (dense, mixture))
         return cls.of(upcycled(old, new, trees, names or {}))
@@ -269,6 +273,8 @@ def plan(
     >>> p.leaves[1].path, p.leaves[1].weight  # halved, because its input axis is doubled
     ('out', 0.5)
     """
+    validation.function("trainable", trainable, "of a leaf's name, whether it may be 0", takes=1)
+    check_append(append)
     more: dict[str, Any] = {"append": append, "how": how, "trainable": trainable}
     return Plan.of(planning.plan(small_fn, big_fn, small_params, big_params, *inputs, **more))
 
@@ -336,6 +342,7 @@ def grow(
     >>> grown.params["Dense_0"]["kernel"].shape, grown.opt_state[0].mu["Dense_1"]["kernel"].shape
     ((3, 6), (6, 2))
     """
+    validation.flag("with_map", with_map, "grow")
     found, grown = train_state.grown(
         state,
         small,

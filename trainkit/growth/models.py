@@ -60,11 +60,13 @@ def functions(
 
 
 def inputs_from(example: Any, model: Any = None) -> tuple[Any, ...]:
-    """The inputs in an example, as a tuple of arrays.
-
-    For a dict: what `model.inputs` takes from a batch, or the value of a usual key. For a tuple or
-    list: its items. For anything else: the example itself.
-    """
+    """The inputs in an example: what a `Model` takes of its batch; a tuple's items; a batch's usual
+    key; a `trainkit.Call`, or the example itself."""
+    if example is None or isinstance(example, str | bytes):
+        raise GrowthError(
+            f"example is {example!r}; it must be what the models are called with: an array, a "
+            "tuple of arguments, or a batch"
+        )
     if isinstance(example, dict):
         example = getattr(model, "inputs", inputs_of(None))(example)
     inputs = tuple(example) if type(example) in (tuple, list) else (example,)

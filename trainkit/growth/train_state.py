@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from trainkit._core import validation
 from trainkit._core.paths import named_leaves
+from trainkit._core.validation import steps
 from trainkit.adapters.functions import Functions
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.growth_map import MapData
@@ -22,7 +24,7 @@ from trainkit.growth.models import functions, inputs_from
 from trainkit.growth.operators import Operator
 from trainkit.growth.opt_state.grow import grow_opt_state
 from trainkit.growth.opt_state.slots import Slots
-from trainkit.growth.plan.validation import check_key, check_shapes, check_tx
+from trainkit.growth.plan.validation import check_shapes, check_tx
 from trainkit.growth.planning import plan
 from trainkit.growth.views.outputs import concrete, relative_change
 from trainkit.packed import Packed, repack, unpack_all
@@ -59,9 +61,10 @@ def grown(
             hint="make one by TrainState.create(params, tx), or use trainkit.growth.plan for "
             "parameters alone",
         )
+    steps.state(state)
+    validation.flag("donate", donate, "grow")
     given, state = state, unpack_all(state)
-    key = jax.random.key(key) if isinstance(key, int) else key
-    check_key(key)
+    key = validation.key_of("key", key, "grow")
     inputs = inputs_from(example, small)
     before = functions(small, inputs, state.params, state.model_state, "small")
     after = functions(big, inputs, big_params, big_model_state or state.model_state, "big")

@@ -27,6 +27,7 @@ from trainkit.laws.schedules.laws import LAWS as SCHEDULE_LAWS
 from trainkit.laws.schedules.subject import ScheduleSubject
 from trainkit.laws.subject import Subject
 from trainkit.laws.subject.needs import find_needs
+from trainkit.laws.validation import check_arguments, check_extra, check_masks
 
 ALL: tuple[Law, ...] = (*TRANSFORMATION_LAWS, *SCHEDULE_LAWS)
 
@@ -81,7 +82,8 @@ def check(
       ValueError: an unknown name in `like`, `claims` or `laws`, or a factory that raises.
     """
     clock = _clock(seconds)
-    _refuse(level, examples, like, hyperparams)
+    check_arguments(level, examples, seed, like, hyperparams)
+    check_extra(extra_args)
     like = reference_name(like) if like else None
     if like in SCHEDULES:
         raise ValueError(
@@ -89,7 +91,7 @@ def check(
             "schedules"
         )
     oracle = oracle_for(like, hyperparams) if like else None
-    _masks_are_functions(hyperparams or {})
+    check_masks(hyperparams or {})
     chosen = _chosen(laws, TRANSFORMATION_LAWS, "transformation")
     subject = Subject(
         tx, like=like, hyperparams=hyperparams, claims=_claims_of(like, hyperparams, claims),
@@ -142,7 +144,7 @@ def check_schedule(
       ValueError: an unknown name in `like`, `claims` or `laws`.
     """
     clock = _clock(seconds)
-    _refuse(level, examples, like, hyperparams)
+    check_arguments(level, examples, seed, like, hyperparams)
     if is_transformation(fn):
         raise TypeError("expected a schedule (count -> value), found a transformation: use check")
     if not callable(fn):
@@ -262,30 +264,15 @@ def _bound(like: str | None, hyperparams: Mapping[str, Any] | None) -> dict[str,
     return bound
 
 
-def _refuse(level: str, examples: int, like: str | None, hyperparams: Any) -> None:
-    if level not in ("standard", "strict"):
-        raise ValueError(f'level must be "standard" or "strict", not {level!r}')
-    if not isinstance(examples, int) or examples < 0:
-        raise ValueError(f"examples must be a number of trajectories, not {examples!r}")
-    if like is None and hyperparams:
-        raise ValueError("hyperparams are the arguments of like=: pass like=, for example 'adam'")
-
-
-def _masks_are_functions(hyperparams: Mapping[str, Any]) -> None:
-    for name, value in hyperparams.items():
-        if "mask" in name and not (value is None or isinstance(value, bool) or callable(value)):
-            raise ValueError(
-                f"{name} must not be a fixed tree, because the laws use many trees of parameters: "
-                f"pass a function of the parameters, {name}=lambda params: …"
-            )
-
-
 def _chosen(laws: Any, known: Iterable[Law], kind: str) -> list[Law]:
     table = {law.name: law for law in known}
     if laws is None:
         return list(table.values())
     if isinstance(laws, str | Law):
         laws = [laws]
+    validation.listed("laws", laws, "['purity', 'odd']")
+    if not list(laws):
+        raise ValueError("laws must name at least one law, or be None for all of them.")
     out = []
     for law in laws:
         if isinstance(law, Law):

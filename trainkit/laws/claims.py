@@ -46,6 +46,13 @@ CLAIMS: dict[str, str] = {
     "continuous": "a schedule has no jump; the value is the largest step between two counts",
 }
 
+# Claims that hold or do not hold, and have no value of their own.
+FLAGS = {
+    "element-wise", "odd", "permutation", "rotation", "guard", "adapts", "descends", "zero first",
+    "differentiable", "per example", "matrices", "non-negative", "non-increasing",
+    "non-decreasing",
+}  # fmt: skip
+
 ELEMENTWISE = {"element-wise": True, "permutation": True, "growth": True}
 LINEAR = ELEMENTWISE | {"odd": True, "degree": 1, "zero first": True}
 ADAM = ELEMENTWISE | {"odd": True, "degree": 0, "adapts": True, "zero first": True}
@@ -231,6 +238,8 @@ def read(claims: Any) -> dict[str, Any]:
         return {}
     if isinstance(claims, str):
         claims = [claims]
+    if not isinstance(claims, Mapping):
+        validation.listed("claims", claims, "['odd', 'element-wise']")
     named: dict[str, Any] = (
         dict(claims) if isinstance(claims, Mapping) else dict.fromkeys(_names(claims), True)
     )
@@ -242,6 +251,8 @@ def read(claims: Any) -> dict[str, Any]:
         raise ValueError(
             f"unknown claim {', '.join(map(repr, wrong))}{hint} Known claims:\n{shown}"
         )
+    for name in FLAGS & set(known):
+        validation.flag(f"claims[{name!r}]", known[name])
     return known
 
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import threading
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,13 +22,12 @@ from typing import Any, TypeVar
 import jax
 
 from trainkit._core import validation
-from trainkit._core.processes import alone, by_writer, from_writer, is_writer
-from trainkit._core.run_files import remove
-from trainkit._core.versions import versions
-from trainkit.loop.saved.containers import to_json
+from trainkit._core.processes import alone, by_writer, from_writer
+from trainkit.loop.saved.background import Background
 from trainkit.loop.saved.failures import attempt
-from trainkit.loop.saved.info import own_parts
-from trainkit.loop.saved.leaves import is_key, key_kind, leaves_by_name, on_host, paths_by_name
+from trainkit.loop.saved.info import described, own_parts
+from trainkit.loop.saved.leaves import all_on_host, leaves_by_name
+from trainkit.loop.saved.leftovers import DELETED, empty, put_aside, sweep
 from trainkit.loop.saved.newest import newest
 from trainkit.loop.saved.retention import Retention
 from trainkit.loop.saved.step import (
@@ -40,15 +37,13 @@ from trainkit.loop.saved.step import (
     step_info,
     steps_in,
 )
+from trainkit.loop.saved.validation import check_arrays, check_save
 from trainkit.loop.transfer.restore import restore
 
 __all__ = ["CheckpointError", "Checkpointer", "DamagedError", "restore", "save"]
 
 PyTree = Any
 T = TypeVar("T")
-# What is no longer wanted goes here before it is deleted, so that no step is ever half there.
-DELETED, DAMAGED = "deleted", "damaged-"
-UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 
 class Checkpointer:
@@ -62,6 +57,8 @@ class Checkpointer:
       keep: how many of the latest to keep, 1 or more.
       keep_best: how many of those with the best score to keep beside them.
       mode: "min" or "max", what makes a score the best.
+      keep_every, keep_seconds: of every so many steps, of every so many seconds, the first is kept
+        for good. The last one that is neither damaged nor `good=False` is never deleted.
 
     >>> import tempfile, jax.numpy as jnp
     >>> state = {"w": jnp.arange(3.0), "rng": jax.random.key(7)}
@@ -80,18 +77,19 @@ class Checkpointer:
         keep: int = 2,
         keep_best: int = 1,
         mode: str = "min",
+        keep_every: int | None = None,
+        keep_seconds: float | None = None,
     ):
-        validation.integer("keep", keep, hint="without the latest a run could not go on")
-        validation.integer("keep_best", keep_best, least=0)
-        validation.choice("mode", mode, ("min", "max"))
-        self._retention = Retention(keep, keep_best, mode)
+        validation.path("folder", folder)
+        self._retention = Retention(keep, keep_best, mode, keep_every, keep_seconds)
         self.folder = Path(folder).absolute()
         self._writer: Any = None
         self._saved: int | None = None  # the last step given to the writer
         self._damaged: set[int] = set()
+        self._background = Background()
         for step in steps_in(self.folder):
             with contextlib.suppress(DamagedError):
-                self.rate(step, step_info(self.folder, step)[0].get("_score"))
+                self._note(step, step_info(self.folder, step)[0])
 
     # -- what there is -------------------------------------------------------------------------
 
@@ -116,6 +114,11 @@ class Checkpointer:
         """Gives a step its score, for `keep_best` and `best`; NaN is never the best."""
         self._retention.rate(step, score)
 
+    def _note(self, step: int, record: dict[str, Any]) -> None:
+        self._retention.rate(step, record.get("_score"))
+        self._retention.times[step] = record["_time"]
+        (self._retention.bad.discard if record["_good"] else self._retention.bad.add)(step)
+
     # -- reading -------------------------------------------------------------------------------
 
     def info(self, step: int | None = None) -> dict[str, Any]:
@@ -135,10 +138,13 @@ class Checkpointer:
           DamagedError: the one asked for, or every one, is not what was written. Without a
             `step`, a damaged one is passed over with a warning.
         """
+        check_arrays("like", like)
         return self._read(step, lambda step: read_step(self.folder, step, like), agreed=True)
 
     def _read(self, step: int | None, read: Callable[[int], T], *, agreed: bool = False) -> T:
         self.wait()
+        if step is not None:
+            validation.integer("step", step, least=0)
         if step is None:
             return self.newest(read, warnings.warn, agreed=agreed and not alone())
         if step not in (steps := self.steps):
@@ -155,7 +161,10 @@ class Checkpointer:
         Where it is `agreed`, all processes read the steps that the writer sees.
         """
         steps = (lambda: from_writer(self.steps)) if agreed else (lambda: self.steps)
-        return newest(self.folder, read, say, steps=steps, damaged=self._damaged, once=agreed)
+        damaged = self._damaged
+        found = newest(self.folder, read, say, steps=steps, damaged=damaged, once=agreed)
+        self._retention.bad |= damaged
+        return found
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -166,49 +175,59 @@ class Checkpointer:
         *,
         info: dict[str, Any] | None = None,
         score: float | None = None,
+        good: bool = True,
     ) -> None:
         """Saves a state; returns once it has been copied to the host, and writes meanwhile.
+
+        All else (Orbax's own copies and files, digests, deleting what is not kept) is done by a
+        thread; only a save that follows before it has ended waits for it.
 
         Args:
           step: its number, larger than that of every checkpoint so far.
           state: pytree of arrays and random keys.
           info: what JSON can hold; the versions of Python and packages are added.
           score: of this state, for `keep_best` and `best`; NaN is never the best.
+          good: whether a run could go on from it; the last good one is never deleted.
         """
+        check_save(step, state, info, score)
         if self.latest is not None and step <= self.latest:
             raise CheckpointError(
                 f"There is a checkpoint of step {self.latest} in {self.folder}; one of step "
                 f"{step} would not come after it. Restore before going on, or use another folder."
             )
+        leaves = leaves_by_name(state)
+        arrays = all_on_host(leaves)
+        record = {
+            **(info or {}),
+            "_step": step,
+            "_good": good,
+            **described(leaves, arrays, state),
+        }
+        if score is not None and math.isfinite(score):
+            record["_score"] = float(score)
+        self.wait()
+        self._note(step, record)
+        work = lambda: self._write(lambda: self._save(step, arrays, record))
+        if jax.process_count() == 1:
+            self._background.start(work)
+        else:
+            work()  # processes wait for each other in it, which they have to do in one order
+        self._saved = step
+
+    def _save(self, step: int, arrays: dict[str, Any], record: dict[str, Any]) -> None:
         self._open()
-        threading.Thread(target=self._delete).start()
+        empty(self.folder)
         import orbax.checkpoint as ocp
 
         from trainkit.loop.saved.info_handler import InfoSave
 
-        leaves = leaves_by_name(state)
-        arrays = {name: on_host(leaf) for name, leaf in leaves.items()}
-        self.rate(step, score)
-        record = {
-            **(info or {}),
-            "_step": step,
-            "_time": time.time(),
-            "_processes": jax.process_count(),
-            "_versions": versions(),
-            "_leaves": {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in arrays.items()},
-            "_ways": {name: to_json(path) for name, path in paths_by_name(state).items()},
-            "_keys": {name: key_kind(leaf) for name, leaf in leaves.items() if is_key(leaf)},
-        }
-        if score is not None and math.isfinite(score):
-            record["_score"] = float(score)
         # Orbax refuses arrays of size 0; their shape says everything about them.
         arrays = {name: leaf for name, leaf in arrays.items() if leaf.size}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays),
             info=InfoSave(record, {name: own_parts(leaf) for name, leaf in arrays.items()}),
         )
-        self._write(lambda: self._writer.save(step, args=args))
-        self._saved = step
+        self._writer.save(step, args=args)
 
     def _write(self, work: Callable[[], T]) -> T:
         return attempt(
@@ -225,7 +244,7 @@ class Checkpointer:
             return
         import orbax.checkpoint as ocp
 
-        by_writer(self._put_aside)
+        by_writer(lambda: put_aside(self.folder, self._damaged))
         self._damaged = set()
         self._writer = ocp.CheckpointManager(
             self.folder,
@@ -237,38 +256,25 @@ class Checkpointer:
             ),
         )
 
-    def _put_aside(self) -> None:
-        self.sweep()
-        for step in self._damaged & set(steps_in(self.folder)):
-            remove(self.folder / f"{DAMAGED}{step}")
-            (self.folder / str(step)).rename(self.folder / f"{DAMAGED}{step}")
-
     def sweep(self) -> None:
         """Removes what a killed run left half written or half deleted; for who may save here."""
-        if is_writer():
-            for left in self.folder.glob(UNFINISHED):
-                remove(left)
-            self._delete()
-
-    def _delete(self) -> None:
-        deleted = self.folder / DELETED
-        if deleted.is_symlink():  # whoever put it there, what it leads to is not ours to delete
-            remove(deleted)
-        # What is in it, not the folder itself, into which a step may just be moved.
-        for step in deleted.glob("*") if is_writer() else ():
-            remove(step)
+        sweep(self.folder)
 
     def wait(self) -> None:
         """Returns once everything is on disk; raises what went wrong in writing."""
+        self._background.wait()
         if self._writer is not None:
             self._write(self._writer.wait_until_finished)
 
     def close(self) -> None:
         """Waits and lets go of the folder."""
-        if self._writer is not None:
-            writer, self._writer = self._writer, None
-            self._write(writer.close)
-            self._delete()
+        try:
+            self._background.wait()
+        finally:
+            if self._writer is not None:
+                writer, self._writer = self._writer, None
+                self._write(writer.close)
+                empty(self.folder)
 
     def __enter__(self) -> Checkpointer:
         return self

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,26 +11,31 @@ from typing import Any
 import jax
 
 from trainkit._core import validation
-from trainkit._core.identity import lasting
-from trainkit._core.processes import alone, is_writer, same
+from trainkit._core.processes import is_writer
 from trainkit._core.run_files import CHECKPOINTS
-from trainkit.data.stacked import Stacked
+from trainkit.loop.arguments.alike import check_alike
+from trainkit.loop.arguments.run_identity import RESUME
+from trainkit.loop.arguments.validation import (
+    check_averages,
+    check_first_batch,
+    check_options,
+    check_parts,
+    check_run,
+)
 from trainkit.loop.checkpoint import Checkpointer
 from trainkit.loop.ending import ending
-from trainkit.loop.hooks import Hook, named
+from trainkit.loop.hooks import Hook
 from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import FitResult
 from trainkit.loop.resumption import resume
 from trainkit.loop.run_folder import RunFolder
-from trainkit.loop.run_identity import RESUME
-from trainkit.loop.saved import position as data_position
+from trainkit.loop.saved.retention import KEPT, Retention
 from trainkit.loop.session import Evaluate, Session
 from trainkit.loop.stopping import Budget, EarlyStopping
 from trainkit.loop.summary import write_summary
 from trainkit.report.html import write_report
 from trainkit.report.progress import Progress
 from trainkit.step.state import TrainState
-from trainkit.transforms.wrappers.average import averaged
 
 PyTree = Any
 
@@ -57,12 +61,16 @@ def fit(
     resume: str = "same run",
     checkpoint_every: int | None = None,
     keep: int = 2,
+    keep_best: int = 1,
+    keep_every: int | None = None,
+    keep_seconds: float | None = None,
     log_every: int = 50,
     prefetch: int = 2,
     stop_nonfinite: bool = True,
     averages: bool | int = False,
     progress: bool = True,
     report: bool = True,
+    **unknown: Any,
 ) -> FitResult:
     """Trains until a budget is spent, a metric stops improving, or a signal comes.
 
@@ -98,7 +106,10 @@ def fit(
         the state (moments, counts, the place in the data) is kept; `config` may then differ.
       checkpoint_every: in steps; by default at every evaluation. The best evaluation and the end
         are saved whatever this is.
-      keep: how many of the latest checkpoints to keep; the best one is kept beside them.
+      keep, keep_best: how many of the latest checkpoints, and of those with the best evaluation,
+        are kept.
+      keep_every, keep_seconds: of every so many steps, and of every so many seconds, the first
+        checkpoint is kept for good. The last good one is never deleted.
       log_every: in steps, how often training metrics are written down.
       prefetch: how many batches wait on the device.
       stop_nonfinite: whether the run ends when a logged loss (of a step that does not leave such
@@ -112,7 +123,9 @@ def fit(
       report: whether to write `report.html` into `out`.
 
     Raises:
-      ValueError: no budget; an option out of range; data without a position with `out`.
+      TypeError, ValueError: no budget; an option of another kind or out of range; a state, data,
+        labels or weights that do not fit the step; data without a position with `out`. All before
+        anything is compiled or written.
       OutputError: `out` cannot be written or holds something else.
 
     >>> import jax.numpy as jnp, numpy as np, optax, trainkit
@@ -127,12 +140,19 @@ def fit(
     >>> result.stopped, result.steps, round(float(result.state.params["mean"]), 3)
     ('epochs=5 reached', 10, 2.997)
     """
+    # Over 60 lines: half of them are the options, by name, here and in Session.
+    validation.keywords(unknown, validation.keyword_names(fit), "fit")
     budget = Budget(steps=steps, epochs=epochs, seconds=seconds, flops=flops)
-    validation.choice("resume", resume, RESUME)
-    _check_options(eval_every, checkpoint_every, log_every, keep, best_mode)
-    _check_end(budget, data, early_stopping)
-    _check_averages(averages, step, state, data)
-    _check_fit(step, data, budget, out)
+    check_options(
+        eval_every=eval_every, checkpoint_every=checkpoint_every, log_every=log_every,
+        prefetch=prefetch, best_metric=best_metric, best_mode=best_mode, overwrite=overwrite,
+        stop_nonfinite=stop_nonfinite, progress=progress, report=report, resume=resume,
+        config=config,
+    )  # fmt: skip
+    retention = Retention(keep, keep_best, best_mode, keep_every, keep_seconds)
+    check_parts(step, data, evaluate, hooks, early_stopping)
+    check_run(step, data, budget, early_stopping, eval_every, out)
+    check_averages(averages, step, state, data)
     run = Session(
         step=step,
         state=state,
@@ -151,23 +171,24 @@ def fit(
         averages=averages,
         resume=resume,
     )
-    _check_alike(run, keep, config, out)
+    check_alike(run, retention, config, out)
     if out is not None and not isinstance(out, RunFolder):
         RunFolder.check(out, config, overwrite=overwrite, same=resume == RESUME[0])
-    _check_first_batch(step, data)
+    check_first_batch(step, state, data)
     if out is not None and not isinstance(out, RunFolder):
         out = RunFolder.claim(out, config, overwrite=overwrite, same=resume == RESUME[0])
-    return _run(run, out, keep, progress, report)
+    return _run(run, out, retention, progress, report)
 
 
 def _run(
-    run: Session, folder: RunFolder | None, keep: int, progress: bool, report: bool
+    run: Session, folder: RunFolder | None, retention: Retention, progress: bool, report: bool
 ) -> FitResult:
     with contextlib.ExitStack() as stack:
         if folder is not None:
             run.folder = stack.enter_context(folder)
+            kept = {name: getattr(retention, name) for name in KEPT}
             run.checkpoints = stack.enter_context(
-                Checkpointer(folder.path / CHECKPOINTS, keep=keep, mode=run.best_mode)
+                Checkpointer(folder.path / CHECKPOINTS, mode=run.best_mode, **kept)
             )
             run.checkpoints.sweep()
         stack.enter_context(run.interrupts)
@@ -190,91 +211,3 @@ def _run(
     # Only now: everything is written and closed.
     run.interrupts.pass_on()
     return result
-
-
-def _check_options(
-    eval_every: Any, checkpoint_every: Any, log_every: Any, keep: Any, best_mode: Any
-) -> None:
-    frequencies = {
-        "eval_every": eval_every,
-        "checkpoint_every": checkpoint_every,
-        "log_every": log_every,
-    }
-    for name, every in frequencies.items():
-        if every is not None:
-            validation.integer(name, every, hint="it counts steps")
-    validation.integer("keep", keep)
-    validation.choice("best_mode", best_mode, ("min", "max"))
-
-
-def _check_end(budget: Budget, data: Any, early_stopping: EarlyStopping | None) -> None:
-    if budget == Budget() and early_stopping is None and hasattr(data, "position"):
-        raise ValueError(
-            "This run would never end: give it steps=, epochs=, seconds=, flops= or "
-            "early_stopping=."
-        )
-
-
-def _check_averages(averages: Any, step: Any, state: Any, data: Any) -> None:
-    if not isinstance(averages, bool):
-        validation.integer("averages", averages, hint="True, False or a number of batches")
-    if averages is False:
-        return
-    averaged(state)
-    if jax.tree.leaves(state.model_state) and not (
-        hasattr(step, "loss_fn") and hasattr(data, "draw")
-    ):
-        raise ValueError(
-            f"averages={averages} computes the model's statistics anew, which needs a step from "
-            "make_train_step and data with draw, such as trainkit.data.Sampler. Without them let "
-            "evaluate do it: trainkit.refresh_statistics(model, trainkit.transforms.swap(state), "
-            "batches)."
-        )
-
-
-def _check_fit(step: Any, data: Any, budget: Budget, out: Any) -> None:
-    """Refuses a step and data that the budget and the folder ask too much of."""
-    if budget.epochs is not None and not hasattr(data, "position"):
-        raise ValueError(
-            f"epochs={budget.epochs} needs data that counts them, such as trainkit.data.Sampler; "
-            f"data is a {type(data).__name__}. Use steps= instead."
-        )
-    per_call = getattr(step, "steps_per_call", 1)
-    if budget.steps is not None and budget.steps % per_call:
-        raise ValueError(
-            f"steps={budget.steps} is not a multiple of the step's steps_per_call={per_call}."
-        )
-    if out is not None and not (hasattr(data, "position") and hasattr(data, "restore")):
-        raise ValueError(
-            f"data is a {type(data).__name__}, which has no `position` and `restore`: a run with "
-            "an output folder could not be resumed. Use trainkit.data.Sampler, or out=None."
-        )
-    if out is not None:
-        data_position.to_json(data.position)
-
-
-def _check_alike(run: Session, keep: int, config: Any, out: Any) -> None:
-    """Refuses processes that would go different ways."""
-    if alone():
-        return
-    options = dataclasses.asdict(run.budget) | {
-        "keep": keep,
-        "config": lasting(config or {}, "config"),
-        "out": str(getattr(out, "path", out)),
-        "early_stopping": repr(run.early_stopping),
-        "hooks": list(named(run.hooks)),
-        "evaluate": run.evaluate is not None,
-    }
-    names = ("eval_every", "checkpoint_every", "log_every", "prefetch", "stop_nonfinite", "resume")
-    options |= {name: getattr(run, name) for name in (*names, "best_metric", "best_mode")}
-    for name in ("size", "batch_size", "seed", "shuffle", "steps_per_epoch"):
-        options[f"data.{name}"] = getattr(run.data, name, None)
-    options["data.position"] = repr(getattr(run.data, "position", None))
-    same(options, "give fit the same in every process.")
-
-
-def _check_first_batch(step: Any, data: Any) -> None:
-    """Lets the step refuse a batch before anything is written, where the data can be peeked at."""
-    if hasattr(data, "draw") and hasattr(step, "place_batch"):
-        again = Stacked(itertools.repeat(data.draw(data.position)[0]), step.steps_per_call)
-        step.place_batch(next(again)[0])

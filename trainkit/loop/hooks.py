@@ -6,7 +6,11 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from trainkit._core import validation
 from trainkit._core.processes import gathered
+from trainkit._core.run_files import ROW
+from trainkit._core.validation import steps
+from trainkit.loop.saved.position import to_json
 from trainkit.step.state import TrainState
 
 
@@ -52,6 +56,26 @@ class Change:
     event: Mapping[str, Any] | None = None
     flops: float = 0.0
 
+    def __post_init__(self) -> None:
+        of = "Change"
+        if self.step is not None:
+            validation.function("step", self.step, "(state, batch) -> (state, metrics)", takes=2)
+        if self.evaluate is not None:
+            validation.function("evaluate", self.evaluate, "state -> {name: number}", takes=1)
+        if self.data is not None and not hasattr(self.data, "__next__"):
+            validation.listed("data", self.data, "[batch]", of)
+        if self.stop is not None:
+            validation.text("stop", self.stop, of, hint="it says why the run ends")
+        validation.number("flops", self.flops, of, least=0)
+        if self.event is not None:
+            validation.mapping("event", self.event, "{'event': 'unfrozen', 'layers': 3}", of)
+            steps.row_names(self.event, "event", ROW)
+            for name, value in self.event.items():
+                if not isinstance(value, str | bool) and validation.concrete(value) is None:
+                    raise TypeError(
+                        f"Change: event[{name!r}] must be a number or a string, not {value!r}."
+                    )
+
 
 class Hook(Protocol):
     """`hook(now) -> Change | None`, called between two steps, after evaluating and saving.
@@ -86,4 +110,27 @@ def named(hooks: Sequence[Hook]) -> dict[str, Hook]:
         while name in found:
             name, number = f"{type(hook).__name__} {number}", number + 1
         found[name] = hook
+    return found
+
+
+def change_of(hook: Hook, now: Now) -> Change | None:
+    """What a hook changes; anything else that it may return is refused."""
+    change = hook(now)
+    if change is not None and not isinstance(change, Change):
+        name = getattr(hook, "__name__", type(hook).__name__)
+        raise TypeError(
+            f"the hook {name} must return None or a trainkit.Change, not {change!r:.100}."
+        )
+    return change
+
+
+def memories(hooks: Sequence[Hook]) -> dict[str, Any]:
+    """What the hooks remember, by name.
+
+    Raises:
+      TypeError: JSON would give it back as something else.
+    """
+    found = {name: hook.save() for name, hook in named(hooks).items() if hasattr(hook, "save")}
+    for name, memory in found.items():
+        to_json(memory, f"{name}.save()")
     return found

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainkit._core import validation
 from trainkit._core.run_files import (
     CSV,
     DAMAGED,
@@ -76,6 +77,7 @@ class MetricsLog:
         installed = importlib.util.find_spec("tensorboardX") is not None
         if tensorboard and not installed:
             raise ValueError("TensorBoard was asked for: pip install tensorboardX")
+        validation.path("folder", folder)
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         position = {**START, **(position or {})}
@@ -137,6 +139,9 @@ class MetricsLog:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends one row to every format."""
+        for name, what in (("step", "an integer"), ("kind", "a string")):
+            if name not in row:
+                raise ValueError(f"a row must have {name!r}, {what}, not {', '.join(row)} alone.")
         clean = encode_row(row)
         self._append((json.dumps(clean, allow_nan=False) + "\n").encode())
         self._rows, self._step = self._rows + 1, max(self._step, int(clean["step"]))

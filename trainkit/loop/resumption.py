@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from trainkit._core.identity import differences
 from trainkit._core.processes import alone, from_writer, together
 from trainkit._core.versions import versions
+from trainkit.loop.arguments.run_identity import (
+    HYPERPARAMETERS,
+    other_run,
+    run_identity,
+    with_hyperparameters,
+)
 from trainkit.loop.checkpoint import CheckpointError
 from trainkit.loop.hooks import named
 from trainkit.loop.record import Record
-from trainkit.loop.run_identity import HYPERPARAMETERS, run_identity, with_hyperparameters
 from trainkit.loop.saved import position as data_position
 from trainkit.loop.saved.step import DamagedError
 from trainkit.loop.session import Session
@@ -50,7 +54,8 @@ def _take_up(run: Session, step: int, fresh: TrainState) -> None:
     run.state, info = run.checkpoints.restore(run.in_use.place(run.state), step)
     if run.resume == f"new {HYPERPARAMETERS}" and hasattr(fresh, "opt_state"):
         opt_state = with_hyperparameters(run.state.opt_state, fresh.opt_state)
-        run.state = run.in_use.place(run.state.replace(opt_state=opt_state))
+        changed = run.state.replace(opt_state=opt_state, rng=fresh.rng)
+        run.state = run.in_use.place(changed)
     run.record = Record.from_json(info["record"])
     best = run.record.best
     if best.step is not None:
@@ -63,11 +68,9 @@ def _take_up(run: Session, step: int, fresh: TrainState) -> None:
 
 
 def _check_same_run(run: Session, info: dict[str, Any]) -> None:
+    same = info["_versions"] == versions()
     for part, now in run.identity.items():
-        then = dict(info["identity"][part])
-        if info["_versions"]["jax"] != versions()["jax"] and "optimizer" in then:
-            then["optimizer"] = now.get("optimizer")  # as each version writes it down
-        lines = differences(then, now)
+        lines = other_run(part, info["identity"][part], now, same)
         if lines and run.resume != f"new {part}":
             raise CheckpointError(
                 f"The run in {run.checkpoints and run.checkpoints.folder.parent} was begun with "

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from trainkit._core import validation
 from trainkit._core.identity import differences, lasting
 from trainkit._core.processes import is_writer, together
 from trainkit._core.run_files import (
@@ -115,6 +116,7 @@ class RunFolder:
         same: bool = True,
     ) -> None:
         """Raises what `claim` would, and writes nothing: for before the work begins."""
+        validation.path("out", path)
         own = lasting(config or {}, "config")
 
         def check() -> None:
@@ -162,7 +164,7 @@ def _check(path: Path, own: dict[str, Any], any_config: bool) -> None:
             above = path
         else:
             if path.exists():
-                raise OutputError(f"The output folder {path} is a file; choose another with --out.")
+                raise OutputError(f"{path} is a file; give another folder as out=.")
             above = next(folder for folder in path.absolute().parents if folder.exists())
     except PermissionError as error:
         raise _unwritable(path, error) from error
@@ -178,7 +180,7 @@ def _check_contents(path: Path, config: dict[str, Any], any_config: bool) -> Non
         if (path / name).is_symlink():
             raise OutputError(
                 f"{path / name} is a link, and nothing is written through one: move what it leads "
-                "to here, or choose an output folder on the other disk with --out."
+                "to here, or give an output folder on the other disk as out=."
             )
     if not names - UNFINISHED:
         return
@@ -187,7 +189,7 @@ def _check_contents(path: Path, config: dict[str, Any], any_config: bool) -> Non
         # Never cleared, not even when asked to: these are somebody's own files.
         raise OutputError(
             f"The output folder {path} holds files that are not a run's "
-            f"({', '.join(sorted(names)[:3])}); choose an empty or a new one with --out."
+            f"({', '.join(sorted(names)[:3])}); give an empty or a new one as out=."
         )
     if any_config:
         return
@@ -196,8 +198,8 @@ def _check_contents(path: Path, config: dict[str, Any], any_config: bool) -> Non
         raise OutputError(
             f"The output folder {path} already holds a run with another configuration:\n  "
             + "\n  ".join(lines)
-            + "\nGive this run a folder of its own with --out, throw the other away with "
-            '--overwrite, or go on with these by --resume "new hyperparameters". (With the same '
+            + "\nGive this run a folder of its own as out=, throw the other away by "
+            'overwrite=True, or go on with these by resume="new hyperparameters". (With the same '
             "configuration it would go on where it stopped.)"
         )
 
@@ -224,9 +226,7 @@ def _unwritable(path: Path, why: OSError | str) -> OutputError:
     if isinstance(why, OSError):
         file = why.filename2 or why.filename
         why = f"{file}: {why.strerror}" if file else str(why.strerror)
-    return OutputError(
-        f"The output folder {path} cannot be written ({why}); choose another with --out."
-    )
+    return OutputError(f"The output folder {path} cannot be written ({why}); give another as out=.")
 
 
 def _lock(file: IO[str], path: Path) -> None:
@@ -239,8 +239,8 @@ def _lock(file: IO[str], path: Path) -> None:
     except BlockingIOError:
         file.close()
         raise OutputError(
-            f"Another process is training in {path}; wait for it, stop it, or choose another "
-            "folder with --out."
+            f"Another process is training in {path}; wait for it, stop it, or give another "
+            "folder as out=."
         ) from None
     except OSError:
         # Some network file systems have no locks.

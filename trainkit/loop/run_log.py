@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trainkit._core.run_files import ROW
+from trainkit._core.validation import steps
 from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import Record
 
@@ -94,6 +96,7 @@ class RunLog:
 
     def write(self, record: Record, kind: str, values: Mapping[str, Any]) -> None:
         """Writes a row at once."""
+        steps.row_names(values, kind, ROW)
         if self._log is None:
             return
         row = {
@@ -104,12 +107,6 @@ class RunLog:
             "flops": record.flops,
             "seconds": record.seconds,
         }
-        for name in values:
-            if name in row:
-                raise ValueError(
-                    f"A metric or a value of an event is called {name!r}, which every row of the "
-                    "log has of its own; give it another name."
-                )
         self._log.write(row | dict(values))
 
     @property

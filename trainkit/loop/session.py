@@ -11,8 +11,9 @@ from typing import Any
 import jax
 
 from trainkit._core import processes
+from trainkit.loop.arguments.validation import result_of
 from trainkit.loop.checkpoint import Checkpointer
-from trainkit.loop.hooks import Change, Hook, Now, agreed, named
+from trainkit.loop.hooks import Change, Hook, Now, agreed, change_of, memories
 from trainkit.loop.interrupts import Interrupts, Waited
 from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import Record
@@ -110,7 +111,7 @@ class Session:
             # 5. Step. It returns before the device has finished; nothing here waits for it.
             self.compile(batch)
             with self.in_use.first_call(self.log):
-                self.state, metrics = self.step(self.state, batch)
+                self.state, metrics = result_of(self.step(self.state, batch))
             self.count(examples)
             if self.record.crossed(self.log_every):
                 self.log.later(self.record, metrics)
@@ -176,7 +177,7 @@ class Session:
 
     def save(self) -> None:
         assert self.checkpoints is not None
-        if self.stop_nonfinite and (wrong := nonfinite_params(self.state)):
+        if (wrong := nonfinite_params(self.state)) and self.stop_nonfinite:
             self.bad_params = f"{wrong} is not finite at step {self.record.step:,}"
             return
         self.note(train=self.log.latest)
@@ -186,11 +187,11 @@ class Session:
             "log": self.log.position,
             "identity": self.identity,
             "config": self.folder.config if self.folder else {},
-            "hooks": {n: h.save() for n, h in named(self.hooks).items() if hasattr(h, "save")},
+            "hooks": memories(self.hooks),
         }
         score = self.record.best.value if self.improved else None
         earlier = self.checkpoints.latest
-        self.checkpoints.save(self.record.step, self.state, info=info, score=score)
+        self.checkpoints.save(self.record.step, self.state, info=info, score=score, good=not wrong)
         if self.folder is not None and earlier is not None:
             self.folder.saved()  # the one before was waited for
 
@@ -211,15 +212,13 @@ class Session:
     def call_hooks(self) -> str | None:
         stop = None
         for hook in self.hooks:
-            change = hook(
-                Now(
-                    **self.record.used,
-                    state=self.state,
-                    evaluation=self.record.evaluation,
-                    evaluated=self.record.evaluated_at == self.record.step,
-                )
+            now = Now(
+                **self.record.used,
+                state=self.state,
+                evaluation=self.record.evaluation,
+                evaluated=self.record.evaluated_at == self.record.step,
             )
-            if change is None:
+            if (change := change_of(hook, now)) is None:
                 continue
             if change.flops:
                 self.note(flops=self.record.flops + change.flops)
@@ -251,12 +250,11 @@ class Session:
         self.record = dataclasses.replace(self.record, **changes)
 
     def count(self, examples: int) -> None:
-        record = self.record
         self.note(
-            before=record.step,
-            step=record.step + self.in_use.steps_per_call,
-            examples=record.examples + examples,
-            flops=record.flops + self.in_use.flops_per_call,
+            before=self.record.step,
+            step=self.record.step + self.in_use.steps_per_call,
+            examples=self.record.examples + examples,
+            flops=self.record.flops + self.in_use.flops_per_call,
             epoch=self.in_use.epoch,
         )
 

@@ -36,6 +36,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, limit in self.limits.items():
+            if name == "steps":
+                validation.integer(name, limit, hint="None is no limit")
             validation.number(name, limit, above=0, finite=False, hint="None is no limit")
 
     @property
@@ -103,9 +105,11 @@ class EarlyStopping:
     restore_best: bool = True
 
     def __post_init__(self) -> None:
-        validation.choice("mode", self.mode, ("min", "max"))
-        validation.integer("patience", self.patience)
-        validation.number("min_delta", self.min_delta, least=0)
+        validation.text("metric", self.metric, "EarlyStopping")
+        validation.choice("mode", self.mode, ("min", "max"), "EarlyStopping")
+        validation.integer("patience", self.patience, "EarlyStopping")
+        validation.number("min_delta", self.min_delta, "EarlyStopping", least=0)
+        validation.flag("restore_best", self.restore_best, "EarlyStopping")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from trainkit._core import validation
 from trainkit._core.processes import alone
 
 PyTree = Any
@@ -65,18 +66,26 @@ def choose_devices(devices: int | Sequence[jax.Device] | None) -> list[jax.Devic
     have = jax.devices()
     if devices is None:
         return have
-    if not isinstance(devices, int):
-        return list(devices)
-    if devices < 1:
-        raise ValueError(f"devices={devices}: a step needs at least one device.")
-    if devices > len(have):
+    if isinstance(devices, Sequence | np.ndarray) and not isinstance(devices, str):
+        chosen = list(devices)
+        if not chosen or not all(isinstance(device, jax.Device) for device in chosen):
+            raise TypeError(
+                "devices must be a number of devices, or a list of them such as "
+                f"jax.devices()[:2], not {devices!r}."
+            )
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"devices must be different ones, but one is there twice: {chosen}.")
+        return chosen
+    validation.integer("devices", devices, hint="a number of devices, a list of them, or None")
+    count: Any = devices
+    if count > len(have):
         raise ValueError(
-            f"{devices} devices were asked for, but there are {len(have)} ({have[0].platform}). "
+            f"devices={devices}, but there are {len(have)} ({have[0].platform}). "
             f"Ask for at most {len(have)}; on a CPU more are simulated with "
             f"XLA_FLAGS=--xla_force_host_platform_device_count={devices}, set before JAX is "
             "imported."
         )
-    each, rest = divmod(devices, jax.process_count())
+    each, rest = divmod(count, jax.process_count())
     if rest:
         raise ValueError(
             f"devices={devices}: every one of the {jax.process_count()} processes takes part with "

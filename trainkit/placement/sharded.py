@@ -17,6 +17,7 @@ import jax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from trainkit._core import validation
 from trainkit.placement.base import data_mesh, usable
 from trainkit.placement.reduce import Sums, same_everywhere
 from trainkit.placement.specs import BySize, Rules, axes_of, params_specs, state_specs
@@ -174,5 +175,6 @@ def fsdp(
         parameter must match one. The mesh has the one axis `data`. `None`: by size.
       min_size: by size: leaves with fewer elements stay replicated.
     """
+    validation.integer("min_size", min_size, least=0, hint="it counts elements of a leaf")
     layout = BySize(min_size) if rules is None else Rules(tuple(rules))
     return Sharded(data_mesh(devices), layout=layout, name="fsdp")

@@ -46,7 +46,7 @@ class Single:
 
 def single(devices: int | Sequence[jax.Device] | None = None) -> Single:
     """One device: the first, or the one given."""
-    if devices is None or devices == 1:
+    if devices is None or (devices == 1 and not isinstance(devices, bool)):
         return Single(jax.local_devices()[0])
     chosen = choose_devices(devices)
     if len(chosen) != 1:

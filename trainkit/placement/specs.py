@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
-from trainkit._core.paths import path_name
+from trainkit._core.paths import compiled, path_name
 
 PyTree = Any
 
@@ -38,6 +38,16 @@ class Rules:
     """
 
     rules: tuple[tuple[str, PartitionSpec], ...]
+
+    def __post_init__(self) -> None:
+        for rule in self.rules:
+            pair = isinstance(rule, tuple | list) and len(rule) == 2
+            if not (pair and isinstance(rule[1], PartitionSpec)):
+                raise TypeError(
+                    "rules must be pairs of a regular expression and a PartitionSpec, such as "
+                    f"('kernel', PartitionSpec('data')), not {rule!r}."
+                )
+        compiled(pattern for pattern, _ in self.rules)
 
 
 def axes_of(entry: Any) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ class Sealing:
         self._folder = folder
         self._sealed: dict[str, int] = {}
 
-    def __call__(self, event: str, seconds: float, **_: Any) -> None:
+    def __call__(self, event: str, duration_secs: float, **_: Any) -> None:
         """Takes an event; after a compilation its program has been written."""
         if event != COMPILED:
             return

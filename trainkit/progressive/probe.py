@@ -59,6 +59,8 @@ class Probe:
         if self.lower is not None:
             validation.number("lower", self.lower, "Probe", above=0, below=1, hint="or None")
         validation.number("errors", self.errors, "Probe", least=0, finite=False)
+        validation.flag("anneal", self.anneal, "Probe")
+        validation.flag("unroll", self.unroll, "Probe")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from trainkit.loop.stopping import Budget
 from trainkit.progressive.background import Background
 from trainkit.progressive.hook import Growing
 from trainkit.progressive.ledger import Ledger
+from trainkit.progressive.options import check_options
 from trainkit.progressive.probe import Price, Probe
 from trainkit.progressive.route import Route
 from trainkit.progressive.stages.prepared import PreparedStage, Recipe, prepare_levels
@@ -28,7 +29,6 @@ from trainkit.progressive.transition.switch import Transition
 from trainkit.progressive.validation import (
     check_data,
     check_end,
-    check_options,
     check_pair,
     check_prepared,
 )
@@ -140,8 +140,10 @@ def progressive(
     """
     budget = Budget(steps, epochs, examples, seconds, flops)
     check_options(
-        build=build, tx=tx, target=target, probe=probe, price=price, decay=decay, ahead=ahead,
-        wait=wait, fit_options=fit_options, own_options=keyword_names(progressive),
+        build=build, tx=tx, data=data, grow=grow, seed=seed, warmup=warmup, options=options,
+        tokens=tokens, target=target, probe=probe, price=price, decay=decay, ahead=ahead,
+        wait=wait, certify=certify, hooks=hooks, fit_options=fit_options,
+        own_options=keyword_names(progressive),
     )  # fmt: skip
     stages_of_levels = normalised(stages)
     check_end(budget, target, stages_of_levels[-1][-1])

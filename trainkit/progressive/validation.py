@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 
-from trainkit._core import validation
 from trainkit._core.paths import named_leaves
-from trainkit.loop.fit import fit
 from trainkit.loop.stopping import Budget
-from trainkit.progressive.probe import Price, Probe
 from trainkit.progressive.stages.prepared import PreparedStage
 from trainkit.progressive.stages.stage import Alternatives, Data, Stage, StageError
 from trainkit.progressive.stages.triggers import Trigger
@@ -27,39 +24,6 @@ _FIELDS = {
 }
 # Counts that steps make by a fixed rate. FLOPs are not: evaluations and probes are among them.
 _BY_STEPS = ("steps", "epochs", "examples")
-
-
-def check_options(
-    *,
-    build: Any,
-    tx: Any,
-    target: Any,
-    probe: Any,
-    price: Any,
-    decay: Any,
-    ahead: bool,
-    wait: bool,
-    fit_options: Iterable[str],
-    own_options: Iterable[str],
-) -> None:
-    """Refuses options of the wrong kind, and says what they should be."""
-    validation.function("build", build, "of a stage's model, such as trainkit.from_linen")
-    validation.transformation(tx)
-    for name, value, kind, example in (
-        ("target", target, Trigger, "triggers.reaches('accuracy', 0.98)"),
-        ("probe", probe, Probe, "Probe()"),
-        ("price", price, Price, "Price(per_parameter=1e-6)"),
-    ):
-        if value is not None:
-            validation.kind(name, value, kind, example)
-    validation.number("decay", decay, least=0, below=1, hint="it is a share of the budget")
-    if not wait and (not ahead or jax.process_count() > 1):
-        raise ValueError(
-            "wait=False trains on until the next stage is compiled in the background: "
-            + ("it needs ahead=True." if not ahead else "in several processes, not all at once.")
-        )
-    known = {*own_options, *validation.keyword_names(fit)}
-    validation.keywords(fit_options, sorted(known), "progressive")
 
 
 def check_end(budget: Budget, target: Trigger | None, last: Stage) -> None:

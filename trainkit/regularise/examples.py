@@ -49,6 +49,7 @@ def importance_sample(
 
     Katharopoulos and Fleuret, Not All Samples Are Created Equal, 2018.
     """
+    validation.random_key("key", key, "importance_sample", seeds=False)
     validation.integer("count", count, "importance_sample")
     validation.number("mix", mix, "importance_sample", least=0, most=1)
     size = scores.shape[0]

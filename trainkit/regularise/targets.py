@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trainkit._core import validation
 from trainkit._core.paths import named_leaves
@@ -25,10 +26,14 @@ def label_smoothing(targets: jax.Array, alpha: float, classes: int | None = None
     Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016.
     """
     validation.number("alpha", alpha, "label_smoothing", least=0, most=1)
+    if classes is not None:
+        validation.integer("classes", classes, "label_smoothing")
     if jnp.issubdtype(targets.dtype, jnp.integer):
         if classes is None:
             raise ValueError("label_smoothing: integer labels need classes=K.")
+        inside = _classes("targets", targets, classes, "label_smoothing")
         targets = jax.nn.one_hot(targets, classes, dtype=jnp.float32)
+        targets = jnp.where(inside[..., None], targets, jnp.nan)
     return (1 - alpha) * targets + alpha / targets.shape[-1]
 
 
@@ -48,6 +53,7 @@ def mixup(
 
     Zhang et al., mixup: Beyond Empirical Risk Minimization, 2018.
     """
+    validation.random_key("key", key, "mixup", seeds=False)
     validation.number("alpha", alpha, "mixup", least=0)
     if not jnp.issubdtype(targets.dtype, jnp.floating):
         raise ValueError("mixup: targets must be probabilities; give one_hot(labels, K).")
@@ -106,5 +112,21 @@ def distillation_loss(
     transfer = temperature**2 * jnp.sum(jnp.where(p > 0, p * (log_p - log_q), 0), axis=-1)
     if labels is None:
         return transfer
+    inside = _classes("labels", labels, student.shape[-1], "distillation_loss")
+    labels = jnp.where(inside, labels, 0)
     hard = -jnp.take_along_axis(jax.nn.log_softmax(student), labels[..., None], -1)[..., 0]
-    return alpha * transfer + (1 - alpha) * hard
+    return alpha * transfer + (1 - alpha) * jnp.where(inside, hard, jnp.nan)
+
+
+def _classes(name: str, labels: jax.Array, classes: int, of: str) -> jax.Array:
+    """Which labels are classes: all, of those at hand; under `jit` the others become NaN."""
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"{of}: {name} must be integers, not {labels.dtype}; they count classes.")
+    inside = (labels >= 0) & (labels < classes)
+    if not isinstance(labels, jax.core.Tracer) and not np.asarray(inside).all():
+        wrong = np.asarray(labels)[~np.asarray(inside)]
+        raise ValueError(
+            f"{of}: {name} must be classes from 0 to {classes - 1}, not {wrong.flat[0]}; leave out "
+            "examples by a weight of 0."
+        )
+    return jnp.asarray(inside)

@@ -42,6 +42,7 @@ def exponential(
     validation.number("end", end, of, least=0)
     validation.number("rate", rate, of, above=0)
     validation.integer("steps", steps, of)
+    validation.flag("staircase", staircase, of)
     if rate > 1 and not end >= init > 0:
         raise ValueError(f"{of}: a rate above 1 needs an end ≥ init > 0 to stop at, not {end}.")
     period = steps
@@ -81,6 +82,7 @@ def multi_step(init: float, boundaries: Sequence[int], factor: float = 0.1) -> S
     """
     validation.number("init", init, "multi_step", least=0)
     validation.number("factor", factor, "multi_step", above=0)
+    boundaries = boundaries_of(boundaries, "multi_step")
     values = [init * factor**i for i in range(len(list(boundaries)) + 1)]
     return piecewise_constant(boundaries, values, _of="multi_step")
 
@@ -101,6 +103,7 @@ def piecewise_constant(
     [1.0, 1.0, 0.5, 0.5, 0.1]
     """
     edges = boundaries_of(boundaries, _of)
+    validation.listed("values", values, "[1.0, 0.1]", _of)
     if len(values) != len(edges) + 1:
         raise ValueError(
             f"{_of}: {len(edges)} boundaries need {len(edges) + 1} values, not {len(values)}."

@@ -45,6 +45,7 @@ def plot(
     elif callable(schedules):
         lines = {"": schedules}
     else:
+        validation.listed("schedules", schedules, "[cosine(1.0, 90)]", "plot")
         lines = {str(i): s for i, s in enumerate(schedules)}
     if ax is None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

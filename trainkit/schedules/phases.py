@@ -175,6 +175,7 @@ def join(schedules: Sequence[Schedule | float], boundaries: Sequence[int]) -> Sc
     >>> [round(float(s(t)), 4) for t in (5, 10, 100)]
     [0.5, 1.0, 0.0]
     """
+    validation.listed("schedules", schedules, "[linear(0.0, 1.0, 10), cosine(1.0, 90)]", "join")
     parts = [as_schedule("join", s, f"schedules[{i}]") for i, s in enumerate(schedules)]
     edges = boundaries_of(boundaries, "join")
     if not parts:

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trainkit._core import validation
 
@@ -48,7 +49,10 @@ class StoppingState(NamedTuple):
 
 
 def _better(metric: Any, best: jax.Array, mode: str, min_delta: float) -> tuple[Any, Any]:
-    # NaN is never better.
+    scalar = np.ndim(metric) == 0 and not isinstance(metric, str)
+    if not scalar or not isinstance(metric, jax.Array | np.generic | int | float):
+        raise TypeError(f"metric must be a number, the value of one evaluation, not {metric!r}.")
+    # NaN compares as not better, whichever way.
     metric = jnp.asarray(metric).astype(best.dtype)
     better = metric < best - min_delta if mode == "min" else metric > best + min_delta
     return better, jnp.where(better, metric, best)

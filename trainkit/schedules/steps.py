@@ -17,17 +17,18 @@ LAST = 2**31 - 1
 
 
 def step_of(count: Any, last: int | jax.Array = LAST) -> jax.Array:
-    """The step as int32, clipped to [0, last]."""
-    if isinstance(count, int | np.integer):  # Python integers may be of any size
-        count = min(max(int(count), 0), LAST)
+    """The step as int32, held within [0, last]."""
+    if isinstance(count, int | np.integer) and not isinstance(count, bool):
+        count = np.int32(min(max(int(count), 0), LAST))  # of any size, as Python has them
+    dtype = getattr(count, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(
+            f"a schedule's argument must be an integer step, not {dtype or repr(count)}; count "
+            "optimizer steps, not epochs."
+        )
     count = jnp.asarray(count)
     if count.dtype.itemsize < 4:  # the bounds of int32 do not fit in its range
         count = count.astype(jnp.int32)
-    if jnp.issubdtype(count.dtype, jnp.floating):
-        raise TypeError(
-            f"a schedule's argument must be an integer step, not {count.dtype}; count optimizer "
-            "steps, not epochs."
-        )
     return jnp.clip(count, 0, last).astype(jnp.int32)
 
 
@@ -50,7 +51,8 @@ def ratio(done: jax.Array, length: Any) -> jax.Array:
 
 
 def boundaries_of(given: Any, of: str, *, least: int = 1) -> list[int]:
-    """The boundaries as integers; refuses others than strictly increasing integers."""
+    """The boundaries as whole numbers in strictly increasing order; anything else is refused."""
+    validation.listed("boundaries", given, "[30, 80]", of)
     found = list(given)
     for number in found:
         validation.integer("every boundary", number, of, least=least)

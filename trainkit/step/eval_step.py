@@ -17,6 +17,7 @@ from trainkit._core.processes import ProcessError, alone, digests, gathered, in_
 from trainkit._core.validation import steps
 from trainkit.placement import Placement, resolve
 from trainkit.placement.shares import from_shares, from_whole, is_global
+from trainkit.step.explained import explained
 from trainkit.step.gradients import metric_sums
 from trainkit.step.in_flight import InFlight
 from trainkit.step.precision import Precision
@@ -57,10 +58,12 @@ def make_eval_step(
     >>> evaluate.over(state, [np.array([1.0, 2.0]), np.array([6.0])])
     {'loss': 3.0}
     """
+    steps.loss_function(loss_fn)
     return EvalStep(
         getattr(loss_fn, "evaluation", loss_fn),
         resolve(placement, devices),
         Precision.of(precision),
+        loss_fn,
     )
 
 
@@ -71,15 +74,18 @@ class EvalStep:
     loss_fn: Callable[..., Any]
     placement: Placement
     precision: Precision
+    given: Callable[..., Any]
 
     def __post_init__(self) -> None:
         self._jitted = jax.jit(self.program)
         self._in_flight = InFlight(self.placement)
 
     def __call__(self, state: TrainState, batch: PyTree) -> Sums:
-        """name -> (Σ total, Σ weight) on one batch, device scalars; "loss" is one of the names."""
+        """name -> (Σ total, Σ weight) on one batch, on the device; "loss" is one of the names."""
+        steps.state(state)
         batch = self.place_batch(batch)
-        sums = self._jitted(state.params, state.model_state, batch, state.rng)
+        with explained(self.given, state, batch):
+            sums = self._jitted(state.params, state.model_state, batch, state.rng)
         self._in_flight.add(sums["loss"][0])
         return sums
 
@@ -90,10 +96,12 @@ class EvalStep:
           ValueError: there is no batch, or the total weight of the loss is 0. (A metric whose own
             total weight is 0 is NaN.)
         """
+        validation.listed("batches", batches, "[batch]")
         return means([self(state, batch) for batch in in_step(batches, "batches")])
 
     def place_batch(self, batch: PyTree) -> PyTree:
         """The batch on the devices: cut, or whole on each of them where it does not divide."""
+        steps.numeric(batch)
         size = validation.leading_size(batch, "batch")
         shares = _are_shares(batch, size)
         size = size * jax.process_count() if shares else size

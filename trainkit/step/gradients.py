@@ -108,10 +108,14 @@ def metric_sums(loss: Loss, precision: Precision) -> dict[str, tuple[jax.Array, 
             return np.asarray(x, dtype)
         return jax.lax.stop_gradient(x.astype(dtype))
 
-    weight = constant(loss.weight)
+    def weighing(x: Any) -> Any:
+        x = constant(x)  # nothing weighs less than nothing: it would turn the gradient around
+        return jnp.where(x < 0, jnp.nan, x) if isinstance(x, jax.Array) else x
+
+    weight = weighing(loss.weight)
     sums = {"loss": (total.astype(dtype), weight)}
     for name, value in (loss.metrics or {}).items():
         steps.metric_name(name, sums)
-        own, by = value if isinstance(value, tuple | list) else (value, weight)
-        sums[name] = constant(own), constant(by)
+        own, by = (*value, weight)[:2] if isinstance(value, tuple | list) else (value, weight)
+        sums[name] = constant(own), weighing(by)
     return sums

@@ -27,6 +27,11 @@ class LossScale:
     factor: float = 2.0
     interval: int = 2000
 
+    def __post_init__(self) -> None:
+        validation.number("initial", self.initial, "LossScale", above=0)
+        validation.number("factor", self.factor, "LossScale", above=1)
+        validation.integer("interval", self.interval, "LossScale")
+
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
@@ -58,10 +63,15 @@ class Precision:
             try:
                 dtype = jnp.dtype(dtype)
             except TypeError:
-                raise TypeError(f"Precision.{field} must be a dtype, not {dtype!r}.") from None
+                raise TypeError(
+                    f"Precision.{field} must be a dtype, such as jnp.bfloat16, not {dtype!r}."
+                ) from None
             if not jnp.issubdtype(dtype, jnp.floating):
                 raise ValueError(f"Precision.{field} must be a floating dtype, not {dtype.name}.")
             object.__setattr__(self, field, dtype)
+        if self.loss_scale is not None and self.dynamic is None:
+            hint = "give None, a number, or a trainkit.LossScale()"
+            validation.number("loss_scale", self.loss_scale, "Precision", above=0, hint=hint)
 
     @classmethod
     def of(cls, precision: Precision | str | None) -> Precision:

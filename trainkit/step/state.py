@@ -58,7 +58,8 @@ class TrainState:
           TypeError: a parameter is not a floating array; its path is named.
         """
         validation.params_are_floating(params)
-        # Some Optax transforms fail under strict dtype promotion; see trainkit/step/update.py.
+        validation.transformation(tx)
+        # Not every transform of Optax starts under strict promotion; see trainkit/step/update.py.
         with jax.numpy_dtype_promotion("standard"):
             opt_state = tx.init(params)
         return cls(
@@ -66,9 +67,11 @@ class TrainState:
             params=params,
             model_state={} if model_state is None else model_state,
             opt_state=opt_state,
-            rng=jax.random.key(rng) if isinstance(rng, int) else rng,
+            rng=validation.key_of("rng", rng),
         )
 
     def replace(self, **changes: Any) -> TrainState:
         """A copy with some fields changed."""
+        fields = [field.name for field in dataclasses.fields(self)]
+        validation.keywords(changes, fields, "TrainState.replace")
         return dataclasses.replace(self, **changes)

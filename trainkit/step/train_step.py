@@ -1,4 +1,5 @@
 """The train step: loss -> gradients -> transformation -> new state, for every placement."""
+# Over 300 lines: a third of them say what the options are.
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from trainkit._core.validation import steps
 from trainkit._core.validation.trees import shape_of
 from trainkit.placement import Placement, resolve
 from trainkit.placement.shares import from_shares, from_whole, is_placed
+from trainkit.step.explained import explained
 from trainkit.step.guard import Guard, Limit
 from trainkit.step.in_flight import InFlight
 from trainkit.step.loss import LossFn
@@ -101,7 +103,17 @@ def make_train_step(
     """
     known = validation.keyword_names(make_train_step)
     validation.keywords(unknown, known, "make_train_step")
-    steps.options(loss_fn, tx, microbatches, steps_per_call, skip_nonfinite, norms)
+    steps.options(
+        loss_fn,
+        tx,
+        microbatches=microbatches,
+        steps_per_call=steps_per_call,
+        skip_nonfinite=skip_nonfinite,
+        norms=norms,
+        remat=remat,
+        donate=donate,
+        schedules=schedules,
+    )
     place = resolve(placement, devices)
     how = Precision.of(precision)
     guard = Guard.of(skip_nonfinite, how)
@@ -134,6 +146,7 @@ class TrainStep:
 
     def __post_init__(self) -> None:
         self._axis = 0 if self.steps_per_call == 1 else 1  # of the examples in a batch leaf
+        self._lowered: dict[Any, jax.stages.Lowered] = {}
         self._compiled: dict[Any, concurrent.futures.Future[jax.stages.Compiled]] = {}
         self._accepted: set[Any] = set()
         self._known: dict[Any, jax.stages.Compiled] = {}
@@ -150,6 +163,7 @@ class TrainStep:
         It accepts a state on any devices: new, restored, or placed on another mesh. The result
         shares no buffers with the caller's arrays, for every value of `donate`.
         """
+        steps.state(state)
         validation.params_are_floating(state.params)
         state = jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), state)
         same_leaves(state, "state", "make it of the same seed everywhere.")
@@ -175,7 +189,7 @@ class TrainStep:
         if self.precision.param is not None:
             with jax.numpy_dtype_promotion("standard"):
                 like = jax.eval_shape(self.tx.init, params)
-            validation.same_structure(like, opt_state, "opt_state", "tx.init(params)", dtypes=False)
+            steps.optimizer_state(like, opt_state)
             opt_state = jax.tree.map(
                 lambda x, new: x.astype(new.dtype) if x.shape == new.shape else x, opt_state, like
             )
@@ -197,10 +211,33 @@ class TrainStep:
             prepared,
             self.placement.state_shardings(prepared),
         )
+        shaped = jax.tree.map(shape_of, batch)
+        with explained(self.loss_fn, state, batch if self._axis == 0 else _first(batch)):
+            return self.placement.lower(
+                self.program, shapes, shaped, axis=self._axis, donate=self.donate
+            )
+
+    def refuse(self, state: TrainState, batch: PyTree) -> Metrics:
+        """Raises what the first call with these would, before anything is compiled.
+
+        What was lowered for that is kept for `compile`.
+
+        Returns:
+          The shapes of the metrics.
+        """
+        steps.state(state)
         batch = jax.tree.map(shape_of, batch)
-        return self.placement.lower(
-            self.program, shapes, batch, axis=self._axis, donate=self.donate
-        )
+        self._check_optimizer(state)
+        key = _signature(jax.eval_shape(self.prepared, state)), _signature(batch)
+        lowered = self.lower(state, batch)
+        if key not in self._compiled:
+            self._lowered[key] = lowered
+        return lowered.out_info[1]
+
+    def _check_optimizer(self, state: TrainState) -> None:
+        with jax.numpy_dtype_promotion("standard"):
+            like = jax.eval_shape(self.tx.init, state.params)
+        steps.optimizer_state(like, state.opt_state)
 
     def compile(self, state: TrainState, batch: PyTree) -> jax.stages.Compiled:
         """Compiles the step for these shapes ahead of time, for later calls with these shapes.
@@ -221,7 +258,8 @@ class TrainStep:
                 compiling = self._compiled[key] = concurrent.futures.Future()
         if ours:
             try:
-                compiling.set_result(self.lower(state, batch).compile())
+                lowered = self._lowered.pop(key, None) or self.lower(state, batch)
+                compiling.set_result(lowered.compile())
             except BaseException as error:
                 del self._compiled[key]
                 compiling.set_exception(error)
@@ -245,15 +283,14 @@ class TrainStep:
             batch = self.place_batch(batch)
         # The state that the last call returned needs no second look.
         known, signature = self._last
-        if known is None or known() is not state:
+        if known is None or state is None or known() is not state:
             state, signature = self._accept(state)
         key = signature, self._batch_signature(batch)
-        compiled = self._known.get(key)
-        if compiled is None:
-            compiled = self.compile(state, batch)
+        compiled = self._known.get(key) or self.compile(state, batch)
         try:
             state, metrics = compiled(state, self.placement.feed(owned(batch), self._axis))
-        except ValueError:
+        except (ValueError, RuntimeError):
+            steps.alive(state)
             steps.batch_devices(batch, self.placement)
             raise
         self._in_flight.add(metrics["loss"])
@@ -263,11 +300,7 @@ class TrainStep:
         return state, metrics
 
     def _accept(self, state: TrainState) -> tuple[TrainState, Any]:
-        if not isinstance(state, TrainState):
-            raise TypeError(
-                f"a step takes a trainkit.TrainState, not {type(state).__name__}; make one with "
-                "TrainState.create(params, tx) and place it with step.place(state)."
-            )
+        steps.state(state)
         validation.params_are_floating(state.params)
         if steps.is_fresh(state):
             state = self.place(state)
@@ -276,6 +309,7 @@ class TrainStep:
         if signature not in self._accepted:
             prepared = jax.eval_shape(self.prepared, state)
             validation.same_structure(prepared, state, "state", "step.place")
+            self._check_optimizer(state)
             self._accepted.add(signature)
         return state, signature
 
@@ -293,6 +327,11 @@ class TrainStep:
         one to three calls late. Call this method after the last step.
         """
         self._limit.check(wait=True)
+
+
+def _first(batch: PyTree) -> PyTree:
+    """The first of several batches in one."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
 
 
 def _signature(tree: PyTree) -> Any:

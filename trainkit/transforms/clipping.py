@@ -202,6 +202,8 @@ def centralize(output_axis: int = -1) -> optax.GradientTransformation:
     2020.
     """
 
+    validation.integer("output_axis", output_axis, "centralize", least=None)
+
     def one(g: jax.Array) -> jax.Array:
         if g.ndim < 2 or not g.size:
             return g

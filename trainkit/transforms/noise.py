@@ -34,8 +34,7 @@ def key_data(key: jax.Array | int) -> jax.Array:
     States hold the data instead of the key, because NumPy and checkpoints can store data. It is a
     copy, because a state may be donated, which must not delete the caller's key.
     """
-    if isinstance(key, int):
-        key = jax.random.key(key)
+    key = validation.key_of("key", key)
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.key_data(key)
     return jnp.copy(key)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import optax
 
 from trainkit._core import validation
 from trainkit._core.dtypes import cast_like, is_float, own, upcast, widest
+from trainkit._core.paths import path_name
 
 PyTree = Any
 Factory = TypeVar("Factory", bound=Callable[..., optax.GradientTransformation])
@@ -67,14 +69,29 @@ def rule(
 
     @functools.wraps(made)
     def make(*args: Any, **kwargs: Any) -> Rule:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        for name, value in bound.arguments.items():
-            if value is not None:
-                validation.hyperparameter(name, value, called)
+        bound = validation.bound(called, made, args, kwargs)
+        check_arguments(signature, bound.arguments, called)
         return _build(made, dict(bound.arguments), called, needs_params)
 
     return make
+
+
+def check_arguments(signature: inspect.Signature, given: Mapping[str, Any], of: str) -> None:
+    """Refuses arguments of a factory that are not what their names and defaults say."""
+    for name, value in given.items():
+        default = signature.parameters[name].default
+        if value is not None or default is not None:
+            validation.hyperparameter(name, value, of)
+        if isinstance(default, bool):
+            validation.flag(name, value, of)
+        if name == "key":
+            validation.random_key(name, value, of)
+        mask = name in ("mask", "weight_decay_mask") and not isinstance(value, bool)
+        if mask and isinstance(value, str | int | float):
+            raise TypeError(
+                f"{of}: {name} must be a tree of bools like the parameters, or a function that "
+                f"makes one of them, such as decay_mask, not {value!r}."
+            )
 
 
 def _build(factory: Any, arguments: dict[str, Any], name: str, needs_params: bool) -> Rule:
@@ -97,6 +114,7 @@ def guarded(
     compute = dtype
 
     def init(params: PyTree) -> PyTree:
+        _check_leaves(params, name)
         state = inner.init(params)
         return own(cast_like(state, state), params)
 
@@ -133,6 +151,14 @@ def guarded(
         return cast_like(new_updates, updates), cast_like(new_state, state)
 
     return init, update
+
+
+def _check_leaves(params: PyTree, name: str) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if isinstance(leaf, str | bytes) or getattr(leaf, "dtype", None) == np.object_:
+            raise TypeError(
+                f"{name}: params/{path_name(path)} must be a floating array, not {leaf!r:.60}."
+            )
 
 
 def states_of(kind: type, state: PyTree) -> list[Any]:

@@ -23,7 +23,8 @@ def test_shapes_are_those_of_a_fresh_state(name, case, x64):
     way, tx = it.plan(case).realise(jax.random.key(0)), optax.adamw(1e-2)
     with jax.numpy_dtype_promotion("standard"):  # Optax's own Adam needs it
         state = jax.tree.map(lambda x: x + 1, tx.init(it.params))
-        grown = way.opt_state(tx, state, it.params)
+        big = way.params(it.params, like=it.big(case)[1])
+        grown = way.opt_state(tx, state, it.params, big)
         fresh = jax.eval_shape(tx.init, it.big(case)[1])
     assert jax.tree.map(jnp.shape, grown) == jax.tree.map(lambda s: s.shape, fresh)
     for path, moment in jax.tree_util.tree_leaves_with_path(grown[0].nu):

@@ -81,7 +81,7 @@ def test_any_and_all():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: triggers.steps(0), "greater than 0"),
+        (lambda: triggers.steps(0), "at least 1"),
         (lambda: triggers.flops(float("nan")), "greater than 0"),
         (lambda: triggers.plateau("loss", patience=1), "at least 2"),
         (lambda: triggers.plateau("loss", slope=-1.0), "at least 0"),

@@ -1,10 +1,22 @@
 """Argument checks: bad input is refused before anything is compiled.
 
 Input: a value and the name of its argument. Output: the value, or an error of one form: "name must
-be ..., not ...; how to fix it". `values` checks options, `trees` trees of arrays, and `steps` the
-inputs of a train step. Read `values` first.
+be ..., not ...; how to fix it". `values` checks numbers and choices, `kinds` other options, `trees`
+trees of arrays, and `steps` the inputs of a train step. Read `values` first.
 """
 
+from trainkit._core.validation.kinds import (
+    SEEDS,
+    bound,
+    flag,
+    function,
+    key_of,
+    listed,
+    mapping,
+    path,
+    random_key,
+    text,
+)
 from trainkit._core.validation.trees import (
     differences,
     leading_size,
@@ -22,7 +34,6 @@ from trainkit._core.validation.values import (
     SHARE,
     choice,
     concrete,
-    function,
     hyperparameter,
     integer,
     keyword_names,
@@ -39,22 +50,31 @@ __all__ = [
     "HYPERPARAMETERS",
     "NOT_NEGATIVE",
     "POSITIVE",
+    "SEEDS",
     "SHARE",
+    "bound",
     "choice",
     "concrete",
     "differences",
+    "flag",
     "function",
     "hyperparameter",
     "integer",
+    "key_of",
     "keyword_names",
     "keywords",
     "kind",
     "leading_size",
+    "listed",
+    "mapping",
     "near",
     "need_params",
     "number",
     "params_are_floating",
+    "path",
+    "random_key",
     "same_structure",
     "same_tree",
+    "text",
     "transformation",
 ]

@@ -7,28 +7,56 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from trainkit._core.paths import path_name
+from trainkit._core.paths import named_leaves, path_name
+from trainkit._core.run_files import ADDED, ROW
+from trainkit._core.validation.kinds import flag, function, mapping, random_key, text
 from trainkit._core.validation.trees import leading_size, same_structure
-from trainkit._core.validation.values import function, integer, transformation
+from trainkit._core.validation.values import concrete, integer, number, transformation
 
 PyTree = Any
 
 
 def options(
-    loss_fn: Any, tx: Any, microbatches: Any, steps_per_call: Any, skip: Any, norms: Any
+    loss_fn: Any,
+    tx: Any,
+    *,
+    microbatches: Any,
+    steps_per_call: Any,
+    skip_nonfinite: Any,
+    norms: Any,
+    remat: Any,
+    donate: Any,
+    schedules: Any,
 ) -> None:
-    """Refuses options of `make_train_step` of the wrong type or out of range."""
-    function("loss_fn", loss_fn, "(params, model_state, batch, rng) -> Loss")
+    """Refuses options of `make_train_step` that are of another kind or out of range."""
+    loss_function(loss_fn)
     transformation(tx)
     integer("microbatches", microbatches)
     integer("steps_per_call", steps_per_call)
+    flag("donate", donate)
+    if not callable(remat):
+        flag("remat", remat, hint="or give a policy of jax.checkpoint_policies")
     for name, value, hint in (
-        ("skip_nonfinite", skip, "True, False or the number of steps in a row to skip at most"),
-        ("norms", norms, "True, False or the number of steps from one computation to the next"),
+        (
+            "skip_nonfinite",
+            skip_nonfinite,
+            "True, False or how many steps in a row may be left out",
+        ),
+        ("norms", norms, "True, False or every how many steps they are computed"),
     ):
         if not isinstance(value, bool):
-            integer(name, value, least=0, hint=f"pass {hint}")
+            integer(name, value, least=0, hint=f"give {hint}")
+    if schedules is not None:
+        mapping("schedules", schedules, "{'learning_rate': schedule}")
+        for name, schedule in schedules.items():
+            function(f"schedules[{name!r}]", schedule, "of the step", takes=1)
+
+
+def loss_function(loss_fn: Any) -> None:
+    """Refuses what is no loss function."""
+    function("loss_fn", loss_fn, "(params, model_state, batch, rng) -> Loss", takes=4)
 
 
 def batch(
@@ -38,6 +66,7 @@ def batch(
 
     The batch is that of one of `processes`, each of which has its share of the examples.
     """
+    numeric(batch)
     axis = 0 if steps_per_call == 1 else 1
     if axis:
         for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
@@ -58,6 +87,17 @@ def batch(
         )
 
 
+def numeric(batch: PyTree) -> None:
+    """Refuses arrays of strings or objects, which no device holds."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is not None and getattr(dtype, "kind", "f") in "OSUMm":
+            raise TypeError(
+                f"{batch_name(path)} must be an array of numbers, not of {dtype}; encode it first, "
+                "or leave it out of what the step is given."
+            )
+
+
 def batch_name(path: Any) -> str:
     return f"batch/{path_name(path)}" if path else "batch"
 
@@ -75,27 +115,116 @@ def loss(loss: Any, model_state: PyTree) -> None:
         value = getattr(loss, name)
         if value is None:
             raise TypeError(f"the loss has no {name}; {help_}.")
+        if not _is_real(value):
+            raise TypeError(f"the loss's {name} must be a number, not {value!r}; {help_}.")
         if jnp.shape(value) != ():
             raise ValueError(
                 f"the loss's {name} has shape {jnp.shape(value)}, but it must be a scalar; sum "
                 f"over the examples, do not average; {help_}."
             )
+    if concrete(loss.weight) is not None:
+        number("the loss's weight", loss.weight, above=0, hint=help_)
     dtype = jnp.asarray(loss.total).dtype
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"the loss's total is {dtype}, but it must be floating; {help_}.")
-    for name, value in (loss.metrics or {}).items():
-        parts = value if isinstance(value, tuple | list) else (value,)
-        if len(parts) > 2 or any(jnp.shape(part) != () for part in parts):
-            raise ValueError(
-                f"the metric {name!r} must be a scalar total or a pair (total, weight) of scalars."
-            )
+    metrics(loss.metrics)
     if loss.model_state is not None:
         same_structure(model_state, loss.model_state, "model_state", "the loss")
+
+
+def metrics(given: Any) -> None:
+    """Refuses what a loss reports beside itself, where it is no dict of scalars."""
+    if given is None:
+        return
+    mapping("the loss's metrics", given, "{'accuracy': (hits, examples)}")
+    for name, value in given.items():
+        parts = value if isinstance(value, tuple | list) else (value,)
+        if not 1 <= len(parts) <= 2 or any(
+            not _is_real(part) or jnp.shape(part) != () for part in parts
+        ):
+            raise ValueError(
+                f"the metric {name!r} must be a scalar total or a pair (total, weight) of scalars, "
+                f"not {value!r}."
+            )
+
+
+def _is_real(value: Any) -> bool:
+    """Whether it is a number, or an array of numbers, that can be added up; no bool is."""
+    if not isinstance(value, jax.Array | np.ndarray | np.generic):
+        return concrete(value) is not None
+    return any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating))
 
 
 def metric_name(name: str, taken: Collection[str], by: str = "the loss") -> None:
     if name in taken:
         raise ValueError(f"{by}: the step itself reports {name!r}; give the metric another name.")
+
+
+def row_names(names: Collection[Any], by: str, taken: Collection[str] = (*ROW, *ADDED)) -> None:
+    """Refuses names of metrics and of events that a row of the log cannot have."""
+    for name in names:
+        text("the name of a metric", name, by)
+        if not name.isprintable():
+            raise ValueError(f"{by}: the name {name!r} must be of one line, without tabs.")
+        if name in taken:
+            raise ValueError(
+                f"{by}: {name!r} is what every row of the log has of its own; give the metric "
+                "another name."
+            )
+
+
+STATE = ("step", "params", "model_state", "opt_state", "rng", "guard")
+
+
+def state(value: Any, name: str = "state") -> None:
+    """Refuses what is no `TrainState`, and one that a step was given and has used up."""
+    if not all(hasattr(value, field) for field in STATE):
+        kind = type(value)
+        whose = "" if kind.__module__ in ("builtins", "numpy") else f"{kind.__module__}."
+        raise TypeError(
+            f"{name} must be a trainkit.TrainState, not {whose}{kind.__name__}; make one with "
+            "TrainState.create(params, tx), or model.state(tx, batch)."
+        )
+    alive(value, name)
+    random_key(f"{name}.rng", value.rng, seeds=False)
+    if jnp.shape(value.step) != () or not jnp.issubdtype(jnp.result_type(value.step), jnp.integer):
+        raise TypeError(f"{name}.step must be an int32 scalar, not {value.step!r}.")
+
+
+def alive(tree: PyTree, name: str = "state") -> None:
+    """Refuses arrays whose memory was given away."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(leaf, jax.Array) and not _is_traced(leaf) and leaf.is_deleted():
+            raise ValueError(
+                f"{name}/{path_name(path)} is gone: a step with donate=True (or a growth) was "
+                f"given this {name} and has used its memory. Go on with what that returned, or "
+                "keep a copy: step.place(state) makes one."
+            )
+
+
+def _is_traced(leaf: Any) -> bool:
+    return isinstance(leaf, jax.core.Tracer)
+
+
+def optimizer_state(like: PyTree, opt_state: PyTree) -> None:
+    """Refuses the state of another gradient transformation than the step's."""
+    try:
+        same_structure(like, opt_state, "opt_state", "tx.init(params)", dtypes=False)
+    except ValueError as error:
+        raise ValueError(
+            f"the state's opt_state must be what tx.init(params) makes: {error} Make the state "
+            "with the tx that the step was made with."
+        ) from None
+
+
+def described(tree: PyTree) -> str:
+    """The leaves of a tree in a line, for messages."""
+    shown = [
+        f"{name or 'it'}: {getattr(leaf, 'dtype', type(leaf).__name__)}"
+        f"{list(getattr(leaf, 'shape', ()))}"
+        for name, leaf in named_leaves(tree).items()
+    ]
+    return ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")
 
 
 def is_fresh(state: PyTree) -> bool:

@@ -30,13 +30,19 @@ def need_params(of: str, params: PyTree) -> None:
 
 def params_are_floating(params: PyTree) -> None:
     """Raises TypeError, naming the leaf, unless every leaf is a floating (or complex) array."""
+    if params is None or not jax.tree.leaves(params):
+        raise TypeError(
+            f"params must be a tree of arrays, such as {{'w': array}}, not {params!r}: there are "
+            "no parameters in it to train."
+        )
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         dtype = getattr(leaf, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
             found = type(leaf).__name__ if dtype is None else f"an array of {dtype}"
+            where = f"params/{path_name(path)}" if path else "params"
             raise TypeError(
-                f"params/{path_name(path)} is {found}; parameters must be floating arrays, "
-                "because they are differentiated. Keep counters, masks and functions in "
+                f"{where} is {found}, but it must be a floating array; parameters "
+                "are differentiated. Keep counters, masks and functions in "
                 "model_state or in the loss's closure (for Equinox: equinox.partition(model, "
                 "equinox.is_inexact_array))."
             )

@@ -86,9 +86,9 @@ def number(
     """
     found = concrete(value)
     if found is None:
-        if isinstance(value, jax.core.Tracer) or np.ndim(value) > 0:
+        if isinstance(value, jax.core.Tracer) or (_is_array(value) and value.ndim):
             return
-        raise TypeError(f"{_of(of)}{name} must be a number, not {value!r}{_hint(hint)}")
+        raise TypeError(f"{named_of(of)}{name} must be a number, not {value!r}{hinted(hint)}")
     inside = (
         (not finite or math.isfinite(found))
         and (least is None or found >= least)
@@ -99,7 +99,13 @@ def number(
     )
     if not inside:
         words = _interval(least, above, most, below, finite)
-        raise ValueError(f"{_of(of)}{name} must be {words}, not {value}{_hint(hint)}")
+        raise ValueError(f"{named_of(of)}{name} must be {words}, not {value}{hinted(hint)}")
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it is an array of numbers."""
+    array = isinstance(value, np.ndarray | jax.Array)
+    return array and jax.dtypes.issubdtype(value.dtype, np.number)
 
 
 def _interval(
@@ -113,8 +119,16 @@ def _interval(
     return " and ".join((["finite"] if finite else []) + parts)
 
 
-def integer(name: str, value: Any, of: str = "", *, least: int = 1, hint: str = "") -> None:
-    """Refuses a value unless it is an integer of at least `least` that fits an int32.
+def integer(
+    name: str,
+    value: Any,
+    of: str = "",
+    *,
+    least: int | None = 1,
+    below: int = 2**31,
+    hint: str = "",
+) -> None:
+    """Refuses what is not an integer of at least `least`, and below 2³¹ as steps have to be.
 
     >>> integer("steps", 2.0)
     Traceback (most recent call last):
@@ -123,14 +137,14 @@ def integer(name: str, value: Any, of: str = "", *, least: int = 1, hint: str = 
     if isinstance(value, jax.core.Tracer):
         return
     whole = isinstance(value, numbers.Integral) or (
-        isinstance(value, jax.Array) and np.issubdtype(value.dtype, np.integer)
+        isinstance(value, jax.Array) and value.ndim == 0 and np.issubdtype(value.dtype, np.integer)
     )
-    if not whole or isinstance(value, bool) or int(value) < least:
-        raise ValueError(
-            f"{_of(of)}{name} must be an integer of at least {least}, not {value!r}{_hint(hint)}"
-        )
-    if int(value) >= 2**31:
-        raise ValueError(f"{_of(of)}{name} must be below 2³¹ (steps are int32), not {value}.")
+    if not whole or isinstance(value, bool) or (least is not None and int(value) < least):
+        words = "an integer" if least is None else f"an integer of at least {least}"
+        raise ValueError(f"{named_of(of)}{name} must be {words}, not {value!r}{hinted(hint)}")
+    if int(value) >= below:
+        words = "2³¹ (steps are int32)" if below == 2**31 else str(below)
+        raise ValueError(f"{named_of(of)}{name} must be below {words}, not {value}.")
 
 
 def hyperparameter(name: str, value: Any, of: str = "") -> None:
@@ -157,8 +171,8 @@ def choice(
         return
     *rest, last = [*map(repr, known), *([other] if other else [])]
     words = f"{', '.join(rest)} or {last}" if rest else last
-    end = _hint(hint) if hint else near(value, known) or "."
-    raise ValueError(f"{_of(of)}{name} must be {words}, not {value!r}{end}")
+    mend = hinted(hint) if hint else near(value, known) or "."
+    raise ValueError(f"{named_of(of)}{name} must be {words}, not {value!r}{mend}")
 
 
 def kind(name: str, value: Any, wanted: type, example: str) -> None:
@@ -172,12 +186,6 @@ def kind(name: str, value: Any, wanted: type, example: str) -> None:
         raise TypeError(f"{name} must be a {wanted.__name__}, such as {example}, not {value!r}.")
 
 
-def function(name: str, value: Any, what: str) -> None:
-    """Refuses a value that is not callable."""
-    if not callable(value):
-        raise TypeError(f"{name} must be a function {what}, not {value!r}.")
-
-
 def transformation(value: Any, name: str = "tx") -> None:
     """Refuses a value that is not a gradient transformation.
 
@@ -186,7 +194,7 @@ def transformation(value: Any, name: str = "tx") -> None:
     TypeError: tx must be a gradient transformation with init and update, such as \
 optax.adam(1e-3), not int.
     """
-    if not (hasattr(value, "init") and hasattr(value, "update")):
+    if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
         raise TypeError(
             f"{name} must be a gradient transformation with init and update, such as "
             f"optax.adam(1e-3), not {type(value).__name__}."
@@ -215,9 +223,11 @@ def near(name: Any, known: Iterable[Any]) -> str:
     return f"; did you mean {names[found[0]]!r}?" if found else ""
 
 
-def _of(of: str) -> str:
+def named_of(of: str) -> str:
+    """Whose argument it is, in front of a message."""
     return f"{of}: " if of else ""
 
 
-def _hint(hint: str) -> str:
+def hinted(hint: str) -> str:
+    """What mends it, at the end of a message."""
     return f"; {hint}." if hint else "."

@@ -45,9 +45,8 @@ class EquationPair:
         small, big = self.small.outs[i].aval, self.big.outs[i].aval
         if small.ndim != big.ndim:
             self.fail(f"the results have {small.ndim} and {big.ndim} dimensions")
-        value = Value(
-            small.shape, big.shape, small.dtype, list(axes) if axes else None, None, origin
-        )
+        own = list(axes) if axes else None
+        value = Value(small.shape, big.shape, small.dtype, own, None, origin)
         for d, (axis, n, m) in enumerate(zip(value.axes, value.small, value.big, strict=True)):
             axis = find(axis)
             if m < n:
@@ -59,9 +58,7 @@ class EquationPair:
                     remedy="groups",
                 )
             if (axis.small, axis.big) != (n, m):
-                self.fail(
-                    f"dimension {d} of the result is {n} → {m} where {show(axis)} was expected"
-                )
+                self.fail(f"dimension {d} of the result is {n} → {m}, not {show(axis)}")
         self.outs.append(value)
         return value
 

@@ -24,7 +24,7 @@ class Slot(NamedTuple):
       lead: the number of leading axes that the parameter does not have.
       per_leaf: whether the slot holds one number for each leaf, not for each entry.
       means: whether axes of length 1 in the slot are means over that axis of the parameter. They
-        grow as if the values of that mean were equal along the axis.
+        grow as if the values under the mean were equal along the axis.
     """
 
     weight: float = 0.0

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from trainkit._core import validation
 from trainkit.growth.plan.data import AxisPlan, GrownAxis, Layer, LeafPlan, PlanData
 
 VERSION = 2
@@ -35,6 +36,7 @@ def from_json(text: str) -> PlanData:
     Raises:
       ValueError: the text is not such a plan.
     """
+    validation.text("text", text, hint="give what Plan.to_json gave")
     try:
         data = json.loads(text)
     except (TypeError, ValueError) as error:

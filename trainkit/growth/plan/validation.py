@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
-from trainkit._core.paths import named_leaves, path_name
+from trainkit._core import validation
+from trainkit._core.paths import compiled, named_leaves, path_name
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.plan.data import PlanData
 
@@ -27,10 +27,26 @@ def check_tx(tx: Any) -> None:
 
 
 def check_key(key: Any) -> None:
-    """Raises a `ValueError` if `key` is neither `None` nor a random key."""
-    if key is not None and not isinstance(key, jax.Array | np.ndarray):
+    """Refuses what is no random key."""
+    try:
+        if key is not None:
+            validation.random_key("key", key, seeds=False)
+    except TypeError:
         seed = key if isinstance(key, int) else 0
-        raise ValueError(f"key={key!r} is not a random key: pass key=jax.random.key({seed})")
+        raise ValueError(f"key={key!r} is no random key: give key=jax.random.key({seed})") from None
+
+
+def check_append(append: Any) -> None:
+    """Refuses what is no list of (regular expression, axis)."""
+    validation.listed("append", append, "[('embedding', 0)]")
+    for pair in append:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):
+            raise TypeError(f"append must be pairs (regular expression, axis), not {pair!r}")
+        validation.integer("append: the axis", pair[1], least=None)
+    try:
+        compiled(pattern for pattern, _ in append)
+    except ValueError as error:
+        raise ValueError(f"append: {error}") from None
 
 
 def check_arrays(tree: PyTree, what: str) -> None:
@@ -98,6 +114,8 @@ def patterns_of(
     Raises:
       ValueError: a text is not a regular expression, or matches no leaf.
     """
+    if not isinstance(reset, bool | str):
+        validation.listed("reset", reset, "['head']", "grow")
     texts = [reset] if isinstance(reset, str) else [] if isinstance(reset, bool) else list(reset)
     found = []
     for text in texts:

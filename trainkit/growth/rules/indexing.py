@@ -239,10 +239,8 @@ def dynamic_slice_axes(pair: EquationPair) -> None:
     pair.check_same_params("slice_sizes")
     x = pair.ins[0]
     sizes = pair.both("slice_sizes")
-    made = []
-    for d, a in enumerate(x.axes):
-        made.append(a if _whole(pair, x, sizes, d) else Axis(sizes[0][d], sizes[1][d]))
-    pair.new_out(0, made)
+    part = lambda d: Axis(sizes[0][d], sizes[1][d])
+    pair.new_out(0, [a if _whole(pair, x, sizes, d) else part(d) for d, a in enumerate(x.axes)])
 
 
 def dynamic_slice_scales(scales: ScalePropagation, pair: EquationPair) -> None:
@@ -254,10 +252,8 @@ def dynamic_slice_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     for d, v in enumerate(starts):
         if find(x.axes[d]) is not find(out.axes[d]):
             scales.pin(pair, v)
-    groups = [
-        Group((d,), (d,), None if find(x.axes[d]) is find(out.axes[d]) else ANY)
-        for d in range(len(x.axes))
-    ]
+    whole = lambda d: find(x.axes[d]) is find(out.axes[d])
+    groups = [Group((d,), (d,), None if whole(d) else ANY) for d in range(len(x.axes))]
     move(scales, pair, out, [(x, groups)])
 
 

@@ -53,13 +53,13 @@ def compared(
     x, y = (read_leaves(*place, numbers)[0] for place in (first, second))
     found = []
     for name in rest:
-        words = [f"{s[name][1]}{s[name][0]}" if name in s else "nothing" for s in (a, b)]
+        here, there = (f"{s[name][1]}{s[name][0]}" if name in s else "nothing" for s in (a, b))
         if name not in numbers:
-            found.append(Difference(name, *words))
+            found.append(Difference(name, here, there))
         elif _bitwise(x[name], y[name]):
             same.append(name)
         else:
-            found.append(Difference(name, *words, *_distance(x[name], y[name])))
+            found.append(Difference(name, here, there, *_distance(x[name], y[name])))
     return same, found
 
 

@@ -7,6 +7,7 @@ Each process writes one file with the digests of the parts that it holds; that o
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ import jax
 import numpy as np
 
 from trainkit._core.identity import digest
+from trainkit._core.versions import versions
+from trainkit.loop.saved.containers import to_json
+from trainkit.loop.saved.leaves import is_key, key_kind, paths_by_name
 
 # leaf -> region of it -> digest
 Digests = dict[str, dict[str, str]]
@@ -29,6 +33,18 @@ def own_parts(array: Any) -> dict[str, np.ndarray]:
             if shard.replica_id == 0
         }
     return {_region((), np.shape(array)): np.asarray(array)}
+
+
+def described(leaves: Mapping[str, Any], arrays: Mapping[str, Any], state: Any) -> dict[str, Any]:
+    """What a step says of its leaves, and of what wrote it."""
+    return {
+        "_time": time.time(),
+        "_processes": jax.process_count(),
+        "_versions": versions(),
+        "_leaves": {name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in arrays.items()},
+        "_ways": {name: to_json(path) for name, path in paths_by_name(state).items()},
+        "_keys": {name: key_kind(leaf) for name, leaf in leaves.items() if is_key(leaf)},
+    }
 
 
 def is_changed(array: Any, saved: Mapping[str, str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -68,6 +69,14 @@ def on_host(leaf: Any) -> Any:
     # A copy always: on CPU NumPy would look into the very buffer that the next step is given to
     # write its result in, while Orbax is still writing it to disk.
     return np.array(data, copy=True)
+
+
+def all_on_host(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain arrays of some leaves on the host, all fetched at once."""
+    for leaf in leaves.values():
+        if isinstance(leaf, jax.Array) and not is_key(leaf) and leaf.is_fully_addressable:
+            leaf.copy_to_host_async()
+    return {name: on_host(leaf) for name, leaf in leaves.items()}
 
 
 def placed_shape(leaf: Any) -> Any:

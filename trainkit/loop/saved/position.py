@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from typing import Any
 
 
-def to_json(position: Any) -> Any:
-    """The position as JSON holds it.
+def to_json(position: Any, name: str = "data.position") -> Any:
+    """The position (or what else is to come back as it was) as JSON holds it.
 
     Raises:
       TypeError: JSON would give it back as something else.
@@ -16,12 +15,11 @@ def to_json(position: Any) -> Any:
     >>> to_json({"shard": 3, "at": (1, 2)})
     {'shard': 3, 'at': [1, 2]}
     """
-    with contextlib.suppress(TypeError, ValueError):
-        if (saved := json.loads(json.dumps(position))) == _lists(position):
-            return saved
+    if _is_plain(position):
+        return json.loads(json.dumps(position))
     raise TypeError(
-        "data.position must be what JSON can hold (numbers, strings, None, and lists, tuples "
-        f"and dicts with string keys of them), not {position!r}: a run could not go on from it."
+        f"{name} must be what JSON can hold (numbers, strings, None, and lists, tuples and dicts "
+        f"with string keys of them), not {position!r}: a run could not go on from it."
     )
 
 
@@ -32,7 +30,9 @@ def from_json(saved: Any, like: Any) -> Any:
     return type(like)(*saved) if hasattr(like, "_fields") else type(like)(saved)
 
 
-def _lists(value: Any) -> Any:
+def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
-        return [_lists(item) for item in value]
-    return {k: _lists(v) for k, v in value.items()} if isinstance(value, dict) else value
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return value is None or isinstance(value, bool | int | float | str)

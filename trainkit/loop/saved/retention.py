@@ -1,11 +1,15 @@
-"""Which checkpoints are kept: the latest, and those with the best scores."""
+"""Which checkpoints are kept: the latest, the best, one in every so many, the last good one."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from trainkit._core import validation
+
+KEPT = ("keep", "keep_best", "keep_every", "keep_seconds")  # the options, as `fit` names them
 
 
 @dataclasses.dataclass
@@ -16,17 +20,36 @@ class Retention:
       keep: how many of the latest.
       keep_best: how many of those with the best score.
       mode: "min" or "max", what makes a score the best.
+      keep_every: the first in every so many steps is kept for good; `None`: none is.
+      keep_seconds: likewise the first in every so many seconds, counted from the first there is.
       scores: step -> score, of those that have one.
+      times: step -> when it was saved, in seconds.
+      bad: steps that are damaged or not finite. The last of the others is always kept.
 
-    >>> retention = Retention(1, 1, "min", {1: 3.0, 2: 1.0, 3: 1.0})
+    >>> retention = Retention(1, 1, "min", scores={1: 3.0, 2: 1.0, 3: 1.0})
     >>> retention.ranked([1, 2, 3, 4]), sorted(retention.kept([1, 2, 3, 4]))
     ([2, 3, 1], [2, 4])
+    >>> sorted(Retention(1, 0, "min", keep_every=100).kept([50, 99, 101, 150, 200, 210]))
+    [101, 200, 210]
     """
 
     keep: int
     keep_best: int
     mode: str
+    keep_every: int | None = None
+    keep_seconds: float | None = None
     scores: dict[int, float] = dataclasses.field(default_factory=dict)
+    times: dict[int, float] = dataclasses.field(default_factory=dict)
+    bad: set[int] = dataclasses.field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        validation.integer("keep", self.keep, hint="without the latest a run could not go on")
+        validation.integer("keep_best", self.keep_best, least=0)
+        validation.choice("mode", self.mode, ("min", "max"))
+        if self.keep_every is not None:
+            validation.integer("keep_every", self.keep_every, hint="it counts steps")
+        if self.keep_seconds is not None:
+            validation.number("keep_seconds", self.keep_seconds, above=0)
 
     def rate(self, step: int, score: float | None) -> None:
         """Gives a step its score; NaN is never the best."""
@@ -41,10 +64,29 @@ class Retention:
 
     def kept(self, steps: Sequence[int]) -> set[int]:
         """The steps to keep."""
-        return {*sorted(steps)[-self.keep :], *self.ranked(steps)[: self.keep_best]}
+        steps = sorted(steps)
+        found = {*steps[-self.keep :], *self.ranked(steps)[: self.keep_best]}
+        found.update([step for step in steps if step not in self.bad][-1:])
+        if self.keep_every is not None:
+            every = self.keep_every
+            later = [step for step in steps if step >= every]
+            found |= _first_in_each(later, lambda step: step // every)
+        if self.keep_seconds is not None and self.times:
+            began, seconds = min(self.times.values()), self.keep_seconds
+            timed = [step for step in steps if step in self.times]
+            found |= _first_in_each(timed, lambda step: int((self.times[step] - began) // seconds))
+        return found
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """The protocol of Orbax."""
         del context
         kept = self.kept([checkpoint.step for checkpoint in checkpoints])
         return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
+def _first_in_each(steps: Sequence[int], part: Callable[[int], int]) -> set[int]:
+    """The first step of each part; it stays the first when others of its part are deleted."""
+    found: dict[int, int] = {}
+    for step in steps:
+        found.setdefault(part(step), step)
+    return set(found.values())

@@ -9,6 +9,7 @@ from typing import Any
 
 import optax
 
+from trainkit._core import validation
 from trainkit._core.run_files import CHECKPOINTS
 from trainkit.loop.saved.newest import newest
 from trainkit.loop.saved.step import CheckpointError, steps_in
@@ -87,6 +88,18 @@ def restore(
     >>> found.state.params["body"], found.state.params["head"].shape
     (Array([1., 1., 1.], dtype=float32), (5,))
     """
+    validation.path("folder", folder)
+    if step is not None:
+        validation.integer("step", step, least=0)
+    if rename is not None:
+        validation.mapping("rename", rename, "{'encoder': 'body'}")
+    if tx is not None:
+        validation.transformation(tx)
+    if grow is not None and not hasattr(grow, "opt_state"):
+        validation.function("grow", grow, "of the restored state, or a GrowthMap", takes=1)
+    for name, patterns in (("only", only), ("fresh", fresh)):
+        if patterns is not None and not isinstance(patterns, str):
+            validation.listed(name, patterns, "['params']")
     path = steps_folder(folder)
     request = Request(path, into, only, rename or {}, Patterned(fresh), cast, tx)
     read = request.of if grow is None else lambda step: grown(request, step, grow)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from trainkit._core import validation
 from trainkit._core.processes import alone, in_step
 from trainkit.cost import program_flops
 from trainkit.placement.shares import on_own_device
@@ -41,11 +42,17 @@ class Evaluation:
         placement: Any = "single",
         precision: Any = None,
     ):
-        batches = [] if batches is None or isinstance(batches, Mapping) else list(batches)
+        if batches is None or isinstance(batches, Mapping) or not isinstance(batches, Iterable):
+            batches = []
+        batches = list(batches)
         if not batches:
             raise ValueError(
                 "validation has no batches: give a list of them, or a function Data -> list."
             )
+        for number, batch in enumerate(batches):
+            validation.leading_size(batch, f"validation[{number}]")
+            if hasattr(loss_fn, "refuse_values"):
+                loss_fn.refuse_values(like.params, like.model_state, batch)
         step = make_eval_step(loss_fn, placement=placement, precision=precision)
         self.batches = [step.place_batch(batch) for batch in in_step(batches, "validation batches")]
         self._like = like

@@ -109,8 +109,11 @@ class Stage:
         validation.choice("moments", self.moments, ("carry", "reset"))
         hint = "'adam' is also AdamW, Lion and RMSProp, 'sgd' also momentum"
         validation.choice("mup", self.mup, (None, "adam", "sgd"), hint=hint)
-        validation.number("rewarm", self.rewarm, least=0)
-        validation.number("anneal", self.anneal, least=0)
+        validation.integer("rewarm", self.rewarm, "Stage", least=0)
+        validation.integer("anneal", self.anneal, "Stage", least=0)
+        validation.flag("shrink", self.shrink, "Stage", hint="it says that this is meant")
+        if self.name is not None:
+            validation.text("name", self.name, "Stage")
         validation.number("learning_rate", self.learning_rate, above=0)
 
 
@@ -131,7 +134,7 @@ def normalised(stages: Sequence[Stage | Sequence[Any]]) -> list[Alternatives]:
     if stages is None or (isinstance(stages, Sequence) and not stages):
         raise StageError("There are no stages: give at least one Stage(model).")
     if not isinstance(stages, Sequence):
-        raise StageError(f"stages is a {type(stages).__name__}: give a list of them.")
+        raise StageError(f"stages must be a list of Stages, not a {type(stages).__name__}.")
     levels = [_alternatives(entry, number) for number, entry in enumerate(stages)]
     if len(levels[0]) > 1:
         raise StageError("Stage 0 has alternatives, but there is no state yet to choose from.")

@@ -210,6 +210,8 @@ def direction(metric: str, mode: str = "auto") -> Literal["max", "min"]:
 
 def _count(field: str, n: float, text: str) -> Trigger:
     name = {"step": "steps", "epoch": "epochs"}.get(field, field)
+    if name in ("steps", "examples"):
+        validation.integer("n", n, f"triggers.{name}", below=2**63)
     validation.number("n", n, f"triggers.{name}", above=0)
     return Trigger(
         init=lambda: (),

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from trainkit._core import validation
 from trainkit._core.paths import path_name
 
 PyTree = Any
@@ -41,6 +42,7 @@ def edit_state(state: PyTree, params: PyTree, pattern: str, change: Callable[[An
     >>> mu["head"].tolist(), bool(mu["body"].any())
     ([0.0, 0.0], True)
     """
+    validation.function("change", change, "from a slot to its new value", takes=1)
     return _edit(state, params, pattern, lambda path, leaf: change(leaf), "edit_state")
 
 
@@ -59,7 +61,12 @@ def reset_state(
     fresh = dict(jax.tree_util.tree_flatten_with_path(tx.init(params))[0])
 
     def change(path: Any, leaf: Any) -> Any:
-        # A state that is stacked over devices has one more axis than a new one.
+        if path not in fresh:
+            raise ValueError(
+                f"reset_state: the state has {path_name(path)!r}, which tx.init(params) has not; "
+                "give the tx that the state is of."
+            )
+        # A state that is stacked over devices has one more axis than a fresh one.
         return jnp.broadcast_to(fresh[path], leaf.shape)
 
     return _edit(state, params, pattern, change, "reset_state")

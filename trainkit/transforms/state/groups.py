@@ -218,6 +218,7 @@ def layerwise_decay(
 
     Clark et al., ELECTRA, 2020.
     """
+    validation.listed("layers", layers, "['embed', 'block', 'head']", "layerwise_decay")
     validation.number("decay", decay, "layerwise_decay", above=0, most=1)
     rules = [(layer, None) for layer in layers]
     _compiled(rules)
@@ -260,6 +261,8 @@ def layerwise_decay(
 
 
 def _compiled(rules: Sequence[tuple[str, Any]]) -> list[re.Pattern[str]]:
+    if rules is None or isinstance(rules, str):
+        raise TypeError(f"rules must be a list of (regular expression, …) pairs, not {rules!r}.")
     if not rules:
         raise ValueError("the list of rules is empty; pass (regular expression, …) pairs.")
     for rule in rules:

@@ -13,7 +13,7 @@ import optax
 
 from trainkit._core import validation
 from trainkit._core.dtypes import widest
-from trainkit.transforms.rule import Rule, guarded, numbers_of
+from trainkit.transforms.rule import Rule, check_arguments, guarded, numbers_of
 
 PyTree = Any
 
@@ -62,15 +62,15 @@ def inject(rule: Rule | Callable[..., Any]) -> Any:
             "inject needs a rule of trainkit.transforms or a factory: write "
             "inject(optax.adamw)(learning_rate=…), not inject(optax.adamw(…))."
         )
+    validation.function(
+        "rule", rule, "that makes a gradient transformation, or one of this package"
+    )
     signature = inspect.signature(rule)
 
     def make(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
         name = getattr(rule, "__name__", "inject")
-        for key, value in bound.arguments.items():
-            if value is not None:
-                validation.hyperparameter(key, value, name)
+        bound = validation.bound(name, rule, args, kwargs)
+        check_arguments(signature, bound.arguments, name)
         return _inject(rule, dict(bound.arguments), name, False)
 
     return make

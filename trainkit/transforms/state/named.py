@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from trainkit._core import validation
@@ -47,6 +48,9 @@ def named(
     given: list[tuple[str, Any]] = []
     for pair in pairs:
         given.extend(pair.items() if isinstance(pair, Mapping) else [pair])
+    for pair in given:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):
+            raise TypeError(f"named: each must be a pair (name, transformation), not {pair!r}.")
     given.extend(transforms.items())
     if not given:
         raise ValueError("named needs at least one transformation: named(adam=adamw(1e-3)).")
@@ -142,6 +146,8 @@ def _set_hyperparameter(tree: PyTree, path: tuple[str, ...], old: Any, value: An
             raise ValueError(f"{'.'.join(path)} has no schedule to return to.")
         return _replace(tree, scheduled, _placed_like(True, followed))
     validation.hyperparameter(path[-1], value)
+    if np.ndim(value) > np.ndim(old):
+        raise ValueError(f"{'.'.join(path)} must be a number, not {value!r}.")
     known = path[-1] in validation.HYPERPARAMETERS
     if not known and jnp.issubdtype(jnp.asarray(old).dtype, jnp.integer):
         validation.integer(path[-1], value, least=0)
@@ -174,6 +180,8 @@ def _walk(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ..
 
 
 def _find(tree: PyTree, name: str | tuple[str, ...]) -> tuple[tuple[str, ...], Any]:
+    if not isinstance(name, tuple | list):
+        validation.text("name", name, hint="such as 'learning_rate' or ('head', 'b1')")
     query = tuple(name.split(".")) if isinstance(name, str) else tuple(name)
     nodes = list(_walk(tree))
     found = [(path, node) for path, node in nodes if path[-1] == query[-1] and _within(query, path)]

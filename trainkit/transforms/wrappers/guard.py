@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from trainkit._core import validation
 from trainkit._core.dtypes import cast_like, is_float
 from trainkit.transforms.rule import states_of
 from trainkit.transforms.state.named import injected
@@ -76,6 +77,7 @@ def check_guard(state: PyTree, limit: int) -> None:
 
     It waits for the device, so do not call it at every step.
     """
+    validation.integer("limit", limit, "check_guard", least=0)
     for guard in states_of(GuardState, state):
         if (n := int(jnp.max(guard.in_a_row))) > limit:
             raise FloatingPointError(

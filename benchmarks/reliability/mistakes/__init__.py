@@ -1,0 +1,1 @@
+"""Bad inputs, by the room that has to refuse them; `base` says what a mistake is."""
