@@ -86,10 +86,7 @@ def check(
     check_extra(extra_args)
     like = reference_name(like) if like else None
     if like in SCHEDULES:
-        raise ValueError(
-            f"like={like!r} must be an update rule, not a schedule: use check_schedule for "
-            "schedules"
-        )
+        raise ValueError(f"like={like!r} must not be a schedule: use check_schedule for schedules")
     oracle = oracle_for(like, hyperparams) if like else None
     check_masks(hyperparams or {})
     chosen = _chosen(laws, TRANSFORMATION_LAWS, "transformation")
@@ -135,9 +132,10 @@ def check_schedule(
       like: the name of the Optax schedule that it claims to be; see `trainkit.laws.SCHEDULES`.
       hyperparams: keyword arguments of that Optax function.
       claims: "non-negative", "non-increasing", {"start": v, "peak": (count, v), "end": v}, …
-      laws, level, examples, seed, seconds, progress: as for `check` (random counts, not trajectories).
+      laws, level, examples, seed, seconds, progress: as for `check`; examples are random counts.
 
-    Returns: a `Report`.
+    Returns:
+      A `Report`.
 
     Raises:
       TypeError: `fn` is not a function of a count.
