@@ -57,9 +57,8 @@ def check(
     Args:
       tx: an `optax.GradientTransformation`, or a factory without arguments. Pass the factory: only
         then can the laws see whether two instances share hidden state.
-      like: the name of the Optax function that the rule claims to be, such as "adam". The rule must
-        then obey that rule's claims, and agree with a float64 reference. `trainkit.laws.RULES`
-        lists the names.
+      like: the Optax function that the rule claims to be, such as "adam" (names: `laws.RULES`). The
+        rule must then obey its claims, and agree with a float64 reference.
       hyperparams: keyword arguments of that Optax function; missing ones have Optax's defaults. A
         missing learning rate is inferred from the first update.
       claims: names of further claims ("element-wise", "odd", …), or a mapping from names to values.
@@ -87,10 +86,7 @@ def check(
     check_extra(extra_args)
     like = reference_name(like) if like else None
     if like in SCHEDULES:
-        raise ValueError(
-            f"like={like!r} must be an update rule, not a schedule: use check_schedule for "
-            "schedules"
-        )
+        raise ValueError(f"like={like!r} must not be a schedule: use check_schedule for schedules")
     oracle = oracle_for(like, hyperparams) if like else None
     check_masks(hyperparams or {})
     chosen = _chosen(laws, TRANSFORMATION_LAWS, "transformation")
@@ -136,8 +132,7 @@ def check_schedule(
       like: the name of the Optax schedule that it claims to be; see `trainkit.laws.SCHEDULES`.
       hyperparams: keyword arguments of that Optax function.
       claims: "non-negative", "non-increasing", {"start": v, "peak": (count, v), "end": v}, …
-      laws, level, seed, seconds, progress: as for `check`.
-      examples: the number of random counts, in addition to the chosen ones.
+      laws, level, examples, seed, seconds, progress: as for `check`; examples are random counts.
 
     Returns:
       A `Report`.

@@ -87,8 +87,7 @@ def make_train_step(
       A `TrainStep`.
 
     Raises:
-      ValueError: an invalid value of an option.
-      TypeError: an unknown option, or an option of the wrong type.
+      ValueError, TypeError: an invalid value of an option; an unknown option or a wrong type.
 
     >>> import jax, jax.numpy as jnp, numpy as np, optax, trainkit
     >>> def loss_fn(params, model_state, batch, rng):

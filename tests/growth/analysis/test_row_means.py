@@ -74,7 +74,7 @@ def test_follows_step_for_step():
 
 @pytest.mark.parametrize("kind", ["after_norm", "bent", "scaled_branch"])
 def test_where_nothing_can_write_the_mean_multiples_are_asked_for(kind):
-    with pytest.raises(growth.GrowthError, match="hold the mean of the old ones") as caught:
+    with pytest.raises(growth.GrowthError, match="the mean of the old units") as caught:
         small(f"row means, {kind}", "float64").plan("8")
     assert "10, 15" in caught.value.hint
     assert caught.value.axis == "5→8"

@@ -532,7 +532,7 @@ flax(
     {"post": True},
     _BLOCK,
     _ODD,
-    {"odd width": "hold the mean of the old ones"},
+    {"odd width": "the mean of the old units"},
 )
 flax("attention", "bert", Bert, TOKENS, {}, _BLOCK)
 flax("attention", "vit", Vit, IMAGE, {}, _BLOCK, _ODD)

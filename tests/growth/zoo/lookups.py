@@ -39,7 +39,7 @@ for _name, _look in LOOKUPS.items():
         "(5, 8)": {"width": 8},
         "(7, 6)": {"vocabulary": 7, "width": 6},
     }
-    _refused = dict.fromkeys(("(9, 4)", "(7, 6)"), "clipped to its last row")
+    _refused = dict.fromkeys(("(9, 4)", "(7, 6)"), "clipped to the last row")
     registry.add(
         "parts", "operation", f"lookup, {_name}", functions(_net, shapes),
         {"vocabulary": 5, "width": 4}, _sizes, (IDS,), dtype=None,

@@ -74,7 +74,7 @@ def scaled_branch(p, s, x):
 for _fn in (after_norm, bent, scaled_branch):  # nothing can write the mean
     add(
         "perceptron", f"row means, {_fn.__name__}", functions(_fn, shapes), {"d": 5, "f": 5},
-        {str(d): {"d": d} for d in (8, 10)}, (X,), refused={"8": "hold the mean of the old ones"},
+        {str(d): {"d": d} for d in (8, 10)}, (X,), refused={"8": "the mean of the old units"},
     )  # fmt: skip
 
 

@@ -24,8 +24,7 @@ class EquationPair:
 
     Attributes:
       small, big: the two equations; `name` and `params` are those of the small one.
-      ins, outs: their operands and results.
-      bodies: the bodies of a loop or branch, joined too.
+      ins, outs, bodies: operands, results, and the joined bodies of a loop or branch.
       notes: what a rule's `axes` stores for its `scales`.
     """
 
@@ -132,8 +131,7 @@ class Analysis:
     Attributes:
       rules, unknown: the rule of each primitive, and the rule of all others.
       folder: flattens bodies of loops, and shares constants between all programs.
-      params: path and value of each parameter.
-      count: how many equations have been paired.
+      params, count: path and value of each parameter; how many equations have been paired.
       forced: requested layouts: axis, layout, and the equation that requests it.
     """
 
@@ -207,9 +205,8 @@ class Analysis:
                 return _difference(i, s, b, f"operand {ins} has another origin")
             pair = EquationPair(self, s, b, ins)
             self.count += 1
-            if isinstance(
-                wrong := catch_refusal("axes", self.rule(s.name, ins).axes, pair), Conflict
-            ):
+            wrong = catch_refusal("axes", self.rule(s.name, ins).axes, pair)
+            if isinstance(wrong, Conflict):
                 return wrong
             assert len(pair.outs) == len(s.outs), f"rule of {s.name} made too few results"
             pairs.append(pair)

@@ -132,9 +132,8 @@ def scatter_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
                 pair.unify(updates.axes[o], x.axes[d])
             else:
                 pair.refuse_growth(x, [d], "a scatter writes part of an axis that grows", _HINT)
-                pair.refuse_growth(
-                    updates, [o], "a scatter writes part of an axis, and its updates grow", _HINT
-                )
+                why = "a scatter writes part of an axis, and its updates grow"
+                pair.refuse_growth(updates, [o], why, _HINT)
         else:
             i = next(places)
             layout.append(("index", i))
@@ -151,10 +150,8 @@ def scatter_scales(
 ) -> None:
     """Requires operand and updates to have equal scales and shares, because they may be combined.
 
-    Args:
-      chosen: the dimension of the updates that is indexed by a `Pick`.
-      also: called with the updates, spread over the axes of the operand. See
-        `top_k.gather_scatter`.
+    `chosen` is the dimension of the updates that is indexed by a `Pick`; `also` is called with the
+    updates, spread over the axes of the operand. See `top_k.gather_scatter`.
     """
     x, index, updates = pair.ins
     out = pair.outs[0]

@@ -22,7 +22,7 @@ add(
 add(
     "attention", "language model, no block yet", linen(Transformer, (TEXT,)),
     LANGUAGE | {"depth": 0}, {"deeper": {"depth": 2}}, TEXT,
-    refused=refused("deeper", "is no layer among others"), **TAGS,
+    refused=refused("deeper", "does not belong to a sequence of layers"), **TAGS,
 )  # fmt: skip
 add(
     "perceptron", "images, perceptron", linen(MLP, (IMAGES,)), {"hidden": (4,)},

@@ -143,7 +143,7 @@ module(
     {"wider": {"hidden": (13,)}, "wider too": {"hidden": (16, 24)}}, FLAT, ("identity",),
     of="hidden",
 )  # fmt: skip
-_NONE = "is no layer among others"
+_NONE = "does not belong to a sequence of layers"
 for _gated in (False, True):
     _name = f"named blocks{', gated' if _gated else ''}"
     _base = {"width": 4, "gated": _gated}
@@ -165,13 +165,13 @@ module(
 )  # fmt: skip
 module(
     "perceptron", "in one module, post-norm", PostNorm, {"depth": 2}, {"deeper": {"depth": 4}},
-    SEQUENCE, refused={"deeper, identity": "cannot be made an identity"},
+    SEQUENCE, refused={"deeper, identity": "cannot be an identity"},
 )  # fmt: skip
 module(
     "perceptron", "in one module, a norm first", PostNorm, {"depth": 2, "first": True},
     {"deeper": {"depth": 4}}, SEQUENCE,
     refused=refused("deeper", "where a block starts", ("stack", "interpose", "last"))
-    | {"deeper, identity": "cannot be made an identity"},
+    | {"deeper, identity": "cannot be an identity"},
 )  # fmt: skip
 module(
     "convolution", "in one module, stages", Stages, {"depth": (1, 2)},
