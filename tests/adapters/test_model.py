@@ -84,5 +84,5 @@ def test_inputs_are_found_by_name_or_said():
     assert inputs_of(None)((5, 6)) == 5
     with pytest.raises(ValueError, match=r"dict with 'pixels'.*inputs="):
         inputs_of(None)({"pixels": 1})
-    with pytest.raises(ValueError, match="cannot tell the labels"):
+    with pytest.raises(ValueError, match="cannot find the labels"):
         weighted(CROSS_ENTROPY, LOGITS, {"x": LABELS})

@@ -106,20 +106,20 @@ PLAN = {
     ),
     "unknown operator": (lambda: planned(how="twice"), "no operator 'twice'"),
     "append nothing": (lambda: planned(append=[("zzz", 1)]), "names no axis that grows"),
-    "append a string": (lambda: planned(append="in"), r"pairs \(pattern, axis\)"),
+    "append a string": (lambda: planned(append="in"), "append must be a list"),
     "deeper, narrower": (
         lambda: growth.plan(net, net, layers(8, 2), layers(4, 3), X), "layers/0/down would shrink"
     ),
     "no plan": (lambda: growth.Plan.from_json("{"), "not a growth plan"),
     "no plan either": (lambda: growth.Plan.from_json('{"version": 1}'), "not a growth plan"),
-    "nothing": (lambda: growth.Plan.from_json(None), "not a growth plan"),
+    "nothing": (lambda: growth.Plan.from_json(None), "text must be a string"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PLAN)
 def test_plan(name):
     call, says = PLAN[name]
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises((TypeError, ValueError), match=says):
         call()
 
 
@@ -220,7 +220,7 @@ def test_exact(plans):
         follow.update(BIG, moments(BIG))
     with pytest.raises(GrowthError, match=r"the gradient b has shape \(4,\)"):
         follow.update(SMALL, moments(BIG), BIG)
-    with pytest.raises(GrowthError, match=r"the parameter b is \(4,\)"):
+    with pytest.raises(GrowthError, match=r"the parameter b has shape \(4,\)"):
         follow.update(BIG, moments(BIG), SMALL)
     with pytest.raises(GrowthError, match=r"'b' has shape \(4,\)"):
         follow.update(BIG, moments(SMALL), BIG)
@@ -278,10 +278,10 @@ def test_states():
         (state, TwoLayers(8), {}, "the state is not the small model's: params/Dense_0"),
         (state, TwoLayers, {}, "is the class TwoLayers"),
         (state, None, {}, "must be a Linen module"),
-        (state, TwoLayers(4), {"key": "a"}, "not a random key"),
+        (state, TwoLayers(4), {"key": "a"}, "a random key or a seed"),
         (state, TwoLayers(4), {"reset": ["Dense_7"]}, "matches no leaf"),
         (state.replace(params={"params": params}), TwoLayers(4), {}, "not the small model's"),
         (state.replace(opt_state=big), TwoLayers(4), {}, "'Dense_0/kernel' has shape"),
     ]:
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises((TypeError, ValueError), match=says):
             growth.grow(given, small, TwoLayers(6), XS, **{"tx": TX, **options})
