@@ -1,6 +1,7 @@
 """What a run survives: kills, damage, full disks. Counts, and a table of them.
 
     python -m benchmarks.reliability --full --jobs 2         # the table of docs/reliability.md
+    python -m benchmarks.reliability --processes --inputs     # tables of their own
     python -m benchmarks.reliability --kills 2 --aimed 2 --corruptions 8     # a minute
 
 Every trial disturbs one of the small runs in `programs`, lets it go on, and compares what it ends
@@ -21,10 +22,17 @@ from __future__ import annotations
 
 import argparse
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 from benchmarks.reliability.results import FULL, TRIALS, measure, table
+
+# Measures with a module, a catalogue and a table of their own.
+OTHERS = {
+    "processes": "every scenario of two processes",
+    "inputs": "every bad input of the catalogue",
+}
 
 
 def main() -> None:
@@ -34,6 +42,8 @@ def main() -> None:
     )
     for trial in TRIALS:
         parser.add_argument(f"--{trial}", type=int, default=0, metavar="COUNT")
+    for name, what in OTHERS.items():
+        parser.add_argument(f"--{name}", action="store_true", help=what)
     parser.add_argument("--full", action="store_true", help="all of them, as often as in the docs")
     parser.add_argument("--jobs", type=int, default=1, help="how many trials at a time")
     parser.add_argument("--results", type=Path, default=Path("reliability.jsonl"))
@@ -45,6 +55,11 @@ def main() -> None:
         counts = FULL if options.full else {trial: getattr(options, trial) for trial in TRIALS}
         measure(counts, options.results, options.jobs)
     print(table(options.results))
+    for name in OTHERS:
+        if options.full or getattr(options, name):
+            # In a process of its own, whose JAX sees as many devices as it needs.
+            command = [sys.executable, "-m", f"benchmarks.reliability.{name}"]
+            subprocess.run(command, check=False)
 
 
 if __name__ == "__main__":

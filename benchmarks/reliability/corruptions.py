@@ -48,7 +48,8 @@ def make_half(file: Path, draw: Draw) -> None:
 
 def make_link(file: Path, draw: Draw) -> None:
     """A link in its place, to a file that is somebody else's."""
-    victim = file.with_name(VICTIM)
+    home = next(folder for folder in file.parents if folder.name in ("run", PROGRAMS))
+    victim = home.with_name(VICTIM)
     file.rename(victim)
     file.symlink_to(victim)
 
@@ -152,9 +153,7 @@ def corrupted(seed: int, folder: Path, runs: Undisturbed) -> tuple[str, str]:
         STEP_DAMAGE[damage](step, old, draw)
     done = child(out, run, uid=NOBODY if os.getuid() == 0 else None)
     found = verdict(done, out, runs.end(run))
-    if damage == "a link in its place" and not any(
-        victim.read_bytes() == before for victim in folder.rglob(VICTIM)
-    ):
+    if damage == "a link in its place" and (folder / VICTIM).read_bytes() != before:
         found = f"{FAILED}: it wrote through a link"
     at = re.findall(r"Going on at step ([\d,]*\d)", done.said)
     allowed = {oldest} if damage in BOTH else {newest} if target in UNTOUCHED else {newest, older}

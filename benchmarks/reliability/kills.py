@@ -64,7 +64,7 @@ def aimed(seed: int, folder: Path, runs: Undisturbed) -> tuple[str, str]:
         strike = draw.choice(aim.kills)
         struck |= child(out, aim.run, aim=(where, draw.randrange(aim.calls) + 1, strike)).killed
     end = runs.end(aim.run)
-    return where if struck else f"{where}: missed", verdict(child(out, aim.run), out, end)
+    return where if struck else f"missed: {where}", verdict(child(out, aim.run), out, end)
 
 
 def commanded(seed: int, folder: Path, runs: Undisturbed) -> tuple[str, str]:
