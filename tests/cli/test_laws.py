@@ -49,7 +49,10 @@ def test_a_schedule(capsys):
         (["optax:sgd", "--like", "sdg", "learning_rate=1e-3"], "did you mean 'sgd'"),
         (["optax:sgd", "--law", "orcle", "learning_rate=1e-3"], "did you mean 'oracle'"),
         (["optax:sgd", "--claim", "od", "learning_rate=1e-3"], "did you mean 'odd'"),
-        (["optax:sgd", "--like", "linear_schedule", "learning_rate=1e-3"], "an update rule"),
+        (
+            ["optax:sgd", "--like", "linear_schedule", "learning_rate=1e-3"],
+            "must not be a schedule",
+        ),
         (["optax:__version__"], "of type str"),
         (["tests.cli.test_laws:raises"], "raised RuntimeError: no data"),
         (["tests.cli.test_laws:needs_heat"], "--extra name=value"),

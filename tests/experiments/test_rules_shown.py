@@ -45,14 +45,14 @@ def test_fine_tune(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("run", "config", "message"),
+    ("experiment", "options", "message"),
     [
-        (quadratic.run, quadratic.Config(steps=0), "--steps is 0"),
-        (linear_regression.run, linear_regression.Config(epochs=0), "--epochs is 0"),
-        (schedules.run, schedules.Config(batch_size=0), "--batch-size"),
-        (fine_tune.run, fine_tune.Config(examples=0), "--examples"),
+        (quadratic, {"steps": 0}, "--steps is 0"),
+        (linear_regression, {"epochs": 0}, "--epochs is 0"),
+        (schedules, {"batch_size": 0}, "--batch-size"),
+        (fine_tune, {"examples": 0}, "--examples"),
     ],
 )
-def test_bad_options_are_named(run, config, message):
+def test_bad_options_are_named(experiment, options, message):
     with pytest.raises(ValueError, match=message):
-        run(config)
+        experiment.run(experiment.Config(**options))

@@ -733,7 +733,7 @@ def changing(change):
     ("change", "match"),
     [
         (lambda s: {**s, "b": 1.0}, "for opt_state/b, which must be nothing"),
-        (lambda s: {"a": {}}, "gives nothing for opt_state/a/count"),
+        (lambda s: {"a": {}}, "returns nothing for opt_state/a/count"),
         (
             lambda s: {"a": {"count": s["a"]["count"] + jnp.ones(2, jnp.int32)}},
             r"int32\[2\] for opt_state/a/count, which must be int32\[\]",
@@ -767,12 +767,12 @@ def test_a_transform_whose_state_changes(change, match):
         ),
         (
             lambda p, *_: trainkit.Loss(p["in"].sum(), 1.0, {"mean": jnp.ones(2)}),
-            r"the loss gives float32\[2\] for model_state/mean",
+            r"the loss returns float32\[2\] for model_state/mean",
             ValueError,
         ),
         (
             lambda p, *_: trainkit.Loss(p["in"].sum(), 1.0, None, {"grad_norm": 1.0}),
-            "'grad_norm' is what the step itself reports",
+            "the step itself reports 'grad_norm'",
             ValueError,
         ),
         (
@@ -808,7 +808,7 @@ def test_an_unknown_option_or_value(options, match):
 
 
 def test_a_schedule_takes_no_name_that_the_step_reports_itself():
-    with pytest.raises(ValueError, match="schedules: 'loss' is what the step itself reports"):
+    with pytest.raises(ValueError, match="schedules: the step itself reports 'loss'"):
         trainkit.make_train_step(
             lambda *_: None, optax.sgd(1.0), schedules={"loss": optax.constant_schedule(0.0)}
         )

@@ -348,7 +348,7 @@ def _other_order(out: Path) -> bool:
 
 
 def _configs() -> Mistakes:
-    unnamed = ("config", "next process")
+    unnamed = ("config", "another process")
     values: dict[str, Any] = {
         "a lambda": lambda x: x,
         "an object": object(),

@@ -434,6 +434,16 @@ class _Trial:
             where &= self.scales.labels(value.axes[d])[0][old] == label
         return where
 
+    def apart(self, value: Value, big: np.ndarray) -> np.ndarray:
+        """The entries of padding units that affect no other, and so may be anything."""
+        found = np.zeros(big.shape, bool)
+        for d, _, leaf in self.scales.cells(value):
+            if leaf.uid in self.scales.separate:
+                place = coordinate(value.axes[d], leaf, of_big=True)
+                empty = (place >= 0) & (self.scales.source(leaf)[np.maximum(place, 0)] < 0)
+                found |= self.along(empty, d, big.ndim)
+        return found
+
     def padding_values(self, operand: Operand, value: Value) -> Any:
         if operand.dtype != np.float64:
             return "normal"
@@ -483,7 +493,8 @@ class _Trial:
             silent = ~(speaks[np.ix_(*told)] if told else speaks) & alive
             assert ((big[silent] == 0) | ~np.isfinite(big[silent])).all(), said + "no scale"
         if not exact and np.isfinite(small).all():
-            assert np.isfinite(big).all(), said + "units that hold nothing make no number"
+            watched = ~self.apart(value, big)
+            assert np.isfinite(big[watched]).all(), said + "units that hold nothing make no number"
         for holds, claimed in ((padding.ZERO, value.zeros), (padding.MEAN, value.means)):
             for (d, uid), condition in (claimed or {}).items():
                 if any(clause <= self.places for clause in condition):

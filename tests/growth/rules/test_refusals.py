@@ -179,6 +179,19 @@ def of_two_choices(n, values, indices, y):
     return hot(n, values, indices) + hot(n, values, other)
 
 
+# Padding units of an axis that is summed over must hold numbers: 0 times another is none.
+LOGARITHM = Case(
+    *both(lambda x, w: jnp.log(x) @ w),
+    (Operand((3, DOUBLE), "positive"), Operand((DOUBLE, 2))),
+    0,
+    ("append",),
+)
+
+
+def test_padding_units_that_are_summed_over_enter_no_logarithm():
+    assert "would enter `log`" in str(refusal(LOGARITHM))
+
+
 # What reads the indices of top_k, and must not.
 READERS = {
     "compared with a number": number(lambda n, i: i < 1),
@@ -243,6 +256,7 @@ def test_every_refusal_is_reached():
         for small, big, operands, _ in REFUSALS.values():
             given_ = tuple(o if isinstance(o, Operand) else Operand(o) for o in operands)
             claimed(Case(small, big, given_, 0, ("repeat",)))
+        claimed(LOGARITHM)
         for fn in READERS.values():
             claimed(chosen(fn))
         for strategy in (*(CASES[key] for key in DRAWN), *REFUSED.values()):

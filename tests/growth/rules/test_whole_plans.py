@@ -94,7 +94,7 @@ def test_sharded_bodies_that_differ():
 
     sizes = lambda n: draw({"in": (3, n), "out": (n, 2)})
     growth.plan(by(2.0), by(2.0), sizes(4), sizes(8), X)
-    with pytest.raises(growth.GrowthError, match="bodies of `shard_map` are different"):
+    with pytest.raises(growth.GrowthError, match="bodies of `shard_map` differ"):
         growth.plan(by(2.0), by(3.0), sizes(4), sizes(8), X)
 
 

@@ -96,5 +96,5 @@ for _name, _taken in NEAR_MISSES.items():
     add(
         "operation", f"row means, {_name}",
         functions(_net, lambda d: {"in": (6, d), "out": (d, 3)}), {"d": 5}, {"8": {"d": 8}}, (X,),
-        refused={"8": "no multiple"},
+        refused={"8": "not a multiple"},
     )  # fmt: skip

@@ -52,7 +52,9 @@ def nonlinear(scales: ScalePropagation, pair: EquationPair) -> None:
     for v in pair.outs:
         scales.plain(v)
         if traits(pair).zero == FIRST:
-            v.zeros = dict(pair.ins[0].zeros)
+            # Of a remainder by 0 nothing is known, which is let through where units are separate.
+            partial = scales.separate if traits(pair).finite is None else ()
+            v.zeros = {key: c for key, c in pair.ins[0].zeros.items() if key[1] not in partial}
 
 
 def _in_domain(scales: ScalePropagation, pair: EquationPair, finite: Finite | None) -> None:

@@ -43,7 +43,10 @@ class ScalePropagation(Requirements):
             if total:
                 out.exponents[d, label, leaf.uid] = total
         out.zeros = {}
+        divides = any(p < 0 for p in powers)
         for d, uid in self.padding(out):
+            if divides and uid in self.separate:
+                continue  # it may be 0 divided by 0
             zeros = [self.zero_at(v, out, d, uid)
                      for v, p in zip(operands, powers, strict=True) if p > 0]  # fmt: skip
             if (either := conditions.either(c for c in zeros if c is not None)) is not None:
