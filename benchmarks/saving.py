@@ -88,6 +88,7 @@ def main() -> None:
         save(self, *args, **more)
         called.append((time.perf_counter() - begin, time.thread_time() - cpu))
 
+    # Replaced for this process alone: `fit` makes its `Checkpointer` by itself.
     Checkpointer.save = timed  # type: ignore[method-assign]
     state = trainkit.TrainState.create({"w": jnp.ones(8)}, tx, model_state=held)
     with tempfile.TemporaryDirectory() as folder:
