@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from experiments.progressive_lm.frontier import Row, baselines, below, summary
+from trainkit._core.units import si
 from trainkit.report.html import STYLE
 from trainkit.report.plots import Curve, plot
-from trainkit.report.tables import rows_html, si
+from trainkit.report.tables import rows_html
 
 WORDS = """
 <p>Every method ends at each of several budgets, with a learning rate that has fallen to 0 by then

@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from trainkit._core import units
+
 # Without a terminal and without evaluations, a sign of life this often.
 QUIET_SECONDS = 30.0
 
@@ -113,7 +115,7 @@ def _where(record: Any, latest: Mapping[str, float]) -> str:
 def _numbers(latest: Mapping[str, float], flops: float = 0.0) -> str:
     shown = [f"{name} {_short(latest[name])}" for name in ("loss", "accuracy") if name in latest]
     if flops and "stage" in latest:
-        shown.append(f"{flops:.2e} FLOPs")
+        shown.append(units.flops(flops))
     if "examples_per_second" in latest:
         shown.append(f"{latest['examples_per_second']:,.0f} examples/s")
     return " · ".join(shown)
