@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 
 
 def si(value: float) -> str:
@@ -29,6 +31,16 @@ def flops(value: float) -> str:
     """
     text = si(value)
     return f"{text}FLOPs" if text[-1].isalpha() and text != "never" else f"{text} FLOPs"
+
+
+def mean_spread(values: Sequence[float], digits: int = 4) -> str:
+    """Mean ± standard deviation; of one value there is no spread.
+
+    >>> mean_spread([1.0, 2.0], 2), mean_spread([1.0], 2)
+    ('1.50 ± 0.71', '1.00')
+    """
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def amount(name: str, value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -104,6 +105,11 @@ class Progress:
     def _say(self, text: str) -> None:
         self._spoke = time.monotonic()
         print(text, flush=True)
+
+
+def width() -> int | float:
+    """Columns of the terminal; no limit where a line goes to a file or a pipe."""
+    return shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else math.inf
 
 
 def _where(record: Any, latest: Mapping[str, float]) -> str:

@@ -129,13 +129,13 @@ def verdict(growing: Method, others: Sequence[Method]) -> Verdict:
     elif below < -margin:
         pays, unsure = False, None if growing.enclosed else growing
     if unsure is not None:
-        return Verdict(
-            f"No verdict: the rate {unsure.rate:g} of {unsure.name} is at the edge of the "
-            f"{len(set(unsure.tried))} that were tried, so another may be better.",
-            None,
-            below,
-            margin,
+        tried = len(set(unsure.tried))
+        why = (
+            f"the rate {unsure.rate:g} of {unsure.name} is at the edge of the {tried} tried"
+            if tried > 1
+            else f"{unsure.name} was not tuned, its rate {unsure.rate:g} alone was tried"
         )
+        return Verdict(f"No verdict: {why}, so another may be better.", None, below, margin)
     opening = {
         True: "Growing pays here",
         False: "Growing does not pay here",
