@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 VARIABLE = "TRAINKIT_DATA"
+BUNDLED = Path(__file__).parent / "bundled"
 
 
 class DataError(OSError, ValueError):
@@ -16,30 +17,16 @@ class DataError(OSError, ValueError):
 
 
 def data_dir(path: str | os.PathLike | None = None) -> Path:
-    """The folder of data: `path`, else `$TRAINKIT_DATA`, else the project's own `data/`.
-
-    The project's own is looked for in the current folder and those above it, then beside the
-    package, so that a command works from anywhere inside a clone.
+    """The folder of data: `path`, else `$TRAINKIT_DATA`, else the one that the package brings.
 
     Raises:
-      DataError: where there is no such folder; the message lists the places looked at.
+      DataError: where there is no such folder.
     """
     if path is not None:
         return _existing(Path(path), "the data folder asked for")
     if os.environ.get(VARIABLE):
         return _existing(Path(os.environ[VARIABLE]), f"the data folder in ${VARIABLE}")
-    here = Path.cwd()
-    package = Path(__file__).resolve().parents[2]
-    places = [folder / "data" for folder in (here, *here.parents, package)]
-    for place in places:
-        # A README tells our folder from any other folder of that name on the way up.
-        if (place / "README.md").is_file() and (place / "mnist").is_dir():
-            return place
-    raise DataError(
-        f"No data folder found: looked for data/mnist in {here}, the folders above it and "
-        f"{package}. Run inside a clone of the project, or say where the data is with the "
-        f"environment variable {VARIABLE}."
-    )
+    return _existing(BUNDLED, "the data folder of the installed package")
 
 
 def _existing(path: Path, what: str) -> Path:
