@@ -32,6 +32,7 @@ def ending(run: Session, stopped: str) -> FitResult:
         state=state,
         metrics=run.log.latest,
         evaluation=record.evaluation,
+        evaluated_at=record.evaluated_at,
         best=record.best,
         stopped=stopped,
         **record.used,

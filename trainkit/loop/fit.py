@@ -91,7 +91,8 @@ def fit(
       steps, epochs, seconds, flops: the budget; the run ends at the first that is used up. At
         least one is needed, unless `data` ends or there is `early_stopping`. `epochs` counts from
         where the data stands; the data is left after the last batch that was trained on.
-      evaluate: `state -> {name: scalar}`, run every `eval_every` steps and at the end.
+      evaluate: `state -> {name: scalar}`, run every `eval_every` steps and at the end. What it
+        costs is counted where it has an attribute `flops`.
       eval_every: in steps; by default once an epoch where the data knows its size.
       early_stopping: when to end for want of improvement.
       best_metric, best_mode: what makes an evaluation the best where there is no early stopping;

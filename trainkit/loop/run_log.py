@@ -25,7 +25,7 @@ class RunLog:
 
     Attributes:
       latest: the training metrics that were fetched last.
-      compile_seconds: of the step in use.
+      compile_seconds: waited for compiling so far, over all sessions of a resumed run.
       bad_loss: which logged loss was not finite, if one was.
 
     Args:
@@ -43,7 +43,7 @@ class RunLog:
         self._clock: tuple[float, int] | None = None
         self._paused = 0.0
         self.latest: dict[str, float] = dict(record.train)
-        self.compile_seconds = 0.0
+        self.compile_seconds = self.latest.get("compile_seconds", 0.0)
 
     def start_or_pause(self, record: Record, compiling: float) -> None:
         """Begins to measure speed at the first step; later ones compile at nobody's cost."""

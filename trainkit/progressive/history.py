@@ -50,10 +50,11 @@ class History:
         self._counted["flops"] += flops
 
     def evaluated(self, step: int, metrics: Mapping[str, float], here: PreparedStage) -> None:
-        """Takes in an evaluation and what it cost."""
+        """Takes in an evaluation and what it cost, which the loop has counted too."""
         self._counted["evaluated_at"] = step
         self.evaluation = dict(metrics)
         self.spend(evaluate=here.evaluation.flops)
+        self.leave_out(here.evaluation.flops)
 
     def has_evaluation_of(self, step: int) -> bool:
         """Whether the last evaluation is of this step."""

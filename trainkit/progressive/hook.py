@@ -70,20 +70,18 @@ class Growing:
             self.history.take_in()
         else:
             self.settle()
+        fresh = bool(now.evaluated and now.steps) and self._evaluated(now.steps, now.evaluation)
         self.history.account(now, self.here)
         before = self.history.ledger.total
-        change = self._change(now)
-        # What was spent on anything but training steps, so that the run's own count is the total.
+        change = self._change(now, fresh)
+        # What was spent on probes and growth, so that the run's own count is the total.
         extra = self.history.ledger.total - before
         if extra:
             self.history.leave_out(extra)
             change = dataclasses.replace(change or Change(), flops=extra)
         return change
 
-    def _change(self, now: Now) -> Change | None:
-        fresh = bool(now.evaluated and now.steps) and not self.history.has_evaluation_of(now.steps)
-        if fresh:
-            self._evaluated(now.steps, now.evaluation)
+    def _change(self, now: Now, fresh: bool) -> Change | None:
         stop = self._why_stop(now, fresh)
         if stop is not None:
             return self._stop(stop)
@@ -100,9 +98,13 @@ class Growing:
             return None
         return self._advance(now)
 
-    def _evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+    def _evaluated(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Takes in an evaluation; whether it is a new one."""
+        if self.history.has_evaluation_of(step):
+            return False
         self.history.evaluated(step, metrics, self.here)
         self.watch.evaluated(metrics)
+        return True
 
     def _why_stop(self, now: Now, fresh: bool) -> str | None:
         if self.watch.reached(self.history.counts(now), fresh):
@@ -126,7 +128,7 @@ class Growing:
 
     def _begin_decay(self, now: Now, how_long: Callable[..., int], reason: str) -> Change:
         steps = how_long(self.history.used(now), self.watch.base, self.here)
-        self.decay.under_way = {"until": now.steps + steps, "reason": reason}
+        self.decay.under_way = {"until": now.steps + steps, "steps": steps, "reason": reason}
         pace = begin_decay(now.state.opt_state, at=now.steps, steps=steps)
         event = self._event(now, "decay", reason=f"{steps:,} steps left", steps=steps)
         return Change(state=now.state.replace(opt_state=pace), event=row_of(event))
@@ -225,13 +227,22 @@ class Growing:
     def finish(self, result: Any) -> None:
         """Takes in how the loop ended, where it ended by a limit of its own."""
         names = [field.name for field in dataclasses.fields(Now) if field.name != "evaluated"]
-        last = Now(**{name: getattr(result, name) for name in names}, evaluated=True)
-        self.history.account(last, self.here)
-        if not self.history.has_evaluation_of(last.steps):
+        evaluated = result.evaluated_at == result.steps
+        last = Now(**{name: getattr(result, name) for name in names}, evaluated=evaluated)
+        if evaluated:
             self._evaluated(last.steps, result.evaluation)
-        reason = self.ended or self._why_stop(last, fresh=True) or result.stopped
-        self.ended = reason
-        self._event(last, "end", reason=reason, **self.history.evaluation)
+        self.history.account(last, self.here)
+        reason = self.ended or self._why_stop(last, fresh=evaluated)
+        self.ended = reason or result.stopped
+        self._event(
+            last,
+            "end",
+            reason=self.ended,
+            finished=reason is not None,
+            rate_left=self.decay.left(last.steps),
+            evaluated=evaluated,
+            **self.history.evaluation,
+        )
         self.settle()
 
     def save(self) -> dict[str, Any]:
