@@ -224,8 +224,9 @@ class Growing:
 
     def finish(self, result: Any) -> None:
         """Takes in how the loop ended, where it ended by a limit of its own."""
-        names = [field.name for field in dataclasses.fields(Now) if field.name != "evaluated"]
-        last = Now(**{name: getattr(result, name) for name in names}, evaluated=True)
+        here = {"metrics_at": result.steps, "evaluated": True}
+        names = [field.name for field in dataclasses.fields(Now) if field.name not in here]
+        last = Now(**{name: getattr(result, name) for name in names}, **here)
         self.history.account(last, self.here)
         if not self.history.has_evaluation_of(last.steps):
             self._evaluated(last.steps, result.evaluation)
