@@ -226,9 +226,10 @@ class Growing:
 
     def finish(self, result: Any) -> None:
         """Takes in how the loop ended, where it ended by a limit of its own."""
-        names = [field.name for field in dataclasses.fields(Now) if field.name != "evaluated"]
         evaluated = result.evaluated_at == result.steps
-        last = Now(**{name: getattr(result, name) for name in names}, evaluated=evaluated)
+        here = {"metrics_at": result.steps, "evaluated": evaluated}
+        names = [field.name for field in dataclasses.fields(Now) if field.name not in here]
+        last = Now(**{name: getattr(result, name) for name in names}, **here)
         if evaluated:
             self._evaluated(last.steps, result.evaluation)
         self.history.account(last, self.here)
