@@ -7,7 +7,8 @@ parameters and optimizer states, and makes the exact continuation and the certif
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -21,7 +22,9 @@ from trainkit.growth.plan.experts import upcycled
 from trainkit.growth.plan.groups import repeats
 from trainkit.growth.plan.json import from_json, to_json
 from trainkit.growth.plan.table import table
+from trainkit.growth.views.explanation import explain
 from trainkit.growth.views.mup import MuP, mup
+from trainkit.growth.views.picture import draw
 from trainkit.growth.views.prune import prune
 
 PyTree = Any
@@ -197,6 +200,58 @@ class Plan(PlanData):
     def table(self) -> str:
         """Plain text: leaf, shapes, axis groups, map, weight and gradient factor, bytes."""
         return table(self)
+
+    def explain(self, leaf: str) -> str:
+        """Says in words why leaves grow as they do.
+
+        It names the lines of the model that use the leaf, the parameters that write and read each
+        axis, what new units hold, and what the factor comes from.
+
+        Args:
+          leaf: the path of a leaf, or a regular expression for some.
+
+        Raises:
+          ValueError: no leaf has such a path; the nearest one is named.
+
+        >>> import jax, jax.numpy as jnp
+        >>> from trainkit import growth
+        >>> net = lambda p, x: jnp.tanh(x @ p["in"]) @ p["out"]
+        >>> draw = lambda n: {"in": jnp.ones((3, n)), "out": jnp.ones((n, 2))}
+        >>> plan = growth.plan(net, net, draw(4), draw(8), jnp.ones((5, 3)))
+        >>> print(plan.explain("out"))  # doctest: +ELLIPSIS
+        out: 4×2 → 8×2, float32
+          used at ...
+          axis 0, 4 → 8 (repeat): the copies of a unit are neighbours
+            this leaf reads these units
+            written by in[1]; read by out[0]
+            its weights are split over the copies of a unit: their shares add up to 1
+          axis 1 (2) does not grow
+          factor 0.5 = 1/2 on its weights (split over 2 copies)
+        """
+        return explain(self, leaf)
+
+    def draw(
+        self,
+        *,
+        leaves: Sequence[str] | None = None,
+        names: Mapping[tuple[int, int], str] | None = None,
+        path: str | os.PathLike[str] | None = None,
+    ) -> Any:
+        """Draws the parameters: each edge has the colour of the axis that grows along it.
+
+        Args:
+          leaves: paths in the order to draw; `None`: all. Layers that grow alike are drawn once.
+          names: (size before, size after) of an axis -> its name in the legend.
+          path: the file for the picture, whose suffix is the format; `None`: not saved.
+
+        Returns:
+          The Matplotlib figure. No window is opened.
+
+        Raises:
+          ImportError: Matplotlib is not installed.
+          ValueError: the plan has no such leaf.
+        """
+        return draw(self, leaves=leaves, names=names, path=path)
 
     def __str__(self) -> str:
         return self.table()
