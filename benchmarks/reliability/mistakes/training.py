@@ -293,7 +293,7 @@ def _losses() -> Mistakes:
             ("'a'", "must be"),
         ),
         "a metric of complex": (
-            lambda w, b: L(w.sum(), 8, None, {"a": jnp.sum(w + 1j)}),
+            lambda w, b: L(w.sum(), 8, None, {"a": jnp.sum(w.astype(jnp.complex64))}),
             ("'a'", "must be"),
         ),
         "a metric of three": (
