@@ -49,8 +49,8 @@ def make_eval_step(
     A batch whose size is not a multiple of the number of devices (the last one, say) is computed
     whole on each device. So every example counts exactly once, without padding.
 
-    In several processes a batch that all of them give alike is one batch; what differs is taken for
-    each one's share of the examples.
+    With several processes, batches that are the same in all of them are one batch; batches that
+    differ are the shares of a global batch.
 
     >>> import jax.numpy as jnp, numpy as np, optax, trainkit
     >>> def loss_fn(params, model_state, batch, rng):
@@ -156,7 +156,7 @@ def _are_shares(batch: PyTree, size: int) -> bool:
     if len(set(sizes)) > 1:
         raise ProcessError(
             f"the processes have batches of {', '.join(map(str, sizes))} examples; give every "
-            "process as many, or all of them the whole batch."
+            "process the same number, or all of them the whole batch."
         )
     return any(content != contents[0] for content in contents)
 

@@ -320,8 +320,8 @@ def _losses() -> Mistakes:
     )
     adapters = {
         "a mean": (lambda outputs, labels: softmax(outputs, labels).mean(), ("mean()",)),
-        "None": (lambda outputs, labels: None, ("loss", "one value an example")),
-        "a list": (lambda outputs, labels: [1.0] * 8, ("loss", "one value an example")),
+        "None": (lambda outputs, labels: None, ("loss", "one value per example")),
+        "a list": (lambda outputs, labels: [1.0] * 8, ("loss", "one value per example")),
         "metrics a list": (
             lambda outputs, labels: (softmax(outputs, labels), [1.0]),
             ("metrics", "dict"),
@@ -332,7 +332,7 @@ def _losses() -> Mistakes:
         ),
         "too few examples": (
             lambda outputs, labels: softmax(outputs, labels)[:3],
-            ("loss", "one value an example"),
+            ("loss", "one value per example"),
         ),
         "integers": (lambda outputs, labels: labels, ("loss", "floating")),
     }
