@@ -27,12 +27,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import trainkit
-from benchmarks.reliability.mistakes import commands, data, growth, loop, rules, training
+from benchmarks.reliability.mistakes import commands, data, growth, loop, restoring, rules, training
 from benchmarks.reliability.mistakes.base import Mistake, Mistakes, Said
 
 ROOMS = {
     "step, model, loss, labels, weights": training.mistakes,
     "fit, hooks, folders, checkpoints": loop.mistakes,
+    "restoring a checkpoint": restoring.mistakes,
     "data": data.mistakes,
     "rules and schedules": rules.mistakes,
     "growth": growth.mistakes,

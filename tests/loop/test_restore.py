@@ -8,6 +8,8 @@ import pytest
 
 import trainkit
 import trainkit.transforms as tt
+from benchmarks.reliability import inputs
+from benchmarks.reliability.mistakes import restoring
 from tests.loop.test_checkpoint import assert_bitwise, flip, largest
 from trainkit import TrainState, checkpoint, growth
 from trainkit.loop.checkpoint import Checkpointer, CheckpointError
@@ -245,3 +247,8 @@ def test_a_damaged_step_is_passed_over_and_that_is_said(tmp_path):
     assert (found.step, found.state["b"]) == (1, 1)
     assert "step 2" in said[0]
     assert "damaged" in said[0]
+
+
+def test_every_bad_option_is_named():
+    wrong = {name: inputs.attempt(m) for name, m in restoring.mistakes().items()}
+    assert {name: o for name, o in wrong.items() if o.verdict != "named"} == {}

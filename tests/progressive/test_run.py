@@ -262,7 +262,7 @@ def test_a_growth_can_be_replayed_from_the_state_before_it():
             ],
             {"data": lambda _: tiny.sampler()},
             StageError,
-            "takes no notice of batch_size",
+            "ignores batch_size",
         ),
         ([Stage(4), Stage(8)], {}, StageError, "has no `until`"),
         ([Stage(4, triggers.steps(5)), Stage(6)], {}, GrowthError, "6 is no multiple of 4"),

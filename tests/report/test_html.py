@@ -129,18 +129,6 @@ def test_a_run_of_hardly_any_rows_still_has_a_page(tmp_path):
         Page(report_html([RunData("few", few)], title="Few"))
 
 
-def test_without_matplotlib_the_page_says_so(monkeypatch):
-    import importlib.util
-
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name)
-    )
-    page = Page(report_html([RunData("mine", rows(), {}, SUMMARY)], title="Mine"))
-    assert "svg" not in page.seen
-    assert any("pip install matplotlib" in word for word in page.words)
-
-
 def test_it_is_written_into_the_runs_folder(tmp_path):
     with MetricsLog(tmp_path, tensorboard=False) as log:
         for row in rows(2):

@@ -17,11 +17,11 @@ Row = dict[str, Any]
 
 CONFIG, SUMMARY, REPORT, LOCK = "config.json", "summary.json", "report.html", ".lock"
 JSONL, CSV = "metrics.jsonl", "metrics.csv"
-# Suffixes of a file that is not complete yet, and of one that was found damaged.
+# Suffixes of incomplete and of damaged files.
 NEW, DAMAGED = ".new", ".damaged"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 
-# What every row of the log has of its own, and what the loop adds to one of training.
+# Names in every row of the log, and names that the loop adds to a row of training metrics.
 ROW = ("step", "kind", "epoch", "examples", "flops", "seconds")
 ADDED = ("examples_per_second", "compile_seconds")
 
@@ -42,7 +42,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes what is there, if anything is: a file, a whole folder, or a link and nothing more."""
+    """Removes a file, a folder with its content, or a link (not its target), if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

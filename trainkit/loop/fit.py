@@ -40,6 +40,7 @@ from trainkit.step.state import TrainState
 PyTree = Any
 
 
+@validation.named_options
 def fit(
     step: Callable[[TrainState, PyTree], tuple[TrainState, Mapping[str, jax.Array]]],
     state: TrainState,
@@ -70,7 +71,6 @@ def fit(
     averages: bool | int = False,
     progress: bool = True,
     report: bool = True,
-    **unknown: Any,
 ) -> FitResult:
     """Trains until a budget is spent, a metric stops improving, or a signal comes.
 
@@ -142,7 +142,6 @@ def fit(
     ('epochs=5 reached', 10, 2.997)
     """
     # Over 60 lines: half of them are the options, by name, here and in Session.
-    validation.keywords(unknown, validation.keyword_names(fit), "fit")
     budget = Budget(steps=steps, epochs=epochs, seconds=seconds, flops=flops)
     check_options(
         eval_every=eval_every, checkpoint_every=checkpoint_every, log_every=log_every,

@@ -77,6 +77,8 @@ class Session:
         while True:
             self.note(seconds=self.interrupts.agree(time.perf_counter() - self.began))
             stopped = self.why_stop()
+            if stopped and not self.interrupts.wish:  # which goes on, with the rows of others
+                self.log.last()
 
             # 1. Evaluate. First, so that the numbers are those of the state that is saved next
             # and a checkpoint of step n knows all that there is to know about step n.
@@ -91,6 +93,7 @@ class Session:
             # with the state that was saved; they may put another step, state or data in place.
             stopped = self.why_stop()
             if not stopped and (stopped := self.call_hooks()):
+                self.log.last()
                 # Saved first: a run that goes on from here after all, because the hook is gone,
                 # has not seen an evaluation that the undisturbed one does not make.
                 self.save_if_due(stopped)
@@ -114,8 +117,10 @@ class Session:
             with self.in_use.first_call(self.log):
                 self.state, metrics = result_of(self.step(self.state, batch))
             self.count(examples)
-            if self.record.crossed(self.log_every):
-                self.log.later(self.record, metrics)
+            due = self.record.crossed(self.log_every)
+            now = dataclasses.replace(self.record, seconds=time.perf_counter() - self.began)
+            self.log.stepped(now, metrics, due)
+            if due:
                 self.progress.update(self.record, self.budget, self.log.latest)
 
     def why_stop(self) -> str | None:
@@ -182,7 +187,7 @@ class Session:
         if (wrong := nonfinite_params(self.state)) and self.stop_nonfinite:
             self.bad_params = f"{wrong} is not finite at step {self.record.step:,}"
             return
-        self.note(train=self.log.latest)
+        self.note(train=self.log.latest, train_at=self.log.latest_at)
         info = {
             "record": self.record.to_json(),
             "data": data_position.to_json(self.in_use.stream.position),
@@ -214,13 +219,7 @@ class Session:
     def call_hooks(self) -> str | None:
         stop = None
         for hook in self.hooks:
-            now = Now(
-                **self.record.used,
-                state=self.state,
-                evaluation=self.record.evaluation,
-                evaluated=self.record.evaluated_at == self.record.step,
-            )
-            if (change := change_of(hook, now)) is None:
+            if (change := change_of(hook, Now.of(self))) is None:
                 continue
             if change.flops:
                 self.note(flops=self.record.flops + change.flops)

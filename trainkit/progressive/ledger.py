@@ -1,4 +1,4 @@
-"""What a growing run has cost, by what it was spent on."""
+"""The FLOPs of a progressive run, by category."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Ledger:
     """FLOPs of a run by category, counted from the compiled programs.
 
     Attributes:
-      train: of the training steps of every stage.
-      evaluate: of the evaluations.
-      probe: of trying candidates.
-      growth: of growing the state and certifying it.
+      train: FLOPs of the training steps of all stages.
+      evaluate: FLOPs of evaluations.
+      probe: FLOPs of training and scoring candidates.
+      growth: FLOPs of growing states and computing their certificates.
       analytic: 6·N·D summed over the stages, the usual estimate of `train`, with N parameters and
-        D tokens (or examples); it leaves out attention, and counts a convolution's kernel once.
+        D tokens (or examples). It omits attention, and counts a convolution's kernel once.
 
     >>> ledger = Ledger().plus(train=3e9, analytic=2.5e9).plus(evaluate=1e9)
     >>> print(ledger)
@@ -34,20 +34,20 @@ class Ledger:
 
     @property
     def total(self) -> float:
-        """Everything that was computed."""
+        """The sum of the measured categories: all but `analytic`."""
         return self.train + self.evaluate + self.probe + self.growth
 
     def plus(self, **more: float) -> Ledger:
-        """With some categories larger."""
+        """A ledger with these FLOPs added to its categories."""
         return dataclasses.replace(self, **{k: getattr(self, k) + v for k, v in more.items()})
 
     def to_json(self) -> dict[str, float]:
-        """As JSON holds it."""
+        """The categories as JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Ledger:
-        """The ledger that `to_json` gave."""
+        """The inverse of `to_json`."""
         return cls(**saved)
 
     def __str__(self) -> str:

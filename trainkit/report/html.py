@@ -104,10 +104,7 @@ def report_html(
             f"{summary['steps']:,} steps: {escaped(summary['stopped'])}</p>"
         )
     body.append(_cards(headline or {}, _numbers(run)))
-    drawn = sections(runs)
-    if not drawn:
-        body.append("<p>No plots: matplotlib is not installed (pip install matplotlib).</p>")
-    for section in drawn:
+    for section in sections(runs):
         figures = "".join(f"<figure>{svg}</figure>" for svg in section.plots)
         body.append(f'<h2>{escaped(section.title)}</h2><div class="plots">{figures}</div>')
     body.extend(parts)

@@ -41,6 +41,7 @@ def _options() -> Mistakes:
         "prefetch": [-1, 1.5, "2", True, None],
         "best_metric": [3, None, ("loss",)],
         "best_mode": ["least", None, True],
+        "averages": ["yes", 1.5, None, -1],
         "overwrite": ["no", 1, None],
         "stop_nonfinite": ["no", 1, None],
         "progress": ["no", None],

@@ -64,7 +64,7 @@ def _steps() -> Mistakes:
         _make_eval,
         {
             "loss_fn": [None, "mse", 3],
-            "placement": ["sinlge", None, 3],
+            "placement": ["sinlge", "", 3],
             "devices": ["2", [], 0, True],
             "precision": ["bf61", 16],
         },
@@ -293,7 +293,7 @@ def _losses() -> Mistakes:
             ("'a'", "must be"),
         ),
         "a metric of complex": (
-            lambda w, b: L(w.sum(), 8, None, {"a": jnp.sum(w + 1j)}),
+            lambda w, b: L(w.sum(), 8, None, {"a": jnp.sum(w.astype(jnp.complex64))}),
             ("'a'", "must be"),
         ),
         "a metric of three": (
@@ -320,8 +320,8 @@ def _losses() -> Mistakes:
     )
     adapters = {
         "a mean": (lambda outputs, labels: softmax(outputs, labels).mean(), ("mean()",)),
-        "None": (lambda outputs, labels: None, ("loss", "one value an example")),
-        "a list": (lambda outputs, labels: [1.0] * 8, ("loss", "one value an example")),
+        "None": (lambda outputs, labels: None, ("loss", "one value per example")),
+        "a list": (lambda outputs, labels: [1.0] * 8, ("loss", "one value per example")),
         "metrics a list": (
             lambda outputs, labels: (softmax(outputs, labels), [1.0]),
             ("metrics", "dict"),
@@ -332,7 +332,7 @@ def _losses() -> Mistakes:
         ),
         "too few examples": (
             lambda outputs, labels: softmax(outputs, labels)[:3],
-            ("loss", "one value an example"),
+            ("loss", "one value per example"),
         ),
         "integers": (lambda outputs, labels: labels, ("loss", "floating")),
     }

@@ -79,7 +79,9 @@ def _into(request: Request, step: int, big: Restored, leaves: Mapping[str, Any])
 
 def _applied(grow: Any, tx: Any, small: PyTree) -> PyTree:
     if not hasattr(grow, "opt_state"):
-        return grow(small)
+        if not leaves_by_name(big := grow(small)):
+            raise TypeError(f"grow must return the state of the bigger model, not {big!r}.")
+        return big
     if not isinstance(small, TrainState):
         return grow.params(jax.tree.map(jnp.asarray, small))
     if any(name.startswith(f"{PARAMS}/") for name in grow.leaves):

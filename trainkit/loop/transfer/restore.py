@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 from trainkit._core import validation
 from trainkit._core.run_files import CHECKPOINTS
+from trainkit.loop.saved.leaves import leaves_by_name
 from trainkit.loop.saved.newest import newest
 from trainkit.loop.saved.step import CheckpointError, steps_in
 from trainkit.loop.transfer.growing import Growth, grown
@@ -97,11 +99,16 @@ def restore(
         validation.transformation(tx)
     if grow is not None and not hasattr(grow, "opt_state"):
         validation.function("grow", grow, "of the restored state, or a GrowthMap", takes=1)
-    for name, patterns in (("only", only), ("fresh", fresh)):
-        if patterns is not None and not isinstance(patterns, str):
-            validation.listed(name, patterns, "['params']")
+    if only is not None:
+        Patterned(only, "only")
+    kept = Patterned(fresh, "fresh")
+    if fresh and into is None and tx is None:
+        raise ValueError("fresh= needs `into`, whose leaves stay as they are.")
+    _check_dtype(cast)
+    _check_tree(into)
+    validation.function("say", say, "of a text", takes=1)
     path = steps_folder(folder)
-    request = Request(path, into, only, rename or {}, Patterned(fresh), cast, tx)
+    request = Request(path, into, only, rename or {}, kept, cast, tx)
     read = request.of if grow is None else lambda step: grown(request, step, grow)
     if step is None:
         found = newest(path, read, say)
@@ -111,6 +118,26 @@ def restore(
         raise CheckpointError(f"There is no checkpoint of step {step} in {path}: {steps}.")
     say(str(found))
     return found
+
+
+def _check_dtype(cast: Any) -> None:
+    if isinstance(cast, bool):
+        return
+    try:
+        known = cast is not None and jnp.issubdtype(jnp.dtype(cast), jnp.floating)
+    except TypeError:
+        known = False
+    if not known:
+        raise TypeError(f'cast must be True or a floating dtype, such as "bfloat16", not {cast!r}.')
+
+
+def _check_tree(into: PyTree) -> None:
+    for name, leaf in leaves_by_name(into).items():
+        if not (hasattr(leaf, "shape") or isinstance(leaf, bool | int | float | complex)):
+            raise TypeError(
+                f"into must be a tree of arrays or their shapes, such as a TrainState; {name} is "
+                f"{leaf!r:.60}."
+            )
 
 
 def steps_folder(folder: str | os.PathLike) -> Path:

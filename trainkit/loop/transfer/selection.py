@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from trainkit._core import validation
 from trainkit._core.paths import compiled
 from trainkit._core.validation import near
 
@@ -19,9 +20,13 @@ class Patterned:
     (True, False, False)
     """
 
-    def __init__(self, patterns: Patterns):
+    def __init__(self, patterns: Patterns, option: str = ""):
+        if not isinstance(patterns, str):
+            validation.listed(option, patterns, "['params']")
         self.patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-        self._compiled = compiled(rf"(?:{pattern})(?=/|$)" for pattern in self.patterns)
+        for pattern in self.patterns:
+            validation.text(f"every pattern of {option}", pattern)
+        self._compiled = _to_the_end(self.patterns, option)
 
     def __contains__(self, name: object) -> bool:
         return any(pattern.match(str(name)) for pattern in self._compiled)
@@ -45,15 +50,16 @@ def renamed(names: Sequence[str], rename: Mapping[str, str], of: str) -> dict[st
     >>> renamed(["params/old/w", "step"], {"params/old": "params/new"}, "it")
     {'params/new/w': 'params/old/w', 'step': 'step'}
     """
-    patterns = dict(zip(rename, compiled(rf"(?:{p})(?=/|$)" for p in rename), strict=True))
-    for pattern in rename:
+    patterns = dict(zip(rename, _to_the_end(rename, "rename"), strict=True))
+    for pattern, new in rename.items():
+        validation.text(f"rename[{pattern!r}]", new)
         Patterned(pattern).check_used("rename", names, of)
     found: dict[str, str] = {}
     for name in names:
         new = name
         for pattern, regex in patterns.items():
             if match := regex.match(name):
-                new = match.expand(rename[pattern]) + name[match.end() :]
+                new = _expanded(match, rename[pattern]) + name[match.end() :]
                 break
         if new in found:
             raise ValueError(
@@ -62,6 +68,20 @@ def renamed(names: Sequence[str], rename: Mapping[str, str], of: str) -> dict[st
             )
         found[new] = name
     return found
+
+
+def _to_the_end(patterns: Iterable[str], option: str) -> list[re.Pattern[str]]:
+    """Expressions that match up to the end of a part of a name."""
+    return [re.compile(rf"(?:{one.pattern})(?=/|$)") for one in compiled(patterns, option)]
+
+
+def _expanded(match: re.Match[str], new: str) -> str:
+    try:
+        return match.expand(new)
+    except (re.error, IndexError) as error:
+        raise ValueError(
+            f"rename gives the name {new!r}, which cannot be used: {error}."
+        ) from error
 
 
 def is_subtree(only: Patterns | None, names: Sequence[str]) -> bool:
