@@ -110,7 +110,7 @@ def _figures(rows: Sequence[Row], baseline: list[list[Row]]) -> str:
         methods.setdefault(row["name"], []).append(row)
     last = [part[-1] for part in methods.values()]
     grown = {name: part for name, part in methods.items() if part[0].get("grow_at")}
-    training = [Curve(row["name"], *zip(*row["curve"], strict=True), smooth=True) for row in last]
+    training = [Curve(row["name"], *zip(*row["curve"], strict=True)) for row in last]
     events = [Event(part[0]["grow_at"], "growth") for part in list(grown.values())[:1]]
     ends = _curves(methods, lambda row: sum(row["losses"]) / len(row["losses"]))
     drawn = [
@@ -119,7 +119,7 @@ def _figures(rows: Sequence[Row], baseline: list[list[Row]]) -> str:
         plot(ends, title="Validation loss at the end of each budget, rate decayed",
              x_label="FLOPs", log_x=True, size=(6.4, 4.4)),
     ]  # fmt: skip
-    if grown and baseline and len(rows[0]["losses"]) > 1:
+    if grown and baseline and len(baseline[0]) > 2:  # two points are no curve
         spent = [row["flops"] for curve in baseline for row in curve]
         gaps = _curves(grown, lambda row: below(row, baseline)[0])
         level = Curve("the best that does not grow", [min(spent), max(spent)], [0.0, 0.0])

@@ -22,8 +22,8 @@ from experiments.progressive_lm.grid import Corpus, Grid
 from experiments.progressive_lm.methods import DECAY, OPERATORS, Methods, Rates, Row, Way
 from experiments.progressive_lm.page import page, said, table
 from experiments.progressive_lm.progress import Progress
+from experiments.progressive_lm.tasks import TASKS
 from trainkit._core.run_files import REPORT, read_json, write_whole
-from trainkit.data import shakespeare
 from trainkit.loop.run_folder import RunFolder
 from trainkit.progressive.kept_programs import keep_compiled
 from trainkit.report.progress import width
@@ -43,7 +43,7 @@ RESULTS = "results.json"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Grow a transformer on Shakespeare, beside every size alone, at equal FLOPs.
+    """Grow a transformer on characters, beside every size alone, at equal FLOPs.
 
     All runs end at each of several budgets, with a learning rate that has fallen to 0 and is the
     best of those tried for this method and budget, the same for all seeds. The small model's
@@ -51,6 +51,9 @@ class Config:
     any other setting all rates are run, and the best are taken by the same seeds.
     """
 
+    task: Literal["text", "topics", "sums"] = "text"
+    """text: Shakespeare. topics: lines of four letters each, to be found in context. sums: modular
+    arithmetic. The last two are generated."""
     operators: tuple[str, ...] = ("identity",)
     """Of identity, stack, interpose, middle, even, noise, zero_out, rms, stack_rms; or all."""
     optimizers: tuple[Literal["adamw", "muon"], ...] = ("adamw",)
@@ -134,7 +137,7 @@ def run(config: Config) -> dict[str, Any]:
     options = dataclasses.asdict(config).items()
     # As JSON gives it back.
     identity = json.loads(json.dumps({k: v for k, v in options if k not in ("out", "overwrite")}))
-    corpus = Corpus.of(shakespeare(config.data), config.length, config.batch_size)
+    corpus = Corpus.of(TASKS[config.task](config.data), config.length, config.batch_size)
     with RunFolder.claim(out, identity, overwrite=config.overwrite):
         if config.overwrite:
             (out / RESULTS).unlink(missing_ok=True)
