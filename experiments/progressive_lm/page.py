@@ -73,7 +73,9 @@ def table(rows: Sequence[Row]) -> None:
             shown.add_row(name, *(mean_spread(row["losses"], 3) for row in curve))
         console.print(shown)
         for row in summary(mine):
-            told = {k: str(v) for k, v in row.get("saved", {}).items() if v.tells}
+            told = {
+                k: str(v) for k, v in row.get("saved", {}).items() if v.tells and v.bound != "<"
+            }
             if told:
                 found = ", ".join(f"{share} of {name}" for name, share in told.items())
                 console.print(

@@ -151,7 +151,7 @@ def verdict(growing: Method, others: Sequence[Method]) -> Verdict:
     return Verdict(sentence, pays, below, margin)
 
 
-def incomparable(growing: Method, others: Sequence[Method]) -> str | None:
+def incomparable(growing: Method, others: Sequence[Method], equal_flops: bool = True) -> str | None:
     """Why nothing can be claimed of some methods, or `None`."""
     if not others:
         return "nothing was run beside the growing run"
@@ -170,7 +170,7 @@ def incomparable(growing: Method, others: Sequence[Method]) -> str | None:
         return "one seed has no spread to hold a difference against"
     for method in (growing, *others):
         for ending in method.endings:
-            if abs(ending.flops / growing.flops - 1) > EQUAL:
+            if equal_flops and abs(ending.flops / growing.flops - 1) > EQUAL:
                 return (
                     f"the FLOPs are not equal, {flops(ending.flops)} of {method.name} and "
                     f"{flops(growing.flops)} of {growing.name}"
