@@ -68,7 +68,7 @@ class Config:
     """Find the learning rate of each run first, over all seeds, which takes some minutes."""
     seed: int = 0
     """Decides the initial parameters, the order of the data and the growths."""
-    seeds: int = 3
+    seeds: int = 5
     """How many times to do it all, with this seed and those that follow it."""
     data: str | None = None
     """The folder that holds mnist/; the project's own by default."""
