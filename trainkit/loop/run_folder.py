@@ -217,7 +217,7 @@ def _config_of(path: Path) -> dict[str, Any] | None:
         with contextlib.suppress(DamagedError, KeyError):
             return dict(step_info(path / CHECKPOINTS, step)[0]["config"])
     with contextlib.suppress(FileNotFoundError, IsADirectoryError, ValueError):
-        return dict(json.loads((path / CONFIG).read_text()))
+        return dict(json.loads((path / CONFIG).read_text(encoding="utf-8")))
     return None
 
 

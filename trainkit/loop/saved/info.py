@@ -70,7 +70,8 @@ def can_be_checked(shape: Any, saved: Mapping[str, str]) -> bool:
 def write_info(path: Path, info: Mapping[str, Any], digests: Digests) -> None:
     """Writes the file of one process."""
     content = {"info": dict(info), "digests": digests}
-    path.write_text(json.dumps({**content, "seal": digest(json.dumps(content))}))
+    sealed = {**content, "seal": digest(json.dumps(content))}
+    path.write_text(json.dumps(sealed), encoding="utf-8")
 
 
 def read_info(folder: Path) -> tuple[dict[str, Any], Digests]:
@@ -87,7 +88,7 @@ def read_info(folder: Path) -> tuple[dict[str, Any], Digests]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Digests]:
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     seal = content.pop("seal", None) if isinstance(content, dict) else None
     if seal != digest(json.dumps(content)):
         raise ValueError(f"{path.name} is not what was written")
