@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 VARIABLE = "TRAINKIT_DATA"
+BUNDLED = Path(__file__).parent / "bundled"
 
 
 class DataError(OSError, ValueError):
@@ -16,30 +17,16 @@ class DataError(OSError, ValueError):
 
 
 def data_dir(path: str | os.PathLike | None = None) -> Path:
-    """The data folder: `path`, else `$TRAINKIT_DATA`, else `data/` of the project.
-
-    The project's folder is searched for in the current folder and its parents, then next to the
-    package, so that commands work anywhere inside a clone.
+    """The folder of data: `path`, else `$TRAINKIT_DATA`, else the one that the package brings.
 
     Raises:
-      DataError: there is no such folder; the message lists the searched places.
+      DataError: where there is no such folder.
     """
     if path is not None:
         return _existing(Path(path), "the requested data folder")
     if os.environ.get(VARIABLE):
         return _existing(Path(os.environ[VARIABLE]), f"the data folder in ${VARIABLE}")
-    here = Path.cwd()
-    package = Path(__file__).resolve().parents[2]
-    places = [folder / "data" for folder in (here, *here.parents, package)]
-    for place in places:
-        # The README distinguishes our folder from another folder named `data`.
-        if (place / "README.md").is_file() and (place / "mnist").is_dir():
-            return place
-    raise DataError(
-        f"No data folder found: looked for data/mnist in {here}, its parent folders and "
-        f"{package}. Run inside a clone of the project, or set the environment variable "
-        f"{VARIABLE} to the data folder."
-    )
+    return _existing(BUNDLED, "the data folder of the installed package")
 
 
 def _existing(path: Path, what: str) -> Path:

@@ -29,15 +29,15 @@ class Amount(Protocol):
 
 
 def staged(
-    data: PyTree | CharCorpus, batch_size: int, *, seed: int = 0, **options: Any
+    data: PyTree | CharCorpus, batch_size: int, *, seed: int = 0, shuffle: bool = True
 ) -> Callable[[Amount], Sampler]:
     """A function `Data -> Sampler` for progressive runs whose data change.
 
     Args:
       data: pytree of arrays with one leading size, or a `CharCorpus`.
-      batch_size: batch size of stages that set none.
-      seed: integer seed of order and subsets; a larger subset contains every smaller one.
-      **options: for `Sampler`.
+      batch_size: of the stages that name none.
+      seed: of the order, and of which examples a subset has: a larger subset has all of a smaller.
+      shuffle: as for `Sampler`.
 
     `resolution` reduces square images (n, side, side, channels) by the mean over blocks.
     `sequence_length` is the length of a corpus's windows.
@@ -65,7 +65,7 @@ def staged(
             if amount.subset is not None:
                 length = _count(amount.subset, len(data.tokens))
                 text = CharCorpus(data.tokens[:length], data.vocabulary)
-            return Sampler(text.windows(amount.sequence_length), size, seed=seed, **options)
+            return Sampler(text.windows(amount.sequence_length), size, seed=seed, shuffle=shuffle)
         part = data
         if amount.sequence_length is not None:
             raise ValueError(
@@ -82,7 +82,7 @@ def staged(
             if not any(np.ndim(leaf) == 4 for leaf in jax.tree.leaves(part)):
                 raise ValueError(f"{amount}: there are no images (n, side, side, channels).")
             part = jax.tree.map(lambda x: coarser(x, side) if x.ndim == 4 else x, part)
-        return Sampler(part, size, seed=seed, **options)
+        return Sampler(part, size, seed=seed, shuffle=shuffle)
 
     return make
 

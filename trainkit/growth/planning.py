@@ -13,9 +13,10 @@ from trainkit.growth.analysis.solve import solve_width
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.depth.assembly import DepthCandidate, assemble, depth_candidates
 from trainkit.growth.depth.flat_model import FlatModel, Shapes
-from trainkit.growth.errors import Conflict, GrowthError, unwrap
+from trainkit.growth.errors import Conflict, GrowthError
 from trainkit.growth.ir.custom_gradients import unproved
 from trainkit.growth.ir.program import Folder, Program
+from trainkit.growth.ir.source_lines import uses
 from trainkit.growth.ir.trace import named_shapes, shape_of, structs, traced_program
 from trainkit.growth.operators import Operator, operator
 from trainkit.growth.plan.data import PlanData, unchanged
@@ -51,8 +52,13 @@ def plan(
         return repeats(small_params, big_params, calibrated=True)
     if depth == "experts":
         return upcycled(*leaves, trees, dict(operator(how).names))
-    result = unwrap(_search(models, depth, trainable, append))
-    return result if result.depth is None else dataclasses.replace(result, trees=trees)
+    result = _search(models, depth, trainable, append)
+    lines = dict(zip(models.big.shapes, uses(models.big.program), strict=False))
+    if isinstance(result, Conflict):
+        raise result.error(lines)
+    own = (dataclasses.replace(leaf, lines=lines[leaf.path]) for leaf in result.leaves)
+    more = {} if result.depth is None else {"trees": trees}
+    return dataclasses.replace(result, leaves=tuple(own), **more)
 
 
 class _Models(NamedTuple):

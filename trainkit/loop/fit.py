@@ -40,6 +40,7 @@ from trainkit.step.state import TrainState
 PyTree = Any
 
 
+@validation.named_options
 def fit(
     step: Callable[[TrainState, PyTree], tuple[TrainState, Mapping[str, jax.Array]]],
     state: TrainState,
@@ -70,7 +71,6 @@ def fit(
     averages: bool | int = False,
     progress: bool = True,
     report: bool = True,
-    **unknown: Any,
 ) -> FitResult:
     """Trains until a budget is spent, a metric stops improving, or a signal comes.
 
@@ -91,7 +91,8 @@ def fit(
       steps, epochs, seconds, flops: the budget; the run ends at the first that is used up. At
         least one is needed, unless `data` ends or there is `early_stopping`. `epochs` counts from
         where the data stands; the data is left after the last batch that was trained on.
-      evaluate: `state -> {name: scalar}`, run every `eval_every` steps and at the end.
+      evaluate: `state -> {name: scalar}`, run every `eval_every` steps and at the end. What it
+        costs is counted where it has an attribute `flops`.
       eval_every: in steps; by default once an epoch where the data knows its size.
       early_stopping: when to end for want of improvement.
       best_metric, best_mode: what makes an evaluation the best where there is no early stopping;
@@ -141,7 +142,6 @@ def fit(
     ('epochs=5 reached', 10, 2.997)
     """
     # Over 60 lines: half of them are the options, by name, here and in Session.
-    validation.keywords(unknown, validation.keyword_names(fit), "fit")
     budget = Budget(steps=steps, epochs=epochs, seconds=seconds, flops=flops)
     check_options(
         eval_every=eval_every, checkpoint_every=checkpoint_every, log_every=log_every,

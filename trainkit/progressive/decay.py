@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from trainkit._core.units import amount
 from trainkit.loop.stopping import Budget
 from trainkit.progressive.stages.prepared import PreparedStage
 
@@ -36,13 +37,19 @@ class Decay:
         share, name = self.budget.nearest(used)
         if name is None or share < least:
             return None
-        return f"budget spent: {name}={self.budget.limits[name]:g}"
+        return f"budget spent: {name}={amount(name, self.budget.limits[name])}"
 
     def over(self, step: int) -> str | None:
         """Why the run has ended, if the rate has reached 0; else `None`."""
         if self.under_way is None or step < self.under_way["until"]:
             return None
         return f"{self.under_way['reason']}, and the learning rate has decayed"
+
+    def left(self, step: int) -> float:
+        """The share of the learning rate that is left at a step: 1 before the decay, then to 0."""
+        if self.under_way is None:
+            return 1.0
+        return max(0.0, (self.under_way["until"] - step) / self.under_way["steps"])
 
     def steps_left(
         self, used: Mapping[str, float], base: Mapping[str, float], current: PreparedStage

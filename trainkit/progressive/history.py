@@ -50,10 +50,11 @@ class History:
         self._counted["flops"] += flops
 
     def evaluated(self, step: int, metrics: Mapping[str, float], current: PreparedStage) -> None:
-        """Records the metrics of an evaluation, and adds its FLOPs to the ledger."""
+        """Records an evaluation, and adds its FLOPs, which the loop counts too, to the ledger."""
         self._counted["evaluated_at"] = step
         self.evaluation = dict(metrics)
         self.add_flops(evaluate=current.evaluation.flops)
+        self.exclude_flops(current.evaluation.flops)
 
     def has_evaluation_of(self, step: int) -> bool:
         """Whether the last evaluation was at this step."""

@@ -76,20 +76,18 @@ class Growing:
             self.history.collect_certificates()
         else:
             self.settle()
+        fresh = bool(now.evaluated and now.steps) and self._evaluated(now.steps, now.evaluation)
         self.history.count_steps(now, self.current)
         before = self.history.ledger.total
-        change = self._change(now)
-        # FLOPs of anything but training steps; the loop adds them to its own count.
+        change = self._change(now, fresh)
+        # FLOPs of probes and growth; the loop adds them to its own count.
         extra = self.history.ledger.total - before
         if extra:
             self.history.exclude_flops(extra)
             change = dataclasses.replace(change or Change(), flops=extra)
         return change
 
-    def _change(self, now: Now) -> Change | None:
-        fresh = bool(now.evaluated and now.steps) and not self.history.has_evaluation_of(now.steps)
-        if fresh:
-            self._evaluated(now.steps, now.evaluation)
+    def _change(self, now: Now, fresh: bool) -> Change | None:
         stop = self._stop_reason(now, fresh)
         if stop is not None:
             return self._stop(stop)
@@ -106,9 +104,13 @@ class Growing:
             return None
         return self._advance(now)
 
-    def _evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+    def _evaluated(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Records an evaluation; returns whether it is a new one."""
+        if self.history.has_evaluation_of(step):
+            return False
         self.history.evaluated(step, metrics, self.current)
         self.monitor.evaluated(metrics)
+        return True
 
     def _stop_reason(self, now: Now, fresh: bool) -> str | None:
         if self.monitor.reached(self.history.counts(now), fresh):
@@ -132,7 +134,7 @@ class Growing:
 
     def _begin_decay(self, now: Now, how_long: Callable[..., int], reason: str) -> Change:
         steps = how_long(self.history.used(now), self.monitor.base, self.current)
-        self.decay.under_way = {"until": now.steps + steps, "reason": reason}
+        self.decay.under_way = {"until": now.steps + steps, "steps": steps, "reason": reason}
         pace = begin_decay(now.state.opt_state, at=now.steps, steps=steps)
         event = self._event(now, "decay", reason=f"{steps:,} steps left", steps=steps)
         return Change(state=now.state.replace(opt_state=pace), event=row_of(event))
@@ -231,14 +233,24 @@ class Growing:
 
     def finish(self, result: Any) -> None:
         """Records the result of the loop, which may have ended by a limit of its own."""
-        names = [field.name for field in dataclasses.fields(Now) if field.name != "evaluated"]
-        last = Now(**{name: getattr(result, name) for name in names}, evaluated=True)
-        self.history.count_steps(last, self.current)
-        if not self.history.has_evaluation_of(last.steps):
+        evaluated = result.evaluated_at == result.steps
+        here = {"metrics_at": result.steps, "evaluated": evaluated}
+        names = [field.name for field in dataclasses.fields(Now) if field.name not in here]
+        last = Now(**{name: getattr(result, name) for name in names}, **here)
+        if evaluated:
             self._evaluated(last.steps, result.evaluation)
-        reason = self.ended or self._stop_reason(last, fresh=True) or result.stopped
-        self.ended = reason
-        self._event(last, "end", reason=reason, **self.history.evaluation)
+        self.history.count_steps(last, self.current)
+        reason = self.ended or self._stop_reason(last, fresh=evaluated)
+        self.ended = reason or result.stopped
+        self._event(
+            last,
+            "end",
+            reason=self.ended,
+            finished=reason is not None,
+            rate_left=self.decay.left(last.steps),
+            evaluated=evaluated,
+            **self.history.evaluation,
+        )
         self.settle()
 
     def save(self) -> dict[str, Any]:

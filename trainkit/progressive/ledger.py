@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from trainkit._core.units import flops, si
+
 
 @dataclasses.dataclass(frozen=True)
 class Ledger:
@@ -21,7 +23,7 @@ class Ledger:
 
     >>> ledger = Ledger().plus(train=3e9, analytic=2.5e9).plus(evaluate=1e9)
     >>> print(ledger)
-    total 4e+09 FLOPs: train 3e+09 (6·N·D 2.5e+09), evaluate 1e+09, probe 0, growth 0
+    total 4 GFLOPs: train 3 G (6·N·D 2.5 G), evaluate 1 G, probe 0, growth 0
     """
 
     train: float = 0.0
@@ -50,6 +52,6 @@ class Ledger:
 
     def __str__(self) -> str:
         return (
-            f"total {self.total:.4g} FLOPs: train {self.train:.4g} (6·N·D {self.analytic:.4g}), "
-            f"evaluate {self.evaluate:.4g}, probe {self.probe:.4g}, growth {self.growth:.4g}"
+            f"total {flops(self.total)}: train {si(self.train)} (6·N·D {si(self.analytic)}), "
+            f"evaluate {si(self.evaluate)}, probe {si(self.probe)}, growth {si(self.growth)}"
         )

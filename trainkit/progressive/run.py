@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import optax
@@ -17,7 +17,7 @@ from trainkit.loop.stopping import Budget
 from trainkit.progressive.background import Background
 from trainkit.progressive.hook import Growing
 from trainkit.progressive.ledger import Ledger
-from trainkit.progressive.options import check_options
+from trainkit.progressive.options import FitOptions, check_options
 from trainkit.progressive.probe import Price, Probe
 from trainkit.progressive.stage_sequence import StageSequence
 from trainkit.progressive.stages.prepared import PreparedStage, Recipe, prepare_levels
@@ -95,7 +95,7 @@ def progressive(
     wait: bool = True,
     certify: bool = True,
     hooks: Sequence[Any] = (),
-    **fit_options: Any,
+    **fit_options: Unpack[FitOptions],
 ) -> ProgressiveResult:
     """Trains the first stage's model and grows it, stage by stage.
 

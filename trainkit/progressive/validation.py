@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from trainkit._core.paths import named_leaves
+from trainkit._core.units import amount
 from trainkit.loop.stopping import Budget
 from trainkit.progressive.stages.prepared import PreparedStage
 from trainkit.progressive.stages.stage import Alternatives, Data, Stage, StageError
@@ -127,8 +128,8 @@ def check_triggers(
     for name, limit in budget.items():
         if limit < one_step.get(name, 0.0):
             raise StageError(
-                f"The budget of {limit:g} {name} is below one step, which takes "
-                f"{one_step[name]:.4g}."
+                f"The budget of {amount(name, limit)} {name} is below one step, which takes "
+                f"{amount(name, one_step[name])}."
             )
     needed = {"steps": 0.0}  # count -> the least amount before a stage can begin
     for number, level in enumerate(levels):
@@ -199,16 +200,17 @@ def _check_reachable(
             continue
         until = " or ".join(str(stage.until) for stage in level)
         begins = (
-            f"Stage {number} ends after {count:g} {field} of the run at the earliest (until "
-            f"{until}), so stage {number + 1} would never come: "
+            f"Stage {number} ends after {amount(field, count)} {field} of the run at the earliest "
+            f"(until {until}), so stage {number + 1} would never come: "
         )
         raise StageError(
             begins
             + (
-                f"of the budget of {limit:g} nothing grows in the last {limit * decay:g}, in which "
+                f"of the budget of {amount(field, limit)} nothing grows in the last "
+                f"{amount(field, limit * decay)}, in which "
                 f"the learning rate falls (decay={decay:g})."
                 if decay
-                else f"the whole run may use {limit:g}."
+                else f"the whole run may use {amount(field, limit)}."
             )
         )
 

@@ -34,6 +34,7 @@ from trainkit.step.update import make_update
 PyTree = Any
 
 
+@validation.named_options
 def make_train_step(
     loss_fn: LossFn,
     tx: optax.GradientTransformation,
@@ -48,7 +49,6 @@ def make_train_step(
     donate: bool = False,
     schedules: Mapping[str, Callable[[jax.Array], Any]] | None = None,
     norms: bool | int = True,
-    **unknown: Any,
 ) -> TrainStep:
     """A compiled `state, metrics = step(state, batch)`, with a state from `step.place(state)`.
 
@@ -101,8 +101,6 @@ def make_train_step(
     >>> float(metrics["loss"]), int(state.step), step.compiles
     (1.0, 1, 1)
     """
-    known = validation.keyword_names(make_train_step)
-    validation.keywords(unknown, known, "make_train_step")
     steps.options(
         loss_fn,
         tx,

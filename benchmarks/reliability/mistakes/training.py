@@ -64,7 +64,7 @@ def _steps() -> Mistakes:
         _make_eval,
         {
             "loss_fn": [None, "mse", 3],
-            "placement": ["sinlge", None, 3],
+            "placement": ["sinlge", "", 3],
             "devices": ["2", [], 0, True],
             "precision": ["bf61", 16],
         },

@@ -7,14 +7,18 @@ whose option it is, and comes first.
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import math
 import numbers
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import numpy as np
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # The intervals that hyper-parameters may lie in, by kind: see `number`.
 NOT_NEGATIVE: dict[str, Any] = {"least": 0}
@@ -208,6 +212,28 @@ def keywords(given: Iterable[str], known: Iterable[str], of: str) -> None:
         if name not in known:
             end = near(name, known) or "."
             raise TypeError(f"{of} has no option {name!r}{end} Known: {', '.join(known)}.")
+
+
+def named_options(function: Callable[P, R]) -> Callable[P, R]:
+    """A decorator: an option that the function does not have gets a suggestion.
+
+    It keeps the signature, so a type checker sees such an option too.
+
+    >>> @named_options
+    ... def train(data, *, steps): ...
+    >>> train([], stesp=3)
+    Traceback (most recent call last):
+    TypeError: train has no option 'stesp'; did you mean 'steps'? Known: steps.
+    """
+    parameters = inspect.signature(function).parameters
+    known = keyword_names(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        keywords([name for name in kwargs if name not in parameters], known, function.__name__)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def keyword_names(function: Callable[..., Any]) -> list[str]:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit._core import validation
+from trainkit._core import units, validation
 
 PyTree = Any
 
@@ -97,7 +97,7 @@ def examples(n: int) -> Trigger:
 
 def flops(n: float) -> Trigger:
     """After `n` floating-point operations."""
-    return _count("flops", n, "{n:.3g} FLOPs")
+    return _count("flops", n, "{flops}")
 
 
 def seconds(n: float) -> Trigger:
@@ -217,7 +217,7 @@ def _count(field: str, n: float, text: str) -> Trigger:
         init=lambda: (),
         update=lambda state, seen: (state, getattr(seen, field) >= n),
         metrics=frozenset(),
-        text=text.format(n=n),
+        text=text.format(n=n, flops=units.flops(n)),
         counts={field: n},
     )
 
