@@ -1,4 +1,4 @@
-"""`fit`: its options, hooks, evaluations, early stopping, configurations, folders, checkpoints."""
+"""Mistakes with `fit`: options, hooks, evaluations, configurations, folders, checkpoints."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _states() -> Mistakes:
     adam = optax.adam(0.1)
 
     class Elsewhere(dict):
-        """Something with no shape of a state."""
+        """An object without the fields of a state."""
 
     wide = lambda: trainkit.TrainState.create({"kernel": jnp.ones((5, 3))}, base.tx())
     return {
@@ -322,7 +322,7 @@ def _hooks() -> Mistakes:
 
 
 class Memory:
-    """A hook that remembers something."""
+    """A hook that saves a value."""
 
     def __init__(self, value: Any):
         self.value, self.loaded = value, []
@@ -412,7 +412,7 @@ def _configs() -> Mistakes:
 
 
 def _again(out: Path, then: Any, now: Any) -> bool:
-    """Claims a folder with one configuration, then with another."""
+    """Uses a folder with one configuration, then with another."""
     RunFolder.claim(out, then).close()
     RunFolder.claim(out, now).close()
     return True
@@ -466,7 +466,7 @@ def _folders() -> Mistakes:
 
 
 def _linked(out: Path, name: str) -> Any:
-    """A run whose folder holds a link to what is somebody's own in the place of its own."""
+    """A run whose folder has a link to another user's file instead of its own."""
     fit(out)
     theirs = out.parent / "theirs"
     if name == ".lock":
@@ -480,7 +480,7 @@ def _linked(out: Path, name: str) -> Any:
 
 
 def _planted(out: Path, name: str) -> bool:
-    """Whether a link as the file that is being made leaves what it points to alone."""
+    """Whether a link in place of the new file leaves its target unchanged."""
     fit(out)
     target = out.parent / "theirs"
     target.write_text("mine")
@@ -576,7 +576,7 @@ def _log(out: Path, row: dict[str, Any]) -> None:
 
 
 def identities() -> Mistakes:
-    """A second run of another kind in the first one's folder."""
+    """Mistakes that start a different run in the folder of a first one."""
     import flax.linen as nn
 
     softmax = optax.softmax_cross_entropy_with_integer_labels
