@@ -141,8 +141,7 @@ def _model(sized: Sized, what: str) -> tuple[Functions, tuple[Any, ...]]:
     form = "(module, *inputs) or (function, params, *inputs)"
     if not isinstance(sized, tuple | list) or len(sized) < 2:
         raise ValueError(f"the {what} model must be {form}, not {_short(sized)}")
-    model, *inputs = sized
-    inputs = inputs_from(tuple(inputs))
+    model, inputs = sized[0], inputs_from(tuple(sized[1:]))
     try:
         found = functions_of(model, inputs)
     except TypeError as error:
@@ -151,8 +150,8 @@ def _model(sized: Sized, what: str) -> tuple[Functions, tuple[Any, ...]]:
         return found, inputs
     if not callable(model) or len(inputs) < 2:
         raise ValueError(f"the {what} model must be {form}, not {_short(sized)}")
-    params, *inputs = inputs
-    return functions(model, tuple(inputs), params, what=what), tuple(inputs)
+    params, inputs = inputs[0], inputs[1:]
+    return functions(model, inputs, params, what=what), inputs
 
 
 def _short(value: Any) -> str:
