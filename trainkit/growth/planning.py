@@ -56,9 +56,9 @@ def plan(
     lines = dict(zip(models.big.shapes, uses(models.big.program), strict=False))
     if isinstance(result, Conflict):
         raise result.error(lines)
-    own = (dataclasses.replace(leaf, lines=lines[leaf.path]) for leaf in result.leaves)
-    more = {} if result.depth is None else {"trees": trees}
-    return dataclasses.replace(result, leaves=tuple(own), **more)
+    own = tuple(dataclasses.replace(leaf, lines=lines[leaf.path]) for leaf in result.leaves)
+    kept = None if result.depth is None else trees
+    return dataclasses.replace(result, leaves=own, trees=kept)
 
 
 class _Models(NamedTuple):
