@@ -17,6 +17,7 @@ Row = dict[str, Any]
 
 CONFIG, SUMMARY, REPORT, LOCK = "config.json", "summary.json", "report.html", ".lock"
 JSONL, CSV = "metrics.jsonl", "metrics.csv"
+ID = "id.txt"  # by which services know a run
 # Suffixes of a file that is not complete yet, and of one that was found damaged.
 NEW, DAMAGED = ".new", ".damaged"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
