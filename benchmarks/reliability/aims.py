@@ -51,10 +51,10 @@ def half_deleted(folder: Any, *_: Any, **__: Any) -> None:
 
 def half_written(log: Any, line: bytes) -> None:
     """Writes half of a row."""
-    log._jsonl.write(line[: len(line) // 2])
+    log._file.write(line[: len(line) // 2])
 
 
-LOG = "trainkit.loop.metrics_log.MetricsLog"
+LOG = "trainkit.loggers.jsonl.JSONL"
 SWITCH = "trainkit.progressive.transition.switch.Transition"
 HOOK = "trainkit.progressive.hook.Growing"
 AIMS: dict[str, Aim] = {
@@ -66,9 +66,9 @@ AIMS: dict[str, Aim] = {
     "noting that it has saved": Aim("trainkit.loop.run_folder.RunFolder", "saved"),
     "evaluating": Aim("benchmarks.reliability.programs", "evaluate"),
     "writing a row": Aim(LOG, "_append", half=half_written),
-    "rewriting the table": Aim(LOG, "_rewrite_csv"),
+    "rewriting the table": Aim("trainkit.loggers.table.CSV", "_rewrite"),
     "cutting the log back": Aim("os", "truncate", taken_up=True, calls=1),
-    "writing to TensorBoard": Aim("trainkit.loop.metrics_log._Board", "write"),
+    "writing to TensorBoard": Aim("trainkit.loggers.tensorboard.TensorBoard", "log"),
     "writing a file whole": Aim("trainkit._core.run_files", "open_new"),
     "writing the summary": Aim("trainkit.loop.summary", "write_summary", "reported", calls=1),
     "drawing the report": Aim("trainkit.report.html", "report_html", "reported", calls=1),

@@ -17,6 +17,7 @@ Row = dict[str, Any]
 
 CONFIG, SUMMARY, REPORT, LOCK = "config.json", "summary.json", "report.html", ".lock"
 JSONL, CSV = "metrics.jsonl", "metrics.csv"
+ID = "id.txt"  # by which services know a run
 # Suffixes of incomplete and of damaged files.
 NEW, DAMAGED = ".new", ".damaged"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"

@@ -18,6 +18,7 @@ from trainkit._core.run_files import (
     CONFIG,
     CSV,
     DAMAGED,
+    ID,
     JSONL,
     LOCK,
     NEW,
@@ -30,7 +31,7 @@ from trainkit._core.run_files import (
 from trainkit.loop.saved.step import DamagedError, step_info, steps_in
 
 # All that a run writes: `overwrite` removes these and nothing else.
-WHOLE = (JSONL, CSV, SUMMARY, REPORT, CONFIG)
+WHOLE = (JSONL, CSV, SUMMARY, REPORT, ID, CONFIG)
 OWN = (JSONL + DAMAGED, *(name + NEW for name in WHOLE), *WHOLE)
 OWN_FOLDERS = (CHECKPOINTS, TENSORBOARD)
 UNFINISHED = {LOCK, CONFIG + NEW}

@@ -51,6 +51,7 @@ def _options() -> Mistakes:
         "early_stopping": [3, "loss", True, trainkit.EarlyStopping],
         "evaluate": [3, "loss", {"loss": 1.0}],
         "hooks": [None, 3, "hook", [None], [3], {"a": 1}],
+        "loggers": [None, 3, "wandb", ["wandb"], [None], [trainkit.loggers.Terminal], {"a": 1}],
         "data": [None, 3, "mnist", {"x": np.ones((8, 2))}],
         "step": [None, "step", 3],
         "state": [None, 3, {"w": np.ones(2)}],
@@ -64,6 +65,21 @@ def _options() -> Mistakes:
             found[f"fit({name}={base.shown(value)})"] = Mistake(of_fit(name, value), says)
     one = lambda now: None
     found["fit(hooks=one hook)"] = Mistake(of_fit("hooks", one), ("hooks", "list"))
+    found["fit(loggers=one logger)"] = Mistake(
+        of_fit("loggers", trainkit.loggers.Terminal()), ("loggers", "list")
+    )
+    short = type("Short", (), {"start": print, "log": lambda self, row: None, "close": print})
+    for name, logger, method in (
+        ("without close", type("Open", (), {"start": print, "log": print})(), "close"),
+        ("that takes whole rows", short(), "log"),
+    ):
+        found[f"fit(a logger {name})"] = Mistake(
+            of_fit("loggers", [logger]), ("loggers[0]", "must be", method)
+        )
+    for name in ("CSV", "JSONL", "TensorBoard"):
+        found[f"{name}(path=3)"] = Mistake(
+            lambda out, name=name: getattr(trainkit.loggers, name)(3), ("path", "must be")
+        )
     found["fit(an option it does not have)"] = Mistake(
         of_fit("checkpoint_evry", 5), ("checkpoint_evry", "checkpoint_every")
     )
