@@ -47,6 +47,7 @@ RULES: dict[str, dict[str, Callable[[], Any]]] = {
         "adafactor": lambda: tt.adafactor(0.1),
         "soap": lambda: tt.soap(0.15),
         "scion": lambda: tt.scion(0.05, unconstrained=True),
+        "normuon": lambda: tt.normuon(0.3),
     },
     "Averaging instead of a schedule": {
         "schedule_free": lambda: tt.schedule_free(0.1),
@@ -372,7 +373,9 @@ def draw(folder: pathlib.Path) -> None:
     for rules in (*RULES.values(), theirs):
         for name, make in rules.items():
             # Rules for matrices get a matrix with one column.
-            points = path(make(), flat=name not in ("muon", "soap", "scion", "centralize"))
+            points = path(
+                make(), flat=name not in ("muon", "soap", "scion", "normuon", "centralize")
+            )
             made, ax = figure()
             ax.contour(x, y, np.sqrt(height), 9, colors="0.85", linewidths=0.6)
             ax.plot(points[:, 0], points[:, 1], ".-", ms=2.5, lw=0.8, color="tab:blue")
