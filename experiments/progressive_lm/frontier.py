@@ -119,7 +119,8 @@ def below(row: Row, curves: Sequence[Sequence[Row]]) -> tuple[float, float]:
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Each growing row with what it saved against each baseline; baselines as they are.
 
-    Nothing is added where growing and the baselines cannot be compared.
+    Nothing is added where growing and the baselines cannot be compared, and no saving against a
+    baseline whose best rate is at the edge of those tried: it may be better than its curve.
     """
     out = []
     for row in rows:
@@ -127,9 +128,14 @@ def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
         if row.get("grow_at"):
             curves = baselines(rows, row["optimizer"])
             ends = [nearest(curve, row["flops"]) for curve in curves.values()]
-            if not incomparable(method_of(row), [method_of(end) for end in ends]):
+            whole = all(np.isfinite(b["losses"]).all() for c in curves.values() for b in c)
+            if whole and not incomparable(method_of(row), [method_of(end) for end in ends]):
                 shown["below"] = below(row, list(curves.values()))
-                shown["saved"] = {c[0]["name"]: saved(row, c) for c in curves.values()}
+                shown["saved"] = {
+                    curve[0]["name"]: saved(row, curve)
+                    for curve in curves.values()
+                    if all(method_of(end).enclosed for end in curve)
+                }
         out.append(shown)
     return out
 

@@ -48,7 +48,7 @@ def test_it_pays_only_against_every_baseline_and_beyond_the_spread():
     ("growing", "others", "why"),
     [
         (GROWING, [], "nothing was run beside"),
-        (with_one(GROWING, growths=0), [LARGE], "nothing grew in 1 of the 3"),
+        (with_one(GROWING, growths=0), [LARGE], "nothing grew in 1 of the 3 runs that may grow"),
         (with_one(GROWING, finished=False), [LARGE], r"growing is not finished \(seed 3 of 3\)"),
         (GROWING, [SMALL, with_one(LARGE, finished=False)], "large is not finished"),
         (with_one(GROWING, rate_left=0.3), [LARGE], "30% of its learning rate"),

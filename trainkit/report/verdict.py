@@ -161,7 +161,7 @@ def incomparable(growing: Method, others: Sequence[Method]) -> str | None:
                 return f"{method.name} {why} (seed {seed + 1} of {len(method.endings)})"
     still = sum(ending.growths == 0 for ending in growing.endings)
     if still or not growing.endings:
-        return f"nothing grew in {still} of the {len(growing.endings)} growing runs"
+        return f"nothing grew in {still} of the {len(growing.endings)} runs that may grow"
     if grew := [m.name for m in others if any(ending.growths for ending in m.endings)]:
         return f"{grew[0]} grew too"
     if any(len(other.endings) != len(growing.endings) for other in others):
