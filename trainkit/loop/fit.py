@@ -210,7 +210,7 @@ def _run(
         loggers, config = logged
         if is_writer() and (folder is not None or loggers):
             log = MetricsLog(
-                folder and folder.path,
+                None if folder is None else folder.path,
                 position=run.log_position,
                 loggers=loggers,
                 config=config,
