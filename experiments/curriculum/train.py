@@ -60,7 +60,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     """Trains all of them, prints and writes the numbers, and returns them."""
     keep_compiled(Path(config.out).parent / ".compiled")
     text, validation, _ = shakespeare(config.data).split()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, parts in curricula(config).items():
         found = [train(config, text, validation, parts, seed) for seed in range(config.seeds)]
         losses = [result.evaluation["loss"] for result in found]

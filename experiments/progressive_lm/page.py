@@ -112,7 +112,10 @@ def _figures(rows: Sequence[Row], baseline: list[list[Row]]) -> str:
         methods.setdefault(row["name"], []).append(row)
     last = [part[-1] for part in methods.values()]
     grown = {name: part for name, part in methods.items() if part[0].get("grow_at")}
-    training = [Curve(row["name"], *zip(*row["curve"], strict=True)) for row in last]
+    training = [
+        Curve(row["name"], [x for x, _ in row["curve"]], [y for _, y in row["curve"]])
+        for row in last
+    ]
     events = [Event(part[0]["grow_at"], "growth") for part in list(grown.values())[:1]]
     ends = _curves(methods, lambda row: sum(row["losses"]) / len(row["losses"]))
     drawn = [

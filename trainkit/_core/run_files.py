@@ -17,6 +17,7 @@ Row = dict[str, Any]
 
 CONFIG, SUMMARY, REPORT, LOCK = "config.json", "summary.json", "report.html", ".lock"
 JSONL, CSV = "metrics.jsonl", "metrics.csv"
+ID = "id.txt"  # by which services know a run
 # Suffixes of incomplete and of damaged files.
 NEW, DAMAGED = ".new", ".damaged"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
@@ -81,13 +82,13 @@ def read_metrics(path: str | os.PathLike) -> list[Row]:
         raise FileNotFoundError(
             f"There is no {path}; give the folder of a run, which has a file {JSONL}."
         )
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     return [decode_row(json.loads(line)) for line in lines if line.endswith("\n")]
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file; `{}` if there is no such file."""
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -40,7 +40,7 @@ def plan(
 ) -> PlanData:
     """The data of `trainkit.growth.plan`; arguments and errors are documented there."""
     leaves = named_shapes(small_params, "small_params"), named_shapes(big_params, "big_params")
-    trees = jax.tree.structure(small_params), jax.tree.structure(big_params)
+    trees: Any = jax.tree.structure(small_params), jax.tree.structure(big_params)
     if [name for name, _ in leaves[0]] == [name for name, _ in leaves[1]]:
         same = {name: name for name, _ in leaves[0]}
         wrong = _mismatch(leaves[0], dict(leaves[1]), same, _sizes(leaves[1]))
@@ -56,9 +56,9 @@ def plan(
     lines = dict(zip(models.big.shapes, uses(models.big.program), strict=False))
     if isinstance(result, Conflict):
         raise result.error(lines)
-    own = (dataclasses.replace(leaf, lines=lines[leaf.path]) for leaf in result.leaves)
-    more = {} if result.depth is None else {"trees": trees}
-    return dataclasses.replace(result, leaves=tuple(own), **more)
+    own = tuple(dataclasses.replace(leaf, lines=lines[leaf.path]) for leaf in result.leaves)
+    kept = None if result.depth is None else trees
+    return dataclasses.replace(result, leaves=own, trees=kept)
 
 
 class _Models(NamedTuple):

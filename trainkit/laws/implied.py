@@ -148,6 +148,10 @@ def _of_matrices(like: str, h: Mapping[str, Any]) -> dict[str, Any]:
     threshold = h.get("min_dim_size_to_factor")
     if threshold is not None and h["factored"]:
         return {"factored": threshold, "transposes": True}
+    if like == "normuon":
+        return {"shape factor": "sqrt(max(in, out))"}  # updates have one root mean square
+    if like == "shampoo" and h["graft"] != "adagrad":
+        return {"orthogonal": True, "transposes": True}
     if like not in ("muon", "scale_by_muon", "scion"):
         return {}
     if any("dimension_numbers" in name and h[name] is not None for name in h):

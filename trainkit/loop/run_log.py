@@ -132,7 +132,7 @@ class RunLog:
         self._log.write(row | dict(values))
 
     @property
-    def position(self) -> dict[str, int] | None:
+    def position(self) -> dict[str, Any] | None:
         """The place in the files, for a checkpoint."""
         return self._log.position if self._log is not None else None
 

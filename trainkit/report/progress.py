@@ -107,9 +107,9 @@ class Progress:
         print(text, flush=True)
 
 
-def width() -> int | float:
+def width() -> int:
     """Columns of the terminal; no limit where a line goes to a file or a pipe."""
-    return shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else math.inf
+    return shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else sys.maxsize
 
 
 def _where(record: Any, latest: Mapping[str, float]) -> str:

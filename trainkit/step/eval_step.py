@@ -128,7 +128,7 @@ def _placement_of(state: TrainState) -> Placement:
     for leaf in jax.tree.leaves(state.params):
         where = leaf.sharding if isinstance(leaf, jax.Array) and leaf.committed else None
         if where is not None and len(where.device_set) > 1:
-            devices = sorted(where.device_set, key=lambda device: device.id)
+            devices: list[Any] = sorted(where.device_set, key=lambda device: device.id)
             return resolve(getattr(where, "mesh", None) or Mesh(np.array(devices), ("data",)))
         if where is not None:
             return resolve("single", list(where.device_set))

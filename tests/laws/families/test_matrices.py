@@ -47,6 +47,7 @@ RIGHT = {
     "muon of consistent rms": (lambda: tt.muon(1e-2, consistent_rms=0.2), "optax.muon",
                                RATE | {"consistent_rms": 0.2}, OF_MUON[:3]),
     "scion": (lambda: tt.scion(1e-2), "scion", RATE, OF_MUON),
+    "normuon": (lambda: tt.normuon(1e-2), "normuon", RATE, ("shape factor",)),
     "optax.adafactor": (lambda: optax.adafactor(1e-2), "optax.adafactor", RATE,
                         ("transposition", "oracle above the threshold")),
     "adafactor": (lambda: tt.adafactor(1e-2), "adafactor", RATE,
