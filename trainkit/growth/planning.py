@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +28,7 @@ from trainkit.growth.rules import RULES, UNKNOWN
 
 PyTree = Any
 Leaves = list[tuple[str, jax.ShapeDtypeStruct]]
+ALIKE = 8  # alignments that fail for one reason, in whichever layer, before the search ends
 
 
 def plan(
@@ -122,18 +125,23 @@ def _search(
     unaligned: Conflict | None = None
     refused: Conflict | None = None
     reasons: set[tuple[str | None, ...]] = set()
+    alike: Counter[str] = Counter()
     for candidate in depth_candidates(small, big, depth, models.folder, trainable):
         if isinstance(candidate, Conflict):
             unaligned = unaligned or candidate
+            reason = re.sub(r"\d+", "", candidate.why)
+            alike[reason] += 1
+            if alike[reason] == ALIKE:
+                break  # in which layer it fails is not the obstacle
             continue
         widths = _widths(models, candidate, append)
         if isinstance(widths, Conflict):
             refused = refused or widths
-            reason = (widths.kind, widths.axis, widths.primitive, widths.source)
-            if reason in reasons:
+            about = (widths.kind, widths.axis, widths.primitive, widths.source)
+            if about in reasons:
                 break  # which layers are new is not the obstacle
             if widths.kind != "programs":
-                reasons.add(reason)
+                reasons.add(about)
             continue
         dtypes = {name: str(leaf.dtype) for name, leaf in models.leaves[1]}
         return assemble(widths, candidate, big.shapes, dtypes, depth)
