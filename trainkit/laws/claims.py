@@ -41,6 +41,7 @@ CLAIMS: dict[str, str] = {
     "stale": "loses no gradient between two refreshes; the value is a function from the steps "
     "between them to the rule",
     "basis": "works in an orthonormal basis; the value is an expression for its place in the state",
+    "hyperparameters": "each changes some update; the value is their factory, or their names",
     "scope": "which leaf moves with which rule; {expression: rule}, or (params, {…})",
     "fused": "{a leaf's name: how many matrices it is, side by side}",
     "map params": "optax.tree_map_params sees every parameter-shaped leaf",
@@ -118,6 +119,7 @@ OF_LAWS = {
     "the basis is left again": "basis",
     "the basis stays orthogonal": "basis",
     "fused projections": "fused",
+    "hyper-parameters": "hyperparameters",
 }
 
 
