@@ -21,7 +21,8 @@ CLAIMS: dict[str, str] = {
     '{"k": k, "inner": tx, "weight": the name of the argument that weighs them}',
     "stacked": "layers kept in one leaf move as they do one by one; the value is a function from "
     "{expression: number of leading layer axes} to the rule",
-    "guard": "a non-finite gradient changes nothing",
+    "guard": "a non-finite gradient changes nothing; the value is True, or how many of them in a "
+    "row are ignored before one is let by",
     "commutes with": "chained before or after this transformation it is the same",
     "adapts": "neither stalls nor blows up under constant gradients",
     "descends": "lowers a convex loss",
@@ -57,7 +58,7 @@ CLAIMS: dict[str, str] = {
 
 # Claims that hold or do not hold, and have no value of their own.
 FLAGS = {
-    "element-wise", "odd", "permutation", "rotation", "guard", "adapts", "descends", "zero first",
+    "element-wise", "odd", "permutation", "rotation", "adapts", "descends", "zero first",
     "differentiable", "orthogonal", "transposes", "per example", "matrices", "non-negative",
     "non-increasing", "non-decreasing",
 }  # fmt: skip
