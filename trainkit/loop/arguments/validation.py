@@ -145,7 +145,13 @@ def check_first_batch(step: Any, state: Any, data: Any) -> None:
     """Lets the step refuse the state, and a batch where the data can be peeked at."""
     if hasattr(step, "place"):
         steps.state(state)
-    if not hasattr(step, "place_batch") or (one := first_batch(data)) is None:
+    one = first_batch(data)
+    if one is None and isinstance(data, Loader):
+        raise ValueError(
+            "data must give batches, but there is none: it is empty, or an iterator that was used "
+            "up; make a new one."
+        )
+    if one is None or not hasattr(step, "place_batch"):
         return
     batch, _ = next(Stacked(itertools.repeat(one), getattr(step, "steps_per_call", 1)))
     placed = step.place_batch(batch)
