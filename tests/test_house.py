@@ -51,6 +51,9 @@ MAY_KNOW = {
     "growth": "_core packed cost step adapters growth.errors growth.operators growth.ir "
     "growth.axes growth.plan growth.analysis growth.rules growth.depth growth.maps "
     "growth.opt_state growth.views",
+    "pretrained.formats": "_core adapters loop loop.saved loop.transfer",
+    "pretrained": "_core adapters growth growth.errors growth.operators growth.maps growth.views "
+    "pretrained.formats",
     "progressive.stages": "_core cost placement step growth.operators",
     "progressive.transition": "_core cost placement step adapters growth growth.errors "
     "growth.operators growth.axes growth.plan growth.maps growth.opt_state growth.views "
@@ -67,7 +70,7 @@ MAY_KNOW = {
     "laws.schedules": "_core laws laws.oracles",
     "laws": "_core laws.optional laws.problems laws.reproducers laws.oracles laws.subject "
     "laws.families laws.schedules",
-    "cli": "_core distributed data loop loop.saved loop.transfer laws laws.oracles",
+    "cli": "_core distributed data loop loop.saved loop.transfer laws laws.oracles pretrained",
 }
 CROWDED = 15  # modules in one folder
 

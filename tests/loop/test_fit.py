@@ -321,7 +321,7 @@ def test_a_place_that_could_not_be_restored_is_refused_before_anything_is_writte
     tmp_path, position
 ):
     step, state, _ = mean_problem()
-    with pytest.raises(TypeError, match=r"data\.position must be what JSON can hold"):
+    with pytest.raises(TypeError, match=r"data\.position must be a JSON value"):
         fit(step, state, Counting(position), steps=3, out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 

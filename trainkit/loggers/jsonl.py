@@ -128,7 +128,7 @@ class JSONL:
 def _is_row(line: bytes, position: Mapping[str, Any]) -> bool:
     """Whether a line is a row of those that were there at a position."""
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode())  # of bytes JSON would guess the encoding
         return line.endswith(b"\n") and row["step"] <= position["step"] and "kind" in row
     except (ValueError, TypeError, KeyError):
         return False

@@ -34,6 +34,7 @@ def ending(run: Session, stopped: str) -> FitResult:
         state=state,
         metrics=metrics,
         evaluation=record.evaluation,
+        evaluated_at=record.evaluated_at,
         best=record.best,
         stopped=stopped,
         **record.used,

@@ -44,6 +44,7 @@ from trainkit.step.state import TrainState
 PyTree = Any
 
 
+@validation.named_options
 def fit(
     step: Callable[[TrainState, PyTree], tuple[TrainState, Mapping[str, jax.Array]]],
     state: TrainState,
@@ -75,7 +76,6 @@ def fit(
     averages: bool | int = False,
     progress: bool = True,
     report: bool = True,
-    **unknown: Any,
 ) -> FitResult:
     """Trains until a budget is spent, a metric stops improving, or a signal comes.
 
@@ -98,7 +98,8 @@ def fit(
         least one is needed, unless there is `early_stopping` or the data ends; without any, a list
         or loader is gone over once. `epochs` counts from where the data stands; a `Sampler` is left
         after the last batch that was trained on.
-      evaluate: `state -> {name: scalar}`, run every `eval_every` steps and at the end.
+      evaluate: `state -> {name: scalar}`, run every `eval_every` steps and at the end. What it
+        costs is counted where it has an attribute `flops`.
       eval_every: in steps; by default once an epoch where the data knows its size.
       early_stopping: when to end for want of improvement.
       best_metric, best_mode: what makes an evaluation the best where there is no early stopping;
@@ -149,7 +150,6 @@ def fit(
     ('epochs=5 reached', 10, 2.997)
     """
     # Over 60 lines: half of them are the options, by name, here and in Session.
-    validation.keywords(unknown, validation.keyword_names(fit), "fit")
     budget = Budget(steps=steps, epochs=epochs, seconds=seconds, flops=flops)
     check_options(
         eval_every=eval_every, checkpoint_every=checkpoint_every, log_every=log_every,
@@ -214,7 +214,7 @@ def _run(
         loggers, config = logged
         if is_writer() and (folder is not None or loggers):
             log = MetricsLog(
-                folder and folder.path,
+                None if folder is None else folder.path,
                 position=run.log_position,
                 loggers=loggers,
                 config=config,

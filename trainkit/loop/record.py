@@ -71,6 +71,7 @@ class FitResult:
       state: the last state, or the best one where early stopping restores it.
       metrics: of the last step that was trained.
       evaluation: of the last evaluation; `{}` where there was none.
+      evaluated_at: the step of that evaluation; an interrupted run does not evaluate at its end.
       best: the best evaluation: its step, value and metrics.
       stopped: why the run ended, in words.
       steps, epochs, examples, flops, seconds: used, over all sessions of a resumed run.
@@ -81,6 +82,7 @@ class FitResult:
     state: TrainState
     metrics: Mapping[str, float]
     evaluation: Mapping[str, float]
+    evaluated_at: int | None
     best: Best
     stopped: str
     steps: int

@@ -24,8 +24,8 @@ class RunLog:
     by then the device has long computed it, and fetching it does not stop the stream of steps.
 
     Attributes:
-      latest: the training metrics that were fetched last, and `latest_at` their step.
-      compile_seconds: of the step in use.
+        self.latest_at = record.train_at
+        self.compile_seconds = self.latest.get("compile_seconds", 0.0)
       bad_loss: which logged loss was not finite, if one was.
 
     Args:
@@ -45,7 +45,7 @@ class RunLog:
         self._paused = 0.0
         self.latest: dict[str, float] = dict(record.train)
         self.latest_at = record.train_at
-        self.compile_seconds = 0.0
+        self.compile_seconds = self.latest.get("compile_seconds", 0.0)
 
     def start_or_pause(self, record: Record, compiling: float) -> None:
         """Begins to measure speed at the first step; later ones compile at nobody's cost."""
@@ -61,11 +61,13 @@ class RunLog:
         """Leaves out time that was spent on something else than training."""
         self._paused += seconds
 
-    def stepped(self, record: Record, metrics: Mapping[str, jax.Array], due: bool) -> None:
-        """Takes what a step gave: a row where one is due, and else the last one if it stays so."""
+    def stepped(self, record: Record, metrics: Mapping[str, jax.Array], every: int) -> bool:
+        """Takes what a step gave, and returns whether it was made a row."""
         self._unlogged = record, metrics
+        due = record.crossed(every)
         if due:
             self.last()
+        return due
 
     def last(self) -> None:
         """Takes the last step's metrics as a row, where they are none yet."""

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from trainkit._core import processes
+from trainkit._core.units import amount
 from trainkit.loop.arguments.validation import result_of
 from trainkit.loop.checkpoint import Checkpointer
 from trainkit.loop.hooks import Change, Hook, Now, agreed, change_of, memories
@@ -118,10 +119,8 @@ class Session:
             with self.in_use.first_call(self.log):
                 self.state, metrics = result_of(self.step(self.state, batch))
             self.count(examples)
-            due = self.record.crossed(self.log_every)
             now = dataclasses.replace(self.record, seconds=time.perf_counter() - self.began)
-            self.log.stepped(now, metrics, due)
-            if due:
+            if self.log.stepped(now, metrics, self.log_every):
                 self.progress.update(self.record, self.budget, self.log.latest)
 
     def why_stop(self) -> str | None:
@@ -155,7 +154,8 @@ class Session:
             if self.early_stopping or self.best_metric in metrics:
                 min_delta = self.early_stopping.min_delta if self.early_stopping else 0.0
                 best = best.after(record.step, metrics, self.best_metric, self.best_mode, min_delta)
-        self.note(evaluation=metrics, evaluated_at=record.step, best=best)
+        flops = record.flops + getattr(self.evaluate, "flops", 0.0)
+        self.note(evaluation=metrics, evaluated_at=record.step, best=best, flops=flops)
         self.log.write(self.record, "evaluation", metrics)
         self.progress.evaluated(self.record, self.log.latest, best.step == record.step)
         if self.improved and self.restores_best and self.checkpoints is None:
@@ -272,8 +272,8 @@ class Session:
             self.in_use.compile(self.state, batch, self.log, self.record)
         if self.budget.flops is not None and not self.in_use.flops_per_call:
             raise ValueError(
-                f"flops={self.budget.flops:g} is a budget in FLOPs, but those of this step are "
-                "not known: make it with make_train_step or jax.jit, or use another budget."
+                f"flops={amount('flops', self.budget.flops)} is a budget in FLOPs, but those of "
+                "this step are not known: make it with make_train_step or jax.jit, or use another."
             )
 
     @property

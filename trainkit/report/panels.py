@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Sequence
 
 from trainkit.report.plots import Curve, Event, plot, spans_decades
@@ -34,9 +33,7 @@ class Section:
 
 
 def sections(runs: Sequence[RunData]) -> list[Section]:
-    """The plots of some runs; none where matplotlib is not installed."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return []
+    """The plots of some runs."""
     found = []
     names = _metrics(runs)
     measured = [name for name in names if name in _metrics(runs, "evaluation")]

@@ -49,8 +49,8 @@ def make_eval_step(
     A batch whose size is not a multiple of the number of devices (the last one, say) is computed
     whole on each device. So every example counts exactly once, without padding.
 
-    In several processes a batch that all of them give alike is one batch; what differs is taken for
-    each one's share of the examples.
+    With several processes, batches that are the same in all of them are one batch; batches that
+    differ are the shares of a global batch.
 
     >>> import jax.numpy as jnp, numpy as np, optax, trainkit
     >>> def loss_fn(params, model_state, batch, rng):
@@ -128,7 +128,7 @@ def _placement_of(state: TrainState) -> Placement:
     for leaf in jax.tree.leaves(state.params):
         where = leaf.sharding if isinstance(leaf, jax.Array) and leaf.committed else None
         if where is not None and len(where.device_set) > 1:
-            devices = sorted(where.device_set, key=lambda device: device.id)
+            devices: list[Any] = sorted(where.device_set, key=lambda device: device.id)
             return resolve(getattr(where, "mesh", None) or Mesh(np.array(devices), ("data",)))
         if where is not None:
             return resolve("single", list(where.device_set))
@@ -157,7 +157,7 @@ def _are_shares(batch: PyTree, size: int) -> bool:
     if len(set(sizes)) > 1:
         raise ProcessError(
             f"the processes have batches of {', '.join(map(str, sizes))} examples; give every "
-            "process as many, or all of them the whole batch."
+            "process the same number, or all of them the whole batch."
         )
     return any(content != contents[0] for content in contents)
 

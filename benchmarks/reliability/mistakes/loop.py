@@ -1,4 +1,4 @@
-"""`fit`: its options, hooks, evaluations, early stopping, configurations, folders, checkpoints."""
+"""Mistakes with `fit`: options, hooks, evaluations, configurations, folders, checkpoints."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def _options() -> Mistakes:
         "prefetch": [-1, 1.5, "2", True, None],
         "best_metric": [3, None, ("loss",)],
         "best_mode": ["least", None, True],
+        "averages": ["yes", 1.5, None, -1],
         "overwrite": ["no", 1, None],
         "stop_nonfinite": ["no", 1, None],
         "progress": ["no", None],
@@ -139,7 +140,7 @@ def _states() -> Mistakes:
     adam = optax.adam(0.1)
 
     class Elsewhere(dict):
-        """Something with no shape of a state."""
+        """An object without the fields of a state."""
 
     wide = lambda: trainkit.TrainState.create({"kernel": jnp.ones((5, 3))}, base.tx())
     return {
@@ -363,7 +364,7 @@ def _hooks() -> Mistakes:
 
 
 class Memory:
-    """A hook that remembers something."""
+    """A hook that saves a value."""
 
     def __init__(self, value: Any):
         self.value, self.loaded = value, []
@@ -453,7 +454,7 @@ def _configs() -> Mistakes:
 
 
 def _again(out: Path, then: Any, now: Any) -> bool:
-    """Claims a folder with one configuration, then with another."""
+    """Uses a folder with one configuration, then with another."""
     RunFolder.claim(out, then).close()
     RunFolder.claim(out, now).close()
     return True
@@ -507,7 +508,7 @@ def _folders() -> Mistakes:
 
 
 def _linked(out: Path, name: str) -> Any:
-    """A run whose folder holds a link to what is somebody's own in the place of its own."""
+    """A run whose folder has a link to another user's file instead of its own."""
     fit(out)
     theirs = out.parent / "theirs"
     if name == ".lock":
@@ -521,7 +522,7 @@ def _linked(out: Path, name: str) -> Any:
 
 
 def _planted(out: Path, name: str) -> bool:
-    """Whether a link as the file that is being made leaves what it points to alone."""
+    """Whether a link in place of the new file leaves its target unchanged."""
     fit(out)
     target = out.parent / "theirs"
     target.write_text("mine")
@@ -617,7 +618,7 @@ def _log(out: Path, row: dict[str, Any]) -> None:
 
 
 def identities() -> Mistakes:
-    """A second run of another kind in the first one's folder."""
+    """Mistakes that start a different run in the folder of a first one."""
     import flax.linen as nn
 
     softmax = optax.softmax_cross_entropy_with_integer_labels
