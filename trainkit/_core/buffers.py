@@ -34,7 +34,7 @@ def as_arrays(batch: PyTree) -> PyTree:
     {'label': array([1, 2])}
     """
     leaves, treedef = jax.tree.flatten(batch, is_leaf=_are_numbers)
-    return treedef.unflatten([_as_array(leaf) for leaf in leaves])
+    return jax.tree.unflatten(treedef, [_as_array(leaf) for leaf in leaves])
 
 
 def _as_array(leaf: Any) -> Any:
