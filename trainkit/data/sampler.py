@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from trainkit._core import validation
+from trainkit._core.buffers import as_arrays
 from trainkit._core.identity import digest
 from trainkit._core.paths import named_leaves
 
@@ -168,7 +169,7 @@ class Sampler:
         start = offset + self._first
         chosen = self._epoch_order(epoch)[start : start + self._share]
         if self._whole:
-            batch = self.data[chosen]
+            batch = as_arrays(self.data[chosen])
         else:
             batch = jax.tree.map(lambda leaf: leaf[chosen], self.data)
         offset += self.batch_size

@@ -23,6 +23,7 @@ from trainkit.loop.run_log import RunLog, fetch
 from trainkit.loop.saved import position as data_position
 from trainkit.loop.step_in_use import StepInUse
 from trainkit.loop.stopping import Budget, EarlyStopping
+from trainkit.loop.stream import streamed
 from trainkit.step.nonfinite import nonfinite_params
 from trainkit.step.state import TrainState
 
@@ -109,6 +110,7 @@ class Session:
                 continue
             if drawn is None:
                 self.data_ended = True
+                self.note(epoch=self.in_use.epoch)
                 continue
             batch, examples = drawn
 
@@ -117,10 +119,8 @@ class Session:
             with self.in_use.first_call(self.log):
                 self.state, metrics = result_of(self.step(self.state, batch))
             self.count(examples)
-            due = self.record.crossed(self.log_every)
             now = dataclasses.replace(self.record, seconds=time.perf_counter() - self.began)
-            self.log.stepped(now, metrics, due)
-            if due:
+            if self.log.stepped(now, metrics, self.log_every):
                 self.progress.update(self.record, self.budget, self.log.latest)
 
     def why_stop(self) -> str | None:
@@ -129,7 +129,7 @@ class Session:
         if self.interrupts.wish:
             return f"interrupted by {self.interrupts.wish}"
         if self.data_ended:
-            return "the data ended"
+            return self.budget.spent(self.record.used) or "the data ended"
         stopping = self.early_stopping
         if stopping and self.record.best.waited >= stopping.patience:
             return f"no better {stopping.metric} in {self.record.best.waited} evaluations"
@@ -233,7 +233,8 @@ class Session:
     def apply(self, change: Change) -> None:
         self.evaluate = change.evaluate or self.evaluate
         position = self.in_use.stream.position
-        self.data = self.data if change.data is None else change.data
+        if change.data is not None:
+            self.data = streamed(change.data, self.budget, self.early_stopping, self.folder)
         if change.step is not None:
             self.step = change.step
             self.interrupts.ask_again()

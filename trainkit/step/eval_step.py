@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from trainkit._core import validation
-from trainkit._core.buffers import owned
+from trainkit._core.buffers import as_arrays, owned
 from trainkit._core.paths import named_leaves
 from trainkit._core.processes import ProcessError, alone, digests, gathered, in_step
 from trainkit._core.validation import steps
@@ -105,8 +105,8 @@ class EvalStep:
         """name -> Σ total / Σ weight over all batches, summed in float64 on the host.
 
         Raises:
-          ValueError: there is no batch, or the total weight of the loss is 0. (A metric whose own
-            total weight is 0 is NaN.)
+          ValueError: there is no batch (as of a generator that was used up before), or the total
+            weight of the loss is 0. (A metric whose own total weight is 0 is NaN.)
         """
         validation.listed("batches", batches, "[batch]")
         return means([self(state, batch) for batch in in_step(batches, "batches")])
@@ -136,6 +136,7 @@ def _placement_of(state: TrainState) -> Placement:
 
 
 def _placed(batch: PyTree, placement: Placement) -> PyTree:
+    batch = as_arrays(batch)
     steps.numeric(batch)
     size = validation.leading_size(batch, "batch")
     shares = _are_shares(batch, size)
@@ -165,7 +166,9 @@ def means(sums: Sequence[Sums]) -> dict[str, float]:
     """name -> Σ total / Σ weight over some batches, summed in float64 on the host."""
     fetched = jax.device_get(list(sums))
     if not fetched:
-        raise ValueError("there is no batch to evaluate on.")
+        raise ValueError(
+            "there is no batch to evaluate on; of a generator, make a new one for each evaluation."
+        )
     totals = {
         name: np.sum([np.array(each[name], np.float64) for each in fetched], axis=0)
         for name in fetched[0]
