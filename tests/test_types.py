@@ -11,7 +11,7 @@ import sys
 import pytest
 
 import trainkit
-from tests.test_docs import BLOCK, ROOT, pages
+from tests.test_docs import ROOT, pages, prelude, program
 from trainkit.loop.fit import fit
 from trainkit.progressive.options import FitOptions
 
@@ -52,11 +52,11 @@ def checked(tmp_path_factory):
     """File name -> lines of mypy's output, for all programs in one run (of some 15 s)."""
     folder = tmp_path_factory.mktemp("programs")
     for page in pages():
-        text, code = page.read_text(), ""
-        for match in BLOCK.finditer(text):  # with the page's line numbers
-            code += "\n" * (text[: match.start(1)].count("\n") - code.count("\n")) + match.group(1)
-        name = page.relative_to(ROOT).with_suffix("").as_posix().replace("/", "_")
-        (folder / f"{name.replace('-', '_')}_page.py").write_text(code)
+        name = page.relative_to(ROOT).with_suffix("").as_posix()
+        code = "from prelude import *\n" * bool(prelude(page)) + program(page)
+        (folder / f"{re.sub(r'[/-]', '_', name)}_page.py").write_text(code)
+        if prelude(page):
+            (folder / "prelude.py").write_text(prelude(page))
     lines = [f"import {package}" for package in PACKAGES]
     lines += [f"reveal_type({name})  # {name}" for name in public()]
     (folder / "public.py").write_text("\n".join(lines))
