@@ -135,7 +135,7 @@ def test_devices_are_taken_of_every_process(monkeypatch):
         jax, "local_devices", lambda process: jax.devices()[4 * process : 4 * process + 4]
     )
     assert [d.id for d in choose_devices(4)] == [0, 1, 4, 5]
-    with pytest.raises(ValueError, match="ask for 2"):
+    with pytest.raises(ValueError, match="use 2"):
         choose_devices(3)
 
 

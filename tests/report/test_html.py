@@ -92,11 +92,16 @@ def test_loss_and_accuracy_against_all_that_was_spent_then_rate_and_norms():
 
 
 def test_numbers_options_versions_device_and_command():
-    run = RunData("mine", rows(), {"width": 64, "mode": "<i>"}, SUMMARY)
+    speeds = [{"examples_per_second": 79.0 if n == 8 else 40.0} for n in range(10)]
+    measured = [a | b if a["kind"] == "train" else a for a, b in zip(rows(), speeds, strict=True)]
+    run = RunData("mine", measured, {"width": 64, "mode": "<i>"}, SUMMARY)
     text = report_html([run], title="A < B", headline={"test accuracy": "98.76%"})
     words = Page(text).words
     for shown in (
-        *("A < B", "98.76%", "test accuracy", "1,234", "9,872", "1.5 T", "2 min 05 s", "79"),
+        *("A < B", "98.76%", "test accuracy", "1,234", "9,872", "1.5 T", "2 min 05 s"),
+        # Of all rows, not of the last: 32 examples at 40 a second and 8 at 79.
+        *("examples per second, while training", "44"),
+        *("FLOPs counted", "waited for compiling", "1.5 s"),
         *("width", "64", "<i>", "jax", "1.2.3", "trainkit train thing --name '<b>'"),
     ):
         assert shown in words, shown

@@ -1,4 +1,4 @@
-"""Where data files live, and reading them with their checksums verified."""
+"""The location of data files, and reading them with verified checksums."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BUNDLED = Path(__file__).parent / "bundled"
 
 
 class DataError(OSError, ValueError):
-    """A data file that is missing, cut short or not what it should be."""
+    """A data file is missing, incomplete or not the expected one."""
 
 
 def data_dir(path: str | os.PathLike | None = None) -> Path:
@@ -23,7 +23,7 @@ def data_dir(path: str | os.PathLike | None = None) -> Path:
       DataError: where there is no such folder.
     """
     if path is not None:
-        return _existing(Path(path), "the data folder asked for")
+        return _existing(Path(path), "the requested data folder")
     if os.environ.get(VARIABLE):
         return _existing(Path(os.environ[VARIABLE]), f"the data folder in ${VARIABLE}")
     return _existing(BUNDLED, "the data folder of the installed package")
@@ -32,14 +32,14 @@ def data_dir(path: str | os.PathLike | None = None) -> Path:
 def _existing(path: Path, what: str) -> Path:
     path = path.expanduser()
     if not path.is_dir():
-        raise DataError(f"{path}, {what}, is not a folder. Give the folder that holds mnist/.")
+        raise DataError(f"{path}, {what}, is not a folder. Give the folder that contains mnist/.")
     return path
 
 
 def read_file(
     path: str | os.PathLike, *, md5: str | None = None, sha256: str | None = None
 ) -> bytes:
-    """The bytes of a file, decompressed where its name ends in `.gz`, checksums verified.
+    """The bytes of a file, decompressed if its name ends in `.gz`, with verified checksums.
 
     Args:
       path: the file.
@@ -54,8 +54,8 @@ def read_file(
         f"{name} {value}" for name, value in (("MD5", md5), ("SHA-256", sha256)) if value
     )
     hint = (
-        f"Put a good copy in its place (in a clone of the project: git checkout -- {path.name} "
-        f"in {path.parent}), or point {VARIABLE} at a folder that has one."
+        f"Replace it with a good copy (in a clone of the project: git checkout -- {path.name} "
+        f"in {path.parent}), or set {VARIABLE} to a folder that has one."
     )
     if not path.is_file():
         expecting = f" (expected {expected} once decompressed)" if expected else ""
@@ -80,7 +80,7 @@ def read_file(
         if found != value.lower():
             raise DataError(
                 f"Data file corrupt: {path} has {name} {found}, expected {value} "
-                f"(both of the decompressed bytes, of which there are {len(content)}). {hint}"
+                f"(both of the {len(content)} decompressed bytes). {hint}"
             )
     return content
 

@@ -28,10 +28,10 @@ def mnist(
     There are 60,000 training and 10,000 test images. Checksums are verified on reading.
 
     Args:
-      path: the folder that holds `mnist/`; by default see `data_dir`.
+      path: the folder that contains `mnist/`; default: `data_dir()`.
 
     Raises:
-      DataError: a file is missing or not the original; the message says how to mend it.
+      DataError: a file is missing or not the original; the message says how to fix it.
     """
     folder = data_dir(path) / "mnist"
 

@@ -13,9 +13,10 @@ from trainkit.growth.analysis.solve import solve_width
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.depth.assembly import DepthCandidate, assemble, depth_candidates
 from trainkit.growth.depth.flat_model import FlatModel, Shapes
-from trainkit.growth.errors import Conflict, GrowthError, unwrap
+from trainkit.growth.errors import Conflict, GrowthError
 from trainkit.growth.ir.custom_gradients import unproved
 from trainkit.growth.ir.program import Folder, Program
+from trainkit.growth.ir.source_lines import uses
 from trainkit.growth.ir.trace import named_shapes, shape_of, structs, traced_program
 from trainkit.growth.operators import Operator, operator
 from trainkit.growth.plan.data import PlanData, unchanged
@@ -39,7 +40,7 @@ def plan(
 ) -> PlanData:
     """The data of `trainkit.growth.plan`; arguments and errors are documented there."""
     leaves = named_shapes(small_params, "small_params"), named_shapes(big_params, "big_params")
-    trees = jax.tree.structure(small_params), jax.tree.structure(big_params)
+    trees: Any = jax.tree.structure(small_params), jax.tree.structure(big_params)
     if [name for name, _ in leaves[0]] == [name for name, _ in leaves[1]]:
         same = {name: name for name, _ in leaves[0]}
         wrong = _mismatch(leaves[0], dict(leaves[1]), same, _sizes(leaves[1]))
@@ -51,8 +52,13 @@ def plan(
         return repeats(small_params, big_params, calibrated=True)
     if depth == "experts":
         return upcycled(*leaves, trees, dict(operator(how).names))
-    result = unwrap(_search(models, depth, trainable, append))
-    return result if result.depth is None else dataclasses.replace(result, trees=trees)
+    result = _search(models, depth, trainable, append)
+    lines = dict(zip(models.big.shapes, uses(models.big.program), strict=False))
+    if isinstance(result, Conflict):
+        raise result.error(lines)
+    own = tuple(dataclasses.replace(leaf, lines=lines[leaf.path]) for leaf in result.leaves)
+    kept = None if result.depth is None else trees
+    return dataclasses.replace(result, leaves=own, trees=kept)
 
 
 class _Models(NamedTuple):

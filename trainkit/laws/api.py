@@ -7,6 +7,7 @@ from typing import Any
 
 from trainkit._core import validation
 from trainkit.laws import claims as claiming
+from trainkit.laws import implied as implying
 from trainkit.laws import losses, per_example, runner
 from trainkit.laws.clock import Clock
 from trainkit.laws.families.listing import TRANSFORMATION_LAWS
@@ -244,7 +245,7 @@ def _claims_of(
     if like in SCHEDULES:
         implied = {"oracle": True}
     elif like is not None:
-        implied = claiming.implied(like, oracle_for(like, hyperparams).hyperparams)
+        implied = implying.implied(like, oracle_for(like, hyperparams).hyperparams)
     return {k: v for k, v in (implied | claiming.read(claims)).items() if v is not False}
 
 

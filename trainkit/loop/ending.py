@@ -8,7 +8,7 @@ from trainkit.loop.session import Session
 
 def ending(run: Session, stopped: str) -> FitResult:
     """The result of a run: its best state where that was asked for, or its last good one."""
-    run.log.flush()
+    metrics = run.log.ended()
     stopped = run.not_finite or stopped  # of the metrics that have come just now
     if hasattr(run.step, "check"):
         run.step.check()  # the limit of `skip_nonfinite` may have been passed just now
@@ -30,8 +30,9 @@ def ending(run: Session, stopped: str) -> FitResult:
         stream.restore(stream.position)  # what was read ahead is to be drawn again
     return FitResult(
         state=state,
-        metrics=run.log.latest,
+        metrics=metrics,
         evaluation=record.evaluation,
+        evaluated_at=record.evaluated_at,
         best=record.best,
         stopped=stopped,
         **record.used,

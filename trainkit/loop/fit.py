@@ -11,13 +11,16 @@ from typing import Any
 import jax
 
 from trainkit._core import validation
+from trainkit._core.identity import lasting
 from trainkit._core.processes import is_writer
 from trainkit._core.run_files import CHECKPOINTS
+from trainkit.loggers.logger import Logger
 from trainkit.loop.arguments.alike import check_alike
 from trainkit.loop.arguments.run_identity import RESUME
 from trainkit.loop.arguments.validation import (
     check_averages,
     check_first_batch,
+    check_loggers,
     check_options,
     check_parts,
     check_run,
@@ -56,6 +59,7 @@ def fit(
     best_metric: str = "loss",
     best_mode: str = "min",
     hooks: Sequence[Hook] = (),
+    loggers: Sequence[Logger] = (),
     out: str | os.PathLike | RunFolder | None = None,
     config: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -91,12 +95,14 @@ def fit(
       steps, epochs, seconds, flops: the budget; the run ends at the first that is used up. At
         least one is needed, unless `data` ends or there is `early_stopping`. `epochs` counts from
         where the data stands; the data is left after the last batch that was trained on.
-      evaluate: `state -> {name: scalar}`, run every `eval_every` steps and at the end.
+      evaluate: `state -> {name: scalar}`, run every `eval_every` steps and at the end. What it
+        costs is counted where it has an attribute `flops`.
       eval_every: in steps; by default once an epoch where the data knows its size.
       early_stopping: when to end for want of improvement.
       best_metric, best_mode: what makes an evaluation the best where there is no early stopping;
         without a metric of that name none is.
       hooks: called between two steps; see `trainkit.loop.hooks.Hook`.
+      loggers: where rows of metrics go beside the folder; see `trainkit.loggers`.
       out: the run's folder: metrics, checkpoints, summary and report. A folder that holds this
         very run makes it go on where it stopped. `None` writes nothing.
       config: the run's options, for the report and to tell one run from another.
@@ -150,6 +156,7 @@ def fit(
     )  # fmt: skip
     retention = Retention(keep, keep_best, best_mode, keep_every, keep_seconds)
     check_parts(step, data, evaluate, hooks, early_stopping)
+    check_loggers(loggers)
     check_run(step, data, budget, early_stopping, eval_every, out)
     check_averages(averages, step, state, data)
     run = Session(
@@ -176,11 +183,17 @@ def fit(
     check_first_batch(step, state, data)
     if out is not None and not isinstance(out, RunFolder):
         out = RunFolder.claim(out, config, overwrite=overwrite, same=resume == RESUME[0])
-    return _run(run, out, retention, progress, report)
+    said = out.config if out is not None else lasting(config or {}, "config") if loggers else {}
+    return _run(run, out, retention, (loggers, said), progress, report)
 
 
 def _run(
-    run: Session, folder: RunFolder | None, retention: Retention, progress: bool, report: bool
+    run: Session,
+    folder: RunFolder | None,
+    retention: Retention,
+    logged: tuple[Sequence[Logger], Mapping[str, Any]],
+    progress: bool,
+    report: bool,
 ) -> FitResult:
     with contextlib.ExitStack() as stack:
         if folder is not None:
@@ -194,8 +207,16 @@ def _run(
         run.progress = stack.enter_context(Progress(progress and is_writer()))
         resume(run)
         log = None
-        if folder is not None and is_writer():
-            log = stack.enter_context(MetricsLog(folder.path, position=run.log_position))
+        loggers, config = logged
+        if is_writer() and (folder is not None or loggers):
+            log = MetricsLog(
+                None if folder is None else folder.path,
+                position=run.log_position,
+                loggers=loggers,
+                config=config,
+                step=run.record.step,
+            )
+            stack.enter_context(log)
         run.open_log(log)
         result = ending(run, run.until_stopped())
         if run.folder is not None and is_writer():
@@ -206,6 +227,8 @@ def _run(
                     result = dataclasses.replace(result, report=write_report(run.folder.path))
             except OSError as error:
                 run.progress.message(f"Not written: {error}.")
+        if log is not None:
+            log.close(result.stopped)
         run.progress.ended(result)
     # Only now: everything is written and closed.
     run.interrupts.pass_on()

@@ -23,7 +23,7 @@ class Record:
       evaluation: metrics of the last evaluation.
       evaluated_at: the step of that evaluation.
       best: the best evaluation.
-      train: the last logged training metrics.
+      train, train_at: the last logged training metrics, and their step.
     """
 
     step: int = 0
@@ -36,6 +36,7 @@ class Record:
     evaluated_at: int | None = None
     best: Best = dataclasses.field(default_factory=Best)
     train: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    train_at: int | None = None
 
     @property
     def used(self) -> dict[str, Any]:
@@ -68,8 +69,9 @@ class FitResult:
 
     Attributes:
       state: the last state, or the best one where early stopping restores it.
-      metrics: of the last logged training step.
+      metrics: of the last step that was trained.
       evaluation: of the last evaluation; `{}` where there was none.
+      evaluated_at: the step of that evaluation; an interrupted run does not evaluate at its end.
       best: the best evaluation: its step, value and metrics.
       stopped: why the run ended, in words.
       steps, epochs, examples, flops, seconds: used, over all sessions of a resumed run.
@@ -80,6 +82,7 @@ class FitResult:
     state: TrainState
     metrics: Mapping[str, float]
     evaluation: Mapping[str, float]
+    evaluated_at: int | None
     best: Best
     stopped: str
     steps: int

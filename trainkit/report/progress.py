@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
+
+from trainkit._core import units
 
 # Without a terminal and without evaluations, a sign of life this often.
 QUIET_SECONDS = 30.0
@@ -104,6 +107,11 @@ class Progress:
         print(text, flush=True)
 
 
+def width() -> int:
+    """Columns of the terminal; no limit where a line goes to a file or a pipe."""
+    return shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else sys.maxsize
+
+
 def _where(record: Any, latest: Mapping[str, float]) -> str:
     stage = f"stage {latest['stage']:.0f} · " if "stage" in latest else ""
     epoch = f" · epoch {record.epoch:.2f}" if record.epoch else ""
@@ -113,7 +121,7 @@ def _where(record: Any, latest: Mapping[str, float]) -> str:
 def _numbers(latest: Mapping[str, float], flops: float = 0.0) -> str:
     shown = [f"{name} {_short(latest[name])}" for name in ("loss", "accuracy") if name in latest]
     if flops and "stage" in latest:
-        shown.append(f"{flops:.2e} FLOPs")
+        shown.append(units.flops(flops))
     if "examples_per_second" in latest:
         shown.append(f"{latest['examples_per_second']:,.0f} examples/s")
     return " · ".join(shown)

@@ -29,7 +29,7 @@ def hyperparams(opt_state: PyTree) -> dict[str, jax.Array]:
     """Name -> scalar, for every `.hyperparams` dict in the optimizer state.
 
     These are the values that the last update used. If two states use the same name, the path of
-    the state is put in front.
+    the state precedes it.
     """
     found: list[tuple[str, str, jax.Array]] = []
 

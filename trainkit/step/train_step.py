@@ -1,5 +1,5 @@
 """The train step: loss -> gradients -> transformation -> new state, for every placement."""
-# Over 300 lines: a third of them say what the options are.
+# Over 300 lines: a third of them document the options.
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class TrainStep:
         self._last: tuple[weakref.ref[TrainState] | None, Any] = (None, None)
         self._limit = Limit(self.guard.limit)
 
-    # -- the state and the batch, where they belong ------------------------------------------
+    # -- placing the state and the batch -------------------------------------------------------
 
     def place(self, state: TrainState) -> TrainState:
         """A copy of the state on this placement's devices, ready for the step.
@@ -164,7 +164,7 @@ class TrainStep:
         steps.state(state)
         validation.params_are_floating(state.params)
         state = jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), state)
-        same_leaves(state, "state", "make it of the same seed everywhere.")
+        same_leaves(state, "state", "create it with the same seed in every process.")
         there = from_whole(state, self.placement.state_shardings(state))
         prepared = jax.eval_shape(self.prepared, there)
         shardings = self.placement.state_shardings(prepared)
@@ -173,7 +173,7 @@ class TrainStep:
         return jax.jit(self.prepared, out_shardings=shardings)(there)
 
     def place_batch(self, batch: PyTree) -> PyTree:
-        """The batch on the devices, cut as the step wants it; of several processes, its share."""
+        """The batch on the devices, sharded for the step; each process passes its share."""
         self._check(batch, jax.process_count())
         return from_shares(batch, self.placement.batch_sharding(self._axis), self._axis)
 
@@ -216,9 +216,9 @@ class TrainStep:
             )
 
     def refuse(self, state: TrainState, batch: PyTree) -> Metrics:
-        """Raises what the first call with these would, before anything is compiled.
+        """Raises the errors that a first call with these arguments would, without compiling.
 
-        What was lowered for that is kept for `compile`.
+        The lowered program is kept for `compile`.
 
         Returns:
           The shapes of the metrics.
@@ -279,7 +279,7 @@ class TrainStep:
         self._limit.check(wait=False)
         if not (alone() or is_placed(batch, self.placement.everywhere)):
             batch = self.place_batch(batch)
-        # The state that the last call returned needs no second look.
+        # The state that the last call returned needs no check.
         known, signature = self._last
         if known is None or state is None or known() is not state:
             state, signature = self._accept(state)
@@ -328,7 +328,7 @@ class TrainStep:
 
 
 def _first(batch: PyTree) -> PyTree:
-    """The first of several batches in one."""
+    """The first of several stacked batches."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
 
 

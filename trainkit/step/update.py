@@ -31,7 +31,7 @@ def make_update(
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """`update(state, sums, scale, value_fn) -> (state, metrics)`, for sums over all devices.
 
-    Norms are computed at every step whose number is a multiple of `norms`; 0: never.
+    Norms are computed at every step whose number, from 1, is a multiple of `norms`; 0: never.
     """
     transform = _with_extra_args(tx)
     for name in schedules:
@@ -71,7 +71,7 @@ def make_update(
         if scale is not None:
             metrics["loss_scale"] = scale
         if norms:
-            metrics |= _norms(state.step, norms, mean, updates, new.params)
+            metrics |= _norms(new.step, norms, mean, updates, new.params)
         metrics["skipped_steps"] = new.guard.get("skipped", jnp.zeros((), jnp.int32))
         if guard.limit is not None:
             metrics["skipped_in_a_row"] = new.guard["in_a_row"]

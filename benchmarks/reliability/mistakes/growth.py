@@ -1,4 +1,4 @@
-"""Growth of models, and runs that grow."""
+"""Mistakes with growth, and with progressive runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def mistakes() -> Mistakes:
 
 
 class Net(nn.Module):
-    """A hidden layer."""
+    """A network with one hidden layer."""
 
     width: int = 4
 

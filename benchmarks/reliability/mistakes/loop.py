@@ -1,4 +1,4 @@
-"""`fit`: its options, hooks, evaluations, early stopping, configurations, folders, checkpoints."""
+"""Mistakes with `fit`: options, hooks, evaluations, configurations, folders, checkpoints."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def _options() -> Mistakes:
         "prefetch": [-1, 1.5, "2", True, None],
         "best_metric": [3, None, ("loss",)],
         "best_mode": ["least", None, True],
+        "averages": ["yes", 1.5, None, -1],
         "overwrite": ["no", 1, None],
         "stop_nonfinite": ["no", 1, None],
         "progress": ["no", None],
@@ -50,6 +51,7 @@ def _options() -> Mistakes:
         "early_stopping": [3, "loss", True, trainkit.EarlyStopping],
         "evaluate": [3, "loss", {"loss": 1.0}],
         "hooks": [None, 3, "hook", [None], [3], {"a": 1}],
+        "loggers": [None, 3, "wandb", ["wandb"], [None], [trainkit.loggers.Terminal], {"a": 1}],
         "data": [None, 3, "mnist", {"x": np.ones((8, 2))}],
         "step": [None, "step", 3],
         "state": [None, 3, {"w": np.ones(2)}],
@@ -63,6 +65,21 @@ def _options() -> Mistakes:
             found[f"fit({name}={base.shown(value)})"] = Mistake(of_fit(name, value), says)
     one = lambda now: None
     found["fit(hooks=one hook)"] = Mistake(of_fit("hooks", one), ("hooks", "list"))
+    found["fit(loggers=one logger)"] = Mistake(
+        of_fit("loggers", trainkit.loggers.Terminal()), ("loggers", "list")
+    )
+    short = type("Short", (), {"start": print, "log": lambda self, row: None, "close": print})
+    for name, logger, method in (
+        ("without close", type("Open", (), {"start": print, "log": print})(), "close"),
+        ("that takes whole rows", short(), "log"),
+    ):
+        found[f"fit(a logger {name})"] = Mistake(
+            of_fit("loggers", [logger]), ("loggers[0]", "must be", method)
+        )
+    for name in ("CSV", "JSONL", "TensorBoard"):
+        found[f"{name}(path=3)"] = Mistake(
+            lambda out, name=name: getattr(trainkit.loggers, name)(3), ("path", "must be")
+        )
     found["fit(an option it does not have)"] = Mistake(
         of_fit("checkpoint_evry", 5), ("checkpoint_evry", "checkpoint_every")
     )
@@ -97,7 +114,7 @@ def _states() -> Mistakes:
     adam = optax.adam(0.1)
 
     class Elsewhere(dict):
-        """Something with no shape of a state."""
+        """An object without the fields of a state."""
 
     wide = lambda: trainkit.TrainState.create({"kernel": jnp.ones((5, 3))}, base.tx())
     return {
@@ -321,7 +338,7 @@ def _hooks() -> Mistakes:
 
 
 class Memory:
-    """A hook that remembers something."""
+    """A hook that saves a value."""
 
     def __init__(self, value: Any):
         self.value, self.loaded = value, []
@@ -411,7 +428,7 @@ def _configs() -> Mistakes:
 
 
 def _again(out: Path, then: Any, now: Any) -> bool:
-    """Claims a folder with one configuration, then with another."""
+    """Uses a folder with one configuration, then with another."""
     RunFolder.claim(out, then).close()
     RunFolder.claim(out, now).close()
     return True
@@ -465,7 +482,7 @@ def _folders() -> Mistakes:
 
 
 def _linked(out: Path, name: str) -> Any:
-    """A run whose folder holds a link to what is somebody's own in the place of its own."""
+    """A run whose folder has a link to another user's file instead of its own."""
     fit(out)
     theirs = out.parent / "theirs"
     if name == ".lock":
@@ -479,7 +496,7 @@ def _linked(out: Path, name: str) -> Any:
 
 
 def _planted(out: Path, name: str) -> bool:
-    """Whether a link as the file that is being made leaves what it points to alone."""
+    """Whether a link in place of the new file leaves its target unchanged."""
     fit(out)
     target = out.parent / "theirs"
     target.write_text("mine")
@@ -575,7 +592,7 @@ def _log(out: Path, row: dict[str, Any]) -> None:
 
 
 def identities() -> Mistakes:
-    """A second run of another kind in the first one's folder."""
+    """Mistakes that start a different run in the folder of a first one."""
     import flax.linen as nn
 
     softmax = optax.softmax_cross_entropy_with_integer_labels

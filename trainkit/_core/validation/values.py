@@ -80,7 +80,7 @@ def number(
     finite: bool = True,
     hint: str = "",
 ) -> None:
-    """Refuses a value that is not a number, or outside the interval. NaN is outside every interval.
+    """Raises TypeError for a value that is no number, ValueError outside the interval (or NaN).
 
     Tracers, and arrays that are not scalars, pass.
 
@@ -107,7 +107,7 @@ def number(
 
 
 def _is_array(value: Any) -> bool:
-    """Whether it is an array of numbers."""
+    """Whether a value is an array of numbers."""
     array = isinstance(value, np.ndarray | jax.Array)
     return array and jax.dtypes.issubdtype(value.dtype, np.number)
 
@@ -132,7 +132,7 @@ def integer(
     below: int = 2**31,
     hint: str = "",
 ) -> None:
-    """Refuses what is not an integer of at least `least`, and below 2³¹ as steps have to be.
+    """Raises ValueError unless a value is an integer with least ≤ value < below (2³¹ for steps).
 
     >>> integer("steps", 2.0)
     Traceback (most recent call last):
@@ -162,7 +162,7 @@ def hyperparameter(name: str, value: Any, of: str = "") -> None:
 def choice(
     name: str, value: Any, known: Iterable[Any], of: str = "", hint: str = "", other: str = ""
 ) -> None:
-    """Refuses a value that is not in `known`, and suggests a similar one.
+    """Raises ValueError, with a suggestion, for a value that is not in `known`.
 
     `other` describes further accepted values, for the message.
 
@@ -180,7 +180,7 @@ def choice(
 
 
 def kind(name: str, value: Any, wanted: type, example: str) -> None:
-    """Refuses a value that is not an instance of a class, and shows an example.
+    """Raises TypeError, with an example, for a value that is not an instance of a class.
 
     >>> kind("data", 3, dict, "{}")
     Traceback (most recent call last):
@@ -191,7 +191,7 @@ def kind(name: str, value: Any, wanted: type, example: str) -> None:
 
 
 def transformation(value: Any, name: str = "tx") -> None:
-    """Refuses a value that is not a gradient transformation.
+    """Raises TypeError for a value that is not a gradient transformation.
 
     >>> transformation(3)
     Traceback (most recent call last):
@@ -250,10 +250,10 @@ def near(name: Any, known: Iterable[Any]) -> str:
 
 
 def named_of(of: str) -> str:
-    """Whose argument it is, in front of a message."""
+    """The start of a message: the function whose argument it is."""
     return f"{of}: " if of else ""
 
 
 def hinted(hint: str) -> str:
-    """What mends it, at the end of a message."""
+    """The end of a message: how to fix the argument."""
     return f"; {hint}." if hint else "."

@@ -14,6 +14,9 @@ from trainkit.laws.families.algebra import (
     stacking,
     symmetry,
 )
+from trainkit.laws.families.matrices import coverage, preconditioner, spectrum
+from trainkit.laws.families.matrices import oracle as of_matrices
+from trainkit.laws.families.matrices import symmetry as maps
 from trainkit.laws.families.numbers import (
     agreement,
     descent,
@@ -44,6 +47,7 @@ HEADINGS = {
                 (composition, batching, symmetry, decay, clipping, accumulation, guarding,
                  stacking)),
     "numbers": ("", "", "", (agreement, precision, edges, descent, line_search, noise)),
+    "matrices": ("", "", "", (maps, spectrum, preconditioner, coverage, of_matrices)),
     "placement and persistence": (
         "", "", "", (collectives, devices, persistence, growth, injection)),
 }  # fmt: skip

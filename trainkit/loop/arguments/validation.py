@@ -69,6 +69,26 @@ def check_parts(step: Any, data: Any, evaluate: Any, hooks: Any, early_stopping:
         validation.function(name, hook, "of what a hook sees (now) -> Change | None", takes=1)
 
 
+def check_loggers(loggers: Any) -> None:
+    """Refuses what is no list of loggers."""
+    example = "trainkit.loggers.TensorBoard('boards/mine')"
+    validation.listed("loggers", loggers, f"[{example}]")
+    for number, logger in enumerate(loggers):
+        name = f"loggers[{number}]"
+        if inspect.isclass(logger):
+            raise TypeError(f"{name} must be a logger, not the class; give {logger.__name__}(…).")
+        for method, takes in (("start", 1), ("log", 3), ("close", 1)):
+            if not hasattr(logger, method):
+                raise TypeError(
+                    f"{name} must be a logger, such as {example}, or another object with the "
+                    f"methods start, log and close; {logger!r:.60} has no {method}."
+                )
+            arguments = {"start": "(run)", "log": "(step, values, kind)", "close": "(stopped)"}
+            validation.function(
+                f"{name}.{method}", getattr(logger, method), arguments[method], takes=takes
+            )
+
+
 def check_data(data: Any) -> None:
     """Refuses what no batches can be drawn from."""
     if not hasattr(data, "__next__"):

@@ -58,7 +58,9 @@ class Requirements(Unknowns):
             return b if a is None else a
         if a is b or a == b:
             return a
-        residual = self.system.require_zero(plus(a, b, -1.0))
+        expr = plus(a, b, -1.0)
+        self.required.append((expr, pair))
+        residual = self.system.require_zero(expr)
         if residual:
             grown = self.grown_before(pair)
             factor = math.exp(abs(residual))
