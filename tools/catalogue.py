@@ -302,7 +302,7 @@ def entry(name: str, thing: Any, module: str, picture: bool) -> str:
 
 def page() -> str:
     """The whole page."""
-    out = [HEAD.format(steps=STEPS)]
+    out = []
     for section, rules in RULES.items():
         out.append(f"## {section}")
         out += [entry(n, getattr(tt, n), "trainkit.transforms", True) for n in rules]
@@ -327,7 +327,14 @@ def page() -> str:
     for section, (module, names) in OTHERS.items():
         out.append(f"## {section}")
         out += [entry(n, getattr(module, n), module.__name__, n in DRIVEN) for n in names]
-    return "\n\n".join(out) + "\n"
+    return "\n\n".join([HEAD.format(steps=STEPS), contents(out), *out]) + "\n"
+
+
+def contents(parts: list[str]) -> str:
+    """The sections as links, one line each."""
+    found = [part.removeprefix("## ") for part in parts if part.startswith("## ")]
+    slugs = [re.sub(r"[^\w -]", "", section).lower().replace(" ", "-") for section in found]
+    return "\n".join(f"- [{a}](#{b})" for a, b in zip(found, slugs, strict=True))
 
 
 def valley(p: jax.Array) -> jax.Array:
