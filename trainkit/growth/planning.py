@@ -139,7 +139,7 @@ def _same_results(small: PyTree, big: PyTree) -> str:
         if not isinstance(whole, dict | list | tuple):
             continue
         for key in whole if isinstance(whole, dict) else range(len(whole)):
-            if jax.tree.structure(whole[key]) == jax.tree.structure(part):
+            if _structure(whole[key]) == _structure(part):
                 return f"pass lambda params, *x: {name}(params, *x)[{key!r}] in place of {name}"
     return "return the same results from both"
 
