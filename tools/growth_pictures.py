@@ -47,7 +47,7 @@ def block_shapes(d, heads, each, hidden):
 
 
 def groups(path: pathlib.Path) -> None:
-    """Each parameter as a rectangle whose edges have the colours of their axes."""
+    """Draws each parameter as a rectangle whose edges have the colours of their axis groups."""
     plan = growth.plan(
         block, block, block_shapes(8, 2, 4, 12), block_shapes(16, 4, 4, 24), sizes(2, 3, 5)
     )
@@ -56,7 +56,7 @@ def groups(path: pathlib.Path) -> None:
 
 
 def network(ax, copies, shares, title) -> None:
-    """Three inputs, hidden units, one output; `shares` are the factors on what is read."""
+    """Draws three inputs, hidden units and one output; `shares` scale the outgoing weights."""
     hidden = np.linspace(3, 0, len(copies))
     inputs, output = np.linspace(0.5, 2.5, 3), 1.5
     for y, unit, share in zip(hidden, copies, shares, strict=True):
@@ -76,7 +76,7 @@ def network(ax, copies, shares, title) -> None:
 
 
 def copies(path: pathlib.Path) -> None:
-    """What happens to two hidden units under each way of telling copies apart."""
+    """Draws two hidden units and their copies under each option of breaking symmetry."""
     fig, axes = plt.subplots(1, 4, figsize=(9.2, 2.3))
     network(axes[0], [0, 1], [1, 1], "before: 2 units")
     network(axes[1], [0, 0, 1, 1], [0.5] * 4, "even")
@@ -87,7 +87,7 @@ def copies(path: pathlib.Path) -> None:
 
 
 def layouts(path: pathlib.Path) -> None:
-    """Where old units go: each row one index map."""
+    """Draws the positions of old units: one index map per row."""
     fig, ax = plt.subplots(figsize=(6.4, 2.5))
     rows: list[tuple[str, list[int | None]]] = [
         ("before", [0, 1, 2]),

@@ -17,8 +17,8 @@ from trainkit.step.state import TrainState
 from trainkit.step.statistics import refresh_statistics
 from trainkit.step.train_step import TrainStep, make_train_step
 
-# For type checkers: what `__getattr__` imports. Nothing in the package imports the package itself,
-# so that these make no cycle.
+# For type checkers: the imports of `__getattr__`. They make no cycle, because nothing in the
+# package imports the package itself.
 if TYPE_CHECKING:
     from trainkit import (
         cost,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         distributed,
         growth,
         laws,
+        loggers,
         packed,
         pretrained,
         progressive,
@@ -68,6 +69,7 @@ __all__ = [
     "from_nnx",
     "growth",
     "laws",
+    "loggers",
     "make_eval_step",
     "make_train_step",
     "packed",
@@ -82,7 +84,7 @@ __all__ = [
     "transforms",
 ]
 
-# Imported when first asked for: each brings a library that `import trainkit` must not wait for.
+# Imported at first use: each needs a library that `import trainkit` should not wait for.
 _FROM = {
     "Call": "adapters.batches",
     "Change": "loop.hooks",

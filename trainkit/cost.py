@@ -1,7 +1,7 @@
-"""FLOPs, bytes and memory of a program: of a compiled one, or counted from its jaxpr.
+"""FLOPs, bytes and memory of a program, from XLA's analysis or from its jaxpr.
 
-XLA's own cost analysis counts the body of a loop once, however often it runs: a scan over twelve
-layers looks like one. What is missing is added here from the jaxpr, where the lengths stand.
+XLA's cost analysis counts the body of a loop only once: a scan over twelve layers counts as one
+layer. The missing iterations are added here from the jaxpr, which contains the lengths.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one call of a program takes on one device.
+    """The cost of one call of a program on one device.
 
     Attributes:
       flops: floating-point operations; a multiply-add counts as two, a loop body once.
-      bytes_accessed: read and written, as XLA estimates it.
-      argument_bytes, output_bytes: of the arguments and results.
-      alias_bytes: of results that lie in donated arguments.
-      temp_bytes: of everything in between.
+      bytes_accessed: bytes read and written, estimated by XLA.
+      argument_bytes, output_bytes: bytes of arguments and results.
+      alias_bytes: bytes of results that reuse donated arguments.
+      temp_bytes: bytes of temporary buffers.
     """
 
     flops: float
@@ -43,12 +43,12 @@ class Cost:
 
     @property
     def peak_bytes(self) -> int:
-        """Memory needed at once, at most: arguments, results and what is in between."""
+        """An upper bound of the memory at one time: arguments, results and temporaries."""
         return self.argument_bytes + self.output_bytes - self.alias_bytes + self.temp_bytes
 
 
 def cost(compiled: jax.stages.Compiled) -> Cost:
-    """The cost of a compiled program, from XLA's analysis of it.
+    """The cost of a compiled program, from XLA's analysis.
 
     >>> f = jax.jit(lambda a, b: a @ b)
     >>> cost(f.lower(jnp.ones((4, 8)), jnp.ones((8, 2))).compile()).flops
@@ -71,12 +71,12 @@ def cost(compiled: jax.stages.Compiled) -> Cost:
 
 
 def count_flops(function: Callable[..., Any], *args: Any, loops_once: bool = False) -> float:
-    """FLOPs of `function(*args)`, counted from its jaxpr; nothing is compiled or run.
+    """FLOPs of `function(*args)`, counted from its jaxpr, without compiling or running it.
 
     A contraction of sizes m × k and k × n counts 2·m·k·n, a convolution likewise, a reduction one
-    a value it reads, other arithmetic one a value it makes. A scan counts as often as it is long,
-    a `while` once (its length is not known), a `cond` as its dearest branch, a body under
-    `shard_map` or `pmap` once a device.
+    per input value, other arithmetic one per output value. A scan counts its body once per
+    iteration, a `while` once (its length is unknown), a `cond` its most expensive branch, a
+    `shard_map` or `pmap` its body once per device.
 
     Args:
       function: anything that JAX can trace.
@@ -94,22 +94,21 @@ def count_flops(function: Callable[..., Any], *args: Any, loops_once: bool = Fal
 def program_flops(
     function: Callable[..., Any], arguments: tuple[Any, ...], compiled: jax.stages.Compiled
 ) -> float:
-    """FLOPs of a compiled program on one device, with what its loops were counted too little."""
+    """FLOPs of a compiled program on one device, with all iterations of its loops."""
     return cost(compiled).flops + _uncounted(function, arguments)
 
 
 def _uncounted(function: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
-    """What XLA's count leaves out: all but the first iteration of a loop."""
+    """The FLOPs that XLA does not count: all but the first iteration of each loop."""
     return count_flops(function, *arguments) - count_flops(function, *arguments, loops_once=True)
 
 
 def step_flops(step: Any, state: PyTree, batch: PyTree) -> float:
     """FLOPs of one call of a train step, over all its devices.
 
-    From the compiled program where the step is one of `make_train_step`, with what its loops
-    were counted too little; counted from the jaxpr for a jitted function of one's own; 0.0 for
-    anything else, which need not be traceable. A step that knows it already says so by an
-    attribute `flops_per_call`, so that a step compiled ahead is not traced once more.
+    For a step of `make_train_step`, from the compiled program, with all iterations of its loops;
+    for another jitted function, from its jaxpr; otherwise 0.0. An attribute `flops_per_call` of the
+    step is returned as it is, so that a step that was compiled ahead is not traced again.
     """
     known = getattr(step, "flops_per_call", None)
     if known is not None:
@@ -121,12 +120,12 @@ def step_flops(step: Any, state: PyTree, batch: PyTree) -> float:
 
 
 def whole_program(step: Any) -> Callable[..., Any]:
-    """A step's program over all its devices, for `count_flops`; it can be traced anywhere."""
+    """A step's program over all its devices, for `count_flops`."""
     place = step.placement
     if not hasattr(place, "batch_spec") or place.name not in ("pmap", "shard_map"):
         return step.program
     axis = 0 if step.steps_per_call == 1 else 1
-    # pmap's program is the same one; only there its axis is bound by shard_map.
+    # pmap has the same program; here shard_map binds its axis.
     return jax.shard_map(
         step.program,
         mesh=place.mesh,
@@ -152,7 +151,7 @@ def _equation(eqn: JaxprEqn, loops_once: bool) -> float:
     if name == "xla_pmap":
         return sum(inner) * eqn.params["global_axis_size"]
     if inner:
-        # A reduction or a scatter has a function of scalars inside, which is no loop body.
+        # The jaxpr inside a reduction or a scatter is a function of scalars, not a loop body.
         return sum(inner) if name not in _WITH_SCALAR_FUNCTION else float(_aval(eqn.invars[0]).size)
     out = _aval(eqn.outvars[0])
     if name == "dot_general":
@@ -161,8 +160,8 @@ def _equation(eqn: JaxprEqn, loops_once: bool) -> float:
         return 2.0 * out.size * math.prod(shape[axis] for axis in contracted)
     if name == "conv_general_dilated":
         kernel = _aval(eqn.invars[1])
-        # Of the kernel's axes all but that of the output channels are summed over; a grouped
-        # kernel has its input channels already divided.
+        # All axes of the kernel but that of output channels are summed over; the input channels of
+        # a grouped kernel are already divided.
         channels = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
         return 2.0 * out.size * kernel.size / channels
     if not jnp.issubdtype(getattr(out, "dtype", jnp.int32), jnp.inexact) or name in _FREE:
@@ -173,7 +172,7 @@ def _equation(eqn: JaxprEqn, loops_once: bool) -> float:
 
 
 _WITH_SCALAR_FUNCTION = ("scatter", "scatter-add", "reduce", "reduce_window")
-# What moves values without computing any.
+# Primitives that only move values.
 # fmt: off
 _FREE = frozenset((
     "broadcast_in_dim", "reshape", "transpose", "slice", "dynamic_slice",
@@ -187,5 +186,5 @@ _FREE = frozenset((
 
 
 def _aval(v: Any) -> Any:
-    """What is known of an array before it is there: its shape, dtype and size."""
+    """The abstract value of a variable: its shape, dtype and size."""
     return v.aval

@@ -4,11 +4,12 @@ import numpy as np
 import optax
 import pytest
 
+import trainkit.transforms as tt
 from trainkit import laws
 from trainkit.laws.losses import CURVATURE
 from trainkit.laws.oracles import oracle_for
 from trainkit.laws.oracles.catalogue import plain_name, reference_name
-from trainkit.laws.oracles.matrices import newton_schulz
+from trainkit.laws.oracles.matrices import STANDARD, newton_schulz
 
 P = np.array([2.0])
 
@@ -220,3 +221,34 @@ def test_scion_steps_by_the_norm_of_a_layer():
     # A convolution of 4 places and one channel: its kernel is a column, √(1/1) of it, over 4.
     (found,) = run_paper("scion", h, np.zeros((4, 1, 1)), [[[[2.0]], [[2.0]], [[-2.0]], [[2.0]]]])
     np.testing.assert_allclose(np.ravel(found), -0.25 * s * np.array([0.5, 0.5, -0.5, 0.5]))
+
+
+def test_normuon_divides_columns_by_their_own_second_moment():
+    """The first step is O over its columns' root mean squares, of root mean square 0.2."""
+    h = {"learning_rate": 1.0, "b1": 0.0, "b2": 0.0, "eps": 0.0}
+    g = np.array([[3.0, 0.1], [4.0, 0.1], [0.0, 0.3]])
+    (found,) = run_paper("normuon", h, np.zeros((3, 2)), [g])
+    assert np.sqrt(np.mean(found**2, axis=0)) == pytest.approx([0.2, 0.2])
+    o = newton_schulz(g, [STANDARD] * 5, "frobenius", 0.0)
+    np.testing.assert_allclose(found, -0.2 * o / np.sqrt(np.mean(o * o, axis=0)))
+
+
+def test_shampoo_takes_roots_of_sums_for_each_axis():
+    """The first step is U Sʰ Vᵀ with h = 1 − 4/4 = 0; a vector has full-matrix Adagrad's, −1/2."""
+    h = {"learning_rate": 1.0, "epsilon": 1e-12}
+    g = np.array([[3.0, 1.0], [-1.0, 2.0]])
+    u, _, v = np.linalg.svd(g)
+    (found,) = run_paper("shampoo", h, np.zeros((2, 2)), [g])
+    np.testing.assert_allclose(found, -u @ v, rtol=1e-6)
+    (found,) = run_paper("shampoo", h, np.zeros(2), [[3.0, 4.0]])
+    np.testing.assert_allclose(found, [-0.6, -0.8], rtol=1e-6)
+    (found,) = run_paper("shampoo", h | {"graft": "adagrad"}, np.zeros((2, 2)), [g])
+    np.testing.assert_allclose(
+        found, -u @ v * 2**0.5, rtol=1e-6
+    )  # Adagrad's is sign(g), of length 2
+
+
+def test_soap_is_the_reference_of_ours():
+    h = {"learning_rate": 1e-2, "precondition_frequency": 3}
+    make = lambda: tt.soap(1e-2, precondition_frequency=3)
+    laws.check(make, like="soap", hyperparams=h, laws=["oracle"], examples=2).raise_for_failures()

@@ -53,6 +53,8 @@ RATE = {"learning_rate": 1e-2}
 # law: (rule, further arguments of check)
 RULES = {
     "purity": (fault("mutates the gradients"), {}),
+    "memory": (rule(lambda g, s, p=None: (g, s), lambda p: jnp.empty(3)), {}),
+    "hyper-parameters": (lambda lr=0.1, decay=0.5: optax.sgd(lr), {}),
     "jit is eager": (rule(branches), {}),
     "structure": (fault("shape of a bare array", mutants.sgd), {}),
     "no promotion": (fault("promotes to float32"), {}),
@@ -81,6 +83,18 @@ RULES = {
     "stacked": (lambda: optax.lamb(1e-2),
                 {"claims": {"stacked": lambda stacked: optax.lamb(1e-2)}}),
     "guard": (lambda: optax.adam(1e-3), {"claims": ["guard"]}),
+    "orthogonal maps": (lambda: optax.adam(1e-3), {"claims": ["orthogonal"]}),
+    "transposition": (scaled(lambda x: jnp.cumsum(x, axis=0)), {"claims": ["transposes"]}),
+    "shape factor": (lambda: optax.contrib.muon(1e-3), {"claims": {"shape factor": "1"}}),
+    "singular values": (lambda: optax.sgd(0.1), {"claims": {"singular values": (0.1, 0.11)}}),
+    "staleness": (lambda: optax.sgd(0.1), {"claims": {"stale": lambda every: scaled(
+        jnp.sign if every > 1 else jnp.exp)()}}),
+    "the basis is left again": (lambda: optax.adam(-1e-3), {"claims": ["basis"]}),
+    "the basis stays orthogonal": (lambda: optax.adam(1e-3), {"claims": {"basis": "mu"}}),
+    "scope": (lambda: optax.adam(1e-3), {"claims": {"scope": {"": optax.sgd(0.1)}}}),
+    "fused projections": (lambda: optax.contrib.muon(1e-3), {"claims": {"fused": {"qkv": 3}}}),
+    "oracle above the threshold": (lambda: optax.adafactor(1e-2, min_dim_size_to_factor=256),
+                                   {"like": "adafactor", "hyperparams": RATE}),
     "wrapper order": (lambda: optax.clip(0.1), {"claims": {"commutes with": optax.scale(2.0)}}),
     "oracle": (fault("epsilon ten times"), {"like": "adam"}),
     "bfloat16": (lambda: optax.inject_hyperparams(optax.adam)(learning_rate=1e-2), {}),

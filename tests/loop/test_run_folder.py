@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.loop import resumable_run
+from tests.loop.test_metrics_log import Full
 from trainkit.loop.checkpoint import Checkpointer
 from trainkit.loop.run_folder import OWN, OutputError, RunFolder
 
@@ -30,6 +31,14 @@ def test_a_new_folder_is_made_with_its_config(tmp_path):
     with RunFolder.claim(tmp_path / "runs" / "one", CONFIG) as folder:
         saved = json.loads((folder.path / "config.json").read_text())
     assert saved == {"lr": 0.1, "sizes": [3, 4], "where": "a"}
+
+
+def test_on_a_full_disk_the_note_that_a_checkpoint_was_saved_names_its_file(tmp_path):
+    with RunFolder.claim(tmp_path, CONFIG) as folder:
+        folder._lock = Full(folder._lock)
+        with pytest.raises(OSError, match=r"the run ends here and can go on.*\.lock"):
+            folder.saved()
+    claim(tmp_path)
 
 
 def test_the_same_config_takes_the_run_up_again(tmp_path):

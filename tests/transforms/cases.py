@@ -195,6 +195,10 @@ RULES = {
         lambda: tt.adam_mini(0.01, weight_decay=0.1),
         papers.adam_mini(0.01, weight_decay=0.1),
     ),
+    "normuon": (
+        lambda: tt.normuon(0.01, weight_decay=0.1),
+        papers.normuon(0.01, weight_decay=0.1),
+    ),
     "scion": (lambda: tt.scion(0.05, radius=2.0), papers.scion(0.05, radius=2.0)),
     "lamb": (
         lambda: tt.lamb(0.01, weight_decay=0.1),

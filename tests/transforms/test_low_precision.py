@@ -16,6 +16,7 @@ RULES = {
     "adamw": lambda: tt.adamw(0.1),
     "mars": lambda: tt.mars(0.1),
     "adam_mini": lambda: tt.adam_mini(0.1),
+    "normuon": lambda: tt.normuon(0.1),
     "scion": lambda: tt.scion(0.1),
     "lion": lambda: tt.lion(0.1),
     "muon": lambda: tt.muon(0.1),

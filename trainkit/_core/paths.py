@@ -31,18 +31,21 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def compiled(patterns: Iterable[str]) -> list[re.Pattern[str]]:
-    """Compiled regular expressions.
+def compiled(patterns: Iterable[str], of: str = "") -> list[re.Pattern[str]]:
+    """Compiled regular expressions; `of` is the option that they were given as.
 
     Raises:
       ValueError: a pattern is not a regular expression.
     """
+    option = f"{of}=" if of else ""
     made = []
     for pattern in patterns:
         try:
             made.append(re.compile(pattern))
         except (re.error, TypeError) as error:
-            raise ValueError(f"{pattern!r} is not a regular expression: {error}.") from error
+            raise ValueError(
+                f"{option}{pattern!r} is not a regular expression: {error}."
+            ) from error
     return made
 
 

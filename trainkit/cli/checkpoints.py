@@ -115,7 +115,7 @@ def _leaves(folder: Path, options: argparse.Namespace) -> int:
 
 def _compare(folder: Path, options: argparse.Namespace) -> int:
     first, second = (_place(folder, text) for text in options.compare)
-    only = Patterned(options.only) if options.only else None
+    only = Patterned(options.only, "--only") if options.only else None
     same, apart = compared(first, second, lambda name: only is None or name in only)
     if not same and not apart:
         raise CheckpointError(f"--only={options.only} names no leaf of either.")
@@ -180,7 +180,7 @@ def _chosen(leaves: Any, options: argparse.Namespace) -> list[str]:
     names = list(leaves)
     if not options.only:
         return names
-    only = Patterned(options.only)
+    only = Patterned(options.only, "--only")
     only.check_used("--only", names, "the checkpoint")
     return [name for name in names if name in only]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import jax
 
@@ -25,7 +25,7 @@ from trainkit.growth.plan.table import table
 from trainkit.growth.views.explanation import explain
 from trainkit.growth.views.mup import MuP, mup
 from trainkit.growth.views.picture import draw
-from trainkit.growth.views.prune import prune
+from trainkit.growth.views.prune import Score, prune
 
 PyTree = Any
 
@@ -183,19 +183,29 @@ class Plan(PlanData):
         """The multipliers of the maximal-update parametrisation; see `growth.views.mup`."""
         return mup(self)
 
-    def shrink(self, params: PyTree, **options: Any) -> PyTree:
+    def shrink(
+        self,
+        params: PyTree,
+        *,
+        score: Score | Mapping[int, Any] = "magnitude",
+        how: Literal["prune", "merge"] = "prune",
+        grads: PyTree | None = None,
+        activations: Mapping[int, Any] | None = None,
+    ) -> PyTree:
         """The small model's parameters, made of the highest-scoring units of the big model.
 
         Args:
           params: the big model's parameters (arrays).
-          **options: `score`, `how`, `grads`, …; see `trainkit.growth.prune`, whose result also says
+          score, how, grads, activations: as for `trainkit.growth.prune`, whose result also says
             which units were kept.
 
         Raises:
           GrowthError: `params` are not the big model's.
           ValueError: an unknown score, or a score without the gradients or activations it needs.
         """
-        return prune(self, params, **options).apply(params)
+        return prune(
+            self, params, score=score, how=how, grads=grads, activations=activations
+        ).apply(params)
 
     def table(self) -> str:
         """Plain text: leaf, shapes, axis groups, map, weight and gradient factor, bytes."""

@@ -45,7 +45,7 @@ def plan(
 ) -> PlanData:
     """The data of `trainkit.growth.plan`; arguments and errors are documented there."""
     leaves = named_shapes(small_params, "small_params"), named_shapes(big_params, "big_params")
-    trees = jax.tree.structure(small_params), jax.tree.structure(big_params)
+    trees: Any = jax.tree.structure(small_params), jax.tree.structure(big_params)
     if [name for name, _ in leaves[0]] == [name for name, _ in leaves[1]]:
         same = {name: name for name, _ in leaves[0]}
         wrong = _mismatch(leaves[0], dict(leaves[1]), same, _sizes(leaves[1]))

@@ -13,6 +13,7 @@ from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.oracles import DEVIATIONS, RULES, SCHEDULES
 from trainkit.laws.report import Failure, LawError, Report, Result
 from trainkit.laws.schedules.laws import LAWS as SCHEDULE_LAWS
+from trainkit.laws.scopes import scope
 
 __all__ = [
     "ALL",
@@ -32,4 +33,5 @@ __all__ = [
     "check",
     "check_schedule",
     "parametrize",
+    "scope",
 ]

@@ -1,15 +1,12 @@
-"""Claims: those that an Optax name implies, and exceptions from laws."""
+"""Claims: their names, how they are given, and exceptions from laws; `implied` has Optax's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import optax
-
 from trainkit._core import validation
-from trainkit.laws.oracles.catalogue import plain_name
-from trainkit.laws.per_example import FACTORS
+from trainkit.laws.shape_factors import FACTORS
 
 CLAIMS: dict[str, str] = {
     "oracle": "agrees with the reference of like=…",
@@ -24,7 +21,8 @@ CLAIMS: dict[str, str] = {
     '{"k": k, "inner": tx, "weight": the name of the argument that weighs them}',
     "stacked": "layers kept in one leaf move as they do one by one; the value is a function from "
     "{expression: number of leading layer axes} to the rule",
-    "guard": "a non-finite gradient changes nothing",
+    "guard": "a non-finite gradient changes nothing; the value is True, or how many of them in a "
+    "row are ignored before one is let by",
     "commutes with": "chained before or after this transformation it is the same",
     "adapts": "neither stalls nor blows up under constant gradients",
     "descends": "lowers a convex loss",
@@ -35,6 +33,18 @@ CLAIMS: dict[str, str] = {
     "noise": "Gaussian; the value is its standard deviation, or a function of the step (from 1)",
     "per example": "takes one gradient per example, along a first axis, and gives one update",
     "matrices": "takes leaves of rank 2 only",
+    "orthogonal": "f(U G V) = U f(G) V for orthogonal U and V",
+    "transposes": "f(Gᵀ) = f(G)ᵀ, up to the shape factor",
+    "shape factor": "the size of an update by its kernel's shape [in, out]; the value is a name, "
+    "such as 'sqrt(max(1, out/in))', or a function of (in, out)",
+    "singular values": "of the update of a square matrix; the value is (lowest, highest)",
+    "factored": "the size of both sides from which the rule factors a matrix",
+    "stale": "loses no gradient between two refreshes; the value is a function from the steps "
+    "between them to the rule",
+    "basis": "works in an orthonormal basis; the value is an expression for its place in the state",
+    "hyperparameters": "each changes some update; the value is their factory, or their names",
+    "scope": "which leaf moves with which rule; {expression: rule}, or (params, {…})",
+    "fused": "{a leaf's name: how many matrices it is, side by side}",
     "map params": "optax.tree_map_params sees every parameter-shaped leaf",
     "growth": "growing its state, then stepping, is what the calculus of growth says",
     "start": "a schedule's value at count 0",
@@ -48,96 +58,10 @@ CLAIMS: dict[str, str] = {
 
 # Claims that hold or do not hold, and have no value of their own.
 FLAGS = {
-    "element-wise", "odd", "permutation", "rotation", "guard", "adapts", "descends", "zero first",
-    "differentiable", "per example", "matrices", "non-negative", "non-increasing",
-    "non-decreasing",
+    "element-wise", "odd", "permutation", "rotation", "adapts", "descends", "zero first",
+    "differentiable", "orthogonal", "transposes", "per example", "matrices", "non-negative",
+    "non-increasing", "non-decreasing",
 }  # fmt: skip
-
-ELEMENTWISE = {"element-wise": True, "permutation": True, "growth": True}
-LINEAR = ELEMENTWISE | {"odd": True, "degree": 1, "zero first": True}
-ADAM = ELEMENTWISE | {"odd": True, "degree": 0, "adapts": True, "zero first": True}
-DESCENT = {"descends": True}
-DECAY = {"decoupled decay": True}
-
-IMPLIED: dict[str, dict[str, Any]] = {
-    "sgd": LINEAR | DESCENT | {"rotation": True},
-    "adam": ADAM | DESCENT,
-    "nadam": ADAM | DESCENT,
-    "adamw": ADAM | DESCENT | DECAY,
-    "nadamw": ADAM | DESCENT | DECAY,
-    "adamax": ADAM | DESCENT,
-    "adamaxw": ADAM | DESCENT | DECAY,
-    "amsgrad": ADAM | DESCENT,
-    "adabelief": ELEMENTWISE | DESCENT | {"odd": True, "zero first": True},
-    "yogi": ELEMENTWISE | DESCENT,
-    "radam": ELEMENTWISE | DESCENT | {"odd": True, "zero first": True},
-    "adan": ELEMENTWISE | DESCENT | DECAY | {"odd": True, "zero first": True},
-    "lion": ELEMENTWISE | DESCENT | DECAY
-    | {"odd": True, "degree": 0, "adapts": True, "zero first": True},
-    "rmsprop": ELEMENTWISE | DESCENT | {"odd": True, "zero first": True},
-    "adagrad": ELEMENTWISE | DESCENT | {"odd": True, "zero first": True, "adapts": True},
-    "adadelta": ELEMENTWISE | DESCENT | {"odd": True},
-    "adafactor": {},
-    "lars": DESCENT,
-    "lamb": DESCENT,
-    "fromage": DESCENT,
-    "novograd": DESCENT,
-    "sm3": DESCENT | {"odd": True, "zero first": True},
-    "rprop": ELEMENTWISE | {"odd": True, "zero first": True},
-    "sign_sgd": ELEMENTWISE | DESCENT
-    | {"odd": True, "degree": 0, "adapts": True, "zero first": True},
-    "signum": ELEMENTWISE | DESCENT
-    | {"odd": True, "degree": 0, "adapts": True, "zero first": True},
-    "optimistic_gradient_descent": LINEAR | DESCENT,
-    "optimistic_adam": ADAM | DESCENT,
-    "optimistic_adam_v2": ADAM | DESCENT,
-    "polyak_sgd": {},
-    "identity": LINEAR,
-    "set_to_zero": {"odd": True, "zero first": True},
-    "scale": LINEAR | {"rotation": True},
-    "scale_by_learning_rate": LINEAR | {"rotation": True},
-    "scale_by_schedule": LINEAR | {"rotation": True},
-    "scale_by_adam": ADAM,
-    "scale_by_adamax": ADAM,
-    "scale_by_amsgrad": ADAM,
-    "scale_by_lion": ELEMENTWISE | {"odd": True, "degree": 0, "zero first": True},
-    "scale_by_rms": ELEMENTWISE | {"odd": True, "zero first": True},
-    "scale_by_stddev": ELEMENTWISE | {"odd": True, "zero first": True},
-    "scale_by_rss": ELEMENTWISE | {"odd": True, "zero first": True},
-    "scale_by_sign": ELEMENTWISE | {"odd": True, "degree": 0, "zero first": True},
-    "trace": LINEAR | {"rotation": True},
-    "ema": LINEAR | {"rotation": True},
-    "centralize": {"odd": True, "degree": 1, "zero first": True},
-    "clip": ELEMENTWISE | {"odd": True, "zero first": True},
-    "clip_by_global_norm": {"odd": True, "permutation": True, "rotation": True, "zero first": True},
-    "clip_by_block_rms": {"odd": True, "permutation": True, "zero first": True},
-    "normalize_by_update_norm": {"odd": True, "permutation": True, "rotation": True},
-    "apply_if_finite": {"guard": True},
-    "lbfgs": DESCENT,
-    "scale_by_muon": {"matrices": True, "odd": True},
-    "differentially_private_aggregate": {"per example": True},
-    "dpsgd": {"per example": True},
-    "acprop": ELEMENTWISE | {"odd": True, "zero first": True},
-    "ademamix": ADAM | DESCENT | DECAY,
-    "simplified_ademamix": ADAM | DECAY,
-    "adopt": ELEMENTWISE | DESCENT | {"odd": True, "zero first": True},
-    "scale_by_ademamix": ADAM,
-    "scale_by_simplified_ademamix": ADAM,
-    "scale_by_adopt": ELEMENTWISE | {"odd": True, "zero first": True},
-    "madgrad": DESCENT | {"element-wise": True, "permutation": True},
-    "cocob": {"element-wise": True, "permutation": True},
-    "dog": {"permutation": True, "rotation": True},
-    "dowg": {"permutation": True, "rotation": True},
-    "momo": DESCENT | {"permutation": True, "rotation": True},
-    "schedule_free_sgd": DESCENT | {"permutation": True, "rotation": True},
-    "schedule_free_adamw": DESCENT | {"permutation": True},
-}  # fmt: skip
-
-BOUNDS = {
-    "clip": ("element", "max_delta"),
-    "clip_by_global_norm": ("global", "max_norm"),
-    "clip_by_block_rms": ("leaf rms", "threshold"),
-}
 
 NOISE = "its noise is drawn leaf by leaf and in their dtype: others draw other numbers"
 # Claim -> the laws from which it excepts a rule.
@@ -150,82 +74,6 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 def excepted(claims: Mapping[str, Any], law: str) -> str | None:
     """The reason why a rule with these claims need not obey a law; `None` if it must."""
     return next((why for (c, name), why in EXCEPTIONS.items() if name == law and c in claims), None)
-
-
-def implied(like: str | None, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
-    """The claims of `like` with these hyper-parameters (defaults filled in)."""
-    if like is None:
-        return {}
-    proximal = like == "adan"  # in its paper a decayed step is divided
-    like, h = plain_name(like), hyperparams
-    claims = dict(IMPLIED.get(like, {})) | {"oracle": True}
-    if "decoupled decay" in claims:
-        rate, decay, mask = h.get("learning_rate"), h.get("weight_decay"), h.get("mask")
-        if callable(rate) or callable(decay) or mask is not None or not decay:
-            del claims["decoupled decay"]  # the oracle still checks it, with its schedule or mask
-        elif rate is not None:
-            claims["decoupled decay"] = float(rate) * float(decay)
-        if decay:
-            # Decay adds a term that does not follow the gradient.
-            for name in ("odd", "degree", "zero first"):
-                claims.pop(name, None)
-        if proximal:
-            claims.pop("decoupled decay", None)
-    if callable(h.get("learning_rate")):
-        claims.pop("adapts", None)  # its steps change with the schedule, from 0 perhaps
-    if claims.get("degree") == 0 and (h.get("eps", 0.0) > 1e-8 or h.get("eps_root", 0.0) > 0):
-        del claims["degree"]  # ε is seen beside the gradients that the law scales
-    if like == "adadelta" and h.get("weight_decay"):
-        claims = {"oracle": True}
-    if like == "apply_if_finite" and not h["max_consecutive_errors"]:
-        del claims["guard"]
-    if like == "MultiSteps" and isinstance(h["every_k_schedule"], int) and h["use_grad_mean"]:
-        claims["accumulation"] = {"k": h["every_k_schedule"], "inner": h["opt"], "poison": False}
-    if like == "apply_every":
-        claims["accumulation"] = {
-            "k": h["k"], "inner": optax.identity(), "mean": False, "poison": False
-        }  # fmt: skip
-    claims |= _searching(like, h)
-    noise = _noise(like, h)
-    if noise is not None:
-        claims["noise"] = noise
-    if noise is not None or claims.get("line search", {}).get("length"):
-        del claims["oracle"]  # another law compares with the reference, as far as it goes
-    if like in BOUNDS:
-        norm, key = BOUNDS[like]
-        claims["clip"] = {"norm": norm, "bound": float(h[key])}
-    return claims
-
-
-def _searching(like: str, h: Mapping[str, Any]) -> dict[str, Any]:
-    """The claim of a line search; "length": the reference determines all but the step length."""
-    if like == "scale_by_backtracking_linesearch":
-        armijo = {"decrease": h["slope_rtol"], "curvature": None, "takes": "directions"}
-        return {"line search": armijo}
-    if like == "scale_by_zoom_linesearch":
-        wolfe = {"decrease": h["slope_rtol"], "curvature": h["curv_rtol"], "takes": "directions"}
-        return {"line search": wolfe | {"length": True}}
-    if like == "lbfgs" and h["linesearch"] is not None:
-        # The constants of the given search are unknown, so Optax's are used.
-        return {"line search": {"decrease": 1e-4, "curvature": 0.9, "length": True}}
-    return {}
-
-
-def _noise(like: str, h: Mapping[str, Any]) -> Callable[[int], float] | bool | None:
-    """The standard deviation of a rule's noise, by step; `None` if it has no noise.
-
-    `True` if there is no formula, because momentum accumulates the noise of all steps.
-    """
-    at = lambda rate, t: float(rate(t - 1)) if callable(rate) else float(rate)
-    if like in ("add_noise", "noisy_sgd") and h["eta"]:
-        rate = h.get("learning_rate", 1.0)
-        return lambda t: at(rate, t) * (h["eta"] / t ** h["gamma"]) ** 0.5
-    if like in ("differentially_private_aggregate", "dpsgd") and h["noise_multiplier"]:
-        if h.get("momentum") is not None:
-            return True
-        rate, whole = h.get("learning_rate", 1.0), h["l2_norm_clip"] * h["noise_multiplier"]
-        return lambda t: at(rate, t) * whole / len(FACTORS)
-    return None
 
 
 def read(claims: Any) -> dict[str, Any]:
@@ -253,6 +101,9 @@ def read(claims: Any) -> dict[str, Any]:
         )
     for name in FLAGS & set(known):
         validation.flag(f"claims[{name!r}]", known[name])
+    factor = known.get("shape factor")
+    if isinstance(factor, str):
+        validation.choice("claims['shape factor']", factor, FACTORS, "check")
     return known
 
 
@@ -262,6 +113,14 @@ OF_LAWS = {
     "constant gradients": "adapts",
     "wrapper order": "commutes with",
     "oracle in float64": "oracle",
+    "oracle above the threshold": "factored",
+    "orthogonal maps": "orthogonal",
+    "transposition": "transposes",
+    "staleness": "stale",
+    "the basis is left again": "basis",
+    "the basis stays orthogonal": "basis",
+    "fused projections": "fused",
+    "hyper-parameters": "hyperparameters",
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from trainkit._core.processes import alone, from_writer, together
 from trainkit._core.versions import versions
+from trainkit.data.loader import Place
 from trainkit.loop.arguments.run_identity import (
     HYPERPARAMETERS,
     other_run,
@@ -87,6 +88,12 @@ def _say(run: Session, step: int, then: dict[str, Any]) -> None:
         )
     else:
         run.progress.message(f"Going on at step {step:,}, where this run stopped.")
+    place = run.in_use.stream.position
+    if isinstance(place, Place) and place.batches and place.state is None and not finished:
+        run.progress.message(
+            f"The data keep no place of their own: {place.batches:,} batches were drawn again and "
+            "left out. That is exact where they come in the same order each time."
+        )
     if then != (now := versions()):
         changed = [f"{k} {then.get(k)} → {now[k]}" for k in now if then.get(k) != now[k]]
         run.progress.message(

@@ -18,6 +18,7 @@ from trainkit._core.run_files import (
     CONFIG,
     CSV,
     DAMAGED,
+    ID,
     JSONL,
     LOCK,
     NEW,
@@ -30,7 +31,7 @@ from trainkit._core.run_files import (
 from trainkit.loop.saved.step import DamagedError, step_info, steps_in
 
 # All that a run writes: `overwrite` removes these and nothing else.
-WHOLE = (JSONL, CSV, SUMMARY, REPORT, CONFIG)
+WHOLE = (JSONL, CSV, SUMMARY, REPORT, ID, CONFIG)
 OWN = (JSONL + DAMAGED, *(name + NEW for name in WHOLE), *WHOLE)
 OWN_FOLDERS = (CHECKPOINTS, TENSORBOARD)
 UNFINISHED = {LOCK, CONFIG + NEW}
@@ -58,7 +59,7 @@ class RunFolder:
 
     path: Path
     config: dict[str, Any]
-    _lock: IO[str] | None = None
+    _lock: IO[bytes] | None = None
 
     @classmethod
     def claim(
@@ -140,9 +141,13 @@ class RunFolder:
 
     def saved(self) -> None:
         """Notes that one was; in the lock, which is never taken away."""
-        if self._lock is not None and not self.has_saved:
-            self._lock.write("A checkpoint was saved.\n")
-            self._lock.flush()
+        if self._lock is None or self.has_saved:
+            return
+        try:
+            self._lock.write(b"A checkpoint was saved.\n")
+        except OSError as error:
+            why = f"{error.strerror}; the run ends here and can go on once it can be written"
+            raise OSError(error.errno, why, str(self.path / LOCK)) from error
 
     def close(self) -> None:
         """Lets another process have the folder."""
@@ -213,13 +218,13 @@ def _config_of(path: Path) -> dict[str, Any] | None:
         with contextlib.suppress(DamagedError, KeyError):
             return dict(step_info(path / CHECKPOINTS, step)[0]["config"])
     with contextlib.suppress(FileNotFoundError, IsADirectoryError, ValueError):
-        return dict(json.loads((path / CONFIG).read_text()))
+        return dict(json.loads((path / CONFIG).read_text(encoding="utf-8")))
     return None
 
 
-def _open_lock(path: Path) -> IO[str]:
+def _open_lock(path: Path) -> IO[bytes]:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    return os.fdopen(os.open(path, flags, 0o666), "a")
+    return os.fdopen(os.open(path, flags, 0o666), "ab", buffering=0)
 
 
 def _unwritable(path: Path, why: OSError | str) -> OutputError:
@@ -229,7 +234,7 @@ def _unwritable(path: Path, why: OSError | str) -> OutputError:
     return OutputError(f"The output folder {path} cannot be written ({why}); give another as out=.")
 
 
-def _lock(file: IO[str], path: Path) -> None:
+def _lock(file: IO[bytes], path: Path) -> None:
     try:
         import fcntl
     except ImportError:  # not on Windows: there two runs in one folder are the user's to avoid

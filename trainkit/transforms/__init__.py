@@ -49,6 +49,7 @@ from trainkit.transforms.optimizers.descent import (
     sgd,
 )
 from trainkit.transforms.optimizers.matrix import adafactor, muon
+from trainkit.transforms.optimizers.normuon import NorMuonState, normuon
 from trainkit.transforms.optimizers.products import conjugate_gradient, gnvp, hvp, linearised
 from trainkit.transforms.optimizers.schedule_free import (
     schedule_free,
@@ -110,6 +111,7 @@ __all__ = [
     "MarsState",
     "NewtonState",
     "NoiseState",
+    "NorMuonState",
     "QuantiseState",
     "Quantised",
     "RoundingState",
@@ -177,6 +179,7 @@ __all__ = [
     "named",
     "nesterov",
     "newton_cg",
+    "normuon",
     "novograd",
     "quantise",
     "quantise_moments",

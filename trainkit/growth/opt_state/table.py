@@ -218,6 +218,12 @@ OURS: dict[str, Fields] = {
     "MarsState": {**_MOMENTS, "last": 1},
     "NewtonState": {"count": "keep", "iterations": "keep"},
     "NoiseState": {"count": "keep", "key": "keep"},
+    # A common factor of a matrix's ν cancels in the update.
+    "NorMuonState": {
+        "count": "keep",
+        "mu": 1,
+        "nu": Slot(gradient=2, new="mean", means=True),
+    },
     "PaceState": {
         "hyperparams": "keep",
         "step": "keep",

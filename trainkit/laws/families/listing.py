@@ -14,6 +14,9 @@ from trainkit.laws.families.algebra import (
     stacking,
     symmetry,
 )
+from trainkit.laws.families.matrices import coverage, preconditioner, spectrum
+from trainkit.laws.families.matrices import oracle as of_matrices
+from trainkit.laws.families.matrices import symmetry as maps
 from trainkit.laws.families.numbers import (
     agreement,
     descent,
@@ -27,6 +30,8 @@ from trainkit.laws.families.protocol import (
     compilation,
     donation,
     dtypes,
+    hyperparameters,
+    memory,
     names,
     purity,
     structure,
@@ -37,13 +42,15 @@ from trainkit.laws.law import Law
 # themselves; and their files)
 HEADINGS = {
     "protocol": ("the protocol of optax.GradientTransformation", "exact", "nothing is computed",
-                 (purity, compilation, structure, dtypes, donation, names)),
+                 (purity, memory, compilation, structure, dtypes, donation, names,
+                  hyperparameters)),
     "algebra": ("the algebra of gradient transformations",
                 "1e-5 relative, 1e-6 of the largest entry",
                 "other programs round differently; float32 has 6e-8 a step",
                 (composition, batching, symmetry, decay, clipping, accumulation, guarding,
                  stacking)),
     "numbers": ("", "", "", (agreement, precision, edges, descent, line_search, noise)),
+    "matrices": ("", "", "", (maps, spectrum, preconditioner, coverage, of_matrices)),
     "placement and persistence": (
         "", "", "", (collectives, devices, persistence, growth, injection)),
 }  # fmt: skip

@@ -142,11 +142,14 @@ def soap(b1: float, b2: float, eps: float, every: int, decay: float = 0.0) -> St
     As in the authors' code the first gradient only starts the bases, nothing moves (nor decays),
     and every so many steps a basis is refreshed by one power iteration, its columns in the order of
     their eigenvalues, which the second moment follows. Leaves that are no matrices get Adam.
+
+    NaN where a rotated second moment is rounding, as under constant gradients: these are diagonal
+    in their own basis.
     """
 
     def leaf(p0: Any) -> Callable[..., Any]:
         m = v = np.zeros_like(p0)
-        grams = [np.zeros((n, n)) for n in np.shape(p0)] if np.ndim(p0) == 2 else []
+        grams = [np.zeros((n, n), p0.dtype) for n in np.shape(p0)] if np.ndim(p0) == 2 else []
         bases: list[Any] = []
         into = lambda x: bases[0].T @ x @ bases[1] if grams else x
         back = lambda x: bases[0] @ x @ bases[1].T if grams else x
@@ -168,6 +171,8 @@ def soap(b1: float, b2: float, eps: float, every: int, decay: float = 0.0) -> St
             m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * into(g) ** 2
             top = into(m) / gone(b1, t - 1, p0)
             u = back(top / (np.sqrt(v / gone(b2, t - 1, p0)) + eps))
+            if grams and np.any(v <= 1e-10 * v.max()) and v.any():
+                u = u + np.nan
             if (t - 1) % every == 0:
                 refresh()
             return u + decay * p

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from trainkit.laws.oracles import adaptive
+from trainkit.laws.oracles import matrices as M
 from trainkit.laws.oracles import pieces as P
 from trainkit.laws.oracles import wrappers as W
 from trainkit.laws.oracles.matrices import STANDARD, newton_schulz
@@ -94,10 +96,85 @@ def scion(
     )
 
 
+def normuon(
+    learning_rate: Any, b1: float = 0.95, b2: float = 0.95, eps: float = 1e-8,
+    weight_decay: Any = 0.0, mask: Any = None, adam_b1: float = 0.9, adam_b2: float = 0.999,
+    ns_steps: int = 5,
+) -> Start:  # fmt: skip
+    """NorMuon (Li 2025, arXiv 2510.05491, algorithm 1); leaves that are no matrices get Adam."""
+
+    @P.recursion(0.0, 0.0)
+    def step(g: Any, p: Any, t: int, m: Any, v: Any) -> Any:
+        m = b1 * m + (1 - b1) * g  # M ← β₁ M + (1 − β₁) G
+        o = newton_schulz(m, [STANDARD] * ns_steps, "frobenius", eps)  # O = NS5(M)
+        mean = np.broadcast_to(np.mean(o * o, axis=0), o.shape)  # of a neuron's weights, its column
+        v = b2 * v + (1 - b2) * mean  # v ← β₂ v + (1 − β₂) mean(O ∘ O)
+        o = o / (np.sqrt(v) + eps)  # Ô = O / (√V + ε)
+        size = float(np.sqrt(np.sum(np.square(o)))) or 1.0
+        return 0.2 * o.size**0.5 / size * o, m, v  # η̂ Ô / η = 0.2 √(m n) Ô / ‖Ô‖
+
+    rule = M.matrices_and_others(step, adaptive.adam(adam_b1, adam_b2, eps))
+    return P.chain(rule, P.decay(weight_decay, mask), P.learning_rate(learning_rate))
+
+
+def shampoo(
+    learning_rate: Any, epsilon: float = 1e-4, every: int = 1, b2: float | None = None,
+    graft: str | None = None,
+) -> Start:  # fmt: skip
+    """Shampoo (Gupta 2018, arXiv 1802.09568, algorithms 1 and 2).
+
+    every: steps from one root to the next; b2: of averages in place of sums, which it has not;
+    graft: "sgd" or "adagrad", whose length a step then has (Anil 2020, arXiv 2002.09018).
+    """
+
+    def root(h: Any, order: int) -> Any:
+        values, vectors = np.linalg.eigh(h)
+        return (vectors * np.maximum(values, epsilon) ** (-1 / (2 * order))) @ vectors.T
+
+    def leaf(p0: Any) -> Callable[..., Any]:
+        k = np.ndim(p0)
+        grams = [epsilon * np.eye(n, dtype=p0.dtype) for n in np.shape(p0)]  # H₀ = ε I
+        roots: list[Any] = []
+        squares = np.zeros_like(p0)
+
+        def step(g: Any, p: Any, t: int) -> Any:
+            nonlocal roots, squares
+            for i in range(k):
+                others = [a for a in range(k) if a != i]
+                new = np.tensordot(g, g, (others, others))  # L, R ← L + G Gᵀ, R + Gᵀ G
+                grams[i] = grams[i] + new if b2 is None else b2 * grams[i] + (1 - b2) * new
+            if (t - 1) % every == 0:
+                roots = [root(h, k) for h in grams]  # L^(−1/4), R^(−1/4); −1/(2k) for k axes
+            u = g
+            for i, h in enumerate(roots):
+                u = np.moveaxis(np.tensordot(h, u, (1, i)), 0, i)  # L^(−1/4) G R^(−1/4)
+            squares = squares + g * g
+            if graft is None or not np.any(u):
+                return u
+            like = g if graft == "sgd" else g / np.sqrt(np.where(squares > 0, squares, 1))
+            return u * (np.linalg.norm(like) / np.linalg.norm(u))
+
+        return step
+
+    return P.chain(P.leafwise(leaf), P.learning_rate(learning_rate))
+
+
+def soap(
+    learning_rate: Any, b1: float = 0.95, b2: float = 0.95, eps: float = 1e-8,
+    weight_decay: float = 0.0, precondition_frequency: int = 10,
+) -> Start:  # fmt: skip
+    return P.chain(
+        M.soap(b1, b2, eps, precondition_frequency, weight_decay), P.learning_rate(learning_rate)
+    )
+
+
 PAPERS: dict[str, Callable[..., Start]] = {
     "cautious": cautious,
     "lookahead": lookahead,
     "mars": mars,
     "adam_mini": adam_mini,
     "scion": scion,
+    "normuon": normuon,
+    "shampoo": shampoo,
+    "soap": soap,
 }

@@ -18,7 +18,7 @@ import numpy as np
 
 from trainkit._core.paths import named_leaves
 from trainkit.loop.checkpoint import Checkpointer
-from trainkit.loop.saved.containers import KEY, PLACE, Way, nested
+from trainkit.loop.saved.containers import KEY, PLACE, JsonPath, nested
 from trainkit.loop.saved.step import read_leaves, step_info, steps_in
 from trainkit.loop.transfer.restore import steps_folder
 from trainkit.pretrained.formats.tensors import Shapes, spec, whole
@@ -55,7 +55,7 @@ class Checkpoint:
     def __init__(self, path: Path):
         self.left: tuple[str, ...] = ()
         self._step: int | None = None
-        self._ways: dict[str, Way] = {}
+        self._ways: dict[str, JsonPath] = {}
         if _is_ours(path):
             self._folder = steps_folder(path)
             self._step = steps_in(self._folder)[-1]
@@ -126,11 +126,11 @@ class Checkpoint:
                 writer.save(part.absolute(), tree)
 
 
-def _tree(leaves: dict[str, Any], ways: dict[str, Way]) -> Any:
+def _tree(leaves: dict[str, Any], ways: dict[str, JsonPath]) -> Any:
     return nested(leaves, {name: ways[name] for name in leaves})
 
 
-def _ways(names: Iterable[str], known: dict[str, Way]) -> dict[str, Way]:
+def _ways(names: Iterable[str], known: dict[str, JsonPath]) -> dict[str, JsonPath]:
     """The way to each leaf: numbers are places in lists where they were before."""
     numbers = lambda parts: re.sub(r"\d+", "*", "/".join(map(str, parts)))
     lists = {

@@ -13,13 +13,13 @@ import optax
 from trainkit._core import validation
 from trainkit._core.paths import compiled, path_name
 from trainkit.transforms.clipping import safe_norm
+from trainkit.transforms.optimizers.orthogonal import orthogonal
 from trainkit.transforms.rule import rule
-from trainkit.transforms.stacks import per_tensor
+from trainkit.transforms.stacks import Stacked, per_tensor
 
 PyTree = Any
 
 NORMS = ("spectral", "sign", "rms")
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 @rule(needs_params=True)
@@ -33,6 +33,7 @@ def scion(
     norms: Mapping[str, str] | None = None,
     unconstrained: bool = False,
     ns_steps: int = 5,
+    stacked: Stacked = None,
 ) -> optax.GradientTransformation:
     """Scion: d ← β d + (1 − β) g, θ ← (1 − η) θ − η ρ s(d), s(d) the steepest step of length 1.
 
@@ -75,7 +76,7 @@ def scion(
         *window, channels, out = d.shape
         factor = (out / max(channels, 1)) ** 0.5 / max(math.prod(window), 1)
         flat = d.reshape(math.prod(d.shape[:-1]), out)
-        return factor * _orthogonal(flat, ns_steps, eps).reshape(d.shape)
+        return factor * orthogonal(flat, ns_steps, eps).reshape(d.shape)
 
     parts = [
         optax.ema(beta, debias=False),
@@ -85,15 +86,3 @@ def scion(
     if not unconstrained:
         parts.append(optax.add_decayed_weights(1.0))
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
-
-
-def _orthogonal(x: jax.Array, steps: int, eps: float) -> jax.Array:
-    """About U Vᵀ of x = U S Vᵀ, by X ← a X + (b A + c A²) X with A = X Xᵀ (Jordan 2024)."""
-    wide = x.T if x.shape[0] > x.shape[1] else x
-    wide = wide / (safe_norm(wide) + eps).astype(wide.dtype)
-    a, b, c = _COEFFICIENTS
-    dot = lambda y, z: jnp.matmul(y, z, precision="highest")
-    for _ in range(steps):
-        gram = dot(wide, wide.T)
-        wide = a * wide + dot(b * gram + c * dot(gram, gram), wide)
-    return wide.T if x.shape[0] > x.shape[1] else wide

@@ -165,10 +165,10 @@ def oracle(subject: Subject, dtype: str = "float32") -> Violation | None:
         kind = jnp.dtype(dtype)
         as_seen = lambda x: np.asarray(x).astype(kind).astype(np.float64)
         case = case._replace(params=as_seen(case.params), grads=as_seen(case.grads))
-        return _disagreement(subject, case, subject.replay(case, dtype), dtype, rate)
+        return disagreement(subject, case, subject.replay(case, dtype), dtype, rate)
 
     for case, run in _tried(subject, dtype):
-        wrong = _disagreement(subject, case, run, dtype, rate)
+        wrong = disagreement(subject, case, run, dtype, rate)
         if wrong is None:
             continue
         gap = abs(wrong.found - wrong.expected) / max(abs(wrong.expected), 1e-300)
@@ -200,7 +200,7 @@ def _uphill(rate: float) -> Violation:
     )
 
 
-def _disagreement(
+def disagreement(
     subject: Subject, case: Case, run: Run, dtype: str, rate: dict[str, Any]
 ) -> Mismatch | None:
     """The first difference between a run and the reference beyond the tolerance."""
@@ -226,12 +226,14 @@ def _tried(subject: Subject, dtype: str) -> Iterator[tuple[Case, Run]]:
         yield as_seen_by(runs, row), runs[row]
     if dtype == "float32":
         single = lambda x: np.asarray(x, np.float32).astype(np.float64)
-        more = [cases.odd_shapes(subject.seed), cases.long(subject.seed)]
-        odd, far = [c._replace(params=single(c.params), grads=single(c.grads)) for c in more]
-        # A rule that cannot handle such leaves breaks the law of structure, not this one.
-        with contextlib.suppress(Exception):
-            run = subject.replay(odd)
-            yield odd, run
+        seed = subject.seed
+        more = [cases.odd_shapes(seed), cases.matrices(seed, 4), cases.long(seed)]
+        *odd, far = [c._replace(params=single(c.params), grads=single(c.grads)) for c in more]
+        for case in odd:
+            # A rule that cannot handle such leaves breaks the law of structure, not this one.
+            with contextlib.suppress(Exception):
+                run = subject.replay(case)
+                yield case, run
         yield far, subject.long(far)
 
 

@@ -1,0 +1,68 @@
+"""The law of agreement on matrices that are large enough to be factored."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+
+from trainkit.laws.families.numbers.agreement import PAPER, disagreement, infer_rate
+from trainkit.laws.law import Law, NotApplicable, Violation
+from trainkit.laws.problems import cases
+from trainkit.laws.problems.comparison import Mismatch
+from trainkit.laws.protocol import ordinary
+from trainkit.laws.subject import Subject
+
+LARGEST = 512
+
+
+@ordinary()
+def above(subject: Subject) -> Violation | None:
+    """claims={"factored": the size of both sides from which the rule factors a matrix}"""
+    n = int(subject.claims["factored"])
+    if subject.oracle is None:
+        raise NotApplicable("no like= was given")
+    if n > LARGEST:
+        raise NotApplicable(f"matrices of {n} rows are too large; lower the rule's threshold")
+    single = lambda x: np.asarray(x, np.float32).astype(np.float64)
+    case = cases.matrices(subject.seed, n)
+    case = case._replace(params=single(case.params), grads=single(case.grads))
+    run, rate = subject.replay(case), infer_rate(subject)
+    wrong = disagreement(subject, case, run, "float32", rate)
+    if wrong is None:
+        return None
+    leaf = int(np.searchsorted(cases.offsets(case.shapes), wrong.at, side="right")) - 1
+    rows, columns = case.shapes[leaf]
+    return Violation(
+        f"at step {wrong.step + 1} of a {rows}×{columns} matrix, large enough to be factored, an "
+        f"entry of the update is {wrong.found:.9g}; {subject.like} gives {wrong.expected:.9g}",
+        {"shape": case.shapes[leaf], "step": wrong.step, "found": wrong.found,
+         "expected": wrong.expected},
+        _program(subject.seed, n, wrong),
+    )  # fmt: skip
+
+
+def _program(seed: int, n: int, at: Mismatch) -> str:
+    """The case is drawn anew: thousands of numbers would be no program to read."""
+    made = [inspect.getsource(f) for f in (cases.Case, cases.sizes, cases.matrices)]
+    return (
+        "from typing import NamedTuple\nimport numpy as np\n" + "\n".join(made)
+        + f"case = matrices({seed}, {n})\n"
+        "ends = np.cumsum(sizes(case.shapes))[:-1]\n"
+        "def tree(flat):\n"
+        "    parts = np.split(np.asarray(flat, 'float32'), ends)\n"
+        f"    return {{k: jnp.asarray(x.reshape(s)) for k, x, s in zip({cases.NAMES}, parts, "
+        "case.shapes)}\n"
+        "state = tx.init(tree(case.params[0]))\n"
+        f"for g, p in zip(case.grads[: {at.step + 1}], case.params):\n"
+        "    u, state = jax.jit(tx.update)(tree(g), state, tree(p))\n"
+        f"found = float(np.concatenate([x.ravel() for x in jax.tree.leaves(u)])[{at.at}])\n"
+        f"assert abs(found - {at.expected!r}) <= {at.tolerance!r}, (found, {at.expected!r})"
+    )  # fmt: skip
+
+
+LAWS = (
+    Law("oracle above the threshold", "On matrices that are large enough to be factored, the "
+        "updates agree with the rule that it claims to be.", above, claim="factored",
+        reference=PAPER, tolerance="as for the oracle", why="as there"),
+)  # fmt: skip
