@@ -40,7 +40,7 @@ def choose(ok: Any, a: Any, b: Any) -> Any:
 
 
 def lookahead(f: str = "") -> Any:
-    """Fast steps of SGD; every five steps the slow weights go half of the way, and fast ones back."""
+    """SGD; every five steps the slow weights go half of the way, and the fast ones back to them."""
     inner, period = optax.sgd(0.1, 0.9), 5
     a = 0.25 if f == "steps swapped" else 0.5
     if f == "a step late":
