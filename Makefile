@@ -22,8 +22,8 @@ $(STAMP): pyproject.toml constraints.txt
 	  --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-run: $(STAMP)  ## grow a network on the bundled MNIST, beside a small and a large one
-	@$(BIN)/trainkit train progressive_mnist $(ARGS)
+run: $(STAMP)  ## grow a transformer while it trains, beside every size alone
+	@$(BIN)/trainkit train progressive_lm $(ARGS)
 
 test: $(STAMP) ## run the tests (ARGS='-k step' to choose, see also test-all)
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)

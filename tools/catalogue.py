@@ -170,7 +170,7 @@ DRIVEN: dict[str, tuple[Any, str]] = {
     "early_stopping": (schedules.early_stopping(patience=10, min_delta=0.01), "stop"),
 }
 
-# Optax's own, wrapped with this package's checks and dtypes: what it does, and as it is drawn.
+# Optax's rules with this package's checks and dtypes: name -> description, rule for the picture.
 AS_THEY_ARE: dict[str, tuple[str, Callable[[], Any] | None]] = {
     "adabelief": (
         "Adam whose second moment is that of g − μ: ν ← β₂ ν + (1 − β₂) (g − μ)² + ε̄. "
