@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all faults lint format types bench clean
+.PHONY: help setup run test test-all faults lint format types docs clean
 
 help:          ## list the commands
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -43,5 +43,8 @@ format: $(STAMP) ## put style right
 types: $(STAMP) ## check types
 	@$(BIN)/mypy
 
+docs: $(STAMP) ## build the documentation site into site/
+	@NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict && echo "Open site/index.html"
+
 clean:         ## remove the environment and every cache
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -36,6 +36,7 @@ MAY_KNOW = {
     "loop.saved": "_core",
     "loop.transfer": "_core step loop.saved",
     "loop": "_core step transforms.wrappers data cost report loggers loop.saved loop.transfer",
+    "hooks": "_core schedules transforms.state loop",
     "growth.errors": "",
     "growth.operators": "_core",
     "growth.ir": "_core growth.errors",

@@ -920,14 +920,6 @@ def test_bad_options_are_named_before_anything_is_written(tmp_path, options, mes
     assert step.compiles == 0
 
 
-def test_data_that_cannot_be_resumed_needs_no_output_folder(tmp_path):
-    step, state, _ = mean_problem()
-    with pytest.raises(ValueError, match="list, which has no `position`"):
-        fit(step, state, [np.ones(4, np.float32)], steps=1, out=tmp_path, progress=False)
-    with pytest.raises(ValueError, match="epochs=1 needs data that counts them"):
-        fit(step, state, [np.ones(4, np.float32)], epochs=1, progress=False)
-
-
 def test_a_run_with_another_config_is_refused_before_compiling(tmp_path):
     step, state, data = mean_problem()
     options = {"steps": 2, "out": tmp_path, "progress": False, "report": False}

@@ -66,6 +66,7 @@ class Prefetch:
             else:
                 self._queue.append((batch, getattr(self._stream, "position", None)))
         if not self._queue:
+            self._position = getattr(self._stream, "position", None)
             raise StopIteration
         batch, self._position = self._queue.popleft()
         return batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -81,7 +82,7 @@ class MLflow:
                 self._run,
                 metrics=[
                     Metric(name, value, now, step)
-                    for name, value in numbers(rest, kind).items()
+                    for name, value in map(_named, numbers(rest, kind).items())
                     if self._lacks(name, step)
                 ],
                 tags=[RunTag(f"{kind}/{name}/{step}", word) for name, word in words.items()],
@@ -102,6 +103,11 @@ class MLflow:
             interrupted = stopped is not None and stopped.startswith("interrupted")
             done = "KILLED" if interrupted else "FINISHED"
             self._client.set_terminated(self._run, "FAILED" if stopped is None else done)
+
+
+def _named(item: tuple[str, float]) -> tuple[str, float]:
+    """With a name that MLflow takes."""
+    return re.sub(r"[^\w\-. :/]", "_", item[0]), item[1]
 
 
 def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:

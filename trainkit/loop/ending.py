@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trainkit.data.loader import Loader
 from trainkit.loop.record import FitResult
 from trainkit.loop.session import Session
 
@@ -26,7 +27,8 @@ def ending(run: Session, stopped: str) -> FitResult:
     elif run.not_finite and run.checkpoints and run.checkpoints.steps:
         state, _ = run.checkpoints.restore(state)
     stream = run.in_use.stream
-    if hasattr(run.data, "restore") and stream.position is not None:
+    loader = isinstance(run.data, Loader) and not run.data.once  # which begins anew
+    if hasattr(run.data, "restore") and stream.position is not None and not loader:
         stream.restore(stream.position)  # what was read ahead is to be drawn again
     return FitResult(
         state=state,

@@ -35,6 +35,7 @@ from trainkit.loop.run_folder import RunFolder
 from trainkit.loop.saved.retention import KEPT, Retention
 from trainkit.loop.session import Evaluate, Session
 from trainkit.loop.stopping import Budget, EarlyStopping
+from trainkit.loop.stream import streamed
 from trainkit.loop.summary import write_summary
 from trainkit.report.html import write_report
 from trainkit.report.progress import Progress
@@ -90,11 +91,13 @@ def fit(
       step: `state, metrics = step(state, batch)`, from `make_train_step` or one's own. Its
         `place`, `place_batch` and `compile` are used where it has them.
       state: the state to begin with.
-      data: an iterator of batches. A `Sampler` (or anything with `position` and `restore`) can
-        be resumed exactly, which an output folder needs.
+      data: what gives batches: a `Sampler`, a list, a loader of Grain, PyTorch or Hugging Face, a
+        generator. What can be iterated over again is, until a budget is spent. A run goes on by the
+        data's own position or state, or else by counting the batches.
       steps, epochs, seconds, flops: the budget; the run ends at the first that is used up. At
-        least one is needed, unless `data` ends or there is `early_stopping`. `epochs` counts from
-        where the data stands; the data is left after the last batch that was trained on.
+        least one is needed, unless there is `early_stopping` or the data ends; without any, a list
+        or loader is gone over once. `epochs` counts from where the data stands; a `Sampler` is left
+        after the last batch that was trained on.
       evaluate: `state -> {name: scalar}`, run every `eval_every` steps and at the end. What it
         costs is counted where it has an attribute `flops`.
       eval_every: in steps; by default once an epoch where the data knows its size.
@@ -157,6 +160,7 @@ def fit(
     retention = Retention(keep, keep_best, best_mode, keep_every, keep_seconds)
     check_parts(step, data, evaluate, hooks, early_stopping)
     check_loggers(loggers)
+    data = streamed(data, budget, early_stopping, out)
     check_run(step, data, budget, early_stopping, eval_every, out)
     check_averages(averages, step, state, data)
     run = Session(

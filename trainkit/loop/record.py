@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,3 +93,12 @@ class FitResult:
     seconds: float
     folder: Path | None = None
     report: Path | None = None
+
+    def _repr_html_(self) -> str:
+        """How the run ended, and its report, as a notebook shows the value of a cell."""
+        words = html.escape(f"{self.stopped}, after {self.steps:,} steps")
+        found = {**self.metrics, **{f"evaluation/{n}": v for n, v in self.evaluation.items()}}
+        shown = html.escape(" · ".join(f"{name} {value:.4g}" for name, value in found.items()))
+        page = html.escape(self.report.read_text()) if self.report else ""
+        frame = f'<iframe srcdoc="{page}" width="100%" height="600"></iframe>' if page else ""
+        return f"<p><b>{words}</b></p><p>{shown}</p>{frame}"

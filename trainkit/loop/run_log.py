@@ -61,11 +61,13 @@ class RunLog:
         """Leaves out time that was spent on something else than training."""
         self._paused += seconds
 
-    def stepped(self, record: Record, metrics: Mapping[str, jax.Array], due: bool) -> None:
-        """Takes what a step gave: a row where one is due, and else the last one if it stays so."""
+    def stepped(self, record: Record, metrics: Mapping[str, jax.Array], every: int) -> bool:
+        """Takes what a step gave, and returns whether it was made a row."""
         self._unlogged = record, metrics
+        due = record.crossed(every)
         if due:
             self.last()
+        return due
 
     def last(self) -> None:
         """Takes the last step's metrics as a row, where they are none yet."""

@@ -20,9 +20,9 @@ from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import Record
 from trainkit.loop.run_folder import RunFolder
 from trainkit.loop.run_log import RunLog, fetch
-from trainkit.loop.saved import position as data_position
 from trainkit.loop.step_in_use import StepInUse
 from trainkit.loop.stopping import Budget, EarlyStopping
+from trainkit.loop.stream import saved_place, streamed
 from trainkit.step.nonfinite import nonfinite_params
 from trainkit.step.state import TrainState
 
@@ -109,6 +109,7 @@ class Session:
                 continue
             if drawn is None:
                 self.data_ended = True
+                self.note(epoch=self.in_use.epoch)
                 continue
             batch, examples = drawn
 
@@ -117,10 +118,8 @@ class Session:
             with self.in_use.first_call(self.log):
                 self.state, metrics = result_of(self.step(self.state, batch))
             self.count(examples)
-            due = self.record.crossed(self.log_every)
             now = dataclasses.replace(self.record, seconds=time.perf_counter() - self.began)
-            self.log.stepped(now, metrics, due)
-            if due:
+            if self.log.stepped(now, metrics, self.log_every):
                 self.progress.update(self.record, self.budget, self.log.latest)
 
     def why_stop(self) -> str | None:
@@ -129,7 +128,7 @@ class Session:
         if self.interrupts.wish:
             return f"interrupted by {self.interrupts.wish}"
         if self.data_ended:
-            return "the data ended"
+            return self.budget.spent(self.record.used) or "the data ended"
         stopping = self.early_stopping
         if stopping and self.record.best.waited >= stopping.patience:
             return f"no better {stopping.metric} in {self.record.best.waited} evaluations"
@@ -190,7 +189,7 @@ class Session:
         self.note(train=self.log.latest, train_at=self.log.latest_at)
         info = {
             "record": self.record.to_json(),
-            "data": data_position.to_json(self.in_use.stream.position),
+            "data": saved_place(self.in_use.stream.position),
             "log": self.log.position,
             "identity": self.identity,
             "config": self.folder.config if self.folder else {},
@@ -233,7 +232,8 @@ class Session:
     def apply(self, change: Change) -> None:
         self.evaluate = change.evaluate or self.evaluate
         position = self.in_use.stream.position
-        self.data = self.data if change.data is None else change.data
+        if change.data is not None:
+            self.data = streamed(change.data, self.budget, self.early_stopping, self.folder)
         if change.step is not None:
             self.step = change.step
             self.interrupts.ask_again()

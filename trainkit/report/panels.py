@@ -60,7 +60,7 @@ def sections(runs: Sequence[RunData]) -> list[Section]:
 
 
 def _against(runs: Sequence[RunData], name: str, x: str, x_label: str, title: str) -> str | None:
-    curves, noisy = [], name not in EXACT
+    curves, noisy = [], name.split("/")[0] not in EXACT
     for run in runs:
         for kind, words in (("train", "training"), ("evaluation", "validation")):
             xs, ys = run.series(kind, x, name)
@@ -76,7 +76,7 @@ def _against(runs: Sequence[RunData], name: str, x: str, x_label: str, title: st
     # Of the run that the report is about: those of all would cover each other.
     events = [Event(row[x], str(row.get("event", ""))) for row in runs[0].of("event") if x in row]
     values = [value for curve in curves for value in curve.y]
-    log_y = name not in LINEAR and spans_decades(values)
+    log_y = name.split("/")[0] not in LINEAR and spans_decades(values)
     return plot(curves, title=title, x_label=x_label, log_y=log_y, events=events)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import shutil
 import sys
@@ -21,12 +22,14 @@ class Progress:
 
     Args:
       enabled: show nothing where it is false.
-      terminal: whether to draw a bar; by default where standard output is a terminal.
+      terminal: whether to draw a bar; by default where standard output is a terminal, or a notebook
+        that has ipywidgets.
     """
 
     def __init__(self, enabled: bool = True, terminal: bool | None = None):
         self._enabled = enabled
-        self._terminal = sys.stdout.isatty() if terminal is None else terminal
+        drawn = sys.stdout.isatty() or _in_notebook()
+        self._terminal = drawn if terminal is None else terminal
         self._bar: Any = None
         self._task: Any = None
         self._spoke = time.monotonic()
@@ -110,6 +113,12 @@ class Progress:
 def width() -> int:
     """Columns of the terminal; no limit where a line goes to a file or a pipe."""
     return shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else sys.maxsize
+
+
+def _in_notebook() -> bool:
+    kernel = sys.modules.get("ipykernel.zmqshell")
+    shell = kernel and kernel.ZMQInteractiveShell.initialized()
+    return bool(shell) and importlib.util.find_spec("ipywidgets") is not None
 
 
 def _where(record: Any, latest: Mapping[str, float]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from trainkit._core import validation
-from trainkit._core.buffers import owned
+from trainkit._core.buffers import as_arrays, owned
 from trainkit._core.paths import named_leaves
 from trainkit._core.processes import ProcessError, alone, digests, gathered, in_step
 from trainkit._core.validation import steps
@@ -39,8 +39,8 @@ def make_eval_step(
     Args:
       loss_fn: `(params, model_state, batch, rng) -> Loss`, or a result of `from_linen` or
         `from_nnx`, which is used in evaluation mode.
-      placement, devices: as for `make_train_step`; by default the devices of each state that is
-        evaluated, with the batch divided over them.
+      placement, devices: as for `make_train_step`; default: the devices of each state, with the
+        batch sharded over them.
       precision: as for `make_train_step`.
 
     Returns:
@@ -74,9 +74,9 @@ def make_eval_step(
 
 @dataclasses.dataclass(eq=False)
 class EvalStep:
-    """What `make_eval_step` returns: `sums = evaluate(state, batch)`, `evaluate.over(...)`.
+    """A compiled evaluation: `sums = evaluate(state, batch)`, `evaluate.over(state, batches)`.
 
-    Without a placement of its own it has that of the state.
+    If `placement` is `None`, it uses that of each state.
     """
 
     loss_fn: Callable[..., Any]
@@ -105,14 +105,14 @@ class EvalStep:
         """name -> Σ total / Σ weight over all batches, summed in float64 on the host.
 
         Raises:
-          ValueError: there is no batch, or the total weight of the loss is 0. (A metric whose own
-            total weight is 0 is NaN.)
+          ValueError: there is no batch (as of a generator that was used up before), or the total
+            weight of the loss is 0. (A metric whose own total weight is 0 is NaN.)
         """
         validation.listed("batches", batches, "[batch]")
         return means([self(state, batch) for batch in in_step(batches, "batches")])
 
     def place_batch(self, batch: PyTree) -> PyTree:
-        """The batch on the devices: cut, or whole on each of them where it does not divide."""
+        """The batch on the devices: sharded, or replicated if its size does not divide."""
         return _placed(batch, self.placement or resolve("single"))
 
     def program(self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> Sums:
@@ -124,7 +124,7 @@ class EvalStep:
 
 
 def _placement_of(state: TrainState) -> Placement:
-    """The devices that a state lies on, or the default one."""
+    """The placement of a state, or the default one."""
     for leaf in jax.tree.leaves(state.params):
         where = leaf.sharding if isinstance(leaf, jax.Array) and leaf.committed else None
         if where is not None and len(where.device_set) > 1:
@@ -136,6 +136,7 @@ def _placement_of(state: TrainState) -> Placement:
 
 
 def _placed(batch: PyTree, placement: Placement) -> PyTree:
+    batch = as_arrays(batch)
     steps.numeric(batch)
     size = validation.leading_size(batch, "batch")
     shares = _are_shares(batch, size)
@@ -165,7 +166,9 @@ def means(sums: Sequence[Sums]) -> dict[str, float]:
     """name -> Σ total / Σ weight over some batches, summed in float64 on the host."""
     fetched = jax.device_get(list(sums))
     if not fetched:
-        raise ValueError("there is no batch to evaluate on.")
+        raise ValueError(
+            "there is no batch to evaluate on; of a generator, make a new one for each evaluation."
+        )
     totals = {
         name: np.sum([np.array(each[name], np.float64) for each in fetched], axis=0)
         for name in fetched[0]

@@ -79,7 +79,8 @@ def make_train_step(
         policy.
       donate: whether a step may reuse the buffers of its input state, which is then deleted.
       schedules: name -> function of the step number, reported in the metrics. Hyper-parameters in
-        the optimizer state (`optax.inject_hyperparams`) are always reported.
+        the optimizer state (`optax.inject_hyperparams`) are always reported, and so is the learning
+        rate in force (of groups as `learning_rate/body`), a schedule's too.
       norms: whether to report the norms of gradient, update and parameters, which costs another
         pass over each tree. An integer n: at every n-th step, and NaN at the others.
 

@@ -92,8 +92,34 @@ def _options() -> Mistakes:
     found["fit(epochs of an iterator)"] = Mistake(
         lambda out: fit(data=iter([batch()]), steps=None, epochs=1), ("epochs", "steps=")
     )
-    found["fit(an iterator and a folder)"] = Mistake(
-        lambda out: fit(out, data=iter([batch()])), ("data", "out=None")
+
+    class Streamed:
+        """Data with a state that cannot be saved."""
+
+        def __iter__(self) -> Any:
+            return iter([batch()])
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"at": object()}
+
+        load_state_dict = print
+
+    for name, data, says in (
+        ("nothing in it", [], ("data", "no")),
+        ("single examples", [{"x": 1.0, "label": 1}], ("batch/label", "must be an array")),
+        ("None in it", [None], ("data", "must give batches")),
+        ("texts", [{"x": ["a"], "label": [1]}], ("batch/x", "must be an array")),
+        ("other shapes", [batch(x=np.ones((8, 5)))], ("params", "for this batch")),
+        ("a label too many", [batch(label=base.labels(7))], ("batch/label", "not 7")),
+    ):
+        found[f"fit(a list with {name})"] = Mistake(of_fit("data", data), says)
+    found["fit(a state of data that is no data)"] = Mistake(
+        lambda out: fit(out, data=Streamed(), steps=1),
+        ("state of data", "cannot be saved"),
+        late=True,
+    )
+    found["fit(parts of epochs of data without a length)"] = Mistake(
+        lambda out: fit(data=Streamed(), steps=None, epochs=1.5), ("epochs=1.5", "steps=")
     )
     found["fit(data of numbers)"] = Mistake(
         lambda out: fit(data=iter([1.0, 2.0])), ("batch", "must be an array")

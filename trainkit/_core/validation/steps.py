@@ -144,7 +144,8 @@ def metrics(given: Any) -> None:
         ):
             raise ValueError(
                 f"the metric {name!r} must be a scalar total or a pair (total, weight) of scalars, "
-                f"not {value!r}."
+                f"not {value!r}; of a bool or an array an example give (x.sum(), len(x)), of one "
+                "that is no mean let evaluate or a hook make it."
             )
 
 
