@@ -94,14 +94,14 @@ class Verdict:
       sentence: for people.
       pays: whether growing ended lower than every method that does not grow; `None` where that
         cannot be told.
-      below: by how much, against the closest of them; NaN without a comparison.
+      below: by how much, against the closest of them; `None` without a comparison.
       margin: half the 95 % interval of `below`.
     """
 
     sentence: str
     pays: bool | None = None
-    below: float = math.nan
-    margin: float = math.nan
+    below: float | None = None
+    margin: float | None = None
 
 
 def verdict(growing: Method, others: Sequence[Method]) -> Verdict:
