@@ -6,9 +6,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 
 import pytest
+
+import trainkit
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDERS = (".ci", "benchmarks", "docs", "experiments", "tests", "tools", "trainkit")
@@ -60,3 +63,9 @@ def test_a_source_distribution_has_what_its_own_tests_need(built):
     for folder in FOLDERS:
         assert names >= files(folder), folder
     assert names >= {"Makefile", "constraints.txt", "pyproject.toml", "README.md", "CHANGELOG.md"}
+
+
+def test_the_version_is_the_same_everywhere():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        assert tomllib.load(file)["project"]["version"] == trainkit.__version__
+    assert f"\nversion: {trainkit.__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -170,7 +170,7 @@ DRIVEN: dict[str, tuple[Any, str]] = {
     "early_stopping": (schedules.early_stopping(patience=10, min_delta=0.01), "stop"),
 }
 
-# Optax's own, wrapped with this package's checks and dtypes: what it does, and as it is drawn.
+# Optax's rules with this package's checks and dtypes: name -> description, rule for the picture.
 AS_THEY_ARE: dict[str, tuple[str, Callable[[], Any] | None]] = {
     "adabelief": (
         "Adam whose second moment is that of g − μ: ν ← β₂ ν + (1 − β₂) (g − μ)² + ε̄. "
@@ -302,7 +302,7 @@ def entry(name: str, thing: Any, module: str, picture: bool) -> str:
 
 def page() -> str:
     """The whole page."""
-    out = [HEAD.format(steps=STEPS)]
+    out = []
     for section, rules in RULES.items():
         out.append(f"## {section}")
         out += [entry(n, getattr(tt, n), "trainkit.transforms", True) for n in rules]
@@ -327,7 +327,14 @@ def page() -> str:
     for section, (module, names) in OTHERS.items():
         out.append(f"## {section}")
         out += [entry(n, getattr(module, n), module.__name__, n in DRIVEN) for n in names]
-    return "\n\n".join(out) + "\n"
+    return "\n\n".join([HEAD.format(steps=STEPS), contents(out), *out]) + "\n"
+
+
+def contents(parts: list[str]) -> str:
+    """The sections as links, one line each."""
+    found = [part.removeprefix("## ") for part in parts if part.startswith("## ")]
+    slugs = [re.sub(r"[^\w -]", "", section).lower().replace(" ", "-") for section in found]
+    return "\n".join(f"- [{a}](#{b})" for a, b in zip(found, slugs, strict=True))
 
 
 def valley(p: jax.Array) -> jax.Array:

@@ -104,7 +104,7 @@ class Packed:
         leaves: list[Any] = [None] * len(self.layout.shapes)
         for group, buffer in self.buffers.items():
             members = [i for i, g in enumerate(self.layout.groups) if g == group]
-            if _alone(group):
+            if _has_own_buffer(group):
                 leaves[members[0]] = buffer
                 continue
             shapes = [self.layout.shapes[i] for i in members]
@@ -201,12 +201,12 @@ def _group(leaf: Any, path: Any) -> str:
     return f"{dtype}:{path_name(path)}"
 
 
-def _alone(group: str) -> bool:
+def _has_own_buffer(group: str) -> bool:
     return ":" in group
 
 
 def _join(group: str, parts: list[Any]) -> Any:
-    if _alone(group):
+    if _has_own_buffer(group):
         return jnp.copy(parts[0])
     if any(isinstance(part, jax.ShapeDtypeStruct) for part in parts):
         size = sum(math.prod(part.shape) for part in parts)

@@ -1,7 +1,7 @@
 """Measures what a run survives (kills, damage, full disks), and prints a table of counts.
 
     python -m benchmarks.reliability --full --jobs 2         # the table of docs/reliability.md
-    python -m benchmarks.reliability --processes --inputs     # tables of their own
+    python -m benchmarks.reliability --processes --inputs     # separate tables
     python -m benchmarks.reliability --kills 2 --aimed 2 --corruptions 8     # a minute
 
 Every trial disturbs one of the small runs in `programs`, resumes it, and compares its result
@@ -44,7 +44,7 @@ def main() -> None:
         parser.add_argument(f"--{trial}", type=int, default=0, metavar="COUNT")
     for name, what in OTHERS.items():
         parser.add_argument(f"--{name}", action="store_true", help=what)
-    parser.add_argument("--full", action="store_true", help="all, as many as in the docs")
+    parser.add_argument("--full", action="store_true", help="all trials, as in the docs")
     parser.add_argument("--jobs", type=int, default=1, help="number of trials at a time")
     parser.add_argument("--results", type=Path, default=Path("reliability.jsonl"))
     parser.add_argument("--table", action="store_true")

@@ -60,8 +60,15 @@ def make_folder(file: Path, draw: Draw) -> None:
     file.mkdir()
 
 
-def swap(one: Path, other: Path) -> None:
-    """Exchanges the contents of two files."""
+def swap(one: Path, draw: Draw) -> None:
+    """It has the content of another file beside it or further down, and that one has its.
+
+    Not of a checkpoint where it is none of one itself: that damages the checkpoint as well.
+    """
+    folder = one.parent
+    other = draw.choice(
+        [f for f in files(folder) if f.relative_to(folder).parts[0] != "checkpoints"]
+    )
     a, b = one.read_bytes(), other.read_bytes()
     one.write_bytes(b)
     other.write_bytes(a)
@@ -89,7 +96,7 @@ DAMAGE: dict[str, Callable[[Path, Draw], object]] = {
     "deleted": lambda file, draw: file.unlink(),
     "renamed": lambda file, draw: file.rename(file.with_name(file.name + ".bak")),
     "half written anew": make_half,
-    "swapped with another": lambda file, draw: swap(file, draw.choice(files(file.parents[0]))),
+    "swapped with another": swap,
     "a link in its place": make_link,
     "a folder in its place": make_folder,
     "without permission": lambda file, draw: file.chmod(0),

@@ -10,12 +10,13 @@ paired. What cannot be compared (see `trainkit.report.verdict`) is not said to h
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainkit.report.verdict import Ending, Method, Verdict, incomparable, verdict
+from trainkit.report.verdict import EQUAL, Ending, Method, Verdict, incomparable, verdict
 
 Row = dict[str, Any]
 
@@ -119,25 +120,28 @@ def below(row: Row, curves: Sequence[Sequence[Row]]) -> tuple[float, float]:
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Each growing row with what it saved against each baseline; baselines as they are.
 
-    Nothing is added where growing and the baselines cannot be compared, and no saving against a
-    baseline whose best rate is at the edge of those tried: it may be better than its curve.
+    Nothing is added where growing and the baselines cannot be compared. A baseline's curve is
+    taken from its largest budget down to where its best rate is at the edge of those tried.
     """
     out = []
     for row in rows:
         shown = dict(row)
         if row.get("grow_at"):
             curves = baselines(rows, row["optimizer"])
-            ends = [nearest(curve, row["flops"]) for curve in curves.values()]
-            whole = all(np.isfinite(b["losses"]).all() for c in curves.values() for b in c)
-            if whole and not incomparable(method_of(row), [method_of(end) for end in ends]):
-                shown["below"] = below(row, list(curves.values()))
-                shown["saved"] = {
-                    curve[0]["name"]: saved(row, curve)
-                    for curve in curves.values()
-                    if all(method_of(end).enclosed for end in curve)
-                }
+            ends = [method_of(end) for curve in curves.values() for end in curve]
+            if not incomparable(method_of(row), ends, equal_flops=False):
+                if all(row["flops"] < (1 + EQUAL) * c[-1]["flops"] for c in curves.values()):
+                    shown["below"] = below(row, list(curves.values()))
+                tuned = {name: _tuned(curve) for name, curve in curves.items()}
+                shown["saved"] = {c[0]["name"]: saved(row, c) for c in tuned.values() if c}
         out.append(shown)
     return out
+
+
+def _tuned(curve: Sequence[Row]) -> list[Row]:
+    """The part of a curve at whose rates a lower and a higher one were tried too."""
+    enclosed = itertools.takewhile(lambda row: method_of(row).enclosed, reversed(curve))
+    return list(enclosed)[::-1]
 
 
 def nearest(curve: Sequence[Row], flops: float) -> Row:

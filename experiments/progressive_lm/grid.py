@@ -33,13 +33,14 @@ CHUNK = 10  # steps a call
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Training and validation text, on the device, and the sizes of a batch."""
+    """Training and validation text, on the device, the sizes of a batch and of the vocabulary."""
 
     train: jax.Array
     validation: PyTree
     sampler: Sampler
     length: int
     batch: int
+    vocabulary: int
 
     @classmethod
     def of(cls, text: CharCorpus, length: int, batch: int, held: int = 256) -> Corpus:
@@ -53,6 +54,7 @@ class Corpus:
             Sampler(train.windows(length), batch),
             length,
             batch,
+            len(text.vocabulary),
         )
 
     def window(self, starts: jax.Array) -> PyTree:

@@ -133,7 +133,7 @@ class Methods:
 
     def model(self, size: tuple[int, int]) -> Transformer:
         """A model of some width and depth."""
-        return Transformer(84, *size, self.head_size)
+        return Transformer(self.grid.corpus.vocabulary, *size, self.head_size)
 
     @functools.cache  # noqa: B019  as long as the methods themselves
     def sized(self, size: tuple[int, int]) -> Sized:
@@ -201,7 +201,7 @@ class Methods:
                     "tried": list(rates.tried),
                     "losses": losses[best].tolist(),
                     "all_losses": losses.tolist(),
-                    "curve": [[flops, float(x[best].mean())] for flops, x in curve],
+                    "curve": thinned([(flops, float(x[best].mean())) for flops, x in curve]),
                 }
             )
             del curve[ahead:]
@@ -243,6 +243,23 @@ def _recorded(curve: Curve, begun: float, per_step: float, watch: Watch | None) 
             watch(losses)
 
     return seen
+
+
+def thinned(points: Sequence[tuple[float, float]], ratio: float = 1.1) -> list[list[float]]:
+    """Means over parts of a curve that are equally long on a logarithmic axis.
+
+    >>> thinned([(1.0, 4.0), (1.05, 2.0), (2.0, 1.0)])
+    [[1.05, 3.0], [2.0, 1.0]]
+    """
+    found: list[list[float]] = []
+    part: list[float] = []
+    for number, (flops, loss) in enumerate(points):
+        part.append(loss)
+        following = points[number + 1][0] if number + 1 < len(points) else np.inf
+        if following > (found[-1][0] if found else flops) * ratio:
+            found.append([flops, float(np.mean(part))])
+            part = []
+    return found
 
 
 def best_rate(losses: np.ndarray, rates: Rates, budget: int) -> int:

@@ -73,7 +73,9 @@ def table(rows: Sequence[Row]) -> None:
             shown.add_row(name, *(mean_spread(row["losses"], 3) for row in curve))
         console.print(shown)
         for row in summary(mine):
-            told = {k: str(v) for k, v in row.get("saved", {}).items() if v.tells}
+            told = {
+                k: str(v) for k, v in row.get("saved", {}).items() if v.tells and v.bound != "<"
+            }
             if told:
                 found = ", ".join(f"{share} of {name}" for name, share in told.items())
                 console.print(
@@ -111,7 +113,7 @@ def _figures(rows: Sequence[Row], baseline: list[list[Row]]) -> str:
     last = [part[-1] for part in methods.values()]
     grown = {name: part for name, part in methods.items() if part[0].get("grow_at")}
     training = [
-        Curve(row["name"], [x for x, _ in row["curve"]], [y for _, y in row["curve"]], smooth=True)
+        Curve(row["name"], [x for x, _ in row["curve"]], [y for _, y in row["curve"]])
         for row in last
     ]
     events = [Event(part[0]["grow_at"], "growth") for part in list(grown.values())[:1]]
@@ -122,7 +124,7 @@ def _figures(rows: Sequence[Row], baseline: list[list[Row]]) -> str:
         plot(ends, title="Validation loss at the end of each budget, rate decayed",
              x_label="FLOPs", log_x=True, size=(6.4, 4.4)),
     ]  # fmt: skip
-    if grown and baseline and len(rows[0]["losses"]) > 1:
+    if grown and baseline and len(baseline[0]) > 2:  # two points are no curve
         spent = [row["flops"] for curve in baseline for row in curve]
         gaps = _curves(grown, lambda row: below(row, baseline)[0])
         level = Curve("the best that does not grow", [min(spent), max(spent)], [0.0, 0.0])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 BARS = "▁▂▃▄▅▆▇█"
+WAITING = "compiling ..".ljust(len("loss 2.00 ") + 8)
 
 
 class Progress:
@@ -38,7 +39,7 @@ class Progress:
                 expand=True,
             )
             self._bar.start()
-            self._task = self._bar.add_task("compiling", total=self._work, loss="")
+            self._task = self._bar.add_task("compiling", total=self._work, loss=WAITING)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -49,13 +50,13 @@ class Progress:
         """A method begins, a chunk of which is some FLOPs."""
         self._number, self._losses, self._name = self._number + 1, [], name
         self._each = chunk
-        self._show("")
+        self._show(WAITING)
 
     def __call__(self, losses: np.ndarray) -> None:
         """A chunk is done; `losses` [rates, seeds]."""
         self._done = min(self._done + self._each, self._work)
         self._losses.append(float(losses.mean(-1).min()))
-        self._show(f"loss {self._losses[-1]:.2f} {sparkline(self._losses)}")
+        self._show(f"loss {self._losses[-1]:.2f} {sparkline(self._losses):8}")
 
     def say(self, text: str) -> None:
         """A line that stays."""

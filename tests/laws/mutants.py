@@ -667,16 +667,17 @@ def report_on(mutant: Mutant, quick: bool = False) -> Any:
                    level=mutant.level, **more)  # fmt: skip
 
     if quick and not mutant.schedule:
-        likely = [FIRST.get(mutant.like or "", "oracle")]
-        first = check(laws=likely if mutant.like else ["purity", "state fixpoint", "donation"])
+        likely = [FIRST.get(mutant.like or "", "oracle")] if mutant.like else []
+        likely += [x.name for x in laws.TRANSFORMATION_LAWS if x.claim in (mutant.claims or ())]
+        first = check(laws=likely or ["purity", "state fixpoint", "donation"])
         if not first.ok:
             return first
     return check()
 
 
-def main(wanted: list[str]) -> int:
+def score(mutants: list[Mutant], survivors: dict[str, str], wanted: list[str]) -> int:
     """Checks the mutants whose name contains a word of `wanted` (or all) and prints the score."""
-    chosen = [m for m in MUTANTS if not wanted or any(w in m.name for w in wanted)]
+    chosen = [m for m in mutants if not wanted or any(w in m.name for w in wanted)]
     alive = []
     for mutant in chosen:
         report = report_on(mutant, quick=True)
@@ -691,9 +692,9 @@ def main(wanted: list[str]) -> int:
     print(f"{len(chosen) - len(alive)} of {len(chosen)} killed "
           f"({100 * (1 - len(alive) / max(len(chosen), 1)):.1f} %)")  # fmt: skip
     for name in alive:
-        print(f"alive: {name}: {SURVIVORS.get(name, 'no reason known')}")
-    return 0 if set(alive) <= set(SURVIVORS) else 1
+        print(f"alive: {name}: {survivors.get(name, 'no reason known')}")
+    return 0 if set(alive) <= set(survivors) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(score(MUTANTS, SURVIVORS, sys.argv[1:]))

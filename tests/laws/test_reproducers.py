@@ -53,6 +53,8 @@ RATE = {"learning_rate": 1e-2}
 # law: (rule, further arguments of check)
 RULES = {
     "purity": (fault("mutates the gradients"), {}),
+    "memory": (rule(lambda g, s, p=None: (g, s), lambda p: jnp.empty(3)), {}),
+    "hyper-parameters": (lambda lr=0.1, decay=0.5: optax.sgd(lr), {}),
     "jit is eager": (rule(branches), {}),
     "structure": (fault("shape of a bare array", mutants.sgd), {}),
     "no promotion": (fault("promotes to float32"), {}),

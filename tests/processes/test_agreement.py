@@ -124,7 +124,7 @@ def test_hooks_that_decide_alike_ask_nobody(monkeypatch):
 def test_a_launched_process_that_knows_of_no_other_is_refused(monkeypatch):
     monkeypatch.setenv(processes.LAUNCHED, "2")
     with pytest.raises(processes.ProcessError, match=r"trainkit\.distributed\.initialize\(\)"):
-        trainkit.make_eval_step(lambda *_: None)
+        trainkit.make_eval_step(lambda *_: None, placement="single")
 
 
 def test_devices_are_taken_of_every_process(monkeypatch):

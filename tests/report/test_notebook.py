@@ -27,8 +27,8 @@ print(trainkit.fit(step, state, data, steps=10**9).stopped)
 def result(**changes):
     return FitResult(
         state=None, metrics={"loss": 0.25}, evaluation={"accuracy": 1.0}, best=Best(),
-        evaluated_at=1, stopped="steps<4", steps=4000, epochs=1.0, examples=8, flops=0.0,
-        seconds=1.0, **changes
+        evaluated_at=1,
+        stopped="steps<4", steps=4000, epochs=1.0, examples=8, flops=0.0, seconds=1.0, **changes
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them; one format for one quantity, wherever it is shown."""
+"""Numbers as text for people: one format for each quantity."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 
 def si(value: float) -> str:
-    """Three digits and a prefix, "never" for what is not finite.
+    """A number with three digits and an SI prefix; "never" if it is not finite.
 
     >>> si(1.49e12), si(float("nan"))
     ('1.49 T', 'never')
     """
     if not math.isfinite(value):
         return "never"
-    # By the rounded value: 999.9 million is 1 G.
+    # Choose the prefix for the rounded value: 999.9 million is 1 G.
     value = float(f"{value:.3g}")
     for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
@@ -34,7 +34,7 @@ def flops(value: float) -> str:
 
 
 def mean_spread(values: Sequence[float], digits: int = 4) -> str:
-    """Mean ± standard deviation; of one value there is no spread.
+    """Mean ± standard deviation; only the mean for a single value.
 
     >>> mean_spread([1.0, 2.0], 2), mean_spread([1.0], 2)
     ('1.50 ± 0.71', '1.00')
@@ -44,7 +44,7 @@ def mean_spread(values: Sequence[float], digits: int = 4) -> str:
 
 
 def amount(name: str, value: float) -> str:
-    """The value of a limit, by the name of what it counts.
+    """The value of a limit as text; `name` is what it counts.
 
     >>> amount("flops", 1.76399e10), amount("steps", 100)
     ('17.6 G', '100')

@@ -106,14 +106,14 @@ def refuse_values(batch: PyTree, outputs: Any, what: str = "batch") -> None:
       ValueError, TypeError: names the array, its first invalid value and its position.
     """
     weight = weight_of(batch)
-    if _at_hand(weight):
+    if _is_readable(weight):
         _refuse_weights(np.asarray(weight), f"{what}/{name_of(batch, WEIGHTS, 2)}")
     labels = labels_of(batch, required=False)
-    if not _at_hand(labels) or class_labels(outputs, _with_sizes(batch, outputs)) is None:
+    if not _is_readable(labels) or class_labels(outputs, _label_shapes(batch, outputs)) is None:
         return
     found, classes = np.asarray(labels), outputs.shape[-1]
     wrong = ((found < 0) & (found != IGNORED)) | (found >= classes)
-    if _at_hand(weight):
+    if _is_readable(weight):
         counts = np.asarray(weight)
         counts = counts.reshape(counts.shape + (1,) * (found.ndim - counts.ndim))
         wrong &= np.broadcast_to(counts != 0, found.shape)
@@ -143,14 +143,14 @@ def _refuse_weights(weight: np.ndarray, name: str) -> None:
         )
 
 
-def _with_sizes(batch: PyTree, outputs: Any) -> PyTree:
+def _label_shapes(batch: PyTree, outputs: Any) -> PyTree:
     """The shape of labels with the outputs' number of examples; a data set has more."""
     labels = labels_of(batch, required=False)
     shape = (outputs.shape[:1] if hasattr(outputs, "shape") else ()) + labels.shape[1:]
     return {LABELS[0]: jax.ShapeDtypeStruct(shape, labels.dtype)}
 
 
-def _at_hand(array: Any) -> bool:
+def _is_readable(array: Any) -> bool:
     """Whether this process can read the values of an array."""
     return isinstance(array, np.ndarray | np.generic) or (
         isinstance(array, jax.Array)

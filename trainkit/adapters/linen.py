@@ -83,7 +83,7 @@ def from_linen(
 
     def checked(rng: jax.Array, inputs: PyTree) -> tuple[PyTree, PyTree]:
         inside: list[nn.Module] = []
-        with nn.intercept_methods(_noted(inside)):
+        with nn.intercept_methods(_recorder(inside)):
             params, state = init(rng, inputs)
         if mode is None and any(isinstance(m, nn.BatchNorm) or drops(m) for m in inside):
             how = lambda train: lambda p, s, x: apply(p, s, x, rng, train=train)[0]
@@ -147,9 +147,9 @@ def functions(
     return init, apply
 
 
-def _noted(inside: list[nn.Module]) -> Callable[..., Any]:
-    def note(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+def _recorder(inside: list[nn.Module]) -> Callable[..., Any]:
+    def record(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         inside.append(context.module)
         return call(*args, **kwargs)
 
-    return note
+    return record

@@ -195,7 +195,7 @@ def weighted(
 ) -> Loss:
     """The `Loss` Σ wᵢ·ℓᵢ, Σ wᵢ over examples or tokens, with the weights of the batch."""
     labels = class_labels(outputs, batch)
-    losses, metrics = _called(loss, outputs, batch, labels, sown)
+    losses, metrics = _values_and_metrics(loss, outputs, batch, labels, sown)
     marks = None if labels is None else marks_of(labels, outputs.shape[-1])
     total, count = _sum(losses, "loss", batch, marks)
     sums = {name: _sum(values, name, batch, marks) for name, values in metrics.items()}
@@ -205,7 +205,7 @@ def weighted(
     return Loss(total, count, None, sums)
 
 
-def _called(
+def _values_and_metrics(
     loss: Callable[..., Any], outputs: PyTree, batch: PyTree, labels: Any, sown: PyTree | None
 ) -> tuple[Any, Mapping[str, Any]]:
     """The values and the metrics of a loss."""

@@ -31,7 +31,7 @@ def from_nnx(
     The module is not changed. Its `nnx.Param`s become the parameters, as nested dicts of arrays.
     Other variables become model state, except random streams and `nnx.Intermediate`s. The mode is
     set by `module.train()` and `module.eval()`, and by the names in `mode`. Random streams are
-    seeded anew for each step, micro-batch and device.
+    re-seeded for each step, micro-batch and device.
 
     Args:
       module: an initialised module with `__call__`.

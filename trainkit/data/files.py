@@ -17,10 +17,10 @@ class DataError(OSError, ValueError):
 
 
 def data_dir(path: str | os.PathLike | None = None) -> Path:
-    """The folder of data: `path`, else `$TRAINKIT_DATA`, else the one that the package brings.
+    """The data folder: `path`, else `$TRAINKIT_DATA`, else the bundled one of the package.
 
     Raises:
-      DataError: where there is no such folder.
+      DataError: there is no such folder.
     """
     if path is not None:
         return _existing(Path(path), "the requested data folder")

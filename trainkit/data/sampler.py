@@ -72,10 +72,10 @@ class Sampler:
         process_count: int | None = None,
     ):
         # A user-defined data set only has to support indexing by an array.
-        self._whole = hasattr(data, "__getitem__") and not isinstance(
+        self._user_defined = hasattr(data, "__getitem__") and not isinstance(
             data, dict | list | tuple | np.ndarray | jax.Array
         )
-        self.size = _size_of(data, self._whole)
+        self.size = _size_of(data, self._user_defined)
         index = jax.process_index() if process_index is None else process_index
         count = jax.process_count() if process_count is None else process_count
         validation.integer("process_count", count)
@@ -141,13 +141,13 @@ class Sampler:
 
         For a user-defined data set, it is the digest of at most a thousand examples.
         """
-        if self._whole:
+        if self._user_defined:
             count = 1000
         else:
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(self.data))
             count = self.size if size <= 2**28 else max(1, 2**28 * self.size // size)
         chosen = np.linspace(0, self.size - 1, min(count, self.size)).astype(np.int64)
-        if self._whole:
+        if self._user_defined:
             part = self.data[chosen]
         else:
             part = jax.tree.map(lambda x: x if len(chosen) == self.size else x[chosen], self.data)
@@ -168,7 +168,7 @@ class Sampler:
             epoch, offset = epoch + 1, 0
         start = offset + self._first
         chosen = self._epoch_order(epoch)[start : start + self._share]
-        if self._whole:
+        if self._user_defined:
             batch = as_arrays(self.data[chosen])
         else:
             batch = jax.tree.map(lambda leaf: leaf[chosen], self.data)
@@ -185,9 +185,9 @@ class Sampler:
         return self._order[1]
 
 
-def _size_of(data: PyTree, whole: bool) -> int:
+def _size_of(data: PyTree, user_defined: bool) -> int:
     """The number of examples."""
-    if not whole and not isinstance(data, str | bytes):
+    if not user_defined and not isinstance(data, str | bytes):
         size = validation.leading_size(data, "data")
     elif isinstance(data, str | bytes) or not hasattr(data, "__len__"):
         raise TypeError(

@@ -104,7 +104,8 @@ class GrowthError(ValueError):
         self.hint = hint
         self.remedy = remedy
         self.lines = dict(lines)
-        text = [message]
+        why, _, details = message.partition("\n")
+        text = [why if (named := _named(self.params, axis)) is None else f"{named}: {why}"]
         if axis:
             text.append(f"  axis:       {axis}")
         if self.params:
@@ -116,9 +117,21 @@ class GrowthError(ValueError):
             text.append(f"  primitive:  {primitive}")
         if source:
             text.append(f"  source:     {source}")
+        if details:
+            text.append(details)
         if hint:
             text.append(f"  instead:    {hint}")
         super().__init__("\n".join(text))
+
+
+def _named(params: Sequence[str], axis: str | None) -> str | None:
+    """The axis in the user's words, if there is one that grows: "axis 1 of w cannot grow 4→8"."""
+    for name in params:
+        path, _, place = name.partition(" (axis ")
+        number, _, sizes = place.removesuffix(")").partition(": ")
+        if "→" in sizes and axis is not None:
+            return f"axis {number} of {path} cannot grow {sizes}"
+    return None
 
 
 def _with_line(name: str, lines: Mapping[str, Sequence[str]]) -> str:

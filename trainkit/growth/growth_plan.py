@@ -258,7 +258,6 @@ class Plan(PlanData):
           The Matplotlib figure. No window is opened.
 
         Raises:
-          ImportError: Matplotlib is not installed.
           ValueError: the plan has no such leaf.
         """
         return draw(self, leaves=leaves, names=names, path=path)

@@ -21,7 +21,8 @@ CLAIMS: dict[str, str] = {
     '{"k": k, "inner": tx, "weight": the name of the argument that weighs them}',
     "stacked": "layers kept in one leaf move as they do one by one; the value is a function from "
     "{expression: number of leading layer axes} to the rule",
-    "guard": "a non-finite gradient changes nothing",
+    "guard": "a non-finite gradient changes nothing; the value is True, or how many of them in a "
+    "row are ignored before one is let by",
     "commutes with": "chained before or after this transformation it is the same",
     "adapts": "neither stalls nor blows up under constant gradients",
     "descends": "lowers a convex loss",
@@ -41,6 +42,7 @@ CLAIMS: dict[str, str] = {
     "stale": "loses no gradient between two refreshes; the value is a function from the steps "
     "between them to the rule",
     "basis": "works in an orthonormal basis; the value is an expression for its place in the state",
+    "hyperparameters": "each changes some update; the value is their factory, or their names",
     "scope": "which leaf moves with which rule; {expression: rule}, or (params, {…})",
     "fused": "{a leaf's name: how many matrices it is, side by side}",
     "map params": "optax.tree_map_params sees every parameter-shaped leaf",
@@ -56,7 +58,7 @@ CLAIMS: dict[str, str] = {
 
 # Claims that hold or do not hold, and have no value of their own.
 FLAGS = {
-    "element-wise", "odd", "permutation", "rotation", "guard", "adapts", "descends", "zero first",
+    "element-wise", "odd", "permutation", "rotation", "adapts", "descends", "zero first",
     "differentiable", "orthogonal", "transposes", "per example", "matrices", "non-negative",
     "non-increasing", "non-decreasing",
 }  # fmt: skip
@@ -118,6 +120,7 @@ OF_LAWS = {
     "the basis is left again": "basis",
     "the basis stays orthogonal": "basis",
     "fused projections": "fused",
+    "hyper-parameters": "hyperparameters",
 }
 
 

@@ -123,8 +123,10 @@ def implied(like: str | None, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
         del claims["degree"]  # ε is seen beside the gradients that the law scales
     if like == "adadelta" and h.get("weight_decay"):
         claims = {"oracle": True}
-    if like == "apply_if_finite" and not h["max_consecutive_errors"]:
-        del claims["guard"]
+    if like == "apply_if_finite":
+        claims["guard"] = int(h["max_consecutive_errors"])
+        if not claims["guard"]:
+            del claims["guard"]
     if like == "MultiSteps" and isinstance(h["every_k_schedule"], int) and h["use_grad_mean"]:
         claims["accumulation"] = {"k": h["every_k_schedule"], "inner": h["opt"], "poison": False}
     if like == "apply_every":

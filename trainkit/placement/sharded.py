@@ -70,12 +70,12 @@ class Sharded:
     def summed(self, local: Callable, microbatches: int, *, gradient: bool = True) -> Callable:
         if microbatches > 1:
             return self._by_device(local, gradient)
-        return self._whole(local) if gradient else local
+        return self._global_batch(local) if gradient else local
 
     def _params_specs(self, params: PyTree) -> PyTree:
         return params_specs(self.layout, params, self.mesh)
 
-    def _whole(self, local: Callable) -> Callable:
+    def _global_batch(self, local: Callable) -> Callable:
         def summed(params: PyTree, *args: Any) -> Sums:
             sums = local(params, *args)
             # Sets the sharding of each gradient, so that it is reduced to its own shard only.

@@ -39,15 +39,15 @@ def from_whole(tree: PyTree, shardings: PyTree) -> PyTree:
         return jax.device_put(tree, shardings)
     if isinstance(shardings, Sharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
-    return jax.tree.map(_whole, tree, shardings)
+    return jax.tree.map(_from_replicated, tree, shardings)
 
 
-def _whole(x: Any, sharding: Sharding) -> jax.Array:
+def _from_replicated(x: Any, sharding: Sharding) -> jax.Array:
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        words = _whole(jax.random.key_data(x), sharding)
+        words = _from_replicated(jax.random.key_data(x), sharding)
         return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
     if sharding.is_fully_addressable:
-        return jax.device_put(_local(x), sharding)
+        return jax.device_put(_addressable(x), sharding)
     if is_global(x):
         return jax.device_put(x, sharding)
     host = np.array(x, copy=True)
@@ -59,15 +59,15 @@ def on_own_device(tree: PyTree) -> PyTree:
     if alone():
         return tree
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda x: _whole(jnp.copy(x), one), tree)
+    return jax.tree.map(lambda x: _from_replicated(jnp.copy(x), one), tree)
 
 
-def _local(x: Any) -> Any:
+def _addressable(x: Any) -> Any:
     """The whole array, addressable by this process."""
     if not is_global(x):
         return x
     if not x.is_fully_replicated:
-        x = jax.device_put(x, NamedSharding(_by_process(), PartitionSpec()))
+        x = jax.device_put(x, NamedSharding(_process_mesh(), PartitionSpec()))
     return x.addressable_data(0)
 
 
@@ -84,7 +84,7 @@ def from_shares(tree: PyTree, sharding: Sharding, axis: int) -> PyTree:
     tree = owned(tree)
     if alone():
         return jax.device_put(tree, sharding)
-    return jax.tree.map(lambda x: _joined(x, sharding, axis), tree)
+    return jax.tree.map(lambda x: _from_share(x, sharding, axis), tree)
 
 
 def joined_shapes(shapes: PyTree, axis: int, sharding: Sharding | None = None) -> PyTree:
@@ -100,15 +100,17 @@ def joined_shapes(shapes: PyTree, axis: int, sharding: Sharding | None = None) -
     )
 
 
-def _joined(x: Any, sharding: Sharding, axis: int) -> jax.Array:
+def _from_share(x: Any, sharding: Sharding, axis: int) -> jax.Array:
     host, count = np.asarray(x), jax.process_count()
     own = host.shape[axis]
     shape = (*host.shape[:axis], own * count, *host.shape[axis + 1 :])
     first = own * jax.process_index()
-    if not _has_only(sharding, shape, axis, own):
+    if not _is_process_local(sharding, shape, axis, own):
         # Devices of this process need examples of other processes.
         by_process = PartitionSpec(*[None] * axis, "process")
-        return _whole(_joined(x, NamedSharding(_by_process(), by_process), axis), sharding)
+        return _from_replicated(
+            _from_share(x, NamedSharding(_process_mesh(), by_process), axis), sharding
+        )
 
     def part(index: Any) -> np.ndarray:
         start, stop, _ = index[axis].indices(shape[axis])
@@ -117,7 +119,7 @@ def _joined(x: Any, sharding: Sharding, axis: int) -> jax.Array:
     return jax.make_array_from_callback(shape, sharding, part)
 
 
-def _has_only(sharding: Sharding, shape: tuple[int, ...], axis: int, own: int) -> bool:
+def _is_process_local(sharding: Sharding, shape: tuple[int, ...], axis: int, own: int) -> bool:
     """Whether every device only needs examples of its own process; the same in all processes."""
     device: Any
     for device, index in sharding.devices_indices_map(shape).items():
@@ -128,6 +130,6 @@ def _has_only(sharding: Sharding, shape: tuple[int, ...], axis: int, own: int) -
     return True
 
 
-def _by_process() -> Mesh:
+def _process_mesh() -> Mesh:
     processes = range(jax.process_count())
     return Mesh(np.array([jax.local_devices(p) for p in processes]), ("process", "device"))

@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 
 from trainkit._core import validation
 from trainkit.loop.fit import fit
-from trainkit.loop.run_folder import RunFolder
-from trainkit.loop.stopping import EarlyStopping
 from trainkit.progressive.probe import Price, Probe
 from trainkit.progressive.stages.triggers import Trigger
 from trainkit.step.train_step import make_train_step
-
-
-class FitOptions(TypedDict, total=False):
-    """The options of `fit` that `progressive` hands on."""
-
-    eval_every: int | None
-    early_stopping: EarlyStopping | None
-    best_metric: str
-    best_mode: str
-    out: str | os.PathLike | RunFolder | None
-    config: Mapping[str, Any] | None
-    overwrite: bool
-    resume: str
-    checkpoint_every: int | None
-    keep: int
-    keep_best: int
-    keep_every: int | None
-    keep_seconds: float | None
-    log_every: int
-    prefetch: int
-    stop_nonfinite: bool
-    averages: bool | int
-    progress: bool
-    report: bool
 
 
 def check_options(

@@ -11,13 +11,14 @@ import jax
 import optax
 
 from trainkit._core.validation import keyword_names
+from trainkit.loop.arguments.fit_options import FitOptions
 from trainkit.loop.fit import fit
 from trainkit.loop.record import FitResult
 from trainkit.loop.stopping import Budget
 from trainkit.progressive.background import Background
 from trainkit.progressive.hook import Growing
 from trainkit.progressive.ledger import Ledger
-from trainkit.progressive.options import FitOptions, check_options
+from trainkit.progressive.options import check_options
 from trainkit.progressive.probe import Price, Probe
 from trainkit.progressive.stage_sequence import StageSequence
 from trainkit.progressive.stages.prepared import PreparedStage, Recipe, prepare_levels

@@ -39,8 +39,8 @@ def make_eval_step(
     Args:
       loss_fn: `(params, model_state, batch, rng) -> Loss`, or a result of `from_linen` or
         `from_nnx`, which is used in evaluation mode.
-      placement, devices: as for `make_train_step`; by default the devices of each state that is
-        evaluated, with the batch divided over them.
+      placement, devices: as for `make_train_step`; default: the devices of each state, with the
+        batch sharded over them.
       precision: as for `make_train_step`.
 
     Returns:
@@ -74,9 +74,9 @@ def make_eval_step(
 
 @dataclasses.dataclass(eq=False)
 class EvalStep:
-    """What `make_eval_step` returns: `sums = evaluate(state, batch)`, `evaluate.over(...)`.
+    """A compiled evaluation: `sums = evaluate(state, batch)`, `evaluate.over(state, batches)`.
 
-    Without a placement of its own it has that of the state.
+    If `placement` is `None`, it uses that of each state.
     """
 
     loss_fn: Callable[..., Any]
@@ -112,7 +112,7 @@ class EvalStep:
         return means([self(state, batch) for batch in in_step(batches, "batches")])
 
     def place_batch(self, batch: PyTree) -> PyTree:
-        """The batch on the devices: cut, or whole on each of them where it does not divide."""
+        """The batch on the devices: sharded, or replicated if its size does not divide."""
         return _placed(batch, self.placement or resolve("single"))
 
     def program(self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> Sums:
@@ -124,7 +124,7 @@ class EvalStep:
 
 
 def _placement_of(state: TrainState) -> Placement:
-    """The devices that a state lies on, or the default one."""
+    """The placement of a state, or the default one."""
     for leaf in jax.tree.leaves(state.params):
         where = leaf.sharding if isinstance(leaf, jax.Array) and leaf.committed else None
         if where is not None and len(where.device_set) > 1:

@@ -126,17 +126,17 @@ def _decays(update: Callable[[list[Any]], list[Any]], old: list[Any]) -> list[fl
     large = [jnp.full_like(x, _large(x.dtype)) for x in old]
     # Values that differ between leaves, which show a dependence on another leaf.
     other = [x + jnp.ones_like(x) * (i + 1) for i, x in enumerate(old)]
-    judged = jax.device_get(_judged(old, other, *map(update, (zero, large, other))))
+    fits = jax.device_get(_affine_fits(old, other, *map(update, (zero, large, other))))
     # The shortest decimal for this float is the momentum in the user's code: 1 − 0.999 is then
     # 0.001 in all digits, not only in four.
-    return [float(str(d)) if is_running else None for is_running, d in judged]
+    return [float(str(d)) if is_running else None for is_running, d in fits]
 
 
 @jax.jit
-def _judged(*leaves: list[jax.Array]) -> list[tuple[jax.Array, jax.Array]]:
+def _affine_fits(*leaves: list[jax.Array]) -> list[tuple[jax.Array, jax.Array]]:
     """For each leaf: whether s′ = d s + c with one d in [0, 1) and one c for every s; and d."""
 
-    def judge(old: Any, s: Any, at_zero: Any, at_large: Any, at_s: Any) -> Any:
+    def fit(old: Any, s: Any, at_zero: Any, at_large: Any, at_s: Any) -> Any:
         if not (jnp.issubdtype(old.dtype, jnp.floating) and old.size):
             return jnp.array(False), jnp.zeros(())
         s, at_zero, at_large, at_s = (
@@ -148,7 +148,7 @@ def _judged(*leaves: list[jax.Array]) -> list[tuple[jax.Array, jax.Array]]:
         affine = jnp.abs(at_s - at_zero - d * s) <= 64 * jnp.finfo(old.dtype).eps * size
         return affine.all() & (slopes == d).all() & (d >= 0) & (d < 1), d
 
-    return [judge(*each) for each in zip(*leaves, strict=True)]
+    return [fit(*each) for each in zip(*leaves, strict=True)]
 
 
 def _large(dtype: Any) -> float:

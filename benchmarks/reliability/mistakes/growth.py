@@ -79,7 +79,7 @@ def _plans() -> Mistakes:
     found |= of_options(
         "plan.realise",
         realise,
-        {"key": [None, 0, "0", True, jnp.ones(3)], "how": ["unevn", None, 3]},
+        {"key": [None, "0", True, jnp.ones(3)], "how": ["unevn", None, 3]},
         says="",
     )
     prune = lambda **o: growth.prune(plan(), sizes(8), **o)

@@ -1,6 +1,5 @@
 """`plan.explain`: why each leaf grows as it does, in words and lines of the model."""
 
-import importlib.util
 import pathlib
 
 import jax
@@ -94,12 +93,6 @@ def test_a_picture_of_the_users_model(tmp_path):
     assert texts[-2:] == ["hidden units, 4 → 8", "does not grow"]
     with pytest.raises(ValueError, match="'up' is no leaf of the plan: layers/0/down"):
         plan.draw(leaves=["up"])
-
-
-def test_a_picture_needs_matplotlib(plan, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install 'trainkit\[experiments\]'"):
-        plan.draw()
 
 
 def test_a_plan_that_was_read_explains_the_same(plan):

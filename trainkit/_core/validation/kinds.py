@@ -113,7 +113,7 @@ def random_key(name: str, value: Any, of: str = "", *, seeds: bool = True) -> No
     """
     if isinstance(value, jax.core.Tracer):
         return
-    mend = "give jax.random.key(0)"
+    hint = "give jax.random.key(0)"
     if seeds and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         integer(name, value, of, least=0, below=SEEDS, hint="it is a seed")
         return
@@ -122,7 +122,7 @@ def random_key(name: str, value: Any, of: str = "", *, seeds: bool = True) -> No
     raw = dtype == np.uint32 and np.shape(value) in ((2,), (4,))
     if not (typed and np.shape(value) == ()) and not raw:
         kinds = "a random key or a seed" if seeds else "a random key"
-        raise TypeError(f"{named_of(of)}{name} must be {kinds}, not {_short(value)}; {mend}.")
+        raise TypeError(f"{named_of(of)}{name} must be {kinds}, not {_short(value)}; {hint}.")
 
 
 def key_of(name: str, value: Any, of: str = "") -> jax.Array:

@@ -175,8 +175,8 @@ def choice(
         return
     *rest, last = [*map(repr, known), *([other] if other else [])]
     words = f"{', '.join(rest)} or {last}" if rest else last
-    mend = hinted(hint) if hint else near(value, known) or "."
-    raise ValueError(f"{named_of(of)}{name} must be {words}, not {value!r}{mend}")
+    suggestion = hinted(hint) if hint else near(value, known) or "."
+    raise ValueError(f"{named_of(of)}{name} must be {words}, not {value!r}{suggestion}")
 
 
 def kind(name: str, value: Any, wanted: type, example: str) -> None:
@@ -206,7 +206,7 @@ optax.adam(1e-3), not int.
 
 
 def keywords(given: Iterable[str], known: Iterable[str], of: str) -> None:
-    """Raises a TypeError for an option that a function does not have, with a suggestion."""
+    """Raises TypeError, with a suggestion, for an option that a function does not have."""
     known = list(known)
     for name in given:
         if name not in known:
@@ -215,9 +215,9 @@ def keywords(given: Iterable[str], known: Iterable[str], of: str) -> None:
 
 
 def named_options(function: Callable[P, R]) -> Callable[P, R]:
-    """A decorator: an option that the function does not have gets a suggestion.
+    """A decorator that raises TypeError, with a suggestion, for an unknown keyword.
 
-    It keeps the signature, so a type checker sees such an option too.
+    It keeps the signature, so that type checkers also find unknown keywords.
 
     >>> @named_options
     ... def train(data, *, steps): ...

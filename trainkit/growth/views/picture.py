@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import re
@@ -25,10 +24,6 @@ def draw(
     path: str | os.PathLike[str] | None = None,
 ) -> Any:
     """Draws the parameters of a plan; see `trainkit.growth.Plan.draw`."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError(
-            "plan.draw needs one package more: pip install 'trainkit[experiments]' (matplotlib)"
-        )
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

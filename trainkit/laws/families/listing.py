@@ -30,6 +30,8 @@ from trainkit.laws.families.protocol import (
     compilation,
     donation,
     dtypes,
+    hyperparameters,
+    memory,
     names,
     purity,
     structure,
@@ -40,7 +42,8 @@ from trainkit.laws.law import Law
 # themselves; and their files)
 HEADINGS = {
     "protocol": ("the protocol of optax.GradientTransformation", "exact", "nothing is computed",
-                 (purity, compilation, structure, dtypes, donation, names)),
+                 (purity, memory, compilation, structure, dtypes, donation, names,
+                  hyperparameters)),
     "algebra": ("the algebra of gradient transformations",
                 "1e-5 relative, 1e-6 of the largest entry",
                 "other programs round differently; float32 has 6e-8 a step",

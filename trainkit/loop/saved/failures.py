@@ -19,7 +19,7 @@ def attempt(work: Callable[[], T], failed: Callable[[str], Exception]) -> T:
     Traceback (most recent call last):
     ValueError: No: division by zero.
     """
-    logging.getLogger("absl").addFilter(_is_said_here_alone)
+    logging.getLogger("absl").addFilter(_is_not_raised)
     try:
         return work()
     except Exception as error:
@@ -53,6 +53,6 @@ class _WithoutLateReads:
             self.hook(raised)
 
 
-def _is_said_here_alone(record: logging.LogRecord) -> bool:
+def _is_not_raised(record: logging.LogRecord) -> bool:
     """Whether to log a record: not if Orbax logs a traceback, because it raises that error too."""
     return not (record.exc_info and "/orbax/" in record.pathname)

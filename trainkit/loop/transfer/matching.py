@@ -58,10 +58,10 @@ def match(
         if name in fresh:
             continue
         old = source.get(name) or None  # none: another slot of that name
-        anew = begins and in_optimizer(name)
+        initialised = begins and in_optimizer(name)
         a, b = None if old is None else data_of(theirs[old]), data_of(leaf)
         if a is None or tuple(a.shape) != tuple(b.shape):
-            if anew:
+            if initialised:
                 begun.append(name)
             elif a is not None or wanted(name):
                 found = "nothing" if a is None else f"{a.dtype}{list(a.shape)}"

@@ -32,8 +32,8 @@ def slots(
 
     `moved`: their name of a parameter -> our name, if these differ.
 
-    A node goes on from that at the same place, where it has the same fields; else from the node
-    with these fields, in order, where there are as many of them on both sides.
+    A node corresponds to that at the same path, if it has the same fields; otherwise to a node with
+    the same fields, in order, if both states have the same number of these.
     """
     states = [parts for name, parts in theirs.items() if in_optimizer(name)]
     if not any(kind == FIELD for parts in states for kind, _ in parts[1:]):

@@ -26,7 +26,7 @@ class Patterned:
         self.patterns = [patterns] if isinstance(patterns, str) else list(patterns)
         for pattern in self.patterns:
             validation.text(f"every pattern of {option}", pattern)
-        self._compiled = _to_the_end(self.patterns, option)
+        self._compiled = _compiled_prefixes(self.patterns, option)
 
     def __contains__(self, name: object) -> bool:
         return any(pattern.match(str(name)) for pattern in self._compiled)
@@ -50,7 +50,7 @@ def renamed(names: Sequence[str], rename: Mapping[str, str], of: str) -> dict[st
     >>> renamed(["params/old/w", "step"], {"params/old": "params/new"}, "it")
     {'params/new/w': 'params/old/w', 'step': 'step'}
     """
-    patterns = dict(zip(rename, _to_the_end(rename, "rename"), strict=True))
+    patterns = dict(zip(rename, _compiled_prefixes(rename, "rename"), strict=True))
     for pattern, new in rename.items():
         validation.text(f"rename[{pattern!r}]", new)
         Patterned(pattern).check_used("rename", names, of)
@@ -59,7 +59,7 @@ def renamed(names: Sequence[str], rename: Mapping[str, str], of: str) -> dict[st
         new = name
         for pattern, regex in patterns.items():
             if match := regex.match(name):
-                new = _expanded(match, rename[pattern]) + name[match.end() :]
+                new = _replacement(match, rename[pattern]) + name[match.end() :]
                 break
         if new in found:
             raise ValueError(
@@ -70,12 +70,12 @@ def renamed(names: Sequence[str], rename: Mapping[str, str], of: str) -> dict[st
     return found
 
 
-def _to_the_end(patterns: Iterable[str], option: str) -> list[re.Pattern[str]]:
+def _compiled_prefixes(patterns: Iterable[str], option: str) -> list[re.Pattern[str]]:
     """Compiled expressions that match up to the end of a part of a name."""
     return [re.compile(rf"(?:{one.pattern})(?=/|$)") for one in compiled(patterns, option)]
 
 
-def _expanded(match: re.Match[str], new: str) -> str:
+def _replacement(match: re.Match[str], new: str) -> str:
     try:
         return match.expand(new)
     except (re.error, IndexError) as error:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.problems.comparison import spread
@@ -58,6 +59,10 @@ def accumulates(subject: Subject) -> Iterator[Violation]:
                         {"params": params, "gradients": gs[: t + 1], "weights": ws[: t + 1],
                          "found": u, "expected": want}, code)  # fmt: skip
                     return
+    masked = _in_a_mask(subject, micro, weight)
+    if masked:
+        yield masked
+        return
     if not claim.get("poison", True) and subject.level != "strict":
         return
     poisoned = [jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), grads[0]), *micro[1:]]
@@ -77,16 +82,52 @@ def accumulates(subject: Subject) -> Iterator[Violation]:
 
 
 def _accumulated(subject: Subject, gs: list[Any], ws: np.ndarray, weight: str | None) -> list[Any]:
+    """The updates, each from a state that was on the host, as of a run that stops at every step."""
     params, _ = mini()
-    if weight is None:
-        return subject.trajectory(subject.tx, params, gs, apply=False)
+
+    def step_of(tx: Any) -> Any:
+        def step(g: Any, state: Any, w: Any) -> Any:
+            extra = subject.extra(params, g) | ({} if weight is None else {weight: w})
+            return tx.update(g, state, params, **extra)
+
+        return jax.jit(step)
+
     with ordinary():
+        subject.clock.check()
+        steps = subject.memo.setdefault(
+            ("accumulation", weight), [step_of(subject.tx), step_of(subject.fresh())]
+        )
         state, out = subject.tx.init(params), []
-        for g, w in zip(gs, ws, strict=True):
-            extra = subject.extra(params, g) | {weight: jnp.float32(w)}
-            u, state = subject.tx.update(g, state, params, **extra)
+        for t, (g, w) in enumerate(zip(gs, ws, strict=True)):
+            u, state = steps[t % 2](g, state, jnp.float32(w))
+            state = jax.device_put(jax.device_get(state))
             out.append(u)
         return out
+
+
+def _in_a_mask(subject: Subject, gs: list[Any], weight: str | None) -> Violation | None:
+    """A violation if, inside a mask, a leaf is not accumulated as it is alone."""
+    if weight is not None or subject.needs or subject.extra_args:
+        return None
+    params, _ = mini()
+    tx = optax.masked(subject.tx, {"b": False, "w": True})
+    apply = lambda tx, p, gs: subject.trajectory(tx, p, gs, apply=False)
+    only = lambda t: {"w": t["w"]}
+    found = [u["w"] for u in apply(tx, params, gs)]
+    wanted = [u["w"] for u in apply(subject.tx, only(params), list(map(only, gs)))]
+    for t, (x, y) in enumerate(zip(found, wanted, strict=True)):
+        if not np.all(np.abs(np.asarray(x - y)) <= 2 * spread(np.asarray(y)) + 1e-12):
+            return Violation(
+                f"at micro-step {t + 1} inside optax.masked a leaf moves otherwise than alone",
+                {"params": params, "gradients": gs[: t + 1], "found": x, "expected": y},
+                setup(params, gs[: t + 1]) + "only = lambda t: {'w': t['w']}\n"
+                "masked = optax.masked(tx, {'b': False, 'w': True})\n"
+                "a, b = masked.init(params), tx.init(only(params))\n"
+                "for g in grads:\n    u, a = masked.update(g, a, params)\n"
+                "    v, b = tx.update(only(g), b, only(params))\n"
+                "    assert jnp.allclose(u['w'], v['w'], rtol=1e-4, atol=1e-6), (u, v)",
+            )  # fmt: skip
+    return None
 
 
 def _windows(gs: list[Any], ws: np.ndarray, k: int, mean: bool) -> list[Any]:
