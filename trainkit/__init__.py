@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from trainkit.loop.hooks import Change, Now
     from trainkit.loop.record import FitResult
     from trainkit.loop.stopping import EarlyStopping
+    from trainkit.rate_finder import find_rate
 
 __all__ = [
     "Call",
@@ -65,6 +66,7 @@ __all__ = [
     "cost",
     "data",
     "distributed",
+    "find_rate",
     "fit",
     "from_linen",
     "from_nnx",
@@ -93,6 +95,7 @@ _FROM = {
     "EarlyStopping": "loop.stopping",
     "FitResult": "loop.record",
     "Now": "loop.hooks",
+    "find_rate": "rate_finder",
     "fit": "loop.fit",
     "from_linen": "adapters.linen",
     "from_nnx": "adapters.nnx",
