@@ -203,6 +203,32 @@ def test_a_dense_layer_becomes_experts_under_names_that_the_user_gives(tmp_path)
     assert grown.change < 1e-5
 
 
+class Plain(nn.Module):
+    """Layers that are numbered in one row, of another shape each."""
+
+    depth: int
+
+    @nn.compact
+    def __call__(self, x):
+        for _ in range(self.depth):
+            x = nn.relu(nn.Dense(6)(x))
+        return nn.Dense(2)(x)
+
+
+def test_new_layers_of_a_numbered_row_go_on_counting(tmp_path):
+    params = Plain(2).init(jax.random.key(0), X)["params"]
+    tensors = {}
+    for i in range(3):
+        tensors[f"fc.{i}.weight"] = np.ascontiguousarray(params[f"Dense_{i}"]["kernel"].T)
+        tensors[f"fc.{i}.bias"] = np.asarray(params[f"Dense_{i}"]["bias"])
+    save_file(tensors, tmp_path / "small.safetensors")
+    files = tmp_path / "small.safetensors", tmp_path / "big.safetensors"
+    quiet(*files, (Plain(2), X), (Plain(3), X), measure=False)
+    found = load_file(files[1])
+    np.testing.assert_array_equal(found["fc.3.weight"], tensors["fc.2.weight"])
+    assert found["fc.2.weight"].shape == (6, 6)
+
+
 def test_one_leaf_is_held_at_a_time(tmp_path, monkeypatch):
     """No grown leaf is alive when the next one is made."""
     import weakref

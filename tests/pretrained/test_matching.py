@@ -39,6 +39,16 @@ def test_words_that_say_the_same():
     ]
 
 
+def test_a_word_counts_as_often_as_it_is_there():
+    """`c_attn` and `c_proj` in a module `attn`, of one shape and its transpose."""
+    leaves = {"attn/c_attn/w": s(4, 6), "attn/c_proj/w": s(6, 4)}
+    tensors = {"attn.c_attn.weight": s(4, 6), "attn.c_proj.weight": s(6, 4)}
+    assert found(leaves, tensors) == [
+        "attn/c_attn/w = attn.c_attn.weight",
+        "attn/c_proj/w = attn.c_proj.weight",
+    ]
+
+
 def test_square_matrices_follow_the_others():
     leaves = {"q/kernel": s(4, 4), "up/kernel": s(4, 6)}
     assert found(leaves, {"q.weight": s(4, 4), "up.weight": s(6, 4)}) == [
@@ -65,6 +75,13 @@ def test_names_that_say_nothing_are_not_guessed():
         "a = post_norm.weight",
         "b = norm.weight",  # the only one that is left
     ]
+
+
+def test_a_shorter_name_is_no_evidence():
+    leaves = {"first": s(4), "second_norm": s(4), "up": s(4, 6)}
+    tensors = {"input_norm.weight": s(4), "post_attention_norm.weight": s(4), "up.weight": s(6, 4)}
+    with pytest.raises(ValueError, match="several tensors may be first"):
+        found(leaves, tensors)
 
 
 def test_heads_are_axes_of_their_own_here_and_merged_there():

@@ -28,7 +28,7 @@ from trainkit.pretrained.formats.tensors import Tensors
 from trainkit.pretrained.layouts import Layout
 from trainkit.pretrained.mapping import Entry, Names
 from trainkit.pretrained.matching import Wishes, check_known, match
-from trainkit.pretrained.names import families, words_of
+from trainkit.pretrained.names import families, pattern_of, words_of
 
 PyTree = Any
 Sized = tuple[Any, ...]
@@ -173,12 +173,24 @@ def _extended(names: Names, leaves: Mapping[str, Any], wishes: Wishes) -> Names:
     check_known("new_names", wishes.new_names, known, "leaf of the big model")
     for family in known.values():
         leaf = next(iter(family.members.values()))
-        if family.name not in wishes.new_names and leaf in names:
-            entry, _ = names.entry(leaf)
-            entries[entry.leaf] = entry
+        known_one = names.entry(leaf)[0] if leaf in names else _by_number(names, leaf)
+        if family.name not in wishes.new_names and known_one is not None:
+            entries[known_one.leaf] = known_one
         else:
             entries[family.name] = _new_entry(names, family.name, len(family.spec.shape), wishes)
     return Names(entries)
+
+
+def _by_number(names: Names, leaf: str) -> Entry | None:
+    """The entry of one more of some leaves that have another shape each: Dense_3 after Dense_2."""
+    pattern, numbers = pattern_of(leaf)
+    alike = [e for e in names.entries.values() if pattern_of(e.leaf)[0] == pattern and not e.axes]
+    found = {(pattern_of(e.tensor)[0], e.layout, e.dtype, e.matrix) for e in alike}
+    same = all(pattern_of(e.leaf)[1] == pattern_of(e.tensor)[1] for e in alike)
+    if len(found) != 1 or not same:
+        return None
+    ((tensor, layout, dtype, matrix),) = found
+    return Entry(pattern, tensor, tuple(range(len(numbers))), layout, dtype, matrix)
 
 
 def _new_entry(names: Names, leaf: str, rank: int, wishes: Wishes) -> Entry:

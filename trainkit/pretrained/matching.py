@@ -115,7 +115,8 @@ class _Match:
             for (a, b), score in scores.items()
             if score
             and all(score > s for (c, d), s in scores.items() if ((c == a) != (d == b)))
-        }  # fmt: skip
+            and _told_apart(a, b, pairs)
+        }
         if not best:  # one of a kind, whatever it is called
             count = lambda k, name: sum(names[k] == name for names in pairs)
             best = {(a, b) for a, b in pairs if count(0, a) == count(1, b) == 1}
@@ -206,6 +207,16 @@ class _Match:
             f"small model; the nearest name is {nearest.name} {_shape(nearest)}: check the sizes "
             "of the small model"
         )
+
+
+def _told_apart(leaf: str, tensor: str, pairs: Iterable[tuple[str, str]]) -> bool:
+    """Whether a leaf and a tensor share a word that no other possible partner of either has.
+
+    That one name is longer than another is no evidence.
+    """
+    one, other = words_of(leaf), words_of(tensor)
+    rivals = [b if a == leaf else a for a, b in pairs if (a == leaf) != (b == tensor)]
+    return one == other or all((one & other) - words_of(rival) for rival in rivals)
 
 
 def check_known(option: str, wanted: Iterable[str], known: Iterable[str], what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -24,7 +25,8 @@ _SAME = {
 _KINDS = {
     "bias": "bias", "b": "bias", "beta": "bias", "mean": "mean", "var": "var", "variance": "var",
 }  # fmt: skip
-_PLAIN = ("weight", "kernel", "w", "scale", "embedding", "gamma", "running")
+_PLAIN = {"weight", "kernel", "w", "scale", "embedding", "gamma"}
+_SILENT = {"running", "state", "stats"}
 
 
 class Family(NamedTuple):
@@ -78,15 +80,16 @@ def families(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Family]:
     return result
 
 
-def words_of(name: str) -> set[str]:
+def words_of(name: str) -> Counter[str]:
     """What a name says: its words, in one spelling for words that say the same."""
     words = [word.lower() for word in _WORD.findall(name)]
-    kind = _KINDS.get(words[-1], "weight") if words else "weight"
-    if words and (words[-1] in _PLAIN[:4] or words[-1] in _KINDS):
-        words.pop()
-    return {f"({kind})", *(_SAME.get(word, word) for word in words)} - {"", *_PLAIN[4:]} | (
-        {"embed"} if name.lower().endswith("embedding") else set()
-    )
+    last = words.pop() if words and words[-1] in {*_KINDS, *_PLAIN} else ""
+    found = Counter(_SAME.get(word, word) for word in words if word not in _SILENT)
+    del found[""]
+    found[f"({_KINDS.get(last, 'weight')})"] += 1
+    if last == "embedding":
+        found["embed"] = 1
+    return found
 
 
 def likeness(a: str, b: str) -> float:
@@ -99,4 +102,4 @@ def likeness(a: str, b: str) -> float:
     shared = one & other
     if not any(not word.startswith("(") for word in shared):
         return 0.0
-    return 2 * len(shared) / (len(one) + len(other))
+    return 2 * shared.total() / (one.total() + other.total())
