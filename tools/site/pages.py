@@ -20,6 +20,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE = ROOT / "trainkit"
 # Page of the site -> where it lies; links to the one become links to the other.
 ELSEWHERE = {"contributing.md": "CONTRIBUTING.md", "experiments.md": "experiments/README.md"}
+# What a page of how-to/ says first; the tests run it as its program goes on from that one.
+GOES_ON = "*Goes on from the first program of [A first run](../tutorials/first-run.md).*"
 CHECKPOINT = PACKAGE / "loop" / "checkpoint.py"
 
 
@@ -39,6 +41,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         markdown = markdown.replace(f"](../{path})", f"]({name})")
     if page.file.src_uri in ELSEWHERE:
         markdown = markdown.replace("](docs/", "](")
+    if page.file.src_uri.startswith("how-to/"):
+        markdown = markdown.replace("\n", f"\n\n{GOES_ON}\n", 1)
     # The name of a leaf in a table, such as [1][0].mu, is no reference.
     markdown = re.sub(r"^\|.*", lambda row: row[0].replace("][", "]\\["), markdown, flags=re.M)
     return markdown.replace("<details>", '<details markdown="1">')
