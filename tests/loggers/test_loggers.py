@@ -1,11 +1,13 @@
 """Loggers: every row once, whatever happens, and none of them costs a run."""
 
 import csv
+import importlib.machinery
 import os
 import signal
 import struct
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +216,44 @@ def test_a_package_that_is_not_there_is_named_with_its_extra(monkeypatch, packag
     with pytest.raises(ModuleNotFoundError, match=rf"pip install 'trainkit\[{extra}\]'") as caught:
         make()
     assert caught.value.name == package
+
+
+class Service:
+    """What Weights & Biases keeps online, as `wandb` shows it."""
+
+    def __init__(self):
+        self.rows, self.options, self.exits = {}, [], []
+
+    def module(self):
+        made = types.ModuleType("wandb")
+        made.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+        made.run, made.init = None, self.init
+        return made
+
+    def init(self, **options):
+        self.options.append(options)
+        add = lambda row, step: self.rows.setdefault(step, {}).update(row)
+        return types.SimpleNamespace(
+            step=max(self.rows, default=-1) + 1,
+            offline=False,
+            config={},
+            log=add,
+            finish=lambda exit_code: self.exits.append(exit_code),
+        )
+
+
+def test_wandb_online_gets_the_rows_that_it_lacks_and_no_other(tmp_path, monkeypatch):
+    service = Service()
+    monkeypatch.setitem(sys.modules, "wandb", service.module())
+    fit(out=tmp_path, config={"width": 3})
+    service.rows = {2: {"train/loss": "sent before"}}  # and then the process was killed
+    fit(out=tmp_path, config={"width": 3}, steps=6, loggers=[loggers.WandB(project="p")])
+    assert service.rows[2] == {"train/loss": "sent before"}
+    sent = {step: row["train/loss"] for step, row in service.rows.items() if step > 2}
+    assert sent == {row["step"]: row["loss"] for row in read_metrics(tmp_path)[1:]}
+    (options,) = service.options
+    assert (options["project"], options["resume"], service.exits) == ("p", "allow", [0])
+    assert options["id"] == (tmp_path / "id.txt").read_text().strip()
 
 
 # -- the real services, without a network, where they are installed ------------------------------

@@ -12,6 +12,7 @@ from trainkit.loggers.logger import Run, Value, need, numbers
 
 RUN = "trainkit.run"  # the tag that a run is found by
 MOST = 100  # parameters in one call
+LONGEST = 6000  # letters of one
 
 
 class MLflow:
@@ -62,7 +63,8 @@ class MLflow:
         from mlflow.entities import Param
 
         # What was said once cannot be changed in MLflow.
-        new = [Param(n, str(v)) for n, v in _flat(config).items() if n not in known]
+        named = {_name(name): str(value) for name, value in _flat(config).items()}
+        new = [Param(n, v[:LONGEST]) for n, v in named.items() if n not in known]
         for at in range(0, len(new), MOST):
             self._client.log_batch(self._run, params=new[at : at + MOST])
 
@@ -81,11 +83,11 @@ class MLflow:
             self._client.log_batch(
                 self._run,
                 metrics=[
-                    Metric(name, value, now, step)
-                    for name, value in map(_named, numbers(rest, kind).items())
-                    if self._lacks(name, step)
+                    Metric(_name(name), value, now, step)
+                    for name, value in numbers(rest, kind).items()
+                    if self._lacks(_name(name), step)
                 ],
-                tags=[RunTag(f"{kind}/{name}/{step}", word) for name, word in words.items()],
+                tags=[RunTag(_name(f"{kind}/{name}/{step}"), word) for name, word in words.items()],
             )
 
     def _lacks(self, name: str, step: int) -> bool:
@@ -105,9 +107,13 @@ class MLflow:
             self._client.set_terminated(self._run, "FAILED" if stopped is None else done)
 
 
-def _named(item: tuple[str, float]) -> tuple[str, float]:
-    """With a name that MLflow takes."""
-    return re.sub(r"[^\w\-. :/]", "_", item[0]), item[1]
+def _name(name: str) -> str:
+    """With the letters that MLflow takes.
+
+    >>> _name("learning_rate/layers_(0|1)")
+    'learning_rate/layers__0_1_'
+    """
+    return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)
 
 
 def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:

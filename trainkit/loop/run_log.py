@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Mapping
@@ -39,7 +40,7 @@ class RunLog:
         self._losses_may_fail = losses_may_fail
         self.bad_loss: str | None = None
         self._pending: tuple[Record, Mapping[str, Any]] | None = None
-        self._unlogged: tuple[Record, Mapping[str, Any]] | None = None
+        self._unlogged: tuple[Record, Mapping[str, Any], float] | None = None
         self._measured = False
         self._clock: tuple[float, int] | None = None
         self._paused = 0.0
@@ -61,9 +62,11 @@ class RunLog:
         """Leaves out time that was spent on something else than training."""
         self._paused += seconds
 
-    def stepped(self, record: Record, metrics: Mapping[str, jax.Array], every: int) -> bool:
-        """Takes what a step gave, and returns whether it was made a row."""
-        self._unlogged = record, metrics
+    def stepped(
+        self, record: Record, metrics: Mapping[str, jax.Array], every: int, seconds: float
+    ) -> bool:
+        """Takes what a step gave, `seconds` from the begin; returns whether it was made a row."""
+        self._unlogged = record, metrics, seconds
         due = record.crossed(every)
         if due:
             self.last()
@@ -72,13 +75,14 @@ class RunLog:
     def last(self) -> None:
         """Takes the last step's metrics as a row, where they are none yet."""
         if self._unlogged is not None:
-            self.later(*self._unlogged)
+            record, metrics, seconds = self._unlogged
+            self.later(dataclasses.replace(record, seconds=seconds), metrics)
             self._unlogged = None
 
     def ended(self) -> dict[str, float]:
         """The last step's metrics; what is no row is not made one."""
         self.flush()
-        return self.latest if self._unlogged is None else self._fetched(*self._unlogged)
+        return self.latest if self._unlogged is None else self._fetched(*self._unlogged[:2])
 
     def later(self, record: Record, metrics: Mapping[str, jax.Array]) -> None:
         """Takes a row of training metrics on the device, and writes the one before it."""

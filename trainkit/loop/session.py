@@ -118,8 +118,8 @@ class Session:
             with self.in_use.first_call(self.log):
                 self.state, metrics = result_of(self.step(self.state, batch))
             self.count(examples)
-            now = dataclasses.replace(self.record, seconds=time.perf_counter() - self.began)
-            if self.log.stepped(now, metrics, self.log_every):
+            seconds = time.perf_counter() - self.began
+            if self.log.stepped(self.record, metrics, self.log_every, seconds):
                 self.progress.update(self.record, self.budget, self.log.latest)
 
     def why_stop(self) -> str | None:
