@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         data,
         distributed,
         growth,
+        hooks,
         laws,
         loggers,
         packed,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from trainkit.loop.hooks import Change, Now
     from trainkit.loop.record import FitResult
     from trainkit.loop.stopping import EarlyStopping
+    from trainkit.rate_finder import find_rate
 
 __all__ = [
     "Call",
@@ -64,10 +66,12 @@ __all__ = [
     "cost",
     "data",
     "distributed",
+    "find_rate",
     "fit",
     "from_linen",
     "from_nnx",
     "growth",
+    "hooks",
     "laws",
     "loggers",
     "make_eval_step",
@@ -91,6 +95,7 @@ _FROM = {
     "EarlyStopping": "loop.stopping",
     "FitResult": "loop.record",
     "Now": "loop.hooks",
+    "find_rate": "rate_finder",
     "fit": "loop.fit",
     "from_linen": "adapters.linen",
     "from_nnx": "adapters.nnx",

@@ -17,6 +17,7 @@ import trainkit
 from experiments.options import check
 from experiments.progressive_lm.model import Transformer
 from trainkit._core import units
+from trainkit._core.run_files import write_whole
 from trainkit._core.units import mean_spread
 from trainkit.data import CharCorpus, shakespeare
 from trainkit.data.staged import staged
@@ -82,7 +83,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     content = {"config": dataclasses.asdict(config), "rows": rows}
-    (out / "results.json").write_text(json.dumps(content, indent=2))
+    write_whole(out / "results.json", json.dumps(content, indent=2))
     return rows
 
 

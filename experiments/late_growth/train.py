@@ -18,6 +18,7 @@ from experiments.progressive_lm.methods import Rates, best_rate
 from experiments.progressive_lm.model import Transformer
 from experiments.progressive_lm.train import transformation
 from trainkit._core import units
+from trainkit._core.run_files import write_whole
 from trainkit._core.units import mean_spread
 from trainkit.data import shakespeare
 from trainkit.progressive.kept_programs import keep_compiled
@@ -110,7 +111,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     content = {"config": dataclasses.asdict(config), "rows": rows}
-    (out / "results.json").write_text(json.dumps(content, indent=2))
+    write_whole(out / "results.json", json.dumps(content, indent=2))
     return rows
 
 

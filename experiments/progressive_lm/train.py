@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,7 +150,10 @@ def run(config: Config) -> dict[str, Any]:
             growing = methods.growing(names, config.moments, config.grow_at)
             ways = [*methods.alone(), *growing]
             try:
-                compare(methods, optimizer, ways, content, out)
+                for complete in compare(methods, optimizer, ways, rows):
+                    content["verdict"][optimizer] = verdict_of(rows, optimizer, complete)
+                    write_whole(out / RESULTS, json.dumps(content, indent=2))
+                    write_whole(out / REPORT, page(content))
             except KeyboardInterrupt:
                 print("\nStopped. The same command goes on after the last method that is finished.")
                 raise SystemExit(130) from None
@@ -177,13 +180,13 @@ def methods_of(config: Config, optimizer: str, corpus: Corpus) -> Methods:
 
 
 def compare(
-    methods: Methods, optimizer: str, ways: Sequence[Way], content: dict[str, Any], out: Path
-) -> None:
-    """Trains the methods that have no rows yet; after each, writes all there is."""
-    rows = content["rows"]
+    methods: Methods, optimizer: str, ways: Sequence[Way], rows: list[Row]
+) -> Iterator[bool]:
+    """Trains the methods that have no rows yet; says after each whether that was all."""
     there = {row["name"] for row in rows if row["optimizer"] == optimizer}
     missing = [way for way in ways if way.name not in there]
     if not missing:
+        yield True
         return
     work = {way: methods.work(way) for way in missing}
     with Progress(sum(flops for flops, _ in work.values()), len(missing)) as progress:
@@ -192,10 +195,7 @@ def compare(
             found = methods.train(way, progress)
             rows += [{"optimizer": optimizer, **row} for row in found]
             progress.say(said(found[-1]))
-            whole = way is ways[-1]
-            content["verdict"][optimizer] = verdict_of(rows, optimizer, whole)
-            write_whole(out / RESULTS, json.dumps(content, indent=2))
-            write_whole(out / REPORT, page(content))
+            yield way is missing[-1]
 
 
 def transformation(optimizer: str) -> optax.GradientTransformation:

@@ -3,6 +3,7 @@
 import json
 import signal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -10,7 +11,7 @@ import pytest
 
 import trainkit
 from trainkit.data import Sampler
-from trainkit.data.loader import Loader, decoded, encoded
+from trainkit.data.loader import Loader, Place, decoded, encoded
 
 ROWS = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
 BATCHES = [ROWS[i : i + 4] for i in range(0, 24, 4)]  # six
@@ -205,6 +206,19 @@ def test_tensors_and_lists_of_numbers_are_arrays_in_training_and_in_evaluation()
     evaluate.over(state, used_up)
     with pytest.raises(ValueError, match="no batch to evaluate on; of a generator"):
         evaluate.over(state, used_up)
+
+
+def test_each_process_has_the_state_of_its_own_loader(monkeypatch):
+    from trainkit.loop import stream
+
+    place = Place(1, 2, 2, {"at": 3})
+    monkeypatch.setattr(stream, "gathered", lambda state: [state, {"at": 4}])
+    saved = json.loads(json.dumps(stream.saved_place(place)))
+    with pytest.raises(trainkit.checkpoint.CheckpointError, match="each of 2 processes, and there"):
+        stream.place_of(saved, like=Place())
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert stream.place_of(saved, like=Place()) == place._replace(state={"at": 4})
 
 
 def test_a_state_survives_json():

@@ -51,5 +51,5 @@ def test_nothing_is_compared_after_an_interruption(tmp_path, monkeypatch, capsys
 def test_rates_count_as_tuned_in_the_setting_of_the_tuning_only():
     assert train.Config().tuned
     assert train.Config(passes=6, seeds=1, seed=3).tuned
-    for other in ({"passes": 0.5}, {"model": "cnn"}, {"batch_size": 64}, {"probe": True}):
+    for other in ({"passes": 0.5}, {"model": "cnn"}, {"batch_size": 64}, {"resume": "new data"}):
         assert not train.Config(**other).tuned

@@ -28,7 +28,7 @@ def orthogonal(x: Any, steps: int = 5, abc: Any = USUAL, by: str = "frobenius") 
 
 
 def corrected(b: float, t: Any, x: Any) -> Any:
-    return x / jnp.asarray(1 - b ** t.astype(jnp.float32), x.dtype)
+    return x / (1 - b ** t.astype(x.dtype))
 
 
 def muon(f="", consistent=None, decay=0.0):

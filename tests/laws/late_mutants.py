@@ -23,7 +23,7 @@ root = jnp.sqrt
 
 
 def power(b: float, t: Any, like: Any) -> Any:
-    return jnp.asarray(1 - b ** t.astype(jnp.float32), like.dtype)
+    return 1 - b ** t.astype(like.dtype)
 
 
 def adamax(f=""):

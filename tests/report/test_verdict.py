@@ -80,8 +80,8 @@ def test_an_ending_is_read_from_a_history():
     growth = {"event": "growth", "parameters_before": 4, "parameters_after": 8}
     end = {"event": "end", "flops": 1e9, "loss": 0.5, "finished": True, "rate_left": 0.0}
     end["evaluated"] = True
-    data_only = {**growth, "parameters_after": 4}
-    assert Ending.of([growth, data_only, end]) == Ending(0.5, 1e9, 1, True, 0.0)
+    data_only, shrunk = growth | {"parameters_after": 4}, growth | {"parameters_after": 2}
+    assert Ending.of([growth, data_only, shrunk, end]) == Ending(0.5, 1e9, 1, True, 0.0)
     # Nothing is known of a run under way, nor of the last state of one that was not evaluated.
     for history in ([], [growth], [growth, end | {"evaluated": False}]):
         assert not Ending.of(history).finished

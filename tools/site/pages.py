@@ -89,11 +89,19 @@ def reference(name: str, path: pathlib.Path) -> str:
 def command() -> str:
     """What `trainkit --help` and its subcommands say."""
     out = ["# The command"]
-    for words in ([], ["train"], ["launch"], ["checkpoints"], ["laws"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "trainkit", *words, "--help"],
-            cwd=ROOT, env=os.environ | {"COLUMNS": "90", "PYTHONPATH": str(ROOT)},
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        out += [f"## trainkit {' '.join(words)}".rstrip(), f"```text\n{done.stdout.strip()}\n```"]
+    first = said()
+    commands = re.findall(r"^  (\w+) ", first.partition("begin with")[0], re.MULTILINE)
+    for word in ("", *commands):
+        text = said(word) if word else first
+        out += [f"## trainkit {word}".rstrip(), f"```text\n{text.strip()}\n```"]
     return "\n\n".join(out) + "\n"
+
+
+def said(*words: str) -> str:
+    """The help of a command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "trainkit", *words, "--help"],
+        cwd=ROOT, env=os.environ | {"COLUMNS": "80", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout

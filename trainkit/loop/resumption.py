@@ -17,9 +17,9 @@ from trainkit.loop.arguments.run_identity import (
 from trainkit.loop.checkpoint import CheckpointError
 from trainkit.loop.hooks import named
 from trainkit.loop.record import Record
-from trainkit.loop.saved import position as data_position
 from trainkit.loop.saved.step import DamagedError
 from trainkit.loop.session import Session
+from trainkit.loop.stream import place_of
 from trainkit.step.state import TrainState
 
 
@@ -62,7 +62,7 @@ def _take_up(run: Session, step: int, fresh: TrainState) -> None:
     if best.step is not None:
         run.checkpoints.rate(best.step, best.value)
     stream = run.in_use.stream
-    stream.restore(data_position.from_json(info["data"], like=stream.position))
+    stream.restore(place_of(info["data"], like=stream.position))
     run.in_use.begin_at(run.record.epoch)
     run.log_position = info["log"]
     _say(run, step, info["_versions"])

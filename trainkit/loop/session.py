@@ -20,10 +20,9 @@ from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import Record
 from trainkit.loop.run_folder import RunFolder
 from trainkit.loop.run_log import RunLog, fetch
-from trainkit.loop.saved import position as data_position
 from trainkit.loop.step_in_use import StepInUse
 from trainkit.loop.stopping import Budget, EarlyStopping
-from trainkit.loop.stream import streamed
+from trainkit.loop.stream import saved_place, streamed
 from trainkit.step.nonfinite import nonfinite_params
 from trainkit.step.state import TrainState
 
@@ -190,7 +189,7 @@ class Session:
         self.note(train=self.log.latest, train_at=self.log.latest_at)
         info = {
             "record": self.record.to_json(),
-            "data": data_position.to_json(self.in_use.stream.position),
+            "data": saved_place(self.in_use.stream.position),
             "log": self.log.position,
             "identity": self.identity,
             "config": self.folder.config if self.folder else {},

@@ -44,11 +44,11 @@ class Ending:
     def of(cls, history: Sequence[Mapping[str, Any]], metric: str = "loss") -> Ending:
         """That of a growing run, from its history."""
         end = history[-1] if history else {}
-        if end.get("event") != "end" or not end["evaluated"] or metric not in end:
+        if end.get("event") != "end" or not end.get("evaluated") or metric not in end:
             flops_so_far = end.get("flops", math.nan)
             return cls(math.nan, flops_so_far, 0, False, end.get("rate_left", 1.0))
         growths = sum(
-            event["event"] == "growth" and event["parameters_before"] != event["parameters_after"]
+            event["event"] == "growth" and event["parameters_before"] < event["parameters_after"]
             for event in history
         )
         return cls(end[metric], end["flops"], growths, end["finished"], end["rate_left"])
@@ -94,14 +94,14 @@ class Verdict:
       sentence: for people.
       pays: whether growing ended lower than every method that does not grow; `None` where that
         cannot be told.
-      below: by how much, against the closest of them; NaN without a comparison.
+      below: by how much, against the closest of them; `None` without a comparison.
       margin: half the 95 % interval of `below`.
     """
 
     sentence: str
     pays: bool | None = None
-    below: float = math.nan
-    margin: float = math.nan
+    below: float | None = None
+    margin: float | None = None
 
 
 def verdict(growing: Method, others: Sequence[Method]) -> Verdict:
@@ -114,8 +114,8 @@ def verdict(growing: Method, others: Sequence[Method]) -> Verdict:
     >>> mine = Method("growing", seeds(1.0, 1.1, 1.2, growths=1), 0.02, (0.01, 0.02, 0.04))
     >>> large = Method("large", seeds(1.5, 1.6, 1.71), 0.02, (0.01, 0.02, 0.04))
     >>> print(verdict(mine, [large]).sentence)  # doctest: +NORMALIZE_WHITESPACE
-    Growing pays here: at 1 GFLOPs it ends at a loss of 1.100, and the best that does not grow
-    (large) at 1.603: lower by 0.503 ± 0.014 (95 % interval, 3 seeds).
+    Growing pays here: at 1 GFLOPs it ends at a loss of 1.100, and the best of 1 that does not
+    grow (large) at 1.603: lower by 0.503 ± 0.014 (95 % interval, 3 seeds).
     """
     if why := incomparable(growing, others):
         return Verdict(f"No verdict: {why}.")
@@ -144,7 +144,8 @@ def verdict(growing: Method, others: Sequence[Method]) -> Verdict:
     side = "lower" if below >= 0 else "higher"
     sentence = (
         f"{opening}: at {flops(growing.flops)} it ends at a loss of "
-        f"{statistics.mean(growing.losses):.3f}, and the best that does not grow "
+        f"{statistics.mean(growing.losses):.3f}, and the best of {len(others)} that "
+        f"{'do' if len(others) > 1 else 'does'} not grow "
         f"({others[closest].name}) at {statistics.mean(others[closest].losses):.3f}: {side} by "
         f"{abs(below):.3f} ± {margin:.3f} (95 % interval, {len(growing.endings)} seeds)."
     )

@@ -80,6 +80,30 @@ def _options() -> Mistakes:
         found[f"{name}(path=3)"] = Mistake(
             lambda out, name=name: getattr(trainkit.loggers, name)(3), ("path", "must be")
         )
+    found |= base.of_options(
+        "ReduceOnPlateau",
+        lambda **o: trainkit.hooks.ReduceOnPlateau(**o),
+        {
+            "metric": [3, None],
+            "patience": [0, 1.5, "3", True, None],
+            "factor": [0.0, 1.0, 2.0, "0.1", nan],
+            "min_delta": [-1.0, "0"],
+            "mode": ["least", None],
+        },
+    )
+    found |= base.of_options(
+        "find_rate",
+        lambda **o: trainkit.find_rate(base.step(), base.fresh(), base.sampler(), **o),
+        {
+            "low": [0.0, -1.0, "1e-6", nan, None],
+            "high": [1e-7, "10", nan, None],
+            "steps": [0, 9, 10.5, "100", True, None],
+        },
+    )
+    found["find_rate(of a rule without a rate in its state)"] = Mistake(
+        lambda out: trainkit.find_rate(base.step(), base.fresh(), base.sampler()),
+        ("learning_rate", "the state has nothing named"),
+    )
     found["fit(an option it does not have)"] = Mistake(
         of_fit("checkpoint_evry", 5), ("checkpoint_evry", "checkpoint_every")
     )

@@ -13,12 +13,12 @@ NEAR = 1e-3
 
 
 def shapes(subject: Subject) -> list[Shape]:
-    """Wide, tall and square, above the threshold; square where there is a basis.
+    """Square, wide and tall, above the threshold.
 
-    The basis of a null space is of no one's choice, and rectangles have one at the first steps.
+    One more column than rows: the basis of a null space of two dimensions is of no one's choice.
     """
     n = size(subject)
-    return [(n, n)] if "basis" in subject.claims else [(n, n), (n, n + 3), (n + 3, n)]
+    return [(n, n), (n, n + 1), (n + 1, n)]
 
 
 @ordinary()
