@@ -114,6 +114,12 @@ def test_stacked_layers_and_experts():
     assert found(leaves, tensors) == [
         "layers/up = h.*.experts.*.up.weight (stacked along 2 axes, transposed)"
     ]
+    as_many = {f"experts.{e}.layers.{i}.up": s(4, 6) for i in range(2) for e in range(2)}
+    names = match({f"layers/{i}/up": s(2, 4, 6) for i in range(2)}, as_many, Wishes())
+    assert list(names.tensors("layers/1/up", (2, 4, 6))) == [
+        "experts.0.layers.1.up",
+        "experts.1.layers.1.up",
+    ]
     leaves = {f"layers/{i}/up": s(3, 4, 6) for i in range(2)}
     names = match(leaves, tensors, Wishes())
     assert names.tensors("layers/1/up", (2, 4, 6)) == {

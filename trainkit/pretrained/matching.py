@@ -7,6 +7,8 @@ tensors of new layers are called. Whatever can be read in two ways is refused.
 from __future__ import annotations
 
 import itertools
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -131,12 +133,16 @@ class _Match:
         if axes < 0 or axes > len(shape):
             return None
         wanted = {(*n, *row) for n in leaf.members for row in np.ndindex(*shape[:axes])}
+        fits = []
         for places in itertools.combinations(range(every), own):
             order = [*places, *(i for i in range(every) if i not in places)]
             if {tuple(numbers[i] for i in order) for numbers in tensor.members} == wanted:
-                options = self._options(tensor, shape[axes:])
-                return _Pair(tensor.name, places, options) if options else None
-        return None
+                fits.append(places)
+        if len(fits) > 1:  # as many layers as experts: the words before the numbers decide
+            a, b = (_counted(family.name) for family in (leaf, tensor))
+            fits = [places for places in fits if [b[i] for i in places] == a] or fits
+        options = self._options(tensor, shape[axes:])
+        return _Pair(tensor.name, fits[0], options) if fits and options else None
 
     def _options(self, tensor: Family, shape: tuple[int, ...]) -> list[Layout]:
         found = layouts(tuple(tensor.spec.shape), shape)
@@ -226,6 +232,11 @@ def check_known(option: str, wanted: Iterable[str], known: Iterable[str], what: 
         if name not in known:
             mend = near(name, known) or "."
             raise ValueError(f"{option}: {name!r} is no {what} (with * for numbers){mend}")
+
+
+def _counted(name: str) -> list[Counter[str]]:
+    """What each number of a name counts: the word before it."""
+    return [words_of(re.split(r"[./]", part.strip("./_"))[-1]) for part in name.split("*")[:-1]]
 
 
 def _end(name: str) -> str:
