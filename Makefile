@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all faults lint format types bench clean
+.PHONY: help setup run test test-all faults lint format types docs clean
 
 help:          ## list the commands
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -22,8 +22,8 @@ $(STAMP): pyproject.toml constraints.txt
 	  --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-run: $(STAMP)  ## grow a network on the bundled MNIST, beside a small and a large one
-	@$(BIN)/trainkit train progressive_mnist $(ARGS)
+run: $(STAMP)  ## grow a transformer while it trains, beside every size alone
+	@$(BIN)/trainkit train progressive_lm $(ARGS)
 
 test: $(STAMP) ## run the tests (ARGS='-k step' to choose, see also test-all)
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
@@ -43,5 +43,8 @@ format: $(STAMP) ## put style right
 types: $(STAMP) ## check types
 	@$(BIN)/mypy
 
+docs: $(STAMP) ## build the documentation site into site/
+	@NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict && echo "Open site/index.html"
+
 clean:         ## remove the environment and every cache
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -147,7 +147,7 @@ def switch(size: str, times: int = 20) -> tuple[list[float], float]:
     )
     small, big = (PreparedStage(recipe, Stage(model(*m)), k) for k, m in enumerate((before, after)))
     transition = Transition(small, big).compile().rehearse()
-    state = small.fresh()
+    state = small.initial_state()
     first, ordinary = [], []
     for _ in range(times):
         state, _ = jax.block_until_ready(small.step(state, next(stream)))
@@ -187,7 +187,7 @@ def spikes() -> dict[str, list[float]]:
             warmup=20,
         )
         small = PreparedStage(recipe, Stage(model(*SMALL)), 0)
-        state = small.fresh()
+        state = small.initial_state()
         for _ in range(600):
             state, _ = small.step(state, next(stream))
         batches = [next(stream) for _ in range(5)]

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 import trainkit
-from trainkit.cost import cost, count_flops, step_flops
+from trainkit._core import units
+from trainkit.cost import cost, count_flops, step_flops, summary
 
 A, B = jnp.ones((4, 8)), jnp.ones((8, 2))
 
@@ -117,3 +118,31 @@ def test_memory_of_a_compiled_program():
     assert found.peak_bytes >= found.argument_bytes + found.output_bytes
     donated = jax.jit(lambda a: a + 1, donate_argnums=0).lower(A).compile()
     assert cost(donated).alias_bytes == A.nbytes
+
+
+def test_a_summary_names_every_leaf_and_adds_up():
+    def loss_fn(params, model_state, batch, rng):
+        return trainkit.Loss((batch @ params["in"]["kernel"]).sum(), 4)
+
+    tx = optax.adam(0.1)
+    step = trainkit.make_train_step(loss_fn, tx, norms=False)
+    params = {"in": {"kernel": jnp.ones((8, 1000))}, "bias": jnp.ones(3, jnp.bfloat16)}
+    state = step.place(trainkit.TrainState.create(params, tx, model_state={"n": jnp.zeros(5)}))
+    batch = np.ones((4, 8), np.float32)
+    lines = summary(state, step, batch, groups=[("^in", tx), (".*", None)]).splitlines()
+    assert lines == [
+        "leaf       shape      dtype     numbers  group",
+        "bias       [3]        bfloat16        3  .*",
+        "in/kernel  [8, 1000]  float32     8,000  ^in",
+        "8,003 parameters in 2 leaves, 32 kB: 3 in .*, 8,000 in ^in",
+        "64 kB of optimizer state",
+        "20 B of model state",
+        f"{units.flops(step_flops(step, state, batch))} a call of the step",
+    ]
+    bare = summary(params).splitlines()
+    assert bare[0] == "leaf       shape      dtype     numbers"
+    assert bare[-1] == "8,003 parameters in 2 leaves, 32 kB"
+    with pytest.raises(ValueError, match="summary: batch must be given"):
+        summary(state, step)
+    with pytest.raises(ValueError, match=r"groups='\(' is not a regular expression"):
+        summary(state, groups=["("])

@@ -24,6 +24,7 @@ MAY_KNOW = {
     "step": "_core placement",
     "adapters": "_core step",
     "sweep": "_core step",
+    "rate_finder": "_core step data transforms.state",
     "transforms": "_core",
     "transforms.state": "_core transforms",
     "transforms.optimizers": "_core transforms",
@@ -32,9 +33,11 @@ MAY_KNOW = {
     "regularise": "_core schedules transforms",
     "data": "_core",
     "report": "_core",
+    "loggers": "_core",
     "loop.saved": "_core",
     "loop.transfer": "_core step loop.saved",
-    "loop": "_core step transforms.wrappers data cost report loop.saved loop.transfer",
+    "loop": "_core step transforms.wrappers data cost report loggers loop.saved loop.transfer",
+    "hooks": "_core schedules transforms.state loop",
     "growth.errors": "",
     "growth.operators": "_core",
     "growth.ir": "_core growth.errors",
@@ -50,6 +53,9 @@ MAY_KNOW = {
     "growth": "_core packed cost step adapters growth.errors growth.operators growth.ir "
     "growth.axes growth.plan growth.analysis growth.rules growth.depth growth.maps "
     "growth.opt_state growth.views",
+    "pretrained.formats": "_core adapters loop loop.saved loop.transfer",
+    "pretrained": "_core adapters growth growth.errors growth.operators growth.maps growth.views "
+    "pretrained.formats",
     "progressive.stages": "_core cost placement step growth.operators",
     "progressive.transition": "_core cost placement step adapters growth growth.errors "
     "growth.operators growth.axes growth.plan growth.maps growth.opt_state growth.views "
@@ -66,7 +72,7 @@ MAY_KNOW = {
     "laws.schedules": "_core laws laws.oracles",
     "laws": "_core laws.optional laws.problems laws.reproducers laws.oracles laws.subject "
     "laws.families laws.schedules",
-    "cli": "_core distributed data loop loop.saved loop.transfer laws laws.oracles",
+    "cli": "_core distributed data loop loop.saved loop.transfer laws laws.oracles pretrained",
 }
 CROWDED = 15  # modules in one folder
 

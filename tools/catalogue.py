@@ -21,7 +21,7 @@ from trainkit import packed, regularise, schedules, sweep
 DOCS = pathlib.Path(__file__).resolve().parents[1] / "docs"
 STEPS = 80
 
-# Section -> name -> the rule as it is drawn: on ½ (x² + 10 y²) from (3, 1), in 80 steps.
+# Section -> name -> the rule for the picture: 80 steps on ½ (x² + 10 y²) from (3, 1).
 RULES: dict[str, dict[str, Callable[[], Any]]] = {
     "Descent and momentum": {
         "sgd": lambda: tt.sgd(0.1),
@@ -102,7 +102,7 @@ SCHEDULES: dict[str, Callable[[], Any]] = {
     "scale": lambda: schedules.scale(schedules.cosine(1.0, 80), 0.5),
 }
 
-# What has no curve of its own: section -> module and names.
+# Entries without a picture: section -> module and names.
 OTHERS: dict[str, tuple[Any, list[str]]] = {
     "Schedules driven by a metric": (schedules, ["reduce_on_plateau", "early_stopping"]),
     "Names and live hyper-parameters": (tt, ["named", "get", "set", "inject"]),
@@ -164,13 +164,13 @@ OTHERS: dict[str, tuple[Any, list[str]]] = {
     ),
 }
 
-# Driven by a metric, not by the step: what is drawn of their state, over the metric.
+# Schedules driven by a metric: the field of their state that is drawn over the metric.
 DRIVEN: dict[str, tuple[Any, str]] = {
     "reduce_on_plateau": (schedules.reduce_on_plateau(0.5, patience=5, min_delta=0.01), "scale"),
     "early_stopping": (schedules.early_stopping(patience=10, min_delta=0.01), "stop"),
 }
 
-# Optax's own, wrapped with this package's checks and dtypes: what it does, and as it is drawn.
+# Optax's rules with this package's checks and dtypes: name -> description, rule for the picture.
 AS_THEY_ARE: dict[str, tuple[str, Callable[[], Any] | None]] = {
     "adabelief": (
         "Adam whose second moment is that of g − μ: ν ← β₂ ν + (1 − β₂) (g − μ)² + ε̄. "
@@ -243,7 +243,7 @@ schedules show the first 100 steps.
 
 
 def text_and_example(thing: Any) -> tuple[str, str, str]:
-    """A docstring cut in three: what stands before its example, the example, what comes after."""
+    """A docstring in three parts: before its example, the example, and after it."""
     lines = (inspect.getdoc(thing) or "").splitlines()
     code = [i for i, line in enumerate(lines) if line.startswith(">>>")]
     if not code:
@@ -261,7 +261,7 @@ def text_and_example(thing: Any) -> tuple[str, str, str]:
 
 
 def public(module: Any, word: str) -> bool:
-    """Whether the word is a name that a reader imports from the module."""
+    """Whether the word is a public name of the module."""
     return not hasattr(builtins, word) and hasattr(module, word) and not word.startswith("_")
 
 
@@ -291,7 +291,7 @@ def entry(name: str, thing: Any, module: str, picture: bool) -> str:
     if after:
         parts.append(f"*{sections(after)}*" if "\n*" not in sections(after) else sections(after))
     if example:
-        # A reader's example begins with its imports; a docstring's stands in its module.
+        # On the page, an example needs imports; in its module, a docstring does not.
         home = importlib.import_module(module)
         used = set(re.findall(r"(?<![\w.\"'])([A-Za-z_]\w*)\(|\b(Packed)\b", example))
         names = sorted({w for pair in used for w in pair if w and public(home, w)})
@@ -302,7 +302,7 @@ def entry(name: str, thing: Any, module: str, picture: bool) -> str:
 
 def page() -> str:
     """The whole page."""
-    out = [HEAD.format(steps=STEPS)]
+    out = []
     for section, rules in RULES.items():
         out.append(f"## {section}")
         out += [entry(n, getattr(tt, n), "trainkit.transforms", True) for n in rules]
@@ -327,7 +327,14 @@ def page() -> str:
     for section, (module, names) in OTHERS.items():
         out.append(f"## {section}")
         out += [entry(n, getattr(module, n), module.__name__, n in DRIVEN) for n in names]
-    return "\n\n".join(out) + "\n"
+    return "\n\n".join([HEAD.format(steps=STEPS), contents(out), *out]) + "\n"
+
+
+def contents(parts: list[str]) -> str:
+    """The sections as links, one line each."""
+    found = [part.removeprefix("## ") for part in parts if part.startswith("## ")]
+    slugs = [re.sub(r"[^\w -]", "", section).lower().replace(" ", "-") for section in found]
+    return "\n".join(f"- [{a}](#{b})" for a, b in zip(found, slugs, strict=True))
 
 
 def valley(p: jax.Array) -> jax.Array:
@@ -336,7 +343,7 @@ def valley(p: jax.Array) -> jax.Array:
 
 
 def path(tx: Any, flat: bool) -> np.ndarray:
-    """The points that a rule visits, (steps + 1, 2)."""
+    """The points that a rule visits, [steps + 1, 2]."""
     p = jnp.array([3.0, 1.0]) if flat else jnp.array([[3.0], [1.0]])
     state, points = tx.init(p), [np.asarray(p).ravel()]
     residuals = lambda p: p.ravel() * jnp.array([1.0, 10.0**0.5])
@@ -366,13 +373,13 @@ def figure() -> tuple[Any, Any]:
 
 
 def draw(folder: pathlib.Path) -> None:
-    """Every picture."""
+    """Draws all pictures."""
     x, y = np.meshgrid(np.linspace(-3.5, 4, 120), np.linspace(-1.7, 1.7, 80))
     height = 0.5 * (x**2 + 10 * y**2)
     theirs = {name: make for name, (_, make) in AS_THEY_ARE.items() if make is not None}
     for rules in (*RULES.values(), theirs):
         for name, make in rules.items():
-            # Those that see matrices get a matrix of one column.
+            # Rules for matrices get a matrix with one column.
             points = path(
                 make(), flat=name not in ("muon", "soap", "scion", "normuon", "centralize")
             )

@@ -14,11 +14,9 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
 from trainkit import growth
-from trainkit.growth.axes.structures import numbers_in
+from trainkit.growth.views.picture import COLOURS, INK
 
 OUT = pathlib.Path(__file__).resolve().parents[1] / "docs" / "img"
-COLOURS = ["#3b6fb6", "#d1742f", "#3d9a5b", "#a14f9e", "#b8a02a", "#5aa9b5"]
-INK = "#333333"
 plt.rcParams.update({"font.size": 9, "font.family": "DejaVu Sans"})
 
 
@@ -49,72 +47,16 @@ def block_shapes(d, heads, each, hidden):
 
 
 def groups(path: pathlib.Path) -> None:
-    """Each parameter as a rectangle whose edges have the colours of their axes."""
+    """Draws each parameter as a rectangle whose edges have the colours of their axis groups."""
     plan = growth.plan(
         block, block, block_shapes(8, 2, 4, 12), block_shapes(16, 4, 4, 24), sizes(2, 3, 5)
     )
-    order = [
-        "embed",
-        "norm 1",
-        "query",
-        "key",
-        "value",
-        "out",
-        "norm 2",
-        "gate",
-        "up",
-        "down",
-        "head",
-    ]
-    leaves = {leaf.path: leaf for leaf in plan.leaves}
-    names = {8: "residual stream", 2: "heads", 12: "hidden units"}
-    fig, ax = plt.subplots(figsize=(10.5, 3.5))
-    x = 0.0
-    for name in order:
-        leaf = leaves[name]
-        colours = [
-            [
-                COLOURS[a % len(COLOURS)]
-                for a in sorted(numbers_in(axis.structure if axis else None))
-            ]
-            or ["#c8c8c8"]
-            for axis in leaf.axes
-        ]
-        vector = len(leaf.small) == 1
-        rows = leaf.small[0] * 0.16 if not vector else 0.0
-        columns = leaf.small[-1] if vector else int(np.prod(leaf.small[1:]))
-        wide, high = max(columns * 0.11, 0.35), max(rows, 0.3)
-        ax.add_patch(Rectangle((x, -high), wide, high, facecolor="#f4f2ee", edgecolor=INK, lw=0.8))
-        top = [c for axis in (colours if vector else colours[1:]) for c in axis]
-        top = [c for c in top if c != "#c8c8c8"] or ["#c8c8c8"]
-        for j, c in enumerate(top):
-            part = wide / len(top)
-            ax.add_patch(Rectangle((x + j * part, 0.03), part, 0.13, facecolor=c))
-        if not vector:
-            left = [c for c in colours[0] if c != "#c8c8c8"] or ["#c8c8c8"]
-            ax.add_patch(Rectangle((x - 0.16, -high), 0.13, high, facecolor=left[0]))
-        ax.text(x + wide / 2, 0.27, name, ha="center", va="bottom", color=INK)
-        small, big = ("×".join(map(str, s)) for s in (leaf.small, leaf.big))
-        shown = f"{small}\n→ {big}\n× {leaf.weight:g}"
-        ax.text(x + wide / 2, -high - 0.08, shown, ha="center", va="top", fontsize=7, color=INK)
-        x += max(wide, 1.0) + 0.65
-    for i, grown in enumerate(plan.grown_axes):
-        y = -3.15
-        ax.add_patch(Rectangle((i * 4.6, y), 0.3, 0.2, facecolor=COLOURS[i % len(COLOURS)]))
-        text = f"{names[grown.small]}, {grown.small} → {grown.big}"
-        ax.text(i * 4.6 + 0.4, y + 0.1, text, va="center", color=INK)
-    ax.add_patch(Rectangle((13.8, -3.15), 0.3, 0.2, facecolor="#c8c8c8"))
-    ax.text(14.2, -3.05, "does not grow", va="center", color=INK)
-    ax.set_xlim(-0.3, x)
-    ax.set_ylim(-3.3, 0.6)
-    ax.set_aspect("equal")
-    ax.axis("off")
-    fig.savefig(path, bbox_inches="tight", dpi=110)
-    plt.close(fig)
+    names = {(8, 16): "residual stream", (2, 4): "heads", (12, 24): "hidden units"}
+    plan.draw(leaves=list(block_shapes(8, 2, 4, 12)), names=names, path=path)
 
 
 def network(ax, copies, shares, title) -> None:
-    """Three inputs, hidden units, one output; `shares` are the factors on what is read."""
+    """Draws three inputs, hidden units and one output; `shares` scale the outgoing weights."""
     hidden = np.linspace(3, 0, len(copies))
     inputs, output = np.linspace(0.5, 2.5, 3), 1.5
     for y, unit, share in zip(hidden, copies, shares, strict=True):
@@ -134,7 +76,7 @@ def network(ax, copies, shares, title) -> None:
 
 
 def copies(path: pathlib.Path) -> None:
-    """What happens to two hidden units under each way of telling copies apart."""
+    """Draws two hidden units and their copies under each option of breaking symmetry."""
     fig, axes = plt.subplots(1, 4, figsize=(9.2, 2.3))
     network(axes[0], [0, 1], [1, 1], "before: 2 units")
     network(axes[1], [0, 0, 1, 1], [0.5] * 4, "even")
@@ -145,7 +87,7 @@ def copies(path: pathlib.Path) -> None:
 
 
 def layouts(path: pathlib.Path) -> None:
-    """Where old units go: each row one index map."""
+    """Draws the positions of old units: one index map per row."""
     fig, ax = plt.subplots(figsize=(6.4, 2.5))
     rows: list[tuple[str, list[int | None]]] = [
         ("before", [0, 1, 2]),

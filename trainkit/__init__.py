@@ -17,16 +17,19 @@ from trainkit.step.state import TrainState
 from trainkit.step.statistics import refresh_statistics
 from trainkit.step.train_step import TrainStep, make_train_step
 
-# For type checkers: what `__getattr__` imports. Nothing in the package imports the package itself,
-# so that these make no cycle.
+# For type checkers: the imports of `__getattr__`. They make no cycle, because nothing in the
+# package imports the package itself.
 if TYPE_CHECKING:
     from trainkit import (
         cost,
         data,
         distributed,
         growth,
+        hooks,
         laws,
+        loggers,
         packed,
+        pretrained,
         progressive,
         regularise,
         report,
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from trainkit.loop.hooks import Change, Now
     from trainkit.loop.record import FitResult
     from trainkit.loop.stopping import EarlyStopping
+    from trainkit.rate_finder import find_rate
 
 __all__ = [
     "Call",
@@ -62,15 +66,19 @@ __all__ = [
     "cost",
     "data",
     "distributed",
+    "find_rate",
     "fit",
     "from_linen",
     "from_nnx",
     "growth",
+    "hooks",
     "laws",
+    "loggers",
     "make_eval_step",
     "make_train_step",
     "packed",
     "placement",
+    "pretrained",
     "progressive",
     "refresh_statistics",
     "regularise",
@@ -80,13 +88,14 @@ __all__ = [
     "transforms",
 ]
 
-# Imported when first asked for: each brings a library that `import trainkit` must not wait for.
+# Imported at first use: each needs a library that `import trainkit` should not wait for.
 _FROM = {
     "Call": "adapters.batches",
     "Change": "loop.hooks",
     "EarlyStopping": "loop.stopping",
     "FitResult": "loop.record",
     "Now": "loop.hooks",
+    "find_rate": "rate_finder",
     "fit": "loop.fit",
     "from_linen": "adapters.linen",
     "from_nnx": "adapters.nnx",

@@ -1,14 +1,14 @@
-"""FLOPs, bytes and memory of a program: of a compiled one, or counted from its jaxpr.
+"""FLOPs, bytes and memory of a program, from XLA's analysis or from its jaxpr.
 
-XLA's own cost analysis counts the body of a loop once, however often it runs: a scan over twelve
-layers looks like one. What is missing is added here from the jaxpr, where the lengths stand.
+XLA's cost analysis counts the body of a loop only once: a scan over twelve layers counts as one
+layer. The missing iterations are added here from the jaxpr, which contains the lengths.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,22 +16,25 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 from jax.sharding import PartitionSpec
 
+from trainkit._core import units
 from trainkit._core.compat import AnyJaxpr
 from trainkit._core.jaxprs import bodies
+from trainkit._core.paths import compiled as expressions
+from trainkit._core.paths import named_leaves
 
 PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one call of a program takes on one device.
+    """The cost of one call of a program on one device.
 
     Attributes:
       flops: floating-point operations; a multiply-add counts as two, a loop body once.
-      bytes_accessed: read and written, as XLA estimates it.
-      argument_bytes, output_bytes: of the arguments and results.
-      alias_bytes: of results that lie in donated arguments.
-      temp_bytes: of everything in between.
+      bytes_accessed: bytes read and written, estimated by XLA.
+      argument_bytes, output_bytes: bytes of arguments and results.
+      alias_bytes: bytes of results that reuse donated arguments.
+      temp_bytes: bytes of temporary buffers.
     """
 
     flops: float
@@ -43,12 +46,12 @@ class Cost:
 
     @property
     def peak_bytes(self) -> int:
-        """Memory needed at once, at most: arguments, results and what is in between."""
+        """An upper bound of the memory at one time: arguments, results and temporaries."""
         return self.argument_bytes + self.output_bytes - self.alias_bytes + self.temp_bytes
 
 
 def cost(compiled: jax.stages.Compiled) -> Cost:
-    """The cost of a compiled program, from XLA's analysis of it.
+    """The cost of a compiled program, from XLA's analysis.
 
     >>> f = jax.jit(lambda a, b: a @ b)
     >>> cost(f.lower(jnp.ones((4, 8)), jnp.ones((8, 2))).compile()).flops
@@ -71,12 +74,12 @@ def cost(compiled: jax.stages.Compiled) -> Cost:
 
 
 def count_flops(function: Callable[..., Any], *args: Any, loops_once: bool = False) -> float:
-    """FLOPs of `function(*args)`, counted from its jaxpr; nothing is compiled or run.
+    """FLOPs of `function(*args)`, counted from its jaxpr, without compiling or running it.
 
     A contraction of sizes m × k and k × n counts 2·m·k·n, a convolution likewise, a reduction one
-    a value it reads, other arithmetic one a value it makes. A scan counts as often as it is long,
-    a `while` once (its length is not known), a `cond` as its dearest branch, a body under
-    `shard_map` or `pmap` once a device.
+    per input value, other arithmetic one per output value. A scan counts its body once per
+    iteration, a `while` once (its length is unknown), a `cond` its most expensive branch, a
+    `shard_map` or `pmap` its body once per device.
 
     Args:
       function: anything that JAX can trace.
@@ -94,22 +97,21 @@ def count_flops(function: Callable[..., Any], *args: Any, loops_once: bool = Fal
 def program_flops(
     function: Callable[..., Any], arguments: tuple[Any, ...], compiled: jax.stages.Compiled
 ) -> float:
-    """FLOPs of a compiled program on one device, with what its loops were counted too little."""
+    """FLOPs of a compiled program on one device, with all iterations of its loops."""
     return cost(compiled).flops + _uncounted(function, arguments)
 
 
 def _uncounted(function: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
-    """What XLA's count leaves out: all but the first iteration of a loop."""
+    """The FLOPs that XLA does not count: all but the first iteration of each loop."""
     return count_flops(function, *arguments) - count_flops(function, *arguments, loops_once=True)
 
 
 def step_flops(step: Any, state: PyTree, batch: PyTree) -> float:
     """FLOPs of one call of a train step, over all its devices.
 
-    From the compiled program where the step is one of `make_train_step`, with what its loops
-    were counted too little; counted from the jaxpr for a jitted function of one's own; 0.0 for
-    anything else, which need not be traceable. A step that knows it already says so by an
-    attribute `flops_per_call`, so that a step compiled ahead is not traced once more.
+    For a step of `make_train_step`, from the compiled program, with all iterations of its loops;
+    for another jitted function, from its jaxpr; otherwise 0.0. An attribute `flops_per_call` of the
+    step is returned as it is, so that a step that was compiled ahead is not traced again.
     """
     known = getattr(step, "flops_per_call", None)
     if known is not None:
@@ -120,13 +122,66 @@ def step_flops(step: Any, state: PyTree, batch: PyTree) -> float:
     return cost(step.compile(state, batch)).flops * step.placement.parts + uncounted
 
 
+def summary(
+    state: PyTree, step: Any = None, batch: PyTree = None, *, groups: Sequence[Any] = ()
+) -> str:
+    """A table of a model's leaves: shape, dtype, how many numbers, and the group of each.
+
+    Args:
+      state: a `TrainState`, or parameters; arrays or their shapes.
+      step, batch: where both are given, the FLOPs of a step are said too.
+      groups: the rules of `trainkit.transforms.groups`, or their expressions alone.
+
+    Raises:
+      ValueError: a step without a batch; an invalid expression.
+
+    >>> print(summary({"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)}, groups=["bias", ".*"]))
+    leaf    shape   dtype    numbers  group
+    bias    [2]     float32        2  bias
+    kernel  [4, 2]  float32        8  .*
+    10 parameters in 2 leaves, 40 B: 2 in bias, 8 in .*
+    """
+    if step is not None and batch is None:
+        raise ValueError("summary: batch must be given with a step, for its FLOPs.")
+    names = [rule if isinstance(rule, str) else rule[0] for rule in groups]
+    found = list(zip(names, expressions(names, "groups"), strict=True))
+    leaves = named_leaves(getattr(state, "params", state))
+    of = {leaf: next((n for n, e in found if e.search(leaf)), "–") for leaf in leaves}
+    rows = [["leaf", "shape", "dtype", "numbers", "group"]]
+    for name, x in leaves.items():
+        rows.append([name, str(list(x.shape)), str(x.dtype), f"{x.size:,}", of[name]])
+    a, b, c, d, e = (max(map(len, column)) for column in zip(*rows, strict=True))
+    table = []
+    for name, shape, dtype, count, group in rows:
+        line = f"{name:{a}}  {shape:{b}}  {dtype:{c}}  {count:>{d}}"
+        table.append(f"{line}  {group:{e}}".rstrip() if groups else line)
+    total = sum(x.size for x in leaves.values())
+    parts = [
+        f"{sum(x.size for name, x in leaves.items() if of[name] == group):,} in {group}"
+        for group in dict.fromkeys(of.values())
+    ]
+    words = f"{total:,} parameters in {len(leaves)} leaves, {_bytes(list(leaves.values()))}"
+    table.append(f"{words}: {', '.join(parts)}" if groups else words)
+    for name, part in (("optimizer", "opt_state"), ("model", "model_state")):
+        if arrays := [x for x in jax.tree.leaves(getattr(state, part, None)) if hasattr(x, "size")]:
+            table.append(f"{_bytes(arrays)} of {name} state")
+    if step is not None:
+        table.append(f"{units.flops(step_flops(step, state, batch))} a call of the step")
+    return "\n".join(table)
+
+
+def _bytes(arrays: Sequence[Any]) -> str:
+    text = units.si(sum(x.size * x.dtype.itemsize for x in arrays))
+    return f"{text}B" if text[-1].isalpha() else f"{text} B"
+
+
 def whole_program(step: Any) -> Callable[..., Any]:
-    """A step's program over all its devices, for `count_flops`; it can be traced anywhere."""
+    """A step's program over all its devices, for `count_flops`."""
     place = step.placement
     if not hasattr(place, "batch_spec") or place.name not in ("pmap", "shard_map"):
         return step.program
     axis = 0 if step.steps_per_call == 1 else 1
-    # pmap's program is the same one; only there its axis is bound by shard_map.
+    # pmap has the same program; here shard_map binds its axis.
     return jax.shard_map(
         step.program,
         mesh=place.mesh,
@@ -152,7 +207,7 @@ def _equation(eqn: JaxprEqn, loops_once: bool) -> float:
     if name == "xla_pmap":
         return sum(inner) * eqn.params["global_axis_size"]
     if inner:
-        # A reduction or a scatter has a function of scalars inside, which is no loop body.
+        # The jaxpr inside a reduction or a scatter is a function of scalars, not a loop body.
         return sum(inner) if name not in _WITH_SCALAR_FUNCTION else float(_aval(eqn.invars[0]).size)
     out = _aval(eqn.outvars[0])
     if name == "dot_general":
@@ -161,8 +216,8 @@ def _equation(eqn: JaxprEqn, loops_once: bool) -> float:
         return 2.0 * out.size * math.prod(shape[axis] for axis in contracted)
     if name == "conv_general_dilated":
         kernel = _aval(eqn.invars[1])
-        # Of the kernel's axes all but that of the output channels are summed over; a grouped
-        # kernel has its input channels already divided.
+        # All axes of the kernel but that of output channels are summed over; the input channels of
+        # a grouped kernel are already divided.
         channels = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
         return 2.0 * out.size * kernel.size / channels
     if not jnp.issubdtype(getattr(out, "dtype", jnp.int32), jnp.inexact) or name in _FREE:
@@ -173,7 +228,7 @@ def _equation(eqn: JaxprEqn, loops_once: bool) -> float:
 
 
 _WITH_SCALAR_FUNCTION = ("scatter", "scatter-add", "reduce", "reduce_window")
-# What moves values without computing any.
+# Primitives that only move values.
 # fmt: off
 _FREE = frozenset((
     "broadcast_in_dim", "reshape", "transpose", "slice", "dynamic_slice",
@@ -187,5 +242,5 @@ _FREE = frozenset((
 
 
 def _aval(v: Any) -> Any:
-    """What is known of an array before it is there: its shape, dtype and size."""
+    """The abstract value of a variable: its shape, dtype and size."""
     return v.aval

@@ -1,11 +1,11 @@
-"""Several processes that train one model: how each one finds the others.
+"""Starting JAX with several processes that train one model.
 
     import trainkit
 
-    trainkit.distributed.initialize()  # before anything else touches JAX's devices
+    trainkit.distributed.initialize()  # before anything else uses JAX's devices
 
-`trainkit launch -n 2 -- python script.py` starts such processes on this machine. On a cluster its
-scheduler does.
+`trainkit launch -n 2 -- python script.py` starts such processes on this machine. On a cluster, the
+scheduler starts them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import jax
 
 from trainkit._core.processes import LAUNCHED, end_together
 
-# How long one that has stopped answering counts as alive, and how long one that has ended waits
-# for the others: together less than a minute. (JAX's own are 100 and 300 seconds.)
+# The timeout for the heartbeat, and for shutdown: together less than a minute. (JAX's defaults are
+# 100 and 300 seconds.)
 SECONDS = 25
 _SCHEDULERS = (
     "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JOB_COMPLETION_INDEX",
@@ -31,21 +31,21 @@ def initialize(
     processes: int | None = None,
     process: int | None = None,
 ) -> None:
-    """Joins the processes of a run; where there is one process only, does nothing.
+    """Connects the processes of a run; does nothing if there is only one process.
 
-    What is not given is taken from the environment, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
-    and JAX_PROCESS_ID (`trainkit launch` sets them), or found by
-    `jax.distributed.initialize()`, which knows Slurm, Open MPI, Kubernetes and TPU pods.
+    Arguments that are `None` are read from the environment variables JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID (which `trainkit launch` sets), or detected by
+    `jax.distributed.initialize()` (Slurm, Open MPI, Kubernetes, TPU pods).
 
-    When one process dies, the others end within a minute, and say that one has.
+    If one process dies, the others end within a minute with a message.
 
     Args:
       coordinator: address of process 0, "host:port".
-      processes: how many there are.
-      process: the number of this one, from 0.
+      processes: the number of processes.
+      process: the number of this process, from 0.
 
     Raises:
-      RuntimeError: there are others, and JAX has been used before.
+      RuntimeError: there are several processes, and JAX's devices have been used before.
     """
     if jax.distributed.is_initialized():
         return
@@ -54,7 +54,7 @@ def initialize(
     processes, process = _number(processes, of), _number(process, number)
     if not os.environ.get("JAX_CPU_COLLECTIVES_IMPLEMENTATION"):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # It would swallow SIGTERM for good; `fit` agrees on when to stop by itself.
+    # It would catch SIGTERM; in `fit`, the processes agree on when to stop.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -65,17 +65,17 @@ def initialize(
             shutdown_timeout_seconds=SECONDS,
         )
     except (ValueError, RuntimeError):
-        # No cluster was found; or JAX has been used before, which is no matter for one process.
+        # No cluster was found, or JAX has been used before: both are fine for one process.
         if (coordinator, processes, process) == (None,) * 3 and not _is_scheduled():
             return
         raise
     for name in (*VARIABLES, LAUNCHED):
-        os.environ.pop(name, None)  # what this process starts is no process of the run
+        os.environ.pop(name, None)  # child processes are not processes of the run
     end_together()
 
 
 def _is_scheduled() -> bool:
-    """Whether something speaks of a scheduler that starts several processes."""
+    """Whether an environment variable of a scheduler says that there are several processes."""
     return any(os.environ.get(name, "1") not in ("", "1") for name in _SCHEDULERS)
 
 

@@ -1,7 +1,7 @@
-"""Many small arrays in one buffer per dtype, the tree being a view of it.
+"""A tree of many small arrays, stored in one buffer per dtype.
 
-A step over hundreds of small leaves is dominated by the handling of buffers. Here parameters,
-gradients and moments stay flat from step to step; only the model sees the tree.
+A step over hundreds of small leaves is dominated by the overhead per buffer. Here parameters,
+gradients and moments stay flat from step to step; only the model uses the tree.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where each leaf lies: static, hashable, made from a tree by `Packed.pack`.
+    """The place of each leaf in the buffers: static and hashable; created by `Packed.pack`.
 
     Attributes:
       treedef: the structure of the tree.
-      shapes: one for each leaf.
-      groups: for each leaf the name of its buffer.
-      offsets: for each leaf where it begins there.
+      shapes: the shape of each leaf.
+      groups: the name of each leaf's buffer.
+      offsets: the index in the buffer at which each leaf begins.
     """
 
     treedef: Hashable
@@ -42,17 +42,17 @@ class Layout:
 
 @jax.tree_util.register_pytree_with_keys_class
 class Packed:
-    """A tree of arrays kept as one flat buffer for each dtype (and sharding).
+    """A tree of arrays, stored as one flat buffer for each dtype (and sharding).
 
-    It is a pytree whose leaves are the buffers, so that every element-wise rule works on it as it
-    is: `tx.init(packed)` makes packed moments, `jax.grad` of `lambda p: loss(p.tree)` packed
-    gradients, and `tx.update` runs over a few large arrays. Rules that look at one leaf at a time
-    (Muon, Adafactor, LAMB, clipping by leaf) or at paths (groups, masks) need the tree: unpack for
-    them. Clipping by *global* norm is the same.
+    It is a pytree whose leaves are the buffers, so every element-wise rule works on it:
+    `tx.init(packed)` returns packed moments, `jax.grad` of `lambda p: loss(p.tree)` packed
+    gradients, and `tx.update` runs over a few large arrays. Rules that treat each leaf separately
+    (Muon, Adafactor, LAMB, clipping by leaf) or use paths (groups, masks) need the tree: unpack
+    for them. Clipping by *global* norm works.
 
-    Checkpoints keep it as it is, and `trainkit.growth.grow` grows it; the models that it compares
-    take the tree. `unpack_all(state)` turns every packed node of a state into its tree, `pack_all`
-    back.
+    Checkpoints store the buffers, and `trainkit.growth.grow` grows them; the models that it
+    compares take the tree. `unpack_all(state)` replaces every packed node of a state by its tree;
+    `pack_all` is the inverse.
 
     >>> import jax, jax.numpy as jnp, trainkit.transforms as tt
     >>> params = Packed.pack({"w": jnp.ones((2, 3)), "b": jnp.zeros(3)})
@@ -71,14 +71,14 @@ class Packed:
 
     @classmethod
     def pack(cls, tree: PyTree, like: Packed | None = None) -> Packed:
-        """The tree's leaves, copied into one buffer for each dtype and sharding.
+        """Copies the leaves of a tree into one buffer for each dtype and sharding.
 
-        Leaves that are sharded over several devices without being replicated keep a buffer of
-        their own and their shape: a flat buffer could not be cut as they are. With `like`, leaves
-        go to the buffers that it has them in: moments whose dtype is not their parameters' own.
+        A sharded leaf has its own buffer, in its own shape, because a flat buffer could not have
+        its sharding. With `like`, the grouping of leaves is that of `like`: for moments whose dtype
+        differs from that of their parameters.
 
         Raises:
-          TypeError: a leaf that is no array.
+          TypeError: a leaf is not an array.
         """
         leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
         parts: dict[str, list[Any]] = {}
@@ -100,16 +100,16 @@ class Packed:
 
     @property
     def tree(self) -> PyTree:
-        """The tree, as views of the buffers; its gradient is packed again at the cost of a copy."""
+        """The tree, as slices of the buffers; packing its gradient costs one copy."""
         leaves: list[Any] = [None] * len(self.layout.shapes)
         for group, buffer in self.buffers.items():
             members = [i for i, g in enumerate(self.layout.groups) if g == group]
-            if _alone(group):
+            if _has_own_buffer(group):
                 leaves[members[0]] = buffer
                 continue
             shapes = [self.layout.shapes[i] for i in members]
-            # `split` rather than slices: the gradient of a split is one concatenation, that of
-            # n slices n paddings to the whole length.
+            # `split`, not slices: its gradient is one concatenation; that of n slices is n paddings
+            # to the full length.
             pieces = jax.lax.split(buffer, [math.prod(s) for s in shapes])
             for i, shape, piece in zip(members, shapes, pieces, strict=True):
                 leaves[i] = piece.reshape(shape)
@@ -131,7 +131,7 @@ class Packed:
 
 
 def unpack_all(state: PyTree) -> PyTree:
-    """The state with every packed node replaced by its tree: for growth and reading.
+    """The state with every packed node replaced by its tree.
 
     >>> import jax.numpy as jnp
     >>> packed = Packed.pack({"w": jnp.ones(2)})
@@ -143,12 +143,12 @@ def unpack_all(state: PyTree) -> PyTree:
 
 
 def pack_all(state: PyTree, like: PyTree) -> PyTree:
-    """The state packed wherever a subtree has the structure and shapes of `like`, the parameters.
+    """Packs every subtree of a state that has the structure and shapes of the parameters `like`.
 
-    The inverse of `unpack_all`, also after the tree has grown: give the grown parameters.
+    The inverse of `unpack_all`, also after the tree has grown: pass the grown parameters.
 
     Raises:
-      ValueError: nothing in the state has that structure.
+      ValueError: no subtree has that structure.
     """
     structure: Any = jax.tree.structure(like)
     shapes = [jnp.shape(x) for x in jax.tree.leaves(like)]
@@ -156,7 +156,7 @@ def pack_all(state: PyTree, like: PyTree) -> PyTree:
     found = []
 
     def is_one(node: Any) -> bool:
-        # Shapes too: one array as parameters has the structure of every scalar in a state.
+        # Also compares shapes: if the parameters are one array, any leaf has their structure.
         return jax.tree.structure(node) == structure and shapes == [
             jnp.shape(x) for x in jax.tree.leaves(node)
         ]
@@ -176,9 +176,9 @@ def pack_all(state: PyTree, like: PyTree) -> PyTree:
 
 
 def repack(state: PyTree, before: PyTree, params: Packed) -> PyTree:
-    """A state of trees, packed in the places where `before` is, and as the parameters are.
+    """Packs an unpacked state at the nodes where `before` is packed, with the layout of `params`.
 
-    For what works on `unpack_all(before)` and changes the trees there, as growth does.
+    For functions that change the trees of `unpack_all(before)`, such as growth.
 
     >>> import jax.numpy as jnp
     >>> before = (Packed.pack({"w": jnp.ones(2)}), 3)
@@ -201,12 +201,12 @@ def _group(leaf: Any, path: Any) -> str:
     return f"{dtype}:{path_name(path)}"
 
 
-def _alone(group: str) -> bool:
+def _has_own_buffer(group: str) -> bool:
     return ":" in group
 
 
 def _join(group: str, parts: list[Any]) -> Any:
-    if _alone(group):
+    if _has_own_buffer(group):
         return jnp.copy(parts[0])
     if any(isinstance(part, jax.ShapeDtypeStruct) for part in parts):
         size = sum(math.prod(part.shape) for part in parts)

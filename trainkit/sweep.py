@@ -19,20 +19,20 @@ PyTree = Any
 
 
 class Sweep(NamedTuple):
-    """The outcome of a sweep.
+    """The result of a sweep.
 
     Attributes:
-      axes: name -> the values of that axis of the grid, in order.
-      results: what the run returned, with one leading axis for each name.
+      axes: name -> the values along that axis of the grid, in order.
+      results: the results of all runs, with one leading axis for each name.
     """
 
     axes: dict[str, np.ndarray]
     results: PyTree
 
     def best(self, values: Any, mode: str = "min") -> tuple[dict[str, Any], float]:
-        """The point of the grid where `values` (of the grid's shape) is best, and the value.
+        """(name -> value at the best point of the grid, best of `values`), for values [*grid].
 
-        NaN is never the best: a run that diverged is no candidate.
+        NaN is never the best.
         """
         validation.choice("mode", mode, ("min", "max"))
         found = np.asarray(values, np.float64)
@@ -40,7 +40,7 @@ class Sweep(NamedTuple):
         if found.shape != shape:
             raise ValueError(f"values must have the grid's shape {shape}, not {found.shape}.")
         if np.isnan(found).all():
-            raise ValueError("every run of the sweep ended in NaN; try lower learning rates.")
+            raise ValueError("every run of the sweep is NaN; try lower learning rates.")
         pick = np.nanargmin if mode == "min" else np.nanargmax
         index = np.unravel_index(pick(found), shape)
         point = {
@@ -50,23 +50,23 @@ class Sweep(NamedTuple):
 
 
 def sweep(run: Callable[..., PyTree], *, batch: int | None = None, **axes: Sequence) -> Sweep:
-    """Runs `run(**point)` for every point of the grid of `axes`, vmapped in one compiled program.
+    """Runs `run(**point)` for every point of a grid, vmapped in one compiled program.
 
     Args:
-      run: a pure function of one scalar for each axis (numbers become float32 or int32 scalars)
-        that returns a pytree of arrays, such as a whole training run with its losses.
-      batch: how many points to run at a time where memory is short; all at once by default. It is
-        still one compilation: the last batch is filled up with points run already.
+      run: a pure function of one scalar (float32 or int32) for each axis that returns a pytree of
+        arrays, such as a whole training run with its losses.
+      batch: the number of points to run at a time, to limit memory; default: all. It is still one
+        compilation: the last batch is padded with other points.
       **axes: name -> values.
 
     Raises:
-      ValueError: no axes, an empty one, values that are not numbers, a batch below 1.
+      ValueError: no axes, an empty axis, values that are not numbers, or a batch below 1.
 
     >>> s = sweep(lambda rate, seed: (rate - 0.3) ** 2 + 0 * seed, rate=[0.1, 0.3], seed=[0, 1, 2])
     >>> s.results.shape, s.best(s.results)[0]["rate"]
     ((2, 3), 0.3)
     """
-    validation.function("run", run, "of one scalar an axis")
+    validation.function("run", run, "of one scalar per axis")
     if not axes:
         raise ValueError("sweep needs at least one axis: sweep(run, learning_rate=[1e-3, 1e-2]).")
     values = {}
@@ -109,17 +109,17 @@ def sweep_training(
     """Trains for every combination of hyper-parameters and seeds, in one compiled program.
 
     Args:
-      loss_fn: `loss_fn(params, model_state, batch, rng) -> Loss`, as the train step takes it.
-      make: from the hyper-parameters, by keyword, to the transformation: `adamw`, or a function
-        that builds a chain with schedules. Its arguments are traced scalars.
-      init: from a random key to the parameters.
-      batches: a pytree of arrays whose leading axis is the step.
-      seeds: each decides the initial parameters and the keys of its run.
+      loss_fn: `loss_fn(params, model_state, batch, rng) -> Loss`, as for `make_train_step`.
+      make: function of the hyper-parameters, as keywords (traced scalars), that returns the
+        transformation: `adamw`, or a function that builds a chain with schedules.
+      init: function random key -> parameters.
+      batches: a pytree of arrays [steps, ...].
+      seeds: integers; each determines the initial parameters and the random keys of its run.
       batch: as in `sweep`.
       **hyperparameters: name -> values.
 
     Returns:
-      The sweep; its results are `{"loss": (…, seeds, steps), "params": …}`.
+      The sweep, with results `{"loss": [..., seeds, steps], "params": tree of [..., seeds, ...]}`.
 
     >>> import jax.numpy as jnp, trainkit, trainkit.transforms as tt
     >>> def loss_fn(params, model_state, batch, rng):

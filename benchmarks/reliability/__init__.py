@@ -1,1 +1,1 @@
-"""What a run survives; `python -m benchmarks.reliability` counts it."""
+"""Measures what a run survives: `python -m benchmarks.reliability`."""

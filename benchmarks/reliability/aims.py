@@ -1,4 +1,4 @@
-"""Where something strikes: inside a function of ours, of Orbax or of JAX, at one of its calls."""
+"""The functions (of ours, Orbax, JAX) in which a trial kills a process or fills the disk."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability import programs  # noqa: F401  (what is struck must be imported)
+from benchmarks.reliability import programs  # noqa: F401  (patched functions must be imported)
 
-# The file that fills the disk of a run, beside its folder.
+# The file that fills the disk, beside the folder of the run.
 BALLAST = "ballast"
 
 
 @dataclasses.dataclass(frozen=True)
 class Aim:
-    """A function that something strikes in.
+    """A function in which a trial strikes.
 
     Attributes:
-      owner: the module, or the class in it.
-      name: of the function.
+      owner: its module or class.
+      name: its name.
       run: the program that calls it.
-      half: what it has done when it is struck half way; arguments as it gets them.
-      taken_up: whether it is struck in a run that goes on, not in a new one.
-      calls: how often it is called at least.
+      half: does half of its work, with its arguments, for a strike half way.
+      taken_up: whether to strike in a resumed run, not in a new one.
+      calls: the least number of calls in a run.
     """
 
     owner: str
@@ -39,22 +39,22 @@ class Aim:
 
     @property
     def kills(self) -> list[str]:
-        """What can be done to it, beside a full disk."""
+        """The kinds of kills."""
         return ["before", "after", *(["half way"] if self.half else [])]
 
 
 def half_deleted(folder: Any, *_: Any, **__: Any) -> None:
-    """Three of its files are gone."""
+    """Removes three of its files."""
     for file in [file for file in Path(folder).rglob("*") if file.is_file()][:3]:
         file.unlink()
 
 
 def half_written(log: Any, line: bytes) -> None:
-    """Half of a row is in the file."""
-    log._jsonl.write(line[: len(line) // 2])
+    """Writes half of a row."""
+    log._file.write(line[: len(line) // 2])
 
 
-LOG = "trainkit.loop.metrics_log.MetricsLog"
+LOG = "trainkit.loggers.jsonl.JSONL"
 SWITCH = "trainkit.progressive.transition.switch.Transition"
 HOOK = "trainkit.progressive.hook.Growing"
 AIMS: dict[str, Aim] = {
@@ -66,9 +66,9 @@ AIMS: dict[str, Aim] = {
     "noting that it has saved": Aim("trainkit.loop.run_folder.RunFolder", "saved"),
     "evaluating": Aim("benchmarks.reliability.programs", "evaluate"),
     "writing a row": Aim(LOG, "_append", half=half_written),
-    "rewriting the table": Aim(LOG, "_rewrite_csv"),
+    "rewriting the table": Aim("trainkit.loggers.table.CSV", "_rewrite"),
     "cutting the log back": Aim("os", "truncate", taken_up=True, calls=1),
-    "writing to TensorBoard": Aim("trainkit.loop.metrics_log._Board", "write"),
+    "writing to TensorBoard": Aim("trainkit.loggers.tensorboard.TensorBoard", "log"),
     "writing a file whole": Aim("trainkit._core.run_files", "open_new"),
     "writing the summary": Aim("trainkit.loop.summary", "write_summary", "reported", calls=1),
     "drawing the report": Aim("trainkit.report.html", "report_html", "reported", calls=1),
@@ -87,12 +87,12 @@ AIMS: dict[str, Aim] = {
 
 
 def set_up(where: str, call: int, strike: str, out: Path) -> None:
-    """Has this process struck at the `call`-th call.
+    """Patches a function so that its `call`-th call strikes this process.
 
     Args:
       where: one of `AIMS`.
       call: its number, from 1.
-      strike: "before", "half way" or "after", for a kill; "full" for a disk that is full from then.
+      strike: "before", "half way" or "after", for a kill; "full" for a disk that is then full.
       out: the folder of the run.
     """
     aim = AIMS[where]
@@ -116,14 +116,14 @@ def set_up(where: str, call: int, strike: str, out: Path) -> None:
         return None
 
     setattr(owner, aim.name, struck)
-    # What was imported by name.
+    # Also patch names that other modules have imported.
     for name, module in list(sys.modules.items()):
         if name.startswith(("trainkit", "benchmarks")) and vars(module).get(aim.name) is whole:
             setattr(module, aim.name, struck)
 
 
 def fill(ballast: Path) -> None:
-    """Fills the disk, to its last byte, with one file."""
+    """Fills the disk completely with one file."""
     with ballast.open("wb", buffering=0) as file:
         for size in (2**20, 2**12, 1):
             try:

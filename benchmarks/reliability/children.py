@@ -1,6 +1,6 @@
-"""Processes that can be killed: forked from one that has imported everything, so they cost little.
+"""Child processes for trials, forked from a process that has imported everything, to start fast.
 
-What is imported has not touched a device: JAX's threads begin in the child.
+The imports use no device: JAX's threads start in the child.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ PRELOADED = (
     "tensorboardX.event_file_writer",
     "tensorboardX.summary",
 )
-LIMIT = 300.0  # seconds, after which a child hangs, however busy the machine is
-# Beside the folder of a trial, on a disk that is never full, with its name: what the child that ran
-# last said, and what it ended with.
+LIMIT = 300.0  # seconds after which a child counts as hanging
+# Suffixes of the files with the output and the result of the last child, beside the folder of the
+# trial, on a disk that is never full.
 SAID, END = ".said", ".end"
-NOBODY = 65534  # whom permissions hold for, where we are root
+NOBODY = 65534  # a user without special permissions, if we are root
 
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """How a process ended: its exit status (below 0 a signal) and what it had said."""
+    """How a process ended: its exit status (below 0: a signal) and its output."""
 
     status: int
     said: str
 
     @property
     def killed(self) -> bool:
-        """Whether it was."""
+        """Whether it was killed."""
         return self.status == -signal.SIGKILL
 
 
@@ -52,14 +52,14 @@ def child(
     kill_after: float | None = None,
     uid: int | None = None,
 ) -> Done:
-    """Runs a program of `programs.RUNS` in a process of its own, or goes on with it.
+    """Runs or resumes a program of `programs.RUNS` in its own process.
 
     Args:
-      out: the folder of the run; what it ends with is what `end_of` gives.
-      run: which program.
-      aim: where something strikes, at which call, and what; see `aims.set_up`.
+      out: the folder of the run; `end_of` returns its result.
+      run: the program.
+      aim: (where, call, strike); see `aims.set_up`.
       kill_after: seconds after which it is killed.
-      uid: as whom to run.
+      uid: the user to run as.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", *PRELOADED])
@@ -82,12 +82,12 @@ def child(
 
 
 def beside(out: Path, name: str) -> Path:
-    """A file beside the folder of a trial that has a run in `out`."""
+    """A file beside the folder of the trial with the run in `out`."""
     return out.parent.with_name(out.parent.name + name)
 
 
 def end_of(out: Path) -> dict[str, Any]:
-    """What the last child that came to its end ended with; `{}` where none did."""
+    """The result of the last child that finished; `{}` if none did."""
     return json.loads(beside(out, END).read_text() or "{}")
 
 

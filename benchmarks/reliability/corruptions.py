@@ -1,7 +1,7 @@
-"""Trials: something in the folder of a stopped run is damaged, and the run goes on.
+"""Trials: something in the folder of a stopped run is damaged, and the run is resumed.
 
-Targets are the checkpoints, the run's record, its metrics and its lock; what happens to each is the
-same list for all files, and one of their own for checkpoints.
+Targets are the checkpoints, the run's record, its metrics and its lock. All files have the same
+list of damages; whole checkpoints have another.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ VICTIM = "victim"
 
 
 def flip(file: Path, draw: Draw) -> None:
-    """One bit is another."""
+    """Flips one bit."""
     content = bytearray(file.read_bytes()) or bytearray(b"x")
     content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
     file.write_bytes(content)
 
 
 def cut(file: Path, draw: Draw) -> None:
-    """The end is gone."""
+    """Removes the end."""
     os.truncate(file, draw.randrange(file.stat().st_size or 1))
 
 
 def prolong(file: Path, draw: Draw) -> None:
-    """Something follows that is not its own."""
+    """Appends other bytes."""
     with file.open("ab") as whole:
         whole.write(draw.randbytes(draw.randrange(1, 100)))
 
 
 def make_half(file: Path, draw: Draw) -> None:
-    """Somebody began to write it anew, and left."""
+    """Leaves an incomplete new version."""
     content = file.read_bytes()
     file.with_name(file.name + ".new").write_bytes(content[: len(content) // 2])
 
 
 def make_link(file: Path, draw: Draw) -> None:
-    """A link in its place, to a file that is somebody else's."""
+    """Replaces it by a link to another user's file."""
     home = next(folder for folder in file.parents if folder.name in ("run", PROGRAMS))
     victim = home.with_name(VICTIM)
     file.rename(victim)
@@ -55,20 +55,27 @@ def make_link(file: Path, draw: Draw) -> None:
 
 
 def make_folder(file: Path, draw: Draw) -> None:
-    """A folder in its place."""
+    """Replaces it by a folder."""
     file.unlink()
     file.mkdir()
 
 
-def swap(one: Path, other: Path) -> None:
-    """Each has the other's content."""
+def swap(one: Path, draw: Draw) -> None:
+    """It has the content of another file beside it or further down, and that one has its.
+
+    Not of a checkpoint where it is none of one itself: that damages the checkpoint as well.
+    """
+    folder = one.parent
+    other = draw.choice(
+        [f for f in files(folder) if f.relative_to(folder).parts[0] != "checkpoints"]
+    )
     a, b = one.read_bytes(), other.read_bytes()
     one.write_bytes(b)
     other.write_bytes(a)
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Each has the other's name."""
+    """Exchanges the names of two files or folders."""
     aside = one.with_name("aside")
     one.rename(aside)
     other.rename(one)
@@ -76,11 +83,11 @@ def exchange(one: Path, other: Path) -> None:
 
 
 def files(folder: Path) -> list[Path]:
-    """All files under a folder that have a content."""
+    """All non-empty files under a folder."""
     return sorted(file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
 
 
-# What can happen to any file.
+# Damages to any file.
 DAMAGE: dict[str, Callable[[Path, Draw], object]] = {
     "a bit flipped": flip,
     "cut": cut,
@@ -89,12 +96,12 @@ DAMAGE: dict[str, Callable[[Path, Draw], object]] = {
     "deleted": lambda file, draw: file.unlink(),
     "renamed": lambda file, draw: file.rename(file.with_name(file.name + ".bak")),
     "half written anew": make_half,
-    "swapped with another": lambda file, draw: swap(file, draw.choice(files(file.parents[0]))),
+    "swapped with another": swap,
     "a link in its place": make_link,
     "a folder in its place": make_folder,
     "without permission": lambda file, draw: file.chmod(0),
 }
-# The files, of the run's folder and its newest and an older step.
+# The files: of the run's folder, and of its newest and an older step.
 TARGETS: dict[str, Callable[[Path, Path, Path, Draw], Path]] = {
     "a file of the newest step": lambda out, step, old, draw: draw.choice(files(step)),
     "its largest file": lambda out, step, old, draw: max(files(step), key=_size),
@@ -107,7 +114,7 @@ TARGETS: dict[str, Callable[[Path, Path, Path, Draw], Path]] = {
     "a file of TensorBoard": lambda out, step, old, draw: draw.choice(files(out / "tensorboard")),
     "a compiled program": lambda out, step, old, draw: max(files(out.parent / PROGRAMS), key=_size),
 }
-# What can happen to a whole step.
+# Damages to a whole step.
 STEP_DAMAGE: dict[str, Callable[[Path, Path, Draw], object]] = {
     "without its state": lambda step, old, draw: shutil.rmtree(step / "state"),
     "without its info": lambda step, old, draw: shutil.rmtree(step / "info"),
@@ -137,7 +144,7 @@ ALL += [("the newest step", damage) for damage in STEP_DAMAGE]
 
 
 def corrupted(seed: int, folder: Path, runs: Undisturbed) -> tuple[str, str]:
-    """One damage to one target; a run that was stopped at step 50 goes on."""
+    """One damage to one target; then resumes a run that was stopped at step 50."""
     draw, out = random.Random(seed), folder / "run"
     target, damage = ALL[seed % len(ALL)]
     run = "compiled" if target == "a compiled program" else "plain"
@@ -170,7 +177,7 @@ UNTOUCHED = [target for target in TARGETS if target not in list(TARGETS)[:3]]
 
 
 def _give(folder: Path, uid: int) -> None:
-    """Makes all under a folder somebody's, where we may."""
+    """Changes the owner of everything under a folder, if permitted."""
     if os.getuid() == 0:
         for path in [folder, *folder.rglob("*")]:
             os.chown(path, uid, uid)

@@ -1,4 +1,4 @@
-"""Trials: the disk is full from one write on; a run goes on, or stops by name and goes on later."""
+"""Trials: the disk is full from one write on; a run continues, or stops and resumes later."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZE = "6m"
 
 
 def filled(seed: int, folder: Path, runs: Undisturbed) -> tuple[str, str]:
-    """A file system of a few megabytes, full at one call of one function."""
+    """Runs on a file system of a few megabytes that is full at one call of one function."""
     draw = random.Random(seed)
     where = list(AIMS)[seed % len(AIMS)]
     aim, call = AIMS[where], draw.randrange(AIMS[where].calls) + 1
@@ -40,7 +40,7 @@ def filled(seed: int, folder: Path, runs: Undisturbed) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def mounted(folder: Path) -> Iterator[None]:
-    """A small file system at a folder; whoever may not mount one tries nothing."""
+    """A context with a small file system at a folder; does nothing without the right to mount."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)], check=True)
     try:
         yield

@@ -1,16 +1,16 @@
-"""Bad inputs: each is named by its argument and its mend, or changes nothing.
+"""Bad inputs: each must give an error that names the argument and the fix, or change nothing.
 
-    python -m benchmarks.reliability.inputs                   # all of them, some three minutes
-    python -m benchmarks.reliability.inputs 'fit(' Sampler     # those with such a name
+    python -m benchmarks.reliability.inputs                   # all, about three minutes
+    python -m benchmarks.reliability.inputs 'fit(' Sampler     # those with matching names
 
 A trial makes one mistake in this process, and ends as
 
-  named       an error of ours, whose message has what the catalogue says it must
-  traceback   an error of a library, or one of ours that does not say what is wrong
+  named       an error of ours, whose message has the words that the catalogue requires
+  traceback   an error of a library, or one of ours without these words
   late        named, but only after something was written
-  accepted    nothing was said, and the results are not those of good input
-  harmless    nothing was said, and the results are those of good input, or the mistake shows
-              in them as NaN, as the documentation says
+  accepted    no error, and the results differ from those of good input
+  harmless    no error, and the results are those of good input, or NaN if the documentation
+              says so
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ OURS = (ROOT / "trainkit", ROOT / "experiments")
 
 
 class Outcome(NamedTuple):
-    """How a trial ended, and what was said."""
+    """The verdict on a trial, and the message."""
 
     verdict: str
     said: str
@@ -67,7 +67,7 @@ def attempt(mistake: Mistake) -> Outcome:
         with warnings.catch_warnings(), contextlib.redirect_stdout(quiet):
             warnings.simplefilter("ignore")
             verdict, said = _tried(mistake, out)
-        # What the trial itself put there it made before its mistake.
+        # A trial may create files before its mistake.
         begun = (out / "config.json").exists() and not _prepares(mistake)
         if verdict == "named" and begun and not mistake.late:
             verdict = "late"
@@ -75,7 +75,7 @@ def attempt(mistake: Mistake) -> Outcome:
 
 
 def _prepares(mistake: Mistake) -> bool:
-    """Whether the trial begins a run before it makes its mistake."""
+    """Whether the trial starts a run before its mistake."""
     return any(part in " ".join(mistake.says) for part in ("resume=", "out=", "configuration"))
 
 
@@ -85,7 +85,7 @@ def _tried(mistake: Mistake, out: Path) -> tuple[str, str]:
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
         whole = [str(error), *getattr(error, "__notes__", ())]
-        # Of a user's own function the error is the user's: what is added to it is ours.
+        # An error of a user's function is the user's; our part is the added note.
         noted = any("loss_fn" in note for note in getattr(error, "__notes__", ()))
         named = (_is_ours(error) or noted) and not mistake.harmless
         return ("named" if named and _says(mistake, " ".join(whole)) else "traceback"), said
@@ -99,14 +99,14 @@ def _says(mistake: Mistake, text: str) -> bool:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether the statement that raised it is one of this package."""
+    """Whether a statement of this package raised the error."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     file = Path(frame.f_code.co_filename).resolve()
     return any(home in file.parents for home in OURS)
 
 
 def table(outcomes: dict[str, dict[str, Outcome]]) -> str:
-    """Room by room how many trials ended how."""
+    """The number of trials for each room and verdict, as Markdown."""
     lines = [
         "| room | inputs | " + " | ".join(VERDICTS) + " |",
         "|---|" + "--:|" * (len(VERDICTS) + 1),

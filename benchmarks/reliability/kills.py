@@ -1,4 +1,4 @@
-"""Trials: a run that is killed goes on, and ends bitwise where the undisturbed one does."""
+"""Trials: a killed run resumes, and its result is bitwise that of the undisturbed run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.reliability.undisturbed import Undisturbed
 from benchmarks.reliability.verdicts import verdict
 
 RUNS = ("plain", "growing", "plain", "plain", "reported", "plain")
-# An experiment of one's own, which is one of our runs.
+# A user's experiment, which calls one of our programs.
 EXPERIMENT = '''\
 """A run that is killed."""
 
@@ -44,7 +44,7 @@ def run(config):
 
 
 def killed(seed: int, folder: Path, runs: Undisturbed) -> tuple[str, str]:
-    """Killed at random instants, once to three times."""
+    """Kills a run at one to three random instants."""
     draw, out, run = random.Random(seed), folder / "run", RUNS[seed % len(RUNS)]
     for _ in range(draw.randrange(1, 4)):
         if not child(out, run, kill_after=draw.uniform(0, 1.1) * runs.seconds(run)).killed:
@@ -53,7 +53,7 @@ def killed(seed: int, folder: Path, runs: Undisturbed) -> tuple[str, str]:
 
 
 def aimed(seed: int, folder: Path, runs: Undisturbed) -> tuple[str, str]:
-    """Killed inside a function, in each of two sessions."""
+    """Kills a run inside a function, in each of two sessions."""
     draw, out = random.Random(seed), folder / "run"
     where = list(AIMS)[seed % len(AIMS)]
     aim = AIMS[where]
@@ -68,7 +68,7 @@ def aimed(seed: int, folder: Path, runs: Undisturbed) -> tuple[str, str]:
 
 
 def commanded(seed: int, folder: Path, runs: Undisturbed) -> tuple[str, str]:
-    """The command `trainkit train` itself, killed at random instants, and given again."""
+    """Kills the command `trainkit train` at random instants, and repeats it."""
     draw = random.Random(seed)
     home = folder / "experiments" / "measured"
     home.mkdir(parents=True)
@@ -80,7 +80,7 @@ def commanded(seed: int, folder: Path, runs: Undisturbed) -> tuple[str, str]:
 
 
 def _command(folder: Path, kill_after: float | None = None) -> Done:
-    """Gives the command in a folder; a time to be killed after counts from where it trains."""
+    """Runs the command in a folder; `kill_after` counts from the start of training."""
     beside(folder / "run", END).write_text("")
     command, log = [sys.executable, "-m", "trainkit", "train", "measured"], folder / "run/.lock"
     with (folder / "said").open("w+") as said:

@@ -1,11 +1,11 @@
-"""What a run in two processes survives, and what it gives: trials, and a table of them.
+"""Trials of runs in two processes: equal results, and clean ends. Prints a table.
 
     python benchmarks/reliability/processes.py             # all of them
     python benchmarks/reliability/processes.py pmap kill   # these
 
-Each trial starts two processes with `trainkit launch` that train the small model of this file, and
-compares what they end with, bit for bit, to what one process with two devices ends with; or it
-disturbs one of them, and looks whether both end, with which words, within a minute.
+Each trial starts two processes with `trainkit launch` that train the small model of this file. It
+compares their results bitwise with those of one process with two devices. Or it disturbs one of
+them, and checks that both end within a minute with the right messages.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 PLACEMENTS = ("single", "jit", "fsdp", "shard_map", "pmap", "explicit")
 STEPS = 24
-LIMIT = 60.0  # seconds in which the death of one must have ended the other
-PATIENCE = 420.0  # seconds for a trial as a whole, on a machine that has other things to do
+LIMIT = 60.0  # seconds within which the death of one process must end the other
+PATIENCE = 420.0  # seconds for a whole trial, on a busy machine
 TIMES = {"seconds", "examples_per_second", "compile_seconds"}
 
 
-# -- the program that is tried ---------------------------------------------------------------------
+# -- the program under test ------------------------------------------------------------------------
 
 
 def placement_of(name: str, devices: int | None = None) -> Any:
-    """A placement, by what this file calls it, on so many devices or all."""
+    """A placement by its name in this file, on `devices` devices or all."""
     import jax
 
     from trainkit.placement import fsdp, resolve
@@ -52,7 +52,7 @@ def placement_of(name: str, devices: int | None = None) -> Any:
 
 
 def whole(tree: Any) -> list[str]:
-    """A digest of each leaf, wherever its parts lie."""
+    """The digest of each leaf, also of leaves that are sharded over processes."""
     import jax
     import numpy as np
 
@@ -101,15 +101,15 @@ def parts_of_run(options: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
         content[3] = float("nan")
     data = Sampler(content, 8, seed=3)
     if options.trouble == "early":
-        # Worse and worse, so that patience runs out.
+        # Increasing, so that early stopping ends the run.
         data = Sampler(content + 3.0, 8, seed=3)
-    held = [values()[:40], values()[40:43]]  # the second does not divide into two
+    held = [values()[:40], values()[40:43]]  # the second has an odd size
     evaluation = trainkit.make_eval_step(distance, placement=where)
     return step, state, data, lambda state: evaluation.over(state, held)
 
 
 def disturb(trouble: str, here: bool) -> Callable[[Any], Any]:
-    """A hook that does to this process, where it is the one, what a trial is about."""
+    """A hook that disturbs this process, if it is the chosen one."""
     import trainkit
 
     def hook(now):
@@ -131,7 +131,7 @@ def disturb(trouble: str, here: bool) -> Callable[[Any], Any]:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Trains, or goes on, and writes what it ends with."""
+    """Trains or resumes, and writes the result."""
     import trainkit
     from trainkit._core.run_files import read_metrics
 
@@ -165,7 +165,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def several(options: argparse.Namespace) -> None:
-    """Three steps and an evaluation in every placement, and what each ends with."""
+    """Three steps and an evaluation in every placement; writes the results."""
     found = {}
     for name in PLACEMENTS:
         options.placement = name
@@ -179,7 +179,7 @@ def several(options: argparse.Namespace) -> None:
 
 
 def grow(options: argparse.Namespace) -> None:
-    """A run that grows once, a probe having chosen so."""
+    """A run that grows once, by the choice of a probe."""
     import flax.linen as nn
     import numpy as np
     import optax
@@ -229,7 +229,7 @@ def grow(options: argparse.Namespace) -> None:
 
 
 def write_end(folder: Path, **content: Any) -> None:
-    """What a run ended with."""
+    """Writes the result of a run."""
     (folder / "end.json").write_text(json.dumps(content))
 
 
@@ -259,7 +259,7 @@ def child(arguments: Sequence[str]) -> None:
 
 
 def environment(devices: int) -> dict[str, str]:
-    """That of a process on so many simulated devices."""
+    """The environment variables for a process with this number of simulated devices."""
     flag = "--xla_force_host_platform_device_count"
     flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(flag)]
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
@@ -277,7 +277,7 @@ def program(what: str, folder: Path, *extra: str) -> list[str]:
 
 
 def one(what: str, folder: Path, *extra: str, devices: int = 2) -> dict[str, Any]:
-    """What one process ends with."""
+    """The result of a run in one process."""
     done = subprocess.run(
         program(what, folder, *extra),
         env=environment(devices), capture_output=True, text=True, timeout=PATIENCE, check=False,
@@ -296,13 +296,13 @@ def launch(command: Sequence[str], count: int = 2) -> subprocess.Popen[str]:
 
 
 class Ended(Exception):
-    """How a launched run ended, where that is not how it should."""
+    """A launched run ended in an unexpected way."""
 
 
 def finish(
     process: subprocess.Popen[str], status: int = 0, *words: str, limit: float = PATIENCE
 ) -> str:
-    """Its output, once it has ended with this status and with these words in it."""
+    """Waits for a process; its output, which must have this status and these words."""
     try:
         text, _ = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
@@ -321,13 +321,13 @@ def finish(
 
 
 def two(what: str, folder: Path, *extra: str) -> dict[str, Any]:
-    """What two processes end with."""
+    """The result of a run in two processes."""
     finish(launch(program(what, folder, *extra)))
     return json.loads((folder / "end.json").read_text())
 
 
 def compared(found: dict[str, Any], expected: dict[str, Any]) -> str:
-    """Whether two ends are equal, or in what they differ."""
+    """Whether two results are equal, or their differences."""
     different = [name for name in expected if found.get(name) != expected[name]]
     if not different:
         return "equal"
@@ -336,7 +336,7 @@ def compared(found: dict[str, Any], expected: dict[str, Any]) -> str:
 
 
 def guarded(trial: Callable[[Path], str]) -> Callable[[Path], str]:
-    """The trial, an unexpected end being its answer."""
+    """The trial, with an unexpected end as its outcome."""
 
     def run(folder: Path) -> str:
         try:
@@ -351,7 +351,7 @@ def guarded(trial: Callable[[Path], str]) -> Callable[[Path], str]:
 
 
 def same_as_one(what: str, placement: str, *extra: str, devices: int = 2) -> Callable[[Path], str]:
-    """The run in two processes against the run in one."""
+    """A trial that compares a run in two processes with the run in one."""
 
     def trial(folder: Path) -> str:
         arguments = ("--placement", placement, *extra)
@@ -361,8 +361,8 @@ def same_as_one(what: str, placement: str, *extra: str, devices: int = 2) -> Cal
     return guarded(trial)
 
 
-def goes_on(first: str, then: str, placement: str = "fsdp") -> Callable[[Path], str]:
-    """A run that begins in so many processes and goes on in so many."""
+def resumes(first: str, then: str, placement: str = "fsdp") -> Callable[[Path], str]:
+    """A trial of a run that resumes with another number of processes."""
     how = {"one": one, "two": two}
 
     def trial(folder: Path) -> str:
@@ -378,7 +378,7 @@ def goes_on(first: str, then: str, placement: str = "fsdp") -> Callable[[Path], 
 def stopped(
     trouble: str, signal_to: str, status: int, *words: str, what: str = "train"
 ) -> Callable[[Path], str]:
-    """A run in which something ends one process; then both are to end, and to go on exactly."""
+    """A trial in which one process is stopped: both must end, and resume exactly."""
 
     def trial(folder: Path) -> str:
         process = launch(program(what, folder / "run", "--trouble", trouble))
@@ -398,7 +398,7 @@ def stopped(
 
 
 def death(trouble: str, at: int, status: int, *words: str) -> Callable[[Path], str]:
-    """A run of which one process dies: the time until the other has ended, and the words."""
+    """A trial in which one process dies: measures when the other ends, and checks the messages."""
 
     def trial(folder: Path) -> str:
         process = launch(program("train", folder / "run", "--trouble", trouble, "--at", str(at)))
@@ -421,12 +421,12 @@ def death(trouble: str, at: int, status: int, *words: str) -> Callable[[Path], s
 
 
 def early(folder: Path) -> str:
-    """Patience runs out at one step in both, and the best state comes back."""
+    """Early stopping ends both at the same step, with the best state."""
     return same_as_one("train", "jit", "--trouble", "early")(folder)
 
 
 def stop_of_one(folder: Path) -> str:
-    """A hook of one process ends the run at its step in both."""
+    """A hook in one process ends the run in both at the same step."""
     found = two("train", folder / "run", "--trouble", "stop")
     if found["steps"] != 9 or found["stopped"] != "one hook of one process":
         return f"{found['stopped']} at step {found['steps']}"
@@ -441,7 +441,7 @@ def sizes(folder: Path) -> str:
 
 
 def locked(folder: Path) -> str:
-    """A folder in which another run trains is refused in all processes."""
+    """A folder that another run uses is refused in all processes."""
     from trainkit.loop.run_folder import RunFolder
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -451,12 +451,12 @@ def locked(folder: Path) -> str:
 
 
 def not_finite(folder: Path) -> str:
-    """A NaN ends the run at one step in both, with the last good state kept."""
+    """A NaN ends the run in both at the same step, and keeps the last good state."""
     return same_as_one("train", "jit", "--trouble", "nan")(folder)
 
 
 def damaged(folder: Path) -> str:
-    """A flipped bit in what one process wrote: both of two go on from the checkpoint before."""
+    """A flipped bit in a file of one process: both resume from the checkpoint before."""
     expected = one("train", folder / "one", "--placement", "fsdp")
     one("train", folder / "run", "--placement", "fsdp", "--steps", "11")
     newest = max((folder / "run/run/checkpoints").glob("[0-9]*"), key=lambda p: int(p.name))
@@ -470,7 +470,7 @@ def damaged(folder: Path) -> str:
 
 
 SCENARIOS: dict[str, Callable[[Path], str]] = {
-    # Each process makes the whole step on its own device.
+    # Each process computes the whole step on its own device.
     "single": same_as_one("train", "single", devices=1),
     "jit": same_as_one("train", "jit"),
     "fsdp": same_as_one("train", "fsdp"),
@@ -480,9 +480,9 @@ SCENARIOS: dict[str, Callable[[Path], str]] = {
     "progressive": same_as_one("grow", "jit"),
     "progressive, fsdp, probe": same_as_one("grow", "fsdp", "--trouble", "probe"),
     "progressive, SIGTERM": stopped("term", "one", 143, "interrupted by SIGTERM", what="grow"),
-    "two go on": goes_on("two", "two"),
-    "one goes on from two": goes_on("two", "one"),
-    "two go on from one": goes_on("one", "two"),
+    "two go on": resumes("two", "two"),
+    "one goes on from two": resumes("two", "one"),
+    "two go on from one": resumes("one", "two"),
     "kill": death("kill", 1, 137, "Process 1 of 2 was ended by SIGKILL"),
     "kill of the first": death("kill", 0, 137, "Process 0 of 2 was ended by SIGKILL"),
     "exception": death("raise", 1, 1, "what went wrong here", "Process 1 of 2 ends by this error"),
@@ -498,7 +498,7 @@ SCENARIOS: dict[str, Callable[[Path], str]] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the trials and prints a table; 1 where one went wrong."""
+    """Runs the trials and prints a table; returns 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SCENARIOS))
     wrong, chosen = 0, parser.parse_args(arguments).names or list(SCENARIOS)

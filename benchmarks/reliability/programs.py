@@ -1,7 +1,7 @@
-"""The runs that the trials disturb: small, and dependent on all that a checkpoint holds.
+"""The small programs that the trials disturb; they depend on everything in a checkpoint.
 
-Each is a function `folder of the run -> what it ends with`, compared bit for bit to the end of the
-undisturbed run. What is logged is part of the end; how long it took is not.
+Each is a function `folder of the run -> result`. The result is compared bitwise with that of the
+undisturbed run. It includes the log, but no times.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from trainkit.progressive.kept_programs import keep_compiled
 
 End = dict[str, Any]
 STEPS = 40
-# How long something took, and what hangs on it.
+# Columns with times, or that depend on times.
 TIMES = {"seconds", "hook_seconds", "examples_per_second", "compile_seconds", "compiled_ahead"}
-# Where programs lie that are kept compiled, beside the folder of the run.
+# The folder of the compilation cache, beside the folder of the run.
 PROGRAMS = "programs"
 
 
 def end(result: Any, out: Path) -> End:
-    """What a run ends with, as JSON holds it."""
+    """The result of a run, as JSON values."""
     state = result.state.replace(rng=jax.random.key_data(result.state.rng))
     rows = [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(out)]
     return {
@@ -50,7 +50,7 @@ def evaluate(state: Any) -> dict[str, float]:
 
 
 def fitted(out: Path, **options: Any) -> Any:
-    """A key, moments, a schedule, the order of the data, an evaluation: 40 steps of these."""
+    """40 steps with a random key, moments, a schedule, shuffled data and an evaluation."""
 
     def loss_fn(params: Any, model_state: Any, batch: Any, rng: Any) -> Any:
         noise = 0.1 * jax.random.normal(rng, batch.shape)
@@ -77,19 +77,19 @@ def fitted(out: Path, **options: Any) -> Any:
 
 
 def plain(out: Path) -> End:
-    """One model, no report."""
+    """A run of one model, without a report."""
     return end(fitted(out, report=False), out)
 
 
 def reported(out: Path) -> End:
-    """The same with its report."""
+    """The same run with a report."""
     result = fitted(out)
     report = out / "report.html"
     return {**end(result, out), "report": report.exists() and report.stat().st_size > 10_000}
 
 
 def compiled(out: Path) -> End:
-    """The same, its programs kept compiled beside it."""
+    """The same run with a compilation cache beside it."""
     jax.config.update("jax_compilation_cache_dir", None)
     keep_compiled(out.parent / PROGRAMS)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -97,7 +97,7 @@ def compiled(out: Path) -> End:
 
 
 def build(width: int) -> Model:
-    """A network with one hidden layer of some width."""
+    """A network with one hidden layer of this width."""
 
     def init(rng: Any, batch: Any) -> Any:
         one, other = jax.random.split(rng)
@@ -112,7 +112,7 @@ def build(width: int) -> Model:
 
 
 def growing(out: Path) -> End:
-    """Three widths, compiled ahead, every growth certified."""
+    """A progressive run with three widths, compiled ahead, with certificates."""
     draw = np.random.default_rng(0)
     x = draw.normal(size=(96, 6)).astype(np.float32)
     data = {"x": x, "label": np.argmax(x @ draw.normal(size=(6, 3)), axis=1).astype(np.int32)}
@@ -130,7 +130,7 @@ def growing(out: Path) -> End:
         out=out,
         report=False,
     )
-    # A certificate that a kill prevented is made of a fresh state, and says so: not compared.
+    # After a kill, a certificate may be computed on an initial state, with a warning: not compared.
     left_out = {*TIMES, "certificate"}
     history = [{k: v for k, v in event.items() if k not in left_out} for event in result.history]
     return {**end(result.fit, out), "history": digest(json.dumps(history))}

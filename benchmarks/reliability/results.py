@@ -1,4 +1,4 @@
-"""Making trials, each once, keeping what they found, and the table of it."""
+"""Runs trials, each once, and stores and tabulates their results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.reliability import corruptions, disk, kills
 from benchmarks.reliability.undisturbed import Undisturbed
 from benchmarks.reliability.verdicts import COLUMNS, EQUAL
 
-# kind -> a trial: (seed, its folder, the undisturbed runs) -> (what was done, verdict).
+# Kind -> trial: (seed, folder, undisturbed runs) -> (description, verdict).
 TRIALS: dict[str, Callable[[int, Path, Undisturbed], tuple[str, str]]] = {
     "kills": kills.killed,
     "aimed": kills.aimed,
@@ -25,18 +25,18 @@ TRIALS: dict[str, Callable[[int, Path, Undisturbed], tuple[str, str]]] = {
 }
 
 
-# How often each is tried for the table in docs/reliability.md.
+# The number of trials of each kind for the table in docs/reliability.md.
 FULL = {"kills": 200, "aimed": 69, "command": 20, "corruptions": 400, "disk": 46}
 
 
 def read(results: Path) -> list[dict]:
-    """What was found so far."""
+    """The results so far."""
     lines = results.read_text().splitlines() if results.exists() else []
     return [json.loads(line) for line in lines]
 
 
 def table(results: Path) -> str:
-    """What has been tried, as Markdown; a line a function, a program or a file."""
+    """The results as Markdown: one row for each function, program or file."""
     found: dict[tuple[str, str], Counter] = {}
     for row in read(results):
         kind = row["verdict"].split(":")[0]
@@ -52,9 +52,9 @@ def table(results: Path) -> str:
 
 
 def measure(counts: dict[str, int], results: Path, jobs: int = 1) -> None:
-    """Makes those trials that are not in the results yet, some at a time."""
+    """Runs the trials that are not in the results yet, `jobs` at a time."""
     done = {(row["trial"], row["seed"]) for row in read(results)}
-    # The kinds take turns, so that a measure that is stopped has tried of all of them.
+    # The kinds alternate, so that an interrupted measurement has some of each.
     wanted = [(seed, trial) for trial, count in counts.items() for seed in range(count)]
     left = [(trial, seed) for seed, trial in sorted(wanted) if (trial, seed) not in done]
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(jobs) as pool:

@@ -1,4 +1,4 @@
-"""What nothing happens to: the ends that disturbed runs are held against, and stopped runs."""
+"""Undisturbed runs, whose results disturbed runs must reproduce, and runs stopped half way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from benchmarks.reliability.children import child, end_of
 
-# Where a run is killed that trials go on with: its second half is still to come.
+# Where to kill a run that trials resume: half way.
 STOPPED = {
     "plain": ("writing a row", 14, "before"),
     "compiled": ("writing a row", 14, "before"),
@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 
 class Undisturbed:
-    """Runs in a folder that has one folder a trial beside them; each is made when it is asked for.
+    """Undisturbed and stopped runs, each executed when it is first needed.
 
     Args:
-      base: the folder.
+      base: the folder of the runs; the folders of the trials are beside it.
     """
 
     def __init__(self, base: Path):
@@ -36,18 +36,18 @@ class Undisturbed:
         self.stopped = _once(self._stopped, lock)
 
     def _end(self, run: str) -> dict[str, Any]:
-        """What a program ends with."""
+        """The result of a program."""
         return self._made(f"{run}-1", run)
 
     def _seconds(self, run: str) -> float:
-        """How long it takes, once everything is compiled."""
+        """The seconds that a program takes when everything is compiled."""
         expected = self.end(run)
         begin = time.monotonic()
-        assert self._made(f"{run}-2", run) == expected, f"{run} does not end twice the same"
+        assert self._made(f"{run}-2", run) == expected, f"{run} is not deterministic"
         return time.monotonic() - begin
 
     def _stopped(self, run: str) -> Path:
-        """The folder that has one which was killed."""
+        """The folder of a killed run of a program."""
         out = self._folder(f"stopped-{run}")
         assert child(out, run, aim=STOPPED[run]).killed
         return out.parent

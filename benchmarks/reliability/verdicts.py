@@ -1,4 +1,4 @@
-"""How a disturbed run ended, in a word or two."""
+"""Verdicts on how a disturbed run ended."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 import trainkit
 from benchmarks.reliability.children import Done, end_of
 
-# The columns of the table, in order. Whatever a verdict begins with is its column.
+# The columns of the table, in order. The start of a verdict is its column.
 EQUAL, FILE_SAID, REFUSED = "equal", "equal but for a file, said", "refused by name"
 FAILED, WRONG = "FAILED", "SILENTLY WRONG"
 COLUMNS = (EQUAL, FILE_SAID, REFUSED, FAILED, WRONG)
-# What no training needs, and what is said where it is not whole.
+# Files that training does not need -> the message if one is damaged.
 FILES = {"rows": "metrics.jsonl is not what", "report": "Not written"}
 HOME = str(Path(trainkit.__file__).parent)
 
 
 def verdict(done: Done, out: Path, expected: dict) -> str:
-    """Whether a run ended as the undisturbed one, or how it failed."""
+    """The verdict: whether a run ended like the undisturbed one, or how it failed."""
     if done.status == 0:
         found = end_of(out)
         differing = {k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k)}
@@ -32,7 +32,7 @@ def verdict(done: Done, out: Path, expected: dict) -> str:
 
 
 def is_ours(said: str) -> bool:
-    """Whether the last traceback ends at a `raise` of ours, or is one line of the command's."""
+    """Whether the error is ours: a `raise` in this package, or a one-line error of the command."""
     frames = re.findall(r'  File "(.*)", line \d+, in .*\n(?: +(.*)\n)?', said)
     if not frames:
         return said.strip().split("\n")[-1].startswith("Error: ")

@@ -16,6 +16,9 @@ import optax
 import trainkit
 from experiments.options import check
 from experiments.progressive_lm.model import Transformer
+from trainkit._core import units
+from trainkit._core.run_files import write_whole
+from trainkit._core.units import mean_spread
 from trainkit.data import CharCorpus, shakespeare
 from trainkit.data.staged import staged
 from trainkit.progressive import Data, Stage, progressive, triggers
@@ -58,7 +61,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     """Trains all of them, prints and writes the numbers, and returns them."""
     keep_compiled(Path(config.out).parent / ".compiled")
     text, validation, _ = shakespeare(config.data).split()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, parts in curricula(config).items():
         found = [train(config, text, validation, parts, seed) for seed in range(config.seeds)]
         losses = [result.evaluation["loss"] for result in found]
@@ -66,21 +69,21 @@ def run(config: Config) -> list[dict[str, Any]]:
             {
                 "method": name,
                 "loss": float(np.mean(losses)),
-                "spread": float(np.std(losses, ddof=1)) if len(losses) > 1 else 0.0,
+                "losses": losses,
                 "flops": float(np.mean([result.ledger.train for result in found])),
                 "seconds": float(np.mean([result.fit.seconds for result in found])),
             }
         )
         last = rows[-1]
         print(
-            f"{name:8} loss {last['loss']:.4f} ± {last['spread']:.4f}, {last['flops']:.3g} FLOPs, "
+            f"{name:8} loss {mean_spread(last['losses'])}, {units.flops(last['flops'])}, "
             f"{last['seconds']:.1f} s",
             flush=True,
         )
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     content = {"config": dataclasses.asdict(config), "rows": rows}
-    (out / "results.json").write_text(json.dumps(content, indent=2))
+    write_whole(out / "results.json", json.dumps(content, indent=2))
     return rows
 
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import trainkit.transforms as tt
+from experiments.figures import save
 from experiments.options import check
 from trainkit import schedules
 from trainkit.data import mnist, normalise
@@ -172,7 +173,6 @@ def draw(found: dict[str, float], out: Path) -> Path:
     ax.bar_label(bars, fmt="%.1f")
     ax.invert_yaxis()
     ax.set(xlabel="test accuracy on the new digits, %", xlim=(0, 105))
-    out.mkdir(parents=True, exist_ok=True)
     file = out / "fine_tune.png"
-    figure.savefig(file, dpi=110)
+    save(figure, file)
     return file

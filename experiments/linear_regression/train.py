@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import trainkit.transforms as tt
+from experiments.figures import save
 from experiments.options import check
 from trainkit import schedules
 
@@ -128,7 +129,6 @@ def draw(x: Any, y: Any, found: Any, paths: Any, out: Path) -> Path:
         right.semilogy(np.maximum(off, 1e-8), label=kind)
     right.set(xlabel="epoch", ylabel="distance", title="from the closed form")
     right.legend(frameon=False)
-    out.mkdir(parents=True, exist_ok=True)
     file = out / "fit.png"
-    figure.savefig(file, dpi=110)
+    save(figure, file)
     return file

@@ -1,18 +1,22 @@
-"""Where growing lies against the frontier of its baselines: FLOPs and seconds to the same loss.
+"""Where growing lies against the frontier of its baselines: FLOPs to the same loss.
 
-A row is one method at one budget, at its best learning rate: "method", "optimizer", "flops",
-"seconds" and "losses", one loss a seed; what grew also has "grow_at", and all else is a baseline. A
-baseline's curve is its losses at all budgets, each with a learning rate that has fallen to 0;
-between two budgets it is linear in the logarithm of what was spent. All of it seed by seed, because
-the seeds are paired.
+A row is one method at one budget, at its best learning rate: "method", "optimizer", "flops" and
+"losses", one loss a seed; what grew also has "grow_at", and all else is a baseline. A baseline's
+curve is its losses at all budgets, each with a learning rate that has fallen to 0; between two
+budgets it is linear in the logarithm of the FLOPs. All of it seed by seed, because the seeds are
+paired. What cannot be compared (see `trainkit.report.verdict`) is not said to have saved anything.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from trainkit.report.verdict import EQUAL, Ending, Method, Verdict, incomparable, verdict
 
 Row = dict[str, Any]
 
@@ -31,9 +35,14 @@ class Saved(NamedTuple):
     spread: float
     bound: str
 
+    @property
+    def tells(self) -> bool:
+        """Whether it says anything: a bound at the largest budget of all does not."""
+        return self.bound != "<>" and not (self.bound == ">" and self.mean < 0.02)
+
     def __str__(self) -> str:
-        if self.bound == "<>" or (self.bound == ">" and self.mean < 0.02):
-            return "no telling"  # a bound that says nothing, as at the largest budget of all
+        if not self.tells:
+            return "no telling"
         if self.bound:
             return f"{self.bound} {self.mean:.0%}"
         return f"{self.mean:.0%} ± {self.spread:.0%}"
@@ -68,21 +77,19 @@ def baselines(rows: Sequence[Row], optimizer: str) -> dict[str, list[Row]]:
     return found
 
 
-def saved(row: Row, baseline: Sequence[Row], unit: str = "flops", sunk: float = 0.0) -> Saved:
+def saved(row: Row, baseline: Sequence[Row]) -> Saved:
     """What a row saved against a baseline to its own loss.
 
     Args:
       row: of a growing run.
       baseline: rows of one method, from `baselines`.
-      unit: "flops" or "seconds".
-      sunk: of that, spent already and not counted.
     """
     shares, bounds = [], set()
     for seed, loss in enumerate(row["losses"]):
         theirs, bound = spent_to(
-            loss, [b[unit] for b in baseline], [b["losses"][seed] for b in baseline]
+            loss, [b["flops"] for b in baseline], [b["losses"][seed] for b in baseline]
         )
-        shares.append(1 - (row[unit] - sunk) / theirs)
+        shares.append(1 - row["flops"] / theirs)
         bounds.add(bound)
     bound = "".join(sorted(bounds))
     return Saved(float(np.mean(shares)), _spread(shares), bound)
@@ -111,19 +118,53 @@ def below(row: Row, curves: Sequence[Sequence[Row]]) -> tuple[float, float]:
 
 
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Each growing row with what it saved against each baseline; baselines as they are."""
+    """Each growing row with what it saved against each baseline; baselines as they are.
+
+    Nothing is added where growing and the baselines cannot be compared. A baseline's curve is
+    taken from its largest budget down to where its best rate is at the edge of those tried.
+    """
     out = []
     for row in rows:
         shown = dict(row)
         if row.get("grow_at"):
             curves = baselines(rows, row["optimizer"])
-            shown["below"] = below(row, list(curves.values()))
-            shown["saved"] = {name: saved(row, curve) for name, curve in curves.items()}
-            scratch = curves["large"]
-            shown["sunk"] = saved(row, scratch, sunk=row["flops_small"])
-            shown["saved_seconds"] = saved(row, scratch, "seconds")
+            ends = [method_of(end) for curve in curves.values() for end in curve]
+            if not incomparable(method_of(row), ends, equal_flops=False):
+                if all(row["flops"] < (1 + EQUAL) * c[-1]["flops"] for c in curves.values()):
+                    shown["below"] = below(row, list(curves.values()))
+                tuned = {name: _tuned(curve) for name, curve in curves.items()}
+                shown["saved"] = {c[0]["name"]: saved(row, c) for c in tuned.values() if c}
         out.append(shown)
     return out
+
+
+def _tuned(curve: Sequence[Row]) -> list[Row]:
+    """The part of a curve at whose rates a lower and a higher one were tried too."""
+    enclosed = itertools.takewhile(lambda row: method_of(row).enclosed, reversed(curve))
+    return list(enclosed)[::-1]
+
+
+def nearest(curve: Sequence[Row], flops: float) -> Row:
+    """The row of a baseline that spent most nearly as much."""
+    return min(curve, key=lambda row: abs(row["flops"] - flops))
+
+
+def method_of(row: Row) -> Method:
+    """A row as a verdict takes it: every row is of runs that ended with a decayed rate."""
+    endings = [Ending(loss, row["flops"], row["growths"]) for loss in row["losses"]]
+    return Method(row["name"], endings, row["rate"], row["tried"])
+
+
+def verdict_of(rows: Sequence[Row], optimizer: str, complete: bool) -> dict[str, Any]:
+    """What can be said of the first growing method, at the largest budget; as JSON holds it."""
+    growing = [row for row in rows if row["optimizer"] == optimizer and row.get("grow_at")]
+    if not complete or not growing:
+        return dataclasses.asdict(Verdict("No verdict: not all methods have been trained yet."))
+    ours = max(
+        (row for row in growing if row["name"] == growing[0]["name"]), key=lambda row: row["flops"]
+    )
+    ends = [nearest(curve, ours["flops"]) for curve in baselines(rows, optimizer).values()]
+    return dataclasses.asdict(verdict(method_of(ours), [method_of(end) for end in ends]))
 
 
 def _spread(values: Sequence[float]) -> float:

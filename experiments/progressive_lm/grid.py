@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -28,18 +27,20 @@ from trainkit.progressive.transition.grow import grown
 from trainkit.progressive.transition.switch import Transition
 
 PyTree = Any
+Watch = Callable[[np.ndarray], None]
 CHUNK = 10  # steps a call
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Training and validation text, on the device, and the sizes of a batch."""
+    """Training and validation text, on the device, the sizes of a batch and of the vocabulary."""
 
     train: jax.Array
     validation: PyTree
     sampler: Sampler
     length: int
     batch: int
+    vocabulary: int
 
     @classmethod
     def of(cls, text: CharCorpus, length: int, batch: int, held: int = 256) -> Corpus:
@@ -53,6 +54,7 @@ class Corpus:
             Sampler(train.windows(length), batch),
             length,
             batch,
+            len(text.vocabulary),
         )
 
     def window(self, starts: jax.Array) -> PyTree:
@@ -63,12 +65,11 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """What all runs share: data, transformation (with a learning rate of 1), rates and seeds."""
+    """What all runs share: data, transformation (with a learning rate of 1) and seeds."""
 
     corpus: Corpus
     tx: optax.GradientTransformation
-    rates: Sequence[float]
-    seeds: int
+    seeds: Sequence[int]
 
     @functools.cached_property
     def recipe(self) -> Recipe:
@@ -93,7 +94,7 @@ class Grid:
             prepared, self.flops(prepared), self.trainer(prepared), self.evaluator(prepared)
         )
 
-    def fresh(self, prepared: PreparedStage) -> PyTree:
+    def fresh(self, prepared: PreparedStage, rates: Sequence[float]) -> PyTree:
         """States from scratch, [rates, seeds]."""
         example = prepared.one_batch
 
@@ -102,8 +103,8 @@ class Grid:
             return state.replace(opt_state=state.opt_state._replace(level=rate))
 
         over_seeds = jax.vmap(one, (None, 0))
-        rates = jnp.asarray(self.rates, jnp.float32)
-        return jax.jit(jax.vmap(over_seeds, (0, None)))(rates, jnp.arange(self.seeds))
+        fresh = jax.jit(jax.vmap(over_seeds, (0, None)))
+        return fresh(jnp.asarray(rates, jnp.float32), jnp.asarray(self.seeds, jnp.int32))
 
     def flops(self, prepared: PreparedStage) -> float:
         """FLOPs of one step of one run."""
@@ -114,10 +115,14 @@ class Grid:
         program, corpus = prepared.step.program, self.corpus
 
         @jax.jit
-        def chunk(states: PyTree, starts: jax.Array) -> PyTree:
-            def one(state: PyTree, seed_starts: jax.Array) -> PyTree:
-                body = lambda s, at: (program(s, corpus.window(at))[0], None)
-                return jax.lax.scan(body, state, seed_starts)[0]
+        def chunk(states: PyTree, starts: jax.Array) -> tuple[PyTree, jax.Array]:
+            def one(state: PyTree, seed_starts: jax.Array) -> tuple[PyTree, jax.Array]:
+                def body(state: PyTree, at: jax.Array) -> tuple[PyTree, jax.Array]:
+                    state, metrics = program(state, corpus.window(at))
+                    return state, metrics["loss"]
+
+                state, losses = jax.lax.scan(body, state, seed_starts)
+                return state, losses.mean()
 
             # Learning rates share the examples of their seed.
             return jax.vmap(jax.vmap(one), (0, None))(states, starts)
@@ -130,7 +135,7 @@ class Grid:
         return np.stack(
             [
                 np.random.default_rng([seed, at]).integers(0, last, (CHUNK, self.corpus.batch))
-                for seed in range(self.seeds)
+                for seed in self.seeds
             ]
         )
 
@@ -164,26 +169,25 @@ class Grid:
         return states.replace(opt_state=pace._replace(decay_at=pace.step, decay_steps=length))
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(frozen=True)
 class Trainer:
-    """`trainer(states, steps) -> states`, which takes the time of what it does."""
+    """`trainer(states, steps) -> states`."""
 
-    chunk: Callable[[PyTree, jax.Array], PyTree]
+    chunk: Callable[[PyTree, jax.Array], tuple[PyTree, jax.Array]]
     starts: Callable[[int], np.ndarray]
-    times: list[float] = dataclasses.field(default_factory=list)
 
-    def __call__(self, states: PyTree, steps: int) -> PyTree:
-        """Trains all runs; `steps` is a multiple of `CHUNK`."""
+    def __call__(self, states: PyTree, steps: int, watch: Watch | None = None) -> PyTree:
+        """Trains all runs; `steps` is a multiple of `CHUNK`.
+
+        `watch` is told the training losses, [rates, seeds], of every chunk.
+        """
         begin = int(np.asarray(states.step).ravel()[0])
         for at in range(begin, begin + steps, CHUNK):
-            since = time.perf_counter()
-            states = jax.block_until_ready(self.chunk(states, jnp.asarray(self.starts(at))))
-            self.times.append((time.perf_counter() - since) / CHUNK)
+            chunk = self.chunk(states, jnp.asarray(self.starts(at)))
+            states, losses = jax.block_until_ready(chunk)
+            if watch is not None:
+                watch(np.asarray(losses, np.float64))
         return states
-
-    def seconds_per_step(self) -> float:
-        """The median time of a step, of all runs together; NaN before the first."""
-        return float(np.median(self.times)) if self.times else float("nan")
 
 
 class Sized(NamedTuple):

@@ -5,95 +5,134 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from experiments.progressive_lm.frontier import Row, baselines, below, summary
-from trainkit.report.html import STYLE
-from trainkit.report.plots import Curve, plot
-from trainkit.report.tables import rows_html, si
+from trainkit._core import units
+from trainkit._core.units import mean_spread, si
+from trainkit.report.html import STYLE, lead_html
+from trainkit.report.plots import Curve, Event, plot
+from trainkit.report.tables import rows_html
+from trainkit.report.tables import table as names_html
 
 WORDS = """
 <p>Every method ends at each of several budgets, with a learning rate that has fallen to 0 by then
-and that is the best of those tried for this method and budget; the FLOPs of the small stage are
-counted. Seeds are paired: the same initial small model and the same batches. “Saved” is against
-what the baseline spends to the same loss, interpolated between its budgets, mean ± standard
-deviation over seeds; “&gt;” where its largest budget does not get there, so that the true share
-is larger, “&lt;” where its smallest is better already, “no telling” where such a bound says
-nothing. “Below” is how far the loss lies below the best of the baselines at the same FLOPs.</p>
+and that is the best of those tried for this method and budget; the FLOPs of training are counted,
+those of the small stage too. Seeds are paired: the same initial small model and the same batches.
+“Saved” is against what the baseline spends to the same loss, interpolated between its budgets,
+mean ± standard deviation over seeds; “&gt;” where its largest budget does not get there, so that
+the true share is larger, “&lt;” where its smallest is better already, “no telling” where such a
+bound says nothing; nothing where the methods cannot be compared. “Below” is how far the loss lies
+below the best of the baselines at the same FLOPs.</p>
 """
 
 
-def label(row: Row) -> str:
-    """A method in a few words."""
-    return " ".join(str(word) for word in (row["method"], row["moments"], _at(row)) if word)
-
-
-def _at(row: Row) -> str:
-    return f"at {si(row['grow_at'])}" if row.get("grow_at") else ""
+def said(row: Row) -> str:
+    """What a method came to, in a line."""
+    return (
+        f"{row['name'][:34]:34} {mean_spread(row['losses'], 3)} at {units.flops(row['flops'])}, "
+        f"rate {row['rate']:g}"
+    )
 
 
 def cells(row: Row) -> dict[str, str]:
-    """A row of the table."""
+    """A row of the page's table."""
     shown = {
-        "optimizer": row["optimizer"],
-        "method": label(row),
+        "method": row["name"],
         "FLOPs": si(row["flops"]),
-        "rate": f"{row['rate']:g}",
-        "loss": f"{row['loss']:.4f} ± {row['spread']:.4f}",
+        "rate": f"{row['rate']:g} of {len(row['tried'])}",
+        "validation loss": mean_spread(row["losses"]),
     }
-    if "below" not in row:
-        return shown
-    return shown | {
-        "below": "{:+.4f} ± {:.4f}".format(*row["below"]),
-        **{f"saved against {name}": str(found) for name, found in row["saved"].items()},
-        "large, small stage sunk": str(row["sunk"]),
-        "large, seconds": str(row["saved_seconds"]),
-        "jump at growth": f"{row['jump']:+.4f}",
-    }
+    if "below" in row:
+        shown["below"] = "{:+.4f} ± {:.4f}".format(*row["below"])
+        shown |= {f"saved against {name}": str(found) for name, found in row["saved"].items()}
+    if "jump" in row:
+        shown["jump at growth"] = f"{row['jump']:+.4f}"
+    return shown
 
 
 def table(rows: Sequence[Row]) -> None:
-    """All rows, in the terminal."""
-    for row in summary(rows):
-        shown = cells(row)
-        words = [f"{shown.pop('optimizer'):6} {shown.pop('method'):24}"]
-        print(*words, *(f"{name} {value}" for name, value in shown.items()), sep="  ")
+    """The loss of every method at every budget, and what growing saved, in the terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
 
-
-def page(rows: Sequence[Row]) -> str:
-    """The frontier and the table, as one HTML file."""
-    parts = []
+    console = Console(highlight=False)
     for optimizer in dict.fromkeys(row["optimizer"] for row in rows):
         mine = [row for row in rows if row["optimizer"] == optimizer]
-        methods: dict[str, list[Row]] = {}
+        seeds = len(mine[0]["losses"])
+        title = f"Validation loss with {optimizer}, " + (
+            f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+        )
+        shown = Table(title=title, box=box.SIMPLE_HEAD)
+        shown.add_column("")
+        curves: dict[str, list[Row]] = {}
         for row in mine:
-            methods.setdefault(label(row), []).append(row)
-        figures = _figures(methods, list(baselines(mine, optimizer).values()))
-        shown = [{k: v for k, v in cells(row).items() if k != "optimizer"} for row in summary(mine)]
-        parts.append(f'<h2>{optimizer}</h2><div class="plots">{figures}</div>{rows_html(shown)}')
+            curves.setdefault(row["name"], []).append(row)
+        for row in next(iter(curves.values())):
+            shown.add_column(units.flops(row["flops"]), justify="right", no_wrap=True)
+        for name, curve in curves.items():
+            shown.add_row(name, *(mean_spread(row["losses"], 3) for row in curve))
+        console.print(shown)
+        for row in summary(mine):
+            told = {
+                k: str(v) for k, v in row.get("saved", {}).items() if v.tells and v.bound != "<"
+            }
+            if told:
+                found = ", ".join(f"{share} of {name}" for name, share in told.items())
+                console.print(
+                    f"To its loss at {units.flops(row['flops'])}, {row['name']} saves of the FLOPs:"
+                    f" {found}."
+                )
+
+
+def page(content: dict[str, Any]) -> str:
+    """The verdict, the curves and the table, as one HTML file."""
+    rows, parts = content["rows"], []
+    for optimizer in dict.fromkeys(row["optimizer"] for row in rows):
+        mine = [row for row in rows if row["optimizer"] == optimizer]
+        figures = _figures(mine, list(baselines(mine, optimizer).values()))
+        shown = rows_html([cells(row) for row in summary(mine)])
+        parts.append(f'<h2>{optimizer}</h2><div class="plots">{figures}</div>{shown}')
+    leads = "".join(
+        lead_html((f"{name}: " if len(content["verdict"]) > 1 else "") + found["sentence"])
+        for name, found in content["verdict"].items()
+    )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>Growing a character transformer</title><style>{STYLE}"
         ".plots { grid-template-columns: repeat(auto-fill, minmax(30rem, 1fr)); }</style></head>"
-        f"<body><h1>Growing a character transformer, at equal FLOPs</h1>{WORDS}{''.join(parts)}"
-        "</body></html>\n"
+        f"<body>{leads}<h1>Growing a character transformer, at equal FLOPs</h1>"
+        f"{''.join(parts)}{WORDS}<h2>Options</h2>{names_html(content['config'])}</body></html>\n"
     )
 
 
-def _figures(methods: dict[str, list[Row]], baseline: list[list[Row]]) -> str:
-    """The loss of every method, and how far those that grow lie below the best baseline."""
-    drawn = {"Validation loss": _curves(methods, lambda row: row["loss"])}
+def _figures(rows: Sequence[Row], baseline: list[list[Row]]) -> str:
+    """The loss while training and at every end, and how far growing lies below the baselines."""
+    methods: dict[str, list[Row]] = {}
+    for row in rows:
+        methods.setdefault(row["name"], []).append(row)
+    last = [part[-1] for part in methods.values()]
     grown = {name: part for name, part in methods.items() if part[0].get("grow_at")}
-    if grown:
+    training = [
+        Curve(row["name"], [x for x, _ in row["curve"]], [y for _, y in row["curve"]])
+        for row in last
+    ]
+    events = [Event(part[0]["grow_at"], "growth") for part in list(grown.values())[:1]]
+    ends = _curves(methods, lambda row: sum(row["losses"]) / len(row["losses"]))
+    drawn = [
+        plot(training, title="Training loss, mean over seeds", x_label="FLOPs", events=events,
+             log_x=True, size=(6.4, 4.4)),
+        plot(ends, title="Validation loss at the end of each budget, rate decayed",
+             x_label="FLOPs", log_x=True, size=(6.4, 4.4)),
+    ]  # fmt: skip
+    if grown and baseline and len(baseline[0]) > 2:  # two points are no curve
         spent = [row["flops"] for curve in baseline for row in curve]
         gaps = _curves(grown, lambda row: below(row, baseline)[0])
-        level = Curve("the best baseline", [min(spent), max(spent)], [0.0, 0.0])
-        drawn["Below the best baseline"] = [*gaps, level]
-    plots = (
-        plot(curves, title=title, x_label="FLOPs", log_x=True, size=(6.4, 4.4))
-        for title, curves in drawn.items()
-    )
-    return "".join(f"<figure>{svg}</figure>" for svg in plots)
+        level = Curve("the best that does not grow", [min(spent), max(spent)], [0.0, 0.0])
+        title = "Growing, below the best that does not grow"
+        drawn.append(
+            plot([*gaps, level], title=title, x_label="FLOPs", log_x=True, size=(6.4, 4.4))
+        )
+    return "".join(f"<figure>{svg}</figure>" for svg in drawn)
 
 
 def _curves(methods: dict[str, list[Row]], value: Callable[[Row], float]) -> list[Curve]:
@@ -101,21 +140,3 @@ def _curves(methods: dict[str, list[Row]], value: Callable[[Row], float]) -> lis
         Curve(name, [row["flops"] for row in part], [value(row) for row in part], points=True)
         for name, part in methods.items()
     ]
-
-
-def best_losses(losses: np.ndarray) -> tuple[int, dict[str, Any]]:
-    """Which rate is best by the mean over seeds, and its numbers; `losses` [rates, seeds].
-
-    >>> best_losses(np.array([[3.0, 3.0], [1.0, 2.0]]))[1]["loss"]
-    1.5
-    """
-    means = losses.mean(1)
-    best = int(np.argmin(np.where(np.isfinite(means), means, np.inf)))
-    spread = float(losses[best].std(ddof=1)) if losses.shape[1] > 1 else 0.0
-    numbers = {
-        "loss": float(means[best]),
-        "spread": spread,
-        "losses": losses[best].tolist(),
-        "all_losses": losses.tolist(),
-    }
-    return best, numbers

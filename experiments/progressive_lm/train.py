@@ -1,6 +1,6 @@
-"""Growing a character transformer: ways to grow at equal FLOPs, beside small and large.
+"""Growing a character transformer, where growing pays: at equal FLOPs, beside every size alone.
 
-trainkit train progressive_lm                no block, then two: the setting where growing pays
+trainkit train progressive_lm                what `make run` runs: no block, then two
 trainkit train progressive_lm --operators all --optimizers adamw muon --moments carry reset \\
     --small 8 3 --large 16 6 --grow-at 0.25 --budgets 0.5 1 --steps 240 --batch-size 8
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,37 +17,44 @@ from typing import Any, Literal
 import optax
 
 from experiments.options import check
-from experiments.progressive_lm.frontier import Row
-from experiments.progressive_lm.grid import Corpus, Grid, Sized, whole
-from experiments.progressive_lm.model import Transformer
-from experiments.progressive_lm.page import best_losses, label, page, table
-from trainkit.data import shakespeare
+from experiments.progressive_lm.frontier import verdict_of
+from experiments.progressive_lm.grid import Corpus, Grid
+from experiments.progressive_lm.methods import DECAY, OPERATORS, Methods, Rates, Row, Way
+from experiments.progressive_lm.page import page, said, table
+from experiments.progressive_lm.progress import Progress
+from experiments.progressive_lm.tasks import TASKS
+from trainkit._core.run_files import REPORT, read_json, write_whole
+from trainkit.loop.run_folder import RunFolder
 from trainkit.progressive.kept_programs import keep_compiled
+from trainkit.report.progress import width
 
-OPERATORS = {
-    "identity": "uneven+identity",
-    "stack": "uneven+stack",
-    "interpose": "uneven+interpose",
-    "middle": "uneven+middle",
-    "even": "even+identity",
-    "noise": "noise+identity",
-    "zero_out": "zero_out+identity",
-    "rms": "rms+identity",
-    "stack_rms": "rms+stack",
-}
 RATES = dict.fromkeys(("adamw", "muon"), (0.003, 0.006, 0.012, 0.024, 0.048))
-DECAY = 0.2  # the share of every budget over which the learning rate falls
+# Of AdamW in the setting of the defaults, at each budget the best by the mean of 3 other seeds:
+# trainkit train progressive_lm --seed 100 --seeds 3 \
+#     --rates 0.00075 0.0015 0.003 0.006 0.012 0.024 0.048
+TRIED = (0.00075, 0.0015, 0.003, 0.006, 0.012, 0.024, 0.048)
+TUNED = {
+    "small": (0.003, 0.003),
+    "1": (0.012, 0.012),
+    "large": (0.012, 0.012),
+    "growing": (0.012, 0.012),
+}
+RESULTS = "results.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Compare ways to grow on Shakespeare, at equal FLOPs and with tuned learning rates.
+    """Grow a transformer on characters, beside every size alone, at equal FLOPs.
 
-    Each method is run over all seeds and learning rates in one program; the learning rate with the
-    best mean is reported. The small model's FLOPs are counted. All runs end with a learning rate
-    that has fallen to 0, at each of several budgets.
+    All runs end at each of several budgets, with a learning rate that has fallen to 0 and is the
+    best of those tried for this method and budget, the same for all seeds. The small model's
+    FLOPs are counted. With the defaults these rates are known, and were found on other seeds; in
+    any other setting all rates are run, and the best are taken by the same seeds.
     """
 
+    task: Literal["text", "topics", "sums"] = "text"
+    """text: Shakespeare. topics: lines of four letters each, to be found in context. sums: modular
+    arithmetic. The last two are generated."""
     operators: tuple[str, ...] = ("identity",)
     """Of identity, stack, interpose, middle, even, noise, zero_out, rms, stack_rms; or all."""
     optimizers: tuple[Literal["adamw", "muon"], ...] = ("adamw",)
@@ -63,24 +71,29 @@ class Config:
     """Depths in between, each trained alone at the large one's width, as further baselines."""
     head_size: int = 8
     """Of attention; it divides all widths."""
-    steps: int = 640
+    steps: int = 320
     """The largest budget, in steps of the large model."""
-    budgets: tuple[float, ...] = (0.0625, 0.125, 0.25, 0.5, 1.0)
+    budgets: tuple[float, ...] = (0.5, 1.0)
     """The budgets to end at, as shares of the largest."""
-    grow_at: tuple[float, ...] = (0.005, 0.02)
-    """When to grow, as shares of the largest budget's FLOPs; each is a run of its own."""
+    grow_at: tuple[float, ...] = (0.03125,)
+    """When to grow, as shares of the largest budget's FLOPs; each is a run of its own. The verdict
+    is about the first."""
     length: int = 32
     """Characters of an example."""
     batch_size: int = 16
     """Examples a step."""
-    seeds: int = 3
+    seeds: int = 4
     """How many runs of each kind."""
+    seed: int = 0
+    """Of the first of them; the others follow."""
     rates: tuple[float, ...] = ()
-    """Learning rates to choose from; some that suit the optimizer by default."""
+    """Learning rates to choose from; by default as said above."""
     data: str | None = None
     """The folder that holds shakespeare/; the project's own by default."""
     out: str = "runs/progressive_lm"
-    """The folder for the numbers and the report."""
+    """The folder for the numbers and the report; the same command again trains what is missing."""
+    overwrite: bool = False
+    """Throw away the numbers that are in the output folder."""
 
     def __post_init__(self) -> None:
         check(
@@ -90,7 +103,12 @@ class Config:
         unknown = sorted(set(self.operators) - {*OPERATORS, "all"})
         if unknown:
             raise ValueError(f"--operators has {unknown}; there are {', '.join(OPERATORS)}, all.")
-        last = min(self.budgets) * (1 - DECAY)
+        if self.small == self.large:
+            raise ValueError(
+                f"--small and --large are both {self.small}, so nothing would grow; make --large "
+                "wider or deeper."
+            )
+        last = min(self.budgets) / max(self.budgets) * (1 - DECAY)
         wrong = [share for share in self.grow_at if not 0 < share < last]
         if wrong:
             raise ValueError(
@@ -98,97 +116,86 @@ class Config:
                 "the largest budget."
             )
 
+    @property
+    def is_tuned(self) -> bool:
+        """Whether `TUNED` are the rates of this setting."""
+        free = ("optimizers", "seeds", "seed", "rates", "data", "out", "overwrite")
+        mine, there = dataclasses.asdict(self), dataclasses.asdict(Config())
+        return not self.rates and all(mine[k] == there[k] for k in mine if k not in free)
+
+    def rates_of(self, optimizer: str, kind: str) -> Rates:
+        """The learning rates of a method."""
+        if self.is_tuned and optimizer == "adamw":
+            return Rates(tuple(dict.fromkeys(TUNED[kind])), TUNED[kind], TRIED)
+        rates = self.rates or RATES[optimizer]
+        return Rates(rates, None, rates)
+
 
 def run(config: Config) -> dict[str, Any]:
-    """Runs the grid, prints and writes the numbers, and returns them."""
+    """Trains what is missing, prints and writes the numbers, and returns them."""
     names = list(OPERATORS) if "all" in config.operators else list(config.operators)
-    corpus = Corpus.of(shakespeare(config.data), config.length, config.batch_size)
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    keep_compiled(out.parent / ".compiled")
-    rows: list[Row] = []
-    content = {"config": dataclasses.asdict(config), "rows": rows}
-    for optimizer in config.optimizers:
-        for found in compare(config, optimizer, names, corpus):
-            # After every method: the whole grid takes a while, and may be stopped.
-            rows += found
-            (out / "results.json").write_text(json.dumps(content, indent=2))
-            (out / "report.html").write_text(page(rows))
+    options = dataclasses.asdict(config).items()
+    # As JSON gives it back.
+    identity = json.loads(json.dumps({k: v for k, v in options if k not in ("out", "overwrite")}))
+    corpus = Corpus.of(TASKS[config.task](config.data), config.length, config.batch_size)
+    with RunFolder.claim(out, identity, overwrite=config.overwrite):
+        if config.overwrite:
+            (out / RESULTS).unlink(missing_ok=True)
+        keep_compiled(out.parent / ".compiled")
+        content = {"config": identity, "verdict": {}, "rows": [], **read_json(out / RESULTS)}
+        rows: list[Row] = content["rows"]
+        for optimizer in config.optimizers:
+            methods = methods_of(config, optimizer, corpus)
+            growing = methods.growing(names, config.moments, config.grow_at)
+            ways = [*methods.alone(), *growing]
+            try:
+                for complete in compare(methods, optimizer, ways, rows):
+                    content["verdict"][optimizer] = verdict_of(rows, optimizer, complete)
+                    write_whole(out / RESULTS, json.dumps(content, indent=2))
+                    write_whole(out / REPORT, page(content))
+            except KeyboardInterrupt:
+                print("\nStopped. The same command goes on after the last method that is finished.")
+                raise SystemExit(130) from None
     table(rows)
-    print(f"Report: {out / 'report.html'}")
+    for optimizer, found in content["verdict"].items():
+        name = f"{optimizer}: " if len(config.optimizers) > 1 else ""
+        print(textwrap.fill(name + found["sentence"], width()))
+    print(f"Report: {out / REPORT}")
     return content
 
 
+def methods_of(config: Config, optimizer: str, corpus: Corpus) -> Methods:
+    """The methods of one optimizer."""
+    return Methods(
+        Grid(corpus, transformation(optimizer), range(config.seed, config.seed + config.seeds)),
+        sizes=(config.small, config.large),
+        controls=config.controls,
+        head_size=config.head_size,
+        steps=config.steps,
+        shares=config.budgets,
+        rewarm=config.rewarm,
+        rates=lambda kind: config.rates_of(optimizer, kind),
+    )
+
+
 def compare(
-    config: Config, optimizer: str, names: Sequence[str], corpus: Corpus
-) -> Iterator[list[Row]]:
-    """All runs of one optimizer, the rows of one method at a time."""
-    rates = config.rates or RATES[optimizer]
-    grid = Grid(corpus, transformation(optimizer), rates, config.seeds)
-    width, depth = config.large
-    model = lambda width, depth: Transformer(84, width, depth, config.head_size)
-    small, large = (grid.sized(model(*size)) for size in (config.small, config.large))
-    most = config.steps * large.flops
-    budgets = [share * most for share in sorted(config.budgets)]
-    made: list[tuple[Row, Sized, int]] = []
-
-    def finish(size: Sized, states: Any, before: int = 0, **about: Any) -> list[Row]:
-        """Trains on after some steps of the small model, and ends at each budget in turn."""
-        done, rows, spent = 0, [], before * small.flops
-        for budget in budgets:
-            more = whole((budget * (1 - DECAY) - spent) / size.flops)
-            states, done, spent = size.train(states, more), done + more, spent + more * size.flops
-            decay = whole((budget - spent) / size.flops)
-            ended = size.train(grid.decaying(states, decay), decay)
-            best, numbers = best_losses(size.measure(ended))
-            row = {
-                "optimizer": optimizer,
-                "moments": "",
-                **about,
-                "flops": spent + decay * size.flops,
-                "flops_small": before * small.flops,
-                "steps": done + decay,
-                "rate": rates[best],
-                **numbers,
-            }
-            rows.append(row)
-            made.append((row, size, before))
-            print(
-                f"{optimizer} {label(row)}: loss {row['loss']:.4f} ± {row['spread']:.4f} at "
-                f"{row['flops']:.2e} FLOPs, rate {row['rate']:g}",
-                flush=True,
-            )
-        # By the median time of a step of each model, which does not see what else the machine did;
-        # of all rows anew, so that they are compared by the same times.
-        for row, size, before in made:
-            already = before * small.train.seconds_per_step() if before else 0.0
-            row["seconds"] = already + row["steps"] * size.train.seconds_per_step()
-        return rows
-
-    alone = {"small": small, "large": large}
-    for blocks in config.controls:
-        if config.small[1] < blocks < depth:
-            alone[f"{blocks} block{'s' if blocks > 1 else ''}"] = grid.sized(model(width, blocks))
-    # All at once: a table without its baselines says nothing.
-    yield [
-        r for k, size in alone.items() for r in finish(size, grid.fresh(size.prepared), method=k)
-    ]
-    trunk, done = grid.fresh(small.prepared), 0
-    for share in sorted(config.grow_at):
-        before = whole(share * most / small.flops)
-        trunk, done = small.train(trunk, before - done) if before > done else trunk, before
-        for name in names:
-            for moments in config.moments:
-                options = {"moments": moments, "rewarm": config.rewarm, "anneal": config.rewarm}
-                big = grid.prepared(model(*config.large), how=OPERATORS[name], **options)
-                states = grid.grow(small.prepared, big, trunk)
-                about = {
-                    "method": name,
-                    "moments": moments,
-                    "grow_at": before * small.flops,
-                    "jump": float((large.measure(states) - small.measure(trunk)).mean()),
-                }
-                yield finish(large, states, before, **about)
+    methods: Methods, optimizer: str, ways: Sequence[Way], rows: list[Row]
+) -> Iterator[bool]:
+    """Trains the methods that have no rows yet; says after each whether that was all."""
+    there = {row["name"] for row in rows if row["optimizer"] == optimizer}
+    missing = [way for way in ways if way.name not in there]
+    if not missing:
+        yield True
+        return
+    work = {way: methods.work(way) for way in missing}
+    with Progress(sum(flops for flops, _ in work.values()), len(missing)) as progress:
+        for way, (flops, chunks) in work.items():
+            progress.begin(way.name, flops / chunks)
+            found = methods.train(way, progress)
+            rows += [{"optimizer": optimizer, **row} for row in found]
+            progress.say(said(found[-1]))
+            yield way is missing[-1]
 
 
 def transformation(optimizer: str) -> optax.GradientTransformation:

@@ -22,6 +22,7 @@ import numpy as np
 import optax
 
 import trainkit.transforms as tt
+from experiments.figures import save
 from experiments.options import check
 
 Surface = Callable[[jax.Array], jax.Array]
@@ -159,7 +160,6 @@ def draw(paths: dict[str, dict[str, np.ndarray]], out: Path) -> Path:
         top.set(title=name, xlim=(-3.5, 3.5), ylim=(-2, 3))
         below.set(xlabel="step", ylabel="loss")
     axes[0][0].legend(fontsize=8, frameon=False)
-    out.mkdir(parents=True, exist_ok=True)
     file = out / "paths.png"
-    figure.savefig(file, dpi=110)
+    save(figure, file)
     return file

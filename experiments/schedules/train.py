@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import trainkit.transforms as tt
+from experiments.figures import save
 from experiments.options import check
 from trainkit import schedules
 from trainkit.data import mnist, normalise, split
@@ -170,7 +171,6 @@ def draw(rows: dict[str, dict[str, np.ndarray]], out: Path) -> Path:
     axes[0].set_yscale("log")
     axes[1].set_yscale("log")
     axes[0].legend(frameon=False)
-    out.mkdir(parents=True, exist_ok=True)
     file = out / "schedules.png"
-    figure.savefig(file, dpi=110)
+    save(figure, file)
     return file

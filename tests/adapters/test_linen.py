@@ -136,6 +136,6 @@ def test_bf16_under_strict_promotion_keeps_float32_statistics():
 def test_a_mean_loss_is_refused_before_anything_compiles():
     model = trainkit.from_linen(Net(), lambda out, batch: out.mean())
     step = trainkit.make_train_step(model, TX)
-    with pytest.raises(ValueError, match="leave out the mean"):
+    with pytest.raises(ValueError, match="remove the mean"):
         step(model.state(TX, data()), data())
     assert step.compiles == 0

@@ -65,7 +65,7 @@ def test_the_second_parameter_decides_what_a_loss_is_given():
 
 
 def test_a_mean_is_refused():
-    with pytest.raises(ValueError, match=r"loss has shape \(\).*leave out the mean"):
+    with pytest.raises(ValueError, match=r"loss has shape \(\).*remove the mean"):
         weighted(lambda out, batch: out.mean(), LOGITS, (LABELS, LABELS))
     with pytest.raises(ValueError, match=r"hits has shape \(2,\)"):
         weighted(lambda out, batch: (out[:, 0], {"hits": out[0]}), LOGITS, (LABELS, LABELS))

@@ -3,9 +3,11 @@
 import gzip
 import hashlib
 import re
+from pathlib import Path
 
 import pytest
 
+import trainkit
 from trainkit.data import DataError, data_dir, read_file
 from trainkit.data.mnist import FILES
 from trainkit.data.text import SHAKESPEARE_SHA256
@@ -13,15 +15,10 @@ from trainkit.data.text import SHAKESPEARE_SHA256
 WORDS = b"to be, or not to be"
 
 
-def test_the_projects_own_data_is_found_from_anywhere_inside(tmp_path, monkeypatch):
+def test_the_data_that_the_package_brings_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.delenv("TRAINKIT_DATA", raising=False)
-    project = tmp_path / "clone"
-    (project / "data" / "mnist").mkdir(parents=True)
-    (project / "data" / "README.md").touch()
-    deep = project / "notes" / "more"
-    deep.mkdir(parents=True)
-    monkeypatch.chdir(deep)
-    assert data_dir() == project / "data"
+    monkeypatch.chdir(tmp_path)
+    assert data_dir() == Path(trainkit.data.__file__).parent / "bundled"
 
 
 def test_an_argument_wins_over_the_environment(tmp_path, monkeypatch):

@@ -39,8 +39,8 @@ GOOD = idx_bytes(np.arange(6, dtype="u1").reshape(2, 3), 0x08)
         (b"\x89PNG....", "begins with 89 50 4e 47"),
         (b"\0\0\x07\x01\0\0\0\0", "not an IDX file"),
         (GOOD[:9], "ends inside its header: 9 of 12"),
-        (GOOD[:-1], r"17 bytes.*\(2, 3\), uint8.*asks for 18"),
-        (GOOD + b"x", r"19 bytes.*asks for 18"),
+        (GOOD[:-1], r"17 bytes.*\(2, 3\), uint8.*needs 18"),
+        (GOOD + b"x", r"19 bytes.*needs 18"),
     ],
 )
 def test_what_is_no_whole_idx_file_is_refused(tmp_path, content, message):

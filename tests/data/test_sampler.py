@@ -111,7 +111,7 @@ def test_a_prefetched_stream_that_ends_gives_its_last_batch():
     ("arguments", "message"),
     [
         ({"batch_size": 0}, "batch_size must be an integer of at least 1, not 0"),
-        ({"batch_size": 24}, "batch_size=24 must be from 1 to the 23"),
+        ({"batch_size": 24}, "batch_size=24 must be from 1 to the number of examples, 23"),
         ({"batch_size": 6, "process_index": 0, "process_count": 4}, "4 processes; use 8"),
         (
             {"batch_size": 4, "process_index": 4, "process_count": 4},

@@ -29,5 +29,5 @@ def test_no_validation_leaves_everything_to_train_on():
 
 @pytest.mark.parametrize("shares", [{"validation": 1.0}, {"test": -0.1}, {"validation": 0.999}])
 def test_bad_shares_are_refused(shares):
-    with pytest.raises(ValueError, match=r"share of the data|none to train on"):
+    with pytest.raises(ValueError, match=r"fraction of the data|none to train on"):
         split(DATA, **shares)

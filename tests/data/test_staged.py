@@ -56,5 +56,5 @@ def test_a_corpus_needs_a_length():
 @pytest.mark.parametrize("amount", [Data(resolution=2), Data(sequence_length=4)])
 def test_a_size_that_arrays_do_not_have_is_refused(amount):
     make = staged({"x": np.ones((8, 3), np.float32)}, batch_size=2)
-    with pytest.raises(ValueError, match=r"no images|only a CharCorpus"):
+    with pytest.raises(ValueError, match=r"no images|needs a CharCorpus"):
         make(amount)

@@ -18,12 +18,16 @@ def test_quadratic(tmp_path, capsys):
 
 
 def test_linear_regression_recovers_the_closed_form(tmp_path):
+    figure, victim = tmp_path / "fit.png", tmp_path / "victim"
+    victim.write_text("somebody's own")
+    figure.symlink_to(victim)
     found = linear_regression.run(linear_regression.Config(out=str(tmp_path)))
     slope, intercept = found["closed form"]
     assert (slope, intercept) == pytest.approx((2, 1), abs=0.3)
     for kind, (_, tolerance) in linear_regression.KINDS.items():
         assert found[kind] == pytest.approx((slope, intercept), abs=tolerance)
-    assert (tmp_path / "fit.png").exists()
+    assert figure.stat().st_size > 10_000
+    assert victim.read_text() == "somebody's own"  # no figure is written through a link
 
 
 @pytest.mark.slow

@@ -321,7 +321,7 @@ def test_a_place_that_could_not_be_restored_is_refused_before_anything_is_writte
     tmp_path, position
 ):
     step, state, _ = mean_problem()
-    with pytest.raises(TypeError, match=r"data\.position must be what JSON can hold"):
+    with pytest.raises(TypeError, match=r"data\.position must be a JSON value"):
         fit(step, state, Counting(position), steps=3, out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
@@ -410,6 +410,50 @@ def test_several_steps_a_call_are_counted_and_logged(tmp_path):
     alone = fit(single, state, data, steps=6, progress=False)
     # The same sums in another program: a few units in the last place.
     np.testing.assert_allclose(result.state.params["mean"], alone.state.params["mean"], rtol=1e-6)
+
+
+def test_the_last_step_is_a_row_whenever_a_run_ends_by_itself(tmp_path):
+    for how in ({"steps": 3}, {"steps": 9, "hooks": [lambda now: stop_at(3, now)]}):
+        step, state, data = mean_problem()
+        result = fit(step, state, data, log_every=2, out=tmp_path, overwrite=True, progress=False,
+                     **how)  # fmt: skip
+        rows = read_metrics(tmp_path)
+        assert [row["step"] for row in rows] == [2, 3]
+        assert rows[-1].items() >= result.metrics.items()
+        assert rows[0]["seconds"] < rows[1]["seconds"] <= result.seconds
+
+
+def stop_at(step, now):
+    return trainkit.Change(stop="enough") if now.steps == step else None
+
+
+def test_an_interrupted_run_gives_its_last_metrics_and_writes_no_other_rows(tmp_path):
+    step, state, data = mean_problem()
+
+    def interrupt(now):
+        if now.steps == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    options = {"steps": 8, "log_every": 2, "out": tmp_path, "progress": False}
+    result = fit(step, state, data, hooks=[interrupt], **options)
+    assert [row["step"] for row in read_metrics(tmp_path)] == [2]
+    assert result.metrics["loss"] == fit(*mean_problem(), steps=3, progress=False).metrics["loss"]
+    assert result.steps == 3
+    fit(*mean_problem(), **options)
+    assert [row["step"] for row in read_metrics(tmp_path)] == [2, 4, 6, 8]
+
+
+def test_a_hook_sees_the_training_metrics_and_of_which_step_they_are(tmp_path):
+    seen = []
+    look = lambda now: seen.append((now.steps, now.metrics_at, now.metrics.get("loss")))
+    options = {"log_every": 2, "checkpoint_every": 3, "out": tmp_path, "progress": False}
+    fit(*mean_problem(), steps=6, hooks=[look], **options)
+    losses = {row["step"]: row["loss"] for row in read_metrics(tmp_path)}
+    assert [at for _, at, _ in seen] == [None, None, None, 2, 2, 2]
+    assert all(loss == losses.get(at) for _, at, loss in seen)
+    del seen[:]
+    fit(*mean_problem(), steps=9, hooks=[look], **options)
+    assert seen[0] == (6, 6, losses[6])
 
 
 def test_no_step_waits_for_the_one_before(tmp_path):
@@ -874,14 +918,6 @@ def test_bad_options_are_named_before_anything_is_written(tmp_path, options, mes
         fit(step, state, data, **options, out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
     assert step.compiles == 0
-
-
-def test_data_that_cannot_be_resumed_needs_no_output_folder(tmp_path):
-    step, state, _ = mean_problem()
-    with pytest.raises(ValueError, match="list, which has no `position`"):
-        fit(step, state, [np.ones(4, np.float32)], steps=1, out=tmp_path, progress=False)
-    with pytest.raises(ValueError, match="epochs=1 needs data that counts them"):
-        fit(step, state, [np.ones(4, np.float32)], epochs=1, progress=False)
 
 
 def test_a_run_with_another_config_is_refused_before_compiling(tmp_path):

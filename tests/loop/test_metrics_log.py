@@ -171,11 +171,12 @@ class Full:
 def test_what_is_made_from_the_rows_ends_on_a_full_disk_and_nothing_else_does(tmp_path, name):
     with MetricsLog(tmp_path, tensorboard=True) as log:
         log.write(TRAIN)
+        table, board = log._loggers
         if name == "tensorboard":
-            writer = log._board._file._py_recordio_writer
+            writer = board._file._py_recordio_writer
             writer._writer = Full(writer._writer)
         else:
-            log._csv = Full(log._csv)
+            table._file = Full(table._file)
         with pytest.warns(match=rf"{name} ends here: No space left"):
             log.write(TRAIN | {"step": 2})
         for step in range(3, 30):
@@ -186,10 +187,10 @@ def test_what_is_made_from_the_rows_ends_on_a_full_disk_and_nothing_else_does(tm
 def test_a_row_that_does_not_fit_is_not_half_there(tmp_path):
     with MetricsLog(tmp_path, tensorboard=False) as log:
         log.write(TRAIN)
-        file, log._jsonl = log._jsonl, Full(log._jsonl, room=10)
+        file, log._truth._file = log._truth._file, Full(log._truth._file, room=10)
         with pytest.raises(OSError, match=r"the run ends here and can go on.*metrics\.jsonl"):
             log.write(TRAIN | {"step": 2})
-        log._jsonl = file
+        log._truth._file = file
     assert read_metrics(tmp_path) == [TRAIN]
     assert (tmp_path / "metrics.jsonl").read_bytes().endswith(b"}\n")
 
@@ -203,5 +204,5 @@ def test_without_tensorboardx_there_are_no_event_files_and_asking_for_them_is_an
     )
     MetricsLog(tmp_path).close()
     assert not (tmp_path / "tensorboard").exists()
-    with pytest.raises(ValueError, match="pip install tensorboardX"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'trainkit\[tensorboard\]'"):
         MetricsLog(tmp_path, tensorboard=True)

@@ -87,7 +87,7 @@ def test_what_is_no_metric_is_named(metrics, message):
 def test_a_metric_takes_no_name_that_every_row_has(tmp_path, name):
     with MetricsLog(tmp_path, tensorboard=False) as files:
         log = RunLog(files, Record(step=3))
-        with pytest.raises(ValueError, match=f"evaluation: '{name}' is what every row"):
+        with pytest.raises(ValueError, match=f"evaluation: '{name}' is a reserved column"):
             log.write(Record(step=3), "evaluation", {name: 7})
     assert read_metrics(tmp_path) == []
 

@@ -124,7 +124,7 @@ def test_hooks_that_decide_alike_ask_nobody(monkeypatch):
 def test_a_launched_process_that_knows_of_no_other_is_refused(monkeypatch):
     monkeypatch.setenv(processes.LAUNCHED, "2")
     with pytest.raises(processes.ProcessError, match=r"trainkit\.distributed\.initialize\(\)"):
-        trainkit.make_eval_step(lambda *_: None)
+        trainkit.make_eval_step(lambda *_: None, placement="single")
 
 
 def test_devices_are_taken_of_every_process(monkeypatch):
@@ -135,7 +135,7 @@ def test_devices_are_taken_of_every_process(monkeypatch):
         jax, "local_devices", lambda process: jax.devices()[4 * process : 4 * process + 4]
     )
     assert [d.id for d in choose_devices(4)] == [0, 1, 4, 5]
-    with pytest.raises(ValueError, match="ask for 2"):
+    with pytest.raises(ValueError, match="use 2"):
         choose_devices(3)
 
 

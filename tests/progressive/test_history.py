@@ -14,4 +14,4 @@ def test_certificates_that_are_made_together_come_to_their_own_growths():
                 history.certify_later(event, lambda stage=event["stage"]: {"of": stage})()
             history.settle()
             assert [event["certificate"]["of"] for event in history.events] == [0, 1]
-            history.take_in()  # nothing is left
+            history.collect_certificates()  # nothing is left

@@ -13,7 +13,7 @@ from trainkit.adapters.model import Model
 from trainkit.loop.stopping import Budget
 from trainkit.progressive import Probe
 from trainkit.progressive.background import Background
-from trainkit.progressive.kept_programs import COMPILED, Sealing, drop_damaged, keep_compiled
+from trainkit.progressive.kept_programs import COMPILED, DigestWriter, drop_damaged, keep_compiled
 from trainkit.progressive.ledger import Ledger
 from trainkit.progressive.probe import Candidate, decide
 from trainkit.progressive.stages.evaluation import Evaluation
@@ -201,6 +201,6 @@ def test_a_kept_program_that_is_not_what_was_written_is_dropped(tmp_path, unset_
         drop_damaged(folder)
         assert not program.exists()
         program.write_bytes(content)
-        Sealing(folder)(COMPILED, 0.0)
+        DigestWriter(folder)(COMPILED, 0.0)
     jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()

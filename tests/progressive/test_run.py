@@ -1,6 +1,8 @@
 """A growing run as a whole: stages, ends, history, resuming, books, and what is refused."""
 
 import json
+import os
+import signal
 
 import jax
 import numpy as np
@@ -78,8 +80,20 @@ def test_the_ledger_adds_up_what_the_programs_cost():
     per_evaluation = result.prepared.evaluation.flops
     assert result.ledger.evaluate == pytest.approx(evaluations * per_evaluation, rel=0.5)
     assert result.ledger.analytic == pytest.approx(6 * 16 * 10 * sum(parameters))
-    # All but the last evaluation, which came when the loop had ended.
-    assert result.ledger.total == pytest.approx(result.fit.flops + per_evaluation, rel=1e-6)
+    # What the loop counted, and what its report shows, is the whole ledger.
+    assert result.fit.flops == pytest.approx(result.ledger.total, rel=1e-9)
+
+
+def test_the_end_says_whether_the_run_is_finished_evaluated_and_decayed():
+    end = tiny.run(TWO, steps=20).history[-1]
+    assert (end["finished"], end["evaluated"], end["rate_left"]) == (True, True, 0.0)
+    assert tiny.run(TWO, steps=20, decay=0.0).history[-1]["rate_left"] == 1.0
+    stop = lambda now: os.kill(os.getpid(), signal.SIGINT) if now.steps == 17 else None
+    result = tiny.run(TWO, steps=20, hooks=[stop])
+    end = result.history[-1]
+    # It falls from step 16 to 20, and one more step was under way.
+    assert (end["finished"], end["evaluated"], end["rate_left"]) == (False, False, 0.5)
+    assert result.fit.flops == pytest.approx(result.ledger.total, rel=1e-9)
 
 
 def _loss_of(width):
@@ -248,7 +262,7 @@ def test_a_growth_can_be_replayed_from_the_state_before_it():
             ],
             {"data": lambda _: tiny.sampler()},
             StageError,
-            "takes no notice of batch_size",
+            "ignores batch_size",
         ),
         ([Stage(4), Stage(8)], {}, StageError, "has no `until`"),
         ([Stage(4, triggers.steps(5)), Stage(6)], {}, GrowthError, "6 is no multiple of 4"),

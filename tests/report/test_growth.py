@@ -1,39 +1,8 @@
-import math
+"""What a growing run's report says beside its plots."""
 
-from trainkit.report import RunData
-from trainkit.report.growth import comparison, growth_parts, reached
+import re
 
-
-def run(name, *points):
-    rows = [
-        {
-            "kind": "evaluation",
-            "step": step,
-            "loss": loss,
-            "flops": flops,
-            "seconds": flops / 10,
-            "examples": step * 8,
-        }
-        for step, flops, loss in points
-    ]
-    return RunData(name, rows)
-
-
-OURS = run("ours", (1, 10.0, 1.0), (2, 20.0, 0.5), (3, 40.0, 0.3))
-LARGE = run("large", (1, 40.0, 0.9), (2, 80.0, 0.4))
-
-
-def test_what_was_spent_when_a_loss_was_first_reached():
-    assert reached(OURS, "loss", 0.5).flops == 20.0
-    assert math.isnan(reached(OURS, "loss", 0.2).flops)
-
-
-def test_a_comparison_is_at_a_loss_that_both_reached():
-    (row,) = comparison([OURS, LARGE], sunk=10.0)
-    assert row["value"] == 0.4
-    assert (row["ours_flops"], row["flops"]) == (40.0, 80.0)
-    assert row["saved"] == 0.5
-    assert row["saved_sunk"] == 1 - 30 / 80
+from trainkit.report.growth import growth_parts
 
 
 def test_the_parts_name_what_happened_and_escape_it():
@@ -69,8 +38,10 @@ def test_the_parts_name_what_happened_and_escape_it():
         "text": "w: copy",
     }
     end = {**base, "event": "end", "reason": "budget spent: steps=20"}
+    end |= {"flops": 1.002e9, "loss": 0.5, "finished": True, "rate_left": 0.0, "evaluated": True}
+    stopped = end | {"flops": 0.7e9, "finished": False, "rate_left": 1.0, "evaluated": False}
     ledger = {"train": 1e9, "evaluate": 1e6, "probe": 1e6, "growth": 0.0, "analytic": 9e8}
-    page = "".join(growth_parts([growth, end], ledger, [OURS, LARGE]))
+    page = "".join(growth_parts([growth, end], ledger, {"large": [stopped]}))
     for words in (
         "grew: small → &lt;big&gt;, by stack",
         "budget spent: steps=20",
@@ -78,7 +49,12 @@ def test_the_parts_name_what_happened_and_escape_it():
         "stack → &lt;big&gt; (taken)",
         "+0.1000 ± 0.0100",
         "900 M",
-        "50%",
+        'this run</td><td style="white-space:nowrap">1 G</td>',  # as the ledger's total
+        "0.5000",
     ):
         assert words in page, words
+    # Of a run that was interrupted its last loss is not told, and nothing is said to be saved.
+    row = page[page.index("large</td>") :]
+    assert re.findall(r">([^<>]+)</td>", row) == ["700 M", "none", "0", "no", "100%"]
+    assert "saved" not in page
     assert "<big>" not in page

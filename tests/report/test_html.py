@@ -92,11 +92,16 @@ def test_loss_and_accuracy_against_all_that_was_spent_then_rate_and_norms():
 
 
 def test_numbers_options_versions_device_and_command():
-    run = RunData("mine", rows(), {"width": 64, "mode": "<i>"}, SUMMARY)
+    speeds = [{"examples_per_second": 79.0 if n == 8 else 40.0} for n in range(10)]
+    measured = [a | b if a["kind"] == "train" else a for a, b in zip(rows(), speeds, strict=True)]
+    run = RunData("mine", measured, {"width": 64, "mode": "<i>"}, SUMMARY)
     text = report_html([run], title="A < B", headline={"test accuracy": "98.76%"})
     words = Page(text).words
     for shown in (
-        *("A < B", "98.76%", "test accuracy", "1,234", "9,872", "1.5 T", "2 min 05 s", "79"),
+        *("A < B", "98.76%", "test accuracy", "1,234", "9,872", "1.5 T", "2 min 05 s"),
+        # Of all rows, not of the last: 32 examples at 40 a second and 8 at 79.
+        *("examples per second, while training", "44"),
+        *("FLOPs counted", "waited for compiling", "1.5 s"),
         *("width", "64", "<i>", "jax", "1.2.3", "trainkit train thing --name '<b>'"),
     ):
         assert shown in words, shown
@@ -122,18 +127,6 @@ def test_events_are_marked_in_every_plot_of_what_was_spent():
 def test_a_run_of_hardly_any_rows_still_has_a_page(tmp_path):
     for few in ([], rows(1)[:1], [{"step": 1, "kind": "train", "loss": float("nan")}]):
         Page(report_html([RunData("few", few)], title="Few"))
-
-
-def test_without_matplotlib_the_page_says_so(monkeypatch):
-    import importlib.util
-
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name)
-    )
-    page = Page(report_html([RunData("mine", rows(), {}, SUMMARY)], title="Mine"))
-    assert "svg" not in page.seen
-    assert any("pip install matplotlib" in word for word in page.words)
 
 
 def test_it_is_written_into_the_runs_folder(tmp_path):

@@ -43,6 +43,7 @@ def test_uneven_batches_add_up_to_the_whole(placement):
         "first": whole["x"][:, 0].mean(dtype=np.float64),
     }
     assert found == pytest.approx(want, rel=1e-6)
+    assert trainkit.make_eval_step(loss_fn).over(state, batches) == found  # where the state is
     sums = evaluate(state, batches[-1])
     assert float(sums["first"][1]) == 5
 

@@ -8,9 +8,9 @@ from tools.faults import __main__ as command
 from tools.faults import baseline, trials
 from tools.faults.exclusions import Spans
 from tools.faults.sample import draw, shares
+from tools.faults.sandbox import sandbox
 from tools.faults.sites import faults_in
 from tools.faults.source import Edit, Source
-from tools.faults.workplace import workplace
 
 FEW = "-p no:hypothesispytest"  # importing it takes most of the time of such a run
 AREA = """import functools
@@ -123,11 +123,11 @@ def test_the_faults_of_a_line(toy, text, found):
         "x = f'{a + 1}'",
     ],
 )
-def test_what_is_left_alone(toy, text):
+def test_what_is_excluded(toy, text):
     assert changes(toy, text) <= {("statement", "pass")}
 
 
-def test_words_of_errors_are_left_alone(toy):
+def test_words_of_errors_are_excluded(toy):
     text = (
         "def f(a):\n"
         "    size = a + 1\n"
@@ -229,7 +229,7 @@ def test_a_test_that_gets_stuck_counts_as_one_that_fails(toy, monkeypatch):
     )
     faults, sources = faults_in(toy, ["toy"])
     fault = next(fault for fault in faults if fault.after == "pass")
-    with workplace(toy, cache=toy / "build", options=FEW.split()) as place:
+    with sandbox(toy, cache=toy / "build", options=FEW.split()) as place:
         known = baseline.recorded(place, list(sources), ["tests"], toy / "known.json", print)
         record = trials.trial(fault, sources[fault.file], known, place, patience=10)
     assert (record["killed"], record["how"]) == (True, "timeout")

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from tools.faults import report, trials
 from tools.faults.baseline import recorded
 from tools.faults.sample import draw
+from tools.faults.sandbox import sandbox
 from tools.faults.sites import faults_in
-from tools.faults.workplace import workplace
 
 ROOMS = [f"trainkit/growth/{room}" for room in ("rules", "analysis", "maps", "opt_state")]
 TESTS = ["tests/growth", "tests/progressive"]
@@ -24,24 +24,24 @@ TESTS = ["tests/growth", "tests/progressive"]
 def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tools.faults",
-        description="Plants faults in the sources, one at a time, in a copy, and runs the tests "
-        "that concern each. What is done is kept: the same command goes on where it ended.",
+        description="Plants faults in a copy of the sources, one at a time, and runs the tests "
+        "that execute each. Results are kept: the same command continues where it ended.",
     )
     add = parser.add_argument
-    add("paths", nargs="*", default=ROOMS, help="folders or files that get faults")
+    add("paths", nargs="*", default=ROOMS, help="folders or files to mutate")
     add("--count", type=int, default=120, help="how many faults (120)")
     add("--seed", type=int, default=0, help="which ones (0)")
     add("--tests", nargs="+", default=TESTS, help=f"folders or files ({' '.join(TESTS)})")
     add("--pytest", default="--slow=none", help="options of pytest (--slow=none)")
     add("--workers", type=int, default=1, help="trials at a time (1)")
-    add("--patience", type=float, default=10, help="a test is stuck after so many times its time")
-    add("--memory", type=float, default=8, help="GB that a trial may take (8)")
-    add("--again", action="store_true", help="try once more what has survived")
+    add("--patience", type=float, default=10, help="time limit, in multiples of a test's time")
+    add("--memory", type=float, default=8, help="memory limit of a trial in GB (8)")
+    add("--again", action="store_true", help="repeat the trials of survivors")
     add("--list", action="store_true", help="only print the faults")
-    add("--report", action="store_true", help="only print what came of them so far")
-    add("--root", type=pathlib.Path, default=pathlib.Path(), help="of the project (.)")
-    add("--build", default="build/faults", help="folder for what is kept (build/faults)")
-    add("--equivalent", default="tools/equivalent_faults.json", help="survivors with a reason")
+    add("--report", action="store_true", help="only print the results so far")
+    add("--root", type=pathlib.Path, default=pathlib.Path(), help="root of the project (.)")
+    add("--build", default="build/faults", help="folder for results (build/faults)")
+    add("--equivalent", default="tools/equivalent_faults.json", help="equivalent faults")
     return parser.parse_args(words)
 
 
@@ -70,7 +70,7 @@ def main(words: Sequence[str] | None = None) -> None:
             stop = threading.Event()
             places = [
                 stack.enter_context(
-                    workplace(
+                    sandbox(
                         root,
                         cache=build / "xla",
                         options=shlex.split(chosen.pytest),
@@ -100,6 +100,6 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    # So that what runs is ended and the copies are removed.
+    # So that running tests are stopped and the copies are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     main()

@@ -1,4 +1,4 @@
-"""Which test runs which line of the sources, and how long it takes when nothing is wrong."""
+"""The baseline: which test executes which lines, and how long it takes without a fault."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from tools.faults.sandbox import LONGEST, Sandbox
 from tools.faults.sites import Fault
 from tools.faults.source import python_files
-from tools.faults.workplace import LONGEST, Workplace
 
-LEAST = 60.0  # seconds that a test may always take
+LEAST = 60.0  # the shortest time limit of a test in seconds
 
 
 @dataclasses.dataclass
 class Baseline:
-    """What is known of the tests, kept in a JSON file.
+    """The recorded lines and times of the tests, stored in a JSON file.
 
     Attributes:
       path: the file.
-      digest: of all that the tests run, the files of tests themselves aside.
-      modules: by file of tests: its digest; seconds of each test; the lines that each runs, and
-        those that all of them share; the tests that fail without a fault, which are not run.
+      digest: of all the code that the tests run, without the test files.
+      modules: test file -> its digest; the seconds of each test; the lines that each executes, and
+        the lines shared by all; the tests that fail without a fault, which are not run.
     """
 
     path: pathlib.Path
@@ -34,7 +34,7 @@ class Baseline:
 
     @classmethod
     def read(cls, path: pathlib.Path, digest: str) -> Baseline:
-        """Empty where the sources have changed since it was written."""
+        """The stored baseline; empty if the sources have changed since it was written."""
         if path.exists():
             kept = json.loads(path.read_text())
             if kept["digest"] == digest:
@@ -46,8 +46,8 @@ class Baseline:
         beside.write_text(json.dumps({"digest": self.digest, "modules": self.modules}))
         beside.replace(self.path)
 
-    def concerned(self, fault: Fault) -> dict[str, float]:
-        """The tests that run a line of the fault, and their seconds, cheapest first."""
+    def tests_of(self, fault: Fault) -> dict[str, float]:
+        """Test -> seconds, for the tests that execute a line of the fault, the fastest first."""
         first, last = fault.lines
         bits = (1 << last + 1) - (1 << first)
         runs = lambda lines: int(lines.get(fault.file, "0x0"), 16) & bits
@@ -65,24 +65,24 @@ class Baseline:
 
 
 def limits(tests: Mapping[str, float], patience: float) -> dict[str, float]:
-    """Seconds after which a test counts as stuck."""
+    """Test -> seconds after which it counts as stuck."""
     return {test: min(LONGEST, max(LEAST, patience * s)) for test, s in tests.items()}
 
 
 def recorded(
-    place: Workplace,
+    place: Sandbox,
     files: Sequence[str],
     tests: Sequence[str],
     path: pathlib.Path,
     say: Callable[[str], None],
 ) -> Baseline:
-    """The baseline of `tests` for `files`; what is known already is not run again.
+    """The baseline of `tests` for `files`; does not rerun what is recorded already.
 
-    Each file of tests runs by itself with its lines noted; then all of them run once more in one
-    process, cheapest first, as trials run them. A test that fails in either is left out.
+    Each test file runs by itself with its lines recorded. Then all tests run again in one process,
+    the fastest first, as in trials. A test that fails in either is excluded.
 
     Args:
-      files: the sources whose lines are noted.
+      files: the sources whose executed lines are recorded.
       tests: folders or files of tests.
 
     Raises:
@@ -93,7 +93,7 @@ def recorded(
     known = Baseline.read(path, _digest(tree, [*_helpers(tree, files, tests), *modules], files))
     known.modules = {m: v for m, v in known.modules.items() if m in modules}
     unfinished = place.cache / "unfinished"
-    if unfinished.exists():  # a compiled program may be half written
+    if unfinished.exists():  # a file of the compilation cache may be incomplete
         shutil.rmtree(place.cache)
     place.cache.mkdir(parents=True, exist_ok=True)
     unfinished.touch()
@@ -118,11 +118,11 @@ def recorded(
     _check(place, known, say)
     unfinished.unlink()
     if not any(m["shared"] for m in known.modules.values()):
-        raise RuntimeError("no test of these runs a line of the sources: are they the right ones?")
+        raise RuntimeError("none of these tests executes a line of the sources: check --tests.")
     return known
 
 
-def _check(place: Workplace, known: Baseline, say: Callable[[str], None]) -> None:
+def _check(place: Sandbox, known: Baseline, say: Callable[[str], None]) -> None:
     new = {name: m for name, m in known.modules.items() if not m["checked"]}
     if not new:
         return
@@ -145,7 +145,7 @@ def _names(tree: pathlib.Path, paths: Sequence[str]) -> list[str]:
 
 
 def _helpers(tree: pathlib.Path, files: Sequence[str], tests: Sequence[str]) -> Iterator[str]:
-    """All that tests may run: the package of the sources, and what lies beside the tests."""
+    """All files that tests may run: the package of the sources, and the files beside the tests."""
     tops = sorted({name.split("/")[0] for name in (*files, *tests)})
     for name in _names(tree, tops):
         if not pathlib.PurePath(name).name.startswith("test_"):

@@ -1,9 +1,8 @@
-"""What no fault is planted in: types, texts, and code that does nothing but word an error.
+"""The code that is not mutated: types, strings, and code that only builds error messages.
 
-Code words an error when it is inside a `raise`; when it is an argument of an error's class or of a
-function that always raises; when it gives a value to a name that nothing but such code reads; or
-when it is a function that nothing but such code calls. Whether there is an error at all is not
-wording: a `raise`, a call that raises, and the condition above it get faults.
+Code for error messages is: what is inside a `raise`; an argument of an error class or of a function
+that always raises; an assignment to a name that only such code reads; or a function that only such
+code calls. Whether an error is raised is mutated: the `raise`, a call that raises, its condition.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ NOT_RUN = ("TYPE_CHECKING", "typing.TYPE_CHECKING", "__name__ == '__main__'")
 
 
 class Spans:
-    """Parts of a file."""
+    """Intervals of bytes in a file; `in` tests whether a position is inside one."""
 
     def __init__(self, spans: Iterable[Span]):
         self._spans: list[Span] = []
         for span in sorted(spans):
-            if not self._spans or span[1] > self._spans[-1][1]:  # not inside the one before
+            if not self._spans or span[1] > self._spans[-1][1]:  # not inside the previous one
                 self._spans.append(span)
 
     def __contains__(self, at: int) -> bool:
@@ -34,12 +33,12 @@ class Spans:
         return i >= 0 and at < self._spans[i][1]
 
 
-class Words:
-    """Which names word errors, over all files of a package.
+class ErrorCode:
+    """The code for error messages in all files of a package.
 
     Attributes:
-      raising: functions that always raise.
-      wording: functions that only errors call.
+      raising: names of functions that always raise.
+      error_only: names of functions that are called only for errors.
     """
 
     def __init__(self, sources: Sequence[Source]):
@@ -47,57 +46,59 @@ class Words:
         functions = [n for each in nodes.values() for n in each if isinstance(n, Function)]
         self.raising = frozenset(f.name for f in functions if _always_raises(f))
         self._files = {s.file: _File(s, nodes[s.file], self) for s in sources}
-        self.wording: frozenset[str] = frozenset()
+        self.error_only: frozenset[str] = frozenset()
         while True:
             inside, outside = Counter[str](), Counter[str]()
             for file in self._files.values():
-                spans = file.spans(self.wording)
+                spans = file.spans(self.error_only)
                 for name, at in file.reads:
                     (inside if at in spans else outside)[name] += 1
             found = {f.name for f in functions if inside[f.name] and not outside[f.name]}
-            if found <= self.wording:
+            if found <= self.error_only:
                 return
-            self.wording |= found
+            self.error_only |= found
 
     def spans(self, source: Source) -> Spans:
-        """The parts of a file that are left alone."""
-        return self._files[source.file].spans(self.wording)
+        """The parts of a file that are not mutated."""
+        return self._files[source.file].spans(self.error_only)
 
     def is_error(self, node: ast.AST | None) -> bool:
-        """Whether it is a call that makes or raises an error."""
+        """Whether a node is a call that creates or raises an error."""
         if not isinstance(node, ast.Call):
             return False
         name = called(node)
         return name in self.raising or name.endswith(("Error", "Warning")) or name == "warn"
 
     def refuses(self, statement: ast.stmt) -> bool:
-        """Whether a statement does nothing but raise."""
+        """Whether a statement only raises."""
         value = statement.value if isinstance(statement, ast.Expr | ast.Return) else None
         return isinstance(statement, ast.Raise) or self.is_error(value)
 
 
 class _File:
-    """What there is to know of one file, found once."""
+    """The exclusions of one file, computed once."""
 
-    def __init__(self, source: Source, nodes: list[ast.AST], words: Words):
-        self._base = [source.span(part) for n in nodes for part in _left_alone(n, words)]
+    def __init__(self, source: Source, nodes: list[ast.AST], error_code: ErrorCode):
+        self._base = [source.span(part) for n in nodes for part in _excluded(n, error_code)]
         self.reads = list(_reads(source, nodes))
         functions = [node for node in nodes if isinstance(node, Function)]
         self._functions = [(f.name, source.span(f)) for f in functions]
         self._locals = [found for f in functions if (found := _locals(source, f))[0]]
 
-    def spans(self, wording: Collection[str]) -> Spans:
-        named = ("__repr__", "__str__", *wording)
+    def spans(self, error_only: Collection[str]) -> Spans:
+        named = ("__repr__", "__str__", *error_only)
         spans = self._base + [span for name, span in self._functions if name in named]
         known = Spans(spans)
-        return Spans(spans + [s for each in self._locals for s in _only_for(*each, known)])
+        return Spans(
+            spans + [s for each in self._locals for s in _error_only_assignments(*each, known)]
+        )
 
 
-def _left_alone(node: ast.AST, words: Words) -> Iterator[ast.AST]:
+def _excluded(node: ast.AST, error_code: ErrorCode) -> Iterator[ast.AST]:
     match node:
         case ast.Raise(exc=exc, cause=cause):
             yield from (part for part in (exc, cause) if part)
-        case ast.Call() if words.is_error(node):
+        case ast.Call() if error_code.is_error(node):
             yield from (*node.args, *node.keywords)
         case ast.Call() if called(node) in ("cast", "TypeVar"):
             yield from node.args[:1]
@@ -117,13 +118,13 @@ def _left_alone(node: ast.AST, words: Words) -> Iterator[ast.AST]:
             yield from (statement for statement in body if _is_not_run(statement))
         case ast.Import() | ast.ImportFrom() | ast.JoinedStr():
             yield node
-        # Two sequences of different lengths are an error in the code, not in what it is given.
+        # zip(strict=True) guards against bugs, not against bad input.
         case ast.keyword(arg="strict"):
             yield node
 
 
 def called(node: ast.Call) -> str:
-    """The name of what is called, its last part."""
+    """The last part of the name of the called function."""
     match node.func:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name
@@ -137,8 +138,8 @@ def _reads(source: Source, nodes: Iterable[ast.AST]) -> Iterator[Read]:
                 yield name, source.span(node)[0]
 
 
-def _own(function: Function) -> Iterator[ast.AST]:
-    """The nodes of a function, those of functions in it aside."""
+def _own_nodes(function: Function) -> Iterator[ast.AST]:
+    """The nodes of a function, without those of nested functions."""
     todo: list[ast.AST] = list(function.body)
     while todo:
         node = todo.pop()
@@ -152,14 +153,16 @@ def _always_raises(function: Function) -> bool:
     if not isinstance(last, ast.Raise) or not last.exc:
         return False
     if "NotImplementedError" in ast.unparse(last.exc):
-        return False  # others of this name do something
-    return not any(isinstance(n, ast.Return | ast.Yield | ast.YieldFrom) for n in _own(function))
+        return False  # an abstract method: others of this name return
+    return not any(
+        isinstance(n, ast.Return | ast.Yield | ast.YieldFrom) for n in _own_nodes(function)
+    )
 
 
 def _locals(source: Source, function: Function) -> tuple[dict[str, list[Span]], list[Read]]:
-    """Where a function assigns to names, and where it reads them."""
+    """The positions at which a function assigns to its names, and those at which it reads them."""
     assigned: dict[str, list[Span]] = {}
-    for node in _own(function):
+    for node in _own_nodes(function):
         match node:
             case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
                 assigned.setdefault(name, []).append(source.span(node))
@@ -167,14 +170,14 @@ def _locals(source: Source, function: Function) -> tuple[dict[str, list[Span]], 
     return assigned, [read for read in reads if read[0] in assigned]
 
 
-def _only_for(
-    assigned: Mapping[str, list[Span]], reads: Iterable[Read], wording: Spans
+def _error_only_assignments(
+    assigned: Mapping[str, list[Span]], reads: Iterable[Read], error_only: Spans
 ) -> list[Span]:
-    """The assignments to names that only what words errors reads."""
+    """The assignments to names that are read only in code for error messages."""
     found: list[Span] = []
     while True:
         more = Spans(found)
-        other = {name for name, at in reads if at not in wording and at not in more}
+        other = {name for name, at in reads if at not in error_only and at not in more}
         only = {name for name, _ in reads} - other
         spans = [span for name in sorted(only) for span in assigned[name]]
         if len(spans) == len(found):
@@ -183,7 +186,7 @@ def _only_for(
 
 
 def _is_not_run(statement: ast.stmt) -> bool:
-    """`__all__`, names for types, and what only type checkers or scripts run."""
+    """Whether a statement is `__all__`, a type alias, or run only by type checkers or scripts."""
     match statement:
         case ast.If(test=test):
             return ast.unparse(test) in NOT_RUN

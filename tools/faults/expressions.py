@@ -11,7 +11,7 @@ from tools.faults.source import Edit, Source
 
 Faults = Iterator[tuple[str, Edit]]
 Part = ast.expr | ast.keyword | ast.comprehension
-# Of a binary operator: how it is written, and what it becomes. All but ± can be left out too.
+# Binary operator -> its text, and its replacement. All but ± can also be removed.
 OPERATORS: dict[type[ast.operator], tuple[str, str | None]] = {
     ast.Mult: ("*", None),
     ast.MatMult: ("@", None),
@@ -24,7 +24,7 @@ OPERATORS: dict[type[ast.operator], tuple[str, str | None]] = {
     ast.BitOr: ("|", "&"),
     ast.BitAnd: ("&", "|"),
 }
-BOTH_SIDES = (ast.Mult, ast.MatMult)  # either factor may be the one that is left out
+BOTH_SIDES = (ast.Mult, ast.MatMult)  # either operand may be removed
 SEQUENCES = (ast.List, ast.Tuple, ast.ListComp, ast.Set, ast.Dict)
 LIMITS: dict[type[ast.cmpop], tuple[str, str]] = {
     ast.Lt: ("<", "<="),
@@ -100,7 +100,7 @@ def _between(source: Source, left: ast.expr, right: ast.expr, written: str) -> t
 
 
 def _operands(source: Source, node: ast.BoolOp) -> Faults:
-    """One operand of and/or left out."""
+    """Removes one operand of and/or."""
     written = "and" if isinstance(node.op, ast.And) else "or"
     start, end = source.span(node)
     pairs = zip(node.values, node.values[1:], strict=False)

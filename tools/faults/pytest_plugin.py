@@ -1,7 +1,7 @@
-"""Runs inside pytest, in the copy: puts tests in order, says which one is on, records lines.
+"""The pytest plugin in the copy: orders tests, reports the current test, records executed lines.
 
-It is loaded by itself, before anything of the project, and so imports nothing of it. What to do is
-in the JSON file that FAULTS_JOB names (see `workplace.Job`).
+It is loaded before anything of the project, and so imports nothing of it. Its job is in the JSON
+file that the environment variable FAULTS_JOB names (see `sandbox`).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ RESULT: dict[str, dict] = {"seconds": {}, "failed": {}, "lines": {}, "shared": {
 
 
 class Lines:
-    """Which lines of some files run, as bits of one number per file; bit 0 is not used."""
+    """The executed lines of a set of files, as the bits of one integer per file (bit 0 unused)."""
 
     def __init__(self, files):
         self._seen: dict[str, set[int]] = {path: set() for path in files}
-        self._inside = {path: self._note(seen) for path, seen in self._seen.items()}
+        self._inside = {path: self._recorder(seen) for path, seen in self._seen.items()}
         self._names = files
 
     @staticmethod
-    def _note(seen):
+    def _recorder(seen):
         def trace(frame, event, arg):
             seen.add(frame.f_lineno)
             return trace
@@ -44,7 +44,7 @@ class Lines:
         return self._inside.get(frame.f_code.co_filename)
 
     def take(self, into):
-        """Adds what ran since the last call."""
+        """Adds the lines executed since the last call."""
         for path, seen in self._seen.items():
             if seen:
                 name = self._names[path]
@@ -58,15 +58,15 @@ if JOB["record"]:
     LINES.start()
 
 
-def forget():
-    """Empties the caches of functions, so that a test runs by itself all lines that it needs."""
+def clear_caches():
+    """Clears the caches of functions, so that a test executes all the lines that it needs."""
     root = os.getcwd() + os.sep
     for module in list(sys.modules.values()):
         if (getattr(module, "__file__", None) or "").startswith(root):
             for value in vars(module).values():
                 if isinstance(value, functools._lru_cache_wrapper):
                     value.cache_clear()
-    if "jax" in sys.modules:  # else a program that is compiled already runs without its source
+    if "jax" in sys.modules:  # otherwise a compiled program runs without executing its source
         sys.modules["jax"].clear_caches()
 
 
@@ -80,7 +80,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish():
-    # Nothing is left to be imported by the first test that needs it.
+    # Import everything now, so that no test's lines include those of an import.
     for name in JOB["record"].values():
         importlib.import_module(
             name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
@@ -93,7 +93,7 @@ def pytest_runtest_protocol(item):
         progress.write(f"{item.nodeid}\n")
     if not JOB["record"]:
         return (yield)
-    forget()
+    clear_caches()
     LINES.take(RESULT["shared"])
     LINES.start()
     try:
@@ -106,7 +106,7 @@ def pytest_runtest_protocol(item):
 def pytest_fixture_setup(fixturedef, request):
     if not JOB["record"] or fixturedef.scope == "function":
         return (yield)
-    # All tests of the file depend on it; the first to ask does not have it for itself.
+    # All tests of the file depend on a shared fixture, not only the first to request it.
     LINES.take(RESULT["lines"].setdefault(request._pyfuncitem.nodeid, {}))
     try:
         return (yield)
@@ -117,14 +117,14 @@ def pytest_fixture_setup(fixturedef, request):
 def pytest_runtest_logreport(report):
     seconds = RESULT["seconds"].get(report.nodeid, 0.0) + report.duration
     RESULT["seconds"][report.nodeid] = seconds
-    _note_failure(report)
+    _record_failure(report)
 
 
 def pytest_collectreport(report):
-    _note_failure(report)
+    _record_failure(report)
 
 
-def _note_failure(report):
+def _record_failure(report):
     if report.failed:
         crash = getattr(report.longrepr, "reprcrash", None)
         text = crash.message if crash else str(report.longrepr).strip().rpartition("\n")[2]

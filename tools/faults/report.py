@@ -1,4 +1,4 @@
-"""What came of the faults: a table by folder, and each survivor."""
+"""The report on the trials: a table by folder, and each surviving fault."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Look = tuple[str, str, str]  # file, before, after
 
 
 def equivalents(path: pathlib.Path) -> dict[Look, str]:
-    """Faults that change nothing a test could see, with the reasons.
+    """Fault -> reason, for faults that no test can detect.
 
     Raises:
-      ValueError: one has no reason.
+      ValueError: an entry has no reason.
     """
     entries = json.loads(path.read_text()) if path.exists() else []
     for entry in entries:
@@ -74,6 +74,6 @@ def _table(counts: Mapping[str, Mapping[str, int]]) -> str:
         rate = f"{100 * row.get('killed', 0) / decided:.1f} %" if decided else "-"
         cells = [*(str(row.get(c, 0)) for c in columns), rate]
         lines.append(folder.ljust(width) + "".join(cell.rjust(12) for cell in cells))
-    # "all" was made with the first folder, and stands last.
+    # "all" was created with the first folder; it goes last.
     lines.append(lines.pop(1 + list(counts).index("all")))
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A stratified draw: every folder and file its share, the kinds of faults in turn."""
+"""Stratified sampling of faults: by folder and file, with the kinds of faults balanced."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tools.faults.source import Source
 def draw(
     faults: Sequence[Fault], sources: Mapping[str, Source], count: int, seed: int
 ) -> list[Fault]:
-    """`count` faults, or as many as there are on lines of their own.
+    """`count` faults on different lines, or all there are.
 
-    Folders, and the files in them, get shares in proportion to the lines that can hold a fault,
-    and one at least where there are enough for all. Which ones is a matter of hashes, not of
-    positions: where the sources change, most of the draw stays.
+    Folders and their files get shares in proportion to their lines with possible faults, at least
+    one each if `count` allows. Faults are chosen by hash, not by position, so that most of the
+    sample stays the same when the sources change.
     """
     files: dict[str, list[Fault]] = defaultdict(list)
     for fault in sorted(faults, key=lambda fault: fault.key(seed)):
@@ -40,7 +40,7 @@ def shares(sizes: Mapping[str, int], count: int) -> dict[str, int]:
     least = 1 if count >= len(sizes) else 0
     result = dict.fromkeys(sorted(sizes), least)
     for _ in range(count - sum(result.values())):
-        # The one that lacks most of its share.
+        # The one that is furthest below its share.
         open_ = [name for name in result if result[name] < sizes[name]]
         result[max(open_, key=lambda name: sizes[name] / (result[name] + 0.5))] += 1
     return result
@@ -49,12 +49,12 @@ def shares(sizes: Mapping[str, int], count: int) -> dict[str, int]:
 def _of_file(
     faults: Sequence[Fault], source: Source, wanted: int, kinds: Counter[str]
 ) -> list[Fault]:
-    """The rarest kind of the folder so far comes first; each line is taken once."""
+    """Prefers the kind that is rarest in the folder so far; takes each line once."""
     drawn: list[Fault] = []
     lines: set[int] = set()
     left = list(faults)
     while left and len(drawn) < wanted:
-        fault = min(left, key=lambda fault: kinds[fault.kind])  # the first of equals
+        fault = min(left, key=lambda fault: kinds[fault.kind])
         left.remove(fault)
         if fault.line not in lines and source.changes(fault.edit):
             drawn.append(fault)

@@ -1,4 +1,4 @@
-"""All faults that can be planted in some files: walks their statements, with what is left alone."""
+"""All faults that can be planted in a set of files, found by walking their syntax trees."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import hashlib
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from tools.faults.exclusions import Function, Words
+from tools.faults.exclusions import ErrorCode, Function
 from tools.faults.expressions import Part, of_expression
 from tools.faults.source import Edit, Source, python_files
 from tools.faults.statements import of_statement
@@ -19,14 +19,14 @@ class Fault:
     """One small change of one file.
 
     Attributes:
-      file, line: where, the file relative to the root of the project.
+      file, line: its place; the file is relative to the root of the project.
       kind: "branches", "condition", "off by one", "factor", "statement", "returned", "keyword" or
         "comparison".
-      before, after: the lines that it touches, each joined to one.
-      which: how many faults in the file look the same and come before it.
-      edit: what it does to the bytes of the file.
-      lines: first and last line of the statement, or of its head; who runs none of them cannot see
-        the fault.
+      before, after: the lines that it changes, joined to one line each.
+      which: the number of earlier faults in the file with the same kind and text.
+      edit: the edit of the file.
+      lines: first and last line of the statement, or of its head; a test that runs none of them
+        cannot detect the fault.
     """
 
     file: str
@@ -43,7 +43,7 @@ class Fault:
         return str(pathlib.PurePosixPath(self.file).parent)
 
     def key(self, seed: object = "") -> str:
-        """The same as long as the lines it touches are: other lines may come and go."""
+        """A key that depends only on the changed lines, not on other lines of the file."""
         said = (seed, self.file, self.kind, self.before, self.after, self.which)
         return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
 
@@ -52,20 +52,20 @@ class Fault:
 
 
 def faults_in(root: pathlib.Path, paths: Sequence[str]) -> tuple[list[Fault], dict[str, Source]]:
-    """The faults of the files in `paths`, and these files by name."""
+    """The faults in the files of `paths`, and name -> file."""
     files = python_files(root, paths)
-    # Who words errors is asked of the whole package.
+    # The code for errors is found over the whole package.
     tops = sorted({file.relative_to(root).parts[0] for file in files})
     package = {s.file: s for s in (Source.read(root, file) for file in python_files(root, tops))}
-    words = Words(list(package.values()))
+    error_code = ErrorCode(list(package.values()))
     sources = {name: package[name] for name in (f.relative_to(root).as_posix() for f in files)}
-    return [fault for s in sources.values() for fault in _faults(s, words)], sources
+    return [fault for s in sources.values() for fault in _faults(s, error_code)], sources
 
 
-def _faults(source: Source, words: Words) -> Iterator[Fault]:
-    spans = words.spans(source)
+def _faults(source: Source, error_code: ErrorCode) -> Iterator[Fault]:
+    spans = error_code.spans(source)
     seen: dict[tuple[str, str, str], int] = {}
-    for kind, edit, lines in _edits(source, source.tree, None, words):
+    for kind, edit, lines in _edits(source, source.tree, None, error_code):
         if edit.start in spans:
             continue
         looks = (kind, *source.lines(edit))
@@ -74,27 +74,27 @@ def _faults(source: Source, words: Words) -> Iterator[Fault]:
 
 
 def _edits(
-    source: Source, node: ast.AST, function: Function | None, words: Words
+    source: Source, node: ast.AST, function: Function | None, error_code: ErrorCode
 ) -> Iterator[tuple[str, Edit, tuple[int, int]]]:
-    """Those of all statements in `node`, which is one, or a handler, or the whole file."""
+    """(kind, edit, lines) for all statements in a node: a statement, a handler or a module."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt):
             head = list(_head(child))
             lines = _lines(child, head)
-            for kind, edit in of_statement(source, child, function, words):
+            for kind, edit in of_statement(source, child, function, error_code):
                 yield kind, edit, lines
             for part in head:
                 for inner in _parts(part):
                     for kind, edit in of_expression(source, inner):
                         yield kind, edit, lines
             inside = child if isinstance(child, Function) else function
-            yield from _edits(source, child, inside, words)
+            yield from _edits(source, child, inside, error_code)
         elif isinstance(child, ast.ExceptHandler | ast.match_case):
-            yield from _edits(source, child, function, words)
+            yield from _edits(source, child, function, error_code)
 
 
 def _lines(statement: ast.stmt, head: Sequence[ast.expr]) -> tuple[int, int]:
-    """First and last line of a statement; of its head, where other statements are in it."""
+    """First and last line of a statement, or of its head if it contains other statements."""
     first, last = statement.lineno, statement.end_lineno or statement.lineno
     if hasattr(statement, "body") or hasattr(statement, "cases"):
         last = max([first, *(part.end_lineno or 0 for part in head)])
@@ -102,7 +102,7 @@ def _lines(statement: ast.stmt, head: Sequence[ast.expr]) -> tuple[int, int]:
 
 
 def _parts(node: ast.AST) -> Iterator[Part]:
-    """The parts of an expression, itself included; −1 has none."""
+    """An expression and its parts; −1 has no parts."""
     if isinstance(node, Part):
         yield node
     match node:
@@ -113,7 +113,7 @@ def _parts(node: ast.AST) -> Iterator[Part]:
 
 
 def _head(statement: ast.stmt) -> Iterator[ast.expr]:
-    """The expressions of a statement that are not in statements inside it."""
+    """The expressions of a statement, without those of nested statements."""
     for child in ast.iter_child_nodes(statement):
         match child:
             case ast.expr():

@@ -48,8 +48,8 @@ class Source:
         return list(itertools.accumulate((n + 1 for n in lengths), initial=0))
 
     def span(self, node: ast.AST) -> Span:
-        """Where the node's text starts and ends."""
-        # Only expressions and statements are asked for; these have places, as `ast.AST` has not.
+        """The start and the end of a node's text in bytes."""
+        # Only for expressions and statements, which have positions, unlike `ast.AST`.
         return (
             self._line_starts[node.lineno - 1] + node.col_offset,  # type: ignore[attr-defined]
             self._line_starts[node.end_lineno - 1] + node.end_col_offset,  # type: ignore[attr-defined]
@@ -64,13 +64,13 @@ class Source:
         return self.data.count(b"\n", 0, at) + 1
 
     def find(self, pattern: str, start: int, end: int) -> Span | None:
-        """The first match between two nodes, comments aside."""
+        """The first match between two positions, outside comments."""
         gap = COMMENT.sub(lambda found: b" " * len(found[0]), self.data[start:end])
         found = re.search(pattern.encode(), gap)
         return (start + found.start(), start + found.end()) if found else None
 
     def lines(self, edit: Edit) -> tuple[str, str]:
-        """The lines that an edit touches, before and after, each as one line of text."""
+        """The lines that an edit changes, before and after, each joined to one line."""
         first = self.data.rfind(b"\n", 0, edit.start) + 1
         last = self.data.find(b"\n", edit.end)
         last = len(self.data) if last < 0 else last
@@ -78,7 +78,7 @@ class Source:
             after = self.data[first : edit.start] + edit.text.encode() + self.data[edit.end : last]
             if after.strip() or not first:
                 return flat(self.data[first:last].decode()), flat(after.decode())
-            # All of them are gone: the line above says of what.
+            # All lines are removed: the line above shows the context.
             first = self.data.rfind(b"\n", 0, first - 1) + 1
 
     def edited(self, edit: Edit) -> bytes:
@@ -89,7 +89,7 @@ class Source:
         return ast.dump(self.tree)
 
     def changes(self, edit: Edit) -> bool:
-        """Whether the edited text is a program, and another one than before."""
+        """Whether the edited file is a valid program that differs from the original."""
         try:
             return ast.dump(ast.parse(self.edited(edit))) != self._dump
         except SyntaxError:
@@ -101,10 +101,10 @@ def flat(text: str) -> str:
 
 
 def python_files(root: pathlib.Path, paths: Sequence[str]) -> list[pathlib.Path]:
-    """The Python files that `paths` name, those in folders included.
+    """The Python files in `paths`, which are files and folders.
 
     Raises:
-      FileNotFoundError: a path is not there.
+      FileNotFoundError: a path does not exist.
     """
     found: set[pathlib.Path] = set()
     for path in paths:

@@ -1,10 +1,10 @@
-"""The faults of one statement, those of its expressions aside: (kind, edit) for each."""
+"""The faults of one statement, without those of its expressions: (kind, edit) for each."""
 
 from __future__ import annotations
 
 import ast
 
-from tools.faults.exclusions import Function, Words
+from tools.faults.exclusions import ErrorCode, Function
 from tools.faults.expressions import Faults, condition, negated
 from tools.faults.source import Edit, Source
 
@@ -18,20 +18,22 @@ OPERATORS: dict[type[ast.operator], tuple[str, str]] = {
 }
 
 
-def of_statement(source: Source, node: ast.stmt, function: Function | None, words: Words) -> Faults:
-    """`function` is what the statement is in."""
+def of_statement(
+    source: Source, node: ast.stmt, function: Function | None, error_code: ErrorCode
+) -> Faults:
+    """(kind, edit) for each fault; `function` is the enclosing function."""
     match node:
         case ast.If(test=test, body=body, orelse=orelse):
             if orelse:
                 yield "branches", negated(source, test)
-            # A refusal that always comes is no test of the tests.
-            refuses = words.refuses(body[-1])
+            # An error that is always raised is too easy to detect.
+            refuses = error_code.refuses(body[-1])
             yield from condition(source, test, (False,) if refuses else (True, False))
         case ast.While(test=test):
             yield from condition(source, test, (False,))
         case ast.Return():
-            yield from _returned(source, node, function, words)
-    if _has_effect(node) or words.refuses(node):
+            yield from _returned(source, node, function, error_code)
+    if _has_effect(node) or error_code.refuses(node):
         yield "statement", Edit(*source.span(node), "pass")
     if isinstance(node, ast.AugAssign) and type(node.op) in OPERATORS:
         written, other = OPERATORS[type(node.op)]
@@ -45,7 +47,7 @@ def of_statement(source: Source, node: ast.stmt, function: Function | None, word
 
 
 def _has_effect(node: ast.stmt) -> bool:
-    """Whether it can be left out, and the names that later statements read are still there."""
+    """Whether a statement can be removed without leaving later names undefined."""
     match node:
         case ast.Expr(value=value):
             return isinstance(value, ast.Call)
@@ -54,9 +56,11 @@ def _has_effect(node: ast.stmt) -> bool:
     return isinstance(node, ast.AugAssign | ast.Delete | ast.Continue | ast.Break)
 
 
-def _returned(source: Source, node: ast.Return, function: Function | None, words: Words) -> Faults:
+def _returned(
+    source: Source, node: ast.Return, function: Function | None, error_code: ErrorCode
+) -> Faults:
     value = node.value
-    if value is None or words.is_error(value):
+    if value is None or error_code.is_error(value):
         return
     annotation = function.returns if function else None
     returns = ast.unparse(annotation) if annotation else ""
@@ -65,6 +69,6 @@ def _returned(source: Source, node: ast.Return, function: Function | None, words
             yield "returned", Edit(*source.span(value), str(not value.value))
     elif returns == "bool":
         yield "returned", negated(source, value)
-    # Where `None` is no result that callers know, it ends in a crash at once.
+    # Only for functions that may return `None`: otherwise callers crash at once.
     if "None" in returns and ast.unparse(value) != "None":
         yield "returned", Edit(*source.span(value), "None")

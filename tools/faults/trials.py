@@ -1,4 +1,4 @@
-"""Plants faults one at a time and runs the tests that concern them; results go to a file."""
+"""Trials: plants one fault at a time, runs the tests that execute it, and stores the result."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from tools.faults.baseline import Baseline, limits
+from tools.faults.sandbox import Sandbox
 from tools.faults.sites import Fault
 from tools.faults.source import Source
-from tools.faults.workplace import Workplace
 
 Record = dict[str, Any]
 
@@ -22,7 +22,7 @@ Record = dict[str, Any]
 def read(
     path: pathlib.Path, faults: Sequence[Fault], sources: Mapping[str, Source]
 ) -> dict[str, Record]:
-    """The results by key of the fault, those of files that have changed since left out."""
+    """Key of a fault -> its stored result, without results of files that have changed since."""
     wanted = {fault.key(): _digest(sources[fault.file]) for fault in faults}
     lines = path.read_text().splitlines() if path.exists() else []
     records = (json.loads(line) for line in lines)
@@ -33,12 +33,12 @@ def run(
     faults: Sequence[Fault],
     sources: Mapping[str, Source],
     baseline: Baseline,
-    places: Sequence[Workplace],
+    places: Sequence[Sandbox],
     path: pathlib.Path,
     patience: float,
 ) -> Iterator[Record]:
-    """One trial a fault, as many at a time as there are places; each result once it is written."""
-    free: queue.Queue[Workplace] = queue.Queue()
+    """Runs one trial per fault, in parallel over `places`; yields each result after writing it."""
+    free: queue.Queue[Sandbox] = queue.Queue()
     for place in places:
         free.put(place)
 
@@ -58,17 +58,17 @@ def run(
                     file.write(json.dumps(record) + "\n")
                 yield record
         finally:
-            # Where it ends early: the runs that are on end at once, the others do not begin.
+            # On an early end, stop running trials at once, and cancel the others.
             for place in places:
                 place.stop.set()
             pool.shutdown(cancel_futures=True)
 
 
 def trial(
-    fault: Fault, source: Source, baseline: Baseline, place: Workplace, patience: float
+    fault: Fault, source: Source, baseline: Baseline, place: Sandbox, patience: float
 ) -> Record:
-    """Runs the tests that concern a fault until one fails."""
-    tests = baseline.concerned(fault)
+    """Runs the tests that execute a fault until one fails."""
+    tests = baseline.tests_of(fault)
     modules = sorted({test.partition("::")[0] for test in tests})
     began = time.monotonic()
     how, by, message, ran = "not run", "", "no test runs this line", 0

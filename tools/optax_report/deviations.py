@@ -1,4 +1,4 @@
-"""The section of the page on where Optax departs from papers, each with a program."""
+"""The section of the page on Optax's deviations from papers, each with a program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import optax
 
-# What no run of the kit shows, as its losses are positive.
+# The kit's losses are positive, so none of its runs shows this.
 PLATEAU = """# a plateau below zero: a higher loss is better than the best
 import jax.numpy as jnp
 import optax
@@ -25,7 +25,7 @@ assert u == 0.5, u"""
 
 
 def section() -> Iterator[str]:
-    """Its lines: what papers have, what Optax has, and the shortest program of each kind."""
+    """The lines of the section: the paper's rule, Optax's, and the shortest program for each."""
     from trainkit.laws import DEVIATIONS
 
     kinds: dict[tuple[str, str, str], list[str]] = {}
@@ -67,7 +67,7 @@ def _plain(params: Any) -> Any:
 
 
 def arguments(name: str, made: Any) -> dict[str, Any]:
-    """What the rule is called with, beside what shows the deviation."""
+    """The arguments of the rule, besides those that show the deviation."""
     given: dict[str, Any] = {}
     if "learning_rate" in inspect.signature(made).parameters:
         given["learning_rate"] = 1e-2

@@ -52,7 +52,7 @@ REASONS: dict[str, str] = {
 
 
 def public() -> Iterator[tuple[str, Any]]:
-    """Every name that optax, its contrib, transforms and schedules export, once, and what it is."""
+    """(name, object) for every public name of optax, its contrib, transforms and schedules."""
     import optax
 
     seen: set[int] = set()
@@ -67,7 +67,7 @@ def public() -> Iterator[tuple[str, Any]]:
 
 
 def reason(name: str, made: Any) -> str | None:
-    """Why a public name has no row; None where nobody has said."""
+    """Why a public name has no row; `None` if there is no reason yet."""
     if name in REASONS:
         return REASONS[name]
     if isinstance(made, types.ModuleType):

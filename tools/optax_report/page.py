@@ -28,7 +28,7 @@ shows it. `python -m tools.optax_report --reproducer ROW LAW` prints that of any
 
 
 class Found(NamedTuple):
-    """One violation, and what it was found to be."""
+    """A violation and its classification."""
 
     row: str
     failure: Mapping[str, str]
@@ -56,8 +56,8 @@ def page(
 ) -> Iterator[str]:  # fmt: skip
     """The lines of the page; `quick` is how many laws a quick run checks.
 
-    `shown` says of programs whether they fail by themselves: only those that do are printed.
-    `deviations` are the lines on where Optax departs from papers.
+    `shown` maps programs to whether they fail outside the kit: only those are printed.
+    `deviations` are the lines of the section on deviations from papers.
     """
     import optax
 
@@ -115,7 +115,7 @@ def page(
 def _section(
     kind: str, found: Sequence[Found], rows: Mapping[str, str], shown: Any
 ) -> Iterator[str]:
-    """One kind: a table of the causes, those in ordinary use first, then each cause."""
+    """The section of one kind: a table of causes, ordinary use first, then each cause."""
     causes: dict[str, list[Found]] = {}
     for x in found:
         causes.setdefault(x.reason, []).append(x)
@@ -143,7 +143,7 @@ def _section(
 
 
 def _programs(found: Sequence[Found], rows: Mapping[str, str]) -> list[tuple[Found, str]]:
-    """The programs of some violations, the shortest first."""
+    """The programs of violations, the shortest first."""
     written = [
         (x, reproducer(x.failure, rows[x.row]).strip()) for x in found if x.failure["reproducer"]
     ]
@@ -151,7 +151,7 @@ def _programs(found: Sequence[Found], rows: Mapping[str, str]) -> list[tuple[Fou
 
 
 def _program(found: Sequence[Found], rows: Mapping[str, str], shown: Any) -> Iterator[str]:
-    """The shortest program that fails by itself; where none does, the page says so."""
+    """The shortest program that fails outside the kit, or a note that none does."""
     tried = _programs(found, rows)
     for x, program in tried:
         if shown([program])[0]:
@@ -166,7 +166,7 @@ def _program(found: Sequence[Found], rows: Mapping[str, str], shown: Any) -> Ite
 
 
 def reproducer(failure: Mapping[str, str], expression: str) -> str:
-    """The program; a rule that was made from an expression has that for its source."""
+    """The program, with the expression of its rule as source."""
     return re.sub(
         r"# The source of the rule .*\n(tx|schedule) = \.\.\.",
         lambda m: f"{m[1]} = {expression}",
@@ -209,7 +209,7 @@ def _first_sentence(text: str) -> str:
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:
-    """A few names, and how many more there are."""
+    """The first names, and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

@@ -1,4 +1,4 @@
-"""Whether a reproducer fails by itself, with nothing of this package at hand."""
+"""Checks that a reproducer fails without this package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-# Many programs in one process, each in a namespace of its own: starting JAX is most of the cost.
+# Many programs in one process, each in its own namespace: starting JAX is most of the cost.
 RUNNER = """
 import json, signal, sys, warnings
 sys.modules['trainkit'] = None  # importing it is an error
@@ -31,13 +31,13 @@ for code in json.load(sys.stdin):
     signal.alarm(0)
 print(json.dumps(out), file=kept)
 """
-# Errors of the program, and not of the rule that it shows.
+# Errors of the program itself, not of the rule that it shows.
 OWN = re.compile(r"(NameError|SyntaxError|IndentationError|ImportError|ModuleNotFoundError"
                  r"|SystemExit|KeyboardInterrupt)\b")  # fmt: skip
 
 
 def errors(programs: Sequence[str]) -> list[str]:
-    """How each program ends: "" where it runs through, else the error's name and words.
+    """For each program "" if it succeeds, else the error's name and message.
 
     >>> errors(["assert 1 + 1 == 3", "x = 1"])
     ['AssertionError: ', '']
@@ -61,11 +61,11 @@ def _together(programs: list[str], flags: str) -> list[str]:
     )  # fmt: skip
     if done.returncode == 0:
         return [str(x) for x in json.loads(done.stdout.splitlines()[-1])]
-    if len(programs) > 1:  # one of them brought the process down
+    if len(programs) > 1:  # one of them crashed the process
         return [_together([program], flags)[0] for program in programs]
     return [f"exit status {done.returncode}: {done.stderr[-300:]}"]
 
 
 def shows(error: str) -> bool:
-    """Whether a program that ends so has shown its violation."""
+    """Whether a program that ends with this error has shown its violation."""
     return bool(error) and not OWN.match(error)

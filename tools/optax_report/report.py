@@ -1,11 +1,10 @@
 """`python -m tools.optax_report`: every rule and schedule of Optax against every law.
 
-It goes through the installed Optax by its public names, contrib included, checks each at the strict
-level in a process of its own (thousands of compilations in one process exhaust its memory maps),
-keeps each outcome in a folder, so that an interrupted run goes on where it was, and writes
-docs/laws-of-optax.md. What a violation is (a bug, a documented limitation, a law that the rule does
-not claim) stands in docs/laws-of-optax.toml with its reason; what does not stand there is shown as
-unclassified.
+It checks every public name of the installed Optax, contrib included, at the strict level. Processes
+are replaced after some rows, because thousands of compilations in one process exhaust its memory
+maps. Each outcome is stored in a folder, so that an interrupted run can continue. It writes
+docs/laws-of-optax.md. docs/laws-of-optax.toml classifies violations with reasons (a bug, a
+documented limitation, a law that the rule does not claim); others are shown as unclassified.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ TIMEOUT = 600  # seconds for one rule
 def check_one(
     row: str, expression: str, quick: bool = False, only: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """The outcome of one row (or of `only` these laws), as JSON can hold it."""
+    """The outcome of one row, or of `only` these laws, as JSON values."""
     import optax
 
     from trainkit import laws
@@ -81,7 +80,7 @@ def check_one(
 
 
 def _made(row: str, expression: str) -> tuple[str | None, dict[str, Any] | None, Any]:
-    """The reference of a row, the arguments that it gets, and what makes the row's rule."""
+    """The reference of a row, its hyper-parameters, and the factory of its rule."""
     import functools
 
     import optax
@@ -90,7 +89,7 @@ def _made(row: str, expression: str) -> tuple[str | None, dict[str, Any] | None,
     from trainkit.laws.oracles.catalogue import bind, function, reference_name
 
     name = row.split(",")[0]
-    # Where Optax departs from the paper, it is held to what it means to be.
+    # Where Optax departs from the paper, the reference is Optax's own rule.
     like = reference_name(f"optax.{name}")
     space = {"optax": optax}
     ending = re.escape(WRAPPED) if like == "MultiSteps" else ""
@@ -105,10 +104,10 @@ def _made(row: str, expression: str) -> tuple[str | None, dict[str, Any] | None,
     return like, hyperparams, functools.partial(function(like), **hyperparams)
 
 
-# Where most violations are, for a first pass; a run without --quick does the rest.
+# The laws with most violations, for --quick.
 QUICK = ("structure", "no promotion", "state fixpoint", "donation", "oracle", "bfloat16",
          "zero gradients", "mixed dtypes", "extremes", "counts")  # fmt: skip
-CHUNK = 40  # rows that one process checks before it makes way for a fresh one
+CHUNK = 40  # rows per process
 
 
 def _path(row: str) -> Path:
@@ -116,11 +115,11 @@ def _path(row: str) -> Path:
 
 
 class Late(BaseException):
-    """Not an Exception: those of a rule are failures, and this is none."""
+    """A timeout. Not an Exception, because an Exception of a rule is a failure."""
 
 
 def mended(row: str, expression: str, names: Sequence[str]) -> dict[str, Any]:
-    """The earlier outcome of a row with these laws checked again: those that it was held to."""
+    """The earlier outcome of a row, with those of these laws that apply to it checked again."""
     old: dict[str, Any] = json.loads(_path(row).read_text())
     held = {law for law, _, outcome, _ in old["results"] if outcome != "not claimed"}
     names = [n for n in names if n in held]
@@ -134,7 +133,7 @@ def mended(row: str, expression: str, names: Sequence[str]) -> dict[str, Any]:
 
 
 def work(rows: dict[str, str], quick: bool = False, names: Sequence[str] = ()) -> None:
-    """Checks rows (or these laws of them again) in this process and keeps each outcome."""
+    """Checks rows (or only these laws) in this process, and stores each outcome."""
     import jax
 
     def late(*_: Any) -> None:
@@ -143,9 +142,9 @@ def work(rows: dict[str, str], quick: bool = False, names: Sequence[str] = ()) -
     signal.signal(signal.SIGALRM, late)
     for row, expression in rows.items():
         if quick and _path(row).exists():
-            continue  # another process has been here
+            continue  # done by another process
         start = time.process_time()
-        # Kept first: where the process dies, this is what is left.
+        # Written first, in case the process dies.
         outcome: dict[str, Any] = {"row": row, "expression": expression, "error": "it died"}
         if not names:
             _path(row).write_text(json.dumps(outcome))
@@ -162,14 +161,14 @@ def work(rows: dict[str, str], quick: bool = False, names: Sequence[str] = ()) -
             _path(row).write_text(json.dumps(outcome))
         spent = time.process_time() - start
         print(f"{spent:6.1f} s  {row}  {outcome.get('error', '')}", flush=True)
-        # Rows share the programs of the laws themselves, which is half of their cost.
+        # Rows share the compiled programs of the laws, which are half of their cost.
         maps = Path("/proc/self/maps")
         if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
             jax.clear_caches()
 
 
 def _complete(row: str, quick: bool) -> bool:
-    """Whether nothing is left to do: a quick outcome is enough for a quick run only."""
+    """Whether an outcome is complete; a quick one is enough only for a quick run."""
     if not _path(row).exists():
         return False
     outcome = json.loads(_path(row).read_text())
@@ -180,7 +179,7 @@ def run(
     wanted: list[str], again: bool, deadline: float, quick: bool, reverse: bool,
     names: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Checks what has no outcome yet, some rows a process, each process with a time limit."""
+    """Checks rows without an outcome, `CHUNK` per process, each process with a time limit."""
     OUTCOMES.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     rows = {r: e for r, e in constructions().items() if not wanted or r in wanted}
@@ -194,17 +193,17 @@ def run(
     while pending := [r for r in rows if r not in done and left_over(r)]:
         left = deadline - (time.monotonic() - began)
         if left <= 0:
-            print("out of time; run it again to go on", flush=True)
+            print("out of time; run it again to continue", flush=True)
             return
         code = (
             "import sys, json; from tools.optax_report import report as r; "
             f"r.work(json.loads(sys.argv[1]), {quick}, {list(names)!r})"
         )
-        flag = "--xla_force_host_platform_device_count=2"  # replicas can part on two as well
+        flag = "--xla_force_host_platform_device_count=2"  # two replicas are enough to differ
         env = os.environ | {
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}",
             "JAX_PLATFORMS": "cpu",
-            # A second run, after a law was mended, finds most programs compiled.
+            # A second run, after a law was fixed, finds most programs compiled.
             "JAX_COMPILATION_CACHE_DIR": str((OUTCOMES / "programs").absolute()),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -219,7 +218,7 @@ def run(
 
 
 def render() -> str:
-    """The page, from what the folder of outcomes holds."""
+    """The page, from the stored outcomes."""
     classes = tomllib.loads(CLASSES.read_text()) if CLASSES.exists() else {}
     outcomes = {}
     for path in sorted(OUTCOMES.glob("*.json")):
@@ -230,7 +229,7 @@ def render() -> str:
 
 
 def _shown(programs: Sequence[str]) -> list[bool]:
-    """Whether each program fails by itself; a program is run once, and its end is kept."""
+    """Whether each program fails outside the kit; results are cached."""
     path = OUTCOMES / "programs.txt"
     known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     if new := [p for p in dict.fromkeys(programs) if p not in known]:
@@ -250,7 +249,7 @@ def show(row: str, law: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.optax_report")
     parser.add_argument("rows", nargs="*", help="only these rows")
-    parser.add_argument("--again", action="store_true", help="forget earlier outcomes")
+    parser.add_argument("--again", action="store_true", help="ignore earlier outcomes")
     parser.add_argument("--render", action="store_true", help="only write the page")
     parser.add_argument("--minutes", type=float, default=600, help="stop starting rows after this")
     parser.add_argument("--quick", action="store_true", help="only the laws broken most often")

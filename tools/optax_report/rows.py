@@ -8,7 +8,7 @@ from typing import Any
 
 from tools.optax_report.names import REASONS
 
-# How to call what has no defaults; the rest gets the learning rate alone, or nothing.
+# The arguments of names without defaults; others get only the learning rate, or nothing.
 RATE = "learning_rate=1e-2"
 SGD = "optax.sgd(1e-2)"
 WRAPPED = ".gradient_transformation()"
@@ -79,7 +79,7 @@ CALLS: dict[str, str] = {
     "warmup_exponential_decay_schedule": "init_value=0.0, peak_value=1.0, warmup_steps=10, "
     "transition_steps=20, decay_rate=0.5",
 }
-# A second way to call a rule whose other branch is another rule.
+# Further calls, for options that select another rule.
 VARIANTS: dict[str, str] = {
     "adam, nesterov": "optax.adam(learning_rate=1e-2, nesterov=True)",
     "rmsprop, centred, momentum": "optax.rmsprop(learning_rate=1e-2, centered=True, momentum=0.9)",
@@ -108,7 +108,7 @@ VARIANTS: dict[str, str] = {
 
 
 def constructions() -> dict[str, str]:
-    """A name for every row, and the expression that makes it."""
+    """Row -> the expression that creates its rule."""
     import optax
 
     rows: dict[str, str] = {}

@@ -25,3 +25,34 @@ def owned(tree: PyTree) -> PyTree:
     array([0., 0.])
     """
     return jax.tree.map(lambda x: x.copy() if isinstance(x, np.ndarray) else x, tree)
+
+
+def as_arrays(batch: PyTree) -> PyTree:
+    """A batch with arrays of other libraries (PyTorch's tensors) and lists of numbers as NumPy's.
+
+    >>> as_arrays({"label": [1, 2]})
+    {'label': array([1, 2])}
+    """
+    leaves, treedef = jax.tree.flatten(batch, is_leaf=_are_numbers)
+    return jax.tree.unflatten(treedef, [_as_array(leaf) for leaf in leaves])
+
+
+def _as_array(leaf: Any) -> Any:
+    if isinstance(leaf, np.ndarray | jax.Array) or not (
+        _are_numbers(leaf) or hasattr(leaf, "__array__")
+    ):
+        return leaf
+    try:
+        return np.asarray(leaf)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"a batch must be of arrays that NumPy can take, not {leaf!r:.60} ({error}); convert "
+            "it first."
+        ) from None
+
+
+def _are_numbers(leaf: Any) -> bool:
+    """Whether it is a list, or a list of lists, of numbers."""
+    if not isinstance(leaf, list) or not leaf:
+        return False
+    return all(isinstance(x, bool | int | float) or _are_numbers(x) for x in leaf)

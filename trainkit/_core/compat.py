@@ -17,7 +17,7 @@ AnyJaxpr = core.Jaxpr | core.ClosedJaxpr
 
 
 def opened(jaxpr: AnyJaxpr) -> tuple[core.Jaxpr, list[Any]]:
-    """A jaxpr without the values of its constants, and these values (one for each `constvar`).
+    """A jaxpr without the values of its constants, and these values (one per `constvar`).
 
     Up to 0.10 a `ClosedJaxpr` is a `Jaxpr` with the values of its constants; since 0.11 every
     `Jaxpr` has them.

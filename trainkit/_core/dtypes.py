@@ -29,7 +29,7 @@ def widest(*trees: PyTree) -> np.dtype:
 
 
 def upcast(tree: PyTree, dtype: Any = None) -> PyTree:
-    """The tree with floats in `dtype`, or, without one, with 8 and 16 bit floats in float32."""
+    """The tree with floats in `dtype`; without it, 8 and 16 bit floats become float32."""
 
     if dtype is None and not any(is_float(x) and _narrow(x) for x in jax.tree.leaves(tree)):
         return tree

@@ -19,7 +19,7 @@ import numpy as np
 
 
 def digest(array: Any) -> str:
-    """The digest of the bytes of an array or a text.
+    """The digest of the bytes of an array or a string, as hexadecimal text.
 
     >>> digest("a") == digest(np.frombuffer(b"a", np.uint8))
     True
@@ -45,7 +45,7 @@ def lasting(value: Any, name: str) -> Any:
         found = {str(key): lasting(item, f"{name}[{key!r}]") for key, item in value.items()}
         if len(found) < len(value):
             twice = next(k for k in found if sum(str(key) == k for key in value) > 1)
-            raise TypeError(f"{name} has the name {twice!r} twice, once as a string and once not.")
+            raise TypeError(f"{name} has the key {twice!r} twice, once as a string and once not.")
         return found
     if isinstance(value, list | tuple):
         return [lasting(item, f"{name}[{i}]") for i, item in enumerate(value)]

@@ -48,7 +48,7 @@ def equations(jaxpr: AnyJaxpr) -> Iterator[core.JaxprEqn]:
 
 
 def at_line(jaxpr: AnyJaxpr, eqn: core.JaxprEqn) -> AnyJaxpr:
-    """A jaxpr whose equations all have the source line of an equation that it replaces."""
+    """The jaxpr with the source line of `eqn`, which it replaces, in all its equations."""
     inner, consts = opened(jaxpr)
     lines = [e.replace(source_info=eqn.source_info) for e in inner.eqns]
     return core.ClosedJaxpr(inner.replace(eqns=lines), consts)

@@ -1,6 +1,6 @@
-"""What the processes of one run agree on. A process that is alone asks nobody, at no cost.
+"""Communication between the processes of a run. With a single process it costs nothing.
 
-Every process calls these at the same place of the program, as it does every step.
+Like collectives, these functions must be called by every process, in the same order.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from trainkit._core.identity import digest
 from trainkit._core.paths import named_leaves
 
 T = TypeVar("T")
-# What collectives say when a process at the other end is gone.
+# Words in the errors of collectives when another process has ended.
 _DEATH = ("Gloo", "Connection closed by peer", "Connection reset by peer", "heartbeat", "NCCL")
-LAUNCHED = "TRAINKIT_LAUNCHED"  # of how many processes one is that `trainkit launch` has started
-_SHORT = 252  # bytes that go round at once
+LAUNCHED = "TRAINKIT_LAUNCHED"  # set by `trainkit launch`: the number of processes
+_SHORT = 252  # bytes in the first message
 
 
 class ProcessError(ValueError):
-    """What ends this process because of another one, or of a difference between them."""
+    """Another process has failed, or the processes differ."""
 
 
 def alone() -> bool:
-    """Whether there is one process only."""
+    """Whether there is only one process."""
     return jax.process_count() == 1
 
 
 def check_joined() -> None:
-    """Refuses to train alone in a process that was started as one of several."""
+    """Raises ProcessError in a launched process that has not joined the others."""
     count = os.environ.get(LAUNCHED)
     if count is not None and alone() and int(count) > 1:
         raise ProcessError(
-            f"this is one of {count} processes that `trainkit launch` has started, but it knows "
-            "of no other: call trainkit.distributed.initialize() in its first lines, before "
-            "anything touches JAX's devices."
+            f"this is one of {count} processes started by `trainkit launch`, but it has not joined "
+            "the others: call trainkit.distributed.initialize() at the start of the script, before "
+            "anything uses JAX's devices."
         )
 
 
 def end_together() -> None:
-    """Has an error that nobody catches end this process at once, and the others by its death.
+    """Makes an uncaught error end this process at once; the others then fail and end too.
 
-    As JAX leaves it, a process waits at its end for the others, who wait for its part of a step.
+    By default, JAX waits at exit for the other processes, which wait in a collective for this one.
     """
     if not alone() and sys.excepthook is sys.__excepthook__:
         sys.excepthook = _die
@@ -68,7 +68,7 @@ def _die(kind: type[BaseException], error: BaseException, where: TracebackType |
 
 
 def leave(status: int) -> None:
-    """Ends this process at once, not waiting for the others, which then end too."""
+    """Ends this process at once, without waiting for the others; they then end too."""
     with contextlib.suppress(Exception):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -76,7 +76,7 @@ def leave(status: int) -> None:
 
 
 def explain(error: BaseException) -> str | None:
-    """What an error says of another process, in words; `None` where it is this one's own."""
+    """The message of an error caused by another process; `None` for an error of this one."""
     if isinstance(error, ProcessError):
         return str(error)
     if any(word in str(error) for word in _DEATH):
@@ -85,12 +85,12 @@ def explain(error: BaseException) -> str | None:
 
 
 def is_writer() -> bool:
-    """Whether this is the one process that writes logs, reports and messages."""
+    """Whether this is the process (number 0) that writes logs, reports and messages."""
     return jax.process_index() == 0
 
 
 def gathered(value: Any) -> list[Any]:
-    """What each process gives, in their order; something that JSON can hold.
+    """The values of all processes, in their order; the value must be JSON.
 
     >>> gathered({"step": 3})
     [{'step': 3}]
@@ -103,25 +103,25 @@ def gathered(value: Any) -> list[Any]:
     sizes = rows[:, :4].copy().view(np.uint32)[:, 0]
     texts = rows[:, 4:]
     if (longest := int(sizes.max())) > _SHORT:
-        # Few lengths, because each is a program of its own.
+        # Powers of two, because each length compiles a program.
         texts = _all_gather(_padded(text, 1 << longest.bit_length()))
     return [json.loads(row[:n].tobytes()) for row, n in zip(texts, sizes, strict=True)]
 
 
 def from_writer(value: T) -> T:
-    """What process 0 gives."""
+    """The value of process 0; it must be JSON."""
     return gathered(value)[0]
 
 
 def same(values: Mapping[str, Any], hint: str) -> None:
-    """Refuses values that are not the same in every process.
+    """Raises ProcessError unless the values are the same in every process.
 
     Args:
-      values: name -> something that JSON can hold.
-      hint: what to do about it.
+      values: name -> JSON value.
+      hint: how to fix a difference.
 
     Raises:
-      ProcessError: in every process; what differs is named.
+      ProcessError: in every process; the message names the value.
     """
     first, *others = gathered(dict(values))
     for number, other in enumerate(others, 1):
@@ -134,7 +134,7 @@ def same(values: Mapping[str, Any], hint: str) -> None:
 
 
 def same_leaves(tree: Any, what: str, hint: str) -> None:
-    """Refuses a tree whose arrays are not the same in every process; what is placed is trusted."""
+    """Raises ProcessError unless all uncommitted arrays are the same in every process."""
     if alone():
         return
     fresh = {
@@ -146,7 +146,7 @@ def same_leaves(tree: Any, what: str, hint: str) -> None:
 
 
 def digests(leaf: Any) -> str:
-    """What tells an array, or a random key, from another one."""
+    """The dtype, shape and digest of an array or a random key, as text."""
     if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     array = np.asarray(leaf)
@@ -154,7 +154,7 @@ def digests(leaf: Any) -> str:
 
 
 def in_step(items: Iterable[T], what: str) -> Iterator[T]:
-    """The items, of which every process must have as many."""
+    """The items; raises ProcessError unless every process has the same number of them."""
     iterator, number = iter(items), 0
     while True:
         item, number = next(iterator, None), number + 1
@@ -165,16 +165,16 @@ def in_step(items: Iterable[T], what: str) -> Iterator[T]:
             lacks = there.index(False)
             raise ProcessError(
                 f"process {lacks} has {number - 1} {what}, process {there.index(True)} more; give "
-                "every process as many."
+                "every process the same number."
             )
         yield item
 
 
 def together(work: Callable[[], T], otherwise: type[Exception] = ProcessError) -> T:
-    """What `work` gives, once it has succeeded in every process.
+    """The result of `work`, once it has succeeded in every process.
 
     Raises:
-      Exception: what `work` raised here, or `otherwise` where it failed elsewhere alone.
+      Exception: the error of `work` here, or `otherwise` if it failed only in another process.
     """
     if alone():
         return work()
@@ -193,7 +193,7 @@ def together(work: Callable[[], T], otherwise: type[Exception] = ProcessError) -
 
 
 def by_writer(work: Callable[[], Any]) -> None:
-    """Does it in process 0; the others wait for it, and fail where it does."""
+    """Runs `work` in process 0; the others wait for it, and fail if it fails."""
     together(work if is_writer() else lambda: None)
 
 

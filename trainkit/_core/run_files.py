@@ -17,11 +17,12 @@ Row = dict[str, Any]
 
 CONFIG, SUMMARY, REPORT, LOCK = "config.json", "summary.json", "report.html", ".lock"
 JSONL, CSV = "metrics.jsonl", "metrics.csv"
-# Suffixes of a file that is not complete yet, and of one that was found damaged.
+ID = "id.txt"  # by which services know a run
+# Suffixes of incomplete and of damaged files.
 NEW, DAMAGED = ".new", ".damaged"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 
-# What every row of the log has of its own, and what the loop adds to one of training.
+# Names in every row of the log, and names that the loop adds to a row of training metrics.
 ROW = ("step", "kind", "epoch", "examples", "flops", "seconds")
 ADDED = ("examples_per_second", "compile_seconds")
 
@@ -42,7 +43,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes what is there, if anything is: a file, a whole folder, or a link and nothing more."""
+    """Removes a file, a folder with its content, or a link (not its target), if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -81,13 +82,13 @@ def read_metrics(path: str | os.PathLike) -> list[Row]:
         raise FileNotFoundError(
             f"There is no {path}; give the folder of a run, which has a file {JSONL}."
         )
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     return [decode_row(json.loads(line)) for line in lines if line.endswith("\n")]
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file; `{}` if there is no such file."""
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -21,7 +21,7 @@ def versions() -> dict[str, str]:
     return dict(_versions())
 
 
-@functools.cache  # looking them up takes a third of the time that a small checkpoint does
+@functools.cache  # the look-up takes a third of the time of a small checkpoint
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:

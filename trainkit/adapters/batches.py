@@ -11,7 +11,7 @@ PyTree = Any
 INPUTS = ("x", "inputs", "input", "image", "images", "tokens", "features")
 LABELS = ("y", "labels", "label", "targets", "target")
 WEIGHTS = ("weight", "weights", "mask")
-# How the batch's inputs are chosen: a key, several, keys by the names of arguments, or a function.
+# The option `inputs`: a key, several keys, argument name -> key, or a function of the batch.
 Inputs = str | Sequence[str] | Mapping[str, str] | Callable[[PyTree], PyTree] | None
 Outputs = str | Callable[[PyTree], PyTree] | None
 
@@ -53,11 +53,11 @@ def inputs_of(inputs: Inputs) -> Callable[[PyTree], PyTree]:
 
 
 def outputs_of(outputs: Outputs) -> Callable[[PyTree], PyTree]:
-    """The function that selects outputs: all, those under a key, or a function of them."""
+    """The function that selects outputs: all of them, those under a key, or the given function."""
     if callable(outputs):
         return outputs
     if outputs is not None:
-        validation.text("outputs", outputs, hint="a key, or a function of what the module returns")
+        validation.text("outputs", outputs, hint="a key, or a function of the module's outputs")
     return lambda found: found if outputs is None else found[outputs]
 
 
@@ -72,7 +72,7 @@ def weight_of(batch: PyTree) -> Any:
 
 
 def name_of(batch: PyTree, names: tuple[str, ...], position: int) -> str:
-    """What the labels or weights of a batch are called in it."""
+    """The key or position of the labels or weights in a batch."""
     if isinstance(batch, dict):
         return next(name for name in names if name in batch)
     return str(position)
@@ -88,8 +88,8 @@ def _under(batch: PyTree, key: Any) -> Any:
             else (f"is a {type(batch).__name__}")
         )
         raise ValueError(
-            f"inputs must be keys of the batch, which {has}, not {key!r}; give inputs= others, or "
-            "a function of the batch."
+            f"inputs must be keys of the batch, which {has}, not {key!r}; pass inputs= other keys, "
+            "or a function of the batch."
         ) from None
 
 

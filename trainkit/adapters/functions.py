@@ -33,11 +33,10 @@ def functions_of(model: Any, inputs: tuple[Any, ...], factory: bool = True) -> F
     Args:
       model: a model.
       inputs: its inputs, arrays or shapes.
-      factory: whether a callable that needs at most `rngs` is taken for one that makes an NNX
-        module.
+      factory: whether to treat a callable that needs at most `rngs` as a factory of an NNX module.
 
     Raises:
-      TypeError: a class of Linen modules, or a factory of something else.
+      TypeError: a Linen class instead of a module, or a factory that returns no NNX module.
     """
     linen, nnx = sys.modules.get("flax.linen"), sys.modules.get("flax.nnx")
     if linen is not None and isinstance(model, linen.Module):

@@ -1,8 +1,8 @@
-"""Which examples of a batch count: by their weights, and by labels that say "leave this out".
+"""Weights of examples: those of the batch, and 0 for labels that say "ignore this".
 
-An integer label is one of the classes, 0 to K − 1 for outputs [..., K], or `IGNORED`, which weighs
-0. In a compiled program nothing can be raised: any other label, a negative weight and NaN make the
-sums NaN, which a run stops at. Where the arrays are at hand, `refuse_values` names them.
+An integer label is a class, 0 to K − 1 for outputs [..., K], or `IGNORED`, which has weight 0. A
+compiled program cannot raise: any other label, a negative weight or NaN makes the sums NaN, which
+stops a run. `refuse_values` names such values if the process can read the arrays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ IGNORED = -100
 
 
 def class_labels(outputs: Any, batch: PyTree) -> Any:
-    """The labels [...] of outputs [..., K], K > 1, where they are integers; else `None`."""
+    """The integer labels [...] for outputs [..., K], K > 1; `None` if there are none."""
     labels = labels_of(batch, required=False)
     if not (hasattr(outputs, "ndim") and hasattr(labels, "dtype")):
         return None
@@ -30,7 +30,7 @@ def class_labels(outputs: Any, batch: PyTree) -> Any:
 
 
 def marks_of(labels: Any, classes: int) -> jax.Array:
-    """1 for each label that is a class, 0 for `IGNORED`, NaN for every other."""
+    """float32 of the labels' shape: 1 for a class, 0 for `IGNORED`, NaN for any other label."""
     may_ignore, labels = _may_ignore(labels.dtype), wide(labels)
     inside = jnp.ones(labels.shape, jnp.float32)
     if may_ignore:
@@ -42,23 +42,23 @@ def marks_of(labels: Any, classes: int) -> jax.Array:
 
 
 def wide(labels: Any) -> jax.Array:
-    """The labels in 32 bits at least, in which every class can be written."""
+    """The labels with at least 32 bits, enough for every class."""
     labels = jnp.asarray(labels)
     return labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
 
 
 def without_ignored(labels: Any) -> Any:
-    """The labels with class 0 in the place of those that weigh nothing."""
+    """The labels with class 0 instead of `IGNORED`."""
     if not _may_ignore(labels.dtype):
         return labels
     return jnp.where(labels == IGNORED, jnp.zeros_like(labels), labels)
 
 
 def summed(values: jax.Array, batch: PyTree, marks: jax.Array | None) -> tuple[jax.Array, Any]:
-    """Σ wᵢ·vᵢ and Σ wᵢ of values [B, ...], with the batch's weights and the marks of its labels.
+    """(Σ wᵢ·vᵢ, Σ wᵢ) of values [B, ...], with the batch's weights and the marks of its labels.
 
-    Marks have all the axes of labels; of values with fewer, which the loss has added up over the
-    rest by itself, only whether a label is wrong is taken over.
+    Marks have all axes of the labels. If the values have fewer, because the loss has summed over
+    the rest, only invalid labels are taken from the marks.
     """
     weight = weight_of(batch)
     if marks is not None and values.shape[: marks.ndim] != marks.shape:
@@ -73,12 +73,12 @@ def summed(values: jax.Array, batch: PyTree, marks: jax.Array | None) -> tuple[j
         whole = whole * _along(jnp.where(weight < 0, jnp.nan, weight), values)
     if marks is not None:
         whole = jnp.where(whole == 0, 0, whole * _along(marks.astype(values.dtype), values))
-    # An example of weight 0 is padding: whatever its loss is, NaN too, it counts for nothing.
+    # An example of weight 0 is padding: its loss contributes nothing, even if it is NaN.
     return jnp.where(whole == 0, 0, values * whole).sum(), whole.sum()
 
 
 def refuse_labels(outputs: Any, batch: PyTree) -> None:
-    """Names labels of a kind that no loss of classes takes, of one that could not be computed."""
+    """Raises TypeError or ValueError for labels whose dtype or shape cannot be classes."""
     labels = labels_of(batch, required=False)
     if not (hasattr(outputs, "ndim") and hasattr(labels, "dtype")) or not outputs.ndim:
         return
@@ -91,29 +91,29 @@ def refuse_labels(outputs: Any, batch: PyTree) -> None:
     if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape != shape[:-1]:
         raise ValueError(
             f"{name} has shape {labels.shape}; it must be {shape[:-1]}, a class for each of the "
-            f"outputs of shape {shape}. Of one-hot labels take the argmax."
+            f"outputs of shape {shape}. For one-hot labels, take the argmax."
         )
 
 
 def refuse_values(batch: PyTree, outputs: Any, what: str = "batch") -> None:
-    """Names labels and weights that are not what they may be, of arrays at hand.
+    """Raises an error for invalid labels or weights in arrays that this process can read.
 
     Args:
-      batch: of any number of examples: a whole data set too.
-      outputs: the shape of the model's outputs for a batch, whose last axis is the classes.
+      batch: any number of examples, also a whole data set.
+      outputs: the shapes of the model's outputs for a batch, [..., classes].
 
     Raises:
-      ValueError, TypeError: the array is named, with its first wrong value and where that is.
+      ValueError, TypeError: names the array, its first invalid value and its position.
     """
     weight = weight_of(batch)
-    if _at_hand(weight):
+    if _is_readable(weight):
         _refuse_weights(np.asarray(weight), f"{what}/{name_of(batch, WEIGHTS, 2)}")
     labels = labels_of(batch, required=False)
-    if not _at_hand(labels) or class_labels(outputs, _with_sizes(batch, outputs)) is None:
+    if not _is_readable(labels) or class_labels(outputs, _label_shapes(batch, outputs)) is None:
         return
     found, classes = np.asarray(labels), outputs.shape[-1]
     wrong = ((found < 0) & (found != IGNORED)) | (found >= classes)
-    if _at_hand(weight):
+    if _is_readable(weight):
         counts = np.asarray(weight)
         counts = counts.reshape(counts.shape + (1,) * (found.ndim - counts.ndim))
         wrong &= np.broadcast_to(counts != 0, found.shape)
@@ -121,7 +121,7 @@ def refuse_values(batch: PyTree, outputs: Any, what: str = "batch") -> None:
         at = np.unravel_index(int(wrong.argmax()), wrong.shape)
         raise ValueError(
             f"{what}/{name_of(batch, LABELS, 1)} must be a class from 0 to {classes - 1}, or "
-            f"{IGNORED} for what is to be left out, not {found[at]} (example {at[0]}); the outputs "
+            f"{IGNORED} to ignore it, not {found[at]} (example {at[0]}); the outputs "
             f"have {classes} classes: {outputs.shape}. Give it a weight of 0, or use other labels."
         )
 
@@ -134,24 +134,24 @@ def _refuse_weights(weight: np.ndarray, name: str) -> None:
         at = np.unravel_index(int(wrong.argmax()), wrong.shape)
         raise ValueError(
             f"{name} must be finite and at least 0, not {weight[at]} (at {list(map(int, at))}); a "
-            "weight of 0 leaves an example out."
+            "weight of 0 ignores an example."
         )
     if not weight.any():
         raise ValueError(
-            f"{name} must be above 0 somewhere, but every example weighs 0: nothing is learned "
-            "from these."
+            f"{name} must be above 0 somewhere, but every example has weight 0: nothing is learned "
+            "from them."
         )
 
 
-def _with_sizes(batch: PyTree, outputs: Any) -> PyTree:
-    """Labels with as many examples as the outputs have: of a data set there are more."""
+def _label_shapes(batch: PyTree, outputs: Any) -> PyTree:
+    """The shape of labels with the outputs' number of examples; a data set has more."""
     labels = labels_of(batch, required=False)
     shape = (outputs.shape[:1] if hasattr(outputs, "shape") else ()) + labels.shape[1:]
     return {LABELS[0]: jax.ShapeDtypeStruct(shape, labels.dtype)}
 
 
-def _at_hand(array: Any) -> bool:
-    """Whether there are values to be looked at on the host, without waiting for a device."""
+def _is_readable(array: Any) -> bool:
+    """Whether this process can read the values of an array."""
     return isinstance(array, np.ndarray | np.generic) or (
         isinstance(array, jax.Array)
         and not isinstance(array, jax.core.Tracer)

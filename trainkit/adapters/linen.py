@@ -52,8 +52,8 @@ def from_linen(
         random numbers.
       sown: collections that are outputs of each call, not model state.
 
-    Where labels are integers and the outputs logits [..., K], "accuracy" is reported, a label of
-    −100 weighs 0, and any other that is no class makes the loss NaN, as a negative weight does.
+    For integer labels and outputs (logits) [..., K], "accuracy" is reported. A label of −100 has
+    weight 0; any other label that is no class makes the loss NaN, and so does a negative weight.
 
     All other collections except "params" are model state. Batch statistics are updated by one
     micro-batch after another. Under "pmap" and "shard_map", and with micro-batches over several
@@ -64,7 +64,7 @@ def from_linen(
     Raises:
       ValueError: the module has no argument or field of a name in `mode`. From `model.state`:
         dropout or batch statistics behave the same in training and evaluation. From the first
-        step: the loss is a mean already, or inputs or labels are not found in the batch.
+        step: the loss is already a mean, or inputs or labels are not found in the batch.
 
     >>> import flax.linen as nn, numpy as np, optax, trainkit
     >>> model = trainkit.from_linen(
@@ -74,7 +74,7 @@ def from_linen(
     >>> step = trainkit.make_train_step(model, tx)
     >>> state, metrics = step(step.place(model.state(tx, batch)), batch)
     >>> sorted(metrics)
-    ['accuracy', 'grad_norm', 'loss', 'param_norm', 'skipped_steps', 'update_norm']
+    ['accuracy', 'grad_norm', 'learning_rate', 'loss', 'param_norm', 'skipped_steps', 'update_norm']
     """
     _check_module(module)
     check_options(loss, mode, rngs, sown)
@@ -83,7 +83,7 @@ def from_linen(
 
     def checked(rng: jax.Array, inputs: PyTree) -> tuple[PyTree, PyTree]:
         inside: list[nn.Module] = []
-        with nn.intercept_methods(_noted(inside)):
+        with nn.intercept_methods(_recorder(inside)):
             params, state = init(rng, inputs)
         if mode is None and any(isinstance(m, nn.BatchNorm) or drops(m) for m in inside):
             how = lambda train: lambda p, s, x: apply(p, s, x, rng, train=train)[0]
@@ -96,12 +96,12 @@ def from_linen(
 def _check_module(module: Any) -> None:
     if isinstance(module, nn.Module):
         return
-    mend = "of another library give make_train_step a function"
+    hint = "for another library, pass a function to make_train_step"
     if inspect.isclass(module):
-        mend = f"give one that is made, {module.__name__}(…)"
+        hint = f"pass an instance, {module.__name__}(…)"
     elif any(base.__module__.startswith("flax.nnx") for base in type(module).__mro__):
-        mend = "an NNX module goes to trainkit.from_nnx"
-    raise TypeError(f"module must be a flax.linen module, not {module!r:.60}; {mend}.")
+        hint = "use trainkit.from_nnx for an NNX module"
+    raise TypeError(f"module must be a flax.linen module, not {module!r:.60}; {hint}.")
 
 
 def functions(
@@ -132,7 +132,7 @@ def functions(
     ) -> tuple[PyTree, PyTree]:
         args, kwargs = call_of(inputs)
         keys = {name: jax.random.fold_in(rng, i) for i, name in enumerate(rngs)}
-        # Flax's norms mix half precision with float32 statistics, which strict promotion refuses.
+        # Flax's norms mix half precision with float32 statistics: an error under strict promotion.
         with jax.numpy_dtype_promotion("standard"):
             outputs, new = modules[train].apply(
                 {"params": params, **model_state},
@@ -147,9 +147,9 @@ def functions(
     return init, apply
 
 
-def _noted(inside: list[nn.Module]) -> Callable[..., Any]:
-    def note(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+def _recorder(inside: list[nn.Module]) -> Callable[..., Any]:
+    def record(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         inside.append(context.module)
         return call(*args, **kwargs)
 
-    return note
+    return record

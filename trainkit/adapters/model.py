@@ -48,14 +48,14 @@ class Apply(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model and its loss. It is callable as the `loss_fn` of `make_train_step`.
+    """A model and its loss as pure functions; callable as the `loss_fn` of `make_train_step`.
 
     Attributes:
       init: `(rng, inputs) -> (params, model_state)`.
       apply: `(params, model_state, inputs, rng, train) -> (outputs, model_state)`.
       loss: `(outputs, batch) -> losses` or `(losses, metrics)`; a third parameter gets the sown
         values.
-      inputs: batch -> arguments of the module.
+      inputs: batch -> arguments of the module (a tree, a tuple, or a `Call`).
       sown: names of the collections of sown values.
     """
 
@@ -92,9 +92,9 @@ class Model:
         )[0]
 
     def refuse(self, params: PyTree, model_state: PyTree, batch: PyTree) -> None:
-        """Raises what is wrong with parameters or labels for this model; nothing is run.
+        """Raises an error if parameters or labels do not fit this model; runs nothing.
 
-        For when the loss could not be computed.
+        It explains why the loss could not be computed.
         """
         made = jax.eval_shape(self.init, jax.random.key(0), jax.eval_shape(self.inputs, batch))
         for name, own, other in zip(
@@ -106,9 +106,9 @@ class Model:
     def refuse_values(
         self, params: PyTree, model_state: PyTree, batch: PyTree, data: PyTree = None
     ) -> None:
-        """Names labels and weights of a batch, or of a whole data set, that are not allowed.
+        """Raises ValueError or TypeError for invalid labels or weights of a batch or data set.
 
-        An array that is on no host is not looked at.
+        It checks only arrays whose values this process can read.
         """
         outputs = self._outputs(params, model_state, batch)
         if data is None:
@@ -119,7 +119,7 @@ class Model:
     def programs(
         self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array
     ) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
-        """The two functions that it is made of, with arguments: what tells it from another."""
+        """The functions of the model and the loss, with arguments; they identify the model."""
 
         def run(params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> Any:
             return self.apply(params, model_state, self.inputs(batch), rng, train=True)
@@ -143,8 +143,9 @@ class Model:
     def stacked(self, batch: PyTree) -> dict[str, int]:
         """The `stacked` of this model for rules that work leaf by leaf: its layers in scans.
 
-        That is {expression for a leaf: number of leading layer axes}, {} without scans. It is found
-        in the program of `init`, as with `flax.linen.scan`; an NNX module is initialised already.
+        That is {regular expression for a leaf: number of leading layer axes}; {} without scans. It
+        is found in the jaxpr of `init`, as for `flax.linen.scan`. It is {} for an NNX module, which
+        is initialised already.
 
             tx = trainkit.transforms.muon(1e-3, stacked=model.stacked(batch))
         """
@@ -163,13 +164,13 @@ class Model:
 
         Args:
           tx: the gradient transformation.
-          batch: an example; only shapes and dtypes matter.
+          batch: an example batch; only shapes and dtypes matter.
           rng: a random key or a seed.
           params, model_state: pretrained values, with the structure, shapes and dtypes of the
             model; `None`: initialised by `init`.
 
         Raises:
-          ValueError: the values are not those of the model; the message names the leaf.
+          ValueError: the given values do not fit the model; the message names the leaf.
         """
         validation.transformation(tx)
         for_params, for_steps = jax.random.split(validation.key_of("rng", rng))
@@ -192,9 +193,9 @@ class Model:
 def weighted(
     loss: Callable[..., Any], outputs: PyTree, batch: PyTree, sown: PyTree | None = None
 ) -> Loss:
-    """Σ wᵢ·ℓᵢ and Σ wᵢ over examples, or tokens, with the weights that the batch carries."""
+    """The `Loss` Σ wᵢ·ℓᵢ, Σ wᵢ over examples or tokens, with the weights of the batch."""
     labels = class_labels(outputs, batch)
-    losses, metrics = _called(loss, outputs, batch, labels, sown)
+    losses, metrics = _values_and_metrics(loss, outputs, batch, labels, sown)
     marks = None if labels is None else marks_of(labels, outputs.shape[-1])
     total, count = _sum(losses, "loss", batch, marks)
     sums = {name: _sum(values, name, batch, marks) for name, values in metrics.items()}
@@ -204,17 +205,17 @@ def weighted(
     return Loss(total, count, None, sums)
 
 
-def _called(
+def _values_and_metrics(
     loss: Callable[..., Any], outputs: PyTree, batch: PyTree, labels: Any, sown: PyTree | None
 ) -> tuple[Any, Mapping[str, Any]]:
-    """What a loss gives: its values, and metrics."""
+    """The values and the metrics of a loss."""
 
     def call(about: PyTree) -> tuple[Any, Mapping[str, Any]]:
         value = loss(outputs, about, sown) if takes_sown(loss) else loss(outputs, about)
         if isinstance(value, tuple) and len(value) != 2:
             raise TypeError(
                 f"the loss must return its values, or a pair of these and a dict of metrics, not "
-                f"{len(value)} things."
+                f"{len(value)} values."
             )
         losses, metrics = value if isinstance(value, tuple) else (value, {})
         validation.mapping("the loss's metrics", metrics, "{'size': values}")
@@ -226,7 +227,7 @@ def _called(
         return call(labels_of(batch))
     losses, metrics = call(without_ignored(labels))
     if jnp.shape(losses)[: labels.ndim] != labels.shape:
-        return call(labels)  # it adds up by itself, and leaves out what it wants
+        return call(labels)  # the loss sums over positions, and skips labels, by itself
     return losses, metrics
 
 
@@ -235,9 +236,9 @@ def _sum(values: Any, name: str, batch: PyTree, marks: jax.Array | None) -> tupl
     if not hasattr(values, "dtype") or jnp.ndim(values) == 0 or values.shape[0] != examples:
         found = f"shape {values.shape}" if hasattr(values, "shape") else f"the value {values!r}"
         raise ValueError(
-            f"{name} has {found}; it must be one value an example, "
-            f"[{examples}], or an example and position, [{examples}, …]: leave out the mean() or "
-            "sum(), so that masked and uneven batches can be weighed exactly."
+            f"{name} has {found}; it must be one value per example, "
+            f"[{examples}], or per example and position, [{examples}, …]: remove the mean() or "
+            "sum(), so that masked and uneven batches can be weighted exactly."
         )
     if name == "loss" and not jnp.issubdtype(values.dtype, jnp.floating):
         raise TypeError(f"the loss must be floating, not {values.dtype}: it is differentiated.")
@@ -254,6 +255,6 @@ def _sum(values: Any, name: str, batch: PyTree, marks: jax.Array | None) -> tupl
 
 
 def _accuracy(outputs: Any, batch: PyTree) -> jax.Array | None:
-    """1 where the largest output is the label's, for outputs [..., classes] and labels [...]."""
+    """float32 [...]: 1 where the largest of outputs [..., classes] is at the label, else 0."""
     labels = class_labels(outputs, batch)
     return None if labels is None else (outputs.argmax(-1) == wide(labels)).astype(jnp.float32)

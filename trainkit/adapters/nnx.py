@@ -31,7 +31,7 @@ def from_nnx(
     The module is not changed. Its `nnx.Param`s become the parameters, as nested dicts of arrays.
     Other variables become model state, except random streams and `nnx.Intermediate`s. The mode is
     set by `module.train()` and `module.eval()`, and by the names in `mode`. Random streams are
-    seeded anew for each step, micro-batch and device.
+    re-seeded for each step, micro-batch and device.
 
     Args:
       module: an initialised module with `__call__`.
@@ -73,12 +73,12 @@ def from_nnx(
 def _check_module(module: Any) -> None:
     if isinstance(module, nnx.Module):
         return
-    mend = "of another library give make_train_step a function"
+    hint = "for another library, pass a function to make_train_step"
     if inspect.isclass(module):
-        mend = f"give one that is made, {module.__name__}(…, rngs=nnx.Rngs(0))"
+        hint = f"pass an instance, {module.__name__}(…, rngs=nnx.Rngs(0))"
     elif any(base.__module__.startswith("flax.linen") for base in type(module).__mro__):
-        mend = "a Linen module goes to trainkit.from_linen"
-    raise TypeError(f"module must be a flax.nnx module, not {module!r:.60}; {mend}.")
+        hint = "use trainkit.from_linen for a Linen module"
+    raise TypeError(f"module must be a flax.nnx module, not {module!r:.60}; {hint}.")
 
 
 def parts_of(module: nnx.Module) -> tuple[Any, PyTree, PyTree, PyTree]:
@@ -115,7 +115,7 @@ def pure_apply(
         _set(merged, in_mode(fields, train), train)
         args, kwargs = call_of(inputs)
         extra = {"rngs": nnx.Rngs(rng)} if wants_rngs else {}
-        # Flax's norms mix half precision with float32 statistics, which strict promotion refuses.
+        # Flax's norms mix half precision with float32 statistics: an error under strict promotion.
         with jax.numpy_dtype_promotion("standard"):
             run = nnx.capture(merged, nnx.Intermediate)
             outputs, sown = run(*args, **kwargs, **in_mode(called, train), **extra)
@@ -140,7 +140,7 @@ def _set(module: nnx.Module, fields: Mapping[str, bool], train: bool) -> None:
 
 
 def _seeded(streams: PyTree, rng: jax.Array) -> PyTree:
-    """New random streams, each with its own key."""
+    """New random streams from `rng`, each with its own key."""
     leaves, treedef = jax.tree.flatten(streams)
 
     def seed(number: int, leaf: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What an adapter refuses: losses, options and parameters that are not for its module."""
+"""Checks of an adapter: its loss, its options, and parameters for its module."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PyTree = Any
 
 
 def check_options(loss: Any, mode: Any, rngs: Any = (), sown: Any = ()) -> None:
-    """Refuses what `from_linen` and `from_nnx` share of their arguments, where it is no such."""
+    """Raises TypeError for invalid options that `from_linen` and `from_nnx` share."""
     takes = 3 if callable(loss) and takes_sown(loss) else 2
     validation.function("loss", loss, "(outputs, batch) -> losses", takes=takes)
     if mode is not None:
@@ -31,7 +31,7 @@ def check_options(loss: Any, mode: Any, rngs: Any = (), sown: Any = ()) -> None:
 
 
 def check_fits(given: PyTree, made: PyTree, name: str, dtypes: bool = True) -> None:
-    """Refuses parameters that are not those of the model, naming the first leaf that differs."""
+    """Raises ValueError, naming the first leaf, for parameters that do not fit the model."""
     found = differences(named_leaves(given), named_leaves(made), dtypes=dtypes)
     for leaf, (a, b) in found.items():
         hint = "."
@@ -48,7 +48,7 @@ def check_fits(given: PyTree, made: PyTree, name: str, dtypes: bool = True) -> N
 
 
 def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:
-    """What a function may be given by position, in order."""
+    """The positional parameters of a function, in order."""
     try:
         found = inspect.signature(fn).parameters.values()
     except (TypeError, ValueError):
@@ -57,12 +57,12 @@ def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def takes_labels(loss: Callable[..., Any]) -> bool:
-    """Whether the loss's second argument is called labels or targets, as all of Optax's are."""
+    """Whether the loss's second argument is named labels or targets, as in Optax's losses."""
     found = _parameters(loss)
     return len(found) > 1 and found[1].name in LABELS
 
 
 def takes_sown(loss: Callable[..., Any]) -> bool:
-    """Whether the loss has a third parameter that it cannot do without."""
+    """Whether the loss has a third parameter without a default."""
     found = _parameters(loss)
     return len(found) > 2 and found[2].default is inspect.Parameter.empty

@@ -20,6 +20,7 @@ COMMANDS = {
         "run a command in several processes that train one model",
     ),
     "checkpoints": ("trainkit.cli.checkpoints", "checkpoints DIR", "look into a run's checkpoints"),
+    "grow": ("trainkit.cli.grow", "grow SRC ...", "grow a checkpoint into a bigger model"),
     "laws": ("trainkit.cli.laws", "laws RULE", "check an update rule or a schedule"),
 }
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
-import importlib.util
 import os
 import re
 import sys
@@ -41,9 +40,6 @@ def main(arguments: Sequence[str]) -> int:
         else:
             message = unknown("experiment", name, list(found))
         print(f"{message}\n`trainkit train --help` says what each is.", file=sys.stderr)
-        return 2
-    if importlib.util.find_spec("tyro") is None:
-        print("Experiments need one package more: pip install 'trainkit[experiments]'")
         return 2
     import tyro
 
@@ -80,7 +76,10 @@ def experiments() -> dict[str, Path]:
     Nobody else's in a folder above, such as /tmp, is run, and none in the place of our own.
     """
     here = Path.cwd()
-    roots = [Path(__file__).resolve().parents[2], here, *here.parents]
+    package = Path(__file__).resolve().parents[1]
+    # A wheel has our own inside the package, a clone beside it.
+    ours = package if (package / FOLDER).is_dir() else package.parent
+    roots = [ours, here, *here.parents]
     found: dict[str, Path] = {}
     for number, root in enumerate(roots):
         for module in sorted((root / FOLDER).glob(f"*/{MODULE}")):
@@ -106,7 +105,7 @@ def _import(name: str, folder: Path) -> ModuleType:
 def _help(found: dict[str, Path]) -> str:
     width = max((len(name) for name in found), default=0)
     lines = [f"  {name:<{width}}  {_first_line(folder)}" for name, folder in found.items()]
-    listed = "\n".join(lines) or "  none here: run this inside a clone of the project"
+    listed = "\n".join(lines) or "  none: make experiments/NAME/train.py"
     return (
         "usage: trainkit train EXPERIMENT [--option value ...]\n\n"
         f"experiments:\n{listed}\n\n"

@@ -1,4 +1,4 @@
-"""What is done to a batch: pure functions that can be jitted."""
+"""Transformations of a batch: pure, jittable functions."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PyTree = Any
 def normalise(
     x: jax.Array, mean: jax.typing.ArrayLike = 0.0, std: jax.typing.ArrayLike = 1.0
 ) -> jax.Array:
-    """(x − mean) / std in float32; uint8 values are first put on the scale 0 to 1.
+    """(x − mean) / std in float32; uint8 values are first scaled to 0 … 1.
 
     Args:
-      x: array of any shape; an unsigned byte counts as x / 255.
+      x: array of any shape; uint8 values become x / 255.
       mean, std: scalars, or arrays that broadcast against the last axes of `x`.
 
     >>> normalise(jnp.array([0, 255], jnp.uint8), mean=0.5, std=0.5)
@@ -35,7 +35,7 @@ def normalise(
 
 
 def one_hot(labels: jax.Array, classes: int, dtype: Any = jnp.float32) -> jax.Array:
-    """1 at the label and 0 elsewhere, on a new last axis; a label outside gives a row of zeros.
+    """1 at the label and 0 elsewhere along a new last axis; all 0 for a label out of range.
 
     >>> one_hot(jnp.array([1, 0]), 3)
     Array([[0., 1., 0.],
@@ -69,7 +69,7 @@ def pad_batch(batch: PyTree, size: int) -> tuple[PyTree, jax.Array]:
 
 
 def pad_image(images: jax.Array, padding: int) -> jax.Array:
-    """Zeros around the two spatial axes of (…, height, width, channels) images.
+    """Pads the two spatial axes of (…, height, width, channels) images with zeros.
 
     >>> pad_image(jnp.ones((1, 2, 2, 1)), 1).shape
     (1, 4, 4, 1)
@@ -82,10 +82,10 @@ def pad_image(images: jax.Array, padding: int) -> jax.Array:
 
 
 def random_shift(key: jax.Array, images: jax.Array, pixels: int) -> jax.Array:
-    """Moves each image by its own random offset of up to ±pixels each way, zeros coming in.
+    """Shifts each image by a random offset of up to ±pixels along both axes, filling with zeros.
 
     Args:
-      key: a random key; the same key moves the same way.
+      key: a random key.
       images: (n, height, width, channels), any dtype.
       pixels: the largest offset, 0 or more; offsets are uniform on −pixels … pixels.
 

@@ -1,4 +1,4 @@
-"""Where data files live, and reading them with their checksums verified."""
+"""The location of data files, and reading them with verified checksums."""
 
 from __future__ import annotations
 
@@ -9,50 +9,37 @@ import zlib
 from pathlib import Path
 
 VARIABLE = "TRAINKIT_DATA"
+BUNDLED = Path(__file__).parent / "bundled"
 
 
 class DataError(OSError, ValueError):
-    """A data file that is missing, cut short or not what it should be."""
+    """A data file is missing, incomplete or not the expected one."""
 
 
 def data_dir(path: str | os.PathLike | None = None) -> Path:
-    """The folder of data: `path`, else `$TRAINKIT_DATA`, else the project's own `data/`.
-
-    The project's own is looked for in the current folder and those above it, then beside the
-    package, so that a command works from anywhere inside a clone.
+    """The data folder: `path`, else `$TRAINKIT_DATA`, else the bundled one of the package.
 
     Raises:
-      DataError: where there is no such folder; the message lists the places looked at.
+      DataError: there is no such folder.
     """
     if path is not None:
-        return _existing(Path(path), "the data folder asked for")
+        return _existing(Path(path), "the requested data folder")
     if os.environ.get(VARIABLE):
         return _existing(Path(os.environ[VARIABLE]), f"the data folder in ${VARIABLE}")
-    here = Path.cwd()
-    package = Path(__file__).resolve().parents[2]
-    places = [folder / "data" for folder in (here, *here.parents, package)]
-    for place in places:
-        # A README tells our folder from any other folder of that name on the way up.
-        if (place / "README.md").is_file() and (place / "mnist").is_dir():
-            return place
-    raise DataError(
-        f"No data folder found: looked for data/mnist in {here}, the folders above it and "
-        f"{package}. Run inside a clone of the project, or say where the data is with the "
-        f"environment variable {VARIABLE}."
-    )
+    return _existing(BUNDLED, "the data folder of the installed package")
 
 
 def _existing(path: Path, what: str) -> Path:
     path = path.expanduser()
     if not path.is_dir():
-        raise DataError(f"{path}, {what}, is not a folder. Give the folder that holds mnist/.")
+        raise DataError(f"{path}, {what}, is not a folder. Give the folder that contains mnist/.")
     return path
 
 
 def read_file(
     path: str | os.PathLike, *, md5: str | None = None, sha256: str | None = None
 ) -> bytes:
-    """The bytes of a file, decompressed where its name ends in `.gz`, checksums verified.
+    """The bytes of a file, decompressed if its name ends in `.gz`, with verified checksums.
 
     Args:
       path: the file.
@@ -67,8 +54,8 @@ def read_file(
         f"{name} {value}" for name, value in (("MD5", md5), ("SHA-256", sha256)) if value
     )
     hint = (
-        f"Put a good copy in its place (in a clone of the project: git checkout -- {path.name} "
-        f"in {path.parent}), or point {VARIABLE} at a folder that has one."
+        f"Replace it with a good copy (in a clone of the project: git checkout -- {path.name} "
+        f"in {path.parent}), or set {VARIABLE} to a folder that has one."
     )
     if not path.is_file():
         expecting = f" (expected {expected} once decompressed)" if expected else ""
@@ -93,7 +80,7 @@ def read_file(
         if found != value.lower():
             raise DataError(
                 f"Data file corrupt: {path} has {name} {found}, expected {value} "
-                f"(both of the decompressed bytes, of which there are {len(content)}). {hint}"
+                f"(both of the {len(content)} decompressed bytes). {hint}"
             )
     return content
 

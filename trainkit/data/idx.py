@@ -1,4 +1,4 @@
-"""The IDX format of MNIST and its relatives."""
+"""The IDX file format of MNIST and similar data sets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E
 
 
 def read_idx(path: str | os.PathLike, *, md5: str | None = None) -> np.ndarray:
-    """The array in an IDX file, decompressed where its name ends in `.gz`.
+    """The array in an IDX file, decompressed if its name ends in `.gz`.
 
     The format: two zero bytes, a byte for the dtype, a byte for the number of axes, each size as
     a big-endian uint32, then the values in C order, big-endian.
@@ -23,7 +23,7 @@ def read_idx(path: str | os.PathLike, *, md5: str | None = None) -> np.ndarray:
       md5: expected MD5 of the decompressed file, or `None` for no check.
 
     Returns:
-      An array in the machine's byte order, of the shape and dtype that the file states.
+      An array in native byte order, with the shape and dtype in the file's header.
 
     Raises:
       DataError: the file is missing, has another checksum, or is not a whole IDX file.
@@ -50,8 +50,8 @@ def read_idx(path: str | os.PathLike, *, md5: str | None = None) -> np.ndarray:
     expected = start + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if len(content) != expected:
         raise DataError(
-            f"{path} holds {len(content)} bytes, but its header (shape {shape}, {dtype.name}) "
-            f"asks for {expected}: the file is damaged; put a good copy in its place."
+            f"{path} has {len(content)} bytes, but its header (shape {shape}, {dtype.name}) "
+            f"needs {expected}: the file is damaged; replace it with a good copy."
         )
     values = np.frombuffer(content, dtype, offset=start).reshape(shape)
     return values.astype(dtype.newbyteorder("="), copy=False)

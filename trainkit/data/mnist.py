@@ -1,4 +1,4 @@
-"""The MNIST digits (LeCun, Cortes, Burges), read from the project's own data."""
+"""The MNIST digits (LeCun, Cortes, Burges), which the package brings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from trainkit.data.files import data_dir
 from trainkit.data.idx import read_idx
 
-# MD5 of the decompressed original files, as in data/README.md.
+# MD5 of the decompressed original files, as in bundled/README.md.
 FILES = {
     "train-images-idx3-ubyte.gz": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte.gz": "a25bea736e30d166cdddb491f175f624",
@@ -28,10 +28,10 @@ def mnist(
     There are 60,000 training and 10,000 test images. Checksums are verified on reading.
 
     Args:
-      path: the folder that holds `mnist/`; by default see `data_dir`.
+      path: the folder that contains `mnist/`; default: `data_dir()`.
 
     Raises:
-      DataError: a file is missing or not the original; the message says how to mend it.
+      DataError: a file is missing or not the original; the message says how to fix it.
     """
     folder = data_dir(path) / "mnist"
 

@@ -1,4 +1,4 @@
-"""Looking ahead in a stream of batches, without losing the place in it."""
+"""Prefetching batches to the device, with a position that can be saved."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ PyTree = Any
 
 
 class Prefetch:
-    """A stream that has its next batches on the device before they are asked for.
+    """An iterator that places the next batches on the device in advance.
 
-    The queue is filled from the caller's own thread: `put` only starts a copy, and gathering the
-    next batch on the host overlaps with the step that the device is still computing, because
-    steps are dispatched asynchronously. A thread would add nothing but a way to hang.
+    It needs no thread: `put` only starts a copy. Steps are dispatched asynchronously, so reading
+    the next batch on the host overlaps with the step on the device.
 
-    `position` is that of the last batch *handed out*, never of those waiting: it is what a
-    checkpoint has to hold.
+    `position` is that of the last batch *returned*, not of those in the queue, as a checkpoint
+    needs it.
 
     Args:
-      stream: an iterator; where it has `position` and `restore`, so has this.
-      put: places one batch on the devices (`jax.device_put` with a sharding, say).
-      size: how many batches to hold ready, 0 or more.
+      stream: an iterator; its `position` and `restore` are used if it has them.
+      put: places one batch on the devices, such as `jax.device_put` with a sharding.
+      size: the number of batches in the queue, 0 or more.
 
     >>> from trainkit.data import Sampler
     >>> import numpy as np
@@ -37,7 +36,7 @@ class Prefetch:
         if not hasattr(stream, "__next__"):
             raise TypeError(f"stream must be an iterator, such as a Sampler, not {stream!r:.60}.")
         validation.function("put", put, "of a batch, such as jax.device_put")
-        validation.integer("size", size, least=0, hint="0 is no looking ahead")
+        validation.integer("size", size, least=0, hint="0 means no prefetching")
         self._stream, self._put, self._size = stream, put, size
         self._queue: deque[tuple[PyTree, Any]] = deque()
         self._position = getattr(stream, "position", None)
@@ -45,11 +44,11 @@ class Prefetch:
 
     @property
     def position(self) -> Any:
-        """The position after the last batch handed out; `None` where the stream has none."""
+        """The position after the last batch returned; `None` if the stream has none."""
         return self._position
 
     def restore(self, position: Any) -> None:
-        """Goes to a position saved before, and forgets what was read ahead."""
+        """Moves the stream to a saved position, and empties the queue."""
         self._stream.restore(position)
         self._position = self._stream.position
         self._queue.clear()
@@ -67,6 +66,7 @@ class Prefetch:
             else:
                 self._queue.append((batch, getattr(self._stream, "position", None)))
         if not self._queue:
+            self._position = getattr(self._stream, "position", None)
             raise StopIteration
         batch, self._position = self._queue.popleft()
         return batch

@@ -1,4 +1,4 @@
-"""Batches from data in memory, whose position is two integers."""
+"""An endless iterator of batches from data in memory; its position is two integers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from trainkit._core import validation
+from trainkit._core.buffers import as_arrays
 from trainkit._core.identity import digest
 from trainkit._core.paths import named_leaves
 
@@ -17,11 +18,11 @@ PyTree = Any
 
 
 class Position(NamedTuple):
-    """Where a sampler is: all that there is to save.
+    """The position of a sampler: all that a checkpoint needs.
 
     Attributes:
-      epoch: how many whole passes lie behind.
-      offset: how many examples of the present pass have been taken, over all processes.
+      epoch: the number of completed passes over the data.
+      offset: the number of examples drawn in the current pass, over all processes.
     """
 
     epoch: int = 0
@@ -29,21 +30,21 @@ class Position(NamedTuple):
 
 
 class Sampler:
-    """An endless stream of batches that can be left and taken up again anywhere.
+    """An endless iterator of batches that can be resumed at any position.
 
-    The order of epoch e is a pure function of (seed, e), and a batch one of (seed, position):
-    there is no generator whose state would have to be saved, and restoring costs nothing. An
-    epoch has ⌊n / batch_size⌋ batches; what is left over takes part in the next epoch's shuffle.
+    The order of epoch e is a pure function of (seed, e), and a batch is one of (seed, position).
+    So there is no generator state to save, and restoring costs nothing. An epoch has
+    ⌊n / batch_size⌋ batches; the remaining examples take part in the next epoch's shuffle.
 
     Args:
-      data: pytree of arrays with one leading size n, or any object with `len` that gives a batch
-        for an array of indices (such as `CharCorpus.windows`).
-      batch_size: examples of a global batch, over all processes.
-      seed: of the order.
-      shuffle: whether to shuffle; without, each epoch goes through the data in its order.
-      process_index, process_count: this process and how many there are, `jax.process_index()`
-        and `jax.process_count()` by default. Each takes its contiguous part of every global
-        batch, so that together they draw what a single process would.
+      data: pytree of arrays with one leading size n, or any object with `len` that returns a batch
+        for an int64 array of indices [b] (such as `CharCorpus.windows`).
+      batch_size: examples in a global batch, over all processes.
+      seed: integer seed of the order.
+      shuffle: whether to shuffle each epoch; otherwise the order is that of the data.
+      process_index, process_count: the number of this process, and of all; default
+        `jax.process_index()` and `jax.process_count()`. Each process draws its contiguous part of
+        every global batch, so that all together draw the batch of a single process.
 
     Raises:
       ValueError: leaves of different leading size; a batch larger than the data or not divisible
@@ -70,24 +71,23 @@ class Sampler:
         process_index: int | None = None,
         process_count: int | None = None,
     ):
-        # Indexing by an array is all that is asked of a data set of one's own.
-        self._whole = hasattr(data, "__getitem__") and not isinstance(
+        # A user-defined data set only has to support indexing by an array.
+        self._user_defined = hasattr(data, "__getitem__") and not isinstance(
             data, dict | list | tuple | np.ndarray | jax.Array
         )
-        self.size = _size_of(data, self._whole)
+        self.size = _size_of(data, self._user_defined)
         index = jax.process_index() if process_index is None else process_index
         count = jax.process_count() if process_count is None else process_count
         validation.integer("process_count", count)
         validation.integer("process_index", index, least=0)
         if index >= count:
             raise ValueError(
-                f"process_index must be below process_count={count}, not {index}; they count from "
-                "0."
+                f"process_index must be below process_count={count}, not {index}; it counts from 0."
             )
         validation.integer("batch_size", batch_size, hint="it counts examples")
         if batch_size > self.size:
             raise ValueError(
-                f"batch_size={batch_size} must be from 1 to the {self.size} examples there are."
+                f"batch_size={batch_size} must be from 1 to the number of examples, {self.size}."
             )
         if batch_size % count:
             raise ValueError(
@@ -109,44 +109,45 @@ class Sampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch."""
+        """The number of batches in an epoch."""
         return self.size // self.batch_size
 
     def restore(self, position: Position | tuple[int, int]) -> None:
-        """Goes to a position saved before.
+        """Moves to a saved position.
 
         Raises:
-          ValueError: a position that this data does not have, as when its size has changed.
+          TypeError: not a pair of integers.
+          ValueError: not a position of this data, for example because its size has changed.
         """
         pair = isinstance(position, tuple | list) and len(position) == 2
         if not pair or not all(
             isinstance(v, int | np.integer) and not isinstance(v, bool) for v in position
         ):
             raise TypeError(
-                f"position must be a pair of integers (epoch, offset), not {position!r}: give what "
-                "sampler.position was."
+                f"position must be a pair of integers (epoch, offset), not {position!r}: pass a "
+                "value of sampler.position."
             )
         epoch, offset = (int(value) for value in position)
         if epoch < 0 or not 0 <= offset <= self.size:
             raise ValueError(
-                f"position (epoch={epoch}, offset={offset}) is not one of a data set of "
-                f"{self.size} examples: it was saved with other data. Give the data of then, or "
-                "start a new run."
+                f"position (epoch={epoch}, offset={offset}) does not exist in a data set of "
+                f"{self.size} examples: it was saved with other data. Use the same data, or start "
+                "a new run."
             )
         self._position = Position(epoch, offset)
 
     def fingerprint(self) -> str:
-        """A digest of the data: of all of it, or of as many examples as make 256 MB, spread evenly.
+        """A hexadecimal digest of all examples, or of evenly spaced ones if they exceed 256 MB.
 
-        Of a data set of one's own, of a thousand.
+        For a user-defined data set, it is the digest of at most a thousand examples.
         """
-        if self._whole:
+        if self._user_defined:
             count = 1000
         else:
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(self.data))
             count = self.size if size <= 2**28 else max(1, 2**28 * self.size // size)
         chosen = np.linspace(0, self.size - 1, min(count, self.size)).astype(np.int64)
-        if self._whole:
+        if self._user_defined:
             part = self.data[chosen]
         else:
             part = jax.tree.map(lambda x: x if len(chosen) == self.size else x[chosen], self.data)
@@ -167,13 +168,13 @@ class Sampler:
             epoch, offset = epoch + 1, 0
         start = offset + self._first
         chosen = self._epoch_order(epoch)[start : start + self._share]
-        if self._whole:
-            batch = self.data[chosen]
+        if self._user_defined:
+            batch = as_arrays(self.data[chosen])
         else:
             batch = jax.tree.map(lambda leaf: leaf[chosen], self.data)
         offset += self.batch_size
-        # At the end of an epoch the position is the start of the next, so that "n epochs" is
-        # reached with the last batch of the n-th, not with the first of the one after.
+        # After the last batch of an epoch, the position is the start of the next one: "n epochs"
+        # are then complete.
         if offset + self.batch_size > self.size:
             epoch, offset = epoch + 1, 0
         return batch, Position(epoch, offset)
@@ -184,24 +185,24 @@ class Sampler:
         return self._order[1]
 
 
-def _size_of(data: PyTree, whole: bool) -> int:
-    """How many examples there are."""
-    if not whole and not isinstance(data, str | bytes):
+def _size_of(data: PyTree, user_defined: bool) -> int:
+    """The number of examples."""
+    if not user_defined and not isinstance(data, str | bytes):
         size = validation.leading_size(data, "data")
     elif isinstance(data, str | bytes) or not hasattr(data, "__len__"):
         raise TypeError(
-            "data must be arrays of one leading size, or an object with len and with batches for "
-            f"arrays of indices, not {data!r:.60}."
+            "data must be arrays of one leading size, or an object with len and indexing by "
+            f"arrays, not {data!r:.60}."
         )
     else:
         size = len(data)
     if not size:
-        raise ValueError("data must have examples in it, but there are 0 examples.")
+        raise ValueError("data must contain examples, but there are 0 examples.")
     return size
 
 
 def epoch_order(seed: int, epoch: int, size: int, shuffle: bool = True) -> np.ndarray:
-    """The order of the examples in an epoch, a pure function of its arguments."""
+    """The order of the examples in an epoch, int64 [size]; a pure function of its arguments."""
     if not shuffle:
         return np.arange(size)
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))

@@ -25,12 +25,12 @@ def split(data: PyTree, *, validation: float = 0.1, test: float = 0.0, seed: int
 
     Args:
       data: pytree of arrays with one leading size n.
-      validation: share of the examples for validation; round(n·validation) of them.
-      test: share of the examples for testing.
-      seed: which random split.
+      validation: fraction of the examples for validation; round(n·validation) examples.
+      test: fraction of the examples for testing.
+      seed: integer seed of the split.
 
     Raises:
-      ValueError: leaves of different leading size, or shares that leave nothing to train on.
+      ValueError: leaves of different leading size, or fractions that leave no training examples.
 
     >>> parts = split({"x": np.arange(10)}, validation=0.2, test=0.1, seed=0)
     >>> [len(part["x"]) for part in parts]
@@ -38,7 +38,7 @@ def split(data: PyTree, *, validation: float = 0.1, test: float = 0.0, seed: int
     """
     n = leading_size(data, "data")
     for name, share in (("validation", validation), ("test", test)):
-        number(name, share, least=0, below=1, hint="it is a share of the data")
+        number(name, share, least=0, below=1, hint="it is a fraction of the data")
     integer("seed", seed, least=0, below=2**63)
     held = round(n * validation), round(n * test)
     if sum(held) >= n:
@@ -47,7 +47,7 @@ def split(data: PyTree, *, validation: float = 0.1, test: float = 0.0, seed: int
         )
     order = np.random.default_rng(np.random.SeedSequence([seed, 0x5B117])).permutation(n)
     bounds = np.cumsum([n - sum(held), held[0]])
-    # In their old order, so that a split of data that lies in memory in order stays so.
+    # Sorted: each part keeps the order of the data.
     return Splits(
         *(
             jax.tree.map(lambda leaf, part=part: leaf[part], data)

@@ -1,4 +1,4 @@
-"""Batches with the number of examples in them, several stacked for one call of a step."""
+"""Batches with their numbers of examples, stacked for steps that take several per call."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ Waiting = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 class Stacked:
-    """A stream of `(batch, examples)`; with `count` > 1, that many batches on a new first axis.
+    """A stream of `(batch, examples)`; with `count` > 1, batches are stacked on a new first axis.
 
-    In several processes it ends for all of them where it ends for one. A source that can be asked
-    for the batch of any position (`draw`) never ends, and is not asked about.
-
-    Its position is that after the last batch of a stack, so that a stack is drawn whole. What
-    `waiting` gives is entered for as long as the stream below is waited for.
+    With several processes, it ends in all of them when it ends in one. A source with `draw` never
+    ends, and needs no agreement. The position is that after the last batch of a stack. The context
+    manager `waiting()` is active while the source is waited for.
 
     >>> next(Stacked(iter([np.zeros(3), np.ones(3)]), 2))[0].shape
     (2, 3)
@@ -36,11 +34,11 @@ class Stacked:
 
     @property
     def position(self) -> Any:
-        """The place of the stream below; `None` where it has none."""
+        """The position of the source; `None` if it has none."""
         return getattr(self._stream, "position", None)
 
     def restore(self, position: Any) -> None:
-        """Goes to a position saved before."""
+        """Moves the source to a saved position."""
         self._stream.restore(position)
 
     def __iter__(self) -> Stacked:
@@ -48,10 +46,10 @@ class Stacked:
 
     def __next__(self) -> tuple[PyTree, int]:
         with self._waiting():
-            # The source may fill the same arrays again; one alone is copied when it is placed.
+            # Copied, because the source may reuse its arrays; a single batch is copied by `place`.
             keep = owned if self._count > 1 else lambda batch: batch
             batches = [keep(self._draw()) for _ in range(self._count)]
-        # Every process draws as many examples as this one.
+        # Every process draws the same number of examples.
         examples = (
             sum(validation.leading_size(batch, "batch") for batch in batches) * jax.process_count()
         )
@@ -69,6 +67,6 @@ class Stacked:
         if len(set(sizes)) > 1:
             raise ProcessError(
                 f"the processes have drawn {', '.join(map(str, sizes))} examples; every process "
-                "must give as many of a batch."
+                "must draw the same number for a batch."
             )
         return batch

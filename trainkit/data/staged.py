@@ -1,4 +1,4 @@
-"""How much of a data set a stage sees: subset, length, resolution, batch size."""
+"""Data of a progressive run's stages: subset, sequence length, resolution, batch size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PyTree = Any
 
 
 class Amount(Protocol):
-    """What `trainkit.progressive.Data` has: sizes, `None` for all there is."""
+    """The fields of `trainkit.progressive.Data`: sizes, `None` for the full data."""
 
     @property
     def subset(self) -> float | int | None: ...
@@ -29,21 +29,21 @@ class Amount(Protocol):
 
 
 def staged(
-    data: PyTree | CharCorpus, batch_size: int, *, seed: int = 0, **options: Any
+    data: PyTree | CharCorpus, batch_size: int, *, seed: int = 0, shuffle: bool = True
 ) -> Callable[[Amount], Sampler]:
-    """A function `Data -> Sampler` for runs whose data grow.
+    """A function `Data -> Sampler` for progressive runs whose data change.
 
     Args:
       data: pytree of arrays with one leading size, or a `CharCorpus`.
       batch_size: of the stages that name none.
       seed: of the order, and of which examples a subset has: a larger subset has all of a smaller.
-      **options: for `Sampler`.
+      shuffle: as for `Sampler`.
 
-    `resolution` shrinks square images (n, side, side, channels) by the mean over blocks;
-    `sequence_length` is the windows' length of a corpus.
+    `resolution` reduces square images (n, side, side, channels) by the mean over blocks.
+    `sequence_length` is the length of a corpus's windows.
 
     Raises:
-      ValueError: from the function: a size that the data does not have.
+      ValueError: raised by the function for a size that the data does not have.
 
     >>> from trainkit.progressive import Data
     >>> make = staged({"image": np.ones((8, 4, 4, 1), np.float32)}, batch_size=2)
@@ -65,12 +65,12 @@ def staged(
             if amount.subset is not None:
                 length = _count(amount.subset, len(data.tokens))
                 text = CharCorpus(data.tokens[:length], data.vocabulary)
-            return Sampler(text.windows(amount.sequence_length), size, seed=seed, **options)
+            return Sampler(text.windows(amount.sequence_length), size, seed=seed, shuffle=shuffle)
         part = data
         if amount.sequence_length is not None:
             raise ValueError(
-                f"{amount}: only a CharCorpus can be cut to a sequence_length; for arrays, write "
-                "the function Data -> Sampler yourself."
+                f"{amount}: sequence_length needs a CharCorpus; for arrays, write your own "
+                "function Data -> Sampler."
             )
         if amount.subset is not None:
             n = validation.leading_size(data, "data")
@@ -82,7 +82,7 @@ def staged(
             if not any(np.ndim(leaf) == 4 for leaf in jax.tree.leaves(part)):
                 raise ValueError(f"{amount}: there are no images (n, side, side, channels).")
             part = jax.tree.map(lambda x: coarser(x, side) if x.ndim == 4 else x, part)
-        return Sampler(part, size, seed=seed, **options)
+        return Sampler(part, size, seed=seed, shuffle=shuffle)
 
     return make
 
@@ -96,7 +96,7 @@ def coarser(images: np.ndarray, side: int) -> np.ndarray:
     n, height, width, channels = images.shape
     if height % side or width % side:
         raise ValueError(
-            f"Images of {height} × {width} pixels cannot be averaged to {side} × {side}: take a "
+            f"Images of {height} × {width} pixels cannot be averaged to {side} × {side}: use a "
             f"divisor of {height}."
         )
     by = height // side

@@ -1,4 +1,4 @@
-"""A corpus of characters: vocabulary, encoding, random windows."""
+"""A text as a corpus of characters: vocabulary, encoding, windows."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SHAKESPEARE_SHA256 = "e1d2e18ac43deb31b3e5d9717ab4783be810a9c5cd0e7cb2c83797d397
 
 @dataclasses.dataclass(frozen=True)
 class CharCorpus:
-    """A text as integers, one a character.
+    """A text as integers, one per character.
 
     Attributes:
       tokens: (n,) int32, the text.
-      vocabulary: the different characters in sorted order; token t stands for `vocabulary[t]`.
+      vocabulary: the distinct characters in sorted order; token t is `vocabulary[t]`.
 
     >>> corpus = CharCorpus.from_text("to be or not to be")
     >>> corpus.vocabulary
@@ -36,7 +36,7 @@ class CharCorpus:
 
     @classmethod
     def from_text(cls, text: str, vocabulary: str | None = None) -> CharCorpus:
-        """The corpus of a text; its own characters are the vocabulary unless one is given."""
+        """The corpus of a text; the default vocabulary is the characters of the text."""
         if not isinstance(text, str):
             raise TypeError(f"text must be a string, not {text!r:.60}; decode bytes first.")
         if vocabulary is not None and not isinstance(vocabulary, str):
@@ -49,17 +49,17 @@ class CharCorpus:
         return cls(_encode(text, vocabulary), vocabulary)
 
     def encode(self, text: str) -> np.ndarray:
-        """int32 tokens of a text; a character outside the vocabulary is a ValueError."""
+        """int32 tokens [len(text)]; ValueError for a character outside the vocabulary."""
         return _encode(text, self.vocabulary)
 
     def decode(self, tokens) -> str:
-        """The text of some tokens."""
+        """The text for a sequence of tokens."""
         return "".join(self.vocabulary[int(token)] for token in np.asarray(tokens).ravel())
 
     def split(self, validation: float = 0.1, test: float = 0.0) -> tuple[CharCorpus, ...]:
-        """`(train, validation, test)` as contiguous stretches, so that none has seen another."""
+        """`(train, validation, test)` as contiguous, disjoint parts of the text."""
         for name, share in (("validation", validation), ("test", test)):
-            number(name, share, least=0, below=1, hint="it is a share of the text")
+            number(name, share, least=0, below=1, hint="it is a fraction of the text")
         if validation + test >= 1:
             raise ValueError(f"validation={validation} and test={test} leave nothing to train on.")
         n = len(self.tokens)
@@ -75,8 +75,8 @@ class CharCorpus:
         integer("stride", stride)
         if len(self.tokens) < length + 1:
             raise ValueError(
-                f"A window of length {length} needs {length + 1} characters (the targets are one "
-                f"further on), but this text has {len(self.tokens)}: use a smaller length."
+                f"A window of length {length} needs {length + 1} characters (targets are shifted "
+                f"by one), but this text has {len(self.tokens)}: use a smaller length."
             )
         return Windows(self.tokens, length, stride)
 
@@ -85,8 +85,8 @@ class CharCorpus:
 class Windows:
     """The windows of a token array; indexing gathers a batch of them.
 
-    `windows[indices]` is `{"inputs": (b, length), "targets": (b, length)}`, int32, the targets
-    one character further on.
+    `windows[indices]` is `{"inputs": (b, length), "targets": (b, length)}`, int32; the targets are
+    shifted by one character.
     """
 
     tokens: np.ndarray
@@ -103,7 +103,7 @@ class Windows:
 
 
 def shakespeare(path: str | os.PathLike | None = None) -> CharCorpus:
-    """The bundled Shakespeare text: 5,057,323 characters, 84 different ones.
+    """The bundled Shakespeare text: 5,057,323 characters, 84 of them distinct.
 
     Raises:
       DataError: the file is missing or has another checksum.
@@ -113,7 +113,7 @@ def shakespeare(path: str | os.PathLike | None = None) -> CharCorpus:
 
 
 def _encode(text: str, vocabulary: str) -> np.ndarray:
-    # Through code points, as a dictionary look-up a character takes seconds on five million.
+    # By code points: a dictionary look-up per character takes seconds for five million.
     codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
     known = np.frombuffer(vocabulary.encode("utf-32-le"), "<u4")
     order = np.argsort(known)
@@ -124,6 +124,6 @@ def _encode(text: str, vocabulary: str) -> np.ndarray:
         at = int(np.argmax(wrong))
         raise ValueError(
             f"The character {text[at]!r} at position {at} is not in the vocabulary "
-            f"{vocabulary!r}; make the vocabulary from a text that has it, or leave it out."
+            f"{vocabulary!r}; build the vocabulary from a text that has it, or remove it."
         )
     return tokens.astype(np.int32)

@@ -7,9 +7,10 @@ and optimizer states. `grow` does all of this for a training state. The folders 
 `plan`; `maps`, `opt_state` and `views` apply it. Read `api` first.
 """
 
-from trainkit.growth.api import Plan, grow, plan
+from trainkit.growth.api import grow, plan
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.growth_map import GrowthMap
+from trainkit.growth.growth_plan import Plan
 from trainkit.growth.ir.definitions import define_primitive
 from trainkit.growth.operators import Operator
 from trainkit.growth.opt_state.slots import Slot

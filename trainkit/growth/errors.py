@@ -7,7 +7,8 @@ raise the last conflict as a `GrowthError`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
@@ -45,8 +46,8 @@ class Conflict:
     leaves: tuple[Any, ...] = ()
     others: tuple[Any, ...] = ()
 
-    def error(self) -> GrowthError:
-        """The conflict as an exception."""
+    def error(self, lines: Mapping[str, Sequence[str]] = MappingProxyType({})) -> GrowthError:
+        """The conflict as an exception; `lines`: path -> where the model uses it first."""
         return GrowthError(
             self.why,
             axis=self.axis,
@@ -55,6 +56,7 @@ class Conflict:
             source=self.source,
             hint=self.hint,
             remedy=self.remedy,
+            lines=lines,
         )
 
 
@@ -75,6 +77,7 @@ class GrowthError(ValueError):
       source: "file:line (function)" of that operation, or `None`.
       hint: what to do instead.
       remedy: an operator (`how=`) that would work, if one is known.
+      lines: path -> where the model uses it first.
 
     >>> raise GrowthError("axis 1 of 'rope' changes its frequencies")
     Traceback (most recent call last):
@@ -92,6 +95,7 @@ class GrowthError(ValueError):
         source: str | None = None,
         hint: str | None = None,
         remedy: str | None = None,
+        lines: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ):
         self.axis = axis
         self.params = tuple(params)
@@ -99,17 +103,38 @@ class GrowthError(ValueError):
         self.source = source
         self.hint = hint
         self.remedy = remedy
-        lines = [message]
+        self.lines = dict(lines)
+        why, _, details = message.partition("\n")
+        text = [why if (named := _named(self.params, axis)) is None else f"{named}: {why}"]
         if axis:
-            lines.append(f"  axis:       {axis}")
+            text.append(f"  axis:       {axis}")
         if self.params:
-            shown = self.params[:6]
+            shown = [_with_line(name, self.lines) for name in self.params[:6]]
             more = f" and {len(self.params) - 6} more" if len(self.params) > 6 else ""
-            lines.append(f"  parameters: {', '.join(shown)}{more}")
+            between = ",\n" + " " * 14 if self.lines else ", "
+            text.append(f"  parameters: {between.join(shown)}{more}")
         if primitive:
-            lines.append(f"  primitive:  {primitive}")
+            text.append(f"  primitive:  {primitive}")
         if source:
-            lines.append(f"  source:     {source}")
+            text.append(f"  source:     {source}")
+        if details:
+            text.append(details)
         if hint:
-            lines.append(f"  instead:    {hint}")
-        super().__init__("\n".join(lines))
+            text.append(f"  instead:    {hint}")
+        super().__init__("\n".join(text))
+
+
+def _named(params: Sequence[str], axis: str | None) -> str | None:
+    """The axis in the user's words, if there is one that grows: "axis 1 of w cannot grow 4→8"."""
+    for name in params:
+        path, _, place = name.partition(" (axis ")
+        number, _, sizes = place.removesuffix(")").partition(": ")
+        if "→" in sizes and axis is not None:
+            return f"axis {number} of {path} cannot grow {sizes}"
+    return None
+
+
+def _with_line(name: str, lines: Mapping[str, Sequence[str]]) -> str:
+    """A parameter, as "path" or "path (axis 0: 4→8)", with the line that uses it first."""
+    known = lines.get(name.split(" (axis ")[0], ())
+    return f"{name}, used at {known[0]}" if known else name

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,18 +15,22 @@ from trainkit.growth.analysis.solve import solve_width
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.depth.assembly import DepthCandidate, assemble, depth_candidates
 from trainkit.growth.depth.flat_model import FlatModel, Shapes
-from trainkit.growth.errors import Conflict, GrowthError, unwrap
+from trainkit.growth.errors import Conflict, GrowthError
 from trainkit.growth.ir.custom_gradients import unproved
 from trainkit.growth.ir.program import Folder, Program
+from trainkit.growth.ir.source_lines import uses
 from trainkit.growth.ir.trace import named_shapes, shape_of, structs, traced_program
 from trainkit.growth.operators import Operator, operator
 from trainkit.growth.plan.data import PlanData, unchanged
 from trainkit.growth.plan.experts import upcycled
 from trainkit.growth.plan.groups import repeats
+from trainkit.growth.remedies import with_copied_layers, with_larger_axis
 from trainkit.growth.rules import RULES, UNKNOWN
 
 PyTree = Any
 Leaves = list[tuple[str, jax.ShapeDtypeStruct]]
+TRIED = 1000  # equations of a program for which another call is tried before it is advised
+ALIKE = 8  # alignments that fail for one reason, in whichever layer, before the search ends
 
 
 def plan(
@@ -39,7 +45,7 @@ def plan(
 ) -> PlanData:
     """The data of `trainkit.growth.plan`; arguments and errors are documented there."""
     leaves = named_shapes(small_params, "small_params"), named_shapes(big_params, "big_params")
-    trees = jax.tree.structure(small_params), jax.tree.structure(big_params)
+    trees: Any = jax.tree.structure(small_params), jax.tree.structure(big_params)
     if [name for name, _ in leaves[0]] == [name for name, _ in leaves[1]]:
         same = {name: name for name, _ in leaves[0]}
         wrong = _mismatch(leaves[0], dict(leaves[1]), same, _sizes(leaves[1]))
@@ -51,8 +57,24 @@ def plan(
         return repeats(small_params, big_params, calibrated=True)
     if depth == "experts":
         return upcycled(*leaves, trees, dict(operator(how).names))
-    result = unwrap(_search(models, depth, trainable, append))
-    return result if result.depth is None else dataclasses.replace(result, trees=trees)
+    result = _search(models, depth, trainable, append)
+    lines = dict(zip(models.big.shapes, uses(models.big.program), strict=False))
+    if isinstance(result, Conflict):
+
+        def wider(params: PyTree) -> PlanData | Conflict:
+            changed = leaves[0], named_shapes(params, "big_params")
+            fns, trees = (small_fn, big_fn), (small_params, params)
+            return _search(_traced(fns, trees, changed, inputs), depth, trainable, append)
+
+        if len(models.big.program.equations) < TRIED:
+            result = with_larger_axis(result, structs(big_params), wider)
+        if depth == "identity" and result.kind == "layers":
+            other = lambda how: _search(models, how, trainable, append)
+            result = with_copied_layers(result, other)
+        raise result.error(lines)
+    own = tuple(dataclasses.replace(leaf, lines=lines[leaf.path]) for leaf in result.leaves)
+    kept = None if result.depth is None else trees
+    return dataclasses.replace(result, leaves=own, trees=kept)
 
 
 class _Models(NamedTuple):
@@ -92,8 +114,9 @@ def _traced(
     big, big_out = traced_program(fns[1], structs(params[1]), args, "big")
     if str(jax.tree.structure(small_out)) != str(jax.tree.structure(big_out)):
         raise GrowthError(
-            f"the two functions return different structures: {jax.tree.structure(small_out)} and "
-            f"{jax.tree.structure(big_out)}"
+            f"the two functions return different structures: {_structure(small_out)} in the small "
+            f"and {_structure(big_out)} in the big model",
+            hint=_same_results(small_out, big_out),
         )
     guessed = unproved(small, fns[0], structs(params[0]), args)
     results = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(small_out)]
@@ -103,6 +126,22 @@ def _traced(
         for program, own in zip((small, big), leaves, strict=True)
     )
     return _Models(first, second, leaves, jax.tree.leaves(args), results, set(guessed), folder)
+
+
+def _structure(results: PyTree) -> str:
+    """The structure of results, with * for each array."""
+    return str(jax.tree.structure(results)).removeprefix("PyTreeDef(").removesuffix(")")
+
+
+def _same_results(small: PyTree, big: PyTree) -> str:
+    """The call that returns the same results from both, if one returns a part of the other."""
+    for name, part, whole in (("big_fn", small, big), ("small_fn", big, small)):
+        if not isinstance(whole, dict | list | tuple):
+            continue
+        for key in whole if isinstance(whole, dict) else range(len(whole)):
+            if _structure(whole[key]) == _structure(part):
+                return f"pass lambda params, *x: {name}(params, *x)[{key!r}] in place of {name}"
+    return "return the same results from both"
 
 
 def _search(
@@ -116,18 +155,23 @@ def _search(
     unaligned: Conflict | None = None
     refused: Conflict | None = None
     reasons: set[tuple[str | None, ...]] = set()
+    alike: Counter[str] = Counter()
     for candidate in depth_candidates(small, big, depth, models.folder, trainable):
         if isinstance(candidate, Conflict):
             unaligned = unaligned or candidate
+            reason = re.sub(r"\d+", "", candidate.why)
+            alike[reason] += 1
+            if alike[reason] == ALIKE:
+                break  # in which layer it fails is not the obstacle
             continue
         widths = _widths(models, candidate, append)
         if isinstance(widths, Conflict):
             refused = refused or widths
-            reason = (widths.kind, widths.axis, widths.primitive, widths.source)
-            if reason in reasons:
+            about = (widths.kind, widths.axis, widths.primitive, widths.source)
+            if about in reasons:
                 break  # which layers are new is not the obstacle
             if widths.kind != "programs":
-                reasons.add(reason)
+                reasons.add(about)
             continue
         dtypes = {name: str(leaf.dtype) for name, leaf in models.leaves[1]}
         return assemble(widths, candidate, big.shapes, dtypes, depth)
@@ -238,6 +282,18 @@ def _mismatch(
                     "axes",
                     axis=f"{n} → {m}",
                     params=(path,),
-                    hint="growth only enlarges; swap the two models, or use plan.shrink to prune",
+                    hint=_kept(n, small, old, shapes),
                 )
     return None
+
+
+def _kept(n: int, small: Leaves, old: Mapping[str, str], shapes: Shapes) -> str:
+    """What to do about an axis of n units that would shrink."""
+    pairs = ((name, zip(leaf.shape, shapes[old[name]], strict=False)) for name, leaf in small)
+    grown = [f"{name} {a} → {b}" for name, sizes in pairs for a, b in sizes if a < b]
+    if not grown:
+        return "growth only enlarges: swap the two models, or prune the big one with plan.shrink"
+    return (
+        f"keep this axis at {n} while others grow ({grown[0]}): for more heads of one size, the "
+        "width of all heads together grows as their number does"
+    )

@@ -64,7 +64,7 @@ def grown(
     steps.state(state)
     validation.flag("donate", donate, "grow")
     given, state = state, unpack_all(state)
-    key = validation.key_of("key", key, "grow")
+    key = validation.key_of("key", key)
     inputs = inputs_from(example, small)
     before = functions(small, inputs, state.params, state.model_state, "small")
     after = functions(big, inputs, big_params, big_model_state or state.model_state, "big")

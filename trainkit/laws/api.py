@@ -172,7 +172,10 @@ def parametrize(
     laws: Any = None,
     level: Level = "standard",
     schedule: bool = False,
-    **options: Any,
+    examples: int = 25,
+    seed: int = 0,
+    seconds: float | None = 300.0,
+    extra_args: Any = None,
 ) -> Callable[[Any], Any]:
     """A decorator that makes one pytest test for each law that applies to `tx`.
 
@@ -189,7 +192,7 @@ def parametrize(
     Args:
       tx, like, hyperparams, claims, laws, level: as for `check`, or, with `schedule=True` or the
         name of a schedule as `like`, for `check_schedule`.
-      options: further arguments of `check` (examples, seed, extra_args, seconds).
+      examples, seed, seconds, extra_args: as for `check`; a schedule takes no `extra_args`.
     """
     import pytest
 
@@ -209,9 +212,10 @@ def parametrize(
             if not reports:
                 # Typed loosely: of the two functions' arguments these are the ones they share.
                 call: Any = check_schedule if is_schedule else check
+                extra = {} if extra_args is None else {"extra_args": extra_args}
                 reports.append(call(
                     tx, like=like, hyperparams=hyperparams, claims=claims, laws=chosen,
-                    level=level, **options,
+                    level=level, examples=examples, seed=seed, seconds=seconds, **extra,
                 ))  # fmt: skip
             if law.name in reports[0].not_reached:
                 pytest.skip("there was no time for it; give it more: seconds=…")

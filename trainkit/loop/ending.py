@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from trainkit.data.loader import Loader
 from trainkit.loop.record import FitResult
 from trainkit.loop.session import Session
 
 
 def ending(run: Session, stopped: str) -> FitResult:
     """The result of a run: its best state where that was asked for, or its last good one."""
-    run.log.flush()
+    metrics = run.log.ended()
     stopped = run.not_finite or stopped  # of the metrics that have come just now
     if hasattr(run.step, "check"):
         run.step.check()  # the limit of `skip_nonfinite` may have been passed just now
@@ -26,12 +27,14 @@ def ending(run: Session, stopped: str) -> FitResult:
     elif run.not_finite and run.checkpoints and run.checkpoints.steps:
         state, _ = run.checkpoints.restore(state)
     stream = run.in_use.stream
-    if hasattr(run.data, "restore") and stream.position is not None:
+    loader = isinstance(run.data, Loader) and not run.data.once  # which begins anew
+    if hasattr(run.data, "restore") and stream.position is not None and not loader:
         stream.restore(stream.position)  # what was read ahead is to be drawn again
     return FitResult(
         state=state,
-        metrics=run.log.latest,
+        metrics=metrics,
         evaluation=record.evaluation,
+        evaluated_at=record.evaluated_at,
         best=record.best,
         stopped=stopped,
         **record.used,

@@ -11,13 +11,16 @@ from typing import Any
 import jax
 
 from trainkit._core import validation
+from trainkit._core.identity import lasting
 from trainkit._core.processes import is_writer
 from trainkit._core.run_files import CHECKPOINTS
+from trainkit.loggers.logger import Logger
 from trainkit.loop.arguments.alike import check_alike
 from trainkit.loop.arguments.run_identity import RESUME
 from trainkit.loop.arguments.validation import (
     check_averages,
     check_first_batch,
+    check_loggers,
     check_options,
     check_parts,
     check_run,
@@ -32,6 +35,7 @@ from trainkit.loop.run_folder import RunFolder
 from trainkit.loop.saved.retention import KEPT, Retention
 from trainkit.loop.session import Evaluate, Session
 from trainkit.loop.stopping import Budget, EarlyStopping
+from trainkit.loop.stream import streamed
 from trainkit.loop.summary import write_summary
 from trainkit.report.html import write_report
 from trainkit.report.progress import Progress
@@ -40,6 +44,7 @@ from trainkit.step.state import TrainState
 PyTree = Any
 
 
+@validation.named_options
 def fit(
     step: Callable[[TrainState, PyTree], tuple[TrainState, Mapping[str, jax.Array]]],
     state: TrainState,
@@ -55,6 +60,7 @@ def fit(
     best_metric: str = "loss",
     best_mode: str = "min",
     hooks: Sequence[Hook] = (),
+    loggers: Sequence[Logger] = (),
     out: str | os.PathLike | RunFolder | None = None,
     config: Mapping[str, Any] | None = None,
     overwrite: bool = False,
@@ -70,7 +76,6 @@ def fit(
     averages: bool | int = False,
     progress: bool = True,
     report: bool = True,
-    **unknown: Any,
 ) -> FitResult:
     """Trains until a budget is spent, a metric stops improving, or a signal comes.
 
@@ -86,17 +91,21 @@ def fit(
       step: `state, metrics = step(state, batch)`, from `make_train_step` or one's own. Its
         `place`, `place_batch` and `compile` are used where it has them.
       state: the state to begin with.
-      data: an iterator of batches. A `Sampler` (or anything with `position` and `restore`) can
-        be resumed exactly, which an output folder needs.
+      data: what gives batches: a `Sampler`, a list, a loader of Grain, PyTorch or Hugging Face, a
+        generator. What can be iterated over again is, until a budget is spent. A run goes on by the
+        data's own position or state, or else by counting the batches.
       steps, epochs, seconds, flops: the budget; the run ends at the first that is used up. At
-        least one is needed, unless `data` ends or there is `early_stopping`. `epochs` counts from
-        where the data stands; the data is left after the last batch that was trained on.
-      evaluate: `state -> {name: scalar}`, run every `eval_every` steps and at the end.
+        least one is needed, unless there is `early_stopping` or the data ends; without any, a list
+        or loader is gone over once. `epochs` counts from where the data stands; a `Sampler` is left
+        after the last batch that was trained on.
+      evaluate: `state -> {name: scalar}`, run every `eval_every` steps and at the end. What it
+        costs is counted where it has an attribute `flops`.
       eval_every: in steps; by default once an epoch where the data knows its size.
       early_stopping: when to end for want of improvement.
       best_metric, best_mode: what makes an evaluation the best where there is no early stopping;
         without a metric of that name none is.
       hooks: called between two steps; see `trainkit.loop.hooks.Hook`.
+      loggers: where rows of metrics go beside the folder; see `trainkit.loggers`.
       out: the run's folder: metrics, checkpoints, summary and report. A folder that holds this
         very run makes it go on where it stopped. `None` writes nothing.
       config: the run's options, for the report and to tell one run from another.
@@ -141,7 +150,6 @@ def fit(
     ('epochs=5 reached', 10, 2.997)
     """
     # Over 60 lines: half of them are the options, by name, here and in Session.
-    validation.keywords(unknown, validation.keyword_names(fit), "fit")
     budget = Budget(steps=steps, epochs=epochs, seconds=seconds, flops=flops)
     check_options(
         eval_every=eval_every, checkpoint_every=checkpoint_every, log_every=log_every,
@@ -151,6 +159,8 @@ def fit(
     )  # fmt: skip
     retention = Retention(keep, keep_best, best_mode, keep_every, keep_seconds)
     check_parts(step, data, evaluate, hooks, early_stopping)
+    check_loggers(loggers)
+    data = streamed(data, budget, early_stopping, out)
     check_run(step, data, budget, early_stopping, eval_every, out)
     check_averages(averages, step, state, data)
     run = Session(
@@ -177,11 +187,17 @@ def fit(
     check_first_batch(step, state, data)
     if out is not None and not isinstance(out, RunFolder):
         out = RunFolder.claim(out, config, overwrite=overwrite, same=resume == RESUME[0])
-    return _run(run, out, retention, progress, report)
+    said = out.config if out is not None else lasting(config or {}, "config") if loggers else {}
+    return _run(run, out, retention, (loggers, said), progress, report)
 
 
 def _run(
-    run: Session, folder: RunFolder | None, retention: Retention, progress: bool, report: bool
+    run: Session,
+    folder: RunFolder | None,
+    retention: Retention,
+    logged: tuple[Sequence[Logger], Mapping[str, Any]],
+    progress: bool,
+    report: bool,
 ) -> FitResult:
     with contextlib.ExitStack() as stack:
         if folder is not None:
@@ -195,8 +211,16 @@ def _run(
         run.progress = stack.enter_context(Progress(progress and is_writer()))
         resume(run)
         log = None
-        if folder is not None and is_writer():
-            log = stack.enter_context(MetricsLog(folder.path, position=run.log_position))
+        loggers, config = logged
+        if is_writer() and (folder is not None or loggers):
+            log = MetricsLog(
+                None if folder is None else folder.path,
+                position=run.log_position,
+                loggers=loggers,
+                config=config,
+                step=run.record.step,
+            )
+            stack.enter_context(log)
         run.open_log(log)
         result = ending(run, run.until_stopped())
         if run.folder is not None and is_writer():
@@ -207,6 +231,8 @@ def _run(
                     result = dataclasses.replace(result, report=write_report(run.folder.path))
             except OSError as error:
                 run.progress.message(f"Not written: {error}.")
+        if log is not None:
+            log.close(result.stopped)
         run.progress.ended(result)
     # Only now: everything is written and closed.
     run.interrupts.pass_on()

@@ -23,6 +23,9 @@ class Now:
       epochs: passes over the data, with their fraction where the data knows its size.
       examples, flops, seconds: used so far, over all sessions of a resumed run.
       state: the state after `steps` steps.
+      metrics: the training metrics that were logged last, `{}` before the first. They are fetched
+        when the next row is due, or before an evaluation or a checkpoint.
+      metrics_at: the step that they are of.
       evaluation: the metrics of the last evaluation, `{}` before the first.
       evaluated: whether that evaluation is of this very step.
     """
@@ -33,8 +36,22 @@ class Now:
     flops: float
     seconds: float
     state: TrainState
+    metrics: Mapping[str, float]
+    metrics_at: int | None
     evaluation: Mapping[str, float]
     evaluated: bool
+
+    @classmethod
+    def of(cls, run: Any) -> Now:
+        """The present of a session."""
+        return cls(
+            **run.record.used,
+            state=run.state,
+            metrics=run.log.latest,
+            metrics_at=run.log.latest_at,
+            evaluation=run.record.evaluation,
+            evaluated=run.record.evaluated_at == run.record.step,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ class Record:
       evaluation: metrics of the last evaluation.
       evaluated_at: the step of that evaluation.
       best: the best evaluation.
-      train: the last logged training metrics.
+      train, train_at: the last logged training metrics, and their step.
     """
 
     step: int = 0
@@ -36,6 +37,7 @@ class Record:
     evaluated_at: int | None = None
     best: Best = dataclasses.field(default_factory=Best)
     train: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    train_at: int | None = None
 
     @property
     def used(self) -> dict[str, Any]:
@@ -68,8 +70,9 @@ class FitResult:
 
     Attributes:
       state: the last state, or the best one where early stopping restores it.
-      metrics: of the last logged training step.
+      metrics: of the last step that was trained.
       evaluation: of the last evaluation; `{}` where there was none.
+      evaluated_at: the step of that evaluation; an interrupted run does not evaluate at its end.
       best: the best evaluation: its step, value and metrics.
       stopped: why the run ended, in words.
       steps, epochs, examples, flops, seconds: used, over all sessions of a resumed run.
@@ -80,6 +83,7 @@ class FitResult:
     state: TrainState
     metrics: Mapping[str, float]
     evaluation: Mapping[str, float]
+    evaluated_at: int | None
     best: Best
     stopped: str
     steps: int
@@ -89,3 +93,12 @@ class FitResult:
     seconds: float
     folder: Path | None = None
     report: Path | None = None
+
+    def _repr_html_(self) -> str:
+        """How the run ended, and its report, as a notebook shows the value of a cell."""
+        words = html.escape(f"{self.stopped}, after {self.steps:,} steps")
+        found = {**self.metrics, **{f"evaluation/{n}": v for n, v in self.evaluation.items()}}
+        shown = html.escape(" · ".join(f"{name} {value:.4g}" for name, value in found.items()))
+        page = html.escape(self.report.read_text()) if self.report else ""
+        frame = f'<iframe srcdoc="{page}" width="100%" height="600"></iframe>' if page else ""
+        return f"<p><b>{words}</b></p><p>{shown}</p>{frame}"

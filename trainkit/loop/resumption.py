@@ -7,6 +7,7 @@ from typing import Any
 
 from trainkit._core.processes import alone, from_writer, together
 from trainkit._core.versions import versions
+from trainkit.data.loader import Place
 from trainkit.loop.arguments.run_identity import (
     HYPERPARAMETERS,
     other_run,
@@ -16,9 +17,9 @@ from trainkit.loop.arguments.run_identity import (
 from trainkit.loop.checkpoint import CheckpointError
 from trainkit.loop.hooks import named
 from trainkit.loop.record import Record
-from trainkit.loop.saved import position as data_position
 from trainkit.loop.saved.step import DamagedError
 from trainkit.loop.session import Session
+from trainkit.loop.stream import place_of
 from trainkit.step.state import TrainState
 
 
@@ -61,7 +62,7 @@ def _take_up(run: Session, step: int, fresh: TrainState) -> None:
     if best.step is not None:
         run.checkpoints.rate(best.step, best.value)
     stream = run.in_use.stream
-    stream.restore(data_position.from_json(info["data"], like=stream.position))
+    stream.restore(place_of(info["data"], like=stream.position))
     run.in_use.begin_at(run.record.epoch)
     run.log_position = info["log"]
     _say(run, step, info["_versions"])
@@ -87,6 +88,12 @@ def _say(run: Session, step: int, then: dict[str, Any]) -> None:
         )
     else:
         run.progress.message(f"Going on at step {step:,}, where this run stopped.")
+    place = run.in_use.stream.position
+    if isinstance(place, Place) and place.batches and place.state is None and not finished:
+        run.progress.message(
+            f"The data keep no place of their own: {place.batches:,} batches were drawn again and "
+            "left out. That is exact where they come in the same order each time."
+        )
     if then != (now := versions()):
         changed = [f"{k} {then.get(k)} → {now[k]}" for k in now if then.get(k) != now[k]]
         run.progress.message(

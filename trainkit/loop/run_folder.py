@@ -18,6 +18,7 @@ from trainkit._core.run_files import (
     CONFIG,
     CSV,
     DAMAGED,
+    ID,
     JSONL,
     LOCK,
     NEW,
@@ -30,7 +31,7 @@ from trainkit._core.run_files import (
 from trainkit.loop.saved.step import DamagedError, step_info, steps_in
 
 # All that a run writes: `overwrite` removes these and nothing else.
-WHOLE = (JSONL, CSV, SUMMARY, REPORT, CONFIG)
+WHOLE = (JSONL, CSV, SUMMARY, REPORT, ID, CONFIG)
 OWN = (JSONL + DAMAGED, *(name + NEW for name in WHOLE), *WHOLE)
 OWN_FOLDERS = (CHECKPOINTS, TENSORBOARD)
 UNFINISHED = {LOCK, CONFIG + NEW}
@@ -217,7 +218,7 @@ def _config_of(path: Path) -> dict[str, Any] | None:
         with contextlib.suppress(DamagedError, KeyError):
             return dict(step_info(path / CHECKPOINTS, step)[0]["config"])
     with contextlib.suppress(FileNotFoundError, IsADirectoryError, ValueError):
-        return dict(json.loads((path / CONFIG).read_text()))
+        return dict(json.loads((path / CONFIG).read_text(encoding="utf-8")))
     return None
 
 

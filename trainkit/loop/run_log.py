@@ -24,8 +24,8 @@ class RunLog:
     by then the device has long computed it, and fetching it does not stop the stream of steps.
 
     Attributes:
-      latest: the training metrics that were fetched last.
-      compile_seconds: of the step in use.
+        self.latest_at = record.train_at
+        self.compile_seconds = self.latest.get("compile_seconds", 0.0)
       bad_loss: which logged loss was not finite, if one was.
 
     Args:
@@ -39,11 +39,13 @@ class RunLog:
         self._losses_may_fail = losses_may_fail
         self.bad_loss: str | None = None
         self._pending: tuple[Record, Mapping[str, Any]] | None = None
+        self._unlogged: tuple[Record, Mapping[str, Any]] | None = None
         self._measured = False
         self._clock: tuple[float, int] | None = None
         self._paused = 0.0
         self.latest: dict[str, float] = dict(record.train)
-        self.compile_seconds = 0.0
+        self.latest_at = record.train_at
+        self.compile_seconds = self.latest.get("compile_seconds", 0.0)
 
     def start_or_pause(self, record: Record, compiling: float) -> None:
         """Begins to measure speed at the first step; later ones compile at nobody's cost."""
@@ -58,6 +60,25 @@ class RunLog:
     def pause(self, seconds: float) -> None:
         """Leaves out time that was spent on something else than training."""
         self._paused += seconds
+
+    def stepped(self, record: Record, metrics: Mapping[str, jax.Array], every: int) -> bool:
+        """Takes what a step gave, and returns whether it was made a row."""
+        self._unlogged = record, metrics
+        due = record.crossed(every)
+        if due:
+            self.last()
+        return due
+
+    def last(self) -> None:
+        """Takes the last step's metrics as a row, where they are none yet."""
+        if self._unlogged is not None:
+            self.later(*self._unlogged)
+            self._unlogged = None
+
+    def ended(self) -> dict[str, float]:
+        """The last step's metrics; what is no row is not made one."""
+        self.flush()
+        return self.latest if self._unlogged is None else self._fetched(*self._unlogged)
 
     def later(self, record: Record, metrics: Mapping[str, jax.Array]) -> None:
         """Takes a row of training metrics on the device, and writes the one before it."""
@@ -86,13 +107,16 @@ class RunLog:
             return
         record, metrics = self._pending
         self._pending = None
-        values = fetch(metrics, "the step", record.step - record.before)
-        values["compile_seconds"] = self.compile_seconds
+        values = self._fetched(record, metrics)
         loss = values.get("loss", 0.0)
         if not (math.isfinite(loss) or self._losses_may_fail or self.bad_loss):
             self.bad_loss = f"the loss is {loss} at step {record.step:,}"
-        self.latest = values
+        self.latest, self.latest_at = values, record.step
         self.write(record, "train", values)
+
+    def _fetched(self, record: Record, metrics: Mapping[str, Any]) -> dict[str, float]:
+        values = fetch(metrics, "the step", record.step - record.before)
+        return values | {"compile_seconds": self.compile_seconds}
 
     def write(self, record: Record, kind: str, values: Mapping[str, Any]) -> None:
         """Writes a row at once."""
@@ -110,7 +134,7 @@ class RunLog:
         self._log.write(row | dict(values))
 
     @property
-    def position(self) -> dict[str, int] | None:
+    def position(self) -> dict[str, Any] | None:
         """The place in the files, for a checkpoint."""
         return self._log.position if self._log is not None else None
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from trainkit._core import processes
+from trainkit._core.units import amount
 from trainkit.loop.arguments.validation import result_of
 from trainkit.loop.checkpoint import Checkpointer
 from trainkit.loop.hooks import Change, Hook, Now, agreed, change_of, memories
@@ -19,9 +20,9 @@ from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import Record
 from trainkit.loop.run_folder import RunFolder
 from trainkit.loop.run_log import RunLog, fetch
-from trainkit.loop.saved import position as data_position
 from trainkit.loop.step_in_use import StepInUse
 from trainkit.loop.stopping import Budget, EarlyStopping
+from trainkit.loop.stream import saved_place, streamed
 from trainkit.step.nonfinite import nonfinite_params
 from trainkit.step.state import TrainState
 
@@ -76,6 +77,8 @@ class Session:
         while True:
             self.note(seconds=self.interrupts.agree(time.perf_counter() - self.began))
             stopped = self.why_stop()
+            if stopped and not self.interrupts.wish:  # which goes on, with the rows of others
+                self.log.last()
 
             # 1. Evaluate. First, so that the numbers are those of the state that is saved next
             # and a checkpoint of step n knows all that there is to know about step n.
@@ -90,6 +93,7 @@ class Session:
             # with the state that was saved; they may put another step, state or data in place.
             stopped = self.why_stop()
             if not stopped and (stopped := self.call_hooks()):
+                self.log.last()
                 # Saved first: a run that goes on from here after all, because the hook is gone,
                 # has not seen an evaluation that the undisturbed one does not make.
                 self.save_if_due(stopped)
@@ -105,6 +109,7 @@ class Session:
                 continue
             if drawn is None:
                 self.data_ended = True
+                self.note(epoch=self.in_use.epoch)
                 continue
             batch, examples = drawn
 
@@ -113,8 +118,8 @@ class Session:
             with self.in_use.first_call(self.log):
                 self.state, metrics = result_of(self.step(self.state, batch))
             self.count(examples)
-            if self.record.crossed(self.log_every):
-                self.log.later(self.record, metrics)
+            now = dataclasses.replace(self.record, seconds=time.perf_counter() - self.began)
+            if self.log.stepped(now, metrics, self.log_every):
                 self.progress.update(self.record, self.budget, self.log.latest)
 
     def why_stop(self) -> str | None:
@@ -123,7 +128,7 @@ class Session:
         if self.interrupts.wish:
             return f"interrupted by {self.interrupts.wish}"
         if self.data_ended:
-            return "the data ended"
+            return self.budget.spent(self.record.used) or "the data ended"
         stopping = self.early_stopping
         if stopping and self.record.best.waited >= stopping.patience:
             return f"no better {stopping.metric} in {self.record.best.waited} evaluations"
@@ -148,7 +153,8 @@ class Session:
             if self.early_stopping or self.best_metric in metrics:
                 min_delta = self.early_stopping.min_delta if self.early_stopping else 0.0
                 best = best.after(record.step, metrics, self.best_metric, self.best_mode, min_delta)
-        self.note(evaluation=metrics, evaluated_at=record.step, best=best)
+        flops = record.flops + getattr(self.evaluate, "flops", 0.0)
+        self.note(evaluation=metrics, evaluated_at=record.step, best=best, flops=flops)
         self.log.write(self.record, "evaluation", metrics)
         self.progress.evaluated(self.record, self.log.latest, best.step == record.step)
         if self.improved and self.restores_best and self.checkpoints is None:
@@ -180,10 +186,10 @@ class Session:
         if (wrong := nonfinite_params(self.state)) and self.stop_nonfinite:
             self.bad_params = f"{wrong} is not finite at step {self.record.step:,}"
             return
-        self.note(train=self.log.latest)
+        self.note(train=self.log.latest, train_at=self.log.latest_at)
         info = {
             "record": self.record.to_json(),
-            "data": data_position.to_json(self.in_use.stream.position),
+            "data": saved_place(self.in_use.stream.position),
             "log": self.log.position,
             "identity": self.identity,
             "config": self.folder.config if self.folder else {},
@@ -212,13 +218,7 @@ class Session:
     def call_hooks(self) -> str | None:
         stop = None
         for hook in self.hooks:
-            now = Now(
-                **self.record.used,
-                state=self.state,
-                evaluation=self.record.evaluation,
-                evaluated=self.record.evaluated_at == self.record.step,
-            )
-            if (change := change_of(hook, now)) is None:
+            if (change := change_of(hook, Now.of(self))) is None:
                 continue
             if change.flops:
                 self.note(flops=self.record.flops + change.flops)
@@ -232,7 +232,8 @@ class Session:
     def apply(self, change: Change) -> None:
         self.evaluate = change.evaluate or self.evaluate
         position = self.in_use.stream.position
-        self.data = self.data if change.data is None else change.data
+        if change.data is not None:
+            self.data = streamed(change.data, self.budget, self.early_stopping, self.folder)
         if change.step is not None:
             self.step = change.step
             self.interrupts.ask_again()
@@ -270,8 +271,8 @@ class Session:
             self.in_use.compile(self.state, batch, self.log, self.record)
         if self.budget.flops is not None and not self.in_use.flops_per_call:
             raise ValueError(
-                f"flops={self.budget.flops:g} is a budget in FLOPs, but those of this step are "
-                "not known: make it with make_train_step or jax.jit, or use another budget."
+                f"flops={amount('flops', self.budget.flops)} is a budget in FLOPs, but those of "
+                "this step are not known: make it with make_train_step or jax.jit, or use another."
             )
 
     @property

@@ -97,7 +97,7 @@ class StepInUse:
         begin = time.perf_counter()
         if hasattr(self.step, "compile"):
             self.step.compile(state, batch)
-            log.compile_seconds = time.perf_counter() - begin
+            log.compile_seconds += time.perf_counter() - begin
         self.flops_per_call = step_flops(self.step, state, batch)
         log.start_or_pause(record, time.perf_counter() - begin)
 
@@ -110,5 +110,6 @@ class StepInUse:
         self._called = True
         begin = time.perf_counter()
         yield
-        log.compile_seconds = time.perf_counter() - begin
-        log.pause(log.compile_seconds)
+        took = time.perf_counter() - begin
+        log.compile_seconds += took
+        log.pause(took)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 
 from trainkit._core import validation
+from trainkit._core.units import amount
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,9 @@ class Budget:
     def spent(self, used: Mapping[str, float]) -> str | None:
         """Which limit has been reached, in words, or `None`."""
         share, name = self.nearest(used)
-        return f"{name}={self.limits[name]:g} reached" if name is not None and share >= 1 else None
+        if name is None or share < 1:
+            return None
+        return f"{name}={amount(name, self.limits[name])} reached"
 
     def share(self, used: Mapping[str, float]) -> float:
         """How much of the budget is used, from 0 to 1."""

@@ -1,7 +1,7 @@
 """Placements: where a train step runs (one device, `pmap`, `shard_map`, sharded `jit`, FSDP).
 
 Input: a name, a mesh or devices. Output: a `Placement`, which places arrays and sums over devices.
-It knows no model. Read `base` first.
+It does not depend on the model. Read `base` first.
 """
 
 from trainkit.placement.base import Placement

@@ -1,4 +1,4 @@
-"""What a placement is: where a step's arrays live and how its gradients are summed."""
+"""The protocol of a placement: where a step's arrays are, and how its gradients are summed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PyTree = Any
 
 
 class Placement(Protocol):
-    """Where a step runs. It knows arrays, axes and devices, and no model.
+    """Where a step runs: a layout of arrays on devices, independent of the model.
 
     Attributes:
-      name: what messages call it.
-      parts: into how many pieces the axis of examples is cut.
+      name: its name in messages.
+      parts: the number of shards along the axis of examples.
     """
 
     @property
@@ -31,38 +31,43 @@ class Placement(Protocol):
 
     @property
     def everywhere(self) -> jax.sharding.Sharding:
-        """The sharding of a value that is whole on each device."""
+        """The sharding of a value that is replicated on every device."""
         ...
 
     def state_shardings(self, state: PyTree) -> PyTree:
-        """The sharding of each leaf of a state (of arrays, or of their shapes)."""
+        """The tree of shardings of a state, given as arrays or as shapes."""
         ...
 
     def batch_sharding(self, axis: int) -> jax.sharding.Sharding:
-        """The sharding of a batch leaf whose axis number `axis` holds the examples."""
+        """The sharding of a batch leaf with the examples along axis `axis`."""
         ...
 
     def summed(self, local: Callable, microbatches: int, *, gradient: bool = True) -> Callable:
         """`local(params, model_state, batch, rng, scale) -> Sums`, summed over the devices.
 
-        Without `gradient`, `local` leaves it out, and what is returned can be differentiated by
-        the parameters, any number of times: the derivatives are those of the sum.
+        Without `gradient`, `local` computes no gradient. The result can then be differentiated
+        with respect to the parameters, any number of times.
         """
         ...
 
     def lower(
         self, program: Callable, state: PyTree, batch: PyTree, *, axis: int, donate: bool
     ) -> jax.stages.Lowered:
-        """`program(state, batch) -> (state, metrics)` for these shapes, not compiled yet."""
+        """`program(state, batch) -> (state, metrics)`, lowered for these shapes."""
         ...
 
     def feed(self, batch: PyTree, axis: int) -> PyTree:
-        """The batch in the layout in which the compiled program takes it."""
+        """The batch in the layout that the compiled program expects."""
         ...
 
 
 def choose_devices(devices: int | Sequence[jax.Device] | None) -> list[jax.Device]:
-    """The first `devices` devices, as many of each process; those given; or all."""
+    """A list of devices: the first n, evenly from all processes; those given; or (`None`) all.
+
+    Raises:
+      TypeError, ValueError: not devices, duplicates, more than there are, or not divisible by the
+        number of processes.
+    """
     have = jax.devices()
     if devices is None:
         return have
@@ -74,43 +79,46 @@ def choose_devices(devices: int | Sequence[jax.Device] | None) -> list[jax.Devic
                 f"jax.devices()[:2], not {devices!r}."
             )
         if len(set(chosen)) < len(chosen):
-            raise ValueError(f"devices must be different ones, but one is there twice: {chosen}.")
+            raise ValueError(f"devices must be distinct, but one appears twice: {chosen}.")
         return chosen
     validation.integer("devices", devices, hint="a number of devices, a list of them, or None")
     count: Any = devices
     if count > len(have):
         raise ValueError(
             f"devices={devices}, but there are {len(have)} ({have[0].platform}). "
-            f"Ask for at most {len(have)}; on a CPU more are simulated with "
+            f"Use at most {len(have)}; on a CPU, simulate more with "
             f"XLA_FLAGS=--xla_force_host_platform_device_count={devices}, set before JAX is "
             "imported."
         )
     each, rest = divmod(count, jax.process_count())
     if rest:
         raise ValueError(
-            f"devices={devices}: every one of the {jax.process_count()} processes takes part with "
-            f"as many; ask for {max(each, 1) * jax.process_count()}."
+            f"devices={devices} must be a multiple of the number of processes, "
+            f"{jax.process_count()}; use {max(each, 1) * jax.process_count()}."
         )
     return [d for p in range(jax.process_count()) for d in jax.local_devices(p)[:each]]
 
 
 def data_mesh(devices: int | Sequence[jax.Device] | None) -> Mesh:
-    """A mesh with the one axis `data`."""
+    """A mesh with one axis, `data`; see `choose_devices`."""
     return Mesh(np.array(choose_devices(devices)), ("data",))
 
 
 def usable(mesh: Mesh) -> Mesh:
-    """The mesh with axes over which the compiler decides, and devices of every process in it.
+    """The mesh with `AxisType.Auto` axes.
 
-    A step says where its state and batch lie, and no more. With explicit axes, such as
-    `jax.make_mesh` gives, JAX asks for a sharding at every operation that leaves it open.
+    A step specifies only the shardings of its state and batch. With explicit axes, the default of
+    `jax.make_mesh`, JAX would require a sharding for every ambiguous operation.
+
+    Raises:
+      ValueError: a process has no device in the mesh.
     """
     if not alone():
         missing = set(range(jax.process_count())) - {d.process_index for d in mesh.devices.flat}
         if missing:
             raise ValueError(
-                f"the mesh has no device of process {min(missing)}; every one of the "
-                f"{jax.process_count()} processes takes part in a step. Make the mesh of devices "
-                "of all processes, such as jax.devices()."
+                f"the mesh has no device of process {min(missing)}, but all "
+                f"{jax.process_count()} processes run the step. Build the mesh from devices of "
+                "all processes, such as jax.devices()."
             )
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)

@@ -1,4 +1,4 @@
-"""The one reduction of a step: local sums become sums over all devices."""
+"""The reduction of a step: local sums become sums over all devices."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PyTree = Any
 
 
 class Sums(NamedTuple):
-    """What a step adds up over micro-batches and devices before it divides by the weight.
+    """The sums of a step over micro-batches and devices, before the division by the weight.
 
-    Attributes:
-      grads: Σ ∂total/∂params, in the accumulation dtype.
-      total: Σ total, scalar.
-      weight: Σ weight, scalar.
-      metrics: name -> (Σ total, Σ weight).
-      model_state: averaged over devices, not summed.
+        Attributes:
+          grads: Σ ∂total/∂params, in the accumulation dtype.
+          total: Σ total, scalar.
+    weight: Σ weight, scalar.
+          metrics: name -> (Σ total, Σ weight).
+          model_state: averaged over devices, not summed.
     """
 
     grads: PyTree
@@ -31,7 +31,7 @@ class Sums(NamedTuple):
 
 
 def same_everywhere(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """The mean over devices; for counters, flags and keys the first device's value."""
+    """The mean over devices of a float; the first device's value of a counter, flag or key."""
     if jnp.issubdtype(x.dtype, jnp.inexact):
         return lax.pmean(x, axes)
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
@@ -41,11 +41,11 @@ def same_everywhere(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
 
 
 def same_params(params: PyTree, axes: tuple[str, ...]) -> PyTree:
-    """The parameters, which each device has the same, so that a sum over devices differentiates.
+    """The replicated parameters, such that a sum over devices has the right derivatives.
 
-    To `psum`, each device's parameters are variables of their own, and the derivative by one of
-    them that of a single device's part, times the number of devices. To a function of the mean of
-    all the devices' parameters it is the derivative of the sum; so that is what is differentiated.
+    `psum` treats the parameters of each device as separate variables: the derivative is that of
+    one device's part, times the number of devices. As a function of the mean of the parameters over
+    devices, the sum has the right derivative, so this mean is what is differentiated.
     """
 
     @jax.custom_jvp
@@ -54,15 +54,14 @@ def same_params(params: PyTree, axes: tuple[str, ...]) -> PyTree:
 
     @mean.defjvp
     def _(primals: Any, tangents: Any) -> Any:
-        # Not the bare `primals[0]`: the rule is differentiated too, for derivatives of the second
-        # order.
+        # Not just `primals[0]`: second-order derivatives differentiate this rule too.
         return mean(primals[0]), lax.pmean(tangents[0], axes)
 
     return mean(params)
 
 
 def psum(tree: PyTree, axes: tuple[str, ...]) -> PyTree:
-    """The sum over devices. What is known before the program runs is multiplied, not reduced."""
+    """The sum over devices; a value known at trace time is multiplied by their number."""
     leaves, treedef = jax.tree.flatten(tree)
     known = [not isinstance(x, jax.Array) for x in leaves]
     summed = iter(lax.psum([x for x, k in zip(leaves, known, strict=True) if not k], axes))
@@ -77,9 +76,9 @@ def psum(tree: PyTree, axes: tuple[str, ...]) -> PyTree:
 
 
 def over_devices(local: Callable, axes: tuple[str, ...]) -> Callable:
-    """`local`, with a random key of each device's own and its sums taken over the mesh axes.
+    """`local` with a random key for each device, and its sums reduced over the mesh axes.
 
-    Everything is added up in one reduction, after the last micro-batch.
+    There is one reduction, after the last micro-batch.
     """
 
     def summed(params: PyTree, model_state: PyTree, batch: PyTree, rng: Any, scale: Any) -> Sums:

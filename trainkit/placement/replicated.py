@@ -1,4 +1,4 @@
-"""One program a device, each with a copy of the state: `pmap` and `shard_map`.
+"""One program per device, each with a copy of the state: `pmap` and `shard_map`.
 
 The program's gradients are local until `summed` adds them up, so nothing in it may rely on the
 automatic sums of `shard_map`: it runs with `check_vma=False`, where a gradient with respect to a
@@ -80,11 +80,10 @@ class ShardMap:
 
 @dataclasses.dataclass(frozen=True)
 class Pmap(ShardMap):
-    """`pmap`: the state unmapped (`None` axes), the batch cut into one row a device.
+    """`pmap`: the state unmapped (`None` axes), the batch with one row per device.
 
-    Where JAX has several processes, a pmap takes each one's own rows, and states of which it knows
-    no more than that, which can be neither saved nor compiled ahead. There it is `shard_map`, of
-    which pmap is made, and the same numbers come out.
+    With several processes, the arrays of a pmap can be neither saved nor compiled ahead of time.
+    There `shard_map`, on which pmap is built, is used instead; the numbers are the same.
     """
 
     name: str = "pmap"
@@ -98,8 +97,8 @@ class Pmap(ShardMap):
             program,
             axis_name=self.batch_axes[0],
             in_axes=(None, axis),
-            # `None` for the state and the metrics too: taking row 0 of a stacked output costs
-            # ten thousand times more than returning the replicated value.
+            # `None` for state and metrics: taking row 0 of a stacked output is ten thousand times
+            # slower than returning the replicated value.
             out_axes=(None, None),
             devices=list(self.mesh.devices.flat),
             donate_argnums=(0,) if donate else (),

@@ -1,4 +1,4 @@
-"""From what a user writes as `placement=` to a placement."""
+"""The placement for the option `placement=` of a step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ _OTHER = "a jax.sharding.Mesh, or a placement such as trainkit.placement.fsdp(ru
 def resolve(
     placement: str | Mesh | Placement, devices: int | Sequence[jax.Device] | None = None
 ) -> Placement:
-    """The placement of this name, over this mesh (batch along its first axis), or as given."""
+    """The placement for a name, for a mesh (batch along its first axis), or the given object.
+
+    Raises:
+      ValueError, TypeError: an unknown name, another type, or `devices` without a name.
+    """
     check_joined()
     end_together()
     if isinstance(placement, str):
@@ -31,7 +35,7 @@ def resolve(
         return make(devices)
     if devices is not None:
         raise ValueError(
-            "devices= goes with a placement's name; a mesh or a placement object has its own."
+            "devices= needs the name of a placement; a mesh or placement has its own devices."
         )
     if isinstance(placement, Mesh):
         return Sharded(placement, batch_axes=(placement.axis_names[0],))

@@ -1,9 +1,9 @@
 """One program over the whole mesh: `jit` with the batch sharded, the state replicated or sharded.
 
-Without micro-batches the step is written for the global batch and the partitioner cuts it: a
-batch norm then sees the whole batch, as on a single device. With micro-batches that would put a
-reduction into every turn of the loop, so the loop runs under `shard_map`, each device over its own
-examples, and the sums are reduced once after it.
+Without micro-batches, the step is written for the global batch, and the partitioner splits it:
+batch norm then uses the whole batch, as on a single device. With micro-batches, that would need a
+reduction in every iteration. There the loop runs under `shard_map`, each device over its own
+examples, and the sums are reduced once after the loop.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Sharded:
-    """`jit` over a mesh of one's own.
+    """`jit` over any mesh.
 
     Attributes:
-      mesh: any mesh; the batch is cut along `batch_axes`.
-      batch_axes: names of mesh axes.
+      mesh: the mesh.
+      batch_axes: names of the mesh axes along which the batch is sharded.
       layout: how the state is laid out: `None` (replicated), `BySize`, or `Rules` of
         (regex, PartitionSpec) pairs.
     """
@@ -70,15 +70,15 @@ class Sharded:
     def summed(self, local: Callable, microbatches: int, *, gradient: bool = True) -> Callable:
         if microbatches > 1:
             return self._by_device(local, gradient)
-        return self._whole(local) if gradient else local
+        return self._global_batch(local) if gradient else local
 
     def _params_specs(self, params: PyTree) -> PyTree:
         return params_specs(self.layout, params, self.mesh)
 
-    def _whole(self, local: Callable) -> Callable:
+    def _global_batch(self, local: Callable) -> Callable:
         def summed(params: PyTree, *args: Any) -> Sums:
             sums = local(params, *args)
-            # Says where each gradient is wanted, so that it is reduced to its own shard only.
+            # Sets the sharding of each gradient, so that it is reduced to its own shard only.
             shardings = jax.tree.map(
                 lambda spec: NamedSharding(self.mesh, spec), self._params_specs(params)
             )
@@ -91,7 +91,7 @@ class Sharded:
 
         def reduce_gradient(grad: jax.Array, spec: PartitionSpec) -> jax.Array:
             for dim, axes in enumerate(spec):
-                # A leaf that is sharded along the batch's axes needs its own shard of the sum.
+                # A leaf that is sharded along the batch axes needs only its shard of the sum.
                 if axes_of(axes) == self.batch_axes:
                     return lax.psum_scatter(
                         grad, self.batch_axes, scatter_dimension=dim, tiled=True
@@ -157,7 +157,7 @@ class Sharded:
 
 
 def jit(devices: int | Sequence[jax.Device] | None = None) -> Sharded:
-    """The batch sharded over the devices, the state on each of them."""
+    """A placement with the batch sharded over the devices, and the state replicated."""
     return Sharded(data_mesh(devices))
 
 
@@ -167,13 +167,13 @@ def fsdp(
     rules: Sequence[tuple[str, PartitionSpec]] | None = None,
     min_size: int = 2**10,
 ) -> Sharded:
-    """Batch and state sharded over the devices.
+    """A placement with batch and state sharded over the devices.
 
     Args:
-      devices: how many, which, or `None` for all.
-      rules: (regex, spec) pairs, tried in order on a parameter's path ("dense/kernel"); each
-        parameter must match one. The mesh has the one axis `data`. `None`: by size.
-      min_size: by size: leaves with fewer elements stay replicated.
+      devices: their number, a list of them, or `None` for all.
+      rules: (regex, PartitionSpec) pairs, tried in order on a parameter's path ("dense/kernel");
+        each parameter must match one. The mesh has one axis, `data`. `None`: by size.
+      min_size: without rules, leaves with fewer elements stay replicated.
     """
     validation.integer("min_size", min_size, least=0, hint="it counts elements of a leaf")
     layout = BySize(min_size) if rules is None else Rules(tuple(rules))

@@ -1,4 +1,4 @@
-"""From what one process has to arrays on devices of which no process sees all."""
+"""Global arrays over several processes, from replicated values or from each process's share."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PyTree = Any
 
 
 def is_global(x: Any) -> bool:
-    """Whether an array lies on devices of other processes too."""
+    """Whether an array also has devices of other processes."""
     return isinstance(x, jax.Array) and not x.is_fully_addressable
 
 
 def is_placed(tree: PyTree, sharding: Sharding) -> bool:
-    """Whether every array has been put on the devices of a sharding."""
+    """Whether every array is committed to exactly the devices of a sharding."""
     return all(
         isinstance(x, jax.Array) and x.committed and x.sharding.device_set == sharding.device_set
         for x in jax.tree.leaves(tree)
@@ -29,25 +29,25 @@ def is_placed(tree: PyTree, sharding: Sharding) -> bool:
 
 
 def from_whole(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Values that every process has alike, and arrays from anywhere, as arrays of these shardings.
+    """Arrays with these shardings, from values that are the same in every process.
 
     Args:
-      tree: of arrays.
-      shardings: one for each leaf, or one for all.
+      tree: NumPy arrays, or JAX arrays on any devices.
+      shardings: a tree of shardings, or one for all leaves.
     """
     if alone():
         return jax.device_put(tree, shardings)
     if isinstance(shardings, Sharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
-    return jax.tree.map(_whole, tree, shardings)
+    return jax.tree.map(_from_replicated, tree, shardings)
 
 
-def _whole(x: Any, sharding: Sharding) -> jax.Array:
+def _from_replicated(x: Any, sharding: Sharding) -> jax.Array:
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        words = _whole(jax.random.key_data(x), sharding)
+        words = _from_replicated(jax.random.key_data(x), sharding)
         return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
     if sharding.is_fully_addressable:
-        return jax.device_put(_local(x), sharding)
+        return jax.device_put(_addressable(x), sharding)
     if is_global(x):
         return jax.device_put(x, sharding)
     host = np.array(x, copy=True)
@@ -55,40 +55,40 @@ def _whole(x: Any, sharding: Sharding) -> jax.Array:
 
 
 def on_own_device(tree: PyTree) -> PyTree:
-    """Copies of whole arrays on one device of this process; itself where that is alone."""
+    """Copies on one device of this process; with a single process, the tree itself."""
     if alone():
         return tree
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda x: _whole(jnp.copy(x), one), tree)
+    return jax.tree.map(lambda x: _from_replicated(jnp.copy(x), one), tree)
 
 
-def _local(x: Any) -> Any:
-    """The whole array on a device of this process, wherever it lies."""
+def _addressable(x: Any) -> Any:
+    """The whole array, addressable by this process."""
     if not is_global(x):
         return x
     if not x.is_fully_replicated:
-        x = jax.device_put(x, NamedSharding(_by_process(), PartitionSpec()))
+        x = jax.device_put(x, NamedSharding(_process_mesh(), PartitionSpec()))
     return x.addressable_data(0)
 
 
 def from_shares(tree: PyTree, sharding: Sharding, axis: int) -> PyTree:
-    """A batch of which each process has its share of the examples, as arrays of this sharding.
+    """A global batch with this sharding, from each process's share of the examples.
 
-    The whole batch has the processes' shares one after the other, as `Sampler` cuts them.
+    The shares follow each other in the order of the processes, as in `Sampler`.
 
     Args:
       tree: this process's share.
-      sharding: of the result.
-      axis: that of the examples.
+      sharding: the sharding of the result.
+      axis: the axis of the examples.
     """
     tree = owned(tree)
     if alone():
         return jax.device_put(tree, sharding)
-    return jax.tree.map(lambda x: _joined(x, sharding, axis), tree)
+    return jax.tree.map(lambda x: _from_share(x, sharding, axis), tree)
 
 
 def joined_shapes(shapes: PyTree, axis: int, sharding: Sharding | None = None) -> PyTree:
-    """The shapes of what `from_shares` makes of shares of these shapes."""
+    """The `jax.ShapeDtypeStruct`s of the result of `from_shares`, for shares of these shapes."""
     count = jax.process_count()
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(
@@ -100,15 +100,17 @@ def joined_shapes(shapes: PyTree, axis: int, sharding: Sharding | None = None) -
     )
 
 
-def _joined(x: Any, sharding: Sharding, axis: int) -> jax.Array:
+def _from_share(x: Any, sharding: Sharding, axis: int) -> jax.Array:
     host, count = np.asarray(x), jax.process_count()
     own = host.shape[axis]
     shape = (*host.shape[:axis], own * count, *host.shape[axis + 1 :])
     first = own * jax.process_index()
-    if not _has_only(sharding, shape, axis, own):
-        # Devices of this process need examples of others.
+    if not _is_process_local(sharding, shape, axis, own):
+        # Devices of this process need examples of other processes.
         by_process = PartitionSpec(*[None] * axis, "process")
-        return _whole(_joined(x, NamedSharding(_by_process(), by_process), axis), sharding)
+        return _from_replicated(
+            _from_share(x, NamedSharding(_process_mesh(), by_process), axis), sharding
+        )
 
     def part(index: Any) -> np.ndarray:
         start, stop, _ = index[axis].indices(shape[axis])
@@ -117,8 +119,8 @@ def _joined(x: Any, sharding: Sharding, axis: int) -> jax.Array:
     return jax.make_array_from_callback(shape, sharding, part)
 
 
-def _has_only(sharding: Sharding, shape: tuple[int, ...], axis: int, own: int) -> bool:
-    """Whether every device gets examples of its own process only, as each process can tell."""
+def _is_process_local(sharding: Sharding, shape: tuple[int, ...], axis: int, own: int) -> bool:
+    """Whether every device only needs examples of its own process; the same in all processes."""
     device: Any
     for device, index in sharding.devices_indices_map(shape).items():
         start, stop, _ = index[axis].indices(shape[axis])
@@ -128,6 +130,6 @@ def _has_only(sharding: Sharding, shape: tuple[int, ...], axis: int, own: int) -
     return True
 
 
-def _by_process() -> Mesh:
+def _process_mesh() -> Mesh:
     processes = range(jax.process_count())
     return Mesh(np.array([jax.local_devices(p) for p in processes]), ("process", "device"))

@@ -1,4 +1,4 @@
-"""The whole step on one device; each of several processes makes it whole, on its own."""
+"""A placement on one device; each of several processes computes the whole step."""
 
 from __future__ import annotations
 
@@ -45,13 +45,17 @@ class Single:
 
 
 def single(devices: int | Sequence[jax.Device] | None = None) -> Single:
-    """One device: the first, or the one given."""
+    """A placement on the first device, or on the given one.
+
+    Raises:
+      ValueError: more than one device.
+    """
     if devices is None or (devices == 1 and not isinstance(devices, bool)):
         return Single(jax.local_devices()[0])
     chosen = choose_devices(devices)
     if len(chosen) != 1:
         raise ValueError(
-            f'placement="single" runs on one device, but {len(chosen)} were given; take '
+            f'placement="single" runs on one device, but {len(chosen)} were given; use '
             '"jit", "fsdp", "shard_map" or "pmap" for several.'
         )
     return Single(chosen[0])

@@ -17,11 +17,11 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class BySize:
-    """Each leaf of `min_size` elements or more is cut along its longest axis that divides evenly.
+    """Shards each leaf of at least `min_size` elements along its longest axis that divides evenly.
 
     Attributes:
-      min_size: smaller leaves stay replicated; moving them costs more than holding them.
-      axes: the mesh axes to cut along; `None`: all of them.
+      min_size: smaller leaves stay replicated, which is cheaper than gathering them.
+      axes: the mesh axes to shard over; `None`: all.
     """
 
     min_size: int = 2**10
@@ -30,11 +30,11 @@ class BySize:
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """(regex, spec) pairs, tried in order; the first regex found in a parameter's path decides.
+    """(regex, PartitionSpec) pairs; the first regex found in a parameter's path decides.
 
-    Every parameter must match one (`PartitionSpec()` replicates), so that a renamed layer is
-    noticed. An optimizer-state leaf follows the parameter whose path ends its own, where the
-    shapes agree; every other leaf of the state is replicated.
+    Every parameter must match one (`PartitionSpec()` replicates), so that a renamed layer is an
+    error. An optimizer-state leaf has the layout of the parameter whose path is the end of its own
+    path, if their shapes agree; all other leaves of the state are replicated.
     """
 
     rules: tuple[tuple[str, PartitionSpec], ...]

@@ -1,7 +1,7 @@
-"""Progressive training: a list of stages, each trained until its trigger fires, then grown.
+"""Progressive training: each stage trains its model until a trigger fires, then grows it.
 
-Input: stages, data and a budget. Output: the trained state, the history of the run, and its cost.
-`run` is the public function; `hook` drives the loop of `fit` through the stages. Read `run` first.
+Input: stages, data and a budget. Output: the trained state, the run's history and its cost.
+`run` has the public function; `hook` moves the loop of `fit` through the stages. Read `run` first.
 """
 
 from trainkit.progressive.probe import Price, Probe

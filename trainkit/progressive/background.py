@@ -1,4 +1,4 @@
-"""Work done ahead in the background, so that the loop does not wait for it."""
+"""Work in a background thread, so that the training loop does not wait for it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 
 class Background:
-    """Things that are made in one background thread while training goes on.
+    """Named results, computed in one background thread while training continues.
 
-    XLA compiles without Python's lock, so on a machine with a core to spare the present stage
-    trains on undisturbed. One thread, because two compilations at a time would be felt.
+    XLA compiles without holding Python's lock, so training is not disturbed if a core is free.
+    There is one thread, because two compilations at once would slow training down.
 
     Args:
-      enabled: whether to work ahead; otherwise everything is made when it is asked for.
+      enabled: whether to use a thread; otherwise results are computed when they are needed.
 
     >>> with Background() as background:
     ...     background.start("answer", lambda: 42)
@@ -25,36 +25,36 @@ class Background:
     def __init__(self, enabled: bool = True):
         self.enabled = enabled
         self._pool = ThreadPoolExecutor(1, "trainkit-background") if enabled else None
-        self._made: dict[Hashable, Future] = {}
+        self._futures: dict[Hashable, Future] = {}
         self._work: dict[Hashable, Callable[[], Any]] = {}
 
     def start(self, name: Hashable, work: Callable[[], Any]) -> None:
-        """Begins to make something, unless it is made or being made already."""
+        """Starts to compute a result, unless it was started before."""
         if name in self._work:
             return
         self._work[name] = work
         if self._pool is not None:
-            self._made[name] = self._pool.submit(work)
+            self._futures[name] = self._pool.submit(work)
 
     def get(self, name: Hashable) -> Any:
-        """What was made, waiting for it if need be; an error in making it is raised here."""
-        if name not in self._made:
-            self._made[name] = Future()
-            self._made[name].set_result(self._work[name]())
-        return self._made[name].result()
+        """The result; waits for it if necessary, and raises the error of its computation."""
+        if name not in self._futures:
+            self._futures[name] = Future()
+            self._futures[name].set_result(self._work[name]())
+        return self._futures[name].result()
 
     def take(self, name: Hashable) -> Any:
-        """What was made, which is then forgotten: it may be large, or hold on to what is."""
-        made = self.get(name)
-        del self._made[name], self._work[name]
-        return made
+        """The result, which is then removed to free its memory."""
+        result = self.get(name)
+        del self._futures[name], self._work[name]
+        return result
 
     def ready(self, name: Hashable) -> bool:
         """Whether `get` would return at once."""
-        return name in self._made and self._made[name].done()
+        return name in self._futures and self._futures[name].done()
 
     def close(self) -> None:
-        """Waits for what is under way and drops what has not begun."""
+        """Waits for the running work, and cancels the rest."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 

@@ -1,4 +1,4 @@
-"""What happened in a growing run, what it cost, and the certificates still to come."""
+"""The events of a progressive run, its cost, and its pending certificates."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from trainkit.progressive.stages.prepared import PreparedStage
 
 
 class History:
-    """Events and ledger.
+    """The events and the ledger of a run.
 
     Attributes:
-      events: what happened, one mapping an event, as JSON holds it.
-      ledger: what it cost.
+      events: one mapping of JSON values for each event.
+      ledger: FLOPs by category.
       evaluation: the metrics of the last evaluation.
     """
 
@@ -27,42 +27,43 @@ class History:
         self.ledger = Ledger()
         self.evaluation: dict[str, float] = {}
         self._counted: dict[str, Any] = {"examples": 0, "evaluated_at": -1, "flops": 0.0}
-        # Their events, what they are called in the background, and what makes them.
+        # Pending certificates: event, name of the background work, function that computes it.
         self._uncertified: list[tuple[dict[str, Any], Hashable, Callable[[], Any]]] = []
 
     # -- the ledger ----------------------------------------------------------------------------
 
-    def account(self, now: Now, here: PreparedStage) -> None:
-        """Counts the steps since the last time, all of them of one stage."""
+    def count_steps(self, now: Now, current: PreparedStage) -> None:
+        """Adds the steps since the last call, all of one stage, to the ledger."""
         examples = now.examples - self._counted["examples"]
-        self.spend(
+        self.add_flops(
             train=now.flops - self._counted["flops"],
-            analytic=examples * here.analytic_per_example,
+            analytic=examples * current.analytic_per_example,
         )
         self._counted["examples"], self._counted["flops"] = now.examples, now.flops
 
-    def spend(self, **flops: float) -> None:
-        """Counts FLOPs of some categories."""
+    def add_flops(self, **flops: float) -> None:
+        """Adds FLOPs to categories of the ledger."""
         self.ledger = self.ledger.plus(**flops)
 
-    def leave_out(self, flops: float) -> None:
-        """Of what the loop will have counted next time, this much is not of training steps."""
+    def exclude_flops(self, flops: float) -> None:
+        """Excludes FLOPs, which the loop will count, from those of training steps."""
         self._counted["flops"] += flops
 
-    def evaluated(self, step: int, metrics: Mapping[str, float], here: PreparedStage) -> None:
-        """Takes in an evaluation and what it cost."""
+    def evaluated(self, step: int, metrics: Mapping[str, float], current: PreparedStage) -> None:
+        """Records an evaluation, and adds its FLOPs, which the loop counts too, to the ledger."""
         self._counted["evaluated_at"] = step
         self.evaluation = dict(metrics)
-        self.spend(evaluate=here.evaluation.flops)
+        self.add_flops(evaluate=current.evaluation.flops)
+        self.exclude_flops(current.evaluation.flops)
 
     def has_evaluation_of(self, step: int) -> bool:
-        """Whether the last evaluation is of this step."""
+        """Whether the last evaluation was at this step."""
         return self._counted["evaluated_at"] == step
 
     # -- the history ---------------------------------------------------------------------------
 
     def counts(self, now: Now) -> dict[str, Any]:
-        """What the run has counted, by the names that triggers use."""
+        """The counts of the run, by the names of `triggers.Observation`."""
         return {
             "step": now.steps,
             "epoch": now.epochs,
@@ -72,12 +73,12 @@ class History:
         }
 
     def used(self, now: Now) -> dict[str, float]:
-        """The same by the names that limits use."""
+        """The same counts by the names of `Budget`."""
         counts = self.counts(now)
         return {"steps": counts.pop("step"), "epochs": counts.pop("epoch"), **counts}
 
     def event(self, now: Now, event: str, stage: int, **more: Any) -> dict[str, Any]:
-        """Writes an event down, and returns it."""
+        """Appends an event, and returns it."""
         entry = {"event": event, "stage": stage, **self.counts(now), **more}
         self.events.append(entry)
         return entry
@@ -85,28 +86,28 @@ class History:
     def certify_later(
         self, event: dict[str, Any], certify: Callable[[], Any]
     ) -> Callable[[], None]:
-        """Promises an event its certificate, and returns what begins to make it."""
-        name = ("certificate", event["stage"])  # of which each is left but once
+        """Registers an event's pending certificate; returns a function that starts computing it."""
+        name = ("certificate", event["stage"])  # unique: each stage is grown from only once
         self._uncertified.append((event, name, certify))
         return lambda: self.background.start(name, certify)
 
-    def take_in(self) -> None:
-        """Writes down the certificates that are made, without waiting for any."""
-        made = [one for one in self._uncertified if self.background.ready(one[1])]
-        for event, name, _ in made:
+    def collect_certificates(self) -> None:
+        """Adds finished certificates to their events, without waiting for others."""
+        done = [one for one in self._uncertified if self.background.ready(one[1])]
+        for event, name, _ in done:
             event["certificate"] = self.background.take(name)
-        self._uncertified = [one for one in self._uncertified if one not in made]
+        self._uncertified = [one for one in self._uncertified if one not in done]
 
     def settle(self) -> None:
-        """Waits for the certificates that are being made."""
+        """Waits for all pending certificates, and adds them to their events."""
         for event, name, certify in self._uncertified:
             self.background.start(name, certify)
             event["certificate"] = self.background.take(name)
         self._uncertified = []
 
     def save(self) -> dict[str, Any]:
-        """As JSON holds it. Copies: it is written in the background while the run goes on."""
-        self.take_in()
+        """A copy as JSON values, which can be written in the background while the run continues."""
+        self.collect_certificates()
         events = copy.deepcopy(self.events)
         missing = {id(event) for event, _, _ in self._uncertified}
         for event, own in zip(events, self.events, strict=True):
@@ -120,7 +121,7 @@ class History:
         }
 
     def load(self, saved: Mapping[str, Any]) -> None:
-        """Takes back what `save` gave."""
+        """Restores the result of `save`."""
         self.events = [dict(event) for event in saved["history"]]
         self.ledger = Ledger.from_json(saved["ledger"])
         self._counted, self.evaluation = dict(saved["counted"]), dict(saved["evaluation"])
@@ -128,9 +129,9 @@ class History:
 
 
 def row_of(event: Mapping[str, Any]) -> dict[str, Any]:
-    """An event as a row of metrics: numbers and words only. What nests is in the history."""
+    """An event as a row of metrics: its numbers and strings, without nested values."""
     row = {k: v for k, v in event.items() if isinstance(v, str | bool | int | float)}
-    # These the loop writes itself, from its own counts; a table has lines enough of its own.
+    # The loop adds its own counts; the table of a growth is too long for a row.
     left_out = ("step", "epoch", "examples", "seconds", "flops", "text")
     label = {
         "growth": f"→ {event.get('after')}",

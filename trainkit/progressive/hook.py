@@ -1,4 +1,4 @@
-"""The hook that makes a run grow: between two steps it stops, decays, waits, chooses or grows."""
+"""The hook that grows the model of a run: it decides between two steps what happens next."""
 
 from __future__ import annotations
 
@@ -15,76 +15,80 @@ from trainkit.loop.hooks import Change, Now
 from trainkit.loop.stopping import Budget
 from trainkit.progressive.decay import Decay
 from trainkit.progressive.history import History, row_of
-from trainkit.progressive.route import Route
+from trainkit.progressive.stage_sequence import StageSequence
 from trainkit.progressive.stages.pace import begin_decay, lower
 from trainkit.progressive.stages.prepared import PreparedStage
 from trainkit.progressive.stages.triggers import Trigger
-from trainkit.progressive.transition.switch import Placed
-from trainkit.progressive.watch import Watch
+from trainkit.progressive.transition.switch import PlacedStep
+from trainkit.progressive.trigger_monitor import TriggerMonitor
 
 PyTree = Any
 
 
 class Growing:
-    """A hook of `fit` that takes a run through its stages.
+    """A hook of `fit` that moves a run through its stages.
 
     Args:
-      route: the stages.
-      budget: of the whole run.
-      target: what ends it early.
-      decay: the share of the budget over which the learning rate falls at the end.
-      wait: whether a stage ends at the very step at which its trigger fires.
+      stages: the stages, and which of them is current.
+      budget: the budget of the whole run.
+      target: a trigger that ends the run early.
+      decay: the fraction of the budget, at its end, over which the learning rate falls to 0.
+      wait: whether a stage ends exactly at the step at which its trigger fires.
 
     Attributes:
-      history: what happened and what it cost.
-      ended: why it ended, once it has.
+      history: the events of the run, and its cost.
+      ended: why the run ended; `None` while it trains.
       satisfied: whether the target was reached.
-      alike: that it decides alike in every process, by counts on which they agree.
+      alike: true: every process decides the same, because their counts agree.
     """
 
     alike = True
 
     def __init__(
-        self, route: Route, budget: Budget, *, target: Trigger | None, decay: float, wait: bool
+        self,
+        stages: StageSequence,
+        budget: Budget,
+        *,
+        target: Trigger | None,
+        decay: float,
+        wait: bool,
     ):
-        self.route, self.budget, self.decay = route, budget, Decay(budget, decay)
-        self.background, self.wait = route.background, wait
-        self.history, self.watch = History(route.background), Watch(target)
+        self.stages, self.budget, self.decay = stages, budget, Decay(budget, decay)
+        self.background, self.wait = stages.background, wait
+        self.history, self.monitor = History(stages.background), TriggerMonitor(target)
         self.ended: str | None = None
         self.satisfied = False
         self._after_first_step: list[Callable[[], Any]] = []
-        self._first_step: Any = None  # an array that it computes
-        self.watch.begin(self.here.stage.until, self.watch.base)
+        self._first_step: Any = None  # an array that the first step after a growth returns
+        self.monitor.begin(self.current.stage.until, self.monitor.base)
 
     @property
-    def here(self) -> PreparedStage:
-        """The stage it is in."""
-        return self.route.here
+    def current(self) -> PreparedStage:
+        """The current stage."""
+        return self.stages.current
 
     # -- the hook ------------------------------------------------------------------------------
 
     def __call__(self, now: Now) -> Change | None:
         """See `trainkit.loop.hooks.Hook`."""
-        self._start_what_waits(now.state)
+        self._start_deferred(now.state)
         if self.background.enabled:
-            self.history.take_in()
+            self.history.collect_certificates()
         else:
             self.settle()
-        self.history.account(now, self.here)
+        fresh = bool(now.evaluated and now.steps) and self._evaluated(now.steps, now.evaluation)
+        self.history.count_steps(now, self.current)
         before = self.history.ledger.total
-        change = self._change(now)
-        # What was spent on anything but training steps, so that the run's own count is the total.
+        change = self._change(now, fresh)
+        # FLOPs of probes and growth; the loop adds them to its own count.
         extra = self.history.ledger.total - before
         if extra:
-            self.history.leave_out(extra)
+            self.history.exclude_flops(extra)
             change = dataclasses.replace(change or Change(), flops=extra)
         return change
 
-    def _change(self, now: Now) -> Change | None:
-        fresh = bool(now.evaluated and now.steps) and not self.history.has_evaluation_of(now.steps)
-        if fresh:
-            self._evaluated(now.steps, now.evaluation)
-        stop = self._why_stop(now, fresh)
+    def _change(self, now: Now, fresh: bool) -> Change | None:
+        stop = self._stop_reason(now, fresh)
         if stop is not None:
             return self._stop(stop)
         limit = self.decay.due(self.history.used(now))
@@ -92,41 +96,45 @@ class Growing:
             return self._begin_decay(now, self.decay.steps_left, limit)
         if self.decay.under_way is not None:
             return None
-        if not self.watch.over(self.history.counts(now), fresh):
+        if not self.monitor.over(self.history.counts(now), fresh):
             return None
-        if not self.route.next:
-            return self._last_stage_over(now)
-        if not (self.wait or self.route.prepared):
+        if not self.stages.next:
+            return self._end_last_stage(now)
+        if not (self.wait or self.stages.prepared):
             return None
         return self._advance(now)
 
-    def _evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.history.evaluated(step, metrics, self.here)
-        self.watch.evaluated(metrics)
+    def _evaluated(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Records an evaluation; returns whether it is a new one."""
+        if self.history.has_evaluation_of(step):
+            return False
+        self.history.evaluated(step, metrics, self.current)
+        self.monitor.evaluated(metrics)
+        return True
 
-    def _why_stop(self, now: Now, fresh: bool) -> str | None:
-        if self.watch.reached(self.history.counts(now), fresh):
+    def _stop_reason(self, now: Now, fresh: bool) -> str | None:
+        if self.monitor.reached(self.history.counts(now), fresh):
             self.satisfied = True
-            return f"target reached: {self.watch.target}"
+            return f"target reached: {self.monitor.target}"
         return self.decay.spent(self.history.used(now)) or self.decay.over(now.steps)
 
     def _stop(self, reason: str) -> Change:
-        """Ends the run; the loop then evaluates and saves, and `finish` takes that in."""
+        """Ends the run. The loop then evaluates and saves; `finish` records the result."""
         self.ended = reason
         return Change(stop=reason)
 
     def _event(self, now: Now, event: str, **more: Any) -> dict[str, Any]:
-        return self.history.event(now, event, self.route.level, **more)
+        return self.history.event(now, event, self.stages.level, **more)
 
-    def _last_stage_over(self, now: Now) -> Change:
-        reason = f"last stage ended: {self.here.stage.until}"
+    def _end_last_stage(self, now: Now) -> Change:
+        reason = f"last stage ended: {self.current.stage.until}"
         if not self.decay.share:
             return self._stop(reason)
         return self._begin_decay(now, self.decay.steps_after, reason)
 
     def _begin_decay(self, now: Now, how_long: Callable[..., int], reason: str) -> Change:
-        steps = how_long(self.history.used(now), self.watch.base, self.here)
-        self.decay.under_way = {"until": now.steps + steps, "reason": reason}
+        steps = how_long(self.history.used(now), self.monitor.base, self.current)
+        self.decay.under_way = {"until": now.steps + steps, "steps": steps, "reason": reason}
         pace = begin_decay(now.state.opt_state, at=now.steps, steps=steps)
         event = self._event(now, "decay", reason=f"{steps:,} steps left", steps=steps)
         return Change(state=now.state.replace(opt_state=pace), event=row_of(event))
@@ -135,19 +143,19 @@ class Growing:
 
     def _advance(self, now: Now) -> Change:
         begin = time.perf_counter()
-        choice, probed, in_time = 0, None, self.route.prepared
-        if self.route.probes:
-            probing = self.route.probing()
-            probed = probing(now.state)
-            self.history.spend(probe=probing.flops)
+        choice, probed, in_time = 0, None, self.stages.prepared
+        if self.stages.probes:
+            program = self.stages.probe_program()
+            probed = program(now.state)
+            self.history.add_flops(probe=program.flops)
             best = probed["candidates"][probed["best"]]
             if best["kind"] != "grow":
                 return self._not_grown(now, best, probed)
             choice = best["alternative"]
-        small, transition = self.here, self.route.compiled(self.route.next[choice])
+        small, transition = self.current, self.stages.compiled(self.stages.next[choice])
         big, growth = transition.big, transition.growth
         state, certify = transition(now.state)
-        self.history.spend(growth=transition.flops)
+        self.history.add_flops(growth=transition.flops)
         event = self._event(
             now,
             "growth",
@@ -164,25 +172,25 @@ class Growing:
             certificate={},
             probe=probed,
         )
-        # Work in the background must not slow down the first step; and what nobody waits for
-        # comes last in it.
+        # Background work starts only after the first step, which it would slow down. The
+        # certificate comes last, because nothing waits for it.
         self._first_step = None
         later = self.history.certify_later(event, certify)
-        self._after_first_step = [self.route.prepare, later]
-        self.route.taken.append(choice)
-        self.watch.evaluated({})
-        self.watch.begin(self.here.stage.until, self.history.counts(now))
+        self._after_first_step = [self.stages.prepare, later]
+        self.stages.path.append(choice)
+        self.monitor.evaluated({})
+        self.monitor.begin(self.current.stage.until, self.history.counts(now))
         event["hook_seconds"] = time.perf_counter() - begin
         return Change(
             state=state,
-            step=Placed(big, state),
+            step=PlacedStep(big, state),
             evaluate=big.evaluation,
             data=self._stream(small, big, now.epochs),
             event=row_of(event),
         )
 
     def _stream(self, small: PreparedStage, big: PreparedStage, epochs: float) -> Any:
-        """The new stage's batches from where the run is in its passes; `None`: the same go on."""
+        """The new stage's batches, from the same fraction of an epoch; `None`: no change."""
         if big.stage.data == small.stage.data:
             big.data = small.data
             return None
@@ -192,74 +200,86 @@ class Growing:
 
     def _not_grown(self, now: Now, best: Mapping[str, Any], probed: dict[str, Any]) -> Change:
         event = self._event(now, best["kind"], reason=best["name"], probe=probed)
-        self.watch.begin(self.here.stage.until, self.history.counts(now))
+        self.monitor.begin(self.current.stage.until, self.history.counts(now))
         state = None
         if best["kind"] == "lower":
-            pace, factor = now.state.opt_state, self.route.probe.lower
+            pace, factor = now.state.opt_state, self.stages.probe.lower
             assert factor is not None
             level = jax.device_put(lower(pace, factor).level, pace.level.sharding)
             state = now.state.replace(opt_state=pace._replace(level=level))
         return Change(state=state, event=row_of(event))
 
-    def _start_what_waits(self, state: Any) -> None:
+    def _start_deferred(self, state: Any) -> None:
+        """Starts the deferred background work once the first step after a growth has run."""
         if not self._after_first_step:
             return
         if self._first_step is None:
             self._first_step = state.step
-        # A buffer that the second step was given is gone: the first is at least under way.
+        # If the second step has already reused the buffer, the first is at least running.
         if self._first_step.is_deleted() or self._first_step.is_ready():
             self._start_now()
 
     def _start_now(self) -> None:
-        waits, self._after_first_step = self._after_first_step, []
-        for start in waits:
+        deferred, self._after_first_step = self._after_first_step, []
+        for start in deferred:
             start()
 
-    # -- the end, and from checkpoint to checkpoint --------------------------------------------
+    # -- the end, and checkpoints ---------------------------------------------------------------
 
     def settle(self) -> None:
-        """Waits for the certificates that are being made, as the last checkpoint does."""
+        """Waits for pending certificates, so that the last checkpoint contains them."""
         self._start_now()
         self.history.settle()
 
     def finish(self, result: Any) -> None:
-        """Takes in how the loop ended, where it ended by a limit of its own."""
-        names = [field.name for field in dataclasses.fields(Now) if field.name != "evaluated"]
-        last = Now(**{name: getattr(result, name) for name in names}, evaluated=True)
-        self.history.account(last, self.here)
-        if not self.history.has_evaluation_of(last.steps):
+        """Records the result of the loop, which may have ended by a limit of its own."""
+        evaluated = result.evaluated_at == result.steps
+        here = {"metrics_at": result.steps, "evaluated": evaluated}
+        names = [field.name for field in dataclasses.fields(Now) if field.name not in here]
+        last = Now(**{name: getattr(result, name) for name in names}, **here)
+        if evaluated:
             self._evaluated(last.steps, result.evaluation)
-        reason = self.ended or self._why_stop(last, fresh=True) or result.stopped
-        self.ended = reason
-        self._event(last, "end", reason=reason, **self.history.evaluation)
+        self.history.count_steps(last, self.current)
+        reason = self.ended or self._stop_reason(last, fresh=evaluated)
+        self.ended = reason or result.stopped
+        self._event(
+            last,
+            "end",
+            reason=self.ended,
+            finished=reason is not None,
+            rate_left=self.decay.left(last.steps),
+            evaluated=evaluated,
+            **self.history.evaluation,
+        )
         self.settle()
 
     def save(self) -> dict[str, Any]:
-        """What a checkpoint holds of it; JSON."""
+        """The state of the hook as JSON, for a checkpoint."""
         return {
-            "path": list(self.route.taken),
+            "path": list(self.stages.path),
             "decaying": self.decay.under_way,
             **self.history.save(),
-            **self.watch.save(),
+            **self.monitor.save(),
         }
 
     def load(self, saved: Mapping[str, Any]) -> Change:
-        """Goes to where a checkpoint says it was: the step, data and shapes of that stage."""
-        self.route.taken = [int(k) for k in saved["path"]]
+        """Restores the result of `save`; returns the step, data and shapes of that stage."""
+        self.stages.path = [int(k) for k in saved["path"]]
         self.decay.under_way = saved["decaying"]
         self._after_first_step = []
-        here = self.here
+        current = self.current
         self.history.load(saved)
-        self.watch.load(saved, here.stage.until)
-        self.route.prepare()
+        self.monitor.load(saved, current.stage.until)
+        self.stages.prepare()
         self._certify_again()
-        return Change(state=here.fresh(), step=here.step, evaluate=here.evaluation, data=here.data)
+        state, evaluate = current.initial_state(), current.evaluation
+        return Change(state=state, step=current.step, evaluate=evaluate, data=current.data)
 
     def _certify_again(self) -> None:
-        """Makes the certificates that the stopped run had not finished."""
+        """Computes the certificates that were pending when the run was stopped."""
         growths = [event for event in self.history.events if event["event"] == "growth"]
         for level, event in enumerate(growths):
             if event["certificate"].get("pending"):
-                small, big = self.route.taken[level : level + 2]
-                transition = self.route.transitions[level, small, big]
-                self.history.certify_later(event, transition.certificate_of_fresh)()
+                small, big = self.stages.path[level : level + 2]
+                transition = self.stages.transitions[level, small, big]
+                self.history.certify_later(event, transition.certificate_of_initial_state)()

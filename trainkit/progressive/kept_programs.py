@@ -1,4 +1,4 @@
-"""Compiled programs that are kept for later processes, and are what was written."""
+"""A persistent compilation cache whose files are verified before they are used."""
 
 from __future__ import annotations
 
@@ -14,27 +14,30 @@ from trainkit._core.identity import digest
 from trainkit._core.run_files import remove, write_whole
 from trainkit._core.versions import versions
 
-# As JAX calls its files, and what has the digest of one.
-PROGRAM, SEAL = "-cache", ".digest"
+# The suffix of JAX's cache files, and that of the file with the digest of one.
+PROGRAM, DIGEST = "-cache", ".digest"
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 def keep_compiled(folder: str | os.PathLike, *, enabled: bool = True) -> Path | None:
-    """Keeps compiled programs in a folder, for every later process that compiles the same.
+    """Turns on JAX's persistent compilation cache in a folder, and returns the folder.
 
-    JAX's own persistent compilation cache, for programs that take more than a fifth of a second;
-    one that is set already (JAX_COMPILATION_CACHE_DIR) stays. A run that is resumed, or repeated
-    with another seed, then compiles nothing. What is kept is run unseen: programs lie in a
-    subfolder by versions and flags that nobody else can write into, each with a digest beside it.
-    One that is not what was written, or that a killed run had not written to its end, is dropped.
+    It keeps programs that take more than 0.2 seconds to compile, so that a resumed run, or one
+    with another seed, compiles nothing. A cache that is already set (JAX_COMPILATION_CACHE_DIR)
+    stays. Cached programs are executed without inspection. Therefore they are in a subfolder, by
+    versions and flags, that only the owner may write into, each with a digest. Programs that are
+    damaged, or left incomplete by a killed run, are removed.
 
     Args:
-      folder: where they lie.
-      enabled: false to keep and use none; to check what is kept against a fresh compilation, set
+      folder: the parent folder of the cache.
+      enabled: false to turn JAX's cache off. To compare cached programs with fresh ones, set
         JAX_COMPILATION_CACHE_CHECK_CONTENTS=1.
 
+    Returns:
+      The folder in use; `None` if not enabled.
+
     Raises:
-      PermissionError: the folder is somebody else's, or others may write into it.
+      PermissionError: the folder belongs to another user, or others may write into it.
     """
     config: Any = jax.config  # its options are attributes that no type checker sees
     if not enabled:
@@ -47,53 +50,53 @@ def keep_compiled(folder: str | os.PathLike, *, enabled: bool = True) -> Path | 
         status = own.stat()
         if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
             raise PermissionError(
-                f"{own} is somebody else's, or others may write into it: compiled programs from "
-                "there could be anything. Delete it, or keep them in a folder of your own."
+                f"{own} belongs to another user, or others may write into it: its compiled "
+                "programs cannot be trusted. Delete it, or choose a folder of your own."
             )
         drop_damaged(own)
-        jax.monitoring.register_event_duration_secs_listener(Sealing(own))
+        jax.monitoring.register_event_duration_secs_listener(DigestWriter(own))
         jax.config.update("jax_compilation_cache_dir", str(own))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     return Path(config.jax_compilation_cache_dir)
 
 
-class Sealing:
-    """Told of what JAX does, it gives every program that was kept since its digest.
+class DigestWriter:
+    """A listener to JAX's events that writes a digest for each newly cached program.
 
     Args:
-      folder: where the programs lie.
+      folder: the folder of the cached programs.
     """
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._sealed: dict[str, int] = {}
+        self._written: dict[str, int] = {}
 
     def __call__(self, event: str, duration_secs: float, **_: Any) -> None:
-        """Takes an event; after a compilation its program has been written."""
+        """Handles an event; when a compilation ends, its program has been written."""
         if event != COMPILED:
             return
-        # A program without a digest is compiled once more, and nothing worse.
+        # Ignored: a program without a digest is only compiled again.
         with contextlib.suppress(OSError):
             for program in self._folder.glob(f"*{PROGRAM}"):
                 changed = program.stat().st_mtime_ns
-                if self._sealed.get(program.name) != changed:
-                    write_whole(_seal_of(program), _digest(program))
-                    self._sealed[program.name] = changed
+                if self._written.get(program.name) != changed:
+                    write_whole(_digest_path(program), _digest(program))
+                    self._written[program.name] = changed
 
 
 def drop_damaged(folder: Path) -> None:
-    """Removes the programs that are not what was written, or have no digest."""
+    """Removes programs that do not match their digest, or have none."""
     for program in folder.glob(f"*{PROGRAM}"):
         try:
-            kept = _seal_of(program).read_text() == _digest(program)
+            kept = _digest_path(program).read_text() == _digest(program)
         except (OSError, ValueError):
             kept = False
         if not kept:
             remove(program)
 
 
-def _seal_of(program: Path) -> Path:
-    return program.with_name(program.name + SEAL)
+def _digest_path(program: Path) -> Path:
+    return program.with_name(program.name + DIGEST)
 
 
 def _digest(program: Path) -> str:

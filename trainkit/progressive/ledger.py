@@ -1,4 +1,4 @@
-"""What a growing run has cost, by what it was spent on."""
+"""The FLOPs of a progressive run, by category."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from trainkit._core.units import flops, si
+
 
 @dataclasses.dataclass(frozen=True)
 class Ledger:
     """FLOPs of a run by category, counted from the compiled programs.
 
     Attributes:
-      train: of the training steps of every stage.
-      evaluate: of the evaluations.
-      probe: of trying candidates.
-      growth: of growing the state and certifying it.
+      train: FLOPs of the training steps of all stages.
+      evaluate: FLOPs of evaluations.
+      probe: FLOPs of training and scoring candidates.
+      growth: FLOPs of growing states and computing their certificates.
       analytic: 6·N·D summed over the stages, the usual estimate of `train`, with N parameters and
-        D tokens (or examples); it leaves out attention, and counts a convolution's kernel once.
+        D tokens (or examples). It omits attention, and counts a convolution's kernel once.
 
     >>> ledger = Ledger().plus(train=3e9, analytic=2.5e9).plus(evaluate=1e9)
     >>> print(ledger)
-    total 4e+09 FLOPs: train 3e+09 (6·N·D 2.5e+09), evaluate 1e+09, probe 0, growth 0
+    total 4 GFLOPs: train 3 G (6·N·D 2.5 G), evaluate 1 G, probe 0, growth 0
     """
 
     train: float = 0.0
@@ -32,24 +34,24 @@ class Ledger:
 
     @property
     def total(self) -> float:
-        """Everything that was computed."""
+        """The sum of the measured categories: all but `analytic`."""
         return self.train + self.evaluate + self.probe + self.growth
 
     def plus(self, **more: float) -> Ledger:
-        """With some categories larger."""
+        """A ledger with these FLOPs added to its categories."""
         return dataclasses.replace(self, **{k: getattr(self, k) + v for k, v in more.items()})
 
     def to_json(self) -> dict[str, float]:
-        """As JSON holds it."""
+        """The categories as JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Ledger:
-        """The ledger that `to_json` gave."""
+        """The inverse of `to_json`."""
         return cls(**saved)
 
     def __str__(self) -> str:
         return (
-            f"total {self.total:.4g} FLOPs: train {self.train:.4g} (6·N·D {self.analytic:.4g}), "
-            f"evaluate {self.evaluate:.4g}, probe {self.probe:.4g}, growth {self.growth:.4g}"
+            f"total {flops(self.total)}: train {si(self.train)} (6·N·D {si(self.analytic)}), "
+            f"evaluate {si(self.evaluate)}, probe {si(self.probe)}, growth {si(self.growth)}"
         )

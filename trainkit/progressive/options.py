@@ -1,4 +1,4 @@
-"""What a growing run refuses of its options, before it looks at a stage."""
+"""Checks of the options of `progressive`, before any stage is prepared."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_options(
     fit_options: Iterable[str],
     own_options: Iterable[str],
 ) -> None:
-    """Refuses options of the wrong kind, and says what they should be."""
+    """Raises TypeError or ValueError for an option of the wrong type or out of range."""
     validation.function("build", build, "of a stage's model, such as trainkit.from_linen", takes=1)
     validation.transformation(tx)
     if not (callable(data) or hasattr(data, "draw")):

@@ -1,4 +1,4 @@
-"""Choosing by trying: several ways on from one state, each for a few steps at equal FLOPs."""
+"""Probes: candidates for the next stage, each trained for a few steps at equal FLOPs."""
 
 from __future__ import annotations
 
@@ -25,24 +25,22 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """How candidates are compared.
+    """How to compare the candidates for the next stage.
 
-    "Do not grow" and "only lower the learning rate" are always among them. Each starts from the
-    same state, sees the same examples and gets the same FLOPs: a model that is twice as dear takes
-    half the steps. Growing wins only if it is better than not growing by more than `errors`
-    standard errors of the paired difference over validation batches, so that chance does not
-    grow a model.
+    "Do not grow" and "only lower the learning rate" are candidates too. Each starts from the same
+    state, draws from the same examples and gets the same FLOPs: a model that costs twice as much
+    takes half the steps. A change wins only if it beats "do not grow" by more than `errors`
+    standard errors of the paired difference over validation batches.
 
     Attributes:
-      steps: steps of the model as it is.
-      batches: validation batches that the candidates are scored on, 2 or more.
-      lower: the factor of "only lower the learning rate"; `None` leaves that candidate out.
-      errors: how many standard errors better a change must be.
-      anneal: whether every candidate's learning rate falls to 0 over its steps. Loss right after
-        lowering the rate flatters the candidate with the lowest; annealed, all are compared as
-        finished models.
-      unroll: write the steps out instead of looping. XLA on CPUs runs convolutions in a loop
-        many times slower.
+      steps: the number of steps of the current model; others get the same FLOPs.
+      batches: the number of validation batches for the score, at least 2.
+      lower: the factor of "only lower the learning rate"; `None` omits this candidate.
+      errors: the number of standard errors by which a change must be better.
+      anneal: whether each candidate's learning rate falls to 0 over its steps. Without it, the
+        candidate with the lowest rate looks too good, because the loss drops when the rate does.
+      unroll: whether to unroll the loop over steps. XLA on CPUs runs convolutions in a loop many
+        times slower.
     """
 
     steps: int = 40
@@ -65,11 +63,11 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True)
 class Price:
-    """What size costs: the objective is loss + per_parameter · N + per_flop · FLOPs per example.
+    """The price of size: the objective is loss + per_parameter · N + per_flop · FLOPs per example.
 
     Attributes:
-      per_parameter: loss that a parameter must save.
-      per_flop: loss that a training FLOP per example must save.
+      per_parameter: the decrease in loss that a parameter must bring.
+      per_flop: the decrease in loss that a training FLOP per example must bring.
     """
 
     per_parameter: float = 0.0
@@ -87,15 +85,15 @@ class Price:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One way on.
+    """One candidate of a probe.
 
     Attributes:
       kind: "stay", "lower" or "grow".
-      transition: the growth; `None` for the other two.
-      alternative: which of the next level's stages it leads to.
-      steps: how many steps it is given.
-      flops: what those cost.
-      price: what its size costs.
+      transition: the growth; `None` for the other kinds.
+      alternative: the index of its stage in the next level; -1 for the other kinds.
+      steps: the number of steps it is trained for.
+      flops: the FLOPs of these steps.
+      price: the price of its size.
     """
 
     kind: Literal["stay", "lower", "grow"]
@@ -107,31 +105,31 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """Its name in reports."""
         if self.transition is None:
             names = {"stay": "do not grow", "lower": "only lower the learning rate"}
             return names.get(self.kind, self.kind)
         return f"{self.transition.big.stage.how} → {self.transition.big.name}"
 
 
-class Probing:
-    """The candidates from one stage, in one compiled program."""
+class ProbeProgram:
+    """All candidates of one stage, trained and scored in one compiled program."""
 
     def __init__(
-        self, here: PreparedStage, transitions: Sequence[Transition], probe: Probe, price: Price
+        self, current: PreparedStage, transitions: Sequence[Transition], probe: Probe, price: Price
     ):
-        if here.step.placement.name in ("pmap", "shard_map"):
+        if current.step.placement.name in ("pmap", "shard_map"):
             raise ValueError(
                 f"A probe runs its candidates in one program, which placement="
-                f"{here.step.placement.name!r} does not allow; use 'single', 'jit' or 'fsdp'."
+                f"{current.step.placement.name!r} does not allow; use 'single', 'jit' or 'fsdp'."
             )
-        if here.step.steps_per_call != 1:
+        if current.step.steps_per_call != 1:
             raise ValueError("A probe needs steps_per_call=1.")
-        self.here, self.probe = here, probe
-        budget = probe.steps * here.flops_per_step
-        found = [Candidate("stay", None, -1, probe.steps, budget, price.of(here))]
+        self.current, self.probe = current, probe
+        budget = probe.steps * current.flops_per_step
+        found = [Candidate("stay", None, -1, probe.steps, budget, price.of(current))]
         if probe.lower is not None:
-            found.append(Candidate("lower", None, -1, probe.steps, budget, price.of(here)))
+            found.append(Candidate("lower", None, -1, probe.steps, budget, price.of(current)))
         for alternative, transition in enumerate(transitions):
             each = transition.big.flops_per_step
             steps = max(1, round(budget / each))
@@ -144,18 +142,18 @@ class Probing:
 
     def stage_of(self, candidate: Candidate) -> PreparedStage:
         """The stage that a candidate trains."""
-        return self.here if candidate.transition is None else candidate.transition.big
+        return self.current if candidate.transition is None else candidate.transition.big
 
     def batches(self) -> tuple[list[PyTree], list[PyTree]]:
-        """For each candidate its training batches, stacked, and the validation batches, stacked.
+        """The stacked training batches and the stacked validation batches of each candidate.
 
-        They are drawn beyond the place where the run is, which does not move.
+        The training batches follow the current position of the data, which does not move.
         """
         training, validation = [], []
         for candidate in self.candidates:
             prepared = self.stage_of(candidate)
-            position, drawn = self.here.data.position, []
-            if prepared.data.size != self.here.data.size:
+            position, drawn = self.current.data.position, []
+            if prepared.data.size != self.current.data.size:
                 position = prepared.data.position
             for _ in range(candidate.steps):
                 batch, position = prepared.data.draw(position)
@@ -175,7 +173,7 @@ class Probing:
         return same[: self.probe.batches]
 
     def program(self, state: TrainState, training: Any, validation: Any) -> list[jax.Array]:
-        """Each candidate's losses, one a validation batch; pure."""
+        """For each candidate its losses, an array [validation batches]; a pure function."""
         return [
             self._one(candidate, state, batches, held)
             for candidate, batches, held in zip(self.candidates, training, validation, strict=True)
@@ -203,25 +201,25 @@ class Probing:
 
         return jax.lax.scan(score, None, held, unroll=self.probe.unroll or 1)[1]
 
-    def compile(self) -> Probing:
-        """Compiles the program; itself, for chaining."""
+    def compile(self) -> ProbeProgram:
+        """Compiles the program, and returns `self`."""
         training, validation = self.batches()
-        arguments = (self.here.like, self._whole_shapes(training), _shapes(validation))
+        arguments = (self.current.like, self._whole_shapes(training), _shapes(validation))
         self._program = jax.jit(self.program).lower(*arguments).compile()
         self.flops = program_flops(self.program, arguments, self._program)
         return self
 
     @property
     def _everywhere(self) -> jax.sharding.Sharding:
-        return self.here.step.placement.everywhere
+        return self.current.step.placement.everywhere
 
     def _whole_shapes(self, shares: PyTree) -> PyTree:
-        """Of batches that lie whole on every device, as those of a process that is alone do."""
+        """The shapes of batches that are replicated on every device."""
         shapes = _shapes(shares)
         return shapes if alone() else joined_shapes(shapes, 1, self._everywhere)
 
     def __call__(self, state: TrainState) -> dict[str, Any]:
-        """Runs it: the numbers of every candidate and which is best, as JSON holds them."""
+        """Runs the program; returns the result of `decide`."""
         training, validation = self.batches()
         if not alone():
             training = [from_shares(each, self._everywhere, 1) for each in training]
@@ -232,11 +230,17 @@ class Probing:
 def decide(
     candidates: Sequence[Candidate], losses: Sequence[np.ndarray], probe: Probe
 ) -> dict[str, Any]:
-    """The best candidate by loss + price, among those that beat "do not grow" beyond chance.
+    """The best candidate by loss + price, of those that beat "do not grow" significantly.
+
+    Args:
+      candidates: "do not grow" first.
+      losses: for each candidate a float64 array [validation batches].
+      probe: the settings.
 
     Returns:
       {"candidates": [{name, kind, alternative, steps, flops, loss, price, score, gain, error}],
-       "best": index}; gain is over "do not grow", error the standard error of that gain.
+       "best": index}, JSON values. `gain` is relative to "do not grow"; `error` is its standard
+      error.
     """
     stay = losses[0]
     rows: list[Mapping[str, Any]] = []
@@ -261,7 +265,7 @@ def decide(
                 "error": error,
             }
         )
-        # NaN compares as false: a candidate that diverged never wins.
+        # Comparisons with NaN are false: a candidate that diverged never wins.
         if number and gain > probe.errors * error and score < best_score:
             best, best_score = number, score
     return {"candidates": rows, "best": best}

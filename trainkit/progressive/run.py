@@ -1,16 +1,17 @@
-"""A run that grows: from a small model to a large one, until satisfied or spent."""
+"""`progressive`: a run that grows its model until a target is reached or a budget is spent."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import optax
 
 from trainkit._core.validation import keyword_names
+from trainkit.loop.arguments.fit_options import FitOptions
 from trainkit.loop.fit import fit
 from trainkit.loop.record import FitResult
 from trainkit.loop.stopping import Budget
@@ -19,7 +20,7 @@ from trainkit.progressive.hook import Growing
 from trainkit.progressive.ledger import Ledger
 from trainkit.progressive.options import check_options
 from trainkit.progressive.probe import Price, Probe
-from trainkit.progressive.route import Route
+from trainkit.progressive.stage_sequence import StageSequence
 from trainkit.progressive.stages.prepared import PreparedStage, Recipe, prepare_levels
 from trainkit.progressive.stages.stage import Stage, normalised
 from trainkit.progressive.stages.triggers import Trigger
@@ -35,26 +36,26 @@ from trainkit.progressive.validation import (
 from trainkit.step.state import TrainState
 
 PyTree = Any
-# The loop ends by its own limits; a run that has another one must give it some number of steps.
+# `fit` needs a number of steps, also where another limit ends the run.
 _NO_LIMIT = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class ProgressiveResult:
-    """How a growing run ended.
+    """The result of `progressive`.
 
     Attributes:
       state: the last state.
-      model: what the last stage was given as its model.
+      model: `Stage.model` of the last stage.
       prepared: the last stage, with its pure functions, step and evaluation.
-      evaluation: the metrics of the last evaluation, which is of `state`.
-      ended: why it ended: the target that was reached or the limit that was spent.
+      evaluation: name -> metric (float) of the last evaluation, which is of `state`.
+      ended: why the run ended: the target that was reached or the limit that was spent.
       satisfied: whether the target was reached.
       stage: the number of the last stage, from 0.
-      history: what happened, one mapping an event: growths with their certificates, probes with
-        every candidate's numbers, the decay, the end. JSON can hold it.
+      history: the events as JSON values, one mapping each: growths with their certificates,
+        probes with the numbers of every candidate, the decay, the end.
       ledger: FLOPs by category.
-      fit: what the loop itself has to say.
+      fit: the result of `fit`.
     """
 
     state: TrainState
@@ -95,48 +96,50 @@ def progressive(
     wait: bool = True,
     certify: bool = True,
     hooks: Sequence[Any] = (),
-    **fit_options: Any,
+    **fit_options: Unpack[FitOptions],
 ) -> ProgressiveResult:
-    """Trains the first stage's model and grows it, stage by stage, while it trains.
+    """Trains the first stage's model and grows it, stage by stage.
 
-    Each stage lasts until its trigger fires; then the state grows (parameters, moments, batch
-    statistics), and training goes on with the next step's program, which was compiled meanwhile.
-    The run ends when `target` is reached or the budget is spent, whichever comes first. The
-    learning rate warms up once, stays, and falls to 0 over the last `decay` of the budget;
-    nothing grows while it falls.
+    When a stage's trigger fires, the state grows (parameters, moments, batch statistics). Training
+    continues with the step of the next stage, which was compiled in the background. The run ends
+    when `target` is reached or the budget is spent, whichever comes first. The learning rate warms
+    up once, stays constant, and falls to 0 over the last `decay` of the budget; nothing grows
+    during that decay.
 
     Args:
       stages: `Stage`s, tuples `(model, until, how)`, or lists of `Stage`s among which a probe
         chooses.
-      build: a stage's model -> `trainkit.from_linen(model, loss)` or the like.
+      build: maps a stage's model to a trainkit `Model`: `lambda m: trainkit.from_linen(m, loss)`.
       tx: one gradient transformation for the whole run.
-      data: a `Sampler`, or `Data -> Sampler` where the data grow.
-      validation: batches to evaluate on, or `Data -> batches`.
+      data: a `Sampler`, or a function `Data -> Sampler` if the stages' data differ.
+      validation: the batches to evaluate on, or a function `Data -> batches`.
       steps, epochs, examples, flops, seconds: the budget of the whole run; `flops` counts
         training, evaluations, probes and growth. At least one is needed, or a `target` or an
         `until` of the last stage.
-      target: ends the run, such as `triggers.reaches("accuracy", 0.98)`.
-      probe: try the next stage, "do not grow" and "only lower the learning rate" from the same
-        state first; always done where a stage has alternatives or a `price` is set.
-      price: what size must be worth.
-      warmup: steps of warm-up at the start.
-      decay: the share of the budget over which the learning rate falls to 0 at the end.
-      grow: finds the growth between two models; `trainkit.growth`'s own by default.
-      seed: of parameters and growths.
-      placement, options: of `make_train_step`.
-      tokens: tokens of an example, for 6·N·D.
-      ahead: whether to compile ahead, and to run each new program once, in the background.
-      wait: whether a stage ends at the very step at which its trigger fires, waiting for programs
-        that are not compiled by then. `False` trains on until they are, so that growing never
-        stalls the loop; how late it comes, and so what comes out, then depends on the machine.
-      certify: whether every growth gets its `trainkit.growth.Certificate`, which is made in the
-        background when training goes on; until then the states before and after it are kept.
+      target: a trigger that ends the run, such as `triggers.reaches("accuracy", 0.98)`.
+      probe: before growing, compare the next stage with "do not grow" and "only lower the learning
+        rate", from the same state. Always done if a stage has alternatives or `price` is set.
+      price: the loss that a parameter or a FLOP must save; see `Price`.
+      warmup: steps of learning-rate warm-up at the start.
+      decay: the fraction of the budget, at its end, over which the learning rate falls to 0.
+      grow: function that plans the growth between two models; default `trainkit.growth`.
+      seed: integer seed of parameters and growths.
+      placement, options: as for `make_train_step`.
+      tokens: tokens per example, for 6·N·D.
+      ahead: whether to compile in the background, and run each new program once on zeros.
+      wait: whether a stage ends exactly at the step at which its trigger fires, waiting for
+        programs that are still compiling. With `False`, training continues until they are ready,
+        so growing never stalls the loop; the step of a growth, and so the result, then depends on
+        the speed of the machine.
+      certify: whether to compute a `trainkit.growth.Certificate` of each growth, in the
+        background. Until it is done, the states before and after the growth stay in memory.
       hooks, **fit_options: for `fit`: `out`, `eval_every`, `log_every`, `config`, …
 
     Raises:
-      StageError: stages that shrink without saying so, triggers that can never fire, budgets below
-        one step. GrowthError: a stage that cannot be grown from the one before. Both before
-        anything is trained.
+      TypeError, ValueError: an option of the wrong type or out of range, or nothing ends the run.
+      StageError: a stage shrinks without `shrink=True`, a trigger can never fire, or a budget is
+        below one step.
+      GrowthError: a stage cannot be grown from the one before. All are raised before training.
     """
     budget = Budget(steps, epochs, examples, seconds, flops)
     check_options(
@@ -160,24 +163,24 @@ def progressive(
     if price != Price() and probe is None:
         probe = Probe()
     with Background(ahead) as background:
-        route = Route(levels, _transitions(levels), background, probe, price)
-        hook = Growing(route, budget, target=target, decay=decay, wait=wait)
+        sequence = StageSequence(levels, _transitions(levels), background, probe, price)
+        hook = Growing(sequence, budget, target=target, decay=decay, wait=wait)
         return _trained(hook, hooks, fit_options)
 
 
 def _trained(
     hook: Growing, hooks: Sequence[Any], fit_options: Mapping[str, Any]
 ) -> ProgressiveResult:
-    first, budget = hook.here, hook.budget
-    hook.route.prepare()
+    first, budget = hook.current, hook.budget
+    hook.stages.prepare()
     result = fit(
         first.step,
-        first.fresh(),
+        first.initial_state(),
         first.data,
         evaluate=first.evaluation,
         hooks=[hook, *hooks],
-        # The loop ends by these itself, with its last evaluation and checkpoint; examples and
-        # FLOPs of everything only the hook knows.
+        # `fit` itself ends the run by these, with a last evaluation and checkpoint. Only the hook
+        # knows the examples, and the FLOPs of everything.
         steps=budget.steps if budget.steps is not None else _NO_LIMIT,
         epochs=budget.epochs,
         seconds=budget.seconds,
@@ -187,12 +190,12 @@ def _trained(
     hook.finish(result)
     return ProgressiveResult(
         state=result.state,
-        model=hook.here.stage.model,
-        prepared=hook.here,
+        model=hook.current.stage.model,
+        prepared=hook.current,
         evaluation=hook.history.evaluation,
         ended=hook.ended or result.stopped,
         satisfied=hook.satisfied,
-        stage=hook.route.level,
+        stage=hook.stages.level,
         history=hook.history.events,
         ledger=hook.history.ledger,
         fit=result,
@@ -202,7 +205,7 @@ def _trained(
 def _transitions(
     levels: Sequence[Sequence[PreparedStage]],
 ) -> dict[tuple[int, int, int], Transition]:
-    """(level, alternative, alternative of the next level) -> how the one becomes the other."""
+    """(level, alternative, alternative of the next level) -> the transition between the two."""
     found = {}
     for number, (level, following) in enumerate(itertools.pairwise(levels)):
         for a, small in enumerate(level):
@@ -218,10 +221,16 @@ def replay(
     levels: Sequence[Sequence[PreparedStage]],
     stop_at: int | None = None,
 ) -> TrainState:
-    """Applies a history's growths to a state of its first stage, without training in between.
+    """The state with the growths of a history applied, without the training between them.
 
-    It gives the shapes and structure that a run had after its growths (for a checkpoint of any
-    stage), and, from the state that was saved just before a growth, that growth exactly.
+    Use it for the shapes and structure of a state at any stage, for example to restore a
+    checkpoint. From the state that was saved just before a growth, it repeats that growth exactly.
+
+    Args:
+      history: `ProgressiveResult.history`, or the one of a checkpoint.
+      state: a state of the first stage.
+      levels: the prepared alternatives of every level.
+      stop_at: leave out growths after this step; `None`: apply all.
     """
     path, level = [0], 0
     for event in history:

@@ -1,4 +1,4 @@
-"""What a growing run refuses before anything is trained: options, triggers, stages that shrink."""
+"""Checks of stages, triggers and budgets before anything is trained."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import jax
 
 from trainkit._core.paths import named_leaves
+from trainkit._core.units import amount
 from trainkit.loop.stopping import Budget
 from trainkit.progressive.stages.prepared import PreparedStage
 from trainkit.progressive.stages.stage import Alternatives, Data, Stage, StageError
 from trainkit.progressive.stages.triggers import Trigger
 
-# What triggers call counts, and what budgets call them.
+# The name of a count in triggers -> its name in budgets.
 _FIELDS = {
     "step": "steps",
     "epoch": "epochs",
@@ -22,12 +23,12 @@ _FIELDS = {
     "flops": "flops",
     "seconds": "seconds",
 }
-# Counts that steps make by a fixed rate. FLOPs are not: evaluations and probes are among them.
+# Counts that are proportional to steps. FLOPs are not: they include evaluations and probes.
 _BY_STEPS = ("steps", "epochs", "examples")
 
 
 def check_end(budget: Budget, target: Trigger | None, last: Stage) -> None:
-    """Refuses a run that nothing would end."""
+    """Raises ValueError if nothing would end the run."""
     if budget == Budget() and target is None and last.until is None:
         raise ValueError(
             "This run would never end: give it steps=, epochs=, examples=, flops= or seconds=, a "
@@ -36,7 +37,7 @@ def check_end(budget: Budget, target: Trigger | None, last: Stage) -> None:
 
 
 def check_data(levels: Sequence[Sequence[Stage]]) -> None:
-    """Refuses stages whose data grow where there is one sampler for all of them."""
+    """Raises ValueError if a stage has its own data, but all stages share one sampler."""
     for number, level in enumerate(levels):
         for stage in level:
             if stage.data != Data():
@@ -53,7 +54,7 @@ def check_prepared(
     decay: float,
     eval_every: int | None,
 ) -> None:
-    """Refuses triggers that can never fire and budgets below one step."""
+    """Raises ValueError for triggers that can never fire, and for budgets below one step."""
     first = levels[0][0]
     rates = [[_rates(prepared) for prepared in level] for level in levels]
     metrics = first.evaluation.metrics
@@ -75,14 +76,14 @@ def check_prepared(
 
 
 def _rates(prepared: PreparedStage) -> dict[str, float]:
-    """What one step uses of what steps count."""
+    """Budget name -> the amount that one step uses, for counts proportional to steps."""
     size = getattr(prepared.data, "size", None)
     epochs = {"epochs": prepared.per_batch / size} if size else {}
     return {"steps": 1.0, "examples": float(prepared.per_batch), **epochs}
 
 
 def check_pair(small: PreparedStage, big: PreparedStage) -> None:
-    """Refuses a stage that is smaller than the one before, or that its data do not follow."""
+    """Raises StageError if a stage shrinks unintentionally, or its data ignore its `Data`."""
     shapes_of = lambda prepared: {
         name: tuple(x.shape) for name, x in named_leaves(prepared.like.params).items()
     }
@@ -95,7 +96,7 @@ def check_pair(small: PreparedStage, big: PreparedStage) -> None:
         if None not in (before, after) and before != after:
             raise StageError(
                 f"Stage {big.number} asks for {name}={after} after {before}, but its batches have "
-                f"the same shapes: `data` takes no notice of {name}."
+                f"the same shapes: `data` ignores {name}."
             )
 
 
@@ -109,41 +110,41 @@ def check_triggers(
     rates: Sequence[Sequence[Mapping[str, float]]] | None = None,
     eval_every: int | None = None,
 ) -> None:
-    """Refuses stages that could never end, and budgets in which no step fits.
+    """Checks that every stage can end, and that at least one step fits into the budget.
 
     Args:
-      levels: from `normalised`.
+      levels: the result of `normalised`.
       metrics: the names that the evaluation computes.
-      budget: count -> its limit in the run, of those there are.
-      one_step: count -> what one step of the first stage uses of it.
-      decay: the share of the budget at its end in which nothing grows.
-      rates: of every alternative of every level what one step uses; where it is known, a trigger
-        in one unit is held against a budget in another.
-      eval_every: steps from one evaluation to the next.
+      budget: count -> limit of the run, for the limits that are set.
+      one_step: count -> the amount that one step of the first stage uses.
+      decay: the fraction of the budget, at its end, in which nothing grows.
+      rates: for each alternative of each level, count -> the amount that one step uses. With them,
+        a trigger in one unit can be compared with a budget in another.
+      eval_every: the number of steps between evaluations.
 
     Raises:
-      StageError: names the stage, the trigger and what would mend it.
+      StageError: a stage cannot end or begin; names the stage, the trigger and the fix.
     """
     for name, limit in budget.items():
         if limit < one_step.get(name, 0.0):
             raise StageError(
-                f"The budget of {limit:g} {name} is below one step, which takes "
-                f"{one_step[name]:.4g}."
+                f"The budget of {amount(name, limit)} {name} is below one step, which takes "
+                f"{amount(name, one_step[name])}."
             )
-    needed = {"steps": 0.0}  # of each count until a stage begins, by the shortest way
+    needed = {"steps": 0.0}  # count -> the least amount before a stage can begin
     for number, level in enumerate(levels):
         for trigger in (stage.until for stage in level if stage.until is not None):
             _check_trigger(number, trigger, metrics, one_step)
         if number < len(levels) - 1:
             known = rates[number] if rates else [{}] * len(level)
-            ways = [
-                _least(stage.until, rate, needed["steps"], eval_every)
+            minima = [
+                _minimum_counts(stage.until, rate, needed["steps"], eval_every)
                 for stage, rate in zip(level, known, strict=True)
             ]
-            for field in {*needed, *(name for way in ways for name in way)}:
-                least = min(way.get(field, 0.0) for way in ways)
+            for field in {*needed, *(name for counts in minima for name in counts)}:
+                least = min(counts.get(field, 0.0) for counts in minima)
                 needed[field] = needed.get(field, 0.0) + least
-            _check_in_time(number, level, needed, budget, decay)
+            _check_reachable(number, level, needed, budget, decay)
 
 
 def _check_trigger(
@@ -165,10 +166,10 @@ def _check_trigger(
             )
 
 
-def _least(
+def _minimum_counts(
     trigger: Trigger | None, rate: Mapping[str, float], begun: float, eval_every: int | None
 ) -> dict[str, float]:
-    """The least that a stage takes of every count, given the step at which it may begin."""
+    """The least amount of each count that a stage uses, if it begins at step `begun`."""
     counts = dict(trigger.counts) if trigger else {}
     evaluations = counts.pop("evaluations", 0)
     least = {_FIELDS[name]: float(count) for name, count in counts.items()}
@@ -178,7 +179,7 @@ def _least(
         if name in least and name in rate
     ]
     if evaluations and eval_every:
-        # Evaluations come at multiples of so many steps of the run, not of the stage.
+        # Evaluations are at multiples of `eval_every` in steps of the run, not of the stage.
         steps.append(int((begun // eval_every + evaluations) * eval_every - begun))
     if steps and rate:
         for name, each in rate.items():
@@ -186,7 +187,7 @@ def _least(
     return least
 
 
-def _check_in_time(
+def _check_reachable(
     number: int,
     level: Alternatives,
     needed: Mapping[str, float],
@@ -199,16 +200,17 @@ def _check_in_time(
             continue
         until = " or ".join(str(stage.until) for stage in level)
         begins = (
-            f"Stage {number} ends after {count:g} {field} of the run at the earliest (until "
-            f"{until}), so stage {number + 1} would never come: "
+            f"Stage {number} ends after {amount(field, count)} {field} of the run at the earliest "
+            f"(until {until}), so stage {number + 1} would never come: "
         )
         raise StageError(
             begins
             + (
-                f"of the budget of {limit:g} nothing grows in the last {limit * decay:g}, in which "
+                f"of the budget of {amount(field, limit)} nothing grows in the last "
+                f"{amount(field, limit * decay)}, in which "
                 f"the learning rate falls (decay={decay:g})."
                 if decay
-                else f"the whole run may use {limit:g}."
+                else f"the whole run may use {amount(field, limit)}."
             )
         )
 
@@ -220,15 +222,15 @@ def check_sizes(
     shapes_after: Mapping[str, Any],
     number: int,
 ) -> None:
-    """Refuses a stage that is smaller than the one before without saying so.
+    """Checks that a stage without `shrink=True` is not smaller than the one before.
 
     Args:
       before, after: the two stages.
-      shapes_before, shapes_after: leaf name -> shape of their parameters.
-      number: of the later stage, for the message.
+      shapes_before, shapes_after: leaf name -> shape, for their parameters.
+      number: the number of the later stage, for the message.
 
     Raises:
-      StageError: names the leaf or the data's size that shrinks.
+      StageError: names the leaf, or the size of the data, that shrinks.
     """
     if after.shrink:
         return
@@ -242,10 +244,10 @@ def check_sizes(
             if new is None or len(new) != len(old):
                 continue
             axes = [axis for axis in range(len(old)) if new[axis] < old[axis]]
-            # A layer may move along when others are put in front; then the whole still grows.
+            # With new layers, a leaf name may mean another layer: compare only equal structures.
             if axes and shapes_after.keys() == shapes_before.keys():
                 smaller = f"axis {axes[0]} of {name} from {old} to {new}"
     if smaller is not None:
         raise StageError(
-            f"Stage {number} shrinks {smaller}. If that is meant, say so: Stage(…, shrink=True)."
+            f"Stage {number} shrinks {smaller}. If this is intended, use Stage(…, shrink=True)."
         )

@@ -1,103 +1,33 @@
-"""The parts of a report that only a growing run has: growths, certificates, probes, comparisons."""
+"""The parts of a report that only a growing run has: growths, certificates, probes, FLOPs, ends."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from trainkit.report.run_data import RunData
-from trainkit.report.tables import columns_html, escaped, rows_html, si
-
-
-@dataclasses.dataclass(frozen=True)
-class Reached:
-    """What a run had spent when its validation metric first was as good as a value.
-
-    Attributes:
-      run: the run's name.
-      flops, seconds, examples: spent by then; NaN where it never got there.
-    """
-
-    run: str
-    flops: float
-    seconds: float
-    examples: float
-
-
-def reached(
-    run: RunData, metric: str, value: float, mode: Literal["min", "max"] = "min"
-) -> Reached:
-    """When a run first evaluated to `value` or better.
-
-    >>> rows = [{"kind": "evaluation", "step": 1, "loss": .5, "flops": 9., "seconds": 1.,
-    ...          "examples": 8}]
-    >>> reached(RunData("mine", rows), "loss", 0.6).flops
-    9.0
-    """
-    for row in run.of("evaluation"):
-        found = row.get(metric, math.nan)
-        if found <= value if mode == "min" else found >= value:
-            return Reached(run.name, row["flops"], row["seconds"], row["examples"])
-    return Reached(run.name, math.nan, math.nan, math.nan)
-
-
-def best(run: RunData, metric: str, mode: Literal["min", "max"] = "min") -> float:
-    """The best value of an evaluated metric; NaN where there is none."""
-    values = [v for v in run.series("evaluation", "step", metric)[1] if math.isfinite(v)]
-    return (min if mode == "min" else max)(values, default=math.nan)
-
-
-def comparison(
-    runs: Sequence[RunData],
-    metric: str = "loss",
-    mode: Literal["min", "max"] = "min",
-    sunk: float = 0.0,
-) -> list[dict[str, Any]]:
-    """What each run spent until it was as good as the others' best: the first run against each.
-
-    Args:
-      runs: the progressive run first, its baselines after it.
-      metric: an evaluated metric.
-      mode: what is better.
-      sunk: FLOPs of the first run that may be counted as spent already (its first stage).
-
-    Returns:
-      For each baseline {"run", "value", "flops", "seconds", "examples", "ours_flops",
-      "ours_seconds", "ours_examples", "saved", "saved_sunk"}: the value is the worse of the two
-      runs' best ones, so that both got there, and `saved` is 1 − ours / theirs in FLOPs.
-    """
-    ours, rows = runs[0], []
-    for run in runs[1:]:
-        pair = best(ours, metric, mode), best(run, metric, mode)
-        value = max(pair) if mode == "min" else min(pair)
-        mine, theirs = (reached(r, metric, value, mode) for r in (ours, run))
-        rows.append(
-            {
-                "run": run.name,
-                "value": value,
-                "flops": theirs.flops,
-                "seconds": theirs.seconds,
-                "examples": theirs.examples,
-                "ours_flops": mine.flops,
-                "ours_seconds": mine.seconds,
-                "ours_examples": mine.examples,
-                "saved": 1 - mine.flops / theirs.flops,
-                "saved_sunk": 1 - max(mine.flops - sunk, 0.0) / theirs.flops,
-            }
-        )
-    return rows
+from trainkit._core.units import si
+from trainkit.report.tables import columns_html, escaped, rows_html
+from trainkit.report.verdict import Ending
 
 
 def growth_parts(
     history: Sequence[Mapping[str, Any]],
     ledger: Mapping[str, float],
-    runs: Sequence[RunData],
+    beside: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     metric: str = "loss",
-    mode: Literal["min", "max"] = "min",
 ) -> list[str]:
-    """HTML for `write_report(parts=…)`: what happened, what it cost and what it was worth."""
+    """HTML for `write_report(parts=…)`: what happened, what it cost and how it ended.
+
+    Nothing is said here of what growing saved: that takes the decayed ends of several seeds at
+    equal FLOPs, see `trainkit.report.verdict`.
+
+    Args:
+      history: of the growing run.
+      ledger: of the growing run.
+      beside: the histories of runs to set beside it, by name.
+      metric: an evaluated metric.
+    """
     parts = [_heading("What happened"), rows_html(_events(history))]
     growths = [event for event in history if event["event"] == "growth"]
     if growths:
@@ -116,25 +46,23 @@ def growth_parts(
                 rows_html(_probe(event["probe"])),
             ]
     parts += [_heading("FLOPs by what they were spent on"), rows_html(_ledger(ledger))]
-    if len(runs) > 1:
-        sunk = growths[0]["flops"] if growths else 0.0
-        rows = [
-            {
-                "against": row["run"],
-                f"to the same {metric}": f"{row['value']:.4g}",
-                "FLOPs, this run": si(row["ours_flops"]),
-                "FLOPs, theirs": si(row["flops"]),
-                "saved": f"{row['saved']:.0%}",
-                "saved, first stage sunk": f"{row['saved_sunk']:.0%}",
-                "seconds, this run": f"{row['ours_seconds']:.1f}",
-                "seconds, theirs": f"{row['seconds']:.1f}",
-                "examples, this run": f"{row['ours_examples']:,.0f}",
-                "examples, theirs": f"{row['examples']:,.0f}",
-            }
-            for row in comparison(runs, metric, mode, sunk)
-        ]
-        parts += [_heading(f"To the same {metric}"), rows_html(rows)]
+    ends = {"this run": history, **(beside or {})}
+    parts += [
+        _heading("How each run ended"),
+        rows_html([{"run": name, **_end(run, metric)} for name, run in ends.items()]),
+    ]
     return parts
+
+
+def _end(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, str]:
+    ending = Ending.of(history, metric)
+    return {
+        "FLOPs": si(ending.flops),
+        f"validation {metric}": f"{ending.loss:.4f}" if math.isfinite(ending.loss) else "none",
+        "growths": str(ending.growths),
+        "finished": "yes" if ending.finished else "no",
+        "of the learning rate, left": f"{ending.rate_left:.0%}",
+    }
 
 
 def _events(history: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

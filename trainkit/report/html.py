@@ -8,9 +8,10 @@ from pathlib import Path
 
 from trainkit._core.processes import is_writer
 from trainkit._core.run_files import REPORT, write_whole
+from trainkit._core.units import si
 from trainkit.report.panels import sections
 from trainkit.report.run_data import RunData, read_run
-from trainkit.report.tables import escaped, si, table
+from trainkit.report.tables import escaped, table
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --card: #f5f6f8; --ink: #1d2330;
@@ -22,6 +23,8 @@ body { margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 78rem; background
   color: var(--ink); font: 15px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
 h1 { margin: 0; font-size: 1.9rem; letter-spacing: -0.02em; }
 h2 { margin: 2.6rem 0 0.9rem; font-size: 1.15rem; }
+p.lead { margin: 0 0 1.4rem; padding: 0.9rem 1.2rem; border-radius: 10px; font-size: 1.15rem;
+  background: var(--accent); color: #fff; }
 p.sub { margin: 0.3rem 0 0; color: var(--soft); }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: 0.8rem;
   margin-top: 1.6rem; }
@@ -30,7 +33,7 @@ p.sub { margin: 0.3rem 0 0; color: var(--soft); }
   font-variant-numeric: tabular-nums; }
 .card span { color: var(--soft); font-size: 0.86rem; }
 .card.main { background: var(--accent); } .card.main b, .card.main span { color: #fff; }
-@media (prefers-color-scheme: dark) { .card.main b, .card.main span { color: #10141b; } }
+@media (prefers-color-scheme: dark) { p.lead, .card.main b, .card.main span { color: #10141b; } }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); gap: 1rem; }
 figure { margin: 0; padding: 0.7rem; border: 1px solid var(--faint); border-radius: 10px; }
 figure svg { display: block; width: 100%; height: auto; }
@@ -49,6 +52,7 @@ def write_report(
     folder: str | os.PathLike,
     *,
     title: str | None = None,
+    lead: str = "",
     headline: Mapping[str, str] | None = None,
     others: Sequence[RunData] = (),
     parts: Sequence[str] = (),
@@ -58,6 +62,7 @@ def write_report(
     Args:
       folder: of the run.
       title: of the page; by default the name of the folder.
+      lead: what came out, in a sentence: the first line of the page.
       headline: what the run was for, name -> value in words, shown first.
       others: runs to draw beside it, such as baselines.
       parts: HTML to put after the plots, such as a table of one's own.
@@ -70,7 +75,7 @@ def write_report(
         return path
     run = read_run(folder)
     page = report_html(
-        [run, *others], title=title or run.name, headline=headline or {}, parts=parts
+        [run, *others], title=title or run.name, lead=lead, headline=headline, parts=parts
     )
     write_whole(path, page)
     return path
@@ -80,6 +85,7 @@ def report_html(
     runs: Sequence[RunData],
     *,
     title: str,
+    lead: str = "",
     headline: Mapping[str, str] | None = None,
     parts: Sequence[str] = (),
 ) -> str:
@@ -91,17 +97,14 @@ def report_html(
     """
     run = runs[0]
     summary = run.summary
-    body = [f"<h1>{escaped(title)}</h1>"]
+    body = [lead_html(lead), f"<h1>{escaped(title)}</h1>"]
     if summary:
         body.append(
             f'<p class="sub">{escaped(summary["devices"])} · ended after '
             f"{summary['steps']:,} steps: {escaped(summary['stopped'])}</p>"
         )
     body.append(_cards(headline or {}, _numbers(run)))
-    drawn = sections(runs)
-    if not drawn:
-        body.append("<p>No plots: matplotlib is not installed (pip install matplotlib).</p>")
-    for section in drawn:
+    for section in sections(runs):
         figures = "".join(f"<figure>{svg}</figure>" for svg in section.plots)
         body.append(f'<h2>{escaped(section.title)}</h2><div class="plots">{figures}</div>')
     body.extend(parts)
@@ -123,6 +126,11 @@ def report_html(
         + "\n".join(body)
         + "\n</body>\n</html>\n"
     )
+
+
+def lead_html(sentence: str) -> str:
+    """What came out, as the first line of a page."""
+    return f'<p class="lead">{escaped(sentence)}</p>' if sentence else ""
 
 
 def _cards(headline: Mapping[str, str], numbers: Mapping[str, str]) -> str:
@@ -148,15 +156,31 @@ def _numbers(run: RunData) -> dict[str, str]:
         shown["epochs"] = f"{summary['epochs']:.3g}"
     shown["examples"] = f"{summary['examples']:,}"
     if summary["flops"]:
-        shown["FLOPs in training"] = si(summary["flops"])
+        shown["FLOPs counted"] = si(summary["flops"])
     shown["wall time"] = _duration(summary["seconds"])
-    speed = summary["metrics"].get("examples_per_second")
-    if speed:
-        shown["examples per second"] = f"{speed:,.0f}"
-    compiling = summary["metrics"].get("compile_seconds")
-    if compiling:
-        shown["compile time"] = _duration(compiling)
+    if speed := _speed(run):
+        shown["examples per second, while training"] = f"{speed:,.0f}"
+    waited = summary["metrics"].get("compile_seconds")
+    if waited:
+        shown["waited for compiling"] = _duration(waited)
     return shown
+
+
+def _speed(run: RunData) -> float:
+    """Examples a second of all training rows; 0 where none was measured.
+
+    >>> rows = [{"step": n, "kind": "train", "examples": 10 * n, "examples_per_second": 10.0 / n}
+    ...         for n in (1, 2)]
+    >>> round(_speed(RunData("mine", rows)), 3)  # 10 examples in 1 s, 10 in 2 s
+    6.667
+    """
+    examples = seconds = last = 0.0
+    for row in run.of("train"):
+        if row.get("examples_per_second"):
+            examples += row["examples"] - last
+            seconds += (row["examples"] - last) / row["examples_per_second"]
+        last = row.get("examples", last)
+    return examples / seconds if seconds else 0.0
 
 
 def _duration(seconds: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Sequence
 
 from trainkit.report.plots import Curve, Event, plot, spans_decades
@@ -34,9 +33,7 @@ class Section:
 
 
 def sections(runs: Sequence[RunData]) -> list[Section]:
-    """The plots of some runs; none where matplotlib is not installed."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return []
+    """The plots of some runs."""
     found = []
     names = _metrics(runs)
     measured = [name for name in names if name in _metrics(runs, "evaluation")]
@@ -63,7 +60,7 @@ def sections(runs: Sequence[RunData]) -> list[Section]:
 
 
 def _against(runs: Sequence[RunData], name: str, x: str, x_label: str, title: str) -> str | None:
-    curves, noisy = [], name not in EXACT
+    curves, noisy = [], name.split("/")[0] not in EXACT
     for run in runs:
         for kind, words in (("train", "training"), ("evaluation", "validation")):
             xs, ys = run.series(kind, x, name)
@@ -79,7 +76,7 @@ def _against(runs: Sequence[RunData], name: str, x: str, x_label: str, title: st
     # Of the run that the report is about: those of all would cover each other.
     events = [Event(row[x], str(row.get("event", ""))) for row in runs[0].of("event") if x in row]
     values = [value for curve in curves for value in curve.y]
-    log_y = name not in LINEAR and spans_decades(values)
+    log_y = name.split("/")[0] not in LINEAR and spans_decades(values)
     return plot(curves, title=title, x_label=x_label, log_y=log_y, events=events)
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
+import shutil
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
+
+from trainkit._core import units
 
 # Without a terminal and without evaluations, a sign of life this often.
 QUIET_SECONDS = 30.0
@@ -18,12 +22,14 @@ class Progress:
 
     Args:
       enabled: show nothing where it is false.
-      terminal: whether to draw a bar; by default where standard output is a terminal.
+      terminal: whether to draw a bar; by default where standard output is a terminal, or a notebook
+        that has ipywidgets.
     """
 
     def __init__(self, enabled: bool = True, terminal: bool | None = None):
         self._enabled = enabled
-        self._terminal = sys.stdout.isatty() if terminal is None else terminal
+        drawn = sys.stdout.isatty() or _in_notebook()
+        self._terminal = drawn if terminal is None else terminal
         self._bar: Any = None
         self._task: Any = None
         self._spoke = time.monotonic()
@@ -104,6 +110,17 @@ class Progress:
         print(text, flush=True)
 
 
+def width() -> int:
+    """Columns of the terminal; no limit where a line goes to a file or a pipe."""
+    return shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else sys.maxsize
+
+
+def _in_notebook() -> bool:
+    kernel = sys.modules.get("ipykernel.zmqshell")
+    shell = kernel and kernel.ZMQInteractiveShell.initialized()
+    return bool(shell) and importlib.util.find_spec("ipywidgets") is not None
+
+
 def _where(record: Any, latest: Mapping[str, float]) -> str:
     stage = f"stage {latest['stage']:.0f} · " if "stage" in latest else ""
     epoch = f" · epoch {record.epoch:.2f}" if record.epoch else ""
@@ -113,7 +130,7 @@ def _where(record: Any, latest: Mapping[str, float]) -> str:
 def _numbers(latest: Mapping[str, float], flops: float = 0.0) -> str:
     shown = [f"{name} {_short(latest[name])}" for name in ("loss", "accuracy") if name in latest]
     if flops and "stage" in latest:
-        shown.append(f"{flops:.2e} FLOPs")
+        shown.append(units.flops(flops))
     if "examples_per_second" in latest:
         shown.append(f"{latest['examples_per_second']:,.0f} examples/s")
     return " · ".join(shown)

@@ -1,9 +1,8 @@
-"""Tables of a report as HTML, and numbers as they are read in them."""
+"""Tables of a report as HTML."""
 
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,20 +49,6 @@ def columns_html(rows: Sequence[Mapping[str, str]]) -> str:
     ]
     head = head.replace("td>", "th>")
     return f'<div style="overflow-x:auto"><table>{head}{"".join(rest)}</table></div>'
-
-
-def si(value: float) -> str:
-    """Three digits and a prefix, "never" for what is not finite.
-
-    >>> si(1.49e12), si(float("nan"))
-    ('1.49 T', 'never')
-    """
-    if not math.isfinite(value):
-        return "never"
-    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:.3g}"
 
 
 def escaped(value: Any) -> str:

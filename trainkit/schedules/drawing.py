@@ -54,7 +54,7 @@ def plot(
         figure = Figure(figsize=(6, 3), layout="constrained")
         FigureCanvasAgg(figure)
         ax = figure.add_subplot()
-    # A few thousand points are enough for a picture.
+    # A few thousand points are enough for a plot.
     t = np.unique(np.linspace(0, steps - 1, min(steps, 4096)).astype(np.int32))
     for name, schedule in lines.items():
         values = jax.vmap(schedule)(jnp.asarray(t))

@@ -223,6 +223,6 @@ def scale(schedule: Schedule | float, factor: Schedule | float) -> Schedule:
 
 
 def _with_runtime(schedule: Any, runtime: dict[str, Any]) -> Schedule:
-    """Says which parameters of the schedule may be given at run time, and their first values."""
+    """Declares the parameters of a schedule that can be set at run time, with initial values."""
     schedule.runtime = dict(runtime)
     return schedule

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from trainkit._core import validation
-from trainkit._core.buffers import owned
+from trainkit._core.buffers import as_arrays, owned
 from trainkit._core.paths import named_leaves
 from trainkit._core.processes import ProcessError, alone, digests, gathered, in_step
 from trainkit._core.validation import steps
@@ -30,7 +30,7 @@ Sums = dict[str, tuple[jax.Array, jax.Array]]
 def make_eval_step(
     loss_fn: Callable[..., Any],
     *,
-    placement: str | Mesh | Placement = "single",
+    placement: str | Mesh | Placement | None = None,
     devices: int | Sequence[jax.Device] | None = None,
     precision: Precision | str | None = None,
 ) -> EvalStep:
@@ -39,7 +39,9 @@ def make_eval_step(
     Args:
       loss_fn: `(params, model_state, batch, rng) -> Loss`, or a result of `from_linen` or
         `from_nnx`, which is used in evaluation mode.
-      placement, devices, precision: as for `make_train_step`. Its states can be used here.
+      placement, devices: as for `make_train_step`; default: the devices of each state, with the
+        batch sharded over them.
+      precision: as for `make_train_step`.
 
     Returns:
       An `EvalStep`.
@@ -47,8 +49,8 @@ def make_eval_step(
     A batch whose size is not a multiple of the number of devices (the last one, say) is computed
     whole on each device. So every example counts exactly once, without padding.
 
-    In several processes a batch that all of them give alike is one batch; what differs is taken for
-    each one's share of the examples.
+    With several processes, batches that are the same in all of them are one batch; batches that
+    differ are the shares of a global batch.
 
     >>> import jax.numpy as jnp, numpy as np, optax, trainkit
     >>> def loss_fn(params, model_state, batch, rng):
@@ -59,9 +61,12 @@ def make_eval_step(
     {'loss': 3.0}
     """
     steps.loss_function(loss_fn)
+    where = None
+    if placement is not None or devices is not None:
+        where = resolve("single" if placement is None else placement, devices)
     return EvalStep(
         getattr(loss_fn, "evaluation", loss_fn),
-        resolve(placement, devices),
+        where,
         Precision.of(precision),
         loss_fn,
     )
@@ -69,45 +74,46 @@ def make_eval_step(
 
 @dataclasses.dataclass(eq=False)
 class EvalStep:
-    """What `make_eval_step` returns: `sums = evaluate(state, batch)`, `evaluate.over(...)`."""
+    """A compiled evaluation: `sums = evaluate(state, batch)`, `evaluate.over(state, batches)`.
+
+    If `placement` is `None`, it uses that of each state.
+    """
 
     loss_fn: Callable[..., Any]
-    placement: Placement
+    placement: Placement | None
     precision: Precision
     given: Callable[..., Any]
 
     def __post_init__(self) -> None:
         self._jitted = jax.jit(self.program)
-        self._in_flight = InFlight(self.placement)
+        self._in_flight: dict[jax.sharding.Sharding, InFlight] = {}
 
     def __call__(self, state: TrainState, batch: PyTree) -> Sums:
         """name -> (Σ total, Σ weight) on one batch, on the device; "loss" is one of the names."""
         steps.state(state)
-        batch = self.place_batch(batch)
+        placement = self.placement or _placement_of(state)
+        batch = _placed(batch, placement)
         with explained(self.given, state, batch):
             sums = self._jitted(state.params, state.model_state, batch, state.rng)
-        self._in_flight.add(sums["loss"][0])
+        where = placement.everywhere
+        if where not in self._in_flight:
+            self._in_flight[where] = InFlight(placement)
+        self._in_flight[where].add(sums["loss"][0])
         return sums
 
     def over(self, state: TrainState, batches: Iterable[PyTree]) -> dict[str, float]:
         """name -> Σ total / Σ weight over all batches, summed in float64 on the host.
 
         Raises:
-          ValueError: there is no batch, or the total weight of the loss is 0. (A metric whose own
-            total weight is 0 is NaN.)
+          ValueError: there is no batch (as of a generator that was used up before), or the total
+            weight of the loss is 0. (A metric whose own total weight is 0 is NaN.)
         """
         validation.listed("batches", batches, "[batch]")
         return means([self(state, batch) for batch in in_step(batches, "batches")])
 
     def place_batch(self, batch: PyTree) -> PyTree:
-        """The batch on the devices: cut, or whole on each of them where it does not divide."""
-        steps.numeric(batch)
-        size = validation.leading_size(batch, "batch")
-        shares = _are_shares(batch, size)
-        size = size * jax.process_count() if shares else size
-        even = size % self.placement.parts == 0
-        where = self.placement.batch_sharding(0) if even else self.placement.everywhere
-        return from_shares(batch, where, 0) if shares else from_whole(owned(batch), where)
+        """The batch on the devices: sharded, or replicated if its size does not divide."""
+        return _placed(batch, self.placement or resolve("single"))
 
     def program(self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> Sums:
         """The sums on one batch; a pure function."""
@@ -115,6 +121,29 @@ class EvalStep:
         loss = self.loss_fn(cast(params), model_state, cast(batch), rng)
         steps.loss(loss, model_state)
         return metric_sums(loss, self.precision)
+
+
+def _placement_of(state: TrainState) -> Placement:
+    """The placement of a state, or the default one."""
+    for leaf in jax.tree.leaves(state.params):
+        where = leaf.sharding if isinstance(leaf, jax.Array) and leaf.committed else None
+        if where is not None and len(where.device_set) > 1:
+            devices: list[Any] = sorted(where.device_set, key=lambda device: device.id)
+            return resolve(getattr(where, "mesh", None) or Mesh(np.array(devices), ("data",)))
+        if where is not None:
+            return resolve("single", list(where.device_set))
+    return resolve("single")
+
+
+def _placed(batch: PyTree, placement: Placement) -> PyTree:
+    batch = as_arrays(batch)
+    steps.numeric(batch)
+    size = validation.leading_size(batch, "batch")
+    shares = _are_shares(batch, size)
+    size = size * jax.process_count() if shares else size
+    even = size % placement.parts == 0
+    where = placement.batch_sharding(0) if even else placement.everywhere
+    return from_shares(batch, where, 0) if shares else from_whole(owned(batch), where)
 
 
 def _are_shares(batch: PyTree, size: int) -> bool:
@@ -128,7 +157,7 @@ def _are_shares(batch: PyTree, size: int) -> bool:
     if len(set(sizes)) > 1:
         raise ProcessError(
             f"the processes have batches of {', '.join(map(str, sizes))} examples; give every "
-            "process as many, or all of them the whole batch."
+            "process the same number, or all of them the whole batch."
         )
     return any(content != contents[0] for content in contents)
 
@@ -137,7 +166,9 @@ def means(sums: Sequence[Sums]) -> dict[str, float]:
     """name -> Σ total / Σ weight over some batches, summed in float64 on the host."""
     fetched = jax.device_get(list(sums))
     if not fetched:
-        raise ValueError("there is no batch to evaluate on.")
+        raise ValueError(
+            "there is no batch to evaluate on; of a generator, make a new one for each evaluation."
+        )
     totals = {
         name: np.sum([np.array(each[name], np.float64) for each in fetched], axis=0)
         for name in fetched[0]

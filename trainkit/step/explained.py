@@ -1,4 +1,4 @@
-"""What is wrong where a loss cannot be computed: with the state, the batch, or the loss itself."""
+"""Notes on an error from inside a loss function: what it was called with."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ PyTree = Any
 
 @contextlib.contextmanager
 def explained(loss_fn: Any, state: Any, batch: PyTree) -> Iterator[None]:
-    """Says with an error from inside a loss function what that was given.
+    """Adds the shapes of parameters and batch to an error from inside a loss function.
 
-    A loss function that can tell by itself (`refuse`) raises an error of its own instead.
+    If the loss function has `refuse`, that may raise a more specific error instead.
     """
     try:
         yield
@@ -25,15 +25,15 @@ def explained(loss_fn: Any, state: Any, batch: PyTree) -> Iterator[None]:
             if refuse is not None:
                 refuse(state.params, state.model_state, batch)
             error.add_note(
-                "This comes from the loss_fn that the step was made with. It was called with "
+                "This error comes from the loss_fn of the step. It was called with "
                 f"params {{{steps.described(state.params)}}} and a batch of "
-                f"{{{steps.described(batch)}}}: are these the ones that it is written for?"
+                f"{{{steps.described(batch)}}}: does it expect these?"
             )
         raise
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether a check of this package raised it."""
+    """Whether a check of this package raised the error."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next

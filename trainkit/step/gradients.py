@@ -29,8 +29,8 @@ def summed_over_microbatches(
 
     Without `gradient`, `Sums.grads` is `None`, and the sums themselves can be differentiated.
 
-    The model state is updated by one micro-batch after another. Micro-batch j of M has the examples
-    j, j + M, j + 2M, …. So each device has its part of every micro-batch among its own examples.
+    The micro-batches update the model state one after another. Micro-batch j of M has the examples
+    j, j + M, j + 2M, …, so each device already has its part of every micro-batch.
     """
     if remat:
         policy = None if remat is True else remat
@@ -109,7 +109,7 @@ def metric_sums(loss: Loss, precision: Precision) -> dict[str, tuple[jax.Array, 
         return jax.lax.stop_gradient(x.astype(dtype))
 
     def weighing(x: Any) -> Any:
-        x = constant(x)  # nothing weighs less than nothing: it would turn the gradient around
+        x = constant(x)  # a negative weight is invalid: it would reverse the gradient
         return jnp.where(x < 0, jnp.nan, x) if isinstance(x, jax.Array) else x
 
     weight = weighing(loss.weight)

@@ -1,4 +1,4 @@
-"""Running statistics of a model, computed anew for other parameters: averages, pruned weights."""
+"""Recomputing a model's running statistics for other parameters, such as averaged ones."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ def refresh_statistics(
     *,
     precision: Precision | str | None = None,
 ) -> TrainState:
-    """The state with the statistics that its model keeps (BatchNorm's) computed anew.
+    """The state with its running statistics (BatchNorm) recomputed for its parameters.
 
-    Averaged parameters (EMA, SWA) never trained: the statistics beside them are those of the
-    trained ones. Refresh before evaluating, with some thousand examples.
+    The stored statistics belong to the trained parameters, not to averaged ones (EMA, SWA) or
+    pruned ones. Refresh them before an evaluation, with some thousand examples.
 
-    A running statistic follows s ← d s + (1 − d) b, where b is that of the batch. Here it becomes
-    the exact mean of b over the batches, each weighed by its number of examples, without a trace of
-    the old s. No layer has to be known: what a leaf's d is, and that b does not depend on s, is
-    found on the first batch, from what the model makes of three values of its state. A leaf that is
-    no such mean (a counter, an iterated vector, the statistics of batch renormalisation) goes
-    through the batches one after another, as in training.
+    A running statistic follows s ← d s + (1 − d) b, where b is the statistic of the batch. It
+    becomes the mean of b over the batches, weighted by their numbers of examples, independent of
+    the old s. This works for any layer: d, and that b does not depend on s, is inferred on the
+    first batch from the model's output for three values of its state. A leaf that is no such mean
+    (a counter, an iterated vector, the statistics of batch renormalisation) is updated by one batch
+    after another, as in training.
 
     Args:
-      model: `(params, model_state, batch, rng) -> Loss` in training mode: what `make_train_step`
-        takes.
-      state: a state with the parameters in question, such as `trainkit.transforms.swap(state)`.
-      batches: of the training data. Each is normalised whole, on the devices where it lies.
+      model: `(params, model_state, batch, rng) -> Loss` in training mode, as for
+        `make_train_step`.
+      state: a `TrainState` with the new parameters, such as `trainkit.transforms.swap(state)`.
+      batches: training batches. Each is normalised as a whole, on the devices where it is.
       precision: as for `make_train_step`.
 
     Returns:
-      The state with another `model_state`, where it was.
+      The state with a new `model_state` of the same shapes, dtypes and shardings.
 
     Raises:
       ValueError: there is no batch.
@@ -101,7 +101,7 @@ def _updated(
     batch: PyTree,
     rng: jax.Array,
 ) -> list[jax.Array]:
-    """The leaves of the model state after a batch."""
+    """The leaves of the model state after one batch."""
     new = model(how.to_compute(params), model_state, how.to_compute(batch), rng).model_state
     return jax.tree.leaves(model_state if new is None else new)
 
@@ -110,8 +110,8 @@ def _updated(
 def _add(
     running: tuple[bool, ...], now: list[Any], means: list[Any], new: list[Any], share: Any
 ) -> tuple[list[jax.Array], list[jax.Array]]:
-    """The leaves for the next batch (running statistics stay 0), and the means with this one."""
-    # From the difference, so that the mean of equal values is that value.
+    """The leaves for the next batch (running statistics stay 0), and the updated means."""
+    # As a difference, so that the mean of equal values is exact.
     add = lambda mean, x: mean + share.astype(mean.dtype) * (x.astype(mean.dtype) - mean)
     return (
         [old if r else x for old, x, r in zip(now, new, running, strict=True)],
@@ -120,23 +120,23 @@ def _add(
 
 
 def _decays(update: Callable[[list[Any]], list[Any]], old: list[Any]) -> list[float | None]:
-    """By leaf the d of a running statistic; `None` of what is none."""
+    """For each leaf the d of its running statistic; `None` if it is not one."""
     zero = [jnp.zeros_like(x) for x in old]
-    # So large that what the batch adds is lost in rounding: f(s) / s is then d, to the last digit.
+    # So large that the batch's contribution is lost in rounding: f(s) / s is then exactly d.
     large = [jnp.full_like(x, _large(x.dtype)) for x in old]
-    # In another direction, which shows what depends on another leaf.
+    # Values that differ between leaves, which show a dependence on another leaf.
     other = [x + jnp.ones_like(x) * (i + 1) for i, x in enumerate(old)]
-    judged = jax.device_get(_judged(old, other, *map(update, (zero, large, other))))
-    # The shortest decimal that is this float is the momentum somebody wrote: 1 − 0.999 is then
-    # 0.001 to all digits, and not to four of them.
-    return [float(str(d)) if is_running else None for is_running, d in judged]
+    fits = jax.device_get(_affine_fits(old, other, *map(update, (zero, large, other))))
+    # The shortest decimal for this float is the momentum in the user's code: 1 − 0.999 is then
+    # 0.001 in all digits, not only in four.
+    return [float(str(d)) if is_running else None for is_running, d in fits]
 
 
 @jax.jit
-def _judged(*leaves: list[jax.Array]) -> list[tuple[jax.Array, jax.Array]]:
-    """By leaf, whether s′ = d s + c with one 0 ≤ d < 1 and the same c for every s; and d."""
+def _affine_fits(*leaves: list[jax.Array]) -> list[tuple[jax.Array, jax.Array]]:
+    """For each leaf: whether s′ = d s + c with one d in [0, 1) and one c for every s; and d."""
 
-    def judge(old: Any, s: Any, at_zero: Any, at_large: Any, at_s: Any) -> Any:
+    def fit(old: Any, s: Any, at_zero: Any, at_large: Any, at_s: Any) -> Any:
         if not (jnp.issubdtype(old.dtype, jnp.floating) and old.size):
             return jnp.array(False), jnp.zeros(())
         s, at_zero, at_large, at_s = (
@@ -148,7 +148,7 @@ def _judged(*leaves: list[jax.Array]) -> list[tuple[jax.Array, jax.Array]]:
         affine = jnp.abs(at_s - at_zero - d * s) <= 64 * jnp.finfo(old.dtype).eps * size
         return affine.all() & (slopes == d).all() & (d >= 0) & (d < 1), d
 
-    return [judge(*each) for each in zip(*leaves, strict=True)]
+    return [fit(*each) for each in zip(*leaves, strict=True)]
 
 
 def _large(dtype: Any) -> float:

@@ -1,5 +1,5 @@
 """The train step: loss -> gradients -> transformation -> new state, for every placement."""
-# Over 300 lines: a third of them say what the options are.
+# Over 300 lines: a third of them document the options.
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from trainkit.step.update import make_update
 PyTree = Any
 
 
+@validation.named_options
 def make_train_step(
     loss_fn: LossFn,
     tx: optax.GradientTransformation,
@@ -48,7 +49,6 @@ def make_train_step(
     donate: bool = False,
     schedules: Mapping[str, Callable[[jax.Array], Any]] | None = None,
     norms: bool | int = True,
-    **unknown: Any,
 ) -> TrainStep:
     """A compiled `state, metrics = step(state, batch)`, with a state from `step.place(state)`.
 
@@ -79,7 +79,8 @@ def make_train_step(
         policy.
       donate: whether a step may reuse the buffers of its input state, which is then deleted.
       schedules: name -> function of the step number, reported in the metrics. Hyper-parameters in
-        the optimizer state (`optax.inject_hyperparams`) are always reported.
+        the optimizer state (`optax.inject_hyperparams`) are always reported, and so is the learning
+        rate in force (of groups as `learning_rate/body`), a schedule's too.
       norms: whether to report the norms of gradient, update and parameters, which costs another
         pass over each tree. An integer n: at every n-th step, and NaN at the others.
 
@@ -101,8 +102,6 @@ def make_train_step(
     >>> float(metrics["loss"]), int(state.step), step.compiles
     (1.0, 1, 1)
     """
-    known = validation.keyword_names(make_train_step)
-    validation.keywords(unknown, known, "make_train_step")
     steps.options(
         loss_fn,
         tx,
@@ -155,7 +154,7 @@ class TrainStep:
         self._last: tuple[weakref.ref[TrainState] | None, Any] = (None, None)
         self._limit = Limit(self.guard.limit)
 
-    # -- the state and the batch, where they belong ------------------------------------------
+    # -- placing the state and the batch -------------------------------------------------------
 
     def place(self, state: TrainState) -> TrainState:
         """A copy of the state on this placement's devices, ready for the step.
@@ -166,7 +165,7 @@ class TrainStep:
         steps.state(state)
         validation.params_are_floating(state.params)
         state = jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), state)
-        same_leaves(state, "state", "make it of the same seed everywhere.")
+        same_leaves(state, "state", "create it with the same seed in every process.")
         there = from_whole(state, self.placement.state_shardings(state))
         prepared = jax.eval_shape(self.prepared, there)
         shardings = self.placement.state_shardings(prepared)
@@ -175,7 +174,7 @@ class TrainStep:
         return jax.jit(self.prepared, out_shardings=shardings)(there)
 
     def place_batch(self, batch: PyTree) -> PyTree:
-        """The batch on the devices, cut as the step wants it; of several processes, its share."""
+        """The batch on the devices, sharded for the step; each process passes its share."""
         self._check(batch, jax.process_count())
         return from_shares(batch, self.placement.batch_sharding(self._axis), self._axis)
 
@@ -218,9 +217,9 @@ class TrainStep:
             )
 
     def refuse(self, state: TrainState, batch: PyTree) -> Metrics:
-        """Raises what the first call with these would, before anything is compiled.
+        """Raises the errors that a first call with these arguments would, without compiling.
 
-        What was lowered for that is kept for `compile`.
+        The lowered program is kept for `compile`.
 
         Returns:
           The shapes of the metrics.
@@ -281,7 +280,7 @@ class TrainStep:
         self._limit.check(wait=False)
         if not (alone() or is_placed(batch, self.placement.everywhere)):
             batch = self.place_batch(batch)
-        # The state that the last call returned needs no second look.
+        # The state that the last call returned needs no check.
         known, signature = self._last
         if known is None or state is None or known() is not state:
             state, signature = self._accept(state)
@@ -330,7 +329,7 @@ class TrainStep:
 
 
 def _first(batch: PyTree) -> PyTree:
-    """The first of several batches in one."""
+    """The first of several stacked batches."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
 
 

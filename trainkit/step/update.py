@@ -14,8 +14,9 @@ from trainkit._core import validation
 from trainkit._core.validation import steps
 from trainkit.placement.reduce import Sums
 from trainkit.step.guard import Guard
-from trainkit.step.norms import global_norm, hyperparams
+from trainkit.step.norms import global_norm
 from trainkit.step.precision import at_least_float32
+from trainkit.step.rates import RATE, factors, in_force, reported
 from trainkit.step.state import TrainState
 
 PyTree = Any
@@ -31,9 +32,10 @@ def make_update(
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """`update(state, sums, scale, value_fn) -> (state, metrics)`, for sums over all devices.
 
-    Norms are computed at every step whose number is a multiple of `norms`; 0: never.
+    Norms are computed at every step whose number, from 1, is a multiple of `norms`; 0: never.
     """
     transform = _with_extra_args(tx)
+    scales = factors(tx)
     for name in schedules:
         steps.metric_name(name, OWN, by="schedules")
 
@@ -55,6 +57,9 @@ def make_update(
                 weight=sums.weight,
             )
             values = {name: jnp.asarray(fn(state.step)) for name, fn in schedules.items()}
+            values = reported(opt_state) | values
+            named = {name.split("/")[0] for name in (*values, *sums.metrics)}
+            rates = {} if RATE in named else in_force(scales, state.opt_state)
         validation.same_structure(state.opt_state, opt_state, "opt_state", "tx.update")
         validation.same_structure(state.params, updates, "updates", "tx.update", dtypes=False)
         new = state.replace(
@@ -67,11 +72,11 @@ def make_update(
             finite = jnp.isfinite(loss) & _all_finite(mean)
             new = _guarded(guard, finite, new, state)
             updates = jax.tree.map(lambda u: jnp.where(finite, u, jnp.zeros_like(u)), updates)
-        metrics = {"loss": loss} | hyperparams(opt_state) | values
+        metrics = {"loss": loss} | values | rates
         if scale is not None:
             metrics["loss_scale"] = scale
         if norms:
-            metrics |= _norms(state.step, norms, mean, updates, new.params)
+            metrics |= _norms(new.step, norms, mean, updates, new.params)
         metrics["skipped_steps"] = new.guard.get("skipped", jnp.zeros((), jnp.int32))
         if guard.limit is not None:
             metrics["skipped_in_a_row"] = new.guard["in_a_row"]

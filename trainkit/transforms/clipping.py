@@ -18,7 +18,7 @@ import optax
 from trainkit._core import validation
 from trainkit._core.dtypes import scalar_like, widest
 from trainkit.transforms.rule import rule
-from trainkit.transforms.stacks import per_tensor
+from trainkit.transforms.stacks import Stacked, per_tensor
 
 PyTree = Any
 
@@ -111,7 +111,11 @@ def clip_by_value(max_value: float) -> optax.GradientTransformation:
 
 @rule
 @per_tensor
-def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
+def clip_by_norm(
+    max_norm: float,
+    *,
+    stacked: Stacked = None,
+) -> optax.GradientTransformation:
     """Clips each leaf by its own norm: g ← g · min(1, c/‖g‖₂).
 
     Optax has only a version by root mean square (`optax.clip_by_block_rms`).
@@ -153,7 +157,12 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 @rule(needs_params=True)
 @per_tensor
-def clip_adaptive(clipping: float, eps: float = 1e-3) -> optax.GradientTransformation:
+def clip_adaptive(
+    clipping: float,
+    eps: float = 1e-3,
+    *,
+    stacked: Stacked = None,
+) -> optax.GradientTransformation:
     """Adaptive clipping: bounds each unit's gradient by λ times the norm of its weights.
 
     g_u ← g_u · min(1, λ max(‖w_u‖, ε)/‖g_u‖). A unit is one index of the last axis, with all its
@@ -186,7 +195,11 @@ def clip_adaptive(clipping: float, eps: float = 1e-3) -> optax.GradientTransform
 
 @rule
 @per_tensor
-def centralize(output_axis: int = -1) -> optax.GradientTransformation:
+def centralize(
+    output_axis: int = -1,
+    *,
+    stacked: Stacked = None,
+) -> optax.GradientTransformation:
     """Gradient centralisation: each output unit's gradient minus its mean over the inputs.
 
     For leaves of two axes or more, g ← g − mean(g) over every axis but `output_axis`, the last in

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, overload
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from trainkit._core.dtypes import cast_like, is_float, own, upcast, widest
 from trainkit._core.paths import path_name
 
 PyTree = Any
-Factory = TypeVar("Factory", bound=Callable[..., optax.GradientTransformation])
+P = ParamSpec("P")
 
 # The names under which states keep trees that mirror the parameters.
 _SLOTS = ("mu", "nu", "trace", "ema", "sum_of_squares", "z", "v", "momentum", "accumulated")
@@ -51,8 +51,19 @@ def numbers_of(arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@overload
 def rule(
-    factory: Factory | None = None, *, needs_params: bool = False, name: str | None = None
+    factory: Callable[P, Any], *, needs_params: bool = False, name: str | None = None
+) -> Callable[P, Rule]: ...
+@overload
+def rule(
+    *, needs_params: bool = False, name: str | None = None
+) -> Callable[[Callable[P, Any]], Callable[P, Rule]]: ...
+def rule(
+    factory: Callable[..., Any] | None = None,
+    *,
+    needs_params: bool = False,
+    name: str | None = None,
 ) -> Any:
     """A decorator that makes a factory of gradient transformations a factory of `Rule`s.
 

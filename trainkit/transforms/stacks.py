@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from trainkit.transforms.masked_trees import left_out
 
 PyTree = Any
 Stacked = Mapping[str, int] | None
-Factory = Callable[..., optax.GradientTransformation]
+P = ParamSpec("P")
 
 
 def layer_axes(stacked: Stacked, tree: PyTree, name: str) -> list[int]:
@@ -56,22 +56,27 @@ def layer_axes(stacked: Stacked, tree: PyTree, name: str) -> list[int]:
     return found
 
 
-def per_tensor(factory: Factory) -> Any:
-    """Adds the argument `stacked` to a factory of rules that work leaf by leaf."""
+def per_tensor(factory: Callable[P, Any]) -> Callable[P, optax.GradientTransformation]:
+    """Gives a factory of rules that work leaf by leaf its argument `stacked`.
+
+    A factory of this package declares it, for `help` and for type checkers. It is taken out here.
+    """
     signature = inspect.signature(factory)
-    own = inspect.Parameter("stacked", inspect.Parameter.KEYWORD_ONLY, default=None)
     name = factory.__name__
 
     @functools.wraps(factory)
-    def make(*args: Any, stacked: Stacked = None, **kwargs: Any) -> optax.GradientTransformation:
+    def make(*args: P.args, **kwargs: P.kwargs) -> optax.GradientTransformation:
+        stacked: Any = kwargs.pop("stacked", None)
         for pattern, count in (stacked or {}).items():
             validation.integer(f"stacked[{pattern!r}]", count, name, least=0)
         tx = factory(*args, **kwargs)
         return one_by_one(tx, stacked, name) if stacked else tx
 
-    parameters = [*signature.parameters.values(), own]
-    # For `inspect.signature`; type checkers do not know this attribute of functions.
-    make.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    if "stacked" not in signature.parameters:  # a rule of Optax
+        own = inspect.Parameter("stacked", inspect.Parameter.KEYWORD_ONLY, default=None)
+        parameters = [*signature.parameters.values(), own]
+        # For `inspect.signature`; type checkers do not know this attribute of functions.
+        make.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return make
 
 

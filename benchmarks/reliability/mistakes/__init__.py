@@ -1,1 +1,1 @@
-"""Bad inputs, by the room that has to refuse them; `base` says what a mistake is."""
+"""Bad inputs, by the package that must refuse them; `base` defines a mistake."""

@@ -1,4 +1,4 @@
-"""What a mistake is, and the small models, states and runs that mistakes are made with."""
+"""The definition of a mistake, and the small models, states and runs for mistakes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Mistake(NamedTuple):
     """One bad input.
 
     Attributes:
-      make: does it, given a path at which nothing is yet. It raises, returns a `Said`, or returns
-        whether what was accepted left the results as those of good input are.
-      says: what the message must contain, each of them: the argument's name, and the mend.
-      harmless: whether it is to be accepted, as documented, because it changes nothing.
-      late: whether it can only be seen in a run that has begun, in what a hook gives it to keep.
+      make: makes the mistake, given a path that does not exist. It raises, returns a `Said`, or
+        returns whether the results are those of good input.
+      says: the words that the message must contain: the argument's name, and the fix.
+      harmless: whether it must be accepted, as documented, because it changes nothing.
+      late: whether it can only be detected in a running run, in what a hook saves.
     """
 
     make: Callable[[Path], Any]
@@ -41,7 +41,7 @@ class Mistake(NamedTuple):
 
 
 class Said(NamedTuple):
-    """What a command printed when it refused."""
+    """The message of a command that refused."""
 
     text: str
 
@@ -55,7 +55,7 @@ def of_options(
     options: Mapping[str, Sequence[Any]],
     says: str = "must be",
 ) -> Mistakes:
-    """One mistake for each bad value of each option; the message names the option."""
+    """A mistake for each bad value of each option; its message must name the option."""
     return {
         f"{of}({name}={shown(value)})": Mistake(
             functools.partial(_with_option, call, name, value), (name, says)
@@ -71,31 +71,31 @@ def _with_option(call: Callable[..., Any], name: str, value: Any, out: Path) -> 
 
 
 def shown(value: Any) -> str:
-    """A value in a few characters, the same in every process."""
+    """A short text for a value, the same in every process."""
     if callable(value):
         return getattr(value, "__name__", type(value).__name__)
     return re.sub(r" at 0x[0-9a-f]+", "", " ".join(repr(value).split()))[:40]
 
 
-# -- what the mistakes are made with ---------------------------------------------------------------
+# -- parts for mistakes ----------------------------------------------------------------------------
 
 
 def batch(size: int = 8, **changes: Any) -> dict[str, Any]:
-    """Two inputs and a label an example."""
+    """A batch with two inputs and a label per example."""
     x = np.linspace(-1, 1, 2 * size, dtype=np.float32).reshape(size, 2)
     whole = {"x": x, "label": (np.arange(size) % CLASSES).astype(np.int32)}
     return {k: v for k, v in (whole | changes).items() if v is not None}
 
 
 def labels(*first: int, size: int = 8, dtype: Any = np.int32) -> np.ndarray:
-    """Good labels but for the first."""
+    """Valid labels, except for the first ones."""
     found = np.arange(size) % CLASSES
     found[: len(first)] = first
     return found.astype(dtype)
 
 
 def weights(*first: float, size: int = 8) -> np.ndarray:
-    """Weights of 1 but for the first."""
+    """Weights of 1, except for the first ones."""
     found = np.ones(size, np.float32)
     found[: len(first)] = first
     return found
@@ -151,7 +151,7 @@ def sampler(data: Any = None, **options: Any) -> Sampler:
 
 
 def fit(out: Path | None = None, **changes: Any) -> Any:
-    """A run of two steps, with something changed."""
+    """A run of two steps, with some options changed."""
     options = {
         "step": step(), "state": fresh(), "data": sampler(), "steps": 2, "progress": False,
         "report": False, "out": out,
@@ -180,7 +180,7 @@ def nnx_module() -> Any:
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two trees are the same, bit for bit."""
+    """Whether two trees are bitwise equal."""
     return all(
         np.array_equal(np.asarray(x), np.asarray(y), equal_nan=True)
         for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
@@ -188,7 +188,7 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def deleted_state() -> Any:
-    """A state whose buffers a step was given."""
+    """A state whose buffers were donated to a step."""
     gone = step().place(fresh())
     for leaf in jax.tree.leaves(gone):
         leaf.delete()

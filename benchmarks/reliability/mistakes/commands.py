@@ -1,4 +1,4 @@
-"""The command line, and the arguments of the laws."""
+"""Mistakes on the command line, and in arguments of the laws."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _laws() -> Mistakes:
 
 
 def _command(*arguments: str, cwd: Path) -> Any:
-    """Runs a command line in this process; what it says where it refuses."""
+    """Runs a command line in this process; returns the message if it refuses."""
     from trainkit.cli.main import main
 
     told = io.StringIO()
@@ -168,7 +168,7 @@ def _commands() -> Mistakes:
         return _command(*train, "--out", str(out), "--overwrite", cwd=out.parent)
 
     def shadowed(out: Path) -> Any:
-        """Somebody's experiment of a shipped one's name, in the folder and above it."""
+        """A user's experiment with the name of a shipped one, in the folder and its parent."""
         for folder in (out, out.parent):
             own = folder / "experiments" / "quadratic"
             own.mkdir(parents=True)

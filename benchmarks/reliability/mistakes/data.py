@@ -1,4 +1,4 @@
-"""Samplers, splits, corpora and functions of a batch."""
+"""Mistakes with samplers, splits, corpora and functions of a batch."""
 
 from __future__ import annotations
 

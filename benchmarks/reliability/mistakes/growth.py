@@ -1,4 +1,4 @@
-"""Growth of models, and runs that grow."""
+"""Mistakes with growth, and with progressive runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def mistakes() -> Mistakes:
 
 
 class Net(nn.Module):
-    """A hidden layer."""
+    """A network with one hidden layer."""
 
     width: int = 4
 
@@ -79,7 +79,7 @@ def _plans() -> Mistakes:
     found |= of_options(
         "plan.realise",
         realise,
-        {"key": [None, 0, "0", True, jnp.ones(3)], "how": ["unevn", None, 3]},
+        {"key": [None, "0", True, jnp.ones(3)], "how": ["unevn", None, 3]},
         says="",
     )
     prune = lambda **o: growth.prune(plan(), sizes(8), **o)

@@ -1,4 +1,4 @@
-"""`fit`: its options, hooks, evaluations, early stopping, configurations, folders, checkpoints."""
+"""Mistakes with `fit`: options, hooks, evaluations, configurations, folders, checkpoints."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def _options() -> Mistakes:
         "early_stopping": [3, "loss", True, trainkit.EarlyStopping],
         "evaluate": [3, "loss", {"loss": 1.0}],
         "hooks": [None, 3, "hook", [None], [3], {"a": 1}],
+        "loggers": [None, 3, "wandb", ["wandb"], [None], [trainkit.loggers.Terminal], {"a": 1}],
         "data": [None, 3, "mnist", {"x": np.ones((8, 2))}],
         "step": [None, "step", 3],
         "state": [None, 3, {"w": np.ones(2)}],
@@ -64,6 +65,45 @@ def _options() -> Mistakes:
             found[f"fit({name}={base.shown(value)})"] = Mistake(of_fit(name, value), says)
     one = lambda now: None
     found["fit(hooks=one hook)"] = Mistake(of_fit("hooks", one), ("hooks", "list"))
+    found["fit(loggers=one logger)"] = Mistake(
+        of_fit("loggers", trainkit.loggers.Terminal()), ("loggers", "list")
+    )
+    short = type("Short", (), {"start": print, "log": lambda self, row: None, "close": print})
+    for name, logger, method in (
+        ("without close", type("Open", (), {"start": print, "log": print})(), "close"),
+        ("that takes whole rows", short(), "log"),
+    ):
+        found[f"fit(a logger {name})"] = Mistake(
+            of_fit("loggers", [logger]), ("loggers[0]", "must be", method)
+        )
+    for name in ("CSV", "JSONL", "TensorBoard"):
+        found[f"{name}(path=3)"] = Mistake(
+            lambda out, name=name: getattr(trainkit.loggers, name)(3), ("path", "must be")
+        )
+    found |= base.of_options(
+        "ReduceOnPlateau",
+        lambda **o: trainkit.hooks.ReduceOnPlateau(**o),
+        {
+            "metric": [3, None],
+            "patience": [0, 1.5, "3", True, None],
+            "factor": [0.0, 1.0, 2.0, "0.1", nan],
+            "min_delta": [-1.0, "0"],
+            "mode": ["least", None],
+        },
+    )
+    found |= base.of_options(
+        "find_rate",
+        lambda **o: trainkit.find_rate(base.step(), base.fresh(), base.sampler(), **o),
+        {
+            "low": [0.0, -1.0, "1e-6", nan, None],
+            "high": [1e-7, "10", nan, None],
+            "steps": [0, 9, 10.5, "100", True, None],
+        },
+    )
+    found["find_rate(of a rule without a rate in its state)"] = Mistake(
+        lambda out: trainkit.find_rate(base.step(), base.fresh(), base.sampler()),
+        ("learning_rate", "the state has nothing named"),
+    )
     found["fit(an option it does not have)"] = Mistake(
         of_fit("checkpoint_evry", 5), ("checkpoint_evry", "checkpoint_every")
     )
@@ -76,8 +116,34 @@ def _options() -> Mistakes:
     found["fit(epochs of an iterator)"] = Mistake(
         lambda out: fit(data=iter([batch()]), steps=None, epochs=1), ("epochs", "steps=")
     )
-    found["fit(an iterator and a folder)"] = Mistake(
-        lambda out: fit(out, data=iter([batch()])), ("data", "out=None")
+
+    class Streamed:
+        """Data with a state that cannot be saved."""
+
+        def __iter__(self) -> Any:
+            return iter([batch()])
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"at": object()}
+
+        load_state_dict = print
+
+    for name, data, says in (
+        ("nothing in it", [], ("data", "no")),
+        ("single examples", [{"x": 1.0, "label": 1}], ("batch/label", "must be an array")),
+        ("None in it", [None], ("data", "must give batches")),
+        ("texts", [{"x": ["a"], "label": [1]}], ("batch/x", "must be an array")),
+        ("other shapes", [batch(x=np.ones((8, 5)))], ("params", "for this batch")),
+        ("a label too many", [batch(label=base.labels(7))], ("batch/label", "not 7")),
+    ):
+        found[f"fit(a list with {name})"] = Mistake(of_fit("data", data), says)
+    found["fit(a state of data that is no data)"] = Mistake(
+        lambda out: fit(out, data=Streamed(), steps=1),
+        ("state of data", "cannot be saved"),
+        late=True,
+    )
+    found["fit(parts of epochs of data without a length)"] = Mistake(
+        lambda out: fit(data=Streamed(), steps=None, epochs=1.5), ("epochs=1.5", "steps=")
     )
     found["fit(data of numbers)"] = Mistake(
         lambda out: fit(data=iter([1.0, 2.0])), ("batch", "must be an array")
@@ -98,7 +164,7 @@ def _states() -> Mistakes:
     adam = optax.adam(0.1)
 
     class Elsewhere(dict):
-        """Something with no shape of a state."""
+        """An object without the fields of a state."""
 
     wide = lambda: trainkit.TrainState.create({"kernel": jnp.ones((5, 3))}, base.tx())
     return {
@@ -322,7 +388,7 @@ def _hooks() -> Mistakes:
 
 
 class Memory:
-    """A hook that remembers something."""
+    """A hook that saves a value."""
 
     def __init__(self, value: Any):
         self.value, self.loaded = value, []
@@ -412,7 +478,7 @@ def _configs() -> Mistakes:
 
 
 def _again(out: Path, then: Any, now: Any) -> bool:
-    """Claims a folder with one configuration, then with another."""
+    """Uses a folder with one configuration, then with another."""
     RunFolder.claim(out, then).close()
     RunFolder.claim(out, now).close()
     return True
@@ -466,7 +532,7 @@ def _folders() -> Mistakes:
 
 
 def _linked(out: Path, name: str) -> Any:
-    """A run whose folder holds a link to what is somebody's own in the place of its own."""
+    """A run whose folder has a link to another user's file instead of its own."""
     fit(out)
     theirs = out.parent / "theirs"
     if name == ".lock":
@@ -480,7 +546,7 @@ def _linked(out: Path, name: str) -> Any:
 
 
 def _planted(out: Path, name: str) -> bool:
-    """Whether a link as the file that is being made leaves what it points to alone."""
+    """Whether a link in place of the new file leaves its target unchanged."""
     fit(out)
     target = out.parent / "theirs"
     target.write_text("mine")
@@ -576,7 +642,7 @@ def _log(out: Path, row: dict[str, Any]) -> None:
 
 
 def identities() -> Mistakes:
-    """A second run of another kind in the first one's folder."""
+    """Mistakes that start a different run in the folder of a first one."""
     import flax.linen as nn
 
     softmax = optax.softmax_cross_entropy_with_integer_labels

@@ -1,4 +1,4 @@
-"""`checkpoint.restore`: its options, names that match nothing, trees that do not fit."""
+"""Mistakes with `checkpoint.restore`: options, names that match nothing, trees that do not fit."""
 
 from __future__ import annotations
 

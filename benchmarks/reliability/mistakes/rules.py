@@ -1,4 +1,4 @@
-"""Numbers of transformations and schedules, and what wraps them."""
+"""Mistakes with transformations, schedules and wrappers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The step, the evaluation, states, losses, labels and weights."""
+"""Mistakes with the step, the evaluation, states, losses, labels and weights."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _steps() -> Mistakes:
         _make_eval,
         {
             "loss_fn": [None, "mse", 3],
-            "placement": ["sinlge", None, 3],
+            "placement": ["sinlge", "", 3],
             "devices": ["2", [], 0, True],
             "precision": ["bf61", 16],
         },
@@ -237,7 +237,7 @@ def _models() -> Mistakes:
 
 
 def _loss(value: Any) -> Any:
-    """A step on a loss function that returns a value, made of the batch and parameters."""
+    """A step with a loss function that returns a given function of parameters and batch."""
     if callable(value):
         fn = lambda params, model_state, batch, rng: value(params["w"], batch)
     else:
@@ -320,8 +320,8 @@ def _losses() -> Mistakes:
     )
     adapters = {
         "a mean": (lambda outputs, labels: softmax(outputs, labels).mean(), ("mean()",)),
-        "None": (lambda outputs, labels: None, ("loss", "one value an example")),
-        "a list": (lambda outputs, labels: [1.0] * 8, ("loss", "one value an example")),
+        "None": (lambda outputs, labels: None, ("loss", "one value per example")),
+        "a list": (lambda outputs, labels: [1.0] * 8, ("loss", "one value per example")),
         "metrics a list": (
             lambda outputs, labels: (softmax(outputs, labels), [1.0]),
             ("metrics", "dict"),
@@ -332,7 +332,7 @@ def _losses() -> Mistakes:
         ),
         "too few examples": (
             lambda outputs, labels: softmax(outputs, labels)[:3],
-            ("loss", "one value an example"),
+            ("loss", "one value per example"),
         ),
         "integers": (lambda outputs, labels: labels, ("loss", "floating")),
     }
@@ -355,14 +355,14 @@ def _loss_of(given: dict[str, Any]) -> float:
 
 
 def _good_loss(drop: slice) -> float:
-    """The loss with the examples of a slice weighing 0."""
+    """The loss with weight 0 for the examples of a slice."""
     weight = np.ones(8, np.float32)
     weight[drop] = 0
     return _loss_of(batch(weight=weight))
 
 
 def _visible(given: dict[str, Any]) -> bool:
-    """Whether a mistake that a compiled program alone can see makes the loss NaN."""
+    """Whether a mistake that only a compiled program can see makes the loss NaN."""
     return bool(np.isnan(_loss_of(given)))
 
 

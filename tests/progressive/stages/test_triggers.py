@@ -97,5 +97,5 @@ def test_bad_input_is_named(make, words):
 
 def test_a_metric_that_nothing_computes_is_named():
     trigger = triggers.reaches("accuracy", 0.9)
-    with pytest.raises(ValueError, match=r"'accuracy'.*there are: loss"):
+    with pytest.raises(ValueError, match=r"'accuracy'.*computed are: loss"):
         trigger.update(trigger.init(), Observation(metrics={"loss": 1.0}))

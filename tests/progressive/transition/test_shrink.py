@@ -87,7 +87,7 @@ def test_layers_are_not_taken_away():
     two, one = (
         side(nn.Sequential([*(nn.Dense(4) for _ in range(n)), nn.Dense(3)]), tx) for n in (2, 1)
     )
-    with pytest.raises(GrowthError, match="takes units away, not layers"):
+    with pytest.raises(GrowthError, match="removes units, not layers"):
         shrunk(two, one, batch(), tx=tx)
 
 

@@ -21,7 +21,7 @@ from trainkit.loop.stopping import Budget
 from trainkit.progressive import Price, Stage, triggers
 from trainkit.progressive.background import Background
 from trainkit.progressive.hook import Growing
-from trainkit.progressive.route import Route
+from trainkit.progressive.stage_sequence import StageSequence
 from trainkit.progressive.transition.switch import Transition
 
 TWO = [Stage(4, triggers.steps(10)), Stage(8)]
@@ -51,7 +51,7 @@ class Waiting:
 
     def __call__(self, now):
         if now.steps == 2 and self.growing.background.enabled:
-            self.growing.background.get(self.growing.route.next[0])
+            self.growing.background.get(self.growing.stages.next[0])
         self.traced[now.steps] = sum(main for _, main in self._seen)
 
 
@@ -125,7 +125,7 @@ def test_a_run_that_is_resumed_remembers_that_a_stage_is_over(monkeypatch, tmp_p
     once = triggers.reaches("loss", 1e9)  # fires at the first evaluation
     stages = [Stage(4, once), Stage(8)]
     with monkeypatch.context() as patch:
-        patch.setattr(Route, "prepared", property(lambda self: False))
+        patch.setattr(StageSequence, "prepared", property(lambda self: False))
         stop = lambda now: Change(stop="stopped") if now.steps == 12 else None
         first = tiny.run(stages, hooks=[stop], **options)
     assert not tiny.events(first, "growth")
@@ -145,15 +145,15 @@ def test_nothing_begins_in_the_background_before_the_first_step_of_the_grown_mod
 
     first, begun = Step(), []
     levels = [[SimpleNamespace(stage=Stage(4))]]
-    route = Route(levels, {}, Background(enabled=False), None, Price())
-    growing = Growing(route, Budget(), target=None, decay=0.0, wait=True)
+    sequence = StageSequence(levels, {}, Background(enabled=False), None, Price())
+    growing = Growing(sequence, Budget(), target=None, decay=0.0, wait=True)
     growing._after_first_step = [lambda: begun.append("certificate")]
     for step in (first, Step(), Step()):  # of the first step, the second, the third
-        growing._start_what_waits(SimpleNamespace(step=step))
+        growing._start_deferred(SimpleNamespace(step=step))
     assert not begun
     first.ready = True
-    growing._start_what_waits(SimpleNamespace(step=Step()))
-    growing._start_what_waits(SimpleNamespace(step=Step()))
+    growing._start_deferred(SimpleNamespace(step=Step()))
+    growing._start_deferred(SimpleNamespace(step=Step()))
     assert begun == ["certificate"]
 
 
@@ -242,7 +242,7 @@ def test_a_checkpoint_waits_for_no_certificate_and_one_that_is_missing_is_made_a
     resumed = linen(stages, **options)
     (growth,) = tiny.events(resumed, "growth")
     assert growth["certificate"]["forward_error"]["float32"] < 1e-5
-    assert "made of a state from scratch" in growth["certificate"]["warnings"][-1]
+    assert "computed on an initial state" in growth["certificate"]["warnings"][-1]
 
 
 class Scanned(nn.Module):

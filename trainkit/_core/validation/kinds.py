@@ -1,4 +1,4 @@
-"""Arguments that are no numbers: flags, names, paths, lists, mappings, functions, random keys."""
+"""Checks of other options: flags, names, paths, lists, mappings, functions, random keys."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 
 from trainkit._core.validation.values import hinted, integer, keywords, named_of
 
-# Seeds are words of 32 bits to JAX, and larger ones are cut to these.
+# JAX uses only 32 bits of a seed.
 SEEDS = 2**32
 
 
 def flag(name: str, value: Any, of: str = "", hint: str = "") -> None:
-    """Refuses what is neither true nor false: the text "no" would count as true.
+    """Raises TypeError unless a value is a bool: the string "no" would count as true.
 
     >>> flag("overwrite", "no")
     Traceback (most recent call last):
@@ -29,7 +29,7 @@ def flag(name: str, value: Any, of: str = "", hint: str = "") -> None:
 
 
 def text(name: str, value: Any, of: str = "", hint: str = "") -> None:
-    """Refuses what is no string, or an empty one.
+    """Raises TypeError unless a value is a non-empty string.
 
     >>> text("metric", 3, hint="give the name of a metric")
     Traceback (most recent call last):
@@ -40,7 +40,7 @@ def text(name: str, value: Any, of: str = "", hint: str = "") -> None:
 
 
 def path(name: str, value: Any) -> None:
-    """Refuses what names no place in a file system.
+    """Raises TypeError unless a value is a path of a file system.
 
     >>> path("out", 3)
     Traceback (most recent call last):
@@ -52,7 +52,7 @@ def path(name: str, value: Any) -> None:
 
 
 def listed(name: str, value: Any, example: str, of: str = "") -> None:
-    """Refuses what is no list or tuple: a text or a mapping would be taken apart.
+    """Raises TypeError unless a value is a list or another ordered iterable.
 
     >>> listed("hooks", None, "[hook]")
     Traceback (most recent call last):
@@ -66,7 +66,7 @@ def listed(name: str, value: Any, example: str, of: str = "") -> None:
 
 
 def mapping(name: str, value: Any, example: str, of: str = "") -> None:
-    """Refuses what is no dict with strings as its keys.
+    """Raises TypeError unless a value is a mapping with string keys.
 
     >>> mapping("config", 3, "{'width': 3}")
     Traceback (most recent call last):
@@ -81,7 +81,7 @@ def mapping(name: str, value: Any, example: str, of: str = "") -> None:
 
 
 def function(name: str, value: Any, what: str, takes: int | None = None) -> None:
-    """Refuses what cannot be called, with so many arguments where that is said.
+    """Raises TypeError unless a value is callable, with `takes` positional arguments if given.
 
     >>> function("evaluate", lambda: {}, "of the state", takes=1)
     Traceback (most recent call last):
@@ -93,7 +93,7 @@ def function(name: str, value: Any, what: str, takes: int | None = None) -> None
         return
     try:
         signature = inspect.signature(value)
-    except (TypeError, ValueError):  # of what is written in C
+    except (TypeError, ValueError):  # a function written in C has no signature
         return
     try:
         signature.bind(*[None] * takes)
@@ -105,7 +105,7 @@ def function(name: str, value: Any, what: str, takes: int | None = None) -> None
 
 
 def random_key(name: str, value: Any, of: str = "", *, seeds: bool = True) -> None:
-    """Refuses what is no random key, nor (where `seeds` may stand for keys) an integer seed.
+    """Raises TypeError unless a value is a random key or, with `seeds`, an integer seed.
 
     >>> random_key("rng", "0")
     Traceback (most recent call last):
@@ -113,7 +113,7 @@ def random_key(name: str, value: Any, of: str = "", *, seeds: bool = True) -> No
     """
     if isinstance(value, jax.core.Tracer):
         return
-    mend = "give jax.random.key(0)"
+    hint = "give jax.random.key(0)"
     if seeds and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         integer(name, value, of, least=0, below=SEEDS, hint="it is a seed")
         return
@@ -122,11 +122,11 @@ def random_key(name: str, value: Any, of: str = "", *, seeds: bool = True) -> No
     raw = dtype == np.uint32 and np.shape(value) in ((2,), (4,))
     if not (typed and np.shape(value) == ()) and not raw:
         kinds = "a random key or a seed" if seeds else "a random key"
-        raise TypeError(f"{named_of(of)}{name} must be {kinds}, not {_short(value)}; {mend}.")
+        raise TypeError(f"{named_of(of)}{name} must be {kinds}, not {_short(value)}; {hint}.")
 
 
 def key_of(name: str, value: Any, of: str = "") -> jax.Array:
-    """The random key that a seed stands for, or the key itself; anything else is refused."""
+    """The random key of an integer seed, or the key itself; TypeError for anything else."""
     random_key(name, value, of)
     return jax.random.key(int(value)) if isinstance(value, numbers.Integral) else value
 
@@ -135,7 +135,7 @@ def bound(of: str, call: Callable[..., Any], args: Any, kwargs: Mapping[str, Any
     """The arguments of a function by name, with its defaults.
 
     Raises:
-      TypeError: one that it does not have, or one too few; it is named.
+      TypeError: an unknown argument, or a missing one; the message names it.
     """
     signature = inspect.signature(call)
     parameters = signature.parameters.values()

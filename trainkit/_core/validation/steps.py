@@ -30,7 +30,7 @@ def options(
     donate: Any,
     schedules: Any,
 ) -> None:
-    """Refuses options of `make_train_step` that are of another kind or out of range."""
+    """Raises TypeError or ValueError for invalid options of `make_train_step`."""
     loss_function(loss_fn)
     transformation(tx)
     integer("microbatches", microbatches)
@@ -42,9 +42,9 @@ def options(
         (
             "skip_nonfinite",
             skip_nonfinite,
-            "True, False or how many steps in a row may be left out",
+            "True, False, or the number of steps in a row that may be skipped",
         ),
-        ("norms", norms, "True, False or every how many steps they are computed"),
+        ("norms", norms, "True, False, or the interval in steps"),
     ):
         if not isinstance(value, bool):
             integer(name, value, least=0, hint=f"give {hint}")
@@ -55,16 +55,16 @@ def options(
 
 
 def loss_function(loss_fn: Any) -> None:
-    """Refuses what is no loss function."""
+    """Raises TypeError unless a value is a loss function."""
     function("loss_fn", loss_fn, "(params, model_state, batch, rng) -> Loss", takes=4)
 
 
 def batch(
     batch: PyTree, placement: Any, microbatches: int, steps_per_call: int, processes: int = 1
 ) -> None:
-    """Refuses a batch whose leading sizes differ, or do not divide into devices × micro-batches.
+    """Raises ValueError if leading sizes differ, or do not divide into devices × micro-batches.
 
-    The batch is that of one of `processes`, each of which has its share of the examples.
+    The batch is one process's share of the examples, of `processes` equal shares.
     """
     numeric(batch)
     axis = 0 if steps_per_call == 1 else 1
@@ -88,13 +88,13 @@ def batch(
 
 
 def numeric(batch: PyTree) -> None:
-    """Refuses arrays of strings or objects, which no device holds."""
+    """Raises TypeError for arrays of strings or objects, which no device can store."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         dtype = getattr(leaf, "dtype", None)
         if dtype is not None and getattr(dtype, "kind", "f") in "OSUMm":
             raise TypeError(
                 f"{batch_name(path)} must be an array of numbers, not of {dtype}; encode it first, "
-                "or leave it out of what the step is given."
+                "or remove it from the batch."
             )
 
 
@@ -103,7 +103,7 @@ def batch_name(path: Any) -> str:
 
 
 def loss(loss: Any, model_state: PyTree) -> None:
-    """Refuses a loss whose total or weight is no scalar, or whose model state has changed shape."""
+    """Raises TypeError or ValueError for an invalid `Loss` or a changed model-state structure."""
     help_ = (
         "loss_fn must return trainkit.Loss(total, weight, model_state, metrics), where total is "
         "the sum of the examples' losses and weight the number (or weight) of the examples"
@@ -133,7 +133,7 @@ def loss(loss: Any, model_state: PyTree) -> None:
 
 
 def metrics(given: Any) -> None:
-    """Refuses what a loss reports beside itself, where it is no dict of scalars."""
+    """Raises TypeError or ValueError unless the metrics of a loss are a dict of scalars."""
     if given is None:
         return
     mapping("the loss's metrics", given, "{'accuracy': (hits, examples)}")
@@ -144,12 +144,13 @@ def metrics(given: Any) -> None:
         ):
             raise ValueError(
                 f"the metric {name!r} must be a scalar total or a pair (total, weight) of scalars, "
-                f"not {value!r}."
+                f"not {value!r}; of a bool or an array an example give (x.sum(), len(x)), of one "
+                "that is no mean let evaluate or a hook make it."
             )
 
 
 def _is_real(value: Any) -> bool:
-    """Whether it is a number, or an array of numbers, that can be added up; no bool is."""
+    """Whether a value is an integer or floating scalar or array; a bool is not."""
     if not isinstance(value, jax.Array | np.ndarray | np.generic):
         return concrete(value) is not None
     return any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating))
@@ -161,15 +162,14 @@ def metric_name(name: str, taken: Collection[str], by: str = "the loss") -> None
 
 
 def row_names(names: Collection[Any], by: str, taken: Collection[str] = (*ROW, *ADDED)) -> None:
-    """Refuses names of metrics and of events that a row of the log cannot have."""
+    """Raises TypeError or ValueError for names of metrics or events that the log cannot have."""
     for name in names:
         text("the name of a metric", name, by)
         if not name.isprintable():
-            raise ValueError(f"{by}: the name {name!r} must be of one line, without tabs.")
+            raise ValueError(f"{by}: the name {name!r} must be one line, without tabs.")
         if name in taken:
             raise ValueError(
-                f"{by}: {name!r} is what every row of the log has of its own; give the metric "
-                "another name."
+                f"{by}: {name!r} is a reserved column of the log; give the metric another name."
             )
 
 
@@ -177,7 +177,7 @@ STATE = ("step", "params", "model_state", "opt_state", "rng", "guard")
 
 
 def state(value: Any, name: str = "state") -> None:
-    """Refuses what is no `TrainState`, and one that a step was given and has used up."""
+    """Raises TypeError unless a value is a `TrainState`, ValueError if it was donated."""
     if not all(hasattr(value, field) for field in STATE):
         kind = type(value)
         whose = "" if kind.__module__ in ("builtins", "numpy") else f"{kind.__module__}."
@@ -192,13 +192,13 @@ def state(value: Any, name: str = "state") -> None:
 
 
 def alive(tree: PyTree, name: str = "state") -> None:
-    """Refuses arrays whose memory was given away."""
+    """Raises ValueError for arrays whose buffers were donated."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if isinstance(leaf, jax.Array) and not _is_traced(leaf) and leaf.is_deleted():
             raise ValueError(
-                f"{name}/{path_name(path)} is gone: a step with donate=True (or a growth) was "
-                f"given this {name} and has used its memory. Go on with what that returned, or "
-                "keep a copy: step.place(state) makes one."
+                f"{name}/{path_name(path)} has been deleted: a step with donate=True (or a growth) "
+                f"has reused the memory of this {name}. Continue with the state that it returned, "
+                "or keep a copy: step.place(state) makes one."
             )
 
 
@@ -207,18 +207,18 @@ def _is_traced(leaf: Any) -> bool:
 
 
 def optimizer_state(like: PyTree, opt_state: PyTree) -> None:
-    """Refuses the state of another gradient transformation than the step's."""
+    """Raises ValueError for the state of another gradient transformation."""
     try:
         same_structure(like, opt_state, "opt_state", "tx.init(params)", dtypes=False)
     except ValueError as error:
         raise ValueError(
-            f"the state's opt_state must be what tx.init(params) makes: {error} Make the state "
-            "with the tx that the step was made with."
+            f"the state's opt_state must be the result of tx.init(params): {error} Create the "
+            "state with the tx of the step."
         ) from None
 
 
 def described(tree: PyTree) -> str:
-    """The leaves of a tree in a line, for messages."""
+    """The leaves of a tree in one line, for messages."""
     shown = [
         f"{name or 'it'}: {getattr(leaf, 'dtype', type(leaf).__name__)}"
         f"{list(getattr(leaf, 'shape', ()))}"
@@ -233,7 +233,7 @@ def is_fresh(state: PyTree) -> bool:
 
 
 def placed(state: PyTree, placement: Any) -> None:
-    """Refuses a state with a leaf that is not on the devices of the placement."""
+    """Raises ValueError for a leaf that does not have the sharding of the placement."""
     hint = "call state = step.place(state) first; it accepts a state on any devices."
     shardings = placement.state_shardings(state)
     leaves = jax.tree_util.tree_leaves_with_path(state)
@@ -247,7 +247,7 @@ def placed(state: PyTree, placement: Any) -> None:
 
 
 def batch_devices(batch: PyTree, placement: Any) -> None:
-    """Refuses a batch with a leaf that is committed to devices other than the step's."""
+    """Raises ValueError for a leaf that is committed to devices other than the step's."""
     devices = placement.everywhere.device_set
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         where = getattr(leaf, "sharding", None)

@@ -20,7 +20,7 @@ def shape_of(x: Any) -> jax.ShapeDtypeStruct:
 
 
 def need_params(of: str, params: PyTree) -> None:
-    """Refuses an update without parameters, for rules that need them."""
+    """Raises ValueError for an update without parameters, for rules that need them."""
     if params is None:
         raise ValueError(
             f"{of} needs the parameters: call update(updates, state, params), not "
@@ -32,8 +32,8 @@ def params_are_floating(params: PyTree) -> None:
     """Raises TypeError, naming the leaf, unless every leaf is a floating (or complex) array."""
     if params is None or not jax.tree.leaves(params):
         raise TypeError(
-            f"params must be a tree of arrays, such as {{'w': array}}, not {params!r}: there are "
-            "no parameters in it to train."
+            f"params must be a tree of arrays, such as {{'w': array}}, not {params!r}: it contains "
+            "no parameters."
         )
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         dtype = getattr(leaf, "dtype", None)
@@ -65,7 +65,7 @@ def differences(
 
 
 def same_tree(found: PyTree, expected: PyTree, what: str, of: str) -> None:
-    """Refuses updates with another structure or other shapes."""
+    """Raises ValueError for updates with another structure or other shapes than expected."""
     # Names are expensive, so they are computed only if there is a difference.
     here: Any = jax.tree.structure(found)
     there: Any = jax.tree.structure(expected)
@@ -85,7 +85,7 @@ def same_tree(found: PyTree, expected: PyTree, what: str, of: str) -> None:
 
 
 def same_structure(old: PyTree, new: PyTree, what: str, by: str, dtypes: bool = True) -> None:
-    """Refuses a returned tree unless it has the structure, shapes and dtypes of the old one."""
+    """Raises ValueError unless a returned tree has the old structure, shapes and dtypes."""
     before: Any = jax.tree.structure(old)
     after: Any = jax.tree.structure(new)
     hint = f"{by} must return {what} with unchanged structure, shapes and dtypes"
@@ -97,7 +97,7 @@ def same_structure(old: PyTree, new: PyTree, what: str, by: str, dtypes: bool = 
 
 
 def leading_size(tree: PyTree, what: str, axis: int = 0) -> int:
-    """The size of all leaves on an axis, the number of examples.
+    """The common size of all leaves along an axis: the number of examples.
 
     Raises:
       ValueError: there are no leaves, or a leaf lacks the axis or has another size.

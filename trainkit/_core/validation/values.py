@@ -7,14 +7,18 @@ whose option it is, and comes first.
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import math
 import numbers
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import numpy as np
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # The intervals that hyper-parameters may lie in, by kind: see `number`.
 NOT_NEGATIVE: dict[str, Any] = {"least": 0}
@@ -76,7 +80,7 @@ def number(
     finite: bool = True,
     hint: str = "",
 ) -> None:
-    """Refuses a value that is not a number, or outside the interval. NaN is outside every interval.
+    """Raises TypeError for a value that is no number, ValueError outside the interval (or NaN).
 
     Tracers, and arrays that are not scalars, pass.
 
@@ -103,7 +107,7 @@ def number(
 
 
 def _is_array(value: Any) -> bool:
-    """Whether it is an array of numbers."""
+    """Whether a value is an array of numbers."""
     array = isinstance(value, np.ndarray | jax.Array)
     return array and jax.dtypes.issubdtype(value.dtype, np.number)
 
@@ -128,7 +132,7 @@ def integer(
     below: int = 2**31,
     hint: str = "",
 ) -> None:
-    """Refuses what is not an integer of at least `least`, and below 2³¹ as steps have to be.
+    """Raises ValueError unless a value is an integer with least ≤ value < below (2³¹ for steps).
 
     >>> integer("steps", 2.0)
     Traceback (most recent call last):
@@ -158,7 +162,7 @@ def hyperparameter(name: str, value: Any, of: str = "") -> None:
 def choice(
     name: str, value: Any, known: Iterable[Any], of: str = "", hint: str = "", other: str = ""
 ) -> None:
-    """Refuses a value that is not in `known`, and suggests a similar one.
+    """Raises ValueError, with a suggestion, for a value that is not in `known`.
 
     `other` describes further accepted values, for the message.
 
@@ -171,12 +175,12 @@ def choice(
         return
     *rest, last = [*map(repr, known), *([other] if other else [])]
     words = f"{', '.join(rest)} or {last}" if rest else last
-    mend = hinted(hint) if hint else near(value, known) or "."
-    raise ValueError(f"{named_of(of)}{name} must be {words}, not {value!r}{mend}")
+    suggestion = hinted(hint) if hint else near(value, known) or "."
+    raise ValueError(f"{named_of(of)}{name} must be {words}, not {value!r}{suggestion}")
 
 
 def kind(name: str, value: Any, wanted: type, example: str) -> None:
-    """Refuses a value that is not an instance of a class, and shows an example.
+    """Raises TypeError, with an example, for a value that is not an instance of a class.
 
     >>> kind("data", 3, dict, "{}")
     Traceback (most recent call last):
@@ -187,7 +191,7 @@ def kind(name: str, value: Any, wanted: type, example: str) -> None:
 
 
 def transformation(value: Any, name: str = "tx") -> None:
-    """Refuses a value that is not a gradient transformation.
+    """Raises TypeError for a value that is not a gradient transformation.
 
     >>> transformation(3)
     Traceback (most recent call last):
@@ -202,12 +206,34 @@ optax.adam(1e-3), not int.
 
 
 def keywords(given: Iterable[str], known: Iterable[str], of: str) -> None:
-    """Raises a TypeError for an option that a function does not have, with a suggestion."""
+    """Raises TypeError, with a suggestion, for an option that a function does not have."""
     known = list(known)
     for name in given:
         if name not in known:
             end = near(name, known) or "."
             raise TypeError(f"{of} has no option {name!r}{end} Known: {', '.join(known)}.")
+
+
+def named_options(function: Callable[P, R]) -> Callable[P, R]:
+    """A decorator that raises TypeError, with a suggestion, for an unknown keyword.
+
+    It keeps the signature, so that type checkers also find unknown keywords.
+
+    >>> @named_options
+    ... def train(data, *, steps): ...
+    >>> train([], stesp=3)
+    Traceback (most recent call last):
+    TypeError: train has no option 'stesp'; did you mean 'steps'? Known: steps.
+    """
+    parameters = inspect.signature(function).parameters
+    known = keyword_names(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        keywords([name for name in kwargs if name not in parameters], known, function.__name__)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def keyword_names(function: Callable[..., Any]) -> list[str]:
@@ -224,10 +250,10 @@ def near(name: Any, known: Iterable[Any]) -> str:
 
 
 def named_of(of: str) -> str:
-    """Whose argument it is, in front of a message."""
+    """The start of a message: the function whose argument it is."""
     return f"{of}: " if of else ""
 
 
 def hinted(hint: str) -> str:
-    """What mends it, at the end of a message."""
+    """The end of a message: how to fix the argument."""
     return f"; {hint}." if hint else "."

@@ -18,6 +18,8 @@ from trainkit.growth.axes.queries import labels, source_map
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.constants import Const
 
+FEW = 64  # units of an axis that are compared first
+
 
 def exact_ratio(r: float, eps: float) -> float:
     """log r, with r replaced by a nearby root of a small fraction, if there is one within rounding.
@@ -68,22 +70,41 @@ def compare(value: Value, layouts: Layouts) -> np.ndarray | None:
     if jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):  # random keys
         result[...] = ZERO
         return result if small.key == big.key else None
-    old, new = (_spread(c, repeats) for c in value.const)
     sources = [source_map(x, layouts.source) for x in axes]
+    if any(a.fixed and len(s) > FEW for a, s in zip(axes, sources, strict=True)):
+        # A part of a large table is enough for most refusals.
+        part = [FEW if a.fixed else None for a in axes]
+        if not _fill(np.empty_like(result), value, segments, sources, repeats, part):
+            return None
+    whole = [None] * len(axes)
+    return result if _fill(result, value, segments, sources, repeats, whole) else None
+
+
+def _fill(
+    result: np.ndarray,
+    value: Value,
+    segments: Sequence[tuple[np.ndarray, list]],
+    sources: Sequence[np.ndarray],
+    repeats: Sequence[bool],
+    most: Sequence[int | None],
+) -> bool:
+    """Writes the scale of each block, from at most so many units of each axis; whether there is."""
+    assert value.const is not None
+    old, new = (_spread(c, repeats) for c in value.const)
     big_labels = [t[0][np.where(s < 0, 0, s)] for t, s in zip(segments, sources, strict=True)]
     for block in np.ndindex(result.shape):
         picked = [
-            np.flatnonzero((s >= 0) & (lab == label))
-            for s, lab, label in zip(sources, big_labels, block, strict=True)
+            np.flatnonzero((s >= 0) & (lab == label))[:few]
+            for s, lab, label, few in zip(sources, big_labels, block, most, strict=True)
         ]
         at = [s[p] for s, p in zip(sources, picked, strict=True)]
         first = [(p[:1] * 0 if r else p) for r, p in zip(repeats, picked, strict=True)]
         at = [(s[:1] * 0 if r else s) for r, s in zip(repeats, at, strict=True)]
         scale = _ratio(old[np.ix_(*at)].reshape(-1), new[np.ix_(*first)].reshape(-1))
         if scale is False:
-            return None
+            return False
         result[block] = scale
-    return result
+    return True
 
 
 def _spread(const: Const, repeats: Sequence[bool]) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trainkit.growth.analysis.layout_requests import visible
+from trainkit.growth.analysis.reasons import reasons, usual
 from trainkit.growth.analysis.scales import padding
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.analysis.shares import Key, Roles, Shares, choose_shares, roles
@@ -52,6 +53,7 @@ class _Solution(NamedTuple):
     tied: Roles
     fresh: Roles
     means: Roles
+    why: dict[int, str]
 
 
 def emit_plan(scales: ScalePropagation) -> PlanData | Conflict:
@@ -84,7 +86,8 @@ def emit_plan(scales: ScalePropagation) -> PlanData | Conflict:
         )
 
     numbers, evaluate = _Numbers(describe), _solved(scales, shares)
-    solution = _Solution(scales, evaluate, numbers, shares.chosen, reads, tied, fresh, means)
+    why = reasons(scales, shares, evaluate)
+    solution = _Solution(scales, evaluate, numbers, shares.chosen, reads, tied, fresh, means, why)
     params = enumerate(scales.analysis.params)
     leaves = tuple(_leaf_plan(solution, i, path, value) for i, (path, value) in params)
     return PlanData(leaves, tuple(numbers.grown), scales.analysis.count)
@@ -92,15 +95,11 @@ def emit_plan(scales: ScalePropagation) -> PlanData | Conflict:
 
 def _solved(scales: ScalePropagation, shares: Shares) -> Callable[[Expr], float]:
     """Solves for scales, with the target 1/copies where a cell is split, and 1 elsewhere."""
-    wanted = []
-    for i, (_, value) in enumerate(scales.analysis.params):
-        for block in np.ndindex(value.scale.shape):
-            target = 0.0
-            for d, label in enumerate(block):
-                for leaf in scales.labels(value.axes[d])[1][label]:
-                    if shares.chosen[i].get((d, label, leaf.uid)):
-                        target -= scales.factors[leaf.uid] or 0.0
-            wanted.append((value.scale[block], target, 1.0))
+    wanted = [
+        (value.scale[block], usual(scales, shares, i, block), 1.0)
+        for i, (_, value) in enumerate(scales.analysis.params)
+        for block in np.ndindex(value.scale.shape)
+    ]
     return nearest(scales.system, wanted)
 
 
@@ -120,6 +119,7 @@ def _leaf_plan(solution: _Solution, i: int, path: str, value: Value) -> LeafPlan
         shift=scales.shift.get(i, 0.0) if changes else 0.0,
         # The gradient behind a norm is not a multiple of the old one in units with a mean.
         calibrated=any((i, d) in solution.means for d in range(len(axes))),
+        reason=solution.why.get(i, ""),
     )
 
 

@@ -62,13 +62,15 @@ class EquationPair:
         self.outs.append(value)
         return value
 
-    def unify(self, a: Axis, b: Axis) -> None:
+    def unify(self, a: Axis, b: Axis, why: str | None = None, hint: str | None = None) -> None:
+        """Makes two axes one, or refuses: `why` and `hint` are the words for the user."""
+        shown = show(a), show(b)
         if (wrong := unify(a, b)) is not None:
+            why = why or f"the axes {shown[0]} and {shown[1]} must be equal here, but are not"
             self.fail(
-                f"the axes {show(a)} and {show(b)} must be equal here, but have no common "
-                f"structure: {wrong.why}",
+                f"{why}: {wrong.why}",
                 axes=(a, b),
-                hint="grow both by the same factor, or only sizes that divide one another",
+                hint=hint or "grow both by the same factor, or only sizes that divide one another",
             )
 
     def check_same_params(self, *ignored: str) -> None:

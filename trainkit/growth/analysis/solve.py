@@ -106,14 +106,12 @@ def _final_conflict(joint: JointProgram, last: Conflict, tried: Tried) -> Confli
     n, m = leaf.small, leaf.big
     above = m // n + 1
     about = joint.analysis.conflict("", first.kind, [leaf])
+    first_line, _, details = first.why.partition("\n")
+    other = "" if last.why == first.why else f"\n  without copies: {last.why}"
     return Conflict(
-        f"an axis grows from {n} to {m}, which is not a multiple, and is summed over where no "
-        "parameter can be split over its copies (a norm, or a product of activations). Units with "
-        f"more copies would count more. The first equation where that fails:\n{first.why}\n"
-        "New units that copy no old unit are impossible too. They would have to be 0 behind a root "
-        "mean square, or the mean of the old units behind a LayerNorm. Sums of outputs of "
-        "parameters can hold that mean, but outputs of another norm or of a non-linear function "
-        f"cannot. The equation where that fails:\n{last.why}",
+        f"{m} is not a multiple of {n}, and {first_line}. Units with more copies would count "
+        "more, and new units that copy none are impossible too (behind a norm they would have to "
+        f"be 0, or the mean of the old units)\n{details}{other}",
         first.kind,
         axis=f"{n}→{m}",
         params=about.params,

@@ -94,6 +94,17 @@ def align(small: Shapes, big: Shapes, how: str, alike: Alike = "exact") -> Origi
 
 def alignments(small: Shapes, big: Shapes, how: str) -> list[Origins] | Conflict:
     """All distinct alignments, the likeliest first; the first conflict if there is none."""
+    for inner, outer, what in ((small, big, "big_params"), (big, small, "small_params")):
+        tops = {name.split("/")[0] for name in outer}
+        below = {name.partition("/")[2] for name in outer}
+        if len(tops) == 1 and below == inner.keys():
+            (top,) = tops
+            return Conflict(
+                f"{what} has the leaves of the other model below {top!r}",
+                "layers",
+                params=tuple(outer)[:4],
+                hint=f"pass {what}[{top!r}], and a function that takes it",
+            )
     result: list[Origins] = []
     refused: Conflict | None = None
     for alike in get_args(Alike):

@@ -47,15 +47,20 @@ def identity_layers(
         if same_equations(before, after) and not used(after) & new.keys():
             return chosen, after
     zero, names = [list(shapes)[i] for i in sorted(nearest)], list(new.values())
+    change = f"add layers that change the function: {_FUNCTION_CHANGING}"
+    gate = (
+        "a norm behind the residual addition (post-norm) needs a gate, as in x + gate · block(x) "
+    )
+    gate += "with gate = 0"
+    plain = "plain layers need ReLU between them and square kernels"
+    norms = any(eqn.name in ("rsqrt", "sqrt") for eqn in program.equations)
     return Conflict(
         f"the layer of {names[0]} cannot be an identity: with "
         f"{', '.join(zero[:4]) or 'no parameters'} at 0 it still changes its input, and it is not "
         "a square layer between ReLUs either",
         "layers",
         params=tuple(names[:6]),
-        hint="a norm behind the residual addition (post-norm) needs a gate, as in x + gate · "
-        "block(x) with gate = 0; plain layers need ReLU between them and square kernels; or add "
-        f"layers that change the function: {_FUNCTION_CHANGING}",
+        hint=f"{gate if norms else plain}; or {change}",
     )
 
 

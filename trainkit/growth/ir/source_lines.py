@@ -9,10 +9,15 @@ import numpy as np
 
 from trainkit._core.compat import AnyJaxpr
 from trainkit.growth.ir.constants import Const
-from trainkit.growth.ir.program import Equation
+from trainkit.growth.ir.dataflow import flat_bodies
+from trainkit.growth.ir.program import Equation, Program
 
 _JAX = os.path.dirname(jax.__file__) + os.sep
 _LIBRARIES = os.sep + "site-packages" + os.sep
+# Equations that only convert or move what they get.
+_MOVES = {
+    "broadcast_in_dim", "convert_element_type", "copy", "reshape", "squeeze", "transpose"
+}  # fmt: skip
 
 
 def where(eqn: Equation) -> str:
@@ -30,6 +35,24 @@ def where(eqn: Equation) -> str:
                 return place
             fallback = fallback or place
     return fallback or "unknown"
+
+
+def uses(program: Program) -> list[tuple[str, ...]]:
+    """For each input of a program, the source lines that use it first, also inside loops."""
+    found: list[dict[str, None]] = [{} for _ in program.ins]
+    carried = {id(v): {i} for i, v in enumerate(program.ins)}
+    for eqn in program.equations:
+        own = [carried.get(id(v), set()) for v in eqn.ins]
+        if not any(own):
+            continue
+        if eqn.name in _MOVES:
+            carried[id(eqn.outs[0])] = own[0]
+            continue
+        inner = uses(flat_bodies(eqn)[0]) if eqn.name == "scan" else [(where(eqn),)] * len(own)
+        for inputs, lines in zip(own, inner, strict=True):
+            for i in inputs:
+                found[i].update(dict.fromkeys(lines))
+    return [tuple(lines) for lines in found]
 
 
 def describe(eqn: Equation) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,10 +13,9 @@ import numpy as np
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.expert_axis import lifted
-from trainkit.growth.maps.growth_map import Draw, MapData
+from trainkit.growth.maps.growth_map import MapData
 from trainkit.growth.maps.initial import initial
 from trainkit.growth.maps.leaf import grow_leaf
-from trainkit.growth.maps.leaf_map import LeafMap
 from trainkit.growth.plan.data import LeafPlan, PlanData
 from trainkit.growth.plan.trees import big_tree
 from trainkit.growth.plan.validation import check_arrays, check_params
@@ -97,11 +97,7 @@ def grower(
 
     def run(small: PyTree, key: jax.Array | None) -> PyTree:
         old = named_leaves(lifted(small, growth))
-        grown = {}
-        for leaf in plan.leaves:
-            draw = growth.draws[leaf.path]
-            own = None if key is None else jax.random.fold_in(key, draw.number)
-            grown[leaf.path] = _leaf(leaf, old, growth.leaves[leaf.path], own, draw, values)
+        grown = {leaf.path: _leaf(growth, leaf, old, key, values) for leaf in plan.leaves}
         if tree is None:
             return jax.tree_util.tree_map_with_path(lambda at, _: grown[path_name(at)], small)
         return jax.tree.unflatten(tree, [grown[name] for name in order])
@@ -109,15 +105,31 @@ def grower(
     return run
 
 
+def grow_one(growth: MapData, leaf: LeafPlan, old: jax.Array | None) -> jax.Array:
+    """One leaf of what `grow_params` returns.
+
+    Args:
+      growth: the map.
+      leaf: a leaf of its plan.
+      old: the small model's leaf `leaf.source`; `None` if it has none.
+    """
+    known = {}
+    if old is not None:
+        leaf = dataclasses.replace(leaf, dtype=str(old.dtype))  # a checkpoint may have another one
+        lift = jnp.ndim(old) + 1 == len(leaf.small)  # a dense leaf is one expert
+        known[str(leaf.source)] = jnp.expand_dims(old, 0) if lift else jnp.asarray(old)
+    return _leaf(growth, leaf, known, growth.key, {})
+
+
 def _leaf(
+    growth: MapData,
     leaf: LeafPlan,
     old: Mapping[str, jax.Array],
-    how: LeafMap,
-    key: Any,
-    draw: Draw,
+    key: jax.Array | None,
     fresh: Mapping[str, jax.Array],
 ) -> jax.Array:
-    layer = leaf.layer
+    layer, how, draw = leaf.layer, growth.leaves[leaf.path], growth.draws[leaf.path]
+    key = None if key is None else jax.random.fold_in(key, draw.number)
     if layer is None or (layer.becomes == "copy" and not layer.rows):
         return grow_leaf(old[str(leaf.source)], how, key, draw.noise)
     dtype = jnp.dtype(leaf.dtype)

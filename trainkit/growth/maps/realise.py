@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
+from trainkit._core import validation
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import PADDED
 from trainkit.growth.axes.queries import coordinate, labels, source_map
@@ -29,8 +30,9 @@ class _Drawn(NamedTuple):
     has_key: bool
 
 
-def realise(plan: PlanData, key: jax.Array | None, how: How) -> MapData:
+def realise(plan: PlanData, key: jax.Array | int | None, how: How) -> MapData:
     """Draws the random values on the host; see `trainkit.growth.Plan.realise`."""
+    key = None if key is None else validation.key_of("key", key)
     check_how(plan, key, how)
     with jax.ensure_compile_time_eval():  # the caller may be inside a jit
         shares = draw_shares(plan, key, how)

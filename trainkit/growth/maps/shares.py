@@ -9,7 +9,6 @@ import numpy as np
 
 from trainkit.growth.axes.structures import grown_nodes
 from trainkit.growth.plan.data import GrownAxis, How, PlanData, copies
-from trainkit.growth.plan.validation import check_key
 
 Shares = list[np.ndarray | None]
 
@@ -23,7 +22,6 @@ def check_how(plan: PlanData, key: jax.Array | None, how: str) -> None:
             "the key is traced, but random values of a growth are drawn on the host: close over "
             "the key instead of passing it through jit"
         )
-    check_key(key)
     if plan.grown_axes and how not in ("even", "rms") and key is None:
         raise ValueError(
             f'how={how!r} draws random numbers: pass key=jax.random.key(0), or use how="even"'

@@ -105,6 +105,8 @@ class LeafPlan:
       shift: the constant s of a leaf that is used as w + s.
       calibrated: whether its gradient factor is a best guess, for every `how`.
       layer: its origin if the plan adds layers; `None`: the leaf of the same path.
+      lines: where the model uses it first, as "file:line (function)".
+      reason: why a factor is not 1/copies on the axes in `splits`; "" if all are.
     """
 
     path: str
@@ -116,6 +118,8 @@ class LeafPlan:
     shift: float = 0.0
     calibrated: bool = False
     layer: Layer | None = None
+    lines: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
+    reason: str = dataclasses.field(default="", compare=False, repr=False)
 
     @property
     def new(self) -> bool:

@@ -26,17 +26,6 @@ def check_tx(tx: Any) -> None:
         )
 
 
-def check_key(key: Any) -> None:
-    """Refuses a value that is not a random key."""
-    try:
-        if key is not None:
-            validation.random_key("key", key, seeds=False)
-    except TypeError:
-        seed = key if isinstance(key, int) else 0
-        message = f"key={key!r} is not a random key: pass key=jax.random.key({seed})"
-        raise ValueError(message) from None
-
-
 def check_append(append: Any) -> None:
     """Refuses a value that is not a list of pairs (regular expression, axis)."""
     validation.listed("append", append, "[('embedding', 0)]")

@@ -9,6 +9,7 @@ from trainkit.growth.analysis.joint_program import EquationPair, Rule
 from trainkit.growth.analysis.scales.index_maps import Group, move
 from trainkit.growth.analysis.scales.padding import ALWAYS
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.scales.requirements import multiple_or_other
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis
 
@@ -64,7 +65,7 @@ def _close(
         pair.fail(
             "padding units of a carry would not keep their value in the loop",
             axes=[a for a in inner.axes if not a.fixed],
-            hint="grow this axis to a multiple, which needs no padding units, or grow another axis",
+            hint=multiple_or_other(next(a for a in inner.axes if not a.fixed)),
         )
     if not scales.is_zero(out):
         for found, key in [(f, k) for f, keys in kept for k in keys]:

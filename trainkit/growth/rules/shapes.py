@@ -50,11 +50,17 @@ def _check_factors(pair: EquationPair, x: Value) -> None:
         if m < n:
             split = [a for a, *sizes in zip(x.axes, x.small, x.big, strict=True)
                      if tuple(sizes) not in made]  # fmt: skip
+            sizes = [find(a).small for a in split]
+            more = next((f" from {size} to {size * b // a}, as the number of the others does"
+                         for a, b in made if a < b for size in sizes), None)  # fmt: skip
             pair.fail(
                 f"an axis is split into {list(small)} and {list(big)}: a factor shrinks from {n} "
                 f"to {m}, so that a unit of the small model has no unit in the big one",
                 axes=split,
-                hint="grow all factors of a split axis: query and key heads together, heads or "
+                hint=f"keep it at {n}, and grow the axis that is split{more} (key heads alone: "
+                "how='groups')"
+                if more
+                else "grow all factors of a split axis: query and key heads together, heads or "
                 "head_dim (key heads alone: how='groups')",
                 remedy="groups",
             )

@@ -8,7 +8,7 @@ from trainkit.growth.analysis.joint_program import EquationPair, Rule
 from trainkit.growth.analysis.scales.index_maps import Group, move
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.analysis.values import Value
-from trainkit.growth.axes.axis import Axis, concatenation, find, product
+from trainkit.growth.axes.axis import Axis, concatenation, find, product, show
 
 
 def _slice_of(pair: EquationPair, axis: Axis, small: tuple, big: tuple) -> Axis:
@@ -52,7 +52,15 @@ def _segment(pair: EquationPair, axis: Axis, made: Axis, start: int, big_start: 
                 axes=(axis,),
                 hint="slice in the same proportions in both models",
             )
-    pair.unify(axis, concatenation([p for p in (before, made, after) if p.small]))
+    parts = [p for p in (before, made, after) if p.small]
+    shown = " | ".join(f"{p.small} → {p.big}" for p in parts)
+    pair.unify(
+        axis,
+        concatenation(parts),
+        f"a slice cuts the axis {show(axis)} into the parts {shown}, and not every part grows so",
+        "slice so that a part that does not grow in the model is cut at the same place in both, "
+        "and other parts in proportion",
+    )
 
 
 def slice_axes(pair: EquationPair) -> None:

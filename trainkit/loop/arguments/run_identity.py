@@ -15,6 +15,7 @@ import numpy as np
 from trainkit._core.identity import differences, digest, lasting
 from trainkit._core.paths import named_leaves, path_name
 from trainkit._core.processes import gathered, same
+from trainkit.data.loader import Loader
 from trainkit.loop.arguments.program_digest import program_digest
 from trainkit.step.norms import hyperparams
 
@@ -40,8 +41,9 @@ def run_identity(step: Any, state: Any, data: Any) -> dict[str, dict[str, Any]]:
         rates["precision"] = lasting(step.precision, "precision")
     if hasattr(state, "rng"):
         rates["seed"] = digest(str(lasting(state.rng, "rng")))
-    if hasattr(step, "loss_fn") and hasattr(data, "draw"):
-        rates |= _programs(step.loss_fn, state, _one_batch(data))
+    if hasattr(step, "loss_fn") and (one := first_batch(data)) is not None:
+        size = getattr(data, "batch_size", None)
+        rates |= _programs(step.loss_fn, state, _whole(one, size))
     if hasattr(state, "params") and not int(state.step):
         rates[START] = _values(state.params)
     names = ("seed", "size", "batch_size", "shuffle")
@@ -83,16 +85,21 @@ def with_hyperparameters(opt_state: PyTree, new: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(choose, opt_state, new)
 
 
-def _one_batch(data: Any) -> PyTree:
-    """The shapes of a whole batch, of all processes."""
-    drawn = data.draw(data.position)[0]
-    size = getattr(data, "batch_size", None)
+def first_batch(data: Any) -> PyTree:
+    """The batch that comes next, where it can be seen before it is drawn."""
+    if hasattr(data, "draw"):
+        return data.draw(data.position)[0]
+    return data.peek() if isinstance(data, Loader) else None
+
+
+def _whole(batch: PyTree, size: int | None) -> PyTree:
+    """The shapes of a batch of all processes."""
 
     def shape(x: Any) -> jax.ShapeDtypeStruct:
         dtype = jax.dtypes.canonicalize_dtype(x.dtype)
         return jax.ShapeDtypeStruct((size or x.shape[0], *x.shape[1:]), dtype)
 
-    return jax.tree.map(shape, drawn)
+    return jax.tree.map(shape, batch)
 
 
 def _programs(loss_fn: Any, state: Any, batch: PyTree) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import jax
 
 from trainkit._core import validation
 from trainkit._core.validation import steps
+from trainkit.data.loader import Loader
 from trainkit.data.stacked import Stacked
-from trainkit.loop.arguments.run_identity import RESUME
+from trainkit.loop.arguments.run_identity import RESUME, first_batch
 from trainkit.loop.saved import position as data_position
 from trainkit.loop.stopping import Budget, EarlyStopping
 from trainkit.transforms.wrappers.average import averaged
@@ -69,10 +70,30 @@ def check_parts(step: Any, data: Any, evaluate: Any, hooks: Any, early_stopping:
         validation.function(name, hook, "of what a hook sees (now) -> Change | None", takes=1)
 
 
+def check_loggers(loggers: Any) -> None:
+    """Refuses what is no list of loggers."""
+    example = "trainkit.loggers.TensorBoard('boards/mine')"
+    validation.listed("loggers", loggers, f"[{example}]")
+    for number, logger in enumerate(loggers):
+        name = f"loggers[{number}]"
+        if inspect.isclass(logger):
+            raise TypeError(f"{name} must be a logger, not the class; give {logger.__name__}(…).")
+        for method, takes in (("start", 1), ("log", 3), ("close", 1)):
+            if not hasattr(logger, method):
+                raise TypeError(
+                    f"{name} must be a logger, such as {example}, or another object with the "
+                    f"methods start, log and close; {logger!r:.60} has no {method}."
+                )
+            arguments = {"start": "(run)", "log": "(step, values, kind)", "close": "(stopped)"}
+            validation.function(
+                f"{name}.{method}", getattr(logger, method), arguments[method], takes=takes
+            )
+
+
 def check_data(data: Any) -> None:
     """Refuses what no batches can be drawn from."""
     if not hasattr(data, "__next__"):
-        example = "trainkit.data.Sampler(arrays, batch_size=32), or an iterator of batches"
+        example = "trainkit.data.Sampler(arrays, batch_size=32), a loader or a list of batches"
         if isinstance(data, Mapping):
             raise TypeError(f"data must be a stream of batches, not a dict; give {example}.")
         validation.listed("data", data, example)
@@ -87,25 +108,16 @@ def check_run(
             "early_stopping must have evaluations to look at, but these data have no epochs after "
             "which there would be one; give eval_every=."
         )
-    if budget == Budget() and early_stopping is None and hasattr(data, "position"):
+    unlimited = budget == Budget() and early_stopping is None
+    if unlimited and hasattr(data, "position") and not isinstance(data, Loader):
         raise ValueError(
             "This run would never end: give it steps=, epochs=, seconds=, flops= or "
             "early_stopping=."
-        )
-    if budget.epochs is not None and not hasattr(data, "position"):
-        raise ValueError(
-            f"epochs={budget.epochs} needs data that counts them, such as trainkit.data.Sampler; "
-            f"data is a {type(data).__name__}. Use steps= instead."
         )
     per_call = getattr(step, "steps_per_call", 1)
     if budget.steps is not None and budget.steps % per_call:
         raise ValueError(
             f"steps={budget.steps} is not a multiple of the step's steps_per_call={per_call}."
-        )
-    if out is not None and not (hasattr(data, "position") and hasattr(data, "restore")):
-        raise ValueError(
-            f"data is a {type(data).__name__}, which has no `position` and `restore`: a run with "
-            "an output folder could not be resumed. Use trainkit.data.Sampler, or out=None."
         )
     if out is not None:
         data_position.to_json(data.position)
@@ -133,9 +145,14 @@ def check_first_batch(step: Any, state: Any, data: Any) -> None:
     """Lets the step refuse the state, and a batch where the data can be peeked at."""
     if hasattr(step, "place"):
         steps.state(state)
-    if not (hasattr(data, "draw") and hasattr(step, "place_batch")):
+    one = first_batch(data)
+    if one is None and isinstance(data, Loader):
+        raise ValueError(
+            "data must give batches, but there is none: it is empty, or an iterator that was used "
+            "up; make a new one."
+        )
+    if one is None or not hasattr(step, "place_batch"):
         return
-    one = data.draw(data.position)[0]
     batch, _ = next(Stacked(itertools.repeat(one), getattr(step, "steps_per_call", 1)))
     placed = step.place_batch(batch)
     if not hasattr(step, "refuse"):

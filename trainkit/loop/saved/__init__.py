@@ -1,4 +1,4 @@
-"""What a checkpoint of one step is on disk: how it is written, read and checked.
+"""The format of one checkpoint on disk: how a step is written, read and checked.
 
-Input: a folder and a step. Output: a state and its `info`, or what is damaged. Read `step` first.
+Input: a folder and a step. Output: a state and its `info`, or a DamagedError. Read `step` first.
 """

@@ -1,4 +1,4 @@
-"""Work in a thread of its own, one piece after another."""
+"""Work in a background thread, one task after another."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Background:
-    """Does one piece of work at a time; an error in it is raised where it is waited for.
+    """Runs one task at a time in a thread; `wait` raises its error.
 
     >>> done, work = [], Background()
     >>> work.start(lambda: done.append(1))
@@ -25,14 +25,14 @@ class Background:
         self._error: BaseException | None = None
 
     def start(self, work: Callable[[], Any]) -> None:
-        """Begins, when what was begun before has ended."""
+        """Starts a task when the previous one has ended."""
         self.wait()
-        # Not a daemon: the end of a program does not cut it off in the middle.
+        # Not a daemon thread: the program does not exit before it has ended.
         self._thread = threading.Thread(target=self._run, args=(work,))
         self._thread.start()
 
     def wait(self) -> None:
-        """Returns when nothing is under way; raises what went wrong, once."""
+        """Waits for the current task; raises its error, once."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

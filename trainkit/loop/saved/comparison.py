@@ -1,4 +1,4 @@
-"""Where two checkpoints differ, leaf by leaf."""
+"""Differences between two checkpoints, leaf by leaf."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from trainkit.loop.saved.step import read_leaves, step_info
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """A leaf that is not the same.
+    """A leaf that differs.
 
     Attributes:
       leaf: its name.
-      first, second: its dtype and shape on either side; "nothing" where it is not there.
-      largest: the largest |a − b|, where shapes are equal.
-      relative: ‖a − b‖ / ‖a‖, likewise.
+      first, second: its dtype and shape in each checkpoint; "nothing" if it is missing.
+      largest: max |a − b|, if the shapes are equal.
+      relative: ‖a − b‖ / ‖a‖, if the shapes are equal.
     """
 
     leaf: str
@@ -34,16 +34,16 @@ class Difference:
 def compared(
     first: tuple[Path, int], second: tuple[Path, int], wanted: Callable[[str], bool]
 ) -> tuple[list[str], list[Difference]]:
-    """The wanted leaves that are the same to the last bit, and those that are not.
+    """The selected leaves that are bitwise equal, and the differences of the others.
 
     Raises:
-      DamagedError: one of the two is not what was written.
+      DamagedError: one of the checkpoints is damaged.
     """
     sides = [step_info(*place) for place in (first, second)]
     (one, digests), (other, others) = sides
     a, b = one["_leaves"], other["_leaves"]
     names = [name for name in dict.fromkeys([*a, *b]) if wanted(name)]
-    # Other processes or devices may have cut it elsewhere: only equal digests say anything.
+    # The shards may differ between the two: only equal digests are conclusive.
     same = [
         name for name in names
         if name in a and a[name] == b.get(name) and digests.get(name) == others.get(name)

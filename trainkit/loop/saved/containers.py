@@ -1,4 +1,4 @@
-"""The way to a leaf as JSON holds it, and trees made again from such ways, without a model."""
+"""Paths of leaves as JSON, and trees rebuilt from such paths without a model."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from jax.tree_util import DictKey, GetAttrKey
 
 PyTree = Any
-# A way is a list of [kind, value], where kind is one of these.
+# A path in JSON is a list of [kind, value], where kind is one of these.
 FIELD, KEY, PLACE = "field", "key", "at"
-Way = list[list[Any]]
+JsonPath = list[list[Any]]
 
 
-def to_json(path: tuple[Any, ...]) -> Way:
-    """The way to a leaf: fields of classes, keys of dicts, places in lists and tuples.
+def to_json(path: tuple[Any, ...]) -> JsonPath:
+    """The path of a leaf: fields of classes, keys of dicts, indices of lists and tuples.
 
     >>> import jax
     >>> [(path, _)] = jax.tree_util.tree_leaves_with_path({"layers": [{"w": 1.0}]})
@@ -24,17 +24,17 @@ def to_json(path: tuple[Any, ...]) -> Way:
     return [_part(part) for part in path]
 
 
-def nested(leaves: Mapping[str, Any], ways: Mapping[str, Way]) -> PyTree:
-    """Dicts and lists with these leaves in them; objects become dicts of their fields.
+def nested(leaves: Mapping[str, Any], paths: Mapping[str, JsonPath]) -> PyTree:
+    """Nested dicts and lists with these leaves; objects become dicts of their fields.
 
     >>> nested({"a": 1, "b": 2}, {"a": [["key", "x"], ["at", 0]], "b": [["key", "x"], ["at", 1]]})
     {'x': [1, 2]}
     """
-    if [*map(len, map(ways.__getitem__, leaves))] == [0]:
+    if [*map(len, map(paths.__getitem__, leaves))] == [0]:
         return next(iter(leaves.values()))
-    below: dict[Any, dict[str, Way]] = {}
+    below: dict[Any, dict[str, JsonPath]] = {}
     for name in leaves:
-        (kind, value), *rest = ways[name]
+        (kind, value), *rest = paths[name]
         below.setdefault((kind, value), {})[name] = rest
     made = {
         part: nested({name: leaves[name] for name in inside}, inside)
@@ -42,21 +42,21 @@ def nested(leaves: Mapping[str, Any], ways: Mapping[str, Way]) -> PyTree:
     }
     if [*made] == [(PLACE, i) for i in range(len(made))]:
         return list(made.values())
-    # Of a list of which only some were chosen the places are names.
+    # An incomplete list becomes a dict with its indices as keys.
     return {str(value) if kind == PLACE else value: tree for (kind, value), tree in made.items()}
 
 
-def way_of(name: str, way: Way) -> Way:
-    """The way to a leaf under another name: the end of the old way where names end alike.
+def renamed_path(name: str, parts: JsonPath) -> JsonPath:
+    """The path of a renamed leaf: keeps the end of the old path if the names end alike.
 
-    >>> way_of("new/0/w", [["key", "old"], ["at", 0], ["key", "w"]])
+    >>> renamed_path("new/0/w", [["key", "old"], ["at", 0], ["key", "w"]])
     [['key', 'new'], ['at', 0], ['key', 'w']]
     """
-    for start in range(len(way)):
-        end = "/".join(str(value) for _, value in way[start:])
+    for start in range(len(parts)):
+        end = "/".join(str(value) for _, value in parts[start:])
         if name == end or name.endswith(f"/{end}"):
             before = name[: len(name) - len(end)].strip("/")
-            return [[KEY, part] for part in before.split("/") if part] + way[start:]
+            return [[KEY, part] for part in before.split("/") if part] + parts[start:]
     return [[KEY, part] for part in name.split("/")]
 
 

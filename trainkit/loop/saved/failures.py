@@ -1,4 +1,4 @@
-"""What goes wrong inside Orbax, said once and in our own words."""
+"""Errors inside Orbax, raised once and as our own."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ T = TypeVar("T")
 
 
 def attempt(work: Callable[[], T], failed: Callable[[str], Exception]) -> T:
-    """What `work` gives; an error in it becomes `failed(why)`, with `why` its first line.
+    """The result of `work`; an error in it becomes `failed(why)`, with `why` its first line.
 
     >>> attempt(lambda: 1 / 0, lambda why: ValueError(f"No: {why}."))
     Traceback (most recent call last):
     ValueError: No: division by zero.
     """
-    logging.getLogger("absl").addFilter(_is_said_here_alone)
+    logging.getLogger("absl").addFilter(_is_not_raised)
     try:
         return work()
     except Exception as error:
         why = str(error).strip().split("\n")[0][:300] or type(error).__name__
-    # Orbax leaves the other arrays half read or written, and dropping them raises where nobody can
-    # catch it: it is done here, unheard, as soon as the threads that work on them let go.
+    # Orbax leaves other arrays half read or written. Deleting them raises errors that cannot be
+    # caught, so they are deleted here, silently, when their threads have ended.
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         for _ in range(5):
@@ -37,10 +37,10 @@ def attempt(work: Callable[[], T], failed: Callable[[str], Exception]) -> T:
 
 
 class _WithoutLateReads:
-    """A hook for errors nobody can catch, which passes on all but one.
+    """A hook for errors that cannot be caught, which ignores one of them.
 
-    A read that Orbax has given up ends later, on a busy disk much later, and then finds the event
-    loop closed that it was to report to.
+    A read that Orbax has abandoned may end much later, when the event loop that it reports to is
+    closed.
     """
 
     hook: Callable[[Any], None]
@@ -53,6 +53,6 @@ class _WithoutLateReads:
             self.hook(raised)
 
 
-def _is_said_here_alone(record: logging.LogRecord) -> bool:
-    """Whether to log it: not what Orbax logs with a traceback, for that it raises as well."""
+def _is_not_raised(record: logging.LogRecord) -> bool:
+    """Whether to log a record: not if Orbax logs a traceback, because it raises that error too."""
     return not (record.exc_info and "/orbax/" in record.pathname)

@@ -1,7 +1,7 @@
-"""What is saved beside the arrays of a step: its `info`, and a digest of every array.
+"""The files beside the arrays of a step: its `info`, and a digest of every array.
 
-Each process writes one file with the digests of the parts that it holds; that of process 0 has the
-`info` too. A file carries the digest of its own content.
+Each process writes one file with the digests of its shards; that of process 0 also has the `info`.
+Each file contains the digest of its own content.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from trainkit._core.versions import versions
 from trainkit.loop.saved.containers import to_json
 from trainkit.loop.saved.leaves import is_key, key_kind, paths_by_name
 
-# leaf -> region of it -> digest
+# leaf -> region of the array -> digest
 Digests = dict[str, dict[str, str]]
 
 
 def own_parts(array: Any) -> dict[str, np.ndarray]:
-    """The parts of an array that this process has to answer for, by region."""
+    """Region -> part of an array, for the parts that this process saves."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return {
             _region(shard.index, array.shape): np.array(shard.data, copy=True)
@@ -36,7 +36,7 @@ def own_parts(array: Any) -> dict[str, np.ndarray]:
 
 
 def described(leaves: Mapping[str, Any], arrays: Mapping[str, Any], state: Any) -> dict[str, Any]:
-    """What a step says of its leaves, and of what wrote it."""
+    """The reserved entries of `info`: leaves, their paths, time, processes and versions."""
     return {
         "_time": time.time(),
         "_processes": jax.process_count(),
@@ -48,7 +48,7 @@ def described(leaves: Mapping[str, Any], arrays: Mapping[str, Any], state: Any) 
 
 
 def is_changed(array: Any, saved: Mapping[str, str]) -> bool:
-    """Whether a part of a restored array, of those that lie here, is not what was saved."""
+    """Whether a local part of a restored array differs from what was saved."""
     return any(
         part is not None and digest(part) != expected
         for part, expected in ((_part(array, region), value) for region, value in saved.items())
@@ -56,9 +56,9 @@ def is_changed(array: Any, saved: Mapping[str, str]) -> bool:
 
 
 def can_be_checked(shape: Any, saved: Mapping[str, str]) -> bool:
-    """Whether an array of this shape and sharding has the parts that were saved, as they were cut.
+    """Whether the shards of this shape and sharding include all the regions that were saved.
 
-    An array of one process always has: any part of it can be taken.
+    This is always true for an array of one process, which can be sliced freely.
     """
     sharding = getattr(shape, "sharding", None)
     if sharding is None or sharding.is_fully_addressable:
@@ -70,14 +70,15 @@ def can_be_checked(shape: Any, saved: Mapping[str, str]) -> bool:
 def write_info(path: Path, info: Mapping[str, Any], digests: Digests) -> None:
     """Writes the file of one process."""
     content = {"info": dict(info), "digests": digests}
-    path.write_text(json.dumps({**content, "seal": digest(json.dumps(content))}))
+    sealed = {**content, "seal": digest(json.dumps(content))}
+    path.write_text(json.dumps(sealed), encoding="utf-8")
 
 
 def read_info(folder: Path) -> tuple[dict[str, Any], Digests]:
     """The `info` and the digests that all processes wrote.
 
     Raises:
-      OSError, ValueError: a file is not there, or is not what was written.
+      OSError, ValueError: a file is missing or damaged.
     """
     info, digests = _read(folder / "0.json")
     for process in range(1, info["_processes"]):
@@ -87,10 +88,10 @@ def read_info(folder: Path) -> tuple[dict[str, Any], Digests]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Digests]:
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     seal = content.pop("seal", None) if isinstance(content, dict) else None
     if seal != digest(json.dumps(content)):
-        raise ValueError(f"{path.name} is not what was written")
+        raise ValueError(f"{path.name} differs from what was written")
     return content["info"], content["digests"]
 
 

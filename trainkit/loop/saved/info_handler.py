@@ -1,6 +1,6 @@
-"""How Orbax writes the `info` of a step: in the background, with the digests of its arrays.
+"""The Orbax handler that writes the `info` of a step, with digests, in the background.
 
-Imported when the first step is saved, because Orbax costs as much time as JAX itself.
+It is imported when the first step is saved, because importing Orbax takes as long as importing JAX.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trainkit.loop.saved.info import write_info
 
 
 class InfoHandler(ocp.AsyncCheckpointHandler):
-    """Writes what `saved.info` describes; digesting many arrays takes longer than copying them."""
+    """Writes the files of `saved.info`; computing digests takes longer than copying the arrays."""
 
     async def async_save(self, directory: Any, args: InfoSave) -> list[Any]:
         async def write() -> None:
@@ -40,7 +40,7 @@ class InfoHandler(ocp.AsyncCheckpointHandler):
 @ocp.args.register_with_handler(InfoHandler, for_save=True, for_restore=True)
 @dataclasses.dataclass
 class InfoSave(ocp.args.CheckpointArgs):
-    """The `info`, and by leaf and region the arrays to be digested."""
+    """The `info`, and leaf -> region -> array to digest."""
 
     info: Mapping[str, Any]
     parts: Mapping[str, Mapping[str, Any]]

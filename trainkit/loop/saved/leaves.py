@@ -1,4 +1,4 @@
-"""How the leaves of a state become arrays on disk, by name, and come back as they were."""
+"""Conversion of the leaves of a state to named plain arrays, and back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PyTree = Any
 
 
 def leaves_by_name(tree: PyTree) -> dict[str, Any]:
-    """The leaves by names that are all different.
+    """Name -> leaf, with unique names.
 
     >>> sorted(leaves_by_name({"a/b": 1, "a": {"b": 2}}))
     ['a/b', "a/b'"]
@@ -24,7 +24,7 @@ def leaves_by_name(tree: PyTree) -> dict[str, Any]:
 
 
 def paths_by_name(tree: PyTree) -> dict[str, tuple[Any, ...]]:
-    """The way to each leaf, by the names of `leaves_by_name`."""
+    """Name -> path of a leaf, by the names of `leaves_by_name`."""
     return {name: path for name, (path, _) in _named(tree).items()}
 
 
@@ -32,7 +32,7 @@ def _named(tree: PyTree) -> dict[str, tuple[tuple[Any, ...], Any]]:
     names: dict[str, tuple[tuple[Any, ...], Any]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = path_name(path) or "state"
-        # A key with a slash in it can look like a path of two.
+        # A key that contains a slash may give the name of another leaf.
         while name in names:
             name += "'"
         names[name] = path, leaf
@@ -46,12 +46,12 @@ def is_key(leaf: Any) -> bool:
 
 
 def key_kind(key: Any) -> str:
-    """The name of a random key's generator, to be written down."""
+    """The name of a random key's generator."""
     return str(jax.random.key_impl(key))
 
 
 def data_of(leaf: Any) -> Any:
-    """The plain array of a leaf: a random key's words, a Python number's array."""
+    """The plain array of a leaf: the data of a random key, a Python number as an array."""
     if is_key(leaf):
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return jax.eval_shape(jax.random.key_data, leaf)
@@ -60,19 +60,19 @@ def data_of(leaf: Any) -> Any:
 
 
 def on_host(leaf: Any) -> Any:
-    """The plain array of a leaf on the host, in memory of its own."""
+    """A copy of the plain array of a leaf on the host."""
     data = data_of(leaf)
     if isinstance(data, jax.Array) and not data.is_fully_addressable:
-        # Of several processes: each writes the parts it has, on CPU of a copy, as below.
+        # With several processes, each writes its own shards; on CPU, of a copy (see below).
         device: Any = next(iter(data.sharding.device_set))
         return jnp.copy(data) if device.platform == "cpu" else data
-    # A copy always: on CPU NumPy would look into the very buffer that the next step is given to
-    # write its result in, while Orbax is still writing it to disk.
+    # Always a copy: on CPU, NumPy would share the buffer, and the next step may reuse (donate) it
+    # while Orbax is still writing it to disk.
     return np.array(data, copy=True)
 
 
 def all_on_host(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain arrays of some leaves on the host, all fetched at once."""
+    """Copies of the plain arrays of leaves on the host, fetched concurrently."""
     for leaf in leaves.values():
         if isinstance(leaf, jax.Array) and not is_key(leaf) and leaf.is_fully_addressable:
             leaf.copy_to_host_async()
@@ -80,10 +80,10 @@ def all_on_host(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def placed_shape(leaf: Any) -> Any:
-    """The shape, dtype and sharding that a leaf is to be restored with; an array on the host."""
+    """The shape, dtype and sharding to restore a leaf with; a NumPy array for a host leaf."""
     data = data_of(leaf)
     if isinstance(data, np.ndarray | np.generic):
-        # Not through JAX, which would make 32 bits of 64.
+        # Not through JAX, which would reduce 64 bits to 32.
         return np.empty(data.shape, data.dtype)
     sharding = getattr(data, "sharding", None)
     if sharding is None:
@@ -92,7 +92,7 @@ def placed_shape(leaf: Any) -> Any:
 
 
 def from_array(array: Any, like: Any, kind: str | None) -> Any:
-    """The leaf that a plain array stands for: a key of a kind, a Python number, an array."""
+    """The inverse of `data_of`: a random key, a Python number or an array, as in `like`."""
     if is_key(like):
         key = jax.random.wrap_key_data(array, impl=kind)
         sharding = getattr(like, "sharding", None)

@@ -1,4 +1,4 @@
-"""What saving leaves beside the steps: half written ones, deleted ones, damaged ones."""
+"""Removal of incomplete, deleted and damaged steps from a checkpoint folder."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from trainkit._core.processes import is_writer
 from trainkit._core.run_files import remove
 from trainkit.loop.saved.step import steps_in
 
-# What is no longer wanted goes here before it is deleted, so that no step is ever half there.
+# Steps are moved here before they are deleted, so that no step is ever half deleted.
 DELETED, DAMAGED = "deleted", "damaged-"
 UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 
 def sweep(folder: Path) -> None:
-    """Removes what a killed run left half written or half deleted; for who may save here."""
+    """Removes steps that a killed run left half written or half deleted."""
     if is_writer():
         for left in folder.glob(UNFINISHED):
             remove(left)
@@ -23,17 +23,17 @@ def sweep(folder: Path) -> None:
 
 
 def empty(folder: Path) -> None:
-    """Deletes the steps that were moved away for that."""
+    """Deletes the steps that were moved to `DELETED`."""
     deleted = folder / DELETED
-    if deleted.is_symlink():  # whoever put it there, what it leads to is not ours to delete
+    if deleted.is_symlink():  # delete the link, never its target
         remove(deleted)
-    # What is in it, not the folder itself, into which a step may just be moved.
+    # Deletes its content, not the folder, into which a step may be moved at the same time.
     for step in deleted.glob("*") if is_writer() else ():
         remove(step)
 
 
 def put_aside(folder: Path, damaged: Iterable[int]) -> None:
-    """Sweeps, and gives damaged steps another name, so that theirs are free."""
+    """Sweeps, and renames damaged steps, so that their names are free."""
     sweep(folder)
     for step in set(damaged) & set(steps_in(folder)):
         remove(folder / f"{DAMAGED}{step}")

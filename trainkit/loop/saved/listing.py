@@ -1,4 +1,4 @@
-"""What checkpoints there are in a folder, and which of them are whole."""
+"""The list of checkpoints in a folder, and their damage."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Listed:
     """One checkpoint.
 
     Attributes:
-      step: its number.
-      score: what it was kept for, if for that.
-      bytes: of all its files.
+      step: its step.
+      score: its score, if it has one.
+      bytes: the size of all its files.
       time: when it was saved, in seconds since 1970.
-      versions: of Python and packages.
+      versions: versions of Python and packages.
       leaves: name -> (shape, dtype).
-      damage: what is wrong with it, in words; `None` where nothing was found to be.
+      damage: a description of its damage; `None` if none was found.
     """
 
     step: int
@@ -33,12 +33,12 @@ class Listed:
 
 
 def listed(folder: Path) -> list[Listed]:
-    """The checkpoints in a folder, the oldest first; only what is written beside arrays is read."""
+    """The checkpoints in a folder, the oldest first; does not read their arrays."""
     return [_listed(folder, step) for step in steps_in(folder)]
 
 
 def verified(folder: Path, step: int) -> str | None:
-    """Reads every array of a step and its digest; what is not what was written, in words."""
+    """Reads and checks every array of a step; a description of its damage, or `None`."""
     try:
         info, _ = step_info(folder, step)
         read_leaves(folder, step, info["_leaves"])
@@ -48,7 +48,7 @@ def verified(folder: Path, step: int) -> str | None:
 
 
 def _listed(folder: Path, step: int) -> Listed:
-    # A run that is writing here may delete files meanwhile.
+    # A run that writes here may delete files at the same time.
     sizes = [f.stat().st_size for f in (folder / str(step)).rglob("*") if f.is_file()]
     try:
         info, _ = step_info(folder, step)

@@ -1,4 +1,4 @@
-"""The newest step that is whole; those that are damaged are passed over by name."""
+"""The newest undamaged step; damaged ones are reported and skipped."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ def newest(
     damaged: set[int] | None = None,
     once: bool = False,
 ) -> T:
-    """What `read` makes of the newest step that is whole; `say` is told of the others.
+    """The result of `read` for the newest undamaged step.
 
     Args:
-      folder: where steps lie.
-      read: step -> result; raises `DamagedError` for one that is damaged.
-      say: is given a sentence.
-      steps: those to look among; by default all in the folder.
-      damaged: takes those that were found to be so.
-      once: whether to look among the steps once, though new ones may come meanwhile.
+      folder: the folder of the steps.
+      read: step -> result; raises `DamagedError` for a damaged step.
+      say: called with a message for each skipped step.
+      steps: function that returns the candidates; default: all in the folder.
+      damaged: a set to which damaged steps are added.
+      once: whether to list the steps only once, although another process may add new ones.
+
+    Raises:
+      CheckpointError: there is no step.
+      DamagedError: all steps are damaged.
     """
     found = set() if damaged is None else damaged
     steps = steps or (lambda: [step for step in steps_in(folder) if step not in found])
@@ -39,7 +43,7 @@ def newest(
                 result = read(step)
             except DamagedError as error:
                 errors.append(error)
-                # One that is gone was deleted by the run that is writing here.
+                # If it no longer exists, a run that writes here has deleted it.
                 if (folder / str(step)).exists():
                     found.add(step)
             else:

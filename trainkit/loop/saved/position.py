@@ -1,4 +1,4 @@
-"""The place in the data as a checkpoint holds it: something that JSON gives back as it was."""
+"""Positions in the data as JSON values that can be restored exactly."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def to_json(position: Any, name: str = "data.position") -> Any:
-    """The position (or what else is to come back as it was) as JSON holds it.
+    """A position, or another value, as JSON that `from_json` restores exactly.
 
     Raises:
-      TypeError: JSON would give it back as something else.
+      TypeError: JSON cannot represent the value.
 
     >>> to_json({"shard": 3, "at": (1, 2)})
     {'shard': 3, 'at': [1, 2]}
@@ -18,13 +18,13 @@ def to_json(position: Any, name: str = "data.position") -> Any:
     if _is_plain(position):
         return json.loads(json.dumps(position))
     raise TypeError(
-        f"{name} must be what JSON can hold (numbers, strings, None, and lists, tuples and dicts "
-        f"with string keys of them), not {position!r}: a run could not go on from it."
+        f"{name} must be a JSON value (numbers, strings, None, and lists, tuples and dicts "
+        f"with string keys of them), not {position!r}: a run could not resume from it."
     )
 
 
 def from_json(saved: Any, like: Any) -> Any:
-    """The position that was saved, of the kind that the data gives: a tuple where it is one."""
+    """The saved position with the type of `like`: a tuple if that is a tuple."""
     if not isinstance(like, tuple):
         return saved
     return type(like)(*saved) if hasattr(like, "_fields") else type(like)(saved)

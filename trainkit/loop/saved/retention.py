@@ -1,4 +1,4 @@
-"""Which checkpoints are kept: the latest, the best, one in every so many, the last good one."""
+"""The retention policy: the latest, the best, periodic ones, and the last good checkpoint."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ KEPT = ("keep", "keep_best", "keep_every", "keep_seconds")  # the options, as `f
 
 @dataclasses.dataclass
 class Retention:
-    """What Orbax asks which steps to keep.
+    """The policy by which Orbax keeps steps.
 
     Attributes:
-      keep: how many of the latest.
-      keep_best: how many of those with the best score.
-      mode: "min" or "max", what makes a score the best.
-      keep_every: the first in every so many steps is kept for good; `None`: none is.
-      keep_seconds: likewise the first in every so many seconds, counted from the first there is.
-      scores: step -> score, of those that have one.
-      times: step -> when it was saved, in seconds.
-      bad: steps that are damaged or not finite. The last of the others is always kept.
+      keep: the number of latest steps to keep.
+      keep_best: the number of steps with the best scores to keep.
+      mode: "min" or "max": which scores are best.
+      keep_every: keep the first step in each interval of this many steps forever; `None`: none.
+      keep_seconds: the same for intervals in seconds, counted from the first checkpoint.
+      scores: step -> score, for steps that have one.
+      times: step -> time of saving, in seconds.
+      bad: steps that are damaged or not finite. The last of the other steps is always kept.
 
     >>> retention = Retention(1, 1, "min", scores={1: 3.0, 2: 1.0, 3: 1.0})
     >>> retention.ranked([1, 2, 3, 4]), sorted(retention.kept([1, 2, 3, 4]))
@@ -43,7 +43,7 @@ class Retention:
     bad: set[int] = dataclasses.field(default_factory=set)
 
     def __post_init__(self) -> None:
-        validation.integer("keep", self.keep, hint="without the latest a run could not go on")
+        validation.integer("keep", self.keep, hint="a run resumes from the latest")
         validation.integer("keep_best", self.keep_best, least=0)
         validation.choice("mode", self.mode, ("min", "max"))
         if self.keep_every is not None:
@@ -52,12 +52,12 @@ class Retention:
             validation.number("keep_seconds", self.keep_seconds, above=0)
 
     def rate(self, step: int, score: float | None) -> None:
-        """Gives a step its score; NaN is never the best."""
+        """Sets the score of a step; NaN counts as no score."""
         if score is not None and not math.isnan(score):
             self.scores[step] = float(score)
 
     def ranked(self, steps: Sequence[int]) -> list[int]:
-        """The steps that have a score, the best first; of equals the earlier, which led."""
+        """The steps with a score, the best first; of equal scores, the earlier step first."""
         sign = 1 if self.mode == "min" else -1
         scored = [step for step in steps if step in self.scores]
         return sorted(scored, key=lambda step: (sign * self.scores[step], step))
@@ -78,14 +78,14 @@ class Retention:
         return found
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """The protocol of Orbax."""
+        """Implements Orbax's protocol of a preservation policy."""
         del context
         kept = self.kept([checkpoint.step for checkpoint in checkpoints])
         return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
 def _first_in_each(steps: Sequence[int], part: Callable[[int], int]) -> set[int]:
-    """The first step of each part; it stays the first when others of its part are deleted."""
+    """The first step of each interval; it stays the first when others are deleted."""
     found: dict[int, int] = {}
     for step in steps:
         found.setdefault(part(step), step)

@@ -1,4 +1,4 @@
-"""Reading a saved step, without writing anything anywhere: listed, checked, restored."""
+"""Reading a saved step, without writing: its info, its leaves, and checks of its digests."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ T = TypeVar("T")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is not there, or is of another state than the one asked for."""
+    """A checkpoint does not exist, or does not fit the requested state."""
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint that is not what was written."""
+    """A checkpoint is damaged: it differs from what was written."""
 
 
 def steps_in(folder: Path) -> list[int]:
-    """The steps in a folder that were written to their end: a step gets its name last."""
+    """The complete steps in a folder, in order: a step gets its name when it is complete."""
     if not folder.is_dir():
         return []
     names = [entry.name for entry in folder.iterdir() if entry.is_dir()]
@@ -38,12 +38,12 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def step_info(folder: Path, step: int) -> tuple[dict[str, Any], Digests]:
-    """What was saved beside the arrays of a step."""
+    """The info and the digests of a step; raises DamagedError."""
 
     def read() -> tuple[dict[str, Any], Digests]:
         info, digests = read_info(folder / str(step) / "info")
         if info["_step"] != step:
-            raise ValueError(f"it is the one of step {info['_step']} under another name")
+            raise ValueError(f"it is that of step {info['_step']} under another name")
         return info, digests
 
     return _whole(folder, step, read)
@@ -56,7 +56,7 @@ def read_step(folder: Path, step: int, like: PyTree) -> tuple[PyTree, dict[str, 
     _check_same(folder, step, wanted, info["_leaves"])
 
     shapes = {name: placed_shape(leaf) for name, leaf in wanted.items()}
-    # What several processes cut otherwise than it was saved is read whole, or would go unchecked.
+    # Arrays that are sharded differently than when saved are read whole, to check their digests.
     cut = {n: x for n, x in shapes.items() if not can_be_checked(x, digests.get(n, {}))}
     shapes |= {name: np.empty(shape.shape, shape.dtype) for name, shape in cut.items()}
 
@@ -78,10 +78,7 @@ def read_step(folder: Path, step: int, like: PyTree) -> tuple[PyTree, dict[str, 
 def read_leaves(
     folder: Path, step: int, names: Iterable[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Some leaves of a step, whole and on the host, however they were spread; and its info.
-
-    Random keys are keys again.
-    """
+    """(name -> whole NumPy array or random key, info) for leaves of a step, however sharded."""
     info, digests = step_info(folder, step)
     saved = {name: info["_leaves"][name] for name in names}
     shapes = {name: np.empty(shape, jnp.dtype(dtype)) for name, (shape, dtype) in saved.items()}
@@ -102,19 +99,19 @@ def read_leaves(
 def _check_unchanged(arrays: Mapping[str, Any], digests: Digests) -> None:
     changed = [name for name, array in arrays.items() if is_changed(array, digests.get(name, {}))]
     if changed:
-        raise ValueError(f"{_listed(changed)} is not what was saved")
+        raise ValueError(f"{_listed(changed)} differs from what was saved")
 
 
 def _arrays(path: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
-    # Orbax refuses arrays of size 0; their shape says everything about them.
+    # Orbax refuses arrays of size 0; they need no values.
     stored = {name: shape for name, shape in shapes.items() if shape.size}
     found: dict[str, Any] = {}
     if stored:
         how = ocp.checkpoint_utils.construct_restore_args(stored)
         args = ocp.args.PyTreeRestore(stored, restore_args=how, partial_restore=True)
-        # The handler alone: what is around it would wait for processes that have found damage.
+        # Only the handler: a Checkpointer would wait for processes that have found damage.
         with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
             found = reader.restore(Path(path), args=args)
     for name in shapes.keys() - stored.keys():
@@ -127,7 +124,7 @@ def _arrays(path: Path, shapes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _whole(folder: Path, step: int, read: Callable[[], T]) -> T:
-    """What `read` gives; whatever goes wrong in it is damage: we wrote what is read there."""
+    """The result of `read`; any error in it becomes a DamagedError, as we wrote these files."""
     return attempt(read, lambda why: DamagedError(f"{_named(folder, step)} is damaged: {why}."))
 
 

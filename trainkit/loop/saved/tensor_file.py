@@ -1,7 +1,7 @@
-"""A state as one safetensors file, which other programs and frameworks read, and back.
+"""Export of a state to a safetensors file, which other frameworks can read, and import.
 
-Names are those of the checkpoint. What safetensors does not know (lists, kinds of random keys) is
-in the file's metadata, so that a state which comes back is the one that went.
+Names are those of the checkpoint. What safetensors does not have (lists, kinds of random keys) is
+in the metadata of the file, so that an imported state equals the exported one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.loop.saved.containers import nested, way_of
+from trainkit.loop.saved.containers import nested, renamed_path
 from trainkit.loop.saved.leaves import data_of
 from trainkit.loop.saved.step import CheckpointError, read_leaves
 
@@ -34,10 +34,10 @@ DTYPES = {
 
 
 def export_step(folder: Path, step: int, names: Iterable[str], file: Path) -> None:
-    """Writes some leaves of a step into a file; it is whole or not there.
+    """Writes leaves of a step to a file, atomically.
 
     Raises:
-      CheckpointError: safetensors is not installed, a dtype it does not have, no place to write.
+      CheckpointError: safetensors is not installed, lacks a dtype, or the file cannot be written.
     """
     _check_installed()
     from safetensors import SafetensorError
@@ -48,18 +48,17 @@ def export_step(folder: Path, step: int, names: Iterable[str], file: Path) -> No
     for name, array in arrays.items():
         if str(array.dtype) not in DTYPES.values():
             raise CheckpointError(
-                f"{name} is {array.dtype}, which safetensors does not have: leave it out with "
-                "--only."
+                f"{name} is {array.dtype}, which safetensors does not have: exclude it with --only."
             )
     own = {
         "step": step,
         "versions": info["_versions"],
-        "ways": {name: info["_ways"][name] for name in leaves},
+        "paths": {name: info["_ways"][name] for name in leaves},
         "keys": {name: kind for name, kind in info["_keys"].items() if name in leaves},
     }
     part = file.with_name(f"{file.name}.new")
     try:
-        # Without following a link that somebody has put there.
+        # Without following a link.
         part.unlink(missing_ok=True)
         save_file(arrays, part, metadata={OWN: json.dumps(own)})
         os.replace(part, file)
@@ -68,7 +67,7 @@ def export_step(folder: Path, step: int, names: Iterable[str], file: Path) -> No
 
 
 def import_file(file: Path) -> tuple[PyTree, dict[str, Any]]:
-    """The tree in a file (dicts, and lists where it came from here), and our metadata.
+    """The tree in a file (dicts, and lists if trainkit wrote it), and our metadata.
 
     Raises:
       CheckpointError: safetensors is not installed; there is no such file, or it is damaged.
@@ -94,12 +93,12 @@ def import_file(file: Path) -> tuple[PyTree, dict[str, Any]]:
         leaves[name] = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
     for name, kind in own.get("keys", {}).items():
         leaves[name] = jax.random.wrap_key_data(jnp.asarray(leaves[name]), impl=kind)
-    ways = own.get("ways") or {name: way_of(name, []) for name in leaves}
-    return nested({name: leaves[name] for name in ways}, ways), own
+    paths = own.get("paths") or {name: renamed_path(name, []) for name in leaves}
+    return nested({name: leaves[name] for name in paths}, paths), own
 
 
 def _check_installed() -> None:
     if importlib.util.find_spec("safetensors") is None:
         raise CheckpointError(
-            "This needs one package more: pip install 'trainkit[export]' (safetensors)."
+            "This needs another package: pip install 'trainkit[export]' (safetensors)."
         )

@@ -1,4 +1,4 @@
-"""What cannot be saved, refused before anything of it is written."""
+"""Checks of the arguments of a save, before anything is written."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PyTree = Any
 
 
 def check_save(step: Any, state: PyTree, info: Any, score: Any) -> None:
-    """Refuses what `Checkpointer.save` cannot save.
+    """Raises an error for arguments that `Checkpointer.save` cannot save.
 
     Raises:
-      TypeError, ValueError: the argument is named.
+      TypeError, ValueError: names the argument.
     """
     validation.integer("step", step, least=0, hint="it is the number of steps taken")
     check_arrays("state", state)
@@ -28,15 +28,15 @@ def check_save(step: Any, state: PyTree, info: Any, score: Any) -> None:
         for name in info:
             if name.startswith("_"):
                 raise ValueError(
-                    f"info must have names of its own, not {name!r}: those that begin with an "
-                    "underscore are the checkpoint's."
+                    f"info must not have the name {name!r}: names that begin with an underscore "
+                    "are reserved."
                 )
     if score is not None and validation.concrete(score) is None:
         raise TypeError(f"score must be a number, not {score!r}.")
 
 
 def check_arrays(name: str, tree: PyTree) -> None:
-    """Refuses a tree without arrays, or with leaves that are no numbers."""
+    """Raises TypeError for a tree without arrays, or with leaves that are not numeric."""
     leaves = named_leaves(tree)
     if not leaves:
         raise TypeError(f"{name} must be a tree of arrays, not {tree!r}, which has none.")

@@ -1,5 +1,5 @@
-"""Taking what fits of a saved state into another model, optimizer, dtype, placement or size.
+"""Restoring parts of a saved state into another model, optimizer, dtype, placement or size.
 
-Input: the leaves of a step, and a tree that they are to go into. Output: that tree, and a list of
-what was taken, changed, left and kept. Read `restore` first.
+Input: the leaves of a step, and a tree to fill. Output: that tree, and lists of the leaves that
+were taken, changed, not taken and kept. Read `restore` first.
 """

@@ -1,4 +1,4 @@
-"""Values from a checkpoint put into a tree: where its leaves lie, in their dtypes."""
+"""Filling a tree with values from a checkpoint, with the tree's dtypes and shardings."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ def filled(
     *,
     new: bool,
 ) -> PyTree:
-    """The tree with these leaves; what is missing of an optimizer state is as `tx` begins.
+    """The tree with these leaves; missing leaves of the optimizer state are those of `tx.init`.
 
     Args:
-      tree: arrays, or what says their shapes, dtypes and places.
+      tree: arrays, or `jax.ShapeDtypeStruct`s.
       values: name -> array on the host.
-      tx: makes the optimizer state for the parameters as they are now.
-      new: whether the tree has no values of its own.
+      tx: initialises the optimizer state for the filled parameters; `None`: does nothing.
+      new: whether the tree is only shapes: everything else is initialised too.
+
+    Raises:
+      CheckpointError: a leaf is a shape, and has no value.
     """
     own = leaves_by_name(tree)
     done = {name: placed(value, own[name]) for name, value in values.items()}
@@ -45,17 +48,17 @@ def filled(
     for name, leaf in leaves.items():
         if isinstance(leaf, jax.ShapeDtypeStruct):
             raise CheckpointError(
-                f"{name} is not taken from the checkpoint and `into` has only its shape: give "
-                "`into` arrays, or take more of the checkpoint with only=."
+                f"{name} is not taken from the checkpoint, and `into` has only its shape: pass "
+                "arrays as `into`, or take more of the checkpoint with only=."
             )
     return _like(tree, leaves)
 
 
 def placed(value: Any, like: Any) -> Any:
-    """A value where another lies, in its dtype; a Python number where that is one."""
+    """A value with the dtype and sharding of `like`, or as a Python number if `like` is one."""
     sharding = getattr(like, "sharding", None)
     if not getattr(like, "committed", True):
-        sharding = None  # where JAX puts what nobody has put anywhere: a step may still place it
+        sharding = None  # stay uncommitted, so that a step may place it
     if is_key(like):
         key = value if is_key(value) else jax.random.wrap_key_data(value)
         return key if sharding is None else jax.device_put(key, sharding)

@@ -1,4 +1,4 @@
-"""A growth between what was saved and what is filled: a checkpoint goes into a bigger model."""
+"""Restoring a checkpoint into a bigger model by growing it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PyTree = Any
 
 
 class Grows(Protocol):
-    """What `trainkit.growth.plan(...).realise(key)` is: a `GrowthMap`."""
+    """The interface of a `GrowthMap`, the result of `trainkit.growth.plan(...).realise(key)`."""
 
     leaves: Mapping[str, Any]
 
@@ -34,14 +34,14 @@ Growth = Grows | Callable[[Any], Any]
 
 
 def grown(request: Request, step: int, grow: Growth) -> Restored:
-    """What was asked for, of a step whose model is grown first."""
+    """The result of a request, for a step whose model is grown first."""
     alone = is_subtree(request.only, [f"{request.only}/"])
     if not alone and request.tx is None:
-        raise ValueError('grow= makes a whole state, which needs tx=; or give only="params".')
+        raise ValueError('grow= makes a whole state, which needs tx=; or pass only="params".')
     plain = dataclasses.replace(
         request, into=None, fresh=Patterned(()), cast=False, tx=None if alone else request.tx
     )
-    small = plain.of(step)
+    small = plain.restored(step)
     big = _applied(grow, request.tx, small.state)
     before, after = leaves_by_name(small.state), leaves_by_name(big)
     shape = lambda leaf: list(data_of(leaf).shape)
@@ -56,7 +56,7 @@ def grown(request: Request, step: int, grow: Growth) -> Restored:
 
 
 def _into(request: Request, step: int, big: Restored, leaves: Mapping[str, Any]) -> Restored:
-    """The same in the tree that was given, whose leaves may have the subtree's name before them."""
+    """The grown leaves in the tree `into`, whose leaves may have the subtree's name as a prefix."""
     ours = leaves_by_name(request.into)
     top = f"{request.only}/"
     named = {n: f"{top}{n}" if f"{top}{n}" in ours else n for n in leaves}

@@ -1,4 +1,4 @@
-"""Leaf by leaf, what of a checkpoint goes where; and everything that does not fit, at once."""
+"""Matching the leaves of a checkpoint with those of a tree; one error for all that do not fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARTS = PARAMS, "model_state", OPT_STATE
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """Leaf of the tree -> leaf of the checkpoint; the dtypes that change; what begins anew."""
+    """A match: leaf of the tree -> leaf of the checkpoint, changed dtypes, initialised leaves."""
 
     taken: dict[str, str]
     cast: dict[str, tuple[str, str]]
@@ -36,19 +36,19 @@ def match(
     begins: bool,
     where: str,
 ) -> Match:
-    """What of a checkpoint goes into a tree, of which `source` says where it would come from.
+    """Matches each leaf of a tree with its source in a checkpoint.
 
     Args:
-      theirs, ours: the leaves of the checkpoint and of the tree, or their shapes and dtypes.
+      theirs, ours: name -> leaf (array or shape), for the checkpoint and for the tree.
       source: leaf of the tree -> leaf of the checkpoint.
-      wanted: which leaves of the tree must be found.
-      fresh: leaves that stay what they are.
-      cast: whether a leaf may get another dtype.
-      begins: whether what is not found in the optimizer state begins anew.
-      where: the checkpoint, in words.
+      wanted: whether a leaf of the tree must be found.
+      fresh: leaves of the tree that keep their values.
+      cast: whether floating leaves may change their dtype.
+      begins: whether `tx` initialises leaves of the optimizer state that are not found.
+      where: the checkpoint, for messages.
 
     Raises:
-      CheckpointError: leaves that are not found or do not fit, and how to say what is meant.
+      CheckpointError: leaves are not found or do not fit; lists them, and options that help.
     """
     taken: dict[str, str] = {}
     changed: dict[str, tuple[str, str]] = {}
@@ -58,20 +58,20 @@ def match(
         if name in fresh:
             continue
         old = source.get(name) or None  # none: another slot of that name
-        anew = begins and in_optimizer(name)
+        initialised = begins and in_optimizer(name)
         a, b = None if old is None else data_of(theirs[old]), data_of(leaf)
         if a is None or tuple(a.shape) != tuple(b.shape):
-            if anew:
+            if initialised:
                 begun.append(name)
             elif a is not None or wanted(name):
                 found = "nothing" if a is None else f"{a.dtype}{list(a.shape)}"
-                mend = "optimizer" if in_optimizer(name) else "missing" if a is None else "shape"
+                kind = "optimizer" if in_optimizer(name) else "missing" if a is None else "shape"
                 wrong.append(
-                    (f"{name}: {found} in the checkpoint, {b.dtype}{list(b.shape)} wanted", mend)
+                    (f"{name}: {found} in the checkpoint, {b.dtype}{list(b.shape)} wanted", kind)
                 )
         elif a.dtype != b.dtype and not (cast and _both_real(a, b)):
-            mend = "cast" if _both_real(a, b) else "shape"
-            wrong.append((f"{name}: {a.dtype} in the checkpoint, {b.dtype} wanted", mend))
+            kind = "cast" if _both_real(a, b) else "shape"
+            wrong.append((f"{name}: {a.dtype} in the checkpoint, {b.dtype} wanted", kind))
         else:
             assert old is not None
             taken[name] = old
@@ -87,26 +87,27 @@ def _both_real(a: Any, b: Any) -> bool:
 
 
 def _message(where: str, wrong: list[tuple[str, str]], theirs: Mapping[str, Any]) -> str:
-    first = {mend: line.split(":")[0] for line, mend in reversed(wrong)}
+    first = {kind: line.split(":")[0] for line, kind in reversed(wrong)}
     hints = []
     if "missing" in first:
         tops = [t for t in PARTS if f"{t}/{first['missing']}" in theirs]
         if tops:
-            hints.append(f"`into` looks like {tops[0]} alone: ask for it with only={tops[0]!r}")
+            hints.append(f"`into` looks like {tops[0]} only: select it with only={tops[0]!r}")
         else:
             hints.append(
-                f'name where a leaf comes from with rename={{"its/name/there": '
-                f"{first['missing']!r}}}, or keep what `into` has with fresh={first['missing']!r}"
+                f'name the source of a leaf with rename={{"its/name/there": '
+                f"{first['missing']!r}}}, or keep the values of `into` with "
+                f"fresh={first['missing']!r}"
             )
     if "shape" in first:
         hints.append(
-            f"keep what `into` has with fresh={first['shape']!r}, or grow the model with grow=… "
-            "(trainkit.growth)"
+            f"keep the values of `into` with fresh={first['shape']!r}, or grow the model with "
+            "grow=… (trainkit.growth)"
         )
     if "optimizer" in first:
         hints.append(
-            "give tx=… so that what is not there begins anew for the restored parameters, or keep "
-            f"what `into` has with fresh={OPT_STATE!r}"
+            "pass tx=… to initialise these leaves for the restored parameters, or keep the values "
+            f"of `into` with fresh={OPT_STATE!r}"
         )
     if "cast" in first:
         hints.append("change dtypes with cast=True")
@@ -115,5 +116,5 @@ def _message(where: str, wrong: list[tuple[str, str]], theirs: Mapping[str, Any]
     return (
         f"{where} does not fit:\n  "
         + "\n  ".join(lines[:8] + more)
-        + "".join(f"\nTo go on: {hint}." for hint in hints)
+        + "".join(f"\nTo fix it: {hint}." for hint in hints)
     )

@@ -1,7 +1,7 @@
-"""Which slots of one optimizer's state are those of another's: by fields, not by places.
+"""Matching the slots of two optimizer states by their fields, not by their positions.
 
-An optimizer state is a tree of nodes: a node is an object whose fields hold arrays, or trees that
-look like the parameters. Adam's has `count`, `mu` and `nu`, wherever it stands in a chain.
+An optimizer state is a tree of nodes: a node is an object whose fields are arrays, or trees with
+the structure of the parameters. Adam's has `count`, `mu` and `nu`, anywhere in a chain.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from trainkit.loop.saved.containers import FIELD, Way
+from trainkit.loop.saved.containers import FIELD, JsonPath
 
 OPT_STATE, PARAMS = "opt_state", "params"
 
 
 class Node(NamedTuple):
-    """A node: where it stands, and the names of its leaves by (field, leaf of the parameters)."""
+    """A node: its path, and (field, parameter) -> name of the leaf."""
 
     at: tuple[str, ...]
     leaves: dict[tuple[str, str], str]
@@ -26,24 +26,28 @@ class Node(NamedTuple):
 
 
 def slots(
-    theirs: Mapping[str, Way], ours: Mapping[str, Way], moved: Mapping[str, str]
+    theirs: Mapping[str, JsonPath], ours: Mapping[str, JsonPath], moved: Mapping[str, str]
 ) -> dict[str, str]:
-    """Leaf of our optimizer state -> the leaf of theirs that it goes on from.
+    """Leaf of our optimizer state -> the corresponding leaf of theirs.
 
-    `moved`: their name of a parameter -> ours, where it is another one.
+    `moved`: their name of a parameter -> our name, if these differ.
 
-    A node goes on from that at the same place, where it has the same fields; else from the node
-    with these fields, in order, where there are as many of them on both sides.
+    A node corresponds to that at the same path, if it has the same fields; otherwise to a node with
+    the same fields, in order, if both states have the same number of these.
     """
-    states = [way for name, way in theirs.items() if in_optimizer(name)]
-    if not any(kind == FIELD for way in states for kind, _ in way[1:]):
-        # A state without classes, as one that came from a file: names are all that it has.
+    states = [parts for name, parts in theirs.items() if in_optimizer(name)]
+    if not any(kind == FIELD for parts in states for kind, _ in parts[1:]):
+        # A state without classes, as from a file: match by names.
         return {name: name for name in ours if in_optimizer(name) and name in theirs}
-    here, there = nodes(ours), nodes(theirs, moved)
-    pairs = [(node, there[at]) for at, node in here.items() if _alike(node, there.get(at))]
+    our_nodes, their_nodes = nodes(ours), nodes(theirs, moved)
+    pairs = [
+        (node, their_nodes[at])
+        for at, node in our_nodes.items()
+        if _same_fields(node, their_nodes.get(at))
+    ]
     taken = {node.at for node, _ in pairs}
-    free = [node for at, node in here.items() if at not in taken]
-    rest = [node for at, node in there.items() if at not in taken]
+    free = [node for at, node in our_nodes.items() if at not in taken]
+    rest = [node for at, node in their_nodes.items() if at not in taken]
     for fields in dict.fromkeys(node.fields for node in free):
         a, b = ([node for node in nodes if node.fields == fields] for nodes in (free, rest))
         pairs += zip(a, b, strict=True) if len(a) == len(b) else []
@@ -56,22 +60,22 @@ def slots(
 
 
 def in_optimizer(name: str) -> bool:
-    """Whether a leaf is one of an optimizer state in a `TrainState`."""
+    """Whether a leaf of a `TrainState` belongs to the optimizer state."""
     return name == OPT_STATE or name.startswith(f"{OPT_STATE}/")
 
 
 def nodes(
-    ways: Mapping[str, Way], moved: Mapping[str, str] | None = None
+    paths: Mapping[str, JsonPath], moved: Mapping[str, str] | None = None
 ) -> dict[tuple[str, ...], Node]:
-    """The nodes of an optimizer state by their places; leaves by new names of parameters."""
-    words = {name: tuple(str(value) for _, value in way) for name, way in ways.items()}
+    """Path -> node of an optimizer state, with the new names of parameters (`moved`)."""
+    words = {name: tuple(str(value) for _, value in parts) for name, parts in paths.items()}
     params = {path[1:] for path in words.values() if path[0] == PARAMS}
     found: dict[tuple[str, ...], Node] = {}
-    for name, way in ways.items():
+    for name, parts in paths.items():
         path = words[name]
         if path[0] != OPT_STATE:
             continue
-        at = _field(way, path, params)
+        at = _field(parts, path, params)
         node = found.setdefault(path[:at], Node(path[:at], {}))
         rest = "/".join(path[at + 1 :])
         field = path[at] if at < len(path) else ""
@@ -79,14 +83,14 @@ def nodes(
     return found
 
 
-def _field(way: Way, path: tuple[str, ...], params: Iterable[tuple[str, ...]]) -> int:
-    """Where the field stands: what follows is a parameter's path; else it is the last there is."""
-    fields = [i for i, (kind, _) in enumerate(way) if kind == FIELD and i > 0]
+def _field(parts: JsonPath, path: tuple[str, ...], params: Iterable[tuple[str, ...]]) -> int:
+    """The index of the field in a path: followed by a parameter's path, else the last field."""
+    fields = [i for i, (kind, _) in enumerate(parts) if kind == FIELD and i > 0]
     for i in fields:
         if path[i + 1 :] in params:
             return i
     return fields[-1] if fields else len(path)
 
 
-def _alike(one: Node, other: Node | None) -> bool:
+def _same_fields(one: Node, other: Node | None) -> bool:
     return other is not None and one.fields == other.fields

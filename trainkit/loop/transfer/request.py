@@ -1,4 +1,4 @@
-"""What was asked for of a checkpoint, and how it is answered: choose, match, read, fill."""
+"""A request for parts of a checkpoint: select leaves, match them, read them, fill the tree."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit.loop.saved.containers import Way, nested, to_json, way_of
+from trainkit.loop.saved.containers import JsonPath, nested, renamed_path, to_json
 from trainkit.loop.saved.leaves import is_key, leaves_by_name, paths_by_name
 from trainkit.loop.saved.step import read_leaves, step_info
 from trainkit.loop.transfer.filling import filled
@@ -28,7 +28,7 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What `restore` was asked for, by its arguments; `of` answers it for one step."""
+    """The arguments of `restore`; `restored` reads one step."""
 
     folder: Path
     into: PyTree
@@ -38,7 +38,7 @@ class Request:
     cast: Any
     tx: optax.GradientTransformation | None
 
-    def of(self, step: int) -> Restored:
+    def restored(self, step: int) -> Restored:
         info, _ = step_info(self.folder, step)
         saved = list(info["_leaves"])
         names, cut = self._names(saved, self.where(step))
@@ -59,7 +59,7 @@ class Request:
         return f"The checkpoint of step {step} in {self.folder}"
 
     def _names(self, saved: list[str], where: str) -> tuple[dict[str, str], str]:
-        """Name in the result -> name in the checkpoint; and the subtree that is given alone."""
+        """Name in the result -> name in the checkpoint; and the subtree that is returned alone."""
         chosen = saved
         if self.only is not None:
             only = Patterned(self.only)
@@ -79,29 +79,32 @@ class Request:
         return {inside(new): old for new, old in names.items()}, cut
 
     def wanted(self, cut: str) -> Callable[[str], bool]:
-        """Which leaves of the tree must be found in the checkpoint."""
+        """The predicate: must a leaf of the tree be found in the checkpoint?"""
         if self.only is None or cut:
-            # What a step itself keeps is there or not, as the step is.
+            # The guard's counters depend on the options of the step.
             return lambda name: not name.startswith("guard/")
         asked = Patterned([*Patterned(self.only).patterns, *map(re.escape, self.rename.values())])
         return lambda name: name in asked
 
     def _template(
-        self, names: Mapping[str, str], theirs: Mapping[str, Any], ways: Mapping[str, Way]
+        self,
+        names: Mapping[str, str],
+        theirs: Mapping[str, Any],
+        paths: Mapping[str, JsonPath],
     ) -> PyTree:
-        """The tree to fill: arrays, or the shapes of them."""
+        """The tree to fill: arrays or shapes."""
         if self.into is not None:
             if self.cast not in (True, False):
-                raise ValueError(f"cast={self.cast!r}: `into` says the dtypes; give cast=True.")
+                raise ValueError(f"cast={self.cast!r}: `into` has the dtypes; pass cast=True.")
             return self.into
         if self.cast is True:
-            raise ValueError('cast=True needs `into`, which says the dtypes; or cast="bfloat16".')
+            raise ValueError('cast=True needs `into`, which has the dtypes; or cast="bfloat16".')
         leaves = {new: self._shape(theirs[old]) for new, old in names.items()}
-        tree = nested(leaves, {new: way_of(new, ways[old]) for new, old in names.items()})
+        tree = nested(leaves, {new: renamed_path(new, paths[old]) for new, old in names.items()})
         if self.tx is None:
             return tree
         if not (isinstance(tree, dict) and PARAMS in tree):
-            raise ValueError('tx= needs the parameters: leave `only` out, or give it "params" too.')
+            raise ValueError('tx= needs the parameters: omit `only`, or add "params" to it.')
         create = functools.partial(TrainState.create, tx=self.tx)
         state = tree.get("model_state", {})
         return jax.eval_shape(lambda p, m: create(p, model_state=m), tree[PARAMS], state)
@@ -112,17 +115,17 @@ class Request:
         return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(self.cast))
 
     def _slots(
-        self, tree: PyTree, names: Mapping[str, str], ways: Mapping[str, Way]
+        self, tree: PyTree, names: Mapping[str, str], paths: Mapping[str, JsonPath]
     ) -> dict[str, str]:
-        """Where the leaves of an optimizer state come from, but for those that `rename` names."""
+        """The sources of the leaves of an optimizer state, except for those in `rename`."""
         ours = {name: to_json(path) for name, path in paths_by_name(tree).items()}
         chosen = set(names.values())
-        theirs = {n: way for n, way in ways.items() if n in chosen or not in_optimizer(n)}
+        theirs = {n: parts for n, parts in paths.items() if n in chosen or not in_optimizer(n)}
         cut = lambda name: name.removeprefix(f"{PARAMS}/")
         moved = {cut(old): cut(new) for new, old in names.items() if old.startswith(PARAMS)}
         found = slots(theirs, ours, moved)
-        told = [new for new, old in names.items() if new != old]
-        return {n: found.get(n, "") for n in ours if in_optimizer(n) and n not in told}
+        explicit = [new for new, old in names.items() if new != old]
+        return {n: found.get(n, "") for n in ours if in_optimizer(n) and n not in explicit}
 
     def match(
         self,

@@ -1,4 +1,4 @@
-"""`restore`: of a checkpoint what is asked for, into what is given."""
+"""`restore`: restores a checkpoint, or parts of it, into a given tree or a new one."""
 
 from __future__ import annotations
 
@@ -36,38 +36,41 @@ def restore(
     grow: Growth | None = None,
     say: Callable[[str], None] = print,
 ) -> Restored:
-    """What is asked for of a checkpoint, in the tree that is given or in one of its own.
+    """Restores a checkpoint, or parts of it, into a given tree or a new one.
 
-    Leaves go by name, as `trainkit checkpoints FOLDER --leaves` lists them. Patterns are regular
-    expressions for the beginning of a name, up to its end or a "/": "params", "params/.*/bias".
-    Nothing is left out, kept or changed without being said.
+    Leaves are matched by name, as `trainkit checkpoints FOLDER --leaves` lists them. Patterns are
+    regular expressions for the start of a name, up to its end or a "/": "params", "params/.*/bias".
+    The result lists all leaves that were not taken, kept or changed.
 
     Args:
-      folder: of checkpoints, or of a run.
-      into: the tree to fill: a `TrainState`, parameters, anything; arrays, or
-        `jax.ShapeDtypeStruct`s where every leaf is to be found. The result has its structure, its
-        dtypes, and lies where it lies: on other devices, in another placement, in another number
-        of processes. `None`: nested dicts and lists of NumPy arrays; with `tx` a `TrainState`.
-      step: which checkpoint; by default the newest that is whole.
-      only: which leaves of the checkpoint. The name of a single subtree ("params") gives that
+      folder: the folder of checkpoints, or of a run.
+      into: the tree to fill: a `TrainState`, parameters, or any other tree of arrays, or of
+        `jax.ShapeDtypeStruct`s if every leaf is in the checkpoint. The result has its structure,
+        dtypes and shardings, also for other devices, another placement or number of processes.
+        `None`: nested dicts and lists of NumPy arrays, or with `tx` a `TrainState`.
+      step: the step to restore; default: the newest undamaged one.
+      only: patterns for the leaves to restore. The name of a single subtree ("params") returns that
         subtree itself, unless `into` has leaves under its name.
-      rename: pattern -> name that these leaves have in `into`; groups as in `re.sub`.
-      fresh: patterns for leaves of `into` that stay as they are: another head.
+      rename: pattern -> name of these leaves in `into`; groups as in `re.sub`.
+      fresh: patterns for leaves of `into` that keep their values, such as a new head.
       cast: `True`: floating leaves get the dtypes of `into`; without `into`, a dtype.
-      tx: the gradient transformation that goes on. Slots of its state are taken from the
-        checkpoint where a rule with the same fields has them in the same shape, wherever it stands
-        in a chain. The others are those of `tx.init` for the restored parameters, so that an EMA
-        which is new begins with them.
-      grow: makes the state of a bigger model of the restored one: a `GrowthMap`, or a function of
-        the restored `TrainState` (of the subtree, with `only="params"`), such as
+      tx: the gradient transformation of the result. Slots of its state are restored if a
+        transformation in the checkpoint, anywhere in its chain, has the same fields and shapes.
+        Other slots are those of `tx.init(restored parameters)`; a new EMA starts with these.
+      grow: grows the restored state to a bigger model: a `GrowthMap`, or a function of the restored
+        `TrainState` (with `only="params"`: of that subtree), such as
         `lambda small: trainkit.growth.grow(small, net, wider, batch, tx=tx)`. Needs `tx` for the
         optimizer state.
-      say: where the list of what was taken and what was not goes.
+      say: function that is called with the text of the result's lists.
+
+    Returns:
+      A `Restored`, with the tree as `.state`.
 
     Raises:
-      CheckpointError: there is none; a leaf of `into` is not in it, or has another shape or dtype.
-      DamagedError: the step asked for, or every one, is not what was written.
-      ValueError: a pattern that matches nothing.
+      CheckpointError: there is no checkpoint, or it lacks a leaf of `into`, or a shape or dtype
+        differs.
+      DamagedError: the given step, or (without `step`) every step, is damaged.
+      ValueError, TypeError: an invalid option, or a pattern that matches nothing.
 
     >>> import tempfile, jax.numpy as jnp, optax, trainkit
     >>> folder, tx = tempfile.mkdtemp(), optax.adam(1e-3)
@@ -84,7 +87,7 @@ def restore(
         opt_state/0/nu/head
       not from the checkpoint:
         params/head
-      begun anew by tx:
+      initialised by tx:
         opt_state/0/mu/head
         opt_state/0/nu/head
     >>> found.state.params["body"], found.state.params["head"].shape
@@ -103,13 +106,13 @@ def restore(
         Patterned(only, "only")
     kept = Patterned(fresh, "fresh")
     if fresh and into is None and tx is None:
-        raise ValueError("fresh= needs `into`, whose leaves stay as they are.")
+        raise ValueError("fresh= needs `into`, whose leaves keep their values.")
     _check_dtype(cast)
     _check_tree(into)
     validation.function("say", say, "of a text", takes=1)
     path = steps_folder(folder)
     request = Request(path, into, only, rename or {}, kept, cast, tx)
-    read = request.of if grow is None else lambda step: grown(request, step, grow)
+    read = request.restored if grow is None else lambda step: grown(request, step, grow)
     if step is None:
         found = newest(path, read, say)
     elif step in (steps := steps_in(path)):
@@ -141,7 +144,7 @@ def _check_tree(into: PyTree) -> None:
 
 
 def steps_folder(folder: str | os.PathLike) -> Path:
-    """The folder that steps lie in: itself, or the one in the folder of a run.
+    """The folder of the steps: the given folder, or the one inside the folder of a run.
 
     Raises:
       CheckpointError: there is no such folder.

@@ -1,4 +1,4 @@
-"""What a restore gives: the tree, and what of the checkpoint is in it and what is not."""
+"""The result of `restore`: the tree, and lists of the leaves that were taken and that were not."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What `trainkit.checkpoint.restore` gives; printed, it says what was taken and what was not.
+    """The result of `trainkit.checkpoint.restore`; as text, it lists what was taken or not.
 
     Attributes:
       state: the tree.
-      info: what was saved beside the state.
-      folder, step: which checkpoint it is.
-      taken: leaf of the tree -> leaf of the checkpoint that it is.
-      left: the leaves of the checkpoint that are not in the tree.
-      kept: the leaves of the tree that are what they were in `into`, or are in a new state.
-      begun: the leaves of the optimizer state that `tx` began anew, for the restored parameters.
+      info: the mapping that was saved with the state.
+      folder, step: the folder and step of the checkpoint.
+      taken: leaf of the tree -> leaf of the checkpoint.
+      left: the leaves of the checkpoint that were not taken.
+      kept: the leaves of the tree with the values of `into`, or of a new `TrainState`.
+      begun: the leaves of the optimizer state from `tx.init(restored parameters)`.
       cast: leaf of the tree -> (dtype in the checkpoint, dtype now).
       grown: leaf of the tree -> (shape in the checkpoint or `None`, shape now).
     """
@@ -50,7 +50,7 @@ class Restored:
             "grown": [f"{n} {'new' if a is None else a} → {b}" for n, (a, b) in self.grown.items()],
             "not taken": grouped(self.left, theirs),
             "not from the checkpoint": grouped(self.kept, ours),
-            "begun anew by tx": grouped(self.begun, ours),
+            "initialised by tx": grouped(self.begun, ours),
         }
         for title, items in parts.items():
             if items:
@@ -59,7 +59,7 @@ class Restored:
 
 
 def grouped(names: Iterable[str], among: Iterable[str]) -> list[str]:
-    """The names, with a subtree in the place of its leaves where all of it is there.
+    """The names, with a subtree instead of its leaves if it is complete.
 
     >>> grouped(["a/b/x", "a/b/y", "a/c"], ["a/b/x", "a/b/y", "a/c", "a/d"])
     ['a/b (2 leaves)', 'a/c']

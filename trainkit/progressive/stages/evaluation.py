@@ -1,4 +1,4 @@
-"""An evaluation whose programs are compiled before they are needed."""
+"""An evaluation over fixed batches, compiled ahead of time."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ PyTree = Any
 
 
 class Evaluation:
-    """`evaluation(state) -> {name: mean}` over fixed batches, compiled ahead.
+    """`evaluation(state) -> {name: mean}` over fixed batches, compiled ahead of time.
 
     Args:
       loss_fn: as for `make_eval_step`.
       batches: the validation batches; they stay on the device.
-      like: the shapes of the states that it will be given.
+      like: the shapes, dtypes and shardings of the states to evaluate.
       placement, precision: as for `make_eval_step`.
 
     Attributes:
-      batches: on the device.
-      metrics: the names that it computes.
-      flops: of one evaluation over all batches, once compiled.
+      batches: the batches on the device.
+      metrics: the names of the metrics.
+      flops: FLOPs of one evaluation over all batches.
+
+    Raises:
+      ValueError: there is no batch.
     """
 
     def __init__(
@@ -56,21 +59,21 @@ class Evaluation:
         step = make_eval_step(loss_fn, placement=placement, precision=precision)
         self.batches = [step.place_batch(batch) for batch in in_step(batches, "validation batches")]
         self._like = like
-        # Fetched now: later, in another thread, it would take all processes at once.
+        # Fetched now: this needs all processes, and a later use may be in another thread.
         self._on_host = None if alone() else [fetched(batch) for batch in self.batches]
         self._program = step.program
-        # By the shapes of a batch: the last one of a data set is often smaller.
+        # One program for each batch shape: the last batch of a data set is often smaller.
         self._compiled: dict[Any, Any] = {}
         self._flops: dict[Any, float] = {}
         shapes = jax.eval_shape(self._program, *_arguments(like, self.batches[0]))
         self.metrics = frozenset(shapes)
 
     def on_host(self) -> list[PyTree]:
-        """The batches, whole, as NumPy arrays."""
+        """The whole batches as NumPy arrays."""
         return self._on_host or [fetched(batch) for batch in self.batches]
 
     def compile(self) -> Evaluation:
-        """Compiles the program of every batch shape; itself, for chaining."""
+        """Compiles a program for each batch shape, and returns `self`."""
         for batch in self.batches:
             key = _shapes(batch)
             if key not in self._compiled:
@@ -81,7 +84,7 @@ class Evaluation:
         return self
 
     def rehearse(self, state: TrainState) -> None:
-        """Runs each program once: a first run takes longer than those that follow."""
+        """Runs each program once, because the first run takes longer than the later ones."""
         for batch in {_shapes(batch): batch for batch in self.batches}.values():
             jax.block_until_ready(self._sums(state, batch))
 
@@ -91,7 +94,7 @@ class Evaluation:
         return sum(self._flops[_shapes(batch)] for batch in self.batches)
 
     def __call__(self, state: TrainState) -> dict[str, float]:
-        """The means over all batches, added up in float64 on the host."""
+        """The means over all batches, accumulated in float64 on the host."""
         self.compile()
         return means([self._sums(state, batch) for batch in self.batches])
 
@@ -100,7 +103,7 @@ class Evaluation:
 
 
 def fetched(batch: PyTree) -> PyTree:
-    """A placed batch, whole, as NumPy arrays."""
+    """A whole placed batch as NumPy arrays."""
     return jax.tree.map(np.asarray, on_own_device(batch))
 
 

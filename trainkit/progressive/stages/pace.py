@@ -1,10 +1,9 @@
-"""The pace of a growing run: one factor on the learning rate, and one for each leaf.
+"""The pace of a progressive run: a learning-rate factor for all leaves, and one for each leaf.
 
-Everything that a growing run changes about its learning rate is a number in the state, so that
-nothing compiles again and nothing restarts: warm-up, the start of the decay (movable at run time,
-so that the remaining budget can decide it), a lowered rate, and a per-leaf ramp after a growth, by
-which new leaves are warmed up alone and copied ones leave exact continuation's rate for the plain
-one.
+All changes of the learning rate are numbers in the optimizer state, so that none of them needs a
+new compilation or a restart: the warm-up, the start of the final decay (which the remaining budget
+decides at run time), a lowered rate, and a ramp for each leaf after a growth. The ramp warms up
+new leaves, and moves copied leaves from the rate of exact continuation to the plain one.
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ NEVER = 2**31 - 1
 
 
 class PaceState(NamedTuple):
-    """State of `paced`; every field but `inner` may be replaced on a live state.
+    """State of `paced`; every field but `inner` may be replaced during a run.
 
     Attributes:
-      hyperparams: {"pace": the factor of the last update}, for the metrics.
-      step: int32, updates made.
-      level: float32, a factor that stays until it is replaced.
-      decay_at: int32, the step at which the decay begins.
-      decay_steps: int32, how long it takes to reach 0.
-      ramp_at: int32, the step at which the leaves' own factors began.
-      start: tree of float32 scalars, each leaf's factor at `ramp_at`.
-      over: tree of float32 scalars, over how many steps each goes to its target; 0: at once.
-      target: tree of float32 scalars, where each leaf's factor goes and stays: 1, or the factor
-        that the maximal-update parametrisation gives it.
-      inner: the state of the transformation that is paced.
+      hyperparams: {"pace": factor of the last update, float32 scalar}, for the metrics.
+      step: int32 scalar, the number of updates.
+      level: float32 scalar, a constant factor until it is replaced.
+      decay_at: int32 scalar, the step at which the decay begins.
+      decay_steps: int32 scalar, the length of the decay to 0.
+      ramp_at: int32 scalar, the step at which the ramps of the leaves begin.
+      start: tree of float32 scalars, the factor of each leaf at `ramp_at`.
+      over: tree of float32 scalars, the number of steps of each ramp; 0: no ramp.
+      target: tree of float32 scalars, the final factor of each leaf: 1, or its factor under the
+        maximal-update parametrisation.
+      inner: the state of the wrapped transformation.
     """
 
     hyperparams: dict[str, jax.Array]
@@ -53,7 +52,7 @@ class PaceState(NamedTuple):
 def paced(
     tx: optax.GradientTransformation, *, warmup: int = 0
 ) -> optax.GradientTransformationExtraArgs:
-    """`tx` with its updates multiplied by the pace:
+    """A gradient transformation that multiplies the updates u of `tx` by the pace:
 
       u ← level · warm · (1 − clip((t − decay_at) / decay_steps, 0, 1)) · m_leaf · u
       warm = min(1, (t + 1) / warmup)
@@ -63,10 +62,10 @@ def paced(
 
     Args:
       tx: any gradient transformation.
-      warmup: steps over which the pace rises from 1 / warmup to 1.
+      warmup: the number of steps over which the pace rises from 1 / warmup to 1; 0: no warm-up.
 
     Raises:
-      ValueError: a negative warm-up.
+      ValueError: `warmup` is not an integer of at least 0.
 
     >>> tx = paced(optax.sgd(1.0))
     >>> state = begin_decay(tx.init({"w": jnp.zeros(())}), at=1, steps=2)
@@ -84,7 +83,7 @@ def paced(
     inner_tx = optax.with_extra_args_support(tx)
 
     def init(params: PyTree) -> PaceState:
-        # Each its own array: one buffer in two places could not be donated.
+        # Distinct arrays: a buffer that appears twice cannot be donated.
         one = lambda _: jnp.ones((), jnp.float32)
         return PaceState(
             hyperparams={"pace": jnp.ones((), jnp.float32)},
@@ -118,7 +117,7 @@ def paced(
 
 
 def pace_of(state: PaceState, warmup: int = 0) -> jax.Array:
-    """The factor that the next update gets, without the leaves' own."""
+    """The factor of the next update, a float32 scalar, without the factors of the leaves."""
     step = state.step.astype(jnp.float32)
     decayed = (state.step - state.decay_at).astype(jnp.float32) / state.decay_steps.astype(
         jnp.float32
@@ -128,7 +127,7 @@ def pace_of(state: PaceState, warmup: int = 0) -> jax.Array:
 
 
 def begin_decay(state: PaceState, *, at: int | jax.Array, steps: int) -> PaceState:
-    """The state whose decay to 0 begins at step `at` and takes `steps` steps."""
+    """A state whose decay to 0 begins at step `at` and takes `steps` steps."""
     validation.integer("steps", steps, "begin_decay")
     return state._replace(
         decay_at=_like(at, state.decay_at), decay_steps=_like(steps, state.decay_steps)
@@ -136,19 +135,20 @@ def begin_decay(state: PaceState, *, at: int | jax.Array, steps: int) -> PaceSta
 
 
 def lower(state: PaceState, factor: float) -> PaceState:
-    """The state with its learning rate multiplied by `factor` from now on."""
+    """A state whose learning rate is multiplied by `factor` from now on."""
     return state._replace(level=state.level * jnp.asarray(factor, state.level.dtype))
 
 
 def after_growth(
     state: PaceState, inner: PyTree, start: PyTree, over: PyTree, target: PyTree
 ) -> PaceState:
-    """The state for grown leaves: the paces go on, each leaf's own factor begins now.
+    """The state for grown leaves: the pace is kept, and the ramp of each leaf begins now.
 
     Args:
-      state: of the small model.
-      inner: the grown state of the transformation that is paced.
-      start, over, target: trees like the grown parameters, of numbers: see `PaceState`.
+      state: the state for the small model.
+      inner: the grown state of the wrapped transformation.
+      start, over, target: trees of numbers with the structure of the grown parameters; see
+        `PaceState`.
     """
     array = lambda x: jnp.asarray(x, jnp.float32)
     return state._replace(
@@ -163,5 +163,5 @@ def after_growth(
 def _like(value: int | jax.Array, old: jax.Array) -> jax.Array:
     if isinstance(old, jax.core.Tracer):
         return jnp.asarray(value, old.dtype)
-    # Placed as the old one is, or the step would be compiled a second time.
+    # On the sharding of the old value; otherwise the step would compile again.
     return jax.device_put(jnp.asarray(value, old.dtype), old.sharding)

@@ -1,4 +1,4 @@
-"""A stage made ready to train: its model, step, data and evaluation."""
+"""A stage that is ready to train: its model, step, data and evaluation."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What all stages of a run share.
+    """The settings that all stages of a run share.
 
     Attributes:
-      build: stage.model -> `trainkit.adapters.model.Model`.
-      tx: the gradient transformation, without pace.
-      data: `Data -> Sampler`.
-      validation: the batches to evaluate on, or `Data -> batches`.
-      grow: how one model becomes the next: a `progressive.transition.state_growth.Grow`.
-      seed: of parameters and growths.
-      warmup: steps at the start of the run.
-      placement, options: of `make_train_step`.
-      tokens: tokens of an example, for 6·N·D; `None`: the stage's sequence length, or 1.
-      certify: whether growths are certified.
+      build: function stage.model -> `trainkit.adapters.model.Model`.
+      tx: the user's gradient transformation.
+      data: function `Data -> Sampler`.
+      validation: the batches to evaluate on, or a function `Data -> batches`.
+      grow: plans the growth between two models: a `progressive.transition.state_growth.Grow`.
+      seed: integer seed of parameters and growths.
+      warmup: steps of learning-rate warm-up at the start of the run.
+      placement, options: as for `make_train_step`.
+      tokens: tokens per example, for 6·N·D; `None`: the stage's sequence length, or 1.
+      certify: whether to compute certificates of growths.
     """
 
     build: Callable[[Any], Any]
@@ -55,23 +55,29 @@ class Recipe:
 
     @functools.cached_property
     def paced(self) -> optax.GradientTransformationExtraArgs:
-        """The transformation that is trained with."""
+        """`tx` with the learning-rate factors of a progressive run."""
         return paced(self.tx, warmup=self.warmup)
 
 
 class PreparedStage:
-    """One stage of a run; everything is made from shapes, and compiled only when asked to.
+    """One stage of a run, built from shapes alone; `compile` compiles its programs.
 
     Attributes:
-      stage: the stage.
+      stage: the `Stage`.
+      number: its number, from 0.
       model: its pure functions.
       step: its train step.
-      data: its batches.
-      like: shapes, dtypes and shardings of its states.
-      batch: shapes of what a call of the step takes.
-      batch_shapes: shapes of one batch, of all processes.
-      parameters: how many it has.
+      data: its sampler.
+      like: `jax.ShapeDtypeStruct`s of its states, with shardings.
+      batch: `jax.ShapeDtypeStruct`s of the batch argument of the step.
+      batch_shapes: the same for one batch of all processes, without the axis of `steps_per_call`.
+      one_batch: a batch of this process, NumPy arrays.
+      per_batch: the number of examples in a batch of all processes.
+      parameters: the number of parameters.
       evaluation: its evaluation.
+
+    Raises:
+      TypeError: `build` does not return a trainkit `Model`.
     """
 
     def __init__(self, recipe: Recipe, stage: Stage, number: int):
@@ -89,7 +95,7 @@ class PreparedStage:
             self.model,
             recipe.paced,
             placement=recipe.placement,
-            # The bar and the log say by this name which stage it is.
+            # The progress bar and the log show the stage under this name.
             schedules={"stage": lambda step: jnp.full_like(step, number)},
             **recipe.options,
         )
@@ -114,24 +120,24 @@ class PreparedStage:
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """Its name in reports."""
         return self.stage.name or _short(self.stage.model)
 
-    def fresh_here(self) -> TrainState:
-        """The same as `fresh` without asking other processes: of several, each has it alone."""
-        return self.fresh() if alone() else jax.jit(self.step.prepared)(self._initial())
+    def local_initial_state(self) -> TrainState:
+        """`initial_state` on this process only, without communication with others."""
+        return self.initial_state() if alone() else jax.jit(self.step.prepared)(self._initial())
 
     def _initial(self) -> TrainState:
         state = self.model.state(self.recipe.paced, self.one_batch, self.recipe.seed)
         level = jnp.float32(self.stage.learning_rate)
         return state.replace(opt_state=state.opt_state._replace(level=level))
 
-    def fresh(self) -> TrainState:
-        """A state from scratch, placed."""
+    def initial_state(self) -> TrainState:
+        """A new state, placed on the devices of the step."""
         return self.step.place(self._initial())
 
     def compile(self) -> PreparedStage:
-        """Compiles step and evaluation; itself, for chaining."""
+        """Compiles the step and the evaluation, and returns `self`."""
         self.step.compile(self.like, self.batch)
         _ = self.flops_per_step
         self.evaluation.compile()
@@ -143,7 +149,7 @@ class PreparedStage:
         return step_flops(self.step, self.like, self.batch) / self.step.steps_per_call
 
     def counted_flops(self) -> float:
-        """The same counted from the program before it is compiled, for checks before training."""
+        """FLOPs of one optimizer step, estimated without compiling."""
         flops = count_flops(whole_program(self.step), self.like, self.batch)
         return flops / self.step.steps_per_call
 
@@ -175,5 +181,5 @@ def _short(model: Any) -> str:
 
 
 def prepare_levels(recipe: Recipe, levels: Sequence[Sequence[Stage]]) -> list[list[PreparedStage]]:
-    """Every alternative of every level, prepared."""
+    """The prepared alternatives of every level."""
     return [[PreparedStage(recipe, stage, k) for stage in level] for k, level in enumerate(levels)]

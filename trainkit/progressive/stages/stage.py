@@ -1,4 +1,4 @@
-"""Stages of a growing run: which model, on which data, until when, and how it grows there.
+"""Stages of a progressive run: the model, its data, the trigger, and how the model grows.
 
 stages = [
     Stage(MLP((64,)), until=triggers.plateau("loss")),
@@ -19,18 +19,18 @@ from trainkit.progressive.stages.triggers import Trigger
 
 
 class StageError(ValueError):
-    """A list of stages that cannot be trained as it stands; the message says which and why."""
+    """An invalid list of stages; the message names the stage and the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """How much of the data a stage sees; `None` leaves it as it was in the stage before.
+    """The sizes of a stage's data; `None` keeps the value of the stage before.
 
     Attributes:
-      subset: share of the training examples (a float from 0 to 1) or their number (an int).
-      sequence_length: tokens of an example.
-      resolution: pixels of an image's side.
-      batch_size: examples of a batch.
+      subset: the fraction of the training examples (a float in (0, 1]) or their number (an int).
+      sequence_length: tokens per example.
+      resolution: height and width of an image in pixels.
+      batch_size: examples per batch.
 
     >>> Data(batch_size=8).after(Data(subset=0.5, batch_size=4))
     Data(subset=0.5, sequence_length=None, resolution=None, batch_size=8)
@@ -53,12 +53,12 @@ class Data:
             validation.integer("subset", self.subset, "Data", hint=hint)
 
     def after(self, before: Data) -> Data:
-        """This, with what it leaves open taken from the stage before."""
+        """The sizes, with each `None` replaced by the value of the stage before."""
         own = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
         return dataclasses.replace(before, **own)
 
     def shrinks(self, before: Data) -> str | None:
-        """Which of its sizes is below that of the stage before, in words."""
+        """The first size below that of the stage before, as text; `None` if there is none."""
         for name, new in dataclasses.asdict(self).items():
             old = getattr(before, name)
             if new is not None and old is not None and type(new) is type(old) and new < old:
@@ -68,24 +68,28 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One stage of a growing run.
+    """One stage of a progressive run.
 
     Attributes:
-      model: what is trained: a Linen module, an NNX module or factory, anything that the run's
-        `build` takes; `None` keeps the model of the stage before (only the data grow).
-      until: the trigger that ends it (see `progressive.triggers`); `None` for "until the end".
-      how: how the model grows from the stage before; see `trainkit.growth.operators`.
-      data: what it sees of the data.
-      moments: whether the optimizer's moments are carried through the growth or reset.
-      rewarm: steps over which the leaves of new layers, and only they, warm up from 0.
+      model: the model: a Linen module, an NNX module or factory, or anything else that the run's
+        `build` accepts; `None` keeps the model of the stage before (only the data change).
+      until: the trigger that ends the stage (see `progressive.triggers`); `None`: the end of the
+        run.
+      how: how the model grows from that of the stage before; see `trainkit.growth.operators`.
+      data: the sizes of the data.
+      moments: whether to "carry" the optimizer's moments through the growth or "reset" them.
+      rewarm: steps over which the leaves of new layers, and only these, warm up from 0.
       anneal: steps over which leaves whose inputs were copied go from the learning rate of exact
-        continuation (lr · c, c the weight's factor) to the plain one.
-      learning_rate: factor on the transformation's learning rate in this stage.
-      mup: "adam" or "sgd", the kind of rule that is trained with: from here on each leaf has the
-        learning rate of the maximal-update parametrisation (see `growth.views.mup`), relative to
-        the model before. `None` keeps the factors that leaves have.
-      shrink: says that the model or the data are meant to get smaller here.
-      name: what reports call it.
+        continuation (lr · c, where c is the factor of the weight) to the plain one.
+      learning_rate: a factor on the learning rate of `tx` in this stage, above 0.
+      mup: "adam" or "sgd", the kind of optimizer: from this stage on, each leaf has the learning
+        rate of the maximal-update parametrisation (see `growth.views.mup`), relative to the model
+        before. `None` keeps the factors of the leaves.
+      shrink: whether the model or the data may be smaller than in the stage before.
+      name: the name in reports.
+
+    Raises:
+      TypeError, ValueError: a field of the wrong type or out of range.
     """
 
     model: Any = None
@@ -103,7 +107,7 @@ class Stage:
     def __post_init__(self) -> None:
         operator(self.how)
         if self.until is not None:
-            example = "triggers.steps(1000) or triggers.plateau('loss'), joined by | and &"
+            example = "triggers.steps(1000) or triggers.plateau('loss'), combined by | and &"
             validation.kind("until", self.until, Trigger, example)
         validation.kind("data", self.data, Data, "Data(batch_size=64)")
         validation.choice("moments", self.moments, ("carry", "reset"))
@@ -111,7 +115,7 @@ class Stage:
         validation.choice("mup", self.mup, (None, "adam", "sgd"), hint=hint)
         validation.integer("rewarm", self.rewarm, "Stage", least=0)
         validation.integer("anneal", self.anneal, "Stage", least=0)
-        validation.flag("shrink", self.shrink, "Stage", hint="it says that this is meant")
+        validation.flag("shrink", self.shrink, "Stage", hint="True allows a smaller stage")
         if self.name is not None:
             validation.text("name", self.name, "Stage")
         validation.number("learning_rate", self.learning_rate, above=0)
@@ -121,15 +125,15 @@ Alternatives = tuple[Stage, ...]
 
 
 def normalised(stages: Sequence[Stage | Sequence[Any]]) -> list[Alternatives]:
-    """The stages as tuples of alternatives, each with its model and data spelled out.
+    """The stages as tuples of alternatives, each with its own model and data.
 
     An entry is a `Stage`, a tuple `(model, until)` or `(model, until, how)`, or a list of stages,
-    among which a probe chooses. What an alternative leaves open is taken from the first
-    alternative of the stage before.
+    among which a probe chooses. A `None` is replaced by the value of the first alternative of the
+    stage before.
 
     Raises:
-      StageError: no stages, a first stage without a model or with alternatives, a stage before
-        the last that nothing ends.
+      StageError: there are no stages, the first has no model or has alternatives, or one before
+        the last has no trigger.
     """
     if stages is None or (isinstance(stages, Sequence) and not stages):
         raise StageError("There are no stages: give at least one Stage(model).")

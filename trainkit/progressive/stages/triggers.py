@@ -1,10 +1,7 @@
-"""When a stage ends: triggers as pure, jittable state.
+"""Triggers decide when a stage ends. They are pure functions of a state and an `Observation`.
 
-The same functions serve on the host: given plain numbers they compute with NumPy, so that asking
-between two steps costs microseconds and never waits for the device.
-
-A trigger sees what a run counts (an `Observation`, counted from the start of its stage) and says
-whether the stage is over. Triggers compose with `|` and `&`:
+Triggers can be jitted. On plain numbers they compute with NumPy, so that a check between two steps
+takes microseconds and never waits for the device. They compose with `|` and `&`:
 
 >>> from trainkit.progressive import triggers
 >>> trigger = triggers.steps(100) | triggers.reaches("accuracy", 0.98)
@@ -27,22 +24,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit._core import validation
+from trainkit._core import units, validation
 
 PyTree = Any
 
 
 class Observation(NamedTuple):
-    """What a run has counted since the start of its stage.
+    """The counts of a run since the start of its stage: scalars, on the host or traced.
 
     Attributes:
-      step: optimizer steps.
-      epoch: passes over the training set, a fraction while one is under way.
-      examples: training examples.
-      flops: floating-point operations, of everything that the ledger counts.
-      seconds: wall time.
-      metrics: the newest value of each metric by name; a trigger ignores those it does not need.
-      fresh: whether `metrics` holds a new evaluation (and not the last one once more).
+      step: optimizer steps, an integer.
+      epoch: passes over the training set, a float.
+      examples: training examples, an integer.
+      flops: floating-point operations of everything that the ledger counts, a float.
+      seconds: wall time in seconds, a float.
+      metrics: name -> newest value (float scalar); a trigger ignores those it does not need.
+      fresh: bool, whether `metrics` are of a new evaluation, not the last one repeated.
     """
 
     step: Any = 0
@@ -59,12 +56,12 @@ class Trigger:
     """A pure state machine over observations.
 
     Attributes:
-      init: `() -> state`, a pytree of arrays (saved with a checkpoint).
-      update: `(state, observation) -> (state, over)`, `over` a bool scalar; jittable.
-      metrics: the metrics it needs; a run that computes none of them is refused.
-      text: how it reads in a report.
-      counts: the counts (and number of evaluations) without which it cannot fire, and how far
-        they must go; a run whose budget ends before is refused.
+      init: `() -> state`, a pytree of arrays, which checkpoints contain.
+      update: `(state, observation) -> (state, over)`, jittable; `over` is a bool scalar.
+      metrics: the names of the metrics it needs; `progressive` refuses a run without them.
+      text: the trigger as text, for reports.
+      counts: count (or "evaluations") -> the least value at which it can fire; `progressive`
+        refuses a run whose budget ends before.
     """
 
     init: Callable[[], PyTree]
@@ -100,7 +97,7 @@ def examples(n: int) -> Trigger:
 
 def flops(n: float) -> Trigger:
     """After `n` floating-point operations."""
-    return _count("flops", n, "{n:.3g} FLOPs")
+    return _count("flops", n, "{flops}")
 
 
 def seconds(n: float) -> Trigger:
@@ -109,9 +106,12 @@ def seconds(n: float) -> Trigger:
 
 
 def reaches(metric: str, value: float, mode: Literal["auto", "max", "min"] = "auto") -> Trigger:
-    """When a metric is at least (`"max"`) or at most (`"min"`) `value`.
+    """When a metric is at least (`"max"`) or at most (`"min"`) `value`, compared in float32.
 
-    `"auto"` takes "at most" for metrics whose name speaks of a loss, an error or a perplexity.
+    `"auto"` is `"min"` for metrics named like a loss, an error or a perplexity, else `"max"`.
+
+    Raises:
+      ValueError, TypeError: `value` is not a finite number, or `mode` is unknown.
     """
     validation.number("value", value, f"reaches({metric!r})")
     most = direction(metric, mode) == "max"
@@ -139,22 +139,23 @@ def plateau(
 ) -> Trigger:
     """When a metric has stopped improving.
 
-    Fires when the least-squares line through its last `patience` evaluations improves by no more
-    than `slope` per evaluation. A line through several values is steadier under noise than the
-    best value so far.
+    Fires when the least-squares line through the last `patience` evaluations improves by at most
+    `slope` per evaluation. The line is less sensitive to noise than the best value so far.
 
     Args:
-      metric: name of an evaluated metric.
-      slope: improvement per evaluation, in the metric's units, that still counts as progress.
-      patience: number of evaluations the line is drawn through, at least 2.
-      mode: whether larger (`"max"`) or smaller (`"min"`) is better; `"auto"` goes by the name.
+      metric: the name of an evaluated metric.
+      slope: the largest improvement per evaluation, in units of the metric, that counts as flat.
+      patience: the number of evaluations in the fit, at least 2.
+      mode: whether larger (`"max"`) or smaller (`"min"`) is better; `"auto"`: by the name.
+
+    Raises:
+      ValueError, TypeError: an argument of the wrong type or out of range.
     """
     hint = "a slope needs at least 2 evaluations"
     validation.integer("patience", patience, "plateau", least=2, hint=hint)
     validation.number("slope", slope, "plateau", least=0)
     sign = 1.0 if direction(metric, mode) == "max" else -1.0
-    # The slope of the least-squares line through equally spaced values is a fixed combination of
-    # them: Σ (t − t̄)·y / Σ (t − t̄)².
+    # The slope of the least-squares line through equally spaced values: Σ (t − t̄)·y / Σ (t − t̄)².
     centred = [t - (patience - 1) / 2 for t in range(patience)]
     scale = sum(t * t for t in centred)
     combination = [sign * t / scale for t in centred]
@@ -168,12 +169,11 @@ def plateau(
         now = _float32(now)
         moved = {
             "window": xp.concatenate([state["window"][1:], now[None]]),
-            "seen": xp.minimum(state["seen"] + 1, patience).astype(xp.int32),  # safe for ever
+            "seen": xp.minimum(state["seen"] + 1, patience).astype(xp.int32),  # never overflows
         }
         fresh = xp.asarray(seen.fresh)
         state = jax.tree.map(lambda new, old: xp.where(fresh, new, old), moved, state)
-        # The first value is taken out before the sum: what is left are differences, so that a
-        # large offset of the metric costs no precision.
+        # Subtract the first value, so that a large offset of the metric costs no precision.
         rise = xp.dot(xp.asarray(combination, xp.float32), state["window"] - state["window"][:1])
         return state, (state["seen"] >= patience) & (rise <= slope)
 
@@ -188,17 +188,17 @@ def plateau(
 
 
 def any_of(*triggers: Trigger) -> Trigger:
-    """When one of several triggers fires (each keeps being updated)."""
+    """When at least one of the triggers fires; all are updated at every observation."""
     return _combine(triggers, operator.or_, " or ", "any_of")
 
 
 def all_of(*triggers: Trigger) -> Trigger:
-    """When several triggers fire at the same observation."""
+    """When all triggers fire at the same observation."""
     return _combine(triggers, operator.and_, " and ", "all_of")
 
 
 def direction(metric: str, mode: str = "auto") -> Literal["max", "min"]:
-    """Whether a larger value of a metric is better, from its name when `mode` is `"auto"`."""
+    """Whether larger ("max") or smaller ("min") is better; `"auto"` decides by the name."""
     if not isinstance(metric, str):
         raise TypeError(f"a metric must be a name, such as 'loss', not {metric!r}.")
     validation.choice("mode", mode, ("auto", "max", "min"), metric)
@@ -217,13 +217,13 @@ def _count(field: str, n: float, text: str) -> Trigger:
         init=lambda: (),
         update=lambda state, seen: (state, getattr(seen, field) >= n),
         metrics=frozenset(),
-        text=text.format(n=n),
+        text=text.format(n=n, flops=units.flops(n)),
         counts={field: n},
     )
 
 
 def _float32(x: Any) -> Any:
-    # The same decision on the host as on the device.
+    # float32 everywhere, so that host and device decide the same.
     return jnp.asarray(x, jnp.float32) if isinstance(x, jax.Array) else np.asarray(x, np.float32)
 
 
@@ -233,7 +233,7 @@ def _metric(seen: Observation, name: str) -> Any:
     except KeyError:
         have = ", ".join(sorted(seen.metrics)) or "none"
         raise ValueError(
-            f"A stage waits for the metric {name!r}, which nothing computes; there are: {have}."
+            f"A stage waits for the metric {name!r}, which nothing computes; computed are: {have}."
         ) from None
 
 
@@ -261,7 +261,7 @@ def _combine(triggers: tuple[Trigger, ...], reduce, word: str, name: str) -> Tri
 
 
 def _needed(counts: list[Mapping[str, float]], every: bool) -> dict[str, float]:
-    """What all of the triggers need, or (of alternatives) what each of them needs."""
+    """The counts that all triggers need together (`every`), or that any one of them needs."""
     names = set().union(*counts) if every else set(counts[0]).intersection(*counts[1:])
     choose = max if every else min
     return {name: choose(c[name] for c in counts if name in c) for name in names}

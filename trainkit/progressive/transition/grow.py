@@ -1,4 +1,4 @@
-"""The growth between two stages' models, by this package's own analysis."""
+"""The growth between the models of two stages, planned by `trainkit.growth`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""From one stage's model to a smaller one: the units that matter least go, inside the program.
+"""Structured pruning from one stage's model to a narrower one, inside the compiled program.
 
-`trainkit.growth.views.prune` chooses on the host, from the numbers; a stage must be compiled before
-there are any. So here the choice is made by the program: the scores, and the places of those that
-stay, are computed from the parameters that it is given.
+`trainkit.growth.views.prune` chooses units on the host, from the values of the parameters. A stage
+is compiled before these exist, so here the program itself computes scores and chosen units.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def grown_or_shrunk(
     reset: bool,
     key: jax.Array,
 ) -> StateGrowth:
-    """See `state_growth.Grow`; the later model may be the smaller one."""
+    """See `state_growth.Grow`; the later model may also be the smaller one."""
     sizes = [sum(x.size for x in jax.tree.leaves(side.state.params)) for side in (small, big)]
     if sizes[1] < sizes[0]:
         return shrunk(small, big, batch, tx=tx, reset=reset)
@@ -55,23 +54,23 @@ def shrunk(
     tx: optax.GradientTransformation,
     reset: bool = False,
 ) -> StateGrowth:
-    """The way to a narrower model: along every axis that gets smaller the largest units stay.
+    """The `StateGrowth` to a narrower model: each smaller axis keeps its units of largest score.
 
-    A unit's score is Σ w² over all parameters it has a part in, each leaf relative to its mean
-    square. Moments go with their parameters; where a slot has not its parameter's shape, the whole
-    state begins anew.
+    The score of a unit is Σ w² over all its parameters, with each leaf divided by its mean square.
+    Moments are gathered like their parameters. If a slot does not have the shape of its parameter
+    (or with `reset`), the whole optimizer state is `tx.init(params)`.
 
     Raises:
-      GrowthError: the two models differ in more than widths.
+      GrowthError: the two models differ in more than their widths.
 
     Reference: Li et al., Pruning Filters for Efficient ConvNets, 2017.
     """
     old, new = named_leaves(before.variables), named_leaves(after.variables)
     if list(old) != list(new):
-        gone = next((name for name in old if name not in new), next(iter(new)))
+        missing = next((name for name in old if name not in new), next(iter(new)))
         raise GrowthError(
-            f"a stage with shrink=True takes units away, not layers: {gone} has no counterpart",
-            params=[gone],
+            f"a stage with shrink=True removes units, not layers: {missing} has no counterpart",
+            params=[missing],
             hint="keep the number of layers and make them narrower",
         )
     found = plan(after.outputs, before.outputs, after.variables, before.variables, batch)
@@ -83,7 +82,7 @@ def shrunk(
         smaller = _gathered(tree, gathers, kept)
         params = smaller["params"]
         opt_state = tx.init(params)
-        if not reset and _like_parameters(tx, state):
+        if not reset and _slots_match_params(tx, state):
             gather = lambda slot, name: gathers[f"params/{name}"](slot, kept)
             opt_state = optax.tree.map_params(tx, gather, state.opt_state, _names(state.params))
         return state.replace(params=params, model_state=smaller["model_state"], opt_state=opt_state)
@@ -92,7 +91,7 @@ def shrunk(
 
 
 def kept_units(found: PlanData, tree: PyTree) -> list[jax.Array]:
-    """For each axis of the plan the units of the larger model that stay, in order; traceable."""
+    """For each axis of the plan, the sorted int32 indices of the units that stay; traceable."""
     leaves, nodes = named_leaves(tree), grown_nodes(found.grown_axes)
     totals = [jnp.zeros(axis.big, jnp.float32) for axis in found.grown_axes]
     for leaf in found.leaves:
@@ -116,9 +115,9 @@ def kept_units(found: PlanData, tree: PyTree) -> list[jax.Array]:
 
 
 class _Gather:
-    """One leaf of the smaller model, from the larger one's and the units that stay.
+    """Gathers one leaf of the smaller model from the larger one's, given the units that stay.
 
-    Where unit j of an axis comes from is linear in where the units of its factors and segments do:
+    The source of unit j of an axis is linear in the sources of its factors and segments:
     base[j] + Σ_a stride_a[j] · kept_a[place_a[j]].
     """
 
@@ -152,7 +151,7 @@ class _Gather:
 def _nodes(found: PlanData, ones: int | None) -> list[Axis]:
     nodes = []
     for a, axis in enumerate(found.grown_axes):
-        node = Axis(axis.big, axis.small)  # the other way round: from the larger model
+        node = Axis(axis.big, axis.small)  # reversed: from the larger model to the smaller
         node.source = np.full(axis.small, int(a == ones))
         nodes.append(node)
     return nodes
@@ -171,16 +170,16 @@ def _names(tree: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(tree), list(named_leaves(tree)))
 
 
-def _like_parameters(tx: optax.GradientTransformation, state: TrainState) -> bool:
-    """Whether every slot that belongs to a parameter has its shape."""
+def _slots_match_params(tx: optax.GradientTransformation, state: TrainState) -> bool:
+    """Whether every slot has the shape of its parameter."""
     same: list[bool] = []
-    note = lambda slot, param: same.append(slot.shape == param.shape)
-    optax.tree.map_params(tx, note, state.opt_state, state.params)
+    compare = lambda slot, param: same.append(slot.shape == param.shape)
+    optax.tree.map_params(tx, compare, state.opt_state, state.params)
     return all(same)
 
 
 def _text(found: PlanData) -> str:
-    lines = ["Units are dropped, the smallest first (Σ w², each leaf relative to its mean):"]
+    lines = ["Units with the smallest scores are removed (Σ w², each leaf relative to its mean):"]
     used = {
         leaf.path: {n for axis in leaf.axes if axis for n in numbers_in(axis.structure)}
         for leaf in found.leaves

@@ -1,4 +1,4 @@
-"""Growth from one stage's model to the next, as one pure function of the state."""
+"""The growth of a train state from one stage's model to the next, as a pure function."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ PyTree = Any
 
 
 class StateGrowth(NamedTuple):
-    """How a state grows, found from shapes alone.
+    """The growth of a state, planned from shapes alone.
 
     Attributes:
-      apply: `state -> grown state`, pure and jittable: the same each time it is called.
-      map: how the parameters grow: their `rates` (lr · c), the leaves of new layers, and what the
-        certificate is made from. Without `leaves` it is certified by its outputs alone.
+      apply: `state -> grown state`, pure, jittable and deterministic.
+      map: how the parameters grow: their `rates` (lr · c) and the leaves of new layers; the
+        certificate is computed from it. Without `leaves`, only outputs are certified.
       exact: whether the grown model computes the same function.
-      text: what was done, for reports.
+      text: a description for reports.
       mup: leaf name -> its multipliers under the maximal-update parametrisation, relative to the
-        small model's; `None`: not known.
+        small model's; `None`: unknown.
     """
 
     apply: Callable[[TrainState], TrainState]
@@ -37,12 +37,12 @@ class StateGrowth(NamedTuple):
 
 
 class StageModel(NamedTuple):
-    """One of the two models that a growth goes between.
+    """The model before or after a growth.
 
     Attributes:
-      module: what the stage was given.
-      model: its pure functions, `trainkit.adapters.model.Model`.
-      state: shapes of its state.
+      module: `Stage.model`.
+      model: its pure functions, a `trainkit.adapters.model.Model`.
+      state: its train state: arrays or their shapes.
     """
 
     module: Any
@@ -51,17 +51,17 @@ class StageModel(NamedTuple):
 
     @property
     def variables(self) -> PyTree:
-        """What `outputs` takes."""
+        """{"params", "model_state"}: the first argument of `outputs`."""
         return {"params": self.state.params, "model_state": self.state.model_state}
 
     def outputs(self, variables: PyTree, batch: PyTree) -> PyTree:
-        """What the model gives for a batch outside of training; pure."""
+        """The outputs of the model for a batch in evaluation mode; a pure function."""
         params, model_state, key = variables["params"], variables["model_state"], jax.random.key(0)
         return self.model.apply(params, model_state, self.model.inputs(batch), key, train=False)[0]
 
 
 class Grow(Protocol):
-    """`grow(small, big, batch, tx=…, how=…, reset=…, key=…) -> StateGrowth`; runs nothing.
+    """`grow(small, big, batch, tx=…, how=…, reset=…, key=…) -> StateGrowth`, from shapes alone.
 
     Raises:
       GrowthError: the big model cannot be grown from the small one.

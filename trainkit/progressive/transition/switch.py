@@ -1,4 +1,4 @@
-"""The way from one stage to the next: one program, rehearsed before and certified after."""
+"""The transition from one stage to the next: one compiled program, and its certificate."""
 
 from __future__ import annotations
 
@@ -26,12 +26,17 @@ PyTree = Any
 
 
 class Transition:
-    """The way from one prepared stage to another: one compiled program that grows the state.
+    """The transition between two prepared stages: one compiled program that grows the state.
 
     Attributes:
-      small, big: the stages.
-      growth: what the analysis found; `None` where only the data grow.
-      flops: of growing and certifying, once compiled.
+      small, big: the stages before and after.
+      growth: the growth of the state; `None` if only the data change.
+      flops: FLOPs of growing and certifying; set by `compile`.
+
+    Raises:
+      GrowthError: the model of `big` cannot be grown from that of `small`.
+      StageError: `mup` is set, but the growth does not know which axes are contracted.
+      ValueError: the grown state does not have the shapes of `big`.
     """
 
     def __init__(self, small: PreparedStage, big: PreparedStage):
@@ -40,8 +45,8 @@ class Transition:
         self.growth: StateGrowth | None = None
         if stage.model != small.stage.model:
             self.growth = recipe.grow(
-                _side(small, small.like),
-                _side(big, big.like),
+                _stage_model(small, small.like),
+                _stage_model(big, big.like),
                 big.batch_shapes,
                 tx=recipe.tx,
                 how=operator(stage.how),
@@ -63,11 +68,11 @@ class Transition:
             name = next(n for n in (*wanted, *found) if found.get(n) != wanted.get(n))
             raise ValueError(
                 f"growing to stage {self.big.number} gives {name} the shape {found.get(name)}, but "
-                f"the stage has {wanted.get(name)}: `grow` and the model disagree."
+                f"the stage has {wanted.get(name)}: `grow` does not fit the model."
             )
 
     def apply(self, state: TrainState) -> TrainState:
-        """The grown state; pure."""
+        """The grown state; a pure function."""
         stage, before = self.big.stage, self.small.stage
         pace = state.opt_state
         if self.growth is None:
@@ -83,9 +88,9 @@ class Transition:
     # -- ahead of time ---------------------------------------------------------------------------
 
     def compile(self) -> Transition:
-        """Compiles the growth and everything of the stage; itself, for chaining."""
+        """Compiles the growth and the programs of `big`, and returns `self`."""
         self.big.compile()
-        # What `step.place` would do is part of the program, so that nothing is left to do after.
+        # The program includes what `step.place` would do, so that no other call is needed.
         program = lambda state: self.big.step.prepared(self.apply(state))
         where = self._shardings(jax.eval_shape(program, self.small.like))
         self._program = jax.jit(program, out_shardings=where).lower(self.small.like).compile()
@@ -93,21 +98,21 @@ class Transition:
         if self.growth is not None and self.big.recipe.certify:
             self.flops += self._certificate_flops()
         if self.big.step.donate:
-            # The first step takes the grown state's buffers; the certificate needs its own.
+            # The first step deletes the buffers of the grown state; the certificate needs a copy.
             copy = lambda state: jax.tree.map(jnp.copy, state)
             self._copy = jax.jit(copy, out_shardings=where).lower(self.big.like).compile()
         return self
 
     def rehearse(self) -> Transition:
-        """Runs every program once, on zeros, and forgets what comes out; itself, for chaining.
+        """Runs every program once on zeros, ignores the results, and returns `self`.
 
-        The first run of a program takes several times as long as the later ones: code is loaded,
-        memory is found, arguments are looked at. With this that is over when training needs it.
-        Not on several devices: programs of two threads could wait for each other's collectives.
+        The first run of a program takes several times as long as the later ones (loading code,
+        allocating memory). Does nothing on several devices: programs of two threads could wait for
+        each other's collectives.
         """
         if self.small.step.placement.parts > 1 or not alone():
             return self
-        # Zeros need not have a finite gradient, and nobody reads it.
+        # The gradient at zeros need not be finite; it is not used.
         with contextlib.suppress(FloatingPointError):
             state = self._program(self._zeros(self.small.like))
             self.big.evaluation.rehearse(state)
@@ -126,51 +131,50 @@ class Transition:
     # -- the switch ------------------------------------------------------------------------------
 
     def __call__(self, state: TrainState) -> tuple[TrainState, Callable[[], dict[str, Any]]]:
-        """The grown state, and a function that makes its certificate; needs `compile`.
+        """The grown state, and a function that computes its certificate; call `compile` first.
 
-        It runs the one program and waits for nothing. The certificate is for another thread: it
-        compiles and runs the models, apart from the steps that follow.
+        It runs one program and waits for nothing. The certificate, which compiles and runs both
+        models, is meant for another thread.
         """
         grown = self._program(state)
         if self.growth is None or not self.big.recipe.certify:
             return grown, dict
         if not alone():
-            # Another thread must not wait for other processes, which this one waits for.
+            # The other thread must not communicate with other processes: this one does.
             small, big = on_own_device((state, grown))
-            return grown, lambda: self._certificate_or_why_not(small, big)
+            return grown, lambda: self._certificate_or_warning(small, big)
         kept = self._copy(grown) if self.big.step.donate else grown
-        return grown, lambda: self._certificate_or_why_not(state, kept)
+        return grown, lambda: self._certificate_or_warning(state, kept)
 
-    def _certificate_or_why_not(self, small: TrainState, big: TrainState) -> dict[str, Any]:
+    def _certificate_or_warning(self, small: TrainState, big: TrainState) -> dict[str, Any]:
         try:
             return self.certificate(small, big)
-        except Exception as error:  # a run must not end for want of memory for its history
+        except Exception as error:  # a failed certificate (out of memory) must not end the run
             return {"warnings": [f"there is no certificate: {type(error).__name__}: {error}"]}
 
-    def certificate_of_fresh(self) -> dict[str, Any]:
-        """The certificate of the same growth of a state from scratch.
+    def certificate_of_initial_state(self) -> dict[str, Any]:
+        """The certificate of this growth applied to an initial state.
 
-        For a run that was stopped before its own was made: the states of that time are gone, the
-        maps are the same.
+        For a run that was stopped before its own certificate was done: the states of that time are
+        lost, but the growth map is the same.
         """
         if self.growth is None or not self.big.recipe.certify:
             return {}
-        small = self.small.fresh_here()
+        small = self.small.local_initial_state()
         big = jax.jit(lambda state: self.big.step.prepared(self.apply(state)))(small)
-        found = self._certificate_or_why_not(small, big)
-        warning = "made of a state from scratch: the run was stopped while its own was being made"
+        found = self._certificate_or_warning(small, big)
+        warning = "computed on an initial state: the run was stopped before its own was done"
         return {**found, "warnings": [*found.get("warnings", ()), warning]}
 
     def certificate(self, small: TrainState, big: TrainState) -> dict[str, Any]:
-        """What the growth did, as JSON holds it: the fields of `trainkit.growth.Certificate`.
+        """The fields of a `trainkit.growth.Certificate`, and the losses before and after; JSON.
 
-        And the loss on a batch before and after; in several processes, on this one's share of it.
-        Of a growth that does not say how its leaves grew, the change of the outputs is all that
-        can be told.
+        The losses are on one batch (with several processes, on this one's share). If the growth
+        has no map of its leaves, only the change of the outputs is certified.
         """
         assert self.growth is not None
         if self.small.step.placement.parts > 1 and alone():
-            # On one device, from the host: no collective that steps could wait for.
+            # Copied to one device through the host: no collective that steps could wait for.
             small, big = (
                 jax.device_put(jax.device_get(s), jax.local_devices()[0]) for s in (small, big)
             )
@@ -179,7 +183,7 @@ class Transition:
         dtype = str(jax.tree.leaves(big.params)[0].dtype)
         whole: dict[str, Any] = {"forward_error": {dtype: found.pop("forward_error")}}
         if self.growth.map.leaves:
-            sides = _side(self.small, small), _side(self.big, big)
+            sides = _stage_model(self.small, small), _stage_model(self.big, big)
             before, after = (certify.TrainedModel(side.outputs, side.state) for side in sides)
             tx = self.big.recipe.tx
             certificate = certify.certify(self.growth.map, before, after, (batch,), tx)
@@ -187,7 +191,7 @@ class Transition:
         return {**whole, **found}
 
     def outputs(self, small: TrainState, big: TrainState, batch: PyTree) -> dict[str, jax.Array]:
-        """How far outputs moved, and the losses, on one batch; pure."""
+        """The relative change of the outputs, and the losses, on one batch; a pure function."""
         before = self.small.model.predict(small, batch)
         after = self.big.model.predict(big, batch)
         pairs = list(zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
@@ -203,24 +207,24 @@ class Transition:
         }
 
     def _certificate_flops(self) -> float:
-        sides = (_side(stage, stage.like) for stage in (self.small, self.big))
+        sides = (_stage_model(stage, stage.like) for stage in (self.small, self.big))
         small, big = (count_flops(s.outputs, s.variables, self.big.batch_shapes) for s in sides)
-        # Outputs and loss, and outputs in two dtypes; gradients (three passes each) of the small
-        # model, of the big one, and of its three probe steps.
+        # In forward passes. Both: outputs, loss, outputs in two dtypes (4), gradients (3). The big
+        # model also has three probe steps (9).
         return (4 + 3) * small + (4 + 3 + 9) * big
 
 
-class Placed:
-    """A step for a state that its growth has placed already: `place` has nothing left to do."""
+class PlacedStep:
+    """A step whose first `place` returns the state as it is: the growth has already placed it."""
 
     def __init__(self, stage: PreparedStage, state: TrainState):
         self._step, self._state = stage.step, cast("TrainState | None", state)
         self.flops_per_call = stage.flops_per_step * stage.step.steps_per_call
 
     def place(self, state: TrainState) -> TrainState:
-        """The state, placed."""
+        """See `TrainStep.place`."""
         if state is self._state:
-            self._state = None  # it must not be kept alive beyond its first step
+            self._state = None  # keep no reference beyond the first step
             return state
         return self._step.place(state)
 
@@ -234,32 +238,32 @@ class Placed:
 def _ramps(
     params: PyTree, growth: StateGrowth, stage: Stage, before: PyTree
 ) -> tuple[PyTree, PyTree, PyTree]:
-    """Each leaf's factor on the learning rate at first, over how many steps it goes, and where.
+    """The trees `start`, `over` and `target` of `PaceState` after a growth.
 
     Args:
-      params: the grown ones.
-      growth: of this stage.
+      params: the grown parameters.
+      growth: the growth of this stage.
       stage: its options.
-      before: where the leaves' factors were to go in the stage before.
+      before: `PaceState.target` of the stage before.
     """
     old: dict[Any, Any] = dict(named_leaves(before))
     new = set(growth.map.new)
 
-    def had(name: str) -> Any:
-        # A new leaf may bear the name of an old one that moved along.
+    def old_factor(name: str) -> Any:
+        # A new leaf may have the name of an old one, which then has another name.
         return old.get(growth.map.origin_of(name).leaf, 1.0)
 
     def target(path: tuple[Any, ...], _: Any) -> Any:
         name = path_name(path)
         known = (growth.mup or {}).get(name)
         own = 1.0 if stage.mup is None or known is None else getattr(known, stage.mup)
-        return had(name) * own
+        return old_factor(name) * own
 
     def start(path: tuple[Any, ...], end: Any) -> Any:
         name = path_name(path)
         if name in new:
             return 0.0 if stage.rewarm else end
-        return had(name) * growth.map.rates.get(name, 1.0) if stage.anneal else end
+        return old_factor(name) * growth.map.rates.get(name, 1.0) if stage.anneal else end
 
     def over(path: tuple[Any, ...], _: Any) -> float:
         return float(stage.rewarm if path_name(path) in new else stage.anneal)
@@ -269,7 +273,7 @@ def _ramps(
     return mapped(start, targets), mapped(over, params), targets
 
 
-def _side(stage: PreparedStage, state: TrainState) -> StageModel:
+def _stage_model(stage: PreparedStage, state: TrainState) -> StageModel:
     return StageModel(
         stage.stage.model, stage.model, state.replace(opt_state=state.opt_state.inner)
     )

@@ -12,7 +12,7 @@ import optax
 from trainkit._core.dtypes import scalar_like
 from trainkit._core.paths import compiled, path_name
 from trainkit.transforms.rule import rule
-from trainkit.transforms.stacks import per_tensor
+from trainkit.transforms.stacks import Stacked, per_tensor
 
 PyTree = Any
 
@@ -42,6 +42,7 @@ def adam_mini(
     mask: Any = None,
     *,
     blocks: Mapping[str, tuple[int, ...]] | None = None,
+    stacked: Stacked = None,
 ) -> optax.GradientTransformation:
     """Adam-mini: AdamW with ν ← β₂ ν + (1 − β₂) mean(g²) over each block of a leaf.
 

@@ -11,7 +11,7 @@ import optax
 from trainkit._core.dtypes import scalar_like
 from trainkit.transforms.clipping import safe_norm
 from trainkit.transforms.rule import rule
-from trainkit.transforms.stacks import per_tensor
+from trainkit.transforms.stacks import Stacked, per_tensor
 
 ScalarOrSchedule = Any
 
@@ -183,6 +183,8 @@ def lars(
     trust_ratio_mask: Any = True,
     momentum: float = 0.9,
     nesterov: bool = False,
+    *,
+    stacked: Stacked = None,
 ) -> optax.GradientTransformation:
     """LARS: v ← m v + η r (g + λ θ), θ ← θ − v, with r = c ‖θ‖/(‖g‖ + λ ‖θ‖ + ε) for each leaf.
 

@@ -14,7 +14,7 @@ import optax.contrib
 
 from trainkit._core import validation
 from trainkit.transforms.rule import rule
-from trainkit.transforms.stacks import per_tensor
+from trainkit.transforms.stacks import Stacked, per_tensor
 
 
 @rule(needs_params=True)
@@ -39,6 +39,7 @@ def muon(
     adam_learning_rate: Any = None,
     muon_weight_dimension_numbers: Any = None,
     consistent_rms: float | None = None,
+    stacked: Stacked = None,
 ) -> optax.GradientTransformation:
     """Muon: θ ← θ − η √max(1, n/m) NS(m̂), for matrices; NadamW for every other leaf.
 
@@ -102,6 +103,8 @@ def adafactor(
     eps: float = 1e-30,
     factored: bool = True,
     weight_decay_mask: Any = None,
+    *,
+    stacked: Stacked = None,
 ) -> optax.GradientTransformation:
     """Adafactor: Adam's second moment from its row and column sums, without the first.
 

@@ -15,7 +15,7 @@ from trainkit._core.paths import compiled, path_name
 from trainkit.transforms.clipping import safe_norm
 from trainkit.transforms.optimizers.orthogonal import orthogonal
 from trainkit.transforms.rule import rule
-from trainkit.transforms.stacks import per_tensor
+from trainkit.transforms.stacks import Stacked, per_tensor
 
 PyTree = Any
 
@@ -33,6 +33,7 @@ def scion(
     norms: Mapping[str, str] | None = None,
     unconstrained: bool = False,
     ns_steps: int = 5,
+    stacked: Stacked = None,
 ) -> optax.GradientTransformation:
     """Scion: d ← β d + (1 − β) g, θ ← (1 − η) θ − η ρ s(d), s(d) the steepest step of length 1.
 

@@ -10,7 +10,7 @@ import optax
 
 from trainkit._core.dtypes import scalar_like
 from trainkit.transforms.rule import rule
-from trainkit.transforms.stacks import per_tensor
+from trainkit.transforms.stacks import Stacked, per_tensor
 
 PyTree = Any
 
@@ -47,6 +47,7 @@ def soap(
     precondition_frequency: int = 10,
     max_precond_dim: int = 10000,
     precondition_1d: bool = False,
+    stacked: Stacked = None,
 ) -> optax.GradientTransformation:
     """SOAP: Adam in the eigenbasis of Shampoo's preconditioner.
 

@@ -12,7 +12,7 @@ import optax
 from trainkit._core.dtypes import scalar_like
 from trainkit.transforms.clipping import safe_norm
 from trainkit.transforms.rule import rule
-from trainkit.transforms.stacks import per_tensor
+from trainkit.transforms.stacks import Stacked, per_tensor
 
 PyTree = Any
 
@@ -161,6 +161,8 @@ def mars(
     gamma: float = 0.025,
     weight_decay: Any = 0.0,
     mask: Any = None,
+    *,
+    stacked: Stacked = None,
 ) -> optax.GradientTransformation:
     """MARS-AdamW: AdamW on c = g + γ β₁/(1 − β₁) (g − g₋₁), made no longer than 1 for each leaf.
 

@@ -13,6 +13,7 @@ from trainkit.growth.analysis.scales import padding as conditions
 from trainkit.growth.analysis.scales import row_means
 from trainkit.growth.analysis.scales.padding import ALWAYS, Condition
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
+from trainkit.growth.analysis.scales.requirements import multiple_or_other
 from trainkit.growth.analysis.scales.unknowns import Contraction
 from trainkit.growth.analysis.values import Match, Value, leaf_of
 from trainkit.growth.axes.axis import Axis, find
@@ -187,7 +188,7 @@ class _Product:
             self.pair.fail(
                 f"padding units (which copy no old unit) would be summed by `{self.pair.name}`",
                 axes=[self.loops[i]],
-                hint="grow this axis to a multiple, or grow another axis",
+                hint=multiple_or_other(self.loops[i]),
             )
         if empty is None:
             return

@@ -140,7 +140,10 @@ def _check_results(scales: ScalePropagation) -> ScalePropagation | Conflict:
     joint = scales.joint
     for i, out in enumerate(joint.outs):
         for expr in out.scale.flat:
-            if expr is not None and scales.system.require_zero(expr):
+            if expr is None:
+                continue
+            scales.required.append((expr, i))
+            if scales.system.require_zero(expr):
                 producer = scales.producers.get(id(out))
                 return joint.analysis.conflict(
                     f"result {i} would change by a factor that no scaling of the parameters can "

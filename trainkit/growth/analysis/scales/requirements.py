@@ -13,6 +13,7 @@ from trainkit.growth.analysis.scales.unknowns import Unknowns
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import ZERO, Expr, plus
+from trainkit.growth.axes.queries import grown_leaves
 
 
 class Requirements(Unknowns):
@@ -37,7 +38,7 @@ class Requirements(Unknowns):
                 pair.fail(
                     f"padding units (which copy no old unit) would enter `{pair.name}`",
                     axes=[value.axes[d]],
-                    hint="grow this axis to a multiple, or grow another axis",
+                    hint=multiple_or_other(value.axes[d]),
                 )
 
     def meeting(self, value: Value) -> list[int]:
@@ -58,7 +59,9 @@ class Requirements(Unknowns):
             return b if a is None else a
         if a is b or a == b:
             return a
-        residual = self.system.require_zero(plus(a, b, -1.0))
+        expr = plus(a, b, -1.0)
+        self.required.append((expr, pair))
+        residual = self.system.require_zero(expr)
         if residual:
             grown = self.grown_before(pair)
             factor = math.exp(abs(residual))
@@ -130,6 +133,15 @@ class Requirements(Unknowns):
             for label in range(n):
                 if moved[(label, *rest)] is not None:
                     moved[(label, *rest)] = known
+
+
+def multiple_or_other(axis: Axis) -> str:
+    """What to do about an axis whose new units can neither be copies nor be padding units."""
+    grown = [leaf for leaf in grown_leaves(axis) if leaf.big % leaf.small]
+    if not grown:
+        return "leave out append= for this axis, if it is there, or grow another axis"
+    sizes = " and ".join(f"{x.small} to {x.big // x.small * x.small + x.small}" for x in grown)
+    return f"grow it from {sizes}, a multiple, or grow another axis"
 
 
 def hint_of(pair: EquationPair) -> str:

@@ -58,6 +58,8 @@ class Unknowns:
       rows: those of them whose padding units may hold the mean of the old units.
       input_signs: the signs of the arguments; `signs` has those of all values.
       system, splits: the equations for scales, and for share exponents.
+      required: each expression in scales that must be 0, and the equation that requires it (or the
+        number of the result), for explanations.
       param_scale, param_split: the unknowns of each parameter.
       contractions: the sums over leaves that grow.
       needs: the conditions on padding units.
@@ -80,6 +82,7 @@ class Unknowns:
         self.input_signs = [Sign.UNKNOWN] * len(joint.values)
         self.system = System()
         self.splits = System()
+        self.required: list[tuple[Expr, EquationPair | int]] = []
         self.param_scale: list[tuple[Expr, dict[tuple[int, int], Expr]]] = []
         self.param_split: list[dict[tuple[int, int, int], Expr]] = []
         self.contractions: list[Contraction] = []

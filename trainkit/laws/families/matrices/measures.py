@@ -147,13 +147,13 @@ def leaf_apart(tx: Any, other: Any, params: Any, at: int) -> float:
     leaves: Any
     tree: Any
     leaves, tree = jax.tree.flatten(params)
-    alone = lambda xs: tree.unflatten([x if i == at else {} for i, x in enumerate(xs)])
+    alone = lambda xs: jax.tree.unflatten(tree, [x if i == at else {} for i, x in enumerate(xs)])
     rng = np.random.default_rng(6)
     one, two = tx.init(params), other.init(alone(leaves))
     us, vs = [], []
     for _ in range(4):
         gs = [jnp.asarray(rng.normal(size=x.shape), x.dtype) for x in leaves]
-        u, one = tx.update(tree.unflatten(gs), one, params)
+        u, one = tx.update(jax.tree.unflatten(tree, gs), one, params)
         v, two = other.update(alone(gs), two, alone(leaves))
         us.append(np.asarray(jax.tree.leaves(u)[at], np.float64).reshape(-1, 1))
         vs.append(np.asarray(jax.tree.leaves(v)[0], np.float64).reshape(-1, 1))

@@ -43,7 +43,7 @@ def others(value: Any) -> list[Any]:
         return [not value]
     tried: list[Any]
     if isinstance(value, int):
-        tried = [value + 1, 1, 2, 3, max(value - 1, 0)]
+        tried: list[Any] = [value + 1, 1, 2, 3, max(value - 1, 0)]
     else:
         tried = [2 * value if value else 0.1, value / 2, 1e-3, 0.1, 1.0, 10.0]
     return [v for v in dict.fromkeys(tried) if v != value]
@@ -76,7 +76,10 @@ def effects(subject: Subject) -> Violation | None:
     far = {k: others(v)[0] if isinstance(v, float) else 3 - (v == 3) for k, v in declared.items()
            if isinstance(v, int | float) and not isinstance(v, bool)}  # fmt: skip
     for name, value in chosen.items():
-        bases = [required, required | {k: v for k, v in far.items() if k != name}]
+        bases: list[Mapping[str, Any]] = [
+            required,
+            required | {k: v for k, v in far.items() if k != name},
+        ]
         tried = [*_tried(subject, make, bases, name, value)]
         if not tried or any(changed for _, changed in tried):
             continue

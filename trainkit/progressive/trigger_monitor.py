@@ -1,4 +1,4 @@
-"""Whether a stage is over and whether the run's target is reached: triggers with their memory."""
+"""The trigger states of a run: whether its stage has ended, and whether its target is reached."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ PyTree = Any
 COUNTS = ("step", "epoch", "examples", "flops", "seconds")
 
 
-class Watch:
-    """The triggers of a run on the host.
+class TriggerMonitor:
+    """The states of a stage's trigger and of the run's target, kept on the host.
 
     Attributes:
-      base: what had been counted when the stage began.
+      base: the counts of the run when the stage began.
       due: whether the stage's trigger has fired.
     """
 
     def __init__(self, target: Trigger | None):
         self.target = target
         self._target_state: PyTree = target.init() if target else ()
-        # Of this stage only: another stage's metrics say nothing about it.
+        # Metrics of this stage only.
         self._metrics: dict[str, float] = {}
         self.begin(None, dict.fromkeys(COUNTS, 0))
 
     def begin(self, trigger: Trigger | None, counts: Mapping[str, Any]) -> None:
-        """Begins to wait for a stage's trigger, from these counts on."""
+        """Starts a stage with this trigger, at these counts."""
         self.trigger, self.base, self.due = trigger, dict(counts), False
         self._state: PyTree = trigger.init() if trigger else ()
 
     def evaluated(self, metrics: Mapping[str, float]) -> None:
-        """Takes in an evaluation of this stage; an empty one says that there is none yet."""
+        """Stores the metrics of an evaluation of this stage; `{}` if there is none yet."""
         self._metrics = dict(metrics)
 
     def over(self, counts: Mapping[str, Any], fresh: bool) -> bool:
-        """Whether the stage is over; `fresh` says that there is a new evaluation."""
+        """Whether the stage has ended; `fresh`: there is a new evaluation."""
         if self.trigger is None or self.due:
             return self.due
-        # Before the first evaluation of a stage a metric is NaN, of which nothing is true.
+        # Before the stage's first evaluation a metric is NaN: no comparison with it is true.
         metrics = dict.fromkeys(self.trigger.metrics, math.nan) | self._metrics
         since = {name: value - self.base[name] for name, value in counts.items()}
         seen = Observation(**since, metrics=metrics, fresh=fresh)
@@ -52,7 +52,7 @@ class Watch:
         return self.due
 
     def reached(self, counts: Mapping[str, Any], fresh: bool) -> bool:
-        """Whether the run's target is reached; only a new evaluation can tell."""
+        """Whether the run's target is reached; checked only at a new evaluation."""
         if self.target is None or not fresh:
             return False
         seen = Observation(**counts, metrics=self._metrics, fresh=True)
@@ -60,7 +60,7 @@ class Watch:
         return bool(reached)
 
     def save(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The states as JSON values."""
         return {
             "base": dict(self.base),
             "due": self.due,
@@ -70,7 +70,7 @@ class Watch:
         }
 
     def load(self, saved: Mapping[str, Any], trigger: Trigger | None) -> None:
-        """Takes back what `save` gave; `trigger` is that of the stage it was in."""
+        """Restores the result of `save`; `trigger` is that of the saved stage."""
         self.begin(trigger, saved["base"])
         self.due = bool(saved["due"])
         self._metrics = dict(saved["metrics"])

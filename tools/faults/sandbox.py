@@ -1,4 +1,4 @@
-"""A private copy of the project, in which faults are planted and pytest runs."""
+"""A private copy of the project in which faults are planted and pytest runs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs")
 LONGEST = 600.0  # seconds for one test, or for importing and collecting all
-# A program of XLA is compiled once; trials only read what the baseline wrote, so that one that is
-# killed leaves no half of a file.
+# The baseline writes the compilation cache; trials only read it, so that a killed trial leaves no
+# incomplete file.
 WRITES = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -29,13 +29,13 @@ READS = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9"}
 
 
 class Outcome(NamedTuple):
-    """How a run of pytest ended.
+    """The outcome of a run of pytest.
 
     Attributes:
       how: "passed", "failed", "crashed", "timeout" or "memory".
-      by: the test that was on.
-      message: what it said.
-      result: what the plugin wrote: seconds, failed, lines, shared; empty if it could not.
+      by: the test that was running.
+      message: its error message.
+      result: the result of the plugin: seconds, failed, lines, shared; empty if there is none.
     """
 
     how: str
@@ -45,19 +45,19 @@ class Outcome(NamedTuple):
 
 
 class Stopped(Exception):
-    """Somebody asked for the end."""
+    """A stop was requested."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Workplace:
-    """Where pytest runs.
+class Sandbox:
+    """A temporary copy of the project, and the settings of pytest.
 
     Attributes:
-      folder: temporary; the copy is in `tree`.
-      cache: a folder for compiled programs.
-      options: of pytest.
-      memory: GB that pytest may take.
-      stop: set when runs are to end.
+      folder: a temporary folder; the copy is in `tree`.
+      cache: the folder of the compilation cache.
+      options: options of pytest.
+      memory: the limit for the memory of pytest in GB.
+      stop: set this to end all runs.
     """
 
     folder: pathlib.Path
@@ -82,10 +82,10 @@ class Workplace:
         """Runs pytest on `modules`.
 
         Args:
-          order: the tests to run, in this order; all of them if `None`.
-          record: the files whose lines are noted.
-          first: end at the first failure, and keep no compiled programs.
-          limits: seconds that a test may take.
+          order: the tests to run, in this order; `None`: all.
+          record: the files whose executed lines are recorded.
+          first: stop at the first failure, and do not write to the compilation cache.
+          limits: test -> its time limit in seconds.
         """
         job, progress, result = (self.folder / name for name in ("job", "progress", "result"))
         result.unlink(missing_ok=True)
@@ -112,7 +112,7 @@ class Workplace:
                 start_new_session=True,
             )
             try:
-                cut, by = self._watch(process, progress, limits or {})
+                cut, by = self._wait(process, progress, limits or {})
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -125,7 +125,7 @@ class Workplace:
         if found.get("failed"):
             test, message = next(iter(found["failed"].items()))
             return Outcome("failed", test, message, found)
-        # 5: no test is left, as where a fault changes their names.
+        # 5: no tests were collected, for example because a fault changes their names.
         if process.returncode in (0, 5):
             return Outcome("passed", "", "", found)
         return Outcome("crashed", by, said[:200], found)
@@ -140,10 +140,10 @@ class Workplace:
             **cache,
         }
 
-    def _watch(
+    def _wait(
         self, process: subprocess.Popen, progress: pathlib.Path, limits: Mapping[str, float]
     ) -> tuple[str, str]:
-        """Waits for the end; why it was cut short, or "", and the test that was on."""
+        """Waits for the end: (why pytest was stopped early, or ""; the test that was running)."""
         now, since = "", time.monotonic()
         while process.poll() is None:
             time.sleep(0.1)
@@ -160,7 +160,7 @@ class Workplace:
 
     @contextlib.contextmanager
     def planted(self, file: str, data: bytes) -> Iterator[None]:
-        """The file has other contents meanwhile."""
+        """A context in which the file has other contents."""
         path = self.tree / file
         before = path.read_bytes()
         try:
@@ -171,10 +171,10 @@ class Workplace:
 
 
 @contextlib.contextmanager
-def workplace(root: pathlib.Path, **settings: Any) -> Iterator[Workplace]:
+def sandbox(root: pathlib.Path, **settings: Any) -> Iterator[Sandbox]:
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
-        # Resolved, as Python says of files that it runs.
-        place = Workplace(folder=pathlib.Path(name).resolve(), **settings)
+        # Resolved, because Python reports resolved names of files.
+        place = Sandbox(folder=pathlib.Path(name).resolve(), **settings)
         shutil.copytree(root, place.tree, ignore=LEFT_OUT)
         shutil.copy(pathlib.Path(__file__).with_name("pytest_plugin.py"), place.folder)
         yield place
@@ -182,13 +182,13 @@ def workplace(root: pathlib.Path, **settings: Any) -> Iterator[Workplace]:
 
 def _put(path: pathlib.Path, data: bytes) -> None:
     path.write_bytes(data)
-    # Bytecode is told by size and second: two faults may agree in both.
+    # Python checks bytecode by size and time in seconds, which two faults may share.
     for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
         compiled.unlink()
 
 
 def _gigabytes(pid: int) -> float:
-    """The memory that a process holds; 0 where the system does not say."""
+    """The memory of a process in GB; 0 if the system does not report it."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         pages = pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE") / 1e9

@@ -1,0 +1,157 @@
+"""The experiment that `make run` runs, and what it may claim."""
+
+import dataclasses
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+
+from experiments.progressive_lm import train
+from experiments.progressive_lm.frontier import summary, verdict_of
+from experiments.progressive_lm.methods import Methods, Rates, best_rate
+from trainkit.loop.run_folder import OutputError
+
+TINY = train.Config(
+    small=(8, 0), large=(8, 2), steps=40, budgets=(0.5, 1.0), grow_at=(0.25,), length=8,
+    batch_size=2, seeds=2, rates=(0.003, 0.01, 0.03),
+)  # fmt: skip
+NAMES = ["no block", "1 block", "2 blocks", "no block → 2 blocks"]
+
+
+def row(name, flops, losses, **more):
+    grows = "→" in name
+    return {
+        "optimizer": "adamw", "name": name, "method": name, "flops": flops, "losses": losses,
+        "growths": int(grows), "grow_at": 0.1 * grows, "rate": 2.0, "tried": [1.0, 2.0, 4.0],
+    } | more  # fmt: skip
+
+
+ROWS = [
+    row("2 blocks", 1.0, [3.0, 3.1, 3.2]),
+    row("2 blocks", 2.0, [2.0, 2.1, 2.2]),
+    row("a → b", 1.0, [2.5, 2.6, 2.71]),
+    row("a → b", 2.0, [1.5, 1.6, 1.71]),
+]
+
+
+def changed(number, **changes):
+    return [one | changes if at == number else one for at, one in enumerate(ROWS)]
+
+
+def test_savings_are_told_where_growing_and_a_tuned_baseline_can_be_compared():
+    found = summary(ROWS)[2]
+    # Half way between the two budgets, in the logarithm: 1 / sqrt(2) of theirs, for two seeds.
+    assert found["saved"]["2 blocks"].mean == pytest.approx(1 - 0.5**0.5, abs=0.01)
+    assert found["below"][0] == pytest.approx(0.497, abs=1e-3)
+    assert verdict_of(ROWS, "adamw", True)["pays"]
+    assert not summary(ROWS)[3]["saved"]["2 blocks"].tells  # nothing is known beyond
+
+
+@pytest.mark.parametrize(
+    ("rows", "key"),
+    [
+        (changed(1, losses=[2.0, np.nan, 2.2]), "below"),  # another budget of the baseline's
+        (changed(2, losses=[2.5, np.nan, 2.7]), "below"),
+        (changed(2, growths=0), "below"),
+        (changed(0, tried=[2.0]), "below"),
+        ([one | {"losses": one["losses"][:1]} for one in ROWS], "below"),
+    ],
+)
+def test_no_savings_are_told_otherwise(rows, key):
+    assert key not in summary(rows)[2]
+    assert not summary(rows)[2].get("saved")
+
+
+def test_no_savings_are_told_against_a_baseline_that_may_be_better_than_its_curve():
+    assert summary(changed(1, rate=4.0))[2]["saved"] == {}
+    assert "2 blocks is at the edge" in verdict_of(changed(1, rate=4.0), "adamw", True)["sentence"]
+    # Of its smallest budget only, the rest of the curve serves.
+    assert summary(changed(0, rate=4.0))[2]["saved"]["2 blocks"].bound == "<"
+
+
+def test_nothing_is_said_to_lie_below_baselines_that_spent_less():
+    assert "below" not in summary(changed(3, flops=2.2))[3]
+    assert "not equal" in verdict_of(changed(3, flops=2.2), "adamw", True)["sentence"]
+
+
+def test_no_verdict_before_all_is_trained():
+    assert verdict_of(ROWS, "adamw", False)["pays"] is None
+    assert verdict_of(ROWS[:2], "adamw", True)["pays"] is None
+
+
+def test_a_rate_that_diverged_is_not_the_best():
+    losses = np.array([[np.nan, 1.0], [3.0, 3.0]])
+    assert best_rate(losses, Rates((1.0, 2.0), None, (1.0, 2.0)), 0) == 1
+    assert best_rate(losses, Rates((1.0, 2.0), (1.0, 2.0), (1.0, 2.0)), 0) == 0
+
+
+def test_it_goes_on_after_what_is_finished_and_says_the_same_again(tmp_path, monkeypatch, capsys):
+    config = dataclasses.replace(TINY, out=str(tmp_path / "run"))
+    trained, own = [], Methods.train
+
+    def until(last):
+        def train(self, way, watch=None):
+            if len(trained) == last:
+                raise KeyboardInterrupt
+            trained.append(way.name)
+            return own(self, way, watch)
+
+        monkeypatch.setattr(Methods, "train", train)
+
+    until(2)
+    with pytest.raises(SystemExit):
+        train.run(config)
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert '<body><p class="lead">No verdict: not all methods have been trained yet.' in report
+    assert "The same command goes on" in capsys.readouterr().out
+    until(None)
+    content = train.run(config)
+    assert trained == NAMES
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines()[:-2])) < 80
+    assert [r["name"] for r in content["rows"]] == [name for name in NAMES for _ in range(2)]
+    sentence = content["verdict"]["adamw"]["sentence"]
+    assert sentence in out
+    assert f'<body><p class="lead">{sentence}</p>' in (tmp_path / "run/report.html").read_text()
+    # FLOPs are equal by construction, and curves end where the runs do.
+    last = content["rows"][1::2]
+    assert np.ptp([r["flops"] for r in last]) < 0.1 * last[0]["flops"]
+    for r in content["rows"]:
+        assert r["curve"][-1][0] == pytest.approx(r["flops"])
+        assert np.all(np.diff([flops for flops, _ in r["curve"]]) > 0)
+    until(4)  # trains no more
+    again = train.run(config)
+    assert again == json.loads(json.dumps(content))
+    assert re.sub(r"(?s).*(?= Validation)", "", capsys.readouterr().out) in out
+    with pytest.raises(OutputError, match="steps: 40 there, 80 now"):
+        train.run(dataclasses.replace(config, steps=80))
+
+
+def test_a_setting_in_which_nothing_would_grow_is_refused():
+    with pytest.raises(ValueError, match="nothing would grow"):
+        train.Config(small=(32, 2))
+    with pytest.raises(ValueError, match=r"before the first decay, at 0\.4"):
+        train.Config(grow_at=(0.4,))
+
+
+def test_the_known_rates_are_those_of_the_defaults_only():
+    assert train.Config().rates_of("adamw", "large").taken == train.TUNED["large"]
+    for other in ({"steps": 640}, {"rates": (0.01,)}, {"batch_size": 8}, {"large": (32, 3)}):
+        assert train.Config(**other).rates_of("adamw", "large").taken is None
+    assert train.Config().rates_of("muon", "large").taken is None
+    for rates in train.TUNED.values():
+        assert len(rates) == len(train.Config().budgets)
+        assert all(min(train.TRIED) < rate < max(train.TRIED) for rate in rates)
+
+
+@pytest.mark.slow
+def test_growing_pays_over_the_seeds_and_any_three_of_them(tmp_path):
+    content = train.run(train.Config(out=str(tmp_path / "run")))
+    found = content["verdict"]["adamw"]
+    assert found["pays"] is True
+    assert found["below"] > found["margin"] > 0
+    for three in itertools.combinations(range(4), 3):
+        rows = [r | {"losses": [r["losses"][k] for k in three]} for r in content["rows"]]
+        assert verdict_of(rows, "adamw", True)["below"] > 0

@@ -1,0 +1,110 @@
+"""What a refusal says: the axis first, the reason in a sentence, and last a call that works."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from trainkit import growth
+
+
+def s(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def refusal(small_fn, big_fn, small, big, *inputs, **options):
+    with pytest.raises(growth.GrowthError) as caught:
+        growth.plan(small_fn, big_fn, small, big, *inputs, **options)
+    return str(caught.value).splitlines()
+
+
+def chosen(p, x):
+    return jax.nn.softmax(x @ p["a"]) @ p["o"]
+
+
+def softmaxed(n):
+    return {"a": s(3, n), "o": s(n, 2)}
+
+
+def test_the_axis_comes_first_and_a_call_that_was_tried_last():
+    lines = refusal(chosen, chosen, softmaxed(4), softmaxed(6), s(5, 3))
+    assert lines[0].startswith("axis 1 of a cannot grow 4→6: 6 is not a multiple of 4, and ")
+    assert lines[-1].endswith("a multiple of 4 (8, 12, …): 8 was tried, and has a plan")
+    growth.plan(chosen, chosen, softmaxed(4), softmaxed(8), s(5, 3))
+    assert len({line for line in lines if "= reduce" in line}) == 4  # no equation twice
+
+
+def test_a_multiple_that_is_refused_too_is_not_advised():
+    def sums(p, x):
+        return jnp.cumsum(jax.nn.softmax(x @ p["a"]), -1) @ p["o"]
+
+    lines = refusal(sums, sums, softmaxed(4), softmaxed(6), s(5, 3))
+    assert "multiple" not in lines[-1]
+
+
+def test_a_multiple_is_not_told_to_grow_to_a_multiple():
+    lines = refusal(chosen, chosen, softmaxed(4), softmaxed(8), s(5, 3), append=[("a", 1)])
+    assert lines[
+        -1
+    ] == "  instead:    leave out append= for this axis, if it is there, or grow " + (
+        "another axis"
+    )
+
+
+def test_a_head_that_shrinks_because_the_width_stayed():
+    heads = lambda p, x: jnp.tanh(jnp.einsum("td,dhe->the", x, p["q"])).sum((1, 2))
+    lines = refusal(heads, heads, {"q": s(8, 2, 4)}, {"q": s(8, 4, 2)}, s(3, 8))
+    assert lines[0].startswith("axis 2 of q would shrink from 4 to 2")
+    assert "keep this axis at 4 while others grow (q 2 → 4)" in lines[-1]
+    fused = lambda h: lambda p, x: jnp.tanh((x @ p["q"]).reshape(3, h, -1)).sum((1, 2))
+    lines = refusal(fused(2), fused(4), {"q": s(8, 8)}, {"q": s(8, 8)}, s(3, 8))
+    assert "keep it at 4, and grow the axis that is split from 8 to 16" in lines[-1]
+    lines = refusal(heads, heads, {"q": s(8, 4, 4)}, {"q": s(8, 2, 2)}, s(3, 8))
+    assert "swap the two models" in lines[-1]
+
+
+def test_a_cut_through_a_part_that_does_not_grow():
+    def cut(p, x):
+        h = jnp.concatenate([x @ p["a"], x @ p["b"]], -1)
+        return jnp.tanh(h[:, h.shape[-1] // 4 :]) @ p["o"]
+
+    sizes = lambda n, m: {"a": s(3, 4), "b": s(3, n), "o": s(m, 1)}
+    lines = refusal(cut, cut, sizes(4, 6), sizes(8, 9), s(5, 3))
+    assert lines[0].startswith(
+        "axis 1 of b cannot grow 4→8: a slice cuts the axis [4 | 4→8] into the parts 2 → 3 | 6 → 9"
+    )
+
+
+def test_results_of_different_structures():
+    plain, more = lambda p, x: x @ p["a"], lambda p, x: (x @ p["a"], {"aux": x})
+    lines = refusal(plain, more, {"a": s(3, 4)}, {"a": s(3, 4)}, s(5, 3))
+    assert (
+        lines[-1]
+        == "  instead:    pass lambda params, *x: big_fn(params, *x)[0] in place of big_fn"
+    )
+    lines = refusal(more, plain, {"a": s(3, 4)}, {"a": s(3, 4)}, s(5, 3))
+    assert "small_fn(params, *x)[0] in place of small_fn" in lines[-1]
+    named = lambda p, x: {"y": x @ p["a"]}
+    lines = refusal(named, more, {"a": s(3, 4)}, {"a": s(3, 4)}, s(5, 3))
+    assert lines[0].endswith("{'y': *} in the small and (*, {'aux': *}) in the big model")
+
+
+def test_parameters_one_level_deeper():
+    deeper = lambda p, x: x @ p["params"]["a"]
+    lines = refusal(lambda p, x: x @ p["a"], deeper, {"a": s(3, 4)}, {"params": {"a": s(3, 8)}},
+                    s(5, 3))  # fmt: skip
+    assert lines[-1].startswith("  instead:    pass big_params['params']")
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_advice_on_gates_is_for_models_with_norms(norm):
+    def net(p, x):
+        for layer in p["layers"]:
+            x = jax.nn.gelu(x @ layer) + (x if norm else 0.0)
+            x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6) if norm else x
+        return x @ p["out"]
+
+    sizes = lambda depth: {"layers": [s(4, 4)] * depth, "out": s(4, 2)}
+    lines = refusal(net, net, sizes(1), sizes(2), s(5, 4))
+    assert ("post-norm" in lines[-1]) == norm
+    assert lines[-1].endswith("how='stack' was tried, and has a plan")
+    growth.plan(net, net, sizes(1), sizes(2), s(5, 4), how="stack")
