@@ -141,7 +141,8 @@ def soap(b1: float, b2: float, eps: float, every: int, decay: float = 0.0) -> St
 
     As in the authors' code the first gradient only starts the bases, nothing moves (nor decays),
     and every so many steps a basis is refreshed by one power iteration, its columns in the order of
-    their eigenvalues, which the second moment follows. Leaves that are no matrices get Adam.
+    their eigenvalues, which the second moment follows. Vectors get Adam; of tensors the paper says
+    nothing (NaN).
 
     NaN where the first gradient leaves a basis open, and where a rotated second moment is rounding,
     as under constant gradients: these are diagonal in their own basis.
@@ -169,8 +170,8 @@ def soap(b1: float, b2: float, eps: float, every: int, decay: float = 0.0) -> St
                 found = [np.linalg.eigh(gram) for gram in grams]
                 bases = [vectors[:, ::-1] for _, vectors in found]
                 # Of a null space of two dimensions any basis is one.
-                if any(values.max() > 0 and np.sum(values < 1e-6 * values.max()) > 1
-                       for values, _ in found):  # fmt: skip
+                null = [np.sum(w < 1e-6 * w.max()) for w, _ in found if w.max() > 0]
+                if np.ndim(p0) > 2 or max(null, default=0) > 1:
                     v = v + np.nan
                 return np.zeros_like(p0)
             m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * into(g) ** 2
