@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.laws import late_mutants as late
 from tests.laws.mutants import CORRECT, MUTANTS, SURVIVORS, report_on
 
 # One of each kind in every run; `python -m tests.laws.mutants` prints the whole score.
@@ -19,19 +20,26 @@ SAMPLE = (
     "cosine: half the angle",
     "warmup: never reaches its peak",
 )
+LATE_SAMPLE = (
+    "clip by norm: soft",
+    "guard: one too many",
+    "scope: rows are vectors",
+    "shampoo by claims: lost between refreshes",
+)
 
 
 def test_the_suite_is_large_enough_and_its_survivors_have_reasons():
-    names = [m.name for m in MUTANTS]
-    assert len(names) == len(set(names)) >= 60
-    assert set(SURVIVORS) <= set(names)
-    assert len(SURVIVORS) <= 0.03 * len(names)
-    assert all(SURVIVORS.values())
+    for mutants, survivors in ((MUTANTS, SURVIVORS), (late.MUTANTS, late.SURVIVORS)):
+        names = [m.name for m in mutants]
+        assert len(names) == len(set(names)) >= 60
+        assert set(survivors) <= set(names)
+        assert len(survivors) <= 0.03 * len(names)
+        assert all(survivors.values())
 
 
-@pytest.mark.parametrize("name", SAMPLE)
+@pytest.mark.parametrize("name", SAMPLE + LATE_SAMPLE)
 def test_a_wrong_rule_is_found(name):
-    (mutant,) = [m for m in MUTANTS if m.name == name]
+    (mutant,) = [m for m in [*MUTANTS, *late.MUTANTS] if m.name == name]
     report = report_on(mutant, quick=True)
     assert not report.ok
     assert all(f.statement and f.message and f.counterexample for f in report.failures)
@@ -39,13 +47,22 @@ def test_a_wrong_rule_is_found(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "mutant", [m for m in MUTANTS if m.name not in SAMPLE], ids=lambda m: m.name
+    "mutant",
+    [m for m in [*MUTANTS, *late.MUTANTS] if m.name not in SAMPLE + LATE_SAMPLE],
+    ids=lambda m: m.name,
 )
 def test_every_wrong_rule_is_found(mutant):
-    assert report_on(mutant, quick=True).ok == (mutant.name in SURVIVORS)
+    alive = {**SURVIVORS, **late.SURVIVORS}
+    assert report_on(mutant, quick=True).ok == (mutant.name in alive)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("correct", CORRECT, ids=lambda m: m.name)
 def test_the_same_code_without_a_fault_passes(correct):
     report_on(correct).raise_for_failures()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("correct", late.CORRECT, ids=lambda m: m.name)
+def test_the_late_code_without_a_fault_passes_the_laws_of_which_its_mutants_die(correct):
+    report_on(correct, only_likely=True).raise_for_failures()

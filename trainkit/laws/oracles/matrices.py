@@ -141,10 +141,11 @@ def soap(b1: float, b2: float, eps: float, every: int, decay: float = 0.0) -> St
 
     As in the authors' code the first gradient only starts the bases, nothing moves (nor decays),
     and every so many steps a basis is refreshed by one power iteration, its columns in the order of
-    their eigenvalues, which the second moment follows. Leaves that are no matrices get Adam.
+    their eigenvalues, which the second moment follows. Vectors get Adam; of tensors the paper says
+    nothing (NaN).
 
-    NaN where a rotated second moment is rounding, as under constant gradients: these are diagonal
-    in their own basis.
+    NaN where the first gradient leaves a basis open, and where a rotated second moment is rounding,
+    as under constant gradients: these are diagonal in their own basis.
     """
 
     def leaf(p0: Any) -> Callable[..., Any]:
@@ -166,7 +167,12 @@ def soap(b1: float, b2: float, eps: float, every: int, decay: float = 0.0) -> St
             squares = (g @ g.T, g.T @ g) if grams else ()
             grams = [b2 * a + (1 - b2) * x for a, x in zip(grams, squares, strict=True)]
             if t == 1:
-                bases = [np.linalg.eigh(gram)[1][:, ::-1] for gram in grams]
+                found = [np.linalg.eigh(gram) for gram in grams]
+                bases = [vectors[:, ::-1] for _, vectors in found]
+                # Of a null space of two dimensions any basis is one.
+                null = [np.sum(w < 1e-6 * w.max()) for w, _ in found if w.max() > 0]
+                if np.ndim(p0) > 2 or max(null, default=0) > 1:
+                    v = v + np.nan
                 return np.zeros_like(p0)
             m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * into(g) ** 2
             top = into(m) / gone(b1, t - 1, p0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import numbers
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,6 +41,7 @@ def others(value: Any) -> list[Any]:
     """Values to try in place of one."""
     if isinstance(value, bool):
         return [not value]
+    tried: list[Any]
     if isinstance(value, int):
         tried: list[Any] = [value + 1, 1, 2, 3, max(value - 1, 0)]
     else:
@@ -98,7 +99,7 @@ def effects(subject: Subject) -> Violation | None:
 
 
 def _tried(
-    subject: Subject, make: Callable[..., Any], bases: list[Mapping[str, Any]], name: str,
+    subject: Subject, make: Callable[..., Any], bases: Sequence[Mapping[str, Any]], name: str,
     value: Any,
 ) -> Iterator[tuple[Any, bool]]:  # fmt: skip
     """Values of one hyper-parameter, and whether any update was another one, to the first such."""
