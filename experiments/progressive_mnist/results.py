@@ -67,13 +67,12 @@ def report(
     """
     said = judged(list(seeds.values()), rates, tried)
     found: dict[str, Any] = {seed: runs.numbers() for seed, runs in seeds.items()}
-    for seed, runs in seeds.items():
-        path = write(runs, said.sentence, found[seed])
-    table(list(found.values()))
-    print(textwrap.fill(said.sentence, width()))
-    print(f"Report: {path}")
     content = {"verdict": dataclasses.asdict(said), **found}
     write_whole(where / "results.json", json.dumps(content, indent=2))
+    table(list(found.values()))
+    print(textwrap.fill(said.sentence, width()), flush=True)
+    for seed, runs in seeds.items():
+        print(f"Report: {write(runs, said.sentence, found[seed])}", flush=True)
     return content
 
 
