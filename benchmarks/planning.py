@@ -3,7 +3,7 @@
     python -m benchmarks.planning                # 6 to 48 layers, unrolled and in a loop
     python -m benchmarks.planning --layers 96
 
-The model is like LLaMA: width 2,048 → 4,096, heads 16 → 32, MLP 5,632 → 11,264 (9 billion
+The model is like LLaMA: width 2,048 → 4,096, heads 16 → 32, MLP 5,632 → 11,264 (10 billion
 parameters at 48 layers), length 8,192, batch 256. Shapes are enough, and nothing is allocated. A
 refusal is measured too: more layers of a post-norm model, which cannot be identities. Printed: the
 seconds of processor time, the equations, and the largest memory of the process so far.
