@@ -43,7 +43,7 @@ def others(value: Any) -> list[Any]:
         return [not value]
     tried: list[Any]
     if isinstance(value, int):
-        tried: list[Any] = [value + 1, 1, 2, 3, max(value - 1, 0)]
+        tried = [value + 1, 1, 2, 3, max(value - 1, 0)]
     else:
         tried = [2 * value if value else 0.1, value / 2, 1e-3, 0.1, 1.0, 10.0]
     return [v for v in dict.fromkeys(tried) if v != value]
