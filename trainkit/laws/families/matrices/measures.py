@@ -144,8 +144,6 @@ def joined(tx: Any, name: str, parts: int) -> float:
 
 def leaf_apart(tx: Any, other: Any, params: Any, at: int) -> float:
     """How far one leaf of a tree moves from how another rule moves it alone."""
-    leaves: Any
-    tree: Any
     leaves, tree = jax.tree.flatten(params)
     alone = lambda xs: jax.tree.unflatten(tree, [x if i == at else {} for i, x in enumerate(xs)])
     rng = np.random.default_rng(6)

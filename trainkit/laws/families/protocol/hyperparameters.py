@@ -41,7 +41,6 @@ def others(value: Any) -> list[Any]:
     """Values to try in place of one."""
     if isinstance(value, bool):
         return [not value]
-    tried: list[Any]
     if isinstance(value, int):
         tried = [value + 1, 1, 2, 3, max(value - 1, 0)]
     else:
