@@ -41,10 +41,9 @@ def others(value: Any) -> list[Any]:
     """Values to try in place of one."""
     if isinstance(value, bool):
         return [not value]
+    tried: list[Any] = [2 * value if value else 0.1, value / 2, 1e-3, 0.1, 1.0, 10.0]
     if isinstance(value, int):
         tried = [value + 1, 1, 2, 3, max(value - 1, 0)]
-    else:
-        tried = [2 * value if value else 0.1, value / 2, 1e-3, 0.1, 1.0, 10.0]
     return [v for v in dict.fromkeys(tried) if v != value]
 
 
