@@ -14,7 +14,7 @@ def s(*shape):
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def attention(p, x):
+def explained_attention(p, x):
     q, k, v = (jnp.einsum("btd,dhe->bthe", x, p[name]) for name in "qkv")
     weights = jax.nn.softmax(jnp.einsum("bthe,bshe->bhts", q, k) / np.sqrt(q.shape[-1]))  # here
     return jnp.einsum("bhts,bshe,hed->btd", weights, v, p["out"])
@@ -32,7 +32,9 @@ def line_of(text):
 
 @pytest.fixture(scope="module")
 def plan():
-    return growth.plan(attention, attention, shapes(2, 4), shapes(4, 8), s(2, 3, 6))
+    return growth.plan(
+        explained_attention, explained_attention, shapes(2, 4), shapes(4, 8), s(2, 3, 6)
+    )
 
 
 def test_it_names_writers_readers_and_lines(plan):
@@ -84,7 +86,7 @@ def test_a_picture_of_the_users_model(tmp_path):
     """Layers that grow alike are drawn once, and new ones are told from old ones."""
     layer = lambda n: {"up": s(5, n), "down": s(n, 5)}
     sizes = lambda n, depth: {"layers": [layer(n)] * depth, "out": s(5, 3)}
-    plan = growth.plan(net, net, sizes(4, 2), sizes(8, 4), s(2, 5))
+    plan = growth.plan(explained_layers, explained_layers, sizes(4, 2), sizes(8, 4), s(2, 5))
     figure = plan.draw(path=tmp_path / "plan.png", names={(4, 8): "hidden units"})
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
     texts = [text.get_text() for text in figure.axes[0].texts]
@@ -101,7 +103,7 @@ def test_a_plan_that_was_read_explains_the_same(plan):
         assert again.explain(leaf.path) == plan.explain(leaf.path)
 
 
-def net(p, x):
+def explained_layers(p, x):
     for layer in p["layers"]:
         x = x + jnp.tanh(x @ layer["up"]) @ layer["down"]
     return x @ p["out"]
@@ -115,7 +117,7 @@ def stack(p, x):
 def test_new_layers_and_new_units():
     layer = lambda n: {"up": s(5, n), "down": s(n, 5)}
     sizes = lambda n, depth, outputs: {"layers": [layer(n)] * depth, "out": s(5, outputs)}
-    plan = growth.plan(net, net, sizes(4, 1, 3), sizes(8, 2, 4), s(2, 5))
+    plan = growth.plan(explained_layers, explained_layers, sizes(4, 1, 3), sizes(8, 2, 4), s(2, 5))
     assert "in a new layer: it starts at 0" in plan.explain("layers/1/down")
     assert "it starts as a copy of layers/0/up of the small model" in plan.explain("layers/1/up")
     out = plan.explain("out")

@@ -25,12 +25,14 @@ def attempt(work: Callable[[], T], failed: Callable[[str], Exception]) -> T:
     except Exception as error:
         why = str(error).strip().split("\n")[0][:300] or type(error).__name__
     # Orbax leaves other arrays half read or written. Deleting them raises errors that cannot be
-    # caught, so they are deleted here, silently, when their threads have ended.
+    # caught, so they are deleted here, silently, when their threads have ended. Only the last
+    # collection is complete: where a process has many objects, each of those takes a second.
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         for _ in range(5):
-            gc.collect()
+            gc.collect(1)
             time.sleep(0.05)
+        gc.collect()
     finally:
         sys.unraisablehook = _WithoutLateReads(hook)
     raise failed(why)
