@@ -204,7 +204,9 @@ class ProbeProgram:
     def compile(self) -> ProbeProgram:
         """Compiles the program, and returns `self`."""
         training, validation = self.batches()
-        arguments = (self.current.like, self._whole_shapes(training), _shapes(validation))
+        # Replicated in one process too, so that its program is that of several processes.
+        whole = joined_shapes(_shapes(training), 1, self._everywhere)
+        arguments = (self.current.like, whole, _shapes(validation))
         self._program = jax.jit(self.program).lower(*arguments).compile()
         self.flops = program_flops(self.program, arguments, self._program)
         return self
@@ -212,11 +214,6 @@ class ProbeProgram:
     @property
     def _everywhere(self) -> jax.sharding.Sharding:
         return self.current.step.placement.everywhere
-
-    def _whole_shapes(self, shares: PyTree) -> PyTree:
-        """The shapes of batches that are replicated on every device."""
-        shapes = _shapes(shares)
-        return shapes if alone() else joined_shapes(shapes, 1, self._everywhere)
 
     def __call__(self, state: TrainState) -> dict[str, Any]:
         """Runs the program; returns the result of `decide`."""
