@@ -135,7 +135,7 @@ class Methods:
         """A model of some width and depth."""
         return Transformer(self.grid.corpus.vocabulary, *size, self.head_size)
 
-    @functools.cache  # noqa: B019  as long as the methods themselves
+    @functools.cache  # noqa: B019  kept as long as this object, which a run has one of
     def sized(self, size: tuple[int, int]) -> Sized:
         """A model with its programs."""
         return self.grid.sized(self.model(size))

@@ -99,3 +99,27 @@ def test_a_step_hands_over_all_that_a_transformation_declares():
     elsewhere = {"obj_fn", "residual_fn", "output_loss"}
     assert elsewhere <= set(asked)
     assert set(asked) - elsewhere <= given, asked
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optax.lbfgs(),
+        tt.lbfgs(),
+        optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(10)),
+        optax.polyak_sgd(),
+    ],
+    ids=["lbfgs", "our lbfgs", "backtracking", "polyak"],
+)
+def test_rules_that_see_the_loss_take_their_step_and_claim_no_learning_rate(tx):
+    def loss_fn(params, model_state, batch, rng):
+        return trainkit.Loss(((params - batch["x"]) ** 2).sum(), len(batch["x"]))
+
+    step = trainkit.make_train_step(loss_fn, tx)
+    state, losses = trainkit.TrainState.create(jnp.zeros(()), tx), []
+    for _ in range(3):
+        state, metrics = step(state, {"x": np.array([1.0, 3.0], np.float32)})
+        losses.append(float(metrics["loss"]))
+    assert losses[0] == 5.0
+    assert losses[-1] < 2.0  # 1 at the minimum
+    assert "learning_rate" not in metrics  # the step's length depends on the loss

@@ -23,6 +23,7 @@ from trainkit.loop.arguments.validation import (
     check_loggers,
     check_options,
     check_parts,
+    check_paths,
     check_run,
 )
 from trainkit.loop.checkpoint import Checkpointer
@@ -162,6 +163,7 @@ def fit(
     check_loggers(loggers)
     data = streamed(data, budget, early_stopping, out)
     check_run(step, data, budget, early_stopping, eval_every, out)
+    check_paths(loggers, out)
     check_averages(averages, step, state, data)
     run = Session(
         step=step,

@@ -52,7 +52,8 @@ def step_program(
         scale = guard.scale(state.guard)
         sums = differentiated(state.params, state.model_state, batch, rng, scale)
 
-        def value_fn(params: PyTree) -> jax.Array:
+        def value_fn(params: PyTree, *, weight: Any = None) -> jax.Array:
+            del weight  # Optax's line searches refuse an extra argument that their value_fn lacks
             params = jax.tree.map(lambda x, own: x.astype(own.dtype), params, state.params)
             return mean_loss(valued(params, state.model_state, batch, rng, None))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -49,9 +50,11 @@ def factors(tx: optax.GradientTransformation) -> list[Factor]:
     """What an update is multiplied by: the numbers and schedules of `optax.scale` and its kind.
 
     A rule does not keep its learning rate; it is read from what the rule's functions close over.
-    Rules that are made of two others side by side have none.
+    Rules that are made of two others side by side have none, and neither have those whose steps
+    depend on the loss: line searches, Polyak's step size, `reduce_on_plateau`.
     """
-    return list(_factors(tx.update, ()))
+    found = list(_factors(tx.update, ()))
+    return [] if any(factor is None for _, factor in found) else found
 
 
 def _factors(update: Any, labels: tuple[str, ...]) -> Iterator[Factor]:
@@ -61,6 +64,8 @@ def _factors(update: Any, labels: tuple[str, ...]) -> Iterator[Factor]:
         yield labels, cells["step_size"]
     elif kind == "scale_by_schedule.<locals>.update_fn":
         yield labels, cells["step_size_fn"]
+    elif callable(update) and "value" in inspect.signature(update).parameters:
+        yield labels, None
     elif sum(isinstance(x, optax.GradientTransformation) for x in cells.values()) < 2:
         for value in cells.values():
             yield from _inside(value, labels)

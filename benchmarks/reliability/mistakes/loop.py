@@ -76,7 +76,15 @@ def _options() -> Mistakes:
         found[f"fit(a logger {name})"] = Mistake(
             of_fit("loggers", [logger]), ("loggers[0]", "must be", method)
         )
-    for name in ("CSV", "JSONL", "TensorBoard"):
+    for name, file in (
+        ("CSV", "metrics.csv"), ("JSONL", "metrics.jsonl"), ("TensorBoard", "tensorboard"),
+    ):  # fmt: skip
+        found[f"fit({name} in the run's own file)"] = Mistake(
+            lambda out, name=name, file=file: fit(
+                out, loggers=[getattr(trainkit.loggers, name)(out / file)]
+            ),
+            ("loggers[0]", "must not"),
+        )
         found[f"{name}(path=3)"] = Mistake(
             lambda out, name=name: getattr(trainkit.loggers, name)(3), ("path", "must be")
         )

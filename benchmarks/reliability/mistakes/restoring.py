@@ -112,6 +112,10 @@ def mistakes() -> Mistakes:
             ("grow",),
         ),
     }
+    calls["grow= that gives a number"] = (
+        lambda out: _restored(out, only="params", grow=lambda state: 3),
+        ("grow", "must return"),
+    )
     for what, (call, says) in calls.items():
         found[f"checkpoint.restore({what})"] = Mistake(call, says)
     return found

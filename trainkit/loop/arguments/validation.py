@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from trainkit._core import validation
+from trainkit._core.run_files import CSV, JSONL, TENSORBOARD
 from trainkit._core.validation import steps
 from trainkit.data.loader import Loader
 from trainkit.data.stacked import Stacked
@@ -87,6 +89,21 @@ def check_loggers(loggers: Any) -> None:
             arguments = {"start": "(run)", "log": "(step, values, kind)", "close": "(stopped)"}
             validation.function(
                 f"{name}.{method}", getattr(logger, method), arguments[method], takes=takes
+            )
+
+
+def check_paths(loggers: Any, out: Any) -> None:
+    """Refuses a logger that writes to what the run itself writes in its folder."""
+    if out is None:
+        return
+    folder = Path(getattr(out, "path", out)).expanduser().resolve()
+    own = [folder / name for name in (JSONL, CSV, TENSORBOARD)]
+    for number, logger in enumerate(loggers):
+        path = getattr(logger, "path", None)
+        if isinstance(path, Path) and path.expanduser().resolve() in own:
+            raise ValueError(
+                f"loggers[{number}] must not write to {path}: the run writes that itself. Leave "
+                "it out, or give it another path."
             )
 
 

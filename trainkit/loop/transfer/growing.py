@@ -79,8 +79,9 @@ def _into(request: Request, step: int, big: Restored, leaves: Mapping[str, Any])
 
 def _applied(grow: Any, tx: Any, small: PyTree) -> PyTree:
     if not hasattr(grow, "opt_state"):
-        if not leaves_by_name(big := grow(small)):
-            raise TypeError(f"grow must return the state of the bigger model, not {big!r}.")
+        leaves = leaves_by_name(big := grow(small)).values()
+        if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves):
+            raise TypeError(f"grow must return the bigger model's arrays, not {big!r:.60}.")
         return big
     if not isinstance(small, TrainState):
         return grow.params(jax.tree.map(jnp.asarray, small))
