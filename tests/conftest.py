@@ -92,6 +92,19 @@ def resident() -> int:
 
 
 @pytest.fixture(autouse=True)
+def environment():
+    """Restores the environment after each test.
+
+    A law's printed program that a test runs sets XLA_FLAGS. A later test's subprocess would inherit
+    them, compile with other flags than this process, and differ from it in the last bit.
+    """
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
 def few_programs():
     """Forgets compiled programs before they use up memory, or the process's memory maps.
 
