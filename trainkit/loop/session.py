@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from trainkit._core import processes
+from trainkit._core.nonfinite import nonfinite_params
 from trainkit._core.units import amount
 from trainkit.loop.arguments.validation import result_of
 from trainkit.loop.checkpoint import Checkpointer
@@ -23,7 +24,6 @@ from trainkit.loop.run_log import RunLog, fetch
 from trainkit.loop.step_in_use import StepInUse
 from trainkit.loop.stopping import Budget, EarlyStopping
 from trainkit.loop.stream import saved_place, streamed
-from trainkit.step.nonfinite import nonfinite_params
 from trainkit.step.state import TrainState
 
 PyTree = Any

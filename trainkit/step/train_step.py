@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
-import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,6 +20,7 @@ from trainkit._core.validation import steps
 from trainkit._core.validation.trees import shape_of
 from trainkit.placement import Placement, resolve
 from trainkit.placement.shares import from_shares, from_whole, is_placed
+from trainkit.step.compiled import Compiled, signature
 from trainkit.step.explained import explained
 from trainkit.step.guard import Guard, Limit
 from trainkit.step.in_flight import InFlight
@@ -145,11 +144,9 @@ class TrainStep:
 
     def __post_init__(self) -> None:
         self._axis = 0 if self.steps_per_call == 1 else 1  # of the examples in a batch leaf
-        self._lowered: dict[Any, jax.stages.Lowered] = {}
-        self._compiled: dict[Any, concurrent.futures.Future[jax.stages.Compiled]] = {}
+        self._compiled = Compiled()
         self._accepted: set[Any] = set()
         self._known: dict[Any, jax.stages.Compiled] = {}
-        self._lock = threading.Lock()
         self._in_flight = InFlight(self.placement)
         self._last: tuple[weakref.ref[TrainState] | None, Any] = (None, None)
         self._limit = Limit(self.guard.limit)
@@ -227,10 +224,9 @@ class TrainStep:
         steps.state(state)
         batch = jax.tree.map(shape_of, batch)
         self._check_optimizer(state)
-        key = _signature(jax.eval_shape(self.prepared, state)), _signature(batch)
+        key = signature(jax.eval_shape(self.prepared, state)), signature(batch)
         lowered = self.lower(state, batch)
-        if key not in self._compiled:
-            self._lowered[key] = lowered
+        self._compiled.keep(key, lowered)
         return lowered.out_info[1]
 
     def _check_optimizer(self, state: TrainState) -> None:
@@ -245,28 +241,16 @@ class TrainStep:
         thread during training. The result has `cost_analysis()`, `memory_analysis()` and
         `as_text()`.
         """
-        shapes = _signature(jax.tree.map(shape_of, batch))
-        known = self._known.get((_signature(state), shapes))
+        shapes = signature(jax.tree.map(shape_of, batch))
+        known = self._known.get((signature(state), shapes))
         if known is not None:
             return known
-        key = _signature(jax.eval_shape(self.prepared, state)), shapes
-        with self._lock:
-            compiling = self._compiled.get(key)
-            ours = compiling is None
-            if compiling is None:
-                compiling = self._compiled[key] = concurrent.futures.Future()
-        if ours:
-            try:
-                lowered = self._lowered.pop(key, None) or self.lower(state, batch)
-                compiling.set_result(lowered.compile())
-            except BaseException as error:
-                del self._compiled[key]
-                compiling.set_exception(error)
-                raise
+        key = signature(jax.eval_shape(self.prepared, state)), shapes
+        compiled = self._compiled.get(key, lambda: self.lower(state, batch))
         # A state with this signature has the dtypes of `place`, so calls need not check it again.
-        self._known[key] = compiling.result()
+        self._known[key] = compiled
         self._accepted.add(key[0])
-        return compiling.result()
+        return compiled
 
     @property
     def compiles(self) -> int:
@@ -281,10 +265,10 @@ class TrainStep:
         if not (alone() or is_placed(batch, self.placement.everywhere)):
             batch = self.place_batch(batch)
         # The state that the last call returned needs no check.
-        known, signature = self._last
+        known, shapes = self._last
         if known is None or state is None or known() is not state:
-            state, signature = self._accept(state)
-        key = signature, self._batch_signature(batch)
+            state, shapes = self._accept(state)
+        key = shapes, self._batch_signature(batch)
         compiled = self._known.get(key) or self.compile(state, batch)
         try:
             state, metrics = compiled(state, self.placement.feed(owned(batch), self._axis))
@@ -293,7 +277,7 @@ class TrainStep:
             steps.batch_devices(batch, self.placement)
             raise
         self._in_flight.add(metrics["loss"])
-        self._last = weakref.ref(state), signature
+        self._last = weakref.ref(state), shapes
         if self.guard.limit is not None:
             self._limit.add(metrics.pop("skipped_in_a_row"))
         return state, metrics
@@ -303,18 +287,18 @@ class TrainStep:
         validation.params_are_floating(state.params)
         if steps.is_fresh(state):
             state = self.place(state)
-        signature = _signature(state)
+        shapes = signature(state)
         steps.placed(state, self.placement)
-        if signature not in self._accepted:
+        if shapes not in self._accepted:
             prepared = jax.eval_shape(self.prepared, state)
             validation.same_structure(prepared, state, "state", "step.place")
             self._check_optimizer(state)
-            self._accepted.add(signature)
-        return state, signature
+            self._accepted.add(shapes)
+        return state, shapes
 
     def _batch_signature(self, batch: PyTree) -> Any:
         try:
-            return _signature(batch)
+            return signature(batch)
         except AttributeError:
             self._check(batch, 1)
             raise
@@ -331,8 +315,3 @@ class TrainStep:
 def _first(batch: PyTree) -> PyTree:
     """The first of several stacked batches."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
-
-
-def _signature(tree: PyTree) -> Any:
-    leaves, treedef = jax.tree.flatten(tree)
-    return treedef, tuple((x.shape, x.dtype) for x in leaves)
