@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -120,6 +120,27 @@ def step_flops(step: Any, state: PyTree, batch: PyTree) -> float:
         return count_flops(step, state, batch) if hasattr(step, "lower") else 0.0
     uncounted = _uncounted(whole_program(step), (state, batch))
     return cost(step.compile(state, batch)).flops * step.placement.parts + uncounted
+
+
+# FLOP/s of a device in dense bfloat16 (a T4 and a V100: float16), from the makers' data sheets. By
+# parts of `device_kind`; the first that fits counts.
+_PEAKS = {
+    "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12,
+    "L40": 181e12, "L4": 121e12, "A10G": 70e12, "V100": 125e12, "T4": 65e12,
+    "TPU v6": 918e12, "TPU v5p": 459e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12,
+    "TPU v5": 459e12, "TPU v4": 275e12, "TPU v3": 61.5e12, "TPU v2": 22.5e12,
+}  # fmt: skip
+
+
+def peak_flops(devices: Iterable[jax.Device]) -> float | None:
+    """What these devices can do at most, in FLOP/s of dense bfloat16; `None` if one is unknown.
+
+    >>> peak_flops(jax.devices("cpu")) is None
+    True
+    """
+    kinds = [device.device_kind for device in devices]
+    found = [next((v for name, v in _PEAKS.items() if name in kind), None) for kind in kinds]
+    return sum(v for v in found if v) if found and None not in found else None
 
 
 def summary(

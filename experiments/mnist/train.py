@@ -17,6 +17,7 @@ from experiments.mnist.models import CNN, MLP
 from experiments.options import check
 from trainkit.data import Sampler, mnist, normalise, split
 from trainkit.data.mnist import MEAN, STD
+from trainkit.hooks import Profile
 from trainkit.loop.run_folder import RunFolder
 from trainkit.report import write_report
 
@@ -48,6 +49,8 @@ class Config:
     """The folder that holds mnist/; the project's own by default."""
     out: str | None = None
     """The folder for metrics, checkpoints and report; by default runs/mnist or runs/mnist-cnn."""
+    profile: str | None = None
+    """Steps of which to write a trace, such as 100:110; see the documentation of `Profile`."""
     overwrite: bool = False
     """Throw away the run that is in the output folder."""
     resume: Literal["same run", "new hyperparameters", "new data"] = "same run"
@@ -64,7 +67,9 @@ def run(config: Config) -> float:
     options = dataclasses.asdict(config)
     # Where a run lies and how it was begun is not what it is.
     identity = {"experiment": "mnist"} | {
-        name: value for name, value in options.items() if name not in ("out", "overwrite", "resume")
+        name: value
+        for name, value in options.items()
+        if name not in ("out", "overwrite", "resume", "profile")
     }
     same = config.resume == "same run"
     RunFolder.check(out, identity, overwrite=config.overwrite, same=same)
@@ -103,6 +108,7 @@ def run(config: Config) -> float:
         config=identity,
         overwrite=config.overwrite,
         resume=config.resume,
+        hooks=[Profile.of(config.profile, f"{out}/profile")] if config.profile else [],
         report=False,  # written below, with the test accuracy in it
     )
     accuracy = evaluation.over(result.state, batches(test))["accuracy"]

@@ -5,5 +5,6 @@ nothing. Read `plateau` first.
 """
 
 from trainkit.hooks.plateau import ReduceOnPlateau
+from trainkit.hooks.profile import Profile
 
-__all__ = ["ReduceOnPlateau"]
+__all__ = ["Profile", "ReduceOnPlateau"]

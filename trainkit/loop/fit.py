@@ -210,6 +210,8 @@ def _run(
             )
             run.checkpoints.sweep()
         stack.enter_context(run.interrupts)
+        for hook in run.hooks:
+            stack.callback(getattr(hook, "close", lambda: None))
         run.progress = stack.enter_context(Progress(progress and is_writer()))
         resume(run)
         log = None

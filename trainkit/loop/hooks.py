@@ -102,7 +102,8 @@ class Hook(Protocol):
     run is resumed, before the state is restored; that change brings the step and a state of the
     shapes that the checkpoint has. It is called once more, with an older memory, where a checkpoint
     turns out to be damaged. One with work under way may have `hook.settle()`: it is called before
-    the last checkpoint.
+    the last checkpoint. One that opened something may have `hook.close()`: it is called when the
+    run ends, however it ends.
 
     In several processes each of them calls its hooks, with the same numbers. When one says `stop`,
     all stop at that step; for that they ask each other at every step, unless every hook has an

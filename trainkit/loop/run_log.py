@@ -14,6 +14,7 @@ import numpy as np
 
 from trainkit._core.run_files import ROW
 from trainkit._core.validation import steps
+from trainkit.cost import peak_flops
 from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import Record
 
@@ -25,9 +26,10 @@ class RunLog:
     by then the device has long computed it, and fetching it does not stop the stream of steps.
 
     Attributes:
-        self.latest_at = record.train_at
-        self.compile_seconds = self.latest.get("compile_seconds", 0.0)
       bad_loss: which logged loss was not finite, if one was.
+      latest, latest_at: the training metrics that were fetched last, and the step that they are of.
+      compile_seconds: how long compiling took, over all sessions.
+      flops_per_step: FLOPs of an optimizer step over all devices; 0 where unknown.
 
     Args:
       log: where rows go.
@@ -42,7 +44,8 @@ class RunLog:
         self._pending: tuple[Record, Mapping[str, Any]] | None = None
         self._unlogged: tuple[Record, Mapping[str, Any], float] | None = None
         self._measured = False
-        self._clock: tuple[float, int] | None = None
+        self._clock: tuple[float, int, int] | None = None
+        self.flops_per_step = 0.0
         self._paused = 0.0
         self.latest: dict[str, float] = dict(record.train)
         self.latest_at = record.train_at
@@ -56,7 +59,8 @@ class RunLog:
             self.pause(compiling)
 
     def _start_clock(self, record: Record) -> None:
-        self._clock, self._paused = (time.perf_counter(), record.examples), 0.0
+        self._clock = time.perf_counter(), record.examples, record.step
+        self._paused = 0.0
 
     def pause(self, seconds: float) -> None:
         """Leaves out time that was spent on something else than training."""
@@ -92,16 +96,22 @@ class RunLog:
             # for; of the first one only the time that it took to ask for it would be seen.
             jax.block_until_ready(dict(metrics))
             self._measured = True
-        self._pending = record, {**metrics, **self._speed(record)}
+        self._pending = record, {**metrics, **self._speed(record, metrics.get("loss"))}
 
-    def _speed(self, record: Record) -> dict[str, float]:
-        """From one row to the next, however late they are written."""
+    def _speed(self, record: Record, loss: Any) -> dict[str, float]:
+        """From one row to the next, however late they are written.
+
+        `mfu` is the model FLOPs utilisation: FLOPs a second over what the devices could do at most.
+        """
         found: dict[str, float] = {}
         if self._clock is not None:
-            since, examples = self._clock
+            since, examples, step = self._clock
             elapsed = time.perf_counter() - since - self._paused
             if elapsed > 0 and record.examples > examples:
                 found["examples_per_second"] = (record.examples - examples) / elapsed
+                flops = (record.step - step) * self.flops_per_step
+                if flops and (peak := peak_flops(getattr(loss, "devices", set)())):
+                    found["mfu"] = flops / elapsed / peak
         self._start_clock(record)
         return found
 

@@ -13,7 +13,6 @@ import jax
 from trainkit._core import processes
 from trainkit._core.nonfinite import nonfinite_params
 from trainkit._core.units import amount
-from trainkit.loop.arguments.validation import result_of
 from trainkit.loop.checkpoint import Checkpointer
 from trainkit.loop.hooks import Change, Hook, Now, agreed, change_of, memories
 from trainkit.loop.interrupts import Interrupts, Waited
@@ -104,7 +103,7 @@ class Session:
             # 4. Draw the next batch: it was put on the device while the last step was running.
             try:
                 with self.rescuing():
-                    drawn = next(self.in_use.stream, None)
+                    drawn = self.in_use.draw()
             except Waited:
                 continue
             if drawn is None:
@@ -115,9 +114,10 @@ class Session:
 
             # 5. Step. It returns before the device has finished; nothing here waits for it.
             self.compile(batch)
-            with self.in_use.first_call(self.log):
-                self.state, metrics = result_of(self.step(self.state, batch))
+            with jax.profiler.StepTraceAnnotation("train", step_num=self.record.step):
+                self.state, metrics, again = self.in_use.call(self.state, batch, self.log)
             self.count(examples)
+            self.progress.slow(self.record.step, again, self.in_use.waited(metrics))
             seconds = time.perf_counter() - self.began
             if self.log.stepped(self.record, metrics, self.log_every, seconds):
                 self.progress.update(self.record, self.budget, self.log.latest)

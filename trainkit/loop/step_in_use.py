@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 
 from trainkit._core.buffers import owned
+from trainkit._core.paths import named_leaves
+from trainkit._core.validation.trees import differences
 from trainkit.cost import step_flops
 from trainkit.data.prefetch import Prefetch
 from trainkit.data.stacked import Stacked
+from trainkit.data.waiting import SHARE, Waiting
+from trainkit.loop.arguments.validation import result_of
 from trainkit.loop.interrupts import Interrupts
 from trainkit.loop.record import Record
 from trainkit.loop.run_log import RunLog
@@ -44,9 +47,19 @@ class StepInUse:
         self.flops_per_call = 0.0
         self._origin = 0
         self.compiled = self._called = False
+        self._waiting = Waiting()
+        self._shapes: Any = None  # of state and batch, by name, when it was compiled last
+        self._compiles = 0
         place = getattr(step, "place_batch", owned)
         stacked = Stacked(data, self.steps_per_call, interrupts.awaited)
         self.stream = Prefetch(stacked, lambda drawn: (place(drawn[0]), drawn[1]), prefetch)
+
+    def draw(self) -> tuple[PyTree, int] | None:
+        """The next batch and how many examples it has; `None` at the end of the data."""
+        begin = time.perf_counter()
+        drawn = next(self.stream, None)
+        self._waiting.drawn(time.perf_counter() - begin)
+        return drawn
 
     def place(self, state: TrainState) -> TrainState:
         """The state where the step wants it."""
@@ -99,17 +112,52 @@ class StepInUse:
             self.step.compile(state, batch)
             log.compile_seconds += time.perf_counter() - begin
         self.flops_per_call = step_flops(self.step, state, batch)
+        log.flops_per_step = self.flops_per_call / self.steps_per_call
+        self._compiles, self._shapes = self._count(), _shapes(state, batch)
         log.start_or_pause(record, time.perf_counter() - begin)
 
-    @contextlib.contextmanager
-    def first_call(self, log: RunLog) -> Iterator[None]:
-        """Takes the first call for compiling, of a step that cannot be compiled before it."""
-        if self._called or hasattr(self.step, "compile"):
-            yield
-            return
+    def call(
+        self, state: TrainState, batch: PyTree, log: RunLog
+    ) -> tuple[TrainState, Mapping[str, jax.Array], str | None]:
+        """What the step returns, and in words why it was compiled again, if it was.
+
+        The time of such a call counts as that of compiling.
+        """
+        first = not (self._called or hasattr(self.step, "compile"))
         self._called = True
         begin = time.perf_counter()
-        yield
+        after, metrics = result_of(self.step(state, batch))
+        compiles = self._count()
+        if not first and compiles <= self._compiles:
+            return after, metrics, None
         took = time.perf_counter() - begin
         log.compile_seconds += took
         log.pause(took)
+        self._compiles, before = compiles, self._shapes
+        self._shapes = _shapes(state, batch)
+        if first:
+            return after, metrics, None
+        changed = differences(self._shapes, before, dtypes=True)
+        parts = [f"{name} has {a}, and had {b}" for name, (a, b) in list(changed.items())[:3]]
+        why = "; ".join(parts) or "shapes and dtypes are the same"
+        return after, metrics, f"compiled again in {took:.1f} s: {why}"
+
+    def waited(self, metrics: Mapping[str, Any]) -> float | None:
+        """Notes a call's metrics; the share of time that the device waits for data, if large."""
+        self._waiting.dispatched(metrics.get("loss"))
+        share = self._waiting.share()
+        return share if share is not None and share > SHARE else None
+
+    def _count(self) -> int:
+        """Programs that the step has been compiled to, where it says."""
+        own = getattr(self.step, "compiles", None)
+        jitted = getattr(self.step, "_cache_size", lambda: 0)
+        return own if isinstance(own, int) else jitted()
+
+
+def _shapes(state: TrainState, batch: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype)
+        for name, x in named_leaves({"batch": batch, "state": state}).items()
+        if hasattr(x, "shape") and hasattr(x, "dtype")
+    }

@@ -33,6 +33,7 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
         self._spoke = time.monotonic()
+        self._recompiled, self._waited = 0, False
 
     def __enter__(self) -> Progress:
         if self._enabled and self._terminal:
@@ -95,6 +96,18 @@ class Progress:
         speed = f" · {rate:,.0f} examples/s" if rate else ""
         mark = " (best)" if best else ""
         self.message(f"{_where(record, latest)} · evaluation: {found}{mark}{speed}")
+
+    def slow(self, step: int, recompiled: str | None, waited: float | None) -> None:
+        """Says what makes a run slow: compiling again (three times), waiting for data (once)."""
+        if recompiled is not None and self._recompiled < 3:
+            self._recompiled += 1
+            self.message(f"Step {step:,} was {recompiled}.")
+        if waited is not None and not self._waited:
+            self._waited = True
+            self.message(
+                f"At step {step:,} the device waits for data {waited:.0%} of the time: read "
+                "batches in threads or processes, or do less for each on the host."
+            )
 
     def ended(self, result: Any) -> None:
         """Says why it ended."""
