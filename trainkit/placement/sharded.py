@@ -76,15 +76,24 @@ class Sharded:
         return params_specs(self.layout, params, self.mesh)
 
     def _global_batch(self, local: Callable) -> Callable:
+        def placed(tree: PyTree, specs: PyTree) -> PyTree:
+            shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
+            return lax.with_sharding_constraint(tree, shardings)
+
         def summed(params: PyTree, *args: Any) -> Sums:
-            sums = local(params, *args)
+            specs = self._params_specs(params)
+            # Gathers each parameter along the axes of the batch. Left to itself, the partitioner
+            # also gathers the batch instead, and keeps all its activations on every device.
+            sums = local(placed(params, jax.tree.map(self._gathered, specs)), *args)
             # Sets the sharding of each gradient, so that it is reduced to its own shard only.
-            shardings = jax.tree.map(
-                lambda spec: NamedSharding(self.mesh, spec), self._params_specs(params)
-            )
-            return sums._replace(grads=lax.with_sharding_constraint(sums.grads, shardings))
+            return sums._replace(grads=placed(sums.grads, specs))
 
         return summed
+
+    def _gathered(self, spec: PartitionSpec) -> PartitionSpec:
+        """The spec without the axes of the batch."""
+        kept = [tuple(a for a in axes_of(entry) if a not in self.batch_axes) for entry in spec]
+        return PartitionSpec(*(axes or None for axes in kept))
 
     def _by_device(self, local: Callable, gradient: bool) -> Callable:
         manual = frozenset(self.batch_axes)
