@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any, Literal
 
 import jax
+import numpy as np
 import optax
 
 import trainkit
@@ -61,6 +62,29 @@ class Config:
         check(self, "epochs", "batch_size", "learning_rate")
 
 
+def model_of(config: Config) -> trainkit.adapters.Model:
+    """The network with its loss."""
+    return trainkit.from_linen(
+        MLP() if config.model == "mlp" else CNN(),
+        optax.softmax_cross_entropy_with_integer_labels,
+        # Bytes travel to the device, a quarter of what floats would be.
+        inputs=lambda batch: normalise(batch["image"], MEAN, STD),
+    )
+
+
+def programs(config: Config, **where: Any) -> dict[str, Any]:
+    """The step with shapes of its state and batch, for `trainkit plan`."""
+    model, tx = model_of(config), optax.adam(config.learning_rate)
+    size = config.batch_size
+    batch = {
+        "image": jax.ShapeDtypeStruct((size, 28, 28, 1), np.uint8),
+        "label": jax.ShapeDtypeStruct((size,), np.int32),
+    }
+    step = trainkit.make_train_step(model, tx, **where, donate=True)
+    state = jax.eval_shape(lambda batch: model.state(tx, batch, rng=0), batch)
+    return {config.model: (step, state, batch)}
+
+
 def run(config: Config) -> float:
     """Trains, writes the report and returns the test accuracy."""
     out = config.out or ("runs/mnist" if config.model == "mlp" else f"runs/mnist-{config.model}")
@@ -78,12 +102,7 @@ def run(config: Config) -> float:
     parts = split(images, validation=1 / 12, seed=config.seed)
     data = Sampler(parts.train, config.batch_size, seed=config.seed)
 
-    model = trainkit.from_linen(
-        MLP() if config.model == "mlp" else CNN(),
-        optax.softmax_cross_entropy_with_integer_labels,
-        # Bytes travel to the device, a quarter of what floats would be.
-        inputs=lambda batch: normalise(batch["image"], MEAN, STD),
-    )
+    model = model_of(config)
     if config.schedule == "cosine":
         steps = config.epochs * data.steps_per_epoch
         learning_rate = optax.cosine_decay_schedule(config.learning_rate, steps)

@@ -13,6 +13,11 @@ from trainkit._core.versions import VERSION
 # is called; what it does.
 COMMANDS = {
     "train": ("trainkit.cli.train", "train EXPERIMENT", "train something and report about it"),
+    "plan": (
+        "trainkit.cli.plan",
+        "plan EXPERIMENT",
+        "say what a run needs on other devices",
+    ),
     "devices": ("trainkit.cli.devices", "devices", "show what there is to train on"),
     "launch": (
         "trainkit.cli.launch",

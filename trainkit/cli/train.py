@@ -16,7 +16,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     import tyro
 
     join()
-    experiment = _import(name, found[name].parent)
+    experiment = experiment_of(name, found)
     try:
         config = tyro.cli(experiment.Config, args=options, prog=f"trainkit train {name}")
         experiment.run(config)
@@ -92,8 +92,9 @@ def _is_ours_or_the_systems(path: Path) -> bool:
     return not hasattr(os, "getuid") or path.stat().st_uid in (0, os.getuid())
 
 
-def _import(name: str, folder: Path) -> ModuleType:
-    """Imports `experiments.NAME.train` of a folder, whatever else is called `experiments`."""
+def experiment_of(name: str, found: Mapping[str, Path]) -> ModuleType:
+    """Imports `experiments.NAME.train` of its folder, whatever else is called `experiments`."""
+    folder = found[name].parent
     package = sys.modules.get(FOLDER)
     if package is None:
         package = sys.modules[FOLDER] = ModuleType(FOLDER)

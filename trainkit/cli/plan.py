@@ -1,0 +1,116 @@
+"""`trainkit plan EXPERIMENT`: what a run will need, compiled ahead of time for devices elsewhere.
+
+An experiment that can be planned has, beside `Config` and `run`, a function
+
+    programs(config, **where) -> {name: (step, state, batch)}
+
+which makes its steps with `make_train_step(…, **where)` and gives states and batches as shapes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from trainkit.cli.main import unknown
+from trainkit.cli.train import experiment_of, experiments
+
+PLACEMENTS = ("single", "pmap", "shard_map", "jit", "fsdp")
+FLAG = "--xla_force_host_platform_device_count"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="trainkit plan",
+        description="Compiles the steps of an experiment for devices that need not be here, and "
+        "says what each device needs: memory, arithmetic, traffic. Nothing is trained.",
+        epilog="Options of the experiment follow --, as `trainkit train EXPERIMENT` takes them:\n"
+        "trainkit plan mnist --topology v5e:4x4 -- --model cnn --batch-size 8192",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("experiment", help="its name")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--topology", help="a TPU slice, such as v5e:16x16; needs trainkit[tpu-plan]"
+    )
+    where.add_argument("--devices", type=int, default=8, help="simulated CPU devices (8)")
+    add("--placement", nargs="+", choices=PLACEMENTS, default=["jit", "fsdp"], metavar="NAME",
+        help=f"one or more of {', '.join(PLACEMENTS)}, to compare (jit fsdp)")  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints a table for each program and placement; 1 where one does not fit its devices."""
+    at = argv.index("--") if "--" in argv else len(argv)
+    options, rest = _parser().parse_args(argv[:at]), argv[at + 1 :]
+    found = experiments()
+    if options.experiment not in found:
+        print(unknown("experiment", options.experiment, list(found)), file=sys.stderr)
+        return 2
+    # Before JAX starts: planning must not take hold of an accelerator that is here.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if not options.topology:
+        flags = re.sub(rf"{FLAG}=\d+", "", os.environ.get("XLA_FLAGS", ""))
+        os.environ["XLA_FLAGS"] = f"{flags} {FLAG}={options.devices}".strip()
+    try:
+        devices = _devices(options.topology, options.devices)
+        experiment = experiment_of(options.experiment, found)
+        if not hasattr(experiment, "programs"):
+            able = [name for name in found if hasattr(experiment_of(name, found), "programs")]
+            raise ValueError(
+                f"{options.experiment} has no function programs(config, **where), which planning "
+                f"needs; {', '.join(able) or 'none'} has."
+            )
+        import tyro
+
+        config = tyro.cli(experiment.Config, args=rest, prog="trainkit plan … --")
+        fits = [_planned(experiment, config, name, devices) for name in options.placement]
+    except (ValueError, TypeError, RuntimeError) as error:
+        if os.environ.get("TRAINKIT_TRACEBACK"):
+            raise
+        print(f"trainkit plan: {error}", file=sys.stderr)
+        return 2
+    return 0 if all(fits) else 1
+
+
+def _devices(topology: str | None, count: int) -> list[Any]:
+    import jax
+
+    if topology is None:
+        found = jax.devices()
+        if len(found) < count:
+            raise ValueError(f"there are {len(found)} devices, because JAX was started before.")
+        return found[:count]
+    from jax.experimental import topologies
+
+    jax.config.update("jax_enable_compilation_cache", False)  # what is not here cannot be read back
+    try:
+        return list(topologies.get_topology_desc(topology, platform="tpu").devices)
+    except Exception as error:
+        if "not installed" in str(error) or "Unknown backend" in str(error):
+            raise ValueError(
+                "a TPU topology needs the TPU compiler: pip install 'trainkit[tpu-plan]'."
+            ) from error
+        raise ValueError(f"--topology {topology!r}: {str(error).splitlines()[0]}") from error
+
+
+def _planned(experiment: Any, config: Any, placement: str, devices: Sequence[Any]) -> bool:
+    from trainkit.cost import forecast
+
+    where = devices[:1] if placement == "single" else devices
+    fits = True
+    for name, parts in experiment.programs(config, placement=placement, devices=where).items():
+        try:
+            found = forecast(*parts)
+        except MemoryError as error:
+            print(f"{name} · {error}\n", flush=True)
+            fits = False
+            continue
+        print(f"{name} · {found}\n", flush=True)
+        fits &= found.fits is not False
+    return fits
