@@ -14,7 +14,9 @@ import pytest
 import trainkit
 
 ROOT = pathlib.Path(__file__).parents[1]
-FOLDERS = (".ci", "benchmarks", "docs", "experiments", "tests", "tools", "trainkit")
+FOLDERS = (
+    ".ci", "benchmarks", "docs", "examples", "experiments", "tests", "tools", "trainkit",
+)  # fmt: skip
 
 
 def files(folder):

@@ -56,6 +56,7 @@ class RateTest:
         return axes
 
 
+@validation.named_options
 def find_rate(
     step: Any,
     state: TrainState,

@@ -89,7 +89,10 @@ def test_out_into_safetensors_and_in_again(run, tmp_path, capsys):
     assert command(capsys, tmp_path / "new", "--import", file)[0] == 0
     state = make_state(seed=1)
     like = make_state(seed=2)
-    assert_bitwise(checkpoint.restore(tmp_path / "new", like, say=lambda text: None).state, state)
+    for source in (tmp_path / "new", file):
+        assert_bitwise(checkpoint.restore(source, like, say=lambda text: None).state, state)
+    with pytest.raises(ValueError, match=r"step=1: .*one\.safetensors is a single file; omit step"):
+        checkpoint.restore(file, like, step=1)
     # As others read it, and as others write it; lists stay lists.
     from safetensors.numpy import load_file, save_file
 
@@ -103,9 +106,10 @@ def test_out_into_safetensors_and_in_again(run, tmp_path, capsys):
     save_file({"model.embed.weight": np.ones((2, 3), np.float16)}, file)
     command(capsys, tmp_path / "theirs", "--import", file)
     into = {"embed": jnp.zeros((2, 3), jnp.float16)}
-    rename = {r"model\.embed\.weight": "embed"}
-    got = checkpoint.restore(tmp_path / "theirs", into, rename=rename, say=lambda text: None)
-    assert (got.state["embed"] == 1).all()
+    rename = {"model/embed/weight": "embed"}
+    for source in (tmp_path / "theirs", file):
+        got = checkpoint.restore(source, into, rename=rename, say=lambda text: None)
+        assert (got.state["embed"] == 1).all()
 
 
 def test_what_cannot_be_done_is_said(run, tmp_path, capsys, monkeypatch):

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from trainkit._core import validation
 from trainkit.adapters.batches import Inputs, Outputs, call_of, inputs_of, outputs_of
 from trainkit.adapters.model import Apply, Model
 from trainkit.adapters.modes import Modes, check_modes, drops, in_mode, modes_of
@@ -20,6 +21,7 @@ Init = Callable[[jax.Array, PyTree], tuple[PyTree, PyTree]]
 SOWN = ("intermediates", "losses")
 
 
+@validation.named_options
 def from_linen(
     module: nn.Module,
     loss: Callable[..., Any],

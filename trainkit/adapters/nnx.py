@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from trainkit._core import validation
 from trainkit.adapters.batches import Inputs, Outputs, call_of, inputs_of, outputs_of
 from trainkit.adapters.model import Apply, Model
 from trainkit.adapters.modes import Modes, check_modes, drops, in_mode, modes_of
@@ -18,6 +19,7 @@ from trainkit.adapters.validation import check_options, takes_sown
 PyTree = Any
 
 
+@validation.named_options
 def from_nnx(
     module: nnx.Module,
     loss: Callable[..., Any],

@@ -29,7 +29,7 @@ examples:
 
 DIR is the folder of a run, or of checkpoints. Nothing in it is changed, but by --import, which
 makes a folder; it can be looked at while the run trains. What is imported is read with
-trainkit.checkpoint.restore(DIR, only="params"), under the names that the file has.
+trainkit.checkpoint.restore(DIR), under the names that the file has, with / for a dot.
 Exit status: 0 where all is well, 1 where a checkpoint is damaged or two differ, 2 where it could
 not be done.
 """
@@ -148,8 +148,8 @@ def _export(folder: Path, options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     if options.folder.is_dir() and any(options.folder.iterdir()):
         raise CheckpointError(f"{options.folder} is not empty; --import makes a folder of its own.")
-    tree, own = import_file(options.imported)
-    step = own.get("step", 0) if options.step is None else options.step
+    tree, found = import_file(options.imported)
+    step = found["_step"] if options.step is None else options.step
     with Checkpointer(options.folder, keep=2**31 - 1) as checkpoints:
         checkpoints.save(step, tree, info={"imported": options.imported.name})
     print(f"Made a checkpoint of step {step:,} in {options.folder}.")

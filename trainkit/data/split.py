@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from trainkit._core.validation import integer, leading_size, number
+from trainkit._core.validation import integer, leading_size, named_options, number
 
 PyTree = Any
 
@@ -20,6 +20,7 @@ class Splits(NamedTuple):
     test: PyTree
 
 
+@named_options
 def split(data: PyTree, *, validation: float = 0.1, test: float = 0.0, seed: int = 0) -> Splits:
     """Splits a data set at random, the same way for the same seed.
 

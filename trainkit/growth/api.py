@@ -20,6 +20,7 @@ from trainkit.step.state import TrainState
 PyTree = Any
 
 
+@validation.named_options
 def plan(
     small_fn: Callable[..., PyTree],
     big_fn: Callable[..., PyTree],
@@ -90,6 +91,7 @@ def plan(
     return Plan.of(planning.plan(small_fn, big_fn, small_params, big_params, *inputs, **more))
 
 
+@validation.named_options
 def grow(
     state: TrainState,
     small: Any,

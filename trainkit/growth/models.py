@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trainkit.adapters.batches import inputs_of
 from trainkit.adapters.functions import Functions, functions_of
@@ -70,4 +71,11 @@ def inputs_from(example: Any, model: Any = None) -> tuple[Any, ...]:
     if isinstance(example, dict):
         example = getattr(model, "inputs", inputs_of(None))(example)
     inputs = tuple(example) if type(example) in (tuple, list) else (example,)
-    return jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), inputs)
+    return jax.tree.map(_array, inputs)
+
+
+def _array(x: Any) -> Any:
+    """An input in a dtype that JAX has: float64 of NumPy is float32 without x64, as in a step."""
+    if isinstance(x, np.ndarray):
+        return x.astype(jax.dtypes.canonicalize_dtype(x.dtype), copy=False)
+    return x if hasattr(x, "dtype") else jnp.asarray(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,27 +22,34 @@ class ReduceOnPlateau:
     Args:
       metric: a name in the evaluation's metrics.
       rate: the name of the rate, or a list of names, as `trainkit.transforms.get` has them.
-      **options: of `trainkit.schedules.reduce_on_plateau`: `factor`, `patience`, `min_delta`,
-        `mode`, `cooldown`, `min_scale`.
+      factor, patience, min_delta, mode, cooldown, min_scale: as for
+        `trainkit.schedules.reduce_on_plateau`.
 
     Raises:
-      TypeError, ValueError: another option, or one out of range.
+      TypeError, ValueError: an unknown option, or one of another kind or out of range.
     """
 
     alike = True  # evaluations are the same in all processes
 
+    @validation.named_options
     def __init__(
         self,
         metric: str = "loss",
         *,
         rate: str | tuple[str, ...] | list[Any] = "learning_rate",
-        **options: Any,
+        factor: float = 0.1,
+        patience: int = 10,
+        min_delta: float = 1e-4,
+        mode: Literal["min", "max"] = "min",
+        cooldown: int = 0,
+        min_scale: float = 0.0,
     ):
         validation.text("metric", metric, "ReduceOnPlateau")
-        known = [*reduce_on_plateau.__dataclass_fields__]
-        validation.keywords(options, known, "ReduceOnPlateau")
         self.metric, self.rates = metric, rate if isinstance(rate, list) else [rate]
-        self._plateau = reduce_on_plateau(**options)
+        for name in self.rates:
+            if not isinstance(name, tuple):
+                validation.text("rate", name, "ReduceOnPlateau", "give the name of a learning rate")
+        self._plateau = reduce_on_plateau(factor, patience, min_delta, mode, cooldown, min_scale)
         self._state = self._plateau.init()
 
     def __call__(self, now: Now) -> Change | None:

@@ -33,6 +33,7 @@ from trainkit.laws.validation import check_arguments, check_extra, check_masks
 ALL: tuple[Law, ...] = (*TRANSFORMATION_LAWS, *SCHEDULE_LAWS)
 
 
+@validation.named_options
 def check(
     tx: Any,
     *,
@@ -106,6 +107,7 @@ def check(
     return runner.run(subject, chosen, code, words, laws is not None, progress)
 
 
+@validation.named_options
 def check_schedule(
     fn: Any,
     *,
@@ -163,6 +165,7 @@ def check_schedule(
     return runner.run(subject, chosen, code, words, laws is not None, progress)
 
 
+@validation.named_options
 def parametrize(
     tx: Any,
     *,

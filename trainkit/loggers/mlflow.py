@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trainkit._core import validation
 from trainkit._core.run_files import Row
 from trainkit.loggers.logger import Run, Value, need, numbers
 
@@ -27,9 +28,11 @@ class MLflow:
       run_name: by default the name of the run's folder.
 
     Raises:
+      TypeError: an unknown option, or one that is no text.
       ModuleNotFoundError: mlflow is not installed.
     """
 
+    @validation.named_options
     def __init__(
         self,
         experiment: str = "Default",
@@ -37,6 +40,10 @@ class MLflow:
         tracking_uri: str | None = None,
         run_name: str | None = None,
     ):
+        validation.text("experiment", experiment, "MLflow", "give its name")
+        for option, value in (("tracking_uri", tracking_uri), ("run_name", run_name)):
+            if value is not None:
+                validation.text(option, value, "MLflow")
         need("mlflow", "MLflow", "mlflow")
         self.experiment, self.tracking_uri, self.run_name = experiment, tracking_uri, run_name
         self._client: Any = None

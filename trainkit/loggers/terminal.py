@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from trainkit._core import validation
 from trainkit._core.run_files import ROW
 from trainkit.loggers.logger import Run, Value
 
@@ -19,6 +20,8 @@ class Terminal:
     """
 
     def __init__(self, *names: str):
+        for name in names:
+            validation.text("every name", name, "Terminal", "give names of metrics")
         self.names = names
 
     def start(self, run: Run) -> None:

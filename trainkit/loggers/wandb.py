@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from trainkit._core import validation
 from trainkit.loggers.logger import Run, Value, need, split
 
 
@@ -16,17 +17,45 @@ class WandB:
     and those that it lacks are. Offline, a session's files are made anew from all rows, and those
     of the sessions before are renamed `replaced-…`, so that `wandb sync` finds every row once.
 
+    Where the program has a run of its own already, as in a sweep, that one is used and stays open.
+
     Args:
-      **options: for `wandb.init`: `project`, `name`, `mode="offline"`, …. Where the program has a
-        run of its own already, as in a sweep, that one is used and stays open.
+      project, entity, name, group, job_type, tags, notes, mode, settings: as for `wandb.init`; by
+        default its own. The name is that of the run's folder.
 
     Raises:
+      TypeError, ValueError: an unknown option, or one of another kind.
       ModuleNotFoundError: wandb is not installed.
     """
 
-    def __init__(self, **options: Any):
+    @validation.named_options
+    def __init__(
+        self,
+        project: str | None = None,
+        *,
+        entity: str | None = None,
+        name: str | None = None,
+        group: str | None = None,
+        job_type: str | None = None,
+        tags: Sequence[str] | None = None,
+        notes: str | None = None,
+        mode: Literal["online", "offline", "disabled", "shared"] | None = None,
+        settings: Any = None,
+    ):
+        words = {
+            "project": project, "entity": entity, "name": name, "group": group,
+            "job_type": job_type, "notes": notes,
+        }  # fmt: skip
+        for option, value in words.items():
+            if value is not None:
+                validation.text(option, value, "WandB")
+        if tags is not None:
+            validation.listed("tags", tags, "['baseline']", "WandB")
+        if mode is not None:
+            validation.choice("mode", mode, ("online", "offline", "disabled", "shared"), "WandB")
         need("wandb", "WandB", "wandb")
-        self.options = options
+        given = {**words, "tags": tags, "mode": mode, "settings": settings}
+        self.options = {option: value for option, value in given.items() if value is not None}
         self._run: Any = None
 
     def start(self, run: Run) -> None:

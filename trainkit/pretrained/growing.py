@@ -54,6 +54,7 @@ class Grown:
     kept: bool
 
 
+@validation.named_options
 def grow(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],

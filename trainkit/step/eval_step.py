@@ -27,6 +27,7 @@ PyTree = Any
 Sums = dict[str, tuple[jax.Array, jax.Array]]
 
 
+@validation.named_options
 def make_eval_step(
     loss_fn: Callable[..., Any],
     *,

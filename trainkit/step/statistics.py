@@ -19,6 +19,7 @@ from trainkit.step.state import TrainState
 PyTree = Any
 
 
+@validation.named_options
 def refresh_statistics(
     model: LossFn,
     state: TrainState,

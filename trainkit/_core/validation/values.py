@@ -217,7 +217,8 @@ def keywords(given: Iterable[str], known: Iterable[str], of: str) -> None:
 def named_options(function: Callable[P, R]) -> Callable[P, R]:
     """A decorator that raises TypeError, with a suggestion, for an unknown keyword.
 
-    It keeps the signature, so that type checkers also find unknown keywords.
+    Of an `__init__` the message names the class. It keeps the signature, so that type checkers also
+    find unknown keywords.
 
     >>> @named_options
     ... def train(data, *, steps): ...
@@ -226,11 +227,13 @@ def named_options(function: Callable[P, R]) -> Callable[P, R]:
     TypeError: train has no option 'stesp'; did you mean 'steps'? Known: steps.
     """
     parameters = inspect.signature(function).parameters
-    known = keyword_names(function)
+    _, _, of = function.__qualname__.removesuffix(".__init__").rpartition(".")
+    # All that can be given by name to a class, whose first parameter is the object itself.
+    known = keyword_names(function) if of == function.__name__ else [*parameters][1:]
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        keywords([name for name in kwargs if name not in parameters], known, function.__name__)
+        keywords([name for name in kwargs if name not in parameters], known, of)
         return function(*args, **kwargs)
 
     return call

@@ -72,6 +72,18 @@ def import_file(file: Path) -> tuple[PyTree, dict[str, Any]]:
     Raises:
       CheckpointError: safetensors is not installed; there is no such file, or it is damaged.
     """
+    leaves, info = file_leaves(file)
+    return nested(leaves, info["_ways"]), info
+
+
+def file_leaves(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(name -> NumPy array or random key, info as of a saved step) of a file.
+
+    Where trainkit did not write it, a dot in a name separates as "/" does: "encoder.0.weight".
+
+    Raises:
+      CheckpointError: see `import_file`.
+    """
     _check_installed()
     from safetensors import SafetensorError, deserialize, safe_open
 
@@ -83,7 +95,7 @@ def import_file(file: Path) -> tuple[PyTree, dict[str, Any]]:
         raise CheckpointError(
             f"{file} is not a safetensors file that can be read: {error}."
         ) from error
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         if tensor["dtype"] not in DTYPES:
             raise CheckpointError(
@@ -91,10 +103,15 @@ def import_file(file: Path) -> tuple[PyTree, dict[str, Any]]:
             )
         dtype = jnp.dtype(DTYPES[tensor["dtype"]])
         leaves[name] = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
+    paths = own.get("paths")
+    if paths is None:
+        leaves = {name.replace(".", "/"): leaf for name, leaf in leaves.items()}
+        paths = {name: renamed_path(name, []) for name in leaves}
+    shapes = {name: (leaves[name].shape, str(leaves[name].dtype)) for name in paths}
     for name, kind in own.get("keys", {}).items():
         leaves[name] = jax.random.wrap_key_data(jnp.asarray(leaves[name]), impl=kind)
-    paths = own.get("paths") or {name: renamed_path(name, []) for name in leaves}
-    return nested({name: leaves[name] for name in paths}, paths), own
+    found = {"_ways": paths, "_leaves": shapes, "_step": own.get("step", 0)}
+    return {name: leaves[name] for name in paths}, found
 
 
 def _check_installed() -> None:

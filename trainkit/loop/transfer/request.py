@@ -15,12 +15,12 @@ import optax
 
 from trainkit.loop.saved.containers import JsonPath, nested, renamed_path, to_json
 from trainkit.loop.saved.leaves import is_key, leaves_by_name, paths_by_name
-from trainkit.loop.saved.step import read_leaves, step_info
 from trainkit.loop.transfer.filling import filled
 from trainkit.loop.transfer.matching import Match, match
 from trainkit.loop.transfer.opt_state import PARAMS, in_optimizer, slots
 from trainkit.loop.transfer.restored import Restored
 from trainkit.loop.transfer.selection import Patterned, Patterns, is_subtree, renamed
+from trainkit.loop.transfer.source import opened
 from trainkit.step.state import TrainState
 
 PyTree = Any
@@ -39,7 +39,7 @@ class Request:
     tx: optax.GradientTransformation | None
 
     def restored(self, step: int) -> Restored:
-        info, _ = step_info(self.folder, step)
+        info, read = opened(self.folder, step)
         saved = list(info["_leaves"])
         names, cut = self._names(saved, self.where(step))
         theirs = {
@@ -51,11 +51,13 @@ class Request:
         if self.into is not None or self.tx is not None:
             source |= self._slots(tree, names, info["_ways"])
         found = self.match(theirs, tree, source, self.wanted(cut), step)
-        values, _ = read_leaves(self.folder, step, set(found.taken.values()))
+        values = read(set(found.taken.values()))
         state = self._filled(tree, {new: values[old] for new, old in found.taken.items()})
-        return self._result(state, info, step, found, tree)
+        return self._result(state, info, info["_step"], found, tree)
 
     def where(self, step: int) -> str:
+        if self.folder.is_file():
+            return str(self.folder)
         return f"The checkpoint of step {step} in {self.folder}"
 
     def _names(self, saved: list[str], where: str) -> tuple[dict[str, str], str]:

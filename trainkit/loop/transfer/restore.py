@@ -23,6 +23,7 @@ from trainkit.loop.transfer.selection import Patterned, Patterns
 PyTree = Any
 
 
+@validation.named_options
 def restore(
     folder: str | os.PathLike,
     into: PyTree = None,
@@ -43,7 +44,8 @@ def restore(
     The result lists all leaves that were not taken, kept or changed.
 
     Args:
-      folder: the folder of checkpoints, or of a run.
+      folder: the folder of checkpoints, or of a run; or a safetensors file, of this package or of
+        another program (a dot in its names then separates as "/" does).
       into: the tree to fill: a `TrainState`, parameters, or any other tree of arrays, or of
         `jax.ShapeDtypeStruct`s if every leaf is in the checkpoint. The result has its structure,
         dtypes and shardings, also for other devices, another placement or number of processes.
@@ -110,10 +112,15 @@ def restore(
     _check_dtype(cast)
     _check_tree(into)
     validation.function("say", say, "of a text", takes=1)
-    path = steps_folder(folder)
+    path = Path(folder).expanduser().absolute()
+    path = path if path.is_file() else steps_folder(folder)
     request = Request(path, into, only, rename or {}, kept, cast, tx)
     read = request.restored if grow is None else lambda step: grown(request, step, grow)
-    if step is None:
+    if path.is_file():
+        if step is not None:
+            raise ValueError(f"step={step}: {path} is a single file; omit step.")
+        found = read(0)
+    elif step is None:
         found = newest(path, read, say)
     elif step in (steps := steps_in(path)):
         found = read(step)
