@@ -72,7 +72,8 @@ MAY_KNOW = {
     "laws.schedules": "_core laws laws.oracles",
     "laws": "_core laws.optional laws.problems laws.reproducers laws.oracles laws.subject "
     "laws.families laws.schedules",
-    "cli": "_core distributed data loop loop.saved loop.transfer laws laws.oracles pretrained",
+    "cli": "_core distributed data report loop loop.saved loop.transfer laws laws.oracles "
+    "pretrained",
 }
 CROWDED = 15  # modules in one folder
 

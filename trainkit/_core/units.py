@@ -33,6 +33,20 @@ def flops(value: float) -> str:
     return f"{text}FLOPs" if text[-1].isalpha() and text != "never" else f"{text} FLOPs"
 
 
+def duration(seconds: float) -> str:
+    """A time.
+
+    >>> duration(3.21), duration(61), duration(3600)
+    ('3.2 s', '1 min 01 s', '1 h 00 min')
+    """
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def mean_spread(values: Sequence[float], digits: int = 4) -> str:
     """Mean ± standard deviation; only the mean for a single value.
 

@@ -13,6 +13,7 @@ from trainkit._core.versions import VERSION
 # is called; what it does.
 COMMANDS = {
     "train": ("trainkit.cli.train", "train EXPERIMENT", "train something and report about it"),
+    "report": ("trainkit.cli.report", "report RUN ...", "show a run, or compare several"),
     "devices": ("trainkit.cli.devices", "devices", "show what there is to train on"),
     "launch": (
         "trainkit.cli.launch",

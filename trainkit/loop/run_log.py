@@ -25,8 +25,8 @@ class RunLog:
     by then the device has long computed it, and fetching it does not stop the stream of steps.
 
     Attributes:
-        self.latest_at = record.train_at
-        self.compile_seconds = self.latest.get("compile_seconds", 0.0)
+      latest, latest_at: the metrics that were fetched last, and their step.
+      compile_seconds: waited for compilation so far.
       bad_loss: which logged loss was not finite, if one was.
 
     Args:
