@@ -23,7 +23,7 @@ MAY_KNOW = {
     "placement": "_core",
     "step": "_core placement",
     "adapters": "_core step",
-    "sweep": "_core step",
+    "sweep": "_core step loop report",
     "rate_finder": "_core step data transforms.state",
     "transforms": "_core",
     "transforms.state": "_core transforms",

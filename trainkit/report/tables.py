@@ -51,6 +51,23 @@ def columns_html(rows: Sequence[Mapping[str, str]]) -> str:
     return f'<div class="wide"><table class="columns">{head}{"".join(rest)}</table></div>'
 
 
+def text_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table as text, with a column for each name that some row has.
+
+    >>> print(text_table([{"rate": "0.1", "loss": "2"}, {"rate": "10", "loss": "0.5"}]))
+    rate  loss
+    0.1   2
+    10    0.5
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [names, *([row.get(name, "") for name in names] for row in rows)]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(names))]
+    shown = (
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) for line in lines
+    )
+    return "\n".join(line.rstrip() for line in shown)
+
+
 def escaped(value: Any) -> str:
     """A value as the text of a page."""
     return html.escape(str(value))
