@@ -24,6 +24,7 @@ MAY_KNOW = {
     "step": "_core placement",
     "adapters": "_core step",
     "sweep": "_core step loop report",
+    "batch_noise": "_core step",
     "rate_finder": "_core step data transforms.state",
     "transforms": "_core",
     "transforms.state": "_core transforms",

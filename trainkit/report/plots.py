@@ -19,6 +19,8 @@ import numpy as np
 _INK, _FAINT = "#010203", "#010204"
 _VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--faint)"}
 COLOURS = ("#3b7dd8", "#e07b39", "#2f9e75", "#b455c4", "#d0475c", "#8a7a2f", "#4aa3b5", "#7a6ff0")
+# Labels of events stand in so many rows at most; where there is no room for one, it is left out.
+ROWS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,16 +133,17 @@ def _mark(axes: Any, events: Sequence[Event], inches: float) -> int:
     size = 8
     letter = 0.6 * size / (0.85 * inches * 72)  # the width of one, as a share of the axes'
     ends: list[float] = []  # of the last label in each row
-    limits = axes.get_xlim()
-    for event in sorted(events, key=lambda event: event.x):
+    for event in events:  # first, because they may widen the axis
         colour = event.colour or _INK
         axes.axvline(event.x, color=colour, linewidth=0.9, linestyle=(0, (4, 3)))
-        axes.set_xlim(limits)
+    for event in sorted(events, key=lambda event: event.x):
         if not event.label:
             continue
         at = axes.transLimits.transform(axes.transScale.transform((event.x, 1.0)))[0]
         half = letter * (len(event.label) + 1) / 2
         row = next((k for k, end in enumerate(ends) if at - half > end), len(ends))
+        if row == ROWS:
+            continue
         ends[row : row + 1] = [at + half]
         axes.annotate(
             event.label,
@@ -150,7 +153,7 @@ def _mark(axes: Any, events: Sequence[Event], inches: float) -> int:
             textcoords="offset points",
             ha="center",
             fontsize=size,
-            color=colour,
+            color=event.colour or _INK,
         )
     return (size + 2) * len(ends)
 
