@@ -60,7 +60,9 @@ def mean_spread(values: Sequence[float], digits: int = 4) -> str:
 def amount(name: str, value: float) -> str:
     """The value of a limit as text; `name` is what it counts.
 
-    >>> amount("flops", 1.76399e10), amount("steps", 100)
-    ('17.6 G', '100')
+    >>> amount("flops", 1.76399e10), amount("steps", 10_000_000)
+    ('17.6 G', '10000000')
     """
-    return si(value) if name == "flops" else f"{value:g}"
+    if name == "flops":
+        return si(value)
+    return str(value) if isinstance(value, int) else f"{value:g}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from trainkit.report.events import numbered
+from trainkit.report.events import Numbered, numbered
 from trainkit.report.plots import COLOURS, Curve, Event, plot, spans_decades
 from trainkit.report.run_data import RunData
 
@@ -165,22 +165,22 @@ def colour_of(run: int) -> str:
 
 def _events(runs: Sequence[RunData], x: str, seconds: float, span: float) -> list[Event]:
     """Lines for all events in the colours of their runs; those of one place have one label."""
-    found: list[Event] = []
-    groups: list[list[Mapping[str, float]]] = []
+    groups: list[list[tuple[Numbered, float]]] = []
     for event in numbered(runs):
         if x not in event.row:
             continue
         at = event.row[x] / seconds
         last = groups[-1][-1] if groups else None
-        if last and last["run"] == event.run and at - last["x"] < CLOSE * span:
-            groups[-1].append({"x": at, "run": event.run, "number": event.number})
+        if last and last[0].run == event.run and at - last[1] < CLOSE * span:
+            groups[-1].append((event, at))
         else:
-            groups.append([{"x": at, "run": event.run, "number": event.number}])
+            groups.append([(event, at)])
+    found = []
     for group in groups:
-        first, last = group[0]["number"], group[-1]["number"]
-        label = f"{first}" if first == last else f"{first}–{last}"
-        colour = None if len(runs) == 1 else colour_of(int(group[0]["run"]))
-        found += [Event(mark["x"], label if mark is group[0] else "", colour) for mark in group]
+        first, last_one = group[0][0], group[-1][0]
+        label = f"{first.number}" if len(group) == 1 else f"{first.number}–{last_one.number}"
+        colour = None if len(runs) == 1 else colour_of(first.run)
+        found += [Event(at, label if event is first else "", colour) for event, at in group]
     return found
 
 
