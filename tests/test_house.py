@@ -23,7 +23,8 @@ MAY_KNOW = {
     "placement": "_core",
     "step": "_core placement",
     "adapters": "_core step",
-    "sweep": "_core step",
+    "sweep": "_core step loop report",
+    "batch_noise": "_core step",
     "rate_finder": "_core step data transforms.state",
     "transforms": "_core",
     "transforms.state": "_core transforms",
@@ -72,7 +73,8 @@ MAY_KNOW = {
     "laws.schedules": "_core laws laws.oracles",
     "laws": "_core laws.optional laws.problems laws.reproducers laws.oracles laws.subject "
     "laws.families laws.schedules",
-    "cli": "_core cost distributed data loop loop.saved loop.transfer laws laws.oracles pretrained",
+    "cli": "_core cost distributed data report loop loop.saved loop.transfer laws laws.oracles "
+    "pretrained",
 }
 CROWDED = 15  # modules in one folder
 

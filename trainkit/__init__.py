@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from trainkit.adapters.batches import Call
     from trainkit.adapters.linen import from_linen
     from trainkit.adapters.nnx import from_nnx
+    from trainkit.batch_noise import noise_scale
     from trainkit.loop import checkpoint
     from trainkit.loop.fit import fit
     from trainkit.loop.hooks import Change, Now
@@ -76,6 +77,7 @@ __all__ = [
     "loggers",
     "make_eval_step",
     "make_train_step",
+    "noise_scale",
     "packed",
     "placement",
     "pretrained",
@@ -99,6 +101,7 @@ _FROM = {
     "fit": "loop.fit",
     "from_linen": "adapters.linen",
     "from_nnx": "adapters.nnx",
+    "noise_scale": "batch_noise",
 }
 
 

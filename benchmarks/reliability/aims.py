@@ -70,7 +70,7 @@ AIMS: dict[str, Aim] = {
     "cutting the log back": Aim("os", "truncate", taken_up=True, calls=1),
     "writing to TensorBoard": Aim("trainkit.loggers.tensorboard.TensorBoard", "log"),
     "writing a file whole": Aim("trainkit._core.run_files", "open_new"),
-    "writing the summary": Aim("trainkit.loop.summary", "write_summary", "reported", calls=1),
+    "writing the summary": Aim("trainkit.loop.summary", "write_summary", "reported", calls=2),
     "drawing the report": Aim("trainkit.report.html", "report_html", "reported", calls=1),
     "writing the report": Aim("trainkit.report.html", "write_whole", "reported", calls=1),
     "keeping a compiled program": Aim("jax._src.lru_cache.LRUCache", "put", "compiled"),

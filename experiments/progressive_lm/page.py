@@ -8,8 +8,9 @@ from typing import Any
 from experiments.progressive_lm.frontier import Row, baselines, below, summary
 from trainkit._core import units
 from trainkit._core.units import mean_spread, si
-from trainkit.report.html import STYLE, lead_html
+from trainkit.report.html import lead_html
 from trainkit.report.plots import Curve, Event, plot
+from trainkit.report.style import STYLE
 from trainkit.report.tables import rows_html
 from trainkit.report.tables import table as names_html
 
@@ -98,8 +99,10 @@ def page(content: dict[str, Any]) -> str:
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Growing a character transformer</title><style>{STYLE}"
-        ".plots { grid-template-columns: repeat(auto-fill, minmax(30rem, 1fr)); }</style></head>"
+        ".plots { grid-template-columns: repeat(auto-fill, minmax(min(30rem, 100%), 1fr)); }"
+        "</style></head>"
         f"<body>{leads}<h1>Growing a character transformer, at equal FLOPs</h1>"
         f"{''.join(parts)}{WORDS}<h2>Options</h2>{names_html(content['config'])}</body></html>\n"
     )

@@ -50,6 +50,8 @@ class Progress:
         """A method begins, a chunk of which is some FLOPs."""
         self._number, self._losses, self._name = self._number + 1, [], name
         self._each = chunk
+        if self._bar is None:
+            self.say(f"{name} ({self._number} of {self._methods}): compiling, then training")
         self._show(WAITING)
 
     def __call__(self, losses: np.ndarray) -> None:

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainkit.loop.stopping import Best
+from trainkit.loop.record import Record
+from trainkit.loop.stopping import Budget
 from trainkit.loop.summary import command, write_summary
 
 
@@ -26,22 +27,15 @@ def test_the_command_can_be_typed_again(monkeypatch, argv, shown):
 
 
 def test_what_is_not_finite_is_null(tmp_path):
-    result = SimpleNamespace(
-        stopped="steps=1 reached",
-        steps=1,
-        epochs=0.5,
-        examples=8,
-        flops=1.0,
-        seconds=0.5,
-        metrics={"loss": float("nan")},
-        evaluation={},
-        best=Best(),
-    )
+    record = Record(step=1, epoch=0.5, examples=8, flops=1.0, seconds=0.5)
     folder = SimpleNamespace(path=Path(tmp_path), config={"width": 3})
-    text = write_summary(folder, result).read_text()
+    metrics = {"loss": float("nan")}
+    text = write_summary(folder, record, Budget(steps=1), "finished", "all", metrics).read_text()
     assert "NaN" not in text
     summary = json.loads(text)
     assert summary["metrics"] == {"loss": None}
     assert summary["best"]["value"] is None
     assert summary["config"] == {"width": 3}
+    assert summary["budget"] == {"steps": 1}
+    assert (summary["outcome"], summary["stopped"], summary["steps"]) == ("finished", "all", 1)
     assert "jax" in summary["versions"]

@@ -43,13 +43,12 @@ def test_the_parts_name_what_happened_and_escape_it():
     ledger = {"train": 1e9, "evaluate": 1e6, "probe": 1e6, "growth": 0.0, "analytic": 9e8}
     page = "".join(growth_parts([growth, end], ledger, {"large": [stopped]}))
     for words in (
-        "grew: small → &lt;big&gt;, by stack",
-        "budget spent: steps=20",
+        "Map of stage 1: small → &lt;big&gt;",
         "2.5e-01 (float32)",
         "stack → &lt;big&gt; (taken)",
         "+0.1000 ± 0.0100",
         "900 M",
-        'this run</td><td style="white-space:nowrap">1 G</td>',  # as the ledger's total
+        'this run</td><td data-name="FLOPs" class="short">1 G</td>',  # as the ledger's total
         "0.5000",
     ):
         assert words in page, words

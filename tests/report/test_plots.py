@@ -71,6 +71,16 @@ def test_events_are_marked():
     assert "wider: 64 → 128" in svg
 
 
+def test_events_outside_of_the_curve_and_crowds_of_them_leave_room_for_it():
+    one = Curve("loss", [5], [1.0])
+    assert "early" in plot([one], title="a", x_label="b", events=[Event(3, "early")])
+    crowd = [Event(2 + k / 1000, f"{k:03}") for k in range(40)]
+    svg = plot([LOSS], title="a", x_label="b", events=crowd)
+    shown = re.findall(r">(\d{3})<", svg)
+    assert shown == ["000", "001", "002", "003"]
+    assert svg.count("stroke-dasharray: 3.6,2.7") == 40
+
+
 def test_matplotlibs_settings_stay_as_they_were():
     import matplotlib as mpl
 

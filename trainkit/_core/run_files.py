@@ -57,6 +57,20 @@ def open_new(path: Path) -> IO[str]:
     return new.open("x", newline="", encoding="utf-8")
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a process trains in a folder; false where that cannot be told."""
+    try:
+        import fcntl
+
+        with (folder / LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):  # no locks here, or no lock
+        return False
+    return False
+
+
 def encode_row(row: Mapping[str, Any]) -> Row:
     """A row as JSON values; NaN and infinities become strings.
 

@@ -33,6 +33,20 @@ def flops(value: float) -> str:
     return f"{text}FLOPs" if text[-1].isalpha() and text != "never" else f"{text} FLOPs"
 
 
+def duration(seconds: float) -> str:
+    """A time.
+
+    >>> duration(3.21), duration(61), duration(3600)
+    ('3.2 s', '1 min 01 s', '1 h 00 min')
+    """
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def mean_spread(values: Sequence[float], digits: int = 4) -> str:
     """Mean ± standard deviation; only the mean for a single value.
 
@@ -46,7 +60,9 @@ def mean_spread(values: Sequence[float], digits: int = 4) -> str:
 def amount(name: str, value: float) -> str:
     """The value of a limit as text; `name` is what it counts.
 
-    >>> amount("flops", 1.76399e10), amount("steps", 100)
-    ('17.6 G', '100')
+    >>> amount("flops", 1.76399e10), amount("steps", 10_000_000)
+    ('17.6 G', '10000000')
     """
-    return si(value) if name == "flops" else f"{value:g}"
+    if name == "flops":
+        return si(value)
+    return str(value) if isinstance(value, int) else f"{value:g}"

@@ -18,6 +18,7 @@ COMMANDS = {
         "plan EXPERIMENT",
         "say what a run needs on other devices",
     ),
+    "report": ("trainkit.cli.report", "report RUN ...", "show a run, or compare several"),
     "devices": ("trainkit.cli.devices", "devices", "show what there is to train on"),
     "launch": (
         "trainkit.cli.launch",

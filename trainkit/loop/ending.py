@@ -40,3 +40,10 @@ def ending(run: Session, stopped: str) -> FitResult:
         **record.used,
         folder=run.folder.path if run.folder else None,
     )
+
+
+def outcome(run: Session) -> str:
+    """How it ended, in a word that a program can read."""
+    if run.not_finite:
+        return "not finite"
+    return "interrupted" if run.interrupts.wish else "finished"

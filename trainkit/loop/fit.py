@@ -27,7 +27,7 @@ from trainkit.loop.arguments.validation import (
     check_run,
 )
 from trainkit.loop.checkpoint import Checkpointer
-from trainkit.loop.ending import ending
+from trainkit.loop.ending import ending, outcome
 from trainkit.loop.hooks import Hook
 from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import FitResult
@@ -226,18 +226,22 @@ def _run(
             )
             stack.enter_context(log)
         run.open_log(log)
+        _note(run, "running")
         result = ending(run, run.until_stopped())
-        if run.folder is not None and is_writer():
-            # Both can be made again from what is there: no reason to lose a result.
-            try:
-                write_summary(run.folder, result)
-                if report:
-                    result = dataclasses.replace(result, report=write_report(run.folder.path))
-            except OSError as error:
-                run.progress.message(f"Not written: {error}.")
+        _note(run, outcome(run), result.stopped, result.metrics)
+        if run.folder is not None and is_writer() and report:
+            with run.progress.unwritten():
+                result = dataclasses.replace(result, report=write_report(run.folder.path))
         if log is not None:
             log.close(result.stopped)
-        run.progress.ended(result)
+        run.progress.ended(result, run.budget.share(run.record.used))
     # Only now: everything is written and closed.
     run.interrupts.pass_on()
     return result
+
+
+def _note(run: Session, how: str, stopped: str | None = None, metrics: Any = None) -> None:
+    """Writes down how the run is; that can be made again, and is no reason to lose it."""
+    if run.folder is not None and is_writer():
+        with run.progress.unwritten():
+            write_summary(run.folder, run.record, run.budget, how, stopped, metrics)

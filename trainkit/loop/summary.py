@@ -1,4 +1,8 @@
-"""`summary.json`: how a run ended and what it was made with, for people and for scripts."""
+"""`summary.json`: how a run ended and what it was made with, for people and for scripts.
+
+It is there from the beginning, with the outcome "running", so that whoever reads a folder can tell
+a run that was killed from one that has ended.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +11,46 @@ import math
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trainkit._core.run_files import SUMMARY, write_whole
 from trainkit._core.versions import devices, versions
-from trainkit.loop.record import FitResult
+from trainkit.loop.record import Record
 from trainkit.loop.run_folder import RunFolder
+from trainkit.loop.stopping import Budget
 
 
-def write_summary(folder: RunFolder, result: FitResult) -> Path:
-    """Writes the summary of a run into its folder."""
+def write_summary(
+    folder: RunFolder,
+    record: Record,
+    budget: Budget,
+    outcome: str,
+    stopped: str | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> Path:
+    """Writes the summary of a run into its folder.
+
+    Args:
+      folder: of the run.
+      record: what it has used and seen.
+      budget: its limits.
+      outcome: "running", "finished", "interrupted" or "not finite".
+      stopped: why it ended, in words.
+      metrics: of its last step.
+    """
     content = {
-        "stopped": result.stopped,
-        "steps": result.steps,
-        "epochs": result.epochs,
-        "examples": result.examples,
-        "flops": result.flops,
-        "seconds": result.seconds,
-        "metrics": dict(result.metrics),
-        "evaluation": dict(result.evaluation),
+        "outcome": outcome,
+        "stopped": stopped,
+        **record.used,
+        "budget": budget.limits,
+        "metrics": dict(record.train if metrics is None else metrics),
+        "evaluation": dict(record.evaluation),
         "best": {
-            "step": result.best.step,
-            "value": result.best.value,
-            "metrics": dict(result.best.metrics),
+            "step": record.best.step,
+            "value": record.best.value,
+            "metrics": dict(record.best.metrics),
         },
         "config": folder.config,
         "versions": versions(),

@@ -17,7 +17,7 @@ def growth_parts(
     beside: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     metric: str = "loss",
 ) -> list[str]:
-    """HTML for `write_report(parts=…)`: what happened, what it cost and how it ended.
+    """HTML for `write_report(parts=…)`: what grew, what it cost and how it ended.
 
     Nothing is said here of what growing saved: that takes the decayed ends of several seeds at
     equal FLOPs, see `trainkit.report.verdict`.
@@ -28,7 +28,7 @@ def growth_parts(
       beside: the histories of runs to set beside it, by name.
       metric: an evaluated metric.
     """
-    parts = [_heading("What happened"), rows_html(_events(history))]
+    parts = []
     growths = [event for event in history if event["event"] == "growth"]
     if growths:
         parts += [_heading("Certificates"), columns_html(_certificates(growths))]
@@ -63,29 +63,6 @@ def _end(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, str]:
         "finished": "yes" if ending.finished else "no",
         "of the learning rate, left": f"{ending.rate_left:.0%}",
     }
-
-
-def _events(history: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    rows = []
-    for event in history:
-        what = {
-            "growth": "grew: {before} → {after}, by {how}",
-            "stay": "probed, and did not grow",
-            "lower": "probed, and only lowered the learning rate",
-            "decay": "learning rate begins to fall",
-            "end": "ended",
-        }.get(event["event"], event["event"])
-        rows.append(
-            {
-                "step": f"{event['step']:,}",
-                "examples": f"{event['examples']:,}",
-                "FLOPs": si(event["flops"]),
-                "seconds": f"{event['seconds']:.1f}",
-                "what": what.format(**{k: v for k, v in event.items() if isinstance(v, str)}),
-                "why": str(event.get("reason", "")),
-            }
-        )
-    return rows
 
 
 def _certificates(growths: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

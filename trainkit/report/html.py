@@ -8,44 +8,26 @@ from pathlib import Path
 
 from trainkit._core.processes import is_writer
 from trainkit._core.run_files import REPORT, write_whole
-from trainkit._core.units import si
-from trainkit.report.panels import sections
+from trainkit.report.cards import cards
+from trainkit.report.comparison import options, said, table_rows
+from trainkit.report.events import event_rows, numbered
+from trainkit.report.outcome import sentence, tone
+from trainkit.report.panels import (
+    SPENT,
+    TRAINING,
+    VALIDATION,
+    Section,
+    colour_of,
+    constants,
+    sections,
+    words,
+)
 from trainkit.report.run_data import RunData, read_run
-from trainkit.report.tables import escaped, table
+from trainkit.report.style import STYLE
+from trainkit.report.tables import escaped, rows_html, table
 
-STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --card: #f5f6f8; --ink: #1d2330;
-  --soft: #5d6675; --faint: #d9dde4; --accent: #3b7dd8; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171d; --card: #1d222b; --ink: #e6e9ef;
-  --soft: #98a2b3; --faint: #343b48; --accent: #6ea3ea; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 78rem; background: var(--paper);
-  color: var(--ink); font: 15px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
-h1 { margin: 0; font-size: 1.9rem; letter-spacing: -0.02em; }
-h2 { margin: 2.6rem 0 0.9rem; font-size: 1.15rem; }
-p.lead { margin: 0 0 1.4rem; padding: 0.9rem 1.2rem; border-radius: 10px; font-size: 1.15rem;
-  background: var(--accent); color: #fff; }
-p.sub { margin: 0.3rem 0 0; color: var(--soft); }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: 0.8rem;
-  margin-top: 1.6rem; }
-.card { padding: 0.8rem 1rem; border-radius: 10px; background: var(--card); }
-.card b { display: block; font-size: 1.25rem; white-space: nowrap;
-  font-variant-numeric: tabular-nums; }
-.card span { color: var(--soft); font-size: 0.86rem; }
-.card.main { background: var(--accent); } .card.main b, .card.main span { color: #fff; }
-@media (prefers-color-scheme: dark) { p.lead, .card.main b, .card.main span { color: #10141b; } }
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); gap: 1rem; }
-figure { margin: 0; padding: 0.7rem; border: 1px solid var(--faint); border-radius: 10px; }
-figure svg { display: block; width: 100%; height: auto; }
-figure svg text { font-family: inherit !important; }
-pre { padding: 0.9rem 1.1rem; overflow-x: auto; border-radius: 10px; background: var(--card);
-  font: 0.9rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
-.tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 2rem; }
-table { width: 100%; border-collapse: collapse; font-size: 0.92rem; align-self: start; }
-td, th { padding: 0.3rem 0.6rem 0.3rem 0; border-bottom: 1px solid var(--faint); text-align: left;
-  vertical-align: top; overflow-wrap: anywhere; }
-td:first-child { color: var(--soft); white-space: nowrap; }
-"""
+# More than these are in their table alone.
+NAMED_EVENTS = 8
 
 
 def write_report(
@@ -88,105 +70,126 @@ def report_html(
     lead: str = "",
     headline: Mapping[str, str] | None = None,
     parts: Sequence[str] = (),
+    refresh: float | None = None,
 ) -> str:
-    """The page: of the first run its numbers and options, of all of them the plots.
+    """The page: of one run its numbers and options, of several a table and their plots.
+
+    Args:
+      runs: to report on.
+      title: of the page.
+      lead: the first line; by default how the run ended, or which ended best.
+      headline: what the run was for, name -> value in words, shown first.
+      parts: HTML to put after the plots.
+      refresh: after how many seconds the page loads itself anew; `None`: never.
 
     >>> rows = [{"step": 1, "kind": "train", "loss": 1.0}]
     >>> "<h1>A &amp; B</h1>" in report_html([RunData("mine", rows)], title="A & B")
     True
     """
-    run = runs[0]
-    summary = run.summary
-    body = [lead_html(lead), f"<h1>{escaped(title)}</h1>"]
-    if summary:
-        body.append(
-            f'<p class="sub">{escaped(summary["devices"])} · ended after '
-            f"{summary['steps']:,} steps: {escaped(summary['stopped'])}</p>"
-        )
-    body.append(_cards(headline or {}, _numbers(run)))
-    for section in sections(runs):
-        figures = "".join(f"<figure>{svg}</figure>" for svg in section.plots)
-        body.append(f'<h2>{escaped(section.title)}</h2><div class="plots">{figures}</div>')
-    body.extend(parts)
-    if summary.get("command"):
-        body.append(f"<h2>To repeat it</h2><pre>{escaped(summary['command'])}</pre>")
-    tables = [
-        f"<div><h2>{escaped(name)}</h2>{table(values)}</div>"
-        for name, values in (
-            ("Options", run.config),
-            ("Made with", summary.get("versions", {})),
-        )
-        if values
+    run, one = runs[0], len(runs) == 1
+    own = sentence(run) if one else said(runs)
+    body = [
+        lead_html(lead) if lead else lead_html(own, tone(run) if one else ""),
+        f"<h1>{escaped(title)}</h1>",
     ]
-    body.append(f'<div class="tables">{"".join(tables)}</div>')
+    about = [run.summary.get("devices"), own if lead else None]
+    if any(about):
+        body.append(f'<p class="sub">{escaped(" · ".join(filter(None, about)))}</p>')
+    body.append(cards(headline or {}, run if one else None))
+    if not one:
+        body.append(f"<h2>Runs</h2>{rows_html(table_rows(runs))}")
+    body.append(_curves(runs))
+    if events := event_rows(runs):
+        body.append(f"<h2>Events</h2>{rows_html(events)}")
+    body.extend(parts)
+    commands = dict.fromkeys(r.summary["command"] for r in runs if r.summary.get("command"))
+    if commands:
+        lines = escaped("\n".join(commands))
+        body.append(f"<h2>To repeat {'it' if one else 'them'}</h2><pre>{lines}</pre>")
+    body.append(_options(runs))
+    live = f'<meta http-equiv="refresh" content="{refresh:g}">\n' if refresh else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escaped(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(body)
+        f"{live}<title>{escaped(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(filter(None, body))
         + "\n</body>\n</html>\n"
     )
 
 
-def lead_html(sentence: str) -> str:
+def lead_html(text: str, tone: str = "") -> str:
     """What came out, as the first line of a page."""
-    return f'<p class="lead">{escaped(sentence)}</p>' if sentence else ""
+    return f'<p class="{f"lead {tone}".strip()}">{escaped(text)}</p>' if text else ""
 
 
-def _cards(headline: Mapping[str, str], numbers: Mapping[str, str]) -> str:
-    def card(name: str, value: str, kind: str) -> str:
-        return f'<div class="{kind}"><b>{escaped(value)}</b><span>{escaped(name)}</span></div>'
-
-    cards = [card(name, value, "card main") for name, value in headline.items()]
-    cards += [card(name, value, "card") for name, value in numbers.items()]
-    return f'<div class="cards">{"".join(cards)}</div>'
-
-
-def _numbers(run: RunData) -> dict[str, str]:
-    summary = run.summary
-    if not summary:
-        return {}
-    shown = {
-        f"validation {name}": f"{value:.4f}"
-        for name, value in summary["evaluation"].items()
-        if value is not None
-    }
-    shown["steps"] = f"{summary['steps']:,}"
-    if summary["epochs"]:
-        shown["epochs"] = f"{summary['epochs']:.3g}"
-    shown["examples"] = f"{summary['examples']:,}"
-    if summary["flops"]:
-        shown["FLOPs counted"] = si(summary["flops"])
-    shown["wall time"] = _duration(summary["seconds"])
-    if speed := _speed(run):
-        shown["examples per second, while training"] = f"{speed:,.0f}"
-    waited = summary["metrics"].get("compile_seconds")
-    if waited:
-        shown["waited for compiling"] = _duration(waited)
-    return shown
+def _curves(runs: Sequence[RunData]) -> str:
+    """All plots. Those of what was spent are drawn for each axis, and one of them is shown."""
+    found = sections(runs)
+    axes = list(dict.fromkeys(x for section in found[:1] for x, _ in section.plots))
+    shown = "flops" if len(runs) > 1 and "flops" in axes else axes[0] if axes else ""
+    switch, rules = "", ""
+    if len(axes) > 1:
+        for x in axes:
+            checked = " checked" if x == shown else ""
+            switch += (
+                f'<input type="radio" class="axes" name="axes" id="by-{x}"{checked}>'
+                f'<label for="by-{x}">against {SPENT[x]}</label>'
+            )
+            rules += f"#by-{x}:checked ~ .plots .by-{x} {{ display: block; }} "
+        switch = f"<style>{rules}</style>{switch}"
+    parts = []
+    for number, section in enumerate(found):
+        chosen = switch if number == 0 else ""
+        parts.append(
+            f"<h2>{escaped(section.title)}</h2><div>{chosen}{_legend(runs)}"
+            f"{_figures(section, several=bool(chosen))}</div>"
+        )
+    return "".join(parts)
 
 
-def _speed(run: RunData) -> float:
-    """Examples a second of all training rows; 0 where none was measured.
-
-    >>> rows = [{"step": n, "kind": "train", "examples": 10 * n, "examples_per_second": 10.0 / n}
-    ...         for n in (1, 2)]
-    >>> round(_speed(RunData("mine", rows)), 3)  # 10 examples in 1 s, 10 in 2 s
-    6.667
-    """
-    examples = seconds = last = 0.0
-    for row in run.of("train"):
-        if row.get("examples_per_second"):
-            examples += row["examples"] - last
-            seconds += (row["examples"] - last) / row["examples_per_second"]
-        last = row.get("examples", last)
-    return examples / seconds if seconds else 0.0
+def _figures(section: Section, several: bool) -> str:
+    figures = [
+        f'<figure class="by by-{x}">{svg}</figure>' if several else f"<figure>{svg}</figure>"
+        for x, svg in section.plots
+    ]
+    return f'<div class="plots">{"".join(figures)}</div>'
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+def _legend(runs: Sequence[RunData]) -> str:
+    """What the colours mean, for all plots under it, and the numbers of the events."""
+    if len(runs) == 1:
+        kinds = [("training", "train", TRAINING), ("validation", "evaluation", VALIDATION)]
+        lines = [(name, colour) for name, kind, colour in kinds if runs[0].of(kind)]
+    else:
+        lines = [(run.name, colour_of(number)) for number, run in enumerate(runs)]
+    shown = [
+        f'<span><i style="color:{colour}"></i>{escaped(name)}</span>' for name, colour in lines
+    ]
+    events = numbered(runs)
+    for event in events if len(events) <= NAMED_EVENTS else ():
+        colour = "var(--ink)" if len(runs) == 1 else colour_of(event.run)
+        shown.append(
+            f'<span><i class="event" style="color:{colour}"></i>'
+            f"{event.number}: {escaped(event.name)}</span>"
+        )
+    return f'<p class="legend">{"".join(shown)}</p>'
+
+
+def _options(runs: Sequence[RunData]) -> str:
+    unchanged = {}
+    for name, values in constants(runs).items():
+        each = ["" if value is None else f"{value:g}" for value in values]
+        unchanged[words(name)] = each[0] if len(set(each)) == 1 else _each(runs, each)
+    shown = (
+        ("Options" if len(runs) == 1 else "Options that all have", options(runs)[1]),
+        ("Constant throughout", unchanged),
+        ("Made with", runs[0].summary.get("versions", {})),
+    )
+    tables = [
+        f"<div><h2>{escaped(name)}</h2>{table(values)}</div>" for name, values in shown if values
+    ]
+    return f'<div class="tables">{"".join(tables)}</div>'
+
+
+def _each(runs: Sequence[RunData], values: Sequence[str]) -> str:
+    return ", ".join(f"{v} ({run.name})" for run, v in zip(runs, values, strict=True) if v)

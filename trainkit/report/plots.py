@@ -19,6 +19,8 @@ import numpy as np
 _INK, _FAINT = "#010203", "#010204"
 _VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--faint)"}
 COLOURS = ("#3b7dd8", "#e07b39", "#2f9e75", "#b455c4", "#d0475c", "#8a7a2f", "#4aa3b5", "#7a6ff0")
+# Labels of events stand in so many rows at most; where there is no room for one, it is left out.
+ROWS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Curve:
       x, y: of the same length; values that are not finite are left out.
       points: whether to mark the values (few of them, as of evaluations).
       smooth: whether to draw the values faintly with their running mean over them.
+      colour: of its own; by default the next one.
     """
 
     label: str
@@ -37,14 +40,22 @@ class Curve:
     y: Sequence[float]
     points: bool = False
     smooth: bool = False
+    colour: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """A moment to mark with a vertical line, such as a growth."""
+    """A moment to mark with a vertical line, such as a growth.
+
+    Attributes:
+      x: when it was.
+      label: stands above the plot; `""` for none.
+      colour: of the line; that of the axes by default.
+    """
 
     x: float
     label: str
+    colour: str | None = None
 
 
 def plot(
@@ -55,6 +66,7 @@ def plot(
     log_x: bool = False,
     log_y: bool = False,
     events: Sequence[Event] = (),
+    legend: bool = True,
     size: tuple[float, float] = (4.6, 2.9),
 ) -> str:
     """An `<svg>` element with the curves in it, to be put into a page.
@@ -65,6 +77,7 @@ def plot(
       x_label: what the horizontal axis counts.
       log_x, log_y: whether the axis is logarithmic.
       events: moments to mark.
+      legend: whether several curves are named, below the plot.
       size: in inches.
 
     >>> svg = plot([Curve("loss", [1, 2], [0.5, 0.25])], title="Loss", x_label="steps")
@@ -82,10 +95,7 @@ def plot(
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         for number, curve in enumerate(curves):
-            _draw(axes, curve, COLOURS[number % len(COLOURS)])
-        for number, event in enumerate(events):
-            _mark(axes, event, number)
-        axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+            _draw(axes, curve, curve.colour or COLOURS[number % len(COLOURS)])
         axes.set_xlabel(x_label)
         positive = any(value > 0 for curve in curves for value in curve.y)
         _scale_y(axes, log=log_y and positive)
@@ -95,8 +105,11 @@ def plot(
         axes.tick_params(which="both", length=0)
         axes.margins(x=0.02)
         _scale_x(axes, log=log_x)
-        if len(curves) > 1:
-            axes.legend(frameon=False, fontsize=8)
+        above = _mark(axes, events, size[0])
+        axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=6 + above)
+        if legend and len(curves) > 1:
+            # Outside of the axes, where it covers no curve.
+            figure.legend(loc="outside lower left", frameon=False, fontsize=8, ncols=2)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     return _for_a_page(text.getvalue(), title)
@@ -115,17 +128,34 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def _mark(axes: Any, event: Event, number: int) -> None:
-    axes.axvline(event.x, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.annotate(
-        event.label,
-        (event.x, 1.0),
-        xycoords=("data", "axes fraction"),
-        # One under the other, or neighbours would cover each other.
-        xytext=(3, -9 - 9 * (number % 3)),
-        textcoords="offset points",
-        fontsize=8,
-    )
+def _mark(axes: Any, events: Sequence[Event], inches: float) -> int:
+    """Draws lines, with their labels above the axes; returns the height of these in points."""
+    size = 8
+    letter = 0.6 * size / (0.85 * inches * 72)  # the width of one, as a share of the axes'
+    ends: list[float] = []  # of the last label in each row
+    for event in events:  # first, because they may widen the axis
+        colour = event.colour or _INK
+        axes.axvline(event.x, color=colour, linewidth=0.9, linestyle=(0, (4, 3)))
+    for event in sorted(events, key=lambda event: event.x):
+        if not event.label:
+            continue
+        at = axes.transLimits.transform(axes.transScale.transform((event.x, 1.0)))[0]
+        half = letter * (len(event.label) + 1) / 2
+        row = next((k for k, end in enumerate(ends) if at - half > end), len(ends))
+        if row == ROWS:
+            continue
+        ends[row : row + 1] = [at + half]
+        axes.annotate(
+            event.label,
+            (event.x, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 2 + (size + 2) * row),
+            textcoords="offset points",
+            ha="center",
+            fontsize=size,
+            color=event.colour or _INK,
+        )
+    return (size + 2) * len(ends)
 
 
 def _scale_y(axes: Any, log: bool) -> None:
@@ -157,7 +187,10 @@ def _scale_x(axes: Any, log: bool) -> None:
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     else:
         axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
-    axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    # 12k and 3M, but never "600m".
+    eng = ticker.EngFormatter(sep="")
+    shown = lambda value, _: eng(value) if abs(value) >= 1e3 else f"{value:g}"
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(shown))
 
 
 def _draw(axes, curve: Curve, colour: str) -> None:

@@ -8,7 +8,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trainkit._core import units
@@ -41,12 +41,12 @@ class Progress:
 
             self._bar = progress.Progress(
                 progress.TextColumn("[bold]{task.description}"),
-                progress.BarColumn(bar_width=24),
+                progress.BarColumn(bar_width=None),  # what the others leave
                 progress.TaskProgressColumn(),
                 progress.TextColumn("{task.fields[numbers]}", style="dim"),
-                progress.TimeElapsedColumn(),
-                progress.TimeRemainingColumn(),
+                progress.TimeRemainingColumn(compact=True, elapsed_when_finished=True),
                 refresh_per_second=4,
+                expand=True,
             )
             self._bar.start()
             self._task = self._bar.add_task("starting", total=1.0, numbers="")
@@ -57,12 +57,11 @@ class Progress:
             self._bar.stop()
 
     def message(self, text: str, *, passing: bool = False) -> None:
-        """Says something; what is `passing` only in the bar."""
+        """Says something; what is `passing` stays only where there is no bar to show it."""
         if not self._enabled:
             return
         if self._bar is None:
-            if not passing:
-                self._say(text)
+            self._say(text)
         elif passing:
             self._bar.update(self._task, description=text)
         else:
@@ -78,13 +77,14 @@ class Progress:
             total = None if share == 0 else 1.0
             self._bar.update(
                 self._task,
-                description=_where(record, latest),
+                description=_fitted(_where(record, latest), width() - 56),
                 completed=share,
                 total=total,
-                numbers=_numbers(latest, record.flops),
+                numbers=_fitted(_numbers(latest, record.flops), width() - 48),
             )
         elif time.monotonic() - self._spoke > QUIET_SECONDS:
-            self._say(f"{_where(record, latest)} · {_numbers(latest, record.flops)}")
+            line = [*_where(record, latest), *_numbers(latest, record.flops)]
+            self._say(_fitted(line, width()))
 
     def evaluated(self, record: Any, latest: Mapping[str, float], best: bool) -> None:
         """Says what an evaluation found."""
@@ -92,10 +92,8 @@ class Progress:
             f"{name} {_short(record.evaluation[name])}"
             for name in sorted(record.evaluation, key=lambda name: (name != "loss", name))
         )
-        rate = latest.get("examples_per_second")
-        speed = f" · {rate:,.0f} examples/s" if rate else ""
-        mark = " (best)" if best else ""
-        self.message(f"{_where(record, latest)} · evaluation: {found}{mark}{speed}")
+        what = f"evaluation: {found}{' (best)' if best else ''}"
+        self.message(_fitted([*_where(record, latest), (what, 0), *_speed(latest, 2)], width()))
 
     def slow(self, step: int, recompiled: str | None, waited: float | None) -> None:
         """Says what makes a run slow: compiling again (three times), waiting for data (once)."""
@@ -109,11 +107,21 @@ class Progress:
                 "batches in threads or processes, or do less for each on the host."
             )
 
-    def ended(self, result: Any) -> None:
-        """Says why it ended."""
+    @contextlib.contextmanager
+    def unwritten(self) -> Iterator[None]:
+        """Says what could not be written inside it, and goes on."""
+        try:
+            yield
+        except OSError as error:
+            self.message(f"Not written: {error}.")
+
+    def ended(self, result: Any, share: float = 1.0) -> None:
+        """Says why it ended; `share` is what it used of its budget, 0 where there is none."""
         if self._bar is not None:
             with contextlib.suppress(KeyError):
-                self._bar.update(self._task, total=1.0, completed=1.0, numbers="")
+                words = f"step {result.steps:,}"
+                done = {"total": 1.0, "completed": share or 1.0}
+                self._bar.update(self._task, description=words, numbers="", **done)
         self.message(f"Ended after {result.steps:,} steps: {result.stopped}.")
         if result.stopped.startswith("interrupted") and result.folder is not None:
             self.message("The same command goes on from here.")
@@ -134,19 +142,41 @@ def _in_notebook() -> bool:
     return bool(shell) and importlib.util.find_spec("ipywidgets") is not None
 
 
-def _where(record: Any, latest: Mapping[str, float]) -> str:
-    stage = f"stage {latest['stage']:.0f} · " if "stage" in latest else ""
-    epoch = f" · epoch {record.epoch:.2f}" if record.epoch else ""
-    return f"{stage}step {record.step:,}{epoch}"
+# A piece of a line, and its rank: where the line is too long, the pieces of the highest go.
+Piece = tuple[str, int]
 
 
-def _numbers(latest: Mapping[str, float], flops: float = 0.0) -> str:
-    shown = [f"{name} {_short(latest[name])}" for name in ("loss", "accuracy") if name in latest]
+def _fitted(pieces: Sequence[Piece], limit: int) -> str:
+    """The pieces as one line of at most so many letters; those of rank 0 stay.
+
+    >>> _fitted([("step 8", 0), ("epoch 0.50", 2), ("loss 1.0", 1)], 20)
+    'step 8 · loss 1.0'
+    """
+    line = ""
+    for most in sorted({rank for _, rank in pieces}, reverse=True):
+        line = " · ".join(text for text, rank in pieces if rank <= most)
+        if len(line) <= limit:
+            break
+    return line
+
+
+def _where(record: Any, latest: Mapping[str, float]) -> list[Piece]:
+    found = [(f"stage {latest['stage']:.0f}", 1)] if "stage" in latest else []
+    found.append((f"step {record.step:,}", 0))
+    return [*found, (f"epoch {record.epoch:.2f}", 3)] if record.epoch else found
+
+
+def _numbers(latest: Mapping[str, float], flops: float = 0.0) -> list[Piece]:
+    ranks = {"loss": 0, "accuracy": 4}
+    shown = [(f"{n} {_short(latest[n])}", rank) for n, rank in ranks.items() if n in latest]
     if flops and "stage" in latest:
-        shown.append(units.flops(flops))
-    if "examples_per_second" in latest:
-        shown.append(f"{latest['examples_per_second']:,.0f} examples/s")
-    return " · ".join(shown)
+        shown.append((units.flops(flops), 3))
+    return [*shown, *_speed(latest, 2)]
+
+
+def _speed(latest: Mapping[str, float], rank: int) -> list[Piece]:
+    speed = latest.get("examples_per_second")
+    return [(f"{speed:,.0f} examples/s", rank)] if speed else []
 
 
 def _short(value: float) -> str:

@@ -15,6 +15,7 @@ from trainkit.step.norms import found_hyperparams
 
 PyTree = Any
 RATE = "learning_rate"
+PACE = "pace"  # a hyper-parameter that multiplies the updates of a whole rule, see `paced`
 Factor = tuple[tuple[str, ...], Any]  # the labels above it, and a number or a schedule
 
 
@@ -119,3 +120,15 @@ def in_force(found: list[Factor], opt_state: PyTree) -> dict[str, jax.Array]:
         for labels, product in products.items()
         if not isinstance(whole * product, int | float) or whole * product < 0
     }
+
+
+def with_pace(values: dict[str, Any]) -> dict[str, Any]:
+    """The rates as they were in force, in a rule whose updates are multiplied by a pace.
+
+    >>> with_pace({"learning_rate/body": 0.5, "pace": 0.25, "beta": 0.9})
+    {'learning_rate/body': 0.125, 'pace': 0.25, 'beta': 0.9}
+    """
+    if PACE not in values:
+        return values
+    pace = values[PACE]
+    return {n: v * pace if n.split("/")[0] == RATE else v for n, v in values.items()}

@@ -16,7 +16,7 @@ from trainkit.placement.reduce import Sums
 from trainkit.step.guard import Guard
 from trainkit.step.norms import global_norm
 from trainkit.step.precision import at_least_float32
-from trainkit.step.rates import RATE, factors, in_force, reported
+from trainkit.step.rates import RATE, factors, in_force, reported, with_pace
 from trainkit.step.state import TrainState
 
 PyTree = Any
@@ -60,6 +60,7 @@ def make_update(
             values = reported(opt_state) | values
             named = {name.split("/")[0] for name in (*values, *sums.metrics)}
             rates = {} if RATE in named else in_force(scales, state.opt_state)
+            values = with_pace(values | rates)
         validation.same_structure(state.opt_state, opt_state, "opt_state", "tx.update")
         validation.same_structure(state.params, updates, "updates", "tx.update", dtypes=False)
         new = state.replace(
@@ -72,7 +73,7 @@ def make_update(
             finite = jnp.isfinite(loss) & _all_finite(mean)
             new = _guarded(guard, finite, new, state)
             updates = jax.tree.map(lambda u: jnp.where(finite, u, jnp.zeros_like(u)), updates)
-        metrics = {"loss": loss} | values | rates
+        metrics = {"loss": loss} | values
         if scale is not None:
             metrics["loss_scale"] = scale
         if norms:
