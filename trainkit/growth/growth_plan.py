@@ -16,6 +16,7 @@ import jax
 from trainkit._core import validation
 from trainkit._core.paths import named_leaves
 from trainkit.growth.growth_map import GrowthMap
+from trainkit.growth.maps.inputs import new_inputs
 from trainkit.growth.maps.realise import realise
 from trainkit.growth.plan.data import How, PlanData
 from trainkit.growth.plan.experts import upcycled
@@ -178,6 +179,33 @@ class Plan(PlanData):
         """The big model's parameters: short for `plan.realise(key, how).params(params, …)`."""
         options = {"donate": donate, "out_shardings": out_shardings, "like": like}
         return self.realise(key, how).params(params, **options)
+
+    def new_inputs(self, *inputs: PyTree, key: jax.Array | int = 0) -> tuple[PyTree, ...]:
+        """Inputs of the big model that stand for inputs of the small one.
+
+        Old entries are at their new places, and symbols have their new numbers. On these inputs,
+        the grown model computes what the small one computes. To a data set, add the true values of
+        the new entries instead.
+
+        Args:
+          *inputs: the arguments of the small model after its parameters, arrays.
+          key: for the new entries, which are standard normal (0 for whole numbers, and for
+            `NewInputs(new="zero")`).
+
+        Raises:
+          GrowthError: these are not the inputs of the plan.
+
+        >>> import jax, jax.numpy as jnp
+        >>> from trainkit import growth
+        >>> net = lambda p, x: jnp.tanh(x @ p["in"])
+        >>> draw = lambda n: {"in": jnp.ones((n, 2))}
+        >>> wide = growth.NewInputs(jnp.ones((5, 4)), places={("0", 1): (0, 1, 3)})
+        >>> plan = growth.plan(net, net, draw(3), draw(4), jnp.ones((5, 3)), inputs=wide)
+        >>> x = jnp.arange(3.0)[None].repeat(5, 0)
+        >>> plan.new_inputs(x)[0][0, jnp.array([0, 1, 3])].tolist()
+        [0.0, 1.0, 2.0]
+        """
+        return new_inputs(self, inputs, validation.key_of("key", key))
 
     def mup(self) -> MuP:
         """The multipliers of the maximal-update parametrisation; see `growth.views.mup`."""

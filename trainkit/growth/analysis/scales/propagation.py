@@ -126,6 +126,8 @@ def _carry(scales: ScalePropagation) -> None:
     for i, value in enumerate(joint.values):
         if i >= len(joint.analysis.params):
             scales.plain(value)
+            if joint.analysis.new.new == "zero":
+                value.zeros = dict.fromkeys(scales.padding(value), conditions.ALWAYS)
             continue
         scales.parameter(value)
         if not jax.dtypes.issubdtype(value.dtype, np.inexact):
