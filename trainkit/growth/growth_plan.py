@@ -55,7 +55,12 @@ class Plan(PlanData):
 
     @classmethod
     def of_experts(
-        cls, small_params: PyTree, big_params: PyTree, *, last: str | None = None
+        cls,
+        small_params: PyTree,
+        big_params: PyTree,
+        *,
+        last: str | None = None,
+        use: Any = None,
     ) -> Self:
         """A plan that makes m neighbouring copies of each of E experts, without tracing the model.
 
@@ -67,21 +72,40 @@ class Plan(PlanData):
 
         Args:
           small_params, big_params: arrays or shapes. They may differ in the axis of the experts
-            alone, which has size E in one and m·E in the other.
+            alone, which has size E in one and m·E in the other. With `use`, E grows to any size.
           last: a regular expression for the last parameters of an expert (its output matrix and
             bias). `how` may make copies of these unequal without changing the function. Without
             `last`, copies stay equal in training.
+          use: how much each expert is used: the number of tokens that it was chosen for
+            (float[E]), or the gradients of a loss, a tree like `small_params`, for the utility
+            Σ g² of each expert. Experts that are used more get more copies, such that the largest
+            use of a copy is as small as possible. The plan holds the numbers of copies. Every copy
+            is exact, and the router has equal columns for the copies of an expert. The model is
+            exact if it chooses one expert (k = 1) and its gate does not depend on the scores of
+            the others, or is divided by the sum of the chosen gates: the first copy is chosen,
+            until noise on the router or a balancing bias tells copies apart. Otherwise a chosen
+            expert takes two of k places, or counts twice in a softmax over all experts; the
+            certificate measures the change. Gradients of the copies are a best guess.
 
         Raises:
-          GrowthError: the leaves differ, the size is not a multiple, or the ratios differ.
+          GrowthError: the leaves differ, the size is not a multiple, the ratios differ, or `use` is
+            not of this model.
+          ValueError: both `last` and `use` are given.
 
         >>> import jax.numpy as jnp
         >>> small = {"router": jnp.array([[1.0, 2.0]]), "down": jnp.ones((2, 3, 1))}
         >>> big = {"router": jnp.zeros((1, 4)), "down": jnp.zeros((4, 3, 1))}
         >>> Plan.of_experts(small, big).grow(small, how="even")["router"]
         Array([[1., 1., 2., 2.]], dtype=float32)
+        >>> Plan.of_experts(small, big, use=[0.8, 0.2]).grow(small, how="even")["router"]
+        Array([[1., 1., 1., 2.]], dtype=float32)
         """
-        return cls.of(repeats(small_params, big_params, last=last))
+        if last is not None and use is not None:
+            raise ValueError(
+                "give last= or use=: unequal copies are exact only if all copies of a chosen "
+                "expert are used together, and with use= they are not"
+            )
+        return cls.of(repeats(small_params, big_params, last=last, use=use))
 
     @classmethod
     def of_groups(cls, small_params: PyTree, big_params: PyTree) -> Self:
