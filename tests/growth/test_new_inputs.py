@@ -318,20 +318,80 @@ def test_a_norm_over_all_inputs_is_refused(new, size):
         growth.grow(state, Net(4, True), Net(8, True), IMAGES, tx=tx, inputs=wide)
 
 
-def test_statistics_of_new_inputs_must_be_in_bounds():
-    def net(p, x, bound=lambda v: v):
-        return (x - p["mean"]) * jax.lax.rsqrt(bound(p["var"]) + 1e-6) @ p["w"]
+STATISTICS = {
+    "rsqrt": lambda v: jax.lax.rsqrt(v + 1e-6),
+    "a division": lambda v: 1.0 / jnp.sqrt(2.0 * v + 1e-6),
+    "rsqrt alone": lambda v: jax.lax.rsqrt(v),
+    "bounded": lambda v: 1.0 / (jnp.maximum(v, 0.0) + 1e-6),
+}
 
-    sizes = {"mean": ((3,), (5,)), "w": ((3, 2), (5, 2))}
-    small, big = ({**draw(**{n: s[i] for n, s in sizes.items()}), "var": jnp.full(k, 2.0)}
-                  for i, k in enumerate((3, 5)))  # fmt: skip
+
+def standardised(scale):
+    return lambda p, x: jnp.tanh((x - p["mean"]) * scale(p["var"]) * p["g"]) @ p["w"]
+
+
+def statistics(size):
+    var = jnp.asarray(RNG.uniform(0.5, 2.0, size))
+    return {**draw(mean=(size,), g=(size,), w=(size, 2)), "var": var}
+
+
+@pytest.mark.parametrize("scale", STATISTICS)
+@pytest.mark.parametrize("places", PLACES)
+def test_statistics_of_each_input(scale, places):
+    """Where a root is taken, new variances hold the mean of the old ones, which is positive."""
+    fn, small = standardised(STATISTICS[scale]), statistics(3)
+    new = growth.NewInputs(np.zeros((4, 5)), places={("0", -1): PLACES[places]})
+    plan = growth.plan(fn, fn, small, statistics(5), X, inputs=new)
+    grown, wide = plan.grow(small, key=0), plan.new_inputs(X)
+    assert jnp.abs(fn(grown, *wide) - fn(small, X)).max() < 1e-12
+    rest = [i for i in range(5) if i not in PLACES[places]]
+    assert np.allclose(grown["var"][jnp.asarray(rest)], small["var"].mean())
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        lambda v: 1.0 / (v + 1e-6),  # of old values of both signs, the mean may be 0
+        lambda v: jax.lax.rsqrt(jax.lax.rsqrt(v) - 0.1),
+        lambda v: jax.lax.rsqrt(v * v - 0.1),
+        lambda v: jax.lax.rsqrt(jnp.cumsum(v)),
+    ],
+)
+def test_statistics_that_may_be_out_of_bounds_are_refused(scale):
+    fn = standardised(scale)
     new = growth.NewInputs(np.zeros((4, 5)))
-    with pytest.raises(growth.GrowthError, match=r"jnp.maximum\(variance, 0\) \+ 1e-6"):
-        growth.plan(net, net, small, big, X, inputs=new)
-    fn = lambda p, x: net(p, x, lambda v: jnp.maximum(v, 0.0))
-    plan = growth.plan(fn, fn, small, big, X, inputs=new)
-    wide = plan.new_inputs(X)
-    assert jnp.abs(fn(plan.grow(small, key=0), *wide) - fn(small, X)).max() < 1e-12
+    with pytest.raises(growth.GrowthError):
+        growth.plan(fn, fn, statistics(3), statistics(5), X, inputs=new)
+
+
+def test_a_batch_norm_over_inputs():
+    """In evaluation, in training, and in what training does to the running statistics."""
+
+    class Normed(nn.Module):
+        width: int
+        train: bool = False
+
+        @nn.compact
+        def __call__(self, x):
+            x = nn.BatchNorm(use_running_average=not self.train, **DOUBLE)(x)
+            x = nn.relu(nn.Dense(self.width, param_dtype=float)(x))
+            return nn.Dense(2, param_dtype=float)(x)
+
+    small, big = (
+        jax.eval_shape(Normed(n).init, jax.random.key(0), np.zeros((4, k)))
+        for n, k in ((4, 3), (8, 5))
+    )
+    small = jax.tree.map(jnp.abs, randomised(small))
+    at = PLACES["interleaved"]
+    new = growth.NewInputs(np.zeros((4, 5)), places={("0", -1): at})
+    plan = growth.plan(Normed(4).apply, Normed(8).apply, small, big, X, inputs=new)
+    grown, (wide,) = plan.grow(small, key=0), plan.new_inputs(X)
+    for train in (False, True):
+        run = lambda n, v, x, train=train: Normed(n, train).apply(v, x, mutable=["batch_stats"])
+        before, after = run(4, small, X), run(8, grown, wide)
+        assert jnp.abs(after[0] - before[0]).max() < 1e-12
+        for a, b in zip(jax.tree.leaves(before[1]), jax.tree.leaves(after[1]), strict=True):
+            assert np.allclose(b[jnp.asarray(at)], a, atol=1e-14)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from trainkit.growth.analysis.scales.padding import ALWAYS, MEAN, Condition, Nee
 from trainkit.growth.analysis.scales.separate import separate
 from trainkit.growth.analysis.scales.shifts import shiftable
 from trainkit.growth.analysis.scales.signs import Sign, signs
+from trainkit.growth.analysis.scales.statistics import Statistic, statistics
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import Layout, Layouts, padded
@@ -104,6 +105,11 @@ class Unknowns:
     def constants(self) -> Facts[frozenset[int]]:
         """The dimensions along which values are constant; see `row_means`."""
         return row_means.constants(self.joint)
+
+    @functools.cached_property
+    def statistics(self) -> Facts[Statistic]:
+        """The values that are functions of one vector; see `statistics`."""
+        return statistics(self.joint)
 
     @functools.cached_property
     def separate(self) -> frozenset[int]:
