@@ -14,6 +14,7 @@ from trainkit.growth.growth_plan import Plan
 from trainkit.growth.ir.definitions import define_primitive
 from trainkit.growth.operators import Operator
 from trainkit.growth.opt_state.slots import Slot
+from trainkit.growth.plan.inputs import NewInputs
 from trainkit.growth.views.activations import activations
 from trainkit.growth.views.certificate import Certificate
 from trainkit.growth.views.prune import prune
@@ -22,6 +23,7 @@ __all__ = [
     "Certificate",
     "GrowthError",
     "GrowthMap",
+    "NewInputs",
     "Operator",
     "Plan",
     "Slot",

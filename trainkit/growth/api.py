@@ -14,7 +14,8 @@ from trainkit.growth.growth_map import GrowthMap
 from trainkit.growth.growth_plan import Plan
 from trainkit.growth.operators import Operator, operator
 from trainkit.growth.opt_state.slots import Slots
-from trainkit.growth.plan.validation import check_append
+from trainkit.growth.plan.inputs import NewInputs
+from trainkit.growth.plan.validation import check_append, check_inputs
 from trainkit.step.state import TrainState
 
 PyTree = Any
@@ -26,7 +27,8 @@ def plan(
     big_fn: Callable[..., PyTree],
     small_params: PyTree,
     big_params: PyTree,
-    *inputs: PyTree,
+    *example: PyTree,
+    inputs: NewInputs | None = None,
     append: Sequence[tuple[str, int]] = (),
     how: str | Operator = "identity",
     trainable: Callable[[str], bool] = lambda path: True,
@@ -36,18 +38,22 @@ def plan(
     Both functions are traced, not run. Their programs are paired equation by equation, which finds
     the coupled axes. The scales of the parameters are solved for, such that
 
-        big_fn(plan.grow(small_params), *inputs) = small_fn(small_params, *inputs)
+        big_fn(plan.grow(small_params), *example) = small_fn(small_params, *example)
 
     holds for every value of parameters and inputs, in exact arithmetic. New layers are removed from
     the big program first, after it is proved that they are identities.
 
     Args:
-      small_fn, big_fn: pure functions `fn(params, *inputs)` of one model at two sizes.
+      small_fn, big_fn: pure functions `fn(params, *example)` of one model at two sizes.
       small_params, big_params: pytrees of arrays or `jax.ShapeDtypeStruct`s. If the big model has
         more layers, `how` says what they hold. Layers are numbered keys, items of a list or tuple,
         siblings with the same leaves, or arrays stacked over the layers of a loop.
-      *inputs: the other arguments of both functions: pytrees of arrays or `jax.ShapeDtypeStruct`s.
-        Use sizes of 2 or more, because JAX may trace sizes of 1 differently.
+      *example: the other arguments of both functions: pytrees of arrays or
+        `jax.ShapeDtypeStruct`s. Use sizes of 2 or more, because JAX may trace sizes of 1
+        differently.
+      inputs: what the big model is called with, if it has more inputs than the small one: more
+        channels, features or symbols. See `trainkit.growth.NewInputs`. Then the formula holds for
+        `plan.new_inputs(*example)` in place of the example on the left.
       append: pairs (regular expression for paths, axis) of parameters whose old units keep their
         index. New units follow them that copy no old unit (padding units). Their incoming or
         outgoing weights are 0. Without `append` this happens where copies are impossible:
@@ -73,6 +79,7 @@ def plan(
       GrowthError: the functions differ in more than sizes and layers, an axis would shrink, an
         axis cannot grow, or new layers cannot be identities. The error names the place, and what
         to grow instead.
+      ValueError: a map of `inputs` is not injective, is out of range, or has the wrong size.
 
     >>> import jax, jax.numpy as jnp
     >>> from trainkit import growth
@@ -87,8 +94,9 @@ def plan(
     """
     validation.function("trainable", trainable, "of a leaf's name, whether it may be 0", takes=1)
     check_append(append)
-    more: dict[str, Any] = {"append": append, "how": how, "trainable": trainable}
-    return Plan.of(planning.plan(small_fn, big_fn, small_params, big_params, *inputs, **more))
+    check_inputs(inputs)
+    more: dict[str, Any] = {"append": append, "how": how, "trainable": trainable, "new": inputs}
+    return Plan.of(planning.plan(small_fn, big_fn, small_params, big_params, *example, **more))
 
 
 @validation.named_options
@@ -99,6 +107,7 @@ def grow(
     example: Any,
     *,
     tx: optax.GradientTransformation,
+    inputs: NewInputs | None = None,
     how: str | Operator = "preserve",
     key: jax.Array | int = 0,
     big_params: PyTree | None = None,
@@ -122,6 +131,7 @@ def grow(
       example: arguments of the models: an array, a tuple of arguments, or a batch. Arrays or
         `jax.ShapeDtypeStruct`s.
       tx: the transformation of `state.opt_state`.
+      inputs: what `big` is called with, if it has more inputs; see `trainkit.growth.NewInputs`.
       how: operators for width and depth by name; see `trainkit.growth.operators`. "preserve" keeps
         the function. A mixture of experts in place of a dense layer is accepted if the outputs stay
         the same (the chosen gates sum to 1), and in any case with "experts".
@@ -156,12 +166,14 @@ def grow(
     ((3, 6), (6, 2))
     """
     validation.flag("with_map", with_map, "grow")
-    found, grown = train_state.grown(
+    check_inputs(inputs)
+    found, grown = train_state.grown_state(
         state,
         small,
         big,
         example,
         tx=tx,
+        new=inputs,
         how=operator(how),
         key=key,
         big_params=big_params,

@@ -9,8 +9,9 @@ import optax
 
 from trainkit.adapters.functions import Functions
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.ir.trace import traced_program
+from trainkit.growth.ir.trace import shape_of, traced_program
 from trainkit.growth.maps.growth_map import MapData
+from trainkit.growth.maps.inputs import new_inputs
 from trainkit.growth.maps.params import grow_params, plan_of
 from trainkit.growth.models import functions, inputs_from
 from trainkit.growth.opt_state.arguments import opt_state_of
@@ -50,11 +51,21 @@ def of_states(
     inputs = inputs_from(inputs[0], small) if len(inputs) == 1 else inputs
     before = functions(small, inputs, state.params, state.model_state, "small")
     check_small(before, state)
-    after = _big(growth, big, inputs, state, tx, like)
-    run = state_grower(growth, before, after, inputs, tx=tx, slots=slots)
+    wide = _wide(growth, inputs)
+    after = _big(growth, big, wide, state, tx, like)
+    run = state_grower(growth, before, after, wide, tx=tx, slots=slots)
     grown = jax.jit(run)(state)
     sides = TrainedModel(before.fn, state), TrainedModel(after.fn, grown)
     return Comparison(growth.under("params"), *sides, inputs)
+
+
+def _wide(growth: MapData, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The shapes of the big model's inputs."""
+    if growth.plan is None:
+        return inputs
+    key = jax.random.key(0)
+    shapes = jax.tree.map(shape_of, inputs)
+    return jax.eval_shape(lambda xs: new_inputs(plan_of(growth), xs, key), shapes)
 
 
 def _big(
@@ -96,7 +107,11 @@ def of_params(
     grown = grow_params(growth, params, like=like)
     moments = opt_state_of(growth, tx, opt_state, params, grown, slots=slots)
     sides = []
-    for fn, tree, state in ((small_fn, params, opt_state), (big_fn, grown, moments)):
-        found = functions(fn, inputs, tree, {})
+    wide = _wide(growth, inputs)
+    for fn, xs, tree, state in (
+        (small_fn, inputs, params, opt_state),
+        (big_fn, wide, grown, moments),
+    ):
+        found = functions(fn, xs, tree, {})
         sides.append(TrainedModel(found.fn, TrainState.create(tree, tx).replace(opt_state=state)))
     return Comparison(growth, sides[0], sides[1], inputs)

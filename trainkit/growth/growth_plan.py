@@ -16,6 +16,7 @@ import jax
 from trainkit._core import validation
 from trainkit._core.paths import named_leaves
 from trainkit.growth.growth_map import GrowthMap
+from trainkit.growth.maps.inputs import new_inputs
 from trainkit.growth.maps.realise import realise
 from trainkit.growth.plan.data import How, PlanData
 from trainkit.growth.plan.experts import upcycled
@@ -54,7 +55,12 @@ class Plan(PlanData):
 
     @classmethod
     def of_experts(
-        cls, small_params: PyTree, big_params: PyTree, *, last: str | None = None
+        cls,
+        small_params: PyTree,
+        big_params: PyTree,
+        *,
+        last: str | None = None,
+        use: Any = None,
     ) -> Self:
         """A plan that makes m neighbouring copies of each of E experts, without tracing the model.
 
@@ -66,21 +72,40 @@ class Plan(PlanData):
 
         Args:
           small_params, big_params: arrays or shapes. They may differ in the axis of the experts
-            alone, which has size E in one and m·E in the other.
+            alone, which has size E in one and m·E in the other. With `use`, E grows to any size.
           last: a regular expression for the last parameters of an expert (its output matrix and
             bias). `how` may make copies of these unequal without changing the function. Without
             `last`, copies stay equal in training.
+          use: how much each expert is used: the number of tokens that it was chosen for
+            (float[E]), or the gradients of a loss, a tree like `small_params`, for the utility
+            Σ g² of each expert. Experts that are used more get more copies, such that the largest
+            use of a copy is as small as possible. The plan holds the numbers of copies. Every copy
+            is exact, and the router has equal columns for the copies of an expert. The model is
+            exact if it chooses one expert (k = 1) and its gate does not depend on the scores of
+            the others, or is divided by the sum of the chosen gates: the first copy is chosen,
+            until noise on the router or a balancing bias tells copies apart. Otherwise a chosen
+            expert takes two of k places, or counts twice in a softmax over all experts; the
+            certificate measures the change. Gradients of the copies are a best guess.
 
         Raises:
-          GrowthError: the leaves differ, the size is not a multiple, or the ratios differ.
+          GrowthError: the leaves differ, the size is not a multiple, the ratios differ, or `use` is
+            not of this model.
+          ValueError: both `last` and `use` are given.
 
         >>> import jax.numpy as jnp
         >>> small = {"router": jnp.array([[1.0, 2.0]]), "down": jnp.ones((2, 3, 1))}
         >>> big = {"router": jnp.zeros((1, 4)), "down": jnp.zeros((4, 3, 1))}
         >>> Plan.of_experts(small, big).grow(small, how="even")["router"]
         Array([[1., 1., 2., 2.]], dtype=float32)
+        >>> Plan.of_experts(small, big, use=[0.8, 0.2]).grow(small, how="even")["router"]
+        Array([[1., 1., 1., 2.]], dtype=float32)
         """
-        return cls.of(repeats(small_params, big_params, last=last))
+        if last is not None and use is not None:
+            raise ValueError(
+                "give last= or use=: unequal copies are exact only if all copies of a chosen "
+                "expert are used together, and with use= they are not"
+            )
+        return cls.of(repeats(small_params, big_params, last=last, use=use))
 
     @classmethod
     def of_groups(cls, small_params: PyTree, big_params: PyTree) -> Self:
@@ -178,6 +203,33 @@ class Plan(PlanData):
         """The big model's parameters: short for `plan.realise(key, how).params(params, …)`."""
         options = {"donate": donate, "out_shardings": out_shardings, "like": like}
         return self.realise(key, how).params(params, **options)
+
+    def new_inputs(self, *inputs: PyTree, key: jax.Array | int = 0) -> tuple[PyTree, ...]:
+        """Inputs of the big model that stand for inputs of the small one.
+
+        Old entries are at their new places, and symbols have their new numbers. On these inputs,
+        the grown model computes what the small one computes. To a data set, add the true values of
+        the new entries instead.
+
+        Args:
+          *inputs: the arguments of the small model after its parameters, arrays.
+          key: for the new entries, which are standard normal (0 for whole numbers, and for
+            `NewInputs(new="zero")`).
+
+        Raises:
+          GrowthError: these are not the inputs of the plan.
+
+        >>> import jax, jax.numpy as jnp
+        >>> from trainkit import growth
+        >>> net = lambda p, x: jnp.tanh(x @ p["in"])
+        >>> draw = lambda n: {"in": jnp.ones((n, 2))}
+        >>> wide = growth.NewInputs(jnp.ones((5, 4)), places={("0", 1): (0, 1, 3)})
+        >>> plan = growth.plan(net, net, draw(3), draw(4), jnp.ones((5, 3)), inputs=wide)
+        >>> x = jnp.arange(3.0)[None].repeat(5, 0)
+        >>> plan.new_inputs(x)[0][0, jnp.array([0, 1, 3])].tolist()
+        [0.0, 1.0, 2.0]
+        """
+        return new_inputs(self, inputs, validation.key_of("key", key))
 
     def mup(self) -> MuP:
         """The multipliers of the maximal-update parametrisation; see `growth.views.mup`."""

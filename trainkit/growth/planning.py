@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,21 +14,25 @@ from trainkit.growth.analysis.joint_program import Analysis
 from trainkit.growth.analysis.solve import solve_width
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.depth.assembly import DepthCandidate, assemble, depth_candidates
-from trainkit.growth.depth.flat_model import FlatModel, Shapes
+from trainkit.growth.depth.flat_model import FlatModel
 from trainkit.growth.errors import Conflict, GrowthError
 from trainkit.growth.ir.custom_gradients import unproved
 from trainkit.growth.ir.program import Folder, Program
 from trainkit.growth.ir.source_lines import uses
 from trainkit.growth.ir.trace import named_shapes, shape_of, structs, traced_program
+from trainkit.growth.mismatches import mismatch
 from trainkit.growth.operators import Operator, operator
 from trainkit.growth.plan.data import PlanData, unchanged
 from trainkit.growth.plan.experts import upcycled
 from trainkit.growth.plan.groups import repeats
+from trainkit.growth.plan.inputs import GrownInput, NewInputs, grown_inputs
 from trainkit.growth.remedies import with_copied_layers, with_larger_axis
 from trainkit.growth.rules import RULES, UNKNOWN
+from trainkit.growth.rules.control import NO_PASSES, PASSES
 
 PyTree = Any
 Leaves = list[tuple[str, jax.ShapeDtypeStruct]]
+COPYING = ("stack", "interpose", "middle", "last")  # operators that change the function
 TRIED = 1000  # equations of a program for which another call is tried before it is advised
 ALIKE = 8  # alignments that fail for one reason, in whichever layer, before the search ends
 
@@ -42,17 +46,25 @@ def plan(
     append: Sequence[tuple[str, int]] = (),
     how: str | Operator = "identity",
     trainable: Callable[[str], bool] = lambda path: True,
+    new: NewInputs | None = None,
 ) -> PlanData:
     """The data of `trainkit.growth.plan`; arguments and errors are documented there."""
     leaves = named_shapes(small_params, "small_params"), named_shapes(big_params, "big_params")
     trees: Any = jax.tree.structure(small_params), jax.tree.structure(big_params)
     if [name for name, _ in leaves[0]] == [name for name, _ in leaves[1]]:
         same = {name: name for name, _ in leaves[0]}
-        wrong = _mismatch(leaves[0], dict(leaves[1]), same, _sizes(leaves[1]))
+        wrong = mismatch(leaves[0], dict(leaves[1]), same, _sizes(leaves[1]))
         if wrong is not None:
             raise wrong.error()
-    models = _traced((small_fn, big_fn), (small_params, big_params), leaves, inputs)
+    args = jax.tree.map(shape_of, inputs), jax.tree.map(shape_of, _arguments(inputs, new))
+    flat = grown_inputs(*args, new)
+    models = _traced((small_fn, big_fn), (small_params, big_params), leaves, args, flat, new)
     depth = operator(how).depth
+    if new is not None and depth in ("groups", "experts"):
+        raise GrowthError(
+            f"how={depth!r} matches parameters by their names, and new inputs need a proof",
+            hint="grow in two steps: first the inputs, with how='identity'",
+        )
     if depth == "groups":
         return repeats(small_params, big_params, calibrated=True)
     if depth == "experts":
@@ -60,21 +72,45 @@ def plan(
     result = _search(models, depth, trainable, append)
     lines = dict(zip(models.big.shapes, uses(models.big.program), strict=False))
     if isinstance(result, Conflict):
+        result = _with_more_passes(models, depth, result)
+    if isinstance(result, Conflict):
 
         def wider(params: PyTree) -> PlanData | Conflict:
             changed = leaves[0], named_shapes(params, "big_params")
             fns, trees = (small_fn, big_fn), (small_params, params)
-            return _search(_traced(fns, trees, changed, inputs), depth, trainable, append)
+            found = _traced(fns, trees, changed, args, flat, new)
+            return _search(found, depth, trainable, append)
 
-        if len(models.big.program.equations) < TRIED:
+        if len(models.big.program.equations) < TRIED and new is None:
             result = with_larger_axis(result, structs(big_params), wider)
         if depth == "identity" and result.kind == "layers":
             other = lambda how: _search(models, how, trainable, append)
             result = with_copied_layers(result, other)
         raise result.error(lines)
     own = tuple(dataclasses.replace(leaf, lines=lines[leaf.path]) for leaf in result.leaves)
-    kept = None if result.depth is None else trees
-    return dataclasses.replace(result, leaves=own, trees=kept)
+    own_trees = None if result.depth is None else trees
+    return dataclasses.replace(result, leaves=own, trees=own_trees)
+
+
+def _with_more_passes(models: _Models, depth: str, conflict: Conflict) -> PlanData | Conflict:
+    """The plan of equal parameters that the big model uses more often, if it may; else why not."""
+    small, big = models.leaves
+    before, after = (Counter(_uses(side.program)) for side in (models.small, models.big))
+    if models.new is not None or _sizes(small) != _sizes(big) or before == after or before - after:
+        return conflict
+    if depth in COPYING:
+        leaves = (unchanged(path, tuple(x.shape), str(x.dtype)) for path, x in small)
+        return PlanData(tuple(leaves), (), depth=depth)
+    if conflict.hint == PASSES:
+        return conflict
+    why = f"{conflict.why}\n  perhaps shared weights are used more often, {NO_PASSES}"
+    return dataclasses.replace(conflict, why=why, hint=PASSES)
+
+
+def _uses(program: Program) -> Iterator[str]:
+    """The primitives of a program; a loop counts as often as it runs."""
+    for eqn in program.equations:
+        yield from [eqn.name] * (eqn.params["length"] if eqn.name == "scan" else 1)
 
 
 class _Models(NamedTuple):
@@ -84,6 +120,7 @@ class _Models(NamedTuple):
       small, big: their flat programs, with the shapes of their parameters.
       leaves: paths, shapes and dtypes of their parameters.
       inputs: the arguments of both after the parameters.
+      new: what the user says of new inputs.
       results: names of the results, for messages.
       guessed: numbers of the small model's parameters whose gradients are not derivatives.
       folder: flattens jaxprs, and shares constants between the programs.
@@ -92,7 +129,8 @@ class _Models(NamedTuple):
     small: FlatModel
     big: FlatModel
     leaves: tuple[Leaves, Leaves]
-    inputs: list[jax.ShapeDtypeStruct]
+    inputs: list[GrownInput]
+    new: NewInputs | None
     results: list[str]
     guessed: set[int]
     folder: Folder
@@ -102,30 +140,38 @@ def _traced(
     fns: tuple[Callable[..., PyTree], Callable[..., PyTree]],
     params: tuple[PyTree, PyTree],
     leaves: tuple[Leaves, Leaves],
-    inputs: tuple[PyTree, ...],
+    args: tuple[tuple[PyTree, ...], tuple[PyTree, ...]],
+    inputs: list[GrownInput],
+    new: NewInputs | None,
 ) -> _Models:
     """Traces both functions.
 
     Raises:
       GrowthError: one cannot be traced, or they return different structures.
     """
-    args = jax.tree.map(shape_of, inputs)
-    small, small_out = traced_program(fns[0], structs(params[0]), args, "small")
-    big, big_out = traced_program(fns[1], structs(params[1]), args, "big")
+    small, small_out = traced_program(fns[0], structs(params[0]), args[0], "small")
+    big, big_out = traced_program(fns[1], structs(params[1]), args[1], "big")
     if str(jax.tree.structure(small_out)) != str(jax.tree.structure(big_out)):
         raise GrowthError(
             f"the two functions return different structures: {_structure(small_out)} in the small "
             f"and {_structure(big_out)} in the big model",
             hint=_same_results(small_out, big_out),
         )
-    guessed = unproved(small, fns[0], structs(params[0]), args)
+    guessed = unproved(small, fns[0], structs(params[0]), args[0])
     results = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(small_out)]
     folder = Folder()
     first, second = (
         FlatModel(folder.flatten(program), _sizes(own))
         for program, own in zip((small, big), leaves, strict=True)
     )
-    return _Models(first, second, leaves, jax.tree.leaves(args), results, set(guessed), folder)
+    return _Models(first, second, leaves, inputs, new, results, set(guessed), folder)
+
+
+def _arguments(inputs: tuple[PyTree, ...], new: NewInputs | None) -> tuple[PyTree, ...]:
+    """The arguments of the big model."""
+    if new is None or new.example is None:
+        return inputs
+    return tuple(new.example) if type(new.example) in (tuple, list) else (new.example,)
 
 
 def _structure(results: PyTree) -> str:
@@ -164,7 +210,7 @@ def _search(
             if alike[reason] == ALIKE:
                 break  # in which layer it fails is not the obstacle
             continue
-        widths = _widths(models, candidate, append)
+        widths = _widths(models, candidate, append, depth)
         if isinstance(widths, Conflict):
             refused = refused or widths
             about = (widths.kind, widths.axis, widths.primitive, widths.source)
@@ -179,39 +225,41 @@ def _search(
     if conflict is not None:
         return conflict
     same = {name: name for name in small.shapes}
-    return _width(
-        models, DepthCandidate({}, same, big.shapes, small.program, big.program, {}), append
-    )
+    only = DepthCandidate({}, same, big.shapes, small.program, big.program, {})
+    return _width(models, only, append, depth)
 
 
 def _widths(
-    models: _Models, candidate: DepthCandidate, append: Sequence[tuple[str, int]]
+    models: _Models, candidate: DepthCandidate, append: Sequence[tuple[str, int]], depth: str
 ) -> PlanData | Conflict:
     """The plan of the small model's leaves, for one alignment of layers."""
     small, big = models.leaves
-    wrong = _mismatch(small, dict(big), candidate.old, candidate.shapes)
+    wrong = mismatch(small, dict(big), candidate.old, candidate.shapes)
     if wrong is not None:
         return wrong
     if candidate.big is not None:
-        return _width(models, candidate, append)
+        return _width(models, candidate, append, depth)
     leaves = (unchanged(candidate.old[name], tuple(s.shape), str(s.dtype)) for name, s in small)
     return PlanData(tuple(leaves), ())
 
 
 def _width(
-    models: _Models, candidate: DepthCandidate, append: Sequence[tuple[str, int]]
+    models: _Models, candidate: DepthCandidate, append: Sequence[tuple[str, int]], depth: str
 ) -> PlanData | Conflict:
     """The plan between two programs of one structure: `candidate.small` and `candidate.big`."""
     assert candidate.big is not None
     small, big = models.leaves
     dtypes = {name: leaf.dtype for name, leaf in big}
     analysis = Analysis(RULES, UNKNOWN, models.folder)
+    analysis.more_passes = depth in COPYING
     sizes = [(candidate.old[name], s.shape, s.dtype) for name, s in small]
     sizes += [(name, shape, dtypes[name]) for name, shape in candidate.eyes.items()]
     for i, (name, shape, dtype) in enumerate(sizes):
         analysis.params.append((name, Value(shape, candidate.shapes[name], dtype, origin=i)))
     values = [value for _, value in analysis.params]
-    values += [Value(x.shape, x.shape, x.dtype) for x in models.inputs]
+    values += [Value(x.small, x.big, x.dtype) for x in models.inputs]
+    if models.new is not None:
+        analysis.inputs, analysis.new = models.inputs, models.new
     programs = _in_one_order(models, candidate, candidate.big)
     result = solve_width(analysis, programs, values, models.results, append)
     if isinstance(result, Conflict):
@@ -221,7 +269,8 @@ def _width(
         dataclasses.replace(leaf, calibrated=True) if leaf.path in guessed else leaf
         for leaf in result.leaves
     ]
-    return dataclasses.replace(result, leaves=tuple(leaves))
+    changes = depth if analysis.passes else None  # a loop runs more often
+    return dataclasses.replace(result, leaves=tuple(leaves), depth=changes)
 
 
 def _in_one_order(
@@ -242,58 +291,3 @@ def _in_one_order(
 
 def _sizes(leaves: Leaves) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, leaf in leaves}
-
-
-def _mismatch(
-    small: Leaves,
-    big: Mapping[str, jax.ShapeDtypeStruct],
-    old: Mapping[str, str],
-    shapes: Shapes,
-) -> Conflict | None:
-    """The conflict of leaves whose shapes or dtypes do not fit, or `None`."""
-    for name, s in small:
-        path = old[name]
-        if s.dtype != big[path].dtype:
-            return Conflict(
-                f"{path} is {s.dtype} in the small and {big[path].dtype} in the big model",
-                "programs",
-                params=(path,),
-                hint="cast one of them first",
-            )
-        if len(s.shape) != len(shapes[path]):
-            return Conflict(
-                f"{path} has shape {s.shape} in the small and {shapes[path]} in the big model",
-                "programs",
-                params=(path,),
-            )
-        for d, (n, m) in enumerate(zip(s.shape, shapes[path], strict=True)):
-            if n == 0 != m:
-                return Conflict(
-                    f"axis {d} of {path} has no units to copy: shapes {s.shape} → {shapes[path]}",
-                    "axes",
-                    axis=f"{n} → {m}",
-                    params=(path,),
-                    hint="start from a model with at least one",
-                )
-            if m < n:
-                return Conflict(
-                    f"axis {d} of {path} would shrink from {n} to {m}: shapes "
-                    f"{s.shape} → {shapes[path]}",
-                    "axes",
-                    axis=f"{n} → {m}",
-                    params=(path,),
-                    hint=_kept(n, small, old, shapes),
-                )
-    return None
-
-
-def _kept(n: int, small: Leaves, old: Mapping[str, str], shapes: Shapes) -> str:
-    """What to do about an axis of n units that would shrink."""
-    pairs = ((name, zip(leaf.shape, shapes[old[name]], strict=False)) for name, leaf in small)
-    grown = [f"{name} {a} → {b}" for name, sizes in pairs for a, b in sizes if a < b]
-    if not grown:
-        return "growth only enlarges: swap the two models, or prune the big one with plan.shrink"
-    return (
-        f"keep this axis at {n} while others grow ({grown[0]}): for more heads of one size, the "
-        "width of all heads together grows as their number does"
-    )

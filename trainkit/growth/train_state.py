@@ -24,6 +24,7 @@ from trainkit.growth.models import functions, inputs_from
 from trainkit.growth.operators import Operator
 from trainkit.growth.opt_state.grow import grow_opt_state
 from trainkit.growth.opt_state.slots import Slots
+from trainkit.growth.plan.inputs import NewInputs
 from trainkit.growth.plan.validation import check_shapes, check_tx
 from trainkit.growth.planning import plan
 from trainkit.growth.views.outputs import concrete, relative_change
@@ -34,7 +35,7 @@ PyTree = Any
 _PARAMS = "params/"
 
 
-def grown(
+def grown_state(
     state: TrainState,
     small: Any,
     big: Any,
@@ -43,6 +44,7 @@ def grown(
     tx: optax.GradientTransformation,
     how: Operator,
     key: jax.Array | int,
+    new: NewInputs | None = None,
     big_params: PyTree = None,
     big_model_state: PyTree = None,
     donate: bool = False,
@@ -67,29 +69,37 @@ def grown(
     key = validation.key_of("key", key)
     inputs = inputs_from(example, small)
     before = functions(small, inputs, state.params, state.model_state, "small")
-    after = functions(big, inputs, big_params, big_model_state or state.model_state, "big")
+    given_big = inputs if new is None or new.example is None else inputs_from(new.example, big)
+    after = functions(big, given_big, big_params, big_model_state or state.model_state, "big")
     check_small(before, state)
     sides = before, after, inputs
+    new = None if new is None else dataclasses.replace(new, example=given_big)
     try:
-        found = find_map(*sides, how=how, key=key)
+        found = find_map(*sides, how=how, key=key, new=new)
     except GrowthError as error:
-        if how != Operator():
+        if how != Operator() or new is not None:
             raise
         measured = measured_map(*sides, state, error.remedy or "experts", key, tx=tx, **options)
         if measured is None:
             raise
         found = measured
-    run = state_grower(found, *sides, tx=tx, **options)
-    new = run_on_device(run, (state,), out_shardings, state if donate else None)
+    run = state_grower(found, before, after, given_big, tx=tx, **options)
+    grown = run_on_device(run, (state,), out_shardings, state if donate else None)
     if isinstance(given.params, Packed):
-        params = Packed.pack(new.params)
-        opt_state = repack(new.opt_state, given.opt_state, params)
-        new = new.replace(params=params, opt_state=opt_state)
-    return found, new
+        params = Packed.pack(grown.params)
+        opt_state = repack(grown.opt_state, given.opt_state, params)
+        grown = grown.replace(params=params, opt_state=opt_state)
+    return found, grown
 
 
 def find_map(
-    small: Functions, big: Functions, inputs: tuple[Any, ...], *, how: Operator, key: jax.Array
+    small: Functions,
+    big: Functions,
+    inputs: tuple[Any, ...],
+    *,
+    how: Operator,
+    key: jax.Array,
+    new: NewInputs | None = None,
 ) -> MapData:
     """The map of the tree `{"params": …, "model_state": …}`, from shapes alone.
 
@@ -104,6 +114,7 @@ def find_map(
         *inputs,
         how=how,
         trainable=lambda name: name.startswith(_PARAMS),
+        new=new,
     )
     if how.width == "perturb":
         return dataclasses.replace(realise(found, key, "uneven"), how="perturb", proof="assumed")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from jax import lax
 
+from tests.growth.rules import symbol_cases
 from tests.growth.rules.axis_specs import DOUBLE, Leaf, Sum
 from tests.growth.rules.contraction_cases import in_batch_groups
 from tests.growth.rules.harness import Case, Operand, claimed, refusal
@@ -18,6 +19,7 @@ from tests.growth.rules.refusal_sites import lines, reached
 from tests.growth.rules.test_rules import CASES
 from tests.growth.rules.test_unknown import called_back, on_one_device, ours
 from tests.growth.rules.top_k_cases import EXPERTS, REFUSED
+from trainkit import growth
 
 pytestmark = pytest.mark.usefixtures("x64")
 FOUR, WINDOW = Leaf("four", 4, 8), Leaf("window", 3, 5)
@@ -247,6 +249,32 @@ DRAWN = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", symbol_cases.USES)
+def test_uses_of_symbols_that_depend_on_their_number(name):
+    use, words = symbol_cases.USES[name]
+    assert words in refused(lambda: symbol_cases.planned(use))
+
+
+@pytest.mark.parametrize("name", symbol_cases.FEATURES)
+def test_new_symbols_in_new_features_are_refused(name):
+    refused(lambda: symbol_cases.planned(symbol_cases.FEATURES[name], wide=8))
+
+
+def test_symbols_of_two_vocabularies_are_not_compared():
+    assert "symbols of two inputs" in refused(symbol_cases.two_inputs)
+
+
+def more_passes(outputs: bool):
+    (small, shapes), (big, _) = (symbol_cases.passes(n, outputs=outputs) for n in (2, 4))
+    return growth.plan(small, big, shapes, shapes, np.ones((2, 3)))
+
+
+def refused(run) -> str:
+    with pytest.raises(growth.GrowthError) as error:
+        run()
+    return str(error.value)
+
+
 def reach(case: Case) -> None:
     claimed(case)
 
@@ -265,5 +293,12 @@ def test_every_refusal_is_reached():
                 suppress_health_check=[HealthCheck.too_slow],
             )  # fmt: skip
             limits(given(strategy)(reach))()
+        for use, _ in symbol_cases.USES.values():
+            refused(lambda use=use: symbol_cases.planned(use))
+        for use in symbol_cases.FEATURES.values():
+            refused(lambda use=use: symbol_cases.planned(use, wide=8))
+        refused(symbol_cases.two_inputs)
+        for outputs in (False, True):
+            refused(lambda outputs=outputs: more_passes(outputs))
     missed = set(lines().values()) - seen
     assert not missed

@@ -85,3 +85,20 @@ def paths_of(params: Sequence[Param], axes: Sequence[Axis]) -> list[str]:
         for d, axis in enumerate(own)
         if wanted & {leaf.uid for leaf in leaves(axis)}
     ]
+
+
+def difference(i: int, s: Equation | None, b: Equation | None, why: str) -> Conflict:
+    """The conflict of the first equations that differ."""
+    there = s or b
+    assert there is not None, "at least one of the programs has this equation"
+    return Conflict(
+        "the two functions are not the same model at two sizes; the first difference, at equation "
+        f"{i}: {why}\n"
+        f"  small:      {describe(s) if s else 'ends here'}\n"
+        f"  big:        {describe(b) if b else 'ends here'}",
+        "programs",
+        primitive=there.name,
+        source=where(there),
+        hint="build both models from one definition, with different sizes alone (the same options, "
+        "and no branches that depend on a size)",
+    )

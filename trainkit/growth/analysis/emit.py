@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trainkit.growth.analysis import input_places
 from trainkit.growth.analysis.layout_requests import visible
 from trainkit.growth.analysis.reasons import reasons, usual
 from trainkit.growth.analysis.scales import padding
@@ -90,7 +91,18 @@ def emit_plan(scales: ScalePropagation) -> PlanData | Conflict:
     solution = _Solution(scales, evaluate, numbers, shares.chosen, reads, tied, fresh, means, why)
     params = enumerate(scales.analysis.params)
     leaves = tuple(_leaf_plan(solution, i, path, value) for i, (path, value) in params)
-    return PlanData(leaves, tuple(numbers.grown), scales.analysis.count)
+    layout = lambda leaf: scales.layouts[leaf.uid]
+    inputs, results = input_places.planned(scales.joint, layout, numbers.one)
+    named = ((of.name, of.symbols) for of in scales.analysis.inputs)
+    return PlanData(
+        leaves,
+        tuple(numbers.grown),
+        scales.analysis.count,
+        inputs=inputs,
+        results=results,
+        symbols=tuple((name, places) for name, places in named if places is not None),
+        zero_inputs=bool(inputs) and scales.analysis.new.new == "zero",
+    )
 
 
 def _solved(scales: ScalePropagation, shares: Shares) -> Callable[[Expr], float]:

@@ -7,16 +7,22 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from trainkit.growth.analysis.conflicts import Refused, catch_refusal, conflict_between
-from trainkit.growth.analysis.values import SharedValues, Value
+from trainkit.growth.analysis.conflicts import (
+    Refused,
+    catch_refusal,
+    conflict_between,
+    difference,
+)
+from trainkit.growth.analysis.values import Renamed, SharedValues, Value
 from trainkit.growth.axes.axis import Axis, find, show
+from trainkit.growth.axes.layouts import Layout
 from trainkit.growth.axes.unification import unify
 from trainkit.growth.errors import Conflict, Kind
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.dataflow import Fact, Facts, Lattice, run
 from trainkit.growth.ir.products import alike, in_one_order
 from trainkit.growth.ir.program import Equation, Folder, Program
-from trainkit.growth.ir.source_lines import describe, where
+from trainkit.growth.plan.inputs import GrownInput, NewInputs
 
 
 class EquationPair:
@@ -135,6 +141,9 @@ class Analysis:
       folder: flattens bodies of loops, and shares constants between all programs.
       params, count: path and value of each parameter; how many equations have been paired.
       forced: requested layouts: axis, layout, and the equation that requests it.
+      more_passes, passes: whether loops over shared weights may run more often in the big
+        program, and whether one does.
+      inputs, new: how the arguments after the parameters grow; empty if none of them does.
     """
 
     def __init__(self, rules: dict[str, Rule], unknown: Rule, folder: Folder | None = None):
@@ -142,14 +151,17 @@ class Analysis:
         self.folder = Folder() if folder is None else folder
         self.params: list[tuple[str, Value]] = []
         self.count = 0
-        self.forced: list[tuple[Axis, str, EquationPair | None]] = []
+        self.forced: list[tuple[Axis, Layout, EquationPair | None]] = []
+        self.inputs: Sequence[GrownInput] = ()
+        self.new = NewInputs()
+        self.more_passes = self.passes = False
 
     def rule(self, name: str, operands: Sequence[Value]) -> Rule:
         """The rule of a primitive; the rule "choice" if an operand is about a selection."""
         chosen = any(v.choice is not None for v in operands)
         return self.rules["choice"] if chosen else self.rules.get(name, self.unknown)
 
-    def force(self, axis: Axis, layout: str, pair: EquationPair | None = None) -> None:
+    def force(self, axis: Axis, layout: Layout, pair: EquationPair | None = None) -> None:
         """Requests a layout of an axis; `choose_layouts` applies it."""
         self.forced.append((axis, layout, pair))
 
@@ -201,10 +213,10 @@ class Analysis:
             s = small.equations[i] if i < len(small.equations) else None
             b = big.equations[i] if i < len(big.equations) else None
             if s is None or b is None or s.name != b.name or len(s.ins) != len(b.ins):
-                return _difference(i, s, b, "different operations")
+                return difference(i, s, b, "different operations")
             ins = both.values(s.ins, b.ins)
             if isinstance(ins, int):
-                return _difference(i, s, b, f"operand {ins} has another origin")
+                return difference(i, s, b, f"operand {ins} has another origin")
             pair = EquationPair(self, s, b, ins)
             self.count += 1
             wrong = catch_refusal("axes", self.rule(s.name, ins).axes, pair)
@@ -226,11 +238,14 @@ class Analysis:
             return Conflict(why, "programs")
         for i, v in enumerate(outs):
             if v.choice is not None:
+                what, hint = "indices of selected entries of an axis that grows", "indices"
+                if isinstance(v.choice, Renamed):
+                    what, hint = "symbols, which have other numbers in the big model", "symbols"
                 return self.conflict(
-                    f"result {i} holds indices of selected entries of an axis that grows",
+                    f"result {i} holds {what}",
                     "axes",
                     [a for a in v.axes if not find(a).fixed],
-                    hint="return the selected values instead of their indices",
+                    hint=f"return the values that they stand for instead of {hint}",
                 )
         return outs
 
@@ -244,22 +259,6 @@ class Analysis:
         if isinstance(joined, Conflict):
             raise Refused(joined)
         return Body(args, *joined)
-
-
-def _difference(i: int, s: Equation | None, b: Equation | None, why: str) -> Conflict:
-    there = s or b
-    assert there is not None, "at least one of the programs has this equation"
-    return Conflict(
-        "the two functions are not the same model at two sizes; the first difference, at equation "
-        f"{i}: {why}\n"
-        f"  small:      {describe(s) if s else 'ends here'}\n"
-        f"  big:        {describe(b) if b else 'ends here'}",
-        "programs",
-        primitive=there.name,
-        source=where(there),
-        hint="build both models from one definition, with different sizes alone (the same options, "
-        "and no branches that depend on a size)",
-    )
 
 
 class JointProgram(NamedTuple):

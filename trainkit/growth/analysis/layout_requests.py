@@ -18,6 +18,12 @@ def request_result_layouts(joint: JointProgram, names: Sequence[str]) -> Conflic
     Returns:
       `None`, or the conflict of a result whose grown axis is summed over in the model.
     """
+    taken = {
+        leaf.uid
+        for axis, layout, _ in joint.analysis.forced
+        if isinstance(layout, tuple)
+        for leaf in grown_leaves(axis)
+    }
     grown = [
         (f"result{name} grows: shape {out.small} → {out.big}, at axis {d}", axis)
         for name, out in zip(names, joint.outs, strict=True)
@@ -25,8 +31,9 @@ def request_result_layouts(joint: JointProgram, names: Sequence[str]) -> Conflic
         if not find(axis).fixed
     ]
     for _, axis in grown:
-        joint.analysis.force(axis, "append")
-    contracted = _summed(joint) if grown else set()
+        if not any(leaf.uid in taken for leaf in grown_leaves(axis)):
+            joint.analysis.force(axis, "append")
+    contracted = _summed(joint) - taken if grown else set()
     for text, axis in grown:
         if any(leaf.uid in contracted for leaf in grown_leaves(axis)):
             return joint.analysis.conflict(

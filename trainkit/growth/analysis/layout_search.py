@@ -14,13 +14,13 @@ from trainkit.growth.analysis.joint_program import (
 )
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.layouts import LAYOUTS, Layouts
+from trainkit.growth.axes.layouts import LAYOUTS, Layout, Layouts, worded
 from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.primitives import traits
 
 SEARCHED = ("repeat", "tile", "stride")
-Asked = tuple[Axis, str, EquationPair | None]
+Asked = tuple[Axis, Layout, EquationPair | None]
 
 
 def choose_layouts(joint: JointProgram) -> Layouts | Conflict:
@@ -29,7 +29,9 @@ def choose_layouts(joint: JointProgram) -> Layouts | Conflict:
     The default is "repeat" (copies of a unit are neighbours). Equations may request another layout,
     and a constant table may fit only with another layout.
     """
-    names = {leaf.uid: "repeat" for v in joint.all_values() for leaf in _leaves(v)}
+    names: dict[int, Layout] = {
+        leaf.uid: "repeat" for v in joint.all_values() for leaf in _leaves(v)
+    }
     bound = asked_layouts(joint.analysis, [*_unreached(joint), *joint.analysis.forced])
     if isinstance(bound, Conflict):
         return bound
@@ -45,17 +47,18 @@ def choose_layouts(joint: JointProgram) -> Layouts | Conflict:
     return layouts
 
 
-def asked_layouts(analysis: Analysis, asked: Iterable[Asked]) -> dict[int, str] | Conflict:
+def asked_layouts(analysis: Analysis, asked: Iterable[Asked]) -> dict[int, Layout] | Conflict:
     """The layouts that equations or the user request: uid of the leaf -> layout.
 
     Returns a conflict if two different layouts are requested for one leaf.
     """
-    bound: dict[int, str] = {}
+    bound: dict[int, Layout] = {}
     for axis, layout, pair in asked:
         axis = find(axis)
         if (wrong := _misplaced(analysis, axis, layout, pair, bound)) is not None:
             return wrong
-        bound[axis.uid] = layout
+        # "append" gives way to the same places: another layout is never tried for those.
+        bound[axis.uid] = bound.get(axis.uid, layout) if isinstance(layout, str) else layout
     return bound
 
 
@@ -66,6 +69,9 @@ def _leaves(v: Value) -> list[Axis]:
 def _unreached(joint: JointProgram) -> Iterator[Asked]:
     """Parameter axes that no equation uses at this input length; old entries keep their index."""
     used = {
+        find(axis).uid for axis, layout, _ in joint.analysis.forced if not isinstance(layout, str)
+    }
+    used |= {
         leaf.uid
         for pair in all_pairs(joint.pairs)
         for v in (*pair.outs, *(() if traits(pair).move == "part" else pair.ins))
@@ -78,21 +84,29 @@ def _unreached(joint: JointProgram) -> Iterator[Asked]:
 
 
 def _misplaced(
-    analysis: Analysis, axis: Axis, layout: str, pair: EquationPair | None, bound: dict[int, str]
+    analysis: Analysis,
+    axis: Axis,
+    layout: Layout,
+    pair: EquationPair | None,
+    bound: dict[int, Layout],
 ) -> Conflict | None:
     """Why an axis cannot have the requested layout, or `None`."""
     if axis.kind != "leaf":
         return analysis.conflict(
-            f"a layout ({layout}) was requested for an axis that is composed of several axes",
+            f"a layout ({worded(layout)}) was requested for an axis that is composed of several "
+            "axes",
             "layouts",
             (axis,),
             pair,
             alone=True,
             hint="grow the factors of the axis one by one",
         )
-    if bound.get(axis.uid, layout) != layout:
+    other = bound.get(axis.uid, layout)
+    same = {other, layout} == {"append", tuple(range(axis.small))}
+    if other != layout and not same:
         return analysis.conflict(
-            f"two different layouts are required for one axis: {bound[axis.uid]} and {layout}",
+            "two different layouts are required for one axis: "
+            f"{worded(other)} and {worded(layout)}",
             "layouts",
             (axis,),
             pair,

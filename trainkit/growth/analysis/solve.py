@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trainkit.growth.analysis import input_places
 from trainkit.growth.analysis.emit import emit_plan
 from trainkit.growth.analysis.joint_program import Analysis, JointProgram
 from trainkit.growth.analysis.layout_requests import request_appended_units, request_result_layouts
 from trainkit.growth.analysis.layout_search import choose_layouts
 from trainkit.growth.analysis.scales.propagation import propagate
-from trainkit.growth.analysis.values import Value
+from trainkit.growth.analysis.values import Renamed, Value
 from trainkit.growth.axes.axis import Axis
 from trainkit.growth.axes.layouts import Layouts
 from trainkit.growth.errors import Conflict
@@ -45,17 +46,24 @@ def solve_width(
     Returns:
       The plan; or a conflict: the programs differ in more than sizes, or an axis cannot grow.
     """
+    for value, of in zip(values[len(analysis.params) :], analysis.inputs, strict=False):
+        value.choice = None if of.symbols is None else Renamed(of.symbols)
     joined = analysis.join(*programs, values)
     if isinstance(joined, Conflict):
         return joined
     joint = JointProgram(analysis, values, *joined)
-    wrong = request_result_layouts(joint, result_names) or request_appended_units(analysis, append)
+    wrong = (
+        input_places.request_places(joint, result_names)
+        or request_result_layouts(joint, result_names)
+        or request_appended_units(analysis, append)
+    )
     if wrong is not None:
         return wrong
     layouts = choose_layouts(joint)
     if isinstance(layouts, Conflict):
         return layouts
-    return _search(joint, layouts, set(), ())
+    found = _search(joint, layouts, set(), ())
+    return input_places.about_inputs(joint, found) if isinstance(found, Conflict) else found
 
 
 def _search(

@@ -1,7 +1,8 @@
 """Values of the joint program: a variable or constant of the small program and its partner.
 
-Two kinds of values are not copies of the small ones, but depend on a selection along an axis that
-grows: indices into it (`Pick`), and comparisons of such indices (`Match`). Let the m copies of each
+Three kinds of values are not copies of the small ones. Symbols may have other numbers (`Renamed`).
+Two depend on a selection along an axis that grows: indices into it (`Pick`), and comparisons of
+such indices (`Match`). Let the m copies of each
 unit be neighbours. Then `top_k` with m·k in place of k selects every chosen unit with all its
 copies, in order: entry j·m + r of the result is copy r of old entry j. The index m·i + r is not a
 copy of the old index i, but the values that it selects are copies.
@@ -51,6 +52,17 @@ class Match(NamedTuple):
     counts: bool = False
 
 
+class Renamed(NamedTuple):
+    """A value of symbols with other numbers in the big model: V′[J] = places[v[π(J)]].
+
+    Attributes:
+      places: the new number of each old one, in 0 ≤ v < n. `None`: nothing is known of the value;
+        it is never selected.
+    """
+
+    places: tuple[int, ...] | None
+
+
 def leaf_of(axis: Axis) -> Axis:
     """The only grown leaf of an axis."""
     (leaf,) = grown_leaves(axis)
@@ -66,7 +78,7 @@ class Value:
       const: the constants in both programs, or `None`.
       origin: number of the parameter that this is, up to moved elements, or `None`.
       scale, exponents, zeros, means: set by scale propagation; see `scales.unknowns`.
-      choice: `Pick` or `Match` if it depends on a selection along an axis; otherwise `None`.
+      choice: `Pick`, `Match` or `Renamed` for a value that is no copy; otherwise `None`.
     """
 
     __slots__ = (
@@ -94,7 +106,7 @@ class Value:
         self.exponents: Any = None
         self.zeros: Any = None
         self.means: Any = {}
-        self.choice: Pick | Match | None = None
+        self.choice: Pick | Match | Renamed | None = None
 
 
 class SharedValues:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -52,15 +53,55 @@ LAYOUTS: dict[str, Callable[[int, int], np.ndarray | None]] = {
     "centre": centred,
 }
 PADDED = ("stride", "append", "row mean", "centre")  # layouts with padding units
+COPIES = "copies"
+# A name in `LAYOUTS`; or the new index of each old unit, with padding everywhere else; or
+# ("copies", 3, 1, 2): how many neighbouring copies each old unit has.
+Layout = str | tuple[Any, ...]
 
 
-class Layouts(Mapping[int, str]):
-    """An immutable choice of layouts: uid of each leaf that grows -> name of its layout."""
+def index_map(layout: Layout, n: int, m: int) -> np.ndarray | None:
+    """The index map of a layout for an axis n → m; `None` if these sizes do not have it."""
+    if isinstance(layout, str):
+        return LAYOUTS[layout](n, m)
+    if layout[0] == COPIES:
+        return np.repeat(np.arange(n), layout[1:])
+    source = np.full(m, -1)
+    source[list(layout)] = np.arange(n)
+    return source
 
-    def __init__(self, names: Mapping[int, str]):
+
+def known_map(layout: Layout, n: int, m: int) -> np.ndarray:
+    """The index map of a layout that these sizes have."""
+    source = index_map(layout, n, m)
+    assert source is not None, "a layout was chosen that these sizes do not have"
+    return source
+
+
+def padded(layout: Layout) -> bool:
+    """Whether a layout has padding units."""
+    return layout in PADDED if isinstance(layout, str) else layout[0] != COPIES
+
+
+def worded(layout: Layout) -> str:
+    """A layout in words.
+
+    >>> worded("repeat"), worded((0, 2, 3)), worded(("copies", 3, 1))
+    ('repeat', 'places 0 2 3', 'copies 3 1')
+    """
+    if isinstance(layout, str):
+        return layout
+    kind, numbers = ("copies", layout[1:]) if layout[0] == COPIES else ("places", layout)
+    shown = [str(number) for number in numbers]
+    return f"{kind} " + " ".join(shown if len(shown) < 9 else [*shown[:6], "…", shown[-1]])
+
+
+class Layouts(Mapping[int, Layout]):
+    """An immutable choice of layouts: uid of each leaf that grows -> its layout."""
+
+    def __init__(self, names: Mapping[int, Layout]):
         self._names = dict(names)
 
-    def __getitem__(self, uid: int) -> str:
+    def __getitem__(self, uid: int) -> Layout:
         return self._names[uid]
 
     def __iter__(self) -> Iterator[int]:
@@ -72,13 +113,11 @@ class Layouts(Mapping[int, str]):
     def __hash__(self) -> int:
         return hash(frozenset(self._names.items()))
 
-    def but(self, names: Mapping[int, str]) -> Layouts:
+    def but(self, names: Mapping[int, Layout]) -> Layouts:
         """A copy with other layouts for some leaves."""
         return Layouts({**self._names, **names})
 
     def source(self, leaf: Axis) -> np.ndarray:
         """The index map of a leaf: int64[big], −1 for padding."""
         leaf = find(leaf)
-        source = LAYOUTS[self._names[leaf.uid]](leaf.small, leaf.big)
-        assert source is not None, "a layout was chosen that these sizes do not have"
-        return source
+        return known_map(self._names[leaf.uid], leaf.small, leaf.big)

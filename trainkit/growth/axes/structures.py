@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from trainkit.growth.axes.axis import Axis, concatenation, find, product
-from trainkit.growth.axes.layouts import LAYOUTS
+from trainkit.growth.axes.layouts import Layout, index_map
 
 
 class GrownPart(Protocol):
@@ -19,7 +19,7 @@ class GrownPart(Protocol):
     def big(self) -> int: ...
 
     @property
-    def layout(self) -> str: ...
+    def layout(self) -> Layout: ...
 
 
 def structure_of(axis: Axis, number: Callable[[Axis], int]) -> tuple:
@@ -44,7 +44,7 @@ def grown_nodes(grown_axes: Iterable[GrownPart]) -> list[Axis]:
     nodes = []
     for grown in grown_axes:
         node = Axis(grown.small, grown.big)
-        node.source = LAYOUTS[grown.layout](grown.small, grown.big)
+        node.source = index_map(grown.layout, grown.small, grown.big)
         nodes.append(node)
     return nodes
 

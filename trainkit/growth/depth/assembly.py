@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from trainkit.growth.depth.alignment import Origins, fewer, order
 from trainkit.growth.depth.flat_model import FlatModel, Shape, Shapes
@@ -231,13 +231,13 @@ class _DepthSearch:
             same = layer.source is not None and shapes[candidate.old[layer.source]] == shapes[name]
             kind: Becomes = "copy" if same else without_model(self.big.program, i)
             if i in chosen:
-                kind = "zero" if chosen[i] == "zero" else "eye"
+                kind = cast(Becomes, chosen[i])
             layers[name] = dataclasses.replace(layer, becomes=kind)
         candidate = candidate._replace(layers=layers, small=self.reduced, big=after)
-        if "eye" not in chosen.values():
+        if set(chosen.values()) <= {"zero"}:
             return candidate
         after = reduced(program, chosen, keep_eyes=True)
-        eyes = [i for i, what in chosen.items() if what == "eye" and i in used(after)]
+        eyes = [i for i, what in chosen.items() if what != "zero" and i in used(after)]
         before, square = with_identity_inputs(
             self.reduced, after, eyes, self._inputs(candidate.old)
         )

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from trainkit.growth.ir.constants import Const
-from trainkit.growth.ir.partial_evaluation import EYE, ZERO, Shape, reduced
+from trainkit.growth.ir.partial_evaluation import EYE, EYES, ZERO, Shape, reduced
 from trainkit.growth.ir.program import Equation, Fresh, Program
 
 
@@ -38,6 +38,17 @@ def choices(
     for zero in (zeros, greedy):
         alive = used(reduced(program, zero))
         yield {**{i: what for i, what in eyes.items() if i in alive}, **zero}
+    stacked = _batched(program)
+    if stacked & set(order):  # plain layers of an ensemble, under `jax.vmap`
+        yield {i: EYES if i in stacked else ZERO for i in order}
+
+
+def _batched(program: Program) -> set[int]:
+    """The inputs that are matrices of a batched product."""
+    number = {id(v): i for i, v in enumerate(program.ins)}
+    products = (eqn for eqn in program.equations if eqn.name == "dot_general")
+    found = (eqn.ins[1] for eqn in products if eqn.params["dimension_numbers"][1][0])
+    return {number[id(v)] for v in found if id(v) in number}
 
 
 def _greedy(program: Program, order: Sequence[int]) -> dict[int, str]:
@@ -103,7 +114,8 @@ def with_identity_inputs(
         wide: Any = theirs.raw.invars[1].aval
         if theirs.name == "dot_general":
             size = value.aval.shape[-1]
-            shape = (size, size)
+            lead = len(wide.shape) - 2  # an identity for each member of an ensemble
+            shape = (*value.aval.shape[:lead], size, size)
         else:
             dims = theirs.params["dimension_numbers"]
             size = value.aval.shape[dims.lhs_spec[1]]
@@ -137,7 +149,7 @@ def identity_iteration(
     """
     start, count = carry
     for chosen in choices(body, shapes, new, nearest):
-        eyes = {i for i, what in chosen.items() if what == EYE}
+        eyes = {i for i, what in chosen.items() if what != ZERO}
         if not all(i in same and _square(shapes[i]) for i in eyes):
             continue
         outs = reduced(body, chosen).outs[:count]

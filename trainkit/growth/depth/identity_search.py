@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from trainkit._core.compat import scan_counts
 from trainkit.growth.depth.flat_model import FlatModel, Shapes
@@ -16,7 +16,7 @@ from trainkit.growth.ir.program import Equation, Folder, Program
 from trainkit.growth.ir.source_lines import where
 from trainkit.growth.ir.zero_analysis import nearest_zeros
 
-Becomes = Literal["copy", "zero", "eye", "one", "random"]
+Becomes = Literal["copy", "zero", "eye", "eyes", "one", "random"]
 _FUNCTION_CHANGING = "how='stack', 'interpose', 'middle' or 'last'"
 
 
@@ -37,8 +37,8 @@ def identity_layers(
       trainable: name -> whether the parameter may be set.
 
     Returns:
-      Number of an input -> "zero" or "eye", and the big program simplified by it, which equals the
-      small program equation for equation; or a conflict if there is no such choice.
+      Number of an input -> "zero", "eye" or "eyes", and the big program simplified by it, which
+      equals the small program equation for equation; or a conflict if there is no such choice.
     """
     free = {i for i, name in new.items() if trainable(name)}
     nearest = nearest_zeros(program, free)
@@ -86,7 +86,7 @@ def identity_rows(
         chosen = _resting(eqn, rows, folder, trainable)
         if isinstance(chosen, Conflict):
             return chosen
-        result |= {rows[i].name: "zero" if what == "zero" else "eye" for i, what in chosen.items()}
+        result |= {rows[i].name: cast(Becomes, what) for i, what in chosen.items()}
     return result
 
 

@@ -17,14 +17,15 @@ from trainkit.growth.ir.primitives import traits, zero_result
 from trainkit.growth.ir.program import Equation, Program, live
 
 Shape = tuple[int, ...]
-Supposed = Mapping[int, str]  # number of an input of the program -> "zero" or "eye"
-ZERO, EYE = "zero", "eye"
+Supposed = Mapping[int, str]  # number of an input of the program -> "zero", "eye" or "eyes"
+ZERO, EYE, EYES = "zero", "eye", "eyes"
 
 
 class Eye(NamedTuple):
-    """An input that is assumed to be an identity matrix."""
+    """An input that is assumed to be an identity matrix (EYES: one for each leading index)."""
 
     place: int
+    kind: str
 
 
 def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Program:
@@ -32,13 +33,13 @@ def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Pr
 
     Args:
       program: a flat program.
-      supposed: number of an input -> "zero" or "eye".
+      supposed: number of an input -> "zero", "eye" or "eyes".
       keep_eyes: whether products with identity matrices stay.
     """
     stands: dict[int, Any] = {}  # variable -> its replacement: another variable, ZERO or an Eye
     bounds: dict[int, dict[str, float]] = {}  # variable -> the bounds to which it was clipped
     for place, what in supposed.items():
-        stands[id(program.ins[place])] = ZERO if what == ZERO else Eye(place)
+        stands[id(program.ins[place])] = ZERO if what == ZERO else Eye(place, what)
     kept: list[Equation] = []
 
     def now(v: Any) -> Any:
@@ -99,12 +100,14 @@ def _simplified(eqn: Equation, ins: list[Any], bounds: Mapping[int, Mapping[str,
     if any(_supposed(v) for v in ins[:1]):
         return None
     if name == "dot_general" and isinstance(ins[1], Eye):
-        (contracted, _), (batch, _) = eqn.params["dimension_numbers"]
+        (contracted, _), batch = eqn.params["dimension_numbers"]
         last = (len(shape_of(eqn.raw.invars[0])) - 1,)
-        if not batch and contracted == last and len(shape_of(eqn.raw.invars[1])) == 2:
+        first = tuple(range(len(shape_of(eqn.raw.invars[1])) - 2))
+        in_place = tuple(map(tuple, batch)) == (first, first)  # the result has the axes of ins[0]
+        if in_place and contracted == last and bool(first) == (ins[1].kind == EYES):
             return ins[0]
-    if name == "conv_general_dilated" and isinstance(ins[1], Eye) and _is_centred(eqn):
-        return ins[0]
+    if name == "conv_general_dilated" and isinstance(ins[1], Eye) and ins[1].kind == EYE:
+        return ins[0] if _is_centred(eqn) else None
     limit = _limit(eqn, ins)
     if limit is not None and bounds.get(id(ins[0]), {}).get(name) == limit:
         return ins[0]

@@ -13,10 +13,10 @@ from trainkit.growth.maps.kernel import arithmetic
 
 
 def initial(becomes: str, shape: tuple[int, ...], dtype: Any, key: jax.Array | None) -> jax.Array:
-    """An array of zeros, ones, an identity ("eye"), or random values of a layer's usual size.
+    """An array of zeros, ones, identities, or random values of a layer's usual size.
 
     Args:
-      becomes: "zero", "one", "eye", or any other text for random values.
+      becomes: "zero", "one", "eye", "eyes", or any other text for random values.
       shape, dtype: those of the result; integers are 0.
       key: a random key; `None`: `jax.random.key(0)`.
     """
@@ -24,6 +24,8 @@ def initial(becomes: str, shape: tuple[int, ...], dtype: Any, key: jax.Array | N
         return jnp.zeros(shape, dtype)
     if becomes == "one":
         return jnp.ones(shape, dtype)
+    if becomes == "eyes":
+        return jnp.asarray(np.broadcast_to(np.eye(shape[-1]), shape), dtype)
     if becomes == "eye":
         return jnp.asarray(identity_kernel(shape, dtype))
     key = jax.random.key(0) if key is None else key

@@ -135,8 +135,8 @@ def _leaf(
     dtype = jnp.dtype(leaf.dtype)
     if layer.becomes in ("one", "random") and leaf.path in fresh:
         return fresh[leaf.path].astype(dtype)
-    if layer.becomes == "eye" and not layer.rows:
-        return grow_leaf(initial("eye", leaf.small, dtype, key), how, key, draw.noise)
+    if layer.becomes in ("eye", "eyes") and not layer.rows:
+        return grow_leaf(initial(layer.becomes, leaf.small, dtype, key), how, key, draw.noise)
     if not layer.rows:
         return initial(layer.becomes, leaf.big, dtype, key)
     rows = np.array([row for row, _ in layer.rows])

@@ -10,7 +10,7 @@ import numpy as np
 
 from trainkit._core import validation
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.layouts import PADDED
+from trainkit.growth.axes.layouts import padded
 from trainkit.growth.axes.queries import coordinate, labels, source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.maps.growth_map import Draw, MapData
@@ -147,7 +147,7 @@ def _shared(
     inside = place >= 0
     copied = inside & ~splits
     place = np.where(inside, place, 0)
-    if grown.big % grown.small and grown.layout not in PADDED:
+    if grown.big % grown.small and grown.layout in ("repeat", "tile"):
         # Units have different numbers of copies, so even shares are part of the map.
         assert node.source is not None
         number = copies(node.source, grown.small)[place]
@@ -172,7 +172,7 @@ def _fill(
     plan: PlanData, axis: AxisPlan, rank: int, drawn: bool
 ) -> Literal["zero", "mean", "random"]:
     """What padding units of an axis hold. In vectors (norms, biases) it is the mean."""
-    empty = {n for n in numbers_in(axis.structure) if plan.grown_axes[n].layout in PADDED}
+    empty = {n for n in numbers_in(axis.structure) if padded(plan.grown_axes[n].layout)}
     if empty and empty <= set(axis.means):
         return "mean"
     if not empty or not empty <= set(axis.fresh):

@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
+from trainkit.growth.axes.layouts import Layout
+
 Structure = tuple[Any, ...]
 How = Literal["uneven", "noise", "zero_out", "even", "rms"]
 Proof = Literal["proved", "reduced", "measured", "assumed"]
@@ -23,7 +25,9 @@ class GrownAxis:
         axis repeats. "stride": old unit i at index i·big/small, padding units between. "append":
         old units first, padding units after them. "row mean": like "append", but padding units may
         hold the mean of the old units, which a LayerNorm subtracts. "centre": the old taps of a
-        kernel in the middle. (Padding units copy no old unit.)
+        kernel in the middle. (Padding units copy no old unit.) Numbers are the new index of each
+        old unit, with padding units everywhere else: the axis of an input or of its symbols.
+        ("copies", 3, 1, 2) is how many neighbouring copies each old unit has (experts by use).
       clean: whether the axis is contracted with parameters alone, each of which can be split over
         its copies. Then uneven shares have an exact gradient factor, and "zero_out" is possible.
       paired: whether two activations are contracted over it (queries and keys).
@@ -34,7 +38,7 @@ class GrownAxis:
 
     small: int
     big: int
-    layout: str
+    layout: Layout
     clean: bool
     paired: bool = False
     visible: bool = False
@@ -49,14 +53,15 @@ class Layer:
       source: path of the small model's leaf that it is or copies; `None` if there is none.
       new: whether it belongs to a new layer.
       becomes: what a new leaf holds: "copy" of its source, "zero", "eye" (an identity matrix or
-        Dirac kernel), "one", or "random" values.
+        Dirac kernel), "eyes" (an identity matrix for each leading index, of an ensemble), "one", or
+        "random" values.
       axis: for leaves that are stacked over layers, the axis of the layers.
       rows: for each layer of a stacked leaf: (index of the old layer, whether it is new).
     """
 
     source: str | None
     new: bool = False
-    becomes: Literal["copy", "zero", "eye", "one", "random"] = "copy"
+    becomes: Literal["copy", "zero", "eye", "eyes", "one", "random"] = "copy"
     axis: int = 0
     rows: tuple[tuple[int, bool], ...] = ()
 
@@ -163,6 +168,10 @@ class PlanData:
       grown_axes: the independent axes that grow.
       equations: the number of equations in the proof; 0 without a proof.
       depth: the operator that adds layers; `None` if there are no new layers.
+      inputs, results: how those inputs and results grow whose old entries have places of their
+        own (`plan(inputs=…)`). They are like leaves; paths are the names in `NewInputs.places`.
+      symbols: (name of an input of whole numbers, the new number of each old one).
+      zero_inputs: whether new entries of inputs must be 0 for the function to be kept.
       trees: for a plan that adds layers, the tree structures of both models' parameters; `None` if
         the plan was read from JSON and the trees have containers other than dict, list and tuple.
 
@@ -174,6 +183,10 @@ class PlanData:
     grown_axes: tuple[GrownAxis, ...]
     equations: int = 0
     depth: str | None = None
+    inputs: tuple[LeafPlan, ...] = ()
+    results: tuple[LeafPlan, ...] = ()
+    symbols: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    zero_inputs: bool = False
     trees: tuple[Any, Any] | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
@@ -218,6 +231,10 @@ class PlanData:
             grown_axes=self.grown_axes,
             equations=self.equations,
             depth=self.depth,
+            inputs=self.inputs,
+            results=self.results,
+            symbols=self.symbols,
+            zero_inputs=self.zero_inputs,
             trees=None if self.trees is None else _below(self.trees, prefix),
         )
 

@@ -6,9 +6,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
+
 from trainkit._core.paths import named_leaves
+from trainkit.growth.axes.layouts import COPIES, Layout
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.plan.data import AxisPlan, GrownAxis, LeafPlan, PlanData
 
@@ -16,7 +21,12 @@ PyTree = Any
 
 
 def repeats(
-    small_params: PyTree, big_params: PyTree, *, last: str | None = None, calibrated: bool = False
+    small_params: PyTree,
+    big_params: PyTree,
+    *,
+    last: str | None = None,
+    calibrated: bool = False,
+    use: Any = None,
 ) -> PlanData:
     """The plan that makes m neighbouring copies of each unit of one axis, with factors 1.
 
@@ -24,6 +34,8 @@ def repeats(
       small_params, big_params: arrays or shapes.
       last: a regular expression for parameters whose copies may differ if their mean is kept.
       calibrated: whether even gradients of the copies are a guess.
+      use: a number for each unit, or gradients of a loss, a tree like `small_params`. The number of
+        copies then depends on the use of a unit. `None`: every unit has m copies.
 
     Raises:
       GrowthError: the leaves differ, or more than one axis grows, or not to a multiple.
@@ -53,15 +65,70 @@ def repeats(
                 big=shapes[1],
                 dtype=str(old.dtype),
                 axes=tuple(axis if d in grown else None for d in range(len(shapes[0]))),
-                calibrated=calibrated and bool(grown),
+                calibrated=(calibrated or use is not None) and bool(grown),
             )
         )
-    if len(sizes) != 1 or any(m % n for n, m in sizes):
+    if len(sizes) != 1 or (use is None and any(m % n for n, m in sizes)):
+        multiple = "" if use is not None else ", to a multiple of its size"
         raise GrowthError(
-            "exactly one axis may grow here, to a multiple of its size, but these sizes differ: "
+            f"exactly one axis may grow here{multiple}, but these sizes differ: "
             + (", ".join(f"{n} → {m}" for n, m in sorted(sizes)) or "none"),
             params=[leaf.path for leaf in leaves if leaf.small != leaf.big],
             hint="grow other widths by trainkit.growth.plan, before or after",
         )
     ((n, m),) = sizes
-    return PlanData(tuple(leaves), (GrownAxis(n, m, "repeat", clean=False),))
+    layout: Layout = "repeat"
+    if use is not None:
+        trees: Any = jax.tree.structure(use), jax.tree.structure(small_params)
+        if trees[0] == trees[1] and not hasattr(use, "shape"):
+            use = _utility(named_leaves(use), leaves, n)
+        layout = (COPIES, *counts(_checked(use, n), m))
+    return PlanData(tuple(leaves), (GrownAxis(n, m, layout, clean=False),))
+
+
+def counts(use: np.ndarray, total: int) -> tuple[int, ...]:
+    """How many copies each unit has: at least one, and `total` in all.
+
+    The largest use of a copy, max use/copies, is as small as possible: each further copy goes to
+    the unit whose copies are used most.
+
+    >>> counts(np.array([0.6, 0.1, 0.3]), 7)
+    (4, 1, 2)
+    """
+    found = np.ones(len(use), np.int64)
+    for _ in range(total - len(use)):
+        found[np.argmax(use / found)] += 1
+    return tuple(found.tolist())
+
+
+def _utility(grads: Mapping[str, Any], leaves: list[LeafPlan], n: int) -> np.ndarray:
+    """Σ g² over all parameters of each unit, the router's included."""
+    found = np.zeros(n)
+    for leaf in leaves:
+        g = np.asarray(grads[leaf.path], np.float64)
+        if g.shape != leaf.small:
+            raise GrowthError(
+                f"use: the gradient of {leaf.path} has shape {g.shape}, expected {leaf.small}",
+                params=[leaf.path],
+                hint="pass jax.grad of a loss at the small model's parameters",
+            )
+        for d, axis in enumerate(leaf.axes):
+            if axis is not None:
+                found += np.square(g).sum(tuple(e for e in range(g.ndim) if e != d))
+    return found
+
+
+def _checked(use: Any, n: int) -> np.ndarray:
+    """The use of each unit: one finite number ≥ 0."""
+    try:
+        found = np.asarray(use, np.float64)
+    except (TypeError, ValueError):
+        found = np.zeros(())
+    if found.shape != (n,) or not np.all(np.isfinite(found)) or (found < 0).any():
+        shown = str(found.tolist()) if found.ndim == 1 else f"a {type(use).__name__}"
+        raise GrowthError(
+            f"use is {shown}; it must be {n} finite numbers ≥ 0, one for each expert",
+            hint="pass the number of tokens that each expert was chosen for, or gradients: a tree "
+            "like the small model's parameters",
+        )
+    return found

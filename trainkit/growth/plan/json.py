@@ -25,6 +25,10 @@ def to_json(plan: PlanData) -> str:
         "grown_axes": [dataclasses.asdict(axis) for axis in plan.grown_axes],
         "equations": plan.equations,
         "depth": plan.depth,
+        "inputs": [dataclasses.asdict(leaf) for leaf in plan.inputs],
+        "results": [dataclasses.asdict(leaf) for leaf in plan.results],
+        "symbols": plan.symbols,
+        "zero_inputs": plan.zero_inputs,
         "trees": trees,
     }
     return json.dumps(data)
@@ -51,9 +55,13 @@ def from_json(text: str) -> PlanData:
     trees = [_tree(x) for x in data.get("trees") or (None,)]
     return PlanData(
         leaves=tuple(map(_leaf, leaves)),
-        grown_axes=tuple(GrownAxis(**axis) for axis in data[grown]),
+        grown_axes=tuple(GrownAxis(**_tuples(axis)) for axis in data[grown]),
         equations=data["equations"],
         depth=data.get("depth"),
+        inputs=tuple(_leaf(_tuples(leaf)) for leaf in data.get("inputs", ())),
+        results=tuple(_leaf(_tuples(leaf)) for leaf in data.get("results", ())),
+        symbols=_tuples(data.get("symbols", [])),
+        zero_inputs=data.get("zero_inputs", False),
         trees=None if any(t is None for t in trees) else (trees[0], trees[1]),
     )
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from trainkit.growth.axes.axis import Axis, find, show
-from trainkit.growth.axes.layouts import PADDED
+from trainkit.growth.axes.layouts import padded, worded
 from trainkit.growth.axes.queries import source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.plan.data import AxisPlan, LeafPlan, PlanData
@@ -51,19 +51,21 @@ def table(plan: PlanData) -> str:
             for d, axis in enumerate(leaf.axes)
             if axis and i in numbers_in(axis.structure)
         ]
-        if grown.layout in PADDED:
+        if padded(grown.layout):
             how = "new units are padding units"
             if grown.layout == "row mean":
                 how += ", with the mean of the old units in " + ", ".join(_holders(plan, i))
             if grown.visible:
-                how += "; in results they follow the old entries, which are exact"
+                beside = "follow" if grown.layout == "append" else "stand between"
+                how += f"; in results they {beside} the old entries, which are exact"
         elif i not in split:
             how = "copies stay even (no parameter can be split over this axis)"
         elif grown.clean:
             how = "contracted with parameters alone: uneven, noise and zero_out possible"
         else:
             how = "not only contracted: uneven and noise possible, zero_out becomes even"
-        lines.append(f"axis {names[i]}: {show(node)}, {grown.layout}; {how}; {len(users)} uses: "
+        shown = worded(grown.layout)
+        lines.append(f"axis {names[i]}: {show(node)}, {shown}; {how}; {len(users)} uses: "
                      + ", ".join(users[:4]) + (" …" if len(users) > 4 else ""))  # fmt: skip
     if plan.depth is not None:
         added = sum(leaf.new for leaf in plan.leaves)
@@ -108,7 +110,7 @@ def _maps(plan: PlanData, leaf: LeafPlan) -> str:
         becomes = leaf.layer.becomes
         return f"new: {becomes}" + (f" of {leaf.source}" if becomes == "copy" else "")
     numbers = {n for axis in leaf.axes if axis for n in numbers_in(axis.structure)}
-    layouts = {plan.grown_axes[n].layout for n in numbers}
+    layouts = {worded(plan.grown_axes[n].layout) for n in numbers}
     return "+".join(sorted(layouts)) or "same"
 
 

@@ -12,6 +12,7 @@ from trainkit._core import validation
 from trainkit._core.paths import compiled, named_leaves, path_name
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.plan.data import PlanData
+from trainkit.growth.plan.inputs import NewInputs
 
 PyTree = Any
 Shape = tuple[int, ...]
@@ -37,6 +38,15 @@ def check_append(append: Any) -> None:
         compiled(pattern for pattern, _ in append)
     except ValueError as error:
         raise ValueError(f"append: {error}") from None
+
+
+def check_inputs(inputs: Any) -> None:
+    """Refuses a value that says nothing of new inputs."""
+    if not (inputs is None or isinstance(inputs, NewInputs)):
+        raise TypeError(
+            f"inputs is a {type(inputs).__name__}; give what the big model is called with as "
+            "growth.NewInputs(example)"
+        )
 
 
 def check_arrays(tree: PyTree, what: str) -> None:

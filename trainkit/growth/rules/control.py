@@ -13,6 +13,14 @@ from trainkit.growth.analysis.scales.requirements import multiple_or_other
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis
 
+NO_PASSES = "and no parameter is new that could make the new passes identities"
+PASSES = (
+    "give every pass a gate of its own in both models, as in h + gate[i] * f(h) in a scan over "
+    "gate (1 in the small model's): new entries start at 0, and the growth is exact. Or accept "
+    "that the function changes: how='stack' keeps the parameters, and widths grow exactly for "
+    "the old passes"
+)
+
 
 def _inside(v: Value, axes: Sequence[Axis] | None = None, cut: bool = False) -> Value:
     """A value of a body with the axes of the operand (without the first, if `cut`)."""
@@ -26,6 +34,20 @@ def _link_axes(pair: EquationPair, a: Value, b: Value) -> None:
         pair.unify(x, y)
 
 
+def _lengths(pair: EquationPair, stacked: bool) -> None:
+    """Refuses a loop that runs more often, unless it may: the function changes."""
+    n, m = pair.params["length"], pair.big.params["length"]
+    if stacked:
+        pair.fail(
+            f"a scan runs {n} and {m} times",
+            hint="stack the parameters of the layers along the axis that the scan runs over",
+        )
+    if m < n or not pair.analysis.more_passes:
+        why = f"a loop over shared weights makes {n} and {m} passes, {NO_PASSES}"
+        pair.fail(why, hint=PASSES)
+    pair.analysis.passes = True
+
+
 def scan_axes(pair: EquationPair) -> None:
     pair.check_same_params("_split_transpose", "linear", "ft_in", "ft_out", "length")
     consts, carries = scan_counts(pair.params)
@@ -33,10 +55,7 @@ def scan_axes(pair: EquationPair) -> None:
     init = pair.ins[consts : consts + carries]
     xs = pair.ins[consts + carries :]
     if pair.params["length"] != pair.big.params["length"]:
-        pair.fail(
-            f"a scan runs {pair.params['length']} and {pair.big.params['length']} times",
-            hint="stack the parameters of the layers along the axis that the scan runs over",
-        )
+        _lengths(pair, stacked=bool(xs) or len(pair.small.outs) > carries)
     inside = [_inside(v) for v in init] + [_inside(v, cut=True) for v in xs]
     body = pair.analysis.body(*pair.both("jaxpr"), [*fixed, *inside])
     pair.bodies.append(body)

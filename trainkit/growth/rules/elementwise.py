@@ -70,6 +70,8 @@ def _in_domain(scales: ScalePropagation, pair: EquationPair, finite: Finite | No
             if uid in scales.separate:
                 continue
             zero = scales.read(x).zeros.get((d, uid))
+            if pair.name == "sqrt" and scales.needs_mean(pair, x, affine=True):
+                continue
             if finite is None or zero is None:
                 scales.refuse_padding(pair, x, [d])
             else:

@@ -13,6 +13,7 @@ from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.analysis.scales.unknowns import Contraction
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.layouts import Layout
 from trainkit.growth.axes.linear import ZERO, constant, plus
 
 _HINT = "do not grow the indexed axis (a vocabulary or a table of positions is not a width)"
@@ -29,8 +30,8 @@ def _whole(pair: EquationPair, v: Value, sizes: tuple, d: int) -> bool:
     return False
 
 
-def gather_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
-    """`chosen`: dimensions that are indexed by a `Pick`; see `top_k.gather_scatter`."""
+def gather_axes(pair: EquationPair, chosen: Sequence[int] = (), layout: Layout = "append") -> None:
+    """`chosen`: dimensions that are indexed by a `Pick`. `layout`: that of a table that grows."""
     pair.check_same_params("slice_sizes")
     x, index = pair.ins
     n = pair.params["dimension_numbers"]
@@ -52,8 +53,8 @@ def gather_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
             hint="use the default mode if indices are in bounds, or clip them to the size of the "
             "small table in both models",
         )
-    for d in table:  # a vocabulary or a table of positions: old rows keep their index
-        pair.analysis.force(x.axes[d], "append", pair)
+    for d in table:  # a vocabulary or a table of positions
+        pair.analysis.force(x.axes[d], layout, pair)
     windows = [
         d for d in range(len(x.axes)) if d not in n.collapsed_slice_dims and d not in batch_x
     ]
@@ -61,18 +62,18 @@ def gather_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
     made: list[Axis] = []
     places = iter(range(len(index.axes) - 1))
     window = iter(windows)
-    layout: list[tuple[str, int]] = []
+    order: list[tuple[str, int]] = []
     for o in range(rank):
         if o in n.offset_dims:
             d = next(window)
-            layout.append(("x", d))
+            order.append(("x", d))
             small, big = sizes[0][d], sizes[1][d]
             made.append(x.axes[d] if whole[d] else Axis(small, big))
         else:
             i = next(places)
-            layout.append(("index", i))
+            order.append(("index", i))
             made.append(index.axes[i])
-    pair.notes["layout"] = layout
+    pair.notes["layout"] = order
     pair.new_out(0, made)
 
 

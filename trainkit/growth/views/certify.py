@@ -14,6 +14,8 @@ from trainkit.cost import count_flops
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.expert_axis import lifted
 from trainkit.growth.maps.growth_map import MapData
+from trainkit.growth.maps.inputs import new_inputs, old_first
+from trainkit.growth.plan.data import PlanData
 from trainkit.growth.plan.validation import check_tx
 from trainkit.growth.views import measures
 from trainkit.growth.views.certificate import Certificate
@@ -71,6 +73,7 @@ def certify(
         _check_state(tx, side.state)
     rng = np.random.default_rng(seed)
     inputs = jax.tree.map(lambda x: concrete(x, rng), inputs)
+    after = _called(growth.plan, after, seed)
     probe = _Probe(growth, before, after, inputs, tx, rng)
     with jax.numpy_dtype_promotion("standard"):
         found = probe.run(max(steps, 2))
@@ -93,6 +96,18 @@ def certify(
         bytes=(_bytes(before.state), _bytes(after.state)),
         warnings=texts,
     )
+
+
+def _called(plan: PlanData | None, after: TrainedModel, seed: int) -> TrainedModel:
+    """The big model as a function of the small one's inputs, with old entries of results first."""
+    if plan is None or not (plan.inputs or plan.symbols or plan.results):
+        return after
+
+    def fn(variables: PyTree, *inputs: PyTree) -> PyTree:
+        wide = new_inputs(plan, inputs, jax.random.key(seed))
+        return old_first(plan, after.fn(variables, *wide))
+
+    return after._replace(fn=fn)
 
 
 class _Found(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from trainkit._core import validation
 from trainkit._core.paths import compiled
-from trainkit.growth.axes.layouts import PADDED
+from trainkit.growth.axes.layouts import padded, worded
 from trainkit.growth.axes.structures import numbers_in
 from trainkit.growth.plan.data import AxisPlan, LeafPlan, PlanData
 
@@ -25,6 +25,7 @@ BECOMES = {
     "copy": "it starts as a copy of {source} of the small model",
     "zero": "it starts at 0, so that the new layer adds nothing",
     "eye": "it starts as an identity, so that the new layer changes nothing",
+    "eyes": "every member starts as an identity, so that the new layer changes nothing",
     "one": "it starts at 1",
     "random": "it starts with random values, or those of `like=`",
 }
@@ -96,9 +97,13 @@ class _Explanation:
             yield f"{sizes}, made of several parts"
         for n in numbers:
             grown = self.plan.grown_axes[n]
-            layout = LAYOUTS[grown.layout].format(ratio=grown.big // grown.small)
+            layout = "old unit i is at place i of these, and the other units copy none"
+            if not padded(grown.layout):
+                layout = "old unit i has as many neighbouring copies as its number here says"
+            if isinstance(grown.layout, str):
+                layout = LAYOUTS[grown.layout].format(ratio=grown.big // grown.small)
             part = sizes if simple else f"  a part {grown.small} → {grown.big}"
-            yield f"{part} ({grown.layout}): {layout}"
+            yield f"{part} ({worded(grown.layout)}): {layout}"
             for line in self._grown(axis, n):
                 yield f"  {line}" if simple else f"    {line}"
 
@@ -108,12 +113,12 @@ class _Explanation:
         role = "reads" if n in axis.reads else "writes"
         role = "writes and reads" if n in axis.tied else role
         yield f"this leaf {role} these units"
-        both = " (where a leaf that also writes is named)" if grown.layout in PADDED else ""
+        both = " (where a leaf that also writes is named)" if padded(grown.layout) else ""
         more = "; contracted in a product of activations" if grown.paired else ""
         yield f"written by {_some(writers)}; read by {_some(readers)}{both}{more}"
         if any(n in segment for segment in axis.splits):
             yield "its weights are split over the copies of a unit: their shares add up to 1"
-        elif grown.layout in ("repeat", "tile"):
+        elif not padded(grown.layout):
             yield "its weights are repeated for every copy of a unit"
         else:
             yield f"in the new units it holds {self._held(axis, n)}"

@@ -52,7 +52,9 @@ class ScalePropagation(Requirements):
             if (either := conditions.either(c for c in zeros if c is not None)) is not None:
                 out.zeros[d, uid] = either
         for v, p in zip(operands, powers, strict=True):
-            if p < 0 and self.signs.of(v) != POSITIVE:
+            # A root of an affine function is positive, and so is what a root is taken of.
+            unknown = p < 0 and self.signs.of(v) != POSITIVE and self.meeting(v)
+            if unknown and not self.needs_mean(pair, v, affine=pair.name == "rsqrt"):
                 self.refuse_padding(pair, v, self.meeting(v))
 
     def agree(self, pair: EquationPair, operands: Sequence[Value], out: Value) -> None:
@@ -126,6 +128,8 @@ def _carry(scales: ScalePropagation) -> None:
     for i, value in enumerate(joint.values):
         if i >= len(joint.analysis.params):
             scales.plain(value)
+            if joint.analysis.new.new == "zero":
+                value.zeros = dict.fromkeys(scales.padding(value), conditions.ALWAYS)
             continue
         scales.parameter(value)
         if not jax.dtypes.issubdtype(value.dtype, np.inexact):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trainkit.growth.analysis.joint_program import EquationPair
+from trainkit.growth.analysis.scales import padding as conditions
 from trainkit.growth.analysis.scales.padding import Condition, Need
 from trainkit.growth.analysis.scales.unknowns import Unknowns
 from trainkit.growth.analysis.values import Value
@@ -40,6 +41,25 @@ class Requirements(Unknowns):
                     axes=[value.axes[d]],
                     hint=multiple_or_other(value.axes[d]),
                 )
+
+    def needs_mean(self, pair: EquationPair, value: Value, affine: bool) -> bool:
+        """Whether a value is positive in padding units because a vector holds its mean there.
+
+        Then adds the condition that it does.
+
+        Args:
+          affine: whether only an affine function of the vector will do (its root is positive too,
+            but it may be negative itself, and then is no divisor).
+        """
+        known = self.statistics.of(value)
+        if known.parameter < 0 or affine != known.affine:
+            return False
+        axis = self.analysis.params[known.parameter][1].axes[0]
+        for leaf in grown_leaves(axis):
+            if leaf.uid in self.padded:
+                condition = conditions.of(known.parameter, 0, leaf.uid, conditions.MEAN)
+                self.need(condition, pair, [axis])
+        return True
 
     def meeting(self, value: Value) -> list[int]:
         """The dimensions along which padding units may affect old ones."""

@@ -48,6 +48,10 @@ def _transfer(pair: EquationPair, known: list[Sign]) -> Sign:
         return UNKNOWN
     if trait.sign is not None:
         return _RESULTS[trait.sign]
+    if name == "select_n" and (test := pair.ins[0]).const is not None:
+        chosen = {-1 if c.uniform is None else int(c.uniform) for c in test.const}
+        if len(chosen) == 1 and min(chosen) >= 0:
+            return known[1 + chosen.pop()]  # a variance divides by its count where that is not 0
     if name == "mul":
         return max(NOT_NEGATIVE, known[0]) if pair.ins[0] is pair.ins[1] else min(known)
     if name == "div":

@@ -29,9 +29,10 @@ from trainkit.growth.analysis.scales.padding import ALWAYS, MEAN, Condition, Nee
 from trainkit.growth.analysis.scales.separate import separate
 from trainkit.growth.analysis.scales.shifts import shiftable
 from trainkit.growth.analysis.scales.signs import Sign, signs
+from trainkit.growth.analysis.scales.statistics import Statistic, statistics
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.layouts import PADDED, Layouts
+from trainkit.growth.axes.layouts import Layout, Layouts, padded
 from trainkit.growth.axes.linear import ZERO, Expr, System, plus
 from trainkit.growth.axes.queries import coordinate, grown_leaves, labels, source_map
 from trainkit.growth.ir.dataflow import Facts
@@ -77,7 +78,7 @@ class Unknowns:
         leaves = {leaf.uid: leaf for v in joint.all_values() for a in v.axes
                   for leaf in grown_leaves(a)}  # fmt: skip
         self.factors = {uid: _log_copies(leaf, layouts[uid]) for uid, leaf in leaves.items()}
-        self.padded = frozenset(uid for uid in leaves if layouts[uid] in PADDED)
+        self.padded = frozenset(uid for uid in leaves if padded(layouts[uid]))
         self.rows = frozenset(uid for uid in leaves if layouts[uid] == "row mean")
         self.input_signs = [Sign.UNKNOWN] * len(joint.values)
         self.system = System()
@@ -104,6 +105,11 @@ class Unknowns:
     def constants(self) -> Facts[frozenset[int]]:
         """The dimensions along which values are constant; see `row_means`."""
         return row_means.constants(self.joint)
+
+    @functools.cached_property
+    def statistics(self) -> Facts[Statistic]:
+        """The values that are functions of one vector; see `statistics`."""
+        return statistics(self.joint)
 
     @functools.cached_property
     def separate(self) -> frozenset[int]:
@@ -237,7 +243,7 @@ class Unknowns:
         return scale
 
 
-def _log_copies(leaf: Axis, layout: str) -> float | None:
-    if layout in PADDED:
+def _log_copies(leaf: Axis, layout: Layout) -> float | None:
+    if padded(layout):
         return 0.0
     return None if leaf.big % leaf.small else math.log(leaf.big // leaf.small)

@@ -7,7 +7,7 @@ from typing import NoReturn
 import numpy as np
 
 from trainkit.growth.analysis.joint_program import EquationPair
-from trainkit.growth.analysis.values import Pick, Value, leaf_of
+from trainkit.growth.analysis.values import Match, Pick, Value, leaf_of
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.queries import grown_leaves
 
@@ -57,7 +57,7 @@ def refuse(pair: EquationPair) -> NoReturn:
     axes = [
         v.choice.into if isinstance(v.choice, Pick) else v.choice.axes[1]
         for v in pair.ins
-        if v.choice is not None
+        if isinstance(v.choice, Pick | Match)
     ]
     pair.fail(
         f"`{pair.name}` uses indices of chosen entries of an axis that grows. Each entry has "
