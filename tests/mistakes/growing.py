@@ -96,7 +96,7 @@ GROWTH = {
     "an option of grow with a typing error": (
         lambda: growth.grow(fresh(), Net(4), Net(8), ROWS["x"], tx=TX, seed=0),
         "'seed'",
-        "Known: tx, how, key",
+        "Known: tx",
     ),
     "a leaf that is not there": (lambda: plan().explain("ot"), "leaf='ot'", "did you mean 'out'"),
     "a table that changes with its size": (
