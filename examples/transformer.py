@@ -18,7 +18,7 @@ from flax import nnx
 import trainkit
 import trainkit.transforms as tt
 
-VOCABULARY, LENGTH, WIDTH, DEPTH, BATCH = 32, 16, 64, 2, 32
+VOCABULARY, LENGTH, WIDTH, DEPTH, BATCH, STEPS = 32, 16, 64, 2, 32, 400
 
 
 class Block(nnx.Module):
@@ -61,9 +61,9 @@ def loss(logits, labels):
     return losses, {"top_5": (best == labels[..., None]).any(-1)}
 
 
-def train(placement, out, steps):
+def train(placement, out, steps=STEPS):
     model = trainkit.from_nnx(Transformer(nnx.Rngs(0)), loss, inputs="tokens")
-    rate = optax.warmup_cosine_decay_schedule(0.0, 3e-3, 10, 120)
+    rate = optax.warmup_cosine_decay_schedule(0.0, 3e-3, 10, STEPS)
     tx = tt.chain(tt.clip_by_global_norm(1.0), tt.adamw(rate, weight_decay=0.1, mask=tt.decay_mask))
     tx = tt.average_params(tx, decay=0.9)
     precision = {"placement": placement, "precision": "bfloat16"}
@@ -83,4 +83,4 @@ def train(placement, out, steps):
 
 
 if __name__ == "__main__":
-    print(train(*sys.argv[1:], steps=120).evaluation)
+    print(train(*sys.argv[1:]).evaluation)

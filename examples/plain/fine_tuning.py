@@ -79,7 +79,7 @@ def train(pretrained, data):
     opt_state = tx.init(params)
 
     def loss_fn(params, batch):
-        logits = model.apply({"params": params}, batch["image"])
+        logits = jnp.asarray(model.apply({"params": params}, batch["image"]))
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return losses.mean(), {
             "loss": losses.mean(),

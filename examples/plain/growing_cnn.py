@@ -112,10 +112,13 @@ def programs(width, tx):
         return (optax.apply_updates(params, updates), new["batch_stats"], opt_state), metrics
 
     @jax.jit
-    def measure(state, batch):
-        return loss_fn(*state[:2], batch, False)[1][1]
+    def measure(params, stats, batch):
+        return loss_fn(params, stats, batch, False)[1][1]
 
-    return model, step, lambda state, batch: jax.tree.map(float, measure(state, batch))
+    def evaluate(state, batch):
+        return jax.tree.map(float, measure(state[0], state[1], batch))
+
+    return model, step, evaluate
 
 
 def endless(data, rng):

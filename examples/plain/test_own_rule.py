@@ -52,12 +52,13 @@ def run(tx, params, grads):
 
 
 def alike(a, b, **tolerance):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    def same(x, y):
         if tolerance:
             np.testing.assert_allclose(np.float32(x), np.float32(y), **tolerance)
         else:
             np.testing.assert_array_equal(x, y)
+
+    jax.tree.map(same, a, b)
 
 
 def described(tree):
@@ -114,7 +115,6 @@ def test_one_compile():
 def test_structure(container):
     params = container(jnp.ones((2, 3)), jnp.ones(()))
     (updates,), _ = run(normalised_momentum(), params, [params])
-    assert jax.tree.structure(updates) == jax.tree.structure(params)
     assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
     empty = {"w": jnp.ones((0, 3)), "b": jnp.ones(2)}
     (updates,), _ = run(normalised_momentum(), empty, [empty])

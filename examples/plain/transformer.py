@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-VOCABULARY, LENGTH, WIDTH, DEPTH, BATCH = 32, 16, 64, 2, 32
+VOCABULARY, LENGTH, WIDTH, DEPTH, BATCH, STEPS = 32, 16, 64, 2, 32, 400
 
 
 class Block(nnx.Module):
@@ -119,9 +119,9 @@ def programs(placement, graph, tx):
     return jax.jit(sharded_step, donate_argnums=0), jax.jit(evaluate), place, cut, lambda tree: tree
 
 
-def train(placement, out, steps):
+def train(placement, out, steps=STEPS):
     graph, params = nnx.split(Transformer(nnx.Rngs(0)))
-    rate = optax.warmup_cosine_decay_schedule(0.0, 3e-3, 10, 120)
+    rate = optax.warmup_cosine_decay_schedule(0.0, 3e-3, 10, STEPS)
     mask = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.1, mask=mask))
     step, evaluate, place, cut, taken = programs(placement, graph, tx)
@@ -138,8 +138,8 @@ def train(placement, out, steps):
         for done, batch in enumerate(itertools.islice(batches(0), begin, steps), begin + 1):
             state, metrics = step(state, cut(batch))
             if done % 20 == 0 or done == steps:
-                found = [taken(evaluate(state[2], cut(batch))) for batch in held_out]
-                found = {name: float(np.mean([each[name] for each in found])) for name in found[0]}
+                each = [taken(evaluate(state[2], cut(batch))) for batch in held_out]
+                found = jax.tree.map(lambda *x: float(np.mean(x)), *each)
                 train = {name: float(value) for name, value in taken(metrics).items()}
                 row = {"step": done, "learning_rate": float(rate(done - 1)), "train": train}
                 with (out / "metrics.jsonl").open("a") as file:
@@ -150,4 +150,4 @@ def train(placement, out, steps):
 
 
 if __name__ == "__main__":
-    print(train(*sys.argv[1:], steps=120))
+    print(train(*sys.argv[1:]))

@@ -38,7 +38,7 @@ def test_a_padded_batch_weighs_as_the_unpadded_one():
     np.testing.assert_array_equal(mask, [1, 1, 1, 1, 1, 0, 0, 0])
     np.testing.assert_array_equal(padded["x"][:5], batch["x"])
     assert not padded["x"][5:].any()
-    with pytest.raises(ValueError, match="5 examples cannot be padded to 4"):
+    with pytest.raises(ValueError, match="size=4 must be at least that of the batch, 5"):
         pad_batch(batch, 4)
 
 

@@ -49,7 +49,9 @@ def inputs_of(inputs: Inputs) -> Callable[[PyTree], PyTree]:
     if inputs is not None:
         validation.listed("inputs", inputs, "('image', 'mask')")
         return lambda batch: tuple(_under(batch, key) for key in inputs)
-    return lambda batch: _find(batch, INPUTS, 0, "the module's inputs", "inputs=", required=True)
+    return lambda batch: _find(
+        batch, INPUTS, 0, "the module's inputs", "inputs=, a key or a function of the batch", True
+    )
 
 
 def outputs_of(outputs: Outputs) -> Callable[[PyTree], PyTree]:
@@ -58,7 +60,17 @@ def outputs_of(outputs: Outputs) -> Callable[[PyTree], PyTree]:
         return outputs
     if outputs is not None:
         validation.text("outputs", outputs, hint="a key, or a function of the module's outputs")
-    return lambda found: found if outputs is None else found[outputs]
+    return lambda found: found if outputs is None else _chosen(found, outputs)
+
+
+def _chosen(found: PyTree, key: str) -> Any:
+    if isinstance(found, Mapping) and key in found:
+        return found[key]
+    has = f"have {', '.join(map(repr, found))}" if isinstance(found, Mapping) else "are no dict"
+    raise ValueError(
+        f"outputs={key!r} must be a key of the module's outputs, which {has}; pass another key, a "
+        "function of the outputs, or leave outputs= out."
+    )
 
 
 def labels_of(batch: PyTree, required: bool = True) -> Any:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+from flax.errors import InvalidRngError
 
 from trainkit._core import validation
 from trainkit.adapters.batches import Inputs, Outputs, call_of, inputs_of, outputs_of
 from trainkit.adapters.model import Apply, Model
-from trainkit.adapters.modes import Modes, check_modes, drops, in_mode, modes_of
+from trainkit.adapters.modes import Modes, check_call, check_modes, drops, in_mode, modes_of
 from trainkit.adapters.validation import check_options, takes_sown
 
 PyTree = Any
@@ -122,6 +124,7 @@ def functions(
         keys = jax.random.split(rng, 1 + len(rngs))
         named = dict(zip(("params", *rngs), keys, strict=True))
         args, kwargs = call_of(inputs)
+        check_call(module, args, {**kwargs, **in_mode(called, train=False)})
         with jax.numpy_dtype_promotion("standard"):
             variables = dict(
                 modules[False].init(named, *args, **kwargs, **in_mode(called, train=False))
@@ -135,7 +138,7 @@ def functions(
         args, kwargs = call_of(inputs)
         keys = {name: jax.random.fold_in(rng, i) for i, name in enumerate(rngs)}
         # Flax's norms mix half precision with float32 statistics: an error under strict promotion.
-        with jax.numpy_dtype_promotion("standard"):
+        with jax.numpy_dtype_promotion("standard"), _named_streams(module, train):
             outputs, new = modules[train].apply(
                 {"params": params, **model_state},
                 *args,
@@ -147,6 +150,20 @@ def functions(
         return choose(outputs), {**model_state, **new}
 
     return init, apply
+
+
+@contextlib.contextmanager
+def _named_streams(module: nn.Module, train: bool) -> Iterator[None]:
+    """Says which option gives the random stream that a module lacks."""
+    try:
+        yield
+    except InvalidRngError as error:
+        hint = "name it in rngs=, such as rngs=('dropout', 'noise')"
+        if not train:
+            hint = "in evaluation there are none: let the module do without, by its mode"
+        raise ValueError(
+            f"{type(module).__name__} uses a random stream that it is not given; {hint}. ({error})"
+        ) from error
 
 
 def _recorder(inside: list[nn.Module]) -> Callable[..., Any]:

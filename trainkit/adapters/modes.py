@@ -59,6 +59,25 @@ def in_mode(names: Mapping[str, bool], train: bool) -> dict[str, Any]:
     return {name: value if train else not value for name, value in names.items()}
 
 
+def check_call(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Refuses inputs that the call of a module does not take.
+
+    Raises:
+      TypeError: there are too few or too many, or a name is unknown.
+    """
+    call = inspect.signature(type(module).__call__)
+    try:
+        call.bind(module, *args, **kwargs)
+    except TypeError as error:
+        given = f"{len(args)} argument{'s'[: len(args) != 1]}"
+        given += f" and {', '.join(map(repr, kwargs))}" if kwargs else ""
+        raise TypeError(
+            f"inputs= gives {given}, but the call of {type(module).__name__} takes "
+            f"({', '.join(list(call.parameters)[1:])}): {error}. Pass inputs= a key, a tuple of "
+            "keys, or {argument: key}."
+        ) from None
+
+
 def drops(module: Any) -> bool:
     """Whether a module has a dropout rate above 0."""
     rates = (getattr(module, name, 0) for name in ("rate", "dropout_rate"))

@@ -13,7 +13,7 @@ from flax import nnx
 from trainkit._core import validation
 from trainkit.adapters.batches import Inputs, Outputs, call_of, inputs_of, outputs_of
 from trainkit.adapters.model import Apply, Model
-from trainkit.adapters.modes import Modes, check_modes, drops, in_mode, modes_of
+from trainkit.adapters.modes import Modes, check_call, check_modes, drops, in_mode, modes_of
 from trainkit.adapters.validation import check_options, takes_sown
 
 PyTree = Any
@@ -117,6 +117,7 @@ def pure_apply(
         _set(merged, in_mode(fields, train), train)
         args, kwargs = call_of(inputs)
         extra = {"rngs": nnx.Rngs(rng)} if wants_rngs else {}
+        check_call(module, args, {**kwargs, **in_mode(called, train), **extra})
         # Flax's norms mix half precision with float32 statistics: an error under strict promotion.
         with jax.numpy_dtype_promotion("standard"):
             run = nnx.capture(merged, nnx.Intermediate)

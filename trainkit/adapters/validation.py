@@ -34,7 +34,7 @@ def check_fits(given: PyTree, made: PyTree, name: str, dtypes: bool = True) -> N
     """Raises ValueError, naming the first leaf, for parameters that do not fit the model."""
     found = differences(named_leaves(given), named_leaves(made), dtypes=dtypes)
     for leaf, (a, b) in found.items():
-        hint = "."
+        hint = "; give parameters of this model, and batches of the shape that they are for."
         if isinstance(given, Mapping) and set(given) == {"params"} and name == "params":
             hint = ': pass variables["params"], not all variables.'
         raise ValueError(f"{name}: {leaf!r} is {a}, where the model has {b} for this batch{hint}")

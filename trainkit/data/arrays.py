@@ -60,7 +60,10 @@ def pad_batch(batch: PyTree, size: int) -> tuple[PyTree, jax.Array]:
     validation.integer("size", size, "pad_batch")
     n = validation.leading_size(batch, "batch")
     if n > size:
-        raise ValueError(f"A batch of {n} examples cannot be padded to {size}.")
+        raise ValueError(
+            f"pad_batch: size={size} must be at least that of the batch, {n}; give the size of the "
+            "largest batch."
+        )
 
     def pad(leaf):
         return jnp.pad(leaf, [(0, size - n)] + [(0, 0)] * (leaf.ndim - 1))

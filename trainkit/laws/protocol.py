@@ -44,7 +44,8 @@ def build(made: Any) -> Any:
     if is_transformation(made) and not inspect.isclass(made):
         return paired(made)
     shown = getattr(made, "__qualname__", None) or repr(made)
-    if not callable(made):
+    # A module can be called too, but is no function.
+    if not callable(made) or getattr(made, "apply", None) is not None:
         raise TypeError(
             f"expected an optax.GradientTransformation (a pair of init and update) or a function "
             f"of no arguments that makes one, found {type(made).__name__}: {shown:.200}"
@@ -56,6 +57,11 @@ def build(made: Any) -> Any:
             for name, p in inspect.signature(made).parameters.items()
             if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         ]
+    if required and inspect.isclass(made):
+        raise TypeError(
+            f"expected a rule, found the class {shown}: pass an instance, "
+            f"{shown}({', '.join(n + '=…' for n in required)})"
+        )
     if required:
         hint = (
             " (a schedule is checked by check_schedule)"

@@ -163,7 +163,11 @@ def fetch(metrics: Any, by: str, steps: int = 1) -> dict[str, float]:
     {'loss': 0.5}
     """
     if not isinstance(metrics, Mapping):
-        raise TypeError(f"{by} must give a dict of names and numbers, not {metrics!r}.")
+        given, hint = f"{metrics!r:.60}", "."
+        if isinstance(metrics, tuple) and metrics and hasattr(metrics[0], "opt_state"):
+            given = "a state and metrics"
+            hint = "; a step trains: give trainkit.make_eval_step(model).over(state, batches)."
+        raise TypeError(f"{by} must give a dict of names and numbers, not {given}{hint}")
     found = {}
     for name, value in jax.device_get(dict(metrics)).items():
         array = np.asarray(value)

@@ -148,7 +148,8 @@ class Best:
         """
         if metric not in metrics:
             raise ValueError(
-                f"The evaluation has no metric {metric!r}; it has {', '.join(sorted(metrics))}."
+                f"The evaluation has no metric {metric!r}; it has {', '.join(sorted(metrics))}. "
+                "Give EarlyStopping or best_metric= one of these."
             )
         value = float(metrics[metric])
         gain = self.value - value if mode == "min" else value - self.value

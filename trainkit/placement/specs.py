@@ -47,7 +47,7 @@ class Rules:
                     "rules must be pairs of a regular expression and a PartitionSpec, such as "
                     f"('kernel', PartitionSpec('data')), not {rule!r}."
                 )
-        compiled(pattern for pattern, _ in self.rules)
+        compiled((pattern for pattern, _ in self.rules), "rules")
 
 
 def axes_of(entry: Any) -> tuple[str, ...]:

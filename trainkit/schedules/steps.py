@@ -67,6 +67,7 @@ def boundaries_of(given: Any, of: str, *, least: int = 1) -> list[int]:
 def as_schedule(of: str, given: Any, name: str = "schedule") -> Schedule:
     """A schedule; a number becomes a constant schedule."""
     if callable(given):
+        validation.function(f"{of}: {name}", given, "of the step", takes=1)
         return given
     validation.number(name, given, of, least=0)
     return lambda count: real(given) + 0 * real(step_of(count))

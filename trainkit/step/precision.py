@@ -80,7 +80,7 @@ class Precision:
             return cls()
         if isinstance(precision, Precision):
             return precision
-        validation.choice("precision", precision, PRESETS, other="or a trainkit.Precision(...)")
+        validation.choice("precision", precision, PRESETS, other="a trainkit.Precision(...)")
         return PRESETS[precision]
 
     @property

@@ -5,8 +5,9 @@ once. `optimizers` has update rules, `wrappers` has transformations of a transfo
 reads and edits optimizer states by name. Read `rule` first.
 """
 
-from optax import apply_updates, chain, identity, scale_by_schedule, set_to_zero
+from optax import apply_updates, identity, scale_by_schedule, set_to_zero
 
+from trainkit.transforms.chains import chain
 from trainkit.transforms.clipping import (
     centralize,
     clip_adaptive,

@@ -56,7 +56,30 @@ def options(
 
 def loss_function(loss_fn: Any) -> None:
     """Raises TypeError unless a value is a loss function."""
-    function("loss_fn", loss_fn, "(params, model_state, batch, rng) -> Loss", takes=4)
+    what = "(params, model_state, batch, rng) -> Loss"
+    hint = _other_than_a_loss(loss_fn)
+    if hint:
+        raise TypeError(
+            f"loss_fn must be a function {what}, not a {type(loss_fn).__name__}; {hint}."
+        )
+    function("loss_fn", loss_fn, what, takes=4)
+
+
+def _other_than_a_loss(value: Any) -> str:
+    """What to give in the place of a module, a rule or a step."""
+    libraries = {base.__module__.split(".")[1] for base in type(value).__mro__ if _of_flax(base)}
+    if libraries & {"linen", "nnx"}:
+        library = "linen" if "linen" in libraries else "nnx"
+        return f"give trainkit.from_{library}(module, loss)"
+    if hasattr(value, "init") and hasattr(value, "update"):
+        return "give the loss function first, and then the rule"
+    if hasattr(value, "loss_fn"):
+        return "give its loss_fn, the model"
+    return ""
+
+
+def _of_flax(kind: type) -> bool:
+    return kind.__module__.startswith(("flax.linen.", "flax.nnx."))
 
 
 def batch(
@@ -144,9 +167,14 @@ def metrics(given: Any) -> None:
         ):
             raise ValueError(
                 f"the metric {name!r} must be a scalar total or a pair (total, weight) of scalars, "
-                f"not {value!r}; of a bool or an array an example give (x.sum(), len(x)), of one "
-                "that is no mean let evaluate or a hook make it."
+                f"not {_shown(value)}; of a bool or an array an example give (x.sum(), len(x)), of "
+                "one that is no mean let evaluate or a hook make it."
             )
+
+
+def _shown(value: Any) -> str:
+    """A value in a message; of an array its shape, also where it is traced."""
+    return f"an array of shape {value.shape}" if jnp.shape(value) else repr(value)
 
 
 def _is_real(value: Any) -> bool:

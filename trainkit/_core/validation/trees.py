@@ -108,9 +108,14 @@ def leading_size(tree: PyTree, what: str, axis: int = 0) -> int:
         name = f"{what}/{name}" if name else what
         shape = getattr(leaf, "shape", None)
         if shape is None:
-            raise TypeError(f"{name} must be an array, not {type(leaf).__name__}.")
+            raise TypeError(
+                f"{name} must be an array, not {type(leaf).__name__}; make it one: np.asarray(…)."
+            )
         if len(shape) <= axis:
-            raise ValueError(f"{name} has shape {shape}; its axis {axis} must be the examples.")
+            raise ValueError(
+                f"{name} has shape {shape}; its axis {axis} must be the examples. Repeat for each "
+                "what is one for all, or keep it out of the batch."
+            )
         sizes[name] = shape[axis]
     if not sizes:
         raise ValueError(f"the {what} contains no arrays.")

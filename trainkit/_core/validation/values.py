@@ -11,6 +11,7 @@ import functools
 import inspect
 import math
 import numbers
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
@@ -141,7 +142,9 @@ def integer(
     if isinstance(value, jax.core.Tracer):
         return
     whole = isinstance(value, numbers.Integral) or (
-        isinstance(value, jax.Array) and value.ndim == 0 and np.issubdtype(value.dtype, np.integer)
+        isinstance(value, jax.Array)
+        and value.ndim == 0
+        and jax.dtypes.issubdtype(value.dtype, np.integer)
     )
     if not whole or isinstance(value, bool) or (least is not None and int(value) < least):
         words = "an integer" if least is None else f"an integer of at least {least}"
@@ -199,9 +202,12 @@ def transformation(value: Any, name: str = "tx") -> None:
 optax.adam(1e-3), not int.
     """
     if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
+        found, hint = type(value).__name__, ""
+        if inspect.isfunction(value):
+            found, hint = f"the function {value.__name__}", f"call it: {value.__name__}(…)"
         raise TypeError(
             f"{name} must be a gradient transformation with init and update, such as "
-            f"optax.adam(1e-3), not {type(value).__name__}."
+            f"optax.adam(1e-3), not {found}{hinted(hint)}"
         )
 
 
@@ -228,12 +234,21 @@ def named_options(function: Callable[P, R]) -> Callable[P, R]:
     """
     parameters = inspect.signature(function).parameters
     _, _, of = function.__qualname__.removesuffix(".__init__").rpartition(".")
+    own = int(of != function.__name__)  # `self`
+    positional = [p for p in parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    variable = any(p.kind is p.VAR_POSITIONAL for p in positional)
+    most = sys.maxsize if variable else len(positional)
     # All that can be given by name to a class, whose first parameter is the object itself.
     known = keyword_names(function) if of == function.__name__ else [*parameters][1:]
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         keywords([name for name in kwargs if name not in parameters], known, of)
+        if len(args) > most:
+            raise TypeError(
+                f"{of} takes {most - own} argument{'s'[: most - own != 1]} without a name, not "
+                f"{len(args) - own}; give the others by name: {', '.join(f'{n}=…' for n in known)}."
+            )
         return function(*args, **kwargs)
 
     return call

@@ -47,6 +47,12 @@ def traced_program(fn, params, args, which: str):
     except GrowthError:
         raise
     except Exception as error:
+        if hasattr(fn, "apply"):
+            raise GrowthError(
+                f"{which}_fn is a {type(fn).__name__}, a module and not a function of parameters",
+                hint="pass lambda params, x: module.apply({'params': params}, x), or use "
+                "trainkit.growth.grow, which takes modules",
+            ) from error
         raise GrowthError(
             f"the {which} function cannot be traced with its parameters and these inputs: "
             f"{type(error).__name__}: {error}",

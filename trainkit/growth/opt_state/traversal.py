@@ -113,7 +113,14 @@ def _measured(value: PyTree, target: PyTree) -> PyTree:
 
 def _differs(state: PyTree, template: PyTree, where: str) -> PyTree:
     raise GrowthError(
-        f"the optimizer state at {where or 'its top'} is a {type(state).__name__} with structure "
-        f"{jax.tree.structure(state)}, but tx.init returns a {type(template).__name__} with "
-        f"{jax.tree.structure(template)}. Check that tx is the transformation of this state."
+        f"the optimizer state at {where or 'its top'} is {_kinds(state)}, but tx.init returns "
+        f"{_kinds(template)}. Check that tx is the transformation of this state."
     )
+
+
+def _kinds(state: PyTree) -> str:
+    """The classes of a state's parts, as it was written; else its structure."""
+    if type(state) is tuple:
+        return f"({', '.join(map(_kinds, state))})"
+    name = type(state).__name__
+    return f"a {name} with {jax.tree.structure(state)}" if isinstance(state, dict | list) else name

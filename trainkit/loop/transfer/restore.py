@@ -158,6 +158,8 @@ def steps_folder(folder: str | os.PathLike) -> Path:
     """
     path = Path(folder).expanduser().absolute()
     if not path.is_dir():
-        raise CheckpointError(f"There is no checkpoint folder {path}.")
+        beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = validation.near(path.name, beside) or "; give the folder of a run."
+        raise CheckpointError(f"There is no checkpoint folder {path}{hint}")
     inside = path / CHECKPOINTS
     return inside if inside.is_dir() and not steps_in(path) else path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -67,7 +67,8 @@ def assign(rules: Sequence[tuple[str, Any]], params: PyTree) -> PyTree:
                 if late
                 else f"matches none of the parameters {some(names)}"
             )
-            raise ValueError(f"the rule {pattern.pattern!r} {why}.")
+            hint = "." if late else validation.near(pattern.pattern, names) or "; leave it out."
+            raise ValueError(f"the rule {pattern.pattern!r} {why}{hint}")
     return jax.tree.unflatten(jax.tree.structure(params), numbers)
 
 
@@ -261,8 +262,12 @@ def layerwise_decay(
 
 
 def _compiled(rules: Sequence[tuple[str, Any]]) -> list[re.Pattern[str]]:
-    if rules is None or isinstance(rules, str):
-        raise TypeError(f"rules must be a list of (regular expression, …) pairs, not {rules!r}.")
+    if rules is None or isinstance(rules, str | Mapping):
+        hint = ": list(rules.items())" if isinstance(rules, Mapping) else ""
+        raise TypeError(
+            f"rules must be a list of (regular expression, …) pairs, whose first match decides"
+            f"{hint}, not {rules!r:.60}."
+        )
     if not rules:
         raise ValueError("the list of rules is empty; pass (regular expression, …) pairs.")
     for rule in rules:

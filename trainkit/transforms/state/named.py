@@ -204,7 +204,14 @@ def _find(tree: PyTree, name: str | tuple[str, ...]) -> tuple[tuple[str, ...], A
     names = [".".join(p) for p, _ in nodes if p[-2:-1] == ("hyperparams",)] + list(
         dict.fromkeys(p[0] for p, _ in nodes)
     )
-    raise KeyError(f"the state has nothing named {shown!r}; it has, among others, {names[:16]}.")
+    short = [name.replace(".hyperparams.", ".") for name in names]
+    hint = validation.near(shown, short) or (
+        ". A hyper-parameter is in the state of tt.inject(tx), tt.named(…) and tt.groups(…)"
+    )
+    raise KeyError(
+        f"the state has nothing named {shown!r}{hint.removesuffix('?')}; it has, among others, "
+        f"{names[:16]}."
+    )
 
 
 def _within(query: tuple[str, ...], path: tuple[str, ...]) -> bool:
