@@ -3,6 +3,7 @@
 A `Plan` is data. `plan.realise(key)` draws the random values and returns a `GrowthMap`, which grows
 parameters and optimizer states, and makes the exact continuation and the certificate.
 """
+# Over 300 lines: the methods of one class, and most of them are documentation.
 
 from __future__ import annotations
 
