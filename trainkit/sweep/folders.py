@@ -70,7 +70,7 @@ class Runs:
 
 def sweep_runs(
     run: Callable[[dict[str, Any], Path, list[Hook]], Any],
-    options: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     out: str | os.PathLike,
     *,
     metric: str = "loss",
@@ -137,7 +137,7 @@ def sweep_runs(
 
 
 def combinations(
-    options: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any] | Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """The options of each run.
 
