@@ -13,6 +13,7 @@ from typing import Any
 
 from trainkit._core import validation
 from trainkit._core.identity import digest, lasting
+from trainkit._core.processes import is_writer
 from trainkit._core.run_files import REPORT, SUMMARY, read_json, write_whole
 from trainkit.loop.hooks import Hook
 from trainkit.report.comparison import ranked, table_rows
@@ -198,8 +199,9 @@ def _compared(
     order = ranked([data for data, _ in by_name.values()], metric, mode)
     order = sorted(order, key=lambda data: by_name[data.name][1].pruned)
     page = out / REPORT
-    title = out.resolve().name
-    write_whole(page, report_html([data for data, _ in by_name.values()], title=title))
+    if is_writer():
+        title = out.resolve().name
+        write_whole(page, report_html([data for data, _ in by_name.values()], title=title))
     rows = table_rows([data for data, _ in by_name.values()], metric, mode)
     for row in rows:
         row["state"] = _why(by_name[row.pop("run")][0])
