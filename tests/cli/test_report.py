@@ -34,6 +34,11 @@ def test_several_runs_are_compared_on_one_page(here, capsys):
     assert "<title>of-4, of-8</title>" in page
     assert "http-equiv" not in page
     assert sorted(here.glob("of-4/*")) == before
+    # As `report *` would be expanded, with the page between the runs.
+    assert main(["report", *sorted(path.name for path in here.iterdir())]) == 0
+    assert "<title>of-4, of-8</title>" in (here / "report.html").read_text()
+    assert main(["report", "report.html"]) == 2
+    assert "report.html is a file; give the folder of a run." in capsys.readouterr().err
     assert main(["report", "of-4", "--out", "a.html", "--title", "One"]) == 0
     assert "Finished after 4 steps: steps=4 reached" in (here / "a.html").read_text()
 

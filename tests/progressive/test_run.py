@@ -138,6 +138,9 @@ def test_the_learning_rate_is_stable_then_decays_and_nothing_grows_meanwhile():
     assert result.stage == 1  # the second growth would have come at step 18, in the decay
     assert int(result.state.opt_state.decay_at) == 16
     assert float(result.state.opt_state.hyperparams["pace"]) == pytest.approx(0.25)
+    # The rate that is logged is the one in force: the last step's is a quarter of the rule's.
+    sgd = tiny.run(stages, steps=20, decay=0.2, tx=optax.sgd(0.1))
+    assert sgd.fit.metrics["learning_rate"] == pytest.approx(0.025)
 
 
 def test_new_rates_begin_at_those_of_exact_continuation_and_rise():

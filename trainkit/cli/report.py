@@ -53,10 +53,15 @@ def main(arguments: Sequence[str]) -> int:
     if options.every <= 0:
         print(f"--every must be a number above 0, not {options.every:g}.", file=sys.stderr)
         return 2
+    # `runs/*` may have pages between the runs.
+    folders = [path for path in options.runs if not path.is_file()]
+    if not folders:
+        print(f"{options.runs[0]} is a file; give the folder of a run.", file=sys.stderr)
+        return 2
     said = False
     while True:
         try:
-            runs = [read_run(folder, name) for folder, name in _named(options.runs)]
+            runs = [read_run(folder, name) for folder, name in _named(folders)]
             live = options.live and any(run.running for run in runs)
             title = options.title or ", ".join(run.name for run in runs)
             page = report_html(runs, title=title, refresh=options.every if live else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -37,6 +38,8 @@ class TensorBoard:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.summary import scalar
 
+        # It warns of every NaN; the run says itself that something is not finite.
+        logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
         self._event, self._scalar = Event, scalar
         self.path.mkdir(parents=True, exist_ok=True)
         self._file = EventsWriter(str(self.path / "events"), f".{time.time_ns()}")

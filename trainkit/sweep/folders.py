@@ -13,6 +13,7 @@ from typing import Any
 
 from trainkit._core import validation
 from trainkit._core.identity import digest, lasting
+from trainkit._core.processes import is_writer
 from trainkit._core.run_files import REPORT, SUMMARY, read_json, write_whole
 from trainkit.loop.hooks import Hook
 from trainkit.report.comparison import ranked, table_rows
@@ -70,7 +71,7 @@ class Runs:
 
 def sweep_runs(
     run: Callable[[dict[str, Any], Path, list[Hook]], Any],
-    options: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     out: str | os.PathLike,
     *,
     metric: str = "loss",
@@ -137,7 +138,7 @@ def sweep_runs(
 
 
 def combinations(
-    options: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any] | Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """The options of each run.
 
@@ -198,8 +199,9 @@ def _compared(
     order = ranked([data for data, _ in by_name.values()], metric, mode)
     order = sorted(order, key=lambda data: by_name[data.name][1].pruned)
     page = out / REPORT
-    title = out.resolve().name
-    write_whole(page, report_html([data for data, _ in by_name.values()], title=title))
+    if is_writer():
+        title = out.resolve().name
+        write_whole(page, report_html([data for data, _ in by_name.values()], title=title))
     rows = table_rows([data for data, _ in by_name.values()], metric, mode)
     for row in rows:
         row["state"] = _why(by_name[row.pop("run")][0])
