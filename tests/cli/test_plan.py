@@ -28,6 +28,7 @@ def test_it_says_what_each_placement_needs():
         (["quadratic"], "quadratic has no function programs(config, **where)"),
         (["mnist", "--", "--batch-size", "60", "--model", "cnn"], "60"),
         (["mnist", "--topology", "v5e:4x4"], "pip install 'trainkit[tpu-plan]'"),
+        (["mnist", "--devices", "0"], "--devices 0 must be at least 1"),
         (["mnist", "--placement", "fdsp"], "invalid choice: 'fdsp'"),
         (["mnist", "--", "--epochs", "0"], "--epochs is 0"),
     ],

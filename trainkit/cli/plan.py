@@ -48,6 +48,9 @@ def main(argv: Sequence[str]) -> int:
     """Prints a table for each program and placement; 1 where one does not fit its devices."""
     at = argv.index("--") if "--" in argv else len(argv)
     options, rest = _parser().parse_args(argv[:at]), argv[at + 1 :]
+    if options.devices < 1:
+        print(f"trainkit plan: --devices {options.devices} must be at least 1.", file=sys.stderr)
+        return 2
     found = experiments()
     if options.experiment not in found:
         print(unknown("experiment", options.experiment, list(found)), file=sys.stderr)
