@@ -27,10 +27,10 @@ def test_nothing_is_claimed_where_nothing_grew(tmp_path, capsys):
     assert '<p class="lead">No verdict: nothing grew in 1 of the 1 runs that may grow.</p>' in page
     for words in ("saved", "less than", "fewer"):
         assert words not in out + page, words
-    # The tile and the ledger say the same.
+    # The table of the runs and the ledger say the same.
     flops = content["seed 0"]["progressive"]["flops"]
-    tile = f"<b>{si(flops)}</b><span>FLOPs counted</span>"
-    assert tile in page
+    for name in ("FLOPs", "total"):
+        assert f'<td data-name="{name}" class="short">{si(flops)}</td>' in page
 
 
 def test_nothing_is_compared_after_an_interruption(tmp_path, monkeypatch, capsys):

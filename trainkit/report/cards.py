@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from trainkit._core.units import duration, si
-from trainkit.report.outcome import RUNNING, last_numbers
+from trainkit.report.outcome import last_numbers, spent
 from trainkit.report.run_data import RunData
 from trainkit.report.tables import escaped
 
@@ -27,7 +26,7 @@ def _numbers(run: RunData) -> dict[str, str]:
         return {}
     kind, found = last_numbers(run)
     shown = {f"{kind} {name.replace('_', ' ')}": f"{value:.4f}" for name, value in found.items()}
-    used = _used(run)
+    used = spent(run)
     shown["steps"] = f"{used.get('steps', 0):,}"
     if used.get("epochs"):
         shown["epochs"] = f"{used['epochs']:.3g}"
@@ -42,14 +41,6 @@ def _numbers(run: RunData) -> dict[str, str]:
     if waited := max((row.get("compile_seconds", 0.0) for row in run.of("train")), default=0.0):
         shown["of it compiling"] = duration(waited)
     return shown
-
-
-def _used(run: RunData) -> Mapping[str, Any]:
-    """As the summary says; of a run under way, as its last row does."""
-    if run.summary.get("outcome", RUNNING) != RUNNING:
-        return run.summary
-    last = run.rows[-1]
-    return {**last, "steps": last["step"], "epochs": last.get("epoch")}
 
 
 def _speed(run: RunData) -> float:

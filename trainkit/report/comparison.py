@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainkit._core.units import duration, si
-from trainkit.report.outcome import FINISHED, last_numbers, state_of
+from trainkit.report.outcome import FINISHED, last_numbers, spent, state_of
 from trainkit.report.run_data import RunData
 
 
@@ -63,11 +63,11 @@ def table_rows(
         row |= {name: _shown(mine.get(name, "")) for name in differs}
         kind, numbers = last_numbers(run)
         row |= {f"{kind} {name.replace('_', ' ')}": f"{v:.4f}" for name, v in numbers.items()}
-        last: Mapping[str, Any] = run.rows[-1] if run.rows else {}
-        row["steps"] = f"{last.get('step', 0):,}"
-        if last.get("flops"):
-            row["FLOPs"] = si(last["flops"])
-        row["time"] = duration(last.get("seconds", 0.0))
+        used = spent(run)
+        row["steps"] = f"{used.get('steps', 0):,}"
+        if used.get("flops"):
+            row["FLOPs"] = si(used["flops"])
+        row["time"] = duration(used.get("seconds", 0.0))
         row["state"] = state_of(run)
         found.append(row)
     empty = {n for row in found for n in row if not any(other.get(n) for other in found)}

@@ -67,6 +67,14 @@ def last_numbers(run: RunData) -> tuple[str, dict[str, float]]:
     return "", {}
 
 
+def spent(run: RunData) -> Mapping[str, Any]:
+    """Steps, epochs, examples, FLOPs and seconds: of the summary, or so far of the last row."""
+    if run.summary.get("outcome", RUNNING) != RUNNING:
+        return run.summary
+    last = run.rows[-1] if run.rows else {}
+    return {**last, "steps": last.get("step", 0), "epochs": last.get("epoch")}
+
+
 def _numbers(run: RunData) -> str:
     words, found = last_numbers(run)
     if not found:
