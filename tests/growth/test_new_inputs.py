@@ -191,6 +191,30 @@ def test_new_inputs_and_new_layers_at_once():
     assert jnp.abs(net(grown, *plan.new_inputs(X)) - net(small, X)).max() < 1e-12
 
 
+def test_activations_of_new_inputs_and_a_picture(tmp_path):
+    at = PLACES["interleaved"]
+    new = growth.NewInputs(np.zeros((4, 5)), places={("0", 1): at})
+    plan, _, grown = check(dense, DENSE, (X,), new)
+    (wide,) = plan.new_inputs(X)
+    seen = growth.activations(plan, dense, dense, grown, wide)
+    (number,) = (i for i, axis in enumerate(plan.grown_axes) if axis.layout == at)
+    squares = np.square(np.asarray(wide)).mean(0)
+    assert np.allclose(seen[number], squares / squares.mean())
+    plan.draw(path=tmp_path / "plan.png")
+    assert "places 0 2 4" in str(plan)
+    assert "old unit i is at place i" in plan.explain("in")
+    small = draw(**{name: shape[0] for name, shape in DENSE.items()})
+    back = plan.shrink(plan.grow(small, how="even"), how="merge")
+    assert all(np.allclose(back[name], small[name]) for name in back)
+
+
+def test_a_table_of_symbols_has_no_activations():
+    new = growth.NewInputs(symbols={"0": NAMES}, places={("result", -1): NAMES})
+    plan, _, grown = check(language, LANGUAGE, (TOKENS,), new, results=NAMES)
+    with pytest.raises(growth.GrowthError, match="no activation is contracted over this axis"):
+        growth.activations(plan, language, language, grown, *plan.new_inputs(TOKENS))
+
+
 # -- parts of an axis ---------------------------------------------------------------------------
 
 

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.analysis.joint_program import Analysis
-from trainkit.growth.analysis.values import Value
+from trainkit.growth.analysis.values import Renamed, Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.queries import coordinate, grown_leaves, leaves
 from trainkit.growth.errors import GrowthError, unwrap
@@ -35,7 +36,7 @@ def activations(
       plan: from `plan(small_fn, big_fn, …)`.
       small_fn, big_fn: the functions of that plan.
       params: the big model's parameters.
-      *inputs: a batch, with the shapes of the plan.
+      *inputs: a batch of the big model, with the shapes of the plan.
 
     Returns:
       Number of the axis -> float64[big]. If several activations are contracted over one axis, each
@@ -53,23 +54,24 @@ def activations(
     ]
     small_params = jax.tree.unflatten(treedef, shrunk)
     args = jax.tree.map(shape_of, inputs)
-    programs = [
-        traced_program(fn, structs(tree), args, which)[0]
-        for fn, tree, which in ((small_fn, small_params, "small"), (big_fn, params, "big"))
-    ]
+    fed = _small_inputs(plan, args)
+    sides = (small_fn, small_params, fed, "small"), (big_fn, params, args, "big")
+    programs = [traced_program(fn, structs(p), xs, which)[0] for fn, p, xs, which in sides]
     analysis = Analysis(RULES, UNKNOWN)
     values = []
     for (path, b), s in zip(named_shapes(params, "params"), shrunk, strict=True):
         values.append(Value(s.shape, b.shape, b.dtype))
         analysis.params.append((path, values[-1]))
-    values += [Value(x.shape, x.shape, x.dtype) for x in jax.tree.leaves(args)]
+    for (path, x), s in zip(named_leaves(args).items(), jax.tree.leaves(fed), strict=True):
+        values.append(Value(s.shape, x.shape, x.dtype))
+        if path in dict(plan.symbols):
+            values[-1].choice = Renamed(dict(plan.symbols)[path])
     small, big = (analysis.folder.flatten(p) for p in programs)
     pairs, _ = unwrap(analysis.join(small, big, values))
     number = _numbers(plan, values)
     wanted: list[tuple[int, int, int, Axis]] = []  # equation, operand, dimension, leaf
     equations = [pair.big for pair in pairs]
-    fed = range(len(flat), len(big.ins))
-    live = dependent(Program(big.ins, equations, []), fed)
+    live = dependent(Program(big.ins, equations, []), range(len(flat), len(big.ins)))
     for e, (pair, equation) in enumerate(zip(pairs, equations, strict=True)):
         for i, operand in enumerate(equation.ins):
             if not live.of(operand):
@@ -97,6 +99,17 @@ def activations(
     found = jax.jit(run)(flat, inputs)
     _check_all(plan, found)
     return {i: np.asarray(x, np.float64) for i, x in sorted(found.items())}
+
+
+def _small_inputs(plan: PlanData, args: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+    """The shapes of the small model's inputs, from those of the big one's."""
+    grown = {leaf.path: leaf for leaf in plan.inputs}
+
+    def one(path: tuple[Any, ...], x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        leaf = grown.get(path_name(path))
+        return x if leaf is None else jax.ShapeDtypeStruct(leaf.small, x.dtype)
+
+    return jax.tree_util.tree_map_with_path(one, args)
 
 
 def _check_all(plan: PlanData, found: Mapping[int, Any]) -> None:
