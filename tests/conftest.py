@@ -12,6 +12,7 @@ import importlib.metadata
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
 import zlib
@@ -33,6 +34,14 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+# A run in the background (`make test &`, nohup) inherits signals that are ignored; tests send them.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 
 import jax  # noqa: E402  (reads the environment)
 
