@@ -44,7 +44,7 @@ def check(fn, sizes, inputs, new, results=None, how="uneven", small_fn=None, **o
     return plan, small, grown
 
 
-def dense(p, x):
+def dense_features(p, x):
     return jnp.tanh(x @ p["in"] + p["b"]) @ p["out"]
 
 
@@ -55,7 +55,7 @@ DENSE = {"in": ((3, 5), (5, 7)), "b": ((5,), (7,)), "out": ((5, 2), (7, 2))}
 def test_dense_features(places):
     at = PLACES[places]
     new = growth.NewInputs(np.zeros((4, 5)), places={("0", -1): at})
-    plan, _, grown = check(dense, DENSE, (X,), new)
+    plan, _, grown = check(dense_features, DENSE, (X,), new)
     (wide,) = plan.new_inputs(X)
     assert (np.asarray(wide)[:, at] == X).all()
     rest = [i for i in range(5) if i not in at]
@@ -64,7 +64,7 @@ def test_dense_features(places):
 
 
 def test_without_a_map_old_features_come_first():
-    plan, _, grown = check(dense, DENSE, (X,), growth.NewInputs(np.zeros((4, 5))))
+    plan, _, grown = check(dense_features, DENSE, (X,), growth.NewInputs(np.zeros((4, 5))))
     assert not grown["in"][3:].any()
     assert (plan.new_inputs(X)[0][:, :3] == X).all()
 
@@ -107,7 +107,7 @@ def test_an_input_that_the_small_model_does_not_have():
     check(big, sizes, (X, GOAL), new, small_fn=small)
 
 
-def language(p, tokens):
+def tied_language(p, tokens):
     h = p["embed"][tokens] + p["pos"][: tokens.shape[1]]
     return jnp.tanh(h @ p["w"] + p["b"]) @ p["head"]
 
@@ -120,12 +120,12 @@ LANGUAGE = {
 
 def test_a_vocabulary_with_a_map():
     new = growth.NewInputs(symbols={"0": NAMES}, places={("result", -1): NAMES})
-    plan, small, _ = check(language, LANGUAGE, (TOKENS,), new, results=NAMES)
+    plan, small, _ = check(tied_language, LANGUAGE, (TOKENS,), new, results=NAMES)
     (wide,) = plan.new_inputs(TOKENS)
     assert (wide == np.asarray(NAMES)[TOKENS]).all()
     assert wide.dtype == TOKENS.dtype
     tx = optax.adamw(1e-2)
-    found = plan.realise(0).certificate(language, language, small, TOKENS, tx=tx)
+    found = plan.realise(0).certificate(tied_language, tied_language, small, TOKENS, tx=tx)
     assert found.forward_error["float64"] < 1e-12
     assert found.gradient_residual < 1e-12
 
@@ -168,7 +168,7 @@ def test_results_that_are_inputs_too_keep_the_places_of_the_input():
 
 def test_new_entries_that_are_0_leave_their_weights_free():
     new = growth.NewInputs(np.zeros((4, 5)), new="zero")
-    plan, _, grown = check(dense, DENSE, (X,), new)
+    plan, _, grown = check(dense_features, DENSE, (X,), new)
     assert grown["in"][3:].any()
     assert not plan.new_inputs(X)[0][:, 3:].any()
 
@@ -194,9 +194,9 @@ def test_new_inputs_and_new_layers_at_once():
 def test_activations_of_new_inputs_and_a_picture(tmp_path):
     at = PLACES["interleaved"]
     new = growth.NewInputs(np.zeros((4, 5)), places={("0", 1): at})
-    plan, _, grown = check(dense, DENSE, (X,), new)
+    plan, _, grown = check(dense_features, DENSE, (X,), new)
     (wide,) = plan.new_inputs(X)
-    seen = growth.activations(plan, dense, dense, grown, wide)
+    seen = growth.activations(plan, dense_features, dense_features, grown, wide)
     (number,) = (i for i, axis in enumerate(plan.grown_axes) if axis.layout == at)
     squares = np.square(np.asarray(wide)).mean(0)
     assert np.allclose(seen[number], squares / squares.mean())
@@ -210,9 +210,9 @@ def test_activations_of_new_inputs_and_a_picture(tmp_path):
 
 def test_a_table_of_symbols_has_no_activations():
     new = growth.NewInputs(symbols={"0": NAMES}, places={("result", -1): NAMES})
-    plan, _, grown = check(language, LANGUAGE, (TOKENS,), new, results=NAMES)
+    plan, _, grown = check(tied_language, LANGUAGE, (TOKENS,), new, results=NAMES)
     with pytest.raises(growth.GrowthError, match="no activation is contracted over this axis"):
-        growth.activations(plan, language, language, grown, *plan.new_inputs(TOKENS))
+        growth.activations(plan, tied_language, tied_language, grown, *plan.new_inputs(TOKENS))
 
 
 # -- parts of an axis ---------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def test_a_map_of_an_axis_that_is_split_or_reshaped_in_the_model():
 DOUBLE = {"param_dtype": float, "force_float32_reductions": False}
 
 
-class Net(nn.Module):
+class ImageNet(nn.Module):
     width: int
     norm: bool = False
 
@@ -257,11 +257,11 @@ class Net(nn.Module):
 
 def trained(tx):
     """A state of the small model after two steps."""
-    variables = randomised(jax.eval_shape(Net(4).init, jax.random.key(0), IMAGES))
+    variables = randomised(jax.eval_shape(ImageNet(4).init, jax.random.key(0), IMAGES))
     variables["batch_stats"] = jax.tree.map(jnp.abs, variables["batch_stats"])
     kept = {"batch_stats": variables["batch_stats"]}
     state = TrainState.create(variables["params"], tx, model_state=kept)
-    return steps(state, Net(4), IMAGES, tx, 2)
+    return steps(state, ImageNet(4), IMAGES, tx, 2)
 
 
 def steps(state, net, x, tx, count):
@@ -281,12 +281,12 @@ def test_a_training_state_follows_the_small_one():
     new = growth.NewInputs(np.zeros((2, 6, 6, 5)), places={("0", -1): at})
     state = trained(tx)
     grown, found = growth.grow(
-        state, Net(4), Net(8), IMAGES, tx=tx, inputs=new, how="even", with_map=True
+        state, ImageNet(4), ImageNet(8), IMAGES, tx=tx, inputs=new, how="even", with_map=True
     )
     (wide,) = growth.Plan.of(found.plan).new_inputs(IMAGES)
     before, after = (
         net.apply({"params": s.params, **s.model_state}, x)
-        for net, s, x in ((Net(4), state, IMAGES), (Net(8), grown, wide))
+        for net, s, x in ((ImageNet(4), state, IMAGES), (ImageNet(8), grown, wide))
     )
     assert jnp.abs(after - before).max() < 1e-12
     old, moved = (s.opt_state[0].mu["Conv_0"]["kernel"] for s in (state, grown))
@@ -294,13 +294,16 @@ def test_a_training_state_follows_the_small_one():
     assert np.allclose(moved[:, :, jnp.asarray(at), ::2] * 2, old, atol=1e-15)
     assert not moved[:, :, jnp.asarray([2, 4])].any()
     exact = found.under("params").exact(tx)
-    state, grown = steps(state, Net(4), IMAGES, tx, 5), steps(grown, Net(8), wide, exact, 5)
+    state, grown = (
+        steps(state, ImageNet(4), IMAGES, tx, 5),
+        steps(grown, ImageNet(8), wide, exact, 5),
+    )
     before, after = (
         net.apply({"params": s.params, **s.model_state}, x)
-        for net, s, x in ((Net(4), state, IMAGES), (Net(8), grown, wide))
+        for net, s, x in ((ImageNet(4), state, IMAGES), (ImageNet(8), grown, wide))
     )
     assert jnp.abs(after - before).max() < 1e-12
-    certificate = found.certificate(Net(4), Net(8), state, IMAGES, tx=tx)
+    certificate = found.certificate(ImageNet(4), ImageNet(8), state, IMAGES, tx=tx)
     assert certificate.forward_error["float64"] < 1e-12
 
 
@@ -335,11 +338,11 @@ def test_a_norm_over_all_inputs_is_refused(new, size):
     wide = growth.NewInputs(np.zeros((2, 6, 6, size)), new=new)
     tx = optax.sgd(1e-2)
     state = TrainState.create(
-        (v := Net(4, True).init(jax.random.key(0), IMAGES))["params"], tx,
+        (v := ImageNet(4, True).init(jax.random.key(0), IMAGES))["params"], tx,
         model_state={"batch_stats": v["batch_stats"]},
     )  # fmt: skip
     with pytest.raises(growth.GrowthError, match="depends on all entries of an input"):
-        growth.grow(state, Net(4, True), Net(8, True), IMAGES, tx=tx, inputs=wide)
+        growth.grow(state, ImageNet(4, True), ImageNet(8, True), IMAGES, tx=tx, inputs=wide)
 
 
 STATISTICS = {
@@ -434,7 +437,7 @@ def test_a_batch_norm_over_inputs():
 )
 def test_wrong_maps(places, words):
     with pytest.raises(ValueError, match=words):
-        check(dense, DENSE, (X,), growth.NewInputs(np.zeros((4, 5)), places=places))
+        check(dense_features, DENSE, (X,), growth.NewInputs(np.zeros((4, 5)), places=places))
 
 
 @pytest.mark.parametrize(
@@ -447,7 +450,7 @@ def test_wrong_maps(places, words):
 )
 def test_wrong_symbols(symbols, words):
     with pytest.raises(ValueError, match=words):
-        check(language, LANGUAGE, (TOKENS,), growth.NewInputs(symbols={"0": symbols}))
+        check(tied_language, LANGUAGE, (TOKENS,), growth.NewInputs(symbols={"0": symbols}))
 
 
 def test_wrong_arguments():
@@ -464,18 +467,18 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="new must be"):
         growth.NewInputs(new="ones")
     with pytest.raises(TypeError, match=r"growth.NewInputs\(example\)"):
-        check(dense, DENSE, (X,), np.zeros((4, 5)))
+        check(dense_features, DENSE, (X,), np.zeros((4, 5)))
     with pytest.raises(growth.GrowthError, match="would shrink"):
-        check(dense, DENSE, (X,), growth.NewInputs(np.zeros((4, 2))))
+        check(dense_features, DENSE, (X,), growth.NewInputs(np.zeros((4, 2))))
     with pytest.raises(growth.GrowthError, match="called with 0"):
-        check(dense, DENSE, (X,), growth.NewInputs((np.zeros((4, 5)), X)))
+        check(dense_features, DENSE, (X,), growth.NewInputs((np.zeros((4, 5)), X)))
     with pytest.raises(growth.GrowthError, match="one dtype"):
-        check(dense, DENSE, (X,), growth.NewInputs(np.zeros((4, 5), np.float32)))
+        check(dense_features, DENSE, (X,), growth.NewInputs(np.zeros((4, 5), np.float32)))
     small = draw(**{name: shape[0] for name, shape in DENSE.items()})
     with pytest.raises(growth.GrowthError, match="new inputs need a proof"):
         growth.plan(
-            dense,
-            lambda p, x: dense(p, x[:, :3]),
+            dense_features,
+            lambda p, x: dense_features(p, x[:, :3]),
             small,
             small,
             X,
@@ -483,7 +486,9 @@ def test_wrong_arguments():
             how="experts",
         )
     with pytest.raises(ValueError, match="maps whole numbers"):
-        check(dense, DENSE, (X,), growth.NewInputs(np.zeros((4, 5)), symbols={"0": (0, 1)}))
-    plan, *_ = check(dense, DENSE, (X,), growth.NewInputs(np.zeros((4, 5))))
+        check(
+            dense_features, DENSE, (X,), growth.NewInputs(np.zeros((4, 5)), symbols={"0": (0, 1)})
+        )
+    plan, *_ = check(dense_features, DENSE, (X,), growth.NewInputs(np.zeros((4, 5))))
     with pytest.raises(growth.GrowthError, match="the plan was made for 3"):
         plan.new_inputs(np.zeros((4, 5)))

@@ -43,6 +43,7 @@ class Cost:
 def cost(compiled: jax.stages.Compiled) -> Cost:
     """The cost of a compiled program, from XLA's analysis.
 
+    >>> import jax.numpy as jnp
     >>> f = jax.jit(lambda a, b: a @ b)
     >>> cost(f.lower(jnp.ones((4, 8)), jnp.ones((8, 2))).compile()).flops
     128.0

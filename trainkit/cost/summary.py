@@ -28,6 +28,7 @@ def summary(
     Raises:
       ValueError: a step without a batch; an invalid expression.
 
+    >>> import jax.numpy as jnp
     >>> print(summary({"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)}, groups=["bias", ".*"]))
     leaf    shape   dtype    numbers  group
     bias    [2]     float32        2  bias

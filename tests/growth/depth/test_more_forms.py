@@ -133,7 +133,7 @@ def plain(p, x):
     return h @ p["out"]
 
 
-def residual(p, x):
+def residual_passes(p, x):
     h = x @ p["in"]
     for layer in p["layers"]:
         h = h + jax.nn.relu(h @ layer["w"] + layer["b"]) @ layer["v"]
@@ -141,7 +141,7 @@ def residual(p, x):
 
 
 def members(depth, width=4, of=plain, count=3):
-    more = {"v": (count, width, width)} if of is residual else {}
+    more = {"v": (count, width, width)} if of is residual_passes else {}
     layer = lambda: draw(w=(count, width, width), b=(count, width), **more)
     return {
         **draw(**{"in": (count, 3, width)}, out=(count, width, 2)),
@@ -149,7 +149,7 @@ def members(depth, width=4, of=plain, count=3):
     }
 
 
-@pytest.mark.parametrize("of", [plain, residual])
+@pytest.mark.parametrize("of", [plain, residual_passes])
 @pytest.mark.parametrize(("small", "big", "width"), [(2, 3, 4), (1, 2, 4), (2, 4, 8), (2, 4, 7)])
 def test_an_ensemble(of, small, big, width):
     fn = lambda p, x: jax.vmap(of, (0, None))(p, x)

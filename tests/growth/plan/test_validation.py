@@ -156,7 +156,7 @@ STATE = {
     "another rule": ((optax.sgd(0.1, 0.9), moments(SMALL), SMALL, BIG), {}, "that tx is the tr"),
     "no rule": ((3, moments(SMALL), SMALL, BIG), {}, "tx is a int"),
     "exchanged": ((moments(SMALL), TX, SMALL, BIG), {}, "tx is a tuple"),
-    "none": ((TX, None, SMALL, BIG), {}, "is a NoneType"),
+    "none": ((TX, None, SMALL, BIG), {}, "at its top is NoneType"),
     "of the big model": ((TX, moments(BIG), SMALL, BIG), {}, r"'b' has shape \(8,\)"),
     "of another size": ((TX, moments(ones(shapes(5))), SMALL, BIG), {}, r"'b' has shape \(5,\)"),
     "of another model": ((TX, moments(DEEP), SMALL, BIG), {}, "is not a leaf of the param"),
