@@ -168,7 +168,9 @@ class TrainStep:
         shardings = self.placement.state_shardings(prepared)
         # `device_put` returns the caller's buffers if they are on the right devices already, and
         # donating those would delete the caller's arrays. A copy inside `jit` has its own buffers.
-        return jax.jit(self.prepared, out_shardings=shardings)(there)
+        placed = jax.jit(self.prepared, out_shardings=shardings)(there)
+        # JAX may read NumPy arrays where they are; the caller may write to them after this returns.
+        return jax.block_until_ready(placed)
 
     def place_batch(self, batch: PyTree) -> PyTree:
         """The batch on the devices, sharded for the step; each process passes its share."""
