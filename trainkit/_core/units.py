@@ -47,6 +47,16 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def nbytes(value: float) -> str:
+    """Bytes with their unit.
+
+    >>> nbytes(1.6e10), nbytes(252)
+    ('16 GB', '252 B')
+    """
+    text = si(value)
+    return f"{text}B" if text[-1].isalpha() and text != "never" else f"{text} B"
+
+
 def mean_spread(values: Sequence[float], digits: int = 4) -> str:
     """Mean ± standard deviation; only the mean for a single value.
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 
-from trainkit._core import units
+from trainkit._core.units import flops as flops_text
+from trainkit._core.units import nbytes
 from trainkit.cost.collectives import Collective, collectives
 from trainkit.cost.devices import Chip, chip_of
 from trainkit.cost.program import Cost, cost
@@ -69,7 +70,7 @@ class Forecast:
 
     def __str__(self) -> str:
         c, chip = self.cost, self.chip
-        have = f" of {_bytes(chip.memory)}" + ("" if self.fits else ": TOO LARGE") if chip else ""
+        have = f" of {nbytes(chip.memory)}" + ("" if self.fits else ": TOO LARGE") if chip else ""
         bounds = self.least_seconds
 
         def at_least(name: str) -> str:
@@ -77,14 +78,14 @@ class Forecast:
 
         lines = [
             f"{self.placement} on {self.devices} × {self.kind}, for each device:",
-            f"  memory      {_bytes(c.peak_bytes)}{have}: arguments {_bytes(c.argument_bytes)}, "
-            f"temporaries {_bytes(c.temp_bytes)}, "
-            f"results {_bytes(c.output_bytes - c.alias_bytes)}",
-            f"  arithmetic  {units.flops(self.flops)}{at_least('arithmetic')}",
-            f"  traffic     {_bytes(c.bytes_accessed)} to memory{at_least('memory')}",
+            f"  memory      {nbytes(c.peak_bytes)}{have}: arguments {nbytes(c.argument_bytes)}, "
+            f"temporaries {nbytes(c.temp_bytes)}, "
+            f"results {nbytes(c.output_bytes - c.alias_bytes)}",
+            f"  arithmetic  {flops_text(self.flops)}{at_least('arithmetic')}",
+            f"  traffic     {nbytes(c.bytes_accessed)} to memory{at_least('memory')}",
         ]
-        parts = [f"{x.calls} {x.kind} of {_bytes(x.bytes)}" for x in self.collectives]
-        network = f"{_bytes(self.sent)} sent{at_least('network')}: {', '.join(parts)}"
+        parts = [f"{x.calls} {x.kind} of {nbytes(x.bytes)}" for x in self.collectives]
+        network = f"{nbytes(self.sent)} sent{at_least('network')}: {', '.join(parts)}"
         lines.append(f"  network     {network if parts else 'nothing is sent'}")
         if bounds:
             slowest = max(bounds, key=lambda name: bounds[name])
@@ -141,8 +142,3 @@ def forecast(step: Any, state: PyTree, batch: PyTree) -> Forecast:
         collectives=tuple(collectives(compiled.as_text(), len(devices))),
         examples=first.shape[0] * (first.shape[1] if several else 1),
     )
-
-
-def _bytes(size: float) -> str:
-    text = units.si(size)
-    return f"{text}B" if text[-1].isalpha() else f"{text} B"

@@ -65,5 +65,4 @@ def summary(
 
 
 def _bytes(arrays: Sequence[Any]) -> str:
-    text = units.si(sum(x.size * x.dtype.itemsize for x in arrays))
-    return f"{text}B" if text[-1].isalpha() else f"{text} B"
+    return units.nbytes(sum(x.size * x.dtype.itemsize for x in arrays))
