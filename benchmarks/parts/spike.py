@@ -1,0 +1,2 @@
+"""Stub."""
+DEVICES, PEERS, CASES = 1, False, {}
