@@ -18,6 +18,7 @@ import importlib
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from types import ModuleType
 
@@ -25,7 +26,7 @@ from benchmarks import document, machine
 from benchmarks.effort import Effort, warn
 from benchmarks.parts import ON_REQUEST, PARTS
 from benchmarks.peers import environment
-from benchmarks.rows import HEAD, Row, printed
+from benchmarks.rows import HEAD, printed
 
 
 def module_of(part: str) -> ModuleType:
@@ -63,24 +64,33 @@ def chosen(names: list[str]) -> dict[str, list[str]]:
     return found
 
 
-def measure(part: str, cases: list[str], effort: Effort) -> list[Row]:
-    """Runs the cases in this process and prints each row when it is known."""
+def measure(part: str, cases: list[str], effort: Effort, page: Path | None) -> int:
+    """Runs the cases in this process, and writes each when it is done; 1 if one failed."""
     import jax
 
-    module = module_of(part)
+    module, failed = module_of(part), False
     # Before JAX starts its devices, which happens once in a process.
     jax.config.update("jax_num_cpu_devices", module.DEVICES)
     # Programs are compiled as on a first run.
     jax.config.update("jax_enable_compilation_cache", False)
     warn(f"{part}: {machine.line()}")
-    rows = []
     for case in cases:
-        command, busy = f"python -m benchmarks {part}:{case}", machine.busy()
-        for row in module.CASES[case](effort):
-            note = "; ".join(filter(None, (row.note, busy)))
-            rows.append(dataclasses.replace(row, command=command, note=note))
-            print(printed(rows[-1]), flush=True)
-    return rows
+        rows, busy = [], machine.busy()
+        try:
+            for row in module.CASES[case](effort):
+                note = "; ".join(filter(None, (row.note, busy)))
+                command = f"python -m benchmarks {part}:{case}"
+                rows.append(dataclasses.replace(row, command=command, note=note))
+                print(printed(rows[-1]), flush=True)
+        except Exception:  # the other cases are measured all the same
+            traceback.print_exc()
+            failed = True
+        if page and rows:
+            kind = machine.device()[0]
+            peers = environment.versions() if module.PEERS else {}
+            heading = f"{part} ({kind}): {module.__doc__.splitlines()[0]}"
+            document.write(page, f"{part}, {kind}", heading, machine.line(peers), rows)
+    return int(failed)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -108,12 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     if len(wanted) > 1:
         sys.exit(each(wanted, options))
     ((part, cases),) = wanted.items()
-    rows = measure(part, cases, Effort(options.quick, options.rounds))
-    if page:
-        kind = machine.device()[0]
-        peers = environment.versions() if module_of(part).PEERS else {}
-        heading = f"{part} ({kind}): {module_of(part).__doc__.splitlines()[0]}"
-        document.write(page, f"{part}, {kind}", heading, machine.line(peers), rows)
+    sys.exit(measure(part, cases, Effort(options.quick, options.rounds), page))
 
 
 def each(wanted: dict[str, list[str]], options: argparse.Namespace) -> int:

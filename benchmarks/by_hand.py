@@ -91,7 +91,5 @@ def hand_written(
         return everywhere
 
     shardings = jax.tree.map(sharding, shapes)
-    jitted = jax.jit(
-        step, in_shardings=(shardings, along), out_shardings=(shardings, everywhere)
-    )
+    jitted = jax.jit(step, in_shardings=(shardings, along), out_shardings=(shardings, everywhere))
     return lambda state: jax.device_put(state, shardings), jitted

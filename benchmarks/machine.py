@@ -13,9 +13,11 @@ VERSIONS = ("jax", "flax", "optax", "numpy")
 def processor() -> str:
     """The processor's name."""
     info = Path("/proc/cpuinfo")
-    names = [x for x in info.read_text().splitlines() if x.startswith("model name")] if (
-        info.exists()
-    ) else []
+    names = (
+        [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        if (info.exists())
+        else []
+    )
     return names[0].partition(":")[2].strip() if names else platform.processor() or "unknown CPU"
 
 

@@ -13,9 +13,9 @@ Block = Callable[[], float]
 def blocks(sides: Mapping[str, Block], rounds: int, warm_up: int = 1) -> dict[str, np.ndarray]:
     """What each side returns (as a rule its seconds), round after round.
 
-    Every side runs a block in every round, in an order that is drawn anew; so the ratio of two sides
-    in a round is free of what changes more slowly than a round. The first blocks compile and fill
-    caches, and are thrown away.
+    Every side runs a block in every round, in an order that is drawn anew; so the ratio of two
+    sides in a round is free of what changes more slowly than a round. The first blocks compile and
+    fill caches, and are thrown away.
     """
     for _ in range(warm_up):
         for side in sides.values():

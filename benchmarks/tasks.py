@@ -30,7 +30,8 @@ class Settings:
     Attributes:
       batch_size: examples a step.
       learning_rate: of Adam, constant.
-      accuracy: what the time is measured to, on the test data; `every` so many steps it is looked at.
+      accuracy: what the time is measured to, on the test data, which are looked at `every` so
+        many steps.
       limit: the most steps.
       test: test examples that count.
       block: steps of a block, some tenths of a second.

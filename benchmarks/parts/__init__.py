@@ -1,7 +1,8 @@
 """The parts of the benchmark: a module each, whose `CASES` are functions `Effort -> rows`.
 
-Input: an `Effort`. Output: an iterator of `Row`s for each case. The first line of a module's docstring
-is its help, `DEVICES` how many devices a CPU simulates for it. Read `step` first.
+Input: an `Effort`. Output: an iterator of `Row`s for each case. The first line of a module's
+docstring is its help; a CPU simulates `DEVICES` devices, and `PEERS` says whether other libraries
+take part. Read `step` first.
 """
 
 # What `make bench` measures, and what is measured on request because it takes long or needs a GPU.

@@ -1,8 +1,8 @@
 """The train step beside a hand-written Flax and Optax step, in every placement.
 
-The hand-written step (`by_hand`) reports the loss and the accuracy. "as by default" has on each side
-what is on by default; the rows below it say where a difference comes from. More than 1: ours is
-faster. On a CPU, eight devices are simulated.
+The hand-written step (`by_hand`) reports the loss and the accuracy. "as by default" has on each
+side what is on by default; the rows below it say where a difference comes from. More than 1: ours
+is faster. On a CPU, eight devices are simulated.
 """
 
 from __future__ import annotations

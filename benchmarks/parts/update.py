@@ -1,8 +1,8 @@
 """An update rule beside Optax's and PyTorch's fused one: 300 small and 10 large leaves.
 
-A step is update and apply of AdamW, jitted, with parameters and state donated. "/ copy" is the time of
-a copy of as many bytes as the step must move, over the step's: 1 is as fast as the memory. More than 1
-against others: ours is faster.
+A step is update and apply of AdamW, jitted, with parameters and state donated. "copy / step" is
+the time of a copy of as many bytes as the step must move, over the step's: 1 is as fast as the
+memory. More than 1 against others: ours is faster.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """trainkit, and a hand-written Flax and Optax step, on the experiments' models.
 
-    python -m benchmarks.peers.jax_side trainkit TASK
+python -m benchmarks.peers.jax_side trainkit TASK
 """
 
 from __future__ import annotations

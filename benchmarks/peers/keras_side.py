@@ -1,6 +1,6 @@
 """Keras on JAX, on the models of the tasks.
 
-    python -m benchmarks.peers.keras_side fit TASK
+python -m benchmarks.peers.keras_side fit TASK
 """
 
 from __future__ import annotations
@@ -39,9 +39,7 @@ class Attention(layers.Layer):
     def __init__(self, width: int, heads: int, angles: np.ndarray):
         super().__init__()
         size = width // heads
-        self.project = [
-            layers.EinsumDense("btd,dhe->bthe", (None, heads, size)) for _ in range(3)
-        ]
+        self.project = [layers.EinsumDense("btd,dhe->bthe", (None, heads, size)) for _ in range(3)]
         self.out = layers.EinsumDense("bthe,hed->btd", (None, width))
         self.cos, self.sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
         self.mask = np.tril(np.ones((len(angles), len(angles)), bool))[None]

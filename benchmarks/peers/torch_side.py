@@ -1,6 +1,6 @@
 """PyTorch, eager and compiled, on the models of the tasks.
 
-    python -m benchmarks.peers.torch_side eager TASK
+python -m benchmarks.peers.torch_side eager TASK
 """
 
 from __future__ import annotations

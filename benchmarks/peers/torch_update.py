@@ -1,6 +1,6 @@
 """PyTorch's fused AdamW over leaves alone.
 
-    python -m benchmarks.peers.torch_update small
+python -m benchmarks.peers.torch_update small
 """
 
 from __future__ import annotations

@@ -75,7 +75,8 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process."""
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
