@@ -1,8 +1,8 @@
 """A large bf16 transformer, update and growth on one GPU; about 5 minutes there.
 
 Fractions of what the same device reaches with a large bf16 product and with a copy, measured in the
-same rounds; and of its data sheet, where that is known. On a CPU the sizes are small and the numbers
-mean nothing: it only shows that the part runs.
+same rounds; and of its data sheet, where that is known. On a CPU the sizes are small and the
+numbers mean nothing: it only shows that the part runs.
 """
 
 from __future__ import annotations

@@ -66,10 +66,10 @@ def planning(effort: Effort) -> Iterator[Row]:
 def planning_at_scale(effort: Effort) -> Iterator[Row]:
     """Ten billion parameters: once, and the memory that it took."""
     layers = effort.size(48, 2)
-    for name, model, loop in (("unrolled", unrolled(block), False), ("in a loop", looped, True)):
+    for name, fn, loop in (("unrolled", unrolled(block), False), ("in a loop", looped, True)):
         small, big = (shapes(sizes, layers, loop=loop) for sizes in (SMALL, BIG))
         begun = time.process_time()
-        planned(model, small, big)
+        planned(fn, small, big)
         seconds = time.process_time() - begun
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         note = f"largest memory of the process so far: {peak:,.0f} MB"

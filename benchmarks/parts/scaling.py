@@ -1,7 +1,7 @@
 """Cost as work grows: step, planning and checkpoints against size, with slopes and pictures.
 
-A slope is the exponent p of seconds ≈ c · sizeᵖ: 1 is proportional, 0 does not depend on the size. In
-every round all sizes are measured, in an order drawn anew, and give one slope. Pictures are in
+A slope is the exponent p of seconds ≈ c · sizeᵖ: 1 is proportional, 0 does not depend on the size.
+In every round all sizes are measured, in an order drawn anew, and give one slope. Pictures are in
 docs/img.
 """
 
