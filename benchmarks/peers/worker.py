@@ -43,7 +43,11 @@ class Worker:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
                 env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | own,
             )  # fmt: skip
-        self._read()
+        try:
+            self._read()  # it is ready
+        except Missing:
+            self.close()
+            raise
 
     def ask(self, do: str, **arguments: Any) -> Any:
         """The answer to a request.
