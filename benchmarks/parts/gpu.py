@@ -108,7 +108,9 @@ def growing(effort: Effort) -> Iterator[Row]:
         state, grow = small.initial_state(), jax.jit(transition.apply)
         moved = bytes_of(state) + bytes_of(big.like)
         work = lambda grow=grow, state=state: jax.block_until_ready(grow(state))
-        took = blocks({"grow": timed(work), "copy": copied(moved, 1)}, effort.of(15), warm_up=2)
+        took = blocks(
+            {"grow": timed(work), "copy": copied(moved, 1, fresh=True)}, effort.of(15), warm_up=2
+        )
         note = f"{moved / 1e6:.0f} MB read and written"
         yield Row.of(f"growing, {name}, copy / growing", took["copy"] / took["grow"], note=note)
 

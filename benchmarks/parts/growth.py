@@ -106,11 +106,13 @@ def growing(effort: Effort) -> Iterator[Row]:
         moved = bytes_of(state) + bytes_of(big.like)
         sides = {
             "grow": timed(lambda grow=grow, state=state: jax.block_until_ready(grow(state))),
-            "copy": copied(moved, 1),
+            "copy": copied(moved, 1, fresh=True),
+            "in place": copied(moved, 1),
         }
         took = blocks(sides, effort.of(15), warm_up=2)
         note = f"{moved / 1e6:.0f} MB read and written"
         yield Row.of(f"copy / growing, {name}", took["copy"] / took["grow"], note=note)
+        yield Row.of(f"copy in place / growing, {name}", took["in place"] / took["grow"])
 
 
 def memory(effort: Effort) -> Iterator[Row]:

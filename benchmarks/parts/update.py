@@ -99,9 +99,12 @@ class Side:
         return timed(work)
 
 
-def copied(total: float, steps: int) -> Block:
-    """Copies that read and write `total` bytes each, as many as there are steps."""
-    copy = jax.jit(lambda x: x + 1, donate_argnums=0)
+def copied(total: float, steps: int, *, fresh: bool = False) -> Block:
+    """Copies that read and write `total` bytes each, as many as there are steps.
+
+    In place, as a donated state is updated; or `fresh`, into memory that is allocated for it.
+    """
+    copy = jax.jit(lambda x: x + 1, donate_argnums=() if fresh else 0)
     x = [copy(jnp.zeros(max(int(total / 2 / 4), 1), jnp.float32))]
 
     def work() -> None:
