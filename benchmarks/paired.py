@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -26,6 +27,24 @@ def blocks(sides: Mapping[str, Block], rounds: int, warm_up: int = 1) -> dict[st
         for name in order.permutation(list(sides)):
             found[name].append(sides[name]())
     return {name: np.asarray(values) for name, values in found.items()}
+
+
+def steady(run: Callable[[int], float], seconds: float = 0.1) -> Block:
+    """A block of as many steps as fill a time; returns the seconds of one step.
+
+    Where steps differ much in length, blocks of a fixed number of them would meet interruptions
+    unequally: a short one slips between two. `run(n)` returns the seconds of n steps. The first
+    call of the block compiles and finds the number.
+    """
+    steps: list[int] = []
+
+    def block() -> float:
+        if not steps:
+            run(1)
+            steps.append(max(math.ceil(seconds / max(run(1), 1e-6)), 1))
+        return run(steps[0]) / steps[0]
+
+    return block
 
 
 def timed(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> Block:

@@ -19,7 +19,7 @@ import trainkit
 import trainkit.transforms as tt
 from benchmarks.effort import Effort
 from benchmarks.growing import build, data, prepared
-from benchmarks.paired import Block, blocks, timed
+from benchmarks.paired import Block, blocks, steady, timed
 from benchmarks.parts.growth import bytes_of
 from benchmarks.parts.update import BYTES, Side, copied
 from benchmarks.rows import Row
@@ -94,7 +94,7 @@ def update(effort: Effort) -> Iterator[Row]:
     }
     for name, (tx, kind, master) in rules.items():
         total = entries * BYTES[kind]
-        sides = {"update": Side(tx, params, master).block(4), "copy": copied(total, 4)}
+        sides = {"update": steady(Side(tx, params, master).run), "copy": copied(total)}
         took = blocks(sides, effort.of(15), warm_up=2)
         note = f"{entries / 1e6:.0f} million entries"
         yield Row.of(f"{name}, copy / step", took["copy"] / took["update"], note=note)
@@ -109,7 +109,7 @@ def growing(effort: Effort) -> Iterator[Row]:
         moved = bytes_of(state) + bytes_of(big.like)
         work = lambda grow=grow, state=state: jax.block_until_ready(grow(state))
         took = blocks(
-            {"grow": timed(work), "copy": copied(moved, 1, fresh=True)}, effort.of(15), warm_up=2
+            {"grow": timed(work), "copy": copied(moved, fresh=True)}, effort.of(15), warm_up=2
         )
         note = f"{moved / 1e6:.0f} MB read and written"
         yield Row.of(f"growing, {name}, copy / growing", took["copy"] / took["grow"], note=note)

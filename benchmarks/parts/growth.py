@@ -106,8 +106,8 @@ def growing(effort: Effort) -> Iterator[Row]:
         moved = bytes_of(state) + bytes_of(big.like)
         sides = {
             "grow": timed(lambda grow=grow, state=state: jax.block_until_ready(grow(state))),
-            "copy": copied(moved, 1, fresh=True),
-            "in place": copied(moved, 1),
+            "copy": copied(moved, fresh=True),
+            "in place": copied(moved),
         }
         took = blocks(sides, effort.of(15), warm_up=2)
         note = f"{moved / 1e6:.0f} MB read and written"

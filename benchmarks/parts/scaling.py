@@ -23,7 +23,7 @@ import trainkit
 from benchmarks.by_hand import MLP
 from benchmarks.effort import Effort
 from benchmarks.growing import build, model
-from benchmarks.paired import Block, blocks, timed
+from benchmarks.paired import Block, blocks, steady, timed
 from benchmarks.parts.step import LOSS, data, stepped
 from benchmarks.parts.update import Side
 from benchmarks.planning import BIG, SMALL, block, shapes, unrolled
@@ -53,19 +53,19 @@ def sizes_of(effort: Effort, values: list[int]) -> list[int]:
     return values[:2] if effort.quick else values
 
 
-def mlp(width: int, batch_size: int, steps: int, **options: Any) -> tuple[Block, int]:
+def mlp(width: int, batch_size: int, **options: Any) -> tuple[Block, int]:
     """A block of steps of an MLP, and the number of its parameters."""
     tx, batch = optax.adam(1e-3), data(batch_size, 784)
     own = trainkit.from_linen(MLP(width), LOSS)
     step, state = trainkit.make_train_step(own, tx, **options), own.state(tx, batch)
     count = sum(x.size for x in jax.tree.leaves(state.params))
-    return stepped(step, step.place(state), batch, steps), count
+    return stepped(step, step.place(state), batch), count
 
 
 def parameters(effort: Effort) -> Iterator[Row]:
     """The step against the parameters, from wide enough to be arithmetic."""
     widths = sizes_of(effort, [128, 256, 512, 1024, 2048])
-    found = [mlp(width, 64, 4) for width in widths]
+    found = [mlp(width, 64) for width in widths]
     sides = {count: block for block, count in found}
     yield from fitted("parameters", "step, MLP, batch 64", "parameters", sides, effort)
 
@@ -73,7 +73,7 @@ def parameters(effort: Effort) -> Iterator[Row]:
 def batch(effort: Effort) -> Iterator[Row]:
     """The step against the examples of a batch."""
     sizes = sizes_of(effort, [32, 128, 512, 2048])
-    sides = {size: mlp(512, size, 4)[0] for size in sizes}
+    sides = {size: mlp(512, size)[0] for size in sizes}
     yield from fitted("batch", "step, MLP 512 wide", "batch size", sides, effort)
 
 
@@ -86,7 +86,7 @@ def sequence(effort: Effort) -> Iterator[Row]:
         tokens = tokens.astype(np.int32)
         rows = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
         step = trainkit.make_train_step(own, tx)
-        sides[length] = stepped(step, step.place(own.state(tx, rows)), rows, 2)
+        sides[length] = stepped(step, step.place(own.state(tx, rows)), rows)
     what = "step, transformer, 2,048 tokens"
     yield from fitted("sequence", what, "length", sides, effort)
 
@@ -96,7 +96,7 @@ def leaves(effort: Effort) -> Iterator[Row]:
     sides = {}
     for count in sizes_of(effort, [16, 64, 256, 1024]):
         params = {f"p{i:04}": jnp.ones((16, 16)) for i in range(count)}
-        sides[count] = Side(optax.adamw(1e-3), params).block(10)
+        sides[count] = steady(Side(optax.adamw(1e-3), params).run)
     yield from fitted("leaves", "update, leaves of 256", "leaves", sides, effort)
 
 
@@ -106,7 +106,7 @@ def devices(effort: Effort) -> Iterator[Row]:
     if len(counts) < 2:
         yield Row.missing("step, slope over devices", "there is one device")
         return
-    sides = {n: mlp(512, 256, 4, placement="shard_map", devices=n)[0] for n in counts}
+    sides = {n: mlp(512, 256, placement="shard_map", devices=n)[0] for n in counts}
     yield from fitted("devices", "step, MLP, batch 256", "devices", sides, effort)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,14 +21,11 @@ import optax
 import trainkit
 from benchmarks.by_hand import MLP, hand_written
 from benchmarks.effort import Effort
-from benchmarks.paired import Block, blocks, timed
+from benchmarks.paired import Block, blocks, steady, timed
 from benchmarks.rows import Row
 
 DEVICES, PEERS = 8, False
 LOSS = optax.softmax_cross_entropy_with_integer_labels
-# Their own time differs by a few per cent from run to run, and the queue of eight simulated devices
-# must stay short (trainkit/step/in_flight.py): the result of every step is waited for.
-STEPS = 8
 
 
 def data(batch_size: int, features: int) -> dict[str, np.ndarray]:
@@ -39,16 +37,22 @@ def data(batch_size: int, features: int) -> dict[str, np.ndarray]:
     }
 
 
-def stepped(step: Callable[..., Any], state: Any, batch: Any, steps: int) -> Block:
-    """A block of steps that goes on from where the last one ended."""
+def stepped(step: Callable[..., Any], state: Any, batch: Any) -> Block:
+    """A block of steps that goes on from where the last one ended.
+
+    Every result is waited for: the queue of eight simulated devices must stay short
+    (trainkit/step/in_flight.py).
+    """
     at = [state]
 
-    def work() -> None:
+    def run(steps: int) -> float:
+        begun = time.perf_counter()
         for _ in range(steps):
             at[0], metrics = step(at[0], batch)
             jax.block_until_ready(metrics)
+        return time.perf_counter() - begun
 
-    return timed(work)
+    return steady(run)
 
 
 def placement(name: str, effort: Effort) -> Iterator[Row]:
@@ -59,11 +63,11 @@ def placement(name: str, effort: Effort) -> Iterator[Row]:
     sides = {}
     for side, options in (("default", {}), ("plain", {"norms": False})):
         step = trainkit.make_train_step(model, tx, placement=name, **options)
-        sides[side] = stepped(step, step.place(start), batch, STEPS)
+        sides[side] = stepped(step, step.place(start), batch)
     for side, norms in (("by hand", False), ("by hand, norms", True)):
         theirs = start.params, start.opt_state
         place, step = hand_written(module, tx, name, theirs, norms)
-        sides[side] = stepped(step, place(theirs), batch, STEPS)
+        sides[side] = stepped(step, place(theirs), batch)
     took = blocks(sides, effort.of(41), warm_up=2)
     yield Row.of(f"{name}, as by default", took["by hand"] / took["default"], least=0.98)
     yield Row.of(f"{name}, without norms on both sides", took["by hand"] / took["plain"])
@@ -81,11 +85,11 @@ def calls(effort: Effort) -> Iterator[Row]:
     place, hand = hand_written(module, tx, "single", theirs, False)
     fifty = jax.tree.map(lambda x: np.stack([x] * 50), batch)
     sides = {
-        "ours": stepped(step, step.place(state), fifty, 4),
-        "by hand": stepped(hand, place(theirs), batch, 200),
+        "ours": stepped(step, step.place(state), fifty),
+        "by hand": stepped(hand, place(theirs), batch),
     }
     took = blocks(sides, effort.of(21))
-    yield Row.of("steps_per_call=50, small MLP", took["by hand"] / took["ours"])
+    yield Row.of("steps_per_call=50, small MLP", 50 * took["by hand"] / took["ours"])
 
 
 def memory(effort: Effort) -> Iterator[Row]:

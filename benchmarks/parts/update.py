@@ -21,7 +21,7 @@ import optax
 
 import trainkit.transforms as tt
 from benchmarks.effort import Effort
-from benchmarks.paired import Block, blocks, timed
+from benchmarks.paired import Block, blocks, steady
 from benchmarks.peers.environment import Missing, python_of
 from benchmarks.peers.worker import Worker
 from benchmarks.rows import Row
@@ -29,10 +29,10 @@ from trainkit.packed import Packed
 
 DEVICES, PEERS = 1, True
 RATE = 1e-3
-# Shapes of the leaves, and the steps of a block.
+# Shapes of the leaves.
 SIZES = {
-    "small": ([(16, 16), (16,), (16, 8)] * 100, 20),  # as in a model of many small layers
-    "large": ([(1024, 1024)] * 10, 2),
+    "small": [(16, 16), (16,), (16, 8)] * 100,  # as in a model of many small layers
+    "large": [(1024, 1024)] * 10,
 }
 WORDS = {"small": "300 small leaves", "large": "10 large leaves"}
 # Bytes that a step must move for an entry: what is read, and what is written.
@@ -46,8 +46,8 @@ BYTES = {
 def leaves(size: str) -> dict[str, jax.Array]:
     """Random parameters."""
     rng = np.random.default_rng(0)
-    shapes = SIZES[size][0]
-    return {f"p{i:03}": jnp.asarray(rng.normal(size=s), jnp.float32) for i, s in enumerate(shapes)}
+    draw = lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    return {f"p{i:03}": draw(shape) for i, shape in enumerate(SIZES[size])}
 
 
 class Side:
@@ -88,53 +88,53 @@ class Side:
         self.lowered().compile()
         return time.process_time() - begun
 
-    def block(self, steps: int) -> Block:
-        """So many steps."""
-
-        def work() -> None:
-            for _ in range(steps):
-                self.params, self.state, half = self.step(self.params, self.state, self.grads)
-            jax.block_until_ready((self.params, self.state, half))
-
-        return timed(work)
+    def run(self, steps: int) -> float:
+        """Seconds of so many steps."""
+        begun = time.perf_counter()
+        for _ in range(steps):
+            self.params, self.state, half = self.step(self.params, self.state, self.grads)
+        jax.block_until_ready((self.params, self.state, half))
+        return time.perf_counter() - begun
 
 
-def copied(total: float, steps: int, *, fresh: bool = False) -> Block:
-    """Copies that read and write `total` bytes each, as many as there are steps.
+def copied(total: float, *, fresh: bool = False) -> Block:
+    """Copies that read and write `total` bytes each.
 
     In place, as a donated state is updated; or `fresh`, into memory that is allocated for it.
     """
     copy = jax.jit(lambda x: x + 1, donate_argnums=() if fresh else 0)
     x = [copy(jnp.zeros(max(int(total / 2 / 4), 1), jnp.float32))]
 
-    def work() -> None:
+    def run(steps: int) -> float:
+        begun = time.perf_counter()
         for _ in range(steps):
             x[0] = copy(x[0])
         x[0].block_until_ready()
+        return time.perf_counter() - begun
 
-    return timed(work)
+    return steady(run)
 
 
 def updates(size: str, effort: Effort) -> Iterator[Row]:
     """All rules over the same leaves, taking turns."""
-    params, steps = leaves(size), effort.size(SIZES[size][1], 2)
+    params = leaves(size)
     entries = sum(x.size for x in params.values())
     ours, theirs = tt.adamw(RATE), optax.adamw(RATE)
     sides = {
-        "ours": Side(ours, params).block(steps),
-        "Optax": Side(theirs, params).block(steps),
-        "ours bf16": Side(ours, params, True).block(steps),
-        "Optax bf16": Side(theirs, params, True).block(steps),
-        "packed": Side(ours, Packed.pack(params)).block(steps),
-        "packed bf16": Side(ours, Packed.pack(params), True).block(steps),
-        **{f"copy {kind}": copied(entries * BYTES[kind], steps) for kind in ("float32", "bf16")},
+        "ours": steady(Side(ours, params).run),
+        "Optax": steady(Side(theirs, params).run),
+        "ours bf16": steady(Side(ours, params, True).run),
+        "Optax bf16": steady(Side(theirs, params, True).run),
+        "packed": steady(Side(ours, Packed.pack(params)).run),
+        "packed bf16": steady(Side(ours, Packed.pack(params), True).run),
+        **{f"copy {kind}": copied(entries * BYTES[kind]) for kind in ("float32", "bf16")},
     }
     worker, reason = None, ""
     try:
         worker = Worker(python_of("torch"), "torch_update", size)
         for kind in ("float32", "bf16"):
             key = "torch" + (" bf16" if kind == "bf16" else "")
-            sides[key] = functools.partial(worker.ask, "block", kind=kind, steps=steps)
+            sides[key] = steady(functools.partial(worker.ask, "block", kind))
         took = blocks(sides, effort.of(31))
     except Missing as error:
         reason = str(error)
@@ -173,9 +173,9 @@ def eight_bit(effort: Effort) -> Iterator[Row]:
         params = leaves(size)
         total = sum(x.size for x in params.values()) * BYTES["8-bit"]
         sides = {
-            "ours": Side(tt.quantise_moments(tt.adamw(RATE), min_size=1), params).block(1),
-            "Optax": Side(optax.adamw(RATE), params).block(1),
-            "copy": copied(total, 1),
+            "ours": steady(Side(tt.quantise_moments(tt.adamw(RATE), min_size=1), params).run),
+            "Optax": steady(Side(optax.adamw(RATE), params).run),
+            "copy": copied(total),
         }
         took = blocks(sides, effort.of(9))
         what = f"{WORDS[size]}, 8-bit moments"
@@ -203,17 +203,23 @@ def program(effort: Effort) -> Iterator[Row]:
 def accumulation(effort: Effort) -> Iterator[Row]:
     """A micro-step that accumulates over eight, beside a plain step."""
     for size in SIZES:
-        params, steps = leaves(size), 8
+        params = leaves(size)
+        cycles = lambda tx, params=params: eight(Side(tx, params).run)
         multi = optax.MultiSteps(optax.adamw(RATE), 8).gradient_transformation()
         sides = {
-            "plain": Side(optax.adamw(RATE), params).block(steps),
-            "ours": Side(tt.accumulate(tt.adamw(RATE), 8), params).block(steps),
-            "MultiSteps": Side(multi, params).block(steps),
+            "plain": cycles(optax.adamw(RATE)),
+            "ours": cycles(tt.accumulate(tt.adamw(RATE), 8)),
+            "MultiSteps": cycles(multi),
         }
         took = blocks(sides, effort.of(15))
         what = f"{WORDS[size]}, accumulate 8"
         yield Row.of(f"{what}, over MultiSteps", took["MultiSteps"] / took["ours"], least=1.0)
         yield Row.of(f"{what}, micro-step / step", took["ours"] / took["plain"], most=1.6)
+
+
+def eight(run: Callable[[int], float]) -> Block:
+    """A block of whole cycles of eight micro-steps."""
+    return steady(lambda cycles: run(8 * cycles))
 
 
 CASES: dict[str, Callable[[Effort], Iterator[Row]]] = {

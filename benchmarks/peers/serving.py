@@ -1,7 +1,7 @@
 """Their end of the pipe: a process that answers requests, and is idle between them.
 
 It imports nothing but NumPy, because it runs in environments that have little else. A request is a
-line of JSON, `{"do": name, ...}`, an answer another.
+line of JSON, `{"do": name, "values": [...], ...}`, an answer another.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def serve(handlers: Mapping[str, Callable[..., Any]]) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            answer = {"answer": handlers[request.pop("do")](**request)}
+            answer = {"answer": handlers[request.pop("do")](*request.pop("values"), **request)}
         except Exception as error:
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"}

@@ -49,14 +49,14 @@ class Worker:
             self.close()
             raise
 
-    def ask(self, do: str, **arguments: Any) -> Any:
+    def ask(self, do: str, *values: Any, **arguments: Any) -> Any:
         """The answer to a request.
 
         Raises:
           Missing: the side failed; the message has its last words.
         """
         assert self._process.stdin
-        self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+        self._process.stdin.write(json.dumps({"do": do, "values": values, **arguments}) + "\n")
         self._process.stdin.flush()
         answer = self._read()
         if "error" in answer:

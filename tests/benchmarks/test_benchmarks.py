@@ -12,7 +12,7 @@ import pytest
 from benchmarks import document, plots
 from benchmarks.__main__ import chosen, main, module_of
 from benchmarks.effort import Effort
-from benchmarks.paired import blocks
+from benchmarks.paired import blocks, steady
 from benchmarks.parts import ON_REQUEST, PARTS, training, update
 from benchmarks.peers import environment
 from benchmarks.peers.worker import Worker
@@ -90,6 +90,13 @@ def test_sides_take_turns_and_the_first_blocks_do_not_count():
     assert min(took["a"].min(), took["b"].min()) == 3
 
 
+def test_steps_of_any_length_fill_a_block():
+    calls = []
+    block = steady(lambda steps: calls.append(steps) or 0.03 * steps, seconds=0.1)
+    assert [block(), block()] == pytest.approx([0.03, 0.03])
+    assert calls == [1, 1, 4, 4]
+
+
 def test_help_knows_every_part_and_case(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
@@ -151,7 +158,7 @@ def test_a_peer_that_cannot_be_installed_is_reported(without_peers):
 
 
 def test_updates_are_measured_without_the_peer(without_peers, monkeypatch):
-    monkeypatch.setitem(update.SIZES, "small", ([(4,)] * 3, 2))
+    monkeypatch.setitem(update.SIZES, "small", [(4,)] * 3)
     with jax.numpy_dtype_promotion("standard"):  # what a user has; Optax's bias correction needs it
         rows = list(update.updates("small", Effort(quick=True)))
     assert sum("could not be installed" in row.note for row in rows) == 2
