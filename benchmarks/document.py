@@ -18,8 +18,17 @@ def sections(text: str) -> dict[str, str]:
     return dict(SECTION.findall(text))
 
 
-def updated(text: str, key: str, heading: str, environment: str, rows: Sequence[Row]) -> str:
+def updated(
+    text: str,
+    key: str,
+    heading: str,
+    environment: str,
+    rows: Sequence[Row],
+    pictures: Sequence[str] = (),
+) -> str:
     """The page with these rows in the section of that key, which is appended if there is none.
+
+    `pictures` are paths below the page's folder, and stand below the table.
 
     Rows of other commands stay, as long as they were measured in the same environment: numbers from
     two machines or versions never stand in one table.
@@ -35,8 +44,9 @@ def updated(text: str, key: str, heading: str, environment: str, rows: Sequence[
         elif row.command not in commands:  # else: a row that the command no longer prints
             merged.append(row)
     merged += new.values()
-    content = f"### {heading}\n\n{environment}\n\n{table(merged)}\n\n"
-    section = f"<!-- measured: {key} -->\n{content}<!-- end -->\n"
+    shown = "".join(f"![{Path(picture).stem}]({picture})\n" for picture in pictures)
+    content = "\n\n".join([f"### {heading}", environment, table(merged), *filter(None, [shown])])
+    section = f"<!-- measured: {key} -->\n{content.rstrip()}\n\n<!-- end -->\n"
     if key in sections(text):
         pattern = re.compile(rf"<!-- measured: {re.escape(key)} -->\n.*?<!-- end -->\n", re.DOTALL)
         return pattern.sub(lambda _: section, text)
@@ -44,6 +54,11 @@ def updated(text: str, key: str, heading: str, environment: str, rows: Sequence[
 
 
 def write(path: Path, key: str, heading: str, environment: str, rows: Sequence[Row]) -> None:
-    """Writes the rows into the page, which is made if it does not exist."""
+    """Writes the rows into the page, which is made if it does not exist.
+
+    The pictures of "scaling, cpu" are img/scaling-cpu-*.png beside the page.
+    """
+    found = sorted((path.parent / "img").glob(f"{key.replace(', ', '-')}-*.png"))
+    pictures = [f"img/{picture.name}" for picture in found]
     text = path.read_text() if path.exists() else "# Measurements\n"
-    path.write_text(updated(text, key, heading, environment, rows))
+    path.write_text(updated(text, key, heading, environment, rows, pictures))

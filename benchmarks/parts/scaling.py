@@ -41,7 +41,8 @@ def fitted(
     took = blocks({str(size): block for size, block in sides.items()}, effort.of(rounds))
     sizes, seconds = list(sides), np.stack(list(took.values()), 1)
     if not effort.quick:
-        draw(FOLDER / f"scaling-{case}.png", what, axis, sizes, seconds)
+        kind = jax.devices()[0].platform
+        draw(FOLDER / f"scaling-{kind}-{case}.png", what, axis, sizes, seconds)
     ends = " and ".join(f"{size:,.0f}" for size in (sizes[0], sizes[-1]))
     times = " and ".join(f"{1e3 * np.median(x):.3g}" for x in (seconds[:, 0], seconds[:, -1]))
     note = f"{times} ms at {ends}"

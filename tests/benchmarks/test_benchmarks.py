@@ -58,6 +58,17 @@ def test_a_section_is_appended_then_replaced_row_by_row():
     assert list(document.sections(other)) == ["x, cpu", "x, gpu"]
 
 
+def test_pictures_beside_the_page_are_shown(tmp_path):
+    (tmp_path / "img").mkdir()
+    for name in ("x-cpu-a.png", "x-cpu-b.png", "x-gpu-a.png"):
+        (tmp_path / "img" / name).touch()
+    document.write(tmp_path / "page.md", "x, cpu", "x", "A processor", ROWS)
+    text = (tmp_path / "page.md").read_text()
+    assert parse(text) == ROWS
+    assert "![x-cpu-a](img/x-cpu-a.png)\n![x-cpu-b](img/x-cpu-b.png)\n" in text
+    assert "gpu" not in text
+
+
 def test_a_row_that_its_command_no_longer_prints_is_removed():
     page = document.updated("", "x, cpu", "x", "A processor", ROWS)
     new = Row("renamed", 1.0, 1.0, 1.0, 3, command=ROWS[1].command)
