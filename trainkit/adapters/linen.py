@@ -78,7 +78,7 @@ def from_linen(
     >>> step = trainkit.make_train_step(model, tx)
     >>> state, metrics = step(step.place(model.state(tx, batch)), batch)
     >>> sorted(metrics)
-    ['accuracy', 'grad_norm', 'learning_rate', 'loss', 'param_norm', 'skipped_steps', 'update_norm']
+    ['accuracy', 'learning_rate', 'loss', 'skipped_steps']
     """
     _check_module(module)
     check_options(loss, mode, rngs, sown)

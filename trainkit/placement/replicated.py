@@ -56,23 +56,33 @@ class ShardMap:
         return over_devices(local, self.batch_axes)
 
     def lower(
-        self, program: Callable, state: PyTree, batch: PyTree, *, axis: int, donate: bool
+        self,
+        program: Callable,
+        state: PyTree,
+        batch: PyTree,
+        *replicated: jax.ShapeDtypeStruct,
+        axis: int,
+        donate: bool,
     ) -> jax.stages.Lowered:
         spec = self.batch_spec(axis)
         mapped = jax.shard_map(
             program,
             mesh=self.mesh,
-            in_specs=(PartitionSpec(), spec),
+            in_specs=(PartitionSpec(), spec, *[PartitionSpec()] * len(replicated)),
             out_specs=(PartitionSpec(), PartitionSpec()),
             check_vma=False,
         )
         jitted = jax.jit(
             mapped,
-            in_shardings=(self.everywhere, self.batch_sharding(axis)),
+            in_shardings=(
+                self.everywhere,
+                self.batch_sharding(axis),
+                *[self.everywhere] * len(replicated),
+            ),
             out_shardings=self.everywhere,
             donate_argnums=(0,) if donate else (),
         )
-        return jitted.lower(state, batch)
+        return jitted.lower(state, batch, *replicated)
 
     def feed(self, batch: PyTree, axis: int) -> PyTree:
         return batch
@@ -89,14 +99,20 @@ class Pmap(ShardMap):
     name: str = "pmap"
 
     def lower(
-        self, program: Callable, state: PyTree, batch: PyTree, *, axis: int, donate: bool
+        self,
+        program: Callable,
+        state: PyTree,
+        batch: PyTree,
+        *replicated: jax.ShapeDtypeStruct,
+        axis: int,
+        donate: bool,
     ) -> jax.stages.Lowered:
         if not alone():
-            return super().lower(program, state, batch, axis=axis, donate=donate)
+            return super().lower(program, state, batch, *replicated, axis=axis, donate=donate)
         mapped = jax.pmap(
             program,
             axis_name=self.batch_axes[0],
-            in_axes=(None, axis),
+            in_axes=(None, axis, *[None] * len(replicated)),
             # `None` for state and metrics: taking row 0 of a stacked output is ten thousand times
             # slower than returning the replicated value.
             out_axes=(None, None),
@@ -104,7 +120,7 @@ class Pmap(ShardMap):
             donate_argnums=(0,) if donate else (),
         )
         rows = jax.eval_shape(functools.partial(self.feed, axis=axis), batch)
-        return mapped.lower(state, rows)
+        return mapped.lower(state, rows, *replicated)
 
     def feed(self, batch: PyTree, axis: int) -> PyTree:
         if not alone():

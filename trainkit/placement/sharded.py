@@ -150,16 +150,26 @@ class Sharded:
         return summed
 
     def lower(
-        self, program: Callable, state: PyTree, batch: PyTree, *, axis: int, donate: bool
+        self,
+        program: Callable,
+        state: PyTree,
+        batch: PyTree,
+        *replicated: jax.ShapeDtypeStruct,
+        axis: int,
+        donate: bool,
     ) -> jax.stages.Lowered:
         shardings = self.state_shardings(state)
         jitted = jax.jit(
             program,
-            in_shardings=(shardings, self.batch_sharding(axis)),
+            in_shardings=(
+                shardings,
+                self.batch_sharding(axis),
+                *[self.everywhere] * len(replicated),
+            ),
             out_shardings=(shardings, self.everywhere),
             donate_argnums=(0,) if donate else (),
         )
-        return jitted.lower(state, batch)
+        return jitted.lower(state, batch, *replicated)
 
     def feed(self, batch: PyTree, axis: int) -> PyTree:
         return batch

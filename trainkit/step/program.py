@@ -17,7 +17,7 @@ from trainkit.step.update import mean_loss
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
-Program = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
+Program = Callable[..., tuple[TrainState, Metrics]]
 
 
 def step_program(
@@ -31,7 +31,9 @@ def step_program(
     precision: Precision,
     remat: bool | Callable[..., Any],
 ) -> Program:
-    """`(state, batch) -> (state, metrics)`. Several steps per call are a scan over batches.
+    """`(state, batch, norms=False) -> (state, metrics)`, where `norms` are wanted norms.
+
+    Several steps per call are a scan over batches.
 
     Args:
       loss_fn: the loss function.
@@ -47,7 +49,9 @@ def step_program(
 
     differentiated, valued = summed(True), summed(False)
 
-    def one(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+    def one(
+        state: TrainState, batch: PyTree, norms: jax.Array | bool = False
+    ) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(state.rng, state.step)
         scale = guard.scale(state.guard)
         sums = differentiated(state.params, state.model_state, batch, rng, scale)
@@ -57,9 +61,11 @@ def step_program(
             params = jax.tree.map(lambda x, own: x.astype(own.dtype), params, state.params)
             return mean_loss(valued(params, state.model_state, batch, rng, None))
 
-        return update(state, sums, scale, value_fn)
+        return update(state, sums, scale, value_fn, norms)
 
-    def several(state: TrainState, batches: PyTree) -> tuple[TrainState, Metrics]:
-        return jax.lax.scan(one, state, batches)
+    def several(
+        state: TrainState, batches: PyTree, norms: jax.Array | bool = False
+    ) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(lambda state, batch: one(state, batch, norms), state, batches)
 
     return one if steps_per_call == 1 else several
