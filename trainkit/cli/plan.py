@@ -19,7 +19,7 @@ from typing import Any
 from trainkit.cli.main import unknown
 from trainkit.cli.train import experiment_of, experiments
 
-PLACEMENTS = ("single", "pmap", "shard_map", "jit", "fsdp")
+PLACEMENTS = ("single", "pmap", "shard_map", "jit", "fsdp", "periodic")
 FLAG = "--xla_force_host_platform_device_count"
 
 

@@ -33,7 +33,7 @@ def step_flops(step: Any, state: PyTree, batch: PyTree) -> float:
 def whole_program(step: Any) -> Callable[..., Any]:
     """A step's program over all its devices, for `count_flops`."""
     place = step.placement
-    if not hasattr(place, "batch_spec") or place.name not in ("pmap", "shard_map"):
+    if not hasattr(place, "batch_spec"):
         return step.program
     axis = 0 if step.steps_per_call == 1 else 1
     # pmap has the same program; here shard_map binds its axis.

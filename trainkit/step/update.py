@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from trainkit._core import validation
+from trainkit._core.rounds import Round
 from trainkit._core.validation import steps
 from trainkit.placement.reduce import Sums
 from trainkit.step.guard import Guard
@@ -29,12 +30,14 @@ def make_update(
     guard: Guard,
     schedules: Mapping[str, Callable[[jax.Array], Any]],
     norms: int,
+    round: Round | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """`update(state, sums, scale, value_fn) -> (state, metrics)`, for sums over all devices.
 
-    Norms are computed at every step whose number, from 1, is a multiple of `norms`; 0: never.
+    Norms are computed at every step whose number, from 1, is a multiple of `norms`; 0: never. With
+    a `round`, sums are those of one replica, and transformations take no outer step.
     """
-    transform = _with_extra_args(tx)
+    transform = with_extra_args(tx)
     scales = factors(tx)
     for name in schedules:
         steps.metric_name(name, OWN, by="schedules")
@@ -55,6 +58,7 @@ def make_update(
                 grad=grads,
                 value_fn=value_fn,
                 weight=sums.weight,
+                round=round,
             )
             values = {name: jnp.asarray(fn(state.step)) for name, fn in schedules.items()}
             values = reported(opt_state) | values
@@ -83,7 +87,7 @@ def make_update(
             metrics["skipped_in_a_row"] = new.guard["in_a_row"]
         for name, (total, own) in sums.metrics.items():
             steps.metric_name(name, metrics)
-            metrics[name] = total / _nonzero(own)
+            metrics[name] = total / nonzero(own)
         return new, metrics
 
     return update
@@ -91,7 +95,7 @@ def make_update(
 
 def _mean_gradients(sums: Sums, scale: Any) -> PyTree:
     """g = Σ ∂total / Σ weight, without the loss scale."""
-    weight = _nonzero(sums.weight)
+    weight = nonzero(sums.weight)
     by = weight if scale is None else weight * scale.astype(weight.dtype)
     # Divide only once: XLA repeats a division by a scalar in every loop that uses g.
     return jax.tree.map(lambda g: g * (1 / by).astype(g.dtype), sums.grads)
@@ -107,7 +111,7 @@ def _guarded(guard: Guard, finite: jax.Array, new: TrainState, old: TrainState) 
     )
 
 
-def _with_extra_args(tx: optax.GradientTransformation) -> Callable[..., Any]:
+def with_extra_args(tx: optax.GradientTransformation) -> Callable[..., Any]:
     """`tx.update` as a function that ignores extra arguments it does not accept."""
     update = optax.with_extra_args_support(tx).update
     parameters = inspect.signature(update).parameters
@@ -120,10 +124,10 @@ def _with_extra_args(tx: optax.GradientTransformation) -> Callable[..., Any]:
 
 def mean_loss(sums: Sums) -> jax.Array:
     """L = Σ total / Σ weight; 0 for a fully masked batch."""
-    return sums.total / _nonzero(sums.weight)
+    return sums.total / nonzero(sums.weight)
 
 
-def _nonzero(weight: jax.Array) -> jax.Array:
+def nonzero(weight: jax.Array) -> jax.Array:
     return jnp.where(weight == 0, jnp.ones_like(weight), weight)
 
 
