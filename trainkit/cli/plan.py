@@ -4,7 +4,8 @@ An experiment that can be planned has, beside `Config` and `run`, a function
 
     programs(config, **where) -> {name: (step, state, batch)}
 
-which makes its steps with `make_train_step(…, **where)` and gives states and batches as shapes.
+which makes its steps with `make_train_step(…, **where)` and gives states and batches as shapes. A
+batch is that of one step.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--devices", type=int, default=8, help="simulated CPU devices (8)")
     add("--placement", nargs="+", choices=PLACEMENTS, default=["jit", "fsdp"], metavar="NAME",
         help=f"one or more of {', '.join(PLACEMENTS)}, to compare (jit fsdp)")  # fmt: skip
+    add("--steps-per-call", type=int, default=1, metavar="K",
+        help="steps of one call, after which `periodic` takes a mean (1)")  # fmt: skip
     return parser
 
 
@@ -48,9 +51,13 @@ def main(argv: Sequence[str]) -> int:
     """Prints a table for each program and placement; 1 where one does not fit its devices."""
     at = argv.index("--") if "--" in argv else len(argv)
     options, rest = _parser().parse_args(argv[:at]), argv[at + 1 :]
-    if options.devices < 1:
-        print(f"trainkit plan: --devices {options.devices} must be at least 1.", file=sys.stderr)
-        return 2
+    for flag, count in (
+        ("--devices", options.devices),
+        ("--steps-per-call", options.steps_per_call),
+    ):
+        if count < 1:
+            print(f"trainkit plan: {flag} {count} must be at least 1.", file=sys.stderr)
+            return 2
     found = experiments()
     if options.experiment not in found:
         print(unknown("experiment", options.experiment, list(found)), file=sys.stderr)
@@ -72,7 +79,10 @@ def main(argv: Sequence[str]) -> int:
         import tyro
 
         config = tyro.cli(experiment.Config, args=rest, prog="trainkit plan … --")
-        fits = [_planned(experiment, config, name, devices) for name in options.placement]
+        fits = [
+            _planned(experiment, config, name, devices, options.steps_per_call)
+            for name in options.placement
+        ]
     except (ValueError, TypeError, RuntimeError) as error:
         if os.environ.get("TRAINKIT_TRACEBACK"):
             raise
@@ -102,14 +112,19 @@ def _devices(topology: str | None, count: int) -> list[Any]:
         raise ValueError(f"--topology {topology!r}: {str(error).splitlines()[0]}") from error
 
 
-def _planned(experiment: Any, config: Any, placement: str, devices: Sequence[Any]) -> bool:
+def _planned(
+    experiment: Any, config: Any, placement: str, devices: Sequence[Any], steps: int
+) -> bool:
     from trainkit.cost import forecast
 
-    where = devices[:1] if placement == "single" else devices
+    where: dict[str, Any] = {"placement": placement}
+    where["devices"] = devices[:1] if placement == "single" else devices
+    if steps > 1:
+        where["steps_per_call"] = steps
     fits = True
-    for name, parts in experiment.programs(config, placement=placement, devices=where).items():
+    for name, (step, state, batch) in experiment.programs(config, **where).items():
         try:
-            found = forecast(*parts)
+            found = forecast(step, state, batch if steps == 1 else _several(batch, steps))
         except MemoryError as error:
             print(f"{name} · {error}\n", flush=True)
             fits = False
@@ -117,3 +132,10 @@ def _planned(experiment: Any, config: Any, placement: str, devices: Sequence[Any
         print(f"{name} · {found}\n", flush=True)
         fits &= found.fits is not False
     return fits
+
+
+def _several(batch: Any, steps: int) -> Any:
+    """The shapes of the batches of several steps."""
+    import jax
+
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((steps, *x.shape), x.dtype), batch)

@@ -30,6 +30,7 @@ class Forecast:
       flops: of one device, with all iterations of loops.
       collectives: what one device sends to others.
       examples: of the batch, over all devices and steps of the call.
+      steps: of the call.
     """
 
     placement: str
@@ -40,6 +41,7 @@ class Forecast:
     flops: float
     collectives: tuple[Collective, ...]
     examples: int
+    steps: int = 1
 
     @property
     def sent(self) -> float:
@@ -85,7 +87,8 @@ class Forecast:
             f"  traffic     {nbytes(c.bytes_accessed)} to memory{at_least('memory')}",
         ]
         parts = [f"{x.calls} {x.kind} of {nbytes(x.bytes)}" for x in self.collectives]
-        network = f"{nbytes(self.sent)} sent{at_least('network')}: {', '.join(parts)}"
+        each = f", {nbytes(self.sent / self.steps)} a step" if self.steps > 1 else ""
+        network = f"{nbytes(self.sent)} sent{each}{at_least('network')}: {', '.join(parts)}"
         lines.append(f"  network     {network if parts else 'nothing is sent'}")
         if bounds:
             slowest = max(bounds, key=lambda name: bounds[name])
@@ -141,4 +144,5 @@ def forecast(step: Any, state: PyTree, batch: PyTree) -> Forecast:
         flops=step_flops(step, state, batch) / len(devices),
         collectives=tuple(collectives(compiled.as_text(), len(devices))),
         examples=first.shape[0] * (first.shape[1] if several else 1),
+        steps=step.steps_per_call,
     )

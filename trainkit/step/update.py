@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +12,6 @@ import jax.numpy as jnp
 import optax
 
 from trainkit._core import validation
-from trainkit._core.rounds import Round
 from trainkit._core.validation import steps
 from trainkit.placement.reduce import Sums
 from trainkit.step.guard import Guard
@@ -30,14 +30,14 @@ def make_update(
     guard: Guard,
     schedules: Mapping[str, Callable[[jax.Array], Any]],
     norms: int,
-    round: Round | None = None,
+    round: int | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """`update(state, sums, scale, value_fn) -> (state, metrics)`, for sums over all devices.
 
     Norms are computed at every step whose number, from 1, is a multiple of `norms`; 0: never. With
     a `round`, sums are those of one replica, and transformations take no outer step.
     """
-    transform = with_extra_args(tx)
+    transform = functools.partial(with_extra_args(tx), round=round)
     scales = factors(tx)
     for name in schedules:
         steps.metric_name(name, OWN, by="schedules")
@@ -58,7 +58,6 @@ def make_update(
                 grad=grads,
                 value_fn=value_fn,
                 weight=sums.weight,
-                round=round,
             )
             values = {name: jnp.asarray(fn(state.step)) for name, fn in schedules.items()}
             values = reported(opt_state) | values
@@ -85,17 +84,16 @@ def make_update(
         metrics["skipped_steps"] = new.guard.get("skipped", jnp.zeros((), jnp.int32))
         if guard.limit is not None:
             metrics["skipped_in_a_row"] = new.guard["in_a_row"]
-        for name, (total, own) in sums.metrics.items():
+        for name in sums.metrics:
             steps.metric_name(name, metrics)
-            metrics[name] = total / nonzero(own)
-        return new, metrics
+        return new, metrics | means(sums.metrics)
 
     return update
 
 
 def _mean_gradients(sums: Sums, scale: Any) -> PyTree:
     """g = Σ ∂total / Σ weight, without the loss scale."""
-    weight = nonzero(sums.weight)
+    weight = _nonzero(sums.weight)
     by = weight if scale is None else weight * scale.astype(weight.dtype)
     # Divide only once: XLA repeats a division by a scalar in every loop that uses g.
     return jax.tree.map(lambda g: g * (1 / by).astype(g.dtype), sums.grads)
@@ -122,12 +120,17 @@ def with_extra_args(tx: optax.GradientTransformation) -> Callable[..., Any]:
     )
 
 
+def means(sums: dict[str, tuple[jax.Array, jax.Array]]) -> dict[str, jax.Array]:
+    """Σ total / Σ weight of each; 0 where nothing has a weight."""
+    return {name: total / _nonzero(weight) for name, (total, weight) in sums.items()}
+
+
 def mean_loss(sums: Sums) -> jax.Array:
     """L = Σ total / Σ weight; 0 for a fully masked batch."""
-    return sums.total / nonzero(sums.weight)
+    return sums.total / _nonzero(sums.weight)
 
 
-def nonzero(weight: jax.Array) -> jax.Array:
+def _nonzero(weight: jax.Array) -> jax.Array:
     return jnp.where(weight == 0, jnp.ones_like(weight), weight)
 
 

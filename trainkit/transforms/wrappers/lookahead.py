@@ -10,7 +10,7 @@ import optax
 
 from trainkit._core import validation
 from trainkit._core.dtypes import cast_like, own, upcast
-from trainkit._core.rounds import Round
+from trainkit._core.rounds import OVER
 from trainkit.transforms.state.named import injected
 
 PyTree = Any
@@ -79,30 +79,22 @@ def lookahead(
         state = inner.init(params), slowly.init(slow)
         return SlowWeightsState(jnp.zeros((), jnp.int32), *own((slow, *state), params))
 
-    def outer_step(fast: PyTree, state: SlowWeightsState) -> tuple[PyTree, PyTree]:
-        back = jax.tree.map(lambda s, f: s - f.astype(s.dtype), state.slow, fast)
-        moved, outer_state = slowly.update(back, state.outer_state, state.slow)
-        return jax.tree.map(lambda s, m: s + m.astype(s.dtype), state.slow, moved), outer_state
-
-    def to(slow: PyTree, params: PyTree) -> PyTree:
-        return jax.tree.map(lambda s, p: s - p.astype(s.dtype), slow, params)
-
     def update(
         updates: PyTree,
         state: SlowWeightsState,
         params: PyTree = None,
         *,
-        round: Round | None = None,
+        round: int | None = None,
         **extra: Any,
     ) -> tuple[PyTree, SlowWeightsState]:
         validation.need_params("lookahead", params)
-        if round is not None:
-            _same_period(sync_period, round.steps)
-        if round is not None and round.over:
-            slow, outer_state = outer_step(params, state)
+        if round == OVER:
+            slow, outer_state = _outer_step(slowly, params, state)
             held = inner.init(params) if reset_state else state.inner_state
             after = SlowWeightsState(state.count, slow, held, outer_state)
-            return cast_like(to(slow, params), updates), cast_like(after, state)
+            return cast_like(_to(slow, params), updates), cast_like(after, state)
+        if round is not None:
+            _same_period(sync_period, round)
         step, inner_state = inner.update(updates, state.inner_state, params, **extra)
         inner_state = cast_like(inner_state, state.inner_state)
         count = optax.safe_increment(state.count)
@@ -111,9 +103,9 @@ def lookahead(
 
         def sync() -> Any:
             fast = jax.tree.map(lambda p, u: p + u.astype(p.dtype), params, step)
-            slow, outer_state = outer_step(fast, state)
+            slow, outer_state = _outer_step(slowly, fast, state)
             held = inner.init(params) if reset_state else inner_state
-            return to(slow, params), slow, held, outer_state
+            return _to(slow, params), slow, held, outer_state
 
         like = step, state.slow, inner_state, state.outer_state
         out, slow, inner_state, outer_state = jax.lax.cond(
@@ -122,6 +114,20 @@ def lookahead(
         return out, SlowWeightsState(count, slow, inner_state, outer_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _outer_step(
+    slowly: optax.GradientTransformation, fast: PyTree, state: SlowWeightsState
+) -> tuple[PyTree, PyTree]:
+    """The slow weights and the outer state after a step towards the fast weights."""
+    back = jax.tree.map(lambda s, f: s - f.astype(s.dtype), state.slow, fast)
+    moved, outer_state = slowly.update(back, state.outer_state, state.slow)
+    return jax.tree.map(lambda s, m: s + m.astype(s.dtype), state.slow, moved), outer_state
+
+
+def _to(slow: PyTree, params: PyTree) -> PyTree:
+    """The updates that lead to the slow weights."""
+    return jax.tree.map(lambda s, p: s - p.astype(s.dtype), slow, params)
 
 
 def _same_period(sync_period: int, steps: int) -> None:
