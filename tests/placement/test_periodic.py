@@ -258,6 +258,78 @@ def test_parameters_that_nobody_changes_stay_bitwise():
     assert float(tt.get(state, "learning_rate")) == np.float32(RATE)
 
 
+# -- replicas of several devices -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("microbatches", [1, 3])
+@pytest.mark.parametrize("inside", ["jit", "fsdp"])
+def test_replicas_of_several_devices_are_those_of_numpy(x64, inside, microbatches):
+    """Two replicas of two devices each, in which every step is synchronous."""
+    tx = tt.lookahead(ADAMW(), STEPS, outer=optax.sgd(0.7, momentum=0.9, nesterov=True))
+    state, rows = run(
+        tx, make_rounds(3), periodic(4, replicas=2, inside=inside), microbatches=microbatches
+    )
+    params, held, losses, _ = reference(AdamW(), make_rounds(3), 2, outer=(0.7, 0.9))
+    assert_near(state.params, params)
+    assert_near(tt.get(state, "nu"), held["v"])
+    assert_near(np.array([row["loss"] for row in rows]), losses)
+
+
+def test_a_sharded_state_crosses_between_replicas_once_and_in_shards():
+    """Within a replica it is gathered at every step; over the slow links go shards, per call."""
+
+    def matrix(params, model_state, batch, rng):
+        return trainkit.Loss(((batch @ params) ** 2).sum(), len(batch))
+
+    place = periodic(8, replicas=2, inside="fsdp")
+    step = trainkit.make_train_step(matrix, tt.adamw(0.1), placement=place, steps_per_call=STEPS)
+    state = step.place(trainkit.TrainState.create(jnp.ones((64, 256)), tt.adamw(0.1)))
+    batch = np.random.default_rng(0).normal(size=(STEPS, 16, 64)).astype(np.float32)
+    text = step.compile(state, batch).as_text()
+    state, _ = step(state, batch)
+    assert state.params.sharding.spec == jax.sharding.PartitionSpec(None, "data")
+    sent = [
+        line
+        for line in text.splitlines()
+        if re.search(rf" ({COLLECTIVE.pattern})(-start)?\(", line)
+    ]
+    across = [line for line in sent if crosses(line, replica=4)]
+    assert across
+    assert not [line for line in bodies_of_loops(text) if line in across]
+    shapes = [re.findall(r"f32\[([\d,]+)\]", line.split(" all-reduce")[0]) for line in across]
+    arrays = [shape for found in shapes for shape in found if "," in shape]
+    assert sorted(arrays) == ["64,64"] * 3  # of a quarter of the devices: parameters and moments
+
+
+def groups_of(line):
+    """The groups of devices of a collective."""
+    if written := re.search(r"replica_groups=\{(\{.*?\})\}", line):
+        return re.findall(r"\{([\d,]*)\}", written[1])
+    if counted := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[(\d+)\](?!T)", line):
+        rows, size = int(counted[1]), int(counted[2])
+        ids = np.arange(rows * size).reshape(rows, size)
+        return [",".join(map(str, row)) for row in ids]
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", line):
+        axes = re.findall(r"'(\w+)'", named[2])
+        ids = np.arange(8).reshape(2, 4)
+        rows = {("replica",): ids.T, ("data",): ids}.get(tuple(axes), ids.reshape(1, 8))
+        return [",".join(map(str, row)) for row in rows]
+    raise AssertionError(line)
+
+
+def crosses(line, replica):
+    """Whether a collective has devices of two replicas, of `replica` devices each."""
+    return any(
+        len({int(device) // replica for device in group.split(",")}) > 1
+        for group in groups_of(line)
+    )
+
+
+def test_a_number_of_replicas_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match=r"replicas=3 must divide the 8 devices.*devices=6"):
+        periodic(8, replicas=3)
+
+
 # -- weights, metrics, skipped steps ---------------------------------------------------------------
 
 

@@ -55,19 +55,21 @@ class ShardMap:
     def summed(self, local: Callable, microbatches: int, *, gradient: bool = True) -> Callable:
         return over_devices(local, self.batch_axes)
 
-    def lower(
-        self, program: Callable, state: PyTree, batch: PyTree, *, axis: int, donate: bool
-    ) -> jax.stages.Lowered:
-        spec = self.batch_spec(axis)
-        mapped = jax.shard_map(
+    def mapped(self, program: Callable, axis: int) -> Callable:
+        """The program over all devices, from that of each."""
+        return jax.shard_map(
             program,
             mesh=self.mesh,
-            in_specs=(PartitionSpec(), spec),
+            in_specs=(PartitionSpec(), self.batch_spec(axis)),
             out_specs=(PartitionSpec(), PartitionSpec()),
             check_vma=False,
         )
+
+    def lower(
+        self, program: Callable, state: PyTree, batch: PyTree, *, axis: int, donate: bool
+    ) -> jax.stages.Lowered:
         jitted = jax.jit(
-            mapped,
+            self.mapped(program, axis),
             in_shardings=(self.everywhere, self.batch_sharding(axis)),
             out_shardings=self.everywhere,
             donate_argnums=(0,) if donate else (),
