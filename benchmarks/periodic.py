@@ -1,6 +1,6 @@
 """Training with few exchanges against synchronous training, at equal examples. Prints a table.
 
-    python -m benchmarks.periodic                # some six minutes of one core
+    python -m benchmarks.periodic                # some eight minutes of one core
     python -m benchmarks.periodic --seeds 1 --steps 100 --rates 0.012
 
 The character transformer of `trainkit train progressive_lm` (width 32, two blocks, Shakespeare),
@@ -11,8 +11,8 @@ AdamW; the rate warms up, and falls to 0 over the last fifth. Methods:
   averaged, H   "periodic": the mean of parameters and moments after every H steps
   DiLoCo, H     "periodic" with lookahead: Nesterov's outer step, rate 0.7 and momentum 0.9
 
-Each method has the best of some learning rates, by another seed than those of the table. Columns:
-the rate; validation loss, mean and standard deviation over seeds; how far above synchronous
+Each method has the best of some learning rates, by another seed than those of the table; lower and
+higher ones are tried until there is a worse one on either side. Columns: the rate; validation loss, mean and standard deviation over seeds; how far above synchronous
 training, seed by seed; and what each device sends a step, in a ring.
 """
 
@@ -124,6 +124,19 @@ class Trained:
         return forecast(self.step, state, shapes).sent / self.per_call
 
 
+def best_rate(trained: Trained, rates: Sequence[float], steps: int) -> float:
+    """The best of some rates, and of lower and higher ones where it is at their edge."""
+    if len(rates) == 1:
+        return rates[0]
+    found = {rate: trained.run(TUNING, rate, steps) for rate in rates}
+    while True:
+        best = min(found, key=lambda rate: found[rate])
+        if min(found) < best < max(found):
+            return best
+        further = best / 2 if best == min(found) else 2 * best
+        found[further] = trained.run(TUNING, further, steps)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Tunes, runs and prints."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -141,12 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     whole = 0.0
     for method in METHODS:
         trained = Trained(method)
-        tuning = {
-            rate: trained.run(TUNING, rate, options.steps)
-            for rate in options.rates
-            if len(options.rates) > 1
-        }
-        rate = min(tuning, key=lambda r: tuning[r], default=options.rates[0])
+        rate = best_rate(trained, options.rates, options.steps)
         losses = np.array([trained.run(s, rate, options.steps) for s in range(options.seeds)])
         sent = trained.sent()
         if first is None:

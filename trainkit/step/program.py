@@ -12,13 +12,13 @@ import optax
 from trainkit._core.rounds import outer_step
 from trainkit.placement import Periodic, Placement
 from trainkit.placement.reduce import psum, same_everywhere
-from trainkit.placement.replicas import mean, optimizer_states, shares
+from trainkit.placement.replicas import first, mean, optimizer_states, shares
 from trainkit.step.gradients import summed_over_microbatches
 from trainkit.step.guard import Guard
 from trainkit.step.loss import LossFn
 from trainkit.step.precision import Precision
 from trainkit.step.state import TrainState
-from trainkit.step.update import make_update, mean_loss, means, with_extra_args
+from trainkit.step.update import NORMS, make_update, mean_loss, means, with_extra_args
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
@@ -121,13 +121,18 @@ def _round_end(
 def _of_replicas(
     metrics: Metrics, summed: PyTree, guard: Guard, before: TrainState, axes: tuple[str, ...]
 ) -> Metrics:
-    """The loss and its metrics over the examples of all replicas, and the mean of the rest."""
-    counters = {"skipped_steps": "skipped", "skipped_in_a_row": "in_a_row"}
+    """The loss and its metrics over the examples of all replicas, and the mean of the norms.
+
+    Of what else there is, such as a learning rate, the first replica's value, which stays exact.
+    """
+    counters = {
+        "skipped_steps": "skipped",
+        "skipped_in_a_row": "in_a_row",
+        "loss_scale": "loss_scale",
+    }
     counted = {own: metrics[name] for name, own in counters.items() if name in metrics}
     joined = guard.of_replicas(before.guard, counted, axes)
     found = {name: joined[counters[name]] for name in metrics if name in counters}
     found |= means(summed)
-    return {
-        name: found[name] if name in found else same_everywhere(x, axes)
-        for name, x in metrics.items()
-    }
+    found |= {name: jax.lax.pmean(metrics[name], axes) for name in NORMS if name in metrics}
+    return {name: found[name] if name in found else first(x, axes) for name, x in metrics.items()}

@@ -22,7 +22,8 @@ from trainkit.step.state import TrainState
 
 PyTree = Any
 # Names of the metrics that a step reports itself.
-OWN = ("loss", "loss_scale", "grad_norm", "update_norm", "param_norm", "skipped_steps")
+NORMS = ("grad_norm", "update_norm", "param_norm")
+OWN = ("loss", "loss_scale", *NORMS, "skipped_steps")
 
 
 def make_update(
@@ -149,7 +150,7 @@ def _norms(
         values = compute(*trees)
     else:
         values = jax.lax.cond(step % every == 0, compute, leave_out, *trees)
-    return dict(zip(("grad_norm", "update_norm", "param_norm"), values, strict=True))
+    return dict(zip(NORMS, values, strict=True))
 
 
 def _add(param: jax.Array, update: jax.Array) -> jax.Array:
