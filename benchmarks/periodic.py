@@ -12,8 +12,9 @@ AdamW; the rate warms up, and falls to 0 over the last fifth. Methods:
   DiLoCo, H     "periodic" with lookahead: Nesterov's outer step, rate 0.7 and momentum 0.9
 
 Each method has the best of some learning rates, by another seed than those of the table; lower and
-higher ones are tried until there is a worse one on either side. Columns: the rate; validation loss, mean and standard deviation over seeds; how far above synchronous
-training, seed by seed; and what each device sends a step, in a ring.
+higher ones are tried until there is a worse one on either side. Columns: the rate; validation loss,
+mean and standard deviation over seeds; how far above synchronous training, seed by seed; and what
+each device sends a step, in a ring.
 """
 
 from __future__ import annotations

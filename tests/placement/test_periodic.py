@@ -149,7 +149,7 @@ def assert_near(got, want, rtol=1e-11):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-13), got, want)
 
 
-@pytest.mark.parametrize("replicas", [1, 2, 3, 4])
+@pytest.mark.parametrize("replicas", [2, 3, 4])
 @pytest.mark.parametrize("rule", ["descent", "adamw"])
 def test_plain_averaging_is_that_of_numpy(x64, rule, replicas):
     tx, by_hand = (tt.sgd(RATE), Descent()) if rule == "descent" else (ADAMW(), AdamW())
