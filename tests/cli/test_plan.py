@@ -41,6 +41,15 @@ def test_the_largest_micro_batch_is_found():
     assert "of a device's 2,048 examples: microbatches=" in done.stdout
 
 
+def test_it_says_what_a_step_of_a_round_sends():
+    where = "--devices", "4", "--placement", "shard_map", "periodic", "--steps-per-call", "50"
+    done = plan("mnist", *where, "--", "--batch-size", "64")
+    assert done.returncode == 0, done.stderr
+    assert "4.02 MB a step: 50 all-reduce of 134 MB" in done.stdout
+    # Parameters and both moments of Adam, once in 50 steps.
+    assert "241 kB a step: 3 all-reduce of 8.04 MB" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -51,6 +60,7 @@ def test_the_largest_micro_batch_is_found():
         (["mnist", "--micro-batch"], "--micro-batch needs --memory"),
         (["mnist", "--memory", "-1"], "memory must be finite and greater than 0"),
         (["mnist", "--devices", "0"], "--devices 0 must be at least 1"),
+        (["mnist", "--steps-per-call", "0"], "--steps-per-call 0 must be at least 1"),
         (["mnist", "--placement", "fdsp"], "invalid choice: 'fdsp'"),
         (["mnist", "--", "--epochs", "0"], "--epochs is 0"),
     ],

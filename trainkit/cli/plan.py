@@ -4,8 +4,9 @@ An experiment that can be planned has, beside `Config` and `run`, a function
 
     programs(config, **where) -> {name: (step, state, batch)}
 
-which makes its steps with `make_train_step(…, **where)` and gives states and batches as shapes. An
-entry may also be another jitted function with its arguments, such as a growth.
+which makes its steps with `make_train_step(…, **where)` and gives states and batches as shapes. A
+batch is that of one step. An entry may also be another jitted function with its arguments, such as
+a growth.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 from trainkit.cli.main import unknown
 from trainkit.cli.train import experiment_of, experiments
 
-PLACEMENTS = ("single", "pmap", "shard_map", "jit", "fsdp")
+PLACEMENTS = ("single", "pmap", "shard_map", "jit", "fsdp", "periodic")
 FLAG = "--xla_force_host_platform_device_count"
 
 
@@ -42,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--devices", type=int, default=8, help="simulated CPU devices (8)")
     add("--placement", nargs="+", choices=PLACEMENTS, default=["jit", "fsdp"], metavar="NAME",
         help=f"one or more of {', '.join(PLACEMENTS)}, to compare (jit fsdp)")  # fmt: skip
+    add("--steps-per-call", type=int, default=1, metavar="K",
+        help="steps of one call, after which `periodic` takes a mean (1)")  # fmt: skip
     add("--micro-batch", action="store_true",
         help="also find the largest part of the batch that fits")  # fmt: skip
     add("--memory", type=float, metavar="GB", help="of a device, where that is not known")
@@ -55,9 +58,13 @@ def main(argv: Sequence[str]) -> int:
     if options.micro_batch and options.memory is None and not options.topology:
         print("trainkit plan: --micro-batch needs --memory, the GB of a device.", file=sys.stderr)
         return 2
-    if options.devices < 1:
-        print(f"trainkit plan: --devices {options.devices} must be at least 1.", file=sys.stderr)
-        return 2
+    for flag, count in (
+        ("--devices", options.devices),
+        ("--steps-per-call", options.steps_per_call),
+    ):
+        if count < 1:
+            print(f"trainkit plan: {flag} {count} must be at least 1.", file=sys.stderr)
+            return 2
     found = experiments()
     if options.experiment not in found:
         print(unknown("experiment", options.experiment, list(found)), file=sys.stderr)
@@ -114,11 +121,23 @@ def _planned(
 ) -> bool:
     from trainkit.cost import forecast
 
-    where = {"placement": placement, "devices": devices[:1] if placement == "single" else devices}
-    programs = experiment.programs(config, **where)
+    steps = options.steps_per_call
+    where: dict[str, Any] = {"placement": placement}
+    where["devices"] = devices[:1] if placement == "single" else devices
+    if steps > 1:
+        where["steps_per_call"] = steps
+
+    def programs(**more: Any) -> dict[str, Any]:
+        found = experiment.programs(config, **where, **more)
+        several = lambda parts: steps > 1 and hasattr(parts[0], "placement")
+        return {
+            name: (*parts[:2], _several(parts[2], steps)) if several(parts) else parts
+            for name, parts in found.items()
+        }
+
     memory = None if options.memory is None else options.memory * 1e9
     fits = True
-    for name, parts in programs.items():
+    for name, parts in programs().items():
         try:
             found = forecast(*parts, memory=memory)
         except MemoryError as error:
@@ -128,7 +147,7 @@ def _planned(
             print(f"{name} · {found}", flush=True)
             fits &= found.fits is not False
         if options.micro_batch and hasattr(parts[0], "placement"):
-            make = lambda n, name=name: experiment.programs(config, **where, microbatches=n)[name]
+            make = lambda n, name=name: programs(microbatches=n)[name]
             print(f"  {_micro_batch(make, memory)}", flush=True)
         print(flush=True)
     return fits
@@ -147,3 +166,10 @@ def _micro_batch(make: Any, memory: float | None) -> str:
         f"micro-batch the largest that fits has {found.examples:,} of a device's {all_of:,} "
         f"examples: microbatches={found.microbatches}, {needs}"
     )
+
+
+def _several(batch: Any, steps: int) -> Any:
+    """The shapes of the batches of several steps."""
+    import jax
+
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((steps, *x.shape), x.dtype), batch)

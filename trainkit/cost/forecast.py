@@ -33,6 +33,7 @@ class Forecast:
       flops: of one device, with all iterations of loops.
       collectives: what one device sends to others.
       examples: of the batch, over all devices and steps of the call; 0 for another program.
+      steps: of the call.
     """
 
     placement: str
@@ -44,6 +45,7 @@ class Forecast:
     flops: float
     collectives: tuple[Collective, ...]
     examples: int
+    steps: int = 1
 
     @property
     def sent(self) -> float:
@@ -90,7 +92,8 @@ class Forecast:
             f"  traffic     {nbytes(c.bytes_accessed)} to memory{at_least('memory')}",
         ]
         parts = [f"{x.calls} {x.kind} of {nbytes(x.bytes)}" for x in self.collectives]
-        network = f"{nbytes(self.sent)} sent{at_least('network')}: {', '.join(parts)}"
+        each = f", {nbytes(self.sent / self.steps)} a step" if self.steps > 1 else ""
+        network = f"{nbytes(self.sent)} sent{each}{at_least('network')}: {', '.join(parts)}"
         lines.append(f"  network     {network if parts else 'nothing is sent'}")
         if bounds:
             slowest = max(bounds, key=lambda name: bounds[name])
@@ -155,6 +158,7 @@ def forecast(program: Any, *arguments: PyTree, memory: float | None = None) -> F
         flops=flops / len(devices),
         collectives=tuple(collectives(compiled.as_text(), len(devices))),
         examples=_examples(step, arguments[1]) if step else 0,
+        steps=step.steps_per_call if step else 1,
     )
 
 

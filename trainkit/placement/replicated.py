@@ -55,6 +55,20 @@ class ShardMap:
     def summed(self, local: Callable, microbatches: int, *, gradient: bool = True) -> Callable:
         return over_devices(local, self.batch_axes)
 
+    def mapped(self, program: Callable, axis: int, replicated: int = 0) -> Callable:
+        """The program over all devices, from that of each.
+
+        After state and batch it takes `replicated` arguments that are the same everywhere.
+        """
+        everywhere = [PartitionSpec()] * replicated
+        return jax.shard_map(
+            program,
+            mesh=self.mesh,
+            in_specs=(PartitionSpec(), self.batch_spec(axis), *everywhere),
+            out_specs=(PartitionSpec(), PartitionSpec()),
+            check_vma=False,
+        )
+
     def lower(
         self,
         program: Callable,
@@ -64,16 +78,8 @@ class ShardMap:
         axis: int,
         donate: bool,
     ) -> jax.stages.Lowered:
-        spec = self.batch_spec(axis)
-        mapped = jax.shard_map(
-            program,
-            mesh=self.mesh,
-            in_specs=(PartitionSpec(), spec, *[PartitionSpec()] * len(replicated)),
-            out_specs=(PartitionSpec(), PartitionSpec()),
-            check_vma=False,
-        )
         jitted = jax.jit(
-            mapped,
+            self.mapped(program, axis, len(replicated)),
             in_shardings=(
                 self.everywhere,
                 self.batch_sharding(axis),

@@ -75,10 +75,17 @@ class Sharded:
     def _params_specs(self, params: PyTree) -> PyTree:
         return params_specs(self.layout, params, self.mesh)
 
+    @property
+    def _own_mesh(self) -> Mesh | None:
+        """The mesh of a step's program; `None`: that of the context."""
+        return self.mesh
+
     def _global_batch(self, local: Callable) -> Callable:
         def placed(tree: PyTree, specs: PyTree) -> PyTree:
-            shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
-            return lax.with_sharding_constraint(tree, shardings)
+            mesh = self._own_mesh
+            if mesh is not None:
+                specs = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+            return lax.with_sharding_constraint(tree, specs)
 
         def summed(params: PyTree, *args: Any) -> Sums:
             specs = self._params_specs(params)
@@ -131,7 +138,7 @@ class Sharded:
             everywhere: Any = PartitionSpec()
             mapped = jax.shard_map(
                 device,
-                mesh=self.mesh,
+                mesh=self._own_mesh,
                 in_specs=(
                     everywhere,
                     everywhere,

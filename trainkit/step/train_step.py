@@ -29,7 +29,7 @@ from trainkit.step.loss import LossFn
 from trainkit.step.precision import Precision
 from trainkit.step.program import Metrics, Program, step_program
 from trainkit.step.state import TrainState
-from trainkit.step.update import NORMS, make_update
+from trainkit.step.update import NORMS
 
 PyTree = Any
 
@@ -61,10 +61,12 @@ def make_train_step(
       loss_fn: `(params, model_state, batch, rng) -> Loss`, a pure function.
       tx: a gradient transformation. Its `update` gets the extra arguments that it accepts:
         `value` = L; `grad` = g; `value_fn`, the loss L over the batch as a function of parameters
-        (for line searches and second-order rules; it costs nothing if it is not called); and
-        `weight` = Σ weight, which `trainkit.transforms.accumulate` uses.
+        (for line searches and second-order rules; it costs nothing if it is not called);
+        `weight` = Σ weight, which `trainkit.transforms.accumulate` uses; and `round`, for
+        `trainkit.transforms.lookahead`: `None` unless the placement is periodic.
       placement: "single", "pmap", "shard_map", "jit" (batch sharded, state replicated), "fsdp"
-        (state sharded by size), a `jax.sharding.Mesh`, or an object from `trainkit.placement`.
+        (state sharded by size), "periodic" (devices train apart, with a mean at the end of each
+        call), a `jax.sharding.Mesh`, or an object from `trainkit.placement`.
       devices: the number of devices, or a list of them; `None`: all (for "single", the first).
       microbatches: the number of parts into which the batch is divided; their gradients are summed.
       steps_per_call: K steps in one call, as a scan. Every batch leaf and every metric has a
@@ -121,9 +123,11 @@ def make_train_step(
     guard = Guard.of(skip_nonfinite, how)
     program = step_program(
         loss_fn,
-        make_update(tx, guard, dict(schedules or {}), norms if norms is None else int(norms)),
+        tx,
         place,
         guard,
+        schedules=dict(schedules or {}),
+        norms=norms if norms is None else int(norms),
         microbatches=microbatches,
         steps_per_call=steps_per_call,
         precision=how,

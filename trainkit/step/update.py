@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,13 +32,15 @@ def make_update(
     guard: Guard,
     schedules: Mapping[str, Callable[[jax.Array], Any]],
     norms: int | None,
+    round: int | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """`update(state, sums, scale, value_fn, wanted) -> (state, metrics)`, for sums of all devices.
 
     Norms are computed at every step whose number, from 1, is a multiple of `norms`; 0: never;
-    `None`: where `wanted`, a boolean scalar, is true.
+    `None`: where `wanted`, a boolean scalar, is true. With a `round`, sums are those of one
+    replica, and transformations take no outer step.
     """
-    transform = _with_extra_args(tx)
+    transform = functools.partial(with_extra_args(tx), round=round)
     scales = factors(tx)
     for name in schedules:
         steps.metric_name(name, OWN, by="schedules")
@@ -84,10 +87,9 @@ def make_update(
         metrics["skipped_steps"] = new.guard.get("skipped", jnp.zeros((), jnp.int32))
         if guard.limit is not None:
             metrics["skipped_in_a_row"] = new.guard["in_a_row"]
-        for name, (total, own) in sums.metrics.items():
+        for name in sums.metrics:
             steps.metric_name(name, metrics)
-            metrics[name] = total / _nonzero(own)
-        return new, metrics
+        return new, metrics | means(sums.metrics)
 
     return update
 
@@ -111,7 +113,7 @@ def _guarded(guard: Guard, finite: jax.Array, new: TrainState, old: TrainState) 
     )
 
 
-def _with_extra_args(tx: optax.GradientTransformation) -> Callable[..., Any]:
+def with_extra_args(tx: optax.GradientTransformation) -> Callable[..., Any]:
     """`tx.update` as a function that ignores extra arguments it does not accept."""
     update = optax.with_extra_args_support(tx).update
     parameters = inspect.signature(update).parameters
@@ -120,6 +122,11 @@ def _with_extra_args(tx: optax.GradientTransformation) -> Callable[..., Any]:
     return lambda *args, **extra: update(
         *args, **{name: value for name, value in extra.items() if name in parameters}
     )
+
+
+def means(sums: dict[str, tuple[jax.Array, jax.Array]]) -> dict[str, jax.Array]:
+    """Σ total / Σ weight of each; 0 where nothing has a weight."""
+    return {name: total / _nonzero(weight) for name, (total, weight) in sums.items()}
 
 
 def mean_loss(sums: Sums) -> jax.Array:
