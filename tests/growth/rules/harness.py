@@ -25,7 +25,7 @@ from trainkit.growth.analysis.scales.signs import NOT_NEGATIVE, POSITIVE
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import LAYOUTS
-from trainkit.growth.axes.queries import coordinate, labels, leaves
+from trainkit.growth.axes.queries import coordinates, labels, leaves
 from trainkit.growth.axes.solvers import choose, nearest
 from trainkit.growth.errors import GrowthError, unwrap
 from trainkit.growth.ir.constants import Const
@@ -376,7 +376,7 @@ class _Trial:
             bit = self.bit(expr) if expr else 0
             if not bit:
                 continue
-            place = coordinate(value.axes[d], self.leaf(uid), of_big=True)
+            place = coordinates(value.axes[d], self.leaf(uid), of_big=True)
             here = (told[d] == label) & (place >= 0)
             share = np.where(here, self.shares[uid][np.maximum(place, 0)], 1.0)
             factor = factor * self.along(share**bit, d, out.ndim)
@@ -425,7 +425,7 @@ class _Trial:
 
     def later(self, value: Value, d: int, label: int | None, leaf) -> np.ndarray:
         """The units along a dimension that are later copies along a leaf."""
-        place = coordinate(value.axes[d], leaf, of_big=True)
+        place = coordinates(value.axes[d], leaf, of_big=True)
         first = np.zeros(leaf.big, bool)
         first[np.unique(self.scales.source(leaf), return_index=True)[1]] = True
         where = (place >= 0) & ~first[np.maximum(place, 0)]
@@ -439,7 +439,7 @@ class _Trial:
         found = np.zeros(big.shape, bool)
         for d, _, leaf in self.scales.cells(value):
             if leaf.uid in self.scales.separate:
-                place = coordinate(value.axes[d], leaf, of_big=True)
+                place = coordinates(value.axes[d], leaf, of_big=True)
                 empty = (place >= 0) & (self.scales.source(leaf)[np.maximum(place, 0)] < 0)
                 found |= self.along(empty, d, big.ndim)
         return found

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.queries import coordinate, labels, source_map
+from trainkit.growth.axes.queries import coordinates, labels, source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes
 from trainkit.growth.maps.draw import normal
 from trainkit.growth.maps.kernel import vector
@@ -60,9 +60,8 @@ def _groups(planned: AxisPlan, nodes: list[Axis]) -> np.ndarray:
         at = (label == segment) & (source >= 0)
         keys = [source[at]]
         for n, node in enumerate(nodes):
-            place = coordinate(axis, node, of_big=True)
-            if n not in split and (place[at] >= 0).any():
-                keys.append(place[at])
+            if n not in split:
+                keys += [place[at] for place in coordinates(axis, node, of_big=True)]
         _, ids = np.unique(np.stack(keys), axis=1, return_inverse=True)
         group[at] = ids.reshape(-1) + group.max() + 1
     return group

@@ -16,7 +16,7 @@ import optax
 
 from trainkit._core.paths import named_leaves
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.queries import coordinate, source_map
+from trainkit.growth.axes.queries import coordinates, source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.operators import Operator
@@ -105,9 +105,9 @@ def kept_units(found: PlanData, tree: PyTree) -> list[jax.Array]:
                 continue
             along = square.mean(tuple(e for e in range(square.ndim) if e != d))
             for a in numbers_in(axis.structure):
-                place = coordinate(axis_from(axis.structure, nodes), nodes[a], of_big=True)
-                inside = np.flatnonzero(place >= 0)
-                totals[a] = totals[a].at[place[inside]].add(along[inside])
+                for place in coordinates(axis_from(axis.structure, nodes), nodes[a], of_big=True):
+                    inside = np.flatnonzero(place >= 0)
+                    totals[a] = totals[a].at[place[inside]].add(along[inside])
     return [
         jnp.sort(jnp.argsort(-score, stable=True)[: axis.small])
         for score, axis in zip(totals, found.grown_axes, strict=True)
@@ -133,7 +133,7 @@ class _Gather:
             parts = {}
             for a in sorted(numbers):
                 nodes = _nodes(found, None)
-                place = coordinate(axis_from(structure, nodes), nodes[a], of_big=True)
+                place = coordinates(axis_from(structure, nodes), nodes[a], of_big=True)
                 parts[a] = (_source(found, structure, a) - base, np.where(place < 0, 0, place))
             self._axes.append((base, parts))
 

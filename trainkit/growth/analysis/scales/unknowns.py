@@ -34,7 +34,7 @@ from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import Layout, Layouts, padded
 from trainkit.growth.axes.linear import ZERO, Expr, System, plus
-from trainkit.growth.axes.queries import coordinate, grown_leaves, labels, source_map
+from trainkit.growth.axes.queries import coordinates, grown_leaves, labels, source_map
 from trainkit.growth.ir.dataflow import Facts
 
 
@@ -228,9 +228,9 @@ class Unknowns:
     def _empty(self, value: Value, d: int, uid: int) -> np.ndarray:
         """The indices along dimension d that are padding units of a leaf."""
         (leaf,) = {leaf for e, _, leaf in self.cells(value) if e == d and leaf.uid == uid}
-        place = coordinate(value.axes[d], leaf, of_big=True)
+        places = coordinates(value.axes[d], leaf, of_big=True)
         source = self.layouts.source(leaf)
-        return np.flatnonzero((place >= 0) & (source[np.maximum(place, 0)] < 0))
+        return np.flatnonzero(((places >= 0) & (source[np.maximum(places, 0)] < 0)).any(0))
 
     def _constant(self, value: Value) -> np.ndarray:
         scale = compare(value, self.layouts)
