@@ -38,6 +38,8 @@ def noise_groups(plan: PlanData) -> dict[str, Noise]:
         for d, planned in enumerate(leaf.axes):
             if planned is None or not any(planned.splits):
                 continue
+            if not set(planned.ordered) <= set().union(*planned.splits):
+                continue  # other copies in this axis must stay equal
             same = {
                 e: source_map(find(axis_from(other.structure, nodes)))
                 for e, other in enumerate(leaf.axes)

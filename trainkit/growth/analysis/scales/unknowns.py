@@ -14,6 +14,7 @@ that a contraction with exactly one split operand is exact.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -49,6 +50,10 @@ class Contraction(NamedTuple):
     reads: list[Expr]  # the share exponents of those parameters
 
 
+# (loop of a product, uid of a leaf along it) -> the share exponents of one operand there.
+Places = dict[tuple[int, int], list[Expr]]
+
+
 class Unknowns:
     """The two linear systems (scales, share exponents), and other results of propagation.
 
@@ -64,11 +69,12 @@ class Unknowns:
       param_scale, param_split: the unknowns of each parameter.
       contractions: the sums over leaves that grow.
       needs: the conditions on padding units.
-      separate: uids of padded leaves whose units never affect one another.
       producers: id of a value -> the equation that produces it.
       separate: uids of padded leaves whose units never enter one number.
+      products: for each product, the share exponents of both operands; see `Places`.
       order_sensitive: uids of leaves whose copies are used by an equation other than a sum.
-      ordered: parameter -> uids of leaves along which its copies must stay bitwise equal.
+      ordered: parameter -> uids of leaves along which its copies must stay bitwise equal, or need
+        equal noise.
       shiftable: parameter -> s, if every use is w + s. shift: those for which this is used.
     """
 
@@ -88,6 +94,7 @@ class Unknowns:
         self.param_split: list[dict[tuple[int, int, int], Expr]] = []
         self.contractions: list[Contraction] = []
         self.needs: list[Need] = []
+        self.products: list[tuple[Places, Places]] = []
         self.producers: dict[int, EquationPair] = {}
         self.order_sensitive: set[int] = set()
         self.ordered: dict[int, set[int]] = {}
@@ -141,6 +148,18 @@ class Unknowns:
             for label, cell in enumerate(self.labels(axis)[1])
             for leaf in dict.fromkeys(cell)
         ]
+
+    def multiplied(
+        self, operands: Sequence[tuple[Value, Sequence[tuple[int, ...] | None]]]
+    ) -> None:
+        """Notes a product of operands, each with the loops over each of its dimensions."""
+        found: list[Places] = [{} for _ in operands]
+        for (value, dims), places in zip(operands, found, strict=True):
+            for d, label, leaf in self.cells(value):
+                expr = value.exponents.get((d, label, leaf.uid), ZERO)
+                for i in dims[d] or ():
+                    places.setdefault((i, leaf.uid), []).append(expr)
+        self.products += itertools.combinations(found, 2)
 
     def log_copies(self, cell: Sequence[Axis]) -> float:
         """log of the copies of each unit of a cell; leaves with unequal numbers count as 0."""
