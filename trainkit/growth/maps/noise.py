@@ -1,4 +1,7 @@
-"""Noise on the weights of copies that sums to zero over each unit, so that the function is kept."""
+"""Noise on the weights of copies that sums to zero over each unit, so that the function is kept.
+
+See `analysis.noise` for parameters that are multiplied by others with noise.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ A block is a combination of labels, one for each axis. `scale` has a linear expr
 block; `None` means that the value is 0, ±∞ or NaN there, so that any scale fits. `exponents` has
 the exponent of the shares ρ̃ of a leaf's copies for each (dimension, label, leaf): 0 for a plain
 copy, 1 for a value that is split over the copies. ρ̃ has mean 1 over the copies of each unit, so
-that a contraction with exactly one split operand is exact.
+that a contraction with exactly one split operand is exact. A leaf may occur several times in one
+axis (a flattened n × n matrix); then ρ̃(J) is the product over its coordinates.
 """
 
 from __future__ import annotations
