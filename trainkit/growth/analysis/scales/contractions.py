@@ -51,6 +51,7 @@ def contract(
         scales.need(means, pair, [loops[i]])
     for combo in itertools.product(*map(range, product.counts)):
         product.segment(combo)
+    scales.multiplied(operands)
 
 
 class _Product:
