@@ -1,6 +1,6 @@
 """Training with few exchanges against synchronous training, at equal examples. Prints a table.
 
-    python -m benchmarks.periodic                # some eight minutes of one core
+    python -m benchmarks.periodic                # some eleven minutes of one core
     python -m benchmarks.periodic --seeds 1 --steps 100 --rates 0.012
 
 The character transformer of `trainkit train progressive_lm` (width 32, two blocks, Shakespeare),
