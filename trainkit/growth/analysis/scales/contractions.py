@@ -243,8 +243,6 @@ def _check_loops(scales: ScalePropagation, pair, axis: Axis, loops: Sequence[Axi
         if not find(axis).fixed:
             pair.fail("a window runs over an axis that grows", axes=(axis,))
         return
-    if len(loops) == 1 and find(axis) is find(loops[0]):
-        return
     source = np.zeros(1, np.int64)
     label = np.zeros(1, np.int64)
     for loop in loops:
