@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all faults lint format types docs clean
+.PHONY: help setup run test test-all bench faults lint format types docs clean
 
 help:          ## list the commands
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -30,6 +30,9 @@ test: $(STAMP) ## run the tests (ARGS='-k step' to choose, see also test-all)
 
 test-all: $(STAMP) ## run the tests with the whole slow matrices
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --slow=all $(ARGS)
+
+bench: $(STAMP) ## measure speed beside other libraries, write docs/performance.md (20 minutes)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 faults: $(STAMP) ## plant small faults in growth, see which the tests miss (hours; goes on where it ended)
 	@$(BIN)/python -m tools.faults $(ARGS)

@@ -1,28 +1,15 @@
-"""How long planning takes, and how much memory, against the number of layers.
+"""Models whose growth is planned: like LLaMA, unrolled or in a loop, pre-norm or post-norm.
 
-    python -m benchmarks.planning                # 6 to 48 layers, unrolled and in a loop
-    python -m benchmarks.planning --layers 96
-
-The model is like LLaMA: width 2,048 → 4,096, heads 16 → 32, MLP 5,632 → 11,264 (10 billion
-parameters at 48 layers), length 8,192, batch 256. Shapes are enough, and nothing is allocated. A
-refusal is measured too: more layers of a post-norm model, which cannot be identities. Printed: the
-seconds of processor time, the equations, and the largest memory of the process so far.
+Width 2,048 → 4,096, heads 16 → 32, MLP 5,632 → 11,264 (10 billion parameters at 48 layers), length
+8,192, batch 256. Shapes are enough, and nothing is allocated.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import resource
-import time
 from typing import Any
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import jax.numpy as jnp
-
-from trainkit import growth
 
 EACH, VOCABULARY = 128, 32_000
 TOKENS = jax.ShapeDtypeStruct((256, 8192), jnp.int32)
@@ -90,34 +77,3 @@ def shapes(sizes: tuple[int, int, int], layers: int, loop: bool = False) -> Any:
     }  # fmt: skip
     rest = {"embed": s(VOCABULARY, width), "head": s(width, VOCABULARY)}
     return {**rest, "layers": layer if loop else [layer] * layers}
-
-
-def measure(name: str, model: Any, small: Any, big: Any) -> None:
-    """Plans once, and prints a line."""
-    began = time.process_time()
-    try:
-        found = f"{growth.plan(model, model, small, big, TOKENS).equations:,} equations"
-    except growth.GrowthError:
-        found = "refused"
-    seconds = time.process_time() - began
-    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(f"{name:<34} {seconds:7.2f} s  {megabytes:6,} MB  {found}", flush=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--layers", type=int, default=48, help="the most layers (48)")
-    most = parser.parse_args().layers
-    for layers in sorted({most, most // 2, most // 4, most // 8} - {0}):
-        model = unrolled(block)
-        measure(f"{layers} layers, width", model, shapes(SMALL, layers), shapes(BIG, layers))
-        half = max(layers // 2, 1)
-        measure(f"{half} → {layers} layers, width", model, shapes(SMALL, half), shapes(BIG, layers))
-        post = unrolled(post_norm)
-        measure(f"{half} → {layers}, post-norm", post, shapes(SMALL, half), shapes(SMALL, layers))
-    small, big = (shapes(sizes, most, loop=True) for sizes in (SMALL, BIG))
-    measure(f"{most} layers in a loop, width", looped, small, big)
-
-
-if __name__ == "__main__":
-    main()

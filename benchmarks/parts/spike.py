@@ -1,17 +1,11 @@
 """The loss just after growth: optimizer state carried, carried exactly, or reset.
 
-    python -m benchmarks.growth_spike                # three seeds, a few minutes on two cores
-    python -m benchmarks.growth_spike --seeds 1 --pretrain 100
+In nats per character, as excess over the small model that goes on alone with the same batches: a
+quality, not a speed; over seeds. A character transformer is trained on Shakespeare, grown, and
+trained on. "1-5" is the mean excess of steps 1 to 5, "peak" the largest of steps 1 to 50 (of a mean
+over three steps, to tame batch noise), "41-50" what is left of it (below 0: the grown model is
+ahead).
 
-A character transformer is trained on Shakespeare, grown, and trained on. Every variant sees the
-same batches; the small model that goes on alone is the measure. Printed, as mean ± standard
-deviation over seeds, in nats per character:
-
-  1-5    excess training loss over steps 1 to 5 after growth
-  peak   the largest excess of steps 1 to 50 (of a mean over three steps, to tame batch noise)
-  41-50  excess over steps 41 to 50: what is left of it (below 0: the grown model is ahead)
-
-Variants:
   carried     moments by their degrees, the plain rule goes on
   annealed    the same, and exact continuation annealed to the plain rule over 50 steps
   restarted   a fresh optimizer state, the learning rate's warm-up included
@@ -19,23 +13,30 @@ Variants:
   old count   moments zeroed under the old step count, as a careless surgery leaves them
 """
 
-import argparse
-import functools
-import os
+from __future__ import annotations
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.effort import Effort
+from benchmarks.growing import LENGTH, data, model, recipe
+from benchmarks.rows import Row
 from experiments.progressive_lm.model import Transformer
 from trainkit.data import shakespeare
 from trainkit.growth import grow
+from trainkit.progressive import Stage
+from trainkit.progressive.stages.prepared import PreparedStage
+from trainkit.progressive.transition.switch import Transition
 from trainkit.step.state import TrainState
 
-AFTER, BATCH, LENGTH, WARM_UP = 50, 16, 64, 30
+DEVICES, PEERS = 1, False
+AFTER, BATCH, WARM_UP, RATE = 50, 16, 30, 3e-3
 SMALL = (32, 2)
 GROWTHS = {
     "width 32 → 64, uneven": ((64, 2), "uneven"),
@@ -118,33 +119,67 @@ def one_seed(tx, tokens: np.ndarray, vocabulary: int, seed: int, pretrain: int):
     return excess, before
 
 
-def summary(excess: np.ndarray) -> tuple[float, float, float]:
-    smooth = np.convolve(excess[1:], np.ones(3) / 3, "valid")
-    # The first loss is taken before any step: it is the small model's own.
-    return float(excess[1:6].mean()), float(smooth.max()), float(excess[41:].mean())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pretrain", type=int, default=300)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
-    args = parser.parse_args()
+def moments(effort: Effort) -> Iterator[Row]:
+    """Every variant of the optimizer state after every growth."""
     corpus = shakespeare()
-    schedule = optax.warmup_constant_schedule(0.0, args.learning_rate, WARM_UP)
+    schedule = optax.warmup_constant_schedule(0.0, RATE, WARM_UP)
     tx = optax.adamw(schedule, weight_decay=0.01)
-    rows: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
-    for seed in range(args.seeds):
-        excess, before = one_seed(tx, corpus.tokens, len(corpus.vocabulary), seed, args.pretrain)
-        print(f"seed {seed}: small model at {before[-20:].mean():.3f} before growth", flush=True)
-        for key, values in excess.items():
-            rows.setdefault(key, []).append(summary(values))
-    print(f"\n{'growth':<24}{'state':<12}{'1-5':>16}{'peak':>16}{'41-50':>16}")
-    for (growth, variant), found in rows.items():
-        mean, spread = np.mean(found, 0), np.std(found, 0)
-        cells = "".join(f"{f'{m:+.3f} ± {s:.3f}':>16}" for m, s in zip(mean, spread, strict=True))
-        print(f"{growth:<24}{variant:<12}{cells}")
+    found: dict[str, list[np.ndarray]] = {}
+    for seed in range(effort.of(3)):
+        pretrain = effort.size(300, 40)
+        excess, _ = one_seed(tx, corpus.tokens, len(corpus.vocabulary), seed, pretrain)
+        for (growth, variant), values in excess.items():
+            found.setdefault(f"{growth}, {variant}", []).append(values)
+    for name, seeds in found.items():
+        # The first loss is taken before any step: it is the small model's own.
+        mean = lambda part, seeds=seeds: [float(values[part].mean()) for values in seeds]
+        smooth = [np.convolve(values[1:], np.ones(3) / 3, "valid").max() for values in seeds]
+        yield Row.of(f"{name}, 1-5", mean(slice(1, 6)), unit="nats")
+        yield Row.of(f"{name}, peak", smooth, unit="nats")
+        yield Row.of(f"{name}, 41-50", mean(slice(41, None)), unit="nats")
 
 
-if __name__ == "__main__":
-    main()
+def recipes(effort: Effort) -> Iterator[Row]:
+    """The options of a stage, in steps 1 to 5."""
+    rows: dict[str, list[float]] = {}
+    width, depth = SMALL
+    options_of: dict[str, tuple[Any, dict[str, Any]]] = {
+        "identity depth, carried": (model(width, 2 * depth), {}),
+        "identity depth, carried, new leaves re-warmed": (model(width, 2 * depth), {"rewarm": 100}),
+        "identity depth, reset": (model(width, 2 * depth), {"moments": "reset"}),
+        "uneven width, carried": (model(2 * width, depth), {}),
+        "uneven width, carried, lr · c annealed": (model(2 * width, depth), {"anneal": 100}),
+        "uneven width, reset": (model(2 * width, depth), {"moments": "reset"}),
+    }
+    for seed in range(effort.of(3)):
+        stream = data(BATCH, seed)
+        shared = recipe(stream, RATE, seed=seed, warmup=20)
+        small = PreparedStage(shared, Stage(model(*SMALL)), 0)
+        state = small.initial_state()
+        for _ in range(effort.size(600, 40)):
+            state, _ = small.step(state, next(stream))
+        batches = [next(stream) for _ in range(5)]
+        alone = follow(small, state, batches)
+        for name, (module, options) in options_of.items():
+            big = PreparedStage(shared, Stage(module, **options), 1)
+            transition = Transition(small, big)
+            after = big.step.place(jax.jit(transition.apply)(state))
+            excess = np.mean(np.subtract(follow(big, after, batches), alone))
+            rows.setdefault(name, []).append(float(excess))
+    for name, values in rows.items():
+        yield Row.of(f"{name}, 1-5", values, unit="nats")
+
+
+def follow(stage: PreparedStage, state: Any, batches: list[Any]) -> list[float]:
+    """The loss after each of some steps, on the batch that comes next, as training sees it."""
+    losses = []
+    for batch in batches:
+        state, metrics = stage.step(state, batch)
+        losses.append(metrics["loss"])
+    # A sixth loss, after the last update, on the first batch: five updates, five excesses.
+    last = stage.model.evaluation(state.params, state.model_state, batches[0], state.rng)
+    losses.append(last.total / last.weight)
+    return [float(x) for x in jnp.stack(losses[1:])]
+
+
+CASES: dict[str, Callable[[Effort], Iterator[Row]]] = {"moments": moments, "recipes": recipes}

@@ -1,0 +1,224 @@
+"""An update rule beside Optax's and PyTorch's fused one: 300 small and 10 large leaves.
+
+A step is update and apply of AdamW, jitted, with parameters and state donated. "copy / step" is
+the time of a copy of as many bytes as the step must move, over the step's: 1 is as fast as the
+memory. More than 1 against others: ours is faster.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import trainkit.transforms as tt
+from benchmarks.effort import Effort
+from benchmarks.paired import Block, blocks, timed
+from benchmarks.peers.environment import Missing, python_of
+from benchmarks.peers.worker import Worker
+from benchmarks.rows import Row
+from trainkit.packed import Packed
+
+DEVICES, PEERS = 1, True
+RATE = 1e-3
+# Shapes of the leaves, and the steps of a block.
+SIZES = {
+    "small": ([(16, 16), (16,), (16, 8)] * 100, 20),  # as in a model of many small layers
+    "large": ([(1024, 1024)] * 10, 2),
+}
+WORDS = {"small": "300 small leaves", "large": "10 large leaves"}
+# Bytes that a step must move for an entry: what is read, and what is written.
+BYTES = {
+    "float32": 4 * 4 + 3 * 4,  # parameter, gradient, two moments; all but the gradient
+    "bf16": 2 + 3 * 4 + 3 * 4 + 2,  # a gradient in bf16, master weights; a parameter in bf16 too
+    "8-bit": 4 + 4 + 2 + 4 + 2,  # moments of a byte each
+}
+
+
+def leaves(size: str) -> dict[str, jax.Array]:
+    """Random parameters."""
+    rng = np.random.default_rng(0)
+    shapes = SIZES[size][0]
+    return {f"p{i:03}": jnp.asarray(rng.normal(size=s), jnp.float32) for i, s in enumerate(shapes)}
+
+
+class Side:
+    """One jitted step with the parameters and state that it has come to."""
+
+    def __init__(self, tx: optax.GradientTransformation, params: Any, master: bool = False):
+        self.tx, self.master = tx, master
+        self.params = jax.tree.map(jnp.copy, params)
+        self.grads = jax.tree.map(lambda p: 0.01 * p, params)
+        if master:
+            self.grads = self.half(self.grads)
+        self.state = tx.init(self.params)
+        self.step = self.fresh()
+
+    @staticmethod
+    def half(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree)
+
+    def fresh(self) -> Any:
+        """The step, not yet compiled."""
+
+        def step(params: Any, state: Any, grads: Any) -> Any:
+            grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+            updates, state = self.tx.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+            return params, state, self.half(params) if self.master else None
+
+        return jax.jit(step, donate_argnums=(0, 1))
+
+    def lowered(self) -> jax.stages.Lowered:
+        return self.fresh().lower(self.params, self.state, self.grads)
+
+    def compile_time(self) -> float:
+        """CPU seconds to trace, lower and compile, afresh: other processes count little."""
+        jax.clear_caches()
+        gc.collect()
+        begun = time.process_time()
+        self.lowered().compile()
+        return time.process_time() - begun
+
+    def block(self, steps: int) -> Block:
+        """So many steps."""
+
+        def work() -> None:
+            for _ in range(steps):
+                self.params, self.state, half = self.step(self.params, self.state, self.grads)
+            jax.block_until_ready((self.params, self.state, half))
+
+        return timed(work)
+
+
+def copied(total: float, steps: int, *, fresh: bool = False) -> Block:
+    """Copies that read and write `total` bytes each, as many as there are steps.
+
+    In place, as a donated state is updated; or `fresh`, into memory that is allocated for it.
+    """
+    copy = jax.jit(lambda x: x + 1, donate_argnums=() if fresh else 0)
+    x = [copy(jnp.zeros(max(int(total / 2 / 4), 1), jnp.float32))]
+
+    def work() -> None:
+        for _ in range(steps):
+            x[0] = copy(x[0])
+        x[0].block_until_ready()
+
+    return timed(work)
+
+
+def updates(size: str, effort: Effort) -> Iterator[Row]:
+    """All rules over the same leaves, taking turns."""
+    params, steps = leaves(size), effort.size(SIZES[size][1], 2)
+    entries = sum(x.size for x in params.values())
+    ours, theirs = tt.adamw(RATE), optax.adamw(RATE)
+    sides = {
+        "ours": Side(ours, params).block(steps),
+        "Optax": Side(theirs, params).block(steps),
+        "ours bf16": Side(ours, params, True).block(steps),
+        "Optax bf16": Side(theirs, params, True).block(steps),
+        "packed": Side(ours, Packed.pack(params)).block(steps),
+        "packed bf16": Side(ours, Packed.pack(params), True).block(steps),
+        **{f"copy {kind}": copied(entries * BYTES[kind], steps) for kind in ("float32", "bf16")},
+    }
+    worker, reason = None, ""
+    try:
+        worker = Worker(python_of("torch"), "torch_update", size)
+        for kind in ("float32", "bf16"):
+            key = "torch" + (" bf16" if kind == "bf16" else "")
+            sides[key] = functools.partial(worker.ask, "block", kind=kind, steps=steps)
+        took = blocks(sides, effort.of(31))
+    except Missing as error:
+        reason = str(error)
+        took = blocks({k: v for k, v in sides.items() if "torch" not in k}, effort.of(31))
+    finally:
+        if worker:
+            worker.close()
+    yield from rows(size, took, reason)
+
+
+def rows(size: str, took: dict[str, np.ndarray], reason: str) -> Iterator[Row]:
+    """The ratios of one size."""
+    words = WORDS[size]
+    yield Row.of(f"{words}, float32, over Optax", took["Optax"] / took["ours"], least=1.0)
+    least = 3.0 if size == "small" else None
+    yield Row.of(f"{words}, packed, over Optax", took["Optax"] / took["packed"], least=least)
+    yield Row.of(f"{words}, bf16 with master weights, over Optax",
+                 took["Optax bf16"] / took["ours bf16"], least=1.0)  # fmt: skip
+    for kind, end in (("float32", ""), ("bf16", " bf16")):
+        name = f"{words}, {kind}, over PyTorch fused"
+        if reason:
+            yield Row.missing(name, reason)
+            continue
+        yield Row.of(name, took["torch" + end] / took["ours" + end])
+        yield Row.of(f"{name}, packed", took["torch" + end] / took["packed" + end])
+    sides = [("ours", "float32"), ("packed", "float32"), ("Optax", "float32")]
+    sides += [("ours bf16", "bf16"), ("packed bf16", "bf16")]
+    sides += [] if reason else [("torch", "float32"), ("torch bf16", "bf16")]
+    for side, kind in sides:
+        yield Row.of(f"{words}, {side}, copy / step", took[f"copy {kind}"] / took[side])
+
+
+def eight_bit(effort: Effort) -> Iterator[Row]:
+    """Moments of 8 bits, beside Optax's in float32: it has none of 8 bits."""
+    for size in SIZES:
+        params = leaves(size)
+        total = sum(x.size for x in params.values()) * BYTES["8-bit"]
+        sides = {
+            "ours": Side(tt.quantise_moments(tt.adamw(RATE), min_size=1), params).block(1),
+            "Optax": Side(optax.adamw(RATE), params).block(1),
+            "copy": copied(total, 1),
+        }
+        took = blocks(sides, effort.of(9))
+        what = f"{WORDS[size]}, 8-bit moments"
+        yield Row.of(f"{what}, over Optax in float32", took["Optax"] / took["ours"])
+        yield Row.of(f"{what}, copy / step", took["copy"] / took["ours"])
+
+
+def program(effort: Effort) -> Iterator[Row]:
+    """Instructions of the compiled step, and the time to compile it, over Optax's."""
+    for size in SIZES:
+        params = leaves(size)
+        ours, theirs = Side(tt.adamw(RATE), params), Side(optax.adamw(RATE), params)
+        texts = [side.lowered() for side in (ours, theirs)]
+        counts = [len(re.findall(r"(?m)^\s+\S.* = ", x.compile().as_text())) for x in texts]
+        same = texts[0].as_text() == texts[1].as_text()
+        note = "the same program" if same else "two programs"
+        ratio = [counts[0] / counts[1]]
+        yield Row.of(f"{WORDS[size]}, instructions, ours / Optax", ratio, note=note)
+        sides = {"ours": ours.compile_time, "theirs": theirs.compile_time}
+        took = blocks(sides, effort.of(7))
+        name = f"{WORDS[size]}, CPU time to compile, ours / Optax"
+        yield Row.of(name, took["ours"] / took["theirs"], most=1.02)
+
+
+def accumulation(effort: Effort) -> Iterator[Row]:
+    """A micro-step that accumulates over eight, beside a plain step."""
+    for size in SIZES:
+        params, steps = leaves(size), 8
+        multi = optax.MultiSteps(optax.adamw(RATE), 8).gradient_transformation()
+        sides = {
+            "plain": Side(optax.adamw(RATE), params).block(steps),
+            "ours": Side(tt.accumulate(tt.adamw(RATE), 8), params).block(steps),
+            "MultiSteps": Side(multi, params).block(steps),
+        }
+        took = blocks(sides, effort.of(15))
+        what = f"{WORDS[size]}, accumulate 8"
+        yield Row.of(f"{what}, over MultiSteps", took["MultiSteps"] / took["ours"], least=1.0)
+        yield Row.of(f"{what}, micro-step / step", took["ours"] / took["plain"], most=1.6)
+
+
+CASES: dict[str, Callable[[Effort], Iterator[Row]]] = {
+    **{size: functools.partial(updates, size) for size in SIZES},
+    "8-bit": eight_bit,
+    "program": program,
+    "accumulate": accumulation,
+}
