@@ -8,6 +8,7 @@ trainkit train progressive_lm --operators all --optimizers adamw muon --moments 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -154,8 +155,7 @@ def programs(config: Config, **where: Any) -> dict[str, Any]:
         lambda m: trainkit.from_linen(m, optax.softmax_cross_entropy_with_integer_labels),
         transformation(config.optimizers[0]),
         lambda _: {"inputs": tokens, "targets": tokens},
-        **where,
-        donate=True,
+        functools.partial(trainkit.make_train_step, **where, donate=True),
     )
 
 

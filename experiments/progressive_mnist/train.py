@@ -7,6 +7,7 @@ trainkit train progressive_mnist --model cnn     a quarter of the channels becom
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -175,7 +176,11 @@ def programs(config: Config, **where: Any) -> dict[str, Any]:
     }
     stages = runs_of(config)["progressive"]
     return trainkit.progressive.programs(
-        stages, build, optax.adam(1e-3), lambda _: batch, **where, donate=True
+        stages,
+        build,
+        optax.adam(1e-3),
+        lambda _: batch,
+        functools.partial(trainkit.make_train_step, **where, donate=True),
     )
 
 

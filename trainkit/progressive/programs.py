@@ -22,7 +22,7 @@ def programs(
     build: Callable[[Any], Any],
     tx: optax.GradientTransformation,
     batch: Callable[[Any], PyTree],
-    **options: Any,
+    make_step: Callable[[Any, optax.GradientTransformation], TrainStep] = make_train_step,
 ) -> dict[str, tuple[Any, ...]]:
     """The steps of the stages, and the growths between them, for `trainkit.cost.forecast`.
 
@@ -32,7 +32,8 @@ def programs(
     Args:
       stages, build, tx: as for `progressive`; of alternatives, the first is taken.
       batch: `stage.data` -> the shapes of a batch, as `jax.ShapeDtypeStruct`s.
-      options: as for `make_train_step`: `placement`, `devices`, `precision`, …
+      make_step: `(model, tx) -> step`, such as `functools.partial(make_train_step,
+        placement="fsdp", devices=devices)`.
 
     Returns:
       name -> (program, arguments…): `(step, state, batch)` of each stage, and `(growth, state)`
@@ -59,7 +60,7 @@ def programs(
     for number, (stage, *_) in enumerate(normalised(stages)):
         model, shapes = build(stage.model), batch(stage.data)
         state = jax.eval_shape(lambda shapes, m=model: m.state(tx, shapes, rng=0), shapes)
-        step = make_train_step(model, tx, **options)
+        step = make_step(model, tx)
         side = StageModel(stage.model, model, jax.eval_shape(step.prepared, state))
         if before is not None and before[0].model != stage.model:
             found[f"growth to stage {number}"] = _growth(before, (stage, side, step), shapes, tx)
