@@ -37,6 +37,15 @@ def dot(draw, axis=specs.anything):
 
 
 @st.composite
+def inner(draw):
+    """All axes contracted: each operand may be split along some, and be copied along others."""
+    axes = draw(st.lists(specs.repeated, min_size=2, max_size=3))
+    numbers = (list(range(len(axes))),) * 2, ((), ())
+    fn = lambda a, b: lax.dot_general(a, b, numbers)
+    return Case(fn, fn, (Operand(tuple(axes)), Operand(tuple(axes))), draw(SEED))
+
+
+@st.composite
 def summed(draw, axis=specs.anything):
     axes = tuple(draw(axis) for _ in range(draw(st.integers(1, 3))))
     gone = draw(st.sets(st.integers(0, len(axes) - 1), min_size=1))
@@ -112,7 +121,7 @@ def ragged_contraction(draw):
 
 
 CASES = {
-    "dot_general": {"": dot(), "one axis twice": dot(specs.repeated)},
+    "dot_general": {"": dot(), "one axis twice": dot(specs.repeated), "all axes": inner()},
     "reduce_sum": {"": summed(), "one axis twice": summed(specs.repeated)},
     "conv_general_dilated": {
         **{name: conv(channels) for name, channels in CHANNELS.items()},
