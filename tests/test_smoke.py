@@ -18,7 +18,7 @@ def test_state_is_a_pytree_of_five_fields():
     assert int(doubled.step) == 1
 
 
-@pytest.mark.parametrize("placement", ["single", "pmap", "shard_map", "jit", "fsdp"])
+@pytest.mark.parametrize("placement", ["single", "pmap", "shard_map", "jit", "fsdp", "periodic"])
 def test_a_step_lowers_a_loss(placement):
     def loss_fn(params, model_state, batch, rng):
         error = batch["x"] @ params["w"] - batch["y"]

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PLACEMENTS = ("single", "jit", "fsdp", "shard_map", "pmap", "explicit")
+PLACEMENTS = ("single", "jit", "fsdp", "shard_map", "pmap", "explicit", "periodic")
 STEPS = 24
 LIMIT = 60.0  # seconds within which the death of one process must end the other
 PATIENCE = 420.0  # seconds for a whole trial, on a busy machine
@@ -79,6 +79,7 @@ def parts_of_run(options: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     import optax
 
     import trainkit
+    import trainkit.transforms as tt
     from trainkit.data import Sampler
 
     def loss_fn(params, model_state, batch, rng):
@@ -91,7 +92,12 @@ def parts_of_run(options: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
 
     tx = optax.adam(optax.cosine_decay_schedule(0.1, STEPS))
     where = placement_of(options.placement, options.devices)
-    step = trainkit.make_train_step(loss_fn, tx, placement=where, donate=True)
+    if options.placement == "periodic":
+        tx = tt.lookahead(tx, 3, outer=tt.nesterov(0.7, 0.9))
+    step = trainkit.make_train_step(
+        loss_fn, tx, placement=where, donate=True,
+        steps_per_call=3 if options.placement == "periodic" else 1,
+    )  # fmt: skip
     state = trainkit.TrainState.create(
         {"w": jnp.zeros(64)}, tx, model_state={"seen": jnp.zeros((), jnp.int32)}, rng=7
     )
@@ -165,15 +171,20 @@ def train(options: argparse.Namespace) -> None:
 
 
 def several(options: argparse.Namespace) -> None:
-    """Three steps and an evaluation in every placement; writes the results."""
+    """Three calls and an evaluation in every placement; writes the results."""
+    import numpy as np
+
+    from trainkit.data.stacked import Stacked
+
     found = {}
     for name in PLACEMENTS:
         options.placement = name
         step, state, data, evaluate = parts_of_run(options)
         state = step.place(state)
+        batches = Stacked(data, step.steps_per_call)
         for _ in range(3):
-            state, metrics = step(state, next(data))
-        found[name] = [whole(state), float(metrics["loss"]), evaluate(state)]
+            state, metrics = step(state, next(batches)[0])
+        found[name] = [whole(state), np.asarray(metrics["loss"]).tolist(), evaluate(state)]
     if options.first:
         write_end(options.folder, **found)
 
@@ -476,6 +487,7 @@ SCENARIOS: dict[str, Callable[[Path], str]] = {
     "fsdp": same_as_one("train", "fsdp"),
     "shard_map": same_as_one("train", "shard_map"),
     "pmap": same_as_one("train", "pmap"),
+    "periodic": same_as_one("train", "periodic"),
     "explicit mesh": same_as_one("train", "explicit"),
     "progressive": same_as_one("grow", "jit"),
     "progressive, fsdp, probe": same_as_one("grow", "fsdp", "--trouble", "probe"),

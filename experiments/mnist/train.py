@@ -42,8 +42,10 @@ class Config:
     """cosine: the learning rate falls to 0 along half a cosine. constant: it stays."""
     seed: int = 0
     """Decides the initial parameters, the order of the data and the dropout."""
-    placement: Literal["single", "pmap", "shard_map", "jit", "fsdp"] = "single"
+    placement: Literal["single", "pmap", "shard_map", "jit", "fsdp", "periodic"] = "single"
     """How a step is spread over the devices; see `trainkit devices`."""
+    steps_per_call: int = 1
+    """Steps in one call of the program; with `periodic`, those between two means of the devices."""
     devices: int | None = None
     """How many devices to use; all of them by default, and one for `single`."""
     data: str | None = None
@@ -59,7 +61,7 @@ class Config:
     now, which a difference is otherwise refused for."""
 
     def __post_init__(self) -> None:
-        check(self, "epochs", "batch_size", "learning_rate")
+        check(self, "epochs", "batch_size", "learning_rate", "steps_per_call")
 
 
 def model_of(config: Config) -> trainkit.adapters.Model:
@@ -111,7 +113,12 @@ def run(config: Config) -> float:
     tx = optax.adam(learning_rate)
     where: dict[str, Any] = {"placement": config.placement, "devices": config.devices}
     step = trainkit.make_train_step(
-        model, tx, **where, donate=True, schedules={"learning_rate": learning_rate}
+        model,
+        tx,
+        **where,
+        steps_per_call=config.steps_per_call,
+        donate=True,
+        schedules={"learning_rate": learning_rate},
     )
     evaluation = trainkit.make_eval_step(model, **where)
 

@@ -8,23 +8,29 @@ trainkit train progressive_lm --operators all --optimizers adamw muon --moments 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
+import numpy as np
 import optax
 
+import trainkit
 from experiments.options import check
 from experiments.progressive_lm.frontier import verdict_of
 from experiments.progressive_lm.grid import Corpus, Grid
 from experiments.progressive_lm.methods import DECAY, OPERATORS, Methods, Rates, Row, Way
+from experiments.progressive_lm.model import Transformer
 from experiments.progressive_lm.page import page, said, table
 from experiments.progressive_lm.progress import Progress
 from experiments.progressive_lm.tasks import TASKS
 from trainkit._core.run_files import REPORT, read_json, write_whole
 from trainkit.loop.run_folder import RunFolder
+from trainkit.progressive import Stage, triggers
 from trainkit.progressive.kept_programs import keep_compiled
 from trainkit.report.progress import width
 
@@ -129,6 +135,28 @@ class Config:
             return Rates(tuple(dict.fromkeys(TUNED[kind])), TUNED[kind], TRIED)
         rates = self.rates or RATES[optimizer]
         return Rates(rates, None, rates)
+
+
+def programs(config: Config, **where: Any) -> dict[str, Any]:
+    """The steps and the growth of one growing run, with shapes, for `trainkit plan`."""
+    vocabulary = len(TASKS[config.task](config.data).vocabulary)
+    small, large = (
+        Stage(
+            Transformer(vocabulary, width, depth, config.head_size),
+            until,
+            "identity" if config.operators[0] == "all" else config.operators[0],
+            name=f"width {width}, depth {depth}",
+        )
+        for (width, depth), until in ((config.small, triggers.steps(1)), (config.large, None))
+    )
+    tokens = jax.ShapeDtypeStruct((config.batch_size, config.length), np.int32)
+    return trainkit.progressive.programs(
+        [small, large],
+        lambda m: trainkit.from_linen(m, optax.softmax_cross_entropy_with_integer_labels),
+        transformation(config.optimizers[0]),
+        lambda _: {"inputs": tokens, "targets": tokens},
+        functools.partial(trainkit.make_train_step, **where, donate=True),
+    )
 
 
 def run(config: Config) -> dict[str, Any]:

@@ -7,6 +7,7 @@ trainkit train progressive_mnist --model cnn     a quarter of the channels becom
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -168,19 +169,19 @@ def runs_of(config: Config) -> dict[str, list[Stage]]:
 
 
 def programs(config: Config, **where: Any) -> dict[str, Any]:
-    """A step for each stage of the growing run, with shapes, for `trainkit plan`."""
+    """The steps and growths of the growing run, with shapes, for `trainkit plan`."""
     batch = {
         "image": jax.ShapeDtypeStruct((config.batch_size, 28, 28, 1), np.uint8),
         "label": jax.ShapeDtypeStruct((config.batch_size,), np.int32),
     }
-    tx = optax.adam(1e-3)
-    found = {}
-    for number, stage in enumerate(runs_of(config)["progressive"]):
-        model = build(stage.model)
-        state = jax.eval_shape(lambda batch, model=model: model.state(tx, batch, rng=0), batch)
-        step = trainkit.make_train_step(model, tx, **where, donate=True)
-        found[f"stage {number}, {stage.name}"] = step, state, batch
-    return found
+    stages = runs_of(config)["progressive"]
+    return trainkit.progressive.programs(
+        stages,
+        build,
+        optax.adam(1e-3),
+        lambda _: batch,
+        functools.partial(trainkit.make_train_step, **where, donate=True),
+    )
 
 
 def train(

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import trainkit
-from trainkit.cost import Chip, forecast, step_flops
+from trainkit.cost import Chip, forecast, largest_micro_batch, step_flops
 
 
 def parts(placement, batch_size=64, **options):
@@ -63,7 +63,7 @@ def test_bounds_are_those_of_the_data_sheet():
     assert found.fits is None
     assert "at least" not in str(found)
     chip = Chip(flops=1e9, memory=1e6, bandwidth=1e9, network=1e6)
-    found = dataclasses.replace(found, chip=chip)
+    found = dataclasses.replace(found, chip=chip, memory=chip.memory)
     assert found.least_seconds == {
         "arithmetic": found.flops / 1e9,
         "memory": found.cost.bytes_accessed / 1e9,
@@ -86,3 +86,42 @@ def test_what_the_compiler_refuses_for_its_size_is_said_with_what_helps(monkeypa
     monkeypatch.setattr(type(step), "compile", compile)
     with pytest.raises(MemoryError, match=r"jit on 8 × cpu .*76.26G.*fsdp"):
         forecast(step, state, batch)
+
+
+def deep(microbatches, batch_size=512, placement="single"):
+    """A step whose activations need far more than its parameters."""
+
+    def loss_fn(params, model_state, batch, rng):
+        for _ in range(8):
+            batch = jnp.tanh(batch @ params["w"])
+        return trainkit.Loss((batch**2).sum(), len(batch))
+
+    tx = optax.sgd(0.1)
+    step = trainkit.make_train_step(loss_fn, tx, placement=placement, microbatches=microbatches)
+    state = jax.eval_shape(lambda: trainkit.TrainState.create({"w": jnp.ones((32, 32))}, tx))
+    return step, state, jax.ShapeDtypeStruct((batch_size, 32), jnp.float32)
+
+
+@pytest.mark.parametrize("placement", ["single", "shard_map"])
+def test_the_largest_micro_batch_fits_and_the_next_larger_does_not(placement):
+    make = lambda n: deep(n, placement=placement)
+    local = 512 // make(1)[0].placement.parts
+    needs = {n: forecast(*make(n)).cost.peak_bytes for n in (1, 2, 4, 8, 16, 32, 64)}
+    assert needs[1] > needs[4] > needs[16]
+    found = largest_micro_batch(make, memory=needs[4])
+    fitting = [n for n in needs if needs[n] <= needs[4]]
+    assert found.microbatches == min(fitting) == 4
+    assert found.examples == local // 4
+    assert found.forecast.cost.peak_bytes == needs[4]
+    assert largest_micro_batch(make, memory=needs[1]).microbatches == 1
+    assert largest_micro_batch(make, memory=1000) is None
+    with pytest.raises(ValueError, match="memory of a cpu is not known"):
+        largest_micro_batch(make)
+
+
+def test_another_program_than_a_step_has_a_forecast():
+    f = jax.jit(lambda x: x @ x)
+    found = forecast(f, jax.ShapeDtypeStruct((64, 64), jnp.float32), memory=1e3)
+    assert (found.devices, found.examples, found.flops) == (1, 0, 2 * 64**3)
+    assert found.fits is False
+    assert "of 1 kB: TOO LARGE" in str(found)

@@ -891,6 +891,24 @@ def test_a_run_leaves_metrics_summary_and_report(tmp_path):
     assert rows[1]["examples_per_second"] > 0
 
 
+@pytest.mark.parametrize("steps", [6, 7])
+def test_norms_are_asked_for_at_the_steps_that_are_logged(tmp_path, steps):
+    step, state, data = mean_problem()
+    asked = []
+
+    def counting(state, batch, norms=False):
+        asked.append(norms)
+        return step(state, batch, norms=norms)
+
+    counting.norms = None
+    result = fit(
+        counting, step.place(state), data, steps=steps, log_every=3, out=tmp_path, progress=False
+    )
+    assert [i for i, wanted in enumerate(asked, start=1) if wanted] == [3, 6] + [7] * (steps == 7)
+    assert all("grad_norm" in row for row in read_metrics(tmp_path) if row["kind"] == "train")
+    assert "grad_norm" in result.metrics
+
+
 def test_nothing_is_written_without_an_output_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     step, state, data = mean_problem()

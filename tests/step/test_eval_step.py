@@ -27,7 +27,7 @@ def data(size=53):
     }
 
 
-@pytest.mark.parametrize("placement", ["single", "pmap", "shard_map", "jit", "fsdp"])
+@pytest.mark.parametrize("placement", ["single", "pmap", "shard_map", "jit", "fsdp", "periodic"])
 def test_uneven_batches_add_up_to_the_whole(placement):
     step = trainkit.make_train_step(loss_fn, TX, placement=placement)
     state = step.place(trainkit.TrainState.create({"w": jnp.array([1.0, -2.0, 0.5])}, TX))

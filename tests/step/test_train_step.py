@@ -10,6 +10,7 @@ import pytest
 
 import trainkit
 from trainkit.placement import fsdp
+from trainkit.step.update import NORMS
 
 PLACEMENTS = {
     "single": "single",
@@ -180,9 +181,10 @@ def test_metrics_are_those_of_the_whole_batch(placement):
     )
     state = step.place(fresh(tx))
     batches = make_batches(2)
+    step(state, batches[0], norms=True)  # puts its flag on the devices
     with jax.transfer_guard_device_to_host("disallow"):
         for batch in batches:
-            state, metrics = step(state, batch)
+            state, metrics = step(state, batch, norms=True)
     assert all(value.shape == () for value in metrics.values())
     metrics = jax.device_get(metrics)
     assert metrics["learning_rate"] == pytest.approx(0.05)
@@ -222,6 +224,40 @@ def test_norms_agree_with_numpy_and_can_be_left_out():
             assert np.isnan(metrics[2]["update_norm"])
 
 
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("steps_per_call", [1, 2])
+def test_a_call_may_ask_for_norms(placement, steps_per_call):
+    make = lambda norms: trainkit.make_train_step(
+        loss_fn, TX, placement=PLACEMENTS[placement], steps_per_call=steps_per_call, norms=norms
+    )
+    asked, always = make(None), make(True)
+    batches = make_batches(3 * steps_per_call)
+    if steps_per_call > 1:
+        batches = [jax.tree.map(lambda *x: np.stack(x), *batches[i::3]) for i in range(3)]
+    ours, theirs = asked.place(fresh()), always.place(fresh())
+    for number, batch in enumerate(batches):
+        ours, found = asked(ours, batch, norms=number == 1)
+        theirs, want = always(theirs, batch)
+        assert set(want) - set(found) == (set() if number == 1 else set(NORMS))
+        for name, value in found.items():
+            np.testing.assert_allclose(value, want[name], rtol=1e-5, err_msg=name)
+    assert asked.compiles == 1
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours.params, theirs.params
+    )
+
+
+def test_norms_that_nobody_asks_for_are_computed_in_a_branch():
+    """So that they cost nothing: the branch that is not taken reads no tree."""
+    text = trainkit.make_train_step(loss_fn, TX).lower(fresh(), make_batches(1)[0]).as_text()
+    branches = text.split("stablehlo.case")
+    assert len(branches) == 2
+    not_taken, taken = branches[1].split("}, {")[:2]
+    assert "stablehlo.sqrt" in taken
+    assert "stablehlo.reduce" not in not_taken
+    assert "stablehlo.sqrt" not in branches[0].split("stablehlo.add %arg0")[1]
+
+
 def test_two_learning_rates_are_reported_by_their_labels():
     injected = lambda rate: optax.inject_hyperparams(optax.sgd)(learning_rate=rate)
     tx = optax.partition(
@@ -240,7 +276,7 @@ def test_a_batch_without_any_weight_has_no_gradient():
     batch = make_batches(1)[0]
     batch["weight"][:] = 0
     tx = optax.sgd(1.0)
-    state, metrics = trainkit.make_train_step(loss_fn, tx)(fresh(tx), batch)
+    state, metrics = trainkit.make_train_step(loss_fn, tx, norms=True)(fresh(tx), batch)
     assert float(metrics["loss"]) == 0
     assert float(metrics["grad_norm"]) == 0
     jax.tree.map(np.testing.assert_array_equal, state.params, make_params())
@@ -453,6 +489,7 @@ def test_a_non_finite_step_changes_nothing_but_its_count(placement, microbatches
         microbatches=microbatches,
         skip_nonfinite=True,
         donate=True,
+        norms=True,
     )
     state = step.place(fresh(model_state={"seen": jnp.zeros(())}))
     good = make_batches(2)

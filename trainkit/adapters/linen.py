@@ -60,10 +60,10 @@ def from_linen(
     weight 0; any other label that is no class makes the loss NaN, and so does a negative weight.
 
     All other collections except "params" are model state. Batch statistics are updated by one
-    micro-batch after another. Under "pmap" and "shard_map", and with micro-batches over several
-    devices, each device normalises its own examples, and the statistics are averaged over devices
-    at the end of the step. Under "jit" and "fsdp" the whole batch is normalised together, as on a
-    single device.
+    micro-batch after another. Under "pmap", "shard_map" and "periodic", and with micro-batches over
+    several devices, each device normalises its own examples, and the statistics are averaged over
+    devices at the end of the step (of the call, under "periodic"). Under "jit" and "fsdp" the whole
+    batch is normalised together, as on a single device.
 
     Raises:
       ValueError: the module has no argument or field of a name in `mode`. From `model.state`:
@@ -78,7 +78,7 @@ def from_linen(
     >>> step = trainkit.make_train_step(model, tx)
     >>> state, metrics = step(step.place(model.state(tx, batch)), batch)
     >>> sorted(metrics)
-    ['accuracy', 'grad_norm', 'learning_rate', 'loss', 'param_norm', 'skipped_steps', 'update_norm']
+    ['accuracy', 'learning_rate', 'loss', 'skipped_steps']
     """
     _check_module(module)
     check_options(loss, mode, rngs, sown)

@@ -8,6 +8,7 @@ from trainkit.cost.collectives import Collective, collectives
 from trainkit.cost.devices import Chip, chip_of, peak_flops
 from trainkit.cost.flops import count_flops
 from trainkit.cost.forecast import Forecast, forecast
+from trainkit.cost.micro_batch import MicroBatch, largest_micro_batch
 from trainkit.cost.program import Cost, cost, program_flops
 from trainkit.cost.step import step_flops, whole_program
 from trainkit.cost.summary import summary
@@ -17,11 +18,13 @@ __all__ = [
     "Collective",
     "Cost",
     "Forecast",
+    "MicroBatch",
     "chip_of",
     "collectives",
     "cost",
     "count_flops",
     "forecast",
+    "largest_micro_batch",
     "peak_flops",
     "program_flops",
     "step_flops",

@@ -22,7 +22,7 @@ def count_flops(function: Callable[..., Any], *args: Any, loops_once: bool = Fal
     A contraction of sizes m × k and k × n counts 2·m·k·n, a convolution likewise, a reduction one
     per input value, other arithmetic one per output value. A scan counts its body once per
     iteration, a `while` once (its length is unknown), a `cond` its most expensive branch, a
-    `shard_map` or `pmap` its body once per device.
+    `shard_map` or `pmap` its body once per device of the axes that it names.
 
     Args:
       function: anything that JAX can trace.
@@ -49,7 +49,9 @@ def _equation(eqn: JaxprEqn, loops_once: bool) -> float:
     if name == "scan" and not loops_once:
         return inner[0] * eqn.params["length"]
     if name == "shard_map":
-        return sum(inner) * eqn.params["mesh"].size
+        # Along the other axes of the mesh, the body is a program over all devices.
+        sizes, manual = eqn.params["mesh"].shape, eqn.params["newly_manual_axes"]
+        return sum(inner) * math.prod(sizes[axis] for axis in manual)
     if name == "xla_pmap":
         return sum(inner) * eqn.params["global_axis_size"]
     if inner:

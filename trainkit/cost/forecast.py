@@ -1,4 +1,4 @@
-"""What one call of a train step needs on each device, before anything is run."""
+"""What one call of a program needs on each device, before anything is run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 
+from trainkit._core import validation
 from trainkit._core.units import flops as flops_text
 from trainkit._core.units import nbytes
 from trainkit.cost.collectives import Collective, collectives
 from trainkit.cost.devices import Chip, chip_of
+from trainkit.cost.flops import count_flops
 from trainkit.cost.program import Cost, cost
 from trainkit.cost.step import step_flops
 
@@ -19,27 +21,31 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """The needs of one call of a step; `str` of it is a table.
+    """The needs of one call of a program; `str` of it is a table.
 
     Attributes:
-      placement: name of the step's placement.
+      placement: name of the step's placement; "program" for another program.
       devices: how many there are.
       kind: what they are, as JAX names it.
       chip: their data sheet, `None` where it is not known.
+      memory: bytes of one device; `None` where that is not known.
       cost: bytes on one device, as the compiler says.
       flops: of one device, with all iterations of loops.
       collectives: what one device sends to others.
-      examples: of the batch, over all devices and steps of the call.
+      examples: of the batch, over all devices and steps of the call; 0 for another program.
+      steps: of the call.
     """
 
     placement: str
     devices: int
     kind: str
     chip: Chip | None
+    memory: float | None
     cost: Cost
     flops: float
     collectives: tuple[Collective, ...]
     examples: int
+    steps: int = 1
 
     @property
     def sent(self) -> float:
@@ -49,7 +55,7 @@ class Forecast:
     @property
     def fits(self) -> bool | None:
         """Whether a device's memory is large enough; `None` where that is not known."""
-        return None if self.chip is None else self.cost.peak_bytes <= self.chip.memory
+        return None if self.memory is None else self.cost.peak_bytes <= self.memory
 
     @property
     def least_seconds(self) -> dict[str, float]:
@@ -69,8 +75,9 @@ class Forecast:
         return found
 
     def __str__(self) -> str:
-        c, chip = self.cost, self.chip
-        have = f" of {nbytes(chip.memory)}" + ("" if self.fits else ": TOO LARGE") if chip else ""
+        c, have = self.cost, ""
+        if self.memory is not None:
+            have = f" of {nbytes(self.memory)}" + ("" if self.fits else ": TOO LARGE")
         bounds = self.least_seconds
 
         def at_least(name: str) -> str:
@@ -85,27 +92,32 @@ class Forecast:
             f"  traffic     {nbytes(c.bytes_accessed)} to memory{at_least('memory')}",
         ]
         parts = [f"{x.calls} {x.kind} of {nbytes(x.bytes)}" for x in self.collectives]
-        network = f"{nbytes(self.sent)} sent{at_least('network')}: {', '.join(parts)}"
+        each = f", {nbytes(self.sent / self.steps)} a step" if self.steps > 1 else ""
+        network = f"{nbytes(self.sent)} sent{each}{at_least('network')}: {', '.join(parts)}"
         lines.append(f"  network     {network if parts else 'nothing is sent'}")
         if bounds:
             slowest = max(bounds, key=lambda name: bounds[name])
-            rate = self.examples / bounds[slowest]
-            lines.append(
-                f"  a call of {self.examples:,} examples takes at least "
-                f"{1e3 * bounds[slowest]:,.3g} ms ({slowest}): at most {rate:,.0f} examples/s"
-            )
+            of, rate = "", ""
+            if self.examples:
+                of = f" of {self.examples:,} examples"
+                rate = f": at most {self.examples / bounds[slowest]:,.0f} examples/s"
+            least = f"{1e3 * bounds[slowest]:,.3g} ms ({slowest})"
+            lines.append(f"  a call{of} takes at least {least}{rate}")
         return "\n".join(lines)
 
 
-def forecast(step: Any, state: PyTree, batch: PyTree) -> Forecast:
-    """Compiles a step ahead of time and says what one call needs; nothing is run.
+def forecast(program: Any, *arguments: PyTree, memory: float | None = None) -> Forecast:
+    """Compiles a program ahead of time and says what one call needs; nothing is run.
 
     The devices may be simulated, or those of a TPU topology that is not there
     (`jax.experimental.topologies`): pass them to `make_train_step(devices=…)`.
 
     Args:
-      step: of `make_train_step`.
-      state, batch: arrays or `jax.ShapeDtypeStruct`s of the whole state and batch.
+      program: a step of `make_train_step`, or another jitted function, such as a growth of
+        `trainkit.progressive.programs`.
+      arguments: arrays or `jax.ShapeDtypeStruct`s: of the whole state and batch for a step; with
+        their shardings for another program.
+      memory: bytes of one device; `None`: what its data sheet says.
 
     Raises:
       MemoryError: the compiler knows the memory of these devices, and it is too small.
@@ -119,26 +131,46 @@ def forecast(step: Any, state: PyTree, batch: PyTree) -> Forecast:
     >>> found.devices, found.collectives, found.examples
     (1, (), 8)
     """
-    devices = sorted(step.placement.everywhere.device_set, key=lambda d: d.id)
+    if memory is not None:
+        validation.number("memory", memory, above=0, hint="it counts bytes of a device")
+    step = program if hasattr(program, "placement") else None
+    name = step.placement.name if step else "program"
+    devices = sorted(_devices(step, arguments), key=lambda d: d.id)
     try:
-        compiled = step.compile(state, batch)
+        compiled = step.compile(*arguments) if step else program.lower(*arguments).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise MemoryError(
-            f"{step.placement.name} on {len(devices)} × {devices[0].device_kind} does not fit: "
+            f"{name} on {len(devices)} × {devices[0].device_kind} does not fit: "
             f"{str(error).splitlines()[0].removeprefix('RESOURCE_EXHAUSTED: ')} Use a smaller "
             "batch, microbatches=, remat=True, or placement='fsdp'."
         ) from error
-    first = jax.tree.leaves(batch)[0]
-    several = step.steps_per_call > 1
+    flops = step_flops(program, *arguments) if step else count_flops(program, *arguments)
+    chip = chip_of(devices[0])
     return Forecast(
-        placement=step.placement.name,
+        placement=name,
         devices=len(devices),
         kind=devices[0].device_kind,
-        chip=chip_of(devices[0]),
+        chip=chip,
+        memory=memory if memory is not None else chip.memory if chip else None,
         cost=cost(compiled),
-        flops=step_flops(step, state, batch) / len(devices),
+        flops=flops / len(devices),
         collectives=tuple(collectives(compiled.as_text(), len(devices))),
-        examples=first.shape[0] * (first.shape[1] if several else 1),
+        examples=_examples(step, arguments[1]) if step else 0,
+        steps=step.steps_per_call if step else 1,
     )
+
+
+def _devices(step: Any, arguments: PyTree) -> set[jax.Device]:
+    """The devices of a step, or else those of the arguments' shardings."""
+    if step:
+        return step.placement.everywhere.device_set
+    shardings = [getattr(x, "sharding", None) for x in jax.tree.leaves(arguments)]
+    found = next((s.device_set for s in shardings if s is not None), None)
+    return found or {jax.devices()[0]}
+
+
+def _examples(step: Any, batch: PyTree) -> int:
+    shape = jax.tree.leaves(batch)[0].shape
+    return shape[0] * (shape[1] if step.steps_per_call > 1 else 1)

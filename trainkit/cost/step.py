@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
-from jax.sharding import PartitionSpec
-
 from trainkit.cost.flops import count_flops
 from trainkit.cost.program import cost, uncounted_flops
 
@@ -33,14 +30,7 @@ def step_flops(step: Any, state: PyTree, batch: PyTree) -> float:
 def whole_program(step: Any) -> Callable[..., Any]:
     """A step's program over all its devices, for `count_flops`."""
     place = step.placement
-    if not hasattr(place, "batch_spec") or place.name not in ("pmap", "shard_map"):
+    if not hasattr(place, "mapped"):
         return step.program
-    axis = 0 if step.steps_per_call == 1 else 1
     # pmap has the same program; here shard_map binds its axis.
-    return jax.shard_map(
-        step.program,
-        mesh=place.mesh,
-        in_specs=(PartitionSpec(), place.batch_spec(axis)),
-        out_specs=(PartitionSpec(), PartitionSpec()),
-        check_vma=False,
-    )
+    return place.mapped(step.program, 0 if step.steps_per_call == 1 else 1)

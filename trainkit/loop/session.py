@@ -114,13 +114,14 @@ class Session:
 
             # 5. Step. It returns before the device has finished; nothing here waits for it.
             self.compile(batch)
+            after = self.counted(examples)
+            logged = after.crossed(self.log_every) or self.budget.spent(after.used) is not None
             with jax.profiler.StepTraceAnnotation("train", step_num=self.record.step):
-                self.state, metrics, again = self.in_use.call(self.state, batch, self.log)
-            self.count(examples)
-            self.progress.slow(self.record.step, again, self.in_use.waited(metrics))
-            seconds = time.perf_counter() - self.began
-            if self.log.stepped(self.record, metrics, self.log_every, seconds):
-                self.progress.update(self.record, self.budget, self.log.latest)
+                called = self.in_use.call(self.state, batch, self.log, norms=logged)
+            (self.state, metrics, again), self.record = called, after
+            self.progress.slow(after.step, again, self.in_use.waited(metrics))
+            if self.log.stepped(after, metrics, self.log_every, time.perf_counter() - self.began):
+                self.progress.update(after, self.budget, self.log.latest)
 
     def why_stop(self) -> str | None:
         if self.not_finite:
@@ -250,8 +251,10 @@ class Session:
     def note(self, **changes: Any) -> None:
         self.record = dataclasses.replace(self.record, **changes)
 
-    def count(self, examples: int) -> None:
-        self.note(
+    def counted(self, examples: int) -> Record:
+        """The record after one more call of the step."""
+        return dataclasses.replace(
+            self.record,
             before=self.record.step,
             step=self.record.step + self.in_use.steps_per_call,
             examples=self.record.examples + examples,
@@ -282,8 +285,6 @@ class Session:
 
     def use(self) -> StepInUse:
         return StepInUse(self.step, self.data, self.prefetch, self.interrupts, self.averages)
-
-    # -- small things -------------------------------------------------------------------------
 
     @property
     def restores_best(self) -> bool:

@@ -117,16 +117,18 @@ class StepInUse:
         log.start_or_pause(record, time.perf_counter() - begin)
 
     def call(
-        self, state: TrainState, batch: PyTree, log: RunLog
+        self, state: TrainState, batch: PyTree, log: RunLog, *, norms: bool
     ) -> tuple[TrainState, Mapping[str, jax.Array], str | None]:
         """What the step returns, and in words why it was compiled again, if it was.
 
-        The time of such a call counts as that of compiling.
+        The time of such a call counts as that of compiling. `norms`: whether to ask for the norms,
+        of a step that gives them when asked.
         """
         first = not (self._called or hasattr(self.step, "compile"))
         self._called = True
         begin = time.perf_counter()
-        after, metrics = result_of(self.step(state, batch))
+        asked = {"norms": norms} if getattr(self.step, "norms", False) is None else {}
+        after, metrics = result_of(self.step(state, batch, **asked))
         compiles = self._count()
         if not first and compiles <= self._compiles:
             return after, metrics, None

@@ -51,9 +51,15 @@ class Placement(Protocol):
         ...
 
     def lower(
-        self, program: Callable, state: PyTree, batch: PyTree, *, axis: int, donate: bool
+        self,
+        program: Callable,
+        state: PyTree,
+        batch: PyTree,
+        *replicated: jax.ShapeDtypeStruct,
+        axis: int,
+        donate: bool,
     ) -> jax.stages.Lowered:
-        """`program(state, batch) -> (state, metrics)`, lowered for these shapes."""
+        """`program(state, batch, *replicated) -> (state, metrics)`, lowered for these shapes."""
         ...
 
     def feed(self, batch: PyTree, axis: int) -> PyTree:

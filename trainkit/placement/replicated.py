@@ -55,24 +55,40 @@ class ShardMap:
     def summed(self, local: Callable, microbatches: int, *, gradient: bool = True) -> Callable:
         return over_devices(local, self.batch_axes)
 
-    def lower(
-        self, program: Callable, state: PyTree, batch: PyTree, *, axis: int, donate: bool
-    ) -> jax.stages.Lowered:
-        spec = self.batch_spec(axis)
-        mapped = jax.shard_map(
+    def mapped(self, program: Callable, axis: int, replicated: int = 0) -> Callable:
+        """The program over all devices, from that of each.
+
+        After state and batch it takes `replicated` arguments that are the same everywhere.
+        """
+        everywhere = [PartitionSpec()] * replicated
+        return jax.shard_map(
             program,
             mesh=self.mesh,
-            in_specs=(PartitionSpec(), spec),
+            in_specs=(PartitionSpec(), self.batch_spec(axis), *everywhere),
             out_specs=(PartitionSpec(), PartitionSpec()),
             check_vma=False,
         )
+
+    def lower(
+        self,
+        program: Callable,
+        state: PyTree,
+        batch: PyTree,
+        *replicated: jax.ShapeDtypeStruct,
+        axis: int,
+        donate: bool,
+    ) -> jax.stages.Lowered:
         jitted = jax.jit(
-            mapped,
-            in_shardings=(self.everywhere, self.batch_sharding(axis)),
+            self.mapped(program, axis, len(replicated)),
+            in_shardings=(
+                self.everywhere,
+                self.batch_sharding(axis),
+                *[self.everywhere] * len(replicated),
+            ),
             out_shardings=self.everywhere,
             donate_argnums=(0,) if donate else (),
         )
-        return jitted.lower(state, batch)
+        return jitted.lower(state, batch, *replicated)
 
     def feed(self, batch: PyTree, axis: int) -> PyTree:
         return batch
@@ -89,14 +105,20 @@ class Pmap(ShardMap):
     name: str = "pmap"
 
     def lower(
-        self, program: Callable, state: PyTree, batch: PyTree, *, axis: int, donate: bool
+        self,
+        program: Callable,
+        state: PyTree,
+        batch: PyTree,
+        *replicated: jax.ShapeDtypeStruct,
+        axis: int,
+        donate: bool,
     ) -> jax.stages.Lowered:
         if not alone():
-            return super().lower(program, state, batch, axis=axis, donate=donate)
+            return super().lower(program, state, batch, *replicated, axis=axis, donate=donate)
         mapped = jax.pmap(
             program,
             axis_name=self.batch_axes[0],
-            in_axes=(None, axis),
+            in_axes=(None, axis, *[None] * len(replicated)),
             # `None` for state and metrics: taking row 0 of a stacked output is ten thousand times
             # slower than returning the replicated value.
             out_axes=(None, None),
@@ -104,7 +126,7 @@ class Pmap(ShardMap):
             donate_argnums=(0,) if donate else (),
         )
         rows = jax.eval_shape(functools.partial(self.feed, axis=axis), batch)
-        return mapped.lower(state, rows)
+        return mapped.lower(state, rows, *replicated)
 
     def feed(self, batch: PyTree, axis: int) -> PyTree:
         if not alone():

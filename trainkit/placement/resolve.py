@@ -11,11 +11,19 @@ from jax.sharding import Mesh
 from trainkit._core import validation
 from trainkit._core.processes import check_joined, end_together
 from trainkit.placement.base import Placement
+from trainkit.placement.periodic import periodic
 from trainkit.placement.replicated import pmap, shard_map
 from trainkit.placement.sharded import Sharded, fsdp, jit
 from trainkit.placement.single import single
 
-NAMES = {"single": single, "pmap": pmap, "shard_map": shard_map, "jit": jit, "fsdp": fsdp}
+NAMES = {
+    "single": single,
+    "pmap": pmap,
+    "shard_map": shard_map,
+    "jit": jit,
+    "fsdp": fsdp,
+    "periodic": periodic,
+}
 _OTHER = "a jax.sharding.Mesh, or a placement such as trainkit.placement.fsdp(rules=[...])"
 
 

@@ -75,10 +75,17 @@ class Sharded:
     def _params_specs(self, params: PyTree) -> PyTree:
         return params_specs(self.layout, params, self.mesh)
 
+    @property
+    def _own_mesh(self) -> Mesh | None:
+        """The mesh of a step's program; `None`: that of the context."""
+        return self.mesh
+
     def _global_batch(self, local: Callable) -> Callable:
         def placed(tree: PyTree, specs: PyTree) -> PyTree:
-            shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
-            return lax.with_sharding_constraint(tree, shardings)
+            mesh = self._own_mesh
+            if mesh is not None:
+                specs = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+            return lax.with_sharding_constraint(tree, specs)
 
         def summed(params: PyTree, *args: Any) -> Sums:
             specs = self._params_specs(params)
@@ -131,7 +138,7 @@ class Sharded:
             everywhere: Any = PartitionSpec()
             mapped = jax.shard_map(
                 device,
-                mesh=self.mesh,
+                mesh=self._own_mesh,
                 in_specs=(
                     everywhere,
                     everywhere,
@@ -150,16 +157,26 @@ class Sharded:
         return summed
 
     def lower(
-        self, program: Callable, state: PyTree, batch: PyTree, *, axis: int, donate: bool
+        self,
+        program: Callable,
+        state: PyTree,
+        batch: PyTree,
+        *replicated: jax.ShapeDtypeStruct,
+        axis: int,
+        donate: bool,
     ) -> jax.stages.Lowered:
         shardings = self.state_shardings(state)
         jitted = jax.jit(
             program,
-            in_shardings=(shardings, self.batch_sharding(axis)),
+            in_shardings=(
+                shardings,
+                self.batch_sharding(axis),
+                *[self.everywhere] * len(replicated),
+            ),
             out_shardings=(shardings, self.everywhere),
             donate_argnums=(0,) if donate else (),
         )
-        return jitted.lower(state, batch)
+        return jitted.lower(state, batch, *replicated)
 
     def feed(self, batch: PyTree, axis: int) -> PyTree:
         return batch

@@ -36,9 +36,17 @@ class Single:
         return local
 
     def lower(
-        self, program: Callable, state: PyTree, batch: PyTree, *, axis: int, donate: bool
+        self,
+        program: Callable,
+        state: PyTree,
+        batch: PyTree,
+        *replicated: jax.ShapeDtypeStruct,
+        axis: int,
+        donate: bool,
     ) -> jax.stages.Lowered:
-        return jax.jit(program, donate_argnums=(0,) if donate else ()).lower(state, batch)
+        return jax.jit(program, donate_argnums=(0,) if donate else ()).lower(
+            state, batch, *replicated
+        )
 
     def feed(self, batch: PyTree, axis: int) -> PyTree:
         return batch

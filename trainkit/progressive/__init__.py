@@ -5,8 +5,9 @@ Input: stages, data and a budget. Output: the trained state, the run's history a
 """
 
 from trainkit.progressive.probe import Price, Probe
+from trainkit.progressive.programs import programs
 from trainkit.progressive.run import progressive
 from trainkit.progressive.stages import triggers
 from trainkit.progressive.stages.stage import Data, Stage
 
-__all__ = ["Data", "Price", "Probe", "Stage", "progressive", "triggers"]
+__all__ = ["Data", "Price", "Probe", "Stage", "programs", "progressive", "triggers"]

@@ -118,7 +118,7 @@ class ProbeProgram:
     def __init__(
         self, current: PreparedStage, transitions: Sequence[Transition], probe: Probe, price: Price
     ):
-        if current.step.placement.name in ("pmap", "shard_map"):
+        if current.step.placement.name in ("pmap", "shard_map", "periodic"):
             raise ValueError(
                 f"A probe runs its candidates in one program, which placement="
                 f"{current.step.placement.name!r} does not allow; use 'single', 'jit' or 'fsdp'."

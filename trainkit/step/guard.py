@@ -72,6 +72,25 @@ class Guard:
             new["finite_in_a_row"] = jnp.where(finite & ~grow, good, 0).astype(jnp.int32)
         return new
 
+    def of_replicas(
+        self,
+        before: Mapping[str, jax.Array],
+        after: Mapping[str, jax.Array],
+        axes: tuple[str, ...],
+    ) -> dict[str, jax.Array]:
+        """The counters of replicas that were at `before` together, and took steps apart.
+
+        Skipped steps are those of all, in a row of the worst; the loss scale is the smallest.
+        """
+
+        def joined(name: str, x: jax.Array) -> jax.Array:
+            if name == "skipped":
+                start = before.get(name, jnp.zeros_like(x))
+                return start + jax.lax.psum(x - start, axes)
+            return (jax.lax.pmax if name == "in_a_row" else jax.lax.pmin)(x, axes)
+
+        return {name: joined(name, x) for name, x in after.items()}
+
 
 class Limit:
     """Raises when a count exceeds the limit, without waiting for the device at each step."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -28,7 +29,7 @@ from trainkit.step.loss import LossFn
 from trainkit.step.precision import Precision
 from trainkit.step.program import Metrics, Program, step_program
 from trainkit.step.state import TrainState
-from trainkit.step.update import make_update
+from trainkit.step.update import NORMS
 
 PyTree = Any
 
@@ -47,7 +48,7 @@ def make_train_step(
     remat: bool | Callable[..., Any] = False,
     donate: bool = False,
     schedules: Mapping[str, Callable[[jax.Array], Any]] | None = None,
-    norms: bool | int = True,
+    norms: bool | int | None = None,
 ) -> TrainStep:
     """A compiled `state, metrics = step(state, batch)`, with a state from `step.place(state)`.
 
@@ -60,10 +61,12 @@ def make_train_step(
       loss_fn: `(params, model_state, batch, rng) -> Loss`, a pure function.
       tx: a gradient transformation. Its `update` gets the extra arguments that it accepts:
         `value` = L; `grad` = g; `value_fn`, the loss L over the batch as a function of parameters
-        (for line searches and second-order rules; it costs nothing if it is not called); and
-        `weight` = Σ weight, which `trainkit.transforms.accumulate` uses.
+        (for line searches and second-order rules; it costs nothing if it is not called);
+        `weight` = Σ weight, which `trainkit.transforms.accumulate` uses; and `round`, for
+        `trainkit.transforms.lookahead`: `None` unless the placement is periodic.
       placement: "single", "pmap", "shard_map", "jit" (batch sharded, state replicated), "fsdp"
-        (state sharded by size), a `jax.sharding.Mesh`, or an object from `trainkit.placement`.
+        (state sharded by size), "periodic" (devices train apart, with a mean at the end of each
+        call), a `jax.sharding.Mesh`, or an object from `trainkit.placement`.
       devices: the number of devices, or a list of them; `None`: all (for "single", the first).
       microbatches: the number of parts into which the batch is divided; their gradients are summed.
       steps_per_call: K steps in one call, as a scan. Every batch leaf and every metric has a
@@ -80,8 +83,11 @@ def make_train_step(
       schedules: name -> function of the step number, reported in the metrics. Hyper-parameters in
         the optimizer state (`optax.inject_hyperparams`) are always reported, and so is the learning
         rate in force (of groups as `learning_rate/body`), a schedule's too.
-      norms: whether to report the norms of gradient, update and parameters, which costs another
-        pass over each tree. An integer n: at every n-th step, and NaN at the others.
+      norms: whether to report the norms of gradient, update and parameters (`grad_norm`,
+        `update_norm`, `param_norm`), which costs another pass over each tree. `None`: in the calls
+        `step(state, batch, norms=True)`, as `fit` does for what it logs. An integer n: at every
+        n-th step, and NaN at the others. The update is what the parameters moved by: new minus
+        old, with the rounding of the sum.
 
     Returns:
       A `TrainStep`.
@@ -117,15 +123,19 @@ def make_train_step(
     guard = Guard.of(skip_nonfinite, how)
     program = step_program(
         loss_fn,
-        make_update(tx, guard, dict(schedules or {}), int(norms)),
+        tx,
         place,
         guard,
+        schedules=dict(schedules or {}),
+        norms=norms if norms is None else int(norms),
         microbatches=microbatches,
         steps_per_call=steps_per_call,
         precision=how,
         remat=remat,
     )
-    return TrainStep(program, place, microbatches, steps_per_call, donate, loss_fn, tx, how, guard)
+    return TrainStep(
+        program, place, microbatches, steps_per_call, donate, loss_fn, tx, how, guard, norms
+    )
 
 
 @dataclasses.dataclass(eq=False)
@@ -141,6 +151,7 @@ class TrainStep:
     tx: optax.GradientTransformation
     precision: Precision
     guard: Guard
+    norms: bool | int | None = None
 
     def __post_init__(self) -> None:
         self._axis = 0 if self.steps_per_call == 1 else 1  # of the examples in a batch leaf
@@ -150,6 +161,7 @@ class TrainStep:
         self._in_flight = InFlight(self.placement)
         self._last: tuple[weakref.ref[TrainState] | None, Any] = (None, None)
         self._limit = Limit(self.guard.limit)
+        self._flags: dict[bool, jax.Array] = {}  # whether norms are wanted, on the devices
 
     # -- placing the state and the batch -------------------------------------------------------
 
@@ -210,9 +222,10 @@ class TrainStep:
             self.placement.state_shardings(prepared),
         )
         shaped = jax.tree.map(shape_of, batch)
+        wanted = [jax.ShapeDtypeStruct((), bool)] if self.norms is None else []
         with explained(self.loss_fn, state, batch if self._axis == 0 else _first(batch)):
             return self.placement.lower(
-                self.program, shapes, shaped, axis=self._axis, donate=self.donate
+                self.program, shapes, shaped, *wanted, axis=self._axis, donate=self.donate
             )
 
     def refuse(self, state: TrainState, batch: PyTree) -> Metrics:
@@ -261,8 +274,13 @@ class TrainStep:
 
     # -- running -----------------------------------------------------------------------------
 
-    def __call__(self, state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
-        """One call: `steps_per_call` steps."""
+    def __call__(
+        self, state: TrainState, batch: PyTree, *, norms: bool = False
+    ) -> tuple[TrainState, Metrics]:
+        """One call: `steps_per_call` steps.
+
+        `norms`: whether the metrics are to have the norms, where the option `norms` is `None`.
+        """
         self._limit.check(wait=False)
         if not (alone() or is_placed(batch, self.placement.everywhere)):
             batch = self.place_batch(batch)
@@ -273,16 +291,27 @@ class TrainStep:
         key = shapes, self._batch_signature(batch)
         compiled = self._known.get(key) or self.compile(state, batch)
         try:
-            state, metrics = compiled(state, self.placement.feed(owned(batch), self._axis))
+            fed = self.placement.feed(owned(batch), self._axis)
+            state, metrics = compiled(state, fed, *self.wanted(norms))
         except (ValueError, RuntimeError):
             steps.alive(state)
             steps.batch_devices(batch, self.placement)
             raise
+        if self.norms is None and not norms:
+            metrics = {name: value for name, value in metrics.items() if name not in NORMS}
         self._in_flight.add(metrics["loss"])
         self._last = weakref.ref(state), shapes
         if self.guard.limit is not None:
             self._limit.add(metrics.pop("skipped_in_a_row"))
         return state, metrics
+
+    def wanted(self, norms: bool) -> list[jax.Array]:
+        """The argument of the program that says whether norms are wanted, if it takes one."""
+        if self.norms is not None:
+            return []
+        if norms not in self._flags:
+            self._flags[norms] = jax.device_put(np.bool_(norms), self.placement.everywhere)
+        return [self._flags[norms]]
 
     def _accept(self, state: TrainState) -> tuple[TrainState, Any]:
         steps.state(state)

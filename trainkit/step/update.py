@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,29 +21,35 @@ from trainkit.step.rates import RATE, factors, in_force, reported, with_pace
 from trainkit.step.state import TrainState
 
 PyTree = Any
+ValueFn = Callable[[PyTree], jax.Array]
 # Names of the metrics that a step reports itself.
-OWN = ("loss", "loss_scale", "grad_norm", "update_norm", "param_norm", "skipped_steps")
+NORMS = ("grad_norm", "update_norm", "param_norm")
+OWN = ("loss", "loss_scale", *NORMS, "skipped_steps")
 
 
 def make_update(
     tx: optax.GradientTransformation,
     guard: Guard,
     schedules: Mapping[str, Callable[[jax.Array], Any]],
-    norms: int,
+    norms: int | None,
+    round: int | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """`update(state, sums, scale, value_fn) -> (state, metrics)`, for sums over all devices.
+    """`update(state, sums, scale, value_fn, wanted) -> (state, metrics)`, for sums of all devices.
 
-    Norms are computed at every step whose number, from 1, is a multiple of `norms`; 0: never.
+    Norms are computed at every step whose number, from 1, is a multiple of `norms`; 0: never;
+    `None`: where `wanted`, a boolean scalar, is true. With a `round`, sums are those of one
+    replica, and transformations take no outer step.
     """
-    transform = _with_extra_args(tx)
+    transform = functools.partial(with_extra_args(tx), round=round)
     scales = factors(tx)
     for name in schedules:
         steps.metric_name(name, OWN, by="schedules")
 
     def update(
-        state: TrainState, sums: Sums, scale: Any, value_fn: Callable[[PyTree], jax.Array]
+        state: TrainState, sums: Sums, scale: Any, value_fn: ValueFn, wanted: jax.Array | bool
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        loss, mean = mean_loss(sums), _mean_gradients(sums, scale)
+        loss, factor = mean_loss(sums), _factor(sums, scale)
+        mean = jax.tree.map(lambda g: g * factor.astype(g.dtype), sums.grads)
         grads = jax.tree.map(lambda g, p: g.astype(p.dtype), mean, state.params)
         # Optax's Adam and schedules mix int32 counts with floats. Under strict promotion they
         # raise, which a user who wants strict promotion in the model cannot avoid.
@@ -72,29 +79,28 @@ def make_update(
         if guard.skip:
             finite = jnp.isfinite(loss) & _all_finite(mean)
             new = _guarded(guard, finite, new, state)
-            updates = jax.tree.map(lambda u: jnp.where(finite, u, jnp.zeros_like(u)), updates)
         metrics = {"loss": loss} | values
         if scale is not None:
             metrics["loss_scale"] = scale
-        if norms:
-            metrics |= _norms(new.step, norms, mean, updates, new.params)
+        due = wanted if norms is None else norms > 0 and (norms == 1 or new.step % norms == 0)
+        metrics |= _norms(due, sums.grads, factor, state.params, new.params)
         metrics["skipped_steps"] = new.guard.get("skipped", jnp.zeros((), jnp.int32))
         if guard.limit is not None:
             metrics["skipped_in_a_row"] = new.guard["in_a_row"]
-        for name, (total, own) in sums.metrics.items():
+        for name in sums.metrics:
             steps.metric_name(name, metrics)
-            metrics[name] = total / _nonzero(own)
-        return new, metrics
+        return new, metrics | means(sums.metrics)
 
     return update
 
 
-def _mean_gradients(sums: Sums, scale: Any) -> PyTree:
-    """g = Σ ∂total / Σ weight, without the loss scale."""
+def _factor(sums: Sums, scale: Any) -> jax.Array:
+    """1 / Σ weight, without the loss scale: g is Σ ∂total times this.
+
+    Divided only once: XLA repeats a division by a scalar in every loop that uses g.
+    """
     weight = _nonzero(sums.weight)
-    by = weight if scale is None else weight * scale.astype(weight.dtype)
-    # Divide only once: XLA repeats a division by a scalar in every loop that uses g.
-    return jax.tree.map(lambda g: g * (1 / by).astype(g.dtype), sums.grads)
+    return 1 / (weight if scale is None else weight * scale.astype(weight.dtype))
 
 
 def _guarded(guard: Guard, finite: jax.Array, new: TrainState, old: TrainState) -> TrainState:
@@ -107,7 +113,7 @@ def _guarded(guard: Guard, finite: jax.Array, new: TrainState, old: TrainState) 
     )
 
 
-def _with_extra_args(tx: optax.GradientTransformation) -> Callable[..., Any]:
+def with_extra_args(tx: optax.GradientTransformation) -> Callable[..., Any]:
     """`tx.update` as a function that ignores extra arguments it does not accept."""
     update = optax.with_extra_args_support(tx).update
     parameters = inspect.signature(update).parameters
@@ -116,6 +122,11 @@ def _with_extra_args(tx: optax.GradientTransformation) -> Callable[..., Any]:
     return lambda *args, **extra: update(
         *args, **{name: value for name, value in extra.items() if name in parameters}
     )
+
+
+def means(sums: dict[str, tuple[jax.Array, jax.Array]]) -> dict[str, jax.Array]:
+    """Σ total / Σ weight of each; 0 where nothing has a weight."""
+    return {name: total / _nonzero(weight) for name, (total, weight) in sums.items()}
 
 
 def mean_loss(sums: Sums) -> jax.Array:
@@ -128,21 +139,39 @@ def _nonzero(weight: jax.Array) -> jax.Array:
 
 
 def _norms(
-    step: jax.Array, every: int, grads: PyTree, updates: PyTree, params: PyTree
+    wanted: jax.Array | bool, summed: PyTree, factor: jax.Array, old: PyTree, new: PyTree
 ) -> dict[str, jax.Array]:
+    """The norms of mean gradient, update as it was applied, and new parameters.
+
+    NaN if not wanted, and no metric where that is known when the program is traced.
+    Computed from arrays that the step holds in memory in any case. The mean gradients and the
+    updates, which XLA need not hold, would cost as much as an eighth of a small step to write down.
+    """
+
+    if wanted is False:
+        return {}
+
     def compute(*trees: PyTree) -> tuple[jax.Array, ...]:
-        return tuple(global_norm(tree) for tree in trees)
+        summed, old, new = trees
+        grad = global_norm(summed)
+        return (
+            grad * abs(factor).astype(grad.dtype),
+            global_norm(jax.tree.map(_moved, new, old)),
+            global_norm(new),
+        )
 
     def leave_out(*trees: PyTree) -> tuple[jax.Array, ...]:
         shapes = jax.eval_shape(compute, *trees)
         return tuple(jnp.full(x.shape, jnp.nan, x.dtype) for x in shapes)
 
-    trees = grads, updates, params
-    if every == 1:
-        values = compute(*trees)
-    else:
-        values = jax.lax.cond(step % every == 0, compute, leave_out, *trees)
-    return dict(zip(("grad_norm", "update_norm", "param_norm"), values, strict=True))
+    trees = summed, old, new
+    values = compute(*trees) if wanted is True else jax.lax.cond(wanted, compute, leave_out, *trees)
+    return dict(zip(NORMS, values, strict=True))
+
+
+def _moved(new: jax.Array, old: jax.Array) -> jax.Array:
+    wide = at_least_float32(new.dtype)
+    return new.astype(wide) - old.astype(wide)
 
 
 def _add(param: jax.Array, update: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from trainkit import growth
+from trainkit.growth.analysis.constants import exact_ratio
 
 TABLE = np.array([1.0, -2.0, 0.5, 3.0, 0.0, np.inf])
 CHANGES = {
@@ -25,6 +26,23 @@ CHANGES = {
     "one element finite": (lambda t: np.where(np.isinf(t), 1, t), False),
     "-inf for inf": (lambda t: np.where(np.isinf(t), -np.inf, t), False),
 }
+
+
+@pytest.mark.parametrize("root", [1, 2, 4])
+@pytest.mark.parametrize("ratio", [(3, 2), (5, 7), (2, 1)])
+def test_a_rounded_ratio_of_sizes_or_a_root_of_one_is_taken_exactly(ratio, root):
+    """Square roots come from norms and heads, fourth roots where two sides share one."""
+    p, q = ratio
+    exact = (np.log(p) - np.log(q)) / root
+    rounded = float(np.exp(exact).astype(np.float32))
+    eps = float(np.finfo(np.float32).eps)
+    assert exact_ratio(rounded, eps) == pytest.approx(exact, rel=1e-14)
+    if root > 1:
+        assert np.log(rounded) != pytest.approx(exact, rel=1e-12)
+
+
+def test_another_root_stays_as_it_is():
+    assert exact_ratio(1.5 ** (1 / 3), 1e-7) == np.log(1.5 ** (1 / 3))  # no model takes a third
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])

@@ -99,6 +99,26 @@ def test_a_mean_over_an_axis_in_the_middle(x64):
     np.testing.assert_allclose(net(grown, x), net(small, x), rtol=1e-11)
 
 
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_mean_that_is_reshaped_back(batch, x64):
+    """Also with a batch of one, whose axis a reshape cannot tell from others of size 1."""
+
+    def net(p, x):
+        h = x @ p["in"]
+        mean = lambda v: v.mean(-1).reshape(*v.shape[:-1], 1)
+        h = h - mean(h)
+        return (h / jnp.sqrt(mean(jnp.square(h)) + 1e-3)) @ p["out"]
+
+    rng = np.random.default_rng(0)
+    draw = lambda *s: jnp.asarray(rng.normal(size=s))
+    small, big = ({"in": draw(3, n), "out": draw(n, 2)} for n in (4, 6))
+    x = draw(batch, 7, 3)
+    plan = growth.plan(net, net, small, big, x)
+    assert plan.grown_axes[0].layout == "row mean"
+    grown = plan.grow(small, key=jax.random.key(0))
+    np.testing.assert_allclose(net(grown, x), net(small, x), rtol=1e-11)
+
+
 def test_a_mean_by_a_share_that_is_rounded():
     """In half precision 1/6 is 0.16663, which stands for nothing else."""
 

@@ -5,7 +5,7 @@ import pytest
 
 from trainkit.growth.axes.axis import Axis, concatenation, find, product, show
 from trainkit.growth.axes.layouts import repeated
-from trainkit.growth.axes.queries import coordinate, grown_leaves, labels, source_map
+from trainkit.growth.axes.queries import coordinates, grown_leaves, labels, source_map
 from trainkit.growth.axes.unification import Mismatch, unify
 
 
@@ -20,7 +20,16 @@ def test_a_leaf_takes_the_factors_of_what_it_meets():
     unify(whole, product([heads, size]))
     assert show(whole) == "2→4·3"
     np.testing.assert_array_equal(settle(whole), [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5])
-    np.testing.assert_array_equal(coordinate(whole, heads, of_big=True), np.repeat(range(4), 3))
+    np.testing.assert_array_equal(coordinates(whole, heads, of_big=True), [np.repeat(range(4), 3)])
+
+
+def test_coordinates_of_a_leaf_that_occurs_twice():
+    n = Axis(2, 3)
+    square = concatenation([product([n, n]), n])
+    rows, columns = coordinates(square, n, of_big=True)
+    np.testing.assert_array_equal(rows, [0, 0, 0, 1, 1, 1, 2, 2, 2, 0, 1, 2])
+    np.testing.assert_array_equal(columns, [0, 1, 2, 0, 1, 2, 0, 1, 2, -1, -1, -1])
+    assert coordinates(square, Axis(2, 3), of_big=False).shape == (0, 6)
 
 
 def test_two_factorisations_get_a_common_refinement():

@@ -18,7 +18,7 @@ from trainkit.growth import GrowthError
 from trainkit.growth.maps.growth_map import MapData
 from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
 from trainkit.growth.opt_state.exact import exact
-from trainkit.growth.opt_state.grow import grow_opt_state
+from trainkit.growth.opt_state.grow import degrees_of, grow_opt_state
 from trainkit.growth.opt_state.table import OURS
 from trainkit.transforms.wrappers.quantise import Quantised, dequantise
 
@@ -54,6 +54,18 @@ def test_exact_continuation(name):
     small = train(name, tx, params, state, 20, 5)
     follow = train(name, exact(tx, growth, params), big, big_state, 20, 5)
     np.testing.assert_allclose(small[2], follow[2], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("inner", "degree"), [(tt.adam, 0), (tt.sgd, 1)])
+def test_the_outer_momentum_of_a_long_round_scales_as_the_inner_steps_do(inner, degree):
+    """Also where the rule has to be run longer than to measure its other slots."""
+    found = [
+        degrees_of(tt.lookahead(inner(1e-2), k, outer=tt.nesterov(0.7, 0.9)), mlp_params(4))
+        for k in (3, 50)
+    ]
+    (trace,) = [name for name in found[0] if name.endswith("trace") and "outer_state" in name]
+    for each in found:
+        assert (each[trace].gradient, each[trace].weight) == (degree, 0)
 
 
 def test_eight_bit_moments():

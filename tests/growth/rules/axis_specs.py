@@ -67,11 +67,16 @@ PARTS_FIXED = Sum((1, 2))  # of one size, with two scales
 MERGED = (
     Prod((DOUBLE, 2)), Prod((2, HALF_MORE)), Prod((DOUBLE, HALF_MORE)), Sum((DOUBLE, 3)),
     Sum((DOUBLE, DOUBLE)), Sum((HALF_MORE, DOUBLE)), Sum((ODD, 1)), Prod((Sum((DOUBLE, 1)), 2)),
+    Prod((HALF_MORE, HALF_MORE)), Prod((DOUBLE, DOUBLE)), Sum((HALF_MORE, Prod((2, HALF_MORE)))),
 )  # fmt: skip
 FIXED = (2, 3)
 
 fixed = st.sampled_from(FIXED)
 leaf = st.sampled_from(LEAVES)
 structured = st.sampled_from(MERGED)
+# Of few leaves, so that one stands several times in an operand, also within one dimension.
+repeated = st.sampled_from(
+    (HALF_MORE, Prod((DOUBLE, HALF_MORE)), Prod((HALF_MORE, HALF_MORE)), DOUBLE)
+)
 anything = st.one_of(fixed, leaf, leaf, structured, st.just(PARTS_FIXED))
 some_leaf = st.one_of(fixed, leaf)

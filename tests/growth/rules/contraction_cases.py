@@ -16,14 +16,14 @@ KINDS = st.sampled_from(["free", "free", "free", "plain", "const"])
 
 
 @st.composite
-def dot(draw):
+def dot(draw, axis=specs.anything):
     """Up to two contracted axes, a batch axis, a free one each side; in any order."""
-    shared = [draw(specs.anything) for _ in range(draw(st.integers(0, 3)))]
+    shared = [draw(axis) for _ in range(draw(st.integers(0, 3)))]
     count = draw(st.integers(0, len(shared)))  # of them contracted, the others batch
     sides = []
     for _ in range(2):
         mine = [draw(st.sampled_from([a, specs.plain(a)])) for a in shared]
-        mine += [draw(specs.anything) for _ in range(draw(st.integers(0, 1)))]
+        mine += [draw(axis) for _ in range(draw(st.integers(0, 1)))]
         order = draw(st.permutations(range(len(mine))))
         sides.append((tuple(mine[i] for i in order), [order.index(i) for i in range(len(shared))]))
     (axes_a, at_a), (axes_b, at_b) = sides
@@ -37,8 +37,17 @@ def dot(draw):
 
 
 @st.composite
-def summed(draw):
-    axes = tuple(draw(specs.anything) for _ in range(draw(st.integers(1, 3))))
+def inner(draw):
+    """All axes contracted: each operand may be split along some, and be copied along others."""
+    axes = draw(st.lists(specs.repeated, min_size=2, max_size=3))
+    numbers = (list(range(len(axes))),) * 2, ((), ())
+    fn = lambda a, b: lax.dot_general(a, b, numbers)
+    return Case(fn, fn, (Operand(tuple(axes)), Operand(tuple(axes))), draw(SEED))
+
+
+@st.composite
+def summed(draw, axis=specs.anything):
+    axes = tuple(draw(axis) for _ in range(draw(st.integers(1, 3))))
     gone = draw(st.sets(st.integers(0, len(axes) - 1), min_size=1))
     fn = lambda x: jnp.sum(x, tuple(gone))
     values = draw(st.sampled_from(["normal", "positive"]))
@@ -112,8 +121,8 @@ def ragged_contraction(draw):
 
 
 CASES = {
-    "dot_general": {"": dot()},
-    "reduce_sum": {"": summed()},
+    "dot_general": {"": dot(), "one axis twice": dot(specs.repeated), "all axes": inner()},
+    "reduce_sum": {"": summed(), "one axis twice": summed(specs.repeated)},
     "conv_general_dilated": {
         **{name: conv(channels) for name, channels in CHANNELS.items()},
         "batch groups": batch_groups(),

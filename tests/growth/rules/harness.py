@@ -25,7 +25,7 @@ from trainkit.growth.analysis.scales.signs import NOT_NEGATIVE, POSITIVE
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import LAYOUTS
-from trainkit.growth.axes.queries import coordinate, labels, leaves
+from trainkit.growth.axes.queries import coordinates, labels
 from trainkit.growth.axes.solvers import choose, nearest
 from trainkit.growth.errors import GrowthError, unwrap
 from trainkit.growth.ir.constants import Const
@@ -327,31 +327,29 @@ class _Trial:
         for c in self.scales.contractions:
             totals.setdefault(c.leaf.uid, []).append(value(c.total))
         asked = {find(a).uid for a, _, _ in self.analysis.forced}
-        twice = {
-            leaf.uid
-            for v in (*self.values, *self.found.outs)
-            for a in v.axes
-            for leaf in leaves(a)
-            if leaves(a).count(leaf) > 1
+        # A share of 0 is not positive. No parameter is, and what is positive carries no shares.
+        positive = {
+            uid
+            for v in self.values
+            for (_, _, uid), expr in (v.exponents or {}).items()
+            if expr and value(expr) and self.scales.signs.of(v) == POSITIVE
         }
         clean = [
             uid
             for uid in self.scales.factors
-            if uid not in self.scales.order_sensitive | asked
+            if uid not in self.scales.order_sensitive | asked | positive
             and all(x == 1 for x in totals.get(uid, []))
             and not (self.scales.source(self.leaf(uid)) < 0).any()
-            and uid not in twice
         ]
-        if not clean or self.rng.random() < 0.6:
-            return set()
-        (uid,) = self.rng.choice(clean, 1)
-        leaf = self.leaf(int(uid))
-        first = np.zeros(leaf.big)
-        first[np.unique(self.scales.source(leaf), return_index=True)[1]] = 1.0
-        # The one copy that is read has the whole of the unit.
-        even = np.bincount(self.scales.source(leaf), minlength=leaf.small)[self.scales.source(leaf)]
-        self.shares[int(uid)] = first * (even if self.scales.factors[int(uid)] is not None else 1.0)
-        return {int(uid)}
+        fresh = {uid for uid in clean if self.rng.random() < 0.5}
+        for uid in fresh:
+            leaf, source = self.leaf(uid), self.scales.source(self.leaf(uid))
+            first = np.zeros(leaf.big)
+            first[np.unique(source, return_index=True)[1]] = 1.0
+            # The one copy that is read has the whole of the unit.
+            even = np.bincount(source, minlength=leaf.small)[source]
+            self.shares[uid] = first * (even if self.scales.factors[uid] is not None else 1.0)
+        return fresh
 
     def leaf(self, uid: int) -> Axis:
         return self.found.leaves[uid]
@@ -376,10 +374,10 @@ class _Trial:
             bit = self.bit(expr) if expr else 0
             if not bit:
                 continue
-            place = coordinate(value.axes[d], self.leaf(uid), of_big=True)
-            here = (told[d] == label) & (place >= 0)
-            share = np.where(here, self.shares[uid][np.maximum(place, 0)], 1.0)
-            factor = factor * self.along(share**bit, d, out.ndim)
+            for place in coordinates(value.axes[d], self.leaf(uid), of_big=True):
+                here = (told[d] == label) & (place >= 0)
+                share = np.where(here, self.shares[uid][np.maximum(place, 0)], 1.0)
+                factor = factor * self.along(share**bit, d, out.ndim)
         if out.dtype.kind in "fc":
             out = out * factor
         else:
@@ -412,23 +410,28 @@ class _Trial:
         return out - shift if shift else out
 
     def unread(self, i: int, value: Value) -> np.ndarray:
-        """Copies that hold anything: in what is free and does not carry shares there."""
-        where = np.zeros(value.big, bool)
+        """Copies that hold anything: in what is free and does not carry shares there.
+
+        What is read with a share of 0 along one axis is 0 there, whatever it is along others.
+        """
+        where, read = np.zeros(value.big, bool), np.ones(value.big, bool)
         for d, label, leaf in self.scales.cells(value):
             if leaf.uid not in self.fresh or i in self.plain or value.dtype.kind not in "fc":
                 continue
             expr = value.exponents.get((d, label, leaf.uid))
-            if not expr or self.bit(expr):
-                continue
-            where |= self.along(self.later(value, d, label, leaf), d, len(value.axes))
-        return where
+            later = self.along(self.later(value, d, label, leaf), d, len(value.axes))
+            if expr and self.bit(expr):
+                read &= ~later
+            elif expr:
+                where |= later
+        return where & read
 
     def later(self, value: Value, d: int, label: int | None, leaf) -> np.ndarray:
         """The units along a dimension that are later copies along a leaf."""
-        place = coordinate(value.axes[d], leaf, of_big=True)
+        places = coordinates(value.axes[d], leaf, of_big=True)
         first = np.zeros(leaf.big, bool)
         first[np.unique(self.scales.source(leaf), return_index=True)[1]] = True
-        where = (place >= 0) & ~first[np.maximum(place, 0)]
+        where = ((places >= 0) & ~first[np.maximum(places, 0)]).any(0)
         if label is not None:
             old = np.maximum(self.scales.source(value.axes[d]), 0)
             where &= self.scales.labels(value.axes[d])[0][old] == label
@@ -439,8 +442,8 @@ class _Trial:
         found = np.zeros(big.shape, bool)
         for d, _, leaf in self.scales.cells(value):
             if leaf.uid in self.scales.separate:
-                place = coordinate(value.axes[d], leaf, of_big=True)
-                empty = (place >= 0) & (self.scales.source(leaf)[np.maximum(place, 0)] < 0)
+                empty = np.zeros(value.big[d], bool)
+                empty[self.scales._empty(value, d, leaf.uid)] = True
                 found |= self.along(empty, d, big.ndim)
         return found
 

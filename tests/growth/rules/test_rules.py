@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import collections
 
+import jax.numpy as jnp
 import pytest
 from hypothesis import HealthCheck, given, settings
+from jax import lax
 
 from tests.growth.rules import (
     contraction_cases,
@@ -21,7 +23,8 @@ from tests.growth.rules import (
     shape_cases,
     top_k_cases,
 )
-from tests.growth.rules.harness import Case, settle
+from tests.growth.rules.axis_specs import DOUBLE, HALF_MORE, Prod
+from tests.growth.rules.harness import Case, Operand, settle
 from trainkit.growth.rules import RULES
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -37,6 +40,7 @@ CASES = {
 }
 # What has a meaning where nothing grows alone, or makes no result that grows.
 FIXED = {
+    ("dot_general", "all axes"),
     ("conv_general_dilated", "batch groups"), ("ragged_dot_general", "contracted"),
     ("choice", "places in a queue"), ("dynamic_slice", ""), ("fft", ""),
 }  # fmt: skip
@@ -72,6 +76,23 @@ def test_claims_hold(name, label):
 @pytest.mark.parametrize(("name", "label"), list(CASES), ids=lambda part: part or "any")
 def test_claims_hold_in_many_cases(name, label):
     check(name, label, 500, derandomize=False)
+
+
+MERGED = Prod((DOUBLE, HALF_MORE))
+FOUND = {
+    "all axes": (
+        lambda a, b: lax.dot_general(a, b, (((0, 1, 2), (0, 1, 2)), ((), ()))),
+        (Operand((2, HALF_MORE, MERGED)), Operand((2, HALF_MORE, MERGED))),
+    ),
+    "a positive sum": (lambda x: jnp.sum(x, 0), (Operand((2, 2, MERGED), "positive"),)),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_cases_that_were_found(name):
+    """Two operands that are split along different axes; a positive operand with a share of 0."""
+    fn, operands = FOUND[name]
+    assert sum(settle(Case(fn, fn, operands, seed)).refused is None for seed in range(20))
 
 
 def test_every_rule_is_tested():

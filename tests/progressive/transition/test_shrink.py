@@ -31,7 +31,8 @@ class Net(nn.Module):
         a, b = merged[:, 0], merged[:, 1]
         mixed = (jnp.tanh(a) * b).reshape(len(x), -1)
         h = nn.relu(nn.Dense(self.width, bias_init=nn.initializers.normal())(mixed))
-        return nn.Dense(3)(h)
+        pairs = (h[:, :, None] * h[:, None, :]).reshape(len(x), -1)  # one axis twice
+        return nn.Dense(3)(h) + nn.Dense(3)(pairs)
 
 
 def side(module, tx, seed=0):

@@ -44,9 +44,9 @@ def options(
             skip_nonfinite,
             "True, False, or the number of steps in a row that may be skipped",
         ),
-        ("norms", norms, "True, False, or the interval in steps"),
+        ("norms", norms, "None, True, False, or the interval in steps"),
     ):
-        if not isinstance(value, bool):
+        if not isinstance(value, bool | None):
             integer(name, value, least=0, hint=f"give {hint}")
     if schedules is not None:
         mapping("schedules", schedules, "{'learning_rate': schedule}")

@@ -11,7 +11,7 @@ from trainkit.growth.analysis.joint_program import JointProgram
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import known_map
-from trainkit.growth.axes.queries import coordinate, grown_leaves, source_map
+from trainkit.growth.axes.queries import coordinates, grown_leaves, source_map
 from trainkit.growth.axes.structures import structure_of
 from trainkit.growth.errors import Conflict
 from trainkit.growth.plan.data import AxisPlan, LeafPlan
@@ -88,11 +88,12 @@ def leaf_places(axis: Axis, places: Places) -> list[tuple[Axis, Places]] | Confl
     found: list[tuple[Axis, Places]] = []
     maps: dict[int, np.ndarray] = {}
     for leaf in grown_leaves(axis):
-        old, new = (coordinate(axis, leaf, of_big=big) for big in (False, True))
         own = np.full(leaf.small, -1)
-        for i, place in enumerate(places):
-            if old[i] >= 0:
-                own[old[i]] = new[place]
+        each = (coordinates(axis, leaf, of_big=big) for big in (False, True))
+        for old, new in zip(*each, strict=True):
+            for i, place in enumerate(places):
+                if old[i] >= 0:
+                    own[old[i]] = new[place]
         if (own < 0).any() or len(set(own)) < len(own):
             i = int(np.flatnonzero(own < 0)[0]) if (own < 0).any() else 0
             return Conflict(f"old entry {i} of a part would leave it", "layouts")

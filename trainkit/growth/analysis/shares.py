@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+from trainkit.growth.analysis.noise import tie_noise
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.axes.linear import Expr
 from trainkit.growth.axes.solvers import choose
@@ -64,6 +65,7 @@ def choose_shares(scales: ScalePropagation) -> Shares | Conflict:
         )
         return dataclasses.replace(conflict, others=tuple(c.leaf for c in others))
     chosen = [{key: value(expr) for key, expr in split.items()} for split in scales.param_split]
+    tie_noise(scales, chosen, value)
     totals: dict[int, list[int]] = {}
     for c in scales.contractions:
         totals.setdefault(c.leaf.uid, []).append(value(c.total))

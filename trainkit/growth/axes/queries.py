@@ -77,23 +77,25 @@ def source_map(node: Axis, source: Callable[[Axis], np.ndarray] | None = None) -
     return old
 
 
-def coordinate(node: Axis, leaf: Axis, *, of_big: bool) -> np.ndarray:
-    """The coordinate of each unit along one leaf (int64[big] or int64[small]).
+def coordinates(node: Axis, leaf: Axis, *, of_big: bool) -> np.ndarray:
+    """The coordinates of each unit along one leaf: int64[times, units].
 
-    It is −1 for units outside the segments that contain the leaf.
+    A leaf may occur several times in a node: a flattened n × n matrix may have the same axis twice.
+    There is a row for each time, and −1 for units outside the segments that contain the leaf.
     """
     node, leaf = find(node), find(leaf)
     size = node.big if of_big else node.small
     if node is leaf:
-        return np.arange(size)
+        return np.arange(size)[None]
     if node.kind == "leaf":
-        return np.full(size, -1)
-    inner = [(find(p), coordinate(p, leaf, of_big=of_big)) for p in node.parts]
+        return np.empty((0, size), np.int64)
+    inner = [coordinates(p, leaf, of_big=of_big) for p in node.parts]
     if node.kind == "sum":
-        return np.concatenate([c for _, c in inner])
-    result = inner[0][1]
-    for part, c in inner[1:]:
-        n = part.big if of_big else part.small
-        left, right = np.repeat(result, n), np.tile(c, len(result))
-        result = np.where(left >= 0, left, right)
+        times = max(map(len, inner))
+        more = [np.pad(c, [(0, times - len(c)), (0, 0)], constant_values=-1) for c in inner]
+        return np.concatenate(more, axis=1)
+    result = inner[0]
+    for c in inner[1:]:
+        left, right = np.repeat(result, c.shape[1], axis=1), np.tile(c, result.shape[1])
+        result = np.concatenate([left, right])
     return result

@@ -48,6 +48,10 @@ def grow_leaf(
         out = _expanded(out, {d: a for d, a in axes.items() if not a.has_new})
         for d, axis in random.items():
             out = _drawn(out, axis, d, rms, positive, key)
+        for d, axis in axes.items():
+            # What is read with 0 along one axis is 0, also in units that are random along another.
+            if not axis.weight.all():
+                out = out * vector(axis.weight != 0.0, d, out.ndim, wide)
         axes = {d: a for d, a in axes.items() if a.has_new and d not in random}
     out = _expanded(out, axes)
     if how.weight != 1.0:

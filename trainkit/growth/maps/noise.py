@@ -1,4 +1,7 @@
-"""Noise on the weights of copies that sums to zero over each unit, so that the function is kept."""
+"""Noise on the weights of copies that sums to zero over each unit, so that the function is kept.
+
+See `analysis.noise` for parameters that are multiplied by others with noise.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import jax
 import numpy as np
 
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.queries import coordinate, labels, source_map
+from trainkit.growth.axes.queries import coordinates, labels, source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes
 from trainkit.growth.maps.draw import normal
 from trainkit.growth.maps.kernel import vector
@@ -38,6 +41,8 @@ def noise_groups(plan: PlanData) -> dict[str, Noise]:
         for d, planned in enumerate(leaf.axes):
             if planned is None or not any(planned.splits):
                 continue
+            if not set(planned.ordered) <= set().union(*planned.splits):
+                continue  # other copies in this axis must stay equal
             same = {
                 e: source_map(find(axis_from(other.structure, nodes)))
                 for e, other in enumerate(leaf.axes)
@@ -60,9 +65,8 @@ def _groups(planned: AxisPlan, nodes: list[Axis]) -> np.ndarray:
         at = (label == segment) & (source >= 0)
         keys = [source[at]]
         for n, node in enumerate(nodes):
-            place = coordinate(axis, node, of_big=True)
-            if n not in split and (place[at] >= 0).any():
-                keys.append(place[at])
+            if n not in split:
+                keys += [place[at] for place in coordinates(axis, node, of_big=True)]
         _, ids = np.unique(np.stack(keys), axis=1, return_inverse=True)
         group[at] = ids.reshape(-1) + group.max() + 1
     return group

@@ -11,7 +11,7 @@ import numpy as np
 from trainkit._core import validation
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import padded
-from trainkit.growth.axes.queries import coordinate, labels, source_map
+from trainkit.growth.axes.queries import coordinates, labels, source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.maps.growth_map import Draw, MapData
 from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
@@ -108,18 +108,17 @@ def _axis(drawn: _Drawn, planned: AxisPlan, rank: int, matrix: bool) -> tuple[Ax
     count = copies(source, axis.small).astype(np.float64)
     found = _Factors(weight, 1.0 / (weight * count), np.zeros(len(source), bool))
     for n, node in enumerate(drawn.nodes):
-        place = coordinate(axis, node, of_big=True)
-        if (place >= 0).any():
+        for place in coordinates(axis, node, of_big=True):
             splits = np.array([n in cell for cell in planned.splits], bool)[label] & (place >= 0)
-            twice = any(cell.count(node) > 1 for cell in cells)
-            found = _shared(drawn, n, found, place, splits, twice, matrix)
-    # Padding that must be 0 stays 0 in units with random values.
+            found = _shared(drawn, n, found, place, splits, matrix)
+    # A share of 0 stays 0 in units with random values, and so does padding that must be 0.
+    anew = found.anew & (found.weight != 0.0)
     kind = _fill(drawn.plan, planned, rank, drawn.has_key)
     empty = 0.0 if kind == "zero" else 1.0
-    weight = np.where(alive, np.where(found.anew, 1.0, found.weight), empty)
-    gradient = np.where(alive & ~found.anew, found.gradient, 1.0)
-    source = np.where(found.anew, -1, source).astype(np.int32)
-    fill = "random" if found.anew.any() else kind
+    weight = np.where(alive, np.where(anew, 1.0, found.weight), empty)
+    gradient = np.where(alive & ~anew, found.gradient, 1.0)
+    source = np.where(anew, -1, source).astype(np.int32)
+    fill = "random" if anew.any() else kind
     return AxisMap(source, weight, gradient, fill), found.exact
 
 
@@ -129,17 +128,15 @@ def _shared(
     found: _Factors,
     place: np.ndarray,
     splits: np.ndarray,
-    twice: bool,
     matrix: bool,
 ) -> _Factors:
-    """Multiplies the factors by the shares of one grown axis.
+    """Multiplies the factors by the shares of one grown axis, at one place in this axis.
 
     Args:
       n: the number of the grown axis.
       found: the factors so far.
       place: int[n′], the coordinate of each unit along the grown axis, −1 outside its segments.
       splits: bool[n′], the units along which this parameter is split.
-      twice: whether the grown axis occurs twice in this axis.
       matrix: whether the leaf may get random values (it is not a vector).
     """
     grown, node, share = drawn.plan.grown_axes[n], drawn.nodes[n], drawn.shares[n]
@@ -159,7 +156,7 @@ def _shared(
     own = np.where(inside, share[place], 1.0)
     weight = np.where(splits, weight * own, weight)
     gradient = np.where(copied, gradient * own, gradient)
-    exact = exact and not twice and not (copied.any() and not grown.clean)
+    exact = exact and not (copied.any() and not grown.clean)
     if drawn.how == "zero_out":
         fresh = inside & (share[place] == 0.0)
         exact = exact and not fresh.any()
@@ -196,8 +193,8 @@ def _rms(plan: PlanData, leaf: LeafPlan, nodes: list[Axis]) -> LeafMap:
         source = source_map(axis)
         weight = np.ones(len(source))
         for n in planned.reads:
-            inside = coordinate(axis, nodes[n], of_big=True) >= 0
-            weight[inside] *= np.sqrt(plan.grown_axes[n].small / plan.grown_axes[n].big)
+            times = (coordinates(axis, nodes[n], of_big=True) >= 0).sum(0)
+            weight *= np.sqrt(plan.grown_axes[n].small / plan.grown_axes[n].big) ** times
         gradient = 1.0 / (weight * copies(source, axis.small))
         grown.append(AxisMap(source.astype(np.int32), weight, gradient, "zero"))
     return LeafMap(tuple(grown), exact_gradient=False)

@@ -20,6 +20,7 @@ import numpy as np
 import optax
 
 from trainkit._core.paths import named_leaves
+from trainkit._core.rounds import outer_step
 from trainkit.growth.opt_state.slots import Slot, as_slot
 
 PyTree = Any
@@ -66,12 +67,7 @@ def degrees_in_place(
 
     def run(gradients: PyTree, parameters: PyTree) -> Record:
         with jax.ensure_compile_time_eval(), jax.numpy_dtype_promotion("standard"):
-            state = tx.init(parameters)
-            for step in range(_STEPS):
-                # All entries have one size, so that norms scale by the root mean square of f.
-                size = np.float32(1.0 + 0.25 * step)
-                grads = jax.tree.map(lambda g, n=size: g * n, gradients)
-                _, state = update(grads, state, parameters)
+            state = _after_steps(tx, update, gradients, parameters)
             return record(state, jax.eval_shape(tx.init, parameters))
 
     @functools.cache
@@ -101,6 +97,18 @@ def degrees_in_place(
                     entries=float(entries),
                 )
     return found
+
+
+def _after_steps(
+    tx: optax.GradientTransformation, update: Callable[..., Any], gradients: PyTree, params: PyTree
+) -> PyTree:
+    """The state after a few updates, and after the outer step that long rounds end with."""
+    state = tx.init(params)
+    for step in range(_STEPS):
+        # All entries have one size, so that norms scale by the root mean square of f.
+        size = np.float32(1.0 + 0.25 * step)
+        updates, state = update(jax.tree.map(lambda g, n=size: g * n, gradients), state, params)
+    return outer_step(tx.update, jax.tree.map(jnp.add, params, updates), state)[1]
 
 
 def _tiny(leaf: Any) -> np.ndarray:

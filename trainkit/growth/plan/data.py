@@ -83,8 +83,8 @@ class AxisPlan:
       fresh: the numbers in whose padding units this parameter may hold any value.
       means: the numbers in whose padding units it holds the mean of the old units. In all other
         padding units it is 0.
-      ordered: the numbers along which its copies must stay bitwise equal, because `top_k` orders
-        values that it produces.
+      ordered: the numbers along which its copies get equal noise: `top_k` orders values that it
+        produces, or they are multiplied by a parameter with noise of its own along this axis.
     """
 
     structure: Structure

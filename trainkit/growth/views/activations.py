@@ -13,7 +13,7 @@ from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.analysis.joint_program import Analysis
 from trainkit.growth.analysis.values import Renamed, Value
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.queries import coordinate, grown_leaves, leaves
+from trainkit.growth.axes.queries import coordinates, grown_leaves, leaves
 from trainkit.growth.errors import GrowthError, unwrap
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.dataflow import dependent
@@ -125,9 +125,10 @@ def _check_all(plan: PlanData, found: Mapping[int, Any]) -> None:
 def _along(x: jax.Array, axis: Axis, d: int, leaf: Axis) -> jax.Array:
     square = jnp.square(jnp.abs(x))
     mean = square.mean([e for e in range(x.ndim) if e != d])
-    place = coordinate(axis, leaf, of_big=True)
-    ids = np.where(place < 0, find(leaf).big, place)
-    total = jax.ops.segment_sum(mean, ids, find(leaf).big + 1)[:-1]
+    n = find(leaf).big
+    places = coordinates(axis, leaf, of_big=True)
+    sums = [jax.ops.segment_sum(mean, np.where(x < 0, n, x), n + 1)[:-1] for x in places]
+    total = jnp.sum(jnp.stack(sums), 0)
     return total / jnp.maximum(total.mean(), jnp.finfo(total.dtype).tiny)
 
 

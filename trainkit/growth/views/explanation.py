@@ -123,7 +123,7 @@ class _Explanation:
         else:
             yield f"in the new units it holds {self._held(axis, n)}"
         if n in axis.ordered:
-            yield "copies stay bitwise equal, because `top_k` orders them"
+            yield "copies get equal noise: `top_k` orders them, or they multiply other noise"
 
     def _held(self, axis: AxisPlan, n: int) -> str:
         if n in axis.means:

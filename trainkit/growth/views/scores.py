@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from trainkit._core.paths import named_leaves
-from trainkit.growth.axes.queries import coordinate
+from trainkit.growth.axes.queries import coordinates
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.plan.data import PlanData
@@ -79,9 +79,8 @@ def _summed(plan: PlanData, params: PyTree, grads: PyTree | None) -> list[np.nda
             if grads is None:
                 along = along * value.shape[d] / value.size
             for n in numbers_in(axis.structure):
-                place = coordinate(axis_from(axis.structure, nodes), nodes[n], of_big=True)
-                inside = place >= 0
-                np.add.at(totals[n], place[inside], along[inside])
+                for place in coordinates(axis_from(axis.structure, nodes), nodes[n], of_big=True):
+                    np.add.at(totals[n], place[place >= 0], along[place >= 0])
     return totals
 
 

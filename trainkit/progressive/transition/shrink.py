@@ -7,7 +7,7 @@ is compiled before these exist, so here the program itself computes scores and c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,7 @@ import numpy as np
 import optax
 
 from trainkit._core.paths import named_leaves
-from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.queries import coordinate, source_map
+from trainkit.growth.axes.queries import coordinates
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.operators import Operator
@@ -105,60 +104,43 @@ def kept_units(found: PlanData, tree: PyTree) -> list[jax.Array]:
                 continue
             along = square.mean(tuple(e for e in range(square.ndim) if e != d))
             for a in numbers_in(axis.structure):
-                place = coordinate(axis_from(axis.structure, nodes), nodes[a], of_big=True)
-                inside = np.flatnonzero(place >= 0)
-                totals[a] = totals[a].at[place[inside]].add(along[inside])
+                for place in coordinates(axis_from(axis.structure, nodes), nodes[a], of_big=True):
+                    inside = np.flatnonzero(place >= 0)
+                    totals[a] = totals[a].at[place[inside]].add(along[inside])
     return [
         jnp.sort(jnp.argsort(-score, stable=True)[: axis.small])
         for score, axis in zip(totals, found.grown_axes, strict=True)
     ]
 
 
-class _Gather:
-    """Gathers one leaf of the smaller model from the larger one's, given the units that stay.
+class _Gather(NamedTuple):
+    """Gathers one leaf of the smaller model from the larger one's, given the units that stay."""
 
-    The source of unit j of an axis is linear in the sources of its factors and segments:
-    base[j] + Σ_a stride_a[j] · kept_a[place_a[j]].
-    """
-
-    def __init__(self, found: PlanData, leaf: LeafPlan):
-        self._axes: list[tuple[np.ndarray, dict[int, Any]] | None] = []
-        for axis in leaf.axes:
-            numbers = numbers_in(axis.structure) if axis else set()
-            if axis is None or not numbers:
-                self._axes.append(None)
-                continue
-            structure = axis.structure
-            base = _source(found, structure, None)
-            parts = {}
-            for a in sorted(numbers):
-                nodes = _nodes(found, None)
-                place = coordinate(axis_from(structure, nodes), nodes[a], of_big=True)
-                parts[a] = (_source(found, structure, a) - base, np.where(place < 0, 0, place))
-            self._axes.append((base, parts))
+    found: PlanData
+    leaf: LeafPlan
 
     def __call__(self, leaf: jax.Array, kept: Sequence[jax.Array]) -> jax.Array:
-        for d, axis in enumerate(self._axes):
-            if axis is not None:
-                base, parts = axis
-                source = jnp.asarray(base)
-                for a, (stride, place) in parts.items():
-                    source = source + stride * kept[a][place]
-                leaf = jnp.take(leaf, source, axis=d)
+        for d, axis in enumerate(self.leaf.axes):
+            if axis is not None and numbers_in(axis.structure):
+                leaf = jnp.take(leaf, _places(self.found, axis.structure, kept)[0], axis=d)
         return leaf
 
 
-def _nodes(found: PlanData, ones: int | None) -> list[Axis]:
-    nodes = []
-    for a, axis in enumerate(found.grown_axes):
-        node = Axis(axis.big, axis.small)  # reversed: from the larger model to the smaller
-        node.source = np.full(axis.small, int(a == ones))
-        nodes.append(node)
-    return nodes
-
-
-def _source(found: PlanData, structure: Any, ones: int | None) -> np.ndarray:
-    return source_map(find(axis_from(structure, _nodes(found, ones)))).astype(np.int32)
+def _places(found: PlanData, structure: Any, kept: Sequence[jax.Array]) -> tuple[jax.Array, int]:
+    """The indices of the units that stay along an axis of the larger model, and its size there."""
+    kind, *rest = structure
+    if kind == "fixed":
+        return jnp.arange(rest[0], dtype=jnp.int32), rest[0]
+    if kind == "leaf":
+        return kept[rest[0]], found.grown_axes[rest[0]].big
+    parts = [_places(found, part, kept) for part in rest]
+    places, size = parts[0]
+    for more, n in parts[1:]:
+        if kind == "sum":
+            places, size = jnp.concatenate([places, more + size]), size + n
+        else:
+            places, size = (places[:, None] * n + more).reshape(-1), size * n
+    return places, size
 
 
 def _gathered(tree: PyTree, gathers: dict[str, _Gather], kept: Sequence[jax.Array]) -> PyTree:

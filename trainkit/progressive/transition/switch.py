@@ -118,7 +118,8 @@ class Transition:
             self.big.evaluation.rehearse(state)
             batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.big.batch)
             step = self.big.step.compile(self.big.like, self.big.batch)
-            jax.block_until_ready(step(state, self.big.step.place_batch(batch)))
+            batch = self.big.step.place_batch(batch)
+            jax.block_until_ready(step(state, batch, *self.big.step.wanted(norms=False)))
         return self
 
     def _zeros(self, like: TrainState) -> TrainState:
@@ -228,8 +229,8 @@ class PlacedStep:
             return state
         return self._step.place(state)
 
-    def __call__(self, state: TrainState, batch: PyTree) -> Any:
-        return self._step(state, batch)
+    def __call__(self, state: TrainState, batch: PyTree, *, norms: bool = False) -> Any:
+        return self._step(state, batch, norms=norms)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._step, name)

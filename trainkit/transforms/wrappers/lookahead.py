@@ -10,6 +10,7 @@ import optax
 
 from trainkit._core import validation
 from trainkit._core.dtypes import cast_like, own, upcast
+from trainkit._core.rounds import OVER
 from trainkit.transforms.state.named import injected
 
 PyTree = Any
@@ -43,12 +44,14 @@ def lookahead(
 
     The slow weights φ begin as the parameters. After every k-th update φ ← φ + α (θ − φ), θ ← φ,
     where α is `slow_step_size` (.5). With `outer` they take its step instead, for the gradient
-    φ − θ: DiLoCo's outer step is `lookahead(adamw(η), 500, outer=nesterov(0.7, 0.9))`, where
-    several workers take the mean of θ before it. `reset_state` begins `tx` anew after each of them.
+    φ − θ: DiLoCo's outer step is `lookahead(adamw(η), 500, outer=nesterov(0.7, 0.9))`, for the mean
+    of θ over several replicas where the placement is `trainkit.placement.periodic`: then the step
+    says when, at the end of each of its calls. `reset_state` begins `tx` anew after each of them.
     Unlike `optax.lookahead` it takes plain parameters: they are the fast weights.
 
     Raises:
-      ValueError: a period below 1, a step size beside an outer rule, an update without parameters.
+      ValueError: a period below 1, a step size beside an outer rule, an update without parameters,
+        or a period that is not the steps of a call, where replicas take them apart.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx, p = tt.lookahead(tt.sgd(1.0), 2, 0.5), jnp.array([4.0])
@@ -77,21 +80,32 @@ def lookahead(
         return SlowWeightsState(jnp.zeros((), jnp.int32), *own((slow, *state), params))
 
     def update(
-        updates: PyTree, state: SlowWeightsState, params: PyTree = None, **extra: Any
+        updates: PyTree,
+        state: SlowWeightsState,
+        params: PyTree = None,
+        *,
+        round: int | None = None,
+        **extra: Any,
     ) -> tuple[PyTree, SlowWeightsState]:
         validation.need_params("lookahead", params)
+        if round == OVER:
+            slow, outer_state = _outer_step(slowly, params, state)
+            held = inner.init(params) if reset_state else state.inner_state
+            after = SlowWeightsState(state.count, slow, held, outer_state)
+            return cast_like(_to(slow, params), updates), cast_like(after, state)
+        if round is not None:
+            _same_period(sync_period, round)
         step, inner_state = inner.update(updates, state.inner_state, params, **extra)
         inner_state = cast_like(inner_state, state.inner_state)
         count = optax.safe_increment(state.count)
+        if round is not None:
+            return step, state._replace(count=count, inner_state=inner_state)
 
         def sync() -> Any:
             fast = jax.tree.map(lambda p, u: p + u.astype(p.dtype), params, step)
-            back = jax.tree.map(lambda s, f: s - f.astype(s.dtype), state.slow, fast)
-            moved, outer_state = slowly.update(back, state.outer_state, state.slow)
-            slow = jax.tree.map(lambda s, m: s + m.astype(s.dtype), state.slow, moved)
-            out = jax.tree.map(lambda s, p: s - p.astype(s.dtype), slow, params)
+            slow, outer_state = _outer_step(slowly, fast, state)
             held = inner.init(params) if reset_state else inner_state
-            return out, slow, held, outer_state
+            return _to(slow, params), slow, held, outer_state
 
         like = step, state.slow, inner_state, state.outer_state
         out, slow, inner_state, outer_state = jax.lax.cond(
@@ -100,3 +114,27 @@ def lookahead(
         return out, SlowWeightsState(count, slow, inner_state, outer_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _outer_step(
+    slowly: optax.GradientTransformation, fast: PyTree, state: SlowWeightsState
+) -> tuple[PyTree, PyTree]:
+    """The slow weights and the outer state after a step towards the fast weights."""
+    back = jax.tree.map(lambda s, f: s - f.astype(s.dtype), state.slow, fast)
+    moved, outer_state = slowly.update(back, state.outer_state, state.slow)
+    return jax.tree.map(lambda s, m: s + m.astype(s.dtype), state.slow, moved), outer_state
+
+
+def _to(slow: PyTree, params: PyTree) -> PyTree:
+    """The updates that lead to the slow weights."""
+    return jax.tree.map(lambda s, p: s - p.astype(s.dtype), slow, params)
+
+
+def _same_period(sync_period: int, steps: int) -> None:
+    if sync_period != steps:
+        raise ValueError(
+            f"lookahead: sync_period={sync_period}, but this placement averages after each call, "
+            f"of {steps} step{'s' * (steps > 1)}, and only then is there a mean to take an outer "
+            f"step from. Give make_train_step(steps_per_call={sync_period}), or "
+            f"lookahead(tx, {steps})."
+        )

@@ -51,6 +51,7 @@ def contract(
         scales.need(means, pair, [loops[i]])
     for combo in itertools.product(*map(range, product.counts)):
         product.segment(combo)
+    scales.multiplied(operands)
 
 
 class _Product:
@@ -241,8 +242,6 @@ def _check_loops(scales: ScalePropagation, pair, axis: Axis, loops: Sequence[Axi
     if names is None:
         if not find(axis).fixed:
             pair.fail("a window runs over an axis that grows", axes=(axis,))
-        return
-    if len(loops) == 1 and find(axis) is find(loops[0]):
         return
     source = np.zeros(1, np.int64)
     label = np.zeros(1, np.int64)

@@ -43,6 +43,10 @@ class ScalePropagation(Requirements):
             if total:
                 out.exponents[d, label, leaf.uid] = total
         out.zeros = {}
+        # Without axes of size 1, which are broadcast; scalars have no axes at all.
+        same = [[(d,) if find(a) is find(out.axes[d]) else None for d, a in enumerate(v.axes)]
+                for v in operands]  # fmt: skip
+        self.multiplied(list(zip(operands, same, strict=True)))
         divides = any(p < 0 for p in powers)
         for d, uid in self.padding(out):
             if divides and uid in self.separate:

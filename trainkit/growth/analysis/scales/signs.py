@@ -1,6 +1,7 @@
 """Values that are positive for all parameters: division by them is safe in padding units.
 
-Examples are the denominator of a softmax over positions, and a norm with its ε.
+Examples are the denominator of a softmax over positions, and a norm with its ε. A share may be 0,
+but no parameter is known to be positive, and what makes others positive (exp) carries no shares.
 """
 
 from __future__ import annotations

@@ -8,12 +8,14 @@ A block is a combination of labels, one for each axis. `scale` has a linear expr
 block; `None` means that the value is 0, ±∞ or NaN there, so that any scale fits. `exponents` has
 the exponent of the shares ρ̃ of a leaf's copies for each (dimension, label, leaf): 0 for a plain
 copy, 1 for a value that is split over the copies. ρ̃ has mean 1 over the copies of each unit, so
-that a contraction with exactly one split operand is exact.
+that a contraction with exactly one split operand is exact. A leaf may occur several times in one
+axis (a flattened n × n matrix); then ρ̃(J) is the product over its coordinates.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -34,7 +36,7 @@ from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import Layout, Layouts, padded
 from trainkit.growth.axes.linear import ZERO, Expr, System, plus
-from trainkit.growth.axes.queries import coordinate, grown_leaves, labels, source_map
+from trainkit.growth.axes.queries import coordinates, grown_leaves, labels, source_map
 from trainkit.growth.ir.dataflow import Facts
 
 
@@ -47,6 +49,10 @@ class Contraction(NamedTuple):
     leaf: Axis
     direct: list[int]  # parameters that are operands themselves
     reads: list[Expr]  # the share exponents of those parameters
+
+
+# (loop of a product, uid of a leaf along it) -> the share exponents of one operand there.
+Places = dict[tuple[int, int], list[Expr]]
 
 
 class Unknowns:
@@ -64,11 +70,12 @@ class Unknowns:
       param_scale, param_split: the unknowns of each parameter.
       contractions: the sums over leaves that grow.
       needs: the conditions on padding units.
-      separate: uids of padded leaves whose units never affect one another.
       producers: id of a value -> the equation that produces it.
       separate: uids of padded leaves whose units never enter one number.
+      products: for each product, the share exponents of both operands; see `Places`.
       order_sensitive: uids of leaves whose copies are used by an equation other than a sum.
-      ordered: parameter -> uids of leaves along which its copies must stay bitwise equal.
+      ordered: parameter -> uids of leaves along which its copies must stay bitwise equal, or need
+        equal noise.
       shiftable: parameter -> s, if every use is w + s. shift: those for which this is used.
     """
 
@@ -88,6 +95,7 @@ class Unknowns:
         self.param_split: list[dict[tuple[int, int, int], Expr]] = []
         self.contractions: list[Contraction] = []
         self.needs: list[Need] = []
+        self.products: list[tuple[Places, Places]] = []
         self.producers: dict[int, EquationPair] = {}
         self.order_sensitive: set[int] = set()
         self.ordered: dict[int, set[int]] = {}
@@ -141,6 +149,18 @@ class Unknowns:
             for label, cell in enumerate(self.labels(axis)[1])
             for leaf in dict.fromkeys(cell)
         ]
+
+    def multiplied(
+        self, operands: Sequence[tuple[Value, Sequence[tuple[int, ...] | None]]]
+    ) -> None:
+        """Notes a product of operands, each with the loops over each of its dimensions."""
+        found: list[Places] = [{} for _ in operands]
+        for (value, dims), places in zip(operands, found, strict=True):
+            for d, label, leaf in self.cells(value):
+                expr = value.exponents.get((d, label, leaf.uid), ZERO)
+                for i in dims[d] or ():
+                    places.setdefault((i, leaf.uid), []).append(expr)
+        self.products += itertools.combinations(found, 2)
 
     def log_copies(self, cell: Sequence[Axis]) -> float:
         """log of the copies of each unit of a cell; leaves with unequal numbers count as 0."""
@@ -228,9 +248,9 @@ class Unknowns:
     def _empty(self, value: Value, d: int, uid: int) -> np.ndarray:
         """The indices along dimension d that are padding units of a leaf."""
         (leaf,) = {leaf for e, _, leaf in self.cells(value) if e == d and leaf.uid == uid}
-        place = coordinate(value.axes[d], leaf, of_big=True)
+        places = coordinates(value.axes[d], leaf, of_big=True)
         source = self.layouts.source(leaf)
-        return np.flatnonzero((place >= 0) & (source[np.maximum(place, 0)] < 0))
+        return np.flatnonzero(((places >= 0) & (source[np.maximum(places, 0)] < 0)).any(0))
 
     def _constant(self, value: Value) -> np.ndarray:
         scale = compare(value, self.layouts)
