@@ -21,30 +21,24 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import trainkit
+import trainkit.transforms as tt
+from experiments.progressive_lm.grid import Corpus
+from experiments.progressive_lm.model import Transformer
+from trainkit._core.units import nbytes
+from trainkit.cost import forecast
+from trainkit.data import Sampler, shakespeare
+from trainkit.progressive.stages.pace import begin_decay, paced
+
 DEVICES = 4
-FLAG = "--xla_force_host_platform_device_count"
-if __name__ == "__main__":  # before JAX starts
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}={DEVICES}"
-
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-
-import trainkit  # noqa: E402
-import trainkit.transforms as tt  # noqa: E402
-from experiments.progressive_lm.grid import Corpus  # noqa: E402
-from experiments.progressive_lm.model import Transformer  # noqa: E402
-from trainkit._core.units import nbytes  # noqa: E402
-from trainkit.cost import forecast  # noqa: E402
-from trainkit.data import Sampler, shakespeare  # noqa: E402
-from trainkit.progressive.stages.pace import begin_decay, paced  # noqa: E402
-
 LENGTH, BATCH = 32, 16
 TUNING = 100  # the seed that chooses the rates
 CALL = 50  # steps a call of synchronous training
@@ -147,6 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.steps < CALL or options.steps % CALL:
         parser.error(f"--steps must be a multiple of {CALL}.")
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", DEVICES)
     print(
         "| method | rate | validation loss | above synchronous | sent a step | share |\n"
         "|---|--:|--:|--:|--:|--:|"

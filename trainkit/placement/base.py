@@ -67,6 +67,26 @@ class Placement(Protocol):
         ...
 
 
+def lowered(
+    place: Placement,
+    program: Callable,
+    state: PyTree,
+    batch: PyTree,
+    *replicated: jax.ShapeDtypeStruct,
+    axis: int,
+    donate: bool,
+) -> jax.stages.Lowered:
+    """`program`, of whole arrays over all devices, lowered with the shardings of a placement."""
+    shardings, everywhere = place.state_shardings(state), place.everywhere
+    jitted = jax.jit(
+        program,
+        in_shardings=(shardings, place.batch_sharding(axis), *[everywhere] * len(replicated)),
+        out_shardings=(shardings, everywhere),
+        donate_argnums=(0,) if donate else (),
+    )
+    return jitted.lower(state, batch, *replicated)
+
+
 def choose_devices(devices: int | Sequence[jax.Device] | None) -> list[jax.Device]:
     """A list of devices: the first n, evenly from all processes; those given; or (`None`) all.
 

@@ -53,6 +53,10 @@ class Periodic(ShardMap):
     def parts(self) -> int:
         return super().parts * (1 if self.within is None else self.within.parts)
 
+    @property
+    def manual(self) -> frozenset[str]:
+        return frozenset(self.batch_axes)
+
     def state_shardings(self, state: PyTree) -> PyTree:
         if self.within is not None:
             return self.within.state_shardings(state)
@@ -73,38 +77,6 @@ class Periodic(ShardMap):
             return own(params, model_state, batch, rng, scale)
 
         return apart
-
-    def mapped(self, program: Callable, axis: int, replicated: int = 0) -> Callable:
-        return jax.shard_map(
-            program,
-            mesh=self.mesh,
-            in_specs=(PartitionSpec(), self.batch_spec(axis), *[PartitionSpec()] * replicated),
-            out_specs=(PartitionSpec(), PartitionSpec()),
-            axis_names=frozenset(self.batch_axes),
-            check_vma=False,
-        )
-
-    def lower(
-        self,
-        program: Callable,
-        state: PyTree,
-        batch: PyTree,
-        *replicated: jax.ShapeDtypeStruct,
-        axis: int,
-        donate: bool,
-    ) -> jax.stages.Lowered:
-        shardings = self.state_shardings(state)
-        jitted = jax.jit(
-            self.mapped(program, axis, len(replicated)),
-            in_shardings=(
-                shardings,
-                self.batch_sharding(axis),
-                *[self.everywhere] * len(replicated),
-            ),
-            out_shardings=(shardings, self.everywhere),
-            donate_argnums=(0,) if donate else (),
-        )
-        return jitted.lower(state, batch, *replicated)
 
 
 def periodic(

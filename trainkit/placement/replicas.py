@@ -34,9 +34,8 @@ def mean(before: PyTree, after: PyTree, share: jax.Array, axes: tuple[str, ...])
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             return first(x, axes)
         start, end = upcast((b, x))
-        start = jnp.where(
-            jnp.isfinite(start), start, 0
-        )  # the best loss so far, before there is one
+        # A best loss so far is infinite before there is one.
+        start = jnp.where(jnp.isfinite(start), start, 0)
         moved = jnp.where(share > 0, share.astype(end.dtype) * (end - start), 0)
         return (start + lax.psum(moved, axes)).astype(x.dtype)
 

@@ -18,7 +18,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from trainkit._core.processes import alone
-from trainkit.placement.base import data_mesh, usable
+from trainkit.placement.base import data_mesh, lowered, usable
 from trainkit.placement.reduce import over_devices
 
 PyTree = Any
@@ -43,6 +43,11 @@ class ShardMap:
     def everywhere(self) -> jax.sharding.Sharding:
         return NamedSharding(self.mesh, PartitionSpec())
 
+    @property
+    def manual(self) -> frozenset[str]:
+        """The mesh axes over which each device has a program of its own."""
+        return frozenset(self.mesh.axis_names)
+
     def state_shardings(self, state: PyTree) -> PyTree:
         return jax.tree.map(lambda _: self.everywhere, state)
 
@@ -66,6 +71,7 @@ class ShardMap:
             mesh=self.mesh,
             in_specs=(PartitionSpec(), self.batch_spec(axis), *everywhere),
             out_specs=(PartitionSpec(), PartitionSpec()),
+            axis_names=self.manual,
             check_vma=False,
         )
 
@@ -78,17 +84,8 @@ class ShardMap:
         axis: int,
         donate: bool,
     ) -> jax.stages.Lowered:
-        jitted = jax.jit(
-            self.mapped(program, axis, len(replicated)),
-            in_shardings=(
-                self.everywhere,
-                self.batch_sharding(axis),
-                *[self.everywhere] * len(replicated),
-            ),
-            out_shardings=self.everywhere,
-            donate_argnums=(0,) if donate else (),
-        )
-        return jitted.lower(state, batch, *replicated)
+        mapped = self.mapped(program, axis, len(replicated))
+        return lowered(self, mapped, state, batch, *replicated, axis=axis, donate=donate)
 
     def feed(self, batch: PyTree, axis: int) -> PyTree:
         return batch

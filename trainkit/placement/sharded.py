@@ -18,7 +18,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from trainkit._core import validation
-from trainkit.placement.base import data_mesh, usable
+from trainkit.placement.base import data_mesh, lowered, usable
 from trainkit.placement.reduce import Sums, same_everywhere
 from trainkit.placement.specs import BySize, Rules, axes_of, params_specs, state_specs
 
@@ -165,18 +165,7 @@ class Sharded:
         axis: int,
         donate: bool,
     ) -> jax.stages.Lowered:
-        shardings = self.state_shardings(state)
-        jitted = jax.jit(
-            program,
-            in_shardings=(
-                shardings,
-                self.batch_sharding(axis),
-                *[self.everywhere] * len(replicated),
-            ),
-            out_shardings=(shardings, self.everywhere),
-            donate_argnums=(0,) if donate else (),
-        )
-        return jitted.lower(state, batch, *replicated)
+        return lowered(self, program, state, batch, *replicated, axis=axis, donate=donate)
 
     def feed(self, batch: PyTree, axis: int) -> PyTree:
         return batch

@@ -143,11 +143,10 @@ def _norms(
 ) -> dict[str, jax.Array]:
     """The norms of mean gradient, update as it was applied, and new parameters.
 
-    NaN if not wanted, and no metric where that is known when the program is traced.
-    Computed from arrays that the step holds in memory in any case. The mean gradients and the
-    updates, which XLA need not hold, would cost as much as an eighth of a small step to write down.
+    NaN if not wanted, and no metric where that is known when the program is traced. Computed from
+    arrays that the step holds in memory in any case: mean gradients and updates would have to be
+    written down for the branch, at every step.
     """
-
     if wanted is False:
         return {}
 
