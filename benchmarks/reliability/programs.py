@@ -18,11 +18,11 @@ import optax
 
 import trainkit
 from trainkit._core.identity import digest
+from trainkit._core.kept_programs import keep_compiled
 from trainkit._core.run_files import read_metrics
 from trainkit.adapters.model import Model
 from trainkit.data import Sampler
 from trainkit.progressive import Stage, progressive, triggers
-from trainkit.progressive.kept_programs import keep_compiled
 
 End = dict[str, Any]
 STEPS = 40

@@ -22,7 +22,6 @@ from trainkit._core.units import mean_spread
 from trainkit.data import CharCorpus, shakespeare
 from trainkit.data.staged import staged
 from trainkit.progressive import Data, Stage, progressive, triggers
-from trainkit.progressive.kept_programs import keep_compiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +58,6 @@ class Config:
 
 def run(config: Config) -> list[dict[str, Any]]:
     """Trains all of them, prints and writes the numbers, and returns them."""
-    keep_compiled(Path(config.out).parent / ".compiled")
     text, validation, _ = shakespeare(config.data).split()
     rows: list[dict[str, Any]] = []
     for name, parts in curricula(config).items():

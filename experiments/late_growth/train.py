@@ -21,7 +21,6 @@ from trainkit._core import units
 from trainkit._core.run_files import write_whole
 from trainkit._core.units import mean_spread
 from trainkit.data import shakespeare
-from trainkit.progressive.kept_programs import keep_compiled
 
 RATES = (0.003, 0.006, 0.012, 0.024, 0.048)
 
@@ -72,7 +71,6 @@ class Config:
 
 def run(config: Config) -> list[dict[str, Any]]:
     """Trains all of them, prints and writes the numbers, and returns them."""
-    keep_compiled(Path(config.out).parent / ".compiled")
     corpus = Corpus.of(shakespeare(config.data), config.length, config.batch_size)
     grid = Grid(corpus, transformation("adamw"), range(config.seeds))
     model = lambda depth: Transformer(84, config.width, depth)

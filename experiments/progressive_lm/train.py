@@ -31,7 +31,6 @@ from experiments.progressive_lm.tasks import TASKS
 from trainkit._core.run_files import REPORT, read_json, write_whole
 from trainkit.loop.run_folder import RunFolder
 from trainkit.progressive import Stage, triggers
-from trainkit.progressive.kept_programs import keep_compiled
 from trainkit.report.progress import width
 
 RATES = dict.fromkeys(("adamw", "muon"), (0.003, 0.006, 0.012, 0.024, 0.048))
@@ -170,7 +169,6 @@ def run(config: Config) -> dict[str, Any]:
     with RunFolder.claim(out, identity, overwrite=config.overwrite):
         if config.overwrite:
             (out / RESULTS).unlink(missing_ok=True)
-        keep_compiled(out.parent / ".compiled")
         content = {"config": identity, "verdict": {}, "rows": [], **read_json(out / RESULTS)}
         rows: list[Row] = content["rows"]
         for optimizer in config.optimizers:

@@ -24,7 +24,6 @@ from experiments.progressive_mnist.results import Seed, report
 from trainkit.data import Sampler, mnist, normalise, split
 from trainkit.data.mnist import MEAN, STD
 from trainkit.progressive import Probe, Stage, progressive, triggers
-from trainkit.progressive.kept_programs import keep_compiled
 from trainkit.progressive.run import ProgressiveResult
 
 MODELS = {
@@ -116,7 +115,6 @@ class Stopped(Exception):
 def run(config: Config) -> dict[str, Any]:
     """Trains, compares, writes the reports and returns the numbers."""
     where = Path(config.out or f"runs/progressive_mnist{'' if config.model == 'mlp' else '-cnn'}")
-    keep_compiled(where.parent / ".compiled")
     rates = dict(RATES[config.model])
     try:
         if config.tune:

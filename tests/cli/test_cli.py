@@ -38,6 +38,8 @@ class Config:
     """Where to put the sum."""
     wrong: str = ""
     """What goes wrong."""
+    compiles: bool = False
+    """Compile something."""
 
 
 def run(config):
@@ -45,6 +47,11 @@ def run(config):
         raise ValueError("These numbers cannot be added: use others.")
     if config.wrong == "bug":
         int("not a number")
+    if config.compiles:
+        import jax
+
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.jit(lambda x: x + 1)(1.0)
     print(f"{config.kind} {config.count} {config.scale}")
 '''
 
@@ -153,6 +160,23 @@ def test_our_own_experiments_come_first_and_nobody_elses_are_run(project, monkey
 def test_options_come_typed_from_the_dataclass(project):
     done = command(project, "train", "tiny", "--count", "5", "--scale", "2e-1", "--kind", "odd")
     assert (done.returncode, done.stdout, done.stderr) == (0, "odd 5 0.2\n", "")
+
+
+@pytest.mark.parametrize("out", [None, "there/run"])
+def test_what_a_run_compiled_is_kept_for_the_next(project, out):
+    options = ["--compiles", *([] if out is None else ["--out", out])]
+    done = command(project, "train", "tiny", *options, JAX_COMPILATION_CACHE_DIR="")
+    assert (done.returncode, done.stderr) == (0, "")
+    parent = project / ("runs" if out is None else "there")
+    assert list((parent / ".compiled").glob("*/*-cache"))
+
+
+def test_a_run_needs_no_folder_for_compiled_programs(project, tmp_path):
+    (tmp_path / "file").touch()
+    out = str(tmp_path / "file" / "run")
+    done = command(project, "train", "tiny", "--out", out, JAX_COMPILATION_CACHE_DIR="")
+    assert (done.returncode, done.stdout) == (0, "even 3 1.0\n")
+    assert "Compiled programs are not kept" in done.stderr
 
 
 def test_the_help_of_an_experiment_explains_each_option(project):

@@ -19,7 +19,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
+from typing import Any
 
+from trainkit._core.kept_programs import keep_compiled
 from trainkit._core.processes import alone, explain, leave
 from trainkit.cli.joining import join
 from trainkit.cli.main import unknown
@@ -47,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     experiment = experiment_of(name, found)
     try:
         config = tyro.cli(experiment.Config, args=options, prog=f"trainkit train {name}")
+        _keep_compiled(config)
         experiment.run(config)
     except (ValueError, OSError) as error:
         # A message that somebody wrote for the user needs no traceback; anything else does.
@@ -58,6 +61,15 @@ def main(arguments: Sequence[str]) -> int:
             leave(2)
         return 2
     return 0
+
+
+def _keep_compiled(config: Any) -> None:
+    """Keeps compiled programs beside the run's folder, for all runs there; without it, goes on."""
+    folder = Path(getattr(config, "out", None) or "runs/any").parent / ".compiled"
+    try:
+        keep_compiled(folder)
+    except OSError as error:
+        print(f"Compiled programs are not kept: {error}", file=sys.stderr)
 
 
 def _with_flags(message: str, config: type) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ def keep_compiled(folder: str | os.PathLike, *, enabled: bool = True) -> Path | 
     It keeps programs that take more than 0.2 seconds to compile, so that a resumed run, or one
     with another seed, compiles nothing. A cache that is already set (JAX_COMPILATION_CACHE_DIR)
     stays. Cached programs are executed without inspection. Therefore they are in a subfolder, by
-    versions and flags, that only the owner may write into, each with a digest. Programs that are
-    damaged, or left incomplete by a killed run, are removed.
+    versions, flags and processor, that only the owner may write into, each with a digest. Programs
+    that are damaged, or left incomplete by a killed run, are removed.
 
     Args:
       folder: the parent folder of the cache.
@@ -45,7 +47,8 @@ def keep_compiled(folder: str | os.PathLike, *, enabled: bool = True) -> Path | 
         return None
     if not config.jax_compilation_cache_dir:
         flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
-        own = Path(folder).absolute() / digest(f"{sorted(versions().items())} {flags}")
+        made_by = f"{sorted(versions().items())} {flags} {_processor()}"
+        own = Path(folder).absolute() / digest(made_by)
         own.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = own.stat()
         if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
@@ -58,6 +61,17 @@ def keep_compiled(folder: str | os.PathLike, *, enabled: bool = True) -> Path | 
         jax.config.update("jax_compilation_cache_dir", str(own))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     return Path(config.jax_compilation_cache_dir)
+
+
+@functools.cache
+def _processor() -> str:
+    """What the processor can do, as Linux says it: a program may use instructions others lack."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    said = [x for x in lines if x.startswith(("model name", "flags", "Features", "CPU part"))]
+    return f"{platform.machine()} {sorted(set(said))}"
 
 
 class DigestWriter:
