@@ -828,6 +828,12 @@ def known(tmp_path, steps, *, tx=None, values=EIGHT, batch=4, seed=0, resume="sa
                out=tmp_path, resume=resume, progress=False, report=False)  # fmt: skip
 
 
+def rounds(replicas, every=2, **options):
+    """Replicas that train apart."""
+    place = trainkit.placement.periodic(replicas, **options)
+    return {"placement": place, "steps_per_call": every}
+
+
 INJECTED = optax.inject_hyperparams(optax.sgd)
 ONE_OTHER = np.concatenate([EIGHT[:5], [9], EIGHT[6:]]).astype(np.float32)
 
@@ -842,6 +848,10 @@ ONE_OTHER = np.concatenate([EIGHT[:5], [9], EIGHT[6:]]).astype(np.float32)
         ({}, {"batch": 2}, "batch_size: 4 there, 2 now"),
         ({}, {"values": ONE_OTHER}, "content: "),
         ({}, {"precision": "bfloat16"}, "precision: "),
+        (rounds(2), rounds(4), r"replicas: 2 there, 4 now"),
+        (rounds(2), rounds(2, every=1), r"steps between means: 2 there, 1 now"),
+        (rounds(2), rounds(2, moments="first"), r'means of moments: "mean" there, "first" now'),
+        ({}, rounds(2), r"replicas: nothing there, 2 now"),
     ],
 )
 def test_another_run_is_not_taken_up_without_a_word(tmp_path, then, now, named):

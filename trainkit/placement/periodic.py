@@ -50,8 +50,13 @@ class Periodic(ShardMap):
         super().__post_init__()
 
     @property
+    def replicas(self) -> int:
+        """How many train apart."""
+        return super().parts
+
+    @property
     def parts(self) -> int:
-        return super().parts * (1 if self.within is None else self.within.parts)
+        return self.replicas * (1 if self.within is None else self.within.parts)
 
     @property
     def manual(self) -> frozenset[str]:

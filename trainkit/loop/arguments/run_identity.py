@@ -1,7 +1,8 @@
 """What a run is, as far as that shows in what `fit` is given.
 
 Its model, loss and seed, its update rule with its hyper-parameters, and its data. How the work is
-spread (placement, devices, processes, steps a call, micro-batches) is not part of it.
+spread (placement, devices, processes, steps a call, micro-batches) is not part of it, unless
+replicas train apart: then their number and the steps between two means are.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def run_identity(step: Any, state: Any, data: Any) -> dict[str, dict[str, Any]]:
         rates["optimizer"] = program_digest(step.tx.update, *args)
     if hasattr(step, "precision"):
         rates["precision"] = lasting(step.precision, "precision")
+    rates |= _rounds(step)
     if hasattr(state, "rng"):
         rates["seed"] = digest(str(lasting(state.rng, "rng")))
     if hasattr(step, "loss_fn") and (one := first_batch(data)) is not None:
@@ -74,6 +76,18 @@ def other_run(part: str, then: Any, now: Mapping[str, Any], same_versions: bool)
         now.pop(name, None)  # saved before these were known
     lines = differences(then, now)
     return lines if part == DATA or None in starts else lines + _other_start(*starts)
+
+
+def _rounds(step: Any) -> dict[str, Any]:
+    """Of a step whose replicas train apart, what decides where they go."""
+    place: Any = getattr(step, "placement", None)
+    if not hasattr(place, "replicas"):
+        return {}
+    return {
+        "replicas": place.replicas,
+        "steps between means": step.steps_per_call,
+        "means of moments": place.moments,
+    }
 
 
 def with_hyperparameters(opt_state: PyTree, new: PyTree) -> PyTree:
