@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import time
 from pathlib import Path
 
 VERSIONS = ("jax", "flax", "optax", "numpy")
@@ -42,10 +43,21 @@ def line(peers: dict[str, str] | None = None) -> str:
     return f"{chip}; Python {platform.python_version()}, {words}"
 
 
-def busy() -> str:
-    """A note that others use the processor too, by the load of the last minute; "" if it is quiet.
+def busy(seconds: float = 0.5) -> str:
+    """A note that others use the processor too, while this process sleeps; "" if it is quiet.
 
-    The benchmark's own last case is in that load, so as much as it uses is allowed.
+    Not the load average: the benchmark's own last case would be in it.
     """
-    load = os.getloadavg()[0]
-    return f"load {load:.1f}" if load > cores() + 0.5 else ""
+    try:
+        before = _used()
+        time.sleep(seconds)
+        share = (_used() - before) / os.sysconf("SC_CLK_TCK") / seconds
+    except OSError:  # no /proc
+        return ""
+    return f"others used {share:.1f} cores" if share > 0.2 else ""
+
+
+def _used() -> int:
+    """Ticks that all processors have worked since the start, for whom ever."""
+    user, nice, system, _idle, _wait, irq, softirq = Path("/proc/stat").read_text().split()[1:8]
+    return sum(map(int, (user, nice, system, irq, softirq)))

@@ -36,6 +36,7 @@ SIDES: dict[str, tuple[str | None, str, str, dict[str, float]]] = {
     ),
     "Keras on JAX": ("keras", "keras_side", "fit", dict.fromkeys(tasks.TASKS, 1.05)),
 }  # fmt: skip
+ROUNDS = 24  # of blocks, over all seeds
 CHECKED = 3  # losses that must agree before anything is timed
 # Float32 sums in another order; after three steps of Adam, whose first updates have the size of the
 # learning rate whatever the gradient's, single losses of these models agree to four digits.
@@ -45,7 +46,7 @@ AGREE = 2e-3
 def training(name: str, effort: Effort) -> Iterator[Row]:
     """All sides on one task, in fresh processes for every seed."""
     pythons, missing = found_pythons()
-    seeds = effort.size(3, 1)
+    seeds = effort.size(tasks.TASKS[name].seeds, 1)
     times: dict[str, list[np.ndarray]] = {side: [] for side in pythons}
     reached: dict[str, list[dict[str, Any]]] = {side: [] for side in pythons}
     for seed in range(seeds):
@@ -69,7 +70,7 @@ def training(name: str, effort: Effort) -> Iterator[Row]:
                 side: functools.partial(worker.ask, "block", steps=steps)
                 for side, worker in workers.items()
             }
-            for side, values in blocks(turns, effort.of(8)).items():
+            for side, values in blocks(turns, effort.of(ROUNDS // seeds)).items():
                 times[side].append(values)
     yield from rows(name, effort, times, reached, missing)
 
