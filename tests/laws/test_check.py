@@ -241,6 +241,16 @@ def test_an_extra_argument_that_is_needed_is_supplied_or_asked_for():
     assert laws.check(needs_temperature, extra_args=given, laws=["zero gradients"]).ok
 
 
+@pytest.mark.parametrize("hyperparams", [None, {"learning_rate": 0.03}])
+def test_a_factory_that_lacks_only_its_rate_gets_it(hyperparams):
+    named = {"like": "adamw", "hyperparams": hyperparams, "laws": ["oracle"]}
+    assert laws.check(optax.adamw, **named).ok
+    report = laws.check(optax.adam, **named)
+    (failure,) = report.failures
+    rate = 1e-3 if hyperparams is None else 0.03
+    assert f"learning_rate={rate}" in failure.reproducer
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [

@@ -240,6 +240,20 @@ def test_every_rule_names_the_path_where_trees_part(name):
             tx.update(updates, tx.init(P), P)
 
 
+@pytest.mark.parametrize("name", FACTORIES)
+def test_leaves_without_elements_are_left_alone(name):
+    tx = FACTORIES[name](**arguments(FACTORIES[name]))
+    params = {"m": jnp.zeros((0, 3)), "v": jnp.ones(2), "wide": jnp.zeros((3, 0))}
+    loss = lambda p: sum(jnp.sum(x**2) for x in jax.tree.leaves(p))
+    flat = lambda p: jnp.concatenate([x.ravel() for x in jax.tree.leaves(p)])
+    extra = {"value": loss(params), "grad": params, "value_fn": loss, "residual_fn": flat}
+    accepted = inspect.signature(tx.update).parameters
+    known = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    updates, _ = tx.update(params, tx.init(params), params, **(extra if known else {}))
+    assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
+    assert jnp.all(jnp.isfinite(updates["v"]))
+
+
 @pytest.mark.parametrize(
     "wrap",
     [

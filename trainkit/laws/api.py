@@ -21,7 +21,7 @@ from trainkit.laws.oracles.catalogue import (
     reference_name,
 )
 from trainkit.laws.oracles.schedules import SCHEDULES
-from trainkit.laws.protocol import is_transformation
+from trainkit.laws.protocol import is_transformation, with_rate
 from trainkit.laws.report import LawError, Report
 from trainkit.laws.reproducers import source
 from trainkit.laws.schedules.laws import LAWS as SCHEDULE_LAWS
@@ -30,6 +30,7 @@ from trainkit.laws.subject import Subject
 from trainkit.laws.subject.needs import find_needs
 from trainkit.laws.validation import check_arguments, check_extra, check_masks
 
+RATE = 1e-3  # of a factory that needs one, where none is given
 ALL: tuple[Law, ...] = (*TRANSFORMATION_LAWS, *SCHEDULE_LAWS)
 
 
@@ -58,7 +59,8 @@ def check(
 
     Args:
       tx: an `optax.GradientTransformation`, or a factory without arguments. Pass the factory: only
-        then can the laws see whether two instances share hidden state.
+        then can the laws see whether two instances share hidden state. With `like`, a factory that
+        needs nothing but a `learning_rate` gets that of `hyperparams`, or 0.001.
       like: the Optax function that the rule claims to be, such as "adam" (names: `laws.RULES`). The
         rule must then obey its claims, and agree with a float64 reference.
       hyperparams: keyword arguments of that Optax function; missing ones have Optax's defaults. A
@@ -92,6 +94,8 @@ def check(
     oracle = oracle_for(like, hyperparams) if like else None
     check_masks(hyperparams or {})
     chosen = _chosen(laws, TRANSFORMATION_LAWS, "transformation")
+    if like:
+        tx = with_rate(tx, (hyperparams or {}).get("learning_rate", RATE))
     subject = Subject(
         tx, like=like, hyperparams=hyperparams, claims=_claims_of(like, hyperparams, claims),
         level=level, examples=examples, seed=seed, extra_args=extra_args, oracle=oracle,

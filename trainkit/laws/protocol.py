@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import warnings
 from collections.abc import Iterator
@@ -50,13 +51,7 @@ def build(made: Any) -> Any:
             f"expected an optax.GradientTransformation (a pair of init and update) or a function "
             f"of no arguments that makes one, found {type(made).__name__}: {shown:.200}"
         )
-    required = []
-    with contextlib.suppress(ValueError, TypeError):
-        required = [
-            name
-            for name, p in inspect.signature(made).parameters.items()
-            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        ]
+    required = _required(made)
     if required and inspect.isclass(made):
         raise TypeError(
             f"expected a rule, found the class {shown}: pass an instance, "
@@ -86,6 +81,26 @@ def build(made: Any) -> Any:
             f"optax.GradientTransformation (a pair of init and update)"
         )
     return paired(tx)
+
+
+def with_rate(made: Any, rate: Any) -> Any:
+    """A factory that lacks nothing but its learning rate, with this one; anything else as it is."""
+    if is_transformation(made) or _required(made) != ["learning_rate"]:
+        return made
+    return functools.partial(made, learning_rate=rate)
+
+
+def _required(made: Any) -> list[str]:
+    """The names of the arguments without which a factory cannot be called."""
+    try:
+        parameters = inspect.signature(made).parameters
+    except (ValueError, TypeError):
+        return []
+    return [
+        name
+        for name, p in parameters.items()
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
 
 
 def paired(tx: Any) -> Any:

@@ -8,6 +8,7 @@ share the bound, and finite ones become 0. NaN stays NaN, so that a guard can de
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -186,7 +187,7 @@ def clip_adaptive(
     def one(g: jax.Array, w: jax.Array) -> jax.Array:
         if g.ndim < 2:
             return unit(g, w)
-        flat = (-1, g.shape[-1])
+        flat = (math.prod(g.shape[:-1]), g.shape[-1])
         units = jax.vmap(unit, in_axes=1, out_axes=1)(g.reshape(flat), w.reshape(flat))
         return units.reshape(g.shape)
 

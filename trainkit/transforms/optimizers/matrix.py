@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
@@ -83,9 +84,15 @@ def muon(
         adam_eps_root=adam_eps_root,
         adam_weight_decay=adam_weight_decay,
         adam_learning_rate=adam_learning_rate,
-        muon_weight_dimension_numbers=muon_weight_dimension_numbers,
+        muon_weight_dimension_numbers=muon_weight_dimension_numbers or _matrices,
         consistent_rms=consistent_rms,
     )
+
+
+def _matrices(params: Any) -> Any:
+    """What Optax takes for matrices, without those that have no elements and so no shape factor."""
+    matrix = optax.contrib.MuonDimensionNumbers()
+    return jax.tree.map(lambda x: matrix if x.ndim == 2 and x.size else None, params)
 
 
 @rule(needs_params=True)
