@@ -611,7 +611,7 @@ def build(module):
 DILOCO = lambda: tt.lookahead(tt.adamw(1e-2), 5, outer=optax.sgd(0.7, momentum=0.9, nesterov=True))
 
 
-def fitted(folder, steps, devices=4):
+def fitted(folder, steps, devices=4, resume="same run"):
     model, tx, data = build(Net(8)), DILOCO(), Sampler(classes(), 8, seed=3)
     step = trainkit.make_train_step(
         model, tx, placement="periodic", devices=devices, steps_per_call=5, donate=True
@@ -625,6 +625,7 @@ def fitted(folder, steps, devices=4):
         eval_every=10,
         checkpoint_every=10,
         out=folder,
+        resume=resume,
         report=False,
     ).state
 
@@ -644,7 +645,9 @@ def test_a_resumed_run_is_the_undisturbed_one_bitwise(tmp_path):
 def test_two_devices_go_on_with_what_four_have_saved(tmp_path):
     """Bitwise as if the two had been given the state of the four."""
     four = jax.device_get(fitted(tmp_path / "run", 20).replace(rng=0))
-    two = fitted(tmp_path / "run", 30, devices=2)
+    with pytest.raises(ValueError, match="replicas: 4 there, 2 now"):
+        fitted(tmp_path / "run", 30, devices=2)
+    two = fitted(tmp_path / "run", 30, devices=2, resume="new hyperparameters")
     model, tx, data = build(Net(8)), DILOCO(), Sampler(classes(), 8, seed=3)
     step = trainkit.make_train_step(model, tx, placement="periodic", devices=2, steps_per_call=5)
     batches = [next(data) for _ in range(30)][20:]

@@ -65,9 +65,11 @@ def step_program(
         scale = guard.scale(state.guard)
         sums = differentiated(state.params, state.model_state, batch, rng, scale)
 
-        def value_fn(params: PyTree, *, weight: Any = None, round: Any = None) -> jax.Array:
+        def value_fn(
+            params: PyTree, *, weight: Any = None, round: Any = None, pace: Any = None
+        ) -> jax.Array:
             # Optax's line searches refuse an extra argument that their value_fn lacks.
-            del weight, round
+            del weight, round, pace
             params = jax.tree.map(lambda x, own: x.astype(own.dtype), params, state.params)
             return mean_loss(valued(params, state.model_state, batch, rng, None))
 

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+import trainkit.transforms as tt
 from trainkit.progressive.stages.pace import after_growth, begin_decay, lower, paced
 
 
@@ -60,6 +61,58 @@ def test_moving_the_decay_compiles_nothing_again():
     _, state = update(params, state, params)
     _, state = update(params, begin_decay(lower(state, 0.5), at=3, steps=5), params)
     assert update._cache_size() == 1
+
+
+def slow_weights(params, grads, factors, period, share):
+    """Lookahead around gradient descent whose k-th step is multiplied by a factor."""
+    slow, fast, path = params, params, []
+    for step, (g, factor) in enumerate(zip(grads, factors, strict=True)):
+        fast = fast - factor * g
+        if (step + 1) % period == 0:
+            slow = slow + share * (fast - slow)
+            fast = slow
+        path.append(fast)
+    return np.array(path)
+
+
+GROUPS = lambda tx: tt.groups([("a", tx), ("b", optax.sgd(1.0))])
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda tx: tx,
+        lambda tx: optax.chain(optax.clip(10.0), tx),
+        tt.skip_nonfinite,
+        GROUPS,
+    ],
+)
+def test_the_inner_steps_of_slow_weights_are_paced_and_not_their_jumps(around):
+    tx = paced(around(tt.lookahead(tt.sgd(1.0), 2, 0.5)), warmup=3)
+    params = {"a": jnp.array([4.0, -1.0]), "b": jnp.ones(3)}
+    state = begin_decay(lower(tx.init(params), 0.5), at=5, steps=4)
+    grads = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
+    factors = [0.5 * min(1, (t + 1) / 3) * (1 - min(max(t - 5, 0) / 4, 1)) for t in range(9)]
+    found = []
+    for g in grads:
+        given = {"a": jnp.asarray(g), "b": jnp.full(3, float(g[0]))}
+        updates, state = tx.update(given, state, params)
+        params = optax.apply_updates(params, updates)
+        found.append(params["a"])
+    expected = slow_weights(np.array([4.0, -1.0]), grads.astype(float), factors, 2, 0.5)
+    np.testing.assert_allclose(found, expected, atol=1e-6)  # float32 sums of nine steps
+    if around is GROUPS:
+        plain = 1.0 - np.sum(np.array(factors) * grads[:, 0])
+        np.testing.assert_allclose(params["b"], plain, atol=1e-6)
+
+
+def test_slow_weights_of_rearranged_leaves_are_refused():
+    params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    tx = paced(optax.flatten(tt.lookahead(tt.sgd(1.0), 2)))
+    with pytest.raises(ValueError, match=r"not optax\.flatten\(lookahead\(tx\)\)"):
+        tx.update(params, tx.init(params), params)
+    tx = paced(tt.lookahead(optax.flatten(tt.sgd(1.0)), 2))
+    tx.update(params, tx.init(params), params)
 
 
 def test_half_precision_updates_stay_so():

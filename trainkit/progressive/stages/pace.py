@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import optax
 
 from trainkit._core import validation
+from trainkit._core.paths import named_leaves, path_name
+from trainkit.step.update import with_extra_args
 
 PyTree = Any
 NEVER = 2**31 - 1
@@ -59,13 +61,17 @@ def paced(
       m_leaf = start + (target − start) · clip((t + 1 − ramp_at) / over, 0, 1)
 
     Decoupled weight decay is part of u and is paced with it, as a scheduled learning rate would.
+    A rule that takes outer steps (`trainkit.transforms.lookahead`) has its inner steps paced, not
+    the jump to its slow weights: it gets `pace`, which multiplies updates by the above, and applies
+    it where they arise.
 
     Args:
       tx: any gradient transformation.
       warmup: the number of steps over which the pace rises from 1 / warmup to 1; 0: no warm-up.
 
     Raises:
-      ValueError: `warmup` is not an integer of at least 0.
+      ValueError: `warmup` is not an integer of at least 0; a lookahead has leaves that are not
+        the parameters'.
 
     >>> tx = paced(optax.sgd(1.0))
     >>> state = begin_decay(tx.init({"w": jnp.zeros(())}), at=1, steps=2)
@@ -101,15 +107,38 @@ def paced(
     def update(
         updates: PyTree, state: PaceState, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PaceState]:
-        updates, inner = inner_tx.update(updates, state.inner, params, **extra)
         pace = pace_of(state, warmup)
         since = (state.step + 1 - state.ramp_at).astype(jnp.float32)
 
-        def scale(u: jax.Array, start: jax.Array, over: jax.Array, target: jax.Array) -> jax.Array:
+        def factor(start: jax.Array, over: jax.Array, target: jax.Array) -> jax.Array:
             share = jnp.clip(since / jnp.maximum(over, 1e-9), 0.0, 1.0)
-            return u * (pace * (start + (target - start) * share)).astype(u.dtype)
+            return pace * (start + (target - start) * share)
 
-        updates = jax.tree.map(scale, updates, state.start, state.over, state.target)
+        factors = named_leaves(jax.tree.map(factor, state.start, state.over, state.target))
+        inside: set[str] = set()
+
+        def paced_inside(tree: PyTree) -> PyTree:
+            names = set(named_leaves(tree))
+            if strange := sorted(names - set(factors)):
+                raise ValueError(
+                    f"progressive: lookahead has the leaf {strange[0]!r}, which is none of the "
+                    "parameters, so its pace is unknown. Rearrange the leaves inside of it: "
+                    "lookahead(optax.flatten(tx)), not optax.flatten(lookahead(tx))."
+                )
+            inside.update(names)
+            return scaled(tree, names)
+
+        def scaled(tree: PyTree, names: set[str]) -> PyTree:
+            def scale(path: Any, u: jax.Array) -> jax.Array:
+                name = path_name(path)
+                return u * factors[name].astype(u.dtype) if name in names else u
+
+            return jax.tree_util.tree_map_with_path(scale, tree)
+
+        updates, inner = with_extra_args(inner_tx)(
+            updates, state.inner, params, **extra, pace=paced_inside
+        )
+        updates = scaled(updates, set(factors) - inside)
         step = jnp.minimum(state.step, NEVER - 1) + 1
         return updates, state._replace(hyperparams={"pace": pace}, step=step, inner=inner)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -85,6 +86,7 @@ def lookahead(
         params: PyTree = None,
         *,
         round: int | None = None,
+        pace: Callable[[PyTree], PyTree] | None = None,
         **extra: Any,
     ) -> tuple[PyTree, SlowWeightsState]:
         validation.need_params("lookahead", params)
@@ -97,6 +99,7 @@ def lookahead(
             _same_period(sync_period, round)
         step, inner_state = inner.update(updates, state.inner_state, params, **extra)
         inner_state = cast_like(inner_state, state.inner_state)
+        step = step if pace is None else pace(step)
         count = optax.safe_increment(state.count)
         if round is not None:
             return step, state._replace(count=count, inner_state=inner_state)
