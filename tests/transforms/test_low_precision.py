@@ -14,6 +14,7 @@ RULES = {
     "rmsprop": lambda: tt.rmsprop(0.1, centered=True),
     "adam": lambda: tt.adam(0.1),
     "adamw": lambda: tt.adamw(0.1),
+    "adamw, ν in bfloat16": lambda: tt.adamw(0.1, nu_dtype="bfloat16"),
     "mars": lambda: tt.mars(0.1),
     "adam_mini": lambda: tt.adam_mini(0.1),
     "normuon": lambda: tt.normuon(0.1),

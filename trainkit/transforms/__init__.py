@@ -69,6 +69,7 @@ from trainkit.transforms.penalties import (
 )
 from trainkit.transforms.rule import Rule, rule
 from trainkit.transforms.state.edit import edit_state, reset_state
+from trainkit.transforms.rounding import stochastic_round
 from trainkit.transforms.state.groups import (
     assign,
     freeze,
@@ -92,11 +93,7 @@ from trainkit.transforms.wrappers.quantise import (
     quantise,
     quantise_moments,
 )
-from trainkit.transforms.wrappers.rounding import (
-    RoundingState,
-    stochastic_round,
-    stochastic_rounding,
-)
+from trainkit.transforms.wrappers.rounding import RoundingState, stochastic_rounding
 
 # Optax's names for three of these.
 clip = clip_by_value
