@@ -248,6 +248,21 @@ def test_shampoo_takes_roots_of_sums_for_each_axis():
     )  # Adagrad's is sign(g), of length 2
 
 
+def test_distributed_shampoo_corrects_averages_and_begins_late():
+    """The first root is of g gᵀ, and a step is as long as Adam's, sign(g); before, it is Adam's."""
+    h = {"learning_rate": 1.0, "epsilon": 1e-12, "b1": 0.5, "b2": 0.9, "graft": "adam"}
+    h |= {"corrected": True}
+    g = np.array([[3.0, 1.0], [-1.0, 2.0]])
+    u, _, v = np.linalg.svd(g)
+    (found,) = run_paper("shampoo", h, np.zeros((2, 2)), [g])
+    np.testing.assert_allclose(found, -u @ v * 2**0.5, rtol=1e-6)
+    early, late = run_paper("shampoo", h | {"start": 2}, np.zeros((2, 2)), [g, 3 * g])
+    np.testing.assert_allclose(early, -np.sign(g), rtol=1e-6)
+    # μ̂ is (.25 + 1.5) / .75 of g, ν̂ (.09 + .9) / .19 of its square; the root that of g gᵀ still.
+    length = 2 * (1.75 / 0.75) / ((0.09 + 0.9) / 0.19) ** 0.5
+    np.testing.assert_allclose(late - early, -u @ v * length / 2**0.5, rtol=1e-6)
+
+
 def test_soap_is_the_reference_of_ours():
     h = {"learning_rate": 1e-2, "precondition_frequency": 3}
     make = lambda: tt.soap(1e-2, precondition_frequency=3)

@@ -16,6 +16,7 @@ RULES = {
     "mars": lambda **s: tt.mars(0.02, weight_decay=0.1, **s),
     "adam_mini": lambda **s: tt.adam_mini(0.02, blocks={"deep": (0,)}, **s),
     "normuon": lambda **s: tt.normuon(0.02, weight_decay=0.1, **s),
+    "shampoo": lambda **s: tt.shampoo(0.02, weight_decay=0.1, precondition_frequency=2, **s),
     "scion": lambda **s: tt.scion(0.02, norms={"head": "sign"}, **s),
     "lamb": lambda **s: tt.lamb(0.02, weight_decay=0.1, **s),
     "lars": lambda **s: tt.lars(50.0, weight_decay=0.1, **s),

@@ -58,6 +58,7 @@ from trainkit.transforms.optimizers.schedule_free import (
     schedule_free_params,
 )
 from trainkit.transforms.optimizers.scion import scion
+from trainkit.transforms.optimizers.shampoo import ShampooState, shampoo
 from trainkit.transforms.optimizers.soap import SoapState, soap
 from trainkit.transforms.optimizers.variants import MarsState, amsgrad, mars, radam, yogi
 from trainkit.transforms.penalties import (
@@ -67,9 +68,9 @@ from trainkit.transforms.penalties import (
     l2,
     soft_threshold,
 )
+from trainkit.transforms.rounding import stochastic_round
 from trainkit.transforms.rule import Rule, rule
 from trainkit.transforms.state.edit import edit_state, reset_state
-from trainkit.transforms.rounding import stochastic_round
 from trainkit.transforms.state.groups import (
     assign,
     freeze,
@@ -114,6 +115,7 @@ __all__ = [
     "Quantised",
     "RoundingState",
     "Rule",
+    "ShampooState",
     "SlowWeightsState",
     "SoapState",
     "accumulate",
@@ -198,6 +200,7 @@ __all__ = [
     "set_to_zero",
     "sgd",
     "sgld",
+    "shampoo",
     "skip_nonfinite",
     "soap",
     "soft_threshold",

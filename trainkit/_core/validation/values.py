@@ -53,7 +53,7 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
 COUNTS: dict[str, int] = {
     "ns_steps": 1, "min_dim_size_to_factor": 1, "decay_offset": 0, "max_iterations": 1,
     "memory_size": 1, "update_interval": 1, "precondition_frequency": 1, "max_precond_dim": 0,
-    "num_data": 1,
+    "num_data": 1, "start_preconditioning_step": 1,
 }
 # fmt: on
 
