@@ -49,6 +49,7 @@ RULES: dict[str, dict[str, Callable[[], Any]]] = {
         "scion": lambda: tt.scion(0.05, unconstrained=True),
         "normuon": lambda: tt.normuon(0.3),
         "shampoo": lambda: tt.shampoo(0.15),
+        "dion": lambda: tt.dion(0.15),
     },
     "Averaging instead of a schedule": {
         "schedule_free": lambda: tt.schedule_free(0.1),
@@ -384,7 +385,7 @@ def draw(folder: pathlib.Path) -> None:
             points = path(
                 make(),
                 flat=name
-                not in ("muon", "soap", "scion", "normuon", "shampoo", "centralize"),
+                not in ("muon", "soap", "scion", "normuon", "shampoo", "dion", "centralize"),
             )
             made, ax = figure()
             ax.contour(x, y, np.sqrt(height), 9, colors="0.85", linewidths=0.6)

@@ -263,6 +263,25 @@ def test_distributed_shampoo_corrects_averages_and_begins_late():
     np.testing.assert_allclose(late - early, -u @ v * length / 2**0.5, rtol=1e-6)
 
 
+def test_dion_feeds_back_what_it_leaves_over():
+    """Rank 1 from the first input of a kernel [in, out] = [2, 3]: √(3/2) times two unit vectors."""
+    g = np.array([[3.0, 4.0, 0.0], [1.0, 0.0, 5.0]])
+    first = lambda shape, rank: np.eye(shape[0])[:, :rank]
+    h = {"learning_rate": 1.0, "first": first, "b1": 0.5, "rank_fraction": 0.5}
+    one, two = run_paper("dion", h, np.zeros((2, 3)), [g, np.zeros((2, 3))])
+    left = np.array([0.6, 0.8, 0.0])
+    right = g @ left  # (5, .6)
+    unit = right / np.linalg.norm(right)
+    np.testing.assert_allclose(one, -(1.5**0.5) * np.outer(unit, left))
+    # Half of this part is left of the momentum, and all of the rest.
+    b = g - 0.5 * np.outer(right, left)
+    left = b.T @ unit / np.linalg.norm(b.T @ unit)
+    unit = b @ left / np.linalg.norm(b @ left)
+    np.testing.assert_allclose(two - one, -(1.5**0.5) * np.outer(unit, left))
+    with pytest.raises(ValueError, match=r"needs first.*hyperparams=\{'first'"):
+        oracle_for("dion", {})
+
+
 def test_soap_is_the_reference_of_ours():
     h = {"learning_rate": 1e-2, "precondition_frequency": 3}
     make = lambda: tt.soap(1e-2, precondition_frequency=3)

@@ -71,6 +71,12 @@ def adafactor(rate, smallest):
     )
 
 
+def first_factor(shape, rank):
+    """What `tt.dion` draws for a kernel of this shape with its seed 0: data to the reference."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), shape[0]), shape[1])
+    return np.asarray(jax.random.normal(key, (shape[0], rank), jnp.float32), np.float64)
+
+
 # name -> (the rule, its oracle)
 RULES = {
     "sgd": (lambda: tt.sgd(0.1), descent(0.1)),
@@ -221,6 +227,14 @@ RULES = {
             0.1, 0.5, 0.9, 1e-4, graft="sgd", precondition_frequency=2, start_preconditioning_step=8
         ),
         papers.shampoo(0.1, 1e-4, 2, 0.9, "sgd", b1=0.5, corrected=True, start=8),
+    ),
+    "dion": (
+        lambda: tt.dion(0.01, weight_decay=0.1, rank_fraction=0.5),
+        papers.dion(0.01, first_factor, weight_decay=0.1, rank_fraction=0.5),
+    ),
+    "dion, of full rank": (
+        lambda: tt.dion(0.01, 0.9, rank_fraction=1.0),
+        papers.dion(0.01, first_factor, 0.9, rank_fraction=1.0),
     ),
     "lamb": (
         lambda: tt.lamb(0.01, weight_decay=0.1),

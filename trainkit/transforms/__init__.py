@@ -49,6 +49,7 @@ from trainkit.transforms.optimizers.descent import (
     scale_by_learning_rate,
     sgd,
 )
+from trainkit.transforms.optimizers.dion import DionState, dion
 from trainkit.transforms.optimizers.matrix import adafactor, muon
 from trainkit.transforms.optimizers.normuon import NorMuonState, normuon
 from trainkit.transforms.optimizers.products import conjugate_gradient, gnvp, hvp, linearised
@@ -105,6 +106,7 @@ __all__ = [
     "AccumulateState",
     "AdamMiniState",
     "AverageState",
+    "DionState",
     "GuardState",
     "InjectState",
     "MarsState",
@@ -149,6 +151,7 @@ __all__ = [
     "decay_table",
     "decoupled_weight_decay",
     "dequantise",
+    "dion",
     "dynamic_gd",
     "edit_state",
     "freeze",

@@ -20,6 +20,7 @@ from trainkit.growth.opt_state.expert_axis import lifted_state
 from trainkit.growth.opt_state.slots import Kind, Slot, Slots, as_slot, check_slots
 from trainkit.growth.opt_state.states import (
     adafactor,
+    dion,
     galore,
     quantised,
     shampoo,
@@ -34,6 +35,7 @@ PyTree = Any
 
 # State classes whose slots do not have the shape of their parameter.
 SPECIAL = {
+    "DionState": dion.change,
     "FactoredState": adafactor.change,
     "GaLoreState": galore.change,
     "ScaleBySM3State": sm3.change,

@@ -1,4 +1,4 @@
-"""Rules for matrices, in plain NumPy: Muon, GaLore, SOAP and Shampoo."""
+"""Rules for matrices, in plain NumPy: Muon, GaLore, SOAP, Shampoo and Dion."""
 
 from __future__ import annotations
 
@@ -240,6 +240,36 @@ def shampoo(
             if graft is None or not np.any(u):
                 return u
             return u * (np.linalg.norm(own) / np.linalg.norm(u))
+
+        return step
+
+    return leafwise(leaf)
+
+
+def dion(b1: float, fraction: float, first: Callable[[tuple[int, int], int], Any]) -> Start:
+    """Dion (Ahn 2025, arXiv 2504.05295, algorithm 1) with the paper's X, [out, in].
+
+    first: the first right factor, of a kernel's shape [in, out] and the rank, [in, rank]; the paper
+    draws it. NaN where it leaves a step open: a column of R that is 0 has no direction.
+    """
+
+    def leaf(p0: Any) -> Callable[..., Any]:
+        n, m = p0.shape
+        q = np.asarray(first((n, m), int(np.ceil(fraction * min(n, m)))), p0.dtype)
+        momentum = np.zeros((m, n), p0.dtype)
+
+        def step(g: Any, p: Any, t: int) -> Any:
+            nonlocal q, momentum
+            b = momentum + g.T  # B_t = M_{t−1} + G_t
+            left = np.linalg.qr(b @ q)[0]  # P_t = Orthogonalize(B_t Q_{t−1})
+            r = b.T @ left  # R_t = B_tᵀ P_t
+            momentum = b - (1 - b1) * left @ r.T  # M_t = B_t − (1 − μ) P_t R_tᵀ
+            sizes = np.linalg.norm(r, axis=0)
+            if np.any(sizes <= 1e-5 * sizes.max()):
+                q = r + np.nan
+                return np.full_like(p0, np.nan)
+            q = r / sizes  # Q_t = ColumnNormalize(R_t)
+            return (m / n) ** 0.5 * (left @ q.T).T  # X_t = X_{t−1} − η √(m/n) P_t Q_tᵀ
 
         return step
 

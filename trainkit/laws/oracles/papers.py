@@ -127,6 +127,17 @@ def shampoo(
     return P.chain(rule, P.decay(weight_decay, mask), P.learning_rate(learning_rate))
 
 
+def dion(
+    learning_rate: Any, first: Any, b1: float = 0.95, eps: float = 1e-8, weight_decay: Any = 0.0,
+    mask: Any = None, rank_fraction: float = 0.25, adam_b1: float = 0.9, adam_b2: float = 0.95,
+) -> Start:  # fmt: skip
+    """Dion; leaves that are no matrices get Adam. `first`: (shape, rank) -> the first factor."""
+    rule = M.matrices_and_others(
+        M.dion(b1, rank_fraction, first), adaptive.adam(adam_b1, adam_b2, eps)
+    )
+    return P.chain(rule, P.decay(weight_decay, mask), P.learning_rate(learning_rate))
+
+
 def soap(
     learning_rate: Any, b1: float = 0.95, b2: float = 0.95, eps: float = 1e-8,
     weight_decay: float = 0.0, precondition_frequency: int = 10,
@@ -143,6 +154,7 @@ PAPERS: dict[str, Callable[..., Start]] = {
     "adam_mini": adam_mini,
     "scion": scion,
     "normuon": normuon,
+    "dion": dion,
     "shampoo": shampoo,
     "soap": soap,
 }
