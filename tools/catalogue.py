@@ -50,6 +50,7 @@ RULES: dict[str, dict[str, Callable[[], Any]]] = {
         "normuon": lambda: tt.normuon(0.3),
         "shampoo": lambda: tt.shampoo(0.15),
         "dion": lambda: tt.dion(0.15),
+        "kron": lambda: tt.kron(0.15),
     },
     "Averaging instead of a schedule": {
         "schedule_free": lambda: tt.schedule_free(0.1),
@@ -385,7 +386,17 @@ def draw(folder: pathlib.Path) -> None:
             points = path(
                 make(),
                 flat=name
-                not in ("muon", "soap", "scion", "normuon", "shampoo", "dion", "centralize"),
+                not in (
+                    "muon",
+                    "soap",
+                    "scion",
+                    "normuon",
+                    "shampoo",
+                    "dion",
+                    "kron",
+                    "kron",
+                    "centralize",
+                ),
             )
             made, ax = figure()
             ax.contour(x, y, np.sqrt(height), 9, colors="0.85", linewidths=0.6)

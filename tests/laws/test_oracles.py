@@ -282,6 +282,20 @@ def test_dion_feeds_back_what_it_leaves_over():
         oracle_for("dion", {})
 
 
+def test_kron_fits_its_factors_to_the_gradient_and_to_noise():
+    """A scalar 2 and v = 3: q² = 1/2 at first, then q grows by 1 + .1 (9 − 1)/(9 + 1)."""
+    h = {"learning_rate": 1.0, "draw": lambda t, shape: np.full(shape, 3.0)}
+    (found,) = run_paper("kron", h, [0.0], [[2.0]])
+    np.testing.assert_allclose(found, -(1.08**2))
+    # A column (3, 4), v = 0: A is Q₁ g √q₂, and triu(A Aᵀ) / ‖A Aᵀ‖ = [[9, 12], [0, 16]] / 25.
+    h["draw"] = lambda t, shape: np.zeros(shape)
+    g = np.array([[3.0], [4.0]])
+    (found,) = run_paper("kron", h, np.zeros((2, 1)), [g])
+    q = np.eye(2) - 0.1 * np.array([[9.0, 12.0], [0.0, 16.0]]) / 25
+    # P = Q₁ᵀQ₁ q₂² over the root mean square √12.5, and q₂ has shrunk by a tenth.
+    np.testing.assert_allclose(found, -(q.T @ q @ g) * 0.9**2 / 12.5**0.5)
+
+
 def test_soap_is_the_reference_of_ours():
     h = {"learning_rate": 1e-2, "precondition_frequency": 3}
     make = lambda: tt.soap(1e-2, precondition_frequency=3)

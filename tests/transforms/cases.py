@@ -77,6 +77,14 @@ def first_factor(shape, rank):
     return np.asarray(jax.random.normal(key, (shape[0], rank), jnp.float32), np.float64)
 
 
+def probe(t, shape):
+    """What `tt.kron` draws at a step for a leaf of this shape with its seed 0."""
+    key = jax.random.fold_in(jax.random.key(0), t)
+    for n in shape:
+        key = jax.random.fold_in(key, n)
+    return np.asarray(jax.random.normal(key, shape, jnp.float32), np.float64)
+
+
 # name -> (the rule, its oracle)
 RULES = {
     "sgd": (lambda: tt.sgd(0.1), descent(0.1)),
@@ -235,6 +243,23 @@ RULES = {
     "dion, of full rank": (
         lambda: tt.dion(0.01, 0.9, rank_fraction=1.0),
         papers.dion(0.01, first_factor, 0.9, rank_fraction=1.0),
+    ),
+    "kron": (
+        lambda: tt.kron(0.01, weight_decay=0.1),
+        papers.kron(0.01, probe, weight_decay=0.1),
+    ),
+    "kron, partly diagonal, now and then": (
+        lambda: tt.kron(
+            0.01, 0.5, precond_learning_rate=0.05, precondition_frequency=3, max_precond_dim=3
+        ),
+        papers.kron(
+            0.01,
+            probe,
+            0.5,
+            precond_learning_rate=0.05,
+            precondition_frequency=3,
+            max_precond_dim=3,
+        ),
     ),
     "lamb": (
         lambda: tt.lamb(0.01, weight_decay=0.1),

@@ -20,7 +20,7 @@ P = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
         tt.sgd, tt.momentum, tt.nesterov, tt.dynamic_gd, tt.adagrad, tt.rmsprop, tt.adam, tt.adamw,
         tt.lion, tt.muon, tt.adafactor, tt.sophia, tt.schedule_free, tt.schedule_free_adamw,
         tt.soap, tt.lbfgs, tt.newton_cg, tt.gauss_newton, tt.sgld, tt.mars, tt.adam_mini, tt.lars,
-        tt.scion, tt.normuon, tt.yogi, tt.amsgrad, tt.radam, tt.shampoo, tt.dion,
+        tt.scion, tt.normuon, tt.yogi, tt.amsgrad, tt.radam, tt.shampoo, tt.dion, tt.kron,
     ],
 )  # fmt: skip
 def test_rates(make, rate):

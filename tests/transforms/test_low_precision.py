@@ -19,6 +19,7 @@ RULES = {
     "adam_mini": lambda: tt.adam_mini(0.1),
     "normuon": lambda: tt.normuon(0.1),
     "shampoo": lambda: tt.shampoo(0.1, precondition_frequency=2),
+    "kron": lambda: tt.kron(0.1),
     "dion": lambda: tt.dion(0.1),
     "scion": lambda: tt.scion(0.1),
     "lion": lambda: tt.lion(0.1),

@@ -17,6 +17,7 @@ RULES = {
     "adam_mini": lambda **s: tt.adam_mini(0.02, blocks={"deep": (0,)}, **s),
     "normuon": lambda **s: tt.normuon(0.02, weight_decay=0.1, **s),
     "shampoo": lambda **s: tt.shampoo(0.02, weight_decay=0.1, precondition_frequency=2, **s),
+    "kron": lambda **s: tt.kron(0.02, weight_decay=0.1, **s),
     "dion": lambda **s: tt.dion(0.02, weight_decay=0.1, rank_fraction=0.5, **s),
     "scion": lambda **s: tt.scion(0.02, norms={"head": "sign"}, **s),
     "lamb": lambda **s: tt.lamb(0.02, weight_decay=0.1, **s),

@@ -50,6 +50,7 @@ from trainkit.transforms.optimizers.descent import (
     sgd,
 )
 from trainkit.transforms.optimizers.dion import DionState, dion
+from trainkit.transforms.optimizers.kron import KronState, kron
 from trainkit.transforms.optimizers.matrix import adafactor, muon
 from trainkit.transforms.optimizers.normuon import NorMuonState, normuon
 from trainkit.transforms.optimizers.products import conjugate_gradient, gnvp, hvp, linearised
@@ -109,6 +110,7 @@ __all__ = [
     "DionState",
     "GuardState",
     "InjectState",
+    "KronState",
     "MarsState",
     "NewtonState",
     "NoiseState",
@@ -165,6 +167,7 @@ __all__ = [
     "hvp",
     "identity",
     "inject",
+    "kron",
     "l1",
     "l2",
     "lamb",

@@ -38,6 +38,7 @@ RULES = {
     "soap": lambda: tt.soap(1e-2, precondition_frequency=3),
     "shampoo": lambda: tt.shampoo(1e-2, precondition_frequency=3),
     "dion": lambda: tt.dion(1e-2, rank_fraction=0.5),
+    "kron": lambda: tt.kron(1e-2),
     "lookahead": lambda: tt.lookahead(tt.adam(1e-2), 3, outer=tt.nesterov(0.7, 0.9)),
     "mars": lambda: tt.mars(1e-2),
     "cautious": lambda: tt.cautious(tt.adam(1e-2)),
@@ -48,7 +49,7 @@ RULES = {
 @pytest.mark.parametrize(
     "name",
     [
-        n if n in ("soap", "shampoo", "dion") else pytest.param(n, marks=pytest.mark.slow)
+        n if n in ("soap", "shampoo", "dion", "kron") else pytest.param(n, marks=pytest.mark.slow)
         for n in RULES
     ],
 )
@@ -171,7 +172,7 @@ def test_every_state_class_of_ours_is_known():
                 and c.__name__.endswith("State")
             }
     # These have rules of their own; the training state is no optimizer's.
-    assert found - {"SoapState", "ShampooState", "DionState"} - set(OURS) == set()
+    assert found - {"SoapState", "ShampooState", "DionState", "KronState"} - set(OURS) == set()
 
 
 def test_a_second_moment_by_output_grows_with_what_it_is_a_mean_of():

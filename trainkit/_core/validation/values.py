@@ -36,7 +36,7 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
         "learning_rate", "adam_learning_rate", "weight_decay", "adam_weight_decay",
         "weight_decay_rate", "strength", "eps", "eps_root", "epsilon", "adam_eps_root", "damping",
         "temperature", "initial_accumulator_value", "initial_scale", "eta", "gamma", "min_delta",
-        "tol", "weight_lr_power", "trust_coefficient", "threshold",
+        "tol", "weight_lr_power", "trust_coefficient", "threshold", "precond_learning_rate",
     ), NOT_NEGATIVE),
     **dict.fromkeys((
         "b1", "b2", "b3", "beta", "beta1", "beta2", "rho", "momentum", "decay", "adam_b1",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trainkit.laws.oracles import adaptive
+from trainkit.laws.oracles import adaptive, curvature
 from trainkit.laws.oracles import matrices as M
 from trainkit.laws.oracles import pieces as P
 from trainkit.laws.oracles import wrappers as W
@@ -138,6 +138,16 @@ def dion(
     return P.chain(rule, P.decay(weight_decay, mask), P.learning_rate(learning_rate))
 
 
+def kron(
+    learning_rate: Any, draw: Any, b1: float = 0.9, weight_decay: Any = 0.0, mask: Any = None,
+    precond_learning_rate: float = 0.1, precondition_frequency: int = 1,
+    max_precond_dim: int = 8192,
+) -> Start:  # fmt: skip
+    """PSGD with Kronecker factors. `draw`: (number of the step from 0, shape) -> its normal v."""
+    rule = curvature.kron(precond_learning_rate, precondition_frequency, b1, max_precond_dim, draw)
+    return P.chain(rule, P.decay(weight_decay, mask), P.learning_rate(learning_rate))
+
+
 def soap(
     learning_rate: Any, b1: float = 0.95, b2: float = 0.95, eps: float = 1e-8,
     weight_decay: float = 0.0, precondition_frequency: int = 10,
@@ -155,6 +165,7 @@ PAPERS: dict[str, Callable[..., Start]] = {
     "scion": scion,
     "normuon": normuon,
     "dion": dion,
+    "kron": kron,
     "shampoo": shampoo,
     "soap": soap,
 }

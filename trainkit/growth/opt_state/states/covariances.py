@@ -33,11 +33,13 @@ def change(
     matrices: Sequence[str],
     moves: tuple[Move, Move],
     of: str,
+    check: Callable[[Matrices, Matrices, str], None] | None = None,
 ) -> Any:
     """The state of the other model.
 
     `moments` and `matrices` name its fields: mu, and nu where there is one; for each axis a matrix,
-    of which the first is the covariance. `moves` are the ways there and back.
+    of which the first is the covariance. `moves` are the ways there and back. `check` refuses what
+    has no way: of the matrices of a leaf, their shapes after growth, and its place.
     """
     moments = [field for field in moments if getattr(state, field) is not None]
     held = {field: named_leaves(getattr(state, field)) for field in (*moments, *matrices)}
@@ -49,10 +51,10 @@ def change(
         here = f"{where}: slot of {leaf!r}"
         if old is None:
             raise GrowthError(f"{here}: {of} has no old layer to initialise a new leaf from")
-        rank = len(spec.shape)
+        axes = range(max(len(spec.shape), 1))  # a scalar may have a matrix, too
         values = [held[field][old] for field in moments]
-        of_axes = [tuple(held[f].get(part(old, a)) for a in range(rank)) for f in matrices]
-        _check(of_axes[0], [part(leaf, a) in wanted for a in range(rank)], here)
+        of_axes = [tuple(held[f].get(part(old, a)) for a in axes) for f in matrices]
+        (check or _check)(of_axes[0], tuple(wanted.get(part(leaf, a)) for a in axes), here)
         growth = direction.how(leaf)
         direction.check(leaf, values[0], here)
         if growth is not None:
@@ -71,14 +73,14 @@ def _like(template: Any, slot: Mapping[str, Any]) -> Any:
     )
 
 
-def _check(found: Matrices, wanted: Sequence[bool], here: str) -> None:
+def _check(found: Matrices, wanted: Matrices, here: str) -> None:
     if any(m is not None and m.ndim != 2 for m in found):
         raise GrowthError(
             f"{here}: the growth of stacked bases (one for each layer) is not supported",
             hint="grow with reset=True",
         )
     for a, (m, after) in enumerate(zip(found, wanted, strict=True)):
-        if (m is not None) != after:
+        if (m is None) != (after is None):
             raise GrowthError(
                 f"{here}: axis {a} has a basis only before or only after growth (an axis of "
                 "size 1, or one that exceeds max_precond_dim)",
