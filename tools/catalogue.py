@@ -48,6 +48,9 @@ RULES: dict[str, dict[str, Callable[[], Any]]] = {
         "soap": lambda: tt.soap(0.15),
         "scion": lambda: tt.scion(0.05, unconstrained=True),
         "normuon": lambda: tt.normuon(0.3),
+        "shampoo": lambda: tt.shampoo(0.15),
+        "dion": lambda: tt.dion(0.15),
+        "kron": lambda: tt.kron(0.15),
     },
     "Averaging instead of a schedule": {
         "schedule_free": lambda: tt.schedule_free(0.1),
@@ -381,7 +384,19 @@ def draw(folder: pathlib.Path) -> None:
         for name, make in rules.items():
             # Rules for matrices get a matrix with one column.
             points = path(
-                make(), flat=name not in ("muon", "soap", "scion", "normuon", "centralize")
+                make(),
+                flat=name
+                not in (
+                    "muon",
+                    "soap",
+                    "scion",
+                    "normuon",
+                    "shampoo",
+                    "dion",
+                    "kron",
+                    "kron",
+                    "centralize",
+                ),
             )
             made, ax = figure()
             ax.contour(x, y, np.sqrt(height), 9, colors="0.85", linewidths=0.6)

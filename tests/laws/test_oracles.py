@@ -248,6 +248,54 @@ def test_shampoo_takes_roots_of_sums_for_each_axis():
     )  # Adagrad's is sign(g), of length 2
 
 
+def test_distributed_shampoo_corrects_averages_and_begins_late():
+    """The first root is of g gᵀ, and a step is as long as Adam's, sign(g); before, it is Adam's."""
+    h = {"learning_rate": 1.0, "epsilon": 1e-12, "b1": 0.5, "b2": 0.9, "graft": "adam"}
+    h |= {"corrected": True}
+    g = np.array([[3.0, 1.0], [-1.0, 2.0]])
+    u, _, v = np.linalg.svd(g)
+    (found,) = run_paper("shampoo", h, np.zeros((2, 2)), [g])
+    np.testing.assert_allclose(found, -u @ v * 2**0.5, rtol=1e-6)
+    early, late = run_paper("shampoo", h | {"start": 2}, np.zeros((2, 2)), [g, 3 * g])
+    np.testing.assert_allclose(early, -np.sign(g), rtol=1e-6)
+    # μ̂ is (.25 + 1.5) / .75 of g, ν̂ (.09 + .9) / .19 of its square; the root that of g gᵀ still.
+    length = 2 * (1.75 / 0.75) / ((0.09 + 0.9) / 0.19) ** 0.5
+    np.testing.assert_allclose(late - early, -u @ v * length / 2**0.5, rtol=1e-6)
+
+
+def test_dion_feeds_back_what_it_leaves_over():
+    """Rank 1 from the first input of a kernel [in, out] = [2, 3]: √(3/2) times two unit vectors."""
+    g = np.array([[3.0, 4.0, 0.0], [1.0, 0.0, 5.0]])
+    first = lambda shape, rank: np.eye(shape[0])[:, :rank]
+    h = {"learning_rate": 1.0, "first": first, "b1": 0.5, "rank_fraction": 0.5}
+    one, two = run_paper("dion", h, np.zeros((2, 3)), [g, np.zeros((2, 3))])
+    left = np.array([0.6, 0.8, 0.0])
+    right = g @ left  # (5, .6)
+    unit = right / np.linalg.norm(right)
+    np.testing.assert_allclose(one, -(1.5**0.5) * np.outer(unit, left))
+    # Half of this part is left of the momentum, and all of the rest.
+    b = g - 0.5 * np.outer(right, left)
+    left = b.T @ unit / np.linalg.norm(b.T @ unit)
+    unit = b @ left / np.linalg.norm(b @ left)
+    np.testing.assert_allclose(two - one, -(1.5**0.5) * np.outer(unit, left))
+    with pytest.raises(ValueError, match=r"needs first.*hyperparams=\{'first'"):
+        oracle_for("dion", {})
+
+
+def test_kron_fits_its_factors_to_the_gradient_and_to_noise():
+    """A scalar 2 and v = 3: q² = 1/2 at first, then q grows by 1 + .1 (9 − 1)/(9 + 1)."""
+    h = {"learning_rate": 1.0, "draw": lambda t, shape: np.full(shape, 3.0)}
+    (found,) = run_paper("kron", h, [0.0], [[2.0]])
+    np.testing.assert_allclose(found, -(1.08**2))
+    # A column (3, 4), v = 0: A is Q₁ g √q₂, and triu(A Aᵀ) / ‖A Aᵀ‖ = [[9, 12], [0, 16]] / 25.
+    h["draw"] = lambda t, shape: np.zeros(shape)
+    g = np.array([[3.0], [4.0]])
+    (found,) = run_paper("kron", h, np.zeros((2, 1)), [g])
+    q = np.eye(2) - 0.1 * np.array([[9.0, 12.0], [0.0, 16.0]]) / 25
+    # P = Q₁ᵀQ₁ q₂² over the root mean square √12.5, and q₂ has shrunk by a tenth.
+    np.testing.assert_allclose(found, -(q.T @ q @ g) * 0.9**2 / 12.5**0.5)
+
+
 def test_soap_is_the_reference_of_ours():
     h = {"learning_rate": 1e-2, "precondition_frequency": 3}
     make = lambda: tt.soap(1e-2, precondition_frequency=3)

@@ -71,6 +71,20 @@ def adafactor(rate, smallest):
     )
 
 
+def first_factor(shape, rank):
+    """What `tt.dion` draws for a kernel of this shape with its seed 0: data to the reference."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), shape[0]), shape[1])
+    return np.asarray(jax.random.normal(key, (shape[0], rank), jnp.float32), np.float64)
+
+
+def probe(t, shape):
+    """What `tt.kron` draws at a step for a leaf of this shape with its seed 0."""
+    key = jax.random.fold_in(jax.random.key(0), t)
+    for n in shape:
+        key = jax.random.fold_in(key, n)
+    return np.asarray(jax.random.normal(key, shape, jnp.float32), np.float64)
+
+
 # name -> (the rule, its oracle)
 RULES = {
     "sgd": (lambda: tt.sgd(0.1), descent(0.1)),
@@ -200,6 +214,53 @@ RULES = {
         papers.normuon(0.01, weight_decay=0.1),
     ),
     "scion": (lambda: tt.scion(0.05, radius=2.0), papers.scion(0.05, radius=2.0)),
+    "shampoo": (
+        lambda: tt.shampoo(0.01, eps=1e-6, weight_decay=0.1, precondition_frequency=7),
+        papers.shampoo(
+            0.01, 1e-6, 7, 0.999, "adam", b1=0.9, corrected=True, start=7, weight_decay=0.1
+        ),
+    ),
+    "shampoo, as it was at first": (
+        lambda: tt.shampoo(0.1, b1=0.0, eps=1e-4, sums=True, graft=None, precondition_frequency=1),
+        papers.shampoo(0.1, 1e-4),
+    ),
+    "shampoo, of Adagrad's lengths": (
+        lambda: tt.shampoo(
+            0.1, 0.5, eps=1e-4, sums=True, graft="adagrad", start_preconditioning_step=8
+        ),
+        papers.shampoo(0.1, 1e-4, 10, graft="adagrad", b1=0.5, start=8),
+    ),
+    "shampoo, of the gradient's length": (
+        lambda: tt.shampoo(
+            0.1, 0.5, 0.9, 1e-4, graft="sgd", precondition_frequency=2, start_preconditioning_step=8
+        ),
+        papers.shampoo(0.1, 1e-4, 2, 0.9, "sgd", b1=0.5, corrected=True, start=8),
+    ),
+    "dion": (
+        lambda: tt.dion(0.01, weight_decay=0.1, rank_fraction=0.5),
+        papers.dion(0.01, first_factor, weight_decay=0.1, rank_fraction=0.5),
+    ),
+    "dion, of full rank": (
+        lambda: tt.dion(0.01, 0.9, rank_fraction=1.0),
+        papers.dion(0.01, first_factor, 0.9, rank_fraction=1.0),
+    ),
+    "kron": (
+        lambda: tt.kron(0.01, weight_decay=0.1),
+        papers.kron(0.01, probe, weight_decay=0.1),
+    ),
+    "kron, partly diagonal, now and then": (
+        lambda: tt.kron(
+            0.01, 0.5, precond_learning_rate=0.05, precondition_frequency=3, max_precond_dim=3
+        ),
+        papers.kron(
+            0.01,
+            probe,
+            0.5,
+            precond_learning_rate=0.05,
+            precondition_frequency=3,
+            max_precond_dim=3,
+        ),
+    ),
     "lamb": (
         lambda: tt.lamb(0.01, weight_decay=0.1),
         r.chain(r.adaptive.adam(*BETAS, 1e-6), r.decay(0.1), r.norms.trust_ratio(), descent(0.01)),

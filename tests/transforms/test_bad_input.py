@@ -20,7 +20,7 @@ P = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
         tt.sgd, tt.momentum, tt.nesterov, tt.dynamic_gd, tt.adagrad, tt.rmsprop, tt.adam, tt.adamw,
         tt.lion, tt.muon, tt.adafactor, tt.sophia, tt.schedule_free, tt.schedule_free_adamw,
         tt.soap, tt.lbfgs, tt.newton_cg, tt.gauss_newton, tt.sgld, tt.mars, tt.adam_mini, tt.lars,
-        tt.scion, tt.normuon, tt.yogi, tt.amsgrad, tt.radam,
+        tt.scion, tt.normuon, tt.yogi, tt.amsgrad, tt.radam, tt.shampoo, tt.dion, tt.kron,
     ],
 )  # fmt: skip
 def test_rates(make, rate):
@@ -71,6 +71,10 @@ def test_betas(make, name, beta):
         (lambda: tt.sophia(0.1, update_interval=0), "update_interval"),
         (lambda: tt.quantise_moments(tt.adam(0.1), block=0), "block"),
         (lambda: tt.scion(0.1, norms={"w": "nuclear"}), "nuclear"),
+        (lambda: tt.shampoo(0.1, graft="adamw"), "'adamw'; did you mean 'adam'"),
+        (lambda: tt.shampoo(0.1, start_preconditioning_step=0), "start_preconditioning_step"),
+        (lambda: tt.dion(0.1, rank_fraction=0.0), r"rank_fraction must be in \(0, 1\]"),
+        (lambda: tt.dion(0.1, rank_fraction=1.5), r"rank_fraction must be in \(0, 1\]"),
         (lambda: tt.scion(0.1, radius=0.0), "radius"),
         (lambda: tt.cautious(tt.adam(0.1), 0.0), "slack"),
         (lambda: tt.lookahead(tt.adam(0.1), 0), "sync_period"),
@@ -169,6 +173,8 @@ def bad_values(parameter):
 
 # Parameters with a number for a default that no check is for: seeds, and axes, of either sign.
 FREE = {"key", "output_axis"}
+# Those that the factory itself checks, with tests of their own above.
+OWN_CHECKS = {("adafactor", "decay_rate"), ("sgld", "prior"), ("dion", "rank_fraction")}
 
 
 def arguments(factory):
@@ -206,7 +212,7 @@ def test_every_number_is_checked_by_its_name(name):
         number = isinstance(parameter.default, int | float)
         if number and not isinstance(parameter.default, bool) and parameter.name not in FREE:
             known = parameter.name in {**values.HYPERPARAMETERS, **values.COUNTS}
-            own = (name, parameter.name) in {("adafactor", "decay_rate"), ("sgld", "prior")}
+            own = (name, parameter.name) in OWN_CHECKS
             assert known or own, parameter.name
 
 

@@ -14,7 +14,7 @@ from trainkit._core.rounds import OUTER, takes_outer_steps
 
 PyTree = Any
 # Fields of states that are no vectors: the mean of two bases is none.
-BASES = {"basis", "projector"}
+BASES = {"basis", "projector", "right_factor"}
 
 
 def shares(weight: jax.Array, total: jax.Array, axes: tuple[str, ...]) -> jax.Array:

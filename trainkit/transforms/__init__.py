@@ -49,6 +49,8 @@ from trainkit.transforms.optimizers.descent import (
     scale_by_learning_rate,
     sgd,
 )
+from trainkit.transforms.optimizers.dion import DionState, dion
+from trainkit.transforms.optimizers.kron import KronState, kron
 from trainkit.transforms.optimizers.matrix import adafactor, muon
 from trainkit.transforms.optimizers.normuon import NorMuonState, normuon
 from trainkit.transforms.optimizers.products import conjugate_gradient, gnvp, hvp, linearised
@@ -58,6 +60,7 @@ from trainkit.transforms.optimizers.schedule_free import (
     schedule_free_params,
 )
 from trainkit.transforms.optimizers.scion import scion
+from trainkit.transforms.optimizers.shampoo import ShampooState, shampoo
 from trainkit.transforms.optimizers.soap import SoapState, soap
 from trainkit.transforms.optimizers.variants import MarsState, amsgrad, mars, radam, yogi
 from trainkit.transforms.penalties import (
@@ -67,6 +70,7 @@ from trainkit.transforms.penalties import (
     l2,
     soft_threshold,
 )
+from trainkit.transforms.rounding import stochastic_round
 from trainkit.transforms.rule import Rule, rule
 from trainkit.transforms.state.edit import edit_state, reset_state
 from trainkit.transforms.state.groups import (
@@ -92,11 +96,7 @@ from trainkit.transforms.wrappers.quantise import (
     quantise,
     quantise_moments,
 )
-from trainkit.transforms.wrappers.rounding import (
-    RoundingState,
-    stochastic_round,
-    stochastic_rounding,
-)
+from trainkit.transforms.wrappers.rounding import RoundingState, stochastic_rounding
 
 # Optax's names for three of these.
 clip = clip_by_value
@@ -107,8 +107,10 @@ __all__ = [
     "AccumulateState",
     "AdamMiniState",
     "AverageState",
+    "DionState",
     "GuardState",
     "InjectState",
+    "KronState",
     "MarsState",
     "NewtonState",
     "NoiseState",
@@ -117,6 +119,7 @@ __all__ = [
     "Quantised",
     "RoundingState",
     "Rule",
+    "ShampooState",
     "SlowWeightsState",
     "SoapState",
     "accumulate",
@@ -150,6 +153,7 @@ __all__ = [
     "decay_table",
     "decoupled_weight_decay",
     "dequantise",
+    "dion",
     "dynamic_gd",
     "edit_state",
     "freeze",
@@ -163,6 +167,7 @@ __all__ = [
     "hvp",
     "identity",
     "inject",
+    "kron",
     "l1",
     "l2",
     "lamb",
@@ -201,6 +206,7 @@ __all__ = [
     "set_to_zero",
     "sgd",
     "sgld",
+    "shampoo",
     "skip_nonfinite",
     "soap",
     "soft_threshold",

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+import trainkit.transforms as tt
 from tests.growth.catalogue import (
     OPTIMIZERS,
     copies,
@@ -198,6 +199,16 @@ def test_half_precision_moments_round_once():
     assert grown.mu["b"].dtype == jnp.bfloat16
     third = (state[0].mu["b"].astype(jnp.float32) / 3).astype(jnp.bfloat16)
     np.testing.assert_array_equal(grown.mu["b"], jnp.broadcast_to(third, 3))
+
+
+def test_a_second_moment_in_half_precision_grows_in_it():
+    write = AxisMap(np.array([0, 0]), np.ones(2), np.full(2, 0.5))
+    tx, params = tt.adamw(1e-3, nu_dtype=jnp.bfloat16), {"b": jnp.zeros(1, jnp.float32)}
+    _, state = tx.update({"b": jnp.full(1, 0.7, jnp.float32)}, tx.init(params), params)
+    big = {"b": jnp.zeros(2, jnp.float32)}
+    grown = grow_opt_state(tx, state, MapData({"b": LeafMap((write,))}), params, big)[0]
+    assert grown.nu["b"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(grown.nu["b"], jnp.broadcast_to(state[0].nu["b"] / 4, 2))
 
 
 def test_new_layers():

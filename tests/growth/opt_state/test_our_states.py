@@ -36,6 +36,9 @@ RULES = {
     "average": lambda: tt.average_params(optax.adam(1e-2), 0.9),
     "injected": lambda: tt.adam(1e-2),
     "soap": lambda: tt.soap(1e-2, precondition_frequency=3),
+    "shampoo": lambda: tt.shampoo(1e-2, precondition_frequency=3),
+    "dion": lambda: tt.dion(1e-2, rank_fraction=0.5),
+    "kron": lambda: tt.kron(1e-2),
     "lookahead": lambda: tt.lookahead(tt.adam(1e-2), 3, outer=tt.nesterov(0.7, 0.9)),
     "mars": lambda: tt.mars(1e-2),
     "cautious": lambda: tt.cautious(tt.adam(1e-2)),
@@ -44,7 +47,11 @@ RULES = {
 
 
 @pytest.mark.parametrize(
-    "name", [n if n == "soap" else pytest.param(n, marks=pytest.mark.slow) for n in RULES]
+    "name",
+    [
+        n if n in ("soap", "shampoo", "dion", "kron") else pytest.param(n, marks=pytest.mark.slow)
+        for n in RULES
+    ],
 )
 def test_exact_continuation(name):
     tx, growth, params = RULES[name](), mlp_growth(UNEVEN, "uneven"), mlp_params(4)
@@ -164,8 +171,8 @@ def test_every_state_class_of_ours_is_known():
                 and c.__module__.startswith(trainkit.__name__)
                 and c.__name__.endswith("State")
             }
-    # SOAP's has a rule of its own; the training state is no optimizer's.
-    assert found - {"SoapState"} - set(OURS) == set()
+    # These have rules of their own; the training state is no optimizer's.
+    assert found - {"SoapState", "ShampooState", "DionState", "KronState"} - set(OURS) == set()
 
 
 def test_a_second_moment_by_output_grows_with_what_it_is_a_mean_of():

@@ -36,7 +36,7 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
         "learning_rate", "adam_learning_rate", "weight_decay", "adam_weight_decay",
         "weight_decay_rate", "strength", "eps", "eps_root", "epsilon", "adam_eps_root", "damping",
         "temperature", "initial_accumulator_value", "initial_scale", "eta", "gamma", "min_delta",
-        "tol", "weight_lr_power", "trust_coefficient", "threshold",
+        "tol", "weight_lr_power", "trust_coefficient", "threshold", "precond_learning_rate",
     ), NOT_NEGATIVE),
     **dict.fromkeys((
         "b1", "b2", "b3", "beta", "beta1", "beta2", "rho", "momentum", "decay", "adam_b1",
@@ -53,7 +53,7 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
 COUNTS: dict[str, int] = {
     "ns_steps": 1, "min_dim_size_to_factor": 1, "decay_offset": 0, "max_iterations": 1,
     "memory_size": 1, "update_interval": 1, "precondition_frequency": 1, "max_precond_dim": 0,
-    "num_data": 1,
+    "num_data": 1, "start_preconditioning_step": 1,
 }
 # fmt: on
 

@@ -1,13 +1,14 @@
-"""Rules that use curvature, in plain NumPy: Newton, L-BFGS, and a search along a line."""
+"""Rules that use curvature, in plain NumPy: Newton, L-BFGS, PSGD, and a search along a line."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from trainkit.laws.oracles.pieces import Leaves, Start, together
+from trainkit.laws.oracles.pieces import Leaves, Start, gone, leafwise, together
 
 
 def _flat(xs: Leaves) -> Any:
@@ -88,3 +89,55 @@ def backtracking(
         return [rate * u for u in gs], rate
 
     return step
+
+
+def kron(
+    rate: float, every: int, beta: float, largest: int, draw: Callable[[int, tuple[int, ...]], Any]
+) -> Start:
+    """PSGD's Kronecker factors, fitted to whiten gradients, and P m of the averaged gradient.
+
+    c(P) = E[gᵀ P g + vᵀ P⁻¹ v] (Li 2015, arXiv 1512.04202, criterion 3, with the gradient for its
+    pairs of perturbations), P = QᵀQ, Q = Q₁ ⊗ Q₂ with triangular or diagonal factors, each moved
+    along its group, and by a step that is normalised (Pooladzandi & Li 2024, arXiv 2402.11858,
+    section 4). Here Q is one dense matrix. draw: of the step and the shape, v.
+    """
+
+    def leaf(p0: Any) -> Callable[..., Any]:
+        shape = np.shape(p0) or (1,)
+        whole = [len(shape) > 1 and n <= largest for n in shape]
+        factors = [np.eye(n, dtype=p0.dtype) for n in shape]
+        m = np.zeros_like(p0)
+
+        def fit(g: Any, v: Any) -> None:
+            q = functools.reduce(np.kron, factors)
+            a = (q @ g.ravel()).reshape(shape)  # A = Q₁ G Q₂ᵀ
+            b = np.linalg.solve(q.T, v.ravel()).reshape(shape)  # B = Q₁⁻ᵀ V Q₂⁻¹
+            for i in range(len(shape)):
+                rest = [j for j in range(len(shape)) if j != i]
+                ours, theirs = (np.tensordot(x, x, (rest, rest)) for x in (a, b))
+                if whole[i]:
+                    both = ours + theirs
+                    column = both[:, np.argmax(np.linalg.norm(both, axis=0))]
+                    size = np.linalg.norm(both @ column) / np.linalg.norm(column)  # ≤ ‖A Aᵀ + B Bᵀ‖
+                    slope = np.triu(ours - theirs)  # ∇ = triu(A Aᵀ − B Bᵀ)
+                else:
+                    slope = np.diag(np.diag(ours - theirs))
+                    size = np.max(np.diag(ours + theirs))
+                factors[i] = factors[i] - rate * slope @ factors[i] / size
+
+        def step(g: Any, p: Any, t: int) -> Any:
+            nonlocal m, factors
+            m = beta * m + (1 - beta) * g
+            if not p0.size:
+                return m
+            if t == 1 and np.any(g):
+                scale = np.mean(np.square(g)) ** (-1 / (4 * len(shape)))
+                factors = [scale * q for q in factors]
+            if (t - 1) % every == 0:
+                fit(np.reshape(g, shape), np.asarray(draw(t - 1, shape), p0.dtype))
+            q = functools.reduce(np.kron, factors)
+            return (q.T @ (q @ m.ravel())).reshape(np.shape(p0)) / gone(beta, t, g)  # QᵀQ m̂
+
+        return step
+
+    return leafwise(leaf)

@@ -1,4 +1,4 @@
-"""Rules for matrices, in plain NumPy: Muon, GaLore and SOAP."""
+"""Rules for matrices, in plain NumPy: Muon, GaLore, SOAP, Shampoo and Dion."""
 
 from __future__ import annotations
 
@@ -182,6 +182,94 @@ def soap(b1: float, b2: float, eps: float, every: int, decay: float = 0.0) -> St
             if (t - 1) % every == 0:
                 refresh()
             return u + decay * p
+
+        return step
+
+    return leafwise(leaf)
+
+
+def shampoo(
+    epsilon: float, every: int, b2: Any, graft: str | None, b1: float, corrected: bool,
+    start: int,
+) -> Start:  # fmt: skip
+    """Shampoo (Gupta 2018, arXiv 1802.09568, algorithms 1 and 2).
+
+    every: steps from one root to the next; b2: of averages in place of sums, which it has not;
+    graft: the rule whose length a step then has (Anil 2020, arXiv 2002.09018): "sgd", "adagrad" or
+    "adam". Shi 2023 (arXiv 2309.06497, algorithm 2) has b1, a filter of the gradient that is
+    preconditioned; `corrected`, averages over 1 − β₂ᵗ with ε I added when the root is taken; and
+    `start`, the first step with a root: before it the grafted rule's own.
+    """
+
+    def root(h: Any, order: int) -> Any:
+        values, vectors = np.linalg.eigh(h)
+        values = np.maximum(values, 0) + epsilon if corrected else np.maximum(values, epsilon)
+        return (vectors * values ** (-1 / (2 * order))) @ vectors.T
+
+    def leaf(p0: Any) -> Callable[..., Any]:
+        k = np.ndim(p0)
+        grams = [(not corrected) * epsilon * np.eye(n, dtype=p0.dtype) for n in np.shape(p0)]  # H₀
+        roots: list[Any] = []
+        m = squares = np.zeros_like(p0)
+
+        def grafted(top: Any, g: Any, t: int) -> Any:
+            nonlocal squares
+            if graft == "adam":  # v̂ of Adam, β₂ the one of the matrices
+                squares = b2 * squares + (1 - b2) * g * g
+                return top / (np.sqrt(squares / gone(b2, t, g)) + epsilon)
+            squares = squares + g * g
+            return top / np.sqrt(np.where(squares > 0, squares, 1)) if graft == "adagrad" else top
+
+        def step(g: Any, p: Any, t: int) -> Any:
+            nonlocal roots, m
+            m = b1 * m + (1 - b1) * g
+            top = m / gone(b1, t, g)
+            own = grafted(top, g, t)
+            for i in range(k):
+                others = [a for a in range(k) if a != i]
+                new = np.tensordot(g, g, (others, others))  # L, R ← L + G Gᵀ, R + Gᵀ G
+                grams[i] = grams[i] + new if b2 is None else b2 * grams[i] + (1 - b2) * new
+            if t < start:
+                return own
+            if (t - start) % every == 0:
+                by = gone(b2, t, g) if corrected else 1.0
+                roots = [root(h / by, k) for h in grams]  # L^(−1/4), R^(−1/4); −1/(2k) for k axes
+            u = top
+            for i, h in enumerate(roots):
+                u = np.moveaxis(np.tensordot(h, u, (1, i)), 0, i)  # L^(−1/4) G R^(−1/4)
+            if graft is None or not np.any(u):
+                return u
+            return u * (np.linalg.norm(own) / np.linalg.norm(u))
+
+        return step
+
+    return leafwise(leaf)
+
+
+def dion(b1: float, fraction: float, first: Callable[[tuple[int, int], int], Any]) -> Start:
+    """Dion (Ahn 2025, arXiv 2504.05295, algorithm 1) with the paper's X, [out, in].
+
+    first: the first right factor, of a kernel's shape [in, out] and the rank, [in, rank]; the paper
+    draws it. NaN where it leaves a step open: a column of R that is 0 has no direction.
+    """
+
+    def leaf(p0: Any) -> Callable[..., Any]:
+        n, m = p0.shape
+        q = np.asarray(first((n, m), int(np.ceil(fraction * min(n, m)))), p0.dtype)
+        momentum = np.zeros((m, n), p0.dtype)
+
+        def step(g: Any, p: Any, t: int) -> Any:
+            nonlocal q, momentum
+            b = momentum + g.T  # B_t = M_{t−1} + G_t
+            left = np.linalg.qr(b @ q)[0]  # P_t = Orthogonalize(B_t Q_{t−1})
+            r = b.T @ left  # R_t = B_tᵀ P_t
+            momentum = b - (1 - b1) * left @ r.T  # M_t = B_t − (1 − μ) P_t R_tᵀ
+            sizes = np.linalg.norm(r, axis=0)
+            if np.any(sizes <= 1e-5 * sizes.max()):
+                q = r + np.nan
+                return np.full_like(p0, np.nan)
+            q = r / sizes  # Q_t = ColumnNormalize(R_t)
+            return (m / n) ** 0.5 * (left @ q.T).T  # X_t = X_{t−1} − η √(m/n) P_t Q_tᵀ
 
         return step
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trainkit.laws.oracles import adaptive
+from trainkit.laws.oracles import adaptive, curvature
 from trainkit.laws.oracles import matrices as M
 from trainkit.laws.oracles import pieces as P
 from trainkit.laws.oracles import wrappers as W
@@ -119,44 +119,33 @@ def normuon(
 
 def shampoo(
     learning_rate: Any, epsilon: float = 1e-4, every: int = 1, b2: float | None = None,
-    graft: str | None = None,
+    graft: str | None = None, b1: float = 0.0, corrected: bool = False, start: int = 1,
+    weight_decay: Any = 0.0, mask: Any = None,
 ) -> Start:  # fmt: skip
-    """Shampoo (Gupta 2018, arXiv 1802.09568, algorithms 1 and 2).
+    """Shampoo: by its arguments, that of Gupta 2018, or the distributed one of Shi 2023."""
+    rule = M.shampoo(epsilon, every, b2, graft, b1, corrected, start)
+    return P.chain(rule, P.decay(weight_decay, mask), P.learning_rate(learning_rate))
 
-    every: steps from one root to the next; b2: of averages in place of sums, which it has not;
-    graft: "sgd" or "adagrad", whose length a step then has (Anil 2020, arXiv 2002.09018).
-    """
 
-    def root(h: Any, order: int) -> Any:
-        values, vectors = np.linalg.eigh(h)
-        return (vectors * np.maximum(values, epsilon) ** (-1 / (2 * order))) @ vectors.T
+def dion(
+    learning_rate: Any, first: Any, b1: float = 0.95, eps: float = 1e-8, weight_decay: Any = 0.0,
+    mask: Any = None, rank_fraction: float = 0.25, adam_b1: float = 0.9, adam_b2: float = 0.95,
+) -> Start:  # fmt: skip
+    """Dion; leaves that are no matrices get Adam. `first`: (shape, rank) -> the first factor."""
+    rule = M.matrices_and_others(
+        M.dion(b1, rank_fraction, first), adaptive.adam(adam_b1, adam_b2, eps)
+    )
+    return P.chain(rule, P.decay(weight_decay, mask), P.learning_rate(learning_rate))
 
-    def leaf(p0: Any) -> Callable[..., Any]:
-        k = np.ndim(p0)
-        grams = [epsilon * np.eye(n, dtype=p0.dtype) for n in np.shape(p0)]  # H₀ = ε I
-        roots: list[Any] = []
-        squares = np.zeros_like(p0)
 
-        def step(g: Any, p: Any, t: int) -> Any:
-            nonlocal roots, squares
-            for i in range(k):
-                others = [a for a in range(k) if a != i]
-                new = np.tensordot(g, g, (others, others))  # L, R ← L + G Gᵀ, R + Gᵀ G
-                grams[i] = grams[i] + new if b2 is None else b2 * grams[i] + (1 - b2) * new
-            if (t - 1) % every == 0:
-                roots = [root(h, k) for h in grams]  # L^(−1/4), R^(−1/4); −1/(2k) for k axes
-            u = g
-            for i, h in enumerate(roots):
-                u = np.moveaxis(np.tensordot(h, u, (1, i)), 0, i)  # L^(−1/4) G R^(−1/4)
-            squares = squares + g * g
-            if graft is None or not np.any(u):
-                return u
-            like = g if graft == "sgd" else g / np.sqrt(np.where(squares > 0, squares, 1))
-            return u * (np.linalg.norm(like) / np.linalg.norm(u))
-
-        return step
-
-    return P.chain(P.leafwise(leaf), P.learning_rate(learning_rate))
+def kron(
+    learning_rate: Any, draw: Any, b1: float = 0.9, weight_decay: Any = 0.0, mask: Any = None,
+    precond_learning_rate: float = 0.1, precondition_frequency: int = 1,
+    max_precond_dim: int = 8192,
+) -> Start:  # fmt: skip
+    """PSGD with Kronecker factors. `draw`: (number of the step from 0, shape) -> its normal v."""
+    rule = curvature.kron(precond_learning_rate, precondition_frequency, b1, max_precond_dim, draw)
+    return P.chain(rule, P.decay(weight_decay, mask), P.learning_rate(learning_rate))
 
 
 def soap(
@@ -175,6 +164,8 @@ PAPERS: dict[str, Callable[..., Start]] = {
     "adam_mini": adam_mini,
     "scion": scion,
     "normuon": normuon,
+    "dion": dion,
+    "kron": kron,
     "shampoo": shampoo,
     "soap": soap,
 }

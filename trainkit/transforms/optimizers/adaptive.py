@@ -10,6 +10,7 @@ import optax
 
 from trainkit._core.dtypes import scalar_like
 from trainkit.transforms.clipping import safe_norm
+from trainkit.transforms.rounding import nu_in
 from trainkit.transforms.rule import rule
 from trainkit.transforms.stacks import Stacked, per_tensor
 
@@ -88,6 +89,7 @@ def adam(
     mu_dtype: Any = None,
     *,
     nesterov: bool = False,
+    nu_dtype: Any = None,
 ) -> optax.GradientTransformation:
     """Adam: μ ← β₁ μ + (1 − β₁) g, ν ← β₂ ν + (1 − β₂) g², θ ← θ − η μ̂ / (√(ν̂ + ε̄) + ε).
 
@@ -97,6 +99,14 @@ def adam(
     1/(1 − β₂) = 1000 steps, with both moments in the wrong proportion. ε belongs outside the root
     (`eps_root` is for those who differentiate through Adam). Optax: `optax.adam`.
 
+    `mu_dtype` and `nu_dtype` are the dtypes in which μ and ν are kept, those of the parameters by
+    default. ν in bfloat16 is rounded stochastically: β₂ = .999 changes it by .1 % at a step, and
+    rounded to nearest, in steps of .4 to .8 %, it would not move. So take `nu_dtype=jnp.float32`
+    for parameters in bfloat16.
+
+    Raises:
+      ValueError: `nu_dtype` has not float32's range (float16).
+
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx = tt.adam(0.5, eps=0.0)
     >>> [round(x, 4) for x in tx.update(jnp.array([8.0, -1e-3]), tx.init(jnp.ones(2)))[0].tolist()]
@@ -104,7 +114,8 @@ def adam(
 
     Kingma and Ba, Adam: A Method for Stochastic Optimization, 2015.
     """
-    return optax.adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+    tx = optax.adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+    return nu_in(tx, nu_dtype, "adam")
 
 
 @rule(needs_params=True)
@@ -119,13 +130,18 @@ def adamw(
     mask: Any = None,
     *,
     nesterov: bool = False,
+    nu_dtype: Any = None,
 ) -> optax.GradientTransformation:
     """AdamW: Adam with decoupled decay, θ ← θ − η (μ̂/(√ν̂ + ε) + λ θ).
 
     λ θ added to the *gradient* instead (`l2` before `adam`) is divided by √ν̂ with it, so that
     weights with large gradients are hardly decayed: that is not weight decay. The paper's λ is not
     multiplied by η; here, as in PyTorch and Optax, it is. `mask` says which leaves decay:
-    `mask=decay_mask` spares biases and norms. Optax: `optax.adamw`.
+    `mask=decay_mask` spares biases and norms. `mu_dtype` and `nu_dtype`: as in `adam`. Optax:
+    `optax.adamw`.
+
+    Raises:
+      ValueError: `nu_dtype` has not float32's range (float16).
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx, p = tt.adamw(0.5, weight_decay=0.5), jnp.array([4.0])
@@ -134,9 +150,10 @@ def adamw(
 
     Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019.
     """
-    return optax.adamw(
+    tx = optax.adamw(
         learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov
     )
+    return nu_in(tx, nu_dtype, "adamw")
 
 
 @rule(needs_params=True)

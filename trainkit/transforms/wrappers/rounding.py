@@ -12,6 +12,7 @@ import optax
 from trainkit._core import validation
 from trainkit._core.dtypes import cast_like, is_float, upcast
 from trainkit.transforms.noise import key_data, key_of_update, keys_like
+from trainkit.transforms.rounding import stochastic_round
 from trainkit.transforms.state.named import injected
 
 PyTree = Any
@@ -29,28 +30,6 @@ class RoundingState(NamedTuple):
     count: Any  # an array; tuples have a method of this name
     key: jax.Array
     inner_state: PyTree
-
-
-def stochastic_round(x: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:
-    """Rounds to one of the two neighbours in `dtype`, the nearer the likelier: E[round(x)] = x.
-
-    Values that `dtype` can represent do not change, nor do infinities and NaN.
-
-    >>> import jax, jax.numpy as jnp
-    >>> x = jnp.full(10000, 1 + 2.0**-9)  # a quarter of the way to the next bfloat16
-    >>> rounded = stochastic_round(x, jnp.bfloat16, jax.random.key(0))
-    >>> round(float(rounded.astype(jnp.float32).mean()), 3)
-    1.002
-
-    Gupta et al., Deep Learning with Limited Numerical Precision, 2015.
-    """
-    near = x.astype(dtype)
-    back = near.astype(x.dtype)
-    towards = jnp.where(x > back, jnp.inf, -jnp.inf).astype(dtype)
-    other = jnp.nextafter(near, towards)
-    gap = other.astype(x.dtype) - back
-    chance = jnp.where(jnp.isfinite(gap) & (gap != 0), (x - back) / gap, 0)
-    return jnp.where(jax.random.uniform(key, x.shape) < chance, other, near)
 
 
 def stochastic_rounding(
