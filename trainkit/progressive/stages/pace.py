@@ -8,6 +8,7 @@ new leaves, and moves copied leaves from the rate of exact continuation to the p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -108,41 +109,54 @@ def paced(
         updates: PyTree, state: PaceState, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PaceState]:
         pace = pace_of(state, warmup)
-        since = (state.step + 1 - state.ramp_at).astype(jnp.float32)
-
-        def factor(start: jax.Array, over: jax.Array, target: jax.Array) -> jax.Array:
-            share = jnp.clip(since / jnp.maximum(over, 1e-9), 0.0, 1.0)
-            return pace * (start + (target - start) * share)
-
-        factors = named_leaves(jax.tree.map(factor, state.start, state.over, state.target))
-        inside: set[str] = set()
+        factors, inside = _factors(state, pace), set[str]()
 
         def paced_inside(tree: PyTree) -> PyTree:
-            names = set(named_leaves(tree))
-            if strange := sorted(names - set(factors)):
-                raise ValueError(
-                    f"progressive: lookahead has the leaf {strange[0]!r}, which is none of the "
-                    "parameters, so its pace is unknown. Rearrange the leaves inside of it: "
-                    "lookahead(optax.flatten(tx)), not optax.flatten(lookahead(tx))."
-                )
+            names = _known(tree, factors)
             inside.update(names)
-            return scaled(tree, names)
-
-        def scaled(tree: PyTree, names: set[str]) -> PyTree:
-            def scale(path: Any, u: jax.Array) -> jax.Array:
-                name = path_name(path)
-                return u * factors[name].astype(u.dtype) if name in names else u
-
-            return jax.tree_util.tree_map_with_path(scale, tree)
+            return _scaled(tree, factors, names)
 
         updates, inner = with_extra_args(inner_tx)(
             updates, state.inner, params, **extra, pace=paced_inside
         )
-        updates = scaled(updates, set(factors) - inside)
+        updates = _scaled(updates, factors, set(factors) - inside)
         step = jnp.minimum(state.step, NEVER - 1) + 1
         return updates, state._replace(hyperparams={"pace": pace}, step=step, inner=inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _factors(state: PaceState, pace: jax.Array) -> dict[str, jax.Array]:
+    """Name of a leaf -> the factor of its next update, a float32 scalar."""
+    since = (state.step + 1 - state.ramp_at).astype(jnp.float32)
+
+    def factor(start: jax.Array, over: jax.Array, target: jax.Array) -> jax.Array:
+        share = jnp.clip(since / jnp.maximum(over, 1e-9), 0.0, 1.0)
+        return pace * (start + (target - start) * share)
+
+    return named_leaves(jax.tree.map(factor, state.start, state.over, state.target))
+
+
+def _known(tree: PyTree, factors: Mapping[str, Any]) -> set[str]:
+    """The names of the leaves of a tree, each of which is a parameter."""
+    names = set(named_leaves(tree))
+    if strange := sorted(names - set(factors)):
+        raise ValueError(
+            f"progressive: lookahead has the leaf {strange[0]!r}, which is none of the parameters, "
+            "so its pace is unknown. Rearrange the leaves inside of it: "
+            "lookahead(optax.flatten(tx)), not optax.flatten(lookahead(tx))."
+        )
+    return names
+
+
+def _scaled(tree: PyTree, factors: Mapping[str, jax.Array], names: set[str]) -> PyTree:
+    """The tree, its leaves of these names multiplied by their factors."""
+
+    def scale(path: Any, u: jax.Array) -> jax.Array:
+        name = path_name(path)
+        return u * factors[name].astype(u.dtype) if name in names else u
+
+    return jax.tree_util.tree_map_with_path(scale, tree)
 
 
 def pace_of(state: PaceState, warmup: int = 0) -> jax.Array:
