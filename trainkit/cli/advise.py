@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("experiment", help="its name")
     add("--share", type=float, default=0.2, help="of the budget, for all short runs (0.2)")
-    add("--seeds", type=int, default=2, help="short runs of each kind (2)")
+    add("--seeds", type=int, default=1, help="short runs of each kind (1)")
     add("--out", metavar="DIR", help="for what is measured (runs/EXPERIMENT-advice)")
     return parser
 

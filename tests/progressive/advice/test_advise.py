@@ -7,10 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from tests.progressive.tiny import arrays, build, events, grow, parts, run
+from tests.progressive.tiny import arrays, build, events, grow, parts, run, sampler
 from trainkit.data import Sampler
 from trainkit.growth.errors import GrowthError
-from trainkit.progressive import Stage, advise, triggers
+from trainkit.progressive import Data, Stage, advise, triggers
 from trainkit.progressive.advice.choices import Choice
 from trainkit.progressive.advice.probes import Prober, cost_of_rungs, rungs_of
 from trainkit.progressive.stages.prepared import Recipe
@@ -28,6 +28,7 @@ def ask(stages=STAGES, **options):
         "validation": parts(arrays(64, seed=1), 16),
         "grow": grow,
         "flops": BUDGET,
+        "seeds": 2,
         "progress": False,
     }
     return advise(stages, **{**defaults, **options})
@@ -149,6 +150,21 @@ def test_operators_are_alternatives_of_the_last_stage_and_sizes_alone_can_be_giv
     found = ask([STAGES[0], last], alone=alone, flops=1e8, seeds=1)
     names = [one.choice.name for one in found.expected]
     assert {name.split(" at ")[0] for name in names} == {"4", "6", "8", "4 → 8", "4 → 8, even"}
+
+
+def test_data_that_grow_are_compared_as_models_are():
+    stages = [
+        Stage(8, triggers.advised(), data=Data(subset=0.5), name="half"),
+        Stage(data=Data(subset=1.0), name="all"),
+    ]
+    found = ask(stages, data=sampler, seeds=1)
+    assert [one.choice.name.split(" at ")[0] for one in found.expected if one.choice.grows] == [
+        "half → all",
+        "half → all",
+    ]
+    assert found.ledger.growth == 2  # of both: the factor on the rate; nothing else changes
+    losses = {one.choice.name: one.points[-1][1] for one in found.expected}
+    assert len(set(losses.values())) == 4  # all four saw other data
 
 
 def followed(advice, grow_it, **options):

@@ -40,7 +40,7 @@ def advise(
     *,
     flops: float,
     share: float = 0.2,
-    seeds: int = 2,
+    seeds: int = 1,
     alone: Sequence[Stage] | None = None,
     metric: str = "loss",
     warmup: int = 0,
@@ -67,6 +67,7 @@ def advise(
       flops: the budget of the run: training and growing.
       share: the share of the budget that all short runs together may take.
       seeds: how many short runs of each kind, with other initial parameters and order of data.
+        With more of them each is shorter, for the same share.
       alone: the stages to train alone, for sizes in between and learning rates of their own;
         by default every stage.
       metric: the name of the loss, which lower values of are better.
@@ -127,7 +128,7 @@ def advise(
         flops=flops, seeds=seeds, seed=seed, decay=decay, warmup=warmup, metric=metric
     )
     say(
-        f"{len(question.choices)} choices, {seeds} seeds each, up to "
+        f"{len(question.choices)} choices, {seeds} seed{'s' * (seeds > 1)} each, up to "
         f"{flops_text(question.rungs[-1])} of {flops_text(flops)}."
     )
     probed = _measured(prober, question, seeds, _Kept(out, identity), say)
@@ -176,6 +177,7 @@ def _measured(
 ) -> list[list[Probed]]:
     """The short runs of every choice, one for each seed."""
     found = []
+    width = max(len(choice.name) for choice in question.choices)
     for number, choice in enumerate(question.choices):
         runs = []
         for seed in range(seeds):
@@ -183,7 +185,7 @@ def _measured(
             runs.append(kept(f"{number}: {choice.name}, seed {seed}", train))
         last = [run.losses[-1] for run in runs]
         say(
-            f"{number + 1} of {len(question.choices)}: {choice.name:36} loss "
+            f"{number + 1} of {len(question.choices)}: {choice.name:{width}} loss "
             f"{np.mean(last):.3f} at {flops_text(runs[0].flops[-1])}"
         )
         found.append(runs)
@@ -202,7 +204,8 @@ def _decided(
     draws = np.full((len(points), 4000), np.inf)
     if fit:
         families = _families([question.choices[k] for k in fit])
-        curves = [Curve(*points[k], family) for k, family in zip(fit, families, strict=True)]
+        sizes = [prober.size(question.choices[k]) for k in fit]
+        curves = [Curve(*points[k], *kind) for k, *kind in zip(fit, families, sizes, strict=True)]
         draws[fit] = predict(curves, flops, draws=draws.shape[1], seed=prober.recipe.seed)
     ledger = Ledger()
     for run in (run for runs in probed for run in runs):

@@ -14,9 +14,13 @@ EXPONENT, EXPONENT_SPREAD = 0.3, 0.7
 FLOORS = 80  # floors that are tried, evenly from the lowest that is possible
 # Noise that is assumed until the seeds say otherwise: a share of the loss, worth one observation.
 NOISE = 0.01
-# A curve leaves its law beyond its points: the logarithm of what is above the floor walks at
-# random, with this deviation for FLOPs that are e times as many. Assumed, not measured.
-DRIFT = 0.02
+# A curve leaves its law beyond its points. The logarithm of what is above the floor walks at
+# random, with this deviation for FLOPs that are e times as many; and the exponent of a family is
+# another there, with this deviation of its logarithm. Both are assumed, not measured.
+DRIFT, BEND = 0.02, 0.35
+# Draws that are made for each that is asked for, of which those with ordered floors are kept; and
+# the fewest that are: below, the losses contradict the order, and it is given up.
+SPARE, FEWEST = 16, 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +31,13 @@ class Curve:
       flops: of each budget, [n], ascending and above 0.
       losses: float64 [n, seeds].
       family: curves of one family end with the same model, and share floor and exponent.
+      size: parameters of that model; the floor of a larger one is not above that of a smaller.
     """
 
     flops: np.ndarray
     losses: np.ndarray
     family: Hashable = 0
+    size: float = 0.0
 
 
 def predict(
@@ -44,7 +50,9 @@ def predict(
     The floor E and the exponent β are those of a family, the amplitude A > 0 is a curve's own.
     Their posterior is computed on a grid of (E, β), where A and the noise can be integrated in
     closed form: Gaussian noise of unknown size, pooled over all curves from the spread of seeds,
-    and larger in a family that its law misses. Beyond the last point, A walks at random (`DRIFT`).
+    and larger in a family that its law misses. Beyond the last point, A walks at random (`DRIFT`)
+    and β is another (`BEND`). A larger model's floor is not above a smaller one's, because with
+    enough FLOPs it could do the same, unless the losses contradict that.
 
     Args:
       curves: one or more, of the same number of seeds.
@@ -70,11 +78,27 @@ def predict(
             raise ValueError("a curve has a loss that is not finite: leave that curve out.")
     random = np.random.default_rng(seed)
     prior = noise_of(curves)
-    found = np.empty((len(curves), draws))
+    found = np.empty((len(curves), SPARE * draws))
+    floors = []
     for family in dict.fromkeys(curve.family for curve in curves):
         members = [k for k, curve in enumerate(curves) if curve.family == family]
-        found[members] = _family([curves[k] for k in members], flops, prior, draws, random)
-    return found
+        of_family = [curves[k] for k in members]
+        floor, found[members] = _family(of_family, flops, prior, SPARE * draws, random)
+        floors.append((of_family[0].size, floor))
+    kept = np.flatnonzero(_ordered(floors))
+    if len(kept) < FEWEST:
+        kept = np.arange(SPARE * draws)
+    return found[:, kept[:draws] if len(kept) >= draws else random.choice(kept, draws)]
+
+
+def _ordered(floors: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
+    """Which draws have no larger size with a higher floor than a smaller one."""
+    kept = np.ones(floors[0][1].shape, bool)
+    for small, above in floors:
+        for large, below in floors:
+            if small < large:
+                kept &= above >= below
+    return kept
 
 
 def noise_of(curves: Sequence[Curve]) -> tuple[float, float]:
@@ -94,7 +118,8 @@ def _family(
     prior: tuple[float, float],
     draws: int,
     random: np.random.Generator,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws of the floor [draws], and of the loss of each curve [curves, draws]."""
     from scipy.special import log_ndtr, ndtr, ndtri  # takes a while to import
 
     variance, freedom = prior
@@ -125,6 +150,7 @@ def _family(
     chosen = random.choice(weight.size, draws, p=weight / weight.sum())
     exponent, floor = EXPONENTS[chosen // len(floors)], floors[chosen % len(floors)]
     scale = np.sqrt(freedom / random.chisquare(freedom, draws))
+    later = exponent * np.exp(BEND * random.normal(size=draws))
     found = []
     for curve, amplitude, error in zip(curves, amplitudes, deviation, strict=True):
         mean, spread = amplitude.ravel()[chosen], error.ravel()[chosen] * scale
@@ -133,8 +159,8 @@ def _family(
         last = np.maximum(mean + spread * ndtri(np.minimum(share, 1 - 1e-12)), 0.0)
         beyond = max(np.log(flops / curve.flops[-1]), 0.0)
         walk = DRIFT * np.sqrt(beyond) * random.normal(size=draws)
-        found.append(floor + last * np.exp(walk - exponent * beyond))
-    return np.stack(found)
+        found.append(floor + last * np.exp(walk - later * beyond))
+    return floor, np.stack(found)
 
 
 def _floors(curves: Sequence[Curve]) -> np.ndarray:

@@ -114,8 +114,9 @@ class Advice:
         )
 
     def __str__(self) -> str:
+        width = max(len(one.choice.name) for one in self.expected)
         rows = [
-            f"  {one.choice.name:36} {one.loss:.3f}  {one.low:.3f} to {one.high:.3f}"
+            f"  {one.choice.name:{width}}  {one.loss:.3f}  {one.low:.3f} to {one.high:.3f}"
             for one in self.expected
         ]
         spent = self.ledger.total / self.flops

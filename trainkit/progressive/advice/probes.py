@@ -86,6 +86,10 @@ class Prober:
         self._stages.append((stage, number, found))
         return found
 
+    def size(self, choice: Choice) -> int:
+        """The number of parameters that a choice ends with."""
+        return self.prepared(choice.ends_with, len(choice.stages) - 1).parameters
+
     def transition(self, choice: Choice) -> Transition:
         """The growth of a choice, compiled."""
         small, big = (self.prepared(stage, at) for at, stage in enumerate(choice.stages))
