@@ -65,9 +65,10 @@ def question_of(
         least = (steps * dearest / rungs_of(1.0)[0] * each + evaluated) * seeds / share
         raise ValueError(
             f"The budget of flops={si(flops)} is too small for advice: {len(runs)} choices with "
-            f"{seeds} seeds need short runs of at least {steps} steps, which are a share of "
-            f"{share:g} of {si(least)}. Give flops={least:.3g} or more, a larger share=, or fewer "
-            "seeds= or stages; or run the choices themselves, which are short."
+            f"{seeds} seed{'s' * (seeds > 1)} need short runs of at least {steps} steps, which "
+            f"are a share of {share:g} of {si(least)}. Give flops={least:.3g} or more "
+            f"({least / flops:.2g} times as many), a larger share=, or fewer seeds= or stages; or "
+            "run the choices themselves, which are short."
         )
     named = lambda stage, number=0: prober.prepared(stage, number).name
     choices = [Choice(one.name, (stage,)) for one, stage in zip(prepared, sizes, strict=True)]
