@@ -18,6 +18,14 @@ def drawn(random, floor, amplitude, exponent, noise, seeds=2, flops=FLOPS):
     return Curve(flops, mean + noise * random.normal(size=(len(flops), seeds)))
 
 
+@pytest.fixture
+def lawful(monkeypatch):
+    """What is added for curves that leave their law is left out: these do not."""
+    monkeypatch.setattr(curves, "DRIFT", 0.0)
+    monkeypatch.setattr(curves, "BEND", 0.0)
+
+
+@pytest.mark.usefixtures("lawful")
 @pytest.mark.parametrize("seeds", [1, 2, 4])
 @pytest.mark.parametrize("noise", [0.003, 0.02])
 def test_the_interval_holds_the_truth_as_often_as_it_says(noise, seeds):
@@ -28,29 +36,39 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(noise, seeds):
         curve = drawn(random, floor, amplitude, exponent, noise, seeds)
         low, high = np.quantile(predict([curve], 240.0, draws=1000), [0.025, 0.975])
         held += low <= law(240.0, floor, amplitude, exponent) <= high
-    # 95 % of 200 less three standard deviations of a binomial, sqrt(200 · .95 · .05) = 3.1. The
-    # walk beyond the points (`DRIFT`), which these curves do not make, only makes it hold more.
+    # 95 % of 200 less three standard deviations of a binomial, sqrt(200 · .95 · .05) = 3.1.
     assert held >= 0.95 * total - 3 * 3.1
 
 
+@pytest.mark.usefixtures("lawful")
 def test_with_little_noise_and_a_near_budget_the_truth_is_found_closely():
     random = np.random.default_rng(0)
     found = predict([drawn(random, 1.0, 2.0, 0.5, 1e-3)], 16.0)
     low, middle, high = np.quantile(found, [0.025, 0.5, 0.975])
     truth = law(16.0, 1.0, 2.0, 0.5)
     assert abs(middle - truth) < 0.01
-    # What is above the floor there is 0.5, and BEND makes the 0.41 that it loses 0.29 to 0.58 of it
-    # in two standard deviations each way.
-    assert high - low < 0.35 * 0.41 * 4 * 0.5
+    # NOISE, 0.019 and worth one observation, pooled with four that show next to none: 0.0085 a run.
+    # A parabola through three points is carried to twice the last FLOPs with the weights 1, −3, 3:
+    # four deviations are 4 · sqrt(19) · 0.0085 / sqrt(2 seeds) = 0.105.
+    assert high - low < 0.14
 
 
+def test_curves_that_may_leave_their_law_are_less_sure(monkeypatch):
+    curve = drawn(np.random.default_rng(0), 1.0, 2.0, 0.5, 1e-3)
+    ends = np.quantile(predict([curve], 64.0), [0.025, 0.975])
+    monkeypatch.setattr(curves, "BEND", 0.0)
+    straight = np.quantile(predict([curve], 64.0), [0.025, 0.975])
+    assert ends[0] < straight[0] < straight[1] < ends[1]
+
+
+@pytest.mark.usefixtures("lawful")
 def test_noisier_losses_and_a_farther_budget_are_less_sure():
     width = lambda noise, flops: np.ptp(
         np.quantile(
             predict([drawn(np.random.default_rng(1), 1.0, 2.0, 0.5, noise)], flops), [0.025, 0.975]
         )
     )
-    assert width(0.001, 64.0) < 0.7 * width(0.03, 64.0)
+    assert width(0.001, 64.0) < 0.7 * width(0.1, 64.0)
     assert width(0.01, 16.0) < 0.7 * width(0.01, 512.0)
 
 
