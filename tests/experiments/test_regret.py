@@ -16,7 +16,7 @@ from trainkit.progressive.ledger import Ledger
 
 
 def one(name, *stages, loss=1.0):
-    return Expected(Choice(name, stages), loss, loss - 0.1, loss + 0.1, None, ())
+    return Expected(Choice(name, stages), 9, loss, loss - 0.1, loss + 0.1, None, ())
 
 
 ALONE = one("large", Stage(8), loss=1.0)

@@ -27,7 +27,9 @@ def advised(losses, diverged=()):
     draws = np.full((3, 4000), np.inf)
     draws[fit] = predict([Curve(FLOPS, losses[k], families[k]) for k in fit], BUDGET)
     expected = [
-        expected_of(choice, draws[k], (FLOPS, losses[k]), [3.0, 3.2] * choice.grows)
+        expected_of(
+            choice, [40, 80, 80][k], draws[k], (FLOPS, losses[k]), [3.0, 3.2] * choice.grows
+        )
         for k, choice in enumerate(CHOICES)
     ]
     return decide(expected, draws, BUDGET, Ledger(train=6.4))
@@ -78,6 +80,20 @@ def test_growth_must_beat_every_size_not_only_the_large_one():
     losses[0] = 1.0 + 0.5 * FLOPS[:, None] ** -0.3 + 0.003 * random.normal(size=(4, 2))
     found = advised(losses)
     assert not found.grow
+    assert found.best.choice.name == "4"
+
+
+def test_of_sizes_that_short_runs_do_not_tell_apart_the_larger_is_taken():
+    noise = np.random.default_rng(0).normal(size=(3, 4, 2))
+    large, grown = (1 + a * FLOPS[:, None] ** -0.4 for a in (2.2, 3.0))
+    alike = [1 + 2.15 * FLOPS[:, None] ** -0.4, large, grown]
+    found = advised([law + 0.02 * more for law, more in zip(alike, noise, strict=True)])
+    by_name = {one.choice.name: one for one in found.expected}
+    assert by_name["4"].low < by_name["8"].loss < by_name["4"].high
+    assert found.best.choice.name == "8"
+    # One that is clearly above is not taken for its size.
+    above = [1 + 0.6 * FLOPS[:, None] ** -0.4, 3 + 0 * large, 3.5 + 0 * grown]
+    found = advised([law + 0.002 * more for law, more in zip(above, noise, strict=True)])
     assert found.best.choice.name == "4"
 
 

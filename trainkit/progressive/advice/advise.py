@@ -212,7 +212,7 @@ def _decided(
         ledger = ledger.plus(**run.ledger.to_json())
     expected = [
         expected_of(
-            choice, draws[k], points[k],
+            choice, prober.size(choice), draws[k], points[k],
             [run.before_growth for run in probed[k] if run.before_growth is not None],
         )
         for k, choice in enumerate(question.choices)

@@ -15,6 +15,9 @@ from trainkit.progressive.ledger import Ledger
 from trainkit.progressive.stages.stage import Stage
 
 SURE = 0.95  # of all intervals
+# A larger size is taken in the place of the one with the lowest expected loss if it ends as low
+# with this probability. Chosen on twelve of the tasks of `trainkit train regret`.
+AS_LOW = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Expected:
 
     Attributes:
       choice: the choice.
+      parameters: of the model that it ends with.
       loss: the median; infinite where its short runs diverged.
       low, high: its 95 % interval.
       before_growth: the mean over seeds of the loss just before it grew, at the full rate, and
@@ -31,6 +35,7 @@ class Expected:
     """
 
     choice: Choice
+    parameters: int
     loss: float
     low: float
     high: float
@@ -52,7 +57,7 @@ class Advice:
       grow: whether to grow: only if that is expected to end lower than every size alone, with an
         interval above 0.
       best: the choice to take.
-      other: the best of the other kind: a growth if `best` is a size alone, else a size alone.
+      other: that of the other kind: a growth if `best` is a size alone, else a size alone.
       below: how much lower the best growth ends than the best of all sizes alone: median, and the
         ends of its 95 % interval.
       expected: what is expected of each choice, the lowest loss first.
@@ -77,7 +82,7 @@ class Advice:
 
     @property
     def alone(self) -> Expected:
-        """The best size alone."""
+        """The size to take if nothing grows."""
         return self.other if self.grow else self.best
 
     @property
@@ -143,19 +148,20 @@ class Advice:
 
 
 def expected_of(
-    choice: Choice, draws: np.ndarray, points: Any, before: Sequence[float]
+    choice: Choice, parameters: int, draws: np.ndarray, points: Any, before: Sequence[float]
 ) -> Expected:
     """What is expected of a choice, from draws of its loss at the budget.
 
     Args:
       choice: the choice.
+      parameters: of the model that it ends with.
       draws: float64 [draws]; infinite where it diverged.
       points: FLOPs [rungs] and losses [rungs, seeds] of its short runs.
       before: the loss of each seed before it grew; empty: it does not grow.
     """
     low, loss, high = quantiles(draws)
     pairs = tuple((float(x), tuple(map(float, y))) for x, y in zip(*points, strict=True))
-    return Expected(choice, loss, low, high, _mean_error(before), pairs)
+    return Expected(choice, parameters, loss, low, high, _mean_error(before), pairs)
 
 
 def _finite(value: Any) -> Any:
@@ -197,7 +203,9 @@ def decide(
     """Compares the choices at the budget.
 
     A growth is taken if the 95 % interval of (the lowest of all sizes alone − the growth) lies
-    above 0, draw by draw. Else the size with the lowest expected loss is taken, alone.
+    above 0, draw by draw. Else a size is taken alone: the largest of those that end as low as the
+    one with the lowest expected loss with a probability of a quarter or more, because short runs
+    favour small models, and the best size grows with the budget (Hoffmann et al., 2022).
 
     Args:
       expected: the choices, at least one alone and one that grows.
@@ -223,6 +231,8 @@ def decide(
     else:
         low = below = high = -math.inf
     grow = low > 0
+    near = [k for k in alone if (draws[k] <= draws[size]).mean() >= AS_LOW]
+    size = max(near, key=lambda k: (expected[k].parameters, -expected[k].loss))
     best, other = (growth, size) if grow else (size, growth)
     return Advice(
         grow, expected[best], expected[other], (below, low, high),
