@@ -61,8 +61,9 @@ MAY_KNOW = {
     "progressive.transition": "_core cost placement step adapters growth growth.errors "
     "growth.operators growth.axes growth.plan growth.maps growth.opt_state growth.views "
     "progressive.stages",
+    "progressive.advice": "_core data step progressive progressive.stages progressive.transition",
     "progressive": "_core cost data placement step adapters loop growth growth.errors "
-    "growth.operators growth.views progressive.stages progressive.transition",
+    "growth.operators growth.views progressive.advice progressive.stages progressive.transition",
     "laws.problems": "_core",
     "laws.optional": "laws growth.errors growth.maps growth.opt_state",
     "laws.reproducers": "_core laws laws.problems",

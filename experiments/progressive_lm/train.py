@@ -30,7 +30,7 @@ from experiments.progressive_lm.progress import Progress
 from experiments.progressive_lm.tasks import TASKS
 from trainkit._core.run_files import REPORT, read_json, write_whole
 from trainkit.loop.run_folder import RunFolder
-from trainkit.progressive import Stage, triggers
+from trainkit.progressive import Advice, Stage, triggers
 from trainkit.report.progress import width
 
 RATES = dict.fromkeys(("adamw", "muon"), (0.003, 0.006, 0.012, 0.024, 0.048))
@@ -155,6 +155,51 @@ def programs(config: Config, **where: Any) -> dict[str, Any]:
         transformation(config.optimizers[0]),
         lambda _: {"inputs": tokens, "targets": tokens},
         functools.partial(trainkit.make_train_step, **where, donate=True),
+    )
+
+
+def advise(config: Config, **how: Any) -> Advice:
+    """Whether to grow at the largest budget, for `trainkit advise`.
+
+    Of the first optimizer, with the first operator. Learning rates are those of the defaults (of
+    Muon the middle one), or the one of `--rates`.
+    """
+    optimizer = config.optimizers[0]
+    corpus = Corpus.of(TASKS[config.task](config.data), config.length, config.batch_size)
+    methods = methods_of(config, optimizer, corpus)
+    keep_compiled(Path(config.out).parent / ".compiled")
+    tuned = {kind: TUNED[kind][-1] for kind in TUNED} if optimizer == "adamw" else {}
+    if len(config.rates) > 1:
+        raise ValueError("--rates has several; advice is about one: give the best of them.")
+    rate = lambda kind: (*config.rates, tuned.get(kind, 0.012))[0]
+    operator = "identity" if config.operators[0] == "all" else config.operators[0]
+    stage = lambda way, kind, **more: Stage(
+        methods.model(way), name="width {}, depth {}".format(*way), learning_rate=rate(kind), **more
+    )
+    return trainkit.progressive.advise(
+        [
+            stage(config.small, "growing", until=triggers.advised()),
+            stage(
+                config.large,
+                "growing",
+                how=OPERATORS[operator],
+                moments=config.moments[0],
+                rewarm=config.rewarm,
+                anneal=config.rewarm,
+            ),
+        ],
+        methods.grid.recipe.build,
+        methods.grid.tx,
+        corpus.sampler,
+        [corpus.validation],
+        flops=methods.budgets[-1],
+        alone=[
+            stage(way.size, way.kind if way.kind in tuned else "large") for way in methods.alone()
+        ],
+        warmup=methods.grid.recipe.warmup,
+        decay=DECAY,
+        seed=config.seed,
+        **how,
     )
 
 

@@ -23,7 +23,7 @@ from experiments.progressive_mnist.models import CNN, MLP
 from experiments.progressive_mnist.results import Seed, report
 from trainkit.data import Sampler, mnist, normalise, split
 from trainkit.data.mnist import MEAN, STD
-from trainkit.progressive import Probe, Stage, progressive, triggers
+from trainkit.progressive import Advice, Probe, Stage, progressive, triggers
 from trainkit.progressive.run import ProgressiveResult
 
 MODELS = {
@@ -179,6 +179,31 @@ def programs(config: Config, **where: Any) -> dict[str, Any]:
         optax.adam(1e-3),
         lambda _: batch,
         functools.partial(trainkit.make_train_step, **where, donate=True),
+    )
+
+
+def advise(config: Config, **how: Any) -> Advice:
+    """Whether to grow at this budget, for `trainkit advise`."""
+    setting, stages, rates = setting_of(config, Path()), runs_of(config)["progressive"], RATES
+    keep_compiled(Path("runs") / ".compiled")
+    own = rates[config.model]
+    until = lambda stage: stage.until and triggers.advised()
+    # The first size and the last have rates of their own, those in between that of growing.
+    alone = [
+        dataclasses.replace(stage, learning_rate=own[kind] / own["progressive"])
+        for stage, kind in zip(stages, ("small", "progressive", "large"), strict=True)
+    ]
+    return trainkit.progressive.advise(
+        [dataclasses.replace(stage, until=until(stage)) for stage in stages],
+        build,
+        optax.adam(own["progressive"]),
+        Sampler(setting.train, config.batch_size, seed=config.seed),
+        setting.validation[:1],
+        flops=setting.flops,
+        alone=alone,
+        warmup=50,
+        seed=config.seed,
+        **how,
     )
 
 

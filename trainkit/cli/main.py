@@ -18,6 +18,11 @@ COMMANDS = {
         "plan EXPERIMENT",
         "say what a run needs on other devices",
     ),
+    "advise": (
+        "trainkit.cli.advise",
+        "advise EXPERIMENT",
+        "say whether growing pays, from short runs",
+    ),
     "report": ("trainkit.cli.report", "report RUN ...", "show a run, or compare several"),
     "devices": ("trainkit.cli.devices", "devices", "show what there is to train on"),
     "launch": (

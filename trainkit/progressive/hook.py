@@ -13,6 +13,7 @@ import jax
 from trainkit.data.sampler import Position
 from trainkit.loop.hooks import Change, Now
 from trainkit.loop.stopping import Budget
+from trainkit.progressive.advice.expectation import Expectation
 from trainkit.progressive.decay import Decay
 from trainkit.progressive.history import History, row_of
 from trainkit.progressive.stage_sequence import StageSequence
@@ -34,6 +35,7 @@ class Growing:
       target: a trigger that ends the run early.
       decay: the fraction of the budget, at its end, over which the learning rate falls to 0.
       wait: whether a stage ends exactly at the step at which its trigger fires.
+      expectation: what an advice expects of the run, for the events to be held against.
 
     Attributes:
       history: the events of the run, and its cost.
@@ -52,9 +54,10 @@ class Growing:
         target: Trigger | None,
         decay: float,
         wait: bool,
+        expectation: Expectation | None = None,
     ):
         self.stages, self.budget, self.decay = stages, budget, Decay(budget, decay)
-        self.background, self.wait = stages.background, wait
+        self.background, self.wait, self.expectation = stages.background, wait, expectation
         self.history, self.monitor = History(stages.background), TriggerMonitor(target)
         self.ended: str | None = None
         self.satisfied = False
@@ -154,6 +157,7 @@ class Growing:
             choice = best["alternative"]
         small, transition = self.current, self.stages.compiled(self.stages.next[choice])
         big, growth = transition.big, transition.growth
+        expected = self._expected(now)
         state, certify = transition(now.state)
         self.history.add_flops(growth=transition.flops)
         event = self._event(
@@ -171,6 +175,7 @@ class Growing:
             compiled_ahead=in_time,
             certificate={},
             probe=probed,
+            **expected,
         )
         # Background work starts only after the first step, which it would slow down. The
         # certificate comes last, because nothing waits for it.
@@ -188,6 +193,13 @@ class Growing:
             data=self._stream(small, big, now.epochs),
             event=row_of(event),
         )
+
+    def _expected(self, now: Now) -> dict[str, float]:
+        """What an advice expects before a growth, and what came: an evaluation of its own."""
+        if self.expectation is None:
+            return {}
+        self.history.add_flops(evaluate=self.current.evaluation.flops)
+        return self.expectation.at_growth(self.current.evaluation(now.state))
 
     def _stream(self, small: PreparedStage, big: PreparedStage, epochs: float) -> Any:
         """The new stage's batches, from the same fraction of an epoch; `None`: no change."""
@@ -250,6 +262,7 @@ class Growing:
             rate_left=self.decay.left(last.steps),
             evaluated=evaluated,
             **self.history.evaluation,
+            **(self.expectation.at_end(self.history.evaluation) if self.expectation else {}),
         )
         self.settle()
 

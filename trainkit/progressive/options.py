@@ -9,6 +9,7 @@ import jax
 
 from trainkit._core import validation
 from trainkit.loop.fit import fit
+from trainkit.progressive.advice.decision import Advice
 from trainkit.progressive.probe import Price, Probe
 from trainkit.progressive.stages.triggers import Trigger
 from trainkit.step.train_step import make_train_step
@@ -27,6 +28,7 @@ def check_options(
     target: Any,
     probe: Any,
     price: Any,
+    advice: Any,
     decay: Any,
     ahead: bool,
     wait: bool,
@@ -60,6 +62,7 @@ def check_options(
         ("target", target, Trigger, "triggers.reaches('accuracy', 0.98)"),
         ("probe", probe, Probe, "Probe()"),
         ("price", price, Price, "Price(per_parameter=1e-6)"),
+        ("advice", advice, Advice, "advise(stages, …)"),
     ):
         if value is not None:
             validation.kind(name, value, kind, example)

@@ -15,6 +15,8 @@ from trainkit.loop.arguments.fit_options import FitOptions
 from trainkit.loop.fit import fit
 from trainkit.loop.record import FitResult
 from trainkit.loop.stopping import Budget
+from trainkit.progressive.advice.decision import Advice
+from trainkit.progressive.advice.expectation import expectation_of, followed
 from trainkit.progressive.background import Background
 from trainkit.progressive.hook import Growing
 from trainkit.progressive.ledger import Ledger
@@ -85,6 +87,7 @@ def progressive(
     target: Trigger | None = None,
     probe: Probe | None = None,
     price: Price | None = None,
+    advice: Advice | None = None,
     warmup: int = 0,
     decay: float = 0.2,
     grow: Grow | None = None,
@@ -120,6 +123,9 @@ def progressive(
       probe: before growing, compare the next stage with "do not grow" and "only lower the learning
         rate", from the same state. Always done if a stage has alternatives or `price` is set.
       price: the loss that a parameter or a FLOP must save; see `Price`.
+      advice: of `advise`, for the same stages and `flops`; it is followed: the stages that it
+        names are trained, and grow when it says. The events of the growth and the end say what
+        was expected and what came.
       warmup: steps of learning-rate warm-up at the start.
       decay: the fraction of the budget, at its end, over which the learning rate falls to 0.
       grow: function that plans the growth between two models; default `trainkit.growth`.
@@ -144,11 +150,11 @@ def progressive(
     budget = Budget(steps, epochs, examples, seconds, flops)
     check_options(
         build=build, tx=tx, data=data, grow=grow, seed=seed, warmup=warmup, options=options,
-        tokens=tokens, target=target, probe=probe, price=price, decay=decay, ahead=ahead,
-        wait=wait, certify=certify, hooks=hooks, fit_options=fit_options,
+        tokens=tokens, target=target, probe=probe, price=price, advice=advice, decay=decay,
+        ahead=ahead, wait=wait, certify=certify, hooks=hooks, fit_options=fit_options,
         own_options=keyword_names(progressive),
     )  # fmt: skip
-    stages_of_levels = normalised(stages)
+    stages_of_levels = normalised(followed(stages, normalised(stages), advice, flops))
     check_end(budget, target, stages_of_levels[-1][-1])
     if not callable(data):
         check_data(stages_of_levels)
@@ -164,7 +170,10 @@ def progressive(
         probe = Probe()
     with Background(ahead) as background:
         sequence = StageSequence(levels, _transitions(levels), background, probe, price)
-        hook = Growing(sequence, budget, target=target, decay=decay, wait=wait)
+        expectation = None if advice is None else expectation_of(advice)
+        hook = Growing(
+            sequence, budget, target=target, decay=decay, wait=wait, expectation=expectation
+        )
         return _trained(hook, hooks, fit_options)
 
 

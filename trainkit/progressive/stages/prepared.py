@@ -127,14 +127,15 @@ class PreparedStage:
         """`initial_state` on this process only, without communication with others."""
         return self.initial_state() if alone() else jax.jit(self.step.prepared)(self._initial())
 
-    def _initial(self) -> TrainState:
-        state = self.model.state(self.recipe.paced, self.one_batch, self.recipe.seed)
+    def _initial(self, seed: int | None = None) -> TrainState:
+        seed = self.recipe.seed if seed is None else seed
+        state = self.model.state(self.recipe.paced, self.one_batch, seed)
         level = jnp.float32(self.stage.learning_rate)
         return state.replace(opt_state=state.opt_state._replace(level=level))
 
-    def initial_state(self) -> TrainState:
-        """A new state, placed on the devices of the step."""
-        return self.step.place(self._initial())
+    def initial_state(self, seed: int | None = None) -> TrainState:
+        """A new state, placed on the devices of the step; by default with the recipe's seed."""
+        return self.step.place(self._initial(seed))
 
     def compile(self) -> PreparedStage:
         """Compiles the step and the evaluation, and returns `self`."""

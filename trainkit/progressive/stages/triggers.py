@@ -187,6 +187,11 @@ def plateau(
     )
 
 
+def advised() -> Trigger:
+    """When the advice of the run says so; see `progressive(advice=…)` and `advise`."""
+    return _ADVISED
+
+
 def any_of(*triggers: Trigger) -> Trigger:
     """When at least one of the triggers fires; all are updated at every observation."""
     return _combine(triggers, operator.or_, " or ", "any_of")
@@ -220,6 +225,14 @@ def _count(field: str, n: float, text: str) -> Trigger:
         text=text.format(n=n, flops=units.flops(n)),
         counts={field: n},
     )
+
+
+def _without_advice(state: PyTree, seen: Observation) -> Any:
+    raise ValueError("triggers.advised() needs an advice: give it to progressive(advice=…).")
+
+
+# One object, so that it is known by identity; a run puts steps in its place.
+_ADVISED = Trigger(lambda: (), _without_advice, frozenset(), "advised")
 
 
 def _float32(x: Any) -> Any:
