@@ -14,13 +14,15 @@ Shares = list[np.ndarray | None]
 
 
 def check_how(plan: PlanData, key: jax.Array | None, how: str) -> None:
-    """Raises a `ValueError` for an unknown operator, or a random one without a concrete key."""
+    """Raises a `ValueError` for an unknown operator, a random one without a key, or uneven shares,
+    which are drawn on the host, with a traced key."""
     if how not in get_args(How):
         raise ValueError(f"how={how!r}: choose one of {', '.join(get_args(How))}")
-    if isinstance(key, jax.core.Tracer):
+    if isinstance(key, jax.core.Tracer) and plan.grown_axes and how == "uneven":
         raise ValueError(
-            "the key is traced, but random values of a growth are drawn on the host: close over "
-            "the key instead of passing it through jit"
+            'the key is traced, but the shares of how="uneven" are drawn on the host: give a seed '
+            '(key=0), or a key that is made outside jit; or use how="noise", which is drawn on the '
+            "device"
         )
     if plan.grown_axes and how not in ("even", "rms") and key is None:
         raise ValueError(
