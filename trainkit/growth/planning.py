@@ -25,6 +25,7 @@ from trainkit.growth.mismatches import mismatch, same_results, structure
 from trainkit.growth.operators import Operator, operator
 from trainkit.growth.plan.data import PlanData, unchanged
 from trainkit.growth.plan.experts import upcycled
+from trainkit.growth.plan.forms import in_other_boxes
 from trainkit.growth.plan.groups import repeats
 from trainkit.growth.plan.inputs import GrownInput, NewInputs, grown_inputs
 from trainkit.growth.remedies import with_copied_layers, with_larger_axis
@@ -57,6 +58,11 @@ def plan(
         wrong = mismatch(leaves[0], dict(leaves[1]), same, _sizes(leaves[1]))
         if wrong is not None:
             raise wrong.error()
+    elif in_other_boxes(*([name for name, _ in side] for side in leaves)):
+        raise GrowthError(
+            "the arrays of small_params and big_params are in different boxes",
+            hint="pass flax.linen.unbox(…) (Linen) or flax.nnx.to_pure_dict(…) (NNX) of both",
+        )
     args = jax.tree.map(shape_of, inputs), jax.tree.map(shape_of, _arguments(inputs, new))
     flat = grown_inputs(*args, new)
     models = _traced((small_fn, big_fn), (small_params, big_params), leaves, args, flat, new)
@@ -89,7 +95,7 @@ def plan(
             result = with_copied_layers(result, other)
         raise result.error(lines)
     own = tuple(dataclasses.replace(leaf, lines=lines[leaf.path]) for leaf in result.leaves)
-    own_trees = None if result.depth is None else trees
+    own_trees = None if result.depth is None and trees[0] == trees[1] else trees
     return dataclasses.replace(result, leaves=own, trees=own_trees)
 
 

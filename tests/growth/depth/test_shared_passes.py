@@ -38,7 +38,8 @@ def test_the_old_number_of_passes_computes_the_old_function(passes, big, tail):
     x, small, wide = X.astype(np.float64), draw(4, 6), draw(*big)
     plan = growth.plan(unrolled(n, tail), unrolled(m, tail), small, wide, x, how="stack")
     grown = plan.grow(small, key=0)
-    assert plan.depth == "stack" and plan.proof == "assumed"
+    assert plan.depth == "stack"
+    assert plan.proof == "assumed"
     before = unrolled(n, tail)(small, x)
     np.testing.assert_allclose(
         unrolled(n, tail)(grown, x), before, rtol=1e-11

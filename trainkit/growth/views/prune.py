@@ -184,7 +184,7 @@ def _merged(plan: PlanData, params: PyTree) -> PyTree:
 
 def _made(plan: PlanData, params: PyTree, one: Callable[[str, jax.Array], jax.Array]) -> PyTree:
     """The small model's tree, made leaf by leaf; leaves of new layers are dropped."""
-    if plan.depth is None:
+    if plan.depth is None and plan.trees is None:
         return jax.tree_util.tree_map_with_path(lambda at, w: one(path_name(at), w), params)
     values = named_leaves(params)
     return small_tree(plan, {name: one(name, values[x.path]) for name, x in plan.old.items()})
