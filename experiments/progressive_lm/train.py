@@ -167,7 +167,6 @@ def advise(config: Config, **how: Any) -> Advice:
     optimizer = config.optimizers[0]
     corpus = Corpus.of(TASKS[config.task](config.data), config.length, config.batch_size)
     methods = methods_of(config, optimizer, corpus)
-    keep_compiled(Path(config.out).parent / ".compiled")
     tuned = {kind: TUNED[kind][-1] for kind in TUNED} if optimizer == "adamw" else {}
     if len(config.rates) > 1:
         raise ValueError("--rates has several; advice is about one: give the best of them.")

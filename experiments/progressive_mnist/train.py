@@ -185,7 +185,6 @@ def programs(config: Config, **where: Any) -> dict[str, Any]:
 def advise(config: Config, **how: Any) -> Advice:
     """Whether to grow at this budget, for `trainkit advise`."""
     setting, stages, rates = setting_of(config, Path()), runs_of(config)["progressive"], RATES
-    keep_compiled(Path("runs") / ".compiled")
     own = rates[config.model]
     until = lambda stage: stage.until and triggers.advised()
     # The first size and the last have rates of their own, those in between that of growing.

@@ -23,7 +23,6 @@ from trainkit._core.run_files import read_json, write_whole
 from trainkit.progressive import Advice, Stage, advise, triggers
 from trainkit.progressive.advice.choices import Choice, grown
 from trainkit.progressive.advice.probes import Prober
-from trainkit.progressive.kept_programs import keep_compiled
 from trainkit.progressive.stages.prepared import Recipe
 from trainkit.progressive.transition.grow import grown as grow
 
@@ -69,7 +68,6 @@ def run(config: Config) -> list[dict[str, Any]]:
         raise ValueError(f"--tasks names none of the tasks, which are: {names}.")
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    keep_compiled(out.parent / ".compiled")
     options = {k: getattr(config, k) for k in ("steps", "share", "seeds", "grow_at")}
     setting = json.loads(json.dumps(options))
     content = read_json(out / RESULTS) or {"setting": setting, "tasks": {}}

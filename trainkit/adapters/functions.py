@@ -55,6 +55,15 @@ def functions_of(model: Any, inputs: tuple[Any, ...], factory: bool = True) -> F
     return None
 
 
+def bare(model: Functions) -> Functions:
+    """A Linen model that takes its variables without the boxes of `with_partitioning`."""
+    from flax.core import meta
+
+    start = model.init
+    init = None if start is None else lambda key, *xs: meta.unbox(start(key, *xs))
+    return Functions(model.fn, meta.unbox(model.variables), init)
+
+
 def _required(fn: Callable[..., Any]) -> set[str]:
     return {
         name

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from trainkit._core.run_files import write_whole
 from trainkit.cli.main import unknown
-from trainkit.cli.train import experiment_of, experiments
+from trainkit.cli.train import experiment_of, experiments, keep_programs
 
 ADVICE = "advice.json"
 
@@ -61,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
         import tyro
 
         config = tyro.cli(experiment.Config, args=rest, prog="trainkit advise … --")
+        keep_programs(out)
         advice = experiment.advise(config, share=options.share, seeds=options.seeds, out=out)
     except (ValueError, TypeError) as error:
         if os.environ.get("TRAINKIT_TRACEBACK"):

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     experiment = experiment_of(name, found)
     try:
         config = tyro.cli(experiment.Config, args=options, prog=f"trainkit train {name}")
-        _keep_compiled(config)
+        keep_programs(Path(getattr(config, "out", None) or "runs/any"))
         experiment.run(config)
     except (ValueError, OSError) as error:
         # A message that somebody wrote for the user needs no traceback; anything else does.
@@ -63,11 +63,10 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _keep_compiled(config: Any) -> None:
-    """Keeps compiled programs beside the run's folder, for all runs there; without it, goes on."""
-    folder = Path(getattr(config, "out", None) or "runs/any").parent / ".compiled"
+def keep_programs(out: Path) -> None:
+    """Keeps compiled programs beside a run's folder, for all runs there; or says why it cannot."""
     try:
-        keep_compiled(folder)
+        keep_compiled(out.parent / ".compiled")
     except OSError as error:
         print(f"Compiled programs are not kept: {error}", file=sys.stderr)
 

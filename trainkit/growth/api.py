@@ -16,7 +16,6 @@ from trainkit.growth.operators import Operator, operator
 from trainkit.growth.opt_state.slots import Slots
 from trainkit.growth.plan.inputs import NewInputs
 from trainkit.growth.plan.validation import check_append, check_inputs
-from trainkit.step.state import TrainState
 
 PyTree = Any
 
@@ -101,7 +100,7 @@ def plan(
 
 @validation.named_options
 def grow(
-    state: TrainState,
+    state: Any,
     small: Any,
     big: Any,
     example: Any,
@@ -124,7 +123,8 @@ def grow(
     statistics), the optimizer's moments and averages of the parameters. Step and random key stay.
 
     Args:
-      state: the small model's state. Packed parameters and moments are packed again afterwards.
+      state: the small model's state; also Flax's `TrainState` or a subclass of it, whose class the
+        result has. Packed parameters and moments are packed again afterwards.
       small, big: Linen modules; NNX modules, classes or factories; results of
         `trainkit.from_linen` or `from_nnx`; or plain functions `fn(params, *inputs)`, or
         `fn(params, model_state, *inputs)` if there is a model state.

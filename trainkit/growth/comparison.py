@@ -9,11 +9,12 @@ import optax
 
 from trainkit.adapters.functions import Functions
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.flax_states import taken
 from trainkit.growth.ir.trace import shape_of, traced_program
 from trainkit.growth.maps.growth_map import MapData
 from trainkit.growth.maps.inputs import new_inputs
 from trainkit.growth.maps.params import grow_params, plan_of
-from trainkit.growth.models import functions, inputs_from
+from trainkit.growth.models import functions, in_boxes_of, inputs_from
 from trainkit.growth.opt_state.arguments import opt_state_of
 from trainkit.growth.opt_state.slots import Slots
 from trainkit.growth.plan.validation import check_params, check_tx
@@ -47,12 +48,13 @@ def of_states(
 ) -> Comparison:
     """For a map of training states; see `trainkit.growth.GrowthMap.certificate`."""
     check_tx(tx)
-    state = unpack_all(state)
     inputs = inputs_from(inputs[0], small) if len(inputs) == 1 else inputs
+    state = unpack_all(taken(state, small, big, inputs).state)
     before = functions(small, inputs, state.params, state.model_state, "small")
+    before = in_boxes_of(state.params, before)
     check_small(before, state)
     wide = _wide(growth, inputs)
-    after = _big(growth, big, wide, state, tx, like)
+    after = in_boxes_of(state.params, _big(growth, big, wide, state, tx, like))
     run = state_grower(growth, before, after, wide, tx=tx, slots=slots)
     grown = jax.jit(run)(state)
     sides = TrainedModel(before.fn, state), TrainedModel(after.fn, grown)

@@ -1,14 +1,16 @@
-"""Leaves of the two models whose shapes or dtypes do not fit."""
+"""Leaves and results of the two models that do not fit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 
 from trainkit.growth.depth.flat_model import Shapes
 from trainkit.growth.errors import Conflict
 
+PyTree = Any
 Leaves = Sequence[tuple[str, jax.ShapeDtypeStruct]]
 
 
@@ -65,3 +67,19 @@ def _kept(n: int, small: Leaves, old: Mapping[str, str], shapes: Shapes) -> str:
         f"keep this axis at {n} while others grow ({grown[0]}): for more heads of one size, the "
         "width of all heads together grows as their number does"
     )
+
+
+def structure(results: PyTree) -> str:
+    """The structure of results, with * for each array."""
+    return str(jax.tree.structure(results)).removeprefix("PyTreeDef(").removesuffix(")")
+
+
+def same_results(small: PyTree, big: PyTree) -> str:
+    """The call that returns the same results from both, if one returns a part of the other."""
+    for name, part, whole in (("big_fn", small, big), ("small_fn", big, small)):
+        if not isinstance(whole, dict | list | tuple):
+            continue
+        for key in whole if isinstance(whole, dict) else range(len(whole)):
+            if structure(whole[key]) == structure(part):
+                return f"pass lambda params, *x: {name}(params, *x)[{key!r}] in place of {name}"
+    return "return the same results from both"

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trainkit._core.paths import named_leaves
 from trainkit.adapters.batches import inputs_of
-from trainkit.adapters.functions import Functions, functions_of
+from trainkit.adapters.functions import Functions, bare, functions_of
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.plan.forms import unboxed
 
 PyTree = Any
 
@@ -46,6 +48,12 @@ def functions(
             f"{what} is a {type(model).__name__}; it must be a Linen module, an NNX module or a "
             "function that makes one, or a function fn(params, *inputs)"
         )
+    if any(base.__module__.startswith("equinox.") for base in type(model).__mro__):
+        raise GrowthError(
+            f"{what} is an Equinox module, whose arrays are its parameters",
+            hint="with p, s = eqx.partition(module, eqx.is_array) of both, pass the functions "
+            "lambda p, x: eqx.combine(p, s)(x), and big_params= the big module's p",
+        )
     if params is None:
         raise GrowthError(
             f"{what} is a plain function, so the shapes of its parameters are unknown",
@@ -58,6 +66,14 @@ def functions(
     else:
         fn = lambda v, *xs: model(v["params"], *xs)
     return Functions(fn, variables)
+
+
+def in_boxes_of(params: PyTree, model: Functions) -> Functions:
+    """A model whose variables are in boxes only if these parameters are."""
+    names = named_leaves(params).keys() if isinstance(model.variables, dict) else ()
+    inside = named_leaves(model.variables["params"]).keys() if names else ()
+    boxed = any(unboxed(name) != name for name in inside)
+    return bare(model) if boxed and not any(unboxed(name) != name for name in names) else model
 
 
 def inputs_from(example: Any, model: Any = None) -> tuple[Any, ...]:

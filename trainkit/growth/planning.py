@@ -15,15 +15,17 @@ from trainkit.growth.analysis.solve import solve_width
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.depth.assembly import DepthCandidate, assemble, depth_candidates
 from trainkit.growth.depth.flat_model import FlatModel
+from trainkit.growth.depth.layer_cut import without_passes
 from trainkit.growth.errors import Conflict, GrowthError
 from trainkit.growth.ir.custom_gradients import unproved
 from trainkit.growth.ir.program import Folder, Program
 from trainkit.growth.ir.source_lines import uses
 from trainkit.growth.ir.trace import named_shapes, shape_of, structs, traced_program
-from trainkit.growth.mismatches import mismatch
+from trainkit.growth.mismatches import mismatch, same_results, structure
 from trainkit.growth.operators import Operator, operator
 from trainkit.growth.plan.data import PlanData, unchanged
 from trainkit.growth.plan.experts import upcycled
+from trainkit.growth.plan.forms import in_other_boxes
 from trainkit.growth.plan.groups import repeats
 from trainkit.growth.plan.inputs import GrownInput, NewInputs, grown_inputs
 from trainkit.growth.remedies import with_copied_layers, with_larger_axis
@@ -56,6 +58,11 @@ def plan(
         wrong = mismatch(leaves[0], dict(leaves[1]), same, _sizes(leaves[1]))
         if wrong is not None:
             raise wrong.error()
+    elif in_other_boxes(*([name for name, _ in side] for side in leaves)):
+        raise GrowthError(
+            "the arrays of small_params and big_params are in different boxes",
+            hint="pass flax.linen.unbox(…) (Linen) or flax.nnx.to_pure_dict(…) (NNX) of both",
+        )
     args = jax.tree.map(shape_of, inputs), jax.tree.map(shape_of, _arguments(inputs, new))
     flat = grown_inputs(*args, new)
     models = _traced((small_fn, big_fn), (small_params, big_params), leaves, args, flat, new)
@@ -88,7 +95,7 @@ def plan(
             result = with_copied_layers(result, other)
         raise result.error(lines)
     own = tuple(dataclasses.replace(leaf, lines=lines[leaf.path]) for leaf in result.leaves)
-    own_trees = None if result.depth is None else trees
+    own_trees = None if result.depth is None and trees[0] == trees[1] else trees
     return dataclasses.replace(result, leaves=own, trees=own_trees)
 
 
@@ -96,13 +103,21 @@ def _with_more_passes(models: _Models, depth: str, conflict: Conflict) -> PlanDa
     """The plan of equal parameters that the big model uses more often, if it may; else why not."""
     small, big = models.leaves
     before, after = (Counter(_uses(side.program)) for side in (models.small, models.big))
-    if models.new is not None or _sizes(small) != _sizes(big) or before == after or before - after:
+    named = [[name for name, _ in side] for side in models.leaves]
+    if models.new is not None or named[0] != named[1] or before == after or before - after:
         return conflict
-    if depth in COPYING:
+    if depth in COPYING and _sizes(small) == _sizes(big):
         leaves = (unchanged(path, tuple(x.shape), str(x.dtype)) for path, x in small)
         return PlanData(tuple(leaves), (), depth=depth)
-    if conflict.hint == PASSES:
+    shorter = without_passes(models.small.program, models.big.program, len(small))
+    if conflict.hint == PASSES or (_sizes(small) != _sizes(big) and shorter is None):
         return conflict
+    if depth in COPYING and shorter is not None:
+        same = {name: name for name in models.small.shapes}
+        shapes = models.big.shapes
+        only = DepthCandidate({}, same, shapes, models.small.program, shorter, {})
+        found = _width(models, only, (), depth)
+        return found if isinstance(found, Conflict) else dataclasses.replace(found, depth=depth)
     why = f"{conflict.why}\n  perhaps shared weights are used more often, {NO_PASSES}"
     return dataclasses.replace(conflict, why=why, hint=PASSES)
 
@@ -153,9 +168,9 @@ def _traced(
     big, big_out = traced_program(fns[1], structs(params[1]), args[1], "big")
     if str(jax.tree.structure(small_out)) != str(jax.tree.structure(big_out)):
         raise GrowthError(
-            f"the two functions return different structures: {_structure(small_out)} in the small "
-            f"and {_structure(big_out)} in the big model",
-            hint=_same_results(small_out, big_out),
+            f"the two functions return different structures: {structure(small_out)} in the small "
+            f"and {structure(big_out)} in the big model",
+            hint=same_results(small_out, big_out),
         )
     guessed = unproved(small, fns[0], structs(params[0]), args[0])
     results = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(small_out)]
@@ -172,22 +187,6 @@ def _arguments(inputs: tuple[PyTree, ...], new: NewInputs | None) -> tuple[PyTre
     if new is None or new.example is None:
         return inputs
     return tuple(new.example) if type(new.example) in (tuple, list) else (new.example,)
-
-
-def _structure(results: PyTree) -> str:
-    """The structure of results, with * for each array."""
-    return str(jax.tree.structure(results)).removeprefix("PyTreeDef(").removesuffix(")")
-
-
-def _same_results(small: PyTree, big: PyTree) -> str:
-    """The call that returns the same results from both, if one returns a part of the other."""
-    for name, part, whole in (("big_fn", small, big), ("small_fn", big, small)):
-        if not isinstance(whole, dict | list | tuple):
-            continue
-        for key in whole if isinstance(whole, dict) else range(len(whole)):
-            if _structure(whole[key]) == _structure(part):
-                return f"pass lambda params, *x: {name}(params, *x)[{key!r}] in place of {name}"
-    return "return the same results from both"
 
 
 def _search(

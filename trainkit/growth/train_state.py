@@ -16,14 +16,16 @@ from trainkit._core.paths import named_leaves
 from trainkit._core.validation import steps
 from trainkit.adapters.functions import Functions
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.flax_states import taken
 from trainkit.growth.maps.growth_map import MapData
 from trainkit.growth.maps.params import grower, run_on_device
 from trainkit.growth.maps.perturb import shrink_and_perturb
 from trainkit.growth.maps.realise import realise
-from trainkit.growth.models import functions, inputs_from
+from trainkit.growth.models import functions, in_boxes_of, inputs_from
 from trainkit.growth.operators import Operator
 from trainkit.growth.opt_state.grow import grow_opt_state
 from trainkit.growth.opt_state.slots import Slots
+from trainkit.growth.plan.forms import converting, unboxed
 from trainkit.growth.plan.inputs import NewInputs
 from trainkit.growth.plan.validation import check_shapes, check_tx
 from trainkit.growth.planning import plan
@@ -50,27 +52,23 @@ def grown_state(
     donate: bool = False,
     out_shardings: Any = None,
     **options: Any,
-) -> tuple[MapData, TrainState]:
+) -> tuple[MapData, Any]:
     """The map and the grown state. Arguments and errors are those of `trainkit.growth.grow`.
 
     Args:
       **options: `slots`, `reset`.
     """
     check_tx(tx)
-    if not all(hasattr(state, name) for name in ("params", "opt_state", "model_state")):
-        raise GrowthError(
-            f"state is a {type(state).__name__}, not a TrainState",
-            hint="make one by TrainState.create(params, tx), or use trainkit.growth.plan for "
-            "parameters alone",
-        )
+    inputs = inputs_from(example, small)
+    state, back = taken(state, small, big, inputs)
     steps.state(state)
     validation.flag("donate", donate, "grow")
     given, state = state, unpack_all(state)
     key = validation.key_of("key", key)
-    inputs = inputs_from(example, small)
     before = functions(small, inputs, state.params, state.model_state, "small")
     given_big = inputs if new is None or new.example is None else inputs_from(new.example, big)
     after = functions(big, given_big, big_params, big_model_state or state.model_state, "big")
+    before, after = in_boxes_of(state.params, before), in_boxes_of(state.params, after)
     check_small(before, state)
     sides = before, after, inputs
     new = None if new is None else dataclasses.replace(new, example=given_big)
@@ -89,7 +87,7 @@ def grown_state(
         params = Packed.pack(grown.params)
         opt_state = repack(grown.opt_state, given.opt_state, params)
         grown = grown.replace(params=params, opt_state=opt_state)
-    return found, grown
+    return found, back(grown, found)
 
 
 def find_map(
@@ -219,9 +217,19 @@ def measured_map(
 
 def check_small(before: Functions, state: TrainState) -> None:
     """Raises a `GrowthError` if a state is not the small model's."""
+    given = {"params": state.params, "model_state": state.model_state}
+    hint = None
+    for name, part in given.items() if isinstance(before.variables, dict) else ():
+        found, wanted = (list(named_leaves(tree)) for tree in (part, before.variables[name]))
+        if set(found) != set(wanted):
+            hint = hint or converting(found, wanted, f"state.{name}")
+        more = set(map(unboxed, found)) - set(wanted)
+        if more and all("rng" in path.lower() or "count" in path for path in more):
+            hint = "leave random streams out: model_state=nnx.to_pure_dict(nnx.state(small, "
+            hint += "nnx.BatchStat))"
     check_shapes(
-        {"params": state.params, "model_state": state.model_state},
+        given,
         {name: tuple(leaf.shape) for name, leaf in named_leaves(before.variables).items()},
         "the state is not the small model's",
-        "pass the module that this state was trained with as small",
+        hint or "pass the module that this state was trained with as small",
     )

@@ -39,7 +39,22 @@ def where(test: Any, p: Any, t: Any) -> Any:
 USES: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "arithmetic": (lambda p, t: t[..., None].astype(float) * p["embed"][0], "symbols as numbers"),
     "counted": (lambda p, t: p["embed"][jnp.cumsum(t, 1)], "symbols as numbers"),
-    "a loop": (lambda p, t: lax.map(lambda i: p["embed"][i], t), "symbols as numbers"),
+    "a sum in a loop": (
+        lambda p, t: lax.scan(lambda c, i: (c + i, p["embed"][i]), t[0] * 0, t)[1],
+        "symbols as numbers",
+    ),
+    "a carry": (
+        lambda p, t: p["embed"][lax.scan(lambda c, i: (i, c), jnp.full(6, 2), t)[1]],
+        "symbols in one pass",
+    ),
+    "a branch of its own": (
+        lambda p, t: lax.switch(t[0, 0], [lambda x, i=i: x * i for i in range(8)], p["embed"][t]),
+        "a branch by a symbol",
+    ),
+    "one branch alone": (
+        lambda p, t: p["embed"][lax.cond(p["w"].sum() > 0, lambda t: t, jnp.zeros_like, t)],
+        "one branch returns symbols",
+    ),
     "a position": (
         lambda p, t: lax.dynamic_slice_in_dim(p["fixed"], t[0, 0], 2), "symbols as numbers",
     ),

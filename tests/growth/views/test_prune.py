@@ -117,3 +117,56 @@ def test_errors():
         plan.shrink(big, score={0: np.ones(3)})
     with pytest.raises(ValueError, match="'prune' or 'merge'"):
         plan.shrink(big, how="drop")
+
+
+def fed(plan, small, seed=3, shape=(5, 3)):
+    x = jnp.asarray(np.random.default_rng(seed).normal(size=shape), small["in"].dtype)
+    return x, plan.new_inputs(x, key=1)[0]
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_change_of_a_model_that_has_new_inputs():
+    net = lambda p, x: jnp.tanh(x @ p["in"] + p["b"]) @ p["out"]
+    rng = np.random.default_rng(0)
+    make = lambda f, n: {
+        name: jnp.asarray(rng.normal(size=s))
+        for name, s in (("in", (f, n)), ("b", (n,)), ("out", (n, 2)))
+    }
+    small = make(3, 4)
+    wide = growth.NewInputs(jnp.ones((5, 5)), places={("0", -1): (0, 2, 3)})
+    plan = growth.plan(net, net, small, make(5, 8), jnp.ones((5, 3)), inputs=wide)
+    big = plan.grow(small, key=0)
+    x, new = fed(plan, small)
+    merged = growth.prune(plan, big, how="merge")
+    assert merged.change(net, net, big, new) < 1e-14  # copies are merged, new features read with 0
+    feature = next(i for i, a in enumerate(plan.grown_axes) if a.big == 5)
+    unit = 1 - feature
+    chosen = growth.prune(plan, big, score={feature: [9, 1, 8, 2, 7], unit: np.arange(8)})
+    np.testing.assert_array_equal(chosen.kept[feature], [0, 2, 4])
+    back = chosen.apply(big)
+    wanted = np.abs(net(back, new[:, [0, 2, 4]]) - net(big, new)).max()
+    wanted /= np.abs(net(big, new)).max()
+    np.testing.assert_allclose(chosen.change(net, net, big, new), wanted, rtol=1e-12)
+    with pytest.raises(growth.GrowthError, match=r"\(5, 3\); the plan's big model takes \(5, 5\)"):
+        chosen.change(net, net, big, x)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_change_of_a_model_that_has_new_symbols():
+    tied = lambda p, t: jnp.tanh(p["table"][t]) @ p["table"].T
+    make = lambda n: {"table": jnp.asarray(np.random.default_rng(n).normal(size=(n, 3)))}
+    places, tokens = (6, 0, 3, 4, 1), jnp.asarray([[0, 1, 2], [3, 4, 1]])
+    named = growth.NewInputs(symbols={"0": places}, places={("result", -1): places})
+    for inputs in (named, None):
+        plan = growth.plan(tied, tied, make(5), make(7), tokens, inputs=inputs)
+        big = plan.grow(make(5), key=0)
+        new = tokens if inputs is None else plan.new_inputs(tokens)[0]
+        for how in ("merge", "prune"):
+            score = [[5, 5, 0, 5, 5, 0, 5], [5, 5, 5, 5, 5, 0, 0]][inputs is None]
+            chosen = growth.prune(plan, big, how=how, score={0: np.array(score)})
+            assert chosen.change(tied, tied, big, new) == 0.0  # rows are only moved
+    plan = growth.plan(tied, tied, make(5), make(7), tokens, inputs=named)
+    with pytest.raises(growth.GrowthError, match="input 0 has the symbol 2, whose row is removed"):
+        growth.prune(plan, big, score={0: np.array(score[::-1])}, how="merge").change(
+            tied, tied, big, tokens
+        )

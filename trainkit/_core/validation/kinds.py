@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from trainkit._core.validation.values import hinted, integer, keywords, named_of
@@ -111,24 +113,55 @@ def random_key(name: str, value: Any, of: str = "", *, seeds: bool = True) -> No
     Traceback (most recent call last):
     TypeError: rng must be a random key or a seed, not '0'; give jax.random.key(0).
     """
-    if isinstance(value, jax.core.Tracer):
-        return
-    hint = "give jax.random.key(0)"
     if seeds and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         integer(name, value, of, least=0, below=SEEDS, hint="it is a seed")
         return
-    dtype = getattr(value, "dtype", None)
+    if seeds and _is_seed(value):
+        if not isinstance(value, jax.core.Tracer):
+            integer(name, int(value), of, least=0, below=SEEDS, hint="it is a seed")
+        return
+    array = isinstance(value, jax.Array | np.ndarray)
+    dtype, shape = (value.dtype, value.shape) if array else (None, None)
     typed = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
-    raw = dtype == np.uint32 and np.shape(value) in ((2,), (4,))
-    if not (typed and np.shape(value) == ()) and not raw:
-        kinds = "a random key or a seed" if seeds else "a random key"
-        raise TypeError(f"{named_of(of)}{name} must be {kinds}, not {_short(value)}; {hint}.")
+    if typed and shape == ():
+        return
+    hint = "give jax.random.key(0)"
+    if typed:
+        hint = f"it is an array of {math.prod(shape or ())} keys, give one of them"
+    elif dtype == np.uint32 and shape in ((2,), (4,)):
+        if shape == _key_words():
+            return
+        impl = "rbg" if shape == (4,) else "threefry2x32"
+        hint = f"give jax.random.wrap_key_data({name}, impl={impl!r})"
+    kinds = "a random key or a seed" if seeds else "a random key"
+    raise TypeError(f"{named_of(of)}{name} must be {kinds}, not {_short(value)}; {hint}.")
 
 
 def key_of(name: str, value: Any, of: str = "") -> jax.Array:
-    """The random key of an integer seed, or the key itself; TypeError for anything else."""
+    """The random key of an integer seed, or the key itself; TypeError for anything else.
+
+    The key of a seed is concrete, inside `jit` too.
+    """
     random_key(name, value, of)
-    return jax.random.key(int(value)) if isinstance(value, numbers.Integral) else value
+    if isinstance(value, jax.core.Tracer):
+        return jax.random.key(value) if _is_seed(value) else value
+    with jax.ensure_compile_time_eval():
+        if isinstance(value, numbers.Integral) or _is_seed(value):
+            return jax.random.key(int(value))
+        return jnp.asarray(value)
+
+
+def _is_seed(value: Any) -> bool:
+    """Whether a value is an array of one whole number."""
+    if not isinstance(value, jax.Array | np.ndarray) or value.shape:
+        return False
+    dtype = value.dtype  # np.issubdtype does not know the dtypes of keys
+    return not jax.dtypes.issubdtype(dtype, jax.dtypes.extended) and dtype.kind in "iu"
+
+
+def _key_words() -> tuple[int, ...]:
+    """The shape of a raw key of the default implementation."""
+    return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape
 
 
 def bound(of: str, call: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import jax
@@ -19,6 +19,7 @@ from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.constants import Const
 
 FEW = 64  # units of an axis that are compared first
+PIECE = 2**20  # elements that are compared at once
 
 
 def exact_ratio(r: float, eps: float) -> float:
@@ -90,27 +91,61 @@ def _fill(
 ) -> bool:
     """Writes the scale of each block, from at most so many units of each axis; whether there is."""
     assert value.const is not None
-    old, new = (_spread(c, repeats) for c in value.const)
     big_labels = [t[0][np.where(s < 0, 0, s)] for t, s in zip(segments, sources, strict=True)]
     for block in np.ndindex(result.shape):
         picked = [
             np.flatnonzero((s >= 0) & (lab == label))[:few]
             for s, lab, label, few in zip(sources, big_labels, block, most, strict=True)
         ]
-        at = [s[p] for s, p in zip(sources, picked, strict=True)]
-        first = [(p[:1] * 0 if r else p) for r, p in zip(repeats, picked, strict=True)]
-        at = [(s[:1] * 0 if r else s) for r, s in zip(repeats, at, strict=True)]
-        scale = _ratio(old[np.ix_(*at)].reshape(-1), new[np.ix_(*first)].reshape(-1))
+        scale = _scale(value.const, picked, sources, repeats, 16 * rounding(value))
         if scale is False:
             return False
         result[block] = scale
     return True
 
 
-def _spread(const: Const, repeats: Sequence[bool]) -> np.ndarray:
-    """A constant with one element along the axes on which it repeats."""
-    shape = [1 if same else n for same, n in zip(repeats, const.shape, strict=True)]
-    return np.broadcast_to(const.core, shape)
+def _scale(
+    const: tuple[Const, Const],
+    picked: Sequence[np.ndarray],
+    sources: Sequence[np.ndarray],
+    repeats: Sequence[bool],
+    tolerance: float,
+) -> Expr | Literal[False] | None:
+    """The scale of one block, compared piece by piece: `picked` are its units in the big model."""
+    picked = [p[:1] * 0 if same else p for p, same in zip(picked, repeats, strict=True)]
+    found: Expr | None = None
+    for new in pieces(picked):
+        old = [p if same else s[p] for p, s, same in zip(new, sources, repeats, strict=True)]
+        scale = _ratio(_piece(const[0], old), _piece(const[1], new))
+        if scale is False:
+            return False
+        if found is None:
+            found = scale
+        elif scale is not None and abs(scale.get(0, 0.0) - found.get(0, 0.0)) > tolerance:
+            return False
+    return found
+
+
+def pieces(picked: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """The entries of a table, given by its entries along each axis, in small pieces."""
+    longest = int(np.argmax([len(p) for p in picked])) if picked else 0
+    rest = math.prod(len(p) for d, p in enumerate(picked) if d != longest)
+    step = max(1, PIECE // max(rest, 1))
+    for start in range(0, len(picked[longest]) if picked else 1, step):
+        yield [p[start : start + step] if d == longest else p for d, p in enumerate(picked)]
+
+
+def zero_at(const: Const, d: int, places: np.ndarray) -> bool:
+    """Whether a constant is 0 at some places along axis d."""
+    if const.core_shape[d] == 1:
+        places = places[:1] * 0
+    along = [places if e == d else np.arange(n) for e, n in enumerate(const.core_shape)]
+    return not any(np.any(const.part(some)) for some in pieces(along))
+
+
+def _piece(const: Const, picks: Sequence[np.ndarray]) -> np.ndarray:
+    """Some entries of a constant along each axis, as a vector."""
+    return np.broadcast_to(const.part(picks), [len(p) for p in picks]).reshape(-1)
 
 
 def _ratio(c: np.ndarray, d: np.ndarray) -> Expr | Literal[False] | None:

@@ -192,13 +192,14 @@ class Analysis:
         return Value(small.shape, big.shape, small.dtype, None, (small, big))
 
     def join(
-        self, small: Program, big: Program, args: list[Value]
+        self, small: Program, big: Program, args: list[Value], *, inside: bool = False
     ) -> tuple[list[EquationPair], list[Value]] | Conflict:
         """Pairs the equations of two flat programs, in order, and unifies their axes.
 
         Args:
           small, big: programs with the same arguments at two sizes.
           args: the values of the arguments, parameters first.
+          inside: whether the programs are bodies, which may return symbols.
 
         Returns:
           The pairs and the results; or the conflict of the first difference.
@@ -225,10 +226,12 @@ class Analysis:
             assert len(pair.outs) == len(s.outs), f"rule of {s.name} made too few results"
             pairs.append(pair)
             both.add(s.outs, b.outs, pair.outs)
-        outs = self._results(small, big, both)
+        outs = self._results(small, big, both, inside)
         return outs if isinstance(outs, Conflict) else (pairs, outs)
 
-    def _results(self, small: Program, big: Program, both: SharedValues) -> list[Value] | Conflict:
+    def _results(
+        self, small: Program, big: Program, both: SharedValues, inside: bool
+    ) -> list[Value] | Conflict:
         if len(small.outs) != len(big.outs):
             why = f"the functions return {len(small.outs)} and {len(big.outs)} arrays"
             return Conflict(why, "programs")
@@ -237,7 +240,7 @@ class Analysis:
             why = f"result {outs} has a different origin in the two programs"
             return Conflict(why, "programs")
         for i, v in enumerate(outs):
-            if v.choice is not None:
+            if v.choice is not None and not (inside and isinstance(v.choice, Renamed)):
                 what, hint = "indices of selected entries of an axis that grows", "indices"
                 if isinstance(v.choice, Renamed):
                     what, hint = "symbols, which have other numbers in the big model", "symbols"
@@ -245,8 +248,7 @@ class Analysis:
                     f"result {i} holds {what}",
                     "axes",
                     [a for a in v.axes if not find(a).fixed],
-                    hint=f"return the values that they stand for instead of {hint}",
-                )
+                    hint=f"return the values that they stand for instead of {hint}")  # fmt: skip
         return outs
 
     def body(self, small: Any, big: Any, args: list[Value]) -> Body:
@@ -255,7 +257,7 @@ class Analysis:
         first, second = (
             self.folder.flatten(jaxpr, k) for jaxpr, k in zip((small, big), known, strict=True)
         )
-        joined = self.join(first, second, args)
+        joined = self.join(first, second, args, inside=True)
         if isinstance(joined, Conflict):
             raise Refused(joined)
         return Body(args, *joined)

@@ -45,6 +45,44 @@ def cut_layers(
     cuts = _cuts(small, big, anchors, marks)
     if cuts is None:
         return None
+    return _without(small, big, old, cuts)
+
+
+def without_passes(small: Program, big: Program, parameters: int) -> Program | None:
+    """`big` without further passes over weights that both programs use; `None` if impossible.
+
+    Args:
+      small, big: flat programs with the same inputs, at two sizes.
+      parameters: how many of the first inputs are parameters.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from trainkit.growth.ir.program import Folder
+    >>> def net(passes):
+    ...     def fn(w, x):
+    ...         for _ in range(passes):
+    ...             x = jnp.tanh(x @ w)
+    ...         return x
+    ...     return fn
+    >>> w = jnp.ones((2, 2))
+    >>> two, three = (Folder().flatten(jax.make_jaxpr(net(n))(w, w)) for n in (2, 3))
+    >>> [eqn.name for eqn in without_passes(two, three, 1).equations]
+    ['dot_general', 'tanh', 'dot_general', 'tanh']
+    """
+    mine, theirs = (_anchored(program, range(parameters)) for program in (small, big))
+    more = len(theirs) - len(mine)
+    if more <= 0:
+        return None
+    for start in range(_alike(mine, theirs, 0, 0, len(theirs)), -1, -1):
+        if mine[start:] == theirs[start + more :]:
+            same = {i: i for i in range(len(small.ins))}
+            return _without(small, big, same, [(start, start + more)])
+    return None
+
+
+def _without(
+    small: Program, big: Program, old: Mapping[int, int], cuts: list[tuple[int, int]]
+) -> Program:
+    """`big` without some ranges of equations, connected like `small`."""
     removed = {i for start, end in cuts for i in range(start, end)}
     kept = [eqn for i, eqn in enumerate(big.equations) if i not in removed]
     inside = {id(v) for i in removed for v in big.equations[i].outs}
@@ -119,6 +157,6 @@ def _anchored(program: Program, places: Collection[int]) -> list[tuple[str, tupl
     """For each equation its name and the old parameters among its operands."""
     number = {id(program.ins[i]): i for i in places}
     return [
-        (eqn.name, tuple(number[id(v)] for v in eqn.ins if id(v) in number))
+        (f"{eqn.name} {len(eqn.ins)}", tuple(number[id(v)] for v in eqn.ins if id(v) in number))
         for eqn in program.equations
     ]

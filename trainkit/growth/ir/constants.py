@@ -17,9 +17,11 @@ import numpy as np
 
 from trainkit._core.compat import AnyJaxpr, opened
 from trainkit.growth.errors import GrowthError
+from trainkit.growth.ir.constant_parts import Part, Picks, part_of, taken
 from trainkit.growth.ir.primitives import traits
 
 Shape = tuple[int, ...]
+WHOLE = 2**18  # elements of a constant that is evaluated as a whole
 LIMIT = 2**31  # bytes of all constants that are evaluated for one plan
 
 
@@ -33,7 +35,7 @@ class Const:
       uniform: the scalar value, if all elements are known to be equal; otherwise `None`.
     """
 
-    __slots__ = ("_core", "_thunk", "core_shape", "dtype", "key", "shape", "uniform")
+    __slots__ = ("_core", "_part", "_thunk", "core_shape", "dtype", "key", "shape", "uniform")
 
     def __init__(
         self,
@@ -43,13 +45,14 @@ class Const:
         thunk: Callable[[], Any],
         uniform: Any = None,
         core_shape: Shape | None = None,
+        part: Part | None = None,
     ):
         self.shape: Shape = tuple(shape)
         self.dtype, self.key, self.uniform = dtype, key, uniform
         if uniform is not None:
             thunk, core_shape = lambda: np.asarray(uniform), (1,) * len(self.shape)
         self.core_shape = self.shape if core_shape is None else core_shape
-        self._thunk, self._core = thunk, None
+        self._thunk, self._core, self._part = thunk, None, None if uniform is not None else part
 
     @property
     def core(self) -> Any:
@@ -57,6 +60,16 @@ class Const:
         if self._core is None:
             self._core = self._thunk().reshape(self.core_shape)
         return self._core
+
+    def part(self, picks: Picks) -> Any:
+        """Some entries of the core along each axis; axes of size 1 stay. The rest is not evaluated,
+        if the computation allows that."""
+        small = math.prod(self.core_shape) <= WHOLE
+        if small or self._core is not None or self._part is None or all(p is None for p in picks):
+            return taken(self.core, picks)
+        return self._part(
+            [p if n > 1 else None for p, n in zip(picks, self.core_shape, strict=True)]
+        )
 
     @property
     def value(self) -> Any:
@@ -99,17 +112,25 @@ class Constants:
         about = [c.key if operands else (c.key, c.shape) for c in ins]
         key = self._key((name, said, tuple(about), core_shape))
 
+        def run(given: Sequence[Any]) -> list[Any]:
+            with jax.ensure_compile_time_eval():
+                values = eqn.primitive.bind(*map(_device, given, ins), **params)
+            return [_host(v) for v in (values if eqn.primitive.multiple_results else [values])]
+
         @functools.cache
         def evaluate() -> list[Any]:
             if key not in self._values:
                 given = operands() if operands else [c.value for c in ins]
                 shapes = [core_shape] if operands else [v.shape for v in avals]
                 self._spend(eqn, given, shapes, avals)
-                with jax.ensure_compile_time_eval():
-                    values = eqn.primitive.bind(*map(_device, given, ins), **params)
-                values = values if eqn.primitive.multiple_results else [values]
-                self._values[key] = [_host(v) for v in values]
+                self._values[key] = run(given)
             return self._values[key]
+
+        part = None
+        if len(avals) == 1 and not jax.dtypes.issubdtype(avals[0].dtype, jax.dtypes.extended):
+            some = lambda *given: run(given)[0]
+            core, alike = core_shape or avals[0].shape, traits(_Named(eqn, ins)).elementwise
+            part = part_of(eqn, ins, core, some, alike and core_shape is not None)
 
         return [
             Const(
@@ -119,6 +140,7 @@ class Constants:
                 functools.partial(lambda i, evaluate: evaluate()[i], i, evaluate),
                 _uniform(eqn, ins),
                 core_shape,
+                part,
             )
             for i, aval in enumerate(avals)
         ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from trainkit._core.paths import path_name
+from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
 
 PyTree = Any
@@ -27,8 +27,16 @@ def named_shapes(tree: PyTree, name: str) -> list[tuple[str, jax.ShapeDtypeStruc
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     if not leaves:
         raise GrowthError(f"{name} has no leaves")
-    result = []
+    result: list[tuple[str, jax.ShapeDtypeStruct]] = []
+    seen: set[str] = set()
     for path, leaf in leaves:
+        if path_name(path) in seen:
+            raise GrowthError(
+                f"two leaves of {name} have the path {path_name(path)}",
+                params=[path_name(path)],
+                hint="rename keys that contain '/', so that every path is one leaf's",
+            )
+        seen.add(path_name(path))
         try:
             result.append((path_name(path), shape_of(leaf)))
         except TypeError as error:
@@ -53,9 +61,15 @@ def traced_program(fn, params, args, which: str):
                 hint="pass lambda params, x: module.apply({'params': params}, x), or use "
                 "trainkit.growth.grow, which takes modules",
             ) from error
+        numbered = any("/0" in f"/{name}" for name in named_leaves(params))
+        dicts = numbered and isinstance(error, KeyError | TypeError)
         raise GrowthError(
             f"the {which} function cannot be traced with its parameters and these inputs: "
             f"{type(error).__name__}: {error}",
-            hint=f"check that {which}_params are the parameters of {which}_fn, that both functions "
+            hint="if these parameters come from a checkpoint, which holds lists as dicts with the "
+            "keys '0', '1', …: pass flax.serialization.from_state_dict(initial, params), with "
+            "parameters as the model makes them"
+            if dicts
+            else f"check that {which}_params are the parameters of {which}_fn, that both functions "
             "are called as fn(params, *inputs), and that the inputs have the shapes of the model",
         ) from error

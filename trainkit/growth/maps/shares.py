@@ -11,17 +11,20 @@ from trainkit.growth.axes.structures import grown_nodes
 from trainkit.growth.plan.data import GrownAxis, How, PlanData, copies
 
 Shares = list[np.ndarray | None]
+TRACED = (
+    'the key is traced, but the shares of how="uneven" are drawn on the host: give a seed (key=0), '
+    "or a key that is made outside jit (for shard_map, make growth_map = plan.realise(key) outside "
+    'and call growth_map.params inside); or use how="noise", which is drawn on the device'
+)
 
 
 def check_how(plan: PlanData, key: jax.Array | None, how: str) -> None:
-    """Raises a `ValueError` for an unknown operator, or a random one without a concrete key."""
+    """Raises a `ValueError` for an unknown operator, a random one without a key, or uneven shares,
+    which are drawn on the host, with a traced key."""
     if how not in get_args(How):
         raise ValueError(f"how={how!r}: choose one of {', '.join(get_args(How))}")
-    if isinstance(key, jax.core.Tracer):
-        raise ValueError(
-            "the key is traced, but random values of a growth are drawn on the host: close over "
-            "the key instead of passing it through jit"
-        )
+    if isinstance(key, jax.core.Tracer) and plan.grown_axes and how == "uneven":
+        raise ValueError(TRACED)
     if plan.grown_axes and how not in ("even", "rms") and key is None:
         raise ValueError(
             f'how={how!r} draws random numbers: pass key=jax.random.key(0), or use how="even"'
@@ -59,7 +62,10 @@ def _first_alone(grown: GrownAxis, source: np.ndarray) -> np.ndarray:
 
 
 def _uneven(key: jax.Array, grown: GrownAxis, source: np.ndarray) -> np.ndarray:
-    seed = np.asarray(jax.random.key_data(key).reshape(-1))
+    data = jax.random.key_data(key).reshape(-1)
+    if isinstance(data, jax.core.Tracer):  # in `shard_map`, every operation is traced
+        raise ValueError(TRACED)
+    seed = np.asarray(data)
     drawn = np.random.default_rng([int(x) for x in seed]).uniform(0.5, 1.5, len(source))
     total = np.bincount(source, drawn, minlength=grown.small)
     count = copies(source, grown.small)

@@ -70,7 +70,7 @@ def _tree_of(plan: PlanData, opt_state: PyTree) -> PyTree:
     shapes = {name: tuple(leaf.small) for name, leaf in plan.old.items()}
     dtypes = {name: leaf.dtype for name, leaf in plan.old.items()}
     zeros = {name: jnp.zeros(shape, dtypes[name]) for name, shape in shapes.items()}
-    if plan.depth is not None and plan.trees is not None:
+    if plan.trees is not None and not any(tree is None for tree in plan.trees):
         return small_tree(plan, zeros)
     found: list[PyTree] = []
 

@@ -29,6 +29,7 @@ from trainkit.growth.opt_state.states import (
     soap,
 )
 from trainkit.growth.opt_state.traversal import record, traverse
+from trainkit.growth.plan.forms import in_form_of
 from trainkit.growth.plan.validation import check_tx, patterns_of
 from trainkit.packed import Packed, repack, unpack_all
 
@@ -66,7 +67,8 @@ def grow_opt_state(
 
     Args:
       tx: the transformation, the same before and after growth.
-      opt_state: its state for `params`.
+      opt_state: its state for `params`, or the same leaves in the containers of a checkpoint
+        (dicts and lists in place of named tuples).
       growth: the map of the growth; leaves without an entry do not change.
       params: the old parameters.
       grown_params: the grown parameters, packed if the state is.
@@ -111,6 +113,8 @@ def grow_opt_state(
     check_slots(slots)
     if reset is True:
         return tx.init(grown_params)
+    with jax.numpy_dtype_promotion("standard"):
+        opt_state = in_form_of(opt_state, jax.eval_shape(tx.init, params))
     opt_state, params = lifted_state(tx, opt_state, params, growth), lifted(params, growth)
     old, new = named_leaves(_fast(params)), named_leaves(_fast(grown_params))
     patterns = patterns_of(reset, new)

@@ -172,8 +172,9 @@ class PlanData:
         own (`plan(inputs=…)`). They are like leaves; paths are the names in `NewInputs.places`.
       symbols: (name of an input of whole numbers, the new number of each old one).
       zero_inputs: whether new entries of inputs must be 0 for the function to be kept.
-      trees: for a plan that adds layers, the tree structures of both models' parameters; `None` if
-        the plan was read from JSON and the trees have containers other than dict, list and tuple.
+      trees: the tree structures of both models' parameters, if they differ (more layers, or modules
+        that store their sizes), otherwise `None`. Instead of one that has containers other than
+        dict, list and tuple, a plan from JSON has `None`.
 
     Two plans are equal if all leaves grow in the same way. A plan is hashable. Its methods are in
     the subclass `trainkit.growth.Plan`.
@@ -241,6 +242,8 @@ class PlanData:
 
 def _below(trees: tuple[Any, Any], prefix: str) -> tuple[Any, Any] | None:
     """The two structures below one key; `None` if the trees are not dicts."""
+    if any(tree is None for tree in trees):
+        return trees
     whole = [jax.tree.unflatten(tree, range(tree.num_leaves)) for tree in trees]
     if not all(isinstance(tree, dict) for tree in whole):
         return None

@@ -52,7 +52,7 @@ def from_json(text: str) -> PlanData:
     leaves = [_tuples(leaf) for leaf in data["leaves"]]
     if version == 1:
         leaves = [_of_version_1(leaf) for leaf in leaves]
-    trees = [_tree(x) for x in data.get("trees") or (None,)]
+    trees = None if data.get("trees") is None else [_tree(x) for x in data["trees"]]
     return PlanData(
         leaves=tuple(map(_leaf, leaves)),
         grown_axes=tuple(GrownAxis(**_tuples(axis)) for axis in data[grown]),
@@ -62,7 +62,7 @@ def from_json(text: str) -> PlanData:
         results=tuple(_leaf(_tuples(leaf)) for leaf in data.get("results", ())),
         symbols=_tuples(data.get("symbols", [])),
         zero_inputs=data.get("zero_inputs", False),
-        trees=None if any(t is None for t in trees) else (trees[0], trees[1]),
+        trees=None if trees is None else (trees[0], trees[1]),
     )
 
 
@@ -86,6 +86,8 @@ def _of_version_1(leaf: dict[str, Any]) -> dict[str, Any]:
 
 def _containers(tree: Any) -> Any:
     """A tree structure of dicts, lists and tuples as JSON; `None` for other containers."""
+    if tree is None:
+        return None
 
     def one(node: Any) -> Any:
         if isinstance(node, int):

@@ -1,4 +1,4 @@
-"""Tree structures of the two models, for plans that add layers."""
+"""Tree structures of the two models, for plans of models whose structures differ."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PyTree = Any
 
 def big_tree(plan: PlanData) -> Any:
     """The structure of the big model's parameters; `None` if it is that of the small model."""
-    return None if plan.depth is None else _trees(plan)[1]
+    return None if plan.depth is None and plan.trees is None else _trees(plan)[1]
 
 
 def small_tree(plan: PlanData, values: Mapping[str, Any]) -> PyTree:
@@ -35,10 +35,11 @@ def small_tree(plan: PlanData, values: Mapping[str, Any]) -> PyTree:
 
 
 def _trees(plan: PlanData) -> tuple[Any, Any]:
-    if plan.trees is None:
+    if plan.trees is None or any(tree is None for tree in plan.trees):
         raise GrowthError(
-            "this plan was read from JSON and adds layers, and the parameters have containers "
-            "other than dicts, lists and tuples",
+            "this plan was read from JSON, the parameters of the two models have different "
+            "containers (more layers, or sizes that modules store), and not only dicts, lists and "
+            "tuples",
             hint="pass like=, the big model's parameters or their shapes, or make a new plan",
         )
     return plan.trees

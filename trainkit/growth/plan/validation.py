@@ -12,6 +12,7 @@ from trainkit._core import validation
 from trainkit._core.paths import compiled, named_leaves, path_name
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.plan.data import PlanData
+from trainkit.growth.plan.forms import converting
 from trainkit.growth.plan.inputs import NewInputs
 
 PyTree = Any
@@ -72,7 +73,8 @@ def check_params(plan: PlanData, params: PyTree) -> None:
             f"the parameters are not those of the plan: missing {missing[:5] or 'none'}, not in "
             f"the plan {unknown[:5] or 'none'}",
             params=[*missing[:3], *unknown[:3]],
-            hint="pass the tree that the plan was made from (its small_params)",
+            hint=converting(found, planned, "params")
+            or "pass the tree that the plan was made from (its small_params)",
         )
     for path, leaf in found.items():
         wanted = planned[path]

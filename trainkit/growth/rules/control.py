@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from trainkit._core.compat import scan_counts
-from trainkit.growth.analysis.joint_program import EquationPair, Rule
+from trainkit.growth.analysis.joint_program import Body, EquationPair, Rule
 from trainkit.growth.analysis.scales.index_maps import Group, move
 from trainkit.growth.analysis.scales.padding import ALWAYS
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.analysis.scales.requirements import multiple_or_other
-from trainkit.growth.analysis.values import Value
+from trainkit.growth.analysis.values import Renamed, Value
 from trainkit.growth.axes.axis import Axis
 
 NO_PASSES = "and no parameter is new that could make the new passes identities"
@@ -26,7 +26,9 @@ def _inside(v: Value, axes: Sequence[Axis] | None = None, cut: bool = False) -> 
     """A value of a body with the axes of the operand (without the first, if `cut`)."""
     small, big = (v.small[1:], v.big[1:]) if cut else (v.small, v.big)
     axes = list(v.axes[1:] if cut else v.axes) if axes is None else list(axes)
-    return Value(small, big, v.dtype, axes)
+    made = Value(small, big, v.dtype, axes)
+    made.choice = v.choice
+    return made
 
 
 def _link_axes(pair: EquationPair, a: Value, b: Value) -> None:
@@ -48,6 +50,44 @@ def _lengths(pair: EquationPair, stacked: bool) -> None:
     pair.analysis.passes = True
 
 
+def _carried(
+    pair: EquationPair, init: Sequence[Value], inside: Sequence[Value], join: Callable[[], Body]
+) -> Body:
+    """Joins the body of a loop, after which every carry has the axes that it had before.
+
+    It also holds symbols then if it held them before. A carry that begins as the number of a
+    symbol, such as 0 for the token before the first, holds symbols if the body writes them.
+    """
+    asked = len(pair.analysis.forced)
+    body = join()
+    outs = body.outs[: len(inside)]
+    late = [i for i, (a, b) in enumerate(zip(inside, outs, strict=True)) if a.choice != b.choice]
+    for i in late:
+        if not _stands_for(init[i], outs[i].choice):
+            pair.fail(
+                f"carry {i} of a loop holds symbols in one pass and other numbers in another, and "
+                "symbols have other numbers in the big model (NewInputs.symbols)",
+                hint="begin with a symbol, in each model with its own number, or carry the row "
+                "that is looked up in place of the symbol",
+            )
+        inside[i].choice = outs[i].choice
+    if late:
+        del pair.analysis.forced[asked:]  # the body is joined anew, and asks anew
+        body = join()
+    for a, b in zip(inside, body.outs[: len(inside)], strict=True):
+        _link_axes(pair, a, b)
+    return body
+
+
+def _stands_for(v: Value, symbols: object) -> bool:
+    """Whether an initial value is the number of one symbol, in both models."""
+    if v.const is None or not isinstance(symbols, Renamed) or symbols.places is None:
+        return False
+    small, big = (c.uniform for c in v.const)
+    known = small is not None and big is not None and 0 <= small < len(symbols.places)
+    return bool(known) and symbols.places[int(small)] == big
+
+
 def scan_axes(pair: EquationPair) -> None:
     pair.check_same_params("_split_transpose", "linear", "ft_in", "ft_out", "length")
     consts, carries = scan_counts(pair.params)
@@ -57,16 +97,16 @@ def scan_axes(pair: EquationPair) -> None:
     if pair.params["length"] != pair.big.params["length"]:
         _lengths(pair, stacked=bool(xs) or len(pair.small.outs) > carries)
     inside = [_inside(v) for v in init] + [_inside(v, cut=True) for v in xs]
-    body = pair.analysis.body(*pair.both("jaxpr"), [*fixed, *inside])
+    join = lambda: pair.analysis.body(*pair.both("jaxpr"), [*fixed, *inside])
+    body = _carried(pair, init, inside[:carries], join)
     pair.bodies.append(body)
-    for a, b in zip(inside[:carries], body.outs[:carries], strict=True):
-        _link_axes(pair, a, b)
     length = pair.params["length"]
     for i, out in enumerate(body.outs):
         if i < carries:
             pair.new_out(i, inside[i].axes)
         else:
             pair.new_out(i, [Axis(length, length), *out.axes])
+        pair.outs[i].choice = out.choice
 
 
 def _link(scales: ScalePropagation, pair: EquationPair, a: Value, b: Value) -> None:
@@ -78,6 +118,8 @@ def _close(
     scales: ScalePropagation, pair: EquationPair, inner: Value, out: Value, result: Value
 ) -> None:
     """Requires the carry after an iteration to have the facts of the carry before it."""
+    if inner.choice is not None:
+        return scales.plain(result)
     _link(scales, pair, inner, scales.read(out))
     kept = [(out.zeros, inner.zeros), (out.means, inner.means)]
     if not scales.is_zero(out) and not all(keys.keys() <= found.keys() for found, keys in kept):
@@ -95,6 +137,10 @@ def _close(
 
 def _enter(scales: ScalePropagation, pair: EquationPair, v: Value, inner: Value) -> None:
     """Assumes that padding units of a carry hold in every iteration what they hold initially."""
+    if inner.choice is not None:  # v may be the number of a symbol, which differs
+        return scales.plain(inner)
+    scales.read(v)
+    scales.unknown(inner)
     inner.means = {}
     if scales.is_zero(v):
         inner.zeros = dict.fromkeys(scales.padding(inner), ALWAYS)
@@ -113,13 +159,15 @@ def scan_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     for v in pair.ins[:consts]:
         scales.read(v)
     for v, inner in zip(init, body.ins[consts : consts + carries], strict=True):
-        scales.read(v)
-        scales.unknown(inner)
         _enter(scales, pair, v, inner)
-        _link(scales, pair, v, inner)
+        if inner.choice is None:
+            _link(scales, pair, v, inner)
     for v, inner in zip(xs, body.ins[consts + carries :], strict=True):
         scales.read(v)
         scales.uniform(pair, v, 0)
+        if inner.choice is not None:
+            scales.plain(inner)
+            continue
         groups = [Group((d + 1,), (d,)) for d in range(len(inner.axes))]
         move(scales, pair, inner, [(v, groups)])
         inner.origin = v.origin
@@ -129,6 +177,8 @@ def scan_scales(scales: ScalePropagation, pair: EquationPair) -> None:
         if i < carries:
             inner = body.ins[consts + i]
             _close(scales, pair, inner, out, pair.outs[i])
+        elif out.choice is not None:
+            scales.plain(pair.outs[i])
         else:
             stacked = pair.outs[i]
             groups = [Group((d,), (d + 1,)) for d in range(len(out.axes))]
@@ -140,13 +190,13 @@ def while_axes(pair: EquationPair) -> None:
     cond, body = pair.params["cond_nconsts"], pair.params["body_nconsts"]
     carry = pair.ins[cond + body :]
     inside = [_inside(v) for v in carry]
-    pair.bodies.append(pair.analysis.body(*pair.both("cond_jaxpr"), [*pair.ins[:cond], *inside]))
-    run = pair.analysis.body(*pair.both("body_jaxpr"), [*pair.ins[cond : cond + body], *inside])
-    pair.bodies.append(run)
-    for a, b in zip(inside, run.outs, strict=True):
-        _link_axes(pair, a, b)
+    fixed = pair.ins[cond : cond + body]
+    join = lambda: pair.analysis.body(*pair.both("body_jaxpr"), [*fixed, *inside])
+    run = _carried(pair, carry, inside, join)
+    test = pair.analysis.body(*pair.both("cond_jaxpr"), [*pair.ins[:cond], *inside])
+    pair.bodies += [test, run]
     for i, v in enumerate(inside):
-        pair.new_out(i, v.axes)
+        pair.new_out(i, v.axes).choice = v.choice
 
 
 def while_scales(scales: ScalePropagation, pair: EquationPair) -> None:
@@ -156,10 +206,9 @@ def while_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     for v in pair.ins[:n]:
         scales.read(v)
     for v, inner in zip(pair.ins[n:], inside, strict=True):
-        scales.read(v)
-        scales.unknown(inner)
         _enter(scales, pair, v, inner)
-        _link(scales, pair, v, inner)
+        if inner.choice is None:
+            _link(scales, pair, v, inner)
     scales.run(test.equations)
     for v in test.outs:
         scales.pin(pair, v)
@@ -177,7 +226,13 @@ def cond_axes(pair: EquationPair) -> None:
         for a, b in zip(first.outs, body.outs, strict=True):
             _link_axes(pair, a, b)
     for i, out in enumerate(first.outs):
-        pair.new_out(i, out.axes)
+        if any(body.outs[i].choice != out.choice for body in pair.bodies):
+            pair.fail(
+                "one branch returns symbols and another one other numbers, and symbols have other "
+                "numbers in the big model (NewInputs.symbols)",
+                hint="look symbols up inside the branches",
+            )
+        pair.new_out(i, out.axes).choice = out.choice
 
 
 def cond_scales(scales: ScalePropagation, pair: EquationPair) -> None:
@@ -187,9 +242,14 @@ def cond_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     for body in pair.bodies:
         scales.run(body.equations)
     for i, out in enumerate(pair.outs):
+        if out.choice is not None:
+            scales.plain(out)
+            continue
         scales.agree(pair, [scales.read(body.outs[i]) for body in pair.bodies], out)
 
 
+_PLACED = ("shard_map", "pmap", "xla_pmap")
+_INSIDE = "plan with the function inside `shard_map` or `pmap`, and grow its parameters before"
 _HINT = "do not grow this axis, or write the operation with primitives that have a rule"
 
 
@@ -199,7 +259,7 @@ def unknown_axes(pair: EquationPair) -> None:
         pair.refuse_growth(
             v, range(len(v.axes)),
             f"the primitive `{pair.name}` has no growth rule, and an axis of its operand grows",
-            _HINT,
+            _INSIDE if pair.name in _PLACED else _HINT,
         )  # fmt: skip
     random = any(word in pair.name for word in ("random", "threefry", "rng"))
     for a, b in zip(pair.small.outs, pair.big.outs, strict=True):

@@ -22,7 +22,7 @@ from trainkit.growth.analysis.values import Renamed, Value
 from trainkit.growth.axes.axis import find
 from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.ir.constants import Const
-from trainkit.growth.rules import elementwise, indexing
+from trainkit.growth.rules import control, elementwise, indexing
 
 _COMPARED: dict[str, Callable[[Any, Any], Any]] = {
     name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")
@@ -32,8 +32,7 @@ _COMPARED: dict[str, Callable[[Any, Any], Any]] = {
 def refuse(pair: EquationPair, why: str = "uses symbols as numbers") -> NoReturn:
     pair.fail(
         f"`{pair.name}` {why}, and symbols have other numbers in the big model (NewInputs.symbols)",
-        hint="look symbols up in a table, before any loop, or compare them with their own number "
-        "in each model",
+        hint="look symbols up in a table, or compare them with their own number in each model",
     )
 
 
@@ -219,6 +218,12 @@ def gather_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     return indexing.gather_scales(scales, pair)
 
 
+def branch_axes(pair: EquationPair) -> None:
+    if pair.ins[0].choice is not None:
+        refuse(pair, "chooses a branch by a symbol")
+    control.cond_axes(pair)
+
+
 def plain_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     for v in pair.ins:
         if v.choice is None and v.const is None:
@@ -250,6 +255,9 @@ RULES: dict[str, Rule] = {
     **{name: Rule(bound_axes, plain_scales) for name in ("max", "min", "clamp")},
     **{name: Rule(compare_axes, compare_scales) for name in _COMPARED},
     "gather": Rule(gather_axes, gather_scales),
+    "scan": control.RULES["scan"],
+    "while": control.RULES["while"],
+    "cond": Rule(branch_axes, control.cond_scales),
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from trainkit._core import validation
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.kernel import arithmetic
@@ -110,13 +111,13 @@ class MuP:
 
         return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
-    def init(self, params: PyTree, key: jax.Array) -> PyTree:
+    def init(self, params: PyTree, key: jax.Array | int) -> PyTree:
         """New initial parameters of the big model.
 
         Args:
           params: initial parameters of the small model. The root mean square of each leaf is
             multiplied by `init`. For vectors (biases, norm scales) the mean is kept.
-          key: a random key.
+          key: a random key or a seed.
 
         Returns:
           A tree with the big model's shapes, normally distributed, with the dtypes of `params`.
@@ -126,7 +127,7 @@ class MuP:
         """
         check_params(self.plan, params)
         shapes = {leaf.path: leaf.big for leaf in self.plan.leaves}
-        keys = iter(jax.random.split(key, len(shapes)))
+        keys = iter(jax.random.split(validation.key_of("key", key), len(shapes)))
 
         def one(name, w):
             own = next(keys)

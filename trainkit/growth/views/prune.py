@@ -25,6 +25,7 @@ from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
 from trainkit.growth.maps.realise import realise
 from trainkit.growth.plan.data import LeafPlan, Origin, PlanData
 from trainkit.growth.plan.trees import small_tree
+from trainkit.growth.views.kept_entries import kept_inputs, kept_nodes, kept_results
 from trainkit.growth.views.scores import Score, check_big, scores_of
 
 PyTree = Any
@@ -65,9 +66,23 @@ class Pruning:
     def change(
         self, small_fn: Callable, big_fn: Callable, params: PyTree, *inputs: PyTree
     ) -> float:
-        """The largest change of an output, relative to the outputs' largest magnitude."""
-        before = jax.tree.leaves(big_fn(params, *inputs))
-        after = jax.tree.leaves(small_fn(self.apply(params), *inputs))
+        """The largest change of an output, relative to the outputs' largest magnitude.
+
+        Args:
+          small_fn, big_fn: the functions of the plan.
+          params: the big model's parameters.
+          *inputs: a batch of the big model. If it has more inputs than the small one, the small
+            model gets the entries that are kept, and symbols get their old numbers. Of results that
+            are larger, the entries that are kept are compared.
+
+        Raises:
+          GrowthError: these are not inputs of the big model, or a symbol among them is removed.
+        """
+        check_big(self.plan, params)
+        units = _first_copies(self.plan) if self.merged else list(self.kept)
+        fed = kept_inputs(self.plan, units, inputs)
+        after = jax.tree.leaves(small_fn(self.apply(params), *fed))
+        before = kept_results(self.plan, units, big_fn(params, *inputs), after)
         worst = max(float(jnp.abs(a - b).max()) for a, b in zip(before, after, strict=True))
         return worst / max(1e-30, *(float(jnp.abs(b).max()) for b in before))
 
@@ -169,7 +184,7 @@ def _merged(plan: PlanData, params: PyTree) -> PyTree:
 
 def _made(plan: PlanData, params: PyTree, one: Callable[[str, jax.Array], jax.Array]) -> PyTree:
     """The small model's tree, made leaf by leaf; leaves of new layers are dropped."""
-    if plan.depth is None:
+    if plan.depth is None and plan.trees is None:
         return jax.tree_util.tree_map_with_path(lambda at, w: one(path_name(at), w), params)
     values = named_leaves(params)
     return small_tree(plan, {name: one(name, values[x.path]) for name, x in plan.old.items()})
@@ -177,11 +192,7 @@ def _made(plan: PlanData, params: PyTree, one: Callable[[str, jax.Array], jax.Ar
 
 def _map(plan: PlanData, kept: Sequence[np.ndarray]) -> MapData:
     """The map from the big model's leaves to the small model's, which selects the kept units."""
-    nodes = []
-    for grown, keep in zip(plan.grown_axes, kept, strict=True):
-        node = Axis(grown.big, grown.small)  # from big to small
-        node.source = keep
-        nodes.append(node)
+    nodes = kept_nodes(plan, kept)
     origin = {name: Origin(leaf.path) for name, leaf in plan.old.items()}
     return MapData(
         leaves={name: _leaf(leaf, nodes) for name, leaf in plan.old.items()},

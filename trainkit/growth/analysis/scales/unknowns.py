@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trainkit.growth.analysis.conflicts import Refused
-from trainkit.growth.analysis.constants import compare, no_duplicate, rounding
+from trainkit.growth.analysis.constants import compare, no_duplicate, rounding, zero_at
 from trainkit.growth.analysis.joint_program import EquationPair, JointProgram, all_pairs
 from trainkit.growth.analysis.scales import padding as conditions
 from trainkit.growth.analysis.scales import row_means
@@ -241,7 +241,7 @@ class Unknowns:
             value.zeros = {
                 (d, uid): ALWAYS
                 for d, uid in self.padding(value)
-                if not np.any(np.take(value.const[1].value, self._empty(value, d, uid), axis=d))
+                if zero_at(value.const[1], d, self._empty(value, d, uid))
             }
         return value
 
