@@ -19,7 +19,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
 
 from trainkit._core.kept_programs import keep_compiled
 from trainkit._core.processes import alone, explain, leave
