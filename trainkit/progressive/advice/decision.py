@@ -143,6 +143,7 @@ class Advice:
             "sentence": self.sentence,
             "flops": self.flops,
             "ledger": self.ledger.to_json(),
+            "spent": self.ledger.total,
             "expected": [one.to_json() for one in self.expected],
         }
 
