@@ -214,8 +214,8 @@ RULES = {
         papers.normuon(0.01, weight_decay=0.1),
     ),
     "scion": (lambda: tt.scion(0.05, radius=2.0), papers.scion(0.05, radius=2.0)),
-    # With an ε that float32 tells from the rounding of the largest eigenvalue, also where a leaf has
-    # more entries than there were gradients at the first root.
+    # With an ε above float32's rounding of the largest eigenvalue, as a leaf may have more entries
+    # than there were gradients at the first root.
     "shampoo": (
         lambda: tt.shampoo(0.01, eps=1e-2, weight_decay=0.1, precondition_frequency=7),
         papers.shampoo(
