@@ -214,27 +214,29 @@ RULES = {
         papers.normuon(0.01, weight_decay=0.1),
     ),
     "scion": (lambda: tt.scion(0.05, radius=2.0), papers.scion(0.05, radius=2.0)),
+    # With an ε above float32's rounding of the largest eigenvalue, as a leaf may have more entries
+    # than there were gradients at the first root.
     "shampoo": (
-        lambda: tt.shampoo(0.01, eps=1e-6, weight_decay=0.1, precondition_frequency=7),
+        lambda: tt.shampoo(0.01, eps=1e-2, weight_decay=0.1, precondition_frequency=7),
         papers.shampoo(
-            0.01, 1e-6, 7, 0.999, "adam", b1=0.9, corrected=True, start=7, weight_decay=0.1
+            0.01, 1e-2, 7, 0.999, "adam", b1=0.9, corrected=True, start=7, weight_decay=0.1
         ),
     ),
     "shampoo, as it was at first": (
-        lambda: tt.shampoo(0.1, b1=0.0, eps=1e-4, sums=True, graft=None, precondition_frequency=1),
-        papers.shampoo(0.1, 1e-4),
+        lambda: tt.shampoo(0.1, b1=0.0, eps=1e-2, sums=True, graft=None, precondition_frequency=1),
+        papers.shampoo(0.1, 1e-2),
     ),
     "shampoo, of Adagrad's lengths": (
         lambda: tt.shampoo(
-            0.1, 0.5, eps=1e-4, sums=True, graft="adagrad", start_preconditioning_step=8
+            0.1, 0.5, eps=1e-2, sums=True, graft="adagrad", start_preconditioning_step=8
         ),
-        papers.shampoo(0.1, 1e-4, 10, graft="adagrad", b1=0.5, start=8),
+        papers.shampoo(0.1, 1e-2, 10, graft="adagrad", b1=0.5, start=8),
     ),
     "shampoo, of the gradient's length": (
         lambda: tt.shampoo(
-            0.1, 0.5, 0.9, 1e-4, graft="sgd", precondition_frequency=2, start_preconditioning_step=8
+            0.1, 0.5, 0.9, 1e-2, graft="sgd", precondition_frequency=2, start_preconditioning_step=8
         ),
-        papers.shampoo(0.1, 1e-4, 2, 0.9, "sgd", b1=0.5, corrected=True, start=8),
+        papers.shampoo(0.1, 1e-2, 2, 0.9, "sgd", b1=0.5, corrected=True, start=8),
     ),
     "dion": (
         lambda: tt.dion(0.01, weight_decay=0.1, rank_fraction=0.5),

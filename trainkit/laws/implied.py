@@ -152,6 +152,8 @@ def _of_matrices(like: str, h: Mapping[str, Any]) -> dict[str, Any]:
         return {"factored": threshold, "transposes": True}
     if like == "normuon":
         return {"shape factor": "sqrt(max(in, out))"}  # updates have one root mean square
+    if like == "dion":
+        return {"shape factor": "sqrt(out/in)"}
     if like == "shampoo" and h["graft"] in (None, "sgd"):
         return {"orthogonal": True, "transposes": True}
     if like not in ("muon", "scale_by_muon", "scion"):

@@ -6,6 +6,7 @@ import pytest
 
 import trainkit.transforms as tt
 from tests.laws.matrix_rules import muon, soap, soap_claims
+from tests.transforms.cases import first_factor
 from trainkit import laws
 
 STRUCTURAL = [
@@ -48,6 +49,9 @@ RIGHT = {
                                RATE | {"consistent_rms": 0.2}, OF_MUON[:3]),
     "scion": (lambda: tt.scion(1e-2), "scion", RATE, OF_MUON),
     "normuon": (lambda: tt.normuon(1e-2), "normuon", RATE, ("shape factor",)),
+    "dion": (lambda: tt.dion(1e-2), "dion", RATE | {"first": first_factor}, ("shape factor",)),
+    "shampoo": (lambda: tt.shampoo(1e-2, 0.0, eps=1e-4, sums=True, graft=None), "shampoo",
+                RATE | {"every": 10}, ("orthogonal maps", "transposition")),
     "optax.adafactor": (lambda: optax.adafactor(1e-2), "optax.adafactor", RATE,
                         ("transposition", "oracle above the threshold")),
     "adafactor": (lambda: tt.adafactor(1e-2), "adafactor", RATE,

@@ -59,7 +59,9 @@ def kron(
     `max_precond_dim`. A scalar is a vector of one. μ̂ is Adam's. The first Q is a multiple of 1
     such that the first step has the root mean square η; the authors' program has a number for it.
     V is drawn with `key` and the number of the step, alike for all leaves of one shape, so that a
-    run can be repeated. Factors are kept at one size, which changes no P. Not in Optax.
+    run can be repeated. Factors are kept at one size, which changes no P. Gradients of the steps
+    between two fits are not seen by them, so that what repeats with that period makes another P;
+    the authors draw the steps at random. Not in Optax.
 
     >>> import jax.numpy as jnp
     >>> tx, p = kron(0.5, precond_learning_rate=0.0), jnp.ones(2)  # the first Q
