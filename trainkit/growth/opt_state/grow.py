@@ -18,33 +18,14 @@ from trainkit.growth.opt_state.degrees import degrees_in_place
 from trainkit.growth.opt_state.directions import Contract, Direction, Expand, owner
 from trainkit.growth.opt_state.expert_axis import lifted_state
 from trainkit.growth.opt_state.slots import Kind, Slot, Slots, as_slot, check_slots
-from trainkit.growth.opt_state.states import (
-    adafactor,
-    dion,
-    galore,
-    kron,
-    quantised,
-    shampoo,
-    sm3,
-    soap,
-)
+from trainkit.growth.opt_state.states import quantised
+from trainkit.growth.opt_state.states.by_class import SPECIAL
 from trainkit.growth.opt_state.traversal import record, traverse
 from trainkit.growth.plan.forms import in_form_of
 from trainkit.growth.plan.validation import check_tx, patterns_of
 from trainkit.packed import Packed, repack, unpack_all
 
 PyTree = Any
-
-# State classes whose slots do not have the shape of their parameter.
-SPECIAL = {
-    "DionState": dion.change,
-    "FactoredState": adafactor.change,
-    "GaLoreState": galore.change,
-    "KronState": kron.change,
-    "ScaleBySM3State": sm3.change,
-    "ShampooState": shampoo.change,
-    "SoapState": soap.change,
-}
 
 
 def grow_opt_state(
