@@ -17,8 +17,8 @@ NOISE = 0.01
 # A curve leaves its law beyond its points. The logarithm of what is above the floor walks at
 # random, with this deviation for FLOPs that are e times as many; and the exponent of a family is
 # another there, with this deviation of its logarithm. The first points are before the law. With
-# BEND = 0.35 and all points, 67 % of the 48 losses of the first twelve tasks of `trainkit train
-# regret` to be done were inside their 95 % intervals, with these values 83 %. DRIFT is assumed.
+# BEND = 0.35 and all points, 67 % of the 48 losses of twelve of the tasks of `trainkit train
+# regret` were inside their 95 % intervals, with these values 85 %. DRIFT is assumed.
 DRIFT, BEND, POINTS = 0.02, 0.6, 3
 # Draws that are made for each that is asked for, of which those with ordered floors are kept; and
 # the fewest that are: below, the losses contradict the order, and it is given up.
