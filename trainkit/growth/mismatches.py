@@ -8,10 +8,26 @@ from typing import Any
 import jax
 
 from trainkit.growth.depth.flat_model import Shapes
-from trainkit.growth.errors import Conflict
+from trainkit.growth.errors import Conflict, GrowthError
+from trainkit.growth.plan.forms import in_other_boxes
 
 PyTree = Any
 Leaves = Sequence[tuple[str, jax.ShapeDtypeStruct]]
+
+
+def check_leaves(small: Leaves, big: Leaves) -> None:
+    """Raises a `GrowthError` if leaves of the same names do not fit, or are in other boxes."""
+    names = [name for name, _ in small], [name for name, _ in big]
+    if names[0] == names[1]:
+        same = {name: name for name in names[0]}
+        wrong = mismatch(small, dict(big), same, {name: tuple(x.shape) for name, x in big})
+        if wrong is not None:
+            raise wrong.error()
+    elif in_other_boxes(*names):
+        raise GrowthError(
+            "the arrays of small_params and big_params are in different boxes",
+            hint="pass flax.linen.unbox(…) (Linen) or flax.nnx.to_pure_dict(…) (NNX) of both",
+        )
 
 
 def mismatch(

@@ -21,11 +21,10 @@ from trainkit.growth.ir.custom_gradients import unproved
 from trainkit.growth.ir.program import Folder, Program
 from trainkit.growth.ir.source_lines import uses
 from trainkit.growth.ir.trace import named_shapes, shape_of, structs, traced_program
-from trainkit.growth.mismatches import mismatch, same_results, structure
+from trainkit.growth.mismatches import check_leaves, mismatch, same_results, structure
 from trainkit.growth.operators import Operator, operator
 from trainkit.growth.plan.data import PlanData, unchanged
 from trainkit.growth.plan.experts import upcycled
-from trainkit.growth.plan.forms import in_other_boxes
 from trainkit.growth.plan.groups import repeats
 from trainkit.growth.plan.inputs import GrownInput, NewInputs, grown_inputs
 from trainkit.growth.remedies import with_copied_layers, with_larger_axis
@@ -53,16 +52,7 @@ def plan(
     """The data of `trainkit.growth.plan`; arguments and errors are documented there."""
     leaves = named_shapes(small_params, "small_params"), named_shapes(big_params, "big_params")
     trees: Any = jax.tree.structure(small_params), jax.tree.structure(big_params)
-    if [name for name, _ in leaves[0]] == [name for name, _ in leaves[1]]:
-        same = {name: name for name, _ in leaves[0]}
-        wrong = mismatch(leaves[0], dict(leaves[1]), same, _sizes(leaves[1]))
-        if wrong is not None:
-            raise wrong.error()
-    elif in_other_boxes(*([name for name, _ in side] for side in leaves)):
-        raise GrowthError(
-            "the arrays of small_params and big_params are in different boxes",
-            hint="pass flax.linen.unbox(…) (Linen) or flax.nnx.to_pure_dict(…) (NNX) of both",
-        )
+    check_leaves(*leaves)
     args = jax.tree.map(shape_of, inputs), jax.tree.map(shape_of, _arguments(inputs, new))
     flat = grown_inputs(*args, new)
     models = _traced((small_fn, big_fn), (small_params, big_params), leaves, args, flat, new)
@@ -77,6 +67,12 @@ def plan(
     if depth == "experts":
         return upcycled(*leaves, trees, dict(operator(how).names))
     result = _search(models, depth, trainable, append)
+    if isinstance(result, Conflict) and models.folder.rewritten:
+        # A table may have as many rows as a loop has passes in one of the models by accident.
+        both = (small_fn, big_fn), (small_params, big_params)
+        written = _traced(*both, leaves, args, flat, new, layered=False)
+        again = _search(written, depth, trainable, append)
+        models, result = (models, result) if isinstance(again, Conflict) else (written, again)
     lines = dict(zip(models.big.shapes, uses(models.big.program), strict=False))
     if isinstance(result, Conflict):
         result = _with_more_passes(models, depth, result)
@@ -158,8 +154,9 @@ def _traced(
     args: tuple[tuple[PyTree, ...], tuple[PyTree, ...]],
     inputs: list[GrownInput],
     new: NewInputs | None,
+    layered: bool = True,
 ) -> _Models:
-    """Traces both functions.
+    """Traces both functions; `layered`: see `Folder`.
 
     Raises:
       GrowthError: one cannot be traced, or they return different structures.
@@ -174,7 +171,7 @@ def _traced(
         )
     guessed = unproved(small, fns[0], structs(params[0]), args[0])
     results = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(small_out)]
-    folder = Folder()
+    folder = Folder(layered=layered)
     first, second = (
         FlatModel(folder.flatten(program), _sizes(own))
         for program, own in zip((small, big), leaves, strict=True)
@@ -260,6 +257,10 @@ def _width(
     if models.new is not None:
         analysis.inputs, analysis.new = models.inputs, models.new
     programs = _in_one_order(models, candidate, candidate.big)
+    new = [program.ins[len(program.ins) - len(candidate.channels) :] for program in programs]
+    for before, after, axis in zip(*new, candidate.channels, strict=True):
+        values.append(Value(before.aval.shape, after.aval.shape, after.aval.dtype))
+        analysis.force(values[-1].axes[axis], "append")
     result = solve_width(analysis, programs, values, models.results, append)
     if isinstance(result, Conflict):
         return result

@@ -97,6 +97,8 @@ def _alternatives(leaves: Sequence[Axis], layouts: Layouts) -> list[tuple[Axis, 
     """
     others = []
     for leaf in leaves:
+        if not leaf.small:
+            continue  # the result of a new layer has no old units to copy
         if layouts[leaf.uid] == "repeat":
             others.append((leaf, "append"))
         elif layouts[leaf.uid] == "append":
@@ -109,6 +111,8 @@ def _final_conflict(joint: JointProgram, last: Conflict, tried: Tried) -> Confli
     if not tried:
         return last
     leaf, first = next((t for t in tried if t[0] in last.leaves), tried[0])
+    if not leaf.small:
+        return first
     if not leaf.big % leaf.small:
         return first  # a multiple, for which padding units were requested
     n, m = leaf.small, leaf.big

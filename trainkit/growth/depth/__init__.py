@@ -4,6 +4,7 @@ Input: the two flat programs with the shapes of their parameters (`FlatModel`), 
 Output: a `DepthCandidate` for each alignment of layers (the origin of every leaf, and two programs
 that differ in widths alone), or a `Conflict`. `origins` aligns layers, by name (`alignment`) or by
 the order in which parameters are used (`program_order`). `identity_search` and `identity` prove
-that new layers are identities. `layer_cut` and `shortened_loops` remove layers that are copies.
+that new layers are identities; `new_channels` takes out those whose results are concatenated.
+`layer_cut` and `shortened_loops` remove layers that are copies.
 Read `assembly` first.
 """

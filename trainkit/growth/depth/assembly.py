@@ -18,6 +18,7 @@ from trainkit.growth.depth.identity_search import (
 )
 from trainkit.growth.depth.layer_axes import layer_axes
 from trainkit.growth.depth.layer_cut import cut_layers
+from trainkit.growth.depth.new_channels import with_new_channels
 from trainkit.growth.depth.origins import candidates
 from trainkit.growth.depth.shortened_loops import shortened
 from trainkit.growth.errors import Conflict
@@ -39,6 +40,8 @@ class DepthCandidate(NamedTuple):
         change the function and no width grows, so that nothing needs a proof.
       eyes: leaf of the big model that is an identity matrix -> its shape at the small widths.
         These are additional inputs of `small`.
+      channels: the axes of further inputs of both programs, which come last: the results of new
+        layers that are concatenated to old values, with no channels in `small`.
     """
 
     layers: dict[str, Layer]
@@ -47,6 +50,7 @@ class DepthCandidate(NamedTuple):
     small: Program
     big: Program | None
     eyes: dict[str, Shape]
+    channels: tuple[int, ...] = ()
 
 
 def depth_candidates(
@@ -222,9 +226,18 @@ class _DepthSearch:
         assert program is not None
         places = {self.number[name]: name for name in new}
         proved = identity_layers(self.reduced, program, shapes, places, self.trainable)
+        channels: tuple[int, ...] = ()
+        chosen: dict[int, str]
         if isinstance(proved, Conflict):
-            return proved
-        chosen, after = proved
+            old = self._inputs(candidate.old)
+            found = with_new_channels(self.reduced, reduced(program, {}), places.keys(), old)
+            if found is None:
+                return proved
+            chosen, channels = {}, found.axes
+            after, candidate = found.big, candidate._replace(small=found.small, channels=channels)
+        else:
+            chosen, after = proved
+            candidate = candidate._replace(small=self.reduced)
         layers = dict(candidate.layers)
         for i, name in places.items():
             layer = layers[name]
@@ -233,7 +246,7 @@ class _DepthSearch:
             if i in chosen:
                 kind = cast(Becomes, chosen[i])
             layers[name] = dataclasses.replace(layer, becomes=kind)
-        candidate = candidate._replace(layers=layers, small=self.reduced, big=after)
+        candidate = candidate._replace(layers=layers, big=after)
         if set(chosen.values()) <= {"zero"}:
             return candidate
         after = reduced(program, chosen, keep_eyes=True)

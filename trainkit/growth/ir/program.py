@@ -17,6 +17,7 @@ from trainkit._core.compat import AnyJaxpr, expanded, opened
 from trainkit._core.jaxprs import at_line, bodies, equations, held
 from trainkit.growth.ir.constants import Const, Constants
 from trainkit.growth.ir.lookups import from_the_end, row
+from trainkit.growth.ir.loops import over_layers
 from trainkit.growth.ir.primitives import foreign, traits
 from trainkit.growth.ir.variance import centred
 
@@ -43,10 +44,16 @@ class Program:
 
 
 class Folder:
-    """Flattens jaxprs, and shares keys and values of constants between them."""
+    """Flattens jaxprs, and shares keys and values of constants between them.
 
-    def __init__(self):
+    Attributes:
+      layered: whether loops that pick layers by number become loops over layers.
+      rewritten: whether one did.
+    """
+
+    def __init__(self, *, layered: bool = True):
         self.constants = Constants()
+        self.layered, self.rewritten = layered, False
         self._producers: dict[int, Equation] = {}  # id of a variable -> the equation it comes from
 
     def flatten(self, jaxpr: AnyJaxpr, known: dict[int, Const] | None = None) -> Program:
@@ -106,6 +113,10 @@ class Folder:
             return centred(self._producers, step)
         if step.name in ("gather", "dynamic_slice"):
             return row(self._producers, step)
+        if step.name == "scan" and self.layered:
+            found = over_layers(self.flatten, step)
+            self.rewritten |= found is not None
+            return found
         return None
 
     def _counted_from_the_start(self, gather: Equation, out: list[Equation]) -> Any:

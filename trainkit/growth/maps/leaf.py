@@ -50,7 +50,8 @@ def grow_leaf(
             out = _drawn(out, axis, d, rms, positive, key)
         for d, axis in axes.items():
             # What is read with 0 along one axis is 0, also in units that are random along another.
-            if not axis.weight.all():
+            # (Padding units of the other axes come later, with their weights.)
+            if (d in random or not axis.has_new) and not axis.weight.all():
                 out = out * vector(axis.weight != 0.0, d, out.ndim, wide)
         axes = {d: a for d, a in axes.items() if a.has_new and d not in random}
     out = _expanded(out, axes)

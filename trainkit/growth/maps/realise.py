@@ -144,7 +144,7 @@ def _shared(
     inside = place >= 0
     copied = inside & ~splits
     place = np.where(inside, place, 0)
-    if grown.big % grown.small and grown.layout in ("repeat", "tile"):
+    if grown.layout in ("repeat", "tile") and grown.big % grown.small:
         # Units have different numbers of copies, so even shares are part of the map.
         assert node.source is not None
         number = copies(node.source, grown.small)[place]

@@ -101,7 +101,7 @@ class _Explanation:
             if not padded(grown.layout):
                 layout = "old unit i has as many neighbouring copies as its number here says"
             if isinstance(grown.layout, str):
-                layout = LAYOUTS[grown.layout].format(ratio=grown.big // grown.small)
+                layout = LAYOUTS[grown.layout].format(ratio=grown.big // max(grown.small, 1))
             part = sizes if simple else f"  a part {grown.small} → {grown.big}"
             yield f"{part} ({worded(grown.layout)}): {layout}"
             for line in self._grown(axis, n):

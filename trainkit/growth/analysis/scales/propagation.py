@@ -108,6 +108,7 @@ class ScalePropagation(Requirements):
                 v.means = {}
             self.analysis.rule(pair.name, pair.ins).scales(self, pair)
             for v in pair.outs:
+                self.fill_hollow(v)
                 self.producers[id(v)] = pair
 
 
@@ -132,7 +133,8 @@ def _carry(scales: ScalePropagation) -> None:
     for i, value in enumerate(joint.values):
         if i >= len(joint.analysis.params):
             scales.plain(value)
-            if joint.analysis.new.new == "zero":
+            number = i - len(joint.analysis.params)
+            if number < len(joint.analysis.inputs) and joint.analysis.inputs[number].zero:
                 value.zeros = dict.fromkeys(scales.padding(value), conditions.ALWAYS)
             continue
         scales.parameter(value)

@@ -157,7 +157,7 @@ class Requirements(Unknowns):
 
 def multiple_or_other(axis: Axis) -> str:
     """What to do about an axis whose new units can neither be copies nor be padding units."""
-    grown = [leaf for leaf in grown_leaves(axis) if leaf.big % leaf.small]
+    grown = [leaf for leaf in grown_leaves(axis) if leaf.small and leaf.big % leaf.small]
     if not grown:
         return "leave out append= for this axis, if it is there, or grow another axis"
     sizes = " and ".join(f"{x.small} to {x.big // x.small * x.small + x.small}" for x in grown)

@@ -61,6 +61,7 @@ class Unknowns:
     Attributes:
       joint, layouts: the program, and the layouts of its axes.
       factors: uid of a leaf -> log of the copies of each unit; `None` if the numbers differ.
+      hollow: whether there are leaves without old units: the results of new layers.
       padded: uids of leaves with padding units.
       rows: those of them whose padding units may hold the mean of the old units.
       input_signs: the signs of the arguments; `signs` has those of all values.
@@ -85,6 +86,7 @@ class Unknowns:
         leaves = {leaf.uid: leaf for v in joint.all_values() for a in v.axes
                   for leaf in grown_leaves(a)}  # fmt: skip
         self.factors = {uid: _log_copies(leaf, layouts[uid]) for uid, leaf in leaves.items()}
+        self.hollow = any(leaf.small == 0 for leaf in leaves.values())
         self.padded = frozenset(uid for uid in leaves if padded(layouts[uid]))
         self.rows = frozenset(uid for uid in leaves if layouts[uid] == "row mean")
         self.input_signs = [Sign.UNKNOWN] * len(joint.values)
@@ -212,6 +214,20 @@ class Unknowns:
             (d, label, leaf.uid): self.splits.variable() for d, label, leaf in self.cells(value)
         }
 
+    def fill_hollow(self, value: Value) -> None:
+        """Notes that blocks without old units are not known to be 0, although any scale fits."""
+        if not self.hollow or value.scale is None:
+            return
+        for d, axis in enumerate(value.axes):
+            label, cells = self.labels(axis)
+            for none in np.setdiff1d(np.arange(len(cells)), label):
+                block = value.scale[(slice(None),) * d + (none,)]
+                if isinstance(block, np.ndarray):
+                    for at in np.ndindex(block.shape):
+                        block[at] = ZERO if block[at] is None else block[at]
+                elif block is None:
+                    value.scale[none] = ZERO
+
     def padding(self, value: Value) -> list[tuple[int, int]]:
         """All (dimension, leaf uid) of a value with padding units."""
         if not self.padded:
@@ -237,6 +253,7 @@ class Unknowns:
             if value.const is None:
                 raise AssertionError("a value is used before its equation was processed")
             value.scale = self._constant(value)
+            self.fill_hollow(value)
             value.exponents = {}
             value.zeros = {
                 (d, uid): ALWAYS
