@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 import trainkit.transforms as tt
 from benchmarks.effort import Effort
@@ -34,6 +35,7 @@ SIZES = {
     "small": [(16, 16), (16,), (16, 8)] * 100,  # as in a model of many small layers
     "large": [(1024, 1024)] * 10,
 }
+MATRIX = (64, 256)
 WORDS = {"small": "300 small leaves", "large": "10 large leaves"}
 # Bytes that a step must move for an entry: what is read, and what is written.
 BYTES = {
@@ -222,9 +224,30 @@ def eight(run: Callable[[int], float]) -> Block:
     return steady(lambda cycles: run(8 * cycles))
 
 
+def matrices(effort: Effort) -> Iterator[Row]:
+    """Rules that see matrices, over 30 of 64 x 256; bases and roots are refreshed as by default."""
+    rng = np.random.default_rng(0)
+    params = {f"p{i:02}": jnp.asarray(rng.normal(size=MATRIX), jnp.float32) for i in range(30)}
+    rules = {
+        "muon": tt.muon(RATE), "normuon": tt.normuon(RATE), "dion": tt.dion(RATE),
+        "shampoo": tt.shampoo(RATE), "soap": tt.soap(RATE), "kron": tt.kron(RATE),
+    }  # fmt: skip
+    sides = {name: Side(tx, params) for name, tx in rules.items()}
+    sides |= {"AdamW": Side(tt.adamw(RATE), params)}
+    sides |= {"Optax's muon": Side(optax.contrib.muon(RATE), params)}
+    # Whole periods of ten steps, in which everything is refreshed once.
+    turns = {name: steady(lambda n, run=side.run: run(10 * n)) for name, side in sides.items()}
+    took = blocks(turns, effort.of(5))
+    words = "30 leaves of 64 x 256"
+    yield Row.of(f"{words}, muon over Optax's", took["Optax's muon"] / took["muon"], least=0.98)
+    for name in rules:
+        yield Row.of(f"{words}, {name} / AdamW", took[name] / took["AdamW"])
+
+
 CASES: dict[str, Callable[[Effort], Iterator[Row]]] = {
     **{size: functools.partial(updates, size) for size in SIZES},
     "8-bit": eight_bit,
     "program": program,
     "accumulate": accumulation,
+    "matrices": matrices,
 }

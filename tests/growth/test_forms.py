@@ -29,7 +29,7 @@ def _mode(x64):
         yield
 
 
-class Net(nn.Module):
+class BoxedNet(nn.Module):
     width: int
     norm: bool = False
     boxes: Any = None
@@ -45,7 +45,7 @@ class Net(nn.Module):
         return nn.Dense(2, param_dtype=jnp.float64)(nn.gelu(x))
 
 
-SMALL, BIG = Net(4), Net(8)
+SMALL, BIG = BoxedNet(4), BoxedNet(8)
 
 
 def variables(module=SMALL):
@@ -72,7 +72,7 @@ class Averaged(train_state.TrainState):
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_flax_states(frozen):
-    small, big = Net(4, norm=True), Net(8, norm=True)
+    small, big = BoxedNet(4, norm=True), BoxedNet(8, norm=True)
     found = variables(small)
     found = flax.core.freeze(found) if frozen else found
     params, average = found["params"], jax.tree.map(lambda w: w * 1.1, found["params"])
@@ -172,7 +172,7 @@ def test_restored_trees(form, tmp_path):
 
 @pytest.mark.parametrize("boxes", [nn.with_partitioning, nn.with_logical_partitioning])
 def test_boxes_around_parameters(boxes):
-    small, big = Net(4, boxes=boxes), Net(8, boxes=boxes)
+    small, big = BoxedNet(4, boxes=boxes), BoxedNet(8, boxes=boxes)
     boxed, wide = (m.init(jax.random.key(0), X)["params"] for m in (small, big))
     plain = nn.unbox(boxed)
     before = small.apply({"params": plain}, X)

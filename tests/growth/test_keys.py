@@ -12,7 +12,7 @@ from trainkit import TrainState, growth
 X, TX = jnp.ones((5, 3)), optax.adam(1e-3)
 
 
-def net(p, x):
+def gelu_layers(p, x):
     return jax.nn.gelu(x @ p["in"]) @ p["out"]
 
 
@@ -24,7 +24,7 @@ def draw(n):
     }
 
 
-SMALL, PLAN = draw(4), growth.plan(net, net, draw(4), draw(8), X)
+SMALL, PLAN = draw(4), growth.plan(gelu_layers, gelu_layers, draw(4), draw(8), X)
 SEEDS = (7, np.uint8(7), np.asarray(7), np.int64(7), jax.random.key(7), jax.random.PRNGKey(7),
          np.asarray(jax.random.PRNGKey(7)))  # fmt: skip
 
@@ -47,7 +47,7 @@ def test_a_seed_inside_jit_for_every_use_of_a_map():
     big, moments = jax.jit(run)(SMALL, TX.init(SMALL))
     assert big["in"].shape == moments[0].mu["in"].shape == (3, 8)
     state = TrainState.create(SMALL, TX)
-    whole = lambda s: growth.grow(s, net, net, X, tx=TX, big_params=draw(8), key=1)
+    whole = lambda s: growth.grow(s, gelu_layers, gelu_layers, X, tx=TX, big_params=draw(8), key=1)
     np.testing.assert_allclose(jax.jit(whole)(state).params["in"], big["in"], rtol=2e-7)
     assert jax.eval_shape(lambda p: PLAN.grow(p, key=1), SMALL)["in"].shape == (3, 8)
     assert PLAN.mup().init(SMALL, 1)["in"].shape == (3, 8)

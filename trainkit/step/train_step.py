@@ -62,8 +62,9 @@ def make_train_step(
       tx: a gradient transformation. Its `update` gets the extra arguments that it accepts:
         `value` = L; `grad` = g; `value_fn`, the loss L over the batch as a function of parameters
         (for line searches and second-order rules; it costs nothing if it is not called);
-        `weight` = Σ weight, which `trainkit.transforms.accumulate` uses; and `round`, for
-        `trainkit.transforms.lookahead`: `None` unless the placement is periodic.
+        `weight` = Σ weight, which `trainkit.transforms.accumulate` uses; and, both for
+        `trainkit.transforms.lookahead`, `round`, `None` unless the placement is periodic, and
+        `pace`, `None` unless a progressive run paces the transformation.
       placement: "single", "pmap", "shard_map", "jit" (batch sharded, state replicated), "fsdp"
         (state sharded by size), "periodic" (devices train apart, with a mean at the end of each
         call), a `jax.sharding.Mesh`, or an object from `trainkit.placement`.

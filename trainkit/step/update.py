@@ -40,7 +40,7 @@ def make_update(
     `None`: where `wanted`, a boolean scalar, is true. With a `round`, sums are those of one
     replica, and transformations take no outer step.
     """
-    transform = functools.partial(with_extra_args(tx), round=round)
+    transform = functools.partial(with_extra_args(tx), round=round, pace=None)
     scales = factors(tx)
     for name in schedules:
         steps.metric_name(name, OWN, by="schedules")

@@ -30,7 +30,7 @@ class Layer(nn.Module):
         return jnp.concatenate([x, y], -1)
 
 
-class DenseNet(nn.Module):
+class DenseBlocks(nn.Module):
     layers: tuple[int, ...]
     rate: int = 3
     stem: int = 4
@@ -57,7 +57,7 @@ class DenseNet(nn.Module):
     ids=str,
 )  # fmt: skip
 def test_densenet(big):
-    small, big = DenseNet((2, 2)), DenseNet(**big)
+    small, big = DenseBlocks((2, 2)), DenseBlocks(**big)
     state = linen_state(small, IMAGES, TX)
     grown, way = growth.grow(state, small, big, IMAGES, tx=TX, with_map=True)
     before, after = outputs(small, state, IMAGES), outputs(big, grown, IMAGES)

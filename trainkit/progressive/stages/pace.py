@@ -8,7 +8,7 @@ new leaves, and moves copied leaves from the rate of exact continuation to the p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -106,22 +106,28 @@ def paced(
         )
 
     def update(
-        updates: PyTree, state: PaceState, params: PyTree = None, **extra: Any
+        updates: PyTree,
+        state: PaceState,
+        params: PyTree = None,
+        *,
+        pace: Callable[[PyTree], PyTree] | None = None,
+        **extra: Any,
     ) -> tuple[PyTree, PaceState]:
-        pace = pace_of(state, warmup)
-        factors, inside = _factors(state, pace), set[str]()
+        level = pace_of(state, warmup)
+        factors, inside = _factors(state, level), set[str]()
 
         def paced_inside(tree: PyTree) -> PyTree:
             names = _known(tree, factors)
             inside.update(names)
-            return _scaled(tree, factors, names)
+            own = _scaled(tree, factors, names)
+            return own if pace is None else pace(own)  # of what is around this
 
         updates, inner = with_extra_args(inner_tx)(
             updates, state.inner, params, **extra, pace=paced_inside
         )
         updates = _scaled(updates, factors, set(factors) - inside)
         step = jnp.minimum(state.step, NEVER - 1) + 1
-        return updates, state._replace(hyperparams={"pace": pace}, step=step, inner=inner)
+        return updates, state._replace(hyperparams={"pace": level}, step=step, inner=inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
