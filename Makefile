@@ -31,7 +31,7 @@ test: $(STAMP) ## run the tests (ARGS='-k step' to choose, see also test-all)
 test-all: $(STAMP) ## run the tests with the whole slow matrices
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --slow=all $(ARGS)
 
-bench: $(STAMP) ## measure speed beside other libraries, write docs/performance.md (20 minutes)
+bench: $(STAMP) ## measure speed beside other libraries, write docs/performance.md (22 minutes)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 faults: $(STAMP) ## plant small faults in growth, see which the tests miss (hours; goes on where it ended)

@@ -1,6 +1,6 @@
 """Measures what trainkit costs, beside others in one run, and writes docs/performance.md.
 
-    python -m benchmarks                      # what `make bench` measures: under 20 minutes
+    python -m benchmarks                      # what `make bench` measures: 22 minutes
     python -m benchmarks step update:large    # some parts, or cases of them
     python -m benchmarks --quick              # few rounds of small sizes; nothing is written
     python -m benchmarks --table              # only prints what was measured before
