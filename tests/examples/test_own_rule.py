@@ -7,7 +7,7 @@ import pytest
 from examples import test_own_rule as ours
 from examples.plain import test_own_rule as plain
 from examples.plain.test_own_rule import *  # noqa: F403  (its tests are collected here)
-from examples.test_own_rule import test_law  # noqa: F401
+from examples.test_own_rule import test_law  # noqa: F401  (collected here too)
 from trainkit import laws
 
 ROOT = pathlib.Path(plain.__file__).parents[1]

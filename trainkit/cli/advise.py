@@ -18,7 +18,7 @@ from pathlib import Path
 
 from trainkit._core.run_files import write_whole
 from trainkit.cli.main import unknown
-from trainkit.cli.train import experiment_of, experiments, keep_programs
+from trainkit.cli.train import experiment_with, experiments, keep_programs
 
 ADVICE = "advice.json"
 
@@ -51,19 +51,13 @@ def main(argv: Sequence[str]) -> int:
         return 2
     out = Path(options.out or f"runs/{options.experiment}-advice")
     try:
-        experiment = experiment_of(options.experiment, found)
-        if not hasattr(experiment, "advise"):
-            able = [name for name in found if hasattr(experiment_of(name, found), "advise")]
-            raise ValueError(
-                f"{options.experiment} has no function advise(config, **how), which advice needs; "
-                f"{', '.join(able) or 'none'} has."
-            )
+        experiment = experiment_with("advise(config, **how)", "advice", options.experiment, found)
         import tyro
 
         config = tyro.cli(experiment.Config, args=rest, prog="trainkit advise … --")
         keep_programs(out)
         advice = experiment.advise(config, share=options.share, seeds=options.seeds, out=out)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:
         if os.environ.get("TRAINKIT_TRACEBACK"):
             raise
         print(f"trainkit advise: {error}", file=sys.stderr)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainkit.cli.main import unknown
-from trainkit.cli.train import experiment_of, experiments
+from trainkit.cli.train import experiment_with, experiments
 
 PLACEMENTS = ("single", "pmap", "shard_map", "jit", "fsdp", "periodic")
 FLAG = "--xla_force_host_platform_device_count"
@@ -76,13 +76,9 @@ def main(argv: Sequence[str]) -> int:
         os.environ["XLA_FLAGS"] = f"{flags} {FLAG}={options.devices}".strip()
     try:
         devices = _devices(options.topology, options.devices)
-        experiment = experiment_of(options.experiment, found)
-        if not hasattr(experiment, "programs"):
-            able = [name for name in found if hasattr(experiment_of(name, found), "programs")]
-            raise ValueError(
-                f"{options.experiment} has no function programs(config, **where), which planning "
-                f"needs; {', '.join(able) or 'none'} has."
-            )
+        experiment = experiment_with(
+            "programs(config, **where)", "planning", options.experiment, found
+        )
         import tyro
 
         config = tyro.cli(experiment.Config, args=rest, prog="trainkit plan … --")

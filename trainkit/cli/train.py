@@ -113,6 +113,21 @@ def experiment_of(name: str, found: Mapping[str, Path]) -> ModuleType:
     return importlib.import_module(f"{FOLDER}.{name}.train")
 
 
+def experiment_with(function: str, what: str, name: str, found: Mapping[str, Path]) -> ModuleType:
+    """Imports an experiment that has a function of this name, such as `programs(config, **where)`.
+
+    Raises:
+      ValueError: it has none; the message names those that have one. `what` needs it.
+    """
+    experiment, own = experiment_of(name, found), function.partition("(")[0]
+    if hasattr(experiment, own):
+        return experiment
+    able = [other for other in found if hasattr(experiment_of(other, found), own)]
+    raise ValueError(
+        f"{name} has no function {function}, which {what} needs; {', '.join(able) or 'none'} has."
+    )
+
+
 def _help(found: dict[str, Path]) -> str:
     width = max((len(name) for name in found), default=0)
     lines = [f"  {name:<{width}}  {_first_line(folder)}" for name, folder in found.items()]

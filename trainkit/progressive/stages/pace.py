@@ -122,6 +122,7 @@ def paced(
             own = _scaled(tree, factors, names)
             return own if pace is None else pace(own)  # of what is around this
 
+        # Wrapped here: a step looks for learning rates in what this function closes over.
         updates, inner = with_extra_args(inner_tx)(
             updates, state.inner, params, **extra, pace=paced_inside
         )

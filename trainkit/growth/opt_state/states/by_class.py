@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from trainkit.growth.opt_state.states import adafactor, dion, galore, kron, shampoo, sm3, soap
 
-SPECIAL = {
+SPECIAL: dict[str, Callable[..., Any]] = {
     "DionState": dion.change,
     "FactoredState": adafactor.change,
     "GaLoreState": galore.change,

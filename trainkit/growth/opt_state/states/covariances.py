@@ -1,5 +1,7 @@
-"""What SOAP's and Shampoo's states have in common: for each axis of a leaf, a covariance of its
-gradients, and a matrix that was made of it.
+"""What the states of SOAP, Shampoo and Kron have in common: moments, and matrices for each axis.
+
+Of SOAP and Shampoo these are a covariance of the gradients and what was made of it, of Kron a
+factor of the preconditioner.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ def change(
     template: Any,
     where: str,
     is_reset: Callable[[str], bool],
+    _: Any,
     *,
     moments: Sequence[str],
     matrices: Sequence[str],

@@ -8,7 +8,7 @@ between copies, and new units, have the mean of P. A diagonal P is over the fact
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
@@ -18,33 +18,9 @@ import numpy as np
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.algebra import expand, fold
 from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
-from trainkit.growth.opt_state.directions import Direction
 from trainkit.growth.opt_state.states import covariances
 
 Matrices = tuple[Any, ...]
-
-
-def change(
-    direction: Direction,
-    state: Any,
-    template: Any,
-    where: str,
-    is_reset: Callable[[str], bool],
-    _: Any,
-) -> Any:
-    """The `KronState` of the other model."""
-    return covariances.change(
-        direction,
-        state,
-        template,
-        where,
-        is_reset,
-        moments=("mu",),
-        matrices=("factors",),
-        moves=(_grow, _fold),
-        of="Kron",
-        check=_check,
-    )
 
 
 def _check(found: Matrices, wanted: Matrices, here: str) -> None:
@@ -124,3 +100,14 @@ def _shorter(q: jax.Array, along: AxisMap, n: int) -> jax.Array:
     of = np.where(some[:, None], along.source[:, None] == np.arange(n), 0) * f[:, None]
     share = of / np.maximum((of > 0).sum(0), 1)
     return jnp.sqrt(_dot(jnp.square(q), jnp.asarray(share, q.dtype)))
+
+
+# The `KronState` of the other model.
+change = functools.partial(
+    covariances.change,
+    moments=("mu",),
+    matrices=("factors",),
+    moves=(_grow, _fold),
+    of="Kron",
+    check=_check,
+)

@@ -9,7 +9,7 @@ have the mean of the root.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
@@ -18,32 +18,9 @@ import numpy as np
 
 from trainkit.growth.maps.algebra import expand, fold
 from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
-from trainkit.growth.opt_state.directions import Direction
 from trainkit.growth.opt_state.states import covariances
 
 Matrices = tuple[Any, ...]
-
-
-def change(
-    direction: Direction,
-    state: Any,
-    template: Any,
-    where: str,
-    is_reset: Callable[[str], bool],
-    _: Any,
-) -> Any:
-    """The `ShampooState` of the other model."""
-    return covariances.change(
-        direction,
-        state,
-        template,
-        where,
-        is_reset,
-        moments=("mu", "nu"),
-        matrices=("gg", "roots"),
-        moves=(_grow, _fold),
-        of="Shampoo",
-    )
 
 
 def _grow(
@@ -110,3 +87,13 @@ def _columns(along: AxisMap, n: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
     """The directions of the copies and their lengths, as arrays."""
     q, lengths = covariances.copies(along, n)
     return jnp.asarray(np.asarray(q), dtype), jnp.asarray(lengths, dtype)
+
+
+# The `ShampooState` of the other model.
+change = functools.partial(
+    covariances.change,
+    moments=("mu", "nu"),
+    matrices=("gg", "roots"),
+    moves=(_grow, _fold),
+    of="Shampoo",
+)

@@ -8,7 +8,7 @@ mean of ν as second moment.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
@@ -16,32 +16,9 @@ import jax.numpy as jnp
 
 from trainkit.growth.maps.algebra import expand, fold, norm_factor
 from trainkit.growth.maps.leaf_map import LeafMap
-from trainkit.growth.opt_state.directions import Direction
 from trainkit.growth.opt_state.states import covariances
 
 Matrices = tuple[Any, ...]
-
-
-def change(
-    direction: Direction,
-    state: Any,
-    template: Any,
-    where: str,
-    is_reset: Callable[[str], bool],
-    _: Any,
-) -> Any:
-    """The `SoapState` of the other model (contracted, up to the signs of eigenvectors)."""
-    return covariances.change(
-        direction,
-        state,
-        template,
-        where,
-        is_reset,
-        moments=("mu", "nu"),
-        matrices=("gg", "basis"),
-        moves=(_grow, _fold),
-        of="SOAP",
-    )
 
 
 def _norm(growth: LeafMap, axis: int, n: int) -> float:
@@ -95,3 +72,13 @@ def _fold(
             _norm(growth, a, n) ** 2, nu.dtype
         )
     return [mu, nu / jnp.asarray(growth.gradient**2, nu.dtype)], [tuple(gg), tuple(basis)]
+
+
+# The `SoapState` of the other model (contracted, up to the signs of eigenvectors).
+change = functools.partial(
+    covariances.change,
+    moments=("mu", "nu"),
+    matrices=("gg", "basis"),
+    moves=(_grow, _fold),
+    of="SOAP",
+)
