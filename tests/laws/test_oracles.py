@@ -103,6 +103,11 @@ BY_HAND = {
                      [-0.25 / 0.5], [-1.0]),
     "prodigy": ({"betas": (0.75, 0.75), "eps": 0.0, "estim_lr0": 1.0}, [1.0],
                 [-0.25 / 0.5], [-1.0]),
+    # x = 2, α = λ = 1, f = 1 and g = −1, so that τ is α: (2 + 1) / 2 − 2, and 2 / 2 + 1 − 2.
+    "momo": ({"learning_rate": 1.0, "weight_decay": 1.0}, [-1.0], [-0.5], [0.0]),
+    # d = −½ with ρ = ½, and τ = α / ρ.
+    "momo_adam": ({"learning_rate": 1.0, "weight_decay": 1.0, "b1": 0.5, "b2": 0.5, "eps": 0.0},
+                  [-1.0], [-0.5], [0.0]),
     # m = ¼ and h half the curvature, or m̂ = 1 and h = 0, of which ε = 1 is the floor.
     "sophia": ({"learning_rate": 1.0, "weight_decay": 0.0, "b1": 0.75, "b2": 0.5, "gamma": 4.0,
                 "eps": 1.0, "clip_threshold": None},
@@ -164,6 +169,30 @@ def run_paper(name, h, p0, gradients):
         p = p + u
         found.append(p)
     return found
+
+
+@pytest.mark.parametrize(("like", "reward"), [("mechanize", 1.0), ("optax.mechanize", 0.5)])
+def test_mechanic_rewards_what_went_down(like, reward):
+    """s = 1 twice; then Δ = ½ and g = 2 are worth 1, which Optax cuts to the ½ of the step before.
+
+    m = 1 and v = .9² · ½² + 1; the step goes on to Δ = 2½.
+    """
+    h = {"base_optimizer": optax.sgd(1.0), "weight_decay": 0.0, "eps": 1e-12, "s_init": 1.0,
+         "num_betas": 1}  # fmt: skip
+    first, second, third = run_paper(like, h, [0.0], [[1.0], [-0.5], [2.0]])
+    assert (float(first[0]), float(second[0])) == pytest.approx((-1.0, -0.5))
+    assert float(third[0]) == pytest.approx(-2.5 * (1 + reward) / 1.2025**0.5)
+
+
+@pytest.mark.parametrize("like", ["mechanize", "optax.mechanize"])
+def test_mechanic_forgets_a_debt(like):
+    """Steps up are worth −½ twice; Optax remembers −½ of it, the paper nothing."""
+    h = {"base_optimizer": optax.sgd(1.0), "weight_decay": 0.0, "eps": 1e-12, "s_init": 1.0,
+         "num_betas": 1}  # fmt: skip
+    last = run_paper(like, h, [0.0], [[1.0], [-0.5], [-1.0], [-2.0]])[-1]
+    s = 0.5 / 0.4525**0.5
+    reward = s if like == "mechanize" else max(0.0, 0.9 * -0.5 + 0.5 * s)
+    assert float(last[0]) == pytest.approx(2.5 * (1 + reward) / (0.81 * 0.4525 + 1) ** 0.5)
 
 
 def test_a_cautious_step_goes_down_by_this_gradient():

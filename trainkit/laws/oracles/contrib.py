@@ -26,6 +26,8 @@ COCOB = piece(F.cocob, "alpha eps")
 PRIVATE = piece(N.per_example, "l2_norm_clip")
 DADAPT = "learning_rate betas eps estim_lr0 weight_decay"
 PRODIGY = "learning_rate betas beta3 eps estim_lr0 estim_lr_coef weight_decay safeguard_warmup"
+MOMO = "learning_rate beta lower_bound weight_decay adapt_lower_bound"
+MOMO_ADAM = "learning_rate b1 b2 eps lower_bound weight_decay adapt_lower_bound"
 _SOPHIA = "b1 b2 eps gamma clip_threshold update_interval"
 _DIAGONAL = lambda ps: [CURVATURE] * len(ps)
 SOPHIA = piece(A.sophia, _SOPHIA, diagonal=_DIAGONAL, paper=True)
@@ -143,6 +145,11 @@ def on_plateau(h: Mapping[str, Any], of_size: bool = True) -> P.Start:
                         h["accumulation_size"], h["min_scale"], of_size)  # fmt: skip
 
 
+def mechanic(h: Mapping[str, Any], optax: bool = False) -> P.Start:
+    return W.mechanic(W.foreign(h["base_optimizer"]), h["weight_decay"], h["eps"], h["s_init"],
+                      h["num_betas"], optax)  # fmt: skip
+
+
 def _sam(h: Mapping[str, Any]) -> P.Start:
     if h["opaque_mode"]:
         raise ValueError("the reference for sam knows only the mode that is not opaque")
@@ -168,9 +175,8 @@ RULES: dict[str, Builder] = {
     "dowg": _coupled(piece(F.dowg, "init_estim_sq_dist eps")),
     "dadapt_adamw": alone(piece(F.dadapt_adamw, DADAPT)),
     "prodigy": alone(piece(F.prodigy, PRODIGY)),
-    "momo": alone(piece(F.momo, "learning_rate beta lower_bound weight_decay adapt_lower_bound")),
-    "momo_adam": alone(piece(F.momo_adam, "learning_rate b1 b2 eps lower_bound weight_decay "
-                             "adapt_lower_bound")),
+    "momo": alone(piece(F.momo, MOMO)),
+    "momo_adam": alone(piece(F.momo_adam, MOMO_ADAM)),
     "muon": muon,
     "scale_by_muon": alone(scale_by_muon),
     "differentially_private_aggregate": alone(PRIVATE),
@@ -178,8 +184,7 @@ RULES: dict[str, Builder] = {
     "galore": decayed(galore),
     "scale_by_galore": alone(galore),
     "normalize": alone(piece(N.normalize, factor=1.0, eps=0.0)),
-    "mechanize": lambda h, mask: W.mechanic(
-        W.foreign(h["base_optimizer"]), h["weight_decay"], h["eps"], h["s_init"], h["num_betas"]),
+    "mechanize": alone(mechanic),
     **dict.fromkeys(("schedule_free", "schedule_free_sgd"), alone(schedule_free)),
     "schedule_free_adamw": alone(schedule_free_adamw),
     "sam": alone(_sam),

@@ -118,6 +118,7 @@ def kron(
                 if whole[i]:
                     both = ours + theirs
                     column = both[:, np.argmax(np.linalg.norm(both, axis=0))]
+                    column = both @ column
                     size = np.linalg.norm(both @ column) / np.linalg.norm(column)  # ≤ ‖A Aᵀ + B Bᵀ‖
                     slope = np.triu(ours - theirs)  # ∇ = triu(A Aᵀ − B Bᵀ)
                 else:

@@ -67,6 +67,11 @@ _PRODIGY = ("nothing is bias-corrected, and ε is times the d of this step (Mish
             "2023, algorithm 4)",
             "with Adam's bias corrections, an option of the authors' code, and ε times the next d, "
             "as it has it")  # fmt: skip
+_MOMO = ("a step is proximal, (x − τ d) / (1 + α λ) (Schaipp 2023, algorithm 1)",
+         "only x is divided, x / (1 + α λ) − τ d")  # fmt: skip
+_MECHANIC = ("the reward is max(0, β r − s h) (Cutkosky 2023, algorithm 1)",
+             "h is clipped to the largest before it, as its comment says, and a reward below 0 is "
+             "kept, and counts as 0")  # fmt: skip
 _PLATEAU = ("a loss is better that is lower by rtol of the best one's size",
             "by rtol of its value: where that is below 0, a higher loss is better")  # fmt: skip
 _ADAGRAD = ("ε is added to the root, δ I + diag(G)^½ (Duchi 2011, figure 1)",
@@ -112,6 +117,13 @@ DEVIATIONS: dict[str, Deviation] = {
     "scale_by_galore": Deviation(*_GALORE, alone(lambda h: contrib.galore(h, True))),
     "dadapt_adamw": Deviation(*_DADAPT, alone(piece(F.dadapt_adamw, contrib.DADAPT, optax=True))),
     "prodigy": Deviation(*_PRODIGY, alone(piece(F.prodigy, contrib.PRODIGY, optax=True))),
+    "momo": Deviation(
+        *_MOMO, alone(piece(F.momo, contrib.MOMO, optax=True)), {"weight_decay": 0.1}
+    ),
+    "momo_adam": Deviation(
+        *_MOMO, alone(piece(F.momo_adam, contrib.MOMO_ADAM, optax=True)), {"weight_decay": 0.1}
+    ),
+    "mechanize": Deviation(*_MECHANIC, alone(lambda h: contrib.mechanic(h, True))),
     "reduce_on_plateau": Deviation(*_PLATEAU, lambda h, mask: contrib.on_plateau(h, False)),
     "adagrad": Deviation(*_ADAGRAD, after(rules.INSIDE), {"eps": 1e-2}),
     "scale_by_rss": Deviation(*_ADAGRAD, alone(rules.INSIDE), {"eps": 1e-2}),

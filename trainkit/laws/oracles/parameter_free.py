@@ -187,26 +187,31 @@ def prodigy(
     return _estimating(rate, betas if optax else None, first, step)
 
 
-def momo(rate: Any, beta: float, low: float, decay: float, adapts: bool) -> Start:
-    """MoMo (Schaipp 2023, algorithm 1): momentum with a step no longer than its model allows."""
-    return _momo(rate, low, decay, adapts, beta)
+def momo(
+    rate: Any, beta: float, low: float, decay: float, adapts: bool, optax: bool = False
+) -> Start:
+    """MoMo (Schaipp 2023, arXiv 2305.07583, algorithm 1): momentum, with a step no longer than its
+    model of the loss allows."""
+    return _momo(rate, low, decay, adapts, beta, optax=optax)
 
 
 def momo_adam(
-    rate: Any, b1: float, b2: float, eps: float, low: float, decay: float, adapts: bool
+    rate: Any, b1: float, b2: float, eps: float, low: float, decay: float, adapts: bool,
+    optax: bool = False,
 ) -> Start:  # fmt: skip
     """MoMo-Adam (Schaipp 2023, algorithm 2): the same in Adam's norm, and bias-corrected."""
-    return _momo(rate, low, decay, adapts, b1, (b2, eps))
+    return _momo(rate, low, decay, adapts, b1, (b2, eps), optax)
 
 
 def _momo(
     rate: Any, low: float, decay: float, adapts: bool, beta: float,
-    adam: tuple[float, float] | None = None,
+    adam: tuple[float, float] | None = None, optax: bool = False,
 ) -> Start:  # fmt: skip
     """d averages gradients, f̄ losses and γ the products ⟨g, x⟩.
 
-    τ = min(α / ρ, (f̄ − ρ f* − γ + ⟨d, x⟩)₊ / ‖d‖²), with ρ = 1 − βᵗ, and the norm that of Adam's D;
-    without Adam the averages begin at their first value, and ρ is 1.
+    τ = min(α / ρ, ((1 + α λ) (f̄ − ρ f* − γ) + ⟨d, x⟩)₊ / ‖d‖²), with ρ = 1 − βᵗ, and the norm that
+    of Adam's D; without Adam the averages begin at their first value, and ρ is 1. The step is
+    proximal, x ← (x − τ D⁻¹ d) / (1 + α λ); `optax`: x / (1 + α λ) − τ D⁻¹ d.
     """
 
     def start(p0: Leaves) -> Step:
@@ -235,7 +240,8 @@ def _momo(
             tau = min(alpha / rho, 0.0 if power <= np.finfo(np.float64).eps else room / power)
             if adapts:
                 bound = max((loss + inner - gamma - tau * power / 2) / rho, low)
-            return [-(alpha * decay / shrink) * p - tau * x / y
+            moved = tau if optax else tau / shrink
+            return [-(alpha * decay / shrink) * p - moved * x / y
                     for x, y, p in zip(d, scale, ps, strict=True)]  # fmt: skip
 
         return step

@@ -201,11 +201,15 @@ def lookahead(inner: Start, outer: Start, period: int) -> Start:
     return step
 
 
-def mechanic(inner: Start, decay: float, eps: float, first: float, betas: int) -> Start:
-    """Mechanic (Cutkosky 2023): learns the scale s of Δ, where x = x₀ − s Δ.
+def mechanic(
+    inner: Start, decay: float, eps: float, first: float, betas: int, optax: bool = False
+) -> Start:
+    """Mechanic (Cutkosky 2023, arXiv 2306.00144, algorithm 1): learns the scale s of Δ, where
+    x = x₀ − s Δ.
 
-    In the form that keeps no Δ: it is read back from x. The correlation h is clipped to the largest
-    before it, as its authors came to do.
+    In the form that keeps no Δ: it is read back from x. The first s, and the ε in m, are as Optax
+    has them. `optax`: the h that is rewarded is clipped to the largest before it, and a reward
+    below 0 is kept, and counts as 0.
     """
 
     shares = [1 - 0.1**i for i in range(1, betas + 1)]
@@ -227,10 +231,11 @@ def mechanic(inner: Start, decay: float, eps: float, first: float, betas: int) -
         pull = decay * whole * kind(global_norm(gs)) / (kind(global_norm(ps)) + eps)
         delta = [(a - p) / (whole + eps) for a, p in zip(x0, ps, strict=True)]
         h = sum(np.sum((g + pull * p) * d) for g, p, d in zip(gs, ps, delta, strict=True))
-        clipped = np.clip(h, -m, m)
+        gain = np.clip(h, -m, m) if optax else h
         m = np.maximum(b * m, np.abs(h) + eps)
         v = b * b * v + h * h
-        r = b * r + clipped * s
+        r = b * r + gain * s  # h > 0: Δ = x₀ − x was a way down
+        r = r if optax else np.maximum(r, 0)
         s = (first / betas * m + np.maximum(r, 0)) / (np.sqrt(v) + eps)
         us = [a - s.sum() * (d - u) - p for a, d, u, p in zip(x0, delta, down, ps, strict=True)]
         return us, run, x0, r, v, m, s

@@ -151,7 +151,7 @@ def _stepped(q: jax.Array, a: jax.Array, b: jax.Array, rate: Any) -> jax.Array:
 
 def _norm(s: jax.Array) -> jax.Array:
     """A lower bound of the spectral norm of a symmetric matrix."""
-    column = jnp.take(s, jnp.argmax(jnp.sum(s * s, axis=0)), axis=1)
+    column = _dot(s, jnp.take(s, jnp.argmax(jnp.sum(s * s, axis=0)), axis=1))
     return jnp.linalg.norm(_dot(s, column / jnp.linalg.norm(column)))
 
 
