@@ -90,3 +90,16 @@ def test_a_gradient_of_rank_one_in_float32(graft):
     for u in run(make(), [g] * 3)[0]:
         off = np.asarray(u["w"]) / np.linalg.norm(u["w"]) + unit
         assert np.linalg.norm(off) < 1e-3
+
+
+def test_bfloat16_goes_where_float32_does():
+    """One gradient 40 times: its matrix has one direction, and rounding in all the others."""
+    rng = np.random.default_rng(0)
+    g = {"w": jnp.asarray(rng.normal(size=(4, 3)), jnp.bfloat16)}
+    make = lambda: tt.shampoo(0.01, eps=1e-2, precondition_frequency=7)
+    wide = run(make(), [{"w": g["w"].astype(jnp.float32)}] * 40)[0]
+    low, state = run(make(), [g] * 40)
+    assert state[0].gg["w"][0].dtype == jnp.float32
+    for a, b in zip(wide, low, strict=True):
+        a, b = np.asarray(a["w"], np.float64), np.asarray(b["w"].astype(jnp.float32), np.float64)
+        assert np.sum(a * b) > 0.99 * np.linalg.norm(a) * np.linalg.norm(b)  # 0.14 rad

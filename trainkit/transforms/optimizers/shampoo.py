@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from trainkit._core import validation
-from trainkit._core.dtypes import scalar_like
+from trainkit._core.dtypes import scalar_like, widest
 from trainkit.transforms.clipping import safe_norm
 from trainkit.transforms.rule import rule
 from trainkit.transforms.stacks import Stacked, per_tensor
@@ -64,7 +64,8 @@ def shampoo(
     Adam. Roots are taken anew every `precondition_frequency` steps, the first time at
     `start_preconditioning_step`, and until then the step is A (`None`: that is after one period,
     and at once without a graft). Eigenvalues that the dtype cannot tell from 0 are raised to what
-    it can.
+    it can. The matrices and their roots are at least float32: in bfloat16 the rounding of a matrix
+    outweighs its small eigenvalues.
 
     `b1=0`, `sums=True`, `graft=None` and `precondition_frequency=1` is the rule of 2018, where ε I
     is the matrix to begin with. Embeddings and the output layer are
@@ -103,8 +104,8 @@ def shampoo(
             count=jnp.zeros((), jnp.int32),
             mu=zeros(),
             nu=zeros() if squares else None,
-            gg=jax.tree.map(lambda p: per_axis(p, lambda n: jnp.zeros((n, n), p.dtype)), params),
-            roots=jax.tree.map(lambda p: per_axis(p, lambda n: jnp.eye(n, dtype=p.dtype)), params),
+            gg=jax.tree.map(lambda p: per_axis(p, lambda n: jnp.zeros((n, n), widest(p))), params),
+            roots=jax.tree.map(lambda p: per_axis(p, lambda n: jnp.eye(n, dtype=widest(p))), params),
         )
 
     def update(updates: PyTree, state: ShampooState, params: PyTree = None) -> Any:
