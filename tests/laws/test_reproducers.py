@@ -9,6 +9,7 @@ import pytest
 from tests.laws import mutants
 from trainkit import laws
 from trainkit.laws.protocol import ordinary
+from trainkit.laws.reproducers.names import is_library
 
 tmap = jax.tree.map
 
@@ -221,3 +222,25 @@ def test_no_array_of_a_counterexample_is_a_tracer():
     report = laws.check(fault("epsilon ten times"), like="adam", laws=["oracle"])
     leaves = jax.tree.leaves(report.failures[0].counterexample["gradients"])
     assert all(isinstance(x, np.ndarray) for x in leaves)
+
+
+def test_what_lies_in_another_folder_of_packages_is_a_library(tmp_path, monkeypatch):
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    (folder / "a_library_elsewhere.py").write_text("def f(): pass\n")
+    (tmp_path / "a_module_of_mine.py").write_text("def f(): pass\n")
+    for place in (folder, tmp_path):
+        monkeypatch.syspath_prepend(str(place))
+    assert is_library("a_library_elsewhere")
+    assert not is_library("a_module_of_mine")
+
+
+def test_a_fault_at_a_tiny_rate_is_found_and_its_program_fails():
+    """A part in 1000 of steps of 1e-8: far below the last digit of the parameters."""
+
+    def update(g, s, p=None):
+        traced = isinstance(jax.tree.leaves(g)[0], jax.core.Tracer)
+        return tmap(lambda x: (-1.001e-8 if traced else -1e-8) * x, g), s
+
+    (failure,) = laws.check(rule(update), laws=["jit is eager"]).failures
+    runs_and_fails(failure)

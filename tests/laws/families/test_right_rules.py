@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import trainkit.transforms as tt
-from trainkit import laws
+from trainkit import laws, schedules
 
 tmap = jax.tree.map
 
@@ -118,3 +118,9 @@ def test_a_module_as_state_goes_through_bytes_leaf_by_leaf():
 def test_what_no_bytes_hold_is_still_said():
     opaque = optax.GradientTransformation(lambda p: {"held": object()}, lambda g, s, p=None: (g, s))
     assert not laws.check(lambda: opaque, laws=["resume"]).ok
+
+
+def test_a_step_of_zero_may_be_the_rounding_of_a_kept_point():
+    """A warm-up from 0: the way from y to y, which jit rounds otherwise."""
+    make = lambda: tt.schedule_free(schedules.warmup(schedules.constant(0.1), 10))
+    laws.check(make, laws=["jit is eager", "scan is a loop"]).raise_for_failures()

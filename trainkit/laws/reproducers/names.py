@@ -7,6 +7,7 @@ import builtins
 import functools
 import importlib.util
 import inspect
+import pathlib
 import symtable
 import sys
 import sysconfig
@@ -99,8 +100,13 @@ def _installed(root: str) -> bool:
         spec = importlib.util.find_spec(root)
     except (ValueError, ImportError):
         return False
-    places = {sysconfig.get_paths()[k] for k in ("purelib", "platlib")}
-    return spec is not None and any(str(spec.origin).startswith(p) for p in places)
+    if spec is None:
+        return False
+    places = tuple(sysconfig.get_paths()[k] for k in ("purelib", "platlib"))
+    found = [str(spec.origin), *(spec.submodule_search_locations or ())]
+    # Also where another environment, or the user's own folder of packages, is on the path.
+    folders = {"site-packages", "dist-packages"}
+    return any(x.startswith(places) or folders & set(pathlib.Path(x).parts) for x in found)
 
 
 def public(value: Any) -> str | None:

@@ -23,7 +23,7 @@ COMPARE = (
     "        assert {test}, (x, y)"
 )
 BITWISE = "bool((x == y).all() | jnp.isnan(x).any())"
-NEAR = "jnp.allclose(x, y, rtol=1e-5, atol=1e-6)"
+NEAR = "jnp.allclose(x, y, rtol=1e-5, atol=1e-6 * jnp.abs(x).max(initial=0))"
 
 
 def inner_code(inner: Any, name: str = "inner") -> str:

@@ -181,15 +181,18 @@ class Subject:
                 seen.append(now.astype(np.float64))
             return Run(np.stack(out), np.stack(seen), case.grads, np.ones(len(out), bool))
 
-    def only_rounding(self, gap: float, in_float64: Callable[[], bool], where: str) -> bool:
+    def only_rounding(
+        self, gap: float, in_float64: Callable[[], bool], where: str, sure: bool = False
+    ) -> bool:
         """Whether a relative difference `gap` between two programs is amplified rounding.
 
         That is so if the same comparison in float64 shows no difference, and the difference is
         small, or at most as large as the effect of a rounding error in the gradients. (A recursion
         that divides by a curvature near zero amplifies rounding a million times.) The report notes
-        it, because the formula is ill-conditioned, but not wrong.
+        it, because the formula is ill-conditioned, but not wrong. `sure`: float32 is known to
+        differ by rounding, however large that is beside the update.
         """
-        if not (gap <= 0.03 or gap <= 8 * self.sensitivity()):
+        if not (sure or gap <= 0.03 or gap <= 8 * self.sensitivity()):
             return False
         try:
             with ordinary(), jax.enable_x64(True):
