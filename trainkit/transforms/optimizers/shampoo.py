@@ -90,22 +90,23 @@ def shampoo(
     every, start = precondition_frequency, start_preconditioning_step
     if start is None:
         start = 1 if graft is None else every
-    squares = graft in ("adagrad", "adam")
+    has_nu = graft in ("adagrad", "adam")
 
     def axes(x: jax.Array) -> tuple[int, ...]:
         return tuple(a for a in range(x.ndim) if x.shape[a] <= max_precond_dim and x.size)
 
-    def per_axis(x: jax.Array, make: Any) -> tuple[Any, ...]:
-        return tuple(make(x.shape[a]) if a in axes(x) else None for a in range(x.ndim))
+    def matrices(params: PyTree, make: Any) -> PyTree:
+        one = lambda x, a: make(x.shape[a], widest(x)) if a in axes(x) else None
+        return jax.tree.map(lambda x: tuple(one(x, a) for a in range(x.ndim)), params)
 
     def init(params: PyTree) -> ShampooState:
         zeros = lambda: jax.tree.map(jnp.zeros_like, params)
         return ShampooState(
             count=jnp.zeros((), jnp.int32),
             mu=zeros(),
-            nu=zeros() if squares else None,
-            gg=jax.tree.map(lambda p: per_axis(p, lambda n: jnp.zeros((n, n), widest(p))), params),
-            roots=jax.tree.map(lambda p: per_axis(p, lambda n: jnp.eye(n, dtype=widest(p))), params),
+            nu=zeros() if has_nu else None,
+            gg=matrices(params, lambda n, dtype: jnp.zeros((n, n), dtype)),
+            roots=matrices(params, lambda n, dtype: jnp.eye(n, dtype=dtype)),
         )
 
     def update(updates: PyTree, state: ShampooState, params: PyTree = None) -> Any:
@@ -118,7 +119,7 @@ def shampoo(
         rows = [_shampoo_leaf(t, due, rates, graft, *r) for r in zip(leaves, *slots, strict=True)]
         columns = zip(*rows, strict=True) if rows else [()] * 5
         out, mu, nu, gg, roots = (treedef.unflatten(list(column)) for column in columns)
-        return out, ShampooState(t, mu, nu if squares else None, gg, roots)
+        return out, ShampooState(t, mu, nu if has_nu else None, gg, roots)
 
     return optax.chain(
         optax.GradientTransformation(init, update),
