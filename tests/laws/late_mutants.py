@@ -310,5 +310,4 @@ SURVIVORS: dict[str, str] = {}
 
 if __name__ == "__main__":
     chosen = CORRECT if "--correct" in sys.argv else MUTANTS
-    words = [w for w in sys.argv[1:] if not w.startswith("--")]
-    sys.exit(score(chosen, SURVIVORS, words))
+    sys.exit(score(chosen, SURVIVORS, sys.argv[1:]))

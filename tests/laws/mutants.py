@@ -1,7 +1,8 @@
 """Wrong variants of classical rules and schedules, each with one fault that people really make.
 
 `CORRECT` holds the same code without any fault, so that a killed mutant dies of its fault and not
-of how it is written. `python -m tests.laws.mutants` prints the score.
+of how it is written. `python -m tests.laws.mutants` prints the score; with `--programs` each
+program that a failure prints is run as well, and has to fail.
 """
 
 from __future__ import annotations
@@ -689,19 +690,43 @@ def likely(mutant: Mutant) -> list[str]:
     return [*dict.fromkeys([*first, *matrices, *own])] or whole
 
 
-def score(mutants: list[Mutant], survivors: dict[str, str], wanted: list[str]) -> int:
-    """Checks the mutants whose name contains a word of `wanted` (or all) and prints the score."""
+def runs_and_fails(code: str) -> str | None:
+    """`None` if a printed program runs without the kit and ends in an error that says something."""
+    from trainkit.laws.protocol import ordinary
+
+    if "trainkit" in code.replace("# trainkit.growth", ""):
+        return "it needs the kit"
+    try:
+        with ordinary():
+            exec(compile(code, "reproducer", "exec"), {"__name__": "__main__"})
+    except (NameError, SyntaxError, ImportError) as error:
+        return f"{type(error).__name__}: {error}"
+    except Exception as error:  # most end in an assertion, some in whatever JAX itself says
+        return None if str(error) else "its error says nothing"
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    return "it ends without an error"
+
+
+def score(mutants: list[Mutant], survivors: dict[str, str], words: list[str]) -> int:
+    """Checks the mutants whose name contains one of the words (or all) and prints the score."""
     from trainkit.laws.subject import shrink
 
     shrink.BUDGET = 0.0  # a score needs no small counterexamples
+    wanted = [w for w in words if not w.startswith("--")]
     chosen = [m for m in mutants if not wanted or any(w in m.name for w in wanted)]
-    alive = []
+    alive, programs, bad = [], 0, 0
     for mutant in chosen:
         report = report_on(mutant, quick=True)
         by = sorted({f.law for f in report.failures})
         print(f"{'killed' if by else 'ALIVE '}  {mutant.name:<55} {', '.join(by)}", flush=True)
         if not by:
             alive.append(mutant.name)
+        for failure in report.failures if "--programs" in words else ():
+            programs += 1
+            if why := runs_and_fails(failure.reproducer):
+                bad += 1
+                print(f"        program of {failure.law}: {why}\n{failure.reproducer}", flush=True)
         # Programs are shared between mutants until they use up the process's memory maps.
         maps = pathlib.Path("/proc/self/maps")
         if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
@@ -710,7 +735,9 @@ def score(mutants: list[Mutant], survivors: dict[str, str], wanted: list[str]) -
           f"({100 * (1 - len(alive) / max(len(chosen), 1)):.1f} %)")  # fmt: skip
     for name in alive:
         print(f"alive: {name}: {survivors.get(name, 'no reason known')}")
-    return 0 if set(alive) <= set(survivors) else 1
+    if programs:
+        print(f"{programs - bad} of {programs} printed programs fail by themselves")
+    return 0 if set(alive) <= set(survivors) and not bad else 1
 
 
 if __name__ == "__main__":
