@@ -122,6 +122,9 @@ def violation(
     small, again = shrink(subject, case, judge) if shrunk else (case, None)
     if again is None:
         small, again = case, where
+    # What comes after has no part in it, also where there was no time to shrink.
+    end = again.step + 1
+    small = small._replace(params=small.params[:end], grads=small.grads[:end])
     leaf = cases.paths(small.shapes)[again.at]
     size = len(small.grads)
     example = {

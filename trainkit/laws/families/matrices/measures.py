@@ -70,9 +70,15 @@ def transposed(tx: Any, shape: Any, factor: float, dtype: str = "float32") -> fl
 
 
 def spectrum(tx: Any, shape: Any, values: Any, dtype: str = "float32") -> Any:
-    """The singular values of the third update, for a constant gradient that has these values."""
+    """The singular values of the third update, for a constant gradient that has these values.
+
+    NaN for an update that is not finite.
+    """
     g = matrix(np.random.default_rng(2), shape, values)
-    return np.linalg.svd(run(tx, [g] * 3, dtype)[-1], compute_uv=False)
+    u = run(tx, [g] * 3, dtype)[-1]
+    if not np.isfinite(u).all():
+        return np.full(min(shape), np.nan)
+    return np.linalg.svd(u, compute_uv=False)
 
 
 def stretch(tx: Any, shape: Any, dtype: str = "float32") -> float:
