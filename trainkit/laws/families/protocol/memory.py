@@ -42,6 +42,7 @@ def memory(subject: Subject) -> Violation | None:
     params, grads = mini()
 
     def both() -> Any:
+        params, grads = mini()  # anew, as a rule may write to what it is given
         tx = subject.fresh()
         state = tx.init(params)
         return state, subject.update(grads[0], state, params, tx=tx)
