@@ -74,6 +74,8 @@ def arguments(name: str, made: Any) -> dict[str, Any]:
     if name == "schedule_free":
         rate = optax.linear_schedule(1e-3, 1e-2, 10)
         given |= {"base_optimizer": optax.sgd(rate), "learning_rate": rate}
+    if name == "mechanize":
+        given["base_optimizer"] = optax.sgd(1e-2)
     if name == "scale_by_muon":
         given["weight_dimension_numbers"] = _plain
     return given
