@@ -99,8 +99,11 @@ def _installed(root: str) -> bool:
         spec = importlib.util.find_spec(root)
     except (ValueError, ImportError):
         return False
+    # An environment may see packages of another one, of the user or of the system.
     places = {sysconfig.get_paths()[k] for k in ("purelib", "platlib")}
-    return spec is not None and any(str(spec.origin).startswith(p) for p in places)
+    origin = str(spec.origin).replace("\\", "/") if spec is not None else ""
+    named = any(f"/{folder}/" in origin for folder in ("site-packages", "dist-packages"))
+    return named or any(origin.startswith(p.replace("\\", "/")) for p in places)
 
 
 def public(value: Any) -> str | None:

@@ -122,6 +122,8 @@ def violation(
     small, again = shrink(subject, case, judge) if shrunk else (case, None)
     if again is None:
         small, again = case, where
+    end = again.step + 1  # later steps do not matter, whatever time there was to shrink
+    small = small._replace(params=small.params[:end], grads=small.grads[:end])
     leaf = cases.paths(small.shapes)[again.at]
     size = len(small.grads)
     example = {

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import optax
 
 from trainkit.laws.problems.comparison import RELATIVE, gap_of
 from trainkit.laws.protocol import ordinary
@@ -19,7 +20,8 @@ def first_difference(
 ) -> tuple[int, Any, Any] | None:
     """(step, update of one, update of two) at the first difference of two functions, or `None`.
 
-    A difference is forgiven if it is amplified rounding; see `Subject.only_rounding`.
+    A difference is forgiven if it is amplified rounding (see `Subject.only_rounding`), or rounding
+    to a coarser dtype inside the rule.
     """
 
     def run(dtype: str, tight: float) -> tuple[int, float, list[Any], list[Any]]:
@@ -31,6 +33,8 @@ def first_difference(
     agree = lambda: run("float64", 1e-5)[1] <= 1
     if gap <= 1 or subject.only_rounding(RELATIVE * gap, agree, where):
         return None
+    if subject.coarse_rounding(RELATIVE * gap, subject.sensitivity, where):
+        return None
     return t, a[t], b[t]
 
 
@@ -40,11 +44,12 @@ def jitted_step(subject: Subject) -> Any:
 
 
 def jitted(subject: Subject, params: Any, grads: list[Any]) -> list[Any]:
-    """The updates of some compiled steps, with constant parameters."""
+    """The updates of some compiled steps."""
     step = jitted_step(subject)
     with ordinary():
         state, out = subject.tx.init(params), []
         for g in grads:
             u, state = step(g, state, params)
+            params = optax.apply_updates(params, u)
             out.append(u)
     return out
