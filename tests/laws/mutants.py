@@ -34,6 +34,7 @@ class Mutant(NamedTuple):
     claims: Any = None
     level: str = "standard"
     schedule: bool = False
+    extra_args: Any = None
 
 
 class Moments(NamedTuple):
@@ -665,6 +666,8 @@ def report_on(mutant: Mutant, quick: bool = False, only_likely: bool = False) ->
     run = laws.check_schedule if mutant.schedule else laws.check
 
     def check(**more: Any) -> Any:
+        if mutant.extra_args:
+            more["extra_args"] = mutant.extra_args
         return run(made, like=mutant.like, hyperparams=mutant.hyperparams, claims=mutant.claims,
                    level=mutant.level, **more)  # fmt: skip
 

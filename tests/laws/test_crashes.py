@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
+import pytest
 
 from trainkit import laws
 
@@ -33,6 +34,32 @@ def test_the_lines_of_an_error_that_hold_shapes_are_kept():
 
     (failure,) = laws.check(crashing(refuse), laws=["purity"]).failures
     assert "wrong input found: (3,), float32 expected: (7, 7)" in failure.message
+
+
+def test_a_crash_on_some_trees_is_one_failure():
+    """`is_leaf` takes a tuple of the parameters' tree for a tuple of results."""
+
+    def update(g, state, params=None):
+        pairs = jax.tree.map(lambda x: (x, x), g)
+        pairs = jax.tree.leaves(pairs, is_leaf=lambda x: isinstance(x, tuple))
+        return jax.tree.unflatten(jax.tree.structure(g), [x for x, *_ in pairs]), state
+
+    make = lambda: optax.GradientTransformation(lambda p: optax.EmptyState(), update)
+    report = laws.check(make, laws=["structure", "leaf names", "odd"], examples=0)
+    (failure,) = report.failures
+    assert failure.law == "structure"
+    assert set(failure.hides) == {"leaf names", "odd"}
+
+
+def test_a_crash_in_the_middle_of_a_run_fails_by_itself():
+    def update(g, state, params=None):
+        leaves = jax.tree.leaves(g, is_leaf=lambda x: isinstance(x, tuple))
+        return jax.tree.unflatten(jax.tree.structure(g), leaves), state
+
+    make = lambda: optax.GradientTransformation(lambda p: optax.EmptyState(), update)
+    (failure,) = laws.check(make, laws=["odd"], examples=0).failures
+    with pytest.raises(ValueError, match="Too few leaves"):
+        exec(failure.reproducer, {"__name__": "__main__"})
 
 
 def test_two_places_are_two_failures():

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.laws import late_mutants as late
+from tests.laws import stranger_mutants as stranger
 from tests.laws.mutants import CORRECT, MUTANTS, SURVIVORS, report_on
 
 # One of each kind in every run; `python -m tests.laws.mutants` prints the whole score.
@@ -26,10 +27,23 @@ LATE_SAMPLE = (
     "scope: rows are vectors",
     "shampoo by claims: lost between refreshes",
 )
+STRANGER_SAMPLE = (
+    "muon: shape factor in/out instead of out/in",
+    "shampoo: refreshed every k + 1 steps after the first time",
+    "stale_adam: refreshed once only",
+    "sophia_like: only clipped from above",
+    "factored: normalised by the mean over the stack",
+    "guard: counts all bad gradients, not those in a row",
+)
+SAMPLES = SAMPLE + LATE_SAMPLE + STRANGER_SAMPLE
+SUITES = (
+    (MUTANTS, SURVIVORS), (late.MUTANTS, late.SURVIVORS), (stranger.MUTANTS, stranger.SURVIVORS)
+)  # fmt: skip
+EVERY = [m for mutants, _ in SUITES for m in mutants]
 
 
 def test_the_suite_is_large_enough_and_its_survivors_have_reasons():
-    for mutants, survivors in ((MUTANTS, SURVIVORS), (late.MUTANTS, late.SURVIVORS)):
+    for mutants, survivors in SUITES:
         names = [m.name for m in mutants]
         assert len(names) == len(set(names)) >= 60
         assert set(survivors) <= set(names)
@@ -37,9 +51,9 @@ def test_the_suite_is_large_enough_and_its_survivors_have_reasons():
         assert all(survivors.values())
 
 
-@pytest.mark.parametrize("name", SAMPLE + LATE_SAMPLE)
+@pytest.mark.parametrize("name", SAMPLES)
 def test_a_wrong_rule_is_found(name):
-    (mutant,) = [m for m in [*MUTANTS, *late.MUTANTS] if m.name == name]
+    (mutant,) = [m for m in EVERY if m.name == name]
     report = report_on(mutant, quick=True)
     assert not report.ok
     assert all(f.statement and f.message and f.counterexample for f in report.failures)
@@ -48,16 +62,16 @@ def test_a_wrong_rule_is_found(name):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "mutant",
-    [m for m in [*MUTANTS, *late.MUTANTS] if m.name not in SAMPLE + LATE_SAMPLE],
+    [m for m in EVERY if m.name not in SAMPLES],
     ids=lambda m: m.name,
 )
 def test_every_wrong_rule_is_found(mutant):
-    alive = {**SURVIVORS, **late.SURVIVORS}
+    alive = {**SURVIVORS, **late.SURVIVORS, **stranger.SURVIVORS}
     assert report_on(mutant, quick=True).ok == (mutant.name in alive)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("correct", CORRECT, ids=lambda m: m.name)
+@pytest.mark.parametrize("correct", [*CORRECT, *stranger.CORRECT], ids=lambda m: m.name)
 def test_the_same_code_without_a_fault_passes(correct):
     report_on(correct).raise_for_failures()
 

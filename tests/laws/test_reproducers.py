@@ -44,6 +44,18 @@ def parts_on_devices(g, s, p=None):
     return tmap(lambda x: -0.1 * x * (1 + 0.1 * i), g), s
 
 
+def once(every):
+    """Keeps the gradient of the first step and of the second period, and no other."""
+    late = lambda t: (t == 0) | (t == every)
+
+    def update(g, s, p=None):
+        t, kept = s
+        return g, (t + 1, tmap(lambda a, b: jnp.where(late(t), a, b), g, kept))
+
+    init = lambda p: (jnp.zeros([], jnp.int32), tmap(jnp.zeros_like, p))
+    return optax.GradientTransformation(init, update)
+
+
 def fault(name, make=mutants.adam):
     return lambda: make(fault=name)
 
@@ -77,6 +89,8 @@ RULES = {
     "rotation": (scaled(jnp.sign), {"claims": ["rotation"]}),
     "decoupled decay": (fault("L2 in the gradient", lambda **k: mutants.adam(wd=0.01, **k)),
                         {"claims": {"decoupled decay": 1e-5}}),
+    "bounded": (lambda: optax.sgd(0.1), {"claims": {"bounded": {"norm": "leaf rms",
+                                                                "bound": 0.01}}}),
     "clip": (lambda: optax.clip(1.0), {"claims": {"clip": {"norm": "global", "bound": 1.0}}}),
     "accumulation": (lambda: optax.apply_every(3),
                      {"claims": {"accumulation": {"k": 3, "inner": optax.identity()}}}),
@@ -89,6 +103,7 @@ RULES = {
     "singular values": (lambda: optax.sgd(0.1), {"claims": {"singular values": (0.1, 0.11)}}),
     "staleness": (lambda: optax.sgd(0.1), {"claims": {"stale": lambda every: scaled(
         jnp.sign if every > 1 else jnp.exp)()}}),
+    "refreshed on time": (lambda: optax.sgd(0.1), {"claims": {"stale": once}}),
     "the basis is left again": (lambda: optax.adam(-1e-3), {"claims": ["basis"]}),
     "the basis stays orthogonal": (lambda: optax.adam(1e-3), {"claims": {"basis": "mu"}}),
     "scope": (lambda: optax.adam(1e-3), {"claims": {"scope": {"": optax.sgd(0.1)}}}),
@@ -201,6 +216,13 @@ def test_an_argument_of_ones_own_is_written_down():
     report = laws.check(rule(update, extra=True), laws=["zero gradients"], extra_args={"heat": 0.5})
     assert "0.5" in report.failures[0].reproducer
     runs_and_fails(report.failures[0])
+
+
+def test_a_function_of_a_library_is_imported_under_any_name():
+    report = laws.check(rule(lambda g, s, p=None: (tmap(jnp.abs, g), s)), laws=["odd"])
+    (failure,) = report.failures
+    assert "tmap = jax.tree.map" in failure.reproducer
+    runs_and_fails(failure)
 
 
 def test_no_array_of_a_counterexample_is_a_tracer():

@@ -16,7 +16,9 @@ CLAIMS: dict[str, str] = {
     "permutation": "commutes with permutations of coordinates",
     "rotation": "commutes with rotations",
     "decoupled decay": "adds −η λ p; the value is η λ, or True to have it found",
-    "clip": 'never longer than a bound; {"norm": "global"|"element"|"leaf rms", "bound": b}',
+    "clip": "it clips: unchanged within a bound, and cut to it; "
+    '{"norm": "global"|"element"|"leaf rms", "bound": b}',
+    "bounded": "no update is longer than a bound; the value is as for clip",
     "accumulation": "k micro-gradients are one step with their mean; "
     '{"k": k, "inner": tx, "weight": the name of the argument that weighs them}',
     "stacked": "layers kept in one leaf move as they do one by one; the value is a function from "
@@ -117,6 +119,7 @@ OF_LAWS = {
     "orthogonal maps": "orthogonal",
     "transposition": "transposes",
     "staleness": "stale",
+    "refreshed on time": "stale",
     "the basis is left again": "basis",
     "the basis stays orthogonal": "basis",
     "fused projections": "fused",

@@ -20,6 +20,7 @@ class Violation:
       script: the body of the reproducer, a few lines that use `tx` (or `schedule`), or `""`.
       level: the level of this violation, if it is not the law's.
       devices: the number of (simulated) devices that the reproducer needs.
+      cause: the exception that the rule raised, if that is what breaks the law.
     """
 
     message: str
@@ -27,6 +28,7 @@ class Violation:
     script: str = ""
     level: Level | None = None
     devices: int = 1
+    cause: BaseException | None = None
 
 
 class NotApplicable(Exception):

@@ -96,8 +96,27 @@ def _outcome(
         laws.append(law.name)
         if len(laws) > 1:
             return "not applicable", f"it crashed as in {laws[0]!r}", []
-        found = [crashed_as(error, law)]
-    return ("broken", found[0].message, found) if found else ("holds", "", [])
+        return "broken", (one := crashed_as(error, law)).message, [one]
+    new, known = _by_place(found, law, crashed)
+    if new:
+        return "broken", new[0].message, new
+    return ("not applicable", f"it crashed as in {known!r}", []) if known else ("holds", "", [])
+
+
+def _by_place(
+    found: list[Violation], law: Law, crashed: dict[Place, list[str]]
+) -> tuple[list[Violation], str]:
+    """The violations that are not a crash at a known place, and the law that told of another."""
+    new, known = [], ""
+    for one in found:
+        laws = crashed.setdefault(place_of(one.cause), []) if one.cause else []
+        if laws:
+            known = laws[0]
+        else:
+            new.append(one)
+        if law.name not in laws:
+            laws.append(law.name)
+    return new, known
 
 
 def _show(progress: bool | None, text: str) -> None:

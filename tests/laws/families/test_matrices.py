@@ -6,6 +6,7 @@ import pytest
 
 import trainkit.transforms as tt
 from tests.laws.matrix_rules import muon, soap, soap_claims
+from tests.laws.strangers import preconditioners
 from tests.transforms.cases import first_factor
 from trainkit import laws
 
@@ -110,6 +111,17 @@ def test_a_fault_of_a_preconditioner_is_found(fault, law):
     report = check(lambda: soap(fault=fault), soap_claims(fault), [law])
     (failure,) = report.failures
     fails_by_itself(failure)
+
+
+@pytest.mark.parametrize("fault", [None, "period", "third_period"])
+def test_a_preconditioner_is_refreshed_in_every_period(fault):
+    make = preconditioners.soap if fault == "third_period" else preconditioners.shampoo
+    claims = {"stale": lambda every: make(fault)(every=every)}
+    report = check(make(fault), claims, ["refreshed on time"])
+    assert [f.law for f in report.failures] == ["refreshed on time"] * (fault is not None)
+    for failure in report.failures:
+        assert "refreshed every 3 steps, the state's" in failure.message
+        fails_by_itself(failure)
 
 
 def test_a_fault_above_the_factoring_threshold_is_found():

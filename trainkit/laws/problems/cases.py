@@ -17,7 +17,7 @@ from trainkit._core.paths import path_name
 
 STEPS = 30  # long enough for momentum and bias correction to have changed several-fold
 SHAPES: tuple[tuple[int, ...], ...] = ((3,), (4, 3), (3,), (3,))
-NAMES = ("w", "x", "y", "z", "za", "zb")  # in the order in which JAX flattens them
+NAMES = ("w", "x", "y", "z", "za", "zb", "zc")  # in the order in which JAX flattens them
 TWINS = (2, 3)  # two leaves of one shape, to be exchanged
 
 
@@ -87,17 +87,22 @@ def odd_shapes(seed: int) -> Case:
     return Case(ODD_SHAPES, rng.normal(size=(4, n)) * 3, rng.normal(size=(4, n)))
 
 
-def matrices(seed: int, n: int) -> Case:
+def matrices(seed: int, n: int, stack: bool = False) -> Case:
     """A short trajectory of wide, tall and square matrices of n rows or columns and more.
 
-    Also of one row, of one column, and square ones whose gradients have rank 1.
+    Also of one row, of one column, a stack of matrices of unlike size where `stack` says so, and
+    square ones whose gradients have rank 1.
     """
-    shapes = ((n, n + 3), (n + 3, n), (n, n), (1, n + 3), (n + 3, 1), (n, n))
+    shapes: tuple[tuple[int, ...], ...] = (
+        (n, n + 3), (n + 3, n), (n, n), (1, n + 3), (n + 3, 1), (n, n)
+    )  # fmt: skip
+    shapes += ((2, n, n + 1),) * stack
     rng = np.random.default_rng(seed + 3)
     grads = []
     for _ in range(4):
         gs = [rng.normal(size=s) for s in shapes]
-        gs[-1] = np.outer(rng.normal(size=n), rng.normal(size=n))
+        gs[6:] = [g * np.array([1.0, 5.0]).reshape(2, 1, 1) for g in gs[6:]]
+        gs[5] = np.outer(rng.normal(size=n), rng.normal(size=n))
         grads.append(np.concatenate([g.ravel() for g in gs]))
     params = rng.normal(size=(1, sum(sizes(shapes))))
     return Case(shapes, np.broadcast_to(params, (4, params.size)), np.stack(grads))

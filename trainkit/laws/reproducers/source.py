@@ -81,6 +81,9 @@ def rule(subject: Any, name: str, like: str | None, hyperparams: Mapping[str, An
             expression = _expression(subject, seen, calling=callable(subject) and name == "tx")
             written = [line for line in seen.lines.values() if line not in HEADER.splitlines()]
             code = "\n".join([*written, f"{name} = {expression}"])
+            if name in seen.lines:  # a name that the rule itself uses: its own stay apart
+                body = textwrap.indent("\n".join([*written, f"return {expression}"]), "    ")
+                code = f"def written():\n{body}\n{name} = written()"
             if _is_transformation(subject) and not _is_the_same(subject, code, name):
                 raise CannotWrite("its closures do not hold all that made it")
             return code

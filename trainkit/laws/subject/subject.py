@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from trainkit.laws.problems import cases
 from trainkit.laws.problems.comparison import RELATIVE, gap_of
 from trainkit.laws.problems.runs import Run, Runs, scanned
 from trainkit.laws.protocol import build, first_line, is_transformation, ordinary
+from trainkit.laws.subject.operations import FINE, coarsest, rounded_by
 
 
 class Crash(Exception):
@@ -182,17 +184,20 @@ class Subject:
             return Run(np.stack(out), np.stack(seen), case.grads, np.ones(len(out), bool))
 
     def only_rounding(
-        self, gap: float, in_float64: Callable[[], bool], where: str, sure: bool = False
-    ) -> bool:
+        self, gap: float, in_float64: Callable[[], bool], where: str,
+        moved: Callable[[], float] | None = None, sure: bool = False,
+    ) -> bool:  # fmt: skip
         """Whether a relative difference `gap` between two programs is amplified rounding.
 
         That is so if the same comparison in float64 shows no difference, and the difference is
         small, or at most as large as the effect of a rounding error in the gradients. (A recursion
         that divides by a curvature near zero amplifies rounding a million times.) The report notes
-        it, because the formula is ill-conditioned, but not wrong. `sure`: float32 is known to
-        differ by rounding, however large that is beside the update.
+        it, because the formula is ill-conditioned, but not wrong. `moved` returns that effect for
+        gradients of the law's own. `sure`: float32 is known to differ by rounding, however large
+        that is beside the update.
         """
-        if not (sure or gap <= 0.03 or gap <= 8 * self.sensitivity()):
+        small = sure or gap <= 0.03 or gap <= 8 * self.sensitivity()
+        if not (small or (moved and gap <= 8 * moved())):
             return False
         try:
             with ordinary(), jax.enable_x64(True):
@@ -206,27 +211,39 @@ class Subject:
             )
         return agrees
 
-    def sensitivity(self) -> float:
-        """The relative change of updates by a float32 rounding error in the gradients."""
+    def coarse_rounding(self, gap: float, moved: Callable[[float], float], where: str) -> bool:
+        """Whether a difference of two programs of one rule is rounding to a dtype of its own.
+
+        Such as Newton and Schulz's iteration in bfloat16, or an eigenbasis that is always found in
+        float32: then float64 gradients tell nothing. `moved` is the relative change of the updates
+        by that rounding error in the gradients.
+        """
+        digit = coarsest(self)
+        if digit < FINE or gap > 2 * moved(digit):
+            return False
+        self.notes.append(
+            f"{where}: off by {gap:.2g}, which is what rounding to {digit:.2g}, as it does inside, "
+            "makes of it"
+        )
+        return True
+
+    def sensitivity(self, digit: float = FINE) -> float:
+        """The relative change of updates by rounding errors in gradients and parameters.
+
+        An update that is a difference of parameters is rounded as they are.
+        """
 
         def make() -> float:
             params, grads = mini()
             plain, worst = self.trajectory(self.tx, params, grads), 0.0
             for seed in range(4):
-                draw = np.random.default_rng(seed)
-                off = lambda x, draw=draw: (
-                    x
-                    * (
-                        1
-                        + np.finfo(np.float32).eps
-                        * draw.choice([-1, 1], x.shape).astype(np.float32)
-                    )
-                )
-                moved = self.trajectory(self.tx, params, [jax.tree.map(off, g) for g in grads])
+                off = functools.partial(rounded_by, digit, np.random.default_rng(seed))
+                shake = functools.partial(jax.tree.map, off)
+                moved = self.trajectory(self.tx, params, [shake(g) for g in grads], seen=shake)
                 worst = max(worst, RELATIVE * gap_of(plain, moved)[1])
             return worst
 
-        return float(self.remember("sensitivity", make))
+        return float(self.remember(("sensitivity", digit), make))
 
     @property
     def slow(self) -> bool:
@@ -244,11 +261,13 @@ class Subject:
         return bool(self.memo["slow when eager"])
 
     def trajectory(
-        self, tx: Any, params: Any, grads: list[Any], apply: bool = True, eager: bool = False
-    ) -> list[Any]:
+        self, tx: Any, params: Any, grads: list[Any], apply: bool = True, eager: bool = False,
+        seen: Callable[[Any], Any] = lambda p: p,
+    ) -> list[Any]:  # fmt: skip
         """The updates of some steps, called one by one, with updates added to the parameters.
 
-        Calls are eager. If that is slow, all calls are jitted, unless `eager` is set.
+        Calls are eager. If that is slow, all calls are jitted, unless `eager` is set. `seen` makes
+        the parameters that the rule sees of those that it has.
         """
         with ordinary():
             update = lambda g, s, p: self.update(g, s, p, tx=tx)
@@ -256,7 +275,7 @@ class Subject:
                 update = jax.jit(update)
             state, out = tx.init(params), []
             for g in grads:
-                updates, state = update(g, state, params)
+                updates, state = update(g, state, seen(params))
                 out.append(updates)
                 if apply:
                     params = optax.apply_updates(params, updates)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from trainkit.laws.law import Law, Violation
 from trainkit.laws.problems import cases
@@ -46,6 +47,8 @@ def vmap_is_loop(subject: Subject) -> Violation | None:
     gap = abs(first.found - first.expected) / max(float(np.abs(expected).max()), 1e-300)
     if subject.only_rounding(gap, lambda: wrong("float64", 1e-10) is None, "vmap"):
         return None
+    if subject.coarse_rounding(gap, subject.sensitivity, "vmap"):
+        return None
     return Violation(
         f"vmapped over problems the update at step {first.step + 1} is {first.found:.9g}, one at a "
         f"time it is {first.expected:.9g}",
@@ -76,8 +79,12 @@ def scan_is_loop(subject: Subject) -> Violation | None:
 
     def scanned(params: Any, grads: list[Any]) -> list[Any]:
         def scan(params: Any, stack: Any) -> Any:
-            step = lambda s, g: subject.update(g, s, params)[::-1]
-            return jax.lax.scan(step, subject.tx.init(params), stack)[1]
+            def step(carry: Any, g: Any) -> Any:
+                state, p = carry
+                u, state = subject.update(g, state, p)
+                return (state, optax.apply_updates(p, u)), u
+
+            return jax.lax.scan(step, (subject.tx.init(params), params), stack)[1]
 
         with ordinary():
             out = jax.jit(scan)(params, jax.tree.map(lambda *x: jnp.stack(x), *grads))
@@ -85,14 +92,17 @@ def scan_is_loop(subject: Subject) -> Violation | None:
 
     code = setup(params, grads) + (
         "stack = jax.tree.map(lambda *x: jnp.stack(x), *grads)\n"
-        "step = lambda s, g: tx.update(g, s, params)[::-1]\n"
-        "scanned = jax.jit(lambda: jax.lax.scan(step, tx.init(params), stack)[1])()\n"
-        "state, jitted = tx.init(params), jax.jit(tx.update)\n"
-        "for i, g in enumerate(grads):\n    u, state = jitted(g, state, params)\n"
+        "def step(carry, g):\n    u, state = tx.update(g, *carry)\n"
+        "    return (state, optax.apply_updates(carry[1], u)), u\n"
+        "start = tx.init(params), params\n"
+        "scanned = jax.jit(lambda: jax.lax.scan(step, start, stack)[1])()\n"
+        "(state, p), jitted = start, jax.jit(tx.update)\n"
+        "for i, g in enumerate(grads):\n    u, state = jitted(g, state, p)\n"
+        "    p = optax.apply_updates(p, u)\n"
         "    for x, y in zip(jax.tree.leaves(u), jax.tree.leaves(scanned)):\n"
         "        assert jnp.allclose(x, y[i], rtol=1e-5, atol=1e-6 * abs(x).max()), (x, y[i])"
     )
-    loop = lambda p, gs: subject.trajectory(subject.tx, p, gs, apply=False)
+    loop = lambda p, gs: subject.trajectory(subject.tx, p, gs)
     loop(params, grads[:1])  # a rule that fails in a loop is not a failure of the scan
     try:
         apart = first_difference(subject, loop, scanned, "scan")

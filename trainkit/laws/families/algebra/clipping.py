@@ -1,4 +1,4 @@
-"""The law of clipping: never longer than the bound, and unchanged within it."""
+"""Laws of size: an update is never longer than a bound; a clipped one is unchanged within it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.problems import cases
 from trainkit.laws.reproducers.literals import setup
+from trainkit.laws.reproducers.programs import whole_run
 from trainkit.laws.subject import Subject
 
 # The size of a gradient for each kind of bound, here and in reproducers.
@@ -25,12 +26,37 @@ MEASURES: dict[str, tuple[Callable[[np.ndarray], float], str]] = {
 }
 
 
+def _claimed(subject: Subject, name: str) -> tuple[str, float]:
+    """(norm, bound) of a claim."""
+    claim = subject.claims[name]
+    if claim is True:
+        raise NotApplicable(f'say what of: claims={{"{name}": {{"norm": "global", "bound": 1.0}}}}')
+    return claim["norm"], float(claim["bound"])
+
+
+def bounded(subject: Subject) -> Violation | None:
+    """claims={"bounded": {"norm": "global" | "element" | "leaf rms", "bound": b}}"""
+    kind, bound = _claimed(subject, "bounded")
+    measure, code = MEASURES[kind]
+    runs, most = subject.runs(), bound * (1 + 1e-5)
+    for name, i in runs.batch.rows.items():
+        sizes = np.array([measure(u) for u in runs.flat[i]])
+        if name == "nan" or (sizes <= most).all():
+            continue
+        t = int(np.argmin(sizes <= most))
+        case = runs.batch.case(i)
+        return Violation(
+            f"an update of size {sizes[t]:.6g}, over the bound {bound:g} (step {t + 1})",
+            {"params": case.params[0], "gradients": case.grads[: t + 1], "found": runs.flat[i][t]},
+            whole_run(case, t + 1) + f"size = lambda t: {code}\nu = tree(run('float32')[-1])\n"
+            f"print(size(u))\nassert size(u) <= {most!r}, u",
+        )  # fmt: skip
+    return None
+
+
 def clipped(subject: Subject) -> Violation | None:
     """claims={"clip": {"norm": "global" | "element" | "leaf rms", "bound": b}}"""
-    claim = subject.claims["clip"]
-    if claim is True:
-        raise NotApplicable('say what of: claims={"clip": {"norm": "global", "bound": 1.0}}')
-    kind, bound = claim["norm"], float(claim["bound"])
+    kind, bound = _claimed(subject, "clip")
     measure, code = MEASURES[kind]
     runs = subject.runs()
 
@@ -67,6 +93,8 @@ def clipped(subject: Subject) -> Violation | None:
 
 
 LAWS = (
+    Law("bounded", "No update is longer than the bound.", bounded, claim="bounded",
+            tolerance="1e-5 relative", why="as for clip"),
     Law("clip", "Never longer than the bound, unchanged within it, direction kept.", clipped,
             claim="clip", tolerance="1e-5 relative", why="float32 has 6e-8, and sums of squares"),
 )  # fmt: skip

@@ -64,9 +64,13 @@ def masked(subject: Subject) -> Iterator[Violation]:
             setup(params, grads[:4]) + COMPARE.format(other=words, test=BITWISE),
         )  # fmt: skip
         return
-    if set(losses.FUNCTIONS) & set(subject.needs):
+    structure: Callable[[Any], Any] = jax.tree.structure
+    given = subject.extra(params, grads[0])
+    shaped = [k for k, v in given.items() if structure(v) == structure(params)]
+    whole = [*(set(losses.FUNCTIONS) & set(subject.needs)), *(set(shaped) - set(losses.NAMES))]
+    if whole:
         subject.notes.append(
-            "masked and partitioned: it evaluates a loss of the whole tree, which a part of the "
+            f"masked and partitioned: {', '.join(whole)} is of the whole tree, which a part of the "
             "tree is no argument for; only the mask of everything was tried"
         )
         return

@@ -69,6 +69,14 @@ def transposed(tx: Any, shape: Any, factor: float, dtype: str = "float32") -> fl
     return apart(moved[2:], [factor * x.T for x in run(tx, gs, dtype)[2:]])
 
 
+def shaken(tx: Any, shape: Any, digit: float) -> float:
+    """How far f(G) moves by relative errors of ± digit in the entries of G."""
+    rng = np.random.default_rng(1)
+    gs = [uneven(rng, shape) for _ in range(8)]
+    moved = run(tx, [g * (1 + digit * rng.choice([-1, 1], shape)) for g in gs])
+    return apart(moved[2:], run(tx, gs)[2:])
+
+
 def spectrum(tx: Any, shape: Any, values: Any, dtype: str = "float32") -> Any:
     """The singular values of the third update, for a constant gradient that has these values.
 
@@ -99,6 +107,27 @@ def staleness(make: Any, every: int, phase: int) -> float:
     pairs = zip(run(make(every), gs)[-2 * every :], run(make(1), gs)[-2 * every :], strict=True)
     cosines = [np.sum(x * y) / (np.linalg.norm(x) * np.linalg.norm(y) + 1e-30) for x, y in pairs]
     return float(np.mean(cosines))
+
+
+def refreshes(tx: Any, steps: int) -> Any:
+    """{path in the state: the steps at which it changed}, of what changes now and then.
+
+    What changed at every step, or never after the first, is left out.
+    """
+    rng = np.random.default_rng(7)
+    params = {"kernel": jnp.zeros((5, 5)), "bias": jnp.zeros(5)}
+    state, step, seen = tx.init(params), jax.jit(tx.update), []
+    for _ in range(steps):
+        g = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), "float32"), params)
+        before = jax.tree.leaves(state)
+        _, state = step(g, state, params)
+        after = jax.tree_util.tree_leaves_with_path(state)
+        seen.append({jax.tree_util.keystr(path): np.array_equal(np.asarray(x), np.asarray(y))
+                     for (path, x), y in zip(after, before, strict=True)
+                     if jnp.issubdtype(jnp.result_type(x), jnp.inexact)})  # fmt: skip
+    changed = {name: [t + 1 for t in range(steps) if not seen[t].get(name, True)]
+               for name in seen[-1]}  # fmt: skip
+    return {name: at for name, at in changed.items() if 0 < len(at) < steps - 1}
 
 
 def returned(tx: Any) -> float:
@@ -167,7 +196,7 @@ def leaf_apart(tx: Any, other: Any, params: Any, at: int) -> float:
 CALLS: dict[Any, list[Any]] = {
     matrix: [turn], turned: [turn, uneven, run, apart], transposed: [uneven, run, apart],
     spectrum: [turn, matrix, run], stretch: [turn, matrix, run, spectrum],
-    staleness: [turn, run], returned: [run], bases: [], joined: [run, apart],
+    staleness: [turn, run], refreshes: [], returned: [run], bases: [], joined: [run, apart],
     leaf_apart: [apart],
 }  # fmt: skip
 

@@ -25,29 +25,32 @@ def above(subject: Subject) -> Violation | None:
     if n > LARGEST:
         raise NotApplicable(f"matrices of {n} rows are too large; lower the rule's threshold")
     single = lambda x: np.asarray(x, np.float32).astype(np.float64)
-    case = cases.matrices(subject.seed, n)
+    stack = not subject.claims.get("matrices")
+    case = cases.matrices(subject.seed, n, stack)
     case = case._replace(params=single(case.params), grads=single(case.grads))
     run, rate = subject.replay(case), infer_rate(subject)
     wrong = disagreement(subject, case, run, "float32", rate)
     if wrong is None:
         return None
     leaf = int(np.searchsorted(cases.offsets(case.shapes), wrong.at, side="right")) - 1
-    rows, columns = case.shapes[leaf]
+    shown, kind = "×".join(map(str, case.shapes[leaf])), "matrix"
+    if len(case.shapes[leaf]) > 2:
+        kind = "stack of matrices"
     return Violation(
-        f"at step {wrong.step + 1} of a {rows}×{columns} matrix, large enough to be factored, an "
+        f"at step {wrong.step + 1} of a {shown} {kind}, large enough to be factored, an "
         f"entry of the update is {wrong.found:.9g}; {subject.like} gives {wrong.expected:.9g}",
         {"shape": case.shapes[leaf], "step": wrong.step, "found": wrong.found,
          "expected": wrong.expected},
-        _program(subject.seed, n, wrong),
+        _program(subject.seed, n, stack, wrong),
     )  # fmt: skip
 
 
-def _program(seed: int, n: int, at: Mismatch) -> str:
+def _program(seed: int, n: int, stack: bool, at: Mismatch) -> str:
     """The case is drawn anew: thousands of numbers would be no program to read."""
     made = [inspect.getsource(f) for f in (cases.Case, cases.sizes, cases.matrices)]
     return (
         "from typing import NamedTuple\nimport numpy as np\n" + "\n".join(made)
-        + f"case = matrices({seed}, {n})\n"
+        + f"case = matrices({seed}, {n}, {stack})\n"
         "ends = np.cumsum(sizes(case.shapes))[:-1]\n"
         "def tree(flat):\n"
         "    parts = np.split(np.asarray(flat, 'float32'), ends)\n"

@@ -12,6 +12,7 @@ from trainkit.laws.reproducers.programs import inner_code
 from trainkit.laws.subject import Subject
 
 EVERY = 3
+STEPS = 13  # four periods
 ALIKE = 0.85
 AHEAD = 0.5
 LONG = 300
@@ -36,6 +37,29 @@ def stale(subject: Subject) -> Violation | None:
                 inner_code(make, "make") + "\n" + M.program(
                     M.staleness, f"cosine = staleness(make, {EVERY}, {phase})",
                     f"assert cosine >= {ALIKE}, f'a cosine of {{cosine}}'"))  # fmt: skip
+    return None
+
+
+@ordinary()
+def on_time(subject: Subject) -> Violation | None:
+    """claims={"stale": a function from the steps between two refreshes to the rule}"""
+    make: Any = subject.claims["stale"]
+    if make is True:
+        raise NotApplicable('say how: claims={"stale": lambda every: my_rule(1e-3, every=every)}')
+    for name, at in M.refreshes(make(EVERY), STEPS).items():
+        # The first refresh may be an initialisation.
+        due = list(range(at[1], STEPS + 1, EVERY)) if len(at) > 1 else []
+        if at[1:] == due and due:
+            continue
+        shown = f"at step{'s' * (len(at) > 1)} {', '.join(map(str, at))}"
+        return Violation(
+            f"refreshed every {EVERY} steps, the state's {name} changed {shown} of {STEPS}",
+            {"every": EVERY, "steps": STEPS, "changed": at},
+            inner_code(make, "make") + "\n" + M.program(
+                M.refreshes, f"found = refreshes(make({EVERY}), {STEPS})", "print(found)",
+                "for name, at in found.items():",
+                f"    assert at[1:] and at[1:] == [*range(at[1], {STEPS + 1}, {EVERY})], (name, at)"
+            ))  # fmt: skip
     return None
 
 
@@ -81,6 +105,9 @@ LAWS = (
         stale, claim="stale", tolerance=f"a cosine of {ALIKE}",
         why="refreshes by a power iteration are a step late; Shampoo, SOAP and Kron have .9 and "
         "more, and those that lose what is between refreshes have below .8 in some phase"),
+    Law("refreshed on time", "A preconditioner that is refreshed every k steps is so in every "
+        "period.", on_time, claim="stale", tolerance="exact",
+        why="what changes now and then does so every k steps; only the first time is free"),
     Law("the basis is left again", "What is rotated into a basis is rotated out of the same one.",
         returns, claim="basis", tolerance=f"a cosine of {AHEAD}",
         why="a positive definite preconditioner keeps .6 and more; a basis that is missing on one "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from trainkit.laws.families.matrices import measures as M
 from trainkit.laws.families.matrices.spectrum import factor_of, only_rounding, shim, shown, size
 from trainkit.laws.law import Law, Violation
@@ -29,6 +31,8 @@ def orthogonal(subject: Subject) -> Violation | None:
         agree = lambda s=shape: M.turned(tx, s, "UV", "float64") <= 1e-6
         if gap <= NEAR or only_rounding(subject, gap, agree, "orthogonal maps"):
             continue
+        if subject.coarse_rounding(gap, functools.partial(M.shaken, tx, shape), "orthogonal maps"):
+            continue
         one = {side: M.turned(tx, shape, side) for side in "UV"}
         held = [f"from {where} it holds" for side, where in (("U", "the left"), ("V", "the right"))
                 if one[side] <= NEAR]  # fmt: skip
@@ -50,6 +54,8 @@ def transposes(subject: Subject) -> Violation | None:
         gap = M.transposed(tx, shape, ratio)
         agree = lambda s=shape, r=ratio: M.transposed(tx, s, r, "float64") <= 1e-6
         if gap <= NEAR or only_rounding(subject, gap, agree, "transposition"):
+            continue
+        if subject.coarse_rounding(gap, functools.partial(M.shaken, tx, shape), "transposition"):
             continue
         return Violation(
             f"for a {shown(shape)} matrix f(Gᵀ) is {gap:.3g} of its length away from {ratio:.3g} "

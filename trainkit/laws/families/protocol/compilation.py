@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from trainkit._core.paths import path_name
 from trainkit.laws.law import Law, Violation
 from trainkit.laws.protocol import first_line, ordinary
 from trainkit.laws.reproducers.literals import setup
@@ -16,10 +17,11 @@ from trainkit.laws.subject.update_pairs import first_difference, jitted
 def jit_is_eager(subject: Subject) -> Violation | None:
     params, grads = mini()
     code = setup(params, grads) + (
-        "def run(update):\n    state, out = tx.init(params), []\n    for g in grads:\n"
-        "        u, state = update(g, state, params)\n        out.append(u)\n    return out\n"
+        "def run(update):\n    state, out, p = tx.init(params), [], params\n"
+        "    for g in grads:\n        u, state = update(g, state, p)\n"
+        "        p = optax.apply_updates(p, u)\n        out.append(u)\n    return out\n"
     )
-    plain = lambda p, gs: subject.trajectory(subject.tx, p, gs, apply=False, eager=True)
+    plain = lambda p, gs: subject.trajectory(subject.tx, p, gs, eager=True)
     plain(params, grads[:1])  # what fails eagerly fails here, and is not said of jit
     try:
         apart = first_difference(subject, plain, lambda p, gs: jitted(subject, p, gs), "jit")
@@ -62,8 +64,16 @@ def one_compile(subject: Subject) -> Violation | None:
     if count == 1:
         return None
     when = "on the state that the first returned" if traced > 1 else "on a restored state"
+    named = jax.tree_util.tree_leaves_with_path(state)
+    weak = [repr(path_name(path)) for path, x in named if getattr(x, "weak_type", False)]
+    why = ""
+    if weak and traced == 1:
+        why = (
+            f": the state's {', '.join(weak)} has a weak type, which a saved state has not; "
+            "make it with a dtype, such as jnp.zeros((), jnp.int32)"
+        )
     return Violation(
-        f"a call {when} was traced and compiled again ({count} times in all)",
+        f"a call {when} was traced and compiled again ({count} times in all){why}",
         {"params": params, "gradients": grads[:3]},
         setup(params, grads[:3]) + "count = 0\ndef update(g, s, p):\n    global count\n"
         "    count += 1\n    return tx.update(g, s, p)\nstep = jax.jit(update)\n"

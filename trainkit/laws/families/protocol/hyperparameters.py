@@ -21,19 +21,29 @@ RATES = {"learning_rate": 1e-2, "lr": 1e-2, "rate": 1e-2}
 
 
 def updates_of(tx: Any) -> Any:
-    """Updates for ordinary, tiny, sudden and broken gradients, one after the other."""
+    """Updates for ordinary, tiny, sudden and broken gradients, one after the other.
+
+    With them comes what the state keeps of the parameters, such as their average.
+    """
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), "float32")
     params, step, out = {"b": draw(3), "w": draw(4, 6)}, jax.jit(tx.update), []
     for scale, broken in ((1.0, False), (1e-8, False), (0.01, True)):
         state = tx.init(params)
+        held = [
+            i
+            for i, x in enumerate(jax.tree.leaves(state))
+            for p in jax.tree.leaves(params)
+            if jnp.shape(x) == p.shape and np.array_equal(x, p)
+        ]
         for t in range(14):
             size = scale * (0 if t == 3 else 300 if t == 8 else 1)
             g = {"b": size * draw(3), "w": size * draw(4, 6)}
             if broken and t in (5, 6):
                 g["w"] = g["w"].at[0, 0].set(jnp.nan)
             u, state = step(g, state, params)
-            out.append(np.concatenate([np.ravel(x) for x in jax.tree.leaves(u)]))
+            kept = [x for i, x in enumerate(jax.tree.leaves(state)) if i in held]
+            out.append(np.concatenate([np.ravel(x) for x in [*jax.tree.leaves(u), *kept]]))
     return np.stack(out)
 
 
@@ -122,5 +132,6 @@ def _tried(
 
 LAWS = (
     Law("hyper-parameters", "Every hyper-parameter that the factory declares as a number changes "
-        "some update.", effects, tolerance="bitwise", why="any effect counts"),
+        "some update, or what the state keeps of the parameters.", effects, tolerance="bitwise",
+        why="any effect counts"),
 )  # fmt: skip

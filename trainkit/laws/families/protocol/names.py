@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from trainkit.laws.protocol import first_line, ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.reproducers.programs import whole_run
 from trainkit.laws.subject import Subject, mini
+from trainkit.laws.subject.operations import draws
 from trainkit.laws.subject.update_pairs import first_difference
 
 
@@ -56,7 +57,9 @@ def extra_arguments(subject: Subject) -> Violation | None:
 def leaf_names(subject: Subject) -> Violation | None:
     if subject.chooses_leaves:
         raise NotApplicable("its mask may choose leaves by their names or places")
-    return _exchanged(subject) or _renamed(subject)
+    if draws(subject):  # a key for each leaf, in their order: only names that keep the order
+        return _renamed(subject, [names for names in NAMES if names == tuple(sorted(names))])
+    return _exchanged(subject) or _renamed(subject, NAMES)
 
 
 def _exchanged(subject: Subject) -> Violation | None:
@@ -96,12 +99,12 @@ def _exchanged(subject: Subject) -> Violation | None:
 NAMES = (("zeta", "alpha"), ("bias", "kernel"), ("kernel", "bias"), ("scale", "embedding"))
 
 
-def _renamed(subject: Subject) -> Violation | None:
+def _renamed(subject: Subject, tried: Sequence[tuple[str, str]]) -> Violation | None:
     """Renaming leaves must not change their updates."""
     params, grads = mini()
     named = lambda t, names: dict(zip(names, t.values(), strict=True))
     as_named = lambda p, gs: subject.trajectory(subject.tx, p, gs)
-    for names in NAMES:
+    for names in tried:
         renamed = lambda p, gs, names=names: [
             dict(zip(params, (u[n] for n in names), strict=True))
             for u in as_named(named(p, names), [named(g, names) for g in gs])

@@ -90,9 +90,9 @@ def _remembered(subject: Subject, tx: Any) -> Violation | None:
                 f"{what} gave another result: something is remembered outside the state",
                 {"params": params, "gradients": grads[0], "found": u, "expected": once},
                 setup(params, grads[:3]) + "state = tx.init(params)\n"
-                "once, _ = tx.update(grads[0], state, params)\n"
+                "once = tx.update(grads[0], state, params)\n"
                 "for g in grads:\n    _, s = tx.update(g, tx.init(params), params)\n"
-                "again, _ = tx.update(grads[0], tx.init(params), params)\n"
+                "again = tx.update(grads[0], tx.init(params), params)\n"
                 "same = jax.tree.map(lambda a, b: bool((a == b).all()), once, again)\n"
                 "assert all(jax.tree.leaves(same)), (once, again)",
             )
