@@ -44,10 +44,17 @@ def test_a_weight_decay_without_effect_is_found(make, claims):
     (clipped, {"hyperparameters": ["guard"]}),
     (lambda: tt.sgd(0.1), {"hyperparameters": tt.sgd}),
     (lambda: optax.rmsprop(0.1), {"hyperparameters": optax.rmsprop}),
+    (optax.scale_by_lion, {}),  # smooth_beta, of another mode
+    (optax.contrib.prodigy, {}),  # estim_lr_coef, once the estimate is larger than the first
+    (lambda weight_decay=0.01: optax.contrib.mechanize(optax.sgd(0.1), weight_decay), {}),  # < 6e-8
 ])  # fmt: skip
 def test_a_late_effect_is_one(make, claims):
     report = check(make, **claims)
     assert report.results[0].outcome == "holds"
+
+
+def test_a_key_is_no_count():
+    laws.check(lambda: optax.add_noise(0.1, 0.5, 0), laws=["counts"]).raise_for_failures()
 
 
 def test_a_rule_without_numbers_is_left_alone():

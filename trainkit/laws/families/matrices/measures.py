@@ -115,7 +115,7 @@ def refreshes(tx: Any, steps: int) -> Any:
     What changed at every step, or never after the first, is left out.
     """
     rng = np.random.default_rng(7)
-    params = {"kernel": jnp.zeros((5, 5)), "bias": jnp.zeros(5)}
+    params = {"kernel": jnp.zeros((5, 5))}
     state, step, seen = tx.init(params), jax.jit(tx.update), []
     for _ in range(steps):
         g = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), "float32"), params)

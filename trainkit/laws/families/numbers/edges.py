@@ -172,10 +172,9 @@ def _counts(update: Any, state: Any, params: Any, grads: list[Any]) -> list[int]
 
     From wherever they stand: what begins anew after a window, or is capped, is no such count.
     """
-    leaves = [
-        np.asarray(jax.random.key_data(x) if _is_key(x) else x) for x in jax.tree.leaves(state)
-    ]
-    at = [i for i, x in enumerate(leaves) if x.size and np.issubdtype(x.dtype, np.integer)]
+    leaves = jax.tree.leaves(state)
+    whole = lambda x: not _is_key(x) and np.issubdtype(np.asarray(x).dtype, np.integer)
+    at = [i for i, x in enumerate(leaves) if whole(x) and np.size(x)]
     for start in (None, 1000, 10**6, 2**29 + 1):
         now = state if start is None else _with(state, dict.fromkeys(at, start))
         for g in grads[:3]:

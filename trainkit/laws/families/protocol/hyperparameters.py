@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import numbers
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,15 +21,17 @@ from trainkit.laws.subject import Subject
 RATES = {"learning_rate": 1e-2, "lr": 1e-2, "rate": 1e-2}
 
 
-def updates_of(tx: Any) -> Any:
-    """Updates for ordinary, tiny, sudden and broken gradients, one after the other.
+def updates_of(tx: Any, dtype: str = "float32") -> Any:
+    """Updates for ordinary, tiny, broken and steady gradients, one after the other.
 
-    With them comes what the state keeps of the parameters, such as their average.
+    All but the steady ones have a sudden one among them. With them comes what the state keeps of
+    the parameters, such as their average.
     """
     rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), "float32")
-    params, step, out = {"b": draw(3), "w": draw(4, 6)}, jax.jit(tx.update), []
-    for scale, broken in ((1.0, False), (1e-8, False), (0.01, True)):
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)
+    first, step, out = {"b": draw(3), "w": draw(4, 6)}, jax.jit(tx.update), []
+    for kind, scale in (("plain", 1.0), ("tiny", 1e-8), ("broken", 0.01), ("steady", 1.0)):
+        params, steady = first, {"b": draw(3), "w": draw(4, 6)}
         state = tx.init(params)
         held = [
             i
@@ -38,10 +41,12 @@ def updates_of(tx: Any) -> Any:
         ]
         for t in range(14):
             size = scale * (0 if t == 3 else 300 if t == 8 else 1)
-            g = {"b": size * draw(3), "w": size * draw(4, 6)}
-            if broken and t in (5, 6):
+            g = {"b": size * draw(3), "w": size * draw(4, 6)} if kind != "steady" else steady
+            if kind == "broken" and t in (5, 6):
                 g["w"] = g["w"].at[0, 0].set(jnp.nan)
             u, state = step(g, state, params)
+            if kind == "steady":  # where they lead
+                params = jax.tree.map(lambda p, x: p + x, params, u)
             kept = [x for i, x in enumerate(jax.tree.leaves(state)) if i in held]
             out.append(np.concatenate([np.ravel(x) for x in [*jax.tree.leaves(u), *kept]]))
     return np.stack(out)
@@ -87,10 +92,14 @@ def effects(subject: Subject) -> Violation | None:
         bases: list[Mapping[str, Any]] = [
             required,
             required | {k: v for k, v in far.items() if k != name},
+            *(required | kind for kind in _kinds(make)),
         ]
         tried = [*_tried(subject, make, bases, name, value)]
         if not tried or any(changed for _, changed in tried):
             continue
+        with jax.enable_x64(True):  # what is too small for float32 is an effect
+            if any(changed for _, changed in _tried(subject, make, bases, name, value, "float64")):
+                continue
         values = [v for v, _ in tried]
         return Violation(
             f"{name}={value!r} is declared, but no update is another one with "
@@ -106,17 +115,30 @@ def effects(subject: Subject) -> Violation | None:
     return None
 
 
+def _kinds(make: Callable[..., Any]) -> Iterator[dict[str, Any]]:
+    """The other choices of arguments that are no numbers: a number may belong to one of them."""
+    try:
+        hints = typing.get_type_hints(make)
+    except Exception:  # names of annotations that cannot be found
+        hints = {}
+    for name, p in inspect.signature(make).parameters.items():
+        choices = [not p.default] if isinstance(p.default, bool) else []
+        if typing.get_origin(hints.get(name)) is typing.Literal:
+            choices = [x for x in typing.get_args(hints[name]) if x != p.default]
+        yield from ({name: choice} for choice in choices)
+
+
 def _tried(
     subject: Subject, make: Callable[..., Any], bases: Sequence[Mapping[str, Any]], name: str,
-    value: Any,
+    value: Any, dtype: str = "float32",
 ) -> Iterator[tuple[Any, bool]]:  # fmt: skip
     """Values of one hyper-parameter, and whether any update was another one, to the first such."""
 
     def run(base: Mapping[str, Any], new: Any) -> Any:
-        key = ("hyper-parameters", id(make), repr(sorted({**base, name: new}.items())))
+        key = ("hyper-parameters", id(make), dtype, repr(sorted({**base, name: new}.items())))
         if key not in subject.memo:
             subject.clock.check()
-            subject.memo[key] = updates_of(build(make(**{**base, name: new})))
+            subject.memo[key] = updates_of(build(make(**{**base, name: new})), dtype)
         return subject.memo[key]
 
     for base in bases:
