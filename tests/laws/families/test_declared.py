@@ -1,5 +1,7 @@
 """What a factory declares has an effect, and what a state holds was written."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -44,7 +46,7 @@ def test_a_weight_decay_without_effect_is_found(make, claims):
     (clipped, {"hyperparameters": ["guard"]}),
     (lambda: tt.sgd(0.1), {"hyperparameters": tt.sgd}),
     (lambda: optax.rmsprop(0.1), {"hyperparameters": optax.rmsprop}),
-    (optax.scale_by_lion, {}),  # smooth_beta, of another mode
+    (functools.partial(optax.scale_by_lion, b1=0.8), {}),  # smooth_beta, of another mode
     (optax.contrib.prodigy, {}),  # estim_lr_coef, once the estimate is larger than the first
     (lambda weight_decay=0.01: optax.contrib.mechanize(optax.sgd(0.1), weight_decay), {}),  # < 6e-8
 ])  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import numbers
 import typing
@@ -117,8 +118,11 @@ def effects(subject: Subject) -> Violation | None:
 
 def _kinds(make: Callable[..., Any]) -> Iterator[dict[str, Any]]:
     """The other choices of arguments that are no numbers: a number may belong to one of them."""
+    inner: Any = make
+    while isinstance(inner, functools.partial):
+        inner = inner.func
     try:
-        hints = typing.get_type_hints(make)
+        hints = typing.get_type_hints(inner)
     except Exception:  # names of annotations that cannot be found
         hints = {}
     for name, p in inspect.signature(make).parameters.items():
