@@ -1,4 +1,4 @@
-"""Rules by someone who had not read the laws: right ones, and the same with one fault each.
+"""Rules written without a look at the laws: right ones, and the same with one fault each.
 
 They were written in one go, from `docs/laws.md` and the docstring of `check` alone, in the styles
 of people, and each is called as its author would call it. `docs/laws.md` has the first run as it
