@@ -152,8 +152,9 @@ def trend(rows: Sequence[Row], baseline: Sequence[Sequence[Row]]) -> Trend | Non
     """
     known, shares = [], []
     for row in rows:
-        found = [_cheapest(row, seed, baseline) for seed in range(len(row["losses"]))]
-        if all(share is not None for share in found):
+        each = (_cheapest(row, seed, baseline) for seed in range(len(row["losses"])))
+        found = [share for share in each if share is not None]
+        if len(found) == len(row["losses"]):
             known.append(row["flops"])
             shares.append(found)
     if len(known) < 3 or len(shares[0]) < 2:
