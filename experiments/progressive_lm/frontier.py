@@ -117,6 +117,80 @@ def below(row: Row, curves: Sequence[Sequence[Row]]) -> tuple[float, float]:
     return float(np.mean(gaps)), _spread(gaps)
 
 
+class Trend(NamedTuple):
+    """How what is saved, against the best of the baselines at every budget, moves with scale.
+
+    Attributes:
+      budgets: at each, the FLOPs, the share saved and its standard error over seeds; where it is
+        known for every seed.
+      slope: of the share, for ten times the FLOPs, and its standard error.
+      ahead: the share at ten times the largest budget, and its standard error.
+    """
+
+    budgets: list[tuple[float, float, float]]
+    slope: tuple[float, float]
+    ahead: tuple[float, float]
+
+
+def trend(rows: Sequence[Row], baseline: Sequence[Sequence[Row]]) -> Trend | None:
+    """A line through the share saved against log10 of the FLOPs, of each seed by itself.
+
+    The share is 1 − spent / what the cheapest of the baselines spends to the same loss. Errors are
+    those of the mean over seeds, so they hold the spread of seeds and not the choice of a line.
+
+    Args:
+      rows: of one growing method.
+      baseline: curves, from `baselines`.
+
+    Returns:
+      `None` with fewer than three budgets at which the share is known, or fewer than two seeds.
+
+    >>> grown = [{"flops": f, "losses": [x, x]} for f, x in ((1, 4.0), (10, 3.0), (100, 2.0))]
+    >>> line = [{"flops": 2.0 * row["flops"], "losses": row["losses"]} for row in grown]
+    >>> [round(share, 2) for _, share, _ in trend(grown, [line]).budgets]
+    [0.5, 0.5, 0.5]
+    """
+    known, shares = [], []
+    for row in rows:
+        each = (_cheapest(row, seed, baseline) for seed in range(len(row["losses"])))
+        found = [share for share in each if share is not None]
+        if len(found) == len(row["losses"]):
+            known.append(row["flops"])
+            shares.append(found)
+    if len(known) < 3 or len(shares[0]) < 2:
+        return None
+    slopes, ends = [], []
+    for one in np.array(shares, float).T:
+        slope, level = np.polyfit(np.log10(known), one, 1)
+        slopes.append(slope)
+        ends.append(level + slope * (np.log10(known[-1]) + 1))
+    errors = [mean_error(found) for found in shares]
+    budgets = [(spent, *each) for spent, each in zip(known, errors, strict=True)]
+    return Trend(budgets, mean_error(slopes), mean_error(ends))
+
+
+def _cheapest(row: Row, seed: int, baseline: Sequence[Sequence[Row]]) -> float | None:
+    """The share one seed saved against the cheapest baseline; `None` where that is not known."""
+    found = [
+        spent_to(row["losses"][seed], [b["flops"] for b in one], [b["losses"][seed] for b in one])
+        for one in baseline
+    ]
+    # All baselines end at one budget, so one that does not get there is not the cheapest.
+    reached = [spent for spent, bound in found if not bound]
+    if not reached or any(bound == "<" for _, bound in found):
+        return None
+    return 1 - row["flops"] / min(reached)
+
+
+def mean_error(values: Sequence[float]) -> tuple[float, float]:
+    """The mean, and its standard error.
+
+    >>> mean_error([1.0, 2.0, 3.0])
+    (2.0, 0.5773502691896258)
+    """
+    return float(np.mean(values)), _spread(values) / len(values) ** 0.5
+
+
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Each growing row with what it saved against each baseline; baselines as they are.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.progressive_lm.frontier import Row, baselines, below, summary
+from experiments.progressive_lm.frontier import Row, baselines, below, summary, trend
 from trainkit._core import units
 from trainkit._core.units import mean_spread, si
 from trainkit.report.html import lead_html
@@ -83,6 +83,40 @@ def table(rows: Sequence[Row]) -> None:
                     f"To its loss at {units.flops(row['flops'])}, {row['name']} saves of the FLOPs:"
                     f" {found}."
                 )
+        for line in scales(mine):
+            console.print(line)
+
+
+def scales(rows: Sequence[Row]) -> list[str]:
+    """How far growing lies below the best baseline at every budget, and the trend of savings.
+
+    Errors are standard errors of the mean over paired seeds. Nothing is said of fewer than three
+    budgets.
+    """
+    lines = []
+    curves = list(baselines(rows, rows[0]["optimizer"]).values())
+    shown = [row for row in summary(rows) if "below" in row and len(row["losses"]) > 1]
+    for name in dict.fromkeys(row["name"] for row in shown):
+        mine = [row for row in shown if row["name"] == name]
+        if len(mine) < 3:
+            continue
+        for row in mine:
+            mean, error = row["below"][0], row["below"][1] / len(row["losses"]) ** 0.5
+            lines.append(
+                f"{name}, {units.flops(row['flops'])}: below the best by "
+                f"{mean:+.3f} ± {error:.3f} (standard error)"
+            )
+        found = trend(mine, curves)
+        if found is None:
+            continue
+        for spent, share, error in found.budgets:
+            lines.append(f"{name}, {units.flops(spent)}: saves {share:.0%} ± {error:.0%}")
+        slope, ahead = found.slope, found.ahead
+        lines.append(
+            f"{name}: {slope[0]:+.0%} ± {slope[1]:.0%} for ten times the FLOPs; "
+            f"{ahead[0]:.0%} ± {ahead[1]:.0%} at {units.flops(10 * found.budgets[-1][0])}"
+        )
+    return lines
 
 
 def page(content: dict[str, Any]) -> str:

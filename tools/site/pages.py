@@ -40,7 +40,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     for name, path in ELSEWHERE.items():
         markdown = markdown.replace(f"](../{path})", f"]({name})")
     if page.file.src_uri in ELSEWHERE:
-        markdown = markdown.replace("](docs/", "](")
+        markdown = re.sub(r"\]\((?:\.\./)?docs/", "](", markdown)
     if page.file.src_uri.startswith("how-to/"):
         markdown = markdown.replace("\n", f"\n\n{GOES_ON}\n", 1)
     # The name of a leaf in a table, such as [1][0].mu, is no reference.
