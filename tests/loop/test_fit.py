@@ -989,3 +989,53 @@ def test_checkpoints_are_kept_as_fit_is_told(tmp_path):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
             fit(step, state, data(), out=tmp_path / "other", **options, **wrong)
     assert not (tmp_path / "other").exists()
+
+
+# -- one memory for all states -----------------------------------------------------------------
+
+
+def test_the_states_of_a_run_share_a_memory_and_the_callers_is_kept():
+    kept = []
+    step, state, data = mean_problem()
+    result = fit(step, state, data, steps=4, hooks=[lambda now: kept.append(now.state)],
+                 progress=False)  # fmt: skip
+    assert [x.params["mean"].is_deleted() for x in kept] == [True] * 4
+    assert not state.params["mean"].is_deleted()
+    assert np.isfinite(result.state.params["mean"])
+    assert step.compiles == 1
+    with pytest.raises(ValueError, match=r"deleted: fit, a step .* keep a copy: step\.place"):
+        step(kept[1], jnp.ones(4))
+    step(result.state, jnp.ones(4))  # called by hand it donates nothing
+    assert not result.state.params["mean"].is_deleted()
+    assert step.compiles == 2
+
+
+def test_a_loss_that_prints_is_trained_and_its_error_is_not_a_state_that_is_gone(capfd):
+    def problem(called):
+        def loss_fn(params, model_state, batch, rng):
+            called(params["mean"])
+            return trainkit.Loss(((batch - params["mean"]) ** 2).sum(), 4)
+
+        tx = optax.sgd(0.1)
+        state = trainkit.TrainState.create({"mean": jnp.zeros(())}, tx)
+        return trainkit.make_train_step(loss_fn, tx), state, Sampler(EIGHT, 4)
+
+    fit(*problem(lambda x: jax.debug.print("mean={x}", x=x)), steps=2, progress=False)
+    jax.effects_barrier()
+    assert capfd.readouterr().out.count("mean=") == 2
+
+    def fails(x):
+        def refuse(x):
+            raise ValueError("a word of mine")
+
+        jax.debug.callback(refuse, x)
+
+    with pytest.raises(Exception, match="a word of mine"):
+        jax.block_until_ready(fit(*problem(fails), steps=3, progress=False).state)
+
+
+def test_a_step_that_shall_not_donate_leaves_every_state_alone():
+    kept = []
+    step, state, data = mean_problem(donate=False)
+    fit(step, state, data, steps=4, hooks=[lambda now: kept.append(now.state)], progress=False)
+    assert not any(x.params["mean"].is_deleted() for x in kept)

@@ -57,6 +57,8 @@ def _equation(eqn: JaxprEqn, loops_once: bool) -> float:
     if inner:
         # The jaxpr inside a reduction or a scatter is a function of scalars, not a loop body.
         return sum(inner) if name not in _WITH_SCALAR_FUNCTION else float(_aval(eqn.invars[0]).size)
+    if not eqn.outvars:  # an effect alone: jax.debug.print
+        return 0.0
     out = _aval(eqn.outvars[0])
     if name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]

@@ -113,8 +113,8 @@ def forecast(program: Any, *arguments: PyTree, memory: float | None = None) -> F
     (`jax.experimental.topologies`): pass them to `make_train_step(devices=…)`.
 
     Args:
-      program: a step of `make_train_step`, or another jitted function, such as a growth of
-        `trainkit.progressive.programs`.
+      program: a step of `make_train_step`, which is taken as `fit` runs it; or another jitted
+        function, such as a growth of `trainkit.progressive.programs`.
       arguments: arrays or `jax.ShapeDtypeStruct`s: of the whole state and batch for a step; with
         their shardings for another program.
       memory: bytes of one device; `None`: what its data sheet says.
@@ -133,7 +133,7 @@ def forecast(program: Any, *arguments: PyTree, memory: float | None = None) -> F
     """
     if memory is not None:
         validation.number("memory", memory, above=0, hint="it counts bytes of a device")
-    step = program if hasattr(program, "placement") else None
+    step = program.donating() if hasattr(program, "placement") else None
     name = step.placement.name if step else "program"
     devices = sorted(_devices(step, arguments), key=lambda d: d.id)
     try:
@@ -146,7 +146,7 @@ def forecast(program: Any, *arguments: PyTree, memory: float | None = None) -> F
             f"{str(error).splitlines()[0].removeprefix('RESOURCE_EXHAUSTED: ')} Use a smaller "
             "batch, microbatches=, remat=True, or placement='fsdp'."
         ) from error
-    flops = step_flops(program, *arguments) if step else count_flops(program, *arguments)
+    flops = step_flops(step, *arguments) if step else count_flops(program, *arguments)
     chip = chip_of(devices[0])
     return Forecast(
         placement=name,

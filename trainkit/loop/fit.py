@@ -35,6 +35,7 @@ from trainkit.loop.resumption import resume
 from trainkit.loop.run_folder import RunFolder
 from trainkit.loop.saved.retention import KEPT, Retention
 from trainkit.loop.session import Evaluate, Session
+from trainkit.loop.step_in_use import own
 from trainkit.loop.stopping import Budget, EarlyStopping
 from trainkit.loop.stream import streamed
 from trainkit.loop.summary import write_summary
@@ -91,7 +92,8 @@ def fit(
     Args:
       step: `state, metrics = step(state, batch)`, from `make_train_step` or one's own. Its
         `place`, `place_batch` and `compile` are used where it has them.
-      state: the state to begin with.
+      state: the state to begin with; it is copied. The states of the run reuse one memory, so that
+        a hook which keeps one copies it (`step.place`), or the step has `donate=False`.
       data: what gives batches: a `Sampler`, a list, a loader of Grain, PyTorch or Hugging Face, a
         generator. What can be iterated over again is, until a budget is spent. A run goes on by the
         data's own position or state, or else by counting the batches.
@@ -161,6 +163,7 @@ def fit(
     retention = Retention(keep, keep_best, best_mode, keep_every, keep_seconds)
     check_parts(step, data, evaluate, hooks, early_stopping)
     check_loggers(loggers)
+    step = own(step)
     data = streamed(data, budget, early_stopping, out)
     check_run(step, data, budget, early_stopping, eval_every, out)
     check_paths(loggers, out)

@@ -20,7 +20,7 @@ from trainkit.loop.metrics_log import MetricsLog
 from trainkit.loop.record import Record
 from trainkit.loop.run_folder import RunFolder
 from trainkit.loop.run_log import RunLog, fetch
-from trainkit.loop.step_in_use import StepInUse
+from trainkit.loop.step_in_use import StepInUse, own
 from trainkit.loop.stopping import Budget, EarlyStopping
 from trainkit.loop.stream import saved_place, streamed
 from trainkit.step.state import TrainState
@@ -236,7 +236,7 @@ class Session:
         if change.data is not None:
             self.data = streamed(change.data, self.budget, self.early_stopping, self.folder)
         if change.step is not None:
-            self.step = change.step
+            self.step = own(change.step)
             self.interrupts.ask_again()
         self.state = self.state if change.state is None else change.state
         if change.step is not None or change.data is not None:

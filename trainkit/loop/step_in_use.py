@@ -22,10 +22,16 @@ from trainkit.loop.run_log import RunLog
 from trainkit.step.eval_step import make_eval_step
 from trainkit.step.state import TrainState
 from trainkit.step.statistics import refresh_statistics
+from trainkit.step.train_step import TrainStep
 from trainkit.transforms.wrappers.average import swap
 
 PyTree = Any
 BATCHES = 64  # on which the statistics of averages are computed, unless said otherwise
+
+
+def own(step: Any) -> Any:
+    """The step for states that nobody else keeps: one of `make_train_step` then donates them."""
+    return step.donating() if isinstance(step, TrainStep) else step
 
 
 class StepInUse:

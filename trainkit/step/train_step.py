@@ -46,7 +46,7 @@ def make_train_step(
     precision: Precision | str | None = None,
     skip_nonfinite: bool | int = False,
     remat: bool | Callable[..., Any] = False,
-    donate: bool = False,
+    donate: bool | None = None,
     schedules: Mapping[str, Callable[[jax.Array], Any]] | None = None,
     norms: bool | int | None = None,
 ) -> TrainStep:
@@ -80,7 +80,9 @@ def make_train_step(
         a few calls late, because no step waits for the device (`step.check()` does).
       remat: whether to recompute activations in the backward pass: `True`, or a `jax.checkpoint`
         policy.
-      donate: whether a step may reuse the buffers of its input state, which is then deleted.
+      donate: whether a step may reuse the buffers of its input state, which is then deleted: the
+        state is in memory once, not twice. `None`: not when it is called by hand; in `fit` and
+        `progressive`, whose states are their own, it does.
       schedules: name -> function of the step number, reported in the metrics. Hyper-parameters in
         the optimizer state (`optax.inject_hyperparams`) are always reported, and so is the learning
         rate in force (of groups as `learning_rate/body`), a schedule's too.
@@ -147,7 +149,7 @@ class TrainStep:
     placement: Placement
     microbatches: int
     steps_per_call: int
-    donate: bool
+    donate: bool | None
     loss_fn: LossFn
     tx: optax.GradientTransformation
     precision: Precision
@@ -163,6 +165,25 @@ class TrainStep:
         self._last: tuple[weakref.ref[TrainState] | None, Any] = (None, None)
         self._limit = Limit(self.guard.limit)
         self._flags: dict[bool, jax.Array] = {}  # whether norms are wanted, on the devices
+        self._donating: TrainStep | None = None
+
+    @property
+    def donates(self) -> bool:
+        """Whether a call deletes the state that it is given."""
+        return bool(self.donate)
+
+    def donating(self) -> TrainStep:
+        """The step for a loop that keeps no state: where `donate` is `None`, one that donates.
+
+        It counts as the same step: programs, their number and the skipped steps are in common.
+        """
+        if self.donate is not None:
+            return self
+        if self._donating is None:
+            self._donating = dataclasses.replace(self, donate=True)
+            for name in ("_compiled", "_accepted", "_in_flight", "_limit", "_flags"):
+                setattr(self._donating, name, getattr(self, name))
+        return self._donating
 
     # -- placing the state and the batch -------------------------------------------------------
 
@@ -226,7 +247,7 @@ class TrainStep:
         wanted = [jax.ShapeDtypeStruct((), bool)] if self.norms is None else []
         with explained(self.loss_fn, state, batch if self._axis == 0 else _first(batch)):
             return self.placement.lower(
-                self.program, shapes, shaped, *wanted, axis=self._axis, donate=self.donate
+                self.program, shapes, shaped, *wanted, axis=self._axis, donate=self.donates
             )
 
     def refuse(self, state: TrainState, batch: PyTree) -> Metrics:
@@ -240,7 +261,7 @@ class TrainStep:
         steps.state(state)
         batch = jax.tree.map(shape_of, batch)
         self._check_optimizer(state)
-        key = signature(jax.eval_shape(self.prepared, state)), signature(batch)
+        key = signature(jax.eval_shape(self.prepared, state)), signature(batch), self.donates
         lowered = self.lower(state, batch)
         self._compiled.keep(key, lowered)
         return lowered.out_info[1]
@@ -262,7 +283,7 @@ class TrainStep:
         if known is not None:
             return known
         key = signature(jax.eval_shape(self.prepared, state)), shapes
-        compiled = self._compiled.get(key, lambda: self.lower(state, batch))
+        compiled = self._compiled.get((*key, self.donates), lambda: self.lower(state, batch))
         # A state with this signature has the dtypes of `place`, so calls need not check it again.
         self._known[key] = compiled
         self._accepted.add(key[0])
@@ -294,8 +315,9 @@ class TrainStep:
         try:
             fed = self.placement.feed(owned(batch), self._axis)
             state, metrics = compiled(state, fed, *self.wanted(norms))
-        except (ValueError, RuntimeError):
-            steps.alive(state)
+        except (ValueError, RuntimeError) as error:
+            if "deleted" in str(error):  # before this call: what fails in it leaves none alive
+                steps.alive(state)
             steps.batch_devices(batch, self.placement)
             raise
         if self.norms is None and not norms:

@@ -35,7 +35,8 @@ def options(
     transformation(tx)
     integer("microbatches", microbatches)
     integer("steps_per_call", steps_per_call)
-    flag("donate", donate)
+    if donate is not None:
+        flag("donate", donate, hint="or give None: in fit, but not by hand")
     if not callable(remat):
         flag("remat", remat, hint="or give a policy of jax.checkpoint_policies")
     for name, value, hint in (
@@ -224,9 +225,9 @@ def alive(tree: PyTree, name: str = "state") -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if isinstance(leaf, jax.Array) and not _is_traced(leaf) and leaf.is_deleted():
             raise ValueError(
-                f"{name}/{path_name(path)} has been deleted: a step with donate=True (or a growth) "
-                f"has reused the memory of this {name}. Continue with the state that it returned, "
-                "or keep a copy: step.place(state) makes one."
+                f"{name}/{path_name(path)} has been deleted: fit, a step with donate=True or a "
+                f"growth has reused the memory of this {name}. Continue with the state that it "
+                "returned, or keep a copy: step.place(state) makes one."
             )
 
 

@@ -69,7 +69,8 @@ class Prober:
 
     def __init__(self, recipe: Recipe, decay: float, metric: str):
         # Branches start from states that must stay; a certificate is for the run itself.
-        options = {k: v for k, v in recipe.options.items() if k not in ("donate", "steps_per_call")}
+        options = {k: v for k, v in recipe.options.items() if k != "steps_per_call"}
+        options["donate"] = False
         self.recipe = dataclasses.replace(recipe, options=options, certify=False)
         self.decay, self.metric = decay, metric
         self._stages: list[tuple[Stage, int, PreparedStage]] = []

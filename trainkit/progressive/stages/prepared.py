@@ -98,7 +98,7 @@ class PreparedStage:
             # The progress bar and the log show the stage under this name.
             schedules={"stage": lambda step: jnp.full_like(step, number)},
             **recipe.options,
-        )
+        ).donating()
         several = (self.step.steps_per_call,) if self.step.steps_per_call > 1 else ()
         own = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.asarray(x).dtype), drawn)
         self.batch_shapes = joined_shapes(own, 0)
