@@ -53,13 +53,14 @@ class JaxSide:
 
 
 class Trainkit(JaxSide):
-    """`make_train_step` with the options that are on by default."""
+    """`make_train_step` with the options that are on by default in `fit`."""
 
     def __init__(self, task: Task):
         module = network(task.name)
         super().__init__(task, module)
         tx = optax.adam(task.learning_rate)
-        self.step = trainkit.make_train_step(trainkit.from_linen(module, LOSS), tx)
+        # As `fit` runs it: Keras, too, gives its state to the step.
+        self.step = trainkit.make_train_step(trainkit.from_linen(module, LOSS), tx).donating()
         self.state = self.step.place(trainkit.TrainState.create(self.params, tx))
 
     def trained(self) -> Any:

@@ -54,7 +54,7 @@ def _steps() -> Mistakes:
             "precision": ["bf61", 16, True, jnp.bfloat16],
             "skip_nonfinite": [-1, 1.5, "yes", None],
             "norms": [-1, 0.5, "no", None],
-            "donate": ["no", 1, None],
+            "donate": ["no", 1],
             "remat": ["yes", 1],
             "schedules": [["learning_rate"], {"rate": 0.1}, {3: lambda t: t}, 1e-3],
         },
