@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.progressive_lm.frontier import Row, baselines, below, summary, trend
@@ -52,9 +52,7 @@ def cells(row: Row) -> dict[str, str]:
 
 def table(rows: Sequence[Row]) -> None:
     """The loss of every method at every budget, and what growing saved, in the terminal."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(highlight=False)
     for optimizer in dict.fromkeys(row["optimizer"] for row in rows):
@@ -63,16 +61,12 @@ def table(rows: Sequence[Row]) -> None:
         title = f"Validation loss with {optimizer}, " + (
             f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
         )
-        shown = Table(title=title, box=box.SIMPLE_HEAD)
-        shown.add_column("")
         curves: dict[str, list[Row]] = {}
         for row in mine:
             curves.setdefault(row["name"], []).append(row)
-        for row in next(iter(curves.values())):
-            shown.add_column(units.flops(row["flops"]), justify="right", no_wrap=True)
-        for name, curve in curves.items():
-            shown.add_row(name, *(mean_spread(row["losses"], 3) for row in curve))
-        console.print(shown)
+        budgets = [units.flops(row["flops"]) for row in next(iter(curves.values()))]
+        losses = {n: [mean_spread(x["losses"], 3) for x in curve] for n, curve in curves.items()}
+        console.print(_grid(title, budgets, losses))
         for row in summary(mine):
             told = {
                 k: str(v) for k, v in row.get("saved", {}).items() if v.tells and v.bound != "<"
@@ -85,6 +79,22 @@ def table(rows: Sequence[Row]) -> None:
                 )
         for line in scales(mine):
             console.print(line)
+
+
+def _grid(title: str, budgets: Sequence[str], losses: Mapping[str, Sequence[str]]) -> Any:
+    """A table with the fewer, budgets or methods, side by side, so that it fits a terminal."""
+    from rich import box
+    from rich.table import Table
+
+    shown = Table(title=title, box=box.SIMPLE_HEAD)
+    shown.add_column("")
+    turned = len(losses) < len(budgets)
+    for name in losses if turned else budgets:
+        shown.add_column(name, justify="right", overflow="fold")
+    lines = zip(*losses.values(), strict=True) if turned else losses.values()
+    for name, line in zip(budgets if turned else losses, lines, strict=True):
+        shown.add_row(name, *line)
+    return shown
 
 
 def scales(rows: Sequence[Row]) -> list[str]:
