@@ -120,6 +120,14 @@ def test_what_no_bytes_hold_is_still_said():
     assert not laws.check(lambda: opaque, laws=["resume"]).ok
 
 
+def test_a_state_of_x_alone_is_the_rule_too():
+    """z is then read off the parameters, which have to be those that the rule moved."""
+    h = {"learning_rate": 0.1, "b1": 0.9}
+    check = lambda make: laws.check(make, like="schedule_free_sgd", hyperparams=h, laws=["oracle"])
+    check(lambda: schedule_free(keeps_z=False)).raise_for_failures()
+    assert not check(lambda: schedule_free(b=0.8, keeps_z=False)).ok
+
+
 def test_a_step_of_zero_may_be_the_rounding_of_a_kept_point():
     """A warm-up from 0: the way from y to y, which jit rounds otherwise."""
     make = lambda: tt.schedule_free(schedules.warmup(schedules.constant(0.1), 10))

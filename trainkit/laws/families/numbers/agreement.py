@@ -34,6 +34,9 @@ DIFFERENCES = frozenset({
     "schedule_free", "schedule_free_adamw", "schedule_free_sgd",
 })  # fmt: skip
 
+# Of x, y and z they keep some, and find the others from the parameters: those that they moved.
+FOLLOWED = frozenset({"schedule_free", "schedule_free_adamw", "schedule_free_sgd"})
+
 
 def reference(
     subject: Subject, case: Case, params: np.ndarray, dtype: Any, **override: Any
@@ -224,10 +227,15 @@ def disagreement(
 
 
 def _tried(subject: Subject, dtype: str) -> Iterator[tuple[Case, Run]]:
-    """The trajectories of the batch; in float32 also odd shapes and a long trajectory."""
+    """The trajectories of the batch; in float32 also odd shapes and a long trajectory.
+
+    Of a rule that finds a part of its state in the parameters, only those where they follow it.
+    """
     runs = subject.runs(dtype)
+    followed = subject.oracle is not None and plain_name(subject.oracle.name) in FOLLOWED
     for row in runs.batch.rows:
-        yield as_seen_by(runs, row), runs[row]
+        if not followed or runs.batch.case(row).follow:
+            yield as_seen_by(runs, row), runs[row]
     if dtype == "float32":
         single = lambda x: np.asarray(x, np.float32).astype(np.float64)
         seed = subject.seed
@@ -236,9 +244,13 @@ def _tried(subject: Subject, dtype: str) -> Iterator[tuple[Case, Run]]:
         for case in odd:
             # A rule that cannot handle such leaves breaks the law of structure, not this one.
             with contextlib.suppress(Exception):
+                if followed:
+                    start = np.broadcast_to(case.params[:1], case.params.shape)
+                    case = case._replace(params=start, follow=1.0)
                 run = subject.replay(case)
                 yield case, run
-        yield far, subject.long(far)
+        if not followed:
+            yield far, subject.long(far)
 
 
 def as_seen_by(runs: Runs, row: str) -> Case:
