@@ -131,6 +131,10 @@ REFUSALS = {
     "a factor that shrinks": (
         lambda x: x.reshape(2, 2), lambda x: x.reshape(1, 8), [(FOUR,)], "a factor shrinks"
     ),
+    "more parts": (
+        lambda x: lax.split(x, [2, 2], 0), lambda x: lax.split(x, [2] * 4, 0), [(FOUR,)],
+        "into 2 parts in the small model and into 4"
+    ),
     "nothing to reshape": (
         *both(lambda x: x.reshape(0, 5)), [(0, 3)], "splits axes differently"
     ),

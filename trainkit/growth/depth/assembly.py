@@ -237,6 +237,9 @@ class _DepthSearch:
             after, candidate = found.big, candidate._replace(small=found.small, channels=channels)
         else:
             chosen, after = proved
+            # Behind zeros the others may hold anything, and need not be square.
+            live = used(reduced(program, chosen, keep_eyes=True))
+            chosen = {i: what for i, what in chosen.items() if what == "zero" or i in live}
             candidate = candidate._replace(small=self.reduced)
         layers = dict(candidate.layers)
         for i, name in places.items():
@@ -250,7 +253,7 @@ class _DepthSearch:
         if set(chosen.values()) <= {"zero"}:
             return candidate
         after = reduced(program, chosen, keep_eyes=True)
-        eyes = [i for i, what in chosen.items() if what != "zero" and i in used(after)]
+        eyes = [i for i, what in chosen.items() if what != "zero"]
         before, square = with_identity_inputs(
             self.reduced, after, eyes, self._inputs(candidate.old)
         )

@@ -92,7 +92,15 @@ def slice_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 def split_axes(pair: EquationPair) -> None:
     pair.check_same_params("sizes")
     x, d = pair.ins[0], pair.params["axis"]
-    parts = [Axis(n, m) for n, m in zip(*pair.both("sizes"), strict=True)]
+    small, big = pair.both("sizes")
+    if len(small) != len(big):
+        pair.fail(
+            f"an axis is split into {len(small)} parts in the small model and into {len(big)} in "
+            "the big one, which are other equations",
+            axes=(x.axes[d],),
+            hint="keep their number, or make the parts an axis: x.reshape(*x.shape[:-1], n, -1)",
+        )
+    parts = [Axis(n, m) for n, m in zip(small, big, strict=True)]
     for part in parts:
         if part.big < part.small:
             pair.fail("a part of a split is shorter in the big model", axes=(x.axes[d],))
