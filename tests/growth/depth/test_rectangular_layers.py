@@ -9,7 +9,7 @@ from tests.growth.zoo.building import equinox_build, randomised
 from trainkit import growth
 
 
-class Block(eqx.Module):
+class AttentionAndDense(eqx.Module):
     norms: list
     attention: eqx.nn.MultiheadAttention
     mlp: eqx.nn.MLP
@@ -26,13 +26,13 @@ class Block(eqx.Module):
         return x + jax.vmap(lambda v: self.mlp(self.norms[1](v)))(x)
 
 
-class Net(eqx.Module):
+class ReadByACell(eqx.Module):
     blocks: list
     cell: eqx.nn.GRUCell
     out: eqx.nn.Linear
 
     def __init__(self, depth):
-        self.blocks = [Block() for _ in range(depth)]
+        self.blocks = [AttentionAndDense() for _ in range(depth)]
         self.cell = eqx.nn.GRUCell(4, 3, key=jax.random.key(0))
         self.out = eqx.nn.Linear(3, 3, key=jax.random.key(0))
 
@@ -44,7 +44,7 @@ class Net(eqx.Module):
 
 
 def test_a_dense_layer_behind_zeros_need_not_be_an_identity():
-    (small, before), (big, after) = (equinox_build(Net)(depth=n) for n in (2, 3))
+    (small, before), (big, after) = (equinox_build(ReadByACell)(depth=n) for n in (2, 3))
     params = randomised(before)
     x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
     plan = growth.plan(small, big, params, after, x)

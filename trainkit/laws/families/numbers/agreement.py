@@ -23,10 +23,8 @@ from trainkit.laws.subject.shrink import violation
 
 RELATIVE = {"float32": 1e-5, "float64": 1e-12}
 
-
 # Arguments that may be a schedule.
 SCHEDULED = ("learning_rate", "step_size_fn", "adam_learning_rate", "b3", "alpha")
-
 
 # Their update is the difference of new and old parameters, with the rounding of these.
 DIFFERENCES = frozenset({
