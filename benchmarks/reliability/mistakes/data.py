@@ -97,7 +97,7 @@ def mistakes() -> Mistakes:
     images, key = jnp.ones((2, 4, 4, 1)), jax.random.key(0)
     calls: dict[str, tuple[Any, tuple[str, ...]]] = {
         "pad_batch(size='9')": (lambda: pad_batch(batch(), "9"), ("size", "must be")),
-        "pad_batch(size too small)": (lambda: pad_batch(batch(), 3), ("8 examples", "3")),
+        "pad_batch(size too small)": (lambda: pad_batch(batch(), 3), ("size=3", "at least", "8")),
         "pad_image(padding=-1)": (lambda: pad_image(images, -1), ("padding", "must be")),
         "pad_image(a vector)": (lambda: pad_image(jnp.ones(3), 1), ("images", "height")),
         "random_shift(pixels=1.5)": (
