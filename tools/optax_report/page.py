@@ -224,4 +224,5 @@ def _so_far(done: Mapping[str, Any], quick: int) -> str:
 
 
 def _cell(text: str) -> str:
+    text = re.sub(r"/\S*/site-packages/", "", text)  # not the folders of this machine
     return " ".join(text.split()).replace("|", "\\|")
