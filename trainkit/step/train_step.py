@@ -81,7 +81,7 @@ def make_train_step(
       remat: whether to recompute activations in the backward pass: `True`, or a `jax.checkpoint`
         policy.
       donate: whether a step may reuse the buffers of its input state, which is then deleted: the
-        state is in memory once, not twice. `None`: not when it is called by hand; in `fit` and
+        new state needs no memory of its own. `None`: not when it is called by hand; in `fit` and
         `progressive`, whose states are their own, it does.
       schedules: name -> function of the step number, reported in the metrics. Hyper-parameters in
         the optimizer state (`optax.inject_hyperparams`) are always reported, and so is the learning
