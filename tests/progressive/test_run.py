@@ -14,6 +14,7 @@ from trainkit.cost import count_flops
 from trainkit.data import Sampler
 from trainkit.growth.errors import GrowthError
 from trainkit.progressive import triggers
+from trainkit.progressive.stages.pace import LeafPace
 from trainkit.progressive.stages.stage import Data, Stage, StageError
 
 events = tiny.events
@@ -147,8 +148,8 @@ def test_new_rates_begin_at_those_of_exact_continuation_and_rise():
     stages = [Stage(4, triggers.steps(10)), Stage(8, anneal=100)]
     result = tiny.run(stages, steps=11, decay=0.0)
     pace = result.state.opt_state
-    assert float(pace.start["out"]) == 0.5
-    assert float(pace.start["in"]) == 1.0
+    assert float(LeafPace.of(pace.leaves["out"]).start) == 0.5
+    assert float(LeafPace.of(pace.leaves["in"]).start) == 1.0
     assert int(pace.ramp_at) == 10
 
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import trainkit.transforms as tt
-from trainkit.progressive.stages.pace import after_growth, begin_decay, lower, paced
+from trainkit.progressive.stages.pace import LeafPace, after_growth, begin_decay, lower, paced
 
 
 def factors(tx, state, steps):
@@ -25,9 +25,8 @@ def test_the_whole_formula():
     state = tx.init({"a": jnp.zeros(()), "b": jnp.zeros(())})
     first, state = factors(tx, state, 6)
     state = lower(state, 0.5)
-    state = after_growth(
-        state, state.inner, {"a": 0.0, "b": 0.25}, {"a": 4.0, "b": 8.0}, {"a": 1.0, "b": 0.5}
-    )
+    leaves = {"a": LeafPace(0.0, 4.0, 1.0), "b": LeafPace(0.25, 8.0, 0.5)}
+    state = after_growth(state, state.inner, leaves)
     state = begin_decay(state, at=10, steps=10)
     second, _ = factors(tx, state, 16)
 

@@ -22,6 +22,7 @@ from trainkit.progressive import Price, Stage, triggers
 from trainkit.progressive.background import Background
 from trainkit.progressive.hook import Growing
 from trainkit.progressive.stage_sequence import StageSequence
+from trainkit.progressive.stages.pace import LeafPace
 from trainkit.progressive.transition.switch import Transition
 
 TWO = [Stage(4, triggers.steps(10)), Stage(8)]
@@ -319,12 +320,16 @@ def test_leaves_keep_the_rates_of_the_maximal_update_parametrisation_over_severa
         Stage(MLP((16, 16)), mup="adam", anneal=10),
     ]
     result = linen(stages, steps=8, decay=0.0, certify=False)
-    target = jax.tree.map(float, result.state.opt_state.target)
+    leaves = jax.tree.map(LeafPace.of, result.state.opt_state.leaves)
+    at = lambda field: jax.tree.map(
+        lambda leaf: float(getattr(leaf, field)), leaves, is_leaf=lambda x: isinstance(x, LeafPace)
+    )
+    target = at("target")
     # Fan-in that doubled twice, and once for the layer that came in between; inputs and biases 1.
     kernels = {name: leaf["kernel"] for name, leaf in target.items()}
     assert kernels == {"Dense_0": 1.0, "Dense_1": 0.5, "Dense_2": 0.25}
     assert all(leaf["bias"] == 1.0 for leaf in target.values())
     # At first the rate of exact continuation: what was there, times the weight's factor.
-    start = jax.tree.map(float, result.state.opt_state.start)
+    start = at("start")
     assert start["Dense_2"]["kernel"] == 0.25
     assert start["Dense_1"]["kernel"] == 0.5

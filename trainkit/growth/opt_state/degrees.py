@@ -49,7 +49,7 @@ def degrees_in_place(
       params: arrays or shapes; only ranks and dtypes matter.
       record: (state, shapes of a state) -> the slots of the state.
     """
-    small = jax.tree.map(_tiny, params)
+    small = jax.tree.map(tiny, params)
     rng = np.random.default_rng(0)
     draw = lambda make: jax.tree.map(lambda x: make(x.shape).astype(x.dtype), small)
 
@@ -111,7 +111,8 @@ def _after_steps(
     return outer_step(tx.update, jax.tree.map(jnp.add, params, updates), state)[1]
 
 
-def _tiny(leaf: Any) -> np.ndarray:
+def tiny(leaf: Any) -> np.ndarray:
+    """A tiny leaf of the same rank, for running a transformation."""
     floating = jnp.issubdtype(leaf.dtype, jnp.floating)
     shape = (_SIZE,) * len(leaf.shape) if floating else leaf.shape
     return np.zeros(shape, np.float32 if floating else leaf.dtype)

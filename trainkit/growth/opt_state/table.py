@@ -231,9 +231,8 @@ OURS: dict[str, Fields] = {
         "decay_at": "keep",
         "decay_steps": "keep",
         "ramp_at": "keep",
-        # One factor for each leaf; `progressive` may set it at a growth.
-        "start": Slot(per_leaf=True),
-        "over": Slot(per_leaf=True),
+        # A few numbers for each leaf; `progressive` may set them at a growth.
+        "leaves": Slot(per_leaf=True),
         "inner": "state",
     },
     "QuantiseState": {"count": "keep", "key": "keep", **_WRAP},

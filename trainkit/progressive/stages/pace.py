@@ -2,8 +2,9 @@
 
 All changes of the learning rate are numbers in the optimizer state, so that none of them needs a
 new compilation or a restart: the warm-up, the start of the final decay (which the remaining budget
-decides at run time), a lowered rate, and a ramp for each leaf after a growth. The ramp warms up
-new leaves, and moves copied leaves from the rate of exact continuation to the plain one.
+decides at run time), a lowered rate, and a factor for each leaf after a growth: a ramp, which warms
+up new leaves and moves copied leaves from the rate of exact continuation to the plain one; and the
+bias correction of new leaves, whose moments are younger than the rule's count of steps.
 """
 
 from __future__ import annotations
@@ -17,10 +18,39 @@ import optax
 
 from trainkit._core import validation
 from trainkit._core.paths import named_leaves, path_name
+from trainkit.progressive.stages.bias_correction import Decays, correction
 from trainkit.step.update import with_extra_args
 
 PyTree = Any
 NEVER = 2**31 - 1
+
+
+class LeafPace(NamedTuple):
+    """The factor of one leaf since the last growth; numbers, or float32 scalars.
+
+    Attributes:
+      start: the factor at `PaceState.ramp_at`.
+      over: the number of steps of the ramp; 0: no ramp.
+      target: the final factor: 1, or that of the maximal-update parametrisation.
+      born: the step before which the leaf's moments began; below 2²⁴, or rounded.
+      decays: of its moments; zeros: no bias is corrected.
+    """
+
+    start: Any = 1.0
+    over: Any = 0.0
+    target: Any = 1.0
+    born: Any = 0.0
+    decays: Decays = Decays()
+
+    def packed(self) -> jax.Array:
+        """All in one array [7], float32: a state has one for each leaf."""
+        return jnp.stack([jnp.asarray(x, jnp.float32) for x in (*self[:-1], *self.decays)])
+
+    @classmethod
+    def of(cls, packed: jax.Array) -> LeafPace:
+        """The inverse of `packed`."""
+        start, over, target, born, *decays = packed
+        return cls(start, over, target, born, Decays(*decays))
 
 
 class PaceState(NamedTuple):
@@ -33,10 +63,7 @@ class PaceState(NamedTuple):
       decay_at: int32 scalar, the step at which the decay begins.
       decay_steps: int32 scalar, the length of the decay to 0.
       ramp_at: int32 scalar, the step at which the ramps of the leaves begin.
-      start: tree of float32 scalars, the factor of each leaf at `ramp_at`.
-      over: tree of float32 scalars, the number of steps of each ramp; 0: no ramp.
-      target: tree of float32 scalars, the final factor of each leaf: 1, or its factor under the
-        maximal-update parametrisation.
+      leaves: tree of float32 arrays [7], each leaf's `LeafPace.packed`.
       inner: the state of the wrapped transformation.
     """
 
@@ -46,9 +73,7 @@ class PaceState(NamedTuple):
     decay_at: jax.Array
     decay_steps: jax.Array
     ramp_at: jax.Array
-    start: PyTree
-    over: PyTree
-    target: PyTree
+    leaves: PyTree
     inner: PyTree
 
 
@@ -59,7 +84,8 @@ def paced(
 
       u ← level · warm · (1 − clip((t − decay_at) / decay_steps, 0, 1)) · m_leaf · u
       warm = min(1, (t + 1) / warmup)
-      m_leaf = start + (target − start) · clip((t + 1 − ramp_at) / over, 0, 1)
+      m_leaf = (start + (target − start) · clip((t + 1 − ramp_at) / over, 0, 1)) · bias
+      bias = `correction(decays, t + 1, t + 1 − born)`
 
     Decoupled weight decay is part of u and is paced with it, as a scheduled learning rate would.
     A rule that takes outer steps (`trainkit.transforms.lookahead`) has its inner steps paced, not
@@ -90,8 +116,6 @@ def paced(
     inner_tx = optax.with_extra_args_support(tx)
 
     def init(params: PyTree) -> PaceState:
-        # Distinct arrays: a buffer that appears twice cannot be donated.
-        one = lambda _: jnp.ones((), jnp.float32)
         return PaceState(
             hyperparams={"pace": jnp.ones((), jnp.float32)},
             step=jnp.zeros((), jnp.int32),
@@ -99,9 +123,8 @@ def paced(
             decay_at=jnp.full((), NEVER, jnp.int32),
             decay_steps=jnp.ones((), jnp.int32),
             ramp_at=jnp.zeros((), jnp.int32),
-            start=jax.tree.map(one, params),
-            over=jax.tree.map(lambda _: jnp.zeros((), jnp.float32), params),
-            target=jax.tree.map(one, params),
+            # Distinct arrays: a buffer that appears twice cannot be donated.
+            leaves=jax.tree.map(lambda _: LeafPace().packed(), params),
             inner=inner_tx.init(params),
         )
 
@@ -135,13 +158,16 @@ def paced(
 
 def _factors(state: PaceState, pace: jax.Array) -> dict[str, jax.Array]:
     """Name of a leaf -> the factor of its next update, a float32 scalar."""
+    steps = (state.step + 1).astype(jnp.float32)
     since = (state.step + 1 - state.ramp_at).astype(jnp.float32)
 
-    def factor(start: jax.Array, over: jax.Array, target: jax.Array) -> jax.Array:
-        share = jnp.clip(since / jnp.maximum(over, 1e-9), 0.0, 1.0)
-        return pace * (start + (target - start) * share)
+    def factor(packed: jax.Array) -> jax.Array:
+        leaf = LeafPace.of(packed)
+        share = jnp.clip(since / jnp.maximum(leaf.over, 1e-9), 0.0, 1.0)
+        bias = correction(leaf.decays, steps, steps - leaf.born)
+        return pace * (leaf.start + (leaf.target - leaf.start) * share) * bias
 
-    return named_leaves(jax.tree.map(factor, state.start, state.over, state.target))
+    return {name: factor(packed) for name, packed in named_leaves(state.leaves).items()}
 
 
 def _known(tree: PyTree, factors: Mapping[str, Any]) -> set[str]:
@@ -189,25 +215,17 @@ def lower(state: PaceState, factor: float) -> PaceState:
     return state._replace(level=state.level * jnp.asarray(factor, state.level.dtype))
 
 
-def after_growth(
-    state: PaceState, inner: PyTree, start: PyTree, over: PyTree, target: PyTree
-) -> PaceState:
+def after_growth(state: PaceState, inner: PyTree, leaves: PyTree) -> PaceState:
     """The state for grown leaves: the pace is kept, and the ramp of each leaf begins now.
 
     Args:
       state: the state for the small model.
       inner: the grown state of the wrapped transformation.
-      start, over, target: trees of numbers with the structure of the grown parameters; see
-        `PaceState`.
+      leaves: the grown parameters' tree, with a `LeafPace` for each leaf.
     """
-    array = lambda x: jnp.asarray(x, jnp.float32)
-    return state._replace(
-        inner=inner,
-        ramp_at=state.step,
-        start=jax.tree.map(array, start),
-        over=jax.tree.map(array, over),
-        target=jax.tree.map(array, target),
-    )
+    is_leaf = lambda x: isinstance(x, LeafPace)
+    packed = jax.tree.map(LeafPace.packed, leaves, is_leaf=is_leaf)
+    return state._replace(inner=inner, ramp_at=state.step, leaves=packed)
 
 
 def _like(value: int | jax.Array, old: jax.Array) -> jax.Array:

@@ -15,7 +15,10 @@ from trainkit.growth.plan.data import PlanData
 from trainkit.growth.plan.table import table
 from trainkit.growth.train_state import find_map, state_grower
 from trainkit.growth.views.mup import mup
+from trainkit.progressive.stages.bias_correction import Decays
+from trainkit.progressive.transition.new_moments import begun_anew, decays_of
 from trainkit.progressive.transition.state_growth import StageModel, StateGrowth
+from trainkit.step.state import TrainState
 
 PyTree = Any
 
@@ -36,12 +39,23 @@ def grown(
     plan = plan_of(growth)
     inside = growth.under("params")
     assert inside.plan is not None
+    run = state_grower(growth, *sides, tx=tx, reset=reset)
+    young: dict[str, Decays] = {}
+    if inside.new and not reset and how.width != "perturb":
+        known = decays_of(tx, big.state.params)
+        young = {name: known[name] for name in inside.new if name in known}
+
+    def apply(state: TrainState) -> TrainState:
+        after = run(state)
+        return after.replace(opt_state=begun_anew(after.opt_state, young.__contains__))
+
     return StateGrowth(
-        apply=state_grower(growth, *sides, tx=tx, reset=reset),
+        apply=apply if young else run,
         map=inside,
         exact=how.width in EXACT and (plan.depth is None or how.depth == "identity"),
         text=_text(plan),
         mup=mup(inside.plan).leaves,
+        young=young,
     )
 
 

@@ -11,6 +11,7 @@ import optax
 from trainkit.growth.maps.growth_map import MapData
 from trainkit.growth.operators import Operator
 from trainkit.growth.views.mup import LeafMuP
+from trainkit.progressive.stages.bias_correction import Decays
 from trainkit.step.state import TrainState
 
 PyTree = Any
@@ -27,6 +28,8 @@ class StateGrowth(NamedTuple):
       text: a description for reports.
       mup: leaf name -> its multipliers under the maximal-update parametrisation, relative to the
         small model's; `None`: unknown.
+      young: leaf of a new layer -> the decays of its moments, where these begin at 0 and the bias
+        is to be corrected by their own age; see `trainkit.progressive.stages.bias_correction`.
     """
 
     apply: Callable[[TrainState], TrainState]
@@ -34,6 +37,7 @@ class StateGrowth(NamedTuple):
     exact: bool = True
     text: str = ""
     mup: Mapping[str, LeafMuP] | None = None
+    young: Mapping[str, Decays] = {}
 
 
 class StageModel(NamedTuple):

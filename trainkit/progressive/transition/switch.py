@@ -16,7 +16,7 @@ from trainkit.cost import count_flops
 from trainkit.growth.operators import operator
 from trainkit.growth.views import certify
 from trainkit.placement.shares import on_own_device
-from trainkit.progressive.stages.pace import after_growth
+from trainkit.progressive.stages.pace import LeafPace, PaceState, after_growth
 from trainkit.progressive.stages.prepared import PreparedStage
 from trainkit.progressive.stages.stage import Stage, StageError
 from trainkit.progressive.transition.state_growth import StageModel, StateGrowth
@@ -79,8 +79,8 @@ class Transition:
             grown = state
         else:
             grown = self.growth.apply(state.replace(opt_state=pace.inner))
-            ramps = _ramps(grown.params, self.growth, stage, pace.target)
-            pace = after_growth(pace, grown.opt_state, *ramps)
+            leaves = _leaf_paces(grown.params, self.growth, stage, pace)
+            pace = after_growth(pace, grown.opt_state, leaves)
         factor = stage.learning_rate / before.learning_rate
         pace = pace._replace(level=pace.level * jnp.float32(factor))
         return grown.replace(opt_state=pace)
@@ -236,42 +236,37 @@ class PlacedStep:
         return getattr(self._step, name)
 
 
-def _ramps(
-    params: PyTree, growth: StateGrowth, stage: Stage, before: PyTree
-) -> tuple[PyTree, PyTree, PyTree]:
-    """The trees `start`, `over` and `target` of `PaceState` after a growth.
+def _leaf_paces(params: PyTree, growth: StateGrowth, stage: Stage, before: PaceState) -> PyTree:
+    """A `LeafPace` for each leaf after a growth.
 
     Args:
       params: the grown parameters.
       growth: the growth of this stage.
       stage: its options.
-      before: `PaceState.target` of the stage before.
+      before: the state before it.
     """
-    old: dict[Any, Any] = dict(named_leaves(before))
+    old = named_leaves(before.leaves)
     new = set(growth.map.new)
 
-    def old_factor(name: str) -> Any:
-        # A new leaf may have the name of an old one, which then has another name.
-        return old.get(growth.map.origin_of(name).leaf, 1.0)
-
-    def target(path: tuple[Any, ...], _: Any) -> Any:
+    def one(path: tuple[Any, ...], _: Any) -> LeafPace:
         name = path_name(path)
+        # A new leaf may have the name of an old one, which then has another name.
+        origin = growth.map.origin_of(name).leaf
+        was = LeafPace.of(old[origin]) if origin in old else LeafPace()
         known = (growth.mup or {}).get(name)
         own = 1.0 if stage.mup is None or known is None else getattr(known, stage.mup)
-        return old_factor(name) * own
-
-    def start(path: tuple[Any, ...], end: Any) -> Any:
-        name = path_name(path)
+        target = was.target * own
         if name in new:
-            return 0.0 if stage.rewarm else end
-        return old_factor(name) * growth.map.rates.get(name, 1.0) if stage.anneal else end
+            start = 0.0 if stage.rewarm else target
+            over = stage.rewarm
+        else:
+            start = was.target * growth.map.rates.get(name, 1.0) if stage.anneal else target
+            over = stage.anneal
+        if name in growth.young:
+            was = was._replace(born=before.step, decays=growth.young[name])
+        return was._replace(start=start, over=over, target=target)
 
-    def over(path: tuple[Any, ...], _: Any) -> float:
-        return float(stage.rewarm if path_name(path) in new else stage.anneal)
-
-    mapped = jax.tree_util.tree_map_with_path
-    targets = mapped(target, params)
-    return mapped(start, targets), mapped(over, params), targets
+    return jax.tree_util.tree_map_with_path(one, params)
 
 
 def _stage_model(stage: PreparedStage, state: TrainState) -> StageModel:
