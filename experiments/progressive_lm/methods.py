@@ -101,6 +101,7 @@ class Methods:
       steps: the largest budget, in steps of the large model.
       shares: of it, the budgets to end at.
       rewarm: steps after a growth.
+      shared: whether the blocks of a model are one, passed several times.
       rates: a method's kind -> its rates.
     """
 
@@ -112,6 +113,7 @@ class Methods:
     shares: Sequence[float]
     rewarm: int
     rates: Callable[[str], Rates]
+    shared: bool = False
 
     def __post_init__(self) -> None:
         self._trunk: tuple[int, PyTree, Curve] = 0, None, []
@@ -133,7 +135,7 @@ class Methods:
 
     def model(self, size: tuple[int, int]) -> Transformer:
         """A model of some width and depth."""
-        return Transformer(self.grid.corpus.vocabulary, *size, self.head_size)
+        return Transformer(self.grid.corpus.vocabulary, *size, self.head_size, self.shared)
 
     @functools.cache  # noqa: B019  kept as long as this object, which a run has one of
     def sized(self, size: tuple[int, int]) -> Sized:
@@ -143,9 +145,9 @@ class Methods:
     def alone(self) -> list[Way]:
         """Every size by itself, at each budget."""
         (_, shallow), (width, deep) = small, large = self.sizes
-        between = [Way(str(n), _blocks((width, n), small), (width, n))
+        between = [Way(str(n), self._words((width, n), small), (width, n))
                    for n in self.controls if shallow < n < deep]  # fmt: skip
-        ends = [Way(name, _blocks(size, small), size) for name, size in
+        ends = [Way(name, self._words(size, small), size) for name, size in
                 (("small", small), ("large", large))]  # fmt: skip
         return [ends[0], *between, ends[1]]
 
@@ -153,7 +155,8 @@ class Methods:
         self, operators: Sequence[str], moments: Sequence[str], shares: Sequence[float]
     ) -> list[Way]:
         """Every way to grow; the first named is the one that the verdict is about."""
-        path = f"{_blocks(self.sizes[0], self.sizes[1])} → {_blocks(self.sizes[1], self.sizes[0])}"
+        small, large = self.sizes
+        path = f"{self._words(small, large)} → {self._words(large, small)}"
         found = []
         for share in sorted(shares):
             for operator in operators:
@@ -163,6 +166,14 @@ class Methods:
                     name = f"{path}, {' '.join(words)}" if words else path
                     found.append(Way(operator, name, self.sizes[1], share, kept))
         return found
+
+    def _words(self, size: tuple[int, int], other: tuple[int, int]) -> str:
+        """A size in words: its blocks, and its width where it is not the only one."""
+        width, depth = size
+        unit = "pass" if self.shared else "block"
+        plural = "es" if self.shared else "s"
+        words = {0: f"no {unit}", 1: f"1 {unit}"}.get(depth, f"{depth} {unit}{plural}")
+        return words if width == other[0] else f"{words} of {width}"
 
     def before(self, way: Way) -> int:
         """Steps of the small model before a growth."""
@@ -273,10 +284,3 @@ def best_rate(losses: np.ndarray, rates: Rates, budget: int) -> int:
         return list(rates.run).index(rates.taken[budget])
     means = losses.mean(1)
     return int(np.argmin(np.where(np.isfinite(means), means, np.inf)))
-
-
-def _blocks(size: tuple[int, int], other: tuple[int, int]) -> str:
-    """A size in words: its blocks, and its width where it is not the only one."""
-    width, depth = size
-    words = {0: "no block", 1: "1 block"}.get(depth, f"{depth} blocks")
-    return words if width == other[0] else f"{words} of {width}"

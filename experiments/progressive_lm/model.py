@@ -18,12 +18,15 @@ class Transformer(nn.Module):
     width: int
     depth: int
     head_size: int = 16
+    shared: bool = False  # one block, through which the stream passes `depth` times
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
         x = nn.Embed(self.vocabulary, self.width, name="embed")(tokens)
+        core = Block(self.width, self.head_size, name="core") if self.shared else None
         for layer in range(self.depth):
-            x = Block(self.width, self.head_size, name=f"block_{layer}")(x)
+            block = core or Block(self.width, self.head_size, name=f"block_{layer}")
+            x = block(x)
         x = nn.RMSNorm(epsilon=1e-6, name="norm")(x)
         return nn.Dense(self.vocabulary, use_bias=False, name="logits")(x)
 

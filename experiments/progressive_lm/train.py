@@ -76,6 +76,9 @@ class Config:
     """Depths in between, each trained alone at the large one's width, as further baselines."""
     head_size: int = 8
     """Of attention; it divides all widths."""
+    shared: bool = False
+    """Whether all blocks of a model are one, so that depth counts the passes through it; they grow
+    by --operators stack, which changes the function."""
     steps: int = 320
     """The largest budget, in steps of the large model."""
     budgets: tuple[float, ...] = (0.5, 1.0)
@@ -108,6 +111,10 @@ class Config:
         unknown = sorted(set(self.operators) - {*OPERATORS, "all"})
         if unknown:
             raise ValueError(f"--operators has {unknown}; there are {', '.join(OPERATORS)}, all.")
+        if self.shared and self.operators != ("stack",):
+            raise ValueError(
+                "--shared has no new layers that could keep the function: give --operators stack."
+            )
         if self.small == self.large:
             raise ValueError(
                 f"--small and --large are both {self.small}, so nothing would grow; make --large "
@@ -141,7 +148,7 @@ def programs(config: Config, **where: Any) -> dict[str, Any]:
     vocabulary = len(TASKS[config.task](config.data).vocabulary)
     small, large = (
         Stage(
-            Transformer(vocabulary, width, depth, config.head_size),
+            Transformer(vocabulary, width, depth, config.head_size, config.shared),
             until,
             "identity" if config.operators[0] == "all" else config.operators[0],
             name=f"width {width}, depth {depth}",
@@ -246,6 +253,7 @@ def methods_of(config: Config, optimizer: str, corpus: Corpus) -> Methods:
         shares=config.budgets,
         rewarm=config.rewarm,
         rates=lambda kind: config.rates_of(optimizer, kind),
+        shared=config.shared,
     )
 
 
