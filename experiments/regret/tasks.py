@@ -116,15 +116,24 @@ def text(name: str, length: int = 16) -> tuple[Any, PyTree]:
     return train.windows(length), windows[places]
 
 
+def rings() -> tuple[PyTree, PyTree]:
+    """Six rings around the origin of eight dimensions, alternately of three classes."""
+    x = np.random.default_rng(0).normal(size=(60_000, 8))
+    ring = np.searchsorted([1.9, 2.4, 2.75, 3.1, 3.6], np.linalg.norm(x, axis=1))
+    return split(x, (ring % 3).astype(np.int32))
+
+
 def squared(outputs: jax.Array, label: jax.Array) -> jax.Array:
     """The squared error of one output."""
     return (outputs[..., 0] - label) ** 2
 
 
+SYMBOLS = {"text": 84, "topics": 27, "sums": 13}
+
+
 def transformers(name: str, depths: Sequence[int]) -> list[Transformer]:
     """Of width 16."""
-    symbols = {"text": 84, "topics": 27, "sums": 13}[name]
-    return [Transformer(symbols, 16, depth, 8) for depth in depths]
+    return [Transformer(SYMBOLS[name], 16, depth, 8) for depth in depths]
 
 
 def wide(outputs: int, *widths: int) -> list[MLP]:
@@ -158,4 +167,11 @@ TASKS = [
     Task("text, depth, Adam", TEXT, transformers("text", (0, 1, 2)), ADAM, 8),
     Task("topics, depth, Adam", TOPICS, transformers("topics", (0, 1, 2)), ADAM, 8),
     Task("sums, depth, Adam", SUMS, transformers("sums", (0, 1, 2)), ADAM, 8),
+    # Written before the rule that takes the expected best; nothing was chosen on them.
+    Task("text, depth, Muon", TEXT, transformers("text", (0, 1, 2)), MUON, 8),
+    Task("text, width, Adam", TEXT, [Transformer(84, n, 1, 8) for n in (8, 16, 32)], ADAM, 8),
+    Task("digits, depth, Muon", digits, deep(10, 24, 1, 2, 3), MUON),
+    Task("rings, depth, Adam", rings, deep(3, 24, 1, 2, 3), ADAM),
+    Task("regression, width, SGD", NUMBER, wide(1, 16, 32, 64), SGD, loss=squared),
+    Task("modular, depth, Adam", modular, deep(11, 24, 1, 2, 3), ADAM),
 ]
