@@ -44,7 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Run every setting of `progressive_lm` that docs/studies/scales.md reports; say the verdicts."""
+    """Run every setting of `progressive_lm` in docs/studies/scales.md, and say the verdicts."""
 
     only: tuple[str, ...] = ()
     """Only settings whose names have one of these in them."""
