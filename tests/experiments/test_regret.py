@@ -25,7 +25,7 @@ GROWN = one("small → large", Stage(4, triggers.steps(3)), Stage(8), loss=0.8)
 
 def advice(grow):
     best, other = (GROWN, ALONE) if grow else (ALONE, GROWN)
-    return Advice(grow, best, other, (0.2, 0.1, 0.3), (GROWN, ALONE), 4.0, Ledger(train=0.8))
+    return Advice(grow, best, other, (0.2, 0.1, 0.3), 0.9, (GROWN, ALONE), 4.0, Ledger(train=0.8))
 
 
 def came(large, grown):

@@ -25,5 +25,5 @@ def test_all_settings_asked_for_are_run_and_their_verdicts_said(tmp_path, monkey
     assert [config.task for config in ran] == ["topics", "text"]
     assert len({config.out for config in ran}) == 2
     assert "topics, AdamW: topics at 320 steps." in capsys.readouterr().out
-    with pytest.raises(ValueError, match="'none'.*text, AdamW; text, Muon"):
+    with pytest.raises(ValueError, match=r"'none'.*text, AdamW; text, Muon"):
         train.Config(only=("none",))

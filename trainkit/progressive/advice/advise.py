@@ -57,9 +57,9 @@ def advise(
     alternatives), at two early times; all to four short budgets, each twice the one before, with a
     learning rate that falls to 0 at its end, as in `progressive`. Through the losses of each goes
     a saturating power law (see `trainkit.progressive.advice.curves`), whose value at the budget is
-    compared. Growing is advised only if its loss is expected below that of every size alone, with
-    a 95 % interval that excludes 0. What cannot be seen in short runs is not foreseen: a model
-    that overfits later, or growth later than half of the longest of them.
+    compared. Growing is advised if it is likelier than not to end below every size alone; that it
+    pays is said only where the 95 % interval excludes 0. What cannot be seen in short runs is not
+    foreseen: a model that overfits later, or growth later than half of the longest of them.
 
     Args:
       stages, build, tx, data, validation, warmup, decay, grow, seed, options: as for

@@ -54,12 +54,12 @@ class Advice:
     """Whether to grow, and what is expected of each choice.
 
     Attributes:
-      grow: whether to grow: only if that is expected to end lower than every size alone, with an
-        interval above 0.
+      grow: whether to grow: if that is likelier than not to end lower than every size alone.
       best: the choice to take.
       other: that of the other kind: a growth if `best` is a size alone, else a size alone.
       below: how much lower the best growth ends than the best of all sizes alone: median, and the
-        ends of its 95 % interval.
+        ends of its 95 % interval. That growing pays is said only if all of it is above 0.
+      chance: the probability that the best growth ends lower than every size alone.
       expected: what is expected of each choice, the lowest loss first.
       flops: the budget of the run that this is about.
       ledger: the FLOPs of the short runs.
@@ -70,6 +70,7 @@ class Advice:
     best: Expected
     other: Expected
     below: tuple[float, float, float]
+    chance: float
     expected: tuple[Expected, ...]
     flops: float
     ledger: Ledger
@@ -108,14 +109,17 @@ class Advice:
                 f"loss {reached(alone)}."
             )
         if self.grow:
+            why = "pays" if low > 0 else "may pay"
             return (
-                f"Grow: {growth.choice.name} of the budget, after {growth.choice.steps:,} steps; "
-                f"expected loss {reached(growth)}, {difference}."
+                f"Grow, which {why}: {growth.choice.name} of the budget, after "
+                f"{growth.choice.steps:,} steps; expected loss {reached(growth)}, {difference}; "
+                f"lower with a probability of {self.chance:.0%}."
             )
-        why = "growing does not pay" if high < 0 else "the probes do not tell whether growing pays"
+        why = "growing does not pay" if high < 0 else "growing is not expected to pay"
         return (
-            f"Do not grow: {why}: {growth.choice.name} is expected to end {difference}. Train "
-            f"{alone.choice.name} alone, expected loss {reached(alone)}."
+            f"Do not grow: {why}: {growth.choice.name} is expected to end {difference}; lower "
+            f"with a probability of {self.chance:.0%}. Train {alone.choice.name} alone, expected "
+            f"loss {reached(alone)}."
         )
 
     def __str__(self) -> str:
@@ -140,6 +144,7 @@ class Advice:
             "grow": self.grow,
             "best": self.best.choice.name,
             "below": _finite(self.below),
+            "chance": self.chance,
             "sentence": self.sentence,
             "flops": self.flops,
             "ledger": self.ledger.to_json(),
@@ -203,10 +208,10 @@ def decide(
 ) -> Advice:
     """Compares the choices at the budget.
 
-    A growth is taken if the 95 % interval of (the lowest of all sizes alone − the growth) lies
-    above 0, draw by draw. Else a size is taken alone: the largest of those that end as low as the
-    one with the lowest expected loss with a probability of a quarter or more, because short runs
-    favour small models, and the best size grows with the budget (Hoffmann et al., 2022).
+    The growth with the lowest expected loss is taken if it ends below the lowest of all sizes
+    alone in more than half of the draws. Else a size is taken alone: the largest of those that end
+    as low as the one with the lowest expected loss with a probability of a quarter or more, because
+    short runs favour small models, and the best size grows with the budget (Hoffmann et al., 2022).
 
     Args:
       expected: the choices, at least one alone and one that grows.
@@ -227,15 +232,17 @@ def decide(
             "Every size alone diverged in its short runs, so nothing can be expected: lower the "
             "learning rate of tx, or the stages' learning_rate."
         )
+    low = below = high = -math.inf
+    chance = 0.0
     if math.isfinite(expected[growth].loss):
-        low, below, high = quantiles(draws[alone].min(0) - draws[growth])
-    else:
-        low = below = high = -math.inf
-    grow = low > 0
+        lower = draws[alone].min(0) - draws[growth]
+        low, below, high = quantiles(lower)
+        chance = float((lower > 0).mean())
+    grow = chance > 0.5
     near = [k for k in alone if (draws[k] <= draws[size]).mean() >= AS_LOW]
     size = max(near, key=lambda k: (expected[k].parameters, -expected[k].loss))
     best, other = (growth, size) if grow else (size, growth)
     return Advice(
-        grow, expected[best], expected[other], (below, low, high),
+        grow, expected[best], expected[other], (below, low, high), chance,
         tuple(sorted(expected, key=lambda one: one.loss)), flops, ledger, metric,
     )  # fmt: skip
