@@ -6,11 +6,11 @@ import pytest
 
 from benchmarks.planning import BIG, SMALL, TOKENS, block, looped, post_norm, shapes, unrolled
 from trainkit import growth
-from trainkit.growth import planning
+from trainkit.growth import search
 from trainkit.growth.analysis import constants
 from trainkit.growth.axes.linear import System
 from trainkit.growth.depth import assembly
-from trainkit.growth.ir import partial_evaluation
+from trainkit.growth.ir.simplification import partial_evaluation
 
 
 def counted(monkeypatch, owner, name):
@@ -57,7 +57,7 @@ def test_one_reason_in_another_layer_ends_the_search(monkeypatch):
     model, tried = unrolled(post_norm), counted(monkeypatch, assembly, "identity_layers")
     with pytest.raises(growth.GrowthError, match="cannot be an identity"):
         growth.plan(model, model, shapes(SMALL, 5), shapes(SMALL, 10), TOKENS)
-    assert len(tried) == planning.ALIKE
+    assert len(tried) <= 2 * search.ALIKE  # in each of two orders of new layers
 
 
 def test_a_large_table_is_refused_by_a_part_of_it(monkeypatch):

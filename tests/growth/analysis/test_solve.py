@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from trainkit import growth
-from trainkit.growth import planning
+from trainkit.growth import search
 from trainkit.growth.analysis.joint_program import Analysis, JointProgram
 from trainkit.growth.analysis.layout_search import choose_layouts
 from trainkit.growth.analysis.solve import solve
@@ -84,13 +84,13 @@ def test_one_reason_is_enough(monkeypatch):
         return {"in": draw(3, width), "layers": [layer] * depth, "out": draw(width, 2)}
 
     solved = []
-    solve_width = planning.solve_width
+    solve_width = search.solve_width
 
     def counted(*args):
         solved.append(solve_width(*args))
         return solved[-1]
 
-    monkeypatch.setattr(planning, "solve_width", counted)
+    monkeypatch.setattr(search, "solve_width", counted)
     with pytest.raises(growth.GrowthError, match="`cumsum` runs along an axis that grows"):
         growth.plan(net, net, sized(4, 3), sized(8, 6), X)
     assert [conflict.primitive for conflict in solved] == ["cumsum"] * 2

@@ -14,6 +14,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 Origins = dict[str, Origin]
 Alike = Literal["exact", "pattern", "rank", "ends"]  # in the order of trial; see `align`
 
+# Where new layers that are identities go: spread between the old ones, or behind the last, which
+# leaves every old layer at its number (and with the constants that depend on it).
+PLACES = ("identity", "behind")
+
 # "layers/3/w", "Dense_0/kernel", "h.11.attn.w" and "w2" all have a number at one of their keys.
 _KEYS = re.compile(r"\d+|[^\d/]+/?|/")
 
@@ -34,6 +38,8 @@ def order(n: int, m: int, how: str) -> list[tuple[int, bool]]:
     [(0, False), (1, False), (2, False), (1, True), (2, True), (3, False)]
     >>> order(2, 4, "last")
     [(0, False), (1, False), (1, True), (1, True)]
+
+    "behind" is the order of "last", for new layers that are identities.
     """
     assert n <= m, "growth only adds layers"
     if how == "stack":
@@ -45,7 +51,7 @@ def order(n: int, m: int, how: str) -> list[tuple[int, bool]]:
         start = (n - block + 1) // 2
         again = [start + j % block for j in range(extra)] if block else []
         sources = [*range(start + block), *again, *range(start + block, n)]
-    elif how == "last":
+    elif how in ("last", "behind"):
         sources = [min(j, n - 1) for j in range(m)]
     else:
         raise ValueError(
@@ -74,7 +80,7 @@ def align(small: Shapes, big: Shapes, how: str, alike: Alike = "exact") -> Origi
 
     Args:
       small, big: leaf name -> shape, in the order in which the programs use them.
-      how: the operator for depth.
+      how: the order of new layers; see `order`.
       alike: when two layers are alike. "exact": equal shapes, for models of one width. "pattern":
         equal patterns of equal sizes. "rank": equal ranks. "ends": equal ranks, and the first and
         the last layer keep their position.
@@ -175,7 +181,7 @@ def _match(small: Any, big: Any, how: str, alike: Alike, new: bool) -> Origins |
     for key, child in big.items():
         if key in done:
             continue
-        if key not in small and how != "identity":
+        if key not in small and how not in PLACES:
             return _no_layer(_leaves(child))
         inner = _match(small[key], child, how, alike, new) if key in small else _fresh(child)
         if isinstance(inner, Conflict):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, cast
+from typing import cast
 
 from trainkit.growth.depth.alignment import Origins, fewer, order
+from trainkit.growth.depth.candidate import DepthCandidate
 from trainkit.growth.depth.flat_model import FlatModel, Shape, Shapes
 from trainkit.growth.depth.identity import used, with_identity_inputs
 from trainkit.growth.depth.identity_search import (
@@ -22,54 +23,48 @@ from trainkit.growth.depth.new_channels import with_new_channels
 from trainkit.growth.depth.origins import candidates
 from trainkit.growth.depth.shortened_loops import shortened
 from trainkit.growth.errors import Conflict
-from trainkit.growth.ir.partial_evaluation import reduced
 from trainkit.growth.ir.program import Folder, Program
+from trainkit.growth.ir.simplification.partial_evaluation import reduced
 from trainkit.growth.plan.data import Layer, PlanData, unchanged
 
 Stacks = Mapping[str, tuple[int, list[tuple[int, bool]]]]  # leaf -> layer axis, and its rows
 
 
-class DepthCandidate(NamedTuple):
-    """One possible way to add layers.
-
-    Attributes:
-      layers: leaf of the big model -> its origin.
-      old: leaf of the small model -> its name in the big one.
-      shapes: leaf of the big model -> its shape with the small model's number of layers.
-      small, big: the two programs, `big` without its new layers. `big` is `None` if new layers
-        change the function and no width grows, so that nothing needs a proof.
-      eyes: leaf of the big model that is an identity matrix -> its shape at the small widths.
-        These are additional inputs of `small`.
-      channels: the axes of further inputs of both programs, which come last: the results of new
-        layers that are concatenated to old values, with no channels in `small`.
-    """
-
-    layers: dict[str, Layer]
-    old: dict[str, str]
-    shapes: dict[str, Shape]
-    small: Program
-    big: Program | None
-    eyes: dict[str, Shape]
-    channels: tuple[int, ...] = ()
-
-
 def depth_candidates(
-    small: FlatModel, big: FlatModel, how: str, folder: Folder, trainable: Callable[[str], bool]
+    small: FlatModel,
+    big: FlatModel,
+    how: str,
+    folder: Folder,
+    trainable: Callable[[str], bool],
+    place: str,
+    tried: list[tuple[Stacks, Origins]],
 ) -> Iterator[DepthCandidate | Conflict]:
     """The possible ways to add layers, the likeliest first.
+
+    Args:
+      small, big: the two models.
+      how: the operator for depth.
+      folder: flattens bodies.
+      trainable: name -> whether the parameter may be set.
+      place: the order of new layers; see `depth.alignment.order`.
+      tried: the alignments that were yielded before, which are skipped; extended.
 
     Yields:
       A candidate or a conflict for each alignment of layers; nothing if there are no new layers.
     """
-    stacks = _stacks(small, big, how)
+    stacks = _stacks(small, big, place)
     if isinstance(stacks, Conflict):
         yield stacks
         return
     if list(small.shapes) == list(big.shapes) and not stacks:
         return
     ways = _DepthSearch(small, big, stacks, folder, trainable)
-    for origins in candidates(small.as_used(), big.as_used(), how, ways.attempt):
-        yield origins if isinstance(origins, Conflict) else ways.attempt(origins, how)
+    for origins in candidates(small.as_used(), big.as_used(), place, ways.attempt):
+        if isinstance(origins, Conflict):
+            yield origins
+        elif (stacks, origins) not in tried:
+            tried.append((stacks, origins))
+            yield ways.attempt(origins, how)
 
 
 def assemble(
@@ -236,11 +231,11 @@ class _DepthSearch:
             chosen, channels = {}, found.axes
             after, candidate = found.big, candidate._replace(small=found.small, channels=channels)
         else:
-            chosen, after = proved
+            chosen, after = dict(proved.chosen), proved.big
             # Behind zeros the others may hold anything, and need not be square.
             live = used(reduced(program, chosen, keep_eyes=True))
             chosen = {i: what for i, what in chosen.items() if what == "zero" or i in live}
-            candidate = candidate._replace(small=self.reduced)
+            candidate = candidate._replace(small=proved.small)
         layers = dict(candidate.layers)
         for i, name in places.items():
             layer = layers[name]
@@ -250,12 +245,12 @@ class _DepthSearch:
                 kind = cast(Becomes, chosen[i])
             layers[name] = dataclasses.replace(layer, becomes=kind)
         candidate = candidate._replace(layers=layers, big=after)
-        if set(chosen.values()) <= {"zero"}:
+        if isinstance(proved, Conflict) or set(chosen.values()) <= {"zero"}:
             return candidate
-        after = reduced(program, chosen, keep_eyes=True)
+        after = proved.arrange(reduced(program, chosen, keep_eyes=True))
         eyes = [i for i, what in chosen.items() if what != "zero"]
         before, square = with_identity_inputs(
-            self.reduced, after, eyes, self._inputs(candidate.old)
+            proved.small, after, eyes, self._inputs(candidate.old)
         )
         named = dict(zip((names[i] for i in eyes), square, strict=True))
         return candidate._replace(small=before, big=after, eyes=named)

@@ -12,14 +12,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from trainkit.growth.ir.constants import Const
-from trainkit.growth.ir.partial_evaluation import EYE, EYES, ZERO, Shape, reduced
 from trainkit.growth.ir.program import Equation, Fresh, Program
+from trainkit.growth.ir.simplification.partial_evaluation import EYE, EYES, ZERO, Shape, reduced
 
 
 def choices(
     program: Program, shapes: Sequence[Shape], new: Collection[int], nearest: Collection[int]
 ) -> Iterator[dict[int, str]]:
-    """Assumptions under which new layers may be identities, the likeliest first.
+    """Different assumptions under which new layers may be identities, the likeliest first.
 
     Args:
       program: the big program.
@@ -27,6 +27,16 @@ def choices(
       new: numbers of the inputs that are parameters of new layers.
       nearest: those of them that end residual branches; see `ir.zero_analysis.nearest_zeros`.
     """
+    tried: list[dict[int, str]] = []
+    for chosen in _assumptions(program, shapes, new, nearest):
+        if chosen not in tried:
+            tried.append(chosen)
+            yield chosen
+
+
+def _assumptions(
+    program: Program, shapes: Sequence[Shape], new: Collection[int], nearest: Collection[int]
+) -> Iterator[dict[int, str]]:
     order = list(dict.fromkeys(i for i in _last_used_first(program) if i in new))
     zeros = dict.fromkeys((i for i in order if i in nearest), ZERO)
     yield zeros
@@ -35,7 +45,7 @@ def choices(
     greedy = _greedy(program, order)
     yield greedy
     # Residual blocks and plain layers in one model.
-    for zero in (zeros, greedy):
+    for zero in (zeros, greedy) if greedy != zeros else (zeros,):
         alive = used(reduced(program, zero))
         yield {**{i: what for i, what in eyes.items() if i in alive}, **zero}
     stacked = _batched(program)
@@ -55,12 +65,13 @@ def _greedy(program: Program, order: Sequence[int]) -> dict[int, str]:
     """Parameters that are set to zero one after another, if that removes equations."""
     greedy: dict[int, str] = {}
     left = reduced(program, {})
+    still = used(left)
     for i in order:
-        if i not in used(left):
+        if i not in still:
             continue  # already unused because of earlier zeros
-        less = reduced(program, {**greedy, i: ZERO})
+        less = reduced(left, {i: ZERO})
         if len(less.equations) < len(left.equations):
-            greedy, left = {**greedy, i: ZERO}, less
+            greedy, left, still = {**greedy, i: ZERO}, less, used(less)
     return greedy
 
 

@@ -10,14 +10,29 @@ from trainkit.growth.depth.flat_model import FlatModel, Shapes
 from trainkit.growth.depth.identity import choices, identity_iteration, same_equations, used
 from trainkit.growth.depth.layer_axes import Stacked, stacked
 from trainkit.growth.errors import Conflict
-from trainkit.growth.ir.partial_evaluation import reduced
 from trainkit.growth.ir.primitives import traits
-from trainkit.growth.ir.program import Equation, Folder, Program
+from trainkit.growth.ir.program import Equation, Folder, Program, by_dependence
+from trainkit.growth.ir.simplification.partial_evaluation import reduced
 from trainkit.growth.ir.source_lines import where
 from trainkit.growth.ir.zero_analysis import nearest_zeros
 
 Becomes = Literal["copy", "zero", "eye", "eyes", "one", "random"]
 _FUNCTION_CHANGING = "how='stack', 'interpose', 'middle' or 'last'"
+
+
+class Identities(NamedTuple):
+    """Values of parameters under which new layers are identities, with the proof.
+
+    Attributes:
+      chosen: number of an input of the big program -> "zero", "eye" or "eyes".
+      small, big: the simplified programs, which are equal equation for equation.
+      arrange: the order of their equations, given a simplified program.
+    """
+
+    chosen: dict[int, str]
+    small: Program
+    big: Program
+    arrange: Callable[[Program], Program]
 
 
 def identity_layers(
@@ -26,7 +41,7 @@ def identity_layers(
     shapes: Shapes,
     new: Mapping[int, str],
     trainable: Callable[[str], bool],
-) -> tuple[dict[int, str], Program] | Conflict:
+) -> Identities | Conflict:
     """Parameters of new layers that are 0 or an identity matrix, so that the layers are identities.
 
     Args:
@@ -37,15 +52,18 @@ def identity_layers(
       trainable: name -> whether the parameter may be set.
 
     Returns:
-      Number of an input -> "zero", "eye" or "eyes", and the big program simplified by it, which
-      equals the small program equation for equation; or a conflict if there is no such choice.
+      The first choice that is proved, or a conflict if there is none.
     """
     free = {i for i, name in new.items() if trainable(name)}
     nearest = nearest_zeros(program, free)
     for chosen in choices(program, list(shapes.values()), free, nearest):
         after = reduced(program, chosen)
-        if same_equations(before, after) and not used(after) & new.keys():
-            return chosen, after
+        if used(after) & new.keys() or len(before.equations) != len(after.equations):
+            continue
+        for arrange in (lambda program: program, by_dependence):
+            one, other = arrange(before), arrange(after)
+            if same_equations(one, other):
+                return Identities(chosen, one, other, arrange)
     zero, names = [list(shapes)[i] for i in sorted(nearest)], list(new.values())
     change = f"add layers that change the function: {_FUNCTION_CHANGING}"
     gate = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from trainkit.growth.depth.alignment import Origins, alignments
+from trainkit.growth.depth.alignment import PLACES, Origins, alignments
 from trainkit.growth.depth.flat_model import Shapes
 from trainkit.growth.depth.program_order import Reading, in_order, readings
 from trainkit.growth.errors import Conflict
@@ -21,13 +21,13 @@ def candidates(
 
     Args:
       small, big: leaf name -> shape, in the order in which the programs use them.
-      how: the operator for depth. Layers of "identity" are proved afterwards, so all candidates are
-        useful. Copies are not proved, so only the likeliest candidate is.
+      how: the order of new layers; see `depth.alignment.order`. Identities are proved afterwards,
+        so all candidates are useful. Copies are not proved, so only the likeliest candidate is.
       attempt: tests whether new layers with some origins can be identities.
     """
     named = alignments(small, big, how)
     known = [] if isinstance(named, Conflict) else named
-    if how == "identity":
+    if how in PLACES:
         yield from known
     else:
         ordered = [origins for origins in known if in_order(origins, small, big)]
@@ -35,15 +35,15 @@ def candidates(
             yield from ordered
             return
     options = readings(small, big)
-    if how != "identity" and options:
+    if how not in PLACES and options:
         blocks = _blocks(options, attempt)
         if isinstance(blocks, Conflict):
             yield blocks
             return
         options = [blocks]
     by_order = [reading.origin(how) for reading in options]
-    yield from (origins for origins in by_order if origins not in known or how != "identity")
-    if not options and how != "identity":
+    yield from (origins for origins in by_order if origins not in known or how not in PLACES)
+    if not options and how not in PLACES:
         yield from known
     if not options and isinstance(named, Conflict):
         yield named

@@ -152,6 +152,35 @@ def live(equations: list[Equation], outs: list[Any]) -> list[Equation]:
     return kept[::-1]
 
 
+def by_dependence(program: Program) -> Program:
+    """The program with each equation right after those that it needs, from the first result on.
+
+    Equal programs that were traced in another order get the same order.
+    """
+    producer = {id(v): eqn for eqn in program.equations for v in eqn.outs}
+    acting = [eqn for eqn in program.equations if eqn.raw.effects]
+    ordered: list[Equation] = []
+    seen: set[int] = set()
+
+    def left(values: list) -> list[Equation]:
+        found = (producer.get(id(v)) for v in values)
+        return [eqn for eqn in found if eqn is not None and id(eqn) not in seen][::-1]
+
+    # An explicit stack: programs are thousands of equations deep.
+    stack = [*acting[::-1], *left(program.outs)]
+    while stack:
+        eqn = stack[-1]
+        before = left(eqn.ins)
+        if id(eqn) in seen or not before:
+            stack.pop()
+            if id(eqn) not in seen:
+                seen.add(id(eqn))
+                ordered.append(eqn)
+        else:
+            stack.extend(before)
+    return Program(program.ins, ordered, program.outs)
+
+
 def _solution(step: Equation) -> tuple[AnyJaxpr, list]:
     """The solver of a `custom_linear_solve`, and its operands (other bodies are for gradients)."""
     counts, bodies = step.params["const_lengths"], step.params["jaxprs"]

@@ -1,8 +1,9 @@
 """Partial evaluation: simplifies a program if some inputs are zero or identity matrices.
 
 One forward pass replaces variables by what they are known to be (0, a constant, another variable)
-and removes their equations. Known bounds remove a second ReLU. Loops are not entered. The result
-equals the original program for every value of the other inputs.
+and removes their equations. Known bounds remove a second ReLU. Parts of a value that are put
+together again are the value. Loops are not entered. The result equals the original program for
+every value of the other inputs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.primitives import traits, zero_result
 from trainkit.growth.ir.program import Equation, Program, live
+from trainkit.growth.ir.simplification.masks import Masks
+from trainkit.growth.ir.simplification.parts import Parts
 
 Shape = tuple[int, ...]
 Supposed = Mapping[int, str]  # number of an input of the program -> "zero", "eye" or "eyes"
@@ -41,6 +44,7 @@ def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Pr
     for place, what in supposed.items():
         stands[id(program.ins[place])] = ZERO if what == ZERO else Eye(place, what)
     kept: list[Equation] = []
+    views = Parts(), Masks()
 
     def now(v: Any) -> Any:
         return v if isinstance(v, Const) else stands.get(id(v), v)
@@ -51,6 +55,8 @@ def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Pr
             stands.update((id(v), ZERO) for v in eqn.outs)
             continue
         result = _simplified(eqn, ins, bounds)
+        for view in views:
+            result = view.rejoined(eqn, ins) if result is None else result
         if keep_eyes and result is ins[0] and len(ins) == 2 and isinstance(ins[1], Eye):
             bounds[id(eqn.outs[0])] = bounds.get(id(ins[0]), {})
             matrix = program.ins[ins[1].place]
@@ -67,6 +73,8 @@ def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Pr
             bounds[id(eqn.outs[0])] = {**keep, eqn.name: limit}
         elif known and len(eqn.outs) == 1 and traits(eqn).chooses:
             bounds[id(eqn.outs[0])] = known
+        for view in views:
+            view.add(eqn, ins)
         # An operand that must stay is the parameter itself.
         ins = [old if _supposed(v) else v for v, old in zip(ins, eqn.ins, strict=True)]
         kept.append(Equation(eqn.raw, ins, eqn.outs, eqn.calls))
@@ -97,6 +105,8 @@ def _simplified(eqn: Equation, ins: list[Any], bounds: Mapping[int, Mapping[str,
                 return ins[i]
     if traits(eqn).same and isinstance(ins[0], Eye):
         return ins[0]
+    if name == "select_n" and all(v is ins[1] for v in ins[1:]):
+        return ins[1]  # every choice is the same
     if any(_supposed(v) for v in ins[:1]):
         return None
     if name == "dot_general" and isinstance(ins[1], Eye):
