@@ -48,6 +48,8 @@ def with_larger_axis(
     except GrowthError:
         return conflict  # the function has this size of its own
     if isinstance(found, Conflict):
+        if conflict.hint is not None and "multiple" not in conflict.hint:
+            return conflict  # says something else
         hint = f"grow another axis ({n} → {multiple} was tried, and is refused too)"
     else:
         hint = (

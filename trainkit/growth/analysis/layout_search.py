@@ -13,13 +13,15 @@ from trainkit.growth.analysis.joint_program import (
     all_pairs,
 )
 from trainkit.growth.analysis.values import Value
-from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.axis import Axis, find, segments
 from trainkit.growth.axes.layouts import LAYOUTS, Layout, Layouts, worded
 from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.primitives import traits
 
-SEARCHED = ("repeat", "tile", "stride")
+# A table whose old entries come first, as a list of numbers, is tried last: its new entries must
+# be read with 0.
+SEARCHED = ("repeat", "tile", "stride", "append")
 Asked = tuple[Axis, Layout, EquationPair | None]
 
 
@@ -54,12 +56,19 @@ def asked_layouts(analysis: Analysis, asked: Iterable[Asked]) -> dict[int, Layou
     """
     bound: dict[int, Layout] = {}
     for axis, layout, pair in asked:
-        axis = find(axis)
+        axis = _last_part(axis) if layout == "append" else find(axis)
         if (wrong := _misplaced(analysis, axis, layout, pair, bound)) is not None:
             return wrong
         # "append" gives way to the same places: another layout is never tried for those.
         bound[axis.uid] = bound.get(axis.uid, layout) if isinstance(layout, str) else layout
     return bound
+
+
+def _last_part(axis: Axis) -> Axis:
+    """The last segment, if no other one grows: with new entries behind it, old ones keep their
+    index. Otherwise the axis itself."""
+    *others, last = segments(axis) or [find(axis)]
+    return find(last) if all(part.fixed for part in others) else find(axis)
 
 
 def _leaves(v: Value) -> list[Axis]:
@@ -99,7 +108,9 @@ def _misplaced(
             (axis,),
             pair,
             alone=True,
-            hint="grow the factors of the axis one by one",
+            hint="concatenate the part that grows last: then old entries keep their index"
+            if axis.kind == "sum"
+            else "grow the factors of the axis one by one",
         )
     other = bound.get(axis.uid, layout)
     same = {other, layout} == {"append", tuple(range(axis.small))}

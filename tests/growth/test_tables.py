@@ -1,0 +1,128 @@
+"""Tables that get more entries: concatenated ones, and constant ones (one-hot rows)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from trainkit import growth
+
+pytestmark = pytest.mark.usefixtures("x64")
+RNG = np.random.default_rng(0)
+TOKENS = RNG.integers(0, 5, (4, 6)).astype(np.int32)
+
+
+def f(*shape):
+    return jnp.asarray(RNG.normal(size=shape))
+
+
+def joined(p):
+    return jnp.concatenate([p["special"], p["words"]], 0)
+
+
+def read(p, x):
+    return jnp.tanh(joined(p)[x] @ p["w"]) @ p["out"]
+
+
+def tied(p, x):
+    return jnp.tanh(joined(p)[x] @ p["w"]) @ joined(p).T
+
+
+def positions(p, x):
+    return jnp.tanh(p["embed"][x] + joined(p)[: x.shape[1]]) @ p["out"]
+
+
+def tables(words, width=4):
+    return {"special": f(2, width), "words": f(words, width), "w": f(width, width),
+            "out": f(width, 3), "embed": f(9, width)}  # fmt: skip
+
+
+def only(fn, params):
+    """The parameters that a function uses."""
+    unused = {read: ("embed",), tied: ("embed", "out"), positions: ("w",)}[fn]
+    return {name: value for name, value in params.items() if name not in unused}
+
+
+@pytest.mark.parametrize("fn", [read, tied, positions])
+@pytest.mark.parametrize(("words", "width"), [(8, 4), (10, 4), (8, 8), (7, 7)])
+def test_the_last_of_the_concatenated_tables_grows(fn, words, width):
+    small = only(fn, tables(5))
+    plan = growth.plan(fn, fn, small, only(fn, tables(words, width)), TOKENS)
+    grown = plan.grow(small, key=0, how="uneven")
+    old, new = fn(small, TOKENS), fn(grown, TOKENS)[..., : fn(small, TOKENS).shape[-1]]
+    assert jnp.abs(new - old).max() < 1e-12
+    if width == 4:
+        np.testing.assert_array_equal(grown["words"][:5], small["words"])
+
+
+def test_another_part_than_the_last_is_refused():
+    small, big = only(read, tables(5)), only(read, {**tables(5), "special": f(3, 4)})
+    with pytest.raises(growth.GrowthError) as error:
+        growth.plan(read, read, small, big, TOKENS)
+    text = str(error.value)
+    assert "axis 0 of special cannot grow 2→3" in text
+    assert "concatenate the part that grows last" in text
+
+
+def one_hot(n):
+    rows = lambda x: jax.nn.one_hot(x, n, dtype=jnp.float64)
+    return lambda p, x: jnp.tanh(rows(x) @ p["w"] + p["b"]) @ p["out"]
+
+
+def identity(n):
+    rows = lambda x: jnp.eye(n, dtype=jnp.float64)[x]
+    return lambda p, x: jnp.tanh(rows(x) @ p["w"] + p["b"]) @ p["out"]
+
+
+def weights(n, width=4):
+    return {"w": f(n, width), "b": f(width), "out": f(width, 3)}
+
+
+@pytest.mark.parametrize("form", [one_hot, identity])
+@pytest.mark.parametrize(("n", "width"), [(8, 4), (10, 4), (15, 8), (7, 6)])
+def test_one_hot_rows_of_more_symbols(form, n, width):
+    small, before, after = weights(5), form(5), form(n)
+    plan = growth.plan(before, after, small, weights(n, width), TOKENS)
+    growth_map, tx = plan.realise(0), optax.adamw(1e-2)
+    grown = growth_map.params(small)
+    assert jnp.abs(after(grown, TOKENS) - before(small, TOKENS)).max() < 1e-12
+    # New symbols are read with 0, and learn: the second moments of their rows are not 0.
+    assert not grown["w"][5:].any()
+    loss = lambda fn: lambda p: jnp.sum(jnp.sin(fn(p, TOKENS)))
+    with jax.numpy_dtype_promotion("standard"):
+        slope = jax.grad(loss(before))(small)
+        _, state = tx.update(slope, tx.init(small), small)
+    moments = growth_map.opt_state(tx, state, small, grown)[0]
+    assert (moments.nu["w"][5:] > 0).all()
+    assert not moments.mu["w"][5:].any()
+    fresh = jax.grad(lambda p: jnp.sum(jnp.sin(after(p, TOKENS + n - 5))))(grown)["w"][5:]
+    assert fresh.any()
+
+
+def test_a_one_hot_row_that_is_not_only_read_is_refused():
+    """A sum over it, or its entropy, sees new entries, whatever the parameters are."""
+
+    def summed(n):
+        def fn(p, x):
+            rows = jnp.arange(n, dtype=jnp.float64) + x.astype(jnp.float64)[..., None]
+            return jnp.tanh(rows @ p["w"] + jnp.sin(rows).sum(-1, keepdims=True)) @ p["out"]
+
+        return fn
+
+    small, big = weights(5), weights(8)
+    small.pop("b"), big.pop("b")
+    with pytest.raises(growth.GrowthError, match="axis 0 of w cannot grow 5→8"):
+        growth.plan(summed(5), summed(8), small, big, TOKENS)
+
+
+def test_a_table_whose_old_entries_change_is_still_refused():
+    def fn(p, x):
+        d = p["w"].shape[0]
+        table = jnp.sin(jnp.arange(6.0)[:, None] / 100.0 ** (jnp.arange(d) / d))
+        return jnp.tanh(table[x] @ p["w"]) @ p["out"]
+
+    small, big = weights(4), weights(6)
+    small.pop("b"), big.pop("b")
+    with pytest.raises(growth.GrowthError, match="not a duplicate"):
+        growth.plan(fn, fn, small, big, TOKENS)
