@@ -73,3 +73,12 @@ def test_a_state_grows_by_its_map_as_it_does_by_grow():
 def test_a_map_without_a_plan_says_that_it_grows_no_parameters():
     with pytest.raises(growth.GrowthError, match="not made from a plan"):
         growth.GrowthMap().params(draw(4))
+
+
+def test_it_shows_its_maps_and_not_what_they_were_drawn_from():
+    way = planned(8, 2).realise(KEY, "noise")
+    assert way.draws
+    shown = repr(way)
+    assert "LeafMap(" in shown
+    for hidden in ("draws=", "plan=", "key="):
+        assert hidden not in shown

@@ -3,13 +3,18 @@
 What changes here are copies of old units at even places, which every layout looks at.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
 from trainkit import growth
-from trainkit.growth.analysis.constants import exact_ratio
+from trainkit.growth.analysis import constants
+from trainkit.growth.analysis.constants import _ratio, exact_ratio
+from trainkit.growth.axes.linear import ZERO, constant
 
 TABLE = np.array([1.0, -2.0, 0.5, 3.0, 0.0, np.inf])
 CHANGES = {
@@ -84,3 +89,57 @@ def test_constants_in_the_body_of_a_loop_are_each_programs_own(x64):
     x = draw(5, 3)
     grown = growth.plan(net(4), net(8), small, big, x).grow(small, key=jax.random.key(0))
     np.testing.assert_allclose(net(8)(grown, x), net(4)(small, x), rtol=1e-11)
+
+
+EPS = {np.float64: 2.0**-52, np.float32: 2.0**-23, ml_dtypes.bfloat16: 2.0**-7}
+NUMBERS = np.array([1.0, -2.0, 0.0, 4.0])
+
+
+@pytest.mark.parametrize("dtype", EPS)
+def test_a_factor_may_be_rounded_and_no_more(dtype):
+    """Each element by a few roundings; the factor is that of most of them."""
+    rounded = lambda by: (1.5 * NUMBERS * (1 + by * EPS[dtype] * np.arange(4))).astype(dtype)
+    small = NUMBERS.astype(dtype)
+    found = _ratio(small, rounded(3))
+    assert isinstance(found, dict)
+    np.testing.assert_allclose(found[0], np.log(1.5), rtol=0, atol=10 * EPS[dtype])
+    assert _ratio(small, rounded(12)) is False
+    assert _ratio(small, small) == ZERO
+    assert _ratio(0 * small, 0 * small) is None
+
+
+@pytest.mark.parametrize("dtype", [np.complex128, np.complex64])
+def test_a_complex_factor_must_be_positive(dtype):
+    """Numbers whose real parts alone would agree differ, too."""
+    small = (NUMBERS * np.array([1, 1j, 1, 1 + 1j])).astype(dtype)
+    assert _ratio(small, 2 * small) == constant(np.log(2.0))
+    for factor in (-1, 1j, np.exp(1e-3j), 1 + 1e-3j):
+        assert _ratio(small, (factor * small).astype(dtype)) is False
+    turned = small * np.array([1, 1, 1, 1 + 1e-3j], dtype)
+    assert _ratio(small, turned) is False
+
+
+def test_bits_and_whole_numbers_are_equal_or_scaled():
+    yes, no = np.array([True, False]), np.array([False, False])
+    assert _ratio(yes, yes) == ZERO
+    assert _ratio(no, no) is None
+    assert _ratio(yes, no) is False
+    assert _ratio(yes, yes[::-1]) is False
+    whole = np.array([2, 0, -4])
+    np.testing.assert_allclose(_ratio(whole, 3 * whole // 2)[0], np.log(1.5), rtol=1e-15)
+    assert _ratio(whole, whole + 1) is False
+
+
+@pytest.mark.parametrize("sizes", [(), (5,), (3, 4), (1, 7), (2, 3, 4), (0, 3)])
+def test_a_table_is_looked_at_once_in_pieces_that_fit(sizes, monkeypatch):
+    """Every entry in one piece; a piece has at most `PIECE` entries, or one row."""
+    rng = np.random.default_rng(0)
+    picked = [rng.permutation(20)[:n] for n in sizes]
+    for most in (1, 3, 8, 1000):
+        monkeypatch.setattr(constants, "PIECE", most)
+        cells = []
+        for piece in constants.pieces(picked):
+            here = list(itertools.product(*piece))
+            assert len(here) <= max(most, np.prod(sizes, dtype=int) // max(sizes, default=1))
+            cells += here
+        assert sorted(cells) == sorted(itertools.product(*picked))

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainkit.growth.axes.layouts import LAYOUTS
-from trainkit.growth.maps.algebra import expand, fold, pull_back
+from trainkit.growth.errors import GrowthError
+from trainkit.growth.maps.algebra import column_sums, expand, fold, pull_back, row_sums
 from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -102,3 +103,33 @@ def test_units_that_copy_nothing_hold_what_is_asked(spec, seed):
             assert (np.take(zero, new, d) == 0).all()
             old = np.take(mean, np.flatnonzero(along.source >= 0), d).mean(d, keepdims=True)
             np.testing.assert_allclose(np.take(mean, new, d), old.repeat(len(new), d), atol=1e-12)
+
+
+@run
+def test_sums_of_grown_and_folded_values_are_known_in_advance(spec, seed):
+    """sᵀx = Σ expand(x) and sᵀy = Σ fold(y), also with what units that copy nothing hold."""
+    rng = np.random.default_rng(seed)
+    for n, m, layout in spec:
+        (axis,) = leaf([(n, m, layout)], rng, dual=True).axes
+        x, y, q = rng.normal(size=n), rng.normal(size=m), int(rng.integers(3))
+        fills = [axis] if axis is None else [axis, axis._replace(fill="mean")]
+        for one in fills:
+            for new in ("zero", "mean", "fill"):
+                grown = expand(jnp.asarray(x), LeafMap((one,)), gradient=q, new=new)
+                sums = column_sums(one, n, gradient=q, new=new)
+                np.testing.assert_allclose(sums @ x, grown.sum(), rtol=1e-12, atol=1e-12)
+        folded = fold(jnp.asarray(y), LeafMap((axis,)), (n,), gradient=q)
+        sums = row_sums(axis, n, gradient=q)
+        np.testing.assert_allclose(sums @ y, folded.sum(), rtol=1e-12, atol=1e-12)
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    axis = AxisMap(np.array([0, 1, 2, 0]), np.ones(4), np.ones(4))
+    with pytest.raises(GrowthError, match=r"moment has shape \(3, 1\), but its map has 1 axes"):
+        expand(jnp.ones((3, 1)), LeafMap((axis,)), what="moment")
+    with pytest.raises(GrowthError, match="but its map has 1 axes"):
+        expand(jnp.ones(3), LeafMap((axis,)), lead=1)
+    with pytest.raises(GrowthError, match="but its map has 1 axes"):
+        fold(jnp.ones((4, 1)), LeafMap((axis,)), (3, 1))
+    with pytest.raises(GrowthError, match="axis 0 has 2 units, but its map copies unit 2"):
+        expand(jnp.ones(2), LeafMap((axis,)))

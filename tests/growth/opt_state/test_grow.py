@@ -22,6 +22,7 @@ from tests.growth.catalogue import (
     mlp_growth,
     mlp_params,
 )
+from trainkit._core.paths import named_leaves
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.growth_map import MapData
 from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
@@ -139,6 +140,45 @@ def test_new_units_get_zero_and_the_mean():
     row_mean = jnp.mean(state[0].nu["w"], axis=1, keepdims=True)
     np.testing.assert_allclose(grown.nu["w"][:, 2:], jnp.broadcast_to(row_mean, (3, 2)))
     np.testing.assert_allclose(grown.nu["w"][:, :2], state[0].nu["w"])
+
+
+# What the slots of new units hold: 0 where it is a mean of gradients, else the mean of the old.
+NEW = {
+    "adamw": {"mu": 0, "nu": "mean"},
+    "adamax": {"mu": 0, "nu": "mean"},
+    "centred_rms": {"mu": 0, "nu": "mean", "trace": 0},
+    "sm3": {"nu": 0, "w/1": "mean", "b/0": "mean"},  # a momentum, and covers along each axis
+    "adafactor": {"v_row": "mean", "v_col": "mean", "v": "mean"},
+    "lion": {"mu": 0},
+}
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_new_units_of_every_slot(name):
+    tx, rng = OPTIMIZERS[name](), np.random.default_rng(5)
+    axis = AxisMap(np.array([0, 1, 2, -1, -1]), np.ones(5), np.ones(5))
+    growth = MapData({"w": LeafMap((None, axis)), "b": LeafMap((axis,))})
+    params = {"w": jnp.asarray(rng.normal(size=(8, 3))), "b": jnp.asarray(rng.normal(size=3))}
+    state = tx.init(params)
+    for _ in range(2):
+        _, state = tx.update(random_gradients(params, rng), state, params)
+    big = {"w": jnp.ones((8, 5)), "b": jnp.ones(5)}
+    old = named_leaves(state)
+    seen = set()
+    for path, x in named_leaves(grow_opt_state(tx, state, growth, params, big)).items():
+        where = [d for d, n in enumerate(x.shape) if n == 5]
+        if not where:
+            continue
+        (d,) = where
+        before, new = np.split(np.asarray(x), [3], d)
+        np.testing.assert_allclose(before, old[path], rtol=1e-12)
+        (what,) = {part for part in NEW[name] if f"/{part}/" in f"/{path}/"}
+        seen.add(what)
+        held = before.mean(d, keepdims=True) if NEW[name][what] == "mean" else 0 * new
+        np.testing.assert_allclose(new, np.broadcast_to(held, new.shape), rtol=1e-12)
+        assert np.any(new) == (NEW[name][what] == "mean")
+    assert seen <= set(NEW[name])
+    assert len(seen) == len(NEW[name]) - (name == "adafactor")
 
 
 def test_copies_of_the_parameters_get_the_same_noise():

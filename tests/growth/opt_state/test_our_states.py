@@ -94,6 +94,22 @@ def test_eight_bit_moments():
     assert np.all(dequantise(inner.nu["mid"]["w"], 16, signed=False) > 0)
 
 
+@pytest.mark.parametrize("block", [16, 24])
+def test_eight_bit_moments_grow_in_blocks_of_powers_of_two(block):
+    """The block length is not kept, and is told from the sizes."""
+    tx = tt.quantise_moments(optax.adam(1e-2), min_size=20, block=block)
+    axis = AxisMap(np.arange(24) % 12, np.ones(24), np.full(24, 0.5))
+    growth, params = MapData({"w": LeafMap((None, axis))}), {"w": jnp.ones((20, 12))}
+    big = grow_params(params, growth)
+    grown = lambda: grow_opt_state(tx, tx.init(params), growth, params, big)
+    if block & (block - 1):
+        with pytest.raises(GrowthError, match="mu: to grow, the block length of 8-bit moments"):
+            grown()
+    else:
+        fresh = jax.eval_shape(tx.init, big)
+        assert jax.tree.map(jnp.shape, grown()) == jax.tree.map(lambda s: s.shape, fresh)
+
+
 def test_soap_by_its_meaning():
     """The rotated second moment is that of the grown gradient in the grown basis."""
     tx, params = tt.soap(1e-2), mlp_params(4)

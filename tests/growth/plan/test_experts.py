@@ -213,6 +213,41 @@ def test_a_dense_state_becomes_a_mixtures():
     np.testing.assert_allclose(apply(big, b, x), apply(Dense(), a, x), rtol=0, atol=1e-10)
 
 
+UNLIKE = {
+    "matrices alone": lambda: optax.masked(
+        optax.trace(0.9), lambda tree: jax.tree.map(lambda x: x.ndim == 2, tree)
+    ),
+    "stacks": lambda: optax.masked(
+        optax.trace(0.9), lambda tree: jax.tree.map(lambda x: x.ndim > 2, tree)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_a_rule_that_goes_by_the_number_of_axes_is_refused(name):
+    """One expert's leaf has one axis more than that of the dense layer."""
+    tx = UNLIKE[name]()
+    state, x = dense_state(tx)
+    grow = functools.partial(growth.grow, state, Dense(), Mixture(dtype=x.dtype), x, tx=tx)
+    with pytest.raises(growth.GrowthError, match="a mask or a label depends on the number of"):
+        grow()
+    assert grow(reset=True).params["VmapFeedForward_0"]["Dense_1"]["kernel"].ndim == 3
+
+
+def summed_rows() -> optax.GradientTransformation:
+    """The sum of squares along the first axis of each leaf, of which an expert has another."""
+    init = lambda params: optax.TraceState(jax.tree.map(lambda p: jnp.zeros(p.shape[:1]), params))
+    return optax.GradientTransformation(init, lambda updates, state, params=None: (updates, state))
+
+
+def test_a_slot_of_another_size_for_one_expert_is_refused():
+    tx = summed_rows()
+    state, x = dense_state(tx)
+    with pytest.raises(growth.GrowthError, match="but that of one expert is") as caught:
+        growth.grow(state, Dense(), Mixture(dtype=x.dtype), x, tx=tx)
+    assert "grow with reset=True" in str(caught.value)
+
+
 def test_gates_that_do_not_sum_to_one_are_asked_for():
     tx = optax.sgd(1e-2)
     state, x = dense_state(tx)

@@ -29,7 +29,7 @@ from trainkit.growth.axes.queries import coordinates, labels
 from trainkit.growth.axes.solvers import choose, nearest
 from trainkit.growth.errors import GrowthError, unwrap
 from trainkit.growth.ir.constants import Const
-from trainkit.growth.ir.program import Equation, Folder, Program
+from trainkit.growth.ir.program import Equation, Program
 from trainkit.growth.rules import RULES, UNKNOWN
 
 TOLERANCE = 1e-12  # relative: rounding of a few hundred float64 operations
@@ -188,7 +188,7 @@ class _Trial:
 
     def programs(self) -> tuple[Program, Program]:
         """Flat, with constants in place of the operands that are some."""
-        flat = [Folder().flatten(c) for c in self.closed]
+        flat = [self.analysis.folder.flatten(c) for c in self.closed]
         for i, operand in enumerate(self.case.operands):
             if operand.kind not in ("const", "number"):
                 continue

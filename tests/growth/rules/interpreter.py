@@ -178,7 +178,7 @@ def _dynamic_update_slice(params, x, update, *starts):
 
 def _fft(params, x):
     kind = str(params["fft_type"]).rsplit(".", 1)[-1].lower()
-    return {"fft": np.fft.fft, "0": np.fft.fft, "ifft": np.fft.ifft}[kind](x)
+    return {"fft": np.fft.fft, "0": np.fft.fft, "ifft": np.fft.ifft, "1": np.fft.ifft}[kind](x)
 
 
 SEVERAL = {"top_k": _top_k, "sort": _sort, "split": _split}

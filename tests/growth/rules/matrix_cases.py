@@ -35,9 +35,10 @@ def factored(draw, fn, values=matrices, more=()):
 
 
 @st.composite
-def triangular(draw):
-    left = draw(st.booleans())
-    n, other, lead = draw(side), draw(st.sampled_from([2, 3, DOUBLE, Sum((1, 2))])), draw(many)
+def triangular(draw, left):
+    """Many right-hand sides, also with another scale in each row of what is solved for."""
+    n = draw(st.sampled_from([2, Sum((1, 1)), Sum((1, 1)), DOUBLE]))
+    other, lead = draw(st.sampled_from([3, DOUBLE, Sum((1, 2))])), draw(many)
     fn = lambda a, b: lax.linalg.triangular_solve(a, b, left_side=left, lower=True)
     rest = (n, other) if left else (other, n)
     kinds = draw(KINDS), draw(KINDS)
@@ -67,5 +68,5 @@ CASES = {
         "": factored(linalg.householder_product, more=[(2, "normal", np.float64)])
     },
     "lu_pivots_to_permutation": {"": pivots()},
-    "triangular_solve": {"": triangular()},
+    "triangular_solve": {"left": triangular(True), "right": triangular(False)},
 }

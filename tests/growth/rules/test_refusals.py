@@ -15,6 +15,7 @@ from tests.growth.rules import symbol_cases
 from tests.growth.rules.axis_specs import DOUBLE, Leaf, Sum
 from tests.growth.rules.contraction_cases import in_batch_groups
 from tests.growth.rules.harness import Case, Operand, claimed, refusal
+from tests.growth.rules.refusal_cases import GROWN, PADDED
 from tests.growth.rules.refusal_sites import lines, reached
 from tests.growth.rules.test_rules import CASES
 from tests.growth.rules.test_unknown import called_back, on_one_device, ours
@@ -121,6 +122,10 @@ REFUSALS = {
     "functions applied": (
         applied(lax.cos), applied(lax.sin), [(2, 2), INDEX], "update functions"
     ),
+    "other numbers": (
+        lambda x: x.astype(INT), lambda x: x.astype(np.float32), [(DOUBLE,)],
+        "values become int32 in the small model and float32 in the big one",
+    ),
     "a shorter slice": (
         lambda x: lax.slice(x, (0,), (2,)), lambda x: lax.slice(x, (0,), (1,)), [(DOUBLE,)],
         "a slice is shorter",
@@ -145,13 +150,23 @@ REFUSALS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REFUSALS)
-def test_refused(name):
-    small, big, operands, said = REFUSALS[name]
+ALL = {
+    ("repeat", name): entry for table in (REFUSALS, GROWN) for name, entry in table.items()
+} | {("append", name): entry for name, entry in PADDED.items()}  # fmt: skip
+
+
+def case(layout: str, name: str, seed: int = 0) -> Case:
+    small, big, operands, _ = ALL[layout, name]
     operands = tuple(o if isinstance(o, Operand) else Operand(o) for o in operands)
-    error = refusal(Case(small, big, operands, 0, ("repeat",)))
-    assert said in str(error)
-    assert error.primitive
+    return Case(small, big, operands, seed, (layout,))
+
+
+@pytest.mark.parametrize(("layout", "name"), list(ALL))
+def test_refused(layout, name):
+    for seed in range(4 if layout == "append" else 1):  # of some seeds operands are known positive
+        error = refusal(case(layout, name, seed))
+        assert ALL[layout, name][3] in str(error)
+        assert error.primitive
 
 
 def hot(n, values, indices, dtype=None):
@@ -245,9 +260,10 @@ def test_indices_are_refused(name):
 # Cases of rules that are refused now and then, in one way or another.
 DRAWN = [
     *((name, "") for name in
-      ("scatter-mul", "top_k", "cholesky", "triangular_solve", "slice", "pad", "scan", "tan",
+      ("scatter-mul", "top_k", "cholesky", "slice", "pad", "scan", "tan",
        "sqrt", "scatter-add", "dynamic_update_slice", "argmax", "reduce_prod", "reduce_and",
        "cumsum", "fft", "reduce_window_sum", "split")),
+    ("triangular_solve", "left"),
     ("while", "looks"), ("gather", "fill"), ("gather", "clip, table that grows"),
     ("gather", "parts"), ("scatter", "parts"), ("scatter", "applied"),
 ]  # fmt: skip
@@ -285,9 +301,8 @@ def reach(case: Case) -> None:
 
 def test_every_refusal_is_reached():
     with reached() as seen:
-        for small, big, operands, _ in REFUSALS.values():
-            given_ = tuple(o if isinstance(o, Operand) else Operand(o) for o in operands)
-            claimed(Case(small, big, given_, 0, ("repeat",)))
+        for layout, name in ALL:
+            claimed(case(layout, name))
         claimed(LOGARITHM)
         for fn in READERS.values():
             claimed(chosen(fn))

@@ -101,6 +101,18 @@ def switched(n, values, indices, y):
     return jnp.take_along_axis(y, again, 1)
 
 
+def shared(n, values, indices):
+    """How often each was chosen in all rows, at each place; the weights are those of one row."""
+    hot = jax.nn.one_hot(indices, n, dtype=values.dtype)
+    return jnp.einsum("k,ke->e", values[0], hot.sum(0)), hot.sum((0, 1))
+
+
+def turned(n, values, indices, y):
+    """The same with the axes in another order, and one more in front."""
+    hot = jax.nn.one_hot(indices, n, dtype=values.dtype).transpose(2, 0, 1)[None]
+    return jnp.einsum("aetk,ea->tk", hot, y)
+
+
 def of_both(n, values, indices):
     """Whether each was chosen, as bits and by the greatest."""
     hot = [jax.nn.one_hot(indices, n, dtype=dtype) for dtype in (bool, values.dtype)]
@@ -134,6 +146,8 @@ READ = {
     "the first": followed(sliced, (2, EXPERTS)),
     "clamped": followed(clamped, (2, EXPERTS)),
     "switched": followed(switched, (2, EXPERTS)),
+    "in all rows": followed(shared),
+    "turned": followed(turned, (EXPERTS, 1)),
     "chosen at all": followed(of_both),
     "compared": followed(compared),
 }

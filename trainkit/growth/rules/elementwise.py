@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import jax
 import numpy as np
 
 from trainkit.growth.analysis.joint_program import EquationPair, Rule
@@ -42,6 +43,18 @@ def axes(pair: EquationPair, *ignored: str) -> None:
         out_axes.append(found)
     for i in range(len(pair.small.outs)):
         pair.new_out(i, out_axes)
+
+
+def convert_axes(pair: EquationPair) -> None:
+    """The two programs may have other precisions, but not other kinds of numbers."""
+    small, big = pair.both("new_dtype")
+    if any(jax.dtypes.issubdtype(small, k) != jax.dtypes.issubdtype(big, k) for k in _KINDS):
+        pair.fail(
+            f"values become {np.dtype(small).name} in the small model and {np.dtype(big).name} in "
+            "the big one",
+            hint="convert them to the same dtype in both models",
+        )
+    axes(pair)
 
 
 def nonlinear(scales: ScalePropagation, pair: EquationPair) -> None:
@@ -212,6 +225,7 @@ _NONLINEAR = [
     "rem", "atan2", "igamma", "igammac", "bessel_i0e", "bessel_i1e",
     "regularized_incomplete_beta", "polygamma", "zeta",
 ]  # fmt: skip
+_KINDS = (np.bool_, np.signedinteger, np.unsignedinteger, np.floating, np.complexfloating)
 _COMPARISONS = ["eq", "ne", "lt", "le", "gt", "ge", "eq_to", "lt_to", "le_to"]
 _LINEAR = ["neg", "real", "imag", "conj", "reduce_precision", "stop_gradient"]
 _POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0, "abs": 1.0}
@@ -226,7 +240,7 @@ RULES: dict[str, Rule] = {
     "sign": Rule(axes, sign),
     "mul": Rule(axes, multiply),
     "div": Rule(axes, divide),
-    "convert_element_type": Rule(axes, convert),
+    "convert_element_type": Rule(convert_axes, convert),
     "integer_pow": Rule(axes, integer_power),
     "pow": Rule(axes, power),
     "clamp": Rule(axes, clamp),

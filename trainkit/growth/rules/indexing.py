@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -60,7 +61,7 @@ def gather_axes(pair: EquationPair, chosen: Sequence[int] = (), layout: Layout =
     ]
     rank = len(pair.small.outs[0].aval.shape)
     made: list[Axis] = []
-    places = iter(range(len(index.axes) - 1))
+    places = itertools.count()
     window = iter(windows)
     order: list[tuple[str, int]] = []
     for o in range(rank):
@@ -123,7 +124,7 @@ def scatter_axes(pair: EquationPair, chosen: Sequence[int] = ()) -> None:
     windows = iter(
         d for d in range(len(x.axes)) if d not in n.inserted_window_dims and d not in batch
     )
-    places = iter(range(len(index.axes) - 1))
+    places = itertools.count()
     layout: list[tuple[str, int]] = []
     for o in range(len(updates.axes)):
         if o in n.update_window_dims:

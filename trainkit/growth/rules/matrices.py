@@ -56,7 +56,6 @@ def triangular(scales: ScalePropagation, pair: EquationPair) -> None:
     solved = pair.notes["solved"]
     groups = [Group((d,), (d,), ANY if d == solved else None) for d in range(len(b.axes))]
     move(scales, pair, pair.outs[0], [(b, groups)])
-    scales.uniform(pair, b, solved)
 
 
 _FACTORED = {

@@ -127,8 +127,6 @@ def rev_scales(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def window_axes(pair: EquationPair) -> None:
-    pair.check_same_params("computation", "window_dimensions", "window_strides", "padding",
-                    "base_dilation", "window_dilation")  # fmt: skip
     dims = [d for d in range(len(pair.ins[0].axes)) if _windowed(pair, d)]
     for v in pair.ins[: len(pair.outs) or 1]:
         pair.refuse_growth(
@@ -148,7 +146,7 @@ def _windowed(pair: EquationPair, d: int) -> bool:
     for params in (pair.params, pair.big.params):
         plain = params["window_dimensions"][d] == 1
         for key in ("window_strides", "base_dilation", "window_dilation"):
-            plain &= params.get(key, (1,) * (d + 1))[d] == 1
+            plain &= params[key][d] == 1
         if not plain or tuple(params["padding"][d]) != (0, 0):
             return True
     return False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from trainkit.growth.analysis.joint_program import EquationPair, Rule
@@ -68,13 +66,7 @@ def _check_factors(pair: EquationPair, x: Value) -> None:
 
 def reshape_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x = pair.ins[0]
-    groups = [
-        g
-        if len(g.src) == len(g.out) == 1
-        else g._replace(small=np.arange(math.prod(x.small[d] for d in g.src)))
-        for g in pair.notes["groups"]
-    ]
-    move(scales, pair, pair.outs[0], [(x, groups)])
+    move(scales, pair, pair.outs[0], [(x, pair.notes["groups"])])
     pair.outs[0].origin = x.origin
 
 
@@ -113,7 +105,7 @@ def broadcast_scales(scales: ScalePropagation, pair: EquationPair) -> None:
             groups.append(Group((d,), (o,)))
         else:
             zeros = np.zeros(out.small[o], np.int64), np.zeros(out.big[o], np.int64)
-            groups.append(Group((d,) if d is not None else (), (o,), *zeros))
+            groups.append(Group((), (o,), *zeros))  # its only element, over and over
     move(scales, pair, out, [(x, groups)])
     if all(a is b for a, b in zip(x.axes, (out.axes[o] for o in dims), strict=True)):
         pair.outs[0].origin = x.origin

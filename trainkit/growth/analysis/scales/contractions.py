@@ -136,7 +136,7 @@ class _Product:
         self.out.scale[block] = self.scales.same_scale(self.pair, self.out.scale[block], total)
         for i, axis in enumerate(self.loops):
             for leaf in dict.fromkeys(self.scales.labels(axis)[1][combo[i]]):
-                if (i, leaf) != self.matched[:2]:  # handled together with its partner
+                if (i, leaf) not in self.matched.values():  # handled together with its partner
                     self._share(i, leaf, combo, block)
 
     def _log_copies(self, i: int, combo: Sequence[int]) -> float:
@@ -144,15 +144,15 @@ class _Product:
         if i in self.rows:
             return math.log(find(self.loops[i]).big / find(self.loops[i]).small)
         cell = self.scales.labels(self.loops[i])[1][combo[i]]
-        return self.scales.log_copies([x for x in cell if (i, x) != self.matched[:2]])
+        return self.scales.log_copies([x for x in cell if (i, x) not in self.matched.values()])
 
     def _share(self, i: int, leaf: Axis, combo: Sequence[int], block: tuple[int, ...]) -> None:
         """Propagates the share exponent of a leaf to the result, or notes it for a sum."""
         scales, exponent = self.scales, ZERO
         direct, reads = [], []
         pairs = [(i, leaf)]
-        if self.matched and (i, leaf) == self.matched[2:]:
-            pairs.append(self.matched[:2])
+        if (i, leaf) in self.matched:
+            pairs.append(self.matched[i, leaf])
         for at, one in pairs:
             for v, d, names in self._through(at):
                 key = (d, self._label(v.axes[d], names, combo), one.uid)
@@ -200,8 +200,8 @@ class _Product:
             if names is not None and i in names:
                 self.out.zeros[d, leaf.uid] = empty
 
-    def _matched(self) -> tuple[int, Axis, int, Axis] | tuple[()]:
-        """The summed loop of a `Match` with its leaf, and the partner loop with its leaf.
+    def _matched(self) -> dict[tuple[int, Axis], tuple[int, Axis]]:
+        """The partner loop of a `Match` with its leaf -> the summed loop with its leaf.
 
         The sum has one term for each copy of the partner.
         """
@@ -211,8 +211,8 @@ class _Product:
                 two = [(n[0], leaf_of(a)) for n, a in zip(names, v.choice.axes, strict=True)]
                 for one, other in (two, two[::-1]):
                     if one[0] in self.reduced:
-                        return *one, *other
-        return ()
+                        return {other: one}
+        return {}
 
     def _row(self, i: int) -> Condition | None:
         """The condition under which a sum is over old units and padding units with their mean."""
