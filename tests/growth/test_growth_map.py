@@ -82,3 +82,22 @@ def test_it_shows_its_maps_and_not_what_they_were_drawn_from():
     assert "LeafMap(" in shown
     for hidden in ("draws=", "plan=", "key="):
         assert hidden not in shown
+
+
+def test_a_subtree_says_of_its_leaves_what_the_whole_says():
+    way = planned(8, 2).realise(KEY, "noise")
+    assert way.zeroed
+    assert way.rates
+    assert way.draws
+    inside = way.under("layers")
+    of = lambda found: {k.removeprefix("layers/"): v for k, v in found.items() if "layers/" in k}
+    assert inside.zeroed == tuple(name.removeprefix("layers/") for name in way.zeroed)
+    for field in ("leaves", "rates", "draws"):
+        assert getattr(inside, field).keys() == of(getattr(way, field)).keys()
+        for name, value in getattr(inside, field).items():
+            assert value is of(getattr(way, field))[name]
+    origin = {k: (o.leaf and o.leaf.removeprefix("layers/"), o.new) for k, o in way.origin.items()}
+    assert {k: (o.leaf, o.new) for k, o in inside.origin.items()} == of(origin)
+    assert set(inside.plan.origin) == set(inside.origin)
+    same = ("proof", "key", "how")
+    assert [getattr(inside, field) for field in same] == [getattr(way, field) for field in same]

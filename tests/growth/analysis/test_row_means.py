@@ -99,13 +99,20 @@ def test_a_mean_over_an_axis_in_the_middle(x64):
     np.testing.assert_allclose(net(grown, x), net(small, x), rtol=1e-11)
 
 
-@pytest.mark.parametrize("batch", [1, 5])
-def test_a_mean_that_is_reshaped_back(batch, x64):
+BACK = {
+    "reshaped": lambda v: v.mean(-1).reshape(*v.shape[:-1], 1),
+    "broadcast": lambda v: jax.lax.broadcast_in_dim(v.mean(-1), v.shape, (0, 1)),
+    "of one": lambda v: jnp.broadcast_to(v.mean(-1, keepdims=True), v.shape),
+}
+
+
+@pytest.mark.parametrize(("back", "batch"), [("reshaped", 1), *((name, 5) for name in BACK)])
+def test_a_mean_that_comes_back_to_its_axis(back, batch, x64):
     """Also with a batch of one, whose axis a reshape cannot tell from others of size 1."""
+    mean = BACK[back]
 
     def net(p, x):
         h = x @ p["in"]
-        mean = lambda v: v.mean(-1).reshape(*v.shape[:-1], 1)
         h = h - mean(h)
         return (h / jnp.sqrt(mean(jnp.square(h)) + 1e-3)) @ p["out"]
 
@@ -117,6 +124,37 @@ def test_a_mean_that_is_reshaped_back(batch, x64):
     assert plan.grown_axes[0].layout == "row mean"
     grown = plan.grow(small, key=jax.random.key(0))
     np.testing.assert_allclose(net(grown, x), net(small, x), rtol=1e-11)
+
+
+MORE_ROWS = {
+    "rows of equal numbers": lambda p, h: jnp.concatenate(
+        [jnp.broadcast_to(h.mean(-1, keepdims=True), h.shape), h], 1
+    ),
+    "a row of a parameter": lambda p, h: jnp.concatenate([h, p["row"] + 0 * h[:, :1]], 1),
+    "rows of zeros": lambda p, h: jnp.pad(h, ((0, 0), (1, 1), (0, 0))),
+    "one row in all places": lambda p, h: h + jnp.broadcast_to(p["row"], h.shape),
+    "other rows": lambda p, h: h[:, ::-1],
+    "rows that are looked up": lambda p, h: h[:, jnp.array([2, 0, 0])],
+}
+
+
+@pytest.mark.parametrize("rows", MORE_ROWS)
+def test_rows_that_are_added_and_moved(rows, x64):
+    """Of a stream that holds its mean in new units, those that are constant along it, too."""
+
+    def net(p, x):
+        h = MORE_ROWS[rows](p, x @ p["in"])
+        h = h - h.mean(-1, keepdims=True)
+        return (h / jnp.sqrt(jnp.square(h).mean(-1, keepdims=True) + 1e-3)) @ p["out"]
+
+    rng = np.random.default_rng(0)
+    draw = lambda *s: jnp.asarray(rng.normal(size=s))
+    small, big = ({"in": draw(3, n), "row": draw(n), "out": draw(n, 2)} for n in (4, 6))
+    x = draw(5, 7, 3)
+    plan = growth.plan(net, net, small, big, x)
+    assert plan.grown_axes[0].layout == "row mean"
+    grown = plan.grow(small, key=jax.random.key(0))
+    np.testing.assert_allclose(net(grown, x), net(small, x), rtol=1e-11, atol=1e-12)
 
 
 def test_a_mean_by_a_share_that_is_rounded():

@@ -62,6 +62,10 @@ CHANNELS = {
     "depthwise": ((DOUBLE, 1, DOUBLE, "all"), (ODD, 1, Prod((ODD, 2)), "all")),
     "grouped": ((Prod((2, DOUBLE)), DOUBLE, Prod((2, HALF_MORE)), 2),
                 (Leaf("four", 4, 8), DOUBLE, Leaf("six", 6, 8), 2), (4, 2, 4, 2)),
+    # Each group has channels with two scales.
+    "groups of parts": ((Prod((2, Sum((DOUBLE, 1)))), Sum((DOUBLE, 1)), Prod((2, Sum((1, 2)))), 2),
+                        (Prod((2, Sum((1, 2)))), Sum((1, 2)), Prod((2, Sum((DOUBLE, 1)))), 2),
+                        (Prod((Sum((1, 2)), DOUBLE)), DOUBLE, Prod((Sum((1, 2)), 2)), 3)),
 }  # fmt: skip
 WINDOWS = (
     (3, 3, (1, 1), (1, 1), 1, 1), (1, 3, (0, 0), (1, 1), 1, 1), (3, 5, (1, 1), (2, 2), 2, 1),

@@ -145,7 +145,7 @@ def guards(v: Value) -> bool:
     if v.const is None or not np.issubdtype(v.dtype, np.floating):
         return False
     numbers = [c.uniform for c in v.const]
-    return all(n is not None and 0 < float(n) <= 1.001e-20 for n in numbers)
+    return all(n is not None and abs(float(n)) <= 1.001e-20 for n in numbers)
 
 
 def largest(scales: ScalePropagation, pair: EquationPair) -> None:
