@@ -15,6 +15,7 @@ from trainkit import growth
 from trainkit.growth.analysis import constants
 from trainkit.growth.analysis.constants import _ratio, exact_ratio
 from trainkit.growth.axes.linear import ZERO, constant
+from trainkit.growth.ir.constants import Const
 
 TABLE = np.array([1.0, -2.0, 0.5, 3.0, 0.0, np.inf])
 CHANGES = {
@@ -143,3 +144,17 @@ def test_a_table_is_looked_at_once_in_pieces_that_fit(sizes, monkeypatch):
             assert len(here) <= max(most, np.prod(sizes, dtype=int) // max(sizes, default=1))
             cells += here
         assert sorted(cells) == sorted(itertools.product(*picked))
+
+
+@pytest.mark.parametrize("core", [(2, 3), (1, 3), (2, 1), (1, 1), (3, 2)])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_constant_is_0_at_some_places_or_not(core, seed):
+    """Looked at where it is stored, which is one entry along an axis on which it repeats."""
+    rng = np.random.default_rng(seed)
+    shape = tuple(4 if n == 1 else n for n in core)
+    stored = rng.integers(0, 2, core) * rng.integers(0, 2, core)
+    const = Const(shape, stored.dtype, ("table", seed), lambda: stored, core_shape=core)
+    whole = np.broadcast_to(stored, shape)
+    for d, n in enumerate(shape):
+        for places in (np.arange(n), np.array([n - 1]), np.array([0]), np.array([1, 0])):
+            assert constants.zero_at(const, d, places) == (not np.take(whole, places, d).any())

@@ -33,12 +33,18 @@ def test_drawn_values_have_the_leafs_own_size_and_follow_the_key():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="0 or more"):
-        shrink_and_perturb(PARAMS, shrink=-1.0)
+    for negative in ({"shrink": -1.0}, {"perturb": -1e-3}):
+        with pytest.raises(ValueError, match="0 or more"):
+            shrink_and_perturb(PARAMS, fresh=PARAMS, **negative)
+    none = shrink_and_perturb(PARAMS, shrink=0.0, perturb=0.0, fresh=PARAMS)
+    assert not none["w"].any()
     with pytest.raises(ValueError, match="key="):
         shrink_and_perturb(PARAMS)
     with pytest.raises(GrowthError, match=r"has shape .* and nothing"):
         shrink_and_perturb(PARAMS, fresh={"b": PARAMS["b"]})
+    turned = {**PARAMS, "w": PARAMS["w"].T}
+    with pytest.raises(GrowthError, match=r"w has shape \(3, 4\) and \(4, 3\) in the fresh"):
+        shrink_and_perturb(PARAMS, fresh=turned)
 
 
 def test_a_state_is_widened_and_perturbed_by_name():

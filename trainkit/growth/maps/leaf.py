@@ -78,7 +78,7 @@ def _drawn(
     place = [np.arange(n, dtype=np.uint32) for n in out.shape]
     drawn = rms * normal(jax.random.fold_in(key, d + 1), place, out.dtype)
     # Non-negative leaves, such as variances, stay non-negative.
-    drawn = jnp.where(positive, jnp.abs(drawn), drawn)
+    drawn = jnp.where(positive, jnp.abs(drawn).astype(drawn.dtype), drawn)
     out = jnp.where(vector(axis.source < 0, d, out.ndim), drawn, out)
     if (axis.weight != 1.0).any():
         out = out * vector(axis.weight, d, out.ndim, out.dtype)
