@@ -104,6 +104,15 @@ class Subject:
             return tx.update(grads, state, params)
         return tx.update(grads, state, params, **extra)
 
+    def compiled(self, tx: Any = None) -> Any:
+        """The compiled `update(g, state, params)` of the rule, or of another, for all laws.
+
+        A law that only runs it costs no compilation of its own.
+        """
+        tx = self.tx if tx is None else tx
+        call = jax.jit(lambda g, s, p: self.update(g, s, p, tx=tx))  # it keeps tx, and so its id
+        return self.memo.setdefault(("compiled", id(tx)), call)
+
     # -- runs -------------------------------------------------------------------------------------
 
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -164,10 +173,7 @@ class Subject:
         """One trajectory, step by step; used for shrinking."""
         kind = jnp.dtype(dtype)
         with ordinary(), jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext():
-            step = self.memo.setdefault(
-                ("replay", case.shapes, dtype),
-                jax.jit(lambda g, s, p: self.update(g, s, p)),
-            )
+            step = self.compiled()
             as_tree = lambda flat: jax.tree.map(
                 jnp.asarray, cases.tree(np.asarray(flat).astype(kind), case.shapes)
             )
@@ -272,7 +278,7 @@ class Subject:
         with ordinary():
             update = lambda g, s, p: self.update(g, s, p, tx=tx)
             if not eager and self.slow:
-                update = jax.jit(update)
+                update = self.compiled(tx)
             state, out = tx.init(params), []
             for g in grads:
                 updates, state = update(g, state, seen(params))

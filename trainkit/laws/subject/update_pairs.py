@@ -50,14 +50,9 @@ def _in_last_digits(one: list[Any], two: list[Any], params: Any) -> bool:
     return all(np.all(np.abs(np.asarray(x) - np.asarray(y)) <= 4 * digit) for x, y in pairs)
 
 
-def jitted_step(subject: Subject) -> Any:
-    """The compiled `update(g, state, params)` that laws share."""
-    return subject.memo.setdefault("jitted step", jax.jit(lambda g, s, p: subject.update(g, s, p)))
-
-
 def jitted(subject: Subject, params: Any, grads: list[Any]) -> list[Any]:
     """The updates of some compiled steps."""
-    step = jitted_step(subject)
+    step = subject.compiled()
     with ordinary():
         state, out = subject.tx.init(params), []
         for g in grads:

@@ -119,7 +119,7 @@ def _parted(
     together, alone = [], []
     with ordinary():
         calls = [lambda g, s, p, tx=tx: subject.update(g, s, p, tx=tx) for tx in rules]
-        calls = [jax.jit(call) for call in calls] if subject.slow else calls
+        calls = list(map(subject.compiled, rules)) if subject.slow else calls
         states = [tx.init(params) for tx in rules]
         for g in grads:
             out = [call(g, s, params) for call, s in zip(calls, states, strict=True)]

@@ -15,7 +15,6 @@ from trainkit.laws.problems.comparison import same_bits
 from trainkit.laws.protocol import ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
-from trainkit.laws.subject.update_pairs import jitted_step
 
 LONGEST = 40  # of a row that is tried
 BAD = {"a NaN": jnp.nan, "an infinity": jnp.inf, "a negative infinity": -jnp.inf}
@@ -61,14 +60,13 @@ def _followed(subject: Subject, words: str, pattern: str, value: float) -> Viola
     Every step goes on from a state that was on the host, with another instance where there is one.
     """
     params, _ = mini()
-    grads, step = _gradients(pattern, value), jitted_step(subject)
+    grads, step = _gradients(pattern, value), subject.compiled()
     finite = [i for i, leaf in enumerate(pattern) if leaf == "."]
     example = {"params": params, "gradients": grads, "finite": finite}
     script = setup(params, grads) + f"finite = {finite}\n{_PROGRAM}"
     resumed = [step]
     if subject.is_factory:
-        other = subject.fresh()
-        resumed.append(jax.jit(lambda g, s, p: subject.update(g, s, p, tx=other)))
+        resumed.append(subject.compiled(subject.fresh()))
     state, expected = subject.tx.init(params), []
     for i in finite:
         u, state = step(grads[i], state, params)
@@ -94,7 +92,7 @@ def _let_by(subject: Subject, limit: int | None) -> Violation | None:
         return None
     params, _ = mini()
     grads = _gradients("w" * (limit + 1), jnp.nan)
-    step, state = jitted_step(subject), subject.tx.init(params)
+    step, state = subject.compiled(), subject.tx.init(params)
     for g in grads:
         u, state = step(g, state, params)
     if any(np.any(np.asarray(x) != 0) for x in jax.tree.leaves(u)):
@@ -112,7 +110,7 @@ def _of_others(subject: Subject) -> Violation | None:
     """A violation if, inside a mask, a leaf outside of the mask is guarded against."""
     params, grads = mini()
     tx = optax.masked(subject.tx, {"b": False, "w": True})
-    step = jax.jit(lambda g, s, p: subject.update(g, s, p, tx=tx))
+    step = subject.compiled(tx)
     runs = []
     for gs in (grads, [g | {"b": g["b"] * jnp.nan} for g in grads]):
         state, out = tx.init(params), []

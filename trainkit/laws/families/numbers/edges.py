@@ -17,7 +17,6 @@ from trainkit.laws.protocol import ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
 from trainkit.laws.subject.shrink import violation
-from trainkit.laws.subject.update_pairs import jitted_step
 
 
 def zeros(subject: Subject) -> Iterator[Violation]:
@@ -75,10 +74,7 @@ def extremes(subject: Subject) -> Iterator[Violation]:
     for name, size in sizes.items():
         gs = [jax.tree.map(lambda x, k=size: x * jnp.float32(k), grads[0]), *grads[1:5]]
         with ordinary():
-            step = subject.memo.setdefault(
-                "extreme step", jax.jit(lambda g, s, p: subject.update(g, s, p))
-            )
-            state, out = subject.tx.init(params), []
+            step, state, out = subject.compiled(), subject.tx.init(params), []
             for g in gs:
                 u, state = step(g, state, params)
                 out.append(np.concatenate([np.ravel(x) for x in jax.tree.leaves(u)]))
@@ -138,7 +134,7 @@ _CONSTANT = (
 def counts(subject: Subject) -> Violation | None:
     params, grads = mini()
     with ordinary():
-        update = jitted_step(subject)
+        update = subject.compiled()
         state = subject.tx.init(params)
         at = _counts(update, state, params, grads)
         if not at:

@@ -113,8 +113,7 @@ def _drawn(subject: Subject) -> list[dict[str, np.ndarray]]:
         reference = subject.oracle.start(p)(held)
         expected = [reference(given, held, t + 1) for t in range(STEPS)]
     with ordinary():
-        update = jax.jit(lambda g, s, p: subject.update(g, s, p))
-        state, out = subject.tx.init(p), []
+        update, state, out = subject.compiled(), subject.tx.init(p), []
         for t in range(STEPS):
             u, state = update(g, state, p)
             means = leaves(g) if expected is None else expected[t]

@@ -11,7 +11,6 @@ from trainkit.laws.optional import grown
 from trainkit.laws.protocol import ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
-from trainkit.laws.subject.update_pairs import jitted_step
 
 
 def grows(subject: Subject) -> Violation | None:
@@ -24,7 +23,7 @@ def grows(subject: Subject) -> Violation | None:
     copies = np.array([0, 1, 2, 1, 0])
     wide = lambda tree, k=1.0: jax.tree.map(lambda x: k * x[..., copies], tree)
     with ordinary():
-        step = jitted_step(subject)
+        step = subject.compiled()
         state = subject.tx.init(params)
         for g in grads[:3]:
             _, state = step(g, state, params)

@@ -13,18 +13,19 @@ from trainkit.laws.problems.comparison import same_bits
 from trainkit.laws.protocol import first_line, ordinary
 from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.subject import Subject, mini
-from trainkit.laws.subject.update_pairs import jitted_step
 
 
 def resume(subject: Subject) -> Iterator[Violation]:
     params, grads = mini()
     with ordinary():
-        step, states = jitted_step(subject), [subject.tx.init(params)]
+        step, states = subject.compiled(), [subject.tx.init(params)]
         for g in grads:
             states.append(step(g, states[-1], params)[1])
         # Continue with another instance, as another process would.
         another = subject.fresh() if subject.is_factory else subject.tx
         other = lambda g, s, p: subject.update(g, s, p, tx=another)
+        if subject.slow:
+            other = subject.compiled(another)
         trips: dict[str, Callable[[Any], Any]] = {
             "device_get": lambda s: jax.device_put(jax.device_get(s)),
             "msgpack": by_msgpack,
