@@ -6,7 +6,8 @@ import inspect
 
 import numpy as np
 
-from trainkit.laws.families.numbers.agreement import PAPER, disagreement, infer_rate
+from trainkit.laws.families.numbers.agreement import PAPER, infer_rate
+from trainkit.laws.families.numbers.disagreement import disagreement
 from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.problems import cases
 from trainkit.laws.problems.comparison import Mismatch
