@@ -11,6 +11,7 @@ from tests.laws.strangers.factors import dion
 from tests.laws.strangers.muon import muon_bf16
 from tests.laws.strangers.preconditioners import soap
 from trainkit import laws
+from trainkit import transforms as tt
 
 tmap = jax.tree.map
 PROGRAMS = ["jit is eager", "scan is a loop", "vmap is a loop"]
@@ -111,3 +112,19 @@ def test_a_count_of_weak_type_is_named():
 
     make = lambda: optax.GradientTransformation(lambda p: {"n": jnp.array(0)}, update)
     assert "the state's 'n' has a weak type" in broken(make, "one compile").message
+
+
+def test_a_sum_in_float32_has_lost_its_small_eigenvalues():
+    """In float64 the same happens once the state has float32's digits; what is worse is told."""
+    make = lambda: tt.shampoo(1e-2, b1=0.0, sums=True, graft=None, precondition_frequency=1)
+    report = holds(make, ["float64"], level="strict")
+    assert any("gradients and state does in float64" in note for note in report.notes)
+
+
+def test_digits_that_are_lost_outside_the_state_are_told():
+    def update(g, s, p=None):
+        s = tmap(lambda m, g: 0.9 * m + 0.1 * g, s, g)
+        return tmap(lambda m: -2e4 * (jnp.sqrt(1 + 1e-5 * m) - 1), s), s
+
+    make = lambda: optax.GradientTransformation(lambda p: tmap(jnp.zeros_like, p), update)
+    assert "is off the float64 one" in broken(make, "float64", level="strict").message

@@ -198,7 +198,8 @@ def shampoo(
     graft: the rule whose length a step then has (Anil 2020, arXiv 2002.09018): "sgd", "adagrad" or
     "adam". Shi 2023 (arXiv 2309.06497, algorithm 2) has b1, a filter of the gradient that is
     preconditioned; `corrected`, averages over 1 − β₂ᵗ with ε I added when the root is taken; and
-    `start`, the first step with a root: before it the grafted rule's own.
+    `start`, the first step with a root: before it the grafted rule's own. Of a scalar, which has no
+    axis, the paper says nothing (NaN); grafted it gets the rule that lends the length.
     """
 
     def root(h: Any, order: int) -> Any:
@@ -231,6 +232,8 @@ def shampoo(
                 grams[i] = grams[i] + new if b2 is None else b2 * grams[i] + (1 - b2) * new
             if t < start:
                 return own
+            if not k and graft is None:
+                return np.full_like(p0, np.nan)
             if (t - start) % every == 0:
                 by = gone(b2, t, g) if corrected else 1.0
                 roots = [root(h / by, k) for h in grams]  # L^(−1/4), R^(−1/4); −1/(2k) for k axes

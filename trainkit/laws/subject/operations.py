@@ -20,6 +20,19 @@ def rounded_by(digit: float, rng: Any, x: Any) -> Any:
     return x * (1 + digit * rng.choice([-1, 1], x.shape).astype(np.float32))
 
 
+def storing(update: Any, dtype: Any) -> Any:
+    """`update`, after which the state has no more digits than `dtype` holds."""
+
+    def held(x: Any) -> Any:
+        return x.astype(dtype).astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    def stored(g: Any, s: Any, p: Any) -> Any:
+        u, s = update(g, s, p)
+        return u, jax.tree.map(held, s)
+
+    return stored
+
+
 def coarsest(subject: Any) -> float:
     """The rounding error of the coarsest float in which a float64 gradient is computed with."""
     if "coarsest" not in subject.memo:

@@ -22,7 +22,7 @@ from trainkit.laws.problems import cases
 from trainkit.laws.problems.comparison import RELATIVE, gap_of
 from trainkit.laws.problems.runs import Run, Runs, scanned
 from trainkit.laws.protocol import build, first_line, is_transformation, ordinary
-from trainkit.laws.subject.operations import FINE, coarsest, rounded_by
+from trainkit.laws.subject.operations import FINE, coarsest, rounded_by, storing
 
 
 class Crash(Exception):
@@ -140,12 +140,16 @@ class Subject:
 
         return self.remember(("scan", dtype), make)
 
-    def rerun(self, b: cases.Batch, dtype: str) -> Runs:
-        """The same compiled program on other trajectories of the same shapes."""
+    def rerun(self, b: cases.Batch, dtype: str, stored: Any = None) -> Runs:
+        """The same compiled program on other trajectories of the same shapes.
+
+        stored: a dtype of whose digits the state has no more after each step; by default all.
+        """
+        update = self.update if stored is None else storing(self.update, stored)
         x64 = jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
         with ordinary(), x64:
             program = self.memo.setdefault(
-                ("program", dtype), scanned(self.update, self.tx.init, dtype, cases.SHAPES)
+                ("program", dtype, stored), scanned(update, self.tx.init, dtype, cases.SHAPES)
             )
             cast = lambda x: x.astype(jnp.dtype(dtype))
             flat, params, grads, finite = program(*map(cast, (b.params, b.grads, b.follow, b.pull)))

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.laws.families.numbers.disagreement import disagreement, reference
+from trainkit.laws.families.numbers.disagreement import disagreement, reference, where_said
 from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.oracles.catalogue import PREFIX, oracle_for, plain_name
 from trainkit.laws.oracles.deviations import DEVIATIONS
@@ -196,7 +196,7 @@ def _agrees_in_float64(
     subject: Subject, case: Case, rate: dict[str, Any], run: Run | None = None
 ) -> bool:
     run = subject.replay(case, "float64") if run is None else run
-    want = reference(subject, case, run.params, np.float64, **rate)
+    want = where_said(reference(subject, case, run.params, np.float64, **rate), run.flat)
     near = 1e-9 * np.maximum.accumulate(np.abs(want), axis=0)
     # What is 0 in one program may be the rounding of the largest entry in the other.
     near = near + 1e-14 * np.abs(want).max(axis=1, keepdims=True, initial=0)
