@@ -96,10 +96,12 @@ def kron(
 ) -> Start:
     """PSGD's Kronecker factors, fitted to whiten gradients, and P m of the averaged gradient.
 
-    c(P) = E[gᵀ P g + vᵀ P⁻¹ v] (Li 2015, arXiv 1512.04202, criterion 3, with the gradient for its
-    pairs of perturbations), P = QᵀQ, Q = Q₁ ⊗ Q₂ with triangular or diagonal factors, each moved
-    along its group, and by a step that is normalised (Pooladzandi & Li 2024, arXiv 2402.11858,
-    section 4). Here Q is one dense matrix. draw: of the step and the shape, v.
+    c(P) = E[gᵀ P g + vᵀ P⁻¹ v] (Li 2015, arXiv 1512.04202, with the gradient for its pairs of
+    perturbations), P = QᵀQ, Q = Q₁ ⊗ Q₂ with triangular or diagonal factors, each moved along its
+    group, and by a step that is normalised (Li 2024, arXiv 2402.11858; Pooladzandi & Li 2024, arXiv
+    2402.04553). Here Q is one dense matrix. draw: of the step and the shape, v. The lines are those
+    of the authors' program (github.com/lixilinx/psgd_torch: psgd.py, and table II of its README),
+    without its average of the norms; the numbers of the papers' equations were not to be seen.
     """
 
     def leaf(p0: Any) -> Callable[..., Any]:
@@ -110,13 +112,15 @@ def kron(
 
         def fit(g: Any, v: Any) -> None:
             q = functools.reduce(np.kron, factors)
-            a = (q @ g.ravel()).reshape(shape)  # A = Q₁ G Q₂ᵀ
-            b = np.linalg.solve(q.T, v.ravel()).reshape(shape)  # B = Q₁⁻ᵀ V Q₂⁻¹
+            # update_precond_kron_eq: A = Q₁ G Q₂ᵀ, B = Q₁⁻ᵀ V Q₂⁻¹
+            a = (q @ g.ravel()).reshape(shape)
+            b = np.linalg.solve(q.T, v.ravel()).reshape(shape)
             for i in range(len(shape)):
                 rest = [j for j in range(len(shape)) if j != i]
                 ours, theirs = (np.tensordot(x, x, (rest, rest)) for x in (a, b))
                 if whole[i]:
                     both = ours + theirs
+                    # norm_lower_bound, of its preconditioned_stochastic_gradient_descent.py
                     column = both[:, np.argmax(np.linalg.norm(both, axis=0))]
                     column = both @ column
                     size = np.linalg.norm(both @ column) / np.linalg.norm(column)  # ≤ ‖A Aᵀ + B Bᵀ‖
@@ -137,7 +141,9 @@ def kron(
             if (t - 1) % every == 0:
                 fit(np.reshape(g, shape), np.asarray(draw(t - 1, shape), p0.dtype))
             q = functools.reduce(np.kron, factors)
-            return (q.T @ (q @ m.ravel())).reshape(np.shape(p0)) / gone(beta, t, g)  # QᵀQ m̂
+            return (q.T @ (q @ m.ravel())).reshape(np.shape(p0)) / gone(
+                beta, t, g
+            )  # precond_grad_kron
 
         return step
 

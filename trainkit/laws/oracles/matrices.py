@@ -199,11 +199,14 @@ def shampoo(
     "adam". Shi 2023 (arXiv 2309.06497, algorithm 2) has b1, a filter of the gradient that is
     preconditioned; `corrected`, averages over 1 − β₂ᵗ with ε I added when the root is taken; and
     `start`, the first step with a root: before it the grafted rule's own. Of a scalar, which has no
-    axis, the paper says nothing (NaN); grafted it gets the rule that lends the length.
+    axis, the paper says nothing (NaN); grafted it gets the rule that lends the length. The lines of
+    Shi's are those of the authors' program (github.com/facebookresearch/optimizers,
+    distributed_shampoo); the numbers of the paper's equations were not to be seen.
     """
 
     def root(h: Any, order: int) -> Any:
         values, vectors = np.linalg.eigh(h)
+        # matrix_inverse_root_from_eigendecomposition
         values = np.maximum(values, 0) + epsilon if corrected else np.maximum(values, epsilon)
         return (vectors * values ** (-1 / (2 * order))) @ vectors.T
 
@@ -224,7 +227,7 @@ def shampoo(
         def step(g: Any, p: Any, t: int) -> Any:
             nonlocal roots, m
             m = b1 * m + (1 - b1) * g
-            top = m / gone(b1, t, g)
+            top = m / gone(b1, t, g)  # _compute_filtered_grad_list
             own = grafted(top, g, t)
             for i in range(k):
                 others = [a for a in range(k) if a != i]
@@ -242,7 +245,7 @@ def shampoo(
                 u = np.moveaxis(np.tensordot(h, u, (1, i)), 0, i)  # L^(−1/4) G R^(−1/4)
             if graft is None or not np.any(u):
                 return u
-            return u * (np.linalg.norm(own) / np.linalg.norm(u))
+            return u * (np.linalg.norm(own) / np.linalg.norm(u))  # _precondition_and_grafting
 
         return step
 

@@ -76,8 +76,8 @@ def scion(
     """Scion (Pethick 2025, arXiv 2502.07529): θ ← (1 − γ) θ + γ lmo(d), d an average of gradients.
 
     lmo is −ρ √(out/in) U Vᵀ for matrices (U Vᵀ as Muon has it) and −ρ d / ‖d‖_RMS for vectors, as
-    in its authors' code; for convolutions [..., in, out] the former, over the size of the window.
-    `unconstrained`: θ ← θ + γ lmo(d).
+    in its authors' code; a convolution [..., in, out] has the former as one matrix [window · in,
+    out], over the size of its window. `unconstrained`: θ ← θ + γ lmo(d).
     """
 
     def step(d: Any, p: Any) -> Any:
