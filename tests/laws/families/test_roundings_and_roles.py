@@ -128,3 +128,15 @@ def test_digits_that_are_lost_outside_the_state_are_told():
 
     make = lambda: optax.GradientTransformation(lambda p: tmap(jnp.zeros_like, p), update)
     assert "is off the float64 one" in broken(make, "float64", level="strict").message
+
+
+@pytest.mark.parametrize(("kind", "ok"), [(jnp.bfloat16, False), (jnp.float32, True)])
+def test_a_count_in_bfloat16_stops(kind, ok):
+    def update(g, s, p=None):
+        s = s + 1
+        return tmap(lambda x: -0.1 * x / (1 - 0.9 ** s.astype(x.dtype)), g), s
+
+    make = lambda: optax.GradientTransformation(lambda p: jnp.zeros((), kind), update)
+    report = laws.check(make, laws=["bfloat16"], examples=0)
+    assert report.ok == ok
+    assert all("stops at 256: keep counts in int32" in f.message for f in report.failures)

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trainkit._core.paths import named_leaves
 from trainkit.laws.law import Law, Violation
 from trainkit.laws.protocol import ordinary
+from trainkit.laws.reproducers.literals import setup
 from trainkit.laws.reproducers.programs import whole_run
 from trainkit.laws.subject import Subject, mini
 
@@ -146,8 +148,43 @@ def _as_rounded(subject: Subject, row: str, dtype: str, a: np.ndarray, b: np.nda
     return True
 
 
+def _short_count(subject: Subject, dtype: str) -> Violation | None:
+    """A violation if the state counts updates in a float that soon has no next whole number."""
+    params, grads = mini(dtype)
+    with ordinary():
+        state = subject.tx.init(params)
+        small = lambda x: jnp.size(x) == 1 and jnp.result_type(x) == jnp.dtype(dtype)
+        at = [i for i, x in enumerate(jax.tree.leaves(state)) if small(x)]
+        step = subject.compiled()
+        for g in grads[:3] if at else ():
+            old, (_, state) = jax.tree.leaves(state), step(g, state, params)
+            at = [i for i in at if jax.tree.leaves(state)[i] == old[i] + 1]
+        if not at:
+            return None
+        last = 2 / float(jnp.finfo(dtype).eps)  # the next whole number is two away
+        leaves = jax.tree.leaves(state)
+        full = [jnp.full_like(x, last) if i in at else x for i, x in enumerate(leaves)]
+        full = jax.tree.unflatten(jax.tree.structure(state), full)
+        after = jax.tree.leaves(step(grads[3], full, params)[1])
+    stuck = [i for i in at if after[i] == last]
+    if not stuck:
+        return None
+    names = [list(named_leaves(state))[i] or "state" for i in stuck]
+    return Violation(
+        f"with {dtype} parameters it counts updates in {dtype} (the state's {', '.join(names)}), "
+        f"which stops at {last:g}: keep counts in int32",
+        {"params": params, "gradients": grads[:1]},
+        setup(params, grads[:1]) + "leaves, tree = jax.tree.flatten(tx.init(params))\n"
+        f"for i in {stuck}:  # they count updates\n"
+        f"    leaves[i] = jnp.full_like(leaves[i], {last!r})\n"
+        "_, state = tx.update(grads[0], tree.unflatten(leaves), params)\n"
+        f"for i in {stuck}:\n"
+        f"    assert jax.tree.leaves(state)[i] > {last!r}, jax.tree.leaves(state)[i]",
+    )
+
+
 def bfloat16(subject: Subject) -> Violation | None:
-    return low_precision(subject, "bfloat16", 0.5)
+    return low_precision(subject, "bfloat16", 0.5) or _short_count(subject, "bfloat16")
 
 
 def float16(subject: Subject) -> Violation | None:
@@ -155,7 +192,8 @@ def float16(subject: Subject) -> Violation | None:
 
 
 LAWS = (
-    Law("bfloat16", "In bfloat16 updates are finite, not zero, and point where float32's do.",
+    Law("bfloat16", "In bfloat16 updates are finite, not zero, and point where float32's do, and "
+        "steps can be counted.",
         bfloat16, reference="the same run in float32",
         tolerance="0.5 rad, and a length within a factor of 4, or 8 times what the last digit "
         "of parameters and gradients does in float32",
