@@ -10,6 +10,7 @@ from tests.growth.ir.unknown import called_back
 from trainkit.growth.analysis.scales import row_means
 from trainkit.growth.analysis.scales.shifts import shiftable
 from trainkit.growth.analysis.scales.signs import Sign, signs
+from trainkit.growth.analysis.scales.statistics import UNKNOWN, Statistic, statistics
 
 
 def joint(fn):
@@ -59,6 +60,38 @@ def test_nothing_is_known_of_the_sign_of_what_is_unknown():
     found = joint(lambda w, x: called_back(jnp.exp(x)))
     facts = signs(found, [Sign.POSITIVE] * len(found.values))
     assert [facts.of(v) for v in found.outs] == [Sign.UNKNOWN]
+
+
+AFFINE, ROOT = Statistic(0), Statistic(0, affine=False)
+VECTORS = {
+    "the vector": (lambda w, x: w, AFFINE),
+    "an input": (lambda w, x: -x, UNKNOWN),
+    "moved": (lambda w, x: jnp.broadcast_to(w[None], (2, *w.shape)), AFFINE),
+    "a constant added": (lambda w, x: w + 2.0, AFFINE),
+    "added to a constant": (lambda w, x: lax.add(jnp.float32(2), w), AFFINE),
+    "taken from a constant": (lambda w, x: 2.0 - w, AFFINE),
+    "a multiple": (lambda w, x: 2.0 * w * 3.0, AFFINE),
+    "a share": (lambda w, x: w / 3.0, AFFINE),
+    "an inverse": (lambda w, x: 3.0 / w, UNKNOWN),
+    "a constant for each": (lambda w, x: w + jnp.arange(w.size, dtype=w.dtype), UNKNOWN),
+    "a sum with an input": (lambda w, x: w + x[0], UNKNOWN),
+    "a square": (lambda w, x: w * w, UNKNOWN),
+    "a root": (lambda w, x: jnp.sqrt(w / 2.0 + 1e-5), ROOT),
+    "the inverse of a root": (lambda w, x: lax.rsqrt(1e-5 + w), ROOT),
+    "more than a root": (lambda w, x: lax.rsqrt(w) + 1.0, UNKNOWN),
+    "a function": (lambda w, x: jnp.exp(w), UNKNOWN),
+    "one of two": (
+        lambda w, x: lax.cond(x[0] > 0, lambda v: v + 1.0, lambda v: 2.0 * v, w), AFFINE
+    ),
+    "one of two others": (lambda w, x: lax.cond(x[0] > 0, jnp.sqrt, lambda v: v, w), UNKNOWN),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_affine_functions_of_a_vector_and_their_roots(name):
+    fn, wanted = VECTORS[name]
+    found = joint(fn)
+    assert [statistics(found).of(v) for v in found.outs] == [wanted]
 
 
 wide = lambda w, x: jnp.broadcast_to(x[0], w.shape)
