@@ -2,10 +2,10 @@
 
 They were written in one go, from `docs/laws.md`, the list of claims and the signatures of
 `trainkit.laws.oracles.PAPERS`, by someone who had read the code that runs the laws (`api`,
-`subject`, `runs`) but none of the laws: a third matrix rules, a third wrappers, a third schedules and rules for one coordinate; `styles` has right ones alone. `docs/laws.md` has
-the first run as it fell. Afterwards two right rules changed: the convolutions of one were not those
-that Scion's authors have, and a schedule dropped a step after Optax's. With them changed their
-faults.
+`subject`, `runs`) but none of the laws: a third matrix rules, a third wrappers, a third schedules
+and rules for one coordinate; `styles` has right ones alone. `docs/laws.md` has the first run as it
+fell. Afterwards two right rules changed: the convolutions of one were not those that Scion's
+authors have, and a schedule dropped a step after Optax's. With them changed their faults.
 `python -m tests.laws.newcomer_mutants` prints the score.
 """
 
