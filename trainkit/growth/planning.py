@@ -23,7 +23,11 @@ from trainkit.growth.plan.data import PlanData, unchanged
 from trainkit.growth.plan.experts import upcycled
 from trainkit.growth.plan.groups import repeats
 from trainkit.growth.plan.inputs import GrownInput, NewInputs, grown_inputs
-from trainkit.growth.remedies import with_copied_layers, with_larger_axis
+from trainkit.growth.remedies import (
+    with_copied_layers,
+    with_larger_axis,
+    with_layers_of_while_loops,
+)
 from trainkit.growth.rules.control import NO_PASSES, PASSES
 from trainkit.growth.search import COPYING, Models, search, width
 
@@ -82,7 +86,7 @@ def plan(
         if depth == "identity" and result.kind == "layers":
             other = lambda how: search(models, how, trainable, append)
             result = with_copied_layers(result, other)
-        raise result.error(lines)
+        raise with_layers_of_while_loops(result, models.big).error(lines)
     own = tuple(dataclasses.replace(leaf, lines=lines[leaf.path]) for leaf in result.leaves)
     own_trees = None if result.depth is None and trees[0] == trees[1] else trees
     return dataclasses.replace(result, leaves=own, trees=own_trees)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
 from trainkit._core.paths import path_name
+from trainkit.growth.depth.flat_model import FlatModel
 from trainkit.growth.errors import Conflict, GrowthError
+from trainkit.growth.ir.dataflow import flat_bodies
 from trainkit.growth.plan.data import PlanData
 
 PyTree = Any
@@ -73,3 +75,34 @@ def with_copied_layers(conflict: Conflict, attempt: Callable[[str], Found]) -> C
             hint = f"{conflict.hint}. how={how!r} was tried, and has a plan"
             return dataclasses.replace(conflict, hint=hint)
     return conflict
+
+
+def with_layers_of_while_loops(conflict: Conflict, model: FlatModel) -> Conflict:
+    """The conflict in other words, if its axes are layers that a `while_loop` picks by number."""
+    picked = set(_picked(model))
+    places = [_PLACE.fullmatch(name) for name in conflict.params]
+    if not places or not all(p and p[2] == "0" and p[1] in picked for p in places):
+        return conflict
+    return dataclasses.replace(
+        conflict,
+        why="a `while_loop` picks layers of it by number, and it is not known how often the loop "
+        "runs, so nothing can be said about new layers",
+        primitive="while",
+        hint="use jax.lax.fori_loop(0, layers, …) or jax.lax.scan over the layers: then new layers "
+        "can be identities",
+    )
+
+
+def _picked(model: FlatModel) -> Iterator[str]:
+    """The parameters that a `while_loop` indexes along their first axis."""
+    names = dict(zip(map(id, model.program.ins), model.shapes, strict=False))
+    for loop in model.program.equations:
+        if loop.name != "while":
+            continue
+        body = flat_bodies(loop)[1]
+        first = loop.params["cond_nconsts"]
+        inside = dict(zip(map(id, body.ins), loop.ins[first:], strict=True))
+        for eqn in body.equations:
+            outer = inside.get(id(eqn.ins[0])) if eqn.ins else None
+            if eqn.name in ("gather", "dynamic_slice") and id(outer) in names:
+                yield names[id(outer)]

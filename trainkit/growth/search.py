@@ -53,14 +53,10 @@ class _Failures:
     """The conflicts of alignments so far.
 
     Alignments that fail for one reason end the search among those of one order, because which
-    layers are new is not the obstacle. A reason about an axis of parameters ends it at once.
-
-    Attributes:
-      final: whether no other order can help.
+    layers are new is not the obstacle. A reason about an axis of parameters is tried only twice.
     """
 
     def __init__(self) -> None:
-        self.final = False
         self._unaligned: Conflict | None = None
         self._refused: Conflict | None = None
         self._reasons: set[tuple[str | None, ...]] = set()
@@ -87,9 +83,9 @@ class _Failures:
             return False
         if not conflict.params:  # about no axis of a parameter: perhaps a constant of a layer
             return self._often(about)
-        self.final = about in self._reasons
+        known = about in self._reasons
         self._reasons.add(about)
-        return self.final
+        return known
 
     def _often(self, reason: Any) -> bool:
         self._alike[reason] += 1
@@ -107,8 +103,6 @@ def search(
     failed = _Failures()
     tried: list[Any] = []
     for place in PLACES if depth == PLACES[0] else (depth,):
-        if failed.final:
-            break
         failed.another_order()
         for candidate in depth_candidates(
             small, big, depth, models.folder, trainable, place, tried

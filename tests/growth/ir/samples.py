@@ -85,6 +85,7 @@ _sample(
     lambda x, y, i: lax.dynamic_update_slice(x, y, (i, i)),
     A, A[:1], np.int32(0),
 )  # fmt: skip
+_sample("scatter", lambda x, i, y: x.at[i[:, 0]].set(y), A, ROWS, np.ones((3, 3)))
 _sample("scatter-add", lambda x, i, y: x.at[i[:, 0]].add(y), A, ROWS, np.ones((3, 3)))
 _sample("scatter-sub", lambda x, i, y: x.at[i[:, 0]].subtract(y), A, ROWS, np.ones((3, 3)))
 # Reductions, contractions, and what goes along an axis.

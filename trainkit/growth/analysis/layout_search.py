@@ -14,22 +14,25 @@ from trainkit.growth.analysis.joint_program import (
 )
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find, segments
-from trainkit.growth.axes.layouts import LAYOUTS, Layout, Layouts, worded
+from trainkit.growth.axes.layouts import Layout, Layouts, index_map, worded
 from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.primitives import traits
 
-# A table whose old entries come first, as a list of numbers, is tried last: its new entries must
-# be read with 0.
-SEARCHED = ("repeat", "tile", "stride", "append")
+SEARCHED: tuple[Layout, ...] = ("repeat", "tile", "stride")
+# With these, old entries of a table may come first, as in a list of numbers; what is computed from
+# new ones must be read with 0.
+OLD_FIRST: tuple[Layout, ...] = (*SEARCHED, "append")
 Asked = tuple[Axis, Layout, EquationPair | None]
 
 
-def choose_layouts(joint: JointProgram) -> Layouts | Conflict:
+def choose_layouts(
+    joint: JointProgram, searched: tuple[Layout, ...] = SEARCHED
+) -> Layouts | Conflict:
     """A layout for every leaf that grows.
 
     The default is "repeat" (copies of a unit are neighbours). Equations may request another layout,
-    and a constant table may fit only with another layout.
+    and a constant table may fit only with another one of those that are `searched`.
     """
     names: dict[int, Layout] = {
         leaf.uid: "repeat" for v in joint.all_values() for leaf in _leaves(v)
@@ -42,7 +45,7 @@ def choose_layouts(joint: JointProgram) -> Layouts | Conflict:
         moving = _leaves(v)
         free = [leaf for leaf in moving if leaf.uid not in fixed]
         fixed.update(leaf.uid for leaf in moving)
-        fitting = _fitting(v, layouts, free)
+        fitting = _fitting(v, layouts, free, searched)
         if fitting is None:
             return no_duplicate(joint.analysis, v, pair)
         layouts = fitting
@@ -138,10 +141,14 @@ def _constants(joint: JointProgram) -> list[tuple[Value, EquationPair]]:
     return list(tables.values())
 
 
-def _fitting(v: Value, layouts: Layouts, free: list[Axis]) -> Layouts | None:
+def _fitting(
+    v: Value, layouts: Layouts, free: list[Axis], searched: tuple[Layout, ...]
+) -> Layouts | None:
     """The layouts under which a constant is a duplicate; changes those of `free` leaves alone."""
-    for option in itertools.product(SEARCHED, repeat=len(free)):
-        if any(LAYOUTS[name](x.small, x.big) is None for x, name in zip(free, option, strict=True)):
+    for option in itertools.product(searched, repeat=len(free)):
+        if any(
+            index_map(name, x.small, x.big) is None for x, name in zip(free, option, strict=True)
+        ):
             continue
         changed = layouts.but({x.uid: name for x, name in zip(free, option, strict=True)})
         scale = compare(v, changed)

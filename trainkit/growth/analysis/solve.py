@@ -8,7 +8,7 @@ from trainkit.growth.analysis import input_places
 from trainkit.growth.analysis.emit import emit_plan
 from trainkit.growth.analysis.joint_program import Analysis, JointProgram
 from trainkit.growth.analysis.layout_requests import request_appended_units, request_result_layouts
-from trainkit.growth.analysis.layout_search import choose_layouts
+from trainkit.growth.analysis.layout_search import OLD_FIRST, choose_layouts
 from trainkit.growth.analysis.scales.propagation import propagate
 from trainkit.growth.analysis.values import Renamed, Value
 from trainkit.growth.axes.axis import Axis
@@ -61,7 +61,11 @@ def solve_width(
         return wrong
     layouts = choose_layouts(joint)
     if isinstance(layouts, Conflict):
-        return layouts
+        old_first = choose_layouts(joint, OLD_FIRST)
+        tried = (
+            old_first if isinstance(old_first, Conflict) else _search(joint, old_first, set(), ())
+        )
+        return layouts if isinstance(tried, Conflict) else tried
     found = _search(joint, layouts, set(), ())
     return input_places.about_inputs(joint, found) if isinstance(found, Conflict) else found
 

@@ -15,6 +15,8 @@ from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.program import Equation, Fresh, Program
 from trainkit.growth.ir.simplification.partial_evaluation import EYE, EYES, ZERO, Shape, reduced
 
+MATRICES = 16  # new matrices that are set to 0 one by one
+
 
 def choices(
     program: Program, shapes: Sequence[Shape], new: Collection[int], nearest: Collection[int]
@@ -48,9 +50,30 @@ def _assumptions(
     for zero in (zeros, greedy) if greedy != zeros else (zeros,):
         alive = used(reduced(program, zero))
         yield {**{i: what for i, what in eyes.items() if i in alive}, **zero}
+    yield from _one_matrix(program, eyes, order)
     stacked = _batched(program)
     if stacked & set(order):  # plain layers of an ensemble, under `jax.vmap`
         yield {i: EYES if i in stacked else ZERO for i in order}
+
+
+def _one_matrix(
+    program: Program, eyes: Mapping[int, str], order: Sequence[int]
+) -> Iterator[dict[int, str]]:
+    """Identity matrices, but as many zero matrices as possible: relu(h @ w + neighbours @ v).
+
+    One of the matrices of a sum carries the value, the first one or the last one.
+    """
+    matrices = [i for i in order if eyes[i] == EYE]
+    if len(matrices) > MATRICES:
+        return
+    for some in (matrices, matrices[::-1]):
+        chosen, left = dict(eyes), reduced(program, eyes)
+        needed = used(left)
+        for i in some:
+            less = reduced(program, {**chosen, i: ZERO})
+            if len(less.equations) < len(left.equations) and used(less) == needed:
+                chosen, left = {**chosen, i: ZERO}, less
+        yield chosen
 
 
 def _batched(program: Program) -> set[int]:

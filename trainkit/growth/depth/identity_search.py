@@ -65,20 +65,13 @@ def identity_layers(
             if same_equations(one, other):
                 return Identities(chosen, one, other, arrange)
     zero, names = [list(shapes)[i] for i in sorted(nearest)], list(new.values())
-    change = f"add layers that change the function: {_FUNCTION_CHANGING}"
-    gate = (
-        "a norm behind the residual addition (post-norm) needs a gate, as in x + gate · block(x) "
-    )
-    gate += "with gate = 0"
-    plain = "plain layers need ReLU between them and square kernels"
-    norms = any(eqn.name in ("rsqrt", "sqrt") for eqn in program.equations)
     return Conflict(
         f"the layer of {names[0]} cannot be an identity: with "
         f"{', '.join(zero[:4]) or 'no parameters'} at 0 it still changes its input, and it is not "
         "a square layer between ReLUs either",
         "layers",
         params=tuple(names[:6]),
-        hint=f"{gate if norms else plain}; or {change}",
+        hint=_advice(program),
     )
 
 
@@ -144,9 +137,32 @@ def _resting(
         params=tuple(row.name for row in rows.values())[:6],
         primitive=eqn.name,
         source=where(eqn),
-        hint="a norm behind the residual addition (post-norm) needs a gate; or add layers "
-        f"that change the function: {_FUNCTION_CHANGING}",
+        hint=_advice(inside),
     )
+
+
+def _advice(program: Program) -> str:
+    """What to do about layers that cannot be identities."""
+    change = f"add layers that change the function: {_FUNCTION_CHANGING}"
+    if not _normalises(program):
+        return f"plain layers need ReLU between them and square kernels; or {change}"
+    return (
+        "a norm behind the residual addition (post-norm) needs a gate, as in x + gate · block(x) "
+        f"with gate = 0; or {change}"
+    )
+
+
+def _normalises(program: Program) -> bool:
+    """Whether the root of a sum or a mean is taken, as norms do."""
+    sums: set[int] = set()
+    for eqn in program.equations:
+        known = traits(eqn)
+        follows = known.elementwise or known.move == "whole"
+        if eqn.name == "reduce_sum" or (follows and any(id(v) in sums for v in eqn.ins)):
+            if eqn.name in ("sqrt", "rsqrt", "pow"):
+                return True
+            sums.update(id(v) for v in eqn.outs)
+    return False
 
 
 def without_model(program: Program, place: int) -> Becomes:

@@ -172,7 +172,7 @@ TABLE: dict[str, Traits] = {
     "gather": Traits(move="part", linear=FIRST),  # chooses, unless it fills
     **_named("concatenate stack pad", move="join", linear=ALL),
     "dynamic_update_slice": Traits(linear=Operands(0, 2)),
-    **_named("scatter-add scatter-sub", linear=Operands(0, 3, 2)),
+    **_named("scatter scatter-add scatter-sub", linear=Operands(0, 3, 2)),
     # Element by element, linear.
     **_elementwise("stop_gradient", linear=FIRST, same=True, chooses=True),
     **_elementwise("convert_element_type", zero=FIRST),
@@ -261,6 +261,11 @@ def _gather(known: Traits, equation: Any) -> Traits:
     return known if fills else dataclasses.replace(known, chooses=True)
 
 
+def _scatter(known: Traits, equation: Any) -> Traits:
+    """`x.at[i].apply(f)` is a scatter with a function of the old elements."""
+    return known if equation.params["update_jaxpr"] is None else UNKNOWN
+
+
 def _extreme(known: Traits, equation: Any) -> Traits:
     """A window that is all padding has no element to choose."""
     params = equation.params
@@ -279,6 +284,7 @@ _REFINED: dict[str, Callable[[Traits, Any], Traits]] = {
     "div": _divide,
     "integer_pow": _power,
     "gather": _gather,
+    "scatter": _scatter,
     "reduce_window_max": _extreme,
     "reduce_window_min": _extreme,
     "sort": _sort,

@@ -39,10 +39,12 @@ def _drop(scales: ScalePropagation, x: Value, out: Value, gone) -> None:
 
 
 def arg_axes(pair: EquationPair) -> None:
+    x, (d,) = pair.ins[0], pair.params["axes"]
     pair.refuse_growth(
-        pair.ins[0], pair.params["axes"],
+        x, [d],
         f"`{pair.name}` returns indices into an axis that grows, which change",
-        "do not grow this axis",
+        f"append copies behind the old entries yourself: table[jnp.arange({x.big[d]}) % "
+        f"{x.small[d]}]. Of equal entries the first is chosen, so the function is the same",
     )  # fmt: skip
     reduce_axes(pair)
 

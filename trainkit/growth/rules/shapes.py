@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from trainkit.growth.analysis.joint_program import EquationPair, Rule
 from trainkit.growth.analysis.scales.index_maps import Group, move
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.analysis.values import Value
-from trainkit.growth.axes.axis import Axis, find, product
+from trainkit.growth.axes.axis import Axis, find, product, segments
 
 
 def reshape_axes(pair: EquationPair) -> None:
@@ -36,9 +38,22 @@ def reshape_axes(pair: EquationPair) -> None:
                 j += 1
             else:
                 pair.fail("a reshape splits axes differently in the two programs")
-        pair.unify(product(old[gi:i]), product(out.axes[gj:j]))
+        pair.unify(product(old[gi:i]), product(out.axes[gj:j]), *_seam(old[gi:i], j - gj))
         groups.append(Group(order[gi:i], tuple(range(gj, j))))
     pair.notes["groups"] = groups
+
+
+def _seam(axes: Sequence[Axis], count: int) -> tuple[str | None, str | None]:
+    """Words for groups of units that may straddle the seam between concatenated parts."""
+    parts = segments(axes[0]) if len(axes) == 1 else []
+    small, big = sum(part.small for part in parts), sum(part.big for part in parts)
+    if count < 2 or len(parts) < 2 or big == small:
+        return None, None
+    shown = " and ".join(f"{part.small} → {part.big}" for part in parts)
+    why = f"concatenated parts of {shown} units are divided into groups that cross their seams"
+    times = -(-big // small)
+    sizes = " and ".join(f"{part.small} → {part.small * times}" for part in parts)
+    return why, f"grow every part by the same whole factor: {sizes}"
 
 
 def _check_factors(pair: EquationPair, x: Value) -> None:

@@ -46,11 +46,18 @@ def _segment(pair: EquationPair, axis: Axis, made: Axis, start: int, big_start: 
     after = Axis(axis.small - start - made.small, axis.big - big_start - made.big)
     for part in (before, made, after):
         if part.big < part.small or (part.small == 0) != (part.big == 0):
+            more = axis.fixed and made.small < made.big  # modes of a spectrum
             pair.fail(
-                f"a slice divides an axis that grows into parts, one of size {part.small} → "
+                f"a slice takes {made.small} of {axis.small} entries in the small model, and "
+                f"{made.big} in the big one"
+                if more
+                else f"a slice divides an axis that grows into parts, one of size {part.small} → "
                 f"{part.big}",
                 axes=(axis,),
-                hint="slice in the same proportions in both models",
+                hint=f"give the small model weights for {made.big} entries, with 0 for new ones "
+                "(jnp.pad): with the big function they are the same model, which may grow further"
+                if more
+                else "slice in the same proportions in both models",
             )
     parts = [p for p in (before, made, after) if p.small]
     shown = " | ".join(f"{p.small} → {p.big}" for p in parts)
