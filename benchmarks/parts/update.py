@@ -202,6 +202,23 @@ def program(effort: Effort) -> Iterator[Row]:
         yield Row.of(name, took["ours"] / took["theirs"], most=1.02)
 
 
+def clipping(effort: Effort) -> Iterator[Row]:
+    """Descent whose gradients are clipped by their norm: its step, and the time to compile it."""
+    for size in SIZES:
+        params = leaves(size)
+        # Gradients are far longer than 1: they are clipped.
+        ours, theirs = (
+            Side(optax.chain(clip(1.0), optax.sgd(RATE)), params)
+            for clip in (tt.clip_by_global_norm, optax.clip_by_global_norm)
+        )
+        what = f"{WORDS[size]}, clip_by_global_norm"
+        took = blocks({"ours": steady(ours.run), "Optax": steady(theirs.run)}, effort.of(15))
+        yield Row.of(f"{what}, over Optax", took["Optax"] / took["ours"], least=1.0)
+        took = blocks({"ours": ours.compile_time, "Optax": theirs.compile_time}, effort.of(7))
+        name = f"{what}, CPU time to compile, ours / Optax"
+        yield Row.of(name, took["ours"] / took["Optax"], most=1.02)
+
+
 def accumulation(effort: Effort) -> Iterator[Row]:
     """A micro-step that accumulates over eight, beside a plain step."""
     for size in SIZES:
@@ -248,6 +265,7 @@ CASES: dict[str, Callable[[Effort], Iterator[Row]]] = {
     **{size: functools.partial(updates, size) for size in SIZES},
     "8-bit": eight_bit,
     "program": program,
+    "clip": clipping,
     "accumulate": accumulation,
     "matrices": matrices,
 }
