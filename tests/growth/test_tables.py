@@ -25,7 +25,7 @@ def read(p, x):
     return jnp.tanh(joined(p)[x] @ p["w"]) @ p["out"]
 
 
-def tied(p, x):
+def tied_table(p, x):
     return jnp.tanh(joined(p)[x] @ p["w"]) @ joined(p).T
 
 
@@ -40,11 +40,11 @@ def tables(words, width=4):
 
 def only(fn, params):
     """The parameters that a function uses."""
-    unused = {read: ("embed",), tied: ("embed", "out"), positions: ("w",)}[fn]
+    unused = {read: ("embed",), tied_table: ("embed", "out"), positions: ("w",)}[fn]
     return {name: value for name, value in params.items() if name not in unused}
 
 
-@pytest.mark.parametrize("fn", [read, tied, positions])
+@pytest.mark.parametrize("fn", [read, tied_table, positions])
 @pytest.mark.parametrize(("words", "width"), [(8, 4), (10, 4), (8, 8), (7, 7)])
 def test_the_last_of_the_concatenated_tables_grows(fn, words, width):
     small = only(fn, tables(5))

@@ -22,7 +22,7 @@ def convolved(x, kernel, dilation=1):
     )  # fmt: skip
 
 
-def wavenet(params, x):
+def dilated(params, x):
     h, skip = convolved(x, params["in"]), 0.0
     for i, p in enumerate(params["layers"]):
         a = jnp.tanh(convolved(h, p["f"], 2**i) + p["bf"])
@@ -51,11 +51,11 @@ def off(old, new):
 @pytest.mark.parametrize(("before", "after"), [(3, 4), (2, 4), (1, 3)])
 def test_dilations(before, after, wider):
     small = sizes(before)
-    plan = growth.plan(wavenet, wavenet, small, sizes(after, **wider), X)
+    plan = growth.plan(dilated, dilated, small, sizes(after, **wider), X)
     assert plan.proof == "reduced"
     rest = {path.split("/")[1] for path in plan.zeroed}
     assert rest == {str(i) for i in range(before, after)}
-    assert off(wavenet(small, X), wavenet(plan.grow(small, key=0), X)) < 1e-12
+    assert off(dilated(small, X), dilated(plan.grow(small, key=0), X)) < 1e-12
 
 
 class CompactWaveNet(nn.Module):
