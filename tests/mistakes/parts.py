@@ -98,7 +98,7 @@ def mlp(params, x):
 
 
 def with_table(params, x):
-    table = jnp.arange(params["in"].shape[1], dtype=jnp.float32)
+    table = jnp.linspace(0.0, 1.0, params["in"].shape[1])
     return jnp.tanh(x @ params["in"] + table) @ params["out"]
 
 
