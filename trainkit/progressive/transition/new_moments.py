@@ -36,8 +36,8 @@ def decays_of(tx: optax.GradientTransformation, params: PyTree) -> dict[str, Dec
       params: arrays or shapes; only names, ranks and dtypes matter.
 
     >>> found = decays_of(optax.adam(1e-3), {"w": jnp.zeros((4, 4))})
-    >>> {name: tuple(round(b, 4) for b in decays) for name, decays in found.items()}
-    {'w': (0.9, 0.999)}
+    >>> round(found["w"].first, 4), round(found["w"].second, 4), found["w"].ahead
+    (0.9, 0.999, 0.0)
     >>> decays_of(optax.sgd(1e-3, momentum=.9), {"w": jnp.zeros((4, 4))})
     {}
     """
