@@ -167,7 +167,10 @@ def _factors(state: PaceState, pace: jax.Array) -> dict[str, jax.Array]:
         bias = correction(leaf.decays, steps, steps - leaf.born)
         return pace * (leaf.start + (leaf.target - leaf.start) * share) * bias
 
-    return {name: factor(packed) for name, packed in named_leaves(state.leaves).items()}
+    # Behind a barrier: else XLA computes the powers anew in the loop over each leaf's entries.
+    return jax.lax.optimization_barrier(
+        {name: factor(packed) for name, packed in named_leaves(state.leaves).items()}
+    )
 
 
 def _known(tree: PyTree, factors: Mapping[str, Any]) -> set[str]:

@@ -18,7 +18,7 @@ from trainkit._core.paths import named_leaves
 from trainkit.growth.opt_state.degrees import tiny
 from trainkit.growth.opt_state.slots import Kind, Slot, as_slot
 from trainkit.growth.opt_state.states.by_class import SPECIAL
-from trainkit.growth.opt_state.traversal import traverse
+from trainkit.growth.opt_state.traversal import Visit, traverse
 from trainkit.progressive.stages.bias_correction import Decays, correction
 
 PyTree = Any
@@ -84,18 +84,12 @@ def begun_anew(state: PyTree, chosen: Callable[[str], bool]) -> PyTree:
     """The state with moments of 0 for the leaves whose names are chosen."""
 
     def visit(kind: Kind, where: str, tree: PyTree, target: PyTree) -> PyTree:
-        if not _is_moment(kind):
+        if not _degree(kind):
             return tree
         names = iter(named_leaves(tree))
         return jax.tree.map(lambda x: jnp.zeros_like(x) if chosen(next(names)) else x, tree)
 
-    return traverse(state, state, None, visit, lambda state, *_: state, SPECIAL)
-
-
-def _is_moment(kind: Kind) -> bool:
-    """Whether a slot holds a moment of the gradients, entry by entry."""
-    slot = Slot() if isinstance(kind, str) else as_slot(kind)
-    return slot.gradient in (1.0, 2.0) and slot.new in ("zero", "mean") and not slot.per_leaf
+    return _visited(state, visit)
 
 
 def _moments(state: PyTree) -> dict[str, dict[float, list[float]]]:
@@ -103,14 +97,23 @@ def _moments(state: PyTree) -> dict[str, dict[float, list[float]]]:
     found: dict[str, dict[float, list[float]]] = {}
 
     def visit(kind: Kind, where: str, tree: PyTree, target: PyTree) -> PyTree:
-        if _is_moment(kind):
-            degree = as_slot(kind).gradient  # type: ignore[arg-type]
+        if degree := _degree(kind):
             for name, x in named_leaves(tree).items():
                 found.setdefault(name, {}).setdefault(degree, []).append(float(jnp.mean(x)))
         return tree
 
-    traverse(state, state, None, visit, lambda state, *_: state, SPECIAL)
+    _visited(state, visit)
     return found
+
+
+def _visited(state: PyTree, visit: Visit) -> PyTree:
+    return traverse(state, state, None, visit, lambda state, *_: state, SPECIAL)
+
+
+def _degree(kind: Kind) -> float:
+    """1 or 2 for a slot that holds such a moment of the gradients, entry by entry; otherwise 0."""
+    slot = Slot() if isinstance(kind, str) else as_slot(kind)
+    return slot.gradient if slot.gradient in (1.0, 2.0) and not slot.per_leaf else 0.0
 
 
 def _decays(
