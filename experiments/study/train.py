@@ -17,7 +17,7 @@ RATES = (0.00075, 0.0015, 0.003, 0.006, 0.012, 0.024)
 MUON_RATES = (0.006, 0.012, 0.024, 0.048)
 FIVE, THREE = (0.0625, 0.125, 0.25, 0.5, 1.0), (0.25, 0.5, 1.0)
 MUON: dict[str, Any] = {"optimizers": ("muon",), "moments": ("carry", "reset")}
-# Options of `progressive_lm`. Seeds are others than those on which anything was chosen.
+# Options of `progressive_lm`.
 SETTINGS: dict[str, dict[str, Any]] = {
     "text, AdamW": {
         "steps": 640, "budgets": FIVE, "grow_at": (0.005,), "seed": 100, "rates": RATES,
