@@ -50,7 +50,7 @@ def with_larger_axis(
     except GrowthError:
         return conflict  # the function has this size of its own
     if isinstance(found, Conflict):
-        if conflict.kind == "axes" and conflict.hint is not None:
+        if conflict.hint is not None and (conflict.kind == "axes" or found.hint == conflict.hint):
             return conflict  # what the operation cannot do at any size, and what to do instead
         hint = f"grow another axis ({n} → {multiple} was tried, and is refused too)"
     else:
