@@ -7,7 +7,10 @@ import pytest
 
 from trainkit import laws
 
-SOME = ["purity", "jit is eager", "structure", "donation", "scan is a loop", "zero gradients"]
+SOME = [
+    "purity", "jit is eager", "structure", "donation", "scan is a loop", "zero gradients",
+    "placements",
+]  # fmt: skip
 
 
 def crashing(f):

@@ -109,7 +109,7 @@ def scan_is_loop(subject: Subject) -> Violation | None:
     except Exception as error:
         return Violation(
             f"it cannot be scanned: {type(error).__name__}: {first_line(error)}",
-            {"params": params, "gradients": grads}, code)  # fmt: skip
+            {"params": params, "gradients": grads}, code, cause=error)  # fmt: skip
     if apart is None:
         return None
     t, expected, found = apart

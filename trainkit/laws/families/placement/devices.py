@@ -164,11 +164,13 @@ def _replicated(subject: Subject, mesh: Mesh) -> Violation | None:
     }  # fmt: skip
     for name, run in spread.items():
         code = _PLACED + _SPREAD[name]
-        wrong = lambda message, code: Violation(message, {"devices": n}, code, devices=n)
+        wrong = lambda message, code, cause=None: Violation(
+            message, {"devices": n}, code, devices=n, cause=cause
+        )
         try:
             out = jax.device_get(run(*copies("float32")))
         except Exception as error:
-            return wrong(f"under {name}: {type(error).__name__}: {first_line(error)}", code)
+            return wrong(f"under {name}: {type(error).__name__}: {first_line(error)}", code, error)
         if any(x[i].tobytes() != x[0].tobytes() for x in bits(out) for i in range(n)):
             return wrong(
                 f"under {name} the replicas differ after four steps of averaged gradients",

@@ -30,6 +30,7 @@ def jit_is_eager(subject: Subject) -> Violation | None:
             f"it runs eagerly but not under jit: {type(error).__name__}: {first_line(error)}",
             {"params": params, "gradients": grads[0]},
             code + "run(tx.update)\nrun(jax.jit(tx.update))",
+            cause=error,
         )
     if apart is None:
         return None

@@ -45,7 +45,8 @@ def donation(subject: Subject) -> Violation | None:
                 params, state = donating(g, state, params)
                 jax.block_until_ready((params, state))
         except Exception as error:
-            return Violation(f"{type(error).__name__}: {first_line(error)}", example, code)
+            message = f"{type(error).__name__}: {first_line(error)}"
+            return Violation(message, example, code, cause=error)
         shared = _shared(params=params, state=state)
         if shared:
             message = f"after a donating step: {shared}, which cannot be donated twice"
