@@ -181,8 +181,9 @@ def test_bad_input():
     with pytest.raises(GrowthError):
         grow(state, Perceptron((8,)), Perceptron((4,)), FLAT, tx=tx)
     two = linen_state(Perceptron((8, 8)), FLAT, tx)
-    with pytest.raises(GrowthError, match="growth only adds layers"):
+    with pytest.raises(GrowthError, match="growth only adds layers") as error:
         grow(two, Perceptron((8, 8)), Perceptron((8,)), FLAT, tx=tx)
+    assert str(error.value).endswith("pass the model with fewer layers first")
     with pytest.raises(GrowthError, match="must be a Linen module"):
         grow(state, Perceptron((8,)), 3, FLAT, tx=tx)
     with pytest.raises(ValueError, match="there is no operator 'twice'"):

@@ -65,9 +65,10 @@ def order(n: int, m: int, how: str) -> list[tuple[int, bool]]:
     return result
 
 
-def fewer(n: int, m: int) -> Conflict:
-    """The conflict of n layers that would become m < n layers."""
-    return Conflict(f"{n} layers cannot become {m}: growth only adds layers", "layers")
+def fewer(n: int, m: int, params: tuple[str, ...] = ()) -> Conflict:
+    """The conflict of n layers that would become m < n layers, to which the leaves belong."""
+    why = f"{n} layers cannot become {m}: growth only adds layers"
+    return Conflict(why, "layers", params=params, hint="pass the model with fewer layers first")
 
 
 def align(small: Shapes, big: Shapes, how: str, alike: Alike = "exact") -> Origins | Conflict:
@@ -263,11 +264,8 @@ def _layers(
 ) -> list[tuple[str, str | None, bool]] | Conflict:
     """(big key, small key that it is or copies, whether it is new) for one row of siblings."""
     if len(new_keys) < len(old_keys):
-        return Conflict(
-            f"{len(old_keys)} layers cannot become {len(new_keys)}: growth only adds layers",
-            "layers",
-            params=tuple(_leaves(small[key])[0] for key in old_keys[:6]),
-        )
+        leaves = tuple(_leaves(small[key])[0] for key in old_keys[:6])
+        return fewer(len(old_keys), len(new_keys), leaves)
     old_runs, new_runs = _runs(small, old_keys, alike), _runs(big, new_keys, alike)
     matcher = difflib.SequenceMatcher(
         None, [repr(s) for s, _ in old_runs], [repr(s) for s, _ in new_runs], autojunk=False

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from trainkit.growth.errors import GrowthError
@@ -26,6 +27,15 @@ from trainkit.growth.opt_state.slots import Slot
 from trainkit.growth.plan.data import Origin
 
 Shape = tuple[int, ...]
+
+
+def mean_of_all(values: Mapping[str, jax.Array], spec: Any) -> jax.Array:
+    """The second moment of a leaf that no old one is like, of the shape and dtype of `spec`.
+
+    0 with an old count would make its first updates far too large.
+    """
+    means = [jnp.mean(x) for x in values.values() if x.size]
+    return jnp.full(spec.shape, sum(means) / max(len(means), 1), spec.dtype)
 
 
 class Direction:

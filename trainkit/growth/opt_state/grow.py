@@ -15,7 +15,7 @@ from trainkit.growth.maps.expert_axis import lifted
 from trainkit.growth.maps.growth_map import MapData
 from trainkit.growth.maps.leaf_map import LeafMap
 from trainkit.growth.opt_state.degrees import degrees_in_place
-from trainkit.growth.opt_state.directions import Contract, Direction, Expand, owner
+from trainkit.growth.opt_state.directions import Contract, Direction, Expand, mean_of_all, owner
 from trainkit.growth.opt_state.expert_axis import lifted_state
 from trainkit.growth.opt_state.slots import Kind, Slot, Slots, as_slot, check_slots
 from trainkit.growth.opt_state.states import quantised
@@ -102,7 +102,10 @@ def grow_opt_state(
     is_reset = lambda leaf: any(pattern.search(leaf) for pattern in patterns)
     direction = Expand(growth, {name: leaf.shape for name, leaf in old.items()})
     degrees = degrees_of(tx, params, slots) if degrees is None else degrees
-    template = jax.eval_shape(tx.init, grown_params)
+    if all(direction.source(leaf).leaf is not None for leaf in new):
+        template = jax.eval_shape(tx.init, grown_params)
+    else:  # its values are where a leaf begins that no old one is like
+        template = tx.init(jax.tree.map(jnp.zeros_like, grown_params))
     return _changed(direction, opt_state, template, old, new, slots, degrees, is_reset)
 
 
@@ -268,8 +271,7 @@ def _of_new_layer(
             # A dead unit of the neighbouring layer has the moment 0; the new unit may not be dead.
             return jnp.where(grown == 0, jnp.mean(grown).astype(grown.dtype), grown)
         return jnp.full(spec.shape, jnp.mean(x), spec.dtype)
-    same = [jnp.mean(x) for x in values.values() if x.size]
-    return jnp.full(spec.shape, sum(same) / len(same), spec.dtype)
+    return mean_of_all(values, spec)
 
 
 def _reset(value: jax.Array, slot: Slot) -> jax.Array:

@@ -16,7 +16,7 @@ import numpy as np
 from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.leaf_map import LeafMap
-from trainkit.growth.opt_state.directions import Contract, Direction
+from trainkit.growth.opt_state.directions import Contract, Direction, mean_of_all
 
 Shape = tuple[int, ...]
 FIELDS = ("v_row", "v_col", "v")
@@ -60,8 +60,8 @@ def change(
         old = direction.source(leaf).leaf  # a new layer starts from its neighbour's second moment
         specs = [wanted[field][leaf] for field in FIELDS]
         if old is None:
-            guess = [jnp.mean(x) for x in held["v_row"].values()] or [jnp.zeros(())]
-            parts = [jnp.full(t.shape, sum(guess) / len(guess), t.dtype) for t in specs]
+            whole = {n: x for n, x in held["v"].items() if x.shape == direction.shapes[n]}
+            parts = [mean_of_all(held["v_row"] | whole, spec) for spec in specs]
         else:
             values = [held[field][old] for field in FIELDS]
             parts = _leaf(direction, values, specs, leaf, here)

@@ -17,7 +17,7 @@ from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.algebra import expand, fold, norm_factor
 from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
-from trainkit.growth.opt_state.directions import Contract, Direction
+from trainkit.growth.opt_state.directions import Contract, Direction, mean_of_all
 
 Matrices = tuple[Any, ...]
 # (moments, matrices of each field, map, small shape) -> those of the other model.
@@ -35,33 +35,36 @@ def change(
     moments: Sequence[str],
     matrices: Sequence[str],
     moves: tuple[Move, Move],
-    of: str,
     check: Callable[[Matrices, Matrices, str], None] | None = None,
 ) -> Any:
     """The state of the other model.
 
     `moments` and `matrices` name its fields: mu, and nu where there is one; for each axis a matrix,
     of which the first is the covariance. `moves` are the ways there and back. `check` refuses what
-    has no way: of the matrices of a leaf, their shapes after growth, and its place.
+    has no way: of the matrices of a leaf, their shapes after growth, and its place. A leaf that no
+    old one is like has the matrices of `template`, which then are arrays.
     """
     moments = [field for field in moments if getattr(state, field) is not None]
     held = {field: named_leaves(getattr(state, field)) for field in (*moments, *matrices)}
     out: dict[str, dict[str, Any]] = {field: {} for field in held}
-    wanted = named_leaves(getattr(template, matrices[0]))
+    new = {field: named_leaves(getattr(template, field)) for field in matrices}
+    wanted = new[matrices[0]]
     move = moves[isinstance(direction, Contract)]
     for leaf, spec in named_leaves(template.mu).items():
         old, fresh = direction.source(leaf)
         here = f"{where}: slot of {leaf!r}"
-        if old is None:
-            raise GrowthError(f"{here}: {of} has no old layer to initialise a new leaf from")
         axes = range(max(len(spec.shape), 1))  # a scalar may have a matrix, too
-        values = [held[field][old] for field in moments]
-        of_axes = [tuple(held[f].get(part(old, a)) for a in axes) for f in matrices]
-        (check or _check)(of_axes[0], tuple(wanted.get(part(leaf, a)) for a in axes), here)
-        growth = direction.how(leaf)
-        direction.check(leaf, values[0], here)
-        if growth is not None:
-            values, of_axes = move(values, of_axes, growth, direction.small(leaf))
+        if old is None:
+            values = [jnp.zeros_like(spec), *(mean_of_all(held[f], spec) for f in moments[1:])]
+            of_axes = [tuple(new[f].get(part(leaf, a)) for a in axes) for f in matrices]
+        else:
+            values = [held[field][old] for field in moments]
+            of_axes = [tuple(held[f].get(part(old, a)) for a in axes) for f in matrices]
+            (check or _check)(of_axes[0], tuple(wanted.get(part(leaf, a)) for a in axes), here)
+            growth = direction.how(leaf)
+            direction.check(leaf, values[0], here)
+            if growth is not None:
+                values, of_axes = move(values, of_axes, growth, direction.small(leaf))
         if fresh or is_reset(leaf):
             values = [jnp.zeros_like(values[0]), *(jnp.full_like(v, v.mean()) for v in values[1:])]
         out |= {f: out[f] | {leaf: v} for f, v in zip(moments, values, strict=True)}

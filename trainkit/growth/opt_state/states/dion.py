@@ -17,7 +17,7 @@ from trainkit._core.paths import named_leaves, path_name
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.algebra import norm_factor
 from trainkit.growth.maps.leaf_map import LeafMap
-from trainkit.growth.opt_state.directions import Contract, Direction
+from trainkit.growth.opt_state.directions import Contract, Direction, mean_of_all
 
 
 def change(
@@ -36,7 +36,12 @@ def change(
         old, fresh = direction.source(leaf)
         here = f"{where}: slot of {leaf!r}"
         if old is None:
-            raise GrowthError(f"{here}: Dion has no old layer to initialise a new leaf from")
+            out["mu"][leaf] = jnp.zeros_like(spec)
+            if leaf in wanted:
+                out["right_factor"][leaf] = wanted[leaf]
+            else:
+                out["nu"][leaf] = mean_of_all(nus, spec)
+            continue
         mu, how = mus[old], direction.how(leaf)
         direction.check(leaf, mu, here)
         grow = lambda x, degree, new="zero", leaf=leaf, how=how, spec=spec: (

@@ -108,6 +108,5 @@ change = functools.partial(
     moments=("mu",),
     matrices=("factors",),
     moves=(_grow, _fold),
-    of="Kron",
     check=_check,
 )

@@ -95,5 +95,4 @@ change = functools.partial(
     moments=("mu", "nu"),
     matrices=("gg", "roots"),
     moves=(_grow, _fold),
-    of="Shampoo",
 )

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from trainkit._core.paths import named_leaves, path_name
-from trainkit.growth.errors import GrowthError
 from trainkit.growth.maps.leaf_map import LeafMap
 from trainkit.growth.opt_state.directions import Direction
 
@@ -30,7 +29,9 @@ def change(
         here = f"{where}: slot of {leaf!r}"
         origin, how = direction.source(leaf), direction.how(leaf)
         if origin.leaf is None:
-            raise GrowthError(f"{here}: SM3 has no old layer to initialise a new leaf from")
+            nus[leaf] = jnp.zeros_like(spec)  # maxima have no count: they begin at 0
+            mus |= {_part(leaf, i): jnp.zeros(n, spec.dtype) for i, n in enumerate(spec.shape)}
+            continue
         reset = origin.new or is_reset(leaf)
         momentum = momenta[origin.leaf]
         direction.check(leaf, momentum, here)

@@ -80,5 +80,4 @@ change = functools.partial(
     moments=("mu", "nu"),
     matrices=("gg", "basis"),
     moves=(_grow, _fold),
-    of="SOAP",
 )
