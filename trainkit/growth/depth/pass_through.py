@@ -24,6 +24,7 @@ from trainkit.growth.ir.simplification.identities import (
     Supposition,
     blocks,
     product_with,
+    shape_of,
 )
 from trainkit.growth.ir.zero_analysis import NEVER, zeros
 
@@ -159,7 +160,7 @@ class _Passing:
         places = [
             (part, block)
             for part, block in zip(joined.ins, blocks(eqn, joined), strict=False)
-            if block.size == eqn.raw.invars[1].aval.shape[-1] and not isinstance(part, Const)
+            if block.size == shape_of(eqn.raw.invars[1])[-1] and not isinstance(part, Const)
         ]
         if not places:
             return goals
@@ -229,8 +230,9 @@ def _constant(v: Any) -> _Fact | None:
     if not isinstance(v, Const):
         return None
     one = v.uniform is not None and bool(v.uniform == 1)
-    known = lambda holds: frozenset() if holds else None
-    return _Fact(False, passes=True, zero=known(v.is_zero), unit=known(one))
+    nothing: frozenset[int] = frozenset()
+    zero, unit = (nothing if holds else None for holds in (v.is_zero, one))
+    return _Fact(False, passes=True, zero=zero, unit=unit)
 
 
 def _is_vector(v: Any) -> bool:
