@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import cast
 
 from trainkit.growth.depth.alignment import Origins, fewer, order
 from trainkit.growth.depth.candidate import DepthCandidate
 from trainkit.growth.depth.flat_model import FlatModel, Shape, Shapes
 from trainkit.growth.depth.identity import used, with_identity_inputs
 from trainkit.growth.depth.identity_search import (
-    Becomes,
     identity_layers,
     identity_rows,
     without_model,
@@ -20,10 +18,12 @@ from trainkit.growth.depth.identity_search import (
 from trainkit.growth.depth.layer_axes import layer_axes
 from trainkit.growth.depth.layer_cut import cut_layers
 from trainkit.growth.depth.new_channels import with_new_channels
+from trainkit.growth.depth.new_leaves import holding, with_rows_of_zeros
 from trainkit.growth.depth.origins import candidates
 from trainkit.growth.depth.shortened_loops import shortened
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.program import Folder, Program
+from trainkit.growth.ir.simplification.identities import Supposition, is_eye
 from trainkit.growth.ir.simplification.partial_evaluation import reduced
 from trainkit.growth.plan.data import Layer, PlanData, unchanged
 
@@ -84,7 +84,9 @@ def assemble(
         layer = candidate.layers[path]
         twin = None if layer.source is None else planned[candidate.old[layer.source]]
         if path in candidate.eyes:
-            leaf = planned[path]
+            leaf = with_rows_of_zeros(planned[path], shapes[path], layer.start)
+            if twin is not None and leaf.small != twin.small and leaf is not planned[path]:
+                layer = dataclasses.replace(layer, source=None)  # its moments do not fit
         elif twin is None or (layer.new and shapes[path] != shapes[twin.path]):
             leaf = unchanged(path, shapes[path], dtypes[path])
         else:
@@ -181,19 +183,21 @@ class _DepthSearch:
 
     def _layers(self, origins: Origins, how: str) -> dict[str, Layer] | Conflict:
         stacks = self.stacks
-        becomes: dict[str, Becomes] = {}
+        becomes: dict[str, Supposition] = {}
         if stacks and how == "identity":
             rows = identity_rows(self.big, stacks, self.folder, self.trainable)
             if isinstance(rows, Conflict):
                 return rows
             becomes = rows
         return {
-            name: Layer(
-                origin.leaf,
-                origin.new,
-                becomes=becomes.get(name, "copy"),
-                axis=stacks[name][0] if name in stacks else 0,
-                rows=tuple(stacks[name][1]) if name in stacks else (),
+            name: holding(
+                Layer(
+                    origin.leaf,
+                    origin.new,
+                    axis=stacks[name][0] if name in stacks else 0,
+                    rows=tuple(stacks[name][1]) if name in stacks else (),
+                ),
+                becomes.get(name, "copy"),
             )
             for name, origin in origins.items()
         }
@@ -220,11 +224,11 @@ class _DepthSearch:
         program, shapes, names = candidate.big, self.big.shapes, self.names
         assert program is not None
         places = {self.number[name]: name for name in new}
-        proved = identity_layers(self.reduced, program, shapes, places, self.trainable)
+        old = self._inputs(candidate.old)
+        proved = identity_layers(self.reduced, program, shapes, places, old, self.trainable)
         channels: tuple[int, ...] = ()
-        chosen: dict[int, str]
+        chosen: dict[int, Supposition]
         if isinstance(proved, Conflict):
-            old = self._inputs(candidate.old)
             found = with_new_channels(self.reduced, reduced(program, {}), places.keys(), old)
             if found is None:
                 return proved
@@ -234,26 +238,24 @@ class _DepthSearch:
             chosen, after = dict(proved.chosen), proved.big
             # Behind zeros the others may hold anything, and need not be square.
             live = used(reduced(program, chosen, keep_eyes=True))
-            chosen = {i: what for i, what in chosen.items() if what == "zero" or i in live}
+            chosen = {i: what for i, what in chosen.items() if not is_eye(what) or i in live}
             candidate = candidate._replace(small=proved.small)
         layers = dict(candidate.layers)
         for i, name in places.items():
             layer = layers[name]
             same = layer.source is not None and shapes[candidate.old[layer.source]] == shapes[name]
-            kind: Becomes = "copy" if same else without_model(self.big.program, i)
-            if i in chosen:
-                kind = cast(Becomes, chosen[i])
-            layers[name] = dataclasses.replace(layer, becomes=kind)
+            kind: Supposition = "copy" if same else without_model(self.big.program, i)
+            layers[name] = holding(layer, chosen.get(i, kind))
         candidate = candidate._replace(layers=layers, big=after)
-        if isinstance(proved, Conflict) or set(chosen.values()) <= {"zero"}:
+        eyes = [i for i, what in chosen.items() if is_eye(what)]
+        if isinstance(proved, Conflict) or not eyes:
             return candidate
         after = proved.arrange(reduced(program, chosen, keep_eyes=True))
-        eyes = [i for i, what in chosen.items() if what != "zero"]
-        before, square = with_identity_inputs(
-            proved.small, after, eyes, self._inputs(candidate.old)
-        )
+        before, square = with_identity_inputs(proved.small, after, eyes, old)
         named = dict(zip((names[i] for i in eyes), square, strict=True))
-        return candidate._replace(small=before, big=after, eyes=named)
+        sizes = {name: tuple(after.ins[self.number[name]].aval.shape) for name in named}
+        shapes = {**candidate.shapes, **sizes}
+        return candidate._replace(small=before, big=after, eyes=named, shapes=shapes)
 
     def _copies(
         self, candidate: DepthCandidate, new: list[str], how: str

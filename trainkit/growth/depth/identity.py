@@ -2,78 +2,82 @@
 
 A new layer is an identity if its output projections are zero (residual networks), or if it is an
 identity matrix between ReLUs (plain networks). The big program is simplified under an assumption
-that some parameters are zero or identity matrices. If the result is, equation for equation, the
-program of the small model, this is a proof for every input. Shapes are enough; nothing is run.
+that some parameters are zero, one or identity matrices. If the result is, equation for equation,
+the program of the small model, this is a proof for every input. Shapes are enough; nothing is run.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from trainkit.growth.depth.pass_through import passing
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.program import Equation, Fresh, Program
-from trainkit.growth.ir.simplification.partial_evaluation import EYE, EYES, ZERO, Shape, reduced
-
-MATRICES = 16  # new matrices that are set to 0 one by one
+from trainkit.growth.ir.simplification.identities import (
+    EYE,
+    EYES,
+    ZERO,
+    EyeBlock,
+    Shape,
+    Supposition,
+    is_eye,
+)
+from trainkit.growth.ir.simplification.partial_evaluation import reduced
 
 
 def choices(
-    program: Program, shapes: Sequence[Shape], new: Collection[int], nearest: Collection[int]
-) -> Iterator[dict[int, str]]:
+    program: Program,
+    shapes: Sequence[Shape],
+    new: Collection[int],
+    free: Collection[int],
+    nearest: Collection[int],
+    old: Collection[int] = (),
+) -> Iterator[dict[int, Supposition]]:
     """Different assumptions under which new layers may be identities, the likeliest first.
 
     Args:
       program: the big program.
       shapes: the shapes of its inputs.
       new: numbers of the inputs that are parameters of new layers.
+      free: those of them that may be set.
       nearest: those of them that end residual branches; see `ir.zero_analysis.nearest_zeros`.
+      old: numbers of the inputs that are parameters of old layers.
     """
-    tried: list[dict[int, str]] = []
-    for chosen in _assumptions(program, shapes, new, nearest):
+    tried: list[dict[int, Supposition]] = []
+    for chosen in _assumptions(program, shapes, new, free, nearest, old):
         if chosen not in tried:
             tried.append(chosen)
             yield chosen
 
 
 def _assumptions(
-    program: Program, shapes: Sequence[Shape], new: Collection[int], nearest: Collection[int]
-) -> Iterator[dict[int, str]]:
-    order = list(dict.fromkeys(i for i in _last_used_first(program) if i in new))
-    zeros = dict.fromkeys((i for i in order if i in nearest), ZERO)
+    program: Program,
+    shapes: Sequence[Shape],
+    new: Collection[int],
+    free: Collection[int],
+    nearest: Collection[int],
+    old: Collection[int],
+) -> Iterator[dict[int, Supposition]]:
+    order = list(dict.fromkeys(i for i in _last_used_first(program) if i in free))
+    zeros: dict[int, Supposition] = dict.fromkeys((i for i in order if i in nearest), ZERO)
     yield zeros
-    eyes = {i: EYE if len(shapes[i]) > 1 else ZERO for i in order}
+    eyes: dict[int, Supposition] = {i: EYE if len(shapes[i]) > 1 else ZERO for i in order}
     yield eyes
+    for last, late in itertools.product((False, True), repeat=2):
+        found = passing(program, new, free, old, last=last, late=late)
+        if found is not None:
+            yield found
     greedy = _greedy(program, order)
     yield greedy
     # Residual blocks and plain layers in one model.
     for zero in (zeros, greedy) if greedy != zeros else (zeros,):
         alive = used(reduced(program, zero))
         yield {**{i: what for i, what in eyes.items() if i in alive}, **zero}
-    yield from _one_matrix(program, eyes, order)
     stacked = _batched(program)
     if stacked & set(order):  # plain layers of an ensemble, under `jax.vmap`
         yield {i: EYES if i in stacked else ZERO for i in order}
-
-
-def _one_matrix(
-    program: Program, eyes: Mapping[int, str], order: Sequence[int]
-) -> Iterator[dict[int, str]]:
-    """Identity matrices, but as many zero matrices as possible: relu(h @ w + neighbours @ v).
-
-    One of the matrices of a sum carries the value, the first one or the last one.
-    """
-    matrices = [i for i in order if eyes[i] == EYE]
-    if len(matrices) > MATRICES:
-        return
-    for some in (matrices, matrices[::-1]):
-        chosen, left = dict(eyes), reduced(program, eyes)
-        needed = used(left)
-        for i in some:
-            less = reduced(program, {**chosen, i: ZERO})
-            if len(less.equations) < len(left.equations) and used(less) == needed:
-                chosen, left = {**chosen, i: ZERO}, less
-        yield chosen
 
 
 def _batched(program: Program) -> set[int]:
@@ -84,9 +88,9 @@ def _batched(program: Program) -> set[int]:
     return {number[id(v)] for v in found if id(v) in number}
 
 
-def _greedy(program: Program, order: Sequence[int]) -> dict[int, str]:
+def _greedy(program: Program, order: Sequence[int]) -> dict[int, Supposition]:
     """Parameters that are set to zero one after another, if that removes equations."""
-    greedy: dict[int, str] = {}
+    greedy: dict[int, Supposition] = {}
     left = reduced(program, {})
     still = used(left)
     for i in order:
@@ -166,30 +170,55 @@ def with_identity_inputs(
     return Program([*small.ins, *(matrices[i] for i in eyes)], equations, outs), shapes
 
 
-def _square(shape: Shape) -> bool:
-    return len(shape) > 1 and shape[-1] == shape[-2]
+def _holds(shape: Shape, what: Supposition) -> bool:
+    """Whether an array of some shape can be what it is supposed to be."""
+    if isinstance(what, EyeBlock):
+        return what.size == shape[-1]
+    return not is_eye(what) or (len(shape) > 1 and shape[-1] == shape[-2])
 
 
 def identity_iteration(
-    body: Program, shapes: Sequence[Shape], new: Collection[int], nearest: Collection[int],
-    same: Collection[int], carry: tuple[int, int],
-) -> dict[int, str] | None:  # fmt: skip
+    body: Program, shapes: Sequence[Shape], new: Collection[int], free: Collection[int],
+    nearest: Collection[int], same: Collection[int], carry: tuple[int, int],
+) -> dict[int, Supposition] | None:  # fmt: skip
     """The assumption under which one iteration of a loop does not change the carry, or `None`.
 
     Args:
-      body, shapes, new, nearest: the body of the loop, and the other arguments of `choices`.
-      same: numbers of inputs that are unchanged rows of parameters, which may be identity matrices.
+      body, shapes, new, free, nearest: the body of the loop, and the other arguments of `choices`.
+      same: numbers of inputs that are unchanged rows of parameters, which may be other than 0.
       carry: (number of constants, number of carried values) among the inputs.
     """
     start, count = carry
-    for chosen in choices(body, shapes, new, nearest):
-        eyes = {i for i, what in chosen.items() if what != ZERO}
-        if not all(i in same and _square(shapes[i]) for i in eyes):
+    for chosen in choices(body, shapes, new, free, nearest):
+        others = {i: what for i, what in chosen.items() if what != ZERO}
+        if not all(i in same and _holds(shapes[i], what) for i, what in others.items()):
             continue
         outs = reduced(body, chosen).outs[:count]
         if all(v is body.ins[start + i] for i, v in enumerate(outs)):
             return chosen
     return None
+
+
+def same_operands(small: Program, big: Program, old: Mapping[int, int]) -> bool:
+    """Whether two programs with the same primitives also apply them to the same values.
+
+    Args:
+      small, big: two programs with the `same_equations`.
+      old: number of an input of `small` -> its number in `big`.
+    """
+    now = {id(big.ins[j]): small.ins[i] for i, j in old.items()}
+
+    def same(mine: Sequence[Any], theirs: Sequence[Any]) -> bool:
+        return all(
+            isinstance(a, Const) if isinstance(b, Const) else now.get(id(b)) is a
+            for a, b in zip(mine, theirs, strict=True)
+        )
+
+    for mine, theirs in zip(small.equations, big.equations, strict=True):
+        if not same(mine.ins, theirs.ins):
+            return False
+        now.update((id(b), a) for a, b in zip(mine.outs, theirs.outs, strict=True))
+    return same(small.outs, big.outs)
 
 
 def same_equations(a: Program, b: Program) -> bool:

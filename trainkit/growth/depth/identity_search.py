@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 from trainkit._core.compat import scan_counts
 from trainkit.growth.depth.flat_model import FlatModel, Shapes
-from trainkit.growth.depth.identity import choices, identity_iteration, same_equations, used
+from trainkit.growth.depth.identity import (
+    choices,
+    identity_iteration,
+    same_equations,
+    same_operands,
+    used,
+)
 from trainkit.growth.depth.layer_axes import Stacked, stacked
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.primitives import traits
 from trainkit.growth.ir.program import Equation, Folder, Program, by_dependence
+from trainkit.growth.ir.simplification.identities import Supposition, is_eye
 from trainkit.growth.ir.simplification.partial_evaluation import reduced
 from trainkit.growth.ir.source_lines import where
 from trainkit.growth.ir.zero_analysis import nearest_zeros
 
-Becomes = Literal["copy", "zero", "eye", "eyes", "one", "random"]
+Becomes = Literal["copy", "zero", "unit", "eye", "eyes", "one", "random"]
 _FUNCTION_CHANGING = "how='stack', 'interpose', 'middle' or 'last'"
 
 
@@ -24,12 +31,12 @@ class Identities(NamedTuple):
     """Values of parameters under which new layers are identities, with the proof.
 
     Attributes:
-      chosen: number of an input of the big program -> "zero", "eye" or "eyes".
+      chosen: number of an input of the big program -> what it is.
       small, big: the simplified programs, which are equal equation for equation.
       arrange: the order of their equations, given a simplified program.
     """
 
-    chosen: dict[int, str]
+    chosen: dict[int, Supposition]
     small: Program
     big: Program
     arrange: Callable[[Program], Program]
@@ -40,15 +47,17 @@ def identity_layers(
     program: Program,
     shapes: Shapes,
     new: Mapping[int, str],
+    old: Mapping[int, int],
     trainable: Callable[[str], bool],
 ) -> Identities | Conflict:
-    """Parameters of new layers that are 0 or an identity matrix, so that the layers are identities.
+    """Parameters of new layers that are 0, 1 or identities, so that the layers are identities.
 
     Args:
       before: the simplified small program.
       program: the big program.
       shapes: the shapes of its parameters.
       new: number of an input of the big program that belongs to a new layer -> its name.
+      old: number of an input of the small program -> its number in the big one.
       trainable: name -> whether the parameter may be set.
 
     Returns:
@@ -56,13 +65,17 @@ def identity_layers(
     """
     free = {i for i, name in new.items() if trainable(name)}
     nearest = nearest_zeros(program, free)
-    for chosen in choices(program, list(shapes.values()), free, nearest):
+    weights = set(range(len(shapes))) - new.keys()
+    for chosen in choices(program, list(shapes.values()), new.keys(), free, nearest, weights):
         after = reduced(program, chosen)
         if used(after) & new.keys() or len(before.equations) != len(after.equations):
             continue
         for arrange in (lambda program: program, by_dependence):
             one, other = arrange(before), arrange(after)
-            if same_equations(one, other):
+            # Products with identity matrices are put into the small program as they are in the big
+            # one, so that pairing these two proves nothing of their operands.
+            plain = not any(map(is_eye, chosen.values()))
+            if same_equations(one, other) and (plain or same_operands(one, other, old)):
                 return Identities(chosen, one, other, arrange)
     zero, names = [list(shapes)[i] for i in sorted(nearest)], list(new.values())
     return Conflict(
@@ -77,11 +90,11 @@ def identity_layers(
 
 def identity_rows(
     big: FlatModel, stacks: Mapping[str, Any], folder: Folder, trainable: Callable[[str], bool]
-) -> dict[str, Becomes] | Conflict:
+) -> dict[str, Supposition] | Conflict:
     """Values of new rows of stacked leaves, so that their loop iterations are identities."""
     names = list(big.shapes)
     facts = stacked(big.program)
-    result: dict[str, Becomes] = {}
+    result: dict[str, Supposition] = {}
     for eqn in big.program.equations:
         if eqn.name != "scan":
             continue
@@ -97,7 +110,7 @@ def identity_rows(
         chosen = _resting(eqn, rows, folder, trainable)
         if isinstance(chosen, Conflict):
             return chosen
-        result |= {rows[i].name: cast(Becomes, what) for i, what in chosen.items()}
+        result |= {rows[i].name: what for i, what in chosen.items()}
     return result
 
 
@@ -116,7 +129,7 @@ class Row(NamedTuple):
 
 def _resting(
     eqn: Equation, rows: Mapping[int, Row], folder: Folder, trainable: Callable[[str], bool]
-) -> dict[int, str] | Conflict:
+) -> dict[int, Supposition] | Conflict:
     """Values of the rows of stacked parameters under which a loop iteration is an identity."""
     carry = scan_counts(eqn.params)
     body = folder.flatten(eqn.params["jaxpr"])
@@ -124,9 +137,8 @@ def _resting(
     same = {i for i, row in rows.items() if row.keeps_identity}
     inside = Program(body.ins, body.equations, body.outs[: carry[1]])
     nearest = nearest_zeros(inside, free)
-    chosen = identity_iteration(
-        inside, [v.aval.shape for v in body.ins], free, nearest, same, carry
-    )
+    shapes = [v.aval.shape for v in body.ins]
+    chosen = identity_iteration(inside, shapes, rows.keys(), free, nearest, same, carry)
     if chosen is not None:
         return chosen
     return Conflict(

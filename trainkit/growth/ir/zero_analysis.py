@@ -15,20 +15,20 @@ from typing import Any, NamedTuple
 
 from trainkit._core.compat import scan_counts
 from trainkit.growth.ir.constants import Const
-from trainkit.growth.ir.dataflow import Lattice, dependent, run
+from trainkit.growth.ir.dataflow import Facts, Lattice, dependent, run
 from trainkit.growth.ir.primitives import makes_zero
 from trainkit.growth.ir.program import Program
 
 
-class _Zero(NamedTuple):
+class Zero(NamedTuple):
     """The nearest inputs that make a value 0 if they are 0, and their distance in equations."""
 
     inputs: frozenset[int]
     distance: float
 
 
-_ALWAYS = _Zero(frozenset(), 0)
-_NEVER = _Zero(frozenset(), math.inf)
+_ALWAYS = Zero(frozenset(), 0)
+NEVER = Zero(frozenset(), math.inf)
 
 
 def nearest_zeros(program: Program, new: Collection[int]) -> frozenset[int]:
@@ -47,8 +47,7 @@ def nearest_zeros(program: Program, new: Collection[int]) -> frozenset[int]:
     >>> sorted(nearest_zeros(program, {1, 2, 3}))
     [2, 3]
     """
-    inputs = [_Zero(frozenset({i}), 0) if i in new else _NEVER for i in range(len(program.ins))]
-    zeros, touched = run(program, inputs, _ZEROS), dependent(program, new)
+    known, touched = zeros(program, new), dependent(program, new)
     producer = {id(v): equation for equation in program.equations for v in equation.outs}
     result: set[int] = set()
     stack, seen = list(program.outs), set()
@@ -58,8 +57,8 @@ def nearest_zeros(program: Program, new: Collection[int]) -> frozenset[int]:
         if id(v) in seen or not touched.of(v):
             continue
         seen.add(id(v))
-        if zeros.of(v) != _NEVER:
-            result |= zeros.of(v).inputs
+        if known.of(v) != NEVER:
+            result |= known.of(v).inputs
             continue
         maker = producer[id(v)]
         # For a loop, follow its constants and initial carry; rows are analysed in its body.
@@ -68,30 +67,36 @@ def nearest_zeros(program: Program, new: Collection[int]) -> frozenset[int]:
     return frozenset(result)
 
 
-def _constant(v: Any) -> _Zero | None:
+def zeros(program: Program, new: Collection[int]) -> Facts[Zero]:
+    """For each value the nearest inputs among `new` that make it 0; infinitely far if none do."""
+    inputs = [Zero(frozenset({i}), 0) if i in new else NEVER for i in range(len(program.ins))]
+    return run(program, inputs, _ZEROS)
+
+
+def _constant(v: Any) -> Zero | None:
     if not isinstance(v, Const):
         return None
-    return _ALWAYS if v.is_zero else _NEVER
+    return _ALWAYS if v.is_zero else NEVER
 
 
-def _both(zeros: Sequence[_Zero]) -> _Zero:
+def _both(zeros: Sequence[Zero]) -> Zero:
     """The inputs that make all of some values 0."""
-    if _NEVER in zeros or not zeros:
-        return _NEVER
+    if NEVER in zeros or not zeros:
+        return NEVER
     inputs = frozenset().union(*(zero.inputs for zero in zeros))
-    return _Zero(inputs, max(zero.distance for zero in zeros))
+    return Zero(inputs, max(zero.distance for zero in zeros))
 
 
-def _transfer(equation: Any, zeros: list[_Zero]) -> _Zero:
+def _transfer(equation: Any, zeros: list[Zero]) -> Zero:
     """The nearest inputs that make a result 0, from those that make operands 0."""
     alone, together = makes_zero(equation)
     options = [zero for s in alone for zero in s.of(zeros)] + [_both(s.of(zeros)) for s in together]
-    nearest = min(options, key=lambda zero: (zero.distance, len(zero.inputs)), default=_NEVER)
+    nearest = min(options, key=lambda zero: (zero.distance, len(zero.inputs)), default=NEVER)
     return nearest._replace(distance=nearest.distance + 1)
 
 
-_ZEROS: Lattice[_Zero] = Lattice(
-    top=_NEVER,
+_ZEROS: Lattice[Zero] = Lattice(
+    top=NEVER,
     join=lambda a, b: _both([a, b]),
     constant=_constant,
     transfer=_transfer,

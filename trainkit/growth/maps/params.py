@@ -136,7 +136,8 @@ def _leaf(
     if layer.becomes in ("one", "random") and leaf.path in fresh:
         return fresh[leaf.path].astype(dtype)
     if layer.becomes in ("eye", "eyes") and not layer.rows:
-        return grow_leaf(initial(layer.becomes, leaf.small, dtype, key), how, key, draw.noise)
+        eye = initial(layer.becomes, leaf.small, dtype, key, layer.start)
+        return grow_leaf(eye, how, key, draw.noise)
     if not layer.rows:
         return initial(layer.becomes, leaf.big, dtype, key)
     rows = np.array([row for row, _ in layer.rows])
@@ -146,7 +147,7 @@ def _leaf(
     if layer.becomes == "copy":
         return w
     shape = tuple(n for d, n in enumerate(leaf.big) if d != layer.axis)
-    made = jnp.expand_dims(initial(layer.becomes, shape, dtype, key), layer.axis)
+    made = jnp.expand_dims(initial(layer.becomes, shape, dtype, key, layer.start), layer.axis)
     new = np.array([is_new for _, is_new in layer.rows])
     mask = new.reshape([-1 if d == layer.axis else 1 for d in range(w.ndim)])
     return jnp.where(mask, made, w)

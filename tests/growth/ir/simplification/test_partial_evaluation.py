@@ -8,7 +8,8 @@ from jax import lax
 
 from tests.growth.ir.unknown import called_back, strange
 from trainkit.growth.ir.program import Folder
-from trainkit.growth.ir.simplification.partial_evaluation import EYE, ZERO, reduced
+from trainkit.growth.ir.simplification.identities import EYE, ZERO
+from trainkit.growth.ir.simplification.partial_evaluation import reduced
 from trainkit.growth.maps.initial import identity_kernel
 
 X, W = jnp.ones((2, 3)), jnp.ones((3, 3))

@@ -15,20 +15,28 @@ import numpy as np
 
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.primitives import traits, zero_result
-from trainkit.growth.ir.program import Equation, Program, live
+from trainkit.growth.ir.program import Equation, Fresh, Program, live
+from trainkit.growth.ir.simplification.identities import (
+    UNIT,
+    ZERO,
+    EyeBlock,
+    Supposition,
+    blocks,
+    product_with,
+    shape_of,
+)
 from trainkit.growth.ir.simplification.masks import Masks
 from trainkit.growth.ir.simplification.parts import Parts
 
-Shape = tuple[int, ...]
-Supposed = Mapping[int, str]  # number of an input of the program -> "zero", "eye" or "eyes"
-ZERO, EYE, EYES = "zero", "eye", "eyes"
+Supposed = Mapping[int, Supposition]  # number of an input of the program -> what it is
+Joined = dict[int, tuple[Equation, list[Any]]]  # variable -> the concatenation, and its operands
 
 
 class Eye(NamedTuple):
-    """An input that is assumed to be an identity matrix (EYES: one for each leading index)."""
+    """An input that is assumed to be an identity matrix: EYE, EYES or an `EyeBlock`."""
 
     place: int
-    kind: str
+    kind: Supposition
 
 
 def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Program:
@@ -36,15 +44,18 @@ def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Pr
 
     Args:
       program: a flat program.
-      supposed: number of an input -> "zero", "eye" or "eyes".
-      keep_eyes: whether products with identity matrices stay.
+      supposed: number of an input -> what it is; see `identities.Supposition`.
+      keep_eyes: whether products with identity matrices stay. An `EyeBlock` is then the square
+        matrix without the rows of zeros, and the product is with the part that it takes.
     """
     stands: dict[int, Any] = {}  # variable -> its replacement: another variable, ZERO or an Eye
     bounds: dict[int, dict[str, float]] = {}  # variable -> the bounds to which it was clipped
     for place, what in supposed.items():
-        stands[id(program.ins[place])] = ZERO if what == ZERO else Eye(place, what)
+        stands[id(program.ins[place])] = _replacement(program.ins[place], place, what)
+    joined: Joined = {}
     kept: list[Equation] = []
     views = Parts(), Masks()
+    matrices = list(program.ins)
 
     def now(v: Any) -> Any:
         return v if isinstance(v, Const) else stands.get(id(v), v)
@@ -54,14 +65,18 @@ def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Pr
         if ZERO in ins and zero_result(eqn, [_is_zero(v) for v in ins]):
             stands.update((id(v), ZERO) for v in eqn.outs)
             continue
-        result = _simplified(eqn, ins, bounds)
+        result = passed = _passed(eqn, ins, joined)
+        if keep_eyes and passed is not None:
+            bounds[id(eqn.outs[0])] = bounds.get(id(passed), {})
+            place, what = ins[1]
+            if isinstance(what, EyeBlock) and matrices[place] is program.ins[place]:
+                matrices[place] = _block(program.ins[place], what)
+            kept.append(Equation(eqn.raw, [passed, matrices[place]], eqn.outs, eqn.calls))
+            continue
+        if result is None:
+            result = _simplified(eqn, ins, bounds)
         for view in views:
             result = view.rejoined(eqn, ins) if result is None else result
-        if keep_eyes and result is ins[0] and len(ins) == 2 and isinstance(ins[1], Eye):
-            bounds[id(eqn.outs[0])] = bounds.get(id(ins[0]), {})
-            matrix = program.ins[ins[1].place]
-            kept.append(Equation(eqn.raw, [ins[0], matrix], eqn.outs, eqn.calls))
-            continue
         if result is not None:
             stands[id(eqn.outs[0])] = result
             continue
@@ -75,6 +90,8 @@ def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Pr
             bounds[id(eqn.outs[0])] = known
         for view in views:
             view.add(eqn, ins)
+        if eqn.name == "concatenate":
+            joined[id(eqn.outs[0])] = eqn, ins
         # An operand that must stay is the parameter itself.
         ins = [old if _supposed(v) else v for v, old in zip(ins, eqn.ins, strict=True)]
         kept.append(Equation(eqn.raw, ins, eqn.outs, eqn.calls))
@@ -82,7 +99,36 @@ def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Pr
         old if _supposed(v) else v
         for v, old in zip(map(now, program.outs), program.outs, strict=True)
     ]
-    return Program(program.ins, live(kept, outs), outs)
+    return Program(matrices, live(kept, outs), outs)
+
+
+def _replacement(v: Any, place: int, what: Supposition) -> Any:
+    """What stands for an input under an assumption."""
+    if what == ZERO:
+        return ZERO
+    return _uniform(v.aval, 1.0) if what == UNIT else Eye(place, what)
+
+
+def _block(v: Any, block: EyeBlock) -> Fresh:
+    """A variable for the rows of a matrix that are an identity."""
+    shape = shape_of(v)
+    return Fresh(v.aval.update(shape=(*shape[:-2], block.size, shape[-1])))
+
+
+def _passed(eqn: Equation, ins: list[Any], joined: Joined) -> Any:
+    """x of a product of x with an identity matrix, or the part of x that it takes; or `None`."""
+    matrix = ins[1] if len(ins) == 2 else None
+    if not isinstance(matrix, Eye) or _supposed(ins[0]) or not product_with(eqn, matrix.kind):
+        return None
+    if not isinstance(matrix.kind, EyeBlock):
+        return ins[0]
+    if id(ins[0]) not in joined:
+        return None
+    concatenation, parts = joined[id(ins[0])]
+    for block, part in zip(blocks(eqn, concatenation), parts, strict=False):
+        if block == matrix.kind and not _supposed(part) and not isinstance(part, Const):
+            return part
+    return None
 
 
 def _supposed(v: Any) -> bool:
@@ -109,15 +155,6 @@ def _simplified(eqn: Equation, ins: list[Any], bounds: Mapping[int, Mapping[str,
         return ins[1]  # every choice is the same
     if any(_supposed(v) for v in ins[:1]):
         return None
-    if name == "dot_general" and isinstance(ins[1], Eye):
-        (contracted, _), batch = eqn.params["dimension_numbers"]
-        last = (len(shape_of(eqn.raw.invars[0])) - 1,)
-        first = tuple(range(len(shape_of(eqn.raw.invars[1])) - 2))
-        in_place = tuple(map(tuple, batch)) == (first, first)  # the result has the axes of ins[0]
-        if in_place and contracted == last and bool(first) == (ins[1].kind == EYES):
-            return ins[0]
-    if name == "conv_general_dilated" and isinstance(ins[1], Eye) and ins[1].kind == EYE:
-        return ins[0] if _is_centred(eqn) else None
     limit = _limit(eqn, ins)
     if limit is not None and bounds.get(id(ins[0]), {}).get(name) == limit:
         return ins[0]
@@ -145,7 +182,11 @@ def _known(eqn: Equation, ins: list[Any]) -> Any:
 
 
 def _constant(eqn: Equation, value: Any) -> Const:
-    aval = eqn.outs[0].aval
+    return _uniform(eqn.outs[0].aval, value)
+
+
+def _uniform(aval: Any, value: Any) -> Const:
+    """A constant with equal elements."""
     scalar = np.asarray(value).astype(aval.dtype)
     key = ("uniform", str(aval.dtype), tuple(aval.shape), scalar.tobytes())
     return Const(aval.shape, aval.dtype, key, lambda: None, scalar)
@@ -153,31 +194,6 @@ def _constant(eqn: Equation, value: Any) -> Const:
 
 def _whole(eqn: Equation, operand: int) -> bool:
     return shape_of(eqn.outs[0]) == shape_of(eqn.raw.invars[operand])
-
-
-def shape_of(v: Any) -> Shape:
-    return tuple(v.aval.shape)
-
-
-def _is_centred(eqn: Equation) -> bool:
-    """Whether a convolution with an identity kernel (1 in the middle) is the identity.
-
-    The kernel's channels are its last two dimensions, where `depth.identity` puts the identity.
-    """
-    params, kernel = eqn.params, shape_of(eqn.raw.invars[1])
-    lhs, rhs, out = params["dimension_numbers"]
-    middle = [(kernel[d] // 2, kernel[d] // 2) for d in rhs[2:]]
-    undilated = {*params["lhs_dilation"], *params["rhs_dilation"]} == {1}
-    ungrouped = params["feature_group_count"] == 1 == params["batch_group_count"]
-    return (
-        tuple(rhs[:2]) == (len(kernel) - 1, len(kernel) - 2)
-        and tuple(lhs) == tuple(out)
-        and all(kernel[d] % 2 for d in rhs[2:])
-        and [tuple(pair) for pair in params["padding"]] == middle
-        and set(params["window_strides"]) <= {1}
-        and undilated
-        and ungrouped
-    )
 
 
 def _limit(eqn: Equation, ins: list[Any]) -> float | None:

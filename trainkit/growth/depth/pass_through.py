@@ -1,0 +1,263 @@
+"""Pass-through analysis: values of new parameters under which new layers pass their input on.
+
+The analysis has goals for values. A result should be what it is without the new layers: it
+"passes". An equation turns this goal into goals for its operands. One summand passes and the other
+is 0, or one factor passes and the other is 1, or a matrix is an identity. The first of these ways
+that new parameters can reach is taken. If there is none, the equation belongs to an old layer, and
+all its operands pass. This is a guess, which partial evaluation proves afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from trainkit.growth.ir.constants import Const
+from trainkit.growth.ir.dataflow import Lattice, run
+from trainkit.growth.ir.primitives import traits
+from trainkit.growth.ir.program import Equation, Program
+from trainkit.growth.ir.simplification.identities import (
+    EYE,
+    UNIT,
+    ZERO,
+    Supposition,
+    blocks,
+    product_with,
+    shape_of,
+)
+from trainkit.growth.ir.zero_analysis import NEVER, zeros
+
+PASSES = "passes"
+_OTHER = {"add": ZERO, "add_any": ZERO, "sub": ZERO, "mul": UNIT, "div": UNIT}
+_Goals = list[tuple[int, str]]  # the number of an operand, and what it should be
+
+
+class _Fact(NamedTuple):
+    """What new parameters can make of a value. Sets are numbers of the inputs that are then set.
+
+    Attributes:
+      touched: whether it depends on parameters of new layers.
+      data: whether it depends on inputs that are not parameters.
+      weight: whether it depends on parameters of old layers alone.
+      passes: whether it can pass.
+      zero, unit: the inputs that make it 0, or 1; `None` if it cannot be.
+      fixed: inputs that make it independent of data; `None` if none are known.
+      matrix: the number of the new parameter that it is, perhaps at another precision; −1 for none.
+    """
+
+    touched: bool
+    data: bool = False
+    weight: bool = False
+    passes: bool = False
+    zero: frozenset[int] | None = None
+    unit: frozenset[int] | None = None
+    fixed: frozenset[int] | None = None
+    matrix: int = -1
+
+    def inputs(self, goal: str) -> frozenset[int] | None:
+        """The inputs that are set if the value has a goal; `None` if it cannot have it."""
+        if goal in (ZERO, UNIT):
+            return self.zero if goal == ZERO else self.unit
+        reached = self.passes if goal == PASSES else self.matrix >= 0
+        return frozenset() if reached else None
+
+
+_NEITHER = _Fact(touched=True)
+
+
+def passing(
+    program: Program,
+    new: Collection[int],
+    free: Collection[int],
+    old: Collection[int] = (),
+    *,
+    last: bool = False,
+    late: bool = False,
+) -> dict[int, Supposition] | None:
+    """Suppositions under which every result passes; `None` if none are found.
+
+    Args:
+      program: the flat program of the big model.
+      new: the numbers of the inputs that are parameters of new layers.
+      free: those of them that may be set.
+      old: the numbers of the inputs that are parameters of old layers.
+      last: whether the second of two summands or factors passes if both can, instead of the first.
+      late: whether the part of a concatenation passes that is computed last (the stream, and not a
+        skip connection), instead of the first one (the stream, and not what is made of it).
+
+    >>> import jax, jax.numpy as jnp
+    >>> from trainkit.growth.ir.program import Folder
+    >>> def layer(x, gain, bias, w):
+    ...     return jax.nn.relu(jnp.concatenate([x, 2 * x], -1) @ w * gain + bias)
+    >>> x, w = jnp.ones((2, 4)), jnp.ones((8, 4))
+    >>> program = Folder().flatten(jax.make_jaxpr(layer)(x, x[0], x[0], w))
+    >>> passing(program, {1, 2, 3}, {1, 2, 3})
+    {2: 'zero', 1: 'unit', 3: EyeBlock(start=0, size=4)}
+    """
+    return _Passing(program, new, free, old, last, late).suppositions()
+
+
+class _Passing:
+    def __init__(
+        self,
+        program: Program,
+        new: Collection[int],
+        free: Collection[int],
+        old: Collection[int],
+        last: bool,
+        late: bool,
+    ):
+        self.program, self.last, self.late = program, last, late
+        self.nearest = zeros(program, free)
+        self.producer = {id(v): eqn for eqn in program.equations for v in eqn.outs}
+        self.place = {id(v): i for i, e in enumerate(program.equations) for v in e.outs}
+        inputs = [
+            _Fact(False, i not in old, i in old, passes=True) for i in range(len(program.ins))
+        ]
+        for i in new:
+            own = frozenset({i}) if i in free else None
+            unit = own if _is_vector(program.ins[i]) else None
+            matrix = i if i in free else -1
+            fixed = own or frozenset()
+            inputs[i] = _Fact(True, zero=own, unit=unit, fixed=fixed, matrix=matrix)
+        self.facts = run(program, inputs, _lattice(self._fact))
+
+    def suppositions(self) -> dict[int, Supposition] | None:
+        """The suppositions from which the goal of every result follows; `None` if none do."""
+        found: dict[int, Supposition] = {}
+        stack: list[tuple[Any, Supposition]] = [(v, PASSES) for v in self.program.outs]
+        if not all(self.facts.of(v).passes for v in self.program.outs):
+            return None
+        done: set[tuple[int, Supposition]] = set()
+        # An explicit stack: programs are thousands of equations deep.
+        while stack:
+            v, goal = stack.pop()
+            fact = self.facts.of(v)
+            if (id(v), goal) in done or not fact.touched:
+                continue
+            done.add((id(v), goal))
+            if goal == ZERO:
+                about = fact.zero or frozenset()
+            elif fact.matrix >= 0:
+                about = frozenset({fact.matrix})
+            else:
+                stack.extend(self._next(self.producer[id(v)], str(goal)))
+                continue
+            if any(found.get(i, goal) != goal for i in about):
+                return None  # one parameter would need two values
+            found |= dict.fromkeys(about, goal)
+        return found
+
+    def _next(self, eqn: Equation, goal: str) -> list[tuple[Any, Supposition]]:
+        """Goals of the operands of an equation whose result has a goal that can be reached."""
+        way = self._way(eqn, [self.facts.of(v) for v in eqn.ins], goal) or []
+        goals: list[tuple[Any, Supposition]] = [(eqn.ins[i], what) for i, what in way]
+        joined = self.producer.get(id(eqn.ins[0]))
+        if (1, EYE) not in way or joined is None or joined.name != "concatenate":
+            return goals
+        # The matrix takes one part of a concatenation.
+        places = [
+            (part, block)
+            for part, block in zip(joined.ins, blocks(eqn, joined), strict=False)
+            if block.size == shape_of(eqn.raw.invars[1])[-1] and not isinstance(part, Const)
+        ]
+        if not places:
+            return goals
+        chosen = max if self.late else min
+        part, block = chosen(places, key=lambda place: self.place.get(id(place[0]), -1))
+        return [(part, PASSES), (eqn.ins[1], block)]
+
+    def _fact(self, eqn: Equation, facts: list[_Fact]) -> _Fact:
+        data = any(fact.data for fact in facts)
+        if not any(fact.touched for fact in facts):
+            weight = not data and any(fact.weight for fact in facts)
+            return _Fact(False, data, weight, passes=True)
+        # What old weights are applied to is in the small model too, and must not become 0.
+        of_old = any(fact.weight for fact in facts)
+        nearest = self.nearest.of(eqn.outs[0])
+        zero = None if of_old or nearest == NEVER else nearest.inputs
+        unit = self._way(eqn, facts, UNIT)
+        return _Fact(
+            touched=True,
+            passes=self._way(eqn, facts, PASSES) is not None,
+            zero=zero,
+            unit=None if unit is None else _union(facts[i].inputs(what) for i, what in unit),
+            fixed=_union(_fixed(fact) for fact in facts) if zero is None else zero,
+            matrix=facts[0].matrix if traits(eqn).same else -1,
+        )
+
+    def _way(self, eqn: Equation, facts: Sequence[_Fact], goal: str) -> _Goals | None:
+        """The first goals of the operands that can be reached; `None` if there are none."""
+        ways = _to_pass(eqn, self.last) if goal == PASSES else _to_be_one(eqn)
+        for way in ways:
+            reached = all(facts[i].inputs(what) is not None for i, what in way)
+            if reached and not (goal == PASSES and len(way) == 2 and _ends(facts, way)):
+                return way
+        return None
+
+
+def _fixed(fact: _Fact) -> frozenset[int] | None:
+    if fact.touched:
+        return fact.fixed
+    return None if fact.data else frozenset()
+
+
+def _union(sets: Iterable[frozenset[int] | None]) -> frozenset[int] | None:
+    """The union of sets; `None` if one is unknown."""
+    known = list(sets)
+    return None if None in known else frozenset().union(*(s for s in known if s is not None))
+
+
+def _ends(facts: Sequence[_Fact], way: _Goals) -> bool:
+    """Whether no data would pass: in x − mean(x), for example, the mean is 0 only if x is."""
+    (passes, _), (rests, goal) = way
+    fixed, inputs = _fixed(facts[passes]), facts[rests].inputs(goal)
+    return goal != PASSES and fixed is not None and inputs is not None and fixed <= inputs
+
+
+def _lattice(transfer: Any) -> Lattice[_Fact]:
+    return Lattice(
+        top=_NEITHER,
+        join=lambda a, b: a if a == b else _NEITHER,
+        constant=_constant,
+        transfer=transfer,
+        enters=False,
+    )
+
+
+def _constant(v: Any) -> _Fact | None:
+    if not isinstance(v, Const):
+        return None
+    one = v.uniform is not None and bool(v.uniform == 1)
+    nothing: frozenset[int] = frozenset()
+    zero, unit = (nothing if holds else None for holds in (v.is_zero, one))
+    return _Fact(False, passes=True, zero=zero, unit=unit)
+
+
+def _is_vector(v: Any) -> bool:
+    """Whether an input may be set to 1: it has one axis, or others of size 1."""
+    return math.prod(v.aval.shape) == max(v.aval.shape, default=1)
+
+
+def _to_pass(eqn: Equation, last: bool) -> Iterator[_Goals]:
+    """Goals of the operands under which the result passes."""
+    if eqn.name in _OTHER:
+        sides = (0,) if eqn.name in ("sub", "div") else (1, 0) if last else (0, 1)
+        yield from ([(i, PASSES), (1 - i, _OTHER[eqn.name])] for i in sides)
+    elif eqn.name in ("dot_general", "conv_general_dilated") and product_with(eqn, EYE):
+        yield [(0, PASSES), (1, EYE)]
+    yield [(i, PASSES) for i in range(len(eqn.ins))]
+
+
+def _to_be_one(eqn: Equation) -> Iterator[_Goals]:
+    """Goals of the operands under which every element of the result is 1."""
+    if traits(eqn).chooses:
+        yield [(0, UNIT)]
+    elif traits(eqn).at_zero == 1:
+        yield [(0, ZERO)]
+    elif eqn.name in ("mul", "div"):
+        yield [(0, UNIT), (1, UNIT)]
+    elif _OTHER.get(eqn.name) == ZERO:
+        sides = (0,) if eqn.name == "sub" else (0, 1)
+        yield from ([(i, UNIT), (1 - i, ZERO)] for i in sides)
