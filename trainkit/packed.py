@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit._core.paths import path_name
+from trainkit._core.paths import path_name, same_structure
 
 PyTree = Any
 
@@ -157,7 +157,7 @@ def pack_all(state: PyTree, like: PyTree) -> PyTree:
 
     def is_one(node: Any) -> bool:
         # Also compares shapes: if the parameters are one array, any leaf has their structure.
-        return jax.tree.structure(node) == structure and shapes == [
+        return same_structure(jax.tree.structure(node), structure) and shapes == [
             jnp.shape(x) for x in jax.tree.leaves(node)
         ]
 

@@ -295,6 +295,27 @@ def test_sizes_that_modules_store():
         growth.grow(TrainState.create(small, TX), make(4), make(8), X, tx=TX)
 
 
+class Rotated(eqx.Module):
+    """A static field that is an array: two structures with it can only be compared by identity."""
+
+    up: jax.Array
+    down: jax.Array
+    angles: jax.Array = eqx.field(static=True)
+
+    def __call__(self, x):
+        return jnp.tanh(x * jnp.cos(self.angles) @ self.up) @ self.down
+
+
+@pytest.mark.filterwarnings("ignore:A JAX array is being set as static")
+def test_arrays_as_static_fields():
+    draw = lambda *shape: jnp.asarray(np.random.default_rng(1).normal(size=shape))
+    make = lambda n: Rotated(draw(3, n), draw(n, 2), jnp.arange(3.0))
+    small, big = make(4), make(8)
+    fn = lambda m, x: m(x)
+    grown = growth.plan(fn, fn, small, big, X).grow(small, key=0)
+    same(fn(grown, X), fn(small, X))
+
+
 def test_other_trees():
     slashed = lambda n: {"net/~/a": {"w": jnp.ones((3, n))}, "net/~/b": {"w": jnp.ones((n, 2))}}
     haiku = lambda p, x: jnp.tanh(x @ p["net/~/a"]["w"]) @ p["net/~/b"]["w"]

@@ -31,6 +31,22 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+def same_structure(one: Any, other: Any) -> bool:
+    """Whether two tree structures are equal; `False` if they hold fields that have no equality.
+
+    The static fields of a module are part of its structure. An array among them (a table of
+    frequencies) makes `==` raise an error, except where both structures hold the same array.
+
+    >>> import jax
+    >>> same_structure(jax.tree.structure([1, 2]), jax.tree.structure([3, 4]))
+    True
+    """
+    try:
+        return bool(one == other)
+    except ValueError:
+        return False
+
+
 def compiled(patterns: Iterable[str], of: str = "") -> list[re.Pattern[str]]:
     """Compiled regular expressions; `of` is the option that they were given as.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from trainkit._core.paths import same_structure
 from trainkit.growth.depth.candidate import DepthCandidate
 from trainkit.growth.depth.flat_model import FlatModel
 from trainkit.growth.depth.layer_cut import without_passes
@@ -88,7 +89,7 @@ def plan(
             result = with_copied_layers(result, other)
         raise with_layers_of_while_loops(result, models.big).error(lines)
     own = tuple(dataclasses.replace(leaf, lines=lines[leaf.path]) for leaf in result.leaves)
-    own_trees = None if result.depth is None and trees[0] == trees[1] else trees
+    own_trees = None if result.depth is None and same_structure(*trees) else trees
     return dataclasses.replace(result, leaves=own, trees=own_trees)
 
 

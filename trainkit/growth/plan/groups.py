@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from trainkit._core.paths import named_leaves
+from trainkit._core.paths import named_leaves, same_structure
 from trainkit.growth.axes.layouts import COPIES, Layout
 from trainkit.growth.errors import GrowthError
 from trainkit.growth.plan.data import AxisPlan, GrownAxis, LeafPlan, PlanData
@@ -80,7 +80,7 @@ def repeats(
     layout: Layout = "repeat"
     if use is not None:
         trees: Any = jax.tree.structure(use), jax.tree.structure(small_params)
-        if trees[0] == trees[1] and not hasattr(use, "shape"):
+        if same_structure(*trees) and not hasattr(use, "shape"):
             use = _utility(named_leaves(use), leaves, n)
         layout = (COPIES, *counts(_checked(use, n), m))
     return PlanData(tuple(leaves), (GrownAxis(n, m, layout, clean=False),))
