@@ -83,6 +83,25 @@ def test_other_keys_are_refused_in_words(key, words):
         jax.jit(lambda p: PLAN.grow(p, key=key))(SMALL)
 
 
+def test_models_that_draw_in_a_loop():
+    """Keys are constants of the loop, and their dtype is none of NumPy's."""
+
+    def noisy(p, x, key):
+        def step(h, k):
+            return jnp.tanh(h @ p["in"]) @ p["back"] + jax.random.normal(k, x.shape), None
+
+        fixed, _ = jax.lax.scan(step, x, jax.random.split(jax.random.key(1), 3))
+        return jax.lax.scan(step, fixed, jax.random.split(key, 3))[0] @ p["out"]
+
+    sizes = lambda n: {"in": (3, n), "back": (n, 3), "out": (3, 2)}
+    rng = np.random.default_rng(0)
+    small = {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in sizes(4).items()}
+    big = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in sizes(8).items()}
+    plan, key = growth.plan(noisy, noisy, small, big, X, jax.random.key(2)), jax.random.key(2)
+    grown = plan.grow(small, key=0)
+    np.testing.assert_allclose(noisy(grown, X, key), noisy(small, X, key), atol=1e-5)
+
+
 def test_no_key():
     with pytest.raises(ValueError, match=r"pass key=jax.random.key\(0\), or use how=.even"):
         jax.jit(lambda p: PLAN.grow(p))(SMALL)

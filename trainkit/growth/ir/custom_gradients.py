@@ -42,14 +42,14 @@ def unproved(
     if not any(map(own_gradient, equations(program))):
         return set()
     leaves, tree = jax.tree.flatten(params)
-    places = [i for i, x in enumerate(leaves) if np.issubdtype(x.dtype, np.inexact)]
+    places = [i for i, x in enumerate(leaves) if jax.dtypes.issubdtype(x.dtype, np.inexact)]
 
     def outputs(differentiated: Sequence[Any], *inputs: Any) -> list[Any]:
         every: list[Any] = [jax.numpy.zeros(x.shape, x.dtype) for x in leaves]
         for i, x in zip(places, differentiated, strict=True):
             every[i] = x
         results = jax.tree.leaves(fn(jax.tree.unflatten(tree, every), *inputs))
-        return [y for y in results if np.issubdtype(y.dtype, np.inexact)]
+        return [y for y in results if jax.dtypes.issubdtype(y.dtype, np.inexact)]
 
     def backward(cotangents, differentiated, *inputs):
         return jax.vjp(lambda *k: outputs(k, *inputs), *differentiated)[1](cotangents)

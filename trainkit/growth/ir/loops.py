@@ -91,7 +91,7 @@ def _loop(flatten: Flatten, eqn: Any) -> _Loop | None:
     counting = [
         i
         for i, v in enumerate(eqn.ins[consts:])
-        if isinstance(v, Const) and np.issubdtype(v.dtype, np.integer)
+        if isinstance(v, Const) and jax.dtypes.issubdtype(v.dtype, np.integer)
     ]
     if not counting:
         return None

@@ -169,7 +169,7 @@ def _one(name: str, small: Any, big: Any, new: NewInputs) -> GrownInput:
     places = {d: tuple(range(n)) for d, (n, m) in enumerate(zip(a, b, strict=True)) if n != m}
     symbols = new.symbols.get(name)
     if symbols is not None:
-        if not np.issubdtype(small.dtype, np.integer):
+        if not jax.dtypes.issubdtype(small.dtype, np.integer):
             raise ValueError(f"NewInputs: symbols[{name!r}] maps whole numbers; it is {b}")
         _check_map(f"NewInputs: symbols[{name!r}]", symbols, len(symbols), None, name)
         symbols = tuple(int(symbol) for symbol in symbols)

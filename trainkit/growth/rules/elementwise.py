@@ -118,7 +118,7 @@ def multiply(scales: ScalePropagation, pair: EquationPair) -> None:
 
 
 def divide(scales: ScalePropagation, pair: EquationPair) -> None:
-    if np.issubdtype(pair.outs[0].dtype, np.integer):
+    if jax.dtypes.issubdtype(pair.outs[0].dtype, np.integer):
         return nonlinear(scales, pair)  # rounds towards zero
     scales.pin_exponents(pair.ins[1])
     scales.elementwise(pair, pair.ins, pair.outs[0], [1.0, -1.0])
@@ -142,7 +142,7 @@ def add(scales: ScalePropagation, pair: EquationPair) -> None:
 
 def guards(v: Value) -> bool:
     """Whether a term is a tiny constant (at most 1e-20), which only prevents a division by 0."""
-    if v.const is None or not np.issubdtype(v.dtype, np.floating):
+    if v.const is None or not jax.dtypes.issubdtype(v.dtype, np.floating):
         return False
     numbers = [c.uniform for c in v.const]
     return all(n is not None and abs(float(n)) <= 1.001e-20 for n in numbers)

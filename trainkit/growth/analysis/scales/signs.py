@@ -10,6 +10,7 @@ import enum
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from trainkit.growth.analysis.joint_program import EquationPair, JointProgram
@@ -45,7 +46,7 @@ def _constant(v: Any) -> Sign | None:
 
 def _transfer(pair: EquationPair, known: list[Sign]) -> Sign:
     name, trait, dtype = pair.name, traits(pair), pair.outs[0].dtype
-    if np.issubdtype(dtype, np.complexfloating):
+    if jax.dtypes.issubdtype(dtype, np.complexfloating):
         return UNKNOWN
     if trait.sign is not None:
         return _RESULTS[trait.sign]
@@ -57,7 +58,7 @@ def _transfer(pair: EquationPair, known: list[Sign]) -> Sign:
         return max(NOT_NEGATIVE, known[0]) if pair.ins[0] is pair.ins[1] else min(known)
     if name == "div":
         # Integers are rounded to 0.
-        return min(*known, NOT_NEGATIVE if np.issubdtype(dtype, np.integer) else POSITIVE)
+        return min(*known, NOT_NEGATIVE if jax.dtypes.issubdtype(dtype, np.integer) else POSITIVE)
     if name == "add" and min(known) >= NOT_NEGATIVE:
         return max(known)
     if name == "max":
