@@ -108,3 +108,14 @@ def test_advice_on_gates_is_for_models_with_norms(norm):
     assert ("post-norm" in lines[-1]) == norm
     assert lines[-1].endswith("how='stack' was tried, and has a plan")
     growth.plan(net, net, sizes(1), sizes(2), s(5, 4), how="stack")
+
+
+def test_a_remainder_by_the_size_of_a_table():
+    looked_up = lambda p, i: jnp.tanh(p["table"][i]) @ p["o"]
+    hashed = lambda p, i: looked_up(p, i % p["table"].shape[0])
+    small, big = ({"table": s(n, 4), "o": s(4, 2)} for n in (5, 7))
+    numbers = jax.ShapeDtypeStruct((3,), jnp.int32)
+    lines = refusal(hashed, hashed, small, big, numbers)
+    assert "remainders are taken by 5 in the small model and by 7 in the big one" in lines[0]
+    assert "take the remainder before both models" in lines[-1]
+    growth.plan(looked_up, looked_up, small, big, numbers)

@@ -57,6 +57,21 @@ def convert_axes(pair: EquationPair) -> None:
     axes(pair)
 
 
+def remainder_axes(pair: EquationPair) -> None:
+    """Whole numbers, such as indices into a table, have the same remainders in both programs."""
+    divisor = pair.ins[1]
+    if divisor.const is not None and jax.dtypes.issubdtype(divisor.dtype, np.integer):
+        # A scalar is a computed constant where it is guarded against 0, as by `%`.
+        small, big = (c.uniform if c.shape else c.value for c in divisor.const)
+        if small is not None and big is not None and small != big:
+            pair.fail(
+                f"remainders are taken by {int(small)} in the small model and by {int(big)} in the "
+                "big one, so the same number has another one there: an index finds another entry",
+                hint="take the remainder before both models, or by the same number in both",
+            )
+    axes(pair)
+
+
 def nonlinear(scales: ScalePropagation, pair: EquationPair) -> None:
     """A non-linear function: operands must be plain copies, and so is the result."""
     for v in pair.ins:
@@ -222,7 +237,7 @@ _NONLINEAR = [
     "sinh", "cosh", "asinh", "acosh", "atanh", "logistic", "erf", "erfc", "erf_inv", "lgamma",
     "digamma", "is_finite", "floor", "ceil", "round", "not", "and", "or", "xor", "shift_left",
     "shift_right_logical", "shift_right_arithmetic", "population_count", "clz", "nextafter",
-    "rem", "atan2", "igamma", "igammac", "bessel_i0e", "bessel_i1e",
+    "atan2", "igamma", "igammac", "bessel_i0e", "bessel_i1e",
     "regularized_incomplete_beta", "polygamma", "zeta",
 ]  # fmt: skip
 _KINDS = (np.bool_, np.signedinteger, np.unsignedinteger, np.floating, np.complexfloating)
@@ -238,6 +253,7 @@ RULES: dict[str, Rule] = {
     **{name: Rule(axes, largest) for name in ("max", "min")},
     **{name: Rule(axes, compare) for name in _COMPARISONS},
     "sign": Rule(axes, sign),
+    "rem": Rule(remainder_axes, nonlinear),
     "mul": Rule(axes, multiply),
     "div": Rule(axes, divide),
     "convert_element_type": Rule(convert_axes, convert),
