@@ -97,3 +97,19 @@ def test_one_part_goes_on(case):
         grown = way.grow(small, key=jax.random.key(0), how=how, like=big)
         assert jax.tree.map(jnp.shape, grown) == jax.tree.map(jnp.shape, big)
         np.testing.assert_allclose(fn(grown, X), wanted, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("read", [-2, 0, 1, 2, 3])
+def test_new_layers_may_not_change_what_old_ones_read(read):
+    """Equal equations are no proof: what is read again may be another layer's result."""
+
+    def chain(p, x):
+        seen = [x]
+        for w in p["layers"]:
+            seen.append(jax.nn.relu(seen[-1] @ w))
+        return (seen[-1] + seen[read]) @ p["out"]
+
+    sizes = lambda depth: {"layers": [(4, 4)] * depth, "out": (4, 2)}
+    small = draw(sizes(3))
+    plan = growth.plan(chain, chain, small, draw(sizes(4)), X)
+    np.testing.assert_allclose(chain(plan.grow(small), X), chain(small, X), rtol=0, atol=1e-13)

@@ -24,7 +24,8 @@ def change(
 ) -> Any:
     """The `ScaleBySM3State` of the other model."""
     covers, momenta = named_leaves(state.mu), named_leaves(state.nu)
-    nus, mus = {}, {}
+    nus: dict[str, jax.Array] = {}
+    mus: dict[str, jax.Array] = {}
     for leaf, spec in named_leaves(template.nu).items():
         here = f"{where}: slot of {leaf!r}"
         origin, how = direction.source(leaf), direction.how(leaf)
