@@ -251,7 +251,7 @@ class _DepthSearch:
         if isinstance(proved, Conflict) or not eyes:
             return candidate
         after = proved.arrange(reduced(program, chosen, keep_eyes=True))
-        before, square = with_identity_inputs(proved.small, after, eyes, old)
+        before, square = with_identity_inputs((proved.small, proved.big), after, eyes, old)
         named = dict(zip((names[i] for i in eyes), square, strict=True))
         sizes = {name: tuple(after.ins[self.number[name]].aval.shape) for name in named}
         shapes = {**candidate.shapes, **sizes}

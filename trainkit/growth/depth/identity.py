@@ -116,14 +116,14 @@ def _last_used_first(program: Program) -> Iterator[int]:
 
 
 def with_identity_inputs(
-    small: Program, big: Program, eyes: Sequence[int], old: Mapping[int, int]
+    pair: tuple[Program, Program], big: Program, eyes: Sequence[int], old: Mapping[int, int]
 ) -> tuple[Program, list[Shape]]:
     """The small program with products with identity matrices inserted, as in the big one.
 
     A new layer that is an identity matrix at the small widths then grows like any other layer.
 
     Args:
-      small: the simplified small program.
+      pair: the simplified programs, which are equal equation for equation.
       big: the simplified big program, which still has products with identity matrices.
       eyes: numbers of the inputs of `big` that are identity matrices.
       old: number of an input of `small` -> its number in `big`.
@@ -131,16 +131,19 @@ def with_identity_inputs(
     Returns:
       The program, with one more input for each identity matrix, and the shapes of these inputs.
     """
+    small, alike = pair
+    twins = {
+        id(b.outs[0]): a for a, b in zip(small.equations, alike.equations, strict=True) if b.outs
+    }
     number = {id(big.ins[i]): i for i in eyes}
     matrices: dict[int, Fresh] = {}
     # Variable of the big program -> variable of the small one.
     now: dict[int, Any] = {id(big.ins[j]): small.ins[i] for i, j in old.items()}
     equations = []
-    left = iter(small.equations)
     for theirs in big.equations:
         place = number.get(id(theirs.ins[1])) if len(theirs.ins) == 2 else None
         if place is None:
-            mine = next(left)
+            mine = twins[id(theirs.outs[0])]
             ins = [
                 now.get(id(b), a) if not isinstance(b, Const) else a
                 for a, b in zip(mine.ins, theirs.ins, strict=True)

@@ -8,7 +8,7 @@ widths alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trainkit.growth.ir.constants import Const
@@ -51,7 +51,9 @@ def with_new_channels(
         equations.append(theirs)
     if made.left:
         return None
-    outs = [made.of(a, b) for a, b in zip(small.outs, big.outs, strict=True)]
+    outs = made.operands(small.outs, big.outs)
+    if outs is None:
+        return None
     extra = list(made.extra.values())
     return NewChannels(
         Program([*small.ins, *(s for s, _, _ in extra)], made.equations, outs),
@@ -80,19 +82,29 @@ class _Inserted:
     def __init__(self, small: Program, now: dict[int, Any], inside: Collection[int]):
         self.left = list(small.equations)
         self.now, self.inside = now, inside  # variable of the big program -> of the small one
+        # An inserted concatenation with nothing -> the operand that it is.
+        self.stands: dict[int, Any] = {}
         self.extra: dict[int, tuple[Fresh, Fresh, int]] = {}
         self.equations: list[Equation] = []
 
-    def of(self, mine: Any, theirs: Any) -> Any:
-        """The operand of the small program."""
-        return mine if isinstance(theirs, Const) else self.now.get(id(theirs), mine)
+    def operands(self, mine: Sequence[Any], theirs: Sequence[Any]) -> list[Any] | None:
+        """The operands of an equation; `None` if the big program applies it to other values.
+
+        Equations that have the same primitives are no proof that they read the same values.
+        """
+        pairs = zip(mine, theirs, strict=True)
+        found = [a if isinstance(b, Const) else self.now.get(id(b)) for a, b in pairs]
+        same = all(self.stands.get(id(v), v) is a for v, a in zip(found, mine, strict=True))
+        return found if same else None
 
     def follow(self, theirs: Equation) -> Equation | None:
         """An equation that both programs have; `None` if they differ."""
         mine = self.left.pop(0) if self.left else None
         if mine is None or mine.name != theirs.name or len(mine.ins) != len(theirs.ins):
             return None
-        ins = [self.of(a, b) for a, b in zip(mine.ins, theirs.ins, strict=True)]
+        ins = self.operands(mine.ins, theirs.ins)
+        if ins is None:
+            return None
         return self._pair(Equation(mine.raw, ins, mine.outs, mine.calls), theirs)
 
     def add(self, theirs: Equation) -> Equation | None:
@@ -100,13 +112,15 @@ class _Inserted:
         axis = theirs.params["dimension"]
         olds = [v for v in theirs.ins if id(v) not in self.inside]
         mine = self.left[0] if self.left else None
-        if mine is not None and mine.name == "concatenate" and len(mine.ins) == len(olds):
+        shared = mine is not None and mine.name == "concatenate" and len(mine.ins) == len(olds)
+        operands = self.operands(mine.ins, olds) if mine is not None and shared else None
+        if mine is not None and operands is not None:
             self.left.pop(0)
-            operands = [self.of(a, b) for a, b in zip(mine.ins, olds, strict=True)]
             raw, outs = mine.raw, mine.outs
         elif len(olds) == 1 and id(olds[0]) in self.now:
             operands = [self.now[id(olds[0])]]
             raw, outs = theirs.raw, [Fresh(operands[0].aval)]
+            self.stands[id(outs[0])] = self.stands.get(id(operands[0]), operands[0])
         else:
             return None
         rest = iter(operands)

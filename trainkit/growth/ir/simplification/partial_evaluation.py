@@ -57,8 +57,18 @@ def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Pr
     views = Parts(), Masks()
     matrices = list(program.ins)
 
+    inputs = {id(v) for v in program.ins}
+
     def now(v: Any) -> Any:
         return v if isinstance(v, Const) else stands.get(id(v), v)
+
+    def kept_as(v: Any, old: Any) -> Any:
+        """An operand that must stay: the parameter, or zeros where a computed value is 0."""
+        if isinstance(v, Eye):
+            return program.ins[v.place]
+        if v is not ZERO:
+            return v
+        return old if id(old) in inputs else _uniform(old.aval, 0.0)
 
     for eqn in program.equations:
         ins = [now(v) for v in eqn.ins]
@@ -92,13 +102,9 @@ def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Pr
             view.add(eqn, ins)
         if eqn.name == "concatenate":
             joined[id(eqn.outs[0])] = eqn, ins
-        # An operand that must stay is the parameter itself.
-        ins = [old if _supposed(v) else v for v, old in zip(ins, eqn.ins, strict=True)]
+        ins = [kept_as(v, old) for v, old in zip(ins, eqn.ins, strict=True)]
         kept.append(Equation(eqn.raw, ins, eqn.outs, eqn.calls))
-    outs = [
-        old if _supposed(v) else v
-        for v, old in zip(map(now, program.outs), program.outs, strict=True)
-    ]
+    outs = [kept_as(now(v), v) for v in program.outs]
     return Program(matrices, live(kept, outs), outs)
 
 
