@@ -90,7 +90,8 @@ def judged(task: Task, config: Config, out: Path) -> dict[str, Any]:
     sampler, held = task.sampler()
     # The probes evaluate on few examples, whose FLOPs are counted; what judges, on all.
     few = [jax.tree.map(lambda x: x[: max(1, len(x) // 8)], batch) for batch in held]
-    stages = [Stage(model, name=_name(model)) for model in task.sizes]
+    names = size_names(task.sizes)
+    stages = [Stage(model, name=name) for model, name in zip(task.sizes, names, strict=True)]
     first = dataclasses.replace(stages[0], until=triggers.advised())
     recipe = Recipe(
         task.build, task.tx, lambda _: sampler, held, grow, seed=0, warmup=WARMUP, certify=False
@@ -116,8 +117,8 @@ def judged(task: Task, config: Config, out: Path) -> dict[str, Any]:
             losses = [one.losses for one in runs]
             found[key] = {"grows": choice.grows, "flops": runs[0].flops, "losses": losses}
             write_whole(out / folder / RUNS, json.dumps(found, indent=1))
-    names = {f"{one.name}, {one.steps} steps, {config.seeds} seeds": one.name for one in choices}
-    return regret_of(advice, {names[key]: one for key, one in found.items() if key in names})
+    keys = {f"{one.name}, {one.steps} steps, {config.seeds} seeds": one.name for one in choices}
+    return regret_of(advice, {keys[key]: one for key, one in found.items() if key in keys})
 
 
 def choices_of(
@@ -186,6 +187,14 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _name(model: Any) -> str:
-    hidden = getattr(model, "hidden", None)
-    return "-".join(map(str, hidden)) if hidden else f"{model.depth} blocks"
+def size_names(sizes: Sequence[Any]) -> list[str]:
+    """What tells the sizes of a task apart.
+
+    >>> from experiments.regret.tasks import MLP
+    >>> size_names([MLP((24,), 10), MLP((24, 24), 10)])
+    ['24', '24-24']
+    """
+    if hasattr(sizes[0], "hidden"):
+        return ["-".join(map(str, model.hidden)) for model in sizes]
+    blocks = len({model.depth for model in sizes}) == len(sizes)
+    return [f"{m.depth} blocks" if blocks else f"width {m.width}" for m in sizes]

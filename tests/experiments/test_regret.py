@@ -92,6 +92,8 @@ def test_every_task_has_sizes_that_grow_and_as_many_examples_held_out(task):
 
 def test_there_are_twelve_tasks_or_more_with_names_of_their_own():
     assert len({task.name for task in TASKS}) == len(TASKS) >= 12
+    for task in TASKS:  # runs are kept by these names
+        assert len(set(train.size_names(task.sizes))) == len(task.sizes)
 
 
 def test_options_that_name_nothing_are_refused():
