@@ -31,6 +31,10 @@ def both(fn):
     return fn, fn
 
 
+def remainders(divisor):
+    return lambda x: lax.rem(x, np.full((3, 1), divisor, INT))
+
+
 def convolved(groups=1, pad=(1, 1)):
     return lambda x, k: lax.conv_general_dilated(
         x, k, (1,), [pad], dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=groups
@@ -125,6 +129,11 @@ REFUSALS = {
     "other numbers": (
         lambda x: x.astype(INT), lambda x: x.astype(np.float32), [(DOUBLE,)],
         "values become int32 in the small model and float32 in the big one",
+    ),
+    "another remainder": (
+        remainders(5), remainders(7),
+        [Operand((3, 1), lambda rng, shape: [[6], [8], [2]], "same", INT)],
+        "remainders are taken by 5 in the small model and by 7 in the big one",
     ),
     "a shorter slice": (
         lambda x: lax.slice(x, (0,), (2,)), lambda x: lax.slice(x, (0,), (1,)), [(DOUBLE,)],
