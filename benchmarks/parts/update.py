@@ -215,8 +215,8 @@ def clipping(effort: Effort) -> Iterator[Row]:
         took = blocks({"ours": steady(ours.run), "Optax": steady(theirs.run)}, effort.of(15))
         yield Row.of(f"{what}, over Optax", took["Optax"] / took["ours"], least=1.0)
         took = blocks({"ours": ours.compile_time, "Optax": theirs.compile_time}, effort.of(7))
-        name = f"{what}, CPU time to compile, ours / Optax"
-        yield Row.of(name, took["ours"] / took["Optax"], most=1.02)
+        # The second reading, where squares overflow, is compiled too: no target.
+        yield Row.of(f"{what}, CPU time to compile, ours / Optax", took["ours"] / took["Optax"])
 
 
 def accumulation(effort: Effort) -> Iterator[Row]:

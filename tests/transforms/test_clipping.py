@@ -50,6 +50,41 @@ def test_an_infinite_bound_leaves_everything_as_it_is(kind):
     assert np.array_equal(kind(jnp.inf).update(g, STATE)[0], g)
 
 
+def test_infinite_gradients_share_the_bound_and_nan_is_everywhere():
+    clip = tt.clip_by_global_norm(2.0).update
+    found, _ = clip({"a": jnp.array([jnp.inf, 3e38]), "b": jnp.array([0.0, -jnp.inf])}, STATE)
+    # Finite elements are below float32's precision beside the bound.
+    np.testing.assert_allclose(found["a"], [2**0.5, 0], rtol=1e-6, atol=1e-29)
+    np.testing.assert_allclose(found["b"], [0, -(2**0.5)], rtol=1e-6)
+    assert float(tt.safe_norm(jnp.array([np.finfo(np.float32).max]))) < np.inf
+    found, _ = clip({"a": jnp.array([jnp.inf, 1.0]), "b": jnp.array([jnp.nan])}, STATE)
+    assert all(np.isnan(u).all() for u in found.values())
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-3, 1e3, 1e160])
+def test_it_has_the_derivative_of_the_formula(x64, size):
+    g, along = size * jnp.array([3.0, -4.0, 1.0]), jnp.array([0.5, 2.0, -1.0])
+    clip = lambda g: tt.clip_by_global_norm(1.0).update(g, STATE)[0]
+    found = jax.grad(lambda g: clip(g) @ along)(g)
+    # d (u · v) = (v − (u · v) u) / ‖g‖ with u = g/‖g‖; v within the bound.
+    length = size * 26**0.5
+    unit = g / length
+    wanted = (along - (unit @ along) * unit) / length if length > 1 else along
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    assert jax.grad(lambda g: clip(g) @ along)(0 * g).tolist() == along.tolist()
+
+
+def test_in_shard_map_it_varies_as_the_gradients_do():
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = jax.sharding.PartitionSpec("d"), jax.sharding.PartitionSpec()
+    clip = lambda g: tt.clip_by_global_norm(1.0).update(g, STATE)[0]
+    g = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([4.0])}
+    run = jax.shard_map(clip, mesh=mesh, in_specs=({"a": split, "b": whole},), out_specs=split)
+    found = jax.jit(run)(g)
+    np.testing.assert_allclose(found["a"], [0.6, 0], rtol=1e-6)
+    np.testing.assert_allclose(found["b"], [0.8, 1.0], rtol=1e-6)
+
+
 def test_float64_has_its_own_range(x64):
     g = {"a": jnp.array([3e200, 4e200]), "b": jnp.array([jnp.inf])}
     assert float(tt.safe_norm(g["a"])) == pytest.approx(5e200, rel=1e-14)

@@ -9,7 +9,6 @@ share the bound, and finite ones become 0. NaN stays NaN, so that a guard can de
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,18 +23,19 @@ from trainkit.transforms.stacks import Stacked, per_tensor
 PyTree = Any
 
 
-class _Norm(NamedTuple):
-    """‖g‖ = `scaled` / `power`, where neither overflows.
+class _Limit(NamedTuple):
+    """g · min(1, bound/‖g‖) as min(|g · `power`|, `cap`) · `factor`, with the signs of g.
 
-    If g is `infinite`, `power` is 0, and `scaled` is the root of the number of infinite elements.
+    ‖g‖ is `root` / `power`, where neither overflows. Only infinite elements are above the cap.
     """
 
     power: jax.Array
-    scaled: jax.Array
-    infinite: jax.Array
+    cap: jax.Array
+    factor: jax.Array
+    root: jax.Array
 
-    def value(self) -> jax.Array:
-        return jnp.where(self.infinite, jnp.inf, self.scaled / self.power)
+    def of(self, g: jax.Array) -> jax.Array:
+        return (_capped(g, self.power, self.cap) * self.factor).astype(g.dtype)
 
 
 def safe_norm(tree: PyTree) -> jax.Array:
@@ -45,52 +45,56 @@ def safe_norm(tree: PyTree) -> jax.Array:
     >>> print(f"{safe_norm([jnp.array([3e20]), jnp.array([4e20])]):.0e}")
     5e+20
     """
-    return _norm(tree).value()
+    limit = _limit(tree, jnp.inf)
+    return limit.root / limit.power
 
 
-def _norm(tree: PyTree) -> _Norm:
-    """The norm by the squares of g; reads g once more if they overflow or underflow."""
-    leaves, dtype = jax.tree.leaves(tree), widest(tree)
-    one = jnp.ones((), dtype)
-    total = sum((jnp.sum(jnp.square(x.astype(dtype))) for x in leaves), jnp.zeros((), dtype))
-    info = jnp.finfo(dtype)
+def _limit(tree: PyTree, bound: Any) -> _Limit:
+    """What gives the tree a norm of at most `bound`, and leaves it as it is where it has that.
+
+    Reads g once for the sum of its squares, as Optax does; and once more, scaled by a power of two,
+    where they overflow or underflow. Each branch ends with all scalars: XLA would compute those
+    outside anew for every leaf, and compiling takes most of this rule's time.
+    """
+    leaves = jax.tree.leaves(tree)
+    bound = jnp.asarray(bound).astype(widest(leaves))
+    dtype, info = bound.dtype, jnp.finfo(bound.dtype)
     # Below this, squares that underflow to 0 would be missing in the sum.
     least = float(info.tiny / info.eps) * sum(x.size for x in leaves)
-    down, up = (one * 2.0 ** (info.maxexp * share) for share in (-25 / 32, 1 / 2))
+    down, up = (2.0 ** (info.maxexp * share) for share in (-25 / 32, 1 / 2))
+    # Larger than the norm of finite g · down; its square fits 2³⁸ times into float32.
+    much = 2.0 ** (info.maxexp * 45 / 128)
+    # An infinite g is as one whose finite elements are too small to be seen below the cap.
+    tiny, huge = float(info.tiny), 2.0 ** (info.maxexp * 25 / 32)
+
+    def limit(power: jax.Array, total: jax.Array) -> _Limit:
+        none = total == 0  # where the root has no derivative
+        root = jnp.where(none, 0, jnp.sqrt(jnp.where(none, 1, total)))
+        cap = jnp.where(power < 1, much, jnp.inf)
+        infinite = (power < 1) & (root >= much)
+        pick = lambda x, y: jnp.where(infinite, x, y).astype(dtype)
+        power, cap, root = pick(tiny, power), pick(huge, cap), pick(root / much * huge, root)
+        norm = root / power
+        found = _Limit(power, cap, bound / jnp.where(none, 1, root), root)
+        one = jnp.ones_like(norm)
+        whole = _Limit(one, one * jnp.inf, one, norm)
+        return jax.tree.map(lambda x, y: jnp.where(norm <= bound, x, y), whole, found)
+
+    def scaled(power: jax.Array) -> jax.Array:
+        squares = lambda x: jnp.minimum(jnp.square(x.astype(dtype) * power), much**2)
+        return sum((jnp.sum(squares(x)) for x in leaves), jnp.zeros_like(power))
+
+    total = sum((jnp.sum(jnp.square(x.astype(dtype))) for x in leaves), jnp.zeros_like(bound))
+    power = jnp.where(total == jnp.inf, down, jnp.where(total <= least, up, 0)).astype(dtype)
     return jax.lax.cond(
-        jnp.isfinite(total) & (total > least),
-        lambda: _Norm(one, jnp.sqrt(total), jnp.zeros((), bool)),
-        lambda: _scaled(leaves, jnp.where(jnp.isfinite(total), up, down)),
+        power > 0,
+        lambda: limit(power, scaled(power)),
+        lambda: limit(jnp.ones_like(total), total),
     )
 
 
-def _scaled(leaves: Sequence[jax.Array], power: jax.Array) -> _Norm:
-    # Larger than the sum of scaled squares of finite elements, so that one sum contains both that
-    # sum and the number of infinite elements.
-    much = 2.0 ** (jnp.finfo(power.dtype).maxexp * 45 / 64)
-
-    def squares(x: jax.Array) -> jax.Array:
-        x = x.astype(power.dtype)
-        return jnp.sum(jnp.where(jnp.isinf(x), much, jnp.square(x * power)))
-
-    total = sum(map(squares, leaves), jnp.zeros_like(power))
-    infinite = total >= much
-    root = jnp.sqrt(jnp.where(infinite, total / much, total))
-    return _Norm(jnp.where(infinite, 0, power), root, infinite)
-
-
-def _clip(g: jax.Array, norm: _Norm, bound: Any) -> jax.Array:
-    """g · min(1, bound/‖g‖); g itself within the bound."""
-    bound = jnp.asarray(bound).astype(norm.scaled.dtype)
-    within = norm.value() <= bound
-    factor = bound / jnp.where(norm.scaled > 0, norm.scaled, 1)
-    # Few element-wise operations, because compiling them is most of the cost of this rule.
-    power, limit = jnp.where(within, 1, norm.power), jnp.where(within, jnp.inf, factor)
-    wide = g.astype(bound.dtype)
-    clipped = wide * power * jnp.where(within, 1, factor)
-    infinite = jnp.abs(wide) == jnp.inf
-    # For an infinite gradient the power is 0, so finite elements become 0.
-    return jnp.where(infinite, jnp.sign(wide) * limit, clipped).astype(g.dtype)
+def _capped(x: jax.Array, power: jax.Array, cap: jax.Array) -> jax.Array:
+    return jnp.clip(x.astype(power.dtype) * power, -cap, cap)
 
 
 @rule
@@ -129,7 +133,7 @@ def clip_by_norm(
     _require(max_norm, "max_norm")
 
     return optax.stateless(
-        lambda updates, _: jax.tree.map(lambda g: _clip(g, _norm(g), max_norm), updates)
+        lambda updates, _: jax.tree.map(lambda g: _limit(g, max_norm).of(g), updates)
     )
 
 
@@ -150,8 +154,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     _require(max_norm, "max_norm")
 
     def clip(updates: PyTree, _: Any) -> PyTree:
-        norm = _norm(updates)
-        return jax.tree.map(lambda g: _clip(g, norm, max_norm), updates)
+        return jax.tree.map(_limit(updates, max_norm).of, updates)
 
     return optax.stateless(clip)
 
@@ -182,7 +185,7 @@ def clip_adaptive(
 
     def unit(g: jax.Array, w: jax.Array) -> jax.Array:
         least = jnp.maximum(safe_norm(w), scalar_like(eps, g))
-        return _clip(g, _norm(g), scalar_like(clipping, g) * least)
+        return _limit(g, scalar_like(clipping, g) * least).of(g)
 
     def one(g: jax.Array, w: jax.Array) -> jax.Array:
         if g.ndim < 2:
