@@ -10,7 +10,9 @@ from trainkit.laws.families.numbers.agreement import PAPER, infer_rate
 from trainkit.laws.families.numbers.disagreement import disagreement
 from trainkit.laws.law import Law, NotApplicable, Violation
 from trainkit.laws.problems import cases
+from trainkit.laws.problems.cases import Case
 from trainkit.laws.problems.comparison import Mismatch
+from trainkit.laws.problems.runs import Run
 from trainkit.laws.protocol import ordinary
 from trainkit.laws.subject import Subject
 
@@ -31,6 +33,13 @@ def above(subject: Subject) -> Violation | None:
     case = case._replace(params=single(case.params), grads=single(case.grads))
     run, rate = subject.replay(case), infer_rate(subject)
     wrong = disagreement(subject, case, run, "float32", rate)
+    start = cases.offsets(case.shapes)[-2]
+    if wrong and stack and wrong.at >= start and "factored" in subject.oracle.hyperparams:
+        # The paper has matrices only: a stack of them may be left whole, as any tensor.
+        tensor = _leaves(case, run, case.shapes[-1:], slice(start, None))
+        if disagreement(subject, *tensor, "float32", {**rate, "factored": False}) is None:
+            matrices = _leaves(case, run, case.shapes[:-1], slice(start))
+            wrong = disagreement(subject, *matrices, "float32", rate)
     if wrong is None:
         return None
     leaf = int(np.searchsorted(cases.offsets(case.shapes), wrong.at, side="right")) - 1
@@ -44,6 +53,15 @@ def above(subject: Subject) -> Violation | None:
          "expected": wrong.expected},
         _program(subject.seed, n, stack, wrong),
     )  # fmt: skip
+
+
+def _leaves(
+    case: Case, run: Run, shapes: tuple[tuple[int, ...], ...], at: slice
+) -> tuple[Case, Run]:
+    """The trajectory and the run of some leaves, which lie next to each other."""
+    cut = lambda flat: flat[:, at]
+    part = case._replace(shapes=shapes, params=cut(case.params), grads=cut(case.grads))
+    return part, run._replace(flat=cut(run.flat), params=cut(run.params), grads=cut(run.grads))
 
 
 def _program(seed: int, n: int, stack: bool, at: Mismatch) -> str:
