@@ -96,9 +96,18 @@ def test_float64_has_its_own_range(x64):
 
 
 def test_the_gradients_are_read_twice_and_once_more_only_where_squares_do_not_tell():
-    g = {str(i): jnp.ones((8, 4)) for i in range(6)}
+    g = {str(i): jnp.ones((80, 80)) for i in range(6)}
     program = jax.make_jaxpr(tt.clip_by_global_norm(1.0).update)(g, STATE)
-    (cond,) = (eqn for eqn in program.eqns if eqn.primitive.name == "cond")
+    (cond,) = (eqn for eqn in equations(program.jaxpr) if eqn.primitive.name == "cond")
     sums = lambda eqns: sum(eqn.primitive.name.startswith("reduce") for eqn in eqns)
-    assert sums(program.eqns) == len(g)
+    assert sums(equations(program.jaxpr)) == 2 * len(g)  # leaves too large to be read as one
     assert sorted(sums(equations(body)) for body in bodies(cond)) == [0, len(g)]
+
+
+def test_small_and_large_leaves_of_several_dtypes_at_every_size():
+    rng = np.random.default_rng(0)
+    shapes = {"a": (70, 70), "b": (3,), "c": (), "d": (5000,)}
+    for size in (1e-30, 1.0, 1e30):
+        g = {k: jnp.asarray(size * rng.normal(size=s), jnp.float32) for k, s in shapes.items()}
+        g["b"] = g["b"].astype(jnp.bfloat16)
+        assert float(tt.safe_norm(g)) == pytest.approx(norm(g), rel=1e-6)

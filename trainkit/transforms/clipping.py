@@ -22,6 +22,8 @@ from trainkit.transforms.stacks import Stacked, per_tensor
 
 PyTree = Any
 
+SMALL = 4096  # elements of a leaf that is read together with others
+
 
 class _Limit(NamedTuple):
     """g · min(1, bound/‖g‖) as min(|g · `power`|, `cap`) · `factor`, with the signs of g.
@@ -50,14 +52,18 @@ def safe_norm(tree: PyTree) -> jax.Array:
 
 
 def _limit(tree: PyTree, bound: Any) -> _Limit:
-    """What gives the tree a norm of at most `bound`, and leaves it as it is where it has that.
-
-    Reads g once for the sum of its squares, as Optax does; and once more, scaled by a power of two,
-    where they overflow or underflow. Each branch ends with all scalars: XLA would compute those
-    outside anew for every leaf, and compiling takes most of this rule's time.
-    """
+    """What gives the tree a norm of at most `bound`, and leaves it as it is where it has that."""
     leaves = jax.tree.leaves(tree)
-    bound = jnp.asarray(bound).astype(widest(leaves))
+    return _limited(leaves, jnp.asarray(bound).astype(widest(leaves)))
+
+
+@jax.jit  # outside of another jit, a `cond` is compiled at each call
+def _limited(leaves: list[jax.Array], bound: jax.Array) -> _Limit:
+    """Reads g once for the sum of its squares, and once more, scaled, if they over- or underflow.
+
+    Each branch ends with all scalars: outside, XLA would compute them anew for every leaf, and
+    compiling takes most of this rule's time.
+    """
     dtype, info = bound.dtype, jnp.finfo(bound.dtype)
     # Below this, squares that underflow to 0 would be missing in the sum.
     least = float(info.tiny / info.eps) * sum(x.size for x in leaves)
@@ -82,7 +88,10 @@ def _limit(tree: PyTree, bound: Any) -> _Limit:
 
     def scaled(power: jax.Array) -> jax.Array:
         squares = lambda x: jnp.minimum(jnp.square(x.astype(dtype) * power), much**2)
-        return sum((jnp.sum(squares(x)) for x in leaves), jnp.zeros_like(power))
+        # Small leaves as one: each reduction costs time to compile, and to go past.
+        small = [x.astype(dtype).ravel() for x in leaves if x.size <= SMALL]
+        parts = [x for x in leaves if x.size > SMALL] + ([jnp.concatenate(small)] if small else [])
+        return sum((jnp.sum(squares(x)) for x in parts), jnp.zeros_like(power))
 
     total = sum((jnp.sum(jnp.square(x.astype(dtype))) for x in leaves), jnp.zeros_like(bound))
     power = jnp.where(total == jnp.inf, down, jnp.where(total <= least, up, 0)).astype(dtype)

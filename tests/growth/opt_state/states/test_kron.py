@@ -37,10 +37,10 @@ def setting(axes, scale=1.0, **kind):
     rng = np.random.default_rng(0)
     tx = tt.kron(0.1, **kind)
     params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2), "s": jnp.ones(())}
-    state = tx.init(params)
+    state, update = tx.init(params), jax.jit(tx.update)
     for _ in range(5):
         g = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), params)
-        _, state = tx.update(g, state, params)
+        _, state = update(g, state, params)
     sizes = [n if a is None else len(a.source) for n, a in zip((3, 2), axes, strict=True)]
     big = {"w": jnp.ones(sizes), "b": jnp.ones(sizes[1]), "s": jnp.ones(())}
     growth = MapData(

@@ -33,9 +33,9 @@ RULES = {
 
 
 def after(tx, params, gradients):
-    state = tx.init(params)
+    state, update = tx.init(params), jax.jit(tx.update)
     for g in gradients:
-        updates, state = tx.update(g, state, params)
+        updates, state = update(g, state, params)
     return updates, state
 
 
