@@ -1,4 +1,7 @@
-"""New layers that pass one of several values on: a part of a concatenation, or a product with 1."""
+"""New layers that pass one of several values on.
+
+A part of a concatenation, a product with 1, one of several matrices, or some of the frequencies.
+"""
 
 import flax.linen as nn
 import jax
@@ -52,6 +55,41 @@ def scaled(act=lambda y: y, matrix=False):
     return fn
 
 
+def summed(act, own_first):
+    """GraphSAGE with two matrices: act(h · own + mean of neighbours · near + b)."""
+
+    def fn(p, x):
+        h = x @ p["in"]
+        for layer in p["layers"]:
+            own = h @ layer["own"]
+            near = (GRAPH @ h) / GRAPH.sum(1, keepdims=True) @ layer["near"]
+            h = act((own + near if own_first else near + own) + layer["b"])
+        return h @ p["out"]
+
+    return fn
+
+
+def modulated(p, x):
+    """FiLM with 1 +, and one matrix for both."""
+    h, context = x @ p["in"], jnp.tanh(x @ p["context"])
+    for layer in p["layers"]:
+        scale, shift = jnp.split(context @ layer["film"] + layer["bf"], 2, -1)
+        h = jax.nn.relu((h @ layer["w"] + layer["b"]) * (1 + scale) + shift)
+    return h @ p["out"]
+
+
+def fourier(p, x):
+    """A residual Fourier layer: three modes are mixed, the others are 0."""
+    h = (x[..., None] * p["in"][0]).reshape(5, 4, -1)
+    for layer in p["layers"]:
+        modes = jnp.fft.rfft(h, axis=1)
+        weights = jax.lax.complex(layer["re"], layer["im"])
+        mixed = jnp.einsum("bmi,mio->bmo", modes[:, :3], weights)
+        mixed = jnp.zeros_like(modes).at[:, :3].set(mixed)
+        h = h + jax.nn.gelu(jnp.fft.irfft(mixed, 4, axis=1) + h @ layer["w"] + layer["b"])
+    return h[:, 0] @ p["out"]
+
+
 def draw(depth, layer, **outside):
     f = lambda shape: jnp.asarray(RNG.normal(0.4, 1.0, size=shape))  # few units are dead
     named = lambda shapes: {name: f(shape) for name, shape in shapes.items()}
@@ -60,6 +98,21 @@ def draw(depth, layer, **outside):
 
 def graph(depth, n=4):
     return draw(depth, {"w": (2 * n, n), "b": (n,)}, **{"in": (4, n), "out": (n, 2)})
+
+
+def two_matrices(depth, n=4):
+    layer = {"own": (n, n), "near": (n, n), "b": (n,)}
+    return draw(depth, layer, **{"in": (4, n), "out": (n, 2)})
+
+
+def film(depth, n=4):
+    layer = {"film": (6, 2 * n), "bf": (2 * n,), "w": (n, n), "b": (n,)}
+    return draw(depth, layer, **{"in": (4, n), "context": (4, 6), "out": (n, 2)})
+
+
+def spectral(depth, n=4):
+    layer = {"re": (3, n, n), "im": (3, n, n), "w": (n, n), "b": (n,)}
+    return draw(depth, layer, **{"in": (1, n), "out": (n, 2)})
 
 
 def context(matrix):
@@ -77,6 +130,10 @@ CASES = {
     "residual": (concatenated(jnp.tanh, residual=True), graph),
     "film": (scaled(), context(False)),
     "film behind matrices": (scaled(jax.nn.relu, matrix=True), context(True)),
+    "own matrix first": (summed(jax.nn.relu, True), two_matrices),
+    "matrix of the neighbours first": (summed(jax.nn.relu, False), two_matrices),
+    "film around 1": (modulated, film),
+    "fourier": (fourier, spectral),
 }
 
 
@@ -141,10 +198,15 @@ def test_loops(after, width):
     assert jnp.abs(new - old).max() < 1e-12 * jnp.abs(old).max() > 0
 
 
-def test_layers_between_other_functions_are_refused():
-    fn = concatenated(jnp.tanh)
+@pytest.mark.parametrize(
+    ("fn", "shapes"),
+    [(concatenated(jnp.tanh), graph), (summed(jnp.tanh, True), two_matrices),
+     (summed(jnp.tanh, False), two_matrices)],
+    ids=["one matrix", "own matrix first", "matrix of the neighbours first"],
+)  # fmt: skip
+def test_layers_between_other_functions_are_refused(fn, shapes):
     with pytest.raises(growth.GrowthError, match="cannot be an identity"):
-        growth.plan(fn, fn, graph(2), graph(3), X)
+        growth.plan(fn, fn, shapes(2), shapes(3), X)
 
 
 class ResidualBlock(nn.Module):
