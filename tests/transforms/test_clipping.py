@@ -111,3 +111,16 @@ def test_small_and_large_leaves_of_several_dtypes_at_every_size():
         g = {k: jnp.asarray(size * rng.normal(size=s), jnp.float32) for k, s in shapes.items()}
         g["b"] = g["b"].astype(jnp.bfloat16)
         assert float(tt.safe_norm(g)) == pytest.approx(norm(g), rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-2, 1.0, 1e30])
+def test_complex_gradients_have_two_parts(size):
+    g = {"a": size * jnp.array([3 + 4j, 0j]), "b": size * jnp.array([12.0])}
+    assert float(tt.safe_norm(g)) == pytest.approx(13 * size, rel=1e-6)
+    found, _ = tt.clip_by_global_norm(1.0).update(g, STATE)
+    wanted = jax.tree.map(lambda x: np.asarray(x) / max(13 * size, 1), g)
+    for name, u in found.items():
+        assert u.dtype == g[name].dtype
+        np.testing.assert_allclose(u, wanted[name], rtol=1e-6)
+    alone, _ = tt.clip_by_norm(1.0).update(g, STATE)
+    np.testing.assert_allclose(alone["a"], np.asarray(g["a"]) / max(5 * size, 1), rtol=1e-6)

@@ -3,7 +3,8 @@
 `optax.clip_by_global_norm` squares first: gradients of 1e20 in float32, or of 300 in float16, have
 an infinite norm, and every update becomes 0. Here, if squares overflow, the norm is computed of g
 times a power of two. An infinite gradient becomes the limit of its direction: infinite entries
-share the bound, and finite ones become 0. NaN stays NaN, so that a guard can detect it.
+share the bound, and finite ones become 0, or less than 1e-29 of it. A NaN makes every entry one, so
+that a guard cannot miss it. The real and the imaginary part of a complex entry count as two.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class _Limit(NamedTuple):
     root: jax.Array
 
     def of(self, g: jax.Array) -> jax.Array:
+        if jnp.iscomplexobj(g):
+            return jax.lax.complex(self.of(g.real), self.of(g.imag))
         return (_capped(g, self.power, self.cap) * self.factor).astype(g.dtype)
 
 
@@ -53,7 +56,8 @@ def safe_norm(tree: PyTree) -> jax.Array:
 
 def _limit(tree: PyTree, bound: Any) -> _Limit:
     """What gives the tree a norm of at most `bound`, and leaves it as it is where it has that."""
-    leaves = jax.tree.leaves(tree)
+    parts = lambda x: (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
+    leaves = [part for x in jax.tree.leaves(tree) for part in parts(x)]
     return _limited(leaves, jnp.asarray(bound).astype(widest(leaves)))
 
 

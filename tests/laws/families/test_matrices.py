@@ -124,6 +124,23 @@ def test_a_preconditioner_is_refreshed_in_every_period(fault):
         fails_by_itself(failure)
 
 
+@pytest.mark.parametrize("decay", [0.8, 0.5])
+def test_a_stack_of_matrices_may_be_left_whole(decay):
+    """Adafactor's paper has matrices only; a fault of the rule for whole leaves is still one."""
+
+    def make():
+        kinds = {
+            "matrix": optax.adafactor(1e-2, min_dim_size_to_factor=8),
+            "tensor": optax.adafactor(1e-2, factored=False, decay_rate=decay),
+        }
+        kind = lambda params: jax.tree.map(lambda x: ("matrix", "tensor")[x.ndim > 2], params)
+        return optax.partition(kinds, kind)
+
+    known = {"like": "adafactor", "hyperparams": {**RATE, "min_dim_size_to_factor": 8}}
+    report = check(make, names=["oracle above the threshold"], **known)
+    assert [f.counterexample["shape"] for f in report.failures] == [(2, 8, 9)] * (decay != 0.8)
+
+
 def test_a_fault_above_the_factoring_threshold_is_found():
     make = lambda: optax.adafactor(1e-2, min_dim_size_to_factor=256)
     report = check(make, names=["oracle above the threshold"], like="adafactor", hyperparams=RATE)
