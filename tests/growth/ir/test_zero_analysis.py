@@ -29,7 +29,7 @@ def test_nearest(name):
     block, wanted = BLOCKS[name]
     leaves = (X, UP, DOWN, BIAS)
     found = nearest_zeros(Folder().flatten(jax.make_jaxpr(block)(*leaves)), {1, 2, 3})
-    assert found == wanted
+    assert found == dict.fromkeys(wanted, "zero")
     assert (block(*(0 * v if i in found else v for i, v in enumerate(leaves))) == X).all()
 
 
@@ -39,6 +39,20 @@ def test_what_is_unknown_does_not_keep_zero(fn):
     said, and what is named is the factor that makes 0 of it."""
     block = lambda x, far, near: x + jnp.sin(x * far) * fn(x * near)
     program = Folder().flatten(jax.make_jaxpr(block)(*[jnp.ones(3)] * 3))
-    assert nearest_zeros(program, {1, 2}) == {1}
+    assert nearest_zeros(program, {1, 2}) == {1: "zero"}
     plain = lambda x, far, near: x + jnp.sin(jnp.sin(x * far)) * jnp.sin(x * near)
-    assert nearest_zeros(Folder().flatten(jax.make_jaxpr(plain)(*[jnp.ones(3)] * 3)), {1, 2}) == {2}
+    program = Folder().flatten(jax.make_jaxpr(plain)(*[jnp.ones(3)] * 3))
+    assert nearest_zeros(program, {1, 2}) == {2: "zero"}
+
+
+def test_differences_from_1():
+    """1 + γ is as near as γ, whatever its shape, and what cannot be both −1 and 1 is neither."""
+
+    def block(x, g, h, w):
+        return x + jnp.sin(x @ w) * (1 + jnp.expand_dims(g, 0)), x + (jnp.sin(x) @ w) * (h - 1)
+
+    both = lambda x, g, h, w: (x + jnp.sin(x @ w) * (1 + g), x + jnp.sin(x @ w) * (g - 1))
+    leaves = X, jnp.ones(4), jnp.ones(4), jnp.ones((4, 4))
+    for fn, wanted in ((block, {1: "minus_one", 2: "unit"}), (both, {1: "zero"})):
+        program = Folder().flatten(jax.make_jaxpr(fn)(*leaves))
+        assert nearest_zeros(program, {1, 2, 3}) == wanted

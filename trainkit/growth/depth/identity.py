@@ -32,7 +32,7 @@ def choices(
     shapes: Sequence[Shape],
     new: Collection[int],
     free: Collection[int],
-    nearest: Collection[int],
+    nearest: Mapping[int, str],
     old: Collection[int] = (),
 ) -> Iterator[dict[int, Supposition]]:
     """Different assumptions under which new layers may be identities, the likeliest first.
@@ -42,7 +42,8 @@ def choices(
       shapes: the shapes of its inputs.
       new: numbers of the inputs that are parameters of new layers.
       free: those of them that may be set.
-      nearest: those of them that end residual branches; see `ir.zero_analysis.nearest_zeros`.
+      nearest: those of them that end residual branches, and what they have to be; see
+        `ir.zero_analysis.nearest_zeros`.
       old: numbers of the inputs that are parameters of old layers.
     """
     tried: list[dict[int, Supposition]] = []
@@ -57,11 +58,11 @@ def _assumptions(
     shapes: Sequence[Shape],
     new: Collection[int],
     free: Collection[int],
-    nearest: Collection[int],
+    nearest: Mapping[int, str],
     old: Collection[int],
 ) -> Iterator[dict[int, Supposition]]:
     order = list(dict.fromkeys(i for i in _last_used_first(program) if i in free))
-    zeros: dict[int, Supposition] = dict.fromkeys((i for i in order if i in nearest), ZERO)
+    zeros: dict[int, Supposition] = {i: nearest[i] for i in order if i in nearest}
     yield zeros
     eyes: dict[int, Supposition] = {i: EYE if len(shapes[i]) > 1 else ZERO for i in order}
     yield eyes
@@ -182,7 +183,7 @@ def _holds(shape: Shape, what: Supposition) -> bool:
 
 def identity_iteration(
     body: Program, shapes: Sequence[Shape], new: Collection[int], free: Collection[int],
-    nearest: Collection[int], same: Collection[int], carry: tuple[int, int],
+    nearest: Mapping[int, str], same: Collection[int], carry: tuple[int, int],
 ) -> dict[int, Supposition] | None:  # fmt: skip
     """The assumption under which one iteration of a loop does not change the carry, or `None`.
 

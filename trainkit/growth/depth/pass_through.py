@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.dataflow import Lattice, run
@@ -26,15 +26,17 @@ from trainkit.growth.ir.simplification.identities import (
     product_with,
     shape_of,
 )
-from trainkit.growth.ir.zero_analysis import NEVER, zeros
+from trainkit.growth.ir.zero_analysis import zeros
 
 PASSES = "passes"
 _OTHER = {"add": ZERO, "add_any": ZERO, "sub": ZERO, "mul": UNIT, "div": UNIT}
+T = TypeVar("T")
+_Settings = frozenset[tuple[int, str]]  # numbers of inputs, and what they are set to
 _Goals = list[tuple[int, str]]  # the number of an operand, and what it should be
 
 
 class _Fact(NamedTuple):
-    """What new parameters can make of a value. Sets are numbers of the inputs that are then set.
+    """What new parameters can make of a value, and the inputs that are then set, with their values.
 
     Attributes:
       touched: whether it depends on parameters of new layers.
@@ -42,7 +44,7 @@ class _Fact(NamedTuple):
       weight: whether it depends on parameters of old layers alone.
       passes: whether it can pass.
       zero, unit: the inputs that make it 0, or 1; `None` if it cannot be.
-      fixed: inputs that make it independent of data; `None` if none are known.
+      fixed: numbers of inputs that make it independent of data; `None` if none are known.
       matrix: the number of the new parameter that it is, perhaps at another precision; −1 for none.
     """
 
@@ -50,12 +52,12 @@ class _Fact(NamedTuple):
     data: bool = False
     weight: bool = False
     passes: bool = False
-    zero: frozenset[int] | None = None
-    unit: frozenset[int] | None = None
+    zero: _Settings | None = None
+    unit: _Settings | None = None
     fixed: frozenset[int] | None = None
     matrix: int = -1
 
-    def inputs(self, goal: str) -> frozenset[int] | None:
+    def inputs(self, goal: str) -> _Settings | None:
         """The inputs that are set if the value has a goal; `None` if it cannot have it."""
         if goal in (ZERO, UNIT):
             return self.zero if goal == ZERO else self.unit
@@ -116,11 +118,12 @@ class _Passing:
             _Fact(False, i not in old, i in old, passes=True) for i in range(len(program.ins))
         ]
         for i in new:
-            own = frozenset({i}) if i in free else None
-            unit = own if _is_vector(program.ins[i]) else None
-            matrix = i if i in free else -1
-            fixed = own or frozenset()
-            inputs[i] = _Fact(True, zero=own, unit=unit, fixed=fixed, matrix=matrix)
+            may = i in free
+            zero = frozenset({(i, ZERO)}) if may else None
+            unit = frozenset({(i, UNIT)}) if may and _is_vector(program.ins[i]) else None
+            fixed = frozenset({i}) if may else frozenset()
+            matrix = i if may else -1
+            inputs[i] = _Fact(True, zero=zero, unit=unit, fixed=fixed, matrix=matrix)
         self.facts = run(program, inputs, _lattice(self._fact))
 
     def suppositions(self) -> dict[int, Supposition] | None:
@@ -137,16 +140,17 @@ class _Passing:
             if (id(v), goal) in done or not fact.touched:
                 continue
             done.add((id(v), goal))
+            about: Iterable[tuple[int, Supposition]]
             if goal == ZERO:
-                about = fact.zero or frozenset()
+                about = fact.zero or ()
             elif fact.matrix >= 0:
-                about = frozenset({fact.matrix})
+                about = [(fact.matrix, goal)]
             else:
                 stack.extend(self._next(self.producer[id(v)], str(goal)))
                 continue
-            if any(found.get(i, goal) != goal for i in about):
+            if any(found.get(i, what) != what for i, what in about):
                 return None  # one parameter would need two values
-            found |= dict.fromkeys(about, goal)
+            found |= dict(about)
         return found
 
     def _next(self, eqn: Equation, goal: str) -> list[tuple[Any, Supposition]]:
@@ -176,14 +180,14 @@ class _Passing:
         # What old weights are applied to is in the small model too, and must not become 0.
         of_old = any(fact.weight for fact in facts)
         nearest = self.nearest.of(eqn.outs[0])
-        zero = None if of_old or nearest == NEVER else nearest.inputs
+        zero = None if of_old or nearest.distance == math.inf else nearest.inputs
         unit = self._way(eqn, facts, UNIT)
         return _Fact(
             touched=True,
             passes=self._way(eqn, facts, PASSES) is not None,
             zero=zero,
             unit=None if unit is None else _union(facts[i].inputs(what) for i, what in unit),
-            fixed=_union(_fixed(fact) for fact in facts) if zero is None else zero,
+            fixed=_union(_fixed(fact) for fact in facts) if zero is None else _numbers(zero),
             matrix=facts[0].matrix if traits(eqn).same else -1,
         )
 
@@ -203,7 +207,11 @@ def _fixed(fact: _Fact) -> frozenset[int] | None:
     return None if fact.data else frozenset()
 
 
-def _union(sets: Iterable[frozenset[int] | None]) -> frozenset[int] | None:
+def _numbers(settings: _Settings) -> frozenset[int]:
+    return frozenset(i for i, _ in settings)
+
+
+def _union(sets: Iterable[frozenset[T] | None]) -> frozenset[T] | None:
     """The union of sets; `None` if one is unknown."""
     known = list(sets)
     return None if None in known else frozenset().union(*(s for s in known if s is not None))
@@ -213,7 +221,7 @@ def _ends(facts: Sequence[_Fact], way: _Goals) -> bool:
     """Whether no data would pass: in x − mean(x), for example, the mean is 0 only if x is."""
     (passes, _), (rests, goal) = way
     fixed, inputs = _fixed(facts[passes]), facts[rests].inputs(goal)
-    return goal != PASSES and fixed is not None and inputs is not None and fixed <= inputs
+    return goal != PASSES and fixed is not None and inputs is not None and fixed <= _numbers(inputs)
 
 
 def _lattice(transfer: Any) -> Lattice[_Fact]:
@@ -230,7 +238,7 @@ def _constant(v: Any) -> _Fact | None:
     if not isinstance(v, Const):
         return None
     one = v.uniform is not None and bool(v.uniform == 1)
-    nothing: frozenset[int] = frozenset()
+    nothing: _Settings = frozenset()
     zero, unit = (nothing if holds else None for holds in (v.is_zero, one))
     return _Fact(False, passes=True, zero=zero, unit=unit)
 

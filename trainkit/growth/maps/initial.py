@@ -18,7 +18,8 @@ def initial(
     """An array of zeros, ones, identities, or random values of a layer's usual size.
 
     Args:
-      becomes: "zero", "one", "unit", "eye", "eyes", or any other text for random values.
+      becomes: "zero", "one", "unit", "minus_one", "eye", "eyes", or any other text for
+        random values.
       shape, dtype: those of the result; integers are 0.
       key: a random key; `None`: `jax.random.key(0)`.
       start: the row where the identity matrix of an "eye" begins; other rows are 0.
@@ -27,6 +28,8 @@ def initial(
         return jnp.zeros(shape, dtype)
     if becomes in ("one", "unit"):
         return jnp.ones(shape, dtype)
+    if becomes == "minus_one":
+        return jnp.full(shape, -1, dtype)
     if becomes == "eyes":
         return jnp.asarray(np.broadcast_to(np.eye(shape[-1]), shape), dtype)
     if becomes == "eye":

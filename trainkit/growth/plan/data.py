@@ -53,8 +53,9 @@ class Layer:
       source: path of the small model's leaf that it is or copies; `None` if there is none.
       new: whether it belongs to a new layer.
       becomes: what a new leaf holds: "copy" of its source, "zero", "unit" (1, which the identity
-        needs), "eye" (an identity matrix or Dirac kernel), "eyes" (an identity matrix for each
-        leading index, of an ensemble), "one" (if `like=` has no value), or "random" values.
+        needs), "minus_one" (a scale that is stored as its difference from 1, and is 0 so), "eye"
+        (an identity matrix or Dirac kernel), "eyes" (an identity matrix for each leading index, of
+        an ensemble), "one" (if `like=` has no value), or "random" values.
       start: of an "eye" with more rows than columns, the row where the identity matrix begins; the
         other rows are 0.
       axis: for leaves that are stacked over layers, the axis of the layers.
@@ -63,7 +64,7 @@ class Layer:
 
     source: str | None
     new: bool = False
-    becomes: Literal["copy", "zero", "unit", "eye", "eyes", "one", "random"] = "copy"
+    becomes: Literal["copy", "zero", "unit", "minus_one", "eye", "eyes", "one", "random"] = "copy"
     axis: int = 0
     rows: tuple[tuple[int, bool], ...] = ()
     start: int = 0

@@ -25,6 +25,7 @@ BECOMES = {
     "copy": "it starts as a copy of {source} of the small model",
     "zero": "it starts at 0, so that the new layer adds nothing",
     "unit": "it starts at 1, so that the new layer changes nothing",
+    "minus_one": "it starts at −1, which is added to 1, so that the new layer adds nothing",
     "eye": "it starts as an identity, so that the new layer changes nothing",
     "eyes": "every member starts as an identity, so that the new layer changes nothing",
     "one": "it starts at 1",

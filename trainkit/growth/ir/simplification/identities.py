@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from trainkit.growth.ir.program import Equation
 
 Shape = tuple[int, ...]
-ZERO, UNIT, EYE, EYES = "zero", "unit", "eye", "eyes"
+ZERO, UNIT, MINUS_ONE, EYE, EYES = "zero", "unit", "minus_one", "eye", "eyes"
 
 
 class EyeBlock(NamedTuple):
@@ -23,14 +23,14 @@ class EyeBlock(NamedTuple):
     size: int
 
 
-# What an input is supposed to be: ZERO, UNIT (every element is 1), EYE (an identity matrix), EYES
-# (one for each leading index), or an `EyeBlock`.
+# What an input is supposed to be: ZERO, UNIT (every element is 1), MINUS_ONE (every element is −1),
+# EYE (an identity matrix), EYES (one for each leading index), or an `EyeBlock`.
 Supposition = str | EyeBlock
 
 
 def is_eye(what: Supposition) -> bool:
     """Whether something is supposed to be an identity matrix, or one of several, or a block."""
-    return what not in (ZERO, UNIT)
+    return what not in (ZERO, UNIT, MINUS_ONE)
 
 
 def product_with(eqn: Equation, what: Supposition) -> bool:

@@ -17,6 +17,7 @@ from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.primitives import traits, zero_result
 from trainkit.growth.ir.program import Equation, Fresh, Program, live
 from trainkit.growth.ir.simplification.identities import (
+    MINUS_ONE,
     UNIT,
     ZERO,
     EyeBlock,
@@ -29,6 +30,7 @@ from trainkit.growth.ir.simplification.masks import Masks
 from trainkit.growth.ir.simplification.parts import Parts
 
 Supposed = Mapping[int, Supposition]  # number of an input of the program -> what it is
+_SUMS = ("add", "add_any", "sub")
 Joined = dict[int, tuple[Equation, list[Any]]]  # variable -> the concatenation, and its operands
 
 
@@ -112,7 +114,8 @@ def _replacement(v: Any, place: int, what: Supposition) -> Any:
     """What stands for an input under an assumption."""
     if what == ZERO:
         return ZERO
-    return _uniform(v.aval, 1.0) if what == UNIT else Eye(place, what)
+    value = {UNIT: 1.0, MINUS_ONE: -1.0}.get(what) if isinstance(what, str) else None
+    return Eye(place, what) if value is None else _uniform(v.aval, value)
 
 
 def _block(v: Any, block: EyeBlock) -> Fresh:
@@ -151,7 +154,7 @@ def _simplified(eqn: Equation, ins: list[Any], bounds: Mapping[int, Mapping[str,
     known = _known(eqn, ins) if len(eqn.outs) == 1 else None
     if known is not None:
         return known
-    if name in ("add", "add_any", "sub"):
+    if name in _SUMS:
         for i in (0, 1) if name != "sub" else (0,):
             if ins[1 - i] is ZERO and _whole(eqn, i):
                 return ins[i]
@@ -168,7 +171,7 @@ def _simplified(eqn: Equation, ins: list[Any], bounds: Mapping[int, Mapping[str,
 
 
 def _known(eqn: Equation, ins: list[Any]) -> Any:
-    """The result by f(0), c + 0 = c or x · 1 = x, or `None`."""
+    """The result by f(0), c + 0 = c, 1 − 1 = 0 or x · 1 = x, or `None`."""
     name = eqn.name
     uniform = [v.uniform if isinstance(v, Const) else None for v in ins]
     trait = traits(eqn)
@@ -180,6 +183,10 @@ def _known(eqn: Equation, ins: list[Any]) -> Any:
         for i, v in enumerate(ins):
             if v is ZERO and uniform[1 - i] is not None:
                 return _constant(eqn, uniform[1 - i])
+    if name in _SUMS and None not in uniform:
+        a, b = (np.asarray(v).astype(eqn.outs[0].aval.dtype) for v in uniform)
+        total = a - b if name == "sub" else a + b
+        return _constant(eqn, total) if total else ZERO
     if name in ("mul", "div"):
         for i in (0, 1) if name == "mul" else (0,):
             if uniform[1 - i] is not None and uniform[1 - i] == 1 and _whole(eqn, i):
