@@ -59,7 +59,7 @@ def depth_candidates(
     if list(small.shapes) == list(big.shapes) and not stacks:
         return
     ways = _DepthSearch(small, big, stacks, folder, trainable)
-    for origins in candidates(small.as_used(), big.as_used(), place, ways.attempt):
+    for origins in candidates((small, big), place, ways.attempt):
         if isinstance(origins, Conflict):
             yield origins
         elif (stacks, origins) not in tried:

@@ -2,51 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from trainkit.growth.depth.alignment import PLACES, Origins, alignments
-from trainkit.growth.depth.flat_model import Shapes
+from trainkit.growth.depth.flat_model import FlatModel
+from trainkit.growth.depth.matching import modules, sources, without_numbers
 from trainkit.growth.depth.program_order import Reading, in_order, readings
 from trainkit.growth.errors import Conflict
+from trainkit.growth.plan.data import Origin
 
 # Tries to add layers for some origins and an operator. A `Conflict` means that it failed.
 Attempt = Callable[[Origins, str], Any]
 
 
 def candidates(
-    small: Shapes, big: Shapes, how: str, attempt: Attempt
+    models: tuple[FlatModel, FlatModel], how: str, attempt: Attempt
 ) -> Iterator[Origins | Conflict]:
-    """Origins by names, and by the order in which the programs use their parameters.
+    """Origins by the names of leaves, by what programs compute, or by the order of their leaves.
 
     Args:
-      small, big: leaf name -> shape, in the order in which the programs use them.
-      how: the order of new layers; see `depth.alignment.order`. Identities are proved afterwards,
-        so all candidates are useful. Copies are not proved, so only the likeliest candidate is.
+      models: the small and the big one.
+      how: the order of new layers; see `depth.alignment.order`.
       attempt: tests whether new layers with some origins can be identities.
     """
+    small, big = (model.as_used() for model in models)
     named = alignments(small, big, how)
     known = [] if isinstance(named, Conflict) else named
     if how in PLACES:
-        yield from known
-    else:
-        ordered = [origins for origins in known if in_order(origins, small, big)]
-        if ordered:
-            yield from ordered
-            return
-    options = readings(small, big)
-    if how not in PLACES and options:
-        blocks = _blocks(options, attempt)
-        if isinstance(blocks, Conflict):
-            yield blocks
-            return
-        options = [blocks]
-    by_order = [reading.origin(how) for reading in options]
-    yield from (origins for origins in by_order if origins not in known or how not in PLACES)
-    if not options and how not in PLACES:
-        yield from known
-    if not options and isinstance(named, Conflict):
-        yield named
+        # Identities are proved afterwards, so that all candidates are useful.
+        for wished in known or [{}]:
+            for exact in (True, False):
+                found = sources(*models, wished, exact=exact)
+                if found is not None:
+                    yield _with_copies(*models, found, wished)
+        yield from [named] if isinstance(named, Conflict) else named
+        return
+    # Copies are not proved, so that only the likeliest candidate is useful.
+    ordered = [origins for origins in known if in_order(origins, small, big)]
+    options = [] if ordered else readings(small, big)
+    if not options:
+        likeliest: list[Origins | Conflict] = [named] if isinstance(named, Conflict) else [*named]
+        yield from ordered or likeliest
+        return
+    blocks = _blocks(options, attempt)
+    yield blocks if isinstance(blocks, Conflict) else blocks.origin(how)
 
 
 def _blocks(options: list[Reading], attempt: Attempt) -> Reading | Conflict:
@@ -69,3 +70,63 @@ def _blocks(options: list[Reading], attempt: Attempt) -> Reading | Conflict:
         params=tuple(new[:4]),
         hint='make each block a module of its own, or name the blocks: name=f"block_{i}"',
     )
+
+
+def _with_copies(
+    small: FlatModel, big: FlatModel, found: Mapping[str, str | None], wished: Origins
+) -> Origins:
+    """The origins of the big model's leaves, with what new ones are copies of.
+
+    Args:
+      small, big: the models.
+      found: leaf of the big model -> its source; `None` for new ones.
+      wished: origins by names, whose copies are taken if they have the shapes of the new leaves.
+    """
+    module = modules(small, big)
+    parts = list({id(part): part for part in (module[leaf] for leaf in big.as_used())}.values())
+    kinds = [tuple((without_numbers(x), big.shapes[x]) for x in part) for part in parts]
+    copied = [[found[leaf] for leaf in part] for part in parts]
+    new = [None in each for each in copied]
+    for i, j in _twins(kinds, new):
+        copied[i] = copied[j]
+    named = {leaf: x.leaf for leaf, x in wished.items() if x.new and x.leaf is not None}
+    shapes = {source: big.shapes[leaf] for leaf, source in found.items()}
+    for i, part in enumerate(parts):
+        known = new[i] and named.keys() >= set(part)
+        if known and (None in copied[i] or all(shapes[named[x]] == big.shapes[x] for x in part)):
+            copied[i] = [named[leaf] for leaf in part]
+    origins = {
+        leaf: Origin(source, is_new)
+        for part, each, is_new in zip(parts, copied, new, strict=True)
+        for leaf, source in zip(part, each, strict=True)
+    }
+    return {leaf: origins[leaf] for leaf in big.as_used()}
+
+
+def _twins(kinds: Sequence[Any], new: Sequence[bool]) -> Iterator[tuple[int, int]]:
+    """For new modules, by number, the old ones that they are copies of.
+
+    A run of new modules repeats the old modules right before it, or right after it, if these are of
+    the same kinds; else each copies the nearest old one of its kind.
+    """
+    for is_new, group in itertools.groupby(range(len(new)), new.__getitem__):
+        run = list(group)
+        if not is_new:
+            continue
+        for count in (n for n in range(len(run), 0, -1) if len(run) % n == 0):
+            starts = [start for start in (run[0] - count, run[-1] + 1)
+                      if 0 <= start <= len(new) - count]  # fmt: skip
+            pairs = [[(i, start + k % count) for k, i in enumerate(run)] for start in starts]
+            alike = (
+                each for each in pairs if all(kinds[i] == kinds[j] and not new[j] for i, j in each)
+            )
+            found = next(alike, None)
+            if found is not None:
+                yield from found
+                break
+        else:
+            for i in run:
+                old = (j for j, kind in enumerate(kinds) if kind == kinds[i] and not new[j])
+                nearest = min(old, key=lambda j: abs(i - j), default=None)
+                if nearest is not None:
+                    yield i, nearest
