@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from trainkit.growth.depth.alignment import Origins
@@ -108,6 +108,7 @@ class _Matching:
         self.facts = self._inputs(big)
         self.source: dict[str, str | None] = {}  # leaf of the big model -> its source
         self.taken: set[str | None] = set()
+        self.sizes: Counter[tuple[int, int]] = Counter()  # small and big sizes of old leaves
         self.module = modules(small, big)
         self.kind = self._kinds(big)
         # How many leaves of each kind are new, and not found yet.
@@ -125,10 +126,10 @@ class _Matching:
                     return self.source | rest
                 choices = iter(())
             elif choices is None:
-                choices = iter(sorted(self._choices(equations[len(done)]), key=self._unlike))
+                choices = iter(sorted(self._choices(equations[len(done)]), key=self._doubt))
             choice = next(choices, None)
             if choice is not None:
-                self._settle(choice.sources)
+                self._settle(choice)
                 self._note(equations[len(done)], choice.results)
                 done.append((choices, choice))
                 choices = None
@@ -136,24 +137,40 @@ class _Matching:
             if not done:
                 return None
             choices, choice = done.pop()
-            self._unsettle(choice.sources)
+            self._unsettle(choice)
         return None
 
-    def _unlike(self, choice: _Choice) -> int:
-        """The number of leaves with another source than is wished."""
-        wished = ((leaf, self.wished.get(leaf, source)) for leaf, source in choice.sources.items())
-        return sum(choice.sources[leaf] != source for leaf, source in wished)
+    def _doubt(self, choice: _Choice) -> tuple[int, int]:
+        """How doubtful a choice is: the leaves that have another source than is wished, and twice
+        the sizes that have become other ones elsewhere (1 for new leaves, which have none)."""
+        sources = choice.sources.items()
+        unlike = sum(source != self.wished.get(leaf, source) for leaf, source in sources)
+        if None in choice.sources.values():
+            return unlike, 1
+        known = {pair for pair, count in self.sizes.items() if count} - {*self._pairs(choice)}
+        others = {*self._pairs(choice)} - {pair for pair, count in self.sizes.items() if count}
+        return unlike, 2 * sum(any(a == c or b == d for c, d in known) for a, b in others)
 
-    def _settle(self, sources: Mapping[str, str | None]) -> None:
-        self.source |= sources
-        self.taken |= set(sources.values())
-        self.new.subtract(self.kind[leaf] for leaf, source in sources.items() if source is None)
+    def _pairs(self, choice: _Choice) -> list[tuple[int, int]]:
+        """The sizes of old leaves in the small and in the big model."""
+        before, after = self.small.shapes, self.big.shapes
+        pairs = ((leaf, source) for leaf, source in choice.sources.items() if source is not None)
+        return [
+            both for leaf, source in pairs for both in zip(before[source], after[leaf], strict=True)
+        ]
 
-    def _unsettle(self, sources: Mapping[str, str | None]) -> None:
-        for leaf, source in sources.items():
+    def _settle(self, choice: _Choice) -> None:
+        self.source |= choice.sources
+        self.taken |= set(choice.sources.values())
+        self.new.subtract(self.kind[x] for x, source in choice.sources.items() if source is None)
+        self.sizes.update(self._pairs(choice))
+
+    def _unsettle(self, choice: _Choice) -> None:
+        for leaf, source in choice.sources.items():
             del self.source[leaf]
             self.taken.discard(source)
             self.new[self.kind[leaf]] += source is None
+        self.sizes.subtract(self._pairs(choice))
 
     def _unused(self) -> dict[str, str | None] | None:
         """The sources of leaves that the big program does not use, in order; `None` if an old leaf

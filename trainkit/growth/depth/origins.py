@@ -32,11 +32,17 @@ def candidates(
     known = [] if isinstance(named, Conflict) else named
     if how in PLACES:
         # Identities are proved afterwards, so that all candidates are useful.
-        for wished in known or [{}]:
-            for exact in (True, False):
-                found = sources(*models, wished, exact=exact)
-                if found is not None:
-                    yield _with_copies(*models, found, wished)
+        mended = []
+        for wished in (*known, {}):
+            found = sources(*models, wished, exact=True) or sources(*models, wished, exact=False)
+            if found is None:
+                continue
+            origins = _with_copies(*models, found, wished)
+            if origins == wished or not wished:
+                yield origins
+            else:
+                mended.append(origins)
+        yield from mended
         yield from [named] if isinstance(named, Conflict) else named
         return
     # Copies are not proved, so that only the likeliest candidate is useful.
