@@ -13,13 +13,12 @@ What is found is a guess: whether the new layers are identities is proved afterw
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from trainkit.growth.depth.alignment import Origins
-from trainkit.growth.depth.flat_model import FlatModel
+from trainkit.growth.depth.flat_model import FlatModel, modules, without_numbers
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.primitives import traits
 from trainkit.growth.ir.program import Equation
@@ -44,10 +43,12 @@ class _Own(NamedTuple):
 
 
 class _Choice(NamedTuple):
-    """Sources of leaves of the big model, and what the results of an equation then are."""
+    """Sources of leaves of the big model, what the results of an equation then are, and whether
+    they depend on new leaves after the last value that the small program has too."""
 
     sources: dict[str, str | None]
     results: list[_Own] | list[Values]
+    new: bool = False
 
 
 def sources(
@@ -64,25 +65,6 @@ def sources(
       The sources; `None` if none are found.
     """
     return _Matching(small, big, wished, exact).sources()
-
-
-def modules(small: FlatModel, big: FlatModel) -> dict[str, list[str]]:
-    """Leaf of the big model -> the leaves of the largest module that it is in.
-
-    Modules are subtrees whose names, without numbers, are those of one in the small model. All of a
-    module is old, or all of it is new.
-    """
-    known = {_names(tree) for tree in _subtrees(small).values()}
-    result: dict[str, list[str]] = {}
-    for leaves in _subtrees(big).values():
-        if _names(leaves) in known:
-            result |= dict.fromkeys((leaf for leaf in leaves if leaf not in result), leaves)
-    return {leaf: result.get(leaf, [leaf]) for leaf in big.shapes}
-
-
-def without_numbers(leaf: str) -> str:
-    """A leaf's path with # for every number."""
-    return re.sub(r"\d+", "#", leaf)
 
 
 class _Matching:
@@ -108,6 +90,7 @@ class _Matching:
         self.facts = self._inputs(big)
         self.source: dict[str, str | None] = {}  # leaf of the big model -> its source
         self.taken: set[str | None] = set()
+        self.of_new: set[int] = set()  # ids of results that are `new`; see `_Choice`
         self.sizes: Counter[tuple[int, int]] = Counter()  # small and big sizes of old leaves
         self.module = modules(small, big)
         self.kind = self._kinds(big)
@@ -130,7 +113,10 @@ class _Matching:
             choice = next(choices, None)
             if choice is not None:
                 self._settle(choice)
-                self._note(equations[len(done)], choice.results)
+                eqn = equations[len(done)]
+                self._note(eqn, choice.results)
+                change = self.of_new.update if choice.new else self.of_new.difference_update
+                change(map(id, eqn.outs))
                 done.append((choices, choice))
                 choices = None
                 continue
@@ -147,17 +133,15 @@ class _Matching:
         unlike = sum(source != self.wished.get(leaf, source) for leaf, source in sources)
         if None in choice.sources.values():
             return unlike, 1
-        known = {pair for pair, count in self.sizes.items() if count} - {*self._pairs(choice)}
-        others = {*self._pairs(choice)} - {pair for pair, count in self.sizes.items() if count}
-        return unlike, 2 * sum(any(a == c or b == d for c, d in known) for a, b in others)
+        known = {pair for pair, count in self.sizes.items() if count}
+        other = {*self._pairs(choice)} - known
+        return unlike, 2 * sum(any((a == c) != (b == d) for c, d in known) for a, b in other)
 
     def _pairs(self, choice: _Choice) -> list[tuple[int, int]]:
         """The sizes of old leaves in the small and in the big model."""
-        before, after = self.small.shapes, self.big.shapes
-        pairs = ((leaf, source) for leaf, source in choice.sources.items() if source is not None)
-        return [
-            both for leaf, source in pairs for both in zip(before[source], after[leaf], strict=True)
-        ]
+        old = ((leaf, source) for leaf, source in choice.sources.items() if source is not None)
+        sizes = (zip(self.small.shapes[b], self.big.shapes[a], strict=True) for a, b in old)
+        return [pair for pairs in sizes for pair in pairs]
 
     def _settle(self, choice: _Choice) -> None:
         self.source |= choice.sources
@@ -209,8 +193,11 @@ class _Matching:
             yield _Choice(self._unsettled(leaves, origin), results)
         new: Sources = (None,) * len(leaves)
         if self._may_be(leaves, new) and (leaves or not old):
-            passed = _some(n for x in _passed(eqn, ins) if not isinstance(x, _Own) for n in x)
-            yield _Choice(self._unsettled(leaves, new), [passed] * len(eqn.outs))
+            touched = bool(leaves) or any(id(v) in self.of_new for v in eqn.ins)
+            # A matrix of a new layer may pass on one part of old values that are put together.
+            passing = _passed(eqn, ins) if touched or eqn.name == "concatenate" else ()
+            passed = _some(n for x in passing if not isinstance(x, _Own) for n in x)
+            yield _Choice(self._unsettled(leaves, new), [passed] * len(eqn.outs), touched)
 
     def _may_be(self, leaves: Sequence[str], sources: Sources) -> bool:
         """Whether leaves may have these sources: each has one, and a module is old or new."""
@@ -282,17 +269,3 @@ def _passed(eqn: Equation, ins: Sequence[_Own | Values]) -> Sequence[_Own | Valu
 
 def _some(numbers: Iterable[int]) -> Values:
     return tuple(dict.fromkeys(numbers))[:VALUES]
-
-
-def _subtrees(model: FlatModel) -> dict[str, list[str]]:
-    """Path -> the leaves below it, short paths first."""
-    trees: dict[str, list[str]] = defaultdict(list)
-    for leaf in model.shapes:
-        keys = leaf.split("/")
-        for depth in range(1, len(keys)):
-            trees["/".join(keys[:depth])].append(leaf)
-    return {path: trees[path] for path in sorted(trees, key=lambda path: path.count("/"))}
-
-
-def _names(leaves: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(map(without_numbers, leaves)))

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from trainkit.growth.depth.alignment import PLACES, Origins, alignments
-from trainkit.growth.depth.flat_model import FlatModel
-from trainkit.growth.depth.matching import modules, sources, without_numbers
+from trainkit.growth.depth.flat_model import FlatModel, modules, without_numbers
+from trainkit.growth.depth.matching import sources
 from trainkit.growth.depth.program_order import Reading, in_order, readings
 from trainkit.growth.errors import Conflict
 from trainkit.growth.plan.data import Origin
