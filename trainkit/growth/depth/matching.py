@@ -24,7 +24,7 @@ from trainkit.growth.ir.primitives import traits
 from trainkit.growth.ir.program import Equation
 
 VALUES = 6  # the values of the small program that a value may be, at most
-EFFORT = 20  # equations that are looked at, in lengths of the big program
+EFFORT = 6  # equations that are looked at, in lengths of the big program
 # What equations of equal layers share whatever the widths are.
 _PARAMS = {"axes", "dimension", "dimension_numbers", "lhs_dilation", "permutation", "rhs_dilation",
            "window_strides"}  # fmt: skip
