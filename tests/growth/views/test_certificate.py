@@ -184,3 +184,31 @@ def test_deepened():
     assert len(c.new_layers) == 2
     assert c.fresh == {}
     assert c.dead == ()
+
+
+class NormedBlocks(nn.Module):
+    """Blocks that end with a norm, which has a scale or not."""
+
+    depth: int
+    scaled: bool
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(4, name="in")(x)
+        for i in range(self.depth):
+            h = nn.Dense(4, name=f"out_{i}")(nn.tanh(nn.Dense(8, name=f"hidden_{i}")(x)))
+            x = x + nn.RMSNorm(use_scale=self.scaled, name=f"norm_{i}")(h)
+        return x
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_new_layer_that_jumps_at_its_first_step_is_warned_of(scaled):
+    """At 0 a norm divides by √ε alone: what is in front of it has a gradient 1/√ε too large."""
+    tx = optax.sgd(0.1)
+    models = NormedBlocks(2, scaled), NormedBlocks(3, scaled)
+    state = linen_state(models[0], FLAT, tx)
+    way = growth.grow(state, *models, FLAT, tx=tx, with_map=True)[1]
+    c = way.certificate(*models, state, FLAT, tx=tx)
+    assert c.forward_error["float32"] < 1e-6
+    steep = [text for text in c.warnings if "first gradient of out_1/" in text]
+    assert len(steep) == (not scaled), c.warnings

@@ -79,7 +79,10 @@ def certify(
         found = probe.run(max(steps, 2))
         forward = _forward(before, after, inputs)
         apart = measures.apart(found.params, growth)
-        texts = (*_leaks(before, after, inputs), *warnings(tx, before.state.params, forward, apart))
+        texts = (
+            *_leaks(before, after, inputs),
+            *warnings(tx, before.state.params, forward, apart, found.steep),
+        )
     size = lambda tree: sum(int(x.size) for x in jax.tree.leaves(tree))
     return Certificate(
         forward_error=forward,
@@ -112,13 +115,15 @@ def _called(plan: PlanData | None, after: TrainedModel, seed: int) -> TrainedMod
 
 class _Found(NamedTuple):
     """Results of the probe steps: the last parameters, the gradients of the second step, the
-    predicted and the actual norm of the first update, and the error of the gradient factors."""
+    predicted and the actual norm of the first update, the error of the gradient factors, and the
+    leaves with steep gradients at the first step."""
 
     params: PyTree
     second: PyTree
     predicted: float
     actual: float
     residual: float
+    steep: dict[str, float]
 
 
 class _Probe:
@@ -193,13 +198,14 @@ class _Probe:
         params, opt_state = after.state.params, after.state.opt_state
         grads = big_grad(params)
         residual = measures.residual(g, grads, copied, growth)
+        steep = measures.steep(grads, growth)
         gradients, norms = [], []
         for _ in range(steps):
             gradients.append(grads)
             params, opt_state, norm = step(params, opt_state, grads)
             norms.append(norm)
             grads = probe(params)
-        return _Found(params, gradients[1], float(predicted), float(norms[0]), residual)
+        return _Found(params, gradients[1], float(predicted), float(norms[0]), residual, steep)
 
 
 def _check_state(tx: optax.GradientTransformation, state: TrainState) -> None:

@@ -14,6 +14,7 @@ from trainkit.growth.maps.algebra import expand
 from trainkit.growth.maps.growth_map import MapData
 
 PyTree = Any
+STEEP = 100  # times the gradients of old leaves; those of layers at their start are below 10 times
 
 
 def expected_gradients(grads: PyTree, grown: PyTree, growth: MapData) -> dict[str, jax.Array]:
@@ -56,6 +57,19 @@ def residual(
         size = max(float(np.linalg.norm(wide(copied))), 1e-3 * total)
         worst = max(worst, float(np.linalg.norm(difference)) / (size or 1.0))
     return worst
+
+
+def steep(grads: PyTree, growth: MapData) -> dict[str, float]:
+    """Leaf of a new layer -> the norm of its gradient over the largest of an old leaf, if over 100.
+
+    Args:
+      grads: gradients of the grown model.
+      growth: the map of the parameters.
+    """
+    norms = {name: float(jnp.linalg.norm(jnp.ravel(g))) for name, g in named_leaves(grads).items()}
+    largest = max((norm for name, norm in norms.items() if name not in growth.new), default=0.0)
+    limit = STEEP * largest
+    return {name: norms[name] / largest for name in growth.new if norms[name] > limit > 0}
 
 
 def predicted_norm(update: PyTree, grown: PyTree, growth: MapData) -> jax.Array:

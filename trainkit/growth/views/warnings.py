@@ -17,6 +17,7 @@ def warnings(
     params: PyTree,
     forward: dict[str, float],
     apart: tuple[float, float] | None,
+    steep: dict[str, float],
 ) -> tuple[str, ...]:
     """The warnings, as sentences.
 
@@ -25,6 +26,7 @@ def warnings(
       params: the small model's parameters.
       forward: dtype -> relative change of the outputs.
       apart: (smallest, median) distance between copies.
+      steep: leaf of a new layer -> its first gradient, in those of old leaves.
     """
     texts = []
     if _couples(tx, params):
@@ -41,6 +43,13 @@ def warnings(
         texts.append(
             "copies are still equal after the probe steps, and will stay equal: choose an operator "
             "that breaks the symmetry (uneven, noise, zero_out)"
+        )
+    if steep:
+        leaf = max(steep, key=steep.__getitem__)
+        texts.append(
+            f"the first gradient of {leaf}, in a new layer, is {steep[leaf]:,.0f} times the "
+            "largest of an old leaf: the layer starts at 0, and a norm behind it divides by that. "
+            "Clip gradients, or multiply by a scale behind the norm, which then starts at 0 instead"
         )
     return tuple(texts)
 
