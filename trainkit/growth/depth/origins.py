@@ -92,7 +92,7 @@ def _with_copies(
     parts = list({id(part): part for part in (module[leaf] for leaf in big.as_used())}.values())
     kinds = [tuple((without_numbers(x), big.shapes[x]) for x in part) for part in parts]
     copied = [[found[leaf] for leaf in part] for part in parts]
-    new = [None in each for each in copied]
+    new = [not any(each) for each in copied]
     for i, j in _twins(kinds, new):
         copied[i] = copied[j]
     named = {leaf: x.leaf for leaf, x in wished.items() if x.new and x.leaf is not None}
@@ -102,8 +102,8 @@ def _with_copies(
         if known and (None in copied[i] or all(shapes[named[x]] == big.shapes[x] for x in part)):
             copied[i] = [named[leaf] for leaf in part]
     origins = {
-        leaf: Origin(source, is_new)
-        for part, each, is_new in zip(parts, copied, new, strict=True)
+        leaf: Origin(source, found[leaf] is None)
+        for part, each in zip(parts, copied, strict=True)
         for leaf, source in zip(part, each, strict=True)
     }
     return {leaf: origins[leaf] for leaf in big.as_used()}
