@@ -66,7 +66,7 @@ class Stage(nn.Module):
         return x
 
 
-class Stages(nn.Module):
+class NumberedStages(nn.Module):
     depths: tuple
     width: int = 8
 
@@ -91,7 +91,7 @@ class Residual(nn.Module):
         return x + h
 
 
-class Attention(nn.Module):
+class AttendedImage(nn.Module):
     @nn.compact
     def __call__(self, x):
         size = x.shape
@@ -101,7 +101,7 @@ class Attention(nn.Module):
         return x + nn.Dense(size[-1])(weights @ v).reshape(size)
 
 
-class UNet(nn.Module):
+class DiffusionUNet(nn.Module):
     """The U-Net of denoising diffusion (Ho et al. 2020): every block has a skip connection."""
 
     depth: int
@@ -116,15 +116,15 @@ class UNet(nn.Module):
         for level in (1, 2):
             for _ in range(self.depth):
                 h = Residual(self.width * level)(skips[-1], time)
-                skips.append(Attention()(h) if h.shape[1] in self.attended else h)
+                skips.append(AttendedImage()(h) if h.shape[1] in self.attended else h)
             if level == 1:
                 skips.append(nn.Conv(self.width, (3, 3), (2, 2))(skips[-1]))
         h = Residual(self.width * 2)(skips[-1], time)
-        h = Residual(self.width * 2)(Attention()(h), time)
+        h = Residual(self.width * 2)(AttendedImage()(h), time)
         for level in (2, 1):
             for _ in range(self.depth + 1):
                 h = Residual(self.width * level)(jnp.concatenate([h, skips.pop()], -1), time)
-            h = Attention()(h) if h.shape[1] in self.attended else h
+            h = AttendedImage()(h) if h.shape[1] in self.attended else h
             if level == 2:
                 h = h.repeat(2, 1).repeat(2, 2)
                 h = nn.Conv(h.shape[-1], (3, 3))(h)
@@ -138,11 +138,15 @@ PAIRS = {
     "residual trunk and heads, wider": (Trunk(2), Trunk(3, 16), VECTORS),
     "two streams": (TwoStreams(2), TwoStreams(3), VECTORS),
     "two streams, wider": (TwoStreams(3), TwoStreams(5, width=16), VECTORS),
-    "a stage becomes like another": (Stages((1, 2)), Stages((2, 2)), VECTORS),
-    "stages": (Stages((1, 2)), Stages((3, 4), 16), VECTORS),
-    "U-Net": (UNet(1), UNet(2), IMAGES),
-    "U-Net, wider": (UNet(1), UNet(2, 8), IMAGES),
-    "U-Net without attention": (UNet(1, attended=()), UNet(2, attended=()), IMAGES),
+    "a stage becomes like another": (NumberedStages((1, 2)), NumberedStages((2, 2)), VECTORS),
+    "stages": (NumberedStages((1, 2)), NumberedStages((3, 4), 16), VECTORS),
+    "U-Net": (DiffusionUNet(1), DiffusionUNet(2), IMAGES),
+    "U-Net, wider": (DiffusionUNet(1), DiffusionUNet(2, 8), IMAGES),
+    "U-Net without attention": (
+        DiffusionUNet(1, attended=()),
+        DiffusionUNet(2, attended=()),
+        IMAGES,
+    ),
 }
 
 
