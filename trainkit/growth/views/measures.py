@@ -66,7 +66,8 @@ def steep(grads: PyTree, growth: MapData) -> dict[str, float]:
       grads: gradients of the grown model.
       growth: the map of the parameters.
     """
-    norms = {name: float(jnp.linalg.norm(jnp.ravel(g))) for name, g in named_leaves(grads).items()}
+    wide = lambda x: np.asarray(x, np.float64)  # in NumPy, which compiles nothing for each shape
+    norms = {name: float(np.linalg.norm(wide(g))) for name, g in named_leaves(grads).items()}
     largest = max((norm for name, norm in norms.items() if name not in growth.new), default=0.0)
     limit = STEEP * largest
     return {name: norms[name] / largest for name in growth.new if norms[name] > limit > 0}
