@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
+from jax import lax
 
 from tests.growth.rules import interpreter
 from tests.growth.rules.axis_specs import Spec, made, sizes
@@ -59,7 +60,11 @@ class Operand(NamedTuple):
 
 
 class Case(NamedTuple):
-    """Two functions and their operands; `seed` draws all that is not in their shapes."""
+    """Two functions and their operands; `seed` draws all that is not in their shapes.
+
+    With `parted`, every result is split along an axis that does not grow: what is claimed has to
+    hold of each part.
+    """
 
     small: Callable
     big: Callable
@@ -68,6 +73,7 @@ class Case(NamedTuple):
     layouts: tuple[str, ...] = tuple(LAYOUTS)
     tolerance: float = TOLERANCE
     scales: tuple[float, ...] = tuple(SCALES)
+    parted: bool = False
 
 
 class Verdict(NamedTuple):
@@ -121,6 +127,31 @@ def refusal(case: Case) -> GrowthError:
     return found
 
 
+def in_parts(functions, given, rng: np.random.Generator) -> tuple[Callable, Callable]:
+    """Two functions whose results are split at one place of an axis that does not grow."""
+    outs = [
+        jax.tree.leaves(jax.eval_shape(fn, *xs)) for fn, xs in zip(functions, given, strict=True)
+    ]
+    cuts = []
+    for small, big in zip(*outs, strict=True):
+        sizes = enumerate(zip(small.shape, big.shape, strict=True))
+        fixed = [d for d, (n, m) in sizes if n == m > 1]
+        d = int(rng.choice(fixed)) if fixed else 0
+        cuts.append((d, int(rng.integers(1, small.shape[d]))) if fixed else None)
+
+    def parts(fn):
+        def cut(*xs):
+            made = []
+            for out, at in zip(jax.tree.leaves(fn(*xs)), cuts, strict=True):
+                sizes = None if at is None else (at[1], out.shape[at[0]] - at[1])
+                made += [out] if sizes is None else lax.split(out, sizes, at[0])
+            return made
+
+        return cut
+
+    return parts(functions[0]), parts(functions[1])
+
+
 class _Recorded(Analysis):
     """Remembers the constants it meets."""
 
@@ -159,9 +190,12 @@ class _Trial:
             self.analysis.params.append((f"x{i}", value))
             for found, shape in zip(shapes, (small, big), strict=True):
                 found.append(jax.ShapeDtypeStruct(shape, operand.dtype))
+        functions = (case.small, case.big)
+        if case.parted:
+            functions = in_parts(functions, shapes, self.rng)
         self.closed = [
             interpreter.closed_jaxpr(fn, given)
-            for fn, given in zip((case.small, case.big), shapes, strict=True)
+            for fn, given in zip(functions, shapes, strict=True)
         ]
 
     def claims(self) -> Claims:

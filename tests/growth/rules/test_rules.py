@@ -46,7 +46,7 @@ FIXED = {
 }  # fmt: skip
 
 
-def check(name: str, label: str, examples: int, derandomize: bool) -> None:
+def check(name: str, label: str, examples: int, derandomize: bool, parted=False) -> None:
     seen: collections.Counter = collections.Counter()
 
     @settings(
@@ -58,7 +58,7 @@ def check(name: str, label: str, examples: int, derandomize: bool) -> None:
     )
     @given(CASES[name, label])
     def hold(case: Case) -> None:
-        verdict = settle(case)
+        verdict = settle(case._replace(parted=parted))
         if verdict.refused is None and (name in verdict.names or name == "choice"):
             seen.update(accepted=1, grown=verdict.grown)
 
@@ -72,10 +72,16 @@ def test_claims_hold(name, label):
     check(name, label, 25, derandomize=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "label"), list(CASES), ids=lambda part: part or "any")
-def test_claims_hold_in_many_cases(name, label):
-    check(name, label, 500, derandomize=False)
+def test_claims_hold_of_parts(name, label):
+    check(name, label, 15, derandomize=True, parted=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parted", [False, True])
+@pytest.mark.parametrize(("name", "label"), list(CASES), ids=lambda part: part or "any")
+def test_claims_hold_in_many_cases(name, label, parted):
+    check(name, label, 500, derandomize=False, parted=parted)
 
 
 MERGED = Prod((DOUBLE, HALF_MORE))

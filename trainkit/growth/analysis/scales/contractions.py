@@ -51,6 +51,9 @@ def contract(
         scales.need(means, pair, [loops[i]])
     for combo in itertools.product(*map(range, product.counts)):
         product.segment(combo)
+    # Along a window every segment of the result, such as the parts of a later slice, has one scale.
+    first = tuple(slice(0, 1) if names is None else slice(None) for names in result[1])
+    out.scale = np.broadcast_to(out.scale[first], out.scale.shape).copy()
     scales.multiplied(operands)
 
 
