@@ -114,3 +114,43 @@ def test_a_last_layer_without_a_head(how):
     else:
         for i, old in enumerate([0, 1, 1]):
             np.testing.assert_array_equal(grown["layers"][i]["w"], it.params["layers"][old]["w"])
+
+
+def plain_layers(activation, first=None):
+    """A loop over layers without a residual stream."""
+
+    def fn(p, x):
+        layer = lambda h, q: (activation(h @ q["w"] + q["b"]), None)
+        return lax.scan(layer, (first or activation)(x @ p["in"]), p["layers"])[0] @ p["out"]
+
+    return fn
+
+
+def plain_sizes(layers, width=4):
+    stack = {"w": draw(0, layers, width, width), "b": draw(1, layers, width)}
+    return {"in": draw(9, 4, width), "layers": stack, "out": draw(8, width, 2)}
+
+
+@pytest.mark.parametrize("width", [4, 6, 8])
+@pytest.mark.parametrize("activation", [jax.nn.relu, jax.nn.relu6], ids=["relu", "relu6"])
+def test_layers_between_clips_in_a_loop(activation, width):
+    """Every carry was clipped before: a second time changes nothing."""
+    fn, small, big = plain_layers(activation), plain_sizes(2), plain_sizes(5, width)
+    grown = growth.plan(fn, fn, small, big, 3 * X).grow(small, key=jax.random.key(0))
+    np.testing.assert_allclose(fn(grown, 3 * X), fn(small, 3 * X), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("activation", "first"),
+    [
+        (jax.nn.relu, jnp.tanh),
+        (jax.nn.relu6, jax.nn.relu),
+        (lambda h: jax.nn.relu(h) - 1.0, jax.nn.relu),
+        (jnp.tanh, jnp.tanh),
+    ],
+    ids=["not clipped at first", "clipped less at first", "not clipped later", "no clip"],
+)
+def test_layers_in_a_loop_that_would_be_clipped_anew(activation, first):
+    fn = plain_layers(activation, first)
+    with pytest.raises(growth.GrowthError, match="the carry still changes"):
+        growth.plan(fn, fn, plain_sizes(2), plain_sizes(4), X)

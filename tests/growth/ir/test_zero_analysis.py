@@ -1,5 +1,7 @@
 """Which parameters, at 0, keep a new block out of every result."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,7 +9,7 @@ from jax import lax
 
 from tests.growth.ir.unknown import called_back, strange
 from trainkit.growth.ir.program import Folder
-from trainkit.growth.ir.zero_analysis import nearest_zeros
+from trainkit.growth.ir.zero_analysis import nearest_zeros, zeros
 
 X, UP, DOWN, BIAS = jnp.ones((2, 4)), jnp.ones((4, 8)), jnp.ones((8, 4)), jnp.ones(4)
 BLOCKS = {
@@ -15,6 +17,9 @@ BLOCKS = {
     "gated": (lambda x, up, down, bias: x + jnp.tanh(bias) * jnp.cos(x @ up @ down), {3}),
     "the nearest": (lambda x, up, down, bias: x + jnp.sin((x @ up) @ down) * 2, {2}),
     "behind a maximum": (lambda x, up, down, b: x + jnp.max(x @ up @ down, 1)[:, None], {2}),
+    "behind limits": (lambda x, up, down, b: x + jnp.clip(x @ up @ down, -9, 9), {2}),
+    "behind a limit": (lambda x, up, down, b: x + jnp.minimum(2.0, x @ up @ down), {2}),
+    "behind a clamp": (lambda x, up, down, b: x + lax.clamp(-1.0, x @ up @ down, 1.0), {2}),
     "of two cases": (lambda x, up, down, b: x + jnp.where(x > 0, x * b, x @ up @ down), {2, 3}),
     "parts": (lambda x, up, down, b: x + jnp.concatenate([x[:, :2] * b[:2]] * 2, 1), {3}),
     "a loop over what is carried": (
@@ -31,6 +36,15 @@ def test_nearest(name):
     found = nearest_zeros(Folder().flatten(jax.make_jaxpr(block)(*leaves)), {1, 2, 3})
     assert found == dict.fromkeys(wanted, "zero")
     assert (block(*(0 * v if i in found else v for i, v in enumerate(leaves))) == X).all()
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [lambda x: jnp.maximum(x, 1.0), lambda x: lax.clamp(0.5, x, 1.0), lambda x: jnp.minimum(x, -1)],
+)
+def test_limits_that_0_does_not_keep_to(limit):
+    program = Folder().flatten(jax.make_jaxpr(lambda x, w: limit(x @ w))(X, UP))
+    assert zeros(program, {1}).of(program.outs[0]).distance == math.inf
 
 
 @pytest.mark.parametrize("fn", [strange, called_back])

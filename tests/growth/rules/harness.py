@@ -194,8 +194,7 @@ class _Trial:
         if case.parted:
             functions = in_parts(functions, shapes, self.rng)
         self.closed = [
-            interpreter.closed_jaxpr(fn, given)
-            for fn, given in zip(functions, shapes, strict=True)
+            interpreter.closed_jaxpr(fn, given) for fn, given in zip(functions, shapes, strict=True)
         ]
 
     def claims(self) -> Claims:
@@ -432,6 +431,7 @@ class _Trial:
         shift = self.scales.shift.get(i, 0.0)  # w′ = c·(w + s) − s, in padding too
         out, alive = self.duplicate(value, small + shift if shift else small)
         like_old = draw_values(self.rng, operand.values, out.shape, out.dtype)
+        like_old = np.where(np.isfinite(like_old), like_old, 0)  # new copies hold numbers
         out = np.where(self.unread(i, value), like_old, out)
         any_number = draw_values(
             self.rng, self.padding_values(operand, value), out.shape, out.dtype

@@ -122,7 +122,9 @@ GROWN = {
         *both(lambda x, y: lax.sort((x, y), 1, num_keys=1)), [(2, DOUBLE), (2, DOUBLE)],
         "`sort` runs along an axis",
     ),
-    "turned about": (*both(lambda x: lax.rev(x, (1,))), [(2, DOUBLE)], "`rev` runs along an axis"),
+    "turned about": (
+        *both(lambda x: lax.rev(x, (1,))), [(2, Leaf("six", 4, 6))], "to a size that is no multiple"
+    ),
     "the place of the greatest": (
         *both(lambda x: lax.argmax(x, 0, INT)), [(DOUBLE,)], "`argmax` returns indices into"
     ),

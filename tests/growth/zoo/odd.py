@@ -272,10 +272,24 @@ def _(p, s, x):
     "flip channels",
     lambda d: {"in": (7, d), "out": (d, 2)},
     {"d": 4},
-    {"refused": {"d": 8}},
+    {"d": {"d": 8}, "refused": {"d": 6}},
 )
 def _(p, s, x):
-    return jnp.tanh((x @ p["in"])[:, ::-1]) @ p["out"]
+    h = jnp.tanh(x @ p["in"])
+    return (h * h[:, ::-1] + jnp.sin(h)[:, ::-1]) @ p["out"]
+
+
+@model(
+    "operation",
+    "flip parts",
+    lambda d: {"in": (7, 2, d), "gate": (2 * d,), "out": (d * 2, 2)},
+    {"d": 2},
+    {"d": {"d": 4}, "three": {"d": 6}, "refused": {"d": 3}},
+)
+def _(p, s, x):
+    h = jnp.tanh(jnp.einsum("bf,fpd->bpd", x, p["in"]))
+    turned = jnp.concatenate([h[:, 1], h[:, 0]], -1)[:, ::-1]
+    return (turned * p["gate"][::-1] * h[:, :, ::-1].reshape(len(x), -1)) @ p["out"]
 
 
 @model(

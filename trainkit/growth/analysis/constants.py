@@ -153,6 +153,8 @@ def _ratio(c: np.ndarray, d: np.ndarray) -> Expr | Literal[False] | None:
     `False` if there is no such ratio."""
     if c.dtype == np.bool_ or d.dtype == np.bool_:
         return (ZERO if c.any() else None) if np.array_equal(c, d) else False
+    if c.dtype == d.dtype and np.array_equal(c, d) and np.isfinite(c).all():  # the usual case
+        return ZERO if c.any() else None
     kind = c.dtype
     eps = float(np.finfo(kind).eps) if kind.kind in "fc" else _low_precision(kind)
     if kind.kind != "c":
@@ -168,8 +170,6 @@ def _ratio(c: np.ndarray, d: np.ndarray) -> Expr | Literal[False] | None:
     c, d = c[c != 0], d[d != 0]
     if not len(c):
         return None
-    if np.array_equal(c, d):
-        return ZERO
     ratios = d / c
     if kind.kind == "c":
         if np.abs(ratios.imag).max() > 8 * eps:

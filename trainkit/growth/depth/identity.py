@@ -15,6 +15,7 @@ from typing import Any
 from trainkit.growth.depth.pass_through import passing
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.program import Equation, Fresh, Program
+from trainkit.growth.ir.simplification.clips import Bounds
 from trainkit.growth.ir.simplification.identities import (
     EYE,
     EYES,
@@ -184,6 +185,7 @@ def _holds(shape: Shape, what: Supposition) -> bool:
 def identity_iteration(
     body: Program, shapes: Sequence[Shape], new: Collection[int], free: Collection[int],
     nearest: Mapping[int, str], same: Collection[int], carry: tuple[int, int],
+    clipped: Mapping[int, Bounds],
 ) -> dict[int, Supposition] | None:  # fmt: skip
     """The assumption under which one iteration of a loop does not change the carry, or `None`.
 
@@ -191,13 +193,14 @@ def identity_iteration(
       body, shapes, new, free, nearest: the body of the loop, and the other arguments of `choices`.
       same: numbers of inputs that are unchanged rows of parameters, which may be other than 0.
       carry: (number of constants, number of carried values) among the inputs.
+      clipped: number of a carried input -> the bounds to which it is clipped in every iteration.
     """
     start, count = carry
     for chosen in choices(body, shapes, new, free, nearest):
         others = {i: what for i, what in chosen.items() if what != ZERO}
         if not all(i in same and _holds(shapes[i], what) for i, what in others.items()):
             continue
-        outs = reduced(body, chosen).outs[:count]
+        outs = reduced(body, chosen, clipped=clipped).outs[:count]
         if all(v is body.ins[start + i] for i, v in enumerate(outs)):
             return chosen
     return None

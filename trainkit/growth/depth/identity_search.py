@@ -18,6 +18,7 @@ from trainkit.growth.depth.layer_axes import Stacked, stacked
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.primitives import traits
 from trainkit.growth.ir.program import Equation, Folder, Program, by_dependence
+from trainkit.growth.ir.simplification.clips import Bounds, clips
 from trainkit.growth.ir.simplification.identities import Supposition, is_eye
 from trainkit.growth.ir.simplification.partial_evaluation import reduced
 from trainkit.growth.ir.source_lines import where
@@ -107,7 +108,7 @@ def identity_rows(
                 rows[i] = Row(name, fact)
         if not rows:
             continue
-        chosen = _resting(eqn, rows, folder, trainable)
+        chosen = _resting(big.program, eqn, rows, folder, trainable)
         if isinstance(chosen, Conflict):
             return chosen
         result |= {rows[i].name: what for i, what in chosen.items()}
@@ -128,7 +129,11 @@ class Row(NamedTuple):
 
 
 def _resting(
-    eqn: Equation, rows: Mapping[int, Row], folder: Folder, trainable: Callable[[str], bool]
+    program: Program,
+    eqn: Equation,
+    rows: Mapping[int, Row],
+    folder: Folder,
+    trainable: Callable[[str], bool],
 ) -> dict[int, Supposition] | Conflict:
     """Values of the rows of stacked parameters under which a loop iteration is an identity."""
     carry = scan_counts(eqn.params)
@@ -138,7 +143,8 @@ def _resting(
     inside = Program(body.ins, body.equations, body.outs[: carry[1]])
     nearest = nearest_zeros(inside, free)
     shapes = [v.aval.shape for v in body.ins]
-    chosen = identity_iteration(inside, shapes, rows.keys(), free, nearest, same, carry)
+    clipped = _always_clipped(program, eqn, inside, carry)
+    chosen = identity_iteration(inside, shapes, rows.keys(), free, nearest, same, carry, clipped)
     if chosen is not None:
         return chosen
     return Conflict(
@@ -151,6 +157,18 @@ def _resting(
         source=where(eqn),
         hint=_advice(inside),
     )
+
+
+def _always_clipped(
+    program: Program, loop: Equation, body: Program, carry: tuple[int, int]
+) -> dict[int, Bounds]:
+    """Number of a carried value -> its bounds, before the loop and after every iteration."""
+    start, count = carry
+    result: dict[int, Bounds] = {}
+    for i in range(count):
+        before, after = clips(program, loop.ins[start + i]), clips(body, body.outs[i])
+        result[start + i] = {what: n for what, n in before.items() if after.get(what) == n}
+    return result
 
 
 def _advice(program: Program) -> str:

@@ -23,6 +23,7 @@ from trainkit.growth.ir.simplification.identities import (
     ZERO,
     Supposition,
     blocks,
+    passed,
     product_with,
     shape_of,
 )
@@ -157,8 +158,10 @@ class _Passing:
         """Goals of the operands of an equation whose result has a goal that can be reached."""
         way = self._way(eqn, [self.facts.of(v) for v in eqn.ins], goal) or []
         goals: list[tuple[Any, Supposition]] = [(eqn.ins[i], what) for i, what in way]
-        joined = self.producer.get(id(eqn.ins[0]))
-        if (1, EYE) not in way or joined is None or joined.name != "concatenate":
+        if (1, EYE) not in way:
+            return goals
+        joined = self.producer.get(id(passed(eqn, eqn.ins[0], self._source)))
+        if joined is None or joined.name != "concatenate":
             return goals
         # The matrix takes one part of a concatenation.
         places = [
@@ -171,6 +174,10 @@ class _Passing:
         chosen = max if self.late else min
         part, block = chosen(places, key=lambda place: self.place.get(id(place[0]), -1))
         return [(part, PASSES), (eqn.ins[1], block)]
+
+    def _source(self, v: Any) -> tuple[Equation, list[Any]] | None:
+        eqn = self.producer.get(id(v))
+        return (eqn, eqn.ins) if eqn is not None and eqn.name in ("concatenate", "pad") else None
 
     def _fact(self, eqn: Equation, facts: list[_Fact]) -> _Fact:
         data = any(fact.data for fact in facts)

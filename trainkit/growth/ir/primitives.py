@@ -275,8 +275,14 @@ def _extreme(known: Traits, equation: Any) -> Traits:
     return known if dilated or not inside else dataclasses.replace(known, chooses=True)
 
 
-def _sort(known: Traits, equation: Any) -> Traits:
-    return dataclasses.replace(known, chooses=len(equation.ins) == 1)
+def _limit(known: Traits, equation: Any) -> Traits:
+    """A limit that 0 keeps to: max(0, −3) and clamp(−1, 0, 1) are 0."""
+    uniform = [getattr(v, "uniform", None) for v in equation.ins]
+    value = uniform.index(None) if None in uniform else 0
+    limit = uniform[1 - value]
+    low, high = {"max": (limit, 0), "min": (0, limit), "clamp": uniform[::2]}[equation.name]
+    keeps = low is not None and high is not None and low <= 0 <= high
+    return dataclasses.replace(known, zero=Operands(value, value + 1)) if keeps else known
 
 
 _REFINED: dict[str, Callable[[Traits, Any], Traits]] = {
@@ -287,5 +293,6 @@ _REFINED: dict[str, Callable[[Traits, Any], Traits]] = {
     "scatter": _scatter,
     "reduce_window_max": _extreme,
     "reduce_window_min": _extreme,
-    "sort": _sort,
+    "sort": lambda known, equation: dataclasses.replace(known, chooses=len(equation.ins) == 1),
+    **dict.fromkeys(("max", "min", "clamp"), _limit),
 }

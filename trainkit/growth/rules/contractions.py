@@ -88,11 +88,17 @@ def conv_axes(pair: EquationPair) -> None:
     made = [Axis(n, m) for n, m in zip(small, big, strict=True)]
     made[out[0]] = x.axes[lhs[0]]
     made[out[1]] = outer
-    pair.new_out(0, made)
+    result = pair.new_out(0, made)
+    for d in out[2:]:
+        if not find(result.axes[d]).fixed:
+            pair.analysis.force(result.axes[d], "append", pair)
 
 
 def _kernel_axes(pair: EquationPair, kernel: Value, window: tuple[int, ...]) -> None:
-    """A kernel k → k + 2p is the old one with p zero taps on each side."""
+    """A larger kernel is the old one with zero taps before and behind it, where padding grows.
+
+    Padding that grows by more than the kernel makes results behind the old ones.
+    """
     if all(find(kernel.axes[d]).fixed for d in window):
         pair.check_same_params("feature_group_count", "batch_group_count", "preferred_element_type")
         return
@@ -102,19 +108,22 @@ def _kernel_axes(pair: EquationPair, kernel: Value, window: tuple[int, ...]) -> 
     for i, d in enumerate(window):
         axis = find(kernel.axes[d])
         (low, high), (low_big, high_big) = (p[i] for p in pair.both("padding"))
-        more = axis.big - axis.small
-        each = more // 2 * pair.params["rhs_dilation"][i]
-        if more % 2 or (low_big - low, high_big - high) != (each, each):
+        more, apart = axis.big - axis.small, pair.params["rhs_dilation"][i]
+        before, rest = divmod(low_big - low, apart)
+        if rest or not 0 <= before <= more or high_big - high < (more - before) * apart:
             pair.fail(
                 f"a kernel grows from {axis.small} to {axis.big} taps with padding {(low, high)} → "
                 f"{(low_big, high_big)}: the old taps would move to other positions",
                 axes=(axis,),
-                hint="grow a kernel k to k + 2p with SAME padding at stride 1, or use explicit "
-                "padding, p larger on each side in the big model (at stride 2, SAME padding "
-                "depends on the size: 3 to 5 works, 1 to 3 on even sizes does not)",
+                hint="grow a kernel k to k + 2p with SAME padding at stride 1, a causal one to any "
+                "size with padding k − 1 before it, or use explicit padding, larger by the new "
+                "taps in the big model (at stride 2, SAME padding depends on the size: 3 to 5 "
+                "works, 1 to 3 on even sizes does not)",
             )
         if not axis.fixed:
-            pair.analysis.force(axis, "centre", pair)
+            middle = 2 * before == more
+            places = tuple(range(before, before + axis.small))
+            pair.analysis.force(axis, "centre" if middle else places, pair)
 
 
 def conv_scales(scales: ScalePropagation, pair: EquationPair) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from trainkit.growth.analysis.joint_program import EquationPair, Rule
 from trainkit.growth.analysis.scales.index_maps import ANY, Group, move
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.analysis.values import Value
-from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.axis import Axis, concatenation, find, product
 
 
 def reduce_axes(pair: EquationPair) -> None:
@@ -81,7 +83,7 @@ def _along(pair: EquationPair) -> list[int]:
 
 
 def along_axes(pair: EquationPair) -> None:
-    """Cumulative operations, sort, rev: refused along an axis that grows."""
+    """Cumulative operations and sort: refused along an axis that grows."""
     pair.check_same_params()
     dims = _along(pair)
     for v in pair.ins:
@@ -119,12 +121,41 @@ def pinned_scales(scales: ScalePropagation, pair: EquationPair) -> None:
         scales.plain(v)
 
 
+def rev_axes(pair: EquationPair) -> None:
+    """An axis whose units all have equally many copies is turned about as the old one is."""
+    pair.check_same_params()
+    dims = _along(pair)
+    pair.new_out(0, [_turned(pair, a) if d in dims else a for d, a in enumerate(pair.ins[0].axes)])
+
+
+def _turned(pair: EquationPair, axis: Axis) -> Axis:
+    axis = find(axis)
+    if axis.fixed:
+        return Axis(axis.small, axis.big)
+    if axis.kind == "sum":
+        return concatenation([_turned(pair, part) for part in reversed(axis.parts)])
+    if axis.kind == "prod":
+        return product([_turned(pair, part) for part in axis.parts])
+    if axis.big % axis.small:
+        pair.fail(
+            f"`{pair.name}` turns about an axis that grows to a size that is no multiple, and its "
+            "copies would meet other units",
+            axes=(axis,), hint=f"grow it to {2 * axis.small}, or another multiple",
+        )  # fmt: skip
+    return axis
+
+
 def rev_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     dims, x = _along(pair), pair.ins[0]
     groups = []
-    for d, a in enumerate(x.axes):
-        order = list(range(find(a).small))[::-1] if d in dims else None
-        groups.append(Group((d,), (d,), order, order))
+    for d in range(len(x.axes)):
+        orders = [np.arange(n)[::-1] if d in dims else None for n in (x.small[d], x.big[d])]
+        groups.append(Group((d,), (d,), *orders))
+    # The first copy of a unit becomes its last: they must be alike, with even shares.
+    scales.mark_order_sensitive(x, dims)
+    for (d, _, _), expr in scales.read(x).exponents.items():
+        if d in dims:
+            scales.splits.require_zero(expr)
     move(scales, pair, pair.outs[0], [(x, groups)])
 
 
@@ -190,7 +221,7 @@ RULES = {
     **{n: Rule(along_axes, cumulative_scales) for n in ("cummax", "cummin")},
     **{n: Rule(along_axes, pinned_scales) for n in ("cumprod", "cumlogsumexp")},
     "sort": Rule(along_axes, cumulative_scales),
-    "rev": Rule(along_axes, rev_scales),
+    "rev": Rule(rev_axes, rev_scales),
     "reduce_window_sum": Rule(window_axes, window_sum_scales),
     **{
         n: Rule(window_axes, window_extreme_scales)

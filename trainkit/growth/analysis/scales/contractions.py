@@ -100,6 +100,8 @@ class _Product:
             for d, names in enumerate(dims):
                 if names is None and {x.uid for x in grown_leaves(v.axes[d])} <= window:
                     continue
+                if names is None and v is self.out:
+                    continue  # a larger kernel may make more results, behind the old ones
                 _check_loops(scales, pair, v.axes[d], [self.loops[i] for i in names or ()], names)
 
     def _through(self, i: int) -> list[tuple[Value, int, tuple[int, ...]]]:

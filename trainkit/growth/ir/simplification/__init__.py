@@ -2,6 +2,6 @@
 
 Input: a flat `Program`, and which of its inputs are zero, one or identity matrices. Output: the
 program that is left. `identities` says what a product with an identity matrix is. `parts` and
-`masks` recognise a value that was taken apart and put together again.
-Read `partial_evaluation` first.
+`masks` recognise a value that was taken apart and put together again, and `clips` one that is
+clipped twice. Read `partial_evaluation` first.
 """

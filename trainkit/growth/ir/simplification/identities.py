@@ -2,12 +2,13 @@
 
 `x @ I` is x. If x is a concatenation, `concatenate([a, b]) @ [[I], [0]]` is a, and with
 `[[0], [I]]` it is b. The same holds for kernels of convolutions that are such a matrix in the
-middle.
+middle, also where their input was padded beforehand, with anything.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from trainkit.growth.ir.program import Equation
@@ -46,7 +47,66 @@ def product_with(eqn: Equation, what: Supposition) -> bool:
         in_place = tuple(map(tuple, batch)) == (first, first)
         upright = tuple(rows) == (rank - 2,) or not isinstance(what, EyeBlock)
         return in_place and contracted == last and bool(first) == (what == EYES) and upright
-    return eqn.name == "conv_general_dilated" and what != EYES and _is_centred(eqn)
+    return eqn.name == "conv_general_dilated" and what != EYES and _crop(eqn) is not None
+
+
+# The concatenation or pad that a value comes from, and its operands, or `None`.
+Source = Callable[[Any], tuple[Equation, Sequence[Any]] | None]
+
+
+def passed(eqn: Equation, value: Any, source: Source) -> Any:
+    """What a `product_with` an identity matrix gives, if it is a whole variable; or `None`.
+
+    A convolution without padding gives the middle of its first operand, `value`. If that was padded
+    beforehand, the middle is what it was before.
+    """
+    if eqn.name != "conv_general_dilated":
+        return value
+    channels, *space = eqn.params["dimension_numbers"].lhs_spec[1:]
+    sizes = list(shape_of(eqn.outs[0]))
+    at = [0] * len(sizes)
+    for d, first in zip(space, _crop(eqn) or (), strict=True):
+        at[d] = first
+    sizes[channels] = shape_of(value)[channels]
+    while shape_of(value) != tuple(sizes):
+        found = source(value)
+        inside = None if found is None else _inside(found[0], at, sizes)
+        if found is None or inside is None:
+            return None
+        number, at = inside
+        value = found[1][number]
+        if not hasattr(value, "aval"):
+            return None
+    return value
+
+
+def centred(eqn: Equation) -> Equation:
+    """A `product_with` an identity matrix that is applied to what is `passed`."""
+    if eqn.name != "conv_general_dilated":
+        return eqn
+    padding = tuple((middle, middle) for middle in _middle(eqn))
+    raw = eqn.raw.replace(params={**eqn.params, "padding": padding})
+    return Equation(raw, eqn.ins, eqn.outs, eqn.calls)
+
+
+def _inside(eqn: Equation, at: list[int], sizes: list[int]) -> tuple[int, list[int]] | None:
+    """The operand of a concatenation or pad that has all entries from `at` on, and where there."""
+    if eqn.name == "pad":
+        config = eqn.params["padding_config"]
+        before = [a - low for a, (low, _, _) in zip(at, config, strict=True)]
+        shape = shape_of(eqn.raw.invars[0])
+        inside = all(
+            a >= 0 and a + n <= m and not inner
+            for a, n, m, (_, _, inner) in zip(before, sizes, shape, config, strict=True)
+        )
+        return (0, before) if inside else None
+    axis, start = eqn.params["dimension"], 0
+    for i, v in enumerate(eqn.raw.invars):
+        size = shape_of(v)[axis]
+        if start <= at[axis] and at[axis] + sizes[axis] <= start + size:
+            return i, [a - start if d == axis else a for d, a in enumerate(at)]
+        start += size
+    return None
 
 
 def blocks(eqn: Equation, concatenation: Equation) -> list[EyeBlock]:
@@ -74,22 +134,33 @@ def shape_of(v: Any) -> Shape:
     return tuple(v.aval.shape)
 
 
-def _is_centred(eqn: Equation) -> bool:
-    """Whether a convolution with an identity kernel (1 in the middle) is the identity.
+def _middle(eqn: Equation) -> list[int]:
+    """The places that a kernel has on either side of its middle, along each axis of space."""
+    kernel = shape_of(eqn.raw.invars[1])
+    dims = eqn.params["dimension_numbers"].rhs_spec[2:]
+    return [
+        kernel[d] // 2 * apart for d, apart in zip(dims, eqn.params["rhs_dilation"], strict=True)
+    ]
 
-    The kernel's channels are its last two dimensions, where `depth.identity` puts the identity.
+
+def _crop(eqn: Equation) -> tuple[int, ...] | None:
+    """The first place of the operand, along each axis of space, that a convolution gives back.
+
+    Of one with an identity kernel (1 in the middle) at stride 1: 0 with "SAME" padding. `None` if
+    the result is not a part of the operand. The kernel's channels are its last two dimensions,
+    where `depth.identity` puts the identity.
     """
     params, kernel = eqn.params, shape_of(eqn.raw.invars[1])
     lhs, rhs, out = params["dimension_numbers"]
-    middle = [(kernel[d] // 2, kernel[d] // 2) for d in rhs[2:]]
-    undilated = {*params["lhs_dilation"], *params["rhs_dilation"]} == {1}
-    ungrouped = params["feature_group_count"] == 1 == params["batch_group_count"]
-    return (
+    middle = _middle(eqn)
+    plain = (
         tuple(rhs[:2]) == (len(kernel) - 1, len(kernel) - 2)
         and tuple(lhs) == tuple(out)
         and all(kernel[d] % 2 for d in rhs[2:])
-        and [tuple(pair) for pair in params["padding"]] == middle
         and set(params["window_strides"]) <= {1}
-        and undilated
-        and ungrouped
+        and set(params["lhs_dilation"]) <= {1}
+        and params["feature_group_count"] == 1 == params["batch_group_count"]
+        and all(max(pair) <= half for pair, half in zip(params["padding"], middle, strict=True))
     )
+    starts = tuple(half - low for (low, _), half in zip(params["padding"], middle, strict=True))
+    return starts if plain else None

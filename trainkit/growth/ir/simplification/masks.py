@@ -21,7 +21,7 @@ class Masks:
     def __init__(self) -> None:
         self._masked: dict[int, tuple[Any, Const]] = {}  # id of a variable -> the product it is
 
-    def rejoined(self, eqn: Equation, ins: Sequence[Any]) -> Any:
+    def equal(self, eqn: Equation, ins: Sequence[Any]) -> Any:
         """The variable that equals a sum of complementary parts, or `None`."""
         if eqn.name not in ("add", "add_any"):
             return None

@@ -16,6 +16,7 @@ import numpy as np
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.primitives import traits, zero_result
 from trainkit.growth.ir.program import Equation, Fresh, Program, live
+from trainkit.growth.ir.simplification.clips import Bounds, Clips
 from trainkit.growth.ir.simplification.identities import (
     MINUS_ONE,
     UNIT,
@@ -23,6 +24,8 @@ from trainkit.growth.ir.simplification.identities import (
     EyeBlock,
     Supposition,
     blocks,
+    centred,
+    passed,
     product_with,
     shape_of,
 )
@@ -31,7 +34,7 @@ from trainkit.growth.ir.simplification.parts import Parts
 
 Supposed = Mapping[int, Supposition]  # number of an input of the program -> what it is
 _SUMS = ("add", "add_any", "sub")
-Joined = dict[int, tuple[Equation, list[Any]]]  # variable -> the concatenation, and its operands
+Joined = dict[int, tuple[Equation, list[Any]]]  # variable -> the concatenation or pad it comes from
 
 
 class Eye(NamedTuple):
@@ -41,22 +44,30 @@ class Eye(NamedTuple):
     kind: Supposition
 
 
-def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Program:
+def reduced(
+    program: Program,
+    supposed: Supposed,
+    keep_eyes: bool = False,
+    clipped: Mapping[int, Bounds] | None = None,
+) -> Program:
     """The simplified program under assumptions on its inputs.
 
     Args:
       program: a flat program.
       supposed: number of an input -> what it is; see `identities.Supposition`.
+      clipped: number of an input -> bounds to which it was clipped before; see `clips.clips`.
       keep_eyes: whether products with identity matrices stay. An `EyeBlock` is then the square
         matrix without the rows of zeros, and the product is with the part that it takes.
     """
     stands: dict[int, Any] = {}  # variable -> its replacement: another variable, ZERO or an Eye
-    bounds: dict[int, dict[str, float]] = {}  # variable -> the bounds to which it was clipped
     for place, what in supposed.items():
         stands[id(program.ins[place])] = _replacement(program.ins[place], place, what)
     joined: Joined = {}
     kept: list[Equation] = []
-    views = Parts(), Masks()
+    limits = Clips()
+    for place, known in (clipped or {}).items():
+        limits.put(program.ins[place], known)
+    views = Parts(), Masks(), limits
     matrices = list(program.ins)
 
     inputs = {id(v) for v in program.ins}
@@ -77,32 +88,25 @@ def reduced(program: Program, supposed: Supposed, keep_eyes: bool = False) -> Pr
         if ZERO in ins and zero_result(eqn, [_is_zero(v) for v in ins]):
             stands.update((id(v), ZERO) for v in eqn.outs)
             continue
-        result = passed = _passed(eqn, ins, joined)
-        if keep_eyes and passed is not None:
-            bounds[id(eqn.outs[0])] = bounds.get(id(passed), {})
+        result = taken = _passed(eqn, ins, joined)
+        if keep_eyes and taken is not None:
+            limits.put(eqn.outs[0], limits.of(taken))
             place, what = ins[1]
             if isinstance(what, EyeBlock) and matrices[place] is program.ins[place]:
                 matrices[place] = _block(program.ins[place], what)
-            kept.append(Equation(eqn.raw, [passed, matrices[place]], eqn.outs, eqn.calls))
+            raw = centred(eqn).raw
+            kept.append(Equation(raw, [taken, matrices[place]], eqn.outs, eqn.calls))
             continue
         if result is None:
-            result = _simplified(eqn, ins, bounds)
+            result = _simplified(eqn, ins)
         for view in views:
-            result = view.rejoined(eqn, ins) if result is None else result
+            result = view.equal(eqn, ins) if result is None else result
         if result is not None:
             stands[id(eqn.outs[0])] = result
             continue
-        known = dict(bounds.get(id(ins[0]), {})) if ins else {}
-        limit = _limit(eqn, ins)
-        if limit is not None:
-            # min(max(x, 0), 6) is still at least 0.
-            keep = known if _ordered(known, eqn, limit) else {}
-            bounds[id(eqn.outs[0])] = {**keep, eqn.name: limit}
-        elif known and len(eqn.outs) == 1 and traits(eqn).chooses:
-            bounds[id(eqn.outs[0])] = known
         for view in views:
             view.add(eqn, ins)
-        if eqn.name == "concatenate":
+        if eqn.name in ("concatenate", "pad"):
             joined[id(eqn.outs[0])] = eqn, ins
         ins = [kept_as(v, old) for v, old in zip(ins, eqn.ins, strict=True)]
         kept.append(Equation(eqn.raw, ins, eqn.outs, eqn.calls))
@@ -129,11 +133,12 @@ def _passed(eqn: Equation, ins: list[Any], joined: Joined) -> Any:
     matrix = ins[1] if len(ins) == 2 else None
     if not isinstance(matrix, Eye) or _supposed(ins[0]) or not product_with(eqn, matrix.kind):
         return None
-    if not isinstance(matrix.kind, EyeBlock):
-        return ins[0]
-    if id(ins[0]) not in joined:
+    whole = passed(eqn, ins[0], lambda v: joined.get(id(v)))
+    if not isinstance(matrix.kind, EyeBlock) or whole is None:
+        return whole
+    concatenation, parts = joined.get(id(whole), (None, []))
+    if concatenation is None or concatenation.name != "concatenate":
         return None
-    concatenation, parts = joined[id(ins[0])]
     for block, part in zip(blocks(eqn, concatenation), parts, strict=False):
         if block == matrix.kind and not _supposed(part) and not isinstance(part, Const):
             return part
@@ -148,7 +153,7 @@ def _is_zero(v: Any) -> bool:
     return v is ZERO or (isinstance(v, Const) and v.is_zero)
 
 
-def _simplified(eqn: Equation, ins: list[Any], bounds: Mapping[int, Mapping[str, float]]) -> Any:
+def _simplified(eqn: Equation, ins: list[Any]) -> Any:
     """The variable or constant that equals an equation's result, or `None`."""
     name = eqn.name
     known = _known(eqn, ins) if len(eqn.outs) == 1 else None
@@ -162,11 +167,9 @@ def _simplified(eqn: Equation, ins: list[Any], bounds: Mapping[int, Mapping[str,
         return ins[0]
     if name == "select_n" and all(v is ins[1] for v in ins[1:]):
         return ins[1]  # every choice is the same
-    if any(_supposed(v) for v in ins[:1]):
-        return None
-    limit = _limit(eqn, ins)
-    if limit is not None and bounds.get(id(ins[0]), {}).get(name) == limit:
-        return ins[0]
+    if name == "concatenate":
+        alone = next((i for i in range(len(ins)) if _whole(eqn, i)), None)
+        return None if alone is None else ins[alone]  # all others have no entries
     return None
 
 
@@ -207,18 +210,3 @@ def _uniform(aval: Any, value: Any) -> Const:
 
 def _whole(eqn: Equation, operand: int) -> bool:
     return shape_of(eqn.outs[0]) == shape_of(eqn.raw.invars[operand])
-
-
-def _limit(eqn: Equation, ins: list[Any]) -> float | None:
-    """c of max(x, c) or min(x, c), which are idempotent (ReLU is one of them), or `None`."""
-    if eqn.name not in ("max", "min") or not isinstance(ins[1], Const) or isinstance(ins[0], Const):
-        return None
-    uniform = ins[1].uniform
-    return None if uniform is None or _supposed(ins[0]) else float(uniform)
-
-
-def _ordered(known: Mapping[str, float], eqn: Equation, limit: float) -> bool:
-    """Whether the known opposite bound still holds after this one."""
-    if eqn.name == "min":
-        return known.get("max", -np.inf) <= limit
-    return known.get("min", np.inf) >= limit

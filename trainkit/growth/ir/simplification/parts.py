@@ -46,7 +46,7 @@ class Parts:
         self._parts: dict[int, Part] = {}  # id of a variable -> its part of another one
         self._known: dict[tuple[int, int, bytes], Any] = {}  # a part -> the first variable of it
 
-    def rejoined(self, eqn: Equation, ins: Sequence[Any]) -> Any:
+    def equal(self, eqn: Equation, ins: Sequence[Any]) -> Any:
         """The variable that equals the result: parts in their old places; or `None`."""
         if eqn.name in _JOINS:
             return self._variable(eqn, self._joined(eqn, ins))
