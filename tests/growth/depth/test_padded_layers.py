@@ -57,12 +57,13 @@ EXACT = {mode: (by(mode), (3, 3), 1) for mode in MODES} | {
 }
 
 
-@pytest.mark.parametrize("width", [4, 6, 8])
+@pytest.mark.parametrize(("depth", "width"), [(1, 4), (1, 6), (2, 4), (2, 8)])
 @pytest.mark.parametrize("name", EXACT)
-def test_what_was_padded_goes_on(name, width):
+def test_what_was_padded_goes_on(name, depth, width):
+    """New layers behind an old one, and in front of one, which pads the same value again."""
     pad, size, apart = EXACT[name]
     fn = functools.partial(padded_net, pad=pad, apart=apart)
-    small, big = draw(1, 4, size), draw(3, width, size)
+    small, big = draw(depth, 4, size), draw(depth + 2, width, size)
     grown = growth.plan(fn, fn, small, big, X).grow(small, key=jax.random.key(0))
     assert jax.tree.map(jnp.shape, grown) == jax.tree.map(jnp.shape, big)
     np.testing.assert_allclose(fn(grown, X), fn(small, X), rtol=0, atol=1e-13)

@@ -124,10 +124,8 @@ class _DepthSearch:
         self.folder, self.trainable = folder, trainable
         self.names = list(big.shapes)
         self.number = {name: i for i, name in enumerate(self.names)}
-
-    @functools.cached_property
-    def reduced(self) -> Program:
-        return reduced(self.small.program, {})
+        # Whether parts are merged -> the simplified small program.
+        self.reduced = functools.cache(lambda merged: reduced(small.program, {}, merged=merged))
 
     @functools.cached_property
     def shortened(self) -> tuple[Program, dict[str, Shape]] | Conflict:
@@ -229,7 +227,7 @@ class _DepthSearch:
         channels: tuple[int, ...] = ()
         chosen: dict[int, Supposition]
         if isinstance(proved, Conflict):
-            found = with_new_channels(self.reduced, reduced(program, {}), places.keys(), old)
+            found = with_new_channels(self.reduced(True), reduced(program, {}), places.keys(), old)
             if found is None:
                 return proved
             chosen, channels = {}, found.axes
@@ -250,7 +248,7 @@ class _DepthSearch:
         eyes = [i for i, what in chosen.items() if is_eye(what)]
         if isinstance(proved, Conflict) or not eyes:
             return candidate
-        after = proved.arrange(reduced(program, chosen, keep_eyes=True))
+        after = proved.arrange(reduced(program, chosen, keep_eyes=True, merged=False))
         before, square = with_identity_inputs((proved.small, proved.big), after, eyes, old)
         named = dict(zip((names[i] for i in eyes), square, strict=True))
         sizes = {name: tuple(after.ins[self.number[name]].aval.shape) for name in named}

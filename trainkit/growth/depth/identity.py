@@ -14,6 +14,7 @@ from typing import Any
 
 from trainkit.growth.depth.pass_through import passing
 from trainkit.growth.ir.constants import Const
+from trainkit.growth.ir.primitives import traits
 from trainkit.growth.ir.program import Equation, Fresh, Program
 from trainkit.growth.ir.simplification.clips import Bounds
 from trainkit.growth.ir.simplification.identities import (
@@ -24,6 +25,7 @@ from trainkit.growth.ir.simplification.identities import (
     Shape,
     Supposition,
     is_eye,
+    product_with,
 )
 from trainkit.growth.ir.simplification.partial_evaluation import reduced
 
@@ -65,7 +67,8 @@ def _assumptions(
     order = list(dict.fromkeys(i for i in _last_used_first(program) if i in free))
     zeros: dict[int, Supposition] = {i: nearest[i] for i in order if i in nearest}
     yield zeros
-    eyes: dict[int, Supposition] = {i: EYE if len(shapes[i]) > 1 else ZERO for i in order}
+    matrices = _matrices(program)
+    eyes: dict[int, Supposition] = {i: matrices.get(i, ZERO) for i in order}
     yield eyes
     for last, late in itertools.product((False, True), repeat=2):
         found = passing(program, new, free, old, last=last, late=late)
@@ -77,17 +80,23 @@ def _assumptions(
     for zero in (zeros, greedy) if greedy != zeros else (zeros,):
         alive = used(reduced(program, zero))
         yield {**{i: what for i, what in eyes.items() if i in alive}, **zero}
-    stacked = _batched(program)
-    if stacked & set(order):  # plain layers of an ensemble, under `jax.vmap`
-        yield {i: EYES if i in stacked else ZERO for i in order}
 
 
-def _batched(program: Program) -> set[int]:
-    """The inputs that are matrices of a batched product."""
+def _matrices(program: Program) -> dict[int, Supposition]:
+    """The inputs that something is multiplied by in place: identity matrices would change nothing.
+
+    One for each member in an ensemble, under `jax.vmap`.
+    """
     number = {id(v): i for i, v in enumerate(program.ins)}
-    products = (eqn for eqn in program.equations if eqn.name == "dot_general")
-    found = (eqn.ins[1] for eqn in products if eqn.params["dimension_numbers"][1][0])
-    return {number[id(v)] for v in found if id(v) in number}
+    found: dict[int, Supposition] = {}
+    for eqn in program.equations:
+        if traits(eqn).same and id(eqn.ins[0]) in number:
+            number[id(eqn.outs[0])] = number[id(eqn.ins[0])]
+        place = number.get(id(eqn.ins[1])) if len(eqn.ins) == 2 else None
+        kinds = [what for what in (EYE, EYES) if place is not None and product_with(eqn, what)]
+        if place is not None and kinds:
+            found.setdefault(place, kinds[0])
+    return found
 
 
 def _greedy(program: Program, order: Sequence[int]) -> dict[int, Supposition]:

@@ -44,7 +44,7 @@ class Identities(NamedTuple):
 
 
 def identity_layers(
-    before: Program,
+    reduced_small: Callable[[bool], Program],
     program: Program,
     shapes: Shapes,
     new: Mapping[int, str],
@@ -54,7 +54,7 @@ def identity_layers(
     """Parameters of new layers that are 0, 1 or identities, so that the layers are identities.
 
     Args:
-      before: the simplified small program.
+      reduced_small: whether parts are merged (see `reduced`) -> the simplified small program.
       program: the big program.
       shapes: the shapes of its parameters.
       new: number of an input of the big program that belongs to a new layer -> its name.
@@ -68,14 +68,14 @@ def identity_layers(
     nearest = nearest_zeros(program, free)
     weights = set(range(len(shapes))) - new.keys()
     for chosen in choices(program, list(shapes.values()), new.keys(), free, nearest, weights):
-        after = reduced(program, chosen)
+        plain = not any(map(is_eye, chosen.values()))
+        before, after = reduced_small(plain), reduced(program, chosen, merged=plain)
         if used(after) & new.keys() or len(before.equations) != len(after.equations):
             continue
         for arrange in (lambda program: program, by_dependence):
             one, other = arrange(before), arrange(after)
             # Products with identity matrices are put into the small program as they are in the big
             # one, so that pairing these two proves nothing of their operands.
-            plain = not any(map(is_eye, chosen.values()))
             if same_equations(one, other) and (plain or same_operands(one, other, old)):
                 return Identities(chosen, one, other, arrange)
     zero, names = [list(shapes)[i] for i in sorted(nearest)], list(new.values())

@@ -18,6 +18,7 @@ from trainkit._core.jaxprs import at_line, bodies, equations, held
 from trainkit.growth.ir.constants import Const, Constants
 from trainkit.growth.ir.lookups import from_the_end, row
 from trainkit.growth.ir.loops import over_layers
+from trainkit.growth.ir.normal_forms import normal
 from trainkit.growth.ir.primitives import foreign, traits
 from trainkit.growth.ir.variance import centred
 
@@ -32,6 +33,10 @@ class Equation:
         self.calls = calls  # the calls it was inlined from, outermost first
         self.name: str = raw.primitive.name
         self.params: dict[str, Any] = raw.params
+
+    def changed(self, raw: core.JaxprEqn, ins: list) -> Equation:
+        """Another equation in its place, without results yet."""
+        return Equation(raw, ins, [], self.calls)
 
 
 class Program:
@@ -76,7 +81,8 @@ class Folder:
             return self.constants.literal(_literal(atom)) if literal else env[atom]
 
         for eqn in jaxpr.eqns:
-            step = self._padded(Equation(eqn, [read(v) for v in eqn.invars], [], calls))
+            step = Equation(eqn, [read(v) for v in eqn.invars], [], calls)
+            step = normal(self._producers, step)
             known = traits(step)
             if known.call:
                 results = self.run(held(eqn), step.ins, out, (*calls, eqn))
@@ -119,25 +125,6 @@ class Folder:
             return found
         return None
 
-    def _padded(self, step: Equation) -> Equation:
-        """A convolution of what was padded with 0 in space, as one that pads it itself."""
-        pad = self._producers.get(id(step.ins[0])) if step.name == "conv_general_dilated" else None
-        if pad is None or pad.name != "pad" or not _is_zero(pad.ins[1]):
-            return step
-        batch, channels, *space = step.params["dimension_numbers"].lhs_spec
-        config = [tuple(map(int, ends)) for ends in pad.params["padding_config"]]
-        plain = config[batch] == config[channels] == (0, 0, 0)
-        dilated = {*step.params["lhs_dilation"], *(inner + 1 for *_, inner in config)} != {1}
-        if not plain or dilated or min(min(ends) for ends in config) < 0:
-            return step
-        padding = tuple(
-            (low + config[d][0], high + config[d][1])
-            for d, (low, high) in zip(space, step.params["padding"], strict=True)
-        )
-        operands = [pad.raw.invars[0], step.raw.invars[1]]
-        raw = step.raw.replace(params={**step.params, "padding": padding}, invars=operands)
-        return Equation(raw, [pad.ins[0], step.ins[1]], [], step.calls)
-
     def _counted_from_the_start(self, gather: Equation, out: list[Equation]) -> Any:
         """The index of a gather without the step "add the table's size if it is negative".
 
@@ -158,10 +145,6 @@ class Folder:
             value = results[0]
             self._producers[id(value)] = out[-1]
         return value
-
-
-def _is_zero(v: Any) -> bool:
-    return isinstance(v, Const) and v.is_zero
 
 
 def live(equations: list[Equation], outs: list[Any]) -> list[Equation]:

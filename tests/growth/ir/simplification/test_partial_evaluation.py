@@ -33,13 +33,15 @@ RESTS = {
     "parts": (lambda x, w: x + jnp.split(w[:2], 3, 1)[0] * jnp.split(w[:2], 3, 1)[1], ZERO),
     "a choice": (lambda x, w: x + jnp.where(x > 1, x @ w, jnp.zeros_like(x)), ZERO),
     "an identity matrix": (lambda x, w: x @ w, EYE),
+    "an identity matrix from the other side": (lambda x, w: (w @ x.T).T, EYE),
+    "a transposed identity matrix": (lambda x, w: x @ w.T, EYE),
 }
 DOES = {
     "a cosine": (lambda x, w: x + jnp.cos(x @ w), ZERO),
     "what x is taken from": (lambda x, w: (x @ w) - x, ZERO),
     "an unknown function": (lambda x, w: x + called_back((x @ w)[0]), ZERO),
     "an unknown primitive": (lambda x, w: x + strange((x @ w)[0]), ZERO),
-    "an identity matrix from the other side": (lambda x, w: (w @ x.T).T, EYE),
+    "the other way about": (lambda x, w: (w @ x.T).T[::-1], EYE),
     "an exponential of it": (lambda x, w: x @ jnp.exp(w), EYE),
     "many at a time": (lambda x, w: jnp.einsum("bi,ij->bij", x, w)[..., 0], EYE),
 }

@@ -49,6 +49,7 @@ def reduced(
     supposed: Supposed,
     keep_eyes: bool = False,
     clipped: Mapping[int, Bounds] | None = None,
+    merged: bool = True,
 ) -> Program:
     """The simplified program under assumptions on its inputs.
 
@@ -58,6 +59,8 @@ def reduced(
       clipped: number of an input -> bounds to which it was clipped before; see `clips.clips`.
       keep_eyes: whether products with identity matrices stay. An `EyeBlock` is then the square
         matrix without the rows of zeros, and the product is with the part that it takes.
+      merged: whether a part of a value that is taken again is the first one. The parts in front of
+        and behind a product with an identity matrix are two, if the product stays.
     """
     stands: dict[int, Any] = {}  # variable -> its replacement: another variable, ZERO or an Eye
     for place, what in supposed.items():
@@ -67,7 +70,7 @@ def reduced(
     limits = Clips()
     for place, known in (clipped or {}).items():
         limits.put(program.ins[place], known)
-    views = Parts(), Masks(), limits
+    views = Parts(merged), Masks(), limits
     matrices = list(program.ins)
 
     inputs = {id(v) for v in program.ins}

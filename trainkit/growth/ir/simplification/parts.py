@@ -40,9 +40,13 @@ class Parts:
     """The parts among the values of a program.
 
     Equal values may be different variables, so all operands are those that stand for them.
+
+    Args:
+      merged: whether a part that is taken again is the variable of the first time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, merged: bool = True) -> None:
+        self._merged = merged
         self._parts: dict[int, Part] = {}  # id of a variable -> its part of another one
         self._known: dict[tuple[int, int, bytes], Any] = {}  # a part -> the first variable of it
 
@@ -79,7 +83,8 @@ class Parts:
         if np.array_equal(part.places, np.arange(part.whole.aval.shape[part.axis])):
             found = part.whole
         else:
-            found = self._known.get((id(part.whole), part.axis, part.places.tobytes()))
+            key = id(part.whole), part.axis, part.places.tobytes()
+            found = self._known.get(key) if self._merged else None
         same = found is not None and tuple(found.aval.shape) == tuple(eqn.outs[0].aval.shape)
         return found if same else None
 
