@@ -201,13 +201,20 @@ class _DepthSearch:
         }
 
     def _idle(self, origins: Origins, new: list[str]) -> list[str]:
-        """New leaves that the big program does not use, unless the small one does not either."""
+        """New leaves that the big program does not use, unless the small one does not either.
+
+        A new layer may have some: what of its results is used depends on where it stands.
+        """
         seen = used(self.small.program), used(self.big.program)
         known = {name for i, name in enumerate(self.small.shapes) if i in seen[0]}
+        old = {above for name in self.names if name not in new for above in _folders(name)}
+        working = [set(_folders(name)) - old for name in new if self.number[name] in seen[1]]
         return [
             name
             for name in new
-            if self.number[name] not in seen[1] and (origins[name].leaf or name) in {*known, name}
+            if self.number[name] not in seen[1]
+            and (origins[name].leaf or name) in {*known, name}
+            and not any(modules & set(_folders(name)) for modules in working)
         ]
 
     def _inputs(self, old: Mapping[str, str]) -> dict[int, int]:
@@ -284,3 +291,9 @@ class _DepthSearch:
                 hint="grow in two steps: first width, then depth",
             )
         return candidate._replace(big=cut)
+
+
+def _folders(name: str) -> list[str]:
+    """The modules that a leaf is in, outermost first: "a/b/c" is in "a" and "a/b"."""
+    parts = name.split("/")
+    return ["/".join(parts[:i]) for i in range(1, len(parts))]
