@@ -88,12 +88,13 @@ def copies(path: pathlib.Path) -> None:
 
 def layouts(path: pathlib.Path) -> None:
     """Draws the positions of old units: one index map per row."""
-    fig, ax = plt.subplots(figsize=(6.4, 2.5))
+    fig, ax = plt.subplots(figsize=(6.4, 2.9))
     rows: list[tuple[str, list[int | None]]] = [
         ("before", [0, 1, 2]),
         ("repeat", [0, 0, 1, 1, 2, 2]),
         ("tile", [0, 1, 2, 0, 1, 2]),
         ("stride", [0, None, 1, None, 2, None]),
+        ("stride end", [None, 0, None, 1, None, 2]),
         ("append", [0, 1, 2, None, None, None]),
         ("centre", [None, 0, 1, 2, None]),
     ]
@@ -107,12 +108,13 @@ def layouts(path: pathlib.Path) -> None:
             if unit is not None:
                 ax.text(j + 0.45, -r, str(unit), color="white", ha="center", va="center")
     notes = ["", "widths; stays on its shard", "tables that repeat as a whole",
-             "rotary pairs: the same frequencies", "vocabularies, positions, forced units",
+             "rotary pairs: the same frequencies",
+             "ALiBi: the same slopes", "vocabularies, positions, forced units",
              "convolution kernels, 3 → 5"]  # fmt: skip
     for r, note in enumerate(notes):
         ax.text(6.3, -r, note, va="center", fontsize=8, color=INK)
     ax.set_xlim(-1.6, 11.5)
-    ax.set_ylim(-5.6, 0.6)
+    ax.set_ylim(-6.6, 0.6)
     ax.axis("off")
     fig.savefig(path, bbox_inches="tight", dpi=110)
     plt.close(fig)

@@ -18,6 +18,7 @@ SOURCES = {
     "uneven": [0, 0, 1],
     "append": [0, 1, -1],
     "stride": [0, -1, 1, -1],
+    "stride end": [-1, 0, -1, 1],
     "centre": [-1, 0, 1, -1],
     "any": [1, -1, 0, 1, -1],
     "dropped": [1],

@@ -728,8 +728,9 @@ add("perceptron", "flax layers", linen(FlaxMany, SEQUENCE), {"width": 4, "hidden
     {"width": {"width": 8}, "hidden": {"hidden": 10}}, SEQUENCE, front_end="linen")
 add("attention", "alibi", functions(alibi, alibi_shapes), BLOCK, {"hd": {"hd": 8}, "d": {"d": 9}},
     SEQUENCE)
-add("attention", "alibi heads", functions(alibi, alibi_shapes), BLOCK, {"h": {"h": 4}}, SEQUENCE,
-    refused={"h": "head_dim"})
+add("attention", "alibi heads", functions(alibi, alibi_shapes), BLOCK, {"h": {"h": 4},
+    "three times": {"h": 6}, "not a multiple": {"h": 3}}, SEQUENCE,
+    refused={"not a multiple": "head_dim"})
 add("attention", "rotary size", functions(parallel_block, parallel_shapes), {"d": 6, "h": 3,
     "hd": 4, "f": 5}, {"hd": {"hd": 6}}, SEQUENCE, refused={"hd": "heads instead of head_dim"})
 add("attention", "sinusoidal stream", functions(sinusoidal, sinusoidal_shapes), {"d": 4},

@@ -19,7 +19,7 @@ from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.primitives import traits
 
-SEARCHED: tuple[Layout, ...] = ("repeat", "tile", "stride")
+SEARCHED: tuple[Layout, ...] = ("repeat", "tile", "stride", "stride end")
 # With these, old entries of a table may come first, as in a list of numbers; what is computed from
 # new ones must be read with 0.
 OLD_FIRST: tuple[Layout, ...] = (*SEARCHED, "append")

@@ -33,6 +33,15 @@ def strided(n: int, m: int) -> np.ndarray | None:
     return source
 
 
+def strided_end(n: int, m: int) -> np.ndarray | None:
+    """Old unit i is at index (i + 1) · m/n − 1, with padding between (this keeps ALiBi's slopes)."""
+    if m % n:
+        return None
+    source = np.full(m, -1)
+    source[m // n - 1 :: m // n] = np.arange(n)
+    return source
+
+
 def appended(n: int, m: int) -> np.ndarray:
     """The old units first, then padding."""
     return np.concatenate([np.arange(n), np.full(m - n, -1)])
@@ -48,11 +57,12 @@ LAYOUTS: dict[str, Callable[[int, int], np.ndarray | None]] = {
     "repeat": repeated,
     "tile": tiled,
     "stride": strided,
+    "stride end": strided_end,
     "append": appended,
     "row mean": appended,
     "centre": centred,
 }
-PADDED = ("stride", "append", "row mean", "centre")  # layouts with padding units
+PADDED = ("stride", "stride end", "append", "row mean", "centre")  # layouts with padding units
 COPIES = "copies"
 # A name in `LAYOUTS`; or the new index of each old unit, with padding everywhere else; or
 # ("copies", 3, 1, 2): how many neighbouring copies each old unit has.

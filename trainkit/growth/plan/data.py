@@ -22,7 +22,8 @@ class GrownAxis:
     Attributes:
       small, big: its size before and after.
       layout: where the copies are. "repeat": copies of a unit are neighbours. "tile": the whole
-        axis repeats. "stride": old unit i at index i·big/small, padding units between. "append":
+        axis repeats. "stride": old unit i at index i·big/small, padding units between. "stride
+        end": old unit i at index (i + 1)·big/small − 1. "append":
         old units first, padding units after them. "row mean": like "append", but padding units may
         hold the mean of the old units, which a LayerNorm subtracts. "centre": the old taps of a
         kernel in the middle. (Padding units copy no old unit.) Numbers are the new index of each

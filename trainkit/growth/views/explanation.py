@@ -16,6 +16,7 @@ LAYOUTS = {
     "repeat": "the copies of a unit are neighbours",
     "tile": "the whole axis repeats",
     "stride": "old unit i is at i·{ratio}, and the units between copy none",
+    "stride end": "old unit i is at i·{ratio} + {ratio} − 1, and the units between copy none",
     "append": "the old units come first, and the new ones copy none",
     "row mean": "the old units come first, and the new ones copy none; a LayerNorm subtracts the "
     "mean, which the new units hold",
