@@ -1,6 +1,6 @@
 """Tables in a program: a grown one is a duplicate of the old, times a positive number, or refused.
 
-What changes here are copies of old units at even places, which every layout looks at.
+What changes here are both copies of an old unit, so that every layout looks at one.
 """
 
 import itertools
@@ -23,12 +23,12 @@ CHANGES = {
     "three times it": (lambda t: 3 * t, True),
     "a third of it": (lambda t: t / 3, True),
     "its negative": (lambda t: -t, False),
-    "one element smaller": (lambda t: np.where(np.arange(12) == 6, t * 0.5, t), False),
-    "one element larger": (lambda t: np.where(np.arange(12) == 6, t * 2, t), False),
-    "one element of the other sign": (lambda t: np.where(np.arange(12) == 6, -t, t), False),
-    "one element 0": (lambda t: np.where(np.arange(12) == 6, 0, t), False),
-    "one element no longer 0": (lambda t: np.where(np.arange(12) == 8, 1, t), False),
-    "one element not a number": (lambda t: np.where(np.arange(12) == 6, np.nan, t), False),
+    "one element smaller": (lambda t: np.where(np.arange(12) // 2 == 3, t * 0.5, t), False),
+    "one element larger": (lambda t: np.where(np.arange(12) // 2 == 3, t * 2, t), False),
+    "one element of the other sign": (lambda t: np.where(np.arange(12) // 2 == 3, -t, t), False),
+    "one element 0": (lambda t: np.where(np.arange(12) // 2 == 3, 0, t), False),
+    "one element no longer 0": (lambda t: np.where(np.arange(12) // 2 == 4, 1, t), False),
+    "one element not a number": (lambda t: np.where(np.arange(12) // 2 == 3, np.nan, t), False),
     "one element finite": (lambda t: np.where(np.isinf(t), 1, t), False),
     "-inf for inf": (lambda t: np.where(np.isinf(t), -np.inf, t), False),
 }

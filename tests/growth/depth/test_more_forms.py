@@ -237,7 +237,7 @@ def test_fewer_passes_and_other_functions_are_refused():
 # -- leaves that are not used -------------------------------------------------------------------
 
 
-def residual(p, x):
+def by_name(p, x):
     for name in sorted(set(p) - {"out", "note"}):
         x = x + jnp.tanh(x @ p[name]["up"]) @ p[name]["down"]
     return x @ p["out"]
@@ -247,7 +247,7 @@ def test_a_new_layer_may_have_a_leaf_that_is_not_used():
     """As the last layer of a network that drops one of its results: any value will do."""
     layer = draw(up=(3, 4), down=(4, 3), vector=(3, 2))
     small = draw(out=(3, 2))
-    plan, grown = check(residual, small, {**small, "first": layer})
+    plan, grown = check(by_name, small, {**small, "first": layer})
     assert plan.zeroed == ("first/down",)
     assert grown["first"]["vector"].shape == (3, 2)
 
@@ -255,6 +255,4 @@ def test_a_new_layer_may_have_a_leaf_that_is_not_used():
 def test_a_new_module_that_is_not_used_is_named():
     layer, small = draw(up=(3, 4), down=(4, 3)), draw(out=(3, 2))
     with pytest.raises(growth.GrowthError, match=r"has: \['note/kernel'\], which the big function"):
-        growth.plan(
-            residual, residual, small, {**small, "a": layer, "note": draw(kernel=(3, 2))}, X
-        )
+        growth.plan(by_name, by_name, small, {**small, "a": layer, "note": draw(kernel=(3, 2))}, X)

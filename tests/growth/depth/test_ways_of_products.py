@@ -81,14 +81,14 @@ class ActorAndCritics(nn.Module):
     @nn.compact
     def __call__(self, x):
         critics = nn.vmap(
-            Perceptron, variable_axes={"params": 0}, split_rngs={"params": True},
+            Member, variable_axes={"params": 0}, split_rngs={"params": True},
             in_axes=None, axis_size=2,
         )  # fmt: skip
         sizes = self.hidden, self.width
-        return Perceptron(*sizes, name="actor")(x), critics(*sizes, name="critics")(x)
+        return Member(*sizes, name="actor")(x), critics(*sizes, name="critics")(x)
 
 
-class Perceptron(nn.Module):
+class Member(nn.Module):
     hidden: int
     width: int
 

@@ -19,8 +19,8 @@ from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
 
 pytestmark = pytest.mark.usefixtures("x64")
 # Few shapes, since each is compiled: sizes of an axis, and how it grows.
-AXES = [(2, 4, "repeat"), (2, 4, "tile"), (3, 5, "repeat"), (2, 4, "append"), (2, 4, "stride"), (2, 6, "stride end"),
-        (2, 2, None)]  # fmt: skip
+AXES = [(2, 4, "repeat"), (2, 4, "tile"), (3, 5, "repeat"), (2, 4, "append"), (2, 4, "stride"),
+        (2, 6, "stride end"), (2, 2, None)]  # fmt: skip
 axes = st.lists(st.sampled_from(AXES), min_size=1, max_size=2)
 
 

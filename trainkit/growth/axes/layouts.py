@@ -34,7 +34,7 @@ def strided(n: int, m: int) -> np.ndarray | None:
 
 
 def strided_end(n: int, m: int) -> np.ndarray | None:
-    """Old unit i is at index (i + 1) · m/n − 1, with padding between (this keeps ALiBi's slopes)."""
+    """Old unit i is at index (i + 1) · m/n − 1, with padding between (this keeps ALiBi slopes)."""
     if m % n:
         return None
     source = np.full(m, -1)
