@@ -119,3 +119,69 @@ def test_a_remainder_by_the_size_of_a_table():
     assert "remainders are taken by 5 in the small model and by 7 in the big one" in lines[0]
     assert "take the remainder before both models" in lines[-1]
     growth.plan(looked_up, looked_up, small, big, numbers)
+
+
+def test_a_number_that_is_a_size():
+    """As an ε that was given the width by mistake."""
+
+    def fn(p, x):
+        y = jax.nn.silu(x @ p["a"])
+        return y / jnp.sqrt(jnp.mean(y**2, -1, keepdims=True) + y.shape[-1]) @ p["o"]
+
+    lines = refusal(fn, fn, softmaxed(4), softmaxed(8), s(5, 3))
+    assert lines[-1].endswith("use one number in both models: the small one has 4, the big one 8")
+
+
+def test_a_result_that_counts_layers():
+    """A loss that every layer adds to: the other result alone can be deeper."""
+
+    def fn(p, x):
+        loss = 0.0
+        for layer in p["layers"]:
+            loss = loss + jnp.mean(jax.nn.softmax(x @ layer["gate"]) ** 2)
+            x = x + jnp.tanh(x @ layer["up"]) @ layer["down"]
+        return x @ p["o"], loss
+
+    sizes = lambda n: {
+        "layers": [{"gate": s(5, 3), "up": s(5, 4), "down": s(4, 5)}] * n, "o": s(5, 2)
+    }  # fmt: skip
+    assert "at 0 it still changes result 1 (of 0 to 1)," in refusal(
+        fn, fn, sizes(1), sizes(2), s(4, 5)
+    )[0]  # fmt: skip
+    first = lambda p, x: fn(p, x)[0]
+    assert growth.plan(first, first, sizes(1), sizes(2), s(4, 5)).zeroed == ("layers/1/down",)
+
+
+def test_experts_one_by_one():
+    def fn(p, x):
+        scores, chosen = jax.lax.top_k(x @ p["a"], 2)
+        made = jnp.stack([jnp.tanh(x @ w) for w in p["experts"]])
+        made = made[chosen, jnp.arange(len(x))[:, None]]
+        return jnp.einsum("tk,tkd->td", jax.nn.softmax(scores), made)
+
+    experts = lambda n: {"a": s(5, n), "experts": [s(5, 4)] * n}
+    lines = refusal(fn, fn, experts(3), experts(6), s(6, 5))
+    assert "hold the weights of experts in one array, with an axis of experts" in lines[-1]
+
+
+def test_more_modes_of_a_spectrum():
+    """The advice, followed for the lowest modes and the highest, keeps the function."""
+
+    def make(m):
+        def fn(p, x):
+            f = jnp.fft.fft(x, axis=0)
+            y = jnp.zeros(f.shape, f.dtype).at[:m].set(f[:m] * p["low"].astype(f.dtype))
+            return jnp.fft.ifft(y.at[-m:].set(f[-m:] * p["high"].astype(f.dtype)), axis=0).real
+
+        return fn
+
+    modes = lambda m: {"low": s(m, 3), "high": s(m, 3)}
+    lines = refusal(make(2), make(3), modes(2), modes(3), s(8, 3))
+    assert "behind those that read x[:m] and in front of those that read x[-m:]" in lines[-1]
+    small = {k: jax.random.normal(jax.random.key(i), (2, 3)) for i, k in enumerate(modes(2))}
+    big = {
+        "low": jnp.pad(small["low"], ((0, 1), (0, 0))),
+        "high": jnp.pad(small["high"], ((1, 0), (0, 0))),
+    }
+    x = jax.random.normal(jax.random.key(5), (8, 3))
+    assert jnp.allclose(make(3)(big, x), make(2)(small, x), atol=1e-5)  # rounding of float32

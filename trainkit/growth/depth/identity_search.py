@@ -17,7 +17,7 @@ from trainkit.growth.depth.identity import (
 from trainkit.growth.depth.layer_axes import Stacked, stacked
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.primitives import traits
-from trainkit.growth.ir.program import Equation, Folder, Program, by_dependence
+from trainkit.growth.ir.program import Equation, Folder, Program, by_dependence, live
 from trainkit.growth.ir.simplification.clips import Bounds, clips
 from trainkit.growth.ir.simplification.identities import Supposition, is_eye
 from trainkit.growth.ir.simplification.partial_evaluation import reduced
@@ -79,14 +79,25 @@ def identity_layers(
             if same_equations(one, other) and (plain or same_operands(one, other, old)):
                 return Identities(chosen, one, other, arrange)
     zero, names = [list(shapes)[i] for i in sorted(nearest)], list(new.values())
+    what = _still_changed(reduced_small(True), reduced(program, dict(nearest)))
     return Conflict(
         f"the layer of {names[0]} cannot be an identity: with "
-        f"{', '.join(zero[:4]) or 'no parameters'} at 0 it still changes its input, and it is not "
+        f"{', '.join(zero[:4]) or 'no parameters'} at 0 it still changes {what}, and it is not "
         "a square layer between ReLUs either",
         "layers",
         params=tuple(names[:6]),
         hint=_advice(program),
     )
+
+
+def _still_changed(before: Program, after: Program) -> str:
+    """What new layers change: some of the results, or the input of the next layer."""
+    count = lambda program, out: len(live(program.equations, [out]))
+    pairs = list(zip(before.outs, after.outs, strict=True))
+    changed = [i for i, (a, b) in enumerate(pairs) if count(before, a) != count(after, b)]
+    if not changed or len(changed) == len(pairs):
+        return "its input"
+    return " and ".join(f"result {i}" for i in changed) + f" (of 0 to {len(pairs) - 1})"
 
 
 def identity_rows(
@@ -174,6 +185,8 @@ def _always_clipped(
 def _advice(program: Program) -> str:
     """What to do about layers that cannot be identities."""
     change = f"add layers that change the function: {_FUNCTION_CHANGING}"
+    if any(eqn.name == "top_k" for eqn in program.equations):
+        change = f"hold the weights of experts in one array, with an axis of experts; or {change}"
     if not _normalises(program):
         return f"plain layers need ReLU between them and square kernels; or {change}"
     return (

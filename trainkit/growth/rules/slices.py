@@ -55,7 +55,8 @@ def _segment(pair: EquationPair, axis: Axis, made: Axis, start: int, big_start: 
                 f"{part.big}",
                 axes=(axis,),
                 hint=f"give the small model weights for {made.big} entries, with 0 for new ones "
-                "(jnp.pad): with the big function they are the same model, which may grow further"
+                "(jnp.pad), behind those that read x[:m] and in front of those that read x[-m:]: "
+                "with the big function they are the same model, which may grow further"
                 if more
                 else "slice in the same proportions in both models",
             )

@@ -165,6 +165,10 @@ def multiple_or_other(axis: Axis) -> str:
 
 
 def hint_of(pair: EquationPair) -> str:
+    for v in pair.ins:
+        a, b = (None, None) if v.const is None else (c.uniform for c in v.const)
+        if a is not None and b is not None and a != b:
+            return f"use one number in both models: the small one has {a:.6g}, the big one {b:.6g}"
     if pair.name in ("log", "logsumexp", "log1p"):
         return "a log-sum over an axis that grows counts the copies: do not grow that axis"
     return (
