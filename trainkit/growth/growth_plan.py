@@ -115,7 +115,9 @@ class Plan(PlanData):
         It is exact if query head i of H uses key head i // (H / G), as in grouped-query attention.
         Each key head is repeated, and each copy serves a part of the old one's queries. The
         gradients of the copies differ, and only their sum is the old gradient. So moments are a
-        best guess (even shares). To grow queries too, use `trainkit.growth.plan`.
+        best guess (even shares). To grow queries too, use `trainkit.growth.plan`. Where one axis
+        holds heads and their size, use it too, with `how="groups"`: it reads the size of a head
+        from the model. `trainkit.growth.grow` also compares outputs.
 
         Args:
           small_params, big_params: arrays or shapes. They may differ in the axis of the key and

@@ -30,7 +30,7 @@ from trainkit.growth.remedies import (
     with_layers_of_while_loops,
 )
 from trainkit.growth.rules.control import NO_PASSES, PASSES
-from trainkit.growth.search import COPYING, Models, search, width
+from trainkit.growth.search import COPYING, Models, fused_axes, search, width
 
 PyTree = Any
 TRIED = 1000  # equations of a program for which another call is tried before it is advised
@@ -61,7 +61,7 @@ def plan(
             hint="grow in two steps: first the inputs, with how='identity'",
         )
     if depth == "groups":
-        return repeats(small_params, big_params, calibrated=True)
+        return repeats(small_params, big_params, calibrated=True, fused=fused_axes(models))
     if depth == "experts":
         return upcycled(*leaves, trees, dict(operator(how).names))
     result = search(models, depth, trainable, append)

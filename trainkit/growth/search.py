@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 from trainkit.growth.analysis.joint_program import Analysis
 from trainkit.growth.analysis.solve import solve_width
 from trainkit.growth.analysis.values import Value
+from trainkit.growth.axes.axis import find
+from trainkit.growth.axes.queries import grown_leaves
+from trainkit.growth.axes.structures import structure_of
 from trainkit.growth.depth.alignment import PLACES
 from trainkit.growth.depth.assembly import assemble, depth_candidates
 from trainkit.growth.depth.candidate import DepthCandidate
@@ -18,7 +21,7 @@ from trainkit.growth.depth.flat_model import FlatModel
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.program import Folder, Program
 from trainkit.growth.mismatches import Leaves, mismatch
-from trainkit.growth.plan.data import PlanData, unchanged
+from trainkit.growth.plan.data import PlanData, Structure, unchanged
 from trainkit.growth.plan.inputs import GrownInput, NewInputs
 from trainkit.growth.rules import RULES, UNKNOWN
 
@@ -120,9 +123,48 @@ def search(
             return assemble(widths, candidate, big.shapes, dtypes, depth)
     if failed.likeliest is not None:
         return failed.likeliest
+    return width(models, _same_layers(models), append, depth)
+
+
+def _same_layers(models: Models) -> DepthCandidate:
+    """The candidate without new layers."""
+    small, big = models.small, models.big
     same = {name: name for name in small.shapes}
-    only = DepthCandidate({}, same, big.shapes, small.program, big.program, {})
-    return width(models, only, append, depth)
+    return DepthCandidate({}, same, big.shapes, small.program, big.program, {})
+
+
+def fused_axes(models: Models) -> dict[tuple[int, int], Structure]:
+    """Sizes of a parameter's axis -> its factors, where the programs split it into some.
+
+    Of axes with one factor that grows, as `heads × size`. They are known up to the equation at
+    which the two programs differ.
+    """
+    candidate = _same_layers(models)
+    assert candidate.big is not None
+    analysis, values = _started(models, candidate)
+    analysis.join(*_in_one_order(models, candidate, candidate.big), values)
+    axes = [find(axis) for _, value in analysis.params for axis in value.axes]
+    return {
+        (axis.small, axis.big): structure_of(axis, lambda leaf: 0)
+        for axis in axes
+        if axis.kind == "prod" and all(find(part).kind == "leaf" for part in axis.parts)
+        if len(grown_leaves(axis)) == 1
+    }
+
+
+def _started(models: Models, candidate: DepthCandidate) -> tuple[Analysis, list[Value]]:
+    """An analysis, and the values of parameters, identity matrices and inputs."""
+    small, big = models.leaves
+    dtypes = {name: leaf.dtype for name, leaf in big}
+    analysis = Analysis(RULES, UNKNOWN, models.folder)
+    sizes = [(candidate.old[name], s.shape, s.dtype) for name, s in small]
+    sizes += [(name, shape, dtypes[name]) for name, shape in candidate.eyes.items()]
+    for i, (name, shape, dtype) in enumerate(sizes):
+        analysis.params.append((name, Value(shape, candidate.shapes[name], dtype, origin=i)))
+    if models.new is not None:
+        analysis.inputs, analysis.new = models.inputs, models.new
+    inputs = [Value(x.small, x.big, x.dtype) for x in models.inputs]
+    return analysis, [*(value for _, value in analysis.params), *inputs]
 
 
 def _widths(
@@ -144,18 +186,9 @@ def width(
 ) -> PlanData | Conflict:
     """The plan between two programs of one structure: `candidate.small` and `candidate.big`."""
     assert candidate.big is not None
-    small, big = models.leaves
-    dtypes = {name: leaf.dtype for name, leaf in big}
-    analysis = Analysis(RULES, UNKNOWN, models.folder)
+    small, _ = models.leaves
+    analysis, values = _started(models, candidate)
     analysis.more_passes = depth in COPYING
-    sizes = [(candidate.old[name], s.shape, s.dtype) for name, s in small]
-    sizes += [(name, shape, dtypes[name]) for name, shape in candidate.eyes.items()]
-    for i, (name, shape, dtype) in enumerate(sizes):
-        analysis.params.append((name, Value(shape, candidate.shapes[name], dtype, origin=i)))
-    values = [value for _, value in analysis.params]
-    values += [Value(x.small, x.big, x.dtype) for x in models.inputs]
-    if models.new is not None:
-        analysis.inputs, analysis.new = models.inputs, models.new
     programs = _in_one_order(models, candidate, candidate.big)
     new = [program.ins[len(program.ins) - len(candidate.channels) :] for program in programs]
     for before, after, axis in zip(*new, candidate.channels, strict=True):

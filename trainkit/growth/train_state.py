@@ -81,6 +81,15 @@ def grown_state(
         if measured is None:
             raise
         found = measured
+    if how.depth == "groups" and _concrete(state):
+        measured = measured_map(*sides, state, how.depth, key, tx=tx, **options)
+        if measured is None:
+            raise GrowthError(
+                "with copies of every key head side by side the outputs change: query head i does "
+                "not read key head i // (query heads / key heads)",
+                hint="repeat key heads by jnp.repeat(k, repeats, axis of heads), not by jnp.tile",
+            )
+        found = dataclasses.replace(found, proof=measured.proof)
     run = state_grower(found, before, after, given_big, tx=tx, **options)
     grown = run_on_device(run, (state,), out_shardings, state if donate else None)
     if isinstance(given.params, Packed):
@@ -170,6 +179,13 @@ def state_grower(
     return lambda state: grow_state(growth, state=state, like=like, init=init, **options)
 
 
+def _concrete(state: TrainState) -> bool:
+    """Whether every leaf of a state is an array, and none is traced."""
+    leaves = jax.tree.leaves(state)
+    arrays = all(isinstance(x, jax.Array | np.ndarray) for x in leaves)
+    return arrays and not any(isinstance(x, jax.core.Tracer) for x in leaves)
+
+
 def measured_map(
     before: Functions,
     after: Functions,
@@ -184,8 +200,7 @@ def measured_map(
     There is no proof, so outputs are compared. `None`: there is no such map, or `state` has no
     concrete values to compare with.
     """
-    known = all(isinstance(x, jax.Array | np.ndarray) for x in jax.tree.leaves(state))
-    if not known or any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(state)):
+    if not _concrete(state):
         return None
     try:
         growth = find_map(before, after, inputs, how=Operator(depth=depth), key=key)

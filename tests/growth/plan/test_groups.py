@@ -56,6 +56,51 @@ def test_a_state_takes_more_groups_by_itself():
         growth.grow(state, tiled, tiled, X, tx=tx, big_params=parts(draw(4)))
 
 
+def fused(params):
+    """Heads and their size as one axis, as a dense layer of most language models has them."""
+    return {name: w.reshape(w.shape[0], -1) for name, w in params.items()}
+
+
+def reads_fused(params, x):
+    """A head has 3 entries; key heads are repeated for their queries."""
+    q, k = (jnp.dot(x, params[name]).reshape(*x.shape[:2], -1, 3) for name in "qk")
+    k = jnp.repeat(k, q.shape[2] // k.shape[2], 2)
+    return jnp.tanh(jnp.einsum("bthe,bshe->bhts", q, k))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("how", ["identity", "groups"])
+def test_whole_heads_are_copied_where_an_axis_holds_heads_and_their_size(how):
+    """Key heads of a fused axis, with and without being asked for."""
+    tx = optax.adam(1e-2)
+    small, big = (fused({name: draw(n)[name] for name in "qk"}) for n in (2, 4))
+    state = trainkit.TrainState.create(small, tx)
+    grown, grown_by = growth.grow(
+        state, reads_fused, reads_fused, X, tx=tx, big_params=big, how=how, with_map=True
+    )
+    assert grown.params["k"].shape == big["k"].shape != small["k"].shape
+    wanted = reads_fused(small, X)
+    np.testing.assert_allclose(reads_fused(grown.params, X), wanted, rtol=1e-11, atol=1e-12)
+    assert grown_by.proof == "measured"
+    plan = growth.plan(reads_fused, reads_fused, small, big, X, how="groups")
+    assert growth.Plan.from_json(plan.to_json()) == plan
+    np.testing.assert_array_equal(plan.grow(small, how="even")["k"], grown.params["k"])
+
+
+@pytest.mark.usefixtures("x64")
+def test_key_heads_that_are_read_in_another_order_are_refused_when_asked_for():
+    def tiled(p, x):
+        q, k = (jnp.dot(x, p[name]).reshape(*x.shape[:2], -1, 3) for name in "qk")
+        k = jnp.tile(k, (1, 1, q.shape[2] // k.shape[2], 1))
+        return jnp.einsum("bthe,bshe->bhts", q, k)
+
+    tx = optax.sgd(0.1)
+    small, big = (fused({name: draw(n)[name] for name in "qk"}) for n in (2, 4))
+    state = trainkit.TrainState.create(small, tx)
+    with pytest.raises(growth.GrowthError, match="query head i does not read key head i //"):
+        growth.grow(state, tiled, tiled, X, tx=tx, big_params=big, how="groups")
+
+
 def test_two_ratios_are_refused():
     small, big = ({"a": jnp.ones(a), "b": jnp.ones(b)} for a, b in ((2, 2), (4, 3)))
     with pytest.raises(growth.GrowthError, match="2 → 3, 2 → 4"):

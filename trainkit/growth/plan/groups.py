@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from trainkit._core.paths import named_leaves, same_structure
 from trainkit.growth.axes.layouts import COPIES, Layout
 from trainkit.growth.errors import GrowthError
-from trainkit.growth.plan.data import AxisPlan, GrownAxis, LeafPlan, PlanData
+from trainkit.growth.plan.data import AxisPlan, GrownAxis, LeafPlan, PlanData, Structure
 
 PyTree = Any
 
@@ -27,6 +28,7 @@ def repeats(
     last: str | None = None,
     calibrated: bool = False,
     use: Any = None,
+    fused: Mapping[tuple[int, int], Structure] | None = None,
 ) -> PlanData:
     """The plan that makes m neighbouring copies of each unit of one axis, with factors 1.
 
@@ -36,6 +38,7 @@ def repeats(
       calibrated: whether even gradients of the copies are a guess.
       use: a number for each unit, or gradients of a loss, a tree like `small_params`. The number of
         copies then depends on the use of a unit. `None`: every unit has m copies.
+      fused: sizes of an axis -> its factors, where one of several is what grows.
 
     Raises:
       GrowthError: the leaves differ, or more than one axis grows, or not to a multiple.
@@ -55,16 +58,20 @@ def repeats(
         if len(shapes[0]) != len(shapes[1]):
             raise GrowthError(f"{path} has shape {shapes[0]} and {shapes[1]}", params=[path])
         grown = [d for d, (n, m) in enumerate(zip(*shapes, strict=True)) if n != m]
-        sizes |= {(shapes[0][d], shapes[1][d]) for d in grown}
+        made = {d: _factors((shapes[0][d], shapes[1][d]), fused or {}) for d in grown}
+        sizes |= {unit for unit, _ in made.values()}
         reads = last is not None and re.search(last, path) is not None
-        axis = AxisPlan(("leaf", 0), splits=((0,) if reads else (),))
+        split = ((0,) if reads else (),)
         leaves.append(
             LeafPlan(
                 path=path,
                 small=shapes[0],
                 big=shapes[1],
                 dtype=str(old.dtype),
-                axes=tuple(axis if d in grown else None for d in range(len(shapes[0]))),
+                axes=tuple(
+                    AxisPlan(made[d][1], splits=split) if d in made else None
+                    for d in range(len(shapes[0]))
+                ),
                 calibrated=(calibrated or use is not None) and bool(grown),
             )
         )
@@ -84,6 +91,17 @@ def repeats(
             use = _utility(named_leaves(use), leaves, n)
         layout = (COPIES, *counts(_checked(use, n), m))
     return PlanData(tuple(leaves), (GrownAxis(n, m, layout, clean=False),))
+
+
+def _factors(
+    sizes: tuple[int, int], fused: Mapping[tuple[int, int], Structure]
+) -> tuple[tuple[int, int], Structure]:
+    """The sizes of what grows in an axis, and the factors of the axis."""
+    structure = fused.get(sizes)
+    if structure is None:
+        return sizes, ("leaf", 0)
+    rest = math.prod(size for kind, size in structure[1:] if kind == "fixed")
+    return (sizes[0] // rest, sizes[1] // rest), structure
 
 
 def counts(use: np.ndarray, total: int) -> tuple[int, ...]:
