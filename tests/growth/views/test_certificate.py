@@ -212,3 +212,24 @@ def test_a_new_layer_that_jumps_at_its_first_step_is_warned_of(scaled):
     assert c.forward_error["float32"] < 1e-6
     steep = [text for text in c.warnings if "first gradient of out_1/" in text]
     assert len(steep) == (not scaled), c.warnings
+
+
+def test_a_model_that_runs_in_one_precision_alone():
+    """A number of NumPy makes float64 of bfloat16, and a convolution takes one dtype."""
+
+    def fn(p, x):
+        h = (x @ p["up"]) / np.sqrt(2.0)
+        dims = ("NHC", "HIO", "NHC")
+        h = jax.lax.conv_general_dilated(h, p["k"], (1,), "SAME", dimension_numbers=dims)
+        return jnp.tanh(h) @ p["down"]
+
+    rng = np.random.default_rng(0)
+    sizes = lambda n: {"up": (4, n), "k": (3, n, n), "down": (n, 2)}
+    small = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in sizes(3).items()}
+    big = {name: jax.ShapeDtypeStruct(shape, jnp.float64) for name, shape in sizes(6).items()}
+    x = jnp.asarray(rng.normal(size=(2, 5, 4)))
+    growths = growth.plan(fn, fn, small, big, x).realise(jax.random.key(0))
+    c = growths.certificate(fn, fn, small, x, tx=optax.sgd(0.1))
+    assert list(c.forward_error) == ["float64"]
+    assert c.forward_error["float64"] < 1e-13
+    assert any("does not run in bfloat16" in text for text in c.warnings)

@@ -12,7 +12,8 @@ class Certificate:
     """Measurements of one growth. `print` it, or save `to_json()` with the checkpoint.
 
     Attributes:
-      forward_error: dtype of the arithmetic -> max |outputs′ − outputs| / rms(outputs).
+      forward_error: dtype of the arithmetic -> max |outputs′ − outputs| / rms(outputs): of the
+        parameters, and bfloat16 if the model runs in it.
       gradient_residual: the maximum of ‖g′ − f·g[π]‖ / ‖f·g[π]‖ over leaves with an exact factor; 0
         if there are none.
       calibrated: leaves whose gradient factor is a best guess.

@@ -228,7 +228,12 @@ def _forward(
         cast = lambda t, d=dtype: jax.tree.map(
             lambda x: x.astype(d) if jnp.issubdtype(x.dtype, jnp.floating) else x, t
         )
-        a, b = (jax.jit(s.fn)(cast(s.variables), *cast(inputs)) for s in (before, after))
+        try:
+            a, b = (jax.jit(s.fn)(cast(s.variables), *cast(inputs)) for s in (before, after))
+        except TypeError:  # numbers of another precision, with which it runs in its own alone
+            if dtype in own:
+                raise
+            continue
         errors[dtype] = relative_change(a, b)
     return errors
 

@@ -39,6 +39,8 @@ def warnings(
     limit = 1e-10 if own == "float64" else 1e-4 if own == "float32" else 1e-1
     if forward[own] > limit:
         texts.append(f"the function changed: outputs differ by {forward[own]:.1e} of their scale")
+    if "bfloat16" not in forward:
+        texts.append("the model does not run in bfloat16, so the change in it was not measured")
     if apart is not None and apart[1] < 1e-6:
         texts.append(
             "copies are still equal after the probe steps, and will stay equal: choose an operator "
