@@ -191,7 +191,12 @@ def tile_axes(pair: EquationPair) -> None:
     made = []
     for a, n, m in zip(x.axes, *pair.both("reps"), strict=True):
         if m < n:
-            pair.fail("a tile has fewer repeats in the big model", axes=(a,))
+            pair.fail(
+                "a tile has fewer repeats in the big model",
+                axes=(a,),
+                hint="grow what is repeated and the result by one factor, as key heads together "
+                "with query heads",
+            )
         made.append(a if n == m == 1 else product([Axis(n, m), a]))
     pair.new_out(0, made)
 

@@ -62,6 +62,8 @@ def passed(eqn: Equation, value: Any, source: Source) -> Any:
     """
     if eqn.name != "conv_general_dilated":
         return value
+    if not hasattr(value, "aval"):
+        return None
     channels, *space = eqn.params["dimension_numbers"].lhs_spec[1:]
     sizes = list(shape_of(eqn.outs[0]))
     at = [0] * len(sizes)
