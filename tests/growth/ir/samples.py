@@ -170,4 +170,5 @@ ELSEWHERE = {
     "xla_metadata_value": "a remark to the compiler",
     "xla_metadata_call": "a remark to the compiler, since 0.12",
     "eval_jaxpr": "JAX's own transformations, since 0.11",
+    **dict.fromkeys(("loop constant", "loop row"), "a marker, made while a program is simplified"),
 }

@@ -18,12 +18,13 @@ from trainkit.growth.depth.identity_search import (
 from trainkit.growth.depth.layer_axes import layer_axes
 from trainkit.growth.depth.layer_cut import cut_layers
 from trainkit.growth.depth.new_channels import with_new_channels
-from trainkit.growth.depth.new_leaves import holding, with_rows_of_zeros
+from trainkit.growth.depth.new_leaves import holding, idle_leaves, with_rows_of_zeros
 from trainkit.growth.depth.origins import candidates
 from trainkit.growth.depth.shortened_loops import shortened
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.program import Folder, Program
 from trainkit.growth.ir.simplification.identities import Supposition, is_eye
+from trainkit.growth.ir.simplification.opened_loops import opened
 from trainkit.growth.ir.simplification.partial_evaluation import reduced
 from trainkit.growth.plan.data import Layer, PlanData, unchanged
 
@@ -124,8 +125,13 @@ class _DepthSearch:
         self.folder, self.trainable = folder, trainable
         self.names = list(big.shapes)
         self.number = {name: i for i, name in enumerate(self.names)}
-        # Whether parts are merged -> the simplified small program.
-        self.reduced = functools.cache(lambda merged: reduced(small.program, {}, merged=merged))
+
+        @functools.cache
+        def reduced_small(merged: bool, inside: bool) -> Program:
+            program = opened(small.program, folder) if inside else small.program
+            return reduced(program, {}, merged=merged)
+
+        self.reduced_small = reduced_small
 
     @functools.cached_property
     def shortened(self) -> tuple[Program, dict[str, Shape]] | Conflict:
@@ -164,7 +170,7 @@ class _DepthSearch:
         candidate = DepthCandidate(layers, old, shapes, small.program, program, {})
         if not new:
             return candidate
-        idle = self._idle(origins, new)
+        idle = idle_leaves(self.small, self.big, origins, new)
         if idle:
             return Conflict(
                 "the parameters of the two models have different structures. Only big_params has: "
@@ -200,23 +206,6 @@ class _DepthSearch:
             for name, origin in origins.items()
         }
 
-    def _idle(self, origins: Origins, new: list[str]) -> list[str]:
-        """New leaves that the big program does not use, unless the small one does not either.
-
-        A new layer may have some: what of its results is used depends on where it stands.
-        """
-        seen = used(self.small.program), used(self.big.program)
-        known = {name for i, name in enumerate(self.small.shapes) if i in seen[0]}
-        old = {above for name in self.names if name not in new for above in _folders(name)}
-        working = [set(_folders(name)) - old for name in new if self.number[name] in seen[1]]
-        return [
-            name
-            for name in new
-            if self.number[name] not in seen[1]
-            and (origins[name].leaf or name) in {*known, name}
-            and not any(modules & set(_folders(name)) for modules in working)
-        ]
-
     def _inputs(self, old: Mapping[str, str]) -> dict[int, int]:
         """Number of an input of the small program -> its number in the big one."""
         n, m = len(self.small.shapes), len(self.big.shapes)
@@ -230,37 +219,46 @@ class _DepthSearch:
         assert program is not None
         places = {self.number[name]: name for name in new}
         old = self._inputs(candidate.old)
-        proved = identity_layers(self.reduced, program, shapes, places, old, self.trainable)
+        proved = identity_layers(
+            self.reduced_small, program, shapes, places, old, self.trainable, self.folder
+        )
         channels: tuple[int, ...] = ()
-        chosen: dict[int, Supposition]
+        chosen: dict[int, Supposition] = {}
         if isinstance(proved, Conflict):
-            found = with_new_channels(self.reduced(True), reduced(program, {}), places.keys(), old)
+            found = with_new_channels(
+                self.reduced_small(True, False), reduced(program, {}), places.keys(), old
+            )
             if found is None:
                 return proved
-            chosen, channels = {}, found.axes
-            after, candidate = found.big, candidate._replace(small=found.small, channels=channels)
+            channels, small, after = found.axes, found.small, found.big
         else:
-            chosen, after = dict(proved.chosen), proved.big
+            chosen, program = dict(proved.chosen), proved.program
+            both = proved.close(proved.small), proved.close(proved.big)
+            if both[0] is None or both[1] is None:
+                return _not_closed(new)
+            small, after = both[0], both[1]
             # Behind zeros the others may hold anything, and need not be square.
             live = used(reduced(program, chosen, keep_eyes=True))
             chosen = {i: what for i, what in chosen.items() if not is_eye(what) or i in live}
-            candidate = candidate._replace(small=proved.small)
         layers = dict(candidate.layers)
         for i, name in places.items():
             layer = layers[name]
             same = layer.source is not None and shapes[candidate.old[layer.source]] == shapes[name]
             kind: Supposition = "copy" if same else without_model(self.big.program, i)
             layers[name] = holding(layer, chosen.get(i, kind))
-        candidate = candidate._replace(layers=layers, big=after)
+        candidate = candidate._replace(layers=layers, small=small, big=after, channels=channels)
         eyes = [i for i, what in chosen.items() if is_eye(what)]
         if isinstance(proved, Conflict) or not eyes:
             return candidate
-        after = proved.arrange(reduced(program, chosen, keep_eyes=True, merged=False))
-        before, square = with_identity_inputs((proved.small, proved.big), after, eyes, old)
+        wide = proved.arrange(reduced(program, chosen, keep_eyes=True, merged=False))
+        narrow, square = with_identity_inputs((proved.small, proved.big), wide, eyes, old)
+        both = proved.close(narrow), proved.close(wide)
+        if both[0] is None or both[1] is None:
+            return _not_closed(new)
         named = dict(zip((names[i] for i in eyes), square, strict=True))
-        sizes = {name: tuple(after.ins[self.number[name]].aval.shape) for name in named}
+        sizes = {name: tuple(wide.ins[self.number[name]].aval.shape) for name in named}
         shapes = {**candidate.shapes, **sizes}
-        return candidate._replace(small=before, big=after, eyes=named, shapes=shapes)
+        return candidate._replace(small=both[0], big=both[1], eyes=named, shapes=shapes)
 
     def _copies(
         self, candidate: DepthCandidate, new: list[str], how: str
@@ -293,7 +291,10 @@ class _DepthSearch:
         return candidate._replace(big=cut)
 
 
-def _folders(name: str) -> list[str]:
-    """The modules that a leaf is in, outermost first: "a/b/c" is in "a" and "a/b"."""
-    parts = name.split("/")
-    return ["/".join(parts[:i]) for i in range(1, len(parts))]
+def _not_closed(new: list[str]) -> Conflict:
+    return Conflict(
+        "new layers in a loop are identities, but what is left uses values from outside otherwise",
+        "layers",
+        params=tuple(new[:6]),
+        hint="pass these values to the loop as constants, rows or carried values",
+    )

@@ -27,6 +27,7 @@ from trainkit.growth.ir.simplification.identities import (
     is_eye,
     product_with,
 )
+from trainkit.growth.ir.simplification.opened_loops import CONSTANT, RESULTS, ROW, marker
 from trainkit.growth.ir.simplification.partial_evaluation import reduced
 
 
@@ -89,13 +90,15 @@ def _matrices(program: Program) -> dict[int, Supposition]:
     """
     number = {id(v): i for i, v in enumerate(program.ins)}
     found: dict[int, Supposition] = {}
+    stacked: set[int] = set()  # one in each iteration of a loop
     for eqn in program.equations:
-        if traits(eqn).same and id(eqn.ins[0]) in number:
+        if (traits(eqn).same or eqn.name == ROW) and id(eqn.ins[0]) in number:
             number[id(eqn.outs[0])] = number[id(eqn.ins[0])]
+            stacked |= {id(eqn.outs[0])} if eqn.name == ROW or id(eqn.ins[0]) in stacked else set()
         place = number.get(id(eqn.ins[1])) if len(eqn.ins) == 2 else None
         kinds = [what for what in (EYE, EYES) if place is not None and product_with(eqn, what)]
         if place is not None and kinds:
-            found.setdefault(place, kinds[0])
+            found.setdefault(place, EYES if id(eqn.ins[1]) in stacked else kinds[0])
     return found
 
 
@@ -146,14 +149,20 @@ def with_identity_inputs(
     twins = {
         id(b.outs[0]): a for a, b in zip(small.equations, alike.equations, strict=True) if b.outs
     }
-    number = {id(big.ins[i]): i for i in eyes}
+    ends = [pair for pair in zip(small.equations, alike.equations, strict=True) if _ends_loop(pair)]
+    loops = {id(b.params["loop"]): a.params["loop"] for a, b in ends}
+    # Variable of the big program that is an identity matrix -> its input, and the loops around it.
+    eye: dict[int, tuple[int, list[Equation]]] = {id(big.ins[i]): (i, []) for i in eyes}
     matrices: dict[int, Fresh] = {}
     # Variable of the big program -> variable of the small one.
     now: dict[int, Any] = {id(big.ins[j]): small.ins[i] for i, j in old.items()}
     equations = []
     for theirs in big.equations:
-        place = number.get(id(theirs.ins[1])) if len(theirs.ins) == 2 else None
-        if place is None:
+        if theirs.name in (CONSTANT, ROW) and id(theirs.ins[0]) in eye:
+            place, around = eye[id(theirs.ins[0])]
+            eye[id(theirs.outs[0])] = place, [*around, theirs]
+            continue
+        if len(theirs.ins) != 2 or id(theirs.ins[1]) not in eye:
             mine = twins[id(theirs.outs[0])]
             ins = [
                 now.get(id(b), a) if not isinstance(b, Const) else a
@@ -172,9 +181,21 @@ def with_identity_inputs(
             dims = theirs.params["dimension_numbers"]
             size = value.aval.shape[dims.lhs_spec[1]]
             shape = tuple(size if d in dims.rhs_spec[:2] else n for d, n in enumerate(wide.shape))
-        matrices[place] = Fresh(wide.update(shape=shape))
+        place, around = eye[id(theirs.ins[1])]
+        matrix = inner = Fresh(wide.update(shape=shape))
+        entering: list[Equation] = []
+        for step in reversed(around):  # from the product to the input
+            rows = step.ins[0].aval.shape[:1] if step.name == ROW else ()
+            outer = Fresh(wide.update(shape=(*rows, *matrix.aval.shape)))
+            loop, which = loops[id(step.params["loop"])], step.params["number"]
+            entering.append(marker(loop, step.name, which, [outer], [matrix]))
+            matrix = outer
+        matrices[place] = matrix
         out = Fresh(value.aval)
-        equations.append(Equation(theirs.raw, [value, matrices[place]], [out], theirs.calls))
+        equations += [
+            *reversed(entering),
+            Equation(theirs.raw, [value, inner], [out], theirs.calls),
+        ]
         now[id(theirs.outs[0])] = out
     outs = [
         a if isinstance(b, Const) else now.get(id(b), a)
@@ -182,6 +203,10 @@ def with_identity_inputs(
     ]
     shapes = [tuple(matrices[i].aval.shape) for i in eyes]
     return Program([*small.ins, *(matrices[i] for i in eyes)], equations, outs), shapes
+
+
+def _ends_loop(pair: tuple[Equation, Equation]) -> bool:
+    return pair[0].name == RESULTS
 
 
 def _holds(shape: Shape, what: Supposition) -> bool:

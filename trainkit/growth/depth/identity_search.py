@@ -16,10 +16,12 @@ from trainkit.growth.depth.identity import (
 )
 from trainkit.growth.depth.layer_axes import Stacked, stacked
 from trainkit.growth.errors import Conflict
+from trainkit.growth.ir.dataflow import dependent
 from trainkit.growth.ir.primitives import traits
 from trainkit.growth.ir.program import Equation, Folder, Program, by_dependence, live
 from trainkit.growth.ir.simplification.clips import Bounds, clips
 from trainkit.growth.ir.simplification.identities import Supposition, is_eye
+from trainkit.growth.ir.simplification.opened_loops import closed, opened
 from trainkit.growth.ir.simplification.partial_evaluation import reduced
 from trainkit.growth.ir.source_lines import where
 from trainkit.growth.ir.zero_analysis import nearest_zeros
@@ -35,41 +37,71 @@ class Identities(NamedTuple):
       chosen: number of an input of the big program -> what it is.
       small, big: the simplified programs, which are equal equation for equation.
       arrange: the order of their equations, given a simplified program.
+      program: the big program, in which loops may be opened.
+      close: closes the loops of a simplified program; `None` if one cannot be closed.
     """
 
     chosen: dict[int, Supposition]
     small: Program
     big: Program
     arrange: Callable[[Program], Program]
+    program: Program
+    close: Callable[[Program], Program | None] = lambda program: program
 
 
 def identity_layers(
-    reduced_small: Callable[[bool], Program],
+    reduced_small: Callable[[bool, bool], Program],
+    program: Program,
+    shapes: Shapes,
+    new: Mapping[int, str],
+    old: Mapping[int, int],
+    trainable: Callable[[str], bool],
+    folder: Folder,
+) -> Identities | Conflict:
+    """Parameters of new layers that are 0, 1 or identities, so that the layers are identities.
+
+    Args:
+      reduced_small: whether parts are merged (see `reduced`), and whether loops are opened -> the
+        simplified small program.
+      program: the big program.
+      shapes: the shapes of its parameters.
+      new: number of an input of the big program that belongs to a new layer -> its name.
+      old: number of an input of the small program -> its number in the big one.
+      trainable: name -> whether the parameter may be set.
+      folder: flattens bodies.
+
+    Returns:
+      The first choice that is proved, or a conflict if there is none.
+    """
+    found = _identities(reduced_small, False, program, shapes, new, old, trainable)
+    touched = dependent(program, new.keys())
+    loops = (eqn for eqn in program.equations if eqn.name == "scan")
+    if not isinstance(found, Conflict) or not any(touched.of(v) for e in loops for v in e.ins):
+        return found
+    # Perhaps new layers are in the body of a loop.
+    wide = opened(program, folder)
+    inside = _identities(reduced_small, True, wide, shapes, new, old, trainable)
+    if isinstance(inside, Conflict):
+        return found
+    return inside._replace(close=lambda program: closed(program, folder))
+
+
+def _identities(
+    reduced_small: Callable[[bool, bool], Program],
+    inside: bool,
     program: Program,
     shapes: Shapes,
     new: Mapping[int, str],
     old: Mapping[int, int],
     trainable: Callable[[str], bool],
 ) -> Identities | Conflict:
-    """Parameters of new layers that are 0, 1 or identities, so that the layers are identities.
-
-    Args:
-      reduced_small: whether parts are merged (see `reduced`) -> the simplified small program.
-      program: the big program.
-      shapes: the shapes of its parameters.
-      new: number of an input of the big program that belongs to a new layer -> its name.
-      old: number of an input of the small program -> its number in the big one.
-      trainable: name -> whether the parameter may be set.
-
-    Returns:
-      The first choice that is proved, or a conflict if there is none.
-    """
+    """`identity_layers` of a program, in which loops may be opened (`inside`)."""
     free = {i for i, name in new.items() if trainable(name)}
     nearest = nearest_zeros(program, free)
     weights = set(range(len(shapes))) - new.keys()
     for chosen in choices(program, list(shapes.values()), new.keys(), free, nearest, weights):
         plain = not any(map(is_eye, chosen.values()))
-        before, after = reduced_small(plain), reduced(program, chosen, merged=plain)
+        before, after = reduced_small(plain, inside), reduced(program, chosen, merged=plain)
         if used(after) & new.keys() or len(before.equations) != len(after.equations):
             continue
         for arrange in (lambda program: program, by_dependence):
@@ -77,9 +109,9 @@ def identity_layers(
             # Products with identity matrices are put into the small program as they are in the big
             # one, so that pairing these two proves nothing of their operands.
             if same_equations(one, other) and (plain or same_operands(one, other, old)):
-                return Identities(chosen, one, other, arrange)
+                return Identities(chosen, one, other, arrange, program)
     zero, names = [list(shapes)[i] for i in sorted(nearest)], list(new.values())
-    what = _still_changed(reduced_small(True), reduced(program, dict(nearest)))
+    what = _still_changed(reduced_small(True, inside), reduced(program, dict(nearest)))
     return Conflict(
         f"the layer of {names[0]} cannot be an identity: with "
         f"{', '.join(zero[:4]) or 'no parameters'} at 0 it still changes {what}, and it is not "

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import cast
 
-from trainkit.growth.depth.flat_model import Shape
+from trainkit.growth.depth.alignment import Origins
+from trainkit.growth.depth.flat_model import FlatModel, Shape
+from trainkit.growth.depth.identity import used
 from trainkit.growth.depth.identity_search import Becomes
 from trainkit.growth.ir.simplification.identities import EyeBlock, Supposition
 from trainkit.growth.plan.data import Layer, LeafPlan
@@ -42,3 +44,28 @@ def with_rows_of_zeros(leaf: LeafPlan, shape: Shape, start: int) -> LeafPlan:
     small = (*leaf.small[:-2], leaf.small[-2] + more, leaf.small[-1])
     axes = (*leaf.axes[:-2], axis, leaf.axes[-1])
     return dataclasses.replace(leaf, small=small, big=shape, axes=axes)
+
+
+def idle_leaves(small: FlatModel, big: FlatModel, origins: Origins, new: list[str]) -> list[str]:
+    """New leaves that the big program does not use, unless the small one does not either.
+
+    A new layer may have some: what of its results is used depends on where it stands.
+    """
+    number = {name: i for i, name in enumerate(big.shapes)}
+    seen = used(small.program), used(big.program)
+    known = {name for i, name in enumerate(small.shapes) if i in seen[0]}
+    old = {above for name in big.shapes if name not in new for above in _folders(name)}
+    working = [set(_folders(name)) - old for name in new if number[name] in seen[1]]
+    return [
+        name
+        for name in new
+        if number[name] not in seen[1]
+        and (origins[name].leaf or name) in {*known, name}
+        and not any(modules & set(_folders(name)) for modules in working)
+    ]
+
+
+def _folders(name: str) -> list[str]:
+    """The modules that a leaf is in, outermost first: "a/b/c" is in "a" and "a/b"."""
+    parts = name.split("/")
+    return ["/".join(parts[:i]) for i in range(1, len(parts))]

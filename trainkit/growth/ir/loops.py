@@ -65,12 +65,12 @@ def over_layers(flatten: Flatten, eqn: Any) -> tuple[AnyJaxpr, list[Any]] | None
     avals = [struct(getattr(v, "aval", v)) for v in eqn.ins]
     lines: list[Any] = []
     made = jax.make_jaxpr(lambda *operands: _rewritten(loop, picks, operands, lines))(*avals)
-    return _with_lines(at_line(made, eqn.raw), lines), list(eqn.ins)
+    return at_lines(made, lines, eqn.raw), list(eqn.ins)
 
 
-def _with_lines(made: AnyJaxpr, lines: Sequence[Any]) -> AnyJaxpr:
-    """The program of a loop with the source lines of the equations in its body."""
-    outer, consts = opened(made)
+def at_lines(made: AnyJaxpr, lines: Sequence[Any], raw: core.JaxprEqn) -> AnyJaxpr:
+    """The program of a loop with the source line of `raw`, and those of its body's equations."""
+    outer, consts = opened(at_line(made, raw))
     eqns = list(outer.eqns)
     for i, eqn in enumerate(eqns):
         if eqn.primitive.name == "scan":

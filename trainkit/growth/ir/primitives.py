@@ -208,6 +208,8 @@ TABLE: dict[str, Traits] = {
     "conv_general_dilated": Traits(multilinear=ALL, sums=_channels),
     "ragged_dot_general": Traits(multilinear=Operands(0, 2), sums=_ragged),
     "triangular_solve": Traits(linear=Operands(1, 2)),
+    "loop constant": Traits(same=True, chooses=True, linear=FIRST),  # `ir.simplification`'s
+    "loop row": Traits(move="part", chooses=True, linear=FIRST),
     # Along an axis.
     **_named("cumsum reduce_window_sum fft", linear=FIRST),
     **_named("cummax cummin", chooses=True),

@@ -18,6 +18,8 @@ from trainkit.growth.ir.primitives import traits, zero_result
 from trainkit.growth.ir.program import Equation, Fresh, Program, live
 from trainkit.growth.ir.simplification.clips import Bounds, Clips
 from trainkit.growth.ir.simplification.identities import (
+    EYE,
+    EYES,
     MINUS_ONE,
     UNIT,
     ZERO,
@@ -30,6 +32,7 @@ from trainkit.growth.ir.simplification.identities import (
     shape_of,
 )
 from trainkit.growth.ir.simplification.masks import Masks
+from trainkit.growth.ir.simplification.opened_loops import CONSTANT, ROW
 from trainkit.growth.ir.simplification.parts import Parts
 
 Supposed = Mapping[int, Supposition]  # number of an input of the program -> what it is
@@ -38,10 +41,14 @@ Joined = dict[int, tuple[Equation, list[Any]]]  # variable -> the concatenation 
 
 
 class Eye(NamedTuple):
-    """An input that is assumed to be an identity matrix: EYE, EYES or an `EyeBlock`."""
+    """An input that is assumed to be an identity matrix: EYE, EYES or an `EyeBlock`.
+
+    In the body of an opened loop, `inside` is the variable that it is there.
+    """
 
     place: int
     kind: Supposition
+    inside: Any = None
 
 
 def reduced(
@@ -81,7 +88,7 @@ def reduced(
     def kept_as(v: Any, old: Any) -> Any:
         """An operand that must stay: the parameter, or zeros where a computed value is 0."""
         if isinstance(v, Eye):
-            return program.ins[v.place]
+            return program.ins[v.place] if v.inside is None else v.inside
         if v is not ZERO:
             return v
         return old if id(old) in inputs else _uniform(old.aval, 0.0)
@@ -91,14 +98,18 @@ def reduced(
         if ZERO in ins and zero_result(eqn, [_is_zero(v) for v in ins]):
             stands.update((id(v), ZERO) for v in eqn.outs)
             continue
+        if (inside := _entered(eqn, ins)) is not None:
+            stands[id(eqn.outs[0])] = inside
+            kept.append(Equation(eqn.raw, list(map(kept_as, ins, eqn.ins)), eqn.outs, eqn.calls))
+            continue
         result = taken = _passed(eqn, ins, joined)
         if keep_eyes and taken is not None:
             limits.put(eqn.outs[0], limits.of(taken))
-            place, what = ins[1]
+            place, what, inside = ins[1]
             if isinstance(what, EyeBlock) and matrices[place] is program.ins[place]:
                 matrices[place] = _block(program.ins[place], what)
-            raw = centred(eqn).raw
-            kept.append(Equation(raw, [taken, matrices[place]], eqn.outs, eqn.calls))
+            matrix = matrices[place] if inside is None else inside
+            kept.append(Equation(centred(eqn).raw, [taken, matrix], eqn.outs, eqn.calls))
             continue
         if result is None:
             result = _simplified(eqn, ins)
@@ -115,6 +126,15 @@ def reduced(
         kept.append(Equation(eqn.raw, ins, eqn.outs, eqn.calls))
     outs = [kept_as(now(v), v) for v in program.outs]
     return Program(matrices, live(kept, outs), outs)
+
+
+def _entered(eqn: Equation, ins: list[Any]) -> Eye | None:
+    """What an identity matrix is in the body of a loop that it is an operand of."""
+    if not ins or not isinstance(ins[0], Eye) or isinstance(ins[0].kind, EyeBlock):
+        return None
+    within = {(CONSTANT, EYE): EYE, (CONSTANT, EYES): EYES, (ROW, EYES): EYE}
+    kind = within.get((eqn.name, ins[0].kind))
+    return None if kind is None else Eye(ins[0].place, kind, eqn.outs[0])
 
 
 def _replacement(v: Any, place: int, what: Supposition) -> Any:

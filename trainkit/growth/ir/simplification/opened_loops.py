@@ -1,0 +1,143 @@
+"""Loops written out in the program that they are in, so that their bodies are simplified with it.
+
+An opened `scan` is the equations of its body between markers. One marker for each operand gives the
+body its constant, its carried value or its row; the last one makes the results of the loop of those
+of an iteration. Nothing is known of a carried value. A loop that is closed again has the operands
+that its body still uses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+
+from trainkit._core.compat import scan_counts
+from trainkit.growth.ir.constants import Const
+from trainkit.growth.ir.loops import at_lines
+from trainkit.growth.ir.program import Equation, Folder, Program, live
+
+CONSTANT, CARRIED, ROW, RESULTS = "loop constant", "loop carry", "loop row", "loop results"
+
+
+class _Name(NamedTuple):
+    name: str
+    multiple_results: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class _Marker:
+    """What an equation needs of a `JaxprEqn`. `params`: the loop, and the number of the operand."""
+
+    primitive: _Name
+    params: dict[str, Any]
+    invars: list[Any]
+    outvars: list[Any]
+    source_info: Any
+    effects: frozenset = frozenset()
+
+
+def opened(program: Program, folder: Folder) -> Program:
+    """The program with the bodies of its loops among its equations."""
+    return Program(program.ins, list(_written_out(program.equations, folder)), program.outs)
+
+
+def _written_out(equations: Sequence[Equation], folder: Folder) -> Iterator[Equation]:
+    for eqn in equations:
+        if eqn.name != "scan" or eqn.raw.effects:
+            yield eqn
+            continue
+        body = folder.flatten(eqn.params["jaxpr"])
+        consts, carries = scan_counts(eqn.params)
+        for i, (v, inside) in enumerate(zip(eqn.ins, body.ins, strict=True)):
+            kind = CONSTANT if i < consts else CARRIED if i < consts + carries else ROW
+            yield marker(eqn, kind, i, [v], [inside])
+        yield from _written_out(body.equations, folder)
+        first = eqn.ins[consts : consts + carries]
+        yield marker(eqn, RESULTS, carries, [*first, *body.outs], eqn.outs)
+
+
+def marker(loop: Equation, kind: str, number: int, ins: list, outs: list) -> Equation:
+    """A marker of a loop, for its operand of some number (of results: how many are carried)."""
+    params = {"loop": loop, "number": number}
+    raw: Any = _Marker(_Name(kind), params, ins, outs, loop.raw.source_info)
+    return Equation(raw, ins, outs, loop.calls)
+
+
+def closed(program: Program, folder: Folder) -> Program | None:
+    """The program with its loops as equations again; `None` if a body uses what is outside."""
+    known = {id(v) for v in program.ins}
+    stands: dict[int, Any] = {}
+    kept: list[Equation] = []
+    for eqn in program.equations:
+        if eqn.name != RESULTS:
+            kept.append(
+                Equation(eqn.raw, [stands.get(id(v), v) for v in eqn.ins], eqn.outs, eqn.calls)
+            )
+            continue
+        ins = [stands.get(id(v), v) for v in eqn.ins]
+        results = _as_scan(eqn, ins, kept, known, folder)
+        if results is None:
+            return None
+        stands.update((id(v), new) for v, new in zip(eqn.outs, results, strict=True))
+    outs = [stands.get(id(v), v) for v in program.outs]
+    return Program(program.ins, live(kept, outs), outs)
+
+
+def _as_scan(
+    end: Equation, ins: list, kept: list[Equation], outside: set[int], folder: Folder
+) -> list[Any] | None:
+    """The results of a loop; appends its equation to `kept`."""
+    loop, carries = end.params["loop"], end.params["number"]
+    wanted = {id(v) for v in ins[carries:] if not isinstance(v, Const)}
+    body: list[Equation] = []
+    starts: list[Equation] = []
+    for eqn in reversed(kept):
+        if not any(id(v) in wanted for v in eqn.outs):
+            continue
+        if eqn.params.get("loop") is loop:
+            starts.append(eqn)
+            continue
+        body.append(eqn)
+        wanted |= {id(v) for v in eqn.ins if not isinstance(v, Const)}
+    if wanted & outside:
+        return None
+    # In the order of their use, which is the same in programs with the same equations.
+    used = [id(v) for eqn in reversed(body) for v in eqn.ins] + [id(v) for v in ins[carries:]]
+    starts.sort(key=lambda eqn: used.index(id(eqn.outs[0])))
+    of = lambda kind: [eqn for eqn in starts if eqn.name == kind]
+    consts, rows = of(CONSTANT), of(ROW)
+    taken = {eqn.params["number"]: eqn.outs[0] for eqn in of(CARRIED)}
+    first = scan_counts(loop.params)[0]
+    carried = [taken.get(first + i) for i in range(carries)]
+    lines: list[Any] = []
+
+    def run(constants: Sequence[Any], initial: Sequence[Any], stacked: Sequence[Any]) -> Any:
+        def iteration(carry: Sequence[Any], row: Sequence[Any]) -> tuple[list, list]:
+            env = {id(v): x for v, x in zip(carried, carry, strict=True) if v is not None}
+            env.update((id(e.outs[0]), x) for e, x in zip(consts, constants, strict=True))
+            env.update((id(e.outs[0]), x) for e, x in zip(rows, row, strict=True))
+            read = lambda v: v.value if isinstance(v, Const) else env[id(v)]
+            lines.clear()  # the body may be traced twice
+            for e in reversed(body):
+                outs = e.raw.primitive.bind(*map(read, e.ins), **e.params)
+                outs = outs if e.raw.primitive.multiple_results else [outs]
+                env.update(zip(map(id, e.outs), outs, strict=True))
+                lines.append(e.raw.source_info)
+            results = [read(v) for v in ins[carries:]]
+            return results[:carries], results[carries:]
+
+        options = {key: loop.params[key] for key in ("length", "reverse", "unroll")}
+        last, results = lax.scan(iteration, initial, stacked, **options)
+        return [*last, *results]
+
+    operands = [e.ins[0] for e in consts], ins[:carries], [e.ins[0] for e in rows]
+    struct = lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype)
+    avals = [[struct(getattr(v, "aval", v)) for v in some] for some in operands]
+    with jax.numpy_dtype_promotion("standard"):
+        made = jax.make_jaxpr(run)(*avals)
+    flat = [v for some in operands for v in some]
+    return folder.run(at_lines(made, lines, loop.raw), flat, kept, end.calls)
