@@ -169,7 +169,7 @@ class Cell(nn.Module):
         return carry, carry
 
 
-class Recurrent(nn.Module):
+class RecurrentPerceptron(nn.Module):
     hidden: int
     width: int
 
@@ -181,7 +181,7 @@ class Recurrent(nn.Module):
 
 @pytest.mark.parametrize("width", [4, 7])
 def test_a_cell_of_flax(width):
-    before, after = Recurrent(1, 4), Recurrent(2, width)
+    before, after = RecurrentPerceptron(1, 4), RecurrentPerceptron(2, width)
     small = before.init(jax.random.key(0), X)
     big = jax.eval_shape(after.init, jax.random.key(0), X)
     grown = growth.plan(before.apply, after.apply, small, big, X).grow(small, key=jax.random.key(0))

@@ -172,25 +172,9 @@ def with_identity_inputs(
             now |= {id(b): a for a, b in zip(mine.outs, theirs.outs, strict=True)}
             continue
         value = now[id(theirs.ins[0])]
-        wide: Any = theirs.raw.invars[1].aval
-        if theirs.name == "dot_general":
-            size = value.aval.shape[-1]
-            lead = len(wide.shape) - 2  # an identity for each member of an ensemble
-            shape = (*value.aval.shape[:lead], size, size)
-        else:
-            dims = theirs.params["dimension_numbers"]
-            size = value.aval.shape[dims.lhs_spec[1]]
-            shape = tuple(size if d in dims.rhs_spec[:2] else n for d, n in enumerate(wide.shape))
         place, around = eye[id(theirs.ins[1])]
-        matrix = inner = Fresh(wide.update(shape=shape))
-        entering: list[Equation] = []
-        for step in reversed(around):  # from the product to the input
-            rows = step.ins[0].aval.shape[:1] if step.name == ROW else ()
-            outer = Fresh(wide.update(shape=(*rows, *matrix.aval.shape)))
-            loop, which = loops[id(step.params["loop"])], step.params["number"]
-            entering.append(marker(loop, step.name, which, [outer], [matrix]))
-            matrix = outer
-        matrices[place] = matrix
+        entering, inner = _identity_input(theirs, value, around, loops)
+        matrices[place] = entering[0].ins[0] if entering else inner
         out = Fresh(value.aval)
         equations += [
             *reversed(entering),
@@ -203,6 +187,37 @@ def with_identity_inputs(
     ]
     shapes = [tuple(matrices[i].aval.shape) for i in eyes]
     return Program([*small.ins, *(matrices[i] for i in eyes)], equations, outs), shapes
+
+
+def _identity_input(
+    theirs: Equation, value: Any, around: Sequence[Equation], loops: Mapping[int, Equation]
+) -> tuple[list[Equation], Fresh]:
+    """The identity matrix of a product in the small program, and the markers that it passes.
+
+    Args:
+      theirs: the product in the big program.
+      value: what the matrix is multiplied by in the small one.
+      around: the markers that the matrix passes in the big program, the outermost loop first.
+      loops: loop of the big program, by id -> loop of the small one.
+    """
+    wide: Any = theirs.raw.invars[1].aval
+    if theirs.name == "dot_general":
+        size = value.aval.shape[-1]
+        lead = len(wide.shape) - 2  # an identity for each member of an ensemble
+        shape = (*value.aval.shape[:lead], size, size)
+    else:
+        dims = theirs.params["dimension_numbers"]
+        size = value.aval.shape[dims.lhs_spec[1]]
+        shape = tuple(size if d in dims.rhs_spec[:2] else n for d, n in enumerate(wide.shape))
+    matrix = inner = Fresh(wide.update(shape=shape))
+    entering: list[Equation] = []
+    for step in reversed(around):
+        rows = step.ins[0].aval.shape[:1] if step.name == ROW else ()
+        outer = Fresh(wide.update(shape=(*rows, *matrix.aval.shape)))
+        loop, which = loops[id(step.params["loop"])], step.params["number"]
+        entering.insert(0, marker(loop, step.name, which, [outer], [matrix]))
+        matrix = outer
+    return entering, inner
 
 
 def _ends_loop(pair: tuple[Equation, Equation]) -> bool:

@@ -210,7 +210,6 @@ def _(p, x):
         "layers": [{"k": (2, d, 10), "skip": (5, 4), "res": (5, d)}] * depth,
     },
     {"depth": 2, "d": 4}, {"wider too": {"depth": 3, "d": 8}}, SEQUENCE[0],
-    refused=refused("wider too", "does not use", ["stack"]),
 )  # fmt: skip
 def _(p, x):
     """Gated convolutions that add to a stream and to what is read at the end."""

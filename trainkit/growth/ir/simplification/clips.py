@@ -18,10 +18,13 @@ class Clips:
     """The bounds to which the values of a program were clipped.
 
     Operands are the variables that stand for them, as in `parts.Parts`.
+
+    Args:
+      known: id of a variable -> its bounds.
     """
 
-    def __init__(self) -> None:
-        self._bounds: dict[int, Bounds] = {}  # id of a variable -> its bounds
+    def __init__(self, known: Mapping[int, Bounds]) -> None:
+        self._bounds = dict(known)
 
     def of(self, v: Any) -> Bounds:
         """The known bounds of a value."""

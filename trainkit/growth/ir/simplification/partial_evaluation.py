@@ -69,14 +69,13 @@ def reduced(
       merged: whether a part of a value that is taken again is the first one. The parts in front of
         and behind a product with an identity matrix are two, if the product stays.
     """
-    stands: dict[int, Any] = {}  # variable -> its replacement: another variable, ZERO or an Eye
-    for place, what in supposed.items():
-        stands[id(program.ins[place])] = _replacement(program.ins[place], place, what)
+    # Variable -> its replacement: another variable, ZERO or an Eye.
+    stands = {
+        id(v): _replacement(v, i, supposed[i]) for i, v in enumerate(program.ins) if i in supposed
+    }
     joined: Joined = {}
     kept: list[Equation] = []
-    limits = Clips()
-    for place, known in (clipped or {}).items():
-        limits.put(program.ins[place], known)
+    limits = Clips({id(program.ins[i]): known for i, known in (clipped or {}).items()})
     views = Parts(merged), Masks(), limits
     matrices = list(program.ins)
 
@@ -105,10 +104,7 @@ def reduced(
         result = taken = _passed(eqn, ins, joined)
         if keep_eyes and taken is not None:
             limits.put(eqn.outs[0], limits.of(taken))
-            place, what, inside = ins[1]
-            if isinstance(what, EyeBlock) and matrices[place] is program.ins[place]:
-                matrices[place] = _block(program.ins[place], what)
-            matrix = matrices[place] if inside is None else inside
+            matrix = _matrix(ins[1], program.ins, matrices)
             kept.append(Equation(centred(eqn).raw, [taken, matrix], eqn.outs, eqn.calls))
             continue
         if result is None:
@@ -143,6 +139,13 @@ def _replacement(v: Any, place: int, what: Supposition) -> Any:
         return ZERO
     value = {UNIT: 1.0, MINUS_ONE: -1.0}.get(what) if isinstance(what, str) else None
     return Eye(place, what) if value is None else _uniform(v.aval, value)
+
+
+def _matrix(eye: Eye, inputs: list[Any], matrices: list[Any]) -> Any:
+    """The variable of an identity matrix, which is square in `matrices` from now on."""
+    if isinstance(eye.kind, EyeBlock) and matrices[eye.place] is inputs[eye.place]:
+        matrices[eye.place] = _block(inputs[eye.place], eye.kind)
+    return matrices[eye.place] if eye.inside is None else eye.inside
 
 
 def _block(v: Any, block: EyeBlock) -> Fresh:
