@@ -87,7 +87,7 @@ def test_a_large_table_is_evaluated_in_pieces(form, monkeypatch):
     def table(d):
         places = jnp.arange(rows, dtype=jnp.float32)[:, None]
         if form == "refused":
-            return jnp.sin(places / 100.0 ** ((1.0 + jnp.arange(d)) / d)).astype(jnp.float32)
+            return jnp.sin(places / 100.0 ** ((0.5 + jnp.arange(d)) / d)).astype(jnp.float32)
         return jnp.sin(places * jnp.ones(d, jnp.float32)) + 0.0 * jnp.arange(d, dtype=jnp.float32)
 
     s = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
