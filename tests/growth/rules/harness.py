@@ -431,7 +431,8 @@ class _Trial:
         shift = self.scales.shift.get(i, 0.0)  # w′ = c·(w + s) − s, in padding too
         out, alive = self.duplicate(value, small + shift if shift else small)
         like_old = draw_values(self.rng, operand.values, out.shape, out.dtype)
-        like_old = np.where(np.isfinite(like_old), like_old, 0)  # new copies hold numbers
+        zero = out.dtype.type(0)
+        like_old = np.where(np.isfinite(like_old), like_old, zero)  # new copies hold numbers
         out = np.where(self.unread(i, value), like_old, out)
         any_number = draw_values(
             self.rng, self.padding_values(operand, value), out.shape, out.dtype
