@@ -14,13 +14,16 @@ from jax import lax
 from tests.growth.rules import symbol_cases
 from tests.growth.rules.axis_specs import DOUBLE, Leaf, Sum
 from tests.growth.rules.contraction_cases import in_batch_groups
-from tests.growth.rules.harness import Case, Operand, claimed, refusal
+from tests.growth.rules.harness import Case, Operand, claimed, refusal, settle
 from tests.growth.rules.refusal_cases import GROWN, PADDED
 from tests.growth.rules.refusal_sites import lines, reached
 from tests.growth.rules.test_rules import CASES
 from tests.growth.rules.test_unknown import called_back, on_one_device, ours
 from tests.growth.rules.top_k_cases import EXPERTS, REFUSED
 from trainkit import growth
+from trainkit.growth.analysis.joint_program import Rule
+from trainkit.growth.analysis.scales.index_maps import ANY, Group, move
+from trainkit.growth.rules import RULES, elementwise
 
 pytestmark = pytest.mark.usefixtures("x64")
 FOUR, WINDOW = Leaf("four", 4, 8), Leaf("window", 3, 5)
@@ -176,6 +179,18 @@ def test_refused(layout, name):
         error = refusal(case(layout, name, seed))
         assert ALL[layout, name][3] in str(error)
         assert error.primitive
+
+
+def anywhere(scales, pair):
+    move(scales, pair, pair.outs[0], [(pair.ins[0], [Group((0,), (0,), ANY)])])
+
+
+def test_elements_that_may_go_anywhere_along_an_axis_that_grows_are_refused():
+    """Also if a rule forgets to refuse the axis: its copies could become those of other units."""
+    rules = RULES | {"neg": Rule(elementwise.axes, anywhere)}
+    one = lambda axis: Case(*both(lax.neg), (Operand((axis,)),), 0, ("repeat",))
+    assert "axis that grows is indexed by unknown values" in str(settle(one(DOUBLE), rules).refused)
+    assert settle(one(3), rules).refused is None
 
 
 def hot(n, values, indices, dtype=None):
