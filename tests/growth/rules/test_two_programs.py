@@ -76,6 +76,7 @@ DIFFERENT = {
     "put together": (
         *by(lambda x, y, d: lax.concatenate((x, y), d), 0, 1), [(2, 2), (2, 2)]
     ),
+    "the number of parts": (*by(lambda x, n: lax.concatenate((x,) * n, 0).sum(), 2, 3), [(2,)]),
     "split": (*by(lambda x, d: lax.split(x, [1, 1], d)[0], 0, 1), [(2, 2)]),
     "sliced": (*by(lambda x, d: lax.slice_in_dim(x, 0, 1, axis=d), 0, 1), [(2, 2)]),
     "padded": (*by(lambda x, c: lax.pad(x, np.float64(0), (c,)), (1, 0, 0), (0, 1, 0)), [(3,)]),
