@@ -51,6 +51,22 @@ def test_a_convolution_may_write_the_stream():
     np.testing.assert_allclose(net(grown, x), net(params, x), rtol=1e-12, atol=1e-12)
 
 
+def test_the_mean_along_one_of_two_axes_is_not_taken_along_the_other():
+    """A vector of means is subtracted from each column here, whose means it does not hold."""
+
+    def net(p, x):
+        h = (x @ p["a"])[:, :, None] * (x @ p["b"])[:, None, :]
+        rest = h - h.mean(1)[:, :, None]
+        y = rest / jnp.sqrt((rest**2).mean(1, keepdims=True) + 1e-2)
+        return jnp.einsum("bij,i,j", y, p["rows"], p["columns"])
+
+    shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float64)
+    sizes = lambda d: {"a": shape(6, d), "b": shape(6, d), "rows": shape(d), "columns": shape(d)}
+    x = np.random.default_rng(0).normal(size=(4, 6))
+    with pytest.raises(growth.GrowthError, match="not a multiple"):
+        growth.plan(net, net, sizes(5), sizes(8), x)
+
+
 def test_new_units_learn():
     """None is dead: whatever is 0, or is an exact mean, has a slope or gets one in a step."""
     params, _, after, plan = sides("row means, library")
