@@ -112,6 +112,26 @@ def test_growth_commutes_with_stepping(name):
         assert differing(folded, state) == []
 
 
+@pytest.mark.parametrize("name", ["cocob", "dog", "lbfgs", "madgrad", "rprop"])
+def test_the_table_speaks_where_nothing_is_measured(name):
+    """Of one matrix, whose rows are read by copies, and whose columns are copies."""
+    write, read = copies(EVEN, "even")
+    growth, tx = MapData({"w": LeafMap((read, write))}), OPTIMIZERS[name]()
+    rng = np.random.default_rng(3)
+    draw = lambda: {"w": jnp.asarray(rng.normal(size=(4, 4)))}
+    before, small = draw(), draw()
+    big, update = grow_params(small, growth), step(name, tx)
+    grow = lambda s: grow_opt_state(tx, s, growth, small, big, degrees={})
+    state = tx.init(before)
+    for t in range(2):
+        state = update(random_gradients(small, rng), state, small, float(t))
+    grads = random_gradients(small, rng)
+    stepped = update(grow_gradients(grads, growth), grow(state), big, 2.0)
+    expected = grow(update(grads, state, small, 2.0))
+    bad = differing(stepped, expected)
+    assert [b for b in bad if not any(d in b for d in DOCUMENTED.get(name, []))] == []
+
+
 @pytest.mark.parametrize("split", ["even", "uneven"])
 def test_adam_by_hand(split):
     growth = mlp_growth(UNEVEN, split)
