@@ -19,7 +19,7 @@ from tests.growth.rules.refusal_cases import GROWN, PADDED
 from tests.growth.rules.refusal_sites import lines, reached
 from tests.growth.rules.test_rules import CASES
 from tests.growth.rules.test_unknown import called_back, on_one_device, ours
-from tests.growth.rules.top_k_cases import EXPERTS, REFUSED
+from tests.growth.rules.top_k_cases import EXPERTS, REFUSED, weighed
 from trainkit import growth
 from trainkit.growth.analysis.joint_program import Rule
 from trainkit.growth.analysis.scales.index_maps import ANY, Group, move
@@ -244,6 +244,7 @@ READERS = {
     "parts elsewhere": in_parts,
     "two of them": number(lambda n, i: i + i),
     "bounded, not within": number(lambda n, i: jnp.clip(i + n, 0, n - 1)),
+    "bounded below a copy": number(lambda n, i: jnp.clip(i, 0, n - 1 - n // 6)),
     "bounded from one": number(lambda n, i: lax.max(i, jnp.ones_like(i))),
     "put together": number(lambda n, i: jnp.concatenate([i, jnp.zeros_like(i)], 1)),
     "as numbers": number(lambda n, i: i.astype(np.float64)),
@@ -256,6 +257,7 @@ READERS = {
     "some copies": number(lambda n, i: lax.slice(i, (0, 0), (2, 1))),
     "sums of counts": lambda n, v, i: jnp.sum(jnp.cumsum(hot(n, v, i), 1), 1),
     "two choices": of_two_choices,
+    "matches and ones": lambda n, v, i: jnp.sum(hot(n, v, i) + 1.0, 1),
     "counts of counts": lambda n, v, i: jnp.cumsum(jnp.cumsum(hot(n, v, i), 1), 1),
     "products of matches": lambda n, v, i: jnp.einsum(
         "tke,tke->tk", hot(n, v, i), jnp.square(hot(n, v, i))),
@@ -279,6 +281,12 @@ def chosen(fn) -> Case:
 def test_indices_are_refused(name):
     error = str(refusal(chosen(READERS[name])))
     assert "several copies with different indices" in error or name == "some copies"
+
+
+def test_a_product_may_keep_both_axes_of_a_match():
+    at = lambda n: lambda x, w: weighed(n, *lax.top_k(x, 2 * n // 3), w)
+    case = Case(at(3), at(6), (Operand((2, EXPERTS)), Operand((2, 3))), 0, ("repeat",))
+    assert settle(case).refused is None
 
 
 # Cases of rules that are refused now and then, in one way or another.
