@@ -284,9 +284,9 @@ def test_indices_are_refused(name):
 
 
 def test_a_product_may_keep_both_axes_of_a_match():
-    at = lambda n: lambda x, w: weighed(n, *lax.top_k(x, 2 * n // 3), w)
-    case = Case(at(3), at(6), (Operand((2, EXPERTS)), Operand((2, 3))), 0, ("repeat",))
-    assert settle(case).refused is None
+    at = lambda n: lambda x, *more: weighed(n, *lax.top_k(x, 2 * n // 3), *more)
+    operands = tuple(map(Operand, ((2, EXPERTS), (2, 3), (EXPERTS,))))
+    assert settle(Case(at(3), at(6), operands, 0, ("repeat",))).refused is None
 
 
 # Cases of rules that are refused now and then, in one way or another.
