@@ -215,6 +215,17 @@ def test_copies_of_the_parameters_get_the_same_noise():
     np.testing.assert_allclose(z["mid"]["w"], expected["mid"]["w"], rtol=1e-13)
 
 
+def test_copies_of_the_parameters_hold_means_where_these_do():
+    """In units that copy none, behind which a norm keeps the mean of the old."""
+    axis = AxisMap(np.array([0, 1, 2, -1, -1]), np.ones(5), np.ones(5))._replace(fill="mean")
+    growth, params = MapData({"w": LeafMap((None, axis))}), {"w": jnp.arange(6.0).reshape(2, 3)}
+    tx = optax.contrib.schedule_free_sgd(0.1)
+    _, state = tx.update({"w": jnp.sin(params["w"])}, tx.init(params), params)
+    z = grow_opt_state(tx, state, growth, params, grow_params(params, growth)).z
+    mean = state.z["w"].mean(1, keepdims=True).repeat(2, 1)
+    np.testing.assert_allclose(z["w"], np.concatenate([state.z["w"], mean], 1), rtol=1e-13)
+
+
 @pytest.mark.parametrize(("before", "after"), [(4, 4), (4, 100), (100, 4), (100, 100)])
 def test_adafactor_across_thresholds(before, after):
     """Factored or whole on either side: rank-one second moments survive all four ways."""
