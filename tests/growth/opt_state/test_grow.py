@@ -313,6 +313,24 @@ class Odd:
 jax.tree_util.register_dataclass(Odd, ["inner"], [])
 
 
+def test_a_slot_may_have_several_entries_for_a_parameter():
+    """As the two parts of a number; and the map may say that the parameter had another name."""
+    halves = lambda p: jax.tree.map(lambda x: {"low": x, "high": 2 * x}, p)
+    tx = optax.GradientTransformation(
+        lambda p: optax.TraceState(jax.tree.map(jnp.zeros_like, halves(p))),
+        lambda u, s, p=None: (u, s),
+    )
+    write, read = copies(EVEN, "even")
+    how = LeafMap((write, read))
+    growth = MapData({"new": how}, {"new": Origin("old")})
+    params = {"old": jnp.arange(16.0).reshape(4, 4)}
+    big = {"new": grow_params({"new": params["old"]}, growth)["new"]}
+    grown = grow_opt_state(tx, optax.TraceState(halves(params)), growth, params, big).trace
+    wanted = grow_gradients({"new": params["old"]}, growth)["new"]
+    np.testing.assert_allclose(grown["new"]["low"], wanted, rtol=1e-14)
+    np.testing.assert_allclose(grown["new"]["high"], 2 * wanted, rtol=1e-14)
+
+
 def test_unknown_state_is_refused_and_can_be_described():
     zeros = lambda p: jax.tree.map(jnp.zeros_like, p)
     tx = optax.GradientTransformation(

@@ -152,6 +152,10 @@ REFUSALS = {
         lambda x: lax.split(x, [2, 2], 0), lambda x: lax.split(x, [2] * 4, 0), [(FOUR,)],
         "into 2 parts in the small model and into 4"
     ),
+    "divided in two ways": (
+        *both(lambda x: (x.reshape(-1, 2), x.reshape(2, -1))), [(Leaf("ten", 6, 10),)],
+        "the axes 3→5·2 and 2·3→5 must be equal here",
+    ),
     "nothing to reshape": (
         *both(lambda x: x.reshape(0, 5)), [(0, 3)], "splits axes differently"
     ),
