@@ -87,7 +87,7 @@ def branched(p, tokens):
     return jax.lax.switch((p["core"].sum() > 0).astype(int), looks, tokens) @ p["out"]
 
 
-def chosen(p, tokens):
+def taken_in_a_branch(p, tokens):
     """The branches return symbols, which are looked up after the loop that they are in."""
 
     def step(_, k):
@@ -112,7 +112,7 @@ KEEP_0 = [with_the_last, masked, shifted]
 
 @pytest.mark.parametrize(
     "fn",
-    [scanned, one_hot, batched, counted, while_left, branched, chosen, *KEEP_0],
+    [scanned, one_hot, batched, counted, while_left, branched, taken_in_a_branch, *KEEP_0],
     ids=lambda f: f.__name__,
 )
 def test_symbols_in_loops(fn):

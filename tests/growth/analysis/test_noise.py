@@ -10,7 +10,7 @@ from trainkit import growth
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def net(p, x):
+def two_matrices(p, x):
     """`a` is split over its rows, which units read, so that `b` is over the columns of both."""
     hidden = jnp.tanh(jnp.tanh(x @ p["in"]) @ p["a"])
     return hidden @ p["out"] + jnp.einsum("ij,ij", p["a"], p["b"])
@@ -28,10 +28,12 @@ def test_the_product_of_two_noises_cancels():
         }.items()
     }
     small, x = draw(3), rng.normal(size=(5, 3))
-    plan = growth.plan(net, net, small, draw(7), x)  # 3 → 7 and 4 → 8
+    plan = growth.plan(two_matrices, two_matrices, small, draw(7), x)  # 3 → 7 and 4 → 8
     grown = plan.grow(small, key=jax.random.key(0), how="noise")
     even = plan.grow(small, how="even")
     for name in ("a", "b"):
         assert not np.allclose(grown[name], even[name])
     # Sums of 56 products of numbers of size 1, in float64.
-    np.testing.assert_allclose(net(grown, x), net(small, x), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        two_matrices(grown, x), two_matrices(small, x), rtol=1e-12, atol=1e-12
+    )
