@@ -8,6 +8,10 @@ import pytest
 
 from tests.growth import zoo
 from trainkit import TrainState, growth
+from trainkit.growth.maps.growth_map import MapData
+from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
+from trainkit.growth.maps.realise import rate
+from trainkit.growth.plan.data import Origin
 
 KEY = jax.random.key(0)
 MODEL = zoo.REGISTRY["residual layers"]
@@ -101,3 +105,18 @@ def test_a_subtree_says_of_its_leaves_what_the_whole_says():
     assert set(inside.plan.origin) == set(inside.origin)
     same = ("proof", "key", "how")
     assert [getattr(inside, field) for field in same] == [getattr(way, field) for field in same]
+
+
+def test_a_subtree_with_leaves_that_no_old_one_is_like():
+    leaves = {"params/w": LeafMap((None,))}
+    origin = {"params/w": Origin("params/v"), "params/new": Origin(None, True)}
+    inside = MapData(leaves, origin).under("params")
+    assert inside.origin == {"w": Origin("v"), "new": Origin(None, True)}
+    assert inside.new == ("new",)
+
+
+def test_rates_are_the_mean_factors_of_all_axes():
+    """Steps of one size move a sum by the sum of what reads them."""
+    axis = lambda *c: AxisMap(np.zeros(len(c), int), np.array(c), np.ones(len(c)))
+    assert rate(LeafMap((axis(0.5, 0.5), None, axis(2.0, -4.0)), weight=-3.0)) == 0.5 * 3 * 3
+    assert rate(LeafMap((None,))) == 1.0

@@ -87,6 +87,16 @@ def branched(p, tokens):
     return jax.lax.switch((p["core"].sum() > 0).astype(int), looks, tokens) @ p["out"]
 
 
+def taken_in_a_branch(p, tokens):
+    """The branches return symbols, which are looked up after the loop that they are in."""
+
+    def step(_, k):
+        return None, jax.lax.cond(p["core"].sum() > 0, lambda: k, lambda: k[::-1])
+
+    _, found = jax.lax.scan(step, None, tokens.T)
+    return p["table"][found] @ p["out"]
+
+
 def check(fn, places, other=None):
     inputs = growth.NewInputs(symbols={"0": places}, places={("result", -1): places})
     small = draw(5)
@@ -102,7 +112,7 @@ KEEP_0 = [with_the_last, masked, shifted]
 
 @pytest.mark.parametrize(
     "fn",
-    [scanned, one_hot, batched, counted, while_left, branched, *KEEP_0],
+    [scanned, one_hot, batched, counted, while_left, branched, taken_in_a_branch, *KEEP_0],
     ids=lambda f: f.__name__,
 )
 def test_symbols_in_loops(fn):

@@ -32,6 +32,41 @@ def test_gradients_as_the_plan_says():
         assert np.abs(np.where(known, new[name] - wanted, 0)).max() < 1e-12 * np.abs(wanted).max()
 
 
+def test_a_convolution_may_write_the_stream():
+    """Its kernel holds the mean over its channels in new units, as a matrix does."""
+
+    def net(p, x):
+        h = jax.lax.conv_general_dilated(
+            x, p["k"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+        )
+        rest = h - h.mean(-1, keepdims=True)
+        return rest / jnp.sqrt((rest**2).mean(-1, keepdims=True) + 1e-2) @ p["out"]
+
+    rng = np.random.default_rng(0)
+    draw = lambda d: {"k": rng.normal(size=(3, 2, d)), "out": rng.normal(size=(d, 3))}
+    params, x = draw(5), rng.normal(size=(2, 6, 2))
+    grown = growth.plan(net, net, params, draw(8), x).grow(params, key=jax.random.key(0))
+    old, new = np.split(grown["k"], [5], -1)
+    np.testing.assert_allclose(new, old.mean(-1, keepdims=True).repeat(3, -1), rtol=1e-12)
+    np.testing.assert_allclose(net(grown, x), net(params, x), rtol=1e-12, atol=1e-12)
+
+
+def test_the_mean_along_one_of_two_axes_is_not_taken_along_the_other():
+    """A vector of means is subtracted from each column here, whose means it does not hold."""
+
+    def net(p, x):
+        h = (x @ p["a"])[:, :, None] * (x @ p["b"])[:, None, :]
+        rest = h - h.mean(1)[:, :, None]
+        y = rest / jnp.sqrt((rest**2).mean(1, keepdims=True) + 1e-2)
+        return jnp.einsum("bij,i,j", y, p["rows"], p["columns"])
+
+    shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float64)
+    sizes = lambda d: {"a": shape(6, d), "b": shape(6, d), "rows": shape(d), "columns": shape(d)}
+    x = np.random.default_rng(0).normal(size=(4, 6))
+    with pytest.raises(growth.GrowthError, match="not a multiple"):
+        growth.plan(net, net, sizes(5), sizes(8), x)
+
+
 def test_new_units_learn():
     """None is dead: whatever is 0, or is an exact mean, has a slope or gets one in a step."""
     params, _, after, plan = sides("row means, library")

@@ -74,3 +74,14 @@ def test_a_table_of_rows_of_unit_length(size):
 def test_refused_where_units_meet(name, size):
     with pytest.raises(growth.GrowthError):
         growth.plan(MET[name], MET[name], sizes(3), sizes(size), X)
+
+
+def test_units_that_a_scatter_adds_meet():
+    """As those that a product of matrices sums: 0 times what is no number is none."""
+
+    def fn(p, x):
+        n = p["t"].shape[0]
+        return jnp.zeros(2).at[np.arange(n) % 2].add(p["t"] / logits(p, x)[0])
+
+    with pytest.raises(growth.GrowthError, match="would enter `div`"):
+        growth.plan(fn, fn, sizes(3), sizes(5), X, append=[("w", 1)])

@@ -69,6 +69,17 @@ def test_an_error_says_which_operator_would_do():
     assert caught.value.remedy == "groups"
 
 
+def test_a_size_that_is_no_multiple_is_an_error_about_its_parameters():
+    def waves(params, x):
+        return jnp.mean(jnp.cos(x @ params["in"]), -1) * params["out"].sum()
+
+    small, big = ({"in": shapes(n)["in"], "out": shapes(3)["scale"]} for n in (4, 6))
+    with pytest.raises(growth.GrowthError, match="6 is not a multiple of 4") as caught:
+        growth.plan(waves, waves, small, big, X)
+    assert caught.value.axis == "4→6"
+    assert caught.value.params == ("in (axis 1: 4→6)",)
+
+
 def test_one_reason_is_enough(monkeypatch):
     """What no alignment of layers changes is not asked of all of them."""
 

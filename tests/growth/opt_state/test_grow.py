@@ -112,6 +112,26 @@ def test_growth_commutes_with_stepping(name):
         assert differing(folded, state) == []
 
 
+@pytest.mark.parametrize("name", ["cocob", "dog", "lbfgs", "madgrad", "rprop"])
+def test_the_table_speaks_where_nothing_is_measured(name):
+    """Of one matrix, whose rows are read by copies, and whose columns are copies."""
+    write, read = copies(EVEN, "even")
+    growth, tx = MapData({"w": LeafMap((read, write))}), OPTIMIZERS[name]()
+    rng = np.random.default_rng(3)
+    draw = lambda: {"w": jnp.asarray(rng.normal(size=(4, 4)))}
+    before, small = draw(), draw()
+    big, update = grow_params(small, growth), step(name, tx)
+    grow = lambda s: grow_opt_state(tx, s, growth, small, big, degrees={})
+    state = tx.init(before)
+    for t in range(2):
+        state = update(random_gradients(small, rng), state, small, float(t))
+    grads = random_gradients(small, rng)
+    stepped = update(grow_gradients(grads, growth), grow(state), big, 2.0)
+    expected = grow(update(grads, state, small, 2.0))
+    bad = differing(stepped, expected)
+    assert [b for b in bad if not any(d in b for d in DOCUMENTED.get(name, []))] == []
+
+
 @pytest.mark.parametrize("split", ["even", "uneven"])
 def test_adam_by_hand(split):
     growth = mlp_growth(UNEVEN, split)
@@ -193,6 +213,17 @@ def test_copies_of_the_parameters_get_the_same_noise():
     expected = grow_params(state.z, growth)
     np.testing.assert_allclose(z["out"]["w"], expected["out"]["w"] + noise, rtol=1e-13)
     np.testing.assert_allclose(z["mid"]["w"], expected["mid"]["w"], rtol=1e-13)
+
+
+def test_copies_of_the_parameters_hold_means_where_these_do():
+    """In units that copy none, behind which a norm keeps the mean of the old."""
+    axis = AxisMap(np.array([0, 1, 2, -1, -1]), np.ones(5), np.ones(5))._replace(fill="mean")
+    growth, params = MapData({"w": LeafMap((None, axis))}), {"w": jnp.arange(6.0).reshape(2, 3)}
+    tx = optax.contrib.schedule_free_sgd(0.1)
+    _, state = tx.update({"w": jnp.sin(params["w"])}, tx.init(params), params)
+    z = grow_opt_state(tx, state, growth, params, grow_params(params, growth)).z
+    mean = state.z["w"].mean(1, keepdims=True).repeat(2, 1)
+    np.testing.assert_allclose(z["w"], np.concatenate([state.z["w"], mean], 1), rtol=1e-13)
 
 
 @pytest.mark.parametrize(("before", "after"), [(4, 4), (4, 100), (100, 4), (100, 100)])
@@ -280,6 +311,24 @@ class Odd:
 
 
 jax.tree_util.register_dataclass(Odd, ["inner"], [])
+
+
+def test_a_slot_may_have_several_entries_for_a_parameter():
+    """As the two parts of a number; and the map may say that the parameter had another name."""
+    halves = lambda p: jax.tree.map(lambda x: {"low": x, "high": 2 * x}, p)
+    tx = optax.GradientTransformation(
+        lambda p: optax.TraceState(jax.tree.map(jnp.zeros_like, halves(p))),
+        lambda u, s, p=None: (u, s),
+    )
+    write, read = copies(EVEN, "even")
+    how = LeafMap((write, read))
+    growth = MapData({"new": how}, {"new": Origin("old")})
+    params = {"old": jnp.arange(16.0).reshape(4, 4)}
+    big = {"new": grow_params({"new": params["old"]}, growth)["new"]}
+    grown = grow_opt_state(tx, optax.TraceState(halves(params)), growth, params, big).trace
+    wanted = grow_gradients({"new": params["old"]}, growth)["new"]
+    np.testing.assert_allclose(grown["new"]["low"], wanted, rtol=1e-14)
+    np.testing.assert_allclose(grown["new"]["high"], 2 * wanted, rtol=1e-14)
 
 
 def test_unknown_state_is_refused_and_can_be_described():

@@ -14,13 +14,16 @@ from jax import lax
 from tests.growth.rules import symbol_cases
 from tests.growth.rules.axis_specs import DOUBLE, Leaf, Sum
 from tests.growth.rules.contraction_cases import in_batch_groups
-from tests.growth.rules.harness import Case, Operand, claimed, refusal
+from tests.growth.rules.harness import Case, Operand, claimed, refusal, settle
 from tests.growth.rules.refusal_cases import GROWN, PADDED
 from tests.growth.rules.refusal_sites import lines, reached
 from tests.growth.rules.test_rules import CASES
 from tests.growth.rules.test_unknown import called_back, on_one_device, ours
-from tests.growth.rules.top_k_cases import EXPERTS, REFUSED
+from tests.growth.rules.top_k_cases import EXPERTS, REFUSED, weighed
 from trainkit import growth
+from trainkit.growth.analysis.joint_program import Rule
+from trainkit.growth.analysis.scales.index_maps import ANY, Group, move
+from trainkit.growth.rules import RULES, elementwise
 
 pytestmark = pytest.mark.usefixtures("x64")
 FOUR, WINDOW = Leaf("four", 4, 8), Leaf("window", 3, 5)
@@ -149,6 +152,10 @@ REFUSALS = {
         lambda x: lax.split(x, [2, 2], 0), lambda x: lax.split(x, [2] * 4, 0), [(FOUR,)],
         "into 2 parts in the small model and into 4"
     ),
+    "divided in two ways": (
+        *both(lambda x: (x.reshape(-1, 2), x.reshape(2, -1))), [(Leaf("ten", 6, 10),)],
+        "the axes 3→5·2 and 2·3→5 must be equal here",
+    ),
     "nothing to reshape": (
         *both(lambda x: x.reshape(0, 5)), [(0, 3)], "splits axes differently"
     ),
@@ -176,6 +183,18 @@ def test_refused(layout, name):
         error = refusal(case(layout, name, seed))
         assert ALL[layout, name][3] in str(error)
         assert error.primitive
+
+
+def anywhere(scales, pair):
+    move(scales, pair, pair.outs[0], [(pair.ins[0], [Group((0,), (0,), ANY)])])
+
+
+def test_elements_that_may_go_anywhere_along_an_axis_that_grows_are_refused():
+    """Also if a rule forgets to refuse the axis: its copies could become those of other units."""
+    rules = RULES | {"neg": Rule(elementwise.axes, anywhere)}
+    one = lambda axis: Case(*both(lax.neg), (Operand((axis,)),), 0, ("repeat",))
+    assert "axis that grows is indexed by unknown values" in str(settle(one(DOUBLE), rules).refused)
+    assert settle(one(3), rules).refused is None
 
 
 def hot(n, values, indices, dtype=None):
@@ -229,6 +248,7 @@ READERS = {
     "parts elsewhere": in_parts,
     "two of them": number(lambda n, i: i + i),
     "bounded, not within": number(lambda n, i: jnp.clip(i + n, 0, n - 1)),
+    "bounded below a copy": number(lambda n, i: jnp.clip(i, 0, n - 1 - n // 6)),
     "bounded from one": number(lambda n, i: lax.max(i, jnp.ones_like(i))),
     "put together": number(lambda n, i: jnp.concatenate([i, jnp.zeros_like(i)], 1)),
     "as numbers": number(lambda n, i: i.astype(np.float64)),
@@ -241,6 +261,7 @@ READERS = {
     "some copies": number(lambda n, i: lax.slice(i, (0, 0), (2, 1))),
     "sums of counts": lambda n, v, i: jnp.sum(jnp.cumsum(hot(n, v, i), 1), 1),
     "two choices": of_two_choices,
+    "matches and ones": lambda n, v, i: jnp.sum(hot(n, v, i) + 1.0, 1),
     "counts of counts": lambda n, v, i: jnp.cumsum(jnp.cumsum(hot(n, v, i), 1), 1),
     "products of matches": lambda n, v, i: jnp.einsum(
         "tke,tke->tk", hot(n, v, i), jnp.square(hot(n, v, i))),
@@ -264,6 +285,12 @@ def chosen(fn) -> Case:
 def test_indices_are_refused(name):
     error = str(refusal(chosen(READERS[name])))
     assert "several copies with different indices" in error or name == "some copies"
+
+
+def test_a_product_may_keep_both_axes_of_a_match():
+    at = lambda n: lambda x, *more: weighed(n, *lax.top_k(x, 2 * n // 3), *more)
+    operands = tuple(map(Operand, ((2, EXPERTS), (2, 3), (EXPERTS,))))
+    assert settle(Case(at(3), at(6), operands, 0, ("repeat",))).refused is None
 
 
 # Cases of rules that are refused now and then, in one way or another.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from tests.growth.rules.axis_specs import DOUBLE
+from tests.growth.rules.axis_specs import DOUBLE, Leaf
 from tests.growth.rules.harness import Case, Operand, refusal, settle
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -76,6 +76,7 @@ DIFFERENT = {
     "put together": (
         *by(lambda x, y, d: lax.concatenate((x, y), d), 0, 1), [(2, 2), (2, 2)]
     ),
+    "the number of parts": (*by(lambda x, n: lax.concatenate((x,) * n, 0).sum(), 2, 3), [(2,)]),
     "split": (*by(lambda x, d: lax.split(x, [1, 1], d)[0], 0, 1), [(2, 2)]),
     "sliced": (*by(lambda x, d: lax.slice_in_dim(x, 0, 1, axis=d), 0, 1), [(2, 2)]),
     "padded": (*by(lambda x, c: lax.pad(x, np.float64(0), (c,)), (1, 0, 0), (0, 1, 0)), [(3,)]),
@@ -170,3 +171,6 @@ def test_what_differs_and_may():
     assert settle(case(small, big, [(2,)], tolerance=2e-3)).refused is None
     small, big = by(lambda x, shape: lax.broadcast_in_dim(x, shape, (0,)), (2, 3), (4, 3))
     assert settle(case(small, big, [(DOUBLE,)])).refused is None
+    pads = ((1, (1, high), 1, NWC) for high in (1, 4))  # three taps and five: one more result
+    operands = [(2, 4, 2), (Leaf("taps", 3, 5), 2, 2)]
+    assert settle(case(*by(convolved, *pads), operands)).refused is None

@@ -85,6 +85,20 @@ def test_exact_or_refused(fn, n):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-11), found, wanted)
 
 
+def test_a_scatter_that_sums_hidden_units_is_planned_as_the_matrix_that_does():
+    def scattered(p, x):
+        h = jnp.tanh(x @ p["in"]) @ p["w"]
+        return jnp.zeros((5, 2)).at[:, np.arange(h.shape[1]) % 2].add(h)
+
+    def multiplied(p, x):
+        h = jnp.tanh(x @ p["in"]) @ p["w"]
+        return h @ np.eye(2)[np.arange(h.shape[1]) % 2]
+
+    small, big = (draw({"in": (3, n), "w": (n, n)}) for n in (4, 8))
+    plans = [growth.plan(fn, fn, small, big, X) for fn in (scattered, multiplied)]
+    assert plans[0].leaves == plans[1].leaves
+
+
 def test_sharded_bodies_that_differ():
     mesh = Mesh(np.array(jax.devices()[:1]), ("i",))
 

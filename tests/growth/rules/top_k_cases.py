@@ -107,6 +107,13 @@ def shared(n, values, indices):
     return jnp.einsum("k,ke->e", values[0], hot.sum(0)), hot.sum((0, 1))
 
 
+def weighed(n, values, indices, x, y):
+    """Rows are weighed and added before the others: the product keeps both axes of a match."""
+    hot = jax.nn.one_hot(indices, n, dtype=values.dtype)
+    rows = jnp.einsum("tke,ts->ske", hot, x)
+    return jnp.einsum("k,ske->se", values[0], rows), jnp.einsum("ske,e->sk", rows, y)
+
+
 def turned(n, values, indices, y):
     """The same with the axes in another order, and one more in front."""
     hot = jax.nn.one_hot(indices, n, dtype=values.dtype).transpose(2, 0, 1)[None]
@@ -137,6 +144,7 @@ def own_number(n, values, indices, y):
 
 READ = {
     "one_hot": followed(gates),
+    "product": followed(weighed, (2, 3), (EXPERTS,)),
     "scatter": followed(scattered),
     "scatter-add": followed(added),
     "take_along_axis": followed(taken, (2, EXPERTS)),

@@ -55,7 +55,7 @@ def noise_groups(plan: PlanData) -> dict[str, Noise]:
 def _groups(planned: AxisPlan, nodes: list[Axis]) -> np.ndarray:
     axis = find(axis_from(planned.structure, nodes))
     source = source_map(axis)
-    label = labels(axis)[0][np.where(source < 0, 0, source)]
+    label = labels(axis)[0][np.maximum(source, 0)]
     group = np.full(len(source), -1)
     for segment, split in enumerate(planned.splits):
         if not split:

@@ -67,6 +67,6 @@ def _uneven(key: jax.Array, grown: GrownAxis, source: np.ndarray) -> np.ndarray:
         raise ValueError(TRACED)
     seed = np.asarray(data)
     drawn = np.random.default_rng([int(x) for x in seed]).uniform(0.5, 1.5, len(source))
-    total = np.bincount(source, drawn, minlength=grown.small)
+    total = np.bincount(source, drawn)
     count = copies(source, grown.small)
     return np.where(count > 1, drawn * count / total[source], 1.0)

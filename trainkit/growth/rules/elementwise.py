@@ -91,11 +91,10 @@ def _in_domain(scales: ScalePropagation, pair: EquationPair, finite: Finite | No
     Results in padding units are multiplied by 0 later, and 0 · NaN is NaN.
     """
     for x in pair.ins:
-        known = finite == "not negative" and x.const is None and scales.padding(x)
-        if finite == "all" or (known and scales.signs.of(x) >= NOT_NEGATIVE):
-            continue
+        known = finite == "not negative" and x.const is None
         for d, uid in scales.padding(x):
-            if uid in scales.separate:
+            safe = finite == "all" or (known and scales.signs.of(x) >= NOT_NEGATIVE)
+            if safe or uid in scales.separate:
                 continue
             zero = scales.read(x).zeros.get((d, uid))
             if pair.name == "sqrt" and scales.needs_mean(pair, x, affine=True):

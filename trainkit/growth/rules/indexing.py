@@ -212,7 +212,7 @@ def _meet(
         if pair.name == "scatter-mul":
             pair.refuse_growth(updates, [o], "an element is multiplied by every copy", _HINT)
         for (d, _, _), expr in updates.exponents.items():
-            if d == o and expr:
+            if d == o:
                 scales.splits.require_zero(expr)
         return
     for d, uid in scales.padding(updates):

@@ -182,7 +182,7 @@ def _fits(pair: EquationPair, axis: Any, places: tuple[int, ...]) -> None:
                 hint="give the big model rows for its new symbols in this table too",
             )
         return
-    if len(places) != n or max(places, default=-1) >= m:
+    if len(places) != n or any(place >= m for place in places):
         pair.fail(
             f"symbols are looked up among {n} → {m} rows, and NewInputs.symbols gives new numbers "
             f"0 to {max(places, default=-1)} to {len(places)} old ones",

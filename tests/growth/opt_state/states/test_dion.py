@@ -94,3 +94,10 @@ def test_stacked_factors_are_refused():
     how = MapData({"w": LeafMap((None, None, copied(3, 0.5)))})
     with pytest.raises(GrowthError, match=r"one for each layer(.|\n)*reset=True"):
         grow_opt_state(tx, tx.init(params), how, params, big)
+
+
+def test_a_factor_of_another_matrix_is_refused():
+    tx, state, growth, params, big, _ = setting(AXES["inputs"])
+    other = state[0]._replace(right_factor=state[0].right_factor | {"w": jnp.ones((2, 1))})
+    with pytest.raises(GrowthError, match=r"slot of 'w'.*has 2 units"):
+        grow_opt_state(tx, (other, *state[1:]), growth, params, big)

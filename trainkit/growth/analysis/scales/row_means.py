@@ -177,7 +177,7 @@ def _divides_by(pair: EquationPair, axis: Axis) -> bool:
         if c.uniform is None:
             return False
         value = float(c.uniform)
-        size = value if pair.name == "div" else 1.0 / value if value else 0.0
-        if not np.isclose(size, n, rtol=1e-2 / n, atol=0.0):
+        ratio = value / n if pair.name == "div" else value * n
+        if not np.isclose(ratio, 1.0, rtol=1e-2 / n, atol=0.0):
             return False
     return True

@@ -76,6 +76,6 @@ def _right(direction: Direction, right: jax.Array, spec: Any, leaf: str, here: s
     if how is not None and how.axes[0] is not None:
         one = LeafMap((how.axes[0], None))
         size = norm_factor(LeafMap((how.axes[0],)), (direction.small(leaf)[0],), "gradient")
-        right = direction.linear(right, one, (rows, right.shape[1]), gradient=1, what=leaf)
+        right = direction.linear(right, one, (rows, right.shape[1]), gradient=1, what=here)
         right = right * jnp.asarray(size if back else 1 / size, right.dtype)
     return jnp.pad(right[:, :kept], ((0, 0), (0, rank - kept)))
