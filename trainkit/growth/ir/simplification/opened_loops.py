@@ -101,6 +101,8 @@ def _as_scan(
         if eqn.params.get("loop") is loop:
             starts.append(eqn)
             continue
+        if eqn.name in (CONSTANT, CARRIED, ROW):
+            return None  # a value of the body of another loop
         body.append(eqn)
         wanted |= {id(v) for v in eqn.ins if not isinstance(v, Const)}
     if wanted & outside:
