@@ -139,6 +139,9 @@ def fused_axes(models: Models) -> dict[tuple[int, int], Structure]:
     Of axes with one factor that grows, as `heads × size`. They are known up to the equation at
     which the two programs differ.
     """
+    ranks = [{name: len(leaf.shape) for name, leaf in side} for side in models.leaves]
+    if ranks[0] != ranks[1]:
+        return {}
     candidate = _same_layers(models)
     assert candidate.big is not None
     analysis, values = _started(models, candidate)

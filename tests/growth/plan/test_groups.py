@@ -101,6 +101,19 @@ def test_key_heads_that_are_read_in_another_order_are_refused_when_asked_for():
         growth.grow(state, tiled, tiled, X, tx=tx, big_params=big, how="groups")
 
 
+@pytest.mark.parametrize(
+    ("big", "why"),
+    [({"w": (3, 4)}, "have different parameters"), ({"q": (3, 2, 2)}, "has shape"),
+     ({"q": (3, 2)}, "exactly one axis may grow")],
+)  # fmt: skip
+def test_other_parameters_are_named(big, why):
+    shapes = lambda sizes: {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in sizes.items()}
+    fn = lambda p, x: jnp.sum(x @ next(iter(p.values())).reshape(3, -1))
+    small, big, x = shapes({"q": (3, 2)}), shapes(big), jax.ShapeDtypeStruct((5, 3), jnp.float32)
+    with pytest.raises(growth.GrowthError, match=why):
+        growth.plan(fn, fn, small, big, x, how="groups")
+
+
 def test_two_ratios_are_refused():
     small, big = ({"a": jnp.ones(a), "b": jnp.ones(b)} for a, b in ((2, 2), (4, 3)))
     with pytest.raises(growth.GrowthError, match="2 → 3, 2 → 4"):
