@@ -38,6 +38,23 @@ def _(p, s, x):
 
 
 @model(
+    "convolution",
+    "later places",
+    lambda d: {"k": (3, 3, 3, d), "w": (d, 5), "out": (d, 2)},
+    {"d": 4},
+    {"d": {"d": 8}, "odd": {"d": 7}},
+    IMAGE,
+)
+def _(p, s, x):
+    """What is read of a convolution is not its first row."""
+    y = jax.lax.conv_general_dilated(
+        x, p["k"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    first, rest = y[:, :1], y[:, 1:]
+    return jnp.tanh(rest @ p["w"]).sum((1, 2, 3))[:, None] + rms(first, 1.0).sum((1, 2)) @ p["out"]
+
+
+@model(
     "perceptron",
     "maxout",
     lambda d, k: {"in": (7, d * k), "out": (d, 2)},
