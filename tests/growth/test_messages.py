@@ -121,6 +121,18 @@ def test_a_remainder_by_the_size_of_a_table():
     growth.plan(looked_up, looked_up, small, big, numbers)
 
 
+def test_what_differs_and_is_no_size():
+    def net(apart):
+        conv = lambda x, k: jax.lax.conv_general_dilated(
+            x, k, (1,), "SAME", rhs_dilation=(apart,), dimension_numbers=("NWC", "WIO", "NWC")
+        )
+        return lambda p, x: jax.nn.relu(conv(x, p["k"])) @ p["o"]
+
+    sizes = lambda n: {"k": s(3, 2, n), "o": s(n, 2)}
+    lines = refusal(net(1), net(2), sizes(4), sizes(8), s(2, 9, 2))
+    assert "use the same in both models, which may differ in sizes alone" in lines[-1]
+
+
 def test_a_number_that_is_a_size():
     """As an ε that was given the width by mistake."""
 

@@ -85,14 +85,13 @@ class EquationPair:
             b = self.big.params.get(key)
             if key in ignored or "jaxpr" in key or key in ("sharding", "out_sharding"):
                 continue
-            same = a is b
+            try:
+                same = a is b or bool(np.all(a == b))
+            except Exception:
+                same = repr(a) == repr(b)
             if not same:
-                try:
-                    same = bool(np.all(a == b))
-                except Exception:
-                    same = repr(a) == repr(b)
-            if not same:
-                self.fail(f"the two programs have {key}={a} and {key}={b}")
+                hint = "use the same in both models, which may differ in sizes alone"
+                self.fail(f"the two programs have {key}={a} and {key}={b}", hint=hint)
 
     def refuse_growth(self, value: Value, dims: Sequence[int], why: str, hint: str | None) -> None:
         """Refuses if one of these dimensions grows."""
