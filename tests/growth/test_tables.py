@@ -1,4 +1,4 @@
-"""Tables that get more entries: concatenated ones, and constant ones (one-hot rows)."""
+"""Tables that grow: concatenated ones, constant ones (one-hot rows), and slopes behind a mask."""
 
 import jax
 import jax.numpy as jnp
@@ -126,3 +126,29 @@ def test_a_table_whose_old_entries_change_is_still_refused():
     small.pop("b"), big.pop("b")
     with pytest.raises(growth.GrowthError, match="not a duplicate"):
         growth.plan(fn, fn, small, big, TOKENS)
+
+
+@pytest.mark.parametrize("heads", [4, 6])
+def test_slopes_behind_a_mask(heads):
+    """A mask that is the same for every head comes first, and leaves the layout to the slopes."""
+
+    def make(count):
+        def fn(p, x):
+            q, k, v = (jnp.einsum("btc,chd->bthd", x, p[name]) for name in "qkv")
+            scores = jnp.einsum("bthd,bshd->bhts", q, k)
+            places = jnp.arange(x.shape[1])
+            seen = jnp.broadcast_to(places[:, None] >= places, scores.shape)
+            slopes = (2.0 ** (-8 / count)) ** jnp.arange(1.0, count + 1)
+            far = (places - places[:, None]).astype(x.dtype)
+            weights = jnp.where(seen, scores, -1e9) + slopes[:, None, None] * far
+            return jnp.einsum("bhts,bshd,hdo->bto", jax.nn.softmax(weights), v, p["o"])
+
+        return fn
+
+    rng = np.random.default_rng(0)
+    sizes = lambda n: {**dict.fromkeys("qkv", (3, n, 2)), "o": (n, 2, 3)}
+    small = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in sizes(2).items()}
+    big = {name: jax.ShapeDtypeStruct(shape, jnp.float64) for name, shape in sizes(heads).items()}
+    x = jnp.asarray(rng.normal(size=(2, 5, 3)))
+    grown = growth.plan(make(2), make(heads), small, big, x).grow(small, key=jax.random.key(0))
+    np.testing.assert_allclose(make(heads)(grown, x), make(2)(small, x), rtol=0, atol=1e-12)

@@ -42,7 +42,7 @@ def choose_layouts(
         return bound
     layouts, fixed = Layouts({**names, **bound}), set(bound)
     for v, pair in _constants(joint):
-        moving = _leaves(v)
+        moving = _varying(v)
         free = [leaf for leaf in moving if leaf.uid not in fixed]
         fixed.update(leaf.uid for leaf in moving)
         fitting = _fitting(v, layouts, free, searched)
@@ -76,6 +76,14 @@ def _last_part(axis: Axis) -> Axis:
 
 def _leaves(v: Value) -> list[Axis]:
     return list(dict.fromkeys(leaf for a in v.axes for leaf in grown_leaves(a)))
+
+
+def _varying(v: Value) -> list[Axis]:
+    """The leaves that grow of a constant, along axes on which its elements differ."""
+    assert v.const is not None
+    shapes = zip(*(c.core_shape for c in v.const), strict=True)
+    axes = [a for a, sizes in zip(v.axes, shapes, strict=True) if sizes != (1, 1)]
+    return list(dict.fromkeys(leaf for a in axes for leaf in grown_leaves(a)))
 
 
 def _unreached(joint: JointProgram) -> Iterator[Asked]:
