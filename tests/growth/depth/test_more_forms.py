@@ -256,3 +256,27 @@ def test_a_new_module_that_is_not_used_is_named():
     layer, small = draw(up=(3, 4), down=(4, 3)), draw(out=(3, 2))
     with pytest.raises(growth.GrowthError, match=r"has: \['note/kernel'\], which the big function"):
         growth.plan(by_name, by_name, small, {**small, "a": layer, "note": draw(kernel=(3, 2))}, X)
+
+
+# -- layers that work on transposed values ------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [4, 6])
+def test_a_mixer_that_transposes_its_stream(width):
+    """Channels are mixed, then places in the transposed stream, which is transposed back."""
+
+    def mixed(p, x):
+        h = x @ p["in"]
+        for layer in p["layers"]:
+            h = h + jnp.tanh(h @ layer["up"]) @ layer["down"]
+            h = h.T
+            h = h + jnp.tanh(h @ layer["places_up"]) @ layer["places_down"]
+            h = h.T
+        return h @ p["out"]
+
+    def sizes(depth, n):
+        one = {"up": (n, 5), "down": (5, n), "places_up": (4, 3), "places_down": (3, 4)}
+        return {**draw(**{"in": (3, n), "out": (n, 2)}), "layers": [draw(**one)] * depth}
+
+    plan, _ = check(mixed, sizes(1, 4), sizes(3, width))
+    assert [path.split("/")[-1] for path in plan.zeroed] == ["down", "places_down"] * 2

@@ -1,7 +1,8 @@
 """Simplification: an equal program with fewer equations, if some inputs are 0, 1 or the identity.
 
 Input: a flat `Program`, and which of its inputs are zero, one or identity matrices. Output: the
-program that is left. `identities` says what a product with an identity matrix is. `parts` and
-`masks` recognise a value that was taken apart and put together again, and `clips` one that is
-clipped twice. Read `partial_evaluation` first.
+program that is left. `identities` says what a product with an identity matrix is. `parts`,
+`masks` and `turns` recognise a value that was taken apart and put together again, or transposed and
+back, and `clips` one that is clipped twice. `opened_loops` writes loops out before. Read
+`partial_evaluation` first.
 """

@@ -34,6 +34,7 @@ from trainkit.growth.ir.simplification.identities import (
 from trainkit.growth.ir.simplification.masks import Masks
 from trainkit.growth.ir.simplification.opened_loops import CONSTANT, ROW
 from trainkit.growth.ir.simplification.parts import Parts
+from trainkit.growth.ir.simplification.turns import Turns
 
 Supposed = Mapping[int, Supposition]  # number of an input of the program -> what it is
 _SUMS = ("add", "add_any", "sub")
@@ -76,7 +77,7 @@ def reduced(
     joined: Joined = {}
     kept: list[Equation] = []
     limits = Clips({id(program.ins[i]): known for i, known in (clipped or {}).items()})
-    views = Parts(merged), Masks(), limits
+    views = Parts(merged), Masks(), Turns(), limits
     matrices = list(program.ins)
 
     inputs = {id(v) for v in program.ins}
