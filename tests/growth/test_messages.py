@@ -133,14 +133,17 @@ def test_what_differs_and_is_no_size():
     assert "use the same in both models, which may differ in sizes alone" in lines[-1]
 
 
-def test_a_number_that_is_a_size():
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_number_that_is_a_size(dtype):
     """As an ε that was given the width by mistake."""
 
     def fn(p, x):
         y = jax.nn.silu(x @ p["a"])
-        return y / jnp.sqrt(jnp.mean(y**2, -1, keepdims=True) + y.shape[-1]) @ p["o"]
+        width = jnp.asarray(y.shape[-1], dtype)
+        return y / jnp.sqrt(jnp.mean(y**2, -1, keepdims=True) + width) @ p["o"]
 
-    lines = refusal(fn, fn, softmaxed(4), softmaxed(8), s(5, 3))
+    of = lambda tree: jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, dtype), tree)
+    lines = refusal(fn, fn, of(softmaxed(4)), of(softmaxed(8)), of(s(5, 3)))
     assert lines[-1].endswith("use one number in both models: the small one has 4, the big one 8")
 
 

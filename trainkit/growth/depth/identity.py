@@ -149,8 +149,11 @@ def with_identity_inputs(
     twins = {
         id(b.outs[0]): a for a, b in zip(small.equations, alike.equations, strict=True) if b.outs
     }
-    ends = [pair for pair in zip(small.equations, alike.equations, strict=True) if _ends_loop(pair)]
-    loops = {id(b.params["loop"]): a.params["loop"] for a, b in ends}
+    loops = {
+        id(b.params["loop"]): a.params["loop"]
+        for a, b in zip(small.equations, alike.equations, strict=True)
+        if a.name == RESULTS
+    }
     # Variable of the big program that is an identity matrix -> its input, and the loops around it.
     eye: dict[int, tuple[int, list[Equation]]] = {id(big.ins[i]): (i, []) for i in eyes}
     matrices: dict[int, Fresh] = {}
@@ -176,10 +179,7 @@ def with_identity_inputs(
         entering, inner = _identity_input(theirs, value, around, loops)
         matrices[place] = entering[0].ins[0] if entering else inner
         out = Fresh(value.aval)
-        equations += [
-            *reversed(entering),
-            Equation(theirs.raw, [value, inner], [out], theirs.calls),
-        ]
+        equations += [*entering, Equation(theirs.raw, [value, inner], [out], theirs.calls)]
         now[id(theirs.outs[0])] = out
     outs = [
         a if isinstance(b, Const) else now.get(id(b), a)
@@ -218,10 +218,6 @@ def _identity_input(
         entering.insert(0, marker(loop, step.name, which, [outer], [matrix]))
         matrix = outer
     return entering, inner
-
-
-def _ends_loop(pair: tuple[Equation, Equation]) -> bool:
-    return pair[0].name == RESULTS
 
 
 def _holds(shape: Shape, what: Supposition) -> bool:

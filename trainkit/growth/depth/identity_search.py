@@ -74,9 +74,11 @@ def identity_layers(
       The first choice that is proved, or a conflict if there is none.
     """
     found = _identities(reduced_small, False, program, shapes, new, old, trainable)
+    if not isinstance(found, Conflict):
+        return found
     touched = dependent(program, new.keys())
     loops = (eqn for eqn in program.equations if eqn.name == "scan")
-    if not isinstance(found, Conflict) or not any(touched.of(v) for e in loops for v in e.ins):
+    if not any(touched.of(v) for eqn in loops for v in eqn.ins):
         return found
     # Perhaps new layers are in the body of a loop.
     wide = opened(program, folder)

@@ -168,6 +168,7 @@ def hint_of(pair: EquationPair) -> str:
     for v in pair.ins:
         a, b = (None, None) if v.const is None else (c.uniform for c in v.const)
         if a is not None and b is not None and a != b:
+            a, b = np.asarray(a).item(), np.asarray(b).item()  # others have no such format
             return f"use one number in both models: the small one has {a:.6g}, the big one {b:.6g}"
     if pair.name in ("log", "logsumexp", "log1p"):
         return "a log-sum over an axis that grows counts the copies: do not grow that axis"
