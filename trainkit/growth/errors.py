@@ -7,6 +7,7 @@ raise the last conflict as a `GrowthError`.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
@@ -45,6 +46,15 @@ class Conflict:
     remedy: str | None = None
     leaves: tuple[Any, ...] = ()
     others: tuple[Any, ...] = ()
+
+    def about(self, leaves: Mapping[str, str]) -> Conflict:
+        """The conflict in terms of leaves as they are: "path/3" is row 3 of "path"."""
+        why = self.why
+        for row, leaf in leaves.items():
+            if row != leaf:
+                why = re.sub(rf"{re.escape(row)}\b", f"{leaf}[{row.rpartition('/')[2]}]", why)
+        params = tuple(dict.fromkeys(leaves.get(name, name) for name in self.params))
+        return dataclasses.replace(self, why=why, params=params)
 
     def error(self, lines: Mapping[str, Sequence[str]] = MappingProxyType({})) -> GrowthError:
         """The conflict as an exception; `lines`: path -> where the model uses it first."""

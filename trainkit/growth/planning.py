@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from trainkit._core.paths import same_structure
+from trainkit.growth.depth.assembly import more_layers
 from trainkit.growth.depth.candidate import DepthCandidate
 from trainkit.growth.depth.flat_model import FlatModel
 from trainkit.growth.depth.layer_cut import without_passes
@@ -98,6 +99,8 @@ def _with_more_passes(models: Models, depth: str, conflict: Conflict) -> PlanDat
     small, big = models.leaves
     before, after = (Counter(_uses(side.program)) for side in (models.small, models.big))
     named = [[name for name, _ in side] for side in models.leaves]
+    if conflict.kind == "layers" or more_layers(models.small, models.big):
+        return conflict
     if models.new is not None or named[0] != named[1] or before == after or before - after:
         return conflict
     if depth in COPYING and _sizes(small) == _sizes(big):

@@ -15,9 +15,10 @@ from trainkit.growth.axes.axis import find
 from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.axes.structures import structure_of
 from trainkit.growth.depth.alignment import PLACES
-from trainkit.growth.depth.assembly import assemble, depth_candidates
+from trainkit.growth.depth.assembly import depth_candidates
 from trainkit.growth.depth.candidate import DepthCandidate
 from trainkit.growth.depth.flat_model import FlatModel
+from trainkit.growth.depth.new_leaves import assemble
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.program import Folder, Program
 from trainkit.growth.mismatches import Leaves, mismatch

@@ -1,24 +1,19 @@
-"""Plans that add layers: the big program without its new layers is a wider small program."""
+"""Layers are added: the big program without its new layers is a wider small program."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 
-from trainkit.growth.depth.alignment import Origins, fewer, order
-from trainkit.growth.depth.candidate import DepthCandidate
-from trainkit.growth.depth.flat_model import FlatModel, Shape, Shapes
+from trainkit.growth.depth.alignment import PLACES, Origins, fewer, order
+from trainkit.growth.depth.candidate import DepthCandidate, with_whole_leaves
+from trainkit.growth.depth.flat_model import FlatModel, Shape, more_rows, row_by_row
 from trainkit.growth.depth.identity import used, with_identity_inputs
-from trainkit.growth.depth.identity_search import (
-    identity_layers,
-    identity_rows,
-    without_model,
-)
+from trainkit.growth.depth.identity_search import identity_layers, identity_rows, without_model
 from trainkit.growth.depth.layer_axes import layer_axes
 from trainkit.growth.depth.layer_cut import cut_layers
 from trainkit.growth.depth.new_channels import with_new_channels
-from trainkit.growth.depth.new_leaves import holding, idle_leaves, with_rows_of_zeros
+from trainkit.growth.depth.new_leaves import holding, idle_leaves
 from trainkit.growth.depth.origins import candidates
 from trainkit.growth.depth.shortened_loops import shortened
 from trainkit.growth.errors import Conflict
@@ -26,7 +21,7 @@ from trainkit.growth.ir.program import Folder, Program
 from trainkit.growth.ir.simplification.identities import Supposition, is_eye
 from trainkit.growth.ir.simplification.opened_loops import opened
 from trainkit.growth.ir.simplification.partial_evaluation import reduced
-from trainkit.growth.plan.data import Layer, PlanData, unchanged
+from trainkit.growth.plan.data import Layer
 
 Stacks = Mapping[str, tuple[int, list[tuple[int, bool]]]]  # leaf -> layer axis, and its rows
 
@@ -53,13 +48,38 @@ def depth_candidates(
     Yields:
       A candidate or a conflict for each alignment of layers; nothing if there are no new layers.
     """
+    rows = more_rows(small, big)
+    if rows[1]:
+        models = row_by_row(small, rows[0]), row_by_row(big, rows[1])
+        leaf = lambda name: above if (above := name.rpartition("/")[0]) in rows[1] else name
+        of_rows = lambda name: trainable(leaf(name))
+        for found in _candidates(*models, how, folder, of_rows, place, tried, square=False):
+            if isinstance(found, Conflict):
+                yield found.about({name: leaf(name) for name in models[1].shapes})
+            else:
+                yield with_whole_leaves(found, (small, big), rows)
+        return
+    yield from _candidates(small, big, how, folder, trainable, place, tried)
+
+
+def _candidates(
+    small: FlatModel,
+    big: FlatModel,
+    how: str,
+    folder: Folder,
+    trainable: Callable[[str], bool],
+    place: str,
+    tried: list[tuple[Stacks, Origins]],
+    square: bool = True,
+) -> Iterator[DepthCandidate | Conflict]:
+    """`depth_candidates` of models without rows that are picked by number."""
     stacks = _stacks(small, big, place)
     if isinstance(stacks, Conflict):
         yield stacks
         return
     if list(small.shapes) == list(big.shapes) and not stacks:
         return
-    ways = _DepthSearch(small, big, stacks, folder, trainable)
+    ways = _DepthSearch(small, big, stacks, folder, trainable, square)
     for origins in candidates((small, big), place, ways.attempt):
         if isinstance(origins, Conflict):
             yield origins
@@ -68,32 +88,9 @@ def depth_candidates(
             yield ways.attempt(origins, how)
 
 
-def assemble(
-    plan: PlanData, candidate: DepthCandidate, shapes: Shapes, dtypes: Mapping[str, str], how: str
-) -> PlanData:
-    """The plan for the big model, from the plan for the small model's leaves.
-
-    Args:
-      plan: for the leaves of the small model, and identity matrices, by their paths in the big one.
-      candidate: the origins of the big model's leaves.
-      shapes, dtypes: path in the big model -> shape, dtype.
-      how: the operator for depth.
-    """
-    planned = {leaf.path: leaf for leaf in plan.leaves}
-    leaves = []
-    for path in shapes:
-        layer = candidate.layers[path]
-        twin = None if layer.source is None else planned[candidate.old[layer.source]]
-        if path in candidate.eyes:
-            leaf = with_rows_of_zeros(planned[path], shapes[path], layer.start)
-            if twin is not None and leaf.small != twin.small and leaf is not planned[path]:
-                layer = dataclasses.replace(layer, source=None)  # its moments do not fit
-        elif twin is None or (layer.new and shapes[path] != shapes[twin.path]):
-            leaf = unchanged(path, shapes[path], dtypes[path])
-        else:
-            leaf = dataclasses.replace(twin, path=path, big=shapes[path])
-        leaves.append(dataclasses.replace(leaf, layer=layer))
-    return dataclasses.replace(plan, leaves=tuple(leaves), depth=how)
+def more_layers(small: FlatModel, big: FlatModel) -> bool:
+    """Whether leaves that are stacked over layers have more of them in the big model."""
+    return bool(more_rows(small, big)[1] or _stacks(small, big, PLACES[0]))
 
 
 def _stacks(small: FlatModel, big: FlatModel, how: str) -> Stacks | Conflict:
@@ -120,9 +117,10 @@ class _DepthSearch:
         stacks: Stacks,
         folder: Folder,
         trainable: Callable[[str], bool],
+        square: bool,
     ):
         self.small, self.big, self.stacks = small, big, stacks
-        self.folder, self.trainable = folder, trainable
+        self.folder, self.trainable, self.square = folder, trainable, square
         self.names = list(big.shapes)
         self.number = {name: i for i, name in enumerate(self.names)}
 
@@ -248,7 +246,7 @@ class _DepthSearch:
             layers[name] = holding(layer, chosen.get(i, kind))
         candidate = candidate._replace(layers=layers, small=small, big=after, channels=channels)
         eyes = [i for i, what in chosen.items() if is_eye(what)]
-        if isinstance(proved, Conflict) or not eyes:
+        if isinstance(proved, Conflict) or not eyes or not self.square:
             return candidate
         wide = proved.arrange(reduced(program, chosen, keep_eyes=True, merged=False))
         narrow, square = with_identity_inputs((proved.small, proved.big), wide, eyes, old)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from trainkit.growth.ir.program import Program
+from trainkit.growth.ir.simplification.numbered_rows import NumberedRows, apart, numbered_rows
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -26,6 +27,40 @@ class FlatModel(NamedTuple):
         names = list(self.shapes)
         first = dict.fromkeys(names[i] for i in seen if i < len(names))
         return {name: self.shapes[name] for name in [*first, *names]}
+
+
+Rows = Mapping[str, NumberedRows]  # leaf -> how its rows are picked
+
+
+def more_rows(small: FlatModel, big: FlatModel) -> tuple[Rows, Rows]:
+    """Leaves that have more rows in the big model, all picked by number in both programs."""
+    found: tuple[dict[str, NumberedRows], ...] = ({}, {})
+    number = {name: i for i, name in enumerate(small.shapes)}
+    for j, (name, shape) in enumerate(big.shapes.items()):
+        before = small.shapes.get(name, ())
+        if len(before) != len(shape):
+            continue
+        for axis, sizes in enumerate(zip(before, shape, strict=True)):
+            if sizes[0] < sizes[1] and name not in found[0]:
+                one = numbered_rows(small.program, {number[name]: axis})
+                other = numbered_rows(big.program, {j: axis}) if one else {}
+                if other:
+                    found[0][name], found[1][name] = one[number[name]], other[j]
+    return found[0], found[1]
+
+
+def row_by_row(model: FlatModel, rows: Rows) -> FlatModel:
+    """The model with a leaf "path/3" for every row of these leaves."""
+    shapes: dict[str, Shape] = {}
+    for name, shape in model.shapes.items():
+        if name in rows:
+            axis = rows[name].axis
+            rest = (*shape[:axis], *shape[axis + 1 :])
+            shapes |= {f"{name}/{i}": rest for i in range(shape[axis])}
+        else:
+            shapes[name] = shape
+    axes = {i: rows[name].axis for i, name in enumerate(model.shapes) if name in rows}
+    return FlatModel(apart(model.program, axes), shapes)
 
 
 def modules(small: FlatModel, big: FlatModel) -> dict[str, list[str]]:

@@ -1,16 +1,18 @@
-"""What leaves of new layers hold, as data of a plan."""
+"""The plan of a model with new layers, and what their leaves hold."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import cast
 
 from trainkit.growth.depth.alignment import Origins
-from trainkit.growth.depth.flat_model import FlatModel, Shape
+from trainkit.growth.depth.candidate import DepthCandidate
+from trainkit.growth.depth.flat_model import FlatModel, Shape, Shapes
 from trainkit.growth.depth.identity import used
 from trainkit.growth.depth.identity_search import Becomes
 from trainkit.growth.ir.simplification.identities import EyeBlock, Supposition
-from trainkit.growth.plan.data import Layer, LeafPlan
+from trainkit.growth.plan.data import Layer, LeafPlan, PlanData, unchanged
 
 
 def holding(layer: Layer, what: Supposition) -> Layer:
@@ -18,6 +20,34 @@ def holding(layer: Layer, what: Supposition) -> Layer:
     if isinstance(what, EyeBlock):
         return dataclasses.replace(layer, becomes="eye", start=what.start)
     return dataclasses.replace(layer, becomes=cast(Becomes, what))
+
+
+def assemble(
+    plan: PlanData, candidate: DepthCandidate, shapes: Shapes, dtypes: Mapping[str, str], how: str
+) -> PlanData:
+    """The plan for the big model, from the plan for the small model's leaves.
+
+    Args:
+      plan: for the leaves of the small model, and identity matrices, by their paths in the big one.
+      candidate: the origins of the big model's leaves.
+      shapes, dtypes: path in the big model -> shape, dtype.
+      how: the operator for depth.
+    """
+    planned = {leaf.path: leaf for leaf in plan.leaves}
+    leaves = []
+    for path in shapes:
+        layer = candidate.layers[path]
+        twin = None if layer.source is None else planned[candidate.old[layer.source]]
+        if path in candidate.eyes:
+            leaf = with_rows_of_zeros(planned[path], shapes[path], layer.start)
+            if twin is not None and leaf.small != twin.small and leaf is not planned[path]:
+                layer = dataclasses.replace(layer, source=None)  # its moments do not fit
+        elif twin is None or (layer.new and shapes[path] != shapes[twin.path]):
+            leaf = unchanged(path, shapes[path], dtypes[path])
+        else:
+            leaf = dataclasses.replace(twin, path=path, big=shapes[path])
+        leaves.append(dataclasses.replace(leaf, layer=layer))
+    return dataclasses.replace(plan, leaves=tuple(leaves), depth=how)
 
 
 def with_rows_of_zeros(leaf: LeafPlan, shape: Shape, start: int) -> LeafPlan:
