@@ -35,6 +35,7 @@ from trainkit.growth.ir.simplification.masks import Masks
 from trainkit.growth.ir.simplification.opened_loops import CONSTANT, ROW
 from trainkit.growth.ir.simplification.parts import Parts
 from trainkit.growth.ir.simplification.turns import Turns
+from trainkit.growth.ir.simplification.unit_lengths import UnitLengths
 
 Supposed = Mapping[int, Supposition]  # number of an input of the program -> what it is
 _SUMS = ("add", "add_any", "sub")
@@ -77,7 +78,7 @@ def reduced(
     joined: Joined = {}
     kept: list[Equation] = []
     limits = Clips({id(program.ins[i]): known for i, known in (clipped or {}).items()})
-    views = Parts(merged), Masks(), Turns(), limits
+    views = Parts(merged), Masks(), Turns(), UnitLengths(), limits
     matrices = list(program.ins)
 
     inputs = {id(v) for v in program.ins}
@@ -201,13 +202,14 @@ def _simplified(eqn: Equation, ins: list[Any]) -> Any:
 
 
 def _known(eqn: Equation, ins: list[Any]) -> Any:
-    """The result by f(0), c + 0 = c, 1 − 1 = 0 or x · 1 = x, or `None`."""
+    """The result by f(0), c + 0 = c, 1 − 1 = 0, √1 = 1 or x · 1 = x, or `None`."""
     name = eqn.name
     uniform = [v.uniform if isinstance(v, Const) else None for v in ins]
     trait = traits(eqn)
     if trait.at_zero is not None and ins[0] is ZERO:
         return _constant(eqn, trait.at_zero)
-    if uniform and uniform[0] is not None and (trait.chooses or name == "convert_element_type"):
+    same = trait.chooses or name == "convert_element_type"
+    if uniform and uniform[0] is not None and (same or (_is_root(name) and uniform[0] == 1)):
         return _constant(eqn, uniform[0])
     if name in ("add", "add_any"):
         for i, v in enumerate(ins):
@@ -222,6 +224,10 @@ def _known(eqn: Equation, ins: list[Any]) -> Any:
             if uniform[1 - i] is not None and uniform[1 - i] == 1 and _whole(eqn, i):
                 return ins[i]
     return None
+
+
+def _is_root(name: str) -> bool:
+    return name in ("sqrt", "rsqrt", "cbrt")
 
 
 def _constant(eqn: Equation, value: Any) -> Const:
