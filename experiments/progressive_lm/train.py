@@ -28,12 +28,13 @@ from experiments.progressive_lm.model import Transformer
 from experiments.progressive_lm.page import page, said, table
 from experiments.progressive_lm.progress import Progress
 from experiments.progressive_lm.tasks import TASKS
+from trainkit import transforms
 from trainkit._core.run_files import REPORT, read_json, write_whole
 from trainkit.loop.run_folder import RunFolder
 from trainkit.progressive import Advice, Stage, triggers
 from trainkit.report.progress import width
 
-RATES = dict.fromkeys(("adamw", "muon"), (0.003, 0.006, 0.012, 0.024, 0.048))
+RATES = dict.fromkeys(("adamw", "muon", "soap"), (0.003, 0.006, 0.012, 0.024, 0.048))
 # Of AdamW in the setting of the defaults, at each budget the best by the mean of 3 other seeds:
 # trainkit train progressive_lm --seed 100 --seeds 3 \
 #     --rates 0.00075 0.0015 0.003 0.006 0.012 0.024 0.048
@@ -62,8 +63,8 @@ class Config:
     arithmetic. The last two are generated."""
     operators: tuple[str, ...] = ("identity",)
     """Of identity, stack, interpose, middle, even, noise, zero_out, rms, stack_rms; or all."""
-    optimizers: tuple[Literal["adamw", "muon"], ...] = ("adamw",)
-    """adamw, muon."""
+    optimizers: tuple[Literal["adamw", "muon", "soap"], ...] = ("adamw",)
+    """adamw, muon, soap."""
     moments: tuple[Literal["carry", "reset"], ...] = ("carry",)
     """What becomes of the moments in a growth: carry, reset."""
     rewarm: int = 5
@@ -282,4 +283,6 @@ def transformation(optimizer: str) -> optax.GradientTransformation:
         return optax.chain(
             optax.clip_by_global_norm(1.0), optax.adamw(1.0, b2=0.95, weight_decay=0.01)
         )
+    if optimizer == "soap":
+        return transforms.soap(1.0, weight_decay=0.01)
     return optax.contrib.muon(1.0, weight_decay=0.01)

@@ -15,15 +15,24 @@ from trainkit.report.progress import width
 
 RATES = (0.00075, 0.0015, 0.003, 0.006, 0.012, 0.024)
 MUON_RATES = (0.006, 0.012, 0.024, 0.048)
-FIVE, THREE = (0.0625, 0.125, 0.25, 0.5, 1.0), (0.25, 0.5, 1.0)
+THREE = (0.25, 0.5, 1.0)
+SEVEN = (0.015625, 0.03125, 0.0625, 0.125, *THREE)
 MUON: dict[str, Any] = {"optimizers": ("muon",), "moments": ("carry", "reset")}
 # Options of `progressive_lm`.
 SETTINGS: dict[str, dict[str, Any]] = {
     "text, AdamW": {
-        "steps": 640, "budgets": FIVE, "grow_at": (0.005,), "seed": 100, "rates": RATES,
+        "steps": 2560, "budgets": SEVEN, "grow_at": (0.00125,), "seed": 100, "rates": RATES,
     },
     "text, Muon": {
         **MUON, "budgets": THREE, "grow_at": (0.01,), "seed": 300, "seeds": 6, "rates": MUON_RATES,
+    },
+    "text, SOAP": {
+        "optimizers": ("soap",), "budgets": THREE, "grow_at": (0.01,), "seed": 600,
+        "rates": RATES[1:],
+    },
+    "four blocks, 64 wide, AdamW": {
+        "small": (64, 0), "large": (64, 4), "controls": (1, 2), "budgets": THREE, "seed": 700,
+        "grow_at": (0.01, 0.04, 0.15), "seeds": 3, "rates": RATES[1:5],
     },
     "topics, AdamW": {"task": "topics", "seeds": 3, "rates": RATES[2:]},
     "sums, AdamW": {"task": "sums", "seeds": 3, "rates": RATES[2:]},
