@@ -89,12 +89,13 @@ GROWN = {
         *both(first_rows), [(DOUBLE, 2), index([0], [1])], "`gather` indexes into an axis"
     ),
     "a part from a place": (
-        *both(lambda x: lax.dynamic_slice(x, (0,), (1,))), [(DOUBLE,)],
+        *both(lambda x, i: lax.dynamic_slice(x, (i[0],), (2,))), [(DOUBLE,), index(0)],
         "`dynamic_slice` indexes into an axis",
     ),
     "a part of another size from a place": (
-        lambda x: lax.dynamic_slice(x, (0,), (1,)), lambda x: lax.dynamic_slice(x, (0,), (2,)),
-        [(5,)], "`dynamic_slice` indexes into an axis",
+        lambda x, i: lax.dynamic_slice(x, (i[0],), (2,)),
+        lambda x, i: lax.dynamic_slice(x, (i[0],), (3,)),
+        [(5,), index(0)], "`dynamic_slice` indexes into an axis",
     ),
     "an overwritten part": (
         *both(lambda x, u: lax.dynamic_update_slice(x, u, (0,))), [(DOUBLE,), (1,)],
@@ -136,11 +137,14 @@ GROWN = {
         *both(jnp.fft.fft), [Operand((2, DOUBLE), dtype=np.complex128)], "a Fourier transform runs"
     ),
     "windows": (*both(summed_windows), [(DOUBLE,)], "the windows of `reduce_window_sum` run over"),
-    "a part from 0 on, not in the big model": (
-        *cut((0, 2, 1), (1, 5, 1)), [(FOUR,)], "divides an axis that grows into parts, one of"
+    "a part from 0 on, not in the small model": (
+        *cut((1, 3, 1), (0, 4, 1)), [(FOUR,)], "divides an axis that grows into parts, one of"
     ),
-    "a part that ends before": (
-        *cut((2, 4, 1), (2, 7, 1)), [(FOUR,)], "divides an axis that grows into parts, one of"
+    "a part up to the end, not in the small model": (
+        *cut((1, 3, 1), (2, 8, 1)), [(FOUR,)], "divides an axis that grows into parts, one of"
+    ),
+    "nothing of an axis that does not grow": (
+        *cut((0, 0, 1), (0, 2, 1)), [(5,)], "a slice takes 0 of 5 entries in the small model"
     ),
     "every second, from others": (*cut((0, 4, 2), (1, 8, 2)), [(FOUR,)], "a strided slice"),
     "every second, then every third": (*cut((0, 4, 2), (0, 8, 3)), [(FOUR,)], "a strided slice"),

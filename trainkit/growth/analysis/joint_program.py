@@ -140,8 +140,8 @@ class Analysis:
       folder: flattens bodies of loops, and shares constants between all programs.
       params, count: path and value of each parameter; how many equations have been paired.
       forced: requested layouts: axis, layout, and the equation that requests it.
-      more_passes, passes: whether loops over shared weights may run more often in the big
-        program, and whether one does.
+      in_front: axes in front of a part that is sliced in the same way in both programs.
+      more_passes, passes: whether loops over shared weights may run more often, and one does.
       inputs, new: how the arguments after the parameters grow; empty if none of them does.
     """
 
@@ -151,6 +151,7 @@ class Analysis:
         self.params: list[tuple[str, Value]] = []
         self.count = 0
         self.forced: list[tuple[Axis, Layout, EquationPair | None]] = []
+        self.in_front: list[Axis] = []
         self.inputs: Sequence[GrownInput] = ()
         self.new = NewInputs()
         self.more_passes = self.passes = False

@@ -87,20 +87,28 @@ def _varying(v: Value) -> list[Axis]:
 
 
 def _unreached(joint: JointProgram) -> Iterator[Asked]:
-    """Parameter axes that no equation uses at this input length; old entries keep their index."""
+    """Parameter axes that no equation uses at this input length; old entries keep their index.
+
+    In front of what is used, they keep it from the end.
+    """
     used = {
         find(axis).uid for axis, layout, _ in joint.analysis.forced if not isinstance(layout, str)
     }
     used |= {
         leaf.uid
         for pair in all_pairs(joint.pairs)
+        if not (traits(pair).same or traits(pair).move == "whole")
         for v in (*pair.outs, *(() if traits(pair).move == "part" else pair.ins))
         for leaf in _leaves(v)
     }
+    used |= {leaf.uid for v in joint.outs for leaf in _leaves(v)}
+    in_front = {find(axis).uid for axis in joint.analysis.in_front}
     for _, value in joint.analysis.params:
         for leaf in _leaves(value):
             if leaf.uid not in used:
-                yield leaf, "append", None
+                at_end = leaf.uid in in_front and leaf.small
+                places = tuple(range(leaf.big - leaf.small, leaf.big))
+                yield leaf, places if at_end else "append", None
 
 
 def _misplaced(

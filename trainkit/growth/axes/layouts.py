@@ -26,7 +26,7 @@ def tiled(n: int, m: int) -> np.ndarray:
 
 def strided(n: int, m: int) -> np.ndarray | None:
     """Old unit i is at index i · m/n, with padding between (this keeps a table of frequencies)."""
-    if m % n:
+    if not n or m % n:
         return None
     source = np.full(m, -1)
     source[:: m // n] = np.arange(n)
@@ -35,7 +35,7 @@ def strided(n: int, m: int) -> np.ndarray | None:
 
 def strided_end(n: int, m: int) -> np.ndarray | None:
     """Old unit i is at index (i + 1) · m/n − 1, with padding between (this keeps ALiBi slopes)."""
-    if m % n:
+    if not n or m % n:
         return None
     source = np.full(m, -1)
     source[m // n - 1 :: m // n] = np.arange(n)
@@ -53,9 +53,14 @@ def centred(n: int, m: int) -> np.ndarray | None:
     return None if (m - n) % 2 else np.pad(np.arange(n), side, constant_values=-1)
 
 
+def _of_units(copies: Callable[[int, int], np.ndarray]) -> Callable[[int, int], np.ndarray | None]:
+    """The layout of copies, which needs old units."""
+    return lambda n, m: copies(n, m) if n or not m else None
+
+
 LAYOUTS: dict[str, Callable[[int, int], np.ndarray | None]] = {
-    "repeat": repeated,
-    "tile": tiled,
+    "repeat": _of_units(repeated),
+    "tile": _of_units(tiled),
     "stride": strided,
     "stride end": strided_end,
     "append": appended,

@@ -1,4 +1,4 @@
-"""Normal form of `table[i]`: a gather of one row without clipping.
+"""Normal form of `table[i]`: a gather of one row without clipping; and of slices that are known.
 
 JAX traces `table[i]` with a scalar i, also under `jax.vmap`, to a slice whose start is clipped to
 the last row. If the table grows (a vocabulary), the last row is another one. Here i is assumed to
@@ -60,6 +60,8 @@ def row(producers: Mapping[int, Any], eqn: Any) -> tuple[AnyJaxpr, list[Any]] | 
       `None` if the equation is not a clipped slice of one row.
     """
     (table, *at), sizes = eqn.ins, eqn.params["slice_sizes"]
+    if eqn.name == "dynamic_slice" and (known := _known_slice(eqn)) is not None:
+        return known
     if eqn.name == "dynamic_slice":
         index: Any = None
         starts = dict(enumerate(at))
@@ -97,6 +99,21 @@ def row(producers: Mapping[int, Any], eqn: Any) -> tuple[AnyJaxpr, list[Any]] | 
     struct = lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype)
     body = jax.make_jaxpr(look)(struct(_aval(table)), struct(_aval(starts[d])))
     return at_line(body, eqn.raw), [table, starts[d]]
+
+
+def _known_slice(eqn: Any) -> tuple[AnyJaxpr, list[Any]] | None:
+    """The slice that replaces a dynamic one whose start is known, and its operand."""
+    (table, *at), sizes = eqn.ins, eqn.params["slice_sizes"]
+    found: list[Any] = [getattr(v, "uniform", None) for v in at]
+    if None in found:
+        return None
+    shape = _aval(table).shape
+    start = [min(max(int(i), 0), n - size) for i, n, size in zip(found, shape, sizes, strict=True)]
+    end = [i + size for i, size in zip(start, sizes, strict=True)]
+    body = jax.make_jaxpr(lambda x: lax.slice(x, start, end))(
+        jax.ShapeDtypeStruct(shape, _aval(table).dtype)
+    )
+    return at_line(body, eqn.raw), [table]
 
 
 def _moves(eqn: Any) -> bool:

@@ -44,8 +44,11 @@ def _segment(pair: EquationPair, axis: Axis, made: Axis, start: int, big_start: 
     axis = find(axis)
     before = Axis(start, big_start)
     after = Axis(axis.small - start - made.small, axis.big - big_start - made.big)
+    added = [p for p in (before, after) if p.small == 0 < p.big and made.small and not axis.fixed]
+    for part in added:
+        pair.analysis.force(part, "append", pair)  # new entries around all of the old ones
     for part in (before, made, after):
-        if part.big < part.small or (part.small == 0) != (part.big == 0):
+        if part.big < part.small or ((part.small == 0) != (part.big == 0) and part not in added):
             more = axis.fixed and made.small < made.big  # modes of a spectrum
             pair.fail(
                 f"a slice takes {made.small} of {axis.small} entries in the small model, and "
@@ -60,7 +63,9 @@ def _segment(pair: EquationPair, axis: Axis, made: Axis, start: int, big_start: 
                 if more
                 else "slice in the same proportions in both models",
             )
-    parts = [p for p in (before, made, after) if p.small]
+    if made.fixed:
+        pair.analysis.in_front.append(before)
+    parts = [p for p in (before, made, after) if p.big]
     shown = " | ".join(f"{p.small} → {p.big}" for p in parts)
     pair.unify(
         axis,

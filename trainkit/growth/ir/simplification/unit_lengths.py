@@ -80,5 +80,7 @@ def _in_place(length: Any, of: Any, axes: tuple[int, ...]) -> bool:
 def _keeps_places(eqn: Equation, length: Any, of: Any, axes: tuple[int, ...]) -> bool:
     """Whether a broadcast leaves axes where they are in the value, or puts them there."""
     rank = len(of.aval.shape)
-    places = range(rank) if len(length.aval.shape) == rank else (d for d in range(rank) if d not in axes)
+    places = (
+        range(rank) if len(length.aval.shape) == rank else (d for d in range(rank) if d not in axes)
+    )
     return tuple(eqn.params["broadcast_dimensions"]) == tuple(places)
