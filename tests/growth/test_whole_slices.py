@@ -76,7 +76,7 @@ def test_more_places(part, sizes):
     np.testing.assert_array_equal(same[start : start + sizes[0]], small["places"])
 
 
-def transformer(p, tokens):
+def with_positions(p, tokens):
     h = p["words"][tokens] + first(p, tokens.shape[1])
     for w in p["layers"]:
         h = h + jnp.tanh(h @ w["up"]) @ w["down"]
@@ -90,7 +90,7 @@ def of_depth(depth, length, width, hidden=6):
 
 @pytest.mark.parametrize("width", [4, 6, 8])
 def test_with_new_layers(width):
-    exact(transformer, of_depth(2, 7, 4), of_depth(4, 14, width), TOKENS)
+    exact(with_positions, of_depth(2, 7, 4), of_depth(4, 14, width), TOKENS)
 
 
 def test_tables_of_distances():

@@ -184,10 +184,9 @@ class _DepthSearch:
         )
 
     def _layers(self, origins: Origins, how: str) -> dict[str, Layer] | Conflict:
-        stacks = self.stacks
         becomes: dict[str, Supposition] = {}
-        if stacks and how == "identity":
-            rows = identity_rows(self.big, stacks, self.folder, self.trainable)
+        if self.stacks and how == "identity":
+            rows = identity_rows(self.big, self.stacks, self.folder, self.trainable)
             if isinstance(rows, Conflict):
                 return rows
             becomes = rows
@@ -196,8 +195,8 @@ class _DepthSearch:
                 Layer(
                     origin.leaf,
                     origin.new,
-                    axis=stacks[name][0] if name in stacks else 0,
-                    rows=tuple(stacks[name][1]) if name in stacks else (),
+                    axis=self.stacks[name][0] if name in self.stacks else 0,
+                    rows=tuple(self.stacks[name][1]) if name in self.stacks else (),
                 ),
                 becomes.get(name, "copy"),
             )
@@ -249,7 +248,10 @@ class _DepthSearch:
         if isinstance(proved, Conflict) or not eyes or not self.square:
             return candidate
         wide = proved.arrange(reduced(program, chosen, keep_eyes=True, merged=False))
-        narrow, square = with_identity_inputs((proved.small, proved.big), wide, eyes, old)
+        widened = with_identity_inputs((proved.small, proved.big), wide, eyes, old)
+        if widened is None:
+            return candidate
+        narrow, square = widened
         both = proved.close(narrow), proved.close(wide)
         if both[0] is None or both[1] is None:
             return _not_closed(new)

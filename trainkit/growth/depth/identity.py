@@ -19,12 +19,15 @@ from trainkit.growth.ir.program import Equation, Fresh, Program
 from trainkit.growth.ir.simplification.clips import Bounds
 from trainkit.growth.ir.simplification.identities import (
     EYE,
+    EYE_FIRST,
     EYES,
     ZERO,
     EyeBlock,
     Shape,
     Supposition,
+    identity_operands,
     is_eye,
+    is_kept_by,
     product_with,
 )
 from trainkit.growth.ir.simplification.opened_loops import CONSTANT, RESULTS, ROW, marker
@@ -84,7 +87,7 @@ def _assumptions(
 
 
 def _matrices(program: Program) -> dict[int, Supposition]:
-    """The inputs that something is multiplied by in place: identity matrices would change nothing.
+    """The inputs that something is multiplied by, so that identity matrices would change nothing.
 
     One for each member in an ensemble, under `jax.vmap`.
     """
@@ -95,10 +98,13 @@ def _matrices(program: Program) -> dict[int, Supposition]:
         if (traits(eqn).same or eqn.name == ROW) and id(eqn.ins[0]) in number:
             number[id(eqn.outs[0])] = number[id(eqn.ins[0])]
             stacked |= {id(eqn.outs[0])} if eqn.name == ROW or id(eqn.ins[0]) in stacked else set()
-        place = number.get(id(eqn.ins[1])) if len(eqn.ins) == 2 else None
-        kinds = [what for what in (EYE, EYES) if place is not None and product_with(eqn, what)]
-        if place is not None and kinds:
-            found.setdefault(place, EYES if id(eqn.ins[1]) in stacked else kinds[0])
+        for i, v in enumerate(eqn.ins):
+            if id(v) in number and is_kept_by(eqn, i):
+                number[id(eqn.outs[0])] = number[id(v)]
+        for i, what in identity_operands(eqn):
+            place = number.get(id(eqn.ins[i]))
+            if place is not None:
+                found.setdefault(place, EYES if id(eqn.ins[i]) in stacked else what)
     return found
 
 
@@ -131,7 +137,7 @@ def _last_used_first(program: Program) -> Iterator[int]:
 
 def with_identity_inputs(
     pair: tuple[Program, Program], big: Program, eyes: Sequence[int], old: Mapping[int, int]
-) -> tuple[Program, list[Shape]]:
+) -> tuple[Program, list[Shape]] | None:
     """The small program with products with identity matrices inserted, as in the big one.
 
     A new layer that is an identity matrix at the small widths then grows like any other layer.
@@ -143,7 +149,8 @@ def with_identity_inputs(
       old: number of an input of `small` -> its number in `big`.
 
     Returns:
-      The program, with one more input for each identity matrix, and the shapes of these inputs.
+      The program, with one more input for each identity matrix, and the shapes of these inputs;
+      `None` if a product does not keep the axes of the value in their places.
     """
     small, alike = pair
     twins = {
@@ -166,7 +173,9 @@ def with_identity_inputs(
             eye[id(theirs.outs[0])] = place, [*around, theirs]
             continue
         if len(theirs.ins) != 2 or id(theirs.ins[1]) not in eye:
-            mine = twins[id(theirs.outs[0])]
+            mine = twins.get(id(theirs.outs[0]))
+            if mine is None:
+                return None
             ins = [
                 now.get(id(b), a) if not isinstance(b, Const) else a
                 for a, b in zip(mine.ins, theirs.ins, strict=True)
@@ -174,6 +183,8 @@ def with_identity_inputs(
             equations.append(Equation(mine.raw, ins, mine.outs, mine.calls))
             now |= {id(b): a for a, b in zip(mine.outs, theirs.outs, strict=True)}
             continue
+        if not any(product_with(theirs, what) for what in (EYE, EYES, EYE_FIRST)):
+            return None
         value = now[id(theirs.ins[0])]
         place, around = eye[id(theirs.ins[1])]
         entering, inner = _identity_input(theirs, value, around, loops)
@@ -224,6 +235,8 @@ def _holds(shape: Shape, what: Supposition) -> bool:
     """Whether an array of some shape can be what it is supposed to be."""
     if isinstance(what, EyeBlock):
         return what.size == shape[-1]
+    if what == EYE_FIRST:
+        return len(shape) > 1 and shape[0] == shape[1]
     return not is_eye(what) or (len(shape) > 1 and shape[-1] == shape[-2])
 
 

@@ -26,7 +26,7 @@ from trainkit.growth.ir.simplification.partial_evaluation import reduced
 from trainkit.growth.ir.source_lines import where
 from trainkit.growth.ir.zero_analysis import nearest_zeros
 
-Becomes = Literal["copy", "zero", "unit", "minus_one", "eye", "eyes", "one", "random"]
+Becomes = Literal["copy", "zero", "unit", "minus_one", "eye", "eyes", "eye_first", "one", "random"]
 _FUNCTION_CHANGING = "how='stack', 'interpose', 'middle' or 'last'"
 
 

@@ -19,10 +19,13 @@ from trainkit.growth.ir.primitives import traits
 from trainkit.growth.ir.program import Equation, Program
 from trainkit.growth.ir.simplification.identities import (
     EYE,
+    EYES,
     UNIT,
     ZERO,
     Supposition,
     blocks,
+    identity_operands,
+    is_kept_by,
     passed,
     product_with,
     shape_of,
@@ -158,7 +161,7 @@ class _Passing:
         """Goals of the operands of an equation whose result has a goal that can be reached."""
         way = self._way(eqn, [self.facts.of(v) for v in eqn.ins], goal) or []
         goals: list[tuple[Any, Supposition]] = [(eqn.ins[i], what) for i, what in way]
-        if (1, EYE) not in way:
+        if (1, EYE) not in way or not product_with(eqn, EYE):
             return goals
         joined = self.producer.get(id(passed(eqn, eqn.ins[0], self._source)))
         if joined is None or joined.name != "concatenate":
@@ -195,7 +198,7 @@ class _Passing:
             zero=zero,
             unit=None if unit is None else _union(facts[i].inputs(what) for i, what in unit),
             fixed=_union(_fixed(fact) for fact in facts) if zero is None else _numbers(zero),
-            matrix=facts[0].matrix if traits(eqn).same else -1,
+            matrix=_matrix(eqn, facts),
         )
 
     def _way(self, eqn: Equation, facts: Sequence[_Fact], goal: str) -> _Goals | None:
@@ -206,6 +209,14 @@ class _Passing:
             if reached and not (goal == PASSES and len(way) == 2 and _ends(facts, way)):
                 return way
         return None
+
+
+def _matrix(eqn: Equation, facts: Sequence[_Fact]) -> int:
+    """The number of the new parameter that a result is, if that is an identity matrix."""
+    if traits(eqn).same:
+        return facts[0].matrix
+    kept = (f.matrix for i, f in enumerate(facts) if f.matrix >= 0 and is_kept_by(eqn, i))
+    return next(kept, -1)
 
 
 def _fixed(fact: _Fact) -> frozenset[int] | None:
@@ -260,8 +271,10 @@ def _to_pass(eqn: Equation, last: bool) -> Iterator[_Goals]:
     if eqn.name in _OTHER:
         sides = (0,) if eqn.name in ("sub", "div") else (1, 0) if last else (0, 1)
         yield from ([(i, PASSES), (1 - i, _OTHER[eqn.name])] for i in sides)
-    elif eqn.name in ("dot_general", "conv_general_dilated") and product_with(eqn, EYE):
-        yield [(0, PASSES), (1, EYE)]
+    elif eqn.name in ("dot_general", "conv_general_dilated"):
+        for i, what in identity_operands(eqn):
+            if what != EYES:
+                yield [(1 - i, PASSES), (i, str(what))]
     yield [(i, PASSES) for i in range(len(eqn.ins))]
 
 

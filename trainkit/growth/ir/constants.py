@@ -55,6 +55,12 @@ class Const:
         self._thunk, self._core, self._part = thunk, None, None if uniform is not None else part
 
     @property
+    def number(self) -> float | None:
+        """The real number that all elements are, or `None`."""
+        real = self.uniform is not None and not np.iscomplexobj(self.uniform)
+        return float(self.uniform) if real else None
+
+    @property
     def core(self) -> Any:
         """The elements that may differ: a NumPy array (for random keys, a JAX array)."""
         if self._core is None:

@@ -77,10 +77,10 @@ def _mean(producers: Mapping[int, Any], v: Any) -> _Mean | None:
     e = producers.get(id(v))
     if e is None or e.name not in ("div", "mul"):
         return None
-    uniform = getattr(e.ins[1], "uniform", None)
-    if uniform is None or not float(uniform):
+    number = getattr(e.ins[1], "number", None)
+    if not number:
         return None
-    count = float(uniform) if e.name == "div" else 1.0 / float(uniform)
+    count = number if e.name == "div" else 1.0 / number
     total = producers.get(id(e.ins[0]))
     while total is not None and total.name in ("broadcast_in_dim", "reshape"):
         if math.prod(total.ins[0].aval.shape) != math.prod(total.outs[0].aval.shape):

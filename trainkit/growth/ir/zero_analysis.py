@@ -123,7 +123,7 @@ def _cancelled(equation: Any, zeros: list[Zero]) -> Iterator[Zero]:
     if equation.name not in ("add", "add_any", "sub"):
         return
     for mine, other in ((0, 1), (1, 0)):
-        one = equation.ins[other].uniform if isinstance(equation.ins[other], Const) else None
+        one = equation.ins[other].number if isinstance(equation.ins[other], Const) else None
         if zeros[mine].elements >= 0 and one is not None and abs(one) == 1:
             what = UNIT if (one == 1) == (equation.name == "sub") else MINUS_ONE
             yield Zero(frozenset({(zeros[mine].elements, what)}), zeros[mine].distance)

@@ -135,7 +135,7 @@ def _leaf(
     dtype = jnp.dtype(leaf.dtype)
     if layer.becomes in ("one", "random") and leaf.path in fresh:
         return fresh[leaf.path].astype(dtype)
-    if layer.becomes in ("eye", "eyes") and not layer.rows:
+    if layer.becomes in ("eye", "eyes", "eye_first") and not layer.rows:
         eye = initial(layer.becomes, leaf.small, dtype, key, layer.start)
         return grow_leaf(eye, how, key, draw.noise)
     if not layer.rows:

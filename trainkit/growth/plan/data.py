@@ -56,7 +56,8 @@ class Layer:
       becomes: what a new leaf holds: "copy" of its source, "zero", "unit" (1, which the identity
         needs), "minus_one" (a scale that is stored as its difference from 1, and is 0 so), "eye"
         (an identity matrix or Dirac kernel), "eyes" (an identity matrix for each leading index, of
-        an ensemble), "one" (if `like=` has no value), or "random" values.
+        an ensemble), "eye_first" (a Dirac kernel whose channels are its first two axes), "one" (if
+        `like=` has no value), or "random" values.
       start: of an "eye" with more rows than columns, the row where the identity matrix begins; the
         other rows are 0.
       axis: for leaves that are stacked over layers, the axis of the layers.
@@ -65,7 +66,9 @@ class Layer:
 
     source: str | None
     new: bool = False
-    becomes: Literal["copy", "zero", "unit", "minus_one", "eye", "eyes", "one", "random"] = "copy"
+    becomes: Literal[
+        "copy", "zero", "unit", "minus_one", "eye", "eyes", "eye_first", "one", "random"
+    ] = "copy"
     axis: int = 0
     rows: tuple[tuple[int, bool], ...] = ()
     start: int = 0

@@ -158,8 +158,8 @@ def guards(v: Value) -> bool:
     """Whether a term is a tiny constant (at most 1e-20), which only prevents a division by 0."""
     if v.const is None or not jax.dtypes.issubdtype(v.dtype, np.floating):
         return False
-    numbers = [c.uniform for c in v.const]
-    return all(n is not None and abs(float(n)) <= 1.001e-20 for n in numbers)
+    numbers = [c.number for c in v.const]
+    return all(n is not None and abs(n) <= 1.001e-20 for n in numbers)
 
 
 def largest(scales: ScalePropagation, pair: EquationPair) -> None:
@@ -191,14 +191,12 @@ def integer_power(scales: ScalePropagation, pair: EquationPair) -> None:
 def power(scales: ScalePropagation, pair: EquationPair) -> None:
     """x**y is homogeneous in x if y is one constant."""
     base, exponent = pair.ins
-    const = exponent.const
-    if const is not None and const[0].uniform is not None and const[1].uniform is not None:
-        y = float(const[0].uniform)
-        if y == float(const[1].uniform):
-            scales.pin_exponents(base)
-            if y > 0 and not y.is_integer():
-                _in_domain(scales, pair, "not negative")
-            return scales.elementwise(pair, [base], pair.outs[0], [y])
+    y, other = (None, None) if exponent.const is None else [c.number for c in exponent.const]
+    if y is not None and y == other:
+        scales.pin_exponents(base)
+        if y > 0 and not y.is_integer():
+            _in_domain(scales, pair, "not negative")
+        return scales.elementwise(pair, [base], pair.outs[0], [y])
     return nonlinear(scales, pair)
 
 

@@ -174,10 +174,9 @@ def _divides_by(pair: EquationPair, axis: Axis) -> bool:
     if const is None:
         return False
     for c, n in zip(const, (axis.small, axis.big), strict=True):
-        if c.uniform is None:
+        if c.number is None:
             return False
-        value = float(c.uniform)
-        ratio = value / n if pair.name == "div" else value * n
+        ratio = c.number / n if pair.name == "div" else c.number * n
         if not np.isclose(ratio, 1.0, rtol=1e-2 / n, atol=0.0):
             return False
     return True

@@ -45,9 +45,7 @@ def _shift(pair: EquationPair, k: int) -> float | None:
     """The constant s that an equation adds to an operand, or `None`."""
     if pair.name != "add" or (const := pair.ins[1 - k].const) is None:
         return None
-    if const[0].uniform is None or const[1].uniform is None:
-        return None
-    a, b = float(const[0].uniform), float(const[1].uniform)
+    a, b = const[0].number, const[1].number
     return a if a == b != 0.0 else None
 
 

@@ -38,9 +38,10 @@ def signs(joint: JointProgram, inputs: Sequence[Sign]) -> Facts[Sign]:
 def _constant(v: Any) -> Sign | None:
     if v.const is None:
         return None
-    if any(c.uniform is None or np.iscomplexobj(c.uniform) for c in v.const):
+    numbers = [c.number for c in v.const]
+    if None in numbers:
         return UNKNOWN
-    low = min(c.uniform for c in v.const)
+    low = min(numbers)
     return POSITIVE if low > 0 else NOT_NEGATIVE if low == 0 else UNKNOWN
 
 

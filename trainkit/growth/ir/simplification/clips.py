@@ -80,8 +80,7 @@ def _limit(eqn: Equation, ins: Sequence[Any]) -> float | None:
     """c of max(x, c) or min(x, c), which are idempotent (ReLU is one of them), or `None`."""
     if eqn.name not in ("max", "min") or not isinstance(ins[1], Const):
         return None
-    uniform = ins[1].uniform
-    return None if uniform is None or not hasattr(ins[0], "aval") else float(uniform)
+    return ins[1].number if hasattr(ins[0], "aval") else None
 
 
 def _ordered(known: Bounds, eqn: Equation, limit: float) -> bool:

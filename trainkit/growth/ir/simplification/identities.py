@@ -1,20 +1,26 @@
 """Products with identity matrices, and with identity matrices above or below rows of zeros.
 
-`x @ I` is x. If x is a concatenation, `concatenate([a, b]) @ [[I], [0]]` is a, and with
-`[[0], [I]]` it is b. The same holds for kernels of convolutions that are such a matrix in the
-middle, also where their input was padded beforehand, with anything.
+`x @ I` and `I @ x` are x, perhaps with its axes in another order. If x is a concatenation,
+`concatenate([a, b]) @ [[I], [0]]` is a, and with `[[0], [I]]` it is b. The same holds for kernels
+of convolutions that are such a matrix in the middle, also where their input was padded beforehand,
+with anything.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from trainkit.growth.ir.constants import WHOLE, Const
 from trainkit.growth.ir.program import Equation
 
 Shape = tuple[int, ...]
 ZERO, UNIT, MINUS_ONE, EYE, EYES = "zero", "unit", "minus_one", "eye", "eyes"
+EYE_FIRST = "eye_first"
 
 
 class EyeBlock(NamedTuple):
@@ -25,13 +31,72 @@ class EyeBlock(NamedTuple):
 
 
 # What an input is supposed to be: ZERO, UNIT (every element is 1), MINUS_ONE (every element is −1),
-# EYE (an identity matrix), EYES (one for each leading index), or an `EyeBlock`.
+# EYE (an identity matrix), EYES (one for each leading index), EYE_FIRST (a kernel whose channels
+# are its first two axes), or an `EyeBlock`.
 Supposition = str | EyeBlock
+
+
+class Eye(NamedTuple):
+    """An input that is assumed to be an identity matrix: what `is_eye`.
+
+    In the body of an opened loop, `inside` is the variable that it is there.
+    """
+
+    place: int
+    kind: Supposition
+    inside: Any = None
 
 
 def is_eye(what: Supposition) -> bool:
     """Whether something is supposed to be an identity matrix, or one of several, or a block."""
     return what not in (ZERO, UNIT, MINUS_ONE)
+
+
+def identity_operands(eqn: Equation) -> Iterator[tuple[int, Supposition]]:
+    """Operands, and which identity each may be, so that the product is the other operand.
+
+    Or the other operand with its axes in another order; see `order_of_product`.
+    """
+    in_place = [what for what in (EYE, EYES, EYE_FIRST) if product_with(eqn, what)]
+    yield from ((1, what) for what in in_place[:1])
+    for i in (1, 0):
+        if order_of_product(eqn, i) is not None and not (i and in_place):
+            yield i, EYE
+
+
+def order_of_product(eqn: Equation, matrix: int) -> tuple[int, ...] | None:
+    """The axes of x, in the order of the result, if the other operand is an identity matrix.
+
+    `None` if the equation is no product with a square matrix, number `matrix` of its operands.
+    """
+    if eqn.name != "dot_general" or len(shape := shape_of(eqn.raw.invars[matrix])) != 2:
+        return None
+    contracted, batch = eqn.params["dimension_numbers"]
+    if batch[0] or len(contracted[0]) != 1 or shape[0] != shape[1]:
+        return None
+    rank, (summed,) = len(shape_of(eqn.raw.invars[1 - matrix])), contracted[1 - matrix]
+    left = tuple(d for d in range(rank) if d != summed)
+    return (*left, summed) if matrix else (summed, *left)
+
+
+def is_kept_by(eqn: Equation, matrix: int) -> bool:
+    """Whether an identity matrix that a constant mask is applied to is still one."""
+    others = [v for i, v in enumerate(eqn.ins) if i != matrix]
+    shape = shape_of(eqn.outs[0])
+    if not all(isinstance(v, Const) for v in others) or len(shape) != 2 or shape[0] != shape[1]:
+        return False
+    if shape_of(eqn.raw.invars[matrix]) != shape or math.prod(shape) > WHOLE:
+        return False
+    if eqn.name == "mul":
+        return bool((np.diagonal(_whole(others[0], shape)) == 1).all())
+    if eqn.name != "select_n" or len(eqn.ins) != 3 or matrix == 0:
+        return False
+    chosen = np.diagonal(_whole(others[0], shape)).astype(int)
+    return bool((chosen == matrix - 1).all()) and others[1].is_zero
+
+
+def _whole(constant: Const, shape: Shape) -> np.ndarray:
+    return np.broadcast_to(np.asarray(constant.value), shape)
 
 
 def product_with(eqn: Equation, what: Supposition) -> bool:
@@ -40,6 +105,8 @@ def product_with(eqn: Equation, what: Supposition) -> bool:
     If that operand is an identity matrix (`what`), the result is the first one, or a part of it.
     """
     if eqn.name == "dot_general":
+        if what == EYE_FIRST:
+            return False
         (contracted, rows), batch = eqn.params["dimension_numbers"]
         last = (len(shape_of(eqn.raw.invars[0])) - 1,)
         rank = len(shape_of(eqn.raw.invars[1]))
@@ -47,7 +114,10 @@ def product_with(eqn: Equation, what: Supposition) -> bool:
         in_place = tuple(map(tuple, batch)) == (first, first)
         upright = tuple(rows) == (rank - 2,) or not isinstance(what, EyeBlock)
         return in_place and contracted == last and bool(first) == (what == EYES) and upright
-    return eqn.name == "conv_general_dilated" and what != EYES and _crop(eqn) is not None
+    if eqn.name != "conv_general_dilated" or what == EYES or _crop(eqn) is None:
+        return False
+    kernel = eqn.params["dimension_numbers"].rhs_spec
+    return (set(kernel[:2]) == {0, 1}) == (what == EYE_FIRST)
 
 
 # The concatenation or pad that a value comes from, and its operands, or `None`.
@@ -149,14 +219,14 @@ def _crop(eqn: Equation) -> tuple[int, ...] | None:
     """The first place of the operand, along each axis of space, that a convolution gives back.
 
     Of one with an identity kernel (1 in the middle) at stride 1: 0 with "SAME" padding. `None` if
-    the result is not a part of the operand. The kernel's channels are its last two dimensions,
-    where `depth.identity` puts the identity.
+    the result is not a part of the operand. The kernel's channels are its last two dimensions, or
+    the first two, where `maps.initial` puts the identity.
     """
     params, kernel = eqn.params, shape_of(eqn.raw.invars[1])
     lhs, rhs, out = params["dimension_numbers"]
     middle = _middle(eqn)
     plain = (
-        tuple(rhs[:2]) == (len(kernel) - 1, len(kernel) - 2)
+        (tuple(rhs[:2]) == (len(kernel) - 1, len(kernel) - 2) or set(rhs[:2]) == {0, 1})
         and tuple(lhs) == tuple(out)
         and all(kernel[d] % 2 for d in rhs[2:])
         and set(params["window_strides"]) <= {1}

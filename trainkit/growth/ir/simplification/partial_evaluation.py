@@ -9,7 +9,7 @@ every value of the other inputs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -23,10 +23,12 @@ from trainkit.growth.ir.simplification.identities import (
     MINUS_ONE,
     UNIT,
     ZERO,
+    Eye,
     EyeBlock,
     Supposition,
     blocks,
     centred,
+    is_kept_by,
     passed,
     product_with,
     shape_of,
@@ -40,17 +42,6 @@ from trainkit.growth.ir.simplification.unit_lengths import UnitLengths
 Supposed = Mapping[int, Supposition]  # number of an input of the program -> what it is
 _SUMS = ("add", "add_any", "sub")
 Joined = dict[int, tuple[Equation, list[Any]]]  # variable -> the concatenation or pad it comes from
-
-
-class Eye(NamedTuple):
-    """An input that is assumed to be an identity matrix: EYE, EYES or an `EyeBlock`.
-
-    In the body of an opened loop, `inside` is the variable that it is there.
-    """
-
-    place: int
-    kind: Supposition
-    inside: Any = None
 
 
 def reduced(
@@ -78,7 +69,7 @@ def reduced(
     joined: Joined = {}
     kept: list[Equation] = []
     limits = Clips({id(program.ins[i]): known for i, known in (clipped or {}).items()})
-    views = Parts(merged), Masks(), Turns(), UnitLengths(), limits
+    views = Parts(merged), Masks(), Turns(keep_eyes), UnitLengths(), limits
     matrices = list(program.ins)
 
     inputs = {id(v) for v in program.ins}
@@ -110,7 +101,7 @@ def reduced(
             kept.append(Equation(centred(eqn).raw, [taken, matrix], eqn.outs, eqn.calls))
             continue
         if result is None:
-            result = _simplified(eqn, ins)
+            result = _simplified(eqn, ins) or (None if keep_eyes else _masked(eqn, ins))
         for view in views:
             result = view.equal(eqn, ins) if result is None else result
         if result is not None:
@@ -198,6 +189,14 @@ def _simplified(eqn: Equation, ins: list[Any]) -> Any:
     if name == "concatenate":
         alone = next((i for i in range(len(ins)) if _whole(eqn, i)), None)
         return None if alone is None else ins[alone]  # all others have no entries
+    return None
+
+
+def _masked(eqn: Equation, ins: list[Any]) -> Eye | None:
+    """An identity matrix that a mask leaves as it is."""
+    for i, v in enumerate(ins):
+        if isinstance(v, Eye) and v.kind == EYE and is_kept_by(eqn, i):
+            return v
     return None
 
 

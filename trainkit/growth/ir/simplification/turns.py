@@ -1,4 +1,7 @@
-"""Transposed values: what is transposed there and back again is the value itself."""
+"""Values with their axes in another order: what is turned there and back again is the value itself.
+
+Axes of size 1 may come and go on the way. A product with an identity matrix turns a value, too.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,72 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainkit.growth.ir.program import Equation
+from trainkit.growth.ir.simplification.identities import EYE, Eye, order_of_product, shape_of
+
+_Order = tuple[int | None, ...]  # for each axis the one that it was, or `None`: it is new, and 1
 
 
 class Turns:
-    """The transposed values of a program.
+    """The turned values of a program.
 
     Operands are the variables that stand for them, as in `parts.Parts`.
+
+    Args:
+      keep_eyes: whether products with identity matrices stay; see `partial_evaluation.reduced`.
     """
 
-    def __init__(self) -> None:
-        # Id of a variable -> the one that it is transposed from, and the order of its axes there.
-        self._from: dict[int, tuple[Any, tuple[int, ...]]] = {}
+    def __init__(self, keep_eyes: bool = False) -> None:
+        self._keep_eyes = keep_eyes
+        self._from: dict[int, tuple[Any, _Order]] = {}  # id of a variable -> what it was
 
     def equal(self, eqn: Equation, ins: Sequence[Any]) -> Any:
-        """The variable that is transposed back, or `None`."""
-        if eqn.name != "transpose":
+        """The variable that is turned back, or `None`."""
+        found = self._composed(eqn, ins)
+        if found is None or found[0].aval.shape != eqn.outs[0].aval.shape:
             return None
-        value, order = self._composed(eqn, ins)
-        return value if hasattr(value, "aval") and order == tuple(range(len(order))) else None
+        value, order = found
+        old = [d for d in order if d is not None and value.aval.shape[d] != 1]
+        return value if old == sorted(old) else None
 
     def add(self, eqn: Equation, ins: Sequence[Any]) -> None:
-        """Notes what a transposed value is transposed from."""
-        if eqn.name == "transpose":
-            self._from[id(eqn.outs[0])] = self._composed(eqn, ins)
+        """Notes what a turned value was."""
+        if (found := self._composed(eqn, ins)) is not None:
+            self._from[id(eqn.outs[0])] = found
 
-    def _composed(self, eqn: Equation, ins: Sequence[Any]) -> tuple[Any, tuple[int, ...]]:
-        order = tuple(eqn.params["permutation"])
-        value, before = self._from.get(id(ins[0]), (ins[0], tuple(range(len(order)))))
-        return value, tuple(before[d] for d in order)
+    def _composed(self, eqn: Equation, ins: Sequence[Any]) -> tuple[Any, _Order] | None:
+        found = self._turned(eqn, ins)
+        if found is None or not hasattr(found[0], "aval"):
+            return None
+        value, order = found
+        first, before = self._from.get(id(value), (value, tuple(range(len(value.aval.shape)))))
+        return first, tuple(None if d is None else before[d] for d in order)
+
+    def _turned(self, eqn: Equation, ins: Sequence[Any]) -> tuple[Any, _Order] | None:
+        """The operand whose axes an equation puts in another order, and that order."""
+        if eqn.name == "transpose":
+            return ins[0], tuple(eqn.params["permutation"])
+        if eqn.name in ("squeeze", "reshape", "broadcast_in_dim"):
+            order = _without_ones(eqn)
+            return None if order is None else (ins[0], order)
+        if eqn.name == "dot_general" and not self._keep_eyes:
+            for i, v in enumerate(ins):
+                if isinstance(v, Eye) and v.kind == EYE:
+                    order = order_of_product(eqn, i)
+                    return None if order is None else (ins[1 - i], order)
+        return None
+
+
+def _without_ones(eqn: Equation) -> _Order | None:
+    """The order of axes in a result that differs by axes of size 1 alone; or `None`."""
+    before, after = shape_of(eqn.raw.invars[0]), shape_of(eqn.outs[0])
+    long = [[d for d, n in enumerate(shape) if n != 1] for shape in (before, after)]
+    if [before[d] for d in long[0]] != [after[d] for d in long[1]]:
+        return None
+    if eqn.name == "broadcast_in_dim":
+        places = eqn.params["broadcast_dimensions"]
+        if [places[d] for d in long[0]] != long[1]:
+            return None
+    if eqn.name == "reshape" and eqn.params.get("dimensions") is not None:
+        return None
+    old = dict(zip(long[1], long[0], strict=True))
+    return tuple(old.get(d) for d in range(len(after)))

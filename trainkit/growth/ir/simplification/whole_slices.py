@@ -32,11 +32,11 @@ def with_whole_slices(small: Program, big: Program, inputs: dict[int, int]) -> P
     theirs = iter(big.equations)
     rest = iter(small.equations)
     for mine in rest:
-        other = next(theirs, None)
+        other, added = next(theirs, None), []
         while other is not None and not _alike(mine, other, twins) and _takes_all(other, source):
             value, of = source[id(other.ins[0])], made.get(id(other.ins[0]))
             out = Fresh(value.aval)
-            equations.append(Equation(_whole(other, value), [of or value], [out], other.calls))
+            added.append(Equation(_whole(other, value), [of or value], [out], other.calls))
             made[id(other.outs[0])] = out
             twins[id(value)].add(id(other.outs[0]))
             source[id(other.outs[0])] = value
@@ -44,6 +44,7 @@ def with_whole_slices(small: Program, big: Program, inputs: dict[int, int]) -> P
         if other is None or not _alike(mine, other, twins):
             equations += [mine, *rest]
             break
+        equations += added
         ins = [made.get(id(b), a) for a, b in zip(mine.ins, other.ins, strict=True)]
         equations.append(Equation(mine.raw, ins, mine.outs, mine.calls))
         for a, b in zip(mine.outs, other.outs, strict=True):

@@ -1,0 +1,164 @@
+"""Layers between ReLUs whose matrix is in front or masked, or whose channels are not last."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from trainkit import growth
+
+pytestmark = pytest.mark.usefixtures("x64")
+relu = jax.nn.relu
+
+
+def draw(shape, seed=0):
+    return np.random.default_rng([seed, *shape]).normal(size=shape)
+
+
+def net(layer):
+    def fn(p, x):
+        x = layer.enter(p["enter"], x)
+        for w in p["layers"]:
+            x = relu(layer.apply(w, x))
+        return layer.leave(p["out"], x)
+
+    return fn
+
+
+class Layer:
+    """A kind of layer: how it is applied, and its shapes at a width."""
+
+    def __init__(self, x, apply, kernel, axis):
+        self.x, self.apply, self.kernel, self.axis = x, apply, kernel, axis
+
+    def enter(self, w, x):
+        return jnp.moveaxis(jnp.tensordot(x, w, (self.axis, 0)), -1, self.axis)
+
+    def leave(self, w, x):
+        return jnp.tensordot(x, w, (self.axis, 0))
+
+    def params(self, depth, width):
+        shapes = {"w": self.kernel(width), "b": (width,)}
+        layers = [{n: draw(s, i) for n, s in shapes.items()} for i in range(depth)]
+        channels = self.x.shape[self.axis]
+        return {"enter": draw((channels, width)), "layers": layers, "out": draw((width, 2))}
+
+
+def of(apply, x_shape, kernel, axis):
+    x = draw(x_shape)
+    spread = [-1 if d == axis % x.ndim else 1 for d in range(x.ndim)]
+    full = lambda w, x: apply(w["w"], x) + w["b"].reshape(spread)
+    return Layer(x, full, kernel, axis % x.ndim)
+
+
+def conv(spec, **options):
+    options = {"window_strides": (1,) * (len(spec[0]) - 2), "padding": "SAME"} | options
+    return lambda w, x: lax.conv_general_dilated(x, w, dimension_numbers=spec, **options)
+
+
+SQUARE = lambda n: (n, n)
+LAYERS = {
+    "w @ x": of(lambda w, x: w @ x, (3, 7), SQUARE, 0),
+    "w.T @ x": of(lambda w, x: w.T @ x, (3, 7), SQUARE, 0),
+    "batched w @ x": of(lambda w, x: jax.vmap(lambda x: w @ x)(x), (5, 3, 7), SQUARE, 1),
+    "einsum, channels in the middle": of(
+        lambda w, x: jnp.einsum("oi,bit->bot", w, x), (5, 3, 7), SQUARE, 1
+    ),
+    "einsum, channels first": of(
+        lambda w, x: jnp.einsum("io,ibt->obt", w, x), (3, 5, 7), SQUARE, 0
+    ),
+    "tensordot and back": of(
+        lambda w, x: jnp.moveaxis(jnp.tensordot(x, w, (0, 0)), -1, 0), (3, 5, 7), SQUARE, 0
+    ),
+    "an axis added and removed": of(lambda w, x: (x[None] @ w)[0], (7, 3), SQUARE, -1),
+    "NCH": of(conv(("NCH", "OIH", "NCH")), (5, 3, 7), lambda n: (n, n, 3), 1),
+    "NCHW": of(conv(("NCHW", "OIHW", "NCHW")), (2, 3, 6, 7), lambda n: (n, n, 3, 5), 1),
+    "NCHW, kernel last": of(
+        conv(("NCHW", "HWIO", "NCHW")), (2, 3, 6, 7), lambda n: (3, 3, n, n), 1
+    ),
+    "NCHW, inputs first": of(
+        conv(("NCHW", "IOHW", "NCHW")), (2, 3, 6, 7), lambda n: (n, n, 3, 3), 1
+    ),
+    "one image": of(
+        lambda w, x: conv(("NCH", "OIH", "NCH"))(w, x[None])[0], (3, 7), lambda n: (n, n, 3), 0
+    ),
+    "dilated": of(
+        conv(("NCH", "OIH", "NCH"), rhs_dilation=(2,)), (5, 3, 9), lambda n: (n, n, 3), 1
+    ),
+}  # fmt: skip
+
+
+def exact(fn, small, big, x, other=None):
+    plan = growth.plan(fn, other or fn, small, big, x)
+    grown = plan.grow(small, key=jax.random.key(0))
+    assert jax.tree.map(jnp.shape, grown) == jax.tree.map(jnp.shape, big)
+    want = fn(small, x)
+    np.testing.assert_allclose((other or fn)(grown, x), want, rtol=1e-12, atol=1e-12)
+    return plan, grown
+
+
+@pytest.mark.parametrize("width", [3, 4, 6])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_new_layers(kind, width):
+    """Alone, and with other widths at once."""
+    layer = LAYERS[kind]
+    plan, _ = exact(net(layer), layer.params(2, 3), layer.params(3, width), layer.x)
+    (new,) = [leaf for leaf in plan.leaves if leaf.new and leaf.path.endswith("w")]
+    assert new.layer.becomes in ("eye", "eye_first")
+
+
+MASKS = {
+    "where": lambda mask, w: jnp.where(mask, w, 0.0),
+    "product": lambda mask, w: mask.astype(w.dtype) * w,
+    "product, the other way": lambda mask, w: w * jnp.asarray(mask, w.dtype),
+}
+
+
+@pytest.mark.parametrize("masked", MASKS.values(), ids=MASKS)
+def test_masked_layers(masked):
+    """As in a masked autoregressive net: what is 0 in the matrix is 0 in an identity."""
+    rank = np.arange(6) % 3
+    mask = rank[:, None] >= rank
+    layer = of(lambda w, x: x @ masked(mask, w).T, (5, 4), SQUARE, -1)
+    exact(net(layer), layer.params(1, 6), layer.params(2, 6), layer.x)
+    # Where a diagonal is 0, no identity matrix comes through.
+    strict = rank[:, None] > rank
+    layer = of(lambda w, x: x @ masked(strict, w).T, (5, 4), SQUARE, -1)
+    with pytest.raises(growth.GrowthError, match="cannot be an identity"):
+        growth.plan(net(layer), net(layer), layer.params(1, 6), layer.params(2, 6), layer.x)
+
+
+class Convolutions(eqx.Module):
+    layers: list
+
+    def __init__(self, depth, channels=4):
+        keys = jax.random.split(jax.random.key(depth), depth)
+        sizes = [3, *[channels] * depth]
+        self.layers = [
+            eqx.nn.Conv2d(a, b, 3, padding=1, key=key, dtype=float)
+            for a, b, key in zip(sizes, sizes[1:], keys, strict=False)
+        ]
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = relu(layer(x))
+        return x
+
+
+def test_equinox_convolutions_under_vmap():
+    x = draw((2, 3, 6, 6))
+    (small, before), (big, after) = (
+        eqx.partition(Convolutions(depth), eqx.is_array) for depth in (2, 4)
+    )
+    run = lambda static: lambda p, x: jax.vmap(eqx.combine(p, static))(x)
+    plan = growth.plan(run(before), run(after), small, big, x)
+    grown = plan.grow(small, key=jax.random.key(0))
+    np.testing.assert_allclose(run(after)(grown, x), run(before)(small, x), rtol=1e-12, atol=1e-12)
+
+
+def test_other_strides_are_refused():
+    layer = of(conv(("NCH", "OIH", "NCH"), window_strides=(2,)), (5, 3, 16), lambda n: (n, n, 3), 1)
+    with pytest.raises(growth.GrowthError):
+        growth.plan(net(layer), net(layer), layer.params(2, 3), layer.params(3, 3), layer.x)
