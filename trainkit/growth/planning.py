@@ -16,6 +16,7 @@ from trainkit.growth.depth.flat_model import FlatModel
 from trainkit.growth.depth.layer_cut import without_passes
 from trainkit.growth.errors import Conflict, GrowthError
 from trainkit.growth.ir.custom_gradients import unproved
+from trainkit.growth.ir.products import in_one_order
 from trainkit.growth.ir.program import Folder, Program
 from trainkit.growth.ir.simplification.whole_slices import with_whole_slices
 from trainkit.growth.ir.source_lines import uses
@@ -66,13 +67,10 @@ def plan(
         return repeats(small_params, big_params, calibrated=True, fused=fused_axes(models))
     if depth == "experts":
         return upcycled(*leaves, trees, dict(operator(how).names))
-    result = search(models, depth, trainable, append)
-    if isinstance(result, Conflict) and models.folder.rewritten:
-        # A table may have as many rows as a loop has passes in one of the models by accident.
-        both = (small_fn, big_fn), (small_params, big_params)
-        written = _traced(*both, leaves, args, flat, new, layered=False)
-        again = search(written, depth, trainable, append)
-        models, result = (models, result) if isinstance(again, Conflict) else (written, again)
+    both = (small_fn, big_fn), (small_params, big_params)
+    find = lambda models: search(models, depth, trainable, append)
+    as_written = lambda: _traced(*both, leaves, args, flat, new, layered=False)
+    models, result = _first_form(models, as_written, find)
     lines = dict(zip(models.big.shapes, uses(models.big.program), strict=False))
     if isinstance(result, Conflict):
         result = _with_more_passes(models, depth, result)
@@ -81,8 +79,7 @@ def plan(
         def wider(params: PyTree) -> PlanData | Conflict:
             changed = leaves[0], named_shapes(params, "big_params")
             fns, trees = (small_fn, big_fn), (small_params, params)
-            found = _traced(fns, trees, changed, args, flat, new)
-            return search(found, depth, trainable, append)
+            return find(_traced(fns, trees, changed, args, flat, new))
 
         if len(models.big.program.equations) < TRIED and new is None:
             result = with_larger_axis(result, structs(big_params), wider)
@@ -93,6 +90,41 @@ def plan(
     own = tuple(dataclasses.replace(leaf, lines=lines[leaf.path]) for leaf in result.leaves)
     own_trees = None if result.depth is None and same_structure(*trees) else trees
     return dataclasses.replace(result, leaves=own, trees=own_trees)
+
+
+def _first_form(
+    models: Models, as_written: Callable[[], Models], find: Callable[[Models], PlanData | Conflict]
+) -> tuple[Models, PlanData | Conflict]:
+    """The first of several forms of the models that has a plan, and the plan.
+
+    Or else the models as they are, with the conflict that they have.
+    """
+    result = find(models)
+    if not isinstance(result, Conflict):
+        return models, result
+    forms: list[Models] = []
+    if models.folder.rewritten:
+        # A table may have as many rows as a loop has passes in one of the models by accident.
+        forms.append(as_written())
+    if result.kind == "layers" and (ordered := _in_one_order(models)) is not None:
+        # `jnp.einsum` of three arrays contracts in an order that may change with the width.
+        forms.append(ordered)
+    for form in forms:
+        if not isinstance(again := find(form), Conflict):
+            return form, again
+    return models, result
+
+
+def _in_one_order(models: Models) -> Models | None:
+    """The models with products of three or more arrays in a fixed order; `None` without any."""
+    sides = [
+        side._replace(program=in_one_order(side.program, models.folder))
+        for side in (models.small, models.big)
+    ]
+    raws = lambda *sides: {id(eqn.raw) for side in sides for eqn in side.program.equations}
+    if raws(*sides) == raws(models.small, models.big):
+        return None
+    return models._replace(small=sides[0], big=sides[1])
 
 
 def _with_more_passes(models: Models, depth: str, conflict: Conflict) -> PlanData | Conflict:

@@ -280,3 +280,30 @@ def test_a_mixer_that_transposes_its_stream(width):
 
     plan, _ = check(mixed, sizes(1, 4), sizes(3, width))
     assert [path.split("/")[-1] for path in plan.zeroed] == ["down", "places_down"] * 2
+
+
+@pytest.mark.parametrize("states", [3, 5, 6])
+def test_products_that_are_contracted_in_another_order(states):
+    """`jnp.einsum` of three arrays follows the sizes, and so differs with more states and layers."""
+
+    def fn(p, x):
+        for w in p["layers"]:
+            value, b, c = jnp.split(jnp.tanh(x @ w["in"]), [16, 16 + w["states"].size], -1)
+            value = value.reshape(*x.shape[:2], 4, 4)
+            decay = jnp.exp(-jnp.abs(value[..., 0]))
+            state = jnp.einsum("bln,blh,blhp->bhpn", b * w["states"], decay, value)
+            x = (
+                x
+                + jnp.einsum("bln,bhpn,blh->blhp", c, state, decay).reshape(*x.shape[:2], -1)
+                @ w["out"]
+            )
+        return x
+
+    rng = np.random.default_rng(0)
+    layer = lambda k: {"in": rng.normal(size=(6, 16 + 2 * k)), "states": rng.normal(size=k),
+                       "out": rng.normal(size=(16, 6))}  # fmt: skip
+    of = lambda depth, k: {"layers": [layer(k) for _ in range(depth)]}
+    x, small = rng.normal(size=(2, 4, 6)), of(2, 3)
+    with jax.enable_x64(True):
+        grown = growth.plan(fn, fn, small, of(3, states), x).grow(small, key=jax.random.key(0))
+        np.testing.assert_allclose(fn(grown, x), fn(small, x), rtol=1e-10, atol=1e-10)
