@@ -131,3 +131,44 @@ def test_adam_goes_on_after_more_coupling_layers():
     # New layers learn from the first step on.
     slopes = jax.grad(loss)(grown)["layers"]
     assert all(jnp.any(slopes[int(i)]["shift"]) for i in new)
+
+
+C = float(np.log(np.expm1(0.99)))
+SCALES = {
+    "1 + tanh(r)": lambda r: 1 + jnp.tanh(r),
+    "2 · sigmoid(r)": lambda r: 2 * jax.nn.sigmoid(r),
+    "softplus(r + c) + 0.01": lambda r: jax.nn.softplus(r + C) + 0.01,
+    "softplus(r) / log 2": lambda r: jax.nn.softplus(r) / np.log(2.0),
+    "exp(tanh(r))": lambda r: jnp.exp(jnp.tanh(r)),
+    "leaky": lambda r: 1 + jax.nn.leaky_relu(r),
+}
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+def test_scales_that_are_1_at_0(scale):
+    """Computed from numbers alone once the layer's last parameters are 0, and the logarithm too."""
+
+    def layer(x, p, i):
+        h = jnp.tanh(x[:, :3] @ p["up"] + p["b"])
+        s = scale(h @ p["scale"] + p["bs"])
+        moved = x[:, 3:] * s + h @ p["shift"] + p["bt"]
+        return join([x[:, :3], moved], -1)[:, ::-1], jnp.log(jnp.abs(s)).sum(-1)
+
+    fn, small = flow(layer), layers(2)
+    grown = growth.plan(fn, fn, small, layers(4), X).grow(small, key=0)
+    for old, new in zip(fn(small, X), fn(grown, X), strict=True):
+        np.testing.assert_allclose(new, old, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("at_0", [1.001, 0.0, -1.0])
+def test_scales_that_are_not_1_at_0(at_0):
+    """They are refused, or another parameter makes them 1."""
+
+    def layer(x, p, i):
+        h = jnp.tanh(x[:, :3] @ p["up"] + p["b"])
+        moved = x[:, 3:] * (at_0 + jnp.tanh(h @ p["scale"])) + h @ p["shift"]
+        return join([x[:, :3], moved], -1)[:, ::-1], 0.0
+
+    fn, small = flow(layer), layers(2)
+    with pytest.raises(growth.GrowthError, match="cannot be an identity"):
+        growth.plan(fn, fn, small, layers(4), X)

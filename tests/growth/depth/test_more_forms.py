@@ -284,7 +284,7 @@ def test_a_mixer_that_transposes_its_stream(width):
 
 @pytest.mark.parametrize("states", [3, 5, 6])
 def test_products_that_are_contracted_in_another_order(states):
-    """`jnp.einsum` of three arrays follows the sizes, and so differs with more states and layers."""
+    """`jnp.einsum` of three arrays follows the sizes, so it differs with more states and layers."""
 
     def fn(p, x):
         for w in p["layers"]:
@@ -307,3 +307,32 @@ def test_products_that_are_contracted_in_another_order(states):
     with jax.enable_x64(True):
         grown = growth.plan(fn, fn, small, of(3, states), x).grow(small, key=jax.random.key(0))
         np.testing.assert_allclose(fn(grown, x), fn(small, x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda x, y: x + y + 0.0,
+        lambda x, y: (x + 0.0) + y,
+        lambda x, y: x + (y - 0.0),
+        lambda x, y: jnp.zeros_like(x) + x + y,
+        lambda x, y: 1.0 * x + y,
+        lambda x, y: (x + y) / 1.0,
+        lambda x, y: jnp.where(True, x + y, x),
+    ],
+)
+def test_constants_that_do_nothing(add):
+    """An option that is off, or a sum that starts from zeros, is in every layer."""
+
+    def fn(p, x):
+        for w in p["layers"]:
+            x = add(x, jnp.tanh(x @ w["up"]) @ w["down"])
+        return x @ p["out"]
+
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    of = lambda n: {"layers": [{"up": draw(3, 4), "down": draw(4, 3)} for _ in range(n)],
+                    "out": draw(3, 2)}  # fmt: skip
+    x, small = draw(5, 3), of(2)
+    grown = growth.plan(fn, fn, small, of(3), x).grow(small, key=jax.random.key(0))
+    np.testing.assert_allclose(fn(grown, x), fn(small, x), rtol=1e-5, atol=1e-6)  # float32

@@ -130,6 +130,25 @@ def test_masked_layers(masked):
         growth.plan(net(layer), net(layer), layer.params(1, 6), layer.params(2, 6), layer.x)
 
 
+def test_factored_weights():
+    """A scale of its own for every column, as in nets with weight factorisation."""
+    layer = lambda i: {"g": draw((4,), i), "v": draw((4, 4), i), "b": draw((4,), i + 9)}
+    of = lambda depth: {"layers": [layer(i) for i in range(depth)], "out": draw((4, 2))}
+    for factored in (
+        lambda w: w["g"] * w["v"],
+        lambda w: w["v"] * w["g"],
+        lambda w: w["v"] * jnp.exp(w["g"]),
+    ):
+
+        def fn(p, x, factored=factored):
+            for w in p["layers"]:
+                x = relu(x @ factored(w) + w["b"])
+            return x @ p["out"]
+
+        _, grown = exact(fn, of(2), of(3), draw((5, 4)))
+        assert any(np.array_equal(w["v"], np.eye(4)) for w in grown["layers"])
+
+
 class Convolutions(eqx.Module):
     layers: list
 

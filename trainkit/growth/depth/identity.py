@@ -99,7 +99,7 @@ def _matrices(program: Program) -> dict[int, Supposition]:
             number[id(eqn.outs[0])] = number[id(eqn.ins[0])]
             stacked |= {id(eqn.outs[0])} if eqn.name == ROW or id(eqn.ins[0]) in stacked else set()
         for i, v in enumerate(eqn.ins):
-            if id(v) in number and is_kept_by(eqn, i):
+            if id(v) in number and is_kept_by(eqn, eqn.ins, i):
                 number[id(eqn.outs[0])] = number[id(v)]
         for i, what in identity_operands(eqn):
             place = number.get(id(eqn.ins[i]))

@@ -50,6 +50,7 @@ class _Fact(NamedTuple):
       zero, unit: the inputs that make it 0, or 1; `None` if it cannot be.
       fixed: numbers of inputs that make it independent of data; `None` if none are known.
       matrix: the number of the new parameter that it is, perhaps at another precision; −1 for none.
+      besides: the inputs that are then set besides, as factors of the parameter.
     """
 
     touched: bool
@@ -60,6 +61,7 @@ class _Fact(NamedTuple):
     unit: _Settings | None = None
     fixed: frozenset[int] | None = None
     matrix: int = -1
+    besides: _Settings = frozenset()
 
     def inputs(self, goal: str) -> _Settings | None:
         """The inputs that are set if the value has a goal; `None` if it cannot have it."""
@@ -148,7 +150,7 @@ class _Passing:
             if goal == ZERO:
                 about = fact.zero or ()
             elif fact.matrix >= 0:
-                about = [(fact.matrix, goal)]
+                about = [(fact.matrix, goal), *fact.besides]
             else:
                 stack.extend(self._next(self.producer[id(v)], str(goal)))
                 continue
@@ -192,13 +194,15 @@ class _Passing:
         nearest = self.nearest.of(eqn.outs[0])
         zero = None if of_old or nearest.distance == math.inf else nearest.inputs
         unit = self._way(eqn, facts, UNIT)
+        matrix, besides = _matrix(eqn, facts)
         return _Fact(
             touched=True,
             passes=self._way(eqn, facts, PASSES) is not None,
             zero=zero,
             unit=None if unit is None else _union(facts[i].inputs(what) for i, what in unit),
             fixed=_union(_fixed(fact) for fact in facts) if zero is None else _numbers(zero),
-            matrix=_matrix(eqn, facts),
+            matrix=matrix,
+            besides=besides,
         )
 
     def _way(self, eqn: Equation, facts: Sequence[_Fact], goal: str) -> _Goals | None:
@@ -211,12 +215,16 @@ class _Passing:
         return None
 
 
-def _matrix(eqn: Equation, facts: Sequence[_Fact]) -> int:
-    """The number of the new parameter that a result is, if that is an identity matrix."""
-    if traits(eqn).same:
-        return facts[0].matrix
-    kept = (f.matrix for i, f in enumerate(facts) if f.matrix >= 0 and is_kept_by(eqn, i))
-    return next(kept, -1)
+def _matrix(eqn: Equation, facts: Sequence[_Fact]) -> tuple[int, _Settings]:
+    """The new parameter that a result is if that is an identity, and factors that are 1 then."""
+    for i, fact in enumerate(facts):
+        if fact.matrix < 0:
+            continue
+        if (traits(eqn).same and i == 0) or is_kept_by(eqn, eqn.ins, i):
+            return fact.matrix, fact.besides
+        if eqn.name == "mul" and (unit := facts[1 - i].unit) is not None and len(unit):
+            return fact.matrix, fact.besides | unit
+    return -1, frozenset()
 
 
 def _fixed(fact: _Fact) -> frozenset[int] | None:

@@ -79,9 +79,15 @@ def order_of_product(eqn: Equation, matrix: int) -> tuple[int, ...] | None:
     return (*left, summed) if matrix else (summed, *left)
 
 
-def is_kept_by(eqn: Equation, matrix: int) -> bool:
-    """Whether an identity matrix that a constant mask is applied to is still one."""
-    others = [v for i, v in enumerate(eqn.ins) if i != matrix]
+def is_kept_by(eqn: Equation, ins: Sequence[Any], matrix: int) -> bool:
+    """Whether an identity matrix that constants are applied to, such as a mask, is still one.
+
+    Args:
+      eqn: an equation.
+      ins: what stands for its operands.
+      matrix: the number of the operand that is an identity matrix.
+    """
+    others = [v for i, v in enumerate(ins) if i != matrix]
     shape = shape_of(eqn.outs[0])
     if not all(isinstance(v, Const) for v in others) or len(shape) != 2 or shape[0] != shape[1]:
         return False

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from trainkit.growth.ir.constants import Const
@@ -180,12 +181,14 @@ def _simplified(eqn: Equation, ins: list[Any]) -> Any:
         return known
     if name in _SUMS:
         for i in (0, 1) if name != "sub" else (0,):
-            if ins[1 - i] is ZERO and _whole(eqn, i):
+            if _is_zero(ins[1 - i]) and _whole(eqn, i):
                 return ins[i]
     if traits(eqn).same and isinstance(ins[0], Eye):
         return ins[0]
     if name == "select_n" and all(v is ins[1] for v in ins[1:]):
         return ins[1]  # every choice is the same
+    if name == "select_n" and isinstance(ins[0], Const) and ins[0].uniform is not None:
+        return ins[1 + int(ins[0].uniform)]
     if name == "concatenate":
         alone = next((i for i in range(len(ins)) if _whole(eqn, i)), None)
         return None if alone is None else ins[alone]  # all others have no entries
@@ -193,9 +196,9 @@ def _simplified(eqn: Equation, ins: list[Any]) -> Any:
 
 
 def _masked(eqn: Equation, ins: list[Any]) -> Eye | None:
-    """An identity matrix that a mask leaves as it is."""
+    """An identity matrix that a mask or a factor of 1 leaves as it is."""
     for i, v in enumerate(ins):
-        if isinstance(v, Eye) and v.kind == EYE and is_kept_by(eqn, i):
+        if isinstance(v, Eye) and v.kind == EYE and is_kept_by(eqn, ins, i):
             return v
     return None
 
@@ -222,7 +225,28 @@ def _known(eqn: Equation, ins: list[Any]) -> Any:
         for i in (0, 1) if name == "mul" else (0,):
             if uniform[1 - i] is not None and uniform[1 - i] == 1 and _whole(eqn, i):
                 return ins[i]
-    return None
+    return _evaluated(eqn, [0 if v is ZERO else n for v, n in zip(ins, uniform, strict=True)])
+
+
+def _evaluated(eqn: Equation, numbers: list[Any]) -> Any:
+    """What an equation makes of arrays of equal elements, or `None`.
+
+    1 and 0 are what is that up to rounding, as softplus(log(e − 1)).
+    """
+    dtype = eqn.outs[0].aval.dtype
+    plain = traits(eqn).elementwise and not traits(eqn).foreign and not eqn.raw.effects
+    answers = np.issubdtype(dtype, np.bool_)
+    if None in numbers or not plain or not (answers or jax.numpy.issubdtype(dtype, np.floating)):
+        return None
+    dtypes = [getattr(v.aval, "dtype", None) for v in eqn.raw.invars]
+    scalars = [np.asarray(n, kind) for n, kind in zip(numbers, dtypes, strict=True)]
+    with jax.ensure_compile_time_eval():
+        value = np.asarray(eqn.raw.primitive.bind(*map(jax.numpy.asarray, scalars), **eqn.params))
+    if answers:
+        return _constant(eqn, value)
+    eps = 4 * float(jax.numpy.finfo(dtype).eps)
+    near = next((n for n in (0.0, 1.0) if abs(float(value) - n) <= eps), value)
+    return ZERO if near == 0 and value.size else _constant(eqn, near)
 
 
 def _is_root(name: str) -> bool:
