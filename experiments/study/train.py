@@ -15,13 +15,12 @@ from trainkit.report.progress import width
 
 RATES = (0.00075, 0.0015, 0.003, 0.006, 0.012, 0.024)
 MUON_RATES = (0.006, 0.012, 0.024, 0.048)
-THREE = (0.25, 0.5, 1.0)
-SEVEN = (0.015625, 0.03125, 0.0625, 0.125, *THREE)
+FIVE, THREE = (0.0625, 0.125, 0.25, 0.5, 1.0), (0.25, 0.5, 1.0)
 MUON: dict[str, Any] = {"optimizers": ("muon",), "moments": ("carry", "reset")}
 # Options of `progressive_lm`.
 SETTINGS: dict[str, dict[str, Any]] = {
     "text, AdamW": {
-        "steps": 2560, "budgets": SEVEN, "grow_at": (0.00125,), "seed": 100, "rates": RATES,
+        "steps": 640, "budgets": FIVE, "grow_at": (0.005,), "seed": 100, "rates": RATES,
     },
     "text, Muon": {
         **MUON, "budgets": THREE, "grow_at": (0.01,), "seed": 300, "seeds": 6, "rates": MUON_RATES,
