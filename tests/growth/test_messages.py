@@ -110,6 +110,36 @@ def test_advice_on_gates_is_for_models_with_norms(norm):
     growth.plan(net, net, sizes(1), sizes(2), s(5, 4), how="stack")
 
 
+def test_advice_on_layers_that_are_gated_or_end_in_a_norm():
+    """They have ReLU, or no residual addition: advice to add these would not help."""
+
+    def gated(p, x):
+        u, v, x = (jax.nn.relu(x @ p[name]) for name in ("u", "v", "in"))
+        for layer in p["layers"]:
+            h = jax.nn.relu(x @ layer)
+            x = h * u + (1 - h) * v
+        return x @ p["out"]
+
+    def normed(p, x):
+        x = x @ p["in"]
+        for layer in p["layers"]:
+            x = x @ layer
+            x = jax.nn.relu(x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6))
+        return x @ p["out"]
+
+    def of(depth):
+        entering = {name: s(4, 4) for name in ("u", "v", "in")}
+        return entering | {"layers": [s(4, 4)] * depth, "out": s(4, 2)}
+
+    for fn in (gated, normed):
+        names = ("u", "v") if fn is normed else ()
+        small, big = ({k: v for k, v in of(n).items() if k not in names} for n in (1, 2))
+        lines = refusal(fn, fn, small, big, s(5, 4))
+        assert "x + gate · block(x) with gate = 0" in lines[-1]
+        assert "post-norm" not in lines[-1]
+        assert "plain layers" not in lines[-1]
+
+
 def test_a_remainder_by_the_size_of_a_table():
     looked_up = lambda p, i: jnp.tanh(p["table"][i]) @ p["o"]
     hashed = lambda p, i: looked_up(p, i % p["table"].shape[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
 from trainkit._core.compat import scan_counts
@@ -120,7 +120,7 @@ def _identities(
         "a square layer between ReLUs either",
         "layers",
         params=tuple(names[:6]),
-        hint=_advice(program),
+        hint=_advice(program, new, range(len(shapes), len(program.ins))),
     )
 
 
@@ -200,7 +200,7 @@ def _resting(
         params=tuple(row.name for row in rows.values())[:6],
         primitive=eqn.name,
         source=where(eqn),
-        hint=_advice(inside),
+        hint=_advice(inside, rows, [i for i in range(len(body.ins)) if i not in rows]),
     )
 
 
@@ -216,17 +216,39 @@ def _always_clipped(
     return result
 
 
-def _advice(program: Program) -> str:
-    """What to do about layers that cannot be identities."""
+def _advice(program: Program, new: Collection[int], data: Collection[int]) -> str:
+    """What to do about layers that cannot be identities.
+
+    Args:
+      program: the big program, or the body of its loop over layers.
+      new: numbers of the inputs that are parameters of new layers.
+      data: numbers of the inputs that are no parameters.
+    """
     change = f"add layers that change the function: {_FUNCTION_CHANGING}"
     if any(eqn.name == "top_k" for eqn in program.equations):
         change = f"hold the weights of experts in one array, with an axis of experts; or {change}"
-    if not _normalises(program):
-        return f"plain layers need ReLU between them and square kernels; or {change}"
-    return (
-        "a norm behind the residual addition (post-norm) needs a gate, as in x + gate · block(x) "
-        f"with gate = 0; or {change}"
-    )
+    residual, gated = _around(program, new, data)
+    gate = "needs a gate, as in x + gate · block(x) with gate = 0"
+    if residual and _normalises(program):
+        return f"a norm behind the residual addition (post-norm) {gate}; or {change}"
+    if gated or residual or _normalises(program):
+        return (
+            f"a layer that is no identity when its matrices are 0 or identities {gate}; or {change}"
+        )
+    return f"plain layers need ReLU between them and square kernels; or {change}"
+
+
+def _around(program: Program, new: Collection[int], data: Collection[int]) -> tuple[bool, bool]:
+    """Whether a new layer's result is added to its input, and whether it is multiplied by data."""
+    made, given = dependent(program, new), dependent(program, data)
+    added = multiplied = False
+    for eqn in program.equations:
+        if len(eqn.ins) != 2 or not all(map(given.of, eqn.ins)):
+            continue
+        both = {made.of(v) for v in eqn.ins} == {True, False}
+        added |= both and eqn.name in ("add", "add_any", "sub")
+        multiplied |= both and eqn.name == "mul"
+    return added, multiplied
 
 
 def _normalises(program: Program) -> bool:
