@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from trainkit.growth.analysis.conflicts import Refused
 from trainkit.growth.analysis.joint_program import EquationPair
 from trainkit.growth.analysis.scales import padding as conditions
 from trainkit.growth.analysis.scales.padding import Condition, Need
@@ -85,28 +88,41 @@ class Requirements(Unknowns):
         if residual:
             grown = self.grown_before(pair)
             factor = math.exp(abs(residual))
-            pair.fail(
+            wrong = self.analysis.conflict(
                 f"operands of `{pair.name}` must change by the same factor, but their factors "
                 f"differ by {factor:.6g}, and no scaling of the parameters can remove that",
-                axes=[*axes, *grown],
+                "scales",
+                [*axes, *grown],
+                pair,
                 hint=hint_of(pair),
             )
+            leaves = (*wrong.leaves, *self.others_before(pair, wrong.leaves))
+            raise Refused(dataclasses.replace(wrong, leaves=leaves))
         return a if len(a) <= len(b) else b
 
     def grown_before(self, pair: EquationPair) -> list[Axis]:
         """The axes that grow at an equation, or at the nearest earlier equation with such axes."""
-        todo, seen = [pair], set()
+        return next((axes for at in self._earlier(pair) if (axes := _grown(at))), [])
+
+    def others_before(self, pair: EquationPair, known: Sequence[Axis]) -> list[Axis]:
+        """The nearest leaves besides `known` ones: a factor may come from a sum over their copies."""
+        seen = {leaf.uid for leaf in known}
+        for at in self._earlier(pair):
+            leaves = [leaf for axis in _grown(at) for leaf in grown_leaves(axis)]
+            if found := [leaf for leaf in leaves if leaf.uid not in seen]:
+                return list(dict.fromkeys(found))
+        return []
+
+    def _earlier(self, pair: EquationPair) -> Iterator[EquationPair]:
+        """An equation and all that it depends on, the nearest first."""
+        todo, seen = deque([pair]), {id(pair)}
         while todo:
-            at = todo.pop(0)
-            grown = [x for v in [*at.ins, *at.outs] for x in v.axes if not find(x).fixed]
-            if grown:
-                return grown
+            yield (at := todo.popleft())
             for v in at.ins:
                 producer = self.producers.get(id(v))
                 if producer is not None and id(producer) not in seen:
                     seen.add(id(producer))
                     todo.append(producer)
-        return []
 
     def pin(self, pair: EquationPair, value: Value, *, also_exponents: bool = True) -> None:
         """Requires a value to be a plain copy: scale 1, not split over copies."""
@@ -153,6 +169,11 @@ class Requirements(Unknowns):
             for label in range(n):
                 if moved[(label, *rest)] is not None:
                     moved[(label, *rest)] = known
+
+
+def _grown(pair: EquationPair) -> list[Axis]:
+    """The axes of an equation's operands and results that grow."""
+    return [axis for v in [*pair.ins, *pair.outs] for axis in v.axes if not find(axis).fixed]
 
 
 def multiple_or_other(axis: Axis) -> str:
