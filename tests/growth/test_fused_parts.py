@@ -12,7 +12,7 @@ X = np.random.default_rng(0).normal(size=(5, 3))
 
 
 def mixer(p, x):
-    """[value | B | C] of one matrix; value · (B · C) enters a norm with an epsilon, as in Mamba-2."""
+    """[value | B | C] of one matrix; value · (B · C) enters a norm with an epsilon (Mamba-2)."""
     n = len(p["out"])
     k = (p["in"].shape[1] - n) // 2
     value, b, c = jnp.split(jax.nn.silu(x @ p["in"] + p["bias"]), [n, n + k], -1)

@@ -15,8 +15,11 @@ from trainkit.growth.ir.primitives import summed
 def request_result_layouts(joint: JointProgram, names: Sequence[str]) -> Conflict | None:
     """Requests "append" for axes of results that grow: new entries follow the old ones.
 
+    Where the model sums over such an axis, the new entries have to be the mean of the old ones,
+    as the advantages of more actions, from which their mean is taken.
+
     Returns:
-      `None`, or the conflict of a result whose grown axis is summed over in the model.
+      `None`, or the conflict that there is if that is not possible either.
     """
     taken = {
         leaf.uid
@@ -30,19 +33,20 @@ def request_result_layouts(joint: JointProgram, names: Sequence[str]) -> Conflic
         for d, axis in enumerate(out.axes)
         if not find(axis).fixed
     ]
-    for _, axis in grown:
-        if not any(leaf.uid in taken for leaf in grown_leaves(axis)):
-            joint.analysis.force(axis, "append")
     contracted = _summed(joint) - taken if grown else set()
+    wrong: Conflict | None = None
     for text, axis in grown:
-        if any(leaf.uid in contracted for leaf in grown_leaves(axis)):
-            return joint.analysis.conflict(
+        summed = any(leaf.uid in contracted for leaf in grown_leaves(axis))
+        if summed:
+            wrong = wrong or joint.analysis.conflict(
                 f"{text}, and the model sums over that axis",
                 "axes",
                 (axis,),
                 hint="return outputs that are the same in both models, such as logits or a loss",
             )
-    return None
+        if not any(leaf.uid in taken for leaf in grown_leaves(axis)):
+            joint.analysis.force(axis, "row mean" if summed else "append")
+    return wrong
 
 
 def _summed(joint: JointProgram) -> set[int]:

@@ -52,13 +52,17 @@ def solve_width(
     if isinstance(joined, Conflict):
         return joined
     joint = JointProgram(analysis, values, *joined)
-    wrong = (
-        input_places.request_places(joint, result_names)
-        or request_result_layouts(joint, result_names)
-        or request_appended_units(analysis, append)
-    )
+    wrong = input_places.request_places(joint, result_names)
+    summed = None if wrong else request_result_layouts(joint, result_names)
+    wrong = wrong or request_appended_units(analysis, append)
     if wrong is not None:
         return wrong
+    found = _first_plan(joint)
+    return summed if summed is not None and isinstance(found, Conflict) else found
+
+
+def _first_plan(joint: JointProgram) -> PlanData | Conflict:
+    """The plan under the first layouts that have one, or the likeliest conflict."""
     layouts = choose_layouts(joint)
     if isinstance(layouts, Conflict):
         old_first = choose_layouts(joint, OLD_FIRST)

@@ -105,7 +105,7 @@ class Requirements(Unknowns):
         return next((axes for at in self._earlier(pair) if (axes := _grown(at))), [])
 
     def others_before(self, pair: EquationPair, known: Sequence[Axis]) -> list[Axis]:
-        """The nearest leaves besides `known` ones: a factor may come from a sum over their copies."""
+        """The nearest leaves besides `known` ones: a factor may come from a sum over them."""
         seen = {leaf.uid for leaf in known}
         for at in self._earlier(pair):
             leaves = [leaf for axis in _grown(at) for leaf in grown_leaves(axis)]
