@@ -34,6 +34,7 @@ class Conflict:
       remedy: an operator (`how=`) that would work, if one is known.
       leaves: axis leaves of the conflict; another layout for them may resolve it.
       others: axis leaves of further, independent conflicts.
+      nearby: axis leaves that the message does not name; another layout for them may help too.
     """
 
     why: str
@@ -46,6 +47,7 @@ class Conflict:
     remedy: str | None = None
     leaves: tuple[Any, ...] = ()
     others: tuple[Any, ...] = ()
+    nearby: tuple[Any, ...] = ()
 
     def about(self, leaves: Mapping[str, str]) -> Conflict:
         """The conflict in terms of leaves as they are: "path/3" is row 3 of "path"."""

@@ -93,6 +93,12 @@ def _search(
         if not isinstance(plan, Conflict):
             return plan
         failed = failed or plan
+    for leaf, name in _alternatives(result.nearby, layouts):
+        changed = layouts.but({leaf.uid: name})
+        if changed not in attempts and len(attempts) < ATTEMPTS:
+            plan = _search(joint, changed, attempts, tried)
+            if not isinstance(plan, Conflict):
+                return plan
     return failed or _final_conflict(joint, result, tried)
 
 

@@ -96,8 +96,8 @@ class Requirements(Unknowns):
                 pair,
                 hint=hint_of(pair),
             )
-            leaves = (*wrong.leaves, *self.others_before(pair, wrong.leaves))
-            raise Refused(dataclasses.replace(wrong, leaves=leaves))
+            nearby = tuple(self.others_before(pair, wrong.leaves))
+            raise Refused(dataclasses.replace(wrong, nearby=nearby))
         return a if len(a) <= len(b) else b
 
     def grown_before(self, pair: EquationPair) -> list[Axis]:
