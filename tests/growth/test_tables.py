@@ -152,3 +152,124 @@ def test_slopes_behind_a_mask(heads):
     x = jnp.asarray(rng.normal(size=(2, 5, 3)))
     grown = growth.plan(make(2), make(heads), small, big, x).grow(small, key=jax.random.key(0))
     np.testing.assert_allclose(make(heads)(grown, x), make(2)(small, x), rtol=0, atol=1e-12)
+
+
+def buckets(rel, n):
+    """T5's buckets of relative positions: the sign, near ones one by one, far ones by logarithm."""
+    half, far = n // 2, np.abs(rel)
+    near = half // 2
+    wide = near + np.log(np.maximum(far, 1) / near) / np.log(16 / near) * (half - near)
+    return (rel > 0) * half + np.where(far < near, far, np.minimum(wide.astype(int), half - 1))
+
+
+def relative(p, x):
+    rel = np.arange(6) - np.arange(6)[:, None]
+    which = jnp.asarray(buckets(rel, p["bias"].shape[0]))
+    q, k, v = (jnp.einsum("btc,chd->bthd", x, p[name]) for name in "qkv")
+    scores = jnp.einsum("bthd,bshd->bhts", q, k) + p["bias"][which].transpose(2, 0, 1)
+    return jnp.einsum("bhts,bshd,hdo->bto", jax.nn.softmax(scores), v, p["o"])
+
+
+def attention(n, heads):
+    return {"bias": f(n, heads), **{name: f(3, heads, 2) for name in "qkv"}, "o": f(heads, 2, 3)}
+
+
+LOOKED_UP = {
+    "buckets": (relative, attention, (8, 2), (16, 2)),
+    "a few more buckets": (relative, attention, (8, 2), (12, 2)),
+    "buckets and heads": (relative, attention, (8, 2), (16, 4)),
+}
+
+
+def looked_up(name):
+    """A function, parameters of both sizes, and an input."""
+    fn, sizes, small, big = LOOKED_UP[name]
+    return fn, sizes(*small), sizes(*big), f(2, 6, 3)
+
+
+@pytest.mark.parametrize("name", LOOKED_UP)
+def test_rows_that_are_copies(name):
+    fn, small, big, x = looked_up(name)
+    plan = growth.plan(fn, fn, small, big, x)
+    for how in ("even", "uneven", "noise", "zero_out"):
+        grown = plan.grow(small, key=0, how=how)
+        np.testing.assert_allclose(fn(grown, x), fn(small, x), rtol=0, atol=1e-12)
+    for leaf in plan.leaves:  # every copy has a gradient of its own
+        copied = leaf.path == "bias" and leaf.small[0] < leaf.big[0]
+        assert leaf.calibrated == copied
+
+
+@pytest.mark.parametrize("name", ["buckets", "a few more buckets"])
+def test_moments_of_rows_that_are_copies(name):
+    fn, small, big, x = looked_up(name)
+    growth_map, tx = growth.plan(fn, fn, small, big, x).realise(0, "even"), optax.adamw(1e-2)
+    grown = growth_map.params(small)
+    with jax.numpy_dtype_promotion("standard"):
+        slope = jax.grad(lambda p: jnp.sum(jnp.sin(fn(p, x))))(small)
+        _, state = tx.update(slope, tx.init(small), small)
+    (moments, *_), (old, *_) = growth_map.opt_state(tx, state, small, grown), state
+    for path in ("bias",):
+        rows = growth_map.leaves[path].axes[0].source
+        count = np.bincount(rows)[rows].astype(float)[:, None]
+        np.testing.assert_array_equal(grown[path], small[path][rows])
+        np.testing.assert_allclose(moments.mu[path], old.mu[path][rows] / count, rtol=1e-12)
+        np.testing.assert_allclose(moments.nu[path], old.nu[path][rows] / count**2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOOKED_UP)
+def test_rows_that_are_copies_continue_exactly(name):
+    fn, small, big, x = looked_up(name)
+    growth_map, tx = growth.plan(fn, fn, small, big, x).realise(0), optax.adamw(1e-2)
+    grown, exact = growth_map.params(small), growth_map.exact(tx)
+    loss = lambda p: jnp.sum(jnp.sin(fn(p, x)))
+    with jax.numpy_dtype_promotion("standard"):
+        states = tx.init(small), exact.init(grown)
+        for _ in range(4):
+            updates, first = tx.update(jax.grad(loss)(small), states[0], small)
+            more, second = exact.update(jax.grad(loss)(grown), states[1], grown)
+            states = first, second
+            small, grown = optax.apply_updates(small, updates), optax.apply_updates(grown, more)
+    np.testing.assert_allclose(fn(grown, x), fn(small, x), rtol=0, atol=1e-10)
+
+
+def test_a_plan_of_copied_rows_survives_json_and_explains_itself():
+    fn, small, big, x = looked_up("a few more buckets")
+    plan = growth.plan(fn, fn, small, big, x)
+    assert growth.Plan.from_json(plan.to_json()) == plan
+    text = plan.explain("bias")
+    assert "as many neighbouring copies as its number here says" in text
+    assert "moments are a best guess" in text
+    assert set(plan.grown_axes[0].layout[1:]) == {1, 2}
+
+
+def test_rows_that_are_copies_may_be_contracted_too():
+    """Unequal numbers of copies are split over what else is contracted with them."""
+
+    which = lambda p: jnp.asarray(buckets(np.arange(-6, 6), p["bias"].shape[0]))
+    gated = lambda p, x: jnp.tanh(x @ p["w"]) * p["g"] @ p["bias"] + p["bias"][which(p)].sum(0)
+    sizes = lambda n: {"bias": f(n, 3), "w": f(3, n), "g": f(n)}
+    small, x = sizes(8), f(4, 3)
+    plan = growth.plan(gated, gated, small, sizes(12), x)
+    for how in ("even", "uneven", "noise", "zero_out"):
+        grown = plan.grow(small, key=0, how=how)
+        np.testing.assert_allclose(gated(grown, x), gated(small, x), atol=1e-12)
+
+
+def test_constants_are_compared_piece_by_piece(monkeypatch):
+    monkeypatch.setattr("trainkit.growth.analysis.constants.PIECE", 2)
+    pick = lambda *index: lambda p, x: p["t"][jnp.asarray(index)] @ x
+    plan = lambda *big: growth.plan(
+        pick(0, 1, 2, 1, 0, 0), pick(*big), {"t": f(3, 2)}, {"t": f(5, 2)}, f(2)
+    )
+    assert plan(0, 2, 4, 3, 0, 1).grown_axes[0].layout == ("copies", 2, 2, 1)
+    with pytest.raises(growth.GrowthError, match="row 2 of the big one would have to be a copy"):
+        plan(0, 2, 4, 3, 0, 2)
+
+
+def test_buckets_of_a_result_that_grows_are_refused():
+    def fn(p, x):
+        which = jnp.asarray(buckets(np.arange(-6, 6), p["bias"].shape[0]))
+        return p["bias"][which].sum() + x.sum(), p["bias"]
+
+    with pytest.raises(growth.GrowthError, match="two different layouts"):
+        growth.plan(fn, fn, {"bias": f(8, 2)}, {"bias": f(16, 2)}, f(4, 3))

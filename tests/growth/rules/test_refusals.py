@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from jax import lax
 
-from tests.growth.rules import symbol_cases
+from tests.growth.rules import row_cases, symbol_cases
 from tests.growth.rules.axis_specs import DOUBLE, Leaf, Sum
 from tests.growth.rules.contraction_cases import in_batch_groups
 from tests.growth.rules.harness import Case, Operand, claimed, refusal, settle
@@ -167,7 +167,9 @@ REFUSALS = {
 
 
 ALL = {
-    ("repeat", name): entry for table in (REFUSALS, GROWN) for name, entry in table.items()
+    ("repeat", name): entry
+    for table in (REFUSALS, GROWN, row_cases.REFUSED)
+    for name, entry in table.items()
 } | {("append", name): entry for name, entry in PADDED.items()}  # fmt: skip
 
 

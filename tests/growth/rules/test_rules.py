@@ -20,6 +20,7 @@ from tests.growth.rules import (
     indexing_cases,
     matrix_cases,
     reduction_cases,
+    row_cases,
     shape_cases,
     top_k_cases,
 )
@@ -30,7 +31,7 @@ from trainkit.growth.rules import RULES
 pytestmark = pytest.mark.usefixtures("x64")
 FAMILIES = (
     contraction_cases, control_cases, elementwise_cases, indexing_cases, matrix_cases,
-    reduction_cases, shape_cases, top_k_cases,
+    reduction_cases, row_cases, shape_cases, top_k_cases,
 )  # fmt: skip
 CASES = {
     (name, label): strategy

@@ -135,6 +135,17 @@ def pieces(picked: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
         yield [p[start : start + step] if d == longest else p for d, p in enumerate(picked)]
 
 
+def side_by_side(value: Value) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The elements of a constant in both programs, of one shape, as vectors, piece by piece."""
+    assert value.const is not None
+    assert value.small == value.big
+    small, big = value.const
+    repeats = [n == m == 1 for n, m in zip(small.core_shape, big.core_shape, strict=True)]
+    sizes = zip(value.small, repeats, strict=True)
+    for some in pieces([np.arange(min(n, 1) if same else n) for n, same in sizes]):
+        yield _piece(small, some), _piece(big, some)
+
+
 def zero_at(const: Const, d: int, places: np.ndarray) -> bool:
     """Whether a constant is 0 at some places along axis d."""
     if const.core_shape[d] == 1:

@@ -129,8 +129,10 @@ def _leaf_plan(solution: _Solution, i: int, path: str, value: Value) -> LeafPlan
         axes=axes,
         weight=weight,
         shift=scales.shift.get(i, 0.0) if changes else 0.0,
-        # The gradient behind a norm is not a multiple of the old one in units with a mean.
-        calibrated=any((i, d) in solution.means for d in range(len(axes))),
+        # The gradient behind a norm is not a multiple of the old one in units with a mean, and
+        # copies that are looked up one by one have gradients of their own.
+        calibrated=any((i, d) in solution.means for d in range(len(axes)))
+        or any(x.uid in scales.looked_up for axis in value.axes for x in grown_leaves(axis)),
         reason=solution.why.get(i, ""),
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from trainkit.growth.analysis.joint_program import Analysis, JointProgram, all_pairs
 from trainkit.growth.axes.axis import find, segments
+from trainkit.growth.axes.layouts import COPIES
 from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.primitives import summed
@@ -24,7 +25,7 @@ def request_result_layouts(joint: JointProgram, names: Sequence[str]) -> Conflic
     taken = {
         leaf.uid
         for axis, layout, _ in joint.analysis.forced
-        if isinstance(layout, tuple)
+        if isinstance(layout, tuple) and layout[:1] != (COPIES,)
         for leaf in grown_leaves(axis)
     }
     grown = [

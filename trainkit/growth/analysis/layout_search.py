@@ -14,7 +14,7 @@ from trainkit.growth.analysis.joint_program import (
 )
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find, segments
-from trainkit.growth.axes.layouts import Layout, Layouts, index_map, worded
+from trainkit.growth.axes.layouts import COPIES, Layout, Layouts, index_map, worded
 from trainkit.growth.axes.queries import grown_leaves
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.primitives import traits
@@ -127,9 +127,7 @@ def _misplaced(
             (axis,),
             pair,
             alone=True,
-            hint="concatenate the part that grows last: then old entries keep their index"
-            if axis.kind == "sum"
-            else "grow the factors of the axis one by one",
+            hint=_of_parts(axis, layout),
         )
     other = bound.get(axis.uid, layout)
     same = {other, layout} == {"append", tuple(range(axis.small))}
@@ -143,6 +141,15 @@ def _misplaced(
             alone=True,
         )
     return None
+
+
+def _of_parts(axis: Axis, layout: Layout) -> str:
+    """What to do about an axis of several parts for which a layout was requested."""
+    if layout[:1] == (COPIES,):
+        return "look rows up in a table that is one parameter: its copies go across the parts"
+    if axis.kind == "sum":
+        return "concatenate the part that grows last: then old entries keep their index"
+    return "grow the factors of the axis one by one"
 
 
 def _constants(joint: JointProgram) -> list[tuple[Value, EquationPair]]:

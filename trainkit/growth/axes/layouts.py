@@ -97,6 +97,13 @@ def padded(layout: Layout) -> bool:
     return layout in PADDED if isinstance(layout, str) else layout[0] != COPIES
 
 
+def uneven(layout: Layout, n: int, m: int) -> bool:
+    """Whether old units have different numbers of copies."""
+    if padded(layout):
+        return False
+    return m % n > 0 if isinstance(layout, str) else len(set(layout[1:])) > 1
+
+
 def worded(layout: Layout) -> str:
     """A layout in words.
 

@@ -91,9 +91,14 @@ class Const:
 
 
 class Constants:
-    """Keys and values of constants, shared between all programs that are compared."""
+    """Keys and values of constants, shared between all programs that are compared.
+
+    Attributes:
+      facts: what was found by comparing constants, by their keys.
+    """
 
     def __init__(self) -> None:
+        self.facts: dict[Any, Any] = {}
         self._keys: dict[Any, int] = {}
         self._values: dict[int, list[Any]] = {}
         self._literals: dict[int, tuple[Any, Const]] = {}  # id of an array -> it, and its constant

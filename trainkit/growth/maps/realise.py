@@ -10,7 +10,7 @@ import numpy as np
 
 from trainkit._core import validation
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.layouts import padded
+from trainkit.growth.axes.layouts import padded, uneven
 from trainkit.growth.axes.queries import coordinates, labels, source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.maps.growth_map import Draw, MapData
@@ -144,7 +144,7 @@ def _shared(
     inside = place >= 0
     copied = inside & ~splits
     place = np.where(inside, place, 0)
-    if grown.layout in ("repeat", "tile") and grown.big % grown.small:
+    if uneven(grown.layout, grown.small, grown.big):
         # Units have different numbers of copies, so even shares are part of the map.
         assert node.source is not None
         number = copies(node.source, grown.small)[place]

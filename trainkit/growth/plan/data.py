@@ -28,7 +28,8 @@ class GrownAxis:
         hold the mean of the old units, which a LayerNorm subtracts. "centre": the old taps of a
         kernel in the middle. (Padding units copy no old unit.) Numbers are the new index of each
         old unit, with padding units everywhere else: the axis of an input or of its symbols.
-        ("copies", 3, 1, 2) is how many neighbouring copies each old unit has (experts by use).
+        ("copies", 3, 1, 2) is how many neighbouring copies each old unit has (experts by use,
+        rows that constants pick).
       clean: whether the axis is contracted with parameters alone, each of which can be split over
         its copies. Then uneven shares have an exact gradient factor, and "zero_out" is possible.
       paired: whether two activations are contracted over it (queries and keys).

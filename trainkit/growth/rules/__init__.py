@@ -13,6 +13,7 @@ from trainkit.growth.rules import (
     indexing,
     matrices,
     reductions,
+    rows,
     shapes,
     slices,
 )
@@ -25,6 +26,7 @@ RULES: dict[str, Rule] = {
     **shapes.RULES,
     **slices.RULES,
     **indexing.RULES,
+    **rows.RULES,
     **matrices.RULES,
     **control.RULES,
     **gather_scatter.RULES,

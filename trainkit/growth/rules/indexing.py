@@ -31,8 +31,10 @@ def _whole(pair: EquationPair, v: Value, sizes: tuple, d: int) -> bool:
     return False
 
 
-def gather_axes(pair: EquationPair, chosen: Sequence[int] = (), layout: Layout = "append") -> None:
-    """`chosen`: dimensions that are indexed by a `Pick`. `layout`: that of a table that grows."""
+def gather_axes(pair: EquationPair, chosen: Sequence[int] = (), layout: Layout = "append",
+                inside: bool = False) -> None:  # fmt: skip
+    """`chosen`: dimensions that are indexed by a `Pick`. `layout`: that of a table that grows.
+    `inside`: whether indices are known to be in bounds."""
     pair.check_same_params("slice_sizes")
     x, index = pair.ins
     n = pair.params["dimension_numbers"]
@@ -46,7 +48,7 @@ def gather_axes(pair: EquationPair, chosen: Sequence[int] = (), layout: Layout =
     ]
     for d, i in zip(batch_x, batch_i, strict=True):
         pair.unify(x.axes[d], index.axes[i])
-    if table and pair.params["mode"] == GatherScatterMode.CLIP:
+    if table and not inside and pair.params["mode"] == GatherScatterMode.CLIP:
         pair.fail(
             "out-of-bounds indices are clipped to the last row of a table, which is another row "
             "if the table grows",
@@ -80,7 +82,7 @@ def gather_axes(pair: EquationPair, chosen: Sequence[int] = (), layout: Layout =
 
 def gather_scales(scales: ScalePropagation, pair: EquationPair) -> None:
     x, index = pair.ins
-    if index.choice is None:
+    if index.choice is None and "copied" not in pair.notes:
         scales.pin(pair, index)
         if pair.params["mode"] != GatherScatterMode.CLIP:
             scales.refuse_padding(pair, index)  # an out-of-bounds row is NaN

@@ -168,6 +168,8 @@ class _Explanation:
 
 def _copies(plan: PlanData, n: int) -> str:
     grown = plan.grown_axes[n]
+    if not isinstance(grown.layout, str):
+        return f"{min(grown.layout[1:])} to {max(grown.layout[1:])}"
     each, more = divmod(grown.big, grown.small)
     return f"{each} or {each + 1}" if more else str(each)
 

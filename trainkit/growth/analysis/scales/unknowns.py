@@ -34,7 +34,7 @@ from trainkit.growth.analysis.scales.signs import Sign, signs
 from trainkit.growth.analysis.scales.statistics import Statistic, statistics
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
-from trainkit.growth.axes.layouts import Layout, Layouts, padded
+from trainkit.growth.axes.layouts import Layout, Layouts, padded, uneven
 from trainkit.growth.axes.linear import ZERO, Expr, System, plus
 from trainkit.growth.axes.queries import coordinates, grown_leaves, labels, source_map
 from trainkit.growth.ir.dataflow import Facts
@@ -75,6 +75,7 @@ class Unknowns:
       separate: uids of padded leaves whose units never enter one number.
       products: for each product, the share exponents of both operands; see `Places`.
       order_sensitive: uids of leaves whose copies are used by an equation other than a sum.
+      looked_up: uids of leaves whose copies are looked up one by one, and get their own gradients.
       ordered: parameter -> uids of leaves along which its copies must stay bitwise equal, or need
         equal noise.
       shiftable: parameter -> s, if every use is w + s. shift: those for which this is used.
@@ -100,6 +101,7 @@ class Unknowns:
         self.products: list[tuple[Places, Places]] = []
         self.producers: dict[int, EquationPair] = {}
         self.order_sensitive: set[int] = set()
+        self.looked_up: set[int] = set()
         self.ordered: dict[int, set[int]] = {}
         self.shiftable = shiftable(joint)
         self.shift: dict[int, float] = {}
@@ -283,4 +285,6 @@ class Unknowns:
 def _log_copies(leaf: Axis, layout: Layout) -> float | None:
     if padded(layout):
         return 0.0
-    return None if leaf.big % leaf.small else math.log(leaf.big // leaf.small)
+    if uneven(layout, leaf.small, leaf.big):
+        return None
+    return math.log(leaf.big // leaf.small)
