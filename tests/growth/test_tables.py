@@ -154,6 +154,22 @@ def test_slopes_behind_a_mask(heads):
     np.testing.assert_allclose(make(heads)(grown, x), make(2)(small, x), rtol=0, atol=1e-12)
 
 
+NUMBERS = RNG.integers(-60, 60, (4, 6)).astype(np.int32)
+
+
+def hashed(p, x):
+    """Two hash functions, each with a table of its own, and a number for what is missing."""
+    first = jnp.where(x == 7, 0, x % p["first"].shape[0])
+    second = (x * 31 + 5) % p["second"].shape[0]
+    rows = p["first"][first] + jnp.take(p["second"], second, axis=0)
+    return jnp.tanh(rows @ p["w"] + p["b"]) @ p["out"]
+
+
+def hash_tables(n, m, width):
+    return {"first": f(n, width), "second": f(m, width), "w": f(width, 6), "b": f(6),
+            "out": f(6, 3)}  # fmt: skip
+
+
 def buckets(rel, n):
     """T5's buckets of relative positions: the sign, near ones one by one, far ones by logarithm."""
     half, far = n // 2, np.abs(rel)
@@ -175,6 +191,9 @@ def attention(n, heads):
 
 
 LOOKED_UP = {
+    "both tables": (hashed, hash_tables, (11, 5, 4), (22, 15, 4)),
+    "one of them": (hashed, hash_tables, (11, 5, 4), (11, 10, 4)),
+    "tables and width": (hashed, hash_tables, (11, 5, 4), (33, 10, 7)),
     "buckets": (relative, attention, (8, 2), (16, 2)),
     "a few more buckets": (relative, attention, (8, 2), (12, 2)),
     "buckets and heads": (relative, attention, (8, 2), (16, 4)),
@@ -184,7 +203,7 @@ LOOKED_UP = {
 def looked_up(name):
     """A function, parameters of both sizes, and an input."""
     fn, sizes, small, big = LOOKED_UP[name]
-    return fn, sizes(*small), sizes(*big), f(2, 6, 3)
+    return fn, sizes(*small), sizes(*big), NUMBERS if fn is hashed else f(2, 6, 3)
 
 
 @pytest.mark.parametrize("name", LOOKED_UP)
@@ -195,11 +214,11 @@ def test_rows_that_are_copies(name):
         grown = plan.grow(small, key=0, how=how)
         np.testing.assert_allclose(fn(grown, x), fn(small, x), rtol=0, atol=1e-12)
     for leaf in plan.leaves:  # every copy has a gradient of its own
-        copied = leaf.path == "bias" and leaf.small[0] < leaf.big[0]
+        copied = leaf.path in ("first", "second", "bias") and leaf.small[0] < leaf.big[0]
         assert leaf.calibrated == copied
 
 
-@pytest.mark.parametrize("name", ["buckets", "a few more buckets"])
+@pytest.mark.parametrize("name", ["both tables", "a few more buckets"])
 def test_moments_of_rows_that_are_copies(name):
     fn, small, big, x = looked_up(name)
     growth_map, tx = growth.plan(fn, fn, small, big, x).realise(0, "even"), optax.adamw(1e-2)
@@ -208,7 +227,7 @@ def test_moments_of_rows_that_are_copies(name):
         slope = jax.grad(lambda p: jnp.sum(jnp.sin(fn(p, x))))(small)
         _, state = tx.update(slope, tx.init(small), small)
     (moments, *_), (old, *_) = growth_map.opt_state(tx, state, small, grown), state
-    for path in ("bias",):
+    for path in {"first", "second", "bias"} & set(small):
         rows = growth_map.leaves[path].axes[0].source
         count = np.bincount(rows)[rows].astype(float)[:, None]
         np.testing.assert_array_equal(grown[path], small[path][rows])
@@ -253,6 +272,27 @@ def test_rows_that_are_copies_may_be_contracted_too():
     for how in ("even", "uneven", "noise", "zero_out"):
         grown = plan.grow(small, key=0, how=how)
         np.testing.assert_allclose(gated(grown, x), gated(small, x), atol=1e-12)
+
+
+def test_remainders_are_not_returned():
+    fn = lambda p, x: (p["first"][x % p["first"].shape[0]], x % p["first"].shape[0])
+    small, big = ({"first": f(n, 2)} for n in (5, 10))
+    with pytest.raises(growth.GrowthError, match="result 1 holds remainders by 5 in the small"):
+        growth.plan(fn, fn, small, big, NUMBERS)
+
+
+def test_a_table_of_parts_is_not_looked_up_by_a_remainder():
+    fn = lambda p, x: joined(p)[x % joined(p).shape[0]]
+    small, big = ({"special": f(2, 4), "words": f(n, 4)} for n in (2, 6))
+    with pytest.raises(growth.GrowthError, match="look rows up in a table that is one parameter"):
+        growth.plan(fn, fn, small, big, NUMBERS)
+
+
+def test_a_table_is_not_looked_up_by_a_remainder_and_by_a_number():
+    fn = lambda p, x: p["t"][x % p["t"].shape[0]] + p["t"][TOKENS]
+    small, big = {"t": f(5, 4)}, {"t": f(10, 4)}
+    with pytest.raises(growth.GrowthError, match="two different layouts"):
+        growth.plan(fn, fn, small, big, NUMBERS)
 
 
 def test_constants_are_compared_piece_by_piece(monkeypatch):

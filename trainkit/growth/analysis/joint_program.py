@@ -13,7 +13,7 @@ from trainkit.growth.analysis.conflicts import (
     conflict_between,
     difference,
 )
-from trainkit.growth.analysis.values import Renamed, SharedValues, Value
+from trainkit.growth.analysis.values import Renamed, SharedValues, Value, worded
 from trainkit.growth.axes.axis import Axis, find, show
 from trainkit.growth.axes.layouts import Layout
 from trainkit.growth.axes.unification import unify
@@ -241,9 +241,7 @@ class Analysis:
             return Conflict(why, "programs")
         for i, v in enumerate(outs):
             if v.choice is not None and not (inside and isinstance(v.choice, Renamed)):
-                what, hint = "indices of selected entries of an axis that grows", "indices"
-                if isinstance(v.choice, Renamed):
-                    what, hint = "symbols, which have other numbers in the big model", "symbols"
+                what, hint = worded(v.choice)
                 return self.conflict(
                     f"result {i} holds {what}",
                     "axes",

@@ -91,9 +91,7 @@ def _unreached(joint: JointProgram) -> Iterator[Asked]:
 
     In front of what is used, they keep it from the end.
     """
-    used = {
-        find(axis).uid for axis, layout, _ in joint.analysis.forced if not isinstance(layout, str)
-    }
+    used = {find(axis).uid for axis, layout, _ in joint.analysis.forced if layout != "append"}
     used |= {
         leaf.uid
         for pair in all_pairs(joint.pairs)
@@ -145,7 +143,7 @@ def _misplaced(
 
 def _of_parts(axis: Axis, layout: Layout) -> str:
     """What to do about an axis of several parts for which a layout was requested."""
-    if layout[:1] == (COPIES,):
+    if layout == "tile" or layout[:1] == (COPIES,):
         return "look rows up in a table that is one parameter: its copies go across the parts"
     if axis.kind == "sum":
         return "concatenate the part that grows last: then old entries keep their index"

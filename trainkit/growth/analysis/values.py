@@ -1,9 +1,9 @@
 """Values of the joint program: a variable or constant of the small program and its partner.
 
-Three kinds of values are not copies of the small ones. Symbols may have other numbers (`Renamed`).
-Two depend on a selection along an axis that grows: indices into it (`Pick`), and comparisons of
-such indices (`Match`). Let the m copies of each
-unit be neighbours. Then `top_k` with m·k in place of k selects every chosen unit with all its
+Four kinds of values are not copies of the small ones. Symbols may have other numbers (`Renamed`),
+and so have remainders by another divisor (`Remainder`). Two depend on a selection along an axis
+that grows: indices into it (`Pick`), and comparisons of such indices (`Match`). Let the m copies of
+each unit be neighbours. Then `top_k` with m·k in place of k selects every chosen unit with all its
 copies, in order: entry j·m + r of the result is copy r of old entry j. The index m·i + r is not a
 copy of the old index i, but the values that it selects are copies.
 """
@@ -11,7 +11,7 @@ copy of the old index i, but the values that it selects are copies.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from trainkit.growth.axes.axis import Axis
 from trainkit.growth.axes.queries import grown_leaves
@@ -63,6 +63,35 @@ class Renamed(NamedTuple):
     places: tuple[int, ...] | None
 
 
+class Remainder(NamedTuple):
+    """A value of remainders by n, and by m·n in the big model, or what chooses among them.
+
+    Attributes:
+      by: (n, m·n).
+      form: "inside": V′[J] ≡ v[π(J)] modulo n, with 0 ≤ v < n and 0 ≤ V′ < m·n. "signed": the same
+        with |v| < n and |V′| < m·n. "raised": a remainder plus its divisor, of which nothing is
+        known where that is not selected. "negative", "not zero": whether a remainder is.
+      of: for the last three, that remainder.
+    """
+
+    by: tuple[int, int]
+    form: Literal["inside", "signed", "raised", "negative", "not zero"]
+    of: Value | None = None
+
+
+Choice = Pick | Match | Renamed | Remainder
+
+
+def worded(choice: Choice) -> tuple[str, str]:
+    """What a value holds that is no copy, at length and in one word."""
+    if isinstance(choice, Renamed):
+        return "symbols, which have other numbers in the big model", "symbols"
+    if isinstance(choice, Remainder):
+        n, m = choice.by
+        return f"remainders by {n} in the small model, and by {m} in the big one", "remainders"
+    return "indices of selected entries of an axis that grows", "indices"
+
+
 def leaf_of(axis: Axis) -> Axis:
     """The only grown leaf of an axis."""
     (leaf,) = grown_leaves(axis)
@@ -78,7 +107,7 @@ class Value:
       const: the constants in both programs, or `None`.
       origin: number of the parameter that this is, up to moved elements, or `None`.
       scale, exponents, zeros, means: set by scale propagation; see `scales.unknowns`.
-      choice: `Pick`, `Match` or `Renamed` for a value that is no copy; otherwise `None`.
+      choice: what is known of a value that is no copy; otherwise `None`.
     """
 
     __slots__ = (
@@ -106,7 +135,7 @@ class Value:
         self.exponents: Any = None
         self.zeros: Any = None
         self.means: Any = {}
-        self.choice: Pick | Match | Renamed | None = None
+        self.choice: Choice | None = None
 
 
 class SharedValues:

@@ -17,7 +17,7 @@ from trainkit.growth.analysis.scales.row_means import (
     taken_away,
 )
 from trainkit.growth.analysis.scales.signs import NOT_NEGATIVE
-from trainkit.growth.analysis.values import Value
+from trainkit.growth.analysis.values import Remainder, Value
 from trainkit.growth.axes.axis import find
 from trainkit.growth.ir.primitives import FIRST, Finite, traits
 
@@ -58,18 +58,31 @@ def convert_axes(pair: EquationPair) -> None:
 
 
 def remainder_axes(pair: EquationPair) -> None:
-    """Whole numbers, such as indices into a table, have the same remainders in both programs."""
-    divisor = pair.ins[1]
-    if divisor.const is not None and jax.dtypes.issubdtype(divisor.dtype, np.integer):
-        # A scalar is a computed constant where it is guarded against 0, as by `%`.
-        small, big = (c.uniform if c.shape else c.value for c in divisor.const)
-        if small is not None and big is not None and small != big:
-            pair.fail(
-                f"remainders are taken by {int(small)} in the small model and by {int(big)} in the "
-                "big one, so the same number has another one there: an index finds another entry",
-                hint="take the remainder before both models, or by the same number in both",
-            )
+    """Whole numbers, such as indices into a table, have the same remainders in both programs, or
+    remainders by a multiple in the big one; see `remainders`."""
     axes(pair)
+    by = whole_numbers(pair.ins[1])
+    if by is None or by[0] == by[1]:
+        return
+    small, big = by
+    if not 0 < small < big or big % small:
+        pair.fail(
+            f"remainders are taken by {small} in the small model and by {big} in the big one, so "
+            "the same number has another one there: an index finds another entry",
+            hint="take the remainder before both models, by the same number in both, or by a "
+            f"multiple of {small} ({2 * small}, {3 * small}, …): a table of as many rows repeats",
+        )
+    signed = np.issubdtype(pair.outs[0].dtype, np.signedinteger)
+    pair.outs[0].choice = Remainder(by, "signed" if signed else "inside")
+
+
+def whole_numbers(v: Value) -> tuple[int, int] | None:
+    """The whole number or the bit that all elements of a constant are, in both programs."""
+    if v.const is None or not any(jax.dtypes.issubdtype(v.dtype, k) for k in _WHOLE):
+        return None
+    # A scalar is a computed constant where it is guarded against 0, as by `%`.
+    small, big = (c.uniform if c.shape else c.value for c in v.const)
+    return None if small is None or big is None else (int(small), int(big))
 
 
 def nonlinear(scales: ScalePropagation, pair: EquationPair) -> None:
@@ -103,6 +116,13 @@ def _in_domain(scales: ScalePropagation, pair: EquationPair, finite: Finite | No
                 scales.refuse_padding(pair, x, [d])
             else:
                 scales.need(zero, pair, [x.axes[d]])
+
+
+def remainder(scales: ScalePropagation, pair: EquationPair) -> None:
+    if pair.outs[0].choice is None:
+        return nonlinear(scales, pair)
+    scales.pin(pair, pair.ins[0])
+    return scales.plain(pair.outs[0])
 
 
 def linear(scales: ScalePropagation, pair: EquationPair) -> None:
@@ -238,6 +258,7 @@ _NONLINEAR = [
     "regularized_incomplete_beta", "polygamma", "zeta",
 ]  # fmt: skip
 _KINDS = (np.bool_, np.signedinteger, np.unsignedinteger, np.floating, np.complexfloating)
+_WHOLE = (np.bool_, np.integer)
 _COMPARISONS = ["eq", "ne", "lt", "le", "gt", "ge", "eq_to", "lt_to", "le_to"]
 _LINEAR = ["neg", "real", "imag", "conj", "reduce_precision", "stop_gradient"]
 _POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0, "abs": 1.0}
@@ -250,7 +271,7 @@ RULES: dict[str, Rule] = {
     **{name: Rule(axes, largest) for name in ("max", "min")},
     **{name: Rule(axes, compare) for name in _COMPARISONS},
     "sign": Rule(axes, sign),
-    "rem": Rule(remainder_axes, nonlinear),
+    "rem": Rule(remainder_axes, remainder),
     "mul": Rule(axes, multiply),
     "div": Rule(axes, divide),
     "convert_element_type": Rule(convert_axes, convert),

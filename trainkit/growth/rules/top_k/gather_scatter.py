@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from trainkit.growth.analysis.joint_program import EquationPair, Rule
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
-from trainkit.growth.analysis.values import Match, Pick, Renamed, Value, leaf_of
+from trainkit.growth.analysis.values import Match, Pick, Remainder, Renamed, Value, leaf_of
 from trainkit.growth.axes.axis import Axis
 from trainkit.growth.axes.linear import ZERO, plus
-from trainkit.growth.rules import indexing, symbols
+from trainkit.growth.rules import indexing, remainders, symbols
 from trainkit.growth.rules.top_k import index_arithmetic as arithmetic
 from trainkit.growth.rules.top_k import one_hot, selection
 from trainkit.growth.rules.top_k.operands import refuse
@@ -104,9 +104,11 @@ READERS: dict[str, Rule] = {
 
 
 def _rule(pair: EquationPair) -> Rule:
-    """The rule of an equation with an operand that is a `Pick`, a `Match` or `Renamed`."""
+    """The rule of an equation with an operand that is no copy."""
     if any(isinstance(v.choice, Renamed) for v in pair.ins):
         return symbols.rule(pair)
+    if any(isinstance(v.choice, Remainder) for v in pair.ins):
+        return remainders.rule(pair)
     pick = any(isinstance(v.choice, Pick) for v in pair.ins)
     match = any(isinstance(v.choice, Match) for v in pair.ins)
     found = (READERS if pick else one_hot.RULES).get(pair.name)
