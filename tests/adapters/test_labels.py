@@ -8,8 +8,9 @@ import optax
 import pytest
 
 import trainkit
+from tests.adapters.weighed import weighed
 from trainkit.adapters.labels import marks_of, refuse_values
-from trainkit.adapters.model import weighted
+from trainkit.adapters.targets import targets_of
 
 softmax = optax.softmax_cross_entropy_with_integer_labels
 OUTPUTS = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
@@ -17,7 +18,7 @@ TOKENS = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 200)), jnp.floa
 
 
 def mean(batch, loss=softmax, outputs=OUTPUTS):
-    found = weighted(loss, outputs, batch)
+    found = weighed(loss, outputs, batch)
     return float(found.total) / float(found.weight)
 
 
@@ -25,8 +26,8 @@ def mean(batch, loss=softmax, outputs=OUTPUTS):
 def test_minus_100_weighs_nothing_in_the_loss_and_the_metrics(dtype):
     loss = lambda outputs, labels: (softmax(outputs, labels), {"size": outputs.sum(-1)})
     batch = {"label": jnp.asarray([-100, 1, 2, -100], dtype)}
-    kept = weighted(loss, OUTPUTS[1:3], {"label": batch["label"][1:3]})
-    found = weighted(loss, OUTPUTS, batch)
+    kept = weighed(loss, OUTPUTS[1:3], {"label": batch["label"][1:3]})
+    found = weighed(loss, OUTPUTS, batch)
     assert (float(found.total), float(found.weight)) == (float(kept.total), 2.0)
     for name in ("size", "accuracy"):
         assert [float(x) for x in found.metrics[name]] == [float(x) for x in kept.metrics[name]]
@@ -37,7 +38,7 @@ def test_minus_100_has_no_gradient_even_where_the_loss_of_no_class_would_be_infi
         return -jnp.log((jax.nn.softmax(outputs) * jax.nn.one_hot(labels, 3)).sum(-1))
 
     labels = jnp.array([-100, 1, 2, 0])
-    total = lambda outputs: weighted(loss, outputs, {"label": labels}).total
+    total = lambda outputs: weighed(loss, outputs, {"label": labels}).total
     grads = jax.grad(total)(OUTPUTS)
     assert np.isfinite(grads).all()
     assert (grads[0] == 0).all()
@@ -46,7 +47,7 @@ def test_minus_100_has_no_gradient_even_where_the_loss_of_no_class_would_be_infi
 def test_minus_100_of_a_token_does_not_wrap_around_in_a_large_vocabulary():
     labels = jnp.array([[5, -100, 7], [-100, -100, 199]])
     losses = softmax(TOKENS, jnp.maximum(labels, 0))
-    found = weighted(softmax, TOKENS, {"label": labels})
+    found = weighed(softmax, TOKENS, {"label": labels})
     assert float(found.weight) == 3
     assert float(found.total) == pytest.approx(float(losses[labels >= 0].sum()), rel=1e-6)
 
@@ -69,7 +70,7 @@ def test_a_weight_that_is_none_makes_the_loss_nan(weight):
 
 
 def test_bytes_cannot_be_left_out_and_keep_a_weight_that_is_known_before_the_program_runs():
-    assert weighted(softmax, OUTPUTS, {"label": np.array([0, 1, 2, 1], np.uint8)}).weight == 4
+    assert weighed(softmax, OUTPUTS, {"label": np.array([0, 1, 2, 1], np.uint8)}).weight == 4
 
 
 def test_a_loss_that_adds_up_over_positions_sees_the_labels_as_they_are():
@@ -78,7 +79,7 @@ def test_a_loss_that_adds_up_over_positions_sees_the_labels_as_they_are():
         return jnp.where(kept, softmax(outputs, jnp.where(kept, labels, 0)), 0).sum(-1)
 
     labels = jnp.array([[5, -100, 7], [-100, -100, 199]])
-    found = weighted(loss, TOKENS, {"label": labels})
+    found = weighed(loss, TOKENS, {"label": labels})
     assert found.total == pytest.approx(float(loss(TOKENS, labels).sum()))
     assert np.isnan(mean({"label": labels.at[0, 0].set(200)}, loss, TOKENS))
 
@@ -101,7 +102,11 @@ def data(**changes):
     return {"x": np.ones((6, 2), np.float32), "label": np.array([0, 1, 2, 0, 1, 2]), **changes}
 
 
-OF_A_BATCH = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+def refuse_data(data):
+    outputs = jax.ShapeDtypeStruct((6, 3), jnp.float32)
+    has_labels = not isinstance(data, dict) or data["label"] is not None
+    targets = targets_of(data, outputs, {"x", 0}, takes_labels=has_labels)
+    refuse_values(targets, outputs, "data")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +123,7 @@ OF_A_BATCH = jax.ShapeDtypeStruct((2, 3), jnp.float32)
 )
 def test_labels_and_weights_of_a_data_set_are_named(changes, match):
     with pytest.raises((ValueError, TypeError), match=match):
-        refuse_values(data(**changes), OF_A_BATCH, "data")
+        refuse_data(data(**changes))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +140,7 @@ def test_labels_and_weights_of_a_data_set_are_named(changes, match):
     ],
 )
 def test_what_may_be_is_not_refused(good):
-    refuse_values(good, OF_A_BATCH, "data")
+    refuse_data(good)
 
 
 def test_a_step_leaves_out_what_its_labels_say_on_every_placement():
@@ -150,9 +155,9 @@ def test_a_step_leaves_out_what_its_labels_say_on_every_placement():
         step = trainkit.make_train_step(model, tx, placement=placement, devices=devices)
         new, metrics = step(step.place(state), {"x": x, "label": labels})
         want[placement] = float(metrics["loss"]), jax.tree.map(np.asarray, new.params)
-    weighed = {"x": x, "label": np.maximum(labels, 0), "weight": kept.astype(np.float32)}
+    counted = {"x": x, "label": np.maximum(labels, 0), "weight": kept.astype(np.float32)}
     step = trainkit.make_train_step(model, tx)
-    new, metrics = step(step.place(state), weighed)
+    new, metrics = step(step.place(state), counted)
     for loss, params in want.values():
         assert loss == pytest.approx(float(metrics["loss"]), rel=1e-6)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), params, new.params)

@@ -7,38 +7,31 @@ stops a run. `refuse_values` names such values if the process can read the array
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit.adapters.batches import LABELS, WEIGHTS, labels_of, name_of, weight_of
+from trainkit.adapters.targets import Targets, is_classes
 
 PyTree = Any
 IGNORED = -100
 
 
-def class_labels(outputs: Any, batch: PyTree) -> Any:
-    """The integer labels [...] for outputs [..., K], K > 1; `None` if there are none."""
-    labels = labels_of(batch, required=False)
-    if not (hasattr(outputs, "ndim") and hasattr(labels, "dtype")):
-        return None
-    if not jnp.issubdtype(labels.dtype, jnp.integer) or outputs.shape[:-1] != labels.shape:
-        return None
-    return labels if outputs.ndim and outputs.shape[-1] > 1 else None
+def marks_of(labels: Any, classes: int, decided: bool = True) -> jax.Array:
+    """float32 of the labels' shape: 1 for a class, 0 for `IGNORED`, NaN for any other label.
 
-
-def marks_of(labels: Any, classes: int) -> jax.Array:
-    """float32 of the labels' shape: 1 for a class, 0 for `IGNORED`, NaN for any other label."""
+    Where it is not `decided` that the labels are classes, any other label is 1 too.
+    """
     may_ignore, labels = _may_ignore(labels.dtype), wide(labels)
     inside = jnp.ones(labels.shape, jnp.float32)
+    wrong = labels >= classes
     if may_ignore:
         inside = jnp.where(labels == IGNORED, jnp.float32(0), inside)
-        wrong = (labels < 0) & (labels != IGNORED) | (labels >= classes)
-    else:
-        wrong = labels >= classes
-    return jnp.where(wrong, jnp.float32(jnp.nan), inside)
+        wrong |= (labels < 0) & (labels != IGNORED)
+    return jnp.where(wrong, jnp.float32(jnp.nan), inside) if decided else inside
 
 
 def wide(labels: Any) -> jax.Array:
@@ -54,22 +47,23 @@ def without_ignored(labels: Any) -> Any:
     return jnp.where(labels == IGNORED, jnp.zeros_like(labels), labels)
 
 
-def summed(values: jax.Array, batch: PyTree, marks: jax.Array | None) -> tuple[jax.Array, Any]:
-    """(Σ wᵢ·vᵢ, Σ wᵢ) of values [B, ...], with the batch's weights and the marks of its labels.
+def summed(
+    values: jax.Array, weights: Mapping[str, Any], marks: jax.Array | None
+) -> tuple[jax.Array, Any]:
+    """(Σ wᵢ·vᵢ, Σ wᵢ) of values [B, ...], w the product of the weights and marks of labels.
 
     Marks have all axes of the labels. If the values have fewer, because the loss has summed over
     the rest, only invalid labels are taken from the marks.
     """
-    weight = weight_of(batch)
     if marks is not None and values.shape[: marks.ndim] != marks.shape:
         axes = tuple(range(values.ndim, marks.ndim))
         wrong = jnp.isnan(marks)
         marks = jnp.where(wrong.any(axes), jnp.nan, 1) if axes else None
-    if weight is None and marks is None:
+    if not weights and marks is None:
         return values.sum(), values.size
     whole = jnp.ones(values.shape, values.dtype)
-    if weight is not None:
-        weight = jnp.asarray(weight).astype(values.dtype)
+    for each in weights.values():
+        weight = jnp.asarray(each).astype(values.dtype)
         whole = whole * _along(jnp.where(weight < 0, jnp.nan, weight), values)
     if marks is not None:
         whole = jnp.where(whole == 0, 0, whole * _along(marks.astype(values.dtype), values))
@@ -77,52 +71,55 @@ def summed(values: jax.Array, batch: PyTree, marks: jax.Array | None) -> tuple[j
     return jnp.where(whole == 0, 0, values * whole).sum(), whole.sum()
 
 
-def refuse_labels(outputs: Any, batch: PyTree) -> None:
-    """Raises TypeError or ValueError for labels whose dtype or shape cannot be classes."""
-    labels = labels_of(batch, required=False)
+def no_classes(outputs: Any, targets: Targets) -> Exception | None:
+    """What is wrong with labels that are to be classes for outputs [..., K], K > 1, or `None`."""
+    labels = targets.labels
     if not (hasattr(outputs, "ndim") and hasattr(labels, "dtype")) or not outputs.ndim:
-        return
-    name, shape = f"batch/{name_of(batch, LABELS, 1)}", outputs.shape
-    if labels.shape == shape[:-1] and not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(
+        return None
+    name, shape = f"batch/{targets.name}", outputs.shape
+    if is_classes(outputs, labels) or shape[-1] == 1:
+        return None
+    if labels.shape == shape[:-1]:
+        return TypeError(
             f"{name} must be integers, one of the {shape[-1]} classes for outputs of shape "
             f"{shape}, not {labels.dtype}; use {name}.astype(int32), or another loss."
         )
-    if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape != shape[:-1]:
-        raise ValueError(
-            f"{name} has shape {labels.shape}; it must be {shape[:-1]}, a class for each of the "
-            f"outputs of shape {shape}. For one-hot labels, take the argmax."
-        )
+    return ValueError(
+        f"{name} has shape {labels.shape}; it must be {shape[:-1]}, a class for each of the "
+        f"outputs of shape {shape}. For one-hot labels, take the argmax."
+    )
 
 
-def refuse_values(batch: PyTree, outputs: Any, what: str = "batch") -> None:
+def refuse_values(targets: Targets, outputs: Any, what: str = "batch") -> None:
     """Raises an error for invalid labels or weights in arrays that this process can read.
 
     Args:
-      batch: any number of examples, also a whole data set.
-      outputs: the shapes of the model's outputs for a batch, [..., classes].
+      targets: of a batch or a whole data set.
+      outputs: the shapes of the model's outputs for it, [..., classes].
+      what: the name of what the targets are in.
 
     Raises:
       ValueError, TypeError: names the array, its first invalid value and its position.
     """
-    weight = weight_of(batch)
-    if _is_readable(weight):
-        _refuse_weights(np.asarray(weight), f"{what}/{name_of(batch, WEIGHTS, 2)}")
-    labels = labels_of(batch, required=False)
-    if not _is_readable(labels) or class_labels(outputs, _label_shapes(batch, outputs)) is None:
+    weights = {name: np.asarray(w) for name, w in targets.weights.items() if _is_readable(w)}
+    for name, weight in weights.items():
+        _refuse_weights(weight, f"{what}/{name}")
+    if not targets.decided or not _is_readable(targets.labels):
         return
-    found, classes = np.asarray(labels), outputs.shape[-1]
+    if not is_classes(outputs, targets.labels):
+        return
+    found, classes = np.asarray(targets.labels), outputs.shape[-1]
     wrong = ((found < 0) & (found != IGNORED)) | (found >= classes)
-    if _is_readable(weight):
-        counts = np.asarray(weight)
-        counts = counts.reshape(counts.shape + (1,) * (found.ndim - counts.ndim))
+    for weight in weights.values():
+        counts = weight.reshape(weight.shape + (1,) * (found.ndim - weight.ndim))
         wrong &= np.broadcast_to(counts != 0, found.shape)
     if wrong.any():
         at = np.unravel_index(int(wrong.argmax()), wrong.shape)
         raise ValueError(
-            f"{what}/{name_of(batch, LABELS, 1)} must be a class from 0 to {classes - 1}, or "
+            f"{what}/{targets.name} must be a class from 0 to {classes - 1}, or "
             f"{IGNORED} to ignore it, not {found[at]} (example {at[0]}); the outputs "
-            f"have {classes} classes: {outputs.shape}. Give it a weight of 0, or use other labels."
+            f"have {classes} classes. Give it a weight of 0, or use other labels; "
+            "numbers that are no classes must be floating."
         )
 
 
@@ -141,13 +138,6 @@ def _refuse_weights(weight: np.ndarray, name: str) -> None:
             f"{name} must be above 0 somewhere, but every example has weight 0: nothing is learned "
             "from them."
         )
-
-
-def _label_shapes(batch: PyTree, outputs: Any) -> PyTree:
-    """The shape of labels with the outputs' number of examples; a data set has more."""
-    labels = labels_of(batch, required=False)
-    shape = (outputs.shape[:1] if hasattr(outputs, "shape") else ()) + labels.shape[1:]
-    return {LABELS[0]: jax.ShapeDtypeStruct(shape, labels.dtype)}
 
 
 def _is_readable(array: Any) -> bool:

@@ -16,6 +16,7 @@ from trainkit._core import validation
 from trainkit.adapters.batches import Inputs, Outputs, call_of, inputs_of, outputs_of
 from trainkit.adapters.model import Apply, Model
 from trainkit.adapters.modes import Modes, check_call, check_modes, drops, in_mode, modes_of
+from trainkit.adapters.targets import Part
 from trainkit.adapters.validation import check_options, takes_sown
 
 PyTree = Any
@@ -30,6 +31,8 @@ def from_linen(
     *,
     inputs: Inputs = None,
     outputs: Outputs = None,
+    labels: Part = None,
+    weights: Part = None,
     mode: Modes = None,
     rngs: Sequence[str] = ("dropout",),
     sown: Sequence[str] = SOWN,
@@ -41,13 +44,19 @@ def from_linen(
       loss: `loss(outputs, batch)` -> floating array, one value per example [B] or token [B, T], not
         their mean; or a pair of that and a dict of metrics with such shapes. Optax's losses can be
         used directly: if the second parameter is named labels or targets, it gets the labels. A
-        third parameter gets the sown values, {collection: tree}. Values are weighted by the batch's
-        "weight", "weights" or "mask" ([B] or the shape of the loss).
-      inputs: the arguments of the module: a key of the batch; several keys, for arguments in order;
-        {argument: key}; or a function of the batch, which returns the argument (or a tuple of
-        arguments, or a `trainkit.Call(args, kwargs)`). `None`: the first of the keys x, inputs,
-        input, image, images, tokens, features, or the first element of a tuple.
+        third parameter gets the sown values, {collection: tree}.
+      inputs: the arguments of the module: a key of the batch (of a tuple a position); several keys,
+        for arguments in order; {argument: key}; or a function of the batch, which returns the
+        argument (or a tuple of arguments, or a `trainkit.Call(args, kwargs)`). `None`: the first of
+        the keys x, inputs, input, image, images, tokens, features, or the first element of a tuple.
       outputs: selects the outputs for the loss and `predict`: a key, or a function.
+      labels: a key of the batch, several keys (a tuple of labels; () for none), or a function of
+        the batch. `None`: the one of the keys y, labels, label, targets, target, or element 1 of a
+        tuple, that is no input of the module.
+      weights: a key, several keys (their product; () for none), or a function of the batch; each is
+        [B], or the first axes of the loss. `None`: the product of those of the keys weight,
+        weights, mask that are no inputs; of a tuple (x, y, w), w if it is floating or boolean and
+        the loss is given the labels. What could be several things is refused.
       mode: {name of an argument or field: its value in training}, as in `{"use_dropout": True}`; in
         evaluation it has the opposite value. `None`: the usual names (train, training, is_training,
         is_train, enable_dropout; deterministic, inference, eval_mode, use_running_average). `{}`:
@@ -56,8 +65,10 @@ def from_linen(
         random numbers.
       sown: collections that are outputs of each call, not model state.
 
-    For integer labels and outputs (logits) [..., K], "accuracy" is reported. A label of −100 has
-    weight 0; any other label that is no class makes the loss NaN, and so does a negative weight.
+    For integer labels and outputs (logits) [..., K], K > 1, "accuracy" is reported; outputs of NaN
+    are wrong. A label of −100 has weight 0. Any other label that is no class makes the loss NaN, if
+    the loss is given the labels or `labels` says where they are; a loss that is given the batch may
+    read numbers. A negative weight makes the loss NaN.
 
     All other collections except "params" are model state. Batch statistics are updated by one
     micro-batch after another. Under "pmap", "shard_map" and "periodic", and with micro-batches over
@@ -68,7 +79,8 @@ def from_linen(
     Raises:
       ValueError: the module has no argument or field of a name in `mode`. From `model.state`:
         dropout or batch statistics behave the same in training and evaluation. From the first
-        step: the loss is already a mean, or inputs or labels are not found in the batch.
+        step: the loss is already a mean, or has an axis that neither outputs nor labels have;
+        inputs or labels are not found in the batch, or could be several of its keys.
 
     >>> import flax.linen as nn, numpy as np, optax, trainkit
     >>> model = trainkit.from_linen(
@@ -79,9 +91,17 @@ def from_linen(
     >>> state, metrics = step(step.place(model.state(tx, batch)), batch)
     >>> sorted(metrics)
     ['accuracy', 'learning_rate', 'loss', 'skipped_steps']
+
+    A batch (image, name, digit, count), and another name for each of its parts:
+
+    >>> model = trainkit.from_linen(
+    ...     nn.Dense(3), optax.softmax_cross_entropy_with_integer_labels,
+    ...     inputs=0, labels=2, weights=lambda batch: batch[3] > 0)
+    >>> batch = (np.ones((8, 4), np.float32), np.arange(8), np.zeros(8, np.int32), np.arange(8))
+    >>> state, metrics = step(step.place(model.state(tx, batch)), batch)
     """
     _check_module(module)
-    check_options(loss, mode, rngs, sown)
+    check_options(loss, mode, labels, weights, rngs, sown)
     seen = tuple(sown) if takes_sown(loss) else ()
     init, apply = functions(module, mode, rngs, sown, seen, outputs_of(outputs))
 
@@ -94,7 +114,7 @@ def from_linen(
             check_modes(type(module).__name__, how(True), how(False), params, state, inputs)
         return params, state
 
-    return Model(checked, apply, loss, inputs_of(inputs), seen)
+    return Model(checked, apply, loss, inputs_of(inputs), seen, labels, weights)
 
 
 def _check_module(module: Any) -> None:

@@ -7,29 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 
 from trainkit._core import validation
 from trainkit._core.validation import steps
-from trainkit.adapters.batches import labels_of, weight_of
-from trainkit.adapters.labels import (
-    class_labels,
-    marks_of,
-    refuse_labels,
-    refuse_values,
-    summed,
-    wide,
-    without_ignored,
-)
+from trainkit.adapters.batches import Key, read_by
+from trainkit.adapters.labels import no_classes, refuse_values
 from trainkit.adapters.layers import layers_of
-from trainkit.adapters.validation import check_fits, takes_labels, takes_sown
+from trainkit.adapters.targets import Part, Targets, targets_of
+from trainkit.adapters.validation import check_fits, takes_labels
+from trainkit.adapters.weighing import weighted
 from trainkit.step.loss import Loss
-from trainkit.step.precision import at_least_float32
 from trainkit.step.state import TrainState
 
 PyTree = Any
@@ -46,6 +39,22 @@ class Apply(Protocol):
     ) -> tuple[PyTree, PyTree]: ...
 
 
+def _nothing(batch: PyTree) -> None:
+    """Labels or weights of a batch that has none."""
+
+
+def _fails(
+    loss: Callable[..., Any], outputs: PyTree, batch: PyTree, sown: PyTree, labels: PyTree
+) -> bool:
+    """Whether a loss cannot be computed with labels of this shape and dtype."""
+    run = lambda outputs, batch, sown, labels: weighted(loss, outputs, batch, Targets(labels), sown)
+    try:
+        jax.eval_shape(run, outputs, batch, sown, labels)
+    except Exception:
+        return True
+    return False
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """A model and its loss as pure functions; callable as the `loss_fn` of `make_train_step`.
@@ -57,6 +66,7 @@ class Model:
         values.
       inputs: batch -> arguments of the module (a tree, a tuple, or a `Call`).
       sown: names of the collections of sown values.
+      labels, weights: where they are in a batch, as in `trainkit.from_linen`.
     """
 
     init: Callable[[jax.Array, PyTree], tuple[PyTree, PyTree]]
@@ -64,6 +74,8 @@ class Model:
     loss: Callable[..., Any]
     inputs: Callable[[PyTree], PyTree]
     sown: tuple[str, ...] = ()
+    labels: Part = None
+    weights: Part = None
 
     def __call__(self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> Loss:
         """The loss in training mode: dropout on, batch statistics updated."""
@@ -80,9 +92,23 @@ class Model:
         self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array, train: bool
     ) -> tuple[Loss, PyTree]:
         outputs, new = self.apply(params, model_state, self.inputs(batch), rng, train=train)
-        sown = {name: new[name] for name in self.sown if name in new}
+        sown = self._sown(new)
         state = {name: leaf for name, leaf in new.items() if name not in sown} if sown else new
-        return weighted(self.loss, outputs, batch, sown), state
+        return self._weighted(outputs, batch, sown), state
+
+    def targets(self, batch: PyTree, outputs: PyTree) -> Targets:
+        """The labels and the weights of a batch, given its outputs or their shapes."""
+        return self._targets(batch, outputs, read_by(self.inputs, batch))
+
+    def _targets(self, batch: PyTree, outputs: PyTree, claimed: frozenset[Key]) -> Targets:
+        return targets_of(
+            batch,
+            outputs,
+            claimed,
+            labels=self.labels,
+            weights=self.weights,
+            takes_labels=takes_labels(self.loss),
+        )
 
     def predict(self, state: TrainState, batch: PyTree) -> PyTree:
         """The outputs in evaluation mode."""
@@ -92,29 +118,52 @@ class Model:
         )[0]
 
     def refuse(self, params: PyTree, model_state: PyTree, batch: PyTree) -> None:
-        """Raises an error if parameters or labels do not fit this model; runs nothing.
+        """Raises an error if it is parameters or labels that the loss could not be computed with.
 
-        It explains why the loss could not be computed.
+        It runs nothing. Where the module has outputs, the parameters are not the cause; and labels
+        are, where the loss can be computed with classes in their place.
         """
+        try:
+            outputs, sown = self._outputs(params, model_state, batch)
+        except Exception:
+            self._refuse_variables(params, model_state, batch)
+            return
+        if not takes_labels(self.loss):
+            return
+        targets = self.targets(batch, outputs)
+        error = no_classes(outputs, targets)
+        if error is None:
+            return
+        classes = jax.ShapeDtypeStruct(outputs.shape[:-1], np.int32)
+        fails = functools.partial(_fails, self.loss, outputs, batch, sown)
+        if fails(targets.labels) and not fails(classes):
+            raise error
+
+    def _refuse_variables(self, params: PyTree, model_state: PyTree, batch: PyTree) -> None:
         made = jax.eval_shape(self.init, jax.random.key(0), jax.eval_shape(self.inputs, batch))
         for name, own, other in zip(
             ("params", "model_state"), (params, model_state), made, strict=True
         ):
             check_fits(own, other, name, dtypes=False)
-        refuse_labels(self._outputs(params, model_state, batch), batch)
 
     def refuse_values(
         self, params: PyTree, model_state: PyTree, batch: PyTree, data: PyTree = None
     ) -> None:
         """Raises ValueError or TypeError for invalid labels or weights of a batch or data set.
 
-        It checks only arrays whose values this process can read.
+        It checks only arrays whose values this process can read, and of a whole data set only
+        those that `labels` and `weights` do not compute.
         """
-        outputs = self._outputs(params, model_state, batch)
+        outputs, _ = self._outputs(params, model_state, batch)
         if data is None:
-            refuse_values(batch, outputs)
-        else:
-            refuse_values(data, outputs, "data")
+            refuse_values(self.targets(batch, outputs), outputs)
+            return
+        size = validation.leading_size(data, "data")
+        whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), outputs)
+        given = (_nothing if callable(part) else part for part in (self.labels, self.weights))
+        model = dataclasses.replace(self, **dict(zip(("labels", "weights"), given, strict=True)))
+        claimed = read_by(self.inputs, batch)  # of a batch: a function may be made for its size
+        refuse_values(model._targets(data, whole, claimed), whole, "data")
 
     def programs(
         self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array
@@ -125,20 +174,27 @@ class Model:
             return self.apply(params, model_state, self.inputs(batch), rng, train=True)
 
         outputs, new = jax.eval_shape(run, params, model_state, batch, rng)
-        sown = {name: new[name] for name in self.sown if name in new}
-        loss = functools.partial(weighted, self.loss)
+        sown = self._sown(new)
         return {
             "model": (run, (params, model_state, batch, rng)),
-            "loss": (loss, (outputs, batch, sown)),
+            "loss": (self._weighted, (outputs, batch, sown)),
         }
 
-    def _outputs(self, params: PyTree, model_state: PyTree, batch: PyTree) -> PyTree:
-        """The shapes of the outputs."""
+    def _weighted(self, outputs: PyTree, batch: PyTree, sown: PyTree) -> Loss:
+        return weighted(self.loss, outputs, batch, self.targets(batch, outputs), sown)
+
+    def _outputs(self, params: PyTree, model_state: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
+        """The shapes of the outputs and of the sown values."""
 
         def run(params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> PyTree:
-            return self.apply(params, model_state, self.inputs(batch), rng, train=False)[0]
+            out, new = self.apply(params, model_state, self.inputs(batch), rng, train=False)
+            return out, self._sown(new)
 
         return jax.eval_shape(run, params, model_state, batch, jax.random.key(0))
+
+    def _sown(self, new: PyTree) -> PyTree:
+        """The sown values in the state that `apply` returns."""
+        return {name: new[name] for name in self.sown if name in new}
 
     def stacked(self, batch: PyTree) -> dict[str, int]:
         """The `stacked` of this model for rules that work leaf by leaf: its layers in scans.
@@ -188,73 +244,3 @@ class Model:
             fresh = made
         params, model_state = (f if g is None else g for f, g in zip(fresh, given, strict=True))
         return TrainState.create(params, tx, model_state=model_state, rng=for_steps)
-
-
-def weighted(
-    loss: Callable[..., Any], outputs: PyTree, batch: PyTree, sown: PyTree | None = None
-) -> Loss:
-    """The `Loss` Σ wᵢ·ℓᵢ, Σ wᵢ over examples or tokens, with the weights of the batch."""
-    labels = class_labels(outputs, batch)
-    losses, metrics = _values_and_metrics(loss, outputs, batch, labels, sown)
-    marks = None if labels is None else marks_of(labels, outputs.shape[-1])
-    total, count = _sum(losses, "loss", batch, marks)
-    sums = {name: _sum(values, name, batch, marks) for name, values in metrics.items()}
-    hits = _accuracy(outputs, batch)
-    if hits is not None and "accuracy" not in sums:
-        sums["accuracy"] = _sum(hits, "accuracy", batch, marks)
-    return Loss(total, count, None, sums)
-
-
-def _values_and_metrics(
-    loss: Callable[..., Any], outputs: PyTree, batch: PyTree, labels: Any, sown: PyTree | None
-) -> tuple[Any, Mapping[str, Any]]:
-    """The values and the metrics of a loss."""
-
-    def call(about: PyTree) -> tuple[Any, Mapping[str, Any]]:
-        value = loss(outputs, about, sown) if takes_sown(loss) else loss(outputs, about)
-        if isinstance(value, tuple) and len(value) != 2:
-            raise TypeError(
-                f"the loss must return its values, or a pair of these and a dict of metrics, not "
-                f"{len(value)} values."
-            )
-        losses, metrics = value if isinstance(value, tuple) else (value, {})
-        validation.mapping("the loss's metrics", metrics, "{'size': values}")
-        return losses, metrics
-
-    if not takes_labels(loss):
-        return call(batch)
-    if labels is None:
-        return call(labels_of(batch))
-    losses, metrics = call(without_ignored(labels))
-    if jnp.shape(losses)[: labels.ndim] != labels.shape:
-        return call(labels)  # the loss sums over positions, and skips labels, by itself
-    return losses, metrics
-
-
-def _sum(values: Any, name: str, batch: PyTree, marks: jax.Array | None) -> tuple[jax.Array, Any]:
-    examples = jax.tree.leaves(batch)[0].shape[0]
-    if not hasattr(values, "dtype") or jnp.ndim(values) == 0 or values.shape[0] != examples:
-        found = f"shape {values.shape}" if hasattr(values, "shape") else f"the value {values!r}"
-        raise ValueError(
-            f"{name} has {found}; it must be one value per example, "
-            f"[{examples}], or per example and position, [{examples}, …]: remove the mean() or "
-            "sum(), so that masked and uneven batches can be weighted exactly."
-        )
-    if name == "loss" and not jnp.issubdtype(values.dtype, jnp.floating):
-        raise TypeError(f"the loss must be floating, not {values.dtype}: it is differentiated.")
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        values = values.astype(jnp.float32)
-    values = values.astype(at_least_float32(values.dtype))
-    weight = weight_of(batch)
-    if weight is not None and jnp.shape(weight) != values.shape[: jnp.ndim(weight)]:
-        raise ValueError(
-            f"the batch's weight has shape {jnp.shape(weight)}, but {name} has shape "
-            f"{values.shape}; the weight must have the first axes of the loss."
-        )
-    return summed(values, batch, marks)
-
-
-def _accuracy(outputs: Any, batch: PyTree) -> jax.Array | None:
-    """float32 [...]: 1 where the largest of outputs [..., classes] is at the label, else 0."""
-    labels = class_labels(outputs, batch)
-    return None if labels is None else (outputs.argmax(-1) == wide(labels)).astype(jnp.float32)

@@ -14,6 +14,7 @@ from trainkit._core import validation
 from trainkit.adapters.batches import Inputs, Outputs, call_of, inputs_of, outputs_of
 from trainkit.adapters.model import Apply, Model
 from trainkit.adapters.modes import Modes, check_call, check_modes, drops, in_mode, modes_of
+from trainkit.adapters.targets import Part
 from trainkit.adapters.validation import check_options, takes_sown
 
 PyTree = Any
@@ -26,6 +27,8 @@ def from_nnx(
     *,
     inputs: Inputs = None,
     outputs: Outputs = None,
+    labels: Part = None,
+    weights: Part = None,
     mode: Modes = None,
 ) -> Model:
     """An NNX module and its loss, as the `loss_fn` of `make_train_step`.
@@ -37,8 +40,8 @@ def from_nnx(
 
     Args:
       module: an initialised module with `__call__`.
-      loss, inputs, outputs, mode: as for `trainkit.from_linen`. A third parameter of the loss gets
-        {"intermediates": the sown values}.
+      loss, inputs, outputs, labels, weights, mode: as for `trainkit.from_linen`. A third parameter
+        of the loss gets {"intermediates": the sown values}.
 
     Batch statistics are treated as in `trainkit.from_linen`.
 
@@ -57,7 +60,7 @@ def from_nnx(
     ['bias', 'kernel']
     """
     _check_module(module)
-    check_options(loss, mode)
+    check_options(loss, mode, labels, weights)
     seen = ("intermediates",) if takes_sown(loss) else ()
     graph, params, streams, rest = parts_of(module)
     apply = pure_apply(module, graph, streams, mode, seen, outputs_of(outputs))
@@ -69,7 +72,7 @@ def from_nnx(
             check_modes(type(module).__name__, how(True), how(False), params, rest, inputs)
         return params, rest
 
-    return Model(init, apply, loss, inputs_of(inputs), seen)
+    return Model(init, apply, loss, inputs_of(inputs), seen, labels, weights)
 
 
 def _check_module(module: Any) -> None:

@@ -11,15 +11,19 @@ import jax
 from trainkit._core import validation
 from trainkit._core.paths import named_leaves
 from trainkit._core.validation.trees import differences
-from trainkit.adapters.batches import LABELS
+from trainkit.adapters.targets import LABELS, check_part
 
 PyTree = Any
 
 
-def check_options(loss: Any, mode: Any, rngs: Any = (), sown: Any = ()) -> None:
+def check_options(
+    loss: Any, mode: Any, labels: Any, weights: Any, rngs: Any = (), sown: Any = ()
+) -> None:
     """Raises TypeError for invalid options that `from_linen` and `from_nnx` share."""
     takes = 3 if callable(loss) and takes_sown(loss) else 2
     validation.function("loss", loss, "(outputs, batch) -> losses", takes=takes)
+    for name, part in (("labels", labels), ("weights", weights)):
+        check_part(name, part)
     if mode is not None:
         validation.mapping("mode", mode, "{'use_dropout': True}")
         for name, value in mode.items():
