@@ -273,6 +273,37 @@ def test_minus_100_weighs_nothing_to_a_loss_of_the_batch():
     assert found["loss"] == expected(model, {"x": X}, Y, MASK)["loss"]
 
 
+@pytest.mark.parametrize(
+    ("features", "labels"), [(1, np.ones(8, np.float32)), (None, np.ones((8, 1), np.float32))]
+)
+def test_outputs_that_broadcast_against_the_labels_are_refused(features, labels):
+    outputs = None if features else lambda outputs: outputs[:, 0]
+    model = linen(nn.Dense(1), optax.huber_loss, outputs=outputs)
+    batch = {"x": X, "y": labels}
+    with pytest.raises(ValueError, match=r"loss has shape \(8, 8\), .*\(8, 1\).* outputs="):
+        metrics_of(model, batch)
+    outputs = (lambda outputs: outputs[..., 0]) if features else None
+    assert metrics_of(linen(nn.Dense(1), optax.huber_loss, outputs=outputs), batch)["loss"] > 0
+
+
+def test_a_metric_that_broadcasts_is_refused_and_axes_of_what_is_sown_are_known():
+    def loss(out, batch, sown):
+        return jnp.square(out[:, 0] - batch["y"]), {"error": abs(out - batch["y"])}
+
+    outputs, batch = jnp.ones((8, 1)), {"x": X, "y": np.ones(8, np.float32)}
+    with pytest.raises(ValueError, match=r"error has shape \(8, 8\)"):
+        weighed(lambda *args: loss(*args, {}), outputs, batch)
+    pairs = lambda out, labels: jnp.square(out[:, :, None] - labels[:, None, :])
+    points = weighed(pairs, jnp.ones((8, 3)), {"x": X, "y": np.ones((8, 5), np.float32)})
+    assert points.weight == 8 * 3 * 5
+
+
+def test_outputs_of_nan_are_wrong():
+    outputs = jnp.array([[jnp.nan] * 3, [0.0, jnp.nan, 5.0], [9.0, 0.0, 0.0]])
+    found = weighed(softmax, outputs, {"label": np.array([0, 1, 0])})
+    assert tuple(map(float, found.metrics["accuracy"])) == (1, 3)
+
+
 # -- what a function of the batch reads ------------------------------------------------------------
 
 

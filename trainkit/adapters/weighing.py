@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,10 +32,12 @@ def weighted(
     marks = None
     if labels is not None:
         marks = marks_of(labels, outputs.shape[-1], targets.decided)
+    told = targets.labels if takes_labels(loss) else batch
     examples = jax.tree.leaves(batch)[0].shape[0]
 
     def sums(values: Any, name: str) -> tuple[jax.Array, Any]:
         values = _checked(values, name, examples, targets.weights)
+        _refuse_axes(values, name, outputs, told, sown)
         return summed(values, targets.weights, marks)
 
     total, count = sums(losses, "loss")
@@ -98,6 +101,32 @@ def _checked(values: Any, name: str, examples: int, weights: Mapping[str, Any]) 
     return values.astype(at_least_float32(values.dtype))
 
 
+def _refuse_axes(values: jax.Array, name: str, outputs: PyTree, told: PyTree, sown: PyTree) -> None:
+    """Raises ValueError for an axis that nothing has from which the values were computed.
+
+    Outputs [B, 1] and labels [B] broadcast to [B, B]: every output with every label.
+    """
+    known = [jnp.shape(leaf) for leaf in jax.tree.leaves((outputs, told, sown))]
+    have = collections.Counter(size for shape in known for size in shape[1:])
+    more = collections.Counter(size for size in values.shape[1:] if size > 1) - have
+    if more:
+        first, second = _shapes(outputs), _shapes(told)
+        raise ValueError(
+            f"{name} has shape {values.shape}, with an axis that neither the outputs {first} nor "
+            f"what the loss is given beside them, {second}, have: they broadcast against each "
+            "other. Make their shapes equal, as by outputs=lambda outputs: outputs[..., 0]; if "
+            "the axis is meant, take the mean over it."
+        )
+
+
+def _shapes(tree: PyTree) -> str:
+    return ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(tree))
+
+
 def _hits(outputs: jax.Array, labels: Any) -> jax.Array:
-    """float32 [...]: 1 where the largest of outputs [..., classes] is at the label, else 0."""
-    return (outputs.argmax(-1) == wide(labels)).astype(jnp.float32)
+    """float32 [...]: 1 where the largest of outputs [..., classes] is at the label, else 0.
+
+    Outputs with a NaN have no largest, and are 0.
+    """
+    right = (outputs.argmax(-1) == wide(labels)) & ~jnp.isnan(outputs).any(-1)
+    return right.astype(jnp.float32)
