@@ -75,3 +75,17 @@ def test_nothing_to_evaluate_on():
     empty["weight"][:] = 0
     with pytest.raises(ValueError, match="weights of all batches sum to 0"):
         evaluate.over(state, [empty])
+
+
+def test_a_state_of_another_placement_is_refused_with_what_helps():
+    batch = data(16)
+    step = trainkit.make_train_step(loss_fn, TX, placement="jit", devices=4)
+    fresh = trainkit.TrainState.create({"w": jnp.ones(3)}, TX)
+    elsewhere = trainkit.make_train_step(loss_fn, TX).place(fresh)
+    evaluate = trainkit.make_eval_step(loss_fn, placement="jit", devices=4)
+    with pytest.raises(ValueError, match=r"state/params/w is on 1 device.*step\.place\(state\)"):
+        evaluate(elsewhere, batch)
+    anywhere = trainkit.make_eval_step(loss_fn).over(elsewhere, [batch])
+    placed = evaluate.over(step.place(elsewhere), [batch])
+    assert placed == pytest.approx(anywhere, rel=1e-5)
+    assert evaluate.over(fresh, [batch]) == pytest.approx(anywhere, rel=1e-5)

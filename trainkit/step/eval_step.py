@@ -14,7 +14,7 @@ from trainkit._core import validation
 from trainkit._core.buffers import as_arrays, owned
 from trainkit._core.paths import named_leaves
 from trainkit._core.processes import ProcessError, alone, digests, gathered, in_step
-from trainkit._core.validation import steps
+from trainkit._core.validation import on_devices, steps
 from trainkit.placement import Placement, resolve
 from trainkit.placement.shares import from_shares, from_whole, is_global
 from trainkit.step.explained import explained
@@ -94,8 +94,12 @@ class EvalStep:
         steps.state(state)
         placement = self.placement or _placement_of(state)
         batch = _placed(batch, placement)
-        with explained(self.given, state, batch):
-            sums = self._jitted(state.params, state.model_state, batch, state.rng)
+        try:
+            with explained(self.given, state, batch):
+                sums = self._jitted(state.params, state.model_state, batch, state.rng)
+        except ValueError:
+            on_devices.evaluated_there(state, placement)
+            raise
         where = placement.everywhere
         if where not in self._in_flight:
             self._in_flight[where] = InFlight(placement)

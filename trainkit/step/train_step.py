@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from trainkit._core import validation
 from trainkit._core.buffers import owned
 from trainkit._core.processes import alone, same_leaves
-from trainkit._core.validation import steps
+from trainkit._core.validation import on_devices, steps
 from trainkit._core.validation.trees import shape_of
 from trainkit.placement import Placement, resolve
 from trainkit.placement.shares import from_shares, from_whole, is_placed
@@ -318,7 +318,7 @@ class TrainStep:
         except (ValueError, RuntimeError) as error:
             if "deleted" in str(error):  # before this call: what fails in it leaves none alive
                 steps.alive(state)
-            steps.batch_devices(batch, self.placement)
+            on_devices.batch_devices(batch, self.placement)
             raise
         if self.norms is None and not norms:
             metrics = {name: value for name, value in metrics.items() if name not in NORMS}
@@ -339,10 +339,10 @@ class TrainStep:
     def _accept(self, state: TrainState) -> tuple[TrainState, Any]:
         steps.state(state)
         validation.params_are_floating(state.params)
-        if steps.is_fresh(state):
+        if on_devices.is_fresh(state):
             state = self.place(state)
         shapes = signature(state)
-        steps.placed(state, self.placement)
+        on_devices.placed(state, self.placement)
         if shapes not in self._accepted:
             prepared = jax.eval_shape(self.prepared, state)
             validation.same_structure(prepared, state, "state", "step.place")
