@@ -95,8 +95,7 @@ class EvalStep:
         placement = self.placement or _placement_of(state)
         batch = _placed(batch, placement)
         try:
-            with explained(self.given, state, batch):
-                sums = self._jitted(state.params, state.model_state, batch, state.rng)
+            sums = self._jitted(state.params, state.model_state, batch, state.rng)
         except ValueError:
             on_devices.evaluated_there(state, placement)
             raise
@@ -123,7 +122,8 @@ class EvalStep:
     def program(self, params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array) -> Sums:
         """The sums on one batch; a pure function."""
         cast = self.precision.to_compute
-        loss = self.loss_fn(cast(params), model_state, cast(batch), rng)
+        with explained(self.given, params, model_state, batch):
+            loss = self.loss_fn(cast(params), model_state, cast(batch), rng)
         steps.loss(loss, model_state)
         return metric_sums(loss, self.precision)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from trainkit._core.validation import steps
 from trainkit.placement.reduce import Sums
+from trainkit.step.explained import explained
 from trainkit.step.loss import Loss, LossFn
 from trainkit.step.precision import Precision
 
@@ -32,6 +33,7 @@ def summed_over_microbatches(
     The micro-batches update the model state one after another. Micro-batch j of M has the examples
     j, j + M, j + 2M, …, so each device already has its part of every micro-batch.
     """
+    given = loss_fn
     if remat:
         policy = None if remat is True else remat
         loss_fn = jax.checkpoint(loss_fn, policy=policy)  # type: ignore[assignment]  # same signature
@@ -50,9 +52,10 @@ def summed_over_microbatches(
     def once(
         params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array, scale: Any
     ) -> Sums:
-        if not gradient:
-            return total(params, model_state, batch, rng, scale)[1]
-        grads, sums = jax.grad(total, has_aux=True)(params, model_state, batch, rng, scale)
+        with explained(given, params, model_state, batch):
+            if not gradient:
+                return total(params, model_state, batch, rng, scale)[1]
+            grads, sums = jax.grad(total, has_aux=True)(params, model_state, batch, rng, scale)
         return sums._replace(grads=precision.to_accum(grads))
 
     def local(

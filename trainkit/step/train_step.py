@@ -22,7 +22,6 @@ from trainkit._core.validation.trees import shape_of
 from trainkit.placement import Placement, resolve
 from trainkit.placement.shares import from_shares, from_whole, is_placed
 from trainkit.step.compiled import Compiled, signature
-from trainkit.step.explained import explained
 from trainkit.step.guard import Guard, Limit
 from trainkit.step.in_flight import InFlight
 from trainkit.step.loss import LossFn
@@ -245,10 +244,9 @@ class TrainStep:
         )
         shaped = jax.tree.map(shape_of, batch)
         wanted = [jax.ShapeDtypeStruct((), bool)] if self.norms is None else []
-        with explained(self.loss_fn, state, batch if self._axis == 0 else _first(batch)):
-            return self.placement.lower(
-                self.program, shapes, shaped, *wanted, axis=self._axis, donate=self.donates
-            )
+        return self.placement.lower(
+            self.program, shapes, shaped, *wanted, axis=self._axis, donate=self.donates
+        )
 
     def refuse(self, state: TrainState, batch: PyTree) -> Metrics:
         """Raises the errors that a first call with these arguments would, without compiling.
@@ -364,8 +362,3 @@ class TrainStep:
         one to three calls late. Call this method after the last step.
         """
         self._limit.check(wait=True)
-
-
-def _first(batch: PyTree) -> PyTree:
-    """The first of several stacked batches."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)

@@ -14,6 +14,7 @@ import optax
 from trainkit._core import validation
 from trainkit._core.validation import steps
 from trainkit.placement.reduce import Sums
+from trainkit.step.explained import noted
 from trainkit.step.guard import Guard
 from trainkit.step.norms import global_norm
 from trainkit.step.precision import at_least_float32
@@ -54,22 +55,22 @@ def make_update(
         # Optax's Adam and schedules mix int32 counts with floats. Under strict promotion they
         # raise, which a user who wants strict promotion in the model cannot avoid.
         with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = transform(
-                grads,
-                state.opt_state,
-                state.params,
-                value=loss,
-                grad=grads,
-                value_fn=value_fn,
-                weight=sums.weight,
-            )
-            values = {name: jnp.asarray(fn(state.step)) for name, fn in schedules.items()}
+            with noted("tx.update", lambda: f"gradients {{{steps.described(grads)}}}."):
+                result = transform(
+                    grads,
+                    state.opt_state,
+                    state.params,
+                    value=loss,
+                    grad=grads,
+                    value_fn=value_fn,
+                    weight=sums.weight,
+                )
+            updates, opt_state = steps.updates(result, state.opt_state, state.params)
+            values = {name: _scheduled(name, fn, state.step) for name, fn in schedules.items()}
             values = reported(opt_state) | values
             named = {name.split("/")[0] for name in (*values, *sums.metrics)}
             rates = {} if RATE in named else in_force(scales, state.opt_state)
             values = with_pace(values | rates)
-        validation.same_structure(state.opt_state, opt_state, "opt_state", "tx.update")
-        validation.same_structure(state.params, updates, "updates", "tx.update", dtypes=False)
         new = state.replace(
             step=state.step + 1,
             params=jax.tree.map(_add, state.params, updates),
@@ -92,6 +93,14 @@ def make_update(
         return new, metrics | means(sums.metrics)
 
     return update
+
+
+def _scheduled(name: str, schedule: Callable[[jax.Array], Any], step: jax.Array) -> jax.Array:
+    """The value of one of `schedules`."""
+    with noted(f"schedules[{name!r}]", lambda: "the number of the step, an int32 scalar."):
+        value = schedule(step)
+    validation.scheduled(f"schedules[{name!r}]", value)
+    return jnp.asarray(value)
 
 
 def _factor(sums: Sums, scale: Any) -> jax.Array:

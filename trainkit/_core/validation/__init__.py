@@ -15,6 +15,8 @@ from trainkit._core.validation.kinds import (
     mapping,
     path,
     random_key,
+    schedule,
+    scheduled,
     text,
 )
 from trainkit._core.validation.trees import (
@@ -77,6 +79,8 @@ __all__ = [
     "random_key",
     "same_structure",
     "same_tree",
+    "schedule",
+    "scheduled",
     "text",
     "transformation",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import numbers
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainkit._core.validation.values import hinted, integer, keywords, named_of
+from trainkit._core.validation.values import concrete, hinted, integer, keywords, named_of
 
 # JAX uses only 32 bits of a seed.
 SEEDS = 2**32
@@ -82,7 +83,7 @@ def mapping(name: str, value: Any, example: str, of: str = "") -> None:
         text(f"every name in {name}", key, of)
 
 
-def function(name: str, value: Any, what: str, takes: int | None = None) -> None:
+def function(name: str, value: Any, what: str, takes: int | None = None, hint: str = "") -> None:
     """Raises TypeError unless a value is callable, with `takes` positional arguments if given.
 
     >>> function("evaluate", lambda: {}, "of the state", takes=1)
@@ -100,10 +101,53 @@ def function(name: str, value: Any, what: str, takes: int | None = None) -> None
     try:
         signature.bind(*[None] * takes)
     except TypeError:
+        parameters = signature.parameters.values()
+        needed = [p for p in parameters if p.default is p.empty]
+        named = [p.name for p in needed if p.kind is p.KEYWORD_ONLY]
+        found = f"{sum(p.kind is not p.KEYWORD_ONLY for p in parameters)}"
+        if named:
+            found += f" and, only by name, {', '.join(named)}; remove the * before it"
         raise TypeError(
             f"{name} must be a function {what}, which takes {takes} argument"
-            f"{'s' if takes > 1 else ''}, not {len(signature.parameters)}."
+            f"{'s' if takes > 1 else ''}, not {found}{hinted(hint)}"
         ) from None
+
+
+def schedule(name: str, value: Any) -> None:
+    """Raises TypeError for a function that is no schedule: step, an int32 scalar -> a number.
+
+    Nothing is run. An error inside of the function is left to where it is used.
+
+    >>> def falling(peak, steps): ...
+    >>> schedule("learning_rate", falling)
+    Traceback (most recent call last):
+    TypeError: learning_rate must be a function of the step, which takes 1 argument, not 2; \
+if it makes schedules, call it: falling(…).
+    """
+    made = f"if it makes schedules, call it: {getattr(value, '__name__', 'it')}(…)"
+    function(name, value, "of the step", takes=1, hint=made)
+    results: list[Any] = []
+    with contextlib.suppress(Exception):
+        step = jax.ShapeDtypeStruct((), np.int32)
+        jax.eval_shape(lambda count: results.append(value(count)), step)
+    for result in results:
+        scheduled(name, result)
+
+
+def scheduled(name: str, result: Any) -> None:
+    """Raises TypeError for the result of a schedule that is no number.
+
+    >>> scheduled("learning_rate", "fast")
+    Traceback (most recent call last):
+    TypeError: learning_rate must be a schedule that returns a number, not 'fast'.
+    """
+    array = isinstance(result, jax.Array | np.ndarray | np.generic)
+    scalar = array and np.ndim(result) == 0 and jax.dtypes.issubdtype(result.dtype, np.number)
+    if not scalar and (array or concrete(result) is None):
+        shown = f"an array of shape {result.shape}" if array and result.ndim else _short(result)
+        if callable(result):
+            shown = "a function: call what makes the schedule first"
+        raise TypeError(f"{name} must be a schedule that returns a number, not {shown}.")
 
 
 def random_key(name: str, value: Any, of: str = "", *, seeds: bool = True) -> None:

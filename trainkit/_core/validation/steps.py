@@ -1,4 +1,4 @@
-"""Checks of a train step: its options, batches, losses, and its state."""
+"""Checks of a train step: its options, batches, losses, updates, and its state."""
 
 from __future__ import annotations
 
@@ -171,6 +171,32 @@ def metrics(given: Any) -> None:
                 f"not {_shown(value)}; of a bool or an array an example give (x.sum(), len(x)), of "
                 "one that is no mean let evaluate or a hook make it."
             )
+
+
+def updates(result: Any, opt_state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+    """What `tx.update` returns, if it is updates of the parameters and a state like the old one.
+
+    Raises:
+      TypeError: it is no pair, or an update is no floating number (no complex one, of a complex
+        parameter); widths may differ, as of float32 updates of bfloat16 parameters.
+      ValueError: the structure or the shapes differ, or dtypes of the state.
+    """
+    if not (isinstance(result, tuple | list) and len(result) == 2):
+        found = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
+        raise TypeError(f"tx.update must return a pair (updates, opt_state), not {found}.")
+    given, after = result
+    same_structure(opt_state, after, "opt_state", "tx.update")
+    same_structure(params, given, "updates", "tx.update", dtypes=False)
+    leaves = zip(named_leaves(params).items(), jax.tree.leaves(given), strict=True)
+    for (name, param), update in leaves:
+        own, dtype = param.dtype, jnp.result_type(update)
+        kind = jnp.floating if jnp.issubdtype(own, jnp.floating) else jnp.complexfloating
+        if not jnp.issubdtype(dtype, kind):
+            raise TypeError(
+                f"tx.update returns {dtype} for updates/{name}, whose parameter is {own}; it must "
+                "return updates of the parameters' kind, such as u.astype(p.dtype)."
+            )
+    return given, after
 
 
 def _shown(value: Any) -> str:
