@@ -277,3 +277,24 @@ def test_what_stands_around_rules_passes_on_and_is_checked(wrap):
         tx.update(P, state)
     with pytest.raises(ValueError, match="'dense/bias'"):
         tx.update({"dense": {"kernel": P["dense"]["kernel"]}}, state, P)
+
+
+def test_a_mask_of_other_leaves():
+    for tx in (tt.adamw(0.1, mask={"v": True}), tt.inject(tt.adamw(0.1, mask={"v": True}))):
+        with pytest.raises(
+            ValueError, match=r"mask must be .* like the parameters, 'w', not .*'v'"
+        ):
+            tx.init({"w": jnp.ones(3)})
+    for mask in ({"dense": True}, {"dense": {"kernel": True, "bias": False}}, True):
+        tt.adamw(0.1, mask=mask).init(P)
+
+
+def test_nesterov_without_a_momentum():
+    with pytest.raises(ValueError, match=r"sgd: nesterov=True .* momentum=0.9"):
+        tt.sgd(0.1, nesterov=True)
+    tt.sgd(0.1, momentum=0.9, nesterov=True)
+
+
+def test_a_rule_without_its_name():
+    with pytest.raises(TypeError, match=r"named: a transformation must have a name: named\(adam="):
+        tt.named(tt.adam(1.0))

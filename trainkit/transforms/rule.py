@@ -13,13 +13,15 @@ import optax
 
 from trainkit._core import validation
 from trainkit._core.dtypes import cast_like, is_float, own, upcast, widest
-from trainkit._core.paths import path_name
+from trainkit._core.paths import named_leaves, path_name
 
 PyTree = Any
 P = ParamSpec("P")
 
 # The names under which states keep trees that mirror the parameters.
 _SLOTS = ("mu", "nu", "trace", "ema", "sum_of_squares", "z", "v", "momentum", "accumulated")
+
+MASKS = ("mask", "weight_decay_mask")
 
 
 class Rule(optax.GradientTransformationExtraArgs):
@@ -93,11 +95,13 @@ def check_arguments(signature: inspect.Signature, given: Mapping[str, Any], of: 
         default = signature.parameters[name].default
         if value is not None or default is not None:
             validation.hyperparameter(name, value, of)
+        if name in validation.HYPERPARAMETERS and callable(value):
+            validation.schedule(f"{of}: {name}", value)
         if isinstance(default, bool):
             validation.flag(name, value, of)
         if name == "key":
             validation.random_key(name, value, of)
-        mask = name in ("mask", "weight_decay_mask") and not isinstance(value, bool)
+        mask = name in MASKS and not isinstance(value, bool)
         if mask and isinstance(value, str | int | float):
             raise TypeError(
                 f"{of}: {name} must be a tree of bools like the parameters, or a function that "
@@ -107,11 +111,48 @@ def check_arguments(signature: inspect.Signature, given: Mapping[str, Any], of: 
 
 def _build(factory: Any, arguments: dict[str, Any], name: str, needs_params: bool) -> Rule:
     inner = optax.with_extra_args_support(factory(**arguments))
-    init, update = guarded(inner, name, needs_params)
+    initial, update = guarded(inner, name, needs_params)
+
+    def init(params: PyTree) -> PyTree:
+        # Not when it is made: `inject` and `named` are given rules with any schedules.
+        _check_numbers(factory, arguments, name)
+        check_masks(arguments, params, name)
+        return initial(params)
+
     made = Rule(init, update)
     made.name, made.factory = name, factory
     made.arguments, made.needs_params = arguments, needs_params
     return made
+
+
+def _check_numbers(factory: Any, arguments: Mapping[str, Any], of: str) -> None:
+    """Refuses schedules for what a factory takes only as a number, by its annotations."""
+    parameters = inspect.signature(factory).parameters
+    for name, value in numbers_of(dict(arguments)).items():
+        wanted = str(parameters[name].annotation)
+        numbers = "float" in wanted and "Callable" not in wanted and "Schedule" not in wanted
+        if callable(value) and numbers:
+            raise TypeError(
+                f"{of}: {name} must be a number, not a schedule; inject (or named) gives it one: "
+                f"trainkit.transforms.inject({of}(…, {name}=schedule))."
+            )
+
+
+def check_masks(arguments: Mapping[str, Any], params: PyTree, of: str) -> None:
+    """Refuses a mask that has not the leaves of the parameters, or of a part of their tree."""
+    for name in MASKS:
+        mask = arguments.get(name)
+        if mask is None or callable(mask):
+            continue
+        try:
+            jax.tree.map(lambda one, part: None, mask, params)
+        except ValueError:
+            raise ValueError(
+                f"{of}: {name} must be a tree of bools like the parameters, "
+                f"{', '.join(map(repr, named_leaves(params)))}, not of "
+                f"{', '.join(map(repr, named_leaves(mask)))}; a function that makes one of them, "
+                "such as decay_mask, fits every model."
+            ) from None
 
 
 def guarded(

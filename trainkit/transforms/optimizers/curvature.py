@@ -199,7 +199,7 @@ def sophia(
     b1: float = 0.965,
     b2: float = 0.99,
     eps: float = 1e-8,
-    weight_decay: float = 1e-4,
+    weight_decay: Any = 1e-4,
     weight_decay_mask: Any = None,
     gamma: float = 0.01,
     clip_threshold: float | None = 1.0,

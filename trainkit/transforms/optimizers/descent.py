@@ -28,7 +28,8 @@ def sgd(
     θ ← θ − η v; with `nesterov` too, θ ← θ − η (β v + g). Optax: `optax.sgd`.
 
     Raises:
-      ValueError: a negative or non-finite rate, a momentum outside [0, 1).
+      ValueError: a negative or non-finite rate, a momentum outside [0, 1), or `nesterov` without
+        a momentum.
 
     >>> import jax.numpy as jnp, trainkit.transforms as tt
     >>> tx = tt.sgd(0.5)
@@ -37,6 +38,11 @@ def sgd(
 
     Robbins and Monro, A Stochastic Approximation Method, 1951.
     """
+    if nesterov and momentum is None:
+        raise ValueError(
+            "sgd: nesterov=True looks ahead along the momentum, and there is none; give it one: "
+            "sgd(learning_rate, momentum=0.9, nesterov=True)."
+        )
     return optax.sgd(learning_rate, momentum, nesterov, accumulator_dtype)
 
 
@@ -107,10 +113,6 @@ def dynamic_gd(learning_rate: float) -> optax.GradientTransformation:
 
     Zinkevich, Online convex programming and generalized infinitesimal gradient ascent, 2003.
     """
-    if callable(learning_rate):
-        raise TypeError(
-            "dynamic_gd: learning_rate must be a number, because the rule has its own schedule."
-        )
 
     def rate(step: jax.Array) -> jax.Array:
         return learning_rate / (1 + jnp.sqrt(step * 1.0))

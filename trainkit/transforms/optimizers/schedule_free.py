@@ -49,7 +49,7 @@ def schedule_free_adamw(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
-    weight_decay: float = 0.0,
+    weight_decay: Any = 0.0,
     weight_lr_power: float = 2.0,
 ) -> optax.GradientTransformation:
     """Schedule-free AdamW: `schedule_free` around z ← z − γ (g/(√ν + ε) + λ y).

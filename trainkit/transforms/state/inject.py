@@ -13,7 +13,7 @@ import optax
 
 from trainkit._core import validation
 from trainkit._core.dtypes import widest
-from trainkit.transforms.rule import Rule, check_arguments, guarded, numbers_of
+from trainkit.transforms.rule import Rule, check_arguments, check_masks, guarded, numbers_of
 
 PyTree = Any
 
@@ -93,6 +93,7 @@ def _inject(
         return optax.with_extra_args_support(factory(**fixed, **values))
 
     def init(params: PyTree) -> InjectState:
+        check_masks(arguments, params, name)
         dtype = widest(params)
         count = jnp.zeros((), jnp.int32)
         hyperparams = {s: jnp.asarray(value, jnp.int32) for s, (_, _, value) in runtime.items()}

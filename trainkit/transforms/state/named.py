@@ -49,6 +49,11 @@ def named(
     for pair in pairs:
         given.extend(pair.items() if isinstance(pair, Mapping) else [pair])
     for pair in given:
+        if isinstance(pair, optax.GradientTransformation):
+            raise TypeError(
+                "named: a transformation must have a name: named(adam=adam(1e-3)), or the pair "
+                "('adam', adam(1e-3))."
+            )
         if not (isinstance(pair, tuple | list) and len(pair) == 2):
             raise TypeError(f"named: each must be a pair (name, transformation), not {pair!r}.")
     given.extend(transforms.items())
