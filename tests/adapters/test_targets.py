@@ -187,7 +187,7 @@ def test_the_names_of_a_named_tuple():
         pixels: Any
         digit: Any
 
-    with pytest.raises(ValueError, match="a Other with 'pixels', 'digit'.*inputs="):
+    with pytest.raises(ValueError, match=r"a Other with 'pixels', 'digit'.*inputs="):
         metrics_of(linen(), Other(X, Y))
     assert agrees(linen(inputs="pixels", labels="digit"), Other(X, Y), Y)
 
@@ -254,8 +254,8 @@ def test_counts_are_no_classes_to_a_loss_of_the_batch():
     assert np.isfinite(metrics_of(model, batch)["loss"])
     model.refuse_values(*variables(model, batch), batch)
     told = lambda out, labels: likelihood(out, {"y": labels})
+    model = linen(nn.Dense(2), told)
     with pytest.raises(ValueError, match="no classes must be floating"):
-        model = linen(nn.Dense(2), told)
         model.refuse_values(*variables(model, batch), batch)
     assert np.isfinite(metrics_of(model, {**batch, "y": batch["y"].astype(np.float32)})["loss"])
 

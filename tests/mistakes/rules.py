@@ -86,6 +86,36 @@ RULES = {
         "'weight_dacay'",
         "did you mean 'weight_decay'",
     ),
+    "a schedule that was not made": (
+        lambda: tt.adam(schedules.cosine),
+        "adam: learning_rate",
+        "call it: cosine(…)",
+    ),
+    "a rate for each of three": (
+        lambda: tt.adam(lambda step: jnp.ones(3)),
+        "adam: learning_rate",
+        "returns a number",
+    ),
+    "a schedule for a beta": (
+        lambda: model().state(tt.adam(1e-3, b1=schedules.constant(0.9)), ROWS),
+        "adam: b1",
+        "inject(adam(…, b1=schedule))",
+    ),
+    "a mask for another model": (
+        lambda: model().state(tt.adamw(1e-3, mask={"kernel": True}), ROWS),
+        "adamw: mask",
+        "such as decay_mask",
+    ),
+    "a rule without a name": (
+        lambda: tt.named(tt.adam(1e-3)),
+        "named",
+        "named(adam=adam(1e-3))",
+    ),
+    "Nesterov's step without a momentum": (
+        lambda: tt.sgd(0.1, nesterov=True),
+        "nesterov=True",
+        "momentum=0.9",
+    ),
     "a bound of 0": (lambda: tt.clip_by_global_norm(0.0), "max_norm", "must be greater than 0"),
     "a part without a call": (
         lambda: tt.chain(tt.clip_by_global_norm(1.0), tt.adam),

@@ -102,6 +102,7 @@ FIT = {
         "config['rate']",
         "pass a number, a string or a named function",
     ),
+    "a number for the folder": (lambda: fit(out=3), "out must be", 'such as "runs/mine"'),
     "a config that is no dict": (
         lambda: fit(out="run", config="mnist"),
         "config must be",

@@ -99,6 +99,20 @@ STEP = {
         "schedules['learning_rate']",
         "a function of the step",
     ),
+    "a schedule that returns text": (
+        lambda: trainkit.make_train_step(model(), TX, schedules={"rate": lambda step: "fast"})(
+            fresh(), ROWS
+        ),
+        "schedules['rate']",
+        "a number, not 'fast'",
+    ),
+    "a rule whose update is no pair": (
+        lambda: trainkit.make_train_step(model(), TX._replace(update=lambda g, s, p: g))(
+            fresh(), ROWS
+        ),
+        "tx.update",
+        "a pair (updates, opt_state)",
+    ),
     "skipping by a word": (
         lambda: trainkit.make_train_step(model(), TX, skip_nonfinite="yes"),
         "skip_nonfinite",
@@ -184,6 +198,16 @@ BATCH = {
         lambda: step()(fresh(), rows(x=np.array([[object()] * 3] * 16))),
         "batch/x",
         "remove it from the batch",
+    ),
+    "two keys that may be the labels": (
+        lambda: step()(fresh(), rows(target=ROWS["label"])),
+        "'label' or 'target'",
+        "say which: labels=",
+    ),
+    "a third element that is no weight": (
+        lambda: step()(fresh(), (ROWS["x"], ROWS["label"], ROWS["label"])),
+        "element 2",
+        "weights=2, or weights=()",
     ),
     "no labels": (
         lambda: step()(fresh(), {"x": ROWS["x"]}),
@@ -275,6 +299,26 @@ MODELS = {
         "loss has shape ()",
         "remove the mean()",
     ),
+    "outputs that broadcast against the targets": (
+        lambda: trainkit.make_train_step(trainkit.from_linen(nn.Dense(1), optax.huber_loss), TX)(
+            trainkit.from_linen(nn.Dense(1), optax.huber_loss).state(TX, ROWS),
+            rows(label=np.ones(16, np.float32)),
+        ),
+        "loss has shape (16, 16)",
+        "outputs=lambda outputs: outputs[..., 0]",
+    ),
+    "a loss whose labels have to be named": (
+        lambda: trainkit.from_linen(Net(), lambda outputs, *, labels: softmax(outputs, labels)),
+        "only by name, labels",
+        "remove the * before it",
+    ),
+    "labels under a key that is not there": (
+        lambda: trainkit.make_train_step(trainkit.from_linen(Net(), softmax, labels="digit"), TX)(
+            fresh(), ROWS
+        ),
+        "'digit'",
+        "pass labels= other keys",
+    ),
     "an input that is not in the batch": (
         lambda: trainkit.from_linen(Net(), softmax, inputs="image").state(TX, ROWS),
         "'image'",
@@ -359,6 +403,11 @@ EVALUATION = {
         lambda: trainkit.make_eval_step(model()).over(fresh(), ROWS),
         "batches must be a list",
         "such as [batch]",
+    ),
+    "a state that is on other devices": (
+        lambda: trainkit.make_eval_step(model(), placement="jit")(step().place(fresh()), ROWS),
+        "state/params/Dense_0/bias",
+        "step.place(state)",
     ),
     "evaluating no batches": (
         lambda: trainkit.make_eval_step(model()).over(fresh(), []),

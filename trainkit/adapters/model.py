@@ -160,8 +160,9 @@ class Model:
             return
         size = validation.leading_size(data, "data")
         whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), outputs)
-        given = (_nothing if callable(part) else part for part in (self.labels, self.weights))
-        model = dataclasses.replace(self, **dict(zip(("labels", "weights"), given, strict=True)))
+        labels = _nothing if callable(self.labels) else self.labels
+        weights = _nothing if callable(self.weights) else self.weights
+        model = dataclasses.replace(self, labels=labels, weights=weights)
         claimed = read_by(self.inputs, batch)  # of a batch: a function may be made for its size
         refuse_values(model._targets(data, whole, claimed), whole, "data")
 

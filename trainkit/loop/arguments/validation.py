@@ -96,7 +96,9 @@ def check_paths(loggers: Any, out: Any) -> None:
     """Refuses a logger that writes to what the run itself writes in its folder."""
     if out is None:
         return
-    folder = Path(getattr(out, "path", out)).expanduser().resolve()
+    path = getattr(out, "path", out)
+    validation.path("out", path)
+    folder = Path(path).expanduser().resolve()
     own = [folder / name for name in (JSONL, CSV, TENSORBOARD)]
     for number, logger in enumerate(loggers):
         path = getattr(logger, "path", None)
