@@ -335,3 +335,21 @@ def test_labels_are_named_where_the_loss_can_be_computed_with_others():
     with pytest.raises(TypeError, match="batch/y must be integers") as caught:
         metrics_of(linen(), {"x": X, "y": np.ones(8, np.float32)})
     assert caught.value.__context__ is not None
+
+
+def test_a_data_set_that_batches_are_made_of_is_not_taken_for_a_batch():
+    model, batch = linen(labels="label"), {"x": X, "label": Y}
+    raw = {"pixels": X, "name": np.full(8, 99)}
+    model.refuse_values(*variables(model, batch), batch, raw)
+    with pytest.raises(ValueError, match="data/label must be a class from 0 to 2"):
+        model.refuse_values(*variables(model, batch), batch, {"x": X, "label": Y + 1})
+
+
+def test_a_label_that_a_function_gives_the_weight_0_may_be_anything():
+    batch = {"x": X, "label": np.where(MASK, Y, -1)}
+    model = linen(weights=lambda batch: batch["label"] >= 0)
+    for data in (None, batch):
+        model.refuse_values(*variables(model, batch), batch, data)
+    assert agrees(model, batch, np.maximum(batch["label"], 0), MASK)
+    with pytest.raises(ValueError, match="batch/label must be a class"):
+        linen().refuse_values(*variables(model, batch), batch)

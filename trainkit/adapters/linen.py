@@ -92,12 +92,13 @@ def from_linen(
     >>> sorted(metrics)
     ['accuracy', 'learning_rate', 'loss', 'skipped_steps']
 
-    A batch (image, name, digit, count), and another name for each of its parts:
+    A tuple (image, number, digit, count), in which positions say what is what:
 
     >>> model = trainkit.from_linen(
     ...     nn.Dense(3), optax.softmax_cross_entropy_with_integer_labels,
     ...     inputs=0, labels=2, weights=lambda batch: batch[3] > 0)
     >>> batch = (np.ones((8, 4), np.float32), np.arange(8), np.zeros(8, np.int32), np.arange(8))
+    >>> step = trainkit.make_train_step(model, tx)
     >>> state, metrics = step(step.place(model.state(tx, batch)), batch)
     """
     _check_module(module)

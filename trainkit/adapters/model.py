@@ -16,7 +16,7 @@ import optax
 
 from trainkit._core import validation
 from trainkit._core.validation import steps
-from trainkit.adapters.batches import Key, read_by
+from trainkit.adapters.batches import Key, elements, read_by
 from trainkit.adapters.labels import no_classes, refuse_values
 from trainkit.adapters.layers import layers_of
 from trainkit.adapters.targets import Part, Targets, targets_of
@@ -158,10 +158,13 @@ class Model:
         if data is None:
             refuse_values(self.targets(batch, outputs), outputs)
             return
+        if elements(data).keys() != elements(batch).keys():
+            return  # batches are made of these data, and not parts of them
         size = validation.leading_size(data, "data")
         whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), outputs)
-        labels = _nothing if callable(self.labels) else self.labels
-        weights = _nothing if callable(self.weights) else self.weights
+        computed = callable(self.weights)  # which labels weigh 0 is not known
+        labels = _nothing if computed or callable(self.labels) else self.labels
+        weights = _nothing if computed else self.weights
         model = dataclasses.replace(self, labels=labels, weights=weights)
         claimed = read_by(self.inputs, batch)  # of a batch: a function may be made for its size
         refuse_values(model._targets(data, whole, claimed), whole, "data")

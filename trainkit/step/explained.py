@@ -14,14 +14,7 @@ START = "This error comes from "
 
 @contextlib.contextmanager
 def noted(whose: str, called_with: Callable[[], str]) -> Iterator[None]:
-    """Adds to an error whose function it comes from, unless a function inside has done so.
-
-    >>> with noted("f", lambda: "no arguments."):
-    ...     raise KeyError("x")
-    Traceback (most recent call last):
-    KeyError: 'x'
-    This error comes from f. It was called with no arguments.
-    """
+    """Adds to an error whose function it comes from, unless a function inside has done so."""
     try:
         yield
     except Exception as error:
