@@ -22,9 +22,9 @@ def is_float(x: Any) -> bool:
 
 
 def widest(*trees: PyTree) -> np.dtype:
-    """The widest floating dtype among the leaves, float32 at least."""
-    dtypes = [x.dtype for x in jax.tree.leaves(trees) if is_float(x)]
-    wide = jnp.dtype(jnp.float64) in [jnp.dtype(d) for d in dtypes]
+    """The widest floating dtype among the leaves, float32 at least; of complex ones their parts'."""
+    dtypes = [x.dtype for x in jax.tree.leaves(trees) if hasattr(x, "dtype")]
+    wide = any(d in (np.dtype(np.float64), np.dtype(np.complex128)) for d in dtypes)
     return jnp.dtype(jnp.float64 if wide else jnp.float32)
 
 
@@ -67,6 +67,23 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
 def scalar_like(value: Any, like: Any) -> jax.Array:
     """A hyper-parameter in the dtype of a leaf."""
     return jnp.asarray(value).astype(like.dtype)
+
+
+def squared(x: jax.Array) -> jax.Array:
+    """|x|², real: the square that second moments are made of, also of complex leaves."""
+    return jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
+
+
+def uphill(grads: PyTree) -> PyTree:
+    """What `jax.grad` returns, with complex leaves conjugated: the direction of steepest ascent.
+
+    For z = x + i y JAX's gradient is ∂f/∂x − i ∂f/∂y, along which f does not go up. As Optax's
+    documentation of `split_real_and_imaginary` says, it is conjugated before `update`.
+
+    >>> uphill(jax.grad(lambda z: jnp.abs(z) ** 2)(1 + 2j)).tolist()
+    (2+4j)
+    """
+    return jax.tree.map(lambda g: jnp.conj(g) if jnp.iscomplexobj(g) else g, grads)
 
 
 def own(tree: PyTree, *others: PyTree) -> PyTree:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trainkit._core.dtypes import uphill
 from trainkit._core.validation import steps
 from trainkit.placement.reduce import Sums
 from trainkit.step.explained import explained
@@ -28,6 +29,7 @@ def summed_over_microbatches(
 ) -> Callable[..., Sums]:
     """`local(params, model_state, batch, rng, scale) -> Sums`, with one loss_fn call a micro-batch.
 
+    Gradients of complex parameters are conjugated (`uphill`), so that θ − η g goes down.
     Without `gradient`, `Sums.grads` is `None`, and the sums themselves can be differentiated.
 
     The micro-batches update the model state one after another. Micro-batch j of M has the examples
@@ -56,7 +58,7 @@ def summed_over_microbatches(
             if not gradient:
                 return total(params, model_state, batch, rng, scale)[1]
             grads, sums = jax.grad(total, has_aux=True)(params, model_state, batch, rng, scale)
-        return sums._replace(grads=precision.to_accum(grads))
+        return sums._replace(grads=precision.to_accum(uphill(grads)))
 
     def local(
         params: PyTree, model_state: PyTree, batch: PyTree, rng: jax.Array, scale: Any

@@ -94,7 +94,10 @@ class Precision:
         return cast_floating(tree, self.param)
 
     def accum_dtype(self, dtype: Any) -> Any:
-        return self.accum or at_least_float32(dtype)
+        wide = self.accum or at_least_float32(dtype)
+        if not jnp.issubdtype(dtype, jnp.complexfloating):
+            return wide
+        return jnp.dtype(jnp.complex128 if jnp.finfo(wide).bits == 64 else jnp.complex64)
 
     def to_accum(self, tree: PyTree) -> PyTree:
         return jax.tree.map(lambda x: x.astype(self.accum_dtype(x.dtype)), tree)

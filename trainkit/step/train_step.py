@@ -56,6 +56,9 @@ def make_train_step(
       L = Σ total / Σ weight,  g = Σ ∂total / Σ weight,
       u, opt_state′ = tx.update(g, opt_state, params),  params′ = params + u.
 
+    For a complex parameter z = x + i y, g is ∂L/∂x + i ∂L/∂y, up which L goes: the conjugate of
+    what `jax.grad` returns.
+
     Args:
       loss_fn: `(params, model_state, batch, rng) -> Loss`, a pure function.
       tx: a gradient transformation. Its `update` gets the extra arguments that it accepts:

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from trainkit._core import validation
+from trainkit._core.dtypes import uphill
 from trainkit.step.loss import LossFn
 from trainkit.step.state import TrainState
 
@@ -143,7 +144,7 @@ def sweep_training(
         def step(carry: Any, data: PyTree) -> Any:
             params, opt_state, n = carry
             value, grads = jax.value_and_grad(mean)(params, data, jax.random.fold_in(state.rng, n))
-            updates, opt_state = tx.update(grads, opt_state, params)
+            updates, opt_state = tx.update(uphill(grads), opt_state, params)
             params = jax.tree.map(lambda p, u: p + u.astype(p.dtype), params, updates)
             return (params, opt_state, n + 1), value
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from trainkit._core import validation
-from trainkit._core.dtypes import scalar_like
+from trainkit._core.dtypes import scalar_like, uphill
 from trainkit.transforms.rule import rule
 
 PyTree = Any
@@ -57,8 +57,13 @@ def _init(key: jax.Array | int) -> NoiseState:
 
 
 def _normal_like(state: NoiseState, tree: PyTree) -> PyTree:
-    keys = keys_like(key_of_update(state), tree)
-    return jax.tree.map(lambda x, key: jax.random.normal(key, x.shape, x.dtype), tree, keys)
+    """N(0, 1) for every number: the real and the imaginary part of a complex entry are two."""
+
+    def draw(x: jax.Array, key: jax.Array) -> jax.Array:
+        noise = jax.random.normal(key, x.shape, x.dtype)
+        return noise * 2**0.5 if jnp.iscomplexobj(x) else noise  # JAX shares the 1 between them
+
+    return jax.tree.map(draw, tree, keys_like(key_of_update(state), tree))
 
 
 @rule
@@ -67,8 +72,8 @@ def gradient_noise(
 ) -> optax.GradientTransformation:
     """Annealed Gaussian noise: g ← g + N(0, η/(1 + t)^γ), t = 0 at the first step.
 
-    η is a variance, not a standard deviation. Replicas with the same key add the same noise.
-    Optax: `optax.add_noise`.
+    η is a variance, not a standard deviation; real and imaginary parts have it each. Replicas with
+    the same key add the same noise. Optax: `optax.add_noise`.
 
     >>> import jax.numpy as jnp
     >>> tx = gradient_noise(0.0)
@@ -124,7 +129,7 @@ def sgld(
 
     def prior_gradient(params: PyTree) -> PyTree:
         if callable(prior):
-            return jax.tree.map(jnp.negative, jax.grad(prior)(params))
+            return jax.tree.map(jnp.negative, uphill(jax.grad(prior)(params)))
         return jax.tree.map(lambda p: jnp.asarray(prior, p.dtype) * p, params)
 
     def update(updates: PyTree, state: NoiseState, params: PyTree = None) -> Any:
