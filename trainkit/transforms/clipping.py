@@ -18,7 +18,7 @@ import optax
 
 from trainkit._core import validation
 from trainkit._core.dtypes import scalar_like, widest
-from trainkit.transforms.rule import rule
+from trainkit.transforms.rule import real_only, rule
 from trainkit.transforms.stacks import Stacked, per_tensor
 
 PyTree = Any
@@ -111,6 +111,7 @@ def _capped(x: jax.Array, power: jax.Array, cap: jax.Array) -> jax.Array:
 
 
 @rule
+@real_only
 def clip_by_value(max_value: float) -> optax.GradientTransformation:
     """Clips every element: g ← min(max(g, −c), c). It changes the direction. Optax: `optax.clip`.
 
@@ -193,8 +194,9 @@ def clip_adaptive(
     """
 
     def unit(g: jax.Array, w: jax.Array) -> jax.Array:
-        least = jnp.maximum(safe_norm(w), scalar_like(eps, g))
-        return _limit(g, scalar_like(clipping, g) * least).of(g)
+        size = safe_norm(w)
+        least = jnp.maximum(size, scalar_like(eps, size))
+        return _limit(g, scalar_like(clipping, size) * least).of(g)
 
     def one(g: jax.Array, w: jax.Array) -> jax.Array:
         if g.ndim < 2:

@@ -57,16 +57,17 @@ def nu_in(tx: optax.GradientTransformation, dtype: Any, of: str) -> optax.Gradie
 
     def init(params: PyTree) -> Any:
         state = tx.init(params)
-        return with_nu(state, jax.tree.map(lambda v: v.astype(kind), state[0].nu))
+        return with_nu(state, jax.tree.map(lambda v: v.real.astype(kind), state[0].nu))
 
     def update(updates: PyTree, state: Any, params: PyTree = None) -> Any:
         # In the dtype of the gradients: the guard of a rule makes that float32 at least.
         wide = jax.tree.map(lambda v, g: v.astype(g.dtype), state[0].nu, updates)
         out, new = tx.update(updates, with_nu(state, wide), params)
         if kind.itemsize >= 4:
-            return out, with_nu(new, jax.tree.map(lambda v: v.astype(kind), new[0].nu))
+            return out, with_nu(new, jax.tree.map(lambda v: v.real.astype(kind), new[0].nu))
         # One key for all leaves: a leaf's rounding does not depend on its place in the tree.
         key = jax.random.fold_in(jax.random.key(0), state[0].count)
-        return out, with_nu(new, jax.tree.map(lambda v: stochastic_round(v, kind, key), new[0].nu))
+        rounded = lambda v: stochastic_round(v.real, kind, key)
+        return out, with_nu(new, jax.tree.map(rounded, new[0].nu))
 
     return optax.GradientTransformation(init, update)

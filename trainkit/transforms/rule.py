@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, overload
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -20,6 +21,7 @@ P = ParamSpec("P")
 
 # The names under which states keep trees that mirror the parameters.
 _SLOTS = ("mu", "nu", "trace", "ema", "sum_of_squares", "z", "v", "momentum", "accumulated")
+_FIRST = ("mu", "trace", "ema", "momentum")  # those of the gradients themselves
 
 MASKS = ("mask", "weight_decay_mask")
 
@@ -85,6 +87,35 @@ def rule(
         bound = validation.bound(called, made, args, kwargs)
         check_arguments(signature, bound.arguments, called)
         return _build(made, dict(bound.arguments), called, needs_params)
+
+    return make
+
+
+def real_only(factory: Callable[P, Any], *, wrapped: bool = True) -> Callable[P, Any]:
+    """A factory, under `@rule`, of transformations that refuse complex leaves.
+
+    For rules that have no meaning, or another one than their paper's, for complex gradients. All
+    others are equivariant: gradients times e^{iφ} give updates times e^{iφ}. `wrapped`: whether
+    Optax's wrapper for complex leaves is advised; it passes no `value_fn` on.
+    """
+    name = factory.__name__
+    other = f", or give optax.contrib.split_real_and_imaginary({name}(…))" if wrapped else ""
+
+    @functools.wraps(factory)
+    def make(*args: P.args, **kwargs: P.kwargs) -> Any:
+        tx = factory(*args, **kwargs)
+
+        def init(params: PyTree) -> PyTree:
+            for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+                if jnp.iscomplexobj(leaf):
+                    raise TypeError(
+                        f"{name}: params/{path_name(path)} is {leaf.dtype}, but {name} is defined "
+                        "for real leaves only. Keep the real and the imaginary part as two "
+                        f"leaves{other}."
+                    )
+            return tx.init(params)
+
+        return type(tx)(init, tx.update)
 
     return make
 
@@ -168,6 +199,7 @@ def guarded(
     def init(params: PyTree) -> PyTree:
         _check_leaves(params, name)
         state = inner.init(params)
+        _check_momentum(state, params, name)
         return own(cast_like(state, state), params)
 
     def update(
@@ -220,21 +252,43 @@ def states_of(kind: type, state: PyTree) -> list[Any]:
     return [x for x in leaves if is_one(x)]
 
 
+def _slots(node: Any) -> Iterator[tuple[str, PyTree]]:
+    """Name and tree of the slots that mirror the parameters."""
+    if hasattr(node, "_fields"):
+        for field in node._fields:
+            value = getattr(node, field)
+            if field in _SLOTS and _mirrors(value):
+                yield field, value
+            elif isinstance(value, tuple):
+                yield from _slots(value)
+    elif isinstance(node, tuple):
+        for child in node:
+            yield from _slots(child)
+
+
+def _mirrors(value: Any) -> bool:
+    # Only plain slots can be compared. (With factored slots, the parameters are compared.)
+    return not any(leaf is None for leaf in jax.tree.leaves(value, is_leaf=lambda x: x is None))
+
+
 def _check_slots(updates: PyTree, state: PyTree, name: str) -> None:
-    def look(node: Any) -> None:
-        if hasattr(node, "_fields"):
-            for field in node._fields:
-                value = getattr(node, field)
-                if field in _SLOTS and _mirrors(value):
-                    validation.same_tree(updates, value, f"state ({field})", name)
-                elif isinstance(value, tuple):
-                    look(value)
-        elif isinstance(node, tuple):
-            for child in node:
-                look(child)
+    for field, value in _slots(state):
+        validation.same_tree(updates, value, f"state ({field})", name)
 
-    def _mirrors(value: Any) -> bool:
-        # Only plain slots can be compared. (With factored slots, the parameters are compared.)
-        return not any(leaf is None for leaf in jax.tree.leaves(value, is_leaf=lambda x: x is None))
 
-    look(state)
+def _check_momentum(state: PyTree, params: PyTree, name: str) -> None:
+    """Refuses a real momentum of a complex leaf, which has lost the imaginary part."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not any(jnp.iscomplexobj(p) for _, p in leaves):
+        return
+    for field, value in _slots(state):
+        held: list[Any] = jax.tree.leaves(value)
+        if field not in _FIRST or len(held) != len(leaves):
+            continue
+        for (path, p), m in zip(leaves, held, strict=True):
+            if jnp.iscomplexobj(p) and not jnp.iscomplexobj(m):
+                raise TypeError(
+                    f"{name}: params/{path_name(path)} is {p.dtype}, but its momentum would be "
+                    f"kept in {m.dtype}, without the imaginary part. Give a complex dtype, or "
+                    "None for that of the parameters."
+                )

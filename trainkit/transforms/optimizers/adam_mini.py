@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit._core.dtypes import scalar_like
+from trainkit._core.dtypes import scalar_like, squared
 from trainkit._core.paths import compiled, path_name
 from trainkit.transforms.rule import rule
 from trainkit.transforms.stacks import Stacked, per_tensor
@@ -93,7 +93,7 @@ def adam_mini(
 
         def power(path: Any, g: jax.Array, v: jax.Array) -> jax.Array:
             size = max(g.size // max(v.size, 1), 1)
-            total = jnp.sum(jnp.square(g), axis=within(path, g), keepdims=True)
+            total = jnp.sum(squared(g), axis=within(path, g), keepdims=True)
             return b2 * v + (1 - b2) * (total / size)
 
         def step(m: jax.Array, v: jax.Array) -> jax.Array:

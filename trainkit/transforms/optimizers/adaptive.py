@@ -11,7 +11,7 @@ import optax
 from trainkit._core.dtypes import scalar_like
 from trainkit.transforms.clipping import safe_norm
 from trainkit.transforms.rounding import nu_in
-from trainkit.transforms.rule import rule
+from trainkit.transforms.rule import real_only, rule
 from trainkit.transforms.stacks import Stacked, per_tensor
 
 ScalarOrSchedule = Any
@@ -180,7 +180,7 @@ def lion(
     return optax.lion(learning_rate, b1, b2, mu_dtype, weight_decay, mask)
 
 
-adadelta = rule(optax.adadelta, needs_params=True)
+adadelta = rule(real_only(optax.adadelta), needs_params=True)
 adamax = rule(optax.adamax)
 adabelief = rule(optax.adabelief)
 nadam = rule(optax.nadam, name="nadam")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import optax.contrib
 
 from trainkit._core.dtypes import scalar_like
 from trainkit.transforms.optimizers.products import axpy, conjugate_gradient, gnvp, hvp
-from trainkit.transforms.rule import rule
+from trainkit.transforms.rule import real_only, rule
 
 PyTree = Any
 
@@ -50,6 +51,7 @@ def _newton(
 
 
 @rule(needs_params=True)
+@functools.partial(real_only, wrapped=False)
 def newton_cg(
     learning_rate: Any = 1.0,
     damping: float = 0.0,
@@ -88,6 +90,7 @@ def newton_cg(
 
 
 @rule(needs_params=True)
+@functools.partial(real_only, wrapped=False)
 def gauss_newton(
     learning_rate: Any = 1.0,
     damping: float = 1e-3,
@@ -130,6 +133,7 @@ def gauss_newton(
 
 
 @rule(needs_params=True)
+@functools.partial(real_only, wrapped=False)
 def lbfgs(
     learning_rate: Any = None,
     memory_size: int = 10,
@@ -194,6 +198,7 @@ def lbfgs(
 
 
 @rule(needs_params=True)
+@functools.partial(real_only, wrapped=False)
 def sophia(
     learning_rate: Any,
     b1: float = 0.965,

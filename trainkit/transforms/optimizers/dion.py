@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from trainkit._core import validation
-from trainkit._core.dtypes import scalar_like
+from trainkit._core.dtypes import scalar_like, squared
 from trainkit.transforms.noise import key_data
 from trainkit.transforms.rule import rule
 from trainkit.transforms.stacks import Stacked, per_tensor
@@ -95,7 +95,7 @@ def dion(
         t = optax.safe_increment(state.count)
 
         def adam(g: jax.Array, m: jax.Array, v: jax.Array) -> Any:
-            m, v = adam_b1 * m + (1 - adam_b1) * g, adam_b2 * v + (1 - adam_b2) * g * g
+            m, v = adam_b1 * m + (1 - adam_b1) * g, adam_b2 * v + (1 - adam_b2) * squared(g)
             hat = lambda x, b: x / scalar_like(1 - b**t, x)
             return hat(m, adam_b1) / (jnp.sqrt(hat(v, adam_b2)) + eps), m, v, None
 
@@ -123,11 +123,11 @@ def _dion_leaf(g: jax.Array, m: jax.Array, right: jax.Array, b1: Any) -> Any:
     """The update of a matrix [in, out], its new momentum, no second moment, its new factor."""
     dot = lambda x, y: jnp.matmul(x, y, precision="highest")
     b = m + g
-    left = jnp.linalg.qr(dot(b.T, right))[0]
+    left = jnp.linalg.qr(dot(b.conj().T, right))[0]
     image = dot(b, left)
-    lengths = jnp.sqrt(jnp.sum(jnp.square(image), axis=0))
+    lengths = jnp.sqrt(jnp.sum(squared(image), axis=0))
     # Below this a column is the rounding of the longest one.
     known = lengths > jnp.finfo(g.dtype).eps * max(g.shape) * jnp.max(lengths)
     columns = image / jnp.where(known, lengths, 1)
-    step = (g.shape[1] / g.shape[0]) ** 0.5 * dot(jnp.where(known, columns, 0), left.T)
-    return step, b - (1 - b1) * dot(image, left.T), None, jnp.where(known, columns, right)
+    step = (g.shape[1] / g.shape[0]) ** 0.5 * dot(jnp.where(known, columns, 0), left.conj().T)
+    return step, b - (1 - b1) * dot(image, left.conj().T), None, jnp.where(known, columns, right)

@@ -12,7 +12,7 @@ from jax.scipy.linalg import solve_triangular
 from trainkit._core.dtypes import scalar_like
 from trainkit.transforms.clipping import safe_norm
 from trainkit.transforms.noise import key_data, key_of_update
-from trainkit.transforms.rule import rule
+from trainkit.transforms.rule import real_only, rule
 from trainkit.transforms.stacks import Stacked, per_tensor
 
 PyTree = Any
@@ -35,6 +35,7 @@ class KronState(NamedTuple):
 
 
 @rule(needs_params=True)
+@real_only
 @per_tensor
 def kron(
     learning_rate: Any,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from trainkit._core.dtypes import scalar_like
+from trainkit._core.dtypes import scalar_like, squared
 from trainkit.transforms.clipping import safe_norm
 from trainkit.transforms.optimizers.orthogonal import orthogonal
 from trainkit.transforms.rule import rule
@@ -78,8 +78,8 @@ def normuon(
 
         def second(v: jax.Array, x: jax.Array) -> jax.Array:
             if x.ndim != 2:
-                return adam_b2 * v + (1 - adam_b2) * jnp.square(x)
-            total = jnp.sum(jnp.square(x), axis=0, keepdims=True)
+                return adam_b2 * v + (1 - adam_b2) * squared(x)
+            total = jnp.sum(squared(x), axis=0, keepdims=True)
             return b2 * v + (1 - b2) * (total / max(x.shape[0], 1))
 
         def step(x: jax.Array, v: jax.Array) -> jax.Array:

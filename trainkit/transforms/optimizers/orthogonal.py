@@ -11,12 +11,12 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonal(x: jax.Array, steps: int, eps: float) -> jax.Array:
-    """About U Vᵀ of x = U S Vᵀ, by X ← a X + (b A + c A²) X with A = X Xᵀ (Jordan 2024)."""
+    """About U Vᴴ of x = U S Vᴴ, by X ← a X + (b A + c A²) X with A = X Xᴴ (Jordan 2024)."""
     wide = x.T if x.shape[0] > x.shape[1] else x
     wide = wide / (safe_norm(wide) + eps).astype(wide.dtype)
     a, b, c = _COEFFICIENTS
     dot = lambda y, z: jnp.matmul(y, z, precision="highest")
     for _ in range(steps):
-        gram = dot(wide, wide.T)
+        gram = dot(wide, wide.conj().T)
         wide = a * wide + dot(b * gram + c * dot(gram, gram), wide)
     return wide.T if x.shape[0] > x.shape[1] else wide

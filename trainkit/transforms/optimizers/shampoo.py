@@ -11,7 +11,7 @@ import optax
 from trainkit._core import validation
 from trainkit._core.dtypes import scalar_like, widest
 from trainkit.transforms.clipping import safe_norm
-from trainkit.transforms.rule import rule
+from trainkit.transforms.rule import real_only, rule
 from trainkit.transforms.stacks import Stacked, per_tensor
 
 PyTree = Any
@@ -38,6 +38,7 @@ class ShampooState(NamedTuple):
 
 
 @rule(needs_params=True)
+@real_only
 @per_tensor
 def shampoo(
     learning_rate: Any,

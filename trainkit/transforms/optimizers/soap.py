@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from trainkit._core.dtypes import scalar_like
-from trainkit.transforms.rule import rule
+from trainkit.transforms.rule import real_only, rule
 from trainkit.transforms.stacks import Stacked, per_tensor
 
 PyTree = Any
@@ -34,6 +34,7 @@ class SoapState(NamedTuple):
 
 
 @rule(needs_params=True)
+@real_only
 @per_tensor
 def soap(
     learning_rate: Any,

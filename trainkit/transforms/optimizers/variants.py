@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from trainkit._core.dtypes import scalar_like
+from trainkit._core.dtypes import scalar_like, squared
 from trainkit.transforms.clipping import safe_norm
 from trainkit.transforms.rule import rule
 from trainkit.transforms.stacks import Stacked, per_tensor
@@ -76,7 +76,7 @@ def yogi(
 
     def update(updates: PyTree, state: Any, params: PyTree = None) -> Any:
         mu = jax.tree.map(lambda g, m: b1 * m + (1 - b1) * g, updates, state.mu)
-        towards = lambda g, v: v - (1 - b2) * jnp.sign(v - g * g) * (g * g)
+        towards = lambda g, v: v - (1 - b2) * jnp.sign(v - squared(g)) * squared(g)
         nu = jax.tree.map(towards, updates, state.nu)
         out = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
         return out, optax.ScaleByAdamState(optax.safe_increment(state.count), mu, nu)
@@ -194,7 +194,7 @@ def mars(
 
         c = jax.tree.map(corrected, updates, state.last)
         mu = jax.tree.map(lambda m, x: b1 * m + (1 - b1) * x, state.mu, c)
-        nu = jax.tree.map(lambda v, x: b2 * v + (1 - b2) * x * x, state.nu, c)
+        nu = jax.tree.map(lambda v, x: b2 * v + (1 - b2) * squared(x), state.nu, c)
 
         def step(m: jax.Array, v: jax.Array) -> jax.Array:
             hat = lambda x, b: x / scalar_like(1 - b**count, x)

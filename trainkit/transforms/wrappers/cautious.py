@@ -22,13 +22,13 @@ def cautious(
 ) -> optax.GradientTransformationExtraArgs:
     """`tx`, without the entries of its update u that this gradient g says go up.
 
-    φ = 1(u g < 0), and u ← u φ · n/(Σ φ + ξ) for each leaf of n entries, so that a leaf's step is
-    about as long as before; ξ is `slack`. It has no state of its own. Around a rule with momentum,
-    learning rate included (its sign counts), but not around its decoupled decay, which is no step
-    by the gradient: `chain(cautious(adam(η)), decoupled_weight_decay(η, λ))`. Its authors' later
-    code divides by the mean of φ, at least .001: for a leaf of many entries the same. `stacked` is
-    that of the rules by leaf (see `muon`): the layers of a stack are leaves of their own. Not in
-    Optax.
+    φ = 1(u g < 0), of complex entries 1(Re u ḡ < 0), and u ← u φ · n/(Σ φ + ξ) for each leaf of n
+    entries, so that a leaf's step is about as long as before; ξ is `slack`. It has no state of its
+    own. Around a rule with momentum, learning rate included (its sign counts), but not around its
+    decoupled decay, which is no step by the gradient:
+    `chain(cautious(adam(η)), decoupled_weight_decay(η, λ))`. Its authors' later code divides by the
+    mean of φ, at least .001: for a leaf of many entries the same. `stacked` is that of the rules by
+    leaf (see `muon`): the layers of a stack are leaves of their own. Not in Optax.
 
     Raises:
       ValueError: a slack of 0 or less.
@@ -50,8 +50,9 @@ def cautious(
 
         def one(u: jax.Array, g: jax.Array) -> jax.Array:
             own = tuple(range(next(axes), u.ndim))
-            wide = widest(u)
-            down = (jnp.sign(u) * jnp.sign(g).astype(u.dtype) < 0).astype(wide)
+            wide = u.dtype if jnp.iscomplexobj(u) else widest(u)
+            along = jnp.sign(u) * jnp.sign(g).conj().astype(u.dtype)
+            down = (along.real < 0).astype(wide)
             kept = jnp.sum(down, axis=own, keepdims=True)
             more = math.prod(u.shape[a] for a in own) / (kept + scalar_like(slack, kept))
             return (u.astype(wide) * down * more).astype(u.dtype)

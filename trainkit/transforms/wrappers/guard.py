@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from trainkit._core import validation
-from trainkit._core.dtypes import cast_like, is_float
+from trainkit._core.dtypes import cast_like
 from trainkit.transforms.rule import states_of
 from trainkit.transforms.state.named import injected
 
@@ -53,7 +53,8 @@ def skip_nonfinite(tx: optax.GradientTransformation) -> optax.GradientTransforma
     def update(
         updates: PyTree, state: GuardState, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, GuardState]:
-        tests = [jnp.isfinite(g).all() for g in jax.tree.leaves(updates) if is_float(g)]
+        numbers = [g for g in jax.tree.leaves(updates) if jnp.issubdtype(g.dtype, jnp.inexact)]
+        tests = [jnp.isfinite(g).all() for g in numbers]
         ok = jnp.stack(tests).all() if tests else jnp.ones((), jnp.bool)
         # Pass zeros instead, so that a loop inside the rule ends.
         clean = jax.tree.map(lambda g: jnp.where(ok, g, jnp.zeros_like(g)), updates)
