@@ -76,6 +76,8 @@ def test_betas(make, name, beta):
         (lambda: tt.dion(0.1, rank_fraction=0.0), r"rank_fraction must be in \(0, 1\]"),
         (lambda: tt.dion(0.1, rank_fraction=1.5), r"rank_fraction must be in \(0, 1\]"),
         (lambda: tt.scion(0.1, radius=0.0), "radius"),
+        (lambda: tt.schedule_free(0.1, 0.0), r"schedule_free: b1 must be in \(0, 1\).*'swa'"),
+        (lambda: tt.schedule_free_adamw(b1=0), r"schedule_free_adamw: b1 must be in \(0, 1\)"),
         (lambda: tt.cautious(tt.adam(0.1), 0.0), "slack"),
         (lambda: tt.lookahead(tt.adam(0.1), 0), "sync_period"),
         (lambda: tt.lookahead(tt.adam(0.1), 5, 0.5, outer=tt.sgd(1.0)), "slow_step_size or outer"),
@@ -84,6 +86,11 @@ def test_betas(make, name, beta):
 def test_other_hyperparameters(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_an_injected_b1_of_0_is_refused_too():
+    with pytest.raises(ValueError, match=r"b1 must be in \(0, 1\)"):
+        tt.inject(tt.schedule_free)(0.1, b1=0.0).init(P)
 
 
 def test_a_string_is_no_rate():

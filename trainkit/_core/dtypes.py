@@ -22,7 +22,7 @@ def is_float(x: Any) -> bool:
 
 
 def widest(*trees: PyTree) -> np.dtype:
-    """The widest floating dtype among the leaves, float32 at least; of complex ones their parts'."""
+    """The widest floating dtype among the leaves, float32 at least; of complex ones a part's."""
     dtypes = [x.dtype for x in jax.tree.leaves(trees) if hasattr(x, "dtype")]
     wide = any(d in (np.dtype(np.float64), np.dtype(np.complex128)) for d in dtypes)
     return jnp.dtype(jnp.float64 if wide else jnp.float32)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from trainkit._core import validation
 from trainkit._core.dtypes import cast_like, scalar_like, upcast
 from trainkit.transforms.masked_trees import assembled, kept
 from trainkit.transforms.rule import rule, states_of
@@ -31,6 +32,9 @@ def schedule_free(
     `learning_rate` and have no momentum of its own. Optax: `optax.contrib.schedule_free`, whose
     weights have the rate of the next step; here z and the sums are float32 at least.
 
+    Raises:
+      ValueError: a β₁ of 0, where x cannot be told from y and z.
+
     >>> import jax.numpy as jnp
     >>> tx, p = schedule_free(0.5), jnp.array([4.0])
     >>> u, state = tx.update(jnp.array([2.0]), tx.init(p), p)
@@ -40,7 +44,7 @@ def schedule_free(
     Defazio et al., The Road Less Scheduled, 2024.
     """
     base = optax.sgd(learning_rate) if base is None else base
-    return _averaging(base, learning_rate, b1, weight_lr_power)
+    return _averaging(base, learning_rate, b1, weight_lr_power, "schedule_free")
 
 
 @rule(needs_params=True)
@@ -58,6 +62,9 @@ def schedule_free_adamw(
     too, so that the first steps count less in it; Optax (`optax.contrib.schedule_free_adamw`) and
     its authors' later code correct ν and weigh by η alone. For a warm-up give a schedule, such as
     `schedules.warmup(schedules.constant(η), n)`.
+
+    Raises:
+      ValueError: a β₁ of 0, as in `schedule_free`.
 
     >>> import jax.numpy as jnp
     >>> tx, p = schedule_free_adamw(0.5), jnp.array([4.0])
@@ -78,12 +85,14 @@ def schedule_free_adamw(
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(gamma),
     )
-    return _averaging(base, gamma, b1, weight_lr_power)
+    return _averaging(base, gamma, b1, weight_lr_power, "schedule_free_adamw")
 
 
 def _averaging(
-    base: optax.GradientTransformation, rate: Any, b1: Any, power: Any
+    base: optax.GradientTransformation, rate: Any, b1: Any, power: Any, of: str
 ) -> optax.GradientTransformation:
+    hint = "at 0, y is z, and x = (y − (1 − β₁) z)/β₁ is lost; average_params(…, 'swa') averages z"
+    validation.number("b1", b1, of, above=0, below=1, hint=hint)
     # Optax counts the weights from 1, the steps from 0.
     own = (lambda count: rate(count - 1)) if callable(rate) else rate
     inner = optax.contrib.schedule_free(base, own, b1, power)
