@@ -21,8 +21,9 @@ def test_length_and_batch_of_a_corpus():
     assert make(Data(sequence_length=6, subset=0.5)).size < make(Data(sequence_length=6)).size
 
 
-def test_resolution_is_the_mean_over_blocks():
-    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 1)).astype(np.uint8)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32])
+def test_resolution_is_the_mean_over_blocks(dtype):
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 1)).astype(dtype)
     expected = [
         [
             [
@@ -35,7 +36,7 @@ def test_resolution_is_the_mean_over_blocks():
     ]
     assert coarser(images, 2)[..., 0].tolist() == expected
     batch = next(staged({"image": images}, 2, shuffle=False)(Data(resolution=2)))
-    assert batch["image"].dtype == np.uint8
+    assert batch["image"].dtype == dtype
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,8 @@ def staged(
 def coarser(images: np.ndarray, side: int) -> np.ndarray:
     """Images (n, s, s, channels) at a lower resolution, by the mean over s/side × s/side blocks.
 
+    Integers are rounded to nearest.
+
     >>> coarser(np.arange(4.0).reshape(1, 2, 2, 1), 1).ravel()
     array([1.5])
     """
@@ -102,7 +104,7 @@ def coarser(images: np.ndarray, side: int) -> np.ndarray:
     by = height // side
     blocks = images.reshape(n, side, by, side, width // side, channels)
     mean = blocks.mean(axis=(2, 4), dtype=np.float32)
-    if images.dtype == np.uint8:
+    if np.issubdtype(images.dtype, np.integer):
         mean = np.rint(mean)
     return mean.astype(images.dtype)
 

@@ -44,7 +44,8 @@ def mixup(
 
     `inputs` is an array or tree of arrays (B, …) and `targets` probabilities (B, …, K); both are
     mixed with the same random partner and the same λ ≥ ½ (so that each example stays the main part
-    of its mixture; the distribution of pairs is the same). `alpha=0` mixes nothing.
+    of its mixture; the distribution of pairs is the same). Integer inputs (images of bytes) become
+    float32. `alpha=0` mixes nothing.
 
     >>> import jax, jax.numpy as jnp
     >>> x, y = mixup(jax.random.key(0), jnp.arange(4.0)[:, None], jnp.eye(4))
@@ -63,6 +64,8 @@ def mixup(
             raise ValueError(
                 f"mixup: the input {name!r} has shape {leaf.shape}, and there are {size} targets."
             )
+    wide = lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.float32)
+    inputs = jax.tree.map(wide, inputs)
     if not isinstance(alpha, jax.core.Tracer) and alpha == 0:
         return inputs, targets
     one, two = jax.random.split(key)
