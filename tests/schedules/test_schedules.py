@@ -72,6 +72,18 @@ FORMULAS = {
         lambda t: 0.1 + 0.2 * (1 - math.sqrt(min(max((t - 60) / 20, 0), 1))),
     ),
     "wsd, not yet": (sc.wsd(0.3, warmup=10, decay=20), lambda t: 0.3 * min(t / 10, 1)),
+    "wsd, from above": (
+        sc.wsd(0.3, warmup=10, decay=20, decay_start=60, init=1.5),
+        lambda t: 1.5 - 0.12 * t if t < 10 else 0.3 * (1 - min(max((t - 60) / 20, 0), 1)),
+    ),
+    "warm-up, from above": (
+        sc.warmup(0.3, 10, init=1.5),
+        lambda t: 1.5 - 1.2 * min(t / 10, 1),
+    ),
+    "one cycle, from above": (
+        sc.one_cycle(0.3, 100, shape="linear", div=0.5, final_div=1.0),
+        lambda t: 0.6 - 0.3 * t / 30 if t <= 30 else 0.3 + 0.3 * (min(t, 100) - 30) / 70,
+    ),
     "one cycle": (
         sc.one_cycle(0.3, 100, warmup_fraction=0.3, div=10, final_div=100),
         lambda t: cosine(0.03, 0.3, t / 30) if t <= 30 else cosine(0.3, 0.0003, (t - 30) / 70),

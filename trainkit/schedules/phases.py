@@ -62,8 +62,9 @@ def wsd(
 ) -> Schedule:
     """Warmup, stable, decay: rises over `warmup` steps, is constant, falls over `decay` steps.
 
-    η(t) = end + (peak − end) f(s) after warm-up, with s = (t − decay_start)/decay clipped to [0,
-    1], and f(s) = 1 − s (linear), 1 − √s (sqrt, best in Hägele et al.) or (1 + cos π s)/2 (cosine).
+    η(t) = init + (peak − init) t/warmup, and after warm-up end + (peak − end) f(s), with
+    s = (t − decay_start)/decay clipped to [0, 1], and f(s) = 1 − s (linear), 1 − √s (sqrt, best in
+    Hägele et al.) or (1 + cos π s)/2 (cosine).
 
     **The start of the decay can be changed during a run.** `schedule(t, decay_start=n)` takes it at
     run time, traced or not. With `named` or `inject` it is part of the state, so that
@@ -106,7 +107,8 @@ def wsd(
         if warmup == 0:
             return falling
         rising = init + (peak - init) * fraction(t, warmup)
-        return jnp.where(t < warmup, jnp.minimum(rising, falling), falling)
+        early = jnp.where(t < start, rising, jnp.minimum(rising, falling))
+        return jnp.where(t < warmup, early, falling)
 
     return _with_runtime(schedule, {"decay_start": first})
 
