@@ -40,6 +40,19 @@ def test_mixup_mixes_inputs_and_targets_alike():
         r.mixup(jax.random.key(0), x, labels)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32, bool])
+def test_mixup_of_integers_is_floating_and_mixed_as_the_targets(dtype):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (32, 4)).astype(dtype)
+    y = np.eye(32, dtype=np.float32)  # a target says which examples, and how much of each
+    mixed, targets = r.mixup(jax.random.key(0), jnp.asarray(images), jnp.asarray(y), 1.0)
+    assert mixed.dtype == jnp.float32
+    want = np.asarray(targets, np.float64) @ images.astype(np.float64)
+    np.testing.assert_allclose(mixed, want, rtol=1e-5, atol=1e-4)
+    assert ((np.asarray(targets) > 0).sum(axis=1) == 2).any()
+    assert r.mixup(jax.random.key(0), jnp.asarray(images), jnp.asarray(y), 0.0)[0].dtype == "f4"
+
+
 def test_distillation_against_numpy():
     rng = np.random.default_rng(0)
     s, t = rng.normal(size=(2, 5, 4))
@@ -91,6 +104,48 @@ def test_pruning_follows_its_schedule():
     assert zeros == sorted(zeros)
 
 
+def pruned_by_hand(p, updates, sparsities, every):
+    """The weights after each step: of what is kept, the smallest |θ + u| are dropped as well."""
+    p, kept = p.astype(np.float64).ravel(), np.ones(p.size, bool)
+    for t, (u, share) in enumerate(zip(updates, sparsities, strict=True)):
+        p = p + u.ravel()
+        if t % every == 0:
+            more = max(round(share * p.size) - (~kept).sum(), 0)
+            order = [i for i in np.argsort(np.abs(p), kind="stable") if kept[i]]
+            kept[order[:more]] = False
+        p[~kept] = 0
+        yield p
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("final", [0.5, 0.1])
+def test_pruned_weights_stay_0(every, final):
+    """Also where their gradients are the largest, and where the sparsity falls."""
+    rng = np.random.default_rng(4)
+    p = rng.normal(size=(6, 5)).astype(np.float32)
+    updates = rng.normal(size=(12, 6, 5)).astype(np.float32) * 3
+    shares = [0.5] * 6 + [final] * 6
+    schedule = lambda t: jnp.where(t < 6, 0.5, final).astype(jnp.float32)
+    tx = r.prune(schedule, every=every)
+    now, state = jnp.asarray(p), tx.init(jnp.asarray(p))
+    for u, want in zip(updates, pruned_by_hand(p, updates, shares, every), strict=True):
+        step, state = tx.update(jnp.asarray(u), state, now)
+        now = now + step
+        np.testing.assert_allclose(now.ravel(), want, rtol=1e-4, atol=1e-5)
+    assert int((now == 0).sum()) == 15
+
+
+def test_a_kept_weight_of_0_is_pruned_after_those_that_are():
+    tx = r.prune(0.5)
+    p = jnp.array([[0.0, 0.0, 1.0, 2.0]])
+    state = tx.init(p)
+    for u in ([[0.0, 0.0, 0.0, 0.0]], [[5.0, 5.0, -1.0, 0.0]]):
+        step, state = tx.update(jnp.array(u), state, p)
+        p = p + step
+    assert p.tolist() == [[0, 0, 0, 2]]
+    assert state.masks.tolist() == [[False, False, True, True]]
+
+
 def loss_fn(params, model_state, batch, rng):
     x, y = batch
     return trainkit.Loss(jnp.sum((x @ params["w"] - y) ** 2), jnp.float32(len(y)))
@@ -124,6 +179,15 @@ def test_hard_examples_keep_the_hardest():
     assert r.hard_examples(losses.at[0].set(jnp.nan), 0.2).tolist() == [1, 0, 0, 0, 0]
     with pytest.raises(ValueError, match="fraction"):
         r.hard_examples(losses, 0.0)
+
+
+@pytest.mark.parametrize("dtype", [float, np.float32])
+def test_a_fraction_of_a_batch_is_rounded_up_as_it_is_written(dtype):
+    for size in (50, 100, 250):
+        losses = jnp.arange(float(size))
+        for hundredths in range(1, 101):
+            kept = r.hard_examples(losses, dtype(f"{hundredths / 100:.2f}"))
+            assert int(kept.sum()) == -(-hundredths * size // 100)
 
 
 def test_importance_sampling_is_unbiased():

@@ -30,13 +30,18 @@ def sparsity_schedule(final: float, *, begin: int = 0, steps: int) -> Callable[[
 
 
 def magnitude_masks(
-    params: PyTree, sparsity: Any, *, mask: Callable[[PyTree], PyTree] | None = None
+    params: PyTree,
+    sparsity: Any,
+    *,
+    mask: Callable[[PyTree], PyTree] | None = None,
+    within: PyTree | None = None,
 ) -> PyTree:
     """Boolean masks that keep the largest weights of each leaf and drop the fraction `sparsity`.
 
     `sparsity` may be traced, a value of `sparsity_schedule` for example. `mask` says which leaves
     are pruned (by default those of two axes or more); of the others all is kept. Ties are broken by
-    position, so that exactly round(sparsity · size) entries are dropped.
+    position, so that exactly round(sparsity · size) entries are dropped. `within`, earlier masks:
+    what they drop stays dropped, and counts.
 
     >>> import jax.numpy as jnp
     >>> magnitude_masks({"w": jnp.array([[1.0, -3.0], [0.5, 2.0]])}, 0.5)["w"].tolist()
@@ -45,14 +50,17 @@ def magnitude_masks(
     validation.number("sparsity", sparsity, "magnitude_masks", least=0, most=1)
     chosen = mask(params) if mask else jax.tree.map(lambda p: p.ndim >= 2, params)
 
-    def one(p: jax.Array, prune: bool) -> jax.Array:
+    def one(p: jax.Array, prune: bool, before: jax.Array | bool) -> jax.Array:
         if not prune:
             return jnp.ones(p.shape, jnp.bool)
-        rank = jnp.argsort(jnp.argsort(jnp.abs(p).ravel()))
+        size = jnp.where(before, jnp.abs(p), -1)  # below a kept weight that is 0
+        rank = jnp.argsort(jnp.argsort(size.ravel()))
         dropped = jnp.round(jnp.asarray(sparsity).astype(jnp.float32) * p.size)
-        return (rank >= dropped.astype(rank.dtype)).reshape(p.shape)
+        return (rank >= dropped.astype(rank.dtype)).reshape(p.shape) & before
 
-    return jax.tree.map(one, params, chosen)
+    if within is None:
+        within = jax.tree.map(lambda p: True, params)
+    return jax.tree.map(one, params, chosen, within)
 
 
 def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
@@ -80,8 +88,9 @@ class PruneState(NamedTuple):
 def prune(sparsity: Any, *, every: int = 1, mask: Any = None) -> optax.GradientTransformation:
     """Magnitude pruning as a transformation, last in a chain: pruned weights become and stay 0.
 
-    θ + u is pruned to the fraction `sparsity` (a number or a schedule) of each leaf, by masks that
-    are made anew every `every` steps; between them, what is pruned stays so.
+    Every `every` steps the smallest |θ + u| among the kept weights of each leaf are pruned too,
+    until the fraction `sparsity` of it (a number or a schedule) is 0. Nothing grows back, also
+    where the schedule falls.
 
     >>> import jax.numpy as jnp
     >>> tx, p = prune(0.5), jnp.array([[1.0, -3.0], [0.5, 2.0]])
@@ -102,7 +111,7 @@ def prune(sparsity: Any, *, every: int = 1, mask: Any = None) -> optax.GradientT
         share = sparsity(state.step_count) if callable(sparsity) else sparsity
         masks = jax.lax.cond(
             state.step_count % every == 0,
-            lambda: magnitude_masks(moved, jnp.asarray(share), mask=mask),
+            lambda: magnitude_masks(moved, jnp.asarray(share), mask=mask, within=state.masks),
             lambda: state.masks,
         )
         new = jax.tree.map(
