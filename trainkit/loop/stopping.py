@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 
 from trainkit._core import validation
+from trainkit._core.counts import rounded_up
 from trainkit._core.units import amount
 
 
@@ -75,7 +76,7 @@ class Budget:
             for name, limit in self.limits.items()
             if rates[name] > 0
         ]
-        return max(1, math.ceil(min(left, default=1)))
+        return max(1, rounded_up(min(left, default=1)))
 
 
 @dataclasses.dataclass(frozen=True)

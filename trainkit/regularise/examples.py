@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from trainkit._core import validation
+from trainkit._core.counts import rounded_up
 from trainkit.transforms.clipping import safe_norm
 
 PyTree = Any
@@ -28,7 +29,7 @@ def hard_examples(losses: jax.Array, fraction: float) -> jax.Array:
     """
     validation.number("fraction", fraction, "hard_examples", above=0, most=1)
     size = losses.shape[0]
-    kept = -int(-fraction * size // 1)
+    kept = rounded_up(float(fraction) * size)
     rank = jnp.argsort(jnp.argsort(-jax.lax.stop_gradient(jnp.nan_to_num(losses, nan=jnp.inf))))
     return (rank < kept).astype(losses.dtype)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from trainkit._core.counts import rounded_down
 from trainkit._core.units import amount
 from trainkit.report.run_data import RunData
 
@@ -119,7 +120,7 @@ def _of_budget(run: RunData) -> str:
     if not shares:
         return ""
     name = max(shares, key=lambda name: shares[name])
-    percent = math.floor(100 * shares[name])
+    percent = rounded_down(100 * shares[name])
     share = f"{min(percent, 99 if shares[name] < 1 else 100)} %" if percent else "less than 1 %"
     return f", {share} of {name}={amount(name, budget[name])}"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -252,6 +254,11 @@ def shampoo(
     return leafwise(leaf)
 
 
+def _rank(fraction: float, side: int) -> int:
+    """The decimal fraction of a side, rounded up: 5 of .1 · 50, which is above 5 in floats."""
+    return math.ceil(Fraction(str(fraction)) * side)
+
+
 def dion(b1: float, fraction: float, first: Callable[[tuple[int, int], int], Any]) -> Start:
     """Dion (Ahn 2025, arXiv 2504.05295, algorithm 1) with the paper's X, [out, in].
 
@@ -261,7 +268,7 @@ def dion(b1: float, fraction: float, first: Callable[[tuple[int, int], int], Any
 
     def leaf(p0: Any) -> Callable[..., Any]:
         n, m = p0.shape
-        q = np.asarray(first((n, m), int(np.ceil(fraction * min(n, m)))), p0.dtype)
+        q = np.asarray(first((n, m), _rank(fraction, min(n, m))), p0.dtype)
         momentum = np.zeros((m, n), p0.dtype)
 
         def step(g: Any, p: Any, t: int) -> Any:

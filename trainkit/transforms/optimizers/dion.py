@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from trainkit._core import validation
+from trainkit._core.counts import rounded_up
 from trainkit._core.dtypes import scalar_like, squared
 from trainkit.transforms.noise import key_data
 from trainkit.transforms.rule import rule
@@ -75,7 +75,7 @@ def dion(
     validation.number("rank_fraction", rank_fraction, "dion", above=0, most=1)
 
     def first(p: jax.Array) -> jax.Array:
-        rank = math.ceil(rank_fraction * min(p.shape))
+        rank = rounded_up(float(rank_fraction) * min(p.shape))
         own = jax.random.fold_in(jax.random.wrap_key_data(key_data(key)), p.shape[0])
         own = jax.random.fold_in(own, p.shape[1])
         # In float32 for every dtype, so that runs in two dtypes begin alike.
