@@ -1,5 +1,6 @@
 """The command, as somebody uses it who has never seen it."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -218,3 +219,31 @@ def test_commands_that_are_not_asked_for_are_not_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@dataclasses.dataclass
+class Options:
+    out: str = "runs"
+    overwrite: bool = False
+    resume: str = "same run"
+    weight_decay: float = 0.0
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("give another folder as out=.", "give another folder with --out."),
+        (
+            'as out=, throw it away by overwrite=True, or by resume="new hyperparameters", if',
+            "with --out, throw it away by --overwrite, or by --resume 'new hyperparameters', if",
+        ),
+        (
+            'by resume="new data", or choose another output folder.',
+            "by --resume 'new data', or choose another output folder.",
+        ),
+        ("weight_decay=0.1 is large", "--weight-decay 0.1 is large"),
+        ("the schedule about=3 is no option", "the schedule about=3 is no option"),
+    ],
+)
+def test_the_words_of_a_refusal_are_those_of_the_command(message, said):
+    assert train._with_flags(message, Options) == said

@@ -18,10 +18,12 @@ import optax
 import pytest
 
 import trainkit
+import trainkit.transforms as tt
 from tests.loop.resumable_run import DATA, STEPS, run
 from trainkit._core.run_files import read_metrics
 from trainkit.data import Sampler
 from trainkit.loop.fit import fit
+from trainkit.loop.saved.step import DamagedError
 from trainkit.loop.stopping import EarlyStopping
 
 # What differs between two runs of the same program, however alike they are.
@@ -841,12 +843,21 @@ ONE_OTHER = np.concatenate([EIGHT[:5], [9], EIGHT[6:]]).astype(np.float32)
 @pytest.mark.parametrize(
     ("then", "now", "named"),
     [
-        ({"tx": optax.adam(0.1)}, {"tx": optax.adam(0.2)}, "optimizer: "),
-        ({"tx": optax.adam(0.1)}, {"tx": optax.adam(0.1, b1=0.8)}, "optimizer: "),
+        (
+            {"tx": optax.adam(0.1)},
+            {"tx": optax.adam(0.1, b1=0.8)},
+            "optimizer: constants of the rule",
+        ),
+        ({"tx": tt.sgd(0.1)}, {"tx": tt.sgd(0.2)}, "optimizer: learning_rate 0.1 there, 0.2 now"),
+        (
+            {"tx": tt.momentum(0.1)},
+            {"tx": tt.nesterov(0.1)},
+            "optimizer: another rule, momentum there, nesterov now",
+        ),
         ({}, {"tx": INJECTED(0.2, momentum=0.9)}, r"learning_rate: 0\.1\d* there, 0\.2\d* now"),
         ({}, {"seed": 1}, "seed: 0 there, 1 now"),
         ({}, {"batch": 2}, "batch_size: 4 there, 2 now"),
-        ({}, {"values": ONE_OTHER}, "content: "),
+        ({}, {"values": ONE_OTHER}, "content: other values"),
         ({}, {"precision": "bfloat16"}, "precision: "),
         (rounds(2), rounds(4), r"replicas: 2 there, 4 now"),
         (rounds(2), rounds(2, every=1), r"steps between means: 2 there, 1 now"),
@@ -861,6 +872,94 @@ def test_another_run_is_not_taken_up_without_a_word(tmp_path, then, now, named):
     part = "data" if {"seed", "batch", "values"} & set(now) else "hyperparameters"
     assert known(tmp_path, 4, **now, resume=f"new {part}").steps == 4
     assert known(tmp_path, 6, **now).steps == 6  # it is now what the run is
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "named"),
+    [
+        (tt.sgd(0.1), tt.adam(0.1), "optimizer: another rule, sgd there, adam now"),
+        (
+            optax.sgd(0.1),
+            optax.adam(0.1),
+            "optimizer: another rule, a rule without a state there, ScaleByAdamState now",
+        ),
+        (
+            tt.adam(0.1),
+            tt.adam(0.1, mu_dtype=jnp.bfloat16),
+            "optimizer: the same rule with another state",
+        ),
+    ],
+)
+def test_what_has_no_state_in_the_checkpoints_is_not_advised(tmp_path, then, now, named):
+    known(tmp_path, 2, tx=then)
+    with pytest.raises(ValueError, match=f"(?s){named}.*give those of then") as caught:
+        known(tmp_path, 4, tx=now)
+    assert "resume=" not in str(caught.value)
+    with pytest.raises(ValueError, match="is of another state"):
+        known(tmp_path, 4, tx=now, resume="new hyperparameters")
+    assert known(tmp_path, 4, tx=then).steps == 4
+
+
+def test_other_parameters_are_named_before_their_values(tmp_path):
+    def wide(size):
+        def loss_fn(params, model_state, batch, rng):
+            return trainkit.Loss(((batch - params["mean"].sum()) ** 2).sum(), batch.shape[0])
+
+        tx = tt.adam(0.1)
+        state = trainkit.TrainState.create({"mean": jnp.zeros(size)}, tx)
+        step = trainkit.make_train_step(loss_fn, tx)
+        return fit(step, state, Sampler(EIGHT, 4), steps=2, out=tmp_path, progress=False)
+
+    wide(2)
+    with pytest.raises(ValueError, match=r"parameters: other names, shapes or dtypes") as caught:
+        wide(3)
+    assert "resume=" not in str(caught.value)
+
+
+def test_only_one_of_two_can_be_new(tmp_path):
+    """And each of the ways that the message names is one."""
+    sgd, other = tt.sgd(0.1), tt.sgd(0.2)
+    for resume in ("same run", "new data", "new hyperparameters"):
+        known(tmp_path, 2, tx=sgd, resume=resume)
+        with pytest.raises(ValueError, match=r"(?s)hyperparameters and data:.*Only one of the two"):
+            known(tmp_path, 4, tx=other, seed=1, resume=resume)
+    known(tmp_path, 4, tx=other, resume="new hyperparameters")
+    assert known(tmp_path, 6, tx=other, seed=1, resume="new data").steps == 6
+
+
+def test_a_run_goes_on_over_damage_from_before_it_was_changed(tmp_path, capsys):
+    known(tmp_path, 2, tx=INJECTED(0.1))
+    known(tmp_path, 4, tx=INJECTED(0.2), resume="new hyperparameters")
+    damage(tmp_path, 4, "state")
+    assert known(tmp_path, 6, tx=INJECTED(0.2)).steps == 6
+    rates = [row["learning_rate"] for row in read_metrics(tmp_path)]
+    assert rates == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.2, 0.2])
+
+
+def test_where_all_are_damaged_that_is_said(tmp_path):
+    known(tmp_path, 2, tx=tt.sgd(0.1))
+    known(tmp_path, 4, tx=tt.sgd(0.2), resume="new hyperparameters")
+    for step in (2, 4):
+        damage(tmp_path, step, "state")
+    with pytest.raises(DamagedError, match=r"(?s)step 4 .* is damaged.*step 2 .* is damaged"):
+        known(tmp_path, 6, tx=tt.sgd(0.2))
+
+
+def test_the_damage_that_hides_what_a_run_is_is_named_with_it(tmp_path):
+    known(tmp_path, 2, tx=tt.sgd(0.1))
+    known(tmp_path, 4, tx=tt.sgd(0.2), resume="new hyperparameters")
+    damage(tmp_path, 4, "info")
+    with pytest.raises(ValueError, match=r"(?s)step 4 .* is damaged.*learning_rate 0\.1 there"):
+        known(tmp_path, 6, tx=tt.sgd(0.2))
+    result = known(tmp_path, 6, tx=tt.sgd(0.2), resume="new hyperparameters")
+    assert result.steps == 6
+
+
+def damage(folder, step, part):
+    """Makes every file of a part of a checkpoint another."""
+    for file in (folder / "checkpoints" / str(step) / part).rglob("*"):
+        if file.is_file() and file.name != "commit_success.txt":
+            file.write_bytes(bytes(byte ^ 1 for byte in file.read_bytes()))
 
 
 def test_how_the_work_is_spread_is_not_what_a_run_is(tmp_path):

@@ -74,8 +74,9 @@ def _with_flags(message: str, config: type) -> str:
     """A message that names arguments, with the options of the command line in their place."""
     for field in dataclasses.fields(config):
         flag = f"--{field.name.replace('_', '-')}"
-        message = message.replace(f" as {field.name}=.", f" with {flag}.")
+        message = re.sub(rf"\bas {field.name}=(?=[.,]( |$))", f"with {flag}", message)
         message = re.sub(rf"\b{field.name}=True", flag, message)
+        message = re.sub(rf'\b{field.name}="([^"]*)"', rf"{flag} '\1'", message)
         message = re.sub(rf"\b{field.name}=(?=[\w.]|$)", f"{flag} ", message)
     return message
 

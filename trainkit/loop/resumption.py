@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any
 
@@ -9,7 +10,9 @@ from trainkit._core.processes import alone, from_writer, together
 from trainkit._core.versions import versions
 from trainkit.data.loader import Place
 from trainkit.loop.arguments.run_identity import (
+    DATA,
     HYPERPARAMETERS,
+    can_go_on,
     other_run,
     run_identity,
     with_hyperparameters,
@@ -29,8 +32,11 @@ def resume(run: Session) -> None:
     if run.folder is not None:
         run.identity = run_identity(run.step, run.state, run.data)
     if run.checkpoints is not None and from_writer(run.checkpoints.steps):
+        search = _Search()
         run.checkpoints.newest(
-            lambda step: _take_up(run, step, fresh), run.progress.message, agreed=not alone()
+            lambda step: _take_up(run, step, fresh, search),
+            run.progress.message,
+            agreed=not alone(),
         )
     elif run.folder is not None and from_writer(run.folder.has_saved):
         raise CheckpointError(
@@ -42,18 +48,42 @@ def resume(run: Session) -> None:
     run.began = time.perf_counter() - run.record.seconds
 
 
-def _take_up(run: Session, step: int, fresh: TrainState) -> None:
+@dataclasses.dataclass
+class _Search:
+    """For a checkpoint that is whole, from the newest on.
+
+    What the run is, the newest says that says anything. Those before may be of another one, from
+    which it went on.
+
+    Attributes:
+      silent: the errors of those that say nothing.
+      compared: whether one has said it.
+    """
+
+    silent: list[str] = dataclasses.field(default_factory=list)
+    compared: bool = False
+
+
+def _take_up(run: Session, step: int, fresh: TrainState, search: _Search) -> None:
+    """Puts a session where this step was saved."""
     assert run.checkpoints is not None
     checkpoints = run.checkpoints
-    info = together(lambda: checkpoints.info(step), DamagedError)
-    _check_same_run(run, info)
+    try:
+        info = together(lambda: checkpoints.info(step), DamagedError)
+    except DamagedError as error:
+        search.silent.append(f"{error}\n")
+        raise
+    if not search.compared:
+        _check_same_run(run, info, "".join(search.silent))
+        search.compared = True
     for name, hook in named(run.hooks).items():
         load = getattr(hook, "load", None)
         change = load(info["hooks"][name]) if load and name in info["hooks"] else None
         if change is not None:
             run.apply(change)
     run.state, info = run.checkpoints.restore(run.in_use.place(run.state), step)
-    if run.resume == f"new {HYPERPARAMETERS}" and hasattr(fresh, "opt_state"):
+    renewed = run.resume == f"new {HYPERPARAMETERS}" or HYPERPARAMETERS in _others(run, info)
+    if renewed and hasattr(fresh, "opt_state"):
         opt_state = with_hyperparameters(run.state.opt_state, fresh.opt_state)
         changed = run.state.replace(opt_state=opt_state, rng=fresh.rng)
         run.state = run.in_use.place(changed)
@@ -68,16 +98,39 @@ def _take_up(run: Session, step: int, fresh: TrainState) -> None:
     _say(run, step, info["_versions"])
 
 
-def _check_same_run(run: Session, info: dict[str, Any]) -> None:
+def _others(run: Session, info: dict[str, Any]) -> dict[str, list[str]]:
+    """The parts of what a run is in which it was another when this was saved, and the lines."""
     same = info["_versions"] == versions()
-    for part, now in run.identity.items():
-        lines = other_run(part, info["identity"][part], now, same)
-        if lines and run.resume != f"new {part}":
-            raise CheckpointError(
-                f"The run in {run.checkpoints and run.checkpoints.folder.parent} was begun with "
-                f"other {part}:\n  " + "\n  ".join(lines) + "\nGive those of then, go on with "
-                f'these by resume="new {part}", or choose another output folder.'
-            )
+    parts = {
+        part: other_run(part, info["identity"][part], now, same)
+        for part, now in run.identity.items()
+    }
+    return {part: lines for part, lines in parts.items() if lines}
+
+
+def _check_same_run(run: Session, info: dict[str, Any], damage: str) -> None:
+    others = _others(run, info)
+    if not others or list(others) == [run.resume.removeprefix("new ")]:
+        return
+    then = info["identity"]
+    if not can_go_on(then.get(HYPERPARAMETERS, {}), run.identity.get(HYPERPARAMETERS, {})):
+        advice = "There is no state for these in its checkpoints: give those of then"
+    elif len(others) > 1:
+        advice = (
+            f"Only one of the two can be new: give the {DATA} of then and "
+            f'resume="new {HYPERPARAMETERS}", the {HYPERPARAMETERS} of then and '
+            f'resume="new {DATA}"'
+        )
+    else:
+        advice = f'Give those of then, go on with these by resume="new {next(iter(others))}"'
+    lines = [line for part in others.values() for line in part]
+    raise CheckpointError(
+        f"{damage}The run in {run.checkpoints and run.checkpoints.folder.parent} was begun with "
+        f"other {' and '.join(others)}:\n  "
+        + "\n  ".join(lines)
+        + f"\n{advice}, or choose another "
+        "output folder."
+    )
 
 
 def _say(run: Session, step: int, then: dict[str, Any]) -> None:

@@ -205,8 +205,9 @@ def _check_contents(path: Path, config: dict[str, Any], any_config: bool) -> Non
             f"The output folder {path} already holds a run with another configuration:\n  "
             + "\n  ".join(lines)
             + "\nGive this run a folder of its own as out=, throw the other away by "
-            'overwrite=True, or go on with these by resume="new hyperparameters". (With the same '
-            "configuration it would go on where it stopped.)"
+            'overwrite=True, or go on with these by resume="new hyperparameters", if they change '
+            "no shapes and no update rule. (With the same configuration it would go on where it "
+            "stopped.)"
         )
 
 

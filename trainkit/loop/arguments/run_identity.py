@@ -17,6 +17,7 @@ from trainkit._core.identity import differences, digest, lasting
 from trainkit._core.paths import named_leaves, path_name
 from trainkit._core.processes import gathered, same
 from trainkit.data.loader import Loader
+from trainkit.loop.arguments.made_of import PARAMETERS, fits, made_of, other_rule
 from trainkit.loop.arguments.program_digest import program_digest
 from trainkit.step.norms import hyperparams
 
@@ -27,7 +28,15 @@ RESUME = ("same run", f"new {HYPERPARAMETERS}", f"new {DATA}")
 # Digests of programs as JAX writes them down, which other versions write otherwise.
 PROGRAMS = ("optimizer", "model", "loss", "gradients")
 OF_BATCHES = ("model", "loss", "gradients")  # which have the sizes of a batch in them
-BATCH, START = "batch", "initial parameters"
+BATCH, START, MADE = "batch", "initial parameters", "made of"
+# What is known by a digest alone, in words.
+OPAQUE = {
+    "model": "another program",
+    "loss": "another program",
+    "gradients": "another program",
+    "seed": "another random key",
+    "content": "other values",
+}
 MANY, LARGE = 32, 2**20  # leaves, and elements of one, that are looked at
 
 
@@ -38,6 +47,7 @@ def run_identity(step: Any, state: Any, data: Any) -> dict[str, dict[str, Any]]:
     if hasattr(step, "tx") and hasattr(state, "params"):
         args = (state.params, state.opt_state, state.params)
         rates["optimizer"] = program_digest(step.tx.update, *args)
+        rates[MADE] = made_of(step.tx, state.params, state.opt_state)
     if hasattr(step, "precision"):
         rates["precision"] = lasting(step.precision, "precision")
     rates |= _rounds(step)
@@ -65,6 +75,7 @@ def other_run(part: str, then: Any, now: Mapping[str, Any], same_versions: bool)
     """In which lines a part of the identity is another than it was, of what both know."""
     then, now = dict(then), dict(now)
     starts = then.pop(START, None), now.pop(START, None)
+    made = then.pop(MADE, None), now.pop(MADE, None)
     batches = then.pop(BATCH, None), now.pop(BATCH, None)
     left_out = set() if same_versions else set(PROGRAMS)
     if batches[0] != batches[1]:
@@ -74,8 +85,31 @@ def other_run(part: str, then: Any, now: Mapping[str, Any], same_versions: bool)
         now.pop(name, None)
     for name in [name for name in (*OF_BATCHES, "seed") if name not in then]:
         now.pop(name, None)  # saved before these were known
-    lines = differences(then, now)
+    lines = _named_differences(then, now, made)
     return lines if part == DATA or None in starts else lines + _other_start(*starts)
+
+
+def can_go_on(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether the state of a run can be taken up with other hyper-parameters, as far as is known.
+
+    Both are parts of an identity.
+    """
+    return fits(then.get(MADE), now.get(MADE))
+
+
+def _named_differences(then: dict[str, Any], now: dict[str, Any], made: Any) -> list[str]:
+    """The differences, in words where only digests are known; the parameters' shapes first."""
+    digests = {
+        name: words
+        for name, words in (OPAQUE | {"optimizer": other_rule(*made)}).items()
+        if then.get(name) != now.get(name)
+        and any(isinstance(values.get(name), str) for values in (then, now))
+    }
+    known = [{k: v for k, v in values.items() if k not in digests} for values in (then, now)]
+    lines = [f"{name}: {words}" for name, words in digests.items()]
+    if None not in made and made[0][PARAMETERS] != made[1][PARAMETERS]:
+        lines.insert(0, f"{PARAMETERS}: other names, shapes or dtypes")
+    return lines + differences(*known)
 
 
 def _rounds(step: Any) -> dict[str, Any]:
