@@ -1,5 +1,6 @@
 """The loop: its order, its ends, its files, and going on after any death as if nothing were."""
 
+import html
 import json
 import os
 import random
@@ -25,6 +26,7 @@ from trainkit.data import Sampler
 from trainkit.loop.fit import fit
 from trainkit.loop.saved.step import DamagedError
 from trainkit.loop.stopping import EarlyStopping
+from trainkit.report import write_report
 
 # What differs between two runs of the same program, however alike they are.
 TIMES = {"seconds", "examples_per_second", "compile_seconds"}
@@ -953,6 +955,41 @@ def test_the_damage_that_hides_what_a_run_is_is_named_with_it(tmp_path):
         known(tmp_path, 6, tx=tt.sgd(0.2))
     result = known(tmp_path, 6, tx=tt.sgd(0.2), resume="new hyperparameters")
     assert result.steps == 6
+
+
+def test_a_run_that_goes_on_as_another_can_be_repeated(tmp_path, monkeypatch):
+    """By its commands in their order; what is new is an event. A killed run has neither."""
+    for rate, steps in ((0.1, 2), (0.1, 2), (0.2, 4), (0.2, 4), (0.1, 6)):
+        resume = "new hyperparameters" if steps > 2 else "same run"
+        argv = ["train.py", f"--steps={steps}"] + ["--resume", resume] * (steps > 2)
+        monkeypatch.setattr("sys.argv", argv)
+        known(tmp_path, steps, tx=tt.sgd(rate), resume=resume)
+    again = " --resume 'new hyperparameters'"
+    commands = ["python train.py --steps=2"] + [
+        f"python train.py --steps={n}{again}" for n in (4, 6)
+    ]
+    assert json.loads((tmp_path / "summary.json").read_text())["commands"] == commands
+    events = [row for row in read_metrics(tmp_path) if row["kind"] == "event"]
+    assert [(row["step"], row["event"], row["reason"]) for row in events] == [
+        (2, "resumed", "new hyperparameters"),
+        (4, "resumed", "new hyperparameters"),
+    ]
+    assert events[0]["changes"] == "optimizer: learning_rate 0.1 there, 0.2 now"
+    page = html.unescape(write_report(tmp_path).read_text())
+    assert "\n".join(commands) in page
+    assert "learning_rate 0.1 there, 0.2 now" in page
+
+
+def test_another_config_is_an_event_too(tmp_path):
+    for size in (1, 2):
+        step, state, data = mean_problem()
+        resume = "same run" if size == 1 else "new hyperparameters"
+        fit(
+            step, state, data, steps=size, out=tmp_path, config={"size": size}, resume=resume,
+            progress=False, report=False,
+        )  # fmt: skip
+    events = [row for row in read_metrics(tmp_path) if row["kind"] == "event"]
+    assert [row["changes"] for row in events] == ["size: 1 there, 2 now"]
 
 
 def damage(folder, step, part):

@@ -115,3 +115,9 @@ def _plain(name: str, value: Any) -> Any:
             f"the value {name!r} of a row must be a number or a string, not {value!r}."
         ) from None
     return "NaN" if math.isnan(value) else _TO_WORD.get(value, value)
+
+
+def commands_of(summary: Mapping[str, Any]) -> list[str]:
+    """The commands of a run that a summary names, in their order."""
+    last = summary.get("command")
+    return list(summary.get("commands") or ([last] if last else []))

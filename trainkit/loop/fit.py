@@ -229,6 +229,8 @@ def _run(
             )
             stack.enter_context(log)
         run.open_log(log)
+        if run.resumption is not None:
+            run.log.write(run.record, "event", run.resumption)
         _note(run, "running")
         result = ending(run, run.until_stopped())
         _note(run, outcome(run), result.stopped, result.metrics)

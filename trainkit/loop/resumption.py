@@ -6,12 +6,14 @@ import dataclasses
 import time
 from typing import Any
 
+from trainkit._core.identity import differences
 from trainkit._core.processes import alone, from_writer, together
 from trainkit._core.versions import versions
 from trainkit.data.loader import Place
 from trainkit.loop.arguments.run_identity import (
     DATA,
     HYPERPARAMETERS,
+    RESUME,
     can_go_on,
     other_run,
     run_identity,
@@ -95,7 +97,17 @@ def _take_up(run: Session, step: int, fresh: TrainState, search: _Search) -> Non
     stream.restore(place_of(info["data"], like=stream.position))
     run.in_use.begin_at(run.record.epoch)
     run.log_position = info["log"]
+    run.resumption = _event(run, info)
     _say(run, step, info["_versions"])
+
+
+def _event(run: Session, info: dict[str, Any]) -> dict[str, str] | None:
+    """That a run goes on as another, and what is new in it."""
+    config = differences(info["config"], run.folder.config) if run.folder else []
+    lines = config + [line for part in _others(run, info).values() for line in part]
+    if run.resume == RESUME[0] or not lines:
+        return None
+    return {"event": "resumed", "reason": run.resume, "changes": "; ".join(lines)}
 
 
 def _others(run: Session, info: dict[str, Any]) -> dict[str, list[str]]:
@@ -123,13 +135,11 @@ def _check_same_run(run: Session, info: dict[str, Any], damage: str) -> None:
         )
     else:
         advice = f'Give those of then, go on with these by resume="new {next(iter(others))}"'
-    lines = [line for part in others.values() for line in part]
+    shown = "\n  ".join(line for lines in others.values() for line in lines)
     raise CheckpointError(
         f"{damage}The run in {run.checkpoints and run.checkpoints.folder.parent} was begun with "
-        f"other {' and '.join(others)}:\n  "
-        + "\n  ".join(lines)
-        + f"\n{advice}, or choose another "
-        "output folder."
+        f"other {' and '.join(others)}:\n  {shown}\n{advice}, or choose another output "
+        "folder."
     )
 
 

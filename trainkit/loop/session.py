@@ -59,10 +59,10 @@ class Session:
 
     def __post_init__(self) -> None:
         self.record = Record()
-        self.began = time.perf_counter()
-        self.data_ended = False
+        self.began, self.data_ended = time.perf_counter(), False
         self.log_position: Any = None
         self.identity: dict[str, dict[str, Any]] = {}
+        self.resumption: dict[str, str] | None = None  # the event, where something is new
         self.best_state: TrainState | None = None
         self.bad_params: str | None = None
         self.log = RunLog(None, self.record)

@@ -6,6 +6,7 @@ a run that was killed from one that has ended.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainkit._core.run_files import SUMMARY, write_whole
+from trainkit._core.run_files import SUMMARY, commands_of, write_whole
 from trainkit._core.versions import devices, versions
 from trainkit.loop.record import Record
 from trainkit.loop.run_folder import RunFolder
@@ -58,8 +59,18 @@ def write_summary(
         "command": command(),
     }
     path = folder.path / SUMMARY
+    content["commands"] = _with_those_before(path, content["command"])
     write_whole(path, json.dumps(_finite(content), indent=2) + "\n")
     return path
+
+
+def _with_those_before(path: Path, now: str) -> list[str]:
+    """The commands of a run, from its beginning; one that was given again is there once."""
+    earlier: list[str] = []
+    with contextlib.suppress(OSError, ValueError):
+        there = json.loads(path.read_text(encoding="utf-8"))
+        earlier = commands_of(there) if isinstance(there, dict) else []
+    return earlier if earlier[-1:] == [now] else [*earlier, now]
 
 
 def command() -> str:

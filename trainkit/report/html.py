@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainkit._core.processes import is_writer
-from trainkit._core.run_files import REPORT, write_whole
+from trainkit._core.run_files import REPORT, commands_of, write_whole
 from trainkit.report.cards import cards
 from trainkit.report.comparison import options, said, table_rows
 from trainkit.report.events import event_rows, numbered
@@ -102,7 +102,7 @@ def report_html(
     if events := event_rows(runs):
         body.append(f"<h2>Events</h2>{rows_html(events)}")
     body.extend(parts)
-    commands = dict.fromkeys(r.summary["command"] for r in runs if r.summary.get("command"))
+    commands = dict.fromkeys(line for run in runs for line in commands_of(run.summary))
     if commands:
         lines = escaped("\n".join(commands))
         body.append(f"<h2>To repeat {'it' if one else 'them'}</h2><pre>{lines}</pre>")
