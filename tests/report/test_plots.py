@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from trainkit.report.plots import Curve, Event, plot, running_mean, spans_decades
+from trainkit.report.plots import COLOURS, Curve, Event, plot, running_mean, spans_decades
 
 LOSS = Curve("loss", [1, 2, 3], [1.0, 0.5, 0.25])
 
@@ -89,11 +89,34 @@ def test_matplotlibs_settings_stay_as_they_were():
     assert dict(mpl.rcParams) == before
 
 
-@pytest.mark.parametrize("width", [0, 1, 4, 100])
-def test_the_running_mean_is_the_mean_of_the_window(width):
-    values = np.random.default_rng(0).normal(size=30)
-    expected = [values[max(i - width, 0) : i + width + 1].mean() for i in range(30)]
-    np.testing.assert_allclose(running_mean(values, width), expected, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("reach", [0.0, 1.0, 2.5, 100.0])
+def test_the_running_mean_is_the_mean_of_the_window(reach):
+    rng = np.random.default_rng(0)
+    x, values = np.cumsum(rng.integers(1, 3, 50)).astype(float), rng.normal(size=50)
+    expected = [np.mean([v for u, v in zip(x, values, strict=True) if abs(u - at) <= reach])
+                for at in x]  # fmt: skip
+    np.testing.assert_allclose(running_mean(x, values, reach), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [15, 60, 90])
+def test_the_same_values_are_the_same_curve_in_runs_of_any_length(count):
+    """As far as the window of the last ones reaches over the end of the shorter run."""
+    values = np.random.default_rng(1).normal(size=110)  # matplotlib thins out more
+    steps = np.arange(10, 1110, 10)
+    curves = [Curve(str(n), steps[:n], values[:n], smooth=True) for n in (110, count)]
+    drawn = [lines[1] for lines in _lines_by_colour(plot(curves, title="Loss", x_label="steps"))]
+    assert drawn[0][: count - 11] == drawn[1][: count - 11]
+    assert len(drawn[1]) == count
+
+
+def _lines_by_colour(svg):
+    """The corners of the lines of the first two curves: the faint one, then the smooth one."""
+    found = {colour: [] for colour in COLOURS[:2]}
+    for d, style in re.findall(r'<path d="([^"]*)"[^>]*style="([^"]*)"', svg):
+        for colour, lines in found.items():
+            if f"stroke: {colour}" in style and d.count("L") > 1:
+                lines.append(re.findall(r"[ML] ([-\d. ]+)", d))
+    return list(found.values())
 
 
 def test_when_a_logarithmic_axis_shows_more():

@@ -21,6 +21,7 @@ _VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--faint)"}
 COLOURS = ("#3b7dd8", "#e07b39", "#2f9e75", "#b455c4", "#d0475c", "#8a7a2f", "#4aa3b5", "#7a6ff0")
 # Labels of events stand in so many rows at most; where there is no room for one, it is left out.
 ROWS = 4
+FEW = 20  # values that are not smoothed, unless another curve of the plot is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +95,9 @@ def plot(
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
+        window = _window(curves)
         for number, curve in enumerate(curves):
-            _draw(axes, curve, curve.colour or COLOURS[number % len(COLOURS)])
+            _draw(axes, curve, curve.colour or COLOURS[number % len(COLOURS)], window)
         axes.set_xlabel(x_label)
         positive = any(value > 0 for curve in curves for value in curve.y)
         _scale_y(axes, log=log_y and positive)
@@ -193,27 +195,41 @@ def _scale_x(axes: Any, log: bool) -> None:
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(shown))
 
 
-def _draw(axes, curve: Curve, colour: str) -> None:
+def _window(curves: Sequence[Curve]) -> float:
+    """Half the window of all smooth curves: a twentieth of the shortest of more than a few values.
+
+    One for all: with windows of their own the same values would be drawn as different curves.
+    """
+    ends = [x[[0, -1]] for x, _ in map(_finite, (c for c in curves if c.smooth)) if len(x) > FEW]
+    return min((float(last - first) / 20 for first, last in ends), default=0.0)
+
+
+def _finite(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(curve.x, float), np.asarray(curve.y, float)
     kept = np.isfinite(x) & np.isfinite(y)
-    x, y = x[kept], y[kept]
-    if curve.smooth and len(x) > 20:
+    return x[kept], y[kept]
+
+
+def _draw(axes, curve: Curve, colour: str, window: float) -> None:
+    x, y = _finite(curve)
+    if curve.smooth and window and len(x) > 1:
         axes.plot(x, y, color=colour, alpha=0.35, linewidth=0.8)
-        axes.plot(x, running_mean(y, len(y) // 20), color=colour, label=curve.label, linewidth=1.6)
+        axes.plot(x, running_mean(x, y, window), color=colour, label=curve.label, linewidth=1.6)
     else:
         marker = {"marker": "o", "markersize": 3.5} if curve.points or len(x) == 1 else {}
         axes.plot(x, y, color=colour, label=curve.label, linewidth=1.6, **marker)
 
 
-def running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """The mean over a centred window, narrower at the ends; the same length as `values`.
+def running_mean(x: np.ndarray, values: np.ndarray, reach: float) -> np.ndarray:
+    """The mean of the values whose x, in ascending order, is at most `reach` away.
 
-    >>> running_mean(np.array([0.0, 3.0, 6.0, 3.0]), 1)
+    >>> running_mean(np.arange(4.0), np.array([0.0, 3.0, 6.0, 3.0]), 1.0)
     array([1.5, 3. , 4. , 4.5])
     """
     sums = np.concatenate([[0.0], np.cumsum(values)])
-    places = np.arange(len(values))
-    first, last = np.maximum(places - width, 0), np.minimum(places + width + 1, len(values))
+    reach *= 1 + 1e-9  # a distance of just this, rounded, is within
+    first = np.searchsorted(x, x - reach, "left")
+    last = np.searchsorted(x, x + reach, "right")
     return (sums[last] - sums[first]) / (last - first)
 
 
