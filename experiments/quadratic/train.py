@@ -131,7 +131,9 @@ def run(config: Config) -> dict[str, dict[str, float]]:
             reached = np.flatnonzero(losses < 1e-3)
             at = str(reached[0]) if len(reached) else "never"
             x, y = points[-1]
-            print(f"  {rule:<12}{losses[0]:>12.4g}{losses[-1]:>12.3g}{at:>16}  ({x:.3f}, {y:.3f})")
+            print(
+                f"  {rule:<12}{losses[0]:>12.4g}{losses[-1]:>12.3g}{at:>16}  ({x:z.3f}, {y:z.3f})"
+            )
             paths[name][rule], ends[name][rule] = points, float(losses[-1])
     print(f"\nPicture: {draw(paths, Path(config.out)).resolve()}")
     return ends

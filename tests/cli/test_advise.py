@@ -37,7 +37,11 @@ def test_it_prints_the_advice_and_writes_it(tmp_path):
     ("arguments", "words"),
     [
         (["progresive_lm"], "did you mean 'progressive_lm'"),
-        (["quadratic"], "quadratic has no function advise(config, **how)"),
+        (
+            ["quadratic"],
+            "quadratic has no function advise(config, **how), which advice needs. "
+            "Experiments with one: ",
+        ),
         (["progressive_lm", "--", *SMALL], "is too small for advice"),
         (["progressive_lm", "--", "--rates", "1", "2"], "--rates has several"),
         (["progressive_lm", "--share", "2", "--", *SMALL], "share"),

@@ -223,7 +223,9 @@ def test_into_a_bigger_model_by_a_growth(saved):
 
 def test_requests_that_mean_nothing_are_named(saved):
     folder, state = saved
-    with pytest.raises(ValueError, match=r"only='parms'.*did you mean 'params'\?.*Names at"):
+    with pytest.raises(
+        ValueError, match=r"only='parms'.* in the checkpoint of .*did you mean 'params'\?.*Names at"
+    ):
         checkpoint.restore(folder, only="parms", **SILENT)
     with pytest.raises(ValueError, match=r"fresh='params/hd' matches the start of no leaf"):
         checkpoint.restore(folder, TrainState.create(params(), TX), fresh="params/hd", **SILENT)

@@ -91,6 +91,20 @@ def test_loss_and_accuracy_are_drawn_once_then_rate_and_norms():
     assert not any("kipped" in word for word in page.words)  # none was
 
 
+def test_a_legend_names_what_is_drawn_under_it():
+    """Validation has no learning rate; of several runs, only those with the metric are named."""
+    norms = rows()
+    without = [{k: v for k, v in row.items() if k != "grad_norm"} for row in norms]
+    legends = lambda *runs: re.findall(r'<p class="legend">(.*?)</p>', report_html(runs, title="T"))
+    first, second = legends(RunData("mine", norms))
+    assert "validation" in first
+    assert "training" in second
+    assert "validation" not in second
+    first, second = legends(RunData("mine", norms), RunData("theirs", without))
+    assert "theirs" in first
+    assert "theirs" not in second
+
+
 def test_axes_that_tell_something_else_can_be_chosen_without_a_script():
     slow = [row | {"seconds": row["step"] ** 3} for row in rows()]
     page = Page(report_html([RunData("mine", slow, {}, SUMMARY)], title="Mine"))

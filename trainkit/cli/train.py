@@ -124,9 +124,8 @@ def experiment_with(function: str, what: str, name: str, found: Mapping[str, Pat
     if hasattr(experiment, own):
         return experiment
     able = [other for other in found if hasattr(experiment_of(other, found), own)]
-    raise ValueError(
-        f"{name} has no function {function}, which {what} needs; {', '.join(able) or 'none'} has."
-    )
+    others = f"Experiments with one: {', '.join(able)}." if able else "No experiment has one."
+    raise ValueError(f"{name} has no function {function}, which {what} needs. {others}")
 
 
 def _help(found: dict[str, Path]) -> str:

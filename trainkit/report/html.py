@@ -141,7 +141,7 @@ def _curves(runs: Sequence[RunData]) -> str:
     for number, section in enumerate(found):
         chosen = switch if number == 0 else ""
         parts.append(
-            f"<h2>{escaped(section.title)}</h2><div>{chosen}{_legend(runs)}"
+            f"<h2>{escaped(section.title)}</h2><div>{chosen}{_legend(runs, section)}"
             f"{_figures(section, several=bool(chosen))}</div>"
         )
     return "".join(parts)
@@ -155,13 +155,14 @@ def _figures(section: Section, several: bool) -> str:
     return f'<div class="plots">{"".join(figures)}</div>'
 
 
-def _legend(runs: Sequence[RunData]) -> str:
+def _legend(runs: Sequence[RunData], section: Section) -> str:
     """What the colours mean, for all plots under it, and the numbers of the events."""
     if len(runs) == 1:
         kinds = [("training", "train", TRAINING), ("validation", "evaluation", VALIDATION)]
-        lines = [(name, colour) for name, kind, colour in kinds if runs[0].of(kind)]
+        lines = [(name, colour) for name, kind, colour in kinds if section.has(runs[0], kind)]
     else:
-        lines = [(run.name, colour_of(number)) for number, run in enumerate(runs)]
+        shown_runs = [n for n, run in enumerate(runs) if section.has(run, "train", "evaluation")]
+        lines = [(runs[number].name, colour_of(number)) for number in shown_runs]
     shown = [
         f'<span><i style="color:{colour}"></i>{escaped(name)}</span>' for name, colour in lines
     ]

@@ -38,10 +38,16 @@ class Section:
     Attributes:
       title: of the section.
       plots: (the column that it is drawn against, SVG).
+      metrics: the names of what is drawn.
     """
 
     title: str
     plots: Sequence[tuple[str, str]]
+    metrics: Sequence[str]
+
+    def has(self, run: RunData, *kinds: str) -> bool:
+        """Whether a run has one of the metrics in rows of these kinds."""
+        return any(name in row for kind in kinds for row in run.of(kind) for name in self.metrics)
 
 
 def axes_of(runs: Sequence[RunData]) -> list[str]:
@@ -93,7 +99,7 @@ def sections(runs: Sequence[RunData]) -> list[Section]:
             if (svg := _against(runs, name, x)) is not None
         ]
         if drawn:
-            found.append(Section(title, drawn))
+            found.append(Section(title, drawn, [name for name in group if name not in constant]))
     return found
 
 

@@ -38,9 +38,10 @@ class Patterned:
             if not any(name in one for name in names):
                 tops = list(dict.fromkeys(name.split("/")[0] for name in names))
                 hint = near(pattern, [*names, *tops]) or "."
+                where = of.replace("The ", "the ", 1) if of.startswith("The ") else of
                 raise ValueError(
-                    f"{option}={pattern!r} matches the start of no leaf's name in {of}{hint} Names "
-                    f"at the top: {', '.join(tops)}."
+                    f"{option}={pattern!r} matches the start of no leaf's name in {where}{hint} "
+                    f"Names at the top: {', '.join(tops)}."
                 )
 
 
