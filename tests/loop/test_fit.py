@@ -934,8 +934,10 @@ def test_a_run_goes_on_over_damage_from_before_it_was_changed(tmp_path, capsys):
     known(tmp_path, 4, tx=INJECTED(0.2), resume="new hyperparameters")
     damage(tmp_path, 4, "state")
     assert known(tmp_path, 6, tx=INJECTED(0.2)).steps == 6
-    rates = [row["learning_rate"] for row in read_metrics(tmp_path)]
+    rows = read_metrics(tmp_path)
+    rates = [row["learning_rate"] for row in rows if row["kind"] == "train"]
     assert rates == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.2, 0.2])
+    assert [row["step"] for row in rows if row["kind"] == "event"] == [2]
 
 
 def test_where_all_are_damaged_that_is_said(tmp_path):
@@ -1009,7 +1011,7 @@ def test_new_hyperparameters_are_those_in_force(tmp_path):
     known(tmp_path, 2)
     new = {"tx": INJECTED(0.2, momentum=0.9), "resume": "new hyperparameters"}
     result = known(tmp_path, 3, **new)
-    rates = [row["learning_rate"] for row in read_metrics(tmp_path)]
+    rates = [row["learning_rate"] for row in read_metrics(tmp_path) if row["kind"] == "train"]
     assert rates == pytest.approx([0.1, 0.1, 0.2])
     trace = jax.tree.leaves(result.state.opt_state)
     assert any(float(np.max(np.abs(leaf))) > 1 for leaf in trace)  # the momentum was kept

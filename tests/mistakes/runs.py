@@ -305,7 +305,7 @@ CHECKPOINTS = {
             ),
         ),
         "optimizer:",
-        'resume="new hyperparameters"',
+        "give those of then, or choose another output folder",
     ),
     "a folder of other files": (
         lambda: fit(out=file_of(b"a thesis").parent),

@@ -105,9 +105,11 @@ def _event(run: Session, info: dict[str, Any]) -> dict[str, str] | None:
     """That a run goes on as another, and what is new in it."""
     config = differences(info["config"], run.folder.config) if run.folder else []
     lines = config + [line for part in _others(run, info).values() for line in part]
-    if run.resume == RESUME[0] or not lines:
+    if not lines:
         return None
-    return {"event": "resumed", "reason": run.resume, "changes": "; ".join(lines)}
+    # Over damage, as the same run, from before its hyper-parameters were changed.
+    reason = f"new {HYPERPARAMETERS}" if run.resume == RESUME[0] else run.resume
+    return {"event": "resumed", "reason": reason, "changes": "; ".join(lines)}
 
 
 def _others(run: Session, info: dict[str, Any]) -> dict[str, list[str]]:
