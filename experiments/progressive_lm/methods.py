@@ -147,8 +147,8 @@ class Methods:
         (_, shallow), (width, deep) = small, large = self.sizes
         between = [Way(str(n), self._words((width, n), small), (width, n))
                    for n in self.controls if shallow < n < deep]  # fmt: skip
-        ends = [Way(name, self._words(size, small), size) for name, size in
-                (("small", small), ("large", large))]  # fmt: skip
+        ends = [Way(name, self._words(size, other), size) for name, size, other in
+                (("small", small, large), ("large", large, small))]  # fmt: skip
         return [ends[0], *between, ends[1]]
 
     def growing(
