@@ -18,7 +18,7 @@ from trainkit.growth.errors import Conflict, GrowthError
 from trainkit.growth.ir.custom_gradients import unproved
 from trainkit.growth.ir.products import in_one_order
 from trainkit.growth.ir.program import Folder, Program
-from trainkit.growth.ir.simplification.whole_slices import with_whole_slices
+from trainkit.growth.ir.simplification.idle_equations import with_idle_equations
 from trainkit.growth.ir.source_lines import uses
 from trainkit.growth.ir.trace import named_shapes, shape_of, structs, traced_program
 from trainkit.growth.mismatches import Leaves, check_leaves, same_results, structure
@@ -187,18 +187,18 @@ def _traced(
         FlatModel(folder.flatten(program), _sizes(own))
         for program, own in zip((small, big), leaves, strict=True)
     )
-    first = first._replace(program=_with_whole_slices(first, second))
+    first = first._replace(program=_with_idle_equations(first, second))
     return Models(first, second, leaves, inputs, new, results, set(guessed), folder)
 
 
-def _with_whole_slices(small: FlatModel, big: FlatModel) -> Program:
-    """The small program with the slices that only the big one has."""
+def _with_idle_equations(small: FlatModel, big: FlatModel) -> Program:
+    """The small program with equations that do nothing there, and so only the big one has."""
     place = {name: j for j, name in enumerate(big.shapes)}
     n, m = len(small.shapes), len(big.shapes)
     extra = range(min(len(small.program.ins) - n, len(big.program.ins) - m))
     inputs = {i: place[name] for i, name in enumerate(small.shapes) if name in place}
     inputs |= {n + i: m + i for i in extra}
-    return with_whole_slices(small.program, big.program, inputs)
+    return with_idle_equations(small.program, big.program, inputs)
 
 
 def _arguments(inputs: tuple[PyTree, ...], new: NewInputs | None) -> tuple[PyTree, ...]:

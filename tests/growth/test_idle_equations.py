@@ -1,4 +1,4 @@
-"""Slices that take all of an axis in the small model: `table[:length]` is no equation there."""
+"""Equations that do nothing in the small model, and are not there: `table[:length]` of all rows."""
 
 import flax.linen as nn
 import jax
@@ -168,3 +168,33 @@ def test_other_differences_are_refused():
     fewer = lambda p, x: jnp.tanh(x[:, :6] + p["places"][:6]) @ p["out"]
     with pytest.raises(growth.GrowthError):
         growth.plan(fn(0), fewer, of(7), of(14), X)
+
+
+def by_new_axis(x, times):
+    """Heads that are repeated, unless once: [b, t, h, d] → [b, t, h · times, d]."""
+    if times == 1:
+        return x
+    b, t, h, d = x.shape
+    x = jnp.broadcast_to(x[:, :, :, None, :], (b, t, h, times, d))
+    return x.reshape(b, t, h * times, d)
+
+
+def by_repeat(x, times):
+    return x if times == 1 else jnp.repeat(x, times, axis=2)
+
+
+@pytest.mark.parametrize("queries", [4, 6])
+@pytest.mark.parametrize("repeated", [by_new_axis, by_repeat])
+def test_query_heads_that_get_groups(repeated, queries):
+    """As many queries as keys in the small model, several for each in the big one."""
+
+    def fn(p, x):
+        heads = p["k"].shape[1]
+        q, k, v = (jnp.einsum("btd,dhk->bthk", x, p[name]) for name in ("q", "k", "v"))
+        k, v = (repeated(y, p["q"].shape[1] // heads) for y in (k, v))
+        scores = jnp.einsum("bthk,bshk->bhts", q, k)
+        y = jnp.einsum("bhts,bshk->bthk", jax.nn.softmax(scores), v)
+        return jnp.einsum("bthk,hkd->btd", y, p["o"])
+
+    of = lambda n: draw(q=(5, n, 3), k=(5, 2, 3), v=(5, 2, 3), o=(n, 3, 5))
+    exact(fn, of(2), of(queries), X)
