@@ -191,7 +191,6 @@ def _(p, x):
         "layers": [{"g": (4,), "qkv": (3, 4, 2, e), "o": (2, e, 4)}] * depth,
     },
     {"depth": 2, "e": 3}, {"wider too": {"depth": 4, "e": 9}}, SEQUENCE[0],
-    refused=refused("wider too", "in two steps"),
 )  # fmt: skip
 def _(p, x):
     """Products of three arrays, whose order depends on the size of a head."""
