@@ -192,3 +192,23 @@ def test_bad_trees():
     with pytest.raises(ValueError, match="choose one of identity, stack"):
         align(a, {**a, "block1/w": (2, 2)}, "twice")
     assert relative_change(jnp.ones(3), jnp.ones(3)) == 0.0
+
+
+@pytest.mark.parametrize("how", ["stack", "last"])
+def test_copies_with_width_where_more_differs_than_layers(how):
+    """Without its new layers the big model must be the small one, so that widths can be proved."""
+
+    def fn(p, x):
+        h = x @ p["in"]
+        h = jnp.sin(h) if len(p["layers"]) > 2 else h
+        for layer in p["layers"]:
+            h = h + jnp.tanh(h @ layer["up"]) @ layer["down"]
+        return h @ p["out"]
+
+    def sizes(depth, hidden):
+        layer = {"up": jnp.ones((4, hidden)), "down": jnp.ones((hidden, 4))}
+        return {"in": jnp.ones((3, 4)), "layers": [layer] * depth, "out": jnp.ones((4, 2))}
+
+    with pytest.raises(growth.GrowthError, match="width and depth grow together") as refused:
+        growth.plan(fn, fn, sizes(2, 5), sizes(4, 10), jnp.ones((2, 3)), how=how)
+    assert refused.value.hint == "grow in two steps: first width, then depth"
