@@ -27,6 +27,21 @@ def names(tree: Any) -> dict[str, np.ndarray]:
     }
 
 
+def exact(
+    fn: Any, small: Any, big: Any, *inputs: Any, tolerance: float = 1e-12
+) -> tuple[growth.Plan, Any]:
+    """The plan from one size of a function to another, and grown parameters that keep its outputs.
+
+    They have the shapes of `big`. The tolerance is that of a few operations in float64.
+    """
+    plan = growth.plan(fn, fn, small, big, *inputs)
+    grown = plan.grow(small, key=jax.random.key(0))
+    assert jax.tree.map(jnp.shape, grown) == jax.tree.map(jnp.shape, big)
+    want = fn(small, *inputs)
+    np.testing.assert_allclose(fn(grown, *inputs), want, rtol=tolerance, atol=tolerance)
+    return plan, grown
+
+
 class Small:
     """The small model at random parameters: outputs, and gradients of a random projection."""
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from tests.growth.checking import exact
 from trainkit import growth
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -17,15 +18,6 @@ X = np.random.default_rng(0).normal(size=(2, 7, 5))
 def draw(**shapes):
     rng = np.random.default_rng(len(shapes))
     return {name: rng.normal(size=shape) for name, shape in shapes.items()}
-
-
-def exact(fn, small, big, *inputs, tolerance=1e-12):
-    plan = growth.plan(fn, fn, small, big, *inputs)
-    grown = plan.grow(small, key=jax.random.key(0))
-    assert jax.tree.map(jnp.shape, grown) == jax.tree.map(jnp.shape, big)
-    want = fn(small, *inputs)
-    np.testing.assert_allclose(fn(grown, *inputs), want, rtol=tolerance, atol=tolerance)
-    return grown
 
 
 def first(p, length):
@@ -68,9 +60,9 @@ def test_more_places(part, sizes):
     of = lambda n, d: draw(**{"in": (5, d), "out": (d, 2)}, places=(n, d))
     small = of(sizes[0], 4)
     for width in (4, 6, 8):
-        grown = exact(fn, small, of(sizes[1], width), X)
+        _, grown = exact(fn, small, of(sizes[1], width), X)
         assert len(grown["places"]) == sizes[1]
-    same = exact(fn, small, of(sizes[1], 4), X)["places"]
+    same = exact(fn, small, of(sizes[1], 4), X)[1]["places"]
     starts = {last: sizes[1] - sizes[0], middle: (sizes[1] - sizes[0]) // 2}
     start = starts.get(part, 0)
     np.testing.assert_array_equal(same[start : start + sizes[0]], small["places"])
@@ -104,7 +96,7 @@ def test_tables_of_distances():
         return jax.nn.softmax(scores) @ (x @ p["v"])
 
     of = lambda n: draw(q=(5, 4), k=(5, 4), v=(5, 4), far=(2 * n - 1,))
-    grown = exact(fn, of(7), of(14), X)
+    _, grown = exact(fn, of(7), of(14), X)
     np.testing.assert_array_equal(grown["far"][7:20], of(7)["far"])
 
 

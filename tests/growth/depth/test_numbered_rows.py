@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.growth.checking import exact
 from trainkit import growth
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -72,15 +73,6 @@ def draw(layers, depth, width=4, hidden=6):
         shapes |= {"scale": (depth + 1, width)}
         shapes |= {"up": (depth, width, hidden), "down": (depth, hidden, width)}
     return {name: rng.normal(size=shape) for name, shape in shapes.items()}
-
-
-def exact(fn, small, big, *inputs, tolerance=1e-12):
-    plan = growth.plan(fn, fn, small, big, *inputs)
-    grown = plan.grow(small, key=jax.random.key(0))
-    assert jax.tree.map(jnp.shape, grown) == jax.tree.map(jnp.shape, big)
-    want = fn(small, *inputs)
-    np.testing.assert_allclose(fn(grown, *inputs), want, rtol=tolerance, atol=tolerance)
-    return plan, grown
 
 
 WAYS = [picked, mapped, zipped, backwards, plain]

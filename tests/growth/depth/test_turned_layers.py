@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from tests.growth.checking import exact
 from trainkit import growth
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -88,15 +89,6 @@ LAYERS = {
         conv(("NCH", "OIH", "NCH"), rhs_dilation=(2,)), (5, 3, 9), lambda n: (n, n, 3), 1
     ),
 }  # fmt: skip
-
-
-def exact(fn, small, big, x, other=None):
-    plan = growth.plan(fn, other or fn, small, big, x)
-    grown = plan.grow(small, key=jax.random.key(0))
-    assert jax.tree.map(jnp.shape, grown) == jax.tree.map(jnp.shape, big)
-    want = fn(small, x)
-    np.testing.assert_allclose((other or fn)(grown, x), want, rtol=1e-12, atol=1e-12)
-    return plan, grown
 
 
 @pytest.mark.parametrize("width", [3, 4, 6])

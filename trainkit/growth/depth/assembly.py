@@ -72,7 +72,7 @@ def _candidates(
     tried: list[tuple[Stacks, Origins]],
     square: bool = True,
 ) -> Iterator[DepthCandidate | Conflict]:
-    """`depth_candidates` of models without rows that are picked by number."""
+    """`depth_candidates` of leaves as they are; `square`: whether identities grow with widths."""
     stacks = _stacks(small, big, place)
     if isinstance(stacks, Conflict):
         yield stacks
