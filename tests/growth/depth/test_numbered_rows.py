@@ -8,6 +8,8 @@ import pytest
 
 from tests.growth.checking import exact
 from trainkit import growth
+from trainkit.growth.depth import flat_model
+from trainkit.growth.ir.simplification.numbered_rows import numbered_rows
 
 pytestmark = pytest.mark.usefixtures("x64")
 X = np.random.default_rng(0).normal(size=(3, 5))
@@ -242,3 +244,29 @@ def test_rows_that_are_used_otherwise_too():
     drop = lambda p: {name: p[name] for name in ("enter", "up", "down", "out")}
     with pytest.raises(growth.GrowthError):
         growth.plan(fn, fn, drop(draw(picked, 2)), drop(draw(picked, 3)), X)
+
+
+def test_programs_are_not_read_once_for_every_leaf(monkeypatch):
+    """Planning is linear in layers: rows are looked for in all leaves at once, axis by axis."""
+    passes = []
+
+    def counted(program, axes):
+        passes.append(len(axes))
+        return numbered_rows(program, axes)
+
+    monkeypatch.setattr(flat_model, "numbered_rows", counted)
+
+    def fn(p, x):
+        h = x @ p["enter"]
+        for w in p["layers"]:
+            h = h + jnp.tanh(h @ w["up"]) @ w["down"]
+        return h @ p["out"]
+
+    def of(depth, width):
+        layer = {"up": np.ones((width, width)), "down": np.ones((width, width))}
+        ends = {"enter": np.ones((5, width)), "out": np.ones((width, 2))}
+        return ends | {"layers": [layer] * depth}
+
+    growth.plan(fn, fn, of(8, 4), of(8, 8), X)
+    assert len(passes) <= 4 * 2  # axes, programs, and orders of new layers
+    assert max(passes) >= 16

@@ -34,19 +34,22 @@ Rows = Mapping[str, NumberedRows]  # leaf -> how its rows are picked
 
 def more_rows(small: FlatModel, big: FlatModel) -> tuple[Rows, Rows]:
     """Leaves that have more rows in the big model, all picked by number in both programs."""
-    found: tuple[dict[str, NumberedRows], ...] = ({}, {})
-    number = {name: i for i, name in enumerate(small.shapes)}
-    for j, (name, shape) in enumerate(big.shapes.items()):
+    found: tuple[dict[str, NumberedRows], dict[str, NumberedRows]] = {}, {}
+    places = [{name: i for i, name in enumerate(model.shapes)} for model in (small, big)]
+    axes: dict[int, list[str]] = defaultdict(list)  # axis -> leaves that are longer along it
+    for name, shape in big.shapes.items():
         before = small.shapes.get(name, ())
-        if len(before) != len(shape):
-            continue
-        for axis, sizes in enumerate(zip(before, shape, strict=True)):
-            if sizes[0] < sizes[1] and name not in found[0]:
-                one = numbered_rows(small.program, {number[name]: axis})
-                other = numbered_rows(big.program, {j: axis}) if one else {}
-                if other:
-                    found[0][name], found[1][name] = one[number[name]], other[j]
-    return found[0], found[1]
+        if len(before) == len(shape):
+            for axis in (d for d, (n, m) in enumerate(zip(before, shape, strict=True)) if n < m):
+                axes[axis].append(name)
+    for axis, names in axes.items():  # one pass over each program for all leaves
+        own = numbered_rows(small.program, {places[0][name]: axis for name in names})
+        both = [name for name in names if places[0][name] in own and name not in found[0]]
+        there = numbered_rows(big.program, {places[1][name]: axis for name in both}) if own else {}
+        for name in both:
+            if places[1][name] in there:
+                found[0][name], found[1][name] = own[places[0][name]], there[places[1][name]]
+    return found
 
 
 def row_by_row(model: FlatModel, rows: Rows) -> FlatModel:
