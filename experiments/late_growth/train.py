@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from experiments.options import check
-from experiments.progressive_lm.grid import Corpus, Grid, whole
+from experiments.progressive_lm.config import transformation
+from experiments.progressive_lm.grid import Corpus, Grid
 from experiments.progressive_lm.methods import Rates, best_rate
 from experiments.progressive_lm.model import Transformer
-from experiments.progressive_lm.train import transformation
+from experiments.progressive_lm.phases import whole
 from trainkit._core import units
 from trainkit._core.run_files import write_whole
 from trainkit._core.units import mean_spread

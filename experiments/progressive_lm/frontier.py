@@ -1,6 +1,6 @@
 """Where growing lies against the frontier of its baselines: FLOPs to the same loss.
 
-A row is one method at one budget, at its best learning rate: "method", "optimizer", "flops" and
+A row is one method at one budget, at its best learning rate: "name", "optimizer", "flops" and
 "losses", one loss a seed; what grew also has "grow_at", and all else is a baseline. A baseline's
 curve is its losses at all budgets, each with a learning rate that has fallen to 0; between two
 budgets it is linear in the logarithm of the FLOPs. All of it seed by seed, because the seeds are
@@ -73,7 +73,7 @@ def baselines(rows: Sequence[Row], optimizer: str) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row["flops"]):
         if row["optimizer"] == optimizer and not row.get("grow_at"):
-            found.setdefault(row["method"], []).append(row)
+            found.setdefault(row["name"], []).append(row)
     return found
 
 

@@ -18,9 +18,11 @@ import optax
 
 import trainkit
 from experiments.progressive_lm.model import Transformer
+from experiments.progressive_lm.phases import CHUNK
 from trainkit.cost import count_flops
-from trainkit.data import CharCorpus, Sampler
-from trainkit.progressive import Stage
+from trainkit.data import CharCorpus
+from trainkit.data.staged import staged
+from trainkit.progressive import Data, Stage
 from trainkit.progressive.stages.pace import NEVER
 from trainkit.progressive.stages.prepared import PreparedStage, Recipe
 from trainkit.progressive.transition.grow import grown
@@ -28,19 +30,16 @@ from trainkit.progressive.transition.switch import Transition
 
 PyTree = Any
 Watch = Callable[[np.ndarray], None]
-CHUNK = 10  # steps a call
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Training and validation text, on the device, the sizes of a batch and of the vocabulary."""
+    """Training text, examples to evaluate on, and the sizes of a training batch."""
 
-    train: jax.Array
+    text: CharCorpus
     validation: PyTree
-    sampler: Sampler
     length: int
     batch: int
-    vocabulary: int
 
     @classmethod
     def of(cls, text: CharCorpus, length: int, batch: int, held: int = 256) -> Corpus:
@@ -48,14 +47,17 @@ class Corpus:
         train, validation, _ = text.split()
         windows = validation.windows(length)
         places = np.linspace(0, len(windows) - 1, held).astype(np.int64)
-        return cls(
-            jnp.asarray(train.tokens),
-            jax.tree.map(jnp.asarray, windows[places]),
-            Sampler(train.windows(length), batch),
-            length,
-            batch,
-            len(text.vocabulary),
-        )
+        return cls(train, jax.tree.map(jnp.asarray, windows[places]), length, batch)
+
+    @functools.cached_property
+    def train(self) -> jax.Array:
+        """The training text on the device."""
+        return jnp.asarray(self.text.tokens)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many characters there are."""
+        return len(self.text.vocabulary)
 
     def window(self, starts: jax.Array) -> PyTree:
         """The batch of windows that begin at some places."""
@@ -77,7 +79,7 @@ class Grid:
         return Recipe(
             build=lambda m: trainkit.from_linen(m, optax.softmax_cross_entropy_with_integer_labels),
             tx=self.tx,
-            data=lambda _: self.corpus.sampler,
+            data=staged(self.corpus.text, self.corpus.batch),
             validation=[self.corpus.validation],
             grow=grown,
             warmup=20,
@@ -85,7 +87,14 @@ class Grid:
 
     def prepared(self, model: Transformer, **stage: Any) -> PreparedStage:
         """A model made ready; `stage` are options of `Stage`."""
-        return PreparedStage(self.recipe, Stage(model, **stage), 0)
+        data = Data(sequence_length=self.corpus.length)
+        return PreparedStage(self.recipe, Stage(model, data=data, **stage), 0)
+
+    def at_length(self, length: int) -> Grid:
+        """The same with training examples of another length."""
+        if length == self.corpus.length:
+            return self
+        return dataclasses.replace(self, corpus=dataclasses.replace(self.corpus, length=length))
 
     def sized(self, model: Transformer) -> Sized:
         """A model with what all of its runs need."""
@@ -197,8 +206,3 @@ class Sized(NamedTuple):
     flops: float
     train: Trainer
     measure: Callable[[PyTree], np.ndarray]
-
-
-def whole(steps: float) -> int:
-    """The nearest multiple of `CHUNK`, at least one."""
-    return max(1, round(steps / CHUNK)) * CHUNK

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.progressive_lm.grid import CHUNK, Grid, Sized, Watch, whole
+from experiments.progressive_lm.grid import Grid, Sized, Watch
 from experiments.progressive_lm.model import Transformer
+from experiments.progressive_lm.phases import CHUNK, Phase, Size, Way, before_last, legs
 
 PyTree = Any
 Row = dict[str, Any]
 # Training losses, [rates, seeds], by the FLOPs of a run until then.
 Curve = list[tuple[float, np.ndarray]]
-DECAY = 0.2  # the share of every budget over which the learning rate falls
 OPERATORS = {
     "identity": "uneven+identity",
     "stack": "uneven+stack",
@@ -44,51 +44,6 @@ class Rates(NamedTuple):
     tried: Sequence[float]
 
 
-@dataclasses.dataclass(frozen=True)
-class Way:
-    """One method.
-
-    Attributes:
-      method: "small", "large", the number of blocks in between, or the operator that grows.
-      name: in tables.
-      size: width and depth that it ends with.
-      grow_at: the share of the largest budget at which it grows; 0 for one that does not.
-      moments: what becomes of them in the growth.
-    """
-
-    method: str
-    name: str
-    size: tuple[int, int]
-    grow_at: float = 0.0
-    moments: str = ""
-
-    @property
-    def kind(self) -> str:
-        """What learning rates are tuned for."""
-        return "growing" if self.grow_at else self.method
-
-
-class Leg(NamedTuple):
-    """Steps to a budget: at the full rate, then the decay from there; and what it all comes to."""
-
-    more: int
-    decay: int
-    flops: float
-
-
-def legs(budgets: Sequence[float], per_step: float, spent: float) -> Iterator[Leg]:
-    """How a run with a stable rate reaches each of several budgets with a decayed one.
-
-    >>> list(legs([100.0, 200.0], 1.0, 0.0))
-    [Leg(more=80, decay=20, flops=100.0), Leg(more=80, decay=40, flops=200.0)]
-    """
-    for budget in budgets:
-        more = whole((budget * (1 - DECAY) - spent) / per_step)
-        spent += more * per_step
-        decay = whole((budget - spent) / per_step)
-        yield Leg(more, decay, spent + decay * per_step)
-
-
 @dataclasses.dataclass(eq=False)
 class Methods:
     """All methods of one optimizer, over all seeds and rates at once.
@@ -101,8 +56,10 @@ class Methods:
       steps: the largest budget, in steps of the large model.
       shares: of it, the budgets to end at.
       rewarm: steps after a growth.
-      shared: whether the blocks of a model are one, passed several times.
       rates: a method's kind -> its rates.
+      shared: whether the blocks of a model are one, passed several times.
+      lengths: shorter lengths of examples to begin with, each with the share of the largest budget
+        until which it is used; every method is then trained with and without them.
     """
 
     grid: Grid
@@ -114,33 +71,31 @@ class Methods:
     rewarm: int
     rates: Callable[[str], Rates]
     shared: bool = False
+    lengths: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
-        self._trunk: tuple[int, PyTree, Curve] = 0, None, []
+        # What several methods begin with: the phases, the states after them, their losses.
+        self._begun: tuple[list[Phase], PyTree, Curve] = [], None, []
 
     @functools.cached_property
     def budgets(self) -> list[float]:
         """FLOPs to end at, the smallest first."""
         return [share * self.steps * self.large.flops for share in sorted(self.shares)]
 
-    @functools.cached_property
-    def small(self) -> Sized:
-        """The model that growing begins with."""
-        return self.sized(self.sizes[0])
-
-    @functools.cached_property
+    @property
     def large(self) -> Sized:
-        """The model that it ends with."""
+        """The model that growing ends with."""
         return self.sized(self.sizes[1])
 
-    def model(self, size: tuple[int, int]) -> Transformer:
+    def model(self, size: Size) -> Transformer:
         """A model of some width and depth."""
         return Transformer(self.grid.corpus.vocabulary, *size, self.head_size, self.shared)
 
     @functools.cache  # noqa: B019  kept as long as this object, which a run has one of
-    def sized(self, size: tuple[int, int]) -> Sized:
-        """A model with its programs."""
-        return self.grid.sized(self.model(size))
+    def sized(self, size: Size, length: int | None = None) -> Sized:
+        """A model with its programs, for examples of a length; by default the full one."""
+        grid = self.grid.at_length(length or self.grid.corpus.length)
+        return grid.sized(self.model(size))
 
     def alone(self) -> list[Way]:
         """Every size by itself, at each budget."""
@@ -149,7 +104,18 @@ class Methods:
                    for n in self.controls if shallow < n < deep]  # fmt: skip
         ends = [Way(name, self._words(size, other), size) for name, size, other in
                 (("small", small, large), ("large", large, small))]  # fmt: skip
-        return [ends[0], *between, ends[1]]
+        return self._at_lengths([ends[0], *between, ends[1]])
+
+    def _at_lengths(self, ways: list[Way]) -> list[Way]:
+        """With every method the same from shorter examples on, if there are any."""
+        if not self.lengths:
+            return ways
+        name = f"from length {self.lengths[0][0]}"
+        short = [
+            dataclasses.replace(way, name=f"{way.name}, {name}", lengths=self.lengths)
+            for way in ways
+        ]
+        return [*short, *ways]
 
     def growing(
         self, operators: Sequence[str], moments: Sequence[str], shares: Sequence[float]
@@ -165,9 +131,9 @@ class Methods:
                     words += [f"at {share:.1%}"] * (len(shares) > 1)
                     name = f"{path}, {' '.join(words)}" if words else path
                     found.append(Way(operator, name, self.sizes[1], share, kept))
-        return found
+        return self._at_lengths(found)
 
-    def _words(self, size: tuple[int, int], other: tuple[int, int]) -> str:
+    def _words(self, size: Size, other: Size) -> str:
         """A size in words: its blocks, and its width where it is not the only one."""
         width, depth = size
         unit = "pass" if self.shared else "block"
@@ -175,23 +141,30 @@ class Methods:
         words = {0: f"no {unit}", 1: f"1 {unit}"}.get(depth, f"{depth} {unit}{plural}")
         return words if width == other[0] else f"{words} of {width}"
 
-    def before(self, way: Way) -> int:
-        """Steps of the small model before a growth."""
-        return whole(way.grow_at * self.budgets[-1] / self.small.flops) if way.grow_at else 0
+    def phases(self, way: Way) -> list[Phase]:
+        """What comes before the last model has examples of the full length."""
+        cost = lambda size, length: self.sized(size, length).flops
+        full = self.grid.corpus.length
+        return before_last(way, self.sizes[0], full, self.budgets[-1], cost)
+
+    def spent(self, phases: Sequence[Phase]) -> float:
+        """FLOPs of one run."""
+        return sum(steps * self.sized(size, length).flops for size, length, steps in phases)
 
     def work(self, way: Way) -> tuple[float, int]:
         """FLOPs of all runs of a method, decays from every budget included, and how many chunks."""
-        per_step, before = self.sized(way.size).flops, self.before(way)
-        spent = before * self.small.flops
+        per_step, phases = self.sized(way.size).flops, self.phases(way)
+        spent = self.spent(phases)
         steps = sum(leg.more + leg.decay for leg in legs(self.budgets, per_step, spent))
         runs = len(self.rates(way.kind).run) * len(self.grid.seeds)
-        return (spent + steps * per_step) * runs, (before + steps) // CHUNK
+        chunks = (sum(phase.steps for phase in phases) + steps) // CHUNK
+        return (spent + steps * per_step) * runs, chunks
 
     def train(self, way: Way, watch: Watch | None = None) -> list[Row]:
         """A row for each budget."""
-        size, rates, before = self.sized(way.size), self.rates(way.kind), self.before(way)
-        states, curve, about = self._begin(way, watch)
-        begun = before * self.small.flops
+        size, rates, phases = self.sized(way.size), self.rates(way.kind), self.phases(way)
+        states, curve, about = self._begin(way, phases, watch)
+        begun = self.spent(phases)
         seen = _recorded(curve, begun, size.flops, watch)
         rows = []
         for number, leg in enumerate(legs(self.budgets, size.flops, begun)):
@@ -206,7 +179,6 @@ class Methods:
                     "name": way.name,
                     "method": way.method,
                     "moments": way.moments,
-                    "grow_at": begun,
                     "flops": leg.flops,
                     "rate": rates.run[best],
                     "tried": list(rates.tried),
@@ -218,29 +190,40 @@ class Methods:
             del curve[ahead:]
         return rows
 
-    def _begin(self, way: Way, watch: Watch | None) -> tuple[PyTree, Curve, Row]:
-        """The states that a method begins its last size with, and what came before."""
-        if not way.grow_at:
-            size = self.sized(way.size).prepared
-            return self.grid.fresh(size, self.rates(way.kind).run), [], {"growths": 0}
-        trunk, curve = self._trunk_until(self.before(way), watch)
-        options = {"moments": way.moments, "rewarm": self.rewarm, "anneal": self.rewarm}
-        big = self.grid.prepared(self.model(way.size), how=OPERATORS[way.method], **options)
-        states = self.grid.grow(self.small.prepared, big, trunk)
-        jump = self.large.measure(states) - self.small.measure(trunk)
-        return states, list(curve), {"growths": 1, "jump": float(jump.mean())}
+    def _begin(
+        self, way: Way, phases: list[Phase], watch: Watch | None
+    ) -> tuple[PyTree, Curve, Row]:
+        """The states that a method begins its last phase with, and what came before."""
+        before = [phase for phase in phases if phase.size != way.size]
+        states, curve = self._trained(way, before, watch)
+        about: Row = {"growths": 0, "grow_at": 0.0}
+        if before:
+            small, length, _ = before[-1]
+            options = {"moments": way.moments, "rewarm": self.rewarm, "anneal": self.rewarm}
+            grid = self.grid.at_length(length)
+            big = grid.prepared(self.model(way.size), how=OPERATORS[way.method], **options)
+            grown = grid.grow(self.sized(small, length).prepared, big, states)
+            jump = self.large.measure(grown) - self.sized(small).measure(states)
+            about = {"growths": 1, "grow_at": self.spent(before), "jump": float(jump.mean())}
+            states = grown
+        for number, (_, length, steps) in enumerate(phases[len(before) :], len(before)):
+            size = self.sized(way.size, length)
+            seen = _recorded(curve, self.spent(phases[:number]), size.flops, watch)
+            states = size.train(states, steps, seen)
+        return states, curve, about
 
-    def _trunk_until(self, steps: int, watch: Watch | None) -> tuple[PyTree, Curve]:
-        """The small model's states after some steps, with the rates of growing runs."""
-        done, states, curve = self._trunk
-        if states is None or done > steps:
-            states = self.grid.fresh(self.small.prepared, self.rates("growing").run)
-            done, curve = 0, []
-        if steps > done:
-            seen = _recorded(curve, 0.0, self.small.flops, watch)
-            states = self.small.train(states, steps - done, seen)
-        self._trunk = steps, states, curve
-        return states, curve
+    def _trained(self, way: Way, phases: list[Phase], watch: Watch | None) -> tuple[PyTree, Curve]:
+        """Fresh states after some phases of one model, the same for all methods with these."""
+        if not phases or self._begun[0] != phases:
+            first = phases[0].size if phases else way.size
+            states = self.grid.fresh(self.sized(first).prepared, self.rates(way.kind).run)
+            curve: Curve = []
+            for number, (size, length, steps) in enumerate(phases):
+                sized = self.sized(size, length)
+                seen = _recorded(curve, self.spent(phases[:number]), sized.flops, watch)
+                states = sized.train(states, steps, seen)
+            self._begun = phases, states, curve
+        return self._begun[1], list(self._begun[2])
 
 
 def _recorded(curve: Curve, begun: float, per_step: float, watch: Watch | None) -> Watch:

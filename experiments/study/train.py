@@ -33,6 +33,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "small": (64, 0), "large": (64, 4), "controls": (1, 2), "budgets": THREE, "seed": 700,
         "grow_at": (0.01, 0.04, 0.15), "seeds": 3, "rates": RATES[1:5],
     },
+    "text by length, AdamW": {
+        "lengths": (8, 16), "lengths_until": (0.1, 0.2), "seed": 800, "rates": RATES[2:],
+    },
     "topics, AdamW": {"task": "topics", "seeds": 3, "rates": RATES[2:]},
     "sums, AdamW": {"task": "sums", "seeds": 3, "rates": RATES[2:]},
     **{

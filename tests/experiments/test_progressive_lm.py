@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.progressive_lm import train
+from experiments.progressive_lm.config import TRIED, TUNED
 from experiments.progressive_lm.frontier import baselines, summary, trend, verdict_of
 from experiments.progressive_lm.methods import Methods, Rates, best_rate
 from experiments.progressive_lm.page import scales
@@ -162,13 +163,13 @@ def test_a_setting_in_which_nothing_would_grow_is_refused():
 
 
 def test_the_known_rates_are_those_of_the_defaults_only():
-    assert train.Config().rates_of("adamw", "large").taken == train.TUNED["large"]
+    assert train.Config().rates_of("adamw", "large").taken == TUNED["large"]
     for other in ({"steps": 640}, {"rates": (0.01,)}, {"batch_size": 8}, {"large": (32, 3)}):
         assert train.Config(**other).rates_of("adamw", "large").taken is None
     assert train.Config().rates_of("muon", "large").taken is None
-    for rates in train.TUNED.values():
+    for rates in TUNED.values():
         assert len(rates) == len(train.Config().budgets)
-        assert all(min(train.TRIED) < rate < max(train.TRIED) for rate in rates)
+        assert all(min(TRIED) < rate < max(TRIED) for rate in rates)
 
 
 @pytest.mark.slow
@@ -192,3 +193,46 @@ def test_the_verdict_holds_on_three_other_seeds(tmp_path):
     for alone in ends.values():
         # For every seed: that a mean of three is lower would be chance too often.
         assert np.all(np.array(alone) > growing)
+
+
+SHORTER = {"lengths": (2, 4), "lengths_until": (0.15, 0.3)}
+
+
+def test_every_method_is_trained_from_shorter_examples_too(tmp_path):
+    config = dataclasses.replace(
+        TINY, **SHORTER, grow_at=(0.2,), budgets=(1.0,), steps=100, out=str(tmp_path / "run")
+    )
+    content = train.run(config)
+    rows = {r["name"]: r for r in content["rows"]}
+    shorter = [f"{name}, from length 2" for name in NAMES]
+    assert list(rows) == [*shorter[:3], *NAMES[:3], shorter[3], NAMES[3]]
+    budget = rows["2 blocks"]["flops"]
+    for r in rows.values():
+        assert r["flops"] == pytest.approx(budget, rel=0.1)
+    assert rows[shorter[3]]["growths"] == 1
+    assert rows[shorter[3]]["grow_at"] == pytest.approx(0.2 * budget, rel=0.1)
+    assert abs(rows[shorter[3]]["jump"]) < 1e-5  # new blocks keep the function
+    assert shorter[3] in content["verdict"]["adamw"]["sentence"] or (
+        content["verdict"]["adamw"]["pays"] is None
+    )
+
+
+def test_shorter_examples_come_in_order_and_before_the_first_decay():
+    for options, words in [
+        ({"lengths": (8,)}, "1 lengths and --lengths-until 0 shares"),
+        ({"lengths": (16, 8), "lengths_until": (0.1, 0.2)}, "--lengths has"),
+        ({"lengths": (8, 32), "lengths_until": (0.1, 0.2)}, "below 32"),
+        ({"lengths": (8, 16), "lengths_until": (0.1, 0.4)}, r"below 0\.4"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            train.Config(**options)
+
+
+def test_advice_compares_growing_from_shorter_examples(tmp_path):
+    shorter = {"lengths": (4,), "lengths_until": (0.2,), "rates": (0.01,), "steps": 4000}
+    config = dataclasses.replace(TINY, **shorter, out=str(tmp_path))
+    advice = train.advise(config, share=0.9, progress=False)
+    names = {one.choice.name.split(", uneven")[0] for one in advice.expected}
+    assert "width 8, depth 2, length 4 → width 8, depth 2" in names
+    assert "width 8, depth 0, length 4 → width 8, depth 2" in names
+    assert "width 8, depth 0 → width 8, depth 2" in names
