@@ -34,7 +34,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "grow_at": (0.01, 0.04, 0.15), "seeds": 3, "rates": RATES[1:5],
     },
     "text by length, AdamW": {
-        "lengths": (8, 16), "lengths_until": (0.1, 0.2), "seed": 800, "rates": RATES[2:],
+        "lengths": (8, 16), "lengths_until": (0.1, 0.2), "seed": 800, "seeds": 6,
+        "rates": RATES[1:],
     },
     "topics, AdamW": {"task": "topics", "seeds": 3, "rates": RATES[2:]},
     "sums, AdamW": {"task": "sums", "seeds": 3, "rates": RATES[2:]},

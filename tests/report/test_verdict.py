@@ -44,6 +44,15 @@ def test_it_pays_only_against_every_baseline_and_beyond_the_spread():
     assert "(between) at 0.903: higher by 0.197" in lost.sentence
 
 
+def test_it_says_against_which_baseline_it_is_not_sure():
+    # On the mean the large one is closest. Gaps to the other: .2, 1.9, 2.8, so 4.3027 · 1.320 / √3.
+    wide = method("wide", [1.2, 3.0, 4.0])
+    found = verdict(GROWING, [wide, LARGE])
+    assert found.pays is None
+    assert "(large) at 1.603: lower by 0.503" in found.sentence
+    assert "It is not sure against wide: lower by 1.633 ± 3.280" in found.sentence
+
+
 @pytest.mark.parametrize(
     ("growing", "others", "why"),
     [

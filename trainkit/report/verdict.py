@@ -149,6 +149,13 @@ def verdict(growing: Method, others: Sequence[Method]) -> Verdict:
         f"({others[closest].name}) at {statistics.mean(others[closest].losses):.3f}: {side} by "
         f"{abs(below):.3f} ± {margin:.3f} (95 % interval, {len(growing.endings)} seeds)."
     )
+    if pays is None and below > margin:
+        # Sure against the closest, whose seeds differ less than those of another.
+        k = next(k for k, (mean, half) in enumerate(found) if mean <= half)
+        sentence += (
+            f" It is not sure against {others[k].name}: lower by {found[k][0]:.3f} ± "
+            f"{found[k][1]:.3f}."
+        )
     return Verdict(sentence, pays, below, margin)
 
 
