@@ -143,7 +143,10 @@ class Config:
 def methods_of(config: Config, optimizer: str, corpus: Corpus) -> Methods:
     """The methods of one optimizer."""
     return Methods(
-        Grid(corpus, transformation(optimizer), range(config.seed, config.seed + config.seeds)),
+        Grid(
+            corpus, transformation(optimizer), range(config.seed, config.seed + config.seeds),
+            in_turn=optimizer == "soap",
+        ),
         sizes=(config.small, config.large),
         controls=config.controls,
         head_size=config.head_size,
@@ -153,7 +156,7 @@ def methods_of(config: Config, optimizer: str, corpus: Corpus) -> Methods:
         rates=lambda kind: config.rates_of(optimizer, kind),
         shared=config.shared,
         lengths=tuple(zip(config.lengths, config.lengths_until, strict=True)),
-    )
+    )  # fmt: skip
 
 
 def transformation(optimizer: str) -> optax.GradientTransformation:

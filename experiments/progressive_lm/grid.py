@@ -1,7 +1,7 @@
 """Many runs in one program: seeds and learning rates side by side, from small to large models.
 
-Every run of a (model, operator) has its own seed and learning rate; `vmap` trains them together, so
-that tuning costs one compilation. FLOPs are those of one run.
+Every run of a (model, operator) has its own seed and learning rate; `vmap` trains them together, or
+`lax.map` in turn, so that tuning costs one compilation. FLOPs are those of one run.
 """
 
 from __future__ import annotations
@@ -67,11 +67,21 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """What all runs share: data, transformation (with a learning rate of 1) and seeds."""
+    """What all runs share.
+
+    Attributes:
+      corpus: the data.
+      tx: the transformation, with a learning rate of 1.
+      seeds: of the runs.
+      in_turn: whether they are trained one after another. Under `vmap` both branches of a `cond`
+        are computed at every step, so a rule that refreshes something now and then (SOAP) would
+        do so always.
+    """
 
     corpus: Corpus
     tx: optax.GradientTransformation
     seeds: Sequence[int]
+    in_turn: bool = False
 
     @functools.cached_property
     def recipe(self) -> Recipe:
@@ -134,6 +144,9 @@ class Grid:
                 return state, losses.mean()
 
             # Learning rates share the examples of their seed.
+            if self.in_turn:
+                seeds = lambda rate: jax.lax.map(lambda run: one(*run), (rate, starts))
+                return jax.lax.map(seeds, states)
             return jax.vmap(jax.vmap(one), (0, None))(states, starts)
 
         return Trainer(chunk, self._starts)

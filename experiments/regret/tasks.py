@@ -15,11 +15,14 @@ import optax
 import trainkit
 from experiments.progressive_lm.model import Transformer
 from experiments.progressive_lm.tasks import TASKS as TEXTS
-from trainkit.data import Sampler, mnist
+from trainkit.data import CharCorpus, Sampler, mnist
 from trainkit.data.mnist import MEAN, STD
+from trainkit.data.staged import staged
+from trainkit.progressive import Data, Stage
 
 PyTree = Any
 HELD = 4096  # examples to evaluate on
+LENGTH = 16  # characters of an example
 
 
 class MLP(nn.Module):
@@ -41,12 +44,13 @@ class Task:
 
     Attributes:
       name: in tables.
-      data: () -> (training set, validation batch).
+      data: () -> (training set, validation batch); of a text, the training set is the text.
       sizes: models, the smallest first; growing goes from the first to the last, the others are
         trained alone.
       tx: the optimizer.
       batch: examples a step.
       loss: of the outputs and the batch.
+      lengths: characters of an example, for each of the sizes.
     """
 
     name: str
@@ -55,15 +59,37 @@ class Task:
     tx: optax.GradientTransformation
     batch: int = 32
     loss: Callable[..., Any] = optax.softmax_cross_entropy_with_integer_labels
+    lengths: Sequence[int | None] = (None, None, None)
 
     def build(self, module: Any) -> Any:
         """A model of the task."""
         return trainkit.from_linen(module, self.loss)
 
-    def sampler(self, seed: int = 0) -> tuple[Sampler, list[PyTree]]:
-        """The training data and the validation batches."""
+    def stages(self) -> list[Stage]:
+        """All sizes."""
+        pairs = zip(self.sizes, self.lengths, self.names(), strict=True)
+        return [Stage(size, data=Data(sequence_length=n), name=name) for size, n, name in pairs]
+
+    def names(self) -> list[str]:
+        """What tells the sizes apart.
+
+        >>> TASKS[1].names(), TASKS[-1].names()
+        (['24', '24-24', '24-24-24'], ['length 4', 'length 8', 'length 16'])
+        """
+        if hasattr(self.sizes[0], "hidden"):
+            return ["-".join(map(str, model.hidden)) for model in self.sizes]
+        if len(set(self.lengths)) > 1:
+            return [f"length {length}" for length in self.lengths]
+        if len({model.depth for model in self.sizes}) > 1:
+            return [f"{model.depth} blocks" for model in self.sizes]
+        return [f"width {model.width}" for model in self.sizes]
+
+    def loader(self) -> tuple[Callable[[int], Callable[[Data], Sampler]], list[PyTree]]:
+        """The training data, as seed -> `Data` -> `Sampler`, and the validation batches."""
         train, held = self.data()
-        return Sampler(train, self.batch, seed=seed), [held]
+        if isinstance(train, CharCorpus):
+            return lambda seed: staged(train, self.batch, seed=seed), [held]
+        return lambda seed: lambda _: Sampler(train, self.batch, seed=seed), [held]
 
 
 def split(x: np.ndarray, label: np.ndarray) -> tuple[PyTree, PyTree]:
@@ -108,12 +134,12 @@ def modular() -> tuple[PyTree, PyTree]:
     return split(x, noisy.astype(np.int32))
 
 
-def text(name: str, length: int = 16) -> tuple[Any, PyTree]:
-    """Windows of a text."""
+def text(name: str, length: int = LENGTH) -> tuple[Any, PyTree]:
+    """A text, and windows of another part of it."""
     train, held, _ = TEXTS[name](None).split()
     windows = held.windows(length)
     places = np.linspace(0, len(windows) - 1, HELD // length).astype(np.int64)
-    return train.windows(length), windows[places]
+    return train, windows[places]
 
 
 def rings() -> tuple[PyTree, PyTree]:
@@ -134,6 +160,17 @@ SYMBOLS = {"text": 84, "topics": 27, "sums": 13}
 def transformers(name: str, depths: Sequence[int]) -> list[Transformer]:
     """Of width 16."""
     return [Transformer(SYMBOLS[name], 16, depth, 8) for depth in depths]
+
+
+def reads(
+    name: str,
+    data: Callable[[], tuple[Any, PyTree]],
+    sizes: Sequence[Transformer],
+    tx: optax.GradientTransformation,
+    lengths: Sequence[int] = (LENGTH, LENGTH, LENGTH),
+) -> Task:
+    """A task on a text, in batches of eight."""
+    return Task(name, data, sizes, tx, batch=8, lengths=lengths)
 
 
 def wide(outputs: int, *widths: int) -> list[MLP]:
@@ -164,14 +201,17 @@ TASKS = [
     Task("parity, width, Adam", parity, wide(2, 16, 32, 64), ADAM),
     Task("modular, width, Adam", modular, wide(11, 16, 32, 64), ADAM),
     Task("modular, depth, SGD", modular, deep(11, 24, 1, 2, 3), SGD),
-    Task("text, depth, Adam", TEXT, transformers("text", (0, 1, 2)), ADAM, 8),
-    Task("topics, depth, Adam", TOPICS, transformers("topics", (0, 1, 2)), ADAM, 8),
-    Task("sums, depth, Adam", SUMS, transformers("sums", (0, 1, 2)), ADAM, 8),
+    reads("text, depth, Adam", TEXT, transformers("text", (0, 1, 2)), ADAM),
+    reads("topics, depth, Adam", TOPICS, transformers("topics", (0, 1, 2)), ADAM),
+    reads("sums, depth, Adam", SUMS, transformers("sums", (0, 1, 2)), ADAM),
     # Written before the rule that takes the expected best; nothing was chosen on them.
-    Task("text, depth, Muon", TEXT, transformers("text", (0, 1, 2)), MUON, 8),
-    Task("text, width, Adam", TEXT, [Transformer(84, n, 1, 8) for n in (8, 16, 32)], ADAM, 8),
+    reads("text, depth, Muon", TEXT, transformers("text", (0, 1, 2)), MUON),
+    reads("text, width, Adam", TEXT, [Transformer(84, n, 1, 8) for n in (8, 16, 32)], ADAM),
     Task("digits, depth, Muon", digits, deep(10, 24, 1, 2, 3), MUON),
     Task("rings, depth, Adam", rings, deep(3, 24, 1, 2, 3), ADAM),
     Task("regression, width, SGD", NUMBER, wide(1, 16, 32, 64), SGD, loss=squared),
     Task("modular, depth, Adam", modular, deep(11, 24, 1, 2, 3), ADAM),
+    # The data grow, the model stays.
+    reads("text, length, Adam", TEXT, transformers("text", (1, 1, 1)), ADAM, (4, 8, LENGTH)),
+    reads("topics, length, Adam", TOPICS, transformers("topics", (1, 1, 1)), ADAM, (4, 8, LENGTH)),
 ]

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 
 from experiments.options import check
-from experiments.progressive_lm.frontier import spent_to
+from experiments.progressive_lm.frontier import mean_error, spent_to
+from experiments.regret.judges import Judges
 from experiments.regret.tasks import TASKS, Task
 from trainkit._core.run_files import read_json, write_whole
 from trainkit.progressive import Advice, Stage, advise, triggers
@@ -30,6 +31,8 @@ RESULTS, RUNS = "results.json", "runs.json"
 DECAY, WARMUP = 0.2, 10
 # Seeds of the runs that judge are others than those of the probes.
 JUDGES = 100
+# Budgets that a choice's curve is known at, as shares of the whole.
+SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Config:
     Sizes alone, and growing at every time in `grow_at` and at that of the advice, each with other
     seeds than the probes. Regret is the mean loss of the advised choice less the lowest mean there
     is; in FLOPs, the share that the best choice would have needed less for the advised one's loss.
+    It is also said for whoever runs every choice once to the end, and takes the best.
     """
 
     tasks: tuple[str, ...] = ()
@@ -47,7 +51,7 @@ class Config:
     """The budget, in steps of the largest model."""
     share: float = 0.2
     """Of the budget, for the probes."""
-    seeds: int = 2
+    seeds: int = 8
     """Of the runs that judge; the probes have one, another."""
     grow_at: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
     """Shares of the budget at which growing is tried, to be compared with the advice."""
@@ -56,6 +60,8 @@ class Config:
 
     def __post_init__(self) -> None:
         check(self, "steps", "share", "seeds", "grow_at")
+        if self.seeds < 2:
+            raise ValueError("--seeds must be at least 2: one is held against the others.")
         if wrong := [at for at in self.grow_at if at >= 1 - DECAY]:
             raise ValueError(f"--grow-at has {wrong}; growing comes before the decay, at 0.8.")
 
@@ -86,37 +92,32 @@ def run(config: Config) -> list[dict[str, Any]]:
 
 def judged(task: Task, config: Config, out: Path) -> dict[str, Any]:
     """The advice on a task, and what every choice really came to."""
-    folder = task.name.replace(", ", "-")
-    sampler, held = task.sampler()
+    folder = out / task.name.replace(", ", "-")
+    loader, held = task.loader()
     # The probes evaluate on few examples, whose FLOPs are counted; what judges, on all.
     few = [jax.tree.map(lambda x: x[: max(1, len(x) // 8)], batch) for batch in held]
-    names = size_names(task.sizes)
-    stages = [Stage(model, name=name) for model, name in zip(task.sizes, names, strict=True)]
+    stages = task.stages()
     first = dataclasses.replace(stages[0], until=triggers.advised())
     recipe = Recipe(
-        task.build, task.tx, lambda _: sampler, held, grow, seed=0, warmup=WARMUP, certify=False
+        task.build, task.tx, loader(0), held, grow, seed=0, warmup=WARMUP, certify=False
     )
     prober = Prober(recipe, DECAY, "loss")
     budget = config.steps * prober.prepared(stages[-1]).flops_per_step
     advice = advise(
-        [first, stages[-1]], task.build, task.tx, sampler, few, flops=budget, share=config.share,
-        alone=stages, warmup=WARMUP, decay=DECAY, progress=False,
-        out=out / folder,
+        [first, stages[-1]], task.build, task.tx, loader(0), few, flops=budget,
+        share=config.share, alone=stages, warmup=WARMUP, decay=DECAY, progress=False, out=folder,
     )  # fmt: skip
     print(f"  {advice.sentence}", flush=True)
     choices = choices_of(prober, stages, advice, config.grow_at, budget)
-    found = read_json(out / folder / RUNS)
+    judges = Judges(prober, loader, range(JUDGES, JUDGES + config.seeds))
+    found = read_json(folder / RUNS)
     for choice in choices:
         # By its steps too: names have rounded shares.
         key = f"{choice.name}, {choice.steps} steps, {config.seeds} seeds"
         if key not in found:
-            runs = [
-                prober.train(choice, JUDGES + seed, [budget / 4, budget / 2, budget])
-                for seed in range(config.seeds)
-            ]
-            losses = [one.losses for one in runs]
-            found[key] = {"grows": choice.grows, "flops": runs[0].flops, "losses": losses}
-            write_whole(out / folder / RUNS, json.dumps(found, indent=1))
+            flops, losses = judges.train(choice, [share * budget for share in SHARES])
+            found[key] = {"grows": choice.grows, "flops": flops, "losses": losses.tolist()}
+            write_whole(folder / RUNS, json.dumps(found, indent=1))
     keys = {f"{one.name}, {one.steps} steps, {config.seeds} seeds": one.name for one in choices}
     return regret_of(advice, {keys[key]: one for key, one in found.items() if key in keys})
 
@@ -135,15 +136,14 @@ def choices_of(
 
 
 def regret_of(advice: Advice, found: dict[str, Any]) -> dict[str, Any]:
-    """What was advised and what was best, as JSON holds it."""
-    means = {
-        name: float(np.mean([run[-1] for run in one["losses"]])) for name, one in found.items()
-    }
-    best = min(means, key=lambda name: (not math.isfinite(means[name]), means[name]))
-    advised = advice.best.choice.name
-    flops, curve = found[best]["flops"], np.mean(found[best]["losses"], axis=0)
-    # A run may end worse than at a smaller budget, by chance or because it overfits.
-    spent = flops[-1] if advised == best else spent_to(means[advised], flops, curve)[0]
+    """What was advised and what was best, as JSON holds it.
+
+    Args:
+      advice: the advice.
+      found: name -> whether it "grows", "flops" [budgets], "losses" [seeds, budgets].
+    """
+    means = {name: float(np.mean(last(one))) for name, one in found.items()}
+    advised, best = advice.best.choice.name, lowest(means)
     alone = min(means[name] for name, one in found.items() if not one["grows"])
     growths = min(means[name] for name, one in found.items() if one["grows"])
     return {
@@ -151,8 +151,10 @@ def regret_of(advice: Advice, found: dict[str, Any]) -> dict[str, Any]:
         "advised": advised,
         "best": best,
         "losses": means,
+        "errors": {name: mean_error(last(one))[1] for name, one in found.items()},
         "regret": means[advised] - means[best],
-        "regret_flops": max(0.0, 1 - spent / flops[-1]),
+        "regret_flops": wasted(advised, found, range(len(last(found[best])))),
+        "one_run_each": one_run_each(found),
         "growing_below": alone - growths,
         "inside": [
             one.low <= means[one.choice.name] <= one.high
@@ -163,38 +165,70 @@ def regret_of(advice: Advice, found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def last(one: dict[str, Any]) -> list[float]:
+    """The losses of all seeds at the largest budget."""
+    return [losses[-1] for losses in one["losses"]]
+
+
+def lowest(losses: dict[str, float]) -> str:
+    """The name of the lowest loss; what diverged is not it."""
+    return min(losses, key=lambda name: (not math.isfinite(losses[name]), losses[name]))
+
+
+def wasted(chosen: str, found: dict[str, Any], seeds: Sequence[int]) -> float:
+    """The share of the FLOPs that the best choice would have needed less for the chosen one's loss.
+
+    Args:
+      chosen: its name.
+      found: as for `regret_of`.
+      seeds: the runs whose mean losses are taken.
+    """
+    mean = lambda one: np.mean([one["losses"][seed] for seed in seeds], axis=0)
+    ends = {name: float(mean(one)[-1]) for name, one in found.items()}
+    best = lowest(ends)
+    if chosen == best:
+        return 0.0
+    # A run may end worse than at a smaller budget, by chance or because it overfits.
+    flops = found[best]["flops"]
+    return max(0.0, 1 - spent_to(ends[chosen], flops, mean(found[best]))[0] / flops[-1])
+
+
+def one_run_each(found: dict[str, Any]) -> float:
+    """What is wasted by taking the best of one finished run of every choice, mean over seeds.
+
+    Each seed chooses by itself and is held against the others: an adviser that spends the budget
+    once for every choice does no better.
+    """
+    count = len(last(next(iter(found.values()))))
+    shares = []
+    for seed in range(count):
+        chosen = lowest({name: last(one)[seed] for name, one in found.items()})
+        shares.append(wasted(chosen, found, [k for k in range(count) if k != seed]))
+    return float(np.mean(shares))
+
+
 def line(name: str, row: dict[str, Any]) -> str:
     """A task in a line."""
     losses = row["losses"]
     return (
         f"{name:24} advised {row['advised'][:28]:28} {losses[row['advised']]:.4f}, best "
-        f"{row['best'][:28]:28} {losses[row['best']]:.4f}: {row['regret_flops']:.1%} of the FLOPs"
+        f"{row['best'][:28]:28} {losses[row['best']]:.4f}: {row['regret_flops']:.1%} of the FLOPs, "
+        f"{row['one_run_each']:.1%} by one run each"
     )
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> str:
     """All tasks in some lines."""
     regrets = [row["regret_flops"] for row in rows]
+    floor = [row["one_run_each"] for row in rows]
     grown = [row for row in rows if row["advice"]["grow"]]
     wrong = sum(row["growing_below"] <= 0 for row in grown)
     paid = sum(row["growing_below"] > 0 for row in rows)
     inside = [one for row in rows for one in row["inside"]]
     return (
         f"{len(rows)} tasks: regret {np.median(regrets):.1%} of the FLOPs (median), "
-        f"{max(regrets):.1%} (worst). Growing was advised on {len(grown)}, wrongly on {wrong}; it "
-        f"ended lowest on {paid}. {np.mean(inside):.0%} of {len(inside)} losses were inside their "
-        "95 % intervals."
+        f"{max(regrets):.1%} (worst); by one finished run of every choice "
+        f"{np.median(floor):.1%} and {max(floor):.1%}. Growing was advised on {len(grown)}, "
+        f"wrongly on {wrong}; it ended lowest on {paid}. {np.mean(inside):.0%} of {len(inside)} "
+        "losses were inside their 95 % intervals."
     )
-
-
-def size_names(sizes: Sequence[Any]) -> list[str]:
-    """What tells the sizes of a task apart.
-
-    >>> from experiments.regret.tasks import MLP
-    >>> size_names([MLP((24,), 10), MLP((24, 24), 10)])
-    ['24', '24-24']
-    """
-    if hasattr(sizes[0], "hidden"):
-        return ["-".join(map(str, model.hidden)) for model in sizes]
-    blocks = len({model.depth for model in sizes}) == len(sizes)
-    return [f"{m.depth} blocks" if blocks else f"width {m.width}" for m in sizes]

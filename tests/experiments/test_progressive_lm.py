@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from experiments.progressive_lm import train
-from experiments.progressive_lm.config import TRIED, TUNED
+from experiments.progressive_lm.config import TRIED, TUNED, transformation
 from experiments.progressive_lm.frontier import baselines, summary, trend, verdict_of
+from experiments.progressive_lm.grid import Corpus, Grid
 from experiments.progressive_lm.methods import Methods, Rates, best_rate
+from experiments.progressive_lm.model import Transformer
 from experiments.progressive_lm.page import scales
+from experiments.progressive_lm.tasks import TASKS
 from trainkit.loop.run_folder import OutputError
 
 TINY = train.Config(
@@ -236,3 +239,18 @@ def test_advice_compares_growing_from_shorter_examples(tmp_path):
     assert "width 8, depth 2, length 4 → width 8, depth 2" in names
     assert "width 8, depth 0, length 4 → width 8, depth 2" in names
     assert "width 8, depth 0 → width 8, depth 2" in names
+
+
+def test_runs_in_turn_are_those_side_by_side():
+    corpus = Corpus.of(TASKS["text"](None), 8, 2)
+    model = Transformer(corpus.vocabulary, 8, 1, 8)
+    losses = []
+    for in_turn in (False, True):
+        grid = Grid(corpus, transformation("adamw"), (3, 4), in_turn=in_turn)
+        sized = grid.sized(model)
+        states = sized.train(grid.fresh(sized.prepared, (0.01, 0.03)), 20)
+        losses.append(sized.measure(states))
+    assert losses[0].shape == (2, 2)
+    # float32 sums in another order, over 20 steps.
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    assert len(set(losses[0].ravel())) == 4
