@@ -173,3 +173,21 @@ def test_other_strides_are_refused():
     layer = of(conv(("NCH", "OIH", "NCH"), window_strides=(2,)), (5, 3, 16), lambda n: (n, n, 3), 1)
     with pytest.raises(growth.GrowthError):
         growth.plan(net(layer), net(layer), layer.params(2, 3), layer.params(3, 3), layer.x)
+
+
+@pytest.mark.parametrize("width", [4, 6, 8])
+def test_a_matrix_that_a_layer_uses_twice(width):
+    """There and back, each time in front of a ReLU."""
+
+    def fn(p, x):
+        h = relu(x @ p["in"])
+        for layer in p["layers"]:
+            h = relu(relu(h @ layer["tied"]) @ layer["tied"].T + layer["b"])
+        return h @ p["out"]
+
+    def of(depth, n):
+        layer = lambda i: {"tied": draw((n, n), i), "b": draw((n,), i + 9)}
+        ends = {"in": draw((3, n), 7), "out": draw((n, 2), 8)}
+        return ends | {"layers": [layer(i) for i in range(depth)]}
+
+    exact(fn, of(1, 4), of(2, width), draw((5, 3)))

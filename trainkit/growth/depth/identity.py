@@ -187,10 +187,16 @@ def with_identity_inputs(
             return None
         value = now[id(theirs.ins[0])]
         place, around = eye[id(theirs.ins[1])]
-        entering, inner = _identity_input(theirs, value, around, loops)
-        matrices[place] = entering[0].ins[0] if entering else inner
+        if id(theirs.ins[1]) not in now:
+            if place in matrices:
+                return None  # it enters several loops
+            entering, inner = _identity_input(theirs, value, around, loops)
+            matrices[place] = entering[0].ins[0] if entering else inner
+            equations += entering
+            now[id(theirs.ins[1])] = inner
         out = Fresh(value.aval)
-        equations += [*entering, Equation(theirs.raw, [value, inner], [out], theirs.calls)]
+        operands = [value, now[id(theirs.ins[1])]]
+        equations.append(Equation(theirs.raw, operands, [out], theirs.calls))
         now[id(theirs.outs[0])] = out
     outs = [
         a if isinstance(b, Const) else now.get(id(b), a)
