@@ -34,6 +34,19 @@ RESTS = {
     "a choice": (lambda x, w: x + jnp.where(x > 1, x @ w, jnp.zeros_like(x)), ZERO),
     "transposed and back": (lambda x, w: ((x + x @ w).T + (w @ x.T)).T, ZERO),
     "transposed four times": (lambda x, w: x.T.T.T.T + x @ w, ZERO),
+    "reshaped and back": (lambda x, w: (x.reshape(3, 2) + jnp.sum(w)).reshape(2, 3), ZERO),
+    "by way of more axes": (
+        lambda x, w: (x.reshape(1, 3, 2).reshape(6) + w.sum()).reshape(2, 3),
+        ZERO,
+    ),
+    "a factor from numbers of its own": (
+        lambda x, w: x * jnp.split(w[:2] + np.array([1.0, 2.0, 3.0]), 3, 1)[0],
+        ZERO,
+    ),
+    "a factor from a computed number": (
+        lambda x, w: x * (jax.nn.sigmoid(w[:2]) * jnp.exp(jnp.log(2.0))),
+        ZERO,
+    ),
     "an identity matrix": (lambda x, w: x @ w, EYE),
     "an identity matrix from the other side": (lambda x, w: (w @ x.T).T, EYE),
     "a transposed identity matrix": (lambda x, w: x @ w.T, EYE),
@@ -45,6 +58,12 @@ DOES = {
     "an unknown primitive": (lambda x, w: x + strange((x @ w)[0]), ZERO),
     "transposed in a square": (lambda x, w: x[:, :2].T + (x @ w)[:, :2], ZERO),
     "the other way about": (lambda x, w: (w @ x.T).T[::-1], EYE),
+    "reshaped and turned": (lambda x, w: (x.reshape(3, 2) + jnp.sum(w)).T, ZERO),
+    "another factor from numbers of its own": (
+        lambda x, w: x * jnp.split(w[:2] + np.array([1.0, 2.0, 3.0]), 3, 1)[1],
+        ZERO,
+    ),
+    "factors that differ": (lambda x, w: x * (w[:2] + np.array([1.0, 2.0, 3.0])), ZERO),
     "an exponential of it": (lambda x, w: x @ jnp.exp(w), EYE),
     "many at a time": (lambda x, w: jnp.einsum("bi,ij->bij", x, w)[..., 0], EYE),
 }
@@ -62,6 +81,14 @@ def test_does_nothing(name):
 def test_is_not_known_to_do_nothing(name):
     fn, what = DOES[name]
     assert not rests(fn, {1: what}, X, W)
+
+
+def test_large_arrays_are_not_evaluated():
+    """Unless their elements repeat."""
+    table, column = np.arange(2**19, dtype=np.float32).reshape(2**9, -1), np.ones((2**9, 1))
+    for numbers, left in ((table, 1), (np.broadcast_to(column, (2**9, 2**10)) * 2.0, 0)):
+        program = flat(lambda w, of=numbers: jnp.maximum(w, jnp.asarray(of, w.dtype)), 0 * table)
+        assert sum(eqn.name == "max" for eqn in reduced(program, {0: ZERO}).equations) == left
 
 
 def relu(x):

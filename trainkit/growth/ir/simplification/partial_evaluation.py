@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.primitives import traits, zero_result
 from trainkit.growth.ir.program import Equation, Fresh, Program, live
 from trainkit.growth.ir.simplification.clips import Bounds, Clips
+from trainkit.growth.ir.simplification.evaluation import evaluated, uniform
 from trainkit.growth.ir.simplification.identities import (
     EYE,
     EYES,
@@ -37,7 +37,7 @@ from trainkit.growth.ir.simplification.identities import (
 from trainkit.growth.ir.simplification.masks import Masks
 from trainkit.growth.ir.simplification.opened_loops import CONSTANT, ROW
 from trainkit.growth.ir.simplification.parts import Parts
-from trainkit.growth.ir.simplification.turns import Turns
+from trainkit.growth.ir.simplification.turns import Reshapes, Turns
 from trainkit.growth.ir.simplification.unit_lengths import UnitLengths
 
 Supposed = Mapping[int, Supposition]  # number of an input of the program -> what it is
@@ -63,16 +63,15 @@ def reduced(
       merged: whether a part of a value that is taken again is the first one. The parts in front of
         and behind a product with an identity matrix are two, if the product stays.
     """
-    # Variable -> its replacement: another variable, ZERO or an Eye.
+    # Variable -> its replacement: another variable, a constant, ZERO or an Eye.
     stands = {
         id(v): _replacement(v, i, supposed[i]) for i, v in enumerate(program.ins) if i in supposed
     }
     joined: Joined = {}
     kept: list[Equation] = []
     limits = Clips({id(program.ins[i]): known for i, known in (clipped or {}).items()})
-    views = Parts(merged), Masks(), Turns(keep_eyes), UnitLengths(), limits
+    views = Parts(merged), Masks(), Turns(keep_eyes), Reshapes(), UnitLengths(), limits
     matrices = list(program.ins)
-
     inputs = {id(v) for v in program.ins}
 
     def now(v: Any) -> Any:
@@ -84,7 +83,7 @@ def reduced(
             return program.ins[v.place] if v.inside is None else v.inside
         if v is not ZERO:
             return v
-        return old if id(old) in inputs else _uniform(old.aval, 0.0)
+        return old if id(old) in inputs else uniform(old.aval, 0.0)
 
     for eqn in program.equations:
         ins = [now(v) for v in eqn.ins]
@@ -105,8 +104,9 @@ def reduced(
             result = _simplified(eqn, ins) or (None if keep_eyes else _masked(eqn, ins))
         for view in views:
             result = view.equal(eqn, ins) if result is None else result
-        if result is not None:
-            stands[id(eqn.outs[0])] = result
+        values = evaluated(eqn, ins) if result is None else [result]
+        if values is not None:
+            stands.update(zip(map(id, eqn.outs), values, strict=False))
             continue
         for view in views:
             view.add(eqn, ins)
@@ -132,7 +132,7 @@ def _replacement(v: Any, place: int, what: Supposition) -> Any:
     if what == ZERO:
         return ZERO
     value = {UNIT: 1.0, MINUS_ONE: -1.0}.get(what) if isinstance(what, str) else None
-    return Eye(place, what) if value is None else _uniform(v.aval, value)
+    return Eye(place, what) if value is None else uniform(v.aval, value)
 
 
 def _matrix(eye: Eye, inputs: list[Any], matrices: list[Any]) -> Any:
@@ -206,47 +206,26 @@ def _masked(eqn: Equation, ins: list[Any]) -> Eye | None:
 def _known(eqn: Equation, ins: list[Any]) -> Any:
     """The result by f(0), c + 0 = c, 1 − 1 = 0, √1 = 1 or x · 1 = x, or `None`."""
     name = eqn.name
-    uniform = [v.uniform if isinstance(v, Const) else None for v in ins]
+    number = [v.uniform if isinstance(v, Const) else None for v in ins]
     trait = traits(eqn)
     if trait.at_zero is not None and ins[0] is ZERO:
         return _constant(eqn, trait.at_zero)
     same = trait.chooses or name == "convert_element_type"
-    if uniform and uniform[0] is not None and (same or (_is_root(name) and uniform[0] == 1)):
-        return _constant(eqn, uniform[0])
+    if number and number[0] is not None and (same or (_is_root(name) and number[0] == 1)):
+        return _constant(eqn, number[0])
     if name in ("add", "add_any"):
         for i, v in enumerate(ins):
-            if v is ZERO and uniform[1 - i] is not None:
-                return _constant(eqn, uniform[1 - i])
-    if name in _SUMS and None not in uniform:
-        a, b = (np.asarray(v).astype(eqn.outs[0].aval.dtype) for v in uniform)
+            if v is ZERO and number[1 - i] is not None:
+                return _constant(eqn, number[1 - i])
+    if name in _SUMS and None not in number:
+        a, b = (np.asarray(v).astype(eqn.outs[0].aval.dtype) for v in number)
         total = a - b if name == "sub" else a + b
         return _constant(eqn, total) if total else ZERO
     if name in ("mul", "div"):
         for i in (0, 1) if name == "mul" else (0,):
-            if uniform[1 - i] is not None and uniform[1 - i] == 1 and _whole(eqn, i):
+            if number[1 - i] is not None and number[1 - i] == 1 and _whole(eqn, i):
                 return ins[i]
-    return _evaluated(eqn, [0 if v is ZERO else n for v, n in zip(ins, uniform, strict=True)])
-
-
-def _evaluated(eqn: Equation, numbers: list[Any]) -> Any:
-    """What an equation makes of arrays of equal elements, or `None`.
-
-    1 and 0 are what is that up to rounding, as softplus(log(e − 1)).
-    """
-    dtype = eqn.outs[0].aval.dtype
-    plain = traits(eqn).elementwise and not traits(eqn).foreign and not eqn.raw.effects
-    answers = np.issubdtype(dtype, np.bool_)
-    if None in numbers or not plain or not (answers or jax.numpy.issubdtype(dtype, np.floating)):
-        return None
-    dtypes = [getattr(v.aval, "dtype", None) for v in eqn.raw.invars]
-    scalars = [np.asarray(n, kind) for n, kind in zip(numbers, dtypes, strict=True)]
-    with jax.ensure_compile_time_eval():
-        value = np.asarray(eqn.raw.primitive.bind(*map(jax.numpy.asarray, scalars), **eqn.params))
-    if answers:
-        return _constant(eqn, value)
-    eps = 4 * float(jax.numpy.finfo(dtype).eps)
-    near = next((n for n in (0.0, 1.0) if abs(float(value) - n) <= eps), value)
-    return ZERO if near == 0 and value.size else _constant(eqn, near)
+    return None
 
 
 def _is_root(name: str) -> bool:
@@ -254,14 +233,7 @@ def _is_root(name: str) -> bool:
 
 
 def _constant(eqn: Equation, value: Any) -> Const:
-    return _uniform(eqn.outs[0].aval, value)
-
-
-def _uniform(aval: Any, value: Any) -> Const:
-    """A constant with equal elements."""
-    scalar = np.asarray(value).astype(aval.dtype)
-    key = ("uniform", str(aval.dtype), tuple(aval.shape), scalar.tobytes())
-    return Const(aval.shape, aval.dtype, key, lambda: None, scalar)
+    return uniform(eqn.outs[0].aval, value)
 
 
 def _whole(eqn: Equation, operand: int) -> bool:

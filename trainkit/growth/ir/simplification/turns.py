@@ -1,6 +1,7 @@
 """Values with their axes in another order: what is turned there and back again is the value itself.
 
 Axes of size 1 may come and go on the way. A product with an identity matrix turns a value, too.
+What is reshaped there and back is the value as well.
 """
 
 from __future__ import annotations
@@ -62,6 +63,33 @@ class Turns:
                     order = order_of_product(eqn, i)
                     return None if order is None else (ins[1 - i], order)
         return None
+
+
+class Reshapes:
+    """The values of a program that have the elements of another one, in the same order.
+
+    Operands are the variables that stand for them, as in `parts.Parts`.
+    """
+
+    def __init__(self) -> None:
+        self._from: dict[int, Any] = {}  # id of a variable -> what it was
+
+    def equal(self, eqn: Equation, ins: Sequence[Any]) -> Any:
+        """The variable that has its old shape again, or `None`."""
+        first = self._first(eqn, ins)
+        same = first is not None and first.aval.shape == eqn.outs[0].aval.shape
+        return first if same else None
+
+    def add(self, eqn: Equation, ins: Sequence[Any]) -> None:
+        """Notes what a value was before it was reshaped."""
+        if (first := self._first(eqn, ins)) is not None:
+            self._from[id(eqn.outs[0])] = first
+
+    def _first(self, eqn: Equation, ins: Sequence[Any]) -> Any:
+        # A reshape with `dimensions` turns its operand first.
+        if eqn.name != "reshape" or eqn.params.get("dimensions") is not None:
+            return None
+        return self._from.get(id(ins[0]), ins[0] if hasattr(ins[0], "aval") else None)
 
 
 def _without_ones(eqn: Equation) -> _Order | None:
