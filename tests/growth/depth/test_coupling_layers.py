@@ -172,3 +172,28 @@ def test_scales_that_are_not_1_at_0(at_0):
     fn, small = flow(layer), layers(2)
     with pytest.raises(growth.GrowthError, match="cannot be an identity"):
         growth.plan(fn, fn, small, layers(4), X)
+
+
+@pytest.mark.parametrize("width", [5, 8])
+def test_halves_of_mixed_channels(width):
+    """A matrix mixes them, and its transpose mixes them back: an identity in a new layer."""
+
+    def layer(x, p, i):
+        y = x @ p["mix"]
+        h = jnp.tanh(y[:, :3] @ p["up"] + p["b"])
+        raw = h @ p["scale"] + p["bs"]
+        moved = (y[:, 3:] + h @ p["shift"] + p["bt"]) * (2 * jax.nn.sigmoid(raw))
+        change = jax.nn.log_sigmoid(raw) + jnp.log(2.0)
+        return join([y[:, :3], moved], -1) @ p["mix"].T, change.sum(-1)
+
+    def of(depth, width=5):
+        params = layers(depth, width)
+        for p in params["layers"]:
+            p["mix"] = jnp.asarray(RNG.normal(size=(6, 6)))
+        return params
+
+    fn, small = flow(layer), of(2)
+    grown = growth.plan(fn, fn, small, of(3, width), X).grow(small, key=0)
+    assert any((p["mix"] == jnp.eye(6)).all() for p in grown["layers"])
+    for old, new in zip(fn(small, X), fn(grown, X), strict=True):
+        np.testing.assert_allclose(new, old, rtol=1e-12, atol=1e-12)

@@ -10,33 +10,30 @@ all its operands pass. This is a guess, which partial evaluation proves afterwar
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.dataflow import Lattice, run
 from trainkit.growth.ir.primitives import traits
 from trainkit.growth.ir.program import Equation, Program
+from trainkit.growth.ir.simplification.evaluation import evaluated, is_one
 from trainkit.growth.ir.simplification.identities import (
     EYE,
-    EYES,
     UNIT,
     ZERO,
     Supposition,
     blocks,
-    identity_operands,
     is_kept_by,
     passed,
     product_with,
     shape_of,
 )
+from trainkit.growth.ir.simplification.ways import PASSES, Goals, ways_to_be_one, ways_to_pass
 from trainkit.growth.ir.zero_analysis import zeros
 
-PASSES = "passes"
-_OTHER = {"add": ZERO, "add_any": ZERO, "sub": ZERO, "mul": UNIT, "div": UNIT}
 T = TypeVar("T")
 _Settings = frozenset[tuple[int, str]]  # numbers of inputs, and what they are set to
-_Goals = list[tuple[int, str]]  # the number of an operand, and what it should be
 
 
 class _Fact(NamedTuple):
@@ -48,6 +45,7 @@ class _Fact(NamedTuple):
       weight: whether it depends on parameters of old layers alone.
       passes: whether it can pass.
       zero, unit: the inputs that make it 0, or 1; `None` if it cannot be.
+      value: what it is, ZERO or a constant, and the inputs set then; `None` if unknown.
       fixed: numbers of inputs that make it independent of data; `None` if none are known.
       matrix: the number of the new parameter that it is, perhaps at another precision; −1 for none.
       besides: the inputs that are then set besides, as factors of the parameter.
@@ -59,6 +57,7 @@ class _Fact(NamedTuple):
     passes: bool = False
     zero: _Settings | None = None
     unit: _Settings | None = None
+    value: tuple[Any, _Settings] | None = None
     fixed: frozenset[int] | None = None
     matrix: int = -1
     besides: _Settings = frozenset()
@@ -126,10 +125,14 @@ class _Passing:
         for i in new:
             may = i in free
             zero = frozenset({(i, ZERO)}) if may else None
-            unit = frozenset({(i, UNIT)}) if may and _is_vector(program.ins[i]) else None
-            fixed = frozenset({i}) if may else frozenset()
-            matrix = i if may else -1
-            inputs[i] = _Fact(True, zero=zero, unit=unit, fixed=fixed, matrix=matrix)
+            inputs[i] = _Fact(
+                True,
+                zero=zero,
+                unit=frozenset({(i, UNIT)}) if may and _is_vector(program.ins[i]) else None,
+                value=None if zero is None else (ZERO, zero),
+                fixed=frozenset({i}) if may else frozenset(),
+                matrix=i if may else -1,
+            )
         self.facts = run(program, inputs, _lattice(self._fact))
 
     def suppositions(self) -> dict[int, Supposition] | None:
@@ -149,6 +152,8 @@ class _Passing:
             about: Iterable[tuple[int, Supposition]]
             if goal == ZERO:
                 about = fact.zero or ()
+            elif goal == UNIT and fact.value is not None and fact.value[1] == fact.unit:
+                about = fact.unit
             elif fact.matrix >= 0:
                 about = [(fact.matrix, goal), *fact.besides]
             else:
@@ -193,21 +198,32 @@ class _Passing:
         of_old = any(fact.weight for fact in facts)
         nearest = self.nearest.of(eqn.outs[0])
         zero = None if of_old or nearest.distance == math.inf else nearest.inputs
-        unit = self._way(eqn, facts, UNIT)
         matrix, besides = _matrix(eqn, facts)
+        value = _value(eqn, facts) if zero is None else (ZERO, zero)
+        zero = value[1] if value is not None and value[0] is ZERO else zero
         return _Fact(
             touched=True,
             passes=self._way(eqn, facts, PASSES) is not None,
             zero=zero,
-            unit=None if unit is None else _union(facts[i].inputs(what) for i, what in unit),
+            unit=self._unit(eqn, facts, value),
+            value=value,
             fixed=_union(_fixed(fact) for fact in facts) if zero is None else _numbers(zero),
             matrix=matrix,
             besides=besides,
         )
 
-    def _way(self, eqn: Equation, facts: Sequence[_Fact], goal: str) -> _Goals | None:
+    def _unit(
+        self, eqn: Equation, facts: Sequence[_Fact], value: tuple[Any, _Settings] | None
+    ) -> _Settings | None:
+        """The inputs that make every element 1; `value`: what the result can be."""
+        way = self._way(eqn, facts, UNIT)
+        if way is not None:
+            return _union(facts[i].inputs(what) for i, what in way)
+        return value[1] if value is not None and is_one(value[0]) else None
+
+    def _way(self, eqn: Equation, facts: Sequence[_Fact], goal: str) -> Goals | None:
         """The first goals of the operands that can be reached; `None` if there are none."""
-        ways = _to_pass(eqn, self.last) if goal == PASSES else _to_be_one(eqn)
+        ways = ways_to_pass(eqn, self.last) if goal == PASSES else ways_to_be_one(eqn)
         for way in ways:
             reached = all(facts[i].inputs(what) is not None for i, what in way)
             if reached and not (goal == PASSES and len(way) == 2 and _ends(facts, way)):
@@ -227,6 +243,16 @@ def _matrix(eqn: Equation, facts: Sequence[_Fact]) -> tuple[int, _Settings]:
     return -1, frozenset()
 
 
+def _value(eqn: Equation, facts: Sequence[_Fact]) -> tuple[Any, _Settings] | None:
+    """What a result is, computed from what its operands can be: 1 of 2 · sigmoid(0)."""
+    known = [fact.value for fact in facts if fact.value is not None]
+    if len(known) < len(facts) or len(eqn.outs) != 1:
+        return None
+    results = evaluated(eqn, [value for value, _ in known])
+    settings = frozenset().union(*(inputs for _, inputs in known))
+    return None if results is None else (results[0], settings)
+
+
 def _fixed(fact: _Fact) -> frozenset[int] | None:
     if fact.touched:
         return fact.fixed
@@ -243,7 +269,7 @@ def _union(sets: Iterable[frozenset[T] | None]) -> frozenset[T] | None:
     return None if None in known else frozenset().union(*(s for s in known if s is not None))
 
 
-def _ends(facts: Sequence[_Fact], way: _Goals) -> bool:
+def _ends(facts: Sequence[_Fact], way: Goals) -> bool:
     """Whether no data would pass: in x − mean(x), for example, the mean is 0 only if x is."""
     (passes, _), (rests, goal) = way
     fixed, inputs = _fixed(facts[passes]), facts[rests].inputs(goal)
@@ -263,37 +289,11 @@ def _lattice(transfer: Any) -> Lattice[_Fact]:
 def _constant(v: Any) -> _Fact | None:
     if not isinstance(v, Const):
         return None
-    one = v.uniform is not None and bool(v.uniform == 1)
     nothing: _Settings = frozenset()
-    zero, unit = (nothing if holds else None for holds in (v.is_zero, one))
-    return _Fact(False, passes=True, zero=zero, unit=unit)
+    zero, unit = (nothing if holds else None for holds in (v.is_zero, is_one(v)))
+    return _Fact(False, passes=True, zero=zero, unit=unit, value=(v, nothing))
 
 
 def _is_vector(v: Any) -> bool:
     """Whether an input may be set to 1: it has one axis, or others of size 1."""
     return math.prod(v.aval.shape) == max(v.aval.shape, default=1)
-
-
-def _to_pass(eqn: Equation, last: bool) -> Iterator[_Goals]:
-    """Goals of the operands under which the result passes."""
-    if eqn.name in _OTHER:
-        sides = (0,) if eqn.name in ("sub", "div") else (1, 0) if last else (0, 1)
-        yield from ([(i, PASSES), (1 - i, _OTHER[eqn.name])] for i in sides)
-    elif eqn.name in ("dot_general", "conv_general_dilated"):
-        for i, what in identity_operands(eqn):
-            if what != EYES:
-                yield [(1 - i, PASSES), (i, str(what))]
-    yield [(i, PASSES) for i in range(len(eqn.ins))]
-
-
-def _to_be_one(eqn: Equation) -> Iterator[_Goals]:
-    """Goals of the operands under which every element of the result is 1."""
-    if traits(eqn).chooses:
-        yield [(0, UNIT)]
-    elif traits(eqn).at_zero == 1:
-        yield [(0, ZERO)]
-    elif eqn.name in ("mul", "div"):
-        yield [(0, UNIT), (1, UNIT)]
-    elif _OTHER.get(eqn.name) == ZERO:
-        sides = (0,) if eqn.name == "sub" else (0, 1)
-        yield from ([(i, UNIT), (1 - i, ZERO)] for i in sides)
