@@ -84,12 +84,19 @@ def twice(p, x):
     return x @ p["out"], y
 
 
-@pytest.mark.parametrize("fn", [twice, scanned(counted)], ids=["swapped", "counted"])
-def test_a_carry_that_no_parameter_holds_still(fn):
+@pytest.mark.parametrize(
+    ("fn", "layers"), [(twice, 3), (scanned(counted), 4)], ids=["swapped", "counted"]
+)
+def test_a_carry_that_no_parameter_holds_still(fn, layers):
     """Zeros keep the first carry; the second changes with every turn of the loop."""
-    small, big = stacked(2), stacked(4)
     with pytest.raises(growth.GrowthError):
-        growth.plan(fn, fn, small, big, X)
+        growth.plan(fn, fn, stacked(2), stacked(layers), X)
+
+
+def test_two_layers_that_swap_the_carries_swap_them_back():
+    fn, small, big = twice, stacked(2), stacked(4, 8)
+    grown = growth.plan(fn, fn, small, big, X).grow(small, key=jax.random.key(0))
+    np.testing.assert_allclose(fn(grown, X)[0], fn(small, X)[0], rtol=0, atol=1e-13)
 
 
 def test_a_new_last_layer():

@@ -5,25 +5,24 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 
-from trainkit.growth.depth.alignment import PLACES, Origins, fewer, order
+from trainkit.growth.depth.alignment import PLACES, Origins
 from trainkit.growth.depth.candidate import DepthCandidate, with_whole_leaves
 from trainkit.growth.depth.flat_model import FlatModel, Shape, more_rows, row_by_row
 from trainkit.growth.depth.identity import used, with_identity_inputs
-from trainkit.growth.depth.identity_search import identity_layers, identity_rows, without_model
-from trainkit.growth.depth.layer_axes import layer_axes
+from trainkit.growth.depth.identity_search import identity_layers, without_model
 from trainkit.growth.depth.layer_cut import cut_layers
+from trainkit.growth.depth.loops.layer_axes import Stacks, longer
+from trainkit.growth.depth.loops.resting_iterations import Resting, resting
+from trainkit.growth.depth.loops.shortened_loops import shortened
 from trainkit.growth.depth.new_channels import with_new_channels
 from trainkit.growth.depth.new_leaves import holding, idle_leaves
 from trainkit.growth.depth.origins import candidates
-from trainkit.growth.depth.shortened_loops import shortened
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.program import Folder, Program
 from trainkit.growth.ir.simplification.identities import Supposition, is_eye
 from trainkit.growth.ir.simplification.opened_loops import opened
 from trainkit.growth.ir.simplification.partial_evaluation import reduced
 from trainkit.growth.plan.data import Layer
-
-Stacks = Mapping[str, tuple[int, list[tuple[int, bool]]]]  # leaf -> layer axis, and its rows
 
 
 def depth_candidates(
@@ -73,7 +72,7 @@ def _candidates(
     square: bool = True,
 ) -> Iterator[DepthCandidate | Conflict]:
     """`depth_candidates` of leaves as they are; `square`: whether identities grow with widths."""
-    stacks = _stacks(small, big, place)
+    stacks = longer(small, big, place)
     if isinstance(stacks, Conflict):
         yield stacks
         return
@@ -90,21 +89,7 @@ def _candidates(
 
 def more_layers(small: FlatModel, big: FlatModel) -> bool:
     """Whether leaves that are stacked over layers have more of them in the big model."""
-    return bool(more_rows(small, big)[1] or _stacks(small, big, PLACES[0]))
-
-
-def _stacks(small: FlatModel, big: FlatModel, how: str) -> Stacks | Conflict:
-    """Leaf -> layer axis and rows, for leaves stacked over loops of different lengths."""
-    before, after = ({list(side.shapes)[i]: axis for i, axis in
-                      layer_axes(side.program).items() if i < len(side.shapes)}
-                     for side in (small, big))  # fmt: skip
-    result = {}
-    for name, (axis, count) in after.items():
-        if name in before and before[name][0] == axis and before[name][1] != count:
-            if count < before[name][1]:
-                return fewer(before[name][1], count)
-            result[name] = (axis, order(before[name][1], count, how))
-    return result
+    return bool(more_rows(small, big)[1] or longer(small, big, PLACES[0]))
 
 
 class _DepthSearch:
@@ -130,10 +115,18 @@ class _DepthSearch:
             return reduced(program, {}, merged=merged)
 
         self.reduced_small = reduced_small
+        self._shortened = functools.cache(self._shorter)
 
     @functools.cached_property
-    def shortened(self) -> tuple[Program, dict[str, Shape]] | Conflict:
-        """The big program with the small model's loop lengths, and the shapes of its leaves."""
+    def _resting(self) -> Resting | Conflict:
+        """What makes new iterations of loops identities."""
+        return resting(self.big, self.stacks, self.folder, self.trainable)
+
+    def _shorter(self, zeros: frozenset[int]) -> tuple[Program, dict[str, Shape]] | Conflict:
+        """The big program with the small model's loop lengths, and the shapes of its leaves.
+
+        `zeros`: the results of loops that new iterations leave at 0.
+        """
         program, shapes = self.big.program, dict(self.big.shapes)
         if not self.stacks:
             return program, shapes
@@ -141,7 +134,7 @@ class _DepthSearch:
             self.number[name]: (axis, [i for i, (_, new) in enumerate(rows) if not new])
             for name, (axis, rows) in self.stacks.items()
         }
-        shorter = shortened(program, keep)
+        shorter = shortened(program, keep, zeros)
         if isinstance(shorter, Conflict):
             return shorter
         for name, (axis, rows) in self.stacks.items():
@@ -152,12 +145,14 @@ class _DepthSearch:
 
     def attempt(self, origins: Origins, how: str) -> DepthCandidate | Conflict:
         """The candidate for one alignment."""
-        layers = self._layers(origins, how)
-        if isinstance(layers, Conflict):
-            return layers
-        if isinstance(self.shortened, Conflict):
-            return self.shortened
-        program, shapes = self.shortened
+        resting = self._resting if self.stacks and how == "identity" else Resting({}, frozenset())
+        if isinstance(resting, Conflict):
+            return resting
+        shorter = self._shortened(resting.zeros)
+        if isinstance(shorter, Conflict):
+            return shorter
+        program, shapes = shorter
+        layers = self._layers(origins, resting.becomes)
         small = self.small
         old = {str(origin.leaf): name for name, origin in origins.items() if not origin.new}
         for name, there in old.items():
@@ -183,13 +178,7 @@ class _DepthSearch:
             else self._copies(candidate, new, how)
         )
 
-    def _layers(self, origins: Origins, how: str) -> dict[str, Layer] | Conflict:
-        becomes: dict[str, Supposition] = {}
-        if self.stacks and how == "identity":
-            rows = identity_rows(self.big, self.stacks, self.folder, self.trainable)
-            if isinstance(rows, Conflict):
-                return rows
-            becomes = rows
+    def _layers(self, origins: Origins, becomes: Mapping[str, Supposition]) -> dict[str, Layer]:
         return {
             name: holding(
                 Layer(

@@ -16,17 +16,14 @@ from trainkit.growth.depth.pass_through import passing
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.primitives import traits
 from trainkit.growth.ir.program import Equation, Fresh, Program
-from trainkit.growth.ir.simplification.clips import Bounds
 from trainkit.growth.ir.simplification.identities import (
     EYE,
     EYE_FIRST,
     EYES,
     ZERO,
-    EyeBlock,
     Shape,
     Supposition,
     identity_operands,
-    is_eye,
     is_kept_by,
     product_with,
 )
@@ -235,39 +232,6 @@ def _identity_input(
         entering.insert(0, marker(loop, step.name, which, [outer], [matrix]))
         matrix = outer
     return entering, inner
-
-
-def _holds(shape: Shape, what: Supposition) -> bool:
-    """Whether an array of some shape can be what it is supposed to be."""
-    if isinstance(what, EyeBlock):
-        return what.size == shape[-1]
-    if what == EYE_FIRST:
-        return len(shape) > 1 and shape[0] == shape[1]
-    return not is_eye(what) or (len(shape) > 1 and shape[-1] == shape[-2])
-
-
-def identity_iteration(
-    body: Program, shapes: Sequence[Shape], new: Collection[int], free: Collection[int],
-    nearest: Mapping[int, str], same: Collection[int], carry: tuple[int, int],
-    clipped: Mapping[int, Bounds],
-) -> dict[int, Supposition] | None:  # fmt: skip
-    """The assumption under which one iteration of a loop does not change the carry, or `None`.
-
-    Args:
-      body, shapes, new, free, nearest: the body of the loop, and the other arguments of `choices`.
-      same: numbers of inputs that are unchanged rows of parameters, which may be other than 0.
-      carry: (number of constants, number of carried values) among the inputs.
-      clipped: number of a carried input -> the bounds to which it is clipped in every iteration.
-    """
-    start, count = carry
-    for chosen in choices(body, shapes, new, free, nearest):
-        others = {i: what for i, what in chosen.items() if what != ZERO}
-        if not all(i in same and _holds(shapes[i], what) for i, what in others.items()):
-            continue
-        outs = reduced(body, chosen, clipped=clipped).outs[:count]
-        if all(v is body.ins[start + i] for i, v in enumerate(outs)):
-            return chosen
-    return None
 
 
 def same_operands(small: Program, big: Program, old: Mapping[int, int]) -> bool:

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from trainkit._core.compat import scan_counts
-from trainkit.growth.depth.flat_model import FlatModel, Shapes
+from trainkit.growth.depth.flat_model import Shapes
 from trainkit.growth.depth.identity import (
     choices,
-    identity_iteration,
     same_equations,
     same_operands,
     used,
 )
-from trainkit.growth.depth.layer_axes import Stacked, stacked
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.dataflow import dependent
 from trainkit.growth.ir.primitives import traits
-from trainkit.growth.ir.program import Equation, Folder, Program, by_dependence, live
-from trainkit.growth.ir.simplification.clips import Bounds, clips
+from trainkit.growth.ir.program import Folder, Program, by_dependence, live
 from trainkit.growth.ir.simplification.identities import Supposition, is_eye
 from trainkit.growth.ir.simplification.opened_loops import closed, opened
 from trainkit.growth.ir.simplification.partial_evaluation import reduced
-from trainkit.growth.ir.source_lines import where
 from trainkit.growth.ir.zero_analysis import nearest_zeros
 
 Becomes = Literal["copy", "zero", "unit", "minus_one", "eye", "eyes", "eye_first", "one", "random"]
@@ -120,7 +115,7 @@ def _identities(
         "a square layer between ReLUs either",
         "layers",
         params=tuple(names[:6]),
-        hint=_advice(program, new, range(len(shapes), len(program.ins))),
+        hint=advice(program, new, range(len(shapes), len(program.ins))),
     )
 
 
@@ -134,89 +129,7 @@ def _still_changed(before: Program, after: Program) -> str:
     return " and ".join(f"result {i}" for i in changed) + f" (of 0 to {len(pairs) - 1})"
 
 
-def identity_rows(
-    big: FlatModel, stacks: Mapping[str, Any], folder: Folder, trainable: Callable[[str], bool]
-) -> dict[str, Supposition] | Conflict:
-    """Values of new rows of stacked leaves, so that their loop iterations are identities."""
-    names = list(big.shapes)
-    facts = stacked(big.program)
-    result: dict[str, Supposition] = {}
-    for eqn in big.program.equations:
-        if eqn.name != "scan":
-            continue
-        rows: dict[int, Row] = {}
-        first = sum(scan_counts(eqn.params))
-        for i, v in enumerate(eqn.ins[first:], first):
-            fact = facts.of(v)
-            name = names[fact.input] if 0 <= fact.input < len(names) else None
-            if name is not None and name in stacks and fact.axes[0] == stacks[name][0]:
-                rows[i] = Row(name, fact)
-        if not rows:
-            continue
-        chosen = _resting(big.program, eqn, rows, folder, trainable)
-        if isinstance(chosen, Conflict):
-            return chosen
-        result |= {rows[i].name: what for i, what in chosen.items()}
-    return result
-
-
-class Row(NamedTuple):
-    """The slice of a stacked leaf in one loop iteration, and how it is computed from the leaf."""
-
-    name: str
-    fact: Stacked
-
-    @property
-    def keeps_identity(self) -> bool:
-        """Whether it is an identity matrix if the row of the leaf is one."""
-        order = list(self.fact.axes[1:])
-        return self.fact.same and (order == sorted(order) or len(order) == 2)
-
-
-def _resting(
-    program: Program,
-    eqn: Equation,
-    rows: Mapping[int, Row],
-    folder: Folder,
-    trainable: Callable[[str], bool],
-) -> dict[int, Supposition] | Conflict:
-    """Values of the rows of stacked parameters under which a loop iteration is an identity."""
-    carry = scan_counts(eqn.params)
-    body = folder.flatten(eqn.params["jaxpr"])
-    free = {i for i, row in rows.items() if trainable(row.name) and row.fact.zero}
-    same = {i for i, row in rows.items() if row.keeps_identity}
-    inside = Program(body.ins, body.equations, body.outs[: carry[1]])
-    nearest = nearest_zeros(inside, free)
-    shapes = [v.aval.shape for v in body.ins]
-    clipped = _always_clipped(program, eqn, inside, carry)
-    chosen = identity_iteration(inside, shapes, rows.keys(), free, nearest, same, carry, clipped)
-    if chosen is not None:
-        return chosen
-    return Conflict(
-        "new layers of a loop cannot be identities: with "
-        f"{', '.join(rows[i].name for i in sorted(nearest)) or 'no parameters'} at 0 the "
-        "carry still changes",
-        "layers",
-        params=tuple(row.name for row in rows.values())[:6],
-        primitive=eqn.name,
-        source=where(eqn),
-        hint=_advice(inside, rows, [i for i in range(len(body.ins)) if i not in rows]),
-    )
-
-
-def _always_clipped(
-    program: Program, loop: Equation, body: Program, carry: tuple[int, int]
-) -> dict[int, Bounds]:
-    """Number of a carried value -> its bounds, before the loop and after every iteration."""
-    start, count = carry
-    result: dict[int, Bounds] = {}
-    for i in range(count):
-        before, after = clips(program, loop.ins[start + i]), clips(body, body.outs[i])
-        result[start + i] = {what: n for what, n in before.items() if after.get(what) == n}
-    return result
-
-
-def _advice(program: Program, new: Collection[int], data: Collection[int]) -> str:
+def advice(program: Program, new: Collection[int], data: Collection[int]) -> str:
     """What to do about layers that cannot be identities.
 
     Args:

@@ -9,16 +9,19 @@ that its body still uses.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax import lax
 
+from trainkit._core import compat
 from trainkit._core.compat import scan_counts
-from trainkit.growth.ir.constants import Const
+from trainkit.growth.ir.constants import WHOLE, Const
 from trainkit.growth.ir.loops import at_lines
-from trainkit.growth.ir.program import Equation, Folder, Program, live
+from trainkit.growth.ir.program import Equation, Folder, Fresh, Program, live
 
 CONSTANT, CARRIED, ROW, RESULTS = "loop constant", "loop carry", "loop row", "loop results"
 
@@ -65,6 +68,60 @@ def marker(loop: Equation, kind: str, number: int, ins: list, outs: list) -> Equ
     params = {"loop": loop, "number": number}
     raw: Any = _Marker(_Name(kind), params, ins, outs, loop.raw.source_info)
     return Equation(raw, ins, outs, loop.calls)
+
+
+def iterations(loop: Equation, folder: Folder, numbers: Sequence[int | None]) -> Program:
+    """Some iterations of a loop, one after the other, with what is constant in them.
+
+    Args:
+      loop: a `scan`.
+      folder: flattens its body.
+      numbers: those of the iterations, in the order in which they run; `None` for any one.
+
+    Returns:
+      A program whose inputs are the constants of the loop, the carry, and the rows of each
+      iteration, and whose results are the carry, and the other results of each iteration.
+    """
+    consts, carries = scan_counts(loop.params)
+    first = consts + carries
+    body = loop.params["jaxpr"]
+    avals = [v.aval for v in compat.opened(body)[0].invars]
+    ins: list[Any] = [Fresh(aval) for aval in avals[:first]]
+    carry, results = ins[consts:], []
+    equations: list[Equation] = []
+    for number in numbers:
+        rows = [Fresh(aval) for aval in avals[first:]]
+        known = constants(loop, folder, number)
+        given = [*ins[:consts], *carry, *rows]
+        outs = folder.run(body, [known.get(i, v) for i, v in enumerate(given)], equations, ())
+        carry = outs[:carries]
+        results += outs[carries:]
+        ins += rows
+    outs = [*carry, *results]
+    return Program(ins, live(equations, outs), outs)
+
+
+def constants(loop: Equation, folder: Folder, number: int | None) -> dict[int, Const]:
+    """Number of an operand of a loop -> its value in one iteration, if that is a constant.
+
+    Of any iteration (`number` is `None`), if the rows of the operand are equal.
+    """
+    consts, carries = scan_counts(loop.params)
+    found: dict[int, Const] = {}
+    for i, v in enumerate(loop.ins):
+        if not isinstance(v, Const) or consts <= i < consts + carries:
+            continue
+        if i < consts:
+            found[i] = v
+        elif v.uniform is not None:
+            found[i] = Const(v.shape[1:], v.dtype, ("row", v.key), lambda: None, v.uniform)
+        elif number is not None and math.prod(v.core_shape) <= WHOLE and _has_numbers(v):
+            found[i] = folder.constants.literal(np.asarray(v.value[number]))
+    return found
+
+
+def _has_numbers(v: Const) -> bool:
+    return not jax.dtypes.issubdtype(v.dtype, jax.dtypes.extended)
 
 
 def closed(program: Program, folder: Folder) -> Program | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -9,23 +10,29 @@ import numpy as np
 from trainkit._core.compat import scan_counts
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.constants import Const
-from trainkit.growth.ir.primitives import traits
+from trainkit.growth.ir.primitives import traits, zero_result
 from trainkit.growth.ir.program import Equation, Fresh, Program
 from trainkit.growth.ir.source_lines import where
 
 
-def shortened(program: Program, stacks: dict[int, tuple[int, list[int]]]) -> Program | Conflict:
+def shortened(
+    program: Program,
+    stacks: dict[int, tuple[int, list[int]]],
+    zeros: Collection[int] = (),
+) -> Program | Conflict:
     """The program without some iterations of its loops.
 
     Args:
       program: flat.
       stacks: number of an input -> its layer axis, and the rows that stay.
+      zeros: ids of results of loops that are 0 in the rows that do not stay, so that a sum over
+        layers is the same without these.
 
     Returns:
       The program, or a conflict: a stacked parameter is used outside its loop, or a loop also runs
       over a value that is neither a parameter nor a constant.
     """
-    cut = _Shortening()
+    cut = _Shortening(zeros)
     ins = [cut.smaller(v, *stacks[i]) if i in stacks else v for i, v in enumerate(program.ins)]
     equations = []
     for eqn in program.equations:
@@ -37,9 +44,14 @@ def shortened(program: Program, stacks: dict[int, tuple[int, list[int]]]) -> Pro
 
 
 class _Shortening:
-    """The variables that have lost rows."""
+    """The variables that have lost rows.
 
-    def __init__(self):
+    Args:
+      zeros: ids of results of loops that are 0 in these rows.
+    """
+
+    def __init__(self, zeros: Collection[int]):
+        self.zeros = set(zeros)  # and variables that are computed from them
         self.new: dict[int, Any] = {}  # old variable -> new one
         self.rows: dict[int, tuple[int, list[int]]] = {}  # new variable -> axis, rows that stay
 
@@ -70,6 +82,10 @@ class _Shortening:
             outs = [self.smaller(outs[0], list(eqn.params["permutation"]).index(axis), keep)]
         elif traits(eqn).elementwise:
             outs = [self.smaller(v, axis, keep) for v in outs]
+        elif eqn.name == "reduce_sum" and axis not in (axes := eqn.params["axes"]):
+            outs = [self.smaller(outs[0], axis - sum(d < axis for d in axes), keep)]
+        elif eqn.name == "reduce_sum" and id(eqn.ins[0]) in self.zeros:
+            return Equation(raw, ins, outs, eqn.calls)
         else:
             return _outside(eqn)
         for i in range(first, len(ins)):
@@ -78,7 +94,12 @@ class _Shortening:
                 if not isinstance(ins[i], Const):
                     return _no_constant(ins[i])
                 ins[i] = _taken(ins[i], keep, axis)
+        if eqn.name != "scan" and zero_result(eqn, list(map(self._is_zero, eqn.ins))):
+            self.zeros.update(id(v) for v in eqn.outs)
         return Equation(raw, ins, outs, eqn.calls)
+
+    def _is_zero(self, v: Any) -> bool:
+        return v.is_zero if isinstance(v, Const) else id(v) in self.zeros
 
 
 def _varies(v: Any, axis: int) -> bool:

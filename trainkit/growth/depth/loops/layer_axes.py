@@ -1,14 +1,20 @@
-"""Layer axes: inputs that a loop over layers runs over."""
+"""Layer axes: inputs that a loop over layers runs over, and those that have more layers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from trainkit._core.compat import scan_counts
+from trainkit.growth.depth.alignment import fewer, order
+from trainkit.growth.depth.flat_model import FlatModel
+from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.dataflow import Facts, Lattice, run
 from trainkit.growth.ir.primitives import traits, zero_result
 from trainkit.growth.ir.program import Program
+
+Stacks = Mapping[str, tuple[int, list[tuple[int, bool]]]]  # leaf -> layer axis, and its rows
 
 
 class Stacked(NamedTuple):
@@ -78,4 +84,18 @@ def layer_axes(program: Program) -> dict[int, tuple[int, int]]:
             for fact in map(facts.of, eqn.ins[sum(scan_counts(eqn.params)) :]):
                 if fact != _NONE:
                     result[fact.input] = (fact.axes[0], eqn.params["length"])
+    return result
+
+
+def longer(small: FlatModel, big: FlatModel, how: str) -> Stacks | Conflict:
+    """Leaf -> layer axis and rows, for leaves stacked over loops of different lengths."""
+    before, after = ({list(side.shapes)[i]: axis for i, axis in
+                      layer_axes(side.program).items() if i < len(side.shapes)}
+                     for side in (small, big))  # fmt: skip
+    result = {}
+    for name, (axis, count) in after.items():
+        if name in before and before[name][0] == axis and before[name][1] != count:
+            if count < before[name][1]:
+                return fewer(before[name][1], count)
+            result[name] = (axis, order(before[name][1], count, how))
     return result

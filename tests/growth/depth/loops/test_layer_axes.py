@@ -8,7 +8,7 @@ from jax import lax
 
 from tests.growth.ir.unknown import called_back
 from trainkit import growth
-from trainkit.growth.depth.layer_axes import layer_axes, stacked
+from trainkit.growth.depth.loops.layer_axes import layer_axes, stacked
 from trainkit.growth.ir.program import Folder
 
 W, X = jnp.ones((4, 3, 2)), jnp.ones(3)
