@@ -122,6 +122,37 @@ def test_masked_layers(masked):
         growth.plan(net(layer), net(layer), layer.params(1, 6), layer.params(2, 6), layer.x)
 
 
+@pytest.mark.parametrize("masked", MASKS.values(), ids=MASKS)
+@pytest.mark.parametrize("width", [6, 12])
+def test_masked_layers_of_nets_in_a_loop(masked, width):
+    """As in a masked autoregressive flow: masks are applied to the matrices of all nets at once."""
+
+    def fn(p, x, strict=False):
+        rank = np.arange(p["in"].shape[-1]) % 3
+        mask = rank[:, None] > rank if strict else rank[:, None] >= rank
+        mask = np.tile(mask, (len(p["in"]), 1, 1))
+        nets = p | {"layers": [q | {"w": masked(mask, q["w"])} for q in p["layers"]]}
+
+        def step(x, net):
+            h = jnp.tanh(x @ net["in"])
+            for q in net["layers"]:
+                h = relu(h @ q["w"].T + q["b"])
+            return x * jnp.exp(jnp.tanh(h @ net["out"])), None
+
+        return jax.lax.scan(step, x, nets)[0]
+
+    def of(depth, n=6):
+        layer = lambda i: {"w": draw((2, n, n), i), "b": draw((2, n), i + 9)}
+        ends = {"in": draw((2, 4, n), 7), "out": draw((2, n, 4), 8)}
+        return ends | {"layers": [layer(i) for i in range(depth)]}
+
+    x = draw((5, 4))
+    exact(fn, of(1), of(3, width), x)
+    refused = lambda p, x: fn(p, x, strict=True)
+    with pytest.raises(growth.GrowthError, match="cannot be an identity"):
+        growth.plan(refused, refused, of(1), of(2), x)
+
+
 def test_factored_weights():
     """A scale of its own for every column, as in nets with weight factorisation."""
     layer = lambda i: {"g": draw((4,), i), "v": draw((4, 4), i), "b": draw((4,), i + 9)}

@@ -82,6 +82,8 @@ def order_of_product(eqn: Equation, matrix: int) -> tuple[int, ...] | None:
 def is_kept_by(eqn: Equation, ins: Sequence[Any], matrix: int) -> bool:
     """Whether an identity matrix that constants are applied to, such as a mask, is still one.
 
+    The same holds for one matrix for each leading index.
+
     Args:
       eqn: an equation.
       ins: what stands for its operands.
@@ -89,15 +91,18 @@ def is_kept_by(eqn: Equation, ins: Sequence[Any], matrix: int) -> bool:
     """
     others = [v for i, v in enumerate(ins) if i != matrix]
     shape = shape_of(eqn.outs[0])
-    if not all(isinstance(v, Const) for v in others) or len(shape) != 2 or shape[0] != shape[1]:
+    square = len(shape) > 1 and shape[-2] == shape[-1]
+    if not all(isinstance(v, Const) for v in others) or not square:
         return False
-    if shape_of(eqn.raw.invars[matrix]) != shape or math.prod(shape) > WHOLE:
+    large = any(math.prod(v.core_shape) > WHOLE for v in others)
+    if shape_of(eqn.raw.invars[matrix]) != shape or large:
         return False
+    diagonal = lambda v: np.diagonal(_whole(v, shape), axis1=-2, axis2=-1)
     if eqn.name == "mul":
-        return bool((np.diagonal(_whole(others[0], shape)) == 1).all())
+        return bool((diagonal(others[0]) == 1).all())
     if eqn.name != "select_n" or len(eqn.ins) != 3 or matrix == 0:
         return False
-    chosen = np.diagonal(_whole(others[0], shape)).astype(int)
+    chosen = diagonal(others[0]).astype(int)
     return bool((chosen == matrix - 1).all()) and others[1].is_zero
 
 

@@ -198,7 +198,7 @@ def _simplified(eqn: Equation, ins: list[Any]) -> Any:
 def _masked(eqn: Equation, ins: list[Any]) -> Eye | None:
     """An identity matrix that a mask or a factor of 1 leaves as it is."""
     for i, v in enumerate(ins):
-        if isinstance(v, Eye) and v.kind == EYE and is_kept_by(eqn, ins, i):
+        if isinstance(v, Eye) and v.kind in (EYE, EYES) and is_kept_by(eqn, ins, i):
             return v
     return None
 
