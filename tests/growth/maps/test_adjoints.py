@@ -123,6 +123,19 @@ def test_sums_of_grown_and_folded_values_are_known_in_advance(spec, seed):
         np.testing.assert_allclose(sums @ y, folded.sum(), rtol=1e-12, atol=1e-12)
 
 
+def test_sums_where_means_are_those_over_a_factor_of_an_axis():
+    rng = np.random.default_rng(0)
+    source = np.concatenate([np.arange(24).reshape(2, 3, 4), np.full((2, 2, 4), -1)], 1)
+    weight, gradient = rng.uniform(0.5, 2, (2, 40))
+    axis = AxisMap(source.reshape(-1), weight, gradient, "mean", (2, 4))
+    x, y, how = rng.normal(size=24), rng.normal(size=40), LeafMap((axis,))
+    grown = expand(jnp.asarray(x), how, gradient=1, new="fill")
+    sums = column_sums(axis, 24, gradient=1, new="fill")
+    np.testing.assert_allclose(sums @ x, grown.sum(), rtol=1e-12)
+    one = jnp.vdot(expand(jnp.asarray(x), how, weight=1, new="fill"), y)
+    np.testing.assert_allclose(jnp.vdot(x, pull_back(y, how, (24,))), one, rtol=1e-12)
+
+
 def test_shapes_that_do_not_fit_are_refused():
     axis = AxisMap(np.array([0, 1, 2, 0]), np.ones(4), np.ones(4))
     with pytest.raises(GrowthError, match=r"moment has shape \(3, 1\), but its map has 1 axes"):

@@ -64,6 +64,23 @@ def test_expand_is_what_it_says(names, seed):
         np.testing.assert_allclose(got, by_numpy(x, axes), rtol=1e-14, atol=1e-14)
 
 
+@pytest.mark.parametrize("d", [0, 1, 2])
+def test_means_over_a_factor_of_a_merged_axis(d):
+    """At each place along the factors around it."""
+    rng = np.random.default_rng(d)
+    x = np.moveaxis(rng.normal(size=(2 * 3 * 4, 5, 2)), 0, d)
+    old = np.arange(24).reshape(2, 3, 4)
+    source = np.concatenate([old, np.full((2, 2, 4), -1)], 1).reshape(-1)
+    mean, fill = rng.uniform(size=3), np.where(source < 0, rng.uniform(size=40), 0.0)
+    got = expand(jnp.asarray(x), {d: Along(source, np.ones(40), mean, fill, (2, 4))})
+    parts = np.moveaxis(x, d, 0).reshape(2, 3, 4, 10)
+    new = np.repeat(np.einsum("omis,m->ois", parts, mean)[:, None], 2, 1)
+    wanted = np.concatenate([parts, new], 1).reshape(40, 10)
+    wanted *= np.where(source < 0, fill, 1.0)[:, None]
+    got = np.moveaxis(np.asarray(got), d, 0).reshape(40, 10)
+    np.testing.assert_allclose(got, wanted, rtol=1e-14, atol=1e-14)
+
+
 @run
 def test_fold_is_the_adjoint_of_expand(names, seed):
     """<expand(x), y> = <x, fold(y)> for equal factors."""

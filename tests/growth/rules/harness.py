@@ -24,7 +24,7 @@ from trainkit.growth.analysis.scales import padding, row_means
 from trainkit.growth.analysis.scales.propagation import ScalePropagation
 from trainkit.growth.analysis.scales.signs import NOT_NEGATIVE, POSITIVE
 from trainkit.growth.analysis.values import Value
-from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.axis import Axis, factors, find
 from trainkit.growth.axes.layouts import LAYOUTS
 from trainkit.growth.axes.queries import coordinates, labels
 from trainkit.growth.axes.solvers import choose, nearest
@@ -493,8 +493,13 @@ class _Trial:
         if holds == padding.ZERO:
             moved[new] = 0
         else:
-            old = np.setdiff1d(np.arange(len(moved)), new)
-            moved[new] = moved[old].mean(0)
+            # Over one factor of a merged axis, at each place along the others.
+            parts = factors(value.axes[d]) or [value.axes[d]]
+            (at,) = [i for i, part in enumerate(parts) if find(part).uid == uid]
+            rows = moved.reshape(*(find(part).big for part in parts), *moved.shape[1:])
+            apart = np.moveaxis(rows, at, 0)
+            source = self.scales.source(self.leaf(uid))
+            apart[source < 0] = apart[source >= 0].mean(0)
         return np.moveaxis(moved, 0, d)
 
     def over_copies(self, value: Value, array: np.ndarray) -> np.ndarray:

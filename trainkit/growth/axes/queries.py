@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
-from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.axis import Axis, factors, find
 
 
 def leaves(node: Axis) -> list[Axis]:
@@ -19,6 +20,19 @@ def leaves(node: Axis) -> list[Axis]:
 
 def grown_leaves(node: Axis) -> list[Axis]:
     return [leaf for leaf in dict.fromkeys(leaves(node)) if not leaf.fixed]
+
+
+def around(node: Axis, leaf: Axis) -> tuple[int, int] | None:
+    """The sizes of what stands before and behind a leaf in a product of which all else is fixed.
+
+    (1, 1) for the leaf itself; `None` if it is no factor, or if other factors grow.
+    """
+    parts, leaf = factors(node), find(leaf)
+    at = [i for i, part in enumerate(parts) if part is leaf]
+    if len(at) != 1 or any(grown_leaves(part) for part in parts if part is not leaf):
+        return None
+    sizes = [part.small for part in parts]
+    return math.prod(sizes[: at[0]]), math.prod(sizes[at[0] + 1 :])
 
 
 def labels(node: Axis) -> tuple[np.ndarray, list[tuple[Axis, ...]]]:

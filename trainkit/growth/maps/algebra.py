@@ -102,7 +102,9 @@ def along(
             mean = np.bincount(axis.source[old], factor[old], n) / old.sum()
             return Along(axis.source, factor, mean, np.where(old, 0.0, 1.0))
         if new == "fill" and axis.fill == "mean":
-            return Along(axis.source, factor, np.full(n, 1 / n), np.where(old, 0.0, power))
+            units = n // math.prod(axis.around)
+            mean = np.full(units, 1 / units)
+            return Along(axis.source, factor, mean, np.where(old, 0.0, power), axis.around)
     return Along(axis.source, factor)
 
 
@@ -116,7 +118,9 @@ def column_sums(
     sums = np.bincount(axis.source[old], found.factor[old], n)
     if found.mean is None or found.fill is None:
         return sums
-    return sums + found.mean * np.sum(found.fill)
+    outer, inner = found.around
+    filled = found.fill.reshape(outer, -1, inner).sum(1, keepdims=True)
+    return sums + (found.mean[:, None] * filled).reshape(n)
 
 
 def row_sums(axis: AxisMap | None, n: int, *, gradient: float = 0.0) -> np.ndarray:

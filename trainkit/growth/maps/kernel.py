@@ -6,7 +6,8 @@ Along one axis of n units, with π: [n′] → [n] ∪ {∅},
     expand   x′[j] = factor[j] · x[π(j)], and for π(j) = ∅ fill[j] · Σᵢ mean[i] · x[i]
     fold     x[i] = Σ_{j: π(j) = i} weight[j] · x′[j]
 
-where ∅ stands for padding units. Several axes are independent: the operation is the product of
+where ∅ stands for padding units. (If the axis is one of three that are merged, `around` the middle
+one, the sum is over that one alone.) Several axes are independent: the operation is the product of
 those along each axis. `fold` is the adjoint of `expand` if weight = factor and nothing is filled,
 and its left inverse if Σ_{j: π(j) = i} weight[j] · factor[j] = 1.
 
@@ -35,14 +36,17 @@ class Along(NamedTuple):
     Attributes:
       source: int[n′], π(j), and −1 for ∅.
       factor: float64[n′]; ignored at ∅.
-      mean: float64[n], the weights of the mean that ∅ units hold; `None`: they hold 0.
+      mean: float64[n], the weights of the mean that ∅ units hold; `None`: they hold 0. Of a factor
+        of the axis, as many as that has units.
       fill: float64[n′], the factor on that mean; 0 except at ∅.
+      around: the sizes of what stands before and behind that factor.
     """
 
     source: np.ndarray
     factor: np.ndarray
     mean: np.ndarray | None = None
     fill: np.ndarray | None = None
+    around: tuple[int, int] = (1, 1)
 
 
 def arithmetic(dtype: Any) -> Any:
@@ -77,12 +81,19 @@ def expand(x: jax.Array, axes: Mapping[int, Along]) -> jax.Array:
         if along.mean is not None and along.fill is not None:
             # A contraction of the small array: XLA would materialise the operand of a plain sum.
             shares = jnp.asarray(along.mean, x.dtype)
-            mean = jnp.tensordot(x, shares, ([d], [0]), precision="highest")
+            outer, inner = along.around
+            parts = x.reshape([*x.shape[:d], outer, len(shares), inner, *x.shape[d + 1 :]])
+            mean = jnp.tensordot(parts, shares, ([d + 1], [0]), precision="highest")
+            mean = jnp.expand_dims(mean, d + 1)
+            if along.around != (1, 1):
+                mean = jnp.repeat(mean, len(along.source) // (outer * inner), d + 1)
+            mean = mean.reshape([*x.shape[:d], mean.shape[d] * mean.shape[d + 1] * inner,
+                                 *x.shape[d + 1 :]])  # fmt: skip
             # Later axes fill their own new units; here they hold 0.
             later = {e: a._replace(mean=None) for e, a in axes.items() if e not in before}
             others = {**before, **later}
             del others[d]
-            filled = expand(jnp.expand_dims(mean, d), others)
+            filled = expand(mean, others)
             y = y + filled * vector(along.fill, d, y.ndim, y.dtype)
         before[d] = along
     return y

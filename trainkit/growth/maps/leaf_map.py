@@ -26,12 +26,15 @@ class AxisMap(NamedTuple):
       gradient: float64[n′], the factor of this axis on the gradient.
       fill: what ∅ units hold: zeros, the mean over the old units of this axis (which keeps a
         LayerNorm exact), or random values of the leaf's scale.
+      around: of a merged axis, the sizes of what stands before and behind the factor over which
+        that mean is taken.
     """
 
     source: np.ndarray
     weight: np.ndarray
     gradient: np.ndarray
     fill: Literal["zero", "mean", "random"] = "zero"
+    around: tuple[int, int] = (1, 1)
 
     @property
     def has_new(self) -> bool:

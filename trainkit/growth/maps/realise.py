@@ -11,7 +11,7 @@ import numpy as np
 from trainkit._core import validation
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.layouts import padded, uneven
-from trainkit.growth.axes.queries import coordinates, labels, source_map
+from trainkit.growth.axes.queries import around, coordinates, labels, source_map
 from trainkit.growth.axes.structures import axis_from, grown_nodes, numbers_in
 from trainkit.growth.maps.growth_map import Draw, MapData
 from trainkit.growth.maps.leaf_map import AxisMap, LeafMap
@@ -119,7 +119,9 @@ def _axis(drawn: _Drawn, planned: AxisPlan, rank: int, matrix: bool) -> tuple[Ax
     gradient = np.where(alive & ~anew, found.gradient, 1.0)
     source = np.where(anew, -1, source).astype(np.int32)
     fill = "random" if anew.any() else kind
-    return AxisMap(source, weight, gradient, fill), found.exact
+    means = [drawn.nodes[n] for n in planned.means]
+    sizes = around(axis, means[0]) if fill == "mean" and len(means) == 1 else None
+    return AxisMap(source, weight, gradient, fill, sizes or (1, 1)), found.exact
 
 
 def _shared(

@@ -18,6 +18,7 @@ from trainkit.growth.analysis.scales.requirements import hint_of
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
 from trainkit.growth.axes.linear import ZERO, Expr
+from trainkit.growth.axes.queries import around, grown_leaves
 
 ANY = "any"  # an unknown index: every old element may go anywhere
 
@@ -130,10 +131,36 @@ def _means_moved(
     in_order = group.big is None and (
         group.small is None or np.array_equal(group.small, np.arange(out.small[d]))
     )
+    if group.small is None and group.big is None:
+        return _means_reshaped(scales, src, group, out, d, uid)
     if len(dims) > 1 or not only or not in_order:
         return None
     same = find(src.axes[dims[0]]) is find(out.axes[d])
     return src.means.get((dims[0], uid)) if same else None
+
+
+def _means_reshaped(
+    scales: ScalePropagation, src: Value, group: Group, out: Value, d: int, uid: int
+) -> Condition | None:
+    """`_means_moved` where elements keep their order: the leaf has to stay where it is in it."""
+
+    def place(value: Value, dims: Sequence[int], e: int) -> list[tuple[int, int]]:
+        """The numbers of units before and behind the leaf, in both programs."""
+        (leaf,) = [leaf for leaf in grown_leaves(value.axes[e]) if leaf.uid == uid]
+        before, behind = around(value.axes[e], leaf) or (0, 0)
+        i = dims.index(e)
+        return [
+            (
+                math.prod(sizes[k] for k in dims[:i]) * before,
+                math.prod(sizes[k] for k in dims[i + 1 :]) * behind,
+            )
+            for sizes in (value.small, value.big)
+        ]
+
+    sources = [e for e, of in row_means.keys(src, scales.rows) if of == uid and e in group.src]
+    if len(sources) != 1 or place(src, group.src, sources[0]) != place(out, group.out, d):
+        return None
+    return src.means.get((sources[0], uid))
 
 
 def _move_splits(scales: ScalePropagation, src, out, g: Group, table, seen) -> None:

@@ -7,6 +7,9 @@ variance is multiplied by r = n/n′. Scaling the stream by √(1/r) compensates
 Which values hold their mean in padding units is propagated like zeros. Parameters can be made so.
 Sums, contractions over other axes, moved elements, and products with a factor that is constant
 along the axis keep it. Nothing else does.
+
+Where the axis is a factor of a merged one (actions × atoms), the mean is that over the axis, at
+each place along the other factors.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from trainkit.growth.analysis.scales import padding
 from trainkit.growth.analysis.scales.padding import Condition
 from trainkit.growth.analysis.values import Value
 from trainkit.growth.axes.axis import Axis, find
+from trainkit.growth.axes.queries import around, grown_leaves
 from trainkit.growth.ir.dataflow import Facts, Lattice
 from trainkit.growth.ir.primitives import NONE, traits
 
@@ -30,8 +34,12 @@ Constants = Facts[frozenset[int]]
 
 def keys(value: Value, rows: frozenset[int]) -> list[tuple[int, int]]:
     """(dimension, leaf uid) of axes of a value whose padding units may hold the mean."""
-    result = [(d, find(a).uid) for d, a in enumerate(value.axes)] if rows else []
-    return [key for key in result if key[1] in rows]
+    return [
+        (d, leaf.uid)
+        for d, axis in enumerate(value.axes if rows else ())
+        for leaf in grown_leaves(axis)
+        if leaf.uid in rows and around(axis, leaf) is not None
+    ]
 
 
 def moves_linearly(pair: EquationPair) -> bool:
@@ -112,7 +120,9 @@ def taken_away(producers: Producers, pair: EquationPair, rows: frozenset[int]) -
     return {
         (d, uid): x.means[d, uid]
         for d, uid in keys(x, rows)
-        if (d, uid) in x.means and _is_mean(producers, mean, x, d)
+        if find(x.axes[d]).uid == uid  # the mean over a merged axis is another one
+        and (d, uid) in x.means
+        and _is_mean(producers, mean, x, d)
     }
 
 
