@@ -115,13 +115,15 @@ def constants(loop: Equation, folder: Folder, number: int | None) -> dict[int, C
             found[i] = v
         elif v.uniform is not None:
             found[i] = Const(v.shape[1:], v.dtype, ("row", v.key), lambda: None, v.uniform)
-        elif number is not None and math.prod(v.core_shape) <= WHOLE and _has_numbers(v):
+        elif number is not None and _is_small(v):
             found[i] = folder.constants.literal(np.asarray(v.value[number]))
     return found
 
 
-def _has_numbers(v: Const) -> bool:
-    return not jax.dtypes.issubdtype(v.dtype, jax.dtypes.extended)
+def _is_small(v: Const) -> bool:
+    """Whether a stacked constant of numbers may be evaluated, and its rows stored."""
+    numbers = not jax.dtypes.issubdtype(v.dtype, jax.dtypes.extended)
+    return numbers and max(map(math.prod, (v.core_shape, v.shape[1:]))) <= WHOLE
 
 
 def closed(program: Program, folder: Folder) -> Program | None:
