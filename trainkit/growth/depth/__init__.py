@@ -5,6 +5,6 @@ Output: a `DepthCandidate` for each alignment of layers (the origin of every lea
 that differ in widths alone), or a `Conflict`. `origins` aligns layers: `alignment` by names,
 `matching` by what the programs compute, `program_order` by the order of use (for copies alone).
 `pass_through` guesses how new layers are identities, which `identity_search` proves; `new_leaves`
-says what they hold; `new_channels` takes out those whose results are concatenated. `layer_cut` and
-`shortened_loops` remove copies. Read `assembly` first.
+says what they hold; `new_channels` takes out those whose results are concatenated. `layer_cut`
+removes copies, and `loops` has what is particular to loops. Read `assembly` first.
 """

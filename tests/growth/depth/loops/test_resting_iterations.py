@@ -54,7 +54,7 @@ def turning(p, x, of):
     return join(whole, 1).reshape(5, 6), d.sum(-1)
 
 
-def masked(p, x, of):
+def held_by_a_mask(p, x, of):
     half = (x * of)[:, :3] + (x * of)[:, 3:]
     h = jnp.tanh(half @ p["up"] + p["b"]) @ p["down"] + p["c"]
     shift, scale = (join([half, half], -1) for half in jnp.split(h, 2, -1))
@@ -80,7 +80,7 @@ def pairs_of(permutation):
 
 CONSTANTS = {
     branching: lambda n: np.array([0, 1, 1] * n)[:n],
-    masked: lambda n: np.array([[0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0]] * n, float)[:n],
+    held_by_a_mask: lambda n: np.array([[0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0]] * n, float)[:n],
     permuting: pairs_of(PLACES),
 }
 
@@ -117,7 +117,8 @@ def sizes(layer, count, width=5):
     ("layer", "before", "after"),
     [
         (first_half, 2, 3), (turning, 2, 3), (reversing, 1, 3), (reversing, 2, 4),
-        (branching, 2, 5), (branching, 1, 2), (masked, 2, 3), (mixing, 2, 3), (permuting, 2, 4),
+        (branching, 2, 5), (branching, 1, 2), (held_by_a_mask, 2, 3), (mixing, 2, 3),
+        (permuting, 2, 4),
     ],
     ids=lambda it: getattr(it, "__name__", it),
 )  # fmt: skip
@@ -134,7 +135,7 @@ def test_more_coupling_layers_in_a_loop(layer, before, after, width, stacked, ba
         pytest.param(reversing, 3, None, id="one that reverses"),
         pytest.param(permuting, 3, None, id="half of a pair"),
         pytest.param(permuting, 4, lambda n: np.tile(PLACES, (n, 1)), id="no inverse"),
-        pytest.param(masked, 3, lambda n: np.full((n, 6), 0.5), id="a mask of halves"),
+        pytest.param(held_by_a_mask, 3, lambda n: np.full((n, 6), 0.5), id="a mask of halves"),
         pytest.param(branching, 3, lambda n: np.eye(n, dtype=int)[n % 2], id="old ones differ"),
     ],
 )
