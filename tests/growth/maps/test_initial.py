@@ -53,8 +53,19 @@ def test_stacked_identities_and_that_of_a_convolution():
     np.testing.assert_array_equal(same, x)
 
 
-def test_whole_numbers_begin_at_zero():
-    for becomes in ("one", "random", "zero", "eye"):
-        found = initial(becomes, (2, 2), jnp.int32, KEY)
-        assert found.dtype == jnp.int32
-        assert not found.any()
+def test_whole_numbers():
+    """They hold what an identity needs, and are 0 where any value would do."""
+    found = {kind: initial(kind, (2, 2), jnp.int32, KEY).tolist() for kind in WHOLE}
+    assert found == WHOLE
+
+
+WHOLE = {
+    "zero": [[0, 0], [0, 0]],
+    "one": [[0, 0], [0, 0]],
+    "random": [[0, 0], [0, 0]],
+    "unit": [[1, 1], [1, 1]],
+    "minus_one": [[-1, -1], [-1, -1]],
+    "eye": [[1, 0], [0, 1]],
+    "eyes": [[1, 0], [0, 1]],
+    "eye_first": [[1, 0], [0, 1]],
+}

@@ -14,6 +14,9 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
 from trainkit._core.compat import scan_counts
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.dataflow import Facts, Lattice, dependent, run
@@ -30,7 +33,8 @@ class Zero(NamedTuple):
       distance: the number of equations between these inputs and the value; infinite if none do.
         Equations with nothing but new parameters and constants do not count: 1 + γ is as near as γ.
       own: whether it is computed from new parameters and constants alone.
-      elements: the number of the input whose elements the value has; −1 for no single one.
+      elements: the number of the input whose elements the value has; −1 for no single one, or one
+        that cannot be −1.
     """
 
     inputs: frozenset[tuple[int, str]]
@@ -87,10 +91,16 @@ def nearest_zeros(program: Program, new: Collection[int]) -> dict[int, str]:
 def zeros(program: Program, new: Collection[int]) -> Facts[Zero]:
     """For each value the nearest inputs among `new` that make it 0; infinitely far if none do."""
     inputs = [
-        Zero(frozenset({(i, ZERO)}), 0, True, i) if i in new else NEVER
-        for i in range(len(program.ins))
+        Zero(frozenset({(i, ZERO)}), 0, True, i if _is_signed(v) else -1) if i in new else NEVER
+        for i, v in enumerate(program.ins)
     ]
     return run(program, inputs, _ZEROS)
+
+
+def _is_signed(v: Any) -> bool:
+    """Whether an input may be −1."""
+    signed = (np.inexact, np.signedinteger)
+    return any(jax.dtypes.issubdtype(v.aval.dtype, kind) for kind in signed)
 
 
 def _constant(v: Any) -> Zero | None:

@@ -20,11 +20,12 @@ def initial(
     Args:
       becomes: "zero", "one", "unit", "minus_one", "eye", "eyes", "eye_first", or any other
         text for random values.
-      shape, dtype: those of the result; integers are 0.
+      shape, dtype: those of the result; integers are 0 where any value would do.
       key: a random key; `None`: `jax.random.key(0)`.
       start: the row where the identity matrix of an "eye" begins; other rows are 0.
     """
-    if becomes == "zero" or not jnp.issubdtype(dtype, jnp.inexact):
+    needed = becomes not in ("zero", "one", "random")
+    if becomes == "zero" or not (needed or jnp.issubdtype(dtype, jnp.inexact)):
         return jnp.zeros(shape, dtype)
     if becomes in ("one", "unit"):
         return jnp.ones(shape, dtype)
