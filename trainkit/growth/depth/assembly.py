@@ -9,17 +9,17 @@ from trainkit.growth.depth.alignment import PLACES, Origins
 from trainkit.growth.depth.candidate import DepthCandidate, with_whole_leaves
 from trainkit.growth.depth.flat_model import FlatModel, Shape, more_rows, row_by_row
 from trainkit.growth.depth.identity import used, with_identity_inputs
-from trainkit.growth.depth.identity_search import identity_layers, without_model
+from trainkit.growth.depth.identity_search import identity_layers
 from trainkit.growth.depth.layer_cut import cut_layers
 from trainkit.growth.depth.loops.layer_axes import Stacks, longer
 from trainkit.growth.depth.loops.resting_iterations import Resting, resting
 from trainkit.growth.depth.loops.shortened_loops import shortened
 from trainkit.growth.depth.new_channels import with_new_channels
-from trainkit.growth.depth.new_leaves import holding, idle_leaves
+from trainkit.growth.depth.new_leaves import holding, idle_leaves, without_model
 from trainkit.growth.depth.origins import candidates
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.program import Folder, Program
-from trainkit.growth.ir.simplification.identities import Supposition, is_eye
+from trainkit.growth.ir.simplification.identities import Parts, Supposition, is_eye
 from trainkit.growth.ir.simplification.opened_loops import opened
 from trainkit.growth.ir.simplification.partial_evaluation import reduced
 from trainkit.growth.plan.data import Layer
@@ -178,7 +178,9 @@ class _DepthSearch:
             else self._copies(candidate, new, how)
         )
 
-    def _layers(self, origins: Origins, becomes: Mapping[str, Supposition]) -> dict[str, Layer]:
+    def _layers(
+        self, origins: Origins, becomes: Mapping[str, Supposition | Parts]
+    ) -> dict[str, Layer]:
         return {
             name: holding(
                 Layer(
@@ -210,6 +212,7 @@ class _DepthSearch:
         )
         channels: tuple[int, ...] = ()
         chosen: dict[int, Supposition] = {}
+        parts: Mapping[int, Supposition | Parts] = {}
         if isinstance(proved, Conflict):
             found = with_new_channels(
                 self.reduced_small(True, False), reduced(program, {}), places.keys(), old
@@ -218,7 +221,7 @@ class _DepthSearch:
                 return proved
             channels, small, after = found.axes, found.small, found.big
         else:
-            chosen, program = dict(proved.chosen), proved.program
+            chosen, program, parts = dict(proved.chosen), proved.program, proved.parts
             both = proved.close(proved.small), proved.close(proved.big)
             if both[0] is None or both[1] is None:
                 return _not_closed(new)
@@ -231,7 +234,7 @@ class _DepthSearch:
             layer = layers[name]
             same = layer.source is not None and shapes[candidate.old[layer.source]] == shapes[name]
             kind: Supposition = "copy" if same else without_model(self.big.program, i)
-            layers[name] = holding(layer, chosen.get(i, kind))
+            layers[name] = holding(layer, parts.get(i, chosen.get(i, kind)), kind)
         candidate = candidate._replace(layers=layers, small=small, big=after, channels=channels)
         eyes = [i for i, what in chosen.items() if is_eye(what)]
         if isinstance(proved, Conflict) or not eyes or not self.square:

@@ -84,7 +84,7 @@ def _stacked(name: str, rows: Sequence[Layer], axis: int) -> Layer | Conflict:
     own = [layer.source is None or layer.source.rpartition("/")[0] == name for layer in rows]
     old = [number(layer) for layer in rows if not layer.new]
     new = [dataclasses.replace(layer, source=None) for layer in rows if layer.new]
-    what = {layer.becomes: layer for layer in new}
+    what = {(layer.becomes, layer.cut, layer.parts): layer for layer in new}
     if not all(own) or old != sorted(old) or len(what) > 1 or any(layer.start for layer in new):
         return Conflict(
             f"the rows of {name} that belong to new layers would have to hold different things",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
 from trainkit.growth.depth.flat_model import Shapes
 from trainkit.growth.depth.identity import (
@@ -16,12 +18,12 @@ from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.dataflow import dependent
 from trainkit.growth.ir.primitives import traits
 from trainkit.growth.ir.program import Folder, Program, by_dependence, live
-from trainkit.growth.ir.simplification.identities import Supposition, is_eye
+from trainkit.growth.ir.simplification.identities import Parts, Supposition, is_eye
+from trainkit.growth.ir.simplification.leaf_parts import Piece, in_parts, of_parts
 from trainkit.growth.ir.simplification.opened_loops import closed, opened
 from trainkit.growth.ir.simplification.partial_evaluation import reduced
 from trainkit.growth.ir.zero_analysis import nearest_zeros
 
-Becomes = Literal["copy", "zero", "unit", "minus_one", "eye", "eyes", "eye_first", "one", "random"]
 _FUNCTION_CHANGING = "how='stack', 'interpose', 'middle' or 'last'"
 
 
@@ -32,8 +34,10 @@ class Identities(NamedTuple):
       chosen: number of an input of the big program -> what it is.
       small, big: the simplified programs, which are equal equation for equation.
       arrange: the order of their equations, given a simplified program.
-      program: the big program, in which loops may be opened.
-      close: closes the loops of a simplified program; `None` if one cannot be closed.
+      program: the big program, in which loops may be opened, and parts of inputs may be inputs.
+      close: closes the loops of a simplified program, and leaves out inputs for parts; `None` if a
+        loop cannot be closed.
+      parts: what inputs are of which parts are set.
     """
 
     chosen: dict[int, Supposition]
@@ -42,6 +46,7 @@ class Identities(NamedTuple):
     arrange: Callable[[Program], Program]
     program: Program
     close: Callable[[Program], Program | None] = lambda program: program
+    parts: Mapping[int, Supposition | Parts] = MappingProxyType({})
 
 
 def identity_layers(
@@ -71,6 +76,14 @@ def identity_layers(
     found = _identities(reduced_small, False, program, shapes, new, old, trainable)
     if not isinstance(found, Conflict):
         return found
+    free = [i for i, name in new.items() if trainable(name)]
+    if (cut := in_parts(program, free)) is not None:
+        both = {**new, **{n: new[piece.input] for n, piece in cut.pieces.items()}}
+        parted = _identities(
+            reduced_small, False, cut.program, shapes, both, old, trainable, cut.pieces
+        )
+        if not isinstance(parted, Conflict):
+            return parted
     touched = dependent(program, new.keys())
     loops = (eqn for eqn in program.equations if eqn.name == "scan")
     if not any(touched.of(v) for eqn in loops for v in eqn.ins):
@@ -91,8 +104,12 @@ def _identities(
     new: Mapping[int, str],
     old: Mapping[int, int],
     trainable: Callable[[str], bool],
+    pieces: Mapping[int, Piece] = MappingProxyType({}),
 ) -> Identities | Conflict:
-    """`identity_layers` of a program, in which loops may be opened (`inside`)."""
+    """`identity_layers` of a program, in which loops may be opened (`inside`).
+
+    Its inputs may be `pieces` of others.
+    """
     free = {i for i, name in new.items() if trainable(name)}
     nearest = nearest_zeros(program, free)
     weights = set(range(len(shapes))) - new.keys()
@@ -105,9 +122,17 @@ def _identities(
             one, other = arrange(before), arrange(after)
             # Products with identity matrices are put into the small program as they are in the big
             # one, so that pairing these two proves nothing of their operands.
-            if same_equations(one, other) and (plain or same_operands(one, other, old)):
-                return Identities(chosen, one, other, arrange, program)
-    zero, names = [list(shapes)[i] for i in sorted(nearest)], list(new.values())
+            if not same_equations(one, other):
+                continue
+            if (plain or same_operands(one, other, old)) and _apart(program, chosen, pieces):
+                rest = {
+                    n: what for n, what in chosen.items() if n not in pieces or not is_eye(what)
+                }
+                found = Identities(rest, one, other, arrange, program)
+                whole = functools.partial(_without, pieces)
+                return found._replace(close=whole, parts=of_parts(rest, pieces))
+    names = list(new.values())
+    zero = [name for i, name in enumerate(shapes) if i in nearest]
     what = _still_changed(reduced_small(True, inside), reduced(program, dict(nearest)))
     return Conflict(
         f"the layer of {names[0]} cannot be an identity: with "
@@ -117,6 +142,20 @@ def _identities(
         params=tuple(names[:6]),
         hint=advice(program, new, range(len(shapes), len(program.ins))),
     )
+
+
+def _apart(
+    program: Program, chosen: Mapping[int, Supposition], pieces: Mapping[int, Piece]
+) -> bool:
+    """Whether no part of a parameter has to be an identity matrix, which is not supported."""
+    eyes = {n for n in pieces if n in chosen and is_eye(chosen[n])}
+    return not eyes or not eyes & used(reduced(program, chosen, keep_eyes=True))
+
+
+def _without(pieces: Collection[int], program: Program) -> Program:
+    """A program without the inputs that are parts of others, and are not used."""
+    ins = [v for i, v in enumerate(program.ins) if i not in pieces]
+    return Program(ins, program.equations, program.outs)
 
 
 def _still_changed(before: Program, after: Program) -> str:
@@ -175,21 +214,3 @@ def _normalises(program: Program) -> bool:
                 return True
             sums.update(id(v) for v in eqn.outs)
     return False
-
-
-def without_model(program: Program, place: int) -> Becomes:
-    """The initial value of a leaf without a leaf to copy: 1 for factors, 0 for summands."""
-    var = program.ins[place]
-    if len(var.aval.shape) > 1:
-        return "random"
-    follows = {id(var)}
-    for eqn in program.equations:
-        if any(id(v) in follows for v in eqn.ins):
-            if eqn.name == "mul":
-                return "one"
-            if eqn.name in ("add", "sub"):
-                return "zero"
-            if not (traits(eqn).move == "whole" or traits(eqn).same):
-                break
-            follows.add(id(eqn.outs[0]))
-    return "random" if var.aval.shape else "one"

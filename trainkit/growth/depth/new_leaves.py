@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import cast
+from typing import Literal, cast
 
 from trainkit.growth.depth.alignment import Origins
 from trainkit.growth.depth.candidate import DepthCandidate
 from trainkit.growth.depth.flat_model import FlatModel, Shape, Shapes
 from trainkit.growth.depth.identity import used
-from trainkit.growth.depth.identity_search import Becomes
-from trainkit.growth.ir.simplification.identities import EyeBlock, Supposition
+from trainkit.growth.ir.primitives import traits
+from trainkit.growth.ir.program import Program
+from trainkit.growth.ir.simplification.identities import FREE, EyeBlock, Parts, Supposition
 from trainkit.growth.plan.data import Layer, LeafPlan, PlanData, unchanged
 
+Becomes = Literal["copy", "zero", "unit", "minus_one", "eye", "eyes", "eye_first", "one", "random"]
 
-def holding(layer: Layer, what: Supposition) -> Layer:
-    """The layer with what a leaf of it becomes."""
+
+def holding(layer: Layer, what: Supposition | Parts, otherwise: Supposition = "copy") -> Layer:
+    """The layer with what a leaf of it becomes; `otherwise`: parts of it that may be anything."""
+    if isinstance(what, Parts):
+        each = tuple((size, str(otherwise) if v == FREE else v) for size, v in what.each)
+        return dataclasses.replace(layer, becomes="parts", cut=what.axis, parts=each)
     if isinstance(what, EyeBlock):
         return dataclasses.replace(layer, becomes="eye", start=what.start)
     return dataclasses.replace(layer, becomes=cast(Becomes, what))
@@ -99,3 +105,21 @@ def _folders(name: str) -> list[str]:
     """The modules that a leaf is in, outermost first: "a/b/c" is in "a" and "a/b"."""
     parts = name.split("/")
     return ["/".join(parts[:i]) for i in range(1, len(parts))]
+
+
+def without_model(program: Program, place: int) -> Becomes:
+    """The initial value of a leaf without a leaf to copy: 1 for factors, 0 for summands."""
+    var = program.ins[place]
+    if len(var.aval.shape) > 1:
+        return "random"
+    follows = {id(var)}
+    for eqn in program.equations:
+        if any(id(v) in follows for v in eqn.ins):
+            if eqn.name == "mul":
+                return "one"
+            if eqn.name in ("add", "sub"):
+                return "zero"
+            if not (traits(eqn).move == "whole" or traits(eqn).same):
+                break
+            follows.add(id(eqn.outs[0]))
+    return "random" if var.aval.shape else "one"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from trainkit.growth.maps.expert_axis import lifted
 from trainkit.growth.maps.growth_map import MapData
 from trainkit.growth.maps.initial import initial
 from trainkit.growth.maps.leaf import grow_leaf
-from trainkit.growth.plan.data import LeafPlan, PlanData
+from trainkit.growth.plan.data import Layer, LeafPlan, PlanData
 from trainkit.growth.plan.trees import big_tree
 from trainkit.growth.plan.validation import check_arrays, check_params
 from trainkit.packed import Packed
@@ -129,6 +129,8 @@ def _leaf(
     fresh: Mapping[str, jax.Array],
 ) -> jax.Array:
     layer, how, draw = leaf.layer, growth.leaves[leaf.path], growth.draws[leaf.path]
+    if layer is not None and layer.becomes == "parts":
+        return _of_parts(growth, leaf, layer, old, key, fresh)
     key = None if key is None else jax.random.fold_in(key, draw.number)
     if layer is None or (layer.becomes == "copy" and not layer.rows):
         return grow_leaf(old[str(leaf.source)], how, key, draw.noise)
@@ -151,3 +153,21 @@ def _leaf(
     new = np.array([is_new for _, is_new in layer.rows])
     mask = new.reshape([-1 if d == layer.axis else 1 for d in range(w.ndim)])
     return jnp.where(mask, made, w)
+
+
+def _of_parts(
+    growth: MapData,
+    leaf: LeafPlan,
+    layer: Layer,
+    old: Mapping[str, jax.Array],
+    key: jax.Array | None,
+    fresh: Mapping[str, jax.Array],
+) -> jax.Array:
+    """A leaf whose parts hold different things, each taken from a whole leaf that holds it."""
+    axis, start, parts = layer.cut + bool(layer.rows and layer.cut >= layer.axis), 0, []
+    for size, what in layer.parts:
+        whole = dataclasses.replace(layer, becomes=cast(Any, what), parts=())
+        w = _leaf(growth, dataclasses.replace(leaf, layer=whole), old, key, fresh)
+        parts.append(jax.lax.slice_in_dim(w, start, start + size, axis=axis))
+        start += size
+    return jnp.concatenate(parts, axis)

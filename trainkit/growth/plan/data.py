@@ -58,21 +58,25 @@ class Layer:
         needs), "minus_one" (a scale that is stored as its difference from 1, and is 0 so), "eye"
         (an identity matrix or Dirac kernel), "eyes" (an identity matrix for each leading index, of
         an ensemble), "eye_first" (a Dirac kernel whose channels are its first two axes), "one" (if
-        `like=` has no value), or "random" values.
+        `like=` has no value), "random" values, or other things in each of its "parts".
       start: of an "eye" with more rows than columns, the row where the identity matrix begins; the
         other rows are 0.
       axis: for leaves that are stacked over layers, the axis of the layers.
       rows: for each layer of a stacked leaf: (index of the old layer, whether it is new).
+      cut, parts: the axis along which a leaf of "parts" is cut (the axis of the layers is not
+        counted), and for each part its size and what it holds, as above.
     """
 
     source: str | None
     new: bool = False
     becomes: Literal[
-        "copy", "zero", "unit", "minus_one", "eye", "eyes", "eye_first", "one", "random"
+        "copy", "zero", "unit", "minus_one", "eye", "eyes", "eye_first", "one", "random", "parts"
     ] = "copy"
     axis: int = 0
     rows: tuple[tuple[int, bool], ...] = ()
     start: int = 0
+    cut: int = 0
+    parts: tuple[tuple[int, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from trainkit._core import validation
 from trainkit._core.paths import compiled
 from trainkit.growth.axes.layouts import padded, worded
 from trainkit.growth.axes.structures import numbers_in
-from trainkit.growth.plan.data import AxisPlan, LeafPlan, PlanData
+from trainkit.growth.plan.data import AxisPlan, Layer, LeafPlan, PlanData
 
 SHOWN = 6  # leaves that are explained in full, and users of an axis that are named
 LAYOUTS = {
@@ -32,6 +32,14 @@ BECOMES = {
     "eyes": "every member starts as an identity, so that the new layer changes nothing",
     "one": "it starts at 1",
     "random": "it starts with random values, or those of `like=`",
+}
+PARTS = {
+    "zero": "0",
+    "unit": "1",
+    "one": "1",
+    "minus_one": "−1",
+    "copy": "a copy",
+    "random": "random",
 }
 
 
@@ -84,9 +92,9 @@ class _Explanation:
             rows = ", ".join(f"{old} (new)" if new else str(old) for old, new in layer.rows)
             yield f"stacked over layers along axis {layer.axis}, from the old layers {rows}"
             if any(new for _, new in layer.rows):
-                yield "new layers: " + BECOMES[layer.becomes].format(source="those old layers")
+                yield "new layers: " + _starts(layer, "those old layers")
         elif layer is not None and layer.new:
-            yield "in a new layer: " + BECOMES[layer.becomes].format(source=layer.source)
+            yield "in a new layer: " + _starts(layer, layer.source)
 
     def _axis(self, d: int) -> Iterator[str]:
         leaf, axis = self.leaf, self.leaf.axes[d]
@@ -164,6 +172,14 @@ class _Explanation:
             yield f"factor {shown} {what}{from_splits}"
         if leaf.calibrated:
             yield "its gradient is no known multiple of the old one: moments are a best guess"
+
+
+def _starts(layer: Layer, source: str | None) -> str:
+    """What a leaf of a new layer starts with."""
+    if layer.becomes != "parts":
+        return BECOMES[layer.becomes].format(source=source)
+    each = ", ".join(f"{PARTS[what]} ({size})" for size, what in layer.parts)
+    return f"its parts along axis {layer.cut} start differently, so that nothing changes: {each}"
 
 
 def _copies(plan: PlanData, n: int) -> str:

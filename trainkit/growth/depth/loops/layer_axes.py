@@ -33,6 +33,23 @@ class Stacked(NamedTuple):
     same: bool
 
 
+class Row(NamedTuple):
+    """The slice of a stacked leaf in one loop iteration, and how it is computed from the leaf."""
+
+    name: str
+    fact: Stacked
+
+    @property
+    def keeps_identity(self) -> bool:
+        """Whether it is an identity matrix if the row of the leaf is one."""
+        return self.fact.same and (self.unturned or len(self.fact.axes) == 3)
+
+    @property
+    def unturned(self) -> bool:
+        """Whether its axes are in the order of the leaf's."""
+        return list(self.fact.axes[1:]) == sorted(self.fact.axes[1:])
+
+
 _NONE = Stacked(-1, (), False, False)  # any other value
 
 

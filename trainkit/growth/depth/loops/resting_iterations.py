@@ -8,14 +8,14 @@ new iterations do one after the other (two that reverse a value).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trainkit._core.compat import scan_counts
 from trainkit.growth.depth.flat_model import FlatModel
 from trainkit.growth.depth.identity import choices
 from trainkit.growth.depth.identity_search import advice
-from trainkit.growth.depth.loops.layer_axes import Stacked, Stacks, stacked
+from trainkit.growth.depth.loops.layer_axes import Row, Stacks, stacked
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.constants import Const
 from trainkit.growth.ir.program import Equation, Folder, Program, live
@@ -24,10 +24,12 @@ from trainkit.growth.ir.simplification.identities import (
     EYE_FIRST,
     ZERO,
     EyeBlock,
+    Parts,
     Shape,
     Supposition,
     is_eye,
 )
+from trainkit.growth.ir.simplification.leaf_parts import in_parts, of_parts
 from trainkit.growth.ir.simplification.opened_loops import constants, iterations
 from trainkit.growth.ir.simplification.partial_evaluation import reduced
 from trainkit.growth.ir.source_lines import where
@@ -42,21 +44,8 @@ class Resting(NamedTuple):
       zeros: ids of results of loops, as variables of the program, that new iterations leave at 0.
     """
 
-    becomes: dict[str, Supposition]
+    becomes: dict[str, Supposition | Parts]
     zeros: frozenset[int]
-
-
-class Row(NamedTuple):
-    """The slice of a stacked leaf in one loop iteration, and how it is computed from the leaf."""
-
-    name: str
-    fact: Stacked
-
-    @property
-    def keeps_identity(self) -> bool:
-        """Whether it is an identity matrix if the row of the leaf is one."""
-        order = list(self.fact.axes[1:])
-        return self.fact.same and (order == sorted(order) or len(order) == 2)
 
 
 def resting(
@@ -65,7 +54,7 @@ def resting(
     """Values of new rows of stacked leaves, so that their loop iterations are identities."""
     names = list(big.shapes)
     facts = stacked(big.program)
-    becomes: dict[str, Supposition] = {}
+    becomes: dict[str, Supposition | Parts] = {}
     zeros: set[int] = set()
     for eqn in big.program.equations:
         if eqn.name != "scan":
@@ -117,13 +106,16 @@ class _Loop:
         # Others are not known to be what they are supposed to be, unless that is 0.
         self.same = {i for i, row in rows.items() if row.keeps_identity}
 
-    def chosen(self) -> tuple[dict[int, Supposition], set[int]] | Conflict:
+    def chosen(self) -> tuple[Mapping[int, Supposition | Parts], set[int]] | Conflict:
         """What rows of operands are in new iterations, and the results that are 0 then."""
         for sequences in self._sequences():
             found = self._chosen_for(sequences)
             if found is not None:
                 return found
         body = self._body(None)
+        parts = self._in_parts(body)
+        if parts is not None:
+            return parts, set()
         nearest = nearest_zeros(body, self.free)
         return Conflict(
             "new layers of a loop cannot be identities: with "
@@ -151,21 +143,37 @@ class _Loop:
         chosen: dict[int, Supposition] = {}
         for k, numbers in enumerate(sequences):  # they may use different parameters
             if not k or not self._rests(left(chosen, k)):
-                every = (what | chosen for what in self._choices(numbers[0]))
+                body = self._body(numbers[0])
+                shapes = [v.aval.shape for v in body.ins]
+                every = (what | chosen for what in self._choices(body, shapes))
                 chosen = next((what for what in every if self._rests(left(what, k))), chosen)
         lefts = [left(chosen, k) for k in range(len(sequences))]
         if not all(map(self._rests, lefts)):
             return None
         return chosen, set.intersection(*map(self._zeros, lefts))
 
-    def _choices(self, number: int | None) -> Iterator[dict[int, Supposition]]:
-        """What the rows of an iteration may be, the likeliest first."""
-        body = self._body(number)
-        shapes = [v.aval.shape for v in body.ins]
-        nearest = nearest_zeros(body, self.free)
-        for what in choices(body, shapes, self.rows.keys(), self.free, nearest):
+    def _in_parts(self, body: Program) -> dict[int, Supposition | Parts] | None:
+        """Values of rows, some of them in parts, under which any iteration changes nothing."""
+        cut = in_parts(body, {i for i in self.free & self.same if self.rows[i].unturned})
+        if cut is None:
+            return None
+        # No part may be an identity matrix, so they count as vectors here.
+        shapes = [v.aval.shape for v in body.ins] + [(0,)] * len(cut.pieces)
+        for what in self._choices(cut.program, shapes, cut.pieces.keys()):
+            if self._rests(reduced(cut.program, what, clipped=self.clipped)):
+                whole = {i: value for i, value in what.items() if i in self.rows}
+                return {**whole, **of_parts(what, cut.pieces)}
+        return None
+
+    def _choices(
+        self, body: Program, shapes: Sequence[Shape], parts: Collection[int] = ()
+    ) -> Iterator[dict[int, Supposition]]:
+        """What the rows of an iteration may be, the likeliest first; inputs may be `parts`."""
+        free, same = self.free.union(parts), self.same.union(parts)
+        nearest = nearest_zeros(body, free)
+        for what in choices(body, shapes, self.rows.keys() | set(parts), free, nearest):
             others = [i for i in what if what[i] != ZERO]
-            if all(i in self.same and _holds(shapes[i], what[i]) for i in others):
+            if all(i in same and _holds(shapes[i], what[i]) for i in others):
                 yield what
 
     def _sequences(self) -> Iterator[list[list[int | None]]]:

@@ -21,6 +21,7 @@ from trainkit.growth.ir.program import Equation
 Shape = tuple[int, ...]
 ZERO, UNIT, MINUS_ONE, EYE, EYES = "zero", "unit", "minus_one", "eye", "eyes"
 EYE_FIRST = "eye_first"
+FREE = "free"
 
 
 class EyeBlock(NamedTuple):
@@ -28,6 +29,18 @@ class EyeBlock(NamedTuple):
 
     start: int
     size: int
+
+
+class Parts(NamedTuple):
+    """An input whose parts along an axis are different things.
+
+    Attributes:
+      axis: the axis.
+      each: for each part its size and what it is: ZERO, UNIT, MINUS_ONE, or FREE (anything).
+    """
+
+    axis: int
+    each: tuple[tuple[int, str], ...]
 
 
 # What an input is supposed to be: ZERO, UNIT (every element is 1), MINUS_ONE (every element is −1),
