@@ -16,6 +16,7 @@ from trainkit.growth.ir.simplification.identities import FREE, EyeBlock, Parts, 
 from trainkit.growth.plan.data import Layer, LeafPlan, PlanData, unchanged
 
 Becomes = Literal["copy", "zero", "unit", "minus_one", "eye", "eyes", "eye_first", "one", "random"]
+IDENTITIES = ("eye", "eyes", "eye_first")
 
 
 def holding(layer: Layer, what: Supposition | Parts, otherwise: Supposition = "copy") -> Layer:
@@ -50,6 +51,10 @@ def assemble(
                 layer = dataclasses.replace(layer, source=None)  # its moments do not fit
         elif twin is None or (layer.new and shapes[path] != shapes[twin.path]):
             leaf = unchanged(path, shapes[path], dtypes[path])
+        elif layer.new and layer.becomes in IDENTITIES and shapes[path] != twin.small:
+            # Its rows need not be split as the twin's are. At the big widths it is an identity too.
+            leaf = unchanged(path, shapes[path], dtypes[path])
+            layer = dataclasses.replace(layer, source=None)
         else:
             leaf = dataclasses.replace(twin, path=path, big=shapes[path])
         leaves.append(dataclasses.replace(leaf, layer=layer))
