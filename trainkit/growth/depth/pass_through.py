@@ -119,9 +119,8 @@ class _Passing:
         self.nearest = zeros(program, free)
         self.producer = {id(v): eqn for eqn in program.equations for v in eqn.outs}
         self.place = {id(v): i for i, e in enumerate(program.equations) for v in e.outs}
-        inputs = [
-            _Fact(False, i not in old, i in old, passes=True) for i in range(len(program.ins))
-        ]
+        every = range(len(program.ins))
+        inputs = [_Fact(False, i not in old, i in old, passes=True) for i in every]
         for i in new:
             may = i in free
             zero = frozenset({(i, ZERO)}) if may else None
@@ -174,15 +173,13 @@ class _Passing:
         if joined is None or joined.name != "concatenate":
             return goals
         # The matrix takes one part of a concatenation.
-        places = [
-            (part, block)
-            for part, block in zip(joined.ins, blocks(eqn, joined), strict=False)
-            if block.size == shape_of(eqn.raw.invars[1])[-1] and not isinstance(part, Const)
-        ]
+        size, places = shape_of(eqn.raw.invars[1])[-1], []
+        for v, block in zip(joined.ins, blocks(eqn, joined), strict=False):
+            if block.size == size and self.facts.of(v).passes and not isinstance(v, Const):
+                places.append((self.place.get(id(v), -1), v, block))
         if not places:
             return goals
-        chosen = max if self.late else min
-        part, block = chosen(places, key=lambda place: self.place.get(id(place[0]), -1))
+        _, part, block = (max if self.late else min)(places, key=lambda found: found[0])
         return [(part, PASSES), (eqn.ins[1], block)]
 
     def _source(self, v: Any) -> tuple[Equation, list[Any]] | None:

@@ -27,6 +27,8 @@ def ways_to_pass(eqn: Equation, last: bool) -> Iterator[Goals]:
             if what != EYES:
                 yield [(1 - i, PASSES), (i, str(what))]
     yield [(i, PASSES) for i in range(len(eqn.ins))]
+    if eqn.name == "concatenate":  # a matrix behind it may take the part that passes
+        yield from ([(i, PASSES)] for i in range(len(eqn.ins)))
 
 
 def ways_to_be_one(eqn: Equation) -> Iterator[Goals]:
