@@ -13,10 +13,11 @@ from trainkit.growth.depth.identity import used
 from trainkit.growth.ir.primitives import traits
 from trainkit.growth.ir.program import Program
 from trainkit.growth.ir.simplification.identities import FREE, EyeBlock, Parts, Supposition
-from trainkit.growth.plan.data import Layer, LeafPlan, PlanData, unchanged
+from trainkit.growth.plan.data import IDENTITIES, Layer, LeafPlan, PlanData, unchanged
 
-Becomes = Literal["copy", "zero", "unit", "minus_one", "eye", "eyes", "eye_first", "one", "random"]
-IDENTITIES = ("eye", "eyes", "eye_first")
+Becomes = Literal[
+    "copy", "zero", "unit", "minus_one", "eye", "eyes", "eye_first", "eyes_first", "one", "random"
+]
 
 
 def holding(layer: Layer, what: Supposition | Parts, otherwise: Supposition = "copy") -> Layer:

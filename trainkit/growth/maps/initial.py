@@ -18,8 +18,8 @@ def initial(
     """An array of zeros, ones, identities, or random values of a layer's usual size.
 
     Args:
-      becomes: "zero", "one", "unit", "minus_one", "eye", "eyes", "eye_first", or any other
-        text for random values.
+      becomes: "zero", "one", "unit", "minus_one", "eye", "eyes", "eye_first", "eyes_first", or any
+        other text for random values.
       shape, dtype: those of the result; integers are 0 where any value would do.
       key: a random key; `None`: `jax.random.key(0)`.
       start: the row where the identity matrix of an "eye" begins; other rows are 0.
@@ -33,6 +33,9 @@ def initial(
         return jnp.full(shape, -1, dtype)
     if becomes == "eyes":
         return jnp.asarray(np.broadcast_to(np.eye(shape[-1]), shape), dtype)
+    if becomes == "eyes_first":
+        some = np.eye(shape[0]).reshape(*shape[:2], *(1,) * (len(shape) - 2))
+        return jnp.asarray(np.broadcast_to(some, shape), dtype)
     if becomes == "eye_first":
         turned = identity_kernel((*shape[2:], *shape[:2]), dtype)
         return jnp.asarray(np.moveaxis(turned, (-2, -1), (0, 1)))

@@ -16,7 +16,7 @@ from trainkit.growth.maps.expert_axis import lifted
 from trainkit.growth.maps.growth_map import MapData
 from trainkit.growth.maps.initial import initial
 from trainkit.growth.maps.leaf import grow_leaf
-from trainkit.growth.plan.data import Layer, LeafPlan, PlanData
+from trainkit.growth.plan.data import IDENTITIES, Layer, LeafPlan, PlanData
 from trainkit.growth.plan.trees import big_tree
 from trainkit.growth.plan.validation import check_arrays, check_params
 from trainkit.packed import Packed
@@ -137,7 +137,7 @@ def _leaf(
     dtype = jnp.dtype(leaf.dtype)
     if layer.becomes in ("one", "random") and leaf.path in fresh:
         return fresh[leaf.path].astype(dtype)
-    if layer.becomes in ("eye", "eyes", "eye_first") and not layer.rows:
+    if layer.becomes in IDENTITIES and not layer.rows:
         eye = initial(layer.becomes, leaf.small, dtype, key, layer.start)
         return grow_leaf(eye, how, key, draw.noise)
     if not layer.rows:

@@ -13,6 +13,7 @@ from trainkit.growth.axes.layouts import Layout
 Structure = tuple[Any, ...]
 How = Literal["uneven", "noise", "zero_out", "even", "rms"]
 Proof = Literal["proved", "reduced", "measured", "assumed"]
+IDENTITIES = ("eye", "eyes", "eye_first", "eyes_first")  # what a `Layer` becomes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +58,9 @@ class Layer:
       becomes: what a new leaf holds: "copy" of its source, "zero", "unit" (1, which the identity
         needs), "minus_one" (a scale that is stored as its difference from 1, and is 0 so), "eye"
         (an identity matrix or Dirac kernel), "eyes" (an identity matrix for each leading index, of
-        an ensemble), "eye_first" (a Dirac kernel whose channels are its first two axes), "one" (if
-        `like=` has no value), "random" values, or other things in each of its "parts".
+        an ensemble), "eyes_first" (one for each trailing index), "eye_first" (a Dirac kernel whose
+        channels are its first two axes), "one" (if `like=` has no value), "random" values, or
+        other things in each of its "parts".
       start: of an "eye" with more rows than columns, the row where the identity matrix begins; the
         other rows are 0.
       axis: for leaves that are stacked over layers, the axis of the layers.
@@ -70,7 +72,17 @@ class Layer:
     source: str | None
     new: bool = False
     becomes: Literal[
-        "copy", "zero", "unit", "minus_one", "eye", "eyes", "eye_first", "one", "random", "parts"
+        "copy",
+        "zero",
+        "unit",
+        "minus_one",
+        "eye",
+        "eyes",
+        "eye_first",
+        "eyes_first",
+        "one",
+        "random",
+        "parts",
     ] = "copy"
     axis: int = 0
     rows: tuple[tuple[int, bool], ...] = ()

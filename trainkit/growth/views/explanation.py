@@ -29,6 +29,7 @@ BECOMES = {
     "minus_one": "it starts at −1, which is added to 1, so that the new layer adds nothing",
     "eye": "it starts as an identity, so that the new layer changes nothing",
     "eye_first": "it starts as an identity, so that the new layer changes nothing",
+    "eyes_first": "every member starts as an identity, so that the new layer changes nothing",
     "eyes": "every member starts as an identity, so that the new layer changes nothing",
     "one": "it starts at 1",
     "random": "it starts with random values, or those of `like=`",

@@ -22,6 +22,7 @@ from trainkit.growth.ir.program import Equation, Folder, Program, live
 from trainkit.growth.ir.simplification.clips import Bounds, clips
 from trainkit.growth.ir.simplification.identities import (
     EYE_FIRST,
+    EYES_FIRST,
     ZERO,
     EyeBlock,
     Parts,
@@ -234,6 +235,6 @@ def _holds(shape: Shape, what: Supposition) -> bool:
     """Whether an array of some shape can be what it is supposed to be."""
     if isinstance(what, EyeBlock):
         return what.size == shape[-1]
-    if what == EYE_FIRST:
+    if what in (EYE_FIRST, EYES_FIRST):
         return len(shape) > 1 and shape[0] == shape[1]
     return not is_eye(what) or (len(shape) > 1 and shape[-1] == shape[-2])

@@ -20,7 +20,7 @@ from trainkit.growth.ir.program import Equation
 
 Shape = tuple[int, ...]
 ZERO, UNIT, MINUS_ONE, EYE, EYES = "zero", "unit", "minus_one", "eye", "eyes"
-EYE_FIRST = "eye_first"
+EYE_FIRST, EYES_FIRST = "eye_first", "eyes_first"
 FREE = "free"
 
 
@@ -44,8 +44,8 @@ class Parts(NamedTuple):
 
 
 # What an input is supposed to be: ZERO, UNIT (every element is 1), MINUS_ONE (every element is −1),
-# EYE (an identity matrix), EYES (one for each leading index), EYE_FIRST (a kernel whose channels
-# are its first two axes), or an `EyeBlock`.
+# EYE (an identity matrix), EYES (one for each leading index), EYES_FIRST (one for each trailing
+# index), EYE_FIRST (a kernel whose channels are its first two axes), or an `EyeBlock`.
 Supposition = str | EyeBlock
 
 
@@ -73,23 +73,30 @@ def identity_operands(eqn: Equation) -> Iterator[tuple[int, Supposition]]:
     in_place = [what for what in (EYE, EYES, EYE_FIRST) if product_with(eqn, what)]
     yield from ((1, what) for what in in_place[:1])
     for i in (1, 0):
-        if order_of_product(eqn, i) is not None and not (i and in_place):
-            yield i, EYE
+        for what in (EYE, EYES, EYES_FIRST):
+            if order_of_product(eqn, i, what) is not None and not (i and in_place):
+                yield i, what
 
 
-def order_of_product(eqn: Equation, matrix: int) -> tuple[int, ...] | None:
+def order_of_product(eqn: Equation, matrix: int, what: Supposition) -> tuple[int, ...] | None:
     """The axes of x, in the order of the result, if the other operand is an identity matrix.
 
-    `None` if the equation is no product with a square matrix, number `matrix` of its operands.
+    `None` if the equation is no product with square matrices of this kind (EYE, EYES or
+    EYES_FIRST), number `matrix` of its operands.
     """
-    if eqn.name != "dot_general" or len(shape := shape_of(eqn.raw.invars[matrix])) != 2:
+    if eqn.name != "dot_general" or what not in (EYE, EYES, EYES_FIRST):
         return None
     contracted, batch = eqn.params["dimension_numbers"]
-    if batch[0] or len(contracted[0]) != 1 or shape[0] != shape[1]:
+    shape, others = shape_of(eqn.raw.invars[matrix]), batch[1 - matrix]
+    first = max(len(shape) - 2, 0) if what == EYES else 0
+    sides = set(range(first, first + 2))
+    if (len(shape) == 2) != (what == EYE) or len({shape[d : d + 1] for d in sides}) != 1:
+        return None
+    if len(contracted[0]) != 1 or {*batch[matrix]} != {*range(len(shape))} - sides:
         return None
     rank, (summed,) = len(shape_of(eqn.raw.invars[1 - matrix])), contracted[1 - matrix]
-    left = tuple(d for d in range(rank) if d != summed)
-    return (*left, summed) if matrix else (summed, *left)
+    left = tuple(d for d in range(rank) if d != summed and d not in others)
+    return (*others, *left, summed) if matrix else (*others, summed, *left)
 
 
 def is_kept_by(eqn: Equation, ins: Sequence[Any], matrix: int) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainkit.growth.ir.program import Equation
-from trainkit.growth.ir.simplification.identities import EYE, Eye, order_of_product, shape_of
+from trainkit.growth.ir.simplification.identities import Eye, order_of_product, shape_of
 
 _Order = tuple[int | None, ...]  # for each axis the one that it was, or `None`: it is new, and 1
 
@@ -59,8 +59,8 @@ class Turns:
             return None if order is None else (ins[0], order)
         if eqn.name == "dot_general" and not self._keep_eyes:
             for i, v in enumerate(ins):
-                if isinstance(v, Eye) and v.kind == EYE:
-                    order = order_of_product(eqn, i)
+                if isinstance(v, Eye):
+                    order = order_of_product(eqn, i, v.kind)
                     return None if order is None else (ins[1 - i], order)
         return None
 

@@ -10,7 +10,13 @@ from collections.abc import Iterator
 
 from trainkit.growth.ir.primitives import traits
 from trainkit.growth.ir.program import Equation
-from trainkit.growth.ir.simplification.identities import EYES, UNIT, ZERO, identity_operands
+from trainkit.growth.ir.simplification.identities import (
+    EYES,
+    EYES_FIRST,
+    UNIT,
+    ZERO,
+    identity_operands,
+)
 
 PASSES = "passes"
 Goals = list[tuple[int, str]]  # the number of an operand, and what it should be
@@ -24,7 +30,7 @@ def ways_to_pass(eqn: Equation, last: bool) -> Iterator[Goals]:
         yield from ([(i, PASSES), (1 - i, _OTHER[eqn.name])] for i in sides)
     elif eqn.name in ("dot_general", "conv_general_dilated"):
         for i, what in identity_operands(eqn):
-            if what != EYES:
+            if what not in (EYES, EYES_FIRST):
                 yield [(1 - i, PASSES), (i, str(what))]
     yield [(i, PASSES) for i in range(len(eqn.ins))]
     if eqn.name == "concatenate":  # a matrix behind it may take the part that passes
