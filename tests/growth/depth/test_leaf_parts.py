@@ -263,3 +263,22 @@ def test_moments(tx):
     grown = growth_map.params(small)
     state = growth_map.opt_state(tx, tx.init(small), small, grown)
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, tx.init(grown))
+
+
+def test_interleaved_parts_are_refused():
+    """Behind a matrix from another width, which is no identity either."""
+
+    def layer(q, h, given):
+        both = jax.nn.silu(given @ q["first"]) @ q["second"] + q["shift"]
+        return h * both[..., ::2] + both[..., 1::2]
+
+    fn = over_layers(layer, False, True)
+    one = {"first": (6, 7), "second": (7, 8), "shift": (8,)}
+    sizes = lambda depth: {
+        "into": (4, 4),
+        "context": (4, 6),
+        "from": (4, 2),
+        "blocks": [one] * depth,
+    }
+    with pytest.raises(growth.GrowthError, match="cannot be an identity"):
+        growth.plan(fn, fn, draw(sizes(2)), draw(sizes(3)), X)

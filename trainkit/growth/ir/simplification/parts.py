@@ -129,7 +129,9 @@ class Parts:
             found = _selection(eqn, ins)
             if found is not None:
                 part = self._part(value, found[0])
-                yield part._replace(places=part.places[found[1]])
+                # A value that stands for one of another width may be too short.
+                inside = max(found[1], default=0) < len(part.places)
+                yield part._replace(places=part.places[found[1]]) if inside else None
 
     def _reshaped(self, eqn: Equation, value: Any) -> Part | None:
         """A part of one entry without its axis, or with it again."""
