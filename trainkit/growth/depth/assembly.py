@@ -15,11 +15,11 @@ from trainkit.growth.depth.loops.layer_axes import Stacks, longer
 from trainkit.growth.depth.loops.resting_iterations import Resting, resting
 from trainkit.growth.depth.loops.shortened_loops import shortened
 from trainkit.growth.depth.new_channels import with_new_channels
-from trainkit.growth.depth.new_leaves import holding, idle_leaves, without_model
+from trainkit.growth.depth.new_leaves import holding, idle_leaves, not_alone, without_model
 from trainkit.growth.depth.origins import candidates
 from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.program import Folder, Program
-from trainkit.growth.ir.simplification.identities import Parts, Supposition, is_eye
+from trainkit.growth.ir.simplification.identities import Parts, Supposition, is_eye, shape_of
 from trainkit.growth.ir.simplification.opened_loops import opened
 from trainkit.growth.ir.simplification.partial_evaluation import reduced
 from trainkit.growth.plan.data import Layer
@@ -219,7 +219,7 @@ class _DepthSearch:
             )
             if found is None:
                 return proved
-            channels, small, after = found.axes, found.small, found.big
+            small, after, channels = found
         else:
             chosen, program, parts = dict(proved.chosen), proved.program, proved.parts
             both = proved.close(proved.small), proved.close(proved.big)
@@ -237,19 +237,19 @@ class _DepthSearch:
             layers[name] = holding(layer, parts.get(i, chosen.get(i, kind)), kind)
         candidate = candidate._replace(layers=layers, small=small, big=after, channels=channels)
         eyes = [i for i, what in chosen.items() if is_eye(what)]
-        if isinstance(proved, Conflict) or not eyes or not self.square:
+        if isinstance(proved, Conflict) or not eyes:
             return candidate
         wide = proved.arrange(reduced(program, chosen, keep_eyes=True, merged=False))
-        widened = with_identity_inputs((proved.small, proved.big), wide, eyes, old)
+        pair = proved.small, proved.big
+        widened = with_identity_inputs(pair, wide, eyes, old) if self.square else None
         if widened is None:
-            return candidate
+            return not_alone(wide, {names[i]: i for i in eyes}) or candidate
         narrow, square = widened
         both = proved.close(narrow), proved.close(wide)
         if both[0] is None or both[1] is None:
             return _not_closed(new)
         named = dict(zip((names[i] for i in eyes), square, strict=True))
-        sizes = {name: tuple(wide.ins[self.number[name]].aval.shape) for name in named}
-        shapes = {**candidate.shapes, **sizes}
+        shapes = candidate.shapes | {n: shape_of(wide.ins[self.number[n]]) for n in named}
         return candidate._replace(small=both[0], big=both[1], eyes=named, shapes=shapes)
 
     def _copies(

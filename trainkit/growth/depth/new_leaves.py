@@ -10,9 +10,21 @@ from trainkit.growth.depth.alignment import Origins
 from trainkit.growth.depth.candidate import DepthCandidate
 from trainkit.growth.depth.flat_model import FlatModel, Shape, Shapes
 from trainkit.growth.depth.identity import used
+from trainkit.growth.errors import Conflict
 from trainkit.growth.ir.primitives import traits
 from trainkit.growth.ir.program import Program
-from trainkit.growth.ir.simplification.identities import FREE, EyeBlock, Parts, Supposition
+from trainkit.growth.ir.simplification.identities import (
+    EYE,
+    EYE_FIRST,
+    EYES,
+    FREE,
+    EyeBlock,
+    Parts,
+    Supposition,
+    product_with,
+    shape_of,
+)
+from trainkit.growth.ir.simplification.opened_loops import CONSTANT, ROW
 from trainkit.growth.plan.data import IDENTITIES, Layer, LeafPlan, PlanData, unchanged
 
 Becomes = Literal[
@@ -60,6 +72,46 @@ def assemble(
             leaf = dataclasses.replace(twin, path=path, big=shapes[path])
         leaves.append(dataclasses.replace(leaf, layer=layer))
     return dataclasses.replace(plan, leaves=tuple(leaves), depth=how)
+
+
+def not_alone(wide: Program, eyes: Mapping[str, int]) -> Conflict | None:
+    """Why new layers are no identities if each of their matrices is one at the big widths.
+
+    Those that grow from the small widths were square there. At the big ones a matrix may have more
+    columns than rows, as long as the next one drops no more than was added.
+
+    Args:
+      wide: the simplified big program with products with identity matrices.
+      eyes: leaf -> number of the input of `wide`, if it is an identity matrix.
+    """
+    matrices = {id(wide.ins[i]) for i in eyes.values()}
+    kinds = (EYE, EYES, EYE_FIRST)
+    chains: dict[int, tuple[Shape, Shape]] = {}  # a product -> the shape in front, and its own
+    ends = {id(v) for v in wide.outs}
+    dropped = False
+    for eqn in wide.equations:
+        if eqn.name in (CONSTANT, ROW) and id(eqn.ins[0]) in matrices:
+            matrices.add(id(eqn.outs[0]))
+        elif (
+            len(eqn.ins) == 2
+            and id(eqn.ins[1]) in matrices
+            and any(product_with(eqn, what) for what in kinds)
+        ):
+            out = shape_of(eqn.outs[0])
+            front = chains.get(id(eqn.ins[0]), (shape_of(eqn.ins[0]),))[0]
+            dropped |= any(n > m for n, m in zip(front, out, strict=True))
+            chains[id(eqn.outs[0])] = front, out
+        else:
+            ends.update(id(v) for v in eqn.ins)
+    if not dropped and all(front == out for v, (front, out) in chains.items() if v in ends):
+        return None
+    return Conflict(
+        f"{', '.join([*eyes][:4])} would have to be identity matrices that grow with the widths, "
+        "which is not known of matrices in front of their inputs, or of rows of one array",
+        "layers",
+        params=tuple(eyes)[:6],
+        hint="add layers with square matrices, or whose matrices are behind their inputs",
+    )
 
 
 def with_rows_of_zeros(leaf: LeafPlan, shape: Shape, start: int) -> LeafPlan:
