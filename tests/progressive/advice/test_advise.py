@@ -274,3 +274,13 @@ def test_losses_that_diverge_are_never_advised():
     assert np.isinf(found.other.loss)
     saved = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert saved["expected"][-1]["loss"] is None
+
+
+def test_what_a_choice_costs_counts_its_data_too():
+    probe = prober()
+    probe.recipe = dataclasses.replace(
+        probe.recipe, data=lambda data: Sampler(arrays(), data.batch_size or 16)
+    )
+    cost = lambda stage: probe.flops_per_step(Choice("", (stage,)))
+    few, many = (Stage(4, data=Data(batch_size=size)) for size in (4, 16))
+    assert 3 * cost(few) < cost(many) < cost(Stage(8))

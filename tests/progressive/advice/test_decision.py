@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from trainkit.progressive import Stage, triggers
+from trainkit.progressive import Data, Stage, triggers
 from trainkit.progressive.advice.choices import Choice
 from trainkit.progressive.advice.curves import Curve, predict
 from trainkit.progressive.advice.decision import decide, expected_of, quantiles
@@ -151,3 +151,26 @@ def test_an_interval_of_draws():
     low, middle, high = quantiles(np.linspace(0, 1, 1001))
     assert (low, middle, high) == pytest.approx((0.025, 0.5, 0.975))
     assert quantiles(np.array([1.0, math.inf])) == (math.inf,) * 3
+
+
+def test_a_size_that_is_dearer_by_its_data_is_taken_as_a_larger_model_is():
+    # The same model with short and with long examples, whose losses do not tell them apart. The
+    # short ones are ahead, because they have made more steps.
+    choices = [
+        Choice("short", (Stage(8, data=Data(sequence_length=4)),)),
+        Choice("long", (Stage(8, data=Data(sequence_length=16)),)),
+        Choice("short → long", (Stage(8, triggers.steps(5)), Stage(8)), 5, 0.01),
+    ]
+    laws = [1 + 1.9 * FLOPS**-0.4, 1 + 2.0 * FLOPS**-0.4, 1 + 2.5 * FLOPS**-0.4]
+    losses = [law[:, None] for law in laws]
+    for dear in (0, 1):  # whichever it is, although the first ends lower
+        costs = [1.0 + 9.0 * (k == dear) for k in range(3)]
+        curves = [Curve(FLOPS, losses[k], min(k, 1), costs[k]) for k in range(3)]
+        draws = predict(curves, BUDGET)
+        expected = [
+            expected_of(choice, costs[k], draws[k], (FLOPS, losses[k]), [3.0] * choice.grows)
+            for k, choice in enumerate(choices)
+        ]
+        advice = decide(expected, draws, BUDGET, Ledger(train=6.4))
+        assert not advice.grow
+        assert advice.best.choice.name == choices[dear].name

@@ -204,7 +204,7 @@ def _decided(
     draws = np.full((len(points), 4000), np.inf)
     if fit:
         families = _families([question.choices[k] for k in fit])
-        sizes = [prober.size(question.choices[k]) for k in fit]
+        sizes = [prober.flops_per_step(question.choices[k]) for k in fit]
         curves = [Curve(*points[k], *kind) for k, *kind in zip(fit, families, sizes, strict=True)]
         draws[fit] = predict(curves, flops, draws=draws.shape[1], seed=prober.recipe.seed)
     ledger = Ledger()
@@ -212,7 +212,7 @@ def _decided(
         ledger = ledger.plus(**run.ledger.to_json())
     expected = [
         expected_of(
-            choice, prober.size(choice), draws[k], points[k],
+            choice, prober.flops_per_step(choice), draws[k], points[k],
             [run.before_growth for run in probed[k] if run.before_growth is not None],
         )
         for k, choice in enumerate(question.choices)

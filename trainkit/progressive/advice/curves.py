@@ -33,7 +33,8 @@ class Curve:
       flops: of each budget, [n], ascending and above 0.
       losses: float64 [n, seeds].
       family: curves of one family end with the same model, and share floor and exponent.
-      size: parameters of that model; the floor of a larger one is not above that of a smaller.
+      size: FLOPs of a step with that model and its data; the floor of a larger one is not above
+        that of a smaller.
     """
 
     flops: np.ndarray
@@ -53,9 +54,9 @@ def predict(
     amplitude A > 0 is a curve's own. Their posterior is computed on a grid of (E, β), where A and
     the noise can be integrated in closed form: Gaussian noise of unknown size, pooled over all
     curves from the spread of seeds, and larger in a family that its law misses. Beyond the last
-    point, A walks at random (`DRIFT`) and β is another (`BEND`). A larger model's floor is not
-    above a smaller one's, because with enough FLOPs it could do the same, unless the losses
-    contradict that.
+    point, A walks at random (`DRIFT`) and β is another (`BEND`). The floor of a larger model, or of
+    longer examples, is not above a smaller one's, because with enough FLOPs it could do the same,
+    unless the losses contradict that.
 
     Args:
       curves: one or more, of the same number of seeds.

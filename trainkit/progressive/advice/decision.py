@@ -26,7 +26,7 @@ class Expected:
 
     Attributes:
       choice: the choice.
-      parameters: of the model that it ends with.
+      flops_per_step: of the stage that it ends with.
       loss: the median; infinite where its short runs diverged.
       low, high: its 95 % interval.
       before_growth: the mean over seeds of the loss just before it grew, at the full rate, and
@@ -35,7 +35,7 @@ class Expected:
     """
 
     choice: Choice
-    parameters: int
+    flops_per_step: float
     loss: float
     low: float
     high: float
@@ -154,20 +154,20 @@ class Advice:
 
 
 def expected_of(
-    choice: Choice, parameters: int, draws: np.ndarray, points: Any, before: Sequence[float]
+    choice: Choice, flops_per_step: float, draws: np.ndarray, points: Any, before: Sequence[float]
 ) -> Expected:
     """What is expected of a choice, from draws of its loss at the budget.
 
     Args:
       choice: the choice.
-      parameters: of the model that it ends with.
+      flops_per_step: of the stage that it ends with.
       draws: float64 [draws]; infinite where it diverged.
       points: FLOPs [rungs] and losses [rungs, seeds] of its short runs.
       before: the loss of each seed before it grew; empty: it does not grow.
     """
     low, loss, high = quantiles(draws)
     pairs = tuple((float(x), tuple(map(float, y))) for x, y in zip(*points, strict=True))
-    return Expected(choice, parameters, loss, low, high, _mean_error(before), pairs)
+    return Expected(choice, flops_per_step, loss, low, high, _mean_error(before), pairs)
 
 
 def _finite(value: Any) -> Any:
@@ -209,9 +209,10 @@ def decide(
     """Compares the choices at the budget.
 
     The growth with the lowest expected loss is taken if it ends below the lowest of all sizes
-    alone in more than half of the draws. Else a size is taken alone: the largest of those that end
-    as low as the one with the lowest expected loss with a probability of a quarter or more, because
-    short runs favour small models, and the best size grows with the budget (Hoffmann et al., 2022).
+    alone in more than half of the draws. Else a size is taken alone: of those that end as low as
+    the one with the lowest expected loss with a probability of a quarter or more, the one with the
+    most FLOPs a step. Short runs favour small models and short examples, and the best size grows
+    with the budget (Hoffmann et al., 2022).
 
     Args:
       expected: the choices, at least one alone and one that grows.
@@ -240,7 +241,7 @@ def decide(
         chance = float((lower > 0).mean())
     grow = chance > 0.5
     near = [k for k in alone if (draws[k] <= draws[size]).mean() >= AS_LOW]
-    size = max(near, key=lambda k: (expected[k].parameters, -expected[k].loss))
+    size = max(near, key=lambda k: (expected[k].flops_per_step, -expected[k].loss))
     best, other = (growth, size) if grow else (size, growth)
     return Advice(
         grow, expected[best], expected[other], (below, low, high), chance,

@@ -87,9 +87,9 @@ class Prober:
         self._stages.append((stage, number, found))
         return found
 
-    def size(self, choice: Choice) -> int:
-        """The number of parameters that a choice ends with."""
-        return self.prepared(choice.ends_with, len(choice.stages) - 1).parameters
+    def flops_per_step(self, choice: Choice) -> float:
+        """FLOPs of a step of the stage that a choice ends with."""
+        return self.prepared(choice.ends_with, len(choice.stages) - 1).flops_per_step
 
     def transition(self, choice: Choice) -> Transition:
         """The growth of a choice, compiled."""
