@@ -83,7 +83,7 @@ def advise(config: Config, **how: Any) -> Advice:
             learning_rate=rate(kind), data=Data(sequence_length=length), **more,
         )  # fmt: skip
 
-    growing = {
+    growing: dict[str, Any] = {
         "how": OPERATORS[operator], "moments": config.moments[0], "rewarm": config.rewarm,
         "anneal": config.rewarm,
     }  # fmt: skip
