@@ -70,7 +70,7 @@ def resting(
         if not rows:
             continue
         numbers = [i for i, (_, new) in enumerate(stacks[next(iter(rows.values())).name][1]) if new]
-        loop = _Loop(big.program, eqn, rows, numbers, folder, trainable)
+        loop = _Loop(big.program, eqn, rows, numbers, folder, trainable, becomes)
         chosen = loop.chosen()
         if isinstance(chosen, Conflict):
             return chosen
@@ -89,6 +89,7 @@ class _Loop:
       new: the numbers of the new iterations.
       folder: flattens bodies.
       trainable: name -> whether the parameter may be set.
+      before: leaf -> what its new rows are, if loops before need it.
     """
 
     def __init__(
@@ -99,9 +100,10 @@ class _Loop:
         new: Sequence[int],
         folder: Folder,
         trainable: Callable[[str], bool],
+        before: Mapping[str, Supposition | Parts],
     ):
         self.program, self.loop, self.rows, self.new = program, loop, rows, new
-        self.folder = folder
+        self.folder, self.before = folder, dict(before)
         self.start, self.carried = scan_counts(loop.params)
         self.free = {i for i, row in rows.items() if trainable(row.name) and row.fact.zero}
         # Others are not known to be what they are supposed to be, unless that is 0.
@@ -141,13 +143,14 @@ class _Loop:
             supposed = {i + n * rows: value for i, value in what.items() for n in of_all}
             return reduced(written[k], supposed, clipped=self.clipped)
 
-        chosen: dict[int, Supposition] = {}
+        chosen = self._given()
         for k, numbers in enumerate(sequences):  # they may use different parameters
             if not k or not self._rests(left(chosen, k)):
                 body = self._body(numbers[0])
                 shapes = [v.aval.shape for v in body.ins]
                 every = (what | chosen for what in self._choices(body, shapes))
-                chosen = next((what for what in every if self._rests(left(what, k))), chosen)
+                agreed = filter(self._agree, every)
+                chosen = next((what for what in agreed if self._rests(left(what, k))), chosen)
         lefts = [left(chosen, k) for k in range(len(sequences))]
         if not all(map(self._rests, lefts)):
             return None
@@ -163,8 +166,26 @@ class _Loop:
         for what in self._choices(cut.program, shapes, cut.pieces.keys()):
             if self._rests(reduced(cut.program, what, clipped=self.clipped)):
                 whole = {i: value for i, value in what.items() if i in self.rows}
-                return {**whole, **of_parts(what, cut.pieces)}
+                found = {**whole, **of_parts(what, cut.pieces)}
+                if self._agree(found):
+                    return found
         return None
+
+    def _given(self) -> dict[int, Supposition]:
+        """What rows are by the loops before, which may run over the same leaves."""
+        found: dict[int, Supposition] = {}
+        for i, row in self.rows.items():
+            what = self.before.get(row.name)
+            kept = i in self.same or (what == ZERO and row.fact.zero)
+            if kept and what is not None and not isinstance(what, Parts):
+                found[i] = what
+        return found
+
+    def _agree(self, what: Mapping[int, Supposition | Parts]) -> bool:
+        """Whether each leaf is one thing, wherever this loop and those before use it."""
+        leaves = dict(self.before)
+        every = ((self.rows[i].name, value) for i, value in what.items())
+        return all(leaves.setdefault(name, value) == value for name, value in every)
 
     def _choices(
         self, body: Program, shapes: Sequence[Shape], parts: Collection[int] = ()
