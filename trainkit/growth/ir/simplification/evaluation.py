@@ -1,6 +1,7 @@
 """Equations whose operands are all known: what follows from parameters that are 0 or 1.
 
-1 and 0 are what is that up to rounding, as softplus(log(e − 1)).
+1 is what is that up to rounding, as softplus(log(e − 1)), and 0 is a sum that is small beside its
+terms. A small number of any other kind is no 0: what comes behind may make it large.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from trainkit.growth.ir.constants import WHOLE, Const, Constants
 from trainkit.growth.ir.primitives import traits, zero_result
 from trainkit.growth.ir.program import Equation
 from trainkit.growth.ir.simplification.identities import ZERO, shape_of
+
+_SUMS = ("add", "add_any", "sub", "reduce_sum")
 
 
 def evaluated(eqn: Equation, ins: Sequence[Any]) -> list[Any] | None:
@@ -38,7 +41,8 @@ def evaluated(eqn: Equation, ins: Sequence[Any]) -> list[Any] | None:
     sizes = [math.prod(v.core_shape if once else v.shape) for v in (*given, *results)]
     if max(sizes) > WHOLE and any(v.uniform is None for v in results):
         return None
-    return [_rounded(out.aval, v) for out, v in zip(eqn.outs, results, strict=True)]
+    largest = max(map(_largest, given)) if eqn.name in _SUMS else 0.0
+    return [_rounded(out.aval, v, largest) for out, v in zip(eqn.outs, results, strict=True)]
 
 
 def uniform(aval: Any, value: Any) -> Const:
@@ -68,16 +72,21 @@ def _plain(eqn: Equation) -> bool:
     )
 
 
-def _rounded(aval: Any, result: Const) -> Any:
-    """A result that holds its numbers, or `ZERO`."""
+def _largest(v: Const) -> float:
+    core = np.asarray(v.core)
+    return float(np.abs(core).max()) if core.size else 0.0
+
+
+def _rounded(aval: Any, result: Const, largest: float) -> Any:
+    """A result that holds its numbers, or `ZERO`; `largest`: of the terms of a sum."""
     core = np.asarray(result.core)
     if not core.size:
         return result
     first = core.flat[0]
     if jax.numpy.issubdtype(aval.dtype, jax.numpy.floating):
         eps = 4 * float(jax.numpy.finfo(aval.dtype).eps)
-        for near in (0.0, 1.0):
-            if (np.abs(core - np.asarray(near, core.dtype)) <= eps).all():
+        for near, size in ((0.0, largest), (1.0, 1.0)):
+            if (np.abs(core - np.asarray(near, core.dtype)) <= eps * size).all():
                 return ZERO if near == 0 else uniform(aval, near)
     if (core == first).all():
         return uniform(aval, first)
