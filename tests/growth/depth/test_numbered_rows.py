@@ -270,3 +270,22 @@ def test_programs_are_not_read_once_for_every_leaf(monkeypatch):
     growth.plan(fn, fn, of(8, 4), of(8, 8), X)
     assert len(passes) <= 4 * 2  # axes, programs, and orders of new layers
     assert max(passes) >= 16
+
+
+def test_rows_that_are_read_in_two_orders_are_refused(x64):
+    """Values inside of rows were turned by the shape of the whole leaf: an IndexError."""
+
+    def fn(p, x):
+        h = jax.nn.relu(x @ p["into"])
+        for i in range(len(p["film"])):
+            h = jax.nn.relu(h * p["film"][i, 0] + p["film"][i, 1])
+        for i in range(len(p["film"])):
+            h = jax.nn.relu(h * p["film"][i, 1] + p["film"][i, 0])
+        return h
+
+    def sizes(depth):
+        one = lambda *shape: np.random.default_rng(depth).normal(size=shape)
+        return {"into": one(5, 4), "film": one(depth, 2, 4)}
+
+    with pytest.raises(growth.GrowthError, match="cannot be an identity"):
+        growth.plan(fn, fn, sizes(2), sizes(3), X)

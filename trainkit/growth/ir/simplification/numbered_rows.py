@@ -100,9 +100,10 @@ def _of_row(taken: _Taken, row: Any, axis: int) -> list[Equation]:
     made: list[Equation] = []
 
     def add(eqn: Equation, shape: tuple[int, ...], **params: Any) -> None:
-        raw = eqn.raw.replace(params={**eqn.params, **params})
         before = made[-1].outs[0] if made else row
         result = Fresh(eqn.outs[0].aval.update(shape=shape))
+        ends: Any = {"invars": [Fresh(before.aval)], "outvars": [result]}
+        raw = eqn.raw.replace(params={**eqn.params, **params}, **ends)
         made.append(Equation(raw, [before], [result], eqn.calls))
 
     for eqn in taken.converted:
