@@ -8,7 +8,7 @@ import pytest
 from tests.growth.checking import exact
 from trainkit import growth
 from trainkit.growth.ir.program import Folder
-from trainkit.growth.ir.simplification.evaluation import evaluated
+from trainkit.growth.ir.simplification.evaluation import evaluated, is_one
 from trainkit.growth.ir.simplification.identities import ZERO
 
 X = np.random.default_rng(0).normal(size=(5, 4))
@@ -62,3 +62,26 @@ def test_a_small_number_that_becomes_large_is_no_gate_of_0(gate, x64):
 def test_a_gate_of_0_up_to_rounding(x64):
     gate = lambda v: jax.nn.softplus(v) - np.log(2.0)
     exact(gated(gate), sizes(2), sizes(3), X)
+
+
+def test_in_half_precision_only_1_is_1_and_only_0_is_0():
+    # 1.02 and 0.98 are three and two units in the last place from 1.
+    number = lambda x: jnp.asarray(x, jnp.bfloat16)
+    half = lambda fn: last(lambda v: fn(v.astype(jnp.bfloat16)))
+    assert not is_one(half(lambda v: jnp.exp(v + number(0.02))))
+    assert half(lambda v: number(1.0) - (v + number(0.98))) is not ZERO
+    assert is_one(half(lambda v: number(2.0) * jax.nn.sigmoid(v)))
+    assert half(lambda v: number(1.0) - jnp.exp(v)) is ZERO
+
+
+def test_a_factor_of_half_precision_that_is_near_1_is_no_identity():
+    def fn(p, x):
+        h = (x @ p["into"]).astype(jnp.bfloat16)
+        for scale in p["scales"]:
+            scale = scale.astype(jnp.bfloat16)
+            h = h * jnp.exp(scale + jnp.asarray(0.02, jnp.bfloat16)) + jnp.tanh(h) * scale
+        return h
+
+    single = lambda depth: jax.tree.map(jnp.float32, sizes(depth))
+    with pytest.raises(growth.GrowthError, match="cannot be an identity"):
+        growth.plan(fn, fn, single(2), single(3), jnp.float32(X))

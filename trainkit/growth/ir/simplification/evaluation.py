@@ -84,7 +84,8 @@ def _rounded(aval: Any, result: Const, largest: float) -> Any:
         return result
     first = core.flat[0]
     if jax.numpy.issubdtype(aval.dtype, jax.numpy.floating):
-        eps = 4 * float(jax.numpy.finfo(aval.dtype).eps)
+        # Numbers of half precision that differ at all are far apart: 1 + 2ε of bfloat16 is 1.016.
+        eps = 4 * min(float(jax.numpy.finfo(dt).eps) for dt in (aval.dtype, jax.numpy.float32))
         for near, size in ((0.0, largest), (1.0, 1.0)):
             if (np.abs(core - np.asarray(near, core.dtype)) <= eps * size).all():
                 return ZERO if near == 0 else uniform(aval, near)
