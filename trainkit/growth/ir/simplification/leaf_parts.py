@@ -127,12 +127,12 @@ def of_parts(
 
 def _trees(program: Program, among: Collection[int]) -> Iterator[_Tree]:
     """The values that are only read in parts, and that can be computed part by part."""
-    uses: dict[int, list[Equation]] = defaultdict(list)
+    uses: dict[int, list[Equation | None]] = defaultdict(list)  # `None`: it is needed whole
     for eqn in program.equations:
         for v in eqn.ins:
             uses[id(v)].append(eqn)
     for v in program.outs:
-        uses[id(v)] += [None, None]  # type: ignore[list-item]  # a result is needed whole
+        uses[id(v)] += [None, None]  # more than one use, so that it is not taken apart
     producer = {id(v): eqn for eqn in program.equations for v in eqn.outs}
     number = {id(program.ins[i]): i for i in among}
     values = [program.ins[i] for i in among]
@@ -160,7 +160,7 @@ def _read_in_parts(value: Any, uses: Sequence[Equation | None]) -> Cut | None:
 def _tree(
     value: Any,
     cut: Cut,
-    uses: Mapping[int, list[Equation]],
+    uses: Mapping[int, list[Equation | None]],
     producer: Mapping[int, Equation],
     number: Mapping[int, int],
 ) -> _Tree | None:
