@@ -98,13 +98,15 @@ NUMBERS = np.array([1.0, -2.0, 0.0, 4.0])
 
 @pytest.mark.parametrize("dtype", EPS)
 def test_a_factor_may_be_rounded_and_no_more(dtype):
-    """Each element by a few roundings; the factor is that of most of them."""
+    """Each element by a few roundings (in half precision by one in each table); the factor is that
+    of most of them."""
+    few, many = (0.5, 2) if EPS[dtype] > 1e-6 else (3, 12)
     rounded = lambda by: (1.5 * NUMBERS * (1 + by * EPS[dtype] * np.arange(4))).astype(dtype)
     small = NUMBERS.astype(dtype)
-    found = _ratio(small, rounded(3))
+    found = _ratio(small, rounded(few))
     assert isinstance(found, dict)
     np.testing.assert_allclose(found[0], np.log(1.5), rtol=0, atol=10 * EPS[dtype])
-    assert _ratio(small, rounded(12)) is False
+    assert _ratio(small, rounded(many)) is False
     assert _ratio(small, small) == ZERO
     assert _ratio(0 * small, 0 * small) is None
 
@@ -158,3 +160,16 @@ def test_a_constant_is_0_at_some_places_or_not(core, seed):
     for d, n in enumerate(shape):
         for places in (np.arange(n), np.array([n - 1]), np.array([0]), np.array([1, 0])):
             assert constants.zero_at(const, d, places) == (not np.take(whole, places, d).any())
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_a_table_of_another_size_is_refused_in_half_precision_too(dtype):
+    # 1, 1.25, 1.5, 1.75 beside 1, 1.17, 1.33, 1.5, 1.67, 1.83: 5 % or more, six ε of bfloat16.
+    def net(p, x):
+        n = p["in"].shape[1]
+        table = 1 + jnp.arange(n, dtype=dtype) / jnp.asarray(n, dtype)
+        return jnp.tanh((x @ p["in"]).astype(dtype) * table) @ p["out"].astype(dtype)
+
+    params = lambda n: {"in": jnp.ones((3, n)), "out": jnp.ones((n, 2))}
+    with pytest.raises(growth.GrowthError):
+        growth.plan(net, net, params(4), params(6), jnp.ones((5, 3)))
